@@ -1,0 +1,155 @@
+"""From a mapping with `_target_` to an object: the class's own annotations are the schema.
+
+Every option under `conf/` names a class (or any callable) in `_target_`; the other keys are its
+arguments. `coerce` checks them against the annotations, fills in defaults and returns plain data;
+`build` makes the object. So a knob is declared once, where it is used, and a class outside this
+repository is as good as one inside.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from experiments.errors import ConfigError, nearest
+
+TARGET = "_target_"
+
+
+def build(node: Mapping[str, Any], where: str = "") -> Any:
+    """Make the object that a config node describes.
+
+    Parameters
+    ----------
+    node
+        A mapping with `_target_` (the dotted name of a class or function) and its arguments.
+    where
+        The node's dotted key, for error messages.
+
+    Raises
+    ------
+    ConfigError
+        The target can't be imported, a key is no argument of it, or a value has the wrong type.
+
+    Examples
+    --------
+    >>> build({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})
+    Fraction(1, 2)
+    """
+    target = locate(node, where)
+    values = _checked(target, node, where)
+    try:
+        return target(**values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where or node[TARGET]}: {error}") from error
+
+
+def coerce(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return the node as plain data: every argument present, each of its declared type."""
+    target = locate(node, where)
+    values = _checked(target, node, where)
+    hints = _hints(target)
+    return {TARGET: node[TARGET]} | {
+        name: _adapter(hints[name]).dump_python(value, mode="json") if name in hints else value
+        for name, value in values.items()
+    }
+
+
+def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    """Import what `_target_` names."""
+    name = node.get(TARGET)
+    if not isinstance(name, str) or "." not in name:
+        raise ConfigError(f"{where}.{TARGET}: expected package.module.Name, got {name!r}")
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{where}.{TARGET}={name}: {error}") from error
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise ConfigError(
+            f"{where}.{TARGET}: {module_name} has no {attribute}; {nearest(attribute, public)}"
+        )
+    return getattr(module, attribute)
+
+
+def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword arguments a target takes."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in kinds
+    }
+
+
+def check_value(value: Any, hint: Any, where: str) -> Any:
+    """Return `value` as the annotated type, or say what was expected."""
+    if isinstance(value, bool) and not _admits(hint, bool):
+        raise ConfigError(f"{where}: expected {describe(hint)}, got {value}")
+    try:
+        return _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        if get_origin(hint) is Literal and isinstance(value, str):
+            meant = nearest(value, map(str, get_args(hint)))
+            raise ConfigError(f"{where}: no such choice as {value}; {meant}") from error
+        reasons = "; ".join(dict.fromkeys(_reason(e) for e in error.errors()))
+        raise ConfigError(f"{where}: {reasons}, got {value!r}") from error
+
+
+def describe(hint: Any) -> str:
+    """A type as a person would say it."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return names.get(hint) or str(hint).replace("typing.", "")
+
+
+def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    prefix = f"{where}." if where else ""
+    known = arguments(target)
+    for key in node:
+        if key != TARGET and key not in known:
+            raise ConfigError(f"{prefix}{key}: no such key; {nearest(str(key), known)}")
+    hints = _hints(target)
+    values = {}
+    for name, parameter in known.items():
+        if name not in node:
+            if parameter.default is inspect.Parameter.empty:
+                raise ConfigError(f"{prefix}{name}: missing, and {node[TARGET]} has no default")
+            values[name] = parameter.default
+        elif name in hints:
+            values[name] = check_value(node[name], hints[name], f"{prefix}{name}")
+        else:
+            values[name] = node[name]
+    return values
+
+
+@cache
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    annotated = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    hints = get_type_hints(annotated, include_extras=True)
+    hints.pop("return", None)
+    return hints
+
+
+_adapters: dict[str, TypeAdapter[Any]] = {}
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    key = repr(hint)
+    if key not in _adapters:
+        _adapters[key] = TypeAdapter(hint)
+    return _adapters[key]
+
+
+def _admits(hint: Any, kind: type) -> bool:
+    return hint is kind or hint is Any or any(_admits(part, kind) for part in get_args(hint))
+
+
+def _reason(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"] if isinstance(part, int))
+    return (f"item {place}: " if place else "") + error["msg"].removeprefix("Value error, ")
