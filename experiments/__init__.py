@@ -1,1 +1,17 @@
+"""The lab: a config becomes measurements. `from experiments import probe` measures any model."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.probes.probe import probe
+
+__all__ = ["probe"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when measuring: `--help` and shell completion do without (PEP 562)."""
+    if name == "probe":
+        from experiments.probes.probe import probe
+
+        return probe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

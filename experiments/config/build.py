@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -55,9 +56,14 @@ def coerce(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     values = _checked(target, node, where)
     hints = _hints(target)
     return {TARGET: node[TARGET]} | {
-        name: _adapter(hints[name]).dump_python(value, mode="json") if name in hints else value
+        name: plain(value, hints[name]) if name in hints else value
         for name, value in values.items()
     }
+
+
+def plain(value: Any, hint: Any) -> Any:
+    """A checked value as plain data: numbers, words, lists and mappings."""
+    return _adapter(hint).dump_python(value, mode="json")
 
 
 def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
@@ -90,6 +96,9 @@ def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def check_value(value: Any, hint: Any, where: str) -> Any:
     """Return `value` as the annotated type, or say what was expected."""
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        # Not by pydantic, which would pass over a key that the class lacks.
+        return build({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, where)
     if isinstance(value, bool) and not _admits(hint, bool):
         raise ConfigError(f"{where}: expected {describe(hint)}, got {value}")
     try:

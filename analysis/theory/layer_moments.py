@@ -1,0 +1,58 @@
+"""What a theory knows about one layer's weights: the moments its init scheme declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from analysis.theory.walk import UnpredictableLayer
+from experiments.inits.weight_shape import Moments
+
+
+@dataclass(frozen=True)
+class LayerMoments:
+    """Mean and variance of one layer's weights, and of its biases."""
+
+    weight: Moments
+    bias: Moments
+
+
+@dataclass(frozen=True)
+class ScalarMoments:
+    """The same, as four numbers: kernel taps that differ are averaged over."""
+
+    weight_mean: float
+    weight_var: float
+    bias_mean: float
+    bias_var: float
+
+
+def scalar_moments(
+    moments: Mapping[str, LayerMoments], layers: Iterable[str]
+) -> dict[str, ScalarMoments]:
+    """Look up every weight layer's moments, averaged over kernel taps.
+
+    Raises
+    ------
+    UnpredictableLayer
+        A layer has no declared moments.
+    """
+    return {name: _scalar(name, moments) for name in layers}
+
+
+def _scalar(name: str, moments: Mapping[str, LayerMoments]) -> ScalarMoments:
+    if name not in moments:
+        raise UnpredictableLayer(
+            name, "its init scheme declares no moments: they are known only once data were seen"
+        )
+    layer = moments[name]
+    return ScalarMoments(*_over_taps(layer.weight), *_over_taps(layer.bias))
+
+
+def _over_taps(moments: Moments) -> tuple[float, float]:
+    mean = torch.as_tensor(moments.mean, dtype=torch.float64)
+    var = torch.as_tensor(moments.var, dtype=torch.float64)
+    # The law of total variance, the tap being drawn at random.
+    return float(mean.mean()), float(var.mean() + mean.var(correction=0))

@@ -1,0 +1,92 @@
+"""What a rung of theory says: a value per weight layer, image and quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+MEAN_OVER_IMAGES = -1
+"""The `image` of rows that average over the images, as in the `layers` table."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted moments of one network.
+
+    Attributes
+    ----------
+    rung
+        Which theory.
+    layer_names
+        The weight layers in forward order.
+    repeats
+        Quantity to an array [repeat, image, layer]: one repeat where the theory is deterministic,
+        independent ones where it samples. The quantities are the `layers` table's.
+
+    Examples
+    --------
+    >>> he = Prediction("he", ("fc1",), {"preact_m2": np.array([[[1.0], [3.0]]])})
+    >>> print(he.to_frame()[["image", "layer", "layer_name", "value"]].to_string(index=False))
+     image  layer layer_name  value
+         0      1        fc1    1.0
+         1      1        fc1    3.0
+        -1      1        fc1    2.0
+    """
+
+    rung: str
+    layer_names: tuple[str, ...]
+    repeats: Mapping[str, Float64[np.ndarray, "repeat image layer"]]
+
+    def value(self, quantity: str) -> Float64[np.ndarray, "image layer"]:
+        """The prediction for every image."""
+        return _mean(self.repeats[quantity])
+
+    def to_frame(self) -> pd.DataFrame:
+        """The prediction as rows of the `predictions` table.
+
+        Returns
+        -------
+        DataFrame
+            `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`, `rung`,
+            `value`, `log_sd` (spread of one draw's log-moment; NaN, for this rung knows none) and
+            `sampling_se` (standard error of `value` from the theory's own sampling; 0: none).
+        """
+        return pd.concat([self._rows(quantity) for quantity in self.repeats], ignore_index=True)
+
+    def _rows(self, quantity: str) -> pd.DataFrame:
+        repeats = self.repeats[quantity]
+        over_images = repeats.mean(1, keepdims=True)
+        repeats = np.concatenate([repeats, over_images], axis=1)
+        _, images, layers = repeats.shape
+        return pd.DataFrame(
+            {
+                "image": np.repeat([*range(images - 1), MEAN_OVER_IMAGES], layers),
+                "layer": np.tile(np.arange(1, layers + 1), images),
+                "layer_name": np.tile(np.array(self.layer_names, dtype=object), images),
+                "quantity": quantity,
+                "rung": self.rung,
+                "value": _mean(repeats).ravel(),
+                "log_sd": np.nan,
+                "sampling_se": _standard_error(repeats).ravel(),
+            }
+        )
+
+
+def _mean(repeats: np.ndarray) -> np.ndarray:
+    return np.asarray(repeats.mean(0))
+
+
+def _standard_error(repeats: np.ndarray) -> np.ndarray:
+    n = len(repeats)
+    if n == 1:
+        return np.zeros(repeats.shape[1:])
+    overflowed = ~np.isfinite(repeats).all(0)
+    # Scaled, because the square of a representable moment may not be.
+    scale = np.where(overflowed, 1.0, np.abs(repeats).max(0))
+    scale = np.where(scale > 0, scale, 1.0)
+    finite = np.where(overflowed, 0.0, repeats) / scale
+    return np.asarray(np.where(overflowed, np.inf, scale * finite.std(0, ddof=1) / np.sqrt(n)))

@@ -1,0 +1,189 @@
+"""Run one cell: probe its draws, train it, and return its rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.config.identity import flatten
+from experiments.config.schema import Cell, build_cell
+from experiments.data import Data, Dataset, Split
+from experiments.inits import initialize
+from experiments.probes.measure import Losses, Measured, measure
+from experiments.probes.moments import random_cotangent
+from experiments.probes.table import stack
+from experiments.scaling import FittedScaling
+from experiments.seeds import generator
+from experiments.training.evaluate import evaluate
+from experiments.training.loop import Trained, train
+from experiments.training.step import Task
+
+Columns = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell's rows: `row` for the `cells` table, columns for the others."""
+
+    row: dict[str, Any]
+    tables: dict[str, Columns]
+
+
+def run_cell(config: Mapping[str, Any], device: torch.device) -> CellResult:
+    """Measure and train what a coerced config describes.
+
+    Parameters
+    ----------
+    config
+        A coerced cell config (`experiments.config.schema.coerce_cell`).
+    device
+        Where the data and the network live. Random numbers are drawn on the CPU, so weights,
+        batches and masks are the same on every device.
+
+    Returns
+    -------
+    CellResult
+        The cell's own columns (config values, outcome, metrics, seconds) and its `layers`,
+        `histograms` and `curves`. Divergence is an outcome, never an exception.
+    """
+    began = time.perf_counter()
+    cell = build_cell(config)
+    data, scaling = prepared(cell, device)
+    model = cell.network().to(device=device, dtype=cell.train.torch_dtype)
+    model.eval()
+    probes: list[tuple[Measured, dict[str, Any]]] = []
+
+    def measure_now(draw: int, step: int) -> None:
+        measured = _measure(cell, model, data, scaling, draw)
+        probes.append((measured, {"draw": draw, "step": step}))
+
+    def on_probe(step: int, params: dict[str, Tensor]) -> None:
+        _load(model, params)
+        model.eval()
+        measure_now(0, step)
+        model.train()
+
+    # Draw 0 comes last: it is the network that trains.
+    for draw in reversed(range(max(cell.probe.draws, 1))):
+        draw_weights(cell, model, draw, data, scaling)
+        if cell.probe.draws > 0:
+            measure_now(draw, 0)
+    probes.reverse()
+    done = _train(cell, model, data, scaling, on_probe)
+    row = dict(flatten(config)) | _outcome(cell, model, done, data, scaling)
+    row["seconds"] = time.perf_counter() - began
+    return CellResult(
+        row,
+        {
+            "layers": stack((measured.layers, at) for measured, at in probes),
+            "histograms": stack((measured.histograms, at) for measured, at in probes),
+            "curves": done.curves if done is not None else {},
+        },
+    )
+
+
+def prepared(cell: Cell, device: torch.device) -> tuple[Dataset, FittedScaling]:
+    """The cell's data on its device, with the scaling fitted to the training images."""
+    data = _data(cell.data, device)
+    return data, cell.scaling.fit(data.train.x, data.full_scale)
+
+
+def probe_images(cell: Cell, data: Dataset, scaling: FittedScaling) -> Tensor:
+    """The probe set as the network sees it: the first `probe.size` training images, scaled."""
+    return scaling.apply(data.train.x[: cell.probe.size], cell.train.torch_dtype)
+
+
+def draw_weights(
+    cell: Cell, model: nn.Module, draw: int, data: Dataset, scaling: FittedScaling
+) -> None:
+    """Give the model one draw of all its weights; each tensor has a stream of its own."""
+    initialize(
+        model,
+        cell.init,
+        lambda tensor: generator("weights", cell.seed_weights, draw, tensor),
+        probe_images(cell, data, scaling),
+    )
+
+
+@lru_cache(maxsize=2)
+def _data(data: Data, device: torch.device) -> Dataset:
+    """Cells of a pack share one copy; two, so that a change of data set keeps no third."""
+    loaded = data.load()
+
+    def moved(split: Split) -> Split:
+        return Split(split.x.to(device), split.y.to(device))
+
+    return replace(loaded, train=moved(loaded.train), test=moved(loaded.test))
+
+
+def _measure(
+    cell: Cell, model: nn.Module, data: Dataset, scaling: FittedScaling, draw: int
+) -> Measured:
+    images = probe_images(cell, data, scaling)
+    settings = cell.probe
+    n_logits = cell.objective.n_outputs
+    return measure(
+        model,
+        images,
+        random_cotangent(
+            len(images), n_logits, generator("cotangent", cell.seed_weights, draw)
+        ),
+        singles=tuple(image for image in settings.images if image < len(images)),
+        targets=data.train.y[: settings.size],
+        losses=Losses(cell.objective.per_example, cell.objective.loss),
+        bins=settings.bins if settings.histograms else 0,
+        with_sharpness=settings.sharpness,
+    )
+
+
+def _train(
+    cell: Cell, model: nn.Module, data: Dataset, scaling: FittedScaling, on_probe: Any
+) -> Trained | None:
+    if cell.train.steps == 0:
+        return None
+    task = Task(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
+    model.train()
+    done = train(cell, task, data, scaling, on_probe)
+    _load(model, done.params)
+    return done
+
+
+def _outcome(
+    cell: Cell, model: nn.Module, done: Trained | None, data: Dataset, scaling: FittedScaling
+) -> dict[str, Any]:
+    nan = float("nan")
+    row = {
+        "outcome": "ok",
+        "outcome_step": None,
+        "outcome_tensor": None,
+        "outcome_reason": None,
+        "test_accuracy": nan,
+        "test_loss": nan,
+        "train_loss": nan,
+    }
+    if done is None:
+        return row
+    row["train_loss"] = done.train_loss
+    if done.divergence is not None:
+        found = done.divergence
+        return row | {
+            "outcome": "diverged",
+            "outcome_step": found.step,
+            "outcome_tensor": found.tensor,
+            "outcome_reason": found.reason,
+        }
+    dtype = cell.train.torch_dtype
+    tested = evaluate(model, done.params, data.test, scaling, cell.objective, dtype)
+    return row | {"test_accuracy": tested.accuracy, "test_loss": tested.loss}
+
+
+@torch.no_grad()
+def _load(model: nn.Module, params: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(params[name])

@@ -1,0 +1,128 @@
+"""What happens to gradients between the backward pass and the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LayerFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ClipRule(Protocol):
+    """What an option of `conf/clip/` names."""
+
+    def apply(self, grads: Tensors) -> Tensors:
+        """Return the gradients, clipped."""
+
+
+@dataclass(frozen=True)
+class NoClip:
+    """Leave the gradients as they are."""
+
+    def apply(self, grads: Tensors) -> Tensors:
+        """Return the gradients."""
+        return grads
+
+
+@dataclass(frozen=True)
+class ClipNorm:
+    """Scale all gradients down together (Pascanu et al. 2013, algorithm 1), as
+    `torch.nn.utils.clip_grad_norm_`.
+
+    Parameters
+    ----------
+    max_norm
+        Bound on the Euclidean norm of all gradients joined.
+    """
+
+    max_norm: Bound = 1.0
+
+    def apply(self, grads: Tensors) -> Tensors:
+        """Return the gradients, of norm at most `max_norm`.
+
+        Where the norm is no finite number the gradients stay untouched: torch would turn inf into
+        NaN and the other layers into zeros, and hide in which tensor it began.
+
+        Examples
+        --------
+        >>> ClipNorm(max_norm=5.0).apply({"w": torch.tensor([30.0, 40.0])})
+        {'w': tensor([3., 4.])}
+        """
+        # float64: the square of a large float16 or float32 gradient overflows.
+        norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in grads.values()]
+        norm = torch.stack(norms).norm()
+        shrink = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)
+        factor = torch.where(norm.isfinite(), shrink, torch.ones_like(shrink))
+        return {name: _scaled(grad, factor) for name, grad in grads.items()}
+
+
+@dataclass(frozen=True)
+class ClipValue:
+    """Bound every entry by itself, as `torch.nn.utils.clip_grad_value_`.
+
+    An infinite gradient becomes `max_value`; NaN stays NaN.
+
+    Parameters
+    ----------
+    max_value
+        Bound on the absolute value.
+    """
+
+    max_value: Bound = 1.0
+
+    def apply(self, grads: Tensors) -> Tensors:
+        """Return the gradients, with entries of at most `max_value`."""
+        return {name: g.clamp(-self.max_value, self.max_value) for name, g in grads.items()}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A factor for chosen layers, then a clipping rule.
+
+    Parameters
+    ----------
+    rule
+        The option chosen in `conf/clip/`.
+    factors
+        What multiplies the gradients of a layer's weight and bias, by layer name; 0 freezes the
+        layer (up to weight decay). Layers not named keep theirs.
+    """
+
+    rule: ClipRule
+    factors: Mapping[str, LayerFactor] = field(default_factory=dict)
+
+    def apply(self, grads: Tensors) -> Tensors:
+        """Return the gradients for the optimizer.
+
+        Parameters
+        ----------
+        grads
+            By parameter name, `LAYER.weight` and `LAYER.bias`; not changed.
+
+        Examples
+        --------
+        >>> clip = Clip(NoClip(), factors={"conv1": 0.5})
+        >>> clip.apply({"conv1.bias": torch.ones(1), "fc1.bias": torch.ones(1)})
+        {'conv1.bias': tensor([0.5000]), 'fc1.bias': tensor([1.])}
+        """
+        return self.rule.apply(
+            {name: self._times_factor(name, grad) for name, grad in grads.items()}
+        )
+
+    def _times_factor(self, name: str, grad: Tensor) -> Tensor:
+        layer = name.rpartition(".")[0]
+        return grad * self.factors[layer] if layer in self.factors else grad
+
+
+def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
+    # The factor itself may underflow in half precision though the product would not.
+    wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
+    return (factor * wide).to(grad.dtype)

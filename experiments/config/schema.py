@@ -1,0 +1,140 @@
+"""The cell's schema: which groups it has, and the objects that one config stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.clip import Clip
+from experiments.config.build import build, check_value, coerce
+from experiments.config.wrapper import build_wrapped, coerce_wrapped
+from experiments.data import Data
+from experiments.errors import ConfigError, nearest
+from experiments.inits import Init, weight_layers
+from experiments.losses import Objective, make_objective
+from experiments.models import Model
+from experiments.optim import Optimizer
+from experiments.probes.settings import Probe
+from experiments.scaling import Scaling
+from experiments.schedule import Schedule
+from experiments.training.settings import Train
+
+# Groups whose options share keys (`init.gain`, `data.side`): the wrapper class declares those.
+WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip}
+PLAIN = ("model", "activation", "head", "loss", "optim", "schedule", "probe", "train")
+SEEDS = ("seed", "seed_weights", "seed_data")
+CELL_KEYS = ("init", *WRAPPERS, *PLAIN, *SEEDS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration as objects, ready to run or to predict."""
+
+    data: Data
+    scaling: Scaling
+    model: Model
+    activation: Callable[[], nn.Module]
+    init: Init
+    objective: Objective
+    optim: Optimizer
+    schedule: Schedule
+    clip: Clip
+    probe: Probe
+    train: Train
+    seed: int
+    seed_weights: int
+    seed_data: int
+
+    def network(self) -> nn.Sequential:
+        """The network, with whatever weights torch gives it; `initialize` draws the cell's."""
+        return self.model.build(self.data.shape, self.objective.n_outputs, self.activation)
+
+
+def coerce_group(group: str, node: Any) -> Any:
+    """Type-check one top-level entry of a cell's config and return it as plain data."""
+    if group in SEEDS:
+        return None if node is None else check_value(node, int, group)
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{group}: expected an option of this group, got {node!r}")
+    if group in WRAPPERS:
+        return coerce_wrapped(WRAPPERS[group], node, group)
+    if group == "init":
+        return Init.coerce_config(node, group)
+    # Made once and thrown away: a class checks its arguments against each other when it is made.
+    coerced = Train.coerce_config(node, group) if group == "train" else coerce(node, group)
+    build(coerced, group)
+    return coerced
+
+
+def coerce_cell(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell's config with every value of its declared type and every default present.
+
+    Keys that say where or how to run (`runner`, `sweep`) are dropped.
+
+    Raises
+    ------
+    ConfigError
+        A group is missing, or a key or value in it is wrong.
+    """
+    missing = [key for key in CELL_KEYS if key not in config]
+    if missing:
+        raise ConfigError(f"{missing[0]}: missing from the config")
+    return with_seeds({key: coerce_group(key, config[key]) for key in CELL_KEYS})
+
+
+def with_seeds(coerced: dict[str, Any]) -> dict[str, Any]:
+    """Let `seed` stand in for the seeds that are not given by name."""
+    seed = coerced["seed"]
+    given = {key: coerced[key] for key in ("seed_weights", "seed_data")}
+    return coerced | {key: seed if value is None else value for key, value in given.items()}
+
+
+def build_cell(config: Mapping[str, Any]) -> Cell:
+    """Make the objects that a coerced config stands for (see `coerce_cell`).
+
+    Raises
+    ------
+    ConfigError
+        The parts don't fit together, as a head and a loss whose combination has no meaning.
+    """
+    made: dict[str, Any] = {"init": Init.from_config(config["init"])}
+    made |= {key: build_wrapped(WRAPPERS[key], config[key], key) for key in WRAPPERS}
+    made |= {key: build(config[key], key) for key in PLAIN if key != "activation"}
+    objective = make_objective(made.pop("loss"), made.pop("head"), made["data"].n_classes)
+    return Cell(
+        activation=lambda: build(config["activation"], "activation"),
+        objective=objective,
+        **made,
+        **{key: config[key] for key in SEEDS},
+    )
+
+
+class PartsChecker:
+    """Checks that the parts of cells fit together, each distinct combination once.
+
+    What one part can't know alone: a head without a meaning for its loss, images too small for a
+    network's pooling, a layer name that the network lacks.
+    """
+
+    # What the check looks at; cells that share these share its result.
+    LOOKED_AT = ("data", "model", "activation", "head", "loss", "probe", "train")
+
+    def __init__(self) -> None:
+        self._layers: dict[str, set[str]] = {}
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raise ConfigError where a coerced config's parts don't fit together."""
+        memo = json.dumps([config[group] for group in self.LOOKED_AT], sort_keys=True)
+        if memo not in self._layers:
+            with torch.device("meta"):
+                self._layers[memo] = set(weight_layers(build_cell(config).network()))
+        for group, mapping in (("init", "layers"), ("clip", "factors")):
+            for name in config[group][mapping]:
+                if name not in self._layers[memo]:
+                    near = nearest(name, self._layers[memo])
+                    raise ConfigError(f"{group}.{mapping}.{name}: no such layer; {near}")

@@ -1,0 +1,139 @@
+"""Gaussian noise images with a known mean, variance and correlation: theory's own test data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Float64
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from experiments.data.dataset import Dataset, Split
+from experiments.seeds import generator
+
+CHUNK = 1024
+"""Images drawn at once, so that no large set is in memory as float64."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Stationary Gaussian fields on a torus, labelled by a random linear teacher.
+
+    Every pixel is N(mean, std^2) exactly; two pixels of a channel that lie (dy, dx) apart have
+    correlation c(dy) * c(dx), with c from `correlation`. Channels are independent.
+
+    Parameters
+    ----------
+    mean, std
+        Of every pixel.
+    correlation_length
+        In pixels; 0: white noise.
+    channels, image_side
+        The images' shape; `data.side` does not apply.
+    train_size, test_size
+        How many to draw.
+    task
+        `classification`: the largest of `classes` linear functions of the standardized image,
+        whose weights are N(0, 1). `regression`: one such function, scaled to variance 1 over
+        images, plus N(0, noise^2).
+    classes
+        Number of classes, for classification.
+    noise
+        Standard deviation of the noise on the targets, for regression.
+    """
+
+    mean: FiniteFloat = 0.0
+    std: PositiveFloat = 1.0
+    correlation_length: NonNegativeFloat = 0.0
+    channels: PositiveInt = 1
+    image_side: PositiveInt = 28
+    train_size: PositiveInt = 2_000
+    test_size: PositiveInt = 1_000
+    task: Literal["classification", "regression"] = "classification"
+    classes: Annotated[int, Field(ge=2)] = 10
+    noise: NonNegativeFloat = 0.1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return (self.channels, self.image_side, self.image_side)
+
+    @property
+    def n_classes(self) -> int | None:
+        """None for regression."""
+        return self.classes if self.task == "classification" else None
+
+    def load(self, root: Path, download: bool, seed: int) -> Dataset:
+        """Draw the images and the teacher from `seed`; there are no files."""
+        teacher = _normal(generator("gaussian teacher", seed), self.n_classes or 1, *self.shape)
+        train = self._split(self.train_size, teacher, generator("gaussian train", seed))
+        test = self._split(self.test_size, teacher, generator("gaussian test", seed))
+        return Dataset(train, test, self.n_classes, full_scale=1.0)
+
+    def _split(self, n: int, teacher: Tensor, rng: torch.Generator) -> Split:
+        x = torch.empty(n, *self.shape)
+        scores = torch.empty(n, len(teacher), dtype=torch.float64)
+        for start in range(0, n, CHUNK):
+            chunk = slice(start, min(start + CHUNK, n))
+            white = _normal(rng, chunk.stop - start, *self.shape)
+            field = correlate(white, self.correlation_length)
+            scores[chunk] = field.flatten(1) @ teacher.flatten(1).T
+            x[chunk] = (self.mean + self.std * field).float()
+        if self.task == "classification":
+            return Split(x, scores.argmax(1))
+        # The filter A is symmetric: Var[w . A z] = |A w|^2, exactly.
+        scale = correlate(teacher, self.correlation_length).norm()
+        targets = scores[:, 0] / scale + self.noise * _normal(rng, n)
+        return Split(x, targets.float())
+
+
+def correlation(side: int, length: float) -> Float64[Tensor, " lag"]:
+    """Correlation along one axis at lags 0, 1, ..., side - 1, of the periodic Gaussian field.
+
+    c(d) is exp(-d^2 / (2 length^2)) summed over all images of d on the torus, divided by its
+    value at 0: the nearest a periodic field comes to a Gaussian correlation.
+
+    Parameters
+    ----------
+    side
+        Pixels around the torus.
+    length
+        Correlation length in pixels; 0: only c(0) = 1 is left.
+
+    Examples
+    --------
+    >>> correlation(4, 0.0)
+    tensor([1., 0., 0., 0.], dtype=torch.float64)
+    >>> bool(torch.isclose(correlation(32, 2.0)[3], torch.tensor(-9 / 8).double().exp()))
+    True
+    """
+    if length == 0:
+        return torch.eye(side, dtype=torch.float64)[0]
+    # Beyond 8 lengths the exponential is below 1e-13.
+    turns = math.ceil(8 * length / side) + 1
+    lags = torch.arange(side) + side * torch.arange(-turns, turns)[:, None]
+    wrapped = (-0.5 * (lags.double() / length) ** 2).exp().sum(0)
+    return wrapped / wrapped[0]
+
+
+def correlate(
+    white: Float[Tensor, "*any side side"], length: float
+) -> Float[Tensor, "*any side side"]:
+    """Filter white noise of variance 1 into the field with `correlation`, by FFT.
+
+    The spectrum of the field is the transform of its covariance, so its root is the filter's
+    gain (Wiener-Khinchin), and the variance stays 1 exactly.
+    """
+    side = white.shape[-1]
+    # A spectrum is non-negative; the transform of a smooth covariance strays below by rounding.
+    axis = torch.fft.fft(correlation(side, length)).real.clamp(min=0).sqrt()
+    gain = torch.outer(axis, axis[: side // 2 + 1])
+    return torch.fft.irfft2(torch.fft.rfft2(white) * gain, s=(side, side))
+
+
+def _normal(rng: torch.Generator, *shape: int) -> Float64[Tensor, ...]:
+    return torch.randn(*shape, generator=rng, dtype=torch.float64)

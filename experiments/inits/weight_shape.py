@@ -1,0 +1,116 @@
+"""What an init scheme is told of a weight tensor, and what it says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from torch import Tensor, nn
+
+Fan = Literal["fan_in", "fan_out", "fan_avg"]
+WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@dataclass(frozen=True)
+class WeightShape:
+    """The shape of one layer's weight: out_features x in_features/groups x kernel.
+
+    Parameters
+    ----------
+    out_features, in_features
+        Channels (conv) or units (linear) of the whole layer's output and input.
+    kernel
+        Taps along each spatial axis; `()` for a linear layer.
+    groups
+        Blocks of channels that are connected to each other only.
+
+    Examples
+    --------
+    >>> conv = WeightShape(out_features=96, in_features=64, kernel=(3, 3), groups=2)
+    >>> conv.shape, conv.fan_in, conv.fan_out
+    ((96, 32, 3, 3), 288, 432)
+    """
+
+    out_features: int
+    in_features: int
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
+
+    @classmethod
+    def of(cls, module: nn.Module) -> WeightShape:
+        """The shape of a linear or convolution module's weight.
+
+        Raises
+        ------
+        TypeError
+            The module is neither.
+
+        Examples
+        --------
+        >>> WeightShape.of(nn.Conv2d(8, 4, 5, groups=2))
+        WeightShape(out_features=4, in_features=8, kernel=(5, 5), groups=2)
+        """
+        match module:
+            case nn.Linear():
+                return cls(module.out_features, module.in_features)
+            case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+                kernel = tuple(module.kernel_size)
+                return cls(module.out_channels, module.in_channels, kernel, module.groups)
+        raise TypeError(f"expected a linear or convolution layer, got {type(module).__name__}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight tensor's shape, as torch stores it."""
+        return (self.out_features, self.in_features // self.groups, *self.kernel)
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions, 1 for a linear layer."""
+        return prod(self.kernel)
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs that one output unit sums over."""
+        return self.in_features // self.groups * self.taps
+
+    @property
+    def fan_out(self) -> int:
+        """Output units that one input unit feeds (stride 1), each group by itself.
+
+        `torch.nn.init` takes all output channels here, also those of other groups that the input
+        never reaches; He's backward argument counts connections (He et al. 2015, section 2.2).
+        """
+        return self.out_features // self.groups * self.taps
+
+    def fan(self, fan: Fan) -> float:
+        """The fan of that name; `fan_avg` is the mean of the two (Glorot & Bengio 2010, eq. 12)."""
+        fans = {"fan_in": self.fan_in, "fan_out": self.fan_out}
+        return (self.fan_in + self.fan_out) / 2 if fan == "fan_avg" else fans[fan]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of one entry of a weight or bias, over fresh draws.
+
+    Each is a number, or a tensor of the kernel's shape where the taps differ.
+
+    Examples
+    --------
+    >>> Moments(mean=2.0, var=1.0).second_moment
+    5.0
+    >>> Moments(mean=2.0, var=1.0).scaled(0.5)
+    Moments(mean=1.0, var=0.25)
+    """
+
+    mean: float | Tensor
+    var: float | Tensor
+
+    @property
+    def second_moment(self) -> float | Tensor:
+        """E[w^2]."""
+        return self.mean**2 + self.var
+
+    def scaled(self, gain: float) -> Moments:
+        """The moments of `gain` times the entry."""
+        return Moments(mean=gain * self.mean, var=gain**2 * self.var)

@@ -1,0 +1,169 @@
+"""Optimizers as pure functions of (parameters, gradients, state), each equal to torch's own.
+
+Nothing is changed in place and nothing branches on a value, so one step works under
+`torch.func.vmap`. There an optimizer's numbers may be tensors, one per cell:
+`dataclasses.replace(optimizer, momentum=momentum)` inside the mapped function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+State = dict[str, Any]
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Protocol):
+    """What an option of `conf/optim/` names."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, before any schedule."""
+
+    def init(self, params: Tensors) -> State:
+        """Make the state before the first update: nested dictionaries of tensors."""
+
+    def update(
+        self, params: Tensors, grads: Tensors, state: State, lr: float | Tensor
+    ) -> tuple[Tensors, State]:
+        """Return the parameters and the state after one update at learning rate `lr`."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Stochastic gradient descent with heavy-ball momentum, as `torch.optim.SGD`.
+
+    Parameters
+    ----------
+    lr
+        Learning rate.
+    momentum
+        Share of the last step's velocity that is kept.
+    weight_decay
+        L2 penalty, added to the gradient.
+
+    Examples
+    --------
+    >>> sgd, params = Sgd(lr=0.5), {"w": torch.tensor([1.0])}
+    >>> sgd.update(params, {"w": torch.tensor([1.0])}, sgd.init(params), sgd.lr)[0]
+    {'w': tensor([0.5000])}
+    """
+
+    lr: NonNegative = 0.1
+    momentum: Decay = 0.0
+    weight_decay: NonNegative = 0.0
+
+    def init(self, params: Tensors) -> State:
+        """No velocity yet."""
+        return {"velocity": _zeros_like(params)}
+
+    def update(
+        self, params: Tensors, grads: Tensors, state: State, lr: float | Tensor
+    ) -> tuple[Tensors, State]:
+        """Return the parameters and the state after one update at learning rate `lr`."""
+        grads = _with_l2(params, grads, self.weight_decay)
+        velocity = {n: self.momentum * state["velocity"][n] + g for n, g in grads.items()}
+        return {n: p - lr * velocity[n] for n, p in params.items()}, {"velocity": velocity}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1), as `torch.optim.Adam`.
+
+    Parameters
+    ----------
+    lr
+        Learning rate.
+    beta1, beta2
+        Decay of the running means of the gradient and of its square.
+    eps
+        Added to the denominator. In float16 the default vanishes (the smallest number is 6e-8).
+    weight_decay
+        L2 penalty, added to the gradient.
+    """
+
+    lr: NonNegative = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 0.0
+
+    def init(self, params: Tensors) -> State:
+        """Step 0, with nothing averaged yet."""
+        return _adam_init(params)
+
+    def update(
+        self, params: Tensors, grads: Tensors, state: State, lr: float | Tensor
+    ) -> tuple[Tensors, State]:
+        """Return the parameters and the state after one update at learning rate `lr`."""
+        grads = _with_l2(params, grads, self.weight_decay)
+        direction, state = _adam_direction(self, grads, state)
+        return {n: p - lr * direction[n] for n, p in params.items()}, state
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as `torch.optim.AdamW`.
+
+    Parameters
+    ----------
+    lr, beta1, beta2, eps
+        As in `Adam`.
+    weight_decay
+        Every update first multiplies the parameters by 1 - lr * weight_decay.
+    """
+
+    lr: NonNegative = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 1e-2
+
+    def init(self, params: Tensors) -> State:
+        """Step 0, with nothing averaged yet."""
+        return _adam_init(params)
+
+    def update(
+        self, params: Tensors, grads: Tensors, state: State, lr: float | Tensor
+    ) -> tuple[Tensors, State]:
+        """Return the parameters and the state after one update at learning rate `lr`."""
+        direction, state = _adam_direction(self, grads, state)
+        kept = 1 - lr * self.weight_decay
+        return {n: kept * p - lr * direction[n] for n, p in params.items()}, state
+
+
+def _adam_init(params: Tensors) -> State:
+    device = next(iter(params.values())).device
+    # float64, so that beta ** step is as exact as torch's, which computes it in Python.
+    step = torch.zeros((), dtype=torch.float64, device=device)
+    return {"step": step, "mean": _zeros_like(params), "square": _zeros_like(params)}
+
+
+def _adam_direction(adam: Adam | AdamW, grads: Tensors, state: State) -> tuple[Tensors, State]:
+    step = state["step"] + 1
+    mean = {n: m + (1 - adam.beta1) * (grads[n] - m) for n, m in state["mean"].items()}
+    square = {
+        n: adam.beta2 * s + (1 - adam.beta2) * grads[n].square() for n, s in state["square"].items()
+    }
+    mean_share = 1 - adam.beta1**step
+    root_share = (1 - adam.beta2**step).sqrt()
+    direction = {
+        n: (m / mean_share) / (square[n].sqrt() / root_share + adam.eps) for n, m in mean.items()
+    }
+    return direction, {"step": step, "mean": mean, "square": square}
+
+
+def _with_l2(params: Tensors, grads: Tensors, weight_decay: float) -> Tensors:
+    return {name: grad + weight_decay * params[name] for name, grad in grads.items()}
+
+
+def _zeros_like(params: Tensors) -> Tensors:
+    return {name: torch.zeros_like(p) for name, p in params.items()}

@@ -1,0 +1,1 @@
+"""Measuring: per-layer moments, forward and backward, of any torch network."""

@@ -1,0 +1,1 @@
+"""The grid engine: grid -> plan -> packs -> runner -> store."""

@@ -1,0 +1,83 @@
+"""The command line's way into the engine; errors come out as a few lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+
+from hydra.core.config_loader import ConfigLoader
+from rich.console import Console
+
+from experiments.config.space import Space
+from experiments.errors import ConfigError, FaninError
+from experiments.sweep.overrides import Argument, parse_arguments
+
+UNUSABLE = 2  # exit status of a command that asks for something that can't be
+
+
+def run_command(
+    loader: ConfigLoader,
+    config_name: str,
+    overrides: Sequence[str],
+    hydra_overrides: Sequence[str] = (),
+) -> int:
+    """Run the cell or grid that overrides ask for; return the exit status."""
+    from experiments.sweep.launch import launch, understand
+
+    try:
+        space = space_of(loader, config_name, tuple(hydra_overrides))
+        request = understand(space, parse_arguments(loader, overrides))
+        return launch(space, request, Console())
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        return UNUSABLE
+
+
+def check_command(
+    loader: ConfigLoader, config_name: str, overrides: Sequence[str], multirun: bool
+) -> list[str]:
+    """Check overrides before Hydra sees them, and put `++` before those that name layers.
+
+    Hydra would refuse `init.layers.conv1.gain=2` (no such key yet), run one default cell for a
+    sweep without `-m`, and know nothing of nearest choices.
+
+    Raises
+    ------
+    ConfigError
+        An override can't be meant as it stands.
+    """
+    ours = [text for text in overrides if not text.lstrip("+~").startswith("hydra")]
+    theirs = tuple(text for text in overrides if text not in ours)
+    space = space_of(loader, config_name, theirs)
+    arguments = parse_arguments(loader, ours)
+    for argument in arguments:
+        if not multirun and (argument.swept or argument.key == "sweep"):
+            raise ConfigError(
+                f"{argument.text}: a grid needs -m: python -m experiments.run -m {argument.text}"
+            )
+    _check_keys(space, arguments)
+    return [
+        f"++{text.lstrip('+')}" if Space.is_open(text.lstrip("+")) else text for text in overrides
+    ]
+
+
+def _check_keys(space: Space, arguments: Sequence[Argument]) -> None:
+    """Every key must exist for every option chosen for its group."""
+    chosen = {a.key: a.values for a in arguments if a.is_group}
+    for argument in arguments:
+        group = argument.key.partition(".")[0]
+        if argument.is_group:
+            for option in argument.values:
+                space.node(argument.key, option)
+        elif argument.text.startswith("+"):
+            space.check_key(group, {})  # a new key is its target's to judge, but not a new group
+        else:
+            for option in chosen.get(group, (space.defaults.get(group),)):
+                space.check_key(argument.key, {group: option})
+
+
+@cache
+def space_of(loader: ConfigLoader, config_name: str, hydra_overrides: tuple[str, ...]) -> Space:
+    """The options, composed once a process however often they are asked for."""
+    return Space(loader, config_name, hydra_overrides)

@@ -1,0 +1,136 @@
+"""Grids: axes and their values, from a named sweep's YAML and from the command line."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.errors import ConfigError, nearest
+from experiments.sweep.overrides import Argument
+
+Assignment = dict[str, Any]
+"""Dotted keys and group names to values: what tells a cell from the default one."""
+
+NAMED_KEYS = {"question", "fixed", "grid", "exclude"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A name and, for each of its values, what that value assigns."""
+
+    name: str
+    values: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The product of axes, less what is excluded."""
+
+    axes: tuple[Axis, ...]
+    exclude: tuple[Assignment, ...] = ()
+
+    def assignments(self) -> Iterator[Assignment]:
+        """Every combination of the axes' values, the last axis running fastest.
+
+        >>> grid = Grid((Axis("a", ({"a": 1}, {"a": 2})), Axis("b", ({"b": 3},))))
+        >>> list(grid.assignments())
+        [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+        """
+        for combination in itertools.product(*(axis.values for axis in self.axes)):
+            merged: Assignment = {}
+            for assignment in combination:
+                for key, value in assignment.items():
+                    if key in merged and merged[key] != value:
+                        raise ConfigError(
+                            f"{key}: two axes of the grid set it, to {merged[key]} and {value}"
+                        )
+                    merged[key] = value
+            yield merged
+
+
+def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> list[Grid]:
+    """The grids that a command asks for.
+
+    Parameters
+    ----------
+    arguments
+        The command line, without `sweep` and `sweep.*`.
+    named
+        The named sweep's YAML (`conf/sweep/NAME.yaml`), or None. What the command line sets
+        replaces the sweep's axis of that name and overrides the key wherever else it is set.
+    """
+    given = [Axis(a.key, tuple({a.key: value} for value in a.values)) for a in arguments]
+    if named is None:
+        return [Grid(tuple(given))]
+    unknown = sorted(set(named) - NAMED_KEYS)
+    if unknown:
+        near = nearest(unknown[0], NAMED_KEYS)
+        raise ConfigError(f"sweep: a named sweep has no key {unknown[0]}; {near}")
+    overridden = {axis.name for axis in given}
+    fixed = [
+        Axis(key, ({key: value},))
+        for key, value in (named.get("fixed") or {}).items()
+        if key not in overridden
+    ]
+    asked = named.get("grid") or {}
+    return [
+        Grid(
+            tuple(
+                [
+                    *fixed,
+                    *(_without(axis, overridden) for axis in _axes(one, overridden)),
+                    *given,
+                ]
+            ),
+            tuple(named.get("exclude") or ()),
+        )
+        for one in (asked if isinstance(asked, list) else [asked])
+    ]
+
+
+def _axes(grid: Any, overridden: set[str]) -> Iterator[Axis]:
+    if not isinstance(grid, Mapping):
+        raise ConfigError(f"sweep.grid: expected axes and their values, got {grid!r}")
+    for name, values in grid.items():
+        keys = [key.strip() for key in str(name).split(",")]
+        if set(keys) <= overridden:
+            continue
+        listed = _listed(values, str(name))
+        yield Axis(str(name), tuple(_value(keys, value, str(name)) for value in listed))
+
+
+def _without(axis: Axis, overridden: set[str]) -> Axis:
+    """The axis without the keys that the command line sets, and without repeated values."""
+    kept: list[Assignment] = []
+    for assignment in axis.values:
+        left = {key: value for key, value in assignment.items() if key not in overridden}
+        if left not in kept:
+            kept.append(left)
+    return Axis(axis.name, tuple(kept))
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    if isinstance(values, str) and (found := re.fullmatch(r"range\(([-\d,\s]+)\)", values)):
+        return list(range(*(int(part) for part in found[1].split(","))))
+    if isinstance(values, list) and values:
+        return values
+    raise ConfigError(
+        f"sweep.grid.{name}: expected a list of values or 'range(n)', got {values!r}"
+    )
+
+
+def _value(keys: list[str], value: Any, name: str) -> Assignment:
+    if len(keys) > 1:
+        # Axes that move together: "model.width, optim.lr": [[16, 0.1], [32, 0.05]]
+        if not isinstance(value, list) or len(value) != len(keys):
+            raise ConfigError(
+                f"sweep.grid.{name}: these {len(keys)} keys move together, so each value is a "
+                f"list of {len(keys)}, got {value!r}"
+            )
+        return dict(zip(keys, value, strict=True))
+    if isinstance(value, Mapping):
+        return {str(key): inner for key, inner in value.items()}
+    return {keys[0]: value}

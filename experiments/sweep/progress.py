@@ -1,0 +1,87 @@
+"""How far a sweep is: a bar on a terminal, plain lines in a log; read from the journals alone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.sweep.runner import Tick
+from experiments.sweep.store.journal import read_events
+from experiments.sweep.store.paths import SweepFolder
+
+LOG_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class Tally:
+    """Counts committed cells, reading only what was added to the journals since the last look."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+        self.outcomes: Counter[str] = Counter()
+
+    def look(self) -> int:
+        """Read on, and return how many cells are finished."""
+        for path in self._folder.journals.glob("*.journal"):
+            try:
+                events, offset = read_events(path, self._offsets.get(path, 0))
+            except FileNotFoundError:  # its pack ended between the listing and the reading
+                continue
+            self._offsets[path] = offset
+            self.outcomes.update(event.outcome for event in events if event.kind == "done")
+        return sum(self.outcomes.values())
+
+    def describe(self) -> str:
+        """Outcomes and their counts, the most frequent first."""
+        return ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+
+
+@contextmanager
+def shown(folder: SweepFolder, cells: int, console: Console) -> Iterator[Tick]:
+    """Show progress over `cells` cells; yields the function to call now and then."""
+    tally = Tally(folder)
+    if not console.is_terminal:
+        yield _logger(tally, cells, console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("cells"),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[outcomes]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(folder.root.name, total=cells, outcomes="")
+
+        def tick() -> None:
+            finished = tally.look()
+            bar.update(task, completed=finished, outcomes=tally.describe())
+
+        yield tick
+
+
+def _logger(tally: Tally, cells: int, console: Console) -> Tick:
+    began = last = time.monotonic()
+
+    def tick() -> None:
+        nonlocal last
+        finished = tally.look()
+        now = time.monotonic()
+        if now - last >= LOG_EVERY and finished:
+            last = now
+            left = (now - began) / finished * (cells - finished)
+            console.print(
+                f"{finished} of {cells} cells ({tally.describe()}), about {left:.0f} s left"
+            )
+
+    return tick

@@ -1,0 +1,110 @@
+"""What a worker does with a pack: run each cell, commit each result."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.cell import CellResult, run_cell
+from experiments.config.identity import flatten
+from experiments.sweep.plan import Pack, Task
+from experiments.sweep.store.frozen import code_version
+from experiments.sweep.store.journal import Journal
+from experiments.sweep.store.parquet import commit_journal
+from experiments.sweep.store.paths import SweepFolder, write_whole
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def run_pack(root: str, stem: str, pack: Pack, device: str) -> None:
+    """Run a pack's cells one after the other, then turn its journal into tables.
+
+    Parameters
+    ----------
+    root
+        The sweep's folder.
+    stem
+        Name of this pack's journal and of its parts; unique.
+    pack, device
+        What to run, and where.
+    """
+    folder = SweepFolder(Path(root))
+    journal = Journal(folder.journals / f"{stem}.journal")
+    try:
+        for task in pack.tasks:
+            if not journal.held():
+                return
+            journal.start(task.cell_id, task.attempt)
+            journal.done(run_task(folder, task, torch.device(device)))
+    finally:
+        journal.close()
+    if journal.held():
+        commit_journal(folder, journal.path)
+
+
+def run_task(folder: SweepFolder, task: Task, device: torch.device) -> CellResult:
+    """Run one cell; whatever goes wrong becomes its outcome, with the traceback in a file."""
+    began = time.perf_counter()
+    try:
+        result = run_cell(task.config, device)
+    except Exception as error:
+        path = folder.errors / f"{task.cell_id}.{task.attempt}.txt"
+        write_whole(path, traceback.format_exc().encode())
+        oom = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        result = failed(task, "oom" if oom else "error", f"{type(error).__name__}: {error}")
+        result.row["seconds"] = time.perf_counter() - began
+    return replace(result, row=identified(task, result.row, str(device)))
+
+
+def failed(task: Task, outcome: str, reason: str) -> CellResult:
+    """The row of a cell that left no result."""
+    row = dict(flatten(task.config)) | {
+        "outcome": outcome,
+        "outcome_step": None,
+        "outcome_tensor": None,
+        "outcome_reason": reason,
+        "test_accuracy": float("nan"),
+        "test_loss": float("nan"),
+        "train_loss": float("nan"),
+        "seconds": float("nan"),
+    }
+    return CellResult(row, {})
+
+
+def identified(task: Task, row: dict[str, Any], device: str) -> dict[str, Any]:
+    """A result's row with its cell, the options it was made of, and where it ran."""
+    where = {
+        "engine": "serial",
+        "attempt": task.attempt,
+        "host": platform.node(),
+        "device": device,
+        "code": code_version(),
+    }
+    return {"cell_id": task.cell_id, **task.choices, **row, **where}
+
+
+def start_worker(launcher: int) -> None:
+    """Prepare a worker process: one thread, deterministic, and no life after its launcher's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:  # it died before the line above
+            os._exit(1)
+    prepare_torch()
+
+
+def prepare_torch() -> None:
+    """One thread and deterministic algorithms: the same cell gives the same bits."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)

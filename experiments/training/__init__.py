@@ -1,0 +1,1 @@
+"""Training: one functional step, the loop around it, and what divergence looks like."""

@@ -1,0 +1,48 @@
+"""Loss and accuracy on a set of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from experiments.data import Split
+from experiments.losses import Objective
+from experiments.scaling import FittedScaling
+
+CHUNK = 1000  # images in one forward pass
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over a set, and the share of right answers (NaN for regression)."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    params: dict[str, Tensor],
+    split: Split,
+    scaling: FittedScaling,
+    objective: Objective,
+    dtype: torch.dtype,
+) -> Evaluation:
+    """Evaluate parameters on a split, dropout off, sums in float64."""
+    training = model.training
+    model.eval()
+    losses: list[Tensor] = []
+    right: list[Tensor] = []
+    for x, y in zip(split.x.split(CHUNK), split.y.split(CHUNK), strict=True):
+        logits = functional_call(model, params, (scaling.apply(x, dtype),))
+        losses.append(objective.per_example(logits, y).double())
+        correct = objective.correct(logits, y)
+        if correct is not None:
+            right.append(correct)
+    model.train(training)
+    accuracy = float(torch.cat(right).double().mean()) if right else float("nan")
+    return Evaluation(float(torch.cat(losses).mean()), accuracy)

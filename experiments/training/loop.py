@@ -1,0 +1,138 @@
+"""The training loop: batches in, curves out; measuring is a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.config.schema import Cell
+from experiments.data import Dataset
+from experiments.models.dropout import dropout_masks
+from experiments.scaling import FittedScaling
+from experiments.seeds import generator
+from experiments.training.batches import batches
+from experiments.training.divergence import Divergence, diagnose
+from experiments.training.evaluate import evaluate
+from experiments.training.step import ALIVE, Params, State, Task, make_step, start
+
+# Steps between two looks at the device: reading a mark back makes the host wait for the device,
+# so not at every step; a network that has diverged is frozen and idles until the next look.
+LOOK_EVERY = 16
+
+
+@dataclass
+class Trained:
+    """What training left: parameters, curves, and where it diverged, if it did."""
+
+    params: Params
+    divergence: Divergence | None = None
+    train_loss: float = float("nan")
+    curves: dict[str, list[Any]] = field(
+        default_factory=lambda: {"step": [], "metric": [], "value": []}
+    )
+
+    def add(self, step: int, metric: str, value: float) -> None:
+        """Add one point to the curves."""
+        for name, entry in zip(self.curves, (step, metric, value), strict=True):
+            self.curves[name].append(entry)
+
+
+def train(
+    cell: Cell,
+    task: Task,
+    data: Dataset,
+    scaling: FittedScaling,
+    on_probe: Callable[[int, Params], None],
+) -> Trained:
+    """Train one cell's network from the weights its model holds.
+
+    Parameters
+    ----------
+    cell, task
+        The configuration, and the parts of it that a step needs.
+    data, scaling
+        On the device that the network is on.
+    on_probe
+        Called with (step, params) before each step that `probe.steps` names.
+    """
+    train_set, device = data.train, data.train.x.device
+    dtype = cell.train.torch_dtype
+    total = cell.train.total_steps(len(train_set.x))
+    size = cell.train.batch_of(len(train_set.x))
+    step_once, state = make_step(task), start(task)
+    losses = torch.zeros(total, dtype=torch.float64, device=device)
+    done = Trained(state["params"])
+    looks = {step for step in range(total) if (step + 1) % LOOK_EVERY == 0} | {total - 1}
+    looks |= {step - 1 for step in cell.probe.steps}
+
+    def inputs(step: int, chosen: Tensor) -> tuple[Tensor, Tensor, float, Params]:
+        chosen = chosen.to(device)
+        masks = dropout_masks(task.model, size, generator("dropout", cell.seed, step), dtype)
+        lr = cell.optim.lr * cell.schedule.factor(step, total)
+        x = scaling.apply(train_set.x[chosen], dtype)
+        return x, train_set.y[chosen], lr, {name: m.to(device) for name, m in masks.items()}
+
+    recent: list[tuple[int, Tensor]] = []
+    for step, chosen in enumerate(batches(len(train_set.x), size, total, cell.seed_data)):
+        if step in cell.probe.steps:
+            on_probe(step, state["params"])
+        recent.append((step, chosen))
+        state, losses[step] = step_once(state, *inputs(step, chosen))
+        if step in looks:
+            failed_at = int(state["failed_at"])
+            if failed_at != ALIVE:
+                batch = dict(recent)[failed_at]
+                done.divergence = diagnose(task, state, *inputs(failed_at, batch))
+                break
+            recent.clear()
+        if _evaluates(cell, step, total):
+            _add_evaluation(done, cell, task, data, scaling, step + 1, state)
+    else:
+        if total in cell.probe.steps:
+            on_probe(total, state["params"])
+    done.params = state["params"]
+    _add_losses(done, losses, total, len(train_set.x) // size)
+    return done
+
+
+def _evaluates(cell: Cell, step: int, total: int) -> bool:
+    every = cell.train.evaluate_every
+    return every > 0 and (step + 1) % every == 0 and step + 1 < total
+
+
+def _add_evaluation(
+    done: Trained,
+    cell: Cell,
+    task: Task,
+    data: Dataset,
+    scaling: FittedScaling,
+    step: int,
+    state: State,
+) -> None:
+    found = evaluate(
+        task.model,
+        state["params"],
+        data.test,
+        scaling,
+        task.objective,
+        cell.train.torch_dtype,
+    )
+    done.add(step, "test_loss", found.loss)
+    done.add(step, "test_accuracy", found.accuracy)
+
+
+def _add_losses(done: Trained, losses: Tensor, total: int, epoch: int) -> None:
+    """Record each step's loss; `train_loss` is the mean over the last epoch (or all there was)."""
+    count = total if done.divergence is None else done.divergence.step + 1
+    values = losses[:count].tolist()
+    for step, value in enumerate(values):
+        done.add(step, "train_loss", value)
+    if values and done.divergence is None:
+        last = values[-epoch:]
+        done.train_loss = sum(last) / len(last)
+    elif values:
+        done.train_loss = values[-1]

@@ -1,0 +1,94 @@
+"""One training step as a pure function of tensors.
+
+Serial cells run it as it is; a stack of cells can run it under `torch.vmap`. So there is no branch
+on a tensor's value and no read-back in it: a step that goes wrong is marked in the state, which is
+then frozen, and the loop looks at the mark now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from experiments.clip import Clip
+from experiments.losses import Objective
+from experiments.optim import Optimizer
+
+Params = dict[str, Tensor]
+State = dict[str, Any]  # params, optimizer (a tree of tensors), step, failed_at
+Step = Callable[[State, Tensor, Tensor, float | Tensor, Params], tuple[State, Tensor]]
+ALIVE = -1  # `failed_at` of a network that has not diverged
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one step needs to know besides tensors."""
+
+    model: nn.Module
+    objective: Objective
+    optim: Optimizer
+    clip: Clip
+    loss_bound: float
+
+
+def start(task: Task) -> State:
+    """The state before the first step, on the model's device."""
+    params = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    device = next(iter(params.values())).device
+    return {
+        "params": params,
+        "optimizer": task.optim.init(params),
+        "step": torch.tensor(0, device=device),
+        "failed_at": torch.tensor(ALIVE, device=device),
+    }
+
+
+def loss_and_gradients(
+    task: Task, params: Params, x: Tensor, y: Tensor, masks: Params
+) -> tuple[Tensor, Params]:
+    """Mean loss on a batch, and its gradients after the cell's clipping."""
+
+    def loss_of(p: Params) -> Tensor:
+        return task.objective.loss(functional_call(task.model, p | masks, (x,)), y)
+
+    gradients, loss = grad_and_value(loss_of)(params)
+    return loss, task.clip.apply(gradients)
+
+
+def make_step(task: Task) -> Step:
+    """The step of one cell: (state, x, y, lr, dropout masks) -> (state, loss).
+
+    A step that diverges (loss not finite or above the bound, or a parameter not finite after the
+    update) leaves parameters and optimizer as they were before it and notes its number in
+    `failed_at`; so does every later one.
+    """
+
+    def step(
+        state: State, x: Tensor, y: Tensor, lr: float | Tensor, masks: Params
+    ) -> tuple[State, Tensor]:
+        params = state["params"]
+        loss, gradients = loss_and_gradients(task, params, x, y, masks)
+        updated, optimizer = task.optim.update(params, gradients, state["optimizer"], lr)
+        finite = torch.stack([p.isfinite().all() for p in updated.values()]).all()
+        good = finite & loss.isfinite() & (loss <= task.loss_bound)
+        alive = good & (state["failed_at"] == ALIVE)
+        newly_failed = ~good & (state["failed_at"] == ALIVE)
+        return {
+            "params": _where(alive, updated, params),
+            "optimizer": _where(alive, optimizer, state["optimizer"]),
+            "step": state["step"] + 1,
+            "failed_at": torch.where(newly_failed, state["step"], state["failed_at"]),
+        }, loss.detach()
+
+    return step
+
+
+def _where(condition: Tensor, new: Any, old: Any) -> Any:
+    if isinstance(new, dict):
+        return {name: _where(condition, new[name], old[name]) for name in new}
+    return torch.where(condition, new, old)

@@ -1,0 +1,35 @@
+"""The grid engine's entry point: Hydra 1.3 finds sweepers only in this namespace package."""
+
+from __future__ import annotations
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+ConfigStore.instance().store(
+    name="fanin",
+    node={"_target_": "hydra_plugins.fanin.FaninSweeper"},
+    group="hydra/sweeper",
+    provider="fanin",
+)
+
+
+class FaninSweeper(Sweeper):
+    """Hands Hydra's `-m` to `experiments.sweep`."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra offers."""
+        self._loader = hydra_context.config_loader
+        self._config = config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the grid that the overrides ask for, and end the process with its status."""
+        from experiments.sweep.command import run_command
+
+        hydra_overrides = OmegaConf.to_container(self._config.hydra.overrides.hydra)
+        config_name = self._config.hydra.job.config_name
+        raise SystemExit(run_command(self._loader, config_name, arguments, hydra_overrides))

@@ -1,0 +1,192 @@
+"""`data`: embedded and rendered sources, subsets, sizes, and images spoilt on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.config.build import build, coerce
+from experiments.data import Corrupt, Data, Digits, Gaussian, Mnist, Shapes
+from experiments.data.dataset import Source
+from experiments.data.resize import resize
+from experiments.data.subset import choose
+from experiments.errors import ConfigError
+
+OPTIONS = sorted((Path(__file__).parents[3] / "conf" / "data").glob("*.yaml"))
+SMALL: list[Source] = [
+    Digits(),
+    Shapes(train_size=200, test_size=50),
+    Gaussian(train_size=200, test_size=50),
+    Gaussian(train_size=200, test_size=50, task="regression"),
+]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.stem)
+def test_every_option_states_every_argument_with_its_default(option: Path) -> None:
+    node = yaml.safe_load(option.read_text())
+    assert node == coerce({"_target_": node["_target_"]})
+    source = build(node)
+    assert len(source.shape) == 3
+    assert source.n_classes >= 2
+
+
+def test_there_are_seven_sources() -> None:
+    names = {option.stem for option in OPTIONS}
+    images = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100"}
+    assert names == images | {"shapes", "gaussian"}
+
+
+@pytest.mark.parametrize("source", SMALL, ids=lambda source: type(source).__name__)
+def test_what_a_source_says_of_itself_is_what_it_gives(source: Source) -> None:
+    data = Data(source).load()
+    assert (len(data.train), len(data.test)) == (source.train_size, source.test_size)
+    assert data.train.x.shape[1:] == data.test.x.shape[1:] == source.shape
+    assert data.n_classes == source.n_classes
+    if source.n_classes is not None:
+        assert data.train.y.unique().tolist() == list(range(source.n_classes))
+
+
+def test_digits_are_bright_on_black_and_split_by_class() -> None:
+    data = Data(Digits()).load()
+    x = torch.cat([data.train.x, data.test.x])
+    assert x.dtype == torch.uint8
+    assert x.min() == 0
+    assert x.max() == 255
+    shares = data.test.y.bincount() / torch.cat([data.train.y, data.test.y]).bincount()
+    # 10 classes of some 180: a count within one of its share.
+    assert (shares - 360 / 1797).abs().max() < 1 / 174
+
+
+def test_no_digit_is_in_both_splits() -> None:
+    data = Data(Digits()).load()
+    images = torch.cat([data.train.x, data.test.x]).flatten(1)
+    assert len(images.unique(dim=0)) == len(images)
+
+
+def test_circles_are_empty_in_the_middle_and_crosses_are_not() -> None:
+    data = Data(Shapes(train_size=400, test_size=2)).load()
+    x = data.train.x.float()
+    ground = x[:, :, 0, 0]  # shapes keep clear of the corner
+    inked = (x - ground[..., None, None]).abs().amax(1) > 32
+    row, column = (torch.arange(32.0)[:, None], torch.arange(32.0))
+    ink = inked.sum((1, 2))
+    centre_row = ((inked * row).sum((1, 2)) / ink).round().long()
+    centre_column = ((inked * column).sum((1, 2)) / ink).round().long()
+    at_centre = inked[torch.arange(400), centre_row, centre_column]
+    assert torch.equal(at_centre, data.train.y == 0)
+    assert data.train.y.bincount().tolist() == [200, 200]
+
+
+@pytest.mark.parametrize("source", [Shapes(train_size=20, test_size=4)])
+def test_the_seed_reaches_the_renderer(source: Source) -> None:
+    first, same, other = (Data(source, seed=seed).load() for seed in (0, 0, 1))
+    assert torch.equal(first.train.x, same.train.x)
+    assert not torch.equal(first.train.x, other.train.x)
+    assert not torch.equal(first.train.x[:4], first.test.x)
+
+
+@settings(deadline=None)
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=6), data=st.data())
+def test_a_subset_keeps_class_shares_to_within_one_image(
+    counts: list[int], data: st.DataObject
+) -> None:
+    y = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    n = data.draw(st.integers(1, len(y)))
+    chosen = choose(y, n, rng(data.draw(st.integers(0, 9))))
+    assert len(chosen) == len(chosen.unique()) == n
+    got = y[chosen].bincount(minlength=len(counts)).tolist()
+    # In integers: |got - count * n / len| < 1.
+    off = [g * len(y) - c * n for g, c in zip(got, counts, strict=True)]
+    assert max(map(abs, off)) < len(y)
+
+
+def test_subsets_depend_on_the_seed_alone() -> None:
+    first, same, other = (Data(Digits(), n_train=100, n_test=30, seed=s).load() for s in (0, 0, 1))
+    assert first.train.y.bincount().tolist() == [10] * 10
+    assert first.test.y.bincount().tolist() == [3] * 10
+    assert torch.equal(first.train.x, same.train.x)
+    assert not torch.equal(first.train.x, other.train.x)
+
+
+def test_real_targets_are_sampled_without_replacement() -> None:
+    y = torch.arange(50.0)
+    chosen = choose(y, 20, rng())
+    assert len(chosen.unique()) == 20
+    assert not torch.equal(chosen, choose(y, 20, rng(1)))
+    with pytest.raises(ValueError, match="asked for 51 images, but there are 50"):
+        choose(y, 51, rng())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"n_train": 60_001}, "n_train=60001, but there are only 60000 images"),
+        ({"n_test": 10_001}, "n_test=10001, but there are only 10000 images"),
+        ({"n_train": 10, "corrupt": Corrupt(share=0.01)}, "is not even one image"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_read(
+    keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Data(Mnist(), **keys)
+
+
+def test_noise_is_not_resized() -> None:
+    with pytest.raises(ValueError, match="image_side"):
+        Data(Gaussian(), side=14)
+
+
+def test_a_misspelt_corrupt_key_is_refused() -> None:
+    node = {"_target_": "experiments.data.Corrupt", "shar": 0.5}
+    with pytest.raises(ConfigError, match="did you mean share"):
+        build(node)
+
+
+@pytest.mark.parametrize("side", [7, 14, 28, 40])
+def test_resized_images_are_square_bytes_of_the_stated_side(side: int) -> None:
+    data = Data(Digits(), side=side, n_train=50, n_test=20)
+    images = data.load()
+    assert images.train.x.shape == (50, *data.shape) == (50, 1, side, side)
+    assert images.test.x.shape == (20, 1, side, side)
+    assert images.train.x.dtype == torch.uint8
+
+
+def test_halving_a_stripe_pattern_gives_its_mean_and_not_one_of_its_stripes() -> None:
+    stripes = (255 * (torch.arange(64) % 2)).to(torch.uint8).expand(1, 1, 64, 64)
+    inner = resize(stripes, 8)[..., 1:-1]  # at the border a stripe more or less counts
+    assert inner.float().sub(127.5).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_outliers_are_a_hundredfold_in_exactly_the_stated_share(share: float) -> None:
+    clean = Data(Digits(), n_train=200).load()
+    dirty = Data(Digits(), n_train=200, corrupt=Corrupt(share, "outlier")).load()
+    assert dirty.train.x.dtype == torch.float32
+    factor = dirty.train.x.amax((1, 2, 3)) / clean.train.x.amax((1, 2, 3))
+    assert (factor == 100).sum() == round(share * 200)
+    assert ((factor == 100) | (factor == 1)).all()
+    assert torch.equal(dirty.test.x, clean.test.x)
+
+
+def test_missing_values_are_a_quarter_of_the_positions_of_the_stated_share() -> None:
+    source = Shapes(train_size=40, test_size=4)
+    clean = Data(source, side=10).load().train.x
+    dirty = Data(source, side=10, corrupt=Corrupt(0.3, "missing")).load().train.x
+    missing = dirty.isnan()
+    assert torch.equal(missing[:, 0], missing[:, 2])  # all channels of a position
+    counts = missing[:, 0].sum((1, 2))
+    assert sorted(counts.tolist()) == [0] * 28 + [25] * 12
+    hit = missing[counts > 0]
+    assert len(hit.flatten(1).unique(dim=0)) == 12  # each image misses its own quarter
+    assert torch.equal(dirty[~missing], clean[~missing].float())

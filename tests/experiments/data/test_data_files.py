@@ -1,0 +1,223 @@
+"""Data files are found wherever they may lie, and used only if they are the official ones."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.data import Cifar10, Cifar100, FashionMnist, Mnist
+from experiments.data.cifar import CIFAR100_FILES, load_records
+from experiments.data.files import Archive, FileSet, read
+from experiments.data.mnist import load_idx
+from experiments.errors import DataError
+
+IMAGES = "train-images-idx3-ubyte"
+
+
+def lay_out(contents: dict[str, bytes], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+
+
+def tar_gz(contents: dict[str, bytes], path: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"any-folder/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("place", ["tiny", "tiny-spelt-otherwise", "."])
+@pytest.mark.parametrize(("suffix", "compress"), [("", bytes), (".gz", gzip.compress)])
+def test_files_are_found_under_the_root_plain_or_compressed(
+    place: str,
+    suffix: str,
+    compress: Callable[[bytes], bytes],
+    tiny_mnist: dict[str, bytes],
+    tiny_files: FileSet,
+    tmp_path: Path,
+) -> None:
+    lay_out({name + suffix: compress(c) for name, c in tiny_mnist.items()}, tmp_path / place)
+    assert read(tiny_files, tmp_path, download=False) == tiny_mnist
+
+
+def test_each_file_may_be_compressed_its_own_way(
+    tiny_mnist: dict[str, bytes], tiny_files: FileSet, tmp_path: Path
+) -> None:
+    first, second, *rest = tiny_mnist
+    lay_out({name: tiny_mnist[name] for name in rest}, tmp_path)
+    lay_out({f"{first}.xz": lzma.compress(tiny_mnist[first])}, tmp_path / "tiny")
+    lay_out({f"{second}.gz": gzip.compress(tiny_mnist[second])}, tmp_path / "tiny")
+    assert read(tiny_files, tmp_path, download=False) == tiny_mnist
+
+
+def test_a_system_folder_counts(
+    tiny_mnist: dict[str, bytes], tiny_files: FileSet, tmp_path: Path
+) -> None:
+    lay_out(tiny_mnist, tmp_path / "usr")
+    files = replace(tiny_files, system=(str(tmp_path / "usr"),))
+    assert read(files, tmp_path / "empty", download=False) == tiny_mnist
+
+
+def test_idx_files_become_channel_first_tensors(
+    tiny_mnist: dict[str, bytes], tiny_files: FileSet, tmp_path: Path
+) -> None:
+    lay_out(tiny_mnist, tmp_path)
+    data = load_idx(tiny_files, tmp_path, download=False)
+    assert data.train.x.shape == (6, 1, 28, 28)
+    assert data.test.x.dtype == torch.uint8
+    assert bytes(data.train.x[0].flatten().tolist()) == tiny_mnist[IMAGES][16 : 16 + 784]
+    assert data.test.y.tolist() == list(tiny_mnist["t10k-labels-idx1-ubyte"][8:])
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:100] + bytes([content[100] ^ 1]) + content[101:]
+
+
+@pytest.mark.parametrize("wrong", [flipped, lambda content: content[:-1], lambda content: b""])
+@pytest.mark.parametrize(("suffix", "compress"), [("", bytes), (".xz", lzma.compress)])
+def test_wrong_content_is_refused_naming_file_both_sums_and_remedy(
+    wrong: Callable[[bytes], bytes],
+    suffix: str,
+    compress: Callable[[bytes], bytes],
+    tiny_mnist: dict[str, bytes],
+    tiny_files: FileSet,
+    tmp_path: Path,
+) -> None:
+    lay_out(tiny_mnist, tmp_path)
+    spoilt = wrong(tiny_mnist[IMAGES])
+    (tmp_path / IMAGES).unlink()
+    lay_out({IMAGES + suffix: compress(spoilt)}, tmp_path / "tiny")
+    with pytest.raises(DataError) as caught:
+        read(tiny_files, tmp_path, download=True)
+    message = str(caught.value)
+    assert str(tmp_path / "tiny" / (IMAGES + suffix)) in message
+    assert f"expected SHA-256 {tiny_files.sha256[IMAGES]}" in message
+    assert f"found    SHA-256 {hashlib.sha256(spoilt).hexdigest()}" in message
+    assert "Delete or replace it, or point data.root at another folder" in message
+    assert len(message.splitlines()) <= 4
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize("keep", [0.5, 0.01])
+def test_a_torn_file_is_refused_and_a_sound_one_further_on_is_not_used_instead(
+    suffix: str,
+    compress: Callable[[bytes], bytes],
+    keep: float,
+    tiny_mnist: dict[str, bytes],
+    tiny_files: FileSet,
+    tmp_path: Path,
+) -> None:
+    lay_out(tiny_mnist, tmp_path)
+    whole = compress(tiny_mnist[IMAGES])
+    lay_out({IMAGES + suffix: whole[: int(keep * len(whole))]}, tmp_path / "tiny")
+    with pytest.raises(DataError, match=rf"{IMAGES}\{suffix} is damaged(.|\n)*torn file"):
+        read(tiny_files, tmp_path, download=False)
+
+
+def test_a_gz_that_is_no_gz_is_refused(
+    tiny_mnist: dict[str, bytes], tiny_files: FileSet, tmp_path: Path
+) -> None:
+    lay_out({f"{name}.gz": content for name, content in tiny_mnist.items()}, tmp_path)
+    with pytest.raises(DataError, match="Not a gzipped file"):
+        read(tiny_files, tmp_path, download=False)
+
+
+@pytest.mark.parametrize("source", [Mnist(), FashionMnist(), Cifar10(), Cifar100()])
+def test_missing_files_without_download_say_where_was_looked_and_how_to_get_them(
+    source: Mnist | FashionMnist | Cifar10 | Cifar100,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda self: False)  # even where Debian's package is
+    with pytest.raises(DataError) as caught:
+        source.load(tmp_path, download=False)
+    message = str(caught.value)
+    assert f"  {tmp_path}\n" in message
+    assert "data.download=true" in message
+    assert "Point data.root" in message
+    assert ("/usr/share/datasets/fashion-mnist" in message) == isinstance(source, FashionMnist)
+
+
+@pytest.fixture
+def tiny_cifar() -> dict[str, bytes]:
+    """Three records with coarse and fine label, in two files."""
+    record = bytes(range(256)) * 12
+    return {
+        "train.bin": bytes([1, 11]) + record + bytes([2, 22]) + record,
+        "test.bin": bytes([3, 33]) + record,
+    }
+
+
+def archived(contents: dict[str, bytes], md5: str | None = None) -> FileSet:
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    unpublished = dict.fromkeys(contents) if md5 else sums
+    return FileSet(("c",), unpublished, mirrors=(), archive=Archive("c.tar.gz", md5))
+
+
+def test_members_are_read_straight_from_the_archive(
+    tiny_cifar: dict[str, bytes], tmp_path: Path
+) -> None:
+    tar_gz(tiny_cifar | {"readme.html": b"no data"}, tmp_path / "c.tar.gz")
+    assert read(archived(tiny_cifar), tmp_path, download=False) == tiny_cifar
+    assert [path.name for path in tmp_path.iterdir()] == ["c.tar.gz"]
+
+
+def test_records_give_fine_labels_and_channel_first_pixels(
+    tiny_cifar: dict[str, bytes], tmp_path: Path
+) -> None:
+    tar_gz(tiny_cifar, tmp_path / "c.tar.gz")
+    md5 = hashlib.md5((tmp_path / "c.tar.gz").read_bytes()).hexdigest()
+    files = archived(tiny_cifar, md5)
+    data = load_records(files, tmp_path, download=False, label_bytes=2, n_classes=100)
+    assert data.train.y.tolist() == [11, 22]
+    assert data.test.y.tolist() == [33]
+    # Byte 1024 c + 32 row + column of a record is that channel's pixel; here byte i is i % 256.
+    assert data.test.x.shape == (1, 3, 32, 32)
+    assert data.test.x[0, 2, 5, 7] == (2048 + 5 * 32 + 7) % 256
+
+
+def test_loose_files_with_known_sums_are_preferred_to_the_archive(
+    tiny_cifar: dict[str, bytes], tmp_path: Path
+) -> None:
+    lay_out(tiny_cifar, tmp_path / "c")
+    (tmp_path / "c.tar.gz").write_bytes(b"not even opened")
+    assert read(archived(tiny_cifar), tmp_path, download=False) == tiny_cifar
+
+
+@pytest.mark.parametrize("known_by", ["md5 of the archive", "sums of its members"])
+def test_a_changed_archive_is_refused(
+    known_by: str, tiny_cifar: dict[str, bytes], tmp_path: Path
+) -> None:
+    files = archived(tiny_cifar, "0" * 32 if known_by == "md5 of the archive" else None)
+    tar_gz(tiny_cifar | {"test.bin": flipped(tiny_cifar["test.bin"])}, tmp_path / "c.tar.gz")
+    with pytest.raises(DataError, match=r"c\.tar\.gz is damaged(.|\n)*expected(.|\n)*found"):
+        read(files, tmp_path, download=False)
+
+
+def test_an_archive_that_lacks_a_member_or_is_torn_is_refused(
+    tiny_cifar: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "c.tar.gz"
+    tar_gz({"train.bin": tiny_cifar["train.bin"]}, path)
+    with pytest.raises(DataError, match=r"the archive has no test\.bin"):
+        read(archived(tiny_cifar), tmp_path, download=False)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="torn file"):
+        read(archived(tiny_cifar), tmp_path, download=False)
+
+
+def test_loose_cifar100_files_are_not_trusted(tiny_cifar: dict[str, bytes], tmp_path: Path) -> None:
+    lay_out(tiny_cifar, tmp_path / "cifar100")
+    with pytest.raises(DataError, match=r"Loose train\.bin, test\.bin have no published sum"):
+        read(CIFAR100_FILES, tmp_path, download=False)

@@ -1,0 +1,122 @@
+"""Noise images have the moments and correlations that they are asked to have."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.data import Gaussian, Split
+from experiments.data.gaussian import correlation
+
+SIGMAS = 4.5
+"""Standard errors allowed: 1 false alarm in 150,000 for a right sampler."""
+
+
+def load(source: Gaussian, seed: int = 0) -> Split:
+    return source.load(Path(), download=False, seed=seed).train
+
+
+def dense_correlation(side: int, length: float) -> torch.Tensor:
+    """Correlation of every pair of the side^2 pixels."""
+    lag = (torch.arange(side)[:, None] - torch.arange(side)) % side
+    axis = correlation(side, length)[lag]
+    return torch.kron(axis, axis)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.7, 2.0, 5.0])
+def test_mean_variance_and_correlation_are_those_of_theory(length: float) -> None:
+    source = Gaussian(
+        mean=3.0, std=2.0, correlation_length=length, channels=2, image_side=12, train_size=4000
+    )
+    z = (load(source).x.double() - 3.0) / 2.0
+    n = 2 * len(z)  # channels are independent fields too
+    z = z.reshape(n, 12, 12)
+    rho = dense_correlation(12, length)
+    pixels = len(rho)
+
+    # Var of the mean over pixels of one field is the mean over pairs of rho.
+    assert abs(z.mean()) < SIGMAS * math.sqrt(rho.mean() / n)
+    # Cov(z_p^2, z_q^2) = 2 rho_pq^2 (Isserlis).
+    assert abs(z.square().mean() - 1) < SIGMAS * math.sqrt(2 * rho.square().mean() / n)
+    for lag in (1, 3):
+        expected = correlation(12, length)[lag]
+        measured = (z * z.roll(-lag, 2)).mean()
+        ahead = torch.arange(pixels).reshape(12, 12).roll(-lag, 1).flatten()
+        # Cov(z_p z_p', z_q z_q') = rho_pq rho_p'q' + rho_pq' rho_p'q (Isserlis).
+        pairs = rho * rho[ahead][:, ahead] + rho[:, ahead] * rho[ahead]
+        assert abs(measured - expected) < SIGMAS * math.sqrt(pairs.mean() / n)
+
+
+def test_channels_are_independent() -> None:
+    z = load(Gaussian(correlation_length=2.0, channels=2, image_side=12, train_size=4000)).x
+    rho = dense_correlation(12, 2.0)
+    standard_error = math.sqrt(rho.square().mean() / len(z))
+    assert abs((z[:, 0] * z[:, 1]).mean()) < SIGMAS * standard_error
+
+
+@settings(deadline=None)
+@given(side=st.integers(1, 40), length=st.floats(0, 20))
+def test_correlation_is_one_at_lag_zero_symmetric_and_has_a_spectrum(
+    side: int, length: float
+) -> None:
+    c = correlation(side, length)
+    assert c[0] == 1
+    torch.testing.assert_close(c[1:], c[1:].flip(0))
+    # A covariance is positive semi-definite: its spectrum is not negative (but for rounding).
+    assert torch.fft.fft(c).real.min() >= -side * torch.finfo(torch.float64).eps
+
+
+def test_regression_targets_have_variance_one_plus_noise() -> None:
+    n = 20_000
+    noise = 0.5
+    source = Gaussian(
+        mean=7, correlation_length=3, image_side=8, train_size=n, task="regression", noise=noise
+    )
+    y = load(source).y.double()
+    variance = 1 + noise**2
+    assert abs(y.mean()) < SIGMAS * math.sqrt(variance / n)
+    assert abs(y.square().mean() - variance) < SIGMAS * variance * math.sqrt(2 / n)
+
+
+def test_regression_targets_are_a_linear_function_of_the_image_up_to_noise() -> None:
+    noise = 0.1
+    source = Gaussian(image_side=7, train_size=4000, task="regression", noise=noise)
+    split = load(source)
+    x, y = split.x.flatten(1).double(), split.y[:, None].double()
+    residual = y - x @ torch.linalg.lstsq(x, y).solution
+    degrees_of_freedom = len(y) - x.shape[1]
+    variance = residual.square().sum() / degrees_of_freedom
+    assert abs(variance / noise**2 - 1) < SIGMAS * math.sqrt(2 / degrees_of_freedom)
+
+
+def test_train_and_test_share_a_teacher() -> None:
+    source = Gaussian(image_side=7, train_size=200, test_size=100, task="regression", noise=0.0)
+    data = source.load(Path(), download=False, seed=1)
+    x, y = data.train.x.flatten(1).double(), data.train.y[:, None].double()
+    teacher = torch.linalg.lstsq(x, y).solution
+    predicted = data.test.x.flatten(1).double() @ teacher
+    # Images and targets are float32; the 49 weights multiply that rounding at most 49-fold.
+    tolerance = 49 * torch.finfo(torch.float32).eps * data.test.y.abs().max()
+    assert (predicted[:, 0] - data.test.y).abs().max() < tolerance
+
+
+def test_classes_are_many_and_depend_on_the_seed() -> None:
+    source = Gaussian(image_side=7, train_size=500, classes=3)
+    assert load(source, seed=0).y.unique().tolist() == [0, 1, 2]
+    assert torch.equal(load(source, seed=0).x, load(source, seed=0).x)
+    assert not torch.equal(load(source, seed=0).x, load(source, seed=1).x)
+
+
+def test_what_is_known_beforehand_is_what_is_drawn() -> None:
+    source = Gaussian(channels=3, image_side=9, train_size=1500, test_size=5, task="regression")
+    data = source.load(Path(), download=False, seed=0)
+    assert data.train.x.shape == (1500, *source.shape)
+    assert data.test.x.shape == (5, *source.shape)
+    assert source.n_classes is data.n_classes is None
+    assert data.train.x.dtype == data.train.y.dtype == torch.float32
+    assert data.full_scale == 1
