@@ -131,9 +131,7 @@ def _measure(
     return measure(
         model,
         images,
-        random_cotangent(
-            len(images), n_logits, generator("cotangent", cell.seed_weights, draw)
-        ),
+        random_cotangent(len(images), n_logits, generator("cotangent", cell.seed_weights, draw)),
         singles=tuple(image for image in settings.images if image < len(images)),
         targets=data.train.y[: settings.size],
         losses=Losses(cell.objective.per_example, cell.objective.loss),

@@ -9,7 +9,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.config.loader import config_loader
 from experiments.errors import FaninError
@@ -24,11 +24,9 @@ def run_one(config: DictConfig) -> None:
     """One cell: a grid with a single point, kept and skipped like any other."""
     about = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
-    task, hydra_overrides = (
-        OmegaConf.to_container(overrides)
-        for overrides in (about.overrides.task, about.overrides.hydra)
-    )
-    raise SystemExit(run_command(loader, about.job.config_name, task, hydra_overrides))
+    name = about.job.config_name or CONFIG_NAME
+    overrides, hydra_overrides = list(about.overrides.task), list(about.overrides.hydra)
+    raise SystemExit(run_command(loader, name, overrides, hydra_overrides))
 
 
 def main() -> None:

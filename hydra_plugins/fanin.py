@@ -7,7 +7,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-
 ConfigStore.instance().store(
     name="fanin",
     node={"_target_": "hydra_plugins.fanin.FaninSweeper"},

@@ -8,12 +8,14 @@ repository is as good as one inside.
 
 from __future__ import annotations
 
+import collections.abc
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -86,12 +88,12 @@ def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
 
 def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keyword arguments a target takes."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError as error:  # some builtins have none
+        raise ConfigError(f"{target}: its arguments can't be read; wrap it in a class") from error
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind in kinds
-    }
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
 
 
 def check_value(value: Any, hint: Any, where: str) -> Any:
@@ -107,14 +109,25 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
         if get_origin(hint) is Literal and isinstance(value, str):
             meant = nearest(value, map(str, get_args(hint)))
             raise ConfigError(f"{where}: no such choice as {value}; {meant}") from error
-        reasons = "; ".join(dict.fromkeys(_reason(e) for e in error.errors()))
-        raise ConfigError(f"{where}: {reasons}, got {value!r}") from error
+        named = get_origin(hint) in (dict, collections.abc.Mapping)
+        reasons = "; ".join(dict.fromkeys(_reason(e, where, named) for e in error.errors()))
+        raise ConfigError(f"{reasons}, got {value!r}") from error
 
 
 def describe(hint: Any) -> str:
-    """A type as a person would say it."""
+    """A type as a person would say it.
+
+    >>> describe(float | None)
+    'a number or null'
+    """
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    return names.get(hint) or str(hint).replace("typing.", "")
+    if get_origin(hint) is Annotated:
+        return describe(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(describe(part) for part in get_args(hint))
+    if hint is type(None):
+        return "null"
+    return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -139,7 +152,7 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
 
 @cache
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    annotated = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    annotated = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(annotated, include_extras=True)
     hints.pop("return", None)
     return hints
@@ -159,6 +172,11 @@ def _admits(hint: Any, kind: type) -> bool:
     return hint is kind or hint is Any or any(_admits(part, kind) for part in get_args(hint))
 
 
-def _reason(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"] if isinstance(part, int))
-    return (f"item {place}: " if place else "") + error["msg"].removeprefix("Value error, ")
+def _reason(error: Any, where: str, named: bool) -> str:
+    """One of pydantic's complaints, under the key or item that it is about."""
+    parts = [str(part) for part in error["loc"] if named or isinstance(part, int)]
+    if named:
+        where = ".".join([where, *parts])
+    elif parts:
+        where = f"{where}: item {'.'.join(parts)}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

@@ -9,8 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from experiments.config.build import TARGET, arguments, build, check_value, coerce, locate, plain
 from experiments.errors import ConfigError, nearest
 
-
-W = TypeVar("W")
+W = TypeVar("W")  # a wrapper class
 
 
 def build_wrapped(wrapper: type[W], node: Mapping[str, Any], where: str) -> W:
@@ -25,7 +24,7 @@ def build_wrapped(wrapper: type[W], node: Mapping[str, Any], where: str) -> W:
     hints = get_type_hints(wrapper, include_extras=True)
     values = {key: check_value(v, hints[key], f"{where}.{key}") for key, v in common.items()}
     try:
-        return wrapper(build(option, where), **values)
+        return wrapper(**{_option(wrapper): build(option, where)}, **values)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from error
 
@@ -43,6 +42,10 @@ def coerce_wrapped(wrapper: type[Any], node: Mapping[str, Any], where: str) -> d
     hints = get_type_hints(wrapper, include_extras=True)
     common = {key: plain(getattr(made, key), hints[key]) for key in _common(wrapper)}
     return coerce(option, where) | common
+
+
+def _option(wrapper: type[Any]) -> str:
+    return fields(wrapper)[0].name
 
 
 def _common(wrapper: type[Any]) -> list[str]:

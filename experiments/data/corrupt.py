@@ -38,6 +38,10 @@ class Corrupt:
         return round(self.share * n)
 
 
+CLEAN = Corrupt()
+"""Nothing spoilt."""
+
+
 def spoil(
     x: Num[Tensor, "image channel height width"], corrupt: Corrupt, rng: torch.Generator
 ) -> Num[Tensor, "image channel height width"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from experiments.data.corrupt import Corrupt, spoil
+from experiments.data.corrupt import CLEAN, Corrupt, spoil
 from experiments.data.dataset import Dataset, Source, Split
 from experiments.data.gaussian import Gaussian
 from experiments.data.resize import resize
@@ -43,7 +43,7 @@ class Data:
     n_test: PositiveInt | None = None
     side: Annotated[int, Field(ge=7)] | None = None
     seed: int = 0
-    corrupt: Corrupt = field(default_factory=Corrupt)
+    corrupt: Corrupt = CLEAN
     root: str = "~/.cache/fanin"
     download: bool = True
 

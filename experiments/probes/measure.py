@@ -77,7 +77,7 @@ def measure(
             add_bars(number, layer.name, "act", layer.activation)
     table.add_per_image(WHOLE_NET, "", "logit_var", moments.variance(logits))
 
-    outputs = {"vjp": (logits, cotangent.to(logits))}
+    outputs: dict[str, tuple[Tensor, Tensor | None]] = {"vjp": (logits, cotangent.to(logits))}
     if losses is not None and targets is not None:
         outputs["grad"] = (losses.per_example(logits, targets).sum(), None)
     for kind, (output, direction) in outputs.items():
@@ -98,7 +98,7 @@ def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
     table.add_per_image(number, name, "preact_m2", moments.second_moment(made))
     table.add_per_image(number, name, "preact_var", moments.variance(made))
     table.add_for_set(number, name, "input_correlation", moments.input_correlation(made))
-    weight: Tensor = layer.module.weight.detach()  # type: ignore[assignment, operator]
+    weight = layer.module.weight.detach()
     table.add_for_set(number, name, "weight_m2", float(weight.double().square().mean()))
     if layer.activation is not None:
         table.add_per_image(number, name, "act_m2", moments.second_moment(layer.activation))
@@ -126,6 +126,4 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     made = [layer.preactivation for layer in layers]
     found = torch.autograd.grad(output, made, direction, retain_graph=True, allow_unused=True)
-    return tuple(
-        torch.zeros_like(m) if g is None else g for m, g in zip(made, found, strict=True)
-    )
+    return tuple(torch.zeros_like(m) if g is None else g for m, g in zip(made, found, strict=True))

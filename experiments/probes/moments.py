@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-PerImage = Float[Tensor, "image"]  # noqa: F821
+from experiments.inits import WeightLayer
+
+PerImage = Float[Tensor, "image"]
 CHUNK = 64  # images whose weight gradients are held at once
 
 
@@ -54,7 +56,7 @@ def input_correlation(values: Float[Tensor, "image ..."]) -> float:
 
 
 def weight_gradient_m2(
-    layer: nn.Module, inputs: Float[Tensor, "image ..."], cotangent: Float[Tensor, "image ..."]
+    layer: WeightLayer, inputs: Float[Tensor, "image ..."], cotangent: Float[Tensor, "image ..."]
 ) -> PerImage:
     """Mean square over a layer's weight of each image's own gradient with respect to it."""
     inputs, cotangent = inputs.detach(), cotangent.detach()

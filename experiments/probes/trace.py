@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, dropout, instancenorm, normalization, pooling
 
+from experiments.inits import WeightLayer
 from experiments.models.dropout import SeededDropout
 from experiments.models.norms import MeanOnly
 
-WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # A normalization may stand between a weight layer and its activation; these others may not.
 NORMALIZATIONS = (
     batchnorm._NormBase,
@@ -24,7 +24,8 @@ NORMALIZATIONS = (
     MeanOnly,
 )
 NOT_ACTIVATIONS = (
-    *WEIGHT_LAYERS,
+    nn.Linear,
+    nn.modules.conv._ConvNd,
     nn.Flatten,
     dropout._DropoutNd,
     SeededDropout,
@@ -45,7 +46,7 @@ class LayerTrace:
     """
 
     name: str
-    module: nn.Module
+    module: WeightLayer
     input: Float[Tensor, "image ..."]
     preactivation: Float[Tensor, "image unit ..."]
     activation: Float[Tensor, "image unit ..."] | None = None
@@ -64,7 +65,7 @@ def trace(
 
     def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal awaiting
-        if isinstance(module, WEIGHT_LAYERS):
+        if isinstance(module, WeightLayer):
             layers.append(LayerTrace(name, module, inputs[0], output))
             awaiting = True
         elif awaiting and not isinstance(module, NORMALIZATIONS):

@@ -14,7 +14,7 @@ from experiments.config.space import Space, assign, has_key
 from experiments.errors import ConfigError
 from experiments.sweep.grid import Assignment, Grid
 
-Choices = dict[str, str]
+Choices = dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def expand(space: Space, grids: Iterable[Grid]) -> list[PlannedCell]:
                 continue
             if cell.id in cells:
                 raise ConfigError(
-                    "the same cell is asked for twice:\n"
-                    f"  {cells[cell.id].label}\n  {cell.label}"
+                    f"the same cell is asked for twice:\n  {cells[cell.id].label}\n  {cell.label}"
                 )
             cells[cell.id] = cell
     if not cells:

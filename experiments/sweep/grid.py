@@ -78,12 +78,10 @@ def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> 
     asked = named.get("grid") or {}
     return [
         Grid(
-            tuple(
-                [
-                    *fixed,
-                    *(_without(axis, overridden) for axis in _axes(one, overridden)),
-                    *given,
-                ]
+            (
+                *fixed,
+                *(_without(axis, overridden) for axis in _axes(one, overridden)),
+                *given,
             ),
             tuple(named.get("exclude") or ()),
         )
@@ -117,9 +115,7 @@ def _listed(values: Any, name: str) -> list[Any]:
         return list(range(*(int(part) for part in found[1].split(","))))
     if isinstance(values, list) and values:
         return values
-    raise ConfigError(
-        f"sweep.grid.{name}: expected a list of values or 'range(n)', got {values!r}"
-    )
+    raise ConfigError(f"sweep.grid.{name}: expected a list of values or 'range(n)', got {values!r}")
 
 
 def _value(keys: list[str], value: Any, name: str) -> Assignment:

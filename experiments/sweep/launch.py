@@ -6,7 +6,7 @@ import hashlib
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -18,7 +18,7 @@ from experiments.config.build import build, check_value
 from experiments.config.space import Space, assign
 from experiments.errors import ConfigError
 from experiments.sweep.expand import expand, label
-from experiments.sweep.grid import Axis, Grid, grids_of
+from experiments.sweep.grid import Grid, grids_of
 from experiments.sweep.overrides import Argument
 from experiments.sweep.plan import Plan, make_plan
 from experiments.sweep.progress import shown
@@ -90,7 +90,8 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
             raise ConfigError(f"{argument.text}: {argument.key} can't be swept; give one value")
     option, node = _chosen(space, "sweep", about["sweep"])
     _, runner = _chosen(space, "runner", about["runner"])
-    settings = _settings({key: node.pop(key) for key in list(node) if key in get_type_hints(Settings)})
+    own = [field.name for field in fields(Settings)]
+    settings = _settings({key: node.pop(key) for key in own})
     grids = grids_of(about["cell"], node if option is not None else None)
     return Request(
         settings=settings,
@@ -119,8 +120,12 @@ def launch(space: Space, request: Request, console: Console) -> int:
         recover(folder)
         plan = _plan(request, cells, folder)
         show_counts(console, request, plan)
-        asked = {"name": request.name, "question": request.question}
-        asked |= {"axes": {a.name: [label(v) for v in a.values] for a in _axes(request)}}
+        asked = {
+            "name": request.name,
+            "question": request.question,
+            "axes": [{a.name: [label(v) for v in a.values] for a in g.axes} for g in request.grids],
+            "exclude": [label(pattern) for g in request.grids for pattern in g.exclude],
+        }
         freeze(folder, cells, asked)
         if plan.packs and not _run(request, plan, folder, console):
             return 130
@@ -193,10 +198,6 @@ def show_end(console: Console, request: Request, states: Mapping[str, CellState]
     if len(bad) > 5:
         console.print(f"  ... and {len(bad) - 5} more")
     return 1 if bad else 0
-
-
-def _axes(request: Request) -> list[Axis]:
-    return [axis for grid in request.grids for axis in grid.axes]
 
 
 def _short(assignment: Mapping[str, Any], name: str) -> str:

@@ -24,7 +24,7 @@ class Task:
     cell_id: str
     attempt: int
     config: dict[str, Any]
-    choices: dict[str, str]
+    choices: dict[str, str | None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from pydantic import PositiveInt
 
 from experiments.cell import CellResult
@@ -81,7 +81,8 @@ class LocalRunner:
             initializer=start_worker,
             initargs=(os.getpid(),),
         )
-        queue, running = list(packs), {}
+        queue = list(packs)
+        running: dict[ProcessFuture[None], tuple[str, Pack]] = {}
         started = stillborn = 0
         try:
             while queue or running:
@@ -153,5 +154,3 @@ def _killed(task: Task, error: ProcessExpired) -> CellResult:
 
 def _stem() -> str:
     return uuid.uuid4().hex
-
-

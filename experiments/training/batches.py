@@ -10,10 +10,10 @@ from torch import Tensor
 
 from experiments.seeds import generator
 
+Indices = Int[Tensor, "image"]
 
-def batches(
-    n_images: int, batch_size: int, steps: int, seed: int
-) -> Iterator[Int[Tensor, "batch"]]:  # noqa: F821
+
+def batches(n_images: int, batch_size: int, steps: int, seed: int) -> Iterator[Indices]:
     """Yield the image indices of each step; every epoch is a new permutation.
 
     The order depends on the seed and the sizes alone, so cells that differ in anything else see

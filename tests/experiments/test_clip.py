@@ -138,7 +138,7 @@ def test_what_is_not_said_is_filled_in():
         ({"max_norm": 0.0}, r"clip\.max_norm: .*greater than 0"),
         ({"factors": {"conv1": "half"}}, r"clip\.factors\.conv1: .*valid number"),
         ({"factors": {"conv1": -1.0}}, r"clip\.factors\.conv1: .*greater than or equal to 0"),
-        ({"factors": 0.5}, r"clip\.factors: .*layer"),
+        ({"factors": 0.5}, r"clip\.factors: .*valid dictionary"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused(changed: dict, complaint: str):

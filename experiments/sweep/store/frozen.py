@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -86,9 +86,9 @@ def machine() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done: Iterable[str] | Any = subprocess.run(
+        done = subprocess.run(
             ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return str(done.stdout)
+    return done.stdout

@@ -84,5 +84,7 @@ def _column(key: str, values: list[Any]) -> pa.Array:
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present) and present:
         whole = all(isinstance(value, int) for value in present)
         return pa.array(values, pa.int64() if whole else pa.float64())
-    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value) for value in values
+    ]
     return pa.array(texts, pa.string()).dictionary_encode()

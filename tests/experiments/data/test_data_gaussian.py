@@ -105,6 +105,11 @@ def test_train_and_test_share_a_teacher() -> None:
     assert (predicted[:, 0] - data.test.y).abs().max() < tolerance
 
 
+def test_train_and_test_images_differ() -> None:
+    data = Gaussian(train_size=9, test_size=9).load(Path(), download=False, seed=0)
+    assert not torch.isclose(data.train.x, data.test.x).all((1, 2, 3)).any()
+
+
 def test_classes_are_many_and_depend_on_the_seed() -> None:
     source = Gaussian(image_side=7, train_size=500, classes=3)
     assert load(source, seed=0).y.unique().tolist() == [0, 1, 2]

@@ -118,7 +118,7 @@ def test_a_layer_can_have_another_gain_bias_field_or_scheme():
         ({"std": -1}, r"init\.std: .*greater than or equal to 0"),
         ({"bias": True}, r"init\.bias: expected"),
         ({"bias": {"sd": 1}}, r"init\.bias\.sd: no such key; did you mean std\?"),
-        ({"layers": {"conv1": 3}}, r"init\.layers: "),
+        ({"layers": {"conv1": 3}}, r"init\.layers\.conv1: "),
         ({"layers": {"conv1": {"gian": 1}}}, r"init\.layers\.conv1\.gian: .*did you mean gain\?"),
         ({"layers": {"conv1": {"std": "x"}}}, r"init\.layers\.conv1\.std: .*number"),
         ({"layers": {"conv1": HE | {"fan": "fanin"}}}, r"conv1\.fan: .*did you mean fan_in"),
