@@ -18,7 +18,7 @@ from experiments.inits import initialize
 from experiments.probes.measure import Losses, Measured, measure
 from experiments.probes.moments import random_cotangent
 from experiments.probes.table import stack
-from experiments.scaling import FittedScaling
+from experiments.scaling import FittedScaling, Scaling
 from experiments.seeds import generator
 from experiments.training.evaluate import evaluate
 from experiments.training.loop import Trained, train
@@ -55,7 +55,8 @@ def run_cell(config: Mapping[str, Any], device: torch.device) -> CellResult:
     began = time.perf_counter()
     cell = build_cell(config)
     data, scaling = prepared(cell, device)
-    model = cell.network().to(device=device, dtype=cell.train.torch_dtype)
+    # The layout in which narrow convolutions run faster (a fifth to a third of a step on a CPU).
+    model = cell.network().to(device, cell.train.torch_dtype, memory_format=torch.channels_last)
     model.eval()
     probes: list[tuple[Measured, dict[str, Any]]] = []
 
@@ -90,8 +91,7 @@ def run_cell(config: Mapping[str, Any], device: torch.device) -> CellResult:
 
 def prepared(cell: Cell, device: torch.device) -> tuple[Dataset, FittedScaling]:
     """The cell's data on its device, with the scaling fitted to the training images."""
-    data = _data(cell.data, device)
-    return data, cell.scaling.fit(data.train.x, data.full_scale)
+    return _data(cell.data, device), _fitted(cell.data, cell.scaling, device)
 
 
 def probe_images(cell: Cell, data: Dataset, scaling: FittedScaling) -> Tensor:
@@ -120,6 +120,13 @@ def _data(data: Data, device: torch.device) -> Dataset:
         return Split(split.x.to(device), split.y.to(device))
 
     return replace(loaded, train=moved(loaded.train), test=moved(loaded.test))
+
+
+@lru_cache(maxsize=8)
+def _fitted(data: Data, scaling: Scaling, device: torch.device) -> FittedScaling:
+    """Cells of a pack share statistics too: a pass over all of CIFAR takes longer than a probe."""
+    loaded = _data(data, device)
+    return scaling.fit(loaded.train.x, loaded.full_scale)
 
 
 def _measure(

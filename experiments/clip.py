@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LayerFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+@runtime_checkable
 class ClipRule(Protocol):
     """What an option of `conf/clip/` names."""
 

@@ -8,7 +8,7 @@ Nothing is changed in place and nothing branches on a value, so one step works u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """What an option of `conf/optim/` names."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Num
@@ -26,6 +26,7 @@ Images = Num[Tensor, "image channel height width"]
 Statistic = Float[Tensor, "#channel #height #width"]
 
 
+@runtime_checkable
 class Method(Protocol):
     """Which `center` and `spread` (float64, broadcastable to an image) the images call for."""
 

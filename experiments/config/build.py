@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections.abc
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cache
@@ -18,10 +19,12 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
-from experiments.errors import ConfigError, nearest
+from experiments.errors import ConfigError, FaninError, nearest
 
 TARGET = "_target_"
+MISSING = "???"  # OmegaConf's mark of a value that the user must give
 
 
 def build(node: Mapping[str, Any], where: str = "") -> Any:
@@ -48,7 +51,9 @@ def build(node: Mapping[str, Any], where: str = "") -> Any:
     values = _checked(target, node, where)
     try:
         return target(**values)
-    except (ValueError, TypeError) as error:
+    except FaninError:
+        raise
+    except Exception as error:  # a target may be anyone's, and say no in its own way
         raise ConfigError(f"{where or node[TARGET]}: {error}") from error
 
 
@@ -71,8 +76,9 @@ def plain(value: Any, hint: Any) -> Any:
 def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
     """Import what `_target_` names."""
     name = node.get(TARGET)
-    if not isinstance(name, str) or "." not in name:
-        raise ConfigError(f"{where}.{TARGET}: expected package.module.Name, got {name!r}")
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
+        got = "nothing" if name == MISSING else repr(name)
+        raise ConfigError(f"{where}.{TARGET}: expected package.module.Name, got {got}")
     module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -83,7 +89,10 @@ def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
         raise ConfigError(
             f"{where}.{TARGET}: {module_name} has no {attribute}; {nearest(attribute, public)}"
         )
-    return getattr(module, attribute)
+    target: Callable[..., Any] = getattr(module, attribute)
+    if not callable(target):
+        raise ConfigError(f"{where}.{TARGET}={name}: not a class or function")
+    return target
 
 
 def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -101,6 +110,8 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         # Not by pydantic, which would pass over a key that the class lacks.
         return build({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, where)
+    if value == MISSING:
+        raise ConfigError(f"{where}: must be given ({describe(hint)})")
     if isinstance(value, bool) and not _admits(hint, bool):
         raise ConfigError(f"{where}: expected {describe(hint)}, got {value}")
     try:
@@ -164,7 +175,12 @@ _adapters: dict[str, TypeAdapter[Any]] = {}
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     key = repr(hint)
     if key not in _adapters:
-        _adapters[key] = TypeAdapter(hint)
+        try:
+            _adapters[key] = TypeAdapter(hint)
+        except PydanticSchemaGenerationError as error:
+            raise ConfigError(
+                f"an argument that is {describe(hint)} can't be configured"
+            ) from error
     return _adapters[key]
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from experiments.clip import Clip
-from experiments.config.build import build, check_value, coerce
-from experiments.config.wrapper import build_wrapped, coerce_wrapped
+from experiments.clip import Clip, ClipRule
+from experiments.config.build import TARGET, build, check_value, coerce
+from experiments.config.wrapper import build_wrapped, coerce_wrapped, split_wrapped
 from experiments.data import Data
+from experiments.data.dataset import Source
 from experiments.errors import ConfigError, nearest
 from experiments.inits import Init, weight_layers
-from experiments.losses import Objective, make_objective
+from experiments.losses import Head, Loss, Objective, make_objective
 from experiments.models import Model
 from experiments.optim import Optimizer
 from experiments.probes.settings import Probe
-from experiments.scaling import Scaling
+from experiments.scaling import Method, Scaling
 from experiments.schedule import Schedule
 from experiments.training.settings import Train
 
@@ -29,6 +31,22 @@ WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip}
 PLAIN = ("model", "activation", "head", "loss", "optim", "schedule", "probe", "train")
 SEEDS = ("seed", "seed_weights", "seed_data")
 CELL_KEYS = ("init", *WRAPPERS, *PLAIN, *SEEDS)
+
+# What each group's `_target_` must make, be it a class of this repository or not.
+MADE: dict[str, Any] = {
+    "data": Source,
+    "scaling": Method,
+    "clip": ClipRule,
+    "model": Model,
+    "activation": nn.Module,
+    "head": Head,
+    "loss": Loss,
+    "optim": Optimizer,
+    "schedule": Schedule,
+    "probe": Probe,
+    "train": Train,
+}
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # fits a column of the tables
 
 
 @dataclass(frozen=True)
@@ -58,17 +76,29 @@ class Cell:
 def coerce_group(group: str, node: Any) -> Any:
     """Type-check one top-level entry of a cell's config and return it as plain data."""
     if group in SEEDS:
-        return None if node is None else check_value(node, int, group)
+        optional = group != "seed"
+        return None if optional and node is None else check_value(node, Seed, group)
     if not isinstance(node, Mapping):
         raise ConfigError(f"{group}: expected an option of this group, got {node!r}")
-    if group in WRAPPERS:
-        return coerce_wrapped(WRAPPERS[group], node, group)
     if group == "init":
         return Init.coerce_config(node, group)
     # Made once and thrown away: a class checks its arguments against each other when it is made.
+    if group in WRAPPERS:
+        option, _ = split_wrapped(WRAPPERS[group], node, group)
+        _check_made(group, option, build(option, group))
+        return coerce_wrapped(WRAPPERS[group], node, group)
     coerced = Train.coerce_config(node, group) if group == "train" else coerce(node, group)
-    build(coerced, group)
+    _check_made(group, coerced, build(coerced, group))
     return coerced
+
+
+def _check_made(group: str, node: Mapping[str, Any], made: Any) -> None:
+    """A `_target_` may be anyone's; say so now if it makes something of another kind."""
+    if not isinstance(made, MADE[group]):
+        raise ConfigError(
+            f"{group}.{TARGET}={node[TARGET]}: expected a {MADE[group].__name__}, but it makes a "
+            f"{type(made).__name__}"
+        )
 
 
 def coerce_cell(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ keeps it so), and a thousand times faster than composing every cell.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,11 +16,16 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from experiments.config.identity import flatten
 from experiments.errors import ConfigError, nearest
 
 # Mappings that name layers: any key may be added to them.
 OPEN_MAPPINGS = ("init.layers", "clip.factors")
+# An interpolation, but for environment variables, which mean the same wherever they stand.
+FOREIGN = re.compile(r"\$\{(?!oc\.env:)")
 
 
 class Space:
@@ -43,7 +49,7 @@ class Space:
         self._hydra_overrides = hydra_overrides
         self._nodes: dict[tuple[str, str], Any] = {}
         composed = self._compose()
-        self.base: dict[str, Any] = _plain(composed)
+        self.base: dict[str, Any] = _plain(composed, config_name)
         self.defaults: dict[str, str | None] = {
             group: option
             for group, option in composed.hydra.runtime.choices.items()
@@ -56,14 +62,27 @@ class Space:
 
     def node(self, group: str, option: str) -> Any:
         """One option's mapping, composed by Hydra once. Not to be changed in place."""
+        if group not in self.defaults:
+            raise ConfigError(f"{group}: no such group; {nearest(group, self.defaults)}")
         if option == self.defaults[group]:
             return self.base[group]
         if (group, option) not in self._nodes:
             options = self.options(group)
             if option not in options:
                 raise ConfigError(f"{group}={option}: no such option; {nearest(option, options)}")
-            self._nodes[group, option] = _plain(self._compose(f"{group}={option}"))[group]
+            self._nodes[group, option] = self._alone(group, option)
         return self._nodes[group, option]
+
+    def _alone(self, group: str, option: str) -> Any:
+        """An option's mapping, once it is certain that composing it touches nothing else."""
+        composed = _plain(self._compose(f"{group}={option}"), f"{group}={option}")
+        touched = [k for k in composed if k != group and composed[k] != self.base.get(k)]
+        if touched:
+            raise ConfigError(
+                f"{group}={option}: its YAML sets {', '.join(touched)} too; an option sets keys of "
+                "its own group only (no @package, no override of another group)"
+            )
+        return composed[group]
 
     def check_key(self, key: str, choices: Mapping[str, str | None]) -> None:
         """Say what is wrong with a dotted key under these choices of options, if anything is."""
@@ -82,7 +101,7 @@ class Space:
         if others:
             raise ConfigError(
                 f"{key}: {group}={option} has no such key, {group}={' or '.join(others)} has; "
-                f"{group}={option} has: {', '.join(_keys(node))}"
+                f"{group}={option} has: {', '.join(_keys(node)) or 'none'}"
             )
         chosen = f"{group}={option}" if option is not None else group
         near = nearest(rest, _keys(node))
@@ -112,13 +131,19 @@ def has_key(node: Any, dotted: str) -> bool:
 def assign(node: Any, dotted: str, value: Any) -> Any:
     """A copy of nested mappings with one dotted key set.
 
+    A mapping is merged into the mapping that is there, as Hydra does it.
+
     >>> assign({"a": {"b": 1}, "c": 2}, "a.b", 3)
     {'a': {'b': 3}, 'c': 2}
+    >>> assign({"a": {"b": 1}}, "a", {"c": 2})
+    {'a': {'b': 1, 'c': 2}}
     """
     if not dotted:
-        return value
+        if not (isinstance(node, Mapping) and isinstance(value, Mapping)):
+            return value
+        return {**node, **{key: assign(node.get(key), "", inner) for key, inner in value.items()}}
     first, _, rest = dotted.partition(".")
-    inner = node.get(first, {}) if isinstance(node, Mapping) else {}
+    inner = node.get(first) if isinstance(node, Mapping) else None
     return {**(node if isinstance(node, Mapping) else {}), first: assign(inner, rest, value)}
 
 
@@ -132,21 +157,29 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def _plain(composed: DictConfig) -> dict[str, Any]:
-    made = {
-        str(key): OmegaConf.to_container(composed[key], resolve=True)
-        if OmegaConf.is_config(composed[key])
-        else composed[key]
-        for key in composed
-        if key != "hydra"
-    }
-    return made
+def _plain(composed: DictConfig, what: str) -> dict[str, Any]:
+    kept = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    for key, value in flatten(OmegaConf.to_container(kept)):  # type: ignore[arg-type]
+        if isinstance(value, str) and FOREIGN.search(value):
+            raise ConfigError(
+                f"{what}: {key}: {value} looks at another key; a cell is put together from options "
+                "that stand alone, so write the value"
+            )
+    with _as_config_error():
+        made = OmegaConf.to_container(kept, resolve=True)
+    return {str(key): value for key, value in made.items()}  # type: ignore[union-attr]
 
 
 @contextmanager
 def _as_config_error() -> Iterator[None]:
     try:
         yield
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise ConfigError(f"{error}{cause}") from error
+        raise ConfigError(short(f"{error}{cause}")) from error
+
+
+def short(text: str) -> str:
+    """What Hydra has to say in at most four lines, without its search path."""
+    lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
+    return "\n  ".join([line for line in lines if line][:4])

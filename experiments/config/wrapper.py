@@ -20,7 +20,7 @@ def build_wrapped(wrapper: type[W], node: Mapping[str, Any], where: str) -> W:
     ConfigError
         A key or a value is wrong.
     """
-    option, common = split(node, _common(wrapper), where)
+    option, common = split_wrapped(wrapper, node, where)
     hints = get_type_hints(wrapper, include_extras=True)
     values = {key: check_value(v, hints[key], f"{where}.{key}") for key, v in common.items()}
     try:
@@ -37,11 +37,18 @@ def coerce_wrapped(wrapper: type[Any], node: Mapping[str, Any], where: str) -> d
     ConfigError
         As `build_wrapped`.
     """
-    option, _ = split(node, _common(wrapper), where)
+    option, _ = split_wrapped(wrapper, node, where)
     made = build_wrapped(wrapper, node, where)
     hints = get_type_hints(wrapper, include_extras=True)
     common = {key: plain(getattr(made, key), hints[key]) for key in _common(wrapper)}
     return coerce(option, where) | common
+
+
+def split_wrapped(
+    wrapper: type[Any], node: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`split` by the common keys that a wrapper declares."""
+    return split(node, _common(wrapper), where)
 
 
 def _option(wrapper: type[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Num
 from torch import Tensor
@@ -54,6 +54,7 @@ class Dataset:
     full_scale: float
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where images come from. All but `load` is known before anything is read or drawn."""
 

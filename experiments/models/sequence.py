@@ -8,7 +8,7 @@ third), as AlexNet's layers have been named since Caffe.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -26,6 +26,7 @@ ImageShape = tuple[int, int, int]
 """Channels, height, width."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """What an option of `conf/model/` names."""
 

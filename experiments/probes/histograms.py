@@ -24,9 +24,12 @@ def histogram(values: Tensor, bins: int) -> list[tuple[float, float, int]]:
         if low == high:
             rows = [(low, high, len(finite))]
         else:
-            counts, edges = torch.histogram(finite, bins, range=(low, high))
-            pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
-            rows = [(left, right, int(count)) for left, right, count in pairs]
+            # Not torch.histogram: it loses values where high - low overflows.
+            share = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+            edges = low * (1 - share) + high * share
+            places = torch.bucketize(finite, edges[1:-1], right=True)
+            counts = torch.bincount(places, minlength=bins).tolist()
+            rows = list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts, strict=True))
     for odd, found in (
         (float("inf"), flat == float("inf")),
         (float("-inf"), flat == float("-inf")),

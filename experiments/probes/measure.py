@@ -32,6 +32,7 @@ class Measured:
     histograms: dict[str, list[Any]]
 
 
+@torch.enable_grad()
 def measure(
     model: nn.Module,
     images: Float[Tensor, "image ..."],
@@ -48,7 +49,8 @@ def measure(
     Parameters
     ----------
     model
-        Any module; its Linear and Conv layers are what is measured, in the order they run.
+        Any module; its Linear and convolution layers (transposed ones too) are what is measured,
+        in the order they run.
     images
         The probe set, scaled, in the model's dtype.
     cotangent
@@ -105,7 +107,7 @@ def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
         table.add_per_image(
             number, name, "act_zero_fraction", moments.zero_fraction(layer.activation)
         )
-        silent = moments.silent_units(layer.activation)
+        silent = moments.silent_units(layer.module, layer.activation)
         for image in table.images:
             share = float(silent[image].double().mean())
             table.add(number, name, "dead_fraction", share, image)

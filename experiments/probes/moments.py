@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from experiments.inits import WeightLayer
+from experiments.probes.trace import Layer
 
 PerImage = Float[Tensor, "image"]
 CHUNK = 64  # images whose weight gradients are held at once
@@ -24,8 +24,13 @@ def mean(values: Float[Tensor, "image ..."]) -> PerImage:
 
 
 def variance(values: Float[Tensor, "image ..."]) -> PerImage:
-    """Population variance over everything but images (second moment minus squared mean)."""
-    return values.detach().double().flatten(1).var(1, correction=0)
+    """Population variance over everything but images; inf where the second moment overflowed.
+
+    It is the second moment minus the squared mean, computed without their cancellation.
+    """
+    spread = values.detach().double().flatten(1).var(1, correction=0)
+    second = second_moment(values)
+    return torch.where(second.isinf(), second, spread)
 
 
 def zero_fraction(values: Float[Tensor, "image ..."]) -> PerImage:
@@ -33,21 +38,30 @@ def zero_fraction(values: Float[Tensor, "image ..."]) -> PerImage:
     return (values.detach() == 0).double().flatten(1).mean(1)
 
 
-def silent_units(values: Float[Tensor, "image unit ..."]) -> Tensor:
-    """Whether a unit (of a convolution: a channel) is zero at all its positions. [image, unit]."""
-    return (values.detach() == 0).flatten(2).all(2) if values.ndim > 2 else values.detach() == 0
+def silent_units(
+    layer: nn.Module, values: Float[Tensor, "image ..."]
+) -> Bool[Tensor, "image unit"]:
+    """Whether a unit of a layer is zero at all its positions.
+
+    Units are a linear layer's last axis, and the channels of a convolution.
+    """
+    zero = values.detach() == 0
+    units_first = zero.movedim(-1, 1) if isinstance(layer, nn.Linear) else zero
+    return units_first[..., None].flatten(2).all(2)
 
 
 def input_correlation(values: Float[Tensor, "image ..."]) -> float:
     """Mean over pairs of images of y_a.y_b / (|y_a| |y_b|), c in THEORY's k / sqrt(q_a q_b).
 
-    Images on which the layer is silent have no direction and are left out; NaN below two images.
+    Images on which the layer is silent have no direction and are left out. NaN below two images,
+    and where an image's values overflowed.
     """
     flat = values.detach().double().flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    heard = largest[:, 0] != 0
     # Dividing by the largest entry first keeps the norm from overflowing.
-    flat = flat / flat.abs().amax(1, keepdim=True)
+    flat = flat[heard] / largest[heard]
     unit = flat / flat.norm(dim=1, keepdim=True)
-    unit = unit[unit.isfinite().all(1)]
     n = len(unit)
     if n < 2:
         return float("nan")
@@ -56,7 +70,7 @@ def input_correlation(values: Float[Tensor, "image ..."]) -> float:
 
 
 def weight_gradient_m2(
-    layer: WeightLayer, inputs: Float[Tensor, "image ..."], cotangent: Float[Tensor, "image ..."]
+    layer: Layer, inputs: Float[Tensor, "image ..."], cotangent: Float[Tensor, "image ..."]
 ) -> PerImage:
     """Mean square over a layer's weight of each image's own gradient with respect to it."""
     inputs, cotangent = inputs.detach(), cotangent.detach()

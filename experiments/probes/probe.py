@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,7 @@ def probe(
     images: tuple[int, ...] = (),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure every Linear and Conv layer of a network, forward and backward.
+    """Measure every linear and convolution layer of a network, forward and backward.
 
     Parameters
     ----------
@@ -49,7 +50,10 @@ def probe(
     Raises
     ------
     ValueError
-        A loss without targets, or a model that doesn't return [image, logit].
+        A loss without targets, an image that the batch lacks, or a model that doesn't return
+        [image, logit].
+    TypeError
+        The batch is nothing of the above (a mapping, for one).
 
     Examples
     --------
@@ -63,20 +67,34 @@ def probe(
         raise ValueError("a loss needs targets: pass (images, targets)")
     like = next(model.parameters())
     x = x.to(like)
-    with torch.no_grad():
-        shape = model(x[:1]).shape
-    if len(shape) != 2:
-        raise ValueError(f"expected a model that returns [image, logit], got {tuple(shape)}")
+    if any(not 0 <= image < len(x) for image in images):
+        raise ValueError(f"images={images}: the batch holds images 0 to {len(x) - 1}")
     losses = None if loss is None else Losses(_one_by_one(loss), loss)
-    measured = measure(
-        model,
-        x,
-        random_cotangent(len(x), shape[1], generator("cotangent", seed)),
-        singles=images,
-        targets=None if y is None else y.to(like.device),
-        losses=losses,
-    )
+    with _kept_buffers(model):
+        with torch.no_grad():
+            shape = tuple(model(x.clone()).shape)
+        if len(shape) != 2 or shape[0] != len(x):
+            raise ValueError(f"expected a model that returns [image, logit], got {shape}")
+        measured = measure(
+            model,
+            x,
+            random_cotangent(*shape, generator("cotangent", seed)),
+            singles=images,
+            targets=None if y is None else y.to(like.device),
+            losses=losses,
+        )
     return pd.DataFrame(measured.layers)
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Batch normalization in train mode moves its running averages with every forward pass."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
 
 
 def _first_batch(batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -84,6 +102,9 @@ def _first_batch(batch: Any) -> tuple[Tensor, Tensor | None]:
         return batch, None
     if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor):
         return batch[0], batch[1]
+    if isinstance(batch, str | Mapping) or not isinstance(batch, Iterable):
+        got = type(batch).__name__
+        raise TypeError(f"expected images, (images, targets) or a loader of either, got {got}")
     return _first_batch(next(iter(batch)))
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules import batchnorm, dropout, instancenorm, normalization, pooling
+from torch.nn.modules import batchnorm, conv, dropout, instancenorm, normalization, pooling
 
-from experiments.inits import WeightLayer
 from experiments.models.dropout import SeededDropout
+from experiments.models.lrn import LocalResponseNorm
 from experiments.models.norms import MeanOnly
+
+Layer = nn.Linear | conv._ConvNd  # what has weights: transposed convolutions too
 
 # A normalization may stand between a weight layer and its activation; these others may not.
 NORMALIZATIONS = (
@@ -24,8 +24,6 @@ NORMALIZATIONS = (
     MeanOnly,
 )
 NOT_ACTIVATIONS = (
-    nn.Linear,
-    nn.modules.conv._ConvNd,
     nn.Flatten,
     dropout._DropoutNd,
     SeededDropout,
@@ -34,6 +32,7 @@ NOT_ACTIVATIONS = (
     pooling._AdaptiveAvgPoolNd,
     pooling._AdaptiveMaxPoolNd,
     normalization.LocalResponseNorm,
+    LocalResponseNorm,
 )
 
 
@@ -41,12 +40,13 @@ NOT_ACTIVATIONS = (
 class LayerTrace:
     """What one weight layer saw and made on a batch.
 
-    `activation` is the output of the elementwise module that follows, where a module does (not a
-    function called in `forward`, which a hook can't see).
+    `activation` is the output of the elementwise module that takes the layer's output, directly or
+    through a normalization, where there is one (a function called in `forward` is none: a hook
+    can't see it).
     """
 
     name: str
-    module: WeightLayer
+    module: Layer
     input: Float[Tensor, "image ..."]
     preactivation: Float[Tensor, "image unit ..."]
     activation: Float[Tensor, "image unit ..."] | None = None
@@ -58,40 +58,42 @@ def trace(
     """Run the model once and keep what its weight layers saw, in the order they ran.
 
     The outputs stay in the autograd graph, so gradients with respect to any of them can be asked
-    for. The model is left as it was found.
+    for. Neither the model nor the images are changed.
     """
     layers: list[LayerTrace] = []
-    awaiting = False  # the last weight layer still waits for its activation
+    followed: Tensor | None = None  # from the last weight layer, on its way to an activation
 
-    def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal awaiting
-        if isinstance(module, WeightLayer):
+    def record(
+        name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor | None:
+        nonlocal followed
+        if isinstance(module, Layer):
             layers.append(LayerTrace(name, module, inputs[0], output))
-            awaiting = True
-        elif awaiting and not isinstance(module, NORMALIZATIONS):
-            awaiting = False
-            if output.shape == inputs[0].shape and not isinstance(module, NOT_ACTIVATIONS):
-                layers[-1] = replace(layers[-1], activation=output)
+        elif followed is None or not inputs or inputs[0] is not followed:
+            return None
+        elif not isinstance(module, NORMALIZATIONS):
+            followed = None
+            if isinstance(module, NOT_ACTIVATIONS) or output.shape != inputs[0].shape:
+                return None
+            layers[-1] = replace(layers[-1], activation=output)
+            return output.clone()
+        # What goes on is a copy: an in-place operation would overwrite what was kept.
+        followed = output.clone()
+        return followed
 
-    leaves = [(name, m) for name, m in model.named_modules() if not any(m.children())]
-    handles = [m.register_forward_hook(partial(record, name)) for name, m in leaves]
+    handles = [m.register_forward_hook(partial(record, name)) for name, m in _leaves(model)]
     try:
-        with _out_of_place(model):
-            logits = model(images.detach().requires_grad_())
+        logits = model(images.detach().requires_grad_().clone())
     finally:
         for handle in handles:
             handle.remove()
     return layers, logits
 
 
-@contextmanager
-def _out_of_place(model: nn.Module) -> Iterator[None]:
-    """An in-place activation would overwrite the pre-activation that was kept."""
-    changed = [m for m in model.modules() if getattr(m, "inplace", False) is True]
-    for module in changed:
-        module.inplace = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.inplace = True  # type: ignore[assignment]
+def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that compute; an empty Sequential only hands on."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if next(module.children(), None) is None and not isinstance(module, nn.Sequential)
+    ]

@@ -6,12 +6,12 @@ import multiprocessing
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 from pydantic import PositiveInt
 
 from experiments.cell import CellResult
@@ -82,30 +82,27 @@ class LocalRunner:
             initargs=(os.getpid(),),
         )
         queue = list(packs)
-        running: dict[ProcessFuture[None], tuple[str, Pack]] = {}
+        running: dict[Future[None], tuple[str, Pack]] = {}
         started = stillborn = 0
         try:
             while queue or running:
-                while queue:
-                    pack, stem = queue.pop(0), _stem()
-                    device = slots[started % len(slots)]
+                for pack in queue:
+                    stem, device = _stem(), slots[started % len(slots)]
+                    started += 1
                     future = pool.schedule(run_pack, args=(str(folder.root), stem, pack, device))
                     running[future] = stem, pack
-                    started += 1
+                queue = []
                 for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
                     stem, pack = running.pop(future)
-                    error = future.exception()
-                    if isinstance(error, ProcessExpired):
-                        rest = bury(folder, stem, pack, error)
-                        stillborn = stillborn + 1 if rest == [pack] else 0
-                        if stillborn == STILLBORN:
-                            raise FaninError(
-                                f"{STILLBORN} workers died before they began a cell (the last "
-                                f"with exit code {error.exitcode}); try runner=inline to see why"
-                            )
-                        queue += rest
-                    elif error is not None:
-                        raise error
+                    rest = _settle(folder, stem, pack, future.exception())
+                    # A pack that comes back whole had a worker that died before its first cell.
+                    stillborn = stillborn + 1 if rest == [pack] else 0
+                    if stillborn == STILLBORN:
+                        raise FaninError(
+                            f"{STILLBORN} workers in a row died before they began a cell; "
+                            "runner=inline shows why"
+                        )
+                    queue += rest
                 tick()
         except BaseException:
             pool.stop()
@@ -114,6 +111,15 @@ class LocalRunner:
             pool.close()
         finally:
             pool.join()
+
+
+def _settle(folder: SweepFolder, stem: str, pack: Pack, error: BaseException | None) -> list[Pack]:
+    """What is left of a pack that has ended, well or with its worker."""
+    if isinstance(error, ProcessExpired):
+        return bury(folder, stem, pack, error)
+    if error is not None:
+        raise error
+    return []
 
 
 def devices(asked: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from experiments.data import Split
 from experiments.losses import Objective
 from experiments.scaling import FittedScaling
 
-CHUNK = 1000  # images in one forward pass
+CHUNK = 1000  # images in one forward pass, at most
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ def evaluate(
     model.eval()
     losses: list[Tensor] = []
     right: list[Tensor] = []
-    for x, y in zip(split.x.split(CHUNK), split.y.split(CHUNK), strict=True):
+    # Even parts: batch normalization can do nothing with a last batch of one image.
+    parts = math.ceil(len(split) / CHUNK)
+    for x, y in zip(split.x.tensor_split(parts), split.y.tensor_split(parts), strict=True):
         logits = functional_call(model, params, (scaling.apply(x, dtype),))
         losses.append(objective.per_example(logits, y).double())
         correct = objective.correct(logits, y)

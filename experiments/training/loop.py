@@ -68,6 +68,7 @@ def train(
     done = Trained(state["params"])
     looks = {step for step in range(total) if (step + 1) % LOOK_EVERY == 0} | {total - 1}
     looks |= {step - 1 for step in cell.probe.steps}
+    looks |= {step for step in range(total) if _evaluates(cell, step, total)}
 
     def inputs(step: int, chosen: Tensor) -> tuple[Tensor, Tensor, float, Params]:
         chosen = chosen.to(device)

@@ -41,7 +41,12 @@ def freeze(folder: SweepFolder, cells: Sequence[PlannedCell], asked: Mapping[str
                 f"{folder.plan}: {cell.id} is there with another configuration; "
                 "choose another sweep.name"
             )
-        known[cell.id] = {"cell_id": cell.id, "choices": cell.choices, "config": cell.config}
+        known[cell.id] = {
+            "cell_id": cell.id,
+            "asked": cell.assignment,
+            "choices": cell.choices,
+            "config": cell.config,
+        }
     lines = "".join(f"{json.dumps(line)}\n" for line in known.values())
     write_whole(folder.plan, lines.encode())
     about = {
@@ -59,7 +64,7 @@ def freeze(folder: SweepFolder, cells: Sequence[PlannedCell], asked: Mapping[str
 
 
 def read_frozen(folder: SweepFolder) -> list[dict[str, Any]]:
-    """Every cell that was ever planned in this folder: `cell_id`, `choices`, `config`."""
+    """Every cell that was ever planned in this folder: what was `asked`, and what that made."""
     if not folder.plan.exists():
         return []
     return [json.loads(line) for line in folder.plan.read_text().splitlines()]

@@ -28,19 +28,14 @@ def commit_journal(folder: SweepFolder, journal: Path) -> None:
         for name in TABLES:
             table = _table(name, results)
             if table.num_rows:
-                sink = pa.BufferOutputStream()
-                pq.write_table(table, sink)
-                part = folder.table(name) / f"{journal.stem}.parquet"
-                write_whole(part, sink.getvalue().to_pybytes())
+                write_part(folder, name, journal.stem, table)
     journal.unlink()
 
 
-def read_table(
+def read_parts(
     folder: SweepFolder, name: str, columns: Sequence[str] | None = None
-) -> pa.Table | None:
-    """All parts of a table, as one; None where there is none yet.
-
-    Parts differ in columns (`optim.momentum` is there for sgd alone): what a part lacks is null.
+) -> list[tuple[str, pa.Table]]:
+    """The parts of a table, each with its file's stem (which a pack's tables share).
 
     Raises
     ------
@@ -50,13 +45,20 @@ def read_table(
     parts = []
     for path in sorted(folder.table(name).glob("*.parquet")):
         try:
-            parts.append(pq.read_table(path, columns=list(columns) if columns else None))
+            parts.append((path.stem, pq.read_table(path, columns=list(columns or []) or None)))
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(
                 f"{path}: not a readable Parquet file ({error}); move it away and run the sweep "
                 "again: its cells will be run again"
             ) from error
-    return pa.concat_tables(parts, promote_options="permissive") if parts else None
+    return parts
+
+
+def write_part(folder: SweepFolder, name: str, stem: str, table: pa.Table) -> None:
+    """Write one part of a table, whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_whole(folder.table(name) / f"{stem}.parquet", sink.getvalue().to_pybytes())
 
 
 def _table(name: str, results: Sequence[CellResult]) -> pa.Table:

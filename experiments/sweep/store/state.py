@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from experiments.sweep.store.journal import read_events
-from experiments.sweep.store.parquet import commit_journal, read_table
+from experiments.sweep.store.parquet import commit_journal, read_parts
 from experiments.sweep.store.paths import SweepFolder
 
 DONE = ("ok", "diverged")
@@ -32,9 +32,9 @@ def recover(folder: SweepFolder) -> int:
 
 def read_states(folder: SweepFolder) -> dict[str, CellState]:
     """The latest attempt of every cell that has any, those in journals included."""
-    table = read_table(folder, "cells", ["cell_id", "outcome", "attempt", "seconds"])
+    parts = read_parts(folder, "cells", ["cell_id", "outcome", "attempt", "seconds"])
     states: dict[str, CellState] = {}
-    for row in table.to_pylist() if table is not None else []:
+    for row in (row for _, part in parts for row in part.to_pylist()):
         before = states.get(row["cell_id"])
         if before is None or row["attempt"] >= before.attempt:
             states[row["cell_id"]] = CellState(row["outcome"], row["attempt"], row["seconds"])

@@ -160,6 +160,7 @@ def test_resized_images_are_square_bytes_of_the_stated_side(side: int) -> None:
     assert images.train.x.shape == (50, *data.shape) == (50, 1, side, side)
     assert images.test.x.shape == (20, 1, side, side)
     assert images.train.x.dtype == torch.uint8
+    assert images.n_classes == data.n_classes == 10
 
 
 def test_shrinking_stripes_gives_their_mean_and_not_one_of_them() -> None:

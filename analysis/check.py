@@ -1,0 +1,108 @@
+"""Measured against predicted, layer by layer: `python -m analysis.check NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+import pyarrow as pa
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from analysis.findings import findings
+from analysis.load import Results, load
+from analysis.measured import Comparison, compare, predictions_of, table
+from experiments.errors import FaninError, nearest
+from experiments.sweep.command import UNUSABLE
+from experiments.sweep.store.parquet import write_part
+
+
+def check(results: Results) -> list[Comparison]:
+    """Compare every setting of a sweep with theory, and keep the predictions in its folder."""
+    comparisons = compare(results)
+    predicted = predictions_of(comparisons)
+    if not predicted.empty:
+        # One part, replaced at every check: predictions follow from the configs alone.
+        words = predicted.select_dtypes(["object", "string"]).columns
+        stored = predicted.astype(dict.fromkeys(words, "category"))
+        write_part(
+            results.folder,
+            "predictions",
+            "predictions",
+            pa.Table.from_pandas(stored, preserve_index=False),
+        )
+    return comparisons
+
+
+def as_table(comparison: Comparison, quantity: str, image: int) -> Table:
+    """One setting's comparison for the terminal."""
+    frame = table(comparison, quantity, image)
+    draws = int(frame.draws.max()) if len(frame) else 0
+    shown = Table(
+        title=f"{comparison.setting.label}   ({quantity}, {draws} draws)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in frame.columns.drop("draws"):
+        left = column == "layer_name"
+        shown.add_column(
+            column.replace("/", "\n/"), justify="left" if left else "right", no_wrap=True
+        )
+    for row in frame.drop(columns="draws").itertuples(index=False):
+        layer, name, *numbers = row
+        shown.add_row(str(layer), str(name), *(f"{number:.3g}" for number in numbers))
+    if comparison.unpredicted:
+        shown.caption = comparison.unpredicted
+    return shown
+
+
+def as_frame(comparisons: Sequence[Comparison], quantity: str, image: int) -> pd.DataFrame:
+    """All settings in one frame, the setting's words in front."""
+    return pd.concat(
+        [
+            table(c, quantity, image).assign(setting=c.setting.label).set_index("setting")
+            for c in comparisons
+        ]
+    ).reset_index()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table for every setting of a sweep, then what was found in words."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.check", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
+    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument("--quantity", default="preact_m2", help="default: %(default)s")
+    parser.add_argument(
+        "--image", type=int, default=-1, help="a probe image; -1: mean over the probe set"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write the whole comparison there as well")
+    asked = parser.parse_args(argv)
+    console = Console()
+    try:
+        results = load(asked.name, asked.results)
+        comparisons = check(results)
+        _check_quantity(results, asked.quantity)
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+    for comparison in comparisons:
+        console.print(as_table(comparison, asked.quantity, asked.image))
+    if asked.csv:
+        as_frame(comparisons, asked.quantity, asked.image).to_csv(asked.csv, index=False)
+    for line in findings(results, comparisons):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _check_quantity(results: Results, quantity: str) -> None:
+    measured = set(map(str, results.layers.quantity.unique()))
+    if quantity not in measured:
+        raise FaninError(f"--quantity {quantity}: not measured; {nearest(quantity, measured)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Measured draws beside predictions: one row per setting, layer and quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Results
+from analysis.settings import Setting, draws_of, settings_of
+from analysis.theory.cell import RUNGS, predict_cell
+from analysis.theory.walk import UnpredictableLayer
+from experiments.errors import FaninError
+from experiments.sweep.store.frozen import read_frozen
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting's measurement and prediction.
+
+    Attributes
+    ----------
+    setting
+        Which cells.
+    draws
+        Measured rows at initialization, each draw once (`analysis.settings.draws_of`).
+    predicted
+        Rows of the `predictions` table without `cell_id`; empty where theory has none.
+    unpredicted
+        Why there is no prediction, or None.
+    """
+
+    setting: Setting
+    draws: pd.DataFrame
+    predicted: pd.DataFrame
+    unpredicted: str | None
+
+
+def compare(results: Results) -> list[Comparison]:
+    """Predict every setting of a sweep and put its measured draws beside.
+
+    Raises
+    ------
+    FaninError
+        The sweep has no measurements at initialization yet.
+    """
+    if results.layers.empty or not (results.layers.step == 0).any():
+        raise FaninError(
+            f"{results.folder.root}: no layer was measured at initialization "
+            "(run the sweep first, with probe.draws above 0)"
+        )
+    comparisons = []
+    for setting in settings_of(read_frozen(results.folder)):
+        draws = draws_of(setting, results.cells, results.layers)
+        if draws.empty:  # none of its cells has run
+            continue
+        try:
+            predicted, reason = predict_cell(setting.config), None
+        except UnpredictableLayer as error:
+            predicted, reason = pd.DataFrame(), str(error)
+        comparisons.append(Comparison(setting, draws, predicted, reason))
+    return comparisons
+
+
+def table(comparison: Comparison, quantity: str = "preact_m2", image: int = -1) -> pd.DataFrame:
+    """Measured against predicted, a row per weight layer.
+
+    Parameters
+    ----------
+    comparison
+        One setting.
+    quantity, image
+        Of the `layers` table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `layer`, `layer_name`, `draws` (how many), `measured` (mean over draws), `se` (its standard
+        error), and for each rung its prediction (under its name) and `measured/RUNG`. NaN where
+        theory has none.
+    """
+    rows = comparison.draws
+    rows = rows[(rows.quantity == quantity) & (rows.image == image)]
+    groups = rows.groupby(["layer", "layer_name"], observed=True, sort=True).value
+    measured = groups.agg(draws="count", measured="mean", se=_standard_error).reset_index()
+    measured = measured[measured.layer > 0]
+    for rung in RUNGS:
+        theory = comparison.predicted
+        if theory.empty:
+            measured[rung] = np.nan
+        else:
+            mine = theory[
+                (theory.rung == rung) & (theory.quantity == quantity) & (theory.image == image)
+            ]
+            measured[rung] = measured.layer.map(dict(zip(mine.layer, mine.value, strict=True)))
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            measured[f"measured/{rung}"] = measured.measured / measured[rung]
+    return measured
+
+
+def predictions_of(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """The `predictions` table: each setting's rows for every one of its cells."""
+    frames = [
+        comparison.predicted.assign(cell_id=cell)
+        for comparison in comparisons
+        if not comparison.predicted.empty
+        for cell in comparison.setting.cell_ids
+    ]
+    if not frames:
+        return pd.DataFrame()
+    joined = pd.concat(frames, ignore_index=True)
+    return joined[["cell_id", *(column for column in joined if column != "cell_id")]]
+
+
+def _standard_error(values: pd.Series) -> float:
+    """Of the mean over draws. Scaled first: the square of a moment near 1e200 overflows."""
+    array = values.to_numpy(float)
+    scale = np.abs(array).max()
+    if len(array) < 2 or not np.isfinite(scale):
+        return float("nan")
+    if scale == 0:
+        return 0.0
+    return float(scale * (array / scale).std(ddof=1) / len(array) ** 0.5)

@@ -1,0 +1,119 @@
+"""Predict every layer of a configured cell, without training: `python -m analysis.predict`.
+
+python -m analysis.predict model=alexnet init=he_normal activation=tanh data=mnist
+python -m analysis.predict model=plain format=json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import hydra
+import pandas as pd
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from experiments.config.loader import config_loader
+from experiments.errors import ConfigError, FaninError
+from experiments.sweep.command import UNUSABLE, check_command, space_of
+
+CONFIG_NAME = "predict"
+FORMATS = ("table", "json")
+# What the table shows; format=json has every quantity.
+SHOWN = (
+    ("preact_m2", "he"),
+    ("preact_m2", "mean_field"),
+    ("preact_mean", "mean_field"),
+    ("vjp_m2", "he"),
+    ("vjp_m2", "mean_field"),
+)
+
+
+@hydra.main(config_path="../conf", config_name=CONFIG_NAME, version_base="1.3")
+def predict_one(config: DictConfig) -> None:
+    """Predict the cell that Hydra composed."""
+    from experiments.sweep.expand import expand
+    from experiments.sweep.launch import understand
+    from experiments.sweep.overrides import parse_arguments
+
+    about = HydraConfig.get()
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        arguments = parse_arguments(loader, list(about.overrides.task))
+        space = space_of(loader, about.job.config_name, tuple(about.overrides.hydra))
+        request = understand(space, [a for a in arguments if a.key != "format"])
+        (cell,) = expand(space, request.grids)
+        show(cell.config, cell.id, config.format)
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+
+
+def show(config: dict[str, Any], cell_id: str, form: str) -> None:
+    """Print the prediction: a table for people, or one JSON object."""
+    from analysis.theory.cell import predict_cell
+
+    if form not in FORMATS:
+        raise ConfigError(f"format={form}: expected one of {', '.join(FORMATS)}")
+    frame = predict_cell(config)
+    if form == "json":
+        print(json.dumps({"cell_id": cell_id, "layers": as_objects(frame)}, indent=2))
+    else:
+        Console().print(as_table(frame, cell_id))
+
+
+def as_objects(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """One object a weight layer: index, name, and each rung's quantities (mean over the images).
+
+    Infinite values (moments beyond float64) become None, for JSON has no infinity.
+    """
+    layers = []
+    mean = frame[frame.image == -1]
+    for (layer, name), rows in mean.groupby(["layer", "layer_name"], sort=True):
+        rungs: dict[str, dict[str, float | None]] = {}
+        for row in rows.itertuples():
+            finite = pd.notna(row.value) and abs(row.value) != float("inf")
+            rungs.setdefault(row.rung, {})[row.quantity] = float(row.value) if finite else None
+        layers.append({"layer": int(layer), "layer_name": name, **rungs})
+    return layers
+
+
+def as_table(frame: pd.DataFrame, cell_id: str) -> Table:
+    """Layers down, quantities and rungs across."""
+    title = f"{cell_id}\nat initialization, mean over the probe images"
+    table = Table("layer", "name", title=title, title_justify="left")
+    for quantity, rung in SHOWN:
+        table.add_column(f"{quantity}\n{rung}", justify="right")
+    for entry in as_objects(frame):
+        values = [entry[rung][quantity] for quantity, rung in SHOWN]
+        numbers = ["inf" if value is None else f"{value:.4g}" for value in values]
+        table.add_row(str(entry["layer"]), entry["layer_name"], *numbers)
+    return table
+
+
+def main() -> None:
+    """Check the command line, then let Hydra take it."""
+    arguments = get_args_parser().parse_args()
+    if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
+        try:
+            if arguments.multirun:
+                raise ConfigError("analysis.predict takes one cell; leave out -m")
+            loader = config_loader(arguments.config_dir)
+            name = arguments.config_name or CONFIG_NAME
+            checked = check_command(loader, name, arguments.overrides, multirun=False)
+        except FaninError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(UNUSABLE) from None
+        renamed = dict(zip(arguments.overrides, checked, strict=True))
+        sys.argv[1:] = [renamed.get(word, word) for word in sys.argv[1:]]
+    predict_one()
+
+
+if __name__ == "__main__":
+    main()
