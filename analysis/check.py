@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from analysis.findings import findings
@@ -49,13 +49,12 @@ def as_table(comparison: Comparison, quantity: str, image: int) -> Table:
         padding=(0, 1, 0, 0),
     )
     for column in frame.columns.drop("draws"):
-        left = column == "layer_name"
-        shown.add_column(
-            column.replace("/", "\n/"), justify="left" if left else "right", no_wrap=True
-        )
-    for row in frame.drop(columns="draws").itertuples(index=False):
-        layer, name, *numbers = row
-        shown.add_row(str(layer), str(name), *(f"{number:.3g}" for number in numbers))
+        heading = column.replace("layer_", "").replace("/", "\n/")
+        justify: JustifyMethod = "left" if column == "layer_name" else "right"
+        shown.add_column(heading, justify=justify, no_wrap=True)
+    for layer, name, measured, se, *theory in frame.drop(columns="draws").itertuples(index=False):
+        numbers = [f"{measured:.3g}", f"{se:.1g}", *(f"{number:.3g}" for number in theory)]
+        shown.add_row(str(layer), str(name), *numbers)
     if comparison.unpredicted:
         shown.caption = comparison.unpredicted
     return shown

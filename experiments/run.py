@@ -11,15 +11,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.config.loader import config_loader
-from experiments.errors import FaninError
+from experiments.config.loader import CONF, config_loader
+from experiments.errors import ConfigError, FaninError
 from experiments.sweep.command import UNUSABLE, check_command, run_command
 
-CONFIG_PATH = "../conf"
 CONFIG_NAME = "config"
 
 
-@hydra.main(config_path=CONFIG_PATH, config_name=CONFIG_NAME, version_base="1.3")
+# An absolute path: from a console script Hydra would look for a relative one inside a package.
+@hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def run_one(config: DictConfig) -> None:
     """One cell: a grid with a single point, kept and skipped like any other."""
     about = HydraConfig.get()
@@ -43,6 +43,8 @@ def main() -> None:
 
 def checked(arguments: Namespace, argv: list[str]) -> list[str]:
     """The command line with its overrides checked; see `check_command`."""
+    if arguments.multirun and (arguments.cfg or arguments.info):
+        raise ConfigError("--cfg and --info show one cell: leave out -m")
     loader = config_loader(arguments.config_dir)
     name = arguments.config_name or CONFIG_NAME
     checked = check_command(loader, name, arguments.overrides, arguments.multirun)

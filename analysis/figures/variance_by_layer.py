@@ -87,7 +87,7 @@ def _panel(axis: Axes, comparison: Comparison) -> None:
         alpha=0.5,
         linewidth=0,
         legend=False,
-        **MEASURED,
+        color=MEASURED,
     )
     for rung, style in RUNG_LINES.items():
         theory = comparison.predicted

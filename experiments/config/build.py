@@ -122,7 +122,12 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
             raise ConfigError(f"{where}: no such choice as {value}; {meant}") from error
         named = get_origin(hint) in (dict, collections.abc.Mapping)
         reasons = "; ".join(dict.fromkeys(_reason(e, where, named) for e in error.errors()))
-        raise ConfigError(f"{reasons}, got {value!r}") from error
+        raise ConfigError(f"{reasons}, got {shortened(repr(value))}") from error
+
+
+def shortened(text: str) -> str:
+    """As much of what the user typed as helps to find it."""
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def describe(hint: Any) -> str:

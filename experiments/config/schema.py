@@ -16,7 +16,7 @@ from experiments.config.build import TARGET, build, check_value, coerce
 from experiments.config.wrapper import build_wrapped, coerce_wrapped, split_wrapped
 from experiments.data import Data
 from experiments.data.dataset import Source
-from experiments.errors import ConfigError, nearest
+from experiments.errors import ConfigError, FaninError, nearest
 from experiments.inits import Init, weight_layers
 from experiments.losses import Head, Loss, Objective, make_objective
 from experiments.models import Model
@@ -99,6 +99,18 @@ def _check_made(group: str, node: Mapping[str, Any], made: Any) -> None:
             f"{group}.{TARGET}={node[TARGET]}: expected a {MADE[group].__name__}, but it makes a "
             f"{type(made).__name__}"
         )
+    if group == "activation":
+        _check_elementwise(made)
+
+
+def _check_elementwise(activation: nn.Module) -> None:
+    x = torch.zeros(1, 2, 3, 3)
+    try:
+        y = activation(x)
+    except Exception as error:
+        raise ConfigError(f"activation: {error}") from error
+    if not isinstance(y, torch.Tensor) or y.shape != x.shape:
+        raise ConfigError("activation: what comes out must have the shape of what went in")
 
 
 def coerce_cell(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,8 +173,15 @@ class PartsChecker:
         """Raise ConfigError where a coerced config's parts don't fit together."""
         memo = json.dumps([config[group] for group in self.LOOKED_AT], sort_keys=True)
         if memo not in self._layers:
-            with torch.device("meta"):
-                self._layers[memo] = set(weight_layers(build_cell(config).network()))
+            cell = build_cell(config)
+            try:
+                with torch.device("meta"):
+                    self._layers[memo] = set(weight_layers(cell.network()))
+            except FaninError:
+                raise
+            except Exception as error:  # a model may be anyone's, and say no in its own way
+                reason = str(error).partition("\n")[0]
+                raise ConfigError(f"model: {type(error).__name__}: {reason}") from error
         for group, mapping in (("init", "layers"), ("clip", "factors")):
             for name in config[group][mapping]:
                 if name not in self._layers[memo]:

@@ -128,6 +128,17 @@ def has_key(node: Any, dotted: str) -> bool:
     return True
 
 
+def value_at(node: Any, dotted: str) -> Any:
+    """What nested mappings hold under a dotted key; None where they hold no such key.
+
+    >>> value_at({"a": {"b": 1}}, "a.b")
+    1
+    """
+    for part in dotted.split(".") if dotted else ():
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
 def assign(node: Any, dotted: str, value: Any) -> Any:
     """A copy of nested mappings with one dotted key set.
 
@@ -158,16 +169,17 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
 
 
 def _plain(composed: DictConfig, what: str) -> dict[str, Any]:
-    kept = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    for key, value in flatten(OmegaConf.to_container(kept)):  # type: ignore[arg-type]
-        if isinstance(value, str) and FOREIGN.search(value):
+    kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    raw: Any = OmegaConf.to_container(kept)
+    for key, value in flatten(raw):
+        if FOREIGN.search(str(value)):
             raise ConfigError(
                 f"{what}: {key}: {value} looks at another key; a cell is put together from options "
                 "that stand alone, so write the value"
             )
     with _as_config_error():
-        made = OmegaConf.to_container(kept, resolve=True)
-    return {str(key): value for key, value in made.items()}  # type: ignore[union-attr]
+        made: Any = OmegaConf.to_container(kept, resolve=True)
+    return {str(key): value for key, value in made.items()}
 
 
 @contextmanager

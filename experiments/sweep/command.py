@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -9,11 +10,14 @@ from functools import cache
 from hydra.core.config_loader import ConfigLoader
 from rich.console import Console
 
+from experiments.config.build import TARGET
 from experiments.config.space import Space
 from experiments.errors import ConfigError, FaninError
 from experiments.sweep.overrides import Argument, parse_arguments
 
 UNUSABLE = 2  # exit status of a command that asks for something that can't be
+HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
+ENGINE = re.compile(r"[+~]*hydra/(sweeper|launcher)\b")
 
 
 def run_command(
@@ -37,7 +41,7 @@ def run_command(
 def check_command(
     loader: ConfigLoader, config_name: str, overrides: Sequence[str], multirun: bool
 ) -> list[str]:
-    """Check overrides before Hydra sees them, and put `++` before those that name layers.
+    """Check overrides before Hydra sees them, and put `++` before those that set keys.
 
     Hydra would refuse `init.layers.conv1.gain=2` (no such key yet), run one default cell for a
     sweep without `-m`, and know nothing of nearest choices.
@@ -47,8 +51,13 @@ def check_command(
     ConfigError
         An override can't be meant as it stands.
     """
-    ours = [text for text in overrides if not text.lstrip("+~").startswith("hydra")]
-    theirs = tuple(text for text in overrides if text not in ours)
+    ours = [text for text in overrides if not HYDRAS.match(text)]
+    theirs = tuple(text for text in overrides if HYDRAS.match(text))
+    for text in theirs:
+        if ENGINE.match(text):
+            raise ConfigError(
+                f"{text}: grids have an engine of their own; runner= says where it runs"
+            )
     space = space_of(loader, config_name, theirs)
     arguments = parse_arguments(loader, ours)
     for argument in arguments:
@@ -57,21 +66,21 @@ def check_command(
                 f"{argument.text}: a grid needs -m: python -m experiments.run -m {argument.text}"
             )
     _check_keys(space, arguments)
-    return [
-        f"++{text.lstrip('+')}" if Space.is_open(text.lstrip("+")) else text for text in overrides
-    ]
+    keys = {argument.text for argument in arguments if not argument.is_group}
+    return [f"++{text.lstrip('+')}" if text in keys else text for text in overrides]
 
 
 def _check_keys(space: Space, arguments: Sequence[Argument]) -> None:
     """Every key must exist for every option chosen for its group."""
     chosen = {a.key: a.values for a in arguments if a.is_group}
+    elsewhere = {a.key for a in arguments if a.key.endswith(f".{TARGET}")}
     for argument in arguments:
         group = argument.key.partition(".")[0]
         if argument.is_group:
             for option in argument.values:
                 space.node(argument.key, option)
-        elif argument.text.startswith("+"):
-            space.check_key(group, {})  # a new key is its target's to judge, but not a new group
+        elif f"{group}.{TARGET}" in elsewhere:
+            space.check_key(group, {})  # what other keys there are is that target's to judge
         else:
             for option in chosen.get(group, (space.defaults.get(group),)):
                 space.check_key(argument.key, {group: option})

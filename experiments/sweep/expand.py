@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from experiments.config.identity import cell_id, flatten
-from experiments.config.schema import CELL_KEYS, SEEDS, PartsChecker, coerce_group, with_seeds
-from experiments.config.space import Space, assign, has_key
-from experiments.errors import ConfigError
+from experiments.config.build import TARGET
+from experiments.config.identity import cell_id
+from experiments.config.schema import CELL_KEYS, PartsChecker, coerce_group, with_seeds
+from experiments.config.space import Space, assign, value_at
+from experiments.errors import ConfigError, nearest
 from experiments.sweep.grid import Assignment, Grid
 
 Choices = dict[str, str | None]
@@ -58,9 +59,10 @@ def expand(space: Space, grids: Iterable[Grid]) -> list[PlannedCell]:
     cells: dict[str, PlannedCell] = {}
     for grid in grids:
         for assignment in grid.assignments():
-            cell = expander.cell(assignment)
-            if any(expander.matches(cell, excluded) for excluded in grid.exclude):
+            # Before the cell is made: what has no meaning is what people exclude.
+            if any(expander.matches(assignment, excluded) for excluded in grid.exclude):
                 continue
+            cell = expander.cell(assignment)
             if cell.id in cells:
                 raise ConfigError(
                     f"the same cell is asked for twice:\n  {cells[cell.id].label}\n  {cell.label}"
@@ -80,16 +82,9 @@ class _Expander:
         self._parts = PartsChecker()
 
     def cell(self, assignment: Assignment) -> PlannedCell:
-        defaults = self._space.defaults
-        groups = {key: value for key, value in assignment.items() if key in defaults}
         for key in assignment:
-            if key.partition(".")[0] not in CELL_KEYS:
-                raise ConfigError(f"{key}: not a key of a cell, so it can't be part of a grid")
-        choices = {
-            group: groups.get(group, option)
-            for group, option in defaults.items()
-            if group in CELL_KEYS
-        }
+            _check_cell_key(key)
+        choices = self._choices(assignment)
         try:
             config = with_seeds(
                 {group: self._group(group, choices, assignment) for group in CELL_KEYS}
@@ -100,38 +95,69 @@ class _Expander:
             raise ConfigError(f"{error}{swept}") from error
         return PlannedCell(config, choices, assignment)
 
-    def _group(self, group: str, choices: Mapping[str, Any], assignment: Assignment) -> Any:
-        option = choices.get(group)
-        own = {
-            key: value
-            for key, value in assignment.items()
-            if key.startswith(f"{group}.") or (key == group and option is None)
-        }
-        memo = json.dumps([group, option, own], default=str)
-        if memo not in self._typed:
-            node = self._space.base[group] if option is None else self._option(group, option)
-            for key, value in own.items():
+    def matches(self, assignment: Assignment, pattern: Assignment) -> bool:
+        """Whether a cell would have all the values of an exclusion (a list: any of them)."""
+        choices = self._choices(assignment)
+        # Options first: `{model: plain, model.depth: 10}` must not ask two_layer for its depth.
+        for key, wanted in sorted(pattern.items(), key=lambda item: "." in item[0]):
+            _check_cell_key(key)
+            alternatives = wanted if isinstance(wanted, list) else [wanted]
+            if key in choices:
+                for option in alternatives:
+                    self._option(key, option)
+                found: Any = choices[key]
+            else:
+                node = self._node(key.partition(".")[0], choices, assignment)
                 self._space.check_key(key, choices)
-                node = assign(node, key.partition(".")[2], value)
-            self._typed[memo] = coerce_group(group, node)
+                found = value_at(node, key.partition(".")[2])
+            if found not in alternatives:
+                return False
+        return True
+
+    def _choices(self, assignment: Assignment) -> Choices:
+        return {
+            group: assignment.get(group, option)
+            for group, option in self._space.defaults.items()
+            if group in CELL_KEYS
+        }
+
+    def _group(self, group: str, choices: Choices, assignment: Assignment) -> Any:
+        own = _own(group, choices, assignment)
+        memo = json.dumps([group, choices.get(group), own], default=str)
+        if memo not in self._typed:
+            self._typed[memo] = coerce_group(group, self._node(group, choices, assignment))
         return self._typed[memo]
+
+    def _node(self, group: str, choices: Choices, assignment: Assignment) -> Any:
+        """A group's mapping before it is typed."""
+        option = choices.get(group)
+        node = self._space.base[group] if option is None else self._option(group, option)
+        own = _own(group, choices, assignment)
+        for key, value in own.items():
+            if f"{group}.{TARGET}" not in own:  # else its keys are that target's to judge
+                self._space.check_key(key, choices)
+            node = assign(node, key.partition(".")[2], value)
+        return node
 
     def _option(self, group: str, option: Any) -> Any:
         if not isinstance(option, str):
             raise ConfigError(f"{group}={option}: expected the name of an option")
         return self._space.node(group, option)
 
-    def matches(self, cell: PlannedCell, pattern: Assignment) -> bool:
-        """Whether a cell has all the values of an exclusion (a list: any of them)."""
-        # Options first: `{model: plain, model.depth: 10}` must not ask two_layer for its depth.
-        for key, wanted in sorted(pattern.items(), key=lambda item: "." in item[0]):
-            if key in cell.choices:
-                found: Any = cell.choices[key]
-            elif key in SEEDS or has_key(cell.config, key):
-                found = dict(flatten(cell.config)).get(key)
-            else:
-                self._space.check_key(key, cell.choices)
-                return False
-            if found not in (wanted if isinstance(wanted, list) else [wanted]):
-                return False
-        return True
+
+def _own(group: str, choices: Choices, assignment: Assignment) -> Assignment:
+    """What an assignment sets in a group, the choice of its option aside."""
+    return {
+        key: value
+        for key, value in assignment.items()
+        if key.startswith(f"{group}.") or (key == group and choices.get(group) is None)
+    }
+
+
+def _check_cell_key(key: str) -> None:
+    group = key.partition(".")[0]
+    if group not in CELL_KEYS:
+        raise ConfigError(
+            f"{key}: not a key of a cell, so it can't be part of a grid; "
+            f"{nearest(group, CELL_KEYS)}"
+        )

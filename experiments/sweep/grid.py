@@ -65,17 +65,11 @@ def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> 
     given = [Axis(a.key, tuple({a.key: value} for value in a.values)) for a in arguments]
     if named is None:
         return [Grid(tuple(given))]
-    unknown = sorted(set(named) - NAMED_KEYS)
-    if unknown:
-        near = nearest(unknown[0], NAMED_KEYS)
-        raise ConfigError(f"sweep: a named sweep has no key {unknown[0]}; {near}")
+    named = _checked(named)
     overridden = {axis.name for axis in given}
     fixed = [
-        Axis(key, ({key: value},))
-        for key, value in (named.get("fixed") or {}).items()
-        if key not in overridden
+        Axis(key, ({key: value},)) for key, value in named["fixed"].items() if key not in overridden
     ]
-    asked = named.get("grid") or {}
     return [
         Grid(
             (
@@ -83,15 +77,36 @@ def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> 
                 *(_without(axis, overridden) for axis in _axes(one, overridden)),
                 *given,
             ),
-            tuple(named.get("exclude") or ()),
+            tuple(named["exclude"]),
         )
-        for one in (asked if isinstance(asked, list) else [asked])
+        for one in named["grid"]
     ]
 
 
-def _axes(grid: Any, overridden: set[str]) -> Iterator[Axis]:
-    if not isinstance(grid, Mapping):
-        raise ConfigError(f"sweep.grid: expected axes and their values, got {grid!r}")
+def _checked(named: Mapping[str, Any]) -> dict[str, Any]:
+    """A named sweep with all of its keys: `fixed` a mapping, the others lists of mappings."""
+    for key in named:
+        if key not in NAMED_KEYS:
+            near = nearest(str(key), NAMED_KEYS)
+            raise ConfigError(f"sweep: a named sweep has no key {key}; {near}")
+    grids, excluded = named.get("grid") or {}, named.get("exclude") or []
+    return {
+        "fixed": _mapping(named.get("fixed") or {}, "fixed"),
+        "grid": [_mapping(one, "grid") for one in (grids if isinstance(grids, list) else [grids])],
+        "exclude": [
+            _mapping(one or None, "exclude")
+            for one in (excluded if isinstance(excluded, list) else [excluded])
+        ],
+    }
+
+
+def _mapping(value: Any, where: str) -> Assignment:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"sweep.{where}: expected keys and their values, got {value!r}")
+    return {str(key): inner for key, inner in value.items()}
+
+
+def _axes(grid: Mapping[str, Any], overridden: set[str]) -> Iterator[Axis]:
     for name, values in grid.items():
         keys = [key.strip() for key in str(name).split(",")]
         if set(keys) <= overridden:
@@ -101,7 +116,9 @@ def _axes(grid: Any, overridden: set[str]) -> Iterator[Axis]:
 
 
 def _without(axis: Axis, overridden: set[str]) -> Axis:
-    """The axis without the keys that the command line sets, and without repeated values."""
+    """The axis without the keys that the command line sets, nor what is then there twice."""
+    if not any(overridden & assignment.keys() for assignment in axis.values):
+        return axis
     kept: list[Assignment] = []
     for assignment in axis.values:
         left = {key: value for key, value in assignment.items() if key not in overridden}
@@ -112,7 +129,10 @@ def _without(axis: Axis, overridden: set[str]) -> Axis:
 
 def _listed(values: Any, name: str) -> list[Any]:
     if isinstance(values, str) and (found := re.fullmatch(r"range\(([-\d,\s]+)\)", values)):
-        return list(range(*(int(part) for part in found[1].split(","))))
+        try:
+            values = list(range(*(int(part) for part in found[1].split(","))))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"sweep.grid.{name}: {found[0]}: {error}") from error
     if isinstance(values, list) and values:
         return values
     raise ConfigError(f"sweep.grid.{name}: expected a list of values or 'range(n)', got {values!r}")
@@ -128,5 +148,5 @@ def _value(keys: list[str], value: Any, name: str) -> Assignment:
             )
         return dict(zip(keys, value, strict=True))
     if isinstance(value, Mapping):
-        return {str(key): inner for key, inner in value.items()}
+        return _mapping(value, f"grid.{name}")
     return {keys[0]: value}

@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
+from experiments.config.build import shortened
+from experiments.config.space import short
 from experiments.errors import ConfigError
 
 
@@ -35,13 +37,11 @@ def parse_arguments(loader: ConfigLoader, texts: Sequence[str]) -> list[Argument
     ------
     ConfigError
         Hydra's grammar can't read one, or it asks for something that a cell can't have: a deleted
-        key, a continuous interval, a key given twice.
+        key, a continuous interval, an interpolation, a key given twice.
     """
-    try:
-        # The loader is what lets `init=glob(he*)` see the options.
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
-    except HydraException as error:
-        raise ConfigError(str(error)) from error
+    # The loader is what lets `init=glob(he*)` see the options.
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = [_parsed(parser, text) for text in texts]
     arguments = [_argument(loader, override) for override in parsed if not _is_hydra(override)]
     seen: dict[str, str] = {}
     for argument in arguments:
@@ -53,6 +53,17 @@ def parse_arguments(loader: ConfigLoader, texts: Sequence[str]) -> list[Argument
     return arguments
 
 
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        return parser.parse_overrides([text])[0]
+    except (HydraException, ValueError) as error:
+        reason = shortened(short(str(error)).partition("\n")[0])
+        raise ConfigError(
+            f"{shortened(repr(text))} can't be read as key=value ({reason}); put odd characters "
+            "in quotes: hydra.cc/docs/1.3/advanced/override_grammar/basic"
+        ) from error
+
+
 def _is_hydra(override: Override) -> bool:
     swept = override.is_hydra_override() and override.is_sweep_override()
     if swept:
@@ -61,13 +72,17 @@ def _is_hydra(override: Override) -> bool:
 
 
 def _argument(loader: ConfigLoader, override: Override) -> Argument:
-    key, text = override.key_or_group.replace("/", "."), str(override.input_line)
-    is_group = override.key_or_group in loader.list_groups("")
+    key, text = override.key_or_group, str(override.input_line)
+    is_group = key in loader.list_groups("")
     if override.is_delete():
-        meant = f"{key}=none" if is_group else f"{key}=null"
+        options = f", one of: {', '.join(loader.get_group_options(key))}" if is_group else ""
         raise ConfigError(
-            f"{text}: nothing can be deleted from a cell; choose a value (such as {meant})"
+            f"{text}: nothing can be deleted from a cell; give a value, {key}=...{options}"
         )
+    if not key:
+        raise ConfigError(f"{text}: there is no key before the =")
+    if "/" in key:
+        raise ConfigError(f"{text}: no such group; a key is written {key.replace('/', '.')}")
     if override.package is not None:
         raise ConfigError(f"{text}: packages (group@package) have no meaning here")
     if override.is_add() and is_group:
@@ -78,6 +93,8 @@ def _argument(loader: ConfigLoader, override: Override) -> Argument:
     values = _swept_values(override) if swept else (_plain(override.value()),)
     if not values:
         raise ConfigError(f"{text}: no value matches")
+    if "${" in str(values):
+        raise ConfigError(f"{text}: an interpolation has no meaning here; write the value")
     if is_group:
         values = tuple(_option(value, key, text) for value in values)
     return Argument(key, values, swept, is_group, text)

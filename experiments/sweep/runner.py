@@ -92,9 +92,9 @@ class LocalRunner:
                     future = pool.schedule(run_pack, args=(str(folder.root), stem, pack, device))
                     running[future] = stem, pack
                 queue = []
-                for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
-                    stem, pack = running.pop(future)
-                    rest = _settle(folder, stem, pack, future.exception())
+                for ended in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
+                    stem, pack = running.pop(ended)
+                    rest = _settle(folder, stem, pack, ended.exception())
                     # A pack that comes back whole had a worker that died before its first cell.
                     stillborn = stillborn + 1 if rest == [pack] else 0
                     if stillborn == STILLBORN:

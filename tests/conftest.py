@@ -1,0 +1,30 @@
+"""What tests of every room may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from experiments.config.loader import config_loader
+from experiments.config.space import Space
+from experiments.sweep.expand import expand
+from experiments.sweep.launch import understand
+from experiments.sweep.overrides import parse_arguments
+
+CellConfig = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def cell_config() -> CellConfig:
+    """Make one cell's coerced config from overrides, as the command line would."""
+    loader = config_loader()
+    space = Space(loader, "config")
+
+    def config_of(*overrides: str) -> dict[str, Any]:
+        request = understand(space, parse_arguments(loader, list(overrides)))
+        (cell,) = expand(space, request.grids)
+        return cell.config
+
+    return config_of

@@ -1,0 +1,82 @@
+"""Sharpness: the Hessian's largest eigenvalue, whole Hessian at hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, hessian
+
+from experiments.probes.sharpness import sharpness
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)
+    ).double()
+
+
+def eigenvalues(model: nn.Module, loss, x: Tensor, y: Tensor) -> Tensor:
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    shapes = [p.shape for p in params.values()]
+
+    def of_vector(vector: Tensor) -> Tensor:
+        parts = vector.split([shape.numel() for shape in shapes])
+        named = {n: q.view(s) for n, q, s in zip(params, parts, shapes, strict=True)}
+        return loss(functional_call(model, named, (x,)), y)
+
+    return torch.linalg.eigvalsh(
+        hessian(of_vector)(torch.cat([p.flatten() for p in params.values()]))
+    )
+
+
+def mse(z: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(z, F.one_hot(y, 3).to(z.dtype))
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, mse], ids=["cross_entropy", "mse"])
+@pytest.mark.parametrize("seed", range(5))
+def test_sharpness_is_the_hessians_largest_eigenvalue(loss, seed):
+    model = network(seed)
+    x, y = torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
+    exact = eigenvalues(model, loss, x, y)
+    largest = exact[exact.abs().argmax()].item()
+    assert sharpness(model, loss, x, y, tolerance=1e-9) == pytest.approx(largest, rel=1e-9)
+    assert sharpness(model, loss, x, y) == pytest.approx(largest, rel=0.01)
+
+
+def test_a_negative_eigenvalue_keeps_its_sign():
+    model, x, y = network(), torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
+    exact = eigenvalues(model, F.cross_entropy, x, y)
+    flipped = sharpness(model, lambda z, t: -F.cross_entropy(z, t), x, y)
+    assert flipped == pytest.approx(-exact[-1].item(), rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_have_the_sharpness_of_the_same_weights_in_float32(dtype):
+    x, y = torch.randn(12, 1, 5, 5).to(dtype), torch.arange(12) % 3
+    model = network().to(dtype)
+    half = sharpness(model, F.cross_entropy, x, y)
+    assert half == sharpness(model.float(), F.cross_entropy, x.float(), y)
+
+
+def test_a_loss_that_is_not_finite_has_no_sharpness():
+    x, y = torch.full((4, 1, 5, 5), torch.nan).double(), torch.arange(4) % 3
+    assert math.isnan(sharpness(network(), F.cross_entropy, x, y))
+
+
+def test_a_flat_loss_has_sharpness_0():
+    model, x = network(), torch.randn(4, 1, 5, 5).double()
+    assert sharpness(model, lambda z, y: 0 * z.sum(), x, torch.zeros(4)) == 0
+
+
+def test_it_goes_through_batch_norm():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(4, 3), norm, nn.Tanh(), nn.Linear(3, 3)).double()
+    x, y = torch.randn(12, 4).double(), torch.arange(12) % 3
+    exact = eigenvalues(model, F.cross_entropy, x, y)
+    largest = exact[exact.abs().argmax()].item()
+    assert sharpness(model, F.cross_entropy, x, y) == pytest.approx(largest, rel=0.01)
