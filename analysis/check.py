@@ -81,26 +81,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--csv", metavar="FILE", help="write the whole comparison there as well")
     asked = parser.parse_args(argv)
-    console = Console()
+    console = Console(markup=False, highlight=False)  # labels may hold brackets
     try:
         results = load(asked.name, asked.results)
         comparisons = check(results)
-        _check_quantity(results, asked.quantity)
-    except FaninError as error:
+        _check_measured(comparisons, asked.quantity, asked.image)
+        if asked.csv:
+            as_frame(comparisons, asked.quantity, asked.image).to_csv(asked.csv, index=False)
+    except (FaninError, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None
     for comparison in comparisons:
         console.print(as_table(comparison, asked.quantity, asked.image))
-    if asked.csv:
-        as_frame(comparisons, asked.quantity, asked.image).to_csv(asked.csv, index=False)
     for line in findings(results, comparisons):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
-def _check_quantity(results: Results, quantity: str) -> None:
-    measured = set(map(str, results.layers.quantity.unique()))
-    if quantity not in measured:
-        raise FaninError(f"--quantity {quantity}: not measured; {nearest(quantity, measured)}")
+def _check_measured(comparisons: Sequence[Comparison], quantity: str, image: int) -> None:
+    """There must be something to show: a quantity that layers have, of an image that was probed."""
+    images: dict[str, set[int]] = {}
+    for comparison in comparisons:
+        draws = comparison.draws
+        found = draws.loc[draws.layer > 0, ["quantity", "image"]].drop_duplicates()
+        for name, index in found.itertuples(index=False):
+            images.setdefault(str(name), set()).add(int(index))
+    if quantity not in images:
+        raise FaninError(f"--quantity {quantity}: not measured; {nearest(quantity, images)}")
+    if image not in images[quantity]:
+        there = ", ".join(map(str, sorted(images[quantity])))
+        raise FaninError(f"--image {image}: {quantity} was not measured for it; valid: {there}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ import pandas as pd
 from analysis.load import Results
 from analysis.measured import Comparison, table
 from analysis.theory.cell import RUNGS
+from experiments.config.build import TARGET
 from experiments.config.schema import build_cell
 
 NAMES = {"he": "The He/Glorot product formula", "mean_field": "Mean field"}
+# What decides how a network learns once it is initialized.
+TRAINING = ("head", "loss", "optim", "schedule", "clip", "train")
 NEAR = 1.25  # "near" in the sentences: within this factor
 
 
@@ -30,58 +33,90 @@ def _theory(comparisons: Sequence[Comparison]) -> list[str]:
     tables = [(c.setting.label, table(c)) for c in comparisons if c.unpredicted is None]
     lines = []
     for rung in RUNGS:
-        ratios = pd.concat([t[f"measured/{rung}"] for _, t in tables]) if tables else pd.Series()
-        finite = ratios[np.isfinite(ratios) & (ratios > 0)]
-        if finite.empty:
+        ratios = [
+            (row[f"measured/{rung}"], row["layer"], label)
+            for label, frame in tables
+            for row in frame.to_dict("records")
+        ]
+        distances = [_distance(ratio) for ratio, _, _ in ratios]
+        if np.isnan(distances).all():  # there are none, or all are 0/0
             continue
-        near = int((np.abs(np.log(finite)) < np.log(NEAR)).sum())
-        label, row = max(
-            ((name, row) for name, t in tables for row in t.to_dict("records")),
-            key=lambda item: _distance(item[1][f"measured/{rung}"]),
-        )
+        near = sum(distance < np.log(NEAR) for distance in distances)
+        ratio, layer, label = ratios[int(np.nanargmax(distances))]
         lines.append(
             f"{NAMES[rung]} is within a factor of {NEAR} of the measured second moment in {near} "
-            f"of {len(ratios)} layers; it is furthest off at layer {row['layer']} of {label}, "
-            f"where measured / predicted is {row[f'measured/{rung}']:.3g}."
+            f"of {len(ratios)} layers; it is furthest off at layer {layer} of {label}, "
+            f"where measured / predicted is {ratio:.3g}."
         )
     return lines + [
-        f"No prediction for {comparison.setting.label}: {comparison.unpredicted}"
+        f"{comparison.setting.label}: {comparison.unpredicted}."
         for comparison in comparisons
         if comparison.unpredicted
     ]
 
 
 def _distance(ratio: float) -> float:
-    return abs(float(np.log(ratio))) if np.isfinite(ratio) and ratio > 0 else 0.0
+    """From 1, in logarithm: infinite where the measured or the predicted moment vanished."""
+    with np.errstate(divide="ignore"):
+        return abs(float(np.log(ratio)))
+
+
+def _training(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
+    return [*_accuracy(results.cells, comparisons), *_divergence(results.cells)]
+
+
+def _accuracy(cells: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[str]:
+    """Best and worst setting by test accuracy, each trained the way that suits it best."""
+    ways = _ways(cells)
+    scores = []
+    for comparison in comparisons:
+        mine = cells[cells.cell_id.isin(comparison.setting.cell_ids)]
+        # A diverged run answers as chance does.
+        answered = mine.test_accuracy.mask(mine.outcome == "diverged", _chance(comparison))
+        means = answered.groupby(ways[mine.index]).mean().dropna()
+        if len(means):
+            at = f" at {means.idxmax()}" if means.idxmax() else ""
+            scores.append((means.max(), comparison.setting.label + at))
+    if not cells.test_accuracy.notna().any() or not scores:
+        return []  # regressions, probes alone, or nothing that lasted
+    (high, best), (low, worst) = max(scores), min(scores)
+    others = f"; lowest of the settings, each at its best: {low:.1%} with {worst}"
+    return [
+        f"Best test accuracy (mean over seeds): {high:.1%} with {best}"
+        f"{others if len(scores) > 1 else ''}."
+    ]
+
+
+def _ways(cells: pd.DataFrame) -> pd.Series:
+    """How each cell trained, as far as that differs among the cells of the sweep."""
+    keys = [
+        key
+        for key in cells
+        if key.partition(".")[0] in TRAINING
+        and not key.endswith(TARGET)
+        and cells[key].nunique(dropna=False) > 1
+    ]
+    return pd.Series(
+        [
+            " ".join(f"{key}={value}" for key, value in row.items() if not pd.isna(value))
+            for row in cells[keys].to_dict("records")
+        ],
+        index=cells.index,
+        dtype=object,
+    )
 
 
 def _chance(comparison: Comparison) -> float:
     n_classes = build_cell(comparison.setting.config).data.n_classes
-    return 1 / n_classes if n_classes else 0.0
+    return 1 / n_classes if n_classes else float("nan")
 
 
-def _training(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """Best and worst settings by test accuracy at their best learning rate, mean over seeds."""
-    cells = results.cells
-    if "optim.lr" not in cells or not cells.test_accuracy.notna().any():
+def _divergence(cells: pd.DataFrame) -> list[str]:
+    diverged = cells[cells.outcome == "diverged"]
+    if diverged.empty:
         return []
-    scores = {}
-    for comparison in comparisons:
-        mine = cells[cells.cell_id.isin(comparison.setting.cell_ids)]
-        # A diverged run answers as chance does.
-        accuracy = mine.test_accuracy.fillna(_chance(comparison)).groupby(mine["optim.lr"]).mean()
-        scores[comparison.setting.label] = (accuracy.max(), accuracy.idxmax())
-    ranked = sorted(scores.items(), key=lambda item: -item[1][0])
-    (best, (high, best_lr)), (worst, (low, _)) = ranked[0], ranked[-1]
-    lines = [
-        f"Best test accuracy: {high:.1%} with {best} at lr {best_lr:g} (mean over seeds); "
-        f"lowest at its best lr: {low:.1%} with {worst}."
+    first = diverged.loc[diverged.outcome_step.idxmin()]
+    return [
+        f"{len(diverged)} of {len(cells)} cells diverged (the earliest at step "
+        f"{int(first.outcome_step)}, {first.outcome_reason} in {first.outcome_tensor})."
     ]
-    diverged = int((cells.outcome == "diverged").sum())
-    if diverged:
-        first = cells[cells.outcome == "diverged"].iloc[0]
-        lines.append(
-            f"{diverged} of {len(cells)} cells diverged (the first at step "
-            f"{int(first.outcome_step)}, {first.outcome_reason} in {first.outcome_tensor})."
-        )
-    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,5 +97,34 @@ def _joined(parts: list[pa.Table]) -> pd.DataFrame:
     """One table; columns that a part lacks are null there, and numbers meet as floats."""
     if not parts:
         return pd.DataFrame()
+    mixed = _mixed(parts)
+    parts = [_worded(part, mixed) for part in parts]
     frame: pd.DataFrame = pa.concat_tables(parts, promote_options="permissive").to_pandas()
     return frame
+
+
+def _mixed(parts: list[pa.Table]) -> set[str]:
+    """Columns of words in one part and of numbers, or of truth values, in another."""
+    kinds: dict[str, set[str]] = {}
+    for part in parts:
+        for field in part.schema:
+            if not pa.types.is_null(field.type):
+                kinds.setdefault(field.name, set()).add(_kind(field.type))
+    return {name for name, found in kinds.items() if len(found) > 1}
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_boolean(kind):
+        return "truth"
+    return "number" if pa.types.is_primitive(kind) else "word"
+
+
+def _worded(part: pa.Table, columns: set[str]) -> pa.Table:
+    """Some columns as words: what is none already as JSON, as within one part."""
+    for name in columns & set(part.column_names):
+        column = part[name]
+        if _kind(column.type) != "word":
+            texts = [None if v is None else json.dumps(v) for v in column.to_pylist()]
+            column = pa.array(texts, pa.string()).dictionary_encode()
+            part = part.set_column(part.column_names.index(name), name, column)
+    return part

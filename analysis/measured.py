@@ -52,8 +52,9 @@ def compare(results: Results) -> list[Comparison]:
             "(run the sweep first, with probe.draws above 0)"
         )
     comparisons = []
-    for setting in settings_of(read_frozen(results.folder)):
-        draws = draws_of(setting, results.cells, results.layers)
+    settings = settings_of(read_frozen(results.folder))
+    measured = draws_of(settings, results.cells, results.layers)
+    for setting, draws in zip(settings, measured, strict=True):
         if draws.empty:  # none of its cells has run
             continue
         try:
@@ -83,9 +84,10 @@ def table(comparison: Comparison, quantity: str = "preact_m2", image: int = -1) 
     """
     rows = comparison.draws
     rows = rows[(rows.quantity == quantity) & (rows.image == image)]
+    rows = rows[rows.layer > 0]
     groups = rows.groupby(["layer", "layer_name"], observed=True, sort=True).value
-    measured = groups.agg(draws="count", measured="mean", se=_standard_error).reset_index()
-    measured = measured[measured.layer > 0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        measured = groups.agg(draws="count", measured="mean", se=_standard_error).reset_index()
     for rung in RUNGS:
         theory = comparison.predicted
         if theory.empty:

@@ -16,6 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -87,9 +88,14 @@ def as_objects(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def as_table(frame: pd.DataFrame, cell_id: str) -> Table:
     """Layers down, quantities and rungs across."""
     title = f"{cell_id}\nat initialization, mean over the probe images"
-    table = Table("layer", "name", title=title, title_justify="left")
+    # Narrow enough for eighty columns, however large the numbers.
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("layer", justify="right")
+    table.add_column("name", no_wrap=True)
     for quantity, rung in SHOWN:
-        table.add_column(f"{quantity}\n{rung}", justify="right")
+        table.add_column(f"{quantity}\n{rung}", justify="right", no_wrap=True)
     for entry in as_objects(frame):
         values = [entry[rung][quantity] for quantity, rung in SHOWN]
         numbers = ["inf" if value is None else f"{value:.4g}" for value in values]

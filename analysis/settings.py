@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.config.identity import scientific
 from experiments.config.schema import build_cell
 
 # What decides a network's moments at initialization, seeds aside.
@@ -40,9 +41,12 @@ class Setting:
 def settings_of(frozen: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """Group a sweep's cells (lines of `cells.jsonl`) into settings, in the order of the plan."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for line in frozen:
-        groups.setdefault(_key(line["config"]), []).append(line)
-    described = [_described(lines[0]) for lines in groups.values()]
+    described: list[dict[str, Any]] = []
+    for line, outputs in zip(frozen, _outputs(frozen), strict=True):
+        key = _key(line["config"], outputs)
+        if key not in groups:
+            described.append(_described(line, outputs))
+        groups.setdefault(key, []).append(line)
     varying = _varying(described)
     settings = []
     for lines, words in zip(groups.values(), described, strict=True):
@@ -53,8 +57,10 @@ def settings_of(frozen: Sequence[Mapping[str, Any]]) -> list[Setting]:
     return settings
 
 
-def draws_of(setting: Setting, cells: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
-    """A setting's measurements at initialization, each draw of the weights once.
+def draws_of(
+    settings: Sequence[Setting], cells: pd.DataFrame, layers: pd.DataFrame
+) -> list[pd.DataFrame]:
+    """Each setting's measurements at initialization, each draw of the weights once.
 
     Cells that share a weight seed share their draws: those are the same networks, not replicates.
 
@@ -65,29 +71,48 @@ def draws_of(setting: Setting, cells: pd.DataFrame, layers: pd.DataFrame) -> pd.
 
     Returns
     -------
-    pandas.DataFrame
-        Rows of `layers` with `seed_weights`; (seed_weights, draw) numbers the draws.
+    list of pandas.DataFrame
+        For each setting, rows of `layers` with `seed_weights`; (seed_weights, draw) numbers the
+        draws. Empty where none of its cells was measured.
     """
-    mine = cells.loc[cells.cell_id.isin(setting.cell_ids), ["cell_id", "seed_weights"]]
+    where = {cell: n for n, setting in enumerate(settings) for cell in setting.cell_ids}
+    initial = layers[layers.step == 0]
     # Measurement at step 0 doesn't depend on how a cell trains, so any cell of a seed will do,
     # but it must have been measured: a cell that failed before it left no rows.
-    measured = layers.loc[(layers.step == 0) & layers.cell_id.isin(mine.cell_id)]
-    present = set(measured.cell_id.unique())
-    first = mine.loc[mine.cell_id.isin(present)].drop_duplicates("seed_weights")
-    return measured.merge(first, on="cell_id")
+    measured = cells.loc[cells.cell_id.isin(initial.cell_id.unique()), ["cell_id", "seed_weights"]]
+    measured = measured.assign(setting=measured.cell_id.astype(object).map(where))
+    first = measured.drop_duplicates(["setting", "seed_weights"])
+    once = initial[initial.cell_id.isin(first.cell_id)].merge(first, on="cell_id")
+    groups = dict(iter(once.groupby("setting")))
+    none = once.head(0)
+    return [groups.get(n, none).drop(columns="setting") for n in range(len(settings))]
 
 
-def _key(config: Mapping[str, Any]) -> str:
-    parts = {group: config[group] for group in DECIDES}
-    outputs = build_cell(config).objective.n_outputs
+def _outputs(frozen: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Each cell's number of logits, worked out once for all cells that share what decides it."""
+    known: dict[str, int] = {}
+    found = []
+    for line in frozen:
+        config = line["config"]
+        decides = json.dumps([config[group] for group in ("data", "head", "loss")])
+        if decides not in known:
+            known[decides] = build_cell(config).objective.n_outputs
+        found.append(known[decides])
+    return found
+
+
+def _key(config: Mapping[str, Any], outputs: int) -> str:
+    # Where the data lay is no part of what was measured.
+    parts = scientific({group: config[group] for group in DECIDES})
     return json.dumps([parts, outputs, config["train"]["dtype"]], sort_keys=True)
 
 
-def _described(line: Mapping[str, Any]) -> dict[str, Any]:
+def _described(line: Mapping[str, Any], outputs: int) -> dict[str, Any]:
     """Options, and the keys under them that somebody asked for."""
     words = {group: line["choices"][group] for group in DECIDES}
     asked = {k: v for k, v in line["asked"].items() if "." in k and k.split(".")[0] in DECIDES}
-    return words | asked | {"train.dtype": line["config"]["train"]["dtype"]}
+    dtype = line["config"]["train"]["dtype"]
+    return words | scientific(asked) | {"model.outputs": outputs, "train.dtype": dtype}
 
 
 def _varying(described: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from argparse import Namespace
-
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.config.loader import CONF, config_loader
-from experiments.errors import ConfigError, FaninError
-from experiments.sweep.command import UNUSABLE, check_command, run_command
+from experiments.config.loader import CONF
+from experiments.sweep.command import check_argv, run_command
 
 CONFIG_NAME = "config"
 
@@ -31,25 +26,8 @@ def run_one(config: DictConfig) -> None:
 
 def main() -> None:
     """Check the command line, then let Hydra take it."""
-    arguments = get_args_parser().parse_args()
-    if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
-        try:
-            sys.argv[1:] = checked(arguments, sys.argv[1:])
-        except FaninError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(UNUSABLE) from None
+    check_argv(CONFIG_NAME)
     run_one()
-
-
-def checked(arguments: Namespace, argv: list[str]) -> list[str]:
-    """The command line with its overrides checked; see `check_command`."""
-    if arguments.multirun and (arguments.cfg or arguments.info):
-        raise ConfigError("--cfg and --info show one cell: leave out -m")
-    loader = config_loader(arguments.config_dir)
-    name = arguments.config_name or CONFIG_NAME
-    checked = check_command(loader, name, arguments.overrides, arguments.multirun)
-    renamed = dict(zip(arguments.overrides, checked, strict=True))
-    return [renamed.get(word, word) for word in argv]
 
 
 if __name__ == "__main__":

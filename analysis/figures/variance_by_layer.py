@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -19,6 +19,7 @@ from analysis.measured import Comparison
 
 QUANTITY = "preact_m2"
 PANEL = (2.3, 1.9)  # inches
+TITLE_WIDTH = 30  # characters that fit over a panel
 
 
 def figures(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Figure]]:
@@ -41,14 +42,16 @@ def _by_network(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]
 def _figure(comparisons: Sequence[Comparison]) -> Figure:
     rows = list(dict.fromkeys(_label(c, "activation") for c in comparisons))
     columns = list(dict.fromkeys(_label(c, "init") for c in comparisons))
-    figure, axes = plt.subplots(
+    # Not pyplot's, which keeps every figure it makes.
+    figure = Figure(
+        figsize=(PANEL[0] * len(columns) + 0.6, PANEL[1] * len(rows) + 1.0), layout="constrained"
+    )
+    axes = figure.subplots(
         len(rows),
         len(columns),
-        figsize=(PANEL[0] * len(columns) + 0.6, PANEL[1] * len(rows) + 1.0),
         sharex=True,
         sharey="col",  # inits differ by tens of decades, activations under one init by few
         squeeze=False,
-        layout="constrained",
     )
     for axis in axes.flat:
         axis.set_visible(False)
@@ -61,17 +64,38 @@ def _figure(comparisons: Sequence[Comparison]) -> Figure:
         axis.set_visible(True)
         _panel(axis, comparison)
         title = " · ".join(part for part in (columns[column], rows[row]) if part)
-        axis.set_title(title, fontsize="small")
+        axis.set_title(fill(title, TITLE_WIDTH), fontsize="small")
+    for column in axes.T:
+        shown = [axis for axis in column if axis.get_visible()]
+        if shown:
+            _limits(shown[0])
+            shown[-1].tick_params(labelbottom=True)
     figure.supxlabel("weight layer $l$", fontsize="medium")
-    figure.supylabel(r"second moment of the pre-activation $\mathbb{E}[y_l^2]$", fontsize="medium")
-    draws = max(_draws(comparison) for comparison in comparisons)
+    moment = "second moment of the" + (" " if len(rows) > 1 else "\n") + "pre-activation"
+    figure.supylabel(rf"{moment} $\mathbb{{E}}[y_l^2]$", fontsize="medium", ha="center")
+    _legend(figure, max(map(_draws, comparisons)), wide=len(columns) > 2)
+    return figure
+
+
+def _legend(figure: Figure, draws: int, wide: bool) -> None:
     dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED)
     dot.set_label(f"measured, one dot per draw of the weights ({draws} draws)")
     lines = [Line2D([], [], linewidth=1.6, **style) for style in RUNG_LINES.values()]
     figure.legend(
-        handles=[dot, *lines], loc="outside upper center", ncols=3, frameon=False, fontsize="small"
+        handles=[dot, *lines],
+        loc="outside upper center",
+        ncols=3 if wide else 1,
+        frameon=False,
+        fontsize="small",
     )
-    return figure
+
+
+def _limits(axis: Axes) -> None:
+    """Less than two decades in a column of panels: room for two ticks, and no drama."""
+    low, high = axis.get_ylim()
+    if high - low < 2:
+        middle = (low + high) / 2
+        axis.set_ylim(middle - 1, middle + 1)
 
 
 def _panel(axis: Axes, comparison: Comparison) -> None:
@@ -96,16 +120,17 @@ def _panel(axis: Axes, comparison: Comparison) -> None:
         mine = theory[
             (theory.rung == rung) & (theory.quantity == QUANTITY) & (theory.image == -1)
         ].sort_values("layer")
-        axis.plot(mine.layer, _decades(mine.value), linewidth=1.6, **style)
-    axis.set(xlabel="", ylabel="")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2, nbins=5))
+        # A line through one point would not be seen, nor a mark under one as wide.
+        width = 10 if rung == "he" else 20
+        marker = {"marker": "_", "markersize": width} if len(mine) == 1 else {}
+        axis.plot(mine.layer, _decades(mine.value), linewidth=1.6, **style, **marker)
+    if measured.decades.isna().all():
+        note = "all measured moments\nare zero or infinite"
+        axis.text(0.5, 0.5, note, transform=axis.transAxes, ha="center", fontsize="small")
+    axis.set(xlabel="", ylabel="", xlim=(0.7, max(rows.layer.max(), 1) + 0.3))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=5))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:.0f}}}$"))
-    axis.margins(x=0.08)
-    low, high = axis.get_ylim()
-    if high - low < 2:  # less than two decades: room for two ticks, and no drama
-        middle = (low + high) / 2
-        axis.set_ylim(min(low, middle - 1), max(high, middle + 1))
     sns.despine(ax=axis)
 
 

@@ -59,7 +59,8 @@ class Prediction:
 
     def _rows(self, quantity: str) -> pd.DataFrame:
         repeats = self.repeats[quantity]
-        over_images = repeats.mean(1, keepdims=True)
+        with np.errstate(over="ignore"):  # a mean that float64 can't hold is inf
+            over_images = repeats.mean(1, keepdims=True)
         repeats = np.concatenate([repeats, over_images], axis=1)
         _, images, layers = repeats.shape
         return pd.DataFrame(
@@ -77,7 +78,8 @@ class Prediction:
 
 
 def _mean(repeats: np.ndarray) -> np.ndarray:
-    return np.asarray(repeats.mean(0))
+    with np.errstate(over="ignore"):
+        return np.asarray(repeats.mean(0))
 
 
 def _standard_error(repeats: np.ndarray) -> np.ndarray:

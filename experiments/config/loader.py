@@ -5,16 +5,23 @@ The one place that uses Hydra's internals, which pyproject.toml therefore holds 
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 
 from experiments.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def hydra_arguments() -> Namespace:
+    """The process's command line as Hydra parses it: flags, and overrides as text."""
+    arguments: Namespace = get_args_parser().parse_args()
+    return arguments
 
 
 def config_loader(config_dir: str | None = None) -> ConfigLoader:

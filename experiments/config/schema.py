@@ -88,6 +88,8 @@ def coerce_group(group: str, node: Any) -> Any:
         _check_made(group, option, build(option, group))
         return coerce_wrapped(WRAPPERS[group], node, group)
     coerced = Train.coerce_config(node, group) if group == "train" else coerce(node, group)
+    if group == "activation":
+        coerced.pop("inplace", None)  # torch's business: how it is computed, not what
     _check_made(group, coerced, build(coerced, group))
     return coerced
 
@@ -174,6 +176,7 @@ class PartsChecker:
         memo = json.dumps([config[group] for group in self.LOOKED_AT], sort_keys=True)
         if memo not in self._layers:
             cell = build_cell(config)
+            _check_steps(cell)
             try:
                 with torch.device("meta"):
                     self._layers[memo] = set(weight_layers(cell.network()))
@@ -187,3 +190,11 @@ class PartsChecker:
                 if name not in self._layers[memo]:
                     near = nearest(name, self._layers[memo])
                     raise ConfigError(f"{group}.{mapping}.{name}: no such layer; {near}")
+
+
+def _check_steps(cell: Cell) -> None:
+    """A probe after the end of training would never be made."""
+    total = cell.train.total_steps(cell.data.n_train or cell.data.source.train_size)
+    late = [step for step in cell.probe.steps if step > total]
+    if late:
+        raise ConfigError(f"probe.steps names step {late[0]}, but training ends after {total}")

@@ -186,7 +186,7 @@ def _plain(composed: DictConfig, what: str) -> dict[str, Any]:
 def _as_config_error() -> Iterator[None]:
     try:
         yield
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise ConfigError(short(f"{error}{cause}")) from error
 

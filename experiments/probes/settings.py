@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+
+
+MOST = 10_000  # a probe set is held in memory, with all that a network makes of it
 
 
 def _first(images: object) -> object:
     """A number n means the first n images."""
-    return tuple(range(images)) if isinstance(images, int) else images
+    if not isinstance(images, int):
+        return images
+    if not 0 <= images <= MOST:
+        raise ValueError(f"a number of images lies between 0 and {MOST}")
+    return tuple(range(images))
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Probe:
 
     draws: NonNegativeInt = 8
     images: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_first)] = (0, 1, 2, 3)
-    size: PositiveInt = 32
+    size: Annotated[int, Field(ge=1, le=MOST)] = 32
     steps: tuple[PositiveInt, ...] = ()
     histograms: bool = False
     bins: PositiveInt = 64

@@ -48,7 +48,7 @@ def sharpness(
         return grad(lambda q: loss(functional_call(model, q | fixed, (x,)), y))(p)
 
     # A Hessian is symmetric, so its product from the left serves, and needs one forward pass only.
-    _, times_hessian = vjp(gradient, params)
+    times_hessian = vjp(gradient, params)[1]
 
     def product(vector: Vector) -> Vector:
         (curves,) = times_hessian(_like(params, vector))

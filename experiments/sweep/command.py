@@ -11,13 +11,14 @@ from hydra.core.config_loader import ConfigLoader
 from rich.console import Console
 
 from experiments.config.build import TARGET
+from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
 from experiments.errors import ConfigError, FaninError
 from experiments.sweep.overrides import Argument, parse_arguments
 
 UNUSABLE = 2  # exit status of a command that asks for something that can't be
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
-ENGINE = re.compile(r"[+~]*hydra/(sweeper|launcher)\b")
+ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
 
 
 def run_command(
@@ -38,6 +39,31 @@ def run_command(
         return UNUSABLE
 
 
+def check_argv(config_name: str) -> None:
+    """Check the process's command line, and end the process where it can't be meant.
+
+    Help and completion pass; what is left in `sys.argv` is what Hydra can take.
+    """
+    asked = hydra_arguments()
+    if asked.help or asked.hydra_help or asked.shell_completion:
+        return
+    try:
+        if asked.multirun and (asked.cfg or asked.info):
+            raise ConfigError("--cfg and --info show one cell: leave out -m")
+        if asked.config_path:
+            raise ConfigError(
+                "--config-path would leave out conf/: add your own options with --config-dir"
+            )
+        loader = config_loader(asked.config_dir)
+        name = asked.config_name or config_name
+        checked = check_command(loader, name, asked.overrides, asked.multirun)
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+    renamed = dict(zip(asked.overrides, checked, strict=True))
+    sys.argv[1:] = [renamed.get(word, word) for word in sys.argv[1:]]
+
+
 def check_command(
     loader: ConfigLoader, config_name: str, overrides: Sequence[str], multirun: bool
 ) -> list[str]:
@@ -56,7 +82,7 @@ def check_command(
     for text in theirs:
         if ENGINE.match(text):
             raise ConfigError(
-                f"{text}: grids have an engine of their own; runner= says where it runs"
+                f"{text}: Hydra's parts can't be exchanged; runner= says where cells run"
             )
     space = space_of(loader, config_name, theirs)
     arguments = parse_arguments(loader, ours)

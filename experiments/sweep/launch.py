@@ -131,12 +131,12 @@ def launch(space: Space, request: Request, console: Console) -> int:
             return 130
     ids = {cell.id for cell in cells}
     states = {key: state for key, state in read_states(folder).items() if key in ids}
-    return show_end(console, request, states)
+    return show_end(console, request, states, len(cells))
 
 
 def _run(request: Request, plan: Plan, folder: SweepFolder, console: Console) -> bool:
     """Run a plan's packs; False where it was interrupted, with all that was finished kept."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {each: signal.signal(each, _interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         with shown(folder, plan.pending, console) as tick:
             request.runner.run(folder, plan.packs, tick)
@@ -149,8 +149,16 @@ def _run(request: Request, plan: Plan, folder: SweepFolder, console: Console) ->
         )
         return False
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     return True
+
+
+def _interrupt(*_: Any) -> None:
+    """The first Ctrl-C or SIGTERM ends the sweep; more of them don't disturb its clearing up."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _plan(request: Request, cells: Sequence[Any], folder: SweepFolder) -> Plan:
@@ -186,7 +194,9 @@ def show_counts(console: Console, request: Request, plan: Plan) -> None:
         console.print("  (sweep.retry=[error,oom,timeout] runs failed cells again)", markup=False)
 
 
-def show_end(console: Console, request: Request, states: Mapping[str, CellState]) -> int:
+def show_end(
+    console: Console, request: Request, states: Mapping[str, CellState], asked: int
+) -> int:
     """Print how the cells ended and where they are; the exit status."""
     outcomes = Counter(state.outcome for state in states.values())
     counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
@@ -197,7 +207,9 @@ def show_end(console: Console, request: Request, states: Mapping[str, CellState]
         console.print(f"  {states[key].outcome}: {key} (see {folder.errors}/)", highlight=False)
     if len(bad) > 5:
         console.print(f"  ... and {len(bad) - 5} more")
-    return 1 if bad else 0
+    if missing := asked - len(states):
+        console.print(f"  {missing} cells left no result; the same command runs them again")
+    return 1 if bad or missing else 0
 
 
 def _short(assignment: Mapping[str, Any], name: str) -> str:

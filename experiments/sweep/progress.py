@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -20,29 +20,47 @@ from rich.progress import (
 
 from experiments.sweep.runner import Tick
 from experiments.sweep.store.journal import read_events
+from experiments.sweep.store.parquet import read_part
 from experiments.sweep.store.paths import SweepFolder
 
 LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Tally:
-    """Counts committed cells, reading only what was added to the journals since the last look."""
+    """Counts cells committed from now on: in journals, and in the parts that journals became.
+
+    Of a journal only what was added since the last look is read, and each part once.
+    """
 
     def __init__(self, folder: SweepFolder) -> None:
         self._folder = folder
         self._offsets: dict[Path, int] = {}
-        self.outcomes: Counter[str] = Counter()
+        self._packs: dict[str, Counter[str]] = {}
+        self._ended = set(self._parts())
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Finished cells by outcome."""
+        return sum(self._packs.values(), Counter())
 
     def look(self) -> int:
         """Read on, and return how many cells are finished."""
         for path in self._folder.journals.glob("*.journal"):
-            try:
-                events, offset = read_events(path, self._offsets.get(path, 0))
-            except FileNotFoundError:  # its pack ended between the listing and the reading
+            if path.stem in self._ended:
                 continue
-            self._offsets[path] = offset
-            self.outcomes.update(event.outcome for event in events if event.kind == "done")
-        return sum(self.outcomes.values())
+            with suppress(FileNotFoundError):  # its pack ended since the listing: see below
+                events, self._offsets[path] = read_events(path, self._offsets.get(path, 0))
+                counts = self._packs.setdefault(path.stem, Counter())
+                counts.update(event.outcome for event in events if event.kind == "done")
+        parts = self._parts()
+        for stem in parts.keys() - self._ended:
+            self._ended.add(stem)
+            outcomes = read_part(parts[stem], ["outcome"])["outcome"]
+            self._packs[stem] = Counter(outcomes.to_pylist())
+        return self.outcomes.total()
+
+    def _parts(self) -> dict[str, Path]:
+        return {path.stem: path for path in self._folder.table("cells").glob("*.parquet")}
 
     def describe(self) -> str:
         """Outcomes and their counts, the most frequent first."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from typing import Protocol
 
 import torch
@@ -15,9 +19,10 @@ from pebble import ProcessExpired, ProcessPool
 from pydantic import PositiveInt
 
 from experiments.cell import CellResult
-from experiments.errors import FaninError
+from experiments.errors import ConfigError, FaninError
 from experiments.sweep.plan import Pack, Task
-from experiments.sweep.store.journal import Journal, read_events
+from experiments.sweep.store.journal import Journal, read_events, read_writer
+from experiments.sweep.store.lock import alive
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.worker import failed, identified, prepare_torch, run_pack, start_worker
@@ -25,6 +30,7 @@ from experiments.sweep.worker import failed, identified, prepare_torch, run_pack
 Tick = Callable[[], None]
 POLL = 0.25  # seconds between two looks at the journals
 STILLBORN = 3  # workers in a row that die before they begin a cell: something is wrong with all
+NO_WORKER = "workers die before they begin a cell; runner=inline shows why"
 
 
 class Runner(Protocol):
@@ -74,36 +80,39 @@ class LocalRunner:
     def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
         """Run packs in the pool; a worker that dies costs the cell it was at, and no other."""
         slots = devices(self.device)
-        default = len(slots) if slots[0] != "cpu" else len(os.sched_getaffinity(0))
+        default = len(slots) if slots[0] != "cpu" else _cores()
         pool = ProcessPool(
             max_workers=min(self.workers or default, max(len(packs), 1)),
             context=multiprocessing.get_context("spawn"),
             initializer=start_worker,
             initargs=(os.getpid(),),
         )
+        # Its own start would let interrupts in again in the middle of `_interrupts_held`.
+        resource_tracker.ensure_running()
         queue = list(packs)
         running: dict[Future[None], tuple[str, Pack]] = {}
         started = stillborn = 0
         try:
             while queue or running:
-                for pack in queue:
-                    stem, device = _stem(), slots[started % len(slots)]
-                    started += 1
-                    future = pool.schedule(run_pack, args=(str(folder.root), stem, pack, device))
-                    running[future] = stem, pack
+                with _interrupts_held():  # by what is started here too: Ctrl-C is not for workers
+                    for pack in queue:
+                        stem, device = _stem(), slots[started % len(slots)]
+                        started += 1
+                        arguments = (str(folder.root), stem, pack, device)
+                        running[pool.schedule(run_pack, args=arguments)] = stem, pack
                 queue = []
                 for ended in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
                     stem, pack = running.pop(ended)
-                    rest = _settle(folder, stem, pack, ended.exception())
+                    rest = _settle(folder, stem, pack, ended)
                     # A pack that comes back whole had a worker that died before its first cell.
                     stillborn = stillborn + 1 if rest == [pack] else 0
                     if stillborn == STILLBORN:
-                        raise FaninError(
-                            f"{STILLBORN} workers in a row died before they began a cell; "
-                            "runner=inline shows why"
-                        )
+                        raise FaninError(NO_WORKER)
                     queue += rest
                 tick()
+                for future, (stem, _) in running.items():
+                    if future.running() and _deserted(folder, stem):
+                        future.cancel()
         except BaseException:
             pool.stop()
             raise
@@ -113,48 +122,91 @@ class LocalRunner:
             pool.join()
 
 
-def _settle(folder: SweepFolder, stem: str, pack: Pack, error: BaseException | None) -> list[Pack]:
+def _settle(folder: SweepFolder, stem: str, pack: Pack, ended: Future[None]) -> list[Pack]:
     """What is left of a pack that has ended, well or with its worker."""
+    if ended.cancelled():
+        return bury(folder, stem, pack, 0)
+    error = ended.exception()
     if isinstance(error, ProcessExpired):
-        return bury(folder, stem, pack, error)
+        return bury(folder, stem, pack, error.exitcode)
+    if isinstance(error, BrokenProcessPool):
+        raise FaninError(NO_WORKER) from error
     if error is not None:
         raise error
     return []
 
 
+def _deserted(folder: SweepFolder, stem: str) -> bool:
+    """Whether a pack's worker is gone; one that leaves with exit code 0 pebble doesn't miss."""
+    try:
+        writer = read_writer(folder.journals / f"{stem}.journal")
+    except FileNotFoundError:  # not begun, or ended
+        return False
+    return writer is not None and not alive(writer)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let no Ctrl-C in; threads and processes that start here never get one, from birth on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cores() -> int:
+    """Cores that this process may use (macOS can't say, and names all)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def devices(asked: str) -> list[str]:
     """The devices that workers take turns on.
 
+    Raises
+    ------
+    ConfigError
+        There is no such device here.
+
+    Examples
+    --------
     >>> devices("cpu")
     ['cpu']
     """
+    graphics = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cuda":
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return [asked]
+        return graphics or ["cpu"]
+    if asked == "cuda" and graphics:
+        return graphics
+    if asked in ("cpu", *graphics):
+        return [asked]
+    there = ", ".join(["auto", "cpu", *graphics])
+    raise ConfigError(f"runner.device={asked}: no such device here; valid: {there}")
 
 
-def bury(folder: SweepFolder, stem: str, pack: Pack, error: ProcessExpired) -> list[Pack]:
+def bury(folder: SweepFolder, stem: str, pack: Pack, exitcode: int) -> list[Pack]:
     """Settle a dead worker's pack: keep what it finished, blame its cell, return the rest."""
     journal = folder.journals / f"{stem}.journal"
-    events = read_events(journal)[0] if journal.exists() else []
+    if not journal.exists():  # it died before the first cell, or after the last
+        return [] if (folder.table("cells") / f"{stem}.parquet").exists() else [pack]
+    events = read_events(journal)[0]
     finished = {event.cell_id for event in events if event.kind == "done"}
     blamed = {event.cell_id for event in events if event.kind == "start"} - finished
-    if journal.exists():
-        commit_journal(folder, journal)
+    commit_journal(folder, journal)
     note = Journal(folder.journals / f"{_stem()}.journal")
     for task in pack.tasks:
         if task.cell_id in blamed:
-            note.done(_killed(task, error))
+            note.done(_killed(task, exitcode))
     note.close()
     commit_journal(folder, note.path)
     rest = tuple(t for t in pack.tasks if t.cell_id not in finished | blamed)
     return [replace(pack, tasks=rest)] if rest else []
 
 
-def _killed(task: Task, error: ProcessExpired) -> CellResult:
-    result = failed(task, "killed", f"its worker process died (exit code {error.exitcode})")
+def _killed(task: Task, exitcode: int) -> CellResult:
+    result = failed(task, "killed", f"its worker process died (exit code {exitcode})")
     return replace(result, row=identified(task, result.row, "unknown"))
 
 

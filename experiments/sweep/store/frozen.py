@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from experiments.config.identity import scientific
+from experiments.config.identity import fingerprint
 from experiments.errors import ConfigError
 from experiments.sweep.expand import PlannedCell
 from experiments.sweep.store.paths import SweepFolder, write_whole
@@ -36,7 +36,7 @@ def freeze(folder: SweepFolder, cells: Sequence[PlannedCell], asked: Mapping[str
     known = {line["cell_id"]: line for line in read_frozen(folder)}
     for cell in cells:
         before = known.get(cell.id)
-        if before is not None and scientific(before["config"]) != scientific(cell.config):
+        if before is not None and fingerprint(before["config"]) != fingerprint(cell.config):
             raise ConfigError(
                 f"{folder.plan}: {cell.id} is there with another configuration; "
                 "choose another sweep.name"

@@ -1,7 +1,8 @@
 """A pack's journal: one committed line a finished cell, so a crash loses only the one running.
 
-A line is `start`, cell id, attempt or `done`, cell id, outcome, checksum, JSON; tabs between. A
-line without its newline, or whose checksum is wrong, was never committed and is passed over.
+The first line is `writer` and its process id; then come `start`, cell id, attempt and `done`, cell
+id, outcome, checksum, JSON; tabs between. A line without its newline, or whose checksum is wrong,
+was never committed and is passed over.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cell import CellResult
+from experiments.sweep.store.paths import writing
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,12 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("xb")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: what could not be written is not tried again when the file is closed.
+            self._file = path.open("xb", buffering=0)
+        self._commit(f"writer\t{os.getpid()}")
 
     def held(self) -> bool:
         """Whether this journal is still the pack's own."""
@@ -58,20 +63,20 @@ class Journal:
         self._file.close()
 
     def _commit(self, line: str) -> None:
-        self._file.write(f"{line}\n".encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        data = memoryview(f"{line}\n".encode())
+        with writing(self.path):
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
 
 
 def read_results(path: Path) -> list[CellResult]:
     """Every committed cell of a journal."""
     results = []
-    for fields in _lines(path.read_bytes()):
-        if fields[0] == "done" and len(fields) == 5:
-            payload = fields[4]
-            if f"{zlib.crc32(payload.encode()):08x}" == fields[3]:
-                content: dict[str, Any] = json.loads(payload)
-                results.append(CellResult(content["row"], content["tables"]))
+    for fields in _committed(path.read_bytes()):
+        if fields[0] == "done":
+            content: dict[str, Any] = json.loads(fields[4])
+            results.append(CellResult(content["row"], content["tables"]))
     return results
 
 
@@ -80,11 +85,29 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]
-    events = [Event(f[0], f[1], f[2]) for f in _lines(whole) if len(f) >= 3]
-    return events, offset + len(whole)
+    events = [Event(f[0], f[1], f[2]) for f in _committed(data) if f[0] in ("start", "done")]
+    return events, offset + data.rfind(b"\n") + 1
 
 
-def _lines(data: bytes) -> Iterator[list[str]]:
+def read_writer(path: Path) -> int | None:
+    """The process that writes a journal; None where it has not yet said so."""
+    with path.open("rb") as file:
+        first = file.readline(64)
+    for fields in _committed(first):
+        if fields[0] == "writer" and fields[1].isdecimal():
+            return int(fields[1])
+    return None
+
+
+def _committed(data: bytes) -> Iterator[list[str]]:
+    """The fields of each line that is whole."""
     for line in data.split(b"\n")[:-1]:
-        yield line.decode(errors="replace").split("\t", 4)
+        fields = line.decode(errors="replace").split("\t", 4)
+        kind, length = fields[0], len(fields)
+        if kind == "done" and length == 5:
+            payload = line.split(b"\t", 4)[4]
+            whole = f"{zlib.crc32(payload):08x}" == fields[3]
+        else:
+            whole = (kind, length) in (("start", 3), ("writer", 2))
+        if whole:
+            yield fields

@@ -7,9 +7,13 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
 
 from experiments.errors import FaninError
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.paths import SweepFolder, write_whole, writing
 
 
 @contextmanager
@@ -21,22 +25,29 @@ def sole_launcher(folder: SweepFolder) -> Iterator[None]:
     FaninError
         Another launcher on this host is at work on it.
     """
-    here = {"host": platform.node(), "pid": os.getpid()}
-    if folder.launcher.exists():
-        other = json.loads(folder.launcher.read_text())
-        if other["host"] == here["host"] and other != here and _alive(other["pid"]):
+    pid = os.getpid()
+    here = {"host": platform.node(), "pid": pid, "born": _born(pid)}
+    with writing(folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+    # The lock is for two that start at once, and held only while looking and writing. Where file
+    # systems know no such locks, the journals still keep the two apart.
+    with writing(folder.launcher), FileLock(folder.root / ".launcher.lock"):
+        other = _read(folder.launcher)
+        if other is not None and other["host"] == here["host"] and other != here and _lives(other):
             raise FaninError(
                 f"{folder.root}: process {other['pid']} is running this sweep; "
                 "wait for it, or stop it with Ctrl-C there"
             )
-    write_whole(folder.launcher, json.dumps(here).encode())
+        write_whole(folder.launcher, json.dumps(here).encode())
     try:
         yield
     finally:
-        folder.launcher.unlink(missing_ok=True)
+        if _read(folder.launcher) == here:
+            folder.launcher.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -44,3 +55,25 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A launcher's note; None where there is none, or none that can be understood."""
+    try:
+        note = json.loads(path.read_text())
+        return {"host": str(note["host"]), "pid": int(note["pid"]), "born": note.get("born")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _lives(note: dict[str, Any]) -> bool:
+    """Whether the process that wrote a note still runs, and not one that has got its number."""
+    return alive(note["pid"]) and note["born"] in (None, _born(note["pid"]))
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, in ticks since the machine did; None where the system won't say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,30 @@ import pyarrow.parquet as pq
 from experiments.cell import CellResult
 from experiments.errors import DataError
 from experiments.sweep.store.journal import read_results
-from experiments.sweep.store.paths import TABLES, SweepFolder, write_whole
+from experiments.sweep.store.paths import TABLES, SweepFolder, write_whole, writing
 
 INTEGERS = ("draw", "step", "image", "layer", "count", "attempt", "outcome_step")
+FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")
+WORDS = ("outcome_tensor", "outcome_reason")  # even where all of a part's are null
 
 
 def commit_journal(folder: SweepFolder, journal: Path) -> None:
     """Turn a journal into parts of the tables, then remove it.
 
-    The parts carry the journal's name, so doing it again after a crash halfway changes nothing.
+    The parts carry the journal's name, so doing it again after a crash halfway changes nothing,
+    and where the journal is gone somebody else has done it.
     """
-    results = read_results(journal)
+    try:
+        results = read_results(journal)
+    except FileNotFoundError:
+        return
     if results:
         for name in TABLES:
             table = _table(name, results)
             if table.num_rows:
                 write_part(folder, name, journal.stem, table)
-    journal.unlink()
+    with writing(journal):
+        journal.unlink(missing_ok=True)
 
 
 def read_parts(
@@ -42,16 +50,26 @@ def read_parts(
     DataError
         A part can't be read; it names the file.
     """
-    parts = []
-    for path in sorted(folder.table(name).glob("*.parquet")):
-        try:
-            parts.append((path.stem, pq.read_table(path, columns=list(columns or []) or None)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(
-                f"{path}: not a readable Parquet file ({error}); move it away and run the sweep "
-                "again: its cells will be run again"
-            ) from error
-    return parts
+    paths = sorted(folder.table(name).glob("*.parquet"))
+    return [(path.stem, read_part(path, columns)) for path in paths]
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one part, or some columns of it.
+
+    Raises
+    ------
+    DataError
+        It can't be read; its file is named.
+    """
+    try:
+        return pq.read_table(path, columns=list(columns or []) or None)
+    except (pa.ArrowInvalid, OSError) as error:
+        pattern = f"{path.parent.parent}/*/{path.name}"
+        raise DataError(
+            f"{path}: not a readable Parquet file ({error}); move {pattern} away (a pack's parts "
+            "belong together) and run the sweep again: it makes those cells anew"
+        ) from error
 
 
 def write_part(folder: SweepFolder, name: str, stem: str, table: pa.Table) -> None:
@@ -80,12 +98,17 @@ def _column(key: str, values: list[Any]) -> pa.Array:
     """Numbers as numbers, words as a dictionary; a mixture of kinds as JSON text."""
     if key in INTEGERS:
         return pa.array(values, pa.int32())
+    if key in FLOATS:
+        return pa.array(values, pa.float64())
     present = [value for value in values if value is not None]
+    if not present and key not in WORDS:
+        return pa.nulls(len(values))  # which meets any type that other parts have
     if all(isinstance(value, bool) for value in present) and present:
         return pa.array(values, pa.bool_())
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present) and present:
         whole = all(isinstance(value, int) for value in present)
-        return pa.array(values, pa.int64() if whole else pa.float64())
+        with suppress(OverflowError, pa.ArrowInvalid):  # a number too large for either is words
+            return pa.array(values, pa.int64() if whole else pa.float64())
     texts = [
         value if value is None or isinstance(value, str) else json.dumps(value) for value in values
     ]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from experiments.errors import FaninError
 
 TABLES = ("layers", "histograms", "curves", "cells")
 """What a pack writes; `cells` comes last, so where a pack has cells it has all of its rows."""
@@ -51,14 +55,38 @@ def write_whole(path: Path, data: bytes) -> None:
 
     The bytes go to a temporary file beside it, are forced to disk, and take their name in one
     rename.
+
+    Raises
+    ------
+    FaninError
+        As `writing`; what stood under this name before still does.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of a file that can't be written (a full disk, a folder of someone else's) what it means.
+
+    Raises
+    ------
+    FaninError
+        Writing raised an OSError.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise FaninError(
+            f"{path}: can't be written ({error.strerror or error}); every cell that was finished "
+            "is kept: mend that, and the same command goes on from there"
+        ) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from experiments.sweep.store.journal import read_events
+from experiments.sweep.store.journal import Event, read_events
 from experiments.sweep.store.parquet import commit_journal, read_parts
 from experiments.sweep.store.paths import SweepFolder
 
@@ -32,15 +33,23 @@ def recover(folder: SweepFolder) -> int:
 
 def read_states(folder: SweepFolder) -> dict[str, CellState]:
     """The latest attempt of every cell that has any, those in journals included."""
-    parts = read_parts(folder, "cells", ["cell_id", "outcome", "attempt", "seconds"])
+    # Journals first: one whose pack ends meanwhile is then found among the parts.
+    journals = {path.stem: _events(path) for path in sorted(folder.journals.glob("*.journal"))}
+    parts = dict(read_parts(folder, "cells", ["cell_id", "outcome", "attempt", "seconds"]))
     states: dict[str, CellState] = {}
-    for row in (row for _, part in parts for row in part.to_pylist()):
+    for row in (row for part in parts.values() for row in part.to_pylist()):
         before = states.get(row["cell_id"])
         if before is None or row["attempt"] >= before.attempt:
             states[row["cell_id"]] = CellState(row["outcome"], row["attempt"], row["seconds"])
-    for journal in folder.journals.glob("*.journal"):
-        for event in read_events(journal)[0]:
-            if event.kind == "done":
-                attempt = states[event.cell_id].attempt + 1 if event.cell_id in states else 1
-                states[event.cell_id] = CellState(event.outcome, attempt, float("nan"))
+    for event in (e for stem, events in journals.items() if stem not in parts for e in events):
+        if event.kind == "done":
+            attempt = states[event.cell_id].attempt + 1 if event.cell_id in states else 1
+            states[event.cell_id] = CellState(event.outcome, attempt, float("nan"))
     return states
+
+
+def _events(journal: Path) -> list[Event]:
+    try:
+        return read_events(journal)[0]
+    except FileNotFoundError:
+        return []

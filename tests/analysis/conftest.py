@@ -1,0 +1,74 @@
+"""A small real sweep, made once; every test reads its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis import Results, load
+from analysis.measured import Comparison, compare
+from experiments.config.loader import config_loader
+from experiments.sweep.command import run_command
+
+SMALL = ("data.side=14", "data.n_train=200", "data.n_test=100", "train.steps=3", "probe.draws=4")
+CHEAP = ("probe.images=2", "probe.size=8", "runner=inline")
+
+Sweep = Callable[..., Results]
+
+
+def run_sweep(results: Path, name: str, *overrides: str, config_dir: Path | None = None) -> Results:
+    """Run a sweep in this process and load it."""
+    loader = config_loader(None if config_dir is None else str(config_dir))
+    where = (f"sweep.results={results}", f"sweep.name={name}")
+    assert run_command(loader, "config", [*CHEAP, *where, *overrides]) == 0
+    return load(name, results)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """`sweep(name, *overrides)` runs a small sweep into a folder of the test's own."""
+    return lambda name, *overrides: run_sweep(tmp_path, name, *SMALL, *overrides)
+
+
+NAMED = """
+grid:
+  model: [{model: two_layer, model.channels: 4}, {model: plain, model.depth: 4, model.width: 4}]
+  activation: [relu, tanh]
+  init:
+    - he_normal
+    - xavier_normal
+    - {init: normal, init.std: 0.3}
+    - {init: uniform, init.a: 0.0, init.b: 1.0}
+    - lsuv
+  optim.lr: [0.01, 0.1]
+  seed: range(2)
+"""
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Two networks, two activations, five inits, two learning rates, two seeds: 80 cells."""
+    root = tmp_path_factory.mktemp("small")
+    (root / "conf" / "sweep").mkdir(parents=True)
+    (root / "conf" / "sweep" / "small.yaml").write_text(NAMED)
+    return run_sweep(root / "results", "small", *SMALL, "sweep=small", config_dir=root / "conf")
+
+
+@pytest.fixture(scope="session")
+def small_results(small: Results) -> str:
+    """Where `small` is kept, as the command lines want it."""
+    return str(small.folder.root.parent)
+
+
+@pytest.fixture(scope="session")
+def comparisons(small: Results) -> list[Comparison]:
+    """Every setting of `small`, predicted."""
+    return compare(small)
+
+
+@pytest.fixture(scope="session")
+def by_label(comparisons: list[Comparison]) -> dict[str, Comparison]:
+    """The same, by label."""
+    return {comparison.setting.label: comparison for comparison in comparisons}

@@ -1,0 +1,152 @@
+"""The comparison table against plain arithmetic on the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import Results
+from analysis.measured import Comparison, compare, predictions_of, table
+from analysis.settings import Setting
+from analysis.theory.cell import RUNGS
+
+SETTING = Setting({}, "hand made", {}, ("x",))
+
+
+def _comparison(values: dict[int, list[float]], theory: dict[int, float]) -> Comparison:
+    """Draws by layer, and what both rungs predict for a layer."""
+    draws = pd.DataFrame(
+        [
+            {"layer": n, "layer_name": f"fc{n}", "quantity": "preact_m2", "image": -1, "value": v}
+            for n, column in values.items()
+            for v in column
+        ]
+    )
+    predicted = pd.DataFrame(
+        [
+            {"layer": n, "quantity": "preact_m2", "image": -1, "rung": rung, "value": v}
+            for rung in RUNGS
+            for n, v in theory.items()
+        ]
+    )
+    return Comparison(SETTING, draws, predicted, None)
+
+
+@pytest.mark.parametrize("quantity", ["preact_m2", "vjp_m2", "weight_vjp_m2"])
+@pytest.mark.parametrize("image", [-1, 1])
+def test_table_agrees_with_plain_pandas(
+    small: Results, by_label: dict[str, Comparison], quantity: str, image: int
+) -> None:
+    comparison = by_label["plain depth=4 width=4 relu he_normal"]
+    cells = small.cells
+    mine = cells[
+        (cells.model == "plain")
+        & (cells.activation == "relu")
+        & (cells.init == "he_normal")
+        & (cells["optim.lr"] == 0.1)  # of the cells that share draws, one
+    ]
+    rows = small.layers[
+        small.layers.cell_id.isin(mine.cell_id)
+        & (small.layers.step == 0)
+        & (small.layers.quantity == quantity)
+        & (small.layers.image == image)
+        & (small.layers.layer > 0)
+    ]
+    found = table(comparison, quantity, image).set_index("layer")
+    assert found.layer_name.tolist() == ["conv1", "conv2", "conv3", "fc1"]
+    assert set(RUNGS) == {"he", "mean_field"}
+    for layer, values in rows.groupby("layer").value:
+        row = found.loc[layer]
+        assert row.draws == len(values) == 8  # two seeds of four draws
+        # A few roundings apart: the orders of summation differ.
+        assert row.measured == pytest.approx(values.mean(), rel=1e-13)
+        assert row.se == pytest.approx(values.std(ddof=1) / 8**0.5, rel=1e-12)
+        for rung in RUNGS:
+            theory = comparison.predicted
+            (value,) = theory[
+                (theory.rung == rung)
+                & (theory.layer == layer)
+                & (theory.quantity == quantity)
+                & (theory.image == image)
+            ].value
+            assert row[rung] == value
+            assert row[f"measured/{rung}"] == row.measured / value
+
+
+def test_every_measured_layer_has_every_rung(comparisons: list[Comparison]) -> None:
+    assert len(comparisons) == 20
+    for comparison in comparisons:
+        frame = table(comparison)
+        assert len(frame) == (2 if comparison.setting.words["model"] == "two_layer" else 4)
+        assert frame[list(RUNGS)].isna().all(axis=None) == (comparison.unpredicted is not None)
+
+
+def test_only_data_dependent_inits_have_no_prediction(comparisons: list[Comparison]) -> None:
+    without = {c.setting.words["init"] for c in comparisons if c.unpredicted}
+    assert without == {"lsuv"}
+
+
+def test_predictions_are_listed_for_every_cell(comparisons: list[Comparison]) -> None:
+    predicted = predictions_of(comparisons)
+    assert list(predicted.columns) == [
+        *("cell_id", "image", "layer", "layer_name", "quantity", "rung", "value"),
+        *("log_sd", "sampling_se"),
+    ]
+    assert predicted.cell_id.nunique() == 64  # 80 less lsuv's 16
+    assert not predicted.duplicated(["cell_id", "image", "layer", "quantity", "rung"]).any()
+    assert set(predicted.image) == {-1, 0, 1}
+    assert predictions_of([c for c in comparisons if c.unpredicted]).empty
+
+
+def test_moments_near_the_end_of_float64_keep_their_standard_error() -> None:
+    values = [1e200, 3e200]
+    row = table(_comparison({1: values}, {1: 1e200})).iloc[0]
+    assert row.measured == pytest.approx(2e200)
+    # sd / sqrt(2) of {1, 3} is 1.
+    assert row.se == pytest.approx(1e200)
+    assert row["measured/he"] == pytest.approx(2.0)
+
+
+def test_overflowed_missing_and_zero_moments_say_so_quietly() -> None:
+    values = {
+        1: [1.0, np.inf],
+        2: [0.0, 0.0],
+        3: [np.nan, np.nan],
+        4: [5.0],
+        5: [1.6e308, 1.7e308],
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = table(_comparison(values, {1: 2.0, 2: 0.0, 3: 1.0, 4: np.inf, 5: 1.0}))
+    found = found.set_index("layer")
+    assert found.loc[1, ["measured", "measured/he"]].tolist() == [np.inf, np.inf]
+    assert np.isnan(found.loc[1, "se"])
+    assert found.loc[2, ["measured", "se"]].tolist() == [0.0, 0.0]
+    assert np.isnan(found.loc[2, "measured/he"])  # 0 / 0
+    assert np.isnan(found.loc[3, "measured"])
+    assert found.loc[3, "draws"] == 0
+    assert np.isnan(found.loc[4, "se"])  # one draw has no spread
+    assert found.loc[4, "measured/he"] == 0.0
+    assert found.loc[5, "measured"] == np.inf  # the mean of two that can't be added
+
+
+def test_whole_net_rows_are_no_layer() -> None:
+    comparison = _comparison({-1: [3.0, 4.0], 1: [1.0, 2.0]}, {1: 1.0})
+    assert table(comparison).layer.tolist() == [1]
+
+
+def test_the_table_leaves_the_draws_as_they_were(comparisons: list[Comparison]) -> None:
+    comparison = comparisons[0]
+    before = comparison.draws.copy(deep=True)
+    table(comparison)
+    pd.testing.assert_frame_equal(comparison.draws, before)
+
+
+def test_a_sweep_measured_only_while_training_has_nothing_to_compare(small: Results) -> None:
+    late = dataclasses.replace(small, layers=small.layers.assign(step=5))
+    with pytest.raises(Exception, match="no layer was measured at initialization"):
+        compare(late)

@@ -1,0 +1,127 @@
+"""Which cells share their theory, and which measurements are replicates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import Results
+from analysis.measured import Comparison, compare
+from analysis.settings import draws_of, settings_of
+from experiments.sweep.store.frozen import read_frozen
+
+
+@pytest.fixture
+def frozen(small: Results) -> list[dict[str, Any]]:
+    return read_frozen(small.folder)
+
+
+def test_cells_that_differ_in_learning_rate_and_seed_are_one_setting(
+    frozen: list[dict[str, Any]],
+) -> None:
+    settings = settings_of(frozen)
+    assert len(frozen) == 80
+    assert len(settings) == 20  # two networks, two activations, five inits
+    assert all(len(setting.cell_ids) == 4 for setting in settings)
+    assert {c for setting in settings for c in setting.cell_ids} == {c["cell_id"] for c in frozen}
+
+
+def test_labels_tell_settings_apart_in_the_words_of_the_command_line(
+    frozen: list[dict[str, Any]],
+) -> None:
+    labels = [setting.label for setting in settings_of(frozen)]
+    assert len(set(labels)) == len(labels)
+    assert "plain depth=4 width=4 tanh uniform a=0.0 b=1.0" in labels
+    assert not any("lr" in label or "seed" in label for label in labels)
+
+
+def test_a_sweep_of_one_setting_has_nothing_to_tell_apart(frozen: list[dict[str, Any]]) -> None:
+    (setting,) = settings_of(frozen[:1])
+    assert (setting.label, setting.words) == ("all cells", {})
+    assert settings_of([]) == []
+
+
+def test_where_the_data_lay_does_not_split_a_setting(frozen: list[dict[str, Any]]) -> None:
+    moved = copy.deepcopy(frozen[0])
+    moved["cell_id"] = "the-other"
+    moved["config"]["seed_weights"] = 7
+    moved["config"]["data"]["root"] = moved["asked"]["data.root"] = "/elsewhere"
+    (setting,) = settings_of([frozen[0], moved])
+    assert setting.label == "all cells"
+
+
+def test_networks_with_other_outputs_are_other_settings(sweep: Callable[..., Results]) -> None:
+    """Two classes are one logit to bce and two to cross_entropy: not the same last layer."""
+    results = sweep("binary", "data=shapes", "loss=bce,cross_entropy", "train.steps=0")
+    labels = [comparison.setting.label for comparison in compare(results)]
+    assert labels == ["outputs=1", "outputs=2"]
+
+
+def test_shared_draws_count_once_and_seeds_are_replicates(by_label: dict[str, Comparison]) -> None:
+    draws = by_label["two_layer channels=4 relu he_normal"].draws
+    first = draws[(draws.quantity == "preact_m2") & (draws.image == -1) & (draws.layer == 1)]
+    assert sorted(zip(first.seed_weights, first.draw, strict=True)) == [
+        (seed, draw) for seed in (0, 1) for draw in range(4)
+    ]
+    assert first.value.nunique() == len(first)
+    assert first.cell_id.nunique() == 2  # of four cells: the two learning rates share draws
+
+
+def test_cells_of_one_weight_seed_did_measure_the_same_draws(small: Results) -> None:
+    """What lets `draws_of` take any one of them."""
+    layers = small.layers[small.layers.step == 0].merge(
+        small.cells[["cell_id", "model", "activation", "init", "seed_weights", "optim.lr"]]
+    )
+    one = ["model", "activation", "init", "seed_weights", "draw", "image", "layer", "quantity"]
+    same = layers.groupby(one, observed=True).value.agg(["nunique", "size"])
+    assert (same["size"] == 2).all()
+    assert (same["nunique"] <= 1).all()
+
+
+def _tables(*cells: tuple[str, int, bool]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    table = pd.DataFrame(
+        {"cell_id": [c for c, _, _ in cells], "seed_weights": [seed for _, seed, _ in cells]}
+    )
+    rows = [
+        {"cell_id": cell, "draw": draw, "step": step, "value": 10.0 * seed + draw}
+        for cell, seed, measured in cells
+        if measured
+        for draw in range(2)
+        for step in (0, 5)
+    ]
+    columns = ["cell_id", "draw", "step", "value"]
+    return table, pd.DataFrame(rows, columns=columns).astype({"cell_id": "category"})
+
+
+def test_a_failed_cell_does_not_lose_its_seeds_draws(frozen: list[dict[str, Any]]) -> None:
+    (setting,) = settings_of([frozen[0] | {"cell_id": cell} for cell in "abc"])
+    cells, layers = _tables(("a", 0, False), ("b", 0, True), ("c", 1, True))
+    (draws,) = draws_of([setting], cells, layers)
+    assert draws.value.tolist() == [0.0, 1.0, 10.0, 11.0]
+    assert set(draws.step) == {0}
+    assert list(draws.cell_id.astype(str)) == ["b", "b", "c", "c"]
+
+
+def test_a_setting_that_was_not_measured_has_no_draws(frozen: list[dict[str, Any]]) -> None:
+    one, other = frozen[0] | {"cell_id": "a"}, frozen[-1] | {"cell_id": "b"}
+    cells, layers = _tables(("a", 0, False), ("b", 0, True))
+    empty, full = draws_of(settings_of([one, other]), cells, layers)
+    assert empty.empty
+    assert full.value.tolist() == [0.0, 1.0]
+    assert list(empty.columns) == list(full.columns)
+
+
+def test_two_commands_into_one_folder_add_seeds_to_a_setting(
+    sweep: Callable[..., Results], tmp_path: Path
+) -> None:
+    sweep("twice", "seed=range(2)", "train.steps=0")
+    results = sweep("twice", "seed=range(1,3)", "train.steps=0", f"data.root={tmp_path}")
+    (comparison,) = compare(results)
+    assert len(comparison.setting.cell_ids) == 3
+    seeds = comparison.draws.seed_weights
+    assert comparison.draws.groupby(seeds).draw.nunique().to_dict() == {0: 4, 1: 4, 2: 4}

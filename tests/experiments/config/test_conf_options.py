@@ -1,0 +1,105 @@
+"""What all of conf/ must keep to, so that composing each option once, alone, is sound."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.config.build import build
+from experiments.config.loader import CONF
+from experiments.config.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
+from experiments.config.space import Space
+from experiments.sweep.expand import expand
+from experiments.sweep.grid import grids_of
+from experiments.sweep.runner import InlineRunner, LocalRunner
+
+OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")
+SWEEPS = sorted(CONF.glob("sweep/*.yaml"))
+PRIMARY = sorted(CONF.glob("*.yaml"))
+# What each group needs beside it to be a cell that means something.
+COMPANIONS = {
+    ("head", "sigmoid"): {"loss": "bce"},
+    ("head", "tanh"): {"loss": "mse"},
+}
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}={path.stem}"
+
+
+@pytest.mark.parametrize("path", [*OPTIONS, *SWEEPS, *PRIMARY], ids=name)
+def test_no_yaml_looks_at_another_key(path):
+    assert "${" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", [*OPTIONS, *SWEEPS], ids=name)
+def test_an_option_stays_in_its_own_group(path):
+    text = path.read_text()
+    assert not re.search(r"^\s*#\s*@package", text, re.MULTILINE)
+    assert "defaults" not in yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name)
+def test_an_option_is_a_mapping_with_a_target(path):
+    assert "." in yaml.safe_load(path.read_text())["_target_"] or path.stem == "custom"
+
+
+def test_options_lie_one_folder_deep():
+    assert set(CONF.rglob("*.yaml")) == {*OPTIONS, *SWEEPS, *PRIMARY}
+
+
+def test_every_group_has_a_default(space):
+    folders = {path.parent.name for path in [*OPTIONS, *SWEEPS]}
+    assert folders == set(space.defaults)
+    assert set(CELL_KEYS) <= set(space.base)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name)
+def test_every_option_composes_to_its_yaml_and_the_common_keys(space: Space, path):
+    group, option = path.parent.name, path.stem
+    node = space.node(group, option)
+    written = yaml.safe_load(path.read_text())
+    assert {key: node[key] for key in written} == written
+    common = yaml.safe_load((CONF / "config.yaml").read_text()).get(group, {})
+    assert set(node) == set(written) | set(common)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name)
+def test_every_option_builds(space: Space, path):
+    group, option = path.parent.name, path.stem
+    if (group, option) == ("init", "custom"):
+        pytest.skip("has a target only once the user names one")
+    if group == "runner":
+        assert option in ("inline", "local")
+        return
+    choices = {group: option} | COMPANIONS.get((group, option), {})
+    nodes = {key: space.node(key, chosen) for key, chosen in choices.items()}
+    built = build_cell(coerce_cell(space.base | nodes))
+    assert built.data.shape[1] >= 7
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name)
+def test_an_options_yaml_already_has_the_declared_types(space: Space, path):
+    """Else 1 in one YAML and 1.0 in another would read as different defaults."""
+    group, option = path.parent.name, path.stem
+    if group == "runner" or option == "custom":
+        pytest.skip("no part of a cell by itself")
+    node = space.node(group, option)
+    coerced = coerce_group(group, node)
+    assert {key: repr(coerced[key]) for key in node} == {key: repr(node[key]) for key in node}
+
+
+def test_runners_build(space: Space):
+    assert isinstance(build(space.node("runner", "inline")), InlineRunner)
+    assert isinstance(build(space.node("runner", "local")), LocalRunner)
+
+
+def test_every_named_sweep_expands(space: Space):
+    for path in SWEEPS:
+        named = {
+            key: value
+            for key, value in space.node("sweep", path.stem).items()
+            if key not in space.base["sweep"]
+        }
+        assert expand(space, grids_of([], named)), path.stem

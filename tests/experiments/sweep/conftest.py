@@ -1,0 +1,49 @@
+"""From words of a command line to cells, in this process and with every option composed once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hydra.core.config_loader import ConfigLoader
+
+from experiments.config.loader import config_loader
+from experiments.config.space import Space
+from experiments.sweep.command import check_command, run_command, space_of
+from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.grid import grids_of
+from experiments.sweep.overrides import parse_arguments
+
+Cells = Callable[..., list[PlannedCell]]
+
+
+@pytest.fixture(scope="session")
+def loader() -> ConfigLoader:
+    return config_loader()
+
+
+@pytest.fixture(scope="session")
+def space(loader: ConfigLoader) -> Space:
+    return space_of(loader, "config", ())
+
+
+@pytest.fixture(scope="session")
+def cells_of(loader: ConfigLoader, space: Space) -> Cells:
+    """The cells that a grid's command line, and the YAML of a named sweep, ask for."""
+
+    def cells(*words: str, named: Mapping[str, Any] | None = None) -> list[PlannedCell]:
+        checked = check_command(loader, "config", words, multirun=True)
+        return expand(space, grids_of(parse_arguments(loader, checked), named))
+
+    return cells
+
+
+@pytest.fixture
+def plan_of(loader: ConfigLoader, tmp_path: Any) -> Callable[[Sequence[str]], int]:
+    """Runs a whole command with `sweep.mode=plan`; gives its exit status."""
+
+    def plan(words: Sequence[str]) -> int:
+        checked = check_command(loader, "config", words, multirun=True)
+        results = f"sweep.results='{tmp_path}/results'"
+        return run_command(loader, "config", [*checked, "sweep.mode=plan", results])
+
+    return plan

@@ -1,0 +1,144 @@
+"""Real sweeps in real processes, with an init scheme that fails or waits where a test says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.sweep.store.journal import read_events, read_writer
+from experiments.sweep.store.lock import alive
+from experiments.sweep.store.parquet import read_parts
+from experiments.sweep.store.paths import SweepFolder
+
+SCHEME = '''
+import os, signal, sys, time
+from pathlib import Path
+import torch
+
+def sample(weight, generator, number: int = 0):
+    here = Path(os.environ["TROUBLED"])
+    with (here / f"ran-{number}").open("a") as file:
+        file.write(".")
+    while (here / f"hold-{number}").exists():
+        time.sleep(0.01)
+    trouble = here / f"trouble-{number}"
+    kind = trouble.read_text() if trouble.exists() else "none"
+    if kind == "raise":
+        raise ValueError(f"no luck with {number}")
+    if kind == "memory":
+        raise MemoryError("all full")
+    if kind == "exit":
+        sys.exit(3)
+    if kind == "vanish":
+        os._exit(0)
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+'''
+
+TINY = (
+    "model=linear data.n_train=100 data.n_test=50 data.side=8 train.steps=3 probe=none "
+    "scaling=unit sweep.name=s"
+).split()
+TROUBLED = [*TINY, "init=custom", "init._target_=troubled.sample"]
+PATIENCE = 120  # seconds; far above what anything here takes, for machines with much else to do
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder with results, and files that tell the troubled scheme what to do."""
+
+    root: Path
+
+    @property
+    def folder(self) -> SweepFolder:
+        return SweepFolder(self.root / "s")
+
+    def overrides(self, *more: str) -> list[str]:
+        return [*TROUBLED, f"sweep.results={self.root}", *more]
+
+    def tell(self, what: str, content: str = "") -> None:
+        (self.root / what).write_text(content)
+
+    def forget(self, *patterns: str) -> None:
+        for pattern in patterns:
+            for path in self.root.glob(pattern):
+                path.unlink()
+
+    def runs(self, number: int) -> int:
+        """How often the scheme was asked for the cell of that number's weights."""
+        path = self.root / f"ran-{number}"
+        return len(path.read_text()) if path.exists() else 0
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        """`python -m experiments.run -m ...`, leader of a process group of its own."""
+        words = [sys.executable, "-m", "experiments.run", "-m", *self.overrides(*more)]
+        path = os.pathsep.join([str(self.root), os.environ.get("PYTHONPATH", "")])
+        return subprocess.Popen(
+            words,
+            cwd=self.root,
+            env=os.environ | {"TROUBLED": str(self.root), "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def held(self) -> dict[int, int]:
+        """The worker that waits in each held cell, by the cell's number."""
+        waiting = {}
+        for path in self.folder.journals.glob("*.journal"):
+            try:
+                events, writer = read_events(path)[0], read_writer(path)
+            except FileNotFoundError:  # its pack has ended
+                continue
+            if events and events[-1].kind == "start" and writer is not None:
+                number = self.numbers().get(events[-1].cell_id, -1)
+                if (self.root / f"hold-{number}").exists() and self.runs(number):
+                    waiting[number] = writer
+        return waiting
+
+    def numbers(self) -> dict[str, int]:
+        """The troubled scheme's number of each planned cell."""
+        lines = self.folder.plan.read_text().splitlines()
+        planned = [json.loads(line) for line in lines]
+        return {line["cell_id"]: line["config"]["init"]["number"] for line in planned}
+
+    def rows(self) -> Counter[int]:
+        """How many rows, of all attempts, the cell of each number has."""
+        numbers = self.numbers()
+        ids = [i for _, part in read_parts(self.folder, "cells") for i in part["cell_id"].to_pylist()]
+        return Counter(numbers[i] for i in ids)
+
+
+def site(root: Path) -> Site:
+    (root / "troubled.py").write_text(SCHEME)
+    return Site(root)
+
+
+def until(
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None
+) -> None:
+    """Wait for something to come true, not longer than the process lives."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"it ended first:\n{finish(process)}")
+        time.sleep(0.01)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for the end of a process, and of all that can write to its output; what it printed."""
+    return process.communicate(timeout=PATIENCE)[0]
+
+
+def gone(pid: int) -> bool:
+    return not alive(pid)

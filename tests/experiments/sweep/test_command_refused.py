@@ -1,0 +1,211 @@
+"""Every way to ask for the wrong run without noticing is an error that says what to type."""
+
+import json
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments.config.identity import flatten
+from experiments.errors import ConfigError
+from experiments.sweep.command import check_command, run_command
+from experiments.sweep.expand import expand
+from experiments.sweep.launch import understand
+from experiments.sweep.overrides import parse_arguments
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sweep=he_vs_glorot"], "a grid needs -m: .*-m sweep=he_vs_glorot"),
+        (["init=he_normal,zeros"], "a grid needs -m"),
+        (["seed=range(3)"], "a grid needs -m"),
+        (["init=glob(he*)"], "a grid needs -m"),
+    ],
+)
+def test_a_grid_without_m_is_refused(loader, words, says):
+    with pytest.raises(ConfigError, match=says):
+        check_command(loader, "config", words, multirun=False)
+
+
+REFUSED = [
+    ("sweep=he_vs_glorot,he_vs_glorot", "sweep can't be swept"),
+    ("sweep=he_vs_glorto", "did you mean he_vs_glorot"),
+    ("sweep.name=a,b", "sweep.name can't be swept"),
+    ("sweep.name=../x", "without slashes"),
+    ("sweep.name=", "without slashes"),
+    ("sweep.retry=[foo]", "error.*oom.*timeout"),
+    ("sweep.foo=1", "valid: mode, name, results, retry"),
+    ("runner=slum", "runner=slum: no such option"),
+    ("runner.workers=0", "runner.workers: .*greater than 0"),
+    ("runner.workers=1,2", "runner.workers can't be swept"),
+    ("init=he_norml,relu", "init=he_norml: .*did you mean he_normal"),
+    ("intt=zeros", "intt: .*did you mean init"),
+    ("optim.lrr=.1,.2", "optim.lrr: .*did you mean lr"),
+    ("optim.lr=abc,0.1", "optim.lr: .*'abc'"),
+    ("optim.lr=1e-3,0.001", "asked for twice:\n  optim.lr=0.001\n  optim.lr=0.001"),
+    ("init=zeros,zeros", "asked for twice"),
+    ("~clip", "~clip: nothing can be deleted.*clip=.*none, norm, value"),
+    ("~optim.lr", "nothing can be deleted"),
+    ("optim=adam optim.momentum=0.9", "optim=adam has no such key, optim=sgd has"),
+    ("optim=sgd,adam optim.momentum=0.9", "optim=adam has no such key, optim=sgd has"),
+    ("seed=range(3),range(2)", "ranges can't be chained"),
+    ("seed=range(0)", "no value matches"),
+    ("seed=interval(0,1)", "interval"),
+    ("init=glob(zzz*)", "no value matches"),
+    ("+foo=3", "foo: no such key"),
+    ("++foo.bar=3", "foo.bar: no such key"),
+    ("+optim.foo=3", "optim=sgd has no such key"),
+    ("+init=zeros", "leave out the [+]"),
+    ("optim.lr=1 optim.lr=2", "given twice: optim.lr=1 and optim.lr=2"),
+    ("optim@x=sgd", "packages"),
+    ("optim/lr=3", "a key is written optim.lr"),
+    ("optim.lr=${seed}", "interpolation"),
+    ("data.root=${oc.env:HOME}", "interpolation"),
+    ("hydra/sweeper=basic", "parts can't be exchanged"),
+    ("hydra/launcher=joblib", "parts can't be exchanged"),
+    ("hydra.x=1", "hydra.x"),
+    ("hydra=3", "parts can't be exchanged"),
+    ("+hydra=[0]", "parts can't be exchanged"),
+    ("hydrax=3", "hydrax: no such key"),
+    ("init=", "init=: no such option"),
+    ("=3", "no key before the ="),
+    ("init.=3", "can't be read"),
+    (".lr=3", "can't be read"),
+    ("optim", "can't be read"),
+    ("optim.lr=0.1=3", "optim.lr=0.1=3' can't be read"),
+    ("seed=é", "can't be read"),
+    ("data=null", "data is a group"),
+    ("init=[zeros,he_normal]", "init is a group"),
+    ("seed=null", "seed: .*None"),
+    ("seed=1.5", "seed: .*fractional"),
+    ("seed=true", "seed: expected a whole number, got True"),
+    ("seed=-1", "seed: .*greater than or equal to 0"),
+    ("seed=99999999999999999999", "seed: .*less than"),
+    ("optim.lr={a:1}", "optim.lr: .*valid number"),
+    ("optim.lr.x=3", "optim.lr.x: .*did you mean lr"),
+    ("optim.lr=nan", "optim.lr: .*finite"),
+    ("train=null", "train: expected an option"),
+    ("train={stps:3}", "train.stps: no such key; did you mean steps"),
+    ("train.dtype=float8", "did you mean float64"),
+    ("data.side=3", "data.side: "),
+    ("data.corrupt={shar:1}", "did you mean share"),
+    ("data.n_train=100000", "there are only 1437 images"),
+    ("init.layers=3", "init.layers: "),
+    ("init.layers.conv1=3", "init.layers.conv1: "),
+    ("init.layers.conv1.gian=3", "did you mean gain"),
+    ("init.layers.conv9.gain=3", "conv9: no such layer; did you mean conv1"),
+    ("clip.factors.conv9=3", "conv9: no such layer"),
+    ("probe.images=[0,99]", "image 99, but the probe set holds 32"),
+    ("head=softmax loss=bce", "softmax"),
+    ("model=alexnet data.side=7", "side 15 or more"),
+    ("init=custom", r"init._target_: expected package.module.Name"),
+    ("init=custom init._target_=my_pkg.mod.MyInit", "No module named 'my_pkg'"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_a_wrong_word_is_refused(plan_of, capsys, line, says):
+    try:
+        status = plan_of(line.split(" "))
+        text = capsys.readouterr().err
+    except ConfigError as error:
+        status, text = 2, f"{error}\n"
+    assert status == 2
+    assert len(text.splitlines()) <= 4
+    assert re.search(says, text, re.DOTALL), text
+
+
+NUMBERS = ("optim.lr", "optim.momentum", "scaling.scale", "init.gain", "train.loss_bound")
+COUNTS = ("model.channels", "train.batch_size", "probe.draws", "probe.size", "seed", "data.seed")
+OPTIONS = ("data", "model", "activation", "init", "head", "loss", "optim", "clip", "schedule")
+HARMLESS = ("activation=tanh", "train.steps=3", "scaling.shift=2", "seed_data=1")
+letters = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
+
+
+@st.composite
+def typo(draw, word: str) -> str:
+    """The word with a letter put in somewhere."""
+    at = draw(st.integers(1, len(word)))
+    return word[:at] + draw(st.sampled_from("qxz")) + word[at:]
+
+
+@st.composite
+def wrong(draw, space) -> tuple[str, str]:
+    """An override that can't be meant, and what an error about it has to name."""
+    kind = draw(st.sampled_from(["group", "option", "key", "type", "range", "layer", "new"]))
+    if kind == "group":
+        key = draw(typo(draw(st.sampled_from(OPTIONS))))
+        return f"{key}=zeros", key
+    if kind == "option":
+        group = draw(st.sampled_from(OPTIONS))
+        option = draw(typo(draw(st.sampled_from(space.options(group)))))
+        return f"{group}={option}", option
+    if kind == "key":
+        leaves = [k for k, _ in flatten(space.base) if "." in k and not k.endswith("_target_")]
+        key = draw(typo(draw(st.sampled_from(leaves))))
+        return f"{key}=1", key
+    if kind == "type":
+        key = draw(st.sampled_from(NUMBERS + COUNTS))
+        value = draw(
+            st.sampled_from(["[1]", "{a:1}", "true", "null", "''"]) | letters.map("x{}".format)
+        )
+        return f"{key}={value}", key
+    if kind == "range":
+        key = draw(st.sampled_from(COUNTS[:-1]))
+        return f"{key}={draw(st.integers(-(10**25), -1))}", key
+    if kind == "layer":
+        layer = "q" + draw(letters)
+        return f"init.layers.{layer}.gain=1", layer
+    key = "q" + draw(letters)
+    return f"+{draw(st.sampled_from(OPTIONS))}.{key}=1", key
+
+
+def cells(loader, space, words):
+    checked = check_command(loader, "config", words, multirun=True)
+    return expand(space, understand(space, parse_arguments(loader, checked)).grids)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_wrong_override_dies_naming_the_fault(loader, space, data):
+    text, fault = data.draw(wrong(space))
+    words = [w for w in HARMLESS if data.draw(st.booleans()) and not text.startswith(w[:6])]
+    words.insert(data.draw(st.integers(0, len(words))), text)
+    with pytest.raises(ConfigError) as refused:
+        cells(loader, space, words)
+    assert fault in str(refused.value)
+    assert len(str(refused.value).splitlines()) <= 4
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    text=st.text(max_size=30)
+    | st.builds(
+        "{}{}={}".format,
+        st.sampled_from(["", "+", "~", "++"]),
+        st.sampled_from([*NUMBERS, *COUNTS, *OPTIONS, "hydra", "sweep.retry", "init.layers.conv1"]),
+        st.text(max_size=12) | st.recursive(st.integers() | letters, st.lists).map(json.dumps),
+    )
+)
+def test_whatever_is_typed_is_a_cell_or_a_config_error(loader, space, text):
+    said = ""
+    try:
+        cells(loader, space, [text])
+    except ConfigError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 4
+
+
+def test_very_long_words_get_short_answers(loader, space):
+    for text in ("optim.lr=" + "x" * 9999, "optim.lr=" + "9" * 9999, "[" * 500):
+        with pytest.raises(ConfigError) as refused:
+            cells(loader, space, [text])
+        assert len(str(refused.value)) < 400
+
+
+def test_errors_go_to_standard_error(loader, capsys):
+    assert run_command(loader, "config", ["optim.lr=fast"]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)

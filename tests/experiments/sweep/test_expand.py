@@ -1,0 +1,54 @@
+"""Large grids cost a sum of options, not a product."""
+
+import pytest
+
+from experiments.config.space import Space
+from experiments.errors import ConfigError
+from experiments.sweep.expand import expand
+from experiments.sweep.grid import grids_of
+from experiments.sweep.overrides import parse_arguments
+
+WORDS = [
+    "init=he_normal,xavier_normal,normal,uniform,zeros",
+    "activation=relu,tanh,gelu,erf,sigmoid",
+    "model=two_layer,plain",
+    "optim.lr=0.1,0.2,0.3,0.01,0.001",
+    "seed=range(40)",
+]
+
+
+def test_ten_thousand_cells_compose_each_option_once(loader, monkeypatch):
+    composed = []
+    compose = Space._compose
+    monkeypatch.setattr(Space, "_compose", lambda s, *o: composed.append(o) or compose(s, *o))
+    cells = expand(Space(loader, "config"), grids_of(parse_arguments(loader, WORDS), None))
+    assert len({cell.id for cell in cells}) == 10_000
+    # The default cell, and each option but those it is made of.
+    assert len(composed) == 1 + (5 - 1) + (5 - 1) + (2 - 1)
+    assert len(set(composed)) == len(composed)
+
+
+def test_cells_do_not_share_what_one_could_change_for_another(cells_of):
+    first, second = cells_of("seed=0,1")
+    assert first.config["seed"] != second.config["seed"]
+    assert first.id != second.id
+
+
+def test_a_cell_says_what_it_was_asked_for(cells_of):
+    cells = cells_of("init=zeros,he_normal", "optim.lr=0.5")
+    assert [cell.label for cell in cells] == [
+        "init=zeros optim.lr=0.5",
+        "init=he_normal optim.lr=0.5",
+    ]
+    assert cells_of()[0].label == "(all defaults)"
+
+
+def test_an_invalid_cell_is_named_among_the_valid(cells_of):
+    with pytest.raises(ConfigError, match=r"in the cell model=alexnet data\.side=7"):
+        cells_of("model=two_layer,alexnet", "data.side=28,7")
+
+
+def test_a_probe_after_the_last_step_is_refused(space):
+    axes = tuple(Axis(k, ({k: v},)) for k, v in {"train.steps": 5, "probe.steps": [3, 6]}.items())
+    with pytest.raises(ConfigError, match=r"probe\.steps names step 6, but training ends after 5"):
+        expand(space, [Grid(axes)])

@@ -1,0 +1,88 @@
+"""Where each cell stands, from journals and parts alone, whatever crashed when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.cell import CellResult
+from experiments.sweep.store import parquet
+from experiments.sweep.store.journal import Journal
+from experiments.sweep.store.parquet import commit_journal
+from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.state import CellState, read_states, recover
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path)
+
+
+def journal(folder: SweepFolder, stem: str, *cells: str, attempt: int = 1) -> Path:
+    writer = Journal(folder.journals / f"{stem}.journal")
+    for cell in cells:
+        writer.start(cell, attempt)
+        row = {"cell_id": cell, "outcome": "ok", "attempt": attempt, "seconds": 2.0}
+        writer.done(CellResult(row, {"curves": {"step": [0], "metric": ["m"], "value": [1.0]}}))
+    writer.start("never-finished", attempt)
+    writer.close()
+    return writer.path
+
+
+def test_a_cell_counts_from_the_moment_its_line_is_there(folder: SweepFolder) -> None:
+    assert read_states(folder) == {}
+    journal(folder, "p", "x", "y")
+    assert {cell: state.outcome for cell, state in read_states(folder).items()} == {
+        "x": "ok",
+        "y": "ok",
+    }
+    assert recover(folder) == 1
+    assert read_states(folder) == {"x": CellState("ok", 1, 2.0), "y": CellState("ok", 1, 2.0)}
+    assert recover(folder) == 0
+
+
+@pytest.mark.parametrize("table", ["layers", "curves", "cells"])
+def test_a_crash_while_a_journal_becomes_tables_is_made_good(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    path = journal(folder, "p", "x", "y")
+    write = parquet.write_part
+
+    def crash_after(where: SweepFolder, name: str, stem: str, content: object) -> None:
+        write(where, name, stem, content)
+        if name == table:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parquet, "write_part", crash_after)
+        if table != "layers":  # of which these cells have none
+            with pytest.raises(KeyboardInterrupt):
+                commit_journal(folder, path)
+            assert path.exists()
+    assert {state.attempt for state in read_states(folder).values()} == {1}
+    recover(folder)
+    assert set(read_states(folder)) == {"x", "y"}
+    assert [part.num_rows for _, part in parquet.read_parts(folder, "curves")] == [2]
+
+
+def test_a_pack_that_ends_while_we_look_is_not_missed(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = journal(folder, "p", "x")
+    listed = Path.glob
+
+    def glob_then_commit(self: Path, pattern: str) -> list[Path]:
+        found = list(listed(self, pattern))
+        if pattern == "*.journal" and path.exists():
+            commit_journal(folder, path)
+        return found
+
+    monkeypatch.setattr(Path, "glob", glob_then_commit)
+    assert set(read_states(folder)) == {"x"}
+
+
+def test_the_latest_attempt_decides(folder: SweepFolder) -> None:
+    commit_journal(folder, journal(folder, "z", "x"))
+    commit_journal(folder, journal(folder, "a", "x", attempt=2))
+    assert read_states(folder)["x"].attempt == 2

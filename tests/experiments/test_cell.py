@@ -1,0 +1,287 @@
+"""A cell: what comes out of one configuration."""
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from experiments.cell import CellResult, prepared, run_cell
+from experiments.config.schema import build_cell
+from experiments.training import loop
+from experiments.training.loop import LOOK_EVERY
+
+SMALL = ("data.side=7", "data.n_train=128", "data.n_test=64", "train.batch_size=32")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(cell_config):
+    def run_small(*overrides: str) -> CellResult:
+        given = {text.partition("=")[0] for text in overrides}
+        small = [text for text in SMALL if text.partition("=")[0] not in given]
+        return run_cell(cell_config(*small, *overrides), CPU)
+
+    return run_small
+
+
+def layers(result: CellResult) -> pd.DataFrame:
+    return pd.DataFrame(result.tables["layers"])
+
+
+def values(result: CellResult, quantity: str, **where: object) -> list[float]:
+    table = layers(result)
+    table = table[table.quantity == quantity]
+    for column, wanted in where.items():
+        table = table[table[column] == wanted]
+    return table.value.tolist()
+
+
+def curve(result: CellResult, metric: str) -> dict[int, float]:
+    table = pd.DataFrame(result.tables["curves"])
+    table = table[table.metric == metric]
+    return dict(zip(table.step, table.value, strict=True))
+
+
+def outcome(result: CellResult) -> tuple:
+    return tuple(result.row[f"outcome{end}"] for end in ("", "_step", "_tensor", "_reason"))
+
+
+# --- draws ------------------------------------------------------------------------------------
+
+
+def test_draw_0_is_the_network_that_trains(run):
+    alone = run("train.steps=2", "probe.draws=1", "optim.lr=0", "probe.steps=[1]")
+    among = run("train.steps=2", "probe.draws=4", "optim.lr=0", "probe.steps=[1]")
+    start = values(among, "preact_m2", draw=0, step=0)
+    assert start == values(among, "preact_m2", step=1) == values(alone, "preact_m2", step=0)
+
+
+def test_draws_differ(run):
+    weights = values(run("train.steps=0", "probe.draws=5"), "weight_m2", layer=1)
+    assert len(set(weights)) == 5
+
+
+def test_cells_that_differ_in_learning_rate_share_their_draws(run):
+    one, other = (run("train.steps=0", f"optim.lr={lr}") for lr in (0.1, 0.01))
+    assert one.tables == other.tables
+
+
+def test_cells_that_differ_in_init_share_batches_and_random_directions(run):
+    # With equal weights, as zeros and constant(0) have, all that is left is what is drawn else.
+    settings = ("train.steps=6", "probe.steps=[6]")
+    one = run("init=zeros", *settings)
+    other = run("init=constant", "init.value=0", *settings)
+    assert repr(one.tables) == repr(other.tables)  # by repr: NaN is not equal to itself
+    he, xavier = (run(f"init={init}", "train.steps=0") for init in ("he_normal", "xavier_normal"))
+    logits = layers(he).layer.max()
+    assert values(he, "vjp_m2", layer=logits) == values(xavier, "vjp_m2", layer=logits)
+
+
+def test_another_depth_leaves_the_other_layers_draws_alone(run):
+    shallow, deep = (
+        run("model=plain", f"model.depth={depth}", "train.steps=0", "probe.draws=2")
+        for depth in (3, 6)
+    )
+    for layer in ("conv1", "conv2"):
+        weights = values(shallow, "weight_m2", layer_name=layer)
+        assert weights == values(deep, "weight_m2", layer_name=layer)
+
+
+@pytest.mark.parametrize(("seed", "same"), [("seed_data", True), ("seed_weights", False)])
+def test_the_data_seed_moves_no_weight(run, seed, same):
+    one, other = (run("train.steps=0", f"{seed}={value}") for value in (1, 2))
+    assert (one.tables["layers"] == other.tables["layers"]) is same
+
+
+# --- the tables -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=two_layer", "probe.histograms=true", "probe.sharpness=true", "probe.draws=2"),
+        ("model=alexnet", "model.dropout=0.5", "data.side=15", "probe.draws=1"),
+    ],
+    ids=["two_layer", "alexnet"],
+)
+def test_the_same_cell_twice_is_the_same_to_the_bit(run, overrides):
+    first, second = (run(*overrides, "train.steps=6", "probe.steps=[3]") for _ in range(2))
+    assert repr(first.tables) == repr(second.tables)
+    first.row.pop("seconds")
+    second.row.pop("seconds")
+    assert repr(first.row) == repr(second.row)
+
+
+def test_dropout_masks_come_from_the_seed(run):
+    shared = (
+        *("model=alexnet", "data.side=15", "train.steps=3", "probe=none"),
+        *("seed_weights=0", "seed_data=0"),
+    )
+
+    def losses(*overrides: str) -> dict[int, float]:
+        return curve(run(*shared, *overrides), "train_loss")
+
+    dropped = losses("model.dropout=0.5", "seed=0")
+    assert dropped == losses("model.dropout=0.5", "seed=0")
+    assert dropped != losses("model.dropout=0.5", "seed=1")
+    assert losses("seed=0") == losses("seed=1")
+
+
+def test_probes_see_the_network_before_the_steps_they_name(run):
+    result = run("train.steps=5", "probe.steps=[2,5]", "probe.draws=1", "probe.images=[]")
+    shorter = run("train.steps=2", "probe.steps=[2]", "probe.draws=1", "probe.images=[]")
+    assert sorted(set(layers(result).step)) == [0, 2, 5]
+    assert values(result, "weight_m2", step=2) == values(shorter, "weight_m2", step=2)
+    seen = [tuple(values(result, "weight_m2", step=step)) for step in (0, 2, 5)]
+    assert len(set(seen)) == 3
+
+
+def test_probing_changes_no_training(run):
+    probed = run("train.steps=5", "probe.steps=[1,3]", "train.evaluate_every=2")
+    plain = run("train.steps=5", "probe=none")
+    assert curve(probed, "train_loss") == curve(plain, "train_loss")
+    assert probed.row["test_loss"] == plain.row["test_loss"]
+
+
+def test_a_row_says_how_the_cell_ended(run):
+    row = run("train.epochs=2").row
+    assert row["outcome"] == "ok"
+    assert row["outcome_step"] is row["outcome_tensor"] is row["outcome_reason"] is None
+    assert 0 <= row["test_accuracy"] <= 1
+    assert row["seconds"] > 0
+    assert row["optim.lr"] == 0.1
+
+
+def test_train_loss_is_the_mean_over_the_last_epoch(run):
+    result = run("train.epochs=3")
+    losses = curve(result, "train_loss")
+    assert list(losses) == list(range(12))
+    last = [losses[step] for step in range(8, 12)]
+    assert result.row["train_loss"] == pytest.approx(sum(last) / 4)
+
+
+def test_curves_have_test_points_at_the_steps_asked_for(run):
+    result = run("train.steps=7", "train.evaluate_every=3")
+    assert list(curve(result, "test_loss")) == list(curve(result, "test_accuracy")) == [3, 6]
+
+
+def test_no_steps_means_probes_only(run):
+    result = run("train.steps=0", "probe.draws=2")
+    assert result.row["outcome"] == "ok"
+    assert math.isnan(result.row["test_accuracy"])
+    assert set(layers(result).draw) == {0, 1}
+    assert not result.tables["curves"]
+
+
+def test_no_probes_means_training_only(run):
+    result = run("probe=none", "train.steps=2")
+    assert not result.tables["layers"]
+    assert result.row["outcome"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *[(f"train.dtype={dtype}",) for dtype in ("float64", "bfloat16", "float16")],
+        *[
+            (
+                "model=alexnet",
+                "model.lrn=true",
+                "model.dropout=0.5",
+                "model.groups=2",
+                "data.side=15",
+                f"train.dtype={dtype}",
+            )
+            for dtype in ("float64", "bfloat16", "float16")
+        ],
+        ("data=gaussian", "data.task=regression", "data.image_side=8", "loss=mse"),
+        ("data=shapes", "loss=bce", "data.side=14"),
+        ("model=linear",),
+        ("model=mlp", "optim=adamw", "schedule=cosine"),
+        *[("model=plain", "model.depth=3", f"model.norm={n}") for n in ("batch", "layer")],
+        ("model=mlp", "model.norm=mean_only"),
+        ("model=mlp", "model.norm=batch", "data.n_test=200", "init=lsuv"),
+        ("data.n_train=20", "train.batch_size=64", "probe.size=64"),
+    ],
+    ids=" ".join,
+)
+def test_every_kind_of_cell_trains(run, overrides):
+    if "data=gaussian" in overrides:
+        overrides = (*overrides, "data.side=null")
+    result = run(*overrides, "train.steps=3", "probe.draws=1", "optim.lr=0.01")
+    assert result.row["outcome"] == "ok"
+    assert len(curve(result, "train_loss")) == 3
+    assert math.isfinite(result.row["test_loss"])
+    assert math.isnan(result.row["test_accuracy"]) == ("data.task=regression" in overrides)
+    assert layers(result).query("quantity == 'preact_m2'").value.notna().all()
+
+
+# --- divergence -------------------------------------------------------------------------------
+
+
+def test_a_first_layer_that_overflows_is_named_at_step_0(run):
+    result = run("train.dtype=float16", "init=normal", "init.std=1e5", "train.steps=3")
+    status, step, tensor, reason = outcome(result)
+    assert (status, step, tensor) == ("diverged", 0, "conv1")
+    assert reason in ("inf", "nan")  # conv1's weights are inf, and inf * 0 or inf - inf is NaN
+    assert curve(result, "train_loss").keys() == {0}
+
+
+def test_a_later_layer_that_overflows_is_named(run):
+    # Weights of 1 and pixels in [0, 1] make no negative number, so no inf - inf.
+    huge = ("init=constant", "init.value=1", "scaling=unit", "init.layers.fc1.gain=3e38")
+    assert outcome(run(*huge, "train.steps=3")) == ("diverged", 0, "fc1", "inf")
+
+
+def test_a_missing_pixel_is_found_in_the_input(run):
+    result = run(
+        "data.corrupt.share=0.1", "data.corrupt.kind=missing", "scaling=unit", "train.steps=8"
+    )
+    assert outcome(result) == ("diverged", 0, "input", "nan")
+
+
+def test_a_learning_rate_beyond_all_numbers_spoils_a_parameter(run):
+    status, step, tensor, reason = outcome(run("optim.lr=1e38", "init.gain=10", "train.steps=3"))
+    assert (status, step) == ("diverged", 0)
+    assert (tensor.rpartition(".")[2], reason) == ("weight", "inf")
+
+
+def test_a_loss_above_the_bound_is_divergence(run):
+    result = run("train.loss_bound=1", "train.steps=3")
+    assert outcome(result) == ("diverged", 0, "loss", "loss above bound")
+    assert result.row["train_loss"] == curve(result, "train_loss")[0] > 1
+
+
+def test_the_naive_loss_overflows_where_the_stable_one_does_not(run):
+    wide = ("init.layers.fc1.gain=1000", "head=softmax", "train.steps=1", "optim.lr=0")
+    assert outcome(run(*wide, "loss.form=naive")) == ("diverged", 0, "loss", "inf")
+    assert outcome(run(*wide))[0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "total"),
+    [(step, 37) for step in (0, 1, LOOK_EVERY - 1, LOOK_EVERY, 2 * LOOK_EVERY - 1, 36)] + [(4, 5)],
+)
+def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
+    run, cell_config, monkeypatch, bad_step, total
+):
+    spoilt = ("data.corrupt.share=0.008", "data.corrupt.kind=missing", "scaling=unit")
+    data, _ = prepared(build_cell(cell_config(*SMALL, *spoilt)), CPU)
+    bad = data.train.x.isnan().flatten(1).any(1)
+    assert bad.sum() == 1
+
+    def good_until_bad(n_images: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
+        for step in range(steps):
+            yield (bad if step == bad_step else ~bad).nonzero()[:, 0].repeat(size)[:size]
+
+    monkeypatch.setattr(loop, "batches", good_until_bad)
+    length = (f"train.steps={total}", "train.evaluate_every=5", f"probe.steps=[3,{total}]")
+    result = run(*spoilt, *length, "optim.lr=1e-3", "probe.draws=0")
+    assert outcome(result) == ("diverged", bad_step, "input", "nan")
+    assert list(curve(result, "train_loss")) == list(range(bad_step + 1))
+    # No point, and no probe, of a network that had diverged.
+    assert list(curve(result, "test_loss")) == [s for s in range(5, total, 5) if s <= bad_step]
+    assert ("layer" in result.tables["layers"]) == (bad_step >= 3)

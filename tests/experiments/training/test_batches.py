@@ -1,0 +1,28 @@
+"""The order of the images."""
+
+import torch
+
+from experiments.training.batches import batches
+from experiments.training.settings import Train
+
+
+def test_every_epoch_is_a_new_permutation_without_the_remainder():
+    seen = list(batches(23, 5, steps=12, seed=0))
+    epochs = [torch.cat(seen[i : i + 4]) for i in (0, 4, 8)]
+    for epoch in epochs:
+        assert len(epoch.unique()) == 20
+        assert epoch.max() < 23
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_a_seed_gives_one_order_whatever_the_number_of_steps():
+    short, long = list(batches(23, 5, 3, seed=1)), list(batches(23, 5, 9, seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(short, long, strict=False))
+    assert not torch.equal(short[0], next(batches(23, 5, 3, seed=2)))
+
+
+def test_a_batch_larger_than_the_set_is_the_whole_set():
+    train = Train(epochs=2.0, batch_size=64)
+    assert (train.batch_of(10), train.total_steps(10)) == (10, 2)
+    for batch in batches(10, train.batch_of(10), 2, seed=0):
+        assert batch.sort().values.tolist() == list(range(10))

@@ -1,0 +1,125 @@
+"""One step: torch's own training, as a function that stacks and never waits for the device."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.func import vmap
+
+from experiments.clip import Clip, ClipNorm, NoClip
+from experiments.losses import make_objective
+from experiments.losses.options import Head, Loss
+from experiments.models import TwoLayer
+from experiments.optim import Adam, Optimizer, Sgd
+from experiments.training.step import ALIVE, State, Task, make_step, start
+
+STEPS = 20
+OBJECTIVE = make_objective(Loss("cross_entropy"), Head("none"), 3)
+CLOSE = {"rtol": 1e-12, "atol": 1e-15}
+
+
+def network() -> nn.Sequential:
+    return TwoLayer(channels=4).build((1, 8, 8), 3, nn.Tanh)
+
+
+def task(optim: Optimizer | None = None, clip: Clip | None = None, bound: float = 1e12) -> Task:
+    torch.manual_seed(0)
+    model = network().double()
+    return Task(model, OBJECTIVE, optim or Sgd(), clip or Clip(NoClip()), bound)
+
+
+@pytest.fixture(scope="module")
+def data() -> list[tuple[Tensor, Tensor]]:
+    rng = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randn(10, 1, 8, 8, generator=rng, dtype=torch.float64),
+            torch.randint(3, (10,), generator=rng),
+        )
+        for _ in range(STEPS)
+    ]
+
+
+def trained(task: Task, data, lr) -> State:
+    step, state = make_step(task), start(task)
+    for x, y in data:
+        state, _ = step(state, x, y, lr, {})
+    return state
+
+
+@pytest.mark.parametrize(
+    ("optim", "theirs"),
+    [
+        (Sgd(momentum=0.9, weight_decay=0.01), torch.optim.SGD),
+        (Adam(), torch.optim.Adam),
+    ],
+    ids=["sgd", "adam"],
+)
+def test_steps_are_those_of_torch(data, optim, theirs):
+    ours = task(optim, Clip(ClipNorm(max_norm=0.5)))
+    after = trained(ours, data, 0.01)["params"]
+    more = {"momentum": 0.9, "weight_decay": 0.01} if theirs is torch.optim.SGD else {}
+    optimizer = theirs(ours.model.parameters(), lr=0.01, **more)
+    for x, y in data:
+        optimizer.zero_grad()
+        F.cross_entropy(ours.model(x), y).backward()
+        nn.utils.clip_grad_norm_(ours.model.parameters(), 0.5)
+        optimizer.step()
+    for name, parameter in ours.model.named_parameters():
+        torch.testing.assert_close(after[name], parameter.detach(), **CLOSE)
+
+
+@pytest.mark.parametrize("optim", [Sgd(momentum=0.9), Adam()], ids=["sgd", "adam"])
+def test_a_stack_of_learning_rates_is_so_many_serial_runs(data, optim):
+    ours = task(optim)
+    rates = torch.tensor([0.001, 0.01, 0.03], dtype=torch.float64)
+    one = start(ours)
+    step = vmap(make_step(ours), in_dims=(0, None, None, 0, None))
+    state = {
+        "params": {n: p.expand(3, *p.shape) for n, p in one["params"].items()},
+        "optimizer": torch.utils._pytree.tree_map(
+            lambda t: t.expand(3, *t.shape), one["optimizer"]
+        ),
+        "step": one["step"].expand(3),
+        "failed_at": one["failed_at"].expand(3),
+    }
+    for x, y in data:
+        state, _ = step(state, x, y, rates, {})
+    for place, lr in enumerate(rates.tolist()):
+        alone = trained(ours, data, lr)["params"]
+        for name, parameter in alone.items():
+            torch.testing.assert_close(state["params"][name][place], parameter, **CLOSE)
+
+
+def test_nothing_in_a_step_is_read_back(data):
+    """Fake tensors have no values: whatever asks for one raises."""
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        ours = Task(network(), OBJECTIVE, Adam(), Clip(ClipNorm()), 1e12)
+        x, y = torch.zeros(10, 1, 8, 8), torch.zeros(10, dtype=torch.int64)
+        _, loss = make_step(ours)(start(ours), x, y, 0.1, {})
+        with pytest.raises(DataDependentOutputException):
+            bool(loss > 0)
+
+
+def test_a_diverged_network_is_frozen_as_it_was_before_the_bad_step(data):
+    ours = task(Sgd(momentum=0.9))
+    step, state = make_step(ours), start(ours)
+    for number, (x, y) in enumerate(data[:8]):
+        before = state
+        state, _ = step(state, x * (torch.inf if number == 3 else 1), y, 0.01, {})
+        if number == 3:
+            frozen = before
+    assert state["failed_at"] == 3
+    for name, parameter in frozen["params"].items():
+        assert torch.equal(state["params"][name], parameter)
+        velocity = frozen["optimizer"]["velocity"][name]
+        assert torch.equal(state["optimizer"]["velocity"][name], velocity)
+
+
+def test_a_loss_at_the_bound_is_still_alive(data):
+    x, y = data[0]
+    loss = make_step(task())(start(task()), x, y, 0.1, {})[1].item()
+    for bound, failed_at in ((loss, ALIVE), (loss * 0.999, 0)):
+        ours = task(bound=bound)
+        assert make_step(ours)(start(ours), x, y, 0.1, {})[0]["failed_at"] == failed_at
