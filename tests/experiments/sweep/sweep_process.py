@@ -17,7 +17,7 @@ from experiments.sweep.store.lock import alive
 from experiments.sweep.store.parquet import read_parts
 from experiments.sweep.store.paths import SweepFolder
 
-SCHEME = '''
+SCHEME = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
@@ -41,7 +41,7 @@ def sample(weight, generator, number: int = 0):
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     return 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-'''
+"""
 
 TINY = (
     "model=linear data.n_train=100 data.n_test=50 data.side=8 train.steps=3 probe=none "
@@ -114,7 +114,9 @@ class Site:
     def rows(self) -> Counter[int]:
         """How many rows, of all attempts, the cell of each number has."""
         numbers = self.numbers()
-        ids = [i for _, part in read_parts(self.folder, "cells") for i in part["cell_id"].to_pylist()]
+        ids = [
+            i for _, part in read_parts(self.folder, "cells") for i in part["cell_id"].to_pylist()
+        ]
         return Counter(numbers[i] for i in ids)
 
 
@@ -123,9 +125,7 @@ def site(root: Path) -> Site:
     return Site(root)
 
 
-def until(
-    condition: Callable[[], object], process: subprocess.Popen[str] | None = None
-) -> None:
+def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
     """Wait for something to come true, not longer than the process lives."""
     end = time.monotonic() + PATIENCE
     while not condition():

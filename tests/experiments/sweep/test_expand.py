@@ -48,7 +48,7 @@ def test_an_invalid_cell_is_named_among_the_valid(cells_of):
         cells_of("model=two_layer,alexnet", "data.side=28,7")
 
 
-def test_a_probe_after_the_last_step_is_refused(space):
-    axes = tuple(Axis(k, ({k: v},)) for k, v in {"train.steps": 5, "probe.steps": [3, 6]}.items())
+def test_a_probe_after_the_last_step_is_refused(loader):
+    words = ["train.steps=5", "probe.steps=[3,6]"]
     with pytest.raises(ConfigError, match=r"probe\.steps names step 6, but training ends after 5"):
-        expand(space, [Grid(axes)])
+        expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))

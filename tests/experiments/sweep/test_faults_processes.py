@@ -114,7 +114,9 @@ def test_worker_and_launcher_killed_together_lose_two_cells_at_most(here: Site) 
     assert set(here.rows().values()) <= {1, 2}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_sweep_says_so_and_keeps_what_is_done(
     here: Site, number: signal.Signals
 ) -> None:
@@ -139,6 +141,7 @@ def test_an_interrupted_sweep_says_so_and_keeps_what_is_done(
 def test_an_interrupt_while_workers_start_is_as_quiet(here: Site) -> None:
     sweep = here.start(*GRID, "runner.workers=2")
     until(here.folder.provenance.exists, sweep)
+    # Two workers and multiprocessing's resource tracker; importing torch takes the workers seconds.
     until(lambda: len(Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()) > 2)
     os.killpg(sweep.pid, signal.SIGINT)
     said = finish(sweep)
@@ -195,9 +198,7 @@ def test_workers_that_all_die_end_in_an_error_not_in_a_loop(
     here: Site, where: str, patch: str
 ) -> None:
     fork = "--multiprocessing-fork"
-    here.tell(
-        "sitecustomize.py", f"import os, sys\nif {fork!r} in sys.orig_argv:\n    {patch}\n"
-    )
+    here.tell("sitecustomize.py", f"import os, sys\nif {fork!r} in sys.orig_argv:\n    {patch}\n")
     sweep = here.start(*GRID, "runner.workers=2")
     said = finish(sweep)
     assert sweep.returncode == 2, said

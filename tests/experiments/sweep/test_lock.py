@@ -41,18 +41,14 @@ def assert_free(folder: SweepFolder) -> None:
     assert not folder.launcher.exists()
 
 
-def test_a_living_launcher_is_named(
-    folder: SweepFolder, other: subprocess.Popen[bytes]
-) -> None:
+def test_a_living_launcher_is_named(folder: SweepFolder, other: subprocess.Popen[bytes]) -> None:
     note(folder, pid=other.pid)
     with pytest.raises(FaninError, match=f"process {other.pid} is running"), sole_launcher(folder):
         raise AssertionError
     assert json.loads(folder.launcher.read_text())["pid"] == other.pid
 
 
-def test_a_dead_launchers_note_is_void(
-    folder: SweepFolder, other: subprocess.Popen[bytes]
-) -> None:
+def test_a_dead_launchers_note_is_void(folder: SweepFolder, other: subprocess.Popen[bytes]) -> None:
     note(folder, pid=other.pid)
     other.kill()
     other.wait()
