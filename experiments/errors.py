@@ -22,7 +22,7 @@ def nearest(name: str, choices: Iterable[str], n: int = 3) -> str:
     """Say which of the valid choices were probably meant.
 
     >>> nearest("he_norml", ["he_normal", "he_uniform", "zeros"])
-    'did you mean he_normal? valid: he_normal, he_uniform, zeros'
+    'did you mean he_normal or he_uniform? valid: he_normal, he_uniform, zeros'
     >>> nearest("qqq", ["a", "b"])
     'valid: a, b'
     """

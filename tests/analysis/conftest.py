@@ -12,24 +12,27 @@ from analysis.measured import Comparison, compare
 from experiments.config.loader import config_loader
 from experiments.sweep.command import run_command
 
-SMALL = ("data.side=14", "data.n_train=200", "data.n_test=100", "train.steps=3", "probe.draws=4")
-CHEAP = ("probe.images=2", "probe.size=8", "runner=inline")
+SMALL = (
+    *("data.side=14", "data.n_train=200", "data.n_test=100", "train.steps=3"),
+    *("probe.draws=4", "probe.images=2", "probe.size=8", "runner=inline"),
+)
 
 Sweep = Callable[..., Results]
 
 
 def run_sweep(results: Path, name: str, *overrides: str, config_dir: Path | None = None) -> Results:
-    """Run a sweep in this process and load it."""
-    loader = config_loader(None if config_dir is None else str(config_dir))
+    """Run a small sweep in this process and load it; overrides replace what makes it small."""
+    asked = {text.partition("=")[0]: text for text in (*SMALL, *overrides)}
     where = (f"sweep.results={results}", f"sweep.name={name}")
-    assert run_command(loader, "config", [*CHEAP, *where, *overrides]) == 0
+    loader = config_loader(None if config_dir is None else str(config_dir))
+    assert run_command(loader, "config", [*asked.values(), *where]) == 0
     return load(name, results)
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
     """`sweep(name, *overrides)` runs a small sweep into a folder of the test's own."""
-    return lambda name, *overrides: run_sweep(tmp_path, name, *SMALL, *overrides)
+    return lambda name, *overrides: run_sweep(tmp_path, name, *overrides)
 
 
 NAMED = """
@@ -53,7 +56,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
     root = tmp_path_factory.mktemp("small")
     (root / "conf" / "sweep").mkdir(parents=True)
     (root / "conf" / "sweep" / "small.yaml").write_text(NAMED)
-    return run_sweep(root / "results", "small", *SMALL, "sweep=small", config_dir=root / "conf")
+    return run_sweep(root / "results", "small", "sweep=small", config_dir=root / "conf")
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +75,14 @@ def comparisons(small: Results) -> list[Comparison]:
 def by_label(comparisons: list[Comparison]) -> dict[str, Comparison]:
     """The same, by label."""
     return {comparison.setting.label: comparison for comparison in comparisons}
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A bias-free ReLU mlp of width 512 on digits, probed and not trained."""
+    root = tmp_path_factory.mktemp("wide")
+    network = ("model=mlp", "model.width=512", "model.depth=3", "activation=relu")
+    probed = ("train.steps=0", "probe.draws=16", "data.side=28")
+    run_sweep(root, "wide", *network, *probed, "init=he_normal")
+    uniform = ("init=uniform", "init.a=0.0", "init.b=1.0")
+    return run_sweep(root, "wide", *network, *probed, *uniform)

@@ -43,10 +43,16 @@ def sample(weight, generator, number: int = 0):
     return 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
 """
 
-TINY = (
-    "model=linear data.n_train=100 data.n_test=50 data.side=8 train.steps=3 probe=none "
-    "scaling=unit sweep.name=s"
-).split()
+TINY = [
+    "model=linear",
+    "data.n_train=100",
+    "data.n_test=50",
+    "data.side=8",
+    "train.steps=3",
+    "probe=none",
+    "scaling=unit",
+    "sweep.name=s",
+]
 TROUBLED = [*TINY, "init=custom", "init._target_=troubled.sample"]
 PATIENCE = 120  # seconds; far above what anything here takes, for machines with much else to do
 

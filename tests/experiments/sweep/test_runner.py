@@ -26,7 +26,14 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
 from experiments.sweep.worker import identified
 
-TINY = "model=linear data.n_train=64 data.n_test=32 data.side=8 train.steps=2 runner=inline".split()
+TINY = [
+    "model=linear",
+    "data.n_train=64",
+    "data.n_test=32",
+    "data.side=8",
+    "train.steps=2",
+    "runner=inline",
+]
 WORDS = pa.dictionary(pa.int32(), pa.string())
 FREE = {"seconds", "attempt", "host", "device", "code"}  # what may differ between runs
 
