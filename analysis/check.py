@@ -45,6 +45,7 @@ def as_table(comparison: Comparison, quantity: str, image: int) -> Table:
         title=f"{comparison.setting.label}   ({quantity}, {draws} draws)",
         title_justify="left",
         box=SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )

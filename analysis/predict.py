@@ -12,7 +12,6 @@ from typing import Any
 
 import hydra
 import pandas as pd
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -20,9 +19,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from experiments.config.loader import config_loader
+from experiments.config.loader import CONF, hydra_arguments
 from experiments.errors import ConfigError, FaninError
-from experiments.sweep.command import UNUSABLE, check_command, space_of
+from experiments.sweep.command import UNUSABLE, check_argv, space_of
 
 CONFIG_NAME = "predict"
 FORMATS = ("table", "json")
@@ -36,7 +35,8 @@ SHOWN = (
 )
 
 
-@hydra.main(config_path="../conf", config_name=CONFIG_NAME, version_base="1.3")
+# An absolute path: from a console script Hydra would look for a relative one inside a package.
+@hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def predict_one(config: DictConfig) -> None:
     """Predict the cell that Hydra composed."""
     from experiments.sweep.expand import expand
@@ -105,19 +105,10 @@ def as_table(frame: pd.DataFrame, cell_id: str) -> Table:
 
 def main() -> None:
     """Check the command line, then let Hydra take it."""
-    arguments = get_args_parser().parse_args()
-    if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
-        try:
-            if arguments.multirun:
-                raise ConfigError("analysis.predict takes one cell; leave out -m")
-            loader = config_loader(arguments.config_dir)
-            name = arguments.config_name or CONFIG_NAME
-            checked = check_command(loader, name, arguments.overrides, multirun=False)
-        except FaninError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(UNUSABLE) from None
-        renamed = dict(zip(arguments.overrides, checked, strict=True))
-        sys.argv[1:] = [renamed.get(word, word) for word in sys.argv[1:]]
+    if hydra_arguments().multirun:
+        print("analysis.predict takes one cell; leave out -m", file=sys.stderr)
+        raise SystemExit(UNUSABLE)
+    check_argv(CONFIG_NAME)
     predict_one()
 
 

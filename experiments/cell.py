@@ -21,7 +21,7 @@ from experiments.probes.table import stack
 from experiments.scaling import FittedScaling, Scaling
 from experiments.seeds import generator
 from experiments.training.evaluate import evaluate
-from experiments.training.loop import Trained, train
+from experiments.training.loop import OnLook, OnProbe, Trained, train
 from experiments.training.step import Task
 
 Columns = dict[str, list[Any]]
@@ -35,7 +35,11 @@ class CellResult:
     tables: dict[str, Columns]
 
 
-def run_cell(config: Mapping[str, Any], device: torch.device) -> CellResult:
+def run_cell(
+    config: Mapping[str, Any],
+    device: torch.device,
+    on_look: OnLook = lambda done, total: None,
+) -> CellResult:
     """Measure and train what a coerced config describes.
 
     Parameters
@@ -45,6 +49,8 @@ def run_cell(config: Mapping[str, Any], device: torch.device) -> CellResult:
     device
         Where the data and the network live. Random numbers are drawn on the CPU, so weights,
         batches and masks are the same on every device.
+    on_look
+        Called with (steps done, steps in all) now and then while training.
 
     Returns
     -------
@@ -75,7 +81,7 @@ def run_cell(config: Mapping[str, Any], device: torch.device) -> CellResult:
         if cell.probe.draws > 0:
             measure_now(draw, 0)
     probes.reverse()
-    done = _train(cell, model, data, scaling, on_probe)
+    done = _train(cell, model, data, scaling, on_probe, on_look)
     row = dict(flatten(config)) | _outcome(cell, model, done, data, scaling)
     row["seconds"] = time.perf_counter() - began
     return CellResult(
@@ -147,13 +153,18 @@ def _measure(
 
 
 def _train(
-    cell: Cell, model: nn.Module, data: Dataset, scaling: FittedScaling, on_probe: Any
+    cell: Cell,
+    model: nn.Module,
+    data: Dataset,
+    scaling: FittedScaling,
+    on_probe: OnProbe,
+    on_look: OnLook,
 ) -> Trained | None:
     if cell.train.steps == 0:
         return None
     task = Task(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
     model.train()
-    done = train(cell, task, data, scaling, on_probe)
+    done = train(cell, task, data, scaling, on_probe, on_look)
     _load(model, done.params)
     return done
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def _panel(axis: Axes, comparison: Comparison) -> None:
         ].sort_values("layer")
         # A line through one point would not be seen, nor a mark under one as wide.
         width = 10 if rung == "he" else 20
-        marker = {"marker": "_", "markersize": width} if len(mine) == 1 else {}
+        marker: dict[str, Any] = {"marker": "_", "markersize": width} if len(mine) == 1 else {}
         axis.plot(mine.layer, _decades(mine.value), linewidth=1.6, **style, **marker)
     if measured.decades.isna().all():
         note = "all measured moments\nare zero or infinite"

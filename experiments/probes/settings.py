@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
-
 MOST = 10_000  # a probe set is held in memory, with all that a network makes of it
 
 

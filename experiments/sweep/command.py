@@ -17,6 +17,7 @@ from experiments.errors import ConfigError, FaninError
 from experiments.sweep.overrides import Argument, parse_arguments
 
 UNUSABLE = 2  # exit status of a command that asks for something that can't be
+INTERRUPTED = 130  # as shells have it for SIGINT
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
 ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
 
@@ -37,6 +38,9 @@ def run_command(
     except FaninError as error:
         print(error, file=sys.stderr)
         return UNUSABLE
+    except KeyboardInterrupt:  # while planning; a launcher that runs cells has its own answer
+        print("Interrupted before anything ran.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def check_argv(config_name: str) -> None:

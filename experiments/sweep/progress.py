@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from experiments.sweep.runner import Tick
-from experiments.sweep.store.journal import read_events
+from experiments.sweep.store.journal import Event, read_events
 from experiments.sweep.store.parquet import read_part
 from experiments.sweep.store.paths import SweepFolder
 
@@ -36,6 +36,7 @@ class Tally:
         self._folder = folder
         self._offsets: dict[Path, int] = {}
         self._packs: dict[str, Counter[str]] = {}
+        self._running: dict[str, float] = {}
         self._ended = set(self._parts())
 
     @property
@@ -51,20 +52,32 @@ class Tally:
             with suppress(FileNotFoundError):  # its pack ended since the listing: see below
                 events, self._offsets[path] = read_events(path, self._offsets.get(path, 0))
                 counts = self._packs.setdefault(path.stem, Counter())
-                counts.update(event.outcome for event in events if event.kind == "done")
+                counts.update(event.word for event in events if event.kind == "done")
+                self._follow(path.stem, events)
         parts = self._parts()
         for stem in parts.keys() - self._ended:
             self._ended.add(stem)
             outcomes = read_part(parts[stem], ["outcome"])["outcome"]
             self._packs[stem] = Counter(outcomes.to_pylist())
+            self._running.pop(stem, None)
         return self.outcomes.total()
+
+    def _follow(self, stem: str, events: list[Event]) -> None:
+        """Keep how far a pack's running cell is, as a share of its steps."""
+        for event in events:
+            if event.kind == "done":
+                self._running.pop(stem, None)
+            else:
+                self._running[stem] = float(event.word) if event.kind == "at" else 0.0
 
     def _parts(self) -> dict[str, Path]:
         return {path.stem: path for path in self._folder.table("cells").glob("*.parquet")}
 
     def describe(self) -> str:
-        """Outcomes and their counts, the most frequent first."""
-        return ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+        """Outcomes and their counts, the most frequent first, and how far running cells are."""
+        counts = [f"{count} {outcome}" for outcome, count in self.outcomes.most_common()]
+        shares = " ".join(f"{share:.0%}" for share in self._running.values() if share)
+        return ", ".join(counts + ([f"at work: {shares}"] if shares else []))
 
 
 @contextmanager
@@ -101,11 +114,11 @@ def _logger(tally: Tally, cells: int, console: Console) -> Tick:
         nonlocal last
         finished = tally.look()
         now = time.monotonic()
-        if now - last >= LOG_EVERY and finished:
+        if now - last >= LOG_EVERY:
             last = now
-            left = (now - began) / finished * (cells - finished)
-            console.print(
-                f"{finished} of {cells} cells ({tally.describe()}), about {left:.0f} s left"
-            )
+            about = f" ({tally.describe()})" if tally.describe() else ""
+            left = (now - began) / finished * (cells - finished) if finished else None
+            remaining = "" if left is None else f", about {left:.0f} s left"
+            console.print(f"{finished} of {cells} cells{about}{remaining}", highlight=False)
 
     return tick

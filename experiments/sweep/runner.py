@@ -52,11 +52,11 @@ class InlineRunner:
     pack_cells: PositiveInt = 16
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
-        """Run packs here; the progress is looked at after each cell's worth of pack."""
+        """Run packs here, calling `tick` after each cell."""
         prepare_torch()
         for pack in packs:
-            run_pack(str(folder.root), _stem(), pack, devices(self.device)[0])
-            tick()
+            run_pack(str(folder.root), _stem(), pack, devices(self.device)[0], tick)
+        tick()
 
 
 @dataclass(frozen=True)

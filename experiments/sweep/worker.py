@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ from experiments.sweep.store.frozen import code_version
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.training.loop import OnLook
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+BEAT_EVERY = 1.0  # seconds
 
 
-def run_pack(root: str, stem: str, pack: Pack, device: str) -> None:
+def run_pack(
+    root: str, stem: str, pack: Pack, device: str, tick: Callable[[], None] = lambda: None
+) -> None:
     """Run a pack's cells one after the other, then turn its journal into tables.
 
     Parameters
@@ -37,6 +42,8 @@ def run_pack(root: str, stem: str, pack: Pack, device: str) -> None:
         Name of this pack's journal and of its parts; unique.
     pack, device
         What to run, and where.
+    tick
+        Called after each cell.
     """
     folder = SweepFolder(Path(root))
     journal = Journal(folder.journals / f"{stem}.journal")
@@ -45,18 +52,34 @@ def run_pack(root: str, stem: str, pack: Pack, device: str) -> None:
             if not journal.held():
                 return
             journal.start(task.cell_id, task.attempt)
-            journal.done(run_task(folder, task, torch.device(device)))
+            beat = _heartbeat(journal, task, tick)
+            journal.done(run_task(folder, task, torch.device(device), beat))
+            tick()
     finally:
         journal.close()
     if journal.held():
         commit_journal(folder, journal.path)
 
 
-def run_task(folder: SweepFolder, task: Task, device: torch.device) -> CellResult:
+def _heartbeat(journal: Journal, task: Task, tick: Callable[[], None]) -> OnLook:
+    """Says now and then in the journal how far a cell is."""
+    last = time.monotonic()
+
+    def beat(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= BEAT_EVERY:
+            last = time.monotonic()
+            journal.beat(task.cell_id, done, total)
+            tick()
+
+    return beat
+
+
+def run_task(folder: SweepFolder, task: Task, device: torch.device, beat: OnLook) -> CellResult:
     """Run one cell; whatever goes wrong becomes its outcome, with the traceback in a file."""
     began = time.perf_counter()
     try:
-        result = run_cell(task.config, device)
+        result = run_cell(task.config, device, beat)
     except (Exception, SystemExit) as error:  # an init scheme of the user's may do anything
         path = folder.errors / f"{task.cell_id}.{task.attempt}.txt"
         write_whole(path, traceback.format_exc().encode(errors="backslashreplace"))
@@ -110,4 +133,4 @@ def prepare_torch() -> None:
     torch.use_deterministic_algorithms(True)
     # Deterministic mode also fills every new tensor, for the sake of code that reads what it never
     # wrote; none here does, and it doubles the time of small networks.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -17,11 +17,14 @@ from experiments.seeds import generator
 from experiments.training.batches import batches
 from experiments.training.divergence import Divergence, diagnose
 from experiments.training.evaluate import evaluate
-from experiments.training.step import ALIVE, Params, State, Task, make_step, start
+from experiments.training.step import ALIVE, Params, Task, make_step, start
 
 # Steps between two looks at the device: reading a mark back makes the host wait for the device,
 # so not at every step; a network that has diverged is frozen and idles until the next look.
 LOOK_EVERY = 16
+
+OnProbe = Callable[[int, Params], None]
+OnLook = Callable[[int, int], None]
 
 
 @dataclass
@@ -46,7 +49,8 @@ def train(
     task: Task,
     data: Dataset,
     scaling: FittedScaling,
-    on_probe: Callable[[int, Params], None],
+    on_probe: OnProbe,
+    on_look: OnLook,
 ) -> Trained:
     """Train one cell's network from the weights its model holds.
 
@@ -58,6 +62,8 @@ def train(
         On the device that the network is on.
     on_probe
         Called with (step, params) before each step that `probe.steps` names.
+    on_look
+        Called with (steps done, steps in all) now and then.
     """
     train_set, device = data.train, data.train.x.device
     dtype = cell.train.torch_dtype
@@ -66,9 +72,9 @@ def train(
     step_once, state = make_step(task), start(task)
     losses = torch.zeros(total, dtype=torch.float64, device=device)
     done = Trained(state["params"])
-    looks = {step for step in range(total) if (step + 1) % LOOK_EVERY == 0} | {total - 1}
-    looks |= {step - 1 for step in cell.probe.steps}
-    looks |= {step for step in range(total) if _evaluates(cell, step, total)}
+    every = cell.train.evaluate_every
+    tested = set(range(every, total, every)) if every else set()
+    looked = {*range(LOOK_EVERY, total, LOOK_EVERY), total, *tested, *cell.probe.steps}
 
     def inputs(step: int, chosen: Tensor) -> tuple[Tensor, Tensor, float, Params]:
         chosen = chosen.to(device)
@@ -83,47 +89,24 @@ def train(
             on_probe(step, state["params"])
         recent.append((step, chosen))
         state, losses[step] = step_once(state, *inputs(step, chosen))
-        if step in looks:
+        if step + 1 in looked:
+            on_look(step + 1, total)
             failed_at = int(state["failed_at"])
             if failed_at != ALIVE:
                 batch = dict(recent)[failed_at]
                 done.divergence = diagnose(task, state, *inputs(failed_at, batch))
                 break
             recent.clear()
-        if _evaluates(cell, step, total):
-            _add_evaluation(done, cell, task, data, scaling, step + 1, state)
+        if step + 1 in tested:
+            found = evaluate(task.model, state["params"], data.test, scaling, task.objective, dtype)
+            done.add(step + 1, "test_loss", found.loss)
+            done.add(step + 1, "test_accuracy", found.accuracy)
     else:
         if total in cell.probe.steps:
             on_probe(total, state["params"])
     done.params = state["params"]
     _add_losses(done, losses, total, len(train_set.x) // size)
     return done
-
-
-def _evaluates(cell: Cell, step: int, total: int) -> bool:
-    every = cell.train.evaluate_every
-    return every > 0 and (step + 1) % every == 0 and step + 1 < total
-
-
-def _add_evaluation(
-    done: Trained,
-    cell: Cell,
-    task: Task,
-    data: Dataset,
-    scaling: FittedScaling,
-    step: int,
-    state: State,
-) -> None:
-    found = evaluate(
-        task.model,
-        state["params"],
-        data.test,
-        scaling,
-        task.objective,
-        cell.train.torch_dtype,
-    )
-    done.add(step, "test_loss", found.loss)
-    done.add(step, "test_accuracy", found.accuracy)
 
 
 def _add_losses(done: Trained, losses: Tensor, total: int, epoch: int) -> None:

@@ -1,8 +1,8 @@
 """A pack's journal: one committed line a finished cell, so a crash loses only the one running.
 
-The first line is `writer` and its process id; then come `start`, cell id, attempt and `done`, cell
-id, outcome, checksum, JSON; tabs between. A line without its newline, or whose checksum is wrong,
-was never committed and is passed over.
+The first line is `writer` and its process id. Each cell has `start`, cell id, attempt; now and then
+`at`, cell id, share of its steps done; and `done`, cell id, outcome, checksum, JSON; tabs between.
+A line without its newline, or whose checksum is wrong, was never committed and is passed over.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from experiments.sweep.store.paths import writing
 
 @dataclass(frozen=True)
 class Event:
-    """A committed line without its payload: `kind` is `start` or `done`."""
+    """A committed line without its payload: `kind` is `start`, `at` or `done`.
+
+    `word` is the attempt, the share of steps done, or the outcome.
+    """
 
     kind: str
     cell_id: str
-    outcome: str
+    word: str
 
 
 class Journal:
@@ -51,6 +54,10 @@ class Journal:
         """Note which cell is about to run."""
         self._commit(f"start\t{cell_id}\t{attempt}")
 
+    def beat(self, cell_id: str, done: int, total: int) -> None:
+        """Note how far the running cell is; nobody minds if a crash loses it."""
+        self._write(f"at\t{cell_id}\t{done / total:.3f}")
+
     def done(self, result: CellResult) -> None:
         """Commit a finished cell with all its rows."""
         payload = json.dumps({"row": result.row, "tables": result.tables})
@@ -63,11 +70,15 @@ class Journal:
         self._file.close()
 
     def _commit(self, line: str) -> None:
+        self._write(line)
+        with writing(self.path):
+            os.fsync(self._file.fileno())
+
+    def _write(self, line: str) -> None:
         data = memoryview(f"{line}\n".encode())
         with writing(self.path):
             while data:
                 data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
 
 
 def read_results(path: Path) -> list[CellResult]:
@@ -85,7 +96,7 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read()
-    events = [Event(f[0], f[1], f[2]) for f in _committed(data) if f[0] in ("start", "done")]
+    events = [Event(f[0], f[1], f[2]) for f in _committed(data) if f[0] != "writer"]
     return events, offset + data.rfind(b"\n") + 1
 
 
@@ -108,6 +119,6 @@ def _committed(data: bytes) -> Iterator[list[str]]:
             payload = line.split(b"\t", 4)[4]
             whole = f"{zlib.crc32(payload):08x}" == fields[3]
         else:
-            whole = (kind, length) in (("start", 3), ("writer", 2))
+            whole = (kind, length) in (("start", 3), ("at", 3), ("writer", 2))
         if whole:
             yield fields

@@ -44,7 +44,7 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
     for event in (e for stem, events in journals.items() if stem not in parts for e in events):
         if event.kind == "done":
             attempt = states[event.cell_id].attempt + 1 if event.cell_id in states else 1
-            states[event.cell_id] = CellState(event.outcome, attempt, float("nan"))
+            states[event.cell_id] = CellState(event.word, attempt, float("nan"))
     return states
 
 

@@ -82,11 +82,16 @@ def test_in_a_log_progress_is_plain_lines(
         tick()
         done(journal, "a")
         tick()
+        journal.start("b", 1)
+        journal.beat("b", 30, 120)
+        tick()
         done(journal, "b", "diverged")
         tick()
     lines = text.getvalue().splitlines()
     assert [re.sub(r"about \d+ s", "about T", line) for line in lines] == [
+        "0 of 4 cells",
         "1 of 4 cells (1 ok), about T left",
+        "1 of 4 cells (1 ok, at work: 25%), about T left",
         "2 of 4 cells (1 ok, 1 diverged), about T left",
     ]
 

@@ -1,0 +1,207 @@
+"""What the figure draws, read from its axes, and the files that it becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import Results
+from analysis.figures.__main__ import main
+from analysis.figures.style import RUNG_LINES, save, use_style
+from analysis.figures.variance_by_layer import figures
+from analysis.measured import Comparison, compare
+
+LABELS = {rung: style["label"] for rung, style in RUNG_LINES.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn(comparisons: list[Comparison]) -> dict[str, Figure]:
+    use_style()
+    return dict(figures(comparisons))
+
+
+def _panels(figure: Figure) -> dict[str, Axes]:
+    return {axis.get_title().replace("\n", " "): axis for axis in figure.axes if axis.get_visible()}
+
+
+def _dots(axis: Axes) -> np.ndarray:
+    return np.concatenate([np.asarray(c.get_offsets(), float) for c in axis.collections])
+
+
+def _alone(comparison: Comparison) -> Axes:
+    ((_, figure),) = figures([comparison])
+    (axis,) = _panels(figure).values()
+    return axis
+
+
+def test_one_figure_a_network_and_one_panel_an_init_and_activation(
+    drawn: dict[str, Figure],
+) -> None:
+    assert set(drawn) == {
+        "variance_by_layer-two_layer_channels=4",
+        "variance_by_layer-plain_depth=4_width=4",
+    }
+    for figure in drawn.values():
+        assert set(_panels(figure)) == {
+            f"{init} · {activation}"
+            for activation in ("relu", "tanh")
+            for init in (
+                *("he_normal", "xavier_normal", "normal std=0.3", "uniform a=0.0 b=1.0", "lsuv"),
+            )
+        }
+
+
+def test_every_panel_shows_each_draw_and_a_line_for_each_rung(
+    drawn: dict[str, Figure], by_label: dict[str, Comparison]
+) -> None:
+    panels = _panels(drawn["variance_by_layer-plain_depth=4_width=4"])
+    for title, axis in panels.items():
+        init, activation = title.split(" · ")
+        comparison = by_label[f"plain depth=4 width=4 {activation} {init}"]
+        draws = comparison.draws
+        draws = draws[(draws.quantity == "preact_m2") & (draws.image == -1)]
+        dots = _dots(axis)
+        assert len(dots) == len(draws) == 4 * 8  # layers times draws
+        np.testing.assert_allclose(dots[:, 1], np.log10(draws.value))
+        np.testing.assert_array_equal(dots[:, 0], draws.layer)
+        lines = {line.get_label(): line for line in axis.lines}
+        if init == "lsuv":  # no prediction: dots alone
+            assert not lines
+            continue
+        assert set(lines) == set(LABELS.values())
+        for rung, label in LABELS.items():
+            theory = comparison.predicted
+            theory = theory[
+                (theory.rung == rung) & (theory.quantity == "preact_m2") & (theory.image == -1)
+            ]
+            np.testing.assert_array_equal(lines[label].get_xdata(), [1, 2, 3, 4])
+            np.testing.assert_allclose(lines[label].get_ydata(), np.log10(theory.value))
+
+
+def test_nothing_drawn_falls_outside_its_panel(drawn: dict[str, Figure]) -> None:
+    """Panels of one init share their axis, whichever of them needs the room."""
+    for figure in drawn.values():
+        for axis in _panels(figure).values():
+            low, high = axis.get_ylim()
+            points = [_dots(axis)[:, 1], *(np.asarray(line.get_ydata()) for line in axis.lines)]
+            values = np.concatenate(points)
+            assert low <= values.min()
+            assert values.max() <= high
+            assert high - low >= 2 - 1e-9  # two decades at the least
+
+
+def test_the_legend_explains_dots_and_lines_once(drawn: dict[str, Figure]) -> None:
+    for figure in drawn.values():
+        (legend,) = figure.legends
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert texts == [
+            "measured, one dot per draw of the weights (8 draws)",
+            *LABELS.values(),
+        ]
+
+
+def test_zero_and_infinite_moments_are_left_out(comparisons: list[Comparison]) -> None:
+    comparison = next(c for c in comparisons if c.unpredicted is None)
+    value = comparison.draws.value.where(comparison.draws.layer != 2, 0.0)
+    value = value.where(comparison.draws.draw != 0, np.inf)
+    broken = dataclasses.replace(
+        comparison,
+        draws=comparison.draws.assign(value=value),
+        predicted=comparison.predicted.assign(value=np.inf),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        axis = _alone(broken)
+    dots = _dots(axis)
+    dots = dots[np.isfinite(dots).all(1)]
+    assert len(dots) == 6  # one layer left, and of four draws in two seeds the first is inf
+    assert set(dots[:, 0]) == {1}
+    assert all(np.isnan(line.get_ydata()).all() for line in axis.lines)
+
+
+def test_a_panel_with_nothing_to_draw_says_so(comparisons: list[Comparison]) -> None:
+    comparison = next(c for c in comparisons if c.unpredicted)
+    axis = _alone(dataclasses.replace(comparison, draws=comparison.draws.assign(value=0.0)))
+    (text,) = axis.texts
+    assert text.get_text() == "all measured moments\nare zero or infinite"
+
+
+def test_one_layer_is_still_seen(sweep: Callable[..., Results]) -> None:
+    """A line through one point has no length, so the point is marked."""
+    results = sweep("linear", "model=linear", "train.steps=0")
+    ((name, figure),) = figures(compare(results))
+    assert name == "variance_by_layer"
+    ((title, axis),) = _panels(figure).items()
+    assert title == ""
+    assert len(_dots(axis)) == 4
+    assert len(axis.lines) == 2
+    assert all(line.get_marker() == "_" for line in axis.lines)
+    assert [tick for tick in axis.get_xticks() if 0.7 <= tick <= 1.3] == [1]
+
+
+def test_a_missing_combination_leaves_its_column_its_axis(
+    comparisons: list[Comparison],
+) -> None:
+    """Where the lowest panel of a column is missing, the one above it numbers the layers."""
+    kept = [
+        c
+        for c in comparisons
+        if c.setting.words["model"] == "plain"
+        and (c.setting.words["activation"], c.setting.words["init"]) != ("tanh", "xavier_normal")
+    ]
+    ((_, figure),) = figures(kept)
+    figure.draw_without_rendering()
+    panels = _panels(figure)
+    assert len(panels) == 9
+
+    def numbered(title: str) -> bool:
+        return bool(panels[title].xaxis.get_tick_params()["labelbottom"])
+
+    assert numbered("xavier_normal · relu")
+    assert not numbered("he_normal · relu")
+    assert numbered("he_normal · tanh")
+
+
+def test_names_of_files_hold_no_path_and_no_brackets(comparisons: list[Comparison]) -> None:
+    words = {"data": "../x y", "model.layers": [1, 2], **comparisons[0].setting.words}
+    setting = dataclasses.replace(comparisons[0].setting, words=words)
+    ((name, _),) = figures([dataclasses.replace(comparisons[0], setting=setting)])
+    assert not set(name) & set("/\\ []{}:,'\"")
+
+
+def test_the_files_are_what_their_names_say(drawn: dict[str, Figure], tmp_path: Path) -> None:
+    paths = save(drawn["variance_by_layer-two_layer_channels=4"], tmp_path / "figures", "v")
+    assert [path.name for path in paths] == ["v.pdf", "v.svg", "v.png"]
+    starts = {path.suffix: path.read_bytes()[:200] for path in paths}
+    assert starts[".pdf"].startswith(b"%PDF")
+    assert starts[".png"].startswith(b"\x89PNG")
+    assert b"<?xml" in starts[".svg"]
+    assert "he_normal · relu" in paths[1].read_text()  # text stays text
+
+
+def test_the_command_writes_into_the_sweeps_folder(
+    sweep: Callable[..., Results], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = sweep("drawn", "train.steps=0")
+    folder = results.folder.root
+    main(["drawn", "--results", str(folder.parent)])
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == [
+        f"variance_by_layer.{suffix}" for suffix in ("pdf", "png", "svg")
+    ]
+    assert f"{folder}/figures/variance_by_layer.{{pdf,svg,png}}" in capsys.readouterr().out
+
+
+def test_the_command_refuses_a_sweep_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["nothing", "--results", str(tmp_path)])
+    assert left.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,169 @@
+"""What the closing sentences say is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import Results
+from analysis.findings import NEAR, findings
+from analysis.measured import Comparison, compare, table
+
+Sweep = Callable[..., Results]
+PERCENT = r"([\d.]+)%"
+
+
+def _line(lines: list[str], start: str) -> str:
+    (line,) = (line for line in lines if line.startswith(start))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("rung", "name"), [("he", "The He/Glorot product formula"), ("mean_field", "Mean field")]
+)
+def test_how_near_each_rung_comes(
+    small: Results, comparisons: list[Comparison], rung: str, name: str
+) -> None:
+    ratios = {
+        (c.setting.label, row.layer): row[f"measured/{rung}"]
+        for c in comparisons
+        if c.unpredicted is None
+        for _, row in table(c).iterrows()
+    }
+    near = sum(1 / NEAR < ratio < NEAR for ratio in ratios.values())
+    (label, layer), worst = max(ratios.items(), key=lambda item: abs(math.log(item[1])))
+    line = _line(findings(small, comparisons), name)
+    assert f"in {near} of {len(ratios)} layers" in line
+    assert f"furthest off at layer {layer} of {label}, " in line
+    assert line.endswith(f"is {worst:.3g}.")
+
+
+def test_settings_without_prediction_are_named(
+    small: Results, comparisons: list[Comparison]
+) -> None:
+    line = _line(findings(small, comparisons), "plain depth=4 width=4 tanh lsuv: ")
+    assert "Lsuv declares no moments" in line
+
+
+def test_best_and_worst_setting_by_accuracy(small: Results, comparisons: list[Comparison]) -> None:
+    cells = small.cells[small.cells.outcome.isin(["ok", "diverged"])].copy()
+    cells.loc[cells.outcome == "diverged", "test_accuracy"] = 0.1
+    keys = ["model", "activation", "init", "optim.lr"]
+    means = cells.groupby(keys, observed=True).test_accuracy.mean()
+    at_best = means.groupby(["model", "activation", "init"], observed=True).max()
+    line = _line(findings(small, comparisons), "Best test accuracy")
+    high, low = (float(number) for number in re.findall(PERCENT, line))
+    # Printed to a tenth of a percent.
+    assert high == pytest.approx(100 * at_best.max(), abs=0.05 + 1e-9)
+    assert low == pytest.approx(100 * at_best.min(), abs=0.05 + 1e-9)
+    model, activation, init = at_best.idxmax()
+    best = line.partition(";")[0]
+    assert model in best
+    assert f"{activation} {init}" in best
+    assert f"at optim.lr={means[model, activation, init].idxmax()}" in best
+
+
+def _with_cells(results: Results, **columns: object) -> Results:
+    return dataclasses.replace(results, cells=results.cells.assign(**columns))
+
+
+def test_a_diverged_run_scores_chance(small: Results, comparisons: list[Comparison]) -> None:
+    """Half of each pair of seeds at 50 %, the other half diverged: 0.5 * 50 % + 0.5 * 10 %."""
+    odd = small.cells.seed == 1
+    results = _with_cells(
+        small,
+        outcome=np.where(odd, "diverged", "ok"),
+        test_accuracy=np.where(odd, np.nan, 0.5),
+        outcome_step=np.where(odd, 2, np.nan),
+        outcome_reason="nan",
+        outcome_tensor="loss",
+    )
+    lines = findings(results, comparisons)
+    assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["30.0", "30.0"]
+    assert "40 of 80 cells diverged (the earliest at step 2, nan in loss)." in lines
+
+
+def test_a_failed_run_is_no_answer(small: Results, comparisons: list[Comparison]) -> None:
+    odd = small.cells.seed == 1
+    outcome, accuracy = np.where(odd, "error", "ok"), np.where(odd, np.nan, 0.5)
+    lines = findings(_with_cells(small, outcome=outcome, test_accuracy=accuracy), comparisons)
+    assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["50.0", "50.0"]
+
+
+def test_the_earliest_divergence_is_told(small: Results, comparisons: list[Comparison]) -> None:
+    steps = np.arange(len(small.cells), 0, -1)
+    reasons = [f"inf {step}" for step in steps]
+    results = _with_cells(
+        small, outcome="diverged", outcome_step=steps, outcome_reason=reasons, outcome_tensor="w"
+    )
+    assert _line(findings(results, comparisons), "80 of 80").endswith("step 1, inf 1 in w).")
+
+
+def test_infinite_ratios_are_the_furthest_off(
+    comparisons: list[Comparison], small: Results
+) -> None:
+    one = next(c for c in comparisons if c.unpredicted is None)
+    draws = one.draws.assign(value=np.where(one.draws.layer == 2, np.inf, one.draws.value))
+    lines = findings(small, [dataclasses.replace(one, draws=draws)])
+    line = _line(lines, "Mean field")
+    assert line.endswith(f"layer 2 of {one.setting.label}, where measured / predicted is inf.")
+
+
+def test_ways_of_training_are_not_averaged_over(sweep: Sweep) -> None:
+    """A setting's best is one optimizer at one learning rate, not a mean over optimizers."""
+    results = sweep("optimizers", "optim=sgd,adam", "optim.lr=0.001,0.1", "seed=range(2)")
+    comparisons = compare(results)
+    assert len(comparisons) == 1
+    means = results.cells.groupby(["optim", "optim.lr"], observed=True).test_accuracy.mean()
+    line = _line(findings(results, comparisons), "Best test accuracy")
+    assert re.findall(PERCENT, line) == [f"{100 * means.max():.1f}"]  # and no worst of one
+    optimizer, rate = means.idxmax()
+    assert f"optim={optimizer} optim.lr={rate}" in line
+
+
+def test_a_regression_has_no_accuracy_to_tell(sweep: Sweep) -> None:
+    noise = ("data=gaussian", "data.task=regression", "data.side=null", "data.image_side=14")
+    results = sweep("regression", *noise, "loss=mse")
+    assert results.cells.test_accuracy.isna().all()
+    lines = findings(results, compare(results))
+    assert not any("accuracy" in line for line in lines)
+    assert any(line.startswith("Mean field") for line in lines)
+
+
+def test_a_sweep_that_trains_nothing_tells_theory_alone(sweep: Sweep) -> None:
+    results = sweep("probed", "train.steps=0", "init=he_normal,zeros")
+    lines = findings(results, compare(results))
+    assert not any("accuracy" in line or "diverged" in line for line in lines)
+    assert any(line.startswith("The He/Glorot") for line in lines)
+
+
+def test_zeros_alone_leave_theory_nothing_to_say(sweep: Sweep) -> None:
+    results = sweep("zeros", "train.steps=0", "init=zeros")
+    (tables,) = findings(results, compare(results))
+    assert tables.startswith("Tables: ")
+
+
+def test_lsuv_alone_says_why_there_is_no_prediction(sweep: Sweep) -> None:
+    results = sweep("lsuv", "train.steps=0", "init=lsuv")
+    told, tables = findings(results, compare(results))
+    assert told == (
+        "all cells: no prediction for layer conv1: Lsuv declares no moments; only data tells them."
+    )
+    assert tables.startswith("Tables: ")
+
+
+def test_a_sweep_that_all_diverged_says_so(sweep: Sweep) -> None:
+    results = sweep("diverged", "optim.lr=1e30", "seed=range(2)")
+    assert set(results.cells.outcome) == {"diverged"}
+    lines = findings(results, compare(results))
+    assert not any("accuracy" in line for line in lines)
+    steps = pd.to_numeric(results.cells.outcome_step)
+    assert _line(lines, "2 of 2 cells diverged").startswith(
+        f"2 of 2 cells diverged (the earliest at step {steps.min()}, "
+    )

@@ -1,0 +1,182 @@
+"""`python -m analysis.predict`: a configured cell's moments, without training it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from analysis import predict
+
+TINY = ("data.n_train=200", "data.n_test=100", "probe.size=4", "probe.images=1")
+QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}
+ALEXNET = [f"conv{n}" for n in range(1, 6)] + [f"fc{n}" for n in range(1, 4)]
+
+Predict = Callable[..., str]
+
+
+@pytest.fixture
+def run_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """`run_predict(*overrides)` is the command line, in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+        GlobalHydra.instance().clear()
+        predict.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def _no_constant(name: str) -> float:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def _layers(text: str) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = json.loads(text, parse_constant=_no_constant)["layers"]
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (("model=mlp",), ["fc1", "fc2", "fc3"]),
+        (("model=linear", "init=zeros"), ["fc1"]),
+        (("model=plain", "model.depth=3", "activation=tanh"), ["conv1", "conv2", "fc1"]),
+        (("model=alexnet", "model.dropout=0.5"), ALEXNET),
+        (("model=alexnet", "model.lrn=true"), ALEXNET),
+        (("model=two_layer", "model.norm=batch"), ["conv1", "fc1"]),
+        (("model=mlp", "model.norm=layer"), ["fc1", "fc2", "fc3"]),
+        (("init=uniform", "init.a=0.0", "init.b=1.0"), ["conv1", "fc1"]),
+        (("init=he_normal", "init.bias={mean: 0.0, std: 0.1}"), ["conv1", "fc1"]),
+        (("init=pytorch_default",), ["conv1", "fc1"]),
+    ],
+)
+def test_json_has_an_object_for_every_weight_layer(
+    run_predict: Predict, overrides: tuple[str, ...], names: list[str]
+) -> None:
+    layers = _layers(run_predict(*TINY, *overrides, "format=json"))
+    assert [layer["layer_name"] for layer in layers] == names
+    assert [layer["layer"] for layer in layers] == list(range(1, len(names) + 1))
+    for layer in layers:
+        assert set(layer["he"]) == set(layer["mean_field"]) == QUANTITIES
+
+
+def test_he_normal_keeps_the_second_moment_of_a_relu_network(run_predict: Predict) -> None:
+    layers = _layers(run_predict(*TINY, "model=mlp", "init=he_normal", "format=json"))
+    moments = [layer[rung]["preact_m2"] for layer in layers for rung in ("he", "mean_field")]
+    # Each is a product of a few factors that float64 rounds.
+    assert moments == pytest.approx([moments[0]] * 6, rel=1e-12)
+
+
+def test_a_layers_own_gain_reaches_that_layer(run_predict: Predict) -> None:
+    def second_moments(*overrides: str) -> list[float]:
+        layers = _layers(run_predict(*TINY, *overrides, "format=json"))
+        return [layer["he"]["preact_m2"] for layer in layers]
+
+    plain, halved = second_moments(), second_moments("init.layers.fc1.gain=0.5")
+    assert halved == pytest.approx([plain[0], plain[1] / 4])
+
+
+def test_the_mean_of_uniform_weights_shows_in_mean_field_alone(run_predict: Predict) -> None:
+    uniform = ("init=uniform", "init.a=0.0", "init.b=1.0")
+    (_, last) = _layers(run_predict(*TINY, *uniform, "format=json"))
+    assert last["he"]["preact_mean"] == 0
+    assert last["mean_field"]["preact_mean"] > 0
+    assert last["mean_field"]["preact_m2"] > 1e3 * last["he"]["preact_m2"]
+
+
+def test_moments_beyond_float64_are_null_in_json_and_inf_in_the_table(run_predict: Predict) -> None:
+    huge = ("model=alexnet", "init=normal", "init.std=1e30")
+    layers = _layers(run_predict(*TINY, *huge, "format=json"))
+    assert layers[0]["he"]["preact_m2"] > 1e60
+    assert layers[-1]["he"]["preact_m2"] is None
+    assert "inf" in run_predict(*TINY, *huge)
+
+
+def test_the_table_has_a_row_for_every_layer_and_fits_eighty_columns(run_predict: Predict) -> None:
+    uniform = ("init=uniform", "init.a=0.0", "init.b=1e25")
+    out = run_predict(*TINY, "model=alexnet", *uniform)
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[1] for row in rows] == ALEXNET
+    assert all(len(row) == 7 for row in rows)
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.startswith("digits-alexnet-relu-uniform-s0-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("init=lsuv",), "no prediction for layer conv1: Lsuv declares no moments"),
+        (("init=he_norml",), "init=he_norml: no such option; did you mean he_normal"),
+        (("modle=mlp",), "modle: no such key; did you mean model?"),
+        (
+            ("model=mlp", "model.widht=3"),
+            "model.widht: model=mlp has no such key; did you mean width",
+        ),
+        (("format=xml",), "format=xml: expected one of table, json"),
+        (("fromat=json",), "fromat: no such key; did you mean format?"),
+        (("init=he_normal,zeros",), "init=he_normal,zeros: "),
+        (("-m", "init=he_normal"), "analysis.predict takes one cell; leave out -m"),
+        (("init.layers.conv9.gain=2",), "init.layers.conv9: no such layer"),
+    ],
+)
+def test_what_cannot_be_is_a_line_and_exit_status_2(
+    run_predict: Predict,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    told: str,
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run_predict(*arguments)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(told)
+    assert len(error.splitlines()) <= 2
+
+
+def test_a_scheme_of_ones_own_without_moments_is_a_clear_line(
+    run_predict: Predict,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "my_package.py").write_text(
+        "import torch\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class MyInit:\n"
+        "    def moments(self, weight):\n"
+        "        return None\n"
+        "    def sample(self, weight, generator):\n"
+        "        return torch.zeros(weight.shape, dtype=torch.float64)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit) as left:
+        run_predict(*TINY, "init=custom", "init._target_=my_package.MyInit")
+    assert left.value.code == 2
+    told = "no prediction for layer conv1: MyInit declares no moments; only data tells them\n"
+    assert capsys.readouterr().err == told
+
+
+def test_the_console_script_helps_in_any_folder(tmp_path: Path) -> None:
+    """Called by its name it is no `__main__`, and Hydra must still find conf/."""
+    script = "import sys; from analysis.predict import main; sys.argv[0] = 'fanin-predict'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "he_normal" in done.stdout
+    assert "format: table" in done.stdout
