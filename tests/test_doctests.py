@@ -1,0 +1,29 @@
+"""The examples in docstrings are run."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import analysis
+import experiments
+
+MODULES = [
+    module.name
+    for package in (experiments, analysis)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module_are_true(name: str):
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(importlib.import_module(name), optionflags=options).failed == 0
+
+
+def test_there_are_examples():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [finder.find(importlib.import_module(name)) for name in MODULES]
+    assert sum(bool(test.examples) for tests in found for test in tests) > 50

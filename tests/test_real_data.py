@@ -1,0 +1,42 @@
+"""The main job on the full real files: MNIST and CIFAR-10, as `../shared/data/prepare` lays out."""
+
+import os
+
+import pytest
+
+from analysis import load
+from analysis.check import check
+from experiments.config.loader import config_loader
+from experiments.sweep.command import run_command
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.realdata,
+    pytest.mark.skipif(
+        "FANIN_DATA" not in os.environ, reason="FANIN_DATA names no folder with MNIST and CIFAR-10"
+    ),
+]
+
+
+def run(tmp_path, *overrides: str) -> int:
+    where = [f"data.root={os.environ.get('FANIN_DATA')}", "data.download=false"]
+    where += [f"sweep.results={tmp_path}"]
+    return run_command(config_loader(), "config", [*where, *overrides])
+
+
+def test_two_layer_reaches_95_percent_on_mnist_at_default_settings(tmp_path):
+    assert run(tmp_path, "data=mnist", "sweep.name=mnist") == 0
+    (cell,) = load("mnist", tmp_path).cells.itertuples()
+    assert cell.outcome == "ok"
+    assert cell.test_accuracy >= 0.95
+
+
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_the_demo_sweep_runs_on_full_real_data(data, tmp_path):
+    assert run(tmp_path, "sweep=he_vs_glorot", f"data={data}", "seed=0", "optim.lr=0.1") == 0
+    results = load("he_vs_glorot", tmp_path)
+    assert len(results.cells) == 20
+    assert set(results.cells.outcome) <= {"ok", "diverged"}
+    comparisons = check(results)
+    assert len(comparisons) == 20
+    assert not any(comparison.predicted.empty for comparison in comparisons)
