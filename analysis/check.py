@@ -15,8 +15,7 @@ from rich.table import Table
 from analysis.findings import findings
 from analysis.load import Results, load
 from analysis.measured import Comparison, compare, predictions_of, table
-from experiments.errors import FaninError, nearest
-from experiments.sweep.command import UNUSABLE
+from experiments.errors import UNUSABLE, FaninError, nearest
 from experiments.sweep.store.parquet import write_part
 
 

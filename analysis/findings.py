@@ -14,8 +14,9 @@ from experiments.config.build import TARGET
 from experiments.config.schema import build_cell
 
 NAMES = {"he": "The He/Glorot product formula", "mean_field": "Mean field"}
-# What decides how a network learns once it is initialized.
-TRAINING = ("head", "loss", "optim", "schedule", "clip", "train")
+# What decides how a network learns, beyond what a setting's label tells.
+TRAINING = ("optim", "schedule", "clip", "train")
+TOLD = "train.dtype"  # by the label
 NEAR = 1.25  # "near" in the sentences: within this factor
 
 
@@ -94,6 +95,7 @@ def _ways(cells: pd.DataFrame) -> pd.Series:
         for key in cells
         if key.partition(".")[0] in TRAINING
         and not key.endswith(TARGET)
+        and key != TOLD
         and cells[key].nunique(dropna=False) > 1
     ]
     return pd.Series(

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.config.loader import CONF, hydra_arguments
-from experiments.errors import ConfigError, FaninError
-from experiments.sweep.command import UNUSABLE, check_argv, space_of
+from experiments.errors import UNUSABLE, ConfigError, FaninError
+from experiments.sweep.command import check_argv, space_of
 
 CONFIG_NAME = "predict"
 FORMATS = ("table", "json")
@@ -72,7 +72,8 @@ def show(config: dict[str, Any], cell_id: str, form: str) -> None:
 def as_objects(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """One object a weight layer: index, name, and each rung's quantities (mean over the images).
 
-    Infinite values (moments beyond float64) become None, for JSON has no infinity.
+    What is no finite number becomes None, for JSON has neither infinity (moments beyond float64)
+    nor NaN (images with missing pixels); the table tells them apart.
     """
     layers = []
     mean = frame[frame.image == -1]
@@ -96,10 +97,10 @@ def as_table(frame: pd.DataFrame, cell_id: str) -> Table:
     table.add_column("name", no_wrap=True)
     for quantity, rung in SHOWN:
         table.add_column(f"{quantity}\n{rung}", justify="right", no_wrap=True)
-    for entry in as_objects(frame):
-        values = [entry[rung][quantity] for quantity, rung in SHOWN]
-        numbers = ["inf" if value is None else f"{value:.4g}" for value in values]
-        table.add_row(str(entry["layer"]), entry["layer_name"], *numbers)
+    mean = frame[frame.image == -1]
+    wide = mean.pivot(index=["layer", "layer_name"], columns=["quantity", "rung"], values="value")
+    for layer, name, *numbers in wide[list(SHOWN)].reset_index().itertuples(index=False):
+        table.add_row(str(layer), str(name), *(f"{number:.4g}" for number in numbers))
     return table
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.identity import scientific
-from experiments.config.schema import build_cell
 
-# What decides a network's moments at initialization, seeds aside.
-DECIDES = ("data", "scaling", "model", "activation", "init", "probe")
+# What decides what is measured at initialization, seeds aside: the loss too, through its gradients.
+DECIDES = ("data", "scaling", "model", "activation", "init", "head", "loss", "probe")
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ def settings_of(frozen: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """Group a sweep's cells (lines of `cells.jsonl`) into settings, in the order of the plan."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     described: list[dict[str, Any]] = []
-    for line, outputs in zip(frozen, _outputs(frozen), strict=True):
-        key = _key(line["config"], outputs)
+    for line in frozen:
+        key = _key(line["config"])
         if key not in groups:
-            described.append(_described(line, outputs))
+            described.append(_described(line))
         groups.setdefault(key, []).append(line)
     varying = _varying(described)
     settings = []
@@ -88,31 +87,18 @@ def draws_of(
     return [groups.get(n, none).drop(columns="setting") for n in range(len(settings))]
 
 
-def _outputs(frozen: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Each cell's number of logits, worked out once for all cells that share what decides it."""
-    known: dict[str, int] = {}
-    found = []
-    for line in frozen:
-        config = line["config"]
-        decides = json.dumps([config[group] for group in ("data", "head", "loss")])
-        if decides not in known:
-            known[decides] = build_cell(config).objective.n_outputs
-        found.append(known[decides])
-    return found
-
-
-def _key(config: Mapping[str, Any], outputs: int) -> str:
+def _key(config: Mapping[str, Any]) -> str:
     # Where the data lay is no part of what was measured.
     parts = scientific({group: config[group] for group in DECIDES})
-    return json.dumps([parts, outputs, config["train"]["dtype"]], sort_keys=True)
+    return json.dumps([parts, config["train"]["dtype"]], sort_keys=True)
 
 
-def _described(line: Mapping[str, Any], outputs: int) -> dict[str, Any]:
+def _described(line: Mapping[str, Any]) -> dict[str, Any]:
     """Options, and the keys under them that somebody asked for."""
     words = {group: line["choices"][group] for group in DECIDES}
     asked = {k: v for k, v in line["asked"].items() if "." in k and k.split(".")[0] in DECIDES}
     dtype = line["config"]["train"]["dtype"]
-    return words | scientific(asked) | {"model.outputs": outputs, "train.dtype": dtype}
+    return words | scientific(asked) | {"train.dtype": dtype}
 
 
 def _varying(described: Sequence[Mapping[str, Any]]) -> list[str]:

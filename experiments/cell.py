@@ -25,6 +25,7 @@ from experiments.training.loop import OnLook, OnProbe, Trained, train
 from experiments.training.step import Task
 
 Columns = dict[str, list[Any]]
+CALIBRATION = 128  # images: a batch of the size that Mishkin & Matas 2016 calibrate on
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ def probe_images(cell: Cell, data: Dataset, scaling: FittedScaling) -> Tensor:
     return scaling.apply(data.train.x[: cell.probe.size], cell.train.torch_dtype)
 
 
+def calibration_images(cell: Cell, data: Dataset, scaling: FittedScaling) -> Tensor:
+    """What a scheme that looks at data (LSUV) sees: training images, whatever is probed."""
+    return scaling.apply(data.train.x[:CALIBRATION], cell.train.torch_dtype)
+
+
 def draw_weights(
     cell: Cell, model: nn.Module, draw: int, data: Dataset, scaling: FittedScaling
 ) -> None:
@@ -112,7 +118,7 @@ def draw_weights(
         model,
         cell.init,
         lambda tensor: generator("weights", cell.seed_weights, draw, tensor),
-        probe_images(cell, data, scaling),
+        calibration_images(cell, data, scaling),
     )
 
 

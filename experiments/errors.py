@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+UNUSABLE = 2  # exit status of a command that asks for something that can't be
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+
 
 class FaninError(Exception):
     """Something the user can mend; shown without a traceback."""

@@ -12,8 +12,7 @@ from analysis.figures import variance_by_layer
 from analysis.figures.style import save, use_style
 from analysis.load import load
 from analysis.measured import compare
-from experiments.errors import FaninError
-from experiments.sweep.command import UNUSABLE
+from experiments.errors import UNUSABLE, FaninError
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -61,7 +61,7 @@ def coerce(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Return the node as plain data: every argument present, each of its declared type."""
     target = locate(node, where)
     values = _checked(target, node, where)
-    hints = _hints(target)
+    hints = hints_of(target)
     return {TARGET: node[TARGET]} | {
         name: plain(value, hints[name]) if name in hints else value
         for name, value in values.items()
@@ -152,7 +152,7 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
     for key in node:
         if key != TARGET and key not in known:
             raise ConfigError(f"{prefix}{key}: no such key; {nearest(str(key), known)}")
-    hints = _hints(target)
+    hints = hints_of(target)
     values = {}
     for name, parameter in known.items():
         if name not in node:
@@ -167,7 +167,8 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
 
 
 @cache
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of what a target takes."""
     annotated = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(annotated, include_extras=True)
     hints.pop("return", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import torch
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from experiments.clip import Clip, ClipRule
-from experiments.config.build import TARGET, build, check_value, coerce
+from experiments.config.build import TARGET, build, check_value, coerce, hints_of, locate, plain
 from experiments.config.wrapper import build_wrapped, coerce_wrapped, split_wrapped
 from experiments.data import Data
 from experiments.data.dataset import Source
@@ -94,6 +94,29 @@ def coerce_group(group: str, node: Any) -> Any:
     return coerced
 
 
+def typed_value(group: str, node: Mapping[str, Any], key: str, value: Any) -> Any:
+    """A value as a key of this node would hold it once typed; deeper keys are left as they are.
+
+    Raises
+    ------
+    ConfigError
+        The value is none that the key can have.
+    """
+    if group in SEEDS:
+        return check_value(value, Seed, group)
+    wrapper = Init if group == "init" else WRAPPERS.get(group)
+    known = {**(hints_of(wrapper) if wrapper else {}), **hints_of(locate(node, group))}
+    if key not in known:
+        return value
+    return plain(check_value(value, known[key], f"{group}.{key}"), known[key])
+
+
+def common_keys(group: str) -> list[str]:
+    """The keys that all options of a group share."""
+    wrapper = Init if group == "init" else WRAPPERS.get(group)
+    return [field.name for field in fields(wrapper)[1:]] if wrapper else []
+
+
 def _check_made(group: str, node: Mapping[str, Any], made: Any) -> None:
     """A `_target_` may be anyone's; say so now if it makes something of another kind."""
     if not isinstance(made, MADE[group]):
@@ -106,13 +129,18 @@ def _check_made(group: str, node: Mapping[str, Any], made: Any) -> None:
 
 
 def _check_elementwise(activation: nn.Module) -> None:
-    x = torch.zeros(1, 2, 3, 3)
+    x = torch.linspace(-2, 2, 18).reshape(1, 2, 3, 3)
+    turned = x.flip(1, 2, 3)
     try:
-        y = activation(x)
+        y, y_turned = activation(x.clone()), activation(turned.clone())
     except Exception as error:
         raise ConfigError(f"activation: {error}") from error
     if not isinstance(y, torch.Tensor) or y.shape != x.shape:
         raise ConfigError("activation: what comes out must have the shape of what went in")
+    if not torch.allclose(y.flip(1, 2, 3), y_turned):
+        raise ConfigError(
+            "activation: not elementwise (each output may depend on its own input alone)"
+        )
 
 
 def coerce_cell(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +204,7 @@ class PartsChecker:
         memo = json.dumps([config[group] for group in self.LOOKED_AT], sort_keys=True)
         if memo not in self._layers:
             cell = build_cell(config)
-            _check_steps(cell)
+            _check_probe(cell)
             try:
                 with torch.device("meta"):
                     self._layers[memo] = set(weight_layers(cell.network()))
@@ -192,9 +220,15 @@ class PartsChecker:
                     raise ConfigError(f"{group}.{mapping}.{name}: no such layer; {near}")
 
 
-def _check_steps(cell: Cell) -> None:
-    """A probe after the end of training would never be made."""
-    total = cell.train.total_steps(cell.data.n_train or cell.data.source.train_size)
+def _check_probe(cell: Cell) -> None:
+    """A probe after the end of training, or of an image that isn't there, is never made."""
+    n_train = cell.data.n_train or cell.data.source.train_size
+    beyond = [image for image in cell.probe.images if image >= n_train]
+    if beyond:
+        raise ConfigError(
+            f"probe.images names image {beyond[0]}, but there are {n_train} training images"
+        )
+    total = cell.train.total_steps(n_train)
     late = [step for step in cell.probe.steps if step > total]
     if late:
         raise ConfigError(f"probe.steps names step {late[0]}, but training ends after {total}")

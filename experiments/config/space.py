@@ -22,8 +22,8 @@ from yaml import YAMLError
 from experiments.config.identity import flatten
 from experiments.errors import ConfigError, nearest
 
-# Mappings that name layers: any key may be added to them.
-OPEN_MAPPINGS = ("init.layers", "clip.factors")
+# Mappings without fixed keys: they name layers, or stand where a number or null may stand too.
+OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")
 # An interpolation, but for environment variables, which mean the same wherever they stand.
 FOREIGN = re.compile(r"\$\{(?!oc\.env:)")
 
@@ -109,7 +109,7 @@ class Space:
 
     @staticmethod
     def is_open(key: str) -> bool:
-        """Whether a key lies in a mapping that takes any name (of a layer)."""
+        """Whether a key lies in a mapping that takes any key."""
         return key.startswith(tuple(f"{mapping}." for mapping in OPEN_MAPPINGS))
 
     def _compose(self, *overrides: str) -> DictConfig:

@@ -48,6 +48,10 @@ class Cifar10:
     train_size = 50_000
     test_size = 10_000
 
+    def prepare(self, root: Path, download: bool) -> None:
+        """Find or fetch the files, and verify them."""
+        read(CIFAR10_FILES, root, download)
+
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
         """Read the six record files; `seed` changes nothing."""
         return load_records(CIFAR10_FILES, root, download, label_bytes=1, n_classes=10)
@@ -61,6 +65,10 @@ class Cifar100:
     n_classes = 100
     train_size = 50_000
     test_size = 10_000
+
+    def prepare(self, root: Path, download: bool) -> None:
+        """Find or fetch the files, and verify them."""
+        read(CIFAR100_FILES, root, download)
 
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
         """Read the two record files; `seed` changes nothing."""

@@ -74,6 +74,16 @@ class Data:
         """Number of classes; None for regression."""
         return self.source.n_classes
 
+    def prepare(self) -> None:
+        """Make sure that the files are there and whole, fetching them if need be.
+
+        Raises
+        ------
+        DataError
+            A file is missing or damaged.
+        """
+        self.source.prepare(Path(self.root).expanduser(), self.download)
+
     def load(self) -> Dataset:
         """Read or draw the images, choose, resize and corrupt them.
 

@@ -56,7 +56,7 @@ class Dataset:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where images come from. All but `load` is known before anything is read or drawn."""
+    """Where images come from. Its attributes are known before anything is read or drawn."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,6 +73,9 @@ class Source(Protocol):
     @property
     def test_size(self) -> int:
         """Number of test images."""
+
+    def prepare(self, root: Path, download: bool) -> None:
+        """Make sure that the files are there and whole; nothing to do where images are drawn."""
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
         """Read the files under `root` (fetching them if `download`), or draw from `seed`."""

@@ -29,6 +29,9 @@ class Digits:
     train_size = 1437
     test_size = 360
 
+    def prepare(self, root: Path, download: bool) -> None:
+        """Nothing to do: there are no files."""
+
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
         """Read the digits out of the installed package; none of the arguments matters."""
         # Here, because this import takes longer than reading any data set.

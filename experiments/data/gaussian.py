@@ -67,6 +67,9 @@ class Gaussian:
         """None for regression."""
         return self.classes if self.task == "classification" else None
 
+    def prepare(self, root: Path, download: bool) -> None:
+        """Nothing to do: there are no files."""
+
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
         """Draw the images and the teacher from `seed`; there are no files."""
         teacher = _normal(generator("gaussian teacher", seed), self.n_classes or 1, *self.shape)

@@ -65,6 +65,10 @@ class Mnist:
     train_size = 60_000
     test_size = 10_000
 
+    def prepare(self, root: Path, download: bool) -> None:
+        """Find or fetch the files, and verify them."""
+        read(MNIST_FILES, root, download)
+
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
         """Read the four IDX files; `seed` changes nothing."""
         return load_idx(MNIST_FILES, root, download)
@@ -78,6 +82,10 @@ class FashionMnist:
     n_classes = 10
     train_size = 60_000
     test_size = 10_000
+
+    def prepare(self, root: Path, download: bool) -> None:
+        """Find or fetch the files, and verify them."""
+        read(FASHION_MNIST_FILES, root, download)
 
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
         """Read the four IDX files; `seed` changes nothing."""

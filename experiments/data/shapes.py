@@ -38,6 +38,9 @@ class Shapes:
     shape = (3, SIDE, SIDE)
     n_classes = 2
 
+    def prepare(self, root: Path, download: bool) -> None:
+        """Nothing to do: there are no files."""
+
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
         """Render the images from `seed`; there are no files."""
         train = _split(self.train_size, generator("shapes train", seed))

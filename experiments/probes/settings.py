@@ -42,7 +42,8 @@ class Probe:
     bins
         Bins a histogram.
     sharpness
-        Also measure the largest eigenvalue of the loss's Hessian (power iteration; slow).
+        Also measure the largest eigenvalue of the loss's Hessian (Lanczos; some 20 products with
+        it a probe).
     """
 
     draws: NonNegativeInt = 8

@@ -20,7 +20,9 @@ MAX_RESTARTS = 50  # of about 20 products each
 def sharpness(
     model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, tolerance: float = 0.01
 ) -> float:
-    """Largest Hessian eigenvalue (in absolute value, with its sign) of the mean loss on a batch.
+    """Largest eigenvalue of the Hessian of the mean loss on a batch.
+
+    The largest, not the largest in absolute value: it is negative where all curvature is.
 
     Implicitly restarted Lanczos (ARPACK) on Hessian-vector products, from a fixed random
     direction; some 20 products, each about two backward passes. Power iteration would stop on a
@@ -64,7 +66,13 @@ def sharpness(
         if not product(start).any():
             return 0.0  # as for all-zero weights: nothing to iterate on
         found = eigsh(
-            hessian, k=1, v0=start, tol=tolerance, maxiter=MAX_RESTARTS, return_eigenvectors=False
+            hessian,
+            k=1,
+            which="LA",
+            v0=start,
+            tol=tolerance,
+            maxiter=MAX_RESTARTS,
+            return_eigenvectors=False,
         )
     except (FloatingPointError, ArpackNoConvergence):
         return float("nan")

@@ -13,11 +13,9 @@ from rich.console import Console
 from experiments.config.build import TARGET
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
-from experiments.errors import ConfigError, FaninError
+from experiments.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
 from experiments.sweep.overrides import Argument, parse_arguments
 
-UNUSABLE = 2  # exit status of a command that asks for something that can't be
-INTERRUPTED = 130  # as shells have it for SIGINT
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
 ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
 

@@ -10,7 +10,14 @@ from typing import Any
 
 from experiments.config.build import TARGET
 from experiments.config.identity import cell_id
-from experiments.config.schema import CELL_KEYS, PartsChecker, coerce_group, with_seeds
+from experiments.config.schema import (
+    CELL_KEYS,
+    PartsChecker,
+    coerce_group,
+    common_keys,
+    typed_value,
+    with_seeds,
+)
 from experiments.config.space import Space, assign, value_at
 from experiments.errors import ConfigError, nearest
 from experiments.sweep.grid import Assignment, Grid
@@ -57,10 +64,16 @@ def expand(space: Space, grids: Iterable[Grid]) -> list[PlannedCell]:
     """
     expander = _Expander(space)
     cells: dict[str, PlannedCell] = {}
+    patterns: dict[str, None] = {}  # in order
+    used: set[str] = set()
     for grid in grids:
+        if not grid.overridden:
+            patterns |= dict.fromkeys(map(label, grid.exclude))
         for assignment in grid.assignments():
             # Before the cell is made: what has no meaning is what people exclude.
-            if any(expander.matches(assignment, excluded) for excluded in grid.exclude):
+            excluding = [p for p in grid.exclude if expander.matches(assignment, p)]
+            if excluding:
+                used |= {label(pattern) for pattern in excluding}
                 continue
             cell = expander.cell(assignment)
             if cell.id in cells:
@@ -68,6 +81,9 @@ def expand(space: Space, grids: Iterable[Grid]) -> list[PlannedCell]:
                     f"the same cell is asked for twice:\n  {cells[cell.id].label}\n  {cell.label}"
                 )
             cells[cell.id] = cell
+    unused = [pattern for pattern in patterns if pattern not in used]
+    if unused:
+        raise ConfigError(f"exclude: no cell of the grid has {unused[0]}")
     if not cells:
         raise ConfigError("the grid has no cells: every one is excluded")
     return list(cells.values())
@@ -107,9 +123,11 @@ class _Expander:
                     self._option(key, option)
                 found: Any = choices[key]
             else:
-                node = self._node(key.partition(".")[0], choices, assignment)
                 self._space.check_key(key, choices)
-                found = value_at(node, key.partition(".")[2])
+                group, _, rest = key.partition(".")
+                node = self._node(group, choices, assignment)
+                found = typed_value(group, node, rest, value_at(node, rest))
+                alternatives = [typed_value(group, node, rest, value) for value in alternatives]
             if found not in alternatives:
                 return False
         return True
@@ -133,8 +151,11 @@ class _Expander:
         option = choices.get(group)
         node = self._space.base[group] if option is None else self._option(group, option)
         own = _own(group, choices, assignment)
+        retargeted = f"{group}.{TARGET}" in own
+        if retargeted:  # the option's own keys went with its target; other keys are the new one's
+            node = {key: value for key, value in node.items() if key in common_keys(group)}
         for key, value in own.items():
-            if f"{group}.{TARGET}" not in own:  # else its keys are that target's to judge
+            if not retargeted:
                 self._space.check_key(key, choices)
             node = assign(node, key.partition(".")[2], value)
         return node

@@ -31,6 +31,7 @@ class Grid:
 
     axes: tuple[Axis, ...]
     exclude: tuple[Assignment, ...] = ()
+    overridden: bool = False  # by the command line, so that an exclusion may find nothing
 
     def assignments(self) -> Iterator[Assignment]:
         """Every combination of the axes' values, the last axis running fastest.
@@ -78,6 +79,7 @@ def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> 
                 *given,
             ),
             tuple(named["exclude"]),
+            overridden=bool(overridden),
         )
         for one in named["grid"]
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,15 @@ from rich.table import Table
 
 from experiments.config.build import build, check_value
 from experiments.config.space import Space, assign
-from experiments.errors import ConfigError
+from experiments.config.wrapper import build_wrapped
+from experiments.data import Data
+from experiments.errors import INTERRUPTED, ConfigError
 from experiments.sweep.expand import expand, label
 from experiments.sweep.grid import Grid, grids_of
 from experiments.sweep.overrides import Argument
 from experiments.sweep.plan import Plan, make_plan
 from experiments.sweep.progress import shown
-from experiments.sweep.runner import Runner
+from experiments.sweep.runner import Runner, devices
 from experiments.sweep.store.frozen import freeze
 from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.paths import SweepFolder
@@ -120,18 +123,37 @@ def launch(space: Space, request: Request, console: Console) -> int:
         recover(folder)
         plan = _plan(request, cells, folder)
         show_counts(console, request, plan)
-        asked = {
-            "name": request.name,
-            "question": request.question,
-            "axes": [{a.name: [label(v) for v in a.values] for a in g.axes} for g in request.grids],
-            "exclude": [label(pattern) for g in request.grids for pattern in g.exclude],
-        }
-        freeze(folder, cells, asked)
-        if plan.packs and not _run(request, plan, folder, console):
-            return 130
+        if plan.packs:
+            devices(request.runner.device)
+            prepare_data(plan)
+            freeze(folder, cells, _asked(request))
+            if not _run(request, plan, folder, console):
+                return INTERRUPTED
     ids = {cell.id for cell in cells}
     states = {key: state for key, state in read_states(folder).items() if key in ids}
     return show_end(console, request, states, len(cells))
+
+
+def prepare_data(plan: Plan) -> None:
+    """Find or fetch the files of every data set that is about to be used, and verify them.
+
+    Raises
+    ------
+    DataError
+        A file is missing or damaged: better said once, now, than by every cell.
+    """
+    nodes = {json.dumps(t.config["data"]): t.config["data"] for p in plan.packs for t in p.tasks}
+    for node in nodes.values():
+        build_wrapped(Data, node, "data").prepare()
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    return {
+        "name": request.name,
+        "question": request.question,
+        "axes": [{a.name: [label(v) for v in a.values] for a in g.axes} for g in request.grids],
+        "exclude": [label(pattern) for g in request.grids for pattern in g.exclude],
+    }
 
 
 def _run(request: Request, plan: Plan, folder: SweepFolder, console: Console) -> bool:
@@ -191,7 +213,7 @@ def show_counts(console: Console, request: Request, plan: Plan) -> None:
     console.print(f"{request.name}: {len(plan.cells)} cells: {counts}", highlight=False)
     failed = plan.counts["failed"]
     if failed and not request.settings.retry:
-        console.print("  (sweep.retry=[error,oom,timeout] runs failed cells again)", markup=False)
+        console.print("  (sweep.retry=[error,oom] runs failed cells again)", markup=False)
 
 
 def show_end(
@@ -202,11 +224,16 @@ def show_end(
     counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     folder = request.folder
     console.print(f"{request.name}: {counted}; tables in {folder.root}/", highlight=False)
-    bad = [key for key, state in states.items() if state.outcome not in DONE]
-    for key in bad[:5]:
-        console.print(f"  {states[key].outcome}: {key} (see {folder.errors}/)", highlight=False)
-    if len(bad) > 5:
-        console.print(f"  ... and {len(bad) - 5} more")
+    bad = [(key, state) for key, state in states.items() if state.outcome not in DONE]
+    # What went wrong in many cells is said once.
+    faults = Counter((state.outcome, state.reason) for _, state in bad)
+    for (outcome, reason), count in faults.most_common(5):
+        key = next(key for key, s in bad if (s.outcome, s.reason) == (outcome, reason))
+        which = key if count == 1 else f"{count} cells, one of them {key}"
+        said = (reason or "").partition("\n")[0]
+        console.print(f"  {outcome}: {said} ({which})", highlight=False, markup=False)
+    if bad:
+        console.print(f"  tracebacks: {folder.errors}/", highlight=False)
     if missing := asked - len(states):
         console.print(f"  {missing} cells left no result; the same command runs them again")
     return 1 if bad or missing else 0

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pebble import ProcessExpired, ProcessPool
@@ -35,6 +35,10 @@ NO_WORKER = "workers die before they begin a cell; runner=inline shows why"
 
 class Runner(Protocol):
     """What an option of `conf/runner/` names."""
+
+    @property
+    def device(self) -> str:
+        """`auto`, `cpu`, `cuda` or `cuda:N`."""
 
     @property
     def pack_cells(self) -> int:
@@ -99,7 +103,7 @@ class LocalRunner:
                         stem, device = _stem(), slots[started % len(slots)]
                         started += 1
                         arguments = (str(folder.root), stem, pack, device)
-                        running[pool.schedule(run_pack, args=arguments)] = stem, pack
+                        running[_scheduled(pool, arguments)] = stem, pack
                 queue = []
                 for ended in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
                     stem, pack = running.pop(ended)
@@ -120,6 +124,13 @@ class LocalRunner:
             pool.close()
         finally:
             pool.join()
+
+
+def _scheduled(pool: ProcessPool, arguments: tuple[Any, ...]) -> Future[None]:
+    try:
+        return pool.schedule(run_pack, args=arguments)
+    except RuntimeError as error:  # pebble gives up on workers that die at birth
+        raise FaninError(NO_WORKER) from error
 
 
 def _settle(folder: SweepFolder, stem: str, pack: Pack, ended: Future[None]) -> list[Pack]:

@@ -18,7 +18,8 @@ class Divergence:
 
     `tensor` is the first bad one in the order in which a step makes them: `input`, the output of
     each layer (its name), `loss`, `grad of NAME` from the last layer back, then the updated
-    parameter `NAME`. `reason` is `inf`, `nan` or `loss above bound`.
+    parameter `NAME`. `reason` is `inf`, `nan` or `loss above bound`. A network that the last update
+    spoilt diverges at the step after it, which is one more than there are.
     """
 
     step: int
@@ -31,6 +32,20 @@ def diagnose(
 ) -> Divergence:
     """Name what went wrong in the step that this frozen state and batch led to."""
     step, params = int(state["failed_at"]), state["params"]
+    bad = forward_fault(task, params, x, y, masks)
+    if bad is None:
+        _, gradients = loss_and_gradients(task, params, x, y, masks)
+        updated, _ = task.optim.update(params, gradients, state["optimizer"], lr)
+        backward = [(f"grad of {name}", g) for name, g in reversed(gradients.items())]
+        bad = _first_bad([*backward, *updated.items()])
+    return Divergence(step, *(bad or ("unknown", "not reproduced")))
+
+
+@torch.no_grad()
+def forward_fault(
+    task: Task, params: Params, x: Tensor, y: Tensor, masks: Params
+) -> tuple[str, str] | None:
+    """The first bad tensor on the way to the loss, and the reason; None where all is well."""
     made: list[tuple[str, Tensor]] = [("input", x)]
     handles = [
         module.register_forward_hook(partial(_keep, made, name))
@@ -38,22 +53,14 @@ def diagnose(
         if not any(module.children())
     ]
     try:
-        with torch.no_grad():
-            functional_call(task.model, params | masks, (x,))
+        loss = task.objective.loss(functional_call(task.model, params | masks, (x,)), y)
     finally:
         for handle in handles:
             handle.remove()
-    loss, gradients = loss_and_gradients(task, params, x, y, masks)
-    made.append(("loss", loss))
-    bad = _first_bad(made)
+    bad = _first_bad([*made, ("loss", loss)])
     if bad is None and bool(loss > task.loss_bound):
-        return Divergence(step, "loss", "loss above bound")
-    if bad is None:
-        updated, _ = task.optim.update(params, gradients, state["optimizer"], lr)
-        backward = [(f"grad of {name}", g) for name, g in reversed(gradients.items())]
-        bad = _first_bad([*backward, *updated.items()])
-    name, kind = bad or ("unknown", "not reproduced")
-    return Divergence(step, name, kind)
+        return "loss", "loss above bound"
+    return bad
 
 
 def _keep(

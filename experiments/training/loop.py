@@ -15,7 +15,7 @@ from experiments.models.dropout import dropout_masks
 from experiments.scaling import FittedScaling
 from experiments.seeds import generator
 from experiments.training.batches import batches
-from experiments.training.divergence import Divergence, diagnose
+from experiments.training.divergence import Divergence, diagnose, forward_fault
 from experiments.training.evaluate import evaluate
 from experiments.training.step import ALIVE, Params, Task, make_step, start
 
@@ -84,9 +84,11 @@ def train(
         return x, train_set.y[chosen], lr, {name: m.to(device) for name, m in masks.items()}
 
     recent: list[tuple[int, Tensor]] = []
-    for step, chosen in enumerate(batches(len(train_set.x), size, total, cell.seed_data)):
+    order = batches(len(train_set.x), size, total + 1, cell.seed_data)
+    for step in range(total):
         if step in cell.probe.steps:
             on_probe(step, state["params"])
+        chosen = next(order)
         recent.append((step, chosen))
         state, losses[step] = step_once(state, *inputs(step, chosen))
         if step + 1 in looked:
@@ -102,6 +104,10 @@ def train(
             done.add(step + 1, "test_loss", found.loss)
             done.add(step + 1, "test_accuracy", found.accuracy)
     else:
+        # What the last update did shows on the batch that would come next.
+        x, y, _, masks = inputs(total, next(order))
+        bad = forward_fault(task, state["params"], x, y, masks)
+        done.divergence = None if bad is None else Divergence(total, *bad)
         if total in cell.probe.steps:
             on_probe(total, state["params"])
     done.params = state["params"]
@@ -111,7 +117,7 @@ def train(
 
 def _add_losses(done: Trained, losses: Tensor, total: int, epoch: int) -> None:
     """Record each step's loss; `train_loss` is the mean over the last epoch (or all there was)."""
-    count = total if done.divergence is None else done.divergence.step + 1
+    count = total if done.divergence is None else min(done.divergence.step + 1, total)
     values = losses[:count].tolist()
     for step, value in enumerate(values):
         done.add(step, "train_loss", value)

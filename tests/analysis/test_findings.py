@@ -127,6 +127,15 @@ def test_ways_of_training_are_not_averaged_over(sweep: Sweep) -> None:
     assert f"optim={optimizer} optim.lr={rate}" in line
 
 
+def test_what_a_settings_label_tells_is_no_way_of_training(sweep: Sweep) -> None:
+    axes = ("loss=cross_entropy,mse", "train.dtype=float32,float64", "optim.lr=0.01,0.1")
+    results = sweep("losses", *axes)
+    line = _line(findings(results, compare(results)), "Best test accuracy")
+    ways = re.findall(r" with (?:cross_entropy|mse) dtype=float\d\d at (\S+)", line)
+    assert [way.partition("=")[0] for way in ways] == ["optim.lr", "optim.lr"]
+    assert "loss" not in line
+
+
 def test_a_regression_has_no_accuracy_to_tell(sweep: Sweep) -> None:
     noise = ("data=gaussian", "data.task=regression", "data.side=null", "data.image_side=14")
     results = sweep("regression", *noise, "loss=mse")

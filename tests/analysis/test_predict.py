@@ -101,6 +101,14 @@ def test_moments_beyond_float64_are_null_in_json_and_inf_in_the_table(run_predic
     assert "inf" in run_predict(*TINY, *huge)
 
 
+def test_missing_pixels_are_null_in_json_and_nan_in_the_table(run_predict: Predict) -> None:
+    missing = ("data.corrupt.share=0.5", "data.corrupt.kind=missing")
+    layers = _layers(run_predict(*TINY, *missing, "format=json"))
+    assert {layer[rung]["preact_m2"] for layer in layers for rung in ("he", "mean_field")} == {None}
+    rows = [line.split() for line in run_predict(*TINY, *missing).splitlines() if "fc1" in line]
+    assert rows[0][2] == "nan"
+
+
 def test_the_table_has_a_row_for_every_layer_and_fits_eighty_columns(run_predict: Predict) -> None:
     uniform = ("init=uniform", "init.a=0.0", "init.b=1e25")
     out = run_predict(*TINY, "model=alexnet", *uniform)

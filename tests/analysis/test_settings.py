@@ -55,11 +55,11 @@ def test_where_the_data_lay_does_not_split_a_setting(frozen: list[dict[str, Any]
     assert setting.label == "all cells"
 
 
-def test_networks_with_other_outputs_are_other_settings(sweep: Callable[..., Results]) -> None:
-    """Two classes are one logit to bce and two to cross_entropy: not the same last layer."""
+def test_another_loss_is_another_setting(sweep: Callable[..., Results]) -> None:
+    """Its gradients differ, and two classes are one logit to bce, two to cross_entropy."""
     results = sweep("binary", "data=shapes", "loss=bce,cross_entropy", "train.steps=0")
     labels = [comparison.setting.label for comparison in compare(results)]
-    assert labels == ["outputs=1", "outputs=2"]
+    assert labels == ["bce", "cross_entropy"]
 
 
 def test_shared_draws_count_once_and_seeds_are_replicates(by_label: dict[str, Comparison]) -> None:

@@ -59,6 +59,13 @@ def test_draw_0_is_the_network_that_trains(run):
     assert start == values(among, "preact_m2", step=1) == values(alone, "preact_m2", step=0)
 
 
+def test_random_directions_differ_over_draws(run):
+    """Constant weights are the same in every draw, so what differs is the direction."""
+    result = run("init=constant", "init.value=0.1", "train.steps=0", "probe.draws=5")
+    assert len(set(values(result, "weight_m2", layer=1))) == 1
+    assert len(set(values(result, "vjp_m2", layer=1, image=-1))) == 5
+
+
 def test_draws_differ(run):
     weights = values(run("train.steps=0", "probe.draws=5"), "weight_m2", layer=1)
     assert len(set(weights)) == 5
@@ -217,6 +224,24 @@ def test_every_kind_of_cell_trains(run, overrides):
     assert math.isfinite(result.row["test_loss"])
     assert math.isnan(result.row["test_accuracy"]) == ("data.task=regression" in overrides)
     assert layers(result).query("quantity == 'preact_m2'").value.notna().all()
+
+
+# --- schedules --------------------------------------------------------------------------------
+
+
+def test_a_learning_rate_that_has_fallen_to_0_changes_no_weight(run):
+    stops = ("schedule=step", "schedule.milestones=[0.5]", "schedule.gamma=0")
+    result = run(*stops, "train.steps=6", "probe.steps=[2,3,4,6]", "probe.draws=0")
+    two, three, four, six = (values(result, "weight_m2", step=step) for step in (2, 3, 4, 6))
+    assert two != three == four == six
+
+
+def test_a_warmup_takes_its_first_step_at_a_share_of_the_learning_rate(run):
+    # Steps of 1/2 and then 1 times the learning rate; a loss is that of the weights before a step.
+    warmed = run("schedule=warmup", "schedule.warmup=0.5", "train.steps=4", "optim.lr=0.1")
+    halved = run("train.steps=4", "optim.lr=0.05")
+    one, other = curve(warmed, "train_loss"), curve(halved, "train_loss")
+    assert [one[step] == other[step] for step in range(3)] == [True, True, False]
 
 
 # --- divergence -------------------------------------------------------------------------------

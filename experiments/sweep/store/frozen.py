@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def freeze(folder: SweepFolder, cells: Sequence[PlannedCell], asked: Mapping[str, Any]) -> None:
-    """Write `cells.jsonl` (with the cells that were there before) and `sweep.yaml`.
+    """Write `cells.jsonl` and `sweep.yaml`, adding to what earlier launches wrote there.
 
     Raises
     ------
@@ -59,8 +60,10 @@ def freeze(folder: SweepFolder, cells: Sequence[PlannedCell], asked: Mapping[str
         | {library: version(library) for library in LIBRARIES},
         "diff": _git("diff", "HEAD") or "",
     }
+    # One YAML document a launch: results of earlier launches came from the code named there.
     text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100)
-    write_whole(folder.provenance, text.encode())
+    earlier = folder.provenance.read_text() if folder.provenance.exists() else ""
+    write_whole(folder.provenance, f"{earlier}---\n{text}".encode())
 
 
 def read_frozen(folder: SweepFolder) -> list[dict[str, Any]]:
@@ -85,7 +88,7 @@ def machine() -> dict[str, Any]:
         "host": platform.node(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.orig_argv),
     }
 
 

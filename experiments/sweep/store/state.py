@@ -9,6 +9,7 @@ from experiments.sweep.store.journal import Event, read_events
 from experiments.sweep.store.parquet import commit_journal, read_parts
 from experiments.sweep.store.paths import SweepFolder
 
+COLUMNS = ("cell_id", "outcome", "attempt", "seconds", "outcome_reason")
 DONE = ("ok", "diverged")
 FAILED = ("error", "oom", "timeout")
 INTERRUPTED = ("killed", "node_fail", "cancelled")
@@ -21,6 +22,7 @@ class CellState:
     outcome: str
     attempt: int
     seconds: float
+    reason: str | None = None
 
 
 def recover(folder: SweepFolder) -> int:
@@ -35,12 +37,14 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
     """The latest attempt of every cell that has any, those in journals included."""
     # Journals first: one whose pack ends meanwhile is then found among the parts.
     journals = {path.stem: _events(path) for path in sorted(folder.journals.glob("*.journal"))}
-    parts = dict(read_parts(folder, "cells", ["cell_id", "outcome", "attempt", "seconds"]))
+    parts = dict(read_parts(folder, "cells", COLUMNS))
     states: dict[str, CellState] = {}
     for row in (row for part in parts.values() for row in part.to_pylist()):
         before = states.get(row["cell_id"])
         if before is None or row["attempt"] >= before.attempt:
-            states[row["cell_id"]] = CellState(row["outcome"], row["attempt"], row["seconds"])
+            states[row["cell_id"]] = CellState(
+                row["outcome"], row["attempt"], row["seconds"], row["outcome_reason"]
+            )
     for event in (e for stem, events in journals.items() if stem not in parts for e in events):
         if event.kind == "done":
             attempt = states[event.cell_id].attempt + 1 if event.cell_id in states else 1

@@ -114,8 +114,10 @@ def test_subsets_depend_on_the_seed_alone() -> None:
     first, same, other = (Data(Digits(), n_train=100, n_test=30, seed=s).load() for s in (0, 0, 1))
     assert first.train.y.bincount().tolist() == [10] * 10
     assert first.test.y.bincount().tolist() == [3] * 10
-    assert torch.equal(first.train.x, same.train.x)
-    assert not torch.equal(first.train.x, other.train.x)
+    for split in ("train", "test"):
+        x, again, elsewhere = (getattr(data, split).x for data in (first, same, other))
+        assert torch.equal(x, again)
+        assert not torch.equal(x, elsewhere)
 
 
 def test_real_targets_are_sampled_without_replacement() -> None:

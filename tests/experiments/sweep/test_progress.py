@@ -24,7 +24,13 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 def done(journal: Journal, cell: str, outcome: str = "ok") -> None:
     journal.start(cell, 1)
-    row = {"cell_id": cell, "outcome": outcome, "attempt": 1, "seconds": 1.0}
+    row = {
+        "cell_id": cell,
+        "outcome": outcome,
+        "attempt": 1,
+        "seconds": 1.0,
+        "outcome_reason": None,
+    }
     journal.done(CellResult(row, {}))
 
 

@@ -179,7 +179,12 @@ def test_a_worker_that_dies_after_its_last_cell_costs_nothing(tmp_path: Path) ->
     journal = Journal(folder.journals / "p.journal")
     for task in pack.tasks:
         journal.start(task.cell_id, 1)
-        journal.done(CellResult(identified(task, {"outcome": "ok", "seconds": 1.0}, "cpu"), {}))
+        journal.done(
+            CellResult(
+                identified(task, {"outcome": "ok", "seconds": 1.0, "outcome_reason": None}, "cpu"),
+                {},
+            )
+        )
     journal.close()
     commit_journal(folder, journal.path)
     assert bury(folder, "p", pack, -9) == []

@@ -23,7 +23,13 @@ def journal(folder: SweepFolder, stem: str, *cells: str, attempt: int = 1) -> Pa
     writer = Journal(folder.journals / f"{stem}.journal")
     for cell in cells:
         writer.start(cell, attempt)
-        row = {"cell_id": cell, "outcome": "ok", "attempt": attempt, "seconds": 2.0}
+        row = {
+            "cell_id": cell,
+            "outcome": "ok",
+            "attempt": attempt,
+            "seconds": 2.0,
+            "outcome_reason": None,
+        }
         writer.done(CellResult(row, {"curves": {"step": [0], "metric": ["m"], "value": [1.0]}}))
     writer.start("never-finished", attempt)
     writer.close()
