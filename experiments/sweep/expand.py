@@ -109,7 +109,9 @@ class _Expander:
         except ConfigError as error:
             swept = f"\n  in the cell {label(assignment)}" if len(assignment) > 1 else ""
             raise ConfigError(f"{error}{swept}") from error
-        return PlannedCell(config, choices, assignment)
+        # An option whose target was exchanged is that option no longer.
+        exchanged = {group: "custom" for group in choices if f"{group}.{TARGET}" in assignment}
+        return PlannedCell(config, choices | exchanged, assignment)
 
     def matches(self, assignment: Assignment, pattern: Assignment) -> bool:
         """Whether a cell would have all the values of an exclusion (a list: any of them)."""

@@ -113,6 +113,8 @@ class LocalRunner:
                     if stillborn == STILLBORN:
                         raise FaninError(NO_WORKER)
                     queue += rest
+                if running and not pool.active:  # its workers died at birth, before it had tasks
+                    raise FaninError(NO_WORKER)
                 tick()
                 for future, (stem, _) in running.items():
                     if future.running() and _deserted(folder, stem):
@@ -158,12 +160,23 @@ def _deserted(folder: SweepFolder, stem: str) -> bool:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let no Ctrl-C in; threads and processes that start here never get one, from birth on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Put off Ctrl-C and SIGTERM; processes that start here never get a Ctrl-C, from birth on.
+
+    The mask is what those inherit. It can't keep interrupts from this process by itself: the signal
+    then goes to a thread of some library, and Python answers it in the middle of what is held.
+    """
+    came: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in kinds}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _cores() -> int:

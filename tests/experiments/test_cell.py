@@ -310,3 +310,22 @@ def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
     # No point, and no probe, of a network that had diverged.
     assert list(curve(result, "test_loss")) == [s for s in range(5, total, 5) if s <= bad_step]
     assert ("layer" in result.tables["layers"]) == (bad_step >= 3)
+
+
+def test_a_network_that_the_last_update_spoilt_has_diverged(cell_config):
+    config = cell_config(
+        "model=linear", "data.n_train=64", "train.steps=1", "optim.lr=1e30", "probe=none"
+    )
+    row = run_cell(config, CPU).row
+    assert (row["outcome"], row["outcome_step"]) == ("diverged", 1)
+    assert math.isnan(row["test_loss"])
+
+
+def test_probing_changes_no_lsuv_weights(cell_config):
+    """LSUV looks at images of its own, not at the probe set."""
+    small = ("init=lsuv", "model=mlp", "data.n_train=64", "train.steps=3")
+    losses = [
+        run_cell(cell_config(*small, *probe), CPU).tables["curves"]["value"]
+        for probe in (["probe=none"], ["probe.size=8", "probe.draws=2"], ["probe.size=32"])
+    ]
+    assert losses[0] == losses[1] == losses[2]

@@ -52,3 +52,35 @@ def test_a_probe_after_the_last_step_is_refused(loader):
     words = ["train.steps=5", "probe.steps=[3,6]"]
     with pytest.raises(ConfigError, match=r"probe\.steps names step 6, but training ends after 5"):
         expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+
+
+def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
+    words = ["init._target_=experiments.inits.Normal", "init.std=0.3", "init.gain=2"]
+    (cell,) = expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+    assert cell.config["init"] == {
+        "_target_": "experiments.inits.Normal",
+        "std": 0.3,
+        "mean": 0.0,
+        "gain": 2.0,
+        "bias": None,
+        "layers": {},
+    }
+    assert cell.choices["init"] == "custom"
+
+
+def test_a_normal_bias_may_be_set_key_by_key(loader):
+    words = ["init.bias.std=0.1"]
+    (cell,) = expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+    assert cell.config["init"]["bias"] == {"mean": 0.0, "std": 0.1}
+
+
+def test_a_probed_image_that_is_not_there_is_refused(loader):
+    words = ["data.n_train=2", "probe.images=[0,2]"]
+    with pytest.raises(ConfigError, match=r"names image 2, but there are 2 training images"):
+        expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+
+
+def test_an_activation_that_mixes_its_inputs_is_refused(loader):
+    words = ["activation._target_=torch.nn.Softmax", "activation.dim=1"]
+    with pytest.raises(ConfigError, match="activation: not elementwise"):
+        expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
