@@ -110,8 +110,11 @@ class _Expander:
             swept = f"\n  in the cell {label(assignment)}" if len(assignment) > 1 else ""
             raise ConfigError(f"{error}{swept}") from error
         # An option whose target was exchanged is that option no longer.
-        exchanged = {group: "custom" for group in choices if f"{group}.{TARGET}" in assignment}
-        return PlannedCell(config, choices | exchanged, assignment)
+        named: Choices = {
+            group: "custom" if f"{group}.{TARGET}" in assignment else option
+            for group, option in choices.items()
+        }
+        return PlannedCell(config, named, assignment)
 
     def matches(self, assignment: Assignment, pattern: Assignment) -> bool:
         """Whether a cell would have all the values of an exclusion (a list: any of them)."""
