@@ -40,8 +40,8 @@ SHOWN = (
 def predict_one(config: DictConfig) -> None:
     """Predict the cell that Hydra composed."""
     from experiments.sweep.expand import expand
-    from experiments.sweep.launch import understand
     from experiments.sweep.overrides import parse_arguments
+    from experiments.sweep.request import understand
 
     about = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()

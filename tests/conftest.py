@@ -10,8 +10,8 @@ import pytest
 from experiments.config.loader import config_loader
 from experiments.config.space import Space
 from experiments.sweep.expand import expand
-from experiments.sweep.launch import understand
 from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 
 CellConfig = Callable[..., dict[str, Any]]
 

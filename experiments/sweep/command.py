@@ -27,7 +27,8 @@ def run_command(
     hydra_overrides: Sequence[str] = (),
 ) -> int:
     """Run the cell or grid that overrides ask for; return the exit status."""
-    from experiments.sweep.launch import launch, understand
+    from experiments.sweep.launch import launch
+    from experiments.sweep.request import understand
 
     try:
         space = space_of(loader, config_name, tuple(hydra_overrides))

@@ -11,8 +11,8 @@ from experiments.config.identity import flatten
 from experiments.errors import ConfigError
 from experiments.sweep.command import check_command, run_command
 from experiments.sweep.expand import expand
-from experiments.sweep.launch import understand
 from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 
 
 @pytest.mark.parametrize(

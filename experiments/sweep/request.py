@@ -1,0 +1,129 @@
+"""A command, understood: which sweep, with what settings, where, and the grid it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator
+
+from experiments.config.build import build, check_value
+from experiments.config.space import Space, assign
+from experiments.errors import ConfigError
+from experiments.sweep.grid import Grid, grids_of
+from experiments.sweep.overrides import Argument
+from experiments.sweep.runner import Runner
+from experiments.sweep.store.paths import SweepFolder
+
+
+def _a_folder_name(name: str) -> str:
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError("a sweep's name is the name of a folder, without slashes")
+    return name
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `sweep.*` says about the sweep itself.
+
+    Parameters
+    ----------
+    name
+        The folder under `results`; None: the named sweep's own name, or one made of the axes.
+    mode
+        `run`, or `plan`: say what would run, and run nothing.
+    retry
+        Outcomes to run again.
+    results
+        Where sweeps are kept.
+    """
+
+    name: Annotated[str, AfterValidator(_a_folder_name)] | None = None
+    mode: Literal["run", "plan"] = "run"
+    retry: tuple[Literal["error", "oom", "timeout", "killed"], ...] = ()
+    results: str = "results"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command, understood: what cells, in which folder, where to run."""
+
+    settings: Settings
+    name: str
+    question: str | None
+    grids: Sequence[Grid]
+    runner: Runner
+    arguments: Sequence[Argument]
+
+    @property
+    def folder(self) -> SweepFolder:
+        """The sweep's folder."""
+        return SweepFolder(Path(self.settings.results) / self.name)
+
+
+def understand(space: Space, arguments: Sequence[Argument]) -> Request:
+    """Sort the command line into the sweep, its settings, the runner and the grid.
+
+    Raises
+    ------
+    ConfigError
+        See `experiments.sweep.overrides` and `expand`; nothing has run then.
+    """
+    about: dict[str, list[Argument]] = {"sweep": [], "runner": [], "cell": []}
+    for argument in arguments:
+        group = argument.key.partition(".")[0]
+        about[group if group in about else "cell"].append(argument)
+        if group in ("sweep", "runner") and argument.swept:
+            raise ConfigError(f"{argument.text}: {argument.key} can't be swept; give one value")
+    option, node = _chosen(space, "sweep", about["sweep"])
+    _, runner = _chosen(space, "runner", about["runner"])
+    own = [field.name for field in fields(Settings)]
+    settings = _settings({key: node.pop(key) for key in own})
+    grids = grids_of(about["cell"], node if option is not None else None)
+    return Request(
+        settings=settings,
+        name=settings.name or option or _default_name(about["cell"]),
+        question=node.get("question"),
+        grids=grids,
+        runner=build(runner, "runner"),
+        arguments=arguments,
+    )
+
+
+def _chosen(
+    space: Space, group: str, arguments: Sequence[Argument]
+) -> tuple[str | None, dict[str, Any]]:
+    """A group's option and its mapping, with the command line's keys set."""
+    option = space.defaults.get(group)
+    for argument in arguments:
+        if argument.key == group:
+            option = argument.values[0]
+    node = dict(space.base[group] if option is None else space.node(group, option))
+    for argument in arguments:
+        if argument.key != group:
+            space.check_key(argument.key, {group: option})
+            node = assign(node, argument.key.partition(".")[2], argument.values[0])
+    return option, node
+
+
+def _settings(node: Mapping[str, Any]) -> Settings:
+    hints = get_type_hints(Settings, include_extras=True)
+    return Settings(
+        **{key: check_value(node[key], hint, f"sweep.{key}") for key, hint in hints.items()}
+    )
+
+
+def _default_name(arguments: Sequence[Argument]) -> str:
+    """One folder for single cells; for a grid, the swept keys and a hash of the whole command.
+
+    The same command finds its folder again.
+    """
+    swept = [argument.key.rpartition(".")[2] for argument in arguments if argument.swept]
+    if not swept:
+        return "single"
+    asked = [a.text for a in arguments if a.key not in ("data.root", "data.download")]
+    digest = hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()
+    return f"{'-'.join(swept)}-{digest[:8]}"
