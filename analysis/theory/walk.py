@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.errors import FaninError
-from experiments.inits.weight_shape import WeightShape
+from experiments.inits.weight_shape import WeightLayer, WeightShape
 from experiments.models.dropout import SeededDropout
 
-WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, SeededDropout)
 NORMALIZATIONS = (
     nn.BatchNorm1d,
@@ -102,7 +101,7 @@ def walk(model: nn.Module, image_shape: tuple[int, ...]) -> Walk:
     [('0', 9, 676, 2), ('3', 2704, 1, 0)]
     """
     modules = list(_leaves("", model))
-    splits = [i for i, (_, module) in enumerate(modules) if isinstance(module, WEIGHT_LAYERS)]
+    splits = [i for i, (_, module) in enumerate(modules) if isinstance(module, WeightLayer)]
     if not splits:
         raise UnpredictableLayer("", "it has no weight layer")
     if len({id(modules[i][1]) for i in splits}) < len(splits):
@@ -123,7 +122,7 @@ def _leaves(name: str, module: nn.Module) -> Iterator[Named]:
         for key, child in zip(module._modules, module, strict=True):
             yield from _leaves(f"{name}.{key}" if name else key, child)
         return
-    if not isinstance(module, (*WEIGHT_LAYERS, *NORMALIZATIONS)) and any(
+    if not isinstance(module, (WeightLayer, *NORMALIZATIONS)) and any(
         parameter.ndim > 1 for parameter in module.parameters()
     ):
         kind = type(module).__name__
@@ -143,7 +142,7 @@ def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, 
             x = functional_call(module, copied_state(module, "meta"), (x,))
         except RuntimeError as error:
             raise UnpredictableLayer(name, f"it can't follow what precedes it: {error}") from error
-        if isinstance(module, WEIGHT_LAYERS):
+        if isinstance(module, WeightLayer):
             positions[i] = x.numel() // (images * WeightShape.of(module).out_features)
     return positions
 
