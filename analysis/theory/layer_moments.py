@@ -39,15 +39,25 @@ def scalar_moments(
     UnpredictableLayer
         A layer has no declared moments.
     """
-    return {name: _scalar(name, moments) for name in layers}
+    return {name: _scalar(moments_of(moments, name)) for name in layers}
 
 
-def _scalar(name: str, moments: Mapping[str, LayerMoments]) -> ScalarMoments:
+def moments_of(moments: Mapping[str, LayerMoments], name: str) -> LayerMoments:
+    """Look up one weight layer's moments.
+
+    Raises
+    ------
+    UnpredictableLayer
+        The layer has no declared moments.
+    """
     if name not in moments:
         raise UnpredictableLayer(
             name, "its init scheme declares no moments: they are known only once data were seen"
         )
-    layer = moments[name]
+    return moments[name]
+
+
+def _scalar(layer: LayerMoments) -> ScalarMoments:
     return ScalarMoments(*_over_taps(layer.weight), *_over_taps(layer.bias))
 
 

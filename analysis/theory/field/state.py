@@ -1,0 +1,252 @@
+"""The state of the walk: what a weight layer is fed, what it makes, and what comes back.
+
+Axes are image (one when images are taken jointly), particle (of the mean map that all channels
+share; one where that map is certain), part (groups of channels that read different images' channels
+in a grouped first layer; one otherwise) and point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.theory.elementwise import Function
+from analysis.theory.field.between import Between, Pointwise
+from analysis.theory.field.geometry import Taps
+
+Points = Float[Tensor, "image particle part point"]
+Pairs = Float[Tensor, "image particle part point point"]
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Moments, over channels, of what a weight layer is fed.
+
+    Attributes
+    ----------
+    mean, m2
+        E[x(p)] and E[x(p)^2].
+    products
+        E[x(p) x(p')], where the walk needs it.
+    centred
+        Cov[x(p), x(p')], where it was found without the cancellation of the other two.
+    certain
+        Whether the channels are known (an image's) rather than random (a wide layer's).
+    """
+
+    mean: Points
+    m2: Points
+    products: Pairs | None
+    centred: Pairs | None = None
+    certain: bool = False
+
+    def grouped(self, groups: int) -> Fed:
+        """As the groups of a layer see it: the parts that feed one group are averaged."""
+        parts = self.m2.shape[2]
+        if parts == 1 or groups % parts == 0:
+            return self
+        share = groups * overlaps(groups, parts)
+        products = None if self.products is None else _mixed(share, self.products)
+        mean, m2 = _mixed(share, self.mean), _mixed(share, self.m2)
+        # Parts of different means are no one population: their spread comes from the products.
+        return Fed(mean, m2, products, certain=self.certain)
+
+    @property
+    def covariance(self) -> Pairs:
+        """Cov[x(p), x(p')] over channels."""
+        if self.centred is not None:
+            return self.centred
+        if self.products is None:
+            raise ValueError("the walk kept no products of points here")
+        return self.products - self.mean[..., :, None] * self.mean[..., None, :]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """A layer's numbers, any gain included.
+
+    Attributes
+    ----------
+    mean, var
+        Of a weight, for each tap.
+    bias_mean, bias_var
+        Of a bias.
+    inputs, outputs
+        Channels that one output channel reads, and that one input channel feeds: one group's.
+    channels
+        Output channels of the whole layer.
+    groups
+        Blocks of channels that are connected to each other only.
+    """
+
+    mean: Float[Tensor, " tap"]
+    var: Float[Tensor, " tap"]
+    bias_mean: float
+    bias_var: float
+    inputs: int
+    outputs: int
+    channels: int
+    groups: int
+
+    @property
+    def centred(self) -> bool:
+        """Whether all weights have mean zero."""
+        return not bool(self.mean.any())
+
+    def scaled(self, gain: float) -> LayerWeights:
+        """The same with weights `gain` times as large."""
+        return replace(self, mean=gain * self.mean, var=gain**2 * self.var)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A weight layer's pre-activations: a Gaussian field around a mean map.
+
+    Attributes
+    ----------
+    mean, var
+        The mean map that all channels share, a particle each, and the variance around it.
+    cov
+        Covariance of points, where the walk needs it.
+    root
+        F with F F^T = cov, where a thin one is known.
+    m2, expected_mean
+        E[y(p)^2] and E[y(p)], this layer's own draw of the shared mean integrated out exactly.
+    grand_square
+        E[(mean of y over an image's points and all channels)^2], per image of the field.
+    """
+
+    mean: Points
+    var: Points
+    cov: Pairs | None
+    root: Tensor | None
+    m2: Points
+    expected_mean: Points
+    grand_square: Float[Tensor, "image particle part joint"]
+
+    @property
+    def worlds(self) -> tuple[int, int, int]:
+        """Images, particles, parts."""
+        images, particles, parts = torch.broadcast_shapes(self.mean.shape, self.var.shape)[:3]
+        return images, particles, parts
+
+    @property
+    def rank(self) -> int:
+        """Independent normals that make a field."""
+        return self.root.shape[-1] if self.root is not None else self.var.shape[-1]
+
+    @property
+    def covariance(self) -> Pairs:
+        """`cov`, which the walk must have kept."""
+        if self.cov is None:
+            raise ValueError("the walk kept no covariance of points here")
+        return self.cov
+
+    @property
+    def shift(self) -> float | None:
+        """The mean where it is one number everywhere, else None."""
+        first = self.mean.flatten()[0]
+        return float(first) if bool((self.mean == first).all()) else None
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """Second moments of a cotangent: of one unit, and of two different ones.
+
+    Attributes
+    ----------
+    m2
+        E[d(p)^2] of one channel.
+    products
+        E[d(p) d(p')] of one channel; None where different points are uncorrelated.
+    shared
+        E[d_j(p) d_k(p')] of different channels; None where they are uncorrelated.
+    """
+
+    m2: Points
+    products: Pairs | None = None
+    shared: Pairs | None = None
+
+    def spread(self, parts: int) -> Cotangent:
+        """What each part of the channels below receives from the groups that it feeds."""
+        groups = self.m2.shape[2]
+        if groups in (1, parts):
+            return self
+        share = parts * overlaps(parts, groups)
+        pairs = [None if x is None else _mixed(share, x) for x in (self.products, self.shared)]
+        return Cotangent(_mixed(share, self.m2), *pairs)
+
+    def over_particles(self) -> Cotangent:
+        """The average over particles, for a layer whose own mean map is certain."""
+        pairs = [None if x is None else x.mean(1, True) for x in (self.products, self.shared)]
+        return Cotangent(self.m2.mean(1, True), *pairs)
+
+    @property
+    def matrix(self) -> Pairs:
+        """`products`, written out."""
+        return torch.diag_embed(self.m2) if self.products is None else self.products
+
+
+@dataclass(frozen=True)
+class FieldLayer:
+    """One weight layer of a walk.
+
+    Attributes
+    ----------
+    fed, made
+        What goes in and what comes out.
+    between
+        What follows, up to the next weight layer; None for the last.
+    passed
+        Moments after it, what the next layer is fed; None for the last.
+    cotangent
+        At the pre-activations; None before the way back.
+    received
+        At the end of `between`; None before the way back, and for the last.
+    """
+
+    name: str
+    taps: Taps
+    weights: LayerWeights
+    fed: Fed
+    made: Made
+    between: Between | None = None
+    passed: Fed | None = None
+    cotangent: Cotangent | None = None
+    received: Cotangent | None = None
+
+    @property
+    def activation(self) -> Function | None:
+        """The elementwise function that takes the pre-activations first, where there is one."""
+        first = self.between.steps[0] if self.between and self.between.steps else None
+        return first.function if isinstance(first, Pointwise) else None
+
+
+def pick(
+    x: Float[Tensor, "image particle part ..."], worlds: tuple[int, int, int], index: slice
+) -> Float[Tensor, "world ..."]:
+    """Some worlds of a tensor that is broadcast to all of them, without copying the others."""
+    small = x.shape[:3]
+    where = torch.arange(small.numel()).reshape(small).expand(worlds).flatten()[index]
+    return x.flatten(0, 2)[where]
+
+
+def overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
+    """Channels that row i's block and column j's block have in common, as a share of all.
+
+    Examples
+    --------
+    >>> (6 * overlaps(2, 3)).tolist()
+    [[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]
+    """
+    ends = [torch.arange(n + 1, dtype=torch.float64) / n for n in (rows, columns)]
+    low = torch.maximum(ends[0][:-1, None], ends[1][:-1])
+    high = torch.minimum(ends[0][1:, None], ends[1][1:])
+    return (high - low).clamp(min=0)
+
+
+def _mixed(share: Float[Tensor, "to part"], x: Tensor) -> Tensor:
+    return torch.einsum("tp,irp...->irt...", share, x)
