@@ -7,6 +7,7 @@ in a grouped first layer; one otherwise) and point.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -153,22 +154,61 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Cotangent:
-    """Second moments of a cotangent: of one unit, and of two different ones.
+class Coherent:
+    r"""What the cotangents of different channels have in common, where weights have a mean.
+
+    Behind the modules a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, with S
+    and theta alike for all channels: S comes through the weights' mean, and theta because
+    :math:`W^T \delta` is no fresh draw where the mean over channels of :math:`d\delta/dy` differs
+    from 0 (Stein's lemma; Yang 2020, "Tensor Programs II", has it as a correction term). At the
+    pre-activations S and theta are the means over channels of delta and of d delta / dy.
 
     Attributes
     ----------
-    m2
-        E[d(p)^2] of one channel.
-    products
-        E[d(p) d(p')] of one channel; None where different points are uncorrelated.
-    shared
-        E[d_j(p) d_k(p')] of different channels; None where they are uncorrelated.
+    shared, cross, response
+        E[S S'], E[S theta'] and E[theta theta'].
+    """
+
+    shared: Pairs
+    cross: Pairs
+    response: Pairs
+
+    @property
+    def joint(self) -> Tensor:
+        """The covariance of (S, theta), [..., 2 point, 2 point]."""
+        above = torch.cat([self.shared, self.cross], -1)
+        below = torch.cat([self.cross.mT, self.response], -1)
+        return torch.cat([above, below], -2)
+
+    def each(self, change: Callable[[Pairs], Pairs]) -> Coherent:
+        """The same change made to all three."""
+        return Coherent(change(self.shared), change(self.cross), change(self.response))
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """Second moments of a cotangent.
+
+    Attributes
+    ----------
+    m2, products
+        E[d(p)^2] and E[d(p) d(p')] of one channel; no `products` where different points are
+        uncorrelated. Behind the modules without what is coherent, at the pre-activations with it.
+    coherent
+        What different channels have in common; None where they are uncorrelated.
     """
 
     m2: Points
     products: Pairs | None = None
-    shared: Pairs | None = None
+    coherent: Coherent | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Cotangent:
+        """The same linear change, along the leading axes, made to all moments."""
+        return Cotangent(
+            change(self.m2),
+            None if self.products is None else change(self.products),
+            None if self.coherent is None else self.coherent.each(change),
+        )
 
     def spread(self, parts: int) -> Cotangent:
         """What each part of the channels below receives from the groups that it feeds."""
@@ -176,13 +216,11 @@ class Cotangent:
         if groups in (1, parts):
             return self
         share = parts * overlaps(parts, groups)
-        pairs = [None if x is None else _mixed(share, x) for x in (self.products, self.shared)]
-        return Cotangent(_mixed(share, self.m2), *pairs)
+        return self.each(lambda x: _mixed(share, x))
 
     def over_particles(self) -> Cotangent:
         """The average over particles, for a layer whose own mean map is certain."""
-        pairs = [None if x is None else x.mean(1, True) for x in (self.products, self.shared)]
-        return Cotangent(self.m2.mean(1, True), *pairs)
+        return self.each(lambda x: x.mean(1, True))
 
     @property
     def matrix(self) -> Pairs:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from analysis.theory.field.geometry import Taps
 from analysis.theory.field.normals import factor
-from analysis.theory.field.state import Cotangent, Fed, LayerWeights, Made, Pairs
+from analysis.theory.field.state import Coherent, Cotangent, Fed, LayerWeights, Made, Pairs
 from analysis.theory.layer_moments import LayerMoments
 from analysis.theory.sampling import stratified_normals
 from experiments.inits.weight_shape import WeightShape
@@ -125,13 +125,14 @@ def _diagonal(pairs: Pairs) -> Tensor:
 def send(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) -> Cotangent:
     r"""What an input channel receives back from the layer's output channels.
 
-    With n output channels of own second moments a and shared ones b (THEORY.md, section 4):
+    With n output channels, a = E[d_j d_j'] of one and b = E[S S'] of what they have in common
+    (THEORY.md, section 4, and `Coherent`):
 
     .. math::
-        a'(p, p') = n \sum_t s_t^2 a(p_t, p'_t) + b', \quad
-        b' = O^T (n a + n (n - 1) b) O
+        \text{own}(p, p') = n \sum_t s_t^2 a(p_t, p'_t), \quad
+        E[S' S'] = O^T (n (a - b) + n^2 b) O, \quad \theta' = n G^T \theta
 
-    where O holds the weights' means; b' is what all input channels receive alike.
+    where O holds the weights' means and G their variances, tap by tap.
 
     Parameters
     ----------
@@ -140,18 +141,27 @@ def send(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) ->
     """
     n = weights.outputs
     m2 = n * taps.send_variances(cotangent.m2, weights.var)
-    if weights.centred and cotangent.products is None:
+    if cotangent.coherent is None and weights.centred and cotangent.products is None:
         return Cotangent(m2).spread(parts)
     own = n * taps.send_covariances(cotangent.matrix, weights.var)
-    if weights.centred:
-        return Cotangent(_diagonal(own), own).spread(parts)
+    coherent = _coherent(taps, weights, cotangent)
+    return Cotangent(_diagonal(own), own, coherent).spread(parts)
+
+
+def _coherent(taps: Taps, weights: LayerWeights, cotangent: Cotangent) -> Coherent | None:
+    n, common = weights.outputs, cotangent.coherent
+    if weights.centred and common is None:
+        return None
+    mean, var = taps.matrix(weights.mean), taps.matrix(weights.var)
     total = n * cotangent.matrix
-    if cotangent.shared is not None:
-        total = total + n * (n - 1) * cotangent.shared
-    matrix = taps.matrix(weights.mean)
-    shared = matrix.T @ total @ matrix
-    products = own + shared
-    return Cotangent(_diagonal(products), products, shared).spread(parts)
+    if common is None:
+        shared = mean.T @ total @ mean
+        return Coherent(shared, torch.zeros_like(shared), torch.zeros_like(shared))
+    return Coherent(
+        mean.T @ (total + n * (n - 1) * common.shared) @ mean,
+        n**2 * (mean.T @ common.cross @ var),
+        n**2 * (var.T @ common.response @ var),
+    )
 
 
 def image_moments(
