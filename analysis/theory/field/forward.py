@@ -101,7 +101,10 @@ def thinned(products: Pairs, step: Thinning, images: int) -> Pairs:
 
 def with_diagonal(products: Pairs, m2: Tensor) -> Pairs:
     """The same matrices with another diagonal."""
-    return products.diagonal_scatter(m2.expand(products.shape[:-1]), dim1=-2, dim2=-1)
+    # Saturated units forget their particles' means, but both were kept with one entry a particle.
+    shape = torch.broadcast_shapes(products.shape[:-1], m2.shape)
+    spread = products.expand(*shape, products.shape[-1])
+    return spread.diagonal_scatter(m2.expand(shape), dim1=-2, dim2=-1)
 
 
 def diagonal(products: Pairs) -> Tensor:

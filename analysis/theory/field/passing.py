@@ -12,6 +12,7 @@ from torch import Tensor
 from analysis.theory.field.backward import pull_back
 from analysis.theory.field.forward import closed_parts, pass_on
 from analysis.theory.field.plan import Station
+from analysis.theory.field.scale import degree, rescaled
 from analysis.theory.field.state import Cotangent, Fed, FieldLayer, LayerWeights
 from analysis.theory.field.weights import first_root, image_moments, make, send
 from experiments.seeds import generator
@@ -117,10 +118,13 @@ def _forth(
             stream=None if station.between is None else generator("particles", *place),
             root=root,
         )
+        made = rescaled(made)
         layer = FieldLayer(station.name, station.taps, weights, fed, made, station.between)
         if station.between is not None:
             full = stations[number + 1].products
             fed = pass_on(station.between, made, full=full, samples=sampling.samples, place=place)
+            if made.log_scale and degree(station.between.pointwise, made.log_scale > 0):
+                fed = replace(fed, log_scale=made.log_scale)
             layer = replace(layer, passed=fed)
         layers.append(layer)
     return layers
@@ -151,6 +155,7 @@ def _back(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[Fi
         received = send(above.taps, above.weights, above.cotangent, parts)
         if layer.made.worlds[1] == 1:
             received = received.over_particles()
+        received = rescaled(received)
         cotangent = pull_back(
             layer.between,
             layer.made,
@@ -158,5 +163,6 @@ def _back(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[Fi
             samples=sampling.samples,
             place=(sampling.seed, repeat, number),
         )
+        cotangent = rescaled(replace(cotangent, log_scale=received.log_scale))
         done.append(replace(layer, received=received, cotangent=cotangent))
     return tuple(done[::-1])

@@ -7,6 +7,7 @@ exactly; whatever stands between two of them is run on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from analysis.theory.field.forward import zero_fraction
 from analysis.theory.field.passing import GainOf, Sampling, is_sampled, walk_once
 from analysis.theory.field.plan import Station, plan
-from analysis.theory.field.state import FieldLayer
+from analysis.theory.field.state import MOST_LOG, FieldLayer
 from analysis.theory.layer_moments import LayerMoments
 from analysis.theory.prediction import Prediction
 from analysis.theory.walk import Walk, walk
@@ -199,15 +200,23 @@ def _of_layer(layer: FieldLayer, together: int) -> Reported:
     zeros = torch.full_like(m2, torch.nan)
     if layer.activation is not None:
         zeros = per_image(zero_fraction(layer.activation, made), together)
+    forward, backward, fed = made.log_scale, cotangent.log_scale, layer.fed.log_scale
+    gradient = _weight_gradient(layer, together)
     quantities = {
-        "preact_m2": m2,
-        "preact_mean": per_image(made.expected_mean, together),
-        "preact_var": (m2 - grand).clamp(min=0),
+        "preact_m2": _true(m2, 2 * forward),
+        "preact_mean": _true(per_image(made.expected_mean, together), forward),
+        "preact_var": _true((m2 - grand).clamp(min=0), 2 * forward),
         "act_zero_fraction": zeros,
-        "vjp_m2": per_image(cotangent.m2, together),
-        "weight_vjp_m2": _weight_gradient(layer, together),
+        "vjp_m2": _true(per_image(cotangent.m2, together), 2 * backward),
+        "weight_vjp_m2": _true(gradient, 2 * (backward + fed)),
     }
     return {name: value.numpy() for name, value in quantities.items()}
+
+
+def _true(x: Tensor, log_scale: float) -> Tensor:
+    """e^log_scale times x: 0 or inf where float64 ends."""
+    half = math.exp(max(min(log_scale / 2, MOST_LOG), -MOST_LOG))
+    return x if log_scale == 0 else torch.where(x == 0, x, half * (half * x))
 
 
 def _weight_gradient(layer: FieldLayer, together: int) -> Float[Tensor, " image"]:

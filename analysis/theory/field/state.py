@@ -7,6 +7,7 @@ in a grouped first layer; one otherwise) and point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from analysis.theory.elementwise import Function
 from analysis.theory.field.between import Between, Pointwise
 from analysis.theory.field.geometry import Taps
 
+MOST_LOG = 350.0  # e^350 squares to what float64 just holds
 Points = Float[Tensor, "image particle part point"]
 Pairs = Float[Tensor, "image particle part point point"]
 
@@ -36,6 +38,8 @@ class Fed:
         Cov[x(p), x(p')], where it was found without the cancellation of the other two.
     certain
         Whether the channels are known (an image's) rather than random (a wide layer's).
+    log_scale
+        The true x is e^log_scale times the one described here.
     """
 
     mean: Points
@@ -43,6 +47,7 @@ class Fed:
     products: Pairs | None
     centred: Pairs | None = None
     certain: bool = False
+    log_scale: float = 0.0
 
     def grouped(self, groups: int) -> Fed:
         """As the groups of a layer see it: the parts that feed one group are averaged."""
@@ -53,7 +58,7 @@ class Fed:
         products = None if self.products is None else _mixed(share, self.products)
         mean, m2 = _mixed(share, self.mean), _mixed(share, self.m2)
         # Parts of different means are no one population: their spread comes from the products.
-        return Fed(mean, m2, products, certain=self.certain)
+        return Fed(mean, m2, products, certain=self.certain, log_scale=self.log_scale)
 
     @property
     def covariance(self) -> Pairs:
@@ -97,6 +102,11 @@ class LayerWeights:
         """Whether all weights have mean zero."""
         return not bool(self.mean.any())
 
+    def on_scale(self, log_scale: float) -> LayerWeights:
+        """With biases in units of e^log_scale."""
+        unit = math.exp(min(-log_scale, MOST_LOG))
+        return replace(self, bias_mean=unit * self.bias_mean, bias_var=unit**2 * self.bias_var)
+
     def scaled(self, gain: float) -> LayerWeights:
         """The same with weights `gain` times as large."""
         return replace(self, mean=gain * self.mean, var=gain**2 * self.var)
@@ -118,6 +128,8 @@ class Made:
         E[y(p)^2] and E[y(p)], this layer's own draw of the shared mean integrated out exactly.
     grand_square
         E[(mean of y over an image's points and all channels)^2], per image of the field.
+    log_scale
+        The true y is e^log_scale times the one described here.
     """
 
     mean: Points
@@ -127,6 +139,7 @@ class Made:
     m2: Points
     expected_mean: Points
     grand_square: Float[Tensor, "image particle part joint"]
+    log_scale: float = 0.0
 
     @property
     def worlds(self) -> tuple[int, int, int]:
@@ -196,11 +209,14 @@ class Cotangent:
         uncorrelated. Behind the modules without what is coherent, at the pre-activations with it.
     coherent
         What different channels have in common; None where they are uncorrelated.
+    log_scale
+        The true cotangent is e^log_scale times the one described here.
     """
 
     m2: Points
     products: Pairs | None = None
     coherent: Coherent | None = None
+    log_scale: float = 0.0
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Cotangent:
         """The same linear change, along the leading axes, made to all moments."""
@@ -208,6 +224,7 @@ class Cotangent:
             change(self.m2),
             None if self.products is None else change(self.products),
             None if self.coherent is None else self.coherent.each(change),
+            self.log_scale,
         )
 
     def spread(self, parts: int) -> Cotangent:

@@ -73,6 +73,7 @@ def make(
         A thin root of the covariance, where one is known.
     """
     fed = fed.grouped(weights.groups)
+    weights = weights.on_scale(fed.log_scale)
     c = weights.inputs
     var = c * taps.sum_variances(fed.m2, weights.var) + weights.bias_var
     cov = None
@@ -93,7 +94,7 @@ def make(
     expected = mean
     if shared is not None and stream is not None:
         mean = mean + _noise(shared, particles, stream)
-    return Made(mean, var, cov, root, m2, expected, grand)
+    return Made(mean, var, cov, root, m2, expected, grand, fed.log_scale)
 
 
 def _shared_covariance(taps: Taps, weights: LayerWeights, fed: Fed) -> Pairs:
@@ -142,10 +143,10 @@ def send(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) ->
     n = weights.outputs
     m2 = n * taps.send_variances(cotangent.m2, weights.var)
     if cotangent.coherent is None and weights.centred and cotangent.products is None:
-        return Cotangent(m2).spread(parts)
+        return Cotangent(m2, log_scale=cotangent.log_scale).spread(parts)
     own = n * taps.send_covariances(cotangent.matrix, weights.var)
     coherent = _coherent(taps, weights, cotangent)
-    return Cotangent(_diagonal(own), own, coherent).spread(parts)
+    return Cotangent(_diagonal(own), own, coherent, cotangent.log_scale).spread(parts)
 
 
 def _coherent(taps: Taps, weights: LayerWeights, cotangent: Cotangent) -> Coherent | None:
