@@ -22,8 +22,10 @@ Function = Callable[[Tensor], Tensor]
 
 ANGLES = 80
 """Chebyshev intervals over [0, pi], before the series is cut where it is negligible."""
-TERMS = 600
-"""Of Mehler's expansion; what lies beyond is known in sum and spread as a jump's would be."""
+TERMS, MANY_TERMS = 600, 2400
+"""Of Mehler's expansion; the many for wide variances and for bends away from 0. What lies beyond
+is known in sum, and spread over the correlations as the function's own break would."""
+MANY_FROM = 4.0  # standard deviation
 NEGLIGIBLE = 1e-12
 # Below and above, a function is a straight line from 0, to more digits than anyone reads.
 SMALLEST_SD, LARGEST_SD = 1e-9, 1e9
@@ -33,10 +35,25 @@ WORK = 2**16  # pairs at once: their arrays stay in cache
 Z_MAX, PANEL, PANEL_NODES = 9.0, 0.5, 16  # the z grid; resolves the last Hermite function
 
 
+@dataclass(frozen=True)
+class Rough:
+    """What slows the expansion of a function down.
+
+    Attributes
+    ----------
+    jumps
+        Whether it jumps, at 0 or, if it has `bends`, there.
+    bends
+        Where it breaks away from 0: bends or jumps.
+    """
+
+    jumps: bool = False
+    bends: tuple[float, ...] = ()
+
+
 def pair_products(
     function: Function,
-    jumps: bool,
-    bends: tuple[float, ...],
+    rough: Rough,
     cov: Float[Tensor, "batch n m"],
     var_rows: Float[Tensor, "batch n"],
     var_cols: Float[Tensor, "batch m"],
@@ -47,10 +64,8 @@ def pair_products(
     ----------
     function
         Elementwise, float64.
-    jumps
-        Whether it may jump (a derivative of something kinked) rather than bend.
-    bends
-        Where it does, other than at 0.
+    rough
+        Its breaks; wrong ones cost accuracy near correlations of 1, no more.
     cov
         Covariance of every pair.
     var_rows, var_cols
@@ -65,13 +80,13 @@ def pair_products(
     --------
     >>> one = torch.ones(1, 1).double()
     >>> half = torch.full((1, 1, 1), 0.5).double()
-    >>> c = pair_products(torch.erf, False, (), half, one, one)
+    >>> c = pair_products(torch.erf, Rough(), half, one, one)
     >>> bool(abs(c - math.asin(1 / 3) / math.asin(2 / 3)) < 1e-10)
     True
     """
     sd_rows, sd_cols = _live_sd(var_rows), _live_sd(var_cols)
     grid = _grid(torch.cat([sd_rows.flatten(), sd_cols.flatten()]))
-    table = _series(function, jumps, bends, grid.sd)
+    table = _series(function, rough, grid.sd)
     rows, cols = grid.weights(sd_rows), grid.weights(sd_cols)
     products = torch.empty_like(cov)
     step = max(1, WORK // max(1, cov.shape[-1]))
@@ -124,7 +139,7 @@ def _grid(sd: Tensor) -> _Grid:
         return _Grid(distinct, interpolated=False)
     low, high = distinct[0].log(), distinct[-1].log()
     # Kernels are analytic in log sd over a strip of half-width pi / 2 and more.
-    gain = math.asinh(math.pi / float(high - low).__add__(1e-9))
+    gain = math.asinh(math.pi / (float(high - low) + 1e-9))
     nodes = min(len(distinct), 3 + math.ceil(math.log(1 / DIGITS) / gain))
     if nodes == len(distinct):
         return _Grid(distinct, interpolated=False)
@@ -133,11 +148,11 @@ def _grid(sd: Tensor) -> _Grid:
 
 
 def _series(
-    function: Function, jumps: bool, bends: tuple[float, ...], sd: Float[Tensor, " sd"]
+    function: Function, rough: Rough, sd: Float[Tensor, " sd"]
 ) -> Float[Tensor, "term sd sd"]:
     angle = math.pi * torch.arange(ANGLES + 1, dtype=torch.float64) / ANGLES
     # Lobatto points: x = cos(angle) over [-1, 1] stands for theta = (1 + x) pi / 2.
-    kernel = _kernel(function, jumps, bends, sd, torch.cos((1 + torch.cos(angle)) * math.pi / 2))
+    kernel = _kernel(function, rough, sd, torch.cos((1 + torch.cos(angle)) * math.pi / 2))
     halves = torch.ones_like(angle)
     halves[0] = halves[-1] = 0.5
     order = torch.arange(ANGLES + 1, dtype=torch.float64)
@@ -149,76 +164,85 @@ def _series(
 
 def _kernel(
     function: Function,
-    jumps: bool,
-    bends: tuple[float, ...],
+    rough: Rough,
     sd: Float[Tensor, " sd"],
     c: Float[Tensor, " angle"],
 ) -> Float[Tensor, "angle sd sd"]:
-    z, weight = _z_grid(sd, bends)
+    terms = MANY_TERMS if rough.bends or rough.jumps or float(sd.max()) > MANY_FROM else TERMS
+    z, weight = _z_grid(sd, rough.bends)
     value = function((sd[:, None] * z).contiguous())
     size = value.abs().amax(1, keepdim=True)
     value = value / torch.where(size > 0, size, 1.0)
     norm = (value.square() @ weight).sqrt()[:, None]
     value = value / torch.where(norm > 0, norm, 1.0)
     weighted = value * weight
-    a = weighted @ _hermite(z).T  # [sd, term]
-    powers = c[:, None] ** torch.arange(TERMS, dtype=torch.float64)
+    a = weighted @ _hermite(z, terms).T  # [sd, term]
+    powers = c[:, None] ** torch.arange(terms, dtype=torch.float64)
     kernel = torch.matmul(a * powers[:, None, :], a.T)
-    alternating = (-1.0) ** torch.arange(TERMS, dtype=torch.float64)
+    alternating = (-1.0) ** torch.arange(terms, dtype=torch.float64)
     # The z grid is symmetric: flipped, it is -z.
     beyond_at_1 = weighted @ value.T - a @ a.T
     beyond_at_minus_1 = weighted @ value.flip(1).T - (a * alternating) @ a.T
     even, odd = (beyond_at_1 + beyond_at_minus_1) / 2, (beyond_at_1 - beyond_at_minus_1) / 2
-    even_shape, odd_shape = _beyond(c, powers, jumps)
+    even_shape, odd_shape = _beyond(c, powers, rough)
     return kernel + even_shape[:, None, None] * even + odd_shape[:, None, None] * odd
 
 
-def _beyond(c: Tensor, powers: Tensor, jumps: bool) -> tuple[Tensor, Tensor]:
-    """How an expansion's part beyond TERMS depends on c, for even and odd terms, 1 at c = 1.
+def _beyond(c: Tensor, powers: Tensor, rough: Rough) -> tuple[Tensor, Tensor]:
+    """How an expansion's part beyond the terms depends on c, for even and odd terms, 1 at c = 1.
 
-    That of a bend, or a jump, at 0, whose kernel is known in full.
+    As for sign(u), |u| or u|u|, whose kernels are known in full: their coefficients decay as
+    those of a jump, a bend, a break of the second derivative.
     """
-    one = torch.ones(1, dtype=torch.float64)
-    full, coefficients = (_sign_kernel, _sign_squares) if jumps else (_abs_kernel, _abs_squares)
-    squares = coefficients()
-    at_1 = full(one) - squares.sum()
-    shape = (full(c) - powers @ squares) / at_1
-    even, odd = (c * shape, shape) if jumps else (shape, c * shape)
-    return even, odd
+    signs = _sign_squares(powers.shape[1])
+    k = torch.arange(len(signs), dtype=torch.float64).clamp(min=1)
+    # d/dc of f's kernel is that of f'.
+    bends = torch.cat([torch.full((1,), 2 / math.pi, dtype=torch.float64), signs[:-1]]) / k
+    parabolas = 4 * torch.cat([torch.zeros(1, dtype=torch.float64), bends[:-1]]) / k
+    if rough.bends and rough.jumps:
+        odd = _shape(_sign_kernel, signs, c, powers)
+        return c * odd, odd
+    even = _shape(_abs_kernel, bends, c, powers)
+    if rough.bends:
+        return even, c * even
+    if rough.jumps:
+        return even, _shape(_sign_kernel, signs, c, powers)
+    return even, _shape(_parabola_kernel, parabolas, c, powers)
 
 
-def _abs_kernel(c: Tensor) -> Tensor:
-    return (2 / math.pi) * ((1 - c.square()).clamp(min=0).sqrt() + c * torch.arcsin(c))
+def _shape(full: Function, squares: Tensor, c: Tensor, powers: Tensor) -> Tensor:
+    at_1 = full(torch.ones(1, dtype=torch.float64)) - squares.sum()
+    return (full(c) - powers @ squares) / at_1
 
 
 def _sign_kernel(c: Tensor) -> Tensor:
     return (2 / math.pi) * torch.arcsin(c)
 
 
-def _sign_squares() -> Tensor:
-    """Of the arcsine's Taylor series, times 2 / pi."""
-    squares = torch.zeros(TERMS, dtype=torch.float64)
+def _abs_kernel(c: Tensor) -> Tensor:
+    return (2 / math.pi) * ((1 - c.square()).clamp(min=0).sqrt() + c * torch.arcsin(c))
+
+
+def _parabola_kernel(c: Tensor) -> Tensor:
+    sine = (1 - c.square()).clamp(min=0).sqrt()
+    return (2 / math.pi) * ((1 + 2 * c.square()) * torch.arcsin(c) + 3 * c * sine)
+
+
+def _sign_squares(terms: int) -> Tensor:
+    """Squared coefficients of sign(u): the arcsine's Taylor series, times 2 / pi."""
+    squares = torch.zeros(terms, dtype=torch.float64)
     term = 2 / math.pi
-    for k in range(1, TERMS, 2):
+    for k in range(1, terms, 2):
         squares[k] = term / k
         term *= k / (k + 1)
     return squares
 
 
-def _abs_squares() -> Tensor:
-    # d/dc of the kernel of |u| is the kernel of sign(u).
-    squares = torch.zeros(TERMS, dtype=torch.float64)
-    k = torch.arange(1, TERMS, dtype=torch.float64)
-    squares[0] = 2 / math.pi
-    squares[1:] = _sign_squares()[:-1] / k
-    return squares
-
-
-def _hermite(z: Float[Tensor, " node"]) -> Float[Tensor, "term node"]:
+def _hermite(z: Float[Tensor, " node"], terms: int) -> Float[Tensor, "term node"]:
     """Normalized probabilists' Hermite polynomials."""
-    rows = torch.empty(TERMS, len(z), dtype=torch.float64)
+    rows = torch.empty(terms, len(z), dtype=torch.float64)
     rows[0], rows[1] = 1.0, z
-    for k in range(1, TERMS - 1):
+    for k in range(1, terms - 1):
         rows[k + 1] = (z * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1)
     return rows
 

@@ -43,7 +43,7 @@ class Sampling:
 
     samples: int = 1024
     repeats: int = 4
-    particles: int = 32
+    particles: int = 16
     seed: int = 0
 
     def particles_for(self, points: int) -> int:

@@ -13,6 +13,8 @@ from analysis.theory.layer_moments import LayerMoments
 from analysis.theory.sampling import stratified_normals
 from experiments.inits.weight_shape import WeightShape
 
+FEW = ((0.05, 4), (0.3, 8))  # particles for a share of the second moment below a limit
+TINY = torch.finfo(torch.float64).tiny
 THIN = 2  # points per column of a covariance's root, from which on the root saves work
 
 
@@ -93,13 +95,26 @@ def make(
     grand = _grand_square(mean, shared, images)
     expected = mean
     if shared is not None and stream is not None:
-        mean = mean + _noise(shared, particles, stream)
+        share = float((spread.mean(-1) / m2.mean(-1).clamp(min=TINY)).max())
+        mean = mean + _noise(shared, _enough(particles, share), stream)
     return Made(mean, var, cov, root, m2, expected, grand, fed.log_scale)
 
 
 def _shared_covariance(taps: Taps, weights: LayerWeights, fed: Fed) -> Pairs:
     matrix = taps.matrix(weights.mean)
     return weights.inputs * (matrix @ fed.covariance @ matrix.T)
+
+
+def _enough(particles: int, share: float) -> int:
+    """Fewer particles where the mean's own scatter is a small share of the second moment.
+
+    What they average is the second order in that scatter: the first cancels between antithetic
+    pairs, so that the error falls with `share` as well.
+    """
+    for limit, few in FEW:
+        if share < limit:
+            return min(particles, few)
+    return particles
 
 
 def _noise(shared: Pairs, particles: int, stream: torch.Generator) -> Tensor:
