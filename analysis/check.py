@@ -1,100 +1,121 @@
-"""Measured against predicted, layer by layer: `python -m analysis.check NAME`."""
+"""Measured against predicted, layer by layer: `python -m analysis.check NAME`.
+
+Exit status 1 where the highest rung that predicts a layer disagrees with it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-import pandas as pd
-import pyarrow as pa
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from analysis.findings import findings
-from analysis.load import Results, load
-from analysis.measured import Comparison, compare, predictions_of, table
+from analysis.intervals import intervals
+from analysis.layer_table import LEGEND, as_frame, shown
+from analysis.load import load
+from analysis.measured import Comparison, compare
+from analysis.predicted import OnPredicted
+from analysis.statistics.agreement import DISAGREES
+from analysis.summary import summary
+from analysis.verdicts import verdicts
 from experiments.errors import UNUSABLE, FaninError, nearest
-from experiments.sweep.store.parquet import write_part
 
-
-def check(results: Results) -> list[Comparison]:
-    """Compare every setting of a sweep with theory, and keep the predictions in its folder."""
-    comparisons = compare(results)
-    predicted = predictions_of(comparisons)
-    if not predicted.empty:
-        # One part, replaced at every check: predictions follow from the configs alone.
-        words = predicted.select_dtypes(["object", "string"]).columns
-        stored = predicted.astype(dict.fromkeys(words, "category"))
-        write_part(
-            results.folder,
-            "predictions",
-            "predictions",
-            pa.Table.from_pandas(stored, preserve_index=False),
-        )
-    return comparisons
-
-
-def as_table(comparison: Comparison, quantity: str, image: int) -> Table:
-    """One setting's comparison for the terminal."""
-    frame = table(comparison, quantity, image)
-    draws = int(frame.draws.max()) if len(frame) else 0
-    shown = Table(
-        title=f"{comparison.setting.label}   ({quantity}, {draws} draws)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column in frame.columns.drop("draws"):
-        heading = column.replace("layer_", "").replace("/", "\n/")
-        justify: JustifyMethod = "left" if column == "layer_name" else "right"
-        shown.add_column(heading, justify=justify, no_wrap=True)
-    for layer, name, measured, se, *theory in frame.drop(columns="draws").itertuples(index=False):
-        numbers = [f"{measured:.3g}", f"{se:.1g}", *(f"{number:.3g}" for number in theory)]
-        shown.add_row(str(layer), str(name), *numbers)
-    if comparison.unpredicted:
-        shown.caption = comparison.unpredicted
-    return shown
-
-
-def as_frame(comparisons: Sequence[Comparison], quantity: str, image: int) -> pd.DataFrame:
-    """All settings in one frame, the setting's words in front."""
-    return pd.concat(
-        [
-            table(c, quantity, image).assign(setting=c.setting.label).set_index("setting")
-            for c in comparisons
-        ]
-    ).reset_index()
+DISAGREE = 1  # exit status
+UNBOUNDED = 10_000  # characters
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table for every setting of a sweep, then what was found in words."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.check", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
-    parser.add_argument("--quantity", default="preact_m2", help="default: %(default)s")
-    parser.add_argument(
-        "--image", type=int, default=-1, help="a probe image; -1: mean over the probe set"
-    )
-    parser.add_argument("--csv", metavar="FILE", help="write the whole comparison there as well")
-    asked = parser.parse_args(argv)
-    console = Console(markup=False, highlight=False)  # labels may hold brackets
+    asked = _parser().parse_args(argv)
+    # No markup, for labels may hold brackets; rather a line too long than a number cut short.
+    console = Console(markup=False, highlight=False, width=UNBOUNDED)
     try:
         results = load(asked.name, asked.results)
-        comparisons = check(results)
+        with _progress() as on_predicted:
+            comparisons = compare(
+                results, again=asked.again, workers=asked.workers, on_predicted=on_predicted
+            )
         _check_measured(comparisons, asked.quantity, asked.image)
+        rows = verdicts(comparisons, margin=asked.margin, level=asked.level)
         if asked.csv:
-            as_frame(comparisons, asked.quantity, asked.image).to_csv(asked.csv, index=False)
+            frame = as_frame(comparisons, rows, asked.quantity, asked.image)
+            frame.to_csv(asked.csv, index=False)
     except (FaninError, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None
-    for comparison in comparisons:
-        console.print(as_table(comparison, asked.quantity, asked.image))
-    for line in findings(results, comparisons):
+    console.print(LEGEND.format(margin=asked.margin, level=asked.level), soft_wrap=True)
+    for n, comparison in enumerate(comparisons):
+        console.print(shown(comparison, rows[rows["setting"] == n], asked.quantity, asked.image))
+    covered = intervals(comparisons, rows)
+    told = summary(comparisons, rows, covered, margin=asked.margin, level=asked.level)
+    for line in [*told, *findings(results, comparisons)]:
         console.print(line, soft_wrap=True)
+    if (rows["verdict"] == DISAGREES).any():
+        raise SystemExit(DISAGREE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.check",
+        description="Measured against predicted, layer by layer.",
+        epilog="Exit status 1 where the highest rung that predicts a layer disagrees with it.",
+    )
+    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
+    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument("--quantity", default="preact_m2", help="shown; default: %(default)s")
+    parser.add_argument(
+        "--image", type=int, default=-1, help="shown: a probe image; -1: mean over the probe set"
+    )
+    parser.add_argument(
+        "--margin",
+        type=_above_one,
+        default=1.1,
+        help="a layer within this factor of its prediction agrees; default: %(default)s",
+    )
+    parser.add_argument(
+        "--level",
+        type=_share,
+        default=0.05,
+        help="chance of any false alarm in the whole sweep; default: %(default)s",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write what is shown there as well")
+    parser.add_argument(
+        "--again", action="store_true", help="predict anew what was predicted before"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that predict; default: %(default)s"
+    )
+    return parser
+
+
+def _above_one(text: str) -> float:
+    number = float(text)
+    if not 1 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a factor above 1, such as 1.1")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a chance between 0 and 1")
+    return number
+
+
+@contextmanager
+def _progress() -> Iterator[OnPredicted]:
+    """A bar on the terminal while settings are predicted; nothing where nobody looks."""
+    console = Console(stderr=True)
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _check_measured(comparisons: Sequence[Comparison], quantity: str, image: int) -> None:

@@ -9,11 +9,16 @@ import pandas as pd
 
 from analysis.load import Results
 from analysis.measured import Comparison, table
-from analysis.theory.cell import RUNGS
+from analysis.theory.rungs import RUNGS
 from experiments.config.build import TARGET
 from experiments.config.schema import build_cell
 
-NAMES = {"he": "The He/Glorot product formula", "mean_field": "Mean field"}
+NAMES = {
+    "he": "The He/Glorot product formula",
+    "mean_field": "Mean field",
+    "field": "The Gaussian field",
+    "finite": "The finite-width law",
+}
 # What decides how a network learns, beyond what a setting's label tells.
 TRAINING = ("optim", "schedule", "clip", "train")
 TOLD = "train.dtype"  # by the label

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.load import Results
+from analysis.predicted import OnPredicted, predict_settings
 from analysis.settings import Setting, draws_of, settings_of
-from analysis.theory.cell import RUNGS, predict_cell
-from analysis.theory.walk import UnpredictableLayer
+from analysis.theory.rungs import RUNGS
 from experiments.errors import FaninError
 from experiments.sweep.store.frozen import read_frozen
 
@@ -38,8 +37,17 @@ class Comparison:
     unpredicted: str | None
 
 
-def compare(results: Results) -> list[Comparison]:
+def compare(
+    results: Results,
+    *,
+    again: bool = False,
+    workers: int = 1,
+    on_predicted: OnPredicted = lambda done, total: None,
+) -> list[Comparison]:
     """Predict every setting of a sweep and put its measured draws beside.
+
+    What is predicted is kept in the sweep's folder, and taken from there while theory's code stays
+    what it is (`analysis.predicted.predict_settings`, which says what the arguments are).
 
     Raises
     ------
@@ -51,18 +59,21 @@ def compare(results: Results) -> list[Comparison]:
             f"{results.folder.root}: no layer was measured at initialization "
             "(run the sweep first, with probe.draws above 0)"
         )
-    comparisons = []
     settings = settings_of(read_frozen(results.folder))
     measured = draws_of(settings, results.cells, results.layers)
-    for setting, draws in zip(settings, measured, strict=True):
-        if draws.empty:  # none of its cells has run
-            continue
-        try:
-            predicted, reason = predict_cell(setting.config), None
-        except UnpredictableLayer as error:
-            predicted, reason = pd.DataFrame(), str(error)
-        comparisons.append(Comparison(setting, draws, predicted, reason))
-    return comparisons
+    # Some may have no cell that has run yet.
+    both = [(s, draws) for s, draws in zip(settings, measured, strict=True) if not draws.empty]
+    predicted = predict_settings(
+        results.folder,
+        [setting for setting, _ in both],
+        again=again,
+        workers=workers,
+        on_predicted=on_predicted,
+    )
+    return [
+        Comparison(setting, draws, theory.frame, theory.reason)
+        for (setting, draws), theory in zip(both, predicted, strict=True)
+    ]
 
 
 def table(comparison: Comparison, quantity: str = "preact_m2", image: int = -1) -> pd.DataFrame:
@@ -100,20 +111,6 @@ def table(comparison: Comparison, quantity: str = "preact_m2", image: int = -1) 
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             measured[f"measured/{rung}"] = measured.measured / measured[rung]
     return measured
-
-
-def predictions_of(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """The `predictions` table: each setting's rows for every one of its cells."""
-    frames = [
-        comparison.predicted.assign(cell_id=cell)
-        for comparison in comparisons
-        if not comparison.predicted.empty
-        for cell in comparison.setting.cell_ids
-    ]
-    if not frames:
-        return pd.DataFrame()
-    joined = pd.concat(frames, ignore_index=True)
-    return joined[["cell_id", *(column for column in joined if column != "cell_id")]]
 
 
 def _standard_error(values: pd.Series) -> float:

@@ -14,7 +14,7 @@ from experiments.sweep.command import run_command
 
 SMALL = (
     *("data.side=14", "data.n_train=200", "data.n_test=100", "train.steps=3"),
-    *("probe.draws=4", "probe.images=2", "probe.size=8", "runner=inline"),
+    *("probe.draws=4", "probe.images=2", "probe.size=2", "runner=inline"),
 )
 
 Sweep = Callable[..., Results]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.measured import Comparison, compare, predictions_of, table
+from analysis.measured import Comparison, compare, table
 from analysis.settings import Setting
 from analysis.theory.cell import RUNGS
 
@@ -58,7 +58,7 @@ def test_table_agrees_with_plain_pandas(
     ]
     found = table(comparison, quantity, image).set_index("layer")
     assert found.layer_name.tolist() == ["conv1", "conv2", "conv3", "fc1"]
-    assert set(RUNGS) == {"he", "mean_field"}
+    assert list(RUNGS)[:2] == ["he", "mean_field"]
     for layer, values in rows.groupby("layer").value:
         row = found.loc[layer]
         assert row.draws == len(values) == 8  # two seeds of four draws
@@ -88,18 +88,6 @@ def test_every_measured_layer_has_every_rung(comparisons: list[Comparison]) -> N
 def test_only_data_dependent_inits_have_no_prediction(comparisons: list[Comparison]) -> None:
     without = {c.setting.words["init"] for c in comparisons if c.unpredicted}
     assert without == {"lsuv"}
-
-
-def test_predictions_are_listed_for_every_cell(comparisons: list[Comparison]) -> None:
-    predicted = predictions_of(comparisons)
-    assert list(predicted.columns) == [
-        *("cell_id", "image", "layer", "layer_name", "quantity", "rung", "value"),
-        *("log_sd", "sampling_se"),
-    ]
-    assert predicted.cell_id.nunique() == 64  # 80 less lsuv's 16
-    assert not predicted.duplicated(["cell_id", "image", "layer", "quantity", "rung"]).any()
-    assert set(predicted.image) == {-1, 0, 1}
-    assert predictions_of([c for c in comparisons if c.unpredicted]).empty
 
 
 def test_moments_near_the_end_of_float64_keep_their_standard_error() -> None:

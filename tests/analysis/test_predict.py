@@ -14,7 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from analysis import predict
 
-TINY = ("data.n_train=200", "data.n_test=100", "probe.size=4", "probe.images=1")
+SMALL = ("data.n_train=200", "data.n_test=100", "probe.size=4", "probe.images=1")
+TINY = (*SMALL, "rungs=[he,mean_field]")  # the finer rungs are the slower ones
 QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}
 ALEXNET = [f"conv{n}" for n in range(1, 6)] + [f"fc{n}" for n in range(1, 4)]
 
@@ -24,7 +25,7 @@ Predict = Callable[..., str]
 @pytest.fixture
 def run_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
     """`run_predict(*overrides)` is the command line, in this process."""
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["predict", *arguments])
@@ -66,7 +67,7 @@ def test_json_has_an_object_for_every_weight_layer(
     assert [layer["layer_name"] for layer in layers] == names
     assert [layer["layer"] for layer in layers] == list(range(1, len(names) + 1))
     for layer in layers:
-        assert set(layer["he"]) == set(layer["mean_field"]) == QUANTITIES
+        assert set(layer["he"]) & QUANTITIES == set(layer["mean_field"]) & QUANTITIES == QUANTITIES
 
 
 def test_he_normal_keeps_the_second_moment_of_a_relu_network(run_predict: Predict) -> None:
@@ -106,18 +107,47 @@ def test_missing_pixels_are_null_in_json_and_nan_in_the_table(run_predict: Predi
     layers = _layers(run_predict(*TINY, *missing, "format=json"))
     assert {layer[rung]["preact_m2"] for layer in layers for rung in ("he", "mean_field")} == {None}
     rows = [line.split() for line in run_predict(*TINY, *missing).splitlines() if "fc1" in line]
-    assert rows[0][2] == "nan"
+    assert rows[0][2] == rows[0][4] == "nan"
 
 
-def test_the_table_has_a_row_for_every_layer_and_fits_eighty_columns(run_predict: Predict) -> None:
-    uniform = ("init=uniform", "init.a=0.0", "init.b=1e25")
-    out = run_predict(*TINY, "model=alexnet", *uniform)
-    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
-    assert [row[1] for row in rows] == ALEXNET
-    assert all(len(row) == 7 for row in rows)
+@pytest.mark.parametrize("measure", [0, 2])
+def test_the_table_has_a_row_for_every_layer_and_fits_a_hundred_columns(
+    run_predict: Predict, measure: int
+) -> None:
+    gained = ("model=alexnet", "init.gain=1e-5")
+    out = run_predict(*SMALL, *gained, f"measure={measure}", "rungs=[he,mean_field,field]")
+    table = out.splitlines()[3 : 3 + len(ALEXNET)]
+    assert [line.split()[1] for line in table] == ALEXNET
     assert "…" not in out
-    assert max(map(len, out.splitlines())) <= 80
-    assert out.startswith("digits-alexnet-relu-uniform-s0-")
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
+    assert out.startswith("digits-alexnet-relu-henormal-s0-")
+    assert ("measured" in out.splitlines()[1]) == (measure > 0)
+
+
+def test_all_rungs_are_asked_by_default_and_the_finest_is_believed(run_predict: Predict) -> None:
+    layers = _layers(run_predict(*SMALL, "model=mlp", "format=json"))
+    for layer in layers:
+        for rung in ("he", "mean_field", "field", "finite"):
+            assert set(layer[rung]) >= QUANTITIES
+        predicted = layer["predicted"]["preact_m2"]
+        assert predicted["rung"] == "finite"
+        low, high = predicted["interval"]
+        assert low < predicted["value"] < high
+
+
+def test_a_network_that_only_coarse_rungs_know_is_predicted_by_those(
+    run_predict: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = _layers(run_predict(*SMALL, "model=mlp", "model.norm=layer", "format=json"))
+    assert all("mean_field" in layer and "field" not in layer for layer in layers)
+
+
+def test_the_waterfall_has_a_factor_for_each_lifted_assumption(run_predict: Predict) -> None:
+    small = ("model=two_layer", "model.channels=4", "images=1")
+    out = run_predict(*SMALL, *small, "format=explain", "measure=4")
+    for step in ("activation", "weight mean", "biases", "padding", "pooling", "width", "rest"):
+        assert step in out
+    assert "4 draws" in out
 
 
 @pytest.mark.parametrize(
@@ -130,7 +160,11 @@ def test_the_table_has_a_row_for_every_layer_and_fits_eighty_columns(run_predict
             ("model=mlp", "model.widht=3"),
             "model.widht: model=mlp has no such key; did you mean width",
         ),
-        (("format=xml",), "format=xml: expected one of table, json"),
+        (("format=xml",), "format=xml: expected one of table, json, explain"),
+        (("rungs=[feild]",), "rungs: no rung feild; did you mean field?"),
+        (("rungs=he",), "rungs=he: expected a list, such as rungs=[he,mean_field]"),
+        (("images=0",), "images=0: expected a whole number, 1 or more"),
+        (("measure=many",), "measure=many: expected a whole number, 0 or more"),
         (("fromat=json",), "fromat: no such key; did you mean format?"),
         (("init=he_normal,zeros",), "init=he_normal,zeros: "),
         (("-m", "init=he_normal"), "analysis.predict takes one cell; leave out -m"),

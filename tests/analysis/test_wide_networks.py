@@ -1,4 +1,4 @@
-"""A wide network agrees with theory in what `analysis.check` itself makes of a real sweep.
+"""A wide network agrees with theory in what `analysis.check` makes of a real sweep.
 
 `wide` is a bias-free ReLU mlp of width 512 on real digits, sixteen draws of its weights.
 """
@@ -9,15 +9,14 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.check import check
-from analysis.measured import table
+from analysis.measured import compare, table
 
 
 @pytest.fixture(scope="module")
 def layer_2(wide: Results) -> dict[str, pd.Series]:
     """Layer 2's row of the check's table, by init; `sampling_se` is mean field's own."""
     rows = {}
-    for comparison in check(wide):
+    for comparison in compare(wide):
         row = table(comparison).set_index("layer").loc[2]
         theory = comparison.predicted
         (sampling,) = theory[

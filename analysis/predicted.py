@@ -1,0 +1,209 @@
+"""Theory for the settings of a sweep, kept in the sweep's folder and taken from there again.
+
+A setting's predictions are one part of the `predictions` table, written as soon as they are made.
+The part says which theory made it (a fingerprint of the code): under another, it is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+
+import analysis.theory
+import experiments
+from analysis.settings import Setting
+from analysis.theory.cell import predict_cell
+from analysis.theory.walk import UnpredictableLayer
+from experiments.config.build import TARGET
+from experiments.config.identity import flatten
+from experiments.errors import FaninError
+from experiments.sweep.store.parquet import read_part, write_part
+from experiments.sweep.store.paths import SweepFolder, writing
+
+TABLE = "predictions"
+THEORY = b"fanin.theory"  # the part's note on which code predicted it
+SOURCES = (analysis.theory, experiments)  # theory, and the declarations that it reads
+LIBRARIES = ("numpy", "scipy", "torch")
+OURS = ("experiments.", "analysis.", "torch.")  # code that the fingerprint covers
+
+OnPredicted = Callable[[int, int], None]
+"""Told how many settings are predicted, and of how many."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What theory says of one setting.
+
+    Attributes
+    ----------
+    frame
+        Rows of the `predictions` table without `cell_id`; empty where theory has none.
+    reason
+        Why there is no prediction, or None.
+    """
+
+    frame: pd.DataFrame
+    reason: str | None = None
+
+
+def predict_settings(
+    folder: SweepFolder,
+    settings: Sequence[Setting],
+    *,
+    again: bool = False,
+    workers: int = 1,
+    on_predicted: OnPredicted = lambda done, total: None,
+) -> list[Predicted]:
+    """Predict every setting, or take what was predicted before by the same code.
+
+    Parameters
+    ----------
+    folder
+        The sweep's; its `predictions` afterwards hold these settings' rows and no others.
+    again
+        Predict what is stored as well.
+    workers
+        Processes. Each predicts on one thread, so that their number changes no bit of a result.
+    on_predicted
+        Called after each setting.
+
+    Returns
+    -------
+    list of Predicted
+        In the order of the settings.
+    """
+    made_by = theory_fingerprint()
+    found: dict[int, Predicted] = {}
+    for n, setting in enumerate(settings):
+        stored = None if again else _stored(folder, setting, made_by)
+        if stored is not None:
+            found[n] = Predicted(stored)
+    on_predicted(len(found), len(settings))
+    missing = [n for n in range(len(settings)) if n not in found]
+    for n, predicted in _predict_all({n: settings[n].config for n in missing}, workers):
+        found[n] = predicted
+        _keep(folder, settings[n], predicted.frame, made_by)
+        on_predicted(len(found), len(settings))
+    _drop_others(folder, {_stem(setting) for setting in settings})
+    return [found[n] for n in range(len(settings))]
+
+
+@cache
+def theory_fingerprint() -> str:
+    """Tell one state of the theory from another: its sources', and of what it reads.
+
+    Any edit of a Python file under `analysis/theory/` or `experiments/` makes another, as does
+    another version of the libraries that compute. That is too often rather than too seldom.
+    """
+    digest = hashlib.sha256()
+    for package in SOURCES:
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{package.__name__}/{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
+    for library in LIBRARIES:
+        digest.update(f"{library} {version(library)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _stem(setting: Setting) -> str:
+    return setting.cell_ids[0]
+
+
+def _stored(folder: SweepFolder, setting: Setting, made_by: str) -> pd.DataFrame | None:
+    """The setting's rows, if the same code made them for all of its cells."""
+    path = folder.table(TABLE) / f"{_stem(setting)}.parquet"
+    if _foreign(setting.config) or not path.exists():
+        return None
+    part = read_part(path)
+    if (part.schema.metadata or {}).get(THEORY) != made_by.encode():
+        return None
+    frame: pd.DataFrame = part.to_pandas()
+    if set(frame["cell_id"].unique()) != set(setting.cell_ids):
+        return None  # cells were added to the sweep
+    mine = frame[frame["cell_id"] == _stem(setting)].drop(columns="cell_id")
+    return mine.reset_index(drop=True)
+
+
+def _foreign(config: Mapping[str, Any]) -> bool:
+    """Whether somebody's own code takes part, of which the fingerprint says nothing."""
+    targets = [str(v) for key, v in flatten(config) if key.endswith(TARGET)]
+    return not all(target.startswith(OURS) for target in targets)
+
+
+def _keep(folder: SweepFolder, setting: Setting, frame: pd.DataFrame, made_by: str) -> None:
+    if frame.empty:
+        _drop(folder.table(TABLE) / f"{_stem(setting)}.parquet")
+        return
+    words = ["cell_id", *frame.select_dtypes(["object", "string"]).columns]
+    rows = pd.concat([frame.assign(cell_id=cell) for cell in setting.cell_ids], ignore_index=True)
+    rows = rows[["cell_id", *frame.columns]].astype(dict.fromkeys(words, "category"))
+    part = pa.Table.from_pandas(rows, preserve_index=False)
+    noted = {**(part.schema.metadata or {}), THEORY: made_by.encode()}
+    write_part(folder, TABLE, _stem(setting), part.replace_schema_metadata(noted))
+
+
+def _drop_others(folder: SweepFolder, stems: set[str]) -> None:
+    """Parts that are no setting's any more: of an older layout of this table, or plan."""
+    for path in folder.table(TABLE).glob("*.parquet"):
+        if path.stem not in stems:
+            _drop(path)
+
+
+def _drop(path: Path) -> None:
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
+def _predict_all(
+    configs: Mapping[int, Mapping[str, Any]], workers: int
+) -> Iterator[tuple[int, Predicted]]:
+    """In the order in which they get done."""
+    if min(workers, len(configs)) < 2:
+        with _one_thread():
+            for n, config in configs.items():
+                yield n, _predict(config)
+        return
+    # Spawned: a fork of a process whose torch has started threads may hang.
+    with ProcessPoolExecutor(
+        min(workers, len(configs)), get_context("spawn"), torch.set_num_threads, (1,)
+    ) as pool:
+        waiting = {pool.submit(_predict, config): n for n, config in configs.items()}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BrokenProcessPool:
+            raise FaninError(
+                "a process that predicted died (out of memory?); what was predicted is kept: "
+                "the same command with fewer --workers goes on from there"
+            ) from None
+
+
+def _predict(config: Mapping[str, Any]) -> Predicted:
+    try:
+        return Predicted(predict_cell(config))
+    except UnpredictableLayer as error:
+        return Predicted(pd.DataFrame(), str(error))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

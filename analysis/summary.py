@@ -1,0 +1,170 @@
+"""What the verdicts of a sweep come to, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.measured import Comparison
+from analysis.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
+from analysis.verdicts import by_setting
+
+
+def summary(
+    comparisons: Sequence[Comparison],
+    rows: pd.DataFrame,
+    intervals: pd.DataFrame,
+    *,
+    margin: float,
+    level: float,
+) -> list[str]:
+    """Sentences: settings explained, layers by verdict, the spread, the intervals, what disagrees.
+
+    Parameters
+    ----------
+    comparisons
+        A sweep's.
+    rows, intervals
+        Their `analysis.verdicts.verdicts` and `analysis.intervals.intervals`.
+    margin, level
+        That the verdicts were made at.
+    """
+    settings = by_setting(rows)
+    return [
+        *_settings(comparisons, settings),
+        *_layers(rows, margin, level),
+        *_steps(rows),
+        *_spread(rows, level),
+        *_intervals(intervals),
+        *_disagreeing(rows, settings),
+    ]
+
+
+def needed_in_words(needed: float) -> str:
+    """What would decide.
+
+    >>> needed_in_words(1234.0), needed_in_words(float("inf"))
+    ('needs 1,200', 'theory unsure')
+    """
+    if np.isnan(needed):
+        return "undecided"
+    return "theory unsure" if np.isinf(needed) else f"needs {_rounded(needed)}"
+
+
+def _rounded(needed: float) -> str:
+    return f"{float(f'{needed:.2g}'):,.0f}"
+
+
+def _settings(comparisons: Sequence[Comparison], settings: pd.DataFrame) -> Iterator[str]:
+    outcomes = settings["outcome"].value_counts()
+    fully = ((settings["outcome"] == "explained") & (settings[UNDECIDED] == 0)).sum()
+    unpredicted = len(comparisons) - len(settings)
+    apart = outcomes.get(APART, 0)
+    kinds = [
+        f"{number} {what}"
+        for number, what in (
+            (unpredicted, "without a prediction"),
+            (apart, "with nothing to test (constant, zero or overflowed)"),
+        )
+        if number
+    ]
+    yield (
+        f"Of {len(comparisons)} settings, theory explains {outcomes.get('explained', 0)} "
+        f"({fully} of them in every layer, the others have layers that are undecided) and "
+        f"disagrees with {outcomes.get(DISAGREES, 0)}"
+        f"{'; apart: ' + ', '.join(kinds) if kinds else ''}."
+    )
+
+
+def _layers(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
+    verdict = rows["verdict"].value_counts()
+    agrees = rows[rows["verdict"] == AGREES]
+    both = (agrees["p_holm"] <= level).sum()
+    differ = f" ({both} of them differ beyond doubt, by less)" if both else ""
+    needed = rows.loc[rows["verdict"] == UNDECIDED, "needed"].astype(float)
+    told = []
+    if np.isfinite(needed).any():
+        about = _rounded(needed[np.isfinite(needed)].median())
+        told.append(f"median: about {about} draws would decide")
+    if np.isinf(needed).any():
+        told.append(f"for {np.isinf(needed).sum()} none would: theory's own sampling is too coarse")
+    undecided = f" ({'; '.join(told)})" if told else ""
+    kinds = rows.loc[rows["verdict"] == APART, "kind"].value_counts()
+    apart = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
+    rungs = rows["rung"].value_counts() if len(rows) else {}
+    yield (
+        f"Of {len(rows)} layers, each of their quantities and images counted, "
+        f"{verdict.get(AGREES, 0)} agree within a factor of {margin:g}{differ}, "
+        f"{verdict.get(DISAGREES, 0)} disagree, {verdict.get(UNDECIDED, 0)} are undecided"
+        f"{undecided}, {verdict.get(APART, 0)} are apart{apart}. "
+        f"Held against: {', '.join(f'{rung} ({n})' for rung, n in rungs.items())}."
+    )
+
+
+def _steps(rows: pd.DataFrame) -> Iterator[str]:
+    steps = rows.loc[rows["step_p"].notna(), "step_verdict"].value_counts()
+    if len(steps):
+        yield (
+            f"Of {steps.sum()} steps from one layer to the next (less spread, so surer), "
+            f"{steps.get(AGREES, 0)} agree, {steps.get(DISAGREES, 0)} disagree, "
+            f"{steps.get(UNDECIDED, 0)} are undecided."
+        )
+
+
+def _spread(rows: pd.DataFrame, level: float) -> Iterator[str]:
+    ratios = rows["sd_ratio"].dropna() if len(rows) else []
+    if len(ratios):
+        low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
+        off = (rows["spread_p_holm"] <= level).sum()
+        yield (
+            f"Spread of a draw's log-moment, measured / predicted: median {middle:.2f} "
+            f"(80 % between {low:.2f} and {high:.2f}); it differs from 1 beyond doubt in {off} of "
+            f"{len(ratios)} layers."
+        )
+
+
+def _intervals(intervals: pd.DataFrame) -> Iterator[str]:
+    split = set(intervals["width"]) == {"all", "wide", "narrow"} if len(intervals) else False
+    for row in intervals.to_dict("records"):
+        if row["width"] != "all" and not split:
+            continue  # all networks are of one kind
+        nets = {"all": "", "wide": ", 64 channels and more", "narrow": ", narrower nets"}
+        yield (
+            f"95 % intervals, {row['direction']}{nets[row['width']]}: they hold "
+            f"{row['coverage']:.1%} of draws (95 % interval {row['low']:.1%} to {row['high']:.1%}, "
+            f"clustered; {row['draws']:,} draws of {row['settings']} settings); median width "
+            f"a factor of {row['factor']:.2f} either way."
+        )
+
+
+def _disagreeing(rows: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
+    """Each setting that isn't explained, with the layer that disagrees most."""
+    for setting in settings.index[settings["outcome"] == DISAGREES]:
+        mine = rows[(rows["setting"] == setting)]
+        off = mine[mine["verdict"] == DISAGREES]
+        worst = off.loc[off[["p_holm", "step_p_holm"]].min(axis=1).fillna(0).idxmin()]
+        yield (
+            f"Disagrees: {worst['label']}: {len(off)} of {len(mine)} layers, surest "
+            f"{worst['quantity']} of layer {worst['layer']} ({worst['layer_name']}, image "
+            f"{worst['image']}): {_how(worst)}."
+        )
+
+
+def _how(row: pd.Series) -> str:
+    if row["kind"] == "zero":
+        measured = row["mean"] * row["scale"]
+        return f"measured {measured:.3g}, {row['rung']} says {row['value']:.3g}"
+    if row["kind"] == "constant":
+        return f"every draw is {np.exp(row['log_ratio']):.3g} times what {row['rung']} says"
+    if row["test"] == "linear":
+        return f"off by {_with_error(row, 'log_ratio')} of its unit ({row['rung']})"
+    # The step is told where it is what fails.
+    if not row["p_holm"] <= row["step_p_holm"] and not np.isnan(row["step_p_holm"]):
+        return f"from the layer before, log-ratio to {row['rung']} {_with_error(row, 'step')}"
+    return f"log-ratio to {row['rung']} {_with_error(row, 'log_ratio')}"
+
+
+def _with_error(row: pd.Series, column: str) -> str:
+    return f"{row[column]:+.3g} (se {row[f'{column}_se']:.2g})"

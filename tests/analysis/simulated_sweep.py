@@ -1,0 +1,74 @@
+"""Comparisons as a sweep leaves them, of simulated ReLU chains and their first-order law."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from relu_chains import relu_chain, relu_log_sd
+
+from analysis.measured import Comparison
+from analysis.settings import Setting
+
+QUANTITIES = ("preact_m2", "vjp_m2")
+
+
+def simulated(
+    settings: int,
+    *,
+    width: int = 64,
+    depth: int = 4,
+    draws: int = 64,
+    images: tuple[int, ...] = (-1, 0),
+    off: dict[tuple[int, str, int], float] | None = None,
+    shrink: float = 1.0,
+    seed: int = 0,
+) -> list[Comparison]:
+    """A sweep of right theory, but for the factors `off` by (setting, quantity, layer).
+
+    What layers of one setting measure from `layer` on in the direction of the quantity is larger by
+    the factor than the prediction; predicted spreads are `shrink` times the true ones.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(settings):
+        measured, predicted = [], []
+        for quantity in QUANTITIES:
+            forward = quantity == "preact_m2"
+            for image in images:
+                moments = relu_chain(width, depth, (draws,), rng)
+                for (which, name, layer), factor in (off or {}).items():
+                    if (which, name) == (number, quantity):
+                        moments[:, layer - 1 if forward else depth - layer :] *= factor
+                sd = relu_log_sd(width, depth) * shrink
+                if not forward:  # the signal passes from the last layer to the first
+                    moments, sd = moments[:, ::-1], sd[::-1]
+                measured.append(_draws(quantity, image, moments, number))
+                predicted.append(_law(quantity, image, sd))
+        setting = Setting({}, f"net {number}", {"init": f"i{number}"}, (f"c{number}",))
+        frame = pd.concat(predicted, ignore_index=True)
+        found.append(Comparison(setting, pd.concat(measured, ignore_index=True), frame, None))
+    return found
+
+
+def _draws(quantity: str, image: int, moments: np.ndarray, seed: int) -> pd.DataFrame:
+    draw, place = np.indices(moments.shape)
+    return pd.DataFrame(
+        {
+            "layer": place.ravel() + 1,
+            "layer_name": [f"fc{n + 1}" for n in place.ravel()],
+            "quantity": quantity,
+            "image": image,
+            "value": moments.ravel(),
+            "draw": draw.ravel(),
+            "seed_weights": seed,
+        }
+    )
+
+
+def _law(quantity: str, image: int, sd: np.ndarray) -> pd.DataFrame:
+    layers = np.arange(len(sd)) + 1
+    common = {"image": image, "layer": layers, "quantity": quantity, "sampling_se": 0.0}
+    common["layer_name"] = [f"fc{n}" for n in layers]
+    lowest = pd.DataFrame(common | {"rung": "he", "value": 0.5, "log_sd": np.nan})
+    highest = pd.DataFrame(common | {"rung": "finite", "value": 1.0, "log_sd": sd})
+    return pd.concat([lowest, highest], ignore_index=True)
