@@ -4,16 +4,32 @@
 never a weight, and give a `Prediction`.
 """
 
+from analysis.theory.certificate import (
+    Certificate,
+    UnhealthyInit,
+    assert_healthy,
+    certify,
+    print_certificate,
+)
+from analysis.theory.explanation import explain
 from analysis.theory.he import predict_he
 from analysis.theory.layer_moments import LayerMoments
 from analysis.theory.mean_field import predict_mean_field
 from analysis.theory.prediction import Prediction
+from analysis.theory.prescription import prescribe
 from analysis.theory.walk import UnpredictableLayer
 
 __all__ = [
+    "Certificate",
     "LayerMoments",
     "Prediction",
+    "UnhealthyInit",
     "UnpredictableLayer",
+    "assert_healthy",
+    "certify",
+    "explain",
     "predict_he",
     "predict_mean_field",
+    "prescribe",
+    "print_certificate",
 ]

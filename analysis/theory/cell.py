@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.theory.he import predict_he
 from analysis.theory.layer_moments import LayerMoments
-from analysis.theory.mean_field import predict_mean_field
+from analysis.theory.rungs import RUNGS, predict_rungs
 from analysis.theory.walk import UnpredictableLayer
 from experiments.cell import prepared, probe_images
 from experiments.config.schema import Cell, build_cell
-from experiments.inits import Init, WeightShape, weight_layers
+from experiments.inits import (
+    DeltaOrthogonal,
+    Init,
+    Moments,
+    Orthogonal,
+    WeightShape,
+    weight_layers,
+)
 
-RUNGS = {"he": predict_he, "mean_field": predict_mean_field}
+ORTHOGONAL = (Orthogonal, DeltaOrthogonal)
 
 
-def predict_cell(config: Mapping[str, Any]) -> pd.DataFrame:
-    """Predict a cell's probe measurements at initialization, by every rung.
+def predict_cell(config: Mapping[str, Any], rungs: Sequence[str] = RUNGS) -> pd.DataFrame:
+    """Predict a cell's probe measurements at initialization, by every rung that applies.
 
     Parameters
     ----------
     config
         A coerced cell config. Its data is loaded, for theory starts from real images.
+    rungs
+        From coarse to fine. What a finer one has no formula for (batch normalization, a field too
+        large) is left to the coarser ones.
 
     Returns
     -------
@@ -37,17 +46,23 @@ def predict_cell(config: Mapping[str, Any]) -> pd.DataFrame:
     Raises
     ------
     UnpredictableLayer
-        A layer whose weights no declaration describes (LSUV's depend on data).
+        No rung applies, as where a layer's weights are described by no declaration (LSUV's depend
+        on data).
     """
     cell = build_cell(config)
     images = _images(cell)
     model = cell.network().double().eval()
     moments = declared_moments(model, cell.init)
-    frame = pd.concat(
-        [predict(model, moments, images).to_frame() for predict in RUNGS.values()],
-        ignore_index=True,
-    )
-    return frame[frame.image.isin([-1, *cell.probe.images])].reset_index(drop=True)
+    frames: list[pd.DataFrame] = []
+    for rung in rungs:
+        try:
+            frames.append(predict_rungs(model, moments, images, (rung,)))
+        except UnpredictableLayer:
+            if not frames:
+                raise
+    frame = pd.concat(frames, ignore_index=True)
+    shown = frame.image.isin([-1, *cell.probe.images]) & frame.value.notna()
+    return frame[shown].reset_index(drop=True)
 
 
 def declared_moments(model: nn.Module, init: Init) -> dict[str, LayerMoments]:
@@ -66,7 +81,13 @@ def declared_moments(model: nn.Module, init: Init) -> dict[str, LayerMoments]:
         if weight is None or bias is None:
             scheme = type(layer.scheme).__name__
             raise UnpredictableLayer(name, f"{scheme} declares no moments; only data tells them")
-        moments[name] = LayerMoments(weight, bias)
+        # A scheme declares biases for any layer; some layers have none.
+        none = Moments(0.0, 0.0)
+        moments[name] = LayerMoments(
+            weight,
+            none if modules[name].bias is None else bias,
+            "orthogonal" if isinstance(layer.scheme, ORTHOGONAL) else "independent",
+        )
     return moments
 
 

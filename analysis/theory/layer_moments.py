@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from analysis.theory.walk import UnpredictableLayer
 from experiments.inits.weight_shape import Moments
 
+Law = Literal["independent", "orthogonal"]
+
 
 @dataclass(frozen=True)
 class LayerMoments:
-    """Mean and variance of one layer's weights, and of its biases."""
+    """Mean and variance of one layer's weights, and of its biases.
+
+    Attributes
+    ----------
+    law
+        What the moments leave open: whether a layer's weights are `independent` of each other, or
+        `orthogonal` (rows or columns, whichever are fewer), which makes one draw's moments scatter
+        less.
+    """
 
     weight: Moments
     bias: Moments
+    law: Law = "independent"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,26 @@ from jaxtyping import Float64
 
 MEAN_OVER_IMAGES = -1
 """The `image` of rows that average over the images, as in the `layers` table."""
+
+
+@dataclass(frozen=True)
+class DrawLaw:
+    """What one draw's moments will be, for every image and, as the last row, the mean over them.
+
+    Attributes
+    ----------
+    value
+        The expectation.
+    log_sd
+        Spread of one draw's log-moment: log m ~ N(log(value) - log_sd^2 / 2, log_sd^2). NaN where
+        there is none: of a signed quantity, or a moment that may vanish.
+    sampling_se
+        Standard error of `value` from the theory's own sampling.
+    """
+
+    value: Float64[np.ndarray, "row layer"]
+    log_sd: Float64[np.ndarray, "row layer"]
+    sampling_se: Float64[np.ndarray, "row layer"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,8 @@ class Prediction:
     repeats
         Quantity to an array [repeat, image, layer]: one repeat where the theory is deterministic,
         independent ones where it samples. The quantities are the `layers` table's.
+    draws
+        The same for theories that know how single draws scatter; a quantity is in one of the two.
 
     Examples
     --------
@@ -40,9 +62,12 @@ class Prediction:
     rung: str
     layer_names: tuple[str, ...]
     repeats: Mapping[str, Float64[np.ndarray, "repeat image layer"]]
+    draws: Mapping[str, DrawLaw] = field(default_factory=dict)
 
     def value(self, quantity: str) -> Float64[np.ndarray, "image layer"]:
         """The prediction for every image."""
+        if quantity in self.draws:
+            return self.draws[quantity].value[:-1]
         return _mean(self.repeats[quantity])
 
     def to_frame(self) -> pd.DataFrame:
@@ -52,29 +77,34 @@ class Prediction:
         -------
         DataFrame
             `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`, `rung`,
-            `value`, `log_sd` (spread of one draw's log-moment; NaN, for this rung knows none) and
+            `value`, `log_sd` (spread of one draw's log-moment; NaN where none is known) and
             `sampling_se` (standard error of `value` from the theory's own sampling; 0: none).
         """
-        return pd.concat([self._rows(quantity) for quantity in self.repeats], ignore_index=True)
+        laws = {quantity: _law(repeats) for quantity, repeats in self.repeats.items()}
+        laws.update(self.draws)
+        return pd.concat([self._rows(*law) for law in laws.items()], ignore_index=True)
 
-    def _rows(self, quantity: str) -> pd.DataFrame:
-        repeats = self.repeats[quantity]
-        with np.errstate(over="ignore"):  # a mean that float64 can't hold is inf
-            over_images = repeats.mean(1, keepdims=True)
-        repeats = np.concatenate([repeats, over_images], axis=1)
-        _, images, layers = repeats.shape
+    def _rows(self, quantity: str, law: DrawLaw) -> pd.DataFrame:
+        rows, layers = law.value.shape
         return pd.DataFrame(
             {
-                "image": np.repeat([*range(images - 1), MEAN_OVER_IMAGES], layers),
-                "layer": np.tile(np.arange(1, layers + 1), images),
-                "layer_name": np.tile(np.array(self.layer_names, dtype=object), images),
+                "image": np.repeat([*range(rows - 1), MEAN_OVER_IMAGES], layers),
+                "layer": np.tile(np.arange(1, layers + 1), rows),
+                "layer_name": np.tile(np.array(self.layer_names, dtype=object), rows),
                 "quantity": quantity,
                 "rung": self.rung,
-                "value": _mean(repeats).ravel(),
-                "log_sd": np.nan,
-                "sampling_se": _standard_error(repeats).ravel(),
+                "value": law.value.ravel(),
+                "log_sd": law.log_sd.ravel(),
+                "sampling_se": law.sampling_se.ravel(),
             }
         )
+
+
+def _law(repeats: Float64[np.ndarray, "repeat image layer"]) -> DrawLaw:
+    with np.errstate(over="ignore"):  # a mean that float64 can't hold is inf
+        over_images = repeats.mean(1, keepdims=True)
+    rows = np.concatenate([repeats, over_images], axis=1)
+    return DrawLaw(_mean(rows), np.full(rows.shape[1:], np.nan), _standard_error(rows))
 
 
 def _mean(repeats: np.ndarray) -> np.ndarray:
