@@ -20,7 +20,13 @@ RUNG_LINES: dict[str, dict[str, Any]] = {
         "zorder": 3,
         "label": "He / Glorot product formula",
     },
-    "mean_field": {"color": PALETTE[0], "linestyle": "-", "label": "mean field"},
+    "mean_field": {"color": PALETTE[0], "linestyle": (0, (1, 1)), "label": "mean field"},
+    "field": {
+        "color": "black",
+        "linestyle": "-",
+        "linewidth": 1.0,
+        "label": "fanin: Gaussian field",
+    },
 }
 
 

@@ -81,11 +81,11 @@ def _figure(comparisons: Sequence[Comparison]) -> Figure:
 def _legend(figure: Figure, draws: int, wide: bool) -> None:
     dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED)
     dot.set_label(f"measured, one dot per draw of the weights ({draws} draws)")
-    lines = [Line2D([], [], linewidth=1.6, **style) for style in RUNG_LINES.values()]
+    lines = [Line2D([], [], **{"linewidth": 1.6} | style) for style in RUNG_LINES.values()]
     figure.legend(
         handles=[dot, *lines],
         loc="outside upper center",
-        ncols=3 if wide else 1,
+        ncols=4 if wide else 1,
         frameon=False,
         fontsize="small",
     )
@@ -122,9 +122,9 @@ def _panel(axis: Axes, comparison: Comparison) -> None:
             (theory.rung == rung) & (theory.quantity == QUANTITY) & (theory.image == -1)
         ].sort_values("layer")
         # A line through one point would not be seen, nor a mark under one as wide.
-        width = 10 if rung == "he" else 20
+        width = {"he": 10, "mean_field": 20}.get(rung, 30)
         marker: dict[str, Any] = {"marker": "_", "markersize": width} if len(mine) == 1 else {}
-        axis.plot(mine.layer, _decades(mine.value), linewidth=1.6, **style, **marker)
+        axis.plot(mine.layer, _decades(mine.value), **{"linewidth": 1.6} | style | marker)
     if measured.decades.isna().all():
         note = "all measured moments\nare zero or infinite"
         axis.text(0.5, 0.5, note, transform=axis.transAxes, ha="center", fontsize="small")

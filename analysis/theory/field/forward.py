@@ -18,6 +18,7 @@ from analysis.theory.units import UnitMoments, unit_moments
 from experiments.seeds import generator
 
 AT_ONCE = 2**24  # numbers in one tensor of samples: 128 MB
+UNSEEN = 1e-9  # a share of units that no network will show
 PER_PARTICLE = 256  # samples of one particle's field, where quadrature gives single points
 Place = tuple[object, ...]
 """Of a random stream: seed, repeat, layer."""
@@ -113,14 +114,16 @@ def diagonal(products: Pairs) -> Tensor:
 
 
 def zero_fraction(function: Function, made: Made) -> Float[Tensor, "image particle part point"]:
-    """P(phi(y) = 0) at every point."""
+    """P(phi(y) = 0) at every point; 0 or 1 where it is nearer to them than quadrature can tell."""
     mean, var = torch.broadcast_tensors(made.mean, made.var)
     chunk = max(1, 2**17 // most_nodes(COARSE))
     found = []
     for m, v in zip(mean.flatten().split(chunk), var.flatten().split(chunk), strict=True):
         y, weight = gaussian_nodes(m, v, COARSE)
         found.append((weight * (function(y) == 0)).sum(-1))
-    return torch.cat(found).reshape(mean.shape)
+    share = torch.cat(found).reshape(mean.shape)
+    share = torch.where(share < UNSEEN, 0.0, share)
+    return torch.where(share > 1 - UNSEEN, 1.0, share)
 
 
 def field_normals(between: Between, made: Made, samples: int, *place: object) -> Tensor:
