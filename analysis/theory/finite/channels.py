@@ -79,18 +79,26 @@ class Channels:
 
 def drawn_channels(
     layer: FieldLayer, gamma: Float[Tensor, "sample out"], *place: object
-) -> Channels:
-    """Independent channels of a layer, each with one of the given cotangents; without a graph.
+) -> tuple[Channels, Float[Tensor, "sample point"]]:
+    """Independent channels of a layer, without a graph, and what given cotangents become at y.
 
     Parameters
     ----------
+    gamma
+        Cotangents at x beside the channels' own, which have the expected moments.
     place
         Of the random stream: seed and layer.
     """
-    root = _root(layer)
-    channels = _channels(layer, root, _normals(len(gamma), root.shape[1], *place), gamma, *place)
+    root, received = _root(layer), layer.received
+    assert received is not None
+    own = _cotangents(received, _normals(len(gamma), gamma.shape[1], *place, "cotangents"))
+    z = _normals(len(gamma), root.shape[1], *place, "channels")
+    channels = _channels(layer, root, z, own, *place)
+    given = torch.zeros_like(channels.y)
+    if channels.x.requires_grad:
+        (given,) = torch.autograd.grad(channels.x, channels.y, gamma)
     parts = (channels.normals, root, channels.y, channels.x, channels.gamma, channels.d)
-    return Channels(*(part.detach() for part in parts))
+    return Channels(*(part.detach() for part in parts)), given.detach()
 
 
 def whitened_channels(layer: FieldLayer, *place: object) -> Channels:
@@ -99,11 +107,7 @@ def whitened_channels(layer: FieldLayer, *place: object) -> Channels:
     assert received is not None
     points = received.m2.shape[-1]
     samples = max(WHITENED, WHITENED_PER_POINT * max(root.shape[1], points))
-    w = whitened(samples, points, *place, "cotangents")
-    if received.products is None:
-        gamma = w * alone(received.m2, 1).sqrt()
-    else:
-        gamma = w @ alone(factor(received.products), 2).mT
+    gamma = _cotangents(received, whitened(samples, points, *place, "cotangents"))
     z = whitened(samples, root.shape[1], *place, "channels")
     return _channels(layer, root, z, gamma, *place)
 
@@ -120,6 +124,12 @@ def _channels(
         if x.requires_grad:
             (d,) = torch.autograd.grad(x, y, gamma, create_graph=True)
     return Channels(z, root, y, x, gamma, d)
+
+
+def _cotangents(received: Cotangent, w: Tensor) -> Tensor:
+    if received.products is None:
+        return w * alone(received.m2, 1).sqrt()
+    return w @ alone(factor(received.products), 2).mT
 
 
 def _root(layer: FieldLayer) -> Float[Tensor, "point rank"]:

@@ -13,7 +13,7 @@ down those with respect to covariances, all targets at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,13 +25,13 @@ from analysis.theory.finite.channels import Channels, drawn_channels, whitened_c
 from analysis.theory.finite.closed import ClosedAdjoint, is_closed
 from analysis.theory.finite.directions import directions, logit_cotangents
 from analysis.theory.finite.forms import Forms, alone, diagonal, matrices, quadratic
+from analysis.theory.finite.own_scatter import around_mean, around_zero
 from analysis.theory.finite.shifts import sum_covariances
+from analysis.theory.finite.weight_targets import by_cotangent, by_fed, followed
 
 FEWEST = 256  # samples of a channel; of a layer's share of the variance they know some 25 %
 MOST = 16384  # some 4 %
 AT_ONCE = 2**22  # numbers in the samples of all layers, between those bounds
-ALL_FOLLOWED = 16  # conv layers up to which all weight gradients are followed through the network
-FOLLOWED = (0.0, 0.15, 0.5, 1.0)  # places of those that are in deeper ones; the rest lie between
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ class _Group:
 
 @dataclass
 class _Station:
-    """What the way up leaves for the way down.
+    """What is kept of a layer between the sweeps.
 
     Attributes
     ----------
-    x
-        What the samples of a channel pass on.
     channels
-        The samples themselves, where adjoints have no closed form or weights are orthogonal.
-    closed
-        Whether there is a closed form.
+        Samples of one of its channels.
+    gamma, d
+        Cotangents that these received from one draw of the channels above, in front and behind.
+    whitened
+        Samples for adjoints; None where those have closed forms.
     influence
         Of samples on targets.
     kept
@@ -114,9 +114,10 @@ class _Station:
         By the field's covariance; by the cotangent's moments where that has no closed form.
     """
 
-    x: Float[Tensor, "sample out"]
-    channels: Channels | None
-    closed: bool
+    channels: Channels
+    gamma: Float[Tensor, "sample out"]
+    d: Float[Tensor, "sample point"]
+    whitened: Channels | None
     influence: Float[Tensor, "sample target"]
     kept: Float[Tensor, "sample target"]
     into_field: list[tuple[list[int], Forms]] = field(default_factory=list)
@@ -137,24 +138,36 @@ class _Sweeps:
         self.variance = torch.zeros(3 * self.n, dtype=torch.float64)
         # What a layer's own scatter changes by when it is taken around the mean over all units.
         self.centring = torch.zeros(self.n, dtype=torch.float64)
-        self.weight_targets = _followed(layers)
-        self.stations: list[_Station] = []
+        self.weight_targets = followed(layers)
+        self.stations = self._stations()
+
+    def _stations(self) -> list[_Station]:
+        d = logit_cotangents(self.layers[-1], self.seed)
+        stations = []
+        for number in range(self.n - 2, -1, -1):
+            layer, above = self.layers[number], self.layers[number + 1]
+            assert layer.between is not None
+            assert layer.received is not None
+            place = (self.seed, number)
+            senders = 1 if above.taps.whole else min(len(d), above.weights.outputs)
+            points = max(layer.made.var.shape[-1], above.taps.n_taps * senders // self.n)
+            samples = max(FEWEST, min(MOST, AT_ONCE // (self.n * points)))
+            gamma = directions(above, d, layer.received, samples, *place)
+            channels, d = drawn_channels(layer, gamma, *place)
+            closed = is_closed(layer.between, layer.made)
+            whitened = None if closed else whitened_channels(layer, *place)
+            if closed and self.freedoms[number].forward == 1:
+                nobody = torch.empty(0, dtype=torch.float64)  # asks for these again
+                channels = replace(channels, normals=nobody, root=nobody, y=nobody)
+            nothing = torch.zeros(samples, 3 * self.n, dtype=torch.float64)
+            stations.append(_Station(channels, gamma, d, whitened, nothing, nothing))
+        return stations[::-1]
 
     def up(self) -> None:
         """From the first layer to the last but one: derivatives by cotangents' moments."""
         points, pairs = _Group(), _Group()
-        for number, layer in enumerate(self.layers[:-1]):
-            assert layer.between is not None
+        for number, (layer, station) in enumerate(zip(self.layers, self.stations, strict=False)):
             assert layer.cotangent is not None
-            closed = is_closed(layer.between, layer.made)
-            held = self.n * layer.made.var.shape[-1]
-            samples = max(FEWEST, min(MOST, AT_ONCE // held))
-            channels = channels_of(layer, samples, not closed, self.seed, number)
-            nothing = torch.zeros(len(channels.y), 3 * self.n, dtype=torch.float64)
-            keep = not closed or self.freedoms[number].forward < 1
-            x, kept = channels.x.detach(), channels if keep else None
-            station = _Station(x, kept, closed, nothing, nothing)
-            self.stations.append(station)
             m2 = alone(layer.cotangent.m2, 1)
             if m2.sum() > 0:
                 form = torch.full_like(m2, 1 / float(m2.sum()))
@@ -163,38 +176,47 @@ class _Sweeps:
                 else:
                     pairs.add(self.n + number, torch.diag(form))
                 if number in self.weight_targets:
-                    pairs.add(2 * self.n + number, _by_cotangent(layer, self.images))
-            adjoint = ClosedAdjoint(layer) if closed else None
+                    pairs.add(2 * self.n + number, by_cotangent(layer, self.images))
+            adjoint = ClosedAdjoint(layer) if station.whitened is None else None
             for group in (points, pairs):
                 if group.forms is not None:
-                    self._send_up(number, station, channels, adjoint, group)
+                    self._send_up(number, adjoint, group)
+        if not self.layers[-1].taps.whole:
+            self._scatter_of_cotangent(points, pairs)
 
-    def _send_up(
-        self,
-        number: int,
-        station: _Station,
-        channels: Channels,
-        adjoint: ClosedAdjoint | None,
-        group: _Group,
-    ) -> None:
-        layer, above, forms = self.layers[number], self.layers[number + 1], group.forms
+    def _scatter_of_cotangent(self, points: _Group, pairs: _Group) -> None:
+        """Of a random cotangent on maps, whose length alone is fixed."""
+        last = self.layers[-1]
+        if self.n - 1 in self.weight_targets:
+            pairs.add(3 * self.n - 1, by_cotangent(last, self.images))
+        for group in (points, pairs):
+            if group.forms is not None:
+                forms = matrices(group.forms)
+                each = diagonal(forms).unflatten(1, (self.images, -1))
+                length = each.mean(-1, keepdim=True).expand_as(each).flatten(1)
+                free = (forms - torch.diag_embed(length)).square().sum((1, 2))
+                self.variance[group.targets] += 2 * free / last.weights.channels
+
+    def _send_up(self, number: int, adjoint: ClosedAdjoint | None, group: _Group) -> None:
+        layer, above, station = self.layers[number], self.layers[number + 1], self.stations[number]
+        forms, targets = group.forms, torch.tensor(group.targets)
         assert forms is not None
         assert layer.received is not None
-        targets = group.targets
-        station.influence = station.influence.index_add(
-            1, torch.tensor(targets), quadratic(channels.d.detach(), forms)
-        )
-        if adjoint is None:
-            sent, into_field = channels.into_cotangent(forms, layer.received), forms
-        else:
+        # Diagonal forms don't see what one draw correlates; matrices carry it to the layer above.
+        channels, one_draw = station.channels, forms.ndim == 2
+        influence = quadratic(station.d if one_draw else channels.d, forms)
+        station.influence = station.influence.index_add(1, targets, influence)
+        if adjoint is not None:
             sent, into_field = adjoint.into_cotangent(forms)
-        station.into_field.append((list(targets), into_field))
+        else:
+            assert station.whitened is not None
+            sent, into_field = station.whitened.into_cotangent(forms, layer.received), forms
+        station.into_field.append((list(group.targets), into_field))
         taps, weights = above.taps, above.weights
         if self.freedoms[number + 1].backward < 1:
             held = _lengths(sent, layer.received) if taps.whole else sent
-            station.kept = station.kept.index_add(
-                1, torch.tensor(targets), quadratic(channels.gamma.detach(), held)
-            )
+            kept = quadratic(station.gamma if one_draw else channels.gamma, held)
+            station.kept = station.kept.index_add(1, targets, kept)
         if sent.ndim == 2:
             group.forms = weights.outputs * taps.sum_variances(sent, weights.var)
         else:
@@ -216,9 +238,9 @@ class _Sweeps:
             forms = weights.inputs * through(forms, weights.var)
             weight_target = 2 * self.n + number + 1
             if number + 1 in self.weight_targets:
-                direct = _by_fed(above, self.images)
+                direct = by_fed(above, self.images)
                 forms[weight_target] += direct if direct.ndim == forms.ndim - 1 else direct.diag()
-            influence = station.influence + quadratic(station.x, forms)
+            influence = station.influence + quadratic(station.channels.x, forms)
             freedom, back = self.freedoms[number].forward, self.freedoms[number + 1].backward
             if number == 0 and freedom == 1:
                 kept = torch.zeros(())
@@ -235,25 +257,22 @@ class _Sweeps:
         self, number: int, station: _Station, forms: Forms, freedom: float
     ) -> tuple[Forms, Tensor]:
         """Forms on the field, and the part of the influence that is a form of it."""
-        layer, channels = self.layers[number], station.channels
-        if not station.closed:
-            assert channels is not None
-            backward = list(torch.zeros(3 * self.n, channels.y.shape[-1]).to(forms))
-            for targets, group in station.into_field:
-                for target, form in zip(targets, group, strict=True):
-                    backward[target] = form
-            white = channels.into_whitened(forms, backward)
-            found = channels.unwhitened(white) if number else white
-        else:
+        layer, channels, whitened = self.layers[number], station.channels, station.whitened
+        if whitened is None:
             found = ClosedAdjoint(layer).into_field(forms)
             for targets, group in station.into_field:
                 found[targets] += group if group.ndim == found.ndim else matrices(group)
-        if freedom == 1:
-            return found, torch.zeros(())
-        assert channels is not None
-        if not station.closed:
-            return found, quadratic(channels.normals, white)
-        return found, quadratic(channels.y.detach() - alone(layer.made.mean, 1), found)
+            if freedom == 1:
+                return found, torch.zeros(())
+            return found, quadratic(channels.y - alone(layer.made.mean, 1), found)
+        backward = list(torch.zeros(3 * self.n, channels.y.shape[-1]).to(forms))
+        for targets, group in station.into_field:
+            for target, form in zip(targets, group, strict=True):
+                backward[target] = form
+        found = whitened.into_whitened(forms, backward)
+        kept = quadratic(channels.normals, found) if freedom < 1 else torch.zeros(())
+        # Below the first layer nothing is left to be differentiated.
+        return whitened.unwhitened(found) if number else found, kept
 
     def _with_own(self, number: int, forms: Forms) -> Forms:
         """Add the layer's own target, and what its channels scatter at the layer itself."""
@@ -263,37 +282,14 @@ class _Sweeps:
         if not total > 0:
             return forms
         cov = torch.diag(var) if made.cov is None else alone(made.cov, 2)
-        own = (2 * cov.square().sum() + 4 * mean @ cov @ mean) / total.square()
         freedom, channels = self.freedoms[number].forward, weights.channels
-        scatter = _of_log(freedom * float(own) / channels)
+        scatter = around_zero(cov, mean, channels, freedom)
         self.variance[number] += scatter
-        around = _around_mean(cov, self.images, channels, freedom)
-        self.centring[number] = _of_log(around) - scatter
+        self.centring[number] = around_mean(cov, self.images, channels, freedom) - scatter
         form = torch.full_like(var, 1 / float(total))
         if forms.shape[-1] == len(var):
             forms[number] += form if forms.ndim == 2 else torch.diag(form)
         return forms
-
-
-def _of_log(variance: float) -> float:
-    """Variance of the logarithm of a chi-square of that relative variance: it is a little more."""
-    return float(torch.special.polygamma(1, torch.tensor(1 / variance))) if variance > 0 else 0.0
-
-
-def _around_mean(cov: Tensor, images: int, channels: int, freedom: float) -> float:
-    """Relative variance of a layer's mean square around the mean over an image's points and
-    channels, given the covariance of its field."""
-    points = len(cov) // images
-    means = torch.eye(images, dtype=torch.float64).repeat_interleave(points, 0) / points
-    against = cov @ means
-    squares = means.mT @ against / channels
-    value = cov.diagonal().mean() - squares.diagonal().mean()
-    own = freedom * 2 * cov.square().mean() / channels
-    both = freedom * 2 * against.square().sum() / (len(cov) * images * channels**2)
-    variance = own + 2 * squares.square().mean() - 2 * both
-    if not value > 1e-9 * cov.diagonal().mean():  # a single unit
-        return 0.0
-    return float(variance / value.square())
 
 
 def _lengths(sent: Forms, received: Cotangent) -> Forms:
@@ -302,48 +298,3 @@ def _lengths(sent: Forms, received: Cotangent) -> Forms:
     own = sent if sent.ndim == 2 else diagonal(sent)
     share = (own @ size) / size.sum().clamp(min=1e-300)
     return share[:, None].expand(len(share), len(size))
-
-
-def _followed(layers: Sequence[FieldLayer]) -> list[int]:
-    maps = [number for number, layer in enumerate(layers) if layer.made.var.shape[-1] > 1]
-    if len(maps) > ALL_FOLLOWED:
-        maps = [maps[round(share * (len(maps) - 1))] for share in FOLLOWED]
-    return [n for n, layer in enumerate(layers) if layer.made.var.shape[-1] == 1 or n in maps]
-
-
-def _by_cotangent(layer: FieldLayer, images: int) -> Tensor:
-    """Derivative of a layer's log weight gradient by its cotangent's moments."""
-    taps, fed = layer.taps, layer.fed
-    assert fed.products is not None
-    ones = torch.ones(taps.n_taps, dtype=torch.float64)
-    form = sum_covariances(taps, alone(fed.products, 2)[None], ones)[0]
-    # Each image has a gradient of its own.
-    blocks = form.unflatten(1, (images, -1)).unflatten(0, (images, -1))
-    own = torch.eye(images, dtype=torch.float64)[:, None, :, None]
-    form = (blocks * own).flatten(2).flatten(0, 1)
-    return form / _weight_gradient(layer, images)
-
-
-def _by_fed(layer: FieldLayer, images: int) -> Forms:
-    """The same by the moments of what the layer is fed; diagonal where that's all there is."""
-    taps, cotangent = layer.taps, layer.cotangent
-    assert cotangent is not None
-    ones = torch.ones(taps.n_taps, dtype=torch.float64)
-    if cotangent.products is None:
-        form = taps.send_variances(alone(cotangent.m2, 1), ones)
-    else:
-        form = taps.send_covariances(alone(cotangent.products, 2), ones)
-    return form / _weight_gradient(layer, images)
-
-
-def _weight_gradient(layer: FieldLayer, images: int) -> float:
-    """The sum over taps of E[(dL/dw)^2]; inf where it vanishes."""
-    taps, cotangent, fed = layer.taps, layer.cotangent, layer.fed
-    assert cotangent is not None
-    if cotangent.products is None:
-        found = taps.gradient_of_variances(cotangent.m2, fed.m2, images)
-    else:
-        assert fed.products is not None
-        found = taps.gradient_of_covariances(cotangent.products, fed.products, images)
-    total = float(found.sum()) * taps.n_taps
-    return total if total > 0 else float("inf")

@@ -62,7 +62,7 @@ def predict_finite(
     >>> he = {"1": LayerMoments(Moments(0.0, 2 / 64), Moments(0.0, 0.0))}
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 50))
     >>> row = predict_finite(model, he, torch.ones(1, 1, 8, 8)).to_frame().iloc[0]
-    >>> row.quantity, round(row.value, 1), round(row.log_sd, 1)  # 2, and sqrt(2 / 50)
+    >>> row.quantity, round(float(row.value), 1), round(float(row.log_sd), 1)
     ('preact_m2', 2.0, 0.2)
     """
     net = walk(model, images.shape[1:])

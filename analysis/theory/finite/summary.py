@@ -16,6 +16,7 @@ SIGNED = ("preact_mean",)
 # A draw whose moment vanished or overflowed has no logarithm. Up to this share of them, half of
 # what a 95 % interval leaves out anyway, the law of the others is kept.
 LOST = 0.025
+ROUNDING = 1e-12  # a smaller spread of logarithms is rounding's: of a cotangent of fixed length
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def log_normal(rows: Float64[np.ndarray, "draw row layer"]) -> DrawLaw:
     kept = n - lost.sum(0)
     centre = np.nansum(log, 0) / np.maximum(kept, 1)
     spread = np.sqrt(np.nansum(np.square(log - centre), 0) / np.maximum(kept - 1, 1))
+    spread = np.where(spread < ROUNDING, 0.0, spread)
     value = np.exp(centre + spread**2 / 2) * (kept / n)
     relative = np.sqrt(spread**2 / n + spread**4 / (2 * (n - 1)))
     few = lost.mean(0) <= LOST

@@ -1,0 +1,75 @@
+"""What follows from several of a layer's numbers: overflow, and how deep such layers reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite, log, nan
+
+import torch
+
+from analysis.theory.certificate.record import DepthScales, LayerCertificate, Predicted
+from analysis.theory.depth_scales import critical_weight_var, depth_scales
+from analysis.theory.elementwise import Function, elementwise
+from analysis.theory.layer_moments import LayerMoments, scalar_moments
+from analysis.theory.overflow import FLOATING, first_overflow, overflow_chance
+from analysis.theory.units import RESHAPINGS
+from analysis.theory.walk import Stage
+
+
+def overflow_chances(found: Predicted | None, count: int) -> dict[str, float]:
+    """By dtype, the chance that one of `count` pre-activations is too large for it."""
+    if found is None:
+        return {}
+    value = found.value
+    level = nan if value < 0 else -inf if value == 0 else log(value) if isfinite(value) else value
+    spread = found.log_sd if isfinite(found.log_sd) else 0.0
+    return {
+        str(dtype).removeprefix("torch."): overflow_chance(level, count, dtype, spread)
+        for dtype in FLOATING
+    }
+
+
+def overflows_at(layers: Sequence[LayerCertificate]) -> dict[str, str | None]:
+    """By dtype, the first layer where overflow is likelier than not."""
+    dtypes = layers[0].overflow if layers else {}
+    first = {dtype: first_overflow([each.overflow[dtype] for each in layers]) for dtype in dtypes}
+    return {
+        dtype: None if place is None else layers[place - 1].name for dtype, place in first.items()
+    }
+
+
+def depth_of(stage: Stage, moments: Mapping[str, LayerMoments], q: float) -> DepthScales:
+    """Depth scales of a deep dense net of layers like this one, its weights' mean left out.
+
+    Padding and pooling are left out too: they are statements about the activation and the
+    variances at hand.
+    """
+    weights = scalar_moments(moments, [stage.name])[stage.name]
+    sigma_w2, sigma_b2 = stage.fan_in * weights.weight_var, weights.bias_var
+    function = _activation(stage)
+    if function is None or not (isfinite(q) and q > 0):
+        return DepthScales(sigma_w2, sigma_b2)
+    found = depth_scales(function, sigma_w2, sigma_b2, start=min(max(q, 1e-19), 1e19))
+    try:
+        critical = critical_weight_var(function, sigma_b2)
+    except ValueError:
+        critical = nan
+    return DepthScales(
+        *(sigma_w2, sigma_b2, found.chi_1, found.q_star, found.xi_q, found.xi_c, found.phase),
+        critical_sigma_w2=critical,
+    )
+
+
+def _activation(stage: Stage) -> Function | None:
+    """The elementwise modules that follow, as one function; None where there is none."""
+    modules = [module for _, module in stage.after if not isinstance(module, RESHAPINGS)]
+    found = [function for module in modules if (function := elementwise(module))]
+    if not found:
+        return None
+
+    def composed(x: torch.Tensor) -> torch.Tensor:
+        for function in found:
+            x = function(x)
+        return x
+
+    return composed
