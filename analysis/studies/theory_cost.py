@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def cost(network: str, draws: int = 64) -> Cost:
     images = _image()
     spreads, seconds = [], []
     for draw in range(draws):
-        initialize(model, init, lambda name, draw=draw: generator("cost", draw, name))
+        initialize(model, init, partial(generator, "cost", draw))
         began = time.perf_counter()
         measured = measure(model, images, random_cotangent(1, 10, generator("cost", draw)))
         seconds.append(time.perf_counter() - began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -120,7 +121,7 @@ def _forth(
         )
         made = rescaled(made)
         layer = FieldLayer(station.name, station.taps, weights, fed, made, station.between)
-        if station.between is not None:
+        if station.between is not None and number + 1 < len(stations):
             full = stations[number + 1].products
             fed = pass_on(station.between, made, full=full, samples=sampling.samples, place=place)
             if made.log_scale and degree(station.between.pointwise, made.log_scale > 0):
@@ -146,6 +147,14 @@ def _in_gain(station: Station, fed: Fed, together: int) -> tuple[float, float, f
 def _back(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[FieldLayer, ...]:
     last = layers[-1]
     cotangent = Cotangent(torch.ones_like(last.made.var))
+    if last.between is not None:
+        points = last.between.images * math.prod(last.between.out_positions)
+        received = Cotangent(torch.ones_like(last.made.var[..., :1]).repeat(1, 1, 1, points))
+        place = (sampling.seed, repeat, len(layers) - 1)
+        cotangent = pull_back(
+            last.between, last.made, received, samples=sampling.samples, place=place
+        )
+        last = replace(last, received=received)
     done = [replace(last, cotangent=cotangent)]
     for number in range(len(layers) - 2, -1, -1):
         above, layer = done[-1], layers[number]

@@ -12,7 +12,7 @@ from analysis.theory.field.geometry import Taps
 from analysis.theory.field.state import LayerWeights
 from analysis.theory.field.weights import layer_weights
 from analysis.theory.layer_moments import LayerMoments, moments_of
-from analysis.theory.walk import UnpredictableLayer, Walk
+from analysis.theory.walk import Stage, UnpredictableLayer, Walk
 
 MOST_POINTS = 4096  # of one field: its covariance then takes 128 MB, and some five are held
 
@@ -34,6 +34,8 @@ class Station:
 
     Attributes
     ----------
+    between
+        Up to the next weight layer; None for the last, unless a pooling makes logits of its maps.
     cov
         Whether covariances of its pre-activations are needed.
     products
@@ -82,13 +84,24 @@ def plan(
         layer = modules[stage.name]
         taps = Taps.of(stage.name, layer, positions, images, channels)
         weights = layer_weights(layer, moments_of(moments, stage.name), taps)
-        between = None
-        if stage is not net.stages[-1]:
-            between = Between.of(stage.after, images, taps.positions)
-            positions = between.out_positions
+        between = _between(stage, stage is net.stages[-1], images, taps.positions)
+        positions = between.out_positions if between else taps.positions
         channels = weights.channels
         laid.append((stage.name, taps, weights, between))
     return _needs(laid, everywhere)
+
+
+def _between(
+    stage: Stage, is_last: bool, images: int, positions: tuple[int, ...]
+) -> Between | None:
+    """What follows a weight layer; None behind the last one, unless its outputs are pooled."""
+    try:
+        between = Between.of(stage.after, images, positions)
+    except UnpredictableLayer:
+        if is_last:  # a head, softmax for one, takes logits as they are
+            return None
+        raise
+    return None if is_last and not between.mixes else between
 
 
 def _needs(

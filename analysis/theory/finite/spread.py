@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from analysis.theory.field import Sampling, walk_field
-from analysis.theory.field.between import RESPONSES, WHOLE_CHANNEL
+from analysis.theory.field.between import RESHAPINGS, RESPONSES, WHOLE_CHANNEL
 from analysis.theory.field.state import FieldLayer
 from analysis.theory.finite.influence import Freedom, log_variances
 from analysis.theory.layer_moments import LayerMoments, moments_of
@@ -51,6 +51,8 @@ def first_order_holds(
     shapes = {name: WeightShape.of(layer) for name, layer in weight_layers(model).items()}
     if any(shapes[stage.name].out_features < NARROW for stage in net.stages[:-1]):
         return False
+    if not all(isinstance(module, RESHAPINGS) for _, module in net.stages[-1].after):
+        return False  # a pooling that makes logits of the last maps, or a head
     if max(stage.positions for stage in net.stages) > MOST_POINTS:
         return False
     if shapes[net.stages[0].name].groups > 1:

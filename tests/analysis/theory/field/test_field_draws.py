@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from field_networks import FORWARD, Weights, image, rejected, z_scores
+from field_networks import BACKWARD, FORWARD, Weights, image, rejected, z_scores
 from torch import nn
 
 from experiments.models.lrn import LocalResponseNorm
@@ -110,4 +110,16 @@ def test_forward_moments_of_he_relu_nets_are_exact_at_any_width():
         *(nn.Flatten(), nn.Linear(4 * 49, 10)),
     )
     scores = z_scores(narrow, Weights(), image(), draws=400, quantities=FORWARD[:1])
+    assert not rejected(scores), scores
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.MaxPool2d(7), nn.AvgPool2d(7)])
+def test_logits_that_a_pooling_makes_of_the_last_maps(pool):
+    model = nn.Sequential(
+        *(nn.Conv2d(2, C, 3, padding=1), nn.ReLU(), nn.Conv2d(C, 10, 3, padding=1), pool),
+        nn.Flatten(),
+    )
+    # Ten channels of many positions: their own variance is that of few units (rung 4's matter).
+    quantities = ("preact_m2", "preact_mean", *BACKWARD)
+    scores = z_scores(model, Weights(), image(), 200, quantities)
     assert not rejected(scores), scores
