@@ -1,38 +1,38 @@
-"""Predict every layer of a configured cell, without training: `python -m analysis.predict`.
+"""Print the init certificate of a configured cell, without training: `python -m analysis.predict`.
 
 python -m analysis.predict model=alexnet init=he_normal activation=tanh data=mnist
 python -m analysis.predict model=plain format=json
+python -m analysis.predict model=two_layer measure=16      16 real draws beside the prediction
+python -m analysis.predict model=two_layer format=explain  from He's number to the measured one
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import hydra
-import pandas as pd
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from omegaconf import DictConfig, ListConfig
 
 from experiments.config.loader import CONF, hydra_arguments
 from experiments.errors import UNUSABLE, ConfigError, FaninError
 from experiments.sweep.command import check_argv, space_of
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from analysis.theory import Certificate
+    from experiments.config.schema import Cell
+
 CONFIG_NAME = "predict"
-FORMATS = ("table", "json")
-# What the table shows; format=json has every quantity.
-SHOWN = (
-    ("preact_m2", "he"),
-    ("preact_m2", "mean_field"),
-    ("preact_mean", "mean_field"),
-    ("vjp_m2", "he"),
-    ("vjp_m2", "mean_field"),
-)
+FORMATS = ("table", "json", "explain")
+EXPLAINED = 16  # draws that are explained where `measure` says nothing
+OWN = ("format", "rungs", "images", "measure")  # keys that are no part of the cell
+WIDTH, EXPLAIN_WIDTH = 100, 120
 
 
 # An absolute path: from a console script Hydra would look for a relative one inside a package.
@@ -48,60 +48,113 @@ def predict_one(config: DictConfig) -> None:
     try:
         arguments = parse_arguments(loader, list(about.overrides.task))
         space = space_of(loader, about.job.config_name, tuple(about.overrides.hydra))
-        request = understand(space, [a for a in arguments if a.key != "format"])
+        request = understand(space, [a for a in arguments if a.key not in OWN])
         (cell,) = expand(space, request.grids)
-        show(cell.config, cell.id, config.format)
+        if config.format not in FORMATS:
+            raise ConfigError(f"format={config.format}: expected one of {', '.join(FORMATS)}")
+        images, measure = _count("images", config.images), _count("measure", config.measure)
+        show(cell.config, cell.id, config.format, _rungs(config.rungs), images, measure)
     except FaninError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None
 
 
-def show(config: dict[str, Any], cell_id: str, form: str) -> None:
-    """Print the prediction: a table for people, or one JSON object."""
-    from analysis.theory.cell import predict_cell
+def show(
+    config: dict[str, Any],
+    cell_id: str,
+    form: str,
+    rungs: Sequence[str],
+    images: int,
+    measure: int,
+) -> None:
+    """Print the certificate as a table or as one JSON object, or the waterfall."""
+    if form == "explain":
+        from rich.console import Console
 
-    if form not in FORMATS:
-        raise ConfigError(f"format={form}: expected one of {', '.join(FORMATS)}")
-    frame = predict_cell(config)
+        from analysis.theory import explain
+
+        model, fed, _, cell = _network(config, images)
+        found = explain(model, fed, cell.init, draws=measure or EXPLAINED)
+        Console(width=EXPLAIN_WIDTH, highlight=False).print(cell_id, found, sep="\n")
+        return
+    certificate = certificate_of(config, rungs, images, measure)
     if form == "json":
-        print(json.dumps({"cell_id": cell_id, "layers": as_objects(frame)}, indent=2))
-    else:
-        Console().print(as_table(frame, cell_id))
+        told = {"cell_id": cell_id, **certificate.as_dict()}
+        print(json.dumps(told, indent=2, allow_nan=False))
+        return
+    from analysis.theory import print_certificate
+
+    print_certificate(certificate, title=cell_id, width=WIDTH)
 
 
-def as_objects(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """One object a weight layer: index, name, and each rung's quantities (mean over the images).
+def certificate_of(
+    config: dict[str, Any], rungs: Sequence[str], images: int, measure: int = 0
+) -> Certificate:
+    """The certificate of a cell's network on its own images, by every rung that has a formula.
 
-    What is no finite number becomes None, for JSON has neither infinity (moments beyond float64)
-    nor NaN (images with missing pixels); the table tells them apart.
+    Parameters
+    ----------
+    config
+        A coerced cell config. Its data is loaded, for theory starts from real images.
+    rungs
+        Which theories, from coarse to fine.
+    images
+        How many of the probe images theory is asked about, the first ones.
+    measure
+        Real draws to set beside it.
+
+    Raises
+    ------
+    UnpredictableLayer
+        Not even the coarsest rung has a formula for a layer.
     """
-    layers = []
-    mean = frame[frame.image == -1]
-    for (layer, name), rows in mean.groupby(["layer", "layer_name"], sort=True):
-        rungs: dict[str, dict[str, float | None]] = {}
-        for row in rows.itertuples():
-            finite = pd.notna(row.value) and abs(row.value) != float("inf")
-            rungs.setdefault(row.rung, {})[row.quantity] = float(row.value) if finite else None
-        layers.append({"layer": int(layer), "layer_name": name, **rungs})
-    return layers
+    from analysis.theory import UnpredictableLayer, certify
+    from analysis.theory.certificate.weights import weights_of
+
+    model, fed, labels, cell = _network(config, images)
+    weights_of(model, cell.init)  # an init that declares no moments fails every rung
+    while True:
+        try:
+            return certify(
+                *(model, fed),
+                init=cell.init,
+                rungs=rungs,
+                labels=labels,
+                loss=cell.objective,
+                measure=measure,
+            )
+        except UnpredictableLayer as error:
+            if len(rungs) == 1:
+                raise
+            print(f"without rung {rungs[-1]}: {error}", file=sys.stderr)
+            rungs = rungs[:-1]
 
 
-def as_table(frame: pd.DataFrame, cell_id: str) -> Table:
-    """Layers down, quantities and rungs across."""
-    title = f"{cell_id}\nat initialization, mean over the probe images"
-    # Narrow enough for eighty columns, however large the numbers.
-    table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    table.add_column("layer", justify="right")
-    table.add_column("name", no_wrap=True)
-    for quantity, rung in SHOWN:
-        table.add_column(f"{quantity}\n{rung}", justify="right", no_wrap=True)
-    mean = frame[frame.image == -1]
-    wide = mean.pivot(index=["layer", "layer_name"], columns=["quantity", "rung"], values="value")
-    for layer, name, *numbers in wide[list(SHOWN)].reset_index().itertuples(index=False):
-        table.add_row(str(layer), str(name), *(f"{number:.4g}" for number in numbers))
-    return table
+def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Tensor, Cell]:
+    """The cell's network, its first probe images as fed, and their labels."""
+    import torch
+
+    from experiments.cell import prepared, probe_images
+    from experiments.config.schema import build_cell
+
+    cell = build_cell(config)
+    data, scaling = prepared(cell, torch.device("cpu"))
+    # Rounded as the network sees them, then exact: theory itself is computed in float64.
+    fed = probe_images(cell, data, scaling)[:images].double()
+    return cell.network().eval(), fed, data.train.y[: len(fed)], cell
+
+
+def _rungs(value: object) -> tuple[str, ...]:
+    if not isinstance(value, ListConfig) or not value:
+        raise ConfigError(f"rungs={value}: expected a list, such as rungs=[he,mean_field]")
+    return tuple(map(str, value))
+
+
+def _count(key: str, value: object) -> int:
+    least = 1 if key == "images" else 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{key}={value}: expected a whole number, {least} or more")
+    return value
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
-PAGES = ["README.md", "docs/sweeps.md"]
+PAGES = ["README.md", "docs/certificate.md", "docs/sweeps.md"]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

@@ -1,0 +1,130 @@
+"""`prescribe` against He, LSUV and anyinit's own init on an AlexNet: for docs/theory.md.
+
+python -m analysis.studies.compare_inits --write docs/theory.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from analysis.studies.ask import VENV, ask, how_to_install
+from analysis.studies.draws import measured_draws
+from analysis.studies.page import markdown_table, write_block
+from analysis.theory.cell import declared_moments
+from analysis.theory.prescription import prescribe
+from experiments.data import Data
+from experiments.data.cifar import Cifar10
+from experiments.errors import UNUSABLE, FaninError
+from experiments.inits import HeNormal, Init, Lsuv, Normal
+from experiments.models import AlexNet
+from experiments.scaling import Scaling, Standardize
+
+CALIBRATION = 64  # images that LSUV calibrates on
+ASKED = 8  # of those, the ones that theory and anyinit are asked about
+MEASURED = 16  # other images, that all inits are measured on
+WIDTH = 32  # of the first convolution
+
+Images = Float[Tensor, "image channel height width"]
+
+
+def images(root: str, source: Cifar10 | None = None) -> tuple[Images, Images]:
+    """Calibration images, and others to measure on; standardized, float64."""
+    data = Data(source or Cifar10(), root=root).load()
+    fitted = Scaling(Standardize()).fit(data.train.x, data.full_scale)
+    fed = fitted.apply(data.train.x[: CALIBRATION + MEASURED]).double()
+    return fed[:CALIBRATION], fed[CALIBRATION:]
+
+
+def inits(network: nn.Sequential, calibration: Images, venv: str = VENV) -> dict[str, Init]:
+    """The inits by name; without anyinit's where that is not installed."""
+    he = Init(HeNormal())
+    found = {
+        "He": he,
+        "LSUV": Init(Lsuv()),
+        "prescribe": prescribe(network, calibration[:ASKED]).init,
+        "prescribe, both ways": prescribe(network, calibration[:ASKED], direction="both").init,
+    }
+    moments = declared_moments(network, he)
+    variances = ask(network, moments, calibration[:ASKED], ["anyinit_init"], venv)["anyinit_init"]
+    if isinstance(variances, str):
+        return found
+    layers = {name: {"std": v**0.5} for name, v in zip(moments, variances, strict=True)}
+    return found | {"anyinit": Init(Normal(std=1.0, mean=0.0), layers=layers)}
+
+
+def measured(
+    network: nn.Sequential, of: Mapping[str, Init], calibration: Images, shown: Images, draws: int
+) -> dict[str, pd.DataFrame]:
+    """Draws of each init."""
+    return {
+        name: measured_draws(network, init, shown, draws, calibration=calibration)
+        for name, init in of.items()
+    }
+
+
+def markdown(found: Mapping[str, pd.DataFrame]) -> str:
+    """Forward and backward, a row per layer and a column per init."""
+    draws = next(iter(found.values())).draw.nunique()
+    parts = [
+        f"{draws} draws of each, mean over {MEASURED} images that no init has seen. In brackets "
+        "the standard deviation of one draw's logarithm.",
+    ]
+    for quantity, words in (("preact_m2", "pre-activation"), ("vjp_m2", "cotangent")):
+        table = _table(found, quantity)
+        parts += [f"Second moment of the {words}, E[{'y' if words[0] == 'p' else 'd'}^2]:", table]
+    return "\n\n".join(parts)
+
+
+def _table(found: Mapping[str, pd.DataFrame], quantity: str) -> str:
+    columns = {name: list(_layers(draws, quantity)) for name, draws in found.items()}
+    names = next(iter(found.values())).drop_duplicates("layer").sort_values("layer").layer_name
+    rows = [
+        [name, *(f"{mean[i]:.3g} ({sd[i]:.2f})" for mean, sd in columns.values())]
+        for i, name in enumerate(names)
+    ]
+    swing = [f"x {np.exp(np.ptp(np.log(mean))):.3g}" for mean, _ in columns.values()]
+    return markdown_table(["layer", *columns], [*rows, ["largest / smallest", *swing]])
+
+
+def _layers(draws: pd.DataFrame, quantity: str) -> Iterator[np.ndarray]:
+    rows = draws[draws.quantity == quantity]
+    yield rows.groupby("layer").value.mean().to_numpy()
+    yield np.log(rows.value).groupby(rows.layer).std().to_numpy()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prescribe, measure, and write or print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.studies.compare_inits", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--draws", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--data-root", default="~/.cache/fanin", help="default: %(default)s")
+    parser.add_argument("--venv", default=VENV, help="where anyinit is; %(default)s")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
+    asked = parser.parse_args(argv)
+    try:
+        calibration, shown = images(asked.data_root)
+        network = AlexNet(width=WIDTH).build((3, 32, 32), 10, nn.ReLU)
+        found = inits(network, calibration, asked.venv)
+        if "anyinit" not in found:
+            print(how_to_install(asked.venv), file=sys.stderr)
+        text = markdown(measured(network, found, calibration, shown, asked.draws))
+        if asked.write:
+            write_block(asked.write, "compare_inits", text)
+        else:
+            print(text)
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Theories side by side on five networks, against measured draws: for docs/theory.md.
+
+python -m analysis.studies.compare_theories --write docs/theory.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.agreement import ROUNDING
+from analysis.statistics.coverage import inside
+from analysis.studies.ask import NOT_INSTALLED, VENV, Answer, ask, how_to_install
+from analysis.studies.draws import mean_and_error, measured_draws
+from analysis.studies.networks import ANYINITS, FIVE, Subject
+from analysis.studies.page import markdown_table, write_block
+from analysis.theory.rungs import predict_rungs
+from experiments.errors import UNUSABLE, FaninError
+
+OURS = {"he": "He", "mean_field": "mean field", "field": "fanin: field", "finite": "fanin: finite"}
+OTHERS = {"anyinit": "anyinit", "neural_tangents": "neural-tangents"}
+QUANTITIES = {
+    "preact_m2": "second moment of the pre-activation",
+    "vjp_m2": "second moment of a random cotangent that came back to the pre-activation",
+    "weight_vjp_m2": "the same, of the weight's gradient",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One network's measurement and what each theory said.
+
+    Attributes
+    ----------
+    draws
+        As `measured_draws`.
+    predicted
+        Rows of the `predictions` table, for the one image.
+    others
+        By tool: a number per weight layer (`preact_m2`), or why there is none.
+    """
+
+    subject: Subject
+    draws: pd.DataFrame
+    predicted: pd.DataFrame
+    others: dict[str, Answer]
+
+    @property
+    def n_draws(self) -> int:
+        """How many networks were measured."""
+        return self.draws.draw.nunique()
+
+    def means(self, quantity: str) -> pd.DataFrame:
+        """Measured mean and its standard error, a row per layer."""
+        return mean_and_error(self.draws, quantity)
+
+    def ratio(self, theory: str, quantity: str) -> np.ndarray | None:
+        """Predicted / measured, by layer; None where the theory says nothing.
+
+        A mean over draws is held against the draws' mean, but rung `finite`, whose law is one of
+        logarithms, by the median of its law against the draws' geometric mean.
+        """
+        value = self.value(theory, quantity)
+        if value is None:
+            return None
+        if theory != "finite":
+            return np.asarray(value / self.means(quantity)["mean"].to_numpy())
+        rows = self.draws[self.draws.quantity == quantity]
+        measured = np.log(rows.value).groupby(rows.layer).mean().sort_index().to_numpy()
+        return np.asarray(value * np.exp(-(self.log_sd(quantity) ** 2) / 2 - measured))
+
+    def value(self, theory: str, quantity: str) -> np.ndarray | None:
+        """What a theory says of each layer; None where it says nothing."""
+        if theory in self.others:
+            answer = self.others[theory]
+            if quantity != "preact_m2" or isinstance(answer, str):
+                return None
+            return np.array(answer)
+        rows = self._rows(theory, quantity)
+        return rows.value.to_numpy() if len(rows) else None
+
+    def covered(self, quantity: str) -> np.ndarray:
+        """Share of the draws inside the interval of 95 %, by layer; NaN where all are the same."""
+        rows = self._rows("finite", quantity)
+        shares = []
+        for row in rows.itertuples():
+            mine = self.draws[(self.draws.quantity == quantity) & (self.draws.layer == row.layer)]
+            logs = np.log(mine.value.to_numpy())
+            hits = inside(logs, np.full(len(logs), log(row.value)), np.full(len(logs), row.log_sd))
+            shares.append(hits.mean() if row.log_sd > ROUNDING else np.nan)
+        return np.array(shares)
+
+    def log_sd(self, quantity: str) -> np.ndarray:
+        """The predicted spread of one draw's log-moment, by layer."""
+        return self._rows("finite", quantity).log_sd.to_numpy()
+
+    def _rows(self, rung: str, quantity: str) -> pd.DataFrame:
+        rows = self.predicted
+        return rows[(rows.rung == rung) & (rows.quantity == quantity)].sort_values("layer")
+
+
+def compare(subject: Subject, draws: int, root: str, venv: str = VENV) -> Compared:
+    """Measure one network, and ask everybody."""
+    image = subject.image(root)
+    network = subject.network(image)
+    moments = subject.moments(network)
+    predicted = predict_rungs(network, moments, image, tuple(OURS))
+    others = ask(network, moments, image, tuple(OTHERS), venv)
+    measured = measured_draws(network, subject.init, image, draws)
+    return Compared(subject, measured, predicted[predicted.image == -1], others)
+
+
+def on_its_own_terms(draws: int, root: str, venv: str = VENV) -> Compared | None:
+    """The max-pool network with the weights that anyinit gives it; None where that is missing."""
+    image = ANYINITS.image(root)
+    network = ANYINITS.network(image)
+    moments = ANYINITS.moments(network)
+    answers = ask(network, moments, image, ("anyinit_init", "anyinit_own"), venv)
+    variances, own = answers["anyinit_init"], answers["anyinit_own"]
+    if isinstance(variances, str) or isinstance(own, str):
+        return None
+    layers = {name: {"std": var**0.5} for name, var in zip(moments, variances, strict=True)}
+    subject = replace(ANYINITS, layers=layers)
+    return replace(compare(subject, draws, root, venv), others={"anyinit": own})
+
+
+def markdown(compared: Sequence[Compared]) -> str:
+    """The whole block: a summary, then each network's layers."""
+    return "\n\n".join([_summary(compared), *(_network(c) for c in compared)])
+
+
+def _summary(compared: Sequence[Compared]) -> str:
+    theories = {**OURS, **OTHERS}
+    lines = [
+        "Furthest from 1 of predicted / measured over a network's layers; where the measured mean "
+        "is itself uncertain by more than 1 %, its largest standard error stands in brackets.",
+    ]
+    for quantity, words in QUANTITIES.items():
+        rows = [
+            [_short(c), *(_furthest(c, t, quantity) for t in theories), _overall(c, quantity)]
+            for c in compared
+        ]
+        header = ["network", *theories.values(), "draws in fanin's 95 %"]
+        lines += [f"**{words[0].upper()}{words[1:]}**", markdown_table(header, rows)]
+    return "\n\n".join(lines)
+
+
+def _short(compared: Compared) -> str:
+    return compared.subject.title.partition(":")[0]
+
+
+def _furthest(compared: Compared, theory: str, quantity: str) -> str:
+    ratio = compared.ratio(theory, quantity)
+    if ratio is None:
+        answer = compared.others.get(theory)
+        return answer if isinstance(answer, str) and quantity == "preact_m2" else "-"
+    means = compared.means(quantity)
+    worst = int(np.abs(np.log(ratio)).argmax())
+    error = (means.se / means["mean"]).max()
+    return _number(ratio[worst]) + (f" ({error:.0%})" if error > 0.01 else "")
+
+
+def _overall(compared: Compared, quantity: str) -> str:
+    return f"{np.nanmean(compared.covered(quantity)):.1%}"
+
+
+def _network(compared: Compared) -> str:
+    lines = [f"### {compared.subject.title}", f"{compared.n_draws} draws."]
+    for quantity, words in QUANTITIES.items():
+        lines += [
+            f"{words[0].upper()}{words[1:]}, predicted / measured:",
+            _layers(compared, quantity),
+        ]
+    said = [f"{OTHERS[t]}: {a}" for t, a in compared.others.items() if isinstance(a, str)]
+    return "\n\n".join([*lines, *said])
+
+
+def _layers(compared: Compared, quantity: str) -> str:
+    means = compared.means(quantity)
+    theories = {
+        words: ratio
+        for theory, words in {**OURS, **OTHERS}.items()
+        if (ratio := compared.ratio(theory, quantity)) is not None
+    }
+    spread, covered = compared.log_sd(quantity), compared.covered(quantity)
+    header = ["layer", "measured", "error", *theories, "sd of a draw's log", "inside 95 %"]
+    rows = []
+    for i, row in enumerate(means.itertuples()):
+        measured = [f"{row.mean:.4g}", f"{row.se / row.mean:.1%}"]
+        ratios = [_number(ratio[i]) for ratio in theories.values()]
+        scatter = ["0", "-"] if np.isnan(covered[i]) else [f"{spread[i]:.3f}", f"{covered[i]:.1%}"]
+        rows.append([row.layer_name, *measured, *ratios, *scatter])
+    return markdown_table(header, rows)
+
+
+def _number(ratio: float) -> str:
+    return f"{ratio:.3f}" if 0.01 <= ratio < 100 else f"{ratio:.1e}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, ask, and write or print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.studies.compare_theories", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--draws", type=int, default=400, help="default: %(default)s")
+    parser.add_argument("--data-root", default="~/.cache/fanin", help="default: %(default)s")
+    parser.add_argument("--venv", default=VENV, help="where the other tools are; %(default)s")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
+    asked = parser.parse_args(argv)
+    try:
+        compared = [compare(s, asked.draws, asked.data_root, asked.venv) for s in FIVE]
+        if any(NOT_INSTALLED in c.others.values() for c in compared):
+            print(how_to_install(asked.venv), file=sys.stderr)
+        own = on_its_own_terms(asked.draws, asked.data_root, asked.venv)
+        text = markdown([*compared, own] if own else compared)
+        if asked.write:
+            write_block(asked.write, "compare_theories", text)
+        else:
+            print(text)
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Fresh draws of a network's weights, measured on a few images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from experiments.inits import Init, initialize
+from experiments.probes.measure import measure
+from experiments.probes.moments import random_cotangent
+from experiments.seeds import generator
+
+COLUMNS = ("layer", "layer_name", "quantity", "value")
+
+
+def measured_draws(
+    network: nn.Sequential,
+    init: Init,
+    images: Float[Tensor, "image channel height width"],
+    draws: int,
+    *,
+    seed: int = 0,
+    calibration: Float[Tensor, "image channel height width"] | None = None,
+) -> pd.DataFrame:
+    """Measure every weight layer of `draws` networks that share nothing but their init.
+
+    Parameters
+    ----------
+    network
+        Its weights are overwritten; it computes in its own dtype.
+    init
+        How they are drawn.
+    images
+        What it is shown; moments are means over them.
+    draws
+        How many networks.
+    seed
+        Of weights and cotangents.
+    calibration
+        Images for an init that looks at data (LSUV).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `draw`, `layer` (from 1), `layer_name`, `quantity`, `value`.
+    """
+    network.eval()
+    dtype = next(network.parameters()).dtype
+    images = images.to(dtype)
+    with torch.no_grad():
+        logits = network(images).shape[1]
+    fitted_on = None if calibration is None else calibration.to(dtype)
+    frames = []
+    for draw in range(draws):
+        initialize(network, init, partial(generator, "weights", seed, draw), fitted_on)
+        cotangent = random_cotangent(len(images), logits, generator("cotangent", seed, draw))
+        found = pd.DataFrame(measure(network, images, cotangent).layers)
+        kept = found[(found.image == -1) & (found.layer > 0)]
+        frames.append(kept[list(COLUMNS)].assign(draw=draw))
+    return pd.concat(frames, ignore_index=True)[["draw", *COLUMNS]]
+
+
+def mean_and_error(draws: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Mean over draws and its standard error, a row per layer.
+
+    Examples
+    --------
+    >>> draws = pd.DataFrame({"draw": [0, 1], "layer": 1, "layer_name": "fc1",
+    ...                       "quantity": "preact_m2", "value": [1.0, 3.0]})
+    >>> mean_and_error(draws, "preact_m2").values.tolist()
+    [[1, 'fc1', 2.0, 1.0]]
+    """
+    rows = draws[draws.quantity == quantity]
+    grouped = rows.groupby(["layer", "layer_name"], sort=True).value
+    found = grouped.agg(mean="mean", se="sem").reset_index()
+    return found

@@ -1,0 +1,169 @@
+"""What anyinit and neural-tangents predict; run by `compare_theories` with another Python.
+
+Reads a network from stdin as JSON and writes each tool's second moments of the pre-activations, a
+number per weight layer, or the reason why it has none. Nothing of this project is imported: the
+tools live in a virtual environment of their own, see `ask`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+Layer = dict[str, Any]
+WEIGHT_LAYERS = ("linear", "conv")
+
+
+class Cannot(Exception):
+    """The tool has no notion of something in this network."""
+
+
+def ask_anyinit(net: dict[str, Any]) -> list[float]:
+    """Follow anyinit's moments through the network, at the scales the network really has.
+
+    Its report says which second moment each weight layer's successor receives, for weights of
+    standard deviation gain / sqrt(fan_in); a layer's pre-activation is fan_in Var[w] times that.
+    """
+    _zero_mean(net["layers"])
+    anyinit, torch = import_module("anyinit"), import_module("torch")
+    weights = [layer for layer in net["layers"] if layer["kind"] in WEIGHT_LAYERS]
+    scales = [layer["fan_in"] * layer["weight_var"] for layer in weights]
+    if max(scales[:-1]) > 1.001 * min(scales[:-1]):
+        raise Cannot("one gain per activation function")
+    (activation,) = {a for a in _kinds(net["layers"]) if a in ("relu", "tanh")}
+    report = anyinit.initialize(
+        _torch_net(net["layers"]),
+        input_spec=torch.tensor(net["images"]),
+        gains={activation: scales[0] ** 0.5},
+    )
+    received = [_mean_square(net["images"]), *(layer.predicted for layer in report.layers[:-1])]
+    return [scale * m2 for scale, m2 in zip(scales, received, strict=True)]
+
+
+def anyinit_init(net: dict[str, Any]) -> list[float]:
+    """The variances that anyinit's own init gives the weight layers on these images."""
+    anyinit, torch = import_module("anyinit"), import_module("torch")
+    images = torch.tensor(net["images"])
+    report = anyinit.initialize(_torch_net(net["layers"]), input_spec=images)
+    return [layer.scale**2 for layer in report.layers]
+
+
+def anyinit_own(net: dict[str, Any]) -> list[float]:
+    """What anyinit predicts of the pre-activations under its own init, whatever the net's."""
+    anyinit, torch = import_module("anyinit"), import_module("torch")
+    images = torch.tensor(net["images"])
+    report = anyinit.initialize(_torch_net(net["layers"]), input_spec=images)
+    received = [_mean_square(net["images"]), *(layer.predicted for layer in report.layers[:-1])]
+    return [
+        layer.fan * layer.scale**2 * m2 for layer, m2 in zip(report.layers, received, strict=True)
+    ]
+
+
+def ask_neural_tangents(net: dict[str, Any]) -> list[float]:
+    """The NNGP kernel's diagonal after each weight layer, averaged over positions."""
+    _zero_mean(net["layers"])
+    if "max_pool" in _kinds(net["layers"]):
+        raise Cannot("no max-pool")
+    import_module("jax").config.update("jax_enable_x64", True)
+    stax = import_module("neural_tangents.stax")
+    images = np.array(net["images"], dtype=np.float64)
+    x = np.moveaxis(images, 1, -1) if images.ndim == 4 else images
+    layers, found = [], []
+    for layer in net["layers"]:
+        layers.append(_stax_layer(stax, layer))
+        if layer["kind"] in WEIGHT_LAYERS:
+            kernel = stax.serial(*layers)[2]
+            found.append(_diagonal_mean(np.asarray(kernel(x, None, "nngp"))))
+    return found
+
+
+def _zero_mean(layers: list[Layer]) -> None:
+    if any(layer.get("weight_mean") for layer in layers):
+        raise Cannot("weights of zero mean only")
+
+
+def _kinds(layers: list[Layer]) -> set[str]:
+    return {layer["kind"] for layer in layers}
+
+
+def _mean_square(nested: Any) -> float:
+    return float(np.square(np.array(nested, dtype=np.float64)).mean())
+
+
+def _torch_net(layers: list[Layer]) -> Any:
+    nn = import_module("torch.nn")
+    makers: dict[str, Callable[[Layer], Any]] = {
+        "linear": lambda s: nn.Linear(s["inputs"], s["outputs"]),
+        "conv": lambda s: nn.Conv2d(s["inputs"], s["outputs"], s["kernel"], padding=s["padding"]),
+        "relu": lambda _: nn.ReLU(),
+        "tanh": lambda _: nn.Tanh(),
+        "max_pool": lambda s: nn.MaxPool2d(s["kernel"], s["stride"]),
+        "avg_pool": lambda s: nn.AvgPool2d(s["kernel"], s["stride"]),
+        "global_avg_pool": lambda _: nn.AdaptiveAvgPool2d(1),
+        "flatten": lambda _: nn.Flatten(),
+    }
+    return nn.Sequential(*(makers[layer["kind"]](layer) for layer in layers))
+
+
+def _stax_layer(stax: Any, layer: Layer) -> Any:
+    kind = layer["kind"]
+    if kind in WEIGHT_LAYERS:
+        std = {
+            "W_std": (layer["fan_in"] * layer["weight_var"]) ** 0.5,
+            "b_std": layer["bias_var"] ** 0.5,
+        }
+        if kind == "linear":
+            return stax.Dense(layer["outputs"], **std)
+        side = layer["kernel"]
+        padding = {0: "VALID", side // 2: "SAME"}[layer["padding"]]
+        return stax.Conv(layer["outputs"], (side, side), padding=padding, **std)
+    if kind == "tanh":
+        return stax.ElementwiseNumerical(import_module("jax.numpy").tanh, deg=25)
+    if kind == "avg_pool":
+        side, stride = layer["kernel"], layer["stride"]
+        return stax.AvgPool((side, side), strides=(stride, stride))
+    simple = {
+        "relu": stax.Relu,
+        "flatten": stax.Flatten,
+        # Its flattening is a linear layer's, and follows as a layer of its own.
+        "global_avg_pool": stax.GlobalAvgPool,
+    }
+    return simple[kind]()
+
+
+def _diagonal_mean(nngp: Any) -> float:
+    """[image, image] of a linear layer, or [image, image, row, row, column, column]."""
+    own = np.einsum("aa...->a...", nngp)
+    return float((own if own.ndim == 1 else np.einsum("ahhww->ahw", own)).mean())
+
+
+def main() -> None:
+    """Answer one request."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    warnings.simplefilter("ignore")
+    net = json.load(sys.stdin)
+    answers: dict[str, Any] = {}
+    for name, ask in {
+        "anyinit": ask_anyinit,
+        "anyinit_init": anyinit_init,
+        "anyinit_own": anyinit_own,
+        "neural_tangents": ask_neural_tangents,
+    }.items():
+        if name not in net["ask"]:
+            continue
+        try:
+            answers[name] = ask(net)
+        except Cannot as reason:
+            answers[name] = str(reason)
+    json.dump(answers, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

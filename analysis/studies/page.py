@@ -1,0 +1,63 @@
+"""Pages whose numbers a command writes: text by hand, and between marks what is replaced."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from experiments.errors import FaninError
+
+
+def write_block(page: Path, name: str, text: str) -> None:
+    """Replace what stands between a page's two marks of that name.
+
+    The marks are lines `<!-- begin NAME` (which may go on) and `<!-- end NAME -->`.
+
+    Raises
+    ------
+    FaninError
+        There is no such page, or it lacks the marks.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     page = Path(folder) / "page.md"
+    ...     _ = page.write_text("By hand.\\n<!-- begin sums -->\\nold\\n<!-- end sums -->\\n")
+    ...     write_block(page, "sums", "1 + 1 = 2")
+    ...     print(page.read_text(), end="")
+    By hand.
+    <!-- begin sums -->
+    <BLANKLINE>
+    1 + 1 = 2
+    <BLANKLINE>
+    <!-- end sums -->
+    """
+    if not page.is_file():
+        raise FaninError(f"{page}: no such page; it must exist, with lines '<!-- begin {name} -->'")
+    lines = page.read_text().splitlines()
+    begin = [i for i, line in enumerate(lines) if line.split()[:3] == ["<!--", "begin", name]]
+    end = [i for i, line in enumerate(lines) if line.split() == ["<!--", "end", name, "-->"]]
+    if len(begin) != 1 or len(end) != 1 or begin[0] > end[0]:
+        raise FaninError(
+            f"{page}: expected one line '<!-- begin {name} -->' and, after it, one line "
+            f"'<!-- end {name} -->'"
+        )
+    kept = [*lines[: begin[0] + 1], "", *text.strip("\n").splitlines(), "", *lines[end[0] :]]
+    temporary = page.with_name(f".{page.name}.{os.getpid()}")
+    temporary.write_text("\n".join(kept) + "\n")
+    temporary.replace(page)
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown, its first column to the left and the others to the right.
+
+    Examples
+    --------
+    >>> print(markdown_table(["layer", "q"], [["conv1", "1.0"]]))
+    | layer | q |
+    | --- | ---: |
+    | conv1 | 1.0 |
+    """
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,266 @@
+"""How far theory's intervals hold over a sweep, and where not: docs/theory-coverage.md.
+
+python -m analysis.studies.theory_coverage theory_grid --write docs/theory-coverage.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from analysis.intervals import WIDE, narrowest
+from analysis.load import load
+from analysis.measured import Comparison, compare
+from analysis.statistics.agreement import DISAGREES, ROUNDING
+from analysis.statistics.coverage import Coverage, Z, coverage, inside
+from analysis.studies.page import markdown_table, write_block
+from analysis.verdicts import BACKWARD, LAYER, by_setting, measured_draws, verdicts
+from experiments.errors import UNUSABLE, FaninError
+
+MEAN = -1  # over the probe set, which is one image in these sweeps
+APART = {
+    "zero": "zero in some draw or in theory (dead, or rounded to zero by float32)",
+    "constant": "the same in every draw",
+    "overflowed": "overflowed in some draw or in theory",
+    "unpredicted": "no prediction",
+}
+QUANTITIES = ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2")
+"""What is counted: the moments that theory gives an interval for."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A sweep held against theory.
+
+    Attributes
+    ----------
+    comparisons
+        Its settings.
+    rows
+        A row per setting, quantity and layer, as `analysis.verdicts.verdicts`.
+    hits
+        A row per draw of each row that was tested: `hit`, whether it fell into its interval.
+    """
+
+    comparisons: Sequence[Comparison]
+    rows: pd.DataFrame
+    hits: pd.DataFrame
+
+
+def judge(comparisons: Sequence[Comparison]) -> Judged:
+    """Test every layer of every setting, and see which draws fell into their intervals."""
+    mine = [_counted(comparison) for comparison in comparisons]
+    rows = verdicts(mine)
+    counted = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
+    counted = counted[counted["log_sd"] > ROUNDING]
+    law = counted[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
+    draws = measured_draws(mine, QUANTITIES).merge(law, on=LAYER)
+    logs, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
+    hits = draws.assign(hit=inside(logs, predicted, draws["log_sd"].to_numpy()))
+    return Judged(mine, rows, hits)
+
+
+def _counted(comparison: Comparison) -> Comparison:
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        if table.empty:
+            return table
+        return table[(table["image"] == MEAN) & table["quantity"].isin(QUANTITIES)]
+
+    return replace(comparison, draws=kept(comparison.draws), predicted=kept(comparison.predicted))
+
+
+def markdown(judged: Judged) -> str:
+    """The whole block."""
+    parts = [
+        _numbers(judged),
+        "Coverage at nominal 95 %, with its own 95 % interval (clustered by cell and by weight "
+        "seed), and the median over layers of half an interval's width, as a factor.",
+        _coverage_table("", {"all cells": lambda c: True}, judged),
+        _coverage_table("by width", _by_width(judged.comparisons), judged),
+        *(_coverage_table(f"by {group}", _by(judged, group), judged) for group in _groups(judged)),
+        "**By quantity**",
+        _by_quantity(judged),
+        _not_explained(judged),
+        _unpredicted(judged.comparisons),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _numbers(judged: Judged) -> str:
+    outcomes = by_setting(judged.rows)["outcome"].value_counts()
+    explained, off = outcomes.get("explained", 0), outcomes.get(DISAGREES, 0)
+    untested = len(judged.comparisons) - explained - off
+    draws = int(judged.rows["draws"].max())
+    lines = [
+        f"{len(judged.comparisons)} cells of {draws} draws: {explained} explained (no layer "
+        f"disagrees after Holm's correction over all {len(judged.rows)} layers and quantities), "
+        f"{off} not explained, {untested} not tested.",
+        "Counted apart, of those layers and quantities:",
+    ]
+    kinds = judged.rows["kind"].value_counts()
+    rows = [[words, str(kinds.get(kind, 0))] for kind, words in APART.items()]
+    tested = ["tested", str(kinds.get("tested", 0))]
+    return "\n\n".join([*lines, markdown_table(["", "layers x quantities"], [tested, *rows])])
+
+
+Chosen = Callable[[Comparison], bool]
+
+
+def _coverage_table(title: str, groups: Mapping[str, Chosen], judged: Judged) -> str:
+    rows = []
+    for name, chosen in groups.items():
+        numbers = [n for n, c in enumerate(judged.comparisons) if chosen(c)]
+        cells = [name, str(len(numbers))]
+        for backward in (False, True):
+            cells += _cells(judged, numbers, backward)
+        rows.append(cells)
+    sides = [f"{side}{words}" for side in ("forward", "backward") for words in ("", ": width")]
+    table = markdown_table([title or "all", "cells", *sides], rows)
+    return f"**{title.capitalize()}**\n\n{table}" if title else table
+
+
+def _cells(judged: Judged, numbers: Sequence[int], backward: bool) -> list[str]:
+    hits = judged.hits[judged.hits["setting"].isin(numbers)]
+    hits = hits[hits["quantity"].isin(BACKWARD) == backward]
+    if hits.empty:
+        return ["-", "-"]
+    share = coverage(*(hits[column].to_numpy() for column in ("hit", "setting", "stream")))
+    spread = hits.drop_duplicates(LAYER)["log_sd"].median()
+    return [_told(share), f"x {np.exp(Z * spread):.2f}"]
+
+
+def _told(share: Coverage) -> str:
+    return f"{share.share:.1%} ({share.low:.1%} to {share.high:.1%})"
+
+
+def _by_width(comparisons: Sequence[Comparison]) -> dict[str, Chosen]:
+    widths = {id(c): narrowest(c.setting.config) for c in comparisons}
+    return {
+        f"{WIDE} and more": lambda c: widths[id(c)] >= WIDE,
+        f"below {WIDE}": lambda c: widths[id(c)] < WIDE,
+    }
+
+
+def _groups(judged: Judged) -> list[str]:
+    words = [c.setting.words for c in judged.comparisons]
+    return [
+        g for g in ("model", "activation", "init", "data", "scaling") if any(g in w for w in words)
+    ]
+
+
+def _by(judged: Judged, group: str) -> dict[str, Chosen]:
+    names = dict.fromkeys(_option(c, group) for c in judged.comparisons)
+    return {name: partial(_has, group, name) for name in names}
+
+
+def _has(group: str, name: str, comparison: Comparison) -> bool:
+    return _option(comparison, group) == name
+
+
+def _option(comparison: Comparison, group: str) -> str:
+    words = comparison.setting.words
+    own = [f"{k.partition('.')[2]}={v}" for k, v in words.items() if k.startswith(f"{group}.")]
+    return " ".join([str(words.get(group, "")), *own]).strip()
+
+
+def _by_quantity(judged: Judged) -> str:
+    rows = []
+    for quantity, hits in judged.hits.groupby("quantity", sort=False):
+        share = coverage(*(hits[column].to_numpy() for column in ("hit", "setting", "stream")))
+        own = judged.rows[(judged.rows["quantity"] == quantity) & (judged.rows["kind"] == "tested")]
+        ratio = np.exp(own["log_ratio"].abs())
+        rows.append(
+            [
+                str(quantity),
+                _told(share),
+                f"{own['sd_ratio'].median():.2f}",
+                f"{ratio.median():.3f}",
+                f"{ratio.quantile(0.95):.3f}",
+            ]
+        )
+    header = ["quantity", "coverage", "sd of log: measured / predicted, median"]
+    header += ["mean: off by a factor of, median", "95 % of layers within"]
+    return markdown_table(header, rows)
+
+
+def _not_explained(judged: Judged) -> str:
+    rows = [_reason(judged, n, off) for n, off in _off(judged.rows)]
+    if not rows:
+        return "Every tested cell is explained."
+    header = ["cell", "layers off", "first off", "measured / predicted", "error", "sd ratio"]
+    return "**Not explained**\n\n" + markdown_table(header, rows)
+
+
+def _off(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    off = rows[rows["verdict"] == DISAGREES].sort_values(["setting", "place"])
+    for setting, mine in off.groupby("setting"):
+        yield int(str(setting)), mine
+
+
+def _reason(judged: Judged, setting: int, off: pd.DataFrame) -> list[str]:
+    """Where a cell first disagrees: forward if anywhere there, else backward from the logits."""
+    forward = off[~off["quantity"].isin(BACKWARD)]
+    first = (forward if len(forward) else off).iloc[0]
+    total = (judged.rows["setting"] == setting).sum()
+    ratio, error = np.exp(first["log_ratio"]), first["log_ratio_se"]
+    return [
+        judged.comparisons[setting].setting.label,
+        f"{len(off)} of {total}",
+        f"{first['layer_name']} {first['quantity']} ({_how(first)})",
+        f"{ratio:.3g}",
+        f"{error:.1%}" if error < 1 else f"{error:.1f}",
+        f"{first['sd_ratio']:.2f}",
+    ]
+
+
+def _how(row: pd.Series) -> str:
+    """By what a layer disagrees: its moment, its step from the layer before, or kind alone."""
+    if row["kind"] != "tested":
+        return str(row["kind"])
+    return "step" if row["p_holm"] > 0.05 else "moment"
+
+
+def _unpredicted(comparisons: Sequence[Comparison]) -> str:
+    lines = [f"- {c.setting.label}: {c.unpredicted}" for c in comparisons if c.unpredicted]
+    return "\n".join(["**Not predicted**", "", *lines]) if lines else ""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Judge a sweep, and write or print its page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.studies.theory_coverage", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
+    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument("--workers", type=int, default=1, help="processes that predict")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
+    asked = parser.parse_args(argv)
+    console = Console(stderr=True)
+    try:
+        results = load(asked.name, asked.results)
+        with console.status("predicting") as status:
+            comparisons = compare(
+                results,
+                workers=asked.workers,
+                on_predicted=lambda done, total: status.update(f"predicted {done} of {total}"),
+            )
+        text = markdown(judge(comparisons))
+        if asked.write:
+            write_block(asked.write, asked.name, text)
+        else:
+            print(text)
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+
+
+if __name__ == "__main__":
+    main()

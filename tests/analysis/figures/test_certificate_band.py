@@ -1,0 +1,106 @@
+"""The figure of one certificate, read from its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis import Results
+from analysis.figures.certificate_band import band, certificate_band, main
+from analysis.figures.style import use_style
+from analysis.measured import Comparison
+from analysis.settings import Setting
+
+LAYERS = ("conv1", "conv2", "fc1")
+DRAWS = 20
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    """Three layers; He is right in the first and a hundred times too small in the last."""
+    rng = np.random.default_rng(0)
+    rows, theory = [], []
+    for quantity in ("preact_m2", "vjp_m2"):
+        for n, name in enumerate(LAYERS):
+            at = {"layer": n + 1, "layer_name": name, "quantity": quantity, "image": -1}
+            value = 400.0 / 10 ** (2 - n)
+            he = 4.0 if quantity == "preact_m2" else value * 10.0 ** (2 - n)
+            both = {"he": (he, np.nan), "finite": (value, 0.2)}
+            theory += [
+                {**at, "rung": rung, "value": v, "log_sd": sd} for rung, (v, sd) in both.items()
+            ]
+            draws = value * np.exp(0.2 * rng.normal(size=DRAWS) - 0.02)
+            rows += [{**at, "draw": d, "seed_weights": 0, "value": v} for d, v in enumerate(draws)]
+    setting = Setting({}, "label", {}, ("cell",))
+    return Comparison(setting, pd.DataFrame(rows), pd.DataFrame(theory), None)
+
+
+@pytest.fixture(scope="module")
+def figure(comparison: Comparison) -> Figure:
+    use_style()
+    drawn = certificate_band(comparison)
+    drawn.draw_without_rendering()
+    return drawn
+
+
+def _dots(axis: Any) -> np.ndarray:
+    return np.asarray(axis.collections[-1].get_offsets(), float)
+
+
+def test_every_draw_is_a_dot_beside_its_layer(figure: Figure, comparison: Comparison) -> None:
+    for axis, quantity in zip(figure.axes[:2], ("preact_m2", "vjp_m2"), strict=True):
+        mine = comparison.draws[comparison.draws.quantity == quantity]
+        dots = _dots(axis)
+        np.testing.assert_array_equal(dots[:, 0].round(), mine.layer)
+        np.testing.assert_allclose(dots[:, 1], mine.value)
+
+
+def test_the_band_is_the_central_95_percent_of_the_predicted_law() -> None:
+    low, high = band(np.array([2.0]), np.array([0.3]))
+    draws = 2 * np.exp(0.3 * np.random.default_rng(0).normal(size=100_000) - 0.045)
+    inside = ((draws > low) & (draws < high)).mean()
+    assert abs(inside - 0.95) < 4 * (0.95 * 0.05 / 100_000) ** 0.5
+
+
+def test_lines_are_what_the_rungs_say(figure: Figure) -> None:
+    for axis in figure.axes[:2]:
+        certificate, he = (np.asarray(line.get_ydata(), float) for line in axis.lines)
+        np.testing.assert_allclose(certificate, [4.0, 40.0, 400.0])
+        assert he[0 if axis is figure.axes[0] else -1] in (4.0, 400.0)
+    for axis in figure.axes[2:]:
+        np.testing.assert_allclose(axis.lines[0].get_ydata(), 1.0)
+
+
+def test_it_says_by_how_much_he_is_off(figure: Figure) -> None:
+    texts = [axis.texts[0].get_text() for axis in figure.axes[:2]]
+    assert [text.startswith("He: ") for text in texts] == [True, True]
+    assert texts[0].endswith("times too small")
+    assert texts[1].endswith("times too large")
+    for text in texts:  # a hundred, but for the scatter of twenty draws
+        assert 80 <= float(text.split()[1].replace(",", "")) <= 125
+
+
+def test_layers_have_their_names_and_axes_their_symbols(figure: Figure) -> None:
+    for axis in figure.axes[2:]:
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == list(LAYERS)
+    assert all(axis.get_yscale() == "log" for axis in figure.axes)
+    assert "y_l^2" in figure.axes[0].get_ylabel()
+    assert r"\delta_l^2" in figure.axes[1].get_ylabel()
+    (legend,) = figure.legends
+    assert f"{DRAWS} draws" in legend.get_texts()[0].get_text()
+
+
+def test_the_command_writes_three_files(
+    sweep: Callable[..., Results], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("model=mlp", "model.depth=2", "model.width=16", "train.steps=0")
+    results = sweep("banded", *asked, "probe.size=1", "probe.images=[0]")
+    main(["banded", "--results", str(results.folder.root.parent), "--to", str(tmp_path / "to")])
+    assert sorted(path.suffix for path in (tmp_path / "to").iterdir()) == [".pdf", ".png", ".svg"]
+    assert "certificate_band.{pdf,svg,png}" in capsys.readouterr().out

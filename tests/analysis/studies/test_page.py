@@ -1,0 +1,58 @@
+"""Pages of which a command writes a part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.studies.page import write_block
+from experiments.errors import FaninError
+
+PAGE = """# Title
+
+<!-- begin one (made by a command) -->
+old
+<!-- end one -->
+
+By hand.
+
+<!-- begin two -->
+<!-- end two -->
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "page.md"
+    path.write_text(PAGE)
+    return path
+
+
+def test_only_what_stands_between_the_marks_changes(page: Path) -> None:
+    write_block(page, "one", "new\n")
+    before, after = PAGE.split("old\n")
+    assert page.read_text() == f"{before}\nnew\n\n{after}"
+    assert [p.name for p in page.parent.iterdir()] == ["page.md"]
+
+
+def test_writing_twice_is_writing_once(page: Path) -> None:
+    write_block(page, "two", "text")
+    once = page.read_text()
+    write_block(page, "two", "text")
+    assert page.read_text() == once
+
+
+@pytest.mark.parametrize("text", ["", "<!-- end one -->\n<!-- begin one -->\n", PAGE + PAGE])
+def test_a_page_without_its_two_marks_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    with pytest.raises(FaninError, match="expected one line '<!-- begin one -->'"):
+        write_block(path, "one", "new")
+    assert path.read_text() == text
+
+
+def test_a_page_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(FaninError, match="no such page"):
+        write_block(tmp_path / "none.md", "one", "new")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,129 @@
+"""The coverage page, from draws whose law is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import Results
+from analysis.measured import Comparison
+from analysis.settings import Setting
+from analysis.studies.theory_coverage import judge, main, markdown
+
+CellConfig = Callable[..., dict[str, Any]]
+QUANTITIES = ("preact_m2", "vjp_m2")
+LAYERS = ("fc1", "fc2", "fc3")
+LOG_SD = 0.3
+DRAWS = 64
+
+
+def lognormal(
+    config: dict[str, Any], init: str, seed: int, off: float = 1.0, spread: float = 1.0
+) -> Comparison:
+    """A setting whose draws obey theory, but for a factor from fc2 on and a factor of the spread.
+
+    Layers of one draw go together, as they do in a network.
+    """
+    rng = np.random.default_rng([1, seed])
+    rows, theory = [], []
+    for quantity in QUANTITIES:
+        common = rng.normal(size=DRAWS)
+        for n, name in enumerate(LAYERS):
+            at = {"layer": n + 1, "layer_name": name, "quantity": quantity, "image": -1}
+            theory.append(
+                {**at, "rung": "finite", "value": 2.0, "log_sd": LOG_SD, "sampling_se": 0.0}
+            )
+            z = (common + rng.normal(size=DRAWS)) / 2**0.5
+            factor = off if n > 0 and quantity == "preact_m2" else 1.0
+            values = 2 * factor * np.exp(spread * LOG_SD * z - LOG_SD**2 / 2)
+            rows += [
+                {**at, "draw": draw, "seed_weights": seed, "value": value}
+                for draw, value in enumerate(values)
+            ]
+    words = {"model": "mlp", "init": init}
+    setting = Setting(config, f"mlp {init}", words, (f"{init}-{seed}",))
+    return Comparison(setting, pd.DataFrame(rows), pd.DataFrame(theory), None)
+
+
+@pytest.fixture(scope="module")
+def config(cell_config: CellConfig) -> dict[str, Any]:
+    return cell_config("model=mlp", "model.width=64", "activation=relu")
+
+
+def test_draws_that_obey_theory_are_covered_and_explained(config: dict[str, Any]) -> None:
+    judged = judge([lognormal(config, "he_normal", seed) for seed in range(20)])
+    text = markdown(judged)
+    assert "20 cells of 64 draws: 20 explained" in text
+    assert "Every tested cell is explained." in text
+    share = judged.hits["hit"].mean()
+    # 20 cells, 2 independent walks each, of 64 draws whose 3 layers go together.
+    assert abs(share - 0.95) < 4 * (0.95 * 0.05 / (20 * 2 * 64)) ** 0.5
+    forward = judged.hits["hit"][judged.hits["quantity"] == "preact_m2"].mean()
+    assert f"| all cells | 20 | {forward:.1%}" in text
+    # exp(1.96 * 0.3)
+    assert "x 1.80" in text
+
+
+def test_a_cell_that_is_off_is_listed_with_its_first_layer(config: dict[str, Any]) -> None:
+    good = [lognormal(config, "he_normal", seed) for seed in range(3)]
+    text = markdown(judge([*good, lognormal(config, "uniform", 3, off=1.5)]))
+    assert "3 explained" in text
+    assert "1 not explained" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| mlp uniform |")]
+    assert "fc2 preact_m2 (moment)" in row
+    ratio = float(row.split("|")[4])
+    assert abs(np.log(ratio / 1.5)) < 4 * LOG_SD / DRAWS**0.5
+
+
+def test_draws_that_scatter_more_than_predicted_fail_the_coverage(config: dict[str, Any]) -> None:
+    judged = judge([lognormal(config, "he_normal", seed, spread=2.0) for seed in range(20)])
+    assert judged.hits["hit"].mean() < 0.75  # P(|z| < 1.96 / 2) = 0.673
+
+
+def test_zero_overflowed_and_unpredicted_layers_are_counted_apart(config: dict[str, Any]) -> None:
+    dead, hot = lognormal(config, "a", 1), lognormal(config, "b", 2)
+    dead.draws.loc[dead.draws.layer == 3, "value"] = 0.0
+    hot.draws.loc[hot.draws.layer == 2, "value"] = np.inf
+    unknown = lognormal(config, "lsuv", 3)
+    without = Comparison(unknown.setting, unknown.draws, pd.DataFrame(), "only data tells")
+    text = markdown(judge([lognormal(config, "he_normal", 0), dead, hot, without]))
+    counts = {
+        cells[1].strip().split(" ")[0]: cells[2].strip()
+        for line in text.splitlines()
+        if len(cells := line.split("|")) == 4
+    }
+    assert counts["zero"] == "2"
+    assert counts["overflowed"] == "2"
+    assert counts["tested"] == str(3 * 6 - 4)
+    assert "1 not tested" in text
+    assert "mlp lsuv: only data tells" in text
+
+
+def test_the_command_writes_into_its_page(
+    sweep: Callable[..., Results], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("model=mlp", "model.depth=2", "model.width=64", "train.steps=0", "init=he_normal")
+    results = sweep("tiny", *asked, "probe.draws=24", "probe.size=1", "probe.images=[0]")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin tiny -->\n<!-- end tiny -->\n")
+    main(["tiny", "--results", str(results.folder.root.parent), "--write", str(page)])
+    text = page.read_text()
+    capsys.readouterr()
+    assert "1 cells of 24 draws: 1 explained" in text
+    assert "| preact_m2 |" in text
+    main(["tiny", "--results", str(results.folder.root.parent)])
+    assert capsys.readouterr().out.strip() in text
+
+
+def test_the_command_refuses_a_sweep_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["nothing", "--results", str(tmp_path)])
+    assert left.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
