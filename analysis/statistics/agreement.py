@@ -168,8 +168,8 @@ def _exactly_off(
     all_zero = (rows["zeros"] == rows["draws"]).to_numpy()
     measured = rows["mean"].abs().to_numpy(float) * rows["scale"].to_numpy(float)
     # A wide law's mean is made by draws too rare to be seen; its median says what most are.
-    with np.errstate(under="ignore"):
-        median = value * np.exp(-np.nan_to_num(rows["log_sd"].to_numpy(float)) ** 2 / 2)
+    with np.errstate(invalid="ignore", under="ignore"):
+        median = value * np.exp(-(np.nan_to_num(rows["log_sd"].to_numpy(float)) ** 2) / 2)
     # Draws of which some are zero are neither: float32 rounded some of them away.
     one_of_both = (all_zero & (median > UNDERFLOW)) | ((value == 0) & (measured > UNDERFLOW))
     constant = (kind == "constant") & (np.abs(ratio.value) > np.log(margin))

@@ -27,7 +27,7 @@ def rescaled(moments: Moments) -> Moments:
 
     Examples
     --------
-    >>> huge = Cotangent(torch.tensor([[[[1e250]]]]).double())
+    >>> huge = Cotangent(torch.full((1, 1, 1, 1), 1e250, dtype=torch.float64))
     >>> held = rescaled(huge)
     >>> round(math.log10(held.m2.item())), round(2 * held.log_scale / math.log(10))
     (160, 90)

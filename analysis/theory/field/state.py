@@ -294,8 +294,8 @@ def overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
 
     Examples
     --------
-    >>> (6 * overlaps(2, 3)).tolist()
-    [[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]
+    >>> (8 * overlaps(2, 4)).tolist()
+    [[2.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 2.0]]
     """
     ends = [torch.arange(n + 1, dtype=torch.float64) / n for n in (rows, columns)]
     low = torch.maximum(ends[0][:-1, None], ends[1][:-1])

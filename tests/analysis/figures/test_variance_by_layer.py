@@ -141,7 +141,7 @@ def test_one_layer_is_still_seen(sweep: Callable[..., Results]) -> None:
     ((title, axis),) = _panels(figure).items()
     assert title == ""
     assert len(_dots(axis)) == 4
-    assert len(axis.lines) == 2
+    assert len(axis.lines) == len(RUNG_LINES)
     assert all(line.get_marker() == "_" for line in axis.lines)
     assert [tick for tick in axis.get_xticks() if 0.7 <= tick <= 1.3] == [1]
 
