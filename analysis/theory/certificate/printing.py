@@ -16,11 +16,14 @@ from analysis.theory.certificate.record import LayerCertificate
 from analysis.theory.certificate.verdicts import verdicts
 
 MOST_VERDICTS = 6
+NARROWEST = 100  # columns that the table needs at most
 Cell = Callable[[LayerCertificate], str]
 
 
 def print_certificate(certificate: Certificate, title: str = "", width: int | None = None) -> None:
     """Print the table, what follows for the logits, and what is unhealthy."""
+    # Narrower, numbers would be cut; a terminal that is wraps lines instead.
+    width = width or max(NARROWEST, Console().width)
     Console(width=width, markup=False, highlight=False).print(as_renderable(certificate, title))
 
 
