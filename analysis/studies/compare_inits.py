@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from analysis.studies.ask import VENV, ask, how_to_install
 from analysis.studies.draws import measured_draws
-from analysis.studies.page import markdown_table, write_block
+from analysis.studies.page import markdown_table, publish
 from analysis.theory.cell import declared_moments
 from analysis.theory.prescription import prescribe
 from experiments.data import Data
@@ -117,10 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "anyinit" not in found:
             print(how_to_install(asked.venv), file=sys.stderr)
         text = markdown(measured(network, found, calibration, shown, asked.draws))
-        if asked.write:
-            write_block(asked.write, "compare_inits", text)
-        else:
-            print(text)
+        publish(text, asked.write, "compare_inits")
     except FaninError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None

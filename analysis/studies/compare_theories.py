@@ -20,7 +20,7 @@ from analysis.statistics.coverage import inside
 from analysis.studies.ask import NOT_INSTALLED, VENV, Answer, ask, how_to_install
 from analysis.studies.draws import mean_and_error, measured_draws
 from analysis.studies.networks import ANYINITS, FIVE, Subject
-from analysis.studies.page import markdown_table, write_block
+from analysis.studies.page import markdown_table, publish
 from analysis.theory.rungs import predict_rungs
 from experiments.errors import UNUSABLE, FaninError
 
@@ -220,10 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(how_to_install(asked.venv), file=sys.stderr)
         own = on_its_own_terms(asked.draws, asked.data_root, asked.venv)
         text = markdown([*compared, own] if own else compared)
-        if asked.write:
-            write_block(asked.write, "compare_theories", text)
-        else:
-            print(text)
+        publish(text, asked.write, "compare_theories")
     except FaninError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None

@@ -49,6 +49,20 @@ def write_block(page: Path, name: str, text: str) -> None:
     temporary.replace(page)
 
 
+def publish(text: str, page: Path | None, name: str) -> None:
+    """Put a text between a page's marks of that name; print it where there is no page.
+
+    Raises
+    ------
+    FaninError
+        As `write_block`.
+    """
+    if page:
+        write_block(page, name, text)
+    else:
+        print(text)
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown, its first column to the left and the others to the right.
 

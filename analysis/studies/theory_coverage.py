@@ -21,7 +21,7 @@ from analysis.load import load
 from analysis.measured import Comparison, compare
 from analysis.statistics.agreement import DISAGREES, ROUNDING
 from analysis.statistics.coverage import Coverage, Z, coverage, inside
-from analysis.studies.page import markdown_table, write_block
+from analysis.studies.page import markdown_table, publish
 from analysis.verdicts import BACKWARD, LAYER, by_setting, measured_draws, verdicts
 from experiments.errors import UNUSABLE, FaninError
 
@@ -253,10 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 on_predicted=lambda done, total: status.update(f"predicted {done} of {total}"),
             )
         text = markdown(judge(comparisons))
-        if asked.write:
-            write_block(asked.write, asked.name, text)
-        else:
-            print(text)
+        publish(text, asked.write, asked.name)
     except FaninError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None

@@ -6,7 +6,7 @@ because its expectation can vanish while its square grows (THEORY.md, section 2.
 weights one particle is exact, and the recursion is Poole et al. (2016), eq. 3, on q = m^2 + v.
 
 All positions of a map are alike here: zero padding, stride and pooling are the next rung's. So is
-what a cotangent owes to the forward pass where weights have a mean (`field.state.Coherent`).
+what a cotangent owes to the forward pass where weights have a mean (`field.cotangent.Coherent`).
 """
 
 from __future__ import annotations

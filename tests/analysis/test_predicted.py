@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -121,8 +122,7 @@ def test_any_edit_of_a_source_is_another_theory(
     (package / "__init__.py").write_text("")
     (package / "rung.py").write_text("GAIN = 2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import theory  # type: ignore[import-not-found]
-
+    theory = importlib.import_module("theory")
     monkeypatch.setattr(predicted, "SOURCES", (theory,))
     before = theory_fingerprint.__wrapped__()
     assert theory_fingerprint.__wrapped__() == before

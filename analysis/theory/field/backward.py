@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from analysis.theory.elementwise import derivative
+from analysis.theory.field.axes import Pairs, pick
 from analysis.theory.field.between import Between, Parts, Thinning
+from analysis.theory.field.cotangent import Coherent, Cotangent
 from analysis.theory.field.forward import (
     Place,
     before_and_after,
@@ -27,7 +29,7 @@ from analysis.theory.field.forward import (
 )
 from analysis.theory.field.normals import eigen_root, factor, signs, whitened
 from analysis.theory.field.responses import response_moments
-from analysis.theory.field.state import Coherent, Cotangent, Made, Pairs, pick
+from analysis.theory.field.state import Made
 from analysis.theory.pairs import pair_law
 from analysis.theory.units import unit_moments
 from experiments.seeds import generator

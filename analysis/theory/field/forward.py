@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.theory.elementwise import Function
+from analysis.theory.field.axes import Pairs, pick
 from analysis.theory.field.between import Between, Mixing, Parts, Thinning
 from analysis.theory.field.normals import antithetic, factor, whitened
-from analysis.theory.field.state import Fed, Made, Pairs, pick
+from analysis.theory.field.state import Fed, Made
 from analysis.theory.pairs import pair_law
 from analysis.theory.quadrature import COARSE, gaussian_nodes, most_nodes
 from analysis.theory.units import UnitMoments, unit_moments

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.theory.field.backward import pull_back
+from analysis.theory.field.cotangent import Cotangent
 from analysis.theory.field.forward import closed_parts, pass_on
 from analysis.theory.field.plan import Station
 from analysis.theory.field.scale import degree, rescaled
-from analysis.theory.field.state import Cotangent, Fed, FieldLayer, LayerWeights
+from analysis.theory.field.state import Fed, FieldLayer, LayerWeights
 from analysis.theory.field.weights import first_root, image_moments, make, send
 from experiments.seeds import generator
 

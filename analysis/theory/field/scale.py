@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from analysis.theory.elementwise import Function
-from analysis.theory.field.state import Coherent, Cotangent, Fed, Made
+from analysis.theory.field.cotangent import Coherent, Cotangent
+from analysis.theory.field.state import Fed, Made
 
 WIDEST = 200 * math.log(10)  # of log q, either way: up to here moments are held as they are
 HELD = 160 * math.log(10)

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from analysis.theory.field.axes import Pairs
+from analysis.theory.field.cotangent import Coherent, Cotangent
 from analysis.theory.field.geometry import Taps
 from analysis.theory.field.normals import factor
-from analysis.theory.field.state import Coherent, Cotangent, Fed, LayerWeights, Made, Pairs
+from analysis.theory.field.state import Fed, LayerWeights, Made
 from analysis.theory.layer_moments import LayerMoments
 from analysis.theory.sampling import stratified_normals
 from experiments.inits.weight_shape import WeightShape

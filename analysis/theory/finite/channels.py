@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.theory.field.cotangent import Cotangent
 from analysis.theory.field.normals import factor, whitened
-from analysis.theory.field.state import Cotangent, FieldLayer
+from analysis.theory.field.state import FieldLayer
 from analysis.theory.finite.forms import Forms, alone, quadratic, symmetric
 from experiments.seeds import generator
 

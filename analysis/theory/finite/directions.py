@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.theory.field.state import Cotangent, FieldLayer
+from analysis.theory.field.cotangent import Cotangent
+from analysis.theory.field.state import FieldLayer
 from analysis.theory.finite.forms import alone
 from experiments.seeds import generator
 

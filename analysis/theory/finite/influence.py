@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from analysis.theory.field.state import Cotangent, FieldLayer
+from analysis.theory.field.cotangent import Cotangent
+from analysis.theory.field.state import FieldLayer
 from analysis.theory.finite.channels import Channels, drawn_channels, whitened_channels
 from analysis.theory.finite.closed import ClosedAdjoint, is_closed
 from analysis.theory.finite.directions import directions, logit_cotangents

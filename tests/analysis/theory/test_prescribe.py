@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -146,7 +148,7 @@ def test_the_init_option_applies_the_prescription_whatever_the_draw() -> None:
 def test_the_init_option_reckons_with_the_biases_that_are_there() -> None:
     model, x = net(nn.Tanh()), image(8)
     expected = prescribe(model, x, init=Init(HeNormal(), bias=0.5)).gains
-    stream = lambda name: generator("w", 0, name)  # noqa: E731
+    stream = partial(generator, "w", 0)
     initialize(model, Init(HeNormal()), stream, x.float())
     he = model[0].weight.clone()
     initialize(model, Init(Certified(), bias=0.5), stream, x.float())

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from theory_networks import (
+    ACTIVATIONS,
     BACKWARD,
     declared,
     image,
@@ -26,26 +27,11 @@ from torch import nn
 
 from analysis.theory import UnpredictableLayer, predict_he, predict_mean_field
 from analysis.theory.units import unit_moments
-from experiments.activations import Erf
 from experiments.inits.weight_shape import Moments
 from experiments.models.dropout import SeededDropout
 from experiments.models.lrn import LocalResponseNorm
 from experiments.models.norms import MeanOnly
 
-ACTIVATIONS = {
-    "linear": nn.Identity,
-    "relu": nn.ReLU,
-    "leaky_relu(0.01)": partial(nn.LeakyReLU, 0.01),
-    "lrelu0.2": partial(nn.LeakyReLU, 0.2),
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "erf": Erf,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "softplus": nn.Softplus,
-}
 REFERENCE = pd.read_csv(Path(__file__).with_name("reference.csv"), comment="#")
 FORWARD = ("preact_m2", "preact_mean", "preact_var")
 

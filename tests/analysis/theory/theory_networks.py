@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from analysis.theory import LayerMoments
+from experiments.activations import Erf
 from experiments.inits.weight_shape import Moments, WeightShape
 
 Sampler = Callable[[WeightShape, torch.Generator, int], Tensor]
 BACKWARD = ("vjp_m2", "weight_vjp_m2")
+# By the names of the reference table.
+ACTIVATIONS = {
+    "linear": nn.Identity,
+    "relu": nn.ReLU,
+    "leaky_relu(0.01)": partial(nn.LeakyReLU, 0.01),
+    "lrelu0.2": partial(nn.LeakyReLU, 0.2),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "erf": Erf,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "softplus": nn.Softplus,
+}
 
 
 def mlp(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from theory_networks import ACTIVATIONS
 from torch import Tensor, nn
 
 from analysis.theory import LayerMoments
@@ -16,26 +16,11 @@ from analysis.theory.field import Sampling, predict_field, walk_field
 from analysis.theory.field.between import Between
 from analysis.theory.field.forward import pass_on
 from analysis.theory.field.state import Made
-from experiments.activations import Erf
 from experiments.inits.weight_shape import Moments, WeightShape
 
 REFERENCE = pd.read_csv(
     Path(__file__).parents[1] / "reference.csv", comment="#", keep_default_na=False
 )
-ACTIVATIONS = {
-    "linear": nn.Identity,
-    "relu": nn.ReLU,
-    "leaky_relu(0.01)": partial(nn.LeakyReLU, 0.01),
-    "lrelu0.2": partial(nn.LeakyReLU, 0.2),
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "erf": Erf,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "softplus": nn.Softplus,
-}
 CHANNELS = 64
 
 
