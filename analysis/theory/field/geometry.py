@@ -8,7 +8,9 @@ is all that the field needs: moments pass forward along it and cotangents back (
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from analysis.theory.field.shifts import Shift, as_shifts, sum_shifted
 from analysis.theory.walk import UnpredictableLayer
 
 Matrix = Float[Tensor, "*world point point"]
@@ -92,12 +95,26 @@ class Taps:
             images = len(self.reads)
             blocks = m2.unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
             return var[0] * blocks.diagonal(dim1=-3, dim2=-1).sum(-1)
+        shifts = self._shifts
+        if shifts is not None:
+            return sum_shifted(shifts, m2, var, self.positions)
+        return self.gather_covariances(m2, var)
+
+    def gather_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+        """`sum_covariances` by the reading table alone, whatever the layer."""
         padded = F.pad(m2, (1, 0, 1, 0))
         total = m2.new_zeros(*m2.shape[:-2], len(self.reads), len(self.reads))
         for tap, variance in zip(self.reads.T, var.tolist(), strict=True):
             if variance:
                 total += variance * padded.index_select(-2, tap).index_select(-1, tap)
         return total
+
+    @cached_property
+    def _shifts(self) -> list[Shift] | None:
+        # One image's table stands for all: jointly taken images are read alike.
+        one = math.prod(self.positions)
+        keeps_size = not self.whole and self.n_inputs == len(self.reads)
+        return as_shifts(self.reads[:one], self.positions) if keeps_size else None
 
     def send_variances(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
         """Transpose of `sum_variances`: what each input point receives back."""

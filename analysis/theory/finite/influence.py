@@ -27,7 +27,6 @@ from analysis.theory.finite.closed import ClosedAdjoint, is_closed
 from analysis.theory.finite.directions import directions, logit_cotangents
 from analysis.theory.finite.forms import Forms, alone, diagonal, matrices, quadratic
 from analysis.theory.finite.own_scatter import around_mean, around_zero
-from analysis.theory.finite.shifts import sum_covariances
 from analysis.theory.finite.weight_targets import by_cotangent, by_fed, followed
 
 FEWEST = 256  # samples of a channel; of a layer's share of the variance they know some 25 %
@@ -221,7 +220,7 @@ class _Sweeps:
         if sent.ndim == 2:
             group.forms = weights.outputs * taps.sum_variances(sent, weights.var)
         else:
-            group.forms = weights.outputs * sum_covariances(taps, sent, weights.var)
+            group.forms = weights.outputs * taps.sum_covariances(sent, weights.var)
 
     def down(self) -> None:
         """From the last layer to the first: derivatives by covariances of the fields."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from analysis.theory.field.state import FieldLayer
 from analysis.theory.finite.forms import Forms, alone
-from analysis.theory.finite.shifts import sum_covariances
 
 ALL_FOLLOWED = 16  # conv layers up to which all weight gradients are followed through the network
 FOLLOWED = (0.0, 0.15, 0.5, 1.0)  # places of those that are in deeper ones; the rest lie between
@@ -32,7 +31,7 @@ def by_cotangent(layer: FieldLayer, images: int) -> Tensor:
     taps, fed = layer.taps, layer.fed
     assert fed.products is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
-    form = sum_covariances(taps, alone(fed.products, 2)[None], ones)[0]
+    form = taps.sum_covariances(alone(fed.products, 2)[None], ones)[0]
     # Each image has a gradient of its own.
     blocks = form.unflatten(1, (images, -1)).unflatten(0, (images, -1))
     own = torch.eye(images, dtype=torch.float64)[:, None, :, None]

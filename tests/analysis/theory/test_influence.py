@@ -20,7 +20,6 @@ from analysis.theory.finite.channels import whitened_channels
 from analysis.theory.finite.closed import ClosedAdjoint, is_closed
 from analysis.theory.finite.conv_chain import conv_chain
 from analysis.theory.finite.influence import Freedom, log_variances
-from analysis.theory.finite.shifts import sum_covariances
 from analysis.theory.finite.spread import freedom
 from analysis.theory.walk import walk
 from experiments.inits import (
@@ -222,4 +221,6 @@ def test_shifting_sums_what_the_reading_table_sums(layer: nn.Module) -> None:
     var = torch.ones(taps.n_taps).double()
     if not taps.whole:
         var = torch.rand(taps.n_taps, generator=generator).double()
-    torch.testing.assert_close(sum_covariances(taps, forms, var), taps.sum_covariances(forms, var))
+    torch.testing.assert_close(
+        taps.sum_covariances(forms, var), taps.gather_covariances(forms, var)
+    )

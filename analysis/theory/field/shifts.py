@@ -1,14 +1,13 @@
-"""`Taps.sum_covariances` for maps that keep their size: by shifting, many times as fast."""
+"""Covariances through a layer that keeps its maps' size: by shifting, many times as fast."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from analysis.theory.field.geometry import Taps
 
 Slices = tuple[slice, slice]
 
@@ -48,24 +47,30 @@ class Shift:
         )
 
 
-def sum_covariances(
-    taps: Taps, forms: Float[Tensor, "target point point"], var: Float[Tensor, " tap"]
-) -> Float[Tensor, "target out out"]:
-    """As `Taps.sum_covariances`."""
-    positions = taps.positions
-    size = int(torch.Size(positions).numel())
-    images = len(taps.reads) // size
-    if taps.whole or len(positions) != 2 or taps.n_inputs != len(taps.reads):
-        return taps.sum_covariances(forms, var)
-    shape = (positions[0], positions[1])
-    shifts = [Shift.of(tap, shape) for tap in taps.reads[:size].T]
-    maps = forms.reshape(len(forms), images, *positions, images, *positions)
+def as_shifts(reads: Int[Tensor, "point tap"], positions: tuple[int, ...]) -> list[Shift] | None:
+    """All taps of one map's reading table as shifts; None where some tap is none."""
+    if len(positions) != 2:
+        return None
+    found = [Shift.of(tap, (positions[0], positions[1])) for tap in reads.T]
+    shifts = [shift for shift in found if shift is not None]
+    return shifts if len(shifts) == len(found) else None
+
+
+def sum_shifted(
+    shifts: Sequence[Shift],
+    m2: Float[Tensor, "*world point point"],
+    var: Float[Tensor, " tap"],
+    positions: tuple[int, ...],
+) -> Float[Tensor, "*world point point"]:
+    """Sum over taps of var times what the pairs of points that are read have (THEORY.md, 3.2)."""
+    images = m2.shape[-1] // int(torch.Size(positions).numel())
+    maps = m2.reshape(-1, images, *positions, images, *positions)
     total = torch.zeros_like(maps)
     for shift, variance in zip(shifts, var.tolist(), strict=True):
-        if shift is None:
-            return taps.sum_covariances(forms, var)
+        if not variance:
+            continue
         (rows, columns), (above, before) = shift.to, shift.source
         total[:, :, rows, columns, :, rows, columns].add_(
             maps[:, :, above, before, :, above, before], alpha=variance
         )
-    return total.reshape(forms.shape)
+    return total.reshape(m2.shape)
