@@ -91,7 +91,7 @@ def _kind(state: CellState | None) -> str:
 def _packs(tasks: Sequence[Task], pack_cells: int) -> tuple[Pack, ...]:
     groups: dict[str, list[Task]] = {}
     for task in tasks:
-        groups.setdefault(_shared(task.config), []).append(task)
+        groups.setdefault(similar(task.config), []).append(task)
     return tuple(
         Pack(tuple(group[start : start + pack_cells]))
         for group in groups.values()
@@ -99,8 +99,11 @@ def _packs(tasks: Sequence[Task], pack_cells: int) -> tuple[Pack, ...]:
     )
 
 
-def _shared(config: Mapping[str, Any]) -> str:
-    """What the cells of a pack have in common, the numbers of the optimizer aside."""
+def similar(config: Mapping[str, Any]) -> str:
+    """What the cells of a pack have in common, the numbers of the optimizer aside.
+
+    Such cells take about as long.
+    """
     kept = {key: value for key, value in config.items() if key not in VARIES_IN_PACK}
     return json.dumps(kept | {"optim": config["optim"][TARGET]}, sort_keys=True)
 
@@ -113,10 +116,10 @@ def _expected(
     for cell in cells:
         state = states.get(cell.id)
         if state is not None and state.outcome in DONE:
-            timings.setdefault(_shared(cell.config), []).append(state.seconds)
+            timings.setdefault(similar(cell.config), []).append(state.seconds)
     total = 0.0
     for task in due:
-        known = timings.get(_shared(task.config))
+        known = timings.get(similar(task.config))
         if not known:
             return None
         total += statistics.median(known)
