@@ -21,8 +21,7 @@ from pydantic import PositiveInt
 from experiments.cell import CellResult
 from experiments.errors import ConfigError, FaninError
 from experiments.sweep.plan import Pack, Task
-from experiments.sweep.store.journal import Journal, read_events, read_writer
-from experiments.sweep.store.lock import alive
+from experiments.sweep.store.journal import Journal, lives, read_events, read_writer
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.worker import failed, identified, prepare_torch, run_pack, start_worker
@@ -155,7 +154,7 @@ def _deserted(folder: SweepFolder, stem: str) -> bool:
         writer = read_writer(folder.journals / f"{stem}.journal")
     except FileNotFoundError:  # not begun, or ended
         return False
-    return writer is not None and not alive(writer)
+    return writer is not None and lives(writer) is False
 
 
 @contextmanager

@@ -1,29 +1,40 @@
 """A pack's journal: one committed line a finished cell, so a crash loses only the one running.
 
-The first line is `writer` and its process id. Each cell has `start`, cell id, attempt; now and then
-`at`, cell id, share of its steps done; and `done`, cell id, outcome, checksum, JSON; tabs between.
+The first line is `writer` and, as JSON, which process writes on what. Each cell has `start`, cell
+id, attempt; now and then `at`, cell id, share of its steps done; and `done`, cell id, outcome,
+checksum, JSON. `note` is a line for people. Tabs between.
 A line without its newline, or whose checksum is wrong, was never committed and is passed over.
+
+The file is also the pack's right to write tables. Whoever renames `STEM.journal` to `STEM.taken`
+has it: a writer whose journal is gone publishes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.cell import CellResult
 from experiments.sweep.store.paths import writing
+from experiments.sweep.store.process import born, runs
+
+SYNC_EVERY = 0.2  # seconds between two waits for the disk, which cost more than a tiny cell does
+LONGEST = 1 << 16  # bytes of a first line
+LINES = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}  # how many fields each has
 
 
 @dataclass(frozen=True)
 class Event:
-    """A committed line without its payload: `kind` is `start`, `at` or `done`.
+    """A committed line without its payload: `kind` is `start`, `at`, `done` or `note`.
 
-    `word` is the attempt, the share of steps done, or the outcome.
+    `word` is the attempt, the share of steps done, the outcome, or the note (of no cell).
     """
 
     kind: str
@@ -31,20 +42,45 @@ class Event:
     word: str
 
 
-class Journal:
-    """Writes a pack's journal.
+@dataclass(frozen=True)
+class Writer:
+    """The process that writes a journal, and what it said about itself."""
 
-    The file is also the pack's right to write: when another launcher has taken it over (because
-    this one seemed dead), the file is gone and `held` says so.
+    pid: int
+    born: str | None
+    host: str
+    about: dict[str, Any]
+
+
+class Journal:
+    """Writes a pack's journal, first of all which process that is.
+
+    What a process wrote survives its death. A power cut may lose the cells that ended within the
+    last `SYNC_EVERY` seconds, or since the line before; they are run again.
+
+    Parameters
+    ----------
+    path
+        A file that isn't there yet.
+    about
+        What else to say of this writer: device, threads, whatever JSON can hold.
+
+    Raises
+    ------
+    FaninError
+        As `writing`, from here and from every other method.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         self.path = path
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what could not be written is not tried again when the file is closed.
             self._file = path.open("xb", buffering=0)
-        self._commit(f"writer\t{os.getpid()}")
+        self._synced, self._pending = time.monotonic(), True
+        pid = os.getpid()
+        who = {"pid": pid, "born": born(pid), "host": platform.node()}
+        self._write(f"writer\t{json.dumps({**who, 'about': dict(about or {})})}")
 
     def held(self) -> bool:
         """Whether this journal is still the pack's own."""
@@ -52,33 +88,69 @@ class Journal:
 
     def start(self, cell_id: str, attempt: int) -> None:
         """Note which cell is about to run."""
-        self._commit(f"start\t{cell_id}\t{attempt}")
+        self._write(f"start\t{cell_id}\t{attempt}")
 
     def beat(self, cell_id: str, done: int, total: int) -> None:
-        """Note how far the running cell is; nobody minds if a crash loses it."""
+        """Note how far the running cell is."""
         self._write(f"at\t{cell_id}\t{done / total:.3f}")
+
+    def note(self, text: str) -> None:
+        """Leave a warning for people."""
+        self._write(f"note\t{json.dumps(text, ensure_ascii=False)[1:-1]}")
 
     def done(self, result: CellResult) -> None:
         """Commit a finished cell with all its rows."""
         payload = json.dumps({"row": result.row, "tables": result.tables})
         checksum = zlib.crc32(payload.encode())
         row = result.row
-        self._commit(f"done\t{row['cell_id']}\t{row['outcome']}\t{checksum:08x}\t{payload}")
+        self._pending = True
+        self._write(f"done\t{row['cell_id']}\t{row['outcome']}\t{checksum:08x}\t{payload}")
 
     def close(self) -> None:
-        """Close the file; it stays."""
-        self._file.close()
-
-    def _commit(self, line: str) -> None:
-        self._write(line)
+        """Force all of it to disk and close the file; it stays."""
         with writing(self.path):
             os.fsync(self._file.fileno())
+            self._file.close()
 
     def _write(self, line: str) -> None:
-        data = memoryview(f"{line}\n".encode())
+        data = memoryview(f"{line}\n".encode(errors="backslashreplace"))
         with writing(self.path):
             while data:
                 data = data[self._file.write(data) :]
+            if self._pending and time.monotonic() - self._synced >= SYNC_EVERY:
+                os.fsync(self._file.fileno())
+                self._synced, self._pending = time.monotonic(), False
+
+
+def take(journal: Path) -> Path | None:
+    """Take a pack's right to write its tables; of several that try, one gets it.
+
+    Parameters
+    ----------
+    journal
+        `STEM.journal`, another's or one's own.
+
+    Returns
+    -------
+    Path or None
+        The file's new name, `STEM.taken`; None where somebody else has it.
+    """
+    taken = journal.with_suffix(".taken")
+    with writing(journal):
+        try:
+            journal.rename(taken)
+        except FileNotFoundError:
+            return None
+    return taken
+
+
+def journals_in(folder: Path) -> dict[str, Path]:
+    """The journals that lie in a folder, taken or not, by their packs' stems."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return {}
+    return {p.stem: p for p in map(folder.joinpath, names) if p.suffix in (".journal", ".taken")}
 
 
 def read_results(path: Path) -> list[CellResult]:
@@ -96,29 +168,55 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read()
-    events = [Event(f[0], f[1], f[2]) for f in _committed(data) if f[0] != "writer"]
+    events = []
+    for kind, *words in _committed(data):
+        if kind == "note":
+            events.append(Event(kind, "", json.loads(f'"{words[0]}"')))
+        elif kind != "writer":
+            events.append(Event(kind, words[0], words[1]))
     return events, offset + data.rfind(b"\n") + 1
 
 
-def read_writer(path: Path) -> int | None:
+def read_writer(path: Path) -> Writer | None:
     """The process that writes a journal; None where it has not yet said so."""
     with path.open("rb") as file:
-        first = file.readline(64)
+        first = file.readline(LONGEST)
     for fields in _committed(first):
-        if fields[0] == "writer" and fields[1].isdecimal():
-            return int(fields[1])
+        if fields[0] == "writer":
+            said = json.loads(fields[1])
+            return Writer(said["pid"], said["born"], said["host"], said["about"])
     return None
+
+
+def lives(writer: Writer) -> bool | None:
+    """Whether a writer still runs; None where it is another host's, and can't be known here."""
+    return runs(writer.host, writer.pid, writer.born)
 
 
 def _committed(data: bytes) -> Iterator[list[str]]:
     """The fields of each line that is whole."""
     for line in data.split(b"\n")[:-1]:
-        fields = line.decode(errors="replace").split("\t", 4)
-        kind, length = fields[0], len(fields)
-        if kind == "done" and length == 5:
+        kind, _, rest = line.decode(errors="replace").partition("\t")
+        fields = [kind, *rest.split("\t", 3 if kind == "done" else -1)]
+        if LINES.get(kind) != len(fields):
+            continue
+        if kind == "done":
             payload = line.split(b"\t", 4)[4]
             whole = f"{zlib.crc32(payload):08x}" == fields[3]
+        elif kind == "writer":
+            whole = _says(fields[1], {"pid": int, "host": str, "born": str | None, "about": dict})
         else:
-            whole = (kind, length) in (("start", 3), ("at", 3), ("writer", 2))
+            whole = kind != "note" or _says(f'{{"note": "{fields[1]}"}}', {"note": str})
         if whole:
             yield fields
+
+
+def _says(text: str, kinds: Mapping[str, Any]) -> bool:
+    """Whether a text is a JSON mapping with values of these kinds."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(said, dict) and all(
+        isinstance(said.get(key), kind) for key, kind in kinds.items()
+    )

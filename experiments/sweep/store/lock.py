@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from experiments.errors import FaninError
 from experiments.sweep.store.paths import SweepFolder, write_whole, writing
+from experiments.sweep.store.process import alive, born
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def sole_launcher(folder: SweepFolder) -> Iterator[None]:
         Another launcher on this host is at work on it.
     """
     pid = os.getpid()
-    here = {"host": platform.node(), "pid": pid, "born": _born(pid)}
+    here = {"host": platform.node(), "pid": pid, "born": born(pid)}
     with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
     # The lock is for two that start at once, and held only while looking and writing. Where file
@@ -46,17 +47,6 @@ def sole_launcher(folder: SweepFolder) -> Iterator[None]:
             folder.launcher.unlink(missing_ok=True)
 
 
-def alive(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     """A launcher's note; None where there is none, or none that can be understood."""
     try:
@@ -68,12 +58,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _lives(note: dict[str, Any]) -> bool:
     """Whether the process that wrote a note still runs, and not one that has got its number."""
-    return alive(note["pid"]) and note["born"] in (None, _born(note["pid"]))
-
-
-def _born(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did; None where the system won't say."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    return alive(note["pid"]) and note["born"] in (None, born(note["pid"]))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from experiments.cell import CellResult
 from experiments.errors import DataError
-from experiments.sweep.store.journal import read_results
+from experiments.sweep.store.journal import read_results, take
 from experiments.sweep.store.paths import TABLES, SweepFolder, write_whole, writing
 
 INTEGERS = ("draw", "step", "image", "layer", "count", "attempt", "outcome_step")
@@ -22,22 +22,36 @@ WORDS = ("outcome_tensor", "outcome_reason")  # even where all of a part's are n
 
 
 def commit_journal(folder: SweepFolder, journal: Path) -> None:
-    """Turn a journal into parts of the tables, then remove it.
+    """Take a journal, turn it into parts of the tables, and remove it.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    journal
+        `STEM.journal`; or a `STEM.taken` whose taker is dead.
 
     The parts carry the journal's name, so doing it again after a crash halfway changes nothing,
-    and where the journal is gone somebody else has done it.
+    and where the journal is gone somebody else has taken it: then nothing is written.
     """
+    taken = journal if journal.suffix == ".taken" else take(journal)
+    if taken is None:
+        return
     try:
-        results = read_results(journal)
+        results = read_results(taken)
     except FileNotFoundError:
         return
-    if results:
-        for name in TABLES:
-            table = _table(name, results)
-            if table.num_rows:
-                write_part(folder, name, journal.stem, table)
-    with writing(journal):
-        journal.unlink(missing_ok=True)
+    write_results(folder, taken.stem, results)
+    with writing(taken):
+        taken.unlink(missing_ok=True)
+
+
+def write_results(folder: SweepFolder, stem: str, results: Sequence[CellResult]) -> None:
+    """Write the parts of a pack, `cells` last: what it has all of its rows."""
+    for name in TABLES:
+        table = _table(name, results)
+        if table.num_rows:
+            write_part(folder, name, stem, table)
 
 
 def read_parts(
@@ -80,6 +94,8 @@ def write_part(folder: SweepFolder, name: str, stem: str, table: pa.Table) -> No
 
 
 def _table(name: str, results: Sequence[CellResult]) -> pa.Table:
+    if not results:
+        return pa.table({})
     if name == "cells":
         keys = list(dict.fromkeys(key for result in results for key in result.row))
         return pa.table({key: _column(key, [r.row.get(key) for r in results]) for key in keys})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.sweep.store.journal import Event, read_events
+from experiments.sweep.store.journal import Event, journals_in, read_events
 from experiments.sweep.store.parquet import commit_journal, read_parts
 from experiments.sweep.store.paths import SweepFolder
 
@@ -27,8 +28,8 @@ class CellState:
 
 def recover(folder: SweepFolder) -> int:
     """Commit the journals that a dead launcher or worker left; return how many there were."""
-    left = sorted(folder.journals.glob("*.journal"))
-    for journal in left:
+    left = journals_in(folder.journals)
+    for journal in left.values():
         commit_journal(folder, journal)
     return len(left)
 
@@ -36,7 +37,7 @@ def recover(folder: SweepFolder) -> int:
 def read_states(folder: SweepFolder) -> dict[str, CellState]:
     """The latest attempt of every cell that has any, those in journals included."""
     # Journals first: one whose pack ends meanwhile is then found among the parts.
-    journals = {path.stem: _events(path) for path in sorted(folder.journals.glob("*.journal"))}
+    journals = {stem: _events(path) for stem, path in journals_in(folder.journals).items()}
     parts = dict(read_parts(folder, "cells", COLUMNS))
     states: dict[str, CellState] = {}
     for row in (row for part in parts.values() for row in part.to_pylist()):
@@ -53,7 +54,7 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
 
 
 def _events(journal: Path) -> list[Event]:
-    try:
-        return read_events(journal)[0]
-    except FileNotFoundError:
-        return []
+    for path in (journal, journal.with_suffix(".taken")):  # it may be taken since the listing
+        with suppress(FileNotFoundError):
+            return read_events(path)[0]
+    return []

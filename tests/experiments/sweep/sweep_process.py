@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.sweep.store.journal import read_events, read_writer
-from experiments.sweep.store.lock import alive
 from experiments.sweep.store.parquet import read_parts
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.process import alive
 
 SCHEME = """
 import os, signal, sys, time
@@ -108,7 +108,7 @@ class Site:
             if events and events[-1].kind == "start" and writer is not None:
                 number = self.numbers().get(events[-1].cell_id, -1)
                 if (self.root / f"hold-{number}").exists() and self.runs(number):
-                    waiting[number] = writer
+                    waiting[number] = writer.pid
         return waiting
 
     def numbers(self) -> dict[str, int]:

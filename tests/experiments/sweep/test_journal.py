@@ -39,7 +39,9 @@ def test_what_was_committed_is_read_back_exactly(tmp_path: Path) -> None:
     found = read_results(path)
     assert found == [result("x"), result("y")]
     assert math.copysign(1, found[0].tables["curves"]["value"][-1]) == -1
-    assert read_writer(path) == os.getpid()
+    writer = read_writer(path)
+    assert writer is not None
+    assert writer.pid == os.getpid()
     kinds = [(event.kind, event.cell_id) for event in read_events(path)[0]]
     assert kinds == [("start", "x"), ("done", "x"), ("start", "y"), ("done", "y")]
 

@@ -146,12 +146,13 @@ def test_a_full_disk_ends_in_a_line_and_the_same_command_goes_on(
     asked = ("seed=range(6)", "probe=none")
 
     def full_after_a_while(fd: int) -> None:
-        if next(calls) > 10:  # launcher, plan, the sweep's description; then two a cell
+        if next(calls) > 6:  # launcher, plan, the sweep's description, journal; then one a cell
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(fd)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full_after_a_while)
+        patched.setattr("experiments.sweep.store.journal.SYNC_EVERY", 0.0)
         assert sweep(tmp_path, *asked) == 2
     said = capsys.readouterr().err
     assert "can't be written (No space left on device)" in said
