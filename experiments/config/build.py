@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cache
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -95,14 +95,17 @@ def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
     return target
 
 
-def arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+@cache
+def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The keyword arguments a target takes."""
     try:
         parameters = inspect.signature(target).parameters
     except ValueError as error:  # some builtins have none
         raise ConfigError(f"{target}: its arguments can't be read; wrap it in a class") from error
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
+    return MappingProxyType(
+        {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
+    )
 
 
 def check_value(value: Any, hint: Any, where: str) -> Any:
@@ -167,27 +170,30 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
 
 
 @cache
-def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
     """The annotations of what a target takes."""
     annotated = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(annotated, include_extras=True)
     hints.pop("return", None)
-    return hints
-
-
-_adapters: dict[str, TypeAdapter[Any]] = {}
+    return MappingProxyType(hints)
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    key = repr(hint)
-    if key not in _adapters:
-        try:
-            _adapters[key] = TypeAdapter(hint)
-        except PydanticSchemaGenerationError as error:
-            raise ConfigError(
-                f"an argument that is {describe(hint)} can't be configured"
-            ) from error
-    return _adapters[key]
+    try:
+        hash(hint)
+    except TypeError:  # an `Annotated` may carry anything
+        return _new_adapter(hint)
+    return _kept_adapter(hint)
+
+
+def _new_adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError as error:
+        raise ConfigError(f"an argument that is {describe(hint)} can't be configured") from error
+
+
+_kept_adapter = cache(_new_adapter)
 
 
 def _admits(hint: Any, kind: type) -> bool:

@@ -18,6 +18,9 @@ EXCLUDED = ("data.root", "data.download", "runner", "sweep", "hydra")
 MIGRATIONS: tuple[tuple[str, Any], ...] = ()
 
 
+SCALARS = (str, int, float, type(None))
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every value under its dotted key; an empty mapping is a value.
 
@@ -25,7 +28,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     {'optim.lr': 0.1, 'seed': 0, 'clip.factors': {}}
     """
     for key, value in config.items():
-        if isinstance(value, Mapping) and value:
+        # Scalars first: asking whether something is a Mapping takes long, and most are not.
+        if not isinstance(value, SCALARS) and isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

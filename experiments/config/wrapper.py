@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from experiments.config.build import TARGET, arguments, build, check_value, coerce, locate, plain
+from experiments.config.build import (
+    TARGET,
+    arguments,
+    build,
+    check_value,
+    coerce,
+    hints_of,
+    locate,
+    plain,
+)
 from experiments.errors import ConfigError, nearest
 
 W = TypeVar("W")  # a wrapper class
@@ -21,7 +30,7 @@ def build_wrapped(wrapper: type[W], node: Mapping[str, Any], where: str) -> W:
         A key or a value is wrong.
     """
     option, common = split_wrapped(wrapper, node, where)
-    hints = get_type_hints(wrapper, include_extras=True)
+    hints = hints_of(wrapper)
     values = {key: check_value(v, hints[key], f"{where}.{key}") for key, v in common.items()}
     try:
         return wrapper(**{_option(wrapper): build(option, where)}, **values)
@@ -39,7 +48,7 @@ def coerce_wrapped(wrapper: type[Any], node: Mapping[str, Any], where: str) -> d
     """
     option, _ = split_wrapped(wrapper, node, where)
     made = build_wrapped(wrapper, node, where)
-    hints = get_type_hints(wrapper, include_extras=True)
+    hints = hints_of(wrapper)
     common = {key: plain(getattr(made, key), hints[key]) for key in _common(wrapper)}
     return coerce(option, where) | common
 

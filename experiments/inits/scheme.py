@@ -5,12 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from experiments.config.build import TARGET, arguments, build, check_value, coerce, locate, plain
+from experiments.config.build import (
+    TARGET,
+    arguments,
+    build,
+    check_value,
+    coerce,
+    hints_of,
+    locate,
+    plain,
+)
 from experiments.errors import ConfigError, nearest
 from experiments.inits.weight_shape import WeightShape
 
@@ -67,7 +77,7 @@ def coerce_scheme(node: Mapping[str, Any], where: str = "init") -> dict[str, Any
     target = locate(node, where)
     if not _is_bare_function(target):
         return coerce(node, where)
-    hints = get_type_hints(target, include_extras=True)
+    hints = hints_of(target)
     return {TARGET: node[TARGET]} | {
         name: plain(value, hints[name]) if name in hints else value
         for name, value in _function_arguments(target, node, where).items()
@@ -123,7 +133,7 @@ def with_fields(scheme: Scheme, changes: Mapping[str, Any], where: str) -> Schem
             f"{where}.{next(iter(changes))}: this scheme's arguments can't be changed one by one,"
             f" as only a dataclass's can; give {TARGET} and its arguments for the layer"
         )
-    hints = get_type_hints(type(scheme), include_extras=True)
+    hints = _field_hints(type(scheme))
     known = [each.name for each in fields(scheme) if each.init]
     values = {}
     for key, value in changes.items():
@@ -135,6 +145,11 @@ def with_fields(scheme: Scheme, changes: Mapping[str, Any], where: str) -> Schem
         return replace(scheme, **values)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+@cache
+def _field_hints(scheme: type) -> dict[str, Any]:
+    return get_type_hints(scheme, include_extras=True)
 
 
 def scheme_arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -150,7 +165,7 @@ def _is_bare_function(target: Callable[..., Any]) -> bool:
 def _function_arguments(
     function: Callable[..., Any], node: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    hints = get_type_hints(function, include_extras=True)
+    hints = hints_of(function)
     known = scheme_arguments(function)
     for key in node:
         if key != TARGET and key not in known:

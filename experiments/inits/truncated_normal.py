@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from pydantic import Field, FiniteFloat
-from scipy.stats import truncnorm
 from torch import Tensor
 
 from experiments.inits.weight_shape import Moments, WeightShape
@@ -59,6 +58,8 @@ class TruncatedNormal:
     def sample(
         self, weight: WeightShape, generator: torch.Generator
     ) -> Float64[Tensor, "out in *kernel"]:
+        from scipy.stats import truncnorm  # here, because it takes most of a second to import
+
         u = torch.rand(weight.shape, generator=generator, dtype=torch.float64).numpy()
         low, high = (self.a - self.mean) / self.std, (self.b - self.mean) / self.std
         z = torch.from_numpy(np.asarray(truncnorm.ppf(u, low, high)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,16 +93,17 @@ class _Expander:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._typed: dict[str, Any] = {}
+        self._typed: dict[tuple[str, str, str], Any] = {}
         self._parts = PartsChecker()
 
     def cell(self, assignment: Assignment) -> PlannedCell:
         for key in assignment:
             _check_cell_key(key)
         choices = self._choices(assignment)
+        own = _own(choices, assignment)
         try:
             config = with_seeds(
-                {group: self._group(group, choices, assignment) for group in CELL_KEYS}
+                {group: self._group(group, choices, own.get(group, {})) for group in CELL_KEYS}
             )
             self._parts.check(config)
         except ConfigError as error:
@@ -130,7 +130,7 @@ class _Expander:
             else:
                 self._space.check_key(key, choices)
                 group, _, rest = key.partition(".")
-                node = self._node(group, choices, assignment)
+                node = self._node(group, choices, _own(choices, assignment).get(group, {}))
                 found = typed_value(group, node, rest, value_at(node, rest))
                 alternatives = [typed_value(group, node, rest, value) for value in alternatives]
             if found not in alternatives:
@@ -144,18 +144,17 @@ class _Expander:
             if group in CELL_KEYS
         }
 
-    def _group(self, group: str, choices: Choices, assignment: Assignment) -> Any:
-        own = _own(group, choices, assignment)
-        memo = json.dumps([group, choices.get(group), own], default=str)
+    def _group(self, group: str, choices: Choices, own: Assignment) -> Any:
+        # As text, in which 1, 1.0 and true are three things.
+        memo = group, repr(choices.get(group)), repr(own)
         if memo not in self._typed:
-            self._typed[memo] = coerce_group(group, self._node(group, choices, assignment))
+            self._typed[memo] = coerce_group(group, self._node(group, choices, own))
         return self._typed[memo]
 
-    def _node(self, group: str, choices: Choices, assignment: Assignment) -> Any:
+    def _node(self, group: str, choices: Choices, own: Assignment) -> Any:
         """A group's mapping before it is typed."""
         option = choices.get(group)
         node = self._space.base[group] if option is None else self._option(group, option)
-        own = _own(group, choices, assignment)
         retargeted = f"{group}.{TARGET}" in own
         if retargeted:  # the option's own keys went with its target; other keys are the new one's
             node = {key: value for key, value in node.items() if key in common_keys(group)}
@@ -171,13 +170,13 @@ class _Expander:
         return self._space.node(group, option)
 
 
-def _own(group: str, choices: Choices, assignment: Assignment) -> Assignment:
-    """What an assignment sets in a group, the choice of its option aside."""
-    return {
-        key: value
-        for key, value in assignment.items()
-        if key.startswith(f"{group}.") or (key == group and choices.get(group) is None)
-    }
+def _own(choices: Choices, assignment: Assignment) -> dict[str, Assignment]:
+    """What an assignment sets in each group, the choice of the group's option aside."""
+    own: dict[str, Assignment] = {}
+    for key, value in assignment.items():
+        if "." in key or choices.get(key) is None:
+            own.setdefault(key.partition(".")[0], {})[key] = value
+    return own
 
 
 def _check_cell_key(key: str) -> None:
