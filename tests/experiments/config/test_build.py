@@ -19,7 +19,7 @@ class Remarked:
 def test_an_annotation_may_carry_anything():
     target = f"{__name__}.Remarked"
     assert build({"_target_": target, "rate": 3}) == Remarked(3.0)
-    with pytest.raises(ConfigError, match="rate: .*valid number"):
+    with pytest.raises(ConfigError, match=r"rate: .*valid number"):
         build({"_target_": target, "rate": "fast"})
 
 
