@@ -21,7 +21,7 @@ from experiments.probes.table import stack
 from experiments.scaling import FittedScaling, Scaling
 from experiments.seeds import generator
 from experiments.training.evaluate import evaluate
-from experiments.training.loop import OnLook, OnProbe, Trained, train
+from experiments.training.loop import Member, OnLook, Trained, train
 from experiments.training.step import Task
 
 Columns = dict[str, list[Any]]
@@ -34,6 +34,37 @@ class CellResult:
 
     row: dict[str, Any]
     tables: dict[str, Columns]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A cell whose draws are measured and whose model holds the weights that train."""
+
+    config: Mapping[str, Any]
+    cell: Cell
+    model: nn.Module
+    data: Dataset
+    scaling: FittedScaling
+    probes: list[tuple[Measured, dict[str, Any]]]  # grows while it trains
+    seconds: float
+
+    def member(self) -> Member:
+        """What training needs of it."""
+        cell = self.cell
+        task = Task(self.model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
+        self.model.train()
+        return Member(cell, task, self.data, self.scaling, self._probe)
+
+    def measure(self, draw: int, step: int) -> None:
+        """Measure the weights that the model holds."""
+        measured = _measure(self.cell, self.model, self.data, self.scaling, draw)
+        self.probes.append((measured, {"draw": draw, "step": step}))
+
+    def _probe(self, step: int, params: dict[str, Tensor]) -> None:
+        _load(self.model, params)
+        self.model.eval()
+        self.measure(0, step)
+        self.model.train()
 
 
 def run_cell(
@@ -59,38 +90,39 @@ def run_cell(
         The cell's own columns (config values, outcome, metrics, seconds) and its `layers`,
         `histograms` and `curves`. Divergence is an outcome, never an exception.
     """
-    began = time.perf_counter()
+    begun = begin(config, device)
+    trains = begun.cell.train.steps != 0
+    return finish(begun, train(begun.member(), on_look) if trains else None)
+
+
+def begin(config: Mapping[str, Any], device: torch.device) -> Begun:
+    """Draw and measure a cell's weights; draw 0 comes last, the network that trains."""
+    started = time.perf_counter()
     cell = build_cell(config)
     data, scaling = prepared(cell, device)
     model = cell.network().to(device, cell.train.torch_dtype)
     model.eval()
-    probes: list[tuple[Measured, dict[str, Any]]] = []
-
-    def measure_now(draw: int, step: int) -> None:
-        measured = _measure(cell, model, data, scaling, draw)
-        probes.append((measured, {"draw": draw, "step": step}))
-
-    def on_probe(step: int, params: dict[str, Tensor]) -> None:
-        _load(model, params)
-        model.eval()
-        measure_now(0, step)
-        model.train()
-
-    # Draw 0 comes last: it is the network that trains.
+    begun = Begun(config, cell, model, data, scaling, [], 0.0)
     for draw in reversed(range(max(cell.probe.draws, 1))):
         draw_weights(cell, model, draw, data, scaling)
         if cell.probe.draws > 0:
-            measure_now(draw, 0)
-    probes.reverse()
-    done = _train(cell, model, data, scaling, on_probe, on_look)
-    row = dict(flatten(config)) | _outcome(cell, model, done, data, scaling)
-    row["seconds"] = time.perf_counter() - began
+            begun.measure(draw, 0)
+    begun.probes.reverse()
+    return replace(begun, seconds=time.perf_counter() - started)
+
+
+def finish(begun: Begun, trained: Trained | None) -> CellResult:
+    """Evaluate what training left (None: nothing was trained), and gather the cell's rows."""
+    started = time.perf_counter()
+    row = dict(flatten(begun.config)) | _outcome(begun, trained)
+    took = begun.seconds + (trained.seconds if trained is not None else 0.0)
+    row["seconds"] = took + time.perf_counter() - started
     return CellResult(
         row,
         {
-            "layers": stack((measured.layers, at) for measured, at in probes),
-            "histograms": stack((measured.histograms, at) for measured, at in probes),
-            "curves": done.curves if done is not None else {},
+            "layers": stack((measured.layers, at) for measured, at in begun.probes),
+            "histograms": stack((measured.histograms, at) for measured, at in begun.probes),
+            "curves": trained.curves if trained is not None else {},
         },
     )
 
@@ -158,26 +190,7 @@ def _measure(
     )
 
 
-def _train(
-    cell: Cell,
-    model: nn.Module,
-    data: Dataset,
-    scaling: FittedScaling,
-    on_probe: OnProbe,
-    on_look: OnLook,
-) -> Trained | None:
-    if cell.train.steps == 0:
-        return None
-    task = Task(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
-    model.train()
-    done = train(cell, task, data, scaling, on_probe, on_look)
-    _load(model, done.params)
-    return done
-
-
-def _outcome(
-    cell: Cell, model: nn.Module, done: Trained | None, data: Dataset, scaling: FittedScaling
-) -> dict[str, Any]:
+def _outcome(begun: Begun, done: Trained | None) -> dict[str, Any]:
     nan = float("nan")
     row = {
         "outcome": "ok",
@@ -199,8 +212,15 @@ def _outcome(
             "outcome_tensor": found.tensor,
             "outcome_reason": found.reason,
         }
-    dtype = cell.train.torch_dtype
-    tested = evaluate(model, done.params, data.test, scaling, cell.objective, dtype)
+    cell = begun.cell
+    tested = evaluate(
+        begun.model,
+        done.params,
+        begun.data.test,
+        begun.scaling,
+        cell.objective,
+        cell.train.torch_dtype,
+    )
     return row | {"test_accuracy": tested.accuracy, "test_loss": tested.loss}
 
 

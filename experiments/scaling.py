@@ -99,8 +99,8 @@ class FittedScaling:
 
     center: Statistic
     spread: Statistic
-    scale: float
-    shift: float
+    scale: float | Tensor
+    shift: float | Tensor
 
     def apply(
         self, x: Images, dtype: torch.dtype = torch.float32
@@ -112,7 +112,7 @@ class FittedScaling:
         wide = torch.promote_types(dtype, torch.float32)
         center, spread = self.center.to(x.device, wide), self.spread.to(x.device, wide)
         scaled = (x.to(wide) - center) / spread
-        return (self.scale * scaled + self.shift).to(dtype)
+        return (_rounded(self.scale, wide) * scaled + _rounded(self.shift, wide)).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,11 @@ class Scaling:
         """
         center, spread = self.method.fit(train_x, full_scale)
         return FittedScaling(center, spread, self.scale, self.shift)
+
+
+def _rounded(factor: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    """A tensor in `dtype`, as torch takes a number beside a tensor of that type."""
+    return factor.to(dtype) if isinstance(factor, Tensor) else factor
 
 
 def _number(value: float) -> Statistic:

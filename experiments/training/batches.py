@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -13,15 +11,37 @@ from experiments.seeds import generator
 Indices = Int[Tensor, "image"]
 
 
-def batches(n_images: int, batch_size: int, steps: int, seed: int) -> Iterator[Indices]:
-    """Yield the image indices of each step; every epoch is a new permutation.
+class Batches:
+    """The image indices of any step; every epoch is a new permutation.
 
     The order depends on the seed and the sizes alone, so cells that differ in anything else see
     the same batches. What is left of an epoch after its last whole batch is dropped.
+
+    Parameters
+    ----------
+    n_images, batch_size
+        Images in all, and in a step.
+    seed
+        Of the permutations.
+    device
+        Where the indices are wanted; they go there once an epoch.
     """
-    whole = n_images // batch_size
-    for step in range(steps):
-        epoch, position = divmod(step, whole)
-        if position == 0:
-            order = torch.randperm(n_images, generator=generator("order", seed, epoch))
-        yield order[position * batch_size : (position + 1) * batch_size]
+
+    def __init__(
+        self, n_images: int, batch_size: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self._n_images = n_images
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = device
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def at(self, step: int) -> Indices:
+        """Return the indices of one step; steps in ascending order cost least."""
+        epoch, position = divmod(step, self._n_images // self._batch_size)
+        if epoch != self._epoch:
+            rng = generator("order", self._seed, epoch)
+            self._order = torch.randperm(self._n_images, generator=rng).to(self._device)
+            self._epoch = epoch
+        return self._order[position * self._batch_size : (position + 1) * self._batch_size]

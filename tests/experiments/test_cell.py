@@ -1,7 +1,6 @@
 """A cell: what comes out of one configuration."""
 
 import math
-from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from experiments.cell import CellResult, prepared, run_cell
 from experiments.config.schema import build_cell
-from experiments.training import loop
+from experiments.training.batches import Batches
 from experiments.training.loop import LOOK_EVERY
 
 SMALL = ("data.side=7", "data.n_train=128", "data.n_test=64", "train.batch_size=32")
@@ -298,11 +297,10 @@ def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
     bad = data.train.x.isnan().flatten(1).any(1)
     assert bad.sum() == 1
 
-    def good_until_bad(n_images: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
-        for step in range(steps):
-            yield (bad if step == bad_step else ~bad).nonzero()[:, 0].repeat(size)[:size]
+    def good_until_bad(order: Batches, step: int) -> Tensor:
+        return (bad if step == bad_step else ~bad).nonzero()[:, 0].repeat(32)[:32]
 
-    monkeypatch.setattr(loop, "batches", good_until_bad)
+    monkeypatch.setattr(Batches, "at", good_until_bad)
     length = (f"train.steps={total}", "train.evaluate_every=5", f"probe.steps=[3,{total}]")
     result = run(*spoilt, *length, "optim.lr=1e-3", "probe.draws=0")
     assert outcome(result) == ("diverged", bad_step, "input", "nan")

@@ -2,12 +2,17 @@
 
 import torch
 
-from experiments.training.batches import batches
+from experiments.training.batches import Batches
 from experiments.training.settings import Train
 
 
+def batches(n_images: int, batch_size: int, steps: int, seed: int) -> list[torch.Tensor]:
+    order = Batches(n_images, batch_size, seed)
+    return [order.at(step) for step in range(steps)]
+
+
 def test_every_epoch_is_a_new_permutation_without_the_remainder():
-    seen = list(batches(23, 5, steps=12, seed=0))
+    seen = batches(23, 5, steps=12, seed=0)
     epochs = [torch.cat(seen[i : i + 4]) for i in (0, 4, 8)]
     for epoch in epochs:
         assert len(epoch.unique()) == 20
@@ -16,9 +21,15 @@ def test_every_epoch_is_a_new_permutation_without_the_remainder():
 
 
 def test_a_seed_gives_one_order_whatever_the_number_of_steps():
-    short, long = list(batches(23, 5, 3, seed=1)), list(batches(23, 5, 9, seed=1))
+    short, long = batches(23, 5, 3, seed=1), batches(23, 5, 9, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(short, long, strict=False))
-    assert not torch.equal(short[0], next(batches(23, 5, 3, seed=2)))
+    assert not torch.equal(short[0], batches(23, 5, 3, seed=2)[0])
+
+
+def test_a_step_can_be_asked_for_again_in_any_order():
+    order = Batches(23, 5, seed=1)
+    first = [order.at(step).clone() for step in range(12)]
+    assert all(torch.equal(order.at(step), first[step]) for step in (11, 0, 5, 4))
 
 
 def test_a_batch_larger_than_the_set_is_the_whole_set():

@@ -1,0 +1,157 @@
+"""Networks in training, side by side: one alone, or several as one program under `torch.vmap`.
+
+Both run the same step (`training/step.py`) on the same inputs. What one network computes does not
+depend on how many there are beside it, as long as it isn't alone: a batched kernel over one
+network takes other paths than over two, so a last network keeps a copy of itself for company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from experiments.training.feed import Feed, StackedFeed
+from experiments.training.step import Params, State, Task, make_step, start
+
+
+class Lanes(Protocol):
+    """Networks that take each step together."""
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the losses [network]."""
+
+    def failed_at(self) -> Tensor:
+        """The step at which each network diverged, `ALIVE` where none did [network]."""
+
+    def state(self, place: int) -> State:
+        """One network's state."""
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these networks alone, renumbered in this order."""
+
+
+class OneLane:
+    """A network alone."""
+
+    def __init__(self, task: Task, feed: Feed) -> None:
+        self._feed = feed
+        self._step = make_step(task)
+        self._state = start(task)
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the losses [1]."""
+        self._state, loss = self._step(self._state, *self._feed.at(number))
+        return loss.unsqueeze(0)
+
+    def failed_at(self) -> Tensor:
+        """The step at which it diverged, or `ALIVE` [1]."""
+        failed: Tensor = self._state["failed_at"]
+        return failed.unsqueeze(0)
+
+    def state(self, place: int) -> State:
+        """Its state."""
+        return self._state
+
+    def keep(self, places: Sequence[int]) -> None:
+        """There is nothing to leave out."""
+
+
+@dataclass
+class _Stack:
+    """The tensors of all networks; there may be more of these than networks that count."""
+
+    state: State
+    numbers: dict[str, Tensor]
+    feed: StackedFeed
+
+
+class StackedLanes:
+    """Several networks of one architecture as one program.
+
+    Parameters
+    ----------
+    tasks, feeds
+        One a network; the tasks differ in weights and in their optimizers' numbers alone.
+    """
+
+    def __init__(self, tasks: Sequence[Task], feeds: Sequence[Feed]) -> None:
+        self._feeds = list(feeds)
+        company = _in_company(range(len(tasks)))
+        states = [start(tasks[place]) for place in company]
+        self._stack = _Stack(
+            tree_map(lambda *tensors: torch.stack(tensors), *states),
+            varying_numbers([tasks[place].optim for place in company], feeds[0].device),
+            StackedFeed([feeds[place] for place in company]),
+        )
+        self._step = stacked_step(tasks[0])
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the losses [network]."""
+        stack = self._stack
+        stack.state, losses = self._step(stack.state, *stack.feed.at(number), stack.numbers)
+        return losses[: len(self._feeds)]
+
+    def failed_at(self) -> Tensor:
+        """The step at which each network diverged, `ALIVE` where none did [network]."""
+        failed: Tensor = self._stack.state["failed_at"]
+        return failed[: len(self._feeds)]
+
+    def state(self, place: int) -> State:
+        """One network's state."""
+        one: State = tree_map(lambda tensor: tensor[place], self._stack.state)
+        return one
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these networks alone, renumbered in this order."""
+        company = _in_company(places)
+        chosen = torch.tensor(company, device=self._feeds[0].device)
+        self._stack = _Stack(
+            tree_map(lambda tensor: tensor[chosen], self._stack.state),
+            {name: numbers[chosen] for name, numbers in self._stack.numbers.items()},
+            StackedFeed([self._feeds[place] for place in company]),
+        )
+        self._feeds = [self._feeds[place] for place in places]
+
+
+def stacked_step(task: Task) -> Callable[..., tuple[State, Tensor]]:
+    """The step of `make_step` for tensors with a leading axis of networks.
+
+    It takes one argument more: the optimizer's numbers that differ among the networks, by name.
+    """
+
+    def lane(
+        state: State, x: Tensor, y: Tensor, lr: Tensor, masks: Params, numbers: Params
+    ) -> tuple[State, Tensor]:
+        optim: Any = task.optim
+        own = replace(task, optim=replace(optim, **numbers)) if numbers else task
+        return make_step(own)(state, x, y, lr, masks)
+
+    return vmap(lane)
+
+
+def _in_company(places: Sequence[int]) -> list[int]:
+    """The places, the first of them twice if it is the only one."""
+    return list(places) if len(places) > 1 else [places[0], places[0]]
+
+
+def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
+    """The optimizers' numbers that differ among them, `lr` aside, as tensors [network].
+
+    Examples
+    --------
+    >>> from experiments.optim import Sgd
+    >>> varying_numbers([Sgd(momentum=0.0), Sgd(momentum=0.5)], torch.device("cpu"))
+    {'momentum': tensor([0.0000, 0.5000], dtype=torch.float64)}
+    """
+    numbers: dict[str, Tensor] = {}
+    for name in (field.name for field in fields(optims[0]) if field.name != "lr"):
+        values = [getattr(optim, name) for optim in optims]
+        if any(value != values[0] for value in values):
+            numbers[name] = torch.tensor(values, dtype=torch.float64, device=device)
+    return numbers
