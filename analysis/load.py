@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from warnings import warn
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from experiments.errors import FaninError, nearest
-from experiments.sweep.store.parquet import read_parts
+from experiments.errors import FaninError, FaninWarning, nearest
+from experiments.sweep.store.concatenate import concatenate
+from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.survey import Fault
+from experiments.sweep.store.tables import latest, of_cells, read_tables
 
 
 @dataclass(frozen=True)
@@ -55,76 +57,62 @@ def load(name: str, results: str | Path = "results") -> Results:
     ------
     FaninError
         There is no such sweep; the nearest names are listed.
-    DataError
-        A part file can't be read; it is named.
+
+    Warns
+    -----
+    FaninWarning
+        Files that are spoilt, or none of the sweep's, are named and left out; so is the rest of a
+        pack of which one file is spoilt.
     """
     folder = SweepFolder(Path(results) / name)
     if not folder.plan.exists():
         there = [path.parent.name for path in Path(results).glob("*/cells.jsonl")]
         raise FaninError(f"{folder.root}: no such sweep; {nearest(name, there)}")
-    parts = {table: read_parts(folder, table) for table in (*MEASURED, "cells")}
-    latest = _latest(parts["cells"])
+    tables, faults = read_tables(folder)
+    kept = latest(tables["cells"])
+    whole = {stem for stem, cells in kept.items() if len(cells) == len(tables["cells"][stem])}
     frames = {
-        table: _joined([_kept(part, latest[stem]) for stem, part in parts[table] if stem in latest])
-        for table in parts
+        table: _joined(
+            [
+                part if stem in whole else of_cells(part, kept[stem])
+                for stem, part in parts.items()
+                if stem in kept
+            ]
+        )
+        for table, parts in tables.items()
     }
-    predicted = _joined([part for _, part in read_parts(folder, "predictions")])
-    return Results(folder, predictions=predicted, **frames)
+    predicted, unread = _predictions(folder)
+    _warn(faults + unread)
+    return Results(folder, predictions=_joined(predicted), **frames)
 
 
-MEASURED = ("layers", "histograms", "curves")
+def _predictions(folder: SweepFolder) -> tuple[list[pa.Table], list[Fault]]:
+    """The parts that analysis wrote; what can't be read of them `analysis.check` makes again."""
+    parts, faults = [], []
+    for path in sorted(folder.table("predictions").glob("*")):
+        try:
+            parts.append(decode(path.read_bytes()))
+        except FileNotFoundError:
+            continue  # replaced by other settings' since the listing
+        except (ValueError, OSError) as error:
+            faults.append(Fault(path, f"not a readable Parquet file ({error})"))
+    return parts, faults
 
 
-def _latest(parts: list[tuple[str, pa.Table]]) -> dict[str, list[str]]:
-    """For each part, the cells whose latest attempt it holds (the last part, should two tie)."""
-    where: dict[str, tuple[int, str]] = {}
-    for stem, part in parts:
-        rows = zip(part["cell_id"].to_pylist(), part["attempt"].to_pylist(), strict=True)
-        for cell, attempt in rows:
-            where[cell] = max(where.get(cell, (0, "")), (attempt, stem))
-    latest: dict[str, list[str]] = {}
-    for cell, (_, stem) in where.items():
-        latest.setdefault(stem, []).append(cell)
-    return latest
-
-
-def _kept(part: pa.Table, cells: list[str]) -> pa.Table:
-    ids = part["cell_id"].cast(pa.string())
-    return part.filter(pc.is_in(ids, value_set=pa.array(cells, pa.string())))
+def _warn(faults: list[Fault]) -> None:
+    if not faults:
+        return
+    lines = "".join(f"\n  {fault}" for fault in faults)
+    again = (
+        ""
+        if all(f.stem is None for f in faults)
+        else ("\nThe sweep's own command runs the cells of spoilt packs again.")
+    )
+    warn(f"these files were left out:{lines}{again}", FaninWarning, stacklevel=3)
 
 
 def _joined(parts: list[pa.Table]) -> pd.DataFrame:
-    """One table; columns that a part lacks are null there, and numbers meet as floats."""
     if not parts:
         return pd.DataFrame()
-    mixed = _mixed(parts)
-    parts = [_worded(part, mixed) for part in parts]
-    frame: pd.DataFrame = pa.concat_tables(parts, promote_options="permissive").to_pandas()
+    frame: pd.DataFrame = concatenate(parts).to_pandas()
     return frame
-
-
-def _mixed(parts: list[pa.Table]) -> set[str]:
-    """Columns of words in one part and of numbers, or of truth values, in another."""
-    kinds: dict[str, set[str]] = {}
-    for part in parts:
-        for field in part.schema:
-            if not pa.types.is_null(field.type):
-                kinds.setdefault(field.name, set()).add(_kind(field.type))
-    return {name for name, found in kinds.items() if len(found) > 1}
-
-
-def _kind(kind: pa.DataType) -> str:
-    if pa.types.is_boolean(kind):
-        return "truth"
-    return "number" if pa.types.is_primitive(kind) else "word"
-
-
-def _worded(part: pa.Table, columns: set[str]) -> pa.Table:
-    """Some columns as words: what is none already as JSON, as within one part."""
-    for name in columns & set(part.column_names):
-        column = part[name]
-        if _kind(column.type) != "word":
-            texts = [None if v is None else json.dumps(v) for v in column.to_pylist()]
-            column = pa.array(texts, pa.string()).dictionary_encode()
-            part = part.set_column(part.column_names.index(name), name, column)
-    return part

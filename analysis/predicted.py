@@ -29,7 +29,7 @@ from analysis.theory.cell import predict_cell
 from analysis.theory.walk import UnpredictableLayer
 from experiments.config.build import TARGET
 from experiments.config.identity import flatten
-from experiments.errors import FaninError
+from experiments.errors import DataError, FaninError
 from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder, writing
 
@@ -128,7 +128,10 @@ def _stored(folder: SweepFolder, setting: Setting, made_by: str) -> pd.DataFrame
     path = folder.table(TABLE) / f"{_stem(setting)}.parquet"
     if _foreign(setting.config) or not path.exists():
         return None
-    part = read_part(path)
+    try:
+        part = read_part(path)
+    except DataError:  # it is damaged, and made anew
+        return None
     if (part.schema.metadata or {}).get(THEORY) != made_by.encode():
         return None
     frame: pd.DataFrame = part.to_pandas()

@@ -21,6 +21,10 @@ class DataError(FaninError):
     """A data file that is missing, torn or not what it should be."""
 
 
+class FaninWarning(UserWarning):
+    """Something the user should know, though it stops nothing."""
+
+
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> str:
     """Say which of the valid choices were probably meant.
 

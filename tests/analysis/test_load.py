@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from analysis import Results, load
 from analysis.measured import compare
 from experiments.cell import CellResult
-from experiments.errors import DataError, FaninError
+from experiments.errors import FaninError, FaninWarning
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal, write_part
 from experiments.sweep.store.paths import SweepFolder
@@ -81,6 +80,9 @@ def test_rows_without_their_pack_in_cells_are_not_results(folder: SweepFolder) -
     """`cells` is written last: a crash before it leaves rows that no cell vouches for."""
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
     write_part(folder, "layers", "torn", pa.table({"cell_id": ["x"], "value": [9.0]}))
+    with pytest.warns(FaninWarning, match=r"layers/torn\.parquet: no cells of this sweep"):
+        assert _loaded(folder).layers.value.tolist() == [1.0]
+    Journal(folder.journals / "torn.journal").close()  # the pack is still being written
     assert _loaded(folder).layers.value.tolist() == [1.0]
 
 
@@ -149,10 +151,29 @@ def test_without_any_sweep_the_error_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["cells", "layers", "predictions"])
-def test_a_part_that_cannot_be_read_is_named(folder: SweepFolder, table: str) -> None:
+def test_one_warning_names_what_cannot_be_read_and_the_rest_is_loaded(
+    folder: SweepFolder, table: str
+) -> None:
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
     bad = folder.table(table) / "torn.parquet"
     bad.parent.mkdir(exist_ok=True)
     bad.write_bytes(b"PAR1 not really")
-    with pytest.raises(DataError, match=re.escape(str(bad))):
-        _loaded(folder)
+    note = folder.table("cells") / "notes.txt"
+    note.write_text("Tuesday")
+    with pytest.warns(FaninWarning) as warned:
+        results = _loaded(folder)
+    assert len(warned) == 1
+    assert all(str(path) in str(warned[0].message) for path in (bad, note))
+    assert results.layers.value.tolist() == [1.0]
+
+
+def test_a_pack_with_one_spoilt_part_is_in_no_table(folder: SweepFolder) -> None:
+    _commit(folder, "a", _result("x", 1, "ok", [1.0]))
+    _commit(folder, "b", _result("y", 1, "ok", [2.0]))
+    part = folder.table("histograms") / "a.parquet"
+    part.write_bytes(part.read_bytes()[::-1])
+    with pytest.warns(FaninWarning, match=r"a\.parquet: .*checksum"):
+        results = _loaded(folder)
+    assert results.cells.cell_id.tolist() == ["y"]
+    assert results.layers.value.tolist() == [2.0]
+    assert results.curves.cell_id.tolist() == ["y"]

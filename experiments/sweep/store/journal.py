@@ -205,8 +205,10 @@ def _committed(data: bytes) -> Iterator[list[str]]:
             whole = f"{zlib.crc32(payload):08x}" == fields[3]
         elif kind == "writer":
             whole = _says(fields[1], {"pid": int, "host": str, "born": str | None, "about": dict})
+        elif kind == "note":
+            whole = _says(f'{{"note": "{fields[1]}"}}', {"note": str})
         else:
-            whole = kind != "note" or _says(f'{{"note": "{fields[1]}"}}', {"note": str})
+            whole = fields[2].replace(".", "", 1).isdecimal()
         if whole:
             yield fields
 

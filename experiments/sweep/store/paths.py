@@ -10,7 +10,8 @@ from pathlib import Path
 
 from experiments.errors import FaninError
 
-TABLES = ("layers", "histograms", "curves", "cells")
+SIBLINGS = ("layers", "histograms", "curves")
+TABLES = (*SIBLINGS, "cells")
 """What a pack writes; `cells` comes last, so where a pack has cells it has all of its rows."""
 
 
@@ -39,6 +40,11 @@ class SweepFolder:
     def journals(self) -> Path:
         """One file for each pack in progress (or that was, when something died)."""
         return self.root / "journals"
+
+    @property
+    def spoilt(self) -> Path:
+        """Parts that were damaged, out of the way: `TABLE/STEM.parquet`."""
+        return self.root / "spoilt"
 
     @property
     def errors(self) -> Path:
@@ -72,6 +78,16 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Force to disk which files a folder holds: a file's own content is, but for its name."""
+    with writing(path):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @contextmanager

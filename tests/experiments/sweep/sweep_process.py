@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.sweep.store.journal import read_events, read_writer
-from experiments.sweep.store.parquet import read_parts
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import alive
+from experiments.sweep.store.tables import read_parts
 
 SCHEME = """
 import os, signal, sys, time

@@ -11,10 +11,10 @@ import pytest
 
 from analysis import load
 from experiments.cell import CellResult
-from experiments.errors import DataError
 from experiments.sweep.store.journal import Journal
-from experiments.sweep.store.parquet import commit_journal, read_parts
+from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import TABLES, SweepFolder
+from experiments.sweep.store.tables import read_parts
 
 NUMBERS = [math.inf, -math.inf, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
 WORDS = pa.dictionary(pa.int32(), pa.string())
@@ -73,16 +73,6 @@ def test_committing_twice_changes_nothing(folder: SweepFolder) -> None:
 def test_a_journal_of_nothing_leaves_no_part(folder: SweepFolder) -> None:
     commit(folder, "p")
     assert [table for table in TABLES if folder.table(table).exists()] == []
-
-
-@pytest.mark.parametrize("table", ["cells", "curves"])
-@pytest.mark.parametrize("length", [0, 4, 100])
-def test_a_torn_part_is_named(folder: SweepFolder, table: str, length: int) -> None:
-    commit(folder, "p", row("x"))
-    path = folder.table(table) / "p.parquet"
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DataError, match=rf"{table}/p\.parquet: not a readable Parquet file"):
-        cells(folder)
 
 
 def test_words_are_a_dictionary_and_indices_small(folder: SweepFolder) -> None:

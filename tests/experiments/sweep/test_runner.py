@@ -21,9 +21,10 @@ from experiments.sweep.command import run_command
 from experiments.sweep.plan import Pack, Task
 from experiments.sweep.runner import bury, devices
 from experiments.sweep.store.journal import Journal
-from experiments.sweep.store.parquet import commit_journal, read_parts
+from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_parts
 from experiments.sweep.worker import identified
 
 TINY = [

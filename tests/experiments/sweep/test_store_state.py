@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from experiments.cell import CellResult
-from experiments.sweep.store import parquet
+from experiments.sweep.store import parquet, state
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import CellState, read_states, recover
+from experiments.sweep.store.tables import read_parts
 
 
 @pytest.fixture
@@ -48,43 +49,43 @@ def test_a_cell_counts_from_the_moment_its_line_is_there(folder: SweepFolder) ->
     assert recover(folder) == 0
 
 
-@pytest.mark.parametrize("table", ["layers", "curves", "cells"])
+@pytest.mark.parametrize("table", ["curves", "cells"])
 def test_a_crash_while_a_journal_becomes_tables_is_made_good(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     path = journal(folder, "p", "x", "y")
-    write = parquet.write_part
+    write = parquet.write_whole
 
-    def crash_after(where: SweepFolder, name: str, stem: str, content: object) -> None:
-        write(where, name, stem, content)
-        if name == table:
+    def crash_after(part: Path, data: bytes) -> None:
+        write(part, data)
+        if part.parent.name == table:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(parquet, "write_part", crash_after)
-        if table != "layers":  # of which these cells have none
-            with pytest.raises(KeyboardInterrupt):
-                commit_journal(folder, path)
-            assert path.with_suffix(".taken").exists()
+        patched.setattr(parquet, "write_whole", crash_after)
+        with pytest.raises(KeyboardInterrupt):
+            commit_journal(folder, path)
+    assert path.with_suffix(".taken").exists()
     assert {state.attempt for state in read_states(folder).values()} == {1}
     recover(folder)
     assert set(read_states(folder)) == {"x", "y"}
-    assert [part.num_rows for _, part in parquet.read_parts(folder, "curves")] == [2]
+    assert [part.num_rows for _, part in read_parts(folder, "curves")] == [2]
+    assert not list(folder.journals.iterdir())
 
 
 def test_a_pack_that_ends_while_we_look_is_not_missed(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = journal(folder, "p", "x")
-    listed = Path.glob
+    listed = state.journals_in
 
-    def glob_then_commit(self: Path, pattern: str) -> list[Path]:
-        found = list(listed(self, pattern))
-        if pattern == "*.journal" and path.exists():
+    def list_then_commit(where: Path) -> dict[str, Path]:
+        found = listed(where)
+        if path.exists():
             commit_journal(folder, path)
         return found
 
-    monkeypatch.setattr(Path, "glob", glob_then_commit)
+    monkeypatch.setattr(state, "journals_in", list_then_commit)
     assert set(read_states(folder)) == {"x"}
 
 
@@ -92,3 +93,19 @@ def test_the_latest_attempt_decides(folder: SweepFolder) -> None:
     commit_journal(folder, journal(folder, "z", "x"))
     commit_journal(folder, journal(folder, "a", "x", attempt=2))
     assert read_states(folder)["x"].attempt == 2
+
+
+@pytest.mark.parametrize("suffix", [".journal", ".taken"])
+def test_an_attempt_that_is_only_in_a_journal_counts_as_what_it_says(
+    folder: SweepFolder, suffix: str
+) -> None:
+    left = journal(folder, "p", "x", attempt=3)
+    left.rename(left.with_suffix(suffix))
+    assert read_states(folder)["x"].attempt == 3
+
+
+def test_cells_of_a_spoilt_pack_are_missing(folder: SweepFolder) -> None:
+    commit_journal(folder, journal(folder, "p", "x"))
+    commit_journal(folder, journal(folder, "q", "y"))
+    (folder.table("curves") / "p.parquet").unlink()
+    assert set(read_states(folder)) == {"y"}

@@ -1,0 +1,50 @@
+"""Spoilt packs, moved out of the way so that their cells run again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+from experiments.sweep.store.parquet import part_path
+from experiments.sweep.store.paths import TABLES, SweepFolder, writing
+from experiments.sweep.store.survey import Fault, steadily, survey
+from experiments.sweep.store.tables import read_pack
+
+
+def quarantine(folder: SweepFolder) -> list[Fault]:
+    """Verify every part in full, and move all parts of spoilt packs to `spoilt/`.
+
+    Nothing is deleted, and files that are none of the sweep's are left alone. To be called under
+    `sole_launcher`, before it is decided what runs.
+
+    Returns
+    -------
+    list of Fault
+        What is wrong with which file, and where it is now.
+    """
+    faults = steadily(lambda: _faults(folder))
+    for stem in dict.fromkeys(fault.stem for fault in faults if fault.stem is not None):
+        for name in reversed(TABLES):  # first `cells`, which readers go by
+            _set_aside(folder, name, stem)
+    return [
+        replace(fault, reason=f"{fault.reason}; its pack is now in {folder.spoilt}/")
+        if fault.stem is not None
+        else fault
+        for fault in faults
+    ]
+
+
+def _faults(folder: SweepFolder) -> list[Fault]:
+    found = survey(folder)
+    read = (read_pack(folder, pack) for pack in found.packs.values())
+    return found.faults + [parts for parts in read if isinstance(parts, Fault)]
+
+
+def _set_aside(folder: SweepFolder, name: str, stem: str) -> None:
+    path, there = part_path(folder, name, stem), folder.spoilt / name
+    with writing(path):
+        if not path.exists():
+            return
+        there.mkdir(parents=True, exist_ok=True)
+        names = (f"{stem}{f'.{n}' if n else ''}.parquet" for n in count())
+        path.replace(next(there / new for new in names if not (there / new).exists()))
