@@ -1,61 +1,131 @@
-"""One launcher a sweep: who runs it now is written down, and a dead launcher's note is void."""
+"""One launcher a sweep: who runs it now is written down, and a dead launcher's note is void.
+
+On its own host a launcher is dead when its process is. From another host nobody can tell but by the
+note's time, which a living launcher renews. That is the file system's time, of which both ends are
+read in one place: no host's own clock is asked.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
 
 from filelock import FileLock
 
 from experiments.errors import FaninError
 from experiments.sweep.store.paths import SweepFolder, write_whole, writing
-from experiments.sweep.store.process import alive, born
+from experiments.sweep.store.process import born, runs
+
+BEAT_EVERY = 5.0  # seconds between two renewals of the note
+FRESH = 60.0  # seconds after which a note of another host that wasn't renewed is void
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Which process runs a sweep."""
+
+    host: str
+    pid: int
+    born: str | None
+
+
+@dataclass
+class Hold:
+    """A sweep held by this process."""
+
+    note: Path
+    launcher: Launcher
+    _last: float = field(default_factory=time.monotonic)
+
+    def beat(self) -> None:
+        """Renew the note, where that is due; to be called far more often than `FRESH`.
+
+        Raises
+        ------
+        FaninError
+            A launcher on another host has taken the sweep over, because this one seemed dead.
+        """
+        if time.monotonic() - self._last < BEAT_EVERY:
+            return
+        self._last = time.monotonic()
+        there = _read(self.note)
+        if there == self.launcher:
+            with writing(self.note), suppress(FileNotFoundError):
+                os.utime(self.note)
+        elif there is not None:
+            raise FaninError(
+                f"{self.note}: process {there.pid} on {there.host} has taken this sweep over, as "
+                f"nothing was heard from here for {FRESH:.0f} s; what was finished is kept"
+            )
 
 
 @contextmanager
-def sole_launcher(folder: SweepFolder) -> Iterator[None]:
+def sole_launcher(folder: SweepFolder) -> Iterator[Hold]:
     """Hold the sweep for this process.
+
+    Yields
+    ------
+    Hold
+        Its `beat` is to be called now and then.
 
     Raises
     ------
     FaninError
-        Another launcher on this host is at work on it.
+        Another launcher is at work on it.
     """
     pid = os.getpid()
-    here = {"host": platform.node(), "pid": pid, "born": born(pid)}
+    here = Launcher(platform.node(), pid, born(pid))
     with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
     # The lock is for two that start at once, and held only while looking and writing. Where file
     # systems know no such locks, the journals still keep the two apart.
     with writing(folder.launcher), FileLock(folder.root / ".launcher.lock"):
         other = _read(folder.launcher)
-        if other is not None and other["host"] == here["host"] and other != here and _lives(other):
-            raise FaninError(
-                f"{folder.root}: process {other['pid']} is running this sweep; "
-                "wait for it, or stop it with Ctrl-C there"
-            )
-        write_whole(folder.launcher, json.dumps(here).encode())
+        if other is not None and other != here:
+            _refuse_if_alive(folder, other)
+        write_whole(folder.launcher, json.dumps(asdict(here)).encode())
     try:
-        yield
+        yield Hold(folder.launcher, here)
     finally:
         if _read(folder.launcher) == here:
             folder.launcher.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _refuse_if_alive(folder: SweepFolder, other: Launcher) -> None:
+    alive = runs(other.host, other.pid, other.born)
+    if alive:
+        raise FaninError(
+            f"{folder.root}: process {other.pid} is running this sweep; "
+            "wait for it, or stop it with Ctrl-C there"
+        )
+    if alive is None and _is_fresh(folder.launcher):
+        raise FaninError(
+            f"{folder.root}: process {other.pid} on {other.host} is running this sweep; wait for "
+            f"it, or stop it there: {FRESH:.0f} s after its end the same command goes on here"
+        )
+
+
+def _is_fresh(note: Path) -> bool:
+    """Whether a note was renewed of late, by the clock that stamps files there.
+
+    A note from the future is one from before that clock was put back.
+    """
+    with NamedTemporaryFile(dir=note.parent, prefix=".now.") as stamped:
+        os.utime(stamped.name)
+        return abs(os.stat(stamped.name).st_mtime - note.stat().st_mtime) < FRESH
+
+
+def _read(path: Path) -> Launcher | None:
     """A launcher's note; None where there is none, or none that can be understood."""
     try:
         note = json.loads(path.read_text())
-        return {"host": str(note["host"]), "pid": int(note["pid"]), "born": note.get("born")}
+        return Launcher(str(note["host"]), int(note["pid"]), note.get("born"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _lives(note: dict[str, Any]) -> bool:
-    """Whether the process that wrote a note still runs, and not one that has got its number."""
-    return alive(note["pid"]) and note["born"] in (None, born(note["pid"]))

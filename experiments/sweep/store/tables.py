@@ -1,4 +1,5 @@
 """A sweep's tables from its parts: what is sound, and which attempt at a cell is the last."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

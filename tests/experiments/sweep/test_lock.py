@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from experiments.errors import FaninError
+from experiments.sweep.store import lock
 from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.paths import SweepFolder
 
@@ -32,7 +34,7 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
 
 def note(folder: SweepFolder, **about: Any) -> None:
     folder.root.mkdir(parents=True, exist_ok=True)
-    folder.launcher.write_text(json.dumps({"host": platform.node(), **about}))
+    folder.launcher.write_text(json.dumps({"host": platform.node()} | about))
 
 
 def assert_free(folder: SweepFolder) -> None:
@@ -74,6 +76,59 @@ def test_a_launcher_that_was_taken_over_leaves_the_new_ones_note(folder: SweepFo
     with sole_launcher(folder):
         folder.launcher.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     assert json.loads(folder.launcher.read_text())["host"] == "elsewhere"
+
+
+def elsewhere(folder: SweepFolder, age: float) -> None:
+    """Another host's note, renewed so many seconds ago by the time that files there get."""
+    note(folder, host="elsewhere", pid=7)
+    now = folder.launcher.stat().st_mtime
+    os.utime(folder.launcher, (now - age, now - age))
+
+
+def test_a_launcher_on_another_host_is_named_while_it_renews_its_note(folder: SweepFolder) -> None:
+    elsewhere(folder, age=30)
+    with pytest.raises(FaninError, match=r"process 7 on elsewhere.*60 s after its end"):
+        assert_free(folder)
+
+
+@pytest.mark.parametrize(
+    "age", [3600, -3600]
+)  # long silent; or written before a clock was put back
+def test_another_hosts_note_that_is_not_renewed_is_void(folder: SweepFolder, age: float) -> None:
+    elsewhere(folder, age)
+    assert_free(folder)
+
+
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_this_hosts_clock_has_no_say(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    elsewhere(folder, age=3600)
+    assert_free(folder)
+    elsewhere(folder, age=30)
+    with pytest.raises(FaninError, match="elsewhere"):
+        assert_free(folder)
+
+
+def test_a_beat_renews_the_note(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_EVERY", 0.0)
+    with sole_launcher(folder) as hold:
+        os.utime(folder.launcher, (0, 0))
+        hold.beat()
+        assert lock._is_fresh(folder.launcher)
+
+
+def test_a_launcher_that_was_taken_over_learns_it_by_its_next_beat(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_EVERY", 0.0)
+    with sole_launcher(folder) as hold:
+        elsewhere(folder, age=0)
+        with pytest.raises(FaninError, match="process 7 on elsewhere has taken this sweep over"):
+            hold.beat()
+    assert folder.launcher.exists()
 
 
 def _try(folder: SweepFolder, ready: Any, over: Any, wins: Any) -> None:
