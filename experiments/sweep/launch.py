@@ -79,7 +79,8 @@ def _run(request: Request, plan: Plan, folder: SweepFolder, console: Console) ->
     """Run a plan's packs; False where it was interrupted, with all that was finished kept."""
     before = {each: signal.signal(each, _interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with shown(folder, plan.pending, console) as tick:
+        due = [task.cell_id for pack in plan.packs for task in pack.tasks]
+        with shown(folder, due, console) as tick:
             request.runner.run(folder, plan.packs, tick)
     except KeyboardInterrupt:
         recover(folder)

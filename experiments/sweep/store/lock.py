@@ -55,7 +55,7 @@ class Hold:
         if time.monotonic() - self._last < BEAT_EVERY:
             return
         self._last = time.monotonic()
-        there = _read(self.note)
+        there = read_launcher(self.note)
         if there == self.launcher:
             with writing(self.note), suppress(FileNotFoundError):
                 os.utime(self.note)
@@ -87,14 +87,14 @@ def sole_launcher(folder: SweepFolder) -> Iterator[Hold]:
     # The lock is for two that start at once, and held only while looking and writing. Where file
     # systems know no such locks, the journals still keep the two apart.
     with writing(folder.launcher), FileLock(folder.root / ".launcher.lock"):
-        other = _read(folder.launcher)
+        other = read_launcher(folder.launcher)
         if other is not None and other != here:
             _refuse_if_alive(folder, other)
         write_whole(folder.launcher, json.dumps(asdict(here)).encode())
     try:
         yield Hold(folder.launcher, here)
     finally:
-        if _read(folder.launcher) == here:
+        if read_launcher(folder.launcher) == here:
             folder.launcher.unlink(missing_ok=True)
 
 
@@ -122,7 +122,7 @@ def _is_fresh(note: Path) -> bool:
         return abs(os.stat(stamped.name).st_mtime - note.stat().st_mtime) < FRESH
 
 
-def _read(path: Path) -> Launcher | None:
+def read_launcher(path: Path) -> Launcher | None:
     """A launcher's note; None where there is none, or none that can be understood."""
     try:
         note = json.loads(path.read_text())

@@ -1,0 +1,99 @@
+"""Where a sweep stands, from its own files: `python -m experiments.status NAME`.
+
+Works from any shell or host that sees the files, while the sweep runs and after a crash, and
+writes nothing. Exit status 1 where a cell has failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.errors import UNUSABLE, FaninError
+from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.state import DONE
+from experiments.sweep.view.as_json import as_json
+from experiments.sweep.view.overview import find_sweep, overview, statuses
+from experiments.sweep.view.screen import screen
+from experiments.sweep.view.show import ON_SCREEN, showing
+from experiments.sweep.view.status import Status
+from experiments.sweep.view.watch import Watch
+
+FAILED = 1  # exit status
+WATCH_EVERY = 2.0  # seconds
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print how a sweep stands, or all of them."""
+    parser = _parser()
+    asked = parser.parse_args(argv)
+    if asked.watch and (asked.json or asked.name is None):
+        parser.error("--watch takes a sweep's name, and goes without --json")
+    console, results = Console(), Path(asked.results)
+    try:
+        if asked.name is None:
+            found = statuses(results)
+            if asked.json:
+                print(json.dumps({"sweeps": [as_json(status) for status in found]}))
+            elif found:
+                console.print(overview(found))
+            else:
+                print(f"no sweeps in {results}/")
+            return
+        folder = find_sweep(results, asked.name)
+        status = watch(folder, console) if asked.watch else Watch(folder).look(_last(asked.json))
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+    except KeyboardInterrupt:  # it was watched for long enough
+        return
+    if asked.json:
+        print(json.dumps(as_json(status)))
+    else:
+        console.print(screen(status))
+    if any(outcome not in DONE for outcome in status.outcomes):
+        raise SystemExit(FAILED)
+
+
+def watch(folder: SweepFolder, console: Console) -> Status:
+    """Show a sweep until nobody runs it any more; its status then."""
+    looks = Watch(folder)
+    with showing(console) as (show, failures):
+        while True:
+            status = looks.look(failures)
+            show(status)
+            if status.state != "running":
+                return status
+            time.sleep(WATCH_EVERY)
+
+
+def _last(as_json: bool) -> int | None:
+    """How many failures to describe."""
+    return None if as_json else ON_SCREEN
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.status",
+        description="Where a sweep stands, from its files alone; nothing is written.",
+        epilog="Exit status: 0; 1 where a cell has failed; 2 where there is no such sweep.",
+    )
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="the sweep's folder; without it: all sweeps"
+    )
+    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument(
+        "--watch", action="store_true", help="show it until it has ended (Ctrl-C leaves it alone)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How long what is left of a sweep will take, from what has been measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+
+from experiments.sweep.store.state import DONE
+from experiments.sweep.view.seen import Result
+
+Weight = Callable[[str], float]
+
+
+def typical_seconds(results: Mapping[str, Result], kinds: Mapping[str, str]) -> tuple[Weight, bool]:
+    """What a cell takes: the median of its kind, or else of all cells.
+
+    Returns
+    -------
+    callable, bool
+        From a cell's id to seconds of one worker, and whether anything was measured; without it
+        each cell counts 1.
+    """
+    timings: dict[str, list[float]] = {}
+    for cell, result in results.items():
+        if result.outcome in DONE and result.seconds >= 0:  # which NaN, of a journal, is not
+            timings.setdefault(kinds.get(cell, ""), []).append(result.seconds)
+    medians = {kind: statistics.median(seconds) for kind, seconds in timings.items()}
+    every = [each for seconds in timings.values() for each in seconds]
+    usual = statistics.median(every) if every else 1.0
+    return lambda cell: medians.get(kinds.get(cell, ""), usual), bool(every)
+
+
+def seconds_left(
+    weight: Weight,
+    measured: bool,
+    finished: Iterable[str],
+    shares: Mapping[str, float],
+    waiting: Iterable[str],
+    elapsed: float,
+) -> float | None:
+    """Time until all cells are finished, if the sweep goes on as it did.
+
+    Cells weigh what they take by `weight`, so neither long cells that come first mislead it, nor
+    what else a cell costs beside its own seconds.
+
+    Parameters
+    ----------
+    weight, measured
+        As `typical_seconds` has them.
+    finished, waiting
+        Cells that ended in this run of the sweep, and that are still to begin.
+    shares
+        Of each cell that runs now, how much is done.
+    elapsed
+        Seconds that this run has taken.
+    Returns
+    -------
+    float or None
+        Seconds; None where nothing is known yet.
+    """
+    ended = sum(map(weight, finished))
+    begun = sum(weight(cell) * share for cell, share in shares.items())
+    todo = sum(map(weight, waiting)) + sum(weight(cell) for cell in shares) - begun
+    if todo <= 0:
+        return 0.0
+    if not ended and measured:
+        return todo / max(len(shares), 1)
+    done = ended + begun
+    return elapsed * todo / done if done > 0 and elapsed > 0 else None

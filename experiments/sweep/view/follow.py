@@ -1,0 +1,136 @@
+"""Follows a sweep's files as they grow: of a journal what was added, and each part once."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import DataError
+from experiments.sweep.store.journal import Event, journals_in, read_events, read_writer
+from experiments.sweep.store.parquet import part_path, read_part
+from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.survey import steadily, survey
+from experiments.sweep.view.seen import Begun, OpenJournal, Result, Seen
+
+OURS = {"cell_id", "outcome", "attempt"}  # columns without which a part is none of ours
+COLUMNS = (*OURS, "seconds", "outcome_reason", "engine", "code")
+
+
+class Follower:
+    """Reads a sweep's folder, and at each `look` what has come since.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    since
+        Parts written from that time on are of the sweep's present run; None: those that are not
+        there yet.
+    """
+
+    def __init__(self, folder: SweepFolder, since: float | None = None) -> None:
+        self._folder = folder
+        self._offsets: dict[str, int] = {}  # these three by a pack's stem
+        self._journals: dict[str, OpenJournal] = {}
+        self._results: dict[str, dict[str, Result]] = {}
+        self._parts: set[str] = set()
+        self._order: dict[tuple[str, int], int] = {}
+        self._notes: dict[str, None] = {}  # in order
+        self._looked = False
+        found = steadily(lambda: survey(folder))
+        self._faults = {fault.path: str(fault) for fault in found.faults}
+        self._passed_over = {f.stem or f.path.stem for f in found.faults} | found.superseded
+        self._old = {stem for stem, t in self._listed().items() if since is None or t < since}
+
+    def look(self) -> Seen:
+        """Read on, and say how things stand."""
+        # Journals first: one whose pack ends meanwhile is then found among the parts.
+        journals, parts = journals_in(self._folder.journals), self._listed()
+        for stem in self._journals.keys() - (journals.keys() - parts.keys()):
+            del self._journals[stem]
+        for stem in self._results.keys() - parts.keys() - journals.keys():
+            del self._results[stem]  # compacted, or moved away
+        for stem, path in journals.items():
+            if stem not in parts:
+                self._read_journal(stem, path)
+        for stem in sorted(parts.keys() - self._parts, key=parts.__getitem__):  # the oldest first
+            self._read_part(stem)
+        self._parts = set(parts)
+        self._looked = True
+        times = [*parts.values(), *(journal.grew for journal in self._journals.values())]
+        return Seen(
+            self._latest(),
+            tuple(self._journals.values()),
+            tuple(self._notes),
+            tuple(self._faults.values()),
+            max(times, default=None),
+        )
+
+    def _listed(self) -> dict[str, float]:
+        """Parts of `cells`, and when they were written."""
+        times = {}
+        with suppress(OSError), os.scandir(self._folder.table("cells")) as entries:
+            for entry in entries:
+                stem, _, kind = entry.name.rpartition(".")
+                if kind == "parquet" and stem and stem not in self._passed_over:
+                    with suppress(OSError):
+                        times[stem] = entry.stat().st_mtime
+        return times
+
+    def _read_journal(self, stem: str, listed: Path) -> None:
+        for path in (listed, listed.with_suffix(".taken")):  # taken since the listing
+            with suppress(OSError):
+                before = self._journals.get(stem, OpenJournal(None, 0.0, ()))
+                writer = before.writer or read_writer(path)
+                grew = path.stat().st_mtime
+                events, self._offsets[stem] = read_events(path, self._offsets.get(stem, 0))
+                begun = {each.cell_id: each for each in before.begun}
+                for event in events:
+                    with suppress(ValueError):  # noise that looks like a line
+                        self._follow(stem, begun, event)
+                self._journals[stem] = OpenJournal(writer, grew, tuple(begun.values()))
+                return
+
+    def _follow(self, stem: str, begun: dict[str, Begun], event: Event) -> None:
+        cell, word = event.cell_id, event.word
+        if event.kind == "note":
+            self._notes[word] = None
+        elif event.kind == "start":
+            begun[cell] = Begun(cell, int(word), 0.0, time.monotonic(), self._looked)
+        elif event.kind == "at" and cell in begun:
+            begun[cell] = replace(begun[cell], share=float(word))
+        elif event.kind == "done" and cell in begun:
+            self._keep(stem, cell, word, begun.pop(cell).attempt)
+
+    def _read_part(self, stem: str) -> None:
+        path = part_path(self._folder, "cells", stem)
+        try:
+            part = read_part(path, COLUMNS)
+        except DataError as error:
+            self._faults[path] = str(error)
+            return
+        if not set(part.column_names) >= OURS:
+            self._faults[path] = f"{path}: not one of this sweep's tables"
+            return
+        for row in part.to_pylist():
+            seconds = math.nan if row.get("seconds") is None else row["seconds"]
+            more = seconds, row.get("outcome_reason"), row.get("engine"), row.get("code")
+            self._keep(stem, row["cell_id"], row["outcome"], row["attempt"], *more)
+
+    def _keep(self, stem: str, cell: str, outcome: str, attempt: int, *more: Any) -> None:
+        order = self._order.setdefault((cell, attempt), len(self._order))
+        result = Result(outcome, attempt, stem not in self._old, order, *more)
+        self._results.setdefault(stem, {})[cell] = result
+
+    def _latest(self) -> dict[str, Result]:
+        latest: dict[str, Result] = {}
+        for results in self._results.values():
+            for cell, result in results.items():
+                if cell not in latest or result.attempt >= latest[cell].attempt:
+                    latest[cell] = result
+        return latest

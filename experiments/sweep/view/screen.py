@@ -1,0 +1,109 @@
+"""A sweep's status as a screen: wide enough to tell, and never wider than the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.sweep.view.status import Status, Worker
+from experiments.sweep.view.units import stopwatch
+from experiments.sweep.view.words import pacing, standing, tally
+
+STYLES = {
+    "ok": "green",
+    "diverged": "yellow",
+    "running": "cyan",
+    "missing": "dim",
+    "interrupted": "magenta",
+}
+BAD = "bold red"  # every other outcome
+HOST = 16  # letters of a host's name that are shown
+LEAST = 3  # workers that are shown on the lowest screen
+
+
+def screen(status: Status, height: int | None = None) -> RenderableType:
+    """Everything about a sweep, for people.
+
+    Parameters
+    ----------
+    status
+        What to show.
+    height
+        Lines of the screen: of more workers than there is room for the rest is counted. None:
+        show all.
+    """
+    below = [*_failures(status), *_warnings(status)]
+    room = None if height is None else max(LEAST, height - len(below) - 7)
+    return Group(*_head(status), *_workers(status.workers, room), *below)
+
+
+def _head(status: Status) -> Iterator[RenderableType]:
+    yield _line(Text.assemble((status.name, "bold"), f": {standing(status)}"))
+    finished = sum(status.outcomes.values())
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    told = f"{finished:,} of {status.cells:,} cells"
+    bar.add_row(ProgressBar(total=max(status.cells, 1), completed=finished), told)
+    yield bar
+    if pace := pacing(status):
+        yield _line(Text(pace))
+    yield Text(", ").join(
+        Text(f"{count:,} {word}", style=STYLES.get(word, BAD)) for word, count in tally(status)
+    )
+
+
+def _workers(workers: Sequence[Worker], room: int | None) -> Iterator[RenderableType]:
+    if not workers:
+        return
+    shown = workers if room is None or len(workers) <= room else workers[: room - 1]
+    table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+    table.add_column("worker", no_wrap=True)
+    table.add_column("device", no_wrap=True)
+    table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column("for", justify="right", no_wrap=True)
+    for worker in shown:
+        host = worker.host if len(worker.host) <= HOST else f"{worker.host[: HOST - 1]}…"
+        first, more = worker.cells[0], len(worker.cells) - 1
+        share = sum(cell.share for cell in worker.cells) / len(worker.cells)
+        table.add_row(
+            Text(f"{host}:{worker.pid}"),
+            Text(worker.device or "?"),
+            Text(first.label + (f" and {more} more" if more else "")),
+            f"{share:.0%}",
+            (">" if first.at_least else "") + stopwatch(first.seconds),
+        )
+    yield Text()
+    yield table
+    if rest := len(workers) - len(shown):
+        yield Text(f"and {rest} more workers", style="dim")
+
+
+def _failures(status: Status) -> Iterator[RenderableType]:
+    if not status.failures:
+        return
+    yield Text()
+    yield _line(Text(f"last failures (tracebacks in {status.folder.errors}/)", style="dim"))
+    for failure in status.failures:
+        yield _line(Text.assemble((failure.outcome, BAD), f"  {failure.label}"))
+        if failure.said:
+            yield _line(Text(f"  {failure.said}"))
+        if failure.traceback is not None:
+            yield _line(Text(f"  {failure.traceback.name}", style="dim"))
+
+
+def _warnings(status: Status) -> Iterator[RenderableType]:
+    if status.warnings:
+        yield Text()
+    for warning in status.warnings:
+        yield Text.assemble(("warning", "bold yellow"), f"  {warning}")
+
+
+def _line(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text

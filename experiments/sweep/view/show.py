@@ -1,0 +1,71 @@
+"""Shows a status that changes: a live screen on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+
+from experiments.sweep.view.failures import Failure
+from experiments.sweep.view.screen import screen
+from experiments.sweep.view.status import Status
+from experiments.sweep.view.words import failure_line, log_line
+
+Show = Callable[[Status], None]
+
+LOG_EVERY = 10.0  # seconds between two lines on how far a sweep is
+ON_SCREEN = 3  # failures that a screen shows
+IN_LOG = 20  # failures that a log names of those that come at once
+
+
+@contextmanager
+def showing(console: Console) -> Iterator[tuple[Show, int]]:
+    """Show a sweep's status again and again; on a terminal nothing of that stays.
+
+    Yields
+    ------
+    callable, int
+        What to call with each new status, and how many failures that should describe.
+    """
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+
+            def show(status: Status) -> None:
+                live.update(screen(status, console.height), refresh=True)
+
+            yield show, ON_SCREEN
+    else:
+        yield Log(console), IN_LOG
+
+
+class Log:
+    """Prints failures and warnings as they come, and now and then how far the sweep is."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._printed = time.monotonic()
+        self._told: set[tuple[str, int]] = set()
+        self._warned: set[str] = set()
+
+    def __call__(self, status: Status) -> None:
+        """Print what is new."""
+        for warning in status.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._print(f"warning: {warning}")
+        new = [each for each in status.failures if (each.cell_id, each.attempt) not in self._told]
+        self._told |= {(each.cell_id, each.attempt) for each in new}
+        kinds: dict[tuple[str, str], list[Failure]] = {}
+        for failure in new:
+            kinds.setdefault((failure.outcome, failure.said), []).append(failure)
+        for alike in kinds.values():
+            self._print(failure_line(alike[0], len(alike) - 1))
+        if time.monotonic() - self._printed >= LOG_EVERY:
+            self._printed = time.monotonic()
+            self._print(log_line(status))
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
