@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from experiments.config.build import build
 from experiments.config.loader import CONF
@@ -17,6 +19,10 @@ from experiments.sweep.runner import InlineRunner, LocalRunner
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")
 SWEEPS = sorted(CONF.glob("sweep/*.yaml"))
 PRIMARY = sorted(CONF.glob("*.yaml"))
+GROUPS = {
+    group: sorted(path.stem for path in OPTIONS if path.parent.name == group) for group in CELL_KEYS
+}
+MOST = max(map(len, GROUPS.values()))
 # What each group needs beside it to be a cell that means something.
 COMPANIONS = {
     ("head", "sigmoid"): {"loss": "bce"},
@@ -63,6 +69,16 @@ def test_every_option_composes_to_its_yaml_and_the_common_keys(space: Space, pat
     assert {key: node[key] for key in written} == written
     common = yaml.safe_load((CONF / "config.yaml").read_text()).get(group, {})
     assert set(node) == set(written) | set(common)
+
+
+@pytest.mark.parametrize("turn", range(MOST))
+def test_options_composed_alone_are_what_hydra_composes_together(loader, space: Space, turn):
+    """Each option takes part at least once, among options that are not the defaults."""
+    chosen = {group: names[turn % len(names)] for group, names in GROUPS.items() if names}
+    words = [f"{group}={option}" for group, option in chosen.items()]
+    together = OmegaConf.to_container(loader.load_configuration("config", words, RunMode.RUN))
+    alone = space.base | {group: space.node(group, option) for group, option in chosen.items()}
+    assert {key: alone[key] for key in CELL_KEYS} == {key: together[key] for key in CELL_KEYS}
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name)
