@@ -17,7 +17,6 @@ from rich.console import Console
 
 from experiments.errors import UNUSABLE, FaninError
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import DONE
 from experiments.sweep.view.as_json import as_json
 from experiments.sweep.view.overview import find_sweep, overview, statuses
 from experiments.sweep.view.screen import screen
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(as_json(status)))
     else:
         console.print(screen(status))
-    if any(outcome not in DONE for outcome in status.outcomes):
+    if status.failures:
         raise SystemExit(FAILED)
 
 
@@ -82,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.status",
         description="Where a sweep stands, from its files alone; nothing is written.",
-        epilog="Exit status: 0; 1 where a cell has failed; 2 where there is no such sweep.",
+        epilog="Exit status: 0; 1 where a cell has failed or was killed; 2: no such sweep.",
     )
     parser.add_argument(
         "name", metavar="NAME", nargs="?", help="the sweep's folder; without it: all sweeps"

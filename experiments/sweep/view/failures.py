@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import DONE
+from experiments.sweep.store.state import FAILED
 from experiments.sweep.view.planned import Planned
 from experiments.sweep.view.seen import Result
+
+FAILURES = (*FAILED, "killed", "node_fail")  # whoever cancels a cell knows why
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def failures(
     last
         How many, from the end; None: all.
     """
-    bad = [cell for cell, result in results.items() if result.outcome not in DONE]
+    bad = [cell for cell, result in results.items() if result.outcome in FAILURES]
     bad.sort(key=lambda cell: results[cell].order)
     start = 0 if last is None else max(0, len(bad) - last)
     return tuple(_failure(folder, planned, cell, results[cell]) for cell in bad[start:])

@@ -13,7 +13,8 @@ Asked = Mapping[str, Any]
 def short_labels(asked: Mapping[str, Asked]) -> dict[str, str]:
     """Label each cell by the keys whose values differ within the sweep.
 
-    A key is cut to its last word where no other key ends on it.
+    An option stands for itself, without its group; a key is cut to its last word where no other
+    key ends on it.
 
     Parameters
     ----------
@@ -27,8 +28,9 @@ def short_labels(asked: Mapping[str, Asked]) -> dict[str, str]:
 
     Examples
     --------
-    >>> short_labels({"a": {"init": "zeros", "optim.lr": 1}, "b": {"init": "zeros", "optim.lr": 2}})
-    {'a': 'lr=1', 'b': 'lr=2'}
+    >>> same = {"model": "plain"}
+    >>> short_labels({"a": same | {"init": "he", "optim.lr": 1}, "b": same | {"optim.lr": 2}})
+    {'a': 'he lr=1', 'b': 'lr=2'}
     """
     values: dict[str, set[str]] = {}
     had: Counter[str] = Counter()
@@ -43,6 +45,11 @@ def short_labels(asked: Mapping[str, Asked]) -> dict[str, str]:
         if last[word] == 1:
             names[key] = word
     return {
-        cell: " ".join(f"{names[k]}={v}" for k, v in assignment.items() if k in names) or cell
+        cell: " ".join(_shown(k, names, v) for k, v in assignment.items() if k in names) or cell
         for cell, assignment in asked.items()
     }
+
+
+def _shown(key: str, names: Mapping[str, str], value: Any) -> str:
+    is_option = isinstance(value, str) and "." not in key and value != "none"
+    return value if is_option else f"{names[key]}={value}"

@@ -69,12 +69,12 @@ def _workers(workers: Sequence[Worker], room: int | None) -> Iterator[Renderable
     table.add_column("for", justify="right", no_wrap=True)
     for worker in shown:
         host = worker.host if len(worker.host) <= HOST else f"{worker.host[: HOST - 1]}…"
-        first, more = worker.cells[0], len(worker.cells) - 1
-        share = sum(cell.share for cell in worker.cells) / len(worker.cells)
+        first, count = worker.cells[0], len(worker.cells)
+        share = sum(cell.share for cell in worker.cells) / count
         table.add_row(
             Text(f"{host}:{worker.pid}"),
             Text(worker.device or "?"),
-            Text(first.label + (f" and {more} more" if more else "")),
+            Text((f"{count} cells: " if count > 1 else "") + first.label),
             f"{share:.0%}",
             (">" if first.at_least else "") + stopwatch(first.seconds),
         )

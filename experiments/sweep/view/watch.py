@@ -45,7 +45,8 @@ class Watch:
         else:
             launcher = find_launcher(self._folder)
             elapsed = self._elapsed(seen.changed, launcher is not None and launcher.at_work)
-            scope = Scope(self._planned.labels.keys() | seen.results.keys())
+            begun = {each.cell_id for journal in seen.journals for each in journal.begun}
+            scope = Scope(self._planned.labels.keys() | seen.results.keys() | begun)
         return assess(self._folder, self._planned, seen, launcher, elapsed, scope, last)
 
     def _elapsed(self, changed: float | None, at_work: bool) -> float:

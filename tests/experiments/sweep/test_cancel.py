@@ -1,0 +1,84 @@
+"""A sweep that is cancelled from elsewhere keeps what it has finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sweep_process import finish, site, until
+
+from experiments import cancel
+from experiments.errors import INTERRUPTED
+from experiments.sweep.store.paths import SweepFolder
+
+
+def told(*words: str) -> int:
+    try:
+        cancel.main(words)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_a_cancelled_sweep_keeps_what_is_finished_and_goes_on_with_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = site(tmp_path)
+    here.tell("hold-2")
+    grid = ("init.number=range(4)", "runner.workers=1")
+    sweep = here.start(*grid)
+    until(lambda: here.held(), sweep)
+    assert told("s", f"--results={tmp_path}") == 0
+    said = capsys.readouterr().out
+    assert f"s: told process {sweep.pid} to stop" in said
+    assert "It has stopped." in said
+    assert f"2 cells are finished and kept in {here.folder.root}/" in said
+    assert "runs the other 2." in said
+    assert "Interrupted: 2 of 4 cells are done" in finish(sweep).replace("\n", " ")
+    assert sweep.returncode == INTERRUPTED
+
+    assert told("s", f"--results={tmp_path}") == 0
+    assert "s: nobody runs it." in capsys.readouterr().out
+    here.forget("hold-*")
+    again = here.start(*grid)
+    finish(again)
+    assert again.returncode == 0
+    assert [here.runs(number) for number in range(4)] == [1, 1, 2, 1]
+
+
+def test_a_sweep_on_another_host_is_stopped_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SweepFolder(tmp_path / "s")
+    folder.root.mkdir()
+    folder.plan.touch()
+    folder.launcher.write_text(json.dumps({"host": "elsewhere", "pid": 7, "born": "1"}))
+    assert told("s", f"--results={tmp_path}") == 2
+    assert "ssh elsewhere kill -TERM 7" in capsys.readouterr().err
+    assert folder.launcher.exists()
+
+
+def test_the_process_that_got_a_dead_launchers_number_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = site(tmp_path)
+    here.tell("hold-0")
+    sweep = here.start("init.number=range(2)", "runner=inline")
+    until(lambda: here.held(), sweep)
+    note = here.folder.launcher.read_text()
+    here.folder.launcher.write_text(json.dumps(json.loads(note) | {"born": "another time"}))
+    assert told("s", f"--results={tmp_path}") == 0
+    assert "s: nobody runs it." in capsys.readouterr().out
+    here.forget("hold-*")
+    finish(sweep)
+    assert sweep.returncode == 0
+
+
+def test_an_unknown_sweep_is_told_with_the_nearest_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "he2015").mkdir()
+    (tmp_path / "he2015" / "cells.jsonl").touch()
+    assert told("he2016", f"--results={tmp_path}") == 2
+    assert "did you mean he2015?" in capsys.readouterr().err
