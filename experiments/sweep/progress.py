@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 
-from experiments.sweep.runner import Tick
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.show import showing
 from experiments.sweep.view.watch import Watch
@@ -18,7 +17,9 @@ LOOK_EVERY = 1.0  # seconds: a look at ten thousand cells costs some 20 ms
 
 
 @contextmanager
-def shown(folder: SweepFolder, cells: Iterable[str], console: Console) -> Iterator[Tick]:
+def shown(
+    folder: SweepFolder, cells: Iterable[str], console: Console
+) -> Iterator[Callable[[], None]]:
     """Show the progress of a run that begins now; yields the function to call now and then.
 
     Parameters
