@@ -59,7 +59,7 @@ def compare(
             f"{results.folder.root}: no layer was measured at initialization "
             "(run the sweep first, with probe.draws above 0)"
         )
-    settings = settings_of(read_frozen(results.folder))
+    settings = settings_of(list(read_frozen(results.folder).values()))
     measured = draws_of(settings, results.cells, results.layers)
     # Some may have no cell that has run yet.
     both = [(s, draws) for s, draws in zip(settings, measured, strict=True) if not draws.empty]

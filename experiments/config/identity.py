@@ -10,7 +10,7 @@ from typing import Any
 from experiments.config.build import TARGET
 
 # How or where a cell ran, and what was asked of the sweep around it, is not what it is.
-EXCLUDED = ("data.root", "data.download", "runner", "sweep", "hydra")
+EXCLUDED = ("data.root", "data.download", "runner", "sweep", "engine", "hydra")
 
 # Options added after schema version 1, each with the value it was introduced with: (dotted key,
 # value). While a cell has that value the key is left out of its hash, so ids made before the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,16 +13,22 @@ from experiments.config.space import Space
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
 from experiments.errors import INTERRUPTED
-from experiments.sweep.expand import expand, label
+from experiments.sweep.engines import choose, decide
+from experiments.sweep.expand import PlannedCell, expand, label
+from experiments.sweep.pack import Engine, similar
+from experiments.sweep.packing import Bounds
 from experiments.sweep.plan import Plan, make_plan
 from experiments.sweep.progress import shown
+from experiments.sweep.recover import STOPPED, recover
 from experiments.sweep.request import Request
-from experiments.sweep.runner import devices
-from experiments.sweep.store.frozen import freeze
-from experiments.sweep.store.lock import sole_launcher
-from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import read_states, recover
-from experiments.sweep.summary import show_counts, show_end, show_plan
+from experiments.sweep.runner.devices import devices
+from experiments.sweep.store.frozen import check_frozen, freeze, read_frozen
+from experiments.sweep.store.lock import Hold, sole_launcher
+from experiments.sweep.store.quarantine import quarantine
+from experiments.sweep.store.state import DONE, read_states
+from experiments.sweep.summary import show_counts, show_end, show_engines, show_plan
+
+STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
 
 
 def launch(space: Space, request: Request, console: Console) -> int:
@@ -33,24 +39,55 @@ def launch(space: Space, request: Request, console: Console) -> int:
     int
         The exit status: 0, 1 where a cell of this sweep has failed, 130 after an interruption.
     """
+    folder, runner = request.folder, request.runner
+    runs = request.settings.mode == "run"
+    if runs:
+        runner.warm_up()
     cells = expand(space, request.grids)
-    folder = request.folder
-    if request.settings.mode == "plan":
-        show_plan(console, request, _plan(request, cells, folder))
+    frozen = read_frozen(folder)
+    check_frozen(folder, frozen, cells)
+    recorded = {
+        similar(line["config"]): line["engine"] for line in frozen.values() if "engine" in line
+    }
+    if not runs:
+        show_plan(console, request, _plan(request, cells, recorded))
         return 0
-    with sole_launcher(folder):
-        recover(folder)
-        plan = _plan(request, cells, folder)
+    with sole_launcher(folder) as hold:
+        recover(folder, frozen)
+        for fault in quarantine(folder):
+            console.print(str(fault), highlight=False, markup=False)
+        plan = _plan(request, cells, recorded)
         show_counts(console, request, plan)
         if plan.packs:
-            devices(request.runner.device)
             prepare_data(plan)
-            freeze(folder, cells, _asked(request))
-            if not _run(request, plan, folder, console):
+            plan = _timed(request, plan, console)
+            timed = {
+                task.cell_id: plan.engines.chosen[key]
+                for key in plan.engines.timed
+                for task in plan.groups[key]
+            }
+            freeze(folder, frozen, cells, timed, _asked(request))
+            if not _run(request, plan, hold, console):
                 return INTERRUPTED
     ids = {cell.id for cell in cells}
     states = {key: state for key, state in read_states(folder).items() if key in ids}
     return show_end(console, request, states, len(cells))
+
+
+def _timed(request: Request, plan: Plan, console: Console) -> Plan:
+    """The plan with the engines that `engine=auto` found fastest."""
+    if not plan.engines.undecided:
+        return plan
+    console.print(
+        f"engine=auto: timing {len(plan.engines.undecided)} kinds of cells", highlight=False
+    )
+    device = devices(request.runner.device)[0]
+    engines = choose(plan.engines, plan.groups, request.runner, device)
+    show_engines(console, engines)
+    states = read_states(request.folder)
+    return make_plan(
+        plan.cells, states, request.settings.retry, lambda _: engines, _bounds(request)
+    )
 
 
 def prepare_data(plan: Plan) -> None:
@@ -75,16 +112,25 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _run(request: Request, plan: Plan, folder: SweepFolder, console: Console) -> bool:
+def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
     """Run a plan's packs; False where it was interrupted, with all that was finished kept."""
+    folder = request.folder
     before = {each: signal.signal(each, _interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         due = [task.cell_id for pack in plan.packs for task in pack.tasks]
-        with shown(folder, due, console) as tick:
+        with shown(folder, due, console) as show:
+
+            def tick() -> None:
+                hold.beat()
+                show()
+
             request.runner.run(folder, plan.packs, tick)
     except KeyboardInterrupt:
-        recover(folder)
-        left = _plan(request, plan.cells, folder).pending
+        recover(folder, read_frozen(folder), STOPPED)
+        states = read_states(folder)
+        left = sum(
+            1 for cell in plan.cells if not (cell.id in states and states[cell.id].outcome in DONE)
+        )
         console.print(
             f"Interrupted: {len(plan.cells) - left} of {len(plan.cells)} cells are done and kept "
             f"in {folder.root}; the same command runs the other {left}."
@@ -103,6 +149,16 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _plan(request: Request, cells: Sequence[Any], folder: SweepFolder) -> Plan:
-    states = read_states(folder)
-    return make_plan(cells, states, request.settings.retry, request.runner.pack_cells)
+def _plan(request: Request, cells: Sequence[PlannedCell], recorded: Mapping[str, Engine]) -> Plan:
+    return make_plan(
+        cells,
+        read_states(request.folder),
+        request.settings.retry,
+        lambda groups: decide(groups, request.engine, recorded),
+        _bounds(request),
+    )
+
+
+def _bounds(request: Request) -> Bounds:
+    runner = request.runner
+    return Bounds(runner.n_workers, runner.pack_cells, STACK_SHARE * runner.worker_memory())

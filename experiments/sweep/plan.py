@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from experiments.config.build import TARGET
+from experiments.config.schema import build_cell
+from experiments.sweep.cost import Costs
+from experiments.sweep.engines import Engines
 from experiments.sweep.expand import PlannedCell
+from experiments.sweep.pack import Pack, Task, grouped, similar
+from experiments.sweep.packing import Bounds, packed
 from experiments.sweep.store.state import DONE, FAILED, CellState
+from experiments.training.memory import training_bytes
 
-# Cells of a pack differ at most in these, so they share data, network and warmed-up code.
-VARIES_IN_PACK = ("init", "scaling", "seed", "seed_weights", "seed_data")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A cell to run, and which attempt at it this is."""
-
-    cell_id: str
-    attempt: int
-    config: dict[str, Any]
-    choices: dict[str, str | None]
-
-
-@dataclass(frozen=True)
-class Pack:
-    """Cells that run one after the other in one process."""
-
-    tasks: tuple[Task, ...]
+Groups = Mapping[str, Sequence[Task]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells by state, and the packs that would run now."""
+    """Cells by state, and the packs that would run now, the longest first.
+
+    `expected_seconds` is one worker's time; None without timings to go by.
+    """
 
     cells: Sequence[PlannedCell]
     counts: dict[str, int]  # done, missing, failed, interrupted
+    groups: dict[str, list[Task]]
+    engines: Engines
     packs: tuple[Pack, ...]
-    expected_seconds: float | None  # of one worker; None without timings to go by
+    expected_seconds: float | None
 
     @property
     def pending(self) -> int:
@@ -53,7 +43,8 @@ def make_plan(
     cells: Sequence[PlannedCell],
     states: Mapping[str, CellState],
     retry: Sequence[str],
-    pack_cells: int,
+    engines_of: Callable[[Groups], Engines],
+    bounds: Bounds,
 ) -> Plan:
     """Decide what runs: cells that are missing or were interrupted, and failures if asked for.
 
@@ -65,8 +56,10 @@ def make_plan(
         The latest attempt of every cell in the folder.
     retry
         Outcomes to run again.
-    pack_cells
-        Most cells in a pack.
+    engines_of
+        Chooses the engine of each group of similar cells.
+    bounds
+        What bounds a pack.
     """
     counts: Counter[str] = Counter({"done": 0, "missing": 0, "failed": 0, "interrupted": 0})
     due = []
@@ -77,7 +70,19 @@ def make_plan(
         if kind in ("missing", "interrupted") or (state is not None and state.outcome in retry):
             attempt = 1 if state is None else state.attempt + 1
             due.append(Task(cell.id, attempt, cell.config, cell.choices))
-    return Plan(cells, dict(counts), _packs(due, pack_cells), _expected(cells, states, due))
+    groups = grouped(due)
+    engines = engines_of(groups)
+    typical = _typical_seconds(cells, states) if len(due) < len(cells) else {}
+    known = typical.keys() >= groups.keys()
+    expected = sum(typical[key] * len(tasks) for key, tasks in groups.items()) if known else None
+    costs = Costs()
+
+    def seconds(key: str, task: Task) -> float:
+        # Either all from timings or none: an estimate is only good beside others.
+        return typical[key] if known else costs.seconds(task.config)
+
+    packs = packed(groups, engines.chosen, seconds, _lane_bytes, bounds)
+    return Plan(cells, dict(counts), groups, engines, packs, expected)
 
 
 def _kind(state: CellState | None) -> str:
@@ -88,39 +93,17 @@ def _kind(state: CellState | None) -> str:
     return "failed" if state.outcome in FAILED else "interrupted"
 
 
-def _packs(tasks: Sequence[Task], pack_cells: int) -> tuple[Pack, ...]:
-    groups: dict[str, list[Task]] = {}
-    for task in tasks:
-        groups.setdefault(similar(task.config), []).append(task)
-    return tuple(
-        Pack(tuple(group[start : start + pack_cells]))
-        for group in groups.values()
-        for start in range(0, len(group), pack_cells)
-    )
-
-
-def similar(config: Mapping[str, Any]) -> str:
-    """What the cells of a pack have in common, the numbers of the optimizer aside.
-
-    Such cells take about as long.
-    """
-    kept = {key: value for key, value in config.items() if key not in VARIES_IN_PACK}
-    return json.dumps(kept | {"optim": config["optim"][TARGET]}, sort_keys=True)
-
-
-def _expected(
-    cells: Sequence[PlannedCell], states: Mapping[str, CellState], due: Sequence[Task]
-) -> float | None:
-    """Sum over due cells of the median time of finished cells that share their pack's keys."""
+def _typical_seconds(
+    cells: Sequence[PlannedCell], states: Mapping[str, CellState]
+) -> dict[str, float]:
+    """The median time of finished cells that share their pack's keys."""
     timings: dict[str, list[float]] = {}
     for cell in cells:
         state = states.get(cell.id)
-        if state is not None and state.outcome in DONE:
+        if state is not None and state.outcome in DONE and state.seconds > 0:
             timings.setdefault(similar(cell.config), []).append(state.seconds)
-    total = 0.0
-    for task in due:
-        known = timings.get(similar(task.config))
-        if not known:
-            return None
-        total += statistics.median(known)
-    return total
+    return {key: statistics.median(seconds) for key, seconds in timings.items()}
+
+
+def _lane_bytes(task: Task) -> int:
+    return training_bytes(build_cell(task.config))

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 from experiments.config.build import build, check_value
 from experiments.config.space import Space, assign
 from experiments.errors import ConfigError
+from experiments.sweep.engines import Asked
 from experiments.sweep.grid import Grid, grids_of
 from experiments.sweep.overrides import Argument
 from experiments.sweep.runner import Runner
@@ -56,6 +57,7 @@ class Request:
     question: str | None
     grids: Sequence[Grid]
     runner: Runner
+    engine: Asked
     arguments: Sequence[Argument]
 
     @property
@@ -72,16 +74,17 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
     ConfigError
         See `experiments.sweep.overrides` and `expand`; nothing has run then.
     """
-    about: dict[str, list[Argument]] = {"sweep": [], "runner": [], "cell": []}
+    about: dict[str, list[Argument]] = {"sweep": [], "runner": [], "engine": [], "cell": []}
     for argument in arguments:
         group = argument.key.partition(".")[0]
         about[group if group in about else "cell"].append(argument)
-        if group in ("sweep", "runner") and argument.swept:
+        if group in ("sweep", "runner", "engine") and argument.swept:
             raise ConfigError(f"{argument.text}: {argument.key} can't be swept; give one value")
     option, node = _chosen(space, "sweep", about["sweep"])
     _, runner = _chosen(space, "runner", about["runner"])
     own = [field.name for field in fields(Settings)]
     settings = _settings({key: node.pop(key) for key in own})
+    engine = about["engine"][0].values[0] if about["engine"] else space.base["engine"]
     grids = grids_of(about["cell"], node if option is not None else None)
     return Request(
         settings=settings,
@@ -89,6 +92,7 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
         question=node.get("question"),
         grids=grids,
         runner=build(runner, "runner"),
+        engine=check_value(engine, Asked, "engine"),
         arguments=arguments,
     )
 

@@ -8,11 +8,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from experiments.sweep.engines import Engines
 from experiments.sweep.expand import label
+from experiments.sweep.grid import Axis
 from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
 from experiments.sweep.store.state import DONE, CellState
+from experiments.sweep.view.units import duration
+
+SHOWN_VALUES = 12  # of an axis
 
 
 def show_plan(console: Console, request: Request, plan: Plan) -> None:
@@ -21,17 +27,49 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
         title = f"{request.name}" + (f", grid {number}" if len(request.grids) > 1 else "")
         table = Table("axis", "values", title=title, title_justify="left")
         for axis in grid.axes:
-            table.add_row(axis.name, "\n".join(_short(value, axis.name) for value in axis.values))
+            table.add_row(Text(axis.name), Text(_values(axis)))
         for pattern in grid.exclude:
-            table.add_row("without", label(pattern))
+            table.add_row("without", Text(label(pattern)))
         console.print(table)
     show_counts(console, request, plan)
-    if plan.packs:
-        console.print(f"Would run {plan.pending} cells in {len(plan.packs)} packs; ", end="")
-        if plan.expected_seconds is None:
-            console.print("no timings of such cells yet to say how long it takes.")
-        else:
-            console.print(f"about {plan.expected_seconds:.0f} s of one worker's time.")
+    if not plan.packs:
+        return
+    workers = min(request.runner.n_workers, len(plan.packs))
+    console.print(
+        f"Would run {plan.pending} cells in {len(plan.packs)} packs ({_engines(plan)}) "
+        f"on {workers} worker{'s' if workers > 1 else ''}: {_expected(plan, workers)}.",
+        highlight=False,
+    )
+    if plan.engines.undecided:
+        console.print(
+            f"  engine=auto: {len(plan.engines.undecided)} kinds of cells are timed first, and run "
+            "under the faster engine",
+            highlight=False,
+        )
+    show_engines(console, plan.engines)
+
+
+def _engines(plan: Plan) -> str:
+    counts = Counter(pack.engine for pack in plan.packs)
+    return ", ".join(f"{count} {engine}" for engine, count in counts.most_common())
+
+
+def _expected(plan: Plan, workers: int) -> str:
+    seconds = plan.expected_seconds
+    if seconds is None:
+        return "no timings of such cells yet to say how long it takes"
+    if workers == 1:
+        return f"about {duration(seconds)}"
+    return f"about {duration(seconds / workers)}, {duration(seconds)} of one worker's time"
+
+
+def _values(axis: Axis) -> str:
+    """An axis's values, of many only the first and last few."""
+    values = [_short(value, axis.name) for value in axis.values]
+    if len(values) > SHOWN_VALUES:
+        values = [*values[: SHOWN_VALUES - 2], f"... ({len(values)} values)", values[-1]]
+    # What sets one key is short; what sets several has a line of its own.
+    return (", " if all(list(value) == [axis.name] for value in axis.values) else "\n").join(values)
 
 
 def show_counts(console: Console, request: Request, plan: Plan) -> None:
@@ -41,6 +79,19 @@ def show_counts(console: Console, request: Request, plan: Plan) -> None:
     failed = plan.counts["failed"]
     if failed and not request.settings.retry:
         console.print("  (sweep.retry=[error,oom] runs failed cells again)", markup=False)
+
+
+def show_engines(console: Console, engines: Engines) -> None:
+    """Print what timing found, and what can't be stacked and why."""
+    for engine, count in Counter(engines.chosen[key] for key in engines.timed).items():
+        ratios = [s / t for key, (s, t) in engines.timed.items() if engines.chosen[key] == engine]
+        console.print(
+            f"  {engine}: {count} kinds; stacked is {min(ratios):.2f} to {max(ratios):.2f} times "
+            "as fast as serial",
+            highlight=False,
+        )
+    for reason, count in Counter(engines.reasons.values()).items():
+        console.print(f"  serial: {count} kinds can't be stacked: {reason}", markup=False)
 
 
 def show_end(

@@ -36,7 +36,7 @@ def _no_predictions(_: str, names: list[str]) -> list[str]:
 
 
 def _settings(results: Results) -> list[Setting]:
-    return settings_of(read_frozen(results.folder))
+    return settings_of(list(read_frozen(results.folder).values()))
 
 
 def _theory(config: dict[str, Any]) -> pd.DataFrame:

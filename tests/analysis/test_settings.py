@@ -18,7 +18,7 @@ from experiments.sweep.store.frozen import read_frozen
 
 @pytest.fixture
 def frozen(small: Results) -> list[dict[str, Any]]:
-    return read_frozen(small.folder)
+    return list(read_frozen(small.folder).values())
 
 
 def test_cells_that_differ_in_learning_rate_and_seed_are_one_setting(

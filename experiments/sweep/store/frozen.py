@@ -6,47 +6,97 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from experiments.config.identity import fingerprint
 from experiments.errors import ConfigError
+from experiments.sweep.code import code_version, git
 from experiments.sweep.expand import PlannedCell
+from experiments.sweep.rows import versions
 from experiments.sweep.store.paths import SweepFolder, write_whole
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")
-REPOSITORY = Path(__file__).resolve().parents[3]
+LINE = ("cell_id", "asked", "choices", "config")
+OPTIONAL = ("engine",)
 
 
-def freeze(folder: SweepFolder, cells: Sequence[PlannedCell], asked: Mapping[str, Any]) -> None:
-    """Write `cells.jsonl` and `sweep.yaml`, adding to what earlier launches wrote there.
+Line = dict[str, Any]
+
+
+def read_frozen(folder: SweepFolder) -> dict[str, Line]:
+    """Every cell that was ever planned in this folder, by id: what was `asked`, and what that made.
+
+    Lines that can't be read are passed over; the next launch writes those it needs anew.
+    """
+    lines: dict[str, Line] = {}
+    if folder.plan.exists():
+        for text in folder.plan.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                line = json.loads(text)
+                lines[line["cell_id"]] = {key: line[key] for key in LINE} | {
+                    key: line[key] for key in OPTIONAL if key in line
+                }
+    return lines
+
+
+def check_frozen(
+    folder: SweepFolder, frozen: Mapping[str, Line], cells: Sequence[PlannedCell]
+) -> None:
+    """Compare the whole configurations of cells with those that are kept under their ids.
 
     Raises
     ------
     ConfigError
         A cell that is there under the same id has another configuration.
     """
-    known = {line["cell_id"]: line for line in read_frozen(folder)}
     for cell in cells:
-        before = known.get(cell.id)
+        before = frozen.get(cell.id)
         if before is not None and fingerprint(before["config"]) != fingerprint(cell.config):
             raise ConfigError(
                 f"{folder.plan}: {cell.id} is there with another configuration; "
                 "choose another sweep.name"
             )
+
+
+def freeze(
+    folder: SweepFolder,
+    frozen: Mapping[str, Line],
+    cells: Sequence[PlannedCell],
+    engines: Mapping[str, str],
+    asked: Mapping[str, Any],
+) -> None:
+    """Write `cells.jsonl` and `sweep.yaml`, adding to what earlier launches wrote there.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    frozen
+        What is there (`read_frozen`).
+    cells
+        What this launch asks for.
+    engines
+        Cells whose engine was found by timing, and which it was: it stays so.
+    asked
+        The sweep as asked, for people.
+    """
+    known = dict(frozen)
+    for cell in cells:
+        timed = {"engine": engines[cell.id]} if cell.id in engines else {}
+        before = known.get(cell.id, {})
         known[cell.id] = {
             "cell_id": cell.id,
             "asked": cell.assignment,
             "choices": cell.choices,
             "config": cell.config,
+            **{key: before[key] for key in OPTIONAL if key in before},
+            **timed,
         }
     lines = "".join(f"{json.dumps(line)}\n" for line in known.values())
     write_whole(folder.plan, lines.encode())
@@ -56,30 +106,13 @@ def freeze(folder: SweepFolder, cells: Sequence[PlannedCell], asked: Mapping[str
         "launched": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_version(),
         "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {library: version(library) for library in LIBRARIES},
-        "diff": _git("diff", "HEAD") or "",
+        "versions": versions("python", *LIBRARIES),
+        "diff": git("diff", "HEAD") or "",
     }
     # One YAML document a launch: results of earlier launches came from the code named there.
     text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100)
-    earlier = folder.provenance.read_text() if folder.provenance.exists() else ""
-    write_whole(folder.provenance, f"{earlier}---\n{text}".encode())
-
-
-def read_frozen(folder: SweepFolder) -> list[dict[str, Any]]:
-    """Every cell that was ever planned in this folder: what was `asked`, and what that made."""
-    if not folder.plan.exists():
-        return []
-    return [json.loads(line) for line in folder.plan.read_text().splitlines()]
-
-
-@cache
-def code_version() -> str:
-    """The commit of the code that runs, `+` where the tree differs from it."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
-    if commit is None:
-        return "unknown"
-    return commit.strip() + ("+" if _git("status", "--porcelain", "-uno") else "")
+    earlier = folder.provenance.read_bytes() if folder.provenance.exists() else b""
+    write_whole(folder.provenance, earlier + f"---\n{text}".encode())
 
 
 def machine() -> dict[str, Any]:
@@ -90,13 +123,3 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "command": shlex.join(sys.orig_argv),
     }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.sweep.store.journal import Event, journals_in, read_events
-from experiments.sweep.store.parquet import commit_journal, decode
+from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.survey import steadily, survey
 
@@ -26,14 +26,6 @@ class CellState:
     attempt: int
     seconds: float
     reason: str | None = None
-
-
-def recover(folder: SweepFolder) -> int:
-    """Commit the journals that a dead launcher or worker left; return how many there were."""
-    left = journals_in(folder.journals)
-    for journal in left.values():
-        commit_journal(folder, journal)
-    return len(left)
 
 
 def read_states(folder: SweepFolder) -> dict[str, CellState]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,11 @@ def test_a_killed_launcher_takes_its_workers_along_and_the_same_command_goes_on(
     again = here.start(*GRID, "runner.workers=2")
     said = finish(again)
     assert again.returncode == 0, said
-    assert "4 done, 8 missing, 0 failed, 0 interrupted" in said
+    assert "4 done, 6 missing, 0 failed, 2 interrupted" in said
     assert_every_cell_once(here)
-    assert set(here.rows().values()) == {1}
-    assert [n for n in range(CELLS) if here.runs(n) != 1] == [2, 8]
+    # The two at work have a row that says so, and a second attempt.
+    again_at = [number for number, rows in here.rows().items() if rows == 2]
+    assert sorted(again_at) == [n for n in range(CELLS) if here.runs(n) != 1] == [2, 8]
 
 
 @pytest.mark.slow
@@ -112,7 +114,7 @@ def test_worker_and_launcher_killed_together_lose_two_cells_at_most(here: Site) 
     said = finish(again)
     assert again.returncode == 0, said
     assert_every_cell_once(here)
-    assert set(here.rows().values()) <= {1, 2}
+    assert set(here.rows().values()) <= {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -134,13 +136,14 @@ def test_an_interrupted_sweep_says_so_and_keeps_what_is_done(
     assert sweep.returncode == 130, said
     assert "Interrupted: 4 of 12 cells are done" in said.replace("\n", " ")
     assert len(said.splitlines()) <= 6, said
-    assert sorted(state.outcome for state in read_states(here.folder).values()) == ["ok"] * 4
+    outcomes = Counter(state.outcome for state in read_states(here.folder).values())
+    assert outcomes == {"ok": 4, "cancelled": 2}
     assert not here.folder.launcher.exists()
     assert not list(here.folder.journals.glob("*"))
 
 
 def imports_torch(pid: str) -> bool:
-    """Whether a process is somewhere in the seconds that a worker takes to be ready."""
+    """Whether a process is somewhere in the seconds that the server of workers takes to load."""
     try:
         return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
@@ -150,7 +153,6 @@ def imports_torch(pid: str) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_an_interrupt_while_workers_start_is_as_quiet(here: Site) -> None:
     sweep = here.start(*GRID, "runner.workers=2")
-    until(here.folder.provenance.exists, sweep)
     children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
     until(lambda: any(imports_torch(pid) for pid in children.read_text().split()), sweep)
     os.killpg(sweep.pid, signal.SIGINT)
@@ -195,7 +197,7 @@ def test_what_cells_do_to_their_process_stays_with_them(
 @pytest.mark.parametrize(
     ("where", "patch"),
     [
-        ("at once", "os._exit(1)"),
+        ("at once", "import multiprocessing.spawn as s; s._main = lambda *_: os._exit(1)"),
         pytest.param(
             "before its first cell",
             "import experiments.sweep.store.journal as j\n"
@@ -207,8 +209,12 @@ def test_what_cells_do_to_their_process_stays_with_them(
 def test_workers_that_all_die_end_in_an_error_not_in_a_loop(
     here: Site, where: str, patch: str
 ) -> None:
-    fork = "--multiprocessing-fork"
-    here.tell("sitecustomize.py", f"import os, sys\nif {fork!r} in sys.orig_argv:\n    {patch}\n")
+    here.tell(
+        "sitecustomize.py",
+        "import os, sys\n"
+        "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
+        f"    {patch}\n",
+    )
     sweep = here.start(*GRID, "runner.workers=2")
     said = finish(sweep)
     assert sweep.returncode == 2, said

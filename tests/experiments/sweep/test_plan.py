@@ -2,12 +2,23 @@
 
 import pytest
 
-from experiments.sweep.plan import VARIES_IN_PACK, make_plan
+from experiments.sweep.engines import decide
+from experiments.sweep.pack import VARIES_IN_PACK
+from experiments.sweep.packing import Bounds
+from experiments.sweep.plan import Plan
+from experiments.sweep.plan import make_plan as plan_for
 from experiments.sweep.store.state import CellState
 
 
 def state(outcome: str, attempt: int = 1, seconds: float = 1.0) -> CellState:
     return CellState(outcome, attempt, seconds)
+
+
+def make_plan(cells, states, retry, pack_cells=None, asked="serial", workers=2) -> Plan:
+    def engines(groups):
+        return decide(groups, asked, {})
+
+    return plan_for(cells, states, retry, engines, Bounds(workers, pack_cells))
 
 
 def tasks(plan):
@@ -85,7 +96,7 @@ def test_nothing_is_left_to_do_when_all_is_done(cells_of):
 
 
 def test_mode_plan_says_axes_and_counts_and_writes_nothing(plan_of, tmp_path, capsys):
-    assert plan_of(["sweep=he_vs_glorot"]) == 0
+    assert plan_of(["sweep=he_vs_glorot", "runner.pack_cells=16"]) == 0
     shown = capsys.readouterr().out
     assert not (tmp_path / "results").exists()
     for axis in ("activation", "init", "model", "optim.lr", "seed"):

@@ -18,14 +18,16 @@ from experiments.cell import CellResult
 from experiments.config.loader import config_loader
 from experiments.errors import ConfigError
 from experiments.sweep.command import run_command
-from experiments.sweep.plan import Pack, Task
-from experiments.sweep.runner import bury, devices
-from experiments.sweep.store.journal import Journal
+from experiments.sweep.pack import Engine, Pack, Task
+from experiments.sweep.rows import identified
+from experiments.sweep.runner.devices import devices
+from experiments.sweep.runner.local import bury
+from experiments.sweep.store.journal import Journal, take
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
 from experiments.sweep.store.tables import read_parts
-from experiments.sweep.worker import identified
+from experiments.sweep.worker import Order
 
 TINY = [
     "model=linear",
@@ -172,8 +174,15 @@ def test_a_device_that_is_not_there_is_refused_by_name() -> None:
         devices("cuda:99")
 
 
-def pack_of(*names: str) -> Pack:
-    return Pack(tuple(Task(name, 1, {"seed": 0}, {}) for name in names))
+KILLED = ("killed", "its worker process died (exit code -9, SIGKILL)")
+
+
+def pack_of(*names: str, engine: Engine = "serial") -> Pack:
+    return Pack(tuple(Task(name, 1, {"seed": 0}, {}) for name in names), engine)
+
+
+def order_of(folder: SweepFolder, *names: str, engine: Engine = "serial") -> Order:
+    return Order(str(folder.root), "p", pack_of(*names, engine=engine), "cpu", "code")
 
 
 def test_a_worker_that_dies_after_its_last_cell_costs_nothing(tmp_path: Path) -> None:
@@ -181,26 +190,49 @@ def test_a_worker_that_dies_after_its_last_cell_costs_nothing(tmp_path: Path) ->
     journal = Journal(folder.journals / "p.journal")
     for task in pack.tasks:
         journal.start(task.cell_id, 1)
-        journal.done(
-            CellResult(
-                identified(task, {"outcome": "ok", "seconds": 1.0, "outcome_reason": None}, "cpu"),
-                {},
-            )
-        )
+        ended = {"outcome": "ok", "seconds": 1.0, "outcome_reason": None}
+        journal.done(CellResult(identified(task, ended, "cpu", "serial"), {}))
     journal.close()
     commit_journal(folder, journal.path)
-    assert bury(folder, "p", pack, -9) == []
+    assert bury(folder, order_of(folder, "x", "y"), *KILLED) == []
     assert set(read_states(folder)) == {"x", "y"}
 
 
 def test_a_worker_that_dies_before_its_first_cell_gives_its_pack_back(tmp_path: Path) -> None:
-    assert bury(SweepFolder(tmp_path), "p", pack_of("x", "y"), -9) == [pack_of("x", "y")]
+    folder = SweepFolder(tmp_path)
+    assert bury(folder, order_of(folder, "x", "y"), *KILLED) == [pack_of("x", "y")]
+
+
+def begun(folder: SweepFolder, *names: str) -> Path:
+    journal = Journal(folder.journals / "p.journal")
+    for name in names:
+        journal.start(name, 1)
+    journal.close()
+    return journal.path
+
+
+def outcomes(folder: SweepFolder) -> dict[str, str]:
+    return {cell: state.outcome for cell, state in read_states(folder).items()}
 
 
 def test_a_dead_workers_cell_is_blamed_and_the_rest_given_back(tmp_path: Path) -> None:
-    folder, pack = SweepFolder(tmp_path), pack_of("x", "y", "z")
-    journal = Journal(folder.journals / "p.journal")
-    journal.start("x", 1)
-    journal.close()
-    assert bury(folder, "p", pack, -9) == [pack_of("y", "z")]
-    assert {cell: state.outcome for cell, state in read_states(folder).items()} == {"x": "killed"}
+    folder = SweepFolder(tmp_path)
+    begun(folder, "x")
+    assert bury(folder, order_of(folder, "x", "y", "z"), *KILLED) == [pack_of("y", "z")]
+    assert outcomes(folder) == {"x": "killed"}
+
+
+def test_a_worker_that_dies_as_it_writes_its_tables_loses_nothing(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    assert take(begun(folder, "x"))
+    assert bury(folder, order_of(folder, "x", "y"), *KILLED) == [pack_of("y")]
+    assert outcomes(folder) == {"x": "killed"}
+    assert not list(folder.journals.iterdir())
+
+
+def test_of_cells_that_ran_together_none_is_blamed_but_each_runs_alone(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    begun(folder, "x", "y")
+    back = bury(folder, order_of(folder, "x", "y", engine="stacked"), *KILLED)
+    assert back == [pack_of("x", engine="stacked"), pack_of("y", engine="stacked")]
+    assert outcomes(folder) == {}

@@ -1,0 +1,35 @@
+"""What a dead launcher, or one that is told to stop, left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from experiments.sweep.pack import Task
+from experiments.sweep.settle import settle
+from experiments.sweep.store.frozen import Line
+from experiments.sweep.store.journal import journals_in
+from experiments.sweep.store.paths import SweepFolder
+
+DIED = ("killed", "its launcher died")
+STOPPED = ("cancelled", "the sweep was stopped")
+
+
+def recover(folder: SweepFolder, frozen: Mapping[str, Line], why: tuple[str, str] = DIED) -> None:
+    """Turn every journal that is left into tables; what was at work gets an outcome.
+
+    To be called under `sole_launcher`. A worker that lives on all the same, as none should, has
+    lost its journal, and with it the right to write tables; its cells' next attempts have a higher
+    number.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    frozen
+        Its planned cells (`read_frozen`).
+    why
+        Outcome and reason of the cells that were at work.
+    """
+    tasks = {cell: Task(cell, 1, line["config"], line["choices"]) for cell, line in frozen.items()}
+    for journal in journals_in(folder.journals).values():
+        settle(folder, journal, tasks, *why, blame_all=True)

@@ -1,0 +1,29 @@
+"""Imported once by the server that forks workers: loads what they need, and dies with its launcher.
+
+Workers are forked from a process that has loaded the code when the sweep was launched. So one that
+replaces a dead one is there at once, and runs what was launched, whatever was edited meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import signal
+import sys
+
+from experiments.sweep.code import code_version
+from experiments.sweep.process import PR_SET_PDEATHSIG
+
+NEEDED = (
+    "experiments.sweep.worker",
+    "experiments.sweep.command",
+    "hydra.main",
+    "pebble.pool.process",
+)
+
+for name in NEEDED:
+    importlib.import_module(name)
+code_version()
+# It would stay as long as a worker does, and workers as long as it: neither may outlive a launcher.
+if sys.platform == "linux":
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,62 @@
+"""In this process: for debugging, and for a single cell."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import PositiveFloat, PositiveInt
+
+from experiments.sweep.code import code_version
+from experiments.sweep.pack import Pack
+from experiments.sweep.process import prepare_torch
+from experiments.sweep.runner.devices import devices, worker_bytes
+from experiments.sweep.runner.protocol import Tick
+from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.worker import Order, run_pack
+
+
+@dataclass(frozen=True)
+class InlineRunner:
+    """In this process, one pack after the other.
+
+    Parameters
+    ----------
+    device
+        `auto`, `cpu`, `cuda` or `cuda:N`.
+    pack_cells
+        Most cells in a pack; None: by the work in them.
+    cell_seconds
+        Time limit of a cell, where it runs Python code; None: no limit.
+    """
+
+    device: str = "auto"
+    pack_cells: PositiveInt | None = None
+    cell_seconds: PositiveFloat | None = None
+
+    @property
+    def n_workers(self) -> int:
+        """One."""
+        return 1
+
+    def worker_memory(self) -> int:
+        """All there is."""
+        return worker_bytes(devices(self.device)[0], 1)
+
+    def warm_up(self) -> None:
+        """This process is warm."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the function here."""
+        prepare_torch()
+        return function(*arguments)
+
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
+        """Run packs here, calling `tick` after each cell."""
+        prepare_torch()
+        root, device, code = str(folder.root), devices(self.device)[0], code_version()
+        for pack in packs:
+            run_pack(Order(root, uuid.uuid4().hex, pack, device, code, self.cell_seconds), tick)
+        tick()

@@ -1,0 +1,64 @@
+"""What a launcher sees of its workers: their cells, how long they are at them, whether they live.
+
+All of it from the journals, and times by this process's own monotonic clock.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.sweep.settle import follow
+from experiments.sweep.store.journal import Writer, lives, read_events, read_writer
+
+
+@dataclass
+class PackWatch:
+    """Follows one pack's journal.
+
+    Parameters
+    ----------
+    journal
+        It may not be there yet, or no longer.
+    cell_seconds
+        Time limit of a cell; cells that run together have it together. None: no limit.
+    """
+
+    journal: Path
+    cell_seconds: float | None
+    timed_out: bool = False
+    _writer: Writer | None = None
+    _offset: int = 0
+    _at_work: dict[str, int] = field(default_factory=dict)
+    _since: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """Read on; kill the worker where its cell has had its time."""
+        try:
+            if self._writer is None:
+                self._writer = read_writer(self.journal)
+            events, self._offset = read_events(self.journal, self._offset)
+        except FileNotFoundError:
+            return
+        if any(event.kind in ("start", "done") for event in events):
+            self._since = time.monotonic()
+            follow(self._at_work, events)
+        if self.cell_seconds is None or not self._at_work or self._writer is None:
+            return
+        allowed = self.cell_seconds * len(self._at_work)
+        if not self.timed_out and time.monotonic() - self._since > allowed:
+            self.timed_out = True
+            if lives(self._writer):
+                with suppress(ProcessLookupError):
+                    os.kill(self._writer.pid, signal.SIGKILL)
+
+    def deserted(self) -> bool:
+        """Whether the worker is gone though its journal is there.
+
+        One that leaves with exit code 0 is not missed by the pool.
+        """
+        return self.journal.exists() and self._writer is not None and lives(self._writer) is False
