@@ -114,5 +114,8 @@ def _warn(faults: list[Fault]) -> None:
 def _joined(parts: list[pa.Table]) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
-    frame: pd.DataFrame = concatenate(parts).to_pandas()
+    # Without Arrow's threads, as in `decode`; the system's allocator halves the time of this.
+    frame: pd.DataFrame = concatenate(parts).to_pandas(
+        use_threads=False, memory_pool=pa.system_memory_pool()
+    )
     return frame

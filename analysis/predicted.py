@@ -134,7 +134,7 @@ def _stored(folder: SweepFolder, setting: Setting, made_by: str) -> pd.DataFrame
         return None
     if (part.schema.metadata or {}).get(THEORY) != made_by.encode():
         return None
-    frame: pd.DataFrame = part.to_pandas()
+    frame: pd.DataFrame = part.to_pandas(use_threads=False)  # see `decode`
     if set(frame["cell_id"].unique()) != set(setting.cell_ids):
         return None  # cells were added to the sweep
     mine = frame[frame["cell_id"] == _stem(setting)].drop(columns="cell_id")

@@ -128,4 +128,5 @@ def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         It isn't a whole Parquet file.
     """
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    return file.read(columns=list(columns) if columns else None)
+    # Arrow's own threads now and then abort a process that ends soon after (pyarrow 26).
+    return file.read(columns=list(columns) if columns else None, use_threads=False)

@@ -103,16 +103,15 @@ def survey(folder: SweepFolder) -> Survey:
             faults.append(Fault(path, str(error)))
         except ValueError as error:
             faults.append(Fault(path, str(error), stem))
-    superseded = frozenset(
-        stem for pack in packs.values() if pack.manifest for stem in pack.manifest.supersedes
-    )
-    faults = [fault for fault in faults if fault.stem not in superseded]
-    for stem in list(packs):
-        if stem in superseded:
-            del packs[stem]
-        elif wrong := _missing_or_resized(folder, packs[stem]):
+    for stem, pack in list(packs.items()):
+        if wrong := _missing_or_resized(folder, pack):
             faults += wrong
             del packs[stem]
+    # What only a spoilt pack supersedes counts again, where it is still there.
+    manifests = [pack.manifest for pack in packs.values() if pack.manifest is not None]
+    superseded = frozenset(stem for manifest in manifests for stem in manifest.supersedes)
+    packs = {stem: pack for stem, pack in packs.items() if stem not in superseded}
+    faults = [fault for fault in faults if fault.stem not in superseded]
     known = {*_parts(listed["cells"]), *superseded, *journals}
     for name in SIBLINGS:
         faults += [

@@ -14,7 +14,7 @@ from experiments.sweep.store.survey import Fault, StoredPack, steadily, survey, 
 
 Parts = dict[str, pa.Table]
 """Parts of one table by the stem of their files, or of one pack by table."""
-THREADS = 4  # Arrow has its own besides
+THREADS = 4
 
 
 def read_tables(

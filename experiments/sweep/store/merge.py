@@ -1,0 +1,144 @@
+"""Many small packs become a few large ones, without the attempts that were superseded.
+
+At every moment a reader finds each row once: the merged pack is written whole, `cells` last, and
+from then on readers pass over the packs that it says it supersedes; only then do those go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pyarrow as pa
+
+from experiments.errors import DataError
+from experiments.sweep.store.concatenate import concatenate
+from experiments.sweep.store.parquet import decode, is_written, part_path, write_pack
+from experiments.sweep.store.paths import TABLES, SweepFolder, writing
+from experiments.sweep.store.survey import Fault, StoredPack, survey
+from experiments.sweep.store.tables import Parts, latest, of_cells, read_pack
+
+ENOUGH = 1 << 21  # rows of all its tables: a pack of so many is large enough
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What merging did: part files before and after, rows of superseded attempts dropped."""
+
+    before: int
+    after: int
+    dropped: int
+
+
+def merge_packs(folder: SweepFolder, beat: Callable[[], None] = lambda: None) -> Merged:
+    """Merge small packs, drop superseded attempts; again, it finds nothing to do.
+
+    To be called under `sole_launcher`, after `quarantine`.
+
+    Parameters
+    ----------
+    folder
+        The sweep's; others may read there meanwhile.
+    beat
+        Called now and then.
+
+    Raises
+    ------
+    DataError
+        A part is spoilt.
+    """
+    before = _count(folder)
+    _clear(folder)
+    found = survey(folder)
+    kept = latest({s: decode(p.cells, ("cell_id", "attempt")) for s, p in found.packs.items()})
+    dropped = 0
+    for group in _groups(folder, found.packs.values(), kept):
+        beat()
+        dropped += sum(pack.dropped for pack in group)
+        if len(group) > 1 or group[0].dropped:
+            _replace(folder, group)
+    return Merged(before, _count(folder), dropped)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of a pack."""
+
+    pack: StoredPack
+    parts: Parts
+    dropped: int  # rows
+
+    @property
+    def rows(self) -> int:
+        return _rows(self.parts)
+
+
+def _groups(
+    folder: SweepFolder, packs: Iterable[StoredPack], kept: dict[str, list[str]]
+) -> Iterator[list[_Kept]]:
+    """Packs that become one: as many as make it large enough, in memory one group at a time."""
+    group: list[_Kept] = []
+    for pack in packs:
+        read = _keep(folder, pack, kept.get(pack.stem, []))
+        if read.rows >= ENOUGH:
+            yield [read]
+            continue
+        group.append(read)
+        if sum(one.rows for one in group) >= ENOUGH:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _keep(folder: SweepFolder, pack: StoredPack, cells: list[str]) -> _Kept:
+    parts = read_pack(folder, pack)
+    if isinstance(parts, Fault):
+        raise DataError(f"{parts}; the same command moves its pack away")
+    if len(cells) == parts["cells"].num_rows:
+        return _Kept(pack, parts, 0)
+    less = {name: of_cells(part, cells) for name, part in parts.items()}
+    return _Kept(pack, less, _rows(parts) - _rows(less))
+
+
+def _rows(parts: Parts) -> int:
+    return sum(part.num_rows for part in parts.values())
+
+
+def _replace(folder: SweepFolder, group: list[_Kept]) -> None:
+    tables = {
+        name: concatenate([one.parts[name] for one in group if name in one.parts] or [pa.table({})])
+        for name in TABLES
+    }
+    if tables["cells"].num_rows:
+        # Also what those superseded: should it come back, from whoever was slow, it is known.
+        older = (one.pack.manifest.supersedes for one in group if one.pack.manifest is not None)
+        stems = [one.pack.stem for one in group] + [stem for stems in older for stem in stems]
+        write_pack(folder, uuid4().hex, tables, stems)
+    for one in group:
+        _remove(folder, one.pack.stem)
+
+
+def _clear(folder: SweepFolder) -> None:
+    """Remove what a merge or a writer that was killed has left."""
+    for pack in survey(folder).packs.values():
+        if pack.manifest is not None and is_written(folder, pack.stem):
+            for stem in pack.manifest.supersedes:
+                _remove(folder, stem)
+    for name in TABLES:
+        for path in folder.table(name).glob(".*.part"):
+            with writing(path):
+                path.unlink(missing_ok=True)
+
+
+def _remove(folder: SweepFolder, stem: str) -> None:
+    """Remove a pack, `cells` first: no reader then looks for the rest."""
+    for name in reversed(TABLES):
+        path = part_path(folder, name, stem)
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
+def _count(folder: SweepFolder) -> int:
+    return sum(len(list(folder.table(name).glob("*.parquet"))) for name in TABLES)
