@@ -98,7 +98,7 @@ class Adam:
     weight_decay: NonNegative = 0.0
 
     def init(self, params: Tensors) -> State:
-        """Step 0, with nothing averaged yet."""
+        """Nothing is averaged yet."""
         return _adam_init(params)
 
     def update(
@@ -129,7 +129,7 @@ class AdamW:
     weight_decay: NonNegative = 1e-2
 
     def init(self, params: Tensors) -> State:
-        """Step 0, with nothing averaged yet."""
+        """Nothing is averaged yet."""
         return _adam_init(params)
 
     def update(
@@ -143,23 +143,27 @@ class AdamW:
 
 def _adam_init(params: Tensors) -> State:
     device = next(iter(params.values())).device
-    # float64, so that beta ** step is as exact as torch's, which computes it in Python.
-    step = torch.zeros((), dtype=torch.float64, device=device)
-    return {"step": step, "mean": _zeros_like(params), "square": _zeros_like(params)}
+    # float64, so that they are as exact as torch's, which are computed in Python.
+    none = torch.zeros((), dtype=torch.float64, device=device)
+    means = {"mean": _zeros_like(params), "square": _zeros_like(params)}
+    return means | {"mean_share": none, "square_share": none}
 
 
 def _adam_direction(adam: Adam | AdamW, grads: Tensors, state: State) -> tuple[Tensors, State]:
-    step = state["step"] + 1
     mean = {n: m + (1 - adam.beta1) * (grads[n] - m) for n, m in state["mean"].items()}
     square = {
         n: adam.beta2 * s + (1 - adam.beta2) * grads[n].square() for n, s in state["square"].items()
     }
-    mean_share = 1 - adam.beta1**step
-    root_share = (1 - adam.beta2**step).sqrt()
+    # 1 - beta ** step, as the running mean of ones. The last bit of a power would depend on how
+    # many cells are stacked: vectors of numbers take another formula than single ones.
+    mean_share = adam.beta1 * state["mean_share"] + (1 - adam.beta1)
+    square_share = adam.beta2 * state["square_share"] + (1 - adam.beta2)
+    root_share = square_share.sqrt()
     direction = {
         n: (m / mean_share) / (square[n].sqrt() / root_share + adam.eps) for n, m in mean.items()
     }
-    return direction, {"step": step, "mean": mean, "square": square}
+    shares = {"mean_share": mean_share, "square_share": square_share}
+    return direction, {"mean": mean, "square": square} | shares
 
 
 def _with_l2(params: Tensors, grads: Tensors, weight_decay: float) -> Tensors:

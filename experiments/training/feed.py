@@ -35,14 +35,14 @@ class Feed:
         self.train_set = data.train
         self.total = cell.train.total_steps(len(data.train))
         self._task = task
-        self._size = cell.train.batch_of(len(data.train))
+        self.size = cell.train.batch_of(len(data.train))
         self.device = data.train.x.device
-        self._batches = Batches(len(data.train), self._size, cell.seed_data, self.device)
+        self._batches = Batches(len(data.train), self.size, cell.seed_data, self.device)
 
     @property
     def steps_an_epoch(self) -> int:
         """Whole batches in one pass over the training images."""
-        return len(self.train_set) // self._size
+        return len(self.train_set) // self.size
 
     def chosen(self, step: int) -> Tensor:
         """Indices of the step's images."""
@@ -51,7 +51,7 @@ class Feed:
     def masks(self, step: int) -> Params:
         """The step's dropout masks, drawn on the CPU."""
         rng = generator("dropout", self.cell.seed, step)
-        return dropout_masks(self._task.model, self._size, rng, self.cell.train.torch_dtype)
+        return dropout_masks(self._task.model, self.size, rng, self.cell.train.torch_dtype)
 
     def factor(self, step: int) -> float:
         """What the schedule multiplies the learning rate by."""

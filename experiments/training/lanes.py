@@ -1,8 +1,7 @@
 """Networks in training, side by side: one alone, or several as one program under `torch.vmap`.
 
 Both run the same step (`training/step.py`) on the same inputs. What one network computes does not
-depend on how many there are beside it, as long as it isn't alone: a batched kernel over one
-network takes other paths than over two, so a last network keeps a copy of itself for company.
+depend, to the bit, on those beside it (`training/company.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
+from experiments.training.company import fillers, in_company
 from experiments.training.feed import Feed, StackedFeed
 from experiments.training.step import Params, State, Task, make_step, start
 
@@ -82,7 +82,8 @@ class StackedLanes:
 
     def __init__(self, tasks: Sequence[Task], feeds: Sequence[Feed]) -> None:
         self._feeds = list(feeds)
-        company = _in_company(range(len(tasks)))
+        self._fillers = fillers(feeds[0].cell, feeds[0].size)
+        company = in_company(range(len(tasks)), self._fillers)
         states = [start(tasks[place]) for place in company]
         self._stack = _Stack(
             tree_map(lambda *tensors: torch.stack(tensors), *states),
@@ -109,7 +110,7 @@ class StackedLanes:
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these networks alone, renumbered in this order."""
-        company = _in_company(places)
+        company = in_company(places, self._fillers)
         chosen = torch.tensor(company, device=self._feeds[0].device)
         self._stack = _Stack(
             tree_map(lambda tensor: tensor[chosen], self._stack.state),
@@ -135,13 +136,8 @@ def stacked_step(task: Task) -> Callable[..., tuple[State, Tensor]]:
     return vmap(lane)
 
 
-def _in_company(places: Sequence[int]) -> list[int]:
-    """The places, the first of them twice if it is the only one."""
-    return list(places) if len(places) > 1 else [places[0], places[0]]
-
-
 def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
-    """The optimizers' numbers that differ among them, `lr` aside, as tensors [network].
+    """The optimizers' numbers that differ among them, as tensors [network].
 
     Examples
     --------
@@ -150,7 +146,7 @@ def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Te
     {'momentum': tensor([0.0000, 0.5000], dtype=torch.float64)}
     """
     numbers: dict[str, Tensor] = {}
-    for name in (field.name for field in fields(optims[0]) if field.name != "lr"):
+    for name in (field.name for field in fields(optims[0])):
         values = [getattr(optim, name) for optim in optims]
         if any(value != values[0] for value in values):
             numbers[name] = torch.tensor(values, dtype=torch.float64, device=device)

@@ -34,7 +34,7 @@ class Lookout:
         if self._copy is None or answer is not None:
             self._copy = marks.to("cpu", non_blocking=True)
             self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(marks.device))
         return answer
 
     def forget(self) -> None:

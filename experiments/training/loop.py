@@ -172,7 +172,9 @@ def _end(
     trained: Trained, state: State, losses: Tensor, divergence: Divergence | None, feed: Feed
 ) -> None:
     """Record each step's loss; `train_loss` is the mean over the last epoch (or all there was)."""
-    trained.params, trained.divergence = state["params"], divergence
+    # Copies: a part of a stack's tensors would keep the whole of them in memory.
+    trained.params = {name: tensor.clone() for name, tensor in state["params"].items()}
+    trained.divergence = divergence
     count = feed.total if divergence is None else min(divergence.step + 1, feed.total)
     values = losses[:count].tolist()
     for step, value in enumerate(values):

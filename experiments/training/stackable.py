@@ -61,7 +61,7 @@ def _try_step(cell: Cell, model: nn.Module) -> None:
     size = cell.train.batch_of(cell.data.n_train or cell.data.source.train_size)
     masks = dropout_masks(model, size, torch.Generator(), cell.train.torch_dtype)
     labels = torch.float32 if cell.objective.n_classes is None else torch.int64
-    numbers = [f.name for f in fields(cast(Any, cell.optim)) if f.name != "lr"]
+    numbers = [f.name for f in fields(cast(Any, cell.optim))]
     stacked_step(task)(
         tree_map(lambda tensor: _two(tuple(tensor.shape), tensor.dtype), start(task)),
         _two((size, *cell.data.shape), cell.train.torch_dtype),

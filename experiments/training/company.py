@@ -1,0 +1,51 @@
+"""The company that networks of a stack need, so that none of their bits depends on the others.
+
+A kernel may take another path over two networks than over three, and another formula for the last
+numbers of a tensor than for those before. So a stack ends in copies of one of its networks, which
+are thrown away, wherever it has too few networks or tensors that end in the middle of a vector.
+The bits of matrix products need MKL_CBWR besides (`experiments/__init__.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from experiments.config.schema import Cell
+from experiments.training.outputs import layer_outputs
+
+# oneDNN convolves two groups of three channels by another algorithm than it does more of them.
+LEAST = 3
+# Numbers that a vectorized loop takes at once, at most (AVX-512: two vectors of 16 float32). Those
+# left at the end of a tensor go through a scalar formula; the last bits of the two may differ.
+VECTOR = 32
+
+
+def fillers(cell: Cell, batch_size: int) -> int:
+    """Copies to put at the end of a stack, so that every tensor's last numbers are theirs.
+
+    Maps lie in memory image by image, within one the networks; so do features beside a batch
+    normalization, which counts all networks' features as its own. Everything else lies network by
+    network. Where the batch is a multiple of `VECTOR`, so is every tensor but the features in that
+    normalization.
+    """
+    runs = []  # lengths of what belongs to one network at a tensor's end
+    for layer, shape in layer_outputs(cell, batch_size):
+        joins_features = isinstance(layer, nn.BatchNorm1d)
+        if batch_size % VECTOR or joins_features:
+            images = 1 if joins_features or len(shape) > 2 else batch_size
+            runs.append(images * math.prod(shape[1:]))
+    return math.ceil((VECTOR - 1) / min(runs)) if runs else 0
+
+
+def in_company(places: Sequence[int], fillers: int) -> list[int]:
+    """The places, and then as many copies of the first as they need.
+
+    Examples
+    --------
+    >>> in_company([4, 7], fillers=0)
+    [4, 7, 4]
+    """
+    return [*places, *[places[0]] * max(fillers, LEAST - len(places))]
