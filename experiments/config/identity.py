@@ -35,24 +35,27 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def scientific(config: Mapping[str, Any]) -> dict[str, Any]:
+def scientific(
+    config: Mapping[str, Any], migrations: tuple[tuple[str, Any], ...] = MIGRATIONS
+) -> dict[str, Any]:
     """The dotted values that identify a cell."""
     excluded = tuple(f"{key}." for key in EXCLUDED)
-    return {
+    values = {
         key: value
         for key, value in flatten(config)
         if key not in EXCLUDED and not key.startswith(excluded)
     }
+    for key, introduced_as in migrations:
+        if key in values and values[key] == introduced_as:
+            del values[key]
+    return values
 
 
 def fingerprint(
     config: Mapping[str, Any], migrations: tuple[tuple[str, Any], ...] = MIGRATIONS
 ) -> str:
     """64 bits of SHA-256, as 16 hexadecimal digits, over a coerced config."""
-    values = scientific(config)
-    for key, introduced_as in migrations:
-        if key in values and values[key] == introduced_as:
-            del values[key]
+    values = scientific(config, migrations)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -62,7 +62,7 @@ def packed(
         most = bounds.cells or MOST_SERIAL
         if engines[key] == "stacked":
             fit = int(bounds.stack_bytes // max(lane_bytes(tasks[0]), 1))
-            even = -(-len(tasks) // bounds.workers)  # a stack for each worker, rounded up
+            even = max(-(-len(tasks) // bounds.workers), 2)  # a stack for each worker
             size = min(bounds.cells or MOST_STACKED, fit, even)
         elif bounds.cells is None:
             size = min(most, int(min(max(share, LEAST_SECONDS), MOST_SECONDS) / work[key]))

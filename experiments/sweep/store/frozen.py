@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from experiments.config.identity import fingerprint
+from experiments.config.identity import scientific
 from experiments.errors import ConfigError
 from experiments.sweep.code import code_version, git
 from experiments.sweep.expand import PlannedCell
@@ -56,8 +56,9 @@ def check_frozen(
         A cell that is there under the same id has another configuration.
     """
     for cell in cells:
-        before = frozen.get(cell.id)
-        if before is not None and fingerprint(before["config"]) != fingerprint(cell.config):
+        before = frozen.get(cell.id, {"config": cell.config})["config"]
+        # Not by their hashes, which are in the ids: those would be equal where two cells collide.
+        if before != cell.config and scientific(before) != scientific(cell.config):
             raise ConfigError(
                 f"{folder.plan}: {cell.id} is there with another configuration; "
                 "choose another sweep.name"

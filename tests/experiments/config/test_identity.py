@@ -132,6 +132,7 @@ def test_all_flips_differ_from_each_other(space, default):
         ("runner.workers", 7),
         ("sweep.name", "mine"),
         ("sweep.mode", "plan"),
+        ("engine", "stacked"),
     ],
 )
 def test_where_and_how_a_cell_runs_is_not_what_it_is(default, key, value):
