@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,17 +64,16 @@ def test_a_sweep_on_another_host_is_stopped_there(
 def test_the_process_that_got_a_dead_launchers_number_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = site(tmp_path)
-    here.tell("hold-0")
-    sweep = here.start("init.number=range(2)", "runner=inline")
-    until(lambda: here.held(), sweep)
-    note = here.folder.launcher.read_text()
-    here.folder.launcher.write_text(json.dumps(json.loads(note) | {"born": "another time"}))
-    assert told("s", f"--results={tmp_path}") == 0
-    assert "s: nobody runs it." in capsys.readouterr().out
-    here.forget("hold-*")
-    finish(sweep)
-    assert sweep.returncode == 0
+    folder = SweepFolder(tmp_path / "s")
+    folder.root.mkdir()
+    folder.plan.touch()
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        note = {"host": platform.node(), "pid": other.pid, "born": "another time"}
+        folder.launcher.write_text(json.dumps(note))
+        assert told("s", f"--results={tmp_path}") == 0
+        assert "s: nobody runs it." in capsys.readouterr().out
+        assert other.poll() is None
+        other.kill()
 
 
 def test_an_unknown_sweep_is_told_with_the_nearest_names(
