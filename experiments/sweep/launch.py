@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from experiments.sweep.progress import shown
 from experiments.sweep.recover import STOPPED, recover
 from experiments.sweep.request import Request
 from experiments.sweep.runner.devices import devices
+from experiments.sweep.runner.interrupts import Interrupted
 from experiments.sweep.store.frozen import check_frozen, freeze, read_frozen
 from experiments.sweep.store.lock import Hold, sole_launcher
 from experiments.sweep.store.quarantine import quarantine
@@ -38,6 +38,11 @@ def launch(space: Space, request: Request, console: Console) -> int:
     -------
     int
         The exit status: 0, 1 where a cell of this sweep has failed, 130 after an interruption.
+
+    Raises
+    ------
+    Interrupted
+        Within `interruptible`: it came before any cell ran.
     """
     folder, runner = request.folder, request.runner
     runs = request.settings.mode == "run"
@@ -115,7 +120,6 @@ def _asked(request: Request) -> dict[str, Any]:
 def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
     """Run a plan's packs; False where it was interrupted, with all that was finished kept."""
     folder = request.folder
-    before = {each: signal.signal(each, _interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         due = [task.cell_id for pack in plan.packs for task in pack.tasks]
         with shown(folder, due, console) as show:
@@ -125,7 +129,7 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
                 show()
 
             request.runner.run(folder, plan.packs, tick)
-    except KeyboardInterrupt:
+    except Interrupted:
         recover(folder, read_frozen(folder), STOPPED)
         states = read_states(folder)
         left = sum(
@@ -136,17 +140,7 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
             f"in {folder.root}; the same command runs the other {left}."
         )
         return False
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
     return True
-
-
-def _interrupt(*_: Any) -> None:
-    """The first Ctrl-C or SIGTERM ends the sweep; more of them don't disturb its clearing up."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _plan(request: Request, cells: Sequence[PlannedCell], recorded: Mapping[str, Engine]) -> Plan:
@@ -161,4 +155,4 @@ def _plan(request: Request, cells: Sequence[PlannedCell], recorded: Mapping[str,
 
 def _bounds(request: Request) -> Bounds:
     runner = request.runner
-    return Bounds(runner.n_workers, runner.pack_cells, STACK_SHARE * runner.worker_memory())
+    return Bounds(runner.n_workers, runner.pack_cells, int(STACK_SHARE * runner.worker_memory()))

@@ -24,12 +24,12 @@ class Bounds:
     cells
         Most cells in a pack; None: by the work in them.
     stack_bytes
-        Memory that a stack may take.
+        Memory that a stack may take; None: whatever it needs.
     """
 
     workers: int
     cells: int | None = None
-    stack_bytes: float = float("inf")
+    stack_bytes: int | None = None
 
 
 def packed(
@@ -61,7 +61,9 @@ def packed(
     for key, tasks in groups.items():
         most = bounds.cells or MOST_SERIAL
         if engines[key] == "stacked":
-            fit = int(bounds.stack_bytes // max(lane_bytes(tasks[0]), 1))
+            fit = MOST_STACKED
+            if bounds.stack_bytes is not None:
+                fit = bounds.stack_bytes // lane_bytes(tasks[0])
             even = max(-(-len(tasks) // bounds.workers), 2)  # a stack for each worker
             size = min(bounds.cells or MOST_STACKED, fit, even)
         elif bounds.cells is None:
