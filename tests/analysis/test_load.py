@@ -100,10 +100,9 @@ def test_every_cell_is_loaded_once_with_its_rows(small: Results) -> None:
 
 
 def test_columns_that_a_part_lacks_are_null_there(folder: SweepFolder) -> None:
-    one = {"cell_id": ["x"], "attempt": [1], "model.depth": [10]}
-    other = {"cell_id": ["y"], "attempt": [1], "model.channels": [3]}
-    write_part(folder, "cells", "a", pa.table(one))
-    write_part(folder, "cells", "b", pa.table(other))
+    for cell, option in (("x", {"model.depth": 10}), ("y", {"model.channels": 3})):
+        row = {"cell_id": cell, "outcome": "ok", "attempt": 1, **option}
+        _commit(folder, cell, CellResult(row, {}))
     cells = _loaded(folder).cells.set_index("cell_id")
     assert cells.loc["x", "model.depth"] == 10
     assert pd.isna(cells.loc["y", "model.depth"])

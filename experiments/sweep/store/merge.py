@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from experiments.sweep.store.survey import Fault, StoredPack, survey
 from experiments.sweep.store.tables import Parts, latest, of_cells, read_pack
 
 ENOUGH = 1 << 21  # rows of all its tables: a pack of so many is large enough
+CLAIM = ".merging"  # beside the journals: parts of that stem are a merge that isn't whole yet
 
 
 @dataclass(frozen=True)
@@ -115,29 +117,37 @@ def _replace(folder: SweepFolder, group: list[_Kept]) -> None:
         # Also what those superseded: should it come back, from whoever was slow, it is known.
         older = (one.pack.manifest.supersedes for one in group if one.pack.manifest is not None)
         stems = [one.pack.stem for one in group] + [stem for stems in older for stem in stems]
-        write_pack(folder, uuid4().hex, tables, stems)
+        claim = folder.journals / f"{uuid4().hex}{CLAIM}"
+        with writing(claim):
+            claim.parent.mkdir(exist_ok=True)
+            claim.touch()
+        write_pack(folder, claim.stem, tables, stems)
+        _unlink(claim)
     for one in group:
         _remove(folder, one.pack.stem)
 
 
 def _clear(folder: SweepFolder) -> None:
-    """Remove what a merge or a writer that was killed has left."""
+    """Remove what a merge that was killed has left."""
+    for claim in folder.journals.glob(f"*{CLAIM}"):
+        if not part_path(folder, "cells", claim.stem).exists():
+            _remove(folder, claim.stem)  # all of its rows are still where they came from
+        _unlink(claim)
     for pack in survey(folder).packs.values():
         if pack.manifest is not None and is_written(folder, pack.stem):
             for stem in pack.manifest.supersedes:
                 _remove(folder, stem)
-    for name in TABLES:
-        for path in folder.table(name).glob(".*.part"):
-            with writing(path):
-                path.unlink(missing_ok=True)
 
 
 def _remove(folder: SweepFolder, stem: str) -> None:
     """Remove a pack, `cells` first: no reader then looks for the rest."""
     for name in reversed(TABLES):
-        path = part_path(folder, name, stem)
-        with writing(path):
-            path.unlink(missing_ok=True)
+        _unlink(part_path(folder, name, stem))
+
+
+def _unlink(path: Path) -> None:
+    with writing(path):
+        path.unlink(missing_ok=True)
 
 
 def _count(folder: SweepFolder) -> int:

@@ -14,6 +14,8 @@ SIBLINGS = ("layers", "histograms", "curves")
 TABLES = (*SIBLINGS, "cells")
 """What a pack writes; `cells` comes last, so where a pack has cells it has all of its rows."""
 
+TEMPORARY = ".*.part"  # files that have yet to take their name
+
 
 @dataclass(frozen=True)
 class SweepFolder:

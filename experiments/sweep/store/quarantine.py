@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import count
 
 from experiments.sweep.store.parquet import part_path
-from experiments.sweep.store.paths import TABLES, SweepFolder, writing
+from experiments.sweep.store.paths import TABLES, TEMPORARY, SweepFolder, writing
 from experiments.sweep.store.survey import Fault, steadily, survey
 from experiments.sweep.store.tables import read_pack
 
@@ -14,14 +14,15 @@ from experiments.sweep.store.tables import read_pack
 def quarantine(folder: SweepFolder) -> list[Fault]:
     """Verify every part in full, and move all parts of spoilt packs to `spoilt/`.
 
-    Nothing is deleted, and files that are none of the sweep's are left alone. To be called under
-    `sole_launcher`, before it is decided what runs.
+    Nothing is deleted but what killed processes left half written, and files that are none of the
+    sweep's are left alone. To be called under `sole_launcher`, before it is decided what runs.
 
     Returns
     -------
     list of Fault
         What is wrong with which file, and where it is now.
     """
+    _clear(folder)
     faults = steadily(lambda: _faults(folder))
     for stem in dict.fromkeys(fault.stem for fault in faults if fault.stem is not None):
         for name in reversed(TABLES):  # first `cells`, which readers go by
@@ -32,6 +33,15 @@ def quarantine(folder: SweepFolder) -> list[Fault]:
         else fault
         for fault in faults
     ]
+
+
+def _clear(folder: SweepFolder) -> None:
+    """Remove temporary files; `predictions` may be written now, and are analysis's own affair."""
+    tables = (folder.table(name) for name in TABLES)
+    for where in (folder.root, folder.errors, folder.journals, *tables):
+        for path in where.glob(TEMPORARY):
+            with writing(path):
+                path.unlink(missing_ok=True)
 
 
 def _faults(folder: SweepFolder) -> list[Fault]:

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.errors import FaninError
-from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.manifest import Manifest, Sum, unseal
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SIBLINGS, SweepFolder
 
-OURS = {"cell_id", "attempt"}  # columns without which a `cells` part isn't one
+WORDS = pa.dictionary(pa.int32(), pa.string())
+OURS = {"cell_id": WORDS, "attempt": pa.int32(), "outcome": WORDS}  # what all `cells` parts have
 TRIES, PAUSE = 20, 0.05  # how often to look again while files come and go, and seconds between
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ Listing = dict[str, list[Path]]
 
 
 def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
-    """The files of each table, and the stems of journals.
+    """The files of each table, and the stems of packs that are being written.
 
     A folder that is read while files come and go may show neither a part nor what replaces it: so
     the listing counts when a second one is the same. Of a pack that is just being written, first
@@ -169,7 +169,7 @@ def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
     before = None
     for _ in range(TRIES):
         listed = {name: _files(folder.table(name)) for name in SIBLINGS}
-        journals = set(journals_in(folder.journals))
+        journals = {path.stem for path in _files(folder.journals)}
         listed["cells"] = _files(folder.table("cells"))
         if listed == before:
             break
@@ -196,7 +196,8 @@ def _open(folder: SweepFolder, path: Path, listed: Listing) -> StoredPack:
     if manifest is not None:
         siblings = {name: part_path(folder, name, path.stem) for name in manifest.parts}
         return StoredPack(path.stem, data, siblings, manifest)
-    if not set(pq.read_schema(pa.BufferReader(data)).names) >= OURS:
+    schema = pq.read_schema(pa.BufferReader(data))
+    if any(schema.get_field_index(n) < 0 or schema.field(n).type != t for n, t in OURS.items()):
         raise _Foreign("not one of this sweep's tables; left alone")
     there = {name: _parts(listed[name]).get(path.stem) for name in SIBLINGS}
     return StoredPack(path.stem, data, {n: p for n, p in there.items() if p is not None}, None)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import os
+import platform
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,17 @@ from hypothesis import strategies as st
 
 from experiments.cell import CellResult
 from experiments.errors import FaninError
-from experiments.sweep.store.journal import Event, Journal, read_events, read_results, read_writer
+from experiments.sweep.store.journal import (
+    Event,
+    Journal,
+    Writer,
+    lives,
+    read_events,
+    read_results,
+    read_writer,
+)
 from experiments.sweep.store.paths import write_whole
+from experiments.sweep.store.process import born
 
 ODD = [math.inf, -math.inf, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
 
@@ -44,6 +56,48 @@ def test_what_was_committed_is_read_back_exactly(tmp_path: Path) -> None:
     assert writer.pid == os.getpid()
     kinds = [(event.kind, event.cell_id) for event in read_events(path)[0]]
     assert kinds == [("start", "x"), ("done", "x"), ("start", "y"), ("done", "y")]
+
+
+def test_a_writer_says_who_it_is(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.journal", {"device": "cuda:1", "threads": 1})
+    journal.close()
+    writer = read_writer(journal.path)
+    assert writer == Writer(
+        os.getpid(), born(os.getpid()), platform.node(), {"device": "cuda:1", "threads": 1}
+    )
+    assert lives(writer)
+    assert lives(replace(writer, born="1")) is False, "another process that got its number"
+    assert lives(replace(writer, host="elsewhere")) is None
+
+
+@pytest.mark.parametrize("text", ["plain", 'tab\tline\n\\ "quoted"', "\u03c3 \udc80", ""])
+def test_a_note_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
+    journal = Journal(tmp_path / "a.journal")
+    journal.note(text)
+    journal.close()
+    assert read_events(journal.path)[0] == [Event("note", "", text)]
+
+
+def test_only_finished_cells_and_the_end_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, syncs = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(os, "fsync", lambda _: syncs.append(clock[0]))
+    journal = Journal(tmp_path / "a.journal")
+    for _ in range(10):  # cells of a sixteenth of a second
+        journal.start("x", 1)
+        clock[0] += 1 / 16
+        journal.done(result("x"))
+    assert len(syncs) == 2
+    clock[0] += 1.0
+    journal.beat("x", 1, 2)  # what was done is safe even if the next cell takes hours
+    assert len(syncs) == 3
+    clock[0] += 1.0
+    journal.beat("x", 2, 2)
+    assert len(syncs) == 3
+    journal.close()
+    assert len(syncs) == 4
 
 
 def test_nan_survives_the_journal(tmp_path: Path) -> None:

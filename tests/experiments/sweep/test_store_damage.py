@@ -1,0 +1,146 @@
+"""A damaged file costs its pack and nothing else; a foreign one costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stored_packs import contents, loaded, result, store
+
+from analysis import load
+from experiments.errors import FaninWarning
+from experiments.sweep.store.parquet import write_part
+from experiments.sweep.store.paths import TABLES, SweepFolder
+from experiments.sweep.store.quarantine import quarantine
+from experiments.sweep.store.state import read_states
+
+
+def noise(data: bytes) -> bytes:
+    """Another content of the same size, of which the ends are as before."""
+    third = len(data) // 3
+    return data[:third] + bytes(255 - byte for byte in data[third:-third]) + data[-third:]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "one byte short": lambda data: data[:-1],
+    "zero-length": lambda data: b"",
+    "noise": noise,
+    "another file": lambda data: b"Tuesday",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    folder = SweepFolder(tmp_path / "s")
+    store(folder, "a", result("x"), result("y"))
+    store(folder, "b", result("z"))
+    return folder
+
+
+def part(folder: SweepFolder, table: str, stem: str = "a") -> Path:
+    return folder.table(table) / f"{stem}.parquet"
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_is_named_and_the_other_packs_are_read(
+    folder: SweepFolder, table: str, damage: str
+) -> None:
+    path = part(folder, table)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.warns(FaninWarning) as warned:
+        found = load("s", folder.root.parent)
+    assert len(warned) == 1
+    assert str(path) in str(warned[0].message)
+    assert [set(getattr(found, name)["cell_id"]) for name in TABLES] == [{"z"}] * 4
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_spoilt_pack_is_moved_away_whole_and_its_cells_are_missing(
+    folder: SweepFolder, table: str, damage: str
+) -> None:
+    before = contents(loaded(folder))
+    path = part(folder, table)
+    bad = DAMAGES[damage](path.read_bytes())
+    path.write_bytes(bad)
+    (fault,) = quarantine(folder)
+    assert fault.path == path
+    assert "spoilt" in str(fault)
+    assert {p.parent.name for p in folder.spoilt.rglob("a.parquet")} == set(TABLES)
+    assert (folder.spoilt / table / "a.parquet").read_bytes() == bad
+    assert set(read_states(folder)) == set(loaded(folder).cells.cell_id) == {"z"}
+    assert quarantine(folder) == []
+    store(folder, "c", result("x"), result("y"))  # they ran again
+    assert contents(loaded(folder)) == before
+
+
+@pytest.mark.parametrize("table", ["layers", "histograms", "curves"])
+def test_a_part_that_is_gone_spoils_its_pack(folder: SweepFolder, table: str) -> None:
+    part(folder, table).unlink()
+    (fault,) = quarantine(folder)
+    assert fault.path == part(folder, table)
+    assert "missing" in fault.reason
+    assert set(read_states(folder)) == {"z"}
+
+
+@settings(deadline=None, max_examples=60)
+@given(table=st.sampled_from(TABLES), place=st.integers(0), change=st.integers(1, 255))
+def test_no_changed_byte_goes_unnoticed(
+    tmp_path_factory: pytest.TempPathFactory, table: str, place: int, change: int
+) -> None:
+    folder = SweepFolder(tmp_path_factory.mktemp("d") / "s")
+    store(folder, "a", result("x"))
+    path = part(folder, table)
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= change
+    path.write_bytes(data)
+    assert [fault.path for fault in quarantine(folder)] == [path]
+
+
+def test_nothing_in_quarantine_is_overwritten(folder: SweepFolder) -> None:
+    for content in (b"first", b"second"):
+        part(folder, "layers").write_bytes(content)
+        quarantine(folder)
+        store(folder, "a", result("x"), result("y"))
+    kept = {path.read_bytes() for path in (folder.spoilt / "layers").iterdir()}
+    assert kept == {b"first", b"second"}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_files_of_others_are_named_and_left_alone(folder: SweepFolder, table: str) -> None:
+    before = contents(loaded(folder))
+    text, foreign = folder.table(table) / "notes.txt", part(folder, table, "mine")
+    text.write_text("Tuesday")
+    pq.write_table(pa.table({"cell_id": ["x"], "attempt": [9], "outcome": ["ok"]}), foreign)
+    with pytest.warns(FaninWarning) as warned:
+        assert contents(load("s", folder.root.parent)) == before
+    assert all(str(path) in str(warned[0].message) for path in (text, foreign))
+    assert {fault.path for fault in quarantine(folder)} == {text, foreign}
+    assert text.exists()
+    assert foreign.exists()
+    assert set(read_states(folder)) == {"x", "y", "z"}
+
+
+def test_parts_older_than_manifests_are_read(folder: SweepFolder) -> None:
+    before = contents(loaded(folder))
+    for table in TABLES:
+        path = part(folder, table)
+        write_part(folder, table, "a", pq.read_table(path).replace_schema_metadata(None))
+    assert contents(loaded(folder)) == before
+    assert set(read_states(folder)) == {"x", "y", "z"}
+    assert quarantine(folder) == []
+
+
+def test_a_half_written_file_is_no_fault_and_goes(folder: SweepFolder) -> None:
+    half = folder.table("layers") / ".c.parquet.17.part"
+    half.write_bytes(b"PAR1")
+    assert set(loaded(folder).cells.cell_id) == {"x", "y", "z"}
+    assert quarantine(folder) == []
+    assert not half.exists()

@@ -1,0 +1,108 @@
+"""A pack's tables are written by whoever took its journal, and by nobody else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stored_packs import loaded, result
+
+from experiments.sweep.store.journal import Journal, journals_in, lives, read_writer, take
+from experiments.sweep.store.parquet import commit_journal, write_results
+from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.state import read_states
+
+PACKS = 100
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    folder = SweepFolder(tmp_path / "s")
+    folder.journals.mkdir(parents=True)
+    folder.plan.touch()
+    return folder
+
+
+def _take_all(folder: SweepFolder, who: int, ready: Any, took: Any) -> None:
+    ready.wait()
+    for number in range(PACKS):
+        if take(folder.journals / f"{number}.journal") is not None:
+            took.put((number, who))
+            write_results(folder, str(number), [result(f"cell-{number}", by=who)])
+
+
+def test_of_two_that_take_a_journal_one_gets_it(folder: SweepFolder) -> None:
+    for number in range(PACKS):
+        Journal(folder.journals / f"{number}.journal").close()
+    context = multiprocessing.get_context("fork")
+    ready, took = context.Barrier(2), context.SimpleQueue()
+    takers = [context.Process(target=_take_all, args=(folder, n, ready, took)) for n in range(2)]
+    for process in takers:
+        process.start()
+    won = dict(took.get() for _ in range(PACKS))
+    for process in takers:
+        process.join()
+    assert [process.exitcode for process in takers] == [0, 0]
+    assert took.empty()
+    found = loaded(folder).cells
+    assert dict(zip(found.cell_id, found.by, strict=True)) == {
+        f"cell-{number}": who for number, who in won.items()
+    }
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+from stored_packs import result
+from experiments.sweep.store.journal import Journal
+from experiments.sweep.store.parquet import commit_journal
+from experiments.sweep.store.paths import SweepFolder
+folder = SweepFolder(Path(sys.argv[1]))
+journal = Journal(folder.journals / "p.journal", {"device": "cpu"})
+journal.done(result("x"))
+print("written", flush=True)
+input()
+journal.done(result("y"))
+journal.close()
+commit_journal(folder, journal.path)
+"""
+
+
+def test_a_writer_that_lost_its_journal_publishes_nothing(folder: SweepFolder) -> None:
+    words = [sys.executable, "-c", ORPHAN, str(folder.root)]
+    with subprocess.Popen(
+        words, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as orphan:
+        assert orphan.stdout is not None
+        assert orphan.stdout.readline() == "written\n"
+        path = folder.journals / "p.journal"
+        writer = read_writer(path)
+        assert writer is not None
+        assert (writer.pid, writer.about) == (orphan.pid, {"device": "cpu"})
+        assert lives(writer)
+        commit_journal(folder, path)  # another launcher thinks it dead
+        parts = {p: p.read_bytes() for p in folder.root.rglob("*.parquet")}
+        orphan.communicate("\n")
+    assert orphan.returncode == 0
+    assert lives(writer) is False
+    assert {p: p.read_bytes() for p in folder.root.rglob("*.parquet")} == parts
+    assert set(read_states(folder)) == set(loaded(folder).cells.cell_id) == {"x"}
+    assert journals_in(folder.journals) == {}
+
+
+def test_what_a_dead_taker_left_is_committed_by_the_next(folder: SweepFolder) -> None:
+    journal = Journal(folder.journals / "p.journal")
+    journal.done(result("x"))
+    journal.close()
+    taken = take(journal.path)
+    assert taken is not None
+    commit_journal(folder, journal.path)  # its writer's own end
+    assert set(read_states(folder)) == {"x"}
+    assert not list(folder.root.rglob("*.parquet"))
+    commit_journal(folder, taken)
+    assert set(loaded(folder).cells.cell_id) == {"x"}
+    assert journals_in(folder.journals) == {}
