@@ -1,0 +1,98 @@
+"""Cells to stack: small, unlike in all that a stack's cells may differ in, and how far they part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from experiments.cell import begin
+from experiments.training.loop import Member, Trained, train, train_stacked
+
+CPU = torch.device("cpu")
+SMALL = (
+    *("data=gaussian", "data.side=null", "data.image_side=6", "data.classes=3"),
+    *("data.train_size=64", "data.test_size=8", "train.batch_size=8", "probe=none"),
+)
+INITS = ("he_normal", "xavier_uniform", "lecun_normal", "pytorch_default", "orthogonal")
+SCALINGS = (
+    *("standardize", "unit scaling.scale=2", "signed", "raw scaling.shift=0.5"),
+    *("pixel_mean", "per_feature_minmax"),
+)
+# Numbers of each optimizer that are another's in every cell.
+NUMBERS = {
+    "sgd": ("lr=0.05 momentum=0.9 weight_decay=0", "lr=0.02 momentum=0 weight_decay=0.01"),
+    "adam": ("lr=0.003 beta1=0.9 eps=1e-8", "lr=0.001 beta1=0.5 beta2=0.99 weight_decay=0.1"),
+    "adamw": ("lr=0.003 weight_decay=0.1", "lr=0.002 beta2=0.9 weight_decay=0.01 eps=1e-6"),
+}
+
+
+OWN = ("init", "scaling", "optim", "seed", "seed_weights", "seed_data")
+
+
+def unlike(index: int, optim: str) -> list[str]:
+    """What cell number `index` of a stack has for itself."""
+    numbers = NUMBERS[optim][index % 2].split()
+    return [
+        *(f"seed_weights={index}", f"seed_data={index // 2}", f"seed={index}"),
+        f"init={INITS[index % len(INITS)]}",
+        *f"scaling={SCALINGS[index % len(SCALINGS)]}".split(),
+        *(f"optim={optim}", *(f"optim.{number}" for number in numbers)),
+    ]
+
+
+def configs(cell_config, case: str, count: int) -> list[dict[str, Any]]:
+    """Configs of one stack, alike in what `case` says, and unlike in all else that may be."""
+    words = case.split()
+    optim = next((word[6:] for word in words if word.startswith("optim=")), "sgd")
+    given = [text.partition("=")[0] for text in words]
+    common = cell_config(*(t for t in SMALL if t.partition("=")[0] not in given), *words)
+    own = [cell_config(*unlike(index, optim)) for index in range(count)]
+    return [common | {key: config[key] for key in OWN} for config in own]
+
+
+def members(cell_config, case: str, count: int) -> list[Member]:
+    """The cells of `configs`, ready to train."""
+    return [begin(config, CPU).member() for config in configs(cell_config, case, count)]
+
+
+def alone(member: Member) -> Trained:
+    """Trained by the serial engine."""
+    return train(member, lambda done, total: None)
+
+
+def together(members: Sequence[Member]) -> list[Trained]:
+    """Trained by the stacked engine."""
+    ended = dict(train_stacked(members, lambda done, total: None))
+    assert len(ended) == len(members)
+    return [ended[index] for index in range(len(members))]
+
+
+def losses(trained: Trained) -> list[float]:
+    """The training loss of each step."""
+    return [value for value in trained.curves["value"]]
+
+
+def largest(trained: Trained) -> float:
+    """The largest entry of any parameter."""
+    return max(float(tensor.abs().max()) for tensor in trained.params.values())
+
+
+def apart(one: Trained, other: Trained) -> float:
+    """The largest difference between two networks' parameters.
+
+    Over the whole network: a bias in front of a normalization that takes means away has a gradient
+    of rounding errors only, which agree in no digit however well the networks do.
+    """
+    pairs = zip(one.params.values(), other.params.values(), strict=True)
+    return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+
+
+def same_bits(one: Trained, other: Trained) -> bool:
+    """Whether nothing but the time differs."""
+    return (
+        one.divergence == other.divergence
+        and repr(one.curves) == repr(other.curves)
+        and all(torch.equal(one.params[name], tensor) for name, tensor in other.params.items())
+    )

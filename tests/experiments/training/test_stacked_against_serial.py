@@ -1,0 +1,171 @@
+"""A stacked cell is the serial one, up to rounding: a step, and a hundred."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from stacks import NUMBERS, alone, apart, largest, members, together
+from torch import Tensor
+
+from experiments.data import Split
+from experiments.training.loop import Member
+
+LINEAR = "model=linear"
+MLP = "model=mlp model.width=9"
+TWO_LAYER = "model=two_layer model.channels=3"
+PLAIN = "model=plain model.depth=3 model.width=3"
+CIRCULAR = f"{PLAIN} model.padding_mode=circular"
+ALEXNET = "model=alexnet model.width=4 model.dense=7 data.image_side=15"
+ALEXNET_2012 = f"{ALEXNET} model.groups=2 model.lrn=true model.dropout=0.5"
+MODELS = (LINEAR, MLP, TWO_LAYER, PLAIN, CIRCULAR, ALEXNET, ALEXNET_2012)
+NORMS = ("none", "batch", "layer", "mean_only")
+CLIPS = (
+    "clip=none",
+    "clip=norm clip.max_norm=0.1",
+    "clip=value clip.max_value=0.01",
+    "clip=none +clip.factors.fc1=0",
+    "clip=norm +clip.factors.fc1=0.5",
+)
+SCHEDULES = ("constant", "cosine", "step", "warmup")
+LOSSES = (
+    *("loss=cross_entropy", "loss=cross_entropy head=softmax loss.form=naive"),
+    *("loss=cross_entropy head=softmax loss.form=twice", "loss=bce head=sigmoid"),
+    *("loss=bce head=sigmoid loss.form=naive", "loss=bce data.classes=2", "loss=mse"),
+    *(f"loss=mse head={head}" for head in ("sigmoid", "softmax", "tanh")),
+    "loss=mse data.task=regression",
+)
+ACTIVATIONS = (
+    *("elu", "erf", "gelu", "hard_tanh", "identity", "leaky_relu", "relu", "selu", "sigmoid"),
+    *("silu", "softplus", "tanh"),
+)
+MIXED = (  # each option of each group at least once
+    f"{LINEAR} loss=mse head=softmax clip=none",
+    f"{MLP} model.norm=batch optim=adam activation=gelu clip=norm clip.max_norm=0.1",
+    f"{MLP} model.norm=none optim=adamw activation=silu schedule=step loss=bce",
+    f"{TWO_LAYER} model.norm=mean_only optim=adamw schedule=cosine clip=value",
+    f"{CIRCULAR} model.norm=layer activation=tanh schedule=warmup +clip.factors.conv1=0",
+    f"{ALEXNET_2012} model.norm=none optim=adam activation=elu",
+)
+
+pytestmark = pytest.mark.usefixtures("as_in_workers")
+
+
+def with_norms(model: str) -> list[str]:
+    return [model] if model == LINEAR else [f"{model} model.norm={norm}" for norm in NORMS]
+
+
+# --- one step ---------------------------------------------------------------------------------
+
+
+def assert_one_step_agrees(cell_config, case: str) -> None:
+    """To 1e-12 of the network's largest parameter, in float64.
+
+    Adam's first step is lr g / (|g| + eps): its default eps makes a hundred million times as much
+    of a gradient that is rounding errors alone (a bias in front of batch normalization). What a
+    hundred such steps make of it is judged below, by what rounding does to serial runs.
+    """
+    stack = members(cell_config, f"{case} train.steps=1 train.dtype=float64", 3)
+    if "eps" in vars(stack[0].task.optim):
+        stack = [with_eps(member, 1e-4) for member in stack]
+    for stacked, serial in zip(together(stack), map(alone, stack), strict=True):
+        assert serial.divergence is stacked.divergence is None
+        assert apart(stacked, serial) <= 1e-12 * largest(serial)
+        assert stacked.train_loss == pytest.approx(serial.train_loss, rel=1e-12)
+
+
+def with_eps(member: Member, eps: float) -> Member:
+    return replace(member, task=replace(member.task, optim=replace(member.task.optim, eps=eps)))
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_a_step_agrees(cell_config, case):
+    assert_one_step_agrees(cell_config, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("optim", NUMBERS)
+@pytest.mark.parametrize("model", [case for model in MODELS for case in with_norms(model)])
+def test_a_step_agrees_for_every_model_optimizer_and_clip(cell_config, model, optim, clip):
+    assert_one_step_agrees(cell_config, f"{model} optim={optim} {clip}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("optim", NUMBERS)
+def test_a_step_agrees_for_every_loss(cell_config, loss, optim):
+    assert_one_step_agrees(cell_config, f"{TWO_LAYER} {loss} optim={optim}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_step_agrees_for_every_activation_and_schedule(cell_config, activation, schedule):
+    assert_one_step_agrees(cell_config, f"{PLAIN} activation={activation} schedule={schedule}")
+
+
+# --- a hundred steps --------------------------------------------------------------------------
+
+
+def nudged(member: Member, seed: int) -> Member:
+    """The cell on images each of whose pixels is the next number up or down."""
+    x = member.data.train.x.to(member.cell.train.torch_dtype)
+    rng = torch.Generator().manual_seed(seed)
+    up = torch.rand(x.shape, generator=rng) < 0.5
+    moved = torch.where(up, x.nextafter(torch.full_like(x, torch.inf)), down(x))
+    return replace(member, data=replace(member.data, train=Split(moved, member.data.train.y)))
+
+
+def down(x: Tensor) -> Tensor:
+    return x.nextafter(torch.full_like(x, -torch.inf))
+
+
+def assert_drift_is_roundings(cell_config, case: str, dtype: str) -> None:
+    """Stacked and serial part by no more than 100 times what an ulp of the input does.
+
+    And by the rounding of the result itself, an ulp a step.
+    """
+    steps = 100
+    stack = members(cell_config, f"{case} train.steps={steps} train.dtype={dtype}", 3)
+    serial = alone(stack[0])
+    drift = max(apart(alone(nudged(stack[0], seed)), serial) for seed in range(16))
+    rounding = steps * torch.finfo(stack[0].cell.train.torch_dtype).eps * largest(serial)
+    stacked = together(stack)[0]
+    assert stacked.divergence is serial.divergence is None
+    assert apart(stacked, serial) <= 100 * drift + rounding
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        (f"{MLP} model.norm=batch optim=adam activation=gelu clip=norm", "float32"),
+        (f"{TWO_LAYER} optim=adamw schedule=cosine", "float64"),
+    ],
+)
+def test_a_hundred_steps_part_as_rounding_does(cell_config, case, dtype):
+    assert_drift_is_roundings(cell_config, case, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optim", NUMBERS)
+@pytest.mark.parametrize("clip", CLIPS[:3])
+@pytest.mark.parametrize("model", [case for model in MODELS[:5] for case in with_norms(model)])
+def test_a_hundred_steps_of_every_kind_part_as_rounding_does(
+    cell_config, model, clip, optim, dtype
+):
+    assert_drift_is_roundings(cell_config, f"{model} optim={optim} {clip}", dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_hundred_steps_of_every_loss_part_as_rounding_does(cell_config, loss, dtype):
+    assert_drift_is_roundings(cell_config, f"{TWO_LAYER} {loss}", dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("model", with_norms(ALEXNET_2012))
+def test_a_hundred_steps_of_alexnet_part_as_rounding_does(cell_config, model, dtype):
+    assert_drift_is_roundings(cell_config, f"{model} optim=adam", dtype)

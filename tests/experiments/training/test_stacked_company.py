@@ -1,0 +1,77 @@
+"""No bit of a cell depends on the cells that it is stacked with, in number or kind."""
+
+import pytest
+from stacks import members, same_bits, together
+
+# Each where some kernel gives other last bits in other company, if nothing is done about it.
+CASES = {
+    "products at odd addresses": "model=mlp model.width=13 train.dtype=float64",
+    "the end of a vector": "model=mlp model.width=13 activation=silu train.batch_size=7",
+    "the end of a vector in maps": (
+        "model=two_layer model.channels=3 model.pool=false activation=gelu train.batch_size=7"
+    ),
+    "batches of one": "model=mlp model.width=5 activation=elu train.batch_size=1",
+    "powers in Adam": "model=linear optim=adam train.dtype=float64 train.steps=80",
+    "convolutions over two groups": "model=two_layer model.channels=8 data.channels=3",
+    "features that a norm joins": (
+        "model=mlp model.width=13 model.norm=batch activation=sigmoid train.batch_size=32"
+    ),
+    "everything in AlexNet": (
+        "model=alexnet model.width=8 model.dense=11 model.groups=2 model.lrn=true "
+        "model.dropout=0.5 activation=gelu data.image_side=15 data.channels=3 optim=adamw "
+        "train.batch_size=5"
+    ),
+}
+SLOW = {
+    **{
+        f"{model} {norm} {dtype}": (
+            f"{model} model.norm={norm} train.dtype={dtype} train.batch_size={size} optim=adam "
+            f"activation={activation}"
+        )
+        for size, activation in ((7, "softplus"), (64, "silu"), (128, "gelu"))
+        for model in (
+            "model=mlp model.width=256",
+            "model=two_layer model.channels=16 data.channels=3 data.image_side=8",
+            "model=plain model.depth=4 model.width=6",
+            "model=alexnet model.width=8 model.dense=20 model.lrn=true data.image_side=15",
+        )
+        for norm in ("none", "batch", "layer", "mean_only")
+        for dtype in ("float32", "float64")
+    },
+    **{
+        f"{width} wide {dtype}": f"model=mlp model.width={width} train.dtype={dtype}"
+        for width in (511, 512, 1024)
+        for dtype in ("float32", "float64")
+    },
+    "CIFAR's shape": (
+        "model=plain model.depth=3 model.width=16 data.channels=3 data.image_side=32 "
+        "train.batch_size=64 activation=tanh"
+    ),
+}
+SIZES = (2, 3, 5, 8, 17, 32)
+
+pytestmark = pytest.mark.usefixtures("as_in_workers")
+
+
+def assert_company_changes_no_bit(cell_config, case: str, sizes: tuple[int, ...]) -> None:
+    length = "" if "train.steps" in case else "train.steps=3"
+    stack = members(cell_config, f"{case} {length}", max(sizes))
+    first, second = together(stack[:1])[0], together(stack[1:2])[0]
+    for size in sizes:
+        there = together(stack[:size])
+        back = together(stack[:size][::-1])[::-1]
+        assert same_bits(there[0], first)
+        assert same_bits(there[1], second)
+        assert same_bits(back[0], first)
+        assert same_bits(back[1], second)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_company_changes_no_bit(cell_config, case):
+    assert_company_changes_no_bit(cell_config, case, (2, 3, 5, 17))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW.values(), ids=SLOW)
+def test_company_changes_no_bit_of_larger_networks(cell_config, case):
+    assert_company_changes_no_bit(cell_config, f"{case} data.train_size=128", SIZES)
