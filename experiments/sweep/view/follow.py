@@ -102,8 +102,9 @@ class Follower:
             self._notes[word] = None
         elif event.kind == "start":
             begun[cell] = Begun(cell, int(word), 0.0, time.monotonic(), self._looked)
-        elif event.kind == "at" and cell in begun:
-            begun[cell] = replace(begun[cell], share=float(word))
+        elif event.kind == "at":  # cells that are at work together go along
+            share = float(word)
+            begun |= {mate: replace(each, share=share) for mate, each in begun.items()}
         elif event.kind == "done" and cell in begun:
             self._keep(stem, cell, word, begun.pop(cell).attempt)
 

@@ -70,12 +70,11 @@ def _workers(workers: Sequence[Worker], room: int | None) -> Iterator[Renderable
     for worker in shown:
         host = worker.host if len(worker.host) <= HOST else f"{worker.host[: HOST - 1]}…"
         first, count = worker.cells[0], len(worker.cells)
-        share = sum(cell.share for cell in worker.cells) / count
         table.add_row(
             Text(f"{host}:{worker.pid}"),
             Text(worker.device or "?"),
             Text((f"{count} cells: " if count > 1 else "") + first.label),
-            f"{share:.0%}",
+            f"{first.share:.0%}",
             (">" if first.at_least else "") + stopwatch(first.seconds),
         )
     yield Text()

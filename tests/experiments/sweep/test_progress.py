@@ -96,6 +96,16 @@ def test_only_what_is_new_in_a_journal_is_read(
     assert asked == ends[:-1]
 
 
+def test_the_cells_of_a_stack_go_along(folder: SweepFolder) -> None:
+    watch, journal = Watch(folder, "abc"), Journal(folder.journals / "p.journal")
+    for cell in "abc":
+        journal.start(cell, 1)
+    journal.done(CellResult({"cell_id": "a", "outcome": "diverged"}, {}))
+    journal.beat("a", 30, 120)  # the stack's first speaks for all, be it gone
+    (worker,) = watch.look().workers
+    assert {cell.cell_id: cell.share for cell in worker.cells} == {"b": 0.25, "c": 0.25}
+
+
 def test_in_a_log_progress_is_plain_lines(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
