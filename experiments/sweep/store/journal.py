@@ -77,6 +77,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what could not be written is not tried again when the file is closed.
             self._file = path.open("xb", buffering=0)
+        self._torn = False
         self._synced, self._pending = time.monotonic(), True
         pid = os.getpid()
         who = {"pid": pid, "born": born(pid), "host": platform.node()}
@@ -113,10 +114,13 @@ class Journal:
             self._file.close()
 
     def _write(self, line: str) -> None:
-        data = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+        # After a line that a full disk cut short, the next one must not become its end.
+        text = "\n" * self._torn + f"{line}\n"
+        data = memoryview(text.encode(errors="backslashreplace"))
         with writing(self.path):
             while data:
                 data = data[self._file.write(data) :]
+                self._torn = bool(data)
             if self._pending and time.monotonic() - self._synced >= SYNC_EVERY:
                 os.fsync(self._file.fileno())
                 self._synced, self._pending = time.monotonic(), False

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import platform
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,21 @@ def test_a_full_disk_is_said_in_a_line_and_spoils_nothing(tmp_path: Path) -> Non
         with pytest.raises(FaninError, match=r"No space left on device.*the same command goes on"):
             journal.done(result("y"))
     assert [found.row["cell_id"] for found in read_results(journal.path)] == ["x"]
+
+
+def test_a_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.journal")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 5, hard))
+    try:
+        with pytest.raises(FaninError, match="can't be written"):
+            journal.done(result("x"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.done(result("y"))
+    journal.close()
+    assert b"done\t\ndone\ty" in journal.path.read_bytes()
+    assert [found.row["cell_id"] for found in read_results(journal.path)] == ["y"]
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
