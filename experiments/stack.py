@@ -10,9 +10,10 @@ import torch
 from experiments.cell import Begun, CellResult, begin, finish
 from experiments.training.loop import OnLook, Trained, train_stacked
 
-# An init scheme or a network of the user's may do anything, `sys.exit` too.
-FAILURES = (Exception, SystemExit)
-Ended = tuple[int, CellResult | Exception | SystemExit]
+# An init scheme or a network of the user's may do anything, `sys.exit` too. A real Ctrl-C is the
+# launcher's, for which it is something else (`Interrupted`).
+FAILURES = (Exception, SystemExit, KeyboardInterrupt)
+Ended = tuple[int, CellResult | BaseException]
 
 
 def run_stack(
@@ -71,7 +72,7 @@ def _train(begun: Mapping[int, Begun], device: torch.device, on_look: OnLook) ->
                 yield half[place], result
 
 
-def _finished(begun: Begun, trained: Trained) -> CellResult | Exception | SystemExit:
+def _finished(begun: Begun, trained: Trained) -> CellResult | BaseException:
     try:
         return finish(begun, trained)
     except FAILURES as error:

@@ -29,15 +29,17 @@ def run_command(
     """Run the cell or grid that overrides ask for; return the exit status."""
     from experiments.sweep.launch import launch
     from experiments.sweep.request import understand
+    from experiments.sweep.runner.interrupts import Interrupted, interruptible
 
     try:
-        space = space_of(loader, config_name, tuple(hydra_overrides))
-        request = understand(space, parse_arguments(loader, overrides))
-        return launch(space, request, Console())
+        with interruptible():
+            space = space_of(loader, config_name, tuple(hydra_overrides))
+            request = understand(space, parse_arguments(loader, overrides))
+            return launch(space, request, Console())
     except FaninError as error:
         print(error, file=sys.stderr)
         return UNUSABLE
-    except KeyboardInterrupt:  # while planning; a launcher that runs cells has its own answer
+    except Interrupted:  # while planning; a launcher that runs cells has its own answer
         print("Interrupted before anything ran.", file=sys.stderr)
         return INTERRUPTED
 

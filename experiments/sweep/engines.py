@@ -13,6 +13,7 @@ import torch
 from experiments.cell import begin
 from experiments.config.schema import build_cell
 from experiments.errors import FaninError
+from experiments.stack import FAILURES
 from experiments.sweep.pack import Engine, Task
 from experiments.sweep.runner.protocol import Runner
 from experiments.training.feed import Feed
@@ -110,12 +111,16 @@ def time_engines(configs: Sequence[Mapping[str, Any]], device: str) -> tuple[flo
     Raises
     ------
     FaninError
-        A cell can't be made.
+        A cell can't be made, or not be trained.
     """
     try:
-        members = [begin(_unprobed(config), torch.device(device)).member() for config in configs]
-    except Exception as error:  # an init scheme of the user's may do anything
+        return _timed(configs, device)
+    except FAILURES as error:
         raise FaninError(f"{type(error).__name__}: {error}") from error
+
+
+def _timed(configs: Sequence[Mapping[str, Any]], device: str) -> tuple[float, float]:
+    members = [begin(_unprobed(config), torch.device(device)).member() for config in configs]
     feeds = [Feed(m.cell, m.task, m.data, m.scaling) for m in members]
     tasks = [member.task for member in members]
     engines: tuple[Lanes, Lanes] = OneLane(tasks[0], feeds[0]), StackedLanes(tasks, feeds)

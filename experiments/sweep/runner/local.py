@@ -33,6 +33,7 @@ from experiments.sweep.worker import Order, run_pack
 
 POLL = 0.25  # seconds between two looks at the journals
 STILLBORN = 3  # workers in a row that die before they begin a cell: something is wrong with all
+LEFT = "its worker process left in the middle of it, as by os._exit(0)"
 NO_WORKER = "workers die before they begin a cell; runner=inline shows why"
 
 
@@ -157,7 +158,7 @@ class LocalRunner:
     ) -> list[Pack]:
         """What is left of a pack that has ended, well or with its worker."""
         if ended.cancelled():
-            return bury(folder, order, "killed", _died(0))
+            return bury(folder, order, "killed", LEFT)
         error = ended.exception()
         if error is None:
             return []

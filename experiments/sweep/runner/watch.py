@@ -15,6 +15,8 @@ from pathlib import Path
 from experiments.sweep.settle import follow
 from experiments.sweep.store.journal import Writer, lives, read_events, read_writer
 
+GRACE = 2.0  # seconds
+
 
 @dataclass
 class PackWatch:
@@ -35,6 +37,7 @@ class PackWatch:
     _offset: int = 0
     _at_work: dict[str, int] = field(default_factory=dict)
     _since: float = field(default_factory=time.monotonic)
+    _missed: float | None = None
 
     def look(self) -> None:
         """Read on; kill the worker where its cell has had its time."""
@@ -57,8 +60,13 @@ class PackWatch:
                     os.kill(self._writer.pid, signal.SIGKILL)
 
     def deserted(self) -> bool:
-        """Whether the worker is gone though its journal is there.
+        """Whether the worker has been gone for a while though its journal is there.
 
-        One that leaves with exit code 0 is not missed by the pool.
+        One that leaves with exit code 0 is not missed by the pool; of the others the pool tells
+        how they ended, and needs a moment for it.
         """
-        return self.journal.exists() and self._writer is not None and lives(self._writer) is False
+        if self._writer is None or lives(self._writer) is not False or not self.journal.exists():
+            return False
+        if self._missed is None:
+            self._missed = time.monotonic()
+        return time.monotonic() - self._missed > GRACE

@@ -1,10 +1,14 @@
 """From words of a command line to cells, in this process and with every option composed once."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_rows import Record, Row, write_page
 from hydra.core.config_loader import ConfigLoader
+from sweep_process import FAULTY, Site, site
 
 from experiments.config.loader import config_loader
 from experiments.config.space import Space
@@ -47,3 +51,20 @@ def plan_of(loader: ConfigLoader, tmp_path: Any) -> Callable[[Sequence[str]], in
         return run_command(loader, "config", [*checked, "sweep.mode=plan", results])
 
     return plan
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A place for sweeps whose cells do what files say, in processes or in this one."""
+    monkeypatch.setenv("TROUBLED", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return site(tmp_path, FAULTY)
+
+
+@pytest.fixture(scope="session")
+def record() -> Iterator[Record]:
+    """Keep a fault's row; with WRITE_RELIABILITY set, all rows go to docs/reliability.md."""
+    rows: list[Row] = []
+    yield lambda *words: rows.append(Row(*words))
+    if os.environ.get("WRITE_RELIABILITY"):
+        write_page(rows)

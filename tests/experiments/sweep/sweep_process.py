@@ -1,4 +1,4 @@
-"""Real sweeps in real processes, with an init scheme that fails or waits where a test says so."""
+"""Real sweeps in real processes, whose cells fail or wait where a test says so (`troubled`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,31 +17,7 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import alive
 from experiments.sweep.store.tables import read_parts
 
-SCHEME = """
-import os, signal, sys, time
-from pathlib import Path
-import torch
-
-def sample(weight, generator, number: int = 0):
-    here = Path(os.environ["TROUBLED"])
-    with (here / f"ran-{number}").open("a") as file:
-        file.write(".")
-    while (here / f"hold-{number}").exists():
-        time.sleep(0.01)
-    trouble = here / f"trouble-{number}"
-    kind = trouble.read_text() if trouble.exists() else "none"
-    if kind == "raise":
-        raise ValueError(f"no luck with {number}")
-    if kind == "memory":
-        raise MemoryError("all full")
-    if kind == "exit":
-        sys.exit(3)
-    if kind == "vanish":
-        os._exit(0)
-    if kind == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-"""
+SCHEME = Path(__file__).with_name("troubled.py")
 
 TINY = [
     "model=linear",
@@ -54,6 +30,17 @@ TINY = [
     "sweep.name=s",
 ]
 TROUBLED = [*TINY, "init=custom", "init._target_=troubled.sample"]
+# Cells that leave rows in all tables, have an activation to fail in, and can be stacked.
+FAULTY = [
+    "model=mlp",
+    "model.depth=2",
+    "model.width=4",
+    "activation._target_=troubled.Activation",
+    *(word for word in TROUBLED if word not in ("model=linear", "probe=none")),
+    "probe.draws=1",
+    "probe.size=8",
+    "probe.histograms=true",
+]
 PATIENCE = 120  # seconds; far above what anything here takes, for machines with much else to do
 
 
@@ -62,13 +49,14 @@ class Site:
     """A folder with results, and files that tell the troubled scheme what to do."""
 
     root: Path
+    words: tuple[str, ...] = tuple(TROUBLED)
 
     @property
     def folder(self) -> SweepFolder:
         return SweepFolder(self.root / "s")
 
     def overrides(self, *more: str) -> list[str]:
-        return [*TROUBLED, f"sweep.results={self.root}", *more]
+        return [*self.words, f"sweep.results={self.root}", *more]
 
     def tell(self, what: str, content: str = "") -> None:
         (self.root / what).write_text(content)
@@ -126,9 +114,9 @@ class Site:
         return Counter(numbers[i] for i in ids)
 
 
-def site(root: Path) -> Site:
-    (root / "troubled.py").write_text(SCHEME)
-    return Site(root)
+def site(root: Path, words: Sequence[str] = TROUBLED) -> Site:
+    (root / "troubled.py").write_bytes(SCHEME.read_bytes())
+    return Site(root, tuple(words))
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:

@@ -1,0 +1,95 @@
+"""Cells that misbehave: each is named with what it did, and costs no other cell anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from fault_rows import Record, again_here, ended
+from sweep_process import PATIENCE, Site, finish
+
+from analysis import load
+
+RETRY = "sweep.retry=[error,oom,timeout]"
+LIMIT = 15  # seconds that a cell may take
+
+# What a cell does in its third training step; its outcome, and the reason that is given.
+Trouble = tuple[str, str, str]
+KILLS: dict[str, Trouble] = {
+    "a cell that segfaults (`ctypes.string_at(0)`)": ("segfault", "killed", "SIGSEGV"),
+    "a cell that calls `os._exit(0)`": ("vanish", "killed", "left in the middle of it"),
+    "a cell that calls `os._exit(3)`": ("leave", "killed", "exit code 3"),
+}
+FAILS: dict[str, Trouble] = {
+    "a cell that allocates without bound (`runner.memory_gb=3`)": (
+        "allocate", "oom", "can't allocate memory",
+    ),
+    "a cell that raises `KeyboardInterrupt`": ("interrupt", "error", "KeyboardInterrupt"),
+    "a cell that calls `sys.exit(3)`": ("exit", "error", "SystemExit: 3"),
+    "a cell that raises": ("raise", "error", "ValueError: no luck with"),
+}  # fmt: skip
+HANGS: dict[str, Trouble] = {
+    f"a cell that hangs in C and ignores SIGTERM (`runner.cell_seconds={LIMIT}`)": (
+        "hang", "timeout", f"ran longer than {LIMIT} s",
+    ),
+    "a cell that hangs in C and holds Python's lock": (
+        "hang with the GIL", "timeout", f"ran longer than {LIMIT} s",
+    ),
+}  # fmt: skip
+CHILD = "a cell whose child process outlives it"
+
+
+def assert_each_is_named(here: Site, cells: int, troubles: Mapping[int, Trouble]) -> None:
+    """The guilty have their outcome and reason, all others are done."""
+    found = load("s", here.root).cells.set_index("init.number").sort_index()
+    assert list(found.index) == list(range(cells))
+    for number, row in found.iterrows():
+        _, outcome, says = troubles.get(number, ("", "ok", ""))
+        assert row["outcome"] == outcome, (number, row["outcome_reason"])
+        assert says in str(row["outcome_reason"]), (number, row["outcome_reason"])
+
+
+def run(here: Site, troubles: Mapping[int, Trouble], *words: str) -> None:
+    """Run a sweep whose cells of these numbers are in for trouble, until it has ended by itself."""
+    for number, (kind, _, _) in troubles.items():
+        here.tell(f"step-{number}", kind)
+    sweep = here.start(*words)
+    try:
+        assert sweep.wait(PATIENCE) == 1
+    finally:
+        here.forget("step-*")  # which also ends the child that a cell has left
+        said = finish(sweep)
+    assert "Traceback" not in said
+
+
+def test_what_cells_do_to_their_process_stays_with_them(faulty: Site, record: Record) -> None:
+    guilty = dict(zip((0, 2, 3, 5, 6, 8, 9, 11, 13), {**KILLS, **FAILS, **HANGS}, strict=True))
+    troubles = {number: {**KILLS, **FAILS, **HANGS}[what] for number, what in guilty.items()}
+    faulty.tell("step-14", "fork")
+    words = ("init.number=range(16)", "runner.workers=2", "runner.pack_cells=8",
+             f"runner.cell_seconds={LIMIT}", "runner.memory_gb=3")  # fmt: skip
+    run(faulty, troubles, *words)
+    assert_each_is_named(faulty, 16, troubles)
+    assert ended(faulty, 1) == "exit 1; 3 error, 3 killed, 1 oom, 7 ok, 2 timeout"
+    again_here(faulty, *words, RETRY, cells=16)
+    for number, what in guilty.items():
+        outcome = troubles[number][1]
+        kept = "it runs again" if outcome == "killed" else f"`sweep.retry=[{outcome}]` runs it"
+        record(what, f"`{outcome}`; exit 1; all other cells run", f"{kept}; exit 0, each cell once")
+    record(CHILD, "`ok`; exit 0; the child is left alone", "nothing to do; exit 0")
+
+
+TROUBLED_STACKS = [
+    pytest.param({1: trouble}, id=trouble[0], marks=[] if n == 0 else [pytest.mark.slow])
+    for n, trouble in enumerate({**KILLS, **FAILS, **HANGS}.values())
+]
+
+
+@pytest.mark.parametrize("troubles", TROUBLED_STACKS)
+def test_what_a_stacked_cell_does_is_found_out(faulty: Site, troubles: dict[int, Trouble]) -> None:
+    words = ("init.number=range(4)", "runner.workers=1", "engine=stacked",
+             f"runner.cell_seconds={LIMIT}", "runner.memory_gb=3")  # fmt: skip
+    run(faulty, troubles, *words)
+    assert_each_is_named(faulty, 4, troubles)
+    assert set(load("s", faulty.root).cells["engine"]) == {"stacked"}
+    again_here(faulty, *words, RETRY, cells=4)
