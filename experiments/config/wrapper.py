@@ -30,7 +30,7 @@ def build_wrapped(wrapper: type[W], node: Mapping[str, Any], where: str) -> W:
         A key or a value is wrong.
     """
     option, common = split_wrapped(wrapper, node, where)
-    hints = hints_of(wrapper)
+    hints = _hints(wrapper)
     values = {key: check_value(v, hints[key], f"{where}.{key}") for key, v in common.items()}
     try:
         return wrapper(**{_option(wrapper): build(option, where)}, **values)
@@ -48,7 +48,7 @@ def coerce_wrapped(wrapper: type[Any], node: Mapping[str, Any], where: str) -> d
     """
     option, _ = split_wrapped(wrapper, node, where)
     made = build_wrapped(wrapper, node, where)
-    hints = hints_of(wrapper)
+    hints = _hints(wrapper)
     common = {key: plain(getattr(made, key), hints[key]) for key in _common(wrapper)}
     return coerce(option, where) | common
 
@@ -58,6 +58,10 @@ def split_wrapped(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`split` by the common keys that a wrapper declares."""
     return split(node, _common(wrapper), where)
+
+
+def _hints(wrapper: Any) -> Mapping[str, Any]:
+    return hints_of(wrapper)
 
 
 def _option(wrapper: type[Any]) -> str:

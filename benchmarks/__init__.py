@@ -1,0 +1,1 @@
+"""Speed, side by side in one run with what people use today; docs/performance.md keeps it."""

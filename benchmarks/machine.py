@@ -1,0 +1,51 @@
+"""On what machine and with which versions a number was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from experiments.sweep.code import code_version
+
+LIBRARIES = ("torch", "hydra-core", "hydra-joblib-launcher", "joblib", "pyarrow", "pandas", "numpy")
+
+
+def machine() -> str:
+    """Cores, processor, system and load, in a line.
+
+    The load is the system's own average over the last minute: well above 0 before a benchmark
+    starts, and other programs have slowed it down.
+    """
+    load = f"load {os.getloadavg()[0]:.1f}"
+    return f"{cores()} cores of {_processor()}, {platform.system()} {platform.release()}, {load}"
+
+
+def versions() -> str:
+    """Versions of python, of this code, and of what speed depends on, in a line."""
+    named = [f"{library} {_version(library)}" for library in LIBRARIES]
+    return ", ".join([f"python {platform.python_version()}", f"fanin {code_version()}", *named])
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,93 @@
+"""A training script as many people write it: a Dataset, a DataLoader, an nn.Module, Hydra."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+MEAN, STD = 0.1307, 0.3081  # of MNIST's pixels
+INITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "he_normal": nn.init.kaiming_normal_,
+    "he_uniform": nn.init.kaiming_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "xavier_uniform": nn.init.xavier_uniform_,
+}
+log = logging.getLogger(__name__)
+
+
+class Mnist(Dataset[tuple[Tensor, int]]):
+    """Images as bytes in memory, each made a normalized float when it is asked for."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        images = np.fromfile(root / f"{split}-images-idx3-ubyte", np.uint8)[16:]
+        self.images = torch.from_numpy(images).view(-1, 1, 28, 28)
+        self.labels = np.fromfile(root / f"{split}-labels-idx1-ubyte", np.uint8)[8:]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = (self.images[index].float() / 255 - MEAN) / STD
+        return image, int(self.labels[index])
+
+
+class Net(nn.Module):
+    """A convolution, a max-pool and a linear layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, channels, 3, padding=1)
+        self.fc1 = nn.Linear(channels * 14 * 14, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        return self.fc1(x.flatten(1))
+
+
+def made(channels: int, init: str, seed: int) -> Net:
+    """The network with its weights drawn; biases are 0."""
+    torch.manual_seed(seed)
+    net = Net(channels)
+    for layer in (net.conv1, net.fc1):
+        INITS[init](layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+@hydra.main(config_path="mnist_conf", config_name="config", version_base="1.3")
+def main(config: DictConfig) -> float:
+    net = made(config.channels, config.init, config.seed)
+    root = Path(config.root).expanduser() / "mnist"
+    train = Subset(Mnist(root, "train"), range(config.n_train))
+    test = Subset(Mnist(root, "t10k"), range(config.n_test))
+    optimizer = torch.optim.SGD(net.parameters(), lr=config.lr)
+
+    net.train()
+    for images, labels in DataLoader(train, config.batch_size, shuffle=True, drop_last=True):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    net.eval()
+    correct = 0
+    with torch.no_grad():
+        for images, labels in DataLoader(test, config.batch_size):
+            correct += int((net(images).argmax(1) == labels).sum())
+    accuracy = correct / len(test)
+    log.info("accuracy %.4f", accuracy)
+    return accuracy
+
+
+if __name__ == "__main__":
+    main()

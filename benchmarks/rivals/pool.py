@@ -1,0 +1,71 @@
+"""The arithmetic and nothing else: the same cells in a bare pool of one-thread workers.
+
+No configs, no results kept, the data read and normalized once a worker: a bound on what any engine
+that trains one cell after the other can reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.rivals.mnist import MEAN, STD, Mnist, made
+
+Pair = tuple[Tensor, Tensor]  # images, labels
+_data: dict[str, Pair] = {}
+
+
+def main() -> None:
+    """Train a grid of inits, learning rates and seeds; print the mean accuracy."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--inits", nargs="+", required=True)
+    parser.add_argument("--lrs", nargs="+", type=float, required=True)
+    parser.add_argument("--seeds", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--n-train", type=int, default=6400)
+    parser.add_argument("--n-test", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--channels", type=int, default=32)
+    asked = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    sizes = (asked.root, asked.n_train, asked.n_test)
+    with ProcessPoolExecutor(asked.workers, context, _start, sizes) as pool:
+        cells = itertools.product(asked.inits, asked.lrs, range(asked.seeds))
+        ended = [pool.submit(_train, asked.channels, asked.batch_size, *cell) for cell in cells]
+        accuracies = [each.result() for each in ended]
+    print(f"accuracy {sum(accuracies) / len(accuracies):.4f}")
+
+
+def _start(root: Path, n_train: int, n_test: int) -> None:
+    torch.set_num_threads(1)
+    for split, size in (("train", n_train), ("t10k", n_test)):
+        read = Mnist(root / "mnist", split)
+        x = (read.images[:size].float() / 255 - MEAN) / STD
+        y = torch.from_numpy(read.labels[:size].astype("int64"))
+        _data[split] = x.to(memory_format=torch.channels_last), y
+
+
+def _train(channels: int, batch_size: int, init: str, lr: float, seed: int) -> float:
+    net = made(channels, init, seed)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    x, y = _data["train"]
+    for batch in torch.randperm(len(x))[: len(x) // batch_size * batch_size].split(batch_size):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x[batch]), y[batch]).backward()
+        optimizer.step()
+    x, y = _data["t10k"]
+    with torch.no_grad():
+        return float((net(x).argmax(1) == y).double().mean())
+
+
+if __name__ == "__main__":
+    main()

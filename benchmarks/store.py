@@ -1,0 +1,184 @@
+"""A large sweep's tables, loaded: `python -m benchmarks.store [--quick] [--write]`.
+
+`python -m benchmarks.store --load FOLDER` loads one sweep in a fresh process and prints what it
+took, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from analysis.load import load
+from benchmarks.measure import python, run
+from benchmarks.page import Section, circumstances, show, write
+from experiments.cell import run_cell
+from experiments.config.identity import cell_id
+from experiments.config.loader import config_loader
+from experiments.config.schema import coerce_cell
+from experiments.config.space import assign
+from experiments.errors import UNUSABLE, FaninError
+from experiments.result import CellResult
+from experiments.sweep.command import space_of
+from experiments.sweep.store.parquet import write_results
+from experiments.sweep.store.paths import SweepFolder, write_whole
+
+NAME = "benchmarks.store"
+QUANTITIES = (
+    "preact_mean",
+    "preact_m2",
+    "preact_var",
+    "act_m2",
+    "vjp_m2",
+    "weight_vjp_m2",
+    "grad_m2",
+    "weight_grad_m2",
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a sweep is."""
+
+    cells: int = 10_000
+    layers: int = 10
+    draws: int = 8
+    pack: int = 16  # cells a part file
+
+    @property
+    def rows(self) -> int:
+        """Rows of `layers`."""
+        return self.cells * self.layers * len(QUANTITIES) * self.draws
+
+
+def fill(folder: SweepFolder, size: Size) -> None:
+    """Write a sweep of made-up measurements as workers write real ones."""
+    write_whole(folder.plan, b"")  # what makes it a sweep; loading asks no more of it
+    batch: list[CellResult] = []
+    for number, result in enumerate(_results(size), start=1):
+        batch.append(result)
+        if len(batch) == size.pack or number == size.cells:
+            write_results(folder, f"pack{number:06}", batch)
+            batch = []
+
+
+def loaded_afresh(folder: SweepFolder) -> dict[str, float]:
+    """Rows of `cells` and `layers`, seconds and megabytes of one load, after imports."""
+    found: dict[str, float] = json.loads(run(python(NAME, "--load", str(folder.root))))
+    return found
+
+
+def section(size: Size, repeats: int, folder: SweepFolder) -> Section:
+    """Write once, load several times.
+
+    Raises
+    ------
+    FaninError
+        What is loaded is not what was written.
+    """
+    began = time.perf_counter()
+    fill(folder, size)
+    wrote = time.perf_counter() - began
+    found = [loaded_afresh(folder) for _ in range(repeats)]
+    for each in found:
+        if (each["cells"], each["layers"]) != (size.cells, size.rows):
+            raise FaninError(f"{folder.root}: loaded {each}, wrote {size.cells} and {size.rows}")
+    seconds = statistics.median(each["seconds"] for each in found)
+    sizes = sum(path.stat().st_size for path in folder.root.rglob("*.parquet"))
+    return Section(
+        title="The store: a whole sweep into pandas, after imports",
+        columns=("cells", "rows of layers", "packs", "MB on disk", "n", "median s", "written in s"),
+        rows=(
+            (
+                f"{size.cells:,}",
+                f"{size.rows:,}",
+                f"{-(-size.cells // size.pack):,}",
+                f"{sizes / 1e6:.0f}",
+                str(repeats),
+                f"{seconds:.2f}",
+                f"{wrote:.0f}",
+            ),
+        ),
+        remarks=(
+            f"{size.layers} layers, {len(QUANTITIES)} quantities, {size.draws} draws; every part "
+            "is verified against its checksum; repeated words are categoricals.",
+        ),
+    )
+
+
+def main() -> int:
+    """Measure, print, and with --write put what came out into docs/performance.md."""
+    parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the cells, once")
+    parser.add_argument("--write", action="store_true", help="into docs/performance.md")
+    parser.add_argument("--load", type=Path, metavar="FOLDER", help="time one load, print JSON")
+    asked = parser.parse_args()
+    if asked.load:
+        print(json.dumps(_load(asked.load)))
+        return 0
+    known, out = circumstances(NAME), Console()
+    for line in known.lines:
+        out.print(line, highlight=False, markup=False)
+    size, repeats = (Size(cells=1000), 1) if asked.quick else (Size(), 5)
+    try:
+        with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
+            found = section(size, repeats, SweepFolder(Path(made) / "large"))
+        show(out, found)
+        if asked.write:
+            write(NAME, known, [found])
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        return UNUSABLE
+    return 0
+
+
+def _load(root: Path) -> dict[str, float]:
+    began = time.perf_counter()
+    results = load(root.name, root.parent)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "cells": len(results.cells), "layers": len(results.layers)}
+
+
+def _results(size: Size) -> Iterator[CellResult]:
+    """Rows of a real cell, and as many measurements as asked for, under other seeds."""
+    space = space_of(config_loader(), "config", ())
+    base = space.base
+    for key, value in {"data.n_train": 10, "train.steps": 0, "probe.draws": 0}.items():
+        base = assign(base, key, value)
+    config = coerce_cell(base)
+    row = run_cell(config, torch.device("cpu")).row
+    ran = {"engine": "serial", "attempt": 1, "host": "here", "device": "cpu", "code": "none"}
+    random = np.random.default_rng(0)
+    for seed in range(size.cells):
+        named = {"cell_id": cell_id(config | {"seed": seed}), **space.defaults}
+        yield CellResult(named | row | {"seed": seed} | ran, {"layers": _layers(size, random)})
+
+
+def _layers(size: Size, random: np.random.Generator) -> dict[str, list[object]]:
+    draws, layers = range(size.draws), range(1, size.layers + 1)
+    places = [(draw, layer, q) for draw in draws for layer in layers for q in QUANTITIES]
+    columns: dict[str, Iterable[object]] = {
+        "image": [-1] * len(places),
+        "layer": [layer for _, layer, _ in places],
+        "layer_name": [f"conv{layer}" for _, layer, _ in places],
+        "quantity": [quantity for _, _, quantity in places],
+        "value": random.lognormal(size=len(places)).tolist(),
+        "draw": [draw for draw, _, _ in places],
+        "step": [0] * len(places),
+    }
+    return {name: list(values) for name, values in columns.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""What benchmarks print goes into docs/performance.md between their own two markers."""
+
+import re
+
+import pytest
+
+from benchmarks.machine import machine, versions
+from benchmarks.page import PAGE, Circumstances, Section, write
+from benchmarks.store import Size, section
+from experiments.errors import FaninError
+from experiments.sweep.store.paths import SweepFolder
+
+KNOWN = Circumstances("python -m benchmarks.x", ("2026-01-01: 2 cores", "python 3"))
+TABLE = Section("Speed", ("what", "s"), (("ours", "1.0"),), ("A remark.",))
+
+
+def test_only_what_lies_between_the_markers_is_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- x: begin -->\nold\n<!-- x: end -->\nAfter.\n")
+    for _ in range(2):
+        write("x", KNOWN, [TABLE], page)
+    text = page.read_text()
+    assert text.startswith("Before.\n<!-- x: begin -->\n")
+    assert text.endswith("<!-- x: end -->\nAfter.\n")
+    assert "old" not in text
+    assert text.count("### Speed\n\n| what | s |\n| --- | ---: |\n| ours | 1.0 |\n") == 1
+
+
+def test_a_page_without_the_markers_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("Nothing.\n")
+    with pytest.raises(FaninError, match="x: begin"):
+        write("x", KNOWN, [TABLE], page)
+    assert page.read_text() == "Nothing.\n"
+
+
+def test_the_page_has_room_for_every_benchmark():
+    names = re.findall(r"<!-- ([\w.]+): begin -->", PAGE.read_text())
+    assert names == ["benchmarks.sweep", "benchmarks.store"]
+    for name in names:
+        assert f"<!-- {name}: end -->" in PAGE.read_text()
+
+
+def test_the_machine_and_versions_are_named():
+    assert re.match(r"\d+ cores of .+, load \d", machine())
+    assert re.match(r"python 3\S+, fanin \S+, torch \d", versions())
+
+
+def test_a_large_sweep_is_loaded_as_it_was_written(tmp_path):
+    size = Size(cells=5, layers=2, draws=3, pack=2)
+    made = section(size, 1, SweepFolder(tmp_path / "large"))
+    assert made.rows[0][:3] == ("5", "240", "3")  # 5 cells of 2 x 8 x 3 rows, in packs of 2
+    assert len(list((tmp_path / "large" / "layers").glob("*.parquet"))) == 3
