@@ -18,22 +18,14 @@ from experiments.inits import initialize
 from experiments.probes.measure import Losses, Measured, measure
 from experiments.probes.moments import random_cotangent
 from experiments.probes.table import stack
+from experiments.result import CellResult
 from experiments.scaling import FittedScaling, Scaling
 from experiments.seeds import generator
 from experiments.training.evaluate import evaluate
 from experiments.training.loop import Member, OnLook, Trained, train
 from experiments.training.step import Task
 
-Columns = dict[str, list[Any]]
 CALIBRATION = 128  # images: a batch of the size that Mishkin & Matas 2016 calibrate on
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """One cell's rows: `row` for the `cells` table, columns for the others."""
-
-    row: dict[str, Any]
-    tables: dict[str, Columns]
 
 
 @dataclass(frozen=True)

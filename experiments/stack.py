@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from experiments.cell import Begun, CellResult, begin, finish
+from experiments.cell import Begun, begin, finish
+from experiments.result import CellResult
 from experiments.training.loop import OnLook, Trained, train_stacked
 
 # An init scheme or a network of the user's may do anything, `sys.exit` too. A real Ctrl-C is the

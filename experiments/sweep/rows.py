@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from experiments.cell import CellResult
 from experiments.config.identity import flatten
+from experiments.result import CellResult
 from experiments.sweep.code import code_version
 from experiments.sweep.pack import Task
 

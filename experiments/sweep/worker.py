@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.cell import CellResult, run_cell
+from experiments.cell import run_cell
 from experiments.errors import FaninError
+from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
 from experiments.sweep.code import code_version
 from experiments.sweep.limits import CellTimeout, is_out_of_memory, time_limit

@@ -11,8 +11,8 @@ import pytest
 
 from analysis import Results, load
 from analysis.measured import compare
-from experiments.cell import CellResult
 from experiments.errors import FaninError, FaninWarning
+from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal, write_part
 from experiments.sweep.store.paths import SweepFolder

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.cell import CellResult, prepared, run_cell
+from experiments.cell import prepared, run_cell
 from experiments.config.schema import build_cell
+from experiments.result import CellResult
 from experiments.training.batches import Batches
 from experiments.training.loop import LOOK_EVERY
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.cell import CellResult
+from experiments.result import CellResult
 from experiments.sweep.store.paths import writing
 from experiments.sweep.store.process import born, runs
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.cell import CellResult
 from experiments.errors import DataError
+from experiments.result import CellResult
 from experiments.sweep.store.journal import read_results, take
 from experiments.sweep.store.manifest import Manifest, Sum, encode, seal, unseal
 from experiments.sweep.store.paths import (

@@ -9,21 +9,28 @@ from pathlib import Path
 
 def born(pid: int) -> str | None:
     """When a process started, in ticks since the machine did; None where the system won't say."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    fields = _stat(pid)
+    return fields[19] if fields else None
 
 
 def alive(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether a process of this number runs on this machine; a zombie has ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    fields = _stat(pid)
+    return not fields or fields[0] != "Z"
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on (proc(5)); nothing where it doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def runs(host: str, pid: int, began: str | None) -> bool | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from experiments.cell import CellResult
+from experiments.result import CellResult
 
 INTEGERS = ("draw", "step", "image", "layer", "count", "attempt", "outcome_step")
 FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")

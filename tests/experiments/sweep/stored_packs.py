@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from analysis import Results, load
-from experiments.cell import CellResult
+from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import TABLES, SweepFolder

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.cell import CellResult
 from experiments.errors import FaninError
+from experiments.result import CellResult
 from experiments.sweep.store.journal import (
     Event,
     Journal,

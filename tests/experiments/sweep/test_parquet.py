@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from analysis import load
-from experiments.cell import CellResult
+from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import TABLES, SweepFolder

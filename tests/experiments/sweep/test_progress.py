@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.cell import CellResult
+from experiments.result import CellResult
 from experiments.sweep import progress
 from experiments.sweep.progress import shown
 from experiments.sweep.store.journal import Journal

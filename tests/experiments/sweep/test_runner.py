@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from analysis import load
-from experiments.cell import CellResult
 from experiments.config.loader import config_loader
 from experiments.errors import ConfigError
+from experiments.result import CellResult
 from experiments.sweep.command import run_command
 from experiments.sweep.pack import Engine, Pack, Task
 from experiments.sweep.rows import identified

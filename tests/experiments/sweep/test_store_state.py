@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cell import CellResult
+from experiments.result import CellResult
 from experiments.sweep.store import parquet, state
 from experiments.sweep.store.journal import Journal, journals_in
 from experiments.sweep.store.parquet import commit_journal

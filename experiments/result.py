@@ -1,0 +1,16 @@
+"""What a cell leaves: its row, and its columns of the other tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Columns = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell's rows: `row` for the `cells` table, columns for the others."""
+
+    row: dict[str, Any]
+    tables: dict[str, Columns]
