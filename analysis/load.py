@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from warnings import warn
@@ -68,28 +70,44 @@ def load(name: str, results: str | Path = "results") -> Results:
     if not folder.plan.exists():
         there = [path.parent.name for path in Path(results).glob("*/cells.jsonl")]
         raise FaninError(f"{folder.root}: no such sweep; {nearest(name, there)}")
-    tables, faults = read_tables(folder)
-    kept = latest(tables["cells"])
-    whole = {stem for stem, cells in kept.items() if len(cells) == len(tables["cells"][stem])}
-    frames = {
-        table: _joined(
-            [
-                part if stem in whole else of_cells(part, kept[stem])
-                for stem, part in parts.items()
-                if stem in kept
-            ]
-        )
-        for table, parts in tables.items()
-    }
-    predicted, unread = _predictions(folder)
+    with _system_allocator():
+        tables, faults = read_tables(folder)
+        predicted, unread = _predictions(folder)
+        kept = latest(tables["cells"])
+        whole = {stem for stem, cells in kept.items() if len(cells) == len(tables["cells"][stem])}
+        frames = {
+            table: _joined(
+                [
+                    part if stem in whole else of_cells(part, kept[stem])
+                    for stem, part in parts.items()
+                    if stem in kept
+                ]
+            )
+            for table, parts in tables.items()
+        }
+        frames["predictions"] = _joined(predicted)
     _warn(faults + unread)
-    return Results(folder, predictions=_joined(predicted), **frames)
+    return Results(folder, **frames)
+
+
+@contextmanager
+def _system_allocator() -> Iterator[None]:
+    """Have Arrow allocate as C does: what its own allocator frees it gives back to the system.
+
+    For many parts, getting that memory anew took more time than all the rest of reading them.
+    """
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _predictions(folder: SweepFolder) -> tuple[list[pa.Table], list[Fault]]:
     """The parts that analysis wrote; what can't be read of them `analysis.check` makes again."""
     parts, faults = [], []
-    for path in sorted(folder.table("predictions").glob("*")):
+    for path in sorted(folder.table("predictions").glob("[!.]*")):  # hidden: being written
         try:
             parts.append(decode(path.read_bytes()))
         except FileNotFoundError:
@@ -103,19 +121,13 @@ def _warn(faults: list[Fault]) -> None:
     if not faults:
         return
     lines = "".join(f"\n  {fault}" for fault in faults)
-    again = (
-        ""
-        if all(f.stem is None for f in faults)
-        else ("\nThe sweep's own command runs the cells of spoilt packs again.")
-    )
+    spoilt = any(fault.stem is not None for fault in faults)
+    again = "\nThe sweep's own command runs the cells of spoilt packs again." if spoilt else ""
     warn(f"these files were left out:{lines}{again}", FaninWarning, stacklevel=3)
 
 
 def _joined(parts: list[pa.Table]) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
-    # Without Arrow's threads, as in `decode`; the system's allocator halves the time of this.
-    frame: pd.DataFrame = concatenate(parts).to_pandas(
-        use_threads=False, memory_pool=pa.system_memory_pool()
-    )
+    frame: pd.DataFrame = concatenate(parts).to_pandas(use_threads=False)  # see `decode`
     return frame
