@@ -15,7 +15,7 @@ from experiments.config.schema import build_cell
 from experiments.errors import FaninError
 from experiments.stack import FAILURES
 from experiments.sweep.pack import Engine, Task
-from experiments.sweep.runner.protocol import Runner
+from experiments.sweep.runner.protocol import Runner, Tick
 from experiments.training.feed import Feed
 from experiments.training.lanes import Lanes, OneLane, StackedLanes
 from experiments.training.stackable import why_serial
@@ -83,12 +83,27 @@ def decide(
 
 
 def choose(
-    engines: Engines, groups: Mapping[str, Sequence[Task]], runner: Runner, device: str
+    engines: Engines,
+    groups: Mapping[str, Sequence[Task]],
+    runner: Runner,
+    device: str,
+    beat: Tick = lambda: None,
 ) -> Engines:
-    """Time both engines on the groups that are undecided, and take the faster one."""
+    """Time both engines on the groups that are undecided, and take the faster one.
+
+    Parameters
+    ----------
+    engines, groups
+        As decided, and the tasks of each group.
+    runner, device
+        Where the steps are taken.
+    beat
+        Called before each group.
+    """
     chosen, timed = dict(engines.chosen), {}
     reasons = dict(engines.reasons)
     for key in engines.undecided:
+        beat()
         configs = [task.config for task in groups[key][:TIMED_CELLS]]
         try:
             serial, stacked = runner.call(time_engines, configs, device)

@@ -14,15 +14,16 @@ from experiments.data import Data
 from experiments.errors import INTERRUPTED
 from experiments.sweep.engines import choose, decide
 from experiments.sweep.expand import PlannedCell, expand, label
-from experiments.sweep.pack import Engine, similar
+from experiments.sweep.pack import similar
 from experiments.sweep.packing import Bounds
-from experiments.sweep.plan import Plan, make_plan
+from experiments.sweep.plan import Plan, make_plan, with_engines
 from experiments.sweep.progress import shown
 from experiments.sweep.recover import STOPPED, recover
 from experiments.sweep.request import Request
+from experiments.sweep.runner import Tick
 from experiments.sweep.runner.devices import devices
 from experiments.sweep.runner.interrupts import Interrupted
-from experiments.sweep.store.frozen import check_frozen, freeze, read_frozen
+from experiments.sweep.store.frozen import Line, check_frozen, freeze, read_frozen
 from experiments.sweep.store.lock import Hold, sole_launcher
 from experiments.sweep.store.quarantine import quarantine
 from experiments.sweep.store.state import DONE, read_states
@@ -49,23 +50,19 @@ def launch(space: Space, request: Request, console: Console) -> int:
     if runs:
         runner.warm_up()
     cells = expand(space, request.grids)
-    frozen = read_frozen(folder)
-    check_frozen(folder, frozen, cells)
-    recorded = {
-        similar(line["config"]): line["engine"] for line in frozen.values() if "engine" in line
-    }
     if not runs:
-        show_plan(console, request, _plan(request, cells, recorded))
+        show_plan(console, request, _plan(request, cells, read_frozen(folder)))
         return 0
     with sole_launcher(folder) as hold:
+        frozen = read_frozen(folder)
         recover(folder, frozen)
         for fault in quarantine(folder):
             console.print(str(fault), highlight=False, markup=False)
-        plan = _plan(request, cells, recorded)
+        plan = _plan(request, cells, frozen)
         show_counts(console, request, plan)
         if plan.packs:
-            prepare_data(plan)
-            plan = _timed(request, plan, console)
+            prepare_data(plan, hold.beat)
+            plan = _timed(request, plan, hold.beat, console)
             timed = {
                 task.cell_id: plan.engines.chosen[key]
                 for key in plan.engines.timed
@@ -79,24 +76,27 @@ def launch(space: Space, request: Request, console: Console) -> int:
     return show_end(console, request, states, len(cells))
 
 
-def _timed(request: Request, plan: Plan, console: Console) -> Plan:
+def _timed(request: Request, plan: Plan, beat: Tick, console: Console) -> Plan:
     """The plan with the engines that `engine=auto` found fastest."""
-    if not plan.engines.undecided:
-        return plan
-    console.print(
-        f"engine=auto: timing {len(plan.engines.undecided)} kinds of cells", highlight=False
-    )
-    device = devices(request.runner.device)[0]
-    engines = choose(plan.engines, plan.groups, request.runner, device)
-    show_engines(console, engines)
-    states = read_states(request.folder)
-    return make_plan(
-        plan.cells, states, request.settings.retry, lambda _: engines, _bounds(request)
-    )
+    if plan.engines.undecided:
+        kinds = len(plan.engines.undecided)
+        console.print(f"engine=auto: timing {kinds} kinds of cells", highlight=False)
+        device = devices(request.runner.device)[0]
+        engines = choose(plan.engines, plan.groups, request.runner, device, beat)
+        plan = with_engines(plan, engines, _bounds(request))
+    show_engines(console, plan.engines)
+    return plan
 
 
-def prepare_data(plan: Plan) -> None:
+def prepare_data(plan: Plan, beat: Tick) -> None:
     """Find or fetch the files of every data set that is about to be used, and verify them.
+
+    Parameters
+    ----------
+    plan
+        What is about to run.
+    beat
+        Called before each data set.
 
     Raises
     ------
@@ -105,6 +105,7 @@ def prepare_data(plan: Plan) -> None:
     """
     nodes = {json.dumps(t.config["data"]): t.config["data"] for p in plan.packs for t in p.tasks}
     for node in nodes.values():
+        beat()
         build_wrapped(Data, node, "data").prepare()
 
 
@@ -143,7 +144,11 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
     return True
 
 
-def _plan(request: Request, cells: Sequence[PlannedCell], recorded: Mapping[str, Engine]) -> Plan:
+def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, Line]) -> Plan:
+    check_frozen(request.folder, frozen, cells)
+    recorded = {
+        similar(line["config"]): line["engine"] for line in frozen.values() if "engine" in line
+    }
     return make_plan(
         cells,
         read_states(request.folder),

@@ -35,7 +35,7 @@ class Bounds:
 def packed(
     groups: Mapping[str, Sequence[Task]],
     engines: Mapping[str, Engine],
-    seconds: Callable[[str, Task], float],
+    work: Mapping[str, float],
     lane_bytes: Callable[[Task], int],
     bounds: Bounds,
 ) -> tuple[Pack, ...]:
@@ -47,14 +47,13 @@ def packed(
         Tasks by what they have in common (`grouped`).
     engines
         How each group runs.
-    seconds
-        About how long a task of a group takes; all of a group take alike.
+    work
+        About how many seconds a task of each group takes.
     lane_bytes
         About how much memory a task takes in a stack.
     bounds
         What bounds a pack.
     """
-    work = {key: seconds(key, tasks[0]) for key, tasks in groups.items()}
     total = sum(work[key] * len(tasks) for key, tasks in groups.items())
     share = total / (SHARES * bounds.workers)
     found: list[tuple[float, Pack]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.config.schema import build_cell
 from experiments.sweep.cost import Costs
@@ -23,12 +23,14 @@ Groups = Mapping[str, Sequence[Task]]
 class Plan:
     """Cells by state, and the packs that would run now, the longest first.
 
-    `expected_seconds` is one worker's time; None without timings to go by.
+    `groups` are the cells that are due, by what they have in common, and `work` the seconds that a
+    cell of each takes. `expected_seconds` is one worker's time; None without timings to go by.
     """
 
     cells: Sequence[PlannedCell]
     counts: dict[str, int]  # done, missing, failed, interrupted
     groups: dict[str, list[Task]]
+    work: dict[str, float]
     engines: Engines
     packs: tuple[Pack, ...]
     expected_seconds: float | None
@@ -74,15 +76,21 @@ def make_plan(
     engines = engines_of(groups)
     typical = _typical_seconds(cells, states) if len(due) < len(cells) else {}
     known = typical.keys() >= groups.keys()
-    expected = sum(typical[key] * len(tasks) for key, tasks in groups.items()) if known else None
+    # Either all from timings or none: an estimate is only good beside others.
     costs = Costs()
+    work = {
+        key: typical[key] if known else costs.seconds(tasks[0].config)
+        for key, tasks in groups.items()
+    }
+    expected = sum(work[key] * len(tasks) for key, tasks in groups.items()) if known else None
+    plan = Plan(cells, dict(counts), groups, work, engines, (), expected)
+    return with_engines(plan, engines, bounds)
 
-    def seconds(key: str, task: Task) -> float:
-        # Either all from timings or none: an estimate is only good beside others.
-        return typical[key] if known else costs.seconds(task.config)
 
-    packs = packed(groups, engines.chosen, seconds, _lane_bytes, bounds)
-    return Plan(cells, dict(counts), groups, engines, packs, expected)
+def with_engines(plan: Plan, engines: Engines, bounds: Bounds) -> Plan:
+    """The plan with its cells packed for these engines."""
+    packs = packed(plan.groups, engines.chosen, plan.work, _lane_bytes, bounds)
+    return replace(plan, engines=engines, packs=packs)
 
 
 def _kind(state: CellState | None) -> str:

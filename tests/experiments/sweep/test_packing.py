@@ -24,7 +24,7 @@ def packs_of(
     sizes: dict[str, int], seconds: dict[str, float], bounds: Bounds, engine: str = "serial"
 ) -> tuple[Pack, ...]:
     engines = dict.fromkeys(sizes, engine)
-    return packed(groups_of(sizes), engines, lambda key, _: seconds[key], lambda _: 1000, bounds)
+    return packed(groups_of(sizes), engines, seconds, lambda _: 1000, bounds)
 
 
 sizes = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 300), min_size=1)
