@@ -7,12 +7,12 @@ import math
 from experiments.config.schema import Cell
 from experiments.training.outputs import layer_outputs, parameter_count
 
-# Copies of a parameter that a functional step holds at once: old and new ones of itself and of the
-# optimizer's two (Adam), its gradient, and what is kept or thrown away at the end of the step.
-COPIES = 10
+# Copies of a parameter that a functional step holds at once: of itself and of Adam's two means
+# those before, those after and what is kept of either; gradient, direction, and parts of formulas.
+COPIES = 14
 # Copies of what a layer puts out: the output, the gradient that comes back, what it holds within
 # itself (local response normalization), and what batched convolutions rearrange.
-PASSES = 4
+PASSES = 6
 
 
 def training_bytes(cell: Cell) -> int:

@@ -1,4 +1,4 @@
-"""Cells to stack: small, unlike in all that a stack's cells may differ in, and how far they part."""
+"""Cells to stack: small, unlike in all that they may differ in, and how far two of them part."""
 
 from __future__ import annotations
 
@@ -67,11 +67,6 @@ def together(members: Sequence[Member]) -> list[Trained]:
     ended = dict(train_stacked(members, lambda done, total: None))
     assert len(ended) == len(members)
     return [ended[index] for index in range(len(members))]
-
-
-def losses(trained: Trained) -> list[float]:
-    """The training loss of each step."""
-    return [value for value in trained.curves["value"]]
 
 
 def largest(trained: Trained) -> float:

@@ -5,14 +5,18 @@ from stacks import members, same_bits, together
 
 # Each where some kernel gives other last bits in other company, if nothing is done about it.
 CASES = {
-    "products at odd addresses": "model=mlp model.width=13 train.dtype=float64",
+    "products at odd addresses": (
+        "model=mlp model.width=13 train.dtype=float64 train.batch_size=7 data.image_side=7"
+    ),
     "the end of a vector": "model=mlp model.width=13 activation=silu train.batch_size=7",
     "the end of a vector in maps": (
         "model=two_layer model.channels=3 model.pool=false activation=gelu train.batch_size=7"
     ),
     "batches of one": "model=mlp model.width=5 activation=elu train.batch_size=1",
     "powers in Adam": "model=linear optim=adam train.dtype=float64 train.steps=80",
-    "convolutions over two groups": "model=two_layer model.channels=8 data.channels=3",
+    "convolutions over two groups": (
+        "model=two_layer model.channels=8 data.channels=3 data.image_side=8 train.batch_size=32"
+    ),
     "features that a norm joins": (
         "model=mlp model.width=13 model.norm=batch activation=sigmoid train.batch_size=32"
     ),

@@ -1,0 +1,199 @@
+"""Several cells as one program: each as `run_cell` has it, and each for itself when things fail."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from experiments import stack as room
+from experiments.cell import CellResult, run_cell
+from experiments.errors import FaninError
+from experiments.stack import run_stack
+from experiments.sweep.runner.interrupts import Interrupted
+from experiments.training.lanes import StackedLanes
+
+CPU = torch.device("cpu")
+SMALL = (
+    *("data.side=7", "data.n_train=64", "data.n_test=32", "train.batch_size=16"),
+    *("model=mlp", "model.depth=2", "model.width=8"),
+    *("train.dtype=float64", "probe.draws=2", "probe.size=8"),
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def stack(cell_config):
+    def configs(*common: str, rates=(0.1, 0.05, 0.01)) -> list[dict]:
+        given = {text.partition("=")[0] for text in common}
+        small = [
+            text
+            for text in SMALL
+            if text.partition("=")[0] not in given
+            and not ("model" in given and text.startswith("model"))
+        ]
+        return [
+            cell_config(*small, *common, f"optim.lr={lr}", f"seed={seed}")
+            for seed, lr in enumerate(rates)
+        ]
+
+    return configs
+
+
+def results(configs) -> dict[int, object]:
+    ended = list(run_stack(configs, CPU))
+    assert len({index for index, _ in ended}) == len(ended)
+    return dict(ended)
+
+
+def at_initialization(result: CellResult) -> pd.DataFrame:
+    table = pd.DataFrame(result.tables["layers"])
+    return table[table.step == 0]
+
+
+def assert_same_table(stacked: CellResult, serial: CellResult, name: str, column: str) -> None:
+    ours, theirs = (pd.DataFrame(result.tables[name]) for result in (stacked, serial))
+    rest = [each for each in ours.columns if each != column]
+    pd.testing.assert_frame_equal(ours[rest], theirs[rest])
+    # Ten steps in float64; a gradient that is 0 but for rounding agrees in no digit.
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        ("train.steps=10", "probe.steps=[3,10]", "train.evaluate_every=4"),
+        ("train.steps=3", "probe.steps=[2]", "probe.histograms=true", "probe.sharpness=true"),
+        ("model.norm=batch", "train.epochs=2", "loss=mse"),
+        ("model=two_layer", "model.channels=4", "probe.draws=0", "train.steps=5"),
+    ],
+    ids=" ".join,
+)
+def test_a_stack_gives_what_run_cell_gives(stack, common):
+    configs = stack(*common)
+    found = results(configs)
+    for index, config in enumerate(configs):
+        stacked, serial = found[index], run_cell(config, CPU)
+        assert list(stacked.row) == list(serial.row)
+        assert list(stacked.tables) == list(serial.tables)
+        for key, value in serial.row.items():
+            if isinstance(value, float) and key != "seconds":
+                assert stacked.row[key] == pytest.approx(value, rel=1e-9, nan_ok=True)
+            elif key != "seconds":
+                assert stacked.row[key] == value
+        assert stacked.row["seconds"] > 0
+        for name, column in (("layers", "value"), ("curves", "value"), ("histograms", "count")):
+            if serial.tables[name]:
+                assert_same_table(stacked, serial, name, column)
+        if serial.tables["layers"]:
+            assert at_initialization(stacked).equals(at_initialization(serial))
+
+
+def test_progress_is_told_as_for_one_cell(stack):
+    def told(run) -> list[tuple[int, int]]:
+        seen: list[tuple[int, int]] = []
+        list(run(lambda done, total: seen.append((done, total))))
+        return seen
+
+    configs = stack("train.steps=40", "probe.draws=0")
+    together = told(lambda look: run_stack(configs, CPU, look))
+    assert together == told(lambda look: run_cell(configs[0], CPU, look).tables)
+
+
+def test_a_cell_that_diverges_is_given_before_the_others_are_done(stack):
+    configs = stack("train.steps=40", "probe.draws=0", rates=(0.1, 1e300, 0.01))
+    ended = list(run_stack(configs, CPU))
+    assert [index for index, _ in ended] == [1, 0, 2]
+    assert [result.row["outcome"] for _, result in ended] == ["diverged", "ok", "ok"]
+    assert ended[0][1].row["outcome_step"] == run_cell(configs[1], CPU).row["outcome_step"]
+    assert math.isnan(ended[0][1].row["test_loss"])
+
+
+# --- failures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_a_cell_that_fails_before_training_costs_only_itself(stack, monkeypatch, error):
+    configs = stack("train.steps=3")
+    begin = room.begin
+
+    def failing_begin(config, device):
+        if config["seed"] == 1:
+            raise error
+        return begin(config, device)
+
+    monkeypatch.setattr(room, "begin", failing_begin)
+    found = results(configs)
+    assert found[1] is error
+    assert found[0].row["outcome"] == found[2].row["outcome"] == "ok"
+
+
+def test_an_interrupt_is_nobodys_failure(stack, monkeypatch):
+    def interrupted(config, device):
+        raise Interrupted
+
+    monkeypatch.setattr(room, "begin", interrupted)
+    with pytest.raises(Interrupted):
+        results(stack("train.steps=3"))
+
+
+@pytest.fixture
+def patched_step(monkeypatch):
+    """Let every step raise that `fails` (of lanes) says."""
+
+    def patch(fails, error: BaseException) -> list[int]:
+        sizes: list[int] = []
+        step = StackedLanes.step
+
+        def failing_step(self: StackedLanes, number: int) -> Tensor:
+            sizes.append(len(self._feeds))
+            if fails(self._feeds):
+                raise error
+            return step(self, number)
+
+        monkeypatch.setattr(StackedLanes, "step", failing_step)
+        return sizes
+
+    return patch
+
+
+def test_a_stack_too_large_for_memory_is_halved(stack, patched_step):
+    sizes = patched_step(lambda feeds: len(feeds) > 2, MemoryError())
+    configs = stack("train.steps=2", "probe.draws=0", rates=(0.1,) * 7)
+    found = results(configs)
+    assert [found[index].row["outcome"] for index in range(7)] == ["ok"] * 7
+    assert sizes == [7, 3, 1, 1, 2, 2, 4, 2, 2, 2, 2]
+
+
+def test_a_stack_is_halved_until_the_culprit_is_alone(stack, patched_step):
+    patched_step(lambda feeds: any(f.cell.seed == 3 for f in feeds), FaninError("bad"))
+    found = results(stack("train.steps=2", "probe.draws=0", rates=(0.1,) * 5))
+    assert isinstance(found[3], FaninError)
+    assert [found[i].row["outcome"] for i in (0, 1, 2, 4)] == ["ok"] * 4
+
+
+def test_an_interrupt_in_training_passes_through(stack, patched_step):
+    patched_step(lambda feeds: True, Interrupted())
+    with pytest.raises(Interrupted):
+        results(stack("train.steps=2", "probe.draws=0"))
+
+
+def test_what_was_given_before_a_failure_is_not_given_again(stack, patched_step):
+    steps: list[int] = []
+
+    def late(feeds) -> bool:
+        steps.append(len(feeds))
+        return len(steps) == 20
+
+    patched_step(late, MemoryError())
+    configs = stack("train.steps=30", "probe.draws=0", rates=(0.1, 1e300, 0.01))
+    found = results(configs)
+    assert [found[i].row["outcome"] for i in range(3)] == ["ok", "diverged", "ok"]

@@ -1,0 +1,149 @@
+"""A cell that diverges: as it would alone, at no cost to its neighbours, soon out of the way."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from stacks import alone, members, same_bits, together
+from torch import Tensor
+
+from experiments.training.lanes import StackedLanes
+from experiments.training.loop import LOOK_EVERY, Member, train_stacked
+from experiments.training.step import Task
+
+CASE = "model=mlp model.width=9 activation=tanh"
+PLACE = 2  # of the cell that diverges, among five
+
+pytestmark = pytest.mark.usefixtures("as_in_workers")
+
+
+@pytest.fixture
+def lanes(monkeypatch) -> list[int]:
+    """How many networks counted in each step of the stacks that follow."""
+    counts: list[int] = []
+    step = StackedLanes.step
+
+    def counting(self: StackedLanes, number: int) -> Tensor:
+        losses = step(self, number)
+        counts.append(len(losses))
+        return losses
+
+    monkeypatch.setattr(StackedLanes, "step", counting)
+    return counts
+
+
+def with_loss_bound(members: list[Member], bound: float) -> list[Member]:
+    return [replace(member, task=replace(member.task, loss_bound=bound)) for member in members]
+
+
+def with_inits(members: list[Member], scale: float) -> list[Member]:
+    """All as they are but one, whose weights are multiplied."""
+    with torch.no_grad():
+        for parameter in members[PLACE].task.model.parameters():
+            parameter *= scale
+    return members
+
+
+def with_rate(members: list[Member], lr: float) -> list[Member]:
+    cell = members[PLACE].cell
+    changed = replace(members[PLACE], cell=replace(cell, optim=replace(cell.optim, lr=lr)))
+    return [*members[:PLACE], changed, *members[PLACE + 1 :]]
+
+
+def others(members: list) -> list:
+    return members[:PLACE] + members[PLACE + 1 :]
+
+
+def assert_neighbours_keep_their_bits(stack: list[Member], *steps: int) -> None:
+    ended, without = together(stack), together(others(stack))
+    serial = alone(stack[PLACE])
+    assert serial.divergence is not None
+    assert serial.divergence.step in steps
+    assert ended[PLACE].divergence == serial.divergence
+    assert ended[PLACE].curves["step"] == serial.curves["step"]
+    assert all(end.divergence is None for end in without)
+    assert all(map(same_bits, others(ended), without))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("spoil", ["weights", "rate", "input"])
+def test_neighbours_of_a_cell_that_diverges_at_once_keep_their_bits(cell_config, dtype, spoil):
+    stack = members(cell_config, f"{CASE} train.steps=40 train.dtype={dtype}", 5)
+    if spoil == "weights":
+        stack = with_inits(stack, math.inf)
+    elif spoil == "rate":
+        stack = with_rate(stack, 1e307)
+    else:
+        nothing = replace(stack[PLACE].scaling, spread=torch.zeros(1, 1, 1))
+        stack[PLACE] = replace(stack[PLACE], scaling=nothing)
+    assert_neighbours_keep_their_bits(stack, 0, 1)
+
+
+def growing(cell_config, steps: int) -> list[Member]:
+    """A linear regression beyond the largest stable rate: its loss grows evenly."""
+    case = "model=linear data.task=regression loss=mse train.dtype=float64"
+    return with_rate(members(cell_config, f"{case} train.steps={steps}", 5), 0.05)
+
+
+def test_neighbours_of_a_cell_that_diverges_later_keep_their_bits(cell_config):
+    found = alone(growing(cell_config, 100)[PLACE]).divergence
+    assert found is not None
+    assert LOOK_EVERY < found.step < 100
+    assert found.reason == "loss above bound"
+    # In the middle; at the last step; by the last update, seen on the batch that would follow.
+    for steps in (found.step + 20, found.step + 1, found.step):
+        assert_neighbours_keep_their_bits(growing(cell_config, steps), found.step)
+
+
+def test_a_cell_that_diverges_leaves_at_the_next_look_and_is_yielded_then(cell_config, lanes):
+    stack = with_inits(members(cell_config, f"{CASE} train.steps=50", 5), math.inf)
+    seen = [(index, len(lanes)) for index, _ in train_stacked(stack, lambda done, total: None)]
+    assert seen == [(PLACE, LOOK_EVERY), (0, 50), (1, 50), (3, 50), (4, 50)]
+    assert lanes == [5] * LOOK_EVERY + [4] * (50 - LOOK_EVERY)
+
+
+def test_cells_leave_until_none_is_left(cell_config, lanes):
+    stack = members(cell_config, f"{CASE} train.steps=50", 3)
+    stack = with_loss_bound(stack, 1e-9)
+    assert [end.divergence.step for end in together(stack)] == [0, 0, 0]
+    assert lanes == [3] * LOOK_EVERY
+
+
+def test_the_last_cell_left_is_what_it_was_among_many(cell_config):
+    stack = growing(cell_config, 60)
+    ended = together([stack[PLACE], stack[0]])
+    assert ended[0].divergence is not None
+    assert same_bits(ended[1], together(stack)[0])
+
+
+def test_what_a_stack_keeps_of_a_cell_is_its_own_memory(cell_config):
+    """A view would hold the tensors of all."""
+    for end in together(members(cell_config, f"{CASE} train.steps=2", 5)):
+        for tensor in end.params.values():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+@dataclass(frozen=True)
+class OwnRate:
+    """Descent whose weight decay follows the rate before any schedule."""
+
+    lr: float
+
+    def init(self, params):
+        return {}
+
+    def update(self, params, grads, state, lr):
+        return {n: p * (1 - self.lr * 0.1) - lr * grads[n] for n, p in params.items()}, state
+
+
+def test_an_optimizer_that_reads_its_own_rate_reads_its_own_cells(cell_config):
+    stack = members(cell_config, f"{CASE} train.steps=3 train.dtype=float64", 3)
+    stack = [with_optimizer(member, OwnRate(member.cell.optim.lr)) for member in stack]
+    for stacked, serial in zip(together(stack), map(alone, stack), strict=True):
+        assert stacked.train_loss == pytest.approx(serial.train_loss, rel=1e-12)
+
+
+def with_optimizer(member: Member, optim) -> Member:
+    task: Task = replace(member.task, optim=optim)
+    return replace(member, task=task, cell=replace(member.cell, optim=optim))
