@@ -47,7 +47,7 @@ def predict_one(config: DictConfig) -> None:
     loader = GlobalHydra.instance().config_loader()
     try:
         arguments = parse_arguments(loader, list(about.overrides.task))
-        space = space_of(loader, about.job.config_name, tuple(about.overrides.hydra))
+        space = space_of(loader, about.job.config_name or CONFIG_NAME, tuple(about.overrides.hydra))
         request = understand(space, [a for a in arguments if a.key not in OWN])
         (cell,) = expand(space, request.grids)
         if config.format not in FORMATS:

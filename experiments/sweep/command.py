@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
@@ -117,7 +118,27 @@ def _check_keys(space: Space, arguments: Sequence[Argument]) -> None:
                 space.check_key(argument.key, {group: option})
 
 
-@cache
 def space_of(loader: ConfigLoader, config_name: str, hydra_overrides: tuple[str, ...]) -> Space:
-    """The options, composed once a process however often they are asked for."""
-    return Space(loader, config_name, hydra_overrides)
+    """The options, composed once a process however often they are asked for.
+
+    Hydra makes a loader of its own besides the one that checks the command line; what both look
+    through is the same.
+    """
+    paths = [element.path or "" for element in loader.get_search_path().get_path()]
+    places = tuple(path.removeprefix("file://") for path in paths)
+    # What Hydra adds to the overrides by itself.
+    asked = tuple(text for text in hydra_overrides if not text.startswith("hydra.mode="))
+    return _composed(_Source(places, config_name, asked, loader))
+
+
+@dataclass(frozen=True)
+class _Source:
+    places: tuple[str, ...]
+    config_name: str
+    hydra_overrides: tuple[str, ...]
+    loader: ConfigLoader = field(compare=False)
+
+
+@cache
+def _composed(source: _Source) -> Space:
+    return Space(source.loader, source.config_name, source.hydra_overrides)

@@ -1,9 +1,13 @@
 """Large grids cost a sum of options, not a product."""
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 
+from experiments.config.loader import CONF, config_loader
 from experiments.config.space import Space
 from experiments.errors import ConfigError
+from experiments.sweep.command import space_of
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import grids_of
 from experiments.sweep.overrides import parse_arguments
@@ -26,6 +30,16 @@ def test_ten_thousand_cells_compose_each_option_once(loader, monkeypatch):
     # The default cell, and each option but those it is made of.
     assert len(composed) == 1 + (5 - 1) + (5 - 1) + (2 - 1)
     assert len(set(composed)) == len(composed)
+
+
+def test_hydras_own_loader_sees_the_options_that_ours_has_composed(tmp_path):
+    """Hydra writes the same places in another way, and says by itself whether -m was given."""
+    theirs = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    ours = space_of(config_loader(), "config", ())
+    assert space_of(theirs, "config", ("hydra.mode=MULTIRUN",)) is ours
+    assert space_of(config_loader(str(tmp_path)), "config", ()) is not ours
+    elsewhere = f"hydra.searchpath=[file://{tmp_path}]"
+    assert space_of(theirs, "config", (elsewhere,)) is not ours
 
 
 def test_cells_do_not_share_what_one_could_change_for_another(cells_of):
