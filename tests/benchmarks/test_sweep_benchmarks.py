@@ -102,7 +102,7 @@ def test_start_up_is_told_from_the_cost_of_one_more_cell(tmp_path, monkeypatch):
     section = overhead(quick=False, folder=tmp_path, say=lambda what: None)
     assert {row[0] for row in section.rows} == {OURS, name_of("basic"), name_of("joblib")}
     assert [row[-1] for row in section.rows if row[-1]] == ["0.10", "10.00", "10.00"]
-    assert "100 times as much for one more cell; 11 times, start-up included" in section.remarks[0]
+    assert "fanin: 100 times for one more cell; 10.9 times, start-up included" in section.remarks[0]
 
 
 def test_a_command_that_fails_says_what_it_printed():
