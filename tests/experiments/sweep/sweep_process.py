@@ -41,22 +41,30 @@ FAULTY = [
     "probe.size=8",
     "probe.histograms=true",
 ]
-PATIENCE = 120  # seconds; far above what anything here takes, for machines with much else to do
+PATIENCE = 300  # seconds; far above what anything here takes, for machines with much else to do
 
 
 @dataclass(frozen=True)
 class Site:
-    """A folder with results, and files that tell the troubled scheme what to do."""
+    """A folder with files that tell the troubled scheme what to do, and results there or elsewhere.
+
+    `words` make the cells; a command says them first.
+    """
 
     root: Path
     words: tuple[str, ...] = tuple(TROUBLED)
+    elsewhere: Path | None = None
+
+    @property
+    def results(self) -> Path:
+        return self.elsewhere or self.root
 
     @property
     def folder(self) -> SweepFolder:
-        return SweepFolder(self.root / "s")
+        return SweepFolder(self.results / "s")
 
     def overrides(self, *more: str) -> list[str]:
-        return [*self.words, f"sweep.results={self.root}", *more]
+        return [*self.words, f"sweep.results={self.results}", *more]
 
     def tell(self, what: str, content: str = "") -> None:
         (self.root / what).write_text(content)

@@ -70,7 +70,7 @@ def test_what_cells_do_to_their_process_stays_with_them(faulty: Site, record: Re
              f"runner.cell_seconds={LIMIT}", "runner.memory_gb=3")  # fmt: skip
     run(faulty, troubles, *words)
     assert_each_is_named(faulty, 16, troubles)
-    assert ended(faulty, 1) == "exit 1; 3 error, 3 killed, 1 oom, 7 ok, 2 timeout"
+    assert ended(faulty, 1) == "exit 1; 3 error, 3 killed, 7 ok, 1 oom, 2 timeout"
     again_here(faulty, *words, RETRY, cells=16)
     for number, what in guilty.items():
         outcome = troubles[number][1]

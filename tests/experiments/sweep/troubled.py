@@ -1,8 +1,8 @@
 """An init scheme and an activation that wait, fail or worse where a file says so.
 
 `hold-N` makes the cell of number N wait while its weights are drawn, `trouble-N` says what befalls
-it there, and `step-N` what befalls it in the middle of its third training step, alone or in a
-stack. The files lie in the folder that `TROUBLED` names.
+it there, and `step-N` what befalls it in the middle of its third training step (`late-N`: of its
+two thousandth), alone or in a stack. The files lie in the folder that `TROUBLED` names.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-STEP = 3
+STEPS = {"step": 3, "late": 2000}
 MEBI = 1 << 20
 drawn: list[int] = []  # the cells whose weights were drawn since a training last ended
 forwards = 0  # passes since then
@@ -43,9 +43,9 @@ class Activation(nn.Module):
         global forwards
         if self.training and x.device.type != "meta":
             forwards += 1
-            if forwards == STEP:
+            for when in (name for name, step in STEPS.items() if step == forwards):
                 for number in drawn:
-                    suffer(Path(os.environ["TROUBLED"]) / f"step-{number}", number)
+                    suffer(Path(os.environ["TROUBLED"]) / f"{when}-{number}", number)
         return torch.tanh(x)
 
 

@@ -1,0 +1,126 @@
+"""Files of a finished or interrupted sweep that are damaged: named, and their cells made anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fault_rows import Record, again_here, run_here
+from sweep_process import Site, finish
+
+from experiments.sweep.store.state import read_states
+
+CELLS, PACK = 6, 3
+GRID = (f"init.number=range({CELLS})", f"runner.pack_cells={PACK}")
+
+
+def noise(at: float) -> Callable[[bytes], bytes]:
+    """Damage 64 bytes at a place in a file."""
+
+    def damage(data: bytes) -> bytes:
+        start = int(at * (len(data) - 64))
+        return data[:start] + os.urandom(64) + data[start + 64 :]
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "of no length": lambda data: b"",
+    "with noise at its start": noise(0.0),
+    "with noise in its middle": noise(0.5),
+    "with noise at its end": noise(1.0),
+}
+
+
+def test_a_damaged_part_costs_its_pack_which_runs_again(
+    faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(faulty, *GRID) == 0
+    told = {}
+    for damage, spoil in DAMAGES.items():
+        for table in ("cells", "layers"):
+            path = sorted(faulty.folder.table(table).glob("*.parquet"))[0]
+            path.write_bytes(spoil(path.read_bytes()))
+            capsys.readouterr()
+            told[damage] = again_here(faulty, *GRID, cells=CELLS)
+            said = capsys.readouterr().out.replace("\n", "")
+            assert str(path) in said
+            assert f"{CELLS} cells: {CELLS - PACK} done, {PACK} missing" in said
+            assert (faulty.folder.spoilt / table / path.name).exists()
+    for damage in DAMAGES:
+        happened = f"named; its pack is moved to `spoilt/`, and its {PACK} cells are missing"
+        record(f"a part of `cells` or `layers` {damage}", happened, told[damage])
+
+
+def test_a_foreign_file_is_named_and_left_alone(
+    faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(faulty, *GRID) == 0
+    foreign = [
+        faulty.folder.table("cells") / "notes.txt",
+        faulty.folder.table("layers") / "x.parquet",
+    ]
+    for path in foreign:
+        path.write_text("Tuesday")
+    capsys.readouterr()
+    with pytest.warns(match="these files were left out"):
+        next_ = again_here(faulty, *GRID, cells=CELLS)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert all(str(path) in said for path in foreign)
+    assert f"{CELLS} done" in said
+    assert [path.read_text() for path in foreign] == ["Tuesday", "Tuesday"]
+    record("a file of somebody else among the parts", "named and left alone", next_)
+
+
+TORN = {
+    "sweep.yaml": "what earlier launches said stays as it is; this launch adds its own",
+    "cells.jsonl": "lines that are whole count; the others are written anew",
+    "launcher.json": "a note that can't be read is void",
+}
+
+
+def test_a_torn_text_file_is_mended(
+    faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(faulty, *GRID) == 0
+    for cells, name in enumerate(TORN, start=CELLS + 1):
+        path = faulty.folder.root / name
+        data = path.read_bytes() if path.exists() else b'{"host": "elsewhere", "pid": 1234}'
+        path.write_bytes(data[: len(data) * 2 // 3])
+        grown = (f"init.number=range({cells})", GRID[1])
+        next_ = again_here(faulty, *grown, cells=cells)
+        assert f"{cells} cells: {cells - 1} done, 1 missing" in capsys.readouterr().out
+        assert len(faulty.folder.plan.read_text().splitlines()) == cells
+        record(f"`{name}` truncated", TORN[name], next_)
+
+
+def test_a_journal_cut_anywhere_keeps_its_whole_lines(
+    faulty: Site, record: Record, tmp_path: Path
+) -> None:
+    faulty.tell("step-4", "kill")
+    words = (f"init.number=range({CELLS})", f"runner.pack_cells={CELLS}")
+    sweep = faulty.start(*words, "runner=inline")
+    finish(sweep)
+    faulty.forget("step-4")
+    (journal,) = faulty.folder.journals.iterdir()
+    data = journal.read_bytes()
+    ends = [at for at, byte in enumerate(data) if byte == ord("\n")]
+    cuts = sorted({0, 1, *range(0, len(data), len(data) // 7), *(end for end in ends[::3])})
+    for number, cut in enumerate(cuts):
+        copy = tmp_path / "copies" / str(number)
+        shutil.copytree(faulty.folder.root, copy / "s")
+        here = replace(faulty, elsewhere=copy)
+        (here.folder.journals / journal.name).write_bytes(data[:cut])
+        done = sum(line.startswith(b"done") for line in data[:cut].split(b"\n")[:-1])
+        assert len([s for s in read_states(here.folder).values() if s.outcome == "ok"]) == done
+        next_ = again_here(here, *words, cells=CELLS)
+    record(
+        "a journal that ends in the middle of a line",
+        "the cells of its whole lines are kept",
+        next_,
+    )
