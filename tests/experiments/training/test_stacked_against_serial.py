@@ -149,7 +149,7 @@ def test_a_hundred_steps_part_as_rounding_does(cell_config, case, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optim", NUMBERS)
-@pytest.mark.parametrize("clip", CLIPS[:3])
+@pytest.mark.parametrize("clip", CLIPS[1:3])
 @pytest.mark.parametrize("model", [case for model in MODELS[:5] for case in with_norms(model)])
 def test_a_hundred_steps_of_every_kind_part_as_rounding_does(
     cell_config, model, clip, optim, dtype
@@ -161,7 +161,8 @@ def test_a_hundred_steps_of_every_kind_part_as_rounding_does(
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_hundred_steps_of_every_loss_part_as_rounding_does(cell_config, loss, dtype):
-    assert_drift_is_roundings(cell_config, f"{TWO_LAYER} {loss}", dtype)
+    # Adam: a regression diverges at the rates that suit the others under descent.
+    assert_drift_is_roundings(cell_config, f"{TWO_LAYER} {loss} optim=adam", dtype)
 
 
 @pytest.mark.slow
