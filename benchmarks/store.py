@@ -80,41 +80,41 @@ def loaded_afresh(folder: SweepFolder) -> dict[str, float]:
 
 
 def section(size: Size, repeats: int, folder: SweepFolder) -> Section:
-    """Write once, load several times.
+    """Write once, load several times; merge the parts, and load again."""
+    began = time.perf_counter()
+    fill(folder, size)
+    rows = [_row("as written", size, repeats, folder, time.perf_counter() - began)]
+    began = time.perf_counter()
+    run(python("experiments.compact", folder.root.name, f"--results={folder.root.parent}"))
+    rows.append(_row("compacted", size, repeats, folder, time.perf_counter() - began))
+    return Section(
+        title="The store: a whole sweep into pandas, after imports",
+        columns=("", "cells", "rows of layers", "files", "MB", "n", "median s", "made in s"),
+        rows=tuple(rows),
+        remarks=(
+            f"{size.layers} layers, {len(QUANTITIES)} quantities, {size.draws} draws, packs of "
+            f"{size.pack} cells; every part is verified against its checksum; repeated words are "
+            "categoricals.",
+        ),
+    )
+
+
+def _row(what: str, size: Size, repeats: int, folder: SweepFolder, made: float) -> tuple[str, ...]:
+    """Load several times.
 
     Raises
     ------
     FaninError
         What is loaded is not what was written.
     """
-    began = time.perf_counter()
-    fill(folder, size)
-    wrote = time.perf_counter() - began
     found = [loaded_afresh(folder) for _ in range(repeats)]
     for each in found:
         if (each["cells"], each["layers"]) != (size.cells, size.rows):
             raise FaninError(f"{folder.root}: loaded {each}, wrote {size.cells} and {size.rows}")
     seconds = statistics.median(each["seconds"] for each in found)
-    sizes = sum(path.stat().st_size for path in folder.root.rglob("*.parquet"))
-    return Section(
-        title="The store: a whole sweep into pandas, after imports",
-        columns=("cells", "rows of layers", "packs", "MB on disk", "n", "median s", "written in s"),
-        rows=(
-            (
-                f"{size.cells:,}",
-                f"{size.rows:,}",
-                f"{-(-size.cells // size.pack):,}",
-                f"{sizes / 1e6:.0f}",
-                str(repeats),
-                f"{seconds:.2f}",
-                f"{wrote:.0f}",
-            ),
-        ),
-        remarks=(
-            f"{size.layers} layers, {len(QUANTITIES)} quantities, {size.draws} draws; every part "
-            "is verified against its checksum; repeated words are categoricals.",
-        ),
-    )
+    parts = [path.stat().st_size for path in folder.root.rglob("*.parquet")]
+    sizes = (f"{size.cells:,}", f"{size.rows:,}", f"{len(parts):,}", f"{sum(parts) / 1e6:.0f}")
+    return what, *sizes, str(repeats), f"{seconds:.2f}", f"{made:.0f}"
 
 
 def main() -> int:

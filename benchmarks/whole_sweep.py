@@ -107,8 +107,10 @@ def check_files(root: Path) -> None:
     missing = [p for p in ("train", "t10k") if not _images(root, p).exists()]
     if missing:
         raise DataError(
-            f"{_images(root, missing[0])}: not there; this puts it there, uncompressed:\n"
-            f"  python -m experiments.run data=mnist data.root={root} train.steps=0"
+            f"{_images(root, missing[0])}: not there; this fetches the files, and unpacks them as "
+            f"the plain script reads them:\n"
+            f"  python -m experiments.run data=mnist data.root={root} train.steps=0\n"
+            f"  gunzip --keep {root}/mnist/*.gz"
         )
 
 
