@@ -27,7 +27,7 @@ NETWORKS = {
     "CNN, 4 channels": ("model=two_layer", "model.channels=4"),
     "CNN, 32 channels": ("model=two_layer", "model.channels=32"),
 }
-LENGTH = ("train.steps=20", "train.batch_size=32")
+LENGTH = ("train.steps=10", "train.batch_size=32")
 DATA = ("data=digits", "data.n_test=100", "probe=none")
 
 
