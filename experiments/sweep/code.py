@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from experiments.config.build import TARGET
 
 PACKAGE = Path(__file__).resolve().parents[1]
+LIBRARIES = sysconfig.get_path("platlib")  # what lies there is known by its version
 
 
 @cache
@@ -28,6 +35,40 @@ def code_version() -> str:
         return f"unknown+{_digest()}"
     dirty = git("status", "--porcelain", "-uno")
     return commit.strip() + (f"+{_digest()}" if dirty else "")
+
+
+def own_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The user's own modules that parts of configs come from, each with a digest of its file.
+
+    To be asked once they are loaded; what they import in their turn isn't looked at.
+
+    Examples
+    --------
+    >>> own_modules([{"optim": {"_target_": "experiments.optim.Sgd"}}])
+    {}
+    """
+    targets = {target for config in configs for target in _targets(config)}
+    names = {target.rpartition(".")[0] for target in targets}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(names)}
+    return {n: _digest_of(n, file) for n, file in files.items() if file and _is_own(Path(file))}
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if TARGET in node:
+            yield node[TARGET]
+        for value in node.values():
+            yield from _targets(value)
+
+
+def _is_own(file: Path) -> bool:
+    return not (file.is_relative_to(PACKAGE) or file.is_relative_to(LIBRARIES))
+
+
+@cache
+def _digest_of(name: str, file: str) -> str:
+    """32 bits of SHA-256 over a module's file, as it is when this process first asks."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
 
 
 def git(*arguments: str) -> str | None:

@@ -33,16 +33,23 @@ def failed(task: Task, outcome: str, reason: str) -> CellResult:
 
 
 def identified(
-    task: Task, row: dict[str, Any], device: str | None, engine: str | None
+    task: Task,
+    row: dict[str, Any],
+    device: str | None,
+    engine: str | None,
+    code: str | None = None,
 ) -> dict[str, Any]:
-    """A result's row with its cell, the options it was made of, and where it ran."""
+    """A result's row with its cell, the options it was made of, and where it ran.
+
+    `code` where that isn't the code of this process.
+    """
     where = {
         "engine": engine,
         "attempt": task.attempt,
         "host": platform.node(),
         "device": device,
         "threads": torch.get_num_threads(),
-        "code": code_version(),
+        "code": code or code_version(),
         **versions("python", "torch", "numpy"),
     }
     return {"cell_id": task.cell_id, **task.choices, **row, **where}

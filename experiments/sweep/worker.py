@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from experiments.cell import run_cell
 from experiments.errors import FaninError
 from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
-from experiments.sweep.code import code_version
+from experiments.sweep.code import code_version, own_modules
 from experiments.sweep.limits import CellTimeout, is_out_of_memory, time_limit
 from experiments.sweep.pack import Pack, Task
 from experiments.sweep.rows import failed, identified
@@ -41,8 +41,8 @@ class Order:
         Name of the pack's journal and of its parts; unique.
     pack, device
         What to run, and where.
-    code
-        The code that the sweep was launched with.
+    code, modules
+        The code that the sweep was launched with, and the user's own modules (`own_modules`).
     cell_seconds
         Time limit of a cell that the worker sees to itself; None: its launcher does, if anybody.
     """
@@ -52,6 +52,7 @@ class Order:
     pack: Pack
     device: str
     code: str
+    modules: Mapping[str, str]
     cell_seconds: float | None = None
 
 
@@ -69,18 +70,33 @@ def run_pack(order: Order, tick: Tick = lambda: None) -> None:
     about = {"device": order.device, "threads": torch.get_num_threads(), "engine": pack.engine}
     journal = Journal(folder.journals / f"{order.stem}.journal", about)
     try:
-        if (code := code_version()) != order.code:
-            journal.note(f"runs other code than the sweep was launched with: {code}")
+        told = {order.code}
+
+        def tell(code: str) -> str:
+            if code not in told:
+                journal.note(f"runs other code than the sweep was launched with: {code}")
+                told.add(code)
+            return code
+
+        tell(code_version())
         run = _stacked if pack.engine == "stacked" else _serial
         for task, result in run(order, journal, tick):
             if not journal.held():
                 return
-            row = identified(task, result.row, order.device, pack.engine)
+            code = tell(_code(order, task))
+            row = identified(task, result.row, order.device, pack.engine, code)
             journal.done(replace(result, row=row))
             tick()
     finally:
         journal.close()
     commit_journal(folder, journal.path)
+
+
+def _code(order: Order, task: Task) -> str:
+    """The code that ran a cell; modules of the user's own where they aren't what was launched."""
+    modules = own_modules([task.config]).items()
+    other = [f"+{name}:{now}" for name, now in modules if order.modules.get(name, now) != now]
+    return code_version() + "".join(other)
 
 
 def _serial(order: Order, journal: Journal, tick: Tick) -> Iterator[tuple[Task, CellResult]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments.sweep.code import code_version
+from experiments.sweep.code import code_version, own_modules
 from experiments.sweep.pack import Pack
 from experiments.sweep.process import prepare_torch
 from experiments.sweep.runner.devices import devices, worker_bytes
@@ -58,5 +58,7 @@ class InlineRunner:
         prepare_torch()
         root, device, code = str(folder.root), devices(self.device)[0], code_version()
         for pack in packs:
-            run_pack(Order(root, uuid.uuid4().hex, pack, device, code, self.cell_seconds), tick)
+            modules = own_modules(task.config for task in pack.tasks)
+            stem = uuid.uuid4().hex
+            run_pack(Order(root, stem, pack, device, code, modules, self.cell_seconds), tick)
         tick()

@@ -18,7 +18,7 @@ from pebble import ProcessExpired, ProcessPool
 from pydantic import PositiveFloat, PositiveInt
 
 from experiments.errors import FaninError
-from experiments.sweep.code import code_version
+from experiments.sweep.code import code_version, own_modules
 from experiments.sweep.pack import Pack
 from experiments.sweep.process import start_worker
 from experiments.sweep.runner.devices import cores, devices, worker_bytes
@@ -113,7 +113,9 @@ class LocalRunner:
                 with interrupts_held():  # by what is started here too: Ctrl-C is not for workers
                     for pack in queue:
                         device = slots[started % len(slots)]
-                        order = Order(str(folder.root), uuid.uuid4().hex, pack, device, code)
+                        modules = own_modules(task.config for task in pack.tasks)
+                        stem = uuid.uuid4().hex
+                        order = Order(str(folder.root), stem, pack, device, code, modules)
                         started += 1
                         journal = folder.journals / f"{order.stem}.journal"
                         watch = PackWatch(journal, self.cell_seconds)

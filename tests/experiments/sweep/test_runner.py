@@ -182,7 +182,7 @@ def pack_of(*names: str, engine: Engine = "serial") -> Pack:
 
 
 def order_of(folder: SweepFolder, *names: str, engine: Engine = "serial") -> Order:
-    return Order(str(folder.root), "p", pack_of(*names, engine=engine), "cpu", "code")
+    return Order(str(folder.root), "p", pack_of(*names, engine=engine), "cpu", "code", {})
 
 
 def test_a_worker_that_dies_after_its_last_cell_costs_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""A clock that jumps by a day, back and forth, while a sweep runs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fault_rows import Record, again, ended
+from sweep_process import Site, finish, until
+
+DAY = 24 * 3600
+# Every clock that says what time of day it is, ahead by the seconds that stand in a file.
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long ahead(void) {
+    char text[32] = {0};
+    int file = open(getenv("CLOCK_AHEAD"), O_RDONLY | O_CLOEXEC);
+    if (file < 0) return 0;
+    ssize_t size = read(file, text, sizeof text - 1);
+    close(file);
+    return size > 0 ? atol(text) : 0;
+}
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = syscall(SYS_clock_gettime, clock, now);
+    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        now->tv_sec += ahead();
+    return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    int failed = syscall(SYS_gettimeofday, now, zone);
+    if (!failed) now->tv_sec += ahead();
+    return failed;
+}
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """How many seconds the clock of the processes that start from here is ahead."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("needs Linux and a C compiler")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    library = tmp_path / "clock.so"
+    words = [compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "clock.c")]
+    subprocess.run(words, check=True)
+    ahead = tmp_path / "ahead"
+    monkeypatch.setenv("CLOCK_AHEAD", str(ahead))
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    jump(ahead, 0)
+    return ahead
+
+
+def jump(clock: Path, seconds: int) -> None:
+    new = clock.with_suffix(".new")
+    new.write_text(str(seconds))
+    new.replace(clock)
+
+
+def python(*words: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_a_clock_that_jumps_by_a_day_changes_nothing(
+    faulty: Site, clock: Path, record: Record
+) -> None:
+    words = ("init.number=range(6)", "runner.workers=1", "runner.cell_seconds=100")
+    for number in (1, 4):
+        faulty.tell(f"step-{number}", "hold")
+    sweep = faulty.start(*words)
+    for number, ahead in ((1, -DAY), (4, DAY)):
+        until(lambda n=number: (faulty.root / f"at-{n}").exists(), sweep)
+        before = float(python("-c", "import time; print(time.time())", cwd=faulty.root))
+        jump(clock, ahead)
+        after = float(python("-c", "import time; print(time.time())", cwd=faulty.root))
+        assert (after - before > 0) == (ahead > 0)  # it does jump
+        status = ["-m", "experiments.status", "s", f"--results={faulty.root}"]
+        assert f"{number} ok" in python(*status, cwd=faulty.root)
+        faulty.forget(f"step-{number}")
+    said = finish(sweep)
+    assert sweep.returncode == 0, said
+    happened = ended(faulty, sweep.returncode)
+    assert happened == "exit 0; 6 ok"
+    next_ = again(faulty, *words, cells=6)
+    record("a clock that jumps back by a day, then forward by two", happened, next_)
