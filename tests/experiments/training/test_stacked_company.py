@@ -32,7 +32,7 @@ SLOW = {
             f"{model} model.norm={norm} train.dtype={dtype} train.batch_size={size} optim=adam "
             f"activation={activation}"
         )
-        for size, activation in ((7, "softplus"), (64, "silu"), (128, "gelu"))
+        for size, activation in ((7, "softplus"), (64, "silu"))
         for model in (
             "model=mlp model.width=256",
             "model=two_layer model.channels=16 data.channels=3 data.image_side=8",
@@ -52,12 +52,11 @@ SLOW = {
         "train.batch_size=64 activation=tanh"
     ),
 }
-SIZES = (2, 3, 5, 8, 17, 32)
 
 pytestmark = pytest.mark.usefixtures("as_in_workers")
 
 
-def assert_company_changes_no_bit(cell_config, case: str, sizes: tuple[int, ...]) -> None:
+def assert_company_changes_no_bit(cell_config, case: str, *sizes: int) -> None:
     length = "" if "train.steps" in case else "train.steps=3"
     stack = members(cell_config, f"{case} {length}", max(sizes))
     first, second = together(stack[:1])[0], together(stack[1:2])[0]
@@ -72,10 +71,10 @@ def assert_company_changes_no_bit(cell_config, case: str, sizes: tuple[int, ...]
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_company_changes_no_bit(cell_config, case):
-    assert_company_changes_no_bit(cell_config, case, (2, 3, 5, 17))
+    assert_company_changes_no_bit(cell_config, case, 2, 3, 5, 17)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SLOW.values(), ids=SLOW)
 def test_company_changes_no_bit_of_larger_networks(cell_config, case):
-    assert_company_changes_no_bit(cell_config, f"{case} data.train_size=128", SIZES)
+    assert_company_changes_no_bit(cell_config, f"{case} data.train_size=128", 2, 8, 32)
