@@ -161,7 +161,7 @@ def _data(data: Data, device: torch.device) -> Dataset:
 def _fitted(data: Data, scaling: Scaling, device: torch.device) -> FittedScaling:
     """Cells of a pack share statistics too: a pass over all of CIFAR takes longer than a probe."""
     loaded = _data(data, device)
-    return scaling.fit(loaded.train.x, loaded.full_scale)
+    return scaling.fit(loaded.train.x, loaded.full_scale).to(device)
 
 
 def _measure(

@@ -11,7 +11,7 @@ squeezes the rest, as happens to people.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -101,6 +101,10 @@ class FittedScaling:
     spread: Statistic
     scale: float | Tensor
     shift: float | Tensor
+
+    def to(self, device: torch.device) -> FittedScaling:
+        """The same with its statistics on a device, so that `apply` there moves nothing."""
+        return replace(self, center=self.center.to(device), spread=self.spread.to(device))
 
     def apply(
         self, x: Images, dtype: torch.dtype = torch.float32

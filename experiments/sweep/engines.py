@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from experiments.cell import begin
 from experiments.config.schema import build_cell
 from experiments.errors import FaninError
-from experiments.stack import FAILURES
 from experiments.sweep.pack import Engine, Task
 from experiments.sweep.runner.protocol import Runner, Tick
-from experiments.training.feed import Feed
-from experiments.training.lanes import Lanes, OneLane, StackedLanes
+from experiments.sweep.trial import Trial, try_engines
 from experiments.training.stackable import why_serial
 
 Asked = Literal["serial", "stacked", "auto"]
-TIMED_STEPS = 5  # of each engine, after one that warms up
 TIMED_CELLS = 16  # most cells of the stack that is timed
 CLEARLY = 0.9  # a stack must take less than this share of the serial time, for timings are noisy
 
@@ -106,59 +98,13 @@ def choose(
         beat()
         configs = [task.config for task in groups[key][:TIMED_CELLS]]
         try:
-            serial, stacked = runner.call(time_engines, configs, device)
+            found: Trial = runner.call(try_engines, configs, device)
         except FaninError as error:
             reasons[key] = f"timing it failed: {error}"
             continue
-        timed[key] = serial, stacked
-        chosen[key] = "stacked" if stacked < CLEARLY * serial else "serial"
+        if not found.independent:
+            reasons[key] = "on this machine its bits depend on the cells beside it"
+            continue
+        timed[key] = found.serial, found.stacked
+        chosen[key] = "stacked" if found.stacked < CLEARLY * found.serial else "serial"
     return Engines(chosen, (), reasons, timed)
-
-
-def time_engines(configs: Sequence[Mapping[str, Any]], device: str) -> tuple[float, float]:
-    """Take a few steps of the first cell alone and of all as a stack, in turns.
-
-    Returns
-    -------
-    tuple
-        Median seconds a cell and step, serial and stacked.
-
-    Raises
-    ------
-    FaninError
-        A cell can't be made, or not be trained.
-    """
-    try:
-        return _timed(configs, device)
-    except FAILURES as error:
-        raise FaninError(f"{type(error).__name__}: {error}") from error
-
-
-def _timed(configs: Sequence[Mapping[str, Any]], device: str) -> tuple[float, float]:
-    members = [begin(_unprobed(config), torch.device(device)).member() for config in configs]
-    feeds = [Feed(m.cell, m.task, m.data, m.scaling) for m in members]
-    tasks = [member.task for member in members]
-    engines: tuple[Lanes, Lanes] = OneLane(tasks[0], feeds[0]), StackedLanes(tasks, feeds)
-    taken: tuple[list[float], list[float]] = ([], [])
-    for step in range(1 + TIMED_STEPS):
-        for lanes, times in zip(engines, taken, strict=True):
-            times.append(_seconds(lanes, step, device))
-    serial, stacked = (statistics.median(times[1:]) for times in taken)
-    return serial, stacked / len(configs)
-
-
-def _unprobed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, "probe": {**config["probe"], "draws": 0}}
-
-
-def _seconds(lanes: Lanes, step: int, device: str) -> float:
-    _wait_for(device)
-    began = time.perf_counter()
-    lanes.step(step)
-    _wait_for(device)
-    return time.perf_counter() - began
-
-
-def _wait_for(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize(device)

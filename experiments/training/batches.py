@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from experiments.seeds import generator
+from experiments.training.transfer import to_device
 
 Indices = Int[Tensor, "image"]
 
@@ -42,6 +43,7 @@ class Batches:
         epoch, position = divmod(step, self._n_images // self._batch_size)
         if epoch != self._epoch:
             rng = generator("order", self._seed, epoch)
-            self._order = torch.randperm(self._n_images, generator=rng).to(self._device)
+            order = torch.randperm(self._n_images, generator=rng)
+            self._order = to_device(order, self._device)
             self._epoch = epoch
         return self._order[position * self._batch_size : (position + 1) * self._batch_size]

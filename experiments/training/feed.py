@@ -15,6 +15,7 @@ from experiments.scaling import FittedScaling
 from experiments.seeds import generator
 from experiments.training.batches import Batches
 from experiments.training.step import Params, Task
+from experiments.training.transfer import to_device
 
 
 class Inputs(NamedTuple):
@@ -61,7 +62,7 @@ class Feed:
         """Return the inputs of one step."""
         chosen = self.chosen(step)
         x = self.scaling.apply(self.train_set.x[chosen], self.cell.train.torch_dtype)
-        masks = {name: _moved(mask, self.device) for name, mask in self.masks(step).items()}
+        masks = {name: to_device(mask, self.device) for name, mask in self.masks(step).items()}
         return Inputs(x, self.train_set.y[chosen], self.cell.optim.lr * self.factor(step), masks)
 
 
@@ -90,7 +91,7 @@ class StackedFeed:
         x = self._scaling.apply(first.train_set.x[chosen], first.cell.train.torch_dtype)
         drawn = [feed.masks(step) for feed in self._feeds]
         masks = {
-            name: _moved(torch.stack([masks[name] for masks in drawn]), first.device)
+            name: to_device(torch.stack([masks[name] for masks in drawn]), first.device)
             for name in drawn[0]
         }
         return Inputs(x, first.train_set.y[chosen], self._lr * first.factor(step), masks)
@@ -111,10 +112,3 @@ def stacked_scaling(scalings: Sequence[FittedScaling], device: torch.device) -> 
         column([float(s.scale) for s in scalings]),
         column([float(s.shift) for s in scalings]),
     )
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, without waiting for what that device is at."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

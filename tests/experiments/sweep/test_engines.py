@@ -13,11 +13,13 @@ import torch
 from analysis import load
 from experiments.config.loader import config_loader
 from experiments.sweep.command import run_command
-from experiments.sweep.engines import choose, decide, time_engines
+from experiments.sweep.engines import choose, decide
 from experiments.sweep.expand import PlannedCell
 from experiments.sweep.pack import Task, grouped
 from experiments.sweep.runner.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.trial import try_engines
+from experiments.training import lanes
 
 TINY = [
     "model=linear",
@@ -154,6 +156,25 @@ def plain(cells: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values("cell_id", ignore_index=True)
 
 
-def test_timing_runs_where_a_pack_would(cells_of) -> None:
+def test_a_trial_finds_that_cells_of_a_stack_keep_apart(cells_of) -> None:
     configs = [cell.config for cell in cells_of(*TINY, "seed=range(3)")]
-    assert all(seconds > 0 for seconds in time_engines(configs, "cpu"))
+    found = try_engines(configs, "cpu")
+    assert found.independent
+    assert found.serial > 0
+    assert found.stacked > 0
+
+
+def test_a_stack_whose_cells_depend_on_their_place_is_not_used(cells_of, monkeypatch) -> None:
+    """The dependence is made up: where there are none, as on this machine, it can't be had."""
+    honest = lanes.StackedFeed.at
+
+    def by_place(feed, step):
+        inputs = honest(feed, step)
+        place = torch.arange(len(inputs.x)).reshape(-1, 1, 1, 1, 1)
+        return inputs._replace(x=inputs.x * (1 + 1e-6 * place))
+
+    monkeypatch.setattr(lanes.StackedFeed, "at", by_place)
+    groups = groups_of(cells_of(*TINY, "seed=range(3)"))
+    engines = choose(decide(groups, "auto", {}), groups, InlineRunner(), "cpu")
+    assert list(engines.chosen.values()) == ["serial"]
+    assert "depend on the cells beside it" in next(iter(engines.reasons.values()))
