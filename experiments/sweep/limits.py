@@ -72,5 +72,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # torch's allocator for CPUs has no error class of its own.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    # torch's allocator for CPUs has no error class of its own, nor has what fails in C++.
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return "DefaultCPUAllocator" in said or "std::bad_alloc" in said

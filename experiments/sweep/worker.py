@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.training.loop import OnLook
 
 BEAT_EVERY = 1.0  # seconds
+SPENT = 75  # exit status of a worker that was out of memory (sysexits.h: a temporary failure)
 
 Tick = Callable[[], None]
 
@@ -45,6 +47,9 @@ class Order:
         The code that the sweep was launched with, and the user's own modules (`own_modules`).
     cell_seconds
         Time limit of a cell that the worker sees to itself; None: its launcher does, if anybody.
+    replaceable
+        Whether the process may end when it has run out of memory: then the next cell finds all of
+        it free, whatever this one's code has kept. The launcher settles the journal.
     """
 
     root: str
@@ -54,10 +59,13 @@ class Order:
     code: str
     modules: Mapping[str, str]
     cell_seconds: float | None = None
+    replaceable: bool = False
 
 
 def run_pack(order: Order, tick: Tick = lambda: None) -> None:
     """Run a pack's cells, then turn its journal into tables.
+
+    A process that ran out of memory ends (`Order.replaceable`) with exit status `SPENT`.
 
     Parameters
     ----------
@@ -66,6 +74,18 @@ def run_pack(order: Order, tick: Tick = lambda: None) -> None:
     tick
         Called after each cell, and now and then.
     """
+    try:
+        spent = _run_pack(order, tick)
+    except MemoryError:  # with so little left that a result can't even be kept
+        if not order.replaceable:
+            raise
+        spent = True
+    if spent:
+        os._exit(SPENT)
+
+
+def _run_pack(order: Order, tick: Tick) -> bool:
+    """Run a pack; True where memory ran out, and the launcher has to see to the rest."""
     folder, pack = SweepFolder(Path(order.root)), order.pack
     about = {"device": order.device, "threads": torch.get_num_threads(), "engine": pack.engine}
     journal = Journal(folder.journals / f"{order.stem}.journal", about)
@@ -80,16 +100,22 @@ def run_pack(order: Order, tick: Tick = lambda: None) -> None:
 
         tell(code_version())
         run = _stacked if pack.engine == "stacked" else _serial
-        for task, result in run(order, journal, tick):
+        for ended, (task, result) in enumerate(run(order, journal, tick), start=1):
             if not journal.held():
-                return
+                return False
             code = tell(_code(order, task))
             row = identified(task, result.row, order.device, pack.engine, code)
+            spent = order.replaceable and row["outcome"] == "oom"
+            if spent and pack.engine == "stacked" and ended < len(pack.tasks):
+                return True  # nobody knows whose memory it was: each runs again alone
             journal.done(replace(result, row=row))
             tick()
+            if spent:
+                return True
     finally:
         journal.close()
     commit_journal(folder, journal.path)
+    return False
 
 
 def _code(order: Order, task: Task) -> str:

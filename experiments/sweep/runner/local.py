@@ -29,7 +29,7 @@ from experiments.sweep.settle import settle
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import born
-from experiments.sweep.worker import Order, run_pack
+from experiments.sweep.worker import SPENT, Order, run_pack
 
 POLL = 0.25  # seconds between two looks at the journals
 STILLBORN = 3  # workers in a row that die before they begin a cell: something is wrong with all
@@ -115,7 +115,9 @@ class LocalRunner:
                         device = slots[started % len(slots)]
                         modules = own_modules(task.config for task in pack.tasks)
                         stem = uuid.uuid4().hex
-                        order = Order(str(folder.root), stem, pack, device, code, modules)
+                        order = Order(
+                            str(folder.root), stem, pack, device, code, modules, replaceable=True
+                        )
                         started += 1
                         journal = folder.journals / f"{order.stem}.journal"
                         watch = PackWatch(journal, self.cell_seconds)
@@ -168,6 +170,8 @@ class LocalRunner:
             if watch.timed_out:
                 reason = f"ran longer than {self.cell_seconds:g} s (runner.cell_seconds)"
                 return bury(folder, order, "timeout", reason)
+            if error.exitcode == SPENT:
+                return bury(folder, order, "oom", "its worker process had no memory left")
             return bury(folder, order, "killed", _died(error.exitcode))
         if isinstance(error, BrokenProcessPool):
             raise FaninError(NO_WORKER) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_rows import Record, Row, write_page
+from fault_rows import Record, faults, write_page
 from hydra.core.config_loader import ConfigLoader
 from sweep_process import FAULTY, Site, site
 
@@ -64,7 +64,12 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 @pytest.fixture(scope="session")
 def record() -> Iterator[Record]:
     """Keep a fault's row; with WRITE_RELIABILITY set, all rows go to docs/reliability.md."""
-    rows: list[Row] = []
-    yield lambda *words: rows.append(Row(*words))
+    rows: dict[str, tuple[str, str]] = {}
+
+    def keep(what: str, happened: str, again: str) -> None:
+        assert what in faults()
+        rows[what] = happened, again
+
+    yield keep
     if os.environ.get("WRITE_RELIABILITY"):
         write_page(rows)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sweep_process import Site, finish
@@ -14,30 +14,50 @@ from experiments.config.loader import config_loader
 from experiments.sweep.command import run_command
 from experiments.sweep.store.state import read_states
 
-STEPS = 3
-
-
-Record = Callable[[str, str, str], None]
+Record = Callable[[str, str, str], None]  # a fault, what happened, and what the command did next
 PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"
-HEAD = "| what was done | what happened | what the same command did next |\n| --- | --- | --- |\n"
+HEAD = "| what was done | what happened | the same command again |\n| --- | --- | --- |\n"
+TESTS = ("killed", "interrupts", "cells", "disk", "files", "writers", "clock", "code", "configs")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A fault: what was done, what happened, and what the same command did next."""
-
-    done: str
-    happened: str
-    again: str
-
-    def __str__(self) -> str:
-        return f"| {self.done} | {self.happened} | {self.again} |\n"
+def fault(what: str) -> str:
+    """Name a fault that a test brings about; the page lists all that stand in this function."""
+    return what
 
 
-def write_page(rows: Sequence[Row]) -> None:
-    """Replace the page's table; what stands above it stays."""
+def faults() -> list[str]:
+    """Every fault that the tests name, from their text, in the order of the page."""
+    texts = [Path(__file__).with_name(f"test_faults_{name}.py").read_text() for name in TESTS]
+    nodes = [
+        (place, node) for place, text in enumerate(texts) for node in ast.walk(ast.parse(text))
+    ]
+    found = [
+        (place, node.lineno, ast.literal_eval(node.args[0]))
+        for place, node in nodes
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == fault.__name__
+    ]
+    return [what for *_, what in sorted(found)]
+
+
+def listed() -> list[str]:
+    """Every fault that the page lists."""
+    table = PAGE.read_text().partition(HEAD)[2]
+    return [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()]
+
+
+def write_page(rows: Mapping[str, tuple[str, str]]) -> None:
+    """Replace the page's table; what stands above it stays.
+
+    Raises
+    ------
+    ValueError
+        Not all faults have been brought about.
+    """
+    if missing := [what for what in faults() if what not in rows]:
+        raise ValueError(f"{PAGE} is written when all faults have been seen; missing: {missing}")
     above = PAGE.read_text().partition(HEAD)[0]
-    PAGE.write_text(above + HEAD + "".join(map(str, rows)))
+    lines = (f"| {what} | {' | '.join(rows[what])} |\n" for what in faults())
+    PAGE.write_text(above + HEAD + "".join(lines))
 
 
 def ended(here: Site, status: int) -> str:
@@ -73,18 +93,14 @@ def _told(here: Site, cells: int) -> str:
     found = load("s", here.results)
     assert sorted(found.cells["init.number"]) == list(range(cells))
     assert set(found.cells["outcome"]) == {"ok"}
-    steps = found.curves[found.curves["metric"] == "train_loss"]
-    for table, rows in (
-        (steps, {STEPS}),
-        (found.layers, set(found.layers.groupby("cell_id", observed=True).size().head(1))),
-        (found.histograms, set(found.histograms.groupby("cell_id", observed=True).size().head(1))),
-    ):
-        each = table.groupby("cell_id", observed=True).size()
-        assert len(each) == cells
-        assert set(each) == rows
+    for table in (found.curves, found.layers, found.histograms):
+        rows = table.groupby("cell_id", observed=True).size()
+        assert (len(rows), rows.nunique()) == (cells, 1)
+        keys = [name for name in table.columns if name not in ("value", "count", "right")]
+        assert not table.duplicated(keys).any()
     assert_nothing_is_left(here)
-    ran = int((found.cells["attempt"] > 1).sum())
-    return f"exit 0; {cells} ok" + (f", {ran} of them at a further attempt" if ran else "")
+    more = int((found.cells["attempt"] > 1).sum())
+    return f"exit 0; {cells} ok" + (f", {more} of them at a further attempt" if more else "")
 
 
 def assert_nothing_is_left(here: Site) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, ended
+from fault_rows import Record, again, ended, fault
 from sweep_process import Site, finish, until
 
 DAY = 24 * 3600
@@ -100,4 +100,4 @@ def test_a_clock_that_jumps_by_a_day_changes_nothing(
     happened = ended(faulty, sweep.returncode)
     assert happened == "exit 0; 6 ok"
     next_ = again(faulty, *words, cells=6)
-    record("a clock that jumps back by a day, then forward by two", happened, next_)
+    record(fault("a clock that jumps back by a day, then forward by two"), happened, next_)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, ended
+from fault_rows import Record, again, ended, fault
 from sweep_process import Site, finish, gone, until
 
 from analysis import load
@@ -92,7 +92,7 @@ def test_editing_configs_and_code_changes_nothing_that_is_queued(
     edit(checkout, undo=True)
     next_ = again(checkout, *WORDS, cells=CELLS)
     record(
-        "configs and code edited while a sweep is queued, and a worker killed",
+        fault("configs and code edited while a sweep is queued, and a worker killed"),
         f"what was launched runs on; {happened}",
         f"with the edit undone: {next_} (edited configs are other cells)",
     )
@@ -118,7 +118,7 @@ def test_a_worker_that_has_to_load_other_code_says_so(checkout: Site, record: Re
     assert list(cells["code"].astype(str)) == [launched] * 2 + [loaded] * 6
     next_ = again(checkout, *WORDS, cells=CELLS)
     record(
-        "the same, and the process that workers are forked from killed",
+        fault("the same, and the process that workers are forked from killed"),
         f"new workers say so in `status`, and in their rows' `code`; {happened}",
         next_,
     )
@@ -140,7 +140,7 @@ def test_an_edited_module_of_ones_own_is_noticed(faulty: Site, record: Record) -
     assert ["+troubled:" in code for code in cells["code"]] == [False] * 2 + [True] * 6
     next_ = again(faulty, *WORDS, cells=CELLS)
     record(
-        "a module of one's own edited while a sweep is queued, and a worker killed",
+        fault("a module of one's own edited while a sweep is queued, and a worker killed"),
         f"as above, for new workers load it; {happened}",
         next_,
     )

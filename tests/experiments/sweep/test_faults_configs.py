@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_rows import Record
+from fault_rows import Record, fault
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_command_refused import COUNTS, NUMBERS, OPTIONS, wrong
@@ -101,4 +101,4 @@ def test_two_hundred_wrong_commands_die_before_anything_runs(
     check()
     assert seen >= EXAMPLES
     happened = f"exit 2 before anything runs; at most {LINES} lines, the first names the fault"
-    record(f"{EXAMPLES} random commands that can't be meant", happened, "the same")
+    record(fault("200 random commands that can't be meant"), happened, "the same")

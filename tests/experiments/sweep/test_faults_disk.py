@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, again_here, ended, run_here
+from fault_rows import Record, again, again_here, ended, fault, run_here
 from sweep_process import FAULTY, Site, finish, site, until
 
 from experiments.sweep.store.journal import read_events
@@ -70,7 +70,8 @@ def test_whatever_the_full_disk_does_not_take_the_next_command_goes_on(
     assert {"launcher.json", "cells.jsonl", "sweep.yaml", "journals", "cells"} <= set(refused)
     (disk / "filler").unlink()
     told = again_here(here, *words, cells=CELLS)
-    print(refused, told)
+    happened = "exit 2, a line that names the file; what was finished is kept"
+    record(fault("the disk is full, at each of a sweep's writes in turn"), happened, told)
 
 
 def test_a_worker_whose_disk_is_full_ends_the_sweep_in_a_line(
@@ -87,7 +88,9 @@ def test_a_worker_whose_disk_is_full_ends_the_sweep_in_a_line(
     assert [line for line in said.splitlines() if FULL in line] == said.splitlines()[-1:]
     assert "Traceback" not in said
     (disk / "filler").unlink()
-    print(ended(here, 2), again(here, *words, cells=CELLS))
+    happened = f"a line that names the file; {ended(here, sweep.returncode)}"
+    told = again(here, *words, cells=CELLS)
+    record(fault("the disk fills while a worker trains"), happened, told)
 
 
 def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
@@ -116,3 +119,6 @@ def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
     here.forget("late-0")
     said = finish(sweep)
     assert sweep.returncode == 0, said
+    happened = ended(here, sweep.returncode)
+    told = again(here, *words, cells=2)
+    record(fault("the disk is full for a while, and only heartbeats are lost"), happened, told)

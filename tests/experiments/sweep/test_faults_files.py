@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again_here, run_here
+from fault_rows import Record, again_here, fault, run_here
 from sweep_process import Site, finish
 
 from experiments.sweep.store.state import read_states
@@ -29,11 +29,11 @@ def noise(at: float) -> Callable[[bytes], bytes]:
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda data: data[: len(data) // 2],
-    "of no length": lambda data: b"",
-    "with noise at its start": noise(0.0),
-    "with noise in its middle": noise(0.5),
-    "with noise at its end": noise(1.0),
+    fault("a part of `cells` or `layers` truncated"): lambda data: data[: len(data) // 2],
+    fault("a part of `cells` or `layers` of no length"): lambda data: b"",
+    fault("a part of `cells` or `layers` with noise at its start"): noise(0.0),
+    fault("a part of `cells` or `layers` with noise in its middle"): noise(0.5),
+    fault("a part of `cells` or `layers` with noise at its end"): noise(1.0),
 }
 
 
@@ -54,7 +54,7 @@ def test_a_damaged_part_costs_its_pack_which_runs_again(
             assert (faulty.folder.spoilt / table / path.name).exists()
     for damage in DAMAGES:
         happened = f"named; its pack is moved to `spoilt/`, and its {PACK} cells are missing"
-        record(f"a part of `cells` or `layers` {damage}", happened, told[damage])
+        record(damage, happened, told[damage])
 
 
 def test_a_foreign_file_is_named_and_left_alone(
@@ -74,13 +74,15 @@ def test_a_foreign_file_is_named_and_left_alone(
     assert all(str(path) in said for path in foreign)
     assert f"{CELLS} done" in said
     assert [path.read_text() for path in foreign] == ["Tuesday", "Tuesday"]
-    record("a file of somebody else among the parts", "named and left alone", next_)
+    record(fault("a file of somebody else among the parts"), "named and left alone", next_)
 
 
 TORN = {
-    "sweep.yaml": "what earlier launches said stays as it is; this launch adds its own",
-    "cells.jsonl": "lines that are whole count; the others are written anew",
-    "launcher.json": "a note that can't be read is void",
+    fault(
+        "`sweep.yaml` truncated"
+    ): "what earlier launches said stays as it is; this launch adds its own",
+    fault("`cells.jsonl` truncated"): "lines that are whole count; the others are written anew",
+    fault("`launcher.json` truncated"): "a note that can't be read is void",
 }
 
 
@@ -88,15 +90,15 @@ def test_a_torn_text_file_is_mended(
     faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_here(faulty, *GRID) == 0
-    for cells, name in enumerate(TORN, start=CELLS + 1):
-        path = faulty.folder.root / name
+    for cells, (what, happened) in enumerate(TORN.items(), start=CELLS + 1):
+        path = faulty.folder.root / what.split("`")[1]
         data = path.read_bytes() if path.exists() else b'{"host": "elsewhere", "pid": 1234}'
         path.write_bytes(data[: len(data) * 2 // 3])
         grown = (f"init.number=range({cells})", GRID[1])
         next_ = again_here(faulty, *grown, cells=cells)
         assert f"{cells} cells: {cells - 1} done, 1 missing" in capsys.readouterr().out
         assert len(faulty.folder.plan.read_text().splitlines()) == cells
-        record(f"`{name}` truncated", TORN[name], next_)
+        record(what, happened, next_)
 
 
 def test_a_journal_cut_anywhere_keeps_its_whole_lines(
@@ -120,7 +122,7 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines(
         assert len([s for s in read_states(here.folder).values() if s.outcome == "ok"]) == done
         next_ = again_here(here, *words, cells=CELLS)
     record(
-        "a journal that ends in the middle of a line",
+        fault("a journal that ends in the middle of a line"),
         "the cells of its whole lines are kept",
         next_,
     )

@@ -9,12 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again_here, assert_nothing_is_left, ended
+from fault_rows import Record, again_here, assert_nothing_is_left, ended, fault
 from sweep_process import Site, finish, until
 
 CELLS = 12
 GRID = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=6")
-SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+RUNNING = {
+    signal.SIGINT: fault("Ctrl-C, twice, while cells run"),
+    signal.SIGTERM: fault("SIGTERM, twice, while cells run"),
+}
+STARTING = {
+    signal.SIGINT: fault("Ctrl-C, twice, while workers start"),
+    signal.SIGTERM: fault("SIGTERM, twice, while workers start"),
+}
+TIMING = {
+    signal.SIGINT: fault("Ctrl-C, twice, while `engine=auto` times"),
+    signal.SIGTERM: fault("SIGTERM, twice, while `engine=auto` times"),
+}
 LINES = 6  # most that an interrupted sweep has to say
 
 
@@ -38,8 +49,8 @@ def interrupt(sweep: subprocess.Popen[str], kind: signal.Signals) -> str:
 def test_an_interrupted_sweep_says_so_and_keeps_what_is_done(
     faulty: Site, record: Record, kind: signal.Signals
 ) -> None:
-    for number in (2, 8):
-        faulty.tell(f"step-{number}", "hold")
+    faulty.tell("step-2", "hold")
+    faulty.tell("step-8", "hang")  # and ignores SIGTERM
     sweep = faulty.start(*GRID)
     until(lambda: all((faulty.root / f"at-{n}").exists() for n in (2, 8)), sweep)
     assert "Interrupted: 4 of 12 cells are done" in interrupt(sweep, kind)
@@ -48,7 +59,7 @@ def test_an_interrupted_sweep_says_so_and_keeps_what_is_done(
     assert_nothing_is_left(faulty)
     faulty.forget("step-*")
     next_ = again_here(faulty, *GRID, cells=CELLS)
-    record(f"{SIGNALS[kind]}, twice, while cells run", happened, next_)
+    record(RUNNING[kind], happened, next_)
 
 
 def imports_torch(pid: str) -> bool:
@@ -72,7 +83,7 @@ def test_an_interrupt_while_workers_start_is_as_quiet(
     interrupt(sweep, kind)
     happened = ended(faulty, sweep.returncode)
     next_ = again_here(faulty, *GRID, cells=CELLS)
-    record(f"{SIGNALS[kind]} while workers start", happened, next_)
+    record(STARTING[kind], happened, next_)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +102,7 @@ def test_an_interrupt_while_engines_are_timed_is_as_quiet(
     assert_nothing_is_left(faulty)
     faulty.forget("hold-0")
     next_ = again_here(faulty, *words, cells=CELLS)
-    record(f"{SIGNALS[kind]} while `engine=auto` times", happened, next_)
+    record(TIMING[kind], happened, next_)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, again_here, ended
+from fault_rows import Record, again, again_here, ended, fault
 from sweep_process import Site, finish, gone, until
 
 from experiments.sweep.store.process import alive
@@ -47,7 +47,7 @@ def test_a_worker_killed_in_a_step_costs_that_cell(faulty: Site, record: Record)
     happened = ended(faulty, sweep.returncode)
     assert happened == "exit 1; 1 killed, 11 ok"
     next_ = again_here(faulty, *SERIAL, cells=CELLS)
-    record("SIGKILL of a worker in the middle of a training step", happened, next_)
+    record(fault("SIGKILL of a worker in the middle of a training step"), happened, next_)
 
 
 def test_a_worker_killed_in_a_step_of_a_stack_costs_nothing_but_time(
@@ -61,7 +61,7 @@ def test_a_worker_killed_in_a_step_of_a_stack_costs_nothing_but_time(
     happened = ended(faulty, sweep.returncode)
     assert happened == "exit 0; 12 ok", said
     next_ = again_here(faulty, *STACKED, cells=CELLS)
-    record("the same, of a worker that trains a stack of cells", happened, next_)
+    record(fault("the same, of a worker that trains a stack of cells"), happened, next_)
 
 
 @pytest.mark.parametrize("words", [SERIAL, pytest.param(STACKED, marks=pytest.mark.slow)])
@@ -74,11 +74,12 @@ def test_a_killed_launcher_takes_all_its_processes_along(
     sweep.kill()
     finish(sweep)  # returns when nothing holds its output open: no process is left behind
     until(lambda: all(gone(pid) for pid in processes))
+    happened = ended(faulty, sweep.returncode)
     faulty.forget("step-*")
     next_ = again(faulty, *words, cells=CELLS)
     if words == SERIAL:
-        done = "SIGKILL of the launcher"
-        record(done, "its workers die with it; what was finished is in journals", next_)
+        happened = f"its workers die with it; {happened}"
+        record(fault("SIGKILL of the launcher"), happened, next_)
 
 
 @pytest.mark.slow
@@ -89,9 +90,10 @@ def test_worker_and_launcher_killed_together_cost_what_was_at_work(
     os.kill(worker(faulty, 2), signal.SIGKILL)
     sweep.kill()
     finish(sweep)
+    happened = ended(faulty, sweep.returncode)
     faulty.forget("step-*")
     next_ = again(faulty, *SERIAL, cells=CELLS)
-    record("SIGKILL of a worker and of the launcher", "as above", next_)
+    record(fault("SIGKILL of a worker and of the launcher together"), happened, next_)
 
 
 def test_without_its_forkserver_a_sweep_goes_on(faulty: Site, record: Record) -> None:
@@ -106,4 +108,4 @@ def test_without_its_forkserver_a_sweep_goes_on(faulty: Site, record: Record) ->
     happened = ended(faulty, sweep.returncode)
     assert happened == "exit 1; 2 killed, 10 ok", said
     next_ = again_here(faulty, *SERIAL, cells=CELLS)
-    record("SIGKILL of the process that workers are forked from", happened, next_)
+    record(fault("SIGKILL of the process that workers are forked from"), happened, next_)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_rows import Record, again_here, ended, run_here
+from fault_rows import Record, again_here, ended, fault, run_here
 from sweep_process import PATIENCE, Site, gone, until
 
 from analysis import load
@@ -49,7 +49,7 @@ def test_of_two_launchers_at_the_same_moment_one_runs(faulty: Site, record: Reco
     next_ = again_here(faulty, *words, cells=ROUNDS)
     assert set(load("s", faulty.root).cells["attempt"]) == {1}
     happened = "one runs; the other: exit 2, and a line that says which process does"
-    record("two launchers of one sweep at the same moment", happened, next_)
+    record(fault("two launchers of one sweep at the same moment"), happened, next_)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers always outlive a launcher")
@@ -84,4 +84,4 @@ def test_a_worker_that_outlives_its_launcher_publishes_nothing(
     assert after == before
     assert ended(faulty, 0) == "exit 0; 6 ok"
     happened = "its journal is taken from it by the next launch; it ends without writing a table"
-    record("a worker that outlives its launcher", happened, next_)
+    record(fault("a worker that outlives its launcher"), happened, next_)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 STEPS = {"step": 3, "late": 2000}
 MEBI = 1 << 20
 drawn: list[int] = []  # the cells whose weights were drawn since a training last ended
+kept: list[torch.Tensor] = []  # for as long as the process lives
 forwards = 0  # passes since then
 
 
@@ -77,6 +79,12 @@ def suffer(order: Path, number: int) -> None:
         hoard = []
         while True:
             hoard.append(torch.ones(64 * MEBI, dtype=torch.uint8))
+    if kind == "leak":
+        with suppress(RuntimeError):
+            while True:
+                kept.append(torch.ones(64 * MEBI, dtype=torch.uint8))
+        while True:  # to the last
+            kept.append(torch.ones(1))
     if kind == "hold":
         wait_while(order)
     if kind == "hang":
