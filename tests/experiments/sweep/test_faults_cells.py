@@ -25,7 +25,7 @@ FAILS: dict[str, Trouble] = {
         "allocate", "oom", "can't allocate memory",
     ),
     fault("a cell whose module keeps all memory there is"): (
-        "leak", "oom", "memory",
+        "leak", "oom", "emory",
     ),
     fault("a cell that raises `KeyboardInterrupt`"): ("interrupt", "error", "KeyboardInterrupt"),
     fault("a cell that calls `sys.exit(3)`"): ("exit", "error", "SystemExit: 3"),

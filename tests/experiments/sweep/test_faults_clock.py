@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, ended, fault
+from fault_rows import Record, again_here, ended, fault
 from sweep_process import Site, finish, until
 
 DAY = 24 * 3600
@@ -99,5 +99,5 @@ def test_a_clock_that_jumps_by_a_day_changes_nothing(
     assert sweep.returncode == 0, said
     happened = ended(faulty, sweep.returncode)
     assert happened == "exit 0; 6 ok"
-    next_ = again(faulty, *words, cells=6)
+    next_ = again_here(faulty, *words, cells=6)
     record(fault("a clock that jumps back by a day, then forward by two"), happened, next_)

@@ -74,9 +74,6 @@ def worker(here: Site) -> int:
 def test_editing_configs_and_code_changes_nothing_that_is_queued(
     checkout: Site, record: Record
 ) -> None:
-    finish(checkout.start(*WORDS))
-    plain = load("s", checkout.root).cells.set_index("init.number").sort_index()
-    shutil.rmtree(checkout.folder.root)
     sweep = hold(checkout, *WORDS)
     edit(checkout)
     kill(worker(checkout), sweep, worker(checkout))  # the next one starts after the edit
@@ -84,11 +81,9 @@ def test_editing_configs_and_code_changes_nothing_that_is_queued(
     finish(sweep)
     happened = ended(checkout, sweep.returncode)
     assert happened == "exit 1; 1 killed, 7 ok"
-    edited = load("s", checkout.root).cells.set_index("init.number").sort_index()
-    assert edited["code"].nunique() == 1
-    for column in ("train_loss", "test_loss", "optim.lr"):
-        rest = edited.index != 1
-        assert list(edited.loc[rest, column]) == list(plain.loc[rest, column])
+    cells = load("s", checkout.root).cells
+    assert cells["code"].nunique() == 1
+    assert set(cells["optim.lr"]) == {0.1}
     edit(checkout, undo=True)
     next_ = again(checkout, *WORDS, cells=CELLS)
     record(
@@ -98,6 +93,7 @@ def test_editing_configs_and_code_changes_nothing_that_is_queued(
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_to_load_other_code_says_so(checkout: Site, record: Record) -> None:
     sweep = hold(checkout, *WORDS)
     file = checkout.root / "experiments" / "cell.py"
@@ -124,6 +120,7 @@ def test_a_worker_that_has_to_load_other_code_says_so(checkout: Site, record: Re
     )
 
 
+@pytest.mark.slow
 def test_an_edited_module_of_ones_own_is_noticed(faulty: Site, record: Record) -> None:
     sweep = hold(faulty, *WORDS)
     file = faulty.root / "troubled.py"

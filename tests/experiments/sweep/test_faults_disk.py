@@ -89,10 +89,11 @@ def test_a_worker_whose_disk_is_full_ends_the_sweep_in_a_line(
     assert "Traceback" not in said
     (disk / "filler").unlink()
     happened = f"a line that names the file; {ended(here, sweep.returncode)}"
-    told = again(here, *words, cells=CELLS)
+    told = again_here(here, *words, cells=CELLS)
     record(fault("the disk fills while a worker trains"), happened, told)
 
 
+@pytest.mark.slow
 def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
     here: Site, disk: Path, record: Record
 ) -> None:

@@ -112,7 +112,7 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines(
     (journal,) = faulty.folder.journals.iterdir()
     data = journal.read_bytes()
     ends = [at for at, byte in enumerate(data) if byte == ord("\n")]
-    cuts = sorted({0, 1, *range(0, len(data), len(data) // 7), *(end for end in ends[::3])})
+    cuts = sorted({0, 1, *range(0, len(data), len(data) // 4), *(end for end in ends[::3])})
     for number, cut in enumerate(cuts):
         copy = tmp_path / "copies" / str(number)
         shutil.copytree(faulty.folder.root, copy / "s")

@@ -105,13 +105,14 @@ def test_an_interrupt_while_engines_are_timed_is_as_quiet(
     record(TIMING[kind], happened, next_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "outcome"),
     [
         ("interrupt", "error"),
-        pytest.param("raise", "error", marks=pytest.mark.slow),
-        pytest.param("exit", "error", marks=pytest.mark.slow),
-        pytest.param("kill", "killed", marks=pytest.mark.slow),
+        ("raise", "error"),
+        ("exit", "error"),
+        ("kill", "killed"),
     ],
 )
 def test_a_cell_that_fails_while_engines_are_timed_fails_as_a_cell(

@@ -50,6 +50,7 @@ def test_a_worker_killed_in_a_step_costs_that_cell(faulty: Site, record: Record)
     record(fault("SIGKILL of a worker in the middle of a training step"), happened, next_)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_a_step_of_a_stack_costs_nothing_but_time(
     faulty: Site, record: Record
 ) -> None:
@@ -96,6 +97,7 @@ def test_worker_and_launcher_killed_together_cost_what_was_at_work(
     record(fault("SIGKILL of a worker and of the launcher together"), happened, next_)
 
 
+@pytest.mark.slow
 def test_without_its_forkserver_a_sweep_goes_on(faulty: Site, record: Record) -> None:
     sweep = caught(faulty, *SERIAL)
     server = parent(worker(faulty, 2))

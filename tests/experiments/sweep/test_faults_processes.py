@@ -37,6 +37,7 @@ def assert_every_cell_once(here: Site) -> None:
     assert not here.folder.launcher.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_cell_and_no_other(
     here: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

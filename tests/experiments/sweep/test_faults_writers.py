@@ -18,7 +18,7 @@ from sweep_process import PATIENCE, Site, gone, until
 from analysis import load
 from experiments.sweep.store.process import alive
 
-ROUNDS = 8
+ROUNDS = 5
 
 
 def _launch(here: Site, words: tuple[str, ...], ready: Any, said: Path) -> None:
