@@ -15,7 +15,9 @@ from experiments.config.build import TARGET
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
 from experiments.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
+from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
+from experiments.sweep.server import start_server
 
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
 ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
@@ -28,21 +30,30 @@ def run_command(
     hydra_overrides: Sequence[str] = (),
 ) -> int:
     """Run the cell or grid that overrides ask for; return the exit status."""
-    from experiments.sweep.launch import launch
-    from experiments.sweep.request import understand
-    from experiments.sweep.runner.interrupts import Interrupted, interruptible
-
     try:
         with interruptible():
             space = space_of(loader, config_name, tuple(hydra_overrides))
-            request = understand(space, parse_arguments(loader, overrides))
-            return launch(space, request, Console())
+            arguments = parse_arguments(loader, overrides)
+            if _will_fork(space, arguments):
+                start_server()
+            # These load torch, which takes seconds, as it does in the server meanwhile.
+            from experiments.sweep.launch import launch
+            from experiments.sweep.request import understand
+
+            return launch(space, understand(space, arguments), Console())
     except FaninError as error:
         print(error, file=sys.stderr)
         return UNUSABLE
     except Interrupted:  # while planning; a launcher that runs cells has its own answer
         print("Interrupted before anything ran.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _will_fork(space: Space, arguments: Sequence[Argument]) -> bool:
+    """Whether the command probably runs cells in workers; if not, only a process is wasted."""
+    given = {argument.key: argument.values[0] for argument in arguments}
+    runner = given.get("runner", space.defaults["runner"])
+    return runner == "local" and given.get("sweep.mode") != "plan"
 
 
 def check_argv(config_name: str) -> None:

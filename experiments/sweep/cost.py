@@ -13,6 +13,7 @@ from experiments.config.schema import Cell, build_cell
 
 FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual to count
 FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters
+IMAGES = 2  # that are passed through a network: batch normalization refuses one
 LEAST = 2e-3  # seconds that a cell takes which computes nothing
 
 # What the work depends on.
@@ -34,10 +35,7 @@ class Costs:
 
 
 def estimated_seconds(cell: Cell) -> float:
-    """Count the multiplications and additions of a cell's forward and backward passes.
-
-    Nothing is allocated or computed (torch's `meta` device).
-    """
+    """Count the multiplications and additions of a cell's forward and backward passes."""
     n_train = cell.data.n_train or cell.data.source.train_size
     n_test = cell.data.n_test or cell.data.source.test_size
     steps, size = cell.train.total_steps(n_train), cell.train.batch_of(n_train)
@@ -47,19 +45,21 @@ def estimated_seconds(cell: Cell) -> float:
     return LEAST + images * _forward_flops(cell) / FLOPS
 
 
-def _forward_flops(cell: Cell) -> int:
+def _forward_flops(cell: Cell) -> float:
     """Two for each weight that a unit at a position reads: what convolutions and products take."""
-    flops = 0
+    flops = 0.0
 
     def count(module: nn.Module, inputs: object, output: Tensor) -> None:
         nonlocal flops
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim > 1:
-            flops += 2 * output.numel() * weight[0].numel()
+            flops += 2 * output.numel() * weight[0].numel() / IMAGES
 
-    with torch.device("meta"), torch.no_grad():
+    # On real, if few, images: torch's `meta` device, which computes nothing, loads its compiler
+    # first, and takes longer than all of planning.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = cell.network().eval()
         for module in network.modules():
             module.register_forward_hook(count)
-        network(torch.empty(1, *cell.data.shape))
+        network(torch.zeros(IMAGES, *cell.data.shape))
     return flops

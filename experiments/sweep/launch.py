@@ -14,6 +14,7 @@ from experiments.data import Data
 from experiments.errors import INTERRUPTED
 from experiments.sweep.engines import choose, decide
 from experiments.sweep.expand import PlannedCell, expand, label
+from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.pack import similar
 from experiments.sweep.packing import Bounds
 from experiments.sweep.plan import Plan, make_plan, with_engines
@@ -22,7 +23,6 @@ from experiments.sweep.recover import STOPPED, recover
 from experiments.sweep.request import Request
 from experiments.sweep.runner import Tick
 from experiments.sweep.runner.devices import devices
-from experiments.sweep.runner.interrupts import Interrupted
 from experiments.sweep.store.frozen import Line, check_frozen, freeze, read_frozen
 from experiments.sweep.store.lock import Hold, sole_launcher
 from experiments.sweep.store.quarantine import quarantine
@@ -45,12 +45,9 @@ def launch(space: Space, request: Request, console: Console) -> int:
     Interrupted
         Within `interruptible`: it came before any cell ran.
     """
-    folder, runner = request.folder, request.runner
-    runs = request.settings.mode == "run"
-    if runs:
-        runner.warm_up()
+    folder = request.folder
     cells = expand(space, request.grids)
-    if not runs:
+    if request.settings.mode == "plan":
         show_plan(console, request, _plan(request, cells, read_frozen(folder)))
         return 0
     with sole_launcher(folder) as hold:

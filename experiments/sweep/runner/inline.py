@@ -45,9 +45,6 @@ class InlineRunner:
         """All there is."""
         return worker_bytes(devices(self.device)[0], 1)
 
-    def warm_up(self) -> None:
-        """This process is warm."""
-
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call the function here."""
         prepare_torch()

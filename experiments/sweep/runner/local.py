@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -19,12 +18,13 @@ from pydantic import PositiveFloat, PositiveInt
 
 from experiments.errors import FaninError
 from experiments.sweep.code import code_version, own_modules
+from experiments.sweep.interrupts import interrupts_held
 from experiments.sweep.pack import Pack
 from experiments.sweep.process import start_worker
 from experiments.sweep.runner.devices import cores, devices, worker_bytes
-from experiments.sweep.runner.interrupts import interrupts_held
 from experiments.sweep.runner.protocol import Tick
 from experiments.sweep.runner.watch import PackWatch
+from experiments.sweep.server import start_server
 from experiments.sweep.settle import settle
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
@@ -73,14 +73,6 @@ class LocalRunner:
         slots = devices(self.device)
         sharing = -(-self.n_workers // len(slots))  # workers on one device, rounded up
         return worker_bytes(slots[0], sharing, self.memory_gb)
-
-    def warm_up(self) -> None:
-        """Start the process that workers are forked from: it loads the code while others plan."""
-        # Its own start would let interrupts in again in the middle of `interrupts_held`.
-        resource_tracker.ensure_running()
-        with interrupts_held():
-            multiprocessing.set_forkserver_preload(["experiments.sweep.runner.forkserver"])
-            forkserver.ensure_running()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in a worker process of its own.
@@ -148,7 +140,7 @@ class LocalRunner:
             pool.join()
 
     def _pool(self, workers: int) -> ProcessPool:
-        self.warm_up()
+        start_server()
         memory = self.worker_memory() if devices(self.device)[0] == "cpu" else None
         return ProcessPool(
             max_workers=workers,

@@ -29,9 +29,6 @@ class Runner(Protocol):
     def worker_memory(self) -> int:
         """Bytes of memory that a worker may use."""
 
-    def warm_up(self) -> None:
-        """Begin what takes time before packs can run."""
-
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function where a pack would run: in a process set up as a worker.
 
