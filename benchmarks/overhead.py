@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from analysis.load import load
 from benchmarks.measure import Timing, python, run, timed
 from benchmarks.page import Section
 from benchmarks.rivals import trivial
@@ -16,6 +17,8 @@ OURS = "fanin, runner=local"
 RIVALS = ("basic", "joblib")  # Hydra's launchers
 Say = Callable[[str], None]
 Timings = dict[int, Timing]  # by number of cells
+Grid = Callable[[int, Path], None]
+Count = Callable[[Path], int]
 
 
 def overhead(quick: bool, folder: Path, say: Say) -> Section:
@@ -33,14 +36,16 @@ def overhead(quick: bool, folder: Path, say: Say) -> Section:
     # Repeats by number of cells.
     ours = {10: 3, 100: 1, 1000: 1} if quick else {10: 3, 100: 1, 1000: 3, 10_000: 1}
     theirs = {10: 1, 100: 1} if quick else {10: 3, 100: 1, 1000: 1}
-    plans: dict[str, tuple[dict[int, int], Callable[[int, Path], None]]] = {OURS: (ours, run_ours)}
-    plans |= {name_of(by): (theirs, partial(run_theirs, by)) for by in RIVALS}
+    plans: dict[str, tuple[dict[int, int], Grid, Count]] = {OURS: (ours, run_ours, count_ours)}
+    plans |= {name_of(by): (theirs, partial(run_theirs, by), count_theirs) for by in RIVALS}
     found: dict[str, Timings] = {name: {} for name in plans}
-    for name, (repeats, grid) in plans.items():
+    for name, (repeats, grid, count) in plans.items():
         for cells, n in repeats.items():
             say(f"{cells:,} trivial cells under {name}, {n} times")
             places = [folder / f"{name}, {cells}, {repeat}" for repeat in range(n)]
             found[name][cells] = timed(partial(grid, cells), places)
+            for place in places:  # not timed
+                check_complete(count(place), cells, place)
     return Section(
         title="Overhead: cells that do nothing",
         columns=("", "cells", "n", "median s", "ms a cell", "ms for one more cell"),
@@ -50,39 +55,28 @@ def overhead(quick: bool, folder: Path, say: Say) -> Section:
 
 
 def run_ours(cells: int, results: Path) -> None:
-    """A grid of ours, through the store: ten images, a linear network, no step, no probe.
-
-    Raises
-    ------
-    FaninError
-        Not every cell is in the table.
-    """
+    """A grid of ours, through the store: ten images, a linear network, no step, no probe."""
     size = ["data.n_train=10", "data.n_test=10", "train.steps=0", "model=linear", "probe=none"]
     where = ["runner=local", f"sweep.results='{results}'", "sweep.name=trivial"]
     run(python("experiments.run", "-m", *size, *where, f"seed=range({cells})"))
-    _check(count(results / "trivial"), cells, results)
 
 
 def run_theirs(launcher: str, cells: int, results: Path) -> None:
-    """A grid of `benchmarks.rivals.trivial` under one of Hydra's launchers.
-
-    Raises
-    ------
-    FaninError
-        Not every job has left its folder.
-    """
+    """A grid of `benchmarks.rivals.trivial` under one of Hydra's launchers."""
     by = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{results}'"]
     by += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     run(python(trivial.__name__, "-m", *by, f"seed=range({cells})"))
-    _check(len(list(results.glob("*/.hydra/config.yaml"))), cells, results)
 
 
-def count(sweep: Path) -> int:
-    """Cells in a sweep's table that ended well."""
-    from analysis.load import load
-
-    cells = load(sweep.name, sweep.parent).cells
+def count_ours(results: Path) -> int:
+    """Cells in our table that ended well."""
+    cells = load("trivial", results).cells
     return int((cells["outcome"] == "ok").sum())
+
+
+def count_theirs(results: Path) -> int:
+    """Jobs that left their folder."""
+    return len(list(results.glob("*/.hydra/config.yaml")))
 
 
 def name_of(launcher: str) -> str:
@@ -90,7 +84,14 @@ def name_of(launcher: str) -> str:
     return f"hydra -m, {launcher}"
 
 
-def _check(found: int, cells: int, where: Path) -> None:
+def check_complete(found: int, cells: int, where: Path) -> None:
+    """See that a grid left all of its cells.
+
+    Raises
+    ------
+    FaninError
+        It did not.
+    """
     if found != cells:
         raise FaninError(f"{where}: {found} cells instead of {cells}; there is nothing to compare")
 

@@ -9,7 +9,16 @@ import pytest
 from benchmarks import planning
 from benchmarks.engines import NETWORKS, seconds_a_cell
 from benchmarks.measure import Timing, python, run
-from benchmarks.overhead import OURS, name_of, overhead, run_ours, run_theirs
+from benchmarks.overhead import (
+    OURS,
+    check_complete,
+    count_ours,
+    count_theirs,
+    name_of,
+    overhead,
+    run_ours,
+    run_theirs,
+)
 from benchmarks.whole_sweep import Size, check_files, run_pool, run_script
 from experiments.errors import DataError, FaninError
 
@@ -42,17 +51,18 @@ def data_root(tmp_path_factory) -> Path:
 def test_trivial_cells_of_ours_go_through_the_store(tmp_path):
     run_ours(2, tmp_path)
     assert list((tmp_path / "trivial" / "cells").glob("*.parquet"))
+    assert count_ours(tmp_path) == 2
 
 
 @pytest.mark.parametrize("name", ["basic", "joblib"])
 def test_trivial_jobs_of_theirs_leave_their_folders(tmp_path, name):
     run_theirs(launcher(name), 2, tmp_path)
+    assert count_theirs(tmp_path) == 2
 
 
-def test_a_grid_that_lost_a_job_is_not_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.overhead.run", lambda command: "")
+def test_a_grid_that_lost_a_job_is_not_compared(tmp_path):
     with pytest.raises(FaninError, match="0 cells instead of 2"):
-        run_theirs("basic", 2, tmp_path)
+        check_complete(count_theirs(tmp_path), 2, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["basic", "joblib"])
@@ -99,6 +109,8 @@ def test_start_up_is_told_from_the_cost_of_one_more_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "benchmarks.overhead.run_theirs", lambda by, cells, where: Timing((2 + 1e-2 * cells,))
     )
+    for name in ("count_ours", "count_theirs", "check_complete"):
+        monkeypatch.setattr(f"benchmarks.overhead.{name}", lambda *_: None)
     section = overhead(quick=False, folder=tmp_path, say=lambda what: None)
     assert {row[0] for row in section.rows} == {OURS, name_of("basic"), name_of("joblib")}
     assert [row[-1] for row in section.rows if row[-1]] == ["0.10", "10.00", "10.00"]
