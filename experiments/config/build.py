@@ -84,6 +84,8 @@ def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"{where}.{TARGET}={name}: {error}") from error
+    except Exception as error:  # a module of the user's own may fail in any way
+        raise ConfigError(f"{where}.{TARGET}={name}: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise ConfigError(
@@ -171,11 +173,33 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
 
 @cache
 def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
-    """The annotations of what a target takes."""
-    annotated = target.__init__ if inspect.isclass(target) else target
-    hints = get_type_hints(annotated, include_extras=True)
-    hints.pop("return", None)
-    return MappingProxyType(hints)
+    """The annotations of what a target takes.
+
+    Raises
+    ------
+    ConfigError
+        They name what isn't there at run time.
+    """
+    try:
+        hints = get_type_hints(_annotated(target), include_extras=True)
+    except NameError as error:
+        name = getattr(target, "__qualname__", target)
+        raise ConfigError(
+            f"{name}: its annotations can't be read ({error}); import what they name, and not only "
+            "for type checkers"
+        ) from error
+    return MappingProxyType({name: hints[name] for name in arguments(target) if name in hints})
+
+
+def _annotated(target: Callable[..., Any]) -> Any:
+    """Where a target's annotations stand."""
+    if not inspect.isclass(target):
+        return target
+    owner = next(base for base in target.__mro__ if "__init__" in vars(base))
+    # The `__init__` that a dataclass is given has its bases' annotations too, as text, which mean
+    # something only in the modules that they come from; of the class itself, each is read there.
+    made = "__dataclass_params__" in vars(owner) and vars(owner)["__dataclass_params__"].init
+    return owner if made else target.__init__
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:

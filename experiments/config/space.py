@@ -75,7 +75,9 @@ class Space:
 
     def _alone(self, group: str, option: str) -> Any:
         """An option's mapping, once it is certain that composing it touches nothing else."""
-        composed = _plain(self._compose(f"{group}={option}"), f"{group}={option}")
+        # In quotes: a file's name may hold what Hydra's grammar can't read as it stands.
+        quoted = option.replace("'", "\\'")
+        composed = _plain(self._compose(f"{group}='{quoted}'"), f"{group}={option}")
         touched = [k for k in composed if k != group and composed[k] != self.base.get(k)]
         if touched:
             raise ConfigError(

@@ -28,6 +28,12 @@ def test_a_users_option_stands_beside_ours(users):
     assert space.node("init", "narrow")["gain"] == 1.0
 
 
+@pytest.mark.parametrize("name", ["he's half", "hälfte", "half, again"])
+def test_an_option_may_have_any_name_that_a_file_has(users, name):
+    text = "_target_: experiments.inits.Normal\nstd: 0.5\nmean: 0.0\n"
+    assert users("init", name, text).node("init", name)["std"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -75,7 +81,7 @@ def test_options_are_composed_once(loader, monkeypatch):
     for _ in range(3):
         space.node("init", "zeros")
         space.node("init", "he_normal")  # the default: composed already
-    assert composed == [(), ("init=zeros",)]
+    assert composed == [(), ("init='zeros'",)]
 
 
 def test_setting_a_key_leaves_the_original_alone():
