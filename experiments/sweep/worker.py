@@ -171,12 +171,13 @@ def _heartbeat(journal: Journal, task: Task, tick: Tick) -> OnLook:
 def _failure(order: Order, task: Task, error: BaseException) -> CellResult:
     """What became of a cell that raised, with the traceback in a file."""
     folder = SweepFolder(Path(order.root))
-    text = "".join(traceback.format_exception(error))
+    reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+    # The reason comes first: a traceback's last line may be the end of a long message.
+    text = f"{reason}\n\n{''.join(traceback.format_exception(error))}"
     path = folder.errors / f"{task.cell_id}.{task.attempt}.txt"
     write_whole(path, text.encode(errors="backslashreplace"))
     if isinstance(error, CellTimeout):
         outcome = "timeout"
     else:
         outcome = "oom" if is_out_of_memory(error) else "error"
-    reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
     return failed(task, outcome, reason)

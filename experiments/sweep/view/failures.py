@@ -51,8 +51,8 @@ def failures(
 def _failure(folder: SweepFolder, planned: Planned, cell: str, result: Result) -> Failure:
     path = folder.errors / f"{cell}.{result.attempt}.txt"
     there, reason = path.exists(), result.reason
-    if reason is None and there:  # its pack has not ended, and a journal tells no reasons
+    if reason is None and there:  # its pack has not ended, and no row says it yet
         with suppress(OSError):
-            reason = path.read_text(errors="replace").rstrip().rpartition("\n")[2]
+            reason = path.read_text(errors="replace").partition("\n")[0]
     label = planned.labels.get(cell, cell)
     return Failure(cell, label, result.outcome, result.attempt, reason, path if there else None)

@@ -33,7 +33,7 @@ def pacing(status: Status) -> str:
     ended = not (status.counts["running"] or status.counts["missing"])
     took = duration(status.elapsed)
     words.append(f"in {took}" if ended else f"{took} so far")
-    if status.left is not None and status.left > 0:
+    if not ended and status.left is not None and status.left > 0:
         now = datetime.now()
         end = clock(now + timedelta(seconds=status.left), now)
         words.append(f"about {duration(status.left)} left (until {end})")

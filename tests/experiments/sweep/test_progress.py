@@ -142,7 +142,8 @@ def test_a_log_tells_failures_and_notes_as_they_come_and_alike_ones_once(
         folder.errors.mkdir()
         for number in range(3):
             path = folder.errors / f"cell{number}.1.txt"
-            path.write_text("Traceback ...\n  File ...\nValueError: [red]no luck[/red]\n")
+            said = "ValueError: [red]no luck[/red]\nnor will there be"
+            path.write_text(f"{said}\n\nTraceback ...\n  File ...\n{said}\n")
             done(journal, f"cell{number}", "error", "ValueError: [red]no luck[/red]")
         tick()
         tick()
