@@ -22,7 +22,7 @@ from analysis.predicted import OnPredicted
 from analysis.statistics.agreement import DISAGREES
 from analysis.summary import summary
 from analysis.verdicts import verdicts
-from experiments.errors import UNUSABLE, FaninError, nearest
+from experiments.errors import UNUSABLE, FaninError, nearest, warnings_as_lines
 
 DISAGREE = 1  # exit status
 UNBOUNDED = 10_000  # characters
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # No markup, for labels may hold brackets; rather a line too long than a number cut short.
     console = Console(markup=False, highlight=False, width=UNBOUNDED)
     try:
-        results = load(asked.name, asked.results)
+        with warnings_as_lines():
+            results = load(asked.name, asked.results)
         with _progress() as on_predicted:
             comparisons = compare(
                 results, again=asked.again, workers=asked.workers, on_predicted=on_predicted

@@ -12,7 +12,7 @@ from analysis.figures import variance_by_layer
 from analysis.figures.style import save, use_style
 from analysis.load import load
 from analysis.measured import compare
-from experiments.errors import UNUSABLE, FaninError
+from experiments.errors import UNUSABLE, FaninError, warnings_as_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     console = Console(soft_wrap=True)
     try:
-        results = load(asked.name, asked.results)
+        with warnings_as_lines():
+            results = load(asked.name, asked.results)
         comparisons = compare(results)
     except FaninError as error:
         print(error, file=sys.stderr)

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import Results, load
 from analysis.measured import compare
-from experiments.errors import FaninError, FaninWarning
+from experiments.errors import FaninError, FaninWarning, warnings_as_lines
 from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal, write_part
@@ -176,3 +176,15 @@ def test_a_pack_with_one_spoilt_part_is_in_no_table(folder: SweepFolder) -> None
     assert results.cells.cell_id.tolist() == ["y"]
     assert results.layers.value.tolist() == [2.0]
     assert results.curves.cell_id.tolist() == ["y"]
+
+
+def test_a_command_says_of_a_foreign_file_what_load_warns_of(
+    folder: SweepFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _commit(folder, "a", _result("x", 1, "ok", [1.0]))
+    (folder.table("cells") / "stray.txt").write_text("somebody's notes")
+    with warnings_as_lines():
+        _loaded(folder)
+    said = capsys.readouterr().err
+    assert "stray.txt: not one of this sweep's tables" in said
+    assert "FaninWarning" not in said
