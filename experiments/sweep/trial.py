@@ -47,14 +47,26 @@ def try_engines(configs: Sequence[Mapping[str, Any]], device: str) -> Trial:
     Raises
     ------
     FaninError
-        A cell can't be made, or not be trained.
+        Fewer than two cells can be made, or one can't be trained.
     """
     try:
-        members = [begin(_unprobed(config), torch.device(device)).member() for config in configs]
+        members = _begun(configs, device)
         serial, stacked = _seconds_each(members, device)
         return Trial(serial, stacked, _independent(members))
     except FAILURES as error:
         raise FaninError(f"{type(error).__name__}: {error}") from error
+
+
+def _begun(configs: Sequence[Mapping[str, Any]], device: str) -> list[Member]:
+    """The cells that can be begun; what is wrong with another, its own run says."""
+    members: list[Member] = []
+    for left, config in zip(reversed(range(len(configs))), configs, strict=True):
+        try:
+            members.append(begin(_unprobed(config), torch.device(device)).member())
+        except FAILURES:
+            if len(members) + left < 2:
+                raise
+    return members
 
 
 def _unprobed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from analysis import load
 from experiments.config.loader import config_loader
+from experiments.errors import FaninError
 from experiments.sweep.command import run_command
 from experiments.sweep.engines import choose, decide
 from experiments.sweep.expand import PlannedCell
@@ -100,6 +101,24 @@ def test_cells_that_can_t_be_made_run_serially_and_say_why(cells_of, monkeypatch
     assert "OSError: no" in next(iter(engines.reasons.values()))
 
 
+def test_a_cell_that_can_t_be_made_does_not_keep_the_others_from_being_timed(
+    cells_of, monkeypatch, tmp_path
+):
+    (tmp_path / "picky.py").write_text(
+        "import torch\n"
+        "def sample(weight, generator, std: float):\n"
+        "    if std > 1:\n"
+        "        raise ValueError('too wide')\n"
+        "    return std * torch.randn(weight.shape, generator=generator)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ("init=custom", "init._target_=picky.sample", "init.std=2,0.1,0.2")
+    configs = [cell.config for cell in cells_of(*TINY, *own)]
+    assert try_engines(configs, "cpu").independent
+    with pytest.raises(FaninError, match="ValueError: too wide"):
+        try_engines(configs[:2], "cpu")
+
+
 def sweep(results: Path, *overrides: str, name: str = "s") -> int:
     words = [*TINY, f"sweep.results={results}", f"sweep.name={name}", "runner=inline", *overrides]
     return run_command(config_loader(None), "config", words)
@@ -138,7 +157,7 @@ def test_planning_times_nothing_and_says_what_would_be(
     words = [*TINY, "runner=inline", "train.dtype=float32,float16", "seed=range(2)"]
     assert plan_of([*words, "engine=auto"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "engine=auto: 1 kinds of cells are timed first" in shown
+    assert "engine=auto: 1 kind of cells to be timed first" in shown
     assert "train.dtype=float16 would round" in shown
 
 
