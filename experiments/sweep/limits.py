@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -69,9 +70,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     --------
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
     (True, False)
+    >>> is_out_of_memory(OSError(errno.ENOMEM, "no room"))
+    True
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError):  # of a compiled module that found no room
+        return "failed to map segment" in str(error) or os.strerror(errno.ENOMEM) in str(error)
     # torch's allocator for CPUs has no error class of its own, nor has what fails in C++.
     said = str(error) if isinstance(error, RuntimeError) else ""
     return "DefaultCPUAllocator" in said or "std::bad_alloc" in said
