@@ -53,9 +53,10 @@ def cancel(folder: SweepFolder) -> None:
         _terminate(folder, launcher)
     counts = Watch(folder).look(0).counts
     left = counts["interrupted"] + counts["missing"]
+    rest = f"the command that started it runs the other {left:,}" if left else "none is left to run"
     print(
         f"{counts['done'] + counts['failed']:,} cells are finished and kept in {folder.root}/; "
-        f"the command that started it runs the other {left:,}."
+        f"{rest}."
     )
 
 

@@ -28,6 +28,7 @@ from experiments.sweep.store.lock import Hold, sole_launcher
 from experiments.sweep.store.quarantine import quarantine
 from experiments.sweep.store.state import DONE, read_states
 from experiments.sweep.summary import show_counts, show_end, show_engines, show_plan
+from experiments.sweep.view.units import several
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
 
@@ -76,8 +77,8 @@ def launch(space: Space, request: Request, console: Console) -> int:
 def _timed(request: Request, plan: Plan, beat: Tick, console: Console) -> Plan:
     """The plan with the engines that `engine=auto` found fastest."""
     if plan.engines.undecided:
-        kinds = len(plan.engines.undecided)
-        console.print(f"engine=auto: timing {kinds} kinds of cells", highlight=False)
+        kinds = several(len(plan.engines.undecided), "kind")
+        console.print(f"engine=auto: timing {kinds} of cells", highlight=False)
         device = devices(request.runner.device)[0]
         engines = choose(plan.engines, plan.groups, request.runner, device, beat)
         plan = with_engines(plan, engines, _bounds(request))

@@ -79,7 +79,8 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
         group = argument.key.partition(".")[0]
         about[group if group in about else "cell"].append(argument)
         if group in ("sweep", "runner", "engine") and argument.swept:
-            raise ConfigError(f"{argument.text}: {argument.key} can't be swept; give one value")
+            typed = argument.text.lstrip("+")  # `check_command` puts them there
+            raise ConfigError(f"{typed}: {argument.key} can't be swept; give one value")
     option, node = _chosen(space, "sweep", about["sweep"])
     _, runner = _chosen(space, "runner", about["runner"])
     own = [field.name for field in fields(Settings)]

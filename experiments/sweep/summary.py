@@ -16,7 +16,7 @@ from experiments.sweep.grid import Axis
 from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
 from experiments.sweep.store.state import DONE, CellState
-from experiments.sweep.view.units import duration
+from experiments.sweep.view.units import duration, several
 
 SHOWN_VALUES = 12  # of an axis
 
@@ -30,20 +30,21 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
             table.add_row(Text(axis.name), Text(_values(axis)))
         for pattern in grid.exclude:
             table.add_row("without", Text(label(pattern)))
-        console.print(table)
+        if table.rows:
+            console.print(table)
     show_counts(console, request, plan)
     if not plan.packs:
         return
     workers = min(request.runner.n_workers, len(plan.packs))
     console.print(
-        f"Would run {plan.pending} cells in {len(plan.packs)} packs ({_engines(plan)}) "
-        f"on {workers} worker{'s' if workers > 1 else ''}: {_expected(plan, workers)}.",
+        f"Would run {several(plan.pending, 'cell')} in {several(len(plan.packs), 'pack')} "
+        f"({_engines(plan)}) on {several(workers, 'worker')}: {_expected(plan, workers)}.",
         highlight=False,
     )
     if plan.engines.undecided:
         console.print(
-            f"  engine=auto: {len(plan.engines.undecided)} kinds of cells are timed first, and run "
-            "under the faster engine",
+            f"  engine=auto: {several(len(plan.engines.undecided), 'kind')} of cells to be timed "
+            "first, and run under the faster engine",
             highlight=False,
         )
     show_engines(console, plan.engines)
@@ -75,10 +76,11 @@ def _values(axis: Axis) -> str:
 def show_counts(console: Console, request: Request, plan: Plan) -> None:
     """Print cells by state, in one line."""
     counts = ", ".join(f"{count} {kind}" for kind, count in plan.counts.items())
-    console.print(f"{request.name}: {len(plan.cells)} cells: {counts}", highlight=False)
+    cells = several(len(plan.cells), "cell")
+    console.print(f"{request.name}: {cells}: {counts}", highlight=False)
     failed = plan.counts["failed"]
     if failed and not request.settings.retry:
-        console.print("  (sweep.retry=[error,oom] runs failed cells again)", markup=False)
+        console.print("  (sweep.retry=[error,oom,timeout] runs failed cells again)", markup=False)
 
 
 def show_engines(console: Console, engines: Engines) -> None:
@@ -86,12 +88,13 @@ def show_engines(console: Console, engines: Engines) -> None:
     for engine, count in Counter(engines.chosen[key] for key in engines.timed).items():
         ratios = [s / t for key, (s, t) in engines.timed.items() if engines.chosen[key] == engine]
         console.print(
-            f"  {engine}: {count} kinds; stacked is {min(ratios):.2f} to {max(ratios):.2f} times "
+            f"  {engine}: {several(count, 'kind')}; stacked is {min(ratios):.2f} to {max(ratios):.2f} times "
             "as fast as serial",
             highlight=False,
         )
     for reason, count in Counter(engines.reasons.values()).items():
-        console.print(f"  serial: {count} kinds can't be stacked: {reason}", markup=False)
+        first = reason.partition("\n")[0]
+        console.print(f"  serial: {several(count, 'kind')} can't be stacked: {first}", markup=False)
 
 
 def show_end(

@@ -103,7 +103,7 @@ def _refuse_if_alive(folder: SweepFolder, other: Launcher) -> None:
     if alive:
         raise FaninError(
             f"{folder.root}: process {other.pid} is running this sweep; "
-            "wait for it, or stop it with Ctrl-C there"
+            "wait for it, or stop it: Ctrl-C there, or python -m experiments.cancel NAME"
         )
     if alive is None and _is_fresh(folder.launcher):
         raise FaninError(

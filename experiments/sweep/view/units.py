@@ -1,4 +1,4 @@
-"""Times and rates as people say them."""
+"""Numbers, times and rates as people say them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(seconds / HOUR)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def several(count: int, noun: str) -> str:
+    """So many of something.
+
+    >>> several(1, "cell"), several(2880, "cell")
+    ('1 cell', '2,880 cells')
+    """
+    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def stopwatch(seconds: float) -> str:

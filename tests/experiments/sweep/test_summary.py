@@ -30,7 +30,7 @@ def said(
 def test_without_timings_the_plan_says_so(said: Callable[..., str], tmp_path: Path) -> None:
     plan = said("seed=range(2)", "sweep.mode=plan")
     assert "s: 2 cells: 0 done, 2 missing, 0 failed, 0 interrupted" in plan
-    assert "Would run 2 cells in 1 packs (1 serial) on 1 worker: no timings of such cells" in plan
+    assert "Would run 2 cells in 1 pack (1 serial) on 1 worker: no timings of such cells" in plan
     assert not list(tmp_path.iterdir())
 
 
