@@ -30,7 +30,7 @@ class FaninWarning(UserWarning):
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Let a command say its warnings as it says its errors: a line or a few, without source code."""
+    """Let a command say its warnings as it says its errors: in a few lines, without source code."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
         yield
