@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
-from rich.console import Console
-
 from experiments.config.build import TARGET
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
@@ -18,6 +16,7 @@ from experiments.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.server import start_server
+from experiments.sweep.view.unread import UnreadConsole
 
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
 ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
@@ -40,7 +39,7 @@ def run_command(
             from experiments.sweep.launch import launch
             from experiments.sweep.request import understand
 
-            return launch(space, understand(space, arguments), Console())
+            return launch(space, understand(space, arguments), UnreadConsole())
     except FaninError as error:
         print(error, file=sys.stderr)
         return UNUSABLE

@@ -88,8 +88,8 @@ def show_engines(console: Console, engines: Engines) -> None:
     for engine, count in Counter(engines.chosen[key] for key in engines.timed).items():
         ratios = [s / t for key, (s, t) in engines.timed.items() if engines.chosen[key] == engine]
         console.print(
-            f"  {engine}: {several(count, 'kind')}; stacked is {min(ratios):.2f} to {max(ratios):.2f} times "
-            "as fast as serial",
+            f"  {engine}: {several(count, 'kind')}; stacked is {min(ratios):.2f} to "
+            f"{max(ratios):.2f} times as fast as serial",
             highlight=False,
         )
     for reason, count in Counter(engines.reasons.values()).items():
