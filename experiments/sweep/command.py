@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
+
 from experiments.config.build import TARGET
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space

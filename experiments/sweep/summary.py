@@ -104,7 +104,8 @@ def show_end(
     outcomes = Counter(state.outcome for state in states.values())
     counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     folder = request.folder
-    console.print(f"{request.name}: {counted}; tables in {folder.root}/", highlight=False)
+    told = f"{request.name}: {counted}; tables in {folder.root}/"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
     bad = [(key, state) for key, state in states.items() if state.outcome not in DONE]
     # What went wrong in many cells is said once.
     faults = Counter((state.outcome, state.reason) for _, state in bad)
@@ -112,9 +113,11 @@ def show_end(
         key = next(key for key, s in bad if (s.outcome, s.reason) == (outcome, reason))
         which = key if count == 1 else f"{count} cells, one of them {key}"
         said = (reason or "").partition("\n")[0]
-        console.print(f"  {outcome}: {said} ({which})", highlight=False, markup=False)
+        # Whole, so that paths and ids in a log can be searched for and pasted.
+        told = f"  {outcome}: {said} ({which})"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     if bad:
-        console.print(f"  tracebacks: {folder.errors}/", highlight=False)
+        console.print(f"  tracebacks: {folder.errors}/", highlight=False, soft_wrap=True)
     if missing := asked - len(states):
         console.print(f"  {missing} cells left no result; the same command runs them again")
     return 1 if bad or missing else 0
