@@ -116,7 +116,7 @@ def show_end(
         # Whole, so that paths and ids in a log can be searched for and pasted.
         told = f"  {outcome}: {said} ({which})"
         console.print(told, highlight=False, markup=False, soft_wrap=True)
-    if bad:
+    if bad and folder.errors.exists():  # what was killed has left none
         console.print(f"  tracebacks: {folder.errors}/", highlight=False, soft_wrap=True)
     if missing := asked - len(states):
         console.print(f"  {missing} cells left no result; the same command runs them again")
