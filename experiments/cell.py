@@ -82,16 +82,24 @@ def run_cell(
         The cell's own columns (config values, outcome, metrics, seconds) and its `layers`,
         `histograms` and `curves`. Divergence is an outcome, never an exception.
     """
-    begun = begin(config, device)
+    begun = begin(config, device, on_look)
     trains = begun.cell.train.steps != 0
     return finish(begun, train(begun.member(), on_look) if trains else None)
 
 
-def begin(config: Mapping[str, Any], device: torch.device) -> Begun:
-    """Draw and measure a cell's weights; draw 0 comes last, the network that trains."""
+def begin(
+    config: Mapping[str, Any],
+    device: torch.device,
+    on_look: OnLook = lambda done, total: None,
+) -> Begun:
+    """Draw and measure a cell's weights; draw 0 comes last, the network that trains.
+
+    `on_look` is called with 0 steps done once the data is there, which other cells may share.
+    """
     started = time.perf_counter()
     cell = build_cell(config)
     data, scaling = prepared(cell, device)
+    on_look(0, cell.train.total_steps(len(data.train)))
     model = cell.network().to(device, cell.train.torch_dtype)
     model.eval()
     begun = Begun(config, cell, model, data, scaling, [], 0.0)

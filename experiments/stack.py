@@ -43,7 +43,7 @@ def run_stack(
     begun: dict[int, Begun] = {}
     for index, config in enumerate(configs):
         try:
-            begun[index] = begin(config, device)
+            begun[index] = begin(config, device, on_look)
         except FAILURES as error:
             yield index, error
     if begun:

@@ -22,6 +22,7 @@ from experiments.sweep.view.overview import find_sweep, overview, statuses
 from experiments.sweep.view.screen import screen
 from experiments.sweep.view.show import ON_SCREEN, showing
 from experiments.sweep.view.status import Status
+from experiments.sweep.view.unread import UnreadConsole
 from experiments.sweep.view.watch import Watch
 
 FAILED = 1  # exit status
@@ -34,12 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     if asked.watch and (asked.json or asked.name is None):
         parser.error("--watch takes a sweep's name, and goes without --json")
-    console, results = Console(), Path(asked.results)
+    console, results = UnreadConsole(), Path(asked.results)
     try:
         if asked.name is None:
             found = statuses(results)
             if asked.json:
-                print(json.dumps({"sweeps": [as_json(status) for status in found]}))
+                said = {"sweeps": [as_json(status) for status in found]}
+                console.out(json.dumps(said), highlight=False)
             elif found:
                 console.print(overview(found))
             else:
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # it was watched for long enough
         return
     if asked.json:
-        print(json.dumps(as_json(status)))
+        console.out(json.dumps(as_json(status)), highlight=False)
     else:
         console.print(screen(status))
     if status.failures:

@@ -122,9 +122,9 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
-        if get_origin(hint) is Literal and isinstance(value, str):
-            meant = nearest(value, map(str, get_args(hint)))
-            raise ConfigError(f"{where}: no such choice as {value}; {meant}") from error
+        if wrong := [e["input"] for e in error.errors() if e["type"] == "literal_error"]:
+            meant = nearest(str(wrong[0]), _choices(hint))
+            raise ConfigError(f"{where}: no such choice as {wrong[0]}; {meant}") from error
         named = get_origin(hint) in (dict, collections.abc.Mapping)
         reasons = "; ".join(dict.fromkeys(_reason(e, where, named) for e in error.errors()))
         raise ConfigError(f"{reasons}, got {shortened(repr(value))}") from error
@@ -222,6 +222,13 @@ _kept_adapter = cache(_new_adapter)
 
 def _admits(hint: Any, kind: type) -> bool:
     return hint is kind or hint is Any or any(_admits(part, kind) for part in get_args(hint))
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words that an annotation admits, wherever in it they stand."""
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    return [choice for part in get_args(hint) for choice in _choices(part)]
 
 
 def _reason(error: Any, where: str, named: bool) -> str:

@@ -30,6 +30,8 @@ class Engines:
         Groups that `engine=auto` has yet to time; `chosen` has them as serial.
     reasons
         Why a group can't be stacked, where that was asked for.
+    tried
+        Groups whose engine was decided by a trial, whatever came of it.
     timed
         Groups whose engine was found by timing, with (serial, stacked) seconds a cell and step.
     """
@@ -37,6 +39,7 @@ class Engines:
     chosen: dict[str, Engine]
     undecided: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
+    tried: tuple[str, ...] = ()
     timed: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -107,4 +110,4 @@ def choose(
             continue
         timed[key] = found.serial, found.stacked
         chosen[key] = "stacked" if found.stacked < CLEARLY * found.serial else "serial"
-    return Engines(chosen, (), reasons, timed)
+    return Engines(chosen, (), reasons, engines.undecided, timed)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM are the launcher's to answer, and not while it starts processes."""
+"""Ctrl-C, SIGTERM and SIGHUP are the launcher's to answer, and not while it starts processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-KINDS = (signal.SIGINT, signal.SIGTERM)
+FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # to all of its processes: Ctrl-C, and its end
+KINDS = (*FROM_TERMINAL, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
@@ -16,13 +17,20 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM raise `Interrupted`; more don't disturb the clearing up."""
-    before = {kind: signal.signal(kind, _interrupt) for kind in KINDS}
+    """Let the first of `KINDS` raise `Interrupted`; more of them don't disturb the clearing up.
+
+    What this process was started to ignore (`nohup`) it goes on ignoring.
+    """
+    before = {kind: signal.signal(kind, _interrupt) for kind in _heard()}
     try:
         yield
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+def _heard() -> list[signal.Signals]:
+    return [kind for kind in KINDS if signal.getsignal(kind) != signal.SIG_IGN]
 
 
 def _interrupt(*_: Any) -> None:
@@ -33,14 +41,14 @@ def _interrupt(*_: Any) -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM; processes that start here never get a Ctrl-C, from birth on.
+    """Put off `KINDS`; processes that start here get none of them from a terminal, from birth on.
 
     The mask is what those inherit. It can't keep interrupts from this process by itself: the signal
     then goes to a thread of some library, and Python answers it in the middle of what is held.
     """
     came: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in KINDS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
+    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in _heard()}
     try:
         yield
     finally:

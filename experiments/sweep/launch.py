@@ -63,7 +63,7 @@ def launch(space: Space, request: Request, console: Console) -> int:
             plan = _timed(request, plan, hold.beat, console)
             timed = {
                 task.cell_id: plan.engines.chosen[key]
-                for key in plan.engines.timed
+                for key in plan.engines.tried
                 for task in plan.groups[key]
             }
             freeze(folder, frozen, cells, timed, _asked(request))

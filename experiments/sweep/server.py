@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from multiprocessing import forkserver, resource_tracker
 
 from experiments.sweep.interrupts import interrupts_held
@@ -10,8 +11,11 @@ from experiments.sweep.interrupts import interrupts_held
 
 def start_server() -> None:
     """Start it, unless it runs: it loads the code while this process does, and plans."""
-    # Its own start would let interrupts in again in the middle of `interrupts_held`.
+    # Its own start would let interrupts in again in the middle of `interrupts_held`; it ignores
+    # all but the end of the terminal by itself.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     with interrupts_held():
         multiprocessing.set_forkserver_preload(["experiments.sweep.preload"])
         forkserver.ensure_running()

@@ -153,12 +153,15 @@ def _stacked(order: Order, journal: Journal, tick: Tick) -> Iterator[tuple[Task,
 
 
 def _heartbeat(journal: Journal, task: Task, tick: Tick) -> OnLook:
-    """Says now and then in the journal how far a cell is (of a stack, its first: they go along)."""
+    """Says now and then in the journal how far a cell is (of a stack, its first: they go along).
+
+    And once when its data is there: from then on its time counts.
+    """
     last = time.monotonic()
 
     def beat(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= BEAT_EVERY:
+        if done == 0 or time.monotonic() - last >= BEAT_EVERY:
             last = time.monotonic()
             # Whether the disk takes this line is nothing to a cell; its result will say.
             with suppress(FaninError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.sweep.settle import follow
-from experiments.sweep.store.journal import Writer, lives, read_events, read_writer
+from experiments.sweep.store.journal import Event, Writer, lives, read_events, read_writer
 
 GRACE = 2.0  # seconds
 
@@ -47,9 +47,9 @@ class PackWatch:
             events, self._offset = read_events(self.journal, self._offset)
         except FileNotFoundError:
             return
-        if any(event.kind in ("start", "done") for event in events):
+        follow(self._at_work, events)
+        if any(map(_restarts, events)):
             self._since = time.monotonic()
-            follow(self._at_work, events)
         if self.cell_seconds is None or not self._at_work or self._writer is None:
             return
         allowed = self.cell_seconds * len(self._at_work)
@@ -70,3 +70,11 @@ class PackWatch:
         if self._missed is None:
             self._missed = time.monotonic()
         return time.monotonic() - self._missed > GRACE
+
+
+def _restarts(event: Event) -> bool:
+    """Whether a cell's time counts from here: when it begins, and again when its data is there.
+
+    The first cell of a worker loads the data for all.
+    """
+    return event.kind in ("start", "done") or (event.kind == "at" and float(event.word) == 0)

@@ -93,7 +93,7 @@ class Journal:
 
     def beat(self, cell_id: str, done: int, total: int) -> None:
         """Note how far the running cell is."""
-        self._write(f"at\t{cell_id}\t{done / total:.3f}")
+        self._write(f"at\t{cell_id}\t{done / max(total, 1):.3f}")
 
     def note(self, text: str) -> None:
         """Leave a warning for people."""

@@ -25,7 +25,7 @@ def sweeps_in(results: Path) -> Iterator[SweepFolder]:
 
 
 def find_sweep(results: Path, name: str) -> SweepFolder:
-    """A sweep's folder.
+    """A sweep's folder, by its name or its path.
 
     Raises
     ------
@@ -33,6 +33,8 @@ def find_sweep(results: Path, name: str) -> SweepFolder:
         There is no such sweep; the nearest names are listed.
     """
     folder = SweepFolder(results / name)
+    if not is_sweep(folder) and is_sweep(SweepFolder(Path(name))):  # as a shell completes it
+        folder = SweepFolder(Path(name))
     if not is_sweep(folder):
         there = [folder.root.name for folder in sweeps_in(results)]
         raise FaninError(f"{folder.root}: no such sweep; {nearest(name, there)}")

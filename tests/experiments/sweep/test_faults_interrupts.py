@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, at every moment: a few lines, status 130, all that was finished is kept."""
+"""Ctrl-C, SIGTERM, SIGHUP, at every moment: a few lines, status 130, what was finished is kept."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import pytest
 from fault_rows import Record, again_here, assert_nothing_is_left, ended, fault
 from sweep_process import Site, finish, until
 
+from experiments.sweep.interrupts import FROM_TERMINAL
+
 CELLS = 12
 GRID = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=6")
 RUNNING = {
     signal.SIGINT: fault("Ctrl-C, twice, while cells run"),
     signal.SIGTERM: fault("SIGTERM, twice, while cells run"),
+    signal.SIGHUP: fault("the terminal goes away (SIGHUP) while cells run"),
 }
 STARTING = {
     signal.SIGINT: fault("Ctrl-C, twice, while workers start"),
@@ -30,9 +33,9 @@ LINES = 6  # most that an interrupted sweep has to say
 
 
 def interrupt(sweep: subprocess.Popen[str], kind: signal.Signals) -> str:
-    """Twice, as the impatient do; Ctrl-C goes to all processes, as from a terminal."""
+    """Twice, as the impatient do; what comes from a terminal goes to all of its processes."""
     for _ in range(2):
-        if kind == signal.SIGINT:
+        if kind in FROM_TERMINAL:
             os.killpg(sweep.pid, kind)
         elif sweep.poll() is None:
             sweep.send_signal(kind)
@@ -44,7 +47,11 @@ def interrupt(sweep: subprocess.Popen[str], kind: signal.Signals) -> str:
 
 
 @pytest.mark.parametrize(
-    "kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "kind",
+    [
+        signal.SIGINT,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (signal.SIGTERM, signal.SIGHUP)),
+    ],
 )
 def test_an_interrupted_sweep_says_so_and_keeps_what_is_done(
     faulty: Site, record: Record, kind: signal.Signals

@@ -1,0 +1,96 @@
+"""How long a launcher lets a cell run: a made-up clock, real journals and processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep.runner.watch import PackWatch
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from experiments.sweep.store.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+print(flush=True)
+for line in sys.stdin:
+    kind, *words = line.split()
+    getattr(journal, kind)(*(int(w) if w.isdecimal() else w for w in words))
+    print(flush=True)
+"""
+
+
+class Worker:
+    """A process that writes a journal as it is told."""
+
+    def __init__(self, journal: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SLEEPER, str(journal)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._answer()
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        self._answer()
+
+    def _answer(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "\n"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr("experiments.sweep.runner.watch.time", type("", (), {
+        "monotonic": staticmethod(lambda: now[0]), "sleep": time.sleep,
+    }))  # fmt: skip
+    return now
+
+
+@pytest.fixture
+def worker(tmp_path: Path):
+    worker = Worker(tmp_path / "p.journal")
+    yield worker
+    worker.process.kill()
+    worker.process.communicate()
+
+
+def test_a_cell_has_its_time_from_when_its_data_is_there(
+    worker: Worker, clock: list[float], tmp_path: Path
+) -> None:
+    watch = PackWatch(tmp_path / "p.journal", cell_seconds=10)
+    worker.tell("start x 1")
+    watch.look()
+    clock[0] += 9  # loading
+    worker.tell("beat x 0 100")
+    watch.look()
+    clock[0] += 9
+    worker.tell("beat x 50 100")  # how far it is gives it no more time
+    watch.look()
+    assert not watch.timed_out
+    clock[0] += 2
+    watch.look()
+    assert watch.timed_out
+    assert worker.process.wait() == -9
+
+
+def test_cells_that_run_together_have_their_time_together(
+    worker: Worker, clock: list[float], tmp_path: Path
+) -> None:
+    watch = PackWatch(tmp_path / "p.journal", cell_seconds=10)
+    for cell in "xyz":
+        worker.tell(f"start {cell} 1")
+    watch.look()
+    clock[0] += 29
+    watch.look()
+    assert not watch.timed_out
+    clock[0] += 2
+    watch.look()
+    assert worker.process.wait() == -9
