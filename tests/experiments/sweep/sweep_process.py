@@ -101,7 +101,7 @@ class Site:
                 events, writer = read_events(path)[0], read_writer(path)
             except FileNotFoundError:  # its pack has ended
                 continue
-            if events and events[-1].kind == "start" and writer is not None:
+            if events and events[-1].kind in ("start", "at") and writer is not None:
                 number = self.numbers().get(events[-1].cell_id, -1)
                 if (self.root / f"hold-{number}").exists() and self.runs(number):
                     waiting[number] = writer.pid
