@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-all lint format lock clean
+.PHONY: help setup demo test test-slow test-all lint format lock clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -23,8 +23,11 @@ demo: $(STAMP)   ## the main job: a grid on real digits, each layer against He a
 	$(BIN)/python -m analysis.check he_vs_glorot --workers 2 || test $$? -eq 1
 	$(BIN)/python -m analysis.figures he_vs_glorot
 
-test: $(STAMP)   ## the tests (under 8 minutes)
+test: $(STAMP)   ## the tests (about 10 minutes)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## the long tests, which `make test` leaves out
+	$(BIN)/python -m pytest -m slow
 
 test-all: $(STAMP)  ## every test, the long ones too, with coverage
 	$(BIN)/python -m coverage erase
