@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.engines import engines
 from benchmarks.overhead import overhead
-from benchmarks.page import circumstances, show, write
+from benchmarks.page import Section, circumstances, show, write
 from benchmarks.planning import planning
-from benchmarks.whole_sweep import check_files, whole_sweep
+from benchmarks.whole_sweep import Size, check_files, whole_sweep
 from experiments.errors import UNUSABLE, FaninError
 
 NAME = "benchmarks.sweep"
@@ -44,13 +46,17 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
             folder = Path(made)
             sections = []
-            for section in (
+            parts: tuple[Callable[[], Section], ...] = (
                 lambda: planning(3, say),
                 lambda: overhead(asked.quick, folder, say),
-                lambda: whole_sweep(asked.quick, asked.data_root, folder, say),
+                *(
+                    partial(whole_sweep, size, asked.data_root, folder / f"{size.channels}", say)
+                    for size in (Size(seeds=4), Size(seeds=1 if asked.quick else 4, channels=32))
+                ),
                 lambda: engines(asked.quick, folder, say),
-            ):
-                sections.append(section())
+            )
+            for part in parts:
+                sections.append(part())
                 show(out, sections[-1])
         if asked.write:
             write(NAME, known, sections)

@@ -31,7 +31,7 @@ class Size:
     n_train: int = 6400
     n_test: int = 1000
     batch_size: int = 128
-    channels: int = 32
+    channels: int = 16  # as two_layer has by default
 
     @property
     def cells(self) -> int:
@@ -39,13 +39,13 @@ class Size:
         return len(INITS) * len(LRS) * self.seeds
 
 
-def whole_sweep(quick: bool, root: Path, folder: Path, say: Say) -> Section:
+def whole_sweep(size: Size, root: Path, folder: Path, say: Say) -> Section:
     """Time a whole sweep, once each way, and check that every way trains.
 
     Parameters
     ----------
-    quick
-        16 cells instead of 64.
+    size
+        How much there is to do.
     root
         `data.root`, with MNIST's four files in its folder `mnist`.
     folder, say
@@ -57,7 +57,6 @@ def whole_sweep(quick: bool, root: Path, folder: Path, say: Say) -> Section:
         The files are not there.
     """
     check_files(root)
-    size = Size(seeds=1 if quick else 4)
     ways: dict[str, Callable[[], Sequence[float]]] = {
         OURS: lambda: run_ours(size, root, folder),
         name_of("basic"): lambda: run_script("basic", size, root, folder / "basic"),
@@ -82,7 +81,8 @@ def whole_sweep(quick: bool, root: Path, folder: Path, say: Say) -> Section:
         for name in ways
     )
     return Section(
-        title=f"A whole sweep: {size.cells} cells on {size.n_train:,} MNIST images, one epoch",
+        title=f"A whole sweep: {size.cells} cells on {size.n_train:,} MNIST images, one epoch, "
+        f"{size.channels} channels",
         columns=("", "cells", "s (n=1)", "cells/min", "time / fanin's", "mean test accuracy"),
         rows=rows,
         remarks=(
