@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.result import CellResult
 from experiments.sweep.pack import Task
 from experiments.sweep.rows import failed, identified
 from experiments.sweep.store.journal import Event, read_events, read_results, read_writer, take
@@ -72,7 +73,7 @@ def settle(
             task = Task(cell, attempt, tasks[cell].config, tasks[cell].choices)
             result = failed(task, outcome, reason)
             row = identified(task, result.row, said.get("device"), said.get("engine"))
-            results.append(type(result)(row, {}))
+            results.append(CellResult(row, {}))
     if results and not is_written(folder, taken.stem):
         write_results(folder, taken.stem, results)
     with writing(taken):
