@@ -10,8 +10,8 @@ from experiments.result import CellResult
 from experiments.sweep.pack import Task
 from experiments.sweep.rows import failed, identified
 from experiments.sweep.store.journal import Event, read_events, read_results, read_writer, take
-from experiments.sweep.store.parquet import is_written, write_results
-from experiments.sweep.store.paths import SweepFolder, writing
+from experiments.sweep.store.parquet import publish
+from experiments.sweep.store.paths import SweepFolder
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,7 @@ def settle(
             result = failed(task, outcome, reason)
             row = identified(task, result.row, said.get("device"), said.get("engine"))
             results.append(CellResult(row, {}))
-    if results and not is_written(folder, taken.stem):
-        write_results(folder, taken.stem, results)
-    with writing(taken):
-        taken.unlink(missing_ok=True)
+    publish(folder, taken, results)
     finished = frozenset(event.cell_id for event in events if event.kind == "done")
     blamed = frozenset(guilty)
     return Settled(finished, blamed, frozenset(at_work) - blamed)

@@ -42,6 +42,11 @@ def commit_journal(folder: SweepFolder, journal: Path) -> None:
         results = read_results(taken)
     except FileNotFoundError:
         return
+    publish(folder, taken, results)
+
+
+def publish(folder: SweepFolder, taken: Path, results: Sequence[CellResult]) -> None:
+    """Write a taken journal's results, unless they are there already, and remove it."""
     if results and not is_written(folder, taken.stem):
         write_results(folder, taken.stem, results)
     with writing(taken):
