@@ -18,7 +18,7 @@ from benchmarks.measure import python, run
 from benchmarks.page import Section
 from experiments.config.loader import config_loader
 from experiments.errors import FaninError
-from experiments.sweep.command import run_command
+from experiments.sweep.asking.command import run_command
 
 Say = Callable[[str], None]
 NETWORKS = {

@@ -30,7 +30,7 @@ from experiments.config.schema import coerce_cell
 from experiments.config.space import assign
 from experiments.errors import UNUSABLE, FaninError
 from experiments.result import CellResult
-from experiments.sweep.command import space_of
+from experiments.sweep.asking.command import space_of
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder, write_whole
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import INTERRUPTED, UNUSABLE, FaninError
-from experiments.sweep.recover import recover
+from experiments.sweep.running.recover import recover
 from experiments.sweep.store.frozen import read_frozen
 from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.merge import merge_packs

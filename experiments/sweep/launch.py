@@ -12,22 +12,22 @@ from experiments.config.space import Space
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
 from experiments.errors import INTERRUPTED
-from experiments.sweep.engines import choose, decide
-from experiments.sweep.expand import PlannedCell, expand, label
-from experiments.sweep.interrupts import Interrupted
-from experiments.sweep.pack import similar
-from experiments.sweep.packing import Bounds
-from experiments.sweep.plan import Plan, make_plan, with_engines
-from experiments.sweep.progress import shown
-from experiments.sweep.recover import STOPPED, recover
-from experiments.sweep.request import Request
+from experiments.sweep.asking.expand import PlannedCell, expand, label
+from experiments.sweep.asking.request import Request
+from experiments.sweep.planning.engines import choose, decide
+from experiments.sweep.planning.pack import similar
+from experiments.sweep.planning.packing import Bounds
+from experiments.sweep.planning.plan import Plan, make_plan, with_engines
 from experiments.sweep.runner import Tick
 from experiments.sweep.runner.devices import devices
+from experiments.sweep.running.interrupts import Interrupted
+from experiments.sweep.running.recover import STOPPED, recover
 from experiments.sweep.store.frozen import Line, check_frozen, freeze, read_frozen
 from experiments.sweep.store.lock import Hold, sole_launcher
 from experiments.sweep.store.quarantine import quarantine
 from experiments.sweep.store.state import DONE, read_states
-from experiments.sweep.summary import show_counts, show_end, show_engines, show_plan
+from experiments.sweep.view.progress import shown
+from experiments.sweep.view.summary import show_counts, show_end, show_engines, show_plan
 from experiments.sweep.view.units import several
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed

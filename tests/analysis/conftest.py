@@ -10,7 +10,7 @@ import pytest
 from analysis import Results, load
 from analysis.measured import Comparison, compare
 from experiments.config.loader import config_loader
-from experiments.sweep.command import run_command
+from experiments.sweep.asking.command import run_command
 
 SMALL = (
     *("data.side=14", "data.n_train=200", "data.n_test=100", "train.steps=3"),

@@ -11,7 +11,7 @@ from experiments import stack as room
 from experiments.cell import CellResult, run_cell
 from experiments.errors import FaninError
 from experiments.stack import run_stack
-from experiments.sweep.interrupts import Interrupted
+from experiments.sweep.running.interrupts import Interrupted
 from experiments.training.lanes import StackedLanes
 
 CPU = torch.device("cpu")

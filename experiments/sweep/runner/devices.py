@@ -7,7 +7,7 @@ import os
 import torch
 
 from experiments.errors import ConfigError
-from experiments.sweep.limits import GIB, machine_memory
+from experiments.sweep.running.limits import GIB, machine_memory
 
 DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is its driver's and the allocator's
 

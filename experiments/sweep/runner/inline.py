@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import PositiveFloat, PositiveInt
 
 from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.pack import Pack
-from experiments.sweep.process import prepare_torch
+from experiments.sweep.planning.pack import Pack
 from experiments.sweep.runner.devices import devices, worker_bytes
 from experiments.sweep.runner.protocol import Tick
+from experiments.sweep.running.process import prepare_torch
+from experiments.sweep.running.worker import Order, run_pack
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.worker import Order, run_pack
 
 
 @dataclass(frozen=True)

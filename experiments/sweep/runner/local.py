@@ -18,18 +18,18 @@ from pydantic import PositiveFloat, PositiveInt
 
 from experiments.errors import FaninError
 from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.interrupts import interrupts_held
-from experiments.sweep.pack import Pack
-from experiments.sweep.process import start_worker
+from experiments.sweep.planning.pack import Pack
 from experiments.sweep.runner.devices import cores, devices, worker_bytes
 from experiments.sweep.runner.protocol import Tick
 from experiments.sweep.runner.watch import PackWatch
-from experiments.sweep.server import start_server
-from experiments.sweep.settle import settle
+from experiments.sweep.running.interrupts import interrupts_held
+from experiments.sweep.running.process import start_worker
+from experiments.sweep.running.server import start_server
+from experiments.sweep.running.settle import settle
+from experiments.sweep.running.worker import SPENT, Order, run_pack
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import born
-from experiments.sweep.worker import SPENT, Order, run_pack
 
 POLL = 0.25  # seconds between two looks at the journals
 STILLBORN = 3  # workers in a row that die before they begin a cell: something is wrong with all

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from experiments.sweep.pack import Pack
+from experiments.sweep.planning.pack import Pack
 from experiments.sweep.store.paths import SweepFolder
 
 Tick = Callable[[], None]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.sweep.settle import follow
+from experiments.sweep.running.settle import follow
 from experiments.sweep.store.journal import Event, Writer, lives, read_events, read_writer
 
 GRACE = 2.0  # seconds

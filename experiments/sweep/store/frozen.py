@@ -16,9 +16,9 @@ import yaml
 
 from experiments.config.identity import scientific
 from experiments.errors import ConfigError
+from experiments.sweep.asking.expand import PlannedCell
 from experiments.sweep.code import code_version, git
-from experiments.sweep.expand import PlannedCell
-from experiments.sweep.rows import versions
+from experiments.sweep.running.rows import versions
 from experiments.sweep.store.paths import SweepFolder, write_whole
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")

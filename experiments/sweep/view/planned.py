@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from experiments.sweep.pack import similar
+from experiments.sweep.planning.pack import similar
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.labels import short_labels
 

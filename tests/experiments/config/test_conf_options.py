@@ -12,8 +12,8 @@ from experiments.config.build import build
 from experiments.config.loader import CONF
 from experiments.config.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
 from experiments.config.space import Space
-from experiments.sweep.expand import expand
-from experiments.sweep.grid import grids_of
+from experiments.sweep.asking.expand import expand
+from experiments.sweep.asking.grid import grids_of
 from experiments.sweep.runner import InlineRunner, LocalRunner
 
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from experiments.config.identity import flatten
 from experiments.errors import ConfigError
-from experiments.sweep.command import check_command, run_command
-from experiments.sweep.expand import expand
-from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.request import understand
+from experiments.sweep.asking.command import check_command, run_command
+from experiments.sweep.asking.expand import expand
+from experiments.sweep.asking.overrides import parse_arguments
+from experiments.sweep.asking.request import understand
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import torch
 from analysis import load
 from experiments.config.loader import config_loader
 from experiments.errors import FaninError
-from experiments.sweep.command import run_command
-from experiments.sweep.engines import choose, decide
-from experiments.sweep.expand import PlannedCell
-from experiments.sweep.pack import Task, grouped
+from experiments.sweep.asking.command import run_command
+from experiments.sweep.asking.expand import PlannedCell
+from experiments.sweep.planning.engines import choose, decide
+from experiments.sweep.planning.pack import Task, grouped
+from experiments.sweep.planning.trial import try_engines
 from experiments.sweep.runner.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.trial import try_engines
 from experiments.training import lanes
 
 TINY = [

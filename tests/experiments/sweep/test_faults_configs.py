@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_command_refused import COUNTS, NUMBERS, OPTIONS, wrong
 
 from experiments.errors import ConfigError
-from experiments.sweep.command import check_command, run_command
+from experiments.sweep.asking.command import check_command, run_command
 
 EXAMPLES = 200
 VALID = (

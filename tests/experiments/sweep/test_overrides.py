@@ -6,8 +6,8 @@ import pytest
 
 from experiments.config.loader import config_loader
 from experiments.errors import ConfigError
-from experiments.sweep.command import check_command, run_command
-from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.asking.command import check_command, run_command
+from experiments.sweep.asking.overrides import parse_arguments
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.sweep.pack import Pack, Task
-from experiments.sweep.packing import (
+from experiments.sweep.planning.pack import Pack, Task
+from experiments.sweep.planning.packing import (
     MOST_SECONDS,
     MOST_SERIAL,
     MOST_STACKED,

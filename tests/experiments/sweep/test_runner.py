@@ -17,17 +17,17 @@ from analysis import load
 from experiments.config.loader import config_loader
 from experiments.errors import ConfigError
 from experiments.result import CellResult
-from experiments.sweep.command import run_command
-from experiments.sweep.pack import Engine, Pack, Task
-from experiments.sweep.rows import identified
+from experiments.sweep.asking.command import run_command
+from experiments.sweep.planning.pack import Engine, Pack, Task
 from experiments.sweep.runner.devices import devices
 from experiments.sweep.runner.local import bury
+from experiments.sweep.running.rows import identified
+from experiments.sweep.running.worker import Order
 from experiments.sweep.store.journal import Journal, take
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
 from experiments.sweep.store.tables import read_parts
-from experiments.sweep.worker import Order
 
 TINY = [
     "model=linear",

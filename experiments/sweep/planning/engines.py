@@ -8,9 +8,9 @@ from typing import Literal
 
 from experiments.config.schema import build_cell
 from experiments.errors import FaninError
-from experiments.sweep.pack import Engine, Task
+from experiments.sweep.planning.pack import Engine, Task
+from experiments.sweep.planning.trial import Trial, try_engines
 from experiments.sweep.runner.protocol import Runner, Tick
-from experiments.sweep.trial import Trial, try_engines
 from experiments.training.stackable import why_serial
 
 Asked = Literal["serial", "stacked", "auto"]

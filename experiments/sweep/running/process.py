@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from experiments.sweep.limits import limit_memory
+from experiments.sweep.running.limits import limit_memory
 from experiments.sweep.store.process import runs
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

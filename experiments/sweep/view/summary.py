@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweep.engines import Engines
-from experiments.sweep.expand import label
-from experiments.sweep.grid import Axis
-from experiments.sweep.plan import Plan
-from experiments.sweep.request import Request
+from experiments.sweep.asking.expand import label
+from experiments.sweep.asking.grid import Axis
+from experiments.sweep.asking.request import Request
+from experiments.sweep.planning.engines import Engines
+from experiments.sweep.planning.plan import Plan
 from experiments.sweep.store.state import DONE, CellState
 from experiments.sweep.view.units import duration, several
 

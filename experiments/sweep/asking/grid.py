@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.errors import ConfigError, nearest
-from experiments.sweep.overrides import Argument
+from experiments.sweep.asking.overrides import Argument
 
 Assignment = dict[str, Any]
 """Dotted keys and group names to values: what tells a cell from the default one."""

@@ -12,11 +12,11 @@ import signal
 import sys
 
 from experiments.sweep.code import code_version
-from experiments.sweep.process import PR_SET_PDEATHSIG
+from experiments.sweep.running.process import PR_SET_PDEATHSIG
 
 NEEDED = (
-    "experiments.sweep.worker",
-    "experiments.sweep.command",
+    "experiments.sweep.running.worker",
+    "experiments.sweep.asking.command",
     "hydra.main",
     "pebble.pool.process",
 )

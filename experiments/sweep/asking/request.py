@@ -13,9 +13,9 @@ from pydantic import AfterValidator
 from experiments.config.build import build, check_value
 from experiments.config.space import Space, assign
 from experiments.errors import ConfigError
-from experiments.sweep.engines import Asked
-from experiments.sweep.grid import Grid, grids_of
-from experiments.sweep.overrides import Argument
+from experiments.sweep.asking.grid import Grid, grids_of
+from experiments.sweep.asking.overrides import Argument
+from experiments.sweep.planning.engines import Asked
 from experiments.sweep.runner import Runner
 from experiments.sweep.store.paths import SweepFolder
 
@@ -72,7 +72,7 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
     Raises
     ------
     ConfigError
-        See `experiments.sweep.overrides` and `expand`; nothing has run then.
+        See `experiments.sweep.asking.overrides` and `expand`; nothing has run then.
     """
     about: dict[str, list[Argument]] = {"sweep": [], "runner": [], "engine": [], "cell": []}
     for argument in arguments:

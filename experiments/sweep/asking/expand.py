@@ -19,7 +19,7 @@ from experiments.config.schema import (
 )
 from experiments.config.space import Space, assign, value_at
 from experiments.errors import ConfigError, nearest
-from experiments.sweep.grid import Assignment, Grid
+from experiments.sweep.asking.grid import Assignment, Grid
 
 Choices = dict[str, str | None]
 

@@ -17,9 +17,9 @@ from experiments.errors import FaninError
 from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
 from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.limits import CellTimeout, is_out_of_memory, time_limit
-from experiments.sweep.pack import Pack, Task
-from experiments.sweep.rows import failed, identified
+from experiments.sweep.planning.pack import Pack, Task
+from experiments.sweep.running.limits import CellTimeout, is_out_of_memory, time_limit
+from experiments.sweep.running.rows import failed, identified
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder, write_whole

@@ -14,9 +14,9 @@ from experiments.config.build import TARGET
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
 from experiments.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
-from experiments.sweep.interrupts import Interrupted, interruptible
-from experiments.sweep.overrides import Argument, parse_arguments
-from experiments.sweep.server import start_server
+from experiments.sweep.asking.overrides import Argument, parse_arguments
+from experiments.sweep.running.interrupts import Interrupted, interruptible
+from experiments.sweep.running.server import start_server
 from experiments.sweep.view.unread import UnreadConsole
 
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
@@ -37,8 +37,8 @@ def run_command(
             if _will_fork(space, arguments):
                 start_server()
             # These load torch, which takes seconds, as it does in the server meanwhile.
+            from experiments.sweep.asking.request import understand
             from experiments.sweep.launch import launch
-            from experiments.sweep.request import understand
 
             return launch(space, understand(space, arguments), UnreadConsole())
     except FaninError as error:

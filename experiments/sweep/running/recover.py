@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments.sweep.pack import Task
-from experiments.sweep.settle import settle
+from experiments.sweep.planning.pack import Task
+from experiments.sweep.running.settle import settle
 from experiments.sweep.store.frozen import Line
 from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.paths import SweepFolder

@@ -1,0 +1,1 @@
+"""A pack runs in a process; what becomes of it when that dies."""
