@@ -37,12 +37,12 @@ class Lanes(Protocol):
 
 
 class OneLane:
-    """A network alone."""
+    """A network alone; `state` is where it goes on from (None: its model's weights)."""
 
-    def __init__(self, task: Task, feed: Feed) -> None:
+    def __init__(self, task: Task, feed: Feed, state: State | None = None) -> None:
         self._feed = feed
         self._step = make_step(task)
-        self._state = start(task)
+        self._state = state or start(task)
 
     def step(self, number: int) -> Tensor:
         """Take one step; return the losses [1]."""
@@ -78,13 +78,17 @@ class StackedLanes:
     ----------
     tasks, feeds
         One a network; the tasks differ in weights and in their optimizers' numbers alone.
+    begun
+        Where each network goes on from; None: from its model's weights.
     """
 
-    def __init__(self, tasks: Sequence[Task], feeds: Sequence[Feed]) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], feeds: Sequence[Feed], begun: Sequence[State] | None = None
+    ) -> None:
         self._feeds = list(feeds)
         self._fillers = fillers(feeds[0].cell, feeds[0].size)
         company = in_company(range(len(tasks)), self._fillers)
-        states = [start(tasks[place]) for place in company]
+        states = [begun[place] if begun else start(tasks[place]) for place in company]
         self._stack = _Stack(
             tree_map(lambda *tensors: torch.stack(tensors), *states),
             varying_numbers([tasks[place].optim for place in company], feeds[0].device),
