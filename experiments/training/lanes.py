@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from experiments.training.company import fillers, in_company
 from experiments.training.feed import Feed, StackedFeed
-from experiments.training.step import Params, State, Task, make_step, start
+from experiments.training.step import Params, State, Task, by_transform, make_step, start
 
 
 class Lanes(Protocol):
@@ -135,7 +135,7 @@ def stacked_step(task: Task) -> Callable[..., tuple[State, Tensor]]:
     ) -> tuple[State, Tensor]:
         optim: Any = task.optim
         own = replace(task, optim=replace(optim, **numbers)) if numbers else task
-        return make_step(own)(state, x, y, lr, masks)
+        return make_step(own, by_transform)(state, x, y, lr, masks)
 
     return vmap(lane)
 

@@ -12,7 +12,7 @@ from experiments.losses import make_objective
 from experiments.losses.options import Head, Loss
 from experiments.models import TwoLayer
 from experiments.optim import Adam, Optimizer, Sgd
-from experiments.training.step import ALIVE, State, Task, make_step, start
+from experiments.training.step import ALIVE, State, Task, by_transform, make_step, start
 
 STEPS = 20
 OBJECTIVE = make_objective(Loss("cross_entropy"), Head("none"), 3)
@@ -75,7 +75,7 @@ def test_a_stack_of_learning_rates_is_so_many_serial_runs(data, optim):
     ours = task(optim)
     rates = torch.tensor([0.001, 0.01, 0.03], dtype=torch.float64)
     one = start(ours)
-    step = vmap(make_step(ours), in_dims=(0, None, None, 0, None))
+    step = vmap(make_step(ours, by_transform), in_dims=(0, None, None, 0, None))
     state = {
         "params": {n: p.expand(3, *p.shape) for n, p in one["params"].items()},
         "optimizer": torch.utils._pytree.tree_map(
