@@ -105,7 +105,9 @@ def test_progress_is_told_as_for_one_cell(stack):
 
     configs = stack("train.steps=40", "probe.draws=0")
     together = told(lambda look: run_stack(configs, CPU, look))
-    assert together == told(lambda look: run_cell(configs[0], CPU, look).tables)
+    alone = told(lambda look: run_cell(configs[0], CPU, look).tables)
+    assert alone[0] == (0, 40)  # its data is there, which every cell says for itself
+    assert together == [alone[0]] * len(configs) + alone[1:]
 
 
 def test_a_cell_that_diverges_is_given_before_the_others_are_done(stack):
@@ -125,10 +127,10 @@ def test_a_cell_that_fails_before_training_costs_only_itself(stack, monkeypatch,
     configs = stack("train.steps=3")
     begin = room.begin
 
-    def failing_begin(config, device):
+    def failing_begin(config, *others, **named):
         if config["seed"] == 1:
             raise error
-        return begin(config, device)
+        return begin(config, *others, **named)
 
     monkeypatch.setattr(room, "begin", failing_begin)
     found = results(configs)
@@ -137,7 +139,7 @@ def test_a_cell_that_fails_before_training_costs_only_itself(stack, monkeypatch,
 
 
 def test_an_interrupt_is_nobodys_failure(stack, monkeypatch):
-    def interrupted(config, device):
+    def interrupted(*given, **named):
         raise Interrupted
 
     monkeypatch.setattr(room, "begin", interrupted)
