@@ -64,6 +64,9 @@ class Journal:
         A file that isn't there yet.
     about
         What else to say of this writer: device, threads, whatever JSON can hold.
+    new_folder
+        Whether to make the folder where it is missing. Not where that means that somebody has
+        taken all of its journals, and so the right to write there.
 
     Raises
     ------
@@ -71,10 +74,13 @@ class Journal:
         As `writing`, from here and from every other method.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path, about: Mapping[str, Any] | None = None, new_folder: bool = True
+    ) -> None:
         self.path = path
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if new_folder:
+                path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what could not be written is not tried again when the file is closed.
             self._file = path.open("xb", buffering=0)
         self._torn = False
@@ -149,12 +155,14 @@ def take(journal: Path) -> Path | None:
 
 
 def journals_in(folder: Path) -> dict[str, Path]:
-    """The journals that lie in a folder, taken or not, by their packs' stems."""
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return {}
-    return {p.stem: p for p in map(folder.joinpath, names) if p.suffix in (".journal", ".taken")}
+    """The journals below a folder, taken or not, by their packs' stems."""
+    found: dict[str, Path] = {}
+    for where, _, names in os.walk(folder):
+        for name in names:
+            stem, _, kind = name.rpartition(".")
+            if kind in ("journal", "taken"):
+                found[stem] = Path(where, name)
+    return dict(sorted(found.items()))
 
 
 def read_results(path: Path) -> list[CellResult]:
@@ -224,5 +232,5 @@ def _says(text: str, kinds: Mapping[str, Any]) -> bool:
     except ValueError:
         return False
     return isinstance(said, dict) and all(
-        isinstance(said.get(key), kind) for key, kind in kinds.items()
+        key in said and isinstance(said[key], kind) for key, kind in kinds.items()
     )

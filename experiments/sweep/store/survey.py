@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.errors import FaninError
+from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.manifest import Manifest, Sum, unseal
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SIBLINGS, SweepFolder
@@ -169,7 +170,7 @@ def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
     before = None
     for _ in range(TRIES):
         listed = {name: _files(folder.table(name)) for name in SIBLINGS}
-        journals = {path.stem for path in _files(folder.journals)}
+        journals = set(journals_in(folder.journals))
         listed["cells"] = _files(folder.table("cells"))
         if listed == before:
             break
