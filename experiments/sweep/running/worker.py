@@ -26,6 +26,7 @@ from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.training.loop import OnLook
 
 BEAT_EVERY = 1.0  # seconds
+STOP = "stop"  # a file's name
 SPENT = 75  # exit status of a worker that was out of memory (sysexits.h: a temporary failure)
 
 Tick = Callable[[], None]
@@ -50,6 +51,12 @@ class Order:
     replaceable
         Whether the process may end when it has run out of memory: then the next cell finds all of
         it free, whatever this one's code has kept. The launcher settles the journal.
+    checkpoint_seconds
+        How often a cell in training is kept; None: never.
+    lease
+        A folder for this pack's journal. Where it is gone, somebody else has the pack; where a
+        file `stop` lies in it, the worker stops as soon as it can. None: the sweep's own folder of
+        journals, and nobody but the launcher stops it.
     """
 
     root: str
@@ -60,6 +67,22 @@ class Order:
     modules: Mapping[str, str]
     cell_seconds: float | None = None
     replaceable: bool = False
+    checkpoint_seconds: float | None = None
+    lease: str | None = None
+
+    @property
+    def folder(self) -> SweepFolder:
+        """The sweep's folder."""
+        return SweepFolder(Path(self.root))
+
+    @property
+    def journal(self) -> Path:
+        """The pack's journal."""
+        return Path(self.lease or self.folder.journals) / f"{self.stem}.journal"
+
+    def stopped(self) -> bool:
+        """Whether the worker is to stop."""
+        return self.lease is not None and (Path(self.lease) / STOP).exists()
 
 
 def run_pack(order: Order, tick: Tick = lambda: None) -> None:
@@ -86,9 +109,11 @@ def run_pack(order: Order, tick: Tick = lambda: None) -> None:
 
 def _run_pack(order: Order, tick: Tick) -> bool:
     """Run a pack; True where memory ran out, and the launcher has to see to the rest."""
-    folder, pack = SweepFolder(Path(order.root)), order.pack
+    pack = order.pack
+    if order.stopped():
+        return False
     about = {"device": order.device, "threads": torch.get_num_threads(), "engine": pack.engine}
-    journal = Journal(folder.journals / f"{order.stem}.journal", about)
+    journal = Journal(order.journal, about, new_folder=order.lease is None)
     try:
         told = {order.code}
 
@@ -114,7 +139,7 @@ def _run_pack(order: Order, tick: Tick) -> bool:
                 return True
     finally:
         journal.close()
-    commit_journal(folder, journal.path)
+    commit_journal(order.folder, journal.path)
     return False
 
 
@@ -127,7 +152,7 @@ def _code(order: Order, task: Task) -> str:
 
 def _serial(order: Order, journal: Journal, tick: Tick) -> Iterator[tuple[Task, CellResult]]:
     for task in order.pack.tasks:
-        if not journal.held():
+        if not journal.held() or order.stopped():
             return
         journal.start(task.cell_id, task.attempt)
         began = time.perf_counter()
@@ -173,11 +198,10 @@ def _heartbeat(journal: Journal, task: Task, tick: Tick) -> OnLook:
 
 def _failure(order: Order, task: Task, error: BaseException) -> CellResult:
     """What became of a cell that raised, with the traceback in a file."""
-    folder = SweepFolder(Path(order.root))
     reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
     # The reason comes first: a traceback's last line may be the end of a long message.
     text = f"{reason}\n\n{''.join(traceback.format_exception(error))}"
-    path = folder.errors / f"{task.cell_id}.{task.attempt}.txt"
+    path = order.folder.errors / f"{task.cell_id}.{task.attempt}.txt"
     write_whole(path, text.encode(errors="backslashreplace"))
     if isinstance(error, CellTimeout):
         outcome = "timeout"

@@ -44,6 +44,16 @@ class SweepFolder:
         return self.root / "journals"
 
     @property
+    def checkpoints(self) -> Path:
+        """Networks in the middle of their training: `CELL.pt`."""
+        return self.root / "checkpoints"
+
+    @property
+    def slurm(self) -> Path:
+        """What was handed to Slurm: a folder for each job array."""
+        return self.root / "slurm"
+
+    @property
     def spoilt(self) -> Path:
         """Parts that were damaged, out of the way: `TABLE/STEM.parquet`."""
         return self.root / "spoilt"
