@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from experiments.training.company import fillers, in_company
 from experiments.training.feed import Feed, StackedFeed
+from experiments.training.heap import keep_freed_memory
 from experiments.training.step import Params, State, Task, by_transform, make_step, start
 
 
@@ -40,6 +41,7 @@ class OneLane:
     """A network alone; `state` is where it goes on from (None: its model's weights)."""
 
     def __init__(self, task: Task, feed: Feed, state: State | None = None) -> None:
+        keep_freed_memory()
         self._feed = feed
         self._step = make_step(task)
         self._state = state or start(task)
@@ -85,6 +87,7 @@ class StackedLanes:
     def __init__(
         self, tasks: Sequence[Task], feeds: Sequence[Feed], begun: Sequence[State] | None = None
     ) -> None:
+        keep_freed_memory()
         self._feeds = list(feeds)
         self._fillers = fillers(feeds[0].cell, feeds[0].size)
         company = in_company(range(len(tasks)), self._fillers)
