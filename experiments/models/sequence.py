@@ -14,6 +14,7 @@ from torch import nn
 
 from experiments.errors import ConfigError
 from experiments.models.dropout import SeededDropout
+from experiments.models.flatten import Flatten
 from experiments.models.lrn import LocalResponseNorm
 from experiments.models.norms import Norm, norm_layer
 
@@ -179,7 +180,7 @@ class Stack:
 
     def _flatten(self) -> None:
         if not self._flat:
-            self._add("flatten", nn.Flatten())
+            self._add("flatten", Flatten())
             self._channels *= self._sides[0] * self._sides[1]
             self._flat = True
 

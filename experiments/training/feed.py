@@ -14,6 +14,7 @@ from experiments.models.dropout import dropout_masks
 from experiments.scaling import FittedScaling
 from experiments.seeds import generator
 from experiments.training.batches import Batches
+from experiments.training.layout import layout
 from experiments.training.step import Params, Task
 from experiments.training.transfer import to_device
 
@@ -38,6 +39,7 @@ class Feed:
         self._task = task
         self.size = cell.train.batch_of(len(data.train))
         self.device = data.train.x.device
+        self._layout = layout(task.model, cell.train.torch_dtype, self.device)
         self._batches = Batches(len(data.train), self.size, cell.seed_data, self.device)
 
     @property
@@ -63,13 +65,14 @@ class Feed:
         chosen = self.chosen(step)
         x = self.scaling.apply(self.train_set.x[chosen], self.cell.train.torch_dtype)
         masks = {name: to_device(mask, self.device) for name, mask in self.masks(step).items()}
-        return Inputs(x, self.train_set.y[chosen], self.cell.optim.lr * self.factor(step), masks)
+        lr = self.cell.optim.lr * self.factor(step)
+        return Inputs(x.to(memory_format=self._layout), self.train_set.y[chosen], lr, masks)
 
 
 class StackedFeed:
     """The inputs of several cells on one data set, each with a leading axis of cells.
 
-    Every cell's slice has the bits that its own `Feed` gives.
+    Every cell's slice has the bits that its own `Feed` gives, in the plain memory format.
 
     Parameters
     ----------
