@@ -1,0 +1,103 @@
+"""Processes as /proc shows them; a zombie counts as gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Process:
+    """One living process."""
+
+    pid: int
+    started: int  # in clock ticks since boot: tells it from a later process of the same number
+    parent: int
+    name: str
+    arguments: tuple[str, ...]
+    environment: tuple[str, ...]  # "NAME=value"
+
+    def mentions(self, text: str) -> bool:
+        return any(text in word for word in self.arguments + self.environment)
+
+    def lives(self) -> bool:
+        """Whether it still runs; a process that is ending has no arguments left, but lives."""
+        now = process(self.pid)
+        return now is not None and now.started == self.started
+
+    def open_files(self) -> list[str]:
+        try:
+            return [os.readlink(entry) for entry in Path(f"/proc/{self.pid}/fd").iterdir()]
+        except OSError:  # it has just ended
+            return []
+
+
+def process(pid: int) -> Process | None:
+    """Look at one process; None if there is none, or only a zombie."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        stat = (folder / "stat").read_text(errors="replace")
+        arguments = _words(folder / "cmdline")
+        environment = _words(folder / "environ")
+    except OSError:  # gone, or not ours to see
+        return None
+    name, _, rest = stat.partition("(")[2].rpartition(")")
+    fields = rest.split()  # the third and following of proc(5)
+    if fields[0] in "ZX":
+        return None
+    return Process(pid, int(fields[19]), int(fields[1]), name, arguments, environment)
+
+
+def processes() -> list[Process]:
+    """Look at all living processes but this one."""
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+    found = (process(pid) for pid in pids if pid != os.getpid())
+    return [one for one in found if one is not None]
+
+
+def with_descendants(roots: Iterable[Process], everything: list[Process]) -> list[Process]:
+    """Add all children of children, parents first."""
+    chosen = list(roots)
+    known = {one.pid for one in chosen}
+    for one in chosen:  # grows while it is walked
+        for child in everything:
+            if child.parent == one.pid and child.pid not in known:
+                known.add(child.pid)
+                chosen.append(child)
+    return chosen
+
+
+def kill_all(choose: Callable[[list[Process]], list[Process]], seconds: float = 10) -> int:
+    """SIGKILL what `choose` picks until nothing of it lives; return how many processes it was."""
+    killed: dict[int, Process] = {}
+    deadline = time.monotonic() + seconds
+    while True:
+        chosen = choose(processes())
+        for one in chosen:
+            send(one.pid, signal.SIGKILL)
+            killed[one.pid] = one
+        left = [one for one in killed.values() if one.lives()]
+        if not chosen and not left:
+            return len(killed)
+        if time.monotonic() > deadline:
+            names = ", ".join(f"{one.pid} ({one.name})" for one in left)
+            raise ClusterError(f"still alive {seconds:.0f} s after SIGKILL: {names}")
+        time.sleep(0.02)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal, to a process that may have ended."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _words(path: Path) -> tuple[str, ...]:
+    return tuple(path.read_bytes().decode(errors="replace").rstrip("\0").split("\0"))
