@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +11,10 @@ from typing import TypeVar
 
 from experiments.data.content import verified, verified_members
 from experiments.data.download import fetch
+from experiments.data.staging import staged
 from experiments.errors import DataError
 
+OFFLINE = "FANIN_OFFLINE"  # environment variable: where it is set, nothing is downloaded
 SUFFIXES = ("", ".gz", ".xz")
 
 T = TypeVar("T")
@@ -113,8 +116,8 @@ def _find_or_fetch(
 ) -> Path:
     path = find(files, name, root, suffixes)
     if path is not None:
-        return path
-    if not download:
+        return staged(path)
+    if not download or os.environ.get(OFFLINE):
         raise DataError(_missing(files, name, suffixes, root))
     published = name if suffixes == ("",) else f"{name}.gz"
     destination = root / files.folders[0] / published

@@ -11,17 +11,19 @@ from rich.console import Console
 from experiments.config.space import Space
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
-from experiments.errors import INTERRUPTED
+from experiments.errors import INTERRUPTED, ConfigError
 from experiments.sweep.asking.expand import PlannedCell, expand, label
 from experiments.sweep.asking.request import Request
 from experiments.sweep.planning.engines import choose, decide
 from experiments.sweep.planning.pack import similar
 from experiments.sweep.planning.packing import Bounds
 from experiments.sweep.planning.plan import Plan, make_plan, with_engines
-from experiments.sweep.runner import Tick
+from experiments.sweep.runner import Outliving, Tick
 from experiments.sweep.runner.devices import devices
 from experiments.sweep.running.interrupts import Interrupted
 from experiments.sweep.running.recover import STOPPED, recover
+from experiments.sweep.slurm.leaving import asks_to_cancel, show_jobs
+from experiments.sweep.slurm.submission import handed_out
 from experiments.sweep.store.frozen import Line, check_frozen, freeze, read_frozen
 from experiments.sweep.store.lock import Hold, sole_launcher
 from experiments.sweep.store.quarantine import quarantine
@@ -46,9 +48,13 @@ def launch(space: Space, request: Request, console: Console) -> int:
     Interrupted
         Within `interruptible`: it came before any cell ran.
     """
-    folder = request.folder
+    folder, mode = request.folder, request.settings.mode
+    if mode == "submit" and not isinstance(request.runner, Outliving):
+        raise ConfigError(
+            "sweep.mode=submit needs a runner whose jobs go on by themselves: runner=slurm"
+        )
     cells = expand(space, request.grids)
-    if request.settings.mode == "plan":
+    if mode == "plan":
         show_plan(console, request, _plan(request, cells, read_frozen(folder)))
         return 0
     with sole_launcher(folder) as hold:
@@ -58,6 +64,11 @@ def launch(space: Space, request: Request, console: Console) -> int:
             console.print(str(fault), highlight=False, markup=False)
         plan = _plan(request, cells, frozen)
         show_counts(console, request, plan)
+        if plan.queued and not isinstance(request.runner, Outliving):
+            raise ConfigError(
+                f"{folder.root}: Slurm has {several(plan.queued, 'cell')} of this sweep in hand: "
+                "runner=slurm waits for them, python -m experiments.cancel takes them back"
+            )
         if plan.packs:
             prepare_data(plan, hold.beat)
             plan = _timed(request, plan, hold.beat, console)
@@ -67,8 +78,13 @@ def launch(space: Space, request: Request, console: Console) -> int:
                 for task in plan.groups[key]
             }
             freeze(folder, frozen, cells, timed, _asked(request))
-            if not _run(request, plan, hold, console):
-                return INTERRUPTED
+        if mode == "submit":
+            assert isinstance(request.runner, Outliving)
+            request.runner.submit(folder, plan.packs, hold.beat)
+            show_jobs(console, folder)
+            return 0
+        if (plan.packs or plan.queued) and not _run(request, plan, hold, console):
+            return INTERRUPTED
     ids = {cell.id for cell in cells}
     states = {key: state for key, state in read_states(folder).items() if key in ids}
     return show_end(console, request, states, len(cells))
@@ -121,6 +137,7 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
     folder = request.folder
     try:
         due = [task.cell_id for pack in plan.packs for task in pack.tasks]
+        due += handed_out(folder)
         with shown(folder, due, console) as show:
 
             def tick() -> None:
@@ -129,6 +146,8 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
 
             request.runner.run(folder, plan.packs, tick)
     except Interrupted:
+        if isinstance(request.runner, Outliving) and asks_to_cancel(folder, console):
+            request.runner.cancel(folder, hold.beat)
         recover(folder, read_frozen(folder), STOPPED)
         states = read_states(folder)
         left = sum(
@@ -138,6 +157,7 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
             f"Interrupted: {len(plan.cells) - left} of {len(plan.cells)} cells are done and kept "
             f"in {folder.root}; the same command runs the other {left}."
         )
+        show_jobs(console, folder)
         return False
     return True
 
@@ -153,6 +173,7 @@ def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, L
         request.settings.retry,
         lambda groups: decide(groups, request.engine, recorded),
         _bounds(request),
+        handed_out(request.folder),
     )
 
 

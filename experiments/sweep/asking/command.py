@@ -97,6 +97,11 @@ def check_command(
     ours = [text for text in overrides if not HYDRAS.match(text)]
     theirs = tuple(text for text in overrides if HYDRAS.match(text))
     for text in theirs:
+        if "submitit" in text:
+            raise ConfigError(
+                f"{text}: say runner=slurm instead, which packs many cells into a job and finds "
+                "jobs again; runner.slurm.partition=NAME and the like are in conf/runner/slurm.yaml"
+            )
         if ENGINE.match(text):
             raise ConfigError(
                 f"{text}: Hydra's parts can't be exchanged; runner= says where cells run"

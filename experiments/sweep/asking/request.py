@@ -35,7 +35,8 @@ class Settings:
     name
         The folder under `results`; None: the named sweep's own name, or one made of the axes.
     mode
-        `run`, or `plan`: say what would run, and run nothing.
+        `run`; `plan`: say what would run, and run nothing; `submit`: hand cells to Slurm, and don't
+        wait for them.
     retry
         Outcomes to run again.
     results
@@ -43,7 +44,7 @@ class Settings:
     """
 
     name: Annotated[str, AfterValidator(_a_folder_name)] | None = None
-    mode: Literal["run", "plan"] = "run"
+    mode: Literal["run", "plan", "submit"] = "run"
     retry: tuple[Literal["error", "oom", "timeout", "killed"], ...] = ()
     results: str = "results"
 

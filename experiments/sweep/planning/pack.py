@@ -28,10 +28,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Pack:
-    """Cells that run in one process: `serial`, one after the other; `stacked`, as one program."""
+    """Cells that run in one process: `serial`, one after the other; `stacked`, as one program.
+
+    `seconds` is how long they are expected to take, more or less.
+    """
 
     tasks: tuple[Task, ...]
     engine: Engine = "serial"
+    seconds: float = 0.0
 
 
 def similar(config: Mapping[str, Any]) -> str:

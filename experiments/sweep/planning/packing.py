@@ -56,7 +56,7 @@ def packed(
     """
     total = sum(work[key] * len(tasks) for key, tasks in groups.items())
     share = total / (SHARES * bounds.workers)
-    found: list[tuple[float, Pack]] = []
+    found: list[Pack] = []
     for key, tasks in groups.items():
         most = bounds.cells or MOST_SERIAL
         if engines[key] == "stacked":
@@ -72,6 +72,6 @@ def packed(
         size = max(size, 1)
         for start in range(0, len(tasks), size):
             part = tuple(tasks[start : start + size])
-            found.append((work[key] * len(part), Pack(part, engines[key])))
-    found.sort(key=lambda pair: -pair[0])  # stable: as asked, where they are alike
-    return tuple(pack for _, pack in found)
+            found.append(Pack(part, engines[key], work[key] * len(part)))
+    found.sort(key=lambda pack: -pack.seconds)  # stable: as asked, where they are alike
+    return tuple(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from experiments.config.schema import build_cell
@@ -28,12 +28,17 @@ class Plan:
     """
 
     cells: Sequence[PlannedCell]
-    counts: dict[str, int]  # done, missing, failed, interrupted
+    counts: dict[str, int]  # done, missing, failed, interrupted; queued: handed out already
     groups: dict[str, list[Task]]
     work: dict[str, float]
     engines: Engines
     packs: tuple[Pack, ...]
     expected_seconds: float | None
+
+    @property
+    def queued(self) -> int:
+        """Cells that a cluster's jobs have in hand."""
+        return self.counts.get("queued", 0)
 
     @property
     def pending(self) -> int:
@@ -47,6 +52,7 @@ def make_plan(
     retry: Sequence[str],
     engines_of: Callable[[Groups], Engines],
     bounds: Bounds,
+    elsewhere: Collection[str] = (),
 ) -> Plan:
     """Decide what runs: cells that are missing or were interrupted, and failures if asked for.
 
@@ -62,12 +68,17 @@ def make_plan(
         Chooses the engine of each group of similar cells.
     bounds
         What bounds a pack.
+    elsewhere
+        Cells that a cluster's jobs have in hand.
     """
     counts: Counter[str] = Counter({"done": 0, "missing": 0, "failed": 0, "interrupted": 0})
     due = []
     for cell in cells:
         state = states.get(cell.id)
         kind = _kind(state)
+        if cell.id in elsewhere and kind != "done":
+            counts["queued"] += 1
+            continue
         counts[kind] += 1
         if kind in ("missing", "interrupted") or (state is not None and state.outcome in retry):
             attempt = 1 if state is None else state.attempt + 1

@@ -2,6 +2,6 @@
 
 from experiments.sweep.runner.inline import InlineRunner
 from experiments.sweep.runner.local import LocalRunner
-from experiments.sweep.runner.protocol import Runner, Tick
+from experiments.sweep.runner.protocol import Outliving, Runner, Tick
 
-__all__ = ["InlineRunner", "LocalRunner", "Runner", "Tick"]
+__all__ = ["InlineRunner", "LocalRunner", "Outliving", "Runner", "Tick"]

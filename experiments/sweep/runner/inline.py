@@ -13,8 +13,9 @@ from experiments.sweep.code import code_version, own_modules
 from experiments.sweep.planning.pack import Pack
 from experiments.sweep.runner.devices import devices, worker_bytes
 from experiments.sweep.runner.protocol import Tick
+from experiments.sweep.running.order import Order
 from experiments.sweep.running.process import prepare_torch
-from experiments.sweep.running.worker import Order, run_pack
+from experiments.sweep.running.worker import run_pack
 from experiments.sweep.store.paths import SweepFolder
 
 

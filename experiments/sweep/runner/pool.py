@@ -21,10 +21,11 @@ from experiments.sweep.planning.pack import Pack
 from experiments.sweep.runner.protocol import Tick
 from experiments.sweep.runner.watch import PackWatch
 from experiments.sweep.running.interrupts import interrupts_held
+from experiments.sweep.running.order import Order
 from experiments.sweep.running.process import start_worker
 from experiments.sweep.running.server import start_server
 from experiments.sweep.running.settle import settle
-from experiments.sweep.running.worker import SPENT, Order, run_pack
+from experiments.sweep.running.worker import SPENT, run_pack
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import born

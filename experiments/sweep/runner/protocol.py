@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from experiments.sweep.planning.pack import Pack
 from experiments.sweep.store.paths import SweepFolder
@@ -40,3 +40,14 @@ class Runner(Protocol):
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
         """Run packs to the end, calling `tick` now and then."""
+
+
+@runtime_checkable
+class Outliving(Runner, Protocol):
+    """A runner whose packs go on when their launcher has gone."""
+
+    def submit(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
+        """Hand packs out, and leave them."""
+
+    def cancel(self, folder: SweepFolder, tick: Tick) -> None:
+        """Take back what was handed out."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from experiments.sweep.planning.pack import Task
 from experiments.sweep.running.settle import settle
 from experiments.sweep.store.frozen import Line
-from experiments.sweep.store.journal import journals_in
+from experiments.sweep.store.journal import TAKEN, journals_in
 from experiments.sweep.store.paths import SweepFolder
 
 DIED = ("killed", "its launcher died")
@@ -19,7 +21,7 @@ def recover(folder: SweepFolder, frozen: Mapping[str, Line], why: tuple[str, str
 
     To be called under `sole_launcher`. A worker that lives on all the same, as none should, has
     lost its journal, and with it the right to write tables; its cells' next attempts have a higher
-    number.
+    number. Jobs on a cluster live on as they should: their journals are left alone.
 
     Parameters
     ----------
@@ -32,4 +34,14 @@ def recover(folder: SweepFolder, frozen: Mapping[str, Line], why: tuple[str, str
     """
     tasks = {cell: Task(cell, 1, line["config"], line["choices"]) for cell, line in frozen.items()}
     for journal in journals_in(folder.journals).values():
+        if _is_anothers(folder, journal):
+            continue
         settle(folder, journal, tasks, *why, blame_all=True)
+    for left in folder.journals.glob(f"*{TAKEN}/"):  # its taker died before it was through
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_anothers(folder: SweepFolder, journal: Path) -> bool:
+    """Whether a journal lies in a folder of its own which nobody has taken back."""
+    first, *rest = journal.relative_to(folder.journals).parts
+    return bool(rest) and not first.endswith(TAKEN)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -17,72 +17,21 @@ from experiments.errors import FaninError
 from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
 from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.planning.pack import Pack, Task
+from experiments.sweep.planning.pack import Task
 from experiments.sweep.running.limits import CellTimeout, is_out_of_memory, time_limit
+from experiments.sweep.running.order import Order
 from experiments.sweep.running.rows import failed, identified
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.paths import write_whole
+from experiments.training.checkpoint import Keeper, Stopped
 from experiments.training.loop import OnLook
 
 BEAT_EVERY = 1.0  # seconds
-STOP = "stop"  # a file's name
 SPENT = 75  # exit status of a worker that was out of memory (sysexits.h: a temporary failure)
 
 Tick = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Order:
-    """A pack to run, and all that a worker needs to know for it.
-
-    Parameters
-    ----------
-    root
-        The sweep's folder.
-    stem
-        Name of the pack's journal and of its parts; unique.
-    pack, device
-        What to run, and where.
-    code, modules
-        The code that the sweep was launched with, and the user's own modules (`own_modules`).
-    cell_seconds
-        Time limit of a cell that the worker sees to itself; None: its launcher does, if anybody.
-    replaceable
-        Whether the process may end when it has run out of memory: then the next cell finds all of
-        it free, whatever this one's code has kept. The launcher settles the journal.
-    checkpoint_seconds
-        How often a cell in training is kept; None: never.
-    lease
-        A folder for this pack's journal. Where it is gone, somebody else has the pack; where a
-        file `stop` lies in it, the worker stops as soon as it can. None: the sweep's own folder of
-        journals, and nobody but the launcher stops it.
-    """
-
-    root: str
-    stem: str
-    pack: Pack
-    device: str
-    code: str
-    modules: Mapping[str, str]
-    cell_seconds: float | None = None
-    replaceable: bool = False
-    checkpoint_seconds: float | None = None
-    lease: str | None = None
-
-    @property
-    def folder(self) -> SweepFolder:
-        """The sweep's folder."""
-        return SweepFolder(Path(self.root))
-
-    @property
-    def journal(self) -> Path:
-        """The pack's journal."""
-        return Path(self.lease or self.folder.journals) / f"{self.stem}.journal"
-
-    def stopped(self) -> bool:
-        """Whether the worker is to stop."""
-        return self.lease is not None and (Path(self.lease) / STOP).exists()
+Keepers = Mapping[str, Keeper | None]  # by cell
 
 
 def run_pack(order: Order, tick: Tick = lambda: None) -> None:
@@ -125,7 +74,8 @@ def _run_pack(order: Order, tick: Tick) -> bool:
 
         tell(code_version())
         run = _stacked if pack.engine == "stacked" else _serial
-        for ended, (task, result) in enumerate(run(order, journal, tick), start=1):
+        keepers = {task.cell_id: _keeper(order, task) for task in pack.tasks}
+        for ended, (task, result) in enumerate(run(order, journal, keepers, tick), start=1):
             if not journal.held():
                 return False
             code = tell(_code(order, task))
@@ -134,6 +84,8 @@ def _run_pack(order: Order, tick: Tick) -> bool:
             if spent and pack.engine == "stacked" and ended < len(pack.tasks):
                 return True  # nobody knows whose memory it was: each runs again alone
             journal.done(replace(result, row=row))
+            if (keeper := keepers[task.cell_id]) is not None:
+                keeper.done()
             tick()
             if spent:
                 return True
@@ -150,7 +102,9 @@ def _code(order: Order, task: Task) -> str:
     return code_version() + "".join(other)
 
 
-def _serial(order: Order, journal: Journal, tick: Tick) -> Iterator[tuple[Task, CellResult]]:
+def _serial(
+    order: Order, journal: Journal, keepers: Keepers, tick: Tick
+) -> Iterator[tuple[Task, CellResult]]:
     for task in order.pack.tasks:
         if not journal.held() or order.stopped():
             return
@@ -159,22 +113,40 @@ def _serial(order: Order, journal: Journal, tick: Tick) -> Iterator[tuple[Task, 
         try:
             with time_limit(order.cell_seconds):
                 device = torch.device(order.device)
-                result = run_cell(task.config, device, _heartbeat(journal, task, tick))
+                keeper = keepers[task.cell_id]
+                result = run_cell(task.config, device, _heartbeat(journal, task, tick), keeper)
+        except Stopped:
+            return
         except (*FAILURES, CellTimeout) as error:
             result = _failure(order, task, error)
             result.row["seconds"] = time.perf_counter() - began
         yield task, result
 
 
-def _stacked(order: Order, journal: Journal, tick: Tick) -> Iterator[tuple[Task, CellResult]]:
+def _stacked(
+    order: Order, journal: Journal, keepers: Keepers, tick: Tick
+) -> Iterator[tuple[Task, CellResult]]:
     tasks = order.pack.tasks
     for task in tasks:
         journal.start(task.cell_id, task.attempt)
     configs = [task.config for task in tasks]
     beat = _heartbeat(journal, tasks[0], tick)
-    for index, ended in run_stack(configs, torch.device(order.device), beat):
-        task = tasks[index]
-        yield task, ended if isinstance(ended, CellResult) else _failure(order, task, ended)
+    kept = [keeper for keeper in keepers.values() if keeper is not None]  # all or none
+    try:
+        for index, ended in run_stack(configs, torch.device(order.device), beat, kept or None):
+            task = tasks[index]
+            yield task, ended if isinstance(ended, CellResult) else _failure(order, task, ended)
+    except Stopped:
+        return
+
+
+def _keeper(order: Order, task: Task) -> Keeper | None:
+    """What keeps how far a cell is; None where that is not wanted."""
+    if order.checkpoint_seconds is None and order.lease is None:
+        return None
+    every = math.inf if order.checkpoint_seconds is None else order.checkpoint_seconds
+    path = order.folder.checkpoints / f"{task.cell_id}.pt"
+    return Keeper(path, every, order.stopped, _code(order, task))
 
 
 def _heartbeat(journal: Journal, task: Task, tick: Tick) -> OnLook:

@@ -26,6 +26,7 @@ from experiments.sweep.store.paths import writing
 from experiments.sweep.store.process import born, runs
 
 SYNC_EVERY = 0.2  # seconds between two waits for the disk, which cost more than a tiny cell does
+TAKEN = ".taken"  # what a journal's name, or its folder's, ends in that somebody has taken
 LONGEST = 1 << 16  # bytes of a first line
 LINES = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}  # how many fields each has
 

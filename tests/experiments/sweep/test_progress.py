@@ -11,11 +11,10 @@ import pytest
 from rich.console import Console
 
 from experiments.result import CellResult
-from experiments.sweep.view import progress
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view import follow, show
+from experiments.sweep.view import follow, progress, show
 from experiments.sweep.view.progress import shown
 from experiments.sweep.view.watch import Watch
 

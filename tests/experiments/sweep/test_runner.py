@@ -21,8 +21,8 @@ from experiments.sweep.asking.command import run_command
 from experiments.sweep.planning.pack import Engine, Pack, Task
 from experiments.sweep.runner.devices import devices
 from experiments.sweep.runner.pool import bury
+from experiments.sweep.running.order import Order
 from experiments.sweep.running.rows import identified
-from experiments.sweep.running.worker import Order
 from experiments.sweep.store.journal import Journal, take
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder

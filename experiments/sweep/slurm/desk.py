@@ -1,0 +1,194 @@
+"""Hands shards to Slurm as there is room for them, and takes back those whose jobs have died."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from experiments.errors import FaninError
+from experiments.sweep.slurm import calls
+from experiments.sweep.slurm.cause import cause, printed_by
+from experiments.sweep.slurm.queue import Ended, Key, ended, waiting
+from experiments.sweep.slurm.shards import Shard
+from experiments.sweep.slurm.submission import (
+    Duty,
+    Submission,
+    open_submissions,
+    write_submission,
+)
+from experiments.sweep.slurm.submit import submit
+from experiments.sweep.slurm.withdraw import bring_home
+from experiments.sweep.slurm.work import left_of
+from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.state import read_states
+
+CONFIRMED = 8.0  # seconds for which a job must be missing: Slurm requeues those of dead nodes
+WITHOUT_ACCOUNTS = 60.0  # seconds after which a missing job's end is settled without sacct
+TRIES = 3  # jobs in a row that die before any cell of theirs begins
+
+Script = Callable[[Submission], str]
+
+
+@dataclass
+class Desk:
+    """What one launcher does about a sweep's jobs.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    duty
+        How jobs work that are submitted from here.
+    script
+        The batch script of a submission.
+    array_size
+        Most elements of an array.
+    max_jobs
+        Most elements that may wait or run at once; None: as many as Slurm takes.
+    beat
+        Called now and then.
+    """
+
+    folder: SweepFolder
+    duty: Duty
+    script: Script
+    array_size: int
+    max_jobs: int | None
+    beat: Callable[[], None]
+    queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
+    notes: list[str] = field(default_factory=list)
+    _missing: dict[Key, float] = field(default_factory=dict)
+
+    def add(self, shards: Iterable[Shard]) -> None:
+        """Shards to be handed out."""
+        self.queue.extend((shard, 0) for shard in shards)
+
+    def adopt(self) -> None:
+        """Submit what an earlier launcher wrote down and, as it seems, never submitted.
+
+        Raises
+        ------
+        SlurmError
+            As `submit`.
+        """
+        for submission in open_submissions(self.folder):
+            if submission.job_id() is None:
+                self._submit(submission)
+
+    def hand_out(self) -> None:
+        """Submit as many of the shards as there is room for.
+
+        Raises
+        ------
+        SlurmError
+            Slurm refuses them.
+        """
+        room = self._room()
+        while self.queue and room > 0:
+            tries = self.queue[0][1]
+            part: list[Shard] = []
+            while self.queue and len(part) < min(room, self.array_size):
+                if self.queue[0][1] != tries:
+                    break
+                part.append(self.queue.popleft()[0])
+            submission = write_submission(self.folder, part, replace(self.duty, tries=tries))
+            try:
+                self._submit(submission)
+            except calls.SlurmFull as error:
+                self.queue.extendleft((shard, tries) for shard in reversed(part))
+                self._note(f"{error}; the rest is submitted when there is room")
+                return
+            room -= len(part)
+
+    def look(self) -> None:
+        """Find out about jobs that are gone with cells of theirs not ended, and see to those.
+
+        Where nobody answers, nothing is decided.
+        """
+        there = {s.job_name: s for s in open_submissions(self.folder)}
+        wanted = {(name, i) for name, s in there.items() for i in s.open_elements()}
+        try:
+            alive = waiting(there)
+        except calls.SlurmAway as error:
+            self._note(f"{error}; nothing is decided until it answers")
+            self._missing.clear()  # an absence counts while it is seen
+            return
+        now = time.monotonic()
+        self._missing = {key: self._missing.get(key, now) for key in wanted - alive.keys()}
+        gone = {key for key, since in self._missing.items() if now - since >= CONFIRMED}
+        if not gone:
+            return
+        names = {name for name, _ in gone}
+        try:
+            runs, accounts = ended(names, min(there[name].since for name in names)), True
+        except calls.SlurmError:
+            runs, accounts = {}, False
+        for key in sorted(gone):
+            last = runs[key][-1] if runs.get(key) else None
+            waited = now - self._missing[key]
+            if last is not None and last.state.split()[0] in calls.UNDER_WAY:
+                continue  # the accounts lag behind
+            if accounts or waited >= WITHOUT_ACCOUNTS:
+                self._bury(there[key[0]], key[1], last, accounts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing left to hand out or to wait for."""
+        return not self.queue and not open_submissions(self.folder)
+
+    def _submit(self, submission: Submission) -> None:
+        write_whole(submission.script, self.script(submission).encode())
+        try:
+            submit(submission, self.beat)
+        except calls.SlurmAway:
+            raise  # it may be in the queue all the same: what is written down stays
+        except calls.SlurmError:
+            submission.forget()
+            raise
+
+    def _room(self) -> int:
+        if self.max_jobs is None:
+            return len(self.queue)
+        taken = sum(len(s.open_elements()) for s in open_submissions(self.folder))
+        return min(len(self.queue), self.max_jobs - taken)
+
+    def _bury(self, submission: Submission, index: int, last: Ended | None, accounts: bool) -> None:
+        """Take a dead job's shard back, keep what it finished, and queue the rest again."""
+        shard = submission.shard(index)
+        printed = printed_by(submission, index)
+        outcome, reason = cause(last, printed, accounts)
+        begun = bring_home(submission, index, outcome, reason)
+        if begun is None:  # it has ended well meanwhile
+            return
+        rest = tuple(left_of(shard, read_states(self.folder), submission.duty.attempts))
+        self._note(f"{submission.job_name}[{index}]: {reason}")
+        if not rest or outcome == "cancelled":
+            return
+        tries = 0 if begun else submission.duty.tries + 1
+        if tries < TRIES:
+            self.queue.append((rest, tries))
+            return
+        log = submission.logs / f"{submission.job_id()}_{index}_0_log.err"
+        said = printed.strip().splitlines()
+        raise FaninError(
+            f"jobs have died {TRIES} times before they began a cell: {reason}; the last one said: "
+            f"{said[-1] if said else 'nothing'} ({log})"
+        )
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def arrays_needed(shards: Sequence[Shard], array_size: int) -> list[int]:
+    """How many elements each array has that shards are handed out in.
+
+    Examples
+    --------
+    >>> arrays_needed([()] * 25, 11)
+    [11, 11, 3]
+    """
+    whole, rest = divmod(len(shards), array_size)
+    return [array_size] * whole + [rest] * (rest > 0)

@@ -1,0 +1,42 @@
+"""What a job does on its node: `python -m experiments.sweep.slurm.element FOLDER TOKEN`.
+
+It runs the packs of its shard in a pool of workers, as a launcher on a machine of one's own does. A
+job that Slurm starts again goes on at the first cell that has not ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.errors import UNUSABLE, FaninError
+from experiments.sweep.running.server import start_server
+from experiments.sweep.slurm.notice import unheard
+from experiments.sweep.store.paths import SweepFolder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run this job's shard; return the exit status."""
+    root, token = sys.argv[1:] if argv is None else argv
+    # None of five hundred jobs is to fetch data: that was done before any was submitted.
+    os.environ["FANIN_OFFLINE"] = "1"
+    try:
+        from experiments.sweep.slurm.submission import read_submission
+
+        submission = read_submission(SweepFolder(Path(root)), token)
+        if submission.duty.stage_data is not None:
+            os.environ["FANIN_STAGE"] = submission.duty.stage_data
+        with unheard():
+            start_server()  # loads torch while this process does
+        from experiments.sweep.slurm.work import work
+
+        return work(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        return UNUSABLE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,67 @@
+"""Slurm's word to a job that its time is up."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.sweep.running.interrupts import Interrupted
+from experiments.sweep.running.order import STOP
+
+KINDS = (signal.SIGUSR2, signal.SIGTERM)  # `--signal`, and what comes before the kill
+
+
+class Notice:
+    """Hears that the job is to end, tells its workers, and gives them a while.
+
+    A worker looks for the file `stop` in its turn's folder at every step of a network; it keeps
+    what it is at and ends its pack.
+
+    Parameters
+    ----------
+    turn
+        That folder.
+    grace
+        Seconds that workers have for it.
+    """
+
+    def __init__(self, turn: Path, grace: float) -> None:
+        self.came: signal.Signals | None = None
+        self._turn, self._grace = turn, grace
+        self._told: float | None = None
+        for kind in KINDS:
+            signal.signal(kind, self._hear)
+
+    def _hear(self, number: int, _: object) -> None:
+        # What comes first counts: a preemption sends the one after the other.
+        self.came = self.came or signal.Signals(number)
+
+    def tick(self) -> None:
+        """Pass the word on; to be called now and then.
+
+        Raises
+        ------
+        Interrupted
+            Workers have had their time.
+        """
+        if self.came is None:
+            return
+        if self._told is None:
+            self._told = time.monotonic()
+            print(f"{self.came.name}: workers keep what they are at", flush=True)
+            (self._turn / STOP).touch()
+        elif time.monotonic() - self._told > self._grace:
+            raise Interrupted
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Processes that start here don't hear Slurm's signals, which go to all that a job runs."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, KINDS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,0 +1,213 @@
+"""What was handed to Slurm, on disk before sbatch is asked: `slurm/TOKEN/`, one job array each.
+
+`submission.json` says how its jobs work, `shards/NUMBER.json` what each has to do, `job_id` which
+array it became; `logs/` is what the jobs print. An element's right to run is a folder of its own,
+`journals/TOKEN-NUMBER/`: it is there from before the submission until all its cells have ended or
+somebody has taken them back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import FaninError
+from experiments.sweep.planning.pack import Pack, Task
+from experiments.sweep.slurm.shards import Shard
+from experiments.sweep.store.paths import SweepFolder, write_whole, writing
+
+NAME_LENGTH = 60  # characters of a sweep's name that are part of a job's
+
+
+@dataclass(frozen=True)
+class Duty:
+    """How the jobs of a submission work.
+
+    Parameters
+    ----------
+    code, modules
+        The code that the sweep was launched with, and the user's own modules.
+    workers, device, cell_seconds, memory_gb, checkpoint_seconds
+        As in `SlurmRunner`.
+    attempts
+        How often a cell may be lost with its job before it is given up.
+    stage_data
+        A folder on the node's own disk for the data; None: it is read where it is.
+    tries
+        How often jobs with these shards have died before any of their cells began.
+    """
+
+    code: str
+    modules: Mapping[str, str] = field(default_factory=dict)
+    workers: int | None = None
+    device: str = "auto"
+    cell_seconds: float | None = None
+    memory_gb: float | None = None
+    checkpoint_seconds: float | None = None
+    attempts: int = 5
+    stage_data: str | None = None
+    tries: int = 0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job array.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    token
+        Names it; nothing else has that name.
+    job_name
+        Holds the token, so that the job is found again whatever its number.
+    size
+        How many elements it has.
+    since
+        When it was made (ISO 8601, of the submitting machine's clock, in its time zone).
+    duty
+        How its jobs work.
+    """
+
+    folder: SweepFolder
+    token: str
+    job_name: str
+    size: int
+    since: str
+    duty: Duty
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.folder.slurm / self.token
+
+    @property
+    def script(self) -> Path:
+        """What sbatch is given."""
+        return self.path / "script.sh"
+
+    @property
+    def logs(self) -> Path:
+        """What its jobs print."""
+        return self.path / "logs"
+
+    def right(self, index: int) -> Path:
+        """An element's right to run: the folder of its journals."""
+        return self.folder.journals / f"{self.token}-{index}"
+
+    def open_elements(self) -> list[int]:
+        """The elements whose cells have not all ended."""
+        return [index for index in range(self.size) if self.right(index).is_dir()]
+
+    def job_id(self) -> str | None:
+        """The array's number; None where sbatch has not answered, as far as is known."""
+        with suppress(FileNotFoundError):
+            return (self.path / "job_id").read_text().strip() or None
+        return None
+
+    def submitted(self, job_id: str) -> None:
+        """Keep the array's number."""
+        write_whole(self.path / "job_id", f"{job_id}\n".encode())
+
+    def shard(self, index: int) -> Shard:
+        """What an element has to do.
+
+        Raises
+        ------
+        FaninError
+            The file can't be read.
+        """
+        path = self.path / "shards" / f"{index}.json"
+        try:
+            return tuple(_pack(each) for each in json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FaninError(f"{path}: can't be read ({error})") from error
+
+    def forget(self) -> None:
+        """Leave nothing of it but its logs' folder: it was never submitted."""
+        for index in range(self.size):
+            with suppress(OSError):
+                self.right(index).rmdir()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def write_submission(folder: SweepFolder, shards: Sequence[Shard], duty: Duty) -> Submission:
+    """Write down what is about to be submitted.
+
+    Raises
+    ------
+    FaninError
+        As `writing`.
+    """
+    token = uuid.uuid4().hex[:10]
+    now = datetime.now().replace(microsecond=0).isoformat()
+    name = f"{folder.root.name[:NAME_LENGTH]}.{token}"
+    submission = Submission(folder, token, name, len(shards), now, duty)
+    with writing(submission.path):
+        (submission.path / "shards").mkdir(parents=True)
+        submission.logs.mkdir()
+    for index, shard in enumerate(shards):
+        text = json.dumps([asdict(pack) for pack in shard])
+        write_whole(submission.path / "shards" / f"{index}.json", text.encode())
+    about = {
+        "job_name": name,
+        "size": len(shards),
+        "since": now,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "duty": asdict(duty),
+    }
+    write_whole(submission.path / "submission.json", json.dumps(about, indent=1).encode())
+    with writing(folder.journals):
+        for index in range(submission.size):
+            submission.right(index).mkdir(parents=True)
+    return submission
+
+
+def read_submission(folder: SweepFolder, token: str) -> Submission:
+    """A submission by its token.
+
+    Raises
+    ------
+    FaninError
+        Its file can't be read.
+    """
+    path = folder.slurm / token / "submission.json"
+    try:
+        said: dict[str, Any] = json.loads(path.read_text())
+        duty = Duty(**said["duty"])
+        return Submission(folder, token, said["job_name"], said["size"], said["since"], duty)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FaninError(f"{path}: can't be read ({error})") from error
+
+
+def open_submissions(folder: SweepFolder) -> list[Submission]:
+    """The submissions of a sweep that have elements left, in the order of their tokens."""
+    if not folder.journals.is_dir():
+        return []
+    rights = (path.name for path in folder.journals.iterdir() if path.is_dir())
+    tokens = {name.rpartition("-")[0] for name in rights if name.rpartition("-")[2].isdecimal()}
+    there = sorted(token for token in tokens if (folder.slurm / token).is_dir())
+    return [read_submission(folder, token) for token in there]
+
+
+def handed_out(folder: SweepFolder) -> dict[str, str]:
+    """The cells that jobs have or will have in hand: each with its job's name."""
+    return {
+        task.cell_id: submission.job_name
+        for submission in open_submissions(folder)
+        for index in submission.open_elements()
+        for pack in submission.shard(index)
+        for task in pack.tasks
+    }
+
+
+def _pack(said: Mapping[str, Any]) -> Pack:
+    tasks = tuple(Task(**each) for each in said["tasks"])
+    return Pack(tasks, said["engine"], said["seconds"])

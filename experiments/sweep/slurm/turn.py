@@ -1,0 +1,125 @@
+"""Whose turn it is at a shard: the newest process of its job, until somebody takes the shard back.
+
+Slurm may start a job anew while an older process of it still runs, on a node that is cut off. So
+each process works in a folder of its own within the shard's, and the newest one renames those of
+all others: a journal there can then be neither begun, nor taken by its writer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from experiments.sweep.planning.pack import Task
+from experiments.sweep.running.settle import settle
+from experiments.sweep.store.journal import TAKEN, journals_in
+from experiments.sweep.store.paths import SweepFolder, writing
+
+
+def take_turn(right: Path, restart: int) -> Path | None:
+    """Make this process the one whose turn it is.
+
+    Parameters
+    ----------
+    right
+        The shard's folder.
+    restart
+        How often Slurm has started the job anew; more is newer.
+
+    Returns
+    -------
+    Path or None
+        The folder to write journals to; None where the shard was taken back, or a newer process
+        is at it.
+    """
+    own = right / f"{restart:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    with writing(own):
+        try:
+            own.mkdir()
+        except FileNotFoundError:
+            return None
+    turns = [path for path in right.iterdir() if not path.name.endswith(TAKEN)]
+    if any(path.name > own.name for path in turns):
+        with suppress(OSError):
+            own.rmdir()
+        return None
+    for path in turns:
+        if path != own:
+            with suppress(FileNotFoundError):  # its process has just ended well
+                path.rename(path.with_name(path.name + TAKEN))
+    return own
+
+
+def settle_lost(
+    folder: SweepFolder, right: Path, tasks: Mapping[str, Task], outcome: str, reason: str
+) -> int:
+    """Settle what processes left whose turn is over: keep what they finished, blame the rest.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    right
+        The shard's folder.
+    tasks
+        Its cells, by id.
+    outcome, reason
+        Of cells that were at work.
+
+    Returns
+    -------
+    int
+        How many cells had ended, or were at work.
+    """
+    count = 0
+    for lost in _lost(right):
+        for journal in journals_in(lost).values():
+            settled = settle(folder, journal, tasks, outcome, reason, blame_all=True)
+            if settled is not None:
+                count += len(settled.finished | settled.blamed)
+        shutil.rmtree(lost, ignore_errors=True)
+    return count
+
+
+def _lost(right: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError):
+        names = sorted(os.listdir(right))
+        yield from (right / name for name in names if name.endswith(TAKEN))
+
+
+def give_back(own: Path) -> bool:
+    """End one's turn; False where it was over already, because somebody else has the shard."""
+    try:
+        shutil.rmtree(own)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def take_back(right: Path) -> Path | None:
+    """Take a whole shard from its job: whatever runs of it can publish nothing any more.
+
+    Returns
+    -------
+    Path or None
+        Where its journals lie now; None where the shard has ended.
+    """
+    taken = right.with_name(right.name + TAKEN)
+    with writing(right):
+        try:
+            right.rename(taken)
+        except FileNotFoundError:
+            return taken if taken.is_dir() else None
+    return taken
+
+
+def retire(taken: Path) -> None:
+    """Every turn in a shard that was taken back is over."""
+    for path in taken.iterdir():
+        if not path.name.endswith(TAKEN):
+            path.rename(path.with_name(path.name + TAKEN))
