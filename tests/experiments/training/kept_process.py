@@ -1,0 +1,38 @@
+"""A process that runs one cell, keeps it after every step, and writes each step's number first.
+
+Arguments: the folder for all of it, a name for the steps' file, and the cell's config as JSON.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from parts import bits
+from torch import Tensor
+
+from experiments.cell import run_cell
+from experiments.sweep.running.process import prepare_torch
+from experiments.training.checkpoint import Keeper
+from experiments.training.lanes import OneLane
+
+
+def main(folder: Path, name: str, config: dict) -> None:
+    prepare_torch()
+    step = OneLane.step
+    steps = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def noted(lane: OneLane, number: int) -> Tensor:
+        os.write(steps, f"{number}\n".encode())
+        return step(lane, number)
+
+    OneLane.step = noted
+    keeper = Keeper(folder / "kept", every=0)
+    result = run_cell(config, torch.device("cpu"), keeper=keeper)
+    (folder / f"{name}-bits").write_text(bits(result))
+    print(json.dumps({"ignored": keeper.ignored, "failed": keeper.failed}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
