@@ -1,4 +1,7 @@
-"""Stop a sweep that runs: `python -m experiments.cancel NAME`. Nothing finished is lost."""
+"""Stop a sweep that runs, its jobs too: `python -m experiments.cancel NAME`.
+
+Nothing finished is lost.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import INTERRUPTED, UNUSABLE, FaninError
+from experiments.sweep.slurm.submission import open_submissions
+from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.launcher import Launcher, find_launcher
 from experiments.sweep.view.overview import find_sweep
+from experiments.sweep.view.units import several
 from experiments.sweep.view.watch import Watch
 
 LOOK_EVERY = 0.1  # seconds
@@ -42,8 +48,10 @@ def cancel(folder: SweepFolder) -> None:
         Its launcher is on another host, or somebody else's.
     """
     launcher = find_launcher(folder)
+    jobs = bool(open_submissions(folder))
     if launcher is None or not launcher.at_work:
-        print(f"{folder.root.name}: nobody runs it.")
+        if not jobs:
+            print(f"{folder.root.name}: nobody runs it.")
     elif launcher.alive is None:
         raise FaninError(
             f"{folder.root.name}: process {launcher.pid} on {launcher.host} runs it; stop it "
@@ -51,6 +59,8 @@ def cancel(folder: SweepFolder) -> None:
         )
     else:
         _terminate(folder, launcher)
+    if jobs:
+        _withdraw(folder)
     counts = Watch(folder).look(0).counts
     left = counts["interrupted"] + counts["missing"]
     rest = f"the command that started it runs the other {left:,}" if left else "none is left to run"
@@ -58,6 +68,16 @@ def cancel(folder: SweepFolder) -> None:
         f"{counts['done'] + counts['failed']:,} cells are finished and kept in {folder.root}/; "
         f"{rest}."
     )
+
+
+def _withdraw(folder: SweepFolder) -> None:
+    """Cancel a sweep's jobs on Slurm."""
+    print(f"{folder.root.name}: its jobs are told to stop; they put away what they have ...")
+    from experiments.sweep.slurm.withdraw import withdraw  # loads torch
+
+    with sole_launcher(folder) as hold:
+        count = withdraw(folder, hold.beat)
+    print(f"{several(count, 'job')} cancelled." if count else "They had ended.")
 
 
 def _terminate(folder: SweepFolder, launcher: Launcher) -> None:
@@ -76,7 +96,7 @@ def _terminate(folder: SweepFolder, launcher: Launcher) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.cancel",
-        description="Stop a sweep that runs on this host. Nothing finished is lost.",
+        description="Stop a sweep, and its jobs on Slurm. Nothing finished is lost.",
         epilog="Exit status: 0, also where nobody runs it; 2 where it can't be stopped from here.",
     )
     parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
