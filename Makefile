@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-all lint format lock clean
+.PHONY: help setup demo test test-slow test-slurm test-all lint format lock clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -24,10 +24,14 @@ demo: $(STAMP)   ## the main job: a grid on real digits, each layer against He a
 	$(BIN)/python -m analysis.figures he_vs_glorot
 
 test: $(STAMP)   ## the tests (about 10 minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 test-slow: $(STAMP)  ## the long tests, which `make test` leaves out
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not slurm"
+
+test-slurm: $(STAMP) ## the tests on a real Slurm cluster, which they start on this machine (root)
+	$(PYTHON) slurm/testcluster install
+	$(BIN)/python -m pytest -m slurm
 
 test-all: $(STAMP)  ## every test, the long ones too, with coverage
 	$(BIN)/python -m coverage erase
