@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 
@@ -41,6 +40,9 @@ def sharpness(
     float
         NaN where the loss or its derivatives are not finite, or no eigenvalue was found.
     """
+    # Here, because this import takes a fifth of a second, and few probes ask for sharpness.
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
     dtype = torch.promote_types(x.dtype, torch.float32)
     params = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
     fixed = {n: b.to(dtype) if b.is_floating_point() else b for n, b in model.named_buffers()}
