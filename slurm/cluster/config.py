@@ -13,7 +13,7 @@ GPUS_PER_NODE = 2
 MEMORY_PER_CPU = 2000  # MB
 # A node is given up when pings have failed for SlurmdTimeout. One ping to a dead node takes
 # MessageTimeout (slurmctld tries again every second), so that both decide how soon that is.
-SLURMD_TIMEOUT = 10
+SLURMD_TIMEOUT = 5
 MESSAGE_TIMEOUT = 3
 CREDENTIAL_SECONDS = 5  # the least munge takes; a requeued job waits one second more
 KILL_WAIT = 2  # from SIGTERM to SIGKILL

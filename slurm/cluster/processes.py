@@ -27,9 +27,9 @@ class Process:
         return any(text in word for word in self.arguments + self.environment)
 
     def lives(self) -> bool:
-        """Whether it still runs; a process that is ending has no arguments left, but lives."""
-        now = process(self.pid)
-        return now is not None and now.started == self.started
+        """Whether it still runs; one that is just ending shows no arguments, but lives."""
+        fields = _stat(self.pid)
+        return fields is not None and int(fields[20]) == self.started
 
     def open_files(self) -> list[str]:
         try:
@@ -40,18 +40,15 @@ class Process:
 
 def process(pid: int) -> Process | None:
     """Look at one process; None if there is none, or only a zombie."""
-    folder = Path(f"/proc/{pid}")
+    fields = _stat(pid)
+    if fields is None:
+        return None
     try:
-        stat = (folder / "stat").read_text(errors="replace")
-        arguments = _words(folder / "cmdline")
-        environment = _words(folder / "environ")
-    except OSError:  # gone, or not ours to see
+        arguments = _words(Path(f"/proc/{pid}/cmdline"))
+        environment = _words(Path(f"/proc/{pid}/environ"))
+    except OSError:  # it has just ended, or is not ours to see
         return None
-    name, _, rest = stat.partition("(")[2].rpartition(")")
-    fields = rest.split()  # the third and following of proc(5)
-    if fields[0] in "ZX":
-        return None
-    return Process(pid, int(fields[19]), int(fields[1]), name, arguments, environment)
+    return Process(pid, int(fields[20]), int(fields[2]), fields[0], arguments, environment)
 
 
 def processes() -> list[Process]:
@@ -97,6 +94,17 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Read the second and following fields of proc(5)'s stat; None for a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    fields = [name, *rest.split()]
+    return None if fields[1] in "ZX" else fields
 
 
 def _words(path: Path) -> tuple[str, ...]:

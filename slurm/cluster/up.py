@@ -62,7 +62,10 @@ def _write(layout: Layout, settings: Settings) -> None:
     for number in range(config.GPUS_PER_NODE):
         # Slurm takes only devices for GPUs: this one is the same as /dev/null.
         gpu = layout.folder / "dev" / f"gpu{number}"
-        os.mknod(gpu, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        try:
+            os.mknod(gpu, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            raise UsageError("can't make the fake GPUs' devices: needs CAP_MKNOD") from None
     layout.hosts.write_text(config.hosts(settings))
     _write_secret(etc / "slurmdbd.conf", config.slurmdbd_conf(layout, settings).encode())
     _write_secret(layout.run / "munge.key", os.urandom(128))
