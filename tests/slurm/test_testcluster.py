@@ -139,8 +139,9 @@ def test_two_clusters_side_by_side(healthy_cluster: Any, up: Up) -> None:
 
 def test_down_leaves_nothing_of_a_crashed_cluster(up: Up) -> None:
     own = up("--nodes", "2", "--no-accounting")
-    job = own.submit('trap "" TERM; setsid sleep 600 & while true; do sleep 1; done')
-    own.wait(lambda: own.state(job) == "RUNNING")
+    orphan = "setsid sleep 600 & kill -9 $PPID; echo orphan; while true; do sleep 1; done"
+    job = own.submit(f"trap : TERM; {orphan}")
+    own.wait(lambda: own.output(job) == "orphan\n")
     own.run("kill-controller")
     (own.folder / "run" / "slurmd-n1.pid").unlink()
     assert mentioning(str(own.folder))
