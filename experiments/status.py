@@ -1,7 +1,8 @@
 """Where a sweep stands, from its own files: `python -m experiments.status NAME`.
 
 Works from any shell or host that sees the files, while the sweep runs and after a crash, and
-writes nothing. Exit status 1 where a cell has failed.
+writes nothing. Where it has jobs on a cluster, Slurm is asked how they are. Exit status 1 where a
+cell has failed.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def watch(folder: SweepFolder, console: Console) -> Status:
         while True:
             status = looks.look(failures)
             show(status)
-            if status.state != "running":
+            if status.state not in ("running", "queued"):
                 return status
             time.sleep(WATCH_EVERY)
 
@@ -82,7 +83,7 @@ def _last(as_json: bool) -> int | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.status",
-        description="Where a sweep stands, from its files alone; nothing is written.",
+        description="Where a sweep stands, from its files and Slurm's queue; nothing is written.",
         epilog="Exit status: 0; 1 where a cell has failed or was killed; 2: no such sweep.",
     )
     parser.add_argument(

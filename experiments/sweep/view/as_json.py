@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from experiments.sweep.view.jobs_as_json import jobs_as_json
 from experiments.sweep.view.status import Status, Worker
 
 
@@ -28,6 +29,7 @@ def as_json(status: Status) -> dict[str, Any]:
             "alive": launcher.alive,
             "heard_seconds": round(launcher.heard, 3),
         },
+        "slurm": None if status.jobs is None else jobs_as_json(status.jobs),
         "workers": [_worker(worker) for worker in status.workers],
         "elapsed_seconds": round(status.elapsed, 3),
         "cells_per_minute": status.per_minute,

@@ -12,6 +12,7 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import DONE, FAILED
 from experiments.sweep.view.expect import seconds_left, typical_seconds
 from experiments.sweep.view.failures import failures
+from experiments.sweep.view.jobs import Jobs
 from experiments.sweep.view.launcher import Launcher, age
 from experiments.sweep.view.planned import Planned
 from experiments.sweep.view.seen import Begun, OpenJournal, Result, Seen
@@ -28,6 +29,7 @@ def assess(
     elapsed: float,
     scope: Scope,
     last: int | None = None,
+    jobs: Jobs | None = None,
 ) -> Status:
     """Sum up what the files say.
 
@@ -39,9 +41,12 @@ def assess(
         Which cells count.
     last
         How many failures to describe; None: all.
+    jobs
+        A cluster's, that have cells of the sweep in hand.
     """
     at_work = launcher is not None and launcher.at_work
-    busy = [journal for journal in seen.journals if _is_busy(journal, at_work)]
+    on_cluster = jobs is not None and jobs.total("running") > 0
+    busy = [journal for journal in seen.journals if _is_busy(journal, at_work, jobs)]
     idle = [journal for journal in seen.journals if journal not in busy]
     running = _begun(busy)
     lost = {cell for cell, each in _begun(idle).items() if _is_new(each, seen.results.get(cell))}
@@ -57,17 +62,19 @@ def assess(
     counts = Counter(states.values())
     finished = [cell for cell, result in ended.items() if result.fresh]
     left = per_minute = None
-    if at_work:
+    if at_work or on_cluster:
         weight, measured = typical_seconds(seen.results, planned.kinds)
         shares = {cell: each.share for cell, each in running.items()}
         waiting = [cell for cell, state in states.items() if state in ("missing", "interrupted")]
-        left = seconds_left(weight, measured, finished, shares, waiting, elapsed)
+        # What a sweep did so far tells nothing where it has waited for a cluster.
+        told = [] if jobs is not None and measured else finished
+        left = seconds_left(weight, measured, told, shares, waiting, elapsed)
         per_minute = 60 * len(finished) / elapsed if finished and elapsed > 0 else None
     codes = _counted(result.code for result in ended.values())
     return Status(
         name=folder.root.name,
         folder=folder,
-        state=_stands(at_work, counts),
+        state=_stands(at_work, counts, jobs),
         cells=len(states),
         counts={state: counts[state] for state in STATES},
         outcomes=_counted(result.outcome for result in ended.values()),
@@ -81,6 +88,7 @@ def assess(
         codes=codes,
         warnings=(*planned.faults, *seen.faults, *seen.notes, *_versions(codes)),
         changed=seen.changed,
+        jobs=jobs,
     )
 
 
@@ -88,10 +96,14 @@ def _begun(journals: Iterable[OpenJournal]) -> dict[str, Begun]:
     return {each.cell_id: each for journal in journals for each in journal.begun}
 
 
-def _is_busy(journal: OpenJournal, at_work: bool) -> bool:
+def _is_busy(journal: OpenJournal, at_work: bool, jobs: Jobs | None) -> bool:
     """Whether a journal's writer is at work, as far as can be told from here."""
     alive = None if journal.writer is None else lives(journal.writer)
-    return (at_work or age(journal.grew) < FRESH) if alive is None else alive
+    if journal.over or alive is not None:
+        return bool(alive) and not journal.over
+    if journal.element is not None and jobs is not None and jobs.at_work is not None:
+        return journal.element in jobs.at_work
+    return (at_work and journal.element is None) or age(journal.grew) < FRESH
 
 
 def _is_new(begun: Begun, before: Result | None) -> bool:
@@ -111,9 +123,11 @@ def _state(cell: str, ended: Mapping[str, Result], running: Set[str], lost: Set[
     return "failed" if outcome in FAILED else "interrupted"
 
 
-def _stands(at_work: bool, counts: Mapping[str, int]) -> State:
+def _stands(at_work: bool, counts: Mapping[str, int], jobs: Jobs | None) -> State:
     if at_work or counts["running"]:
         return "running"
+    if jobs is not None and jobs.under_way:
+        return "running" if jobs.total("running") else "queued"
     return "stopped" if counts["missing"] or counts["interrupted"] else "finished"
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import DataError
-from experiments.sweep.store.journal import Event, journals_in, read_events, read_writer
+from experiments.sweep.store.journal import (
+    TAKEN,
+    Event,
+    journals_in,
+    read_events,
+    read_writer,
+)
 from experiments.sweep.store.parquet import part_path, read_part
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.survey import steadily, survey
@@ -93,7 +99,10 @@ class Follower:
                 for event in events:
                     with suppress(ValueError):  # noise that looks like a line
                         self._follow(stem, begun, event)
-                self._journals[stem] = OpenJournal(writer, grew, tuple(begun.values()))
+                folders = path.relative_to(self._folder.journals).parts[:-1]
+                over = any(folder.endswith(TAKEN) for folder in folders)
+                of = folders[0] if folders else None
+                self._journals[stem] = OpenJournal(writer, grew, tuple(begun.values()), of, over)
                 return
 
     def _follow(self, stem: str, begun: dict[str, Begun], event: Event) -> None:

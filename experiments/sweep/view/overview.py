@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.errors import FaninError, nearest
+from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.view.enquiry import Enquiry
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.units import clock
 from experiments.sweep.view.watch import Watch
@@ -71,4 +74,10 @@ def overview(statuses: Sequence[Status]) -> Table:
 
 def statuses(results: Path) -> list[Status]:
     """How every sweep in a folder stands."""
-    return [Watch(folder).look(0) for folder in sweeps_in(results)]
+    folders = list(sweeps_in(results))
+    names: set[str] = set()
+    for folder in folders:
+        with suppress(FaninError):  # each sweep tells its own faults
+            names |= {submission.job_name for submission in open_submissions(folder)}
+    answer = Enquiry().look(names)  # one for all
+    return [Watch(folder, answer=answer).look(0) for folder in folders]

@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.sweep.view.jobs_table import jobs_table
 from experiments.sweep.view.status import Status, Worker
 from experiments.sweep.view.units import stopwatch
 from experiments.sweep.view.words import pacing, standing, tally
@@ -23,6 +24,7 @@ STYLES = {
 BAD = "bold red"  # every other outcome
 HOST = 16  # letters of a host's name that are shown
 LEAST = 3  # workers that are shown on the lowest screen
+MOST_ARRAYS = 4  # job arrays that a screen of limited height shows
 
 
 def screen(status: Status, height: int | None = None) -> RenderableType:
@@ -37,8 +39,9 @@ def screen(status: Status, height: int | None = None) -> RenderableType:
         show all.
     """
     below = [*_failures(status), *_warnings(status)]
-    room = None if height is None else max(LEAST, height - len(below) - 7)
-    return Group(*_head(status), *_workers(status.workers, room), *below)
+    jobs, taken = jobs_table(status.jobs, None if height is None else MOST_ARRAYS)
+    room = None if height is None else max(LEAST, height - len(below) - taken - 7)
+    return Group(*_head(status), *jobs, *_workers(status.workers, room), *below)
 
 
 def _head(status: Status) -> Iterator[RenderableType]:

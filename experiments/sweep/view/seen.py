@@ -60,11 +60,17 @@ class OpenJournal:
     ----------
     grew
         When it last did, by the file system's clock.
+    element
+        The folder that it lies in, of a cluster's job; None: it is no job's.
+    over
+        Whether somebody has taken that folder: its writer's turn is over, be it alive.
     """
 
     writer: Writer | None
     grew: float
     begun: tuple[Begun, ...]
+    element: str | None = None
+    over: bool = False
 
 
 @dataclass(frozen=True)

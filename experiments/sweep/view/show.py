@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from experiments.sweep.view.failures import Failure
+from experiments.sweep.view.job_words import warnings as job_warnings
 from experiments.sweep.view.screen import screen
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.words import failure_line, log_line
@@ -52,7 +53,8 @@ class Log:
 
     def __call__(self, status: Status) -> None:
         """Print what is new."""
-        for warning in status.warnings:
+        notes = [] if status.jobs is None else job_warnings(status.jobs)
+        for warning in [*status.warnings, *notes]:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._print(f"warning: {warning}")

@@ -8,9 +8,10 @@ from typing import Literal
 
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.failures import Failure
+from experiments.sweep.view.jobs import Jobs
 from experiments.sweep.view.launcher import Launcher
 
-State = Literal["running", "stopped", "finished"]
+State = Literal["running", "queued", "stopped", "finished"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Status:
         What somebody should know.
     changed
         When the newest file was written (seconds since 1970); None: nothing was.
+    jobs
+        A cluster's, that have cells in hand; None: there are none.
     """
 
     name: str
@@ -94,3 +97,4 @@ class Status:
     codes: Mapping[str, int]
     warnings: tuple[str, ...]
     changed: float | None
+    jobs: Jobs | None = None

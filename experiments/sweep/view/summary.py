@@ -15,6 +15,7 @@ from experiments.sweep.asking.grid import Axis
 from experiments.sweep.asking.request import Request
 from experiments.sweep.planning.engines import Engines
 from experiments.sweep.planning.plan import Plan
+from experiments.sweep.runner import Outliving
 from experiments.sweep.store.state import DONE, CellState
 from experiments.sweep.view.units import duration, several
 
@@ -35,12 +36,15 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
     show_counts(console, request, plan)
     if not plan.packs:
         return
-    workers = min(request.runner.n_workers, len(plan.packs))
-    console.print(
+    what = (
         f"Would run {several(plan.pending, 'cell')} in {several(len(plan.packs), 'pack')} "
-        f"({_engines(plan)}) on {several(workers, 'worker')}: {_expected(plan, workers)}.",
-        highlight=False,
+        f"({_engines(plan)})"
     )
+    outlives = isinstance(request.runner, Outliving)
+    if not outlives:
+        workers = min(request.runner.n_workers, len(plan.packs))
+        where = f"on {several(workers, 'worker')}: {_expected(plan, workers)}."
+        console.print(f"{what} {where}", highlight=False)
     if plan.engines.undecided:
         console.print(
             f"  engine=auto: {several(len(plan.engines.undecided), 'kind')} of cells to be timed "
@@ -48,6 +52,11 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
             highlight=False,
         )
     show_engines(console, plan.engines)
+    if outlives:
+        # Imported here: it takes a while to load, and most sweeps have no need of it.
+        from experiments.sweep.view.slurm_plan import show_slurm_plan
+
+        show_slurm_plan(console, request, plan, what)
 
 
 def _engines(plan: Plan) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from experiments.sweep.view.failures import Failure
+from experiments.sweep.view.job_words import in_short
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.units import clock, duration, rate
 
@@ -16,8 +17,11 @@ def standing(status: Status) -> str:
     by = "" if launcher is None else f"process {launcher.pid} on {launcher.host}"
     if status.state == "finished":
         return "finished"
+    at_work = launcher is not None and launcher.at_work
+    if status.jobs is not None and status.jobs.under_way and not at_work:
+        return f"{status.state} on Slurm; the same command waits for it"
     if status.state == "running":
-        if launcher is None or not launcher.at_work:
+        if launcher is None or not at_work:
             return "workers run, but no launcher"
         sign = f" (last sign {duration(launcher.heard)} ago)" if launcher.alive is None else ""
         return f"running: {by}{sign}"
@@ -54,6 +58,8 @@ def log_line(status: Status) -> str:
     finished = sum(status.outcomes.values())
     counts = ", ".join(f"{count:,} {word}" for word, count in tally(status) if word != "missing")
     told = [f"{finished:,} of {status.cells:,} cells" + (f" ({counts})" if counts else "")]
+    if status.jobs is not None:
+        told.append(in_short(status.jobs))
     return ", ".join(told + ([pacing(status)] if pacing(status) else []))
 
 
