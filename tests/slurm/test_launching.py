@@ -1,0 +1,165 @@
+"""Submitting, leaving, finding again, cancelling."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import Cluster
+from launching import LONG, Grid
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture
+def grid(healthy_cluster: Cluster, tmp_path: Path) -> Grid:
+    return Grid(healthy_cluster, tmp_path)
+
+
+def test_submit_returns_and_the_same_command_waits_for_the_same_jobs(grid: Grid) -> None:
+    status, said = grid.run("seed=range(4)", "sweep.mode=submit")
+    assert status == 0
+    (job,) = grid.arrays()
+    assert job in said
+    again, said = grid.run("seed=range(4)", "sweep.mode=submit")
+    assert again == 0
+    assert job in said
+    status, said = grid.run("seed=range(4)")
+    assert status == 0, said
+    assert set(grid.rows().values()) == {1}
+    assert grid.outcomes() == Counter(ok=4)
+    assert grid.arrays() == {job}
+
+
+def test_a_killed_launcher_loses_nothing(grid: Grid) -> None:
+    process = grid.start("seed=range(6)")
+    grid.until(grid.running)
+    grid.kill(process)
+    status, said = grid.run("seed=range(6)")
+    assert status == 0, said
+    assert grid.outcomes() == Counter(ok=6)
+    assert set(grid.rows().values()) == {1}
+    assert len(grid.arrays()) == 1
+
+
+@pytest.mark.parametrize("when", ["before sbatch", "after sbatch"])
+def test_a_launcher_killed_around_sbatch_submits_once(
+    grid: Grid, tmp_path: Path, when: str
+) -> None:
+    # A wrapper of the real sbatch, which kills its caller at that very moment.
+    grid.path = tmp_path / "bin"
+    grid.path.mkdir()
+    real = grid.cluster.sh("command -v sbatch")
+    submits = f'{real} "$@" >/dev/null; ' if when == "after sbatch" else ""
+    (grid.path / "sbatch").write_text(f"#!/bin/bash\n{submits}kill -9 $PPID\n")
+    (grid.path / "sbatch").chmod(0o755)
+    assert grid.run("seed=range(4)")[0] == -9
+    assert len(grid.arrays()) == (when == "after sbatch")
+    grid.path = None
+    status, said = grid.run("seed=range(4)")
+    assert status == 0, said
+    assert grid.outcomes() == Counter(ok=4)
+    assert len(grid.arrays()) == 1
+
+
+def test_an_answer_of_sbatch_that_is_lost_makes_no_second_job(grid: Grid, tmp_path: Path) -> None:
+    grid.path = tmp_path / "bin"
+    grid.path.mkdir()
+    real = grid.cluster.sh("command -v sbatch")
+    lost = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    (grid.path / "sbatch").write_text(
+        f'#!/bin/bash\necho >>{tmp_path}/calls\n{real} "$@" >/dev/null; echo "{lost}" >&2; exit 1\n'
+    )
+    (grid.path / "sbatch").chmod(0o755)
+    status, said = grid.run("seed=range(4)")
+    assert status == 0, said
+    assert grid.outcomes() == Counter(ok=4)
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    assert len(grid.arrays()) == 1
+
+
+def test_what_sbatch_refuses_is_said_and_leaves_nothing(grid: Grid) -> None:
+    status, said = grid.run("seed=range(2)", "runner.slurm.partition=nowhere")
+    assert status == 2
+    assert "invalid partition" in said.lower()
+    assert not list(grid.folder.journals.glob("*"))
+    assert not list(grid.folder.slurm.glob("*"))
+    assert not grid.active()
+
+
+def test_arrays_are_cut_at_the_sites_limit_and_jobs_at_the_users(grid: Grid) -> None:
+    process = grid.start("seed=range(28)", "runner.max_jobs=13")
+    most = 0
+    while process.poll() is None:
+        most = max(most, len(grid.active()))
+    assert process.returncode == 0, process.communicate()[0]
+    assert grid.outcomes() == Counter(ok=28)
+    assert 1 < most <= 13
+    sizes = grid.cluster.sh("sacct -n -P -X -S now-1day -o JobID,JobName").splitlines()
+    tokens = {path.name for path in grid.folder.slurm.glob("*/")}
+    ours = Counter(row.partition("_")[0] for row in sizes if row.rpartition(".")[2] in tokens)
+    assert len(ours) >= 2
+    assert max(ours.values()) <= 11
+    assert sum(ours.values()) == 14
+
+
+def test_cancel_keeps_what_is_finished(grid: Grid) -> None:
+    grid.cells = LONG
+    process = grid.start("seed=range(4)", "runner.slurm.array_parallelism=1")
+    grid.until(grid.running)
+    done = grid.command("cancel")
+    assert done.returncode == 0, done.stderr
+    process.wait()
+    assert not grid.active()
+    assert not list(grid.folder.journals.glob("*"))
+    status, said = grid.run("seed=range(4)", runner=("runner=local", "sweep.mode=plan"))
+    assert status == 0
+    assert "0 queued" in said or "queued" not in said
+
+
+def test_cells_that_slurm_has_are_not_run_here_too(grid: Grid) -> None:
+    assert grid.run("seed=range(2)", "sweep.mode=submit")[0] == 0
+    status, said = grid.run("seed=range(2)", runner=("runner=local",))
+    assert status == 2
+    assert "experiments.cancel" in said
+
+
+def test_pending_elements_that_vanish_are_cancelled_and_run_again_on_demand(grid: Grid) -> None:
+    grid.cells = LONG
+    process = grid.start("seed=range(4)", "runner.slurm.array_parallelism=1")
+    grid.until(grid.running)
+    (waits,) = [line.split()[1] for line in grid.active() if line.startswith("PENDING")]
+    runs = [line.split()[1] for line in grid.active() if line.startswith("RUNNING")]
+    grid.cluster.sh(f"scancel {waits}")
+    grid.cluster.sh(f"scancel {runs[0]}")
+    said = process.communicate()[0]
+    assert process.returncode == 1, said
+    assert "cancelled" in said
+    assert not grid.active()
+    assert not list(grid.folder.journals.glob("*"))
+
+
+def test_without_a_controller_submission_waits_for_it(grid: Grid) -> None:
+    grid.cluster.run("stop-controller")
+    process = grid.start("seed=range(2)", "runner.max_array_size=11")
+    grid.until(lambda: list(grid.folder.slurm.glob("*/script.sh")))
+    grid.cluster.run("start-controller")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert grid.outcomes() == Counter(ok=2)
+    assert len(grid.arrays()) == 1
+
+
+def test_controller_and_database_may_go_in_the_middle_of_an_array(grid: Grid) -> None:
+    process = grid.start("seed=range(12)")
+    grid.until(grid.running)
+    grid.cluster.run("stop-database")
+    grid.cluster.run("kill-controller")
+    grid.until(lambda: True)
+    grid.cluster.run("start-controller")
+    grid.cluster.run("start-database")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert grid.outcomes() == Counter(ok=12)
+    assert set(grid.rows().values()) == {1}
