@@ -17,6 +17,7 @@ AWAY = re.compile(
     r"|Slurm temporarily unable|Communication connection failure",
     re.IGNORECASE,
 )
+UNACCOUNTED = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 FULL = re.compile(
     r"AssocMaxSubmitJob|QOSMaxSubmitJob|Job violates accounting/QOS policy \(job submit limit"
     r"|MaxJobCount|max(imum)? (number of )?jobs",
@@ -38,6 +39,10 @@ class SlurmError(FaninError):
 
 class SlurmAway(SlurmError):
     """Nobody answers just now; the same command may well be answered later."""
+
+
+class SlurmUnaccounted(SlurmError):
+    """The site keeps no accounts, so nobody knows how a job ended."""
 
 
 class SlurmFull(SlurmError):
@@ -72,6 +77,8 @@ def call(*words: str, seconds: float = SECONDS) -> str:
 def _kind(said: str) -> type[SlurmError]:
     if AWAY.search(said):
         return SlurmAway
+    if UNACCOUNTED.search(said):
+        return SlurmUnaccounted
     return SlurmFull if FULL.search(said) else SlurmError
 
 

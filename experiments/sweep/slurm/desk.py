@@ -121,16 +121,19 @@ class Desk:
         if not gone:
             return
         names = {name for name, _ in gone}
+        patience = 0.0
         try:
             runs, accounts = ended(names, min(there[name].since for name in names)), True
-        except calls.SlurmError:
+        except calls.SlurmUnaccounted:
             runs, accounts = {}, False
+        except calls.SlurmError as error:
+            self._note(f"{error}; how jobs ended is settled without it if it stays so")
+            runs, accounts, patience = {}, False, WITHOUT_ACCOUNTS
         for key in sorted(gone):
             last = runs[key][-1] if runs.get(key) else None
-            waited = now - self._missing[key]
             if last is not None and last.state.split()[0] in calls.UNDER_WAY:
                 continue  # the accounts lag behind
-            if accounts or waited >= WITHOUT_ACCOUNTS:
+            if now - self._missing[key] >= patience:
                 self._bury(there[key[0]], key[1], last, accounts)
 
     @property

@@ -99,7 +99,7 @@ def ended(names: Iterable[str], since: str) -> dict[Key, list[Ended]]:
     if not wanted:
         return {}
     said = call(
-        "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "--array",
+        "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates",
         f"--name={wanted}", f"--starttime={since}",
         "--format=JobName,JobID,State,ExitCode,NodeList",
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from experiments.sweep.slurm.calls import SlurmAway, SlurmError, call
+from experiments.sweep.slurm.calls import SlurmAway, SlurmUnaccounted, call
 from experiments.sweep.slurm.queue import ended, waiting
 from experiments.sweep.slurm.submission import Submission
 
@@ -65,7 +65,7 @@ def find(submission: Submission) -> str | None:
     try:
         for runs in ended([submission.job_name], submission.since).values():
             return runs[-1].job
-    except SlurmError:  # no accounts here; what has run has left its traces
+    except SlurmUnaccounted:  # what has run has left its traces
         pass
     rights = [submission.right(index) for index in range(submission.size)]
     if any(not right.is_dir() or any(right.iterdir()) for right in rights):
