@@ -26,7 +26,7 @@ TINY = (
 LONG = (*(word for word in TINY if not word.startswith("train.")), "train.steps=300000")
 ON_SLURM = (
     "runner=slurm_cpu", "runner.slurm.cpus=1", "runner.slurm.mem_gb=null", "runner.pack_cells=2",
-    "runner.target_minutes=0.0001", "runner.poll_seconds=1",
+    "runner.target_minutes=0.000001", "runner.poll_seconds=1",
 )  # fmt: skip
 PATIENCE = 240  # seconds; far above what anything here takes, for machines with much else to do
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field, replace
 from experiments.errors import FaninError
 from experiments.sweep.slurm import calls
 from experiments.sweep.slurm.cause import cause, printed_by
+from experiments.sweep.slurm.left import left_of
+from experiments.sweep.slurm.log import log
 from experiments.sweep.slurm.queue import Ended, Key, ended, waiting
 from experiments.sweep.slurm.shards import Shard
+from experiments.sweep.slurm.stop import got_somewhere
 from experiments.sweep.slurm.submission import (
     Duty,
     Submission,
@@ -20,7 +23,6 @@ from experiments.sweep.slurm.submission import (
 )
 from experiments.sweep.slurm.submit import submit
 from experiments.sweep.slurm.withdraw import bring_home
-from experiments.sweep.slurm.work import left_of
 from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.sweep.store.state import read_states
 
@@ -58,7 +60,7 @@ class Desk:
     max_jobs: int | None
     beat: Callable[[], None]
     queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
-    notes: list[str] = field(default_factory=list)
+    _noted: set[str] = field(default_factory=set)
     _missing: dict[Key, float] = field(default_factory=dict)
 
     def add(self, shards: Iterable[Shard]) -> None:
@@ -169,7 +171,9 @@ class Desk:
         self._note(f"{submission.job_name}[{index}]: {reason}")
         if not rest or outcome == "cancelled":
             return
-        tries = 0 if begun else submission.duty.tries + 1
+        fewer = sum(len(pack.tasks) for pack in rest) < sum(len(pack.tasks) for pack in shard)
+        moved = begun or fewer or got_somewhere(submission, index)
+        tries = 0 if moved else submission.duty.tries + 1
         if tries < TRIES:
             self.queue.append((rest, tries))
             return
@@ -181,8 +185,10 @@ class Desk:
         )
 
     def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+        """Say once what has happened."""
+        if text not in self._noted:
+            self._noted.add(text)
+            log(self.folder, text)
 
 
 def arrays_needed(shards: Sequence[Shard], array_size: int) -> list[int]:

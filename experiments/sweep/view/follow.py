@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import DataError
+from experiments.sweep.slurm.log import read_log
 from experiments.sweep.store.journal import (
     TAKEN,
     Event,
@@ -67,6 +68,7 @@ class Follower:
         for stem in sorted(parts.keys() - self._parts, key=parts.__getitem__):  # the oldest first
             self._read_part(stem)
         self._parts = set(parts)
+        self._notes |= dict.fromkeys(read_log(self._folder))
         self._looked = True
         times = [*parts.values(), *(journal.grew for journal in self._journals.values())]
         return Seen(
