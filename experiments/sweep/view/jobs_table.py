@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -40,7 +42,7 @@ def jobs_table(jobs: Jobs | None, most: int | None = None) -> tuple[list[Rendera
             count += 1
     found: list[RenderableType] = [Text(), table] if count else [Text()]
     if rest := arrays[len(shown) :]:
-        more = f"and {len(rest)} more arrays: {in_short(Jobs(tuple(rest)))}"
+        more = f"and {len(rest)} more arrays: {in_short(replace(jobs, arrays=tuple(rest)))}"
         found.append(Text(more, style="dim"))
     if jobs.note is not None:
         found.append(Text(jobs.note, style="dim"))
