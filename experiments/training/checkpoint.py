@@ -109,6 +109,16 @@ class Keeper:
             self.failed = f"{self.path}: can't be deleted ({error.strerror or error})"
 
 
+def how_far(path: Path) -> tuple[int, int]:
+    """How many training steps and draws a file holds; none where it can't be gone on from."""
+    try:
+        data = path.read_bytes()
+        kept = _decoded(data, json.loads(data.partition(b"\n")[0])["about"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0, 0
+    return (0 if kept.progress is None else kept.progress.step), len(kept.draws)
+
+
 def _encoded(kept: Kept, about: Mapping[str, str]) -> bytes:
     progress = kept.progress and vars(kept.progress.copied("cpu"))
     content = io.BytesIO()

@@ -18,12 +18,16 @@ VARIES_IN_PACK = ("init", "scaling", "seed", "seed_weights", "seed_data")
 
 @dataclass(frozen=True)
 class Task:
-    """A cell to run, and which attempt at it this is."""
+    """A cell to run, and which attempt at it this is; `lost`: how many were lost before it.
+
+    Counted from when it was asked for: a launch that finds it lost asks for it anew.
+    """
 
     cell_id: str
     attempt: int
     config: dict[str, Any]
     choices: dict[str, str | None]
+    lost: int = 0
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def cause(ended: Ended | None, printed: str, accounts: bool) -> Cause:
         return outcome, reason + where
     if state == "COMPLETED":
         return "killed", f"its job left without a word, as by os._exit(0){where}"
-    told = TASK.search(printed)  # srun gives a signal's number as an exit code
-    how = told[1].strip() if told else _exit(ended.exit_code)
+    told = TASK.findall(printed)  # srun gives a signal's number as an exit code
+    how = _told(told[-1]) if told else _exit(ended.exit_code)
     return "killed", f"its job ended with {how}{where}"
 
 
@@ -101,6 +101,17 @@ def _said(printed: str) -> Cause | None:
     if MEMORY.search(printed):
         return STATES["OUT_OF_MEMORY"]
     return next((found for words, found in SAID.items() if words in printed), None)
+
+
+def _told(words: str) -> str:
+    """How a task ended, as srun has it, in the words that we have for it.
+
+    >>> _told("Killed"), _told("Exited with exit code 3"), _told("Segmentation fault (core dumped)")
+    ('signal SIGKILL', 'exit code 3', 'signal SIGSEGV')
+    """
+    words = words.strip().removesuffix(" (core dumped)").removeprefix("Exited with ")
+    names = {signal.strsignal(number): number.name for number in signal.Signals}
+    return f"signal {names[words]}" if words in names else words
 
 
 def _exit(code: str) -> str:

@@ -60,6 +60,7 @@ class Desk:
     max_jobs: int | None
     beat: Callable[[], None]
     queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
+    dead: list[str] = field(default_factory=list)  # how jobs ended that are not tried again
     _noted: set[str] = field(default_factory=set)
     _missing: dict[Key, float] = field(default_factory=dict)
 
@@ -174,15 +175,26 @@ class Desk:
         fewer = sum(len(pack.tasks) for pack in rest) < sum(len(pack.tasks) for pack in shard)
         moved = begun or fewer or got_somewhere(submission, index)
         tries = 0 if moved else submission.duty.tries + 1
-        if tries < TRIES:
+        if tries == 0 or (tries < TRIES and not self.dead):
             self.queue.append((rest, tries))
             return
         log = submission.logs / f"{submission.job_id()}_{index}_0_log.err"
         said = printed.strip().splitlines()
-        raise FaninError(
-            f"jobs have died {TRIES} times before they began a cell: {reason}; the last one said: "
-            f"{said[-1] if said else 'nothing'} ({log})"
-        )
+        self.dead.append(f"{reason}; it said: {said[-1] if said else 'nothing'} ({log})")
+
+    def check(self) -> None:
+        """To be called when all has ended.
+
+        Raises
+        ------
+        FaninError
+            Jobs died before they began a cell.
+        """
+        if self.dead:
+            raise FaninError(
+                f"jobs have died {TRIES} times before they began a cell, the last one as "
+                f"{self.dead[-1]}; when that is mended, the same command goes on from here"
+            )
 
     def _note(self, text: str) -> None:
         """Say once what has happened."""

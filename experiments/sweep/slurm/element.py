@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import UNUSABLE, FaninError
-from experiments.sweep.running.server import start_server
-from experiments.sweep.slurm.notice import unheard
-from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.slurm.signals import put_off
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run this job's shard; return the exit status."""
+    put_off()  # first of all: else they end this process, and with it the job
     root, token = sys.argv[1:] if argv is None else argv
     # None of five hundred jobs is to fetch data: that was done before any was submitted.
     os.environ["FANIN_OFFLINE"] = "1"
     try:
+        from experiments.sweep.running.server import start_server
         from experiments.sweep.slurm.submission import read_submission
+        from experiments.sweep.store.paths import SweepFolder
 
         submission = read_submission(SweepFolder(Path(root)), token)
         if submission.duty.stage_data is not None:
             os.environ["FANIN_STAGE"] = submission.duty.stage_data
-        with unheard():
-            start_server()  # loads torch while this process does
+        start_server()  # loads torch while this process does
         from experiments.sweep.slurm.work import work
 
         return work(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))

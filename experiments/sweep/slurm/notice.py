@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.sweep.running.interrupts import Interrupted
 from experiments.sweep.running.order import STOP
-
-KINDS = (signal.SIGUSR2, signal.SIGTERM)  # `--signal`, and what comes before the kill
+from experiments.sweep.slurm.signals import KINDS, let_in
 
 
 class Notice:
@@ -34,6 +31,7 @@ class Notice:
         self._told: float | None = None
         for kind in KINDS:
             signal.signal(kind, self._hear)
+        let_in()
 
     def _hear(self, number: int, _: object) -> None:
         # What comes first counts: a preemption sends the one after the other.
@@ -55,13 +53,3 @@ class Notice:
             (self._turn / STOP).touch()
         elif time.monotonic() - self._told > self._grace:
             raise Interrupted
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Processes that start here don't hear Slurm's signals, which go to all that a job runs."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, KINDS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

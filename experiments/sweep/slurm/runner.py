@@ -101,6 +101,7 @@ class SlurmRunner:
             desk.hand_out()
             if desk.idle:
                 tick()
+                desk.check()
                 return
             if time.monotonic() - asked >= self.poll_seconds:
                 desk.look()
@@ -129,6 +130,7 @@ class SlurmRunner:
             memory_gb=self.memory_gb,
             checkpoint_seconds=self.checkpoint_seconds,
             attempts=self.attempts,
+            notice_seconds=self.slurm.signal_seconds,
             stage_data=self.stage_data,
         )
         size = self.max_array_size or max_array_size()

@@ -38,6 +38,8 @@ class Duty:
         As in `SlurmRunner`.
     attempts
         How often a cell may be lost with its job before it is given up.
+    notice_seconds
+        How long before its end a job is told; 0: not at all.
     stage_data
         A folder on the node's own disk for the data; None: it is read where it is.
     tries
@@ -52,6 +54,7 @@ class Duty:
     memory_gb: float | None = None
     checkpoint_seconds: float | None = None
     attempts: int = 5
+    notice_seconds: float = 0.0
     stage_data: str | None = None
     tries: int = 0
 

@@ -20,6 +20,8 @@ from experiments.sweep.running.settle import settle
 from experiments.sweep.store.journal import TAKEN, journals_in
 from experiments.sweep.store.paths import SweepFolder, writing
 
+TAKEN_OVER = "somebody else has taken these cells over"
+
 
 def take_turn(right: Path, restart: int) -> Path | None:
     """Make this process the one whose turn it is.
@@ -43,7 +45,10 @@ def take_turn(right: Path, restart: int) -> Path | None:
             own.mkdir()
         except FileNotFoundError:
             return None
-    turns = [path for path in right.iterdir() if not path.name.endswith(TAKEN)]
+    try:
+        turns = [path for path in right.iterdir() if not path.name.endswith(TAKEN)]
+    except FileNotFoundError:  # taken back this very moment, with what was made in it
+        return None
     if any(path.name > own.name for path in turns):
         with suppress(OSError):
             own.rmdir()
@@ -92,13 +97,16 @@ def _lost(right: Path) -> Iterator[Path]:
         yield from (right / name for name in names if name.endswith(TAKEN))
 
 
-def give_back(own: Path) -> bool:
-    """End one's turn; False where it was over already, because somebody else has the shard."""
+def end_turn(own: Path) -> int:
+    """All cells have ended, and with them the right to run them; the exit status."""
     try:
         shutil.rmtree(own)
     except FileNotFoundError:
-        return False
-    return True
+        print(TAKEN_OVER)
+        return 0
+    with suppress(OSError):  # a newer turn's, which finds nothing to do
+        own.parent.rmdir()
+    return 0
 
 
 def take_back(right: Path) -> Path | None:

@@ -1,0 +1,39 @@
+"""What is still to be done of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from experiments.sweep.planning.pack import Pack, Task
+from experiments.sweep.store.state import INTERRUPTED, CellState
+
+
+def left_of(packs: Sequence[Pack], states: Mapping[str, CellState], attempts: int) -> list[Pack]:
+    """What is still to be run of a shard: cells that have no result, or lost theirs with a job.
+
+    Parameters
+    ----------
+    packs
+        The shard, as it was handed out.
+    states
+        The latest attempt of every cell.
+    attempts
+        How often a cell is begun before it is given up.
+    """
+    left = []
+    for pack in packs:
+        found = (_next(task, states.get(task.cell_id), attempts) for task in pack.tasks)
+        if tasks := tuple(task for task in found if task is not None):
+            left.append(replace(pack, tasks=tasks))
+    return left
+
+
+def _next(task: Task, state: CellState | None, attempts: int) -> Task | None:
+    """The next attempt at a cell; None where there is to be none."""
+    if state is None or state.attempt < task.attempt:
+        return task
+    lost = task.lost + state.attempt - task.attempt + 1
+    if state.outcome not in INTERRUPTED or lost >= attempts:
+        return None
+    return replace(task, attempt=state.attempt + 1, lost=lost)
