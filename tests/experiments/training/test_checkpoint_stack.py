@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from parts import CPU, after, bits, stack_in_parts, steps_counted, words
@@ -12,6 +13,7 @@ from experiments.cell import run_cell
 from experiments.stack import run_stack
 from experiments.training.checkpoint import Keeper, Stopped
 from experiments.training.lanes import StackedLanes
+from experiments.training.progress import Kept
 
 pytestmark = pytest.mark.usefixtures("as_in_workers")
 MLP = ("model=mlp", "model.depth=2", "model.width=8", "loss=mse", "probe.draws=1")
@@ -79,6 +81,25 @@ def test_cells_that_are_kept_at_different_steps_go_on_each_from_its_own(configs,
         parts = dict(run_stack(cells, CPU, keepers=keepers))
     assert [bits(parts[i]) for i in range(4)] == [bits(whole[i]) for i in range(4)]
     assert taken == [*range(15, 24), *range(9, 24), *range(24)]
+
+
+def test_networks_that_are_left_are_kept_as_often_as_before(configs, tmp_path, monkeypatch):
+    """On a clock that goes on by a second a step; the first network leaves at step 16."""
+    steps: dict[str, list[int]] = {name: [] for name in "0123"}
+    save = Keeper.save
+
+    def noting(self: Keeper, kept: Kept) -> None:
+        steps[self.path.name].append(kept.progress.step)
+        save(self, kept)
+
+    keepers = [Keeper(tmp_path / str(i), every=5) for i in range(4)]
+    with steps_counted() as taken:
+        clock = SimpleNamespace(monotonic=lambda: float(len(taken)))
+        monkeypatch.setattr("experiments.training.checkpoint.time", clock)
+        monkeypatch.setattr(Keeper, "save", noting)
+        list(run_stack(configs(*MLP, rates=(20, 0.1, 0.5, 0.02)), CPU, keepers=keepers))
+    assert steps["0"] == [5, 10, 15]
+    assert steps["1"] == steps["2"] == steps["3"] == [5, 10, 15, 20]
 
 
 def test_halves_of_a_stack_go_on_from_what_was_kept(configs, tmp_path, monkeypatch):
