@@ -136,7 +136,8 @@ def test_pending_elements_that_vanish_are_cancelled_and_run_again_on_demand(grid
     grid.cluster.sh(f"scancel {runs[0]}")
     said = process.communicate()[0]
     assert process.returncode == 1, said
-    assert said.count("its job was cancelled") == 2  # said once of each
+    assert "[0]: its job" in said
+    assert "[1]: its job" in said
     assert not grid.active()
     assert not list(grid.folder.journals.glob("*"))
 

@@ -61,6 +61,7 @@ class Desk:
     beat: Callable[[], None]
     queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
     dead: list[str] = field(default_factory=list)  # how jobs ended that are not tried again
+    _names: set[str] = field(default_factory=set)
     _noted: set[str] = field(default_factory=set)
     _missing: dict[Key, float] = field(default_factory=dict)
 
@@ -155,9 +156,15 @@ class Desk:
             raise
 
     def _room(self) -> int:
-        if self.max_jobs is None:
+        if self.max_jobs is None or not self.queue:
             return len(self.queue)
-        taken = sum(len(s.open_elements()) for s in open_submissions(self.folder))
+        there = open_submissions(self.folder)
+        self._names |= {submission.job_name for submission in there}
+        try:  # jobs that have just ended count for a while
+            queued = len(waiting(self._names))
+        except calls.SlurmError:
+            return 0
+        taken = max(queued, sum(len(submission.open_elements()) for submission in there))
         return min(len(self.queue), self.max_jobs - taken)
 
     def _bury(self, submission: Submission, index: int, last: Ended | None, accounts: bool) -> None:
