@@ -63,10 +63,11 @@ class Feed:
     def at(self, step: int) -> Inputs:
         """Return the inputs of one step."""
         chosen = self.chosen(step)
-        x = self.scaling.apply(self.train_set.x[chosen], self.cell.train.torch_dtype)
+        x = self.scaling.apply(taken(self.train_set.x, chosen), self.cell.train.torch_dtype)
         masks = {name: to_device(mask, self.device) for name, mask in self.masks(step).items()}
         lr = self.cell.optim.lr * self.factor(step)
-        return Inputs(x.to(memory_format=self._layout), self.train_set.y[chosen], lr, masks)
+        y = taken(self.train_set.y, chosen)
+        return Inputs(x.to(memory_format=self._layout), y, lr, masks)
 
 
 class StackedFeed:
@@ -91,13 +92,20 @@ class StackedFeed:
         """Return the inputs of one step."""
         first = self._first
         chosen = torch.stack([feed.chosen(step) for feed in self._feeds])
-        x = self._scaling.apply(first.train_set.x[chosen], first.cell.train.torch_dtype)
+        x = self._scaling.apply(taken(first.train_set.x, chosen), first.cell.train.torch_dtype)
         drawn = [feed.masks(step) for feed in self._feeds]
         masks = {
             name: to_device(torch.stack([masks[name] for masks in drawn]), first.device)
             for name in drawn[0]
         }
-        return Inputs(x, first.train_set.y[chosen], self._lr * first.factor(step), masks)
+        y = taken(first.train_set.y, chosen)
+        return Inputs(x, y, self._lr * first.factor(step), masks)
+
+
+def taken(values: Tensor, chosen: Tensor) -> Tensor:
+    """`values[chosen]`; indexing takes ten times as long over whole images."""
+    rows = values.index_select(0, chosen.flatten())
+    return rows.view(*chosen.shape, *values.shape[1:])
 
 
 def stacked_scaling(scalings: Sequence[FittedScaling], device: torch.device) -> FittedScaling:
