@@ -19,6 +19,7 @@ from experiments.errors import DataError, FaninError
 Say = Callable[[str], None]
 OURS = "fanin, runner=local"
 POOL = "bare pool (a bound)"
+JOBS = ("hydra.launcher.n_jobs=2",)
 INITS = tuple(mnist.INITS)
 LRS = ("0.01", "0.02", "0.05", "0.1")
 
@@ -60,7 +61,7 @@ def whole_sweep(size: Size, root: Path, folder: Path, say: Say) -> Section:
     ways: dict[str, Callable[[], Sequence[float]]] = {
         OURS: lambda: run_ours(size, root, folder),
         name_of("basic"): lambda: run_script("basic", size, root, folder / "basic"),
-        name_of("joblib"): lambda: run_script("joblib", size, root, folder / "joblib"),
+        name_of("joblib"): lambda: run_script("joblib", size, root, folder / "joblib", JOBS),
         POOL: lambda: run_pool(size, root),
     }
     seconds, accuracies = {}, {}
@@ -116,23 +117,27 @@ def check_files(root: Path) -> None:
         )
 
 
-def run_ours(size: Size, root: Path, results: Path) -> Sequence[float]:
+def run_ours(
+    size: Size, root: Path, results: Path, runner: Sequence[str] = ("runner=local",)
+) -> Sequence[float]:
     """The grid under fanin; the accuracies that its table holds."""
     data = ["data=mnist", f"data.root='{root}'", f"data.n_train={size.n_train}"]
     data += [f"data.n_test={size.n_test}", "scaling=standardize", "probe=none"]
     model = ["model=two_layer", f"model.channels={size.channels}", "activation=relu"]
     length = ["train.epochs=1", f"train.batch_size={size.batch_size}", "optim=sgd"]
     axes = [f"init={','.join(INITS)}", f"optim.lr={','.join(LRS)}", f"seed=range({size.seeds})"]
-    where = ["runner=local", f"sweep.results='{results}'", "sweep.name=mnist"]
+    where = [*runner, f"sweep.results='{results}'", "sweep.name=mnist"]
     run(python("experiments.run", "-m", *data, *model, *length, *axes, *where))
     cells = load("mnist", results).cells
     return _complete(cells["test_accuracy"].tolist(), size)
 
 
-def run_script(launcher: str, size: Size, root: Path, results: Path) -> Sequence[float]:
+def run_script(
+    launcher: str, size: Size, root: Path, results: Path, settings: Sequence[str] = ()
+) -> Sequence[float]:
     """The same grid of `benchmarks.rivals.mnist`; the accuracies in its jobs' logs."""
     by = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{results}'"]
-    by += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    by += settings
     sizes = [f"n_train={size.n_train}", f"n_test={size.n_test}", f"channels={size.channels}"]
     sizes += [f"batch_size={size.batch_size}", f"root='{root}'"]
     axes = [f"init={','.join(INITS)}", f"lr={','.join(LRS)}", f"seed=range({size.seeds})"]
