@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from experiments.errors import FaninError
 from experiments.sweep.slurm import calls
 from experiments.sweep.slurm.cause import cause, printed_by
-from experiments.sweep.slurm.left import left_of
+from experiments.sweep.slurm.left import alone, left_of
 from experiments.sweep.slurm.log import log
 from experiments.sweep.slurm.queue import Ended, Key, ended, waiting
 from experiments.sweep.slurm.shards import Shard
@@ -183,7 +183,9 @@ class Desk:
         moved = begun or fewer or got_somewhere(submission, index)
         tries = 0 if moved else submission.duty.tries + 1
         if tries == 0 or (tries < TRIES and not self.dead):
-            self.queue.append((rest, tries))
+            # Whose memory was too much shows when each runs by itself.
+            parts = alone(rest, shard) if outcome == "oom" else [rest]
+            self.queue.extend((part, tries) for part in parts)
             return
         log = submission.logs / f"{submission.job_id()}_{index}_0_log.err"
         said = printed.strip().splitlines()

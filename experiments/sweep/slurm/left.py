@@ -37,3 +37,23 @@ def _next(task: Task, state: CellState | None, attempts: int) -> Task | None:
     if state.outcome not in INTERRUPTED or lost >= attempts:
         return None
     return replace(task, attempt=state.attempt + 1, lost=lost)
+
+
+def alone(rest: Sequence[Pack], shard: Sequence[Pack]) -> list[tuple[Pack, ...]]:
+    """What is left of a shard, in parts: each cell that was lost with its job is one by itself.
+
+    Parameters
+    ----------
+    rest
+        What is left.
+    shard
+        As it was handed out.
+    """
+    before = {task.cell_id: task.lost for pack in shard for task in pack.tasks}
+    parts, others = [], []
+    for pack in rest:
+        lost = [task for task in pack.tasks if task.lost > before[task.cell_id]]
+        parts += [(replace(pack, tasks=(task,)),) for task in lost]
+        if kept := tuple(task for task in pack.tasks if task not in lost):
+            others.append(replace(pack, tasks=kept))
+    return parts + ([tuple(others)] if others else [])

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments.sweep.planning.pack import Task
-from experiments.sweep.running.settle import settle
-from experiments.sweep.store.journal import TAKEN, journals_in
+from experiments.sweep.running.settle import follow, settle
+from experiments.sweep.store.journal import TAKEN, journals_in, read_events
 from experiments.sweep.store.paths import SweepFolder, writing
 
 TAKEN_OVER = "somebody else has taken these cells over"
@@ -74,7 +74,8 @@ def settle_lost(
     tasks
         Its cells, by id.
     outcome, reason
-        Of cells that were at work.
+        Of cells that were at work. Of several, nobody knows whose memory was too much: those are
+        `killed`, to run again.
 
     Returns
     -------
@@ -82,13 +83,28 @@ def settle_lost(
         How many cells had ended, or were at work.
     """
     count = 0
-    for lost in _lost(right):
-        for journal in journals_in(lost).values():
-            settled = settle(folder, journal, tasks, outcome, reason, blame_all=True)
-            if settled is not None:
-                count += len(settled.finished | settled.blamed)
+    folders = list(_lost(right))
+    journals = [journal for lost in folders for journal in journals_in(lost).values()]
+    if outcome == "oom" and (several := sum(map(_at_work, journals))) > 1:
+        outcome, reason = (
+            "killed",
+            f"{reason}; {several} cells were at work, of which it may be any",
+        )
+    for journal in journals:
+        settled = settle(folder, journal, tasks, outcome, reason, blame_all=True)
+        if settled is not None:
+            count += len(settled.finished | settled.blamed)
+    for lost in folders:
         shutil.rmtree(lost, ignore_errors=True)
     return count
+
+
+def _at_work(journal: Path) -> int:
+    """How many cells of a journal have begun and not ended."""
+    begun: dict[str, int] = {}
+    with suppress(FileNotFoundError):
+        follow(begun, read_events(journal)[0])
+    return len(begun)
 
 
 def _lost(right: Path) -> Iterator[Path]:
