@@ -102,6 +102,15 @@ def test_networks_that_are_left_are_kept_as_often_as_before(configs, tmp_path, m
     assert steps["1"] == steps["2"] == steps["3"] == [5, 10, 15, 20]
 
 
+def test_a_cell_s_file_does_not_grow_with_its_stack(configs, tmp_path):
+    cells = configs("model=mlp", "model.width=128", "probe.draws=0", rates=(0.1,) * 8)
+    keepers = [Keeper(tmp_path / str(i), every=0) for i in range(8)]
+    list(run_stack(cells, CPU, keepers=keepers))
+    alone = Keeper(tmp_path / "alone", every=0)
+    run_cell(cells[0], CPU, keeper=alone)
+    assert all(k.path.stat().st_size < 1.1 * alone.path.stat().st_size for k in keepers)
+
+
 def test_halves_of_a_stack_go_on_from_what_was_kept(configs, tmp_path, monkeypatch):
     cells = configs(*MLP, rates=(0.1, 0.5, 0.02, 0.3))
     whole = dict(run_stack(cells, CPU))
