@@ -43,19 +43,24 @@ class Keeper:
     every
         Seconds from one writing to the next.
     stop
-        Asked after every draw and training step: whether to stop there.
+        Asked after draws and training steps: whether to stop there.
     code
         Names the code that runs. What other code has kept is not used.
+    ask_every
+        Seconds from one `stop` to the next, which may have to look at a file on a slow disk.
     """
 
     path: Path
     every: float = math.inf
     stop: Callable[[], bool] = lambda: False
     code: str = ""
+    ask_every: float = 0.5
     ignored: str | None = field(default=None, init=False)
     failed: str | None = field(default=None, init=False)
     _about: dict[str, str] = field(default_factory=dict, init=False)
     _last: float = field(default_factory=time.monotonic, init=False)
+    _asked: float = field(default=-math.inf, init=False)
+    _stopping: bool = field(default=False, init=False)
 
     def open(self, about: Mapping[str, str]) -> Kept | None:
         """Return what the file holds, on the CPU; None where that is nothing to go on from.
@@ -67,7 +72,7 @@ class Keeper:
             name.
         """
         self._about = {**about, "code": self.code, "torch": torch.__version__}
-        self._last = time.monotonic()
+        self._last, self._asked = time.monotonic(), -math.inf
         self.ignored = None
         try:
             return _decoded(self.path.read_bytes(), self._about)
@@ -80,8 +85,11 @@ class Keeper:
         return None
 
     def due(self) -> bool:
-        """Whether it is time to save."""
-        return self.stop() or time.monotonic() - self._last >= self.every
+        """Whether it is time to save; to be asked after every draw and training step."""
+        now = time.monotonic()
+        if now - self._asked >= self.ask_every:
+            self._asked, self._stopping = now, self.stop()
+        return self._stopping or now - self._last >= self.every
 
     def save(self, kept: Kept) -> None:
         """Write the file, which is either there in full or as it was before."""
@@ -95,8 +103,8 @@ class Keeper:
         self._last = time.monotonic()
 
     def go_on(self) -> None:
-        """Raise `Stopped` if it is time to stop."""
-        if self.stop():
+        """Raise `Stopped` if that was why it was time to save."""
+        if self._stopping:
             raise Stopped
 
     def done(self) -> None:
@@ -112,9 +120,8 @@ class Keeper:
 def how_far(path: Path) -> tuple[int, int]:
     """How many training steps and draws a file holds; none where it can't be gone on from."""
     try:
-        data = path.read_bytes()
-        kept = _decoded(data, json.loads(data.partition(b"\n")[0])["about"])
-    except (OSError, ValueError, TypeError, KeyError):
+        kept = _decoded(path.read_bytes(), None)
+    except (OSError, ValueError):
         return 0, 0
     return (0 if kept.progress is None else kept.progress.step), len(kept.draws)
 
@@ -128,8 +135,8 @@ def _encoded(kept: Kept, about: Mapping[str, str]) -> bytes:
     return head.encode() + b"\n" + content.getbuffer()
 
 
-def _decoded(data: bytes, about: Mapping[str, str]) -> Kept:
-    """What was encoded; a ValueError says why it can't be used."""
+def _decoded(data: bytes, about: Mapping[str, str] | None) -> Kept:
+    """What was encoded, for this (None: for whatever); a ValueError says why it can't be used."""
     line, _, content = data.partition(b"\n")
     try:
         head = json.loads(line)
@@ -138,7 +145,7 @@ def _decoded(data: bytes, about: Mapping[str, str]) -> Kept:
         raise ValueError("it is torn, or no checkpoint") from error
     if digest != hashlib.sha256(content).hexdigest():
         raise ValueError("it is torn: its content has another SHA-256 sum")
-    if found != about:
+    if about is not None and found != about:
         other = [name for name in about if found.get(name) != about[name]]
         raise ValueError(f"it was written for something else ({', '.join(other)})")
     try:

@@ -45,7 +45,7 @@ def after(checks: int) -> Callable[[], bool]:
 def in_parts(config: dict[str, Any], path: Path, stops: Sequence[int]) -> CellResult:
     """One cell, stopped after so many draws and steps of each part, and then run to its end."""
     for checks in stops:
-        keeper = Keeper(path, stop=after(checks))
+        keeper = Keeper(path, stop=after(checks), ask_every=0)
         try:
             return _used(run_cell(config, CPU, keeper=keeper), keeper)
         except Stopped:
@@ -63,7 +63,7 @@ def stack_in_parts(
     for checks in [*stops, 10**9]:
         left = [index for index in range(len(configs)) if index not in ended]
         stop = after(checks)
-        keepers = [Keeper(folder / str(index), stop=stop) for index in left]
+        keepers = [Keeper(folder / str(index), stop=stop, ask_every=0) for index in left]
         try:
             for place, result in run_stack([configs[i] for i in left], CPU, keepers=keepers):
                 ended[left[place]] = result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -102,7 +103,7 @@ def test_seconds_add_up(cell_config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "save", save_as_if_long)
         with pytest.raises(Stopped):
-            run_cell(config, CPU, keeper=Keeper(path, stop=after(9)))
+            run_cell(config, CPU, keeper=Keeper(path, stop=after(9), ask_every=0))
     began = time.perf_counter()
     seconds = run_cell(config, CPU, keeper=Keeper(path)).row["seconds"]
     assert 3e6 < seconds <= 3e6 + time.perf_counter() - began
@@ -111,7 +112,7 @@ def test_seconds_add_up(cell_config, tmp_path, monkeypatch):
 def test_progress_begins_where_the_cell_goes_on(cell_config, tmp_path):
     config = cell_config(*words("model=mlp", "probe.draws=0"))
     with pytest.raises(Stopped):
-        run_cell(config, CPU, keeper=Keeper(tmp_path / "kept", stop=after(9)))
+        run_cell(config, CPU, keeper=Keeper(tmp_path / "kept", stop=after(9), ask_every=0))
     told: list[tuple[int, int]] = []
     run_cell(config, CPU, lambda *at: told.append(at), Keeper(tmp_path / "kept"))
     assert told == [(0, 24), (9, 24), (16, 24), (24, 24)]
@@ -125,14 +126,31 @@ def test_a_cell_is_kept_every_so_many_seconds(cell_config, tmp_path, monkeypatch
     assert len(saved) == writes  # two draws and 24 steps
 
 
+def test_whether_to_stop_is_asked_now_and_then(cell_config, tmp_path, monkeypatch):
+    """On a clock that goes on by a second a step: it may take a look at a file, over a network."""
+    asked: list[int] = []
+    with steps_counted() as taken:
+        clock = SimpleNamespace(monotonic=lambda: float(len(taken)))
+        monkeypatch.setattr("experiments.training.checkpoint.time", clock)
+        keeper = Keeper(
+            tmp_path / "kept", stop=lambda: bool(asked.append(len(taken))), ask_every=10
+        )
+        run_cell(cell_config(*words("model=mlp", "probe.draws=0")), CPU, keeper=keeper)
+    assert asked == [1, 11, 21]
+
+
 def test_no_network_catches_the_stop(cell_config, monkeypatch, tmp_path):
     """Not even where somebody raises it in the middle of the network's own code."""
     case = ("model=mlp", "model.depth=2", "probe.draws=0", "activation._target_=parts.Swallowing")
     config = cell_config(*words(*case))
     with pytest.raises(Stopped):
-        run_cell(config, CPU, keeper=Keeper(tmp_path / "kept", stop=after(3)))
+        run_cell(config, CPU, keeper=Keeper(tmp_path / "kept", stop=after(3), ask_every=0))
     monkeypatch.setattr(Swallowing, "passes", 0)
     with pytest.raises(Stopped):
         run_cell(config, CPU)
     with pytest.raises(Stopped):
-        list(run_stack([config], CPU, keepers=[Keeper(tmp_path / "other", stop=after(3))]))
+        list(
+            run_stack(
+                [config], CPU, keepers=[Keeper(tmp_path / "other", stop=after(3), ask_every=0)]
+            )
+        )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from parts import CPU, after, bits, in_parts, steps_counted, words
 
 from experiments.cell import run_cell
-from experiments.training.checkpoint import Keeper, Stopped
+from experiments.training.checkpoint import Keeper, Stopped, how_far
 from experiments.training.progress import Kept
 
 pytestmark = pytest.mark.usefixtures("as_in_workers")
@@ -39,7 +39,7 @@ def whole(config) -> str:
 def content(config, tmp_path_factory) -> bytes:
     """What a cell keeps that was stopped after nine of its steps."""
     path = tmp_path_factory.mktemp("kept") / "kept"
-    stopped(config, Keeper(path, stop=after(10)))
+    stopped(config, Keeper(path, stop=after(10), ask_every=0))
     return path.read_bytes()
 
 
@@ -57,6 +57,7 @@ def starts_over(config, keeper: Keeper, whole: str) -> None:
 
 def test_what_was_kept_is_used(config, whole, content, tmp_path):
     (tmp_path / "kept").write_bytes(content)
+    assert how_far(tmp_path / "kept") == (9, 1)
     with steps_counted() as taken:
         result = run_cell(config, CPU, keeper=Keeper(tmp_path / "kept"))
     assert bits(result) == whole
@@ -96,6 +97,7 @@ def test_noise_is_ignored(tmp_path, noise):
     for data in (noise, b"[" * 100_000 + noise, b"{}\n" + noise, b"\0" * 10_000):
         kept, why = read(data, tmp_path, {})
         assert (kept, why) == (None, "it is torn, or no checkpoint")
+        assert how_far(tmp_path / "kept") == (0, 0)
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
@@ -180,7 +182,7 @@ def test_a_cell_that_can_t_be_kept_trains_on(config, whole, no_room):
 
 
 def test_a_cell_that_can_t_be_kept_stops_all_the_same(config, no_room):
-    keeper = Keeper(no_room / "kept", stop=after(10))
+    keeper = Keeper(no_room / "kept", stop=after(10), ask_every=0)
     with steps_counted() as taken:
         stopped(config, keeper)
     assert taken == list(range(9))
@@ -193,13 +195,13 @@ def test_what_was_kept_before_the_disk_filled_still_counts(config, whole, no_roo
     else:
         no_room.chmod(0o700)
     path = no_room / "kept"
-    stopped(config, Keeper(path, stop=after(10)))
+    stopped(config, Keeper(path, stop=after(10), ask_every=0))
     if os.getuid() == 0:
         with (no_room / "filler").open("wb") as filler:
             subprocess.run(["dd", "if=/dev/zero", "bs=4096"], stdout=filler, capture_output=False)
     else:
         no_room.chmod(0o500)
-    stopped(config, Keeper(path, stop=after(5)))
+    stopped(config, Keeper(path, stop=after(5), ask_every=0))
     with steps_counted() as taken:
         assert bits(in_parts(config, path, [])) == whole
     assert taken == list(range(9, 24))

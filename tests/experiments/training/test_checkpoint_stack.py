@@ -66,7 +66,7 @@ def test_cells_that_are_kept_at_different_steps_go_on_each_from_its_own(configs,
 
     def stop_after(checks: int) -> None:
         stop = after(checks)
-        stopped = [Keeper(keeper.path, stop=stop) for keeper in keepers]
+        stopped = [Keeper(keeper.path, stop=stop, ask_every=0) for keeper in keepers]
         with pytest.raises(Stopped):
             list(run_stack(cells, CPU, keepers=stopped))
 
