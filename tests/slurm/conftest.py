@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +98,21 @@ def healthy_cluster(cluster: Cluster) -> Cluster:
     """The same cluster with all daemons running, an empty queue and idle nodes."""
     cluster.heal()
     return cluster
+
+
+@pytest.fixture(scope="module")
+def beside(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """Start the bodies of a file's tests that were asked for and are `beside_others`."""
+    from faulty import Faulty
+
+    asked = [item.function for item in request.session.items if item.module is request.module]
+    bodies = [test.body for test in asked if hasattr(test, "body")]
+    cluster.heal()
+    sweeps = {body: Faulty(cluster, tmp_path_factory.mktemp("s")) for body in bodies}
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        started = {body: pool.submit(body, sweep) for body, sweep in sweeps.items()}
+        yield started.__getitem__
+    for sweep in sweeps.values():
+        sweep.kill_all()

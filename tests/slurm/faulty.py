@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import pandas as pd
@@ -22,6 +23,7 @@ FAULTY = (
     "init=custom", "init._target_=befall.sample", "data.n_train=100", "data.n_test=50",
     "data.side=8", "train.steps=60", "scaling=unit", "probe.draws=1", "probe.size=8",
 )  # fmt: skip
+ONE_AT_A_TIME = Lock()
 # What may differ between two runs of the same cell.
 OF_THE_RUN = ["seconds", "attempt", "host", "device", "code"]
 
@@ -43,6 +45,12 @@ class Faulty(Grid):
         env = [f"BEFALL={self.root}", f"PYTHONPATH={os.pathsep.join(filter(None, path))}"]
         last = {word.partition("=")[0]: word for word in more}  # of the same key
         return ["env", *env, *super().words(*last.values())]
+
+    def kill_all(self) -> None:
+        """No command outlives its test, however that has ended."""
+        for process in self.started:
+            if process.poll() is None:
+                self.kill(process)
 
     def with_root(self, root: Path) -> Faulty:
         return replace(self, root=root)
@@ -82,15 +90,22 @@ class Faulty(Grid):
             assert [row.attempt for row in rows] == list(range(1, len(rows) + 1)), (number, rows)
         return {number: [row.outcome for row in rows] for number, rows in history.items()}
 
+    def tokens(self) -> set[str]:
+        return {path.name for path in self.folder.slurm.glob("*/")}
+
+    def active(self) -> list[str]:
+        """Our elements that wait or run, and nobody else's."""
+        return [line for line in super().active() if line.rpartition(".")[2] in self.tokens()]
+
     def jobs(self) -> list[str]:
-        """Our elements that wait or run, by their ids."""
+        """Their ids."""
         return [line.split()[1] for line in self.active()]
 
     def runs(self) -> Counter[str]:
         """How often each element was started, by the accounts."""
         said = self.cluster.sh("sacct -n -P -X -D -S now-1day -o JobID,Start,JobName")
         rows = [line.split("|") for line in said.splitlines()]
-        tokens = {path.name for path in self.folder.slurm.glob("*/")}
+        tokens = self.tokens()
         begun = [i for i, start, name in rows if start not in ("Unknown", "None")
                  and name.rpartition(".")[2] in tokens]  # fmt: skip
         return Counter(begun)
@@ -119,11 +134,12 @@ class Faulty(Grid):
 def undisturbed(faulty: Faulty) -> Path:
     """Where the tables of such cells are that nothing has befallen, made on this machine once."""
     root = faulty.root.with_name("undisturbed")
-    if not root.exists():
-        root.mkdir()
-        local = Faulty(faulty.cluster, root)
-        status, said = local.run("init.number=range(9)", runner=("runner=local",))
-        assert status == 0, said
+    with ONE_AT_A_TIME:
+        if not root.exists():
+            root.mkdir()
+            local = Faulty(faulty.cluster, root)
+            status, said = local.run("init.number=range(9)", runner=("runner=local",))
+            assert status == 0, said
     return root
 
 

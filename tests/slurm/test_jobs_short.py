@@ -1,0 +1,73 @@
+"""Jobs whose time is too short for what they have to do."""
+
+from __future__ import annotations
+
+import pytest
+from beside import beside_others
+from faulty import Faulty, assert_same_tables, undisturbed
+
+pytestmark = pytest.mark.slurm
+
+
+def tell_its_end(faulty: Faulty) -> None:
+    """What Slurm sends a while before a job's time is up (`--signal`), sent now."""
+    (job,) = faulty.jobs()
+    faulty.cluster.sh(f"scancel --signal=USR2 {job}")
+
+
+@beside_others
+def test_at_its_time_limit_a_job_requeues_itself(faulty: Faulty) -> None:
+    faulty.tell("slow", 1)
+    short = ("runner.slurm.time_minutes=1", "runner.slurm.signal_seconds=45")
+    sweep = faulty.start("init.number=range(3)", "runner.pack_cells=3", *short)
+    faulty.until(lambda: faulty.count("drawn", 1) == 2)
+    faulty.forget(1)
+    said = sweep.communicate()[0]
+    assert sweep.returncode == 0, said
+    assert len(faulty.arrays()) == 1
+    assert min(faulty.runs().values()) >= 2  # Slurm may give notice before the first cell begins
+    assert faulty.attempts() == {number: ["ok"] for number in range(3)}
+    assert [faulty.count("drawn", number) for number in range(3)] == [1, 2, 1]
+    assert len({faulty.count("steps", number) for number in range(3)}) == 1
+    assert_same_tables(faulty.root, undisturbed(faulty), [0, 1, 2])
+    assert not faulty.left_over()
+
+
+@beside_others
+def test_notice_before_a_job_begins_and_in_code_that_catches_everything(faulty: Faulty) -> None:
+    faulty.tell("slow", 0)  # within `except BaseException`, as all that befalls a cell
+    sweep = faulty.start("init.number=range(2)")
+    faulty.until(faulty.elements)
+    tell_its_end(faulty)  # while it loads what it needs
+    faulty.until(lambda: faulty.count("steps", 0) > 2)
+    tell_its_end(faulty)
+    faulty.until(lambda: faulty.count("drawn", 0) == 2)
+    faulty.forget(0)
+    said = sweep.communicate()[0]
+    assert sweep.returncode == 0, said
+    assert set(faulty.runs().values()) == {3}
+    assert faulty.attempts() == {0: ["ok"], 1: ["ok"]}
+    assert faulty.count("caught", 0) == 0
+    assert_same_tables(faulty.root, undisturbed(faulty), [0, 1])
+    assert not faulty.left_over()
+
+
+@beside_others
+def test_a_cell_that_no_job_has_time_for_ends(faulty: Faulty) -> None:
+    faulty.tell("deaf", 1)
+    sweep = faulty.start(
+        "init.number=range(3)", "runner.pack_cells=3", "runner.slurm.signal_seconds=2"
+    )
+    for turn in (1, 2, 3, 4):  # the first gets somewhere: it ends another cell
+        faulty.until(lambda turn=turn: faulty.count("steps", 1) == turn)
+        tell_its_end(faulty)
+    said = sweep.communicate()[0]
+    assert sweep.returncode == 1, said
+    assert "runner.slurm.time_minutes" in said
+    rows = faulty.attempts()
+    assert (rows[0], rows[2]) == (["ok"], ["ok"])
+    assert rows[1] == ["killed", "killed", "killed", "timeout"]
+    assert "too short for it" in str(faulty.history()[1][-1].reason)
+    assert_same_tables(faulty.root, undisturbed(faulty), [0, 2])
+    assert len(faulty.arrays()) == 1
+    assert not faulty.left_over()
