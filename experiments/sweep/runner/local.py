@@ -42,7 +42,7 @@ class LocalRunner:
     pack_cells: PositiveInt | None = None
     cell_seconds: PositiveFloat | None = None
     memory_gb: PositiveFloat | None = None
-    checkpoint_seconds: NonNegativeFloat | None = None
+    checkpoint_seconds: NonNegativeFloat | None = 300.0
 
     @property
     def n_workers(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -28,6 +29,7 @@ from experiments.training.checkpoint import Keeper, Stopped
 from experiments.training.loop import OnLook
 
 BEAT_EVERY = 1.0  # seconds
+RETRIED = ("timeout", "oom")  # outcomes that more time or memory may mend
 SPENT = 75  # exit status of a worker that was out of memory (sysexits.h: a temporary failure)
 
 Tick = Callable[[], None]
@@ -84,8 +86,7 @@ def _run_pack(order: Order, tick: Tick) -> bool:
             if spent and pack.engine == "stacked" and ended < len(pack.tasks):
                 return True  # nobody knows whose memory it was: each runs again alone
             journal.done(replace(result, row=row))
-            if (keeper := keepers[task.cell_id]) is not None:
-                keeper.done()
+            _end(keepers[task.cell_id], row["outcome"], journal)
             tick()
             if spent:
                 return True
@@ -146,7 +147,21 @@ def _keeper(order: Order, task: Task) -> Keeper | None:
         return None
     every = math.inf if order.checkpoint_seconds is None else order.checkpoint_seconds
     path = order.folder.checkpoints / f"{task.cell_id}.pt"
-    return Keeper(path, every, order.stopped, _code(order, task))
+    # The user's own modules count as they were when the sweep was launched: by now they may not be
+    # loaded yet.
+    code = json.dumps([code_version(), dict(order.modules)], sort_keys=True)
+    return Keeper(path, every, order.stopped, code)
+
+
+def _end(keeper: Keeper | None, outcome: str, journal: Journal) -> None:
+    """Delete what was kept of a cell that has ended, unless a retry may go on from there."""
+    if keeper is None:
+        return
+    if outcome not in RETRIED:
+        keeper.done()
+    for word in (keeper.ignored and f"{keeper.path}: not used: {keeper.ignored}", keeper.failed):
+        if word:
+            journal.note(word)
 
 
 def _heartbeat(journal: Journal, task: Task, tick: Tick) -> OnLook:
