@@ -1,5 +1,7 @@
 """One step: torch's own training, as a function that stacks and never waits for the device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,15 @@ from experiments.losses import make_objective
 from experiments.losses.options import Head, Loss
 from experiments.models import TwoLayer
 from experiments.optim import Adam, Optimizer, Sgd
-from experiments.training.step import ALIVE, State, Task, by_transform, make_step, start
+from experiments.training.step import (
+    ALIVE,
+    State,
+    Task,
+    by_autograd,
+    by_transform,
+    make_step,
+    start,
+)
 
 STEPS = 20
 OBJECTIVE = make_objective(Loss("cross_entropy"), Head("none"), 3)
@@ -123,3 +133,39 @@ def test_a_loss_at_the_bound_is_still_alive(data):
     for bound, failed_at in ((loss, ALIVE), (loss * 0.999, 0)):
         ours = task(bound=bound)
         assert make_step(ours)(start(ours), x, y, 0.1, {})[0]["failed_at"] == failed_at
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.tanh()
+
+
+@pytest.mark.parametrize("differentiate", [by_autograd, by_transform])
+def test_a_parameter_that_nothing_depends_on_stays(data, differentiate):
+    model = TwoLayer(channels=4).build((1, 8, 8), 3, Unused).double()
+    ours = replace(task(), model=model)
+    (x, y), state = data[0], start(ours)
+    after, _ = make_step(ours, differentiate)(state, x, y, 0.1, {})
+    assert after["params"]["act1.slope"] == 1
+    assert not torch.equal(after["params"]["fc1.weight"], state["params"]["fc1.weight"])
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_one_entry_that_is_not_finite_is_enough(data, bad):
+    """The loss is what it is; only the update spoils a parameter."""
+
+    class Spoiling(Sgd):
+        def update(self, params, grads, state, lr):
+            params, state = super().update(params, grads, state, lr)
+            spoilt = params["fc1.weight"].flatten()
+            spoilt = torch.cat([spoilt[:-1], torch.full_like(spoilt[-1:], bad)])
+            return params | {"fc1.weight": spoilt.view_as(params["fc1.weight"])}, state
+
+    ours = task(Spoiling())
+    after, _ = make_step(ours)(start(ours), *data[0], 0.1, {})
+    assert after["failed_at"] == 0
+    assert all(p.isfinite().all() for p in after["params"].values())
