@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from sweep_process import TINY
 
+from experiments.config.loader import config_loader
+from experiments.sweep.asking.command import check_command, run_command
 from experiments.sweep.slurm.script import HOUSE
 
 GOLDEN = Path(__file__).with_name("slurm_scripts")
@@ -98,3 +101,32 @@ def test_without_slurm_its_default_is_assumed(
     printed = said("seed=range(2)", "runner=slurm")
     assert "as 1 job in 1 array:" in printed
     assert "MaxArraySize 1001, Slurm's default: there is no Slurm to ask" in printed
+
+
+def test_a_sites_own_file_may_be_a_copy_or_say_only_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = tmp_path / "runner"
+    conf.mkdir()
+    ours = (HOUSE / "conf" / "runner" / "slurm.yaml").read_text()
+    (conf / "slurm_local.yaml").write_text(ours.replace("gres: gpu:1", "gres: gpu:h100:1"))
+    (conf / "slurm_less.yaml").write_text("defaults: [slurm]\nslurm: {gres: gpu:h100:1}\n")
+    loader = config_loader(str(tmp_path))
+    said = []
+    for name in ("slurm_local", "slurm_less"):
+        words = ["seed=range(2)", f"runner={name}", "runner.max_array_size=9", "sweep.mode=plan"]
+        checked = check_command(loader, "config", [*TINY, *words], multirun=True)
+        assert run_command(loader, "config", checked) == 0
+        said.append(capsys.readouterr().out)
+    assert "#SBATCH --gres=gpu:h100:1" in said[0]
+    assert "#SBATCH --time=120" in said[0]
+    assert said[0] == said[1]
+
+
+def test_git_leaves_a_sites_own_file_alone() -> None:
+    def ignored(name: str) -> bool:
+        return subprocess.run(["git", "check-ignore", "-q", name], cwd=HOUSE).returncode == 0
+
+    assert ignored("conf/runner/slurm_local.yaml")
+    assert not ignored("conf/runner/local.yaml")
+    assert not ignored("conf/runner/slurm.yaml")
