@@ -20,6 +20,7 @@ from experiments.errors import UNUSABLE, FaninError
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.as_json import as_json
 from experiments.sweep.view.overview import find_sweep, overview, statuses
+from experiments.sweep.view.progress import pause
 from experiments.sweep.view.screen import screen
 from experiments.sweep.view.show import ON_SCREEN, showing
 from experiments.sweep.view.status import Status
@@ -68,11 +69,12 @@ def watch(folder: SweepFolder, console: Console) -> Status:
     looks = Watch(folder)
     with showing(console) as (show, failures):
         while True:
+            began = time.monotonic()
             status = looks.look(failures)
             show(status)
             if status.state not in ("running", "queued"):
                 return status
-            time.sleep(WATCH_EVERY)
+            time.sleep(pause(time.monotonic() - began, WATCH_EVERY))
 
 
 def _last(as_json: bool) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +21,9 @@ def jobs_of(submissions: Sequence[Submission], answer: Answer) -> Jobs | None:
     """How a sweep's jobs are; None where it has none."""
     arrays = []
     at_work: set[str] = set()
+    rights = _rights(submissions)
     for submission in sorted(submissions, key=lambda each: (each.since, each.token)):
-        left = submission.open_elements()
+        left = [i for i in range(submission.size) if submission.right(i).name in rights]
         if not left:
             continue
         if answer.elements is None or submission.job_name not in answer.names:
@@ -34,6 +36,13 @@ def jobs_of(submissions: Sequence[Submission], answer: Answer) -> Jobs | None:
     if not arrays:
         return None
     return Jobs(tuple(arrays), None if answer.elements is None else frozenset(at_work), answer.note)
+
+
+def _rights(submissions: Sequence[Submission]) -> set[str]:
+    """The folders of elements that have not ended: one listing, where there may be thousands."""
+    with suppress(IndexError, FileNotFoundError):
+        return set(os.listdir(submissions[0].folder.journals))
+    return set()
 
 
 def _from_slurm(

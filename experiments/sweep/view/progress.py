@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,19 @@ from experiments.sweep.view.watch import Watch
 from experiments.sweep.view.words import log_line
 
 LOOK_EVERY = 1.0  # seconds: a look at ten thousand cells costs some 20 ms
+SHARE = 0.1  # of the time, that looks may take: at thousands of jobs on a slow disk they are few
+LONGEST = 10.0  # seconds between two of them, all the same
+
+
+def pause(took: float, least: float = LOOK_EVERY) -> float:
+    """Seconds until the next look, after one that took so long.
+
+    Examples
+    --------
+    >>> [pause(took) for took in (0.02, 0.5, 60.0)]
+    [1.0, 5.0, 10.0]
+    """
+    return max(least, min(took / SHARE, LONGEST))
 
 
 @contextmanager
@@ -29,15 +43,15 @@ def shown(
     cells
         Ids of the cells that this run is to finish.
     """
-    watch, last = Watch(folder, cells), -LOOK_EVERY
+    watch, due = Watch(folder, cells), -math.inf
     try:
         with showing(console) as (show, failures):
 
             def tick() -> None:
-                nonlocal last
-                if time.monotonic() - last >= LOOK_EVERY:
+                nonlocal due
+                if (began := time.monotonic()) >= due:
                     show(watch.look(failures))
-                    last = time.monotonic()
+                    due = time.monotonic() + pause(time.monotonic() - began)
 
             tick()
             try:

@@ -21,7 +21,7 @@ from experiments.sweep.view.watch import Watch
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
-    monkeypatch.setattr(progress, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(progress, "pause", lambda took: 0.0)
     return SweepFolder(tmp_path / "s")
 
 
