@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from experiments.errors import FaninError
 
@@ -92,7 +92,7 @@ def max_array_size() -> int:
     return int(found[1])
 
 
-def cancel(names: Sequence[str]) -> None:
+def cancel(names: Iterable[str]) -> None:
     """Cancel all jobs of these names, waiting or running."""
     for name in names:
         call("scancel", f"--name={name}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from experiments.errors import FaninError
 from experiments.sweep.slurm import calls
-from experiments.sweep.slurm.cause import cause, printed_by
+from experiments.sweep.slurm.cause import Cause, cause, printed_by
 from experiments.sweep.slurm.left import alone, left_of
 from experiments.sweep.slurm.log import log
-from experiments.sweep.slurm.queue import Ended, Key, ended, waiting
+from experiments.sweep.slurm.queue import Ended, Key, Waiting, ended, waiting
 from experiments.sweep.slurm.shards import Shard
+from experiments.sweep.slurm.silence import Silence
 from experiments.sweep.slurm.stop import got_somewhere
 from experiments.sweep.slurm.submission import (
     Duty,
@@ -51,6 +53,8 @@ class Desk:
         Most elements that may wait or run at once; None: as many as Slurm takes.
     beat
         Called now and then.
+    silence
+        Finds jobs of which nothing is left though Slurm says they run.
     """
 
     folder: SweepFolder
@@ -59,6 +63,7 @@ class Desk:
     array_size: int
     max_jobs: int | None
     beat: Callable[[], None]
+    silence: Silence
     queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
     dead: list[str] = field(default_factory=list)  # how jobs ended that are not tried again
     _names: set[str] = field(default_factory=set)
@@ -119,6 +124,10 @@ class Desk:
             self._note(f"{error}; nothing is decided until it answers")
             self._missing.clear()  # an absence counts while it is seen
             return
+        self._names |= there.keys()
+        running = (key for key in wanted if key in alive and alive[key].state == "RUNNING")
+        for key in self.silence.over({key: there[key[0]].right(key[1]) for key in running}):
+            self._give_up(there[key[0]], alive[key])
         now = time.monotonic()
         self._missing = {key: self._missing.get(key, now) for key in wanted - alive.keys()}
         gone = {key for key, since in self._missing.items() if now - since >= CONFIRMED}
@@ -167,11 +176,23 @@ class Desk:
         taken = max(queued, sum(len(submission.open_elements()) for submission in there))
         return min(len(self.queue), self.max_jobs - taken)
 
+    def _give_up(self, submission: Submission, ghost: Waiting) -> None:
+        """Take the shard of a job back that Slurm, and nobody else, holds for running."""
+        said = f"nothing was heard of it on {ghost.node} for {self.silence.limit:g} s"
+        self._take_home(submission, ghost.index, ("node_fail", f"{said} (job {ghost.job_id})"))
+        with suppress(calls.SlurmError):
+            calls.call("scancel", ghost.job_id)
+
     def _bury(self, submission: Submission, index: int, last: Ended | None, accounts: bool) -> None:
-        """Take a dead job's shard back, keep what it finished, and queue the rest again."""
+        """Take a dead job's shard back."""
+        printed = printed_by(submission, index)
+        self._take_home(submission, index, cause(last, printed, accounts))
+
+    def _take_home(self, submission: Submission, index: int, why: Cause) -> None:
+        """Keep what a job has finished, and queue the rest again."""
         shard = submission.shard(index)
         printed = printed_by(submission, index)
-        outcome, reason = cause(last, printed, accounts)
+        outcome, reason = why
         begun = bring_home(submission, index, outcome, reason)
         if begun is None:  # it has ended well meanwhile
             return
@@ -191,14 +212,16 @@ class Desk:
         said = printed.strip().splitlines()
         self.dead.append(f"{reason}; it said: {said[-1] if said else 'nothing'} ({log})")
 
-    def check(self) -> None:
-        """To be called when all has ended.
+    def close(self) -> None:
+        """To be called when all has ended: nothing of ours is to stay in the queue.
 
         Raises
         ------
         FaninError
             Jobs died before they began a cell.
         """
+        with suppress(calls.SlurmError):  # such as were requeued when their cells had ended
+            calls.cancel({name for name, _ in waiting(self._names)})
         if self.dead:
             raise FaninError(
                 f"jobs have died {TRIES} times before they began a cell, the last one as "

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.sweep.running.interrupts import Interrupted
 from experiments.sweep.running.order import STOP
 from experiments.sweep.slurm.signals import KINDS, let_in
+
+STAMP_EVERY = 5.0  # seconds between two signs of life
 
 
 class Notice:
@@ -29,6 +33,7 @@ class Notice:
         self.came: signal.Signals | None = None
         self._turn, self._grace = turn, grace
         self._told: float | None = None
+        self._stamped = time.monotonic()
         for kind in KINDS:
             signal.signal(kind, self._hear)
         let_in()
@@ -38,13 +43,17 @@ class Notice:
         self.came = self.came or signal.Signals(number)
 
     def tick(self) -> None:
-        """Pass the word on; to be called now and then.
+        """Give a sign of life, and pass the word on; to be called now and then.
 
         Raises
         ------
         Interrupted
             Workers have had their time.
         """
+        if time.monotonic() - self._stamped > STAMP_EVERY:
+            self._stamped = time.monotonic()
+            with suppress(FileNotFoundError):  # somebody else has taken over
+                os.utime(self._turn)
         if self.came is None:
             return
         if self._told is None:

@@ -18,6 +18,7 @@ from experiments.sweep.slurm.desk import Desk
 from experiments.sweep.slurm.script import batch_script
 from experiments.sweep.slurm.settings import SlurmSettings
 from experiments.sweep.slurm.shards import Shard, sharded
+from experiments.sweep.slurm.silence import Silence
 from experiments.sweep.slurm.submission import Duty, Submission
 from experiments.sweep.slurm.submit import pause
 from experiments.sweep.slurm.withdraw import withdraw
@@ -58,6 +59,8 @@ class SlurmRunner:
         are.
     poll_seconds
         How often Slurm is asked how its jobs are.
+    silent_seconds
+        How long a job may run without a sign of life, before its cells are taken back from it.
     slurm
         What each job asks of Slurm.
     """
@@ -74,6 +77,7 @@ class SlurmRunner:
     attempts: PositiveInt = 5
     stage_data: str | None = None
     poll_seconds: PositiveFloat = 15.0
+    silent_seconds: PositiveFloat = 300.0
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
     @property
@@ -101,7 +105,7 @@ class SlurmRunner:
             desk.hand_out()
             if desk.idle:
                 tick()
-                desk.check()
+                desk.close()
                 return
             if time.monotonic() - asked >= self.poll_seconds:
                 desk.look()
@@ -134,7 +138,8 @@ class SlurmRunner:
             stage_data=self.stage_data,
         )
         size = self.max_array_size or max_array_size()
-        desk = Desk(folder, duty, self.script, size, self.max_jobs, tick)
+        silence = Silence(self.silent_seconds)
+        desk = Desk(folder, duty, self.script, size, self.max_jobs, tick, silence)
         desk.add(self.shards(packs))
         return desk
 
