@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import pytest
 from beside import beside_others
-from faulty import Faulty, assert_same_tables, undisturbed
+from faulty import Faulty
+from undisturbed import assert_same_tables, undisturbed
 
 pytestmark = pytest.mark.slurm
 
@@ -15,19 +19,28 @@ def tell_its_end(faulty: Faulty) -> None:
     faulty.cluster.sh(f"scancel --signal=USR2 {job}")
 
 
+def puts_notice_off(pid: int) -> bool:
+    """Whether a process lets SIGUSR2 wait: within a moment of its start, and until it works."""
+    path = Path(f"/proc/{pid}/status")
+    status = path.read_text() if path.exists() else ""
+    blocked = [int(line.split()[1], 16) for line in status.splitlines() if "SigBlk" in line]
+    return any(mask >> (signal.SIGUSR2 - 1) & 1 for mask in blocked)
+
+
 @beside_others
 def test_at_its_time_limit_a_job_requeues_itself(faulty: Faulty) -> None:
     faulty.tell("slow", 1)
     short = ("runner.slurm.time_minutes=1", "runner.slurm.signal_seconds=45")
     sweep = faulty.start("init.number=range(3)", "runner.pack_cells=3", *short)
-    faulty.until(lambda: faulty.count("drawn", 1) == 2)
+    faulty.until(lambda: faulty.count("drawn", 1) >= 2)
     faulty.forget(1)
     said = sweep.communicate()[0]
     assert sweep.returncode == 0, said
     assert len(faulty.arrays()) == 1
-    assert min(faulty.runs().values()) >= 2  # Slurm may give notice before the first cell begins
+    # Slurm is early with its notice at times, and it may come to the second run too.
+    assert min(faulty.runs().values()) >= 2
     assert faulty.attempts() == {number: ["ok"] for number in range(3)}
-    assert [faulty.count("drawn", number) for number in range(3)] == [1, 2, 1]
+    assert [faulty.count("drawn", number) for number in (0, 2)] == [1, 1]
     assert len({faulty.count("steps", number) for number in range(3)}) == 1
     assert_same_tables(faulty.root, undisturbed(faulty), [0, 1, 2])
     assert not faulty.left_over()
@@ -37,7 +50,7 @@ def test_at_its_time_limit_a_job_requeues_itself(faulty: Faulty) -> None:
 def test_notice_before_a_job_begins_and_in_code_that_catches_everything(faulty: Faulty) -> None:
     faulty.tell("slow", 0)  # within `except BaseException`, as all that befalls a cell
     sweep = faulty.start("init.number=range(2)")
-    faulty.until(faulty.elements)
+    faulty.until(lambda: any(puts_notice_off(pid) for pid in faulty.elements()))
     tell_its_end(faulty)  # while it loads what it needs
     faulty.until(lambda: faulty.count("steps", 0) > 2)
     tell_its_end(faulty)

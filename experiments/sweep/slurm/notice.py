@@ -52,7 +52,7 @@ class Notice:
         """
         if time.monotonic() - self._stamped > STAMP_EVERY:
             self._stamped = time.monotonic()
-            with suppress(FileNotFoundError):  # somebody else has taken over
+            with suppress(OSError):  # somebody else has taken over, or the disk is slow to answer
                 os.utime(self._turn)
         if self.came is None:
             return
