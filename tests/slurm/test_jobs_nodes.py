@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from beside import beside_others
 from conftest import Cluster
-from faulty import Faulty, assert_same_tables, undisturbed
+from faulty import Faulty
+from undisturbed import assert_same_tables, undisturbed
 
 from experiments.sweep.slurm.desk import CONFIRMED
 

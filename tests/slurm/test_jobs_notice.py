@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Cluster
-from faulty import Faulty, assert_same_tables, undisturbed
+from faulty import Faulty
+from undisturbed import assert_same_tables, steps_of_one, undisturbed
 
 pytestmark = pytest.mark.slurm
 
@@ -27,11 +28,6 @@ def without_user_signal(healthy_cluster: Cluster) -> Iterator[Cluster]:
     yield healthy_cluster
     conf.write_text(before)
     healthy_cluster.sh("scontrol reconfigure")
-
-
-def steps_of_one(faulty: Faulty) -> int:
-    """How many training steps such a cell takes that nothing befalls."""
-    return faulty.with_root(undisturbed(faulty)).count("steps", 0)
 
 
 def test_a_preempted_job_goes_on_where_it_was(faulty: Faulty) -> None:

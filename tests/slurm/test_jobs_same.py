@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Cluster
-from faulty import Faulty, assert_same_tables, undisturbed
+from faulty import Faulty
+from undisturbed import assert_same_tables, undisturbed
 
 pytestmark = pytest.mark.slurm
 
