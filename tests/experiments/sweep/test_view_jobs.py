@@ -215,6 +215,15 @@ def test_a_cell_runs_while_slurm_says_that_its_job_does(
     assert running(slurm_says(submission, _0="RUNNING")) == 0
 
 
+def test_a_process_whose_turn_is_over_runs_nothing_though_it_lives(folder: SweepFolder) -> None:
+    turn = submitted(folder, size=1).right(0) / "00000-turn"
+    turn.mkdir()
+    Journal(turn / "p.journal").start("a", 1)  # this process lives
+    assert Watch(folder, answer=Answer()).look().counts["running"] == 1
+    turn.rename(turn.with_name("00000-turn.taken"))
+    assert Watch(folder, answer=Answer()).look().counts["running"] == 0
+
+
 @pytest.fixture
 def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands in for squeue on this host, to be written."""
@@ -237,8 +246,10 @@ def calls(squeue: Path) -> int:
 def test_squeue_is_asked_once_however_often_one_looks(squeue: Path) -> None:
     says(squeue)
     asking = Enquiry()
-    for _ in range(50):
+    for _ in range(5):
         assert asking.look(["a", "b"]) == Answer({}, frozenset("ab"))
+        assert asking._thread is not None
+        asking._thread.join()
     assert calls(squeue) == 1
 
 
