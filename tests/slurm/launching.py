@@ -47,7 +47,9 @@ class Grid:
 
     def words(self, *more: str) -> list[str]:
         where = (f"sweep.results={self.root}", "sweep.name=s")
-        return [sys.executable, "-m", "experiments.run", "-m", *self.cells, *where, *more]
+        given = (*self.cells, *where, *more)
+        last = {word.partition("=")[0]: word for word in given}  # of the same key
+        return [sys.executable, "-m", "experiments.run", "-m", *last.values()]
 
     def start(self, *more: str, runner: tuple[str, ...] = ON_SLURM) -> subprocess.Popen[str]:
         """The command, leader of a process group of its own."""

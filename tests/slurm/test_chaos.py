@@ -1,0 +1,89 @@
+"""1,500 cells while nodes die, the controller is killed and jobs are requeued, all the time."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Cluster
+from launching import Grid
+
+from analysis import load
+
+pytestmark = pytest.mark.slurm
+
+CELLS = 1500
+PAUSE = (2.0, 5.0)  # seconds between two faults
+MOST = 25  # faults; then the sweep is left in peace, lest a slow machine never comes to an end
+SET_UP = {"seconds", "attempt", "host", "device", "code"}  # columns that say how, not what
+
+
+def test_a_sweep_under_random_faults_is_the_undisturbed_one(
+    healthy_cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster, seed = healthy_cluster, random.randrange(1 << 32)
+    grid, calm = Grid(cluster, tmp_path / "chaos"), Grid(cluster, tmp_path / "calm")
+    # Some 50 ms a cell, so that faults hit some in the middle.
+    words = (f"seed=range({CELLS})", "train.steps=100", "runner.pack_cells=10")
+    chance, faults = random.Random(seed), Counter[str]()
+    ours = ("runner.target_minutes=0.0009", "runner.attempts=50", "runner.silent_seconds=30")
+    process = grid.start(*words, *ours)
+    grid.until(grid.running)
+    while process.poll() is None:
+        if sum(faults.values()) < MOST:
+            kind = chance.choice(["node", "controller", "requeue", "requeue"])
+            faults[kind] += strike(cluster, kind, chance)
+        release_held(cluster)
+        time.sleep(chance.uniform(*PAUSE))
+    said = process.communicate()[0]
+    assert process.returncode == 0, (seed, faults, said)
+    assert min(faults[kind] for kind in ("node", "controller", "requeue")) > 0, faults
+    assert calm.run(*words, runner=("runner=local",))[0] == 0
+    found, expected = load("s", grid.root), load("s", calm.root)
+    assert sorted(found.cells["cell_id"]) == sorted(expected.cells["cell_id"])
+    assert len(set(found.cells["cell_id"])) == len(found.cells) == CELLS
+    for table in ("cells", "layers", "histograms", "curves"):
+        pd.testing.assert_frame_equal(
+            ordered(getattr(found, table)), ordered(getattr(expected, table)), check_exact=True
+        )
+    assert not list(grid.folder.journals.glob("*"))
+    assert len(grid.arrays()) > CELLS / 10 / 11 / 10
+    print(f"seed {seed}: {dict(faults)}; {sum(grid.rows().values()) - CELLS} lost attempts")
+
+
+def strike(cluster: Cluster, kind: str, chance: random.Random) -> bool:
+    """One fault; whether there was anything to hit."""
+    if kind == "controller":
+        cluster.run("restart-controller")
+        return True
+    if kind == "node":
+        node = chance.choice(sorted(cluster.nodes()))
+        cluster.run("kill-node", node)
+        time.sleep(chance.uniform(0, 2))
+        cluster.run("start-node", node)
+        return True
+    running = cluster.sh("squeue -h -r -t RUNNING -o %F_%K || true").split()
+    if not running:
+        return False
+    cluster.sh(f"scontrol requeue {chance.choice(running)} || true")  # it may have just ended
+    return True
+
+
+def release_held(cluster: Cluster) -> None:
+    """What an operator does whom `status` has told: Slurm holds jobs that a node refused."""
+    held = cluster.sh("squeue -h -r -t PENDING -o '%F_%K %r' | grep held || true").splitlines()
+    for line in held:
+        cluster.sh(f"scontrol release {line.split()[0]} || true")
+
+
+def ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without what says how it was made, in an order of its own."""
+    kept = table.drop(columns=SET_UP & set(table.columns))
+    keys = [name for name in ("cell_id", "draw", "step", "image", "layer", "quantity", "metric")
+            if name in kept.columns]  # fmt: skip
+    plain = kept.astype({name: str for name in keys if str(kept[name].dtype) == "category"})
+    return plain.sort_values(keys, kind="stable").reset_index(drop=True)
