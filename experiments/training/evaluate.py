@@ -13,6 +13,7 @@ from experiments.data import Split
 from experiments.losses import Objective
 from experiments.scaling import FittedScaling
 from experiments.training.layout import layout
+from experiments.training.pools_first import pools_first
 
 # Images in one forward pass, at most: about a batch, whose maps stay in a CPU's cache. It is also
 # what batch normalization takes its statistics from.
@@ -39,14 +40,14 @@ def evaluate(
     """Evaluate parameters on a split, dropout off, sums in float64."""
     training = model.training
     model.eval()
-    memory_format = layout(model, dtype, split.x.device)
+    memory_format, quick = layout(model, dtype, split.x.device), pools_first(model)
     losses: list[Tensor] = []
     right: list[Tensor] = []
     # Even parts: batch normalization can do nothing with a last batch of one image.
     parts = math.ceil(len(split) / CHUNK)
     for x, y in zip(split.x.tensor_split(parts), split.y.tensor_split(parts), strict=True):
         images = scaling.apply(x, dtype).to(memory_format=memory_format)
-        logits = functional_call(model, params, (images,))
+        logits = functional_call(quick, params, (images,))
         losses.append(objective.per_example(logits, y).double())
         correct = objective.correct(logits, y)
         if correct is not None:

@@ -6,19 +6,19 @@ depend, to the bit, on those beside it (`training/company.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from experiments.training.company import fillers, in_company
 from experiments.training.feed import Feed, StackedFeed
 from experiments.training.heap import keep_freed_memory
-from experiments.training.step import Params, State, Task, by_transform, make_step, start
+from experiments.training.step import State, Task, start
+from experiments.training.two_ways import serial_step, stacked_step, varying_numbers
 
 
 class Lanes(Protocol):
@@ -43,7 +43,7 @@ class OneLane:
     def __init__(self, task: Task, feed: Feed, state: State | None = None) -> None:
         keep_freed_memory()
         self._feed = feed
-        self._step = make_step(task)
+        self._step = serial_step(task)
         self._state = state or start(task)
 
     def step(self, number: int) -> Tensor:
@@ -125,36 +125,3 @@ class StackedLanes:
             StackedFeed([self._feeds[place] for place in company]),
         )
         self._feeds = [self._feeds[place] for place in places]
-
-
-def stacked_step(task: Task) -> Callable[..., tuple[State, Tensor]]:
-    """The step of `make_step` for tensors with a leading axis of networks.
-
-    It takes one argument more: the optimizer's numbers that differ among the networks, by name.
-    """
-
-    def lane(
-        state: State, x: Tensor, y: Tensor, lr: Tensor, masks: Params, numbers: Params
-    ) -> tuple[State, Tensor]:
-        optim: Any = task.optim
-        own = replace(task, optim=replace(optim, **numbers)) if numbers else task
-        return make_step(own, by_transform)(state, x, y, lr, masks)
-
-    return vmap(lane)
-
-
-def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
-    """The optimizers' numbers that differ among them, as tensors [network].
-
-    Examples
-    --------
-    >>> from experiments.optim import Sgd
-    >>> varying_numbers([Sgd(momentum=0.0), Sgd(momentum=0.5)], torch.device("cpu"))
-    {'momentum': tensor([0.0000, 0.5000], dtype=torch.float64)}
-    """
-    numbers: dict[str, Tensor] = {}
-    for name in (field.name for field in fields(optims[0])):
-        values = [getattr(optim, name) for optim in optims]
-        if any(value != values[0] for value in values):
-            numbers[name] = torch.tensor(values, dtype=torch.float64, device=device)
-    return numbers

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 
 from experiments.config.schema import Cell
 from experiments.models.dropout import dropout_masks
-from experiments.training.lanes import stacked_step
 from experiments.training.step import Task, start
+from experiments.training.two_ways import stacked_step
 
 WIDE = ("float32", "float64")
 

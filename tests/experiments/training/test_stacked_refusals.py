@@ -11,10 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from experiments.config.schema import Cell, build_cell
 from experiments.optim import Sgd
-from experiments.training.lanes import stacked_step
 from experiments.training.lookout import Lookout
 from experiments.training.stackable import why_serial
 from experiments.training.step import ALIVE, Task, start
+from experiments.training.two_ways import stacked_step
 
 
 def cell(cell_config, *overrides: str) -> Cell:
