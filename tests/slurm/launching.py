@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,6 +107,18 @@ class Grid:
     def running(self) -> list[Path]:
         """Journals of workers on nodes."""
         return list(self.folder.journals.glob("*/*/*.journal"))
+
+    def stop(self) -> int:
+        """SIGSTOP to all processes of our jobs; how many."""
+        count = 0
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                said = dict(word.partition("=")[::2] for word in path.read_text().split("\0"))
+                name = said.get("SLURM_JOB_NAME", "")
+                if "." in name and (self.folder.slurm / name.rpartition(".")[2]).is_dir():
+                    os.kill(int(path.parent.name), signal.SIGSTOP)
+                    count += 1
+        return count
 
     def rows(self) -> Counter[str]:
         """How many rows, of all attempts, each cell has."""

@@ -142,6 +142,19 @@ def test_pending_elements_that_vanish_are_cancelled_and_run_again_on_demand(grid
     assert not list(grid.folder.journals.glob("*"))
 
 
+def test_a_job_that_gives_no_sign_of_life_is_taken_for_dead(grid: Grid) -> None:
+    # Stopped processes stand in for a job that Slurm holds for running when nothing is left of it.
+    process = grid.start("seed=range(2)", "train.steps=20000", "runner.silent_seconds=15")
+    grid.until(grid.running)
+    assert grid.stop() > 1
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "nothing was heard of it on" in said
+    assert grid.outcomes() == Counter(ok=2)
+    assert len(grid.arrays()) == 2
+    assert not grid.active()
+
+
 def test_without_a_controller_submission_waits_for_it(grid: Grid) -> None:
     grid.cluster.run("stop-controller")
     process = grid.start("seed=range(2)", "runner.max_array_size=11")
