@@ -30,7 +30,7 @@ def test_a_sweep_under_random_faults_is_the_undisturbed_one(
     # Some 50 ms a cell, so that faults hit some in the middle.
     words = (f"seed=range({CELLS})", "train.steps=100", "runner.pack_cells=10")
     chance, faults = random.Random(seed), Counter[str]()
-    ours = ("runner.target_minutes=0.0009", "runner.attempts=50", "runner.silent_seconds=30")
+    ours = ("runner.target_minutes=0.0009", "runner.attempts=50", "runner.silent_seconds=60")
     process = grid.start(*words, *ours)
     grid.until(grid.running)
     while process.poll() is None:
