@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 
-from experiments.sweep.store.journal import lives
-from experiments.sweep.store.lock import FRESH
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import DONE, FAILED
 from experiments.sweep.view.expect import seconds_left, typical_seconds
 from experiments.sweep.view.failures import failures
 from experiments.sweep.view.jobs import Jobs
-from experiments.sweep.view.launcher import Launcher, age
+from experiments.sweep.view.launcher import Launcher
 from experiments.sweep.view.planned import Planned
 from experiments.sweep.view.seen import Begun, OpenJournal, Result, Seen
-from experiments.sweep.view.status import RunningCell, Scope, State, Status, Worker
+from experiments.sweep.view.status import Scope, State, Status
+from experiments.sweep.view.workers import is_busy, worker_at
 
 STATES = ("done", "failed", "interrupted", "running", "missing")
 
@@ -46,7 +44,7 @@ def assess(
     """
     at_work = launcher is not None and launcher.at_work
     on_cluster = jobs is not None and jobs.total("running") > 0
-    busy = [journal for journal in seen.journals if _is_busy(journal, at_work, jobs)]
+    busy = [journal for journal in seen.journals if is_busy(journal, at_work, jobs)]
     idle = [journal for journal in seen.journals if journal not in busy]
     running = _begun(busy)
     lost = {cell for cell, each in _begun(idle).items() if _is_new(each, seen.results.get(cell))}
@@ -79,7 +77,7 @@ def assess(
         counts={state: counts[state] for state in STATES},
         outcomes=_counted(result.outcome for result in ended.values()),
         launcher=launcher,
-        workers=tuple(_worker(journal, planned) for journal in busy if journal.begun),
+        workers=tuple(worker_at(journal, planned) for journal in busy if journal.begun),
         elapsed=elapsed,
         per_minute=per_minute,
         left=left,
@@ -94,16 +92,6 @@ def assess(
 
 def _begun(journals: Iterable[OpenJournal]) -> dict[str, Begun]:
     return {each.cell_id: each for journal in journals for each in journal.begun}
-
-
-def _is_busy(journal: OpenJournal, at_work: bool, jobs: Jobs | None) -> bool:
-    """Whether a journal's writer is at work, as far as can be told from here."""
-    alive = None if journal.writer is None else lives(journal.writer)
-    if journal.over or alive is not None:
-        return bool(alive) and not journal.over
-    if journal.element is not None and jobs is not None and jobs.at_work is not None:
-        return journal.element in jobs.at_work
-    return (at_work and journal.element is None) or age(journal.grew) < FRESH
 
 
 def _is_new(begun: Begun, before: Result | None) -> bool:
@@ -129,24 +117,6 @@ def _stands(at_work: bool, counts: Mapping[str, int], jobs: Jobs | None) -> Stat
     if jobs is not None and jobs.under_way:
         return "running" if jobs.total("running") else "queued"
     return "stopped" if counts["missing"] or counts["interrupted"] else "finished"
-
-
-def _worker(journal: OpenJournal, planned: Planned) -> Worker:
-    now, heard, writer = time.monotonic(), age(journal.grew), journal.writer
-    cells = tuple(
-        RunningCell(
-            each.cell_id,
-            planned.labels.get(each.cell_id, each.cell_id),
-            each.share,
-            now - each.since,
-            not each.from_start,
-        )
-        for each in journal.begun
-    )
-    if writer is None:
-        return Worker("unknown", 0, None, heard, cells)
-    device = writer.about.get("device")
-    return Worker(writer.host, writer.pid, None if device is None else str(device), heard, cells)
 
 
 def _versions(codes: Mapping[str, int]) -> Iterator[str]:
