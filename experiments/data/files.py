@@ -137,7 +137,8 @@ def _sound(read_checked: Callable[[Path], T], path: Path) -> T:
 
 def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -> str:
     forms = " or ".join(f"{name}{end}" for end in suffixes)
-    lines = [f"data.download=false, and found no {forms} in"]
+    why = "jobs on a cluster download nothing" if os.environ.get(OFFLINE) else "data.download=false"
+    lines = [f"{why}, and found no {forms} in"]
     lines += [f"  {place}" for place in files.places(root)]
     if files.archive is not None and all(files.sha256.values()):
         lines.append(f"nor all of {', '.join(files.sha256)}, plain, .gz or .xz.")

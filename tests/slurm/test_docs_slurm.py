@@ -67,8 +67,10 @@ def test_ten_commands_lead_from_a_login_node_to_a_finished_sweep(
     assert "8 ok" in said
     cells = load("first", clone / "results").cells
     assert list(cells["outcome"].astype(str)) == ["ok"] * 8
-    jobs = healthy_cluster.sh("sacct -n -P -X -S now-1day -o JobName")
-    assert len(re.findall(r"^first\.[0-9a-f]+$", jobs, re.M)) == 1, jobs  # submitted once
+    jobs = healthy_cluster.sh("sacct -n -P -X -S now-1day -o JobName,State")
+    ours = re.findall(r"^first\.[0-9a-f]+\|(.*)$", jobs, re.M)
+    assert len(ours) == 1, jobs  # submitted once
+    assert ours[0] in ("COMPLETED", "RUNNING", "COMPLETING"), jobs  # it may be about to leave
 
     for kind, text in BLOCK.findall(rest):
         if named := re.match(r"# file: (\S+)\n", text):

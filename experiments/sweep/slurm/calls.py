@@ -71,6 +71,7 @@ def call(*words: str, seconds: float = SECONDS) -> str:
     if done.returncode == 0:
         return done.stdout
     said = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+    said = said.removeprefix(f"{words[0]}: ")
     raise _kind(said)(f"{words[0]}: {said}")
 
 

@@ -221,7 +221,10 @@ class Desk:
             Jobs died before they began a cell.
         """
         with suppress(calls.SlurmError):  # such as were requeued when their cells had ended
-            calls.cancel({name for name, _ in waiting(self._names)})
+            left = waiting(self._names).values()
+            ids = [each.job_id for each in left if each.state == "PENDING"]
+            if ids:
+                calls.call("scancel", *ids)
         if self.dead:
             raise FaninError(
                 f"jobs have died {TRIES} times before they began a cell, the last one as "

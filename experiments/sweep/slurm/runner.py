@@ -145,7 +145,8 @@ class SlurmRunner:
 
     def shards(self, packs: Sequence[Pack]) -> list[Shard]:
         """The packs of each job."""
-        return sharded(packs, 60 * self.target_minutes, self.workers or self.slurm.cpus)
+        usual = self.slurm.gpus or self.slurm.cpus  # as a job counts its workers itself
+        return sharded(packs, 60 * self.target_minutes, self.workers or usual)
 
     def script(self, submission: Submission) -> str:
         """The batch script of a submission."""

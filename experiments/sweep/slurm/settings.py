@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,23 @@ class SlurmSettings:
     container: str | None = None
     python: str | None = None
     extra: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs a job asks for.
+
+        Examples
+        --------
+        >>> [SlurmSettings(gres=gres).gpus for gres in ("gpu", "gpu:a100:4", "shard:2,gpu:2", None)]
+        [1, 4, 2, 0]
+        >>> SlurmSettings(extra={"gpus-per-node": "a100:2"}).gpus
+        2
+        """
+        said = [part for part in (self.gres or "").split(",") if re.match(r"gpu\b", part)]
+        named = ("gpus", "gpus-per-node", "gpus-per-task", "gpus_per_node", "gpus_per_task")
+        said += [f"gpu:{self.extra[name]}" for name in named if name in self.extra]
+        counts = (re.search(r":(\d+)(?:\(.*)?$", part) for part in said)
+        return sum(int(count[1]) if count else 1 for count in counts)
 
     def parameters(self) -> dict[str, Any]:
         """The settings in submitit's words."""

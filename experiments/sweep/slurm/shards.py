@@ -26,7 +26,7 @@ def sharded(packs: Sequence[Pack], target_seconds: float, workers: int = 1) -> l
     --------
     >>> packs = [Pack((), seconds=seconds) for seconds in (50, 40, 30, 20, 10)]
     >>> [[pack.seconds for pack in shard] for shard in sharded(packs, 80)]
-    [[50, 20], [40, 30, 10]]
+    [[50, 20, 10], [40, 30]]
     """
     if not packs:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -79,30 +78,13 @@ def cost(runner: SlurmRunner, seconds: float | None) -> str:
     >>> cost(SlurmRunner(slurm=SlurmSettings(cpus=8)), 60.0)
     'less than 0.1 core-hours, by what such cells have taken'
     """
-    gpus = gpus_of(runner.slurm)
+    gpus = runner.slurm.gpus
     units, unit = (gpus, "GPU") if gpus else (runner.slurm.cpus, "core")
     if seconds is None:
         return f"no timings of such cells yet to say how many {unit}-hours it takes"
     hours = seconds * units / (runner.workers or units) / 3600
     said = "less than 0.1" if hours < 0.1 else f"about {hours:,.{0 if hours >= 10 else 1}f}"
     return f"{said} {unit}-hours, by what such cells have taken"
-
-
-def gpus_of(settings: SlurmSettings) -> int:
-    """How many GPUs a job asks for.
-
-    Examples
-    --------
-    >>> [gpus_of(SlurmSettings(gres=gres)) for gres in ("gpu", "gpu:a100:4", "shard:2,gpu:2", None)]
-    [1, 4, 2, 0]
-    >>> gpus_of(SlurmSettings(extra={"gpus-per-node": "a100:2"}))
-    2
-    """
-    said = [part for part in (settings.gres or "").split(",") if re.match(r"gpu\b", part)]
-    named = ("gpus", "gpus-per-node", "gpus-per-task", "gpus_per_node", "gpus_per_task")
-    said += [f"gpu:{settings.extra[name]}" for name in named if name in settings.extra]
-    counts = (re.search(r":(\d+)(?:\(.*)?$", part) for part in said)
-    return sum(int(count[1]) if count else 1 for count in counts)
 
 
 def asked(settings: SlurmSettings) -> str:
