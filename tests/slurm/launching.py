@@ -108,15 +108,15 @@ class Grid:
         """Journals of workers on nodes."""
         return list(self.folder.journals.glob("*/*/*.journal"))
 
-    def stop(self) -> int:
-        """SIGSTOP to all processes of our jobs; how many."""
+    def strike(self, kind: signal.Signals) -> int:
+        """A signal to all processes of our jobs; how many."""
         count = 0
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
                 said = dict(word.partition("=")[::2] for word in path.read_text().split("\0"))
                 name = said.get("SLURM_JOB_NAME", "")
                 if "." in name and (self.folder.slurm / name.rpartition(".")[2]).is_dir():
-                    os.kill(int(path.parent.name), signal.SIGSTOP)
+                    os.kill(int(path.parent.name), kind)
                     count += 1
         return count
 

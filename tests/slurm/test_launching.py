@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def test_a_job_that_gives_no_sign_of_life_is_taken_for_dead(grid: Grid) -> None:
     # Stopped processes stand in for a job that Slurm holds for running when nothing is left of it.
     process = grid.start("seed=range(2)", "train.steps=20000", "runner.silent_seconds=15")
     grid.until(grid.running)
-    assert grid.stop() > 1
+    assert grid.strike(signal.SIGSTOP) > 1
     said = process.communicate()[0]
     assert process.returncode == 0, said
     assert "nothing was heard of it on" in said
