@@ -51,7 +51,7 @@ def test_a_sweep_under_random_faults_is_the_undisturbed_one(
             ordered(getattr(found, table)), ordered(getattr(expected, table)), check_exact=True
         )
     assert not list(grid.folder.journals.glob("*"))
-    assert len(grid.arrays()) > CELLS / 10 / 11 / 10
+    assert len(grid.arrays()) >= 3  # an array has 11 elements at most here
     print(f"seed {seed}: {dict(faults)}; {sum(grid.rows().values()) - CELLS} lost attempts")
 
 
