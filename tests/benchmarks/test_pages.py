@@ -36,7 +36,7 @@ def test_a_page_without_the_markers_is_refused(tmp_path):
 
 def test_the_page_has_room_for_every_benchmark():
     names = re.findall(r"<!-- ([\w.]+): begin -->", PAGE.read_text())
-    assert names == ["benchmarks.sweep", "benchmarks.store"]
+    assert names == ["benchmarks.sweep", "benchmarks.store", "benchmarks.slurm"]
     for name in names:
         assert f"<!-- {name}: end -->" in PAGE.read_text()
 

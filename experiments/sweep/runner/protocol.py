@@ -11,6 +11,7 @@ from experiments.sweep.store.paths import SweepFolder
 Tick = Callable[[], None]
 
 
+@runtime_checkable
 class Runner(Protocol):
     """What an option of `conf/runner/` names."""
 

@@ -170,7 +170,9 @@ def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
     before = None
     for _ in range(TRIES):
         listed = {name: _files(folder.table(name)) for name in SIBLINGS}
-        journals = set(journals_in(folder.journals))
+        # Claims of merges lie beside the journals, those of a cluster's jobs deeper.
+        journals = {path.stem for path in _files(folder.journals)}
+        journals |= journals_in(folder.journals).keys()
         listed["cells"] = _files(folder.table("cells"))
         if listed == before:
             break
