@@ -79,7 +79,7 @@ def test_a_killed_worker_costs_its_cell_and_no_other(
         pytest.param(
             "before its first cell",
             "import experiments.sweep.store.journal as j\n"
-            "    j.Journal.__init__ = lambda *_: os.kill(os.getpid(), 9)",
+            "    j.Journal.__init__ = lambda *_, **__: os.kill(os.getpid(), 9)",
             marks=pytest.mark.slow,
         ),
     ],
