@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 
 from experiments.training.progress import Kept, Progress
+from experiments.whole_file import replace_file
 
 
 class Stopped(BaseException):
@@ -94,7 +94,7 @@ class Keeper:
     def save(self, kept: Kept) -> None:
         """Write the file, which is either there in full or as it was before."""
         try:
-            _write_whole(self.path, _encoded(kept, self._about))
+            replace_file(self.path, _encoded(kept, self._about))
             self.failed = None
         except OSError as error:
             self.failed = f"{self.path}: can't be written ({error.strerror or error})"
@@ -154,16 +154,3 @@ def _decoded(data: bytes, about: Mapping[str, str] | None) -> Kept:
         raise ValueError(f"it holds more than tensors and plain data ({error})") from error
     progress = fields["progress"]
     return Kept(**{**fields, "progress": progress and Progress(**progress)})
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import FaninError
+from experiments.whole_file import replace_file
 
 SIBLINGS = ("layers", "histograms", "curves")
 TABLES = (*SIBLINGS, "cells")
@@ -71,25 +72,13 @@ class SweepFolder:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is either there in full or not at all.
 
-    The bytes go to a temporary file beside it, are forced to disk, and take their name in one
-    rename.
-
     Raises
     ------
     FaninError
         As `writing`; what stood under this name before still does.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(path, data)
 
 
 def sync_folder(path: Path) -> None:
