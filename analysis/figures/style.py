@@ -37,6 +37,15 @@ def use_style() -> None:
     mpl.rcParams.update({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "fanin"})
 
 
+def plain(text: str) -> str:
+    """Text as it is: a dollar sign begins no formula.
+
+    >>> plain("cost=$5")
+    'cost=\\\\$5'
+    """
+    return text.replace("$", r"\$")
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PDF, SVG and PNG; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,12 +25,17 @@ TITLE_WIDTH = 30  # characters that fit over a panel
 
 def figures(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Figure]]:
     """One figure a network (everything that is neither init nor activation), with its name."""
-    for network, mine in _by_network(comparisons).items():
-        words = re.sub(r"[^\w.=-]+", "_", network)
-        yield "-".join(filter(None, ["variance_by_layer", words])), _figure(mine)
+    for network, mine in by_network(comparisons).items():
+        yield file_name(network), network_figure(mine)
 
 
-def _by_network(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+def file_name(network: str) -> str:
+    """The name of a network's figure."""
+    return "-".join(filter(None, ["variance_by_layer", re.sub(r"[^\w.=-]+", "_", network)]))
+
+
+def by_network(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    """Settings by what is neither init nor activation, in words."""
     grouped: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         words = comparison.setting.words
@@ -40,7 +45,8 @@ def _by_network(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]
     return grouped
 
 
-def _figure(comparisons: Sequence[Comparison]) -> Figure:
+def network_figure(comparisons: Sequence[Comparison]) -> Figure:
+    """Draw one network's settings: columns of inits, rows of activations."""
     rows = list(dict.fromkeys(_label(c, "activation") for c in comparisons))
     columns = list(dict.fromkeys(_label(c, "init") for c in comparisons))
     # Not pyplot's, which keeps every figure it makes.
@@ -65,7 +71,8 @@ def _figure(comparisons: Sequence[Comparison]) -> Figure:
         axis.set_visible(True)
         _panel(axis, comparison)
         title = " · ".join(part for part in (columns[column], rows[row]) if part)
-        axis.set_title(fill(title, TITLE_WIDTH), fontsize="small")
+        # A dollar sign in a config is no mathematics.
+        axis.set_title(fill(title, TITLE_WIDTH).replace("$", r"\$"), fontsize="small")
     for column in axes.T:
         shown = [axis for axis in column if axis.get_visible()]
         if shown:

@@ -1,0 +1,130 @@
+"""Which strategy is better: `python -m analysis.compare NAME --by init --metric test_accuracy`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from analysis.compare.compared import Compared, compare
+from analysis.compare.files import write_files
+from analysis.compare.metric import METRICS
+from analysis.compare.question import ENOUGH, Question
+from analysis.compare.sentences import of_all, of_group
+from analysis.compare.tables import legend, ranks_table, standings_table
+from analysis.load import load
+from experiments.errors import UNUSABLE, FaninError, warnings_as_lines
+
+UNBOUNDED = 10_000  # characters
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table and its sentences for every group, and write them as files."""
+    asked = _parser().parse_args(argv)
+    question = Question(
+        by=asked.by,
+        metric=asked.metric,
+        within=tuple(key for key in asked.within.split(",") if key),
+        tune="" if asked.tune == "none" else asked.tune,
+        level=asked.level,
+        few_seeds=asked.few_seeds,
+    )
+    # No markup, for labels may hold brackets; rather a line too long than a number cut short.
+    console = Console(markup=False, highlight=False, width=UNBOUNDED)
+    try:
+        with warnings_as_lines():
+            results = load(asked.name, asked.results)
+        compared = compare(results, question)
+        _print(compared, console)
+        folder = results.folder.root / "compare"
+        for name, suffixes in written(write_files(compared, folder)).items():
+            console.print(f"Written: {folder / name}.{suffixes}")
+    except (FaninError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+
+
+def _print(compared: Compared, console: Console) -> None:
+    question = compared.question
+    console.print(legend(compared), soft_wrap=True)
+    for group in compared.groups:
+        console.print(_shown(standings_table(group, question), group.title))
+        for line in of_group(group, question):
+            console.print(line, soft_wrap=True)
+    if compared.overall is not None:
+        console.print(_shown(ranks_table(compared), "All settings together"))
+    for line in of_all(compared):
+        console.print(line, soft_wrap=True)
+
+
+def written(paths: Iterable[Path]) -> dict[str, str]:
+    """Files by name, and how their names end: `csv`, or `{pdf,svg,png}`."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(path.stem, []).append(path.suffix[1:])
+    return {
+        name: ends[0] if len(ends) == 1 else f"{{{','.join(ends)}}}" for name, ends in found.items()
+    }
+
+
+def _shown(frame: pd.DataFrame, title: str) -> Table:
+    table = Table(*frame.columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for row in frame.itertuples(index=False):
+        table.add_row(*row)
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.compare",
+        description="Compare a sweep's strategies: means with intervals over seeds, paired "
+        "differences, Holm-corrected tests, ranks, the best learning rate and what missing it "
+        "costs. Prints tables and what they support; writes CSV, LaTeX and figures into the "
+        "sweep's compare/.",
+    )
+    default = Question()
+    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
+    parser.add_argument(
+        "--by", default=default.by, metavar="AXIS", help="what is compared; default: %(default)s"
+    )
+    parser.add_argument(
+        "--metric", default=default.metric, help=f"{', '.join(METRICS)}; default: %(default)s"
+    )
+    parser.add_argument(
+        "--within", default="", metavar="AXIS,...", help="a comparison for each value of these"
+    )
+    parser.add_argument(
+        "--tune",
+        default=default.tune,
+        metavar="AXIS",
+        help="each run at the value of it with the lowest training loss; none: compare "
+        "at every value; default: %(default)s",
+    )
+    parser.add_argument(
+        "--level",
+        type=_share,
+        default=default.level,
+        help="chance of any false alarm among all pairs; default: %(default)s",
+    )
+    parser.add_argument(
+        "--few-seeds", action="store_true", help=f"rank on fewer than {ENOUGH} seeds as well"
+    )
+    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    return parser
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a chance between 0 and 1")
+    return number
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What a comparison leaves in the sweep's folder: CSV, LaTeX, figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.compare.compared import Compared
+from analysis.compare.tables import legend, ranks_table, standings_table
+from analysis.figures.standings import standings_figure
+from analysis.figures.style import save, use_style
+from analysis.figures.tuned_values import tuned_values_figure
+
+
+def write_files(compared: Compared, folder: Path) -> Iterator[Path]:
+    """Write tables and figures, named after the question; yield their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = file_name(compared)
+    for what, frame in csv_frames(compared).items():
+        path = folder / f"{name}{what}.csv"
+        frame.to_csv(path, index=False)
+        yield path
+    path = folder / f"{name}.tex"
+    path.write_text(latex(compared), encoding="utf-8")
+    yield path
+    use_style()
+    for figure_name, figure in figures(compared):
+        yield from save(figure, folder, figure_name)
+
+
+def file_name(compared: Compared) -> str:
+    """`init-test_accuracy`, `init-test_accuracy-within-model`."""
+    question = compared.question
+    within = ["within", *question.within] if question.within else []
+    return re.sub(r"[^\w.=-]+", "_", "-".join([question.by, question.metric, *within]))
+
+
+def figures(compared: Compared) -> Iterator[tuple[str, Figure]]:
+    """The comparison's figures, by name: the standings, and where a value was tuned, its map."""
+    name = file_name(compared)
+    yield name, standings_figure(compared)
+    if compared.values["tuned"].nunique() > 1:
+        yield f"{name}-by-{compared.question.tune}", tuned_values_figure(compared)
+
+
+def csv_frames(compared: Compared) -> dict[str, pd.DataFrame]:
+    """All numbers, unrounded, by what the file's name ends in."""
+    return {
+        "": _joined(compared, "standings"),
+        "-pairs": _joined(compared, "pairs"),
+        "-scores": compared.scores,
+        "-values": compared.values,
+    }
+
+
+def latex(compared: Compared) -> str:
+    """Booktabs tables, one a group, and one of the ranks; for \\usepackage{booktabs}."""
+    question = compared.question
+    frames = {group.title: standings_table(group, question) for group in compared.groups}
+    if compared.overall is not None:
+        frames["ranks over all settings"] = ranks_table(compared)
+    tables = [
+        frame.to_latex(index=False, escape=True, caption=_tex(title))
+        for title, frame in frames.items()
+    ]
+    comment = "".join(f"% {line}\n" for line in legend(compared).split(". "))
+    return "\n".join([comment, *tables])
+
+
+def _tex(text: str) -> str:
+    """Escaped, as pandas does it in tables but not in captions."""
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+
+
+def _joined(compared: Compared, what: str) -> pd.DataFrame:
+    frames = [getattr(group, what).assign(group=group.title) for group in compared.groups]
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[["group", *frame.columns.drop("group")]]

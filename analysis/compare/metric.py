@@ -1,0 +1,74 @@
+"""Metrics that strategies are compared by, and what a run that diverged is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.config.schema import build_cell
+from experiments.errors import FaninError, nearest
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of `cells`.
+
+    Attributes
+    ----------
+    column
+        Its name.
+    words
+        The same for people.
+    larger_is_better
+        Else smaller is.
+    bounded
+        A run that diverged scores chance. Else it has no score: it is counted, not averaged.
+    """
+
+    column: str
+    words: str
+    larger_is_better: bool
+    bounded: bool
+
+    @property
+    def sign(self) -> float:
+        """Times a score, larger is better."""
+        return 1.0 if self.larger_is_better else -1.0
+
+    def chance(self, config: Mapping[str, Any]) -> float:
+        """What guessing scores in a cell: its classes' share, NaN for a loss."""
+        if not self.bounded:
+            return float("nan")
+        classes = build_cell(config).data.n_classes
+        return 1.0 / classes if classes else float("nan")
+
+    @property
+    def of_diverged(self) -> str:
+        """What the tables say of runs that diverged."""
+        if self.bounded:
+            return "a run that diverged scores chance (1 / classes)"
+        return "a run that diverged has no loss: it is counted in `diverged`, not averaged"
+
+
+METRICS = {
+    metric.column: metric
+    for metric in (
+        Metric("test_accuracy", "test accuracy", larger_is_better=True, bounded=True),
+        Metric("test_loss", "test loss", larger_is_better=False, bounded=False),
+        Metric("train_loss", "training loss", larger_is_better=False, bounded=False),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """Look a metric up.
+
+    Raises
+    ------
+    FaninError
+        There is none of that name; the nearest are listed.
+    """
+    if name not in METRICS:
+        raise FaninError(f"metric {name}: not one to compare by; {nearest(name, METRICS)}")
+    return METRICS[name]

@@ -1,0 +1,137 @@
+"""The tuned axis: each strategy at its own best value, and what missing that value costs.
+
+Each seed takes the value at which *its own* training loss ends lowest. Not the test score, which
+would flatter whoever has the noisier scores; and each seed for itself, so that seeds stay
+independent: two strategies that are alike, of which all seeds of one settle on a slightly worse
+value, would otherwise differ beyond doubt (simulated: 13 to 30 % false alarms at 5 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64
+
+from analysis.compare.metric import Metric
+
+KEYS = ["group", "setting", "strategy"]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One strategy in one setting, over seeds and tuned values.
+
+    Attributes
+    ----------
+    values
+        Tuned values, ascending; one NaN where nothing is tuned.
+    seeds
+        Their names.
+    score, loss
+        The metric, and the training loss that chooses; NaN where there is none.
+    diverged, done
+        Of each run.
+    metric
+        What the score is.
+    """
+
+    values: Float64[np.ndarray, " value"]
+    seeds: list[str]
+    score: Float64[np.ndarray, "seed value"]
+    loss: Float64[np.ndarray, "seed value"]
+    diverged: Bool[np.ndarray, "seed value"]
+    done: Bool[np.ndarray, "seed value"]
+    metric: Metric
+
+    def mean(self) -> Float64[np.ndarray, " value"]:
+        """Mean score at each value; NaN where no run has one."""
+        runs = np.isfinite(self.score).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.nansum(self.score, axis=0) / runs)
+
+    def best(self) -> int | None:
+        """Which value scores best over all seeds; None where nothing is done.
+
+        Where runs that diverged have no score, fewest of them first; then the best mean, then the
+        first.
+        """
+        runs = self.done.sum(axis=0)
+        if not runs.any():
+            return None
+        with np.errstate(invalid="ignore"):
+            share = self.diverged.sum(axis=0) / runs
+        lost = np.where(runs > 0, 0.0 if self.metric.bounded else share, np.inf)
+        merit = np.nan_to_num(self.metric.sign * self.mean(), nan=-np.inf)
+        return int(np.lexsort((-merit, lost))[0])
+
+    def at_edge(self) -> bool:
+        """Whether the best value is the first or last tried: a better one may lie beyond."""
+        best, mean = self.best(), self.mean()
+        level = not (np.nanmax(mean) > np.nanmin(mean)) if np.isfinite(mean).any() else True
+        return len(self.values) > 1 and not level and best in (0, len(self.values) - 1)
+
+    def cost(self) -> float:
+        """What a value taken blindly from those tried costs: best mean less the mean of means."""
+        best, mean = self.best(), self.mean()
+        if best is None or len(self.values) < 2 or not np.isfinite(mean[best]):
+            return float("nan")
+        return float(self.metric.sign * (mean[best] - np.nanmean(mean)))
+
+    def chosen(self) -> Iterator[tuple[int, int]]:
+        """Each seed that has a run, and the value with its lowest training loss."""
+        loss = np.where(self.done, np.nan_to_num(self.loss, nan=np.inf), np.nan)
+        for seed in np.flatnonzero(self.done.any(axis=1)):
+            yield int(seed), int(np.nanargmin(loss[seed]))
+
+
+def by_setting(trials: pd.DataFrame, metric: Metric) -> dict[tuple[str, str, str], Tuned]:
+    """Trials (`analysis.compare.trials`) by (group, setting, strategy)."""
+    found = {}
+    for key, rows in trials.groupby(KEYS, sort=False):
+        values, place = np.unique(rows["tuned"].to_numpy(float), return_inverse=True)
+        seeds = list(dict.fromkeys(rows["seed"]))
+        where = (rows["seed"].map(seeds.index).to_numpy(), place)
+        shape = (len(seeds), len(values))
+        score, loss = np.full(shape, np.nan), np.full(shape, np.nan)
+        diverged, done = np.zeros(shape, bool), np.zeros(shape, bool)
+        score[where], loss[where] = rows["score"], rows["loss"]
+        diverged[where], done[where] = rows["diverged"], rows["done"]
+        found[key] = Tuned(values, seeds, score, loss, diverged, done, metric)
+    return found
+
+
+def scores(tuned: dict[tuple[str, str, str], Tuned]) -> pd.DataFrame:
+    """One score a seed: `group`, `setting`, `strategy`, `seed`, `tuned`, `score`, `diverged`."""
+    rows: list[dict[str, Any]] = []
+    for key, each in tuned.items():
+        for seed, place in each.chosen():
+            rows.append(
+                dict(zip(KEYS, key, strict=True))
+                | {
+                    "seed": each.seeds[seed],
+                    "tuned": each.values[place],
+                    "score": each.score[seed, place],
+                    "diverged": bool(each.diverged[seed, place]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def by_value(tuned: dict[tuple[str, str, str], Tuned]) -> pd.DataFrame:
+    """Mean score at every tuned value: `KEYS`, `tuned`, `mean`, `runs`, `diverged` (how many)."""
+    rows: list[dict[str, Any]] = []
+    for key, each in tuned.items():
+        columns = {
+            "tuned": each.values,
+            "mean": each.mean(),
+            "runs": each.done.sum(axis=0),
+            "diverged": each.diverged.sum(axis=0),
+        }
+        for numbers in zip(*columns.values(), strict=True):
+            names = dict(zip(KEYS, key, strict=True))
+            rows.append(names | dict(zip(columns, numbers, strict=True)))
+    return pd.DataFrame(rows)
