@@ -23,8 +23,17 @@ def concatenate(parts: Sequence[pa.Table]) -> pa.Table:
         one part and of numbers in another is words: what was none as JSON, as within one part.
     """
     mixed = _mixed(parts)
-    parts = [_worded(part.replace_schema_metadata(None), mixed) for part in parts]
+    parts = [_wide(_worded(part.replace_schema_metadata(None), mixed)) for part in parts]
     return pa.concat_tables(parts, promote_options="permissive").unify_dictionaries()
+
+
+def _wide(part: pa.Table) -> pa.Table:
+    """Room for the words of all parts: pandas numbers those of one part in as few bits as it can."""
+    for place, field in enumerate(part.schema):
+        if pa.types.is_dictionary(field.type) and field.type.index_type != pa.int32():
+            kind = pa.dictionary(pa.int32(), field.type.value_type)
+            part = part.set_column(place, field.name, part[field.name].cast(kind))
+    return part
 
 
 def _mixed(parts: Sequence[pa.Table]) -> set[str]:
