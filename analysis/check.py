@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from analysis.findings import findings
 from analysis.intervals import intervals
 from analysis.layer_table import LEGEND, as_frame, shown
 from analysis.load import load
 from analysis.measured import Comparison, compare
-from analysis.predicted import OnPredicted
+from analysis.progress import predicting
 from analysis.statistics.agreement import DISAGREES
 from analysis.summary import summary
 from analysis.verdicts import verdicts
@@ -36,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with warnings_as_lines():
             results = load(asked.name, asked.results)
-        with _progress() as on_predicted:
+        with predicting() as on_predicted:
             comparisons = compare(
                 results, again=asked.again, workers=asked.workers, on_predicted=on_predicted
             )
@@ -105,18 +103,6 @@ def _share(text: str) -> float:
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a chance between 0 and 1")
     return number
-
-
-@contextmanager
-def _progress() -> Iterator[OnPredicted]:
-    """A bar on the terminal while settings are predicted; nothing where nobody looks."""
-    console = Console(stderr=True)
-    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _check_measured(comparisons: Sequence[Comparison], quantity: str, image: int) -> None:

@@ -26,13 +26,17 @@ NEAR = 1.25  # "near" in the sentences: within this factor
 
 
 def findings(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """A few sentences: how near each rung comes, where it is furthest off, and who trained."""
+    """What was `found`, and where the numbers are."""
     return [
-        *_theory(comparisons),
-        *_training(results, comparisons),
+        *found(results, comparisons),
         f"Tables: {results.folder.root}/; every layer's numbers: the tables above "
         f"(--csv FILE keeps them), predictions: {results.folder.table('predictions')}/",
     ]
+
+
+def found(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
+    """A few sentences: how near each rung comes, where it is furthest off, and who trained."""
+    return [*_theory(comparisons), *_training(results, comparisons)]
 
 
 def _theory(comparisons: Sequence[Comparison]) -> list[str]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.figures.style import MEASURED, RUNG_LINES
+from analysis.figures.style import MEASURED, RUNG_LINES, plain
 from analysis.measured import Comparison
 
 QUANTITY = "preact_m2"
@@ -71,8 +71,7 @@ def network_figure(comparisons: Sequence[Comparison]) -> Figure:
         axis.set_visible(True)
         _panel(axis, comparison)
         title = " · ".join(part for part in (columns[column], rows[row]) if part)
-        # A dollar sign in a config is no mathematics.
-        axis.set_title(fill(title, TITLE_WIDTH).replace("$", r"\$"), fontsize="small")
+        axis.set_title(plain(fill(title, TITLE_WIDTH)), fontsize="small")
     for column in axes.T:
         shown = [axis for axis in column if axis.get_visible()]
         if shown:

@@ -1,0 +1,56 @@
+"""One page about a sweep: `python -m analysis.report NAME`; an index of all: `--all`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.progress import predicting
+from analysis.report.index import write_index
+from analysis.report.page import Theory, write_report
+from experiments.errors import UNUSABLE, FaninError, warnings_as_lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page, and say where it is."""
+    parser = _parser()
+    asked = parser.parse_args(argv)
+    if (asked.name is None) != asked.all:
+        parser.error("say a sweep's name, or --all")
+    try:
+        with warnings_as_lines():
+            if asked.all:
+                page = write_index(Path(asked.results))
+            else:
+                with predicting() as on_predicted:
+                    theory = Theory(asked.theory, asked.workers, on_predicted)
+                    page = write_report(asked.name, asked.results, theory)
+    except FaninError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+    print(page)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.report",
+        description="A sweep as one HTML page, which needs no network; its path is printed.",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the sweep's folder under results/")
+    parser.add_argument(
+        "--all", action="store_true", help="instead: a page that lists all sweeps in results/"
+    )
+    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument(
+        "--no-theory", dest="theory", action="store_false", help="leave out the theory check"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that predict; default: %(default)s"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Measured against predicted: sentences, a row a setting, and the intervals' coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import floor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.findings import found
+from analysis.intervals import intervals
+from analysis.load import Results
+from analysis.measured import Comparison, compare
+from analysis.predicted import OnPredicted
+from analysis.settings import draws_of, settings_of
+from analysis.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
+from analysis.summary import summary
+from analysis.verdicts import by_setting, verdicts
+from experiments.errors import FaninError
+from experiments.sweep.store.frozen import read_frozen
+
+MARGIN, LEVEL = 1.1, 0.05  # those of `analysis.check`
+COUNTED = (AGREES, UNDECIDED, DISAGREES, APART)
+LEFT_OUT = "left out (--no-theory)"
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One setting: how many layers got each verdict, what it comes to, the layer furthest off."""
+
+    label: str
+    counts: dict[str, int]
+    outcome: str
+    worst: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the theory check found, or why there is none (`unmade`).
+
+    Attributes
+    ----------
+    answers
+        What the sweep found, in words: how near each rung comes, who trained.
+    sentences
+        What the verdicts come to.
+    intervals
+        Rows of `analysis.intervals.intervals`.
+    """
+
+    answers: list[str] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    settings: list[SettingRow] = field(default_factory=list)
+    intervals: list[dict[str, Any]] = field(default_factory=list)
+    unmade: str | None = None
+
+    @property
+    def least(self) -> float:
+        """Where the scale begins on which coverage is drawn."""
+        return min([0.8, *(floor(10 * row["low"]) / 10 for row in self.intervals)])
+
+
+def predicted(
+    results: Results, workers: int, on_predicted: OnPredicted
+) -> tuple[list[Comparison], str | None]:
+    """Every setting beside its prediction; or none, and why."""
+    try:
+        return compare(results, workers=workers, on_predicted=on_predicted), None
+    except FaninError as error:
+        return [], str(error)
+
+
+def unpredicted(results: Results) -> list[Comparison]:
+    """Every setting that was measured, without a prediction."""
+    if results.layers.empty:
+        return []
+    settings = settings_of(list(read_frozen(results.folder).values()))
+    draws = draws_of(settings, results.cells, results.layers)
+    return [
+        Comparison(setting, mine, pd.DataFrame(), LEFT_OUT)
+        for setting, mine in zip(settings, draws, strict=True)
+        if not mine.empty
+    ]
+
+
+def checked(results: Results, comparisons: Sequence[Comparison]) -> Checked:
+    """Hold every layer against theory; the same numbers as `analysis.check` prints."""
+    rows = verdicts(comparisons, margin=MARGIN, level=LEVEL)
+    covered = intervals(comparisons, rows)
+    return Checked(
+        answers=found(results, comparisons),
+        sentences=summary(comparisons, rows, covered, margin=MARGIN, level=LEVEL),
+        settings=_setting_rows(comparisons, rows),
+        intervals=_told_apart(covered),
+    )
+
+
+def _told_apart(covered: pd.DataFrame) -> list[dict[str, Any]]:
+    """By width where there are both kinds of networks; else all of them are of one."""
+    if covered.empty:
+        return []
+    both = set(covered["width"]) == {"all", "wide", "narrow"}
+    return (covered if both else covered[covered["width"] == "all"]).to_dict("records")
+
+
+def _setting_rows(comparisons: Sequence[Comparison], rows: pd.DataFrame) -> list[SettingRow]:
+    if rows.empty:
+        return []
+    counts = by_setting(rows).to_dict("index")
+    groups = dict(iter(rows.groupby("setting")))
+    return [
+        SettingRow(
+            label=comparison.setting.label,
+            counts={word: int(counts[n][word]) for word in COUNTED},
+            outcome=str(counts[n]["outcome"]),
+            worst=_furthest(groups[n]),
+        )
+        if n in counts
+        else SettingRow(comparison.setting.label, {}, "unpredicted", comparison.unpredicted or "")
+        for n, comparison in enumerate(comparisons)
+    ]
+
+
+def _furthest(rows: pd.DataFrame) -> str:
+    """The tested layer that is furthest from its prediction in standard errors."""
+    tested = rows[(rows["kind"] == "tested") & (rows["log_ratio_se"] > 0)]
+    if tested.empty:
+        return "nothing was tested"
+    row = tested.loc[(tested["log_ratio"].abs() / tested["log_ratio_se"]).idxmax()]
+    where = f"{row['quantity']} of layer {row['layer']} ({row['layer_name']})"
+    errors = f"({abs(row['log_ratio'] / row['log_ratio_se']):.1f} se)"
+    if row["test"] == "linear":
+        return f"{where}: off by {row['log_ratio']:+.3g} of its unit {errors}"
+    with np.errstate(over="ignore"):
+        return f"{where}: {np.exp(row['log_ratio']):.3g} times predicted {errors}"

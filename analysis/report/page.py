@@ -1,0 +1,144 @@
+"""The page of one sweep: everything that is told, put into the template, and written whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import Results, load
+from analysis.measured import Comparison
+from analysis.predicted import OnPredicted
+from analysis.report import commands, drawn, failed, launches, outcomes, ran, template
+from analysis.report.cell_columns import Column, cell_columns, folded, shared
+from analysis.report.checked import LEFT_OUT, Checked, checked, predicted, unpredicted
+from analysis.report.compared import compared
+from analysis.report.seeds_together import as_latex, seeds_together
+from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.state import read_states
+from experiments.sweep.view.overview import find_sweep
+from experiments.sweep.view.status import Status
+from experiments.sweep.view.watch import Watch
+from experiments.sweep.view.words import standing
+
+FIRST_ROWS = 50  # of the table of cells, that are there without JavaScript
+PAGE = Path("report") / "index.html"  # in the sweep's folder
+
+
+@dataclass(frozen=True)
+class Theory:
+    """Whether and how predictions are made."""
+
+    wanted: bool = True
+    workers: int = 1
+    on_predicted: OnPredicted = lambda done, total: None
+
+
+def write_report(name: str, results: str | Path, theory: Theory) -> Path:
+    """Make a sweep's page and the tables beside it; the page's path.
+
+    Raises
+    ------
+    FaninError
+        There is no such sweep, or the page can't be written.
+    """
+    folder = find_sweep(Path(results), name)
+    loaded = load(folder.root.name, folder.root.parent)
+    status = Watch(folder).look()
+    columns = _columns(folder, loaded, status)
+    comparisons, why = _compared_with_theory(loaded, theory)
+    shown = folded(columns)
+    together = seeds_together(shown)
+    page = folder.root / PAGE
+    write_whole(page.with_name("cells.csv"), _csv(columns))
+    write_whole(page.with_name("cells.tex"), as_latex(together, _caption(status)).encode())
+    text = template.render(
+        "page.html", **_told(loaded, status, shown, comparisons, why, theory.wanted)
+    )
+    write_whole(page, text.encode())
+    return page
+
+
+def _columns(folder: SweepFolder, loaded: Results, status: Status) -> list[Column]:
+    ended = {cell: state.outcome for cell, state in read_states(folder).items()}
+    running = {cell.cell_id for worker in status.workers for cell in worker.cells}
+    return cell_columns(read_frozen(folder), loaded.cells, ended, running)
+
+
+def _compared_with_theory(
+    loaded: Results, theory: Theory
+) -> tuple[Sequence[Comparison], str | None]:
+    if theory.wanted:
+        comparisons, why = predicted(loaded, theory.workers, theory.on_predicted)
+        return comparisons, why
+    return unpredicted(loaded), LEFT_OUT
+
+
+def _told(
+    loaded: Results,
+    status: Status,
+    columns: Sequence[Column],
+    comparisons: Sequence[Comparison],
+    why: str | None,
+    with_theory: bool,
+) -> dict[str, Any]:
+    """Everything that the template shows."""
+    folder = loaded.folder
+    there, unread = launches.read_launches(folder)
+    axes = launches.axes_of(there)
+    figures, more = drawn.moments_by_layer(comparisons, commands.on_sweep(folder, "figures"))
+    return {
+        "name": status.name,
+        "question": next((each.question for each in reversed(there) if each.question), None),
+        "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "status": status,
+        "standing": standing(status),
+        "notes": [*status.warnings, *unread],
+        "axes": [axis for axis in axes if len(axis.values) > 1],
+        "fixed": [axis for axis in axes if len(axis.values) == 1],
+        "exclude": sorted({pattern for each in there for pattern in each.exclude}),
+        "shared": shared(read_frozen(folder)),
+        "launches": there,
+        "facts": ran.facts(status, there, loaded.cells),
+        "shares": outcomes.shares(_outcomes(columns)),
+        "by_axis": outcomes.by_axis(columns),
+        "figures": figures,
+        "more_figures": more,
+        "figures_command": commands.on_sweep(folder, "figures"),
+        "checked": checked(loaded, comparisons) if why is None else Checked(unmade=why),
+        "check_command": commands.on_sweep(folder, "check"),
+        "with_theory": with_theory,
+        "compared": compared(loaded, columns),
+        "columns": columns,
+        "rows": len(_outcomes(columns)),
+        "first_rows": min(FIRST_ROWS, len(_outcomes(columns))),
+        "cells_data": _data(columns),
+        "failures": failed.grouped(status.failures),
+        "steps": commands.steps(folder, there),
+    }
+
+
+def _outcomes(columns: Sequence[Column]) -> list[str]:
+    return next((column.values for column in columns if column.role == "outcome"), [])
+
+
+def _data(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """What the page's script reads."""
+    return [vars(column) for column in columns]
+
+
+def _csv(columns: Sequence[Column]) -> bytes:
+    text = io.StringIO()
+    pd.DataFrame({column.key: column.values for column in columns}).to_csv(text, index=False)
+    return text.getvalue().encode()
+
+
+def _caption(status: Status) -> str:
+    name = "".join(f"\\{c}" if c in "_#$%&{}" else c for c in status.name if c not in "\\^~")
+    return f"Sweep {name}: means over cells that differ only in seeds, and their sd."

@@ -1,0 +1,51 @@
+"""Cells that differ only in seeds, a row together: how they ended, what they scored on average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.report.cell_columns import METRICS, SEEDS, Column
+
+
+def seeds_together(columns: Sequence[Column]) -> pd.DataFrame:
+    """One row for all seeds of a configuration.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What varies, seeds aside; `cells`; a column for each outcome, how many; and of each metric
+        the mean and, `sd`, the standard deviation over the cells that have it.
+    """
+    frame = pd.DataFrame({column.key: column.values for column in columns})
+    axes = {c.key: c for c in columns if c.role == "varies" and c.key not in SEEDS}
+    keys = list(axes)
+    for key, column in axes.items():
+        frame[key] = [column.shown(row) for row in range(len(frame))]
+    metrics = [key for key in METRICS if key in frame]
+    frame[metrics] = frame[metrics].apply(pd.to_numeric)
+    groups = frame.groupby(keys or (lambda _: 0), sort=False)
+    found = frame.loc[groups.head(1).index, keys].reset_index(drop=True)
+    found["cells"] = groups.size().to_numpy()
+    for outcome in frame["outcome"].value_counts().index:
+        mine = (frame["outcome"] == outcome).groupby(groups.ngroup()).sum()
+        found[outcome] = mine.to_numpy()
+    for metric in metrics:
+        found[metric] = groups[metric].mean().to_numpy()
+        found[f"{metric} sd"] = groups[metric].std().to_numpy()
+    return found
+
+
+def as_latex(frame: pd.DataFrame, caption: str) -> str:
+    """A booktabs table, everything escaped."""
+    style = frame.style.format(escape="latex", precision=4, na_rep="--")
+    style = style.format_index(escape="latex", axis=1).hide(axis="index")
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    latex: str = style.to_latex(
+        hrules=True,
+        environment="longtable",
+        column_format="".join("r" if number else "l" for number in numbers),
+        caption=caption,
+    )
+    return latex
