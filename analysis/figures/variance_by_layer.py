@@ -80,14 +80,20 @@ def network_figure(comparisons: Sequence[Comparison]) -> Figure:
     figure.supxlabel("weight layer $l$", fontsize="medium")
     moment = "second moment of the" + (" " if len(rows) > 1 else "\n") + "pre-activation"
     figure.supylabel(rf"{moment} $\mathbb{{E}}[y_l^2]$", fontsize="medium", ha="center")
-    _legend(figure, max(map(_draws, comparisons)), wide=len(columns) > 2)
+    _legend(figure, comparisons, wide=len(columns) > 2)
     return figure
 
 
-def _legend(figure: Figure, draws: int, wide: bool) -> None:
+def _legend(figure: Figure, comparisons: Sequence[Comparison], wide: bool) -> None:
+    draws = max(map(_draws, comparisons))
+    rungs = {rung for c in comparisons if not c.predicted.empty for rung in c.predicted["rung"]}
     dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED)
     dot.set_label(f"measured, one dot per draw of the weights ({draws} draws)")
-    lines = [Line2D([], [], **{"linewidth": 1.6} | style) for style in RUNG_LINES.values()]
+    lines = [
+        Line2D([], [], **{"linewidth": 1.6} | style)
+        for rung, style in RUNG_LINES.items()
+        if rung in rungs
+    ]
     figure.legend(
         handles=[dot, *lines],
         loc="outside upper center",

@@ -6,27 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_sweep import run_sweep
 
-from analysis import Results, load
+from analysis import Results
 from analysis.measured import Comparison, compare
-from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
-
-SMALL = (
-    *("data.side=14", "data.n_train=200", "data.n_test=100", "train.steps=3"),
-    *("probe.draws=4", "probe.images=2", "probe.size=2", "runner=inline"),
-)
 
 Sweep = Callable[..., Results]
-
-
-def run_sweep(results: Path, name: str, *overrides: str, config_dir: Path | None = None) -> Results:
-    """Run a small sweep in this process and load it; overrides replace what makes it small."""
-    asked = {text.partition("=")[0]: text for text in (*SMALL, *overrides)}
-    where = (f"sweep.results={results}", f"sweep.name={name}")
-    loader = config_loader(None if config_dir is None else str(config_dir))
-    assert run_command(loader, "config", [*asked.values(), *where]) == 0
-    return load(name, results)
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""The tuned value: who chooses it, which is best, and what missing it costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.compare.metric import METRICS
+from analysis.compare.tuned import Tuned, by_setting, by_value, scores
+
+ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
+NAN = float("nan")
+
+
+def made(score: list[list[float]], loss: list[list[float]] | None = None, **more: object) -> Tuned:
+    """Seeds are rows, tuned values 0.1, 0.2, ... columns; a NaN score has diverged."""
+    x = np.array(score)
+    values = {
+        "values": np.arange(1, x.shape[1] + 1) / 10,
+        "seeds": [str(k) for k in range(len(x))],
+        "score": x,
+        "loss": -x if loss is None else np.array(loss),
+        "diverged": np.isnan(x),
+        "done": np.ones(x.shape, bool),
+        "metric": ACCURACY,
+    }
+    return Tuned(**{**values, **more})
+
+
+def test_each_seed_takes_its_own_lowest_training_loss() -> None:
+    tuned = made([[0.5, 0.6, 0.7], [0.7, 0.6, 0.5]], loss=[[2.0, 1.0, 3.0], [2.0, 3.0, 1.0]])
+    assert list(tuned.chosen()) == [(0, 1), (1, 2)]
+
+
+def test_a_run_that_has_not_ended_is_not_chosen_nor_one_that_diverged() -> None:
+    done = np.array([[True, False, True], [False, False, False]])
+    loss = [[5.0, 1.0, NAN], [1.0, 1.0, 1.0]]
+    tuned = made([[0.5, 0.9, 0.1], [0.9, 0.9, 0.9]], loss=loss, done=done)
+    assert list(tuned.chosen()) == [(0, 0)]
+
+
+def test_a_seed_that_always_diverged_still_has_its_score() -> None:
+    tuned = made([[0.1, 0.1]], loss=[[NAN, NAN]], diverged=np.array([[True, True]]))
+    assert list(tuned.chosen()) == [(0, 0)]
+
+
+def test_cost_is_the_best_mean_less_the_mean_of_means() -> None:
+    tuned = made([[0.2, 0.8, 0.5], [0.4, 0.8, 0.3]])
+    assert tuned.best() == 1
+    assert tuned.cost() == pytest.approx(0.8 - (0.3 + 0.8 + 0.4) / 3)
+    assert not tuned.at_edge()
+
+
+def test_edges_are_told_unless_all_values_are_alike() -> None:
+    assert made([[0.9, 0.8, 0.7]]).at_edge()
+    assert made([[0.7, 0.8, 0.9]]).at_edge()
+    assert not made([[0.1, 0.1, 0.1]]).at_edge()
+    assert not made([[0.9]]).at_edge()
+
+
+def test_of_losses_the_value_with_fewest_diverged_is_best() -> None:
+    tuned = made([[1.0, 2.0], [NAN, 2.0]], metric=LOSS)
+    assert tuned.best() == 1
+    assert tuned.mean().tolist() == [1.0, 2.0]
+    lost = made([[NAN, NAN], [NAN, NAN]], metric=LOSS)
+    assert lost.best() == 0
+    assert np.isnan(lost.cost())
+
+
+def test_tables_keep_every_run() -> None:
+    frame = pd.DataFrame(
+        {
+            "group": "g",
+            "setting": "t",
+            "strategy": ["a"] * 4 + ["b"] * 2,
+            "seed": ["0", "0", "1", "1", "0", "1"],
+            "tuned": [0.1, 0.2, 0.1, 0.2, 0.1, 0.1],
+            "score": [0.5, 0.6, 0.7, 0.1, 0.3, 0.4],
+            "loss": [1.0, 0.5, 0.5, NAN, 1.0, 1.0],
+            "diverged": [False, False, False, True, False, False],
+            "done": True,
+        }
+    )
+    tuned = by_setting(frame, ACCURACY)
+    chosen = scores(tuned)
+    assert chosen["score"].tolist() == [0.6, 0.7, 0.3, 0.4]
+    assert chosen["tuned"].tolist() == [0.2, 0.1, 0.1, 0.1]
+    values = by_value(tuned)
+    assert values["mean"].tolist() == pytest.approx([0.6, 0.35, 0.35])
+    assert values["runs"].sum() == 6
+    assert values["diverged"].sum() == 1
