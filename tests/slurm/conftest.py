@@ -71,6 +71,12 @@ class Cluster:
     def nodes(self) -> dict[str, str]:
         return dict(line.split() for line in self.sh("sinfo -hNp main -o '%N %T'").splitlines())
 
+    def resume(self) -> None:
+        """Give work again to nodes that Slurm has drained, as it does after some accidents."""
+        drained = [name for name, state in self.nodes().items() if state.startswith("drain")]
+        if drained:
+            self.sh(f"scontrol update nodename={','.join(drained)} state=resume")
+
     def heal(self) -> None:
         """Bring it back to how `up` left it: all daemons running, nothing queued, nodes idle."""
         self.run("start-controller")
@@ -81,6 +87,7 @@ class Cluster:
             self.run("start-node", name)
         self.sh("squeue -h -o %A | sort -u | xargs -r scancel")
         self.wait(lambda: not self.sh("squeue -h"))
+        self.resume()
         self.wait(lambda: self.nodes() == dict.fromkeys(names, "idle"))
 
 
