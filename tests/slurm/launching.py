@@ -12,8 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from conftest import Cluster
+from terminal import Terminal
 
 from analysis import load
 from experiments.sweep.store.paths import SweepFolder
@@ -40,7 +42,7 @@ class Grid:
     root: Path
     cells: tuple[str, ...] = TINY
     path: Path | None = None  # searched for commands before all else
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    started: list[subprocess.Popen[Any]] = field(default_factory=list)
 
     @property
     def folder(self) -> SweepFolder:
@@ -63,6 +65,14 @@ class Grid:
         )  # fmt: skip
         self.started.append(process)
         return process
+
+    def at_terminal(self, *more: str) -> Terminal:
+        """The command at a terminal."""
+        terminal = Terminal(
+            self.words(*ON_SLURM, *more), self.cluster.env | {"OMP_NUM_THREADS": "1"}
+        )
+        self.started.append(terminal.process)
+        return terminal
 
     def run(self, *more: str, runner: tuple[str, ...] = ON_SLURM) -> tuple[int, str]:
         """The command to its end: exit status, and what it printed."""

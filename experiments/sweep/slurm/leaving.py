@@ -36,7 +36,8 @@ def asks_to_cancel(folder: SweepFolder, console: Console) -> bool:
     count = sum(len(submission.open_elements()) for submission in there)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C again: leave them
     try:
-        asked = f"{several(count, 'job')} go on without this command. [L]eave them, or [c]ancel? "
+        them = "it to itself" if count == 1 else "them to themselves"
+        asked = f"{several(count, 'job')} under way on Slurm. [L]eave {them}, or [c]ancel? "
         return console.input(asked, markup=False).strip().lower().startswith("c")
     except (EOFError, KeyboardInterrupt):
         return False
