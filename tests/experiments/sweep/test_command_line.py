@@ -58,6 +58,17 @@ def test_a_mistake_is_a_few_lines_and_status_2(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("launcher", ["submitit_slurm", "submitit_local"])
+def test_who_types_hydras_launcher_is_told_what_to_type(tmp_path, launcher):
+    asked = f"hydra/launcher={launcher}"
+    shown = run("-m", "seed=range(3)", "hydra.launcher.partition=gpu", asked, cwd=tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith(f"{asked}: say runner=slurm instead")
+    assert "runner.slurm.partition=NAME" in shown.stderr
+    assert shown.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_m_reaches_the_grid_engine(tmp_path):
     shown = run("-m", "seed=range(3)", "optim.lr=0.1,0.2", "sweep.mode=plan", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
