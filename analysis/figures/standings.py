@@ -17,6 +17,7 @@ from analysis.figures.style import MEASURED, PALETTE, plain
 
 PANEL = (2.5, 0.24)  # inches: width, and height of one strategy
 COLUMNS = 3
+ABOVE = 0.25  # of a strategy's row: seeds stand above their mean's bar
 MEAN = {"fmt": "o", "color": PALETTE[0], "markersize": 4, "linewidth": 1.6, "zorder": 3}
 
 
@@ -59,7 +60,12 @@ def _panel(axis: Axes, group: Group, compared: Compared, order: list[str]) -> No
         if name in seeds:
             values = seeds[name].dropna().to_numpy(float)
             axis.scatter(
-                values, np.full(len(values), place), s=9, color=MEASURED, alpha=0.6, linewidth=0
+                values,
+                np.full(len(values), place - ABOVE),
+                s=9,
+                color=MEASURED,
+                alpha=0.6,
+                linewidth=0,
             )
     rows = table.reindex(order)
     half = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]).astype(float)
