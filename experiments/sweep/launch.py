@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -126,10 +127,17 @@ def prepare_data(plan: Plan, beat: Tick) -> None:
 def _asked(request: Request) -> dict[str, Any]:
     return {
         "name": request.name,
-        "question": request.question,
+        **_about(request),
         "axes": [{a.name: [label(v) for v in a.values] for a in g.axes} for g in request.grids],
         "exclude": [label(pattern) for g in request.grids for pattern in g.exclude],
     }
+
+
+def _about(request: Request) -> dict[str, Any]:
+    if request.named is None:
+        return {}
+    told = {"sweep": request.named.sweep, "size": request.settings.size}
+    return told | {k: v for k, v in asdict(request.named).items() if v is not None}
 
 
 def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:

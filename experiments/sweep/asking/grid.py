@@ -14,7 +14,7 @@ from experiments.sweep.asking.overrides import Argument
 Assignment = dict[str, Any]
 """Dotted keys and group names to values: what tells a cell from the default one."""
 
-NAMED_KEYS = {"question", "fixed", "grid", "exclude"}
+NAMED_KEYS = {"question", "source", "criterion", "fixed", "grid", "exclude"}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from experiments.config.space import Space, assign
 from experiments.errors import ConfigError
 from experiments.sweep.asking.grid import Grid, grids_of
 from experiments.sweep.asking.overrides import Argument
+from experiments.sweep.asking.sizes import Size, at_size
 from experiments.sweep.planning.engines import Asked
 from experiments.sweep.runner import Runner
 from experiments.sweep.store.paths import SweepFolder
@@ -41,12 +42,37 @@ class Settings:
         Outcomes to run again.
     results
         Where sweeps are kept.
+    size
+        Of a named sweep: `small`, minutes on a laptop; `paper`, as published, for a cluster.
     """
 
     name: Annotated[str, AfterValidator(_a_folder_name)] | None = None
     mode: Literal["run", "plan", "submit"] = "run"
     retry: tuple[Literal["error", "oom", "timeout", "killed"], ...] = ()
     results: str = "results"
+    size: Size = "small"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a named sweep says of itself beside its grid.
+
+    Attributes
+    ----------
+    sweep
+        Its name in `conf/sweep/`.
+    question
+        That it answers.
+    source
+        The publication whose figure it makes again.
+    criterion
+        What has to come out for the publication's claim to count as reproduced.
+    """
+
+    sweep: str
+    question: str | None = None
+    source: str | None = None
+    criterion: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,7 @@ class Request:
 
     settings: Settings
     name: str
-    question: str | None
+    named: Named | None
     grids: Sequence[Grid]
     runner: Runner
     engine: Asked
@@ -87,11 +113,12 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
     own = [field.name for field in fields(Settings)]
     settings = _settings({key: node.pop(key) for key in own})
     engine = about["engine"][0].values[0] if about["engine"] else space.base["engine"]
+    node = at_size(node, settings.size)
     grids = grids_of(about["cell"], node if option is not None else None)
     return Request(
         settings=settings,
-        name=settings.name or option or _default_name(about["cell"]),
-        question=node.get("question"),
+        name=settings.name or _option_name(option, settings) or _default_name(about["cell"]),
+        named=None if option is None else _named(option, node),
         grids=grids,
         runner=build(runner, "runner"),
         engine=check_value(engine, Asked, "engine"),
@@ -113,6 +140,19 @@ def _chosen(
             space.check_key(argument.key, {group: option})
             node = assign(node, argument.key.partition(".")[2], argument.values[0])
     return option, node
+
+
+def _named(option: str, node: Mapping[str, Any]) -> Named:
+    hints = get_type_hints(Named)
+    about = ("question", "source", "criterion")
+    return Named(
+        option, **{key: check_value(node.get(key), hints[key], f"sweep.{key}") for key in about}
+    )
+
+
+def _option_name(option: str | None, settings: Settings) -> str | None:
+    """Each size has a folder of its own."""
+    return f"{option}-paper" if option and settings.size == "paper" else option
 
 
 def _settings(node: Mapping[str, Any]) -> Settings:

@@ -28,7 +28,7 @@ def concatenate(parts: Sequence[pa.Table]) -> pa.Table:
 
 
 def _wide(part: pa.Table) -> pa.Table:
-    """Room for the words of all parts: pandas numbers those of one part in as few bits as it can."""
+    """Room for all parts' words: pandas numbers those of one in as few bits as it can."""
     for place, field in enumerate(part.schema):
         if pa.types.is_dictionary(field.type) and field.type.index_type != pa.int32():
             kind = pa.dictionary(pa.int32(), field.type.value_type)
