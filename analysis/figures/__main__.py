@@ -4,36 +4,67 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from analysis.figures import variance_by_layer
+from analysis.figures.study import Study, study_of
 from analysis.figures.style import save, use_style
-from analysis.load import load
+from analysis.load import Results, load
 from analysis.measured import compare
 from experiments.errors import UNUSABLE, FaninError, warnings_as_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the figures of a sweep into its folder."""
+    """Draw the figures of a sweep into its folder; of a published one, say what came out."""
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
     parser.add_argument("--results", default="results", help="where sweeps are kept")
     asked = parser.parse_args(argv)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    use_style()
     try:
         with warnings_as_lines():
             results = load(asked.name, asked.results)
-        comparisons = compare(results)
-    except FaninError as error:
+            make = study_of(results)
+            study = None if make is None else make()
+        for name, figure in _figures(results, study):
+            paths = save(figure, results.folder.root / "figures", name)
+            console.print(f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}")
+        if study is not None:
+            console.print(f"Caption: {_write_caption(study, results)}")
+    except (FaninError, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None
-    use_style()
-    folder = results.folder.root / "figures"
-    for name, figure in variance_by_layer.figures(comparisons):
-        paths = save(figure, folder, name)
-        console.print(f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}", highlight=False)
+    if study is not None:
+        console.print(_shown(study))
+        console.print(f"{study.verdict.capitalize()}: {study.claim}")
+
+
+def _figures(results: Results, study: Study | None) -> Iterator[tuple[str, Figure]]:
+    if study is not None:
+        yield from study.figures.items()
+    else:
+        yield from variance_by_layer.figures(compare(results))
+
+
+def _write_caption(study: Study, results: Results) -> Path:
+    path = results.folder.root / "figures" / f"{results.name}.txt"
+    path.write_text(f"{study.caption}\n", encoding="utf-8")
+    return path
+
+
+def _shown(study: Study) -> Table:
+    table = Table("", "published", "measured", "holds", box=box.SIMPLE_HEAD)
+    for line in study.headlines:
+        holds = {True: "yes", False: "no", None: ""}[line.holds]
+        table.add_row(line.what, line.theirs, line.ours, holds)
+    return table
 
 
 if __name__ == "__main__":

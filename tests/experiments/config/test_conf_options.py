@@ -14,6 +14,7 @@ from experiments.config.schema import CELL_KEYS, build_cell, coerce_cell, coerce
 from experiments.config.space import Space
 from experiments.sweep.asking.expand import expand
 from experiments.sweep.asking.grid import grids_of
+from experiments.sweep.asking.sizes import Size, at_size
 from experiments.sweep.runner import InlineRunner, LocalRunner, Runner
 
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")
@@ -118,4 +119,6 @@ def test_every_named_sweep_expands(space: Space):
             for key, value in space.node("sweep", path.stem).items()
             if key not in space.base["sweep"]
         }
-        assert expand(space, grids_of([], named)), path.stem
+        sizes: list[Size] = ["small", "paper"] if "paper" in named else ["small"]
+        for size in sizes:
+            assert expand(space, grids_of([], at_size(named, size))), (path.stem, size)

@@ -1,0 +1,216 @@
+"""Length and correlation of signals in wide tanh networks (Poole et al. 2016, Figs 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.study import Headline, Study
+from analysis.figures.style import PALETTE
+from analysis.load import Results
+from analysis.theory.depth_scales import DepthScales, depth_scales
+from analysis.theory.pairs import pair_law
+from experiments.errors import FaninError
+
+CLAIM = (
+    "The length of a signal converges within about 4 layers, the correlation of two within about "
+    "20: to 1 in the ordered phase (chi_1 < 1), to less in the chaotic one (chi_1 > 1)."
+)
+SIZE = (6.6, 5.2)  # inches
+LOOKS: dict[int, tuple[Any, str]] = {
+    0: ("-", "o"),
+    1: ("--", "s"),
+    2: (":", "^"),
+}  # of each sigma_w, told apart in grey too
+STARTS = ["scaling.scale", "scaling.shift"]
+LAW = pair_law(torch.tanh)
+
+
+def study(results: Results, criterion: Mapping[str, Any]) -> Study:
+    """Hold measured maps against theory's.
+
+    Parameters
+    ----------
+    results
+        Of the sweep `poole2016`.
+    criterion
+        `within`, largest deviation of a layer's mean over draws from theory (a ratio for lengths, a
+        difference for correlations), and `q_layers`, `c_layers`, after which they have converged.
+    """
+    lines = _lines(results)
+    if lines.empty:
+        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+    draws = int(lines["draws"].min())
+    width = int(results.cells["model.width"].max())
+    gains = sorted(lines["gain"].unique())
+    scales = {gain: depth_scales(torch.tanh, gain**2, _bias_var(results)) for gain in gains}
+    caption = (
+        f"Tanh networks, 30 layers of width {width}, sigma_b = {_bias_var(results) ** 0.5:g}, "
+        f"two Gaussian images of 784 pixels at six lengths and correlations. Symbols: mean over "
+        f"{draws} draws of the weights. Lines: theory, from each start's first layer on. "
+        "A, C: one layer against the one before; B, D: by layer."
+    )
+    return Study(
+        CLAIM,
+        {"poole2016": _figure(lines, scales)},
+        caption,
+        tuple(_headlines(lines, scales, criterion)),
+    )
+
+
+def theory_lines(q: float, c: float, gain: float, bias_var: float, layers: int) -> pd.DataFrame:
+    """The maps, iterated (Poole et al. 2016, eqs 3 to 5): `layer` from 1, `q`, `c`."""
+    rows = []
+    for layer in range(1, layers + 1):
+        rows.append({"layer": layer, "q": q, "c": c})
+        var = torch.tensor([q], dtype=torch.float64)
+        product = float(LAW.covariance(c * var[:, None], var, var))
+        after = gain**2 * float(LAW.second_moment(var)) + bias_var
+        c = (gain**2 * product + bias_var) / after
+        q = after
+    return pd.DataFrame(rows)
+
+
+def _bias_var(results: Results) -> float:
+    return float(results.cells["init.bias.std"].iloc[0]) ** 2
+
+
+def _lines(results: Results) -> pd.DataFrame:
+    """By gain, start and layer: `q`, `c` (means over draws) and theory's `q_theory`, ..."""
+    layers = results.layers
+    readout = layers["layer"].max() if len(layers) else 0
+    inner = layers[(layers["layer"] > 0) & (layers["layer"] < readout) & (layers["image"] == -1)]
+    about = results.cells[["cell_id", "init.gain", *STARTS]]
+    told = inner[inner["quantity"].isin(["preact_m2", "input_correlation"])].merge(about)
+    keys = ["init.gain", *STARTS, "layer"]
+    groups = told.groupby([*keys, "quantity"], observed=True)["value"]
+    both = groups.mean().unstack("quantity").reset_index()
+    counts = groups.count().groupby(keys, observed=True).min().reset_index(drop=True)
+    both = both.assign(draws=counts).rename(
+        columns={"init.gain": "gain", "preact_m2": "q", "input_correlation": "c"}
+    )
+    return pd.concat([_with_theory(rows, results) for _, rows in both.groupby(["gain", *STARTS])])
+
+
+def _with_theory(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
+    rows = rows.sort_values("layer").reset_index(drop=True)
+    first = rows.iloc[0]
+    theory = theory_lines(first["q"], first["c"], first["gain"], _bias_var(results), len(rows))
+    return rows.assign(q_theory=theory["q"], c_theory=theory["c"])
+
+
+def _headlines(
+    lines: pd.DataFrame, scales: Mapping[float, DepthScales], criterion: Mapping[str, Any]
+) -> Iterator[Headline]:
+    within = float(criterion["within"])
+    for gain, scale in scales.items():
+        mine = lines[lines["gain"] == gain]
+        q_off = float((mine["q"] / mine["q_theory"] - 1).abs().max())
+        c_off = float((mine["c"] - mine["c_theory"]).abs().max())
+        last = mine[mine["layer"] == mine["layer"].max()]
+        yield Headline(
+            f"sigma_w = {gain:g}: q*",
+            f"{scale.q_star:.3f} (their map)",
+            f"{last['q'].mean():.3f} in the last layer, furthest from the map {q_off:.1%}",
+            q_off <= within,
+        )
+        yield Headline(
+            f"sigma_w = {gain:g}: c* (chi_1 = {scale.chi_1:.3f}, {scale.phase})",
+            f"{scale.c_star:.3f} (their map)",
+            f"{last['c'].mean():.3f} in the last layer, furthest from the map {c_off:.3f}",
+            c_off <= within,
+        )
+    fixed = lines["gain"].map({gain: scale.q_star for gain, scale in scales.items()})
+    after = lines["layer"] > criterion["q_layers"]
+    q_left = float((lines["q"] / fixed - 1)[after].abs().max())
+    yield Headline(
+        f"q is within {within:.0%} of q* after layer {criterion['q_layers']}",
+        "about 4 layers (their text)",
+        f"furthest {q_left:.1%}",
+        q_left <= within,
+    )
+    limit = lines["gain"].map({gain: scale.c_star for gain, scale in scales.items()})
+    c_after = lines["layer"] > criterion["c_layers"]
+    for phase, chaotic in (("chaotic", True), ("ordered", False)):
+        mine = c_after & ((limit < 1) == chaotic)
+        c_left = float((lines["c"] - limit)[mine].abs().max())
+        yield Headline(
+            f"c is within {within:g} of c* after layer {criterion['c_layers']}, {phase} phase",
+            "about 20 layers (their text)",
+            f"furthest {c_left:.3f}",
+            c_left <= within,
+        )
+
+
+def _figure(lines: pd.DataFrame, scales: Mapping[float, DepthScales]) -> Figure:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots(2, 2)
+    for number, (gain, scale) in enumerate(scales.items()):
+        dash, mark = LOOKS[number % len(LOOKS)]
+        look = {"color": PALETTE[number], "linestyle": dash, "linewidth": 1.2}
+        dots = {"color": PALETTE[number], "marker": mark, "s": 9, "linewidth": 0, "alpha": 0.7}
+        mine = lines[lines["gain"] == gain]
+        _maps(axes[:, 0], mine, scale, look, dots)
+        for _, start in mine.groupby(STARTS):
+            axes[0, 1].plot(start["layer"], start["q_theory"], **look)
+            axes[0, 1].scatter(start["layer"], start["q"], **dots)
+            axes[1, 1].plot(start["layer"], start["c_theory"], **look)
+            axes[1, 1].scatter(start["layer"], start["c"], **dots)
+    _label(axes)
+    handles = [
+        Line2D([], [], color=PALETTE[n], linestyle=LOOKS[n % 3][0], marker=LOOKS[n % 3][1],
+               markersize=3.5, label=rf"$\sigma_w = {gain:g}$ ({scale.phase})")
+        for n, (gain, scale) in enumerate(scales.items())
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def _maps(
+    axes: np.ndarray,
+    mine: pd.DataFrame,
+    scale: DepthScales,
+    look: Mapping[str, Any],
+    dots: Mapping[str, Any],
+) -> None:
+    """One layer against the one before: lengths above, correlations below (there at q near q*)."""
+    gain, bias_var = mine["gain"].iloc[0], _bias_of(scale, mine["gain"].iloc[0])
+    q = np.linspace(1e-3, max(15.0, mine["q"].max()), 200)
+    var = torch.from_numpy(q)
+    axes[0].plot(q, gain**2 * LAW.second_moment(var).numpy() + bias_var, **look)
+    c = np.linspace(0.0, 1.0, 100)
+    maps = [theory_lines(scale.q_star, each, gain, bias_var, 2)["c"].iloc[1] for each in c]
+    axes[1].plot(c, maps, **look)
+    for _, start in mine.groupby(STARTS):
+        axes[0].scatter(start["q"].iloc[:-1], start["q"].iloc[1:], **dots)
+        settled = start[start["layer"] > 4]
+        axes[1].scatter(settled["c"].iloc[:-1], settled["c"].iloc[1:], **dots)
+
+
+def _bias_of(scale: DepthScales, gain: float) -> float:
+    """sigma_b^2, which the fixed point tells."""
+    var = torch.tensor([scale.q_star], dtype=torch.float64)
+    return scale.q_star - gain**2 * float(LAW.second_moment(var))
+
+
+def _label(axes: np.ndarray) -> None:
+    for axis, name in zip(axes.flat, "ABCD", strict=True):
+        axis.set_title(name, loc="left", fontweight="bold", fontsize="medium")
+        sns.despine(ax=axis)
+    for row, (symbol, words) in enumerate((("q", "length"), ("c", "correlation"))):
+        by_map: Axes = axes[row, 0]
+        low, high = (0.0, 1.0) if symbol == "c" else (0.0, 15.0)
+        by_map.plot([low, high], [low, high], color="0.7", linewidth=0.8, zorder=0)
+        by_map.set_xlabel(rf"{words} ${symbol}^{{l-1}}$")
+        by_map.set_ylabel(rf"${symbol}^l$")
+        axes[row, 1].set_xlabel("layer $l$")
+        axes[row, 1].set_ylabel(rf"{words} ${symbol}^l$")
+    axes[0, 1].set_yscale("log")

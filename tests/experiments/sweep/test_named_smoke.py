@@ -1,0 +1,61 @@
+"""Every named sweep's first and last cell runs: two steps, one draw, digits for MNIST and CIFAR."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.cell import run_cell
+from experiments.config.loader import CONF, config_loader
+from experiments.config.schema import coerce_group
+from experiments.config.space import Space
+from experiments.sweep.asking.expand import PlannedCell, expand
+from experiments.sweep.asking.overrides import parse_arguments
+from experiments.sweep.asking.request import understand
+
+SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
+TWO_SIZES = [name for name in SWEEPS if "\npaper:" in (CONF / f"sweep/{name}.yaml").read_text()]
+NOT_HERE = {"mnist": 28, "cifar10": 32}  # files that a bare machine lacks, and their sides
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return Space(config_loader(), "config")
+
+
+def cells_of(space: Space, sweep: str, size: str) -> list[PlannedCell]:
+    words = [f"sweep={sweep}", f"sweep.size={size}"]
+    return expand(space, understand(space, parse_arguments(config_loader(), words)).grids)
+
+
+def shortened(space: Space, cell: PlannedCell) -> dict[str, Any]:
+    config = copy.deepcopy(cell.config)
+    named = str(cell.choices["data"])
+    if named in NOT_HERE:
+        side = config["data"]["side"] or NOT_HERE[named]
+        config["data"] = coerce_group("data", space.node("data", "digits")) | {"side": side}
+    if "image_side" not in config["data"]:  # synthetic images come as many as they are
+        config["data"] |= {"n_train": 100, "n_test": 50}
+    if config["train"]["steps"] != 0:
+        config["train"] |= {"steps": 2, "batch_size": 20, "evaluate_every": 0}
+    config["probe"] |= {"draws": min(1, config["probe"]["draws"]), "steps": []}
+    return config
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_its_first_and_last_cell_run(space: Space, sweep: str) -> None:
+    cells = cells_of(space, sweep, "small")
+    for cell in (cells[0], cells[-1]):
+        found = run_cell(shortened(space, cell), torch.device("cpu"))
+        assert found.row["outcome"] in ("ok", "diverged"), cell.label
+        assert len(found.tables["layers"]["value"]) > 0
+
+
+@pytest.mark.parametrize("sweep", TWO_SIZES)
+def test_its_published_size_is_another_and_no_smaller(space: Space, sweep: str) -> None:
+    small, paper = (cells_of(space, sweep, size) for size in ("small", "paper"))
+    assert len(paper) >= len(small)
+    assert {cell.id for cell in small} != {cell.id for cell in paper}
