@@ -88,6 +88,13 @@ def unpredicted(results: Results) -> list[Comparison]:
 
 def checked(results: Results, comparisons: Sequence[Comparison]) -> Checked:
     """Hold every layer against theory; the same numbers as `analysis.check` prints."""
+    try:
+        return _checked(results, comparisons)
+    except FaninError as error:  # a part of somebody's own that isn't there any more
+        return Checked(unmade=str(error))
+
+
+def _checked(results: Results, comparisons: Sequence[Comparison]) -> Checked:
     rows = verdicts(comparisons, margin=MARGIN, level=LEVEL)
     covered = intervals(comparisons, rows)
     return Checked(

@@ -28,7 +28,9 @@ def on_sweep(folder: SweepFolder, module: str, *words: str) -> str:
 
 def steps(folder: SweepFolder, launches: Sequence[Launch]) -> list[Step]:
     """What to type, in order."""
-    found = [Step("The code and what it needs", tuple(_code(launches)))]
+    changed = launches and launches[-1].dirty
+    more = f"; {folder.provenance.name} keeps what was changed in it, as a diff" if changed else ""
+    found = [Step(f"The code and what it needs{more}", tuple(_code(launches)))]
     typed = tuple(dict.fromkeys(launch.command for launch in launches if launch.command))
     if typed:
         found.append(Step("The cells (those that are done are not run again)", typed))

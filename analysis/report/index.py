@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from analysis.report import template
 from analysis.report.launches import read_launches
-from analysis.report.outcomes import Share, kind
+from analysis.report.outcomes import Share, as_shares
 from analysis.report.page import PAGE
 from experiments.errors import FaninError
 from experiments.sweep.store.paths import SweepFolder, write_whole
@@ -73,7 +73,7 @@ def _row(folder: SweepFolder) -> SweepRow:
         name=name,
         question=next((each.question for each in reversed(launches) if each.question), None),
         status=status,
-        shares=[Share(outcome, count, kind(outcome)) for outcome, count in tally(status)],
+        shares=as_shares(dict(tally(status))),
         when=None
         if status.changed is None
         else f"{datetime.fromtimestamp(status.changed, UTC):%Y-%m-%d %H:%M}",

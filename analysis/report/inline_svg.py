@@ -31,7 +31,9 @@ def inline_svg(figure: Figure, prefix: str, title: str, description: str) -> Mar
     """
     drawn = io.StringIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(drawn, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(
+            drawn, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None}
+        )
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(drawn.getvalue())

@@ -79,7 +79,9 @@ def read_launches(folder: SweepFolder) -> tuple[list[Launch], list[str]]:
                 launches.append(_launch(yaml.safe_load(document)))
             except (yaml.YAMLError, TypeError, AttributeError, ValueError):
                 spoilt += 1
-    return launches, [f"{folder.provenance}: {spoilt} launches can't be read"] if spoilt else []
+    return launches, [
+        f"{folder.provenance}: {spoilt} of its launches can't be read"
+    ] if spoilt else []
 
 
 def axes_of(launches: Sequence[Launch]) -> list[Axis]:

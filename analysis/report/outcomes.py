@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.report.cell_columns import SEEDS, Column
@@ -35,7 +35,11 @@ def shares(outcomes: Iterable[str]) -> list[Share]:
     >>> [(share.outcome, share.count) for share in shares(["diverged", "ok", "oom", "ok"])]
     [('ok', 2), ('diverged', 1), ('oom', 1)]
     """
-    counts = Counter(outcomes)
+    return as_shares(Counter(outcomes))
+
+
+def as_shares(counts: Mapping[str, int]) -> list[Share]:
+    """The same, of cells that somebody has counted."""
     order = [*DONE, *FAILED]
     place = {outcome: n for n, outcome in enumerate(order)} | {"running": 98, "missing": 99}
     ordered = sorted(counts, key=lambda outcome: (place.get(outcome, len(order)), outcome))

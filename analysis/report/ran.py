@@ -28,8 +28,8 @@ def facts(status: Status, launches: Sequence[Launch], cells: pd.DataFrame) -> di
 
 
 def _cells(status: Status) -> str:
-    finished = sum(status.outcomes.values())
-    return f"{finished:,} of {status.cells:,} ended" if finished < status.cells else f"{finished:,}"
+    ended = status.counts["done"] + status.counts["failed"]
+    return f"{status.cells:,}" + (f", of which {ended:,} ended" if ended < status.cells else "")
 
 
 def _cell_time(cells: pd.DataFrame) -> str:
