@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
-PAGES = ["README.md", "docs/certificate.md", "docs/compare.md", "docs/sweeps.md"]
+PAGES = ["README.md", "docs/certificate.md", "docs/compare.md", "docs/report.md", "docs/sweeps.md"]
 ON_SLURM = ["docs/slurm.md"]  # run by tests/slurm/test_docs_slurm.py
 
 

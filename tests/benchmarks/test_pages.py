@@ -36,7 +36,8 @@ def test_a_page_without_the_markers_is_refused(tmp_path):
 
 def test_the_page_has_room_for_every_benchmark():
     names = re.findall(r"<!-- ([\w.]+): begin -->", PAGE.read_text())
-    assert names == ["benchmarks.sweep", "benchmarks.store", "benchmarks.slurm"]
+    benchmarks = ["sweep", "store", "report_page", "slurm"]
+    assert names == [f"benchmarks.{name}" for name in benchmarks]
     for name in names:
         assert f"<!-- {name}: end -->" in PAGE.read_text()
 

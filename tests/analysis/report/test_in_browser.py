@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ CONTRASTS = """
   };
   const found = [];
   for (const element of document.body.querySelectorAll("*:not(svg, svg *, script)")) {
-    const text = [...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join("");
+    const texts = [...element.childNodes].filter((node) => node.nodeType === 3);
+    const text = texts.map((node) => node.data).join("");
     if (!text.trim() || !element.checkVisibility()) continue;
     const [a, b] = [light(rgba(getComputedStyle(element).color)), light(behind(element))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
@@ -185,7 +187,7 @@ def test_headings_landmarks_and_tables_are_in_order(open_page: Open, page_path: 
     )
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
     for landmark in ("main", "banner", "navigation", "contentinfo"):
         assert page.get_by_role(landmark).count() == 1, landmark
     page.keyboard.press("Tab")
