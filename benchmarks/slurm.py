@@ -29,7 +29,12 @@ ON_SLURM = (
     "runner=slurm_cpu", f"runner.slurm.cpus={CPUS}", "runner.slurm.mem_gb=null",
     "runner.target_minutes=0.05", "runner.poll_seconds=5",
 )  # fmt: skip
-STOCK = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=60")
+# These nodes bind no job to the CPU that it asked for, as clusters do: torch would start as many
+# threads as the machine has cores, in six jobs at once.
+STOCK = (
+    "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=60",
+    "hydra.launcher.setup=['export OMP_NUM_THREADS=1']",
+)  # fmt: skip
 SHORT = Size(seeds=4, n_train=128, n_test=100)  # some 10 ms a cell
 LONG = Size(seeds=4)  # about a second
 MANY = Size(seeds=64, n_train=128, n_test=100)
