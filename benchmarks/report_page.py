@@ -8,39 +8,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
 from analysis.report.page import Theory, write_report
+from benchmarks.large_sweep import CELLS_A_SEED, fill, plan
 from benchmarks.page import Section, circumstances, show, write
-from experiments.config.identity import flatten
-from experiments.config.loader import config_loader
 from experiments.errors import UNUSABLE, FaninError
-from experiments.result import CellResult
-from experiments.sweep.asking.command import space_of
-from experiments.sweep.asking.expand import PlannedCell, expand
-from experiments.sweep.asking.overrides import parse_arguments
-from experiments.sweep.asking.request import understand
-from experiments.sweep.store.frozen import freeze
-from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder
 
 NAME = "benchmarks.report_page"
-AXES = (
-    "init=he_normal,he_uniform,xavier_normal,xavier_uniform,lecun_normal,lecun_uniform,"
-    "orthogonal,pytorch_default",
-    "activation=relu,tanh,gelu,silu,selu",
-    "model=two_layer,mlp",
-    "optim.lr=0.001,0.003,0.01,0.03,0.1",
-)
-CELLS_A_SEED = 8 * 5 * 2 * 5
-PACK = 100
 WORDS = ("relu", "lecun 0.03", "diverged", "xavier tanh s7")
 # Milliseconds since the page was asked for, at the first frame that shows the table.
 WHEN_THERE = """
@@ -72,24 +54,6 @@ class Seen:
     first_key: float
     keys: tuple[float, ...]
     sort: float
-
-
-def plan(seeds: int) -> list[PlannedCell]:
-    """As many cells as 400 times the seeds."""
-    loader = config_loader()
-    asked = [*AXES, f"seed=range({seeds})", "train.steps=1", "probe=none"]
-    request = understand(space := space_of(loader, "config", ()), parse_arguments(loader, asked))
-    return expand(space, request.grids)
-
-
-def fill(folder: SweepFolder, cells: Sequence[PlannedCell]) -> None:
-    """Write a sweep's plan, and made-up results as workers write real ones."""
-    asked = {"name": folder.root.name, "question": "How fast?", "axes": [], "exclude": []}
-    freeze(folder, {}, cells, {}, asked)
-    random = np.random.default_rng(0)
-    for first in range(0, len(cells), PACK):
-        results = [_result(cell, random) for cell in cells[first : first + PACK]]
-        write_results(folder, f"pack{first:06}", results)
 
 
 def visit(browser: Browser, page_path: Path) -> Seen:
@@ -180,24 +144,6 @@ def main() -> int:
         print(error, file=sys.stderr)
         return UNUSABLE
     return 0
-
-
-def _result(cell: PlannedCell, random: np.random.Generator) -> CellResult:
-    diverged = random.random() < 0.1
-    row = {
-        **{"cell_id": cell.id, **cell.choices, **dict(flatten(cell.config))},
-        "outcome": "diverged" if diverged else "ok",
-        "outcome_step": 1 if diverged else None,
-        "outcome_tensor": "loss" if diverged else None,
-        "outcome_reason": "inf" if diverged else None,
-        "test_accuracy": float("nan") if diverged else random.beta(8, 2),
-        "test_loss": float("nan") if diverged else random.lognormal(),
-        "train_loss": float("inf") if diverged else random.lognormal(),
-        "seconds": random.lognormal(),
-        **{"engine": "serial", "attempt": 1, "host": "here", "device": "cpu", "threads": 1},
-        **{"code": "none", "python": "3", "torch": "2", "numpy": "2"},
-    }
-    return CellResult(row, {})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Launch:
 
     Attributes
     ----------
+    source
+        The publication that the sweep makes again.
     axes
         Of each grid, its axes' values as one would type them.
     code
@@ -29,6 +31,7 @@ class Launch:
     """
 
     question: str | None
+    source: str | None
     axes: tuple[Mapping[str, Sequence[str]], ...]
     exclude: tuple[str, ...]
     when: str
@@ -98,6 +101,7 @@ def axes_of(launches: Sequence[Launch]) -> list[Axis]:
 def _launch(about: Mapping[str, Any]) -> Launch:
     return Launch(
         question=about.get("question"),
+        source=about.get("source"),
         axes=tuple({str(k): tuple(map(str, v)) for k, v in grid.items()} for grid in about["axes"])
         if "axes" in about
         else (),

@@ -19,6 +19,7 @@ from analysis.report.cell_columns import Column, cell_columns, folded, shared
 from analysis.report.checked import LEFT_OUT, Checked, checked, predicted, unpredicted
 from analysis.report.compared import compared
 from analysis.report.seeds_together import as_latex, seeds_together
+from analysis.report.studied import studied
 from experiments.sweep.store.frozen import read_frozen
 from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.sweep.store.state import read_states
@@ -92,10 +93,14 @@ def _told(
     folder = loaded.folder
     there, unread = launches.read_launches(folder)
     axes = launches.axes_of(there)
-    figures, more = drawn.moments_by_layer(comparisons, commands.on_sweep(folder, "figures"))
+    draw = commands.on_sweep(folder, "figures")
+    study = studied(loaded, draw)
+    published = [] if study is None else list(study.figures)
+    figures, more = (published, 0) if published else drawn.moments_by_layer(comparisons, draw)
     return {
         "name": status.name,
         "question": next((each.question for each in reversed(there) if each.question), None),
+        "source": next((each.source for each in there if each.source), None),
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "status": status,
         "standing": standing(status),
@@ -110,7 +115,8 @@ def _told(
         "by_axis": outcomes.by_axis(columns),
         "figures": figures,
         "more_figures": more,
-        "figures_command": commands.on_sweep(folder, "figures"),
+        "figures_command": draw,
+        "study": study,
         "checked": checked(loaded, comparisons) if why is None else Checked(unmade=why),
         "check_command": commands.on_sweep(folder, "check"),
         "with_theory": with_theory,

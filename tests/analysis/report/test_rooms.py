@@ -9,12 +9,15 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
+from analysis import Results
+from analysis.figures.study import Headline, Study
 from analysis.report.cell_columns import Column, cell_columns, folded
 from analysis.report.failed import FULL, NAMED, grouped
 from analysis.report.inline_svg import inline_svg
 from analysis.report.launches import Launch, axes_of, read_launches
 from analysis.report.outcomes import by_axis
 from analysis.report.seeds_together import seeds_together
+from analysis.report.studied import studied
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.failures import Failure
 
@@ -167,8 +170,21 @@ def test_launches_are_read_though_one_is_torn(tmp_path: Path):
     ],
 )
 def test_commands_are_told_as_one_types_them(ran: str, typed: str | None):
-    told = Launch(None, (), (), "", "", 0, {"command": ran}, {}).command
+    told = Launch(None, None, (), (), "", "", 0, {"command": ran}, {}).command
     assert told == (ran.replace("/x/.venv/bin/python3", "python") if typed is None else typed)
+
+
+def test_a_published_figure_is_told_with_its_numbers(monkeypatch: pytest.MonkeyPatch):
+    line = Headline("q*", "0.61 (their map)", "0.62 in the last layer", True)
+    study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (line,))
+    monkeypatch.setattr("analysis.report.studied.study_of", lambda results: lambda: study)
+    results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 5)
+    found = studied(results, "python -m analysis.figures poole")
+    assert found is not None
+    assert (found.verdict, found.headlines) == ("reproduced", (line,))
+    (drawn,) = found.figures
+    assert "published 0.61 (their map), measured 0.62" in drawn.svg
+    assert drawn.caption == "Tanh networks."
 
 
 def test_figures_of_one_page_share_no_id_and_need_no_font():
