@@ -31,6 +31,7 @@ LOOKS: dict[int, tuple[Any, str]] = {
     2: (":", "^"),
 }  # of each sigma_w, told apart in grey too
 STARTS = ["scaling.scale", "scaling.shift"]
+LONGEST = 16.0  # q in panel A: what is longer is so in the first layer alone
 LAW = pair_law(torch.tanh)
 
 
@@ -183,7 +184,7 @@ def _maps(
 ) -> None:
     """One layer against the one before: lengths above, correlations below (there at q near q*)."""
     gain, bias_var = mine["gain"].iloc[0], _bias_of(scale, mine["gain"].iloc[0])
-    q = np.linspace(1e-3, max(15.0, mine["q"].max()), 200)
+    q = np.linspace(1e-3, LONGEST, 200)
     var = torch.from_numpy(q)
     axes[0].plot(q, gain**2 * LAW.second_moment(var).numpy() + bias_var, **look)
     c = np.linspace(0.0, 1.0, 100)
@@ -207,10 +208,10 @@ def _label(axes: np.ndarray) -> None:
         sns.despine(ax=axis)
     for row, (symbol, words) in enumerate((("q", "length"), ("c", "correlation"))):
         by_map: Axes = axes[row, 0]
-        low, high = (0.0, 1.0) if symbol == "c" else (0.0, 15.0)
-        by_map.plot([low, high], [low, high], color="0.7", linewidth=0.8, zorder=0)
+        by_map.axline((0, 0), slope=1, color="0.7", linewidth=0.8, zorder=0)
         by_map.set_xlabel(rf"{words} ${symbol}^{{l-1}}$")
         by_map.set_ylabel(rf"${symbol}^l$")
         axes[row, 1].set_xlabel("layer $l$")
         axes[row, 1].set_ylabel(rf"{words} ${symbol}^l$")
+    axes[0, 0].set(xlim=(0, LONGEST), ylim=(0, LONGEST))
     axes[0, 1].set_yscale("log")
