@@ -99,7 +99,7 @@ def _told(found: Compared, command: str) -> Comparison:
         drawn(name, figure, caption, seen, caption, command)
         for (name, figure), caption in zip(figures(found), captions, strict=False)
     ]
-    short = answers or [line for group in groups for line in group.sentences[:1]]
+    short = answers or [f"{g.title}: {line}" for g in groups for line in g.sentences[:1]]
     return Comparison(groups, pictures, short, legend(found), command)
 
 

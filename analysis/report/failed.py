@@ -60,4 +60,5 @@ def _traceback(failure: Failure) -> str | None:
         with suppress(OSError):  # it was removed since
             text = failure.traceback.read_text(errors="replace").strip()
             return text if len(text) <= LONGEST else f"[...]\n{text[-LONGEST:]}"
-    return failure.reason
+    # All of a message of several lines; one of a single line is told already.
+    return failure.reason if failure.reason != failure.said else None

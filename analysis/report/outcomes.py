@@ -47,12 +47,10 @@ def as_shares(counts: Mapping[str, int]) -> list[Share]:
 
 
 def kind(outcome: str) -> str:
-    """`ok`, `diverged`, `failed`, `interrupted` or `open`."""
-    if outcome in DONE:
+    """`ok`, `diverged`, `failed`, `interrupted`, `running` or `missing`."""
+    if outcome in (*DONE, "running", "missing"):
         return outcome
-    if outcome in FAILED:
-        return "failed"
-    return "open" if outcome in ("running", "missing") else "interrupted"
+    return "failed" if outcome in FAILED else "interrupted"
 
 
 def by_axis(columns: Sequence[Column]) -> list[AxisOutcomes]:

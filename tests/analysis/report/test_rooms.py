@@ -139,7 +139,7 @@ def test_failures_of_one_reason_are_told_once(tmp_path: Path):
     assert (first.count, first.reason) == (FULL + NAMED + 5, "ValueError: often")
     assert [told.traceback for told in first.told] == [trace.read_text().strip()] * FULL
     assert (len(first.named), first.unnamed) == (NAMED, 5)
-    assert (second.count, second.told[0].traceback) == (1, "OSError: once")
+    assert (second.count, second.told[0].traceback) == (1, None)  # its reason says it all
 
 
 def launch(**about: object) -> str:
