@@ -67,17 +67,16 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     )
 
 
-def theory_lines(q: float, c: float, gain: float, bias_var: float, layers: int) -> pd.DataFrame:
-    """The maps, iterated (Poole et al. 2016, eqs 3 to 5): `layer` from 1, `q`, `c`."""
-    rows = []
-    for layer in range(1, layers + 1):
-        rows.append({"layer": layer, "q": q, "c": c})
-        var = torch.tensor([q], dtype=torch.float64)
-        product = float(LAW.covariance(c * var[:, None], var, var))
-        after = gain**2 * float(LAW.second_moment(var)) + bias_var
-        c = (gain**2 * product + bias_var) / after
-        q = after
-    return pd.DataFrame(rows)
+def next_layer(
+    q: np.ndarray, c: np.ndarray, gain: np.ndarray | float, bias_var: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps, one layer on, for any number of pairs of inputs at once (their eqs 3 to 5)."""
+    var = torch.from_numpy(q)
+    products = LAW.covariance(
+        (torch.from_numpy(c) * var)[:, None, None], var[:, None], var[:, None]
+    )
+    after = gain**2 * LAW.second_moment(var).numpy() + bias_var
+    return after, (gain**2 * products[:, 0, 0].numpy() + bias_var) / after
 
 
 def _bias_var(results: Results) -> float:
@@ -98,14 +97,19 @@ def _lines(results: Results) -> pd.DataFrame:
     both = both.assign(draws=counts).rename(
         columns={"init.gain": "gain", "preact_m2": "q", "input_correlation": "c"}
     )
-    return pd.concat([_with_theory(rows, results) for _, rows in both.groupby(["gain", *STARTS])])
+    return _with_theory(both.sort_values(["gain", *STARTS, "layer"]), _bias_var(results))
 
 
-def _with_theory(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
-    rows = rows.sort_values("layer").reset_index(drop=True)
-    first = rows.iloc[0]
-    theory = theory_lines(first["q"], first["c"], first["gain"], _bias_var(results), len(rows))
-    return rows.assign(q_theory=theory["q"], c_theory=theory["c"])
+def _with_theory(lines: pd.DataFrame, bias_var: float) -> pd.DataFrame:
+    """The maps iterated from each start's measured first layer on."""
+    shape = (-1, lines["layer"].nunique())
+    gain = lines["gain"].to_numpy(float).reshape(shape)[:, 0]
+    q, c = (lines[name].to_numpy(float).reshape(shape)[:, 0].copy() for name in ("q", "c"))
+    passed = [(q, c)]
+    for _ in range(shape[1] - 1):
+        passed.append(next_layer(*passed[-1], gain, bias_var))
+    theory = np.array(passed)  # [layer, q or c, start]
+    return lines.assign(q_theory=theory[:, 0].T.ravel(), c_theory=theory[:, 1].T.ravel())
 
 
 def _headlines(
@@ -188,8 +192,7 @@ def _maps(
     var = torch.from_numpy(q)
     axes[0].plot(q, gain**2 * LAW.second_moment(var).numpy() + bias_var, **look)
     c = np.linspace(0.0, 1.0, 100)
-    maps = [theory_lines(scale.q_star, each, gain, bias_var, 2)["c"].iloc[1] for each in c]
-    axes[1].plot(c, maps, **look)
+    axes[1].plot(c, next_layer(np.full(100, scale.q_star), c, gain, bias_var)[1], **look)
     for _, start in mine.groupby(STARTS):
         axes[0].scatter(start["q"].iloc[:-1], start["q"].iloc[1:], **dots)
         settled = start[start["layer"] > 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import Results, load
@@ -14,9 +15,15 @@ SMALL = (
 )
 
 
-def run_sweep(results: Path, name: str, *overrides: str, config_dir: Path | None = None) -> Results:
+def run_sweep(
+    results: Path,
+    name: str,
+    *overrides: str,
+    config_dir: Path | None = None,
+    small: Sequence[str] = SMALL,
+) -> Results:
     """Run a small sweep in this process and load it; overrides replace what makes it small."""
-    asked = {text.partition("=")[0]: text for text in (*SMALL, *overrides)}
+    asked = {text.partition("=")[0]: text for text in (*small, *overrides)}
     where = (f"sweep.results={results}", f"sweep.name={name}")
     loader = config_loader(None if config_dir is None else str(config_dir))
     assert run_command(loader, "config", [*asked.values(), *where]) == 0

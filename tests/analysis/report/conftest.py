@@ -8,45 +8,18 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from small_sweep import SMALL
+from told_sweep import run_told
 
-from analysis import Results, load
+from analysis import Results
 from analysis.report.page import Theory, write_report
-from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
 
-NAME = "<img src=x onerror=alert(1)>"  # a folder may be called so
-WORD = "$x$ </script><script>alert(1)</script>"
-SWEEP = f"""
-question: Does {WORD} show as text?
-fixed: {{model: mlp, model.depth: 2, model.width: 8}}
-grid:
-  init:
-    - he_normal
-    - xavier_normal
-    - {{init: outspoken, init.word: {WORD!r}}}
-    - {{init: outspoken, init.word: {WORD!r}, init.raises: true}}
-  optim.lr: [0.1, 1.0e+8]
-  seed: range(3)
-"""
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="session")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Four inits, two learning rates, three seeds: some diverge, some fail."""
-    root = tmp_path_factory.mktemp("report")
-    options = {"init/outspoken": "_target_: outspoken.Outspoken\nword: ''\nraises: false\n"}
-    for option, text in {**options, "sweep/told": SWEEP}.items():
-        path = root / "conf" / f"{option}.yaml"
-        path.parent.mkdir(parents=True)
-        path.write_text(text)
-    where = ["sweep=told", f"sweep.name='{NAME}'", f"sweep.results={root / 'results'}"]
-    loader = config_loader(str(root / "conf"))
-    assert run_command(loader, "config", [*SMALL, *where]) == 1  # some cells fail
-    return load(NAME, root / "results")
+    return run_told(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +40,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Open]:
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """`open_page(path)` opens a file; whatever the console or the page complains of fails."""
     complaints: list[str] = []
     contexts = []

@@ -6,18 +6,19 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import NAME, WORD, Open
 from playwright.sync_api import Page
 from pypdf import PdfReader
+from told_sweep import CELLS, NAME, WORD
 
 from analysis import Results
 from analysis.report.index import write_index
 
-CELLS = 24  # 4 inits, 2 learning rates, 3 seeds
+Open = Callable[..., Page]
 PHONE = {"width": 390, "height": 844}
 # Every text against what lies behind it; figures and their cards aside, which are always light.
 CONTRASTS = """

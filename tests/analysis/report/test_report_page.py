@@ -9,14 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import NAME
+from told_sweep import CELLS, NAME
 
 from analysis import Results
 from analysis.report.__main__ import main
 from analysis.report.page import PAGE, Theory, write_report
 from experiments.sweep.store.paths import TEMPORARY
-
-CELLS = 24
 
 
 @pytest.fixture

@@ -1,0 +1,93 @@
+"""Published figures made again, each from a small run of its own sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_sweep import run_sweep
+
+from analysis import Results
+from analysis.figures.__main__ import main
+from analysis.figures.study import Headline, Study, launched, study_of
+from analysis.figures.style import use_style
+from analysis.studies import reproductions
+from experiments.errors import FaninError
+
+# What makes each small: fewer draws, narrower networks.
+SMALLER = {
+    "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
+    "hanin2018": ("probe.draws=6", "seed=range(2)"),
+    "poole2016": ("model.width=64", "probe.draws=2", "seed=0"),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(SMALLER))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    results = tmp_path_factory.mktemp("studies")
+    words = (f"sweep={request.param}", *SMALLER[request.param])
+    return run_sweep(results, request.param, *words, small=["runner=inline"])
+
+
+def test_every_published_sweep_is_tried() -> None:
+    conf = Path(__file__).parents[3] / "conf" / "sweep"
+    published = {path.stem for path in conf.glob("*.yaml") if "\nsource:" in path.read_text()}
+    assert published == set(SMALLER)
+
+
+def test_it_says_what_is_published_and_what_was_measured(made: Results) -> None:
+    use_style()
+    make = study_of(made)
+    assert make is not None
+    study = make()
+    assert list(study.figures) == [made.name]
+    assert all(line.theirs and line.ours and "nan" not in line.ours for line in study.headlines)
+    assert any(line.holds is not None for line in study.headlines)
+    assert "draws" in study.caption
+    assert launched(made)["criterion"]
+
+
+def test_the_command_draws_it_and_tells_the_verdict(
+    made: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = str(made.folder.root.parent)
+    main([made.name, "--results", where])
+    said = capsys.readouterr().out
+    assert "eproduced: " in said
+    for ends in ("pdf", "svg", "png", "txt"):
+        assert (made.folder.root / "figures" / f"{made.name}.{ends}").stat().st_size > 100
+    reproductions.main([made.name, "--results", where])
+    page = capsys.readouterr().out
+    assert f"### {made.name}" in page
+    assert f"sweep={made.name}`" in page
+
+
+@pytest.mark.parametrize(
+    ("holds", "verdict"),
+    [
+        ((True, True, None), "reproduced"),
+        ((True, False), "partly reproduced"),
+        ((False, None), "not reproduced"),
+    ],
+)
+def test_the_verdict_is_the_criterions(holds: tuple[bool | None, ...], verdict: str) -> None:
+    lines = tuple(Headline("x", "1", "2", each) for each in holds)
+    assert Study("claim", {}, "caption", lines).verdict == verdict
+
+
+def test_a_sweep_without_a_source_has_no_study(
+    small: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study_of(small) is None
+    with pytest.raises(SystemExit):
+        reproductions.main(["small", "--results", str(small.folder.root.parent)])
+    assert "no published figure" in capsys.readouterr().err
+
+
+def test_a_source_without_a_module_is_said(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    text = "source: Nobody 2030\nfixed: {probe.draws: 1}\n"
+    (tmp_path / "conf" / "sweep" / "nobody2030.yaml").write_text(text)
+    found = run_sweep(tmp_path, "mine", "sweep=nobody2030", config_dir=tmp_path / "conf")
+    with pytest.raises(FaninError, match=r"no module analysis\.figures\.nobody2030"):
+        study_of(found)
