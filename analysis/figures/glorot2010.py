@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
@@ -117,6 +118,7 @@ def _figure(results: Results) -> Figure:
             axis: Axes = axes[row, column]
             _densities(axis, mine[mine["quantity"] == kind], int(cells["model.depth"].iloc[0]) - 1)
             axis.set_xlabel(_symbol(words), fontsize="small")
+            axis.xaxis.set_major_locator(MaxNLocator(5))
         axes[0, column].set_title(f"{name} init", fontsize="medium")
     for row in axes:
         row[0].set_ylabel("density", fontsize="small")

@@ -12,7 +12,7 @@ from analysis.compare.files import figures
 from analysis.compare.sentences import of_all, of_group
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import Results
-from analysis.report.cell_columns import Column
+from analysis.report.column import Column
 from analysis.report.commands import on_sweep
 from analysis.report.drawn import Drawn, drawn
 from experiments.errors import FaninError

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from analysis.load import Results, load
 from analysis.measured import Comparison
 from analysis.predicted import OnPredicted
 from analysis.report import commands, drawn, failed, launches, outcomes, ran, template
-from analysis.report.cell_columns import Column, cell_columns, folded, shared
+from analysis.report.beside import as_csv, as_latex
+from analysis.report.cell_columns import cell_columns
 from analysis.report.checked import LEFT_OUT, Checked, checked, predicted, unpredicted
+from analysis.report.column import Column
 from analysis.report.compared import compared
-from analysis.report.seeds_together import as_latex, seeds_together
+from analysis.report.seeds_together import seeds_together
 from analysis.report.studied import studied
+from analysis.report.varying import folded, shared
 from experiments.sweep.store.frozen import read_frozen
 from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.sweep.store.state import read_states
@@ -55,10 +55,9 @@ def write_report(name: str, results: str | Path, theory: Theory) -> Path:
     columns = _columns(folder, loaded, status)
     comparisons, why = _compared_with_theory(loaded, theory)
     shown = folded(columns)
-    together = seeds_together(shown)
     page = folder.root / PAGE
-    write_whole(page.with_name("cells.csv"), _csv(columns))
-    write_whole(page.with_name("cells.tex"), as_latex(together, _caption(status)).encode())
+    write_whole(page.with_name("cells.csv"), as_csv(columns))
+    write_whole(page.with_name("cells.tex"), as_latex(seeds_together(shown), status.name))
     text = template.render(
         "page.html", **_told(loaded, status, shown, comparisons, why, theory.wanted)
     )
@@ -137,14 +136,3 @@ def _outcomes(columns: Sequence[Column]) -> list[str]:
 def _data(columns: Sequence[Column]) -> list[dict[str, Any]]:
     """What the page's script reads."""
     return [vars(column) for column in columns]
-
-
-def _csv(columns: Sequence[Column]) -> bytes:
-    text = io.StringIO()
-    pd.DataFrame({column.key: column.values for column in columns}).to_csv(text, index=False)
-    return text.getvalue().encode()
-
-
-def _caption(status: Status) -> str:
-    name = "".join(f"\\{c}" if c in "_#$%&{}" else c for c in status.name if c not in "\\^~")
-    return f"Sweep {name}: means over cells that differ only in seeds, and their sd."

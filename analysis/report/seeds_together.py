@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.report.cell_columns import METRICS, SEEDS, Column
+from analysis.report.cell_columns import METRICS, SEEDS
+from analysis.report.column import Column
 
 
 def seeds_together(columns: Sequence[Column]) -> pd.DataFrame:
@@ -35,17 +36,3 @@ def seeds_together(columns: Sequence[Column]) -> pd.DataFrame:
         found[metric] = groups[metric].mean().to_numpy()
         found[f"{metric} sd"] = groups[metric].std().to_numpy()
     return found
-
-
-def as_latex(frame: pd.DataFrame, caption: str) -> str:
-    """A booktabs table, everything escaped."""
-    style = frame.style.format(escape="latex", precision=4, na_rep="--")
-    style = style.format_index(escape="latex", axis=1).hide(axis="index")
-    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
-    latex: str = style.to_latex(
-        hrules=True,
-        environment="longtable",
-        column_format="".join("r" if number else "l" for number in numbers),
-        caption=caption,
-    )
-    return latex

@@ -270,6 +270,18 @@ function copying() {
   }
 }
 
+// ---- Boxes that scroll can be reached by keyboard, others need no stop there
+
+function reaching() {
+  const watcher = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  for (const box of document.querySelectorAll(".scroll")) watcher.observe(box);
+}
+
 // ---- On paper everything is open
 
 function printing() {
@@ -284,4 +296,5 @@ function printing() {
 if (byId("cells-data")) tableOfCells();
 enlarging();
 copying();
+reaching();
 printing();

@@ -219,7 +219,12 @@ def test_a_phone_never_scrolls_the_page_sideways(open_page: Open, page_path: Pat
     page = open_page(page_path, viewport=PHONE)
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    assert page.locator("#cells .scroll").evaluate("(box) => box.scrollWidth > box.clientWidth")
+    boxes = page.locator(".scroll").evaluate_all(
+        "(boxes) => boxes.map((box) => [box.scrollWidth > box.clientWidth, box.tabIndex === 0])"
+    )
+    # What scrolls can be reached by keyboard; what doesn't makes nobody stop.
+    assert {scrolls for scrolls, _ in boxes} == {True, False}
+    assert all(scrolls == reached for scrolls, reached in boxes)
 
 
 def test_on_paper_everything_is_open(open_page: Open, page_path: Path, tmp_path: Path):

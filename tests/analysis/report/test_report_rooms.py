@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 
 from analysis import Results
 from analysis.figures.study import Headline, Study
-from analysis.report.cell_columns import Column, cell_columns, folded
+from analysis.report.cell_columns import cell_columns
+from analysis.report.column import Column
 from analysis.report.failed import FULL, NAMED, grouped
 from analysis.report.inline_svg import inline_svg
 from analysis.report.launches import Launch, axes_of, read_launches
 from analysis.report.outcomes import by_axis
 from analysis.report.seeds_together import seeds_together
 from analysis.report.studied import studied
+from analysis.report.varying import folded
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.failures import Failure
 
