@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +57,8 @@ def plain(value: Any) -> Any:
 
 
 def word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A value as labels have it."""
+    return "null" if value is None else str(value)
 
 
 def kind_of(values: Sequence[Any]) -> str:
