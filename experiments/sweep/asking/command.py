@@ -14,6 +14,7 @@ from experiments.config.build import TARGET
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
 from experiments.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
+from experiments.sweep.asking.grid import named_keys
 from experiments.sweep.asking.overrides import Argument, parse_arguments
 from experiments.sweep.running.interrupts import Interrupted, interruptible
 from experiments.sweep.running.server import start_server
@@ -119,8 +120,13 @@ def check_command(
 
 
 def _check_keys(space: Space, arguments: Sequence[Argument]) -> None:
-    """Every key must exist for every option chosen for its group."""
+    """Every key must exist for every option chosen for its group.
+
+    Where a named sweep chooses, its cells are checked one by one when they are made.
+    """
     chosen = {a.key: a.values for a in arguments if a.is_group}
+    sweep = chosen.get("sweep", (space.defaults.get("sweep"),))[-1]
+    by_sweep = named_keys(space.node("sweep", sweep)) if sweep is not None else set()
     elsewhere = {a.key for a in arguments if a.key.endswith(f".{TARGET}")}
     for argument in arguments:
         group = argument.key.partition(".")[0]
@@ -129,7 +135,7 @@ def _check_keys(space: Space, arguments: Sequence[Argument]) -> None:
                 space.node(argument.key, option)
         elif f"{group}.{TARGET}" in elsewhere:
             space.check_key(group, {})  # what other keys there are is that target's to judge
-        else:
+        elif group in chosen or group not in by_sweep:
             for option in chosen.get(group, (space.defaults.get(group),)):
                 space.check_key(argument.key, {group: option})
 

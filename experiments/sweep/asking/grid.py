@@ -85,6 +85,25 @@ def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> 
     ]
 
 
+def named_keys(named: Mapping[str, Any]) -> set[str]:
+    """Every key and group that a named sweep's YAML sets, in either size.
+
+    >>> grid = {"optim.lr, seed": [[0.1, 0]], "init": ["zeros", {"init": "normal", "init.std": 1}]}
+    >>> sorted(named_keys({"fixed": {"model": "mlp"}, "grid": grid}))
+    ['init', 'init.std', 'model', 'optim.lr', 'seed']
+    """
+    grids = named.get("grid") or {}
+    parts = [named.get("fixed") or {}, *(grids if isinstance(grids, list) else [grids])]
+    keys: set[str] = set(named_keys(named["paper"])) if named.get("paper") else set()
+    for part in parts:
+        if isinstance(part, Mapping):  # else it is refused when the grid is made
+            for axis, values in part.items():
+                keys |= {key.strip() for key in str(axis).split(",")}
+                for value in values if isinstance(values, list) else []:
+                    keys |= set(map(str, value)) if isinstance(value, Mapping) else set()
+    return keys
+
+
 def _checked(named: Mapping[str, Any]) -> dict[str, Any]:
     """A named sweep with all of its keys: `fixed` a mapping, the others lists of mappings."""
     for key in named:

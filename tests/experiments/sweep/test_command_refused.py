@@ -209,3 +209,24 @@ def test_errors_go_to_standard_error(loader, capsys):
     assert run_command(loader, "config", ["optim.lr=fast"]) == 2
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model.width=64"], None),  # the sweep's own model has it, the default one has not
+        (["model.widht=64"], "model.widht: .*did you mean width"),
+        (["model.channels=8"], "model.channels: model=mlp has no such key"),
+        (["model=two_layer", "model.width=8"], "model.width: model=two_layer has no such key"),
+        (["optim.lrr=1"], "optim.lrr: .*did you mean lr"),
+    ],
+)
+def test_keys_of_a_named_sweep_are_those_of_its_options(loader, capsys, tmp_path, words, says):
+    asked = ["sweep=poole2016", "sweep.mode=plan", f"sweep.results={tmp_path}", *words]
+    try:
+        status = run_command(loader, "config", check_command(loader, "config", asked, True))
+        said = capsys.readouterr().err
+    except ConfigError as error:
+        status, said = 2, str(error)
+    assert status == (0 if says is None else 2), said
+    assert says is None or re.search(says, said, re.DOTALL), said
