@@ -66,16 +66,16 @@ class Checked:
 def predicted(
     results: Results, workers: int, on_predicted: OnPredicted
 ) -> tuple[list[Comparison], str | None]:
-    """Every setting beside its prediction; or none, and why."""
+    """Every setting beside its prediction; or, and why, without one."""
     try:
         return compare(results, workers=workers, on_predicted=on_predicted), None
     except FaninError as error:
-        return [], str(error)
+        return unpredicted(results), str(error).removeprefix(f"{results.folder.root}: ")
 
 
 def unpredicted(results: Results) -> list[Comparison]:
     """Every setting that was measured, without a prediction."""
-    if results.layers.empty:
+    if results.layers.empty or not (results.layers.step == 0).any():
         return []
     settings = settings_of(list(read_frozen(results.folder).values()))
     draws = draws_of(settings, results.cells, results.layers)

@@ -56,8 +56,8 @@ def _machine(launch: Launch) -> str:
 def _hosts(cells: pd.DataFrame) -> str:
     if cells.empty:
         return ""
-    hosts = cells["host"].value_counts()
-    named = [f"{host} ({several(count, 'cell')})" for host, count in hosts.head(8).items() if count]
+    hosts = cells["host"].astype(str).value_counts()
+    named = [f"{host} ({several(count, 'cell')})" for host, count in hosts.head(8).items()]
     more = [f"{len(hosts) - 8} more hosts"] if len(hosts) > 8 else []
     devices = ", ".join(map(str, cells["device"].dropna().unique()))
     return ", ".join([*named, *more]) + (f"; {devices}" if devices else "")
