@@ -1,0 +1,147 @@
+"""Training loss of 22- and 30-layer ReLU networks, He's init beside Xavier's (He et al. 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.study import Headline, Study
+from analysis.figures.style import PALETTE
+from analysis.load import Results
+from experiments.config.schema import build_cell
+from experiments.errors import FaninError
+from experiments.sweep.store.frozen import read_frozen
+
+CLAIM = (
+    "A 22-layer ReLU network converges from both inits, from He's earlier; a 30-layer one "
+    "converges from He's and stalls from Xavier's."
+)
+SIZE = (6.6, 2.9)  # inches
+LOOKS: dict[str, tuple[str, str, Any]] = {
+    "he_normal": ("He", PALETTE[0], "-"),
+    "xavier_normal": ("Xavier", PALETTE[3], "--"),
+}
+SMOOTH = 25  # steps that a point of a curve is the mean of
+SHALLOW, DEEP = 22, 30
+
+
+def study(results: Results, criterion: Mapping[str, Any]) -> Study:
+    """Say which networks trained.
+
+    Parameters
+    ----------
+    results
+        Of the sweep `he2015`.
+    criterion
+        `converged` and `stalled`: shares of the loss of guessing, below and above which a run's
+        last loss counts as that.
+    """
+    curves = _curves(results)
+    if curves.empty:
+        raise FaninError(f"{results.folder.root}: no network was trained yet")
+    guessing = np.log(_classes(results))
+    last = curves.groupby(["depth", "init", "cell_id"], sort=False)["loss"].last() / guessing
+    cells = results.cells
+    caption = (
+        f"Plain ReLU networks of 3 x 3 convolutions, {int(cells['model.width'].iloc[0])} channels, "
+        f"on {int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, SGD with "
+        f"momentum, learning rate {cells['optim.lr'].iloc[0]:g}: training loss, mean over {SMOOTH} "
+        f"steps, a line a seed ({cells['seed'].nunique()} seeds). Dotted: the loss of guessing."
+    )
+    figure = _figure(curves, float(guessing))
+    return Study(CLAIM, {"he2015": figure}, caption, tuple(_headlines(curves, last, criterion)))
+
+
+def _classes(results: Results) -> int:
+    line = next(iter(read_frozen(results.folder).values()))
+    return int(build_cell(line["config"]).data.n_classes or 0)
+
+
+def _curves(results: Results) -> pd.DataFrame:
+    """A row per cell and stretch of `SMOOTH` steps: `depth`, `init`, `step` (its last), `loss`."""
+    if results.curves.empty:
+        return pd.DataFrame()
+    about = results.cells[["cell_id", "model.depth", "init"]]
+    mine = results.curves[results.curves["metric"] == "train_loss"].merge(about, on="cell_id")
+    mine = mine.assign(
+        depth=mine["model.depth"].astype(int),
+        init=mine["init"].astype(str),
+        cell_id=mine["cell_id"].astype(str),
+        stretch=mine["step"] // SMOOTH,
+    )
+    keys = ["depth", "init", "cell_id", "stretch"]
+    found = mine.groupby(keys)["value"].mean().rename("loss").reset_index()
+    return found.assign(step=(found["stretch"] + 1) * SMOOTH)
+
+
+def _headlines(
+    curves: pd.DataFrame, last: pd.Series, criterion: Mapping[str, Any]
+) -> Iterator[Headline]:
+    converged, stalled = float(criterion["converged"]), float(criterion["stalled"])
+    for depth, init, stalls in (
+        (SHALLOW, "he_normal", False),
+        (SHALLOW, "xavier_normal", False),
+        (DEEP, "he_normal", False),
+        (DEEP, "xavier_normal", True),
+    ):
+        shares = last.loc[depth, init]
+        yield Headline(
+            f"{depth} layers, {LOOKS[init][0]}: last training loss over that of guessing",
+            f"{'stalls' if stalls else 'converges'} (their figure); "
+            f"{'above' if stalls else 'below'} {stalled if stalls else converged:g}",
+            ", ".join(f"{share:.3f}" for share in sorted(shares)),
+            bool((shares > stalled).all() if stalls else (shares < converged).all()),
+        )
+    he, xavier = (_half_way(curves, init) for init in LOOKS)
+    yield Headline(
+        f"{SHALLOW} layers: steps until the loss is half that of the first {SMOOTH} steps",
+        "He earlier (their figure)",
+        f"He {_steps(he)}, Xavier {_steps(xavier)}",
+        max(he) < min(xavier),
+    )
+
+
+def _half_way(curves: pd.DataFrame, init: str) -> list[float]:
+    """Of each seed of the shallower network; inf where it never is."""
+    mine = curves[(curves["depth"] == SHALLOW) & (curves["init"] == init)]
+    found = []
+    for _, run in mine.groupby("cell_id"):
+        below = run.loc[run["loss"] < run["loss"].iloc[0] / 2, "step"]
+        found.append(float(below.min()) if len(below) else float("inf"))
+    return found
+
+
+def _steps(values: list[float]) -> str:
+    return ", ".join("never" if np.isinf(v) else f"{v:.0f}" for v in sorted(values))
+
+
+def _figure(curves: pd.DataFrame, guessing: float) -> Figure:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, (depth, mine) in zip(axes, curves.groupby("depth"), strict=True):
+        _panel(axis, mine, guessing)
+        axis.set_title(f"{depth} weight layers", fontsize="medium")
+    axes[0].set_ylabel(r"training loss $\mathcal{L}$ (nats)")
+    handles = [
+        Line2D([], [], color=color, linestyle=dash, label=f"{name} init")
+        for name, color, dash in LOOKS.values()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _panel(axis: Axes, curves: pd.DataFrame, guessing: float) -> None:
+    axis.axhline(guessing, color="0.5", linestyle=":", linewidth=1.0)
+    for (init, _), run in curves.groupby(["init", "cell_id"]):
+        _, color, dash = LOOKS[str(init)]
+        axis.plot(run["step"], run["loss"], color=color, linestyle=dash, linewidth=1.1)
+    axis.set_xlabel("training step")
+    axis.set_ylim(bottom=0)
+    sns.despine(ax=axis)
