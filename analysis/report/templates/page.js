@@ -190,15 +190,26 @@ function enlarging() {
     picture.setAttribute("viewBox", view.join(" "));
   }
 
-  function zoom(factor, x = 0.5, y = 0.5) {
-    const limit = Math.min(Math.max(view[2] * factor, whole[2] / 40), whole[2] * 1.5) / view[2];
-    const [left, top, width, height] = view;
-    show([left + x * width * (1 - limit), top + y * height * (1 - limit),
-      width * limit, height * limit]);
+  // Pixels a unit of the figure, which is shown as large as fits, in the middle.
+  function scale() {
+    const box = picture.getBoundingClientRect();
+    return Math.min(box.width / view[2], box.height / view[3]);
+  }
+
+  function pointAt(event) {
+    const box = picture.getBoundingClientRect();
+    return [view[0] + view[2] / 2 + (event.clientX - box.left - box.width / 2) / scale(),
+      view[1] + view[3] / 2 + (event.clientY - box.top - box.height / 2) / scale()];
+  }
+
+  function zoom(factor, [x, y] = [view[0] + view[2] / 2, view[1] + view[3] / 2]) {
+    const width = Math.min(Math.max(view[2] * factor, whole[2] / 40), whole[2] * 1.5);
+    const by = width / view[2];
+    show([x - (x - view[0]) * by, y - (y - view[1]) * by, width, view[3] * by]);
   }
 
   function move(x, y) {
-    show([view[0] + x * view[2], view[1] + y * view[3], view[2], view[3]]);
+    show([view[0] + x, view[1] + y, view[2], view[3]]);
   }
 
   dialog.addEventListener("close", () => { // Escape too; the browser gives the focus back
@@ -215,12 +226,12 @@ function enlarging() {
     if (wanted === "close" || event.target === dialog) dialog.close();
   });
   dialog.addEventListener("keydown", (event) => {
-    const step = 0.1;
+    const [right, down] = [view[2] / 10, view[3] / 10];
     const does = {
       "+": () => zoom(1 / 1.4), "=": () => zoom(1 / 1.4), "-": () => zoom(1.4),
       "0": () => show([...whole]),
-      ArrowLeft: () => move(-step, 0), ArrowRight: () => move(step, 0),
-      ArrowUp: () => move(0, -step), ArrowDown: () => move(0, step),
+      ArrowLeft: () => move(-right, 0), ArrowRight: () => move(right, 0),
+      ArrowUp: () => move(0, -down), ArrowDown: () => move(0, down),
     }[event.key];
     if (!does || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
@@ -228,15 +239,13 @@ function enlarging() {
   });
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
-    const box = picture.getBoundingClientRect();
-    zoom(Math.exp(event.deltaY / 400),
-      (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+    zoom(Math.exp(event.deltaY / 400), pointAt(event));
   }, { passive: false });
   stage.addEventListener("pointerdown", (event) => stage.setPointerCapture(event.pointerId));
   stage.addEventListener("pointermove", (event) => {
-    if (!stage.hasPointerCapture(event.pointerId)) return;
-    const box = picture.getBoundingClientRect();
-    move(-event.movementX / box.width, -event.movementY / box.height);
+    if (stage.hasPointerCapture(event.pointerId)) {
+      move(-event.movementX / scale(), -event.movementY / scale());
+    }
   });
 
   for (const figure of document.querySelectorAll("figure.plot")) {

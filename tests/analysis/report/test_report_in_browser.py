@@ -170,6 +170,27 @@ def test_a_figure_is_enlarged_moved_and_put_back_by_keyboard(open_page: Open, pa
     assert button.evaluate("(button) => button === document.activeElement")
 
 
+def test_with_the_mouse_what_lies_under_it_stays_there(open_page: Open, page_path: Path):
+    page = open_page(page_path)
+    page.locator("figure.plot .card").first.click()
+    picture = page.locator("#stage svg")
+    under = """(svg, [x, y]) => {
+      const point = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM().inverse());
+      return [point.x, point.y];
+    }"""
+    page.mouse.move(500, 400)
+    before = picture.evaluate(under, [500, 400])
+    page.mouse.wheel(0, -300)  # nearer
+    page.wait_for_function("document.querySelector('#stage svg').viewBox.baseVal.x > 0")
+    assert picture.evaluate(under, [500, 400]) == pytest.approx(before, abs=0.5)
+    page.mouse.down()
+    page.mouse.move(560, 430)
+    page.mouse.up()
+    assert picture.evaluate(under, [560, 430]) == pytest.approx(before, abs=0.5)
+    page.get_by_role("button", name="Close").click()
+    assert page.locator("#stage svg").count() == 0
+
+
 def test_every_figure_says_what_is_seen(open_page: Open, page_path: Path):
     page = open_page(page_path)
     figures = page.get_by_role("img", name=re.compile("Second moments by layer"))
