@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.figures.loss_curves import draw_runs, guessing, last_share, smoothed
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from experiments.config.schema import build_cell
-from experiments.errors import FaninError
-from experiments.sweep.store.frozen import read_frozen
 
 CLAIM = (
     "A 22-layer ReLU network converges from both inits, from He's earlier; a 30-layer one "
@@ -43,11 +39,9 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         `converged` and `stalled`: shares of the loss of guessing, below and above which a run's
         last loss counts as that.
     """
-    curves = _curves(results)
-    if curves.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet")
-    guessing = np.log(_classes(results))
-    last = curves.groupby(["depth", "init", "cell_id"], sort=False)["loss"].last() / guessing
+    curves = smoothed(results, ["model.depth", "init"], SMOOTH)
+    of_guessing = guessing(results)
+    last = last_share(curves, ["model.depth", "init"], of_guessing)
     cells = results.cells
     caption = (
         f"Plain ReLU networks of 3 x 3 convolutions, {int(cells['model.width'].iloc[0])} channels, "
@@ -55,30 +49,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"momentum, learning rate {cells['optim.lr'].iloc[0]:g}: training loss, mean over {SMOOTH} "
         f"steps, a line a seed ({cells['seed'].nunique()} seeds). Dotted: the loss of guessing."
     )
-    figure = _figure(curves, float(guessing))
+    figure = _figure(curves, of_guessing)
     return Study(CLAIM, {"he2015": figure}, caption, tuple(_headlines(curves, last, criterion)))
-
-
-def _classes(results: Results) -> int:
-    line = next(iter(read_frozen(results.folder).values()))
-    return int(build_cell(line["config"]).data.n_classes or 0)
-
-
-def _curves(results: Results) -> pd.DataFrame:
-    """A row per cell and stretch of `SMOOTH` steps: `depth`, `init`, `step` (its last), `loss`."""
-    if results.curves.empty:
-        return pd.DataFrame()
-    about = results.cells[["cell_id", "model.depth", "init"]]
-    mine = results.curves[results.curves["metric"] == "train_loss"].merge(about, on="cell_id")
-    mine = mine.assign(
-        depth=mine["model.depth"].astype(int),
-        init=mine["init"].astype(str),
-        cell_id=mine["cell_id"].astype(str),
-        stretch=mine["step"] // SMOOTH,
-    )
-    keys = ["depth", "init", "cell_id", "stretch"]
-    found = mine.groupby(keys)["value"].mean().rename("loss").reset_index()
-    return found.assign(step=(found["stretch"] + 1) * SMOOTH)
 
 
 def _headlines(
@@ -110,7 +82,7 @@ def _headlines(
 
 def _half_way(curves: pd.DataFrame, init: str) -> list[float]:
     """Of each seed of the shallower network; inf where it never is."""
-    mine = curves[(curves["depth"] == SHALLOW) & (curves["init"] == init)]
+    mine = curves[(curves["model.depth"] == SHALLOW) & (curves["init"] == init)]
     found = []
     for _, run in mine.groupby("cell_id"):
         below = run.loc[run["loss"] < run["loss"].iloc[0] / 2, "step"]
@@ -122,12 +94,14 @@ def _steps(values: list[float]) -> str:
     return ", ".join("never" if np.isinf(v) else f"{v:.0f}" for v in sorted(values))
 
 
-def _figure(curves: pd.DataFrame, guessing: float) -> Figure:
+def _figure(curves: pd.DataFrame, of_guessing: float) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, (depth, mine) in zip(axes, curves.groupby("depth"), strict=True):
-        _panel(axis, mine, guessing)
-        axis.set_title(f"{depth} weight layers", fontsize="medium")
+    for axis, (depth, mine) in zip(axes, curves.groupby("model.depth"), strict=True):
+        for init, (_, color, dash) in LOOKS.items():
+            runs = mine[mine["init"] == init]
+            draw_runs(axis, runs, of_guessing, color=color, linestyle=dash)
+        axis.set_title(f"{depth:.0f} weight layers", fontsize="medium")
     axes[0].set_ylabel(r"training loss $\mathcal{L}$ (nats)")
     handles = [
         Line2D([], [], color=color, linestyle=dash, label=f"{name} init")
@@ -135,13 +109,3 @@ def _figure(curves: pd.DataFrame, guessing: float) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
-
-
-def _panel(axis: Axes, curves: pd.DataFrame, guessing: float) -> None:
-    axis.axhline(guessing, color="0.5", linestyle=":", linewidth=1.0)
-    for (init, _), run in curves.groupby(["init", "cell_id"]):
-        _, color, dash = LOOKS[str(init)]
-        axis.plot(run["step"], run["loss"], color=color, linestyle=dash, linewidth=1.1)
-    axis.set_xlabel("training step")
-    axis.set_ylim(bottom=0)
-    sns.despine(ax=axis)

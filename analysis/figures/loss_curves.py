@@ -1,0 +1,72 @@
+"""Training loss against step, smoothed, and the loss of guessing: what several figures show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from analysis.load import Results
+from experiments.config.schema import build_cell
+from experiments.errors import FaninError
+from experiments.sweep.store.frozen import read_frozen
+
+
+def smoothed(results: Results, columns: Sequence[str], steps: int) -> pd.DataFrame:
+    """Training loss in stretches of so many steps.
+
+    Parameters
+    ----------
+    results
+        Of a sweep.
+    columns
+        Of the `cells` table, to be told beside each row.
+    steps
+        That a point is the mean of.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per cell and stretch: `cell_id`, `columns`, `step` (the stretch's last) and `loss`.
+
+    Raises
+    ------
+    FaninError
+        No network was trained yet.
+    """
+    if results.curves.empty:
+        raise FaninError(f"{results.folder.root}: no network was trained yet")
+    losses = results.curves[results.curves["metric"] == "train_loss"]
+    losses = losses.assign(cell_id=losses["cell_id"].astype(str))
+    stretch = (losses["step"] // steps).rename("stretch")
+    mean = losses.groupby(["cell_id", stretch])["value"].mean().rename("loss").reset_index()
+    about = results.cells[["cell_id", *columns]].assign(
+        cell_id=results.cells["cell_id"].astype(str)
+    )
+    told = mean.merge(about, on="cell_id")
+    return told.assign(step=(told.pop("stretch") + 1) * steps)
+
+
+def last_share(curves: pd.DataFrame, columns: Sequence[str], guessing: float) -> pd.Series:
+    """Each cell's last loss over that of guessing, by `columns`; a loss that diverged is inf."""
+    last = curves.groupby([*columns, "cell_id"], sort=False, observed=True)["loss"].last()
+    return (last / guessing).fillna(np.inf)
+
+
+def guessing(results: Results) -> float:
+    """Cross entropy of a network that gives every class the same chance: log(classes)."""
+    line = next(iter(read_frozen(results.folder).values()))
+    return float(np.log(build_cell(line["config"]).data.n_classes or 1))
+
+
+def draw_runs(axis: Axes, curves: pd.DataFrame, guessing: float, **look: object) -> None:
+    """A line per cell, and the loss of guessing, dotted."""
+    axis.axhline(guessing, color="0.5", linestyle=":", linewidth=1.0)
+    for _, run in curves.groupby("cell_id"):
+        axis.plot(run["step"], run["loss"], **{"linewidth": 1.1, **look})
+    axis.set_xlabel("training step")
+    axis.set_ylim(bottom=0)
+    sns.despine(ax=axis)
