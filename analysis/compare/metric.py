@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.config.schema import build_cell
+from experiments.config.wrapper import build_wrapped
+from experiments.data import Data
 from experiments.errors import FaninError, nearest
 
 
@@ -37,10 +38,11 @@ class Metric:
         return 1.0 if self.larger_is_better else -1.0
 
     def chance(self, config: Mapping[str, Any]) -> float:
-        """What guessing scores in a cell: its classes' share, NaN for a loss."""
+        """What guessing scores in a cell: its classes' share, NaN for a loss or without classes."""
         if not self.bounded:
             return float("nan")
-        classes = build_cell(config).data.n_classes
+        data: Data = build_wrapped(Data, config["data"], "data")
+        classes = data.n_classes
         return 1.0 / classes if classes else float("nan")
 
     @property

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.compare.axes import axes, tuned_values
 from analysis.compare.metric import Metric
 from analysis.compare.question import Question
-from analysis.compare.words import ABSENT, SEEDS, belongs, label, words_of
+from analysis.compare.words import SEEDS, belongs, label, last, words_of
 from analysis.load import Results
-from experiments.errors import FaninError, nearest
+from experiments.errors import FaninError
 from experiments.sweep.store.frozen import read_frozen
 
 DONE = ("ok", "diverged")
@@ -31,7 +32,8 @@ def trials(results: Results, question: Question) -> pd.DataFrame:
         neither strategy, seed nor tuned), `group` (the setting's part that `within` names), `seed`
         (those of weights, batches and all else: trials of equal seeds make a pair), `tuned` (NaN
         where nothing is), `score` (NaN where a loss diverged, or the cell isn't done), `loss`
-        (the training loss, NaN where it is none), `diverged`, `done`.
+        (the training loss, NaN where it is none), `diverged`, `done`. Cells without classes are no
+        trials of an accuracy.
 
     Raises
     ------
@@ -41,70 +43,59 @@ def trials(results: Results, question: Question) -> pd.DataFrame:
     """
     frozen = list(read_frozen(results.folder).values())
     words = words_of(frozen)
-    by, tuned, within = _axes(words, question)
-    rest = [key for key in words.columns if key not in {*by, *tuned}]
+    by, tuned, within = axes(words, question)
+    # What is probed changes no training: it makes no setting of its own, unless asked for.
+    rest = [
+        key
+        for key in words.columns
+        if key not in {*by, *tuned} and (key in within or not belongs(key, "probe"))
+    ]
     frame = pd.DataFrame(
         {
             "strategy": _labels(words, by),
             "setting": _labels(words, rest),
             "group": _labels(words, within),
             "seed": [json.dumps([line["config"][key] for key in SEEDS]) for line in frozen],
-            "tuned": words[tuned[0]].astype(float) if tuned else np.nan,
+            "tuned": tuned_values(words, frozen, tuned),
         },
         index=words.index,
     )
     scored = frame.join(_scores(results, frozen, question.measured))
     if not scored["done"].any():
         raise FaninError(f"{results.folder.root}: no trained cell has ended yet")
-    # Cells that differ in nothing that is told here (a probe's draws) are one trial.
+    scored = scored[scored["scorable"]]
+    if scored.empty:
+        raise FaninError(f"{question.metric}: these data have no classes; --metric test_loss")
+    # Cells that differ in nothing that is told here (their probes) are one trial.
     keys = ["strategy", "setting", "seed", "tuned"]
     scored = scored.sort_values("done", ascending=False, kind="stable").drop_duplicates(keys)
     return scored.reindex(words.index.intersection(scored.index, sort=False))[COLUMNS]
 
 
-def _axes(words: pd.DataFrame, question: Question) -> tuple[list[str], list[str], list[str]]:
-    """Columns of `words` that make strategies, that are tuned, and that make groups."""
-    asked = [question.by, *question.within]
-    if twice := {key for key in asked if asked.count(key) > 1 or key == question.tune}:
-        raise FaninError(f"{', '.join(sorted(twice))}: an axis can be asked for in one place only")
-    found = [_columns(words, key) for key in asked]
-    there = {key for column in words.columns for key in (column, column.partition(".")[0])}
-    for key, columns in zip(asked, found, strict=True):
-        if not columns:
-            raise FaninError(f"{key}: no axis of this sweep; {nearest(key, sorted(there))}")
-    tuned = [question.tune] if question.tune in words.columns else []
-    if tuned and (words[tuned[0]] == ABSENT).any():
-        raise FaninError(f"{question.tune}: not every cell has one; choose another --tune, or none")
-    by = [column for column in found[0] if column not in tuned]
-    within = [column for columns in found[1:] for column in columns if column not in tuned]
-    return by, tuned, within
-
-
-def _columns(words: pd.DataFrame, key: str) -> list[str]:
-    return [column for column in words.columns if belongs(column, key)]
-
-
 def _labels(words: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     rows = words[list(keys)].to_dict("records") if keys else [{}] * len(words)
-    return [label(row) or ALL for row in rows]
+    without = f"without {', '.join(map(last, keys))}" if keys else ALL
+    return [label(row) or without for row in rows]
 
 
 def _scores(results: Results, frozen: Sequence[Mapping[str, Any]], metric: Metric) -> pd.DataFrame:
     """`score`, `loss`, `diverged` and `done` of every planned cell."""
     planned = [line["cell_id"] for line in frozen]
     if results.cells.empty:
-        none = {"score": np.nan, "loss": np.nan, "diverged": False, "done": False}
+        none = {"score": np.nan, "loss": np.nan, "scorable": True, "diverged": False, "done": False}
         return pd.DataFrame(none, index=planned)
     cells = results.cells.set_index("cell_id").reindex(planned)
     trained = np.array([line["config"]["train"]["steps"] != 0 for line in frozen])
     done = cells["outcome"].astype(object).isin(DONE).to_numpy() & trained
     value = cells[metric.column].to_numpy(float)
     diverged = (cells["outcome"].astype(object) == "diverged").to_numpy() | ~np.isfinite(value)
-    score = np.where(diverged, _chances(frozen, metric), value)
+    chances = np.array(_chances(frozen, metric))
+    score = np.where(diverged, chances, value)
     return pd.DataFrame(
         {
             "score": np.where(done, score, np.nan),
             "loss": np.where(done & ~diverged, cells["train_loss"].to_numpy(float), np.nan),
+            "scorable": np.isfinite(chances) if metric.bounded else True,
             "diverged": done & diverged,
             "done": done,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,6 +36,7 @@ def words_of(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """
     asked = {(key, _option(line, key)) for line in frozen for key in scientific(line["asked"])}
     rows = {line["cell_id"]: _words(line, asked) for line in frozen}
+    _spell_alike(rows.values())
     keys = dict.fromkeys(key for words in rows.values() for key in words)
     varying = [key for key in keys if len({_text(words, key) for words in rows.values()}) > 1]
     columns = {
@@ -54,6 +55,16 @@ def belongs(key: str, to: str) -> bool:
     return key == to or key.startswith(f"{to}.")
 
 
+def last(key: str) -> str:
+    """A key without its group: `lr` and `std` say all.
+
+    >>> last("optim.lr"), last("seed_data")
+    ('lr', 'seed_data')
+    """
+    group, _, rest = key.partition(".")
+    return rest if group in GROUPS else key
+
+
 def label(words: Mapping[str, Any]) -> str:
     """One cell's words as a label; all one has to type but the groups' names.
 
@@ -61,17 +72,11 @@ def label(words: Mapping[str, Any]) -> str:
     'mlp normal std=0.01'
     """
     shown = (
-        str(value) if key in GROUPS else f"{_last(key)}={value}"
+        str(value) if key in GROUPS else f"{last(key)}={value}"
         for key, value in words.items()
         if value != ABSENT
     )
     return " ".join(shown)
-
-
-def _last(key: str) -> str:
-    """A group's own key needs no group before it; `lr` and `std` say all."""
-    group, _, rest = key.partition(".")
-    return rest if group in GROUPS else key
 
 
 def _words(line: Mapping[str, Any], asked: set[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,6 +88,14 @@ def _words(line: Mapping[str, Any], asked: set[tuple[str, Any]]) -> dict[str, An
             value = own.get(key, config.get(key, ABSENT))
             words[key] = value if isinstance(value, str | int | float) else json.dumps(value)
     return words
+
+
+def _spell_alike(rows: Iterable[dict[str, Any]]) -> None:
+    """One spelling a number: `gain=1` in one command and 1.0 in another are one value."""
+    first: dict[Any, Any] = {}
+    for words in rows:
+        for key, value in words.items():
+            words[key] = first.setdefault((key, isinstance(value, bool), value), value)
 
 
 def _option(line: Mapping[str, Any], key: str) -> Any:

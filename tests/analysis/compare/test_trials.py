@@ -56,7 +56,12 @@ def test_any_axis_can_be_compared(seeded: Results) -> None:
         (Question(within=("aktivation",)), "did you mean activation?"),
         (Question(by="model"), "no axis of this sweep; valid: activation, init, init.a, init.b"),
         (Question(within=("init",)), "init: an axis can be asked for in one place only"),
-        (Question(by="optim.lr"), "optim.lr: an axis can be asked for in one place only"),
+        (Question(by="optim.lr"), "optim.lr: it is also what is tuned; --tune none"),
+        (
+            Question(tune="optim.rl"),
+            "--tune optim.rl: no axis of this sweep; did you mean ",
+        ),
+        (Question(tune="activation"), "only numbers can be tuned, and relu is none"),
         (Question(metric="accuracy"), "did you mean test_accuracy?"),
     ],
 )
