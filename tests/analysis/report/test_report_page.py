@@ -14,7 +14,8 @@ from told_sweep import CELLS, NAME
 from analysis import Results
 from analysis.report.__main__ import main
 from analysis.report.page import PAGE, Theory, write_report
-from experiments.sweep.store.paths import TEMPORARY
+from experiments.sweep.store.lock import sole_launcher
+from experiments.sweep.store.paths import TEMPORARY, SweepFolder
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_sweep_with_no_finished_cell_has_a_page(copied: Path):
     assert "24 missing" in text
 
 
-def test_a_sweep_that_stopped_halfway_has_a_page_that_says_so(copied: Path):
+def test_a_sweep_that_stopped_halfway_or_runs_has_a_page_that_says_so(copied: Path):
     plan = copied / "cells.jsonl"
     line = json.loads(plan.read_text().splitlines()[0])
     with plan.open("a") as file:
@@ -84,6 +85,8 @@ def test_a_sweep_that_stopped_halfway_has_a_page_that_says_so(copied: Path):
     text = told_by(copied)
     assert "<b>Not complete.</b> 24 of 25 cells have ended; the sweep is stopped" in text
     assert "one-more" in text
+    with sole_launcher(SweepFolder(copied)):  # as while it runs
+        assert "the sweep is running: process" in told_by(copied)
 
 
 def test_damaged_files_are_named_and_the_rest_is_told(copied: Path):
