@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from analysis.compare.caveats import not_yet
 from analysis.compare.compared import Compared, compare
 from analysis.compare.files import write_files
 from analysis.compare.metric import METRICS
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         few_seeds=asked.few_seeds,
     )
     # No markup, for labels may hold brackets; rather a line too long than a number cut short.
-    console = Console(markup=False, highlight=False, width=UNBOUNDED)
+    console = Console(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
     try:
         with warnings_as_lines():
             results = load(asked.name, asked.results)
@@ -59,7 +60,7 @@ def _print(compared: Compared, console: Console) -> None:
             console.print(line, soft_wrap=True)
     if compared.overall is not None:
         console.print(_shown(ranks_table(compared), "All settings together"))
-    for line in of_all(compared):
+    for line in (*of_all(compared), *not_yet(compared)):
         console.print(line, soft_wrap=True)
 
 

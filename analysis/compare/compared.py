@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -58,6 +58,8 @@ class Compared:
         Mean scores at every tuned value (`analysis.compare.tuned.by_value`).
     overall
         Ranks over all settings; None where there are fewer than two.
+    unended
+        Titles of groups of which no cell has a result yet.
     """
 
     question: Question
@@ -65,6 +67,7 @@ class Compared:
     scores: pd.DataFrame
     values: pd.DataFrame
     overall: Overall | None
+    unended: list[str] = field(default_factory=list)
 
     @property
     def order(self) -> list[str]:
@@ -100,12 +103,14 @@ def compare_trials(planned: pd.DataFrame, question: Question) -> Compared:
     metric = question.measured
     _check(planned, question)
     groups, all_scores, all_values = [], [], []
+    unended: list[str] = []
     for title, mine in planned.groupby("group", sort=False):
         tuned = by_setting(mine, metric)
         scored = scores(tuned)
         if scored.empty:
-            continue  # none of its cells has ended yet
-        table = standings(scored, tuned, mine, metric, question.few_seeds)
+            unended.append(str(title))
+            continue
+        table = standings(scored, tuned, mine, metric, question.enough)
         found = pairs(scored, list(table.loc[table["ranked"], "strategy"]), metric)
         names = list(dict.fromkeys(mine["setting"]))
         groups.append(Group(str(title), names, table, pd.DataFrame(found, columns=PAIRS)))
@@ -114,7 +119,8 @@ def compare_trials(planned: pd.DataFrame, question: Question) -> Compared:
     _correct(groups)
     joined = pd.concat(all_scores, ignore_index=True)
     values = pd.concat(all_values, ignore_index=True)
-    return Compared(question, groups, joined, values, overall(joined, metric, question.level))
+    ranks = overall(joined, metric, question.level, question.enough)
+    return Compared(question, groups, joined, values, ranks, unended)
 
 
 def _correct(groups: list[Group]) -> None:
@@ -133,7 +139,7 @@ def _check(planned: pd.DataFrame, question: Question) -> None:
     if strategies < 2:
         raise FaninError(f"{question.by}: the sweep has only one ({planned['strategy'].iloc[0]})")
     seeds = planned.groupby(["setting", "strategy"], sort=False)["seed"].nunique()
-    if seeds.max() < ENOUGH and not question.few_seeds:
+    if seeds.max() < question.enough:
         raise FaninError(
             f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''} a setting: too few to rank "
             f"strategies by. Run {ENOUGH} or more ('seed=range(5)' beside the sweep's command); or "

@@ -52,6 +52,27 @@ def share(part: int, of: int) -> str:
     return f"{part} of {of}" if part else "0"
 
 
+def percent(part: float, of: float) -> str:
+    """A share that is never told as nothing, nor as all, unless it is.
+
+    >>> percent(0, 60), percent(1, 600), percent(599, 600), percent(60, 60), percent(2, 7)
+    ('0%', '<1%', '>99%', '100%', '29%')
+    """
+    told = f"{part / of:.0%}" if of else "0%"
+    if part and told == "0%":
+        return "<1%"
+    return ">99%" if part < of and told == "100%" else told
+
+
+def many(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> many(1, "seed"), many(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def span(values: Sequence[float]) -> str:
     """Distinct values, ascending, in short.
 

@@ -27,8 +27,8 @@ class Overall:
     ranks: Ranks
 
 
-def overall(scores: pd.DataFrame, metric: Metric, level: float) -> Overall | None:
-    """Rank strategies in every setting that has runs of all; None for fewer than two of those.
+def overall(scores: pd.DataFrame, metric: Metric, level: float, enough: int) -> Overall | None:
+    """Rank strategies in every setting with `enough` seeds of all; None for fewer than two.
 
     In each setting by the mean score over seeds; where a run without a score is in it, a strategy
     ranks behind all that have none, more such runs behind fewer.
@@ -36,7 +36,8 @@ def overall(scores: pd.DataFrame, metric: Metric, level: float) -> Overall | Non
     groups = scores.groupby(["setting", "strategy"], sort=False)
     means = groups["score"].mean().unstack("strategy", sort=False) * metric.sign
     lost = groups["score"].agg(lambda score: score.isna().mean()).unstack("strategy", sort=False)
-    whole = lost.notna().all(axis=1)
+    seeds = groups.size().unstack("strategy", sort=False)
+    whole = (seeds >= enough).all(axis=1)
     if whole.sum() < 2 or lost.shape[1] < 2:
         return None
     merit = means[whole].fillna(0.0).to_numpy(float)
@@ -50,7 +51,8 @@ def overall(scores: pd.DataFrame, metric: Metric, level: float) -> Overall | Non
 
 
 def _places(lost: np.ndarray, merit: np.ndarray) -> np.ndarray:
-    """Numbers in the order of (fewer lost, larger merit), equal where both are equal."""
+    """Numbers in the order of (fewer lost, larger merit); equal where both are, rounding aside."""
+    merit = np.array([float(f"{value:.12g}") for value in merit])
     pairs = np.array(
         list(zip(-lost, merit, strict=True)), dtype=[("kept", float), ("merit", float)]
     )

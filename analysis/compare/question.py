@@ -41,3 +41,8 @@ class Question:
     def measured(self) -> Metric:
         """The metric."""
         return metric_named(self.metric)
+
+    @property
+    def enough(self) -> int:
+        """Seeds that a strategy needs to be ranked."""
+        return 1 if self.few_seeds else ENOUGH

@@ -6,21 +6,21 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.compare.caveats import caveats
 from analysis.compare.compared import Compared, Group
-from analysis.compare.numbers import chance, interval, listed, score
-from analysis.compare.question import ENOUGH, Question
+from analysis.compare.numbers import chance, interval, listed, many, score
+from analysis.compare.question import Question
+from analysis.statistics.ranks import Ranks
+
+ROUNDING = 1e-9
 
 
 def of_group(group: Group, question: Question) -> list[str]:
-    """Who is first, whom it surely beats, whom it is not told apart from; what else to know."""
-    return [
-        *_first(group, question),
-        *_unranked(group, question),
-        *_diverging(group, question),
-        *_edges(group, question),
-    ]
+    """Who is first, whom it beats, whom it is not told apart from; what else to know."""
+    return [*_first(group, question), *caveats(group, question)]
 
 
 def of_all(compared: Compared) -> list[str]:
@@ -29,51 +29,84 @@ def of_all(compared: Compared) -> list[str]:
     if found is None:
         return []
     ranks, names = found.ranks, found.strategies
-    apart = [
-        name
-        for name, rank in zip(names, ranks.average, strict=True)
-        if rank - ranks.average[0] > ranks.critical_difference
+    behind = ranks.average - ranks.average[0]
+    # Average ranks are sums of halves: what is equal to the critical difference must not miss it.
+    apart = [n for n, far in zip(names, behind, strict=True) if _reaches(far, ranks)]
+    leaders = [
+        n for n, far in zip(names, behind, strict=True) if math.isclose(far, 0, abs_tol=1e-9)
     ]
-    alike = [name for name in names[1:] if name not in apart]
+    alike = [name for name in names if name not in (*apart, *leaders)]
+    has = "has the best average rank" if len(leaders) == 1 else "share the best average rank"
     told = (
-        f"Over {ranks.settings} settings {names[0]} has the best average rank, "
-        f"{ranks.average[0]:.2f} of {len(names)}"
-        f" ({_friedman(ranks.p)}ranks less than {ranks.critical_difference:.2f} apart are not told "
-        f"apart, Nemenyi {compared.question.level:.0%}):"
+        f"Over {ranks.settings} settings {listed(leaders)} {has}, "
+        f"{ranks.average[0]:.2f} of {len(names)} ({_friedman(ranks.p)}{_needed(compared)})"
     )
     parts = [
-        f"surely better than {listed(apart)}" if apart else "",
+        f"better than {listed(apart)}" if apart else "",
         f"not told apart from {listed(alike)}" if alike else "",
     ]
-    return [f"{told} {'; '.join(part for part in parts if part)}."]
+    said = "; ".join(part for part in parts if part)
+    return [f"{told}{': ' if said else ''}{said}."]
+
+
+def _reaches(far: float, ranks: Ranks) -> bool:
+    return far >= ranks.critical_difference - ROUNDING
+
+
+def _needed(compared: Compared) -> str:
+    found = compared.overall
+    assert found is not None
+    two, level = len(found.strategies) == 2, f"{100 * compared.question.level:g}%"
+    test = f"{'sign test' if two else 'Nemenyi'}, {level}"
+    if math.isinf(found.ranks.critical_difference):
+        return f"too few settings to tell two apart; {test}"
+    return f"ranks less than {found.ranks.critical_difference:.2f} apart are not told apart; {test}"
 
 
 def _first(group: Group, question: Question) -> Iterator[str]:
-    metric = question.measured
     ranked = group.standings[group.standings["ranked"]]
     if ranked.empty:
         return
-    first = ranked.iloc[0]
-    against = group.pairs[group.pairs["a"] == first["strategy"]]
-    surely = against["p_holm"] <= question.level
-    best = "highest" if metric.larger_is_better else "lowest"
-    yield (
-        f"{first['strategy']} has the {best} mean {metric.words}, "
-        f"{interval(first['mean'], first['low'], first['high'], metric)}, over {first['seeds']} "
-        f"seed{'s' if first['seeds'] > 1 else ''}{_over(group)}."
+    first = str(ranked["strategy"].iloc[0])
+    leaders = list(
+        ranked.loc[np.isclose(ranked["mean"], ranked["mean"].iloc[0], 1e-9, 0)]["strategy"]
     )
-    if surely.any():
-        told = [_than(row, question) for row in against[surely].to_dict("records")]
-        yield f"It is surely better than {listed(told)}."
-    if not surely.all() and len(against):
-        told = [_than(row, question) for row in against[~surely].to_dict("records")]
-        yield f"It is not told apart from {listed(told)}."
+    yield _leading(leaders, ranked, group, question)
+    against = group.pairs[group.pairs["a"] == first]
+    gain = question.measured.sign * against["difference"]
+    found = against["p_holm"] <= question.level
+    it = "It" if len(leaders) == 1 else first
+    for which, words in (
+        (found & (gain > 0), "is better than"),
+        (found & (gain < 0), "is, on the seeds that both have, worse than"),
+        (~found & against["p"].notna(), "is not told apart from"),
+    ):
+        if which.any():
+            told = [_than(row, question) for row in against[which].to_dict("records")]
+            yield f"{it} {words} {listed(told)}."
+    if (untested := against[against["p"].isna()]["b"]).size:
+        yield f"It has too few seeds in common with {listed(list(untested))} for a test."
+
+
+def _leading(leaders: list[str], ranked: pd.DataFrame, group: Group, question: Question) -> str:
+    metric, first = question.measured, ranked.iloc[0]
+    best = "highest" if metric.larger_is_better else "lowest"
+    mean = interval(first["mean"], first["low"], first["high"], metric)
+    seeds = many(first["seeds"], "seed")
+    if first["seeds"] < first["of_seeds"]:
+        seeds = f"{first['seeds']} of {many(first['of_seeds'], 'seed')}"
+    over = f"over {seeds}{_over(group)}"
+    if len(ranked) == 1:
+        return f"Only {first['strategy']} is ranked: mean {metric.words} {mean}, {over}."
+    if len(leaders) > 1:
+        same = score(first["mean"], metric)
+        return f"{listed(leaders)} share the {best} mean {metric.words}, {same}, {over}."
+    return f"{first['strategy']} has the {best} mean {metric.words}, {mean}, {over}."
 
 
 def _than(row: dict[str, Any], question: Question) -> str:
     difference = score(abs(row["difference"]), question.measured)
-    p = float(row["p_holm"])
-    return f"{row['b']} (by {difference}{'' if math.isnan(p) else f', p {_p(p)}'})"
+    return f"{row['b']} (by {difference}, p {_p(float(row['p_holm']))})"
 
 
 def _p(value: float) -> str:
@@ -88,35 +121,3 @@ def _friedman(p: float) -> str:
 def _over(group: Group) -> str:
     number = len(group.settings)
     return f" and {number} settings" if number > 1 else ""
-
-
-def _unranked(group: Group, question: Question) -> Iterator[str]:
-    out = group.standings[~group.standings["ranked"]]
-    for row in out.to_dict("records"):
-        why = "no score" if not row["seeds"] else f"{row['seeds']} of {ENOUGH} seeds needed"
-        causes = [
-            f"{row['diverged']} of {row['runs']} runs diverged" if row["diverged"] else "",
-            f"{row['missing']} cells have not ended" if row["missing"] else "",
-        ]
-        because = "; ".join(cause for cause in causes if cause)
-        yield f"{row['strategy']} is not ranked: {why}{f' ({because})' if because else ''}."
-
-
-def _diverging(group: Group, question: Question) -> Iterator[str]:
-    shares = group.standings["diverged_all"] / group.standings["runs_all"].clip(lower=1)
-    told = [
-        f"{name} {share:.0%}"
-        for name, share in zip(group.standings["strategy"], shares, strict=True)
-        if share > 0
-    ]
-    if told:
-        yield f"Diverged, of all runs: {listed(told)} ({question.measured.of_diverged})."
-
-
-def _edges(group: Group, question: Question) -> Iterator[str]:
-    edged: pd.DataFrame = group.standings[group.standings["at_edge"] > 0]
-    if len(edged):
-        yield (
-            f"The best {question.tune} is the smallest or largest tried for "
-            f"{listed(list(edged['strategy']))}: a wider grid may change their places."
-        )

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.metric import Metric
-from analysis.compare.question import ENOUGH
 from analysis.compare.tuned import Tuned
 from analysis.statistics.interval import mean_interval
 from analysis.statistics.runs import interquartile_mean
@@ -40,7 +39,7 @@ def standings(
     tuned: dict[tuple[str, str, str], Tuned],
     planned: pd.DataFrame,
     metric: Metric,
-    few_seeds: bool,
+    enough: int,
 ) -> pd.DataFrame:
     """A row per strategy of one group, best first, those without enough seeds last.
 
@@ -52,21 +51,22 @@ def standings(
         The group's trials.
     metric
         What is compared.
-    few_seeds
-        Rank on fewer than `ENOUGH` seeds as well.
+    enough
+        How many seeds it takes to be ranked.
 
     Returns
     -------
     pandas.DataFrame
         `strategy`; `mean`, `low`, `high` (95 % over seeds) of the score at the value that each
-        seed chose; `seeds`; `ranked`; `iqm`, `iqm_low`, `iqm_high`; `best` (the best tuned value
-        of each setting, ascending), `at_edge` (in how many settings it is the first or last tried),
+        seed chose; `seeds` that have one, `of_seeds` planned; `ranked`; `iqm`, `iqm_low`,
+        `iqm_high`; `best` (the best tuned value of each setting, ascending), `tried` (all that were
+        planned), `at_edge` (in how many settings the best is the first or last tried),
         `cost` (mean over settings of `Tuned.cost`), `settings`; `diverged` and `runs` at the chosen
         values, `diverged_all` and `runs_all` at all; `missing`, planned cells that have not ended.
     """
     seeds = by_seed(scores)
     rows = [
-        _standing(name, seeds, scores, tuned, planned, few_seeds)
+        _standing(name, seeds, scores, tuned, planned, enough)
         for name in dict.fromkeys(planned["strategy"])
     ]
     frame = pd.DataFrame(rows)
@@ -80,19 +80,20 @@ def _standing(
     scores: pd.DataFrame,
     tuned: dict[tuple[str, str, str], Tuned],
     planned: pd.DataFrame,
-    few_seeds: bool,
+    enough: int,
 ) -> dict[str, Any]:
     values = seeds[name].dropna() if name in seeds else pd.Series(dtype=float)
     mine, all_mine = scores[scores["strategy"] == name], planned[planned["strategy"] == name]
     of_settings = [each for (_, _, strategy), each in tuned.items() if strategy == name]
     mean, middle = mean_interval(values), interquartile_mean(_runs(mine))
-    enough = len(values) >= (1 if few_seeds else ENOUGH)
     return {
         "strategy": name,
         **{"mean": mean.value, "low": mean.low, "high": mean.high},
-        **{"seeds": len(values), "ranked": enough},
+        **{"seeds": len(values), "of_seeds": all_mine["seed"].nunique()},
+        "ranked": len(values) >= enough,
         **{"iqm": middle.value, "iqm_low": middle.low, "iqm_high": middle.high},
         "best": _best(of_settings),
+        "tried": tuple(sorted(set(all_mine["tuned"].dropna()))),
         "at_edge": sum(each.at_edge() for each in of_settings),
         "cost": _mean([each.cost() for each in of_settings]),
         "settings": len(of_settings),

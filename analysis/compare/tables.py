@@ -25,7 +25,7 @@ def standings_table(group: Group, question: Question) -> pd.DataFrame:
         told = {
             question.by: name,
             f"{metric.words}, mean (95 %)": interval(row["mean"], row["low"], row["high"], metric),
-            "seeds": str(row["seeds"]),
+            "seeds": _of(row["seeds"], row["of_seeds"]),
             "IQM (95 %)": interval(row["iqm"], row["iqm_low"], row["iqm_high"], metric),
             "first minus it (95 %)": "" if pair is None else _difference(pair, question),
             "p (Holm)": "" if pair is None else chance(pair["p_holm"]),
@@ -64,7 +64,8 @@ def legend(compared: Compared) -> str:
     metric, tune = compared.question.measured, _short(compared.question.tune)
     tuned = not all(map(_untuned, compared.groups))
     at = f", each at the {tune} with its lowest training loss" if tuned else ""
-    cost = f"Cost of {tune}: the best mean less the mean over all that were tried. "
+    lost = "" if metric.bounded else " with no more runs diverged than there"
+    cost = f"Cost of {tune}: the best mean less the mean over all that were tried{lost}. "
     return (
         f"Mean over seeds of the {metric.words}, averaged over the group's settings{at}; "
         f"95 % intervals: t below 10 seeds, BCa bootstrap from there on. "
@@ -83,13 +84,16 @@ def _beats(pair: pd.Series) -> float:
     return float(pair["improvement"])
 
 
+def _of(part: int, whole: int) -> str:
+    return str(part) if part == whole else f"{part} of {whole}"
+
+
 def _first(group: Group) -> str:
     return str(group.standings["strategy"].iloc[0])
 
 
 def _untuned(group: Group) -> bool:
-    values = [value for best in group.standings["best"] for value in best]
-    return all(value != value for value in values)
+    return not group.standings["tried"].map(len).any()
 
 
 def _short(key: str) -> str:

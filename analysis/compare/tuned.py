@@ -53,33 +53,46 @@ class Tuned:
         with np.errstate(invalid="ignore"):
             return np.asarray(np.nansum(self.score, axis=0) / runs)
 
+    def lost(self) -> Float64[np.ndarray, " value"]:
+        """Share of runs that have no score, for they diverged; infinite where none is done."""
+        runs = self.done.sum(axis=0)
+        share = self.diverged.sum(axis=0) / np.maximum(runs, 1)
+        return np.where(runs > 0, 0.0 if self.metric.bounded else share, np.inf)
+
     def best(self) -> int | None:
         """Which value scores best over all seeds; None where nothing is done.
 
         Where runs that diverged have no score, fewest of them first; then the best mean, then the
         first.
         """
-        runs = self.done.sum(axis=0)
-        if not runs.any():
+        if not self.done.any():
             return None
-        with np.errstate(invalid="ignore"):
-            share = self.diverged.sum(axis=0) / runs
-        lost = np.where(runs > 0, 0.0 if self.metric.bounded else share, np.inf)
         merit = np.nan_to_num(self.metric.sign * self.mean(), nan=-np.inf)
-        return int(np.lexsort((-merit, lost))[0])
+        return int(np.lexsort((-merit, self.lost()))[0])
 
     def at_edge(self) -> bool:
         """Whether the best value is the first or last tried: a better one may lie beyond."""
-        best, mean = self.best(), self.mean()
-        level = not (np.nanmax(mean) > np.nanmin(mean)) if np.isfinite(mean).any() else True
-        return len(self.values) > 1 and not level and best in (0, len(self.values) - 1)
+        best, mean = self.best(), self._comparable()
+        if best not in (0, len(mean) - 1) or not np.isfinite(mean[best]) or len(mean) < 2:
+            return False
+        as_good = mean == mean[best]
+        level = np.isfinite(mean).sum() > 1 and as_good[np.isfinite(mean)].all()
+        return not level and not as_good[1:-1].any()
 
     def cost(self) -> float:
-        """What a value taken blindly from those tried costs: best mean less the mean of means."""
-        best, mean = self.best(), self.mean()
-        if best is None or len(self.values) < 2 or not np.isfinite(mean[best]):
+        """What a value taken blindly from those tried costs: best mean less the mean of means.
+
+        Of a loss, over the values that lost no larger share of runs than the best.
+        """
+        best, mean = self.best(), self._comparable()
+        if best is None or np.isfinite(mean).sum() < 2:
             return float("nan")
         return float(self.metric.sign * (mean[best] - np.nanmean(mean)))
+
+    def _comparable(self) -> Float64[np.ndarray, " value"]:
+        """Means, of the values that lost no larger share of runs than the best."""
+        lost, best = self.lost(), self.best()
+        return np.where(lost <= (np.inf if best is None else lost[best]), self.mean(), np.nan)
 
     def chosen(self) -> Iterator[tuple[int, int]]:
         """Each seed that has a run, and the value with its lowest training loss."""

@@ -90,7 +90,7 @@ def test_sentences_say_who_is_surely_better_and_who_is_not_told_apart() -> None:
     other = ({"s0", "s1"} - {name}).pop()
     assert first.startswith(f"{name} has the highest mean test accuracy, 0.8")
     assert first.endswith("over 5 seeds and 3 settings.")
-    assert surely.startswith("It is surely better than s2 (by 0.3")
+    assert surely.startswith("It is better than s2 (by 0.3")
     assert apart.startswith(f"It is not told apart from {other} (by 0.0")
     assert "Over 3 settings" in of_all(found)[0]
     assert of_all(compare_trials(made(), Question())) == []  # one setting

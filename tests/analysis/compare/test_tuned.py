@@ -90,3 +90,17 @@ def test_tables_keep_every_run() -> None:
     assert values["mean"].tolist() == pytest.approx([0.6, 0.35, 0.35])
     assert values["runs"].sum() == 6
     assert values["diverged"].sum() == 1
+
+
+def test_of_losses_the_cost_is_over_values_that_can_be_compared() -> None:
+    # The mean at 0.1 is of the one run that survived there.
+    tuned = made([[1.0, 2.0, 4.0], [NAN, 2.0, 4.0]], metric=LOSS)
+    assert tuned.cost() == pytest.approx(1.0)
+    assert np.isnan(made([[1.0, 2.0], [NAN, 2.0]], metric=LOSS).cost())
+
+
+def test_a_value_inside_that_is_as_good_is_no_edge() -> None:
+    assert not made([[0.8, 0.8, 0.5]]).at_edge()
+    done = np.array([[True, False, True]])
+    assert not made([[0.1, NAN, 0.1]], diverged=np.zeros((1, 3), bool), done=done).at_edge()
+    assert not made([[NAN, NAN, NAN]], metric=LOSS).at_edge()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,28 @@ def test_two_strategies_have_ranks_and_no_friedman() -> None:
     found = average_ranks(np.array([[1.0, 2.0], [1.0, 1.0], [0.0, 3.0]]))
     assert found.average.tolist() == pytest.approx([2.5 / 3 + 1, 3.5 / 3])
     assert np.isnan(found.p)
+
+
+@pytest.mark.parametrize("settings", range(2, 21))
+def test_two_equals_are_told_apart_no_more_often_than_stated(settings: int) -> None:
+    found = average_ranks(np.zeros((settings, 2))).critical_difference
+    apart = [wins for wins in range(settings + 1) if abs(2 * wins - settings) / settings >= found]
+    chance = sum(math.comb(settings, wins) for wins in apart) / 2**settings
+    assert chance <= 0.05
+    most_won_by_the_others = max(set(range(settings + 1)) - set(apart), default=0)
+    one_win_less = 2 * math.comb(settings, most_won_by_the_others)
+    assert chance + one_win_less / 2**settings > 0.05
+
+
+def test_two_strategies_by_the_sign_test() -> None:
+    # Five wins of five happen to one of two equals in 2 of 32 cases, six of six in 2 of 64.
+    assert average_ranks(np.zeros((5, 2))).critical_difference == np.inf
+    assert average_ranks(np.zeros((6, 2))).critical_difference == 1.0
+    # 15 or more of 20: p = 0.0414.
+    assert average_ranks(np.zeros((20, 2))).critical_difference == (15 - 5) / 20
+
+
+def test_strategies_that_tie_everywhere_are_alike() -> None:
+    found = average_ranks(np.ones((4, 3)))
+    assert found.p == 1.0
+    assert found.average.tolist() == [2.0, 2.0, 2.0]
