@@ -10,10 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.compare.compared import Compared
-from analysis.compare.tables import legend, ranks_table, standings_table
+from analysis.compare.latex import latex
+from analysis.compare.question import Question
 from analysis.figures.standings import standings_figure
 from analysis.figures.style import save, use_style
 from analysis.figures.tuned_values import tuned_values_figure
+
+TUPLES = {"best", "tried"}  # in CSV with a space between their numbers
 
 
 def write_files(compared: Compared, folder: Path) -> Iterator[Path]:
@@ -33,10 +36,11 @@ def write_files(compared: Compared, folder: Path) -> Iterator[Path]:
 
 
 def file_name(compared: Compared) -> str:
-    """`init-test_accuracy`, `init-test_accuracy-within-model`."""
+    """`init-test_accuracy`, `init-test_accuracy-within-model`, `init-test_accuracy-tune-none`."""
     question = compared.question
     within = ["within", *question.within] if question.within else []
-    return re.sub(r"[^\w.=-]+", "_", "-".join([question.by, question.metric, *within]))
+    tune = ["tune", question.tune or "none"] if question.tune != Question.tune else []
+    return re.sub(r"[^\w.=-]+", "_", "-".join([question.by, question.metric, *within, *tune]))
 
 
 def figures(compared: Compared) -> Iterator[tuple[str, Figure]]:
@@ -57,26 +61,9 @@ def csv_frames(compared: Compared) -> dict[str, pd.DataFrame]:
     }
 
 
-def latex(compared: Compared) -> str:
-    """Booktabs tables, one a group, and one of the ranks; for \\usepackage{booktabs}."""
-    question = compared.question
-    frames = {group.title: standings_table(group, question) for group in compared.groups}
-    if compared.overall is not None:
-        frames["ranks over all settings"] = ranks_table(compared)
-    tables = [
-        frame.to_latex(index=False, escape=True, caption=_tex(title))
-        for title, frame in frames.items()
-    ]
-    comment = "".join(f"% {line}\n" for line in legend(compared).split(". "))
-    return "\n".join([comment, *tables])
-
-
-def _tex(text: str) -> str:
-    """Escaped, as pandas does it in tables but not in captions."""
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
-
-
 def _joined(compared: Compared, what: str) -> pd.DataFrame:
     frames = [getattr(group, what).assign(group=group.title) for group in compared.groups]
     frame = pd.concat(frames, ignore_index=True)
+    for column in TUPLES & set(frame):
+        frame[column] = [" ".join(map(repr, values)) for values in frame[column]]
     return frame[["group", *frame.columns.drop("group")]]

@@ -1,0 +1,74 @@
+"""Files that a comparison leaves: what is in them can be read back, and compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_trials import PEAKED, trials
+
+from analysis.compare.compared import Compared, compare_trials
+from analysis.compare.files import csv_frames, file_name, write_files
+from analysis.compare.latex import latex
+from analysis.compare.question import Question
+
+ODD = {"s0": 'a_b=$5, "x"', "s1": "<i>|{[~^\\", "s2": "ünï & 50%#"}
+
+
+def compared(**law: float) -> Compared:
+    planned = trials(np.random.default_rng(0), surface=PEAKED, **{"strategies": 3, **law})
+    return compare_trials(planned.replace({"strategy": ODD}), Question())
+
+
+def test_every_number_is_read_back_from_csv(tmp_path: Path) -> None:
+    found = compared()
+    paths = [path for path in write_files(found, tmp_path) if path.suffix == ".csv"]
+    for path, frame in zip(paths, csv_frames(found).values(), strict=True):
+        read = pd.read_csv(
+            path, dtype=dict.fromkeys(("seed", "best"), str), float_precision="round_trip"
+        )
+        pd.testing.assert_frame_equal(read, frame, check_dtype=False, check_exact=True)
+    standings = pd.read_csv(paths[0])
+    assert set(standings["strategy"]) == set(ODD.values())
+    tried = [list(map(float, text.split())) for text in standings["tried"]]
+    assert tried == [[0.001, 0.01, 0.1, 1.0, 10.0]] * 3
+
+
+def test_latex_prints_every_sign_as_it_is() -> None:
+    found = latex(compared(planted=0.2, settings=2))
+    body = "".join(line for line in found.splitlines() if not line.startswith("%"))
+    assert r'a\_b=\$5, "x"' in body
+    assert r"\textless{}i\textgreater{}\textbar{}\{{[}\textasciitilde{}\textasciicircum{}" in body
+    assert r"\textbackslash{}" in body
+    assert r"ünï \& 50\%\#" in body
+    assert r"\textless{}0.001" in body
+    assert not set("<>|~^") & set(body)
+    assert "(-" not in body
+
+
+def test_latex_tables_are_whole() -> None:
+    found = latex(compared(settings=2))
+    rows = [line for line in found.splitlines() if line.endswith(r"\\")]
+    assert {row.count(" & ") for row in rows} == {10, 1}
+    for opens, closes in ((r"\begin{table}", r"\end{table}"), (r"\toprule", r"\bottomrule")):
+        assert found.count(opens) == found.count(closes) == 2
+    assert found.count(r"\resizebox{\linewidth}{!}{%") == found.count(r"\end{tabular}}") == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "name"),
+    [
+        (Question(), "init-test_accuracy"),
+        (Question(within=("model", "data")), "init-test_accuracy-within-model-data"),
+        (Question(tune=""), "init-test_accuracy-tune-none"),
+        (
+            Question(by="a/b", metric="test_loss", tune="optim.beta"),
+            "a_b-test_loss-tune-optim.beta",
+        ),
+    ],
+)
+def test_other_questions_have_other_files(question: Question, name: str) -> None:
+    planned = trials(np.random.default_rng(0), surface=PEAKED, strategies=2)
+    assert file_name(compare_trials(planned, question)) == name
