@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 
 from analysis.compare.compared import Compared, Group
 from analysis.compare.standings import by_seed
-from analysis.figures.style import MEASURED, PALETTE, plain
+from analysis.figures.row_labels import room, row_labels, wrapped
+from analysis.figures.style import MEASURED, PALETTE
 
 PANEL = (2.5, 0.24)  # inches: width, and height of one strategy
 COLUMNS = 3
@@ -25,18 +26,26 @@ def standings_figure(compared: Compared) -> Figure:
     """A panel per group; the strategies stand in the order of their average place in the panels.
 
     A light dot is a seed, averaged over the group's settings; the dark one is the mean over seeds,
-    its bar the mean's 95 % interval. A strategy that has no score in a group has no dot there.
+    its bar the mean's 95 % interval, which on a logarithmic axis runs into the edge where it holds
+    0. A strategy that has no score in a group has no dot there.
     """
     groups, order = compared.groups, compared.order
     columns = min(COLUMNS, len(groups))
     rows = math.ceil(len(groups) / columns)
-    size = (PANEL[0] * columns + 1.4, rows * (PANEL[1] * len(order) + 0.8) + 0.5)
+    labels = row_labels(order)
+    beside, high = room(labels)
+    titles = [wrapped(group.title, PANEL[0]) for group in groups]
+    above = 0.66 + room(titles)[1]
+    each = rows * (max(PANEL[1], high) * len(order) + above)
+    size = (PANEL[0] * columns + 0.6 + beside, each + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axis in axes.flat[len(groups) :]:
         axis.set_visible(False)
-    for axis, group in zip(axes.flat, groups, strict=False):
+    for axis, group, title in zip(axes.flat, groups, titles, strict=False):
         _panel(axis, group, compared, order)
+        axis.set_yticks(range(len(order)), labels, fontsize="small")
+        axis.set_title(title, fontsize="small")
     metric = compared.question.measured
     better = "larger" if metric.larger_is_better else "smaller"
     figure.supxlabel(f"{metric.words} ({better} is better)", fontsize="medium")
@@ -69,10 +78,10 @@ def _panel(axis: Axes, group: Group, compared: Compared, order: list[str]) -> No
             )
     rows = table.reindex(order)
     half = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]).astype(float)
-    axis.errorbar(rows["mean"].to_numpy(float), places, xerr=np.nan_to_num(half), **MEAN)
-    axis.set_yticks(places, [plain(name) for name in order], fontsize="small")
+    axis.errorbar(
+        rows["mean"].to_numpy(float), places, xerr=np.nan_to_num(half).clip(min=0.0), **MEAN
+    )
     axis.set_ylim(len(order) - 0.5, -0.5)
-    axis.set_title(plain(group.title), fontsize="small")
     axis.tick_params(axis="x", labelsize="small")
     axis.grid(axis="y", color="0.92", linewidth=0.8)
     axis.set_axisbelow(True)

@@ -14,10 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis.compare.compared import Compared, Group
+from analysis.compare.metric import Metric
 from analysis.compare.numbers import score
+from analysis.figures.row_labels import room, row_labels, wrapped
 from analysis.figures.style import plain
 
 CELL = (0.52, 0.27)  # inches
+NARROWEST = 1.3  # a panel with room for its title
 COLUMNS = 3
 MAP = "cividis"  # even steps of lightness: readable in grey, and to the colour-blind
 BOX: dict[str, Any] = {"fill": False, "edgecolor": "black", "linewidth": 1.4}
@@ -27,36 +30,39 @@ def tuned_values_figure(compared: Compared) -> Figure:
     """A panel per group, a row per strategy, a column per tuned value.
 
     The number is the mean score over seeds and settings; a dagger marks where some run diverged,
-    and a box each row's best. Where a loss has no mean, for every run diverged, there is a dash.
+    and a box each row's best: of losses, among the values where fewest runs diverged. A dash stands
+    where a setting has no mean: all its runs diverged, or none has ended.
     """
     groups, order = compared.groups, compared.order
     values = np.unique(compared.values["tuned"])
     tables = [_table(compared, group, order, values) for group in groups]
     columns = min(COLUMNS, len(groups))
     rows = math.ceil(len(groups) / columns)
-    width = columns * (CELL[0] * len(values) + 0.2) + 2.2
-    figure = Figure(
-        figsize=(width, rows * (CELL[1] * len(order) + 0.75) + 0.4), layout="constrained"
-    )
+    labels = row_labels(order)
+    beside, high = room(labels)
+    panel = max(CELL[0] * len(values), NARROWEST)
+    titles = [wrapped(group.title, panel) for group in groups]
+    each = max(CELL[1], high) * len(order) + 0.61 + room(titles)[1]
+    size = (columns * (panel + 0.2) + 1.4 + beside, rows * each + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     norm = _norm([mean for mean, _ in tables], compared)
     for axis in axes.flat[len(groups) :]:
         axis.set_visible(False)
-    for axis, group, (mean, lost) in zip(axes.flat, groups, tables, strict=False):
+    for axis, title, (mean, lost) in zip(axes.flat, titles, tables, strict=False):
         axis.imshow(mean, cmap=_map(compared), norm=norm, aspect="auto")
         _write(axis, mean, lost, compared, norm)
         axis.set_xticks(range(len(values)), [f"{v:g}" for v in values], fontsize="small")
-        axis.set_yticks(range(len(order)), [plain(name) for name in order], fontsize="small")
+        axis.set_yticks(range(len(order)), labels, fontsize="small")
         axis.tick_params(length=0, labelbottom=True)
-        axis.set_title(plain(group.title), fontsize="small")
+        axis.set_title(title, fontsize="small")
         axis.spines[:].set_visible(False)
     metric = compared.question.measured
     bar = figure.colorbar(ScalarMappable(norm, _map(compared)), ax=axes, shrink=0.6, pad=0.02)
     bar.set_label(metric.words, fontsize="small")
     bar.ax.tick_params(labelsize="small")
-    figure.supxlabel(
-        f"{_axis_words(compared.question.tune)}   († some runs diverged)", fontsize="small"
-    )
+    dagger = "   († some runs diverged)" if any((lost > 0).any() for _, lost in tables) else ""
+    figure.supxlabel(f"{_axis_words(compared.question.tune)}{dagger}", fontsize="small")
     return figure
 
 
@@ -66,7 +72,7 @@ def _table(
     """Mean score and share diverged, strategy by value."""
     mine = compared.values[compared.values["group"] == group.title]
     cells = mine.groupby(["strategy", "tuned"], sort=False)
-    mean = cells["mean"].mean()
+    mean = cells["mean"].agg(lambda means: means.mean(skipna=False))
     counts = cells[["diverged", "runs"]].sum()
     lost = counts["diverged"] / counts["runs"].clip(lower=1)
     return _grid(mean, order, values), _grid(lost, order, values)
@@ -108,10 +114,22 @@ def _write(
             fontsize="x-small",
             color="black" if light or not np.isfinite(value) else "white",
         )
-    merit = np.nan_to_num(metric.sign * mean, nan=-np.inf)
-    for row, best in enumerate(merit.argmax(axis=1)):
-        if np.isfinite(merit[row, best]) and np.ptp(merit[row]) > 0:
+    for row, best in enumerate(_best(mean, lost, metric)):
+        if best is not None:
             axis.add_patch(Rectangle((best - 0.5, row - 0.5), 1, 1, **BOX))
+
+
+def _best(mean: np.ndarray, lost: np.ndarray, metric: Metric) -> list[int | None]:
+    """Each row's best value, as the tables choose it; None where no other can be told from it."""
+    found: list[int | None] = []
+    for means, shares in zip(metric.sign * mean, lost, strict=True):
+        merit = np.where(np.isnan(means), -np.inf, means)
+        if not metric.bounded and np.isfinite(means).any():
+            least = shares[np.isfinite(means)].min()
+            merit = np.where(shares > least, -np.inf, merit)
+        level = merit.max() == merit.min()
+        found.append(None if level else int(merit.argmax()))
+    return found
 
 
 def _axis_words(tune: str) -> str:
