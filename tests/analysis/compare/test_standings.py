@@ -94,3 +94,14 @@ def test_sentences_say_who_is_surely_better_and_who_is_not_told_apart() -> None:
     assert apart.startswith(f"It is not told apart from {other} (by 0.0")
     assert "Over 3 settings" in of_all(found)[0]
     assert of_all(compare_trials(made(), Question())) == []  # one setting
+
+
+def test_p_values_are_corrected_over_all_pairs_of_all_groups() -> None:
+    planned = made(settings=2)
+    planned["group"] = planned["setting"]
+    pairs = pd.concat([group.pairs for group in compare_trials(planned, Question()).groups])
+    ascending = pairs.sort_values("p")
+    factors = np.arange(6, 0, -1)  # Holm: the smallest of six times six, the next times five, ...
+    by_hand = np.minimum(np.maximum.accumulate(ascending["p"] * factors), 1.0)
+    assert ascending["p_holm"].tolist() == pytest.approx(by_hand.tolist())
+    assert ascending["p_holm"].iloc[0] == pytest.approx(6 * ascending["p"].min())
