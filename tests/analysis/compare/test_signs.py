@@ -44,6 +44,13 @@ def test_the_better_one_stands_first_everywhere(found: Compared) -> None:
 
 
 @BOTH
+def test_the_better_one_is_told_to_be_better(found: Compared) -> None:
+    told = " ".join(of_group(found.groups[0], found.question))
+    assert "It is better than s1 (by 0.2" in told
+    assert "worse" not in told
+
+
+@BOTH
 def test_the_table_shows_the_numbers_of_the_pair(found: Compared) -> None:
     table = standings_table(found.groups[0], found.question).set_index("init")
     pair = found.groups[0].pairs.set_index(["a", "b"]).loc[("s0", "s1")]
