@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +99,24 @@ def test_an_init_that_cannot_be_imported_here_is_compared(sweep: Sweep) -> None:
     cells = results.folder.root / "cells.jsonl"
     cells.write_text(cells.read_text().replace("experiments.inits.HeNormal", "gone.Mine"))
     assert len(trials(results, Question())) == 6
+
+
+def test_a_replicate_is_the_seeds_of_weights_and_batches_together(sweep: Sweep) -> None:
+    results = sweep("init=he_normal,zeros", "seed=0", "seed_weights=0,1", "seed_data=0,1")
+    assert trials(results, Question())["seed"].nunique() == 4
+
+
+def test_a_cell_that_was_only_probed_is_no_trial_that_ended(sweep: Sweep) -> None:
+    results = sweep("init=he_normal,zeros", "train.steps=0,1", "seed=0")
+    found = trials(results, Question(within=("train",)))
+    assert found.groupby("group")["done"].all().to_dict() == {"steps=0": False, "steps=1": True}
+
+
+def test_of_cells_that_differ_in_their_probe_the_one_that_ended_counts(sweep: Sweep) -> None:
+    few = ("probe.images=2", "probe.size=2", "probe=default", "probe.draws=0,1")
+    results = sweep("init=zeros,he_normal", *few)
+    first = results.cells["cell_id"].isin(trials(results, Question()).index)
+    assert first.sum() == 6
+    found = trials(dataclasses.replace(results, cells=results.cells[~first]), Question())
+    assert len(found) == 6
+    assert found["done"].all()

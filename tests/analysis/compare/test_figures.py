@@ -89,3 +89,11 @@ def test_an_interval_that_ends_at_its_mean_is_drawn() -> None:
     found.groups[0].standings["low"] += 1e-17
     found.groups[0].standings["low"] *= 1 + 1e-15
     assert len(standings_figure(found).axes) == 1
+
+
+def test_bars_are_the_intervals_of_the_table() -> None:
+    found = compare_trials(made(seeds=12), Question())
+    (bars,) = standings_figure(found).axes[0].containers[0][2]
+    rows = found.groups[0].standings.set_index("strategy").loc[found.order]
+    ends = [segment[:, 0].tolist() for segment in bars.get_segments()]
+    assert np.allclose(ends, rows[["low", "high"]].to_numpy(float))
