@@ -31,7 +31,7 @@ test-slow: $(STAMP)  ## the long tests, which `make test` leaves out
 
 test-slurm: $(STAMP) ## the tests on a real Slurm cluster, which they start on this machine (root)
 	$(PYTHON) slurm/testcluster install
-	$(BIN)/python -m pytest -m slurm -n 3 --dist loadfile --durations 10
+	$(BIN)/python -m pytest -m slurm -n 3 --dist loadfile --basetemp /tmp/fanin-slurm --durations 10
 
 test-all: $(STAMP)  ## every test, the long ones too, with coverage
 	$(BIN)/python -m coverage erase

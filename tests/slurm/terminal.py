@@ -20,9 +20,9 @@ class Terminal:
 
     def __init__(self, words: Sequence[str], env: Mapping[str, str]) -> None:
         self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *words], env=env, stdin=theirs, stdout=theirs, stderr=theirs
-        )
+        # Whoever runs the tests in the background has them ignore Ctrl-C: not what starts here.
+        own = ["env", "--default-signal=INT", "setsid", "--ctty", *words]
+        self.process = subprocess.Popen(own, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self._seen = b""
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -19,6 +19,8 @@ from analysis.theory.units import UnitMoments, unit_moments
 from experiments.seeds import generator
 
 AT_ONCE = 2**24  # numbers in one tensor of samples: 128 MB
+BESIDE_ZERO = torch.tensor([-3.0, -1.0, -0.1, -1e-3, 1e-3, 0.1, 1.0, 3.0], dtype=torch.float64)
+"""Where a function that is flat at 0 somewhere of use is 0."""
 UNSEEN = 1e-9  # a share of units that no network will show
 PER_PARTICLE = 256  # samples of one particle's field, where quadrature gives single points
 Place = tuple[object, ...]
@@ -115,8 +117,14 @@ def diagonal(products: Pairs) -> Tensor:
 
 
 def zero_fraction(function: Function, made: Made) -> Float[Tensor, "image particle part point"]:
-    """P(phi(y) = 0) at every point; 0 or 1 where it is nearer to them than quadrature can tell."""
+    """P(phi(y) = 0) at every point; 0 or 1 where it is nearer to them than quadrature can tell.
+
+    NaN for a function that is 0 nowhere but, perhaps, at single points: its zeros are what a dtype
+    rounds away in its tails (GELU's below -5.5 in float32, below -8.3 in float64).
+    """
     mean, var = torch.broadcast_tensors(made.mean, made.var)
+    if not (function(BESIDE_ZERO) == 0).any():
+        return torch.full_like(mean, torch.nan)
     chunk = max(1, 2**17 // most_nodes(COARSE))
     found = []
     for m, v in zip(mean.flatten().split(chunk), var.flatten().split(chunk), strict=True):
