@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def guessing(results: Results) -> float:
     return float(np.log(build_cell(line["config"]).data.n_classes or 1))
 
 
-def draw_runs(axis: Axes, curves: pd.DataFrame, guessing: float, **look: object) -> None:
+def draw_runs(axis: Axes, curves: pd.DataFrame, guessing: float, **look: Any) -> None:
     """A line per cell, and the loss of guessing, dotted."""
     axis.axhline(guessing, color="0.5", linestyle=":", linewidth=1.0)
     for _, run in curves.groupby("cell_id"):
