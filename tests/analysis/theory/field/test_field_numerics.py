@@ -152,3 +152,18 @@ def test_a_linear_layer_on_unflattened_maps_is_refused():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(5, 10)).double()
     with pytest.raises(UnpredictableLayer, match="Flatten"):
         predict_field(model, Weights().moments(model), torch.rand(1, 1, 7, 7).double())
+
+
+@pytest.mark.parametrize(
+    ("act", "share"),
+    [(nn.ReLU, 0.5), (nn.Hardtanh, None), (nn.GELU, None), (nn.SiLU, None), (nn.Tanh, None)],
+)
+def test_zeros_are_predicted_where_a_function_is_flat_and_not_where_a_dtype_rounds(act, share):
+    # GELU is 0 below -8.3 in float64, below -5.5 in float32.
+    model = deep(3, act)
+    found = predict_field(model, Weights().moments(model), image() * 10)
+    zeros = found.value("act_zero_fraction")[:, :-1]
+    if share is not None:
+        assert zeros == pytest.approx(share)
+    else:
+        assert np.isnan(zeros).all()
