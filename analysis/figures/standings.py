@@ -14,10 +14,9 @@ from matplotlib.lines import Line2D
 from analysis.compare.compared import Compared, Group
 from analysis.compare.standings import by_seed
 from analysis.figures.row_labels import room, row_labels, wrapped
-from analysis.figures.style import MEASURED, PALETTE
+from analysis.figures.style import MEASURED, PALETTE, panels_in_a_row
 
 PANEL = (2.5, 0.24)  # inches: width, and height of one strategy
-COLUMNS = 3
 ABOVE = 0.25  # of a strategy's row: seeds stand above their mean's bar
 MEAN = {"fmt": "o", "color": PALETTE[0], "markersize": 4, "linewidth": 1.6, "zorder": 3}
 
@@ -30,7 +29,7 @@ def standings_figure(compared: Compared) -> Figure:
     0. A strategy that has no score in a group has no dot there.
     """
     groups, order = compared.groups, compared.order
-    columns = min(COLUMNS, len(groups))
+    columns = panels_in_a_row(len(groups))
     rows = math.ceil(len(groups) / columns)
     labels = row_labels(order)
     beside, high = room(labels)

@@ -37,6 +37,15 @@ def use_style() -> None:
     mpl.rcParams.update({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "fanin"})
 
 
+def panels_in_a_row(panels: int) -> int:
+    """How many panels stand side by side: three at most, and four as two by two.
+
+    >>> [panels_in_a_row(n) for n in (1, 2, 3, 4, 5)]
+    [1, 2, 3, 2, 3]
+    """
+    return 2 if panels == 4 else min(panels, 3)
+
+
 def plain(text: str) -> str:
     """Text as it is: a dollar sign begins no formula.
 

@@ -17,11 +17,10 @@ from analysis.compare.compared import Compared, Group
 from analysis.compare.metric import Metric
 from analysis.compare.numbers import score
 from analysis.figures.row_labels import room, row_labels, wrapped
-from analysis.figures.style import plain
+from analysis.figures.style import panels_in_a_row, plain
 
 CELL = (0.52, 0.27)  # inches
 NARROWEST = 1.3  # a panel with room for its title
-COLUMNS = 3
 MAP = "cividis"  # even steps of lightness: readable in grey, and to the colour-blind
 BOX: dict[str, Any] = {"fill": False, "edgecolor": "black", "linewidth": 1.4}
 
@@ -36,7 +35,7 @@ def tuned_values_figure(compared: Compared) -> Figure:
     groups, order = compared.groups, compared.order
     values = np.unique(compared.values["tuned"])
     tables = [_table(compared, group, order, values) for group in groups]
-    columns = min(COLUMNS, len(groups))
+    columns = panels_in_a_row(len(groups))
     rows = math.ceil(len(groups) / columns)
     labels = row_labels(order)
     beside, high = room(labels)
