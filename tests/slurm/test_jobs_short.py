@@ -38,9 +38,12 @@ def test_at_its_time_limit_a_job_requeues_itself(faulty: Faulty) -> None:
     assert sweep.returncode == 0, said
     assert len(faulty.arrays()) == 1
     # Slurm is early with its notice at times, and it may come to the second run too.
-    assert min(faulty.runs().values()) >= 2
+    (runs,) = faulty.runs().values()
+    assert runs >= 2
     assert faulty.attempts() == {number: ["ok"] for number in range(3)}
-    assert [faulty.count("drawn", number) for number in (0, 2)] == [1, 1]
+    # What was done before the notice is not done again; the last cell began in a later run.
+    assert faulty.count("drawn", 0) == 1
+    assert 1 <= faulty.count("drawn", 2) < runs
     assert len({faulty.count("steps", number) for number in range(3)}) == 1
     assert_same_tables(faulty.root, undisturbed(faulty), [0, 1, 2])
     assert not faulty.left_over()
