@@ -58,10 +58,19 @@ def _theory(comparisons: Sequence[Comparison]) -> list[str]:
             f"of {len(ratios)} layers; it is furthest off at layer {layer} of {label}, "
             f"where measured / predicted is {ratio:.3g}."
         )
-    return lines + [
-        f"{comparison.setting.label}: {comparison.unpredicted}."
-        for comparison in comparisons
-        if comparison.unpredicted
+    return [*lines, *_unpredicted(comparisons)]
+
+
+def _unpredicted(comparisons: Sequence[Comparison]) -> list[str]:
+    """Why settings have no prediction, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        if comparison.unpredicted:
+            reasons.setdefault(comparison.unpredicted, []).append(comparison.setting.label)
+    more = {reason: len(labels) - 1 for reason, labels in reasons.items()}
+    return [
+        f"{labels[0]}{f' and {more[reason]} more' if more[reason] else ''}: {reason}."
+        for reason, labels in reasons.items()
     ]
 
 

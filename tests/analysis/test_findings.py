@@ -44,10 +44,12 @@ def test_how_near_each_rung_comes(
     assert line.endswith(f"is {worst:.3g}.")
 
 
-def test_settings_without_prediction_are_named(
+def test_why_settings_have_no_prediction_is_said_once(
     small: Results, comparisons: list[Comparison]
 ) -> None:
-    line = _line(findings(small, comparisons), "plain depth=4 width=4 tanh lsuv: ")
+    without = [c.setting.label for c in comparisons if c.unpredicted]
+    assert len(without) == 4
+    line = _line(findings(small, comparisons), f"{without[0]} and 3 more: ")
     assert "Lsuv declares no moments" in line
 
 
