@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Test files side by side, one a core, each file in one process.
+BESIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup demo test test-slow test-slurm test-all lint format lock clean
 
@@ -23,11 +25,11 @@ demo: $(STAMP)   ## the main job: a grid on real digits, each layer against He a
 	$(BIN)/python -m analysis.check he_vs_glorot --workers 2 || test $$? -eq 1
 	$(BIN)/python -m analysis.figures he_vs_glorot
 
-test: $(STAMP)   ## the tests (about 10 minutes)
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+test: $(STAMP)   ## the tests (about 7 minutes)
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow and not slurm"
 
 test-slow: $(STAMP)  ## the long tests, which `make test` leaves out
-	$(BIN)/python -m pytest -m "slow and not slurm"
+	$(BIN)/python -m pytest $(BESIDE) -m "slow and not slurm"
 
 test-slurm: $(STAMP) ## the tests on a real Slurm cluster, which they start on this machine (root)
 	$(PYTHON) slurm/testcluster install

@@ -30,8 +30,8 @@ def at_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
     Examples
     --------
     >>> named = {"grid": {"seed": [0]}, "paper": {"grid": {"seed": [0, 1]}}}
-    >>> at_size(named, "small"), at_size(named, "paper")
-    ({'grid': {'seed': [0]}}, {'fixed': {}, 'grid': {'seed': [0, 1]}})
+    >>> at_size(named, "small")["grid"], at_size(named, "paper")["grid"]
+    ({'seed': [0]}, {'seed': [0, 1]})
     """
     own = {key: value for key, value in named.items() if key != "paper"}
     if size == "small":
