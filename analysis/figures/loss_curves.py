@@ -53,7 +53,7 @@ def smoothed(results: Results, columns: Sequence[str], steps: int) -> pd.DataFra
 
 def last_share(curves: pd.DataFrame, columns: Sequence[str], guessing: float) -> pd.Series:
     """Each cell's last loss over that of guessing, by `columns`; a loss that diverged is inf."""
-    last = curves.groupby([*columns, "cell_id"], sort=False, observed=True)["loss"].last()
+    last = curves.groupby([*columns, "cell_id"], observed=True)["loss"].last()
     return (last / guessing).fillna(np.inf)
 
 
