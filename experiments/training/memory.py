@@ -8,11 +8,12 @@ from experiments.config.schema import Cell
 from experiments.training.outputs import layer_outputs, parameter_count
 
 # Copies of a parameter that a functional step holds at once: of itself and of Adam's two means
-# those before, those after and what is kept of either; gradient, direction, and parts of formulas.
-COPIES = 14
+# those before, those after and what is kept of either; gradient, direction, and parts of formulas;
+# and what was freed and lies about in pieces (`heap.py` gives nothing back).
+COPIES = 16
 # Copies of what a layer puts out: the output, the gradient that comes back, what it holds within
-# itself (local response normalization), and what batched convolutions rearrange.
-PASSES = 6
+# itself (local response normalization), what batched convolutions rearrange, and the pieces.
+PASSES = 7
 
 
 def training_bytes(cell: Cell) -> int:
