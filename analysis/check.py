@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from analysis.arguments import chance
 from analysis.findings import findings
 from analysis.intervals import intervals
 from analysis.layer_table import LEGEND, as_frame, shown
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--level",
-        type=_share,
+        type=chance,
         default=0.05,
         help="chance of any false alarm in the whole sweep; default: %(default)s",
     )
@@ -95,13 +96,6 @@ def _above_one(text: str) -> float:
     number = float(text)
     if not 1 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: expected a factor above 1, such as 1.1")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a chance between 0 and 1")
     return number
 
 

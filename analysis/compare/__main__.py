@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from analysis.arguments import chance
 from analysis.compare.caveats import not_yet
 from analysis.compare.compared import Compared, compare
 from analysis.compare.files import write_files
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--level",
-        type=_share,
+        type=chance,
         default=default.level,
         help="chance of any false alarm among all pairs; default: %(default)s",
     )
@@ -118,13 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--results", default="results", help="where sweeps are kept")
     return parser
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a chance between 0 and 1")
-    return number
 
 
 if __name__ == "__main__":

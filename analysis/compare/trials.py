@@ -12,7 +12,8 @@ import pandas as pd
 from analysis.compare.axes import axes, tuned_values
 from analysis.compare.metric import Metric
 from analysis.compare.question import Question
-from analysis.compare.words import SEEDS, belongs, label, last, words_of
+from analysis.compare.words import belongs, label, last, words_of
+from analysis.keys import SEEDS
 from analysis.load import Results
 from experiments.errors import FaninError
 from experiments.sweep.store.frozen import read_frozen

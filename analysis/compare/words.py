@@ -8,14 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.keys import GROUPS, place
 from experiments.config.identity import flatten, scientific
 
-# In this order labels name them.
-GROUPS = (
-    *("data", "scaling", "model", "activation", "init", "head", "loss"),
-    *("optim", "schedule", "clip", "train", "probe"),
-)
-SEEDS = ("seed", "seed_weights", "seed_data")
 ABSENT = ""  # a key that a cell's option does not have
 
 
@@ -41,7 +36,7 @@ def words_of(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     varying = [key for key in keys if len({_text(words, key) for words in rows.values()}) > 1]
     columns = {
         key: [words.get(key, ABSENT) for words in rows.values()]
-        for key in sorted(varying, key=_place)
+        for key in sorted(varying, key=place)
     }
     return pd.DataFrame(columns, index=pd.Index(rows, name="cell_id"), dtype=object)
 
@@ -104,8 +99,3 @@ def _option(line: Mapping[str, Any], key: str) -> Any:
 
 def _text(words: Mapping[str, Any], key: str) -> str:
     return json.dumps(words.get(key, ABSENT))
-
-
-def _place(key: str) -> tuple[int, str]:
-    group = key.partition(".")[0]
-    return (GROUPS.index(group) if group in GROUPS else len(GROUPS), key)

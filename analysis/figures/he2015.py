@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.loss_curves import draw_runs, guessing, last_share, smoothed
+from analysis.figures.loss_curves import draw_runs, guessing, in_words, last_share, smoothed
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
@@ -45,9 +45,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     cells = results.cells
     caption = (
         f"Plain ReLU networks of 3 x 3 convolutions, {int(cells['model.width'].iloc[0])} channels, "
-        f"on {int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, SGD with "
-        f"momentum, learning rate {cells['optim.lr'].iloc[0]:g}: training loss, mean over {SMOOTH} "
-        f"steps, a line a seed ({cells['seed'].nunique()} seeds). Dotted: the loss of guessing."
+        f"{in_words(results, SMOOTH)}"
     )
     figure = _figure(curves, of_guessing)
     return Study(CLAIM, {"he2015": figure}, caption, tuple(_headlines(curves, last, criterion)))

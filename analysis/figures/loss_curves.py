@@ -63,6 +63,16 @@ def guessing(results: Results) -> float:
     return float(np.log(build_cell(line["config"]).data.n_classes or 1))
 
 
+def in_words(results: Results, steps: int) -> str:
+    """How the runs were trained and what `draw_runs` shows of them, for a caption's end."""
+    cells = results.cells
+    return (
+        f"on {int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, SGD with "
+        f"momentum, learning rate {cells['optim.lr'].iloc[0]:g}: training loss, mean over {steps} "
+        f"steps, a line a seed ({cells['seed'].nunique()} seeds). Dotted: the loss of guessing."
+    )
+
+
 def draw_runs(axis: Axes, curves: pd.DataFrame, guessing: float, **look: Any) -> None:
     """A line per cell, and the loss of guessing, dotted."""
     axis.axhline(guessing, color="0.5", linestyle=":", linewidth=1.0)

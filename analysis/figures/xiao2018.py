@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.loss_curves import draw_runs, guessing, last_share, smoothed
+from analysis.figures.loss_curves import draw_runs, guessing, in_words, last_share, smoothed
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
@@ -50,10 +50,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     cells = results.cells
     caption = (
         f"Tanh CNNs of {int(cells['model.depth'].iloc[0]) - 1} layers of 3 x 3 convolutions, "
-        f"{int(cells['model.width'].iloc[0])} channels, circular padding, on "
-        f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, SGD with "
-        f"momentum, learning rate {cells['optim.lr'].iloc[0]:g}: training loss, mean over {SMOOTH} "
-        f"steps, a line a seed ({cells['seed'].nunique()} seeds). Dotted: the loss of guessing."
+        f"{int(cells['model.width'].iloc[0])} channels, circular padding, "
+        f"{in_words(results, SMOOTH)}"
     )
     figure = _figure(curves, of_guessing)
     return Study(CLAIM, {"xiao2018": figure}, caption, tuple(_headlines(last, criterion)))

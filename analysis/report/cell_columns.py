@@ -12,7 +12,6 @@ from analysis.report.column import Column, kind_of, plain
 from analysis.report.varying import varying
 from experiments.sweep.store.frozen import Line
 
-SEEDS = ("seed", "seed_weights", "seed_data")
 METRICS = {"test_accuracy": 4, "test_loss": 4, "train_loss": 4, "seconds": 3}  # decimals shown
 ENDED = ("outcome_step", "outcome_tensor", "outcome_reason")
 WHERE = ("engine", "attempt", "host", "device", "code")  # told where they differ

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.report.cell_columns import SEEDS
+from analysis.keys import SEEDS
 from analysis.report.column import Column
 from experiments.sweep.store.state import DONE, FAILED
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.report.cell_columns import METRICS, SEEDS
+from analysis.keys import SEEDS
+from analysis.report.cell_columns import METRICS
 from analysis.report.column import Column
 
 

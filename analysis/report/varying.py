@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from analysis.keys import place
 from analysis.report.column import Column, kind_of, plain, word
 from experiments.config.build import TARGET
 from experiments.config.identity import flatten, scientific
 from experiments.sweep.store.frozen import Line
-
-GROUPS = (
-    *("data", "scaling", "model", "activation", "init", "head", "loss"),
-    *("optim", "schedule", "clip", "train", "probe", "seed", "seed_weights", "seed_data"),
-)
 
 
 def varying(frozen: Mapping[str, Line], ids: Sequence[str]) -> list[Column]:
@@ -24,7 +20,7 @@ def varying(frozen: Mapping[str, Line], ids: Sequence[str]) -> list[Column]:
     keys = {key for line in frozen.values() for key in line["asked"]}
     keys |= {group for line in frozen.values() for group in line["choices"]}
     columns = []
-    for key in sorted(keys, key=_place):
+    for key in sorted(keys, key=place):
         values = [plain(flat[cell].get(key)) if cell in flat else None for cell in ids]
         if len({json.dumps(value) for value in values}) > 1:
             columns.append(Column(key, kind_of(values), values))
@@ -72,13 +68,8 @@ def shared(frozen: Mapping[str, Line]) -> dict[str, str]:
             if common is None
             else {key: value for key, value in common.items() if known.get(key) == value}
         )
-    return {key: word(common[key]) for key in sorted(common, key=_place)} if common else {}
+    return {key: word(common[key]) for key in sorted(common, key=place)} if common else {}
 
 
 def _known(line: Line) -> dict[str, Any]:
     return dict(flatten(line["config"])) | dict(line["choices"])
-
-
-def _place(key: str) -> tuple[int, str]:
-    group = key.partition(".")[0]
-    return (GROUPS.index(group) if group in GROUPS else len(GROUPS), key)
