@@ -22,6 +22,10 @@ SMALLER = {
     "hanin2018": ("probe.draws=6", "seed=range(2)"),
     "xiao2018": ("model.width=2", "model.depth=5", "train.steps=12"),
     "schoenholz2017": ("model.width=16", "train.steps=3", "model.depth=4,8", "seed=0"),
+    "large_outputs": (
+        *("model.width=4", "train.steps=8", "probe.steps=[1,8]", "probe.size=2", "probe.draws=2"),
+        "seed=0",
+    ),
     "lewkowycz2020": ("model.width=16", "optim.lr=0.01,0.1,100", "init.gain=1.0", "seed=0,1"),
     "poole2016": ("model.width=64", "probe.draws=2", "seed=0"),
 }

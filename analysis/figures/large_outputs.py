@@ -1,0 +1,204 @@
+"""Why a CNN's outputs are huge: seven suspects, each alone and with each remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.ablation import NOTHING, fields, measured
+from analysis.figures.large_outputs_drawn import before_training, heat_map, size
+from analysis.figures.large_outputs_start import starts
+from analysis.figures.study import Headline, Study
+from analysis.load import Results
+from experiments.errors import FaninError
+
+CLAIM = (
+    "Huge outputs come from the weights' scale, the input's scale, or steps that are too large; "
+    "what undoes the cause cures them, and a final activation only hides them."
+)
+HIDES = "final activation"  # with it the first suspect is the reference
+
+
+def study(results: Results, criterion: Mapping[str, Any]) -> Study:
+    """Say of each suspect what it does, whether theory sees it coming, and what cures it.
+
+    Parameters
+    ----------
+    results
+        Of the sweep `large_outputs`.
+    criterion
+        The suspects and remedies (`analysis.figures.ablation`), `reference`, `innocent` and `cures`
+        as claimed, and the bounds `factor`, `accuracy`, `explained` and `se`; the sweep's YAML says
+        what each means.
+
+    Raises
+    ------
+    FaninError
+        A suspect alone, or a reference, was not run yet.
+    """
+    if results.cells.empty or results.layers.empty:
+        raise FaninError(f"{results.folder.root}: no network was trained yet")
+    table = outcomes(results, criterion)
+    first = starts(results, table, criterion)
+    cells = results.cells
+    caption = (
+        f"A plain CNN of {int(cells['model.depth'].iloc[0])} layers, "
+        f"{int(cells['model.width'].iloc[0])} channels, ReLU, on "
+        f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, "
+        f"{int(cells['train.steps'].iloc[0])} steps of SGD; {cells['seed'].nunique()} seeds a "
+        "field. Size of the outputs: root mean square of the logits over "
+        f"{int(cells['probe.size'].iloc[0])} images. Map: the largest of all seeds and probed "
+        "steps (of a network that diverged, of those before), in brackets what is left of it "
+        "after the final activation; below it the accuracy of the worst seed (R²: explained share "
+        "of a regression's variance), or how many seeds diverged. Framed: healthy, by the sweep's "
+        "criterion. Hatched: the remedy takes the suspect away, so it is the healthy network. "
+        f"Second figure: the same networks before training, {int(first['draws'].min())} draws of "
+        "the weights each, and where training took them."
+    )
+    figures = {
+        "large_outputs": heat_map(table),
+        "large_outputs_before": before_training(first, table[table["remedy"] == NOTHING]),
+    }
+    return Study(CLAIM, figures, caption, tuple(_headlines(table, first, criterion)))
+
+
+def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per suspect and remedy, over all seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `suspect`, `remedy`, `kind`, `cell_ids` (`analysis.figures.ablation.Field`); `seeds`,
+        `start`, `largest` and `end` (the largest over seeds), `handed_out`, `diverged` (how many),
+        `accuracy`, `explained` (the worst), `huge` and `healthy` (in every seed).
+    """
+    cells = measured(results)
+    found = fields(results, criterion)
+    ids = {(field.suspect, field.remedy): list(field.cell_ids) for field in found}
+    first = next(iter(criterion["suspects"]))
+    rows = []
+    for field in found:
+        row = {"suspect": field.suspect, "remedy": field.remedy, "kind": field.kind}
+        other = criterion.get("reference", {}).get(field.suspect)
+        of = (field.suspect, other) if other else (first, HIDES)
+        if not ids[of] or not ids[field.suspect, NOTHING]:
+            raise FaninError(f"{results.folder.root}: {' with '.join(of)} was not run yet")
+        mine = cells.loc[list(field.cell_ids)]
+        rows.append(
+            {**row, "cell_ids": field.cell_ids} | _judged(mine, cells.loc[ids[of]], criterion)
+        )
+    return pd.DataFrame(rows)
+
+
+def _judged(
+    cells: pd.DataFrame, reference: pd.DataFrame, criterion: Mapping[str, Any]
+) -> dict[str, Any]:
+    bound = criterion["factor"] * reference["largest"].max()
+    right = (cells["accuracy"] >= reference["accuracy"].mean() - criterion["accuracy"]) | (
+        cells["explained"] >= criterion["explained"]
+    )
+    return {
+        "seeds": len(cells),
+        "headed": bool(cells["headed"].any()),
+        **{key: cells[key].max() for key in ("start", "largest", "end", "handed_out")},
+        "diverged": int(cells["diverged"].sum()),
+        "accuracy": cells["accuracy"].min(),
+        "explained": cells["explained"].min(),
+        "huge": bool((cells["largest"] > bound).any()),
+        "healthy": bool((~cells["diverged"] & (cells["end"] <= bound) & right).all()),
+    }
+
+
+def _headlines(
+    table: pd.DataFrame, first: pd.DataFrame, criterion: Mapping[str, Any]
+) -> Iterator[Headline]:
+    yield from _hiding(table)
+    for suspect in criterion["suspects"]:
+        rows = table[table["suspect"] == suspect].set_index("remedy")
+        innocent = suspect in criterion["innocent"]
+        alone = rows.loc[NOTHING]
+        yield Headline(
+            f"{suspect}, alone",
+            "false: does no harm" if innocent else "does harm",
+            ended(alone),
+            bool(alone["healthy"]) == innocent,
+        )
+    for suspect, claimed in criterion["cures"].items():
+        rows = table[(table["suspect"] == suspect) & table["kind"].isin(["own", "undone"])]
+        cures = rows[rows["healthy"] & (rows["remedy"] != NOTHING)]["remedy"].tolist()
+        yield Headline(
+            f"{suspect}: cured by",
+            _listed(claimed),
+            _listed(cures),
+            set(cures) == set(claimed),
+        )
+    yield from _foreseen(first, criterion)
+
+
+def _hiding(table: pd.DataFrame) -> Iterator[Headline]:
+    """What a softmax at the end changes, where the loss has one inside anyway."""
+    first, remedies = table["suspect"].iloc[0], table.set_index(["suspect", "remedy"])
+    bare, softmax = remedies.loc[(first, NOTHING)], remedies.loc[(first, HIDES)]
+    same = all(bare[key] == softmax[key] for key in ("start", "largest", "end", "accuracy"))
+    yield Headline(
+        "no final activation makes the outputs huge: logits without and with a softmax at the end",
+        "false: the same logits to the bit, as the loss applies a softmax in any case",
+        f"{size(bare['end'])} and {size(softmax['end'])}, "
+        f"accuracy {bare['accuracy']:.1%} and {softmax['accuracy']:.1%}",
+        same,
+    )
+    hidden = table[(table["remedy"] == HIDES) & table["kind"].isin(["own"])].iloc[1:]
+    cured = hidden[hidden["healthy"] & ~_alone(table, hidden)]
+    worst = hidden.sort_values("largest").iloc[-1]
+    yield Headline(
+        "a final activation cures a suspect that does harm",
+        "false: it bounds what is seen, not the logits",
+        f"cures {_listed(cured['suspect'].tolist())}; {worst['suspect']}: logits up to "
+        f"{size(worst['largest'])}, after it at most {size(hidden['handed_out'].max())}",
+        cured.empty,
+    )
+
+
+def _alone(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Whether each row's suspect is healthy without any remedy."""
+    alone = table[table["remedy"] == NOTHING].set_index("suspect")["healthy"]
+    return rows["suspect"].map(alone).astype(bool)
+
+
+def _foreseen(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+    """Before training: predicted sizes beside measured ones."""
+    for row in first.to_dict("records"):
+        if row["like"]:
+            continue
+        off = abs(row["log_mean"] - row["log_predicted"]) / row["log_se"]
+        yield Headline(
+            f"{row['suspect']}: size of the outputs before training, typical draw",
+            f"{size(np.exp(row['log_predicted'] / 2))}, theory",
+            f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; off by {off:.1f} se)",
+            bool(off <= criterion["se"]),
+        )
+    unseen = [row["suspect"] for row in first.to_dict("records") if row["like"]]
+    yield Headline(
+        "invisible before training, the first outputs are the healthy network's",
+        _listed(unseen),
+        _listed([s for s, same in zip(first["suspect"], first["same"], strict=True) if same]),
+        bool((first["same"] == (first["like"] != "")).all()),
+    )
+
+
+def ended(row: Mapping[str, Any]) -> str:
+    """How a suspect with a remedy ended, in words."""
+    if row["diverged"]:
+        how = f"{row['diverged']} of {row['seeds']} diverged"
+    elif np.isnan(row["accuracy"]):
+        how = f"explains {row['explained']:.0%}"
+    else:
+        how = f"accuracy {row['accuracy']:.0%}"
+    return f"{'healthy' if row['healthy'] else 'harm'}: outputs up to {size(row['largest'])}, {how}"
+
+
+def _listed(names: list[str]) -> str:
+    return "; ".join(names) or "none"
