@@ -20,6 +20,7 @@ SMALLER = {
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
     "he2015": ("model.width=4", "train.steps=30", "seed=range(2)"),
     "hanin2018": ("probe.draws=6", "seed=range(2)"),
+    "mishkin2016": ("model.width=1", "train.steps=3", "seed=0,1", "probe.draws=0"),
     "xiao2018": ("model.width=2", "model.depth=5", "train.steps=12"),
     "schoenholz2017": ("model.width=16", "train.steps=3", "model.depth=4,8", "seed=0"),
     "lewkowycz2020": ("model.width=16", "optim.lr=0.01,0.1,100", "init.gain=1.0", "seed=0,1"),
