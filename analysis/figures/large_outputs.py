@@ -30,8 +30,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     results
         Of the sweep `large_outputs`.
     criterion
-        The suspects and remedies (`analysis.figures.ablation`), `reference`, `innocent` and `cures`
-        as claimed, and the bounds `factor`, `accuracy`, `explained` and `se`; the sweep's YAML says
+        The suspects and remedies (`analysis.figures.ablation`), `reference`, `huge` and `cures` as
+        claimed, and the bounds `factor`, `accuracy`, `explained` and `se`; the sweep's YAML says
         what each means.
 
     Raises
@@ -81,25 +81,25 @@ def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
     first = next(iter(criterion["suspects"]))
     rows = []
     for field in found:
-        row = {"suspect": field.suspect, "remedy": field.remedy, "kind": field.kind}
         other = criterion.get("reference", {}).get(field.suspect)
         of = (field.suspect, other) if other else (first, HIDES)
-        if not ids[of] or not ids[field.suspect, NOTHING]:
-            raise FaninError(f"{results.folder.root}: {' with '.join(of)} was not run yet")
+        # What a remedy costs the healthy network is no harm that the suspect does.
+        beside = ids[of] if other else ids[first, field.remedy]
+        if not (ids[of] and ids[field.suspect, NOTHING] and beside):
+            raise FaninError(f"{results.folder.root}: {field.suspect}, alone and healthy: not run")
         mine = cells.loc[list(field.cell_ids)]
-        rows.append(
-            {**row, "cell_ids": field.cell_ids} | _judged(mine, cells.loc[ids[of]], criterion)
-        )
+        bound = criterion["factor"] * cells.loc[ids[of], "largest"].max()
+        right = cells.loc[beside, "accuracy"].mean() - criterion["accuracy"]
+        row = {"suspect": field.suspect, "remedy": field.remedy, "kind": field.kind}
+        told = _over_seeds(mine, bound, right, criterion["explained"])
+        rows.append({**row, "cell_ids": field.cell_ids} | told)
     return pd.DataFrame(rows)
 
 
-def _judged(
-    cells: pd.DataFrame, reference: pd.DataFrame, criterion: Mapping[str, Any]
+def _over_seeds(
+    cells: pd.DataFrame, bound: float, right: float, explained: float
 ) -> dict[str, Any]:
-    bound = criterion["factor"] * reference["largest"].max()
-    right = (cells["accuracy"] >= reference["accuracy"].mean() - criterion["accuracy"]) | (
-        cells["explained"] >= criterion["explained"]
-    )
+    answers = (cells["accuracy"] >= right) | (cells["explained"] >= explained)
     return {
         "seeds": len(cells),
         "headed": bool(cells["headed"].any()),
@@ -108,7 +108,7 @@ def _judged(
         "accuracy": cells["accuracy"].min(),
         "explained": cells["explained"].min(),
         "huge": bool((cells["largest"] > bound).any()),
-        "healthy": bool((~cells["diverged"] & (cells["end"] <= bound) & right).all()),
+        "healthy": bool((~cells["diverged"] & (cells["end"] <= bound) & answers).all()),
     }
 
 
@@ -117,23 +117,19 @@ def _headlines(
 ) -> Iterator[Headline]:
     yield from _hiding(table)
     for suspect in criterion["suspects"]:
-        rows = table[table["suspect"] == suspect].set_index("remedy")
-        innocent = suspect in criterion["innocent"]
-        alone = rows.loc[NOTHING]
+        alone = table[(table["suspect"] == suspect) & (table["remedy"] == NOTHING)].iloc[0]
+        claimed = suspect in criterion["huge"]
         yield Headline(
-            f"{suspect}, alone",
-            "false: does no harm" if innocent else "does harm",
+            f"{suspect}, alone: makes the outputs huge",
+            "true" if claimed else "false",
             ended(alone),
-            bool(alone["healthy"]) == innocent,
+            bool(alone["huge"]) == claimed,
         )
-    for suspect, claimed in criterion["cures"].items():
+    for suspect, claims in criterion["cures"].items():
         rows = table[(table["suspect"] == suspect) & table["kind"].isin(["own", "undone"])]
         cures = rows[rows["healthy"] & (rows["remedy"] != NOTHING)]["remedy"].tolist()
         yield Headline(
-            f"{suspect}: cured by",
-            _listed(claimed),
-            _listed(cures),
-            set(cures) == set(claimed),
+            f"{suspect}: cured by", _listed(claims), _listed(cures), set(cures) == set(claims)
         )
     yield from _foreseen(first, criterion)
 
@@ -197,7 +193,7 @@ def ended(row: Mapping[str, Any]) -> str:
         how = f"explains {row['explained']:.0%}"
     else:
         how = f"accuracy {row['accuracy']:.0%}"
-    return f"{'healthy' if row['healthy'] else 'harm'}: outputs up to {size(row['largest'])}, {how}"
+    return f"{'huge' if row['huge'] else 'not huge'}: up to {size(row['largest'])}, {how}"
 
 
 def _listed(names: list[str]) -> str:

@@ -156,7 +156,7 @@ def test_every_claim_of_the_sweep_names_its_suspects_and_remedies() -> None:
     text = (CONF / "sweep" / "large_outputs.yaml").read_text(encoding="utf-8")
     criterion = yaml.safe_load(text)["criterion"]
     suspects, remedies = set(criterion["suspects"]), set(criterion["remedies"])
-    assert {*criterion["innocent"], *criterion["cures"]} == suspects
+    assert {*criterion["huge"], *criterion["cures"]} <= suspects
     assert {name for claimed in criterion["cures"].values() for name in claimed} <= remedies
     for suspect, other in criterion["instead"].items():
         assert suspect in suspects
