@@ -153,7 +153,7 @@ def measured(results: Results) -> pd.DataFrame:
         {
             "start": by_step.first() ** 0.5,
             "largest": by_step.max() ** 0.5,
-            "end": (by_step.last() ** 0.5).where(~diverged.reindex(by_step.first().index)),
+            "end": (by_step.last() ** 0.5).reindex(cells.index).where(~diverged),
             "handed_out": handed_out**0.5,
             "headed": cells["head"] != "none",
             "diverged": diverged,

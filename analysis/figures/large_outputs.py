@@ -54,7 +54,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "steps (of a network that diverged, of those before), in brackets what is left of it "
         "after the final activation; below it the accuracy of the worst seed (R²: explained share "
         "of a regression's variance), or how many seeds diverged. Framed: healthy, by the sweep's "
-        "criterion. Hatched: the remedy takes the suspect away, so it is the healthy network. "
+        "criterion. Hatched: the remedy takes the suspect away, so it is the healthy network (of "
+        "the regression target: the same CNN asked for classes of its images). "
         f"Second figure: the same networks before training, {int(first['draws'].min())} draws of "
         "the weights each, and where training took them."
     )
@@ -73,7 +74,8 @@ def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
     pandas.DataFrame
         `suspect`, `remedy`, `kind`, `cell_ids` (`analysis.figures.ablation.Field`); `seeds`,
         `start`, `largest` and `end` (the largest over seeds), `handed_out`, `diverged` (how many),
-        `accuracy`, `explained` (the worst), `huge` and `healthy` (in every seed).
+        `accuracy`, `explained` (the worst), `huge` (in some seed) and `healthy` (in every
+        seed); `each`, sizes and accuracy of all seeds, sorted.
     """
     cells = measured(results)
     found = fields(results, criterion)
@@ -108,7 +110,9 @@ def _over_seeds(
         "accuracy": cells["accuracy"].min(),
         "explained": cells["explained"].min(),
         "huge": bool((cells["largest"] > bound).any()),
-        "healthy": bool((~cells["diverged"] & (cells["end"] <= bound) & answers).all()),
+        "healthy": len(cells) > 0
+        and bool((~cells["diverged"] & (cells["end"] <= bound) & answers).all()),
+        "each": tuple(sorted(cells[key]) for key in ("start", "largest", "end", "accuracy")),
     }
 
 
@@ -138,22 +142,21 @@ def _hiding(table: pd.DataFrame) -> Iterator[Headline]:
     """What a softmax at the end changes, where the loss has one inside anyway."""
     first, remedies = table["suspect"].iloc[0], table.set_index(["suspect", "remedy"])
     bare, softmax = remedies.loc[(first, NOTHING)], remedies.loc[(first, HIDES)]
-    same = all(bare[key] == softmax[key] for key in ("start", "largest", "end", "accuracy"))
     yield Headline(
         "no final activation makes the outputs huge: logits without and with a softmax at the end",
         "false: the same logits to the bit, as the loss applies a softmax in any case",
         f"{size(bare['end'])} and {size(softmax['end'])}, "
         f"accuracy {bare['accuracy']:.1%} and {softmax['accuracy']:.1%}",
-        same,
+        bool(bare["each"] == softmax["each"]),
     )
     hidden = table[(table["remedy"] == HIDES) & table["kind"].isin(["own"])].iloc[1:]
     cured = hidden[hidden["healthy"] & ~_alone(table, hidden)]
     worst = hidden.sort_values("largest").iloc[-1]
     yield Headline(
-        "a final activation cures a suspect that does harm",
+        "a final activation cures some suspect that does harm",
         "false: it bounds what is seen, not the logits",
-        f"cures {_listed(cured['suspect'].tolist())}; {worst['suspect']}: logits up to "
-        f"{size(worst['largest'])}, after it at most {size(hidden['handed_out'].max())}",
+        f"cures {_listed(cured['suspect'].tolist())}; logits up to {size(worst['largest'])} "
+        f"({worst['suspect']}) still come out as {size(worst['handed_out'])}",
         cured.empty,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,15 @@ WITHIN = 1.96  # standard deviations: 95 % of draws
 def size(value: float) -> str:
     """A root mean square, short.
 
-    >>> [size(v) for v in (0.0312, 5.04, 74.2, 43000.0)]
-    ['0.031', '5', '74', '4e4']
+    >>> [size(v) for v in (0.0312, 5.04, 74.2, 118.0, 43000.0, 2e17)]
+    ['0.031', '5', '74', '118', '4e4', '2e17']
     """
     if not np.isfinite(value):
         return "-"
-    return f"{value:.2g}" if value < 1000 else f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
+    if value < 999.5:
+        return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
+    digit, power = f"{value:.0e}".split("e")
+    return f"{digit}e{int(power)}"
 
 
 def heat_map(table: pd.DataFrame) -> Figure:
@@ -46,7 +50,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
         _draw_field(axis, row, place, scale)
     axis.set_xlim(-0.5, len(remedies) - 0.5)
     axis.set_ylim(len(suspects) - 0.5, -0.5)
-    axis.set_xticks(range(len(remedies)), [r.replace(" ", "\n", 1) for r in remedies])
+    axis.set_xticks(range(len(remedies)), [fill(name, 12) for name in remedies])
     axis.set_yticks(range(len(suspects)), [s.replace(": ", ":\n", 1) for s in suspects])
     axis.xaxis.tick_top()
     axis.tick_params(length=0, labelsize=7.5)
@@ -57,7 +61,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
     bar.set_label("largest outputs: root mean square of the logits (dimensionless)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     handles = [
-        Patch(facecolor="white", edgecolor="black", linewidth=2, label="healthy in every seed"),
+        Patch(facecolor="white", edgecolor="black", linewidth=2, label="✓ healthy in every seed"),
         Patch(facecolor="white", edgecolor="0.4", hatch="////", label="remedy undoes the suspect"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
@@ -97,7 +101,8 @@ def words_of(row: Mapping[str, Any]) -> str:
         how = f"R² {row['explained']:.2f}"
     else:
         how = f"{row['accuracy']:.0%}"
-    return f"{size(row['largest'])}{hidden}\n{how}"
+    good = " ✓" if row["healthy"] else ""
+    return f"{size(row['largest'])}{hidden}\n{how}{good}"
 
 
 def before_training(first: pd.DataFrame, alone: pd.DataFrame) -> Figure:

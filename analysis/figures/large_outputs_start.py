@@ -35,7 +35,7 @@ def starts(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) 
         `suspect`; `like`, whose start theory says it has, or "" where it has its own; `values`
         of m, one a draw; `draws`, how many; `log_mean` of them; `log_predicted`, `log_sd` (of one
         draw) and `log_se` (of the mean over draws); `same`, whether the draws are the first
-        suspect's but for what its arithmetic rounds.
+        suspect's but for what the coarser arithmetic rounds.
 
     Raises
     ------
@@ -51,7 +51,8 @@ def starts(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) 
         values = _logits(drawn[number])
         if not len(values):
             raise FaninError(f"{results.folder.root}: {suspect} was not measured before training")
-        rows.append({"suspect": suspect, "setting": settings[number], "values": values})
+        made = {"setting": settings[number], "layers": last(drawn[number])}
+        rows.append({"suspect": suspect, "values": values, **made})
     return _beside_theory(results.folder, rows)
 
 
@@ -92,10 +93,10 @@ def _told(
     row: Mapping[str, Any], first: Mapping[str, Any], log_predicted: float, log_sd: float
 ) -> dict[str, Any]:
     values, like = row["values"], row["like"]
-    config = row["setting"].config
-    dtype = getattr(torch, config["train"]["dtype"])
+    dtypes = [each["setting"].config["train"]["dtype"] for each in (row, first)]
+    coarsest = max(torch.finfo(getattr(torch, dtype)).eps for dtype in dtypes)
     # Each layer rounds its weights, inputs and outputs, by half an epsilon; a square doubles that.
-    rounding = 3 * config["model"]["depth"] * torch.finfo(dtype).eps
+    rounding = 3 * row["layers"] * coarsest
     return {
         "suspect": row["suspect"],
         "like": "" if like is row else like["suspect"],
