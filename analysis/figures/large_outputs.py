@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.ablation import NOTHING, fields, measured
-from analysis.figures.large_outputs_drawn import before_training, heat_map, size
+from analysis.figures.large_outputs_drawn import before_training, heat_map, how_it_ended, size
 from analysis.figures.large_outputs_start import starts
 from analysis.figures.study import Headline, Study
 from analysis.load import Results
@@ -47,13 +47,14 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     caption = (
         f"A plain CNN of {int(cells['model.depth'].iloc[0])} layers, "
         f"{int(cells['model.width'].iloc[0])} channels, ReLU, on "
-        f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, "
+        f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].mode().iloc[0]}, "
         f"{int(cells['train.steps'].iloc[0])} steps of SGD; {cells['seed'].nunique()} seeds a "
         "field. Size of the outputs: root mean square of the logits over "
         f"{int(cells['probe.size'].iloc[0])} images. Map: the largest of all seeds and probed "
-        "steps (of a network that diverged, of those before), in brackets what is left of it "
-        "after the final activation; below it the accuracy of the worst seed (R²: explained share "
-        "of a regression's variance), or how many seeds diverged. Framed: healthy, by the sweep's "
+        "steps (≥: a seed diverged after its last probe), in brackets what is left of it after the "
+        "final activation; below it how many seeds diverged (div.), and the accuracy of the worst "
+        "of the others (R²: a regression's explained share of the targets' variance). ✓: healthy, "
+        "by the sweep's "
         "criterion. Hatched: the remedy takes the suspect away, so it is the healthy network (of "
         "the regression target: the same CNN asked for classes of its images). "
         f"Second figure: the same networks before training, {int(first['draws'].min())} draws of "
@@ -190,13 +191,9 @@ def _foreseen(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Hea
 
 def ended(row: Mapping[str, Any]) -> str:
     """How a suspect with a remedy ended, in words."""
-    if row["diverged"]:
-        how = f"{row['diverged']} of {row['seeds']} diverged"
-    elif np.isnan(row["accuracy"]):
-        how = f"explains {row['explained']:.0%}"
-    else:
-        how = f"accuracy {row['accuracy']:.0%}"
-    return f"{'huge' if row['huge'] else 'not huge'}: up to {size(row['largest'])}, {how}"
+    least = "at least" if row["diverged"] else "up to"
+    word = "huge" if row["huge"] else "not huge"
+    return f"{word}: {least} {size(row['largest'])}; {how_it_ended(row)}"
 
 
 def _listed(names: list[str]) -> str:

@@ -94,15 +94,20 @@ def _draw_field(
 
 def words_of(row: Mapping[str, Any]) -> str:
     """What a field says: the size of the outputs, and how it ended."""
+    least = "≥" if row["diverged"] else ""  # it was past the last probe that it diverged
     hidden = f" ({size(row['handed_out'])})" if row["headed"] else ""
-    if row["diverged"]:
-        how = f"{row['diverged']}/{row['seeds']} div."
-    elif np.isnan(row["accuracy"]):
-        how = f"R² {row['explained']:.2f}"
-    else:
-        how = f"{row['accuracy']:.0%}"
     good = " ✓" if row["healthy"] else ""
-    return f"{size(row['largest'])}{hidden}\n{how}{good}"
+    return f"{least}{size(row['largest'])}{hidden}\n{how_it_ended(row)}{good}"
+
+
+def how_it_ended(row: Mapping[str, Any]) -> str:
+    """How many seeds diverged, and what the worst of the others makes right."""
+    told = [f"{row['diverged']}/{row['seeds']} div."] if row["diverged"] else []
+    if not np.isnan(row["accuracy"]):
+        told.append(f"{row['accuracy']:.0%}")
+    if not np.isnan(row["explained"]):
+        told.append(f"R² {row['explained']:.2f}")
+    return ", ".join(told)
 
 
 def before_training(first: pd.DataFrame, alone: pd.DataFrame) -> Figure:

@@ -164,9 +164,10 @@ def test_fields_say_how_it_ended() -> None:
     row = {"largest": 118.4, "headed": True, "handed_out": 0.31, "healthy": True, "seeds": 3}
     row |= {"diverged": 0, "accuracy": 0.934, "explained": math.nan, "huge": True}
     assert words_of(row) == "118 (0.31)\n93% ✓"
-    assert ended(row) == "huge: up to 118, accuracy 93%"
+    assert ended(row) == "huge: up to 118; 93%"
     row |= {"diverged": 2, "healthy": False, "headed": False}
-    assert words_of(row) == "118\n2/3 div."
+    assert words_of(row) == "≥118\n2/3 div., 93%"
+    assert ended(row) == "huge: at least 118; 2/3 div., 93%"
     row |= {"diverged": 0, "accuracy": math.nan, "explained": -0.5}
     assert words_of(row) == "118\nR² -0.50"
     assert size(math.nan) == "-"
