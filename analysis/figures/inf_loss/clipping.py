@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.inf_loss.fates import SHADES, when
+from analysis.figures.inf_loss.fates import text_in_box
 from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.study import Headline
 from analysis.load import Results
@@ -34,31 +34,38 @@ def by_clip(results: Results) -> pd.DataFrame:
     """Settings that were run with each clipping: a row each, `none`, `norm`, `value` (bad step)."""
     parts = [cells_of(results, part) for part in ("fates", "clipped", "bad data", "regression")]
     cells = pd.concat(parts, ignore_index=True)
-    keys = [cells[key].astype(str) for key in SETTING]
-    table = cells.assign(clip=cells["clip"].astype(str)).pivot_table(
-        index=keys, columns="clip", values="bad_step", aggfunc="min", dropna=False
-    )
-    ran = cells.groupby([*keys, cells["clip"].astype(str)]).size().unstack()
-    return table.reindex(ran.index)[ran.notna().all(axis=1)]
+    # As objects: of strings, an absent value would stay absent, and its row be dropped.
+    keys = [cells[key].astype(object).map(str) for key in SETTING]
+    groups = cells.groupby([*keys, cells["clip"].astype(str)])["bad_step"]
+    ran = groups.size().unstack().reindex(columns=list(CLIPS))
+    return groups.min().unstack().reindex(columns=list(CLIPS))[ran.notna().all(axis=1)]
 
 
 def clip_headlines(table: pd.DataFrame) -> Iterator[Headline]:
     """What clipping does to settings that fail at step 0, and to those that fail later."""
     start, late = table[table["none"] == 0], table[table["none"] > 0]
-    same = (start["norm"] == 0) & (start["value"] == 0)
+    spoilt = late.index.get_level_values("data.corrupt.kind") == "missing"
+    spoilt &= late.index.get_level_values("data.corrupt.share").astype(float) > 0
+    never = {
+        "the loss is inf or NaN at step 0": (start, "the loss comes before the gradient"),
+        "a later batch holds a missing value": (late[spoilt], "the loss comes before the gradient"),
+    }
+    for where, (mine, why) in never.items():
+        same = (mine["norm"] == mine["none"]) & (mine["value"] == mine["none"])
+        yield Headline(
+            f"clipping, where {where}",
+            f"can't help: {why}",
+            f"the same step with either clip in {share(int(same.sum()), len(same))} settings",
+            bool(same.all()) if len(mine) else None,
+        )
+    longer = late[~spoilt]
+    saved = {name: int(longer[name].isna().sum()) for name in ("norm", "value")}
     yield Headline(
-        "clipping, where the loss is inf or NaN at step 0",
-        "can't help: the loss comes before the gradient",
-        f"still at step 0 with either clip in {share(int(same.sum()), len(same))} settings",
-        bool(same.all()) if len(start) else None,
-    )
-    saved = {name: int(late[name].isna().sum()) for name in ("norm", "value")}
-    yield Headline(
-        "clipping, where it becomes so later",
+        "clipping, where a step too long makes it so later",
         "can help",
-        f"finite to the end with clip=norm in {share(saved['norm'], len(late))} settings, "
-        f"with clip=value in {share(saved['value'], len(late))}",
-        bool(max(saved.values()) > 0) if len(late) else None,
+        f"finite to the end with clip=norm in {share(saved['norm'], len(longer))} settings, "
+        f"with clip=value in {share(saved['value'], len(longer))}",
+        bool(max(saved.values()) > 0) if len(longer) else None,
     )
 
 
@@ -117,10 +124,14 @@ def regression_headlines(results: Results, criterion: Mapping[str, Any]) -> Iter
         f"{share(int((bad & below).sum()), int(below.sum()))} settings",
         not (bad & below).any(),
     )
+    parts = []
+    for name in plain["activation"].astype(str).unique():
+        mine = above & (plain["activation"].astype(str) == name).to_numpy()
+        parts.append(f"{name} {share(int((bad & mine).sum()), int(mine.sum()))}")
     yield Headline(
         f"10-50-1 regression, mse: inf or NaN above lr = {high:g} / lambda_0",
         "always",
-        f"{share(int((bad & above).sum()), int(above.sum()))} settings",
+        f"{', '.join(parts)} settings",
         bool(bad[above].all()) if above.any() else None,
     )
     usual = plain[(plain["scaling.scale"] == 1) & (plain["data.noise"] < 1)]
@@ -171,18 +182,11 @@ def figure(results: Results) -> Figure:
 
 
 def _panel(axis: Axes, cells: pd.DataFrame) -> None:
-    from matplotlib.patches import Rectangle
-
     scales, rates = sorted(cells["scaling.scale"].unique()), sorted(cells["optim.lr"].unique())
-    for _, cell in cells.iterrows():
+    for cell in cells.to_dict("records"):
         side = 0.0 if str(cell["activation"]) == "relu" else 0.5
         x, y = rates.index(cell["optim.lr"]) + side, scales.index(cell["scaling.scale"])
-        step = float(cell["bad_step"])
-        shade = SHADES[when(step)]
-        axis.add_patch(Rectangle((x, y), 0.5, 1, facecolor=shade, edgecolor="0.8", linewidth=0.4))
-        text = "·" if step != step else f"{step:.0f}"
-        color = "white" if shade < "0.5" else "black"
-        axis.text(x + 0.25, y + 0.5, text, ha="center", va="center", fontsize=6.5, color=color)
+        text_in_box(axis, x, y, 0.5, float(cell["bad_step"]))
     for number in range(len(rates) + 1):
         axis.axvline(number, color="0.4", linewidth=0.8)
     axis.set(xlim=(0, len(rates)), ylim=(0, len(scales)))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby, product
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from analysis.figures.inf_loss.parts import init_name, input_name
 from analysis.figures.study import Headline
 
 SIZE = (7.2, 6.2)  # inches
 SHADES = {"at step 0": "0.15", "later": "0.68", "never": "1.0"}
+ACTIVATIONS = ("relu", "tanh")
 INITS = ("N(0, 1)", "U(0, 1)", "He", "Xavier", "torch's default")
 INPUTS = ("stand.", "0..255", "0..1e6")
 DTYPES = ("float32", "bfloat16", "float16")
+TITLES = {"mlp": "A  MLP, {} units a layer", "plain": "B  CNN, {} channels of 3 x 3"}
 WRONG = "!"  # beside a step: theory had said otherwise of step 0
 
 
@@ -65,108 +68,100 @@ def _where(mine: pd.DataFrame) -> str:
 
 
 def figure(cells: pd.DataFrame) -> Figure:
-    """Rows: activation and init; columns: dtype, input and depth; in each cell the step."""
+    """Rows: activation and init; columns: dtype, input and depth; in each box the step."""
     drawn = Figure(figsize=SIZE, layout="constrained")
-    models = [name for name in ("mlp", "plain") if name in set(cells["model"].astype(str))]
-    axes = drawn.subplots(len(models), 1, squeeze=False)[:, 0]
-    names = {"mlp": "A  MLP, width {}", "plain": "B  CNN of 3x3 convolutions, {} channels"}
+    models = [name for name in TITLES if name in set(cells["model"].astype(str))]
+    axes = drawn.subplots(
+        len(models), 1, squeeze=False, height_ratios=[_rows(cells, name) + 3 for name in models]
+    )[:, 0]
     for axis, model in zip(axes, models, strict=True):
         mine = cells[cells["model"].astype(str) == model]
         _panel(axis, mine)
-        width = int(mine["model.width"].iloc[0])
-        axis.set_title(names[model].format(width), loc="left", fontsize="small", pad=24)
+        title = TITLES[model].format(int(mine["model.width"].iloc[0]))
+        axis.set_title(title, loc="left", fontsize="medium", pad=34)
+    steps = int(cells["train.steps"].max())
+    words = {
+        "at step 0": "inf or NaN at step 0",
+        "later": "later",
+        "never": f"not in {steps} steps",
+    }
     handles = [
-        Patch(
-            facecolor=shade,
-            edgecolor="0.5",
-            label=f"inf or NaN {words}"
-            if words != "never"
-            else f"finite for {int(cells['train.steps'].max())} steps",
-        )
-        for words, shade in SHADES.items()
+        Patch(facecolor=shade, edgecolor="0.5", label=words[name]) for name, shade in SHADES.items()
     ]
     drawn.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return drawn
 
 
-def _panel(axis: Axes, cells: pd.DataFrame) -> None:
-    named = cells.assign(
-        init_name=[init_name(row) for _, row in cells.iterrows()],
-        input_name=[input_name(row) for _, row in cells.iterrows()],
-        activation=cells["activation"].astype(str),
-        dtype=cells["train.dtype"].astype(str),
-        depth=cells["model.depth"].astype(int),
+def _rows(cells: pd.DataFrame, model: str) -> int:
+    return len(_named(cells[cells["model"].astype(str) == model]).groupby(["activation", "init"]))
+
+
+def _named(cells: pd.DataFrame) -> pd.DataFrame:
+    """What stands at a box's row and column, as words."""
+    return pd.DataFrame(
+        {
+            "activation": cells["activation"].astype(str),
+            "init": [init_name(row) for _, row in cells.iterrows()],
+            "dtype": cells["train.dtype"].astype(str),
+            "input": [input_name(row) for _, row in cells.iterrows()],
+            "depth": cells["model.depth"].astype(int),
+            "step": cells["bad_step"],
+            "wrong": cells["at_start"] == cells["finite"],
+        }
     )
-    rows = [(a, i) for a in ("relu", "tanh") for i in INITS]
-    rows = [
-        row
-        for row in rows
-        if ((named["activation"] == row[0]) & (named["init_name"] == row[1])).any()
-    ]
+
+
+def _panel(axis: Axes, cells: pd.DataFrame) -> None:
+    named = _named(cells)
+    there = set(zip(named["activation"], named["init"], strict=True))
+    rows = [row for row in product(ACTIVATIONS, INITS) if row in there]
+    has = set(zip(named["dtype"], named["input"], named["depth"], strict=True))
     depths = sorted(named["depth"].unique())
-    dtypes = [d for d in DTYPES if d in set(named["dtype"])]
-    inputs = [i for i in INPUTS if i in set(named["input_name"])]
-    columns = [(d, i, n) for d in dtypes for i in inputs for n in depths]
+    columns = [column for column in product(DTYPES, INPUTS, depths) if column in has]
     axis.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    for _, cell in named.iterrows():
-        y = rows.index((cell["activation"], cell["init_name"]))
-        x = columns.index((cell["dtype"], cell["input_name"], cell["depth"]))
-        _box(axis, x, y, cell)
-    _labels(axis, rows, dtypes, inputs, depths)
+    for box in named.to_dict("records"):
+        x = columns.index((box["dtype"], box["input"], box["depth"]))
+        y = rows.index((box["activation"], box["init"]))
+        text_in_box(axis, x, y, 1.0, box["step"], WRONG if box["wrong"] else "")
+    _labels(axis, rows, columns)
 
 
-def _box(axis: Axes, x: int, y: int, cell: pd.Series) -> None:
-    step = float(cell["bad_step"])
+def text_in_box(axis: Axes, x: float, y: float, width: float, step: float, note: str = "") -> None:
+    """One setting: shade and step of the first loss that is inf or NaN; a dot where none is."""
     shade = SHADES[when(step)]
-    axis.add_patch(_rectangle(x, y, shade))
-    wrong = WRONG if bool(cell["at_start"]) == bool(cell["finite"]) else ""
-    text = ("·" if step != step else f"{step:.0f}") + wrong
+    box = Rectangle((x, y), width, 1, facecolor=shade, edgecolor="0.8", linewidth=0.4)
+    axis.add_patch(box)
+    text = "\u00b7" if when(step) == "never" else f"{step:.0f}"
+    color = "white" if when(step) == "at step 0" else "black"
     axis.text(
-        x + 0.5, y + 0.52, text, ha="center", va="center", fontsize=6.5,
-        color="white" if shade < "0.5" else "black",
-    )  # fmt: skip
+        x + width / 2, y + 0.52, text + note, ha="center", va="center", fontsize=6.5, color=color
+    )
 
 
-def _rectangle(x: int, y: int, shade: str) -> Patch:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), 1, 1, facecolor=shade, edgecolor="0.8", linewidth=0.4)
-
-
-def _labels(
-    axis: Axes,
-    rows: list[tuple[str, str]],
-    dtypes: list[str],
-    inputs: list[str],
-    depths: list[int],
-) -> None:
-    axis.set_yticks([n + 0.5 for n in range(len(rows))], [f"{a}, {i}" for a, i in rows], fontsize=7)
-    count = len(dtypes) * len(inputs) * len(depths)
-    axis.set_xticks([n + 0.5 for n in range(count)], depths * len(dtypes) * len(inputs), fontsize=7)
+def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, str, int]]) -> None:
+    names = [f"{activation}, {init}" for activation, init in rows]
+    axis.set_yticks([n + 0.5 for n in range(len(rows))], names, fontsize=7)
+    depths = [str(depth) for _, _, depth in columns]
+    axis.set_xticks([n + 0.5 for n in range(len(columns))], depths, fontsize=7)
     axis.set_xlabel("depth (weight layers)", fontsize="small")
     axis.tick_params(length=0)
-    for number, dtype in enumerate(dtypes):
-        wide = len(inputs) * len(depths)
-        axis.text(
-            (number + 0.5) * wide,
-            -1.15,
-            dtype,
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            fontweight="bold",
-        )
-        for place, words in enumerate(inputs):
-            x = number * wide + (place + 0.5) * len(depths)
-            axis.text(
-                x,
-                -0.15,
-                f"input {words}" if len(depths) < 0 else words,
-                ha="center",
-                va="bottom",
-                fontsize=7,
-            )
-            axis.axvline(number * wide + place * len(depths), color="0.4", linewidth=0.6)
-        axis.axvline(number * wide, color="black", linewidth=1.2)
-    half = sum(a == "relu" for a, _ in rows)
-    axis.axhline(half, color="black", linewidth=1.2)
+    last = rows[0][0]
+    for y, (activation, _) in enumerate(rows):
+        if activation != last:
+            axis.axhline(y, color="black", linewidth=1.2)
+        last = activation
+    _brackets(axis, [dtype for dtype, _, _ in columns], -0.95, 1.2, {"fontweight": "bold"})
+    _brackets(axis, [f"{dtype}/{name}" for dtype, name, _ in columns], -0.15, 0.6, {})
+
+
+def _brackets(
+    axis: Axes, words: list[str], y: float, linewidth: float, look: dict[str, str]
+) -> None:
+    """A word over each run of columns that have it, and a line before it."""
+    at = 0
+    for word, run in groupby(words):
+        size = len(list(run))
+        label = word.partition("/")[2] or word
+        axis.text(at + size / 2, y, label, ha="center", va="bottom", fontsize=6.5, **look)
+        axis.axvline(at, color="black", linewidth=linewidth)
+        at += size

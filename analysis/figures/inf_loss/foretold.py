@@ -14,6 +14,7 @@ import torch
 
 from analysis.theory.cell import declared_moments, predict_cell
 from analysis.theory.certificate.assemble import finest
+from analysis.theory.certificate.derived import share_between
 from analysis.theory.overflow import first_overflow, overflow_chances
 from analysis.theory.walk import walk
 from experiments.cell import prepared, probe_images
@@ -35,14 +36,14 @@ class Foretold:
         The same by He's product formula.
     is_finite
         Whether the first loss is a finite number.
-    logit_m2
-        E[y^2] of the logits.
+    log_m2
+        log E[y^2] of every layer.
     """
 
     layer: int | None
     by_he: int | None
     is_finite: bool
-    logit_m2: float
+    log_m2: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class _Levels:
     largest_input: float
     log_m2: tuple[float, ...]
     log_m2_by_he: tuple[float, ...]
+    between: tuple[float, ...]  # the share of that which is no mean common to the units
     counts: tuple[int, ...]
     passes_on: bool  # whether the activation of an infinity is one
 
@@ -68,14 +70,14 @@ class Oracle:
         levels = self._of(config)
         dtype = getattr(torch, config["train"]["dtype"])
         if levels.largest_input > torch.finfo(dtype).max:
-            return Foretold(INPUT, INPUT, False, inf)
-        chances = overflow_chances(levels.log_m2, levels.counts, dtype)
+            return Foretold(INPUT, INPUT, False, levels.log_m2)
+        chances = overflow_chances(levels.log_m2, levels.counts, dtype, between=levels.between)
         he = overflow_chances(levels.log_m2_by_he, levels.counts, dtype)
         layer = first_overflow(chances)
         # What saturates swallows a hidden layer's infinities.
         matters = chances if levels.passes_on else chances[-1:]
-        logit_m2 = float(np.exp(min(levels.log_m2[-1], 700.0)))
-        return Foretold(layer, first_overflow(he), first_overflow(matters) is None, logit_m2)
+        is_finite = first_overflow(matters) is None
+        return Foretold(layer, first_overflow(he), is_finite, levels.log_m2)
 
     def _of(self, config: Mapping[str, Any]) -> _Levels:
         wide = {**config, "train": {**config["train"], "dtype": "float32"}}
@@ -108,6 +110,7 @@ def _levels(config: Mapping[str, Any]) -> _Levels:
         float(images.abs().max()),
         tuple(_log(named[stage.name]["preact_m2"].value) for stage in stages),
         tuple(_log(he[stage.name]["preact_m2"].value) for stage in stages),
+        tuple(share_between(named[stage.name]) for stage in stages),
         tuple(
             WeightShape.of(modules[stage.name]).out_features * stage.positions * len(images)
             for stage in stages

@@ -18,11 +18,11 @@ from analysis.theory.overflow import overflow_chance
 from experiments.sweep.store.frozen import read_frozen
 
 CLASSES = 10
-# exp(z) is 0 below, the half of float32's smallest number; 1 / (1 + exp(-z)) is 0 where exp(-z) is
-# inf, and 1 where exp(-z) is less than half the distance of 1 to the number below it.
+# float32 has exp(-z) = 0 from here (half of its smallest number), and inf 128 log 2 on the other
+# side, where 1 / (1 + exp(-z)) is 0; that is 1 where exp(-z) is lost beside 1.
 EXP_IS_0 = 150 * np.log(2.0)
 SIGMOID_IS_0 = 128 * np.log(2.0)
-SIGMOID_IS_1 = 25 * np.log(2.0)
+SIGMOID_IS_1 = 24 * np.log(2.0)
 SAMPLES = 20_000
 
 
@@ -67,25 +67,25 @@ CHANCES: Mapping[tuple[str, str], Callable[[float, int], float]] = {
 
 
 def onsets(results: Results) -> pd.DataFrame:
-    """A row per loss: `loss`, `form`, `told` (depth), and measured `below`, `at` (last good, first bad).
+    """A row per loss: `loss`, `form`, `told`, `below`, `at` (all depths).
 
-    `told` is NaN where no depth up to the deepest is likelier bad than not.
+    `told` is theory's, NaN where no depth up to the deepest is likelier bad than not; measured are
+    the last depth tried that is finite and the first that isn't.
     """
     cells, frozen = cells_of(results, "losses"), read_frozen(results.folder)
-    oracle, rows = Oracle(), []
-    depths = range(2, int(cells["model.depth"].max()) + 1)
-    config = frozen[str(cells["cell_id"].iloc[0])]["config"]
-    sds = {}
-    for depth in depths:
-        deep = {**config, "model": {**config["model"], "depth": depth}}
-        sds[depth] = oracle.foretell(deep).logit_m2 ** 0.5
+    deepest = cells.loc[cells["model.depth"].idxmax(), "cell_id"]
+    # Logits of a net of depth d have the second moment of this one's layer d.
+    log_m2 = Oracle().foretell(frozen[str(deepest)]["config"]).log_m2
+    least = int(cells["model.depth"].min())
+    sds = {n: float(np.exp(level / 2)) for n, level in enumerate(log_m2, start=1) if n >= least}
+    rows = []
     for (loss, form), chance in CHANCES.items():
         of_loss = (cells["loss"].astype(str) == loss) & (cells["loss.form"].astype(str) == form)
         mine = cells[of_loss].sort_values("model.depth")
         if mine.empty:
             continue
         images = int(mine["train.batch_size"].iloc[0])
-        told = next((d for d in depths if chance(sds[d], images) > 0.5), np.nan)
+        told = next((d for d, sd in sds.items() if chance(sd, images) > 0.5), np.nan)
         bad = mine.loc[mine["at_start"], "model.depth"]
         first = float(bad.min()) if len(bad) else np.inf
         good = mine.loc[mine["model.depth"] < first, "model.depth"]
@@ -102,7 +102,7 @@ def headlines(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Hea
         between = row["below"] - within < told <= row["at"] + within
         shown = "no depth tried" if np.isinf(row["at"]) else f"depth {row['at']:.0f}"
         yield Headline(
-            f"{row['loss']}, {row['form']}: first depth with inf or NaN at step 0, N(0, 1), float32",
+            f"{row['loss']}, {row['form']}: first depth that is inf or NaN at step 0, N(0, 1)",
             "none" if np.isinf(told) else f"depth {told:.0f} (theory)",
             f"{shown}; still finite at {row['below']:.0f}" if row["below"] else shown,
             bool(between),

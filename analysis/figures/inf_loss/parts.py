@@ -30,10 +30,9 @@ def cells_of(results: Results, part: str) -> pd.DataFrame:
 
 def _part(cells: pd.DataFrame) -> pd.Series:
     """Which grid each cell is of."""
-    digits = cells["data"].astype(str) != "gaussian"
-    width = cells["model.width"]
+    width = column(cells, "model.width")
     tests = [
-        ("regression", ~digits),
+        ("regression", cells["data"].astype(str) == "gaussian"),
         ("black", cells["scaling.scale"] == 0),
         ("bad data", cells["data.corrupt.share"] > 0),
         ("clipped", cells["clip"].astype(str) != "none"),
@@ -44,6 +43,11 @@ def _part(cells: pd.DataFrame) -> pd.Series:
     names = [name for name, _ in tests]
     found = np.select([np.asarray(test, bool) for _, test in tests], names, default="fates")
     return pd.Series(found, index=cells.index)
+
+
+def column(cells: pd.DataFrame, name: str) -> pd.Series:
+    """A column of numbers, NaN where no cell has such an option."""
+    return cells[name] if name in cells else pd.Series(np.nan, index=cells.index)
 
 
 def bad_steps(cells: pd.DataFrame) -> pd.Series:

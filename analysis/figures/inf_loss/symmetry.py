@@ -27,8 +27,8 @@ def spreads(results: Results) -> pd.DataFrame:
     -------
     pandas.DataFrame
         `start`, `activation`, `spread` (largest over hidden layers and probe images: standard
-        deviation over units / root mean square; 0 where all are 0), `moved` (names of layers whose
-        weights are not what they were), `weights_zero` (are all), `accuracy`, `steps`.
+        deviation over units / root mean square; 0 where all are 0), `weights_zero` (are all of
+        them), `accuracy`, `steps`.
     """
     cells, layers = cells_of(results, "symmetry"), results.layers
     rows = []
@@ -48,7 +48,6 @@ def spreads(results: Results) -> pd.DataFrame:
                 "start": _start(cell),
                 "activation": str(cell["activation"]),
                 "spread": float(ratio.max()),
-                "silent": bool((wide["preact_m2"] == 0).all()),
                 "weights_zero": bool((weights == 0).all()),
                 "accuracy": float(cell["test_accuracy"]),
                 "steps": steps,
@@ -77,8 +76,8 @@ def headlines(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Hea
             "constant": ("equal for ever", bool(equal.all())),
         }.get(start, ("nothing is claimed", None))
         yield Headline(
-            f"{words}: spread over a hidden layer's units after {int(mine['steps'].iloc[0])} steps, "
-            "as a share of their size",
+            f"{words}: spread over a hidden layer's units, as a share of their size, after "
+            f"{int(mine['steps'].iloc[0])} steps",
             claimed[0],
             _shown(mine, "spread", ".1g"),
             claimed[1],
