@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby, product
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -150,18 +151,27 @@ def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, st
         if activation != last:
             axis.axhline(y, color="black", linewidth=1.2)
         last = activation
-    _brackets(axis, [dtype for dtype, _, _ in columns], -0.95, 1.2, {"fontweight": "bold"})
-    _brackets(axis, [f"{dtype}/{name}" for dtype, name, _ in columns], -0.15, 0.6, {})
+    _brackets(axis, "dtype", [dtype for dtype, _, _ in columns], -0.95, 1.2, {"fontweight": "bold"})
+    _brackets(axis, "input", [f"{dtype}/{name}" for dtype, name, _ in columns], -0.15, 0.6, {})
 
 
 def _brackets(
-    axis: Axes, words: list[str], y: float, linewidth: float, look: dict[str, str]
+    axis: Axes, name: str, words: list[str], y: float, linewidth: float, look: dict[str, Any]
 ) -> None:
-    """A word over each run of columns that have it, and a line before it."""
+    """A word over each run of columns that have it, and a line before it; `name` at the left."""
+    axis.text(-0.15, y, name, ha="right", va="bottom", fontsize=6.5)
     at = 0
     for word, run in groupby(words):
         size = len(list(run))
         label = word.partition("/")[2] or word
-        axis.text(at + size / 2, y, label, ha="center", va="bottom", fontsize=6.5, **look)
+        axis.text(
+            at + size / 2,
+            y,
+            label,
+            ha="center",
+            va="bottom",
+            fontsize=6.5 if size > 1 else 5.2,
+            **look,
+        )
         axis.axvline(at, color="black", linewidth=linewidth)
         at += size

@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from analysis.figures.inf_loss.foretold import Foretold, Oracle, first_bad_layers
 from analysis.figures.inf_loss.parts import cells_of, share
@@ -112,7 +113,7 @@ def figure(networks: pd.DataFrame) -> Figure:
         sns.despine(ax=axis)
     axes[0].set_ylabel("first layer to overflow, measured")
     handles, labels = axes[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    drawn.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=7)
     return drawn
 
 
@@ -133,19 +134,8 @@ def _panel(axis: Axes, networks: pd.DataFrame, column: str) -> None:
                 edgecolor=PALETTE[number], facecolor=fill, alpha=0.8,
                 label=f"{dtype}, {'CNN' if is_map else 'MLP'}" if len(here) else None,
             )  # fmt: skip
-    for (x, y), here in told.groupby(["x", "y"]):
-        if x != y:
-            axis.annotate(
-                str(len(here)), (x, y), xytext=(5, -8), textcoords="offset points", fontsize=6
-            )
     for which in ("x", "y"):
         axis.set(**{f"{which}scale": "log", f"{which}lim": (0.8, 110)})
         ticks = getattr(axis, f"{which}axis")
         ticks.set_ticks([*TICKS, BEYOND], [*map(str, TICKS), "none"])
-        ticks.set_minor_locator(_nothing())
-
-
-def _nothing() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
+        ticks.set_minor_locator(NullLocator())

@@ -110,7 +110,7 @@ def _levels(config: Mapping[str, Any]) -> _Levels:
         float(images.abs().max()),
         tuple(_log(named[stage.name]["preact_m2"].value) for stage in stages),
         tuple(_log(he[stage.name]["preact_m2"].value) for stage in stages),
-        tuple(share_between(named[stage.name]) for stage in stages),
+        tuple(share_between(named[stage.name], stage.positions) for stage in stages),
         tuple(
             WeightShape.of(modules[stage.name]).out_features * stage.positions * len(images)
             for stage in stages

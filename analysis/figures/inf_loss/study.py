@@ -59,7 +59,8 @@ def _caption(cells: Any, networks: Any) -> str:
         f"First figure: digits, cross entropy, plain SGD at a learning rate of {lr:g}, {steps} "
         f"steps of {batch} images; the number in a box is the first step at which the loss is inf "
         "or NaN (dark: step 0), a dot means that it stayed finite, ! that theory had step 0 wrong. "
-        f"Second: the first layer whose pre-activations overflow, {draws} draws of each of these; "
-        "small numbers count networks off the diagonal. Third: the 10-50-1 regression "
+        "Input: standardized, or from 0 to the number. "
+        f"Second: the first layer whose pre-activations overflow, {draws} draws of each of these "
+        "networks, but those whose input overflows. Third: the 10-50-1 regression "
         "under full-batch gradient descent with mean squared error."
     )
