@@ -76,7 +76,7 @@ def _moments(results: Results, cells: pd.DataFrame) -> Iterator[Headline]:
     told = layers[(layers["image"] == -1) & (layers["step"] == 0)].merge(
         cells[["cell_id", "activation", "init"]], on="cell_id"
     )
-    for activation in PARTNERS:
+    for activation in cells["activation"].unique():
         parts = []
         for init, name in NAMES.items():
             mine = told[(told["activation"] == activation) & (told["init"] == init)]
