@@ -24,6 +24,8 @@ def cells_of(results: Results, part: str) -> pd.DataFrame:
     mine = cells[_part(cells) == part] if len(cells) else cells
     if mine.empty:
         raise FaninError(f"{results.folder.root}: the part '{part}' of the sweep has not run yet")
+    # Packs end in any order; what is told of them has one.
+    mine = mine.sort_values("cell_id", key=lambda ids: ids.astype(str))
     steps = bad_steps(mine)
     return mine.assign(bad_step=steps, at_start=steps == 0)
 
