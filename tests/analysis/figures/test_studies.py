@@ -19,6 +19,7 @@ from experiments.errors import FaninError
 SMALLER = {
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
     "he2015": ("model.width=4", "train.steps=30", "seed=range(2)"),
+    "inf_loss": ("activation=relu", "scaling=standardize", "optim.lr=0.1", "seed=0"),
     "hanin2018": ("probe.draws=6", "seed=range(2)"),
     "mishkin2016": ("model.width=1", "train.steps=3", "seed=0,1", "probe.draws=0"),
     "xiao2018": ("model.width=2", "model.depth=5", "train.steps=12"),
