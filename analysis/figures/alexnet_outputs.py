@@ -197,7 +197,7 @@ def figure(found: list[Outputs], huge: float) -> Figure:
             if each.init == init:
                 _line(axis, each)
         axis.axhline(huge, color="0.4", linestyle=":", linewidth=0.8)
-        axis.set_title(f"weights {init}", fontsize="small")
+        axis.set_title(f"{init} weights", fontsize="small")
         axis.set_yscale("log")
         axis.minorticks_off()
         sns.despine(ax=axis)

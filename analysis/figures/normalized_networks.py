@@ -11,12 +11,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from experiments.config.schema import build_cell
 from experiments.errors import FaninError
+from experiments.inits import WeightShape, weight_layers
 from experiments.sweep.store.frozen import read_frozen
 
 MOMENTS_SIZE, ACCURACY_SIZE = (6.8, 2.6), (6.8, 2.5)  # inches
@@ -35,29 +37,36 @@ LOOKS: dict[str, dict[str, Any]] = {
     "U(0, 1)": {"color": PALETTE[2], "marker": "^", "linestyle": (0, (1, 1))},
 }
 SIZE = ["model.depth", "model.width"]
+KIND = ["model.norm", "init", *SIZE]
+GUESSING = 0.1  # of ten digits
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The third grid.
+    """The plain networks, measured at initialization and trained.
 
     Attributes
     ----------
-    cells
-        `init` (a key of `LOOKS`), `model.norm`, `model.depth`, `model.width`, `seed`, `outcome`,
-        `test_accuracy`.
+    trained
+        A row per `model.norm`, `init` (a key of `LOOKS`) and size: `accuracy` on test images at the
+        best learning rate, mean over seeds (what diverged counts as guessing), and `diverged`,
+        whether all did at every learning rate.
     moments
-        The same columns for every `layer` and `quantity` (`act_m2`, `preact_m2`): `value`, mean
-        over `draws` draws, and `se`.
-    steps, images
+        A row per the same, `layer` and `quantity` (`act_m2`, `preact_m2`): `value`, mean over
+        `draws` draws, and `se`.
+    seeds, rates
+        Of training: how many, and which learning rates.
+    epochs, images
         Of training.
     positions
         Of the maps, all of which the output layer reads.
     """
 
-    cells: pd.DataFrame
+    trained: pd.DataFrame
     moments: pd.DataFrame
-    steps: int
+    seeds: int
+    rates: tuple[float, ...]
+    epochs: float
     images: int
     positions: int
 
@@ -73,30 +82,25 @@ def networks(results: Results) -> Networks:
     mine = results.cells[results.cells["model"] == "plain"]
     if mine.empty or "init.a" not in mine:
         raise FaninError(f"{results.folder.root}: no plain network of uniform weights has run yet")
-    kept = ["cell_id", "model.norm", *SIZE, "seed", "outcome", "test_accuracy"]
-    cells = mine[kept].assign(init=_inits(mine))
-    sizes = cells[SIZE].drop_duplicates()
-    there = cells.groupby(["model.norm", "init", *SIZE], observed=True).ngroups
-    if not there or there < len(NORMS) * len(LOOKS) * len(sizes):
-        raise FaninError(
-            f"{results.folder.root}: {there} kinds of plain networks have run, fewer than "
-            f"{len(NORMS)} normalizations times {len(LOOKS)} inits: the sweep has not ended"
-        )
-    layers = results.layers
-    wanted = layers["quantity"].isin(["act_m2", "preact_m2"]) & (layers["image"] == -1)
-    rows = layers[wanted & (layers["layer"] > 0) & (layers["step"] == 0)].merge(cells, on="cell_id")
-    groups = rows.groupby(
-        ["model.norm", "init", *SIZE, "layer", "quantity"], observed=True, as_index=False
-    )["value"]
-    moments = groups.agg(value="mean", se="sem", draws="size")
-    steps, images = int(mine["train.steps"].iloc[0]), int(mine["data.n_train"].iloc[0])
-    return Networks(cells, moments, steps, images, _positions(results, mine["cell_id"].iloc[0]))
-
-
-def _positions(results: Results, cell_id: str) -> int:
-    config = read_frozen(results.folder)[cell_id]["config"]
-    readout = build_cell(config).network()[-1]
-    return int(readout.weight.shape[1] // config["model"]["width"])
+    mine = mine.assign(init=_inits(mine)).astype(dict.fromkeys(SIZE, int))
+    runs = mine[mine["train.steps"] != 0]
+    found = Networks(
+        trained=_best(runs),
+        moments=_measured(results.layers, mine),
+        seeds=runs["seed"].nunique(),
+        rates=tuple(sorted(runs["optim.lr"].unique())),
+        epochs=float(runs["train.epochs"].max()),
+        images=int(mine["data.n_train"].iloc[0]),
+        positions=_positions(results, mine["cell_id"].iloc[0]),
+    )
+    kinds = len(NORMS) * len(LOOKS) * len(mine[SIZE].drop_duplicates())
+    for rows in (found.trained, found.moments.drop_duplicates(KIND)):
+        if len(rows) < kinds:
+            raise FaninError(
+                f"{results.folder.root}: {len(rows)} of {kinds} kinds of plain networks have run: "
+                "the sweep has not ended"
+            )
+    return found
 
 
 def _inits(cells: pd.DataFrame) -> pd.Series:
@@ -104,17 +108,45 @@ def _inits(cells: pd.DataFrame) -> pd.Series:
     return pd.Series(np.where(cells["init"] == "uniform", uniform, "He"), cells.index)
 
 
+def _best(runs: pd.DataFrame) -> pd.DataFrame:
+    diverged = runs["outcome"] == "diverged"
+    told = runs.assign(accuracy=runs["test_accuracy"].mask(diverged, GUESSING), diverged=diverged)
+    rates = told.groupby([*KIND, "optim.lr"], observed=True, as_index=False).agg(
+        accuracy=("accuracy", "mean"), diverged=("diverged", "all")
+    )
+    return rates.groupby(KIND, observed=True, as_index=False).agg(
+        accuracy=("accuracy", "max"), diverged=("diverged", "all")
+    )
+
+
+def _measured(layers: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    wanted = layers["quantity"].isin(["act_m2", "preact_m2"]) & (layers["image"] == -1)
+    wanted &= (layers["layer"] > 0) & (layers["step"] == 0)
+    rows = layers[wanted].merge(cells[["cell_id", *KIND, "seed_weights"]], on="cell_id")
+    each = [*KIND, "layer", "quantity"]
+    # Cells that train differently share their draws.
+    rows = rows.drop_duplicates([*each, "seed_weights", "draw"])
+    groups = rows.groupby(each, observed=True, as_index=False)["value"]
+    return groups.agg(value="mean", se="sem", draws="size")
+
+
+def _positions(results: Results, cell_id: str) -> int:
+    config = read_frozen(results.folder)[cell_id]["config"]
+    last = WeightShape.of(list(weight_layers(build_cell(config).network()).values())[-1])
+    return last.in_features // int(config["model"]["width"])
+
+
 def caption(found: Networks) -> str:
     """Setting and n."""
-    draws = int(found.moments["draws"].min())
-    seeds = found.cells["seed"].nunique()
+    made = found.moments
     return (
-        "Third: plain ReLU networks on digits at initialization, second moment "
-        f"behind normalization and ReLU, mean over {draws} draws, of depth "
-        f"{found.cells['model.depth'].max()} (thin: width {found.cells['model.width'].min()}, "
-        f"thick: {found.cells['model.width'].max()}); dotted: 1/2. Fourth: test "
-        f"accuracy after {found.steps} steps on {found.images} digits, mean over {seeds} seeds; "
-        "x: all diverged; a network that diverged counts as 0.1."
+        "Third: plain ReLU networks on digits at initialization, second moment behind "
+        f"normalization and ReLU, mean over {int(made['draws'].min())} draws, of depth "
+        f"{made['model.depth'].max()} (thin: width {made['model.width'].min()}, thick: "
+        f"{made['model.width'].max()}); dotted: 1/2. Fourth: test accuracy after "
+        f"{found.epochs:g} epochs on {found.images} digits, mean over seeds ({found.seeds}) at the "
+        f"best learning rate of {', '.join(f'{rate:g}' for rate in found.rates)}; a network that "
+        "diverged counts as guessing, and x: all did."
     )
 
 
@@ -187,31 +219,34 @@ def _logits(found: Networks, se: float) -> Iterator[Headline]:
 
 
 def _training(found: Networks, learns: float, more: float) -> Iterator[Headline]:
-    cells = found.cells
-    learnt = (cells["outcome"] == "ok") & (cells["test_accuracy"] > learns)
-    huge = cells["init"].isin(HUGE)
-    share = {norm: learnt[huge & (cells["model.norm"] == norm)].mean() for norm in NORMS}
-    n = int((huge & (cells["model.norm"] == "none")).sum())
+    kinds = found.trained
+    learnt = kinds["accuracy"] > learns
+    huge = kinds["init"].isin(HUGE)
+    of = {norm: learnt[huge & (kinds["model.norm"] == norm)] for norm in NORMS}
     for norm in ("mean_only", *NORMALIZING):
-        counts = f"{round(n * share[norm])} of {n}; with nothing {round(n * share['none'])} of {n}"
-        better = bool(share[norm] >= share["none"] + more)
+        better = bool(of[norm].mean() >= of["none"].mean() + more)
         claimed = norm in NORMALIZING
         yield Headline(
             f"{NORMS[norm]}: networks with huge weights, U(0, 1) and U(-1, 1), that learn",
-            "more than with nothing (the common advice)" if claimed
+            "more than with nothing (the common advice)"
+            if claimed
             else "false that it helps (the asker's doubt)",
-            counts,
+            f"{_count(of[norm])}; with nothing {_count(of['none'])}",
             better if claimed else not better,
-        )  # fmt: skip
-    for norm in NORMALIZING:
-        mine = cells["model.norm"] == norm
-        by = {init: learnt[mine & (cells["init"] == init)] for init in LOOKS}
+        )
+    for norm, words in NORMS.items():
+        mine = kinds["model.norm"] == norm
+        by = {init: learnt[mine & (kinds["init"] == init)] for init in LOOKS}
         yield Headline(
-            f"{NORMS[norm]}: networks that learn, by init",
+            f"{words}: networks that learn, by init",
             "nothing is claimed",
-            ", ".join(f"{init} {int(each.sum())} of {len(each)}" for init, each in by.items()),
+            ", ".join(f"{init} {_count(each)}" for init, each in by.items()),
             None,
         )
+
+
+def _count(learnt: pd.Series) -> str:
+    return f"{int(learnt.sum())} of {len(learnt)}"
 
 
 def moments_figure(found: Networks) -> Figure:
@@ -233,12 +268,13 @@ def moments_figure(found: Networks) -> Figure:
         axis.set_yscale("log")
         axis.set_title(words, fontsize="small")
         axis.minorticks_off()
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         sns.despine(ax=axis)
     axes[0].set_ylabel(r"behind ReLU $\mathbb{E}[x_l^2]$" "\n(dimensionless)", fontsize="small")
     figure.supxlabel("layer $l$", fontsize="small")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, [f"weights {label}" for label in labels],
+        handles, [f"{label} weights" for label in labels],
         loc="outside upper center", ncols=3, frameon=False, fontsize="small",
     )  # fmt: skip
     return figure
@@ -248,16 +284,12 @@ def accuracy_figure(found: Networks) -> Figure:
     """Test accuracy, a normalization a row, an init a panel, a size a column."""
     figure = Figure(figsize=ACCURACY_SIZE, layout="constrained")
     axes = figure.subplots(1, len(LOOKS), sharey=True)
-    cells = found.cells.assign(
-        accuracy=found.cells["test_accuracy"].where(found.cells["outcome"] == "ok", 0.1),
-        diverged=found.cells["outcome"] == "diverged",
-    )
     for axis, init in zip(axes, LOOKS, strict=True):
-        groups = cells[cells["init"] == init].groupby(["model.norm", *SIZE], observed=True)
-        accuracy = groups["accuracy"].mean().unstack(SIZE).loc[list(NORMS)].sort_index(axis=1)
-        lost = groups["diverged"].all().unstack(SIZE).loc[list(NORMS)].sort_index(axis=1)
-        _map(axis, accuracy, lost)
-        axis.set_title(f"weights {init}", fontsize="small")
+        mine = found.trained[found.trained["init"] == init]
+        table = mine.pivot(index="model.norm", columns=SIZE, values=["accuracy", "diverged"])
+        table = table.loc[list(NORMS)].sort_index(axis=1)
+        _map(axis, table["accuracy"].astype(float), table["diverged"].astype(bool))
+        axis.set_title(f"{init} weights", fontsize="small")
     axes[0].set_yticks(range(len(NORMS)), list(NORMS.values()), fontsize="small")
     bar = figure.colorbar(axes[0].images[0], ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("test accuracy", fontsize="small")
@@ -267,14 +299,12 @@ def accuracy_figure(found: Networks) -> Figure:
 
 def _map(axis: Axes, accuracy: pd.DataFrame, lost: pd.DataFrame) -> None:
     axis.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for row in range(len(accuracy)):
-        for column in range(accuracy.shape[1]):
-            value = accuracy.iloc[row, column]
-            axis.text(
-                column, row, "x" if lost.iloc[row, column] else f"{value:.2f}",
-                ha="center", va="center", fontsize="x-small",
-                color="black" if value > 0.5 else "white",
-            )  # fmt: skip
+    for (row, column), value in np.ndenumerate(accuracy.to_numpy()):
+        axis.text(
+            column, row, "x" if lost.iloc[row, column] else f"{value:.2f}",
+            ha="center", va="center", fontsize="x-small",
+            color="black" if value > 0.5 else "white",
+        )  # fmt: skip
     names = [f"{depth} x {width}" for depth, width in accuracy.columns]
     axis.set_xticks(range(len(names)), names, fontsize="x-small", rotation=30)
     axis.tick_params(length=0)

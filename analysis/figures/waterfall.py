@@ -1,4 +1,4 @@
-"""From He's number to the measured one, layer by layer: a bar for each assumption that is lifted."""
+"""From He's number to the measured one, layer by layer: a bar for each assumption lifted."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ def steps_that_matter(networks: Sequence[Explanation] | Any) -> list[str]:
     return [step for step in STEPS if step == "rest" or moved[step]]
 
 
+def times(factor: float) -> str:
+    """A factor for people.
+
+    >>> times(0.834), times(2400.0), times(5.2e10)
+    ('×0.83', '×2,400', '×5e10')
+    """
+    short = f"×{float(f'{factor:.2g}'):,g}" if factor < 1e5 else f"×{factor:.0e}".replace("+", "")
+    return short
+
+
 def _look(step: str) -> dict[str, Any]:
     return {**LOOKS[step], "edgecolor": "black", "linewidth": 0.4}
 
@@ -91,12 +101,13 @@ def _network(axis: Axes, explanation: Explanation, shown: Sequence[str]) -> None
         error = [[end.measured * (1 - np.exp(-end.log_se))], [end.measured * np.expm1(end.log_se)]]
         axis.errorbar(left + bar / 2, end.measured, yerr=error, fmt="ko", ms=2.5, lw=1)
         axis.annotate(
-            f"×{end.measured / end.he:.2g}", (place, 1), xycoords=("data", "axes fraction"),
+            times(end.measured / end.he), (place, 1), xycoords=("data", "axes fraction"),
             ha="center", va="top", fontsize="x-small",
         )  # fmt: skip
     axis.plot(range(len(ends)), ends.he, **RUNG_LINES["he"], linewidth=1)
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high * (high / low) ** 0.16)  # room for the numbers above
+    levels = factors.cumprod(axis=1).mul(ends.he, axis=0).assign(he=ends.he).to_numpy()
+    low, high = levels.min(), levels.max()
+    axis.set_ylim(low * (low / high) ** 0.06, high * (high / low) ** 0.2)  # the numbers' room
     axis.set_xticks(range(len(ends)), list(ends.index), fontsize="small")
     axis.tick_params(axis="y", labelsize="x-small")
     axis.minorticks_off()

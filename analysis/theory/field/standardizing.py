@@ -7,7 +7,6 @@ infinitely many: what it divides by is no random number, and answers to no singl
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ class OverImages(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> x = torch.tensor([[1.0, 50.0], [3.0, 10.0]])
     >>> OverImages(eps=1e-9)(x).round().tolist()
     [[-1.0, 1.0], [1.0, -1.0]]
@@ -83,12 +83,11 @@ def looks_at_the_batch(module: nn.Module) -> bool:
 
 
 def _affine(name: str, module: nn.Module) -> tuple[float, float]:
-    scale = _one_number(name, module.weight, 1.0)
-    return scale, _one_number(name, getattr(module, "bias", None), 0.0)
+    return _one_number(name, module.weight, 1.0), _one_number(name, module.bias, 0.0)
 
 
-def _one_number(name: str, values: Tensor | None, default: float) -> float:
-    if values is None or values.is_meta:
+def _one_number(name: str, values: object, default: float) -> float:
+    if not isinstance(values, Tensor) or values.is_meta:
         return default
     values = values.detach()
     first = float(values.flatten()[0])
