@@ -62,7 +62,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"{side} pixels, {draws} draws of all weights; bars: an assumption of He's formula lifted "
         "at each, left to right, dots: geometric mean over the draws and its standard error, "
         "numbers: measured / He's. Steps that change nothing by 2% anywhere are left out; "
-        "*activation* holds local response normalization too, *rest* is what no theory accounts "
+        "activation holds local response normalization too, rest is what no theory accounts "
         f"for. {alexnet_outputs.caption(outputs)} {normalized_networks.caption(cells)}"
     )
     figures = {

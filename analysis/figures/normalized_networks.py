@@ -54,6 +54,8 @@ class Networks:
     moments
         A row per the same, `layer` and `quantity` (`act_m2`, `preact_m2`): `value`, mean over
         `draws` draws, and `se`.
+    behind
+        The same of `act_m2` averaged over a network's layers.
     seeds, rates
         Of training: how many, and which learning rates.
     epochs, images
@@ -64,6 +66,7 @@ class Networks:
 
     trained: pd.DataFrame
     moments: pd.DataFrame
+    behind: pd.DataFrame
     seeds: int
     rates: tuple[float, ...]
     epochs: float
@@ -84,9 +87,11 @@ def networks(results: Results) -> Networks:
         raise FaninError(f"{results.folder.root}: no plain network of uniform weights has run yet")
     mine = mine.assign(init=_inits(mine)).astype(dict.fromkeys(SIZE, int))
     runs = mine[mine["train.steps"] != 0]
+    draws = _draws(results.layers, mine)
     found = Networks(
         trained=_best(runs),
-        moments=_measured(results.layers, mine),
+        moments=_over_draws(draws, [*KIND, "layer", "quantity"]),
+        behind=_over_draws(_of_network(draws), KIND),
         seeds=runs["seed"].nunique(),
         rates=tuple(sorted(runs["optim.lr"].unique())),
         epochs=float(runs["train.epochs"].max()),
@@ -119,13 +124,22 @@ def _best(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _measured(layers: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+def _draws(layers: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Each draw of the weights once, for cells that train differently share them."""
     wanted = layers["quantity"].isin(["act_m2", "preact_m2"]) & (layers["image"] == -1)
     wanted &= (layers["layer"] > 0) & (layers["step"] == 0)
     rows = layers[wanted].merge(cells[["cell_id", *KIND, "seed_weights"]], on="cell_id")
-    each = [*KIND, "layer", "quantity"]
-    # Cells that train differently share their draws.
-    rows = rows.drop_duplicates([*each, "seed_weights", "draw"])
+    return rows.drop_duplicates([*KIND, "layer", "quantity", "seed_weights", "draw"])
+
+
+def _of_network(draws: pd.DataFrame) -> pd.DataFrame:
+    """What is behind the ReLUs, averaged over each draw's layers."""
+    rows = draws[draws["quantity"] == "act_m2"]
+    each = [*KIND, "seed_weights", "draw"]
+    return rows.groupby(each, observed=True, as_index=False)["value"].mean()
+
+
+def _over_draws(rows: pd.DataFrame, each: list[str]) -> pd.DataFrame:
     groups = rows.groupby(each, observed=True, as_index=False)["value"]
     return groups.agg(value="mean", se="sem", draws="size")
 
@@ -169,14 +183,16 @@ def _moments(found: Networks, half: float) -> Iterator[Headline]:
         )  # fmt: skip
     for norm in NORMALIZING:
         mine = behind[behind["model.norm"] == norm]
-        centred = mine[mine["init"].isin(CENTRED)]
-        means = centred.groupby(["init", *SIZE])["value"].mean()
+        all_of = found.behind[found.behind["model.norm"] == norm]
+        means = all_of[all_of["init"].isin(CENTRED)].sort_values("value")
+        right = means["value"].between(0.5 / half, 0.5 * half)
+        ends = [f"{row.value:.3f} (se {row.se:.3f})" for row in means.iloc[[0, -1]].itertuples()]
         yield Headline(
             f"{NORMS[norm]}, weights of mean 0: second moment behind ReLU, {sizes}, "
             f"{len(CENTRED)} inits, mean over a network's layers",
             "1/2, whatever they are (our theory)",
-            f"{means.min():.3f} to {means.max():.3f}",
-            bool((means < 0.5 * half).all() and (means > 0.5 / half).all()),
+            " to ".join(ends),
+            bool(right.all()),
         )
         others = mine[~mine["init"].isin(CENTRED)]["value"]
         yield Headline(

@@ -74,8 +74,10 @@ def times(factor: float) -> str:
     >>> times(0.834), times(2400.0), times(5.2e10)
     ('×0.83', '×2,400', '×5e10')
     """
-    short = f"×{float(f'{factor:.2g}'):,g}" if factor < 1e5 else f"×{factor:.0e}".replace("+", "")
-    return short
+    if factor < 1e5:
+        return f"×{float(f'{factor:.2g}'):,g}"
+    digit, power = f"{factor:.0e}".split("e")
+    return f"×{digit}e{int(power)}"
 
 
 def _look(step: str) -> dict[str, Any]:

@@ -118,8 +118,9 @@ def test_subtracting_means_fails_where_outputs_stay_huge(kept: float) -> None:
     assert holds[2] is (kept / 10 > 1e6)
 
 
-def plain(trained: pd.DataFrame, moments: pd.DataFrame) -> Networks:
-    return Networks(trained, moments, seeds=2, rates=(0.1,), epochs=1.0, images=1, positions=64)
+def plain(trained: pd.DataFrame, moments: pd.DataFrame, behind: pd.DataFrame) -> Networks:
+    rest = {"seeds": 2, "rates": (0.1,), "epochs": 1.0, "images": 1, "positions": 64}
+    return Networks(trained, moments, behind, **rest)
 
 
 def trained(learns: Callable[[str, str], bool]) -> Networks:
@@ -130,7 +131,7 @@ def trained(learns: Callable[[str, str], bool]) -> Networks:
         for init in LOOKS
         for depth in (3, 9)
     ]
-    return plain(pd.DataFrame(rows), pd.DataFrame())
+    return plain(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame())
 
 
 def claimed(found: Networks) -> dict[str, Headline]:
@@ -172,8 +173,14 @@ def test_draws_that_cells_share_count_once() -> None:
     layers = pd.DataFrame(
         [rows | {"cell_id": c, "draw": d, "value": float(d)} for c in "ab" for d in (0, 1)]
     )
-    (row,) = normalized_networks._measured(layers, cells).to_dict("records")
-    assert (row["draws"], row["value"], row["se"]) == (2, 0.5, 0.5)
+    second = layers.assign(layer=2, value=layers["value"] + 1)
+    draws = normalized_networks._draws(pd.concat([layers, second]), cells)
+    rows = normalized_networks._over_draws(draws, ["layer"])
+    assert rows.draws.tolist() == [2, 2]
+    assert rows.value.tolist() == [0.5, 1.5]
+    of_network = normalized_networks._of_network(draws)
+    (row,) = normalized_networks._over_draws(of_network, ["init"]).to_dict("records")
+    assert (row["draws"], row["value"], row["se"]) == (2, 1.0, 0.5)
 
 
 def behind(value: float, init: str = "He") -> Networks:
@@ -184,7 +191,8 @@ def behind(value: float, init: str = "He") -> Networks:
         for each in LOOKS
         for layer in (1, 2)
     ]
-    return plain(pd.DataFrame(), pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    return plain(pd.DataFrame(), table, table[table.layer == 1])
 
 
 @pytest.mark.parametrize("off", [0.0, 0.4])
@@ -196,7 +204,9 @@ def test_outputs_are_their_own_layers_alone(off: float) -> None:
         for norm in NORMS
         for depth in (3, 9)
     ]
-    lines = normalized_networks._logits(plain(pd.DataFrame(), pd.DataFrame(rows)), se=3.5)
+    lines = normalized_networks._logits(
+        plain(pd.DataFrame(), pd.DataFrame(rows), pd.DataFrame()), se=3.5
+    )
     assert [line.holds for line in lines] == [off < 0.35] * 2
 
 

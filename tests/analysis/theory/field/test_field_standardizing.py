@@ -153,3 +153,17 @@ def test_batch_normalization_of_one_number_is_refused():
     ).double()  # fmt: skip
     with pytest.raises(UnpredictableLayer, match="layer 2"):
         predict_field(model, Weights().moments(model), IMAGES[:1])
+
+
+@pytest.mark.parametrize("norm", [batch, layer])
+def test_half_holds_at_any_width(norm):
+    # The law of the weights is symmetric, so y and -y are as likely: E[relu(y)^2] = E[y^2] / 2.
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), norm(4), nn.ReLU()),
+        *(nn.Conv2d(4, 4, 3, padding=1), norm(4), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(196, 10)),
+    ).double()
+    moments = Weights().moments(model)  # of the logits, 2 / fan_in: E[y^2] = 2 E[x^2]
+    drawn = conv_chain(model, walk(model, IMAGES.shape[1:]), moments, IMAGES, draws=400)
+    logits = drawn.values["preact_m2"].detach()[..., -1].mean(1).numpy()
+    assert abs(logits.mean() - 1) < 3.5 * standard_error(logits)
