@@ -18,7 +18,7 @@ from experiments.errors import FaninError
 # What makes each small: fewer draws, narrower networks.
 SMALLER = {
     "alexnet_variance": (
-        *("data=digits", "model.width=8", "model.depth=3,4", "train.epochs=0.2"),
+        *("data=digits", "model.width=8", "train.epochs=0.1"),
         *("optim.lr=0.03", "probe.draws=2", "probe.size=2", "seed=0"),
     ),
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
