@@ -116,6 +116,20 @@ def test_images_that_are_normalized_together_are_predicted_together():
     assert q[0, 1] < 0.5 * alone[1]
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_layer_normalization_takes_each_image_by_itself(joint):
+    model = net(layer)
+    moments = Weights().moments(model)
+    bright = IMAGES * torch.tensor([1.0, 1.0, 1.0, 30.0])[:, None, None, None]
+    sampling = Sampling(samples=512, repeats=1)
+    even, uneven = (
+        predict_field(model, moments, x, joint=joint, sampling=sampling).value("preact_m2")
+        for x in (IMAGES, bright)
+    )
+    assert uneven[3, 0] == pytest.approx(900 * even[3, 0])
+    assert uneven[:, 1:] == pytest.approx(even[:, 1:], rel=1e-3)  # eps: 1e-5 beside 0.1 or more
+
+
 def named(norm: nn.Module) -> nn.Sequential:
     model = nn.Sequential()
     model.add_module("conv1", nn.Conv2d(2, 4, 3))
