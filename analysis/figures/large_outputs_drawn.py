@@ -18,7 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from analysis.figures.style import PALETTE
 
-MAP = (9.4, 5.6)  # inches
+MAP = (11.0, 5.6)  # inches
 BEFORE = (6.8, 3.6)
 COLOURS = "cividis"  # its lightness grows evenly, so it is read in grey too
 LEAST, MOST = 0.1, 1e12  # of the colour scale, a root mean square
