@@ -82,6 +82,8 @@ class Begun:
             losses=Losses(cell.objective.per_example, cell.objective.loss),
             bins=settings.bins if settings.histograms else 0,
             with_sharpness=settings.sharpness,
+            with_layer_sharpness=settings.layer_sharpness,
+            kept=settings.tensors,
         )
 
     def measured(self) -> list[tuple[Measured, dict[str, Any]]]:
