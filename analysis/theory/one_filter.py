@@ -47,29 +47,35 @@ class OneFilter:
         """The expected logits."""
         return self.mean * self.feature_map.sum(-1) + self.bias
 
-    def filter_gradient(self, image: int) -> Float[Tensor, " tap"]:
-        """The expected derivative of an image's logit with respect to the filter."""
-        return self.mean * self.patches[image].sum(0)
-
-    def killing_rate(self, fed: int, bias: BiasGradient) -> float:
-        """Smallest learning rate at which one step on an image leaves every feature map black.
-
-        The step is against the logit's own derivative: the loss of an image of label 0 that the
-        network is sure to be of label 1.
+    def killing_rate(self, pulls: Float[Tensor, " image"], bias: BiasGradient) -> float:
+        """Smallest learning rate at which one step leaves every feature map black.
 
         Parameters
         ----------
-        fed
-            Which image is fed.
+        pulls
+            The loss's derivative with respect to each image's logit: p - y of an image fed alone,
+            (p - y) / n of n fed together, 0 of one that is not fed.
         bias
             Which gradient the filter's bias gets.
+
+        Returns
+        -------
+        float
+            Infinite where the step makes some map brighter.
         """
-        by_filter = self.patches @ self.filter_gradient(fed)
+        filter_gradient = self.mean * torch.einsum("i,iqk->k", pulls, self.patches)
         if bias == "own":
-            by_bias = self.mean * self.patches.shape[1]
+            bias_gradient = self.mean * self.patches.shape[1] * pulls.sum()
         else:
-            by_bias = float(self.filter_gradient(fed).mean())
-        return float((self.feature_map / (by_filter + by_bias)).max())
+            bias_gradient = filter_gradient.mean()
+        taken_off = self.patches @ filter_gradient + bias_gradient
+        if (taken_off <= 0).any():
+            return float("inf")
+        return float((self.feature_map / taken_off).max())
+
+    def pulls(self, labels: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """(p - y) / n of the logistic loss with all images fed together, at the expected logits."""
+        return (self.logits.sigmoid() - labels) / len(labels)
 
     def curvature(self, layer: Literal["filter", "linear"]) -> float:
         """Largest eigenvalue of a layer's block of the Hessian of the mean logistic loss.

@@ -42,7 +42,9 @@ def test_the_killing_rate_is_where_weights_without_spread_go_black(rule: BiasGra
     """Weights of variance 0 are their mean, so the expectation is what happens."""
     x = images()
     weights = constant(x, 0.5, 0.3)
-    rate = OneFilter(patches_of(x, 3), 0.5, 0.0, 0.3).killing_rate(1, rule)
+    rate = OneFilter(patches_of(x, 3), 0.5, 0.0, 0.3).killing_rate(
+        torch.tensor([0.0, 1.0], dtype=torch.float64), rule
+    )
     w, b, *_ = torch.autograd.grad(logits(x, *weights)[1], weights)
     if rule == "mean_of_weights":
         b = w.mean().reshape(1)
@@ -50,6 +52,24 @@ def test_the_killing_rate_is_where_weights_without_spread_go_black(rule: BiasGra
         stepped = [p - share * rate * g for p, g in zip(weights[:2], (w, b), strict=True)]
         made = conv2d(x, *stepped, padding=1).relu()
         assert bool((made == 0).all()) is black
+
+
+def test_a_step_of_both_images_kills_where_it_is_told_to() -> None:
+    x, y = images(), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    weights = constant(x, 0.05, 0.1)
+    theory = OneFilter(patches_of(x, 3), 0.05, 0.0, 0.1)
+    rate = theory.killing_rate(theory.pulls(y), "own")
+    loss = binary_cross_entropy_with_logits(logits(x, *weights), y)
+    w, b = torch.autograd.grad(loss, weights[:2])
+    for share, black in ((0.999, False), (1.001, True)):
+        stepped = [p - share * rate * g for p, g in zip(weights[:2], (w, b), strict=True)]
+        assert bool((conv2d(x, *stepped, padding=1) <= 0).all()) is black
+
+
+def test_a_step_that_brightens_a_map_kills_at_no_rate() -> None:
+    theory = OneFilter(patches_of(images(), 3), 0.5, 0.0)
+    pulls = torch.tensor([-1.0, 0.0], dtype=torch.float64)
+    assert theory.killing_rate(pulls, "mean_of_weights") == float("inf")
 
 
 @pytest.mark.parametrize("layer", get_args(Block))
