@@ -1,4 +1,4 @@
-"""Activations that torch has as a function only."""
+"""Activations that torch has as a function only, or not at all."""
 
 from __future__ import annotations
 
@@ -22,3 +22,51 @@ class Erf(nn.Module):
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Apply erf; shape and dtype stay as they are."""
         return torch.erf(x)
+
+
+class Maxout(nn.Module):
+    """The largest of `pieces` linear maps (Goodfellow et al. 2013, section 3).
+
+    Each unit has `pieces` neighbouring channels (or features) of the weight layer before it to
+    itself, which models make that many times as wide (`pieces_of`), so a network has the same
+    number of units whatever its activation.
+
+    For two independent N(0, q) pieces E[max^2] = q: what one gains the other loses.
+
+    Parameters
+    ----------
+    pieces
+        Linear maps a unit takes the largest of, 2 or more.
+
+    Examples
+    --------
+    >>> Maxout(2)(torch.tensor([[1.0, 3.0, -2.0, -5.0]]))
+    tensor([[ 3., -2.]])
+    """
+
+    def __init__(self, pieces: int = 2) -> None:
+        super().__init__()
+        if pieces < 2:
+            raise ValueError(f"pieces={pieces}: a maximum is taken of 2 or more")
+        self.pieces = pieces
+
+    def forward(self, x: Float[Tensor, "batch piece *position"]) -> Tensor:
+        """Return a map of as many channels as units."""
+        return x.unflatten(1, (-1, self.pieces)).amax(2)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"pieces={self.pieces}"
+
+
+def pieces_of(activation: nn.Module) -> int:
+    """Channels of the layer before it that one unit of an activation takes: 1 if elementwise.
+
+    Any module may say so, by an attribute of that name.
+
+    Examples
+    --------
+    >>> pieces_of(nn.ReLU()), pieces_of(Maxout(3))
+    (1, 3)
+    """
+    return int(getattr(activation, "pieces", 1))

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures.study import Study, launched, study_of
+from analysis.figures.study import Study, launched
 from analysis.load import Results, load
 from analysis.studies.page import markdown_table, publish
+from analysis.studies.told import headline_table, how_made, study_or_error
 from experiments.errors import UNUSABLE, FaninError
-
-HOLDS = {True: "yes", False: "**no**", None: ""}
 
 
 def markdown(done: Sequence[tuple[Results, Study]]) -> str:
@@ -26,28 +25,17 @@ def markdown(done: Sequence[tuple[Results, Study]]) -> str:
     ]
     parts = [markdown_table(["sweep", "source", "verdict"], overview)]
     for results, study in done:
-        rows = [[h.what, h.theirs, h.ours, HOLDS[h.holds]] for h in study.headlines]
         parts += [
             f"### {results.name}",
             f"{_source(results)}. Claim: {study.claim} **{study.verdict.capitalize()}.**",
-            markdown_table(["", "published", "measured", "holds"], rows),
-            f"{study.caption} {_run(results)}",
+            headline_table(study, "published"),
+            f"{study.caption} {how_made(results)}",
         ]
     return "\n\n".join(parts)
 
 
 def _source(results: Results) -> str:
     return str(launched(results)["source"])
-
-
-def _run(results: Results) -> str:
-    about = launched(results)
-    size = "" if about.get("size", "small") == "small" else f" sweep.size={about['size']}"
-    return (
-        f"{len(results.cells)} cells at commit {about['code']}: "
-        f"`python -m experiments.run -m sweep={about['sweep']}{size}`, then "
-        f"`python -m analysis.figures {results.name}`."
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,18 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put them there")
     asked = parser.parse_args(argv)
     try:
-        done = [_done(load(name, asked.results)) for name in asked.names]
+        loaded = [load(name, asked.results) for name in asked.names]
+        done = [(results, study_or_error(results)) for results in loaded]
         publish(markdown(done), asked.write, "reproductions")
     except FaninError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UNUSABLE) from None
-
-
-def _done(results: Results) -> tuple[Results, Study]:
-    make = study_of(results)
-    if make is None:
-        raise FaninError(f"{results.name}: makes no published figure again (no source in its YAML)")
-    return results, make()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from experiments.activations import pieces_of
 from experiments.clip import Clip, ClipRule
 from experiments.config.build import TARGET, build, check_value, coerce, hints_of, locate, plain
 from experiments.config.wrapper import build_wrapped, coerce_wrapped, split_wrapped
@@ -129,16 +130,19 @@ def _check_made(group: str, node: Mapping[str, Any], made: Any) -> None:
 
 
 def _check_elementwise(activation: nn.Module) -> None:
-    x = torch.linspace(-2, 2, 18).pow(3).reshape(1, 2, 3, 3)
-    order = torch.arange(18).reshape(3, 6).T.flatten()
+    """Each output is of its own input alone, or of as many channels as the activation says."""
+    pieces = pieces_of(activation)
+    x = torch.linspace(-2, 2, 18 * pieces).pow(3).reshape(1, 2 * pieces, 3, 3)
+    order = torch.arange(18).reshape(3, 6).T.flatten()  # of units at positions
+    shuffled = x.unflatten(1, (2, pieces)).movedim(2, -1).reshape(18, pieces)[order]
     try:
         y = activation(x.clone())
-        shuffled = activation(x.flatten()[order].reshape(x.shape))
+        again = activation(shuffled.reshape(1, 2, 3, 3, pieces).movedim(-1, 2).flatten(1, 2))
     except Exception as error:
         raise ConfigError(f"activation: {error}") from error
-    if not isinstance(y, torch.Tensor) or y.shape != x.shape:
+    if not isinstance(y, torch.Tensor) or y.shape != (1, 2, 3, 3):
         raise ConfigError("activation: what comes out must have the shape of what went in")
-    if not torch.allclose(y.flatten()[order], shuffled.flatten()):
+    if not torch.allclose(y.flatten()[order], again.flatten()):
         raise ConfigError(
             "activation: not elementwise (each output may depend on its own input alone)"
         )

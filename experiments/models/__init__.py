@@ -2,6 +2,7 @@
 
 from experiments.models.alexnet import AlexNet
 from experiments.models.dropout import SeededDropout, dropout_masks
+from experiments.models.fitnet4 import FitNet4
 from experiments.models.linear import Linear
 from experiments.models.mlp import Mlp
 from experiments.models.norms import MeanOnly
@@ -12,6 +13,7 @@ from experiments.models.two_layer import TwoLayer
 __all__ = [
     "Activation",
     "AlexNet",
+    "FitNet4",
     "ImageShape",
     "Linear",
     "MeanOnly",

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
+from experiments.activations import pieces_of
 from experiments.errors import ConfigError
 from experiments.models.dropout import SeededDropout
 from experiments.models.flatten import Flatten
@@ -68,6 +69,7 @@ class Stack:
         self._channels, *self._sides = shape
         self._flat = False
         self._activation = activation
+        self._pieces = pieces_of(activation())
         self._norm: Norm = norm
         self._padding_mode = padding_mode
         self._convs = 0
@@ -78,6 +80,8 @@ class Stack:
 
     def conv(self, channels: int, kernel_size: int, groups: int = 1) -> Stack:
         """Add a convolution that keeps height and width, its norm and its activation.
+
+        `channels` is what leaves the activation (see `pieces_of`).
 
         Raises
         ------
@@ -96,7 +100,7 @@ class Stack:
             f"conv{self._convs}",
             nn.Conv2d(
                 self._channels,
-                channels,
+                channels * self._pieces,
                 kernel_size,
                 padding=padding,
                 groups=groups,
@@ -107,8 +111,10 @@ class Stack:
         return self._hidden(channels)
 
     def dense(self, features: int) -> Stack:
-        """Add a linear layer, its norm and its activation."""
-        return self._linear(features)._hidden(features)
+        """Add a linear layer, its norm and its activation, which `features` leave."""
+        self._linear(features * self._pieces)
+        self._channels = features
+        return self._hidden(features)
 
     def readout(self, n_outputs: int) -> Stack:
         """Add the last linear layer: neither norm nor activation follows."""
@@ -124,6 +130,13 @@ class Stack:
         # A map without room is followed as if one position were left; `network` then refuses.
         self._sides = [max((side - kernel_size) // stride + 1, 1) for side in self._sides]
         self._add(name, nn.MaxPool2d(kernel_size, stride))
+        return self
+
+    def global_max_pool(self) -> Stack:
+        """Add a max-pool over the whole map."""
+        height, width = self._sides
+        self._add(f"pool{self._weights}", nn.MaxPool2d((height, width)))
+        self._sides = [1, 1]
         return self
 
     def local_response_norm(self) -> Stack:
@@ -165,7 +178,7 @@ class Stack:
         self._layers.add_module(name, layer)
 
     def _hidden(self, channels: int) -> Stack:
-        norm = norm_layer(self._norm, channels, dense=self._flat)
+        norm = norm_layer(self._norm, channels * self._pieces, dense=self._flat)
         if norm is not None:
             self._add(f"norm{self._weights}", norm)
         self._add(f"act{self._weights}", self._activation())

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, dropout, instancenorm, normalization, pooling
 
+from experiments.activations import pieces_of
 from experiments.models.dropout import SeededDropout
 from experiments.models.lrn import LocalResponseNorm
 from experiments.models.norms import MeanOnly
@@ -40,9 +41,9 @@ NOT_ACTIVATIONS = (
 class LayerTrace:
     """What one weight layer saw and made on a batch.
 
-    `activation` is the output of the elementwise module that takes the layer's output, directly or
-    through a normalization, where there is one (a function called in `forward` is none: a hook
-    can't see it).
+    `activation` is the output of the elementwise module (or maxout) that takes the layer's output,
+    directly or through a normalization, where there is one (a function called in `forward` is
+    none: a hook can't see it).
     """
 
     name: str
@@ -73,7 +74,7 @@ def trace(
             return None
         elif not isinstance(module, NORMALIZATIONS):
             followed = None
-            if isinstance(module, NOT_ACTIVATIONS) or output.shape != inputs[0].shape:
+            if isinstance(module, NOT_ACTIVATIONS) or not _unit_by_unit(module, inputs[0], output):
                 return None
             layers[-1] = replace(layers[-1], activation=output)
             return output.clone()
@@ -88,6 +89,11 @@ def trace(
         for handle in handles:
             handle.remove()
     return layers, logits
+
+
+def _unit_by_unit(module: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether shapes are those of an activation: maxout leaves one channel of several."""
+    return y.numel() * pieces_of(module) == x.numel() and y.shape[2:] == x.shape[2:]
 
 
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:

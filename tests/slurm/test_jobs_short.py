@@ -41,9 +41,10 @@ def test_at_its_time_limit_a_job_requeues_itself(faulty: Faulty) -> None:
     (runs,) = faulty.runs().values()
     assert runs >= 2
     assert faulty.attempts() == {number: ["ok"] for number in range(3)}
-    # What was done before the notice is not done again; the last cell began in a later run.
-    assert faulty.count("drawn", 0) == 1
+    # The last cell began in a later run; the notice may have come as early as in the first cell.
+    assert 1 <= faulty.count("drawn", 0) <= runs
     assert 1 <= faulty.count("drawn", 2) < runs
+    # No step that was done before a notice is done again.
     assert len({faulty.count("steps", number) for number in range(3)}) == 1
     assert_same_tables(faulty.root, undisturbed(faulty), [0, 1, 2])
     assert not faulty.left_over()

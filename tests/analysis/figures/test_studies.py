@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from analysis import Results
 from analysis.figures.__main__ import main
 from analysis.figures.study import Headline, Study, launched, study_of
 from analysis.figures.style import use_style
-from analysis.studies import reproductions
+from analysis.studies import questions, reproductions
 from experiments.errors import FaninError
 
 # What makes each small: fewer draws, narrower networks.
@@ -19,6 +20,7 @@ SMALLER = {
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
     "he2015": ("model.width=4", "train.steps=30", "seed=range(2)"),
     "hanin2018": ("probe.draws=6", "seed=range(2)"),
+    "mishkin2016": ("model.width=1", "train.steps=3", "seed=0,1", "probe.draws=0"),
     "xiao2018": ("model.width=2", "model.depth=5", "train.steps=12"),
     "schoenholz2017": ("model.width=16", "train.steps=3", "model.depth=4,8", "seed=0"),
     "lewkowycz2020": ("model.width=16", "optim.lr=0.01,0.1,100", "init.gain=1.0", "seed=0,1"),
@@ -44,7 +46,8 @@ def test_it_says_what_is_published_and_what_was_measured(made: Results) -> None:
     make = study_of(made)
     assert make is not None
     study = make()
-    assert list(study.figures) == [made.name]
+    assert study.figures
+    assert all(name.startswith(made.name) for name in study.figures)
     assert all(line.theirs and line.ours and "nan" not in line.ours for line in study.headlines)
     assert any(line.holds is not None for line in study.headlines)
     assert "draws" in study.caption or "seeds" in study.caption
@@ -59,11 +62,30 @@ def test_the_command_draws_it_and_tells_the_verdict(
     said = capsys.readouterr().out
     assert "eproduced: " in said
     for ends in ("pdf", "svg", "png", "txt"):
-        assert (made.folder.root / "figures" / f"{made.name}.{ends}").stat().st_size > 100
+        drawn = list((made.folder.root / "figures").glob(f"{made.name}*.{ends}"))
+        assert drawn
+        assert all(path.stat().st_size > 100 for path in drawn)
     reproductions.main([made.name, "--results", where])
     page = capsys.readouterr().out
     assert f"### {made.name}" in page
     assert f"sweep={made.name}`" in page
+
+
+def test_a_questions_page_gets_numbers_and_figures(made: Results, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "questions" / "page.md"
+    page.parent.mkdir(parents=True)
+    page.write_text(f"By hand.\n<!-- begin {made.name} -->\n<!-- end {made.name} -->\n")
+    figures = tmp_path / "docs" / "figures"
+    words = ["--write", str(page), "--figures", str(figures)]
+    questions.main([made.name, "--results", str(made.folder.root.parent), *words])
+    text = page.read_text()
+    assert text.startswith("By hand.\n")
+    linked = re.findall(r"\]\((\S+\.png)\)", text)
+    assert {page.parent / link for link in linked} == {
+        page.parent / ".." / "figures" / path.name for path in figures.iterdir()
+    }
+    assert linked
+    assert f"-m sweep={made.name}`" in text
 
 
 @pytest.mark.parametrize(
@@ -85,7 +107,7 @@ def test_a_sweep_without_a_source_has_no_study(
     assert study_of(small) is None
     with pytest.raises(SystemExit):
         reproductions.main(["small", "--results", str(small.folder.root.parent)])
-    assert "no published figure" in capsys.readouterr().err
+    assert "makes no study" in capsys.readouterr().err
 
 
 def test_a_source_without_a_module_is_said(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ PLAIN = "model=plain model.depth=3 model.width=3"
 CIRCULAR = f"{PLAIN} model.padding_mode=circular"
 ALEXNET = "model=alexnet model.width=4 model.dense=7 data.image_side=15"
 ALEXNET_2012 = f"{ALEXNET} model.groups=2 model.lrn=true model.dropout=0.5"
-MODELS = (LINEAR, MLP, TWO_LAYER, PLAIN, CIRCULAR, ALEXNET, ALEXNET_2012)
+FITNET4 = "model=fitnet4 model.width=2 data.image_side=4"
+MODELS = (LINEAR, MLP, TWO_LAYER, PLAIN, CIRCULAR, ALEXNET, ALEXNET_2012, FITNET4)
 NORMS = ("none", "batch", "layer", "mean_only")
 CLIPS = (
     "clip=none",
@@ -36,7 +37,7 @@ LOSSES = (
 )
 ACTIVATIONS = (
     *("elu", "erf", "gelu", "hard_tanh", "identity", "leaky_relu", "relu", "selu", "sigmoid"),
-    *("silu", "softplus", "tanh"),
+    *("silu", "softplus", "tanh", "maxout"),
 )
 MIXED = (  # each option of each group at least once
     f"{LINEAR} loss=mse head=softmax clip=none",
@@ -45,6 +46,7 @@ MIXED = (  # each option of each group at least once
     f"{TWO_LAYER} model.norm=mean_only optim=adamw schedule=cosine clip=value",
     f"{CIRCULAR} model.norm=layer activation=tanh schedule=warmup +clip.factors.conv1=0",
     f"{ALEXNET_2012} model.norm=none optim=adam activation=elu",
+    f"{FITNET4} activation=maxout",
 )
 
 pytestmark = pytest.mark.usefixtures("as_in_workers")

@@ -1,0 +1,82 @@
+"""What came of a question's sweep, for its page in docs/questions/: numbers and figures.
+
+python -m analysis.studies.questions inf_loss --write docs/questions/inf_loss.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.figures.study import Study
+from analysis.figures.style import use_style
+from analysis.load import Results, load
+from analysis.studies.page import publish
+from analysis.studies.told import headline_table, how_made, study_or_error
+from experiments.errors import UNUSABLE, FaninError
+
+DPI = 150
+
+
+def markdown(results: Results, study: Study, figures: str) -> str:
+    """Figures, their caption, numbers, and how they were made.
+
+    Parameters
+    ----------
+    figures
+        Where a page that holds this finds the pictures.
+    """
+    pictures = [f"![{study.claim}]({figures}/{name}.png)" for name in study.figures]
+    return "\n\n".join(
+        [
+            *pictures,
+            f"*{study.caption}*",
+            headline_table(study, "claimed or predicted"),
+            how_made(results),
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write or print what came of one sweep."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.studies.questions", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
+    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="put it there, pictures beside")
+    parser.add_argument(
+        "--figures",
+        metavar="DIR",
+        type=Path,
+        default=Path("docs/figures"),
+        help="where --write puts the pictures (default: docs/figures)",
+    )
+    asked = parser.parse_args(argv)
+    use_style()
+    try:
+        results = load(asked.name, asked.results)
+        study = study_or_error(results)
+        beside = asked.write.parent if asked.write else Path()
+        text = markdown(results, study, os.path.relpath(asked.figures, beside))
+        publish(text, asked.write, asked.name)
+        if asked.write:
+            _draw(study.figures, asked.figures)
+    except (FaninError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UNUSABLE) from None
+
+
+def _draw(figures: Mapping[str, Figure], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=DPI, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()
