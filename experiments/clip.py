@@ -14,7 +14,7 @@ Tensors = dict[str, Tensor]
 
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LayerFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-BiasGradient = Literal["own", "mean_of_weights"]
+BiasGradient = Literal["own", "mean_of_weights", "zero"]
 
 
 @runtime_checkable
@@ -98,8 +98,8 @@ class Clip:
         layer (up to weight decay). Layers not named keep theirs.
     bias
         `own`: the loss's derivative. `mean_of_weights`: a mistake seen in the wild, the mean of
-        the gradients of the weights into the same unit. A layer whose weight has one axis (a
-        normalization's) keeps its own.
+        the gradients of the weights into the same unit. `zero`: biases stand still. A layer whose
+        weight has one axis (a normalization's) keeps its own.
     """
 
     rule: ClipRule
@@ -120,24 +120,25 @@ class Clip:
         >>> clip.apply({"conv1.bias": torch.ones(1), "fc1.bias": torch.ones(1)})
         {'conv1.bias': tensor([0.5000]), 'fc1.bias': tensor([1.])}
         """
-        if self.bias == "mean_of_weights":
-            grads = {name: _mean_of_weights(name, grads) for name in grads}
+        if self.bias != "own":
+            grads = {name: self._instead(name, grads) for name in grads}
         return self.rule.apply(
             {name: self._times_factor(name, grad) for name, grad in grads.items()}
         )
 
+    def _instead(self, name: str, grads: Tensors) -> Tensor:
+        """What a bias gets instead of its own gradient; other gradients as they are."""
+        layer, _, kind = name.rpartition(".")
+        weight = grads.get(f"{layer}.weight")
+        if kind != "bias" or weight is None or weight.ndim < 2:
+            return grads[name]
+        if self.bias == "zero":
+            return torch.zeros_like(grads[name])
+        return weight.flatten(1).mean(1)
+
     def _times_factor(self, name: str, grad: Tensor) -> Tensor:
         layer = name.rpartition(".")[0]
         return grad * self.factors[layer] if layer in self.factors else grad
-
-
-def _mean_of_weights(name: str, grads: Tensors) -> Tensor:
-    """A bias's gradient as the mean of its unit's weight gradients; others as they are."""
-    layer, _, kind = name.rpartition(".")
-    weight = grads.get(f"{layer}.weight")
-    if kind != "bias" or weight is None or weight.ndim < 2:
-        return grads[name]
-    return weight.flatten(1).mean(1)
 
 
 def _scaled(grad: Tensor, factor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import unfold
 
-BiasGradient = Literal["own", "mean_of_weights"]
+from experiments.clip import BiasGradient
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ class OneFilter:
         filter_gradient = self.mean * torch.einsum("i,iqk->k", pulls, self.patches)
         if bias == "own":
             bias_gradient = self.mean * self.patches.shape[1] * pulls.sum()
-        else:
+        elif bias == "mean_of_weights":
             bias_gradient = filter_gradient.mean()
+        else:
+            bias_gradient = torch.zeros(()).double()
         taken_off = self.patches @ filter_gradient + bias_gradient
         if (taken_off <= 0).any():
             return float("inf")

@@ -132,6 +132,9 @@ def test_a_bias_may_get_the_mean_of_its_units_weight_gradients():
     assert clipped["norm1.bias"] == [3.0, 4.0]
     assert clipped["head.bias"] == [5.0]
     assert grads["conv1.bias"].tolist() == [100.0, 200.0]
+    still = Clip(NoClip(), bias="zero").apply(grads)
+    assert still["conv1.bias"].tolist() == [0.0, 0.0]
+    assert all(torch.equal(still[name], grads[name]) for name in grads if name != "conv1.bias")
 
 
 def test_one_mapping_holds_the_rule_and_the_factors():
@@ -160,7 +163,10 @@ def test_what_is_not_said_is_filled_in():
         ({"factors": {"conv1": "half"}}, r"clip\.factors\.conv1: .*valid number"),
         ({"factors": {"conv1": -1.0}}, r"clip\.factors\.conv1: .*greater than or equal to 0"),
         ({"factors": 0.5}, r"clip\.factors: .*valid dictionary"),
-        ({"bias": "mean"}, r"clip\.bias: no such choice as mean; valid: mean_of_weights, own"),
+        (
+            {"bias": "mean"},
+            r"clip\.bias: no such choice as mean; valid: mean_of_weights, own, zero",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_refused(changed: dict, complaint: str):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, conv2d
 
-from analysis.theory.one_filter import BiasGradient, OneFilter, patches_of
+from analysis.theory.one_filter import OneFilter, patches_of
+from experiments.clip import BiasGradient
 
 SIDE = 6
 Block = Literal["filter", "linear"]
@@ -46,8 +47,7 @@ def test_the_killing_rate_is_where_weights_without_spread_go_black(rule: BiasGra
         torch.tensor([0.0, 1.0], dtype=torch.float64), rule
     )
     w, b, *_ = torch.autograd.grad(logits(x, *weights)[1], weights)
-    if rule == "mean_of_weights":
-        b = w.mean().reshape(1)
+    b = {"own": b, "mean_of_weights": w.mean().reshape(1), "zero": torch.zeros_like(b)}[rule]
     for share, black in ((0.999, False), (1.001, True)):
         stepped = [p - share * rate * g for p, g in zip(weights[:2], (w, b), strict=True)]
         made = conv2d(x, *stepped, padding=1).relu()
