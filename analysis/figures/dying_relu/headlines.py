@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.dying_relu.reported import reported
-from analysis.figures.dying_relu.runs import REMEDIES, Runs
+from analysis.figures.dying_relu.runs import KERNEL, REMEDIES, Runs
 from analysis.figures.study import Headline
 
+TAPS = 3 * KERNEL**2  # of the filter, over three colours
 HELPS = {
     "none": "a smaller learning rate alone helps (report)",
     "U(-0.1, 0.1)": "helps (report)",
@@ -32,35 +33,47 @@ def headlines(runs: Runs, criterion: Mapping[str, Any]) -> Iterator[Headline]:
 
 
 def _remedies(runs: Runs) -> Iterator[Headline]:
-    trained = runs.kind("remedies")
+    trained, patient = runs.kind("remedies"), runs.kind("patient")
     for remedy in REMEDIES.values():
         mine = trained[trained["remedy"] == remedy]
-        told, holds = [], []
-        for scaling, rows in mine.groupby("scaling", observed=True, sort=True):
-            right = rows.groupby("optim.lr")["right"].mean()
-            works = right.index[right == 1]
-            dead = rows[rows["optim.lr"] == rows["optim.lr"].max()]["dead"]
-            window = _window(list(works), len(right))
-            fastest = rows["optim.lr"].max()
-            black = f", black at once at rate {fastest:g}: {dead.sum()} of {len(dead)}"
-            black = "" if remedy == "linear layer alone" else black
-            told.append(f"{scaling}: {window}{black}")
-            holds.append(len(works) > 0)
-        if told:
-            steps = int(mine["train.steps"].max())
-            yield Headline(
-                f"{remedy}: learning rates at which all runs classify both images ({steps} steps)",
-                HELPS[remedy],
-                "; ".join(told),
-                all(holds),
-            )
+        if len(mine):
+            yield _remedy(remedy, HELPS[remedy], mine)
+    yield _remedy("none", HELPS["none"], patient)
 
 
-def _window(rates: list[float], tried: int) -> str:
-    if not rates:
-        return f"none of {tried}"
-    ends = f"{min(rates):g} to {max(rates):g}" if len(rates) > 1 else f"{rates[0]:g}"
-    return f"{len(rates)} of {tried} ({ends})"
+def _remedy(remedy: str, claim: str, cells: pd.DataFrame) -> Headline:
+    told, holds = [], []
+    for scaling, rows in cells.groupby("scaling", observed=True, sort=True):
+        right = rows.groupby("optim.lr")["right"]
+        window = _window(right.sum(), right.size())
+        fastest = rows[rows["optim.lr"] == rows["optim.lr"].max()]
+        black = (
+            f", black after the step at rate {fastest['optim.lr'].iloc[0]:g}: "
+            f"{fastest['dead'].sum()} of {len(fastest)}"
+        )
+        born = f", black from the start: {rows['born'].sum()} of {len(rows)}"
+        has_map = rows["model"].iloc[0] != "linear"
+        told.append(f"{scaling}: {window}{black * has_map}{born * bool(rows['born'].any())}")
+        holds.append(bool((right.mean() == 1).any()))
+    return Headline(
+        f"{remedy}: learning rates at which all runs classify both images "
+        f"({int(cells['train.steps'].max())} steps)",
+        claim,
+        "; ".join(told),
+        all(holds),
+    )
+
+
+def _window(right: pd.Series, runs: pd.Series) -> str:
+    """At which of the rates all runs do, in words; by rate, how many do and how many there are."""
+    works = right.index[right == runs]
+    if len(works):
+        ends = f"{works.min():g} to {works.max():g}" if len(works) > 1 else f"{works[0]:g}"
+        return f"{len(works)} of {len(runs)} ({ends})"
+    if right.max() == 0:
+        return f"none of {len(runs)}, and no run at any"
+    best = right.idxmax()
+    return f"none of {len(runs)}, at best {right.max():g} of {runs[best]:g} runs (at {best:g})"
 
 
 def onsets(runs: Runs, cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -134,33 +147,72 @@ def _near(found: pd.DataFrame, allowed: float) -> bool:
 
 
 def _curvature(runs: Runs, factor: float) -> Iterator[Headline]:
-    cells = runs.kind("curvature")
-    for cell_id, row in cells.sort_values(["init.a", "data.side"]).iterrows():
-        theory, side = runs.theory(str(cell_id)), int(row["data.side"])
-        measured = runs.curvatures(cells.loc[[cell_id]])
-        if float(row["init.a"]) == 0:
-            for layer in ("filter", "linear"):
-                value = float(measured[layer].median())
-                told = theory.curvature(layer)
-                yield Headline(
-                    f"side {side}, inputs 0 to {row['scaling.scale']:g}: curvature of the "
-                    f"{layer}{' layer' if layer == 'linear' else ''}, and the step 2 / lambda",
-                    f"{told:.2g}, step {2 / told:.3g}, by theory",
-                    f"{value:.2g}, step {2 / value:.3g} (median of {len(measured)} draws)",
-                    max(value / told, told / value) <= factor,
-                )
-        ratio = measured["filter"] / measured["linear"]
-        told = theory.curvature_ratio()
-        centred = float(row["init.a"]) < 0
-        holds = max(ratio.median() / told, told / ratio.median()) <= factor
+    every = runs.kind("curvature")
+    told = {name: runs.curvatures(every.loc[[name]]) for name in every.index}
+    uniform = every[every["init.a"] == 0].sort_values("data.side")
+    centred = every[every["init.a"] < 0].sort_values("data.side")
+    for layer, words in (("filter", "filter"), ("linear", "linear layer")):
+        measured = [float(told[name][layer].median()) for name in uniform.index]
+        expected = [runs.theory(str(name)).curvature(layer) for name in uniform.index]
+        for what, turn in (("curvature lambda", False), ("largest stable step, 2 / lambda,", True)):
+            pair = [[2 / v if turn else v for v in values] for values in (expected, measured)]
+            yield Headline(
+                f"U(0, 1), unsaturated: {what} of the {words}, sides {_sides(uniform)}",
+                f"{_listed(pair[0])}, by theory",
+                f"{_listed(pair[1])} (medians of {uniform['probe.draws'].min():g} draws)",
+                _alike(expected, measured, factor),
+            )
+    for cells, words in ((uniform, "U(0, 1)"), (centred, "U(-0.1, 0.1)")):
+        ratios = [told[name]["filter"] / told[name]["linear"] for name in cells.index]
+        measured = [float(ratio.median()) for ratio in ratios]
+        expected = [runs.theory(str(name)).curvature_ratio() for name in cells.index]
+        by_hand = [side**2 / TAPS for side in cells["data.side"]]
+        mean_rules = cells is uniform
         yield Headline(
-            f"side {side}, U({row['init.a']:g}, {row['init.b']:g}): curvature of the filter over "
-            "that of the linear layer",
-            f"{told:.3g}, by theory" + (" without ReLU" if centred else ""),
-            f"{ratio.median():.2g} (median of {len(ratio)} draws; half of them "
-            f"{ratio.quantile(0.25):.2g} to {ratio.quantile(0.75):.2g})",
-            None if centred else bool(holds),
+            f"{words}: curvature of the filter over that of the linear layer, sides "
+            f"{_sides(cells)}",
+            f"{_listed(expected)}, by theory"
+            + (
+                f"; positions / taps: {_listed(by_hand)}"
+                if mean_rules
+                else ", which leaves out the ReLU and is of the mean curvatures"
+            ),
+            f"{_listed(measured)} (medians)",
+            _alike(expected, measured, factor) if mean_rules else None,
         )
+    yield from _no_boundary(runs)
+
+
+def _no_boundary(runs: Runs) -> Iterator[Headline]:
+    """The linear layer alone: the rates that work, in units of 2 / lambda at its steepest."""
+    trained = runs.kind("remedies")
+    alone = trained[trained["model"] == "linear"]
+    for scaling, rows in alone.groupby("scaling", observed=True):
+        right = rows.groupby("optim.lr")["right"].mean()
+        works = right.index[right == 1]
+        if not len(works):
+            continue
+        stable = 2 / runs.steepest(str(rows.index[0]))
+        yield Headline(
+            f"{scaling}, the linear layer alone: largest rate at which all runs classify both, "
+            "times lambda / 2 where p = 1/2",
+            f"false: at most 1 (cross entropy has no such boundary). 2 / lambda = {stable:.1e}",
+            f"{works.max() / stable:.1e}",
+            bool(works.max() > 2 * stable),
+        )
+
+
+def _sides(cells: pd.DataFrame) -> str:
+    return ", ".join(f"{side:g}" for side in cells["data.side"])
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.2g}" if value < 100 else f"{value:.0f}" for value in values)
+
+
+def _alike(expected: list[float], measured: list[float], factor: float) -> bool:
+    pairs = zip(expected, measured, strict=True)
+    return all(max(one / other, other / one) <= factor for one, other in pairs)
 
 
 def _descent(runs: Runs, allowed: float) -> Iterator[Headline]:
@@ -178,13 +230,13 @@ def _descent(runs: Runs, allowed: float) -> Iterator[Headline]:
     found = onsets(runs, cells, ["data.side", "factor", "seed"])
     layers = runs.curvatures(cells).droplevel("draw")
     stable = 2 / (layers["filter"].reindex(found["cell_id"]).to_numpy() * found["factor"])
-    units = found["measured"] / stable
+    low, high = found["spares"] / stable, found["kills"] / stable
+    told = found["predicted"] / stable
     yield Headline(
-        "from unsaturated logits: learning rate from which one step kills, times lambda / 2 "
-        "of the filter",
-        "false: 1. By theory of the step itself "
-        f"{(found['predicted'] / stable).min():.2g} to {(found['predicted'] / stable).max():.2g}",
-        f"{units.min():.2g} to {units.max():.2g} ({len(units)} networks, with and without a "
-        "shrunk gradient)",
-        _near(found, allowed) and not bool(((units > 0.5) & (units < 2)).any()),
+        "from unsaturated logits, no biases: learning rate from which one step kills, times "
+        "lambda / 2 of the filter",
+        f"false: 1. Theory of the step itself: {told.min():.2g} to {told.max():.2g}",
+        f"between {low.min():.2g} and {high.max():.2g} ({len(found)} networks, half of them with "
+        "a shrunk gradient)",
+        _near(found, allowed) and bool((high < 1).all()),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from analysis.figures.dying_relu.runs import CIRCLE, CROSS, Runs
+from analysis.figures.style import PALETTE
 
 SIZE = (6.8, 2.7)  # inches
 NAMES = {CIRCLE: "circle", CROSS: "cross"}
@@ -21,7 +23,7 @@ def pictures(runs: Runs) -> Figure:
     cell_id, after = str(mine.index[0]), int(mine["seen"].iloc[0])
     labels = runs.labels(cell_id).tolist()
     figure = Figure(figsize=SIZE, layout="constrained")
-    grid = figure.add_gridspec(2, 7, width_ratios=[1, 1, 0.9, 1, 1, 1, 1])
+    grid = figure.add_gridspec(2, 7, width_ratios=[1, 1, 1.1, 1, 1, 1, 1])
     rows = {0: "before", after: "after"}
     for column, label in enumerate((CIRCLE, CROSS)):
         image = labels.index(label)
@@ -48,10 +50,11 @@ def pictures(runs: Runs) -> Figure:
 
 def _filter(axis: Axes, runs: Runs, cell_id: str, step: int, words: str, titled: bool) -> None:
     weight = runs.values(cell_id, "conv1", "weight", step, -1)[0]
-    stacked = np.full((weight.shape[0] * 4 - 1, 3), np.nan)
+    stacked = np.full((weight.shape[0] * 4 + 1, 5), np.nan)
     for channel, taps in enumerate(weight.numpy()):
-        stacked[4 * channel : 4 * channel + 3] = taps
-    axis.imshow(stacked, cmap="gray")
+        stacked[4 * channel + 1 : 4 * channel + 4, 1:4] = taps
+    shades = mpl.colormaps["gray"].with_extremes(bad=PALETTE[8])
+    axis.imshow(stacked, cmap=shades)
     _bare(axis, "filter\n(R, G, B)" if titled else "")
     axis.set_xlabel(_ends(weight), fontsize="x-small")
     axis.set_ylabel(words, fontsize="small", fontweight="bold")
@@ -68,7 +71,7 @@ def _span(values: Tensor) -> tuple[float, float]:
 
 def _ends(values: Tensor) -> str:
     low, high = _span(values)
-    return f"{low:.3g} to {high:.3g}" if low < high else f"{low:.3g} everywhere"
+    return f"{low:.2g} to {high:.2g}" if low < high else f"{low + 0.0:.2g} everywhere"
 
 
 def _bare(axis: Axes, title: str) -> None:

@@ -110,6 +110,12 @@ class Runs:
         factor = cell.clip.factors.get("conv1", 1.0)
         return theory.killing_rate(pulls, cell.clip.bias) / factor
 
+    def steepest(self, cell_id: str) -> float:
+        """Largest curvature that logistic regression can have on the two images: at p = 1/2."""
+        cell = self.cell(cell_id)
+        images = probe_images(cell, *prepared(cell, CPU)).double().flatten(1)
+        return float(torch.linalg.eigvalsh(images @ images.T)[-1]) / (4 * len(images))
+
     def values(self, cell_id: str, layer: str, quantity: str, step: int, image: int) -> Tensor:
         """A tensor that the sweep has kept, in its shape.
 

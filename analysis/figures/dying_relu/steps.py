@@ -95,10 +95,13 @@ def _descent(axis: Axes, runs: Runs) -> None:
         "alive, loss higher": {"marker": "^", "color": PALETTE[1], "s": 16},
     }
     ticks = []
-    groups = cells.groupby(["data.side", "factor", "seed"])
-    for number, ((side, factor, seed), mine) in enumerate(groups):
+    seen: set[str] = set()
+    groups = cells.assign(shrunk=-cells["factor"]).groupby(["shrunk", "data.side", "seed"])
+    for number, ((shrink, side, seed), mine) in enumerate(groups):
+        factor = -shrink
         fate = np.where(mine["dead"], "map black", np.where(
             rises.reindex(mine.index), "alive, loss higher", "alive, loss lower"))  # fmt: skip
+        seen |= set(fate)
         for name, look in looks.items():
             chosen = fate == name
             axis.scatter(mine["optim.lr"][chosen], [number] * int(chosen.sum()), **look)
@@ -111,6 +114,7 @@ def _descent(axis: Axes, runs: Runs) -> None:
                   color=PALETTE[3])  # fmt: skip
         shrunk = "" if factor == 1 else f", gradient x {factor:g}"
         ticks.append(f"side {side}{shrunk}, seed {seed}")
+    looks = {name: look for name, look in looks.items() if name in seen}
     axis.set_yticks(range(len(ticks)), ticks, fontsize="x-small")
     axis.set_ylim(len(ticks) - 0.4, -0.6)
     axis.set_xscale("log")
