@@ -60,7 +60,7 @@ def _write_caption(study: Study, results: Results) -> Path:
 
 
 def _shown(study: Study) -> Table:
-    table = Table("", "published", "measured", "holds", box=box.SIMPLE_HEAD)
+    table = Table("", "claimed", "measured", "holds", box=box.SIMPLE_HEAD)
     for line in study.headlines:
         holds = {True: "yes", False: "no", None: ""}[line.holds]
         table.add_row(line.what, line.theirs, line.ours, holds)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from analysis.load import Results
 from experiments.errors import FaninError
 
+FIELD_REPORT = "field report"  # the source of a question that people ask
 Word = Literal["reproduced", "partly reproduced", "not reproduced"]
 
 

@@ -33,7 +33,7 @@ def studied(results: Results, command: str) -> Studied | None:
         return Studied(unmade=str(error))
     if study is None:
         return None
-    seen = " ".join(f"{h.what}: published {h.theirs}, measured {h.ours}." for h in study.headlines)
+    seen = " ".join(f"{h.what}: claimed {h.theirs}, measured {h.ours}." for h in study.headlines)
     return Studied(
         claim=study.claim,
         verdict=study.verdict,

@@ -36,7 +36,7 @@ def markdown(results: Results, study: Study, figures: str) -> str:
         [
             *pictures,
             f"*{study.caption}*",
-            headline_table(study, "claimed or predicted"),
+            headline_table(study),
             how_made(results),
         ]
     )

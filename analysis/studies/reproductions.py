@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures.study import Study, launched
+from analysis.figures.study import FIELD_REPORT, Study, launched
 from analysis.load import Results, load
 from analysis.studies.page import markdown_table, publish
 from analysis.studies.told import headline_table, how_made, study_or_error
@@ -18,20 +18,37 @@ from experiments.errors import UNUSABLE, FaninError
 
 
 def markdown(done: Sequence[tuple[Results, Study]]) -> str:
-    """An overview, then of each sweep its claim, its numbers beside the published ones, and n."""
+    """An overview, then of each publication its claim, its numbers beside ours, and n.
+
+    Field reports have pages of their own and stand in the overview alone.
+    """
     overview = [
-        [f"[{results.name}](#{results.name})", _source(results), study.verdict]
+        [_linked(results), _source(results), study.verdict, _share_that_holds(study)]
         for results, study in done
     ]
-    parts = [markdown_table(["sweep", "source", "verdict"], overview)]
+    header = ["sweep", "source", "verdict", "lines that hold"]
+    parts = [markdown_table(header, overview)]
     for results, study in done:
+        if _source(results) == FIELD_REPORT:
+            continue
         parts += [
             f"### {results.name}",
             f"{_source(results)}. Claim: {study.claim} **{study.verdict.capitalize()}.**",
-            headline_table(study, "published"),
+            headline_table(study),
             f"{study.caption} {how_made(results)}",
         ]
     return "\n\n".join(parts)
+
+
+def _linked(results: Results) -> str:
+    is_report = _source(results) == FIELD_REPORT
+    where = f"questions/{results.name}.md" if is_report else f"#{results.name}"
+    return f"[{results.name}]({where})"
+
+
+def _share_that_holds(study: Study) -> str:
+    asked = [line.holds for line in study.headlines if line.holds is not None]
+    return f"{sum(asked)} of {len(asked)}"
 
 
 def _source(results: Results) -> str:

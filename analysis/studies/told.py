@@ -24,10 +24,10 @@ def study_or_error(results: Results) -> Study:
     return make()
 
 
-def headline_table(study: Study, theirs: str) -> str:
-    """The numbers in Markdown, beside what `theirs` calls the others'."""
+def headline_table(study: Study) -> str:
+    """The numbers in Markdown, beside what is claimed."""
     rows = [[h.what, h.theirs, h.ours, HOLDS[h.holds]] for h in study.headlines]
-    return markdown_table(["", theirs, "measured", "holds"], rows)
+    return markdown_table(["", "claimed", "measured", "holds"], rows)
 
 
 def how_made(results: Results) -> str:

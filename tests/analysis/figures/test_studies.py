@@ -10,7 +10,7 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.figures.__main__ import main
-from analysis.figures.study import Headline, Study, launched, study_of
+from analysis.figures.study import FIELD_REPORT, Headline, Study, launched, study_of
 from analysis.figures.style import use_style
 from analysis.studies import questions, reproductions
 from experiments.errors import FaninError
@@ -67,8 +67,11 @@ def test_the_command_draws_it_and_tells_the_verdict(
         assert all(path.stat().st_size > 100 for path in drawn)
     reproductions.main([made.name, "--results", where])
     page = capsys.readouterr().out
-    assert f"### {made.name}" in page
-    assert f"sweep={made.name}`" in page
+    if launched(made)["source"] == FIELD_REPORT:
+        assert f"[{made.name}](questions/{made.name}.md)" in page
+    else:
+        assert f"### {made.name}" in page
+        assert f"sweep={made.name}`" in page
 
 
 def test_a_questions_page_gets_numbers_and_figures(made: Results, tmp_path: Path) -> None:

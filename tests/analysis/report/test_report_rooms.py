@@ -185,7 +185,7 @@ def test_a_published_figure_is_told_with_its_numbers(monkeypatch: pytest.MonkeyP
     assert found is not None
     assert (found.verdict, found.headlines) == ("reproduced", (line,))
     (drawn,) = found.figures
-    assert "published 0.61 (their map), measured 0.62" in drawn.svg
+    assert "claimed 0.61 (their map), measured 0.62" in drawn.svg
     assert drawn.caption == "Tanh networks."
 
 
