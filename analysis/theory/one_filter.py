@@ -17,6 +17,8 @@ from torch.nn.functional import unfold
 
 from experiments.clip import BiasGradient
 
+Layer = Literal["filter", "linear"]
+
 
 @dataclass(frozen=True)
 class OneFilter:
@@ -79,7 +81,7 @@ class OneFilter:
         """(p - y) / n of the logistic loss with all images fed together, at the expected logits."""
         return (self.logits.sigmoid() - labels) / len(labels)
 
-    def curvature(self, layer: Literal["filter", "linear"]) -> float:
+    def curvature(self, layer: Layer) -> float:
         """Largest eigenvalue of a layer's block of the Hessian of the mean logistic loss.
 
         The block is p (1 - p) times the outer product of the logit's derivative with itself,
@@ -91,7 +93,7 @@ class OneFilter:
         gram = self.derivative_gram(layer)
         return float(torch.linalg.eigvalsh(root[:, None] * gram * root)[-1])
 
-    def derivative_gram(self, layer: Literal["filter", "linear"]) -> Float[Tensor, "image image"]:
+    def derivative_gram(self, layer: Layer) -> Float[Tensor, "image image"]:
         """Expected inner products of the derivatives of the images' logits."""
         x = self.patches
         # Both derivatives are sums of products of a weight and a pixel: a mean, and a scatter.

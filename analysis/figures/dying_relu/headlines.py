@@ -11,7 +11,9 @@ import pandas as pd
 from analysis.figures.dying_relu.reported import reported
 from analysis.figures.dying_relu.runs import KERNEL, REMEDIES, Runs
 from analysis.figures.study import Headline
+from analysis.theory.one_filter import Layer
 
+LAYERS: dict[Layer, str] = {"filter": "filter", "linear": "linear layer"}
 TAPS = 3 * KERNEL**2  # of the filter, over three colours
 HELPS = {
     "none": "a smaller learning rate alone helps (report)",
@@ -151,7 +153,7 @@ def _curvature(runs: Runs, factor: float) -> Iterator[Headline]:
     told = {name: runs.curvatures(every.loc[[name]]) for name in every.index}
     uniform = every[every["init.a"] == 0].sort_values("data.side")
     centred = every[every["init.a"] < 0].sort_values("data.side")
-    for layer, words in (("filter", "filter"), ("linear", "linear layer")):
+    for layer, words in LAYERS.items():
         measured = [float(told[name][layer].median()) for name in uniform.index]
         expected = [runs.theory(str(name)).curvature(layer) for name in uniform.index]
         for what, turn in (("curvature lambda", False), ("largest stable step, 2 / lambda,", True)):

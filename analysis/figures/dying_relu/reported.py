@@ -59,23 +59,28 @@ def _gradients(runs: Runs, cells: pd.DataFrame, criterion: Mapping[str, Any]) ->
     circle, cross = (criterion[name] for name in ("circle", "cross"))
     inside = _inside(medians[CIRCLE], circle) & _inside(medians[CROSS], cross)
     turned = _inside(-medians[CIRCLE], circle) & _inside(-medians[CROSS], cross)
-    like = cells[(cells["scaling"] == "raw") & (cells["data.side"] == cells["data.side"].max())]
+    large = medians[_inside(medians[CIRCLE], cross)]
+    where = ", ".join(sorted(cells.loc[large["cell_id"], "scaling"].astype(str).unique()))
+    widest = cells[cells["data.side"] == cells["data.side"].max()]
+    raw = widest[widest["scaling"] == "raw"]
+    like = raw if len(raw) else widest
     shown = medians[medians["cell_id"].isin(like.index) & medians["first"]]
-    side = like["data.side"].max()
     yield Headline(
-        "gradients with respect to the classifier's inputs, on the circle and on the cross",
+        "median gradient with respect to the classifier's inputs, on the circle and on the cross",
         f"{_range(circle)} and {_range(cross)} (report)",
-        f"both so (medians over inputs) in {int(inside.sum())} of {len(medians)} looks at "
-        f"{len(cells)} runs, with the other sign in {int(turned.sum())}. After the step, raw, "
-        f"side {side}: circle {_spread(shown[CIRCLE])}, cross {_spread(shown[CROSS])}",
+        f"both so in {int(inside.sum())} of {len(medians)} looks at {len(cells)} runs, with the "
+        f"other sign in {int(turned.sum())}. {_range(cross)} on the *circle* in {len(large)} "
+        f"({where or 'nowhere'}). After the step, {like['scaling'].iloc[0]}, side "
+        f"{like['data.side'].iloc[0]}: circle {_spread(shown[CIRCLE])}, cross "
+        f"{_spread(shown[CROSS])}",
         bool(inside.any()),
     )
     # A black map gives both images one logit: gradients (p - 1) v and p v, v the weights.
-    share = np.mean(cross) / (np.mean(cross) - np.mean(circle))
+    odds = -np.mean(cross) / np.mean(circle)  # p / (1 - p)
     sure = _logits(runs, cells)
     yield Headline(
         "logit that both images share once the maps are black",
-        f"{np.log(share / (1 - share)):.1f}, were it as reported: the two gradients are (p - 1) v "
+        f"{np.log(odds):.1f}, were it as reported: the two gradients are (p - 1) v "
         "and p v with the same weights v, of which then v > 0",
         f"{sure.min():.3g} to {sure.max():.3g}; median v after the step: {_readouts(runs, cells)}",
         None,

@@ -96,8 +96,8 @@ class Runs:
             weight, bias = layer.weight_moments(shape), layer.bias_moments(shape)
             if weight is None or bias is None:
                 raise FaninError(f"{cell_id}: the moments of its weights are not known")
-            patches = patches_of(images, KERNEL)
-            self._theories[cell_id] = OneFilter(patches, weight.mean, weight.var, bias.mean)
+            numbers = float(weight.mean), float(weight.var), float(bias.mean)
+            self._theories[cell_id] = OneFilter(patches_of(images, KERNEL), *numbers)
         return self._theories[cell_id]
 
     def killing_rate(self, cell_id: str) -> float:

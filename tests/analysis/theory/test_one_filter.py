@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, conv2d
 
-from analysis.theory.one_filter import OneFilter, patches_of
+from analysis.theory.one_filter import Layer, OneFilter, patches_of
 from experiments.clip import BiasGradient
 
 SIDE = 6
-Block = Literal["filter", "linear"]
 
 
 def images() -> Tensor:
@@ -72,8 +71,8 @@ def test_a_step_that_brightens_a_map_kills_at_no_rate() -> None:
     assert theory.killing_rate(pulls, "mean_of_weights") == float("inf")
 
 
-@pytest.mark.parametrize("layer", get_args(Block))
-def test_without_spread_a_curvature_is_the_hessians(layer: Block) -> None:
+@pytest.mark.parametrize("layer", get_args(Layer))
+def test_without_spread_a_curvature_is_the_hessians(layer: Layer) -> None:
     x, y = images(), torch.tensor([1.0, 0.0], dtype=torch.float64)
     weights = constant(x, 0.05, 0.1)
     place = {"filter": 0, "linear": 2}[layer]
@@ -89,8 +88,8 @@ def test_without_spread_a_curvature_is_the_hessians(layer: Block) -> None:
     assert told == pytest.approx(exact, rel=1e-9)
 
 
-@pytest.mark.parametrize("layer", get_args(Block))
-def test_the_gram_matrix_is_the_mean_over_draws(layer: Block) -> None:
+@pytest.mark.parametrize("layer", get_args(Layer))
+def test_the_gram_matrix_is_the_mean_over_draws(layer: Layer) -> None:
     x, draws = images(), 4000
     theory = OneFilter(patches_of(x, 3), 0.5, 1 / 12)
     generator = torch.Generator().manual_seed(1)
