@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,31 @@ def _remedies(runs: Runs) -> Iterator[Headline]:
         mine = trained[trained["remedy"] == remedy]
         if len(mine):
             yield _remedy(remedy, HELPS[remedy], mine)
-    yield _remedy("none", HELPS["none"], patient)
+    for rule, rows in patient.groupby("clip.bias", observed=True, sort=True):
+        own = rule == "own"
+        name = "none, each bias with its own gradient" if own else "none"
+        line = _remedy(name, "not in the report" if own else HELPS["none"], rows)
+        yield replace(line, holds=None) if own else line
+    yield _cross_alone(patient[patient["clip.bias"] == "mean_of_weights"])
+
+
+def _cross_alone(cells: pd.DataFrame) -> Headline:
+    """What a smaller learning rate leaves."""
+    alive = cells[~cells["dead_end"]]
+    return Headline(
+        f"none: map of the cross after {int(cells['train.steps'].max())} steps, where that of the "
+        "circle is not black",
+        "nothing is claimed. Where it is black the cross's logit is the classifier's bias, which "
+        "the average of gradients that are all 0 never moves",
+        f"black in {alive['cross_black'].sum()} of {len(alive)} runs, of which "
+        f"{(alive['cross_black'] & alive['right']).sum()} classify both images",
+        None,
+    )
 
 
 def _remedy(remedy: str, claim: str, cells: pd.DataFrame) -> Headline:
     told, holds = [], []
-    for scaling, rows in cells.groupby("scaling", observed=True, sort=True):
+    for inputs, rows in cells.groupby("inputs"):
         right = rows.groupby("optim.lr")["right"]
         window = _window(right.sum(), right.size())
         fastest = rows[rows["optim.lr"] == rows["optim.lr"].max()]
@@ -55,7 +75,7 @@ def _remedy(remedy: str, claim: str, cells: pd.DataFrame) -> Headline:
         )
         born = f", black from the start: {rows['born'].sum()} of {len(rows)}"
         has_map = rows["model"].iloc[0] != "linear"
-        told.append(f"{scaling}: {window}{black * has_map}{born * bool(rows['born'].any())}")
+        told.append(f"{inputs}: {window}{black * has_map}{born * bool(rows['born'].any())}")
         holds.append(bool((right.mean() == 1).any()))
     return Headline(
         f"{remedy}: learning rates at which all runs classify both images "
@@ -109,22 +129,22 @@ def onsets(runs: Runs, cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _boundary(runs: Runs, allowed: float) -> Iterator[Headline]:
-    found = onsets(runs, runs.kind("boundary"), ["scaling", "data.side", "seed"])
-    for scaling, mine in found.groupby("scaling", observed=True):
+    found = onsets(runs, runs.kind("boundary"), ["inputs", "data.side", "seed"])
+    for inputs, mine in found.groupby("inputs"):
         told = [f"{_between(rows)} (side {side})" for side, rows in mine.groupby("data.side")]
         expected = [
             f"{rows['predicted'].iloc[0]:.1e} ({side})" for side, rows in mine.groupby("data.side")
         ]
         yield Headline(
-            f"{scaling}: learning rate from which one step on the cross kills",
+            f"{inputs}: learning rate from which one step on the cross kills",
             f"{', '.join(expected)}, by theory",
             ", ".join(told),
             _near(mine, allowed),
         )
     trained = runs.kind("remedies")
     shrunk = trained[(trained["remedy"].isin(["none", "conv gradient x 1e-3"]))]
-    found = onsets(runs, shrunk, ["scaling", "factor", "seed"])
-    pairs = found.pivot_table(index=["scaling", "seed"], columns="factor", values="measured")
+    found = onsets(runs, shrunk, ["inputs", "factor", "seed"])
+    pairs = found.pivot_table(index=["inputs", "seed"], columns="factor", values="measured")
     if {1.0, 1e-3} <= set(pairs.columns):
         gained = (pairs[1e-3] / pairs[1.0]).replace(np.inf, np.nan).dropna()
         if len(gained):
@@ -189,14 +209,14 @@ def _no_boundary(runs: Runs) -> Iterator[Headline]:
     """The linear layer alone: the rates that work, in units of 2 / lambda at its steepest."""
     trained = runs.kind("remedies")
     alone = trained[trained["model"] == "linear"]
-    for scaling, rows in alone.groupby("scaling", observed=True):
+    for inputs, rows in alone.groupby("inputs"):
         right = rows.groupby("optim.lr")["right"].mean()
         works = right.index[right == 1]
         if not len(works):
             continue
         stable = 2 / runs.steepest(str(rows.index[0]))
         yield Headline(
-            f"{scaling}, the linear layer alone: largest rate at which all runs classify both, "
+            f"{inputs}, the linear layer alone: largest rate at which all runs classify both, "
             "times lambda / 2 where p = 1/2",
             f"false: at most 1 (cross entropy has no such boundary). 2 / lambda = {stable:.1e}",
             f"{works.max() / stable:.1e}",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from analysis.figures.dying_relu.runs import CIRCLE, CROSS, Runs
-from analysis.figures.style import PALETTE
 
 SIZE = (6.8, 2.7)  # inches
 NAMES = {CIRCLE: "circle", CROSS: "cross"}
@@ -50,11 +49,14 @@ def pictures(runs: Runs) -> Figure:
 
 def _filter(axis: Axes, runs: Runs, cell_id: str, step: int, words: str, titled: bool) -> None:
     weight = runs.values(cell_id, "conv1", "weight", step, -1)[0]
-    stacked = np.full((weight.shape[0] * 4 + 1, 5), np.nan)
+    stacked = np.full((weight.shape[0] * 4 - 1, 3), np.nan)
     for channel, taps in enumerate(weight.numpy()):
-        stacked[4 * channel + 1 : 4 * channel + 4, 1:4] = taps
-    shades = mpl.colormaps["gray"].with_extremes(bad=PALETTE[8])
-    axis.imshow(stacked, cmap=shades)
+        stacked[4 * channel : 4 * channel + 3] = taps
+        corner = (-0.5, 4 * channel - 0.5)
+        axis.add_patch(
+            Rectangle(corner, 3, 3, fill=False, edgecolor="0.4", linewidth=0.8, clip_on=False)
+        )
+    axis.imshow(stacked, cmap="gray")
     _bare(axis, "filter\n(R, G, B)" if titled else "")
     axis.set_xlabel(_ends(weight), fontsize="x-small")
     axis.set_ylabel(words, fontsize="small", fontweight="bold")
@@ -71,7 +73,10 @@ def _span(values: Tensor) -> tuple[float, float]:
 
 def _ends(values: Tensor) -> str:
     low, high = _span(values)
-    return f"{low:.2g} to {high:.2g}" if low < high else f"{low + 0.0:.2g} everywhere"
+    if low == high:
+        return f"{low + 0.0:.3g} everywhere"
+    return " to ".join(f"{end:.1e}" if abs(end) >= 1e4 else f"{end:.0f}" if abs(end) >= 10
+                       else f"{end:.2g}" for end in (low, high))  # fmt: skip
 
 
 def _bare(axis: Axes, title: str) -> None:

@@ -9,23 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.figures.dying_relu.runs import REMEDIES, Runs
+from analysis.figures.dying_relu.runs import INPUTS, REMEDIES, Runs
 from analysis.figures.style import PALETTE
 
 SIZE = (6.8, 2.6)  # inches
-RANGES = {"raw": "inputs 0 to 255", "unit": "inputs 0 to 1"}
 
 
 def remedies(runs: Runs) -> Figure:
     """A panel an input range, a row a remedy, a column a learning rate."""
     trained = runs.kind("remedies")
     figure = Figure(figsize=SIZE, layout="constrained")
-    ranges = [name for name in RANGES if (trained["scaling"] == name).any()]
+    ranges = [name for name in INPUTS if (trained["scaling"] == name).any()]
     axes = figure.subplots(1, len(ranges), sharey=True, squeeze=False)[0]
     rows = [name for name in REMEDIES.values() if (trained["remedy"] == name).any()]
     for axis, scaling in zip(axes, ranges, strict=True):
         _panel(axis, runs, trained[trained["scaling"] == scaling], rows)
-        axis.set_title(RANGES[scaling], fontsize="small")
+        axis.set_title(f"inputs {INPUTS[scaling]}", fontsize="small")
     axes[0].set_yticks(range(len(rows)), rows, fontsize="x-small")
     figure.supxlabel(r"learning rate $\eta$", fontsize="small")
     return figure

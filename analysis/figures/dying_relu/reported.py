@@ -20,8 +20,8 @@ def reported(runs: Runs, criterion: Mapping[str, Any]) -> Iterator[Headline]:
         "feature map of both images after the first step on the cross, learning rate 1",
         "black (report)",
         ", ".join(
-            f"{scaling}: black in {rows['dead'].sum()} of {len(rows)} runs"
-            for scaling, rows in cells.groupby("scaling", observed=True)
+            f"{inputs}: black in {rows['dead'].sum()} of {len(rows)} runs"
+            for inputs, rows in cells.groupby("inputs")
         ),
         bool(cells["dead"].all()),
     )
@@ -31,7 +31,7 @@ def reported(runs: Runs, criterion: Mapping[str, Any]) -> Iterator[Headline]:
 
 def _filters(runs: Runs, cells: pd.DataFrame, reported: float, factor: float) -> Headline:
     told, expected, holds = [], [], []
-    for (scaling, side), rows in cells.groupby(["scaling", "data.side"], observed=True):
+    for (inputs, side), rows in cells.groupby(["inputs", "data.side"]):
         means = [
             float(runs.values(str(cell_id), "conv1", "weight", int(row["seen"]), -1).mean())
             for cell_id, row in rows.iterrows()
@@ -40,7 +40,7 @@ def _filters(runs: Runs, cells: pd.DataFrame, reported: float, factor: float) ->
         theory = runs.theory(cell_id)
         cross = runs.labels(cell_id).tolist().index(CROSS)
         gradient = theory.mean * theory.patches[cross].sum(0)
-        told.append(f"{scaling}, side {side}: {min(means):.1e} to {max(means):.1e}")
+        told.append(f"{inputs}, side {side}: {min(means):.1e} to {max(means):.1e}")
         predicted = theory.mean - float(rows["optim.lr"].iloc[0]) * float(gradient.mean())
         expected.append(f"{predicted:.1e}")
         holds.append(all(reported * factor <= mean <= reported / factor for mean in means))
@@ -60,7 +60,7 @@ def _gradients(runs: Runs, cells: pd.DataFrame, criterion: Mapping[str, Any]) ->
     inside = _inside(medians[CIRCLE], circle) & _inside(medians[CROSS], cross)
     turned = _inside(-medians[CIRCLE], circle) & _inside(-medians[CROSS], cross)
     large = medians[_inside(medians[CIRCLE], cross)]
-    where = ", ".join(sorted(cells.loc[large["cell_id"], "scaling"].astype(str).unique()))
+    where = ", ".join(sorted(cells.loc[large["cell_id"], "inputs"].unique()))
     widest = cells[cells["data.side"] == cells["data.side"].max()]
     raw = widest[widest["scaling"] == "raw"]
     like = raw if len(raw) else widest
@@ -70,7 +70,7 @@ def _gradients(runs: Runs, cells: pd.DataFrame, criterion: Mapping[str, Any]) ->
         f"{_range(circle)} and {_range(cross)} (report)",
         f"both so in {int(inside.sum())} of {len(medians)} looks at {len(cells)} runs, with the "
         f"other sign in {int(turned.sum())}. {_range(cross)} on the *circle* in {len(large)} "
-        f"({where or 'nowhere'}). After the step, {like['scaling'].iloc[0]}, side "
+        f"({where or 'nowhere'}). After the step, {like['inputs'].iloc[0]}, side "
         f"{like['data.side'].iloc[0]}: circle {_spread(shown[CIRCLE])}, cross "
         f"{_spread(shown[CROSS])}",
         bool(inside.any()),
@@ -121,12 +121,12 @@ def _logits(runs: Runs, cells: pd.DataFrame) -> pd.Series:
 
 def _readouts(runs: Runs, cells: pd.DataFrame) -> str:
     told = []
-    for scaling, rows in cells.groupby("scaling", observed=True):
+    for inputs, rows in cells.groupby("inputs"):
         medians = [
             float(runs.values(str(name), "fc1", "weight", int(row["seen"]), -1).median())
             for name, row in rows.iterrows()
         ]
-        told.append(f"{scaling} {min(medians):.3g} to {max(medians):.3g}")
+        told.append(f"{inputs} {min(medians):.3g} to {max(medians):.3g}")
     return ", ".join(told)
 
 
@@ -135,5 +135,5 @@ def _range(bounds: list[float]) -> str:
 
 
 def _spread(values: pd.Series) -> str:
-    found = torch.tensor(values.to_numpy())
+    found = torch.tensor(values.to_numpy()) + 0.0  # no -0
     return f"{float(found.min()):+.3g} to {float(found.max()):+.3g}"

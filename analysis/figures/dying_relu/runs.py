@@ -22,6 +22,7 @@ from experiments.training.batches import Batches
 Kind = Literal["report", "remedies", "patient", "boundary", "descent", "curvature"]
 PATIENT = 1000  # steps, and more
 CIRCLE, CROSS = 1, 0  # labels
+INPUTS = {"raw": "0 to 255", "unit": "0 to 1"}  # range of the inputs, by scaling
 KERNEL = 3
 CPU = torch.device("cpu")
 REMEDIES = {  # (smallest weight, activation, factor of the convolution's gradient, model)
@@ -43,10 +44,11 @@ class Runs:
     results
         The sweep's tables.
     cells
-        By cell id: columns of the `cells` table, and `kind`, `remedy`, `factor` (of the
-        convolution's gradient), `seen` (the first step after which the cross was seen), `born`,
-        `dead` and `dead_end` (whether all maps are black at the start, then, and in the end),
-        `right` (whether both images are classified in the end).
+        By cell id: columns of the `cells` table, and `kind`, `inputs` (in words), `remedy`,
+        `factor` (of the convolution's gradient), `seen` (the first step after which the cross was
+        seen), `born`, `dead` and `dead_end` (whether all maps are black at the start, then, and in
+        the end), `cross_black` (the cross's map alone, in the end), `right` (whether both images
+        are classified in the end).
     """
 
     results: Results
@@ -156,6 +158,7 @@ def _described(
     cells: pd.DataFrame, layers: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]
 ) -> pd.DataFrame:
     dead = _at_steps(layers, "dead_fraction", "conv1", -1)
+    of_image = {image: _at_steps(layers, "dead_fraction", "conv1", image) for image in (0, 1)}
     logits = {image: _at_steps(layers, "preact_mean", "fc1", image) for image in (0, 1)}
     rows = []
     for cell_id, row in cells.iterrows():
@@ -169,12 +172,14 @@ def _described(
         rows.append(
             {
                 "kind": _kind(row),
+                "inputs": f"inputs {INPUTS.get(str(row['scaling']), row['scaling'])}",
                 "remedy": REMEDIES.get(named, "other"),
                 "factor": factor,
                 "seen": seen,
                 "born": _value(dead, cell_id, 0) == 1,
                 "dead": _value(dead, cell_id, seen) == 1,
                 "dead_end": _value(dead, cell_id, last) == 1,
+                "cross_black": _value(of_image[labels.tolist().index(CROSS)], cell_id, last) == 1,
                 "right": signs == (labels == CIRCLE).tolist(),
             }
         )
