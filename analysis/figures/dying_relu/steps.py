@@ -92,7 +92,7 @@ def _descent(axis: Axes, runs: Runs) -> None:
     looks = {
         "map black": {"marker": "x", "color": "black", "s": 16, "linewidth": 1.0},
         "alive, loss lower": {"marker": "o", "color": PALETTE[0], "s": 14},
-        "alive, loss higher": {"marker": "^", "color": PALETTE[1], "s": 16},
+        "alive, loss higher": {"marker": "s", "color": PALETTE[1], "s": 16},
     }
     ticks = []
     seen: set[str] = set()
