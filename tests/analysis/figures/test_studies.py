@@ -17,7 +17,7 @@ from experiments.errors import FaninError
 
 # What makes each small: fewer draws, narrower networks.
 SMALLER = {
-    "dying_relu": ("data.side=8", "scaling=raw", "optim.lr=1e-6,0.1", "seed=0", "engine=stacked"),
+    "dying_relu": ("data.side=8", "scaling=raw", "optim.lr=1e-6,0.1", "seed=0"),
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
     "he2015": ("model.width=4", "train.steps=30", "seed=range(2)"),
     "hanin2018": ("probe.draws=6", "seed=range(2)"),
