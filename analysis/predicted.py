@@ -66,19 +66,23 @@ def predict_settings(
     again: bool = False,
     workers: int = 1,
     on_predicted: OnPredicted = lambda done, total: None,
+    keep_others: bool = False,
 ) -> list[Predicted]:
     """Predict every setting, or take what was predicted before by the same code.
 
     Parameters
     ----------
     folder
-        The sweep's; its `predictions` afterwards hold these settings' rows and no others.
+        The sweep's; its `predictions` afterwards hold these settings' rows and no others, unless
+        `keep_others`.
     again
         Predict what is stored as well.
     workers
         Processes. Each predicts on one thread, so that their number changes no bit of a result.
     on_predicted
         Called after each setting.
+    keep_others
+        Leave what is there of other settings: for who asks about a few of a sweep's.
 
     Returns
     -------
@@ -97,7 +101,8 @@ def predict_settings(
         found[n] = predicted
         _keep(folder, settings[n], predicted.frame, made_by)
         on_predicted(len(found), len(settings))
-    _drop_others(folder, {_stem(setting) for setting in settings})
+    if not keep_others:
+        _drop_others(folder, {_stem(setting) for setting in settings})
     return [found[n] for n in range(len(settings))]
 
 

@@ -80,6 +80,7 @@ class Begun:
             singles=tuple(image for image in settings.images if image < len(images)),
             targets=self.data.train.y[: settings.size],
             losses=Losses(cell.objective.per_example, cell.objective.loss),
+            head=cell.objective.output,
             bins=settings.bins if settings.histograms else 0,
             with_sharpness=settings.sharpness,
             with_layer_sharpness=settings.layer_sharpness,

@@ -95,7 +95,7 @@ def first_above(fates: pd.DataFrame, wanted: tuple[str, ...]) -> list[float]:
     """Of each network, where its learning rates first have such a fate, in units of 1 / lambda_0.
 
     Midway, in logarithm, between the last learning rate below and the first above; inf where none
-    of those tried has it.
+    of those tried has it, NaN where all have.
     """
     found = []
     for _, mine in fates.groupby(["network", "loss", "gain", "seed"]):
@@ -106,7 +106,7 @@ def first_above(fates: pd.DataFrame, wanted: tuple[str, ...]) -> list[float]:
             found.append(float("inf"))
         else:
             at = int(has.argmax())
-            found.append(float(np.sqrt(x[at] * x[max(at - 1, 0)])))
+            found.append(float(np.sqrt(x[at] * x[at - 1])) if at else float("nan"))
     return found
 
 
@@ -122,7 +122,7 @@ def _headlines(fates: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[He
                 f"{words}, {name}: where the loss first rises, times 1 / lambda_0",
                 "2 (their theory)" if claimed else "nothing is claimed",
                 _range(onset),
-                min(onset) >= low and max(onset) <= high if claimed else None,
+                _within(onset, low, high) if claimed else None,
             )
             low, high = criterion["linear"]
             linear = claimed and network == "identity"
@@ -130,14 +130,25 @@ def _headlines(fates: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[He
                 f"{words}, {name}: where it diverges, times 1 / lambda_0",
                 "4 (their theory)" if linear else "nothing exact is claimed",
                 _range(end),
-                min(end) >= low and max(end) <= high if linear else None,
+                _within(end, low, high) if linear else None,
             )
 
 
+def _within(values: list[float], low: float, high: float) -> bool | None:
+    """Whether all that the grid brackets lie there; None where it brackets none."""
+    seen = [value for value in values if not np.isnan(value)]
+    return low <= min(seen) and max(seen) <= high if seen else None
+
+
 def _range(values: list[float]) -> str:
-    low, high = min(values), max(values)
+    seen = [value for value in values if not np.isnan(value)]
+    if not seen:
+        return "below the grid"
+    low, high = min(seen), max(seen)
     told = [f"{v:.2g}" if np.isfinite(v) else "beyond the grid" for v in (low, high)]
-    return f"{told[0]} to {told[1]} ({len(values)} networks)"
+    span = told[0] if told[0] == told[1] else f"{told[0]} to {told[1]}"
+    below = f", below the grid in {len(values) - len(seen)}" if len(seen) < len(values) else ""
+    return f"{span} ({len(seen)} networks{below})"
 
 
 def _figure(fates: pd.DataFrame) -> Figure:

@@ -34,7 +34,7 @@ def predict_cell(config: Mapping[str, Any], rungs: Sequence[str] = RUNGS) -> pd.
     config
         A coerced cell config. Its data is loaded, for theory starts from real images.
     rungs
-        From coarse to fine. What a finer one has no formula for (batch normalization, a field too
+        From coarse to fine. What a finer one has no formula for (a norm over groups, a field too
         large) is left to the coarser ones.
 
     Returns

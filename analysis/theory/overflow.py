@@ -18,6 +18,7 @@ from scipy.special import erfc
 FLOATING = (torch.float32, torch.bfloat16, torch.float16)
 SPREAD = 9.0  # standard deviations of log m over which it is averaged
 NODES = 400
+NARROWEST = 1e-30  # share of E[y^2]: units that are all alike are either below a limit or above
 
 
 def overflow_chance(
@@ -26,6 +27,7 @@ def overflow_chance(
     dtype: torch.dtype,
     log_sd: float = 0.0,
     squared: bool = False,
+    between: float = 1.0,
 ) -> float:
     """Chance that at least one of a layer's pre-activations is beyond a type's largest number.
 
@@ -43,12 +45,17 @@ def overflow_chance(
     squared
         Whether it is the squares that must fit, as in a variance taken in that type: they
         overflow at half the depth.
+    between
+        The share of E[y^2] that differs between units; the rest is a mean that all of them have, as
+        weights of non-zero mean give it, and that is taken at its root mean square.
 
     Examples
     --------
     >>> overflow_chance(math.log(4e9), 1000, torch.float16) > 0.99  # a standard deviation of 63e3
     True
     >>> overflow_chance(math.log(1e6), 1000, torch.float16)
+    0.0
+    >>> overflow_chance(math.log(9e8), 1000, torch.float16, between=1e-3)  # all near 30e3
     0.0
     """
     if math.isnan(log_m2):
@@ -61,8 +68,11 @@ def overflow_chance(
     share = weight * np.exp(-(z**2) / 2)
     # E[m] = exp(log_m2), so the median lies lower.
     log_m = log_m2 - log_sd**2 / 2 + log_sd * z
-    beyond = np.exp(np.minimum(log_limit - log_m / 2, 50.0))  # in standard deviations
-    each = np.minimum(erfc(beyond / math.sqrt(2)), 1 - 1e-16)
+    limit = np.exp(np.minimum(log_limit - log_m / 2, 50.0))  # in root mean squares
+    common, spread = math.sqrt(1 - between), math.sqrt(max(between, NARROWEST))
+    # Above and below, in standard deviations: of a common mean both sides are not alike.
+    sides = [erfc((limit - sign * common) / spread / math.sqrt(2)) / 2 for sign in (1, -1)]
+    each = np.minimum(sides[0] + sides[1], 1 - 1e-16)
     chance = -np.expm1(count * np.log1p(-each))
     return float((share * chance).sum() / share.sum())
 
@@ -79,11 +89,13 @@ def overflow_chances(
     dtype: torch.dtype,
     log_sd: Sequence[float] | Float64[np.ndarray, " layer"] | None = None,
     squared: bool = False,
+    between: Sequence[float] | Float64[np.ndarray, " layer"] | None = None,
 ) -> Float64[np.ndarray, " layer"]:
     """`overflow_chance` of every layer, in forward order."""
     spreads = [0.0] * len(log_m2) if log_sd is None else log_sd
-    layers = zip(log_m2, counts, spreads, strict=True)
-    return np.array([overflow_chance(m, n, dtype, sd, squared) for m, n, sd in layers])
+    shares = [1.0] * len(log_m2) if between is None else between
+    layers = zip(log_m2, counts, spreads, shares, strict=True)
+    return np.array([overflow_chance(m, n, dtype, sd, squared, b) for m, n, sd, b in layers])
 
 
 def first_overflow(chances: Sequence[float] | Float64[np.ndarray, " layer"]) -> int | None:

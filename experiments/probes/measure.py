@@ -42,6 +42,7 @@ def measure(
     singles: tuple[int, ...] = (),
     targets: Tensor | None = None,
     losses: Losses | None = None,
+    head: Callable[[Tensor], Tensor] | None = None,
     bins: int = 0,
     with_sharpness: bool = False,
     with_layer_sharpness: bool = False,
@@ -62,6 +63,9 @@ def measure(
         Images to report one by one beside the mean over the set.
     targets, losses
         For the gradients of the training loss (`grad_m2`, `weight_grad_m2`); None leaves them out.
+    head
+        The activation after the last layer, for what the network hands out (`output_m2`); None
+        leaves that out.
     bins
         Bins of the histograms; 0 makes none.
     with_sharpness
@@ -85,6 +89,8 @@ def measure(
         if layer.activation is not None:
             add_bars(number, layer.name, "act", layer.activation)
     table.add_per_image(WHOLE_NET, "", "logit_var", moments.variance(logits))
+    if head is not None:
+        table.add_per_image(WHOLE_NET, "", "output_m2", moments.second_moment(head(logits)))
 
     outputs: dict[str, tuple[Tensor, Tensor | None]] = {"vjp": (logits, cotangent.to(logits))}
     if losses is not None and targets is not None:

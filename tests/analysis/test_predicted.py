@@ -147,6 +147,14 @@ def test_settings_that_left_the_plan_leave_the_table(copied: Results) -> None:
     assert set(rows.cell_id) == set(second.cell_ids)
 
 
+def test_who_asks_about_some_settings_can_leave_the_others_there(copied: Results) -> None:
+    first, second, *_ = _settings(copied)
+    predict_settings(copied.folder, [first])
+    predict_settings(copied.folder, [second], keep_others=True)
+    rows = load(copied.name, copied.folder.root.parent).predictions
+    assert set(rows.cell_id) == {*first.cell_ids, *second.cell_ids}
+
+
 def test_a_setting_that_can_no_longer_be_predicted_keeps_no_old_rows(
     copied: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:

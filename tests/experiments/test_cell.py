@@ -320,6 +320,19 @@ def test_a_network_that_the_last_update_spoilt_has_diverged(cell_config):
     assert math.isnan(row["test_loss"])
 
 
+def test_outputs_are_measured_after_the_head(run):
+    """Cross entropy trains a network the same with its softmax and without."""
+    bare, softmax = (
+        run("train.steps=2", "probe.steps=[2]", f"head={head}") for head in ("none", "softmax")
+    )
+    logits = values(bare, "preact_m2", layer=layers(bare).layer.max())
+    assert values(bare, "output_m2") == logits
+    assert values(softmax, "preact_m2", layer=layers(softmax).layer.max()) == logits
+    # Ten probabilities that sum to 1, from all alike to a single one; rounded in float32.
+    for value in values(softmax, "output_m2"):
+        assert 0.01 * (1 - 1e-6) <= value <= 0.1 * (1 + 1e-6)
+
+
 def test_probing_changes_no_lsuv_weights(cell_config):
     """LSUV looks at images of its own, not at the probe set."""
     small = ("init=lsuv", "model=mlp", "data.n_train=64", "train.steps=3")

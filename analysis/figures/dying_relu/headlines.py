@@ -177,7 +177,7 @@ def _curvature(runs: Runs, factor: float) -> Iterator[Headline]:
         measured = [float(told[name][layer].median()) for name in uniform.index]
         expected = [runs.theory(str(name)).curvature(layer) for name in uniform.index]
         for what, turn in (("curvature lambda", False), ("largest stable step, 2 / lambda,", True)):
-            pair = [[2 / v if turn else v for v in values] for values in (expected, measured)]
+            pair = [[_stable(v) if turn else v for v in values] for values in (expected, measured)]
             yield Headline(
                 f"U(0, 1), unsaturated: {what} of the {words}, sides {_sides(uniform)}",
                 f"{_listed(pair[0])}, by theory",
@@ -224,6 +224,11 @@ def _no_boundary(runs: Runs) -> Iterator[Headline]:
         )
 
 
+def _stable(curvature: float) -> float:
+    """The largest stable step; infinite where there is no curvature."""
+    return 2 / curvature if curvature else float("inf")
+
+
 def _sides(cells: pd.DataFrame) -> str:
     return ", ".join(f"{side:g}" for side in cells["data.side"])
 
@@ -234,7 +239,7 @@ def _listed(values: list[float]) -> str:
 
 def _alike(expected: list[float], measured: list[float], factor: float) -> bool:
     pairs = zip(expected, measured, strict=True)
-    return all(max(one / other, other / one) <= factor for one, other in pairs)
+    return all(one <= factor * other and other <= factor * one for one, other in pairs)
 
 
 def _descent(runs: Runs, allowed: float) -> Iterator[Headline]:

@@ -89,9 +89,7 @@ def layer_records(
                     moments=weights.source,
                     has_centred_weights=_centred(weights.moments[name]),
                     restarted_at=segment.restarted_at,
-                    overflow=overflow_chances(
-                        numbers.get("preact_m2"), channels * stage.positions * images
-                    ),
+                    overflow=overflow_chances(numbers, channels, stage.positions, images),
                     log_sensitivity=_sensitivity(stage, numbers),
                     depth=depth_of(stage, coded, numbers["preact_m2"].value),
                     measured=measured.get(name, {}),

@@ -16,17 +16,46 @@ from analysis.theory.units import RESHAPINGS
 from analysis.theory.walk import Stage
 
 
-def overflow_chances(found: Predicted | None, count: int) -> dict[str, float]:
-    """By dtype, the chance that one of `count` pre-activations is too large for it."""
+def overflow_chances(
+    numbers: Mapping[str, Predicted], units: int, positions: int, images: int
+) -> dict[str, float]:
+    """By dtype, the chance that one of a layer's pre-activations is too large for it.
+
+    Parameters
+    ----------
+    numbers
+        A layer's, by quantity: `preact_m2`, and `preact_var` where it is known.
+    units, positions, images
+        How many pre-activations there are is their product.
+    """
+    found = numbers.get("preact_m2")
     if found is None:
         return {}
     value = found.value
     level = nan if value < 0 else -inf if value == 0 else log(value) if isfinite(value) else value
     spread = found.log_sd if isfinite(found.log_sd) else 0.0
+    between = share_between(numbers, positions)
+    count = units * positions * images
     return {
-        str(dtype).removeprefix("torch."): overflow_chance(level, count, dtype, spread)
+        str(dtype).removeprefix("torch."): overflow_chance(
+            level, count, dtype, spread, between=between
+        )
         for dtype in FLOATING
     }
+
+
+def share_between(numbers: Mapping[str, Predicted], positions: int) -> float:
+    """Of E[y^2], the share that is not a mean common to units and positions; 1 where unknown.
+
+    Mean-field theory takes the positions of a map as alike, and knows nothing of their share.
+    """
+    m2, var = numbers.get("preact_m2"), numbers.get("preact_var")
+    if m2 is None or var is None or not (m2.value > 0 and isfinite(m2.value)):
+        return 1.0
+    if positions > 1 and var.rung == "mean_field":
+        return 1.0
+    share = var.value / m2.value
+    return min(max(share, 0.0), 1.0) if isfinite(share) else 1.0
 
 
 def overflows_at(layers: Sequence[LayerCertificate]) -> dict[str, str | None]:

@@ -185,7 +185,7 @@ def _sampled(
         deviations = (z @ root.mT).requires_grad_()
         with torch.enable_grad():
             fields = (deviations + mean[:, None]).flatten(0, 1)
-            x = between.apply(fields, generator("masks", *place))
+            x = between.apply(fields, generator("masks", *place), len(root))
             x = x.unflatten(0, (len(root), len(z)))
             (d,) = torch.autograd.grad(x, deviations, draw(index, x.detach()))
         m2.append(d.square().mean(1))

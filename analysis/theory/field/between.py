@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import dropout, pooling
 
 from analysis.theory.elementwise import Function, elementwise
+from analysis.theory.field.standardizing import OverChannels, OverImages, standardizing
 from analysis.theory.walk import DROPOUTS, Named, UnpredictableLayer
 from experiments.models.lrn import LocalResponseNorm
 from experiments.models.norms import MeanOnly
@@ -53,14 +54,27 @@ class Mixing:
     def linear(self) -> bool:
         return isinstance(self.module, LINEAR)
 
+    def __call__(self, x: Float[Tensor, "image channel *position"], worlds: int) -> Tensor:
+        """Run it; the channels are those of so many worlds, one after the other."""
+        if isinstance(self.module, OverChannels):
+            return self.module(x.unflatten(1, (worlds, -1))).flatten(1, 2)
+        made: Tensor = self.module(x)
+        return made
+
     def shape_after(self, images: int, positions: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a map that it makes of one of shape `positions`."""
-        out = self.module(torch.zeros(images, 1, *positions, dtype=torch.float64))
+        out = self(torch.zeros(images, 1, *positions, dtype=torch.float64), worlds=1)
         return tuple(out.shape[2:])
 
     @property
-    def maximum(self) -> bool:
-        return isinstance(self.module, MAXIMA)
+    def routes(self) -> bool:
+        """Whether a cotangent only is passed on to points, never shared out among them."""
+        return isinstance(self.module, (*MAXIMA, OverChannels))
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether what comes out has a size of its own."""
+        return isinstance(self.module, OverImages | OverChannels)
 
 
 Step = Pointwise | Thinning | Mixing
@@ -122,7 +136,7 @@ class Between:
             if isinstance(step, Mixing):
                 try:
                     out = step.shape_after(images, out)
-                except RuntimeError as error:
+                except (RuntimeError, ValueError) as error:  # of one value alone: a ValueError
                     reason = f"it can't follow what precedes it: {error}"
                     raise UnpredictableLayer(name, reason) from error
         return cls(pointwise, found, images, positions, out)
@@ -145,7 +159,12 @@ class Between:
     @property
     def routes_only(self) -> bool:
         """Whether a cotangent only is passed on, never shared out: maxima, and nothing linear."""
-        return all(step.maximum for step in self.steps if isinstance(step, Mixing))
+        return all(step.routes for step in self.steps if isinstance(step, Mixing))
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether what comes out has a size of its own, whatever goes in."""
+        return any(step.normalizes for step in self.steps if isinstance(step, Mixing))
 
     def parts(self, shift: float) -> Parts | None:
         """The steps as `Parts` on a field of constant mean; None where their order is another."""
@@ -173,7 +192,9 @@ class Between:
             tuple(after),
         )
 
-    def apply(self, fields: Samples, stream: torch.Generator | None = None) -> Samples:
+    def apply(
+        self, fields: Samples, stream: torch.Generator | None = None, worlds: int = 1
+    ) -> Samples:
         """Run the modules themselves, every sample being a channel.
 
         Parameters
@@ -182,6 +203,8 @@ class Between:
             Points of all images side by side.
         stream
             For dropout masks.
+        worlds
+            How many networks, or images by themselves, the samples are of, one after the other.
         """
         x = fields.unflatten(-1, (self.images, *self.positions)).transpose(0, 1)
         for step in self.steps:
@@ -190,8 +213,8 @@ class Between:
                     x = function(x)
                 case Thinning():
                     x = x * _mask(x, step, stream)
-                case Mixing(module):
-                    x = module(x)
+                case Mixing():
+                    x = step(x, worlds)
         return x.transpose(0, 1).flatten(1)
 
 
@@ -202,6 +225,8 @@ def _step(name: str, module: nn.Module) -> Step | None:
         return Thinning(float(module.p), isinstance(module, WHOLE_CHANNEL))
     if isinstance(module, (*LINEAR, *MAXIMA, *RESPONSES)):
         return Mixing(module)
+    if (standardized := standardizing(name, module)) is not None:
+        return Mixing(standardized)
     if isinstance(module, dropout._DropoutNd):
         raise UnpredictableLayer(name, f"{type(module).__name__} is no plain dropout")
     function = elementwise(module)

@@ -175,7 +175,7 @@ def _sampled(between: Between, made: Made, samples: int, place: Place) -> Fed:
     means, spreads = [], []
     for _, root, mean in worlds(made, len(z)):
         fields = z @ root.mT + mean[:, None]
-        x = between.apply(fields.flatten(0, 1), generator("masks", *place))
+        x = between.apply(fields.flatten(0, 1), generator("masks", *place), len(root))
         x = x.unflatten(0, (len(root), len(z)))
         means.append(x.mean(1))
         x = x - means[-1][:, None]

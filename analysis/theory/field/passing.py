@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.theory.field.backward import pull_back
+from analysis.theory.field.between import Between
 from analysis.theory.field.cotangent import Cotangent
 from analysis.theory.field.forward import closed_parts, pass_on
 from analysis.theory.field.plan import Station
@@ -125,11 +126,18 @@ def _forth(
         if station.between is not None and number + 1 < len(stations):
             full = stations[number + 1].products
             fed = pass_on(station.between, made, full=full, samples=sampling.samples, place=place)
-            if made.log_scale and degree(station.between.pointwise, made.log_scale > 0):
+            if made.log_scale and _grows(station.between, exploding=made.log_scale > 0):
                 fed = replace(fed, log_scale=made.log_scale)
             layer = replace(layer, passed=fed)
         layers.append(layer)
     return layers
+
+
+def _grows(between: Between, *, exploding: bool) -> bool:
+    """Whether very large, or very small, pre-activations make what follows as large or small."""
+    if exploding and between.normalizes:
+        return False
+    return degree(between.pointwise, exploding) == 1
 
 
 def _in_gain(station: Station, fed: Fed, together: int) -> tuple[float, float, float]:
@@ -173,6 +181,9 @@ def _back(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[Fi
             samples=sampling.samples,
             place=(sampling.seed, repeat, number),
         )
-        cotangent = rescaled(replace(cotangent, log_scale=received.log_scale))
+        log_scale = received.log_scale
+        if layer.between.normalizes and layer.made.log_scale > 0:
+            log_scale -= layer.made.log_scale  # it divides by the true size
+        cotangent = rescaled(replace(cotangent, log_scale=log_scale))
         done.append(replace(layer, received=received, cotangent=cotangent))
     return tuple(done[::-1])

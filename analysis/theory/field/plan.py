@@ -9,6 +9,7 @@ from torch import nn
 
 from analysis.theory.field.between import Between
 from analysis.theory.field.geometry import Taps
+from analysis.theory.field.standardizing import OVER_CHANNELS
 from analysis.theory.field.state import LayerWeights
 from analysis.theory.field.weights import layer_weights
 from analysis.theory.layer_moments import LayerMoments, moments_of
@@ -88,7 +89,24 @@ def plan(
         positions = between.out_positions if between else taps.positions
         channels = weights.channels
         laid.append((stage.name, taps, weights, between))
+    _refuse_over_channels(net, [weights for _, _, weights, _ in laid])
     return _needs(laid, everywhere)
+
+
+def _refuse_over_channels(net: Walk, weights: Sequence[LayerWeights]) -> None:
+    """What looks at all channels together is known where they are one centred population."""
+    between = [named for stage in net.stages[:-1] for named in stage.after]
+    over = next((name for name, module in between if isinstance(module, OVER_CHANNELS)), None)
+    if over is None:
+        return
+    if not all(layer.centred for layer in weights):
+        raise UnpredictableLayer(
+            over,
+            "layer normalization over weights of non-zero mean: the cotangent that its channels"
+            " share has no field theory",
+        )
+    if weights[0].groups > 1:
+        raise UnpredictableLayer(over, "layer normalization over groups that see different images")
 
 
 def _between(

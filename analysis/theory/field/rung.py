@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from analysis.theory.field.forward import zero_fraction
 from analysis.theory.field.passing import GainOf, Sampling, is_sampled, walk_once
 from analysis.theory.field.plan import Station, plan
+from analysis.theory.field.standardizing import looks_at_the_batch
 from analysis.theory.field.state import MOST_LOG, FieldLayer
 from analysis.theory.layer_moments import LayerMoments
 from analysis.theory.prediction import Prediction
@@ -67,8 +68,8 @@ def predict_field(
     images
         As the network is fed them, scaled.
     joint
-        Take all images as one field. Moments are the same; only `MeanOnly` makes images act on
-        each other, and is always taken jointly.
+        Take all images as one field. Moments are the same; only `MeanOnly` and batch normalization
+        make images act on each other, and are always taken jointly.
     sampling
         How to sample where no closed form exists.
 
@@ -143,7 +144,9 @@ def per_image(
 
 
 def _coupled(model: nn.Module) -> bool:
-    return any(isinstance(module, MeanOnly) for module in model.modules())
+    return any(
+        isinstance(module, MeanOnly) or looks_at_the_batch(module) for module in model.modules()
+    )
 
 
 def _stations(

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.theory.elementwise import Function, elementwise
+from analysis.theory.field.standardizing import looks_at_the_batch
 from analysis.theory.finite.summary import Samples, joined, moments_of_draws
 from analysis.theory.finite.weights import Applied, DenseWeights, Vectors, apply
 from analysis.theory.layer_moments import LayerMoments, moments_of
@@ -62,7 +65,7 @@ def dense_chain(
     Raises
     ------
     UnpredictableLayer
-        A module that is neither elementwise nor dropout nor `MeanOnly`.
+        A module that is neither elementwise nor dropout nor a normalization.
     """
     modules = dict(model.named_modules())
     layers = []
@@ -75,6 +78,9 @@ def dense_chain(
             net.stages[0].name, "a linear layer on the last axis of a map; put nn.Flatten() first"
         )
     between = [_Between.of(stage.after) for stage in net.stages[:-1]]
+    for name, module in (named for stage in net.stages for named in stage.after):
+        if looks_at_the_batch(module) and len(fed) == 1:
+            raise UnpredictableLayer(name, "batch normalization of one image alone")
     units = layers[0].inputs + sum(5 * layer.outputs for layer in layers)
     size = max(1, HELD // (units * len(fed)))
     batches = []
@@ -114,11 +120,27 @@ def _steps(name: str, module: nn.Module) -> Sequence[Function | float | None]:
         return [float(module.p)] if module.training and module.p > 0 else []
     if isinstance(module, MeanOnly):
         return [None]
+    if looks_at_the_batch(module):
+        return [partial(_standardized, module, 1)]
+    if isinstance(module, nn.LayerNorm) or (
+        isinstance(module, nn.GroupNorm) and module.num_groups == 1
+    ):
+        return [partial(_standardized, module, 2)]
     function = elementwise(module)
     if function is None:
         kind = type(module).__name__
         raise UnpredictableLayer(name, f"{kind} is neither elementwise nor of a kind known here")
     return [function]
+
+
+def _standardized(module: Any, axis: int, y: Vectors) -> Vectors:
+    """To mean 0 and variance 1 over the images (axis 1) or the units (2) of each draw."""
+    spread = y.var(axis, correction=0, keepdim=True) + module.eps
+    y = (y - y.mean(axis, keepdim=True)) * spread.rsqrt()
+    if module.weight is None:
+        return y
+    made: Vectors = module.weight.detach() * y
+    return made if module.bias is None else made + module.bias.detach()
 
 
 def _run(

@@ -18,7 +18,7 @@ from analysis.theory.finite.influence import Freedom, log_variances
 from analysis.theory.layer_moments import LayerMoments, moments_of
 from analysis.theory.mean_field import predict_mean_field
 from analysis.theory.units import unit_moments
-from analysis.theory.walk import Walk
+from analysis.theory.walk import NORMALIZATIONS, Walk
 from experiments.inits.layers import weight_layers
 from experiments.inits.weight_shape import WeightLayer, WeightShape
 from experiments.models.norms import MeanOnly
@@ -27,7 +27,8 @@ NARROW = 64  # channels below which terms of second order in 1 / width matter
 MOST_POINTS = 2048  # of a field with covariances everywhere
 AMPLIFYING = 1.001  # log-sensitivity: rectifiers have 1
 STEP = 1e-3  # of log q
-COUPLING = (MeanOnly, *RESPONSES)  # channels or images answer to each other
+# Channels or images answer to each other.
+COUPLING = (MeanOnly, *RESPONSES, *NORMALIZATIONS)
 LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
 
 

@@ -17,13 +17,22 @@ from experiments.errors import FaninError
 
 # What makes each small: fewer draws, narrower networks.
 SMALLER = {
-    "dying_relu": ("data.side=8", "scaling=raw", "optim.lr=1e-6,0.1", "seed=0"),
+    "alexnet_variance": (
+        *("data=digits", "model.width=8", "train.epochs=0.1"),
+        *("optim.lr=0.03", "probe.draws=2", "probe.size=2", "seed=0"),
+    ),
+    "dying_relu": ("data.side=8", "scaling=unit", "optim.lr=1e-4,1", "seed=0"),
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
     "he2015": ("model.width=4", "train.steps=30", "seed=range(2)"),
+    "inf_loss": ("activation=relu", "scaling=standardize", "optim.lr=0.1", "seed=0"),
     "hanin2018": ("probe.draws=6", "seed=range(2)"),
     "mishkin2016": ("model.width=1", "train.steps=3", "seed=0,1", "probe.draws=0"),
     "xiao2018": ("model.width=2", "model.depth=5", "train.steps=12"),
     "schoenholz2017": ("model.width=16", "train.steps=3", "model.depth=4,8", "seed=0"),
+    "large_outputs": (
+        *("model.width=4", "train.steps=8", "probe.steps=[1,8]", "probe.size=2", "probe.draws=2"),
+        "seed=0",
+    ),
     "lewkowycz2020": ("model.width=16", "optim.lr=0.01,0.1,100", "init.gain=1.0", "seed=0,1"),
     "poole2016": ("model.width=64", "probe.draws=2", "seed=0"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,30 @@ def test_dropout_and_centring_between_layers() -> None:
     x = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(4)).double()
     moments = declared(model, he)
     assert_same_law(chain(model, moments, x), drawn(model, moments, x))
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm1d(40, track_running_stats=False), nn.LayerNorm(40)], ids=type
+)
+def test_normalization_between_layers(norm: nn.Module) -> None:
+    model = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(20, 40), norm, nn.Tanh()),
+        *(nn.Linear(40, 40), deepcopy(norm), nn.ReLU(), nn.Linear(40, 10)),
+    )
+    for module in model.modules():
+        if isinstance(module, type(norm)):  # each unit's own: an exact chain has room for that
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    x = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(4)).double()
+    moments = declared(model.double(), he)
+    assert_same_law(chain(model, moments, x), drawn(model, moments, x))
+
+
+def test_batch_normalization_of_one_image_has_no_chain() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    model.append(nn.Linear(4, 2))
+    with pytest.raises(UnpredictableLayer, match="one image"):
+        chain(model, declared(model, he), torch.ones(1, 8).double())
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e100])

@@ -53,6 +53,27 @@ def test_the_chance_is_that_of_drawn_layers():
     assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
 
 
+@pytest.mark.parametrize("between", [0.02, 0.4])
+def test_a_mean_that_all_units_share_brings_them_nearer_to_the_limit_or_not(between):
+    generator = torch.Generator().manual_seed(1)
+    n, draws, limit = 50, 40_000, torch.finfo(torch.float16).max
+    m2 = (limit / (1.4 if between < 0.1 else 2.5)) ** 2
+    z = torch.randn(draws, n, generator=generator, dtype=torch.float64)
+    y = math.sqrt((1 - between) * m2) + math.sqrt(between * m2) * z
+    share = (y.abs() > limit).any(1).double().mean().item()
+    chance = overflow_chance(math.log(m2), n, torch.float16, between=between)
+    assert 0.01 < share < 0.99
+    assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
+    # Centred units of that second moment reach further.
+    assert overflow_chance(math.log(m2), n, torch.float16) > 2 * chance
+
+
+@pytest.mark.parametrize(("below", "chance"), [(1.01, 0.0), (0.99, 1.0)])
+def test_units_all_alike_overflow_together(below, chance):
+    log_m2 = 2 * math.log(torch.finfo(torch.float16).max / below)
+    assert overflow_chance(log_m2, 1000, torch.float16, between=0.0) == pytest.approx(chance)
+
+
 def test_a_spread_of_nothing_is_no_spread():
     log_m2 = math.log(6e4**2 / 9)
     narrow, none = (overflow_chance(log_m2, 100, torch.float16, sd) for sd in (1e-9, 0.0))

@@ -118,6 +118,17 @@ def test_overflow_is_named_where_it_becomes_likely() -> None:
     assert "float16 overflows from" in printed(certificate)
 
 
+def test_units_that_share_a_mean_overflow_where_that_does() -> None:
+    """64 bright pixels through U(0, 1) weights: some 40,000 in every unit, none near 65,504."""
+    net, bright = deep(nn.ReLU(), 3, 64), torch.full((1, 1, 8, 8), 1250.0)
+    certificate = certify(net, bright, init=Uniform(0.0, 1.0), rungs=COARSE, measure=8)
+    first, second = (layer.name for layer in certificate.layers[:2])
+    assert certificate.overflows_at["float16"] == second
+    assert certificate.layer(first).overflow["float16"] < 0.01
+    mean, _ = certificate.layer(first).measured["preact_m2"]
+    assert mean == pytest.approx(40_000**2, rel=0.05)
+
+
 def test_sharpness_of_the_whole_net_and_of_single_layers() -> None:
     net, labels = deep(nn.Tanh(), 3, 16), torch.tensor([0, 1])
     found = certify(

@@ -96,12 +96,12 @@ def test_a_module_that_mixes_units_is_no_formula_either() -> None:
     assert [layer.restarted_at for layer in layers] == [None, "2"]
 
 
-def test_batch_normalization_in_train_mode_is_refused_by_the_field_and_restarted_after() -> None:
+def test_normalization_of_groups_is_refused_by_the_field_and_restarted_after() -> None:
     net = nn.Sequential(
-        *(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(800, 10)),
     ).train()
-    with pytest.raises(UnpredictableLayer, match="layer 1: BatchNorm2d"):
+    with pytest.raises(UnpredictableLayer, match="layer 1: GroupNorm"):
         certify(net, images(4), init=HeNormal(), rungs=("field",))
     layers = certify(net, images(4), init=HeNormal(), rungs=("field",), restart=True).layers
     assert [layer.restarted_at for layer in layers] == [None, "1"]

@@ -137,7 +137,7 @@ def test_a_field_too_large_is_refused_with_the_coarser_rung_named():
 
 @pytest.mark.parametrize(
     "module",
-    [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Softmax(dim=1), nn.Upsample(scale_factor=2)],
+    [nn.BatchNorm2d(4).eval(), nn.GroupNorm(2, 4), nn.Softmax(dim=1), nn.Upsample(scale_factor=2)],
 )
 def test_a_module_without_a_field_theory_is_refused_by_name(module):
     model = nn.Sequential()

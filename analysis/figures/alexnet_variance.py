@@ -1,0 +1,148 @@
+"""Is He's product formula true for an AlexNet on real images, and what keeps its outputs down?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis.figures import alexnet_outputs, normalized_networks
+from analysis.figures.study import Headline, Study
+from analysis.figures.waterfall import waterfall
+from analysis.load import Results
+from analysis.settings import Setting, draws_of, settings_of
+from analysis.theory.cell import declared_moments
+from analysis.theory.explanation import Explanation, explain
+from analysis.theory.explanation.explain import FORWARD
+from experiments.config.schema import build_cell
+from experiments.errors import FaninError
+from experiments.inputs import prepared, probe_images
+from experiments.sweep.store.frozen import read_frozen
+
+CLAIM = (
+    "He's product formula is false for an AlexNet, which has biases, padding and max-pools, and "
+    "the Gaussian field is right; subtracting means doesn't keep outputs down, and normalization "
+    "does, whatever the width, depth and weights."
+)
+INITS = {
+    "he_normal": "He",
+    "pytorch_default": "torch's default",
+    "alexnet2012": "2012",
+}
+
+
+def study(results: Results, criterion: Mapping[str, Any]) -> Study:
+    """Hold the formula, and what is said to keep outputs down, against draws of the weights.
+
+    Parameters
+    ----------
+    results
+        Of the sweep `alexnet_variance`.
+    criterion
+        `formula`, `theory`: factors within which He's number and ours count as right, or ours
+        within `se` standard errors; `huge`: a root mean square in the millions; `half`, `learns`,
+        `more`: see `normalized_networks`.
+
+    Raises
+    ------
+    FaninError
+        Cells that a figure needs have not run.
+    """
+    networks = _explained(results)
+    outputs = alexnet_outputs.outputs(results)
+    cells = normalized_networks.networks(results)
+    draws = min(each.draws for each in networks.values())
+    config = results.cells.set_index("cell_id")
+    alex = config[config["model"] == "alexnet"]
+    side = int(alex["data.side"].iloc[0])
+    caption = (
+        f"First figure: E[y^2] of an AlexNet's pre-activations on a real image of {side} x "
+        f"{side} pixels, {draws} draws of all weights; bars: an assumption of He's formula lifted "
+        "at each, left to right, dots: geometric mean over the draws and its standard error, "
+        "numbers: measured / He's. Steps that change nothing by 2% anywhere are left out; "
+        "activation holds local response normalization too, rest is what no theory accounts "
+        f"for. {alexnet_outputs.caption(outputs)} {normalized_networks.caption(cells)}"
+    )
+    figures = {
+        "alexnet_variance": waterfall(networks),
+        "alexnet_variance_outputs": alexnet_outputs.figure(outputs, float(criterion["huge"])),
+        "alexnet_variance_moments": normalized_networks.moments_figure(cells),
+        "alexnet_variance_accuracy": normalized_networks.accuracy_figure(cells),
+    }
+    lines = (
+        *_headlines(networks, criterion),
+        *alexnet_outputs.headlines(outputs, criterion),
+        *normalized_networks.headlines(cells, criterion),
+    )
+    return Study(CLAIM, figures, caption, lines)
+
+
+def _explained(results: Results) -> dict[str, Explanation]:
+    """The networks of the first grid, by what to call them."""
+    if results.cells.empty or results.layers.empty:
+        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+    settings = settings_of(list(read_frozen(results.folder).values()))
+    measured = draws_of(settings, results.cells, results.layers)
+    option = dict(zip(results.cells["cell_id"].astype(str), results.cells["init"], strict=True))
+    model = dict(zip(results.cells["cell_id"].astype(str), results.cells["model"], strict=True))
+    found: dict[str, Explanation] = {}
+    for setting, draws in zip(settings, measured, strict=True):
+        cell = setting.cell_ids[0]
+        if model.get(cell) == "alexnet" and option[cell] in INITS:
+            found[_name(setting, option[cell])] = _explanation(setting, draws)
+    if len(found) == 0:
+        raise FaninError(f"{results.folder.root}: no AlexNet of the first grid was measured yet")
+    return found
+
+
+def _name(setting: Setting, init: str) -> str:
+    model = setting.config["model"]
+    parts = [f"{INITS[init]} init"]
+    if model["lrn"]:
+        parts.append("local response normalization")
+    if model["groups"] > 1:
+        parts.append(f"{model['groups']} groups")
+    return ", ".join(parts)
+
+
+def _explanation(setting: Setting, draws: Any) -> Explanation:
+    cell = build_cell(setting.config)
+    images = probe_images(cell, *prepared(cell, torch.device("cpu"))).double()
+    network = cell.network().double().eval()
+    # A draw is known by its seed and number together; `explain` counts them by one.
+    number = draws.groupby(["seed_weights", "draw"], observed=True).ngroup()
+    return explain(
+        network, images, declared_moments(network, cell.init), measured=draws.assign(draw=number)
+    )
+
+
+def _headlines(
+    networks: Mapping[str, Explanation], criterion: Mapping[str, Any]
+) -> Iterator[Headline]:
+    formula, theory = (np.log(float(criterion[key])) for key in ("formula", "theory"))
+    se = float(criterion["se"])
+    for name, explanation in networks.items():
+        ends = explanation.ends[explanation.ends.quantity == FORWARD]
+        off = np.log(ends.measured / ends.he).to_numpy()
+        last = ends.iloc[-1]
+        right = ends.layer_name[np.abs(off) <= formula].tolist()
+        yield Headline(
+            f"{name}: E[y^2] of the outputs",
+            f"false: {last.he:.3g} (He's product formula)",
+            f"{last.measured:.3g} (se {100 * last.log_se:.2g}%), {np.exp(off[-1]):.2g} times that; "
+            f"within {100 * (np.exp(formula) - 1):.0f}% in {', '.join(right) or 'no layer'}",
+            bool(abs(off[-1]) - se * last.log_se > formula),
+        )
+        rows = explanation.frame
+        rest = rows[(rows.quantity == FORWARD) & (rows.step == "rest")]
+        miss, error = np.abs(np.log(rest.factor)).to_numpy(), rest.error.fillna(0).to_numpy()
+        worst = int(miss.argmax())
+        yield Headline(
+            f"{name}: measured / predicted by the Gaussian field with its width, furthest from 1",
+            "1 (ours)",
+            f"{rest.factor.iloc[worst]:.3f} (se {error[worst]:.3f}) in "
+            f"{rest.layer_name.iloc[worst]}, of {len(rest)} layers",
+            bool((miss <= np.maximum(theory, se * error)).all()),
+        )

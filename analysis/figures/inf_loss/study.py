@@ -1,0 +1,66 @@
+"""All that the question `inf_loss` found, as one study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.figures.inf_loss import claims, clipping, fates, first_layer, losses, symmetry
+from analysis.figures.study import Study
+from analysis.load import Results
+
+CLAIM = (
+    "Whether the first loss is inf or NaN follows from the init, the input's range, the depth and "
+    "the dtype before anything is drawn: theory names the layer that overflows first."
+)
+
+
+def study(results: Results, criterion: Mapping[str, Any]) -> Study:
+    """Hold each part of the sweep against theory, or against what is usually said.
+
+    Parameters
+    ----------
+    results
+        Of the sweep `inf_loss`.
+    criterion
+        As commented in conf/sweep/inf_loss.yaml.
+
+    Raises
+    ------
+    FaninError
+        Some part of the sweep has not run yet.
+    """
+    cells = first_layer.foretold(results)
+    networks = first_layer.draws(results, cells)
+    lines = (
+        *first_layer.headlines(cells, networks, criterion),
+        *losses.headlines(losses.onsets(results), criterion),
+        *fates.headlines(cells),
+        *clipping.clip_headlines(clipping.by_clip(results)),
+        *clipping.data_headlines(results),
+        *clipping.regression_headlines(results, criterion),
+        *claims.bias_headlines(results, criterion),
+        *symmetry.headlines(symmetry.spreads(results), criterion),
+        *claims.init_headlines(results, criterion),
+    )
+    figures = {
+        "inf_loss": fates.figure(cells),
+        "inf_loss_first_layer": first_layer.figure(networks),
+        "inf_loss_regression": clipping.figure(results),
+    }
+    return Study(CLAIM, figures, _caption(cells, networks), lines)
+
+
+def _caption(cells: Any, networks: Any) -> str:
+    steps, batch = int(cells["train.steps"].max()), int(cells["train.batch_size"].max())
+    lr = float(cells["optim.lr"].iloc[0])
+    draws = int(networks.groupby("cell_id").size().min())
+    return (
+        f"First figure: digits, cross entropy, plain SGD at a learning rate of {lr:g}, {steps} "
+        f"steps of {batch} images; the number in a box is the first step at which the loss is inf "
+        "or NaN (dark: step 0), a dot means that it stayed finite, ! that theory had step 0 wrong. "
+        "Input: standardized, or from 0 to the number. "
+        f"Second: the first layer whose pre-activations overflow, {draws} draws of each of these "
+        "networks, but those whose input overflows. Third: the 10-50-1 regression "
+        "under full-batch gradient descent with mean squared error."
+    )

@@ -1,0 +1,41 @@
+"""Where learning rates first do something, between two of a grid."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from analysis.figures.lewkowycz2020 import _range, _within, first_above
+
+FALLS, RISES, DIVERGES = "falls at once", "rises first", "diverges"
+
+
+def runs(*fates: str) -> pd.DataFrame:
+    """One network at learning rates 1, 2, 4, ... times 1 / lambda_0, in any order."""
+    rows = [
+        {"network": "relu", "loss": "mse", "gain": 1.0, "seed": 0, "x": 2.0**i, "fate": fate}
+        for i, fate in enumerate(fates)
+    ]
+    return pd.DataFrame(rows[::-1])
+
+
+def test_it_is_midway_between_the_last_below_and_the_first_above():
+    found = first_above(runs(FALLS, FALLS, RISES, DIVERGES), (RISES, DIVERGES))
+    assert found == [pytest.approx(math.sqrt(2 * 4))]
+    assert first_above(runs(FALLS, RISES, DIVERGES, RISES), (DIVERGES,)) == [
+        pytest.approx(math.sqrt(2 * 4))
+    ]
+
+
+def test_a_grid_that_begins_too_high_or_ends_too_low_brackets_nothing():
+    (below,) = first_above(runs(RISES, DIVERGES), (RISES, DIVERGES))
+    assert math.isnan(below)
+    assert first_above(runs(FALLS, RISES), (DIVERGES,)) == [math.inf]
+
+
+def test_only_what_is_bracketed_is_held_against_a_claim():
+    assert _within([2.0, math.nan], 1.6, 2.5) is True
+    assert _within([2.0, math.inf], 1.6, 2.5) is False
+    assert _within([math.nan], 1.6, 2.5) is None
+    assert _range([2.0, 2.4, math.nan]) == "2 to 2.4 (2 networks, below the grid in 1)"
+    assert _range([math.inf, math.inf]) == "beyond the grid (2 networks)"
