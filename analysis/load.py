@@ -30,6 +30,7 @@ class Results:
     cells: pd.DataFrame
     layers: pd.DataFrame
     histograms: pd.DataFrame
+    tensors: pd.DataFrame
     curves: pd.DataFrame
     predictions: pd.DataFrame
 

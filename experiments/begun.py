@@ -83,6 +83,8 @@ class Begun:
             head=cell.objective.output,
             bins=settings.bins if settings.histograms else 0,
             with_sharpness=settings.sharpness,
+            with_layer_sharpness=settings.layer_sharpness,
+            kept=settings.tensors,
         )
 
     def measured(self) -> list[tuple[Measured, dict[str, Any]]]:

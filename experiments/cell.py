@@ -48,7 +48,7 @@ def run_cell(
     -------
     CellResult
         The cell's own columns (config values, outcome, metrics, seconds) and its `layers`,
-        `histograms` and `curves`. Divergence is an outcome, never an exception.
+        `histograms`, `tensors` and `curves`. Divergence is an outcome, never an exception.
 
     Raises
     ------
@@ -108,6 +108,7 @@ def finish(begun: Begun, trained: Trained | None) -> CellResult:
         {
             "layers": stack((each.layers, at) for each, at in measured),
             "histograms": stack((each.histograms, at) for each, at in measured),
+            "tensors": stack((each.tensors, at) for each, at in measured),
             "curves": trained.curves if trained is not None else {},
         },
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ Tensors = dict[str, Tensor]
 
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LayerFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BiasGradient = Literal["own", "mean_of_weights", "zero"]
 
 
 @runtime_checkable
@@ -86,7 +87,7 @@ class ClipValue:
 
 @dataclass(frozen=True)
 class Clip:
-    """A factor for chosen layers, then a clipping rule.
+    """Which gradient a bias gets, a factor for chosen layers, then a clipping rule.
 
     Parameters
     ----------
@@ -95,10 +96,15 @@ class Clip:
     factors
         What multiplies the gradients of a layer's weight and bias, by layer name; 0 freezes the
         layer (up to weight decay). Layers not named keep theirs.
+    bias
+        `own`: the loss's derivative. `mean_of_weights`: a mistake seen in the wild, the mean of
+        the gradients of the weights into the same unit. `zero`: biases stand still. A layer whose
+        weight has one axis (a normalization's) keeps its own.
     """
 
     rule: ClipRule
     factors: Mapping[str, LayerFactor] = field(default_factory=dict)
+    bias: BiasGradient = "own"
 
     def apply(self, grads: Tensors) -> Tensors:
         """Return the gradients for the optimizer.
@@ -114,9 +120,21 @@ class Clip:
         >>> clip.apply({"conv1.bias": torch.ones(1), "fc1.bias": torch.ones(1)})
         {'conv1.bias': tensor([0.5000]), 'fc1.bias': tensor([1.])}
         """
+        if self.bias != "own":
+            grads = {name: self._instead(name, grads) for name in grads}
         return self.rule.apply(
             {name: self._times_factor(name, grad) for name, grad in grads.items()}
         )
+
+    def _instead(self, name: str, grads: Tensors) -> Tensor:
+        """What a bias gets instead of its own gradient; other gradients as they are."""
+        layer, _, kind = name.rpartition(".")
+        weight = grads.get(f"{layer}.weight")
+        if kind != "bias" or weight is None or weight.ndim < 2:
+            return grads[name]
+        if self.bias == "zero":
+            return torch.zeros_like(grads[name])
+        return weight.flatten(1).mean(1)
 
     def _times_factor(self, name: str, grad: Tensor) -> Tensor:
         layer = name.rpartition(".")[0]

@@ -69,7 +69,8 @@ def _fates(results: Results, first_steps: int) -> pd.DataFrame:
     if results.curves.empty or results.layers.empty:
         return pd.DataFrame()
     layers, curves, cells = results.layers, results.curves, results.cells.set_index("cell_id")
-    sharp = layers[(layers["quantity"] == "sharpness") & (layers["step"] == 0)]
+    whole = (layers["quantity"] == "sharpness") & (layers["layer"] == -1)
+    sharp = layers[whole & (layers["step"] == 0)]
     curvature = sharp.drop_duplicates("cell_id").set_index("cell_id")["value"]
     early = curves[(curves["metric"] == "train_loss") & (curves["step"] <= first_steps)]
     by_step = early.pivot_table(index="cell_id", columns="step", values="value", observed=True)

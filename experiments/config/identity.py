@@ -15,7 +15,11 @@ EXCLUDED = ("data.root", "data.download", "runner", "sweep", "engine", "hydra")
 # Options added after schema version 1, each with the value it was introduced with: (dotted key,
 # value). While a cell has that value the key is left out of its hash, so ids made before the
 # option existed stay valid. Rows are only ever added, never changed.
-MIGRATIONS: tuple[tuple[str, Any], ...] = ()
+MIGRATIONS: tuple[tuple[str, Any], ...] = (
+    ("clip.bias", "own"),
+    ("probe.tensors", []),
+    ("probe.layer_sharpness", False),
+)
 
 
 SCALARS = (str, int, float, type(None))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from experiments.probes import histograms, moments
+from experiments.probes import histograms, moments, tensors
 from experiments.probes.sharpness import sharpness
 from experiments.probes.table import WHOLE_NET, LayerTable
 from experiments.probes.trace import LayerTrace, trace
@@ -26,10 +26,11 @@ class Losses:
 
 @dataclass(frozen=True)
 class Measured:
-    """Columns of the `layers` and `histograms` tables for one network and batch."""
+    """Columns of the `layers`, `histograms` and `tensors` tables for one network and batch."""
 
     layers: dict[str, list[Any]]
     histograms: dict[str, list[Any]]
+    tensors: dict[str, list[Any]] = field(default_factory=tensors.no_rows)
 
 
 @torch.enable_grad()
@@ -44,6 +45,8 @@ def measure(
     head: Callable[[Tensor], Tensor] | None = None,
     bins: int = 0,
     with_sharpness: bool = False,
+    with_layer_sharpness: bool = False,
+    kept: tuple[tensors.Kept, ...] = (),
 ) -> Measured:
     """Measure a network's layers, forward and backward, on a probe set.
 
@@ -67,6 +70,10 @@ def measure(
         Bins of the histograms; 0 makes none.
     with_sharpness
         Also measure the largest Hessian eigenvalue (needs `losses`).
+    with_layer_sharpness
+        Also measure that of each layer's weight alone (needs `losses`).
+    kept
+        What to keep whole (`input_grad` needs `losses`).
     """
     layers, logits = trace(model, images)
     table = LayerTable(singles)
@@ -97,7 +104,13 @@ def measure(
     if with_sharpness and losses is not None and targets is not None:
         value = sharpness(model, losses.mean, images, targets)
         table.add_for_set(WHOLE_NET, "", "sharpness", value)
-    return Measured(table.columns, bars)
+    if with_layer_sharpness and losses is not None and targets is not None:
+        for number, layer in enumerate(layers, start=1):
+            weight = {f"{layer.name}.weight"}
+            value = sharpness(model, losses.mean, images, targets, of=weight)
+            table.add_for_set(number, layer.name, "sharpness", value)
+    loss = outputs["grad"][0] if "grad" in outputs else None
+    return Measured(table.columns, bars, tensors.tensors(layers, loss, singles, kept))
 
 
 def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
+from experiments.probes.tensors import Kept
+
 MOST = 10_000  # a probe set is held in memory, with all that a network makes of it
 
 
@@ -44,6 +46,11 @@ class Probe:
     sharpness
         Also measure the largest eigenvalue of the loss's Hessian (Lanczos; some 20 products with
         it a probe).
+    layer_sharpness
+        Also measure that of each layer's block of it, the layer's weight alone.
+    tensors
+        What to keep whole, number by number: weights and biases, and of the single `images` what
+        a layer takes (`input`), makes (`preact`, `act`) and sends back (`input_grad`).
     """
 
     draws: NonNegativeInt = 8
@@ -53,6 +60,8 @@ class Probe:
     histograms: bool = False
     bins: PositiveInt = 64
     sharpness: bool = False
+    layer_sharpness: bool = False
+    tensors: tuple[Kept, ...] = ()
 
     def __post_init__(self) -> None:
         if any(image >= self.size for image in self.images):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -17,7 +17,13 @@ MAX_RESTARTS = 50  # of about 20 products each
 
 
 def sharpness(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, tolerance: float = 0.01
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    *,
+    of: Collection[str] | None = None,
+    tolerance: float = 0.01,
 ) -> float:
     """Largest eigenvalue of the Hessian of the mean loss on a batch.
 
@@ -32,6 +38,9 @@ def sharpness(
     ----------
     model, loss, x, y
         The mean of `loss(model(x), y)`, as a function of the model's parameters.
+    of
+        Names of the parameters whose block of the Hessian is meant; the others stand still.
+        None: all of them.
     tolerance
         Relative error of the eigenvalue, at most.
 
@@ -44,8 +53,10 @@ def sharpness(
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     dtype = torch.promote_types(x.dtype, torch.float32)
-    params = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
+    every = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
+    params = {name: p for name, p in every.items() if of is None or name in of}
     fixed = {n: b.to(dtype) if b.is_floating_point() else b for n, b in model.named_buffers()}
+    fixed |= {name: p for name, p in every.items() if name not in params}
     x = x.to(dtype)
 
     def gradient(p: Params) -> Params:

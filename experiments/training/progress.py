@@ -63,7 +63,8 @@ class Kept:
     Parameters
     ----------
     draws
-        By draw, the columns of the tables (`layers`, `histograms`) measured at initialization.
+        By draw, the columns of the tables (`layers`, `histograms`, `tensors`) measured at
+        initialization.
     probes
         Those measured in training, each with the columns that say where.
     seconds

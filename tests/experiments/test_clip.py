@@ -117,8 +117,28 @@ def test_a_factor_scales_its_layer_before_the_rule():
     assert all(grad.tolist() == [1, 1] for grad in grads.values())
 
 
+def test_a_bias_may_get_the_mean_of_its_units_weight_gradients():
+    grads = {
+        "conv1.weight": torch.arange(12.0).reshape(2, 1, 2, 3),
+        "conv1.bias": torch.tensor([100.0, 200.0]),
+        "norm1.weight": torch.tensor([1.0, 2.0]),
+        "norm1.bias": torch.tensor([3.0, 4.0]),
+        "head.bias": torch.tensor([5.0]),
+    }
+    clip = Clip(ClipValue(max_value=8.0), factors={"conv1": 2.0}, bias="mean_of_weights")
+    clipped = {name: grad.tolist() for name, grad in clip.apply(grads).items()}
+    # Means 2.5 and 8.5 of the two units, twice that, at most 8.
+    assert clipped["conv1.bias"] == [5.0, 8.0]
+    assert clipped["norm1.bias"] == [3.0, 4.0]
+    assert clipped["head.bias"] == [5.0]
+    assert grads["conv1.bias"].tolist() == [100.0, 200.0]
+    still = Clip(NoClip(), bias="zero").apply(grads)
+    assert still["conv1.bias"].tolist() == [0.0, 0.0]
+    assert all(torch.equal(still[name], grads[name]) for name in grads if name != "conv1.bias")
+
+
 def test_one_mapping_holds_the_rule_and_the_factors():
-    node = NORM | {"factors": {"conv1": 1}}
+    node = NORM | {"factors": {"conv1": 1}, "bias": "own"}
     assert build_wrapped(Clip, node, "clip") == Clip(ClipNorm(2.0), {"conv1": 1.0})
     assert coerce_wrapped(Clip, node, "clip") == node
     assert type(coerce_wrapped(Clip, node, "clip")["factors"]["conv1"]) is float
@@ -126,7 +146,11 @@ def test_one_mapping_holds_the_rule_and_the_factors():
 
 def test_what_is_not_said_is_filled_in():
     node = {"_target_": "experiments.clip.ClipValue"}
-    assert coerce_wrapped(Clip, node, "clip") == node | {"max_value": 1.0, "factors": {}}
+    assert coerce_wrapped(Clip, node, "clip") == node | {
+        "max_value": 1.0,
+        "factors": {},
+        "bias": "own",
+    }
     assert build_wrapped(Clip, node, "clip") == Clip(ClipValue(1.0))
 
 
@@ -139,6 +163,10 @@ def test_what_is_not_said_is_filled_in():
         ({"factors": {"conv1": "half"}}, r"clip\.factors\.conv1: .*valid number"),
         ({"factors": {"conv1": -1.0}}, r"clip\.factors\.conv1: .*greater than or equal to 0"),
         ({"factors": 0.5}, r"clip\.factors: .*valid dictionary"),
+        (
+            {"bias": "mean"},
+            r"clip\.bias: no such choice as mean; valid: mean_of_weights, own, zero",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_refused(changed: dict, complaint: str):

@@ -74,6 +74,11 @@ def assert_same_table(stacked: CellResult, serial: CellResult, name: str, column
         ("train.steps=3", "probe.steps=[2]", "probe.histograms=true", "probe.sharpness=true"),
         ("model.norm=batch", "train.epochs=2", "loss=mse"),
         ("model=two_layer", "model.channels=4", "probe.draws=0", "train.steps=5"),
+        (
+            *("model=two_layer", "model.channels=2", "clip.bias=mean_of_weights"),
+            *("probe.tensors=[weight,bias,act,input_grad]", "probe.layer_sharpness=true"),
+            *("probe.steps=[2]", "train.steps=4", "probe.draws=1", "probe.images=[0]"),
+        ),
     ],
     ids=" ".join,
 )
@@ -90,7 +95,12 @@ def test_a_stack_gives_what_run_cell_gives(stack, common):
             elif key != "seconds":
                 assert stacked.row[key] == value
         assert stacked.row["seconds"] > 0
-        for name, column in (("layers", "value"), ("curves", "value"), ("histograms", "count")):
+        for name, column in (
+            ("layers", "value"),
+            ("curves", "value"),
+            ("histograms", "count"),
+            ("tensors", "value"),
+        ):
             if serial.tables[name]:
                 assert_same_table(stacked, serial, name, column)
         if serial.tables["layers"]:

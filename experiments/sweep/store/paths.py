@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.errors import FaninError
 from experiments.whole_file import replace_file
 
-SIBLINGS = ("layers", "histograms", "curves")
+SIBLINGS = ("layers", "histograms", "tensors", "curves")
 TABLES = (*SIBLINGS, "cells")
 """What a pack writes; `cells` comes last, so where a pack has cells it has all of its rows."""
 

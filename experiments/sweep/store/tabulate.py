@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from experiments.result import CellResult
 
-INTEGERS = ("draw", "step", "image", "layer", "count", "attempt", "outcome_step")
+INTEGERS = ("draw", "step", "image", "layer", "count", "index", "attempt", "outcome_step")
 FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")
 WORDS = ("outcome_tensor", "outcome_reason")  # even where all of a part's are null
 

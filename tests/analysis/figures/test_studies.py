@@ -21,6 +21,7 @@ SMALLER = {
         *("data=digits", "model.width=8", "train.epochs=0.1"),
         *("optim.lr=0.03", "probe.draws=2", "probe.size=2", "seed=0"),
     ),
+    "dying_relu": ("data.side=8", "scaling=unit", "optim.lr=1e-4,1", "seed=0"),
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
     "he2015": ("model.width=4", "train.steps=30", "seed=range(2)"),
     "inf_loss": ("activation=relu", "scaling=standardize", "optim.lr=0.1", "seed=0"),

@@ -180,7 +180,7 @@ def test_a_published_figure_is_told_with_its_numbers(monkeypatch: pytest.MonkeyP
     line = Headline("q*", "0.61 (their map)", "0.62 in the last layer", True)
     study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (line,))
     monkeypatch.setattr("analysis.report.studied.study_of", lambda results: lambda: study)
-    results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 5)
+    results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 6)
     found = studied(results, "python -m analysis.figures poole")
     assert found is not None
     assert (found.verdict, found.headlines) == ("reproduced", (line,))

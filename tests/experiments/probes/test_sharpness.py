@@ -46,6 +46,23 @@ def test_sharpness_is_the_hessians_largest_eigenvalue(loss, seed):
     assert sharpness(model, loss, x, y) == pytest.approx(largest, rel=0.01)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_layers_sharpness_is_that_of_its_weights_block(seed):
+    model = network(seed)
+    x, y = torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
+    for name in ("0.weight", "4.weight"):
+        own = dict(model.named_parameters())[name].detach()
+
+        def of_block(weight: Tensor, name: str = name) -> Tensor:
+            return F.cross_entropy(functional_call(model, {name: weight}, (x,)), y)
+
+        block = hessian(of_block)(own).reshape(own.numel(), own.numel())
+        largest = torch.linalg.eigvalsh(block.detach())[-1].item()
+        found = sharpness(model, F.cross_entropy, x, y, of={name}, tolerance=1e-9)
+        assert found == pytest.approx(largest, rel=1e-9)
+        assert found <= sharpness(model, F.cross_entropy, x, y, tolerance=1e-9)
+
+
 def test_a_negative_eigenvalue_that_is_larger_in_absolute_value_is_not_the_largest():
     model, x, y = network(), torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
     exact = eigenvalues(model, lambda z, t: -F.cross_entropy(z, t), x, y)

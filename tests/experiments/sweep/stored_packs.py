@@ -1,4 +1,4 @@
-"""Packs with rows in all four tables, written as a worker writes them."""
+"""Packs with rows in all tables, written as a worker writes them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def result(cell: str, attempt: int = 1, outcome: str = "ok", **more: Any) -> Cel
         {
             "layers": {"layer": list(range(LAYERS)), "value": [attempt + 0.5] * LAYERS},
             "histograms": {"left": [0.0], "right": [1.0], "count": [attempt]},
+            "tensors": {"shape": ["1x1"], "index": [0], "value": [attempt + 0.25]},
             "curves": {"step": [0], "metric": ["train_loss"], "value": [float(attempt)]},
         },
     )

@@ -38,7 +38,9 @@ def shortened(space: Space, cell: PlannedCell) -> dict[str, Any]:
         side = config["data"]["side"] or NOT_HERE[named]
         config["data"] = coerce_group("data", space.node("data", "digits")) | {"side": side}
     if "image_side" not in config["data"]:  # synthetic images come as many as they are
-        config["data"] |= {"n_train": 100, "n_test": 50}
+        given = config["data"]
+        sizes = {"n_train": ("train_size", 100), "n_test": ("test_size", 50)}
+        given |= {key: min(given.get(size, few), few) for key, (size, few) in sizes.items()}
     if config["train"]["steps"] != 0:
         config["train"] |= {"steps": 2, "batch_size": 20, "evaluate_every": 0}
     config["probe"] |= {"draws": min(1, config["probe"]["draws"]), "steps": []}

@@ -91,7 +91,13 @@ def test_a_frozen_cell_with_another_configuration_is_refused(
 
 
 def test_tables_are_as_documented(tmp_path: Path) -> None:
-    asked = ("optim=sgd,adam", "init.bias=null,0.5", "probe.histograms=true", "probe.draws=2")
+    asked = (
+        "optim=sgd,adam",
+        "init.bias=null,0.5",
+        "probe.histograms=true",
+        "probe.draws=2",
+        "probe.tensors=[weight,act]",
+    )
     assert sweep(tmp_path, *asked) == 0
     folder = SweepFolder(tmp_path / "s")
     expected = {
@@ -101,6 +107,9 @@ def test_tables_are_as_documented(tmp_path: Path) -> None:
         "histograms": {"cell_id": WORDS, "draw": pa.int32(), "step": pa.int32(),
                        "layer": pa.int32(), "layer_name": WORDS, "quantity": WORDS,
                        "left": pa.float64(), "right": pa.float64(), "count": pa.int32()},
+        "tensors": {"cell_id": WORDS, "draw": pa.int32(), "step": pa.int32(), "image": pa.int32(),
+                    "layer": pa.int32(), "layer_name": WORDS, "quantity": WORDS, "shape": WORDS,
+                    "index": pa.int32(), "value": pa.float64()},
         "curves": {"cell_id": WORDS, "step": pa.int32(), "metric": WORDS, "value": pa.float64()},
     }  # fmt: skip
     for name, columns in expected.items():
@@ -128,7 +137,8 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
 def test_where_and_when_cells_ran_changes_no_bit(tmp_path: Path) -> None:
     asked = (
         "model=two_layer", "model.channels=4", "probe.draws=2", "probe.size=16",
-        "probe.histograms=true", "init=he_normal,pytorch_default", "optim=sgd,adam", "seed=0,1",
+        "probe.histograms=true", "probe.tensors=[weight,preact]", "probe.images=[0,3]",
+        "init=he_normal,pytorch_default", "optim=sgd,adam", "seed=0,1",
     )  # fmt: skip
     assert sweep(tmp_path, *asked, name="here") == 0
     assert sweep(tmp_path, *asked, "runner.pack_cells=3", name="again") == 0
@@ -137,7 +147,7 @@ def test_where_and_when_cells_ran_changes_no_bit(tmp_path: Path) -> None:
     here = load("here", tmp_path)
     assert len(here.cells) == 8
     for other in (load("again", tmp_path), load("there", tmp_path)):
-        for table in ("cells", "layers", "histograms", "curves"):
+        for table in ("cells", "layers", "histograms", "tensors", "curves"):
             left, right = ordered(getattr(here, table)), ordered(getattr(other, table))
             pd.testing.assert_frame_equal(left, right, check_exact=True, obj=table)
 

@@ -1,0 +1,269 @@
+"""The report's numbers and the theory's, each beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.dying_relu.reported import reported
+from analysis.figures.dying_relu.runs import KERNEL, REMEDIES, Runs
+from analysis.figures.study import Headline
+from analysis.theory.one_filter import Layer
+
+LAYERS: dict[Layer, str] = {"filter": "filter", "linear": "linear layer"}
+TAPS = 3 * KERNEL**2  # of the filter, over three colours
+HELPS = {
+    "none": "a smaller learning rate alone helps (report)",
+    "U(-0.1, 0.1)": "helps (report)",
+    "tanh": "helps (report)",
+    "conv gradient x 1e-3": "helps (report)",
+    "conv gradient x 1e-6": "helps (report)",
+    "linear layer alone": "classifies both images (report)",
+}
+
+
+def headlines(runs: Runs, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+    """Every line of the study, in the order of the page."""
+    yield from reported(runs, criterion)
+    yield from _remedies(runs)
+    yield from _boundary(runs, float(criterion["boundary"]))
+    yield from _curvature(runs, float(criterion["factor"]))
+    yield from _descent(runs, float(criterion["boundary"]))
+
+
+def _remedies(runs: Runs) -> Iterator[Headline]:
+    trained, patient = runs.kind("remedies"), runs.kind("patient")
+    for remedy in REMEDIES.values():
+        mine = trained[trained["remedy"] == remedy]
+        if len(mine):
+            yield _remedy(remedy, HELPS[remedy], mine)
+    for rule, rows in patient.groupby("clip.bias", observed=True, sort=True):
+        own = rule == "own"
+        name = "none, each bias with its own gradient" if own else "none"
+        line = _remedy(name, "not in the report" if own else HELPS["none"], rows)
+        yield replace(line, holds=None) if own else line
+    yield _cross_alone(patient[patient["clip.bias"] == "mean_of_weights"])
+
+
+def _cross_alone(cells: pd.DataFrame) -> Headline:
+    """What a smaller learning rate leaves."""
+    alive = cells[~cells["dead_end"]]
+    return Headline(
+        f"none: map of the cross after {int(cells['train.steps'].max())} steps, where that of the "
+        "circle is not black",
+        "nothing is claimed. Where it is black the cross's logit is the classifier's bias, which "
+        "the average of gradients that are all 0 never moves",
+        f"black in {alive['cross_black'].sum()} of {len(alive)} runs, of which "
+        f"{(alive['cross_black'] & alive['right']).sum()} classify both images",
+        None,
+    )
+
+
+def _remedy(remedy: str, claim: str, cells: pd.DataFrame) -> Headline:
+    told, holds = [], []
+    for inputs, rows in cells.groupby("inputs"):
+        right = rows.groupby("optim.lr")["right"]
+        window = _window(right.sum(), right.size())
+        fastest = rows[rows["optim.lr"] == rows["optim.lr"].max()]
+        black = (
+            f", black after the step at rate {fastest['optim.lr'].iloc[0]:g}: "
+            f"{fastest['dead'].sum()} of {len(fastest)}"
+        )
+        born = f", black from the start: {rows['born'].sum()} of {len(rows)}"
+        has_map = rows["model"].iloc[0] != "linear"
+        told.append(f"{inputs}: {window}{black * has_map}{born * bool(rows['born'].any())}")
+        holds.append(bool((right.mean() == 1).any()))
+    return Headline(
+        f"{remedy}: learning rates at which all runs classify both images "
+        f"({int(cells['train.steps'].max())} steps)",
+        claim,
+        "; ".join(told),
+        all(holds),
+    )
+
+
+def _window(right: pd.Series, runs: pd.Series) -> str:
+    """At which of the rates all runs do, in words; by rate, how many do and how many there are."""
+    works = right.index[right == runs]
+    if len(works):
+        ends = f"{works.min():g} to {works.max():g}" if len(works) > 1 else f"{works[0]:g}"
+        return f"{len(works)} of {len(runs)} ({ends})"
+    if right.max() == 0:
+        return f"none of {len(runs)}, and no run at any"
+    best = right.idxmax()
+    return f"none of {len(runs)}, at best {right.max():g} of {runs[best]:g} runs (at {best:g})"
+
+
+def onsets(runs: Runs, cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Where one step begins to kill: a row per group.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The group's keys, `spares` (largest rate below the first that kills; 0 where none) and
+        `kills` (the smallest that kills; inf where none), `measured` (midway between them, in
+        logarithm), `predicted`, and `cell_id` of one of its cells.
+    """
+    rows = []
+    for key, mine in cells.groupby(by, observed=True):
+        ordered = mine.sort_values("optim.lr")
+        rates, dead = ordered["optim.lr"].to_numpy(float), ordered["dead"].to_numpy(bool)
+        at = int(dead.argmax()) if dead.any() else len(rates)
+        spares = rates[at - 1] if at else 0.0
+        kills = rates[at] if at < len(rates) else np.inf
+        rows.append(
+            {
+                **dict(zip(by, key, strict=True)),
+                "spares": spares,
+                "kills": kills,
+                "measured": float(np.sqrt(spares * kills)) if at else 0.0,
+                "predicted": runs.killing_rate(str(ordered.index[0])),
+                "cell_id": str(ordered.index[0]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _boundary(runs: Runs, allowed: float) -> Iterator[Headline]:
+    found = onsets(runs, runs.kind("boundary"), ["inputs", "data.side", "seed"])
+    for inputs, mine in found.groupby("inputs"):
+        told = [f"{_between(rows)} (side {side})" for side, rows in mine.groupby("data.side")]
+        expected = [
+            f"{rows['predicted'].iloc[0]:.1e} ({side})" for side, rows in mine.groupby("data.side")
+        ]
+        yield Headline(
+            f"{inputs}: learning rate from which one step on the cross kills",
+            f"{', '.join(expected)}, by theory",
+            ", ".join(told),
+            _near(mine, allowed),
+        )
+    trained = runs.kind("remedies")
+    shrunk = trained[(trained["remedy"].isin(["none", "conv gradient x 1e-3"]))]
+    found = onsets(runs, shrunk, ["inputs", "factor", "seed"])
+    pairs = found.pivot_table(index=["inputs", "seed"], columns="factor", values="measured")
+    if {1.0, 1e-3} <= set(pairs.columns):
+        gained = (pairs[1e-3] / pairs[1.0]).replace(np.inf, np.nan).dropna()
+        if len(gained):
+            yield Headline(
+                "conv gradient x 1e-3: that rate over the one without (rates a factor of 10 apart)",
+                "1e3, by theory",
+                f"{gained.min():.0e} to {gained.max():.0e} ({len(gained)} pairs of runs)",
+                bool(((gained > 0.99e2) & (gained < 1.01e4)).all()),
+            )
+
+
+def _between(rows: pd.DataFrame) -> str:
+    low, high = rows["spares"].min(), rows["kills"].max()
+    return f"{low:.1e} to {'beyond the grid' if np.isinf(high) else f'{high:.1e}'}"
+
+
+def _near(found: pd.DataFrame, allowed: float) -> bool:
+    """Whether every run's bracket, widened by a factor, holds the predicted rate."""
+    predicted = found["predicted"]
+    above = predicted * allowed >= found["spares"]
+    return bool((above & (predicted <= allowed * found["kills"])).all())
+
+
+def _curvature(runs: Runs, factor: float) -> Iterator[Headline]:
+    every = runs.kind("curvature")
+    told = {name: runs.curvatures(every.loc[[name]]) for name in every.index}
+    uniform = every[every["init.a"] == 0].sort_values("data.side")
+    centred = every[every["init.a"] < 0].sort_values("data.side")
+    for layer, words in LAYERS.items():
+        measured = [float(told[name][layer].median()) for name in uniform.index]
+        expected = [runs.theory(str(name)).curvature(layer) for name in uniform.index]
+        for what, turn in (("curvature lambda", False), ("largest stable step, 2 / lambda,", True)):
+            pair = [[_stable(v) if turn else v for v in values] for values in (expected, measured)]
+            yield Headline(
+                f"U(0, 1), unsaturated: {what} of the {words}, sides {_sides(uniform)}",
+                f"{_listed(pair[0])}, by theory",
+                f"{_listed(pair[1])} (medians of {uniform['probe.draws'].min():g} draws)",
+                _alike(expected, measured, factor),
+            )
+    for cells, words in ((uniform, "U(0, 1)"), (centred, "U(-0.1, 0.1)")):
+        ratios = [told[name]["filter"] / told[name]["linear"] for name in cells.index]
+        measured = [float(ratio.median()) for ratio in ratios]
+        expected = [runs.theory(str(name)).curvature_ratio() for name in cells.index]
+        by_hand = [side**2 / TAPS for side in cells["data.side"]]
+        mean_rules = cells is uniform
+        yield Headline(
+            f"{words}: curvature of the filter over that of the linear layer, sides "
+            f"{_sides(cells)}",
+            f"{_listed(expected)}, by theory"
+            + (
+                f"; positions / taps: {_listed(by_hand)}"
+                if mean_rules
+                else ", which leaves out the ReLU and is of the mean curvatures"
+            ),
+            f"{_listed(measured)} (medians)",
+            _alike(expected, measured, factor) if mean_rules else None,
+        )
+    yield from _no_boundary(runs)
+
+
+def _no_boundary(runs: Runs) -> Iterator[Headline]:
+    """The linear layer alone: the rates that work, in units of 2 / lambda at its steepest."""
+    trained = runs.kind("remedies")
+    alone = trained[trained["model"] == "linear"]
+    for inputs, rows in alone.groupby("inputs"):
+        right = rows.groupby("optim.lr")["right"].mean()
+        works = right.index[right == 1]
+        if not len(works):
+            continue
+        stable = 2 / runs.steepest(str(rows.index[0]))
+        yield Headline(
+            f"{inputs}, the linear layer alone: largest rate at which all runs classify both, "
+            "times lambda / 2 where p = 1/2",
+            f"false: at most 1 (cross entropy has no such boundary). 2 / lambda = {stable:.1e}",
+            f"{works.max() / stable:.1e}",
+            bool(works.max() > 2 * stable),
+        )
+
+
+def _stable(curvature: float) -> float:
+    """The largest stable step; infinite where there is no curvature."""
+    return 2 / curvature if curvature else float("inf")
+
+
+def _sides(cells: pd.DataFrame) -> str:
+    return ", ".join(f"{side:g}" for side in cells["data.side"])
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.2g}" if value < 100 else f"{value:.0f}" for value in values)
+
+
+def _alike(expected: list[float], measured: list[float], factor: float) -> bool:
+    pairs = zip(expected, measured, strict=True)
+    return all(one <= factor * other and other <= factor * one for one, other in pairs)
+
+
+def _descent(runs: Runs, allowed: float) -> Iterator[Headline]:
+    start = runs.kind("report")
+    curvature = runs.curvatures(start)
+    flat = int((curvature == 0).all(axis=1).sum())
+    yield Headline(
+        "as reported: curvature of both layers at the start",
+        "false: the curvature there tells the step that kills. p rounds to 1, so it is 0",
+        f"exactly 0 in {flat} of {len(curvature)} runs, of which {start['dead'].sum()} are black "
+        "after the step",
+        flat == len(curvature) and bool(start["dead"].all()),
+    )
+    cells = runs.kind("descent")
+    found = onsets(runs, cells, ["data.side", "factor", "seed"])
+    layers = runs.curvatures(cells).droplevel("draw")
+    stable = 2 / (layers["filter"].reindex(found["cell_id"]).to_numpy() * found["factor"])
+    low, high = found["spares"] / stable, found["kills"] / stable
+    told = found["predicted"] / stable
+    yield Headline(
+        "from unsaturated logits, no biases: learning rate from which one step kills, times "
+        "lambda / 2 of the filter",
+        f"false: 1. Theory of the step itself: {told.min():.2g} to {told.max():.2g}",
+        f"between {low.min():.2g} and {high.max():.2g} ({len(found)} networks, half of them with "
+        "a shrunk gradient)",
+        _near(found, allowed) and bool((high < 1).all()),
+    )

@@ -1,0 +1,221 @@
+"""The sweep's cells, each with what became of it and what was to be expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.load import Results
+from analysis.theory.one_filter import OneFilter, patches_of
+from experiments.config.schema import Cell, build_cell
+from experiments.errors import FaninError
+from experiments.inits import WeightShape
+from experiments.inputs import prepared, probe_images
+from experiments.sweep.store.frozen import read_frozen
+from experiments.training.batches import Batches
+
+Kind = Literal["report", "remedies", "patient", "boundary", "descent", "curvature"]
+PATIENT = 1000  # steps, and more
+CIRCLE, CROSS = 1, 0  # labels
+INPUTS = {"raw": "0 to 255", "unit": "0 to 1"}  # range of the inputs, by scaling
+KERNEL = 3
+CPU = torch.device("cpu")
+REMEDIES = {  # (smallest weight, activation, factor of the convolution's gradient, model)
+    (0.0, "relu", 1.0, "two_layer"): "none",
+    (-0.1, "relu", 1.0, "two_layer"): "U(-0.1, 0.1)",
+    (0.0, "tanh", 1.0, "two_layer"): "tanh",
+    (0.0, "relu", 1e-3, "two_layer"): "conv gradient x 1e-3",
+    (0.0, "relu", 1e-6, "two_layer"): "conv gradient x 1e-6",
+    (0.0, "relu", 1.0, "linear"): "linear layer alone",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Every cell of the sweep.
+
+    Attributes
+    ----------
+    results
+        The sweep's tables.
+    cells
+        By cell id: columns of the `cells` table, and `kind`, `inputs` (in words), `remedy`,
+        `factor` (of the convolution's gradient), `seen` (the first step after which the cross was
+        seen), `born`, `dead` and `dead_end` (whether all maps are black at the start, then, and in
+        the end), `cross_black` (the cross's map alone, in the end), `right` (whether both images
+        are classified in the end).
+    """
+
+    results: Results
+    cells: pd.DataFrame
+    _configs: Mapping[str, Mapping[str, Any]]
+    _theories: dict[str, OneFilter] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Results) -> Runs:
+        """Read a sweep.
+
+        Raises
+        ------
+        FaninError
+            Some part of it was not run yet.
+        """
+        if results.cells.empty or results.layers.empty:
+            raise FaninError(f"{results.folder.root}: no network was trained yet")
+        configs = {name: line["config"] for name, line in read_frozen(results.folder).items()}
+        cells = results.cells.set_index("cell_id")
+        done = cells[cells["outcome"].isin(["ok", "diverged"])]
+        cells = _described(done, results.layers, configs)
+        for kind in get_args(Kind):
+            if not (cells["kind"] == kind).any():
+                raise FaninError(f"{results.folder.root}: none of its cells of {kind} is done yet")
+        return cls(results, cells, configs)
+
+    def kind(self, kind: Kind) -> pd.DataFrame:
+        """The cells of one of the sweep's grids."""
+        return self.cells[self.cells["kind"] == kind]
+
+    def cell(self, cell_id: str) -> Cell:
+        """A cell's objects."""
+        return build_cell(self._configs[cell_id])
+
+    def labels(self, cell_id: str) -> Tensor:
+        """The labels of the two images."""
+        return prepared(self.cell(cell_id), CPU)[0].train.y
+
+    def theory(self, cell_id: str) -> OneFilter:
+        """What is to be expected of a cell's network before it is drawn."""
+        if cell_id not in self._theories:
+            cell = self.cell(cell_id)
+            images = probe_images(cell, *prepared(cell, CPU))
+            layer = cell.init.for_layer("conv1")
+            shape = WeightShape(1, images.shape[1], (KERNEL, KERNEL))
+            weight, bias = layer.weight_moments(shape), layer.bias_moments(shape)
+            if weight is None or bias is None:
+                raise FaninError(f"{cell_id}: the moments of its weights are not known")
+            numbers = float(weight.mean), float(weight.var), float(bias.mean)
+            self._theories[cell_id] = OneFilter(patches_of(images, KERNEL), *numbers)
+        return self._theories[cell_id]
+
+    def killing_rate(self, cell_id: str) -> float:
+        """The learning rate predicted to kill in the first step on the cross."""
+        cell, theory, labels = self.cell(cell_id), self.theory(cell_id), self.labels(cell_id)
+        if cell.train.batch_size == len(labels):
+            pulls = theory.pulls(labels.double())
+        else:  # alone, and the network is sure that it is a circle
+            pulls = (labels == CROSS).double()
+        factor = cell.clip.factors.get("conv1", 1.0)
+        return theory.killing_rate(pulls, cell.clip.bias) / factor
+
+    def steepest(self, cell_id: str) -> float:
+        """Largest curvature that logistic regression can have on the two images: at p = 1/2."""
+        cell = self.cell(cell_id)
+        images = probe_images(cell, *prepared(cell, CPU)).double().flatten(1)
+        return float(torch.linalg.eigvalsh(images @ images.T)[-1]) / (4 * len(images))
+
+    def values(self, cell_id: str, layer: str, quantity: str, step: int, image: int) -> Tensor:
+        """A tensor that the sweep has kept, in its shape.
+
+        Raises
+        ------
+        FaninError
+            It was not kept.
+        """
+        table = self.results.tensors
+        mine = table[
+            (table["cell_id"] == cell_id)
+            & (table["layer_name"] == layer)
+            & (table["quantity"] == quantity)
+            & (table["step"] == step)
+            & (table["image"] == image)
+        ].sort_values("index")
+        if mine.empty:
+            raise FaninError(f"{cell_id}: {layer} {quantity} at step {step} was not kept")
+        shape = [int(side) for side in str(mine["shape"].iloc[0]).split("x")]
+        return torch.tensor(mine["value"].to_numpy()).view(shape)
+
+    def curvatures(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """By cell and draw, at the start: largest eigenvalue of `filter` and of `linear`."""
+        layers = self.results.layers
+        mine = layers[
+            layers["cell_id"].isin(cells.index)
+            & (layers["quantity"] == "sharpness")
+            & (layers["step"] == 0)
+            & (layers["layer"] > 0)
+        ]
+        table = mine.pivot_table(
+            index=["cell_id", "draw"], columns="layer", values="value", observed=True
+        )
+        return table.rename(columns={1: "filter", 2: "linear"})
+
+
+def _described(
+    cells: pd.DataFrame, layers: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    dead = _at_steps(layers, "dead_fraction", "conv1", -1)
+    of_image = {image: _at_steps(layers, "dead_fraction", "conv1", image) for image in (0, 1)}
+    logits = {image: _at_steps(layers, "preact_mean", "fc1", image) for image in (0, 1)}
+    rows = []
+    for cell_id, row in cells.iterrows():
+        labels, first = _labels_and_first(build_cell(configs[str(cell_id)]))
+        factor = row.get("clip.factors.conv1")
+        factor = 1.0 if factor is None or pd.isna(factor) else float(factor)
+        named = (float(row["init.a"]), str(row["activation"]), factor, str(row["model"]))
+        seen = 1 if CROSS in labels[first].tolist() else 2
+        last = int(row["train.steps"])
+        signs = [_value(logits[image], cell_id, last) > 0 for image in (0, 1)]
+        rows.append(
+            {
+                "kind": _kind(row),
+                "inputs": f"inputs {INPUTS.get(str(row['scaling']), row['scaling'])}",
+                "remedy": REMEDIES.get(named, "other"),
+                "factor": factor,
+                "seen": seen,
+                "born": _value(dead, cell_id, 0) == 1,
+                "dead": _value(dead, cell_id, seen) == 1,
+                "dead_end": _value(dead, cell_id, last) == 1,
+                "cross_black": _value(of_image[labels.tolist().index(CROSS)], cell_id, last) == 1,
+                "right": signs == (labels == CIRCLE).tolist(),
+            }
+        )
+    return cells.join(pd.DataFrame(rows, index=cells.index))
+
+
+def _kind(row: pd.Series) -> Kind:
+    if row["train.steps"] == 0:
+        return "curvature"
+    if row["train.batch_size"] == 2:
+        return "descent"
+    if "weight" in str(row["probe.tensors"]):
+        return "report"
+    if row["train.steps"] >= PATIENT:
+        return "patient"
+    return "boundary" if row["train.steps"] == 2 else "remedies"
+
+
+def _labels_and_first(cell: Cell) -> tuple[Tensor, Tensor]:
+    """The labels of the images, and which of them the first step is fed."""
+    labels = prepared(cell, CPU)[0].train.y
+    size = cell.train.batch_of(len(labels))
+    return labels, Batches(len(labels), size, cell.seed_data).at(0)
+
+
+def _at_steps(layers: pd.DataFrame, quantity: str, layer: str, image: int) -> pd.Series:
+    """The network that trains, by cell and step."""
+    mine = layers[
+        (layers["quantity"] == quantity)
+        & (layers["layer_name"] == layer)
+        & (layers["image"] == image)
+        & (layers["draw"] == 0)
+    ]
+    keys = [mine["cell_id"].astype(str), mine["step"].astype(int)]
+    return pd.Series(mine["value"].to_numpy(), index=pd.MultiIndex.from_arrays(keys))
+
+
+def _value(series: pd.Series, cell_id: Any, step: int) -> float:
+    return float(series.get((str(cell_id), step), float("nan")))

@@ -1,0 +1,131 @@
+"""What became of each cell of `dying_relu`, and how its numbers are put."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from small_sweep import run_sweep
+
+from analysis import Results
+from analysis.figures.dying_relu import study
+from analysis.figures.dying_relu.headlines import _window, onsets
+from analysis.figures.dying_relu.reported import reported
+from analysis.figures.dying_relu.runs import CROSS, Runs, _described
+from experiments.errors import FaninError
+from experiments.sweep.store.frozen import read_frozen
+from experiments.training.batches import Batches
+
+# The first grid alone is told from the others by what it keeps.
+REPORT = (
+    *("data=shapes", "data.train_size=2", "data.test_size=2", "data.side=8"),
+    *("model=two_layer", "model.channels=1", "model.pool=false"),
+    *("init=uniform", "init.a=0.0", "init.b=1.0", "init.bias={mean:0.5,std:0.2887}"),
+    *("head=sigmoid", "loss=bce", "clip.bias=mean_of_weights", "train.batch_size=1"),
+    *("probe.draws=1", "probe.size=2", "probe.images=[0,1]", "probe.layer_sharpness=true"),
+    "probe.tensors=[weight,input_grad]",
+)
+RATES = "optim.lr=1e-6,1e-5,1e-4,1e-3,1.0"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    where = tmp_path_factory.mktemp("dying")
+    words = (RATES, "seed=range(3)", "scaling=raw", "train.steps=4", "probe.steps=[1,2,4]")
+    return run_sweep(where, "s", *REPORT, *words, small=["runner=inline"])
+
+
+@pytest.fixture(scope="module")
+def runs(results: Results) -> Runs:
+    configs = {name: line["config"] for name, line in read_frozen(results.folder).items()}
+    cells = results.cells.set_index("cell_id")
+    return Runs(results, _described(cells, results.layers, configs), configs)
+
+
+def test_a_cell_is_looked_at_after_its_first_step_on_the_cross(runs: Runs) -> None:
+    assert set(runs.cells["kind"]) == {"report"}
+    assert set(runs.cells["remedy"]) == {"none"}
+    for cell_id, row in runs.cells.iterrows():
+        labels = runs.labels(str(cell_id))
+        first = int(Batches(2, 1, int(row["seed_data"])).at(0))
+        assert row["seen"] == (1 if labels[first] == CROSS else 2)
+    assert set(runs.cells["seen"]) == {1, 2}  # both orders are among the seeds
+
+
+def test_a_black_map_is_a_filter_that_sees_nothing(runs: Runs) -> None:
+    for cell_id, row in runs.cells.iterrows():
+        theory = runs.theory(str(cell_id))
+        weight = runs.values(str(cell_id), "conv1", "weight", int(row["seen"]), -1)
+        # The bias is not kept here; it moves as the mean of the weights does, from near 1/2.
+        if row["optim.lr"] == 1.0:
+            assert row["dead"]
+            assert bool((theory.patches @ weight.flatten() < 0).all())
+        elif row["optim.lr"] == 1e-6:
+            assert not row["dead"]
+
+
+def test_the_onset_lies_between_two_rates_and_by_the_predicted_one(runs: Runs) -> None:
+    found = onsets(runs, runs.cells, ["scaling", "seed"])
+    assert len(found) == 3
+    assert (found["spares"] < found["kills"]).all()
+    assert (found["measured"] ** 2).tolist() == pytest.approx(
+        (found["spares"] * found["kills"]).tolist()
+    )
+    # Rates are a factor of 10 apart; the weights' scatter moves the onset by less than that.
+    assert (found["predicted"] > found["spares"] / 3).all()
+    assert (found["predicted"] < found["kills"] * 3).all()
+
+
+def test_onsets_beyond_the_rates_tried_are_told(runs: Runs) -> None:
+    never = onsets(runs, runs.cells[runs.cells["optim.lr"] < 1e-5], ["scaling", "seed"])
+    assert (never["kills"] == float("inf")).all()
+    always = onsets(runs, runs.cells[runs.cells["optim.lr"] == 1.0], ["scaling", "seed"])
+    assert (always["spares"] == 0).all()
+
+
+def test_the_reports_numbers_hold_only_where_they_are_measured(runs: Runs) -> None:
+    fast = Runs(runs.results, runs.cells[runs.cells["optim.lr"] == 1.0], runs._configs)
+    weights = [
+        float(fast.values(str(name), "conv1", "weight", int(row["seen"]), -1).mean())
+        for name, row in fast.cells.iterrows()
+    ]
+    asked = {"circle": [-12.0, -5.0], "cross": [1000.0, 2000.0], "factor": 2.0}
+    black, right, gradients, _ = reported(fast, {**asked, "filter": min(weights)})
+    assert (black.holds, right.holds, gradients.holds) == (True, True, False)
+    _, wrong, *_ = reported(fast, {**asked, "filter": 10 * min(weights)})
+    assert wrong.holds is False
+    # What is there: large positive ones on the circle, none on the cross, where p is 0.
+    turned = {"circle": [100.0, 5000.0], "cross": [-1.0, 0.5]}
+    *_, gradients, _ = reported(fast, {**asked, **turned, "filter": min(weights)})
+    assert gradients.holds is True
+
+
+def test_what_was_not_kept_is_said(runs: Runs) -> None:
+    with pytest.raises(FaninError, match=r"fc1 act at step 1 was not kept"):
+        runs.values(str(runs.cells.index[0]), "fc1", "act", 1, 0)
+
+
+def test_logistic_regression_is_steepest_at_one_half(runs: Runs) -> None:
+    name = str(runs.cells.index[0])
+    x = runs.theory(name).patches[:, :, 4::9].flatten(1)  # the middle taps: the images
+    block = x.T @ x / 8
+    assert runs.steepest(name) == pytest.approx(float(torch.linalg.eigvalsh(block)[-1]))
+
+
+def test_a_sweep_that_is_not_done_has_no_study(results: Results) -> None:
+    with pytest.raises(FaninError, match="none of its cells of remedies is done yet"):
+        study(results, {})
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        ([0, 4, 4, 0], "2 of 4 (0.1 to 1)"),
+        ([0, 0, 0, 4], "1 of 4 (10)"),
+        ([0, 3, 1, 0], "none of 4, at best 3 of 4 runs (at 0.1)"),
+        ([0, 0, 0, 0], "none of 4, and no run at any"),
+    ],
+)
+def test_rates_that_work_in_words(right: list[int], words: str) -> None:
+    rates = [0.01, 0.1, 1.0, 10.0]
+    assert _window(pd.Series(right, rates), pd.Series([4] * 4, rates)) == words
