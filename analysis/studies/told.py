@@ -35,7 +35,13 @@ def how_made(results: Results) -> str:
     about = launched(results)
     size = "" if about.get("size", "small") == "small" else f" sweep.size={about['size']}"
     return (
-        f"{len(results.cells)} cells at commit {about['code']}: "
+        f"{_cells_by_code(results)}: "
         f"`python -m experiments.run -m sweep={about['sweep']}{size}`, then "
         f"`python -m analysis.figures {results.name}`."
     )
+
+
+def _cells_by_code(results: Results) -> str:
+    """How many cells each commit ran: a sweep may have been gone on with later."""
+    counts = results.cells["code"].astype(str).value_counts()
+    return " and ".join(f"{count} cells at commit {code}" for code, count in counts.items())
