@@ -33,6 +33,27 @@ def write_block(page: Path, name: str, text: str) -> None:
     <BLANKLINE>
     <!-- end sums -->
     """
+    lines, begin, end = _marked(page, name)
+    kept = [*lines[: begin + 1], "", *text.strip("\n").splitlines(), "", *lines[end:]]
+    temporary = page.with_name(f".{page.name}.{os.getpid()}")
+    temporary.write_text("\n".join(kept) + "\n")
+    temporary.replace(page)
+
+
+def read_block(page: Path, name: str) -> str:
+    """What stands between a page's two marks of that name.
+
+    Raises
+    ------
+    FaninError
+        As `write_block`.
+    """
+    lines, begin, end = _marked(page, name)
+    return "\n".join(lines[begin + 1 : end]).strip("\n")
+
+
+def _marked(page: Path, name: str) -> tuple[list[str], int, int]:
+    """A page's lines, and at which of them its two marks are."""
     if not page.is_file():
         raise FaninError(f"{page}: no such page; it must exist, with lines '<!-- begin {name} -->'")
     lines = page.read_text().splitlines()
@@ -43,10 +64,7 @@ def write_block(page: Path, name: str, text: str) -> None:
             f"{page}: expected one line '<!-- begin {name} -->' and, after it, one line "
             f"'<!-- end {name} -->'"
         )
-    kept = [*lines[: begin[0] + 1], "", *text.strip("\n").splitlines(), "", *lines[end[0] :]]
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text("\n".join(kept) + "\n")
-    temporary.replace(page)
+    return lines, begin[0], end[0]
 
 
 def publish(text: str, page: Path | None, name: str) -> None:

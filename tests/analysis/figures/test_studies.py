@@ -40,9 +40,20 @@ SMALLER = {
 
 @pytest.fixture(scope="module", params=sorted(SMALLER))
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    results = tmp_path_factory.mktemp("studies")
-    words = (f"sweep={request.param}", *SMALLER[request.param])
-    return run_sweep(results, request.param, *words, small=["runner=inline"])
+    return _run(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=["glorot2010", "dying_relu"])
+def one_of_each(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Results:
+    """A publication and a field report."""
+    return _run(request.param, tmp_path_factory)
+
+
+def _run(sweep: str, folders: pytest.TempPathFactory) -> Results:
+    words = (f"sweep={sweep}", *SMALLER[sweep])
+    return run_sweep(folders.mktemp("studies"), sweep, *words, small=["runner=inline"])
 
 
 def test_every_published_sweep_is_tried() -> None:
@@ -75,16 +86,24 @@ def test_the_command_draws_it_and_tells_the_verdict(
         drawn = list((made.folder.root / "figures").glob(f"{made.name}*.{ends}"))
         assert drawn
         assert all(path.stat().st_size > 100 for path in drawn)
-    reproductions.main([made.name, "--results", where])
+
+
+def test_the_page_of_all_has_publications_and_links_to_questions(
+    one_of_each: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = one_of_each
+    reproductions.main([made.name, "--results", str(made.folder.root.parent)])
     page = capsys.readouterr().out
     if launched(made)["source"] == FIELD_REPORT:
         assert f"[{made.name}](questions/{made.name}.md)" in page
+        assert "### " not in page
     else:
         assert f"### {made.name}" in page
         assert f"sweep={made.name}`" in page
 
 
-def test_a_questions_page_gets_numbers_and_figures(made: Results, tmp_path: Path) -> None:
+def test_a_questions_page_gets_numbers_and_figures(one_of_each: Results, tmp_path: Path) -> None:
+    made = one_of_each
     page = tmp_path / "docs" / "questions" / "page.md"
     page.parent.mkdir(parents=True)
     page.write_text(f"By hand.\n<!-- begin {made.name} -->\n<!-- end {made.name} -->\n")
@@ -99,6 +118,32 @@ def test_a_questions_page_gets_numbers_and_figures(made: Results, tmp_path: Path
     }
     assert linked
     assert f"-m sweep={made.name}`" in text
+
+
+OLDER = """| sweep | source | verdict | lines that hold |
+| --- | ---: | ---: | ---: |
+| [hebb1949](#hebb1949) | Hebb 1949 | reproduced | 1 of 1 |
+| [why](questions/why.md) | field report | not reproduced | 0 of 1 |
+
+### hebb1949
+
+Hebb 1949. Claim: Text with a | in it."""
+
+
+def test_the_page_of_all_keeps_what_is_not_named(one_of_each: Results, tmp_path: Path) -> None:
+    made = one_of_each
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- begin reproductions -->\n{OLDER}\n<!-- end reproductions -->\n")
+    words = [made.name, "--results", str(made.folder.root.parent), "--write", str(page)]
+    reproductions.main(words)
+    once = page.read_text()
+    names = re.findall(r"^\| \[(\w+)\]", once, re.M)
+    assert sorted(names) == sorted(["hebb1949", "why", made.name])
+    assert names[0] == "hebb1949"  # publications by year, field reports last
+    for line in OLDER.splitlines():
+        assert once.count(f"{line}\n") == 1 or not line
+    reproductions.main(words)
+    assert page.read_text() == once
 
 
 @pytest.mark.parametrize(
