@@ -101,6 +101,7 @@ def _headlines(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator
             "better (their text)" if is_claimed else "not better (their text)",
             told,
             better if is_claimed or better is None else not better,
+            undecided=better is None,
         )
     for activation in WORKS:
         mine = by_seed.loc[activation]
@@ -110,6 +111,7 @@ def _headlines(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator
             "better (their text)",
             told,
             better,
+            undecided=better is None,
         )
     trained = float(criterion["trained"])
     for init, name in INITS.items():

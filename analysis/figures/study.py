@@ -36,13 +36,16 @@ class Headline:
     ours
         As measured, with its error.
     holds
-        Whether the criterion calls that the same; None where it asks nothing of it.
+        Whether the criterion calls that the same; None where it asks nothing of it, or can't tell.
+    undecided
+        Whether something was claimed that the data can't tell: no claim is reproduced by that.
     """
 
     what: str
     theirs: str
     ours: str
     holds: bool | None
+    undecided: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Study:
     def verdict(self) -> Word:
         """By the headlines that the criterion asks something of."""
         asked = [line.holds for line in self.headlines if line.holds is not None]
-        if all(asked):
+        if all(asked) and not any(line.undecided for line in self.headlines):
             return "reproduced"
         return "partly reproduced" if any(asked) else "not reproduced"
 

@@ -138,7 +138,9 @@ def test_all_rungs_are_asked_by_default_and_the_finest_is_believed(run_predict: 
 def test_a_network_that_only_coarse_rungs_know_is_predicted_by_those(
     run_predict: Predict, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layers = _layers(run_predict(*SMALL, "model=mlp", "model.norm=layer", "format=json"))
+    positive = ("init=uniform", "init.a=0.0", "init.b=0.1")
+    words = (*SMALL, *positive, "model=mlp", "model.norm=layer", "format=json")
+    layers = _layers(run_predict(*words))
     assert all("mean_field" in layer and "field" not in layer for layer in layers)
 
 

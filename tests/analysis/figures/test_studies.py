@@ -159,6 +159,11 @@ def test_the_verdict_is_the_criterions(holds: tuple[bool | None, ...], verdict: 
     assert Study("claim", {}, "caption", lines).verdict == verdict
 
 
+def test_what_the_data_cant_tell_is_not_reproduced() -> None:
+    lines = (Headline("x", "1", "1", True), Headline("y", "1", "?", None, undecided=True))
+    assert Study("claim", {}, "caption", lines).verdict == "partly reproduced"
+
+
 def test_a_sweep_without_a_source_has_no_study(
     small: Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
