@@ -80,7 +80,8 @@ def _linked(results: Results) -> str:
 
 def _share_that_holds(study: Study) -> str:
     asked = [line.holds for line in study.headlines if line.holds is not None]
-    return f"{sum(asked)} of {len(asked)}"
+    undecided = sum(line.undecided for line in study.headlines)
+    return f"{sum(asked)} of {len(asked)}" + (f", {undecided} undecided" if undecided else "")
 
 
 def _source(results: Results) -> str:
