@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from experiments.training.company import fillers, in_company
+from experiments.training.company import company
 from experiments.training.feed import Feed, StackedFeed
 from experiments.training.heap import keep_freed_memory
 from experiments.training.step import State, Task, start
@@ -89,13 +89,13 @@ class StackedLanes:
     ) -> None:
         keep_freed_memory()
         self._feeds = list(feeds)
-        self._fillers = fillers(feeds[0].cell, feeds[0].size)
-        company = in_company(range(len(tasks)), self._fillers)
-        states = [begun[place] if begun else start(tasks[place]) for place in company]
+        self._company = company(feeds[0].cell, feeds[0].size)
+        stacked = self._company.of(range(len(tasks)))
+        states = [begun[place] if begun else start(tasks[place]) for place in stacked]
         self._stack = _Stack(
             tree_map(lambda *tensors: torch.stack(tensors), *states),
-            varying_numbers([tasks[place].optim for place in company], feeds[0].device),
-            StackedFeed([feeds[place] for place in company]),
+            varying_numbers([tasks[place].optim for place in stacked], feeds[0].device),
+            StackedFeed([feeds[place] for place in stacked]),
         )
         self._step = stacked_step(tasks[0])
 
@@ -117,11 +117,11 @@ class StackedLanes:
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these networks alone, renumbered in this order."""
-        company = in_company(places, self._fillers)
-        chosen = torch.tensor(company, device=self._feeds[0].device)
+        stacked = self._company.of(places)
+        chosen = torch.tensor(stacked, device=self._feeds[0].device)
         self._stack = _Stack(
             tree_map(lambda tensor: tensor[chosen], self._stack.state),
             {name: numbers[chosen] for name, numbers in self._stack.numbers.items()},
-            StackedFeed([self._feeds[place] for place in company]),
+            StackedFeed([self._feeds[place] for place in stacked]),
         )
         self._feeds = [self._feeds[place] for place in places]
