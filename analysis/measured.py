@@ -9,10 +9,9 @@ import pandas as pd
 
 from analysis.load import Results
 from analysis.predicted import OnPredicted, predict_settings
-from analysis.settings import Setting, draws_of, settings_of
+from analysis.settings import Setting, measured_settings
 from analysis.theory.rungs import RUNGS
 from experiments.errors import FaninError
-from experiments.sweep.store.frozen import read_frozen
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ def compare(
             f"{results.folder.root}: no layer was measured at initialization "
             "(run the sweep first, with probe.draws above 0)"
         )
-    settings = settings_of(list(read_frozen(results.folder).values()))
-    measured = draws_of(settings, results.cells, results.layers)
-    # Some may have no cell that has run yet.
-    both = [(s, draws) for s, draws in zip(settings, measured, strict=True) if not draws.empty]
+    both = measured_settings(results)
     predicted = predict_settings(
         results.folder,
         [setting for setting, _ in both],

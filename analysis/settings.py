@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.load import Results
 from experiments.config.identity import scientific
+from experiments.sweep.store.frozen import read_frozen
 
 # What decides what is measured at initialization, seeds aside: the loss too, through its gradients.
 DECIDES = ("data", "scaling", "model", "activation", "init", "head", "loss", "probe")
@@ -35,6 +37,13 @@ class Setting:
     label: str
     words: dict[str, Any]
     cell_ids: tuple[str, ...]
+
+
+def measured_settings(results: Results) -> list[tuple[Setting, pd.DataFrame]]:
+    """A sweep's settings with their draws (`draws_of`), those that have been measured."""
+    settings = settings_of(list(read_frozen(results.folder).values()))
+    draws = draws_of(settings, results.cells, results.layers)
+    return [pair for pair in zip(settings, draws, strict=True) if not pair[1].empty]
 
 
 def settings_of(frozen: Sequence[Mapping[str, Any]]) -> list[Setting]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,10 @@ from matplotlib.figure import Figure
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from analysis.settings import Setting, draws_of, settings_of
+from analysis.settings import Setting
 from analysis.theory.cell import predict_cell
 from analysis.theory.walk import UnpredictableLayer
 from experiments.errors import FaninError
-from experiments.sweep.store.frozen import read_frozen
 
 SIZE = (6.8, 3.3)  # inches
 INITS = {(0.0, 1.0): "U(0, 1)", (-1.0, 1.0): "U(-1, 1)", (-0.5, 0.5): "U(-0.5, 0.5)"}
@@ -81,21 +80,20 @@ class Outputs:
         return bool((off <= np.maximum(np.log(factor), se * error)).all())
 
 
-def outputs(results: Results) -> list[Outputs]:
+def outputs(results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]) -> list[Outputs]:
     """The networks of the second grid, predicted.
+
+    Parameters
+    ----------
+    measured
+        The sweep's settings with their draws.
 
     Raises
     ------
     FaninError
         One of them has not run.
     """
-    settings = settings_of(list(read_frozen(results.folder).values()))
-    measured = draws_of(settings, results.cells, results.layers)
-    found = [
-        _outputs(setting, draws)
-        for setting, draws in zip(settings, measured, strict=True)
-        if _is_mine(setting) and not draws.empty
-    ]
+    found = [_outputs(setting, draws) for setting, draws in measured if _is_mine(setting)]
     there = {(each.init, each.norm) for each in found}
     missing = [(i, n) for i in INITS.values() for n in LOOKS if (i, n) not in there]
     if missing:

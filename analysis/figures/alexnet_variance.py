@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from analysis.figures import alexnet_outputs, normalized_networks
+from analysis.figures import alexnet_outputs, normalized_drawn, normalized_networks
 from analysis.figures.study import Headline, Study
 from analysis.figures.waterfall import waterfall
 from analysis.load import Results
-from analysis.settings import Setting, draws_of, settings_of
+from analysis.settings import Setting, measured_settings
 from analysis.theory.cell import declared_moments
 from analysis.theory.explanation import Explanation, explain
 from analysis.theory.explanation.explain import FORWARD
 from experiments.config.schema import build_cell
 from experiments.errors import FaninError
 from experiments.inputs import prepared, probe_images
-from experiments.sweep.store.frozen import read_frozen
 
 CLAIM = (
     "He's product formula is false for an AlexNet, which has biases, padding and max-pools, and "
@@ -50,13 +50,14 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     FaninError
         Cells that a figure needs have not run.
     """
-    networks = _explained(results)
-    outputs = alexnet_outputs.outputs(results)
+    if results.cells.empty or results.layers.empty:
+        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+    measured = measured_settings(results)
+    networks = _explained(results, measured)
+    outputs = alexnet_outputs.outputs(results, measured)
     cells = normalized_networks.networks(results)
     draws = min(each.draws for each in networks.values())
-    config = results.cells.set_index("cell_id")
-    alex = config[config["model"] == "alexnet"]
-    side = int(alex["data.side"].iloc[0])
+    side = int(results.cells.loc[results.cells["model"] == "alexnet", "data.side"].iloc[0])
     caption = (
         f"First figure: E[y^2] of an AlexNet's pre-activations on a real image of {side} x "
         f"{side} pixels, {draws} draws of all weights; bars: an assumption of He's formula lifted "
@@ -68,8 +69,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     figures = {
         "alexnet_variance": waterfall(networks),
         "alexnet_variance_outputs": alexnet_outputs.figure(outputs, float(criterion["huge"])),
-        "alexnet_variance_moments": normalized_networks.moments_figure(cells),
-        "alexnet_variance_accuracy": normalized_networks.accuracy_figure(cells),
+        "alexnet_variance_moments": normalized_drawn.moments_figure(cells),
+        "alexnet_variance_accuracy": normalized_drawn.accuracy_figure(cells),
     }
     lines = (
         *_headlines(networks, criterion),
@@ -79,20 +80,18 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     return Study(CLAIM, figures, caption, lines)
 
 
-def _explained(results: Results) -> dict[str, Explanation]:
+def _explained(
+    results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]
+) -> dict[str, Explanation]:
     """The networks of the first grid, by what to call them."""
-    if results.cells.empty or results.layers.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
-    settings = settings_of(list(read_frozen(results.folder).values()))
-    measured = draws_of(settings, results.cells, results.layers)
     option = dict(zip(results.cells["cell_id"].astype(str), results.cells["init"], strict=True))
     model = dict(zip(results.cells["cell_id"].astype(str), results.cells["model"], strict=True))
     found: dict[str, Explanation] = {}
-    for setting, draws in zip(settings, measured, strict=True):
+    for setting, draws in measured:
         cell = setting.cell_ids[0]
         if model.get(cell) == "alexnet" and option[cell] in INITS:
             found[_name(setting, option[cell])] = _explanation(setting, draws)
-    if len(found) == 0:
+    if not found:
         raise FaninError(f"{results.folder.root}: no AlexNet of the first grid was measured yet")
     return found
 
@@ -107,7 +106,7 @@ def _name(setting: Setting, init: str) -> str:
     return ", ".join(parts)
 
 
-def _explanation(setting: Setting, draws: Any) -> Explanation:
+def _explanation(setting: Setting, draws: pd.DataFrame) -> Explanation:
     cell = build_cell(setting.config)
     images = probe_images(cell, *prepared(cell, torch.device("cpu"))).double()
     network = cell.network().double().eval()

@@ -150,7 +150,7 @@ def _hiding(table: pd.DataFrame) -> Iterator[Headline]:
         f"accuracy {bare['accuracy']:.1%} and {softmax['accuracy']:.1%}",
         bool(bare["each"] == softmax["each"]),
     )
-    hidden = table[(table["remedy"] == HIDES) & table["kind"].isin(["own"])].iloc[1:]
+    hidden = table[(table["remedy"] == HIDES) & (table["kind"] == "own")].iloc[1:]
     cured = hidden[hidden["healthy"] & ~_alone(table, hidden)]
     worst = hidden.sort_values("largest").iloc[-1]
     yield Headline(

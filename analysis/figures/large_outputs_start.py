@@ -13,9 +13,8 @@ import torch
 from analysis.figures.ablation import NOTHING, last
 from analysis.load import Results
 from analysis.predicted import Predicted, predict_settings
-from analysis.settings import draws_of, settings_of
+from analysis.settings import measured_settings
 from experiments.errors import FaninError
-from experiments.sweep.store.frozen import read_frozen
 from experiments.sweep.store.paths import SweepFolder
 
 RUNG = "finite"
@@ -42,23 +41,19 @@ def starts(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) 
     FaninError
         Nothing was measured at initialization.
     """
-    settings = settings_of(list(read_frozen(results.folder).values()))
-    drawn = draws_of(settings, results.cells, results.layers)
+    found = {cell: pair for pair in measured_settings(results) for cell in pair[0].cell_ids}
     rows: list[dict[str, Any]] = []
     for suspect in criterion["suspects"]:
         alone = table[(table["suspect"] == suspect) & (table["remedy"] == NOTHING)].iloc[0]
-        number = next(n for n, s in enumerate(settings) if alone["cell_ids"][0] in s.cell_ids)
-        values = _logits(drawn[number])
-        if not len(values):
+        if alone["cell_ids"][0] not in found:
             raise FaninError(f"{results.folder.root}: {suspect} was not measured before training")
-        made = {"setting": settings[number], "layers": last(drawn[number])}
-        rows.append({"suspect": suspect, "values": values, **made})
+        setting, draws = found[alone["cell_ids"][0]]
+        made = {"setting": setting, "layers": last(draws)}
+        rows.append({"suspect": suspect, "values": _logits(draws), **made})
     return _beside_theory(results.folder, rows)
 
 
 def _logits(draws: pd.DataFrame) -> np.ndarray:
-    if draws.empty:
-        return np.array([])
     mine = (draws["quantity"] == "preact_m2") & (draws["image"] == -1)
     rows = draws[mine & (draws["layer"] == last(draws))]
     return rows.sort_values(["seed_weights", "draw"])["value"].to_numpy(float)

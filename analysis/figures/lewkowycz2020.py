@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.figures.bracket import bracket
+from analysis.figures.sharpness import initial_sharpness
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
@@ -69,9 +71,7 @@ def _fates(results: Results, first_steps: int) -> pd.DataFrame:
     if results.curves.empty or results.layers.empty:
         return pd.DataFrame()
     layers, curves, cells = results.layers, results.curves, results.cells.set_index("cell_id")
-    whole = (layers["quantity"] == "sharpness") & (layers["layer"] == -1)
-    sharp = layers[whole & (layers["step"] == 0)]
-    curvature = sharp.drop_duplicates("cell_id").set_index("cell_id")["value"]
+    curvature = initial_sharpness(layers).reindex(cells.index.astype(str)).to_numpy()
     early = curves[(curves["metric"] == "train_loss") & (curves["step"] <= first_steps)]
     by_step = early.pivot_table(index="cell_id", columns="step", values="value", observed=True)
     values = by_step.to_numpy(float)
@@ -85,7 +85,7 @@ def _fates(results: Results, first_steps: int) -> pd.DataFrame:
             "loss": cells["loss"].astype(str),
             "gain": cells["init.gain"].astype(float),
             "seed": cells["seed"].astype(int),
-            "x": cells["optim.lr"].astype(float) * curvature.reindex(cells.index),
+            "x": cells["optim.lr"].astype(float) * curvature,
             "fate": np.where(cells["outcome"] == "diverged", "diverges", fate),
         }
     )
@@ -100,13 +100,8 @@ def first_above(fates: pd.DataFrame, wanted: tuple[str, ...]) -> list[float]:
     found = []
     for _, mine in fates.groupby(["network", "loss", "gain", "seed"]):
         run = mine.sort_values("x")
-        has = run["fate"].isin(wanted).to_numpy()
-        x = run["x"].to_numpy()
-        if not has.any():
-            found.append(float("inf"))
-        else:
-            at = int(has.argmax())
-            found.append(float(np.sqrt(x[at] * x[at - 1])) if at else float("nan"))
+        below, above = bracket(run["x"].to_numpy(float), run["fate"].isin(wanted).to_numpy())
+        found.append(float(np.sqrt(below * above)) if below else float("nan"))
     return found
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
+from analysis.compare.metric import metric_named
 from analysis.figures.study import Headline, Study
 from analysis.load import Results
+from analysis.statistics.interval import mean_interval
 from experiments.errors import FaninError
+from experiments.sweep.store.frozen import read_frozen
 
 CLAIM = (
     "Inits from orthonormal matrices beat scaled Gaussian ones for all activations but tanh, LSUV "
@@ -68,7 +70,8 @@ def _accuracies(results: Results) -> pd.DataFrame:
     """A row per cell: `activation`, `init`, `seed`, `accuracy`, in which a diverged run guesses."""
     cells = results.cells
     done = cells[cells["outcome"].isin(["ok", "diverged"])]
-    guess = 0.1  # of ten classes
+    config = next(iter(read_frozen(results.folder).values()))["config"]
+    guess = metric_named("test_accuracy").chance(config)
     frame = pd.DataFrame(
         {
             "activation": done["activation"].astype(str),
@@ -132,15 +135,14 @@ def _difference(values: pd.Series, confidence: float) -> tuple[str, bool | None]
     >>> _difference(pd.Series([0.1, -0.12, 0.11]), 0.95)
     ('+0.030 (-0.293 to +0.353), undecided', None)
     """
-    found = values.dropna().to_numpy(float)
+    found = values.dropna()
     if len(found) < 2:
         return "too few seeds, undecided", None
-    mean, se = found.mean(), found.std(ddof=1) / np.sqrt(len(found))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(found) - 1)) * se
-    told = f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
-    if abs(mean) <= half:
+    mean = mean_interval(found, confidence)
+    told = f"{mean.value:+.3f} ({mean.low:+.3f} to {mean.high:+.3f})"
+    if mean.low <= 0 <= mean.high:
         return f"{told}, undecided", None
-    return told, bool(mean > 0)
+    return told, mean.value > 0
 
 
 def _figure(accuracy: pd.DataFrame) -> Figure:

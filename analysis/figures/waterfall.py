@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def waterfall(networks: Mapping[str, Explanation]) -> Figure:
     return figure
 
 
-def steps_that_matter(networks: Sequence[Explanation] | Any) -> list[str]:
+def steps_that_matter(networks: Iterable[Explanation]) -> list[str]:
     """The steps that change something anywhere; what no theory accounts for is always shown."""
     factors = pd.concat([each.factors(FORWARD) for each in networks])
     moved = factors.apply(lambda column: np.abs(np.log(column)).max() > np.log1p(NOTHING))

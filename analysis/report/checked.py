@@ -15,12 +15,11 @@ from analysis.intervals import intervals
 from analysis.load import Results
 from analysis.measured import Comparison, compare
 from analysis.predicted import OnPredicted
-from analysis.settings import draws_of, settings_of
+from analysis.settings import measured_settings
 from analysis.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 from analysis.summary import summary
 from analysis.verdicts import by_setting, verdicts
 from experiments.errors import FaninError
-from experiments.sweep.store.frozen import read_frozen
 
 MARGIN, LEVEL = 1.1, 0.05  # those of `analysis.check`
 COUNTED = (AGREES, UNDECIDED, DISAGREES, APART)
@@ -77,12 +76,9 @@ def unpredicted(results: Results) -> list[Comparison]:
     """Every setting that was measured, without a prediction."""
     if results.layers.empty or not (results.layers.step == 0).any():
         return []
-    settings = settings_of(list(read_frozen(results.folder).values()))
-    draws = draws_of(settings, results.cells, results.layers)
     return [
-        Comparison(setting, mine, pd.DataFrame(), LEFT_OUT)
-        for setting, mine in zip(settings, draws, strict=True)
-        if not mine.empty
+        Comparison(setting, draws, pd.DataFrame(), LEFT_OUT)
+        for setting, draws in measured_settings(results)
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.figures.bracket import bracket
 from analysis.figures.dying_relu.reported import reported
 from analysis.figures.dying_relu.runs import KERNEL, REMEDIES, Runs
 from analysis.figures.study import Headline
@@ -112,15 +113,13 @@ def onsets(runs: Runs, cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     for key, mine in cells.groupby(by, observed=True):
         ordered = mine.sort_values("optim.lr")
         rates, dead = ordered["optim.lr"].to_numpy(float), ordered["dead"].to_numpy(bool)
-        at = int(dead.argmax()) if dead.any() else len(rates)
-        spares = rates[at - 1] if at else 0.0
-        kills = rates[at] if at < len(rates) else np.inf
+        spares, kills = bracket(rates, dead)
         rows.append(
             {
                 **dict(zip(by, key, strict=True)),
                 "spares": spares,
                 "kills": kills,
-                "measured": float(np.sqrt(spares * kills)) if at else 0.0,
+                "measured": float(np.sqrt(spares * kills)),
                 "predicted": runs.killing_rate(str(ordered.index[0])),
                 "cell_id": str(ordered.index[0]),
             }

@@ -44,12 +44,8 @@ def foretold(results: Results) -> pd.DataFrame:
         oracle.foretell(frozen[str(cell)]["config"]) for cell in cells["cell_id"]
     ]
     return cells.assign(
-        layer=pd.array([each.layer for each in said], dtype="Float64").to_numpy(
-            float, na_value=np.nan
-        ),
-        by_he=pd.array([each.by_he for each in said], dtype="Float64").to_numpy(
-            float, na_value=np.nan
-        ),
+        layer=np.array([each.layer for each in said], float),  # None becomes NaN
+        by_he=np.array([each.by_he for each in said], float),
         finite=[each.is_finite for each in said],
     )
 

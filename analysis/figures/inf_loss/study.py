@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.figures.inf_loss import claims, clipping, fates, first_layer, losses, symmetry
+import pandas as pd
+
+from analysis.figures.inf_loss import (
+    bad_data,
+    claims,
+    clipping,
+    fates,
+    first_layer,
+    losses,
+    regression,
+    symmetry,
+)
 from analysis.figures.study import Study
 from analysis.load import Results
 
@@ -36,9 +47,9 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         *first_layer.headlines(cells, networks, criterion),
         *losses.headlines(losses.onsets(results), criterion),
         *fates.headlines(cells),
-        *clipping.clip_headlines(clipping.by_clip(results)),
-        *clipping.data_headlines(results),
-        *clipping.regression_headlines(results, criterion),
+        *clipping.headlines(clipping.by_clip(results)),
+        *bad_data.headlines(results),
+        *regression.headlines(results, criterion),
         *claims.bias_headlines(results, criterion),
         *symmetry.headlines(symmetry.spreads(results), criterion),
         *claims.init_headlines(results, criterion),
@@ -46,12 +57,12 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     figures = {
         "inf_loss": fates.figure(cells),
         "inf_loss_first_layer": first_layer.figure(networks),
-        "inf_loss_regression": clipping.figure(results),
+        "inf_loss_regression": regression.figure(results),
     }
     return Study(CLAIM, figures, _caption(cells, networks), lines)
 
 
-def _caption(cells: Any, networks: Any) -> str:
+def _caption(cells: pd.DataFrame, networks: pd.DataFrame) -> str:
     steps, batch = int(cells["train.steps"].max()), int(cells["train.batch_size"].max())
     lr = float(cells["optim.lr"].iloc[0])
     draws = int(networks.groupby("cell_id").size().min())

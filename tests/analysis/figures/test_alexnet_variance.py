@@ -16,6 +16,7 @@ from analysis.figures.alexnet_outputs import Outputs
 from analysis.figures.normalized_networks import LOOKS, NORMS, Networks
 from analysis.figures.study import Headline
 from analysis.figures.waterfall import steps_that_matter, waterfall
+from analysis.settings import measured_settings
 from analysis.theory import explain
 from analysis.theory.explanation import Explanation
 from experiments.errors import FaninError
@@ -231,7 +232,7 @@ def test_a_sweep_that_has_not_ended_is_an_error(small: Results) -> None:
     criterion = {**CRITERION, "half": 1.1, "learns": 0.5, "more": 0.25}
     for read in (
         lambda: alexnet_variance.study(small, criterion),
-        lambda: alexnet_outputs.outputs(small),
+        lambda: alexnet_outputs.outputs(small, measured_settings(small)),
         lambda: normalized_networks.networks(small),
     ):
         with pytest.raises(FaninError, match=str(small.folder.root)):

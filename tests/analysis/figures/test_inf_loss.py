@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_sweep import run_sweep
 
-from analysis.figures.inf_loss.clipping import first_spoilt_step
+from analysis.figures.inf_loss.bad_data import first_spoilt_step
 from analysis.figures.inf_loss.foretold import Oracle, first_bad_layers
 from analysis.figures.inf_loss.losses import (
     EXP_IS_0,
