@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,10 @@ from experiments.sweep.asking.overrides import parse_arguments
 from experiments.sweep.asking.request import understand
 
 CellConfig = Callable[..., dict[str, Any]]
+
+# A shell ignores Ctrl-C for what it starts in the background (`make test &`), and processes pass
+# that on to those that they start: the tests that press Ctrl-C would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
