@@ -18,10 +18,10 @@ from analysis.layer_table import LEGEND, as_frame, shown
 from analysis.load import load
 from analysis.measured import Comparison, compare
 from analysis.progress import predicting
-from analysis.statistics.agreement import DISAGREES
 from analysis.summary import summary
 from analysis.verdicts import verdicts
-from experiments.errors import UNUSABLE, FaninError, nearest, warnings_as_lines
+from fanin.errors import UNUSABLE, FaninError, nearest, warnings_as_lines
+from fanin.statistics.agreement import DISAGREES
 
 DISAGREE = 1  # exit status
 UNBOUNDED = 10_000  # characters

@@ -9,9 +9,9 @@ import pandas as pd
 
 from analysis.load import Results
 from analysis.measured import Comparison, table
-from analysis.theory.rungs import RUNGS
-from experiments.config.build import TARGET
 from experiments.config.schema import build_cell
+from fanin.instantiate import TARGET
+from fanin.theory.rungs import RUNGS
 
 NAMES = {
     "he": "The He/Glorot product formula",

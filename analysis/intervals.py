@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 
 from analysis.measured import Comparison
-from analysis.statistics.agreement import ROUNDING
-from analysis.statistics.coverage import Z, coverage, inside
 from analysis.verdicts import BACKWARD, LAYER, measured_draws
 from experiments.config.schema import build_cell
-from experiments.inits import WeightShape, weight_layers
+from fanin.inits import WeightShape, weight_layers
+from fanin.statistics.agreement import ROUNDING
+from fanin.statistics.coverage import Z, coverage, inside
 
 WIDE = 64  # channels or units from which on first-order laws of finite width should hold
 
@@ -35,7 +35,7 @@ def intervals(comparisons: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataF
     pandas.DataFrame
         A row for `forward` and `backward` (`direction`), over all networks and over those whose
         narrowest layer, logits aside, is `wide` (64 channels or units) or `narrow` (`width`):
-        `coverage`, its 95 % interval `low`, `high` (`analysis.statistics.coverage`), how many
+        `coverage`, its 95 % interval `low`, `high` (`fanin.statistics.coverage`), how many
         `draws` and `settings`, and `factor`, the median over layers of exp(1.96 log_sd): half of
         an interval's width, so that wide intervals can't pass for good ones. Empty where no
         spread is predicted.

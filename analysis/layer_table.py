@@ -13,9 +13,9 @@ from rich.text import Text
 
 from analysis.gap import closed
 from analysis.measured import Comparison, table
-from analysis.statistics.agreement import APART, UNDECIDED
 from analysis.summary import needed_in_words
-from analysis.theory.rungs import RUNGS
+from fanin.statistics.agreement import APART, UNDECIDED
+from fanin.theory.rungs import RUNGS
 
 LEGEND = (
     "Each layer: the first rung's number, times what each further rung makes of it (x), times "

@@ -10,8 +10,8 @@ import pandas as pd
 from analysis.load import Results
 from analysis.predicted import OnPredicted, predict_settings
 from analysis.settings import Setting, measured_settings
-from analysis.theory.rungs import RUNGS
-from experiments.errors import FaninError
+from fanin.errors import FaninError
+from fanin.theory.rungs import RUNGS
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from experiments.config.loader import CONF, hydra_arguments
-from experiments.errors import UNUSABLE, ConfigError, FaninError
 from experiments.sweep.asking.command import check_argv, space_of
+from fanin.errors import UNUSABLE, ConfigError, FaninError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from analysis.theory import Certificate
     from experiments.config.schema import Cell
+    from fanin.theory import Certificate
 
 CONFIG_NAME = "predict"
 FORMATS = ("table", "json", "explain")
@@ -71,7 +71,7 @@ def show(
     if form == "explain":
         from rich.console import Console
 
-        from analysis.theory import explain
+        from fanin.theory import explain
 
         model, fed, _, cell = _network(config, images)
         found = explain(model, fed, cell.init, draws=measure or EXPLAINED)
@@ -82,7 +82,7 @@ def show(
         told = {"cell_id": cell_id, **certificate.as_dict()}
         print(json.dumps(told, indent=2, allow_nan=False))
         return
-    from analysis.theory import print_certificate
+    from fanin.theory import print_certificate
 
     print_certificate(certificate, title=cell_id, width=WIDTH)
 
@@ -108,8 +108,8 @@ def certificate_of(
     UnpredictableLayer
         Not even the coarsest rung has a formula for a layer.
     """
-    from analysis.theory import UnpredictableLayer, certify
-    from analysis.theory.certificate.weights import weights_of
+    from fanin.theory import UnpredictableLayer, certify
+    from fanin.theory.certificate.weights import weights_of
 
     model, fed, labels, cell = _network(config, images)
     weights_of(model, cell.init)  # an init that declares no moments fails every rung

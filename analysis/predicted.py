@@ -22,20 +22,20 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-import analysis.theory
 import experiments
+import fanin.theory
+from analysis.predict_cell import predict_cell
 from analysis.settings import Setting
-from analysis.theory.cell import predict_cell
-from analysis.theory.walk import UnpredictableLayer
-from experiments.config.build import TARGET
 from experiments.config.identity import flatten
-from experiments.errors import DataError, FaninError
 from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder, writing
+from fanin.errors import DataError, FaninError
+from fanin.instantiate import TARGET
+from fanin.theory.walk import UnpredictableLayer
 
 TABLE = "predictions"
 THEORY = b"fanin.theory"  # the part's note on which code predicted it
-SOURCES = (analysis.theory, experiments)  # theory, and the declarations that it reads
+SOURCES = (fanin.theory, experiments)  # theory, and the declarations that it reads
 LIBRARIES = ("numpy", "scipy", "torch")
 OURS = ("experiments.", "analysis.", "torch.")  # code that the fingerprint covers
 
@@ -110,7 +110,7 @@ def predict_settings(
 def theory_fingerprint() -> str:
     """Tell one state of the theory from another: its sources', and of what it reads.
 
-    Any edit of a Python file under `analysis/theory/` or `experiments/` makes another, as does
+    Any edit of a Python file under `fanin/theory/` or `experiments/` makes another, as does
     another version of the libraries that compute. That is too often rather than too seldom.
     """
     digest = hashlib.sha256()

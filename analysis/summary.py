@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.measured import Comparison
-from analysis.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 from analysis.verdicts import by_setting
+from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 
 
 def summary(

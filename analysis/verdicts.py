@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.measured import Comparison
-from analysis.statistics import agreement
-from analysis.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
-from analysis.statistics.draws import summarized
-from analysis.statistics.steps import steps
+from fanin.statistics import agreement
+from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
+from fanin.statistics.draws import summarized
+from fanin.statistics.steps import steps
 
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # what the layers of one walk share
@@ -32,7 +32,7 @@ def verdicts(
     comparisons
         A sweep's; false alarms are corrected for over all of them together.
     margin, level
-        As in `analysis.statistics.agreement.verdicts`.
+        As in `fanin.statistics.agreement.verdicts`.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def verdicts(
         A row per setting (its place in `comparisons`), quantity, image and layer: `label`,
         `layer_name`; the prediction (`rung`, `value`, `log_sd`, `sampling_se`); the draws
         (`draws`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
-        `analysis.statistics.agreement.verdicts`. Quantities that no rung predicts are left out.
+        `fanin.statistics.agreement.verdicts`. Quantities that no rung predicts are left out.
     """
     law = _highest(comparisons)
     if law.empty:

@@ -17,8 +17,8 @@ from analysis.load import load
 from benchmarks.measure import python, run
 from benchmarks.page import Section
 from experiments.config.loader import config_loader
-from experiments.errors import FaninError
 from experiments.sweep.asking.command import run_command
+from fanin.errors import FaninError
 
 Say = Callable[[str], None]
 NETWORKS = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a shell may have set for one program would decide how fast another one is.

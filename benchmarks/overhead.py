@@ -11,7 +11,7 @@ from analysis.load import load
 from benchmarks.measure import Timing, python, run, timed
 from benchmarks.page import Section
 from benchmarks.rivals import trivial
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 OURS = "fanin, runner=local"
 RIVALS = ("basic", "joblib")  # Hydra's launchers

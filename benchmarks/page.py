@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine, versions
 from benchmarks.measure import ROOT
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 PAGE = ROOT / "docs" / "performance.md"
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from analysis.report.page import Theory, write_report
 from benchmarks.large_sweep import CELLS_A_SEED, fill, plan
 from benchmarks.page import Section, circumstances, show, write
-from experiments.errors import UNUSABLE, FaninError
 from experiments.sweep.store.paths import SweepFolder
+from fanin.errors import UNUSABLE, FaninError
 
 NAME = "benchmarks.report_page"
 WORDS = ("relu", "lecun 0.03", "diverged", "xavier tanh s7")

@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks.measure import ROOT
 from benchmarks.page import Section, circumstances, show, write
 from benchmarks.whole_sweep import Size, check_files, run_ours, run_script
-from experiments.errors import UNUSABLE, FaninError
+from fanin.errors import UNUSABLE, FaninError
 
 NAME = "benchmarks.slurm"
 NODES, CPUS = 3, 2

@@ -28,11 +28,11 @@ from experiments.config.identity import cell_id
 from experiments.config.loader import config_loader
 from experiments.config.schema import coerce_cell
 from experiments.config.space import assign
-from experiments.errors import UNUSABLE, FaninError
 from experiments.result import CellResult
 from experiments.sweep.asking.command import space_of
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder, write_whole
+from fanin.errors import UNUSABLE, FaninError
 
 NAME = "benchmarks.store"
 QUANTITIES = (

@@ -16,7 +16,7 @@ from benchmarks.overhead import overhead
 from benchmarks.page import Section, circumstances, show, write
 from benchmarks.planning import planning
 from benchmarks.whole_sweep import Size, check_files, whole_sweep
-from experiments.errors import UNUSABLE, FaninError
+from fanin.errors import UNUSABLE, FaninError
 
 NAME = "benchmarks.sweep"
 

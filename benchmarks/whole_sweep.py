@@ -14,7 +14,7 @@ from benchmarks.measure import python, run
 from benchmarks.overhead import name_of
 from benchmarks.page import Section
 from benchmarks.rivals import mnist, pool
-from experiments.errors import DataError, FaninError
+from fanin.errors import DataError, FaninError
 
 Say = Callable[[str], None]
 OURS = "fanin, runner=local"

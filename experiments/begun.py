@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from experiments.config.schema import Cell
 from experiments.data import Dataset
-from experiments.inits import initialize
 from experiments.inputs import calibration_images, probe_images
-from experiments.probes.measure import Losses, Measured, measure
-from experiments.probes.moments import random_cotangent
 from experiments.scaling import FittedScaling
-from experiments.seeds import generator
 from experiments.training.checkpoint import Keeper
 from experiments.training.member import Member
 from experiments.training.progress import Kept, Progress
 from experiments.training.step import Task
+from fanin.inits import initialize
+from fanin.probes.measure import Losses, Measured, measure
+from fanin.probes.moments import random_cotangent
+from fanin.seeds import generator
 
 
 @dataclass

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import INTERRUPTED, UNUSABLE, FaninError
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.paths import SweepFolder
@@ -21,6 +20,7 @@ from experiments.sweep.view.launcher import Launcher, find_launcher
 from experiments.sweep.view.overview import find_sweep
 from experiments.sweep.view.units import several
 from experiments.sweep.view.watch import Watch
+from fanin.errors import INTERRUPTED, UNUSABLE, FaninError
 
 LOOK_EVERY = 0.1  # seconds
 

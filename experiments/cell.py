@@ -13,12 +13,12 @@ from experiments.begun import Begun
 from experiments.config.identity import flatten
 from experiments.config.schema import build_cell
 from experiments.inputs import prepared, probe_images
-from experiments.probes.table import stack
 from experiments.result import CellResult
 from experiments.training.checkpoint import Keeper
 from experiments.training.evaluate import evaluate
 from experiments.training.loop import OnLook, train
 from experiments.training.trained import Trained
+from fanin.probes.table import stack
 
 __all__ = ["begin", "finish", "prepared", "probe_images", "run_cell"]
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import INTERRUPTED, UNUSABLE, FaninError
 from experiments.sweep.running.recover import recover
 from experiments.sweep.store.frozen import read_frozen
 from experiments.sweep.store.lock import sole_launcher
@@ -15,6 +14,7 @@ from experiments.sweep.store.merge import merge_packs
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.quarantine import quarantine
 from experiments.sweep.view.overview import find_sweep
+from fanin.errors import INTERRUPTED, UNUSABLE, FaninError
 
 
 def main(argv: Sequence[str] | None = None) -> None:

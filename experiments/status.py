@@ -16,7 +16,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.errors import UNUSABLE, FaninError
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.as_json import as_json
 from experiments.sweep.view.overview import find_sweep, overview, statuses
@@ -26,6 +25,7 @@ from experiments.sweep.view.show import ON_SCREEN, showing
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.unread import UnreadConsole
 from experiments.sweep.view.watch import Watch
+from fanin.errors import UNUSABLE, FaninError
 
 FAILED = 1  # exit status
 WATCH_EVERY = 2.0  # seconds

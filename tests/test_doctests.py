@@ -8,10 +8,11 @@ import pytest
 
 import analysis
 import experiments
+import fanin
 
 MODULES = [
     module.name
-    for package in (experiments, analysis)
+    for package in (fanin, experiments, analysis)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if not module.name.endswith("__main__")
 ]

@@ -21,7 +21,7 @@ from analysis.compare.question import ENOUGH, Question
 from analysis.compare.sentences import of_all, of_group
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import load
-from experiments.errors import UNUSABLE, FaninError, warnings_as_lines
+from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
 
 UNBOUNDED = 10_000  # characters
 

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.compare.question import Question
 from analysis.compare.words import ABSENT, belongs
 from experiments.config.identity import flatten
-from experiments.errors import FaninError, nearest
+from fanin.errors import FaninError, nearest
 
 
 def axes(words: pd.DataFrame, question: Question) -> tuple[list[str], list[str], list[str]]:

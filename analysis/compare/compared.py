@@ -13,8 +13,8 @@ from analysis.compare.standings import standings
 from analysis.compare.trials import trials
 from analysis.compare.tuned import by_setting, by_value, scores
 from analysis.load import Results
-from analysis.statistics.holm import holm
-from experiments.errors import FaninError
+from fanin.errors import FaninError
+from fanin.statistics.holm import holm
 
 PAIRS = ["a", "b", "difference", "low", "high", "p", "pairs", "improvement"]
 

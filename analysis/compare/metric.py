@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
-from experiments.errors import FaninError, nearest
+from fanin.errors import FaninError, nearest
 
 
 @dataclass(frozen=True)

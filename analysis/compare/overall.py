@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.metric import Metric
-from analysis.statistics.ranks import Ranks, average_ranks
+from fanin.statistics.ranks import Ranks, average_ranks
 
 
 @dataclass(frozen=True)

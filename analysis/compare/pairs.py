@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.compare.metric import Metric
 from analysis.compare.standings import by_seed
-from analysis.statistics.paired import paired
-from analysis.statistics.runs import probability_of_improvement
+from fanin.statistics.paired import paired
+from fanin.statistics.runs import probability_of_improvement
 
 
 def pairs(scores: pd.DataFrame, ranked: Sequence[str], metric: Metric) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from analysis.compare.caveats import caveats
 from analysis.compare.compared import Compared, Group
 from analysis.compare.numbers import chance, interval, listed, many, score
 from analysis.compare.question import Question
-from analysis.statistics.ranks import Ranks
+from fanin.statistics.ranks import Ranks
 
 ROUNDING = 1e-9
 

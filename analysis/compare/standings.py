@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis.compare.metric import Metric
 from analysis.compare.tuned import Tuned
-from analysis.statistics.interval import mean_interval
-from analysis.statistics.runs import interquartile_mean
+from fanin.statistics.interval import mean_interval
+from fanin.statistics.runs import interquartile_mean
 
 
 def by_seed(scores: pd.DataFrame) -> pd.DataFrame:

@@ -15,8 +15,8 @@ from analysis.compare.question import Question
 from analysis.compare.words import belongs, label, last, words_of
 from analysis.keys import SEEDS
 from analysis.load import Results
-from experiments.errors import FaninError
 from experiments.sweep.store.frozen import read_frozen
+from fanin.errors import FaninError
 
 DONE = ("ok", "diverged")
 ALL = "all settings"  # the group of everything

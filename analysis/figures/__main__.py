@@ -17,7 +17,7 @@ from analysis.figures.study import Study, study_of
 from analysis.figures.style import save, use_style
 from analysis.load import Results, load
 from analysis.measured import compare
-from experiments.errors import UNUSABLE, FaninError, warnings_as_lines
+from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,8 +20,8 @@ import pandas as pd
 
 from analysis.load import Results
 from experiments.config.schema import common_keys
-from experiments.errors import FaninError
 from experiments.sweep.store.frozen import read_frozen
+from fanin.errors import FaninError
 
 Change = Mapping[str, Any]
 Kind = Literal["own", "in place", "undone", "none"]

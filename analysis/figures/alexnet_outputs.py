@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
+from analysis.predict_cell import predict_cell
 from analysis.settings import Setting
-from analysis.theory.cell import predict_cell
-from analysis.theory.walk import UnpredictableLayer
-from experiments.errors import FaninError
+from fanin.errors import FaninError
+from fanin.theory.walk import UnpredictableLayer
 
 SIZE = (6.8, 3.3)  # inches
 INITS = {(0.0, 1.0): "U(0, 1)", (-1.0, 1.0): "U(-1, 1)", (-0.5, 0.5): "U(-0.5, 0.5)"}

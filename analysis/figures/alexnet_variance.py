@@ -14,12 +14,12 @@ from analysis.figures.study import Headline, Study
 from analysis.figures.waterfall import waterfall
 from analysis.load import Results
 from analysis.settings import Setting, measured_settings
-from analysis.theory.cell import declared_moments
-from analysis.theory.explanation import Explanation, explain
-from analysis.theory.explanation.explain import FORWARD
 from experiments.config.schema import build_cell
-from experiments.errors import FaninError
 from experiments.inputs import prepared, probe_images
+from fanin.errors import FaninError
+from fanin.theory.explanation import Explanation, explain
+from fanin.theory.explanation.explain import FORWARD
+from fanin.theory.layer_moments import declared_moments
 
 CLAIM = (
     "He's product formula is false for an AlexNet, which has biases, padding and max-pools, and "

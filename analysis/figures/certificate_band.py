@@ -23,8 +23,8 @@ from rich.console import Console
 from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
 from analysis.load import load
 from analysis.measured import Comparison, compare
-from analysis.statistics.coverage import Z
-from experiments.errors import UNUSABLE, FaninError
+from fanin.errors import UNUSABLE, FaninError
+from fanin.statistics.coverage import Z
 
 SIZE = (6.6, 4.1)  # inches: the width of a page's text
 PANELS = {

@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from analysis.statistics.interval import Interval, mean_interval
-from experiments.errors import FaninError
+from fanin.errors import FaninError
+from fanin.statistics.interval import Interval, mean_interval
 
 CLAIM = (
     "Under the standard init U(-1/sqrt(n), 1/sqrt(n)) a tanh network's activations shrink from "

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 CLAIM = (
     "Weights of variance 2/fan_in keep the mean length of ReLU activations at any depth, other "

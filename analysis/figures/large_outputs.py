@@ -13,7 +13,7 @@ from analysis.figures.large_outputs_drawn import before_training, heat_map, how_
 from analysis.figures.large_outputs_start import starts
 from analysis.figures.study import Headline, Study
 from analysis.load import Results
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 CLAIM = (
     "Huge outputs come from the weights' scale, the input's scale, or steps that are too large; "

@@ -14,8 +14,8 @@ from analysis.figures.ablation import NOTHING, last
 from analysis.load import Results
 from analysis.predicted import Predicted, predict_settings
 from analysis.settings import measured_settings
-from experiments.errors import FaninError
 from experiments.sweep.store.paths import SweepFolder
+from fanin.errors import FaninError
 
 RUNG = "finite"
 # The suspects that change what theory reads; others start as the first one does.

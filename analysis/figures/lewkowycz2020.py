@@ -17,7 +17,7 @@ from analysis.figures.sharpness import initial_sharpness
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 CLAIM = (
     "With mean squared error the loss falls at once below 2 / lambda_0, lambda_0 the largest "

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 
 from analysis.load import Results
 from experiments.config.schema import build_cell
-from experiments.errors import FaninError
 from experiments.sweep.store.frozen import read_frozen
+from fanin.errors import FaninError
 
 
 def smoothed(results: Results, columns: Sequence[str], steps: int) -> pd.DataFrame:

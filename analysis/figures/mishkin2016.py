@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from analysis.compare.metric import metric_named
 from analysis.figures.study import Headline, Study
 from analysis.load import Results
-from analysis.statistics.interval import mean_interval
-from experiments.errors import FaninError
 from experiments.sweep.store.frozen import read_frozen
+from fanin.errors import FaninError
+from fanin.statistics.interval import mean_interval
 
 CLAIM = (
     "Inits from orthonormal matrices beat scaled Gaussian ones for all activations but tanh, LSUV "

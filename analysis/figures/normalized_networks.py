@@ -13,9 +13,9 @@ from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from experiments.config.schema import build_cell
-from experiments.errors import FaninError
-from experiments.inits import WeightShape, weight_layers
 from experiments.sweep.store.frozen import read_frozen
+from fanin.errors import FaninError
+from fanin.inits import WeightShape, weight_layers
 
 NORMS = {
     "none": "nothing",

@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from analysis.theory.depth_scales import DepthScales, depth_scales
-from analysis.theory.pairs import pair_law
-from experiments.errors import FaninError
+from fanin.errors import FaninError
+from fanin.theory.depth_scales import DepthScales, depth_scales
+from fanin.theory.pairs import pair_law
 
 CLAIM = (
     "The length of a signal converges within about 4 layers, the correlation of two within about "

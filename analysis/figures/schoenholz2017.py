@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from analysis.figures.study import Headline, Study
 from analysis.load import Results
-from analysis.theory.depth_scales import depth_scales
-from experiments.errors import FaninError
+from fanin.errors import FaninError
+from fanin.theory.depth_scales import depth_scales
 
 CLAIM = (
     "A network trains where a signal can cross it: down to a depth that follows the correlation's "

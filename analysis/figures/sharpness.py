@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from experiments.probes.table import WHOLE_NET
+from fanin.probes.table import WHOLE_NET
 
 
 def initial_sharpness(layers: pd.DataFrame) -> pd.Series:

@@ -17,7 +17,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from analysis.load import Results
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 FIELD_REPORT = "field report"  # the source of a question that people ask
 Word = Literal["reproduced", "partly reproduced", "not reproduced"]

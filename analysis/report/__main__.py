@@ -10,7 +10,7 @@ from pathlib import Path
 from analysis.progress import predicting
 from analysis.report.index import write_index
 from analysis.report.page import Theory, write_report
-from experiments.errors import UNUSABLE, FaninError, warnings_as_lines
+from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,10 +16,10 @@ from analysis.load import Results
 from analysis.measured import Comparison, compare
 from analysis.predicted import OnPredicted
 from analysis.settings import measured_settings
-from analysis.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 from analysis.summary import summary
 from analysis.verdicts import by_setting, verdicts
-from experiments.errors import FaninError
+from fanin.errors import FaninError
+from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 
 MARGIN, LEVEL = 1.1, 0.05  # those of `analysis.check`
 COUNTED = (AGREES, UNDECIDED, DISAGREES, APART)

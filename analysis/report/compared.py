@@ -15,7 +15,7 @@ from analysis.load import Results
 from analysis.report.column import Column
 from analysis.report.commands import on_sweep
 from analysis.report.drawn import Drawn, drawn
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 SPLIT = ("data", "model")  # each data set and each model gets a table of its own
 METRICS = ("test_accuracy", "test_loss")

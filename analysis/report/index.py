@@ -12,12 +12,12 @@ from analysis.report import template
 from analysis.report.launches import read_launches
 from analysis.report.outcomes import Share, as_shares
 from analysis.report.page import PAGE
-from experiments.errors import FaninError
 from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.sweep.view.overview import is_sweep
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.watch import Watch
 from experiments.sweep.view.words import tally
+from fanin.errors import FaninError
 
 INDEX = "index.html"
 

@@ -9,7 +9,7 @@ from analysis.figures.study import Headline, study_of
 from analysis.figures.style import use_style
 from analysis.load import Results
 from analysis.report.drawn import Drawn, drawn
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from analysis.keys import place
 from analysis.report.column import Column, kind_of, plain, word
-from experiments.config.build import TARGET
 from experiments.config.identity import flatten, scientific
 from experiments.sweep.store.frozen import Line
+from fanin.instantiate import TARGET
 
 
 def varying(frozen: Mapping[str, Line], ids: Sequence[str]) -> list[Column]:

@@ -11,9 +11,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.theory.layer_moments import LayerMoments, ScalarMoments, scalar_moments
-from experiments.errors import FaninError
-from experiments.inits import WeightShape
+from fanin.errors import FaninError
+from fanin.inits import WeightShape
+from fanin.theory.layer_moments import LayerMoments, ScalarMoments, scalar_moments
 
 SCRIPT = Path(__file__).with_name("other_tools.py")
 VENV = "/tmp/compare-venv"
@@ -82,8 +82,8 @@ def as_layers(network: nn.Sequential, moments: Mapping[str, LayerMoments]) -> li
 
     Examples
     --------
-    >>> from experiments.inits import HeNormal, Init
-    >>> from analysis.theory.cell import declared_moments
+    >>> from fanin.inits import HeNormal, Init
+    >>> from fanin.theory.layer_moments import declared_moments
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.ReLU())
     >>> [d["kind"] for d in as_layers(net, declared_moments(net, Init(HeNormal())))]
     ['linear', 'relu']

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from analysis.studies.ask import VENV, ask, how_to_install
 from analysis.studies.draws import measured_draws
 from analysis.studies.page import markdown_table, publish
-from analysis.theory.cell import declared_moments
-from analysis.theory.prescription import prescribe
 from experiments.data import Data
 from experiments.data.cifar import Cifar10
-from experiments.errors import UNUSABLE, FaninError
-from experiments.inits import HeNormal, Init, Lsuv, Normal
-from experiments.models import AlexNet
 from experiments.scaling import Scaling, Standardize
+from fanin.errors import UNUSABLE, FaninError
+from fanin.inits import HeNormal, Init, Lsuv, Normal
+from fanin.models import AlexNet
+from fanin.theory.layer_moments import declared_moments
+from fanin.theory.prescription import prescribe
 
 CALIBRATION = 64  # images that LSUV calibrates on
 ASKED = 8  # of those, the ones that theory and anyinit are asked about

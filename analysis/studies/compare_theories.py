@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.agreement import ROUNDING
-from analysis.statistics.coverage import inside
 from analysis.studies.ask import NOT_INSTALLED, VENV, Answer, ask, how_to_install
 from analysis.studies.draws import mean_and_error, measured_draws
 from analysis.studies.networks import ANYINITS, FIVE, Subject
 from analysis.studies.page import markdown_table, publish
-from analysis.theory.rungs import predict_rungs
-from experiments.errors import UNUSABLE, FaninError
+from fanin.errors import UNUSABLE, FaninError
+from fanin.statistics.agreement import ROUNDING
+from fanin.statistics.coverage import inside
+from fanin.theory.rungs import predict_rungs
 
 OURS = {"he": "He", "mean_field": "mean field", "field": "fanin: field", "finite": "fanin: finite"}
 OTHERS = {"anyinit": "anyinit", "neural_tangents": "neural-tangents"}

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from experiments.inits import Init, initialize
-from experiments.probes.measure import measure
-from experiments.probes.moments import random_cotangent
-from experiments.seeds import generator
+from fanin.inits import Init, initialize
+from fanin.probes.measure import measure
+from fanin.probes.moments import random_cotangent
+from fanin.seeds import generator
 
 COLUMNS = ("layer", "layer_name", "quantity", "value")
 

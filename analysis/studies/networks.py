@@ -9,16 +9,15 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.theory.cell import declared_moments
-from analysis.theory.layer_moments import LayerMoments
 from experiments.data import Data
 from experiments.data.cifar import Cifar10
 from experiments.data.dataset import Source
 from experiments.data.mnist import Mnist
-from experiments.inits import HeNormal, Init, LecunNormal, Normal, PytorchDefault, Scheme, Uniform
-from experiments.models import AlexNet, Mlp, Plain
-from experiments.models.sequence import ImageShape
 from experiments.scaling import Scaling, Standardize, Unit
+from fanin.inits import HeNormal, Init, LecunNormal, Normal, PytorchDefault, Scheme, Uniform
+from fanin.models import AlexNet, Mlp, Plain
+from fanin.models.sequence import ImageShape
+from fanin.theory.layer_moments import LayerMoments, declared_moments
 
 Network = Callable[[ImageShape], nn.Sequential]
 

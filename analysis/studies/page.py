@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 
 def write_block(page: Path, name: str, text: str) -> None:

@@ -18,7 +18,7 @@ from analysis.figures.style import use_style
 from analysis.load import Results, load
 from analysis.studies.page import publish
 from analysis.studies.told import headline_table, how_made, study_or_error
-from experiments.errors import UNUSABLE, FaninError
+from fanin.errors import UNUSABLE, FaninError
 
 DPI = 150
 

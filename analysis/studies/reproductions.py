@@ -15,7 +15,7 @@ from analysis.figures.study import FIELD_REPORT, Study, launched
 from analysis.load import Results, load
 from analysis.studies.page import markdown_table, publish, read_block
 from analysis.studies.told import headline_table, how_made, study_or_error
-from experiments.errors import UNUSABLE, FaninError
+from fanin.errors import UNUSABLE, FaninError
 
 NAME = "reproductions"
 HEADER = ["sweep", "source", "verdict", "lines that hold"]

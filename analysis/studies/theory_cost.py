@@ -19,15 +19,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from analysis.theory.cell import declared_moments
-from analysis.theory.field import predict_field
 from experiments.data.shapes import Shapes
-from experiments.inits import HeNormal, Init, LecunNormal, Uniform, initialize
-from experiments.models.alexnet import AlexNet
-from experiments.models.plain import Plain
-from experiments.probes.measure import measure
-from experiments.probes.moments import random_cotangent
-from experiments.seeds import generator
+from fanin.inits import HeNormal, Init, LecunNormal, Uniform, initialize
+from fanin.models.alexnet import AlexNet
+from fanin.models.plain import Plain
+from fanin.probes.measure import measure
+from fanin.probes.moments import random_cotangent
+from fanin.seeds import generator
+from fanin.theory.field import predict_field
+from fanin.theory.layer_moments import declared_moments
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from rich.console import Console
 from analysis.intervals import WIDE, narrowest
 from analysis.load import load
 from analysis.measured import Comparison, compare
-from analysis.statistics.agreement import DISAGREES, ROUNDING
-from analysis.statistics.coverage import Coverage, Z, coverage, inside
 from analysis.studies.page import markdown_table, publish
 from analysis.verdicts import BACKWARD, LAYER, by_setting, measured_draws, verdicts
-from experiments.errors import UNUSABLE, FaninError
+from fanin.errors import UNUSABLE, FaninError
+from fanin.statistics.agreement import DISAGREES, ROUNDING
+from fanin.statistics.coverage import Coverage, Z, coverage, inside
 
 MEAN = -1  # over the probe set, which is one image in these sweeps
 APART = {

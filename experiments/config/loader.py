@@ -13,7 +13,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 
-from experiments.errors import ConfigError
+from fanin.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

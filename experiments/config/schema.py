@@ -11,21 +11,21 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from experiments.activations import pieces_of
 from experiments.clip import Clip, ClipRule
-from experiments.config.build import TARGET, build, check_value, coerce, hints_of, locate, plain
 from experiments.config.wrapper import build_wrapped, coerce_wrapped, split_wrapped
 from experiments.data import Data
 from experiments.data.dataset import Source
-from experiments.errors import ConfigError, FaninError, nearest
-from experiments.inits import Init, weight_layers
-from experiments.losses import Head, Loss, Objective, make_objective
-from experiments.models import Model
 from experiments.optim import Optimizer
-from experiments.probes.settings import Probe
 from experiments.scaling import Method, Scaling
 from experiments.schedule import Schedule
 from experiments.training.settings import Train
+from fanin.activations import pieces_of
+from fanin.errors import ConfigError, FaninError, nearest
+from fanin.inits import Init, weight_layers
+from fanin.instantiate import TARGET, build, check_value, coerce, hints_of, locate, plain
+from fanin.losses import Head, Loss, Objective, make_objective
+from fanin.models import Model
+from fanin.probes.settings import Probe
 
 # Groups whose options share keys (`init.gain`, `data.side`): the wrapper class declares those.
 WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip}

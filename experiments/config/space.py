@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.config.identity import flatten
-from experiments.errors import ConfigError, nearest
+from fanin.errors import ConfigError, nearest
 
 # Mappings without fixed keys: they name layers, or stand where a number or null may stand too.
 OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")

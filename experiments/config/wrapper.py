@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from experiments.config.build import (
+from fanin.errors import ConfigError, nearest
+from fanin.instantiate import (
     TARGET,
     arguments,
     build,
@@ -16,7 +17,6 @@ from experiments.config.build import (
     locate,
     plain,
 )
-from experiments.errors import ConfigError, nearest
 
 W = TypeVar("W")  # a wrapper class
 

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from experiments.data.dataset import Dataset, Split
 from experiments.data.files import Archive, FileSet, read
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 PIXELS = 3 * 32 * 32
 TORONTO = "https://www.cs.toronto.edu/~kriz"

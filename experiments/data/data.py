@@ -13,7 +13,7 @@ from experiments.data.dataset import Dataset, Source, Split
 from experiments.data.gaussian import Gaussian
 from experiments.data.resize import resize
 from experiments.data.subset import subset
-from experiments.seeds import generator
+from fanin.seeds import generator
 
 
 @dataclass(frozen=True)

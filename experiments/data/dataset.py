@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Num
 from torch import Tensor
 
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from experiments.data.content import verified
 from experiments.data.dataset import Dataset, Split
 from experiments.data.resize import resize
 from experiments.data.subset import choose
-from experiments.errors import DataError
-from experiments.seeds import generator
+from fanin.errors import DataError
+from fanin.seeds import generator
 
 PACKAGE = "scikit-learn"
 TABLE = "sklearn/datasets/data/digits.csv.gz"

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 from pooch import HTTPDownloader
 
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from experiments.data.content import verified, verified_members
 from experiments.data.download import fetch
 from experiments.data.staging import staged
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 OFFLINE = "FANIN_OFFLINE"  # environment variable: where it is set, nothing is downloaded
 SUFFIXES = ("", ".gz", ".xz")

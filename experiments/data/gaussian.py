@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, Positi
 from torch import Tensor
 
 from experiments.data.dataset import Dataset, Split
-from experiments.seeds import generator
+from fanin.seeds import generator
 
 CHUNK = 1024
 """Images drawn at once, so that no large set is in memory as float64."""

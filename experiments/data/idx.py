@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 UNSIGNED_BYTE = 0x08
 

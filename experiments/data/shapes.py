@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from experiments.data.dataset import Dataset, Split
-from experiments.seeds import generator
+from fanin.seeds import generator
 
 SIDE = 32
 STROKE = 1.5

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 STAGE = "FANIN_STAGE"  # environment variable: a folder on this machine's own disk
 

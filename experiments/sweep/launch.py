@@ -12,7 +12,6 @@ from rich.console import Console
 from experiments.config.space import Space
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
-from experiments.errors import INTERRUPTED, ConfigError
 from experiments.sweep.asking.expand import PlannedCell, expand, label
 from experiments.sweep.asking.request import Request
 from experiments.sweep.planning.engines import choose, decide
@@ -32,6 +31,7 @@ from experiments.sweep.store.state import DONE, read_states
 from experiments.sweep.view.progress import shown
 from experiments.sweep.view.summary import show_counts, show_end, show_engines, show_plan
 from experiments.sweep.view.units import several
+from fanin.errors import INTERRUPTED, ConfigError
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from experiments.seeds import generator
 from experiments.training.transfer import to_device
+from fanin.seeds import generator
 
 Indices = Int[Tensor, "image"]
 

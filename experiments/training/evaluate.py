@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.data import Split
-from experiments.losses import Objective
 from experiments.scaling import FittedScaling
 from experiments.training.layout import layout
 from experiments.training.pools_first import pools_first
+from fanin.losses import Objective
 
 # Images in one forward pass, at most: about a batch, whose maps stay in a CPU's cache. It is also
 # what batch normalization takes its statistics from.

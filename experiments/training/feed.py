@@ -10,13 +10,13 @@ from torch import Tensor
 
 from experiments.config.schema import Cell
 from experiments.data import Dataset
-from experiments.models.dropout import dropout_masks
 from experiments.scaling import FittedScaling
-from experiments.seeds import generator
 from experiments.training.batches import Batches
 from experiments.training.layout import layout
 from experiments.training.step import Params, Task
 from experiments.training.transfer import to_device
+from fanin.models.dropout import dropout_masks
+from fanin.seeds import generator
 
 
 class Inputs(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from experiments.config.build import coerce
+from fanin.instantiate import coerce
 
 
 @dataclass(frozen=True)

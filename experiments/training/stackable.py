@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from experiments.config.schema import Cell
-from experiments.models.dropout import dropout_masks
 from experiments.training.step import Task, start
 from experiments.training.two_ways import stacked_step
+from fanin.models.dropout import dropout_masks
 
 WIDE = ("float32", "float64")
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from experiments.clip import Clip
-from experiments.losses import Objective
 from experiments.optim import Optimizer
+from fanin.losses import Objective
 
 Params = dict[str, Tensor]
 State = dict[str, Any]  # params, optimizer (a tree of tensors), step, failed_at

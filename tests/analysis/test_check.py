@@ -23,8 +23,8 @@ from analysis.check import main
 from analysis.layer_table import as_frame, as_table, shown
 from analysis.measured import Comparison, table
 from analysis.settings import Setting
-from analysis.theory.cell import RUNGS
 from analysis.verdicts import verdicts
+from fanin.theory.rungs import RUNGS
 
 LAWLESS = pd.DataFrame(columns=["setting", "quantity", "image", "layer", "verdict"])
 

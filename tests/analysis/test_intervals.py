@@ -14,8 +14,8 @@ from analysis import Results, intervals
 from analysis.intervals import intervals as counted
 from analysis.intervals import narrowest
 from analysis.measured import Comparison
-from analysis.statistics.coverage import Z
 from analysis.verdicts import verdicts
+from fanin.statistics.coverage import Z
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ import pytest
 
 from analysis import Results, load
 from analysis.measured import compare
-from experiments.errors import FaninError, FaninWarning, warnings_as_lines
 from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal, write_part
 from experiments.sweep.store.paths import SweepFolder
+from fanin.errors import FaninError, FaninWarning, warnings_as_lines
 
 
 @pytest.fixture

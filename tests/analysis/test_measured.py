@@ -12,7 +12,7 @@ import pytest
 from analysis import Results
 from analysis.measured import Comparison, compare, table
 from analysis.settings import Setting
-from analysis.theory.cell import RUNGS
+from fanin.theory.rungs import RUNGS
 
 SETTING = Setting({}, "hand made", {}, ("x",))
 

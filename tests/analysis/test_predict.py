@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -209,18 +208,3 @@ def test_a_scheme_of_ones_own_without_moments_is_a_clear_line(
     assert left.value.code == 2
     told = "no prediction for layer conv1: MyInit declares no moments; only data tells them\n"
     assert capsys.readouterr().err == told
-
-
-def test_the_console_script_helps_in_any_folder(tmp_path: Path) -> None:
-    """Called by its name it is no `__main__`, and Hydra must still find conf/."""
-    script = "import sys; from analysis.predict import main; sys.argv[0] = 'fanin-predict'; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "--help"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "he_normal" in done.stdout
-    assert "format: table" in done.stdout

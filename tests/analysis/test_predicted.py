@@ -15,11 +15,11 @@ import pytest
 
 from analysis import Results, load, predicted
 from analysis.measured import compare
+from analysis.predict_cell import predict_cell
 from analysis.predicted import predict_settings, theory_fingerprint
 from analysis.settings import Setting, settings_of
-from analysis.theory.cell import predict_cell
-from analysis.theory.walk import UnpredictableLayer
 from experiments.sweep.store.frozen import read_frozen
+from fanin.theory.walk import UnpredictableLayer
 
 Counted = Callable[[], int]
 

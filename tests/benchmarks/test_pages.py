@@ -7,8 +7,8 @@ import pytest
 from benchmarks.machine import machine, versions
 from benchmarks.page import PAGE, Circumstances, Section, write
 from benchmarks.store import Size, section
-from experiments.errors import FaninError
 from experiments.sweep.store.paths import SweepFolder
+from fanin.errors import FaninError
 
 KNOWN = Circumstances("python -m benchmarks.x", ("2026-01-01: 2 cores", "python 3"))
 TABLE = Section("Speed", ("what", "s"), (("ours", "1.0"),), ("A remark.",))

@@ -20,7 +20,7 @@ from benchmarks.overhead import (
     run_theirs,
 )
 from benchmarks.whole_sweep import Size, check_files, run_pool, run_script
-from experiments.errors import DataError, FaninError
+from fanin.errors import DataError, FaninError
 
 SMALL = Size(seeds=1, n_train=64, n_test=32, batch_size=32, channels=1)
 

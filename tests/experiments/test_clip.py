@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from experiments.clip import Clip, ClipNorm, ClipValue, NoClip
-from experiments.config.build import coerce
 from experiments.config.wrapper import build_wrapped, coerce_wrapped
-from experiments.errors import ConfigError
+from fanin.errors import ConfigError
+from fanin.instantiate import coerce
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "clip").glob("*.yaml"))
 NORM = {"_target_": "experiments.clip.ClipNorm", "max_norm": 2.0}

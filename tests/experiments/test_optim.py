@@ -9,10 +9,10 @@ import yaml
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from experiments.config.build import build, coerce
-from experiments.errors import ConfigError
-from experiments.models import TwoLayer
 from experiments.optim import Adam, AdamW, Optimizer, Sgd
+from fanin.errors import ConfigError
+from fanin.instantiate import build, coerce
+from fanin.models import TwoLayer
 
 STEPS = 50
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "optim").glob("*.yaml"))

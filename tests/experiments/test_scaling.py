@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 
-from experiments.config.build import build, coerce
 from experiments.scaling import (
     CHUNK,
     FittedScaling,
@@ -21,6 +20,7 @@ from experiments.scaling import (
     Standardize,
     Unit,
 )
+from fanin.instantiate import build, coerce
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "scaling").glob("*.yaml"))
 EPS = torch.finfo(torch.float64).eps

@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config.build import build, coerce
-from experiments.errors import ConfigError
 from experiments.schedule import Constant, Cosine, Schedule, Step, Warmup
+from fanin.errors import ConfigError
+from fanin.instantiate import build, coerce
 
 TOTAL = 40
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "schedule").glob("*.yaml"))

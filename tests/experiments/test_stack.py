@@ -9,10 +9,10 @@ from torch import Tensor
 
 from experiments import stack as room
 from experiments.cell import CellResult, run_cell
-from experiments.errors import FaninError
 from experiments.stack import run_stack
 from experiments.sweep.running.interrupts import Interrupted
 from experiments.training.lanes import StackedLanes
+from fanin.errors import FaninError
 
 CPU = torch.device("cpu")
 SMALL = (

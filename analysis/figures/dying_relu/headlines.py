@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.bracket import bracket
+from analysis.figures.dying_relu.one_filter import Layer
 from analysis.figures.dying_relu.reported import reported
 from analysis.figures.dying_relu.runs import KERNEL, REMEDIES, Runs
 from analysis.figures.study import Headline
-from analysis.theory.one_filter import Layer
 
 LAYERS: dict[Layer, str] = {"filter": "filter", "linear": "linear layer"}
 TAPS = 3 * KERNEL**2  # of the filter, over three colours

@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from analysis.figures.dying_relu.one_filter import OneFilter, patches_of
 from analysis.load import Results
-from analysis.theory.one_filter import OneFilter, patches_of
 from experiments.config.schema import Cell, build_cell
-from experiments.errors import FaninError
-from experiments.inits import WeightShape
 from experiments.inputs import prepared, probe_images
 from experiments.sweep.store.frozen import read_frozen
 from experiments.training.batches import Batches
+from fanin.errors import FaninError
+from fanin.inits import WeightShape
 
 Kind = Literal["report", "remedies", "patient", "boundary", "descent", "curvature"]
 PATIENT = 1000  # steps, and more

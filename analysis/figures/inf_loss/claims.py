@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.figures.inf_loss.parts import cells_of
 from analysis.figures.study import Headline
 from analysis.load import Results
-from analysis.theory.cell import predict_cell
+from analysis.predict_cell import predict_cell
 from experiments.sweep.store.frozen import read_frozen
 
 NAMES = {"he_normal": "He", "xavier_normal": "Xavier", "pytorch_default": "torch's default"}

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.theory.cell import declared_moments, predict_cell
-from analysis.theory.certificate.assemble import finest
-from analysis.theory.certificate.derived import share_between
-from analysis.theory.overflow import first_overflow, overflow_chances
-from analysis.theory.walk import walk
+from analysis.predict_cell import predict_cell
 from experiments.cell import prepared, probe_images
 from experiments.config.schema import build_cell
-from experiments.inits.weight_shape import WeightShape
+from fanin.inits.weight_shape import WeightShape
+from fanin.theory.certificate.assemble import finest
+from fanin.theory.certificate.derived import share_between
+from fanin.theory.layer_moments import declared_moments
+from fanin.theory.overflow import first_overflow, overflow_chances
+from fanin.theory.walk import walk
 
 INPUT = 0  # where a layer's number would stand, the input itself
 

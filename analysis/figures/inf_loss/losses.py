@@ -14,8 +14,8 @@ from analysis.figures.inf_loss.foretold import Oracle
 from analysis.figures.inf_loss.parts import cells_of
 from analysis.figures.study import Headline
 from analysis.load import Results
-from analysis.theory.overflow import overflow_chance
 from experiments.sweep.store.frozen import read_frozen
+from fanin.theory.overflow import overflow_chance
 
 CLASSES = 10
 # float32 has exp(-z) = 0 from here (half of its smallest number), and inf 128 log 2 on the other

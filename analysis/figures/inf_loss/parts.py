@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Results
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 # The grids of conf/sweep/inf_loss.yaml, told apart by what each alone has.
 PARTS = ("fates", "losses", "clipped", "bad data", "regression", "symmetry", "black", "which init")

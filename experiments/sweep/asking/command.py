@@ -10,15 +10,15 @@ from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
 
-from experiments.config.build import TARGET
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
-from experiments.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
 from experiments.sweep.asking.grid import named_keys
 from experiments.sweep.asking.overrides import Argument, parse_arguments
 from experiments.sweep.running.interrupts import Interrupted, interruptible
 from experiments.sweep.running.server import start_server
 from experiments.sweep.view.unread import UnreadConsole
+from fanin.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
+from fanin.instantiate import TARGET
 
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
 ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from experiments.config.build import TARGET
 from experiments.config.identity import cell_id
 from experiments.config.schema import (
     CELL_KEYS,
@@ -18,8 +17,9 @@ from experiments.config.schema import (
     with_seeds,
 )
 from experiments.config.space import Space, assign, value_at
-from experiments.errors import ConfigError, nearest
 from experiments.sweep.asking.grid import Assignment, Grid
+from fanin.errors import ConfigError, nearest
+from fanin.instantiate import TARGET
 
 Choices = dict[str, str | None]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.errors import ConfigError, nearest
 from experiments.sweep.asking.overrides import Argument
+from fanin.errors import ConfigError, nearest
 
 Assignment = dict[str, Any]
 """Dotted keys and group names to values: what tells a cell from the default one."""

@@ -11,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
-from experiments.config.build import shortened
 from experiments.config.space import short
-from experiments.errors import ConfigError
+from fanin.errors import ConfigError
+from fanin.instantiate import shortened
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator
 
-from experiments.config.build import build, check_value
 from experiments.config.space import Space, assign
-from experiments.errors import ConfigError
 from experiments.sweep.asking.grid import Grid, grids_of
 from experiments.sweep.asking.overrides import Argument
 from experiments.sweep.asking.sizes import Size, at_size
 from experiments.sweep.planning.engines import Asked
 from experiments.sweep.runner import Runner
 from experiments.sweep.store.paths import SweepFolder
+from fanin.errors import ConfigError
+from fanin.instantiate import build, check_value
 
 
 def _a_folder_name(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from experiments.errors import ConfigError, nearest
+from fanin.errors import ConfigError, nearest
 
 Size = Literal["small", "paper"]
 CHANGES = {"fixed", "grid"}

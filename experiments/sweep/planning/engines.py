@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from experiments.config.schema import build_cell
-from experiments.errors import FaninError
 from experiments.sweep.planning.pack import Engine, Task
 from experiments.sweep.planning.trial import Trial, try_engines
 from experiments.sweep.runner.protocol import Runner, Tick
 from experiments.training.stackable import why_serial
+from fanin.errors import FaninError
 
 Asked = Literal["serial", "stacked", "auto"]
 TIMED_CELLS = 16  # most cells of the stack that is timed

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from experiments.config.build import TARGET
+from fanin.instantiate import TARGET
 
 Engine = Literal["serial", "stacked"]
 

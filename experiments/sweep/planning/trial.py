@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from experiments.cell import begin
-from experiments.errors import FaninError
 from experiments.stack import FAILURES
 from experiments.training.feed import Feed
 from experiments.training.lanes import Lanes, OneLane, StackedLanes
 from experiments.training.loop import Member
 from experiments.training.step import Params
+from fanin.errors import FaninError
 
 TIMED_STEPS = 5  # of each engine, after one that warms up
 COMPARED_STEPS = 2  # the first shows what gradients depend on, the second what updates do

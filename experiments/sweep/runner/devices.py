@@ -6,8 +6,8 @@ import os
 
 import torch
 
-from experiments.errors import ConfigError
 from experiments.sweep.running.limits import GIB, machine_memory
+from fanin.errors import ConfigError
 
 DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is its driver's and the allocator's
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from experiments.errors import FaninError
 from experiments.sweep.code import code_version, own_modules
 from experiments.sweep.planning.pack import Pack
 from experiments.sweep.runner.protocol import Tick
@@ -29,6 +28,7 @@ from experiments.sweep.running.worker import SPENT, run_pack
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import born
+from fanin.errors import FaninError
 
 POLL = 0.25  # seconds between two looks at the journals
 STILLBORN = 3  # workers in a row that die before they begin a cell: something is wrong with all

@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 
 from experiments.cell import run_cell
-from experiments.errors import FaninError
 from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
 from experiments.sweep.code import code_version, own_modules
@@ -27,6 +26,7 @@ from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import write_whole
 from experiments.training.checkpoint import Keeper, Stopped
 from experiments.training.loop import OnLook
+from fanin.errors import FaninError
 
 BEAT_EVERY = 1.0  # seconds
 RETRIED = ("timeout", "oom")  # outcomes that more time or memory may mend

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 SECONDS = 30.0  # that a command may take: a busy controller answers late
 AWAY = re.compile(

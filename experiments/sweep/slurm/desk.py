@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from experiments.errors import FaninError
 from experiments.sweep.slurm import calls
 from experiments.sweep.slurm.cause import Cause, cause, printed_by
 from experiments.sweep.slurm.left import alone, left_of
@@ -27,6 +26,7 @@ from experiments.sweep.slurm.submit import submit
 from experiments.sweep.slurm.withdraw import bring_home
 from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.sweep.store.state import read_states
+from fanin.errors import FaninError
 
 CONFIRMED = 8.0  # seconds for which a job must be missing: Slurm requeues those of dead nodes
 WITHOUT_ACCOUNTS = 60.0  # seconds after which a missing job's end is settled without sacct

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import UNUSABLE, FaninError
 from experiments.sweep.slurm.signals import put_off
+from fanin.errors import UNUSABLE, FaninError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

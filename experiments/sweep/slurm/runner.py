@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from experiments.errors import ConfigError
 from experiments.sweep.code import code_version, own_modules
 from experiments.sweep.planning.pack import Pack
 from experiments.sweep.runner.protocol import Tick
@@ -23,6 +22,7 @@ from experiments.sweep.slurm.submission import Duty, Submission
 from experiments.sweep.slurm.submit import pause
 from experiments.sweep.slurm.withdraw import withdraw
 from experiments.sweep.store.paths import SweepFolder
+from fanin.errors import ConfigError
 
 POLL = 0.5  # seconds between two looks at the files
 NO_LIMIT = 1 << 62  # bytes

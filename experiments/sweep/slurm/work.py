@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pebble import CONSTS
 
-from experiments.errors import FaninError
 from experiments.sweep.runner.devices import cores, devices
 from experiments.sweep.runner.pool import Crew, run_pool
 from experiments.sweep.running.interrupts import Interrupted
@@ -21,6 +20,7 @@ from experiments.sweep.slurm.stop import standing, stop
 from experiments.sweep.slurm.submission import Duty, Submission
 from experiments.sweep.slurm.turn import TAKEN_OVER, end_turn, settle_lost, take_turn
 from experiments.sweep.store.state import read_states
+from fanin.errors import FaninError
 
 GRACE = 20.0  # seconds that workers have at most to keep what they are at
 

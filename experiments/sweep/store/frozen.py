@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from experiments.config.identity import scientific
-from experiments.errors import ConfigError
 from experiments.sweep.asking.expand import PlannedCell
 from experiments.sweep.code import code_version, git
 from experiments.sweep.running.rows import versions
 from experiments.sweep.store.paths import SweepFolder, write_whole
+from fanin.errors import ConfigError
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")
 LINE = ("cell_id", "asked", "choices", "config")

@@ -19,9 +19,9 @@ from tempfile import NamedTemporaryFile
 
 from filelock import FileLock
 
-from experiments.errors import FaninError
 from experiments.sweep.store.paths import SweepFolder, write_whole, writing
 from experiments.sweep.store.process import born, runs
+from fanin.errors import FaninError
 
 BEAT_EVERY = 5.0  # seconds between two renewals of the note
 FRESH = 60.0  # seconds after which a note of another host that wasn't renewed is void

@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from experiments.errors import DataError
 from experiments.sweep.store.concatenate import concatenate
 from experiments.sweep.store.parquet import decode, is_written, part_path, write_pack
 from experiments.sweep.store.paths import TABLES, SweepFolder, writing
 from experiments.sweep.store.survey import Fault, StoredPack, survey
 from experiments.sweep.store.tables import Parts, latest, of_cells, read_pack
+from fanin.errors import DataError
 
 ENOUGH = 1 << 21  # rows of all its tables: a pack of so many is large enough
 CLAIM = ".merging"  # beside the journals: parts of that stem are a merge that isn't whole yet

@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.errors import DataError
 from experiments.result import CellResult
 from experiments.sweep.store.journal import read_results, take
 from experiments.sweep.store.manifest import Manifest, Sum, encode, seal, unseal
@@ -20,6 +19,7 @@ from experiments.sweep.store.paths import (
     writing,
 )
 from experiments.sweep.store.tabulate import tabulate
+from fanin.errors import DataError
 
 
 def commit_journal(folder: SweepFolder, journal: Path) -> None:

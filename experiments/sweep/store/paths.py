@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.errors import FaninError
 from experiments.whole_file import replace_file
+from fanin.errors import FaninError
 
 SIBLINGS = ("layers", "histograms", "tensors", "curves")
 TABLES = (*SIBLINGS, "cells")

@@ -12,11 +12,11 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.errors import FaninError
 from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.manifest import Manifest, Sum, unseal
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SIBLINGS, SweepFolder
+from fanin.errors import FaninError
 
 WORDS = pa.dictionary(pa.int32(), pa.string())
 OURS = {"cell_id": WORDS, "attempt": pa.int32(), "outcome": WORDS}  # what all `cells` parts have

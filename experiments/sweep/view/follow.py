@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import DataError
 from experiments.sweep.slurm.log import read_log
 from experiments.sweep.store.journal import (
     TAKEN,
@@ -23,6 +22,7 @@ from experiments.sweep.store.parquet import part_path, read_part
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.survey import steadily, survey
 from experiments.sweep.view.seen import Begun, OpenJournal, Result, Seen
+from fanin.errors import DataError
 
 OURS = {"cell_id", "outcome", "attempt"}  # columns without which a part is none of ours
 COLUMNS = (*OURS, "seconds", "outcome_reason", "engine", "code")

@@ -10,13 +10,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from experiments.errors import FaninError, nearest
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.enquiry import Enquiry
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.units import clock
 from experiments.sweep.view.watch import Watch
+from fanin.errors import FaninError, nearest
 
 
 def sweeps_in(results: Path) -> Iterator[SweepFolder]:

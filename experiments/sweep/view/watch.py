@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from experiments.errors import FaninError
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.assess import assess
@@ -19,6 +18,7 @@ from experiments.sweep.view.jobs import Jobs
 from experiments.sweep.view.launcher import Launcher, find_launcher
 from experiments.sweep.view.planned import read_planned
 from experiments.sweep.view.status import Scope, Status
+from fanin.errors import FaninError
 
 
 class Watch:

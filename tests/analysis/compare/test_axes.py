@@ -12,7 +12,7 @@ from small_sweep import run_sweep
 from analysis import Results
 from analysis.compare.question import Question
 from analysis.compare.trials import trials
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 TINY = (
     *("data.side=8", "model.channels=1", "train.steps=1", "train.batch_size=8", "probe=none"),
@@ -97,7 +97,7 @@ def test_losses_of_different_kinds_are_not_compared(sweep: Sweep) -> None:
 def test_an_init_that_cannot_be_imported_here_is_compared(sweep: Sweep) -> None:
     results = sweep("init=he_normal,zeros")
     cells = results.folder.root / "cells.jsonl"
-    cells.write_text(cells.read_text().replace("experiments.inits.HeNormal", "gone.Mine"))
+    cells.write_text(cells.read_text().replace("fanin.inits.HeNormal", "gone.Mine"))
     assert len(trials(results, Question())) == 6
 
 

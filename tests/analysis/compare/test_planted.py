@@ -13,7 +13,7 @@ from analysis.compare.metric import METRICS
 from analysis.compare.pairs import pairs
 from analysis.compare.question import Question
 from analysis.compare.tuned import by_setting, scores
-from analysis.statistics.holm import holm
+from fanin.statistics.holm import holm
 
 METRIC = METRICS["test_accuracy"]
 LEVEL = 0.05

@@ -11,7 +11,7 @@ from analysis.compare.compared import Compared, compare_trials
 from analysis.compare.question import Question
 from analysis.compare.sentences import of_all, of_group
 from analysis.compare.tables import standings_table
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 
 def made(**law: int) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pytest
 from analysis import Results
 from analysis.compare.question import Question
 from analysis.compare.trials import trials
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 INITS = ["he_normal", "normal std=0.01", "uniform a=0.0 b=1.0"]
 

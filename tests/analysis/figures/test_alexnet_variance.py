@@ -17,10 +17,10 @@ from analysis.figures.normalized_networks import LOOKS, NORMS, Networks
 from analysis.figures.study import Headline
 from analysis.figures.waterfall import steps_that_matter, waterfall
 from analysis.settings import measured_settings
-from analysis.theory import explain
-from analysis.theory.explanation import Explanation
-from experiments.errors import FaninError
-from experiments.inits import HeNormal
+from fanin.errors import FaninError
+from fanin.inits import HeNormal
+from fanin.theory import explain
+from fanin.theory.explanation import Explanation
 
 CRITERION = {"formula": 1.1, "theory": 1.1, "se": 3.5, "huge": 1e6}
 

@@ -24,11 +24,11 @@ from analysis.figures.inf_loss.parts import bad_steps, cells_of
 from experiments.cell import run_cell
 from experiments.config.loader import config_loader
 from experiments.config.space import Space
-from experiments.errors import FaninError
 from experiments.result import CellResult
 from experiments.sweep.asking.expand import expand
 from experiments.sweep.asking.overrides import parse_arguments
 from experiments.sweep.asking.request import understand
+from fanin.errors import FaninError
 
 SMALL = (
     *("data.n_train=64", "data.n_test=20", "train.steps=8", "train.batch_size=8"),

@@ -16,7 +16,7 @@ from analysis.figures.ablation import NOTHING
 from analysis.figures.large_outputs import _over_seeds, ended, outcomes, study
 from analysis.figures.large_outputs_drawn import size, words_of
 from analysis.figures.large_outputs_start import starts
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 SWEEP = """
 question: How large?

@@ -13,7 +13,7 @@ from analysis.figures.__main__ import main
 from analysis.figures.study import FIELD_REPORT, Headline, Study, launched, study_of
 from analysis.figures.style import use_style
 from analysis.studies import questions, reproductions
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 # What makes each small: fewer draws, narrower networks.
 SMALLER = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from experiments.inits import HeNormal, Moments, WeightShape
+from fanin.inits import HeNormal, Moments, WeightShape
 
 
 @dataclass(frozen=True)

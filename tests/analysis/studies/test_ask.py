@@ -12,9 +12,9 @@ from torch import nn
 from analysis.studies import other_tools
 from analysis.studies.ask import NOT_INSTALLED, VENV, as_layers, ask
 from analysis.studies.networks import FIVE, max_pooled
-from analysis.theory.cell import declared_moments
-from experiments.errors import FaninError
-from experiments.inits import HeNormal, Init, PytorchDefault, Uniform
+from fanin.errors import FaninError
+from fanin.inits import HeNormal, Init, PytorchDefault, Uniform
+from fanin.theory.layer_moments import declared_moments
 
 IMAGES = torch.ones(1, 1, 8, 8, dtype=torch.float64)
 

@@ -15,7 +15,7 @@ from analysis.studies.ask import NOT_INSTALLED
 from analysis.studies.compare_theories import Compared, compare, markdown
 from analysis.studies.networks import FIVE, Subject
 from experiments.data.digits import Digits
-from experiments.inits import HeNormal, Init
+from fanin.inits import HeNormal, Init
 
 SMALL = Subject(
     "small: two linear layers; a digit",

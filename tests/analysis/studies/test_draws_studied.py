@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from analysis.studies.draws import mean_and_error, measured_draws
-from experiments.inits import HeNormal, Init, Lsuv
+from fanin.inits import HeNormal, Init, Lsuv
 
 IMAGES = torch.arange(24, dtype=torch.float64).reshape(2, 1, 3, 4) / 24
 

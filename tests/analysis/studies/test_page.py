@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.studies.page import write_block
-from experiments.errors import FaninError
+from fanin.errors import FaninError
 
 PAGE = """# Title
 

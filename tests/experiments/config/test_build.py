@@ -5,8 +5,8 @@ from typing import Annotated
 
 import pytest
 
-from experiments.config.build import build
-from experiments.errors import ConfigError
+from fanin.errors import ConfigError
+from fanin.instantiate import build
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def test_a_class_inherits_what_our_modules_import_for_its_annotations(tmp_path, 
     """`HeNormal`'s annotations are text, and name what only its own module imports."""
     text = (
         "from dataclasses import dataclass\n"
-        "from experiments.inits import HeNormal\n"
+        "from fanin.inits import HeNormal\n"
         "@dataclass(frozen=True)\n"
         "class Halved(HeNormal):\n"
         "    times: int = 2\n"

@@ -8,7 +8,6 @@ import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from experiments.config.build import build
 from experiments.config.loader import CONF
 from experiments.config.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
 from experiments.config.space import Space
@@ -16,6 +15,7 @@ from experiments.sweep.asking.expand import expand
 from experiments.sweep.asking.grid import grids_of
 from experiments.sweep.asking.sizes import Size, at_size
 from experiments.sweep.runner import InlineRunner, LocalRunner, Runner
+from fanin.instantiate import build
 
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")
 SWEEPS = sorted(CONF.glob("sweep/*.yaml"))

@@ -2,11 +2,11 @@
 
 import pytest
 
-from experiments.config.build import build, check_value, coerce, locate
 from experiments.config.loader import config_loader
 from experiments.config.schema import PartsChecker, coerce_cell, coerce_group
 from experiments.config.space import Space, assign
-from experiments.errors import ConfigError
+from fanin.errors import ConfigError
+from fanin.instantiate import build, check_value, coerce, locate
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def users(tmp_path):
 
 
 def test_a_users_option_stands_beside_ours(users):
-    space = users("init", "narrow", "_target_: experiments.inits.Normal\nstd: 0.5\nmean: 0.0\n")
+    space = users("init", "narrow", "_target_: fanin.inits.Normal\nstd: 0.5\nmean: 0.0\n")
     assert "narrow" in space.options("init")
     assert "he_normal" in space.options("init")
     assert space.node("init", "narrow")["gain"] == 1.0
@@ -30,7 +30,7 @@ def test_a_users_option_stands_beside_ours(users):
 
 @pytest.mark.parametrize("name", ["he's half", "hälfte", "half, again"])
 def test_an_option_may_have_any_name_that_a_file_has(users, name):
-    text = "_target_: experiments.inits.Normal\nstd: 0.5\nmean: 0.0\n"
+    text = "_target_: fanin.inits.Normal\nstd: 0.5\nmean: 0.0\n"
     assert users("init", name, text).node("init", name)["std"] == 0.5
 
 
@@ -39,8 +39,8 @@ def test_an_option_may_have_any_name_that_a_file_has(users, name):
     [
         ("# @package _global_\nseed: 3\n", "sets seed too"),
         ("defaults:\n  - override /optim: adam\n_target_: a.B\n", "override"),
-        ("_target_: experiments.inits.Normal\nstd: ${optim.lr}\n", "looks at another key"),
-        ("_target_: experiments.inits.Normal\nstd: [1, '${optim.lr}']\n", "looks at another key"),
+        ("_target_: fanin.inits.Normal\nstd: ${optim.lr}\n", "looks at another key"),
+        ("_target_: fanin.inits.Normal\nstd: [1, '${optim.lr}']\n", "looks at another key"),
         ("_target_: [", "mine"),
     ],
 )
@@ -57,7 +57,7 @@ def test_an_environment_variable_is_no_other_key(users, monkeypatch):
 
 
 def test_a_value_that_a_users_yaml_leaves_open_is_asked_for(users):
-    node = users("init", "open", "_target_: experiments.inits.Normal\nstd: ???\n")
+    node = users("init", "open", "_target_: fanin.inits.Normal\nstd: ???\n")
     with pytest.raises(ConfigError, match=r"init\.std: must be given \(a number\)"):
         coerce_group("init", node.node("init", "open"))
 
@@ -95,7 +95,7 @@ def test_setting_a_key_leaves_the_original_alone():
     [
         ("math.pi", "not a class or function"),
         ("no_such_package.Thing", "No module named"),
-        ("experiments.inits.HeNorml", "did you mean HeNormal"),
+        ("fanin.inits.HeNorml", "did you mean HeNormal"),
         ("HeNormal", "expected package.module.Name"),
         (".HeNormal", "expected package.module.Name"),
         ("a..b", "expected package.module.Name"),
@@ -146,7 +146,7 @@ def test_a_long_value_is_shown_in_short():
 
 def test_a_type_that_no_yaml_can_hold_is_refused():
     with pytest.raises(ConfigError, match="can't be configured"):
-        coerce({"_target_": "experiments.inits.Init", "scheme": 3})
+        coerce({"_target_": "fanin.inits.Init", "scheme": 3})
 
 
 def test_what_a_constructor_says_becomes_a_config_error():

@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.config.build import build, coerce
 from experiments.data import Corrupt, Data, Digits, Gaussian, Mnist, Shapes
 from experiments.data.dataset import Source
 from experiments.data.resize import resize
 from experiments.data.subset import choose
-from experiments.errors import ConfigError
+from fanin.errors import ConfigError
+from fanin.instantiate import build, coerce
 
 OPTIONS = sorted((Path(__file__).parents[3] / "conf" / "data").glob("*.yaml"))
 SMALL: list[Source] = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments.data.files import FileSet, read
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 SLOW_TRANSFER = 0.5
 """Seconds: long enough for a second process to ask while the first is still waiting."""

@@ -18,7 +18,7 @@ from experiments.data import Cifar10, Cifar100, FashionMnist, Mnist
 from experiments.data.cifar import CIFAR100_FILES, load_records
 from experiments.data.files import Archive, FileSet, read
 from experiments.data.mnist import load_idx
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 IMAGES = "train-images-idx3-ubyte"
 

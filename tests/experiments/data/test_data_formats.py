@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from experiments.data import Split
 from experiments.data.cifar import parse_records
 from experiments.data.idx import parse_idx
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 HEADER = bytes([0, 0, 8, 1, 0, 0, 0, 3])
 

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.data.files import OFFLINE, FileSet, read
 from experiments.data.staging import STAGE, staged
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 SIZE = 8 << 20  # bytes: a copy takes long enough for others to come upon it
 PROCESSES = multiprocessing.get_context("fork")

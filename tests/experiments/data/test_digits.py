@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from experiments.data import Data, Digits
 from experiments.data import digits as room
-from experiments.errors import DataError
+from fanin.errors import DataError
 
 
 def test_the_table_is_what_scikit_learn_reads():

@@ -3,11 +3,8 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(sys.executable).with_name("fanin-run")
 
 
 def typed(*words, cwd, **environment):
@@ -40,7 +37,7 @@ def test_help_lists_the_options_without_loading_torch(tmp_path):
 def test_cfg_job_prints_the_cell_with_a_key_for_one_layer(tmp_path):
     shown = run("--cfg", "job", "init=zeros", "init.layers.conv1.gain=2", cwd=tmp_path)
     assert shown.returncode == 0
-    assert "_target_: experiments.inits.Zeros" in shown.stdout
+    assert "_target_: fanin.inits.Zeros" in shown.stdout
     assert "conv1:\n      gain: 2" in shown.stdout
 
 
@@ -74,18 +71,3 @@ def test_m_reaches_the_grid_engine(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "6 cells: 0 done, 6 missing" in shown.stdout
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(not SCRIPT.exists(), reason="fanin is not installed beside this Python")
-@pytest.mark.parametrize(
-    ("line", "completions"),
-    [
-        ("fanin-run init=he_", {"init=he_normal", "init=he_uniform"}),
-        ("fanin-run opt", {"optim=", "optim."}),
-    ],
-)
-def test_the_console_script_completes(tmp_path, line, completions):
-    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
-    shown = typed(SCRIPT, "-sc", "query=bash", cwd=tmp_path, **asked)
-    assert shown.returncode == 0
-    assert set(shown.stdout.split()) == completions

@@ -12,7 +12,6 @@ import torch
 
 from analysis import load
 from experiments.config.loader import config_loader
-from experiments.errors import FaninError
 from experiments.sweep.asking.command import run_command
 from experiments.sweep.asking.expand import PlannedCell
 from experiments.sweep.planning.engines import choose, decide
@@ -21,6 +20,7 @@ from experiments.sweep.planning.trial import try_engines
 from experiments.sweep.runner.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
 from experiments.training import lanes
+from fanin.errors import FaninError
 
 TINY = [
     "model=linear",

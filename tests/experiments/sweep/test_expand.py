@@ -6,11 +6,11 @@ from hydra._internal.utils import create_config_search_path
 
 from experiments.config.loader import CONF, config_loader
 from experiments.config.space import Space
-from experiments.errors import ConfigError
 from experiments.sweep.asking.command import space_of
 from experiments.sweep.asking.expand import expand
 from experiments.sweep.asking.grid import grids_of
 from experiments.sweep.asking.overrides import parse_arguments
+from fanin.errors import ConfigError
 
 WORDS = [
     "init=he_normal,xavier_normal,normal,uniform,zeros",
@@ -69,10 +69,10 @@ def test_a_probe_after_the_last_step_is_refused(loader):
 
 
 def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
-    words = ["init._target_=experiments.inits.Normal", "init.std=0.3", "init.gain=2"]
+    words = ["init._target_=fanin.inits.Normal", "init.std=0.3", "init.gain=2"]
     (cell,) = expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
     assert cell.config["init"] == {
-        "_target_": "experiments.inits.Normal",
+        "_target_": "fanin.inits.Normal",
         "std": 0.3,
         "mean": 0.0,
         "gain": 2.0,

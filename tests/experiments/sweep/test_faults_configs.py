@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_command_refused import COUNTS, NUMBERS, OPTIONS, wrong
 
-from experiments.errors import ConfigError
 from experiments.sweep.asking.command import check_command, run_command
+from fanin.errors import ConfigError
 
 EXAMPLES = 200
 VALID = (

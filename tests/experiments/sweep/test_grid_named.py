@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.errors import ConfigError
+from fanin.errors import ConfigError
 
 
 def asked(cells, *keys):
@@ -111,7 +111,7 @@ NAMED = {
 @pytest.mark.parametrize(
     ("words", "count", "holds"),
     [
-        (["init=he_normal"], 4, ("init", "_target_", "experiments.inits.HeNormal")),
+        (["init=he_normal"], 4, ("init", "_target_", "fanin.inits.HeNormal")),
         (["train.steps=5"], 8, ("train", "steps", 5)),
         (["model.norm=batch"], 8, ("model", "norm", "batch")),
         (["model=plain", "model.depth=4"], 4, ("model", "depth", 4)),

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.errors import FaninError
 from experiments.result import CellResult
 from experiments.sweep.store.journal import (
     Event,
@@ -28,6 +27,7 @@ from experiments.sweep.store.journal import (
 )
 from experiments.sweep.store.paths import write_whole
 from experiments.sweep.store.process import born
+from fanin.errors import FaninError
 
 ODD = [math.inf, -math.inf, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
 

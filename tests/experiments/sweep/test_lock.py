@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from experiments.errors import FaninError
 from experiments.sweep.store import lock
 from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.paths import SweepFolder
+from fanin.errors import FaninError
 
 
 @pytest.fixture

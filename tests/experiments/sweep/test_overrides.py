@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from experiments.config.loader import config_loader
-from experiments.errors import ConfigError
 from experiments.sweep.asking.command import check_command, run_command
 from experiments.sweep.asking.overrides import parse_arguments
+from fanin.errors import ConfigError
 
 
 @pytest.mark.parametrize(

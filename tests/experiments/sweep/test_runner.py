@@ -15,7 +15,6 @@ import torch
 
 from analysis import load
 from experiments.config.loader import config_loader
-from experiments.errors import ConfigError
 from experiments.result import CellResult
 from experiments.sweep.asking.command import run_command
 from experiments.sweep.planning.pack import Engine, Pack, Task
@@ -28,6 +27,7 @@ from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
 from experiments.sweep.store.tables import read_parts
+from fanin.errors import ConfigError
 
 TINY = [
     "model=linear",

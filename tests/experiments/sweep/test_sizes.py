@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from experiments.config.loader import config_loader
-from experiments.errors import ConfigError
 from experiments.sweep.asking.command import run_command
 from experiments.sweep.asking.sizes import at_size
+from fanin.errors import ConfigError
 
 NAMED = {
     "fixed": {"train.steps": 1, "data.n_train": 20},

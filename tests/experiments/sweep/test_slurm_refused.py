@@ -9,8 +9,8 @@ import pytest
 from hydra.core.config_loader import ConfigLoader
 from sweep_process import TINY
 
-from experiments.errors import ConfigError
 from experiments.sweep.asking.command import check_command, run_command
+from fanin.errors import ConfigError
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from stored_packs import contents, loaded, result, store
 
 from analysis import load
-from experiments.errors import FaninWarning
 from experiments.sweep.store.parquet import write_part
 from experiments.sweep.store.paths import TABLES, SweepFolder
 from experiments.sweep.store.quarantine import quarantine
 from experiments.sweep.store.state import read_states
+from fanin.errors import FaninWarning
 
 
 def noise(data: bytes) -> bytes:

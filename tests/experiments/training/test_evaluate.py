@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.data import Split
-from experiments.losses import make_objective
-from experiments.losses.options import Head, Loss
-from experiments.models import Mlp
 from experiments.scaling import Raw, Scaling
 from experiments.training import evaluate as room
+from fanin.losses import make_objective
+from fanin.losses.options import Head, Loss
+from fanin.models import Mlp
 
 N = 25
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from experiments.models import AlexNet, TwoLayer
 from experiments.training.pools_first import pools_first
+from fanin.models import AlexNet, TwoLayer
 
 POOLS = {"apart": (2, 2), "overlapping": (3, 2), "dense": (3, 1)}
 SPECIAL = [0.0, -0.0, torch.inf, -torch.inf, torch.nan]

@@ -10,9 +10,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.func import vmap
 
 from experiments.clip import Clip, ClipNorm, NoClip
-from experiments.losses import make_objective
-from experiments.losses.options import Head, Loss
-from experiments.models import TwoLayer
 from experiments.optim import Adam, Optimizer, Sgd
 from experiments.training.step import (
     ALIVE,
@@ -23,6 +20,9 @@ from experiments.training.step import (
     make_step,
     start,
 )
+from fanin.losses import make_objective
+from fanin.losses.options import Head, Loss
+from fanin.models import TwoLayer
 
 STEPS = 20
 OBJECTIVE = make_objective(Loss("cross_entropy"), Head("none"), 3)

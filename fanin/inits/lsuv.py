@@ -1,0 +1,95 @@
+"""Layer-sequential unit variance: weights scaled by what the data does in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import isfinite
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Float64
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fanin.inits.layers import weight_layers
+from fanin.inits.orthogonal import Orthogonal
+from fanin.inits.weight_shape import WeightShape
+
+
+@dataclass(frozen=True)
+class Lsuv:
+    """Orthogonal weights, rescaled until each layer's output has variance 1 (Mishkin & Matas 2016).
+
+    `sample` draws the orthogonal weights, `calibrate` rescales those of a whole model. Which scale
+    comes out depends on the images, so `moments` are unknown.
+
+    Parameters
+    ----------
+    tolerance
+        How far from 1 the variance may stay.
+    max_iterations
+        Rescalings of one layer after which it is left as it is.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    max_iterations: PositiveInt = 10
+
+    def moments(self, weight: WeightShape) -> None:
+        return None
+
+    def sample(
+        self, weight: WeightShape, generator: torch.Generator
+    ) -> Float64[Tensor, "out in *kernel"]:
+        return Orthogonal().sample(weight, generator)
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "image channel height width"],
+        layers: Collection[str] | None = None,
+    ) -> None:
+        """Rescale the weights in place, layer after layer (Mishkin & Matas 2016, algorithm 1).
+
+        The variance is the paper's, of the whole output blob: over images, units and positions.
+        A layer whose variance is 0 or not finite stays as it is: no scale would make it 1. The
+        model runs in the mode it is in; its buffers (batch norm's running averages) and torch's
+        global random state (dropout) are as before afterwards.
+
+        Parameters
+        ----------
+        model
+            Any module; its weight layers are taken in the order of registration.
+        images
+            A batch as the model takes it: scaled, in its dtype, on its device.
+        layers
+            Names of the layers to rescale; None for all.
+        """
+        for name, module in weight_layers(model).items():
+            if layers is not None and name not in layers:
+                continue
+            for _ in range(self.max_iterations):
+                variance = _output_variance(model, module, images)
+                if not isfinite(variance) or variance == 0 or abs(variance - 1) < self.tolerance:
+                    break
+                module.weight.div_(variance**0.5)
+
+
+def _output_variance(model: nn.Module, module: nn.Module, images: Tensor) -> float:
+    variances = []
+
+    def measure(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        variances.append(output.double().var(correction=0).item())
+
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    hook = module.register_forward_hook(measure)
+    try:
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.manual_seed(0)  # The same dropout masks each time, whoever calls.
+            functional_call(model, buffers, (images,))
+    finally:
+        hook.remove()
+    # A layer that the forward pass never reaches has no output to scale.
+    return variances[-1] if variances else 0.0

@@ -1,0 +1,87 @@
+"""Weights with orthonormal rows or columns: lengths are kept exactly, not on average."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from fanin.inits.weight_shape import Moments, WeightShape
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """Random matrices with orthonormal rows or columns (Saxe et al. 2014).
+
+    The matrix of a convolution is C_out x (C_in taps), as in `torch.nn.init.orthogonal_`. Each
+    group has a matrix of its own, C_out/groups x (C_in/groups taps), independent of the others.
+    Whichever of rows and columns are fewer are orthonormal, so E[w^2] = 1 / max(rows, columns).
+
+    Examples
+    --------
+    >>> Orthogonal().moments(WeightShape(16, 8, kernel=(3, 3)))
+    Moments(mean=0.0, var=0.013888888888888888)
+    """
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=0.0, var=1 / max(weight.out_features // weight.groups, weight.fan_in))
+
+    def sample(
+        self, weight: WeightShape, generator: torch.Generator
+    ) -> Float64[Tensor, "out in *kernel"]:
+        rows = weight.out_features // weight.groups
+        matrices = _orthogonal(weight.groups, rows, weight.fan_in, generator)
+        return matrices.reshape(weight.shape)
+
+
+@dataclass(frozen=True)
+class DeltaOrthogonal:
+    """An orthogonal matrix at the kernel's centre tap, 0 elsewhere (Xiao et al. 2018, section 2.4).
+
+    Padding then loses nothing at the border. The centre is tap k//2 along each axis, which for an
+    even kernel is the one after the middle. Xiao et al. ask for C_in <= C_out, where lengths are
+    kept; with more inputs than outputs the rows are orthonormal instead of the columns. A linear
+    layer is a convolution with one tap: `Orthogonal`.
+
+    Examples
+    --------
+    >>> DeltaOrthogonal().moments(WeightShape(16, 8, kernel=(3,))).var
+    tensor([0.0000, 0.0625, 0.0000], dtype=torch.float64)
+    """
+
+    def moments(self, weight: WeightShape) -> Moments:
+        rows, columns = weight.out_features // weight.groups, weight.in_features // weight.groups
+        if not weight.kernel:
+            return Moments(mean=0.0, var=1 / max(rows, columns))
+        var = torch.zeros(weight.kernel, dtype=torch.float64)
+        var[_centre(weight)] = 1 / max(rows, columns)
+        return Moments(mean=0.0, var=var)
+
+    def sample(
+        self, weight: WeightShape, generator: torch.Generator
+    ) -> Float64[Tensor, "out in *kernel"]:
+        rows, columns = weight.out_features // weight.groups, weight.in_features // weight.groups
+        matrices = _orthogonal(weight.groups, rows, columns, generator)
+        sampled = torch.zeros(weight.shape, dtype=torch.float64)
+        at_centre: tuple[slice | int, ...] = (slice(None), slice(None), *_centre(weight))
+        sampled[at_centre] = matrices.reshape(-1, columns)
+        return sampled
+
+
+def _centre(weight: WeightShape) -> tuple[int, ...]:
+    return tuple(size // 2 for size in weight.kernel)
+
+
+def _orthogonal(
+    groups: int, rows: int, columns: int, generator: torch.Generator
+) -> Float64[Tensor, "group row column"]:
+    tall = (groups, max(rows, columns), min(rows, columns))
+    z = torch.randn(tall, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(z)
+    # QR leaves the sign of each column to the library; r's diagonal made positive makes q uniform
+    # over all such matrices (Mezzadri 2007), and E[w] = 0.
+    diagonal = r.diagonal(dim1=-2, dim2=-1)
+    q = q * torch.where(diagonal < 0, -1.0, 1.0)[:, None, :]
+    return q if rows >= columns else q.mT

@@ -1,0 +1,241 @@
+"""From a mapping with `_target_` to an object: the class's own annotations are the schema.
+
+Every option under `conf/` names a class (or any callable) in `_target_`; the other keys are its
+arguments. `coerce` checks them against the annotations, fills in defaults and returns plain data;
+`build` makes the object. So a knob is declared once, where it is used, and a class outside this
+repository is as good as one inside.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from types import MappingProxyType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from fanin.errors import ConfigError, FaninError, nearest
+
+TARGET = "_target_"
+MISSING = "???"  # OmegaConf's mark of a value that the user must give
+
+
+def build(node: Mapping[str, Any], where: str = "") -> Any:
+    """Make the object that a config node describes.
+
+    Parameters
+    ----------
+    node
+        A mapping with `_target_` (the dotted name of a class or function) and its arguments.
+    where
+        The node's dotted key, for error messages.
+
+    Raises
+    ------
+    ConfigError
+        The target can't be imported, a key is no argument of it, or a value has the wrong type.
+
+    Examples
+    --------
+    >>> build({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})
+    Fraction(1, 2)
+    """
+    target = locate(node, where)
+    values = _checked(target, node, where)
+    try:
+        return target(**values)
+    except FaninError:
+        raise
+    except Exception as error:  # a target may be anyone's, and say no in its own way
+        raise ConfigError(f"{where or node[TARGET]}: {error}") from error
+
+
+def coerce(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return the node as plain data: every argument present, each of its declared type."""
+    target = locate(node, where)
+    values = _checked(target, node, where)
+    hints = hints_of(target)
+    return {TARGET: node[TARGET]} | {
+        name: plain(value, hints[name]) if name in hints else value
+        for name, value in values.items()
+    }
+
+
+def plain(value: Any, hint: Any) -> Any:
+    """A checked value as plain data: numbers, words, lists and mappings."""
+    return _adapter(hint).dump_python(value, mode="json")
+
+
+def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    """Import what `_target_` names."""
+    name = node.get(TARGET)
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
+        got = "nothing" if name == MISSING else repr(name)
+        raise ConfigError(f"{where}.{TARGET}: expected package.module.Name, got {got}")
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{where}.{TARGET}={name}: {error}") from error
+    except Exception as error:  # a module of the user's own may fail in any way
+        raise ConfigError(f"{where}.{TARGET}={name}: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise ConfigError(
+            f"{where}.{TARGET}: {module_name} has no {attribute}; {nearest(attribute, public)}"
+        )
+    target: Callable[..., Any] = getattr(module, attribute)
+    if not callable(target):
+        raise ConfigError(f"{where}.{TARGET}={name}: not a class or function")
+    return target
+
+
+@cache
+def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The keyword arguments a target takes."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError as error:  # some builtins have none
+        raise ConfigError(f"{target}: its arguments can't be read; wrap it in a class") from error
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return MappingProxyType(
+        {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
+    )
+
+
+def check_value(value: Any, hint: Any, where: str) -> Any:
+    """Return `value` as the annotated type, or say what was expected."""
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        # Not by pydantic, which would pass over a key that the class lacks.
+        return build({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, where)
+    if value == MISSING:
+        raise ConfigError(f"{where}: must be given ({describe(hint)})")
+    if isinstance(value, bool) and not _admits(hint, bool):
+        raise ConfigError(f"{where}: expected {describe(hint)}, got {value}")
+    try:
+        return _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        if wrong := [e["input"] for e in error.errors() if e["type"] == "literal_error"]:
+            meant = nearest(str(wrong[0]), _choices(hint))
+            raise ConfigError(f"{where}: no such choice as {wrong[0]}; {meant}") from error
+        named = get_origin(hint) in (dict, collections.abc.Mapping)
+        reasons = "; ".join(dict.fromkeys(_reason(e, where, named) for e in error.errors()))
+        raise ConfigError(f"{reasons}, got {shortened(repr(value))}") from error
+
+
+def shortened(text: str) -> str:
+    """As much of what the user typed as helps to find it."""
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def describe(hint: Any) -> str:
+    """A type as a person would say it.
+
+    >>> describe(float | None)
+    'a number or null'
+    """
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    if get_origin(hint) is Annotated:
+        return describe(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(describe(part) for part in get_args(hint))
+    if hint is type(None):
+        return "null"
+    return names.get(hint) or str(getattr(hint, "__name__", hint))
+
+
+def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    prefix = f"{where}." if where else ""
+    known = arguments(target)
+    for key in node:
+        if key != TARGET and key not in known:
+            raise ConfigError(f"{prefix}{key}: no such key; {nearest(str(key), known)}")
+    hints = hints_of(target)
+    values = {}
+    for name, parameter in known.items():
+        if name not in node:
+            if parameter.default is inspect.Parameter.empty:
+                raise ConfigError(f"{prefix}{name}: missing, and {node[TARGET]} has no default")
+            values[name] = parameter.default
+        elif name in hints:
+            values[name] = check_value(node[name], hints[name], f"{prefix}{name}")
+        else:
+            values[name] = node[name]
+    return values
+
+
+@cache
+def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
+    """The annotations of what a target takes.
+
+    Raises
+    ------
+    ConfigError
+        They name what isn't there at run time.
+    """
+    try:
+        hints = get_type_hints(_annotated(target), include_extras=True)
+    except NameError as error:
+        name = getattr(target, "__qualname__", target)
+        raise ConfigError(
+            f"{name}: its annotations can't be read ({error}); import what they name, and not only "
+            "for type checkers"
+        ) from error
+    return MappingProxyType({name: hints[name] for name in arguments(target) if name in hints})
+
+
+def _annotated(target: Callable[..., Any]) -> Any:
+    """Where a target's annotations stand."""
+    if not inspect.isclass(target):
+        return target
+    owner = next(base for base in target.__mro__ if "__init__" in vars(base))
+    # The `__init__` that a dataclass is given has its bases' annotations too, as text, which mean
+    # something only in the modules that they come from; of the class itself, each is read there.
+    made = "__dataclass_params__" in vars(owner) and vars(owner)["__dataclass_params__"].init
+    return owner if made else target.__init__
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        hash(hint)
+    except TypeError:  # an `Annotated` may carry anything
+        return _new_adapter(hint)
+    return _kept_adapter(hint)
+
+
+def _new_adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError as error:
+        raise ConfigError(f"an argument that is {describe(hint)} can't be configured") from error
+
+
+_kept_adapter = cache(_new_adapter)
+
+
+def _admits(hint: Any, kind: type) -> bool:
+    return hint is kind or hint is Any or any(_admits(part, kind) for part in get_args(hint))
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words that an annotation admits, wherever in it they stand."""
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    return [choice for part in get_args(hint) for choice in _choices(part)]
+
+
+def _reason(error: Any, where: str, named: bool) -> str:
+    """One of pydantic's complaints, under the key or item that it is about."""
+    parts = [str(part) for part in error["loc"] if named or isinstance(part, int)]
+    if named:
+        where = ".".join([where, *parts])
+    elif parts:
+        where = f"{where}: item {'.'.join(parts)}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,88 @@
+"""AlexNet (Krizhevsky, Sutskever & Hinton 2012), cut down to small images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from fanin.models.norms import Norm
+from fanin.models.sequence import Activation, ImageShape, PaddingMode, Stack
+
+CHANNELS_2012 = (96, 256, 384, 384, 256)
+
+
+@dataclass(frozen=True)
+class AlexNet:
+    """Five convolutions, three overlapping max-pools, three linear layers.
+
+    Channels stand in the ratios of 2012. The 11x11 stride-4 and 5x5 kernels made for 224 pixels
+    become 5x5 without stride; pools are 3x3 with stride 2 as they were, so images need a side of
+    15 or more.
+
+    Parameters
+    ----------
+    width
+        Channels of the first convolution (96 in 2012).
+    dense
+        Features of the two hidden linear layers (4096 in 2012).
+    groups
+        2 splits the second, fourth and fifth convolution in two halves, as two GPUs did then.
+    lrn
+        Whether local response normalization follows the first two activations.
+    dropout
+        Share of the inputs dropped before each of the first two linear layers (0.5 in 2012).
+    padding_mode, norm
+        As in every model, see `Stack`.
+    """
+
+    width: PositiveInt = 24
+    dense: PositiveInt = 256
+    groups: Literal[1, 2] = 1
+    lrn: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    padding_mode: PaddingMode = "zeros"
+    norm: Norm = "none"
+
+    def __post_init__(self) -> None:
+        if self.width % self.groups:
+            raise ValueError(
+                f"width={self.width}: must be a multiple of groups={self.groups}, "
+                "which split its channels"
+            )
+
+    def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
+        """Make the network for images of `shape` (channels, height, width).
+
+        Raises
+        ------
+        ConfigError
+            The images are so small that a pool has no room.
+
+        Examples
+        --------
+        >>> network = AlexNet().build((3, 32, 32), 10, nn.ReLU)
+        >>> [m.out_channels for m in network if isinstance(m, nn.Conv2d)]
+        [24, 64, 96, 96, 64]
+        """
+        c1, c2, c3, c4, c5 = self._channels()
+        stack = Stack(shape, activation, self.norm, self.padding_mode)
+        stack.conv(c1, kernel_size=5)
+        self._respond(stack).max_pool(3, stride=2)
+        stack.conv(c2, kernel_size=5, groups=self.groups)
+        self._respond(stack).max_pool(3, stride=2)
+        stack.conv(c3, kernel_size=3)
+        stack.conv(c4, kernel_size=3, groups=self.groups)
+        stack.conv(c5, kernel_size=3, groups=self.groups).max_pool(3, stride=2)
+        stack.dropout(self.dropout).dense(self.dense)
+        stack.dropout(self.dropout).dense(self.dense)
+        return stack.readout(n_outputs).network()
+
+    def _channels(self) -> list[int]:
+        per_group = self.width / CHANNELS_2012[0] / self.groups
+        return [self.groups * max(1, round(per_group * channels)) for channels in CHANNELS_2012]
+
+    def _respond(self, stack: Stack) -> Stack:
+        return stack.local_response_norm() if self.lrn else stack

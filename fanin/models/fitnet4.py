@@ -1,0 +1,60 @@
+"""FitNet-4 (Romero et al. 2015), as Mishkin & Matas (2016) train it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from fanin.models.norms import Norm
+from fanin.models.sequence import Activation, ImageShape, PaddingMode, Stack
+
+# Channels over those of the first convolution, block by block (32, 48, 80, 128 there).
+BLOCKS = ((32, 32, 32, 48, 48), (80,) * 6, (128,) * 6)
+
+
+@dataclass(frozen=True)
+class FitNet4:
+    """Thin and deep: 17 convolutions of 3x3 in three blocks, a max-pool after each, a linear layer.
+
+    The first two pools are 2x2, the last takes the whole map, so images need a side of 4 or more.
+    Channels are counted behind the activation: maxout's convolutions have twice as many.
+
+    Parameters
+    ----------
+    width
+        Channels of the first convolution (32 there).
+    dropout
+        As in every model, before the linear layer only.
+    padding_mode, norm
+        As in every model, see `Stack`.
+    """
+
+    width: PositiveInt = 8
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    padding_mode: PaddingMode = "zeros"
+    norm: Norm = "none"
+
+    def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
+        """Make the network for images of `shape` (channels, height, width).
+
+        Raises
+        ------
+        ConfigError
+            The images are so small that a pool has no room.
+
+        Examples
+        --------
+        >>> network = FitNet4(width=32).build((3, 32, 32), 10, nn.ReLU)
+        >>> sorted({m.out_channels for m in network if isinstance(m, nn.Conv2d)})
+        [32, 48, 80, 128]
+        """
+        stack = Stack(shape, activation, self.norm, self.padding_mode)
+        for block, channels in enumerate(BLOCKS):
+            for c in channels:
+                stack.conv(max(1, round(c / BLOCKS[0][0] * self.width)), kernel_size=3)
+            if block < len(BLOCKS) - 1:
+                stack.max_pool(2, stride=2)
+        return stack.global_max_pool().dropout(self.dropout).readout(n_outputs).network()

@@ -1,0 +1,220 @@
+"""What every model is: a sequence of named layers, grown one layer at a time.
+
+Weight layers are counted by kind (`conv1`, `conv2`, ..., `fc1`, ...); whatever follows a weight
+layer carries that layer's place among *all* weight layers (`norm3`, `act3`, `pool3` follow the
+third), as AlexNet's layers have been named since Caffe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import nn
+
+from fanin.activations import pieces_of
+from fanin.errors import ConfigError
+from fanin.models.dropout import SeededDropout
+from fanin.models.flatten import Flatten
+from fanin.models.lrn import LocalResponseNorm
+from fanin.models.norms import Norm, norm_layer
+
+Activation = Callable[[], nn.Module]
+"""Makes a new activation module: a torch class such as `torch.nn.ReLU`."""
+
+PaddingMode = Literal["zeros", "circular"]
+
+ImageShape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What an option of `conf/model/` names."""
+
+    def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
+        """Make the network for images of `shape`."""
+
+
+class Stack:
+    """Grows an `nn.Sequential`, naming its layers and keeping track of the shape between them.
+
+    Every method adds a layer and returns the stack; `network` ends it.
+
+    Parameters
+    ----------
+    shape
+        Channels, height and width of the images.
+    activation
+        Makes the activation that follows each hidden weight layer.
+    norm
+        What stands between a hidden weight layer and its activation.
+    padding_mode
+        How convolutions continue the image beyond its border.
+
+    Examples
+    --------
+    >>> stack = Stack((1, 28, 28), nn.ReLU).conv(16, kernel_size=3).max_pool(2, stride=2)
+    >>> list(dict(stack.readout(10).network().named_children()))
+    ['conv1', 'act1', 'pool1', 'flatten', 'fc1']
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        activation: Activation,
+        norm: Norm = "none",
+        padding_mode: PaddingMode = "zeros",
+    ) -> None:
+        self._channels, *self._sides = shape
+        self._flat = False
+        self._activation = activation
+        self._pieces = pieces_of(activation())
+        self._norm: Norm = norm
+        self._padding_mode = padding_mode
+        self._convs = 0
+        self._denses = 0
+        self._pools: list[tuple[int, int]] = []
+        self._no_room: str | None = None
+        self._layers = nn.Sequential()
+
+    def conv(self, channels: int, kernel_size: int, groups: int = 1) -> Stack:
+        """Add a convolution that keeps height and width, its norm and its activation.
+
+        `channels` is what leaves the activation (see `pieces_of`).
+
+        Raises
+        ------
+        ConfigError
+            Circular padding would wrap around the map more than once.
+        """
+        padding = same_padding(kernel_size)
+        if self._padding_mode == "circular" and padding > min(self._sides):
+            raise ConfigError(
+                f"model: conv{self._convs + 1}: circular padding by {padding} wraps around a "
+                f"{self._map} map more than once; use a kernel_size of at most "
+                f"{2 * min(self._sides) + 1}, larger images (data.side) or padding_mode=zeros"
+            )
+        self._convs += 1
+        self._add(
+            f"conv{self._convs}",
+            nn.Conv2d(
+                self._channels,
+                channels * self._pieces,
+                kernel_size,
+                padding=padding,
+                groups=groups,
+                padding_mode=self._padding_mode,
+            ),
+        )
+        self._channels = channels
+        return self._hidden(channels)
+
+    def dense(self, features: int) -> Stack:
+        """Add a linear layer, its norm and its activation, which `features` leave."""
+        self._linear(features * self._pieces)
+        self._channels = features
+        return self._hidden(features)
+
+    def readout(self, n_outputs: int) -> Stack:
+        """Add the last linear layer: neither norm nor activation follows."""
+        return self._linear(n_outputs)
+
+    def max_pool(self, kernel_size: int, stride: int) -> Stack:
+        """Add a max-pool without padding."""
+        name = f"pool{self._weights}"
+        if min(self._sides) < kernel_size and self._no_room is None:
+            pool = f"{kernel_size}x{kernel_size} pool"
+            self._no_room = f"{name}: a {pool} has no room on a {self._map} map"
+        self._pools.append((kernel_size, stride))
+        # A map without room is followed as if one position were left; `network` then refuses.
+        self._sides = [max((side - kernel_size) // stride + 1, 1) for side in self._sides]
+        self._add(name, nn.MaxPool2d(kernel_size, stride))
+        return self
+
+    def global_max_pool(self) -> Stack:
+        """Add a max-pool over the whole map."""
+        height, width = self._sides
+        self._add(f"pool{self._weights}", nn.MaxPool2d((height, width)))
+        self._sides = [1, 1]
+        return self
+
+    def local_response_norm(self) -> Stack:
+        """Add the local response normalization of 2012."""
+        self._add(f"lrn{self._weights}", LocalResponseNorm())
+        return self
+
+    def dropout(self, p: float) -> Stack:
+        """Add dropout; nothing where `p` is 0."""
+        if p > 0:
+            self._flatten()
+            self._add(f"drop{self._weights}", SeededDropout(p, (self._channels,)))
+        return self
+
+    def network(self) -> nn.Sequential:
+        """Return the network.
+
+        Raises
+        ------
+        ConfigError
+            A pool had no room on its map.
+        """
+        if self._no_room:
+            raise ConfigError(
+                f"model: {self._no_room}; this model needs images of side {self._smallest_side()} "
+                "or more (data.side)"
+            )
+        return self._layers
+
+    @property
+    def _weights(self) -> int:
+        return self._convs + self._denses
+
+    @property
+    def _map(self) -> str:
+        return "x".join(map(str, self._sides))
+
+    def _add(self, name: str, layer: nn.Module) -> None:
+        self._layers.add_module(name, layer)
+
+    def _hidden(self, channels: int) -> Stack:
+        norm = norm_layer(self._norm, channels * self._pieces, dense=self._flat)
+        if norm is not None:
+            self._add(f"norm{self._weights}", norm)
+        self._add(f"act{self._weights}", self._activation())
+        return self
+
+    def _linear(self, features: int) -> Stack:
+        self._flatten()
+        self._denses += 1
+        self._add(f"fc{self._denses}", nn.Linear(self._channels, features))
+        self._channels = features
+        return self
+
+    def _flatten(self) -> None:
+        if not self._flat:
+            self._add("flatten", Flatten())
+            self._channels *= self._sides[0] * self._sides[1]
+            self._flat = True
+
+    def _smallest_side(self) -> int:
+        side = 1
+        for kernel_size, stride in reversed(self._pools):
+            side = (side - 1) * stride + kernel_size
+        return side
+
+
+def same_padding(kernel_size: int) -> int:
+    """The padding that keeps a map's size.
+
+    >>> same_padding(5)
+    2
+
+    Raises
+    ------
+    ValueError
+        The kernel has no centre: its size is even.
+    """
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size}: must be odd, so that the kernel has a centre")
+    return kernel_size // 2

@@ -1,0 +1,35 @@
+"""What theory says each layer's moments are, one rung of lifted assumptions above another.
+
+`he` is rung 1 and `mean_field` rung 2. Both read a network and its init scheme's declared moments,
+never a weight, and give a `Prediction`.
+"""
+
+from fanin.theory.certificate import (
+    Certificate,
+    UnhealthyInit,
+    assert_healthy,
+    certify,
+    print_certificate,
+)
+from fanin.theory.explanation import explain
+from fanin.theory.he import predict_he
+from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.mean_field import predict_mean_field
+from fanin.theory.prediction import Prediction
+from fanin.theory.prescription import prescribe
+from fanin.theory.walk import UnpredictableLayer
+
+__all__ = [
+    "Certificate",
+    "LayerMoments",
+    "Prediction",
+    "UnhealthyInit",
+    "UnpredictableLayer",
+    "assert_healthy",
+    "certify",
+    "explain",
+    "predict_he",
+    "predict_mean_field",
+    "prescribe",
+    "print_certificate",
+]

@@ -1,0 +1,128 @@
+"""`certify`: a network, its init and some images become a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from fanin.errors import ConfigError
+from fanin.inits import Init, Scheme
+from fanin.losses import Objective
+from fanin.theory.certificate.assemble import layer_records, numbered, with_numbers
+from fanin.theory.certificate.certificate import Certificate, Subject
+from fanin.theory.certificate.derived import overflows_at
+from fanin.theory.certificate.joint import joint_rows
+from fanin.theory.certificate.learning_rate import sharpness_by_layer
+from fanin.theory.certificate.measured import measured_draws, summary
+from fanin.theory.certificate.networks import on_cpu
+from fanin.theory.certificate.objectives import objective_of, options_of
+from fanin.theory.certificate.output import gradient_rows, output_of
+from fanin.theory.certificate.segments import predict_segments
+from fanin.theory.certificate.weights import weights_of
+from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.rungs import RUNGS
+
+
+def certify(
+    model: nn.Module,
+    images: Float[Tensor, "image ..."],
+    *,
+    init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
+    rungs: Sequence[str] = RUNGS,
+    seed: int = 0,
+    labels: Shaped[Tensor, " image"] | None = None,
+    loss: str | Objective = "cross_entropy",
+    measure: int = 0,
+    restart: bool = False,
+    joint: bool | None = None,
+    sharpness: bool = False,
+) -> Certificate:
+    """Predict every layer of a network on some images, before it is trained.
+
+    Parameters
+    ----------
+    model
+        An `nn.Sequential`, nested or not, in the mode it will be used in (dropout counts in train
+        mode). It is left as it is.
+    images
+        As the network is fed them, scaled; a handful. Theory takes them one by one.
+    init
+        How the weights are drawn: an `Init`, a bare scheme such as `HeNormal()`, or moments by
+        layer name. None: they have been drawn already, by hand or by torch, and their moments are
+        estimated from the model's own tensors.
+    rungs
+        Which theories: `he`, `mean_field`, `field`, `finite`. Error bars come from `finite`.
+    seed
+        Of what theory samples, and of the draws where something is measured.
+    labels
+        Of the images; for the sharpness.
+    loss
+        Whose gradients the `grad` quantities are of: `cross_entropy`, `mse`, `bce`, or an
+        `Objective`.
+    measure
+        That many real draws are measured and set beside the prediction. A model whose moments
+        were estimated is the one draw there is.
+    restart
+        Start again from measured moments after a layer that theory has no formula for, instead of
+        raising.
+    joint
+        Whether images are taken together where that is needed (correlation between inputs, dead
+        units); None: where it is cheap.
+    sharpness
+        Also measure the largest Hessian eigenvalue of one draw; needs `labels`.
+
+    Returns
+    -------
+    Certificate
+
+    Raises
+    ------
+    UnpredictableLayer
+        A layer that theory has no formula for; it is named.
+    ConfigError
+        An init, rung or loss that can't be.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fanin.inits import HeNormal
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> images = torch.ones(1, 1, 8, 8)
+    >>> certificate = certify(net, images, init=HeNormal(), rungs=("he", "mean_field"))
+    >>> [(layer.name, round(layer.q, 9)) for layer in certificate.layers]
+    [('1', 2.0), ('3', 2.0)]
+    """
+    net = on_cpu(model)
+    fed = images.detach().to("cpu").double()
+    weights = weights_of(net, init)
+    segments = predict_segments(net, weights, fed, rungs, seed, restart)
+    together = joint_rows(segments, weights, seed, joint) if "field" in rungs else pd.DataFrame()
+    frame = numbered(net, segments, together)
+    draws = measured_draws(net, fed, weights, measure, seed, labels, loss)
+    layers = layer_records(net, segments, frame, weights, summary(draws))
+    objective = objective_of(loss, layers[-1].channels)
+    output = output_of(layers[-1], objective)
+    gradients = gradient_rows(frame, layers[-1], output.gradient_m2)
+    frame = pd.concat([frame, gradients], ignore_index=True)
+    layers = with_numbers(layers, frame)
+    curvature: dict[str, float] = {}
+    if sharpness:
+        if labels is None:
+            raise ConfigError("sharpness=True: expected labels too, for it is the loss that curves")
+        curvature = sharpness_by_layer(net, fed, labels, weights, objective, seed)
+    return Certificate(
+        layers=layers,
+        output=output,
+        frame=frame,
+        rungs=tuple(rungs),
+        moments=weights.source,
+        overflows_at=overflows_at(layers),
+        of=Subject(net, fed, weights, seed),
+        draws=draws,
+        sharpness=curvature,
+        loss=options_of(objective)[0].name,
+        unpredicted={s.restarted_at: s.reason for s in segments if s.restarted_at is not None},
+    )

@@ -1,0 +1,83 @@
+"""What the last layer's moments mean for the logits, the loss and its gradients."""
+
+from __future__ import annotations
+
+from math import exp, isfinite, nan
+
+import pandas as pd
+from numpy.polynomial.hermite_e import hermegauss
+
+from fanin.losses import Head, Loss, Objective
+from fanin.theory.certificate.objectives import HEAD, options_of
+from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
+from fanin.theory.logits import InitialLoss, initial_loss
+from fanin.theory.memo import memoized
+
+NODES = 9  # of one draw's logit variance, over which the loss is a smooth curve
+
+
+def output_of(last: LayerCertificate, objective: Objective) -> OutputCertificate:
+    """The logits' variance, the loss expected before training, and its gradient's size."""
+    n = last.channels
+    between, log_sd = _between_draws(last), last.predicted["preact_m2"].log_sd
+    if not isfinite(between):
+        return OutputCertificate(n, between)
+    shared = max(last.q - between - last.mean**2, 0.0)
+
+    def start(loss: Loss, head: Head) -> InitialLoss:
+        parts = (between, last.mean, shared, n, log_sd)
+        what = f"initial {loss} {head}"
+        return memoized(what, lambda: _start(loss, head, *parts), *parts)
+
+    losses: dict[str, float] = {
+        name: start(Loss(name), Head(head)).loss for name, head in HEAD.items() if n > 1
+    }
+    gradient = start(*options_of(objective)).gradient_m2 / n
+    # Among n logits it is smaller by a share 1 / n.
+    return OutputCertificate(n, between * (1 - 1 / n), losses, gradient)
+
+
+def gradient_rows(frame: pd.DataFrame, last: LayerCertificate, gradient_m2: float) -> pd.DataFrame:
+    """The loss's own gradients, as rows of the `predictions` table: `grad_m2`, `weight_grad_m2`.
+
+    They are those of the random cotangent times the mean square of dL/dlogits, whose direction is
+    as good as random for weights of mean zero. Where the logits share a mean it is not (a softmax
+    doesn't see it), and there is no such row. The gradient of mse grows with the logits themselves
+    and so goes with the forward pass: of a net of three layers with logit variance 0.32, first
+    layer, `weight_grad_m2` was 27 % larger than this (5 % standard error), while that of cross
+    entropy was within 2 %.
+    """
+    if not isfinite(gradient_m2) or not last.has_centred_weights:
+        return frame.head(0)
+    rows = frame[frame.quantity.isin(["vjp_m2", "weight_vjp_m2"])]
+    return rows.assign(
+        quantity=rows.quantity.str.replace("vjp", "grad"),
+        value=rows.value * gradient_m2,
+        log_sd=nan,
+        sampling_se=rows.sampling_se * gradient_m2,
+    )
+
+
+def _between_draws(last: LayerCertificate) -> float:
+    """Variance of a logit over draws, without what all logits share (weights of non-zero mean)."""
+    for rung in ("field", "mean_field", "he"):
+        known = last.rungs.get(rung, {})
+        if known.get("preact_m2", 0.0) > 0 and isfinite(last.q):
+            return last.q * known["preact_var"] / known["preact_m2"]
+    return last.q
+
+
+def _start(
+    loss: Loss, head: Head, var: float, shift: float, shift_var: float, n: int, log_sd: float
+) -> InitialLoss:
+    classes = 2 if n == 1 else n
+    if not isfinite(log_sd) or log_sd == 0 or var == 0:
+        return initial_loss(loss, head, classes, var, shift=shift, shift_var=shift_var)
+    nodes, weights = hermegauss(NODES)
+    total = gradient = 0.0
+    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+        one = var * exp(log_sd * node - log_sd**2 / 2)
+        found = initial_loss(loss, head, classes, one, shift=shift, shift_var=shift_var)
+        total += weight * found.loss
+        gradient += weight * found.gradient_m2
+    return InitialLoss(float(total), float(gradient))

@@ -1,0 +1,69 @@
+"""Any module as an elementwise function with a derivative, once it has shown that it is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fanin.theory.walk import copied_state
+
+Function = Callable[[Tensor], Tensor]
+
+
+def elementwise(module: nn.Module) -> Function | None:
+    """Return the module as a float64 function if it acts on each element by itself, else None.
+
+    Nothing is known of the module: it is run on a probe tensor and on the same values in another
+    shape and order. So an activation from outside this project needs no word about it here.
+
+    Examples
+    --------
+    >>> elementwise(nn.Tanh()) is None, elementwise(nn.Softmax(dim=1)) is None
+    (False, True)
+    """
+    state = copied_state(module, "cpu")
+
+    def function(x: Tensor) -> Tensor:
+        # Cloned, because some activations work in place.
+        y: Tensor = functional_call(module, state, (x.clone(),))
+        return y
+
+    return function if _ignores_order(function) else None
+
+
+def derivative(
+    function: Function, x: Float[Tensor, "*shape"]
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Values and derivatives of an elementwise function; torch's own, so relu'(0) = 0.
+
+    Examples
+    --------
+    >>> derivative(torch.relu, torch.tensor([-1.0, 0.0, 2.0]))
+    (tensor([0., 0., 2.]), tensor([0., 0., 1.]))
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = function(x)
+        if not y.requires_grad:
+            return y, torch.zeros_like(x)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+    return y.detach(), slope
+
+
+def _ignores_order(function: Function) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(120, generator=generator, dtype=torch.float64)
+    order = torch.randperm(len(x), generator=generator)
+    try:
+        with torch.no_grad():
+            y, y_of_shuffled = function(x.reshape(6, 20)), function(x[order].reshape(8, 15))
+    except Exception:  # a module may refuse a shape in any way it likes
+        return False
+    if y.shape != (6, 20) or y_of_shuffled.shape != (8, 15):
+        return False
+    # Vector instructions and their scalar tails may round differently.
+    return torch.allclose(y_of_shuffled.flatten(), y.flatten()[order], rtol=1e-12, atol=1e-300)

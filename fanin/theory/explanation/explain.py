@@ -1,0 +1,225 @@
+"""`explain`: what lies between He's number and the measured one, factor by factor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from fanin.inits import Init, Scheme
+from fanin.theory.certificate.measured import measured_draws
+from fanin.theory.certificate.networks import on_cpu
+from fanin.theory.certificate.weights import weights_of
+from fanin.theory.explanation.variants import (
+    circular,
+    featureless,
+    subsampled,
+    without_biases,
+    without_means,
+)
+from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.rungs import predict_rungs
+
+STEPS = (
+    *("activation", "weight mean", "biases", "stride", "real data", "padding", "pooling"),
+    *("width", "rest"),
+)
+FORWARD, BACKWARD = "preact_m2", "vjp_m2"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The factors between He's number and the measured one. Made by `explain`.
+
+    Attributes
+    ----------
+    frame
+        `quantity` (`preact_m2`, `vjp_m2`), `layer`, `layer_name`, `step` (one of `STEPS`),
+        `factor` (of the whole net up to this layer, or back to it), `error` (standard error of its
+        logarithm), `own` (this layer's share: its factor over the one of the layer that feeds it).
+    ends
+        `quantity`, `layer`, `layer_name`, `he`, `measured` (geometric mean over the draws) and
+        `log_se`, the standard error of its logarithm. The factors multiply to measured / he.
+    draws
+        How many were measured.
+    """
+
+    frame: pd.DataFrame
+    ends: pd.DataFrame
+    draws: int
+
+    def factors(self, quantity: str = FORWARD) -> pd.DataFrame:
+        """The factors as a table: a row per layer, a column per step."""
+        rows = self.frame[self.frame.quantity == quantity]
+        wide = rows.pivot(index="layer_name", columns="step", values="factor")
+        return wide.loc[rows.layer_name.unique(), list(STEPS)]
+
+    def of_net(self, quantity: str = FORWARD) -> pd.Series:
+        """The factors of the whole net: at the last layer, or for the way back at the first."""
+        factors = self.factors(quantity)
+        return factors.iloc[-1 if quantity == FORWARD else 0]
+
+    def __rich__(self) -> Group:
+        note = (
+            f"measured: geometric mean over {self.draws} draws, the typical network; width is what"
+            " theory says its width does to that"
+        )
+        return Group(_table(self, FORWARD, "E[y²]"), _table(self, BACKWARD, "E[δ²]"), Text(note))
+
+
+def explain(
+    model: nn.Module,
+    images: Float[Tensor, "image ..."],
+    init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
+    *,
+    measured: pd.DataFrame | None = None,
+    draws: int = 16,
+    seed: int = 0,
+) -> Explanation:
+    """Lift the assumptions of He's formula one after the other, up to the measured number.
+
+    The steps, in this order, each a ratio of two predictions (rung 2 for the first three, then the
+    field): `activation`, the function that is really there; `weight mean`; `biases`; `stride`,
+    positions that are left out, on an image without structure (convolutions padded in a circle,
+    pooling windows replaced by their middles); `real data`, the image itself; `padding`, as it is;
+    `pooling`, as it is; `width`, the typical network of this width against the mean over infinitely
+    wide ones; `rest`, the measured number against all that. They multiply to measured / He exactly.
+
+    Parameters
+    ----------
+    model, images, init
+        As for `certify`.
+    measured
+        Draws to explain (`Certificate.draws`); None measures `draws` fresh ones.
+    draws, seed
+        How many, and of what stream.
+
+    Raises
+    ------
+    UnpredictableLayer
+        A layer without a formula.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fanin.inits import HeNormal
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+    >>> found = explain(net, torch.ones(1, 1, 8, 8), HeNormal(), draws=4)
+    >>> round(float(found.of_net()["activation"]), 2)  # of tanh; He's formula takes it for linear
+    0.26
+    """
+    net, fed = on_cpu(model), images.detach().to("cpu").double()
+    weights = weights_of(net, init)
+    if measured is None:
+        measured = measured_draws(net, fed, weights, draws, seed)
+    logs, errors = _theories(net, weights.moments, fed, seed)
+    ends, rows = [], []
+    for quantity in (FORWARD, BACKWARD):
+        typical, typical_error, n = _typical(measured, quantity, list(logs[quantity].index))
+        levels = logs[quantity].assign(rest=typical)
+        level_errors = errors[quantity].assign(rest=typical_error)
+        rows.append(_factors(quantity, levels, level_errors))
+        ends.append(
+            pd.DataFrame(
+                {
+                    "quantity": quantity,
+                    "layer": range(1, len(levels) + 1),
+                    "layer_name": levels.index,
+                    "he": np.exp(levels["he"].to_numpy()),
+                    "measured": np.exp(typical),
+                    "log_se": typical_error,
+                }
+            )
+        )
+    return Explanation(pd.concat(rows, ignore_index=True), pd.concat(ends, ignore_index=True), n)
+
+
+def _theories(
+    net: nn.Module, moments: Mapping[str, LayerMoments], images: Tensor, seed: int
+) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """Log predictions and their errors, [layer, step], by quantity; the first column is He's."""
+    centred, bare = without_means(moments), without_biases(moments)
+    plain = subsampled(net)
+    flat = featureless(images, moments, seed)
+    chain: Sequence[tuple[str, nn.Module, Mapping[str, LayerMoments], str, Tensor]] = (
+        ("he", net, moments, "he", images),
+        ("activation", net, without_biases(centred), "mean_field", images),
+        ("weight mean", net, bare, "mean_field", images),
+        ("biases", net, moments, "mean_field", images),
+        ("stride", circular(plain), moments, "field", flat),
+        ("real data", circular(plain), moments, "field", images),
+        ("padding", plain, moments, "field", images),
+        ("pooling", net, moments, "field", images),
+        ("width", net, moments, "finite", images),
+    )
+    logs: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
+    errors: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
+    for step, variant, known, rung, fed in chain:
+        frame = predict_rungs(variant, known, fed, (rung,), seed)
+        for quantity in logs:
+            rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
+            rows = rows.set_index("layer_name")
+            with np.errstate(divide="ignore", invalid="ignore"):
+                level = np.log(rows.value)
+                # The typical network lies below the mean one (Hanin & Nica 2020).
+                logs[quantity][step] = level - rows.log_sd.fillna(0.0) ** 2 / 2
+                errors[quantity][step] = rows.sampling_se / rows.value
+    return (
+        {quantity: pd.DataFrame(columns) for quantity, columns in logs.items()},
+        {quantity: pd.DataFrame(columns) for quantity, columns in errors.items()},
+    )
+
+
+def _typical(
+    draws: pd.DataFrame, quantity: str, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, int]:
+    rows = draws[(draws.image == -1) & (draws.quantity == quantity)]
+    wide = rows.pivot(index="draw", columns="layer_name", values="value")[list(names)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(wide.to_numpy(float))
+        n = len(logs)
+        error = logs.std(0, ddof=1) / n**0.5 if n > 1 else np.full(logs.shape[1], np.nan)
+        return logs.mean(0), error, n
+
+
+def _factors(quantity: str, logs: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:
+    steps = logs.diff(axis=1)[list(STEPS)]
+    error = np.sqrt(errors**2 + errors.shift(1, axis=1) ** 2)[list(STEPS)]
+    own = steps - steps.shift(1 if quantity == FORWARD else -1).fillna(0.0)
+    n = len(logs)
+    return pd.DataFrame(
+        {
+            "quantity": quantity,
+            "layer": np.repeat(np.arange(1, n + 1), len(STEPS)),
+            "layer_name": np.repeat(logs.index.to_numpy(object), len(STEPS)),
+            "step": np.tile(np.array(STEPS, dtype=object), n),
+            "factor": np.exp(steps.to_numpy()).ravel(),
+            "error": error.to_numpy().ravel(),
+            "own": np.exp(own.to_numpy()).ravel(),
+        }
+    )
+
+
+def _table(explanation: Explanation, quantity: str, symbol: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("layer", no_wrap=True, max_width=12)
+    table.add_column(f"{symbol}\nHe", justify="right", no_wrap=True)
+    for step in STEPS:
+        table.add_column("×\n" + step, justify="right", no_wrap=True)
+    table.add_column(f"{symbol}\nmeasured", justify="right", no_wrap=True)
+    factors = explanation.factors(quantity)
+    ends = explanation.ends[explanation.ends.quantity == quantity].set_index("layer_name")
+    for name, row in factors.iterrows():
+        end = ends.loc[name]
+        cells = [f"{factor:.3g}" for factor in row]
+        measured = f"{end.measured:.3g}±{100 * end.log_se:.2g}%"
+        table.add_row(str(name), f"{end.he:.3g}", *cells, measured)
+    return table

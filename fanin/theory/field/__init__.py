@@ -1,0 +1,18 @@
+"""Rung 3: moments of the Gaussian field over positions, forward and backward.
+
+`predict_field` gives a `Prediction`, `walk_field` every layer's maps and covariances.
+"""
+
+from fanin.theory.field.passing import Sampling
+from fanin.theory.field.plan import FieldTooLarge
+from fanin.theory.field.rung import FieldResult, predict_field, walk_field
+from fanin.theory.field.state import FieldLayer
+
+__all__ = [
+    "FieldLayer",
+    "FieldResult",
+    "FieldTooLarge",
+    "Sampling",
+    "predict_field",
+    "walk_field",
+]

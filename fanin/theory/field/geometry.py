@@ -1,0 +1,177 @@
+"""Which inputs a weight layer's outputs read: the one place that knows padding and stride.
+
+A field's points are the positions of a map, or of several maps side by side when images are taken
+jointly. A convolution tap reads, at each output point, one input point or the padding. That table
+is all that the field needs: moments pass forward along it and cotangents back (THEORY.md, sections
+3.1 and 4).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from fanin.theory.field.shifts import Shift, as_shifts, sum_shifted
+from fanin.theory.walk import UnpredictableLayer
+
+Matrix = Float[Tensor, "*world point point"]
+Diagonal = Float[Tensor, "*world point"]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The reading table of a weight layer.
+
+    Attributes
+    ----------
+    reads
+        For each output point and tap, 1 + the input point that is read; 0 is zero padding.
+    n_inputs
+        Input points.
+    positions
+        Shape of the output map, `()` for a linear layer.
+    whole
+        Whether there is one output point per image, which reads its whole map once.
+    """
+
+    reads: Int[Tensor, "point tap"]
+    n_inputs: int
+    positions: tuple[int, ...]
+    whole: bool
+
+    @classmethod
+    def of(
+        cls, name: str, layer: nn.Module, positions: tuple[int, ...], n_images: int, channels: int
+    ) -> Taps:
+        """The table of a layer that is fed `channels` maps of shape `positions`.
+
+        Raises
+        ------
+        UnpredictableLayer
+            A linear layer on maps that were not flattened.
+        """
+        grid = 1 + torch.arange(_size(positions)).reshape(1, 1, *positions)
+        if isinstance(layer, _ConvNd):
+            reads, out = _convolution(layer, grid)
+        else:
+            if layer.in_features != channels * grid.numel():
+                raise UnpredictableLayer(
+                    name, "a linear layer on the last axis of a map; put nn.Flatten() before it"
+                )
+            reads, out = grid.reshape(1, -1), ()
+        offsets = torch.arange(n_images)[:, None, None] * grid.numel()
+        joint = torch.where(reads > 0, reads + offsets, 0).flatten(0, 1)
+        return cls(joint, n_images * grid.numel(), out, whole=isinstance(layer, nn.Linear))
+
+    @property
+    def n_taps(self) -> int:
+        """Weights of one output channel that one input channel meets."""
+        return self.reads.shape[1]
+
+    def gather(self, x: Float[Tensor, "*world point"]) -> Float[Tensor, "*world out tap"]:
+        """What each tap reads at each output point."""
+        return F.pad(x, (1, 0))[..., self.reads]
+
+    def matrix(self, weight: Float[Tensor, " tap"]) -> Float[Tensor, "out point"]:
+        """The layer as a matrix, one input and one output channel."""
+        dense = torch.zeros(len(self.reads), self.n_inputs + 1, dtype=torch.float64)
+        dense.scatter_add_(1, self.reads, weight.expand(self.reads.shape).clone())
+        return dense[:, 1:]
+
+    def sum_variances(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
+        """Sum over taps of var times the second moment that is read (THEORY.md, 3.1)."""
+        return self.gather(m2) @ var
+
+    def sum_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+        """The same for products of two points, both read by one tap (THEORY.md, 3.2)."""
+        if self.whole:
+            images = len(self.reads)
+            blocks = m2.unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+            return var[0] * blocks.diagonal(dim1=-3, dim2=-1).sum(-1)
+        shifts = self._shifts
+        if shifts is not None:
+            return sum_shifted(shifts, m2, var, self.positions)
+        return self.gather_covariances(m2, var)
+
+    def gather_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+        """`sum_covariances` by the reading table alone, whatever the layer."""
+        padded = F.pad(m2, (1, 0, 1, 0))
+        total = m2.new_zeros(*m2.shape[:-2], len(self.reads), len(self.reads))
+        for tap, variance in zip(self.reads.T, var.tolist(), strict=True):
+            if variance:
+                total += variance * padded.index_select(-2, tap).index_select(-1, tap)
+        return total
+
+    @cached_property
+    def _shifts(self) -> list[Shift] | None:
+        # One image's table stands for all: jointly taken images are read alike.
+        one = math.prod(self.positions)
+        keeps_size = not self.whole and self.n_inputs == len(self.reads)
+        return as_shifts(self.reads[:one], self.positions) if keeps_size else None
+
+    def send_variances(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
+        """Transpose of `sum_variances`: what each input point receives back."""
+        received = m2.new_zeros(*m2.shape[:-1], self.n_inputs + 1)
+        sent = m2[..., None] * var
+        return received.index_add(-1, self.reads.flatten(), sent.flatten(-2))[..., 1:]
+
+    def send_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+        """Transpose of `sum_covariances`."""
+        worlds, n = m2.shape[:-2], self.n_inputs + 1
+        received = m2.new_zeros(*worlds, n, n)
+        if self.whole:
+            images = len(self.reads)
+            blocks = received[..., 1:, 1:].unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+            blocks.diagonal(dim1=-3, dim2=-1).add_((var[0] * m2)[..., None])
+            return received[..., 1:, 1:]
+        for tap, variance in zip(self.reads.T, var.tolist(), strict=True):
+            if variance:
+                rows = m2.new_zeros(*worlds, n, len(tap)).index_add(-2, tap, variance * m2)
+                received.index_add_(-1, tap, rows)
+        return received[..., 1:, 1:]
+
+    def gradient_of_variances(
+        self, cotangent: Diagonal, fed: Diagonal, images: int
+    ) -> Float[Tensor, "*world image"]:
+        """Mean over taps of E[(dL/dw)^2], image by image (THEORY.md, section 4).
+
+        For cotangents that are uncorrelated from point to point.
+        """
+        products = cotangent[..., None] * self.gather(fed)
+        return products.unflatten(-2, (images, -1)).sum((-2, -1)) / self.n_taps
+
+    def gradient_of_covariances(
+        self, cotangent: Matrix, fed: Matrix, images: int
+    ) -> Float[Tensor, "*world image"]:
+        """The same for any cotangents: the sum runs over all pairs of an image's output points."""
+        padded = F.pad(fed, (1, 0, 1, 0))
+        read = torch.zeros(()).to(fed)
+        for tap in self.reads.T:
+            read = read + padded.index_select(-2, tap).index_select(-1, tap)
+        blocks = (cotangent * read).unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+        return blocks.sum((-3, -1)).diagonal(dim1=-2, dim2=-1) / self.n_taps
+
+
+def _convolution(layer: _ConvNd, grid: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    # Indices as numbers, padded the way the module pads what it is fed.
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    read = F.pad(grid.double(), layer._reversed_padding_repeated_twice, mode=mode).long()[0, 0]
+    for axis, (size, stride, dilation) in enumerate(
+        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    ):
+        reach = (size - 1) * dilation + 1
+        read = read.unfold(axis, reach, stride)[..., ::dilation]
+    dimensions = len(layer.kernel_size)
+    out = tuple(read.shape[:dimensions])
+    return read.reshape(_size(out), -1), out
+
+
+def _size(positions: tuple[int, ...]) -> int:
+    return int(torch.Size(positions).numel())

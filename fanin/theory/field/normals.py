@@ -1,0 +1,94 @@
+"""Samples of a Gaussian field whose empirical covariance is exactly the one asked for.
+
+Independent samples of a field carry the noise of a network of that many channels; antithetic and
+whitened ones pass a second moment through every linear step without any (THEORY.md, section 3.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fanin.seeds import generator
+
+SPARE = 1.25  # samples per dimension, halved by antithetic pairs, that whitening needs to be stable
+JITTER = 1e-13  # of a correlation matrix's diagonal, raised until it factors
+MOST_JITTER = 1e-6
+
+
+def whitened(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sample dimension"]:
+    """Antithetic standard normals whose second moments are exactly the identity.
+
+    Parameters
+    ----------
+    samples
+        At least; more are drawn where the dimensions need them.
+    dimensions
+        Of the space that they span.
+    place
+        Of the stream: seed, repeat, layer.
+
+    Examples
+    --------
+    >>> z = whitened(64, 3, 0)
+    >>> torch.allclose(z.T @ z / len(z), torch.eye(3).double()), z.sum(0).abs().max().item() < 1e-9
+    (True, True)
+    """
+    half = max(samples // 2, int(SPARE * dimensions) + 8)
+    stream = generator("field", *place)
+    z = torch.randn(half, dimensions, generator=stream, dtype=torch.float64)
+    root = torch.linalg.cholesky(z.T @ z / half)
+    z = torch.linalg.solve_triangular(root, z.T, upper=False).T
+    # Shuffled, so that modules that look at neighbouring channels don't meet a sample's negative.
+    return torch.cat([z, -z])[torch.randperm(2 * half, generator=stream)]
+
+
+def antithetic(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sample dimension"]:
+    """Antithetic standard normals, whitened where `samples` are enough for it.
+
+    For fields of which many are averaged, each with a mean map of its own.
+    """
+    if samples // 2 > SPARE * dimensions:
+        return whitened(samples, dimensions, *place)
+    stream = generator("field", *place)
+    z = torch.randn(samples // 2, dimensions, generator=stream, dtype=torch.float64)
+    return torch.cat([z, -z])
+
+
+def signs(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sample dim"]:
+    """Random signs: normals whose squares are exactly 1, for directions that don't mix."""
+    stream = generator("signs", *place)
+    return 2.0 * torch.randint(0, 2, (samples, dimensions), generator=stream).double() - 1
+
+
+def factor(covariance: Float[Tensor, "*world point point"]) -> Float[Tensor, "*world point rank"]:
+    """A matrix F with F F^T = covariance, for singular ones too; its diagonal is exact.
+
+    Points of zero variance get zero rows. What rounding leaves of a singular matrix is lifted by
+    the smallest jitter that factors, 1e-13 to 1e-6 of the diagonal.
+    """
+    scale = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    inverse = torch.where(scale > 0, 1 / scale, 0.0)
+    # Scaled side by side, because the product of two small scales may vanish.
+    correlation = covariance * inverse[..., :, None] * inverse[..., None, :]
+    identity = torch.eye(correlation.shape[-1], dtype=torch.float64)
+    jitter = torch.full(correlation.shape[:-2], JITTER, dtype=torch.float64)
+    dead = (scale == 0).to(correlation)
+    correlation = correlation + torch.diag_embed(dead)
+    while True:
+        root, failed = torch.linalg.cholesky_ex(correlation + jitter[..., None, None] * identity)
+        if not failed.any():
+            break
+        if float(jitter.max()) >= MOST_JITTER:
+            root = torch.where((failed > 0)[..., None, None], eigen_root(correlation), root)
+            break
+        jitter = torch.where(failed > 0, 100 * jitter, jitter)
+    length = root.square().sum(-1, keepdim=True).sqrt()
+    return scale[..., None] * root / torch.where(length > 0, length, 1.0)
+
+
+def eigen_root(covariance: Float[Tensor, "*world point point"]) -> Tensor:
+    """A matrix F with F F^T = covariance, its columns by falling length."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()[..., None, :]).flip(-1)

@@ -1,0 +1,214 @@
+"""Weight layers on fields: moments forward through one, cotangents back through it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fanin.inits.weight_shape import WeightShape
+from fanin.theory.field.axes import Pairs
+from fanin.theory.field.cotangent import Coherent, Cotangent
+from fanin.theory.field.geometry import Taps
+from fanin.theory.field.normals import factor
+from fanin.theory.field.state import Fed, LayerWeights, Made
+from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.sampling import stratified_normals
+
+FEW = ((0.05, 4), (0.3, 8))  # particles for a share of the second moment below a limit
+TINY = torch.finfo(torch.float64).tiny
+THIN = 2  # points per column of a covariance's root, from which on the root saves work
+
+
+def layer_weights(layer: nn.Module, moments: LayerMoments, taps: Taps) -> LayerWeights:
+    """A layer's numbers as the field needs them."""
+    shape = WeightShape.of(layer)
+    bias = moments.bias if layer.bias is not None else None
+    return LayerWeights(
+        mean=_per_tap(moments.weight.mean, taps),
+        var=_per_tap(moments.weight.var, taps),
+        bias_mean=float(bias.mean) if bias else 0.0,
+        bias_var=float(bias.var) if bias else 0.0,
+        inputs=shape.fan_in // taps.n_taps,
+        outputs=shape.out_features // shape.groups,
+        channels=shape.out_features,
+        groups=shape.groups,
+    )
+
+
+def _per_tap(value: float | Tensor, taps: Taps) -> Float[Tensor, " tap"]:
+    value = torch.as_tensor(value, dtype=torch.float64).flatten()
+    return value.expand(taps.n_taps) if len(value) == 1 else value
+
+
+def make(
+    taps: Taps,
+    weights: LayerWeights,
+    fed: Fed,
+    *,
+    full: bool,
+    images: int,
+    particles: int,
+    stream: torch.Generator | None,
+    root: Tensor | None = None,
+) -> Made:
+    r"""Pre-activations from what the layer is fed.
+
+    With weights :math:`w_t = \mu_t + s_t z`, C input channels and x one of them:
+
+    .. math::
+        M'(p) = C \sum_t \mu_t E[x(p_t)] + \mu_b + \text{noise}, \quad
+        K'(p, p') = C \sum_t s_t^2 E[x(p_t) x(p'_t)] + \sigma_b^2
+
+    The noise is a field of covariance :math:`C \sum_{t t'} \mu_t \mu_{t'} Cov[x(p_t), x(p'_{t'})]`,
+    one for all output channels (THEORY.md, sections 2.4 and 3).
+
+    Parameters
+    ----------
+    full
+        Whether covariances of points are needed.
+    images
+        Maps side by side in the field.
+    particles
+        Draws of the shared mean, where it becomes random here.
+    stream
+        Of those draws; None where the layer is the last and none is needed.
+    root
+        A thin root of the covariance, where one is known.
+    """
+    fed = fed.grouped(weights.groups)
+    weights = weights.on_scale(fed.log_scale)
+    c = weights.inputs
+    var = c * taps.sum_variances(fed.m2, weights.var) + weights.bias_var
+    cov = None
+    if root is not None:
+        cov = root @ root.mT
+    elif full:
+        assert fed.products is not None
+        cov = c * taps.sum_covariances(fed.products, weights.var) + weights.bias_var
+    if weights.centred:
+        mean = torch.full_like(var, weights.bias_mean)
+        shared = None
+    else:
+        mean = c * (taps.gather(fed.mean) @ weights.mean) + weights.bias_mean
+        shared = None if fed.certain else _shared_covariance(taps, weights, fed)
+    spread = torch.zeros_like(var) if shared is None else _diagonal(shared)
+    m2 = mean.square() + spread + var
+    grand = _grand_square(mean, shared, images)
+    expected = mean
+    if shared is not None and stream is not None:
+        share = float((spread.mean(-1) / m2.mean(-1).clamp(min=TINY)).max())
+        mean = mean + _noise(shared, _enough(particles, share), stream)
+    return Made(mean, var, cov, root, m2, expected, grand, fed.log_scale)
+
+
+def _shared_covariance(taps: Taps, weights: LayerWeights, fed: Fed) -> Pairs:
+    matrix = taps.matrix(weights.mean)
+    return weights.inputs * (matrix @ fed.covariance @ matrix.T)
+
+
+def _enough(particles: int, share: float) -> int:
+    """Fewer particles where the mean's own scatter is a small share of the second moment.
+
+    What they average is the second order in that scatter: the first cancels between antithetic
+    pairs, so that the error falls with `share` as well.
+    """
+    for limit, few in FEW:
+        if share < limit:
+            return min(particles, few)
+    return particles
+
+
+def _noise(shared: Pairs, particles: int, stream: torch.Generator) -> Tensor:
+    root = factor(shared)
+    images, before, parts, points, rank = root.shape
+    count = particles if before == 1 else before
+    # Grouped layers: each group's mean is a sum over channels of its own.
+    xi = stratified_normals((parts, rank, count), stream)
+    return torch.einsum("irgpk,gkr->irgp", root.expand(images, count, parts, points, rank), xi)
+
+
+def _grand_square(mean: Tensor, shared: Pairs | None, images: int) -> Tensor:
+    square = mean.unflatten(-1, (images, -1)).mean(-1).square()
+    if shared is None:
+        return square
+    blocks = shared.unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+    return square + blocks.mean((-3, -1)).diagonal(dim1=-2, dim2=-1)
+
+
+def _diagonal(pairs: Pairs) -> Tensor:
+    return pairs.diagonal(dim1=-2, dim2=-1).clamp(min=0)
+
+
+def send(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) -> Cotangent:
+    r"""What an input channel receives back from the layer's output channels.
+
+    With n output channels, a = E[d_j d_j'] of one and b = E[S S'] of what they have in common
+    (THEORY.md, section 4, and `Coherent`):
+
+    .. math::
+        \text{own}(p, p') = n \sum_t s_t^2 a(p_t, p'_t), \quad
+        E[S' S'] = O^T (n (a - b) + n^2 b) O, \quad \theta' = n G^T \theta
+
+    where O holds the weights' means and G their variances, tap by tap.
+
+    Parameters
+    ----------
+    parts
+        Of the input channels.
+    """
+    n = weights.outputs
+    m2 = n * taps.send_variances(cotangent.m2, weights.var)
+    if cotangent.coherent is None and weights.centred and cotangent.products is None:
+        return Cotangent(m2, log_scale=cotangent.log_scale).spread(parts)
+    own = n * taps.send_covariances(cotangent.matrix, weights.var)
+    coherent = _coherent(taps, weights, cotangent)
+    return Cotangent(_diagonal(own), own, coherent, cotangent.log_scale).spread(parts)
+
+
+def _coherent(taps: Taps, weights: LayerWeights, cotangent: Cotangent) -> Coherent | None:
+    n, common = weights.outputs, cotangent.coherent
+    if weights.centred and common is None:
+        return None
+    mean, var = taps.matrix(weights.mean), taps.matrix(weights.var)
+    total = n * cotangent.matrix
+    if common is None:
+        shared = mean.T @ total @ mean
+        return Coherent(shared, torch.zeros_like(shared), torch.zeros_like(shared))
+    return Coherent(
+        mean.T @ (total + n * (n - 1) * common.shared) @ mean,
+        n**2 * (mean.T @ common.cross @ var),
+        n**2 * (var.T @ common.response @ var),
+    )
+
+
+def image_moments(
+    images: Float[Tensor, "image channel *position"], groups: int, joint: bool, full: bool
+) -> Fed:
+    """Moments over the channels of images, which are known numbers.
+
+    Channels that different groups of the first layer read are kept apart.
+    """
+    count, channels = images.shape[:2]
+    x = images.reshape(count, groups, channels // groups, -1)
+    if joint:
+        x = x.permute(1, 2, 0, 3).flatten(2)[None]
+    x = x[:, None]  # image, particle, part, channel, point
+    products = x.mT @ x / x.shape[-2] if full else None
+    return Fed(x.mean(-2), x.square().mean(-2), products, certain=True)
+
+
+def first_root(taps: Taps, weights: LayerWeights, images: Tensor, joint: bool) -> Tensor | None:
+    """A thin root of the first layer's covariance: its patches; None where that isn't thin."""
+    count, channels = images.shape[:2]
+    points = len(taps.reads)
+    x = images.reshape(count, weights.groups, channels // weights.groups, -1)
+    if joint:
+        x = x.permute(1, 2, 0, 3).flatten(2)[None]
+    columns = x.shape[2] * taps.n_taps + 1
+    if columns * THIN > points:
+        return None
+    patches = taps.gather(x) * weights.var.sqrt()  # image, group, channel, point, tap
+    root = patches.movedim(2, -2).flatten(-2)
+    bias = torch.full_like(root[..., :1], weights.bias_var**0.5)
+    return torch.cat([root, bias], -1)[:, None]

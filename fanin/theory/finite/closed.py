@@ -1,0 +1,190 @@
+"""How moments behind a layer's modules answer to those in front: closed forms.
+
+Forward, F maps the covariance K of a field y to the second moments of x = f(y); backward, H maps
+K and the cotangent's second moments at x to those at y. Their adjoints carry the derivatives of
+some targets the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import exp
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fanin.theory.field.between import Between, Thinning
+from fanin.theory.field.forward import before_and_after, closed_parts
+from fanin.theory.field.state import FieldLayer, Made
+from fanin.theory.finite.forms import Forms, alone, congruent, diagonal
+from fanin.theory.pairs import PairLaw, pair_law
+from fanin.theory.units import UnitMoments, unit_moments
+
+STEP = 1e-3  # of a log-variance: the second difference is below 1e-6, quadrature's noise below 1e-7
+# Of a correlation: at 1, the products of a kink's slopes have an infinite derivative.
+BEND = 1e-2
+Points = Float[Tensor, " point"]
+Pairs = Float[Tensor, "point point"]
+PairFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def is_closed(between: Between, made: Made) -> bool:
+    """Whether `ClosedAdjoint` knows the modules: one function, with linear ones around it."""
+    thinnings = [step for step in between.steps if isinstance(step, Thinning)]
+    if any(step.whole_channel for step in thinnings) or (thinnings and between.mixes):
+        return False
+    return closed_parts(between, made) is not None
+
+
+@dataclass(frozen=True)
+class ClosedAdjoint:
+    """Adjoints through one elementwise function between linear modules.
+
+    With G = E[phi(u) phi(v)] a function of the covariance k and the variances a and b of a pair,
+    dG/dk = E[phi'(u) phi'(v)] (Price 1958). Other derivatives are symmetric differences.
+    """
+
+    layer: FieldLayer
+
+    def into_cotangent(self, forms: Forms) -> tuple[Forms, Forms]:
+        """H's adjoints: by the cotangent's moments at x, and by K."""
+        if forms.ndim == 2:
+            return forms * self._units.slope_m2, forms * self._into_points
+        forms = congruent(forms, _transposed(self._before))
+        sent = congruent(forms * self._slopes, _transposed(self._after))
+        if self._received is None:
+            return sent, diagonal(forms) * self._into_points
+        weighted = forms * self._received
+        by_pairs = _by_pairs(weighted, *self._slope_derivatives, self._slope_rate)
+        return sent, congruent(by_pairs, self._before)
+
+    def into_field(self, forms: Forms) -> Forms:
+        """F's adjoint, by K."""
+        if forms.ndim == 2 and not self._between.mixes:
+            return forms * self._size_rate
+        forms = congruent(torch.diag_embed(forms) if forms.ndim == 2 else forms, self._after)
+        by_var = _by_row(self._law.covariance, self._cov, self._var, self._slopes)
+        by_pairs = _by_pairs(forms, self._slopes, by_var, self._size_rate)
+        return congruent(by_pairs, self._before)
+
+    @cached_property
+    def _between(self) -> Between:
+        assert self.layer.between is not None
+        return self.layer.between
+
+    @cached_property
+    def _shift(self) -> float:
+        shift = self.layer.made.shift
+        assert shift is not None
+        return shift
+
+    @cached_property
+    def _around(self) -> tuple[Tensor | None, Tensor | None]:
+        """The linear modules on both sides of the function, [in point, out point]."""
+        parts = closed_parts(self._between, self.layer.made)
+        assert parts is not None
+        before, after = before_and_after(self._between, parts)
+        return _product(before), _product([step for step in after if isinstance(step, Tensor)])
+
+    @property
+    def _before(self) -> Tensor | None:
+        return self._around[0]
+
+    @property
+    def _after(self) -> Tensor | None:
+        return self._around[1]
+
+    @cached_property
+    def _law(self) -> PairLaw:
+        parts = closed_parts(self._between, self.layer.made)
+        assert parts is not None
+        return pair_law(parts.function)
+
+    @cached_property
+    def _cov(self) -> Pairs:
+        assert self.layer.made.cov is not None
+        return congruent(alone(self.layer.made.cov, 2), _transposed(self._before))
+
+    @cached_property
+    def _var(self) -> Points:
+        if self._before is None:
+            return alone(self.layer.made.var, 1)
+        return diagonal(self._cov).clamp(min=0)
+
+    @cached_property
+    def _received(self) -> Pairs | None:
+        """The cotangent's moments behind the function; None where points are uncorrelated."""
+        received = self.layer.received
+        assert received is not None
+        if received.products is None and not self._between.mixes:
+            return None
+        return congruent(alone(received.matrix, 2), self._after)
+
+    @cached_property
+    def _units(self) -> UnitMoments:
+        return self._units_at(self._var)
+
+    def _units_at(self, var: Points) -> UnitMoments:
+        return unit_moments(self._between.modules, torch.full_like(var, self._shift), var)
+
+    @cached_property
+    def _rates(self) -> tuple[Points, Points]:
+        up, down = (self._units_at(self._var * exp(h)) for h in (STEP, -STEP))
+        width = 2 * STEP * torch.where(self._var > 0, self._var, torch.inf)
+        return (up.m2 - down.m2) / width, (up.slope_m2 - down.slope_m2) / width
+
+    @property
+    def _size_rate(self) -> Points:
+        """dE[phi^2] / dq."""
+        return self._rates[0]
+
+    @property
+    def _slope_rate(self) -> Points:
+        """dE[phi'^2] / dq."""
+        return self._rates[1]
+
+    @cached_property
+    def _into_points(self) -> Points:
+        assert self.layer.received is not None
+        return alone(self.layer.received.m2, 1) * self._slope_rate
+
+    @cached_property
+    def _slopes(self) -> Pairs:
+        slopes = self._law.slope_covariance(self._cov, self._var, self._var)
+        return slopes.diagonal_scatter(self._units.slope_m2, dim1=-2, dim2=-1)
+
+    @cached_property
+    def _slope_derivatives(self) -> tuple[Pairs, Pairs]:
+        of, cov, var = self._law.slope_covariance, self._cov, self._var
+        step = BEND * (var[:, None] * var).sqrt() * torch.where(cov > 0, 1.0, -1.0)
+        change = of(cov, var, var) - of(cov - step, var, var)
+        by_cov = change / torch.where(step != 0, step, torch.inf)
+        return by_cov, _by_row(of, cov, var, by_cov)
+
+
+def _by_row(of: PairFunction, cov: Pairs, var: Points, by_cov: Pairs) -> Pairs:
+    """Derivative by the row's variance; first at fixed correlation, which can't leave [-1, 1]."""
+    up, down = (of(cov * exp(h / 2), var * exp(h), var) for h in (STEP, -STEP))
+    log_rate = (up - down) / (2 * STEP) - cov * by_cov / 2
+    return log_rate / torch.where(var > 0, var, torch.inf)[:, None]
+
+
+def _by_pairs(forms: Tensor, by_cov: Pairs, by_var: Pairs, by_own: Points) -> Tensor:
+    """Chain rule for moments that are functions of a pair's covariance and variances."""
+    own = diagonal(forms)
+    apart = forms - torch.diag_embed(own)
+    return apart * by_cov + torch.diag_embed(2 * (apart * by_var).sum(-1) + own * by_own)
+
+
+def _product(steps: Sequence[Tensor]) -> Tensor | None:
+    product = None
+    for step in steps:
+        product = step if product is None else product @ step
+    return product
+
+
+def _transposed(matrix: Tensor | None) -> Tensor | None:
+    return None if matrix is None else matrix.mT

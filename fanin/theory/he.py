@@ -1,0 +1,97 @@
+"""Rung 1: the product formula, as textbooks have it.
+
+Every weight layer multiplies the second moment by `gain * n * Var[w]`, with He's gain 1/2 behind
+rectifiers and Glorot's linear regime, gain 1, behind anything else. The weights' mean, biases, zero
+padding, stride, pooling, normalization and dropout don't exist at this rung; the gap to what is
+measured is what the rungs above explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fanin.theory.layer_moments import LayerMoments, scalar_moments
+from fanin.theory.prediction import Prediction
+from fanin.theory.walk import Named, walk
+
+
+def predict_he(
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Float[Tensor, "image channel height width"],
+) -> Prediction:
+    r"""Predict by He's and Glorot's product formulas.
+
+    Forward (He et al. 2015, eqs 7-10), from the image's mean square:
+
+    .. math:: q_1 = n_1 \mathrm{Var}[w_1] \overline{x_0^2}, \quad
+              q_l = g_{l-1} n_l \mathrm{Var}[w_l] q_{l-1}
+
+    with gain g = 1/2 for ReLU, (1 + a^2) / 2 for a leaky ReLU of slope a (eq. 15) and 1 otherwise
+    (Glorot & Bengio 2010, eq. 5). Backward (He et al. 2015, eqs 13-14; Glorot & Bengio eq. 6) from
+    a random cotangent of mean square 1 at the logits: d_l = g_l \hat n_{l+1} Var[w_{l+1}] d_{l+1}.
+    A weight's gradient is a sum over the layer's P output positions of cotangent times input;
+    taken as independent, their mean square is P d_l E[x_{l-1}^2].
+
+    Parameters
+    ----------
+    model
+        A sequence of modules; its weights are not read.
+    moments
+        Of each weight layer, by module path.
+    images
+        As the network is fed them, scaled.
+
+    Returns
+    -------
+    Prediction
+        Rung `he`: preact_m2, preact_mean (0), preact_var (the same as preact_m2), vjp_m2,
+        weight_vjp_m2.
+
+    Raises
+    ------
+    UnpredictableLayer
+        The model is no plain sequence, or a layer's moments are unknown.
+    """
+    net = walk(model, images.shape[1:])
+    weights = scalar_moments(moments, (stage.name for stage in net.stages))
+    variances = np.array([weights[stage.name].weight_var for stage in net.stages])
+    gains = np.array([_gain(stage.after) for stage in net.stages])
+    forward = np.array([stage.fan_in for stage in net.stages]) * variances
+    backward = np.array([stage.fan_out for stage in net.stages]) * variances
+    positions = np.array([stage.positions for stage in net.stages])
+
+    mean_square = net.enter(images).flatten(1).square().mean(1).numpy()[:, None]
+    # In logarithms, so that a product may pass through what float64 can't hold.
+    with np.errstate(divide="ignore", over="ignore"):
+        growth = np.cumsum([0.0, *np.log(gains * forward)[:-1]])
+        inputs = np.log(mean_square) + growth
+        shrinkage = np.cumsum([0.0, *np.log(gains[:-1] * backward[1:])[::-1]])[::-1]
+        cotangents = np.broadcast_to(shrinkage, inputs.shape)
+        second_moment = np.exp(inputs + np.log(forward))
+        values = {
+            "preact_m2": second_moment,
+            "preact_mean": np.zeros_like(second_moment),
+            "preact_var": second_moment,
+            "vjp_m2": np.exp(cotangents),
+            "weight_vjp_m2": np.exp(np.log(positions) + cotangents + inputs),
+        }
+    names = tuple(stage.name for stage in net.stages)
+    return Prediction("he", names, {name: value[None] for name, value in values.items()})
+
+
+def _gain(modules: Iterable[Named]) -> float:
+    return prod(_module_gain(module) for _, module in modules)
+
+
+def _module_gain(module: nn.Module) -> float:
+    if isinstance(module, nn.ReLU):
+        return 0.5
+    if isinstance(module, nn.LeakyReLU):
+        return (1 + module.negative_slope**2) / 2
+    return 1.0

@@ -1,0 +1,186 @@
+"""The loss and the logits' gradient that a network starts with, from the moments of its logits.
+
+Over draws of the last layer the logits of one image are z_k = shift + s e_k: standard normal e_k
+independent of each other and of the label, and a shift that all classes share (weights with a
+mean, a pre-activation mean). A softmax doesn't see the shift. Labels count as balanced.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from numpy.polynomial.hermite_e import hermegauss
+from numpy.polynomial.legendre import leggauss
+from torch import Tensor
+
+from fanin.losses import Head, Loss, make_objective
+from fanin.losses.table import Row
+from fanin.theory.quadrature import gaussian_nodes
+
+SPREAD_NODES = 41
+SAMPLES = 2**21  # numbers drawn where there is no integral over one dimension
+EULER = 0.57721566490153286
+
+
+@dataclass(frozen=True)
+class InitialLoss:
+    """Expectations over draws of the network.
+
+    Attributes
+    ----------
+    loss
+        Of one image, and so of any batch's mean.
+    gradient_m2
+        E |dL/dz|^2 of one image's loss, summed over the logits.
+    loss_se, gradient_se
+        Standard errors from sampling; 0 where an integral was taken.
+    """
+
+    loss: float
+    gradient_m2: float
+    loss_se: float = 0.0
+    gradient_se: float = 0.0
+
+
+def initial_loss(
+    loss: Loss,
+    head: Head,
+    n_classes: int,
+    logit_var: float,
+    *,
+    shift: float = 0.0,
+    shift_var: float = 0.0,
+    log_sd: float = 0.0,
+    seed: int = 0,
+) -> InitialLoss:
+    """Expected loss and gradient of one image before any training.
+
+    Parameters
+    ----------
+    loss, head
+        The project's. A `naive` form counts as the stable one, which it equals until its
+        probabilities underflow.
+    n_classes
+        Number of classes.
+    logit_var
+        s^2: variance of a logit between classes, without what the classes share.
+    shift, shift_var
+        Mean and variance of the shared part.
+    log_sd
+        Spread of one draw's log s^2, taken as log-normal with mean `logit_var`.
+    seed
+        Of the sampling, which only a softmax head with `mse`, or `twice`, needs.
+
+    Raises
+    ------
+    ConfigError
+        Loss and head don't go together.
+
+    Examples
+    --------
+    >>> start = initial_loss(Loss("cross_entropy"), Head("softmax"), 10, 0.0)
+    >>> round(start.loss, 6), round(start.gradient_m2, 6)
+    (2.302585, 0.9)
+    """
+    form = "stable" if loss.form == "naive" else loss.form
+    objective = make_objective(Loss(loss.name, form), head, n_classes)
+    variances, shares = _spread(logit_var, log_sd)
+    if loss.name == "cross_entropy" and form == "stable":
+        parts = [_cross_entropy(n_classes, math.sqrt(v)) for v in variances]
+    elif head.name == "softmax":
+        parts = [_sampled(objective.row, n_classes, math.sqrt(v), seed) for v in variances]
+    else:
+        n = objective.n_outputs
+        share_of_1 = 0.5 if n == 1 else 1 / n_classes
+        parts = [_by_output(objective.row, n, share_of_1, shift, v + shift_var) for v in variances]
+    # The same draws serve all variances, so errors add up rather than average out.
+    columns = zip(*parts, strict=True)
+    return InitialLoss(
+        *(sum(w * x for w, x in zip(shares, column, strict=True)) for column in columns)
+    )
+
+
+def _spread(var: float, log_sd: float) -> tuple[list[float], list[float]]:
+    if log_sd == 0 or var == 0:
+        return [var], [1.0]
+    z, weight = hermegauss(SPREAD_NODES)
+    variances = var * torch.exp(torch.from_numpy(log_sd * z - log_sd**2 / 2))
+    return variances.tolist(), (weight / weight.sum()).tolist()
+
+
+def _cross_entropy(n_classes: int, s: float) -> tuple[float, float, float, float]:
+    """By the Gumbel maximum: max_k(s e_k + G_k) = log sum exp(s e_k) + G in law.
+
+    The maximum's law is a power of the law of s e + G, so one integral is left. Likewise
+    E[p_k^2] = integral of E[(tX)^2 exp(-tX)] E[exp(-tX)]^(K-1) dt/t with X = exp(s e).
+    """
+    x, weight = _composite(-9.5 * s - 5, 9.5 * s + 45, 0.25 * (1 + s))
+    below, squared = _gumbel_laws(x, s)
+    at_most = below**n_classes
+    # E[max] = the integral of 1 - F above 0, minus that of F below.
+    expected_max = float((weight * torch.where(x > 0, 1 - at_most, -at_most)).sum())
+    agreement = n_classes * float((weight * squared * below ** (n_classes - 1)).sum())
+    return expected_max - EULER, 1 - 2 / n_classes + agreement, 0.0, 0.0
+
+
+def _gumbel_laws(x: Float[Tensor, " x"], s: float) -> tuple[Tensor, Tensor]:
+    """E[exp(-exp(-(x - s e)))] and E[exp(-2(x - s e) - exp(-(x - s e)))] over e ~ N(0, 1)."""
+    if s < 1:
+        e, weight = _composite(-9.5, 9.5, 0.5)
+        weight = weight * torch.exp(-e.square() / 2) / math.sqrt(2 * math.pi)
+        y = x[:, None] - s * e
+        gumbel = torch.exp(-torch.exp(-y))
+        return gumbel @ weight, torch.exp(-2 * y - torch.exp(-y)) @ weight
+    # A wide Gaussian: integrate over the narrow Gumbel variable instead.
+    v, weight = _composite(-5.0, 45.0, 0.5)
+    z = (x[:, None] - v) / s
+    density = weight * torch.exp(-v - torch.exp(-v))
+    normal = torch.exp(-z.square() / 2) / (s * math.sqrt(2 * math.pi))
+    return torch.special.ndtr(z) @ density, normal @ (density * torch.exp(-v))
+
+
+def _composite(low: float, high: float, panel: float) -> tuple[Tensor, Tensor]:
+    # Split at 0, where an integrand may be put together from two.
+    left, right = math.ceil(-low / panel), math.ceil(high / panel)
+    centre = panel * (torch.arange(-left, right, dtype=torch.float64) + 0.5)
+    node, weight = (torch.from_numpy(a) for a in leggauss(10))
+    x = (centre[:, None] + panel / 2 * node).flatten()
+    return x, (panel / 2 * weight).repeat(left + right)
+
+
+def _by_output(
+    row: Row, n_outputs: int, share_of_1: float, mean: float, var: float
+) -> tuple[float, float, float, float]:
+    """A mean over outputs of a function of each logit and its own target."""
+    y, weight = gaussian_nodes(*torch.tensor([mean, var], dtype=torch.float64))
+    loss = gradient = 0.0
+    off = -1.0 if row.coding == "plus_minus_one" else 0.0
+    for target, share in ((1.0, share_of_1), (off, 1 - share_of_1)):
+        value, slope = _per_image(row, y[:, None], torch.full_like(y, target)[:, None])
+        loss += share * float((weight * value).sum())
+        gradient += share * float((weight * slope.square().sum(-1)).sum())
+    return loss, gradient / n_outputs, 0.0, 0.0
+
+
+def _per_image(row: Row, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        loss = row.per_example(logits, target)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    return loss.detach(), gradient
+
+
+def _sampled(row: Row, n_classes: int, s: float, seed: int) -> tuple[float, float, float, float]:
+    n = max(64, SAMPLES // n_classes)
+    generator = torch.Generator().manual_seed(seed)
+    logits = s * torch.randn(n, n_classes, generator=generator, dtype=torch.float64)
+    label = torch.arange(n) % n_classes
+    one_hot = torch.nn.functional.one_hot(label, n_classes).double()
+    target = label if row.coding == "label" else one_hot
+    loss, gradient = _per_image(row, logits, target)
+    square = gradient.square().sum(-1)
+    loss_se, gradient_se = float(loss.std()) / math.sqrt(n), float(square.std()) / math.sqrt(n)
+    return float(loss.mean()), float(square.mean()), loss_se, gradient_se

@@ -1,0 +1,182 @@
+"""`prescribe`: the certificate inverted, gains that keep this network level on these images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fanin.inits import HeNormal, Init, Moments, Scheme
+from fanin.inits.layer_init import LayerInit
+from fanin.theory.certificate.measured import measured_draws, summary
+from fanin.theory.certificate.networks import on_cpu
+from fanin.theory.certificate.weights import Weights, weights_of
+from fanin.theory.gains import Direction, level_gains, scaled
+from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.rungs import predict_rungs
+
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """Gains for one network's layers. Made by `prescribe`.
+
+    Attributes
+    ----------
+    gains
+        By layer name: what multiplies the weights that the init draws.
+    init
+        The init with these gains in it.
+    moments
+        Of the prescribed weights.
+    direction, target
+        What was asked.
+    """
+
+    gains: Mapping[str, float]
+    init: Init
+    moments: Mapping[str, LayerMoments]
+    direction: Direction
+    target: float
+    _of: tuple[nn.Module, Tensor] = field(repr=False, compare=False)
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The gains as overrides for `python -m experiments.run`."""
+        layers = self.init.layers
+        return tuple(
+            f"init.layers.{name}.gain={layers[name]['gain']:.{DIGITS}g}" for name in self.gains
+        )
+
+    @property
+    def torch_code(self) -> str:
+        """A few lines of torch that draw Gaussian weights of the prescribed moments."""
+        rows = [f"    {name!r}: {_numbers(self.moments[name])}," for name in self.gains]
+        return _CODE.format(rows="\n".join(rows))
+
+    def check(self, draws: int = 16, seed: int = 0) -> pd.DataFrame:
+        """Measure fresh draws of the prescribed network.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per layer: `layer_name`, `gain`, and for `preact_m2` and `vjp_m2` the prediction
+            of rung `field`, the mean over the draws and its standard error.
+        """
+        model, images = self._of
+        weights = Weights(self.moments, "declared", self.init)
+        measured = summary(measured_draws(model, images, weights, draws, seed))
+        frame = predict_rungs(model, self.moments, images, ("field",), seed)
+        theory = frame[frame.image == -1].set_index(["layer_name", "quantity"]).value
+        rows = []
+        for name, gain in self.gains.items():
+            row: dict[str, object] = {"layer_name": name, "gain": gain}
+            for quantity in ("preact_m2", "vjp_m2"):
+                mean, error = measured[name][quantity]
+                row |= {
+                    quantity: theory[name, quantity],
+                    f"{quantity}_measured": mean,
+                    f"{quantity}_se": error,
+                }
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def prescribe(
+    model: nn.Module,
+    images: Float[Tensor, "image ..."],
+    target: float = 1.0,
+    *,
+    init: Init | Scheme | None = None,
+    direction: Direction = "forward",
+    seed: int = 0,
+) -> Prescription:
+    """Find the gains that keep this network's second moments level on these images.
+
+    Unlike LSUV (Mishkin & Matas 2016), which rescales one draw batch after batch, this asks the
+    theory once: through zero padding, pooling, biases and the real images, whatever the draw.
+
+    Parameters
+    ----------
+    model
+        An `nn.Sequential`; its weights are neither read nor changed.
+    images
+        As the network is fed them; a handful.
+    target
+        E[y^2] of every layer's pre-activations, for the forward gains.
+    init
+        The init that the gains go on top of; None for `HeNormal()`.
+    direction
+        `forward` levels E[y^2], `backward` the cotangent's E[d^2], `both` takes the geometric mean
+        of the two gains.
+    seed
+        Of what theory samples.
+
+    Raises
+    ------
+    UnpredictableLayer
+        A layer without a formula, or one that no gain can level.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    >>> found = prescribe(net, torch.full((1, 1, 8, 8), 2.0))
+    >>> found.overrides[0]  # He's gain would give 2 * 4
+    'init.layers.1.gain=0.353553'
+    """
+    base = init if isinstance(init, Init) else Init(init if init is not None else HeNormal())
+    net, fed = on_cpu(model), images.detach().to("cpu").double()
+    moments = weights_of(net, base).moments
+    gains = level_gains(net, moments, fed, target, direction, seed)
+    return Prescription(
+        gains=gains,
+        init=_with_gains(base, base.for_model(net), gains),
+        moments=scaled(moments, gains),
+        direction=direction,
+        target=target,
+        _of=(net, fed),
+    )
+
+
+def _with_gains(init: Init, layers: Mapping[str, LayerInit], gains: Mapping[str, float]) -> Init:
+    overrides = {
+        name: {**init.layers.get(name, {}), "gain": layers[name].gain * gain}
+        for name, gain in gains.items()
+    }
+    return replace(init, layers=overrides)
+
+
+def _numbers(moments: LayerMoments) -> tuple[float, float, float, float]:
+    """Mean and standard deviation of weights and biases, over kernel taps where they differ."""
+    return (*_pair(moments.weight), *_pair(moments.bias))
+
+
+def _pair(moments: Moments) -> tuple[float, float]:
+    mean = torch.as_tensor(moments.mean, dtype=torch.float64)
+    var = torch.as_tensor(moments.var, dtype=torch.float64)
+    std = (var.mean() + mean.var(correction=0)).sqrt()
+    return float(f"{float(mean.mean()):.{DIGITS}g}"), float(f"{float(std):.{DIGITS}g}")
+
+
+_CODE = """\
+import torch
+
+# layer: mean and standard deviation of its weights, then of its biases
+MOMENTS = {{
+{rows}
+}}
+
+
+@torch.no_grad()
+def init_weights(model):
+    for name, (mean, std, bias_mean, bias_std) in MOMENTS.items():
+        layer = model.get_submodule(name)
+        layer.weight.normal_(mean, std)
+        if layer.bias is not None:
+            layer.bias.normal_(bias_mean, bias_std)
+"""

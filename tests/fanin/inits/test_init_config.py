@@ -1,0 +1,203 @@
+"""The `init` group's config: shared keys, overrides per layer, schemes from other packages."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from fanin.errors import ConfigError
+from fanin.inits import (
+    FunctionScheme,
+    HeNormal,
+    Init,
+    Moments,
+    Normal,
+    NormalBias,
+    WeightShape,
+)
+
+HE = {"_target_": "fanin.inits.HeNormal"}
+NORMAL = {"_target_": "fanin.inits.Normal", "std": 0.1}
+WEIGHT = WeightShape(3, 4)
+
+
+def my_init(weight: WeightShape, generator: torch.Generator, scale: float = 1.0) -> torch.Tensor:
+    return torch.full(weight.shape, scale)
+
+
+def needs_scale(weight, generator, *, scale: float):
+    return torch.full(weight.shape, scale)
+
+
+def takes_gain(weight, generator, gain=1.0):
+    return torch.full(weight.shape, gain)
+
+
+def transposed(weight, generator):
+    return torch.ones(weight.shape[::-1])
+
+
+def makes_a_scheme(std: float = 2.0):
+    return Normal(std=std)
+
+
+class MyInit:
+    """No dataclass, no moments."""
+
+    def __init__(self, scale: float = 1.0):
+        self.scale = scale
+
+    def sample(self, weight, generator):
+        return torch.full(weight.shape, self.scale)
+
+
+@pytest.fixture(autouse=True)
+def my_package(monkeypatch):
+    module = ModuleType("my_package")
+    vars(module).update(
+        {
+            f.__name__: f
+            for f in (my_init, needs_scale, takes_gain, transposed, makes_a_scheme, MyInit)
+        }
+    )
+    monkeypatch.setitem(sys.modules, "my_package", module)
+
+
+def test_shared_keys_have_defaults():
+    coerced = Init.coerce_config(HE)
+    assert coerced == HE | {
+        "fan": "fan_in",
+        "negative_slope": 0.0,
+        "gain": 1.0,
+        "bias": None,
+        "layers": {},
+    }
+    assert Init.from_config(HE) == Init(HeNormal())
+
+
+def test_coercing_twice_changes_nothing():
+    layers = {
+        "conv1": {"gain": 2, "std": 1, "bias": {"std": 1}},
+        "fc1": {"_target_": "fanin.inits.HeUniform", "bias": 0},
+    }
+    once = Init.coerce_config(NORMAL | {"gain": 1, "bias": {"mean": 1}, "layers": layers})
+    assert Init.coerce_config(once) == once
+    assert once["bias"] == {"mean": 1.0, "std": 1.0}
+    assert once["layers"]["conv1"] == {"gain": 2.0, "std": 1.0, "bias": {"mean": 0.0, "std": 1.0}}
+    assert once["layers"]["fc1"]["fan"] == "fan_in"
+    assert isinstance(once["layers"]["conv1"]["std"], float)
+
+
+def test_a_layer_can_have_another_gain_bias_field_or_scheme():
+    layers = {
+        "conv1": {"gain": 0.5},
+        "conv2": {"std": 0.02},
+        "conv3": {"bias": {"mean": 1, "std": 2}},
+        "conv4": HE | {"fan": "fan_out"},
+        "conv5": {"bias": None},
+    }
+    init = Init.from_config(NORMAL | {"gain": 3, "bias": 1, "layers": layers})
+    assert init.for_layer("conv1").gain == 0.5
+    assert init.for_layer("conv2").scheme == Normal(std=0.02)
+    assert init.for_layer("conv2").gain == 3.0
+    assert init.for_layer("conv3").bias == NormalBias(mean=1.0, std=2.0)
+    assert init.for_layer("conv3").bias_moments(WEIGHT) == Moments(mean=1.0, var=4.0)
+    assert init.for_layer("conv4").scheme == HeNormal(fan="fan_out")
+    assert init.for_layer("conv5").bias is None
+    assert init.for_layer("fc1").bias_moments(WEIGHT) == Moments(mean=1.0, var=0.0)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"gian": 1}, r"init\.gian: no such key; did you mean gain\?"),
+        ({"stdd": 1}, r"init\.stdd: no such key; did you mean std\?"),
+        ({"gain": "big"}, r"init\.gain: .*number.*got 'big'"),
+        ({"gain": float("nan")}, r"init\.gain: .*finite"),
+        ({"std": -1}, r"init\.std: .*greater than or equal to 0"),
+        ({"bias": True}, r"init\.bias: expected"),
+        ({"bias": {"sd": 1}}, r"init\.bias\.sd: no such key; did you mean std\?"),
+        ({"layers": {"conv1": 3}}, r"init\.layers\.conv1: "),
+        ({"layers": {"conv1": {"gian": 1}}}, r"init\.layers\.conv1\.gian: .*did you mean gain\?"),
+        ({"layers": {"conv1": {"std": "x"}}}, r"init\.layers\.conv1\.std: .*number"),
+        ({"layers": {"conv1": HE | {"fan": "fanin"}}}, r"conv1\.fan: .*did you mean fan_in"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("read", [Init.coerce_config, Init.from_config])
+def test_a_wrong_key_or_value_is_named_with_what_was_meant(read, extra, message):
+    with pytest.raises(ConfigError, match=message):
+        read(NORMAL | extra)
+
+
+def test_a_field_that_breaks_the_scheme_s_own_rule_is_refused_in_a_layer():
+    node = {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1, "layers": {"fc1": {"a": 2}}}
+    with pytest.raises(ConfigError, match=r"init\.layers\.fc1: a must lie below b"):
+        Init.from_config(node)
+
+
+def test_a_bare_function_is_a_scheme():
+    init = Init.from_config({"_target_": "my_package.my_init", "scale": 3, "gain": 2})
+    assert isinstance(init.scheme, FunctionScheme)
+    layer = init.for_layer("conv1")
+    assert layer.weight_moments(WEIGHT) is None
+    expected = torch.full((3, 4), 6.0, dtype=torch.float64)
+    assert torch.equal(layer.sample_weight(WEIGHT, torch.Generator()), expected)
+    assert torch.equal(layer.sample_bias(WEIGHT, torch.Generator()), torch.zeros(3).double())
+
+
+def test_a_bare_function_s_config_is_coerced_by_its_annotations():
+    coerced = Init.coerce_config({"_target_": "my_package.my_init"})
+    assert coerced["scale"] == 1.0
+    assert isinstance(
+        Init.coerce_config({"_target_": "my_package.my_init", "scale": 3})["scale"], float
+    )
+    with pytest.raises(ConfigError, match=r"init\.scal: no such key; did you mean scale\?"):
+        Init.coerce_config({"_target_": "my_package.my_init", "scal": 3})
+
+
+@pytest.mark.parametrize("read", [Init.coerce_config, Init.from_config])
+def test_a_layer_s_bare_function_is_checked_too(read):
+    override = {"_target_": "my_package.needs_scale"}
+    with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scale: missing"):
+        read(HE | {"layers": {"fc1": override}})
+    with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scal: .*did you mean scale\?"):
+        read(HE | {"layers": {"fc1": override | {"scal": 1}}})
+    layer = Init.from_config(HE | {"layers": {"fc1": override | {"scale": 2}}}).for_layer("fc1")
+    assert float(layer.sample_weight(WEIGHT, torch.Generator()).mean()) == 2.0
+
+
+def test_a_class_without_moments_is_a_scheme_of_unknown_moments():
+    layer = Init.from_config({"_target_": "my_package.MyInit", "scale": 2}).for_layer("fc1")
+    assert layer.weight_moments(WEIGHT) is None
+    assert float(layer.sample_weight(WEIGHT, torch.Generator()).mean()) == 2.0
+
+
+def test_a_function_may_return_a_scheme():
+    init = Init.from_config({"_target_": "my_package.makes_a_scheme", "std": 3})
+    assert init.scheme == Normal(std=3.0)
+
+
+@pytest.mark.parametrize("name", ["my_init", "MyInit"])
+def test_only_a_dataclass_s_fields_can_be_changed_per_layer(name):
+    node = {"_target_": f"my_package.{name}", "layers": {"fc1": {"gain": 2.0, "bias": 1.0}}}
+    assert Init.from_config(node).for_layer("fc1").gain == 2.0
+    with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scale: .*give _target_"):
+        Init.from_config(node | {"layers": {"fc1": {"scale": 2.0}}})
+
+
+def test_an_argument_that_a_shared_key_would_hide_is_refused():
+    with pytest.raises(ConfigError, match="takes_gain has an argument gain"):
+        Init.from_config({"_target_": "my_package.takes_gain"})
+
+
+def test_a_target_that_is_no_scheme_is_refused():
+    with pytest.raises(ConfigError, match=r"Identity it makes has no sample"):
+        Init.from_config({"_target_": "torch.nn.Identity"})
+
+
+def test_a_sample_of_the_wrong_shape_is_refused():
+    layer = Init.from_config({"_target_": "my_package.transposed"}).for_layer("fc1")
+    with pytest.raises(ConfigError, match=r"tensor of shape \(3, 4\), got \(4, 3\)"):
+        layer.sample_weight(WEIGHT, torch.Generator())

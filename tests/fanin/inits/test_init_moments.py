@@ -1,0 +1,121 @@
+"""Every scheme under conf/init/: what it declares is what it draws."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from fanin.inits import HeNormal, Init, LayerInit, LayerPlace, Moments, WeightShape
+
+CONF = Path(__file__).parents[3] / "conf" / "init"
+OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "custom")
+SHAPES = {
+    "linear": WeightShape(24, 40),
+    "tall_linear": WeightShape(40, 8),
+    "conv": WeightShape(12, 6, kernel=(3, 3)),
+    "conv_few_inputs": WeightShape(32, 1, kernel=(3, 5)),
+    "grouped_conv": WeightShape(12, 8, kernel=(3, 3), groups=2),
+    "conv1d": WeightShape(6, 10, kernel=(4,)),
+}
+DRAWS = 200
+STANDARD_ERRORS = 5  # Two sides of a t-distribution with 199 degrees of freedom: p = 1e-6.
+
+
+def layer_init(option: str) -> LayerInit:
+    return Init.from_config(yaml.safe_load((CONF / f"{option}.yaml").read_text())).for_layer(
+        "conv2"
+    )
+
+
+def disagreement(draws: torch.Tensor, moments: Moments) -> float:
+    """Largest deviation of a tap's mean or variance from the declared one, in standard errors.
+
+    Entries of one draw may depend on each other (orthogonal); draws don't. `draws` is
+    [draw, out, in, *kernel]. Statistics that don't vary from draw to draw must agree to rounding.
+    """
+    kernel = draws.shape[3:]
+    mean = torch.as_tensor(moments.mean, dtype=torch.float64).expand(kernel)
+    var = torch.as_tensor(moments.var, dtype=torch.float64).expand(kernel)
+    rounding = 64 * torch.finfo(torch.float64).eps * float(draws.abs().max() ** 2 + 1)
+    worst = 0.0
+    for entries, declared in ((draws, mean), ((draws - mean) ** 2, var)):
+        per_draw = entries.mean((1, 2))
+        error = per_draw.std(0) / len(draws) ** 0.5
+        excess = ((per_draw.mean(0) - declared).abs() - rounding).clamp(min=0)
+        worst = max(worst, float((excess / error.clamp(min=rounding)).max()))
+    return worst
+
+
+def draws_of(layer: LayerInit, weight: WeightShape) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.stack([layer.sample_weight(weight, generator) for _ in range(DRAWS)])
+
+
+@pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_weights_have_the_declared_mean_and_variance_at_each_tap(option, weight):
+    layer = layer_init(option)
+    moments = layer.weight_moments(weight)
+    if moments is None:
+        assert hasattr(layer.scheme, "calibrate"), "only data may make moments unknown"
+        return
+    assert disagreement(draws_of(layer, weight), moments) < STANDARD_ERRORS
+
+
+@pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_biases_have_the_declared_mean_and_variance(option, weight):
+    layer = layer_init(option)
+    generator = torch.Generator().manual_seed(2)
+    biases = torch.stack([layer.sample_bias(weight, generator) for _ in range(DRAWS)])
+    moments = layer.bias_moments(weight)
+    assert biases.shape == (DRAWS, weight.out_features)
+    assert disagreement(biases[:, :, None], moments) < STANDARD_ERRORS
+
+
+@pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_draw_is_float64_and_repeats_with_its_generator(option, weight):
+    layer = layer_init(option)
+    first, second, other = (
+        layer.sample_weight(weight, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    )
+    assert first.dtype == torch.float64
+    assert first.shape == weight.shape
+    assert torch.equal(first, second)
+    assert option in ("zeros", "constant") or not torch.equal(first, other)
+
+
+def test_a_gain_scales_mean_and_standard_deviation_alike():
+    node = {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1, "gain": 3}
+    layer = Init.from_config(node).for_layer("fc1")
+    moments = layer.weight_moments(SHAPES["linear"])
+    assert (moments.mean, moments.var) == (1.5, 0.75)
+    assert disagreement(draws_of(layer, SHAPES["linear"]), moments) < STANDARD_ERRORS
+
+
+@dataclass(frozen=True)
+class TwoPercentOff(HeNormal):
+    """Draws a standard deviation 2 % above the declared one."""
+
+    def sample(self, weight, generator):
+        return 1.02 * super().sample(weight, generator)
+
+
+@dataclass(frozen=True)
+class ShiftedAtOneTap(HeNormal):
+    """Draws a mean of a tenth of a standard deviation at one tap, where 0 is declared."""
+
+    def sample(self, weight, generator):
+        sampled = super().sample(weight, generator)
+        sampled[:, :, 0, 0] += 0.1 * self.moments(weight).var ** 0.5
+        return sampled
+
+
+@pytest.mark.parametrize("wrong", [TwoPercentOff(), ShiftedAtOneTap()])
+def test_the_check_notices_a_scheme_that_draws_something_else_than_it_declares(wrong):
+    weight = WeightShape(48, 32, kernel=(3, 3))
+    layer = LayerInit(wrong, LayerPlace("conv1"))
+    assert disagreement(draws_of(layer, weight), wrong.moments(weight)) > STANDARD_ERRORS

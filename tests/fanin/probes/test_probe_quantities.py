@@ -1,0 +1,228 @@
+"""Every number of the probes, against loops over images, units and positions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from slow_probe import Seen, slow_probe
+from torch import Tensor, nn
+
+from fanin.probes.measure import Losses, measure
+from fanin.probes.moments import random_cotangent
+from fanin.probes.probe import probe
+from fanin.seeds import generator
+
+# Sums of at most 1,000 float64 terms through at most 4 layers.
+ROUNDING = 4 * 1_000 * torch.finfo(torch.float64).eps
+
+
+class Functional(nn.Module):
+    """A network as many write it: in-place functions, out of a hook's sight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4 * 5 * 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x), inplace=True)
+        return self.fc(x.flatten(1))
+
+    def walk(self, x: Tensor) -> tuple[list[Seen], Tensor]:
+        made = F.conv2d(x, self.conv.weight, self.conv.bias)
+        logits = F.relu(made).flatten(1) @ self.fc.weight.T + self.fc.bias
+        return [Seen("conv", self.conv, made), Seen("fc", self.fc, logits)], logits
+
+
+NETWORKS = {
+    "mlp": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(147, 12), nn.Tanh(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)
+    ),
+    "conv": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 4, 3, dilation=2, padding=2, padding_mode="circular", bias=False),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    ),
+    "nested_norms": lambda: nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.GroupNorm(1, 4), nn.Sequential()),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(36, 8), nn.LayerNorm(8), nn.Tanh(), nn.Dropout()),
+        nn.Linear(8, 3),
+    ),
+    "one_dimension": lambda: nn.Sequential(
+        nn.Flatten(2),
+        nn.Conv1d(3, 4, 5, stride=3),
+        nn.LeakyReLU(),
+        nn.ConvTranspose1d(4, 2, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(62, 3),
+    ),
+    "units_last": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Linear(49, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3)
+    ),
+    "functional": Functional,
+}
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = NETWORKS[name]().double().eval()
+    first = next(m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d))
+    with torch.no_grad():
+        first.bias[0] = -100.0  # dead on all images
+        first.bias[1] = -0.9  # dead on some
+    return model
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    images = torch.randn(5, 3, 7, 7, generator=rng, dtype=torch.float64)
+    images[1] *= 0.1
+    return images, torch.tensor([0, 1, 2, 1, 0])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_quantity_is_what_loops_over_images_and_entries_give(name, batch):
+    images, targets = batch
+    model = network(name)
+    table = probe(model, batch, loss=F.cross_entropy, images=(0, 1, 4), seed=3)
+    measured = {
+        (image, layer, quantity): value
+        for image, layer, quantity, value in zip(
+            table.image, table.layer_name, table.quantity, table.value, strict=True
+        )
+    }
+    cotangent = random_cotangent(5, 3, generator("cotangent", 3))
+    slow = slow_probe(model, images, cotangent, targets, F.cross_entropy)
+    listed = {key: value for key, value in slow.items() if key[0] in (-1, 0, 1, 4)}
+    assert len(table) == len(measured)  # no number twice
+    assert measured.keys() == listed.keys()
+    for key, value in listed.items():
+        assert measured[key] == pytest.approx(value, rel=ROUNDING, abs=1e-15), key
+
+
+def test_dead_on_the_set_means_dead_on_every_image(batch):
+    table = probe(network("conv"), batch[0], images=(0, 1, 2, 3, 4))
+    dead = table[(table.quantity == "dead_fraction") & (table.layer_name == "0")]
+    shares = dead[dead.image >= 0].value
+    on_the_set = dead[dead.image == -1].value.item()
+    assert on_the_set == shares.min() < shares.mean()
+
+
+def test_the_second_moment_is_not_the_variance_over_a_batch():
+    layer = nn.Linear(6, 50).double()
+    table = probe(nn.Sequential(layer), torch.ones(4, 6) + 2)
+    value = table.set_index("quantity").value
+    made = layer(torch.ones(4, 6).double() + 2)
+    assert value.preact_m2 == pytest.approx(made.square().mean().item())
+    assert value.preact_m2 > 2 * made.var(dim=0).mean().item()
+
+
+def test_the_random_direction_has_as_many_as_logits_for_its_squared_length():
+    u = random_cotangent(100, 7, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(u.square().sum(1), torch.full((100,), 7.0, dtype=torch.float64))
+
+
+def test_layers_are_counted_from_1_in_the_order_they_run(batch):
+    table = probe(network("nested_norms"), batch[0])
+    numbered = table[["layer", "layer_name"]].drop_duplicates().itertuples(index=False)
+    assert dict(numbered) == {1: "0.0", 2: "1.0", 3: "4.0", 4: "5", -1: ""}
+
+
+def test_functions_called_in_forward_have_no_activation_rows(batch):
+    quantities = set(probe(network("functional"), batch[0]).quantity)
+    assert not quantities & {"act_m2", "act_zero_fraction", "dead_fraction"}
+
+
+def test_another_branch_is_not_taken_for_the_activation(batch):
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.shortcut = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+            self.fc = nn.Linear(147, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc((self.conv(x) + self.shortcut(x)).flatten(1))
+
+    assert "act_m2" not in set(probe(Residual(), batch[0]).quantity)
+
+
+def test_silent_images_have_no_part_in_the_correlation():
+    images = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    rows = nn.functional.normalize(images, dim=1)  # what an orthogonal layer would keep
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+    value = probe(model, images).set_index("quantity").value.input_correlation
+    assert value == pytest.approx((rows[0] @ rows[2]).item())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float16, 1e4), (torch.bfloat16, 1e38), (torch.float32, 1e38), (torch.float64, 1e307)],
+)
+def test_a_moment_that_overflowed_is_inf_neither_dropped_nor_nan(dtype, scale):
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3)).to(dtype)
+    images = torch.ones(3, 8, dtype=dtype)
+    with torch.no_grad():
+        signs = torch.where(torch.arange(64) % 2 == 0, 1.0, -1.0)
+        model[0].weight.copy_(signs[:, None].expand(64, 8).to(dtype) * scale)
+        model[0].weight.mul_(4)
+    value = probe(model, images).query("layer == 1").set_index("quantity").value
+    for quantity in ("preact_m2", "preact_var", "act_m2"):
+        assert value[quantity] == torch.inf
+    assert value.act_zero_fraction == value.dead_fraction == 0.5
+    assert value.weight_m2 > 0
+
+
+def test_squares_beyond_float32_are_still_numbers():
+    model = nn.Sequential(nn.Linear(4, 8, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1e30)
+    value = probe(model, torch.ones(2, 4)).set_index("quantity").value
+    assert value.preact_m2 == pytest.approx(16e60)
+    assert value.preact_var == pytest.approx(0, abs=16e60 * torch.finfo(torch.float32).eps)
+    assert value.input_correlation == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_convolutions_are_measured_too(dtype, batch):
+    model = network("conv").to(dtype)
+    table = probe(model, batch, loss=F.cross_entropy)
+    assert table.value.notna().all()
+    full = probe(model.double(), batch, loss=F.cross_entropy)
+    m2 = table.quantity == "preact_m2"
+    # Three layers, each rounding its weights, inputs and outputs.
+    tolerance = 9 * torch.finfo(dtype).eps
+    assert table[m2].value.to_numpy() == pytest.approx(full[m2].value.to_numpy(), rel=tolerance)
+
+
+def test_weight_gradients_in_chunks_are_those_of_all_images_at_once(batch):
+    images = torch.randn(150, 3, 7, 7, dtype=torch.float64)
+    whole = probe(network("conv"), images, images=(149,))
+    alone = measure(
+        network("conv"),
+        images[149:],
+        random_cotangent(150, 3, generator("cotangent", 0))[149:],
+        singles=(0,),
+    ).layers
+    expected = [v for v, image in zip(alone["value"], alone["image"], strict=True) if image == 0]
+    assert whole[whole.image == 149].value.tolist() == pytest.approx(expected, rel=ROUNDING)
+
+
+def test_without_a_loss_nothing_comes_from_it(batch):
+    model, cotangent = network("mlp"), torch.ones(5, 3)
+    quantities = measure(model, batch[0], cotangent, targets=batch[1]).layers["quantity"]
+    assert not {"grad_m2", "weight_grad_m2", "sharpness"} & set(quantities)
+    losses = Losses(lambda z, y: F.cross_entropy(z, y, reduction="none"), F.cross_entropy)
+    both = measure(
+        model, batch[0], cotangent, targets=batch[1], losses=losses, with_sharpness=True
+    ).layers["quantity"]
+    assert {"grad_m2", "weight_grad_m2", "sharpness"} <= set(both)

@@ -1,0 +1,59 @@
+"""What is measured, set beside what is known: once, so that both are read the same way."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fanin.inits import HeNormal, Init, initialize
+from fanin.models import Mlp
+from fanin.probes.measure import measure
+from fanin.probes.moments import random_cotangent
+from fanin.seeds import generator
+
+DRAWS = 60
+
+
+@pytest.fixture(scope="module")
+def draws() -> dict[str, Tensor]:
+    """Each draw's mean over 4 images, by `quantity layer_name`, of a wide bias-free He MLP."""
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+    model = Mlp(depth=4, width=256).build((1, 8, 8), 10, nn.ReLU)
+    found: dict[str, list[float]] = {}
+    for draw in range(DRAWS):
+        initialize(model, Init(HeNormal()), lambda name, d=draw: generator("weights", 0, d, name))
+        table = measure(model, images, random_cotangent(4, 10, generator("cotangent", draw)))
+        columns = [table.layers[name] for name in ("quantity", "layer_name", "value")]
+        for quantity, layer, value in zip(*columns, strict=True):
+            found.setdefault(f"{quantity} {layer}", []).append(value)
+    found["input"] = [images.double().square().sum((1, 2, 3)).mean().item()]
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+
+
+def standard_errors_off(values: Tensor, expected: float) -> float:
+    standard_error = values.std() / math.sqrt(len(values))
+    return float((values.mean() - expected).abs() / standard_error)
+
+
+@pytest.mark.parametrize("layer", ["fc1", "fc2", "fc3", "fc4"])
+def test_he_weights_keep_the_second_moment_through_rectifiers(draws, layer):
+    # He et al. 2015, eq. 10: E[y_1^2] = 2 |x|^2 / n, and every layer's is the same.
+    expected = 2 * draws["input"].item() / 64
+    assert standard_errors_off(draws[f"preact_m2 {layer}"], expected) < 3
+
+
+def test_half_of_the_second_moment_passes_a_rectifier(draws):
+    share = draws["act_m2 fc2"] / draws["preact_m2 fc2"]
+    assert standard_errors_off(share, 0.5) < 3
+
+
+def test_a_random_direction_comes_back_as_hes_backward_product_says(draws):
+    # |u|^2 = 10 logits; E[delta_3^2] = 10 Var[w_4] / 2 = 10 (2/256) / 2, and He keeps it below.
+    for layer in ("fc3", "fc2", "fc1"):
+        assert standard_errors_off(draws[f"vjp_m2 {layer}"], 10 / 256) < 3
+    assert draws["vjp_m2 fc4"] == pytest.approx(torch.ones(DRAWS), rel=1e-6)
+
+
+def test_weights_have_the_variance_that_he_asks_for(draws):
+    assert standard_errors_off(draws["weight_m2 fc2"], 2 / 256) < 3

@@ -1,0 +1,59 @@
+"""Holm's correction keeps the chance of any false alarm, and never changes an order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanin.statistics.holm import holm
+
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+def test_holms_own_example_of_three() -> None:
+    # By hand: 0.01 x 3, then 0.02 x 2, then 0.04 x 1 raised to the one before it.
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.02]), [0.04, 0.03, 0.04], rtol=1e-15)
+
+
+def test_tests_that_were_not_made_count_as_none() -> None:
+    corrected = holm([np.nan, 0.01, np.nan, 0.02])
+    np.testing.assert_allclose(corrected[[1, 3]], holm([0.01, 0.02]))
+    assert np.isnan(corrected[[0, 2]]).all()
+    assert holm([]).shape == (0,)
+
+
+@settings(derandomize=True)
+@given(P_VALUES)
+def test_corrected_values_lie_between_the_plain_and_bonferronis(p: list[float]) -> None:
+    corrected = holm(p)
+    assert (corrected >= np.array(p)).all()
+    assert (corrected <= np.minimum(np.array(p) * len(p), 1)).all()
+
+
+@settings(derandomize=True)
+@given(P_VALUES)
+def test_the_step_down_procedure_rejects_the_same_tests(p: list[float]) -> None:
+    """Holm 1979 as he words it: go up from the smallest, stop at the first that is too large."""
+    level = 0.05
+    rejected = set()
+    for step, n in enumerate(np.argsort(p, kind="stable")):
+        if p[n] * (len(p) - step) > level:
+            break
+        rejected.add(int(n))
+    assert set(np.flatnonzero(holm(p) <= level)) == rejected
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_false_alarms_among_forty_dependent_tests_keep_the_level(shared: float) -> None:
+    """Layers of one network are not independent of each other; Holm need not know."""
+    from scipy import stats
+
+    trials, tests = 4000, 40
+    rng = np.random.default_rng(0)
+    common, own = rng.standard_normal((trials, 1)), rng.standard_normal((trials, tests))
+    z = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+    alarms = np.mean([(holm(p) <= 0.05).any() for p in 2 * stats.norm.sf(np.abs(z))])
+    se = np.sqrt(0.05 * 0.95 / trials)
+    assert alarms < 0.05 + 3 * se

@@ -1,0 +1,183 @@
+"""The test of a mean keeps its level and finds what it promises to find, on real ReLU chains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from relu_chains import relu_chain, relu_log_sd
+from scipy import stats
+
+from fanin.statistics.log_ratio import LogRatio, draws_needed, equivalent, p_different
+
+LEVEL = 0.05
+# What is asked of the test: a nominal 5 % that lies between these.
+LOWEST, HIGHEST = 0.04, 0.065
+
+
+def ratios(contributions: np.ndarray, theory_se: float | np.ndarray = 0.0) -> LogRatio:
+    """One test a trial of `contributions` [trial, draw]."""
+    trials, draws = contributions.shape
+    return LogRatio(
+        value=contributions.mean(1),
+        draw_sd=contributions.std(1, ddof=1),
+        draws=np.full(trials, float(draws)),
+        theory_se=np.broadcast_to(theory_se, (trials,)),
+    )
+
+
+def one(value: float, draw_sd: float, draws: int = 2, theory_se: float = 0.0) -> LogRatio:
+    return LogRatio(*(np.array([float(x)]) for x in (value, draw_sd, draws, theory_se)))
+
+
+def false_alarms(ratio: LogRatio) -> float:
+    return float((p_different(ratio) <= LEVEL).mean())
+
+
+# Width, depth and draws of the table in THEORY.md, section 5.4, and of the sweep `theory_grid`.
+NETS = [(256, 20, 10), (64, 10, 10), (512, 30, 20), (64, 10, 64)]
+
+
+@pytest.mark.parametrize(("n", "depth", "draws"), NETS)
+def test_false_alarms_on_moments_lie_within_what_is_asked(n: int, depth: int, draws: int) -> None:
+    trials = 8000
+    rng = np.random.default_rng(n + draws)
+    logs = np.log(relu_chain(n, depth, (trials, draws), rng))
+    # Over 8,000 trials one standard error is 0.24 %: 4 and 6.5 % are four and six of them away.
+    for layer in (0, depth // 2, depth - 1):
+        correction = relu_log_sd(n, depth)[layer] ** 2 / 2
+        assert LOWEST < false_alarms(ratios(logs[..., layer] + correction)) < HIGHEST
+
+
+def test_without_the_second_term_the_test_would_cry_wolf() -> None:
+    """THEORY.md measures 0.13 to 0.23 for a t-test on log m alone, and 0.09 to 0.14 on m."""
+    m = relu_chain(64, 10, (4000, 10), np.random.default_rng(0))[..., -1]
+    assert false_alarms(ratios(np.log(m))) > 0.15
+    assert false_alarms(ratios(m - 1)) > 0.09
+
+
+@pytest.mark.parametrize(("n", "depth", "draws"), NETS)
+def test_false_alarms_on_steps_lie_within_what_is_asked(n: int, depth: int, draws: int) -> None:
+    trials = 8000
+    rng = np.random.default_rng(n + draws)
+    logs = np.log(relu_chain(n, depth, (trials, draws), rng))
+    expected = -np.diff(relu_log_sd(n, depth) ** 2) / 2
+    for layer in (0, depth - 2):
+        step = logs[..., layer + 1] - logs[..., layer] - expected[layer]
+        assert LOWEST < false_alarms(ratios(step)) < HIGHEST
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_false_alarms_keep_their_level_where_theory_itself_is_sampled(share: float) -> None:
+    """Four repeats tell the theory's standard error; it is `share` times the draws' own."""
+    n, depth, draws, trials = 256, 20, 64, 8000
+    rng = np.random.default_rng(5)
+    sd = relu_log_sd(n, depth)[-1]
+    contributions = np.log(relu_chain(n, depth, (trials, draws), rng)[..., -1]) + sd**2 / 2
+    repeats = rng.normal(0, 2 * share * sd / np.sqrt(draws), (trials, 4))
+    noisy = contributions - repeats.mean(1, keepdims=True)
+    rate = false_alarms(ratios(noisy, repeats.std(1, ddof=1) / 2))
+    assert LOWEST < rate < HIGHEST
+    # Four repeats taken for as many draws as there are would not do.
+    if share > 1:
+        known = ratios(noisy, repeats.std(1, ddof=1) / 2)
+        p = 2 * stats.t.sf(np.abs(known.value) / known.se, draws - 1)
+        assert (p <= LEVEL).mean() > HIGHEST
+
+
+def test_small_samples_are_as_good_as_large_ones() -> None:
+    """Student's law: with three draws as with thirty. Five standard errors of 20,000 trials."""
+    for draws in (2, 3, 30):
+        trials = 20_000
+        z = np.random.default_rng(draws).standard_normal((trials, draws))
+        assert abs(false_alarms(ratios(z)) - LEVEL) < 5 * np.sqrt(LEVEL * (1 - LEVEL) / trials)
+
+
+@pytest.mark.parametrize("corrected_for", [1, 39])
+def test_a_ten_percent_error_in_one_layer_is_caught_with_the_stated_draws(
+    corrected_for: int,
+) -> None:
+    """A weight variance 10 % too large at layer 11 of 20, width 256, alone or by Holm's first step.
+
+    `draws_needed` promises a power of 95 %; 2,000 trials have a standard error of 0.5 %. On the
+    last layer's moment that takes hundreds of draws, on the step where the error is a few tens.
+    """
+    n, depth, wrong, trials = 256, 20, 10, 2000
+    level, error = LEVEL / corrected_for, np.log(1.1)
+    rng = np.random.default_rng(corrected_for)
+    sd = relu_log_sd(n, depth)
+    pilot = np.log(relu_chain(n, depth, (5000,), rng))
+    step_sd = (pilot[:, wrong] - pilot[:, wrong - 1]).std()
+    on_moment = int(draws_needed(one(error, sd[-1]), 1.1, level)[0])
+    on_step = int(draws_needed(one(error, step_sd), 1.1, level)[0])
+    assert on_moment > 500
+    assert on_step < 60
+
+    logs = np.log(relu_chain(n, depth, (trials, on_step), rng))
+    logs[..., wrong:] += error
+    step = logs[..., wrong] - logs[..., wrong - 1] + (sd[wrong] ** 2 - sd[wrong - 1] ** 2) / 2
+    caught = (p_different(ratios(step)) <= level).mean()
+    assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
+
+    trials = 400
+    last = np.log(relu_chain(n, depth, (trials, on_moment), rng)[..., -1]) + error + sd[-1] ** 2 / 2
+    caught = (p_different(ratios(last)) <= level).mean()
+    assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
+
+
+def test_a_right_theory_is_told_to_agree_with_the_stated_draws() -> None:
+    """90 % of the time, both sides having to pass: (z.95 + z.95)^2 beta / log(1.1)^2 draws."""
+    n, depth, trials = 256, 5, 2000
+    rng = np.random.default_rng(3)
+    sd = relu_log_sd(n, depth)[-1]
+    needed = int(draws_needed(one(0.0, sd), 1.1, LEVEL)[0])
+    assert needed == pytest.approx((2 * 1.6449) ** 2 * sd**2 / np.log(1.1) ** 2, abs=2.5)
+    contributions = np.log(relu_chain(n, depth, (trials, needed), rng)[..., -1]) + sd**2 / 2
+    agrees = equivalent(ratios(contributions), 1.1).mean()
+    assert agrees > 0.9 - 4 * np.sqrt(0.9 * 0.1 / trials)
+
+
+def test_a_layer_off_by_the_margin_passes_for_equivalent_one_time_in_twenty() -> None:
+    trials = 20_000
+    z = np.random.default_rng(0).standard_normal((trials, 20)) * 0.1 + np.log(1.1)
+    passes = equivalent(ratios(z), 1.1).mean()
+    assert abs(passes - 0.05) < 4 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_equivalence_is_the_ninety_percent_interval_inside_the_margin() -> None:
+    z = np.random.default_rng(0).standard_normal((200, 12)) * 0.15
+    low, high = stats.t.interval(0.9, 11, z.mean(1), stats.sem(z, axis=1))
+    inside = (low > -np.log(1.1)) & (high < np.log(1.1))
+    assert inside.any()
+    assert not inside.all()
+    np.testing.assert_array_equal(equivalent(ratios(z), 1.1), inside)
+
+
+def test_the_p_value_is_scipys() -> None:
+    z = np.random.default_rng(0).standard_normal((50, 9)) + 0.3
+    np.testing.assert_allclose(p_different(ratios(z)), stats.ttest_1samp(z, 0, axis=1).pvalue)
+
+
+def test_more_draws_cannot_mend_a_theory_that_is_unsure_itself() -> None:
+    assert draws_needed(one(0.0, 0.1, theory_se=0.05), 1.1, LEVEL)[0] == np.inf
+    finite = draws_needed(one(0.0, 0.1, theory_se=0.01), 1.1, LEVEL)[0]
+    assert draws_needed(one(0.0, 0.1), 1.1, LEVEL)[0] < finite < np.inf
+
+
+def test_one_draw_decides_nothing_but_the_predicted_spread_says_how_many_would() -> None:
+    single = one(0.02, np.nan, draws=1)
+    assert np.isnan(p_different(single)[0])
+    assert not equivalent(single, 1.1)[0]
+    assert np.isnan(draws_needed(single, 1.1, LEVEL)[0])
+    assert draws_needed(single, 1.1, LEVEL, spread=0.3)[0] > 100
+
+
+@settings(derandomize=True)
+@given(
+    st.floats(-3, 3), st.floats(1e-3, 3), st.integers(2, 1000), st.floats(0, 1), st.floats(1.01, 3)
+)
+def test_needed_draws_are_always_more_than_there_are(
+    value: float, sd: float, draws: int, theory_se: float, margin: float
+) -> None:
+    assert draws_needed(one(value, sd, draws, theory_se), margin, LEVEL)[0] > draws

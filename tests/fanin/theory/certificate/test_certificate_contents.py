@@ -1,0 +1,166 @@
+"""What a certificate says beside the moments, held against real draws and known values."""
+
+from __future__ import annotations
+
+import math
+from io import StringIO
+
+import numpy as np
+import pytest
+import torch
+from certified_networks import COARSE, conv_net, deep, images
+from rich.console import Console
+from torch import nn
+
+from fanin.errors import ConfigError
+from fanin.inits import HeNormal, Init, Normal, Uniform
+from fanin.losses import Head, Loss, make_objective
+from fanin.probes.sharpness import sharpness
+from fanin.theory.certificate import Certificate, certify, verdicts
+from fanin.theory.field import FieldTooLarge
+
+FIELD = (*COARSE, "field")
+
+
+def within(certificate: Certificate, quantity: str, layers: slice = slice(None)) -> None:
+    """Mean over draws and prediction, 4 standard errors apart at most."""
+    for layer in certificate.layers[layers]:
+        mean, error = layer.measured[quantity]
+        assert abs(mean - layer.value(quantity)) < 4 * error, (layer.name, quantity)
+
+
+def printed(certificate: Certificate) -> str:
+    out = StringIO()
+    Console(file=out, width=100).print(certificate)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def measured() -> Certificate:
+    """Padding and an overlapping maximum, 48 channels, four images, cross entropy."""
+    labels = torch.tensor([1, 2, 3, 4])
+    return certify(
+        *(conv_net(48), images(4)), init=HeNormal(), rungs=FIELD, measure=32, labels=labels
+    )
+
+
+def test_moments_agree_with_real_draws_forward_and_backward(measured: Certificate) -> None:
+    within(measured, "preact_m2")
+    within(measured, "vjp_m2", slice(2))  # at the logits it is 1 by its norm
+    within(measured, "weight_vjp_m2")
+
+
+def test_the_losss_own_gradients_agree_with_real_draws(measured: Certificate) -> None:
+    within(measured, "grad_m2")
+    within(measured, "weight_grad_m2")
+
+
+def test_images_taken_together_agree_with_real_draws(measured: Certificate) -> None:
+    within(measured, "dead_fraction", slice(2))
+    # Between ten logits a correlation is smaller, by a share of order 1/10.
+    within(measured, "input_correlation", slice(2))
+
+
+def test_the_loss_before_training_agrees_with_real_draws(measured: Certificate) -> None:
+    draws = measured.draws
+    logits = draws[(draws.quantity == "logit_var") & (draws.image == -1)].value
+    error = logits.std() / len(logits) ** 0.5
+    assert abs(logits.mean() - measured.output.logit_var) < 4 * error
+    zero = certify(conv_net(), images(), init=Normal(std=1e-9), rungs=("mean_field",)).output
+    assert zero.initial_loss["cross_entropy"] == pytest.approx(math.log(10))
+    assert zero.gradient_m2 == pytest.approx(0.9 / 10)
+
+
+def test_gradients_are_not_claimed_where_logits_share_a_mean() -> None:
+    shared = Init(HeNormal(), layers={"2": {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1}})
+    layers = certify(conv_net(), images(), init=shared, rungs=COARSE).layers
+    assert "vjp_m2" in layers[0].predicted
+    assert "grad_m2" not in layers[0].predicted
+
+
+def test_maps_average_to_the_layers_moments() -> None:
+    certificate = certify(conv_net(), images(3), init=HeNormal(), rungs=("field",))
+    maps = certificate.maps("0.0")
+    assert maps.m2.shape == maps.mean.shape == maps.vjp_m2.shape == (3, 12, 12)
+    assert maps.m2.mean() == pytest.approx(certificate.layer("0.0").q)
+    flat = certify(conv_net(), torch.ones(1, 1, 12, 12), init=HeNormal(), rungs=("field",))
+    (m2,) = flat.maps("0.0").m2
+    assert m2[0, 0] / m2[6, 6] == pytest.approx(4 / 9)  # of a corner's taps fall on the image
+    with pytest.raises(KeyError, match=r"no layer conv1; there are 0\.0, 0\.3, 2"):
+        certificate.maps("conv1")
+
+
+def test_depth_scales_are_those_of_the_layers_activation_and_variances() -> None:
+    wide = Normal(std=(1.5 / 64) ** 0.5)
+    tanh = certify(deep(nn.Tanh(), 3), images(side=8), init=wide, rungs=COARSE)
+    depth = tanh.layers[1].depth
+    assert depth is not None
+    assert depth.sigma_w2 == pytest.approx(1.5)
+    assert depth.phase == "chaotic"
+    assert depth.critical_sigma_w2 == pytest.approx(1.0, rel=1e-6)  # tanh without bias
+    he = certify(deep(nn.ReLU(), 3), images(side=8), init=HeNormal(), rungs=COARSE).layers[1].depth
+    assert he is not None
+    assert he.chi_1 == pytest.approx(1.0)
+    assert he.critical_sigma_w2 == pytest.approx(2.0)
+
+
+def test_overflow_is_named_where_it_becomes_likely() -> None:
+    """THEORY.md, section 3.6: N(0, 1) weights of width 256 overflow float16 in layer 4 or 5."""
+    certificate = certify(
+        *(deep(nn.ReLU(), 8, 256), torch.ones(1, 1, 8, 8)), init=Normal(std=1.0), rungs=COARSE
+    )
+    assert certificate.overflows_at["float16"] in {"7", "9"}
+    assert certificate.overflows_at["float32"] is None
+    chances = [layer.overflow["float16"] for layer in certificate.layers]
+    assert chances == sorted(chances)
+    assert "float16 overflows from" in printed(certificate)
+
+
+def test_units_that_share_a_mean_overflow_where_that_does() -> None:
+    """64 bright pixels through U(0, 1) weights: some 40,000 in every unit, none near 65,504."""
+    net, bright = deep(nn.ReLU(), 3, 64), torch.full((1, 1, 8, 8), 1250.0)
+    certificate = certify(net, bright, init=Uniform(0.0, 1.0), rungs=COARSE, measure=8)
+    first, second = (layer.name for layer in certificate.layers[:2])
+    assert certificate.overflows_at["float16"] == second
+    assert certificate.layer(first).overflow["float16"] < 0.01
+    mean, _ = certificate.layer(first).measured["preact_m2"]
+    assert mean == pytest.approx(40_000**2, rel=0.05)
+
+
+def test_sharpness_of_the_whole_net_and_of_single_layers() -> None:
+    net, labels = deep(nn.Tanh(), 3, 16), torch.tensor([0, 1])
+    found = certify(
+        *(net, images(side=8)), rungs=COARSE, labels=labels, loss="mse", sharpness=True
+    ).sharpness
+    objective = make_objective(Loss("mse"), Head("none"), 10)
+    whole = sharpness(net.double(), objective.loss, images(side=8), labels)
+    assert found[""] == pytest.approx(whole, rel=0.02)  # the iteration's tolerance, twice
+    assert set(found) == {"", "1", "3", "5"}
+    # Fewer directions hold no larger an eigenvalue (Cauchy's interlacing).
+    assert max(found[name] for name in ("1", "3", "5")) <= 1.02 * whole
+
+
+def test_sharpness_without_labels_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected labels too"):
+        certify(conv_net(), images(), init=HeNormal(), rungs=COARSE, sharpness=True)
+
+
+def test_weights_that_silence_a_layer_are_dead_and_say_so() -> None:
+    certificate = certify(
+        deep(nn.ReLU(), 4), images(3, side=8), init=Uniform(-0.5, 0.1), rungs=FIELD
+    )
+    dead = [v for v in verdicts(certificate) if v.problem == "dead"]
+    assert dead
+    assert dead[0].value > 0.9
+
+
+def test_a_field_too_large_offers_the_coarser_rung() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(2 * 48 * 48, 10)),
+    )
+    with pytest.raises(FieldTooLarge, match="coarser rung mean_field"):
+        certify(net, torch.ones(1, 1, 96, 96), init=HeNormal())
+    assert np.isfinite(
+        certify(net, torch.ones(1, 1, 96, 96), init=HeNormal(), rungs=COARSE).layers[-1].q
+    )

@@ -1,0 +1,112 @@
+"""A layer without a formula: an error that names it, or a new start from what is measured there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from certified_networks import COARSE, images
+from torch import Tensor, nn
+
+from fanin.inits import HeNormal
+from fanin.theory.certificate import certify
+from fanin.theory.walk import UnpredictableLayer
+
+
+class Residual(nn.Module):
+    """x + W x: no plain sequence."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+class MiddleAverage(nn.Module):
+    """Mixes units, without weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(1, keepdim=True) ** 2
+
+
+def residual_net(width: int = 128) -> nn.Sequential:
+    before = (nn.Flatten(), nn.Linear(64, width), nn.ReLU())
+    after = (nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
+    return nn.Sequential(*before, Residual(width), *after)
+
+
+def test_a_residual_block_is_refused_by_name() -> None:
+    with pytest.raises(UnpredictableLayer, match="layer 3: Residual has weights"):
+        certify(residual_net(), images(side=8), init=HeNormal(), rungs=COARSE)
+
+
+def test_theory_starts_again_behind_it_and_says_so() -> None:
+    certificate = certify(
+        residual_net(), images(side=8), init=HeNormal(), rungs=COARSE, restart=True
+    )
+    assert [layer.name for layer in certificate.layers] == ["1", "4", "6"]
+    # The block's own weight layer is counted, as the probe counts it.
+    assert [layer.layer for layer in certificate.layers] == [1, 3, 4]
+    assert [layer.basis for layer in certificate.layers] == [
+        *("theory", "measured restart", "measured restart")
+    ]
+    assert [layer.restarted_at for layer in certificate.layers] == [None, "3", "3"]
+    assert set(certificate.frame.basis) == {"theory", "measured restart"}
+    assert "Residual" in certificate.unpredicted["3"]
+
+
+def test_the_way_back_is_predicted_only_behind_the_break() -> None:
+    before, *behind = certify(
+        residual_net(), images(side=8), init=HeNormal(), rungs=COARSE, restart=True
+    ).layers
+    assert "vjp_m2" not in before.predicted
+    assert all(layer.value("vjp_m2") > 0 for layer in behind)
+
+
+def test_restarted_predictions_agree_with_other_draws() -> None:
+    """The inputs behind the break come from four draws; sixteen others are measured."""
+    certificate = certify(
+        *(residual_net(512), images(side=8)),
+        init=HeNormal(),
+        rungs=COARSE,
+        restart=True,
+        measure=16,
+    )
+    for layer in certificate.layers:
+        mean, error = layer.measured["preact_m2"]
+        predicted = layer.predicted["preact_m2"]
+        assert abs(mean - predicted.value) < 4 * (error**2 + predicted.sampling_se**2) ** 0.5
+    # What the four draws' scatter adds is in the error bar.
+    assert certificate.layers[1].predicted["preact_m2"].sampling_se > 0
+
+
+def test_there_may_be_several_breaks() -> None:
+    net = residual_net(32)
+    twice = nn.Sequential(*net[:-1], Residual(32), nn.ReLU(), nn.Linear(32, 10))
+    layers = certify(twice, images(side=8), init=HeNormal(), rungs=COARSE, restart=True).layers
+    assert [layer.restarted_at for layer in layers] == [None, "3", "6"]
+
+
+def test_a_module_that_mixes_units_is_no_formula_either() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), MiddleAverage(), nn.Linear(32, 10))
+    with pytest.raises(UnpredictableLayer, match="layer 2: MiddleAverage"):
+        certify(net, images(side=8), init=HeNormal(), rungs=("mean_field",))
+    layers = certify(net, images(side=8), init=HeNormal(), rungs=COARSE, restart=True).layers
+    assert [layer.restarted_at for layer in layers] == [None, "2"]
+
+
+def test_normalization_of_groups_is_refused_by_the_field_and_restarted_after() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(800, 10)),
+    ).train()
+    with pytest.raises(UnpredictableLayer, match="layer 1: GroupNorm"):
+        certify(net, images(4), init=HeNormal(), rungs=("field",))
+    layers = certify(net, images(4), init=HeNormal(), rungs=("field",), restart=True).layers
+    assert [layer.restarted_at for layer in layers] == [None, "1"]
+
+
+def test_a_model_that_is_no_sequence_cannot_be_restarted() -> None:
+    with pytest.raises(UnpredictableLayer, match="the whole model"):
+        certify(Residual(64), torch.ones(1, 64), init=HeNormal(), rungs=COARSE, restart=True)

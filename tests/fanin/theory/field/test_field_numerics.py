@@ -1,0 +1,169 @@
+"""Rung 3 at the edges: sizes beyond float64, singular fields, determinism, refusals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from field_networks import Weights, image
+from torch import nn
+
+from fanin.theory import UnpredictableLayer
+from fanin.theory.field import FieldTooLarge, Sampling, predict_field, walk_field
+from fanin.theory.field.normals import factor, whitened
+
+
+def deep(layers: int, act=nn.ReLU, pool: bool = False) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for layer in range(layers):
+        modules += [nn.Conv2d(2 if layer == 0 else 8, 8, 3, padding=1), act()]
+    modules += [nn.MaxPool2d(7)] if pool else []
+    return nn.Sequential(*modules, nn.Flatten(), nn.Linear(8 if pool else 8 * 49, 10)).double()
+
+
+def log10_moments(model: nn.Module, weights: Weights) -> np.ndarray:
+    (layers,) = walk_field(
+        model, weights.moments(model), image(), sampling=Sampling(repeats=1)
+    ).passes
+    return np.array(
+        [
+            math.log10(layer.made.m2.mean()) + 2 * layer.made.log_scale / math.log(10)
+            for layer in layers
+        ]
+    )
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("gain", [1e8, 1e-8])
+def test_moments_beyond_float64_keep_their_logarithm(gain, pool):
+    model = deep(40, pool=pool)
+    plain, extreme = log10_moments(model, Weights()), log10_moments(model, Weights(gain=gain))
+    # ReLU nets are homogeneous: each layer's weights add their own factor.
+    steps = 2 * math.log10(gain / 2**0.5) * np.arange(1, len(plain) + 1)
+    assert extreme == pytest.approx(plain + steps, abs=1e-6)
+    assert abs(extreme[-1]) > 600
+
+
+def test_moments_beyond_float64_are_reported_as_inf_or_zero_and_never_as_nan():
+    model = deep(40)
+    for gain, end in ((1e8, np.inf), (1e-8, 0.0)):
+        moments = Weights(gain=gain).moments(model)
+        prediction = predict_field(model, moments, image())
+        for quantity in ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2"):
+            assert not np.isnan(prediction.value(quantity)).any()
+        assert prediction.value("preact_m2")[0, -1] == end
+        assert prediction.value("vjp_m2")[0, 0] == end
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e100])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2)])
+def test_images_of_any_size_scale_a_homogeneous_net(size, pool):
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 3, padding=1)),
+        *(nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)),
+    ).double()
+    moments = Weights().moments(model)
+    small, large = (predict_field(model, moments, s * image()) for s in (1.0, size))
+    ratio = large.value("preact_m2") / small.value("preact_m2")
+    assert ratio == pytest.approx(size**2, rel=1e-9)
+    assert large.value("vjp_m2") == pytest.approx(small.value("vjp_m2"), rel=1e-9)
+
+
+def test_a_black_image_passes_nothing():
+    model = deep(2, pool=True)
+    prediction = predict_field(model, Weights().moments(model), torch.zeros(1, 2, 7, 7).double())
+    assert (prediction.value("preact_m2") == 0).all()
+    assert (prediction.value("vjp_m2")[0, :-1] == 0).all()
+
+
+def test_a_factor_of_a_singular_covariance_with_zero_rows():
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).double()
+    x[3] = 0.0
+    covariance = 1e-40 * x @ x.T
+    root = factor(covariance)
+    scale = covariance.diagonal().max()
+    # The jitter that factors a matrix of rank 2 is at most 1e-6 of it.
+    assert ((root @ root.T - covariance).abs() <= 2e-6 * scale).all()
+    assert torch.allclose((root @ root.T).diagonal(), covariance.diagonal(), rtol=1e-12, atol=0)
+    assert (root[3] == 0).all()
+
+
+def test_whitened_normals_pass_second_moments_exactly_and_look_normal():
+    z = whitened(4096, 5, 0)
+    assert torch.allclose(z.T @ z / len(z), torch.eye(5).double(), atol=1e-12)
+    # E z^4 = 3 with standard error sqrt(96 / n) over n / 2 independent pairs.
+    se = (96 / (len(z) / 2)) ** 0.5
+    assert ((z**4).mean(0) - 3).abs().max() < 4.5 * se
+
+
+def test_the_same_seed_gives_the_same_prediction_and_another_seed_another():
+    model = deep(2, pool=True)
+    moments = Weights().moments(model)
+    first, again, other = (
+        predict_field(model, moments, image(), sampling=Sampling(seed=seed)).value("preact_m2")
+        for seed in (0, 0, 1)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_a_prediction_does_not_depend_on_the_images_beside_it():
+    model = deep(2, pool=True)
+    moments = Weights(tilt=1.0).moments(model)
+    images = torch.cat([image(seed=seed) for seed in range(3)])
+    together = predict_field(model, moments, images).value("preact_m2")
+    for index in range(3):
+        alone = predict_field(model, moments, images[index : index + 1]).value("preact_m2")
+        assert together[index] == pytest.approx(alone[0], rel=1e-12)
+
+
+def test_images_taken_jointly_have_the_moments_they_have_alone():
+    model = deep(3)
+    moments = Weights().moments(model)
+    images = torch.cat([image(seed=seed) for seed in range(2)])
+    alone, jointly = (predict_field(model, moments, images, joint=j) for j in (False, True))
+    for quantity in ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2"):
+        assert jointly.value(quantity) == pytest.approx(alone.value(quantity), rel=1e-9)
+
+
+def test_a_field_too_large_is_refused_with_the_coarser_rung_named():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model = model.append(nn.Flatten()).append(nn.Linear(4, 10)).double()
+    with pytest.raises(FieldTooLarge, match=r"4900 points.*mean_field"):
+        predict_field(model, Weights().moments(model), torch.rand(1, 1, 70, 70).double())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.BatchNorm2d(4).eval(), nn.GroupNorm(2, 4), nn.Softmax(dim=1), nn.Upsample(scale_factor=2)],
+)
+def test_a_module_without_a_field_theory_is_refused_by_name(module):
+    model = nn.Sequential()
+    model.add_module("conv1", nn.Conv2d(1, 4, 3, padding=1))
+    model.add_module("strange", module)
+    model.add_module("conv2", nn.Conv2d(4, 4, 3))
+    with pytest.raises(UnpredictableLayer, match="strange"):
+        predict_field(model.double(), Weights().moments(model), torch.rand(1, 1, 7, 7).double())
+
+
+def test_a_linear_layer_on_unflattened_maps_is_refused():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(5, 10)).double()
+    with pytest.raises(UnpredictableLayer, match="Flatten"):
+        predict_field(model, Weights().moments(model), torch.rand(1, 1, 7, 7).double())
+
+
+@pytest.mark.parametrize(
+    ("act", "share"),
+    [(nn.ReLU, 0.5), (nn.Hardtanh, None), (nn.GELU, None), (nn.SiLU, None), (nn.Tanh, None)],
+)
+def test_zeros_are_predicted_where_a_function_is_flat_and_not_where_a_dtype_rounds(act, share):
+    # GELU is 0 below -8.3 in float64, below -5.5 in float32.
+    model = deep(3, act)
+    found = predict_field(model, Weights().moments(model), image() * 10)
+    zeros = found.value("act_zero_fraction")[:, :-1]
+    if share is not None:
+        assert zeros == pytest.approx(share)
+    else:
+        assert np.isnan(zeros).all()

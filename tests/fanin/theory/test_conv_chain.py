@@ -1,0 +1,129 @@
+"""Drawn networks are measured as the lab measures them, and drawn as inits draw them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from theory_networks import declared
+from torch import nn
+
+from fanin.inits import DeltaOrthogonal, Moments, WeightShape, weight_layers
+from fanin.models.dropout import SeededDropout
+from fanin.probes.measure import measure
+from fanin.probes.moments import random_cotangent
+from fanin.theory.finite import conv_chain as chains
+from fanin.theory.finite.conv_chain import affordable_draws, conv_chain
+from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.walk import walk
+
+IMAGES = 3
+
+
+def every_geometry() -> nn.Sequential:
+    """Groups, stride, dilation, both paddings, a layer without bias, overlapping pooling."""
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(6, 9, 3, stride=2, padding=(2, 1), groups=3, padding_mode="circular"),),
+        *(nn.Tanh(), nn.Conv2d(9, 4, (2, 3), dilation=(2, 1), bias=False), nn.Flatten()),
+        nn.Linear(8, 5),
+    ).double()
+
+
+def test_the_chain_measures_what_the_lab_measures() -> None:
+    model = every_geometry()
+    x = torch.randn(IMAGES, 2, 14, 14, generator=torch.Generator().manual_seed(0)).double()
+    samples = chains._measured(model, x, torch.Generator().manual_seed(1))
+    u = random_cotangent(IMAGES, 5, torch.Generator().manual_seed(1))
+    lab = pd.DataFrame(measure(model, x, u, singles=tuple(range(IMAGES))).layers)
+    for quantity, values in samples.values.items():
+        for image in range(IMAGES):
+            rows = lab[(lab.quantity == quantity) & (lab.image == image)].sort_values("layer")
+            theirs = torch.tensor(rows.value.to_numpy())
+            torch.testing.assert_close(values[0, image], theirs, rtol=1e-12, atol=1e-15)
+
+
+def test_the_model_is_left_alone() -> None:
+    model = every_geometry()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x, state = torch.rand(1, 2, 14, 14), torch.random.get_rng_state()
+    conv_chain(model, walk(model, (2, 14, 14)), declared(model, lambda s: 1.0), x, draws=3)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_same_seed_draws_the_same_networks() -> None:
+    model, x = every_geometry(), torch.rand(1, 2, 14, 14)
+    net, moments = walk(model, (2, 14, 14)), declared(model, lambda s: 1.0)
+    one, again, other = (
+        conv_chain(model, net, moments, x, draws=2, seed=seed).values["vjp_m2"]
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_weights_have_the_moments_that_are_declared_for_each_tap() -> None:
+    model = nn.Sequential(nn.Conv2d(32, 64, 2), nn.Flatten(), nn.Linear(64, 2)).double()
+    mean, var = torch.arange(4.0).reshape(2, 2), torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    known = LayerMoments(Moments(mean, var), Moments(0.5, 0.0))
+    moments = declared(model, lambda s: 1.0) | {"0": known}
+    chains._fill(model, moments, torch.Generator().manual_seed(0))
+    weight, n = model[0].weight.detach(), 32 * 64
+    assert ((weight.mean((0, 1)) - mean).abs() <= 4 * (var / n).sqrt()).all()
+    assert ((weight.var((0, 1)) - var).abs() <= 4 * var * (2 / n) ** 0.5).all()
+    assert (model[0].bias == 0.5).all()
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_orthogonal_kernels_are_orthogonal(kernel_size: int) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 48, kernel_size), nn.Flatten(), nn.LazyLinear(2)).double()
+    model(torch.zeros(1, 4, 8, 8).double())
+    independent = declared(model, lambda s: 2 / max(s.out_features, s.fan_in))
+    moments = {name: replace(layer, law="orthogonal") for name, layer in independent.items()}
+    chains._fill(model, moments, torch.Generator().manual_seed(0))
+    matrix = model[0].weight.detach().flatten(1)
+    torch.testing.assert_close(matrix.mT @ matrix, 2 * torch.eye(matrix.shape[1]).double())
+
+
+def test_delta_orthogonal_kernels_have_one_tap() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 2)).double()
+    shape = WeightShape.of(weight_layers(model)["0"])
+    delta = DeltaOrthogonal().moments(shape).scaled(3.0)
+    moments = declared(model, lambda s: 1.0)
+    moments["0"] = LayerMoments(delta, Moments(0.0, 0.0), "orthogonal")
+    chains._fill(model, moments, torch.Generator().manual_seed(0))
+    centre = model[0].weight.detach()[:, :, 1, 1]
+    torch.testing.assert_close(centre.mT @ centre, 9 * torch.eye(4).double())
+    assert int((model[0].weight != 0).sum()) == centre.numel()
+
+
+def test_dropout_in_training_has_fresh_masks() -> None:
+    seeded = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), SeededDropout(0.5, (16,))),
+        nn.Linear(16, 3),
+    )
+    x = torch.ones(1, 1, 4, 4)
+    dropped, kept = (
+        conv_chain(
+            model,
+            walk(model, (1, 4, 4)),
+            declared(model, lambda s: 2 / s.fan_in),
+            x,
+            draws=400,
+        ).values["preact_m2"][:, 0, 1]
+        for model in (seeded.train(), seeded.eval())
+    )
+    # E[y^2] doubles at p = 1/2 (Srivastava et al. 2014).
+    ratio, parts = dropped.mean() / kept.mean(), [v.std() / v.mean() / 20 for v in (dropped, kept)]
+    assert abs(ratio - 2) < 4 * 2 * torch.hypot(*parts)
+
+
+def test_larger_networks_are_drawn_less_often() -> None:
+    small = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    large = nn.Sequential(nn.Conv2d(1, 999, 3), nn.Conv2d(999, 999, 3), nn.Flatten())
+    assert affordable_draws(small, walk(small, (1, 28, 28)), 1) == 200
+    assert affordable_draws(large, walk(large, (1, 28, 28)), 1) == 64

@@ -1,0 +1,136 @@
+"""The waterfall from He's number to the measured one: each assumption has its own factor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fanin.inits import HeNormal, Init, Normal
+from fanin.theory.explanation import STEPS, Explanation, explain
+from fanin.theory.explanation.variants import Subsample, circular, subsampled
+
+LATE = [step for step in STEPS if step not in ("width", "rest")]
+
+
+def image(side: int = 10) -> torch.Tensor:
+    place = torch.linspace(0, 3, side, dtype=torch.float64)
+    return (torch.sin(place)[:, None] * torch.cos(place)[None, :] + 1)[None, None]
+
+
+def only(explanation: Explanation, quantity: str = "preact_m2") -> set[str]:
+    """Theory's steps that change anything, at any layer."""
+    rows = explanation.frame[explanation.frame.quantity == quantity]
+    rows = rows[rows.step.isin(LATE)]
+    # Errors come from four repeats: a t-distribution of 3 degrees of freedom, at one in a thousand.
+    return set(rows.step[np.log(rows.factor).abs() > 1e-9 + 12.9 * rows.error])
+
+
+def mlp(activation: nn.Module, depth: int = 3, width: int = 64) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(100, width)]
+    for _ in range(depth - 1):
+        layers += [activation, nn.Linear(width, width)]
+    return nn.Sequential(*layers)
+
+
+strided = nn.Sequential(
+    *(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU()),
+    *(nn.Conv2d(8, 8, 2, stride=2), nn.Flatten()),
+)
+
+
+def test_the_factors_multiply_to_measured_over_he() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 6, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(54, 10)),
+    )
+    explanation = explain(net, image(6), Init(Normal(std=0.2), bias=0.1), draws=6)
+    ends = explanation.ends.set_index(["quantity", "layer_name"])
+    for quantity in ("preact_m2", "vjp_m2"):
+        for name, factors in explanation.factors(quantity).iterrows():
+            end = ends.loc[quantity, name]
+            assert np.prod(factors.to_numpy()) == pytest.approx(end.measured / end.he, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("net", "init", "steps"),
+    [
+        (mlp(nn.ReLU()), HeNormal(), set()),
+        (mlp(nn.Tanh()), HeNormal(), {"activation"}),
+        (mlp(nn.ReLU()), Normal(std=0.1, mean=0.01), {"weight mean"}),
+        (mlp(nn.ReLU()), Init(HeNormal(), bias=0.5), {"biases"}),
+        (nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten()), HeNormal(), {"padding"}),
+        (nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten()), HeNormal(), {"real data"}),
+        (strided, HeNormal(), set()),
+    ],
+    ids=["nothing", "activation", "mean", "biases", "padding", "data", "stride"],
+)
+def test_an_assumption_that_is_broken_alone_is_the_only_factor(
+    net: nn.Module, init: Init | Normal | HeNormal, steps: set[str]
+) -> None:
+    """A linear readout sees all of an image; a padded circle sees each pixel equally often."""
+    assert only(explain(net, image(), init, draws=2)) == steps
+
+
+def test_a_stride_leaves_out_positions_on_the_way_back() -> None:
+    """Each of the output's cotangents reaches one position in four."""
+    backward = explain(strided, image(), HeNormal(), draws=2).factors("vjp_m2").stride
+    assert backward.tolist() == pytest.approx([1 / 4, 1])
+
+
+def test_pooling_is_a_factor_of_the_layers_behind_it() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(200, 10)),
+    )
+    flat = torch.ones(1, 1, 10, 10, dtype=torch.float64)
+    rough = torch.randn(1, 1, 10, 10, generator=torch.Generator().manual_seed(0)).double()
+    assert explain(net, flat, HeNormal(), draws=2).factors().pooling.tolist() == pytest.approx(
+        [1, 1]
+    )
+    first, last = explain(net, rough, HeNormal(), draws=2).factors().pooling
+    assert first == 1
+    assert last > 1.2  # the larger of several
+
+
+def test_a_nets_own_share_is_what_a_layer_adds() -> None:
+    frame = explain(mlp(nn.Tanh(), depth=4), image(), HeNormal(), draws=2).frame
+    forward = frame[(frame.quantity == "preact_m2") & (frame.step == "activation")]
+    assert forward.own.cumprod().tolist() == pytest.approx(forward.factor.tolist())
+    back = frame[(frame.quantity == "vjp_m2") & (frame.step == "activation")][::-1]
+    assert back.own.cumprod().tolist() == pytest.approx(back.factor.tolist())
+
+
+def test_what_is_left_over_lies_within_its_error() -> None:
+    explanation = explain(mlp(nn.ReLU(), depth=4), image(), HeNormal(), draws=48)
+    rest = explanation.frame[explanation.frame.step == "rest"]
+    assert (np.log(rest.factor).abs() < 4 * rest.error + 1e-9).all()
+
+
+def test_it_prints_within_a_hundred_and_twenty_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rich.console import Console
+
+    Console(width=120).print(explain(mlp(nn.ReLU()), image(), HeNormal(), draws=2))
+    out = capsys.readouterr().out
+    assert all(step in out for step in STEPS)
+    assert "…" not in out
+
+
+def test_subsampling_takes_the_middle_of_a_window() -> None:
+    """So a pooling of windows that are flat inside is no pooling at all."""
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    blocks = x.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    for pool in (nn.MaxPool2d(3), nn.AvgPool2d(3), nn.AdaptiveAvgPool2d(4)):
+        assert torch.equal(Subsample(pool)(blocks), x)
+    kept = subsampled(nn.Sequential(nn.MaxPool2d(3, 2, padding=1)))(blocks)
+    assert kept.shape == nn.MaxPool2d(3, 2, padding=1)(blocks).shape
+
+
+def test_variants_leave_the_network_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Sequential(nn.MaxPool2d(2)))
+    circular(net), subsampled(net)
+    assert net[0].padding_mode == "zeros"
+    assert isinstance(net[1][0], nn.MaxPool2d)

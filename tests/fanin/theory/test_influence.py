@@ -1,0 +1,226 @@
+"""The spread that differentiating the field's recursion predicts is that of drawn networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from theory_networks import declared
+from torch import Tensor, nn
+
+from fanin.inits import (
+    DeltaOrthogonal,
+    Moments,
+    Orthogonal,
+    Scheme,
+    WeightShape,
+    weight_layers,
+)
+from fanin.theory import LayerMoments
+from fanin.theory.field import FieldResult, Sampling, walk_field
+from fanin.theory.field.geometry import Taps
+from fanin.theory.finite.channels import whitened_channels
+from fanin.theory.finite.closed import ClosedAdjoint, is_closed
+from fanin.theory.finite.conv_chain import conv_chain
+from fanin.theory.finite.influence import Freedom, log_variances
+from fanin.theory.finite.spread import freedom
+from fanin.theory.walk import walk
+
+CHANNELS = 64
+Declared = dict[str, LayerMoments]
+Activation = Callable[[], nn.Module]
+
+
+def blobs(n_images: int, channels: int, side: int) -> Tensor:
+    """Smooth images: neighbouring pixels are correlated, as real ones are."""
+    noise = torch.randn(
+        n_images, channels, side, side, generator=torch.Generator().manual_seed(0)
+    ).double()
+    return 2 * F.avg_pool2d(noise, 5, 1, 2) + 0.3
+
+
+def plain(activation: Activation) -> tuple[nn.Sequential, Tensor]:
+    """Padded convolutions, flattened."""
+    layers: list[nn.Module] = [nn.Conv2d(1, CHANNELS, 3, padding=1)]
+    for _ in range(3):
+        layers += [activation(), nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)]
+    layers += [activation(), nn.Flatten(), nn.Linear(100 * CHANNELS, 10)]
+    return nn.Sequential(*layers), blobs(1, 1, 10)
+
+
+def pooled(activation: Activation) -> tuple[nn.Sequential, Tensor]:
+    """Overlapping and plain max-pools, an average pool, dense layers."""
+    c = CHANNELS
+    return nn.Sequential(
+        *(nn.Conv2d(1, c, 5), activation(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(c, c, 3, padding=1), activation(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(c, c, 3, padding=1), activation(), nn.AvgPool2d(2), nn.Flatten()),
+        *(nn.Linear(4 * c, c), activation(), nn.Linear(c, 10)),
+    ), blobs(1, 1, 24)
+
+
+def averaged(activation: Activation) -> tuple[nn.Sequential, Tensor]:
+    """A global average pool, behind a max-pool: whole covariances, forward and backward."""
+    c = CHANNELS
+    return nn.Sequential(
+        *(nn.Conv2d(1, c, 3, padding=1), activation(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(c, c, 3, padding=1), activation()),
+        *(nn.Conv2d(c, c, 3, padding=1), activation(), nn.AdaptiveAvgPool2d(1)),
+        *(nn.Flatten(), nn.Linear(c, 10)),
+    ), blobs(1, 1, 16)
+
+
+def walked(model: nn.Module, moments: Declared, x: Tensor) -> FieldResult:
+    sampling = Sampling(repeats=1)
+    return walk_field(model, moments, x, joint=len(x) > 1, sampling=sampling, everywhere=True)
+
+
+def assert_spreads_agree(
+    model: nn.Module,
+    moments: Declared,
+    x: Tensor,
+    draws: int,
+    freedoms: list[Freedom] | None = None,
+) -> None:
+    """Within what `draws` know, the samples of a channel know, and an order of 1 / width.
+
+    The ratio of two log-spreads: drawn ones are known to sqrt((kurtosis - 1) / 4n); the influence's
+    own samples know 5 %. The next order in 1 / width is some depth / width of the spread.
+    """
+    net = walk(model, tuple(x.shape[1:]))
+    names = [stage.name for stage in net.stages]
+    (layers,) = walked(model, moments, x).passes
+    predicted = log_variances(layers, freedoms or [Freedom()] * len(names), images=len(x))
+    samples = conv_chain(model, net, moments, x, draws=draws).values
+    for quantity, variance in predicted.items():
+        log = samples[quantity].mean(1).log().numpy()
+        for layer in range(len(names)):
+            if log[:, layer].std() < 1e-6:  # orthogonal in the first layer, unit cotangent in last
+                assert variance[layer] < 1e-6
+                continue
+            ratio = log[:, layer].std(ddof=1) / variance[layer] ** 0.5
+            kurtosis = stats.kurtosis(log[:, layer], fisher=False)
+            se = np.hypot(((kurtosis - 1) / (4 * draws)) ** 0.5, 0.05)
+            assert abs(np.log(ratio)) < 3.5 * se + len(names) / CHANNELS, (quantity, layer, ratio)
+
+
+@pytest.mark.parametrize("network", [plain, pooled, averaged])
+@pytest.mark.parametrize(("activation", "sigma_w2"), [(nn.ReLU, 2.0), (nn.Tanh, 1.5)])
+def test_spread_forward_backward_and_of_weight_gradients(
+    network: Callable[[Activation], tuple[nn.Sequential, Tensor]],
+    activation: Activation,
+    sigma_w2: float,
+) -> None:
+    model, x = network(activation)
+    moments = declared(model, lambda s: sigma_w2 / s.fan_in, bias=Moments(0.0, 0.01))
+    assert_spreads_agree(model, moments, x, draws=120)
+
+
+@pytest.mark.parametrize("scheme", [Orthogonal(), DeltaOrthogonal()])
+@pytest.mark.parametrize(("activation", "gain"), [(nn.ReLU, 2**0.5), (nn.Tanh, 1.0)])
+def test_orthogonal_weights_scatter_less(
+    scheme: Scheme, activation: Activation, gain: float
+) -> None:
+    c = CHANNELS
+    model = nn.Sequential(
+        *(nn.Conv2d(3, c, 3, padding=1), activation(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(c, c, 3, padding=1), activation(), nn.Flatten()),
+        *(nn.Linear(25 * c, c), activation(), nn.Linear(c, 10)),
+    )
+    modules, moments = weight_layers(model), {}
+    for name, layer in modules.items():
+        weight = scheme.moments(WeightShape.of(layer)).scaled(gain)
+        moments[name] = LayerMoments(weight, Moments(0.0, 0.0), "orthogonal")
+    freedoms = [freedom(layer, moments[name]) for name, layer in modules.items()]
+    assert_spreads_agree(model, moments, blobs(1, 3, 10), 120, freedoms)
+
+
+def test_the_mean_over_images_has_their_joint_spread() -> None:
+    model, _ = plain(nn.Tanh)
+    moments = declared(model, lambda s: 1.5 / s.fan_in)
+    assert_spreads_agree(model, moments, blobs(3, 1, 10), draws=120)
+
+
+def test_a_network_that_ends_in_a_map_has_a_random_cotangent_at_every_point() -> None:
+    c = CHANNELS
+    model = nn.Sequential(
+        *(nn.Conv2d(1, c, 3), nn.Tanh(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(c, 20, 3), nn.Flatten()),
+    )
+    assert_spreads_agree(model, declared(model, lambda s: 1 / s.fan_in), blobs(1, 1, 12), draws=120)
+
+
+def test_a_rectifier_layer_scatters_by_five_over_its_width() -> None:
+    """Hanin & Nica (2020), theorem 1: kappa = 5, and 2 / n of the layer itself."""
+    n = 4096  # wide, so that ten logits' own scatter and nothing else is left of order 1
+    model = nn.Sequential(
+        *(nn.Conv2d(1, n, 1), nn.ReLU(), nn.Flatten(), nn.Linear(n, n)),
+        *(nn.ReLU(), nn.Linear(n, 10)),
+    )
+    moments = declared(model, lambda s: 2 / s.fan_in)
+    (layers,) = walked(model, moments, torch.ones(1, 1, 1, 1)).passes
+    variance = log_variances(layers, [Freedom()] * 3)
+    expected = [2 / n, (5 + 2) / n]
+    # A channel's influence x^2 has kurtosis 28: 16,384 samples know its variance to 4 %.
+    np.testing.assert_allclose(variance["preact_m2"][:2], expected, rtol=0.16)
+    np.testing.assert_allclose(variance["vjp_m2"], [10 / n, 5 / n, 0], rtol=0.2)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_closed_adjoints_are_derivatives_of_the_recursion(activation: Activation) -> None:
+    """Against differences: a layer's weights scaled by a little scale what follows."""
+    model, x = averaged(activation)
+
+    def log_moments(scale: float) -> Tensor:
+        moments = declared(model, lambda s: 1.5 / s.fan_in)
+        first = moments["0"]
+        moments["0"] = replace(first, weight=first.weight.scaled(scale))
+        (layers,) = walked(model, moments, x).passes
+        return torch.stack([layer.made.m2.mean() for layer in layers]).log()
+
+    (layers,) = walked(model, declared(model, lambda s: 1.5 / s.fan_in), x).passes
+    step = 1e-3
+    measured = (log_moments(1 + step) - log_moments(1 - step)) / (4 * step)  # by log variance
+    # Down from log m2 of the last layer to the covariance of the first.
+    forms = torch.full((1, 1, 1), 1 / float(layers[-1].made.m2.sum())).double()
+    for above, layer in zip(layers[:0:-1], layers[-2::-1], strict=True):
+        forms = above.weights.inputs * above.taps.send_covariances(forms, above.weights.var)
+        if is_closed(layer.between, layer.made):
+            forms = ClosedAdjoint(layer).into_field(forms)
+        else:
+            channels = whitened_channels(layer, 0, layer.name)
+            nothing = [torch.zeros(channels.y.shape[-1]).double()]
+            forms = channels.unwhitened(channels.into_whitened(forms, nothing))
+    derivative = (forms[0] * layers[0].made.covariance[0, 0, 0]).sum()
+    # Samples of the walk and of the channels are other ones: 1 % of a moment each.
+    assert abs(float(derivative - measured[-1])) < 0.05
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 1, 3, padding=1),
+        nn.Conv2d(1, 1, (3, 5), padding=(1, 2)),
+        nn.Conv2d(1, 1, 3, padding=2, dilation=2),
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(1, 1, 3, stride=2, padding=1),
+        nn.Conv2d(1, 1, 3),
+        nn.Linear(42, 1),
+    ],
+)
+def test_shifting_sums_what_the_reading_table_sums(layer: nn.Module) -> None:
+    taps = Taps.of("layer", layer, (6, 7), 2, 1)
+    generator = torch.Generator().manual_seed(0)
+    forms = torch.randn(3, 84, 84, generator=generator).double()
+    forms = forms + forms.mT
+    var = torch.ones(taps.n_taps).double()
+    if not taps.whole:
+        var = torch.rand(taps.n_taps, generator=generator).double()
+    torch.testing.assert_close(
+        taps.sum_covariances(forms, var), taps.gather_covariances(forms, var)
+    )

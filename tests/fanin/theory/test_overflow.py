@@ -1,0 +1,98 @@
+"""Overflow comes at the layers where it was measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fanin.theory.overflow import first_overflow, overflow_chance, overflow_chances
+
+
+def layers(width, weight_m2, depth, *, mean=False):
+    """log E[y^2] of a ReLU net whose input has second moment 1 (weights with a mean: U(0,1))."""
+    growth = (width / 2) ** 2 if mean else width * weight_m2 / 2
+    first = width * weight_m2 * (3 * width / 4 if mean else 1)
+    return math.log(first) + np.arange(depth) * math.log(growth)
+
+
+@pytest.mark.parametrize(
+    ("width", "weight_m2", "dtype", "measured"),
+    [
+        (256, 1.0, torch.float32, 36.3),
+        (512, 0.04, torch.float32, 75.3),
+        (512, 0.04, torch.float16, 9.0),
+        (256, 1.0, torch.float16, 4.5),
+    ],
+)
+def test_first_overflow_is_where_it_was_measured(width, weight_m2, dtype, measured):
+    # THEORY.md, section 3.6; means over nets, so within a layer.
+    log_m2 = layers(width, weight_m2, 100)
+    chances = overflow_chances(log_m2, [width] * 100, dtype)
+    assert abs(first_overflow(chances) - measured) <= 1
+
+
+def test_squares_overflow_at_half_the_depth():
+    log_m2 = layers(256, 1.0, 60)
+    first = first_overflow(overflow_chances(log_m2, [256] * 60, torch.float32))
+    squared = overflow_chances(log_m2, [256] * 60, torch.float32, squared=True)
+    assert abs(2 * first_overflow(squared) - first) <= 2
+
+
+def test_the_chance_is_that_of_drawn_layers():
+    generator = torch.Generator().manual_seed(0)
+    n, draws, log_sd, limit = 50, 40_000, 0.8, torch.finfo(torch.float16).max
+    log_m2 = math.log(limit**2 / 12)
+    z = torch.randn(draws, generator=generator, dtype=torch.float64)
+    m = torch.exp(log_m2 - log_sd**2 / 2 + log_sd * z)
+    y = m.sqrt()[:, None] * torch.randn(draws, n, generator=generator, dtype=torch.float64)
+    share = (y.abs() > limit).any(1).double().mean().item()
+    chance = overflow_chance(log_m2, n, torch.float16, log_sd)
+    assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
+
+
+@pytest.mark.parametrize("between", [0.02, 0.4])
+def test_a_mean_that_all_units_share_brings_them_nearer_to_the_limit_or_not(between):
+    generator = torch.Generator().manual_seed(1)
+    n, draws, limit = 50, 40_000, torch.finfo(torch.float16).max
+    m2 = (limit / (1.4 if between < 0.1 else 2.5)) ** 2
+    z = torch.randn(draws, n, generator=generator, dtype=torch.float64)
+    y = math.sqrt((1 - between) * m2) + math.sqrt(between * m2) * z
+    share = (y.abs() > limit).any(1).double().mean().item()
+    chance = overflow_chance(math.log(m2), n, torch.float16, between=between)
+    assert 0.01 < share < 0.99
+    assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
+    # Centred units of that second moment reach further.
+    assert overflow_chance(math.log(m2), n, torch.float16) > 2 * chance
+
+
+@pytest.mark.parametrize(("below", "chance"), [(1.01, 0.0), (0.99, 1.0)])
+def test_units_all_alike_overflow_together(below, chance):
+    log_m2 = 2 * math.log(torch.finfo(torch.float16).max / below)
+    assert overflow_chance(log_m2, 1000, torch.float16, between=0.0) == pytest.approx(chance)
+
+
+def test_a_spread_of_nothing_is_no_spread():
+    log_m2 = math.log(6e4**2 / 9)
+    narrow, none = (overflow_chance(log_m2, 100, torch.float16, sd) for sd in (1e-9, 0.0))
+    assert narrow == pytest.approx(none)
+
+
+def test_moments_beyond_float64_and_of_nothing():
+    assert overflow_chance(2000.0, 10, torch.float32) == pytest.approx(1.0)
+    assert overflow_chance(math.inf, 10, torch.bfloat16) == 1.0
+    assert overflow_chance(-math.inf, 10, torch.float16) == 0.0
+    assert overflow_chance(-2000.0, 1e9, torch.float16) == 0.0
+    assert math.isnan(overflow_chance(math.nan, 10, torch.float16))
+    assert first_overflow([0.0, math.nan, 0.1]) is None
+
+
+def test_bfloat16_reaches_as_far_as_float32():
+    log_m2 = layers(256, 1.0, 60)
+    firsts = [
+        first_overflow(overflow_chances(log_m2, [256] * 60, dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert firsts[0] == firsts[1]
