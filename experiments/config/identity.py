@@ -7,20 +7,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.config.build import TARGET
+from fanin.instantiate import TARGET
 
 # How or where a cell ran, and what was asked of the sweep around it, is not what it is.
 EXCLUDED = ("data.root", "data.download", "runner", "sweep", "engine", "hydra")
 
-# Options added after schema version 1, each with the value it was introduced with: (dotted key,
+# Part of every hash. A new version makes all ids new, so that no old result is taken for a new one.
+SCHEMA_VERSION = 2
+
+# Options added after this schema version, each with the value it was introduced with: (dotted key,
 # value). While a cell has that value the key is left out of its hash, so ids made before the
 # option existed stay valid. Rows are only ever added, never changed.
-MIGRATIONS: tuple[tuple[str, Any], ...] = (
-    ("clip.bias", "own"),
-    ("probe.tensors", []),
-    ("probe.layer_sharpness", False),
-)
-
+MIGRATIONS: tuple[tuple[str, Any], ...] = ()
 
 SCALARS = (str, int, float, type(None))
 
@@ -60,7 +58,8 @@ def fingerprint(
 ) -> str:
     """64 bits of SHA-256, as 16 hexadecimal digits, over a coerced config."""
     values = scientific(config, migrations)
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    versioned = {"schema": SCHEMA_VERSION, "values": values}
+    text = json.dumps(versioned, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
