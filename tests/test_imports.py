@@ -1,0 +1,68 @@
+"""Imports run one way, from analysis to experiments to fanin, and never in a circle."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ("fanin", "experiments", "analysis")  # each may import those before it
+NOT_IN_FANIN = ("hydra", "omegaconf", "submitit", "pebble", "pyarrow", "seaborn", "matplotlib")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {
+    module_name(path): ast.parse(path.read_text())
+    for layer in LAYERS
+    for path in sorted((ROOT / layer).rglob("*.py"))
+}
+
+
+def imports(module: str) -> set[str]:
+    """Return the names of the modules that a module imports, those inside functions included."""
+    found = set()
+    for node in ast.walk(SOURCES[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (submodules & SOURCES.keys()) or {node.module}
+    return found - {module}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_those_below_it(layer):
+    above = LAYERS[LAYERS.index(layer) + 1 :]
+    wrong = {
+        (module, name)
+        for module in SOURCES
+        if module.partition(".")[0] == layer
+        for name in imports(module)
+        if name.partition(".")[0] in above
+    }
+    assert wrong == set()
+
+
+def test_fanin_needs_nothing_of_the_sweep_runner():
+    wrong = {
+        (module, name)
+        for module in SOURCES
+        if module.partition(".")[0] == "fanin"
+        for name in imports(module)
+        if name.partition(".")[0] in NOT_IN_FANIN
+    }
+    assert wrong == set()
+
+
+def test_no_import_cycles():
+    graph = {module: imports(module) & SOURCES.keys() for module in SOURCES}
+    graph["fanin"] = set()  # it imports its public names when they are first used
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
