@@ -14,7 +14,7 @@ import pyarrow as pa
 from experiments.sweep.store.concatenate import concatenate
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.survey import Fault
+from experiments.sweep.store.scan import Fault
 from experiments.sweep.store.tables import latest, of_cells, read_tables
 from fanin.errors import FaninError, FaninWarning, nearest
 

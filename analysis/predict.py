@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from experiments.config.loader import CONF, hydra_arguments
-from experiments.sweep.asking.command import check_argv, space_of
+from experiments.sweep.cli import check_argv, space_of
 from fanin.errors import UNUSABLE, ConfigError, FaninError
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ WIDTH, EXPLAIN_WIDTH = 100, 120
 @hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def predict_one(config: DictConfig) -> None:
     """Predict the cell that Hydra composed."""
-    from experiments.sweep.asking.expand import expand
-    from experiments.sweep.asking.overrides import parse_arguments
-    from experiments.sweep.asking.request import understand
+    from experiments.sweep.expand import expand
+    from experiments.sweep.overrides import parse_arguments
+    from experiments.sweep.request import understand
 
     about = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.load import Results
 from experiments.config.identity import scientific
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 
 # What decides what is measured at initialization, seeds aside: the loss too, through its gradients.
 DECIDES = ("data", "scaling", "model", "activation", "init", "head", "loss", "probe")

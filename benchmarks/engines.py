@@ -17,7 +17,7 @@ from analysis.load import load
 from benchmarks.measure import python, run
 from benchmarks.page import Section
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 from fanin.errors import FaninError
 
 Say = Callable[[str], None]

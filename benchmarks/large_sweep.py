@@ -9,13 +9,13 @@ import numpy as np
 from experiments.config.identity import flatten
 from experiments.config.loader import config_loader
 from experiments.result import CellResult
-from experiments.sweep.asking.command import space_of
-from experiments.sweep.asking.expand import PlannedCell, expand
-from experiments.sweep.asking.overrides import parse_arguments
-from experiments.sweep.asking.request import understand
-from experiments.sweep.store.frozen import freeze
+from experiments.sweep.cli import space_of
+from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import freeze
 
 AXES = (
     "init=he_normal,he_uniform,xavier_normal,xavier_uniform,lecun_normal,lecun_uniform,"

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from experiments.sweep.code import code_version
+from experiments.sweep.provenance import code_version
 
 LIBRARIES = ("torch", "hydra-core", "hydra-joblib-launcher", "joblib", "pyarrow", "pandas", "numpy")
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from benchmarks.measure import python, run
 from benchmarks.page import Section
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import check_command, space_of
-from experiments.sweep.asking.expand import expand
-from experiments.sweep.asking.overrides import parse_arguments
-from experiments.sweep.asking.request import understand
+from experiments.sweep.cli import check_command, space_of
+from experiments.sweep.expand import expand
+from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 
 Say = Callable[[str], None]
 GRIDS = {

@@ -29,7 +29,7 @@ from experiments.config.loader import config_loader
 from experiments.config.schema import coerce_cell
 from experiments.config.space import assign
 from experiments.result import CellResult
-from experiments.sweep.asking.command import space_of
+from experiments.sweep.cli import space_of
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder, write_whole
 from fanin.errors import UNUSABLE, FaninError

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.sweep.running.recover import recover
-from experiments.sweep.store.frozen import read_frozen
 from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.merge import merge_packs
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.quarantine import quarantine
 from experiments.sweep.view.overview import find_sweep
+from experiments.sweep.worker.recover import recover
 from fanin.errors import INTERRUPTED, UNUSABLE, FaninError
 
 

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.config.loader import CONF
-from experiments.sweep.asking.command import check_argv, run_command
+from experiments.sweep.cli import check_argv, run_command
 
 CONFIG_NAME = "config"
 

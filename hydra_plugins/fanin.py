@@ -27,7 +27,7 @@ class FaninSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the grid that the overrides ask for, and end the process with its status."""
-        from experiments.sweep.asking.command import run_command
+        from experiments.sweep.cli import run_command
 
         hydra_overrides = OmegaConf.to_container(self._config.hydra.overrides.hydra)
         config_name = self._config.hydra.job.config_name

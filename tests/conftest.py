@@ -10,9 +10,9 @@ import pytest
 
 from experiments.config.loader import config_loader
 from experiments.config.space import Space
-from experiments.sweep.asking.expand import expand
-from experiments.sweep.asking.overrides import parse_arguments
-from experiments.sweep.asking.request import understand
+from experiments.sweep.expand import expand
+from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 
 CellConfig = Callable[..., dict[str, Any]]
 

@@ -7,7 +7,7 @@ import pytest
 from analysis import load
 from analysis.measured import compare
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,7 +15,7 @@ from analysis.compare.question import Question
 from analysis.compare.words import belongs, label, last, words_of
 from analysis.keys import SEEDS
 from analysis.load import Results
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 
 DONE = ("ok", "diverged")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from analysis.load import Results
 from experiments.config.schema import common_keys
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 
 Change = Mapping[str, Any]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from analysis.load import Results
 from experiments.config.schema import build_cell
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.compare.metric import metric_named
 from analysis.figures.study import Headline, Study
 from analysis.load import Results
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 from fanin.statistics.interval import mean_interval
 

@@ -13,7 +13,7 @@ from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from experiments.config.schema import build_cell
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 from fanin.inits import WeightShape, weight_layers
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.report.column import Column, kind_of, plain
 from analysis.report.varying import varying
-from experiments.sweep.store.frozen import Line
+from experiments.sweep.store.plan_file import Line
 
 METRICS = {"test_accuracy": 4, "test_loss": 4, "train_loss": 4, "seconds": 3}  # decimals shown
 ENDED = ("outcome_step", "outcome_tensor", "outcome_reason")

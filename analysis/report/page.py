@@ -20,8 +20,8 @@ from analysis.report.compared import compared
 from analysis.report.seeds_together import seeds_together
 from analysis.report.studied import studied
 from analysis.report.varying import folded, shared
-from experiments.sweep.store.frozen import read_frozen
 from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.state import read_states
 from experiments.sweep.view.overview import find_sweep
 from experiments.sweep.view.status import Status

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.keys import place
 from analysis.report.column import Column, kind_of, plain, word
 from experiments.config.identity import flatten, scientific
-from experiments.sweep.store.frozen import Line
+from experiments.sweep.store.plan_file import Line
 from fanin.instantiate import TARGET
 
 

@@ -12,25 +12,25 @@ from rich.console import Console
 from experiments.config.space import Space
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
-from experiments.sweep.asking.expand import PlannedCell, expand, label
-from experiments.sweep.asking.request import Request
-from experiments.sweep.planning.engines import choose, decide
-from experiments.sweep.planning.pack import similar
-from experiments.sweep.planning.packing import Bounds
-from experiments.sweep.planning.plan import Plan, make_plan, with_engines
-from experiments.sweep.runner import Outliving, Tick
-from experiments.sweep.runner.devices import devices
-from experiments.sweep.running.interrupts import Interrupted
-from experiments.sweep.running.recover import STOPPED, recover
+from experiments.sweep.engines import choose, decide
+from experiments.sweep.expand import PlannedCell, expand, label
+from experiments.sweep.interrupts import Interrupted
+from experiments.sweep.packing import Bounds
+from experiments.sweep.plan import Plan, make_plan, with_engines
+from experiments.sweep.request import Request
+from experiments.sweep.runners import Outliving, Tick
+from experiments.sweep.runners.devices import devices
 from experiments.sweep.slurm.leaving import asks_to_cancel, show_jobs
 from experiments.sweep.slurm.submission import handed_out
-from experiments.sweep.store.frozen import Line, check_frozen, freeze, read_frozen
 from experiments.sweep.store.lock import Hold, sole_launcher
+from experiments.sweep.store.plan_file import Line, check_frozen, freeze, read_frozen
 from experiments.sweep.store.quarantine import quarantine
 from experiments.sweep.store.state import DONE, read_states
+from experiments.sweep.types import similar
 from experiments.sweep.view.progress import shown
 from experiments.sweep.view.summary import show_counts, show_end, show_engines, show_plan
 from experiments.sweep.view.units import several
+from experiments.sweep.worker.recover import STOPPED, recover
 from fanin.errors import INTERRUPTED, ConfigError
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed

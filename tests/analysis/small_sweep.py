@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import Results, load
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 
 SMALL = (
     *("data.side=14", "data.n_train=200", "data.n_test=100", "train.steps=3"),

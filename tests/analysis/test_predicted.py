@@ -18,7 +18,7 @@ from analysis.measured import compare
 from analysis.predict_cell import predict_cell
 from analysis.predicted import predict_settings, theory_fingerprint
 from analysis.settings import Setting, settings_of
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.theory.walk import UnpredictableLayer
 
 Counted = Callable[[], int]

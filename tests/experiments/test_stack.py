@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments import stack as room
 from experiments.cell import CellResult, run_cell
 from experiments.stack import run_stack
-from experiments.sweep.running.interrupts import Interrupted
+from experiments.sweep.interrupts import Interrupted
 from experiments.training.lanes import StackedLanes
 from fanin.errors import FaninError
 

@@ -14,7 +14,7 @@ from analysis.figures.dying_relu.one_filter import OneFilter, patches_of
 from analysis.load import Results
 from experiments.config.schema import Cell, build_cell
 from experiments.inputs import prepared, probe_images
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.batches import Batches
 from fanin.errors import FaninError
 from fanin.inits import WeightShape

@@ -12,7 +12,7 @@ from analysis.figures.study import Headline
 from analysis.load import Results
 from experiments.cell import prepared
 from experiments.config.schema import build_cell
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.batches import Batches
 
 

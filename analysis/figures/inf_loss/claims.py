@@ -12,7 +12,7 @@ from analysis.figures.inf_loss.parts import cells_of
 from analysis.figures.study import Headline
 from analysis.load import Results
 from analysis.predict_cell import predict_cell
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 
 NAMES = {"he_normal": "He", "xavier_normal": "Xavier", "pytorch_default": "torch's default"}
 PARTNERS = {"relu": ("he_normal", "xavier_normal"), "tanh": ("xavier_normal", "he_normal")}

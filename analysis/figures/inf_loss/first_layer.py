@@ -17,7 +17,7 @@ from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 
 SIZE = (6.8, 3.6)  # inches
 BEYOND = 80.0  # where "no layer" stands on the figure's axes

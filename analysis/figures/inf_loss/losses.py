@@ -14,7 +14,7 @@ from analysis.figures.inf_loss.foretold import Oracle
 from analysis.figures.inf_loss.parts import cells_of
 from analysis.figures.study import Headline
 from analysis.load import Results
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.theory.overflow import overflow_chance
 
 CLASSES = 10

@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # None of five hundred jobs is to fetch data: that was done before any was submitted.
     os.environ["FANIN_OFFLINE"] = "1"
     try:
-        from experiments.sweep.running.server import start_server
         from experiments.sweep.slurm.submission import read_submission
         from experiments.sweep.store.paths import SweepFolder
+        from experiments.sweep.worker.forkserver import start_server
 
         submission = read_submission(SweepFolder(Path(root)), token)
         if submission.duty.stage_data is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from experiments.sweep.planning.pack import Pack, Task
 from experiments.sweep.store.state import INTERRUPTED, CellState
+from experiments.sweep.types import Pack, Task
 
 
 def left_of(packs: Sequence[Pack], states: Mapping[str, CellState], attempts: int) -> list[Pack]:

@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.sweep.running.interrupts import Interrupted
-from experiments.sweep.running.order import STOP
+from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.slurm.signals import KINDS, let_in
+from experiments.sweep.worker.order import STOP
 
 STAMP_EVERY = 5.0  # seconds between two signs of life
 

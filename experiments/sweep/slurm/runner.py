@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.planning.pack import Pack
-from experiments.sweep.runner.protocol import Tick
+from experiments.sweep.provenance import code_version, own_modules
+from experiments.sweep.runners.protocol import Tick
 from experiments.sweep.slurm.calls import max_array_size
 from experiments.sweep.slurm.desk import Desk
 from experiments.sweep.slurm.script import batch_script
@@ -22,6 +21,7 @@ from experiments.sweep.slurm.submission import Duty, Submission
 from experiments.sweep.slurm.submit import pause
 from experiments.sweep.slurm.withdraw import withdraw
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Pack
 from fanin.errors import ConfigError
 
 POLL = 0.5  # seconds between two looks at the files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from experiments.sweep.planning.pack import Pack
+from experiments.sweep.types import Pack
 
 Shard = tuple[Pack, ...]
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.sweep.planning.pack import Pack
-from experiments.sweep.running.settle import settle
 from experiments.sweep.slurm import calls
 from experiments.sweep.slurm.left import left_of
 from experiments.sweep.slurm.submission import Submission
@@ -19,6 +17,8 @@ from experiments.sweep.slurm.turn import end_turn
 from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
+from experiments.sweep.types import Pack
+from experiments.sweep.worker.finalize import settle
 from experiments.training.checkpoint import how_far
 
 FRUITLESS = 3  # turns in a row that get nowhere, after which a cell is given up

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.planning.pack import Pack, Task
 from experiments.sweep.slurm.shards import Shard
 from experiments.sweep.store.paths import SweepFolder, write_whole, writing
+from experiments.sweep.types import Pack, Task
 from fanin.errors import FaninError
 
 NAME_LENGTH = 60  # characters of a sweep's name that are part of a job's

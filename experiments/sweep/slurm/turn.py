@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.sweep.planning.pack import Task
-from experiments.sweep.running.settle import follow, settle
 from experiments.sweep.store.journal import TAKEN, journals_in, read_events
 from experiments.sweep.store.paths import SweepFolder, writing
+from experiments.sweep.types import Task
+from experiments.sweep.worker.finalize import follow, settle
 
 TAKEN_OVER = "somebody else has taken these cells over"
 

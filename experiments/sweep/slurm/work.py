@@ -9,10 +9,9 @@ from pathlib import Path
 
 from pebble import CONSTS
 
-from experiments.sweep.runner.devices import cores, devices
-from experiments.sweep.runner.pool import Crew, run_pool
-from experiments.sweep.running.interrupts import Interrupted
-from experiments.sweep.running.limits import GIB
+from experiments.sweep.interrupts import Interrupted
+from experiments.sweep.runners.devices import cores, devices
+from experiments.sweep.runners.pool import Crew, run_pool
 from experiments.sweep.slurm.cause import earlier_end
 from experiments.sweep.slurm.left import left_of
 from experiments.sweep.slurm.notice import Notice
@@ -20,6 +19,7 @@ from experiments.sweep.slurm.stop import standing, stop
 from experiments.sweep.slurm.submission import Duty, Submission
 from experiments.sweep.slurm.turn import TAKEN_OVER, end_turn, settle_lost, take_turn
 from experiments.sweep.store.state import read_states
+from experiments.sweep.worker.limits import GIB
 from fanin.errors import FaninError
 
 GRACE = 20.0  # seconds that workers have at most to keep what they are at

@@ -7,7 +7,7 @@ from itertools import count
 
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import TABLES, TEMPORARY, SweepFolder, writing
-from experiments.sweep.store.survey import Fault, steadily, survey
+from experiments.sweep.store.scan import Fault, steadily, survey
 from experiments.sweep.store.tables import read_pack
 
 

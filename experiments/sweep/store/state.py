@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.sweep.store.journal import Event, journals_in, read_events
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.survey import steadily, survey
+from experiments.sweep.store.scan import steadily, survey
 
 COLUMNS = ("cell_id", "outcome", "attempt", "seconds", "outcome_reason")
 DONE = ("ok", "diverged")

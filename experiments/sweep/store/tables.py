@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from experiments.sweep.store.parquet import decode, part_path
 from experiments.sweep.store.paths import TABLES, SweepFolder
-from experiments.sweep.store.survey import Fault, StoredPack, steadily, survey, verified
+from experiments.sweep.store.scan import Fault, StoredPack, steadily, survey, verified
 
 Parts = dict[str, pa.Table]
 """Parts of one table by the stem of their files, or of one pack by table."""

@@ -20,7 +20,7 @@ from experiments.sweep.store.journal import (
 )
 from experiments.sweep.store.parquet import part_path, read_part
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.survey import steadily, survey
+from experiments.sweep.store.scan import steadily, survey
 from experiments.sweep.view.seen import Begun, OpenJournal, Result, Seen
 from fanin.errors import DataError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from experiments.sweep.planning.pack import similar
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import similar
 from experiments.sweep.view.labels import short_labels
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from experiments.sweep.asking.request import Request
-from experiments.sweep.planning.plan import Plan
+from experiments.sweep.plan import Plan
+from experiments.sweep.request import Request
 from experiments.sweep.slurm.calls import SlurmError, max_array_size
 from experiments.sweep.slurm.desk import arrays_needed
 from experiments.sweep.slurm.runner import SlurmRunner

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweep.asking.expand import label
-from experiments.sweep.asking.grid import Axis
-from experiments.sweep.asking.request import Request
-from experiments.sweep.planning.engines import Engines
-from experiments.sweep.planning.plan import Plan
-from experiments.sweep.runner import Outliving
+from experiments.sweep.engines import Engines
+from experiments.sweep.expand import label
+from experiments.sweep.grid import Axis
+from experiments.sweep.plan import Plan
+from experiments.sweep.request import Request
+from experiments.sweep.runners import Outliving
 from experiments.sweep.store.state import DONE, CellState
 from experiments.sweep.view.units import duration, several
 

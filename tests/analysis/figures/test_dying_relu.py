@@ -12,7 +12,7 @@ from analysis.figures.dying_relu import study
 from analysis.figures.dying_relu.headlines import _window, onsets
 from analysis.figures.dying_relu.reported import reported
 from analysis.figures.dying_relu.runs import CROSS, Runs, _described
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.batches import Batches
 from fanin.errors import FaninError
 

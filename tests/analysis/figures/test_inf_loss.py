@@ -25,9 +25,9 @@ from experiments.cell import run_cell
 from experiments.config.loader import config_loader
 from experiments.config.space import Space
 from experiments.result import CellResult
-from experiments.sweep.asking.expand import expand
-from experiments.sweep.asking.overrides import parse_arguments
-from experiments.sweep.asking.request import understand
+from experiments.sweep.expand import expand
+from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 from fanin.errors import FaninError
 
 SMALL = (

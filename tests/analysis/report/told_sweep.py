@@ -8,7 +8,7 @@ from small_sweep import SMALL
 
 from analysis import Results, load
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 
 NAME = "<img src=x onerror=alert(1)>"  # a folder may be called so
 WORD = "$x$ </script><script>alert(1)</script>"

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from experiments.config.loader import CONF
 from experiments.config.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
 from experiments.config.space import Space
-from experiments.sweep.asking.expand import expand
-from experiments.sweep.asking.grid import grids_of
-from experiments.sweep.asking.sizes import Size, at_size
-from experiments.sweep.runner import InlineRunner, LocalRunner, Runner
+from experiments.sweep.expand import expand
+from experiments.sweep.grid import grids_of
+from experiments.sweep.runners import InlineRunner, LocalRunner, Runner
+from experiments.sweep.sizes import Size, at_size
 from fanin.instantiate import build
 
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")

@@ -14,8 +14,8 @@ from experiments.config.identity import (
 )
 from experiments.config.schema import coerce_cell
 from experiments.config.space import Space, assign
-from experiments.sweep.asking.expand import expand
-from experiments.sweep.asking.grid import Axis, Grid
+from experiments.sweep.expand import expand
+from experiments.sweep.grid import Axis, Grid
 
 # Another valid value for every leaf of the default cell (`group=option` stands for its target).
 FLIPS = {

@@ -12,10 +12,10 @@ from sweep_process import FAULTY, Site, site
 
 from experiments.config.loader import config_loader
 from experiments.config.space import Space
-from experiments.sweep.asking.command import check_command, run_command, space_of
-from experiments.sweep.asking.expand import PlannedCell, expand
-from experiments.sweep.asking.grid import grids_of
-from experiments.sweep.asking.overrides import parse_arguments
+from experiments.sweep.cli import check_command, run_command, space_of
+from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.grid import grids_of
+from experiments.sweep.overrides import parse_arguments
 
 Cells = Callable[..., list[PlannedCell]]
 

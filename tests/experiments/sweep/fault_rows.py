@@ -11,7 +11,7 @@ from sweep_process import Site, finish
 
 from analysis import load
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 from experiments.sweep.store.state import read_states
 
 Record = Callable[[str, str, str], None]  # a fault, what happened, and what the command did next

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.config.identity import flatten
-from experiments.sweep.asking.command import check_command, run_command
-from experiments.sweep.asking.expand import expand
-from experiments.sweep.asking.overrides import parse_arguments
-from experiments.sweep.asking.request import understand
+from experiments.sweep.cli import check_command, run_command
+from experiments.sweep.expand import expand
+from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 from fanin.errors import ConfigError
 
 

@@ -12,13 +12,13 @@ import torch
 
 from analysis import load
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
-from experiments.sweep.asking.expand import PlannedCell
-from experiments.sweep.planning.engines import choose, decide
-from experiments.sweep.planning.pack import Task, grouped
-from experiments.sweep.planning.trial import try_engines
-from experiments.sweep.runner.inline import InlineRunner
+from experiments.sweep.cli import run_command
+from experiments.sweep.engines import choose, decide
+from experiments.sweep.expand import PlannedCell
+from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.trial import try_engines
+from experiments.sweep.types import Task, grouped
 from experiments.training import lanes
 from fanin.errors import FaninError
 

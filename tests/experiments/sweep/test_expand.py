@@ -6,10 +6,10 @@ from hydra._internal.utils import create_config_search_path
 
 from experiments.config.loader import CONF, config_loader
 from experiments.config.space import Space
-from experiments.sweep.asking.command import space_of
-from experiments.sweep.asking.expand import expand
-from experiments.sweep.asking.grid import grids_of
-from experiments.sweep.asking.overrides import parse_arguments
+from experiments.sweep.cli import space_of
+from experiments.sweep.expand import expand
+from experiments.sweep.grid import grids_of
+from experiments.sweep.overrides import parse_arguments
 from fanin.errors import ConfigError
 
 WORDS = [

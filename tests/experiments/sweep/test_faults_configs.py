@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_command_refused import COUNTS, NUMBERS, OPTIONS, wrong
 
-from experiments.sweep.asking.command import check_command, run_command
+from experiments.sweep.cli import check_command, run_command
 from fanin.errors import ConfigError
 
 EXAMPLES = 200

@@ -36,7 +36,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def here(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("TROUBLED", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("experiments.sweep.store.frozen.git", lambda *_: "")  # a diff may be large
+    monkeypatch.setattr(
+        "experiments.sweep.store.plan_file.git", lambda *_: ""
+    )  # a diff may be large
     return replace(site(tmp_path, FAULTY), elsewhere=disk)
 
 
@@ -101,8 +103,8 @@ def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
         "sitecustomize.py",
         "import sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
-        "    import experiments.sweep.running.worker\n"
-        "    experiments.sweep.running.worker.BEAT_EVERY = 0.0\n",
+        "    import experiments.sweep.worker.worker\n"
+        "    experiments.sweep.worker.worker.BEAT_EVERY = 0.0\n",
     )
     here = replace(here, words=tuple(w for w in here.words if not w.startswith("train.")))
     words = ("init.number=range(2)", "train.steps=2400", "runner.workers=1")

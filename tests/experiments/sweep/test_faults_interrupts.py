@@ -12,7 +12,7 @@ import pytest
 from fault_rows import Record, again_here, assert_nothing_is_left, ended, fault
 from sweep_process import Site, finish, until
 
-from experiments.sweep.running.interrupts import FROM_TERMINAL
+from experiments.sweep.interrupts import FROM_TERMINAL
 
 CELLS = 12
 GRID = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=6")

@@ -11,7 +11,7 @@ from sweep_process import Site, finish, site, until
 
 from analysis import load
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 
 CELLS = 12
 GRID = (f"init.number=range({CELLS})", "runner.pack_cells=6")

@@ -60,8 +60,8 @@ def test_a_worker_that_outlives_its_launcher_publishes_nothing(
         "sitecustomize.py",  # workers without the signal that ends them with their launcher
         "import sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
-        "    import experiments.sweep.running.process\n"
-        "    experiments.sweep.running.process.PR_SET_PDEATHSIG = 0\n",
+        "    import experiments.sweep.worker.process\n"
+        "    experiments.sweep.worker.process.PR_SET_PDEATHSIG = 0\n",
     )
     faulty.tell("step-2", "hold")
     words = ("init.number=range(6)", "runner.workers=1", "runner.pack_cells=6")

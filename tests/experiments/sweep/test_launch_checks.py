@@ -3,7 +3,7 @@
 import yaml
 
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 
 TINY = ("model=linear", "data.n_train=64", "train.steps=1", "probe=none", "runner=inline")
 

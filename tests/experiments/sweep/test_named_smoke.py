@@ -12,9 +12,9 @@ from experiments.cell import run_cell
 from experiments.config.loader import CONF, config_loader
 from experiments.config.schema import coerce_group
 from experiments.config.space import Space
-from experiments.sweep.asking.expand import PlannedCell, expand
-from experiments.sweep.asking.overrides import parse_arguments
-from experiments.sweep.asking.request import understand
+from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.request import understand
 
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
 TWO_SIZES = [name for name in SWEEPS if "\npaper:" in (CONF / f"sweep/{name}.yaml").read_text()]

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import check_command, run_command
-from experiments.sweep.asking.overrides import parse_arguments
+from experiments.sweep.cli import check_command, run_command
+from experiments.sweep.overrides import parse_arguments
 from fanin.errors import ConfigError
 
 

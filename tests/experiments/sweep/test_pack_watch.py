@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep.runner.watch import PackWatch
+from experiments.sweep.runners.watch import PackWatch
 
 SLEEPER = """
 import sys, time
@@ -48,7 +48,7 @@ class Worker:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr("experiments.sweep.runner.watch.time", type("", (), {
+    monkeypatch.setattr("experiments.sweep.runners.watch.time", type("", (), {
         "monotonic": staticmethod(lambda: now[0]), "sleep": time.sleep,
     }))  # fmt: skip
     return now

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.sweep.planning.pack import Pack, Task
-from experiments.sweep.planning.packing import (
+from experiments.sweep.packing import (
     MOST_SECONDS,
     MOST_SERIAL,
     MOST_STACKED,
@@ -14,6 +13,7 @@ from experiments.sweep.planning.packing import (
     Bounds,
     packed,
 )
+from experiments.sweep.types import Pack, Task
 
 
 def groups_of(sizes: dict[str, int]) -> dict[str, list[Task]]:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from experiments.sweep.planning.engines import decide
-from experiments.sweep.planning.pack import VARIES_IN_PACK
-from experiments.sweep.planning.packing import Bounds
-from experiments.sweep.planning.plan import Plan
-from experiments.sweep.planning.plan import make_plan as plan_for
+from experiments.sweep.engines import decide
+from experiments.sweep.packing import Bounds
+from experiments.sweep.plan import Plan
+from experiments.sweep.plan import make_plan as plan_for
 from experiments.sweep.store.state import CellState
+from experiments.sweep.types import VARIES_IN_PACK
 
 
 def state(outcome: str, attempt: int = 1, seconds: float = 1.0) -> CellState:

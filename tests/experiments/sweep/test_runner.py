@@ -16,17 +16,17 @@ import torch
 from analysis import load
 from experiments.config.loader import config_loader
 from experiments.result import CellResult
-from experiments.sweep.asking.command import run_command
-from experiments.sweep.planning.pack import Engine, Pack, Task
-from experiments.sweep.runner.devices import devices
-from experiments.sweep.runner.pool import bury
-from experiments.sweep.running.order import Order
-from experiments.sweep.running.rows import identified
+from experiments.sweep.cli import run_command
+from experiments.sweep.runners.devices import devices
+from experiments.sweep.runners.pool import bury
 from experiments.sweep.store.journal import Journal, take
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
 from experiments.sweep.store.tables import read_parts
+from experiments.sweep.types import Engine, Pack, Task
+from experiments.sweep.worker.order import Order
+from experiments.sweep.worker.rows import identified
 from fanin.errors import ConfigError
 
 TINY = [

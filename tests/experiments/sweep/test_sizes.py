@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import run_command
-from experiments.sweep.asking.sizes import at_size
+from experiments.sweep.cli import run_command
+from experiments.sweep.sizes import at_size
 from fanin.errors import ConfigError
 
 NAMED = {

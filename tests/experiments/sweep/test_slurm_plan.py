@@ -12,7 +12,7 @@ import pytest
 from sweep_process import TINY
 
 from experiments.config.loader import config_loader
-from experiments.sweep.asking.command import check_command, run_command
+from experiments.sweep.cli import check_command, run_command
 from experiments.sweep.slurm.script import HOUSE
 
 GOLDEN = Path(__file__).with_name("slurm_scripts")

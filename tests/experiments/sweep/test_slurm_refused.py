@@ -9,7 +9,7 @@ import pytest
 from hydra.core.config_loader import ConfigLoader
 from sweep_process import TINY
 
-from experiments.sweep.asking.command import check_command, run_command
+from experiments.sweep.cli import check_command, run_command
 from fanin.errors import ConfigError
 
 

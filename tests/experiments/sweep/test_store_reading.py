@@ -11,8 +11,8 @@ from stored_packs import LAYERS, loaded, result, store
 from experiments.sweep.store.lock import sole_launcher
 from experiments.sweep.store.merge import merge_packs
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.scan import Vanished, steadily
 from experiments.sweep.store.state import read_states
-from experiments.sweep.store.survey import Vanished, steadily
 
 PACKS = 60
 
@@ -59,7 +59,7 @@ def test_reading_while_packs_are_written_and_merged(tmp_path: Path) -> None:
 
 
 def test_a_file_that_never_stays_ends_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.sweep.store.survey.PAUSE", 0.0)
+    monkeypatch.setattr("experiments.sweep.store.scan.PAUSE", 0.0)
 
     def gone() -> None:
         raise Vanished("results/s/cells/a.parquet")

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.config_loader import ConfigLoader
 from sweep_process import TINY
 
-from experiments.sweep.asking.command import run_command
+from experiments.sweep.cli import run_command
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from parts import bits
 from torch import Tensor
 
 from experiments.cell import run_cell
-from experiments.sweep.running.process import prepare_torch
+from experiments.sweep.worker.process import prepare_torch
 from experiments.training.checkpoint import Keeper
 from experiments.training.lanes import OneLane
 

@@ -18,7 +18,7 @@ sys.path.insert(0, "tests/experiments/training")
 import torch
 from stacks import CPU, alone
 from experiments.cell import begin
-from experiments.sweep.running.process import prepare_torch
+from experiments.sweep.worker.process import prepare_torch
 from experiments.training.feed import Feed
 from experiments.training.lanes import StackedLanes
 

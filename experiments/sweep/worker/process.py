@@ -9,8 +9,8 @@ import sys
 
 import torch
 
-from experiments.sweep.running.limits import limit_memory
 from experiments.sweep.store.process import runs
+from experiments.sweep.worker.limits import limit_memory
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -11,12 +11,12 @@ import importlib
 import signal
 import sys
 
-from experiments.sweep.code import code_version
-from experiments.sweep.running.process import PR_SET_PDEATHSIG
+from experiments.sweep.provenance import code_version
+from experiments.sweep.worker.process import PR_SET_PDEATHSIG
 
 NEEDED = (
-    "experiments.sweep.running.worker",
-    "experiments.sweep.asking.command",
+    "experiments.sweep.worker.worker",
+    "experiments.sweep.cli",
     "hydra.main",
     "pebble.pool.process",
 )

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from experiments.sweep.running.limits import GIB, machine_memory
+from experiments.sweep.worker.limits import GIB, machine_memory
 from fanin.errors import ConfigError
 
 DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is its driver's and the allocator's

@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 from multiprocessing import forkserver, resource_tracker
 
-from experiments.sweep.running.interrupts import interrupts_held
+from experiments.sweep.interrupts import interrupts_held
 
 
 def start_server() -> None:
@@ -17,5 +17,5 @@ def start_server() -> None:
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     with interrupts_held():
-        multiprocessing.set_forkserver_preload(["experiments.sweep.running.preload"])
+        multiprocessing.set_forkserver_preload(["experiments.sweep.worker.preload"])
         forkserver.ensure_running()

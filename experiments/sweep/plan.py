@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from experiments.config.schema import build_cell
-from experiments.sweep.asking.expand import PlannedCell
-from experiments.sweep.planning.cost import Costs
-from experiments.sweep.planning.engines import Engines
-from experiments.sweep.planning.pack import Pack, Task, grouped, similar
-from experiments.sweep.planning.packing import Bounds, packed
+from experiments.sweep.cost import Costs
+from experiments.sweep.engines import Engines
+from experiments.sweep.expand import PlannedCell
+from experiments.sweep.packing import Bounds, packed
 from experiments.sweep.store.state import DONE, FAILED, CellState
+from experiments.sweep.types import Pack, Task, grouped, similar
 from experiments.training.memory import training_bytes
 
 Groups = Mapping[str, Sequence[Task]]

@@ -11,8 +11,8 @@ import torch
 
 from experiments.config.identity import flatten
 from experiments.result import CellResult
-from experiments.sweep.code import code_version
-from experiments.sweep.planning.pack import Task
+from experiments.sweep.provenance import code_version
+from experiments.sweep.types import Task
 
 MESSAGE = 2000  # characters of an error's message that a table keeps; the traceback's file has all
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from experiments.sweep.planning.pack import Pack
-from experiments.sweep.runner.devices import cores, devices, worker_bytes
-from experiments.sweep.runner.pool import Crew, call_in_pool, run_pool
-from experiments.sweep.runner.protocol import Tick
+from experiments.sweep.runners.devices import cores, devices, worker_bytes
+from experiments.sweep.runners.pool import Crew, call_in_pool, run_pool
+from experiments.sweep.runners.protocol import Tick
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Pack
 
 
 @dataclass(frozen=True)

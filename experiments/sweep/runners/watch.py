@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.sweep.running.settle import follow
 from experiments.sweep.store.journal import Event, Writer, lives, read_events, read_writer
+from experiments.sweep.worker.finalize import follow
 
 GRACE = 2.0  # seconds
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator
 
 from experiments.config.space import Space, assign
-from experiments.sweep.asking.grid import Grid, grids_of
-from experiments.sweep.asking.overrides import Argument
-from experiments.sweep.asking.sizes import Size, at_size
-from experiments.sweep.planning.engines import Asked
-from experiments.sweep.runner import Runner
+from experiments.sweep.engines import Asked
+from experiments.sweep.grid import Grid, grids_of
+from experiments.sweep.overrides import Argument
+from experiments.sweep.runners import Runner
+from experiments.sweep.sizes import Size, at_size
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import ConfigError
 from fanin.instantiate import build, check_value
@@ -99,7 +99,7 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
     Raises
     ------
     ConfigError
-        See `experiments.sweep.asking.overrides` and `expand`; nothing has run then.
+        See `experiments.sweep.overrides` and `expand`; nothing has run then.
     """
     about: dict[str, list[Argument]] = {"sweep": [], "runner": [], "engine": [], "cell": []}
     for argument in arguments:

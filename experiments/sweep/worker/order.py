@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.sweep.planning.pack import Pack
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Pack
 
 STOP = "stop"  # a file's name
 

@@ -15,19 +15,19 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.planning.pack import Pack
-from experiments.sweep.runner.protocol import Tick
-from experiments.sweep.runner.watch import PackWatch
-from experiments.sweep.running.interrupts import interrupts_held
-from experiments.sweep.running.order import Order
-from experiments.sweep.running.process import start_worker
-from experiments.sweep.running.server import start_server
-from experiments.sweep.running.settle import settle
-from experiments.sweep.running.worker import SPENT, run_pack
+from experiments.sweep.interrupts import interrupts_held
+from experiments.sweep.provenance import code_version, own_modules
+from experiments.sweep.runners.protocol import Tick
+from experiments.sweep.runners.watch import PackWatch
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import born
+from experiments.sweep.types import Pack
+from experiments.sweep.worker.finalize import settle
+from experiments.sweep.worker.forkserver import start_server
+from experiments.sweep.worker.order import Order
+from experiments.sweep.worker.process import start_worker
+from experiments.sweep.worker.worker import SPENT, run_pack
 from fanin.errors import FaninError
 
 POLL = 0.25  # seconds between two looks at the journals

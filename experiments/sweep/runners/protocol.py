@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from experiments.sweep.planning.pack import Pack
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Pack
 
 Tick = Callable[[], None]
 

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.sweep.planning.pack import Task
-from experiments.sweep.running.settle import settle
-from experiments.sweep.store.frozen import Line
 from experiments.sweep.store.journal import TAKEN, journals_in
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import Line
+from experiments.sweep.types import Task
+from experiments.sweep.worker.finalize import settle
 
 DIED = ("killed", "its launcher died")
 STOPPED = ("cancelled", "the sweep was stopped")

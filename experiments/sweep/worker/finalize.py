@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.result import CellResult
-from experiments.sweep.planning.pack import Task
-from experiments.sweep.running.rows import failed, identified
 from experiments.sweep.store.journal import Event, read_events, read_results, read_writer, take
 from experiments.sweep.store.parquet import publish
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Task
+from experiments.sweep.worker.rows import failed, identified
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from experiments.config.identity import scientific
-from experiments.sweep.asking.expand import PlannedCell
-from experiments.sweep.code import code_version, git
-from experiments.sweep.running.rows import versions
+from experiments.sweep.expand import PlannedCell
+from experiments.sweep.provenance import code_version, git
 from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.worker.rows import versions
 from fanin.errors import ConfigError
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")

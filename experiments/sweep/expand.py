@@ -17,7 +17,7 @@ from experiments.config.schema import (
     with_seeds,
 )
 from experiments.config.space import Space, assign, value_at
-from experiments.sweep.asking.grid import Assignment, Grid
+from experiments.sweep.grid import Assignment, Grid
 from fanin.errors import ConfigError, nearest
 from fanin.instantiate import TARGET
 

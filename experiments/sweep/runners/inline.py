@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.planning.pack import Pack
-from experiments.sweep.runner.devices import devices, worker_bytes
-from experiments.sweep.runner.protocol import Tick
-from experiments.sweep.running.order import Order
-from experiments.sweep.running.process import prepare_torch
-from experiments.sweep.running.worker import run_pack
+from experiments.sweep.provenance import code_version, own_modules
+from experiments.sweep.runners.devices import devices, worker_bytes
+from experiments.sweep.runners.protocol import Tick
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Pack
+from experiments.sweep.worker.order import Order
+from experiments.sweep.worker.process import prepare_torch
+from experiments.sweep.worker.worker import run_pack
 
 
 @dataclass(frozen=True)

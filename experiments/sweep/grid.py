@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.sweep.asking.overrides import Argument
+from experiments.sweep.overrides import Argument
 from fanin.errors import ConfigError, nearest
 
 Assignment = dict[str, Any]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from experiments.config.schema import build_cell
-from experiments.sweep.planning.pack import Engine, Task
-from experiments.sweep.planning.trial import Trial, try_engines
-from experiments.sweep.runner.protocol import Runner, Tick
+from experiments.sweep.runners.protocol import Runner, Tick
+from experiments.sweep.trial import Trial, try_engines
+from experiments.sweep.types import Engine, Task
 from experiments.training.stackable import why_serial
 from fanin.errors import FaninError
 

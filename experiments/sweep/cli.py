@@ -12,11 +12,11 @@ from hydra.core.config_loader import ConfigLoader
 
 from experiments.config.loader import config_loader, hydra_arguments
 from experiments.config.space import Space
-from experiments.sweep.asking.grid import named_keys
-from experiments.sweep.asking.overrides import Argument, parse_arguments
-from experiments.sweep.running.interrupts import Interrupted, interruptible
-from experiments.sweep.running.server import start_server
+from experiments.sweep.grid import named_keys
+from experiments.sweep.interrupts import Interrupted, interruptible
+from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.view.unread import UnreadConsole
+from experiments.sweep.worker.forkserver import start_server
 from fanin.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
 from fanin.instantiate import TARGET
 
@@ -38,8 +38,8 @@ def run_command(
             if _will_fork(space, arguments):
                 start_server()
             # These load torch, which takes seconds, as it does in the server meanwhile.
-            from experiments.sweep.asking.request import understand
             from experiments.sweep.launch import launch
+            from experiments.sweep.request import understand
 
             return launch(space, understand(space, arguments), UnreadConsole())
     except FaninError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.sweep.planning.pack import Engine, Pack, Task
+from experiments.sweep.types import Engine, Pack, Task
 
 LEAST_SECONDS, MOST_SECONDS = 1.0, 20.0  # of work in a serial pack: its tables are little beside
 MOST_SERIAL = 128  # cells

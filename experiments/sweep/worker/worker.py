@@ -16,14 +16,14 @@ import torch
 from experiments.cell import run_cell
 from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
-from experiments.sweep.code import code_version, own_modules
-from experiments.sweep.planning.pack import Task
-from experiments.sweep.running.limits import CellTimeout, is_out_of_memory, time_limit
-from experiments.sweep.running.order import Order
-from experiments.sweep.running.rows import failed, identified
+from experiments.sweep.provenance import code_version, own_modules
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import write_whole
+from experiments.sweep.types import Task
+from experiments.sweep.worker.limits import CellTimeout, is_out_of_memory, time_limit
+from experiments.sweep.worker.order import Order
+from experiments.sweep.worker.rows import failed, identified
 from experiments.training.checkpoint import Keeper, Stopped
 from experiments.training.loop import OnLook
 from fanin.errors import FaninError

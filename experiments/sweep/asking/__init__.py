@@ -1,1 +1,0 @@
-"""A command line becomes a grid of typed cells."""

@@ -1,1 +1,0 @@
-"""What runs, in which packs, under which engine."""
