@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.load import Results
 from analysis.measured import Comparison, table
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from fanin.instantiate import TARGET
 from fanin.theory.rungs import RUNGS
 

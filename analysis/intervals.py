@@ -11,7 +11,7 @@ import torch
 
 from analysis.measured import Comparison
 from analysis.verdicts import BACKWARD, LAYER, measured_draws
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from fanin.inits import WeightShape, weight_layers
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import Z, coverage, inside

@@ -25,7 +25,7 @@ from fanin.errors import UNUSABLE, ConfigError, FaninError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from experiments.config.schema import Cell
+    from experiments.schema import Cell
     from fanin.theory import Certificate
 
 CONFIG_NAME = "predict"
@@ -135,7 +135,7 @@ def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Te
     import torch
 
     from experiments.cell import prepared, probe_images
-    from experiments.config.schema import build_cell
+    from experiments.schema import build_cell
 
     cell = build_cell(config)
     data, scaling = prepared(cell, torch.device("cpu"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.cell import prepared, probe_images
-from experiments.config.schema import Cell, build_cell
+from experiments.schema import Cell, build_cell
 from fanin.theory.layer_moments import declared_moments
 from fanin.theory.rungs import RUNGS, predict_rungs
 from fanin.theory.walk import UnpredictableLayer

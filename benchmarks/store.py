@@ -24,11 +24,11 @@ from analysis.load import load
 from benchmarks.measure import python, run
 from benchmarks.page import Section, circumstances, show, write
 from experiments.cell import run_cell
+from experiments.config.catalog import assign
 from experiments.config.identity import cell_id
 from experiments.config.loader import config_loader
-from experiments.config.schema import coerce_cell
-from experiments.config.space import assign
 from experiments.result import CellResult
+from experiments.schema import coerce_cell
 from experiments.sweep.cli import space_of
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder, write_whole

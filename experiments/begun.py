@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.config.schema import Cell
 from experiments.data import Dataset
 from experiments.inputs import calibration_images, probe_images
 from experiments.scaling import FittedScaling
+from experiments.schema import Cell
 from experiments.training.checkpoint import Keeper
 from experiments.training.member import Member
 from experiments.training.progress import Kept, Progress

@@ -11,9 +11,9 @@ import torch
 
 from experiments.begun import Begun
 from experiments.config.identity import flatten
-from experiments.config.schema import build_cell
 from experiments.inputs import prepared, probe_images
 from experiments.result import CellResult
+from experiments.schema import build_cell
 from experiments.training.checkpoint import Keeper
 from experiments.training.evaluate import evaluate
 from experiments.training.loop import OnLook, train
@@ -34,7 +34,7 @@ def run_cell(
     Parameters
     ----------
     config
-        A coerced cell config (`experiments.config.schema.coerce_cell`).
+        A coerced cell config (`experiments.schema.coerce_cell`).
     device
         Where the data and the network live. Random numbers are drawn on the CPU, so weights,
         batches and masks are the same on every device.

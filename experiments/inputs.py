@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from experiments.config.schema import Cell
 from experiments.data import Data, Dataset, Split
 from experiments.scaling import FittedScaling, Scaling
+from experiments.schema import Cell
 
 CALIBRATION = 128  # images: a batch of the size that Mishkin & Matas 2016 calibrate on
 

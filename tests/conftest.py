@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import config_loader
-from experiments.config.space import Space
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import understand
@@ -25,7 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def cell_config() -> CellConfig:
     """Make one cell's coerced config from overrides, as the command line would."""
     loader = config_loader()
-    space = Space(loader, "config")
+    space = ConfigCatalog(loader, "config")
 
     def config_of(*overrides: str) -> dict[str, Any]:
         request = understand(space, parse_arguments(loader, list(overrides)))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.load import Results
-from experiments.config.schema import common_keys
+from experiments.schema import common_keys
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 

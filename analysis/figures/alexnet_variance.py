@@ -14,8 +14,8 @@ from analysis.figures.study import Headline, Study
 from analysis.figures.waterfall import waterfall
 from analysis.load import Results
 from analysis.settings import Setting, measured_settings
-from experiments.config.schema import build_cell
 from experiments.inputs import prepared, probe_images
+from experiments.schema import build_cell
 from fanin.errors import FaninError
 from fanin.theory.explanation import Explanation, explain
 from fanin.theory.explanation.explain import FORWARD

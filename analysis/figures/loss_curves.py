@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from analysis.load import Results
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 from fanin.inits import WeightShape, weight_layers

@@ -10,8 +10,8 @@ from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
 
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import config_loader, hydra_arguments
-from experiments.config.space import Space
 from experiments.sweep.grid import named_keys
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
@@ -50,7 +50,7 @@ def run_command(
         return INTERRUPTED
 
 
-def _will_fork(space: Space, arguments: Sequence[Argument]) -> bool:
+def _will_fork(space: ConfigCatalog, arguments: Sequence[Argument]) -> bool:
     """Whether the command probably runs cells in workers; if not, only a process is wasted."""
     given = {argument.key: argument.values[0] for argument in arguments}
     runner = given.get("runner", space.defaults["runner"])
@@ -119,7 +119,7 @@ def check_command(
     return [f"++{text.lstrip('+')}" if text in keys else text for text in overrides]
 
 
-def _check_keys(space: Space, arguments: Sequence[Argument]) -> None:
+def _check_keys(space: ConfigCatalog, arguments: Sequence[Argument]) -> None:
     """Every key must exist for every option chosen for its group.
 
     Where a named sweep chooses, its cells are checked one by one when they are made.
@@ -140,7 +140,9 @@ def _check_keys(space: Space, arguments: Sequence[Argument]) -> None:
                 space.check_key(argument.key, {group: option})
 
 
-def space_of(loader: ConfigLoader, config_name: str, hydra_overrides: tuple[str, ...]) -> Space:
+def space_of(
+    loader: ConfigLoader, config_name: str, hydra_overrides: tuple[str, ...]
+) -> ConfigCatalog:
     """The options, composed once a process however often they are asked for.
 
     Hydra makes a loader of its own besides the one that checks the command line; what both look
@@ -162,5 +164,5 @@ class _Source:
 
 
 @cache
-def _composed(source: _Source) -> Space:
-    return Space(source.loader, source.config_name, source.hydra_overrides)
+def _composed(source: _Source) -> ConfigCatalog:
+    return ConfigCatalog(source.loader, source.config_name, source.hydra_overrides)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.config.schema import Cell, build_cell
+from experiments.schema import Cell, build_cell
 
 FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual to count
 FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters

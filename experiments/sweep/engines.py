@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.sweep.runners.protocol import Runner, Tick
 from experiments.sweep.trial import Trial, try_engines
 from experiments.sweep.types import Engine, Task

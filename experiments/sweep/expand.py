@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from experiments.config.catalog import ConfigCatalog, assign, value_at
 from experiments.config.identity import cell_id
-from experiments.config.schema import (
+from experiments.schema import (
     CELL_KEYS,
     PartsChecker,
     coerce_group,
@@ -16,7 +17,6 @@ from experiments.config.schema import (
     typed_value,
     with_seeds,
 )
-from experiments.config.space import Space, assign, value_at
 from experiments.sweep.grid import Assignment, Grid
 from fanin.errors import ConfigError, nearest
 from fanin.instantiate import TARGET
@@ -52,7 +52,7 @@ def label(assignment: Assignment) -> str:
     return " ".join(f"{key}={value}" for key, value in assignment.items()) or "(all defaults)"
 
 
-def expand(space: Space, grids: Iterable[Grid]) -> list[PlannedCell]:
+def expand(space: ConfigCatalog, grids: Iterable[Grid]) -> list[PlannedCell]:
     """Make the cells of all grids.
 
     Raises
@@ -91,7 +91,7 @@ def expand(space: Space, grids: Iterable[Grid]) -> list[PlannedCell]:
 class _Expander:
     """Makes cells; each distinct set of values for a group is checked and typed once."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: ConfigCatalog) -> None:
         self._space = space
         self._typed: dict[tuple[str, str, str], Any] = {}
         self._parts = PartsChecker()

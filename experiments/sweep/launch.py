@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.config.space import Space
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
 from experiments.sweep.engines import choose, decide
@@ -36,7 +36,7 @@ from fanin.errors import INTERRUPTED, ConfigError
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
 
 
-def launch(space: Space, request: Request, console: Console) -> int:
+def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
     """Plan the request and, unless only the plan is asked for, run it.
 
     Returns

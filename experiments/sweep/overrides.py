@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
-from experiments.config.space import short
+from experiments.config.catalog import short
 from fanin.errors import ConfigError
 from fanin.instantiate import shortened
 

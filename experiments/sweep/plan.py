@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.sweep.cost import Costs
 from experiments.sweep.engines import Engines
 from experiments.sweep.expand import PlannedCell

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator
 
-from experiments.config.space import Space, assign
+from experiments.config.catalog import ConfigCatalog, assign
 from experiments.sweep.engines import Asked
 from experiments.sweep.grid import Grid, grids_of
 from experiments.sweep.overrides import Argument
@@ -93,7 +93,7 @@ class Request:
         return SweepFolder(Path(self.settings.results) / self.name)
 
 
-def understand(space: Space, arguments: Sequence[Argument]) -> Request:
+def understand(space: ConfigCatalog, arguments: Sequence[Argument]) -> Request:
     """Sort the command line into the sweep, its settings, the runner and the grid.
 
     Raises
@@ -127,7 +127,7 @@ def understand(space: Space, arguments: Sequence[Argument]) -> Request:
 
 
 def _chosen(
-    space: Space, group: str, arguments: Sequence[Argument]
+    space: ConfigCatalog, group: str, arguments: Sequence[Argument]
 ) -> tuple[str | None, dict[str, Any]]:
     """A group's option and its mapping, with the command line's keys set."""
     option = space.defaults.get(group)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
+from experiments.atomic_write import replace_file
 from experiments.training.progress import Kept, Progress
-from experiments.whole_file import replace_file
 
 
 class Stopped(BaseException):

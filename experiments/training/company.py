@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from experiments.config.schema import Cell
+from experiments.schema import Cell
 from experiments.training.outputs import layer_outputs
 
 # oneDNN convolves by other algorithms below these: measured over 44,800 convolutions each with the

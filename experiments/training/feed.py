@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.config.schema import Cell
 from experiments.data import Dataset
 from experiments.scaling import FittedScaling
+from experiments.schema import Cell
 from experiments.training.batches import Batches
 from experiments.training.layout import layout
 from experiments.training.step import Params, Task

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from experiments.config.schema import Cell
 from experiments.data import Dataset
 from experiments.scaling import FittedScaling
+from experiments.schema import Cell
 from experiments.training.checkpoint import Keeper
 from experiments.training.progress import Progress
 from experiments.training.step import Params, Task

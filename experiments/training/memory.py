@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from experiments.config.schema import Cell
+from experiments.schema import Cell
 from experiments.training.outputs import layer_outputs, parameter_count
 
 # Copies of a parameter that a functional step holds at once: of itself and of Adam's two means

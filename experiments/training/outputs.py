@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from experiments.config.schema import Cell
+from experiments.schema import Cell
 
 
 def layer_outputs(cell: Cell, batch_size: int) -> list[tuple[nn.Module, tuple[int, ...]]]:

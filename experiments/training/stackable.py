@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from experiments.config.schema import Cell
+from experiments.schema import Cell
 from experiments.training.step import Task, start
 from experiments.training.two_ways import stacked_step
 from fanin.models.dropout import dropout_masks
@@ -26,9 +26,9 @@ def why_serial(cell: Cell) -> str | None:
     Examples
     --------
     >>> from experiments.config.loader import config_loader
-    >>> from experiments.config.schema import build_cell, coerce_cell
-    >>> from experiments.config.space import Space
-    >>> base = Space(config_loader(), "config").base
+    >>> from experiments.schema import build_cell, coerce_cell
+    >>> from experiments.config.catalog import ConfigCatalog
+    >>> base = ConfigCatalog(config_loader(), "config").base
     >>> why_serial(build_cell(coerce_cell(base))) is None
     True
     """

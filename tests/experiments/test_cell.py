@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from experiments.cell import prepared, run_cell
-from experiments.config.schema import build_cell
 from experiments.result import CellResult
+from experiments.schema import build_cell
 from experiments.training.batches import Batches
 from experiments.training.loop import LOOK_EVERY
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from experiments.config.schema import coerce_group
+from experiments.schema import coerce_group
 from fanin.activations import Erf, Maxout, pieces_of
 from fanin.errors import ConfigError
 from fanin.instantiate import TARGET, arguments, build, locate

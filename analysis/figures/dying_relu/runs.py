@@ -12,8 +12,8 @@ from torch import Tensor
 
 from analysis.figures.dying_relu.one_filter import OneFilter, patches_of
 from analysis.load import Results
-from experiments.config.schema import Cell, build_cell
 from experiments.inputs import prepared, probe_images
+from experiments.schema import Cell, build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.batches import Batches
 from fanin.errors import FaninError

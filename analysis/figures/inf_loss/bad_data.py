@@ -11,7 +11,7 @@ from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.study import Headline
 from analysis.load import Results
 from experiments.cell import prepared
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.batches import Batches
 

@@ -14,7 +14,7 @@ import torch
 
 from analysis.predict_cell import predict_cell
 from experiments.cell import prepared, probe_images
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from fanin.inits.weight_shape import WeightShape
 from fanin.theory.certificate.assemble import finest
 from fanin.theory.certificate.derived import share_between

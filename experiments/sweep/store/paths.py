@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.whole_file import replace_file
+from experiments.atomic_write import replace_file
 from fanin.errors import FaninError
 
 SIBLINGS = ("layers", "histograms", "tensors", "curves")

@@ -22,8 +22,8 @@ from analysis.figures.inf_loss.losses import (
 )
 from analysis.figures.inf_loss.parts import bad_steps, cells_of
 from experiments.cell import run_cell
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import config_loader
-from experiments.config.space import Space
 from experiments.result import CellResult
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
@@ -37,11 +37,11 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def space() -> Space:
-    return Space(config_loader(), "config")
+def space() -> ConfigCatalog:
+    return ConfigCatalog(config_loader(), "config")
 
 
-def config_of(space: Space, *words: str) -> dict[str, Any]:
+def config_of(space: ConfigCatalog, *words: str) -> dict[str, Any]:
     arguments = parse_arguments(config_loader(), [*SMALL, *words])
     (cell,) = expand(space, understand(space, arguments).grids)
     return dict(cell.config)
@@ -86,7 +86,7 @@ def test_a_gradient_that_overflows_spoils_the_loss_after_it() -> None:
     ],
 )
 def test_a_relu_net_overflows_in_the_layer_that_theory_names(
-    space: Space, words: tuple[str, ...]
+    space: ConfigCatalog, words: tuple[str, ...]
 ) -> None:
     config = config_of(space, *words)
     told, found = Oracle().foretell(config), ran(config)
@@ -96,7 +96,7 @@ def test_a_relu_net_overflows_in_the_layer_that_theory_names(
     assert found.row["outcome_tensor"] == f"fc{told.layer}"
 
 
-def test_positive_weights_give_all_units_one_large_output(space: Space) -> None:
+def test_positive_weights_give_all_units_one_large_output(space: ConfigCatalog) -> None:
     # 784 pixels of U(0, 1) weights: some 32,600 in every unit, and within 2,000 of that.
     words = ("init=uniform", "train.dtype=float16", "scaling=unit", "scaling.scale=255.0")
     config = config_of(space, *words)
@@ -104,7 +104,7 @@ def test_positive_weights_give_all_units_one_large_output(space: Space) -> None:
     assert measured(ran(config)) == [2, 2, 2]
 
 
-def test_saturation_swallows_a_hidden_layers_infinity(space: Space) -> None:
+def test_saturation_swallows_a_hidden_layers_infinity(space: ConfigCatalog) -> None:
     words = ("init=normal", "init.std=1e4", "train.dtype=float16", "scaling.scale=100.0")
     config = config_of(space, *words, "activation=tanh", "init.layers.fc6.std=0.01")
     told, found = Oracle().foretell(config), ran(config)
@@ -116,7 +116,7 @@ def test_saturation_swallows_a_hidden_layers_infinity(space: Space) -> None:
     assert not with_relu.is_finite
 
 
-def test_an_input_beyond_the_dtype_is_foretold(space: Space) -> None:
+def test_an_input_beyond_the_dtype_is_foretold(space: ConfigCatalog) -> None:
     words = ("scaling=unit", "scaling.scale=1e6", "init=pytorch_default")
     half = config_of(space, *words, "train.dtype=float16")
     found = ran(half)
@@ -125,14 +125,14 @@ def test_an_input_beyond_the_dtype_is_foretold(space: Space) -> None:
     assert Oracle().foretell(config_of(space, *words)).layer is None
 
 
-def test_what_overflows_nowhere_is_foretold_to(space: Space) -> None:
+def test_what_overflows_nowhere_is_foretold_to(space: ConfigCatalog) -> None:
     config = config_of(space, "init=he_normal")
     told = Oracle().foretell(config)
     assert (told.layer, told.by_he, told.is_finite) == (None, None, True)
     assert np.isnan(measured(ran(config))).all()
 
 
-def test_a_missing_value_shows_when_its_batch_comes(space: Space) -> None:
+def test_a_missing_value_shows_when_its_batch_comes(space: ConfigCatalog) -> None:
     spoilt = ("data.corrupt.kind=missing", "data.corrupt.share=0.016")
     steps = set()
     for seed in range(3):

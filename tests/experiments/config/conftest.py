@@ -3,8 +3,8 @@
 import pytest
 from hydra.core.config_loader import ConfigLoader
 
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import config_loader
-from experiments.config.space import Space
 
 
 @pytest.fixture(scope="session")
@@ -13,5 +13,5 @@ def loader() -> ConfigLoader:
 
 
 @pytest.fixture(scope="session")
-def space(loader: ConfigLoader) -> Space:
-    return Space(loader, "config")
+def space(loader: ConfigLoader) -> ConfigCatalog:
+    return ConfigCatalog(loader, "config")

@@ -8,9 +8,9 @@ import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import CONF
-from experiments.config.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
-from experiments.config.space import Space
+from experiments.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import grids_of
 from experiments.sweep.runners import InlineRunner, LocalRunner, Runner
@@ -63,7 +63,7 @@ def test_every_group_has_a_default(space):
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name)
-def test_every_option_composes_to_its_yaml_and_the_common_keys(space: Space, path):
+def test_every_option_composes_to_its_yaml_and_the_common_keys(space: ConfigCatalog, path):
     group, option = path.parent.name, path.stem
     node = space.node(group, option)
     written = yaml.safe_load(path.read_text())
@@ -73,7 +73,9 @@ def test_every_option_composes_to_its_yaml_and_the_common_keys(space: Space, pat
 
 
 @pytest.mark.parametrize("turn", range(MOST))
-def test_options_composed_alone_are_what_hydra_composes_together(loader, space: Space, turn):
+def test_options_composed_alone_are_what_hydra_composes_together(
+    loader, space: ConfigCatalog, turn
+):
     """Each option takes part at least once, among options that are not the defaults."""
     chosen = {group: names[turn % len(names)] for group, names in GROUPS.items() if names}
     words = [f"{group}={option}" for group, option in chosen.items()]
@@ -83,7 +85,7 @@ def test_options_composed_alone_are_what_hydra_composes_together(loader, space: 
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name)
-def test_every_option_builds(space: Space, path):
+def test_every_option_builds(space: ConfigCatalog, path):
     group, option = path.parent.name, path.stem
     if (group, option) == ("init", "custom"):
         pytest.skip("has a target only once the user names one")
@@ -97,7 +99,7 @@ def test_every_option_builds(space: Space, path):
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name)
-def test_an_options_yaml_already_has_the_declared_types(space: Space, path):
+def test_an_options_yaml_already_has_the_declared_types(space: ConfigCatalog, path):
     """Else 1 in one YAML and 1.0 in another would read as different defaults."""
     group, option = path.parent.name, path.stem
     if group == "runner" or option == "custom":
@@ -107,12 +109,12 @@ def test_an_options_yaml_already_has_the_declared_types(space: Space, path):
     assert {key: repr(coerced[key]) for key in node} == {key: repr(node[key]) for key in node}
 
 
-def test_runners_build(space: Space):
+def test_runners_build(space: ConfigCatalog):
     assert isinstance(build(space.node("runner", "inline")), InlineRunner)
     assert isinstance(build(space.node("runner", "local")), LocalRunner)
 
 
-def test_every_named_sweep_expands(space: Space):
+def test_every_named_sweep_expands(space: ConfigCatalog):
     for path in SWEEPS:
         named = {
             key: value

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments.config.catalog import ConfigCatalog, assign
 from experiments.config.identity import (
     EXCLUDED,
     MIGRATIONS,
@@ -12,8 +13,7 @@ from experiments.config.identity import (
     flatten,
     scientific,
 )
-from experiments.config.schema import coerce_cell
-from experiments.config.space import Space, assign
+from experiments.schema import coerce_cell
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import Axis, Grid
 
@@ -107,7 +107,7 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def default(space: Space) -> dict:
+def default(space: ConfigCatalog) -> dict:
     return space.base
 
 

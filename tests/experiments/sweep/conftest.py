@@ -10,8 +10,8 @@ from fault_rows import Record, faults, write_page
 from hydra.core.config_loader import ConfigLoader
 from sweep_process import FAULTY, Site, site
 
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import config_loader
-from experiments.config.space import Space
 from experiments.sweep.cli import check_command, run_command, space_of
 from experiments.sweep.expand import PlannedCell, expand
 from experiments.sweep.grid import grids_of
@@ -26,12 +26,12 @@ def loader() -> ConfigLoader:
 
 
 @pytest.fixture(scope="session")
-def space(loader: ConfigLoader) -> Space:
+def space(loader: ConfigLoader) -> ConfigCatalog:
     return space_of(loader, "config", ())
 
 
 @pytest.fixture(scope="session")
-def cells_of(loader: ConfigLoader, space: Space) -> Cells:
+def cells_of(loader: ConfigLoader, space: ConfigCatalog) -> Cells:
     """The cells that a grid's command line, and the YAML of a named sweep, ask for."""
 
     def cells(*words: str, named: Mapping[str, Any] | None = None) -> list[PlannedCell]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.sweep.cost import FLOPS, LEAST, Costs, estimated_seconds
 
 ONE_STEP = (

@@ -4,8 +4,8 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import CONF, config_loader
-from experiments.config.space import Space
 from experiments.sweep.cli import space_of
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import grids_of
@@ -23,9 +23,11 @@ WORDS = [
 
 def test_ten_thousand_cells_compose_each_option_once(loader, monkeypatch):
     composed = []
-    compose = Space._compose
-    monkeypatch.setattr(Space, "_compose", lambda s, *o: composed.append(o) or compose(s, *o))
-    cells = expand(Space(loader, "config"), grids_of(parse_arguments(loader, WORDS), None))
+    compose = ConfigCatalog._compose
+    monkeypatch.setattr(
+        ConfigCatalog, "_compose", lambda s, *o: composed.append(o) or compose(s, *o)
+    )
+    cells = expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, WORDS), None))
     assert len({cell.id for cell in cells}) == 10_000
     # The default cell, and each option but those it is made of.
     assert len(composed) == 1 + (5 - 1) + (5 - 1) + (2 - 1)
@@ -65,12 +67,14 @@ def test_an_invalid_cell_is_named_among_the_valid(cells_of):
 def test_a_probe_after_the_last_step_is_refused(loader):
     words = ["train.steps=5", "probe.steps=[3,6]"]
     with pytest.raises(ConfigError, match=r"probe\.steps names step 6, but training ends after 5"):
-        expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+        expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None))
 
 
 def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
     words = ["init._target_=fanin.inits.Normal", "init.std=0.3", "init.gain=2"]
-    (cell,) = expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+    (cell,) = expand(
+        ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None)
+    )
     assert cell.config["init"] == {
         "_target_": "fanin.inits.Normal",
         "std": 0.3,
@@ -84,17 +88,19 @@ def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
 
 def test_a_normal_bias_may_be_set_key_by_key(loader):
     words = ["init.bias.std=0.1"]
-    (cell,) = expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+    (cell,) = expand(
+        ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None)
+    )
     assert cell.config["init"]["bias"] == {"mean": 0.0, "std": 0.1}
 
 
 def test_a_probed_image_that_is_not_there_is_refused(loader):
     words = ["data.n_train=2", "probe.images=[0,2]"]
     with pytest.raises(ConfigError, match=r"names image 2, but there are 2 training images"):
-        expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+        expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None))
 
 
 def test_an_activation_that_mixes_its_inputs_is_refused(loader):
     words = ["activation._target_=torch.nn.Softmax", "activation.dim=1"]
     with pytest.raises(ConfigError, match="activation: not elementwise"):
-        expand(Space(loader, "config"), grids_of(parse_arguments(loader, words), None))
+        expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None))

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments.config.schema import CELL_KEYS, coerce_cell
+from experiments.schema import CELL_KEYS, coerce_cell
 
 AXES = {
     "data": ["digits", "shapes", "mnist"],

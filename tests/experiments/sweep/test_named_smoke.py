@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from experiments.cell import run_cell
+from experiments.config.catalog import ConfigCatalog
 from experiments.config.loader import CONF, config_loader
-from experiments.config.schema import coerce_group
-from experiments.config.space import Space
+from experiments.schema import coerce_group
 from experiments.sweep.expand import PlannedCell, expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import understand
@@ -22,16 +22,16 @@ NOT_HERE = {"mnist": 28, "cifar10": 32}  # files that a bare machine lacks, and 
 
 
 @pytest.fixture(scope="module")
-def space() -> Space:
-    return Space(config_loader(), "config")
+def space() -> ConfigCatalog:
+    return ConfigCatalog(config_loader(), "config")
 
 
-def cells_of(space: Space, sweep: str, size: str) -> list[PlannedCell]:
+def cells_of(space: ConfigCatalog, sweep: str, size: str) -> list[PlannedCell]:
     words = [f"sweep={sweep}", f"sweep.size={size}"]
     return expand(space, understand(space, parse_arguments(config_loader(), words)).grids)
 
 
-def shortened(space: Space, cell: PlannedCell) -> dict[str, Any]:
+def shortened(space: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:
     config = copy.deepcopy(cell.config)
     named = str(cell.choices["data"])
     if named in NOT_HERE:
@@ -48,7 +48,7 @@ def shortened(space: Space, cell: PlannedCell) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_its_first_and_last_cell_run(space: Space, sweep: str) -> None:
+def test_its_first_and_last_cell_run(space: ConfigCatalog, sweep: str) -> None:
     cells = cells_of(space, sweep, "small")
     for cell in (cells[0], cells[-1]):
         found = run_cell(shortened(space, cell), torch.device("cpu"))
@@ -57,7 +57,7 @@ def test_its_first_and_last_cell_run(space: Space, sweep: str) -> None:
 
 
 @pytest.mark.parametrize("sweep", TWO_SIZES)
-def test_its_published_size_is_another_and_no_smaller(space: Space, sweep: str) -> None:
+def test_its_published_size_is_another_and_no_smaller(space: ConfigCatalog, sweep: str) -> None:
     small, paper = (cells_of(space, sweep, size) for size in ("small", "paper"))
     assert len(paper) >= len(small)
     assert {cell.id for cell in small} != {cell.id for cell in paper}

@@ -13,7 +13,7 @@ from parts import CPU, Swallowing, after, bits, in_parts, steps_counted, words
 
 from experiments.begun import Begun
 from experiments.cell import prepared, run_cell
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.stack import run_stack
 from experiments.training.batches import Batches
 from experiments.training.checkpoint import Keeper, Stopped

@@ -7,7 +7,7 @@ import sys
 import pytest
 from stacks import SMALL
 
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.training.memory import training_bytes
 
 # In a process of its own: what others freed before would hide what is taken. The first two steps

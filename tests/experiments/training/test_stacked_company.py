@@ -7,7 +7,7 @@ import sys
 import pytest
 from stacks import members, same_bits, together
 
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from experiments.training.company import company
 
 # Each where some kernel gives other last bits in other company, if nothing is done about it.

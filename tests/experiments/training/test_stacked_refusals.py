@@ -9,8 +9,8 @@ from test_stacked_against_serial import ACTIVATIONS, CLIPS, LOSSES, MODELS, SCHE
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from experiments.config.schema import Cell, build_cell
 from experiments.optim import Sgd
+from experiments.schema import Cell, build_cell
 from experiments.training.lookout import Lookout
 from experiments.training.stackable import why_serial
 from experiments.training.step import ALIVE, Task, start

@@ -2,9 +2,9 @@
 
 import pytest
 
+from experiments.config.catalog import ConfigCatalog, assign
 from experiments.config.loader import config_loader
-from experiments.config.schema import PartsChecker, coerce_cell, coerce_group
-from experiments.config.space import Space, assign
+from experiments.schema import PartsChecker, coerce_cell, coerce_group
 from fanin.errors import ConfigError
 from fanin.instantiate import build, check_value, coerce, locate
 
@@ -13,10 +13,10 @@ from fanin.instantiate import build, check_value, coerce, locate
 def users(tmp_path):
     """Writes one option into a user's own config folder and gives the options with it."""
 
-    def with_option(group: str, option: str, text: str) -> Space:
+    def with_option(group: str, option: str, text: str) -> ConfigCatalog:
         (tmp_path / group).mkdir(exist_ok=True)
         (tmp_path / group / f"{option}.yaml").write_text(text)
-        return Space(config_loader(str(tmp_path)), "config")
+        return ConfigCatalog(config_loader(str(tmp_path)), "config")
 
     return with_option
 
@@ -75,9 +75,11 @@ def test_a_group_that_no_cell_has_is_refused(users):
 
 def test_options_are_composed_once(loader, monkeypatch):
     composed = []
-    compose = Space._compose
-    monkeypatch.setattr(Space, "_compose", lambda s, *o: composed.append(o) or compose(s, *o))
-    space = Space(loader, "config")
+    compose = ConfigCatalog._compose
+    monkeypatch.setattr(
+        ConfigCatalog, "_compose", lambda s, *o: composed.append(o) or compose(s, *o)
+    )
+    space = ConfigCatalog(loader, "config")
     for _ in range(3):
         space.node("init", "zeros")
         space.node("init", "he_normal")  # the default: composed already

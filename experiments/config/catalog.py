@@ -28,7 +28,7 @@ OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")
 FOREIGN = re.compile(r"\$\{(?!oc\.env:)")
 
 
-class Space:
+class ConfigCatalog:
     """The options under `conf/` (and whatever `--config-dir` adds), composed as they are needed.
 
     Parameters
