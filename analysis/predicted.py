@@ -26,9 +26,10 @@ import experiments
 import fanin.theory
 from analysis.predict_cell import predict_cell
 from analysis.settings import Setting
+from experiments.atomic_write import writing
 from experiments.config.identity import flatten
 from experiments.sweep.store.parquet import read_part, write_part
-from experiments.sweep.store.paths import SweepFolder, writing
+from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
 from fanin.instantiate import TARGET
 from fanin.theory.walk import UnpredictableLayer

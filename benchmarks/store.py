@@ -23,6 +23,7 @@ from rich.console import Console
 from analysis.load import load
 from benchmarks.measure import python, run
 from benchmarks.page import Section, circumstances, show, write
+from experiments.atomic_write import atomic_write
 from experiments.cell import run_cell
 from experiments.config.catalog import assign
 from experiments.config.identity import cell_id
@@ -31,7 +32,7 @@ from experiments.result import CellResult
 from experiments.schema import coerce_cell
 from experiments.sweep.cli import space_of
 from experiments.sweep.store.parquet import write_results
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import UNUSABLE, FaninError
 
 NAME = "benchmarks.store"
@@ -64,7 +65,7 @@ class Size:
 
 def fill(folder: SweepFolder, size: Size) -> None:
     """Write a sweep of made-up measurements as workers write real ones."""
-    write_whole(folder.plan, b"")  # what makes it a sweep; loading asks no more of it
+    atomic_write(folder.plan, b"")  # what makes it a sweep; loading asks no more of it
     batch: list[CellResult] = []
     for number, result in enumerate(_results(size), start=1):
         batch.append(result)

@@ -12,7 +12,8 @@ from analysis.report import template
 from analysis.report.launches import read_launches
 from analysis.report.outcomes import Share, as_shares
 from analysis.report.page import PAGE
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.atomic_write import atomic_write
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.overview import is_sweep
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.watch import Watch
@@ -61,7 +62,7 @@ def write_index(results: Path) -> Path:
     page = results / INDEX
     told = {"rows": rows, "torn": torn, "foreign": foreign, "results": str(results)}
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    write_whole(page, template.render("index.html", made=made, **told).encode())
+    atomic_write(page, template.render("index.html", made=made, **told).encode())
     return page
 
 

@@ -20,7 +20,8 @@ from analysis.report.compared import compared
 from analysis.report.seeds_together import seeds_together
 from analysis.report.studied import studied
 from analysis.report.varying import folded, shared
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.atomic_write import atomic_write
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.state import read_states
 from experiments.sweep.view.overview import find_sweep
@@ -56,12 +57,12 @@ def write_report(name: str, results: str | Path, theory: Theory) -> Path:
     comparisons, why = _compared_with_theory(loaded, theory)
     shown = folded(columns)
     page = folder.root / PAGE
-    write_whole(page.with_name("cells.csv"), as_csv(columns))
-    write_whole(page.with_name("cells.tex"), as_latex(seeds_together(shown), status.name))
+    atomic_write(page.with_name("cells.csv"), as_csv(columns))
+    atomic_write(page.with_name("cells.tex"), as_latex(seeds_together(shown), status.name))
     text = template.render(
         "page.html", **_told(loaded, status, shown, comparisons, why, theory.wanted)
     )
-    write_whole(page, text.encode())
+    atomic_write(page, text.encode())
     return page
 
 

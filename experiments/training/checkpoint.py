@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.atomic_write import replace_file
+from experiments.atomic_write import WriteError, atomic_write
 from experiments.training.progress import Kept, Progress
 
 
@@ -94,10 +94,10 @@ class Keeper:
     def save(self, kept: Kept) -> None:
         """Write the file, which is either there in full or as it was before."""
         try:
-            replace_file(self.path, _encoded(kept, self._about))
+            atomic_write(self.path, _encoded(kept, self._about))
             self.failed = None
-        except OSError as error:
-            self.failed = f"{self.path}: can't be written ({error.strerror or error})"
+        except WriteError as error:
+            self.failed = f"{self.path}: {error.reason}"
         except MemoryError:
             self.failed = f"{self.path}: no memory to write it from"
         self._last = time.monotonic()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from experiments.atomic_write import atomic_write
 from experiments.sweep.slurm import calls
 from experiments.sweep.slurm.cause import Cause, cause, printed_by
 from experiments.sweep.slurm.left import alone, left_of
@@ -24,7 +25,7 @@ from experiments.sweep.slurm.submission import (
 )
 from experiments.sweep.slurm.submit import submit
 from experiments.sweep.slurm.withdraw import bring_home
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
 from fanin.errors import FaninError
 
@@ -155,7 +156,7 @@ class Desk:
         return not self.queue and not open_submissions(self.folder)
 
     def _submit(self, submission: Submission) -> None:
-        write_whole(submission.script, self.script(submission).encode())
+        atomic_write(submission.script, self.script(submission).encode())
         try:
             submit(submission, self.beat)
         except calls.SlurmAway:

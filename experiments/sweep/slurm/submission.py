@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from experiments.atomic_write import atomic_write, writing
 from experiments.sweep.slurm.shards import Shard
-from experiments.sweep.store.paths import SweepFolder, write_whole, writing
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Pack, Task
 from fanin.errors import FaninError
 
@@ -117,7 +118,7 @@ class Submission:
 
     def submitted(self, job_id: str) -> None:
         """Keep the array's number."""
-        write_whole(self.path / "job_id", f"{job_id}\n".encode())
+        atomic_write(self.path / "job_id", f"{job_id}\n".encode())
 
     def shard(self, index: int) -> Shard:
         """What an element has to do.
@@ -158,7 +159,7 @@ def write_submission(folder: SweepFolder, shards: Sequence[Shard], duty: Duty) -
         submission.logs.mkdir()
     for index, shard in enumerate(shards):
         text = json.dumps([asdict(pack) for pack in shard])
-        write_whole(submission.path / "shards" / f"{index}.json", text.encode())
+        atomic_write(submission.path / "shards" / f"{index}.json", text.encode())
     about = {
         "job_name": name,
         "size": len(shards),
@@ -166,7 +167,7 @@ def write_submission(folder: SweepFolder, shards: Sequence[Shard], duty: Duty) -
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "duty": asdict(duty),
     }
-    write_whole(submission.path / "submission.json", json.dumps(about, indent=1).encode())
+    atomic_write(submission.path / "submission.json", json.dumps(about, indent=1).encode())
     with writing(folder.journals):
         for index in range(submission.size):
             submission.right(index).mkdir(parents=True)

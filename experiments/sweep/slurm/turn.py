@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.atomic_write import writing
 from experiments.sweep.store.journal import TAKEN, journals_in, read_events
-from experiments.sweep.store.paths import SweepFolder, writing
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Task
 from experiments.sweep.worker.finalize import follow, settle
 

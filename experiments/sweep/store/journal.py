@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.atomic_write import writing
 from experiments.result import CellResult
-from experiments.sweep.store.paths import writing
 from experiments.sweep.store.process import born, runs
 
 SYNC_EVERY = 0.2  # seconds between two waits for the disk, which cost more than a tiny cell does

@@ -19,7 +19,8 @@ from tempfile import NamedTemporaryFile
 
 from filelock import FileLock
 
-from experiments.sweep.store.paths import SweepFolder, write_whole, writing
+from experiments.atomic_write import atomic_write, writing
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import born, runs
 from fanin.errors import FaninError
 
@@ -90,7 +91,7 @@ def sole_launcher(folder: SweepFolder) -> Iterator[Hold]:
         other = read_launcher(folder.launcher)
         if other is not None and other != here:
             _refuse_if_alive(folder, other)
-        write_whole(folder.launcher, json.dumps(asdict(here)).encode())
+        atomic_write(folder.launcher, json.dumps(asdict(here)).encode())
     try:
         yield Hold(folder.launcher, here)
     finally:

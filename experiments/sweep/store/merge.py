@@ -13,9 +13,10 @@ from uuid import uuid4
 
 import pyarrow as pa
 
+from experiments.atomic_write import writing
 from experiments.sweep.store.concatenate import concatenate
 from experiments.sweep.store.parquet import decode, is_written, part_path, write_pack
-from experiments.sweep.store.paths import TABLES, SweepFolder, writing
+from experiments.sweep.store.paths import TABLES, SweepFolder
 from experiments.sweep.store.scan import Fault, StoredPack, survey
 from experiments.sweep.store.tables import Parts, latest, of_cells, read_pack
 from fanin.errors import DataError

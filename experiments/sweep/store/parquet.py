@@ -8,16 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.atomic_write import atomic_write, sync_folder, writing
 from experiments.result import CellResult
 from experiments.sweep.store.journal import read_results, take
 from experiments.sweep.store.manifest import Manifest, Sum, encode, seal, unseal
-from experiments.sweep.store.paths import (
-    SIBLINGS,
-    SweepFolder,
-    sync_folder,
-    write_whole,
-    writing,
-)
+from experiments.sweep.store.paths import SIBLINGS, SweepFolder
 from experiments.sweep.store.tabulate import tabulate
 from fanin.errors import DataError
 
@@ -77,16 +72,16 @@ def write_pack(
         if tables[name].num_rows:
             data = encode(tables[name])
             sums[name] = Sum.of(data)
-            write_whole(part_path(folder, name, stem), data)
+            atomic_write(part_path(folder, name, stem), data)
     cells = seal(tables["cells"], Manifest(sums, tuple(supersedes)))
-    write_whole(part_path(folder, "cells", stem), cells)
+    atomic_write(part_path(folder, "cells", stem), cells)
     for name in (*sums, "cells"):
         sync_folder(folder.table(name))  # before anything that the parts replace may go
 
 
 def write_part(folder: SweepFolder, name: str, stem: str, table: pa.Table) -> None:
     """Write one part of a table, whole."""
-    write_whole(part_path(folder, name, stem), encode(table))
+    atomic_write(part_path(folder, name, stem), encode(table))
 
 
 def part_path(folder: SweepFolder, name: str, stem: str) -> Path:

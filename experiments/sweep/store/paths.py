@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from experiments.atomic_write import replace_file
-from fanin.errors import FaninError
 
 SIBLINGS = ("layers", "histograms", "tensors", "curves")
 TABLES = (*SIBLINGS, "cells")
@@ -67,43 +61,3 @@ class SweepFolder:
     def table(self, name: str) -> Path:
         """The folder of a table's Parquet parts."""
         return self.root / name
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is either there in full or not at all.
-
-    Raises
-    ------
-    FaninError
-        As `writing`; what stood under this name before still does.
-    """
-    with writing(path):
-        replace_file(path, data)
-
-
-def sync_folder(path: Path) -> None:
-    """Force to disk which files a folder holds: a file's own content is, but for its name."""
-    with writing(path):
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say of a file that can't be written (a full disk, a folder of someone else's) what it means.
-
-    Raises
-    ------
-    FaninError
-        Writing raised an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise FaninError(
-            f"{path}: can't be written ({error.strerror or error}); every cell that was finished "
-            "is kept: mend that, and the same command goes on from there"
-        ) from error

@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
+from experiments.atomic_write import atomic_write
 from experiments.config.identity import scientific
 from experiments.sweep.expand import PlannedCell
 from experiments.sweep.provenance import code_version, git
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.worker.rows import versions
 from fanin.errors import ConfigError
 
@@ -100,7 +101,7 @@ def freeze(
             **timed,
         }
     lines = "".join(f"{json.dumps(line)}\n" for line in known.values())
-    write_whole(folder.plan, lines.encode())
+    atomic_write(folder.plan, lines.encode())
     about = {
         **asked,
         "cells": len(cells),
@@ -113,7 +114,7 @@ def freeze(
     # One YAML document a launch: results of earlier launches came from the code named there.
     text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100)
     earlier = folder.provenance.read_bytes() if folder.provenance.exists() else b""
-    write_whole(folder.provenance, earlier + f"---\n{text}".encode())
+    atomic_write(folder.provenance, earlier + f"---\n{text}".encode())
 
 
 def machine() -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 
+from experiments.atomic_write import writing
 from experiments.sweep.store.parquet import part_path
-from experiments.sweep.store.paths import TABLES, TEMPORARY, SweepFolder, writing
+from experiments.sweep.store.paths import TABLES, TEMPORARY, SweepFolder
 from experiments.sweep.store.scan import Fault, steadily, survey
 from experiments.sweep.store.tables import read_pack
 

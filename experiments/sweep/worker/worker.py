@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import torch
 
+from experiments.atomic_write import atomic_write
 from experiments.cell import run_cell
 from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
 from experiments.sweep.provenance import code_version, own_modules
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
-from experiments.sweep.store.paths import write_whole
 from experiments.sweep.types import Task
 from experiments.sweep.worker.limits import CellTimeout, is_out_of_memory, time_limit
 from experiments.sweep.worker.order import Order
@@ -189,7 +189,7 @@ def _failure(order: Order, task: Task, error: BaseException) -> CellResult:
     # The reason comes first: a traceback's last line may be the end of a long message.
     text = f"{reason}\n\n{''.join(traceback.format_exception(error))}"
     path = order.folder.errors / f"{task.cell_id}.{task.attempt}.txt"
-    write_whole(path, text.encode(errors="backslashreplace"))
+    atomic_write(path, text.encode(errors="backslashreplace"))
     if isinstance(error, CellTimeout):
         outcome = "timeout"
     else:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.atomic_write import atomic_write
 from experiments.result import CellResult
 from experiments.sweep.store.journal import (
     Event,
@@ -25,7 +26,6 @@ from experiments.sweep.store.journal import (
     read_results,
     read_writer,
 )
-from experiments.sweep.store.paths import write_whole
 from experiments.sweep.store.process import born
 from fanin.errors import FaninError
 
@@ -215,9 +215,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_half_one(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / "table" / "part"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
     monkeypatch.setattr(step, full)
     with pytest.raises(FaninError, match=r"part: can't be written \(No space left on device"):
-        write_whole(path, b"new")
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]

@@ -59,7 +59,7 @@ def test_a_crash_while_a_journal_becomes_tables_is_made_good(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     path = journal(folder, "p", "x", "y")
-    write = parquet.write_whole
+    write = parquet.atomic_write
 
     def crash_after(part: Path, data: bytes) -> None:
         write(part, data)
@@ -67,7 +67,7 @@ def test_a_crash_while_a_journal_becomes_tables_is_made_good(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(parquet, "write_whole", crash_after)
+        patched.setattr(parquet, "atomic_write", crash_after)
         with pytest.raises(KeyboardInterrupt):
             commit_journal(folder, path)
     assert path.with_suffix(".taken").exists()
