@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.cell import prepared, probe_images
 from experiments.schema import Cell, build_cell
-from fanin.theory.layer_moments import declared_moments
+from fanin.theory.moments import declared_moments
 from fanin.theory.rungs import RUNGS, predict_rungs
 from fanin.theory.walk import UnpredictableLayer
 

@@ -19,7 +19,7 @@ from experiments.schema import build_cell
 from fanin.errors import FaninError
 from fanin.theory.explanation import Explanation, explain
 from fanin.theory.explanation.explain import FORWARD
-from fanin.theory.layer_moments import declared_moments
+from fanin.theory.moments import declared_moments
 
 CLAIM = (
     "He's product formula is false for an AlexNet, which has biases, padding and max-pools, and "

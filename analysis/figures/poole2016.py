@@ -18,7 +18,7 @@ from analysis.figures.style import PALETTE
 from analysis.load import Results
 from fanin.errors import FaninError
 from fanin.theory.depth_scales import DepthScales, depth_scales
-from fanin.theory.pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_law
 
 CLAIM = (
     "The length of a signal converges within about 4 layers, the correlation of two within about "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fanin.errors import FaninError
 from fanin.inits import WeightShape
-from fanin.theory.layer_moments import LayerMoments, ScalarMoments, scalar_moments
+from fanin.theory.moments import LayerMoments, ScalarMoments, scalar_moments
 
 SCRIPT = Path(__file__).with_name("other_tools.py")
 VENV = "/tmp/compare-venv"
@@ -83,7 +83,7 @@ def as_layers(network: nn.Sequential, moments: Mapping[str, LayerMoments]) -> li
     Examples
     --------
     >>> from fanin.inits import HeNormal, Init
-    >>> from fanin.theory.layer_moments import declared_moments
+    >>> from fanin.theory.moments import declared_moments
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.ReLU())
     >>> [d["kind"] for d in as_layers(net, declared_moments(net, Init(HeNormal())))]
     ['linear', 'relu']

@@ -24,7 +24,7 @@ from experiments.scaling import Scaling, Standardize
 from fanin.errors import UNUSABLE, FaninError
 from fanin.inits import HeNormal, Init, Lsuv, Normal
 from fanin.models import AlexNet
-from fanin.theory.layer_moments import declared_moments
+from fanin.theory.moments import declared_moments
 from fanin.theory.prescription import prescribe
 
 CALIBRATION = 64  # images that LSUV calibrates on

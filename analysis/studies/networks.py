@@ -17,7 +17,7 @@ from experiments.scaling import Scaling, Standardize, Unit
 from fanin.inits import HeNormal, Init, LecunNormal, Normal, PytorchDefault, Scheme, Uniform
 from fanin.models import AlexNet, Mlp, Plain
 from fanin.models.sequence import ImageShape
-from fanin.theory.layer_moments import LayerMoments, declared_moments
+from fanin.theory.moments import LayerMoments, declared_moments
 
 Network = Callable[[ImageShape], nn.Sequential]
 

@@ -27,7 +27,7 @@ from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
 from fanin.seeds import generator
 from fanin.theory.field import predict_field
-from fanin.theory.layer_moments import declared_moments
+from fanin.theory.moments import declared_moments
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fanin.inits import HeNormal, WeightShape, weight_layers
 from fanin.theory.certificate.networks import on_cpu
 from fanin.theory.certificate.weights import estimated_moments
 from fanin.theory.gains import Direction, level_gains
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 
 
 @dataclass(frozen=True)

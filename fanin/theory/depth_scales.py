@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fanin.theory.elementwise import Function
-from fanin.theory.pairs import PairLaw, pair_law
+from fanin.theory.gaussian_pairs import PairLaw, pair_law
 from fanin.theory.quadrature import gaussian_nodes
 
 Phase = Literal["ordered", "chaotic", "critical", "q grows", "q shrinks", "any q"]

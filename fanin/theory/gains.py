@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field, walk_field
-from fanin.theory.layer_moments import LayerMoments
-from fanin.theory.memo import memoized
+from fanin.theory.moments import LayerMoments
 from fanin.theory.walk import UnpredictableLayer
 
 Direction = Literal["forward", "backward", "both"]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.theory.layer_moments import LayerMoments, scalar_moments
+from fanin.theory.moments import LayerMoments, scalar_moments
 from fanin.theory.prediction import Prediction
 from fanin.theory.walk import Named, walk
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fanin.theory.elementwise import Function
-from fanin.theory.pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_law
 
 
 @dataclass(frozen=True)

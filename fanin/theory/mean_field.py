@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.theory.layer_moments import LayerMoments, ScalarMoments, scalar_moments
+from fanin.theory.moments import LayerMoments, ScalarMoments, scalar_moments
 from fanin.theory.prediction import Prediction
 from fanin.theory.quadrature import COARSE, EXACT
 from fanin.theory.sampling import stratified_normals

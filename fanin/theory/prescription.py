@@ -16,7 +16,7 @@ from fanin.theory.certificate.measured import measured_draws, summary
 from fanin.theory.certificate.networks import on_cpu
 from fanin.theory.certificate.weights import Weights, weights_of
 from fanin.theory.gains import Direction, level_gains, scaled
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import predict_rungs
 
 DIGITS = 6

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.errors import ConfigError, nearest
+from fanin.theory.cache import memoized
 from fanin.theory.he import predict_he
-from fanin.theory.layer_moments import LayerMoments
 from fanin.theory.mean_field import predict_mean_field
-from fanin.theory.memo import memoized
+from fanin.theory.moments import LayerMoments
 
 RUNGS = ("he", "mean_field", "field", "finite")
 """From the coarsest to the one that leaves least out."""

@@ -18,7 +18,7 @@ from experiments.schema import build_cell
 from fanin.inits.weight_shape import WeightShape
 from fanin.theory.certificate.assemble import finest
 from fanin.theory.certificate.derived import share_between
-from fanin.theory.layer_moments import declared_moments
+from fanin.theory.moments import declared_moments
 from fanin.theory.overflow import first_overflow, overflow_chances
 from fanin.theory.walk import walk
 

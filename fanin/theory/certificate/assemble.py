@@ -18,7 +18,7 @@ from fanin.theory.certificate.record import LayerCertificate, Predicted
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.certificate.sensitivity import log_sensitivity
 from fanin.theory.certificate.weights import Weights
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import RUNGS
 from fanin.theory.walk import Stage, walk
 

@@ -22,7 +22,7 @@ from fanin.theory.certificate.objectives import objective_of, options_of
 from fanin.theory.certificate.output import gradient_rows, output_of
 from fanin.theory.certificate.segments import predict_segments
 from fanin.theory.certificate.weights import weights_of
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import RUNGS
 
 

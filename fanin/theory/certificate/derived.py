@@ -10,7 +10,7 @@ import torch
 from fanin.theory.certificate.record import DepthScales, LayerCertificate, Predicted
 from fanin.theory.depth_scales import critical_weight_var, depth_scales
 from fanin.theory.elementwise import Function, elementwise
-from fanin.theory.layer_moments import LayerMoments, scalar_moments
+from fanin.theory.moments import LayerMoments, scalar_moments
 from fanin.theory.overflow import FLOATING, first_overflow, overflow_chance
 from fanin.theory.units import RESHAPINGS
 from fanin.theory.walk import Stage

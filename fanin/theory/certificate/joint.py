@@ -17,8 +17,8 @@ from fanin.theory.certificate.networks import coded_name, original_name, sequenc
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.certificate.weights import Weights
 from fanin.theory.field import FieldLayer, Sampling, walk_field
-from fanin.theory.field.normals import factor
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.field.sampling import factor
+from fanin.theory.moments import LayerMoments
 from fanin.theory.walk import walk
 
 CHEAP = 1024  # points of all images side by side: a second or two for a net of a few layers

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.theory.field import Sampling, walk_field
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 
 Map = Float[np.ndarray, "image *position"]
 

@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.polynomial.hermite_e import hermegauss
 
 from fanin.losses import Head, Loss, Objective
+from fanin.theory.cache import memoized
 from fanin.theory.certificate.objectives import HEAD, options_of
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
 from fanin.theory.logits import InitialLoss, initial_loss
-from fanin.theory.memo import memoized
 
 NODES = 9  # of one draw's logit variance, over which the loss is a smooth curve
 

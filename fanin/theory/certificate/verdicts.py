@@ -16,7 +16,7 @@ from fanin.inits import Init, Scheme
 from fanin.theory.certificate.certificate import Certificate
 from fanin.theory.certificate.certify import certify
 from fanin.theory.certificate.record import LayerCertificate
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 
 SHOWN = 8  # lines of an error message
 Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstable"]

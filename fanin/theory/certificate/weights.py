@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fanin.errors import ConfigError
 from fanin.inits import Init, Moments, Scheme, WeightLayer, weight_layers
-from fanin.theory.layer_moments import LayerMoments, declared_moments
+from fanin.theory.moments import LayerMoments, declared_moments
 from fanin.theory.walk import UnpredictableLayer
 
 Source = Literal["declared", "given", "estimated"]

@@ -25,7 +25,7 @@ from fanin.theory.explanation.variants import (
     without_biases,
     without_means,
 )
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import predict_rungs
 
 STEPS = (

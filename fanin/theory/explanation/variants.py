@@ -14,7 +14,7 @@ from torch.nn.modules import pooling
 
 from fanin.inits import Moments
 from fanin.seeds import generator
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 
 POOLINGS = (
     pooling._MaxPoolNd,

@@ -3,9 +3,9 @@
 `predict_field` gives a `Prediction`, `walk_field` every layer's maps and covariances.
 """
 
-from fanin.theory.field.passing import Sampling
 from fanin.theory.field.plan import FieldTooLarge
-from fanin.theory.field.rung import FieldResult, predict_field, walk_field
+from fanin.theory.field.predict import FieldResult, predict_field, walk_field
+from fanin.theory.field.propagate import Sampling
 from fanin.theory.field.state import FieldLayer
 
 __all__ = [

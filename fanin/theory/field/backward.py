@@ -16,7 +16,6 @@ from torch import Tensor
 from fanin.seeds import generator
 from fanin.theory.elementwise import derivative
 from fanin.theory.field.axes import Pairs, pick
-from fanin.theory.field.between import Between, Parts, Thinning
 from fanin.theory.field.cotangent import Coherent, Cotangent
 from fanin.theory.field.forward import (
     Place,
@@ -28,10 +27,11 @@ from fanin.theory.field.forward import (
     with_diagonal,
     worlds,
 )
-from fanin.theory.field.normals import eigen_root, factor, signs, whitened
+from fanin.theory.field.interlayer import Between, Parts, Thinning
 from fanin.theory.field.responses import response_moments
+from fanin.theory.field.sampling import eigen_root, factor, signs, whitened
 from fanin.theory.field.state import Made
-from fanin.theory.pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_law
 from fanin.theory.units import unit_moments
 
 TINY = torch.finfo(torch.float64).tiny

@@ -11,10 +11,10 @@ from torch import Tensor
 from fanin.seeds import generator
 from fanin.theory.elementwise import Function
 from fanin.theory.field.axes import Pairs, pick
-from fanin.theory.field.between import Between, Mixing, Parts, Thinning
-from fanin.theory.field.normals import antithetic, factor, whitened
+from fanin.theory.field.interlayer import Between, Mixing, Parts, Thinning
+from fanin.theory.field.sampling import antithetic, factor, whitened
 from fanin.theory.field.state import Fed, Made
-from fanin.theory.pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_law
 from fanin.theory.quadrature import COARSE, gaussian_nodes, most_nodes
 from fanin.theory.units import UnitMoments, unit_moments
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fanin.theory.field.between import Between
 from fanin.theory.field.geometry import Taps
+from fanin.theory.field.interlayer import Between
 from fanin.theory.field.standardizing import OVER_CHANNELS
 from fanin.theory.field.state import LayerWeights
 from fanin.theory.field.weights import layer_weights
-from fanin.theory.layer_moments import LayerMoments, moments_of
+from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.walk import Stage, UnpredictableLayer, Walk
 
 MOST_POINTS = 4096  # of one field: its covariance then takes 128 MB, and some five are held

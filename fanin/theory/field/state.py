@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fanin.theory.elementwise import Function
 from fanin.theory.field.axes import Pairs, Points, mixed, overlaps
-from fanin.theory.field.between import Between, Pointwise
 from fanin.theory.field.cotangent import Cotangent
 from fanin.theory.field.geometry import Taps
+from fanin.theory.field.interlayer import Between, Pointwise
 
 MOST_LOG = 350.0  # e^350 squares to what float64 just holds
 

@@ -10,9 +10,9 @@ from fanin.inits.weight_shape import WeightShape
 from fanin.theory.field.axes import Pairs
 from fanin.theory.field.cotangent import Coherent, Cotangent
 from fanin.theory.field.geometry import Taps
-from fanin.theory.field.normals import factor
+from fanin.theory.field.sampling import factor
 from fanin.theory.field.state import Fed, LayerWeights, Made
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.sampling import stratified_normals
 
 FEW = ((0.05, 4), (0.3, 8))  # particles for a share of the second moment below a limit

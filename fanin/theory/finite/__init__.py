@@ -3,6 +3,6 @@
 `predict_finite` gives a `Prediction` with the spread of one draw's log-moment.
 """
 
-from fanin.theory.finite.rung import predict_finite
+from fanin.theory.finite.predict import predict_finite
 
 __all__ = ["predict_finite"]

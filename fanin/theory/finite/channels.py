@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fanin.seeds import generator
 from fanin.theory.field.cotangent import Cotangent
-from fanin.theory.field.normals import factor, whitened
+from fanin.theory.field.sampling import factor, whitened
 from fanin.theory.field.state import FieldLayer
 from fanin.theory.finite.forms import Forms, alone, quadratic, symmetric
 

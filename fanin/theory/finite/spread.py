@@ -15,11 +15,11 @@ from fanin.inits.layers import weight_layers
 from fanin.inits.weight_shape import WeightLayer, WeightShape
 from fanin.models.norms import MeanOnly
 from fanin.theory.field import Sampling, walk_field
-from fanin.theory.field.between import RESHAPINGS, RESPONSES, WHOLE_CHANNEL
+from fanin.theory.field.interlayer import RESHAPINGS, RESPONSES, WHOLE_CHANNEL
 from fanin.theory.field.state import FieldLayer
-from fanin.theory.finite.influence import Freedom, log_variances
-from fanin.theory.layer_moments import LayerMoments, moments_of
+from fanin.theory.finite.first_order import Freedom, log_variances
 from fanin.theory.mean_field import predict_mean_field
+from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.units import unit_moments
 from fanin.theory.walk import NORMALIZATIONS, Walk
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 
 Vectors = Float[Tensor, "draw image unit"]
 

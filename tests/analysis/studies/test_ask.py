@@ -14,7 +14,7 @@ from analysis.studies.ask import NOT_INSTALLED, VENV, as_layers, ask
 from analysis.studies.networks import FIVE, max_pooled
 from fanin.errors import FaninError
 from fanin.inits import HeNormal, Init, PytorchDefault, Uniform
-from fanin.theory.layer_moments import declared_moments
+from fanin.theory.moments import declared_moments
 
 IMAGES = torch.ones(1, 1, 8, 8, dtype=torch.float64)
 

@@ -14,8 +14,8 @@ from fanin.theory.depth_scales import (
     depth_scales,
     log_sensitivity,
 )
+from fanin.theory.gaussian_pairs import pair_law
 from fanin.theory.kernels import dense_kernels
-from fanin.theory.pairs import pair_law
 
 FUNCTIONS = {"tanh": torch.tanh, "gelu": F.gelu, "sigmoid": torch.sigmoid, "elu": F.elu}
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from fanin.losses import Head, Loss
 from fanin.theory.depth_scales import critical_point, critical_weight_var, depth_scales
+from fanin.theory.gaussian_pairs import pair_law
 from fanin.theory.kernels import dense_kernels
 from fanin.theory.logits import initial_loss
-from fanin.theory.pairs import pair_law
 
 FUNCTIONS = {
     "linear": nn.Identity(),

@@ -9,7 +9,7 @@ from torch import nn
 from fanin.inits.weight_shape import Moments
 from fanin.models.dropout import SeededDropout
 from fanin.theory import LayerMoments, UnpredictableLayer
-from fanin.theory.layer_moments import scalar_moments
+from fanin.theory.moments import scalar_moments
 from fanin.theory.walk import walk
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fanin.theory import UnpredictableLayer
 from fanin.theory.field import FieldTooLarge, Sampling, predict_field, walk_field
-from fanin.theory.field.normals import factor, whitened
+from fanin.theory.field.sampling import factor, whitened
 
 
 def deep(layers: int, act=nn.ReLU, pool: bool = False) -> nn.Sequential:

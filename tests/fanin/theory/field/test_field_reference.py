@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.theory import LayerMoments
 from fanin.theory.field import Sampling, predict_field, walk_field
-from fanin.theory.field.between import Between
 from fanin.theory.field.forward import pass_on
+from fanin.theory.field.interlayer import Between
 from fanin.theory.field.state import Made
 
 REFERENCE = pd.read_csv(

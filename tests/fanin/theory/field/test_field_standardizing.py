@@ -9,7 +9,7 @@ from field_networks import BACKWARD, FORWARD, Weights, image, rejected, standard
 from torch import nn
 
 from fanin.theory.field import Sampling, predict_field
-from fanin.theory.finite.conv_chain import conv_chain
+from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.walk import UnpredictableLayer, walk
 
 C = 96

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from fanin.theory.field.cotangent import Cotangent
 from fanin.theory.field.state import FieldLayer
+from fanin.theory.finite.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite.channels import Channels, drawn_channels, whitened_channels
-from fanin.theory.finite.closed import ClosedAdjoint, is_closed
 from fanin.theory.finite.directions import directions, logit_cotangents
 from fanin.theory.finite.forms import Forms, alone, diagonal, matrices, quadratic
 from fanin.theory.finite.own_scatter import around_mean, around_zero

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.theory.field import Sampling, predict_field
-from fanin.theory.finite.conv_chain import conv_chain
-from fanin.theory.finite.dense_chain import dense_chain, is_dense
+from fanin.theory.finite.dense import dense_chain, is_dense
+from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.finite.spread import first_order_holds, spread_of_draws
 from fanin.theory.finite.summary import SIGNED
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.prediction import DrawLaw, Prediction
 from fanin.theory.walk import Walk, walk
 

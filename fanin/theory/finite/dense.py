@@ -21,7 +21,7 @@ from fanin.theory.elementwise import Function, elementwise
 from fanin.theory.field.standardizing import looks_at_the_batch
 from fanin.theory.finite.summary import Samples, joined, moments_of_draws
 from fanin.theory.finite.weights import Applied, DenseWeights, Vectors, apply
-from fanin.theory.layer_moments import LayerMoments, moments_of
+from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.walk import DROPOUTS, Named, UnpredictableLayer, Walk
 
 HELD = 2**26  # numbers that the draws of one batch may hold: 512 MB

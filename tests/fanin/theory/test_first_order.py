@@ -24,10 +24,10 @@ from fanin.inits import (
 from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, walk_field
 from fanin.theory.field.geometry import Taps
+from fanin.theory.finite.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite.channels import whitened_channels
-from fanin.theory.finite.closed import ClosedAdjoint, is_closed
-from fanin.theory.finite.conv_chain import conv_chain
-from fanin.theory.finite.influence import Freedom, log_variances
+from fanin.theory.finite.first_order import Freedom, log_variances
+from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.finite.spread import freedom
 from fanin.theory.walk import walk
 

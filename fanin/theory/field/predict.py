@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from fanin.models.norms import MeanOnly
 from fanin.theory.field.forward import zero_fraction
-from fanin.theory.field.passing import GainOf, Sampling, is_sampled, walk_once
 from fanin.theory.field.plan import Station, plan
+from fanin.theory.field.propagate import GainOf, Sampling, is_sampled, walk_once
 from fanin.theory.field.standardizing import looks_at_the_batch
 from fanin.theory.field.state import MOST_LOG, FieldLayer
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.prediction import Prediction
 from fanin.theory.walk import Walk, walk
 

@@ -14,9 +14,9 @@ from fanin.inits import DeltaOrthogonal, Moments, WeightShape, weight_layers
 from fanin.models.dropout import SeededDropout
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
-from fanin.theory.finite import conv_chain as chains
-from fanin.theory.finite.conv_chain import affordable_draws, conv_chain
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.finite import simulate as chains
+from fanin.theory.finite.simulate import affordable_draws, conv_chain
+from fanin.theory.moments import LayerMoments
 from fanin.theory.walk import walk
 
 IMAGES = 3

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fanin.theory.field.between import Between, Thinning
 from fanin.theory.field.forward import before_and_after, closed_parts
+from fanin.theory.field.interlayer import Between, Thinning
 from fanin.theory.field.state import FieldLayer, Made
 from fanin.theory.finite.forms import Forms, alone, congruent, diagonal
-from fanin.theory.pairs import PairLaw, pair_law
+from fanin.theory.gaussian_pairs import PairLaw, pair_law
 from fanin.theory.units import UnitMoments, unit_moments
 
 STEP = 1e-3  # of a log-variance: the second difference is below 1e-6, quadrature's noise below 1e-7

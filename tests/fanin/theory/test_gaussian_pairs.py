@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fanin.theory.elementwise import derivative
-from fanin.theory.pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_law
 from fanin.theory.quadrature import gaussian_nodes
 
 SMOOTH = {

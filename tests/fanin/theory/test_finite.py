@@ -16,9 +16,9 @@ from fanin.inits import Moments
 from fanin.models.norms import MeanOnly
 from fanin.theory.field import predict_field
 from fanin.theory.finite import predict_finite
-from fanin.theory.finite.conv_chain import conv_chain
+from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.finite.spread import first_order_holds
-from fanin.theory.layer_moments import LayerMoments
+from fanin.theory.moments import LayerMoments
 from fanin.theory.walk import walk
 
 QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}

@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from torch import nn
 
-from fanin.theory.memo import memoized
+from fanin.theory.cache import memoized
 
 NUMBERS = count()  # each question of the tests is one of its own
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fanin.seeds import generator
 from fanin.theory.field.backward import pull_back
-from fanin.theory.field.between import Between
 from fanin.theory.field.cotangent import Cotangent
 from fanin.theory.field.forward import closed_parts, pass_on
+from fanin.theory.field.interlayer import Between
 from fanin.theory.field.plan import Station
 from fanin.theory.field.scale import degree, rescaled
 from fanin.theory.field.state import Fed, FieldLayer, LayerWeights

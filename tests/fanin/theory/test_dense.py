@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from fanin.inits import Moments, WeightShape
 from fanin.models.norms import MeanOnly
 from fanin.theory import LayerMoments, UnpredictableLayer
-from fanin.theory.finite.conv_chain import conv_chain
-from fanin.theory.finite.dense_chain import dense_chain
+from fanin.theory.finite.dense import dense_chain
+from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.finite.summary import Samples
 from fanin.theory.walk import walk
 

@@ -23,7 +23,7 @@ from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
 from fanin.seeds import generator
 from fanin.theory.finite.summary import Samples, joined, moments_of_draws
-from fanin.theory.layer_moments import LayerMoments, moments_of
+from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.walk import Walk
 
 FEWEST = 64  # draws: their spread is then known to 9 %
