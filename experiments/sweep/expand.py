@@ -17,6 +17,7 @@ from experiments.schema import (
     typed_value,
     with_seeds,
 )
+from experiments.sweep.differences import full_label
 from experiments.sweep.grid import Assignment, Grid
 from fanin.errors import ConfigError, nearest
 from fanin.instantiate import TARGET
@@ -40,16 +41,7 @@ class PlannedCell:
     @property
     def label(self) -> str:
         """What was asked for, as one would type it."""
-        return label(self.assignment)
-
-
-def label(assignment: Assignment) -> str:
-    """An assignment as one would type it.
-
-    >>> label({"init": "normal", "init.std": 0.01})
-    'init=normal init.std=0.01'
-    """
-    return " ".join(f"{key}={value}" for key, value in assignment.items()) or "(all defaults)"
+        return full_label(self.assignment)
 
 
 def expand(space: ConfigCatalog, grids: Iterable[Grid]) -> list[PlannedCell]:
@@ -67,12 +59,12 @@ def expand(space: ConfigCatalog, grids: Iterable[Grid]) -> list[PlannedCell]:
     used: set[str] = set()
     for grid in grids:
         if not grid.overridden:
-            patterns |= dict.fromkeys(map(label, grid.exclude))
+            patterns |= dict.fromkeys(map(full_label, grid.exclude))
         for assignment in grid.assignments():
             # Before the cell is made: what has no meaning is what people exclude.
             excluding = [p for p in grid.exclude if expander.matches(assignment, p)]
             if excluding:
-                used |= {label(pattern) for pattern in excluding}
+                used |= {full_label(pattern) for pattern in excluding}
                 continue
             cell = expander.cell(assignment)
             if cell.id in cells:
@@ -107,7 +99,7 @@ class _Expander:
             )
             self._parts.check(config)
         except ConfigError as error:
-            swept = f"\n  in the cell {label(assignment)}" if len(assignment) > 1 else ""
+            swept = f"\n  in the cell {full_label(assignment)}" if len(assignment) > 1 else ""
             raise ConfigError(f"{error}{swept}") from error
         # An option whose target was exchanged is that option no longer.
         named: Choices = {

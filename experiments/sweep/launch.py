@@ -12,8 +12,9 @@ from rich.console import Console
 from experiments.config.catalog import ConfigCatalog
 from experiments.config.wrapper import build_wrapped
 from experiments.data import Data
+from experiments.sweep.differences import full_label
 from experiments.sweep.engines import choose, decide
-from experiments.sweep.expand import PlannedCell, expand, label
+from experiments.sweep.expand import PlannedCell, expand
 from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.packing import Bounds
 from experiments.sweep.plan import Plan, make_plan, with_engines
@@ -128,8 +129,10 @@ def _asked(request: Request) -> dict[str, Any]:
     return {
         "name": request.name,
         **_about(request),
-        "axes": [{a.name: [label(v) for v in a.values] for a in g.axes} for g in request.grids],
-        "exclude": [label(pattern) for g in request.grids for pattern in g.exclude],
+        "axes": [
+            {a.name: [full_label(v) for v in a.values] for a in g.axes} for g in request.grids
+        ],
+        "exclude": [full_label(pattern) for g in request.grids for pattern in g.exclude],
     }
 
 

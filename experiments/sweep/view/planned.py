@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from experiments.sweep.differences import short_labels
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import similar
-from experiments.sweep.view.labels import short_labels
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.sweep.differences import full_label
 from experiments.sweep.engines import Engines
-from experiments.sweep.expand import label
 from experiments.sweep.grid import Axis
 from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
@@ -30,7 +30,7 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
         for axis in grid.axes:
             table.add_row(Text(axis.name), Text(_values(axis)))
         for pattern in grid.exclude:
-            table.add_row("without", Text(label(pattern)))
+            table.add_row("without", Text(full_label(pattern)))
         if table.rows:
             console.print(table)
     show_counts(console, request, plan)
@@ -135,4 +135,4 @@ def show_end(
 def _short(assignment: Mapping[str, Any], name: str) -> str:
     if list(assignment) == [name]:
         return str(assignment[name])
-    return label(dict(assignment))
+    return full_label(dict(assignment))
