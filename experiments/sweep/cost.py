@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.schema import Cell, build_cell
+from fanin.probes.trace import forward_hooks
 
 FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual to count
 FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters
@@ -49,7 +50,7 @@ def _forward_flops(cell: Cell) -> float:
     """Two for each weight that a unit at a position reads: what convolutions and products take."""
     flops = 0.0
 
-    def count(module: nn.Module, inputs: object, output: Tensor) -> None:
+    def count(_name: str, module: nn.Module, _inputs: object, output: Tensor) -> None:
         nonlocal flops
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim > 1:
@@ -59,7 +60,6 @@ def _forward_flops(cell: Cell) -> float:
     # first, and takes longer than all of planning.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = cell.network().eval()
-        for module in network.modules():
-            module.register_forward_hook(count)
-        network(torch.zeros(IMAGES, *cell.data.shape))
+        with forward_hooks(dict(network.named_modules()), count):
+            network(torch.zeros(IMAGES, *cell.data.shape))
     return flops

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.training.step import Params, State, Task, loss_and_gradients
+from fanin.probes.trace import forward_hooks, leaf_modules
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,16 @@ def forward_fault(
 ) -> tuple[str, str] | None:
     """The first bad tensor on the way to the loss, and the reason; None where all is well."""
     made: list[tuple[str, Tensor]] = [("input", x)]
-    handles = [
-        module.register_forward_hook(partial(_keep, made, name))
-        for name, module in task.model.named_modules()
-        if not any(module.children())
-    ]
-    try:
+
+    def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        made.append((name, output))
+
+    with forward_hooks(leaf_modules(task.model), keep):
         loss = task.objective.loss(functional_call(task.model, params | masks, (x,)), y)
-    finally:
-        for handle in handles:
-            handle.remove()
     bad = _first_bad([*made, ("loss", loss)])
     if bad is None and bool(loss > task.loss_bound):
         return "loss", "loss above bound"
     return bad
-
-
-def _keep(
-    made: list[tuple[str, Tensor]], name: str, module: nn.Module, inputs: object, output: Tensor
-) -> None:
-    made.append((name, output))
 
 
 def _first_bad(tensors: list[tuple[str, Tensor]]) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from experiments.schema import Cell
+from fanin.probes.trace import forward_hooks, leaf_modules
 
 
 def layer_outputs(cell: Cell, batch_size: int) -> list[tuple[nn.Module, tuple[int, ...]]]:
@@ -16,16 +17,14 @@ def layer_outputs(cell: Cell, batch_size: int) -> list[tuple[nn.Module, tuple[in
     """
     found: list[tuple[nn.Module, tuple[int, ...]]] = []
 
-    def note(layer: nn.Module, inputs: object, output: object) -> None:
+    def note(_name: str, layer: nn.Module, _inputs: object, output: object) -> None:
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         found.extend((layer, tuple(tensor.shape)) for tensor in tensors)
 
     with torch.device("meta"), torch.no_grad():
         model = _weightless(cell).eval()
-        for layer in model.modules():
-            if not any(layer.children()):
-                layer.register_forward_hook(note)
-        model(torch.empty(batch_size, *cell.data.shape, dtype=cell.train.torch_dtype))
+        with forward_hooks(leaf_modules(model), note):
+            model(torch.empty(batch_size, *cell.data.shape, dtype=cell.train.torch_dtype))
     return found
 
 

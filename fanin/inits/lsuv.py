@@ -16,6 +16,7 @@ from torch.func import functional_call
 from fanin.inits.layers import weight_layers
 from fanin.inits.orthogonal import Orthogonal
 from fanin.inits.weight_shape import WeightShape
+from fanin.probes.trace import forward_hooks
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,15 @@ class Lsuv:
 def _output_variance(model: nn.Module, module: nn.Module, images: Tensor) -> float:
     variances = []
 
-    def measure(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def measure(_name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         variances.append(output.double().var(correction=0).item())
 
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    hook = module.register_forward_hook(measure)
-    try:
-        with torch.random.fork_rng([images.device] if images.is_cuda else []):
-            torch.manual_seed(0)  # The same dropout masks each time, whoever calls.
-            functional_call(model, buffers, (images,))
-    finally:
-        hook.remove()
+    with (
+        forward_hooks({"": module}, measure),
+        torch.random.fork_rng([images.device] if images.is_cuda else []),
+    ):
+        torch.manual_seed(0)  # The same dropout masks each time, whoever calls.
+        functional_call(model, buffers, (images,))
     # A layer that the forward pass never reaches has no output to scale.
     return variances[-1] if variances else 0.0

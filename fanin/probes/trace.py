@@ -1,9 +1,12 @@
-"""One forward pass with every weight layer's input, pre-activation and activation kept."""
+"""What the modules of a network take and make in a forward pass."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -82,12 +85,8 @@ def trace(
         followed = output.clone()
         return followed
 
-    handles = [m.register_forward_hook(partial(record, name)) for name, m in _leaves(model)]
-    try:
+    with forward_hooks(leaf_modules(model), record):
         logits = model(images.detach().requires_grad_().clone())
-    finally:
-        for handle in handles:
-            handle.remove()
     return layers, logits
 
 
@@ -96,10 +95,26 @@ def _unit_by_unit(module: nn.Module, x: Tensor, y: Tensor) -> bool:
     return y.numel() * pieces_of(module) == x.numel() and y.shape[2:] == x.shape[2:]
 
 
-def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that compute; an empty Sequential only hands on."""
-    return [
-        (name, module)
+@contextmanager
+def forward_hooks(
+    modules: Mapping[str, nn.Module], hook: Callable[[str, nn.Module, Any, Any], Tensor | None]
+) -> Iterator[None]:
+    """Call `hook(name, module, inputs, output)` whenever one of the modules has run.
+
+    A tensor that the hook returns replaces the module's output. The hooks go when the block ends.
+    """
+    handles = [m.register_forward_hook(partial(hook, name)) for name, m in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that compute, by name; an empty Sequential only hands on."""
+    return {
+        name: module
         for name, module in model.named_modules()
         if next(module.children(), None) is None and not isinstance(module, nn.Sequential)
-    ]
+    }
