@@ -11,9 +11,9 @@ from torch import Tensor
 
 from experiments.cell import prepared, probe_images
 from experiments.schema import Cell, build_cell
+from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 from fanin.theory.rungs import RUNGS, predict_rungs
-from fanin.theory.walk import UnpredictableLayer
 
 
 def predict_cell(config: Mapping[str, Any], rungs: Sequence[str] = RUNGS) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
 from fanin.instantiate import TARGET
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
 
 TABLE = "predictions"
 THEORY = b"fanin.theory"  # the part's note on which code predicted it

@@ -18,7 +18,7 @@ from analysis.load import Results
 from analysis.predict_cell import predict_cell
 from analysis.settings import Setting
 from fanin.errors import FaninError
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
 
 SIZE = (6.8, 3.3)  # inches
 INITS = {(0.0, 1.0): "U(0, 1)", (-1.0, 1.0): "U(-1, 1)", (-0.5, 0.5): "U(-0.5, 0.5)"}

@@ -9,8 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fanin.theory.walk import copied_state
-
 Function = Callable[[Tensor], Tensor]
 
 
@@ -33,6 +31,17 @@ def elementwise(module: nn.Module) -> Function | None:
         return y
 
     return function if _ignores_order(function) else None
+
+
+def copied_state(module: nn.Module, device: str) -> dict[str, Tensor]:
+    """A module's parameters and buffers, copied, so that a run leaves the module untouched."""
+    state = [*module.named_parameters(), *module.named_buffers()]
+    return {
+        name: tensor.detach().to(device, torch.float64, copy=True)
+        if tensor.is_floating_point()
+        else tensor.detach().to(device, copy=True)
+        for name, tensor in state
+    }
 
 
 def derivative(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field, walk_field
+from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments
-from fanin.theory.walk import UnpredictableLayer
 
 Direction = Literal["forward", "backward", "both"]
 MOST_WALKS = 30

@@ -8,22 +8,25 @@ measured is what the rungs above explain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments, scalar_moments
 from fanin.theory.prediction import Prediction
-from fanin.theory.walk import Named, walk
+from fanin.theory.walk import walk
 
 
 def predict_he(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image channel height width"],
+    *,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
     r"""Predict by He's and Glorot's product formulas.
 
@@ -46,6 +49,8 @@ def predict_he(
         Of each weight layer, by module path.
     images
         As the network is fed them, scaled.
+    layer_kinds
+        Kinds of layers beside the built-in ones.
 
     Returns
     -------
@@ -58,10 +63,12 @@ def predict_he(
     UnpredictableLayer
         The model is no plain sequence, or a layer's moments are unknown.
     """
-    net = walk(model, images.shape[1:])
+    net = walk(model, images.shape[1:], layer_kinds)
     weights = scalar_moments(moments, (stage.name for stage in net.stages))
     variances = np.array([weights[stage.name].weight_var for stage in net.stages])
-    gains = np.array([_gain(stage.after) for stage in net.stages])
+    gains = np.array(
+        [prod(layer.kind.gain(layer.module) for layer in stage.after) for stage in net.stages]
+    )
     forward = np.array([stage.fan_in for stage in net.stages]) * variances
     backward = np.array([stage.fan_out for stage in net.stages]) * variances
     positions = np.array([stage.positions for stage in net.stages])
@@ -83,15 +90,3 @@ def predict_he(
         }
     names = tuple(stage.name for stage in net.stages)
     return Prediction("he", names, {name: value[None] for name, value in values.items()})
-
-
-def _gain(modules: Iterable[Named]) -> float:
-    return prod(_module_gain(module) for _, module in modules)
-
-
-def _module_gain(module: nn.Module) -> float:
-    if isinstance(module, nn.ReLU):
-        return 0.5
-    if isinstance(module, nn.LeakyReLU):
-        return (1 + module.negative_slope**2) / 2
-    return 1.0

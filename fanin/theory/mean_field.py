@@ -6,12 +6,12 @@ because its expectation can vanish while its square grows (THEORY.md, section 2.
 weights one particle is exact, and the recursion is Poole et al. (2016), eq. 3, on q = m^2 + v.
 
 All positions of a map are alike here: zero padding, stride and pooling are the next rung's. So is
-what a cotangent owes to the forward pass where weights have a mean (`field.cotangent.Coherent`).
+what a cotangent owes to the forward pass where weights have a mean (`field.state.Coherent`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +19,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fanin.theory.layer_kind import LayerKind, Units
+from fanin.theory.layers import NamedLayer
 from fanin.theory.moments import LayerMoments, ScalarMoments, scalar_moments
 from fanin.theory.prediction import Prediction
-from fanin.theory.quadrature import COARSE, EXACT
-from fanin.theory.sampling import stratified_normals
-from fanin.theory.units import UnitMoments, unit_moments
+from fanin.theory.quadrature import (
+    COARSE,
+    EXACT,
+    gaussian_nodes,
+    most_nodes,
+    stratified_normals,
+)
 from fanin.theory.walk import Stage, Walk, walk
 
 State = Float[Tensor, "image repeat particle"]
+NODES_AT_ONCE = 2**17  # 1 MB per float64 tensor: in cache, whatever the number of states
 
 
 def predict_mean_field(
@@ -37,6 +44,7 @@ def predict_mean_field(
     particles: int = 128,
     repeats: int = 8,
     seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
     r"""Predict by mean-field theory.
 
@@ -69,6 +77,8 @@ def predict_mean_field(
         Not used where all weights have zero mean.
     seed
         Of the particles.
+    layer_kinds
+        Kinds of layers beside the built-in ones.
 
     Returns
     -------
@@ -84,7 +94,7 @@ def predict_mean_field(
         A module that is not elementwise and of no known kind, a model that is no plain sequence,
         or a layer whose moments are unknown.
     """
-    net = walk(model, images.shape[1:])
+    net = walk(model, images.shape[1:], layer_kinds)
     weights = scalar_moments(moments, (stage.name for stage in net.stages))
     layers = [weights[stage.name] for stage in net.stages]
     fed = net.enter(images).flatten(1)
@@ -107,6 +117,79 @@ def predict_mean_field(
     names = tuple(stage.name for stage in net.stages)
     repeated = {quantity: _over_particles(layers) for quantity, layers in values.items()}
     return Prediction("mean_field", names, repeated)
+
+
+@dataclass(frozen=True)
+class UnitMoments:
+    """Moments, over a population of units, of what they pass on: x, and dx/dy for the
+    pre-activation y."""
+
+    mean: Float[Tensor, "*state"]
+    m2: Float[Tensor, "*state"]
+    var: Float[Tensor, "*state"]
+    slope_mean: Float[Tensor, "*state"]
+    slope_m2: Float[Tensor, "*state"]
+
+
+def unit_moments(
+    layers: Iterable[NamedLayer],
+    mean: Float[Tensor, "*state"],
+    var: Float[Tensor, "*state"],
+    order: int = EXACT,
+) -> UnitMoments:
+    """Moments of units with pre-activations N(mean, var) behind the given modules.
+
+    Given one image and the mean that all units share, the pre-activations of a wide layer's units
+    are one Gaussian population. The modules act on its quadrature nodes, one after the other. All
+    positions are alike here, so pooling leaves the population as it is.
+
+    Parameters
+    ----------
+    layers
+        The modules between two weight layers.
+    mean, var
+        One Gaussian population per entry, float64.
+    order
+        Quadrature nodes per panel.
+
+    Raises
+    ------
+    UnpredictableLayer
+        A module that is neither elementwise nor of a kind known here.
+
+    Examples
+    --------
+    >>> zero, one = torch.zeros(1).double(), torch.ones(1).double()
+    >>> he = unit_moments([NamedLayer.of("act1", nn.ReLU())], zero, one)
+    >>> round(he.m2.item(), 9), round(he.slope_m2.item(), 9)
+    (0.5, 0.5)
+    """
+    layers = list(layers)
+
+    def chunk_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
+        y, weight = gaussian_nodes(mean, var, order)
+        units = Units(y, torch.ones_like(y), weight)
+        for layer in layers:
+            units = layer.scalar(units)
+        return _moments(units)
+
+    chunk = max(1, NODES_AT_ONCE // most_nodes(order))
+    chunks = zip(mean.flatten().split(chunk), var.flatten().split(chunk), strict=True)
+    parts = [chunk_moments(m, v) for m, v in chunks]
+    return UnitMoments(*(torch.cat(part).reshape(mean.shape) for part in zip(*parts, strict=True)))
+
+
+def _moments(units: Units) -> tuple[Tensor, ...]:
+    x, slope = units.value, units.slope
+    mean = units.average(x)
+    moments = (
+        mean,
+        units.average(x.square()),
+        units.average((x - mean).square()),
+        units.average(slope),
+        units.average(slope.square()),
+    )
+    return tuple(moment.squeeze(-1) for moment in moments)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fanin.inits import DeltaOrthogonal, Init, Moments, Orthogonal, WeightShape, weight_layers
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
 
 Law = Literal["independent", "orthogonal"]
 ORTHOGONAL = (Orthogonal, DeltaOrthogonal)

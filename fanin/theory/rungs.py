@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from fanin.errors import ConfigError, nearest
 from fanin.theory.cache import memoized
+from fanin.theory.field import Sampling, predict_field
+from fanin.theory.finite import predict_finite
 from fanin.theory.he import predict_he
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
 
@@ -25,6 +28,7 @@ def predict_rungs(
     images: Float[Tensor, "image ..."],
     rungs: Sequence[str] = RUNGS,
     seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> pd.DataFrame:
     """Predict one network by several rungs.
 
@@ -46,9 +50,10 @@ def predict_rungs(
         if rung not in RUNGS:
             raise ConfigError(f"rungs: no rung {rung}; {nearest(rung, RUNGS)}")
     frames = []
+    known = (model, moments, images, seed, tuple(layer_kinds))
     for rung in rungs:
-        compute = partial(_predict, rung, model, moments, images, seed)
-        frames.append(memoized(f"rung {rung}", compute, model, moments, images, seed))
+        compute = partial(_predict, rung, model, moments, images, seed, layer_kinds)
+        frames.append(memoized(f"rung {rung}", compute, *known))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -58,16 +63,18 @@ def _predict(
     moments: Mapping[str, LayerMoments],
     images: Tensor,
     seed: int,
+    layer_kinds: Sequence[LayerKind],
 ) -> pd.DataFrame:
     match rung:
         case "he":
-            return predict_he(model, moments, images).to_frame()
+            found = predict_he(model, moments, images, layer_kinds=layer_kinds)
         case "mean_field":
-            return predict_mean_field(model, moments, images, seed=seed).to_frame()
+            found = predict_mean_field(model, moments, images, seed=seed, layer_kinds=layer_kinds)
         case "field":
-            from fanin.theory.field import Sampling, predict_field
-
-            return predict_field(model, moments, images, sampling=Sampling(seed=seed)).to_frame()
-    from fanin.theory.finite import predict_finite
-
-    return predict_finite(model, moments, images, seed=seed).to_frame()
+            sampling = Sampling(seed=seed)
+            found = predict_field(
+                model, moments, images, sampling=sampling, layer_kinds=layer_kinds
+            )
+        case _:
+            found = predict_finite(model, moments, images, seed=seed, layer_kinds=layer_kinds)
+    return found.to_frame()

@@ -19,7 +19,7 @@ from analysis.predict_cell import predict_cell
 from analysis.predicted import predict_settings, theory_fingerprint
 from analysis.settings import Setting, settings_of
 from experiments.sweep.store.plan_file import read_frozen
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
 
 Counted = Callable[[], int]
 

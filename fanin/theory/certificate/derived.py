@@ -10,9 +10,9 @@ import torch
 from fanin.theory.certificate.record import DepthScales, LayerCertificate, Predicted
 from fanin.theory.depth_scales import critical_weight_var, depth_scales
 from fanin.theory.elementwise import Function, elementwise
+from fanin.theory.layers import unchanged
 from fanin.theory.moments import LayerMoments, scalar_moments
 from fanin.theory.overflow import FLOATING, first_overflow, overflow_chance
-from fanin.theory.units import RESHAPINGS
 from fanin.theory.walk import Stage
 
 
@@ -91,8 +91,8 @@ def depth_of(stage: Stage, moments: Mapping[str, LayerMoments], q: float) -> Dep
 
 def _activation(stage: Stage) -> Function | None:
     """The elementwise modules that follow, as one function; None where there is none."""
-    modules = [module for _, module in stage.after if not isinstance(module, RESHAPINGS)]
-    found = [function for module in modules if (function := elementwise(module))]
+    layers = [layer for layer in stage.after if layer.kind.scalar is not unchanged]
+    found = [function for layer in layers if (function := elementwise(layer.module))]
     if not found:
         return None
 

@@ -20,8 +20,9 @@ from fanin.theory.certificate.networks import (
     sequence,
 )
 from fanin.theory.certificate.weights import Weights
+from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.rungs import predict_rungs
-from fanin.theory.walk import Named, UnpredictableLayer
+from fanin.theory.walk import Named
 
 RESTART_DRAWS = 4
 BACKWARD = ("vjp_m2", "weight_vjp_m2")

@@ -7,13 +7,14 @@ from math import isfinite, log, nan
 
 import torch
 
-from fanin.theory.units import unit_moments
-from fanin.theory.walk import Named, UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.layers import NamedLayer
+from fanin.theory.mean_field import unit_moments
 
 STEP = 1e-3  # of log q: the second difference is below 1e-6, quadrature's noise below 1e-7
 
 
-def log_sensitivity(after: Sequence[Named], mean: float, var: float) -> float:
+def log_sensitivity(after: Sequence[NamedLayer], mean: float, var: float) -> float:
     """d log E[x^2] / d log q of what follows a weight layer, by a symmetric difference.
 
     1 for rectifiers, below 1 for saturating activations, above 1 for GELU and SiLU at He's gain:
@@ -34,9 +35,9 @@ def log_sensitivity(after: Sequence[Named], mean: float, var: float) -> float:
     Examples
     --------
     >>> from torch import nn
-    >>> round(log_sensitivity([("act", nn.ReLU())], 0.0, 3.0), 6)
+    >>> round(log_sensitivity([NamedLayer.of("act", nn.ReLU())], 0.0, 3.0), 6)
     1.0
-    >>> log_sensitivity([("act", nn.GELU())], 0.0, 0.1) > 1.1
+    >>> log_sensitivity([NamedLayer.of("act", nn.GELU())], 0.0, 0.1) > 1.1
     True
     """
     if not (isfinite(mean) and isfinite(var) and mean**2 + var > 0):

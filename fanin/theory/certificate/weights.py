@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fanin.errors import ConfigError
 from fanin.inits import Init, Moments, Scheme, WeightLayer, weight_layers
+from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments, declared_moments
-from fanin.theory.walk import UnpredictableLayer
 
 Source = Literal["declared", "given", "estimated"]
 # An estimated mean within so many standard errors of 0 is taken for a declared 0: a real mean so

@@ -14,14 +14,10 @@ from torch.nn.modules import pooling
 
 from fanin.inits import Moments
 from fanin.seeds import generator
+from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
 from fanin.theory.moments import LayerMoments
 
-POOLINGS = (
-    pooling._MaxPoolNd,
-    pooling._AvgPoolNd,
-    pooling._AdaptiveMaxPoolNd,
-    pooling._AdaptiveAvgPoolNd,
-)
+POOLINGS = (*MAX_POOL.modules, *AVERAGE_POOL.modules)
 
 
 def without_means(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoments]:

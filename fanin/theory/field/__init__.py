@@ -5,7 +5,7 @@
 
 from fanin.theory.field.plan import FieldTooLarge
 from fanin.theory.field.predict import FieldResult, predict_field, walk_field
-from fanin.theory.field.propagate import Sampling
+from fanin.theory.field.sampling import Sampling
 from fanin.theory.field.state import FieldLayer
 
 __all__ = [

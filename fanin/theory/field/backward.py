@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from fanin.seeds import generator
-from fanin.theory.elementwise import derivative
-from fanin.theory.field.axes import Pairs, pick
-from fanin.theory.field.cotangent import Coherent, Cotangent
+from fanin.theory.elementwise import Function, derivative
 from fanin.theory.field.forward import (
     Place,
     before_and_after,
@@ -27,19 +25,21 @@ from fanin.theory.field.forward import (
     with_diagonal,
     worlds,
 )
-from fanin.theory.field.interlayer import Between, Parts, Thinning
-from fanin.theory.field.responses import response_moments
+from fanin.theory.field.interlayer import Interlayer, Parts
 from fanin.theory.field.sampling import eigen_root, factor, signs, whitened
-from fanin.theory.field.state import Made
+from fanin.theory.field.state import Coherent, Cotangent, Pairs, Points, Preactivation, pick
 from fanin.theory.gaussian_pairs import pair_law
-from fanin.theory.units import unit_moments
+from fanin.theory.layer_kind import DropoutStep
+from fanin.theory.mean_field import unit_moments
+from fanin.theory.quadrature import COARSE, gaussian_nodes, most_nodes
 
 TINY = torch.finfo(torch.float64).tiny
+NODES_AT_ONCE = 2**17
 COMPANIONS = 8  # fields that meet one draw of the cotangent that different channels share
 
 
 def pull_back(
-    between: Between, made: Made, received: Cotangent, *, samples: int, place: Place
+    between: Interlayer, made: Preactivation, received: Cotangent, *, samples: int, place: Place
 ) -> Cotangent:
     """Second moments of the cotangent at the pre-activations.
 
@@ -61,7 +61,7 @@ def pull_back(
         if parts is not None:
             return _closed(between, parts, made, received)
         return _sampled(between, made, received, samples, place)
-    units = unit_moments(between.modules, *torch.broadcast_tensors(made.mean, made.var))
+    units = unit_moments(between.pointwise_layers, *torch.broadcast_tensors(made.mean, made.var))
     m2 = received.m2 * units.slope_m2
     if received.products is None:
         return Cotangent(m2)
@@ -69,21 +69,21 @@ def pull_back(
     return Cotangent(m2, with_diagonal(_thinned(between, products), m2))
 
 
-def _thinned(between: Between, products: Pairs) -> Pairs:
+def _thinned(between: Interlayer, products: Pairs) -> Pairs:
     for step in between.steps:
-        if isinstance(step, Thinning):
+        if isinstance(step, DropoutStep):
             products = thinned(products, step, between.images)
     return products
 
 
 def _pointwise_coherent(
-    between: Between, made: Made, received: Cotangent, samples: int, place: Place
+    between: Interlayer, made: Preactivation, received: Cotangent, samples: int, place: Place
 ) -> Cotangent:
     """Elementwise modules, where channels have part of their cotangent in common."""
     assert received.coherent is not None
     common = received.coherent
     own = received.matrix + common.shared
-    means = response_moments(between.pointwise, *torch.broadcast_tensors(made.mean, made.var))
+    means = _response_moments(between.pointwise, *torch.broadcast_tensors(made.mean, made.var))
     pairs = _response_products(between, made, samples, place)
     products = pairs.slope * own + pairs.force * common.response
     mixed = pairs.cross * common.cross
@@ -94,7 +94,7 @@ def _pointwise_coherent(
 
     m2 = means.slope_m2 * at_points(own) + means.force_m2 * at_points(common.response)
     m2 = m2 + 2 * means.cross_m2 * at_points(common.cross)
-    m2 = m2 * math.prod(s.growth for s in between.steps if isinstance(s, Thinning))
+    m2 = m2 * math.prod(s.growth for s in between.steps if isinstance(s, DropoutStep))
 
     def carried(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Pairs:
         (a, b), (c, d) = left, right
@@ -122,7 +122,9 @@ class _Products:
     force: Pairs
 
 
-def _response_products(between: Between, made: Made, samples: int, place: Place) -> _Products:
+def _response_products(
+    between: Interlayer, made: Preactivation, samples: int, place: Place
+) -> _Products:
     z = field_normals(between, made, samples, *place, "slopes")
     found: list[list[Tensor]] = [[], [], []]
     for _, root, mean in worlds(made, len(z)):
@@ -138,7 +140,7 @@ def _response_products(between: Between, made: Made, samples: int, place: Place)
 
 
 def _slope_products(
-    between: Between, parts: Parts | None, made: Made, samples: int, place: Place
+    between: Interlayer, parts: Parts | None, made: Preactivation, samples: int, place: Place
 ) -> Pairs:
     """E[phi'(y(p)) phi'(y(p'))]."""
     if parts is not None:
@@ -153,11 +155,13 @@ def _slope_products(
     return torch.cat(products).unflatten(0, made.worlds)
 
 
-def _closed(between: Between, parts: Parts, made: Made, received: Cotangent) -> Cotangent:
+def _closed(
+    between: Interlayer, parts: Parts, made: Preactivation, received: Cotangent
+) -> Cotangent:
     before, after = before_and_after(between, parts)
     products = received.matrix
     for step in after[::-1]:
-        if isinstance(step, Thinning):
+        if isinstance(step, DropoutStep):
             products = thinned(products, step, between.images)
         else:
             products = step @ products @ step.mT
@@ -174,7 +178,7 @@ def _closed(between: Between, parts: Parts, made: Made, received: Cotangent) -> 
 
 
 def _sampled(
-    between: Between, made: Made, received: Cotangent, samples: int, place: Place
+    between: Interlayer, made: Preactivation, received: Cotangent, samples: int, place: Place
 ) -> Cotangent:
     z = whitened(samples, made.rank, *place, "back")
     z = z[: len(z) - len(z) % COMPANIONS]
@@ -208,7 +212,7 @@ def _sampled(
 
 
 def _directions(
-    received: Cotangent, made: Made, count: int, place: Place
+    received: Cotangent, made: Preactivation, count: int, place: Place
 ) -> Callable[[slice, Tensor], Tensor]:
     """Draws of the received cotangent for some worlds, whose fields became x.
 
@@ -243,3 +247,58 @@ def _in_common(a: Tensor, b: Tensor) -> Tensor:
     sums = [x.unflatten(1, (-1, COMPANIONS)).sum(2) for x in (a, b)]
     pairs = sums[0].mT @ sums[1] - a.mT @ b
     return pairs / (sums[0].shape[1] * COMPANIONS * (COMPANIONS - 1))
+
+
+@dataclass(frozen=True)
+class _ResponseMoments:
+    """Expectations over y ~ N(mean, var).
+
+    Attributes
+    ----------
+    slope, force
+        E[phi'] and E[phi phi'].
+    bend, force_slope
+        E[phi''] and E[(phi phi')'], by Stein's lemma E[f'(y)] = E[f(y) (y - mean)] / var, which
+        holds at kinks too.
+    slope_m2, cross_m2, force_m2
+        E[phi'^2], E[phi phi'^2] and E[phi^2 phi'^2].
+    """
+
+    slope: Points
+    force: Points
+    bend: Points
+    force_slope: Points
+    slope_m2: Points
+    cross_m2: Points
+    force_m2: Points
+
+
+def _response_moments(function: Function, mean: Points, var: Points) -> _ResponseMoments:
+    """Moments of an elementwise function's slope and of its product with the function."""
+    chunk = max(1, NODES_AT_ONCE // most_nodes(COARSE))
+    chunks = zip(mean.flatten().split(chunk), var.flatten().split(chunk), strict=True)
+    parts = [_response_chunk(function, m, v) for m, v in chunks]
+    return _ResponseMoments(
+        *(torch.cat(part).reshape(mean.shape) for part in zip(*parts, strict=True))
+    )
+
+
+def _response_chunk(function: Function, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
+    y, weight = gaussian_nodes(mean, var, COARSE)
+    value, slope = derivative(function, y)
+    force = value * slope
+    # Where nothing varies, nothing can answer either.
+    score = torch.where(var > 0, 1 / var, 0.0)[:, None] * (y - mean[:, None])
+
+    def average(x: Tensor) -> Tensor:
+        return (weight * x).sum(-1)
+
+    return (
+        average(slope),
+        average(force),
+        average(slope * score),
+        average(force * score),
+        average(slope.square()),
+        average(slope * force),
+        average(force.square()),
+    )

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fanin.seeds import generator
 from fanin.theory.elementwise import Function
-from fanin.theory.field.axes import Pairs, pick
-from fanin.theory.field.interlayer import Between, Mixing, Parts, Thinning
+from fanin.theory.field.interlayer import Interlayer, Parts
 from fanin.theory.field.sampling import antithetic, factor, whitened
-from fanin.theory.field.state import Fed, Made
+from fanin.theory.field.state import LayerInput, Pairs, Preactivation, pick
 from fanin.theory.gaussian_pairs import pair_law
+from fanin.theory.layer_kind import DropoutStep, Mixing
+from fanin.theory.mean_field import UnitMoments, unit_moments
 from fanin.theory.quadrature import COARSE, gaussian_nodes, most_nodes
-from fanin.theory.units import UnitMoments, unit_moments
 
 AT_ONCE = 2**24  # numbers in one tensor of samples: 128 MB
 BESIDE_ZERO = torch.tensor([-3.0, -1.0, -0.1, -1e-3, 1e-3, 0.1, 1.0, 3.0], dtype=torch.float64)
@@ -27,7 +27,9 @@ Place = tuple[object, ...]
 """Of a random stream: seed, repeat, layer."""
 
 
-def pass_on(between: Between, made: Made, *, full: bool, samples: int, place: Place) -> Fed:
+def pass_on(
+    between: Interlayer, made: Preactivation, *, full: bool, samples: int, place: Place
+) -> LayerInput:
     """Moments of one channel behind the modules.
 
     Closed forms where linear modules surround at most one elementwise function and the mean is one
@@ -48,49 +50,49 @@ def pass_on(between: Between, made: Made, *, full: bool, samples: int, place: Pl
             return _closed(between, parts, made)
         return _sampled(between, made, samples, place)
     mean, var = torch.broadcast_tensors(made.mean, made.var)
-    units = unit_moments(between.modules, mean, var)
+    units = unit_moments(between.pointwise_layers, mean, var)
     if not full:
-        return Fed(units.mean, units.m2, None)
+        return LayerInput(units.mean, units.m2, None)
     if parts is None:
         return _with_exact_points(_sampled(between, made, samples, place), units)
     products = pair_law(parts.function).covariance(made.covariance, made.var, made.var)
     for step in parts.after:
-        assert isinstance(step, Thinning)
+        assert isinstance(step, DropoutStep)
         products = thinned(products, step, between.images)
-    return Fed(units.mean, units.m2, with_diagonal(products, units.m2))
+    return LayerInput(units.mean, units.m2, with_diagonal(products, units.m2))
 
 
-def closed_parts(between: Between, made: Made) -> Parts | None:
+def closed_parts(between: Interlayer, made: Preactivation) -> Parts | None:
     """The modules as steps with closed forms; None where only samples will do."""
     return None if made.shift is None else between.parts(made.shift)
 
 
 def matrices_of(
-    between: Between, steps: tuple[Mixing | Thinning, ...], positions: tuple[int, ...]
-) -> list[Tensor | Thinning]:
+    between: Interlayer, steps: tuple[Mixing | DropoutStep, ...], positions: tuple[int, ...]
+) -> list[Tensor | DropoutStep]:
     """Linear steps as matrices [in point, out point] on the points of all images."""
-    found: list[Tensor | Thinning] = []
+    found: list[Tensor | DropoutStep] = []
     for step in steps:
-        if isinstance(step, Thinning):
+        if isinstance(step, DropoutStep):
             found.append(step)
             continue
         n = between.images * int(torch.Size(positions).numel())
-        alone = Between((), (step,), between.images, positions, positions)
+        alone = Interlayer((), (), (step,), between.images, positions, positions)
         found.append(alone.apply(torch.eye(n, dtype=torch.float64)))
         positions = step.shape_after(between.images, positions)
     return found
 
 
 def before_and_after(
-    between: Between, parts: Parts
-) -> tuple[list[Tensor], list[Tensor | Thinning]]:
+    between: Interlayer, parts: Parts
+) -> tuple[list[Tensor], list[Tensor | DropoutStep]]:
     """The linear steps on both sides of the function, as matrices."""
     found = matrices_of(between, (*parts.before, *parts.after), between.positions)
     before = [matrix for matrix in found[: len(parts.before)] if isinstance(matrix, Tensor)]
     return before, found[len(parts.before) :]
 
 
-def thinned(products: Pairs, step: Thinning, images: int) -> Pairs:
+def thinned(products: Pairs, step: DropoutStep, images: int) -> Pairs:
     """What dropout does to second moments: they grow where two points share a mask.
 
     To those of cotangents, on the way back, as well.
@@ -116,7 +118,9 @@ def diagonal(products: Pairs) -> Tensor:
     return products.diagonal(dim1=-2, dim2=-1).clamp(min=0)
 
 
-def zero_fraction(function: Function, made: Made) -> Float[Tensor, "image particle part point"]:
+def zero_fraction(
+    function: Function, made: Preactivation
+) -> Float[Tensor, "image particle part point"]:
     """P(phi(y) = 0) at every point; 0 or 1 where it is nearer to them than quadrature can tell.
 
     NaN for a function that is 0 nowhere but, perhaps, at single points: its zeros are what a dtype
@@ -135,7 +139,7 @@ def zero_fraction(function: Function, made: Made) -> Float[Tensor, "image partic
     return torch.where(share > 1 - UNSEEN, 1.0, share)
 
 
-def field_normals(between: Between, made: Made, samples: int, *place: object) -> Tensor:
+def field_normals(between: Interlayer, made: Preactivation, samples: int, *place: object) -> Tensor:
     """Normals that make samples of a field, [sample, rank]."""
     # Single points are exact where nothing mixes them, and their products averages over particles.
     if made.worlds[1] > 1 and not between.mixes:
@@ -143,7 +147,7 @@ def field_normals(between: Between, made: Made, samples: int, *place: object) ->
     return whitened(samples, made.rank, *place)
 
 
-def worlds(made: Made, samples: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def worlds(made: Preactivation, samples: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Fields in chunks: which worlds, roots [world, point, rank] and means [world, point]."""
     root = factor(made.covariance) if made.root is None else made.root
     count = int(torch.Size(made.worlds).numel())
@@ -153,7 +157,7 @@ def worlds(made: Made, samples: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         yield index, pick(root, made.worlds, index), pick(made.mean, made.worlds, index)
 
 
-def _closed(between: Between, parts: Parts, made: Made) -> Fed:
+def _closed(between: Interlayer, parts: Parts, made: Preactivation) -> LayerInput:
     before, after = before_and_after(between, parts)
     cov = made.covariance
     for matrix in before:
@@ -163,14 +167,14 @@ def _closed(between: Between, parts: Parts, made: Made) -> Fed:
     products = with_diagonal(law.covariance(cov, var, var), law.second_moment(var))
     mean = law.mean(var)
     for step in after:
-        if isinstance(step, Thinning):
+        if isinstance(step, DropoutStep):
             products = thinned(products, step, between.images)
         else:
             products, mean = step.mT @ products @ step, mean @ step
-    return Fed(mean, diagonal(products), products)
+    return LayerInput(mean, diagonal(products), products)
 
 
-def _sampled(between: Between, made: Made, samples: int, place: Place) -> Fed:
+def _sampled(between: Interlayer, made: Preactivation, samples: int, place: Place) -> LayerInput:
     z = field_normals(between, made, samples, *place)
     means, spreads = [], []
     for _, root, mean in worlds(made, len(z)):
@@ -183,14 +187,14 @@ def _sampled(between: Between, made: Made, samples: int, place: Place) -> Fed:
     mean = torch.cat(means).unflatten(0, made.worlds)
     centred = torch.cat(spreads).unflatten(0, made.worlds)
     products = centred + mean[..., :, None] * mean[..., None, :]
-    return Fed(mean, diagonal(products), products, centred)
+    return LayerInput(mean, diagonal(products), products, centred)
 
 
-def _with_exact_points(sampled: Fed, units: UnitMoments) -> Fed:
+def _with_exact_points(sampled: LayerInput, units: UnitMoments) -> LayerInput:
     """Sampled products, rescaled so that each point has its exact mean and variance."""
     cov = sampled.covariance
     own = diagonal(cov)
     scale = torch.where(own > 0, (units.var / torch.where(own > 0, own, 1.0)).sqrt(), 0.0)
     cov = cov * scale[..., :, None] * scale[..., None, :]
     products = cov + units.mean[..., :, None] * units.mean[..., None, :]
-    return Fed(units.mean, units.m2, with_diagonal(products, units.m2), cov)
+    return LayerInput(units.mean, units.m2, with_diagonal(products, units.m2), cov)

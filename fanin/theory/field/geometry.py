@@ -9,6 +9,7 @@ is all that the field needs: moments pass forward along it and cotangents back (
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from fanin.theory.field.shifts import Shift, as_shifts, sum_shifted
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
 
+Slices = tuple[slice, slice]
 Matrix = Float[Tensor, "*world point point"]
 Diagonal = Float[Tensor, "*world point"]
 
@@ -97,7 +98,7 @@ class Taps:
             return var[0] * blocks.diagonal(dim1=-3, dim2=-1).sum(-1)
         shifts = self._shifts
         if shifts is not None:
-            return sum_shifted(shifts, m2, var, self.positions)
+            return _sum_shifted(shifts, m2, var, self.positions)
         return self.gather_covariances(m2, var)
 
     def gather_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
@@ -110,11 +111,11 @@ class Taps:
         return total
 
     @cached_property
-    def _shifts(self) -> list[Shift] | None:
+    def _shifts(self) -> list[_Shift] | None:
         # One image's table stands for all: jointly taken images are read alike.
         one = math.prod(self.positions)
         keeps_size = not self.whole and self.n_inputs == len(self.reads)
-        return as_shifts(self.reads[:one], self.positions) if keeps_size else None
+        return _as_shifts(self.reads[:one], self.positions) if keeps_size else None
 
     def send_variances(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
         """Transpose of `sum_variances`: what each input point receives back."""
@@ -175,3 +176,67 @@ def _convolution(layer: _ConvNd, grid: Tensor) -> tuple[Tensor, tuple[int, ...]]
 
 def _size(positions: tuple[int, ...]) -> int:
     return int(torch.Size(positions).numel())
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """A tap that reads, everywhere in a box of the map, the point at one distance."""
+
+    to: Slices
+    source: Slices
+
+    @classmethod
+    def of(cls, reads: Tensor, positions: tuple[int, int]) -> _Shift | None:
+        """The tap with this column of the reading table of one map; None if it is no shift.
+
+        Examples
+        --------
+        >>> above = torch.tensor([0, 0, 1, 2])  # each point of a 2x2 map reads the one above it
+        >>>(above, (2, 2)).source
+        (slice(0, 1, None), slice(0, 2, None))
+        """
+        read = (reads > 0).reshape(positions)
+        rows, columns = read.any(1).nonzero().flatten(), read.any(0).nonzero().flatten()
+        if len(rows) == 0:
+            return None
+        top, left = int(rows[0]), int(columns[0])
+        height, width = len(rows), len(columns)
+        first = int(reads.reshape(positions)[top, left]) - 1
+        above, before = divmod(first, positions[1])
+        to = slice(top, top + height), slice(left, left + width)
+        source = slice(above, above + height), slice(before, before + width)
+        points = 1 + torch.arange(reads.numel()).reshape(positions)
+        if points[source].shape != (height, width) or int(read.sum()) != height * width:
+            return None
+        return (
+            cls(to, source) if torch.equal(reads.reshape(positions)[to], points[source]) else None
+        )
+
+
+def _as_shifts(reads: Int[Tensor, "point tap"], positions: tuple[int, ...]) -> list[_Shift] | None:
+    """All taps of one map's reading table as shifts; None where some tap is none."""
+    if len(positions) != 2:
+        return None
+    found = [_Shift.of(tap, (positions[0], positions[1])) for tap in reads.T]
+    shifts = [shift for shift in found if shift is not None]
+    return shifts if len(shifts) == len(found) else None
+
+
+def _sum_shifted(
+    shifts: Sequence[_Shift],
+    m2: Float[Tensor, "*world point point"],
+    var: Float[Tensor, " tap"],
+    positions: tuple[int, ...],
+) -> Float[Tensor, "*world point point"]:
+    """Sum over taps of var times what the pairs of points that are read have (THEORY.md, 3.2)."""
+    images = m2.shape[-1] // int(torch.Size(positions).numel())
+    maps = m2.reshape(-1, images, *positions, images, *positions)
+    total = torch.zeros_like(maps)
+    for shift, variance in zip(shifts, var.tolist(), strict=True):
+        if not variance:
+            continue
+        (rows, columns), (above, before) = shift.to, shift.source
+        total[:, :, rows, columns, :, rows, columns].add_(
+            maps[:, :, above, before, :, above, before], alpha=variance
+        )
+    return total.reshape(m2.shape)

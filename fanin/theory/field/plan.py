@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from fanin.theory.field.geometry import Taps
-from fanin.theory.field.interlayer import Between
-from fanin.theory.field.standardizing import OVER_CHANNELS
+from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.state import LayerWeights
 from fanin.theory.field.weights import layer_weights
+from fanin.theory.layer_kind import Mixing, UnpredictableLayer
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.walk import Stage, UnpredictableLayer, Walk
+from fanin.theory.walk import Stage, Walk
 
 MOST_POINTS = 4096  # of one field: its covariance then takes 128 MB, and some five are held
 
@@ -30,7 +30,7 @@ class FieldTooLarge(UnpredictableLayer):
 
 
 @dataclass(frozen=True)
-class Station:
+class LayerPlan:
     """One weight layer of the plan, and what follows it.
 
     Attributes
@@ -46,7 +46,7 @@ class Station:
     name: str
     taps: Taps
     weights: LayerWeights
-    between: Between | None
+    between: Interlayer | None
     cov: bool
     products: bool
 
@@ -59,8 +59,8 @@ def plan(
     *,
     images: int,
     everywhere: bool,
-) -> tuple[Station, ...]:
-    """Read a network as stations.
+) -> tuple[LayerPlan, ...]:
+    """Plan the walk through a network.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def plan(
     """
     modules = dict(model.named_modules())
     channels, positions = fed_shape[0], tuple(fed_shape[1:])
-    laid: list[tuple[str, Taps, LayerWeights, Between | None]] = []
+    laid: list[tuple[str, Taps, LayerWeights, Interlayer | None]] = []
     for stage in net.stages:
         layer = modules[stage.name]
         taps = Taps.of(stage.name, layer, positions, images, channels)
@@ -89,14 +89,26 @@ def plan(
         positions = between.out_positions if between else taps.positions
         channels = weights.channels
         laid.append((stage.name, taps, weights, between))
-    _refuse_over_channels(net, [weights for _, _, weights, _ in laid])
+    _refuse_over_channels(
+        [between for *_, between in laid[:-1]], [weights for _, _, weights, _ in laid]
+    )
     return _needs(laid, everywhere)
 
 
-def _refuse_over_channels(net: Walk, weights: Sequence[LayerWeights]) -> None:
-    """What looks at all channels together is known where they are one centred population."""
-    between = [named for stage in net.stages[:-1] for named in stage.after]
-    over = next((name for name, module in between if isinstance(module, OVER_CHANNELS)), None)
+def _refuse_over_channels(
+    betweens: Sequence[Interlayer | None], weights: Sequence[LayerWeights]
+) -> None:
+    """Refuse what looks at all channels together, unless they are one centred population."""
+    over = next(
+        (
+            name
+            for between in betweens
+            if between is not None
+            for name, step in zip(between.names, between.steps, strict=True)
+            if isinstance(step, Mixing) and step.over_channels
+        ),
+        None,
+    )
     if over is None:
         return
     if not all(layer.centred for layer in weights):
@@ -111,10 +123,10 @@ def _refuse_over_channels(net: Walk, weights: Sequence[LayerWeights]) -> None:
 
 def _between(
     stage: Stage, is_last: bool, images: int, positions: tuple[int, ...]
-) -> Between | None:
+) -> Interlayer | None:
     """What follows a weight layer; None behind the last one, unless its outputs are pooled."""
     try:
-        between = Between.of(stage.after, images, positions)
+        between = Interlayer.of(stage.after, images, positions)
     except UnpredictableLayer:
         if is_last:  # a head, softmax for one, takes logits as they are
             return None
@@ -123,18 +135,16 @@ def _between(
 
 
 def _needs(
-    laid: Sequence[tuple[str, Taps, LayerWeights, Between | None]], everywhere: bool
-) -> tuple[Station, ...]:
+    laid: Sequence[tuple[str, Taps, LayerWeights, Interlayer | None]], everywhere: bool
+) -> tuple[LayerPlan, ...]:
     # From the end: a layer's covariances matter where points are taken together further on, by a
     # pooling, or by weights whose mean adds up all that is fed.
-    stations: list[Station] = []
+    plans: list[LayerPlan] = []
     needed = everywhere
     for name, taps, weights, between in laid[::-1]:
         needed = needed or (between is not None and between.mixes)
-        stations.append(
-            Station(name, taps, weights, between, needed, needed or not weights.centred)
-        )
+        plans.append(LayerPlan(name, taps, weights, between, needed, needed or not weights.centred))
         if needed and len(taps.reads) > MOST_POINTS:
             raise FieldTooLarge(name, len(taps.reads))
         needed = needed or not weights.centred
-    return tuple(stations[::-1])
+    return tuple(plans[::-1])

@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.models.norms import MeanOnly
 from fanin.theory.field.forward import zero_fraction
-from fanin.theory.field.plan import Station, plan
-from fanin.theory.field.propagate import GainOf, Sampling, is_sampled, walk_once
-from fanin.theory.field.standardizing import looks_at_the_batch
+from fanin.theory.field.plan import LayerPlan, plan
+from fanin.theory.field.propagate import GainOf, is_sampled, walk_once
+from fanin.theory.field.sampling import Sampling
 from fanin.theory.field.state import MOST_LOG, FieldLayer
+from fanin.theory.layer_kind import LayerKind
+from fanin.theory.layers import find_kind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.prediction import Prediction
 from fanin.theory.walk import Walk, walk
@@ -56,6 +57,7 @@ def predict_field(
     *,
     joint: bool = False,
     sampling: Sampling | None = None,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
     """Predict by the Gaussian field.
 
@@ -68,10 +70,12 @@ def predict_field(
     images
         As the network is fed them, scaled.
     joint
-        Take all images as one field. Moments are the same; only `MeanOnly` and batch normalization
-        make images act on each other, and are always taken jointly.
+        Take all images as one field. Moments are the same; layers that make images act
+        on each other (`MeanOnly`, batch normalization) are always taken jointly.
     sampling
         How to sample where no closed form exists.
+    layer_kinds
+        Kinds of layers beside the built-in ones.
 
     Returns
     -------
@@ -85,16 +89,16 @@ def predict_field(
         A module without a field theory; covariances over too many points.
     """
     sampling = sampling or Sampling()
-    joint = joint or _coupled(model)
-    net = walk(model, images.shape[1:])
+    joint = joint or _coupled(model, layer_kinds)
+    net = walk(model, images.shape[1:], layer_kinds)
     fed = net.enter(images)
-    stations = _stations(model, net, moments, fed, joint, everywhere=False)
+    plans = _plans(model, net, moments, fed, joint, everywhere=False)
     found = [
         [
             _reported(layers, len(chunk) if joint else 1)
-            for layers in _passes(stations, chunk, joint, sampling, None)
+            for layers in _passes(plans, chunk, joint, sampling, None)
         ]
-        for chunk in _chunks(fed, stations, joint, sampling)
+        for chunk in _chunks(fed, plans, joint, sampling)
     ]
     repeats = max(len(passes) for passes in found)
     names = tuple(stage.name for stage in net.stages)
@@ -110,12 +114,13 @@ def walk_field(
     sampling: Sampling | None = None,
     everywhere: bool = False,
     gain_of: GainOf | None = None,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> FieldResult:
     """Walk through a network and keep everything: maps, covariances, cotangents.
 
     Parameters
     ----------
-    model, moments, images, joint, sampling
+    model, moments, images, joint, sampling, layer_kinds
         As in `predict_field`.
     everywhere
         Keep covariances of all layers, also where no moment depends on them.
@@ -128,11 +133,11 @@ def walk_field(
         As `predict_field`.
     """
     sampling = sampling or Sampling()
-    joint = joint or _coupled(model)
-    net = walk(model, images.shape[1:])
+    joint = joint or _coupled(model, layer_kinds)
+    net = walk(model, images.shape[1:], layer_kinds)
     fed = net.enter(images)
-    stations = _stations(model, net, moments, fed, joint, everywhere)
-    passes = _passes(stations, fed, joint, sampling, gain_of)
+    plans = _plans(model, net, moments, fed, joint, everywhere)
+    passes = _passes(plans, fed, joint, sampling, gain_of)
     return FieldResult(tuple(passes), len(images), joint)
 
 
@@ -143,37 +148,35 @@ def per_image(
     return x.unflatten(-1, (together, -1)).mean((1, 2, 4)).flatten()
 
 
-def _coupled(model: nn.Module) -> bool:
-    return any(
-        isinstance(module, MeanOnly) or looks_at_the_batch(module) for module in model.modules()
-    )
+def _coupled(model: nn.Module, layer_kinds: Sequence[LayerKind]) -> bool:
+    return any(find_kind(module, layer_kinds).couples_images for module in model.modules())
 
 
-def _stations(
+def _plans(
     model: nn.Module,
     net: Walk,
     moments: Mapping[str, LayerMoments],
     fed: Tensor,
     joint: bool,
     everywhere: bool,
-) -> tuple[Station, ...]:
+) -> tuple[LayerPlan, ...]:
     together = len(fed) if joint else 1
     return plan(model, net, moments, fed.shape[1:], images=together, everywhere=everywhere or joint)
 
 
 def _chunks(
-    fed: Tensor, stations: Sequence[Station], joint: bool, sampling: Sampling
+    fed: Tensor, plans: Sequence[LayerPlan], joint: bool, sampling: Sampling
 ) -> Sequence[Tensor]:
     if joint:
         return [fed]
-    centred = all(station.weights.centred for station in stations)
-    points = [len(station.taps.reads) for station in stations if station.cov]
+    centred = all(each.weights.centred for each in plans)
+    points = [len(each.taps.reads) for each in plans if each.cov]
     held = max((n**2 * (1 if centred else sampling.particles_for(n)) for n in points), default=1)
     return fed.split(max(1, MEMORY // held))
 
 
 def _passes(
-    stations: Sequence[Station],
+    plans: Sequence[LayerPlan],
     fed: Tensor,
     joint: bool,
     sampling: Sampling,
@@ -183,7 +186,7 @@ def _passes(
     repeats = 1
     repeat = 0
     while repeat < repeats:
-        layers = walk_once(stations, fed, joint, sampling, repeat, gain_of)
+        layers = walk_once(plans, fed, joint, sampling, repeat, gain_of)
         repeats = sampling.repeats if is_sampled(layers) else 1
         yield layers
         del layers

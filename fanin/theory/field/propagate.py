@@ -1,62 +1,48 @@
-"""One walk through a network, there and back."""
+"""One walk through a network, forward and backward.
+
+Moments beyond what float64 holds are carried near 1e160 or 1e-160, and the rest as a logarithm. At
+such sizes every activation in use is linear or constant, so that what it makes of a field can be
+computed at the size that is held (`_degree`); weight layers and cotangents are linear anyway.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fanin.seeds import generator
+from fanin.theory.elementwise import Function
+from fanin.theory.field import weights as weight_layer
 from fanin.theory.field.backward import pull_back
-from fanin.theory.field.cotangent import Cotangent
 from fanin.theory.field.forward import closed_parts, pass_on
-from fanin.theory.field.interlayer import Between
-from fanin.theory.field.plan import Station
-from fanin.theory.field.scale import degree, rescaled
-from fanin.theory.field.state import Fed, FieldLayer, LayerWeights
-from fanin.theory.field.weights import first_root, image_moments, make, send
+from fanin.theory.field.interlayer import Interlayer
+from fanin.theory.field.plan import LayerPlan
+from fanin.theory.field.sampling import Sampling
+from fanin.theory.field.state import (
+    Coherent,
+    Cotangent,
+    FieldLayer,
+    LayerInput,
+    LayerWeights,
+    Preactivation,
+)
 
-FEWEST_PARTICLES = 8
-WORK = 4e9  # multiplications that one layer's particles may cost before there are fewer of them
-
+WIDEST = 200 * math.log(10)  # of log q, either way: up to here moments are held as they are
+HELD = 160 * math.log(10)
+Moments = TypeVar("Moments", Preactivation, Cotangent, LayerInput)
+LENGTHS = ("mean", "expected_mean", "root")  # which scale as y does, and not as its square
 GainOf = Callable[[str, tuple[float, float, float]], float]
 """From a layer's name and (a, b, c), where its mean second moment is a g^2 + b g + c at gain g."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a walk samples where it has no closed form.
-
-    Attributes
-    ----------
-    samples
-        Whitened samples of each field, at least.
-    repeats
-        Independent walks, whose scatter is the sampling error.
-    particles
-        Draws of the mean map where weights of non-zero mean make it random; fewer, but at least
-        8, for large maps.
-    seed
-        Of all streams.
-    """
-
-    samples: int = 1024
-    repeats: int = 4
-    particles: int = 16
-    seed: int = 0
-
-    def particles_for(self, points: int) -> int:
-        """As many as the work on a field of that many points allows, an even number."""
-        affordable = int(WORK / (max(self.samples, 2.5 * points) * points**2))
-        return max(FEWEST_PARTICLES, min(self.particles, affordable)) // 2 * 2
-
-
 def walk_once(
-    stations: Sequence[Station],
+    plans: Sequence[LayerPlan],
     fed: Float[Tensor, "image channel *position"],
     joint: bool,
     sampling: Sampling,
@@ -76,7 +62,7 @@ def walk_once(
     gain_of
         Asked, layer by layer, for a gain that multiplies its weights before the walk goes on.
     """
-    return _back(_forth(stations, fed, joint, sampling, repeat, gain_of), sampling, repeat)
+    return _backward(_forward(plans, fed, joint, sampling, repeat, gain_of), sampling, repeat)
 
 
 def is_sampled(layers: Sequence[FieldLayer]) -> bool:
@@ -91,8 +77,8 @@ def is_sampled(layers: Sequence[FieldLayer]) -> bool:
     )
 
 
-def _forth(
-    stations: Sequence[Station],
+def _forward(
+    plans: Sequence[LayerPlan],
     images: Tensor,
     joint: bool,
     sampling: Sampling,
@@ -100,60 +86,60 @@ def _forth(
     gain_of: GainOf | None,
 ) -> list[FieldLayer]:
     together = len(images) if joint else 1
-    first = stations[0]
-    fed = image_moments(images, first.weights.groups, joint, first.products)
+    first = plans[0]
+    fed = weight_layer.image_moments(images, first.weights.groups, joint, first.products)
     layers: list[FieldLayer] = []
-    for number, station in enumerate(stations):
+    for number, plan in enumerate(plans):
         place = (sampling.seed, repeat, number)
-        weights = station.weights
+        weights = plan.weights
         if gain_of is not None:
-            gain = gain_of(station.name, _in_gain(station, fed, together))
+            gain = gain_of(plan.name, _in_gain(plan, fed, together))
             weights = weights.scaled(gain)
-        thin = station.cov and number == 0
-        root = first_root(station.taps, weights, images, joint) if thin else None
-        made = make(
-            station.taps,
+        thin = plan.cov and number == 0
+        root = weight_layer.first_root(plan.taps, weights, images, joint) if thin else None
+        made = weight_layer.forward(
+            plan.taps,
             weights,
             fed,
-            full=station.cov,
+            full=plan.cov,
             images=together,
-            particles=sampling.particles_for(len(station.taps.reads)),
-            stream=None if station.between is None else generator("particles", *place),
+            particles=sampling.particles_for(len(plan.taps.reads)),
+            stream=None if plan.between is None else generator("particles", *place),
             root=root,
         )
-        made = rescaled(made)
-        layer = FieldLayer(station.name, station.taps, weights, fed, made, station.between)
-        if station.between is not None and number + 1 < len(stations):
-            full = stations[number + 1].products
-            fed = pass_on(station.between, made, full=full, samples=sampling.samples, place=place)
-            if made.log_scale and _grows(station.between, exploding=made.log_scale > 0):
+        made = _rescaled(made)
+        layer = FieldLayer(plan.name, plan.taps, weights, fed, made, plan.between)
+        if plan.between is not None and number + 1 < len(plans):
+            full = plans[number + 1].products
+            fed = pass_on(plan.between, made, full=full, samples=sampling.samples, place=place)
+            if made.log_scale and _grows(plan.between, exploding=made.log_scale > 0):
                 fed = replace(fed, log_scale=made.log_scale)
             layer = replace(layer, passed=fed)
         layers.append(layer)
     return layers
 
 
-def _grows(between: Between, *, exploding: bool) -> bool:
+def _grows(between: Interlayer, *, exploding: bool) -> bool:
     """Whether very large, or very small, pre-activations make what follows as large or small."""
     if exploding and between.normalizes:
         return False
-    return degree(between.pointwise, exploding) == 1
+    return _degree(between.pointwise, exploding) == 1
 
 
-def _in_gain(station: Station, fed: Fed, together: int) -> tuple[float, float, float]:
+def _in_gain(plan: LayerPlan, fed: LayerInput, together: int) -> tuple[float, float, float]:
     def at(weights: LayerWeights) -> float:
-        made = make(
-            station.taps, weights, fed, full=False, images=together, particles=0, stream=None
+        made = weight_layer.forward(
+            plan.taps, weights, fed, full=False, images=together, particles=0, stream=None
         )
         return float(made.m2.mean())
 
-    weights = station.weights
+    weights = plan.weights
     bias = weights.bias_mean**2 + weights.bias_var
     plus, minus = at(weights), at(weights.scaled(-1.0))
     return (plus + minus) / 2 - bias, (plus - minus) / 2, bias
 
 
-def _back(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[FieldLayer, ...]:
+def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[FieldLayer, ...]:
     last = layers[-1]
     cotangent = Cotangent(torch.ones_like(last.made.var))
     if last.between is not None:
@@ -170,10 +156,10 @@ def _back(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[Fi
         assert layer.between is not None
         assert above.cotangent is not None
         parts = layer.made.var.shape[2]
-        received = send(above.taps, above.weights, above.cotangent, parts)
+        received = weight_layer.backward(above.taps, above.weights, above.cotangent, parts)
         if layer.made.worlds[1] == 1:
             received = received.over_particles()
-        received = rescaled(received)
+        received = _rescaled(received)
         cotangent = pull_back(
             layer.between,
             layer.made,
@@ -184,6 +170,61 @@ def _back(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[Fi
         log_scale = received.log_scale
         if layer.between.normalizes and layer.made.log_scale > 0:
             log_scale -= layer.made.log_scale  # it divides by the true size
-        cotangent = rescaled(replace(cotangent, log_scale=log_scale))
+        cotangent = _rescaled(replace(cotangent, log_scale=log_scale))
         done.append(replace(layer, received=received, cotangent=cotangent))
     return tuple(done[::-1])
+
+
+def _rescaled(moments: Moments) -> Moments:
+    """The same moments, of a size that leaves room for squares and sums.
+
+    Examples
+    --------
+    >>> huge = Cotangent(torch.full((1, 1, 1, 1), 1e250, dtype=torch.float64))
+    >>> held = _rescaled(huge)
+    >>> round(math.log10(held.m2.item())), round(2 * held.log_scale / math.log(10))
+    (160, 90)
+    """
+    largest = float(moments.m2.max())
+    if not 0 < largest < math.inf:
+        return moments
+    total = math.log(largest) + 2 * moments.log_scale
+    if abs(total) <= WIDEST:
+        return _times(moments, moments.log_scale, 0.0)
+    if abs(math.log(largest)) <= WIDEST and moments.log_scale != 0:
+        return moments
+    excess = (total - math.copysign(HELD, total)) / 2
+    return _times(moments, moments.log_scale - excess, excess)
+
+
+def _times(moments: Moments, log_factor: float, log_scale: float) -> Moments:
+    """Moments of e^log_factor times the variable, with another `log_scale`."""
+    if log_factor == 0:
+        return replace(moments, log_scale=log_scale)
+    length = math.exp(log_factor)
+    changes: dict[str, Any] = {"log_scale": log_scale}
+    for field in fields(moments):
+        value = getattr(moments, field.name)
+        if isinstance(value, Coherent):
+            changes[field.name] = value.each(lambda x: length * (length * x))
+        elif isinstance(value, Tensor):
+            small = field.name in LENGTHS
+            # Twice by the length: its square may be beyond float64 where the moment is not.
+            changes[field.name] = length * value if small else length * (length * value)
+    return replace(moments, **changes)
+
+
+def _degree(function: Function, exploding: bool) -> int:
+    """Whether a function is linear (1) or constant (0) in very large, or very small, arguments.
+
+    Examples
+    --------
+    >>> _degree(torch.relu, exploding=True), _degree(torch.tanh, exploding=True)
+    (1, 0)
+    >>> _degree(torch.tanh, exploding=False)
+    1
+    """
+    size = math.exp(HELD / 2 if exploding else -HELD / 2)
+    y = size * torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
+    here, further = (function(x).abs().sum().item() for x in (y, 10 * y))
+    return 1 if here == 0 or further / here > 10**0.5 else 0

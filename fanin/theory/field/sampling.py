@@ -6,6 +6,8 @@ whitened ones pass a second moment through every linear step without any (THEORY
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +17,36 @@ from fanin.seeds import generator
 SPARE = 1.25  # samples per dimension, halved by antithetic pairs, that whitening needs to be stable
 JITTER = 1e-13  # of a correlation matrix's diagonal, raised until it factors
 MOST_JITTER = 1e-6
+FEWEST_PARTICLES = 8
+WORK = 4e9  # multiplications that one layer's particles may cost before there are fewer of them
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a walk samples where it has no closed form.
+
+    Attributes
+    ----------
+    samples
+        Whitened samples of each field, at least.
+    repeats
+        Independent walks, whose scatter is the sampling error.
+    particles
+        Draws of the mean map where weights of non-zero mean make it random; fewer, but at least
+        8, for large maps.
+    seed
+        Of all streams.
+    """
+
+    samples: int = 1024
+    repeats: int = 4
+    particles: int = 16
+    seed: int = 0
+
+    def particles_for(self, points: int) -> int:
+        """As many as the work on a field of that many points allows, an even number."""
+        affordable = int(WORK / (max(self.samples, 2.5 * points) * points**2))
+        return max(FEWEST_PARTICLES, min(self.particles, affordable)) // 2 * 2
 
 
 def whitened(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sample dimension"]:

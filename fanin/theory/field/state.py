@@ -1,8 +1,14 @@
-"""The state of the walk: what a weight layer is fed, what it makes, and what follows it."""
+"""The state of the walk: moments of a layer's input, its pre-activations and its cotangents.
+
+Axes of all tensors: image (one when images are taken jointly), particle (of the mean map that all
+channels share; one where that map is certain), part (groups of channels that read different images'
+channels in a grouped first layer; one otherwise) and point.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,16 +16,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fanin.theory.elementwise import Function
-from fanin.theory.field.axes import Pairs, Points, mixed, overlaps
-from fanin.theory.field.cotangent import Cotangent
 from fanin.theory.field.geometry import Taps
-from fanin.theory.field.interlayer import Between, Pointwise
+from fanin.theory.field.interlayer import Interlayer
+from fanin.theory.layer_kind import Pointwise
 
+Points = Float[Tensor, "image particle part point"]
+Pairs = Float[Tensor, "image particle part point point"]
 MOST_LOG = 350.0  # e^350 squares to what float64 just holds
 
 
 @dataclass(frozen=True)
-class Fed:
+class LayerInput:
     """Moments, over channels, of what a weight layer is fed.
 
     Attributes
@@ -43,7 +50,7 @@ class Fed:
     certain: bool = False
     log_scale: float = 0.0
 
-    def grouped(self, groups: int) -> Fed:
+    def grouped(self, groups: int) -> LayerInput:
         """As the groups of a layer see it: the parts that feed one group are averaged."""
         parts = self.m2.shape[2]
         if parts == 1 or groups % parts == 0:
@@ -52,7 +59,7 @@ class Fed:
         products = None if self.products is None else mixed(share, self.products)
         mean, m2 = mixed(share, self.mean), mixed(share, self.m2)
         # Parts of different means are no one population: their spread comes from the products.
-        return Fed(mean, m2, products, certain=self.certain, log_scale=self.log_scale)
+        return LayerInput(mean, m2, products, certain=self.certain, log_scale=self.log_scale)
 
     @property
     def covariance(self) -> Pairs:
@@ -107,7 +114,7 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
-class Made:
+class Preactivation:
     """A weight layer's pre-activations: a Gaussian field around a mean map.
 
     Attributes
@@ -161,6 +168,85 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Coherent:
+    r"""What the cotangents of different channels have in common, where weights have a mean.
+
+    Behind the modules a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, with S
+    and theta alike for all channels: S comes through the weights' mean, and theta because
+    :math:`W^T \delta` is no fresh draw where the mean over channels of :math:`d\delta/dy` differs
+    from 0 (Stein's lemma; Yang 2020, "Tensor Programs II", has it as a correction term). At the
+    pre-activations S and theta are the means over channels of delta and of d delta / dy.
+
+    Attributes
+    ----------
+    shared, cross, response
+        E[S S'], E[S theta'] and E[theta theta'].
+    """
+
+    shared: Pairs
+    cross: Pairs
+    response: Pairs
+
+    @property
+    def joint(self) -> Tensor:
+        """The covariance of (S, theta), [..., 2 point, 2 point]."""
+        above = torch.cat([self.shared, self.cross], -1)
+        below = torch.cat([self.cross.mT, self.response], -1)
+        return torch.cat([above, below], -2)
+
+    def each(self, change: Callable[[Pairs], Pairs]) -> Coherent:
+        """The same change made to all three."""
+        return Coherent(change(self.shared), change(self.cross), change(self.response))
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """Second moments of a cotangent.
+
+    Attributes
+    ----------
+    m2, products
+        E[d(p)^2] and E[d(p) d(p')] of one channel; no `products` where different points are
+        uncorrelated. Behind the modules without what is coherent, at the pre-activations with it.
+    coherent
+        What different channels have in common; None where they are uncorrelated.
+    log_scale
+        The true cotangent is e^log_scale times the one described here.
+    """
+
+    m2: Points
+    products: Pairs | None = None
+    coherent: Coherent | None = None
+    log_scale: float = 0.0
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Cotangent:
+        """The same linear change, along the leading axes, made to all moments."""
+        return Cotangent(
+            change(self.m2),
+            None if self.products is None else change(self.products),
+            None if self.coherent is None else self.coherent.each(change),
+            self.log_scale,
+        )
+
+    def spread(self, parts: int) -> Cotangent:
+        """What each part of the channels below receives from the groups that it feeds."""
+        groups = self.m2.shape[2]
+        if groups in (1, parts):
+            return self
+        share = parts * overlaps(parts, groups)
+        return self.each(lambda x: mixed(share, x))
+
+    def over_particles(self) -> Cotangent:
+        """The average over particles, for a layer whose own mean map is certain."""
+        return self.each(lambda x: x.mean(1, True))
+
+    @property
+    def matrix(self) -> Pairs:
+        """`products`, written out."""
+        return torch.diag_embed(self.m2) if self.products is None else self.products
+
+
+@dataclass(frozen=True)
 class FieldLayer:
     """One weight layer of a walk.
 
@@ -181,10 +267,10 @@ class FieldLayer:
     name: str
     taps: Taps
     weights: LayerWeights
-    fed: Fed
-    made: Made
-    between: Between | None = None
-    passed: Fed | None = None
+    fed: LayerInput
+    made: Preactivation
+    between: Interlayer | None = None
+    passed: LayerInput | None = None
     cotangent: Cotangent | None = None
     received: Cotangent | None = None
 
@@ -193,3 +279,31 @@ class FieldLayer:
         """The elementwise function that takes the pre-activations first, where there is one."""
         first = self.between.steps[0] if self.between and self.between.steps else None
         return first.function if isinstance(first, Pointwise) else None
+
+
+def pick(
+    x: Float[Tensor, "image particle part ..."], worlds: tuple[int, int, int], index: slice
+) -> Float[Tensor, "world ..."]:
+    """Some worlds of a tensor that is broadcast to all of them, without copying the others."""
+    small = x.shape[:3]
+    where = torch.arange(small.numel()).reshape(small).expand(worlds).flatten()[index]
+    return x.flatten(0, 2)[where]
+
+
+def overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
+    """Channels that row i's block and column j's block have in common, as a share of all.
+
+    Examples
+    --------
+    >>> (8 * overlaps(2, 4)).tolist()
+    [[2.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 2.0]]
+    """
+    ends = [torch.arange(n + 1, dtype=torch.float64) / n for n in (rows, columns)]
+    low = torch.maximum(ends[0][:-1, None], ends[1][:-1])
+    high = torch.minimum(ends[0][1:, None], ends[1][1:])
+    return (high - low).clamp(min=0)
+
+
+def mixed(share: Float[Tensor, "to part"], x: Tensor) -> Tensor:
+    """Parts summed into others, by their shares."""
+    return torch.einsum("tp,irp...->irt...", share, x)

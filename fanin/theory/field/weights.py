@@ -7,13 +7,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.field.axes import Pairs
-from fanin.theory.field.cotangent import Coherent, Cotangent
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.sampling import factor
-from fanin.theory.field.state import Fed, LayerWeights, Made
+from fanin.theory.field.state import (
+    Coherent,
+    Cotangent,
+    LayerInput,
+    LayerWeights,
+    Pairs,
+    Preactivation,
+)
 from fanin.theory.moments import LayerMoments
-from fanin.theory.sampling import stratified_normals
+from fanin.theory.quadrature import stratified_normals
 
 FEW = ((0.05, 4), (0.3, 8))  # particles for a share of the second moment below a limit
 TINY = torch.finfo(torch.float64).tiny
@@ -41,17 +46,17 @@ def _per_tap(value: float | Tensor, taps: Taps) -> Float[Tensor, " tap"]:
     return value.expand(taps.n_taps) if len(value) == 1 else value
 
 
-def make(
+def forward(
     taps: Taps,
     weights: LayerWeights,
-    fed: Fed,
+    fed: LayerInput,
     *,
     full: bool,
     images: int,
     particles: int,
     stream: torch.Generator | None,
     root: Tensor | None = None,
-) -> Made:
+) -> Preactivation:
     r"""Pre-activations from what the layer is fed.
 
     With weights :math:`w_t = \mu_t + s_t z`, C input channels and x one of them:
@@ -99,10 +104,10 @@ def make(
     if shared is not None and stream is not None:
         share = float((spread.mean(-1) / m2.mean(-1).clamp(min=TINY)).max())
         mean = mean + _noise(shared, _enough(particles, share), stream)
-    return Made(mean, var, cov, root, m2, expected, grand, fed.log_scale)
+    return Preactivation(mean, var, cov, root, m2, expected, grand, fed.log_scale)
 
 
-def _shared_covariance(taps: Taps, weights: LayerWeights, fed: Fed) -> Pairs:
+def _shared_covariance(taps: Taps, weights: LayerWeights, fed: LayerInput) -> Pairs:
     matrix = taps.matrix(weights.mean)
     return weights.inputs * (matrix @ fed.covariance @ matrix.T)
 
@@ -140,7 +145,7 @@ def _diagonal(pairs: Pairs) -> Tensor:
     return pairs.diagonal(dim1=-2, dim2=-1).clamp(min=0)
 
 
-def send(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) -> Cotangent:
+def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) -> Cotangent:
     r"""What an input channel receives back from the layer's output channels.
 
     With n output channels, a = E[d_j d_j'] of one and b = E[S S'] of what they have in common
@@ -184,7 +189,7 @@ def _coherent(taps: Taps, weights: LayerWeights, cotangent: Cotangent) -> Cohere
 
 def image_moments(
     images: Float[Tensor, "image channel *position"], groups: int, joint: bool, full: bool
-) -> Fed:
+) -> LayerInput:
     """Moments over the channels of images, which are known numbers.
 
     Channels that different groups of the first layer read are kept apart.
@@ -195,7 +200,7 @@ def image_moments(
         x = x.permute(1, 2, 0, 3).flatten(2)[None]
     x = x[:, None]  # image, particle, part, channel, point
     products = x.mT @ x / x.shape[-2] if full else None
-    return Fed(x.mean(-2), x.square().mean(-2), products, certain=True)
+    return LayerInput(x.mean(-2), x.square().mean(-2), products, certain=True)
 
 
 def first_root(taps: Taps, weights: LayerWeights, images: Tensor, joint: bool) -> Tensor | None:

@@ -1,8 +1,9 @@
-"""How moments behind a layer's modules answer to those in front: closed forms.
+"""Adjoints of the field's recursion: derivatives of some targets, carried from layer to layer.
 
-Forward, F maps the covariance K of a field y to the second moments of x = f(y); backward, H maps
-K and the cotangent's second moments at x to those at y. Their adjoints carry the derivatives of
-some targets the other way.
+Behind a layer's modules, F maps the covariance K of a field y to the second moments of x = f(y);
+backward, H maps K and the cotangent's second moments at x to those at y. Their adjoints carry the
+derivatives the other way. A derivative by a covariance is a form: a matrix over points, or its
+diagonal where nothing else matters; its first axis counts targets.
 """
 
 from __future__ import annotations
@@ -17,23 +18,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fanin.theory.field.forward import before_and_after, closed_parts
-from fanin.theory.field.interlayer import Between, Thinning
-from fanin.theory.field.state import FieldLayer, Made
-from fanin.theory.finite.forms import Forms, alone, congruent, diagonal
+from fanin.theory.field.interlayer import Interlayer
+from fanin.theory.field.state import FieldLayer, Preactivation
 from fanin.theory.gaussian_pairs import PairLaw, pair_law
-from fanin.theory.units import UnitMoments, unit_moments
+from fanin.theory.layer_kind import DropoutStep
+from fanin.theory.mean_field import UnitMoments, unit_moments
 
+ALL_FOLLOWED = 16  # conv layers up to which all weight gradients are followed through the network
+FOLLOWED = (0.0, 0.15, 0.5, 1.0)  # places of those that are in deeper ones; the rest lie between
 STEP = 1e-3  # of a log-variance: the second difference is below 1e-6, quadrature's noise below 1e-7
 # Of a correlation: at 1, the products of a kink's slopes have an infinite derivative.
 BEND = 1e-2
 Points = Float[Tensor, " point"]
 Pairs = Float[Tensor, "point point"]
 PairFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+Forms = Tensor
+"""[target, point, point], or diagonals [target, point]."""
 
 
-def is_closed(between: Between, made: Made) -> bool:
+def is_closed(between: Interlayer, made: Preactivation) -> bool:
     """Whether `ClosedAdjoint` knows the modules: one function, with linear ones around it."""
-    thinnings = [step for step in between.steps if isinstance(step, Thinning)]
+    thinnings = [step for step in between.steps if isinstance(step, DropoutStep)]
     if any(step.whole_channel for step in thinnings) or (thinnings and between.mixes):
         return False
     return closed_parts(between, made) is not None
@@ -71,7 +76,7 @@ class ClosedAdjoint:
         return congruent(by_pairs, self._before)
 
     @cached_property
-    def _between(self) -> Between:
+    def _between(self) -> Interlayer:
         assert self.layer.between is not None
         return self.layer.between
 
@@ -128,7 +133,7 @@ class ClosedAdjoint:
         return self._units_at(self._var)
 
     def _units_at(self, var: Points) -> UnitMoments:
-        return unit_moments(self._between.modules, torch.full_like(var, self._shift), var)
+        return unit_moments(self._between.pointwise_layers, torch.full_like(var, self._shift), var)
 
     @cached_property
     def _rates(self) -> tuple[Points, Points]:
@@ -188,3 +193,88 @@ def _product(steps: Sequence[Tensor]) -> Tensor | None:
 
 def _transposed(matrix: Tensor | None) -> Tensor | None:
     return None if matrix is None else matrix.mT
+
+
+def followed(layers: Sequence[FieldLayer]) -> list[int]:
+    """The layers whose weight gradients are followed; all of them, but for very deep networks."""
+    maps = [number for number, layer in enumerate(layers) if not layer.taps.whole]
+    if len(maps) > ALL_FOLLOWED:
+        maps = [maps[round(share * (len(maps) - 1))] for share in FOLLOWED]
+    return [number for number, layer in enumerate(layers) if layer.taps.whole or number in maps]
+
+
+def by_cotangent(layer: FieldLayer, images: int) -> Tensor:
+    """Derivative of a layer's log weight gradient by its cotangent's moments."""
+    taps, fed = layer.taps, layer.fed
+    assert fed.products is not None
+    ones = torch.ones(taps.n_taps, dtype=torch.float64)
+    form = taps.sum_covariances(alone(fed.products, 2)[None], ones)[0]
+    # Each image has a gradient of its own.
+    blocks = form.unflatten(1, (images, -1)).unflatten(0, (images, -1))
+    own = torch.eye(images, dtype=torch.float64)[:, None, :, None]
+    form = (blocks * own).flatten(2).flatten(0, 1)
+    return form / _weight_gradient(layer, images)
+
+
+def by_fed(layer: FieldLayer, images: int) -> Forms:
+    """The same by the moments of what the layer is fed; diagonal where that's all there is."""
+    taps, cotangent = layer.taps, layer.cotangent
+    assert cotangent is not None
+    ones = torch.ones(taps.n_taps, dtype=torch.float64)
+    if cotangent.products is None:
+        form = taps.send_variances(alone(cotangent.m2, 1), ones)
+    else:
+        form = taps.send_covariances(alone(cotangent.products, 2), ones)
+    return form / _weight_gradient(layer, images)
+
+
+def _weight_gradient(layer: FieldLayer, images: int) -> float:
+    """The sum over taps of E[(dL/dw)^2]; inf where it vanishes."""
+    taps, cotangent, fed = layer.taps, layer.cotangent, layer.fed
+    assert cotangent is not None
+    if cotangent.products is None:
+        found = taps.gradient_of_variances(cotangent.m2, fed.m2, images)
+    else:
+        assert fed.products is not None
+        found = taps.gradient_of_covariances(cotangent.products, fed.products, images)
+    total = float(found.sum()) * taps.n_taps
+    return total if total > 0 else float("inf")
+
+
+def matrices(forms: Forms) -> Tensor:
+    """Forms written out."""
+    return torch.diag_embed(forms) if forms.ndim == 2 else forms
+
+
+def symmetric(forms: Tensor) -> Tensor:
+    """The symmetric part of matrices."""
+    return (forms + forms.mT) / 2
+
+
+def quadratic(x: Float[Tensor, "sample point"], forms: Forms) -> Float[Tensor, "sample target"]:
+    """The forms' values at each sample.
+
+    Examples
+    --------
+    >>> quadratic(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    tensor([[5., 4.]])
+    """
+    if forms.ndim == 2:
+        return x.square() @ forms.mT
+    values = [((x @ form) * x).sum(-1) for form in forms]
+    return torch.stack(values, -1) if values else x.new_zeros(len(x), 0)
+
+
+def congruent(forms: Tensor, by: Tensor | None) -> Tensor:
+    """A form of B^T x as a form of x: B form B^T."""
+    return forms if by is None else by @ forms @ by.mT
+
+
+def diagonal(forms: Tensor) -> Tensor:
+    """The diagonals of matrices."""
+    return forms.diagonal(dim1=-2, dim2=-1)
+
+
+def alone(x: Tensor, axes: int) -> Tensor:
+    """A field's tensor without its axes of images, particles and parts, one of each."""
+    return x.reshape(x.shape[-axes:])

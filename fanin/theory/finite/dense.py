@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.models.norms import MeanOnly
+from fanin.inits.weight_shape import WeightShape
 from fanin.seeds import generator
-from fanin.theory.elementwise import Function, elementwise
-from fanin.theory.field.standardizing import looks_at_the_batch
-from fanin.theory.finite.summary import Samples, joined, moments_of_draws
-from fanin.theory.finite.weights import Applied, DenseWeights, Vectors, apply
+from fanin.theory.finite.simulate import Samples, joined, moments_of_draws
+from fanin.theory.layer_kind import DenseStep, UnpredictableLayer, Vectors
+from fanin.theory.layers import BATCH_NORM
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.walk import DROPOUTS, Named, UnpredictableLayer, Walk
+from fanin.theory.walk import Walk
 
 HELD = 2**26  # numbers that the draws of one batch may hold: 512 MB
 
@@ -77,10 +74,13 @@ def dense_chain(
         raise UnpredictableLayer(
             net.stages[0].name, "a linear layer on the last axis of a map; put nn.Flatten() first"
         )
-    between = [_Between.of(stage.after) for stage in net.stages[:-1]]
-    for name, module in (named for stage in net.stages for named in stage.after):
-        if looks_at_the_batch(module) and len(fed) == 1:
-            raise UnpredictableLayer(name, "batch normalization of one image alone")
+    between = [
+        [step for layer in stage.after if (step := layer.dense()) is not None]
+        for stage in net.stages[:-1]
+    ]
+    for each in (each for stage in net.stages for each in stage.after):
+        if each.kind is BATCH_NORM and len(fed) == 1:
+            raise UnpredictableLayer(each.name, "batch normalization of one image alone")
     units = layers[0].inputs + sum(5 * layer.outputs for layer in layers)
     size = max(1, HELD // (units * len(fed)))
     batches = []
@@ -90,62 +90,9 @@ def dense_chain(
     return joined(batches)
 
 
-@dataclass(frozen=True)
-class _Between:
-    """What stands between two linear layers."""
-
-    steps: tuple[Function | float | None, ...]
-    """Functions, dropout shares, and None for subtracting the mean over the images."""
-
-    @classmethod
-    def of(cls, modules: Sequence[Named]) -> _Between:
-        return cls(tuple(step for named in modules for step in _steps(*named)))
-
-    def __call__(self, y: Vectors, stream: torch.Generator) -> Vectors:
-        for step in self.steps:
-            if step is None:
-                y = y - y.mean(1, keepdim=True)
-            elif isinstance(step, float):
-                kept = torch.rand(y.shape, generator=stream) >= step
-                y = y * kept / (1 - step) if step < 1 else y * 0.0
-            else:
-                y = step(y)
-        return y
-
-
-def _steps(name: str, module: nn.Module) -> Sequence[Function | float | None]:
-    if isinstance(module, (nn.Flatten, nn.Identity)):
-        return []
-    if isinstance(module, DROPOUTS):
-        return [float(module.p)] if module.training and module.p > 0 else []
-    if isinstance(module, MeanOnly):
-        return [None]
-    if looks_at_the_batch(module):
-        return [partial(_standardized, module, 1)]
-    if isinstance(module, nn.LayerNorm) or (
-        isinstance(module, nn.GroupNorm) and module.num_groups == 1
-    ):
-        return [partial(_standardized, module, 2)]
-    function = elementwise(module)
-    if function is None:
-        kind = type(module).__name__
-        raise UnpredictableLayer(name, f"{kind} is neither elementwise nor of a kind known here")
-    return [function]
-
-
-def _standardized(module: Any, axis: int, y: Vectors) -> Vectors:
-    """To mean 0 and variance 1 over the images (axis 1) or the units (2) of each draw."""
-    spread = y.var(axis, correction=0, keepdim=True) + module.eps
-    y = (y - y.mean(axis, keepdim=True)) * spread.rsqrt()
-    if module.weight is None:
-        return y
-    made: Vectors = module.weight.detach() * y
-    return made if module.bias is None else made + module.bias.detach()
-
-
 def _run(
     layers: Sequence[DenseWeights],
-    between: Sequence[_Between],
+    between: Sequence[Sequence[DenseStep]],
     fed: Tensor,
     draws: int,
     stream: torch.Generator,
@@ -157,8 +104,9 @@ def _run(
         forward.append((x, applied))
         if number < len(between):
             with torch.enable_grad():
-                y = applied.made.requires_grad_()
-                x = between[number](y, stream)
+                x = y = applied.made.requires_grad_()
+                for step in between[number]:
+                    x = step(x, stream)
             passed.append((y, x))
     logits = forward[-1][1].made
     u = torch.randn(logits.shape, generator=stream, dtype=torch.float64)
@@ -183,3 +131,141 @@ def _vjp(x: Tensor, y: Tensor, received: Tensor) -> Tensor:
         return torch.zeros_like(y)
     found = torch.autograd.grad(x, y, received, allow_unused=True)[0]
     return torch.zeros_like(y) if found is None else found
+
+
+@dataclass(frozen=True)
+class DenseWeights:
+    """A linear layer's numbers.
+
+    Attributes
+    ----------
+    mean, std
+        Of a weight.
+    orthogonal
+        Whether rows or columns, whichever are fewer, are orthogonal; else entries are independent
+        and taken as Gaussian.
+    bias_mean, bias_std
+        Of a bias, taken as Gaussian.
+    inputs, outputs
+        Units.
+    """
+
+    mean: float
+    std: float
+    orthogonal: bool
+    bias_mean: float
+    bias_std: float
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(cls, layer: torch.nn.Linear, moments: LayerMoments) -> DenseWeights:
+        """Of a layer, by its declared moments."""
+        weight, bias, shape = moments.weight, moments.bias, WeightShape.of(layer)
+        return cls(
+            mean=float(weight.mean),
+            std=float(weight.var) ** 0.5,
+            orthogonal=moments.law == "orthogonal",
+            bias_mean=float(bias.mean) if layer.bias is not None else 0.0,
+            bias_std=float(bias.var) ** 0.5 if layer.bias is not None else 0.0,
+            inputs=shape.in_features,
+            outputs=shape.out_features,
+        )
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Draws of a weight layer, of which only what they made of some inputs is known.
+
+    Attributes
+    ----------
+    made
+        Pre-activations, biases included.
+    """
+
+    made: Vectors
+    weights: DenseWeights
+    basis: Float[Tensor, "draw input rank"]
+    image: Float[Tensor, "draw larger rank"]
+
+    def pull_back(self, cotangent: Vectors, stream: torch.Generator) -> Vectors:
+        r"""W^T d, given what W made of its inputs.
+
+        With Q an orthonormal basis of the inputs and W = mu 1 1^T + s Z, Z^T d is known on Q and
+        has its unconditional law on the rest:
+
+        .. math:: Z^T d = Q (Z Q)^T d + (1 - Q Q^T) Z'^T d
+        """
+        weights, d = self.weights, cotangent.mT
+        seen = self.image[:, : weights.outputs]
+        along = self.basis @ (seen.mT @ d)
+        rest = _unseen_orthogonal if weights.orthogonal else _unseen_independent
+        back = weights.std * (along + rest(self, d, stream)).mT
+        return back + weights.mean * cotangent.sum(-1, keepdim=True)
+
+
+def apply(
+    weights: DenseWeights,
+    inputs: Float[Tensor, "one_or_draw image unit"],
+    draws: int,
+    stream: torch.Generator,
+) -> Applied:
+    r"""Draws of y = W x + b for the inputs of some images, jointly.
+
+    Rows of W are independent, so y is Gaussian with mean :math:`\mu \sum_j x_j + \mu_b` and
+    covariance :math:`s^2 x_a \cdot x_b + \sigma_b^2` between images a and b. Orthogonal matrices
+    keep lengths instead: y is a part of a uniformly rotated x.
+
+    Examples
+    --------
+    >>> weights = DenseWeights(0.0, 8**-0.5, True, 0.0, 0.0, inputs=4, outputs=8)
+    >>> made = apply(weights, torch.ones(1, 1, 4).double(), 3, torch.Generator()).made
+    >>> made.square().sum(-1).flatten().tolist()  # std^2 * max(inputs, outputs) = 1
+    [4.0, 4.0, 4.0]
+    """
+    basis, root = torch.linalg.qr(inputs.mT)
+    rank = basis.shape[-1]
+    if weights.orthogonal:
+        larger = max(weights.inputs, weights.outputs)
+        image = larger**0.5 * _frames(_normals((draws, larger, rank), stream))
+    else:
+        image = _normals((draws, weights.outputs, rank), stream)
+    made = weights.std * (image[:, : weights.outputs] @ root).mT
+    made = made + weights.mean * inputs.sum(-1, keepdim=True) + weights.bias_mean
+    if weights.bias_std:
+        # One bias for all images.
+        made = made + weights.bias_std * _normals((draws, 1, weights.outputs), stream)
+    return Applied(made, weights, basis, image)
+
+
+def _unseen_independent(applied: Applied, d: Tensor, stream: torch.Generator) -> Tensor:
+    _, size = torch.linalg.qr(d, mode="r")
+    xi = _normals((len(d), applied.weights.inputs, size.shape[-2]), stream)
+    return _off(applied.basis, xi) @ size
+
+
+def _unseen_orthogonal(applied: Applied, d: Tensor, stream: torch.Generator) -> Tensor:
+    # As if the matrix were a part of a square one: a rotation of the larger space that carries the
+    # inputs to `image`, and whatever is orthogonal to them to anything orthogonal to that.
+    inputs, outputs = applied.weights.inputs, applied.weights.outputs
+    larger = max(inputs, outputs)
+    image = applied.image / larger**0.5
+    padded = torch.nn.functional.pad(d, (0, 0, 0, larger - outputs))
+    _, size = torch.linalg.qr(_off(image, padded), mode="r")
+    xi = _normals((len(d), larger, size.shape[-2]), stream)
+    xi = torch.cat([_off(applied.basis, xi[:, :inputs]), xi[:, inputs:]], 1)
+    return larger**0.5 * _frames(xi)[:, :inputs] @ size
+
+
+def _off(basis: Tensor, x: Tensor) -> Tensor:
+    return x - basis @ (basis.mT @ x)
+
+
+def _frames(normals: Float[Tensor, "draw unit rank"]) -> Tensor:
+    """Orthonormal columns, uniform over all such: QR's signs are the library's (Mezzadri 2007)."""
+    q, r = torch.linalg.qr(normals)
+    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None]
+
+
+def _normals(shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=stream, dtype=torch.float64)

@@ -20,18 +20,31 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from fanin.theory.field.cotangent import Cotangent
-from fanin.theory.field.state import FieldLayer
-from fanin.theory.finite.adjoints import ClosedAdjoint, is_closed
-from fanin.theory.finite.channels import Channels, drawn_channels, whitened_channels
-from fanin.theory.finite.directions import directions, logit_cotangents
-from fanin.theory.finite.forms import Forms, alone, diagonal, matrices, quadratic
-from fanin.theory.finite.own_scatter import around_mean, around_zero
-from fanin.theory.finite.weight_targets import by_cotangent, by_fed, followed
+from fanin.theory.field.state import Cotangent, FieldLayer
+from fanin.theory.finite.adjoints import (
+    ClosedAdjoint,
+    Forms,
+    alone,
+    by_cotangent,
+    by_fed,
+    diagonal,
+    followed,
+    is_closed,
+    matrices,
+    quadratic,
+)
+from fanin.theory.finite.channels import (
+    Channels,
+    directions,
+    drawn_channels,
+    logit_cotangents,
+    whitened_channels,
+)
 
 FEWEST = 256  # samples of a channel; of a layer's share of the variance they know some 25 %
 MOST = 16384  # some 4 %
 AT_ONCE = 2**22  # numbers in the samples of all layers, between those bounds
+Matrix = Float[Tensor, "point point"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class _Group:
 
 
 @dataclass
-class _Station:
+class _LayerSamples:
     """What is kept of a layer between the sweeps.
 
     Attributes
@@ -139,11 +152,11 @@ class _Sweeps:
         # What a layer's own scatter changes by when it is taken around the mean over all units.
         self.centring = torch.zeros(self.n, dtype=torch.float64)
         self.weight_targets = followed(layers)
-        self.stations = self._stations()
+        self.samples = self._sample_layers()
 
-    def _stations(self) -> list[_Station]:
+    def _sample_layers(self) -> list[_LayerSamples]:
         d = logit_cotangents(self.layers[-1], self.seed)
-        stations = []
+        samples_of_layers = []
         for number in range(self.n - 2, -1, -1):
             layer, above = self.layers[number], self.layers[number + 1]
             assert layer.between is not None
@@ -160,13 +173,13 @@ class _Sweeps:
                 nobody = torch.empty(0, dtype=torch.float64)  # asks for these again
                 channels = replace(channels, normals=nobody, root=nobody, y=nobody)
             nothing = torch.zeros(samples, 3 * self.n, dtype=torch.float64)
-            stations.append(_Station(channels, gamma, d, whitened, nothing, nothing))
-        return stations[::-1]
+            samples_of_layers.append(_LayerSamples(channels, gamma, d, whitened, nothing, nothing))
+        return samples_of_layers[::-1]
 
     def up(self) -> None:
         """From the first layer to the last but one: derivatives by cotangents' moments."""
         points, pairs = _Group(), _Group()
-        for number, (layer, station) in enumerate(zip(self.layers, self.stations, strict=False)):
+        for number, (layer, station) in enumerate(zip(self.layers, self.samples, strict=False)):
             assert layer.cotangent is not None
             m2 = alone(layer.cotangent.m2, 1)
             if m2.sum() > 0:
@@ -198,7 +211,7 @@ class _Sweeps:
                 self.variance[group.targets] += 2 * free / last.weights.channels
 
     def _send_up(self, number: int, adjoint: ClosedAdjoint | None, group: _Group) -> None:
-        layer, above, station = self.layers[number], self.layers[number + 1], self.stations[number]
+        layer, above, station = self.layers[number], self.layers[number + 1], self.samples[number]
         forms, targets = group.forms, torch.tensor(group.targets)
         assert forms is not None
         assert layer.received is not None
@@ -231,7 +244,7 @@ class _Sweeps:
             layer, above, station = (
                 self.layers[number],
                 self.layers[number + 1],
-                self.stations[number],
+                self.samples[number],
             )
             taps, weights = above.taps, above.weights
             through = taps.send_variances if forms.ndim == 2 else taps.send_covariances
@@ -254,7 +267,7 @@ class _Sweeps:
             forms = self._with_own(number, forms)
 
     def _into_field(
-        self, number: int, station: _Station, forms: Forms, freedom: float
+        self, number: int, station: _LayerSamples, forms: Forms, freedom: float
     ) -> tuple[Forms, Tensor]:
         """Forms on the field, and the part of the influence that is a form of it."""
         layer, channels, whitened = self.layers[number], station.channels, station.whitened
@@ -283,9 +296,9 @@ class _Sweeps:
             return forms
         cov = torch.diag(var) if made.cov is None else alone(made.cov, 2)
         freedom, channels = self.freedoms[number].forward, weights.channels
-        scatter = around_zero(cov, mean, channels, freedom)
+        scatter = _around_zero(cov, mean, channels, freedom)
         self.variance[number] += scatter
-        self.centring[number] = around_mean(cov, self.images, channels, freedom) - scatter
+        self.centring[number] = _around_mean(cov, self.images, channels, freedom) - scatter
         form = torch.full_like(var, 1 / float(total))
         if forms.shape[-1] == len(var):
             forms[number] += form if forms.ndim == 2 else torch.diag(form)
@@ -298,3 +311,38 @@ def _lengths(sent: Forms, received: Cotangent) -> Forms:
     own = sent if sent.ndim == 2 else diagonal(sent)
     share = (own @ size) / size.sum().clamp(min=1e-300)
     return share[:, None].expand(len(share), len(size))
+
+
+def _around_zero(
+    cov: Matrix, mean: Float[Tensor, " point"], channels: int, freedom: float
+) -> float:
+    """Variance of the log of a layer's mean square, over C channels of a Gaussian field.
+
+    2 tr(K^2) / (C tr(K)^2) for a centred one (THEORY.md, section 5.3): for a linear layer, 2 / C.
+    """
+    total = cov.trace() + mean.square().sum()
+    if not total > 0:
+        return 0.0
+    own = (2 * cov.square().sum() + 4 * mean @ cov @ mean) / total.square()
+    return _of_log(freedom * float(own) / channels)
+
+
+def _around_mean(cov: Matrix, images: int, channels: int, freedom: float) -> float:
+    """The same around the mean over an image's points and channels: of `preact_var`."""
+    points = len(cov) // images
+    means = torch.eye(images, dtype=torch.float64).repeat_interleave(points, 0) / points
+    against = cov @ means
+    squares = means.mT @ against / channels
+    m2 = cov.diagonal().mean()
+    value = m2 - squares.diagonal().mean()
+    if not value > 1e-9 * m2:  # a single unit is its own mean
+        return 0.0
+    own = freedom * 2 * cov.square().mean() / channels
+    both = freedom * 2 * against.square().sum() / (len(cov) * images * channels**2)
+    variance = own + 2 * squares.square().mean() - 2 * both
+    return _of_log(float(variance / value.square()))
+
+
+def _of_log(variance: float) -> float:
+    """Of the log of a chi-square that has this relative variance: a little more."""
+    return float(torch.special.polygamma(1, torch.tensor(1 / variance))) if variance > 0 else 0.0

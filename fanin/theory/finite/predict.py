@@ -6,21 +6,32 @@ spread found by differentiating the field's recursion. Where that is no good, ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from fanin.theory.field import Sampling, predict_field
+from fanin.inits.layers import weight_layers
+from fanin.inits.weight_shape import WeightLayer, WeightShape
+from fanin.theory.field import FieldLayer, Sampling, predict_field, walk_field
 from fanin.theory.finite.dense import dense_chain, is_dense
-from fanin.theory.finite.simulate import conv_chain
-from fanin.theory.finite.spread import first_order_holds, spread_of_draws
-from fanin.theory.finite.summary import SIGNED
-from fanin.theory.moments import LayerMoments
+from fanin.theory.finite.first_order import Freedom, log_variances
+from fanin.theory.finite.simulate import SIGNED, conv_chain
+from fanin.theory.layer_kind import LayerKind
+from fanin.theory.mean_field import predict_mean_field, unit_moments
+from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.prediction import DrawLaw, Prediction
 from fanin.theory.walk import Walk, walk
+
+NARROW = 64  # channels below which terms of second order in 1 / width matter
+MOST_POINTS = 2048  # of a field with covariances everywhere
+AMPLIFYING = 1.001  # log-sensitivity: rectifiers have 1
+STEP = 1e-3  # of log q
+LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
 
 
 def predict_finite(
@@ -29,6 +40,7 @@ def predict_finite(
     images: Float[Tensor, "image channel height width"],
     *,
     seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
     """Predict one draw's moments, on each image and on the mean over them.
 
@@ -42,6 +54,8 @@ def predict_finite(
         As the network is fed them, scaled.
     seed
         Of what is sampled.
+    layer_kinds
+        Kinds of layers beside the built-in ones.
 
     Returns
     -------
@@ -65,15 +79,18 @@ def predict_finite(
     >>> row.quantity, round(float(row.value), 1), round(float(row.log_sd), 1)
     ('preact_m2', 2.0, 0.2)
     """
-    net = walk(model, images.shape[1:])
+    net = walk(model, images.shape[1:], layer_kinds)
     names = tuple(stage.name for stage in net.stages)
     if is_dense(model, net):
         samples = dense_chain(model, net, moments, net.enter(images), seed=seed)
         return Prediction("finite", names, {}, samples.law())
-    if first_order_holds(model, net, moments, images):
-        field = predict_field(model, moments, images, sampling=Sampling(seed=seed)).to_frame()
+    if first_order_holds(model, net, moments, images, layer_kinds):
+        sampling = Sampling(seed=seed)
+        field = predict_field(
+            model, moments, images, sampling=sampling, layer_kinds=layer_kinds
+        ).to_frame()
         if np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
-            laws = _around_field(field, model, net, moments, images, seed)
+            laws = _around_field(field, model, net, moments, images, seed, layer_kinds)
             return Prediction("finite", names, {}, laws)
     samples = conv_chain(model, net, moments, images, seed=seed)
     return Prediction("finite", names, {}, samples.law())
@@ -86,8 +103,9 @@ def _around_field(
     moments: Mapping[str, LayerMoments],
     images: Tensor,
     seed: int,
+    layer_kinds: Sequence[LayerKind],
 ) -> dict[str, DrawLaw]:
-    spread = spread_of_draws(model, net, moments, images, field, seed)
+    spread = spread_of_draws(model, net, moments, images, field, seed, layer_kinds)
     laws: dict[str, DrawLaw] = {}
     for quantity in (*spread.log_sd, *SIGNED):
         rows = field[field.quantity == quantity]
@@ -100,3 +118,189 @@ def _around_field(
         log_sd = spread.log_sd.get(quantity, np.full_like(value, np.nan))
         laws[quantity] = DrawLaw(value, log_sd, se)
     return laws
+
+
+def first_order_holds(
+    model: nn.Module,
+    net: Walk,
+    moments: Mapping[str, LayerMoments],
+    images: Float[Tensor, "image ..."],
+    layer_kinds: Sequence[LayerKind] = (),
+) -> bool:
+    """Whether a spread of first order in 1 / width, around the field's values, will do.
+
+    Not for weights of non-zero mean, whose mean maps scatter by themselves; not where errors grow
+    on their way through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
+    THEORY.md, section 2.3); not for narrow layers, nor maps of very many points.
+    """
+    layers = (*net.before, *(layer for stage in net.stages for layer in stage.after))
+    if not all(layer.kind.first_order for layer in layers):
+        return False
+    shapes = {name: WeightShape.of(layer) for name, layer in weight_layers(model).items()}
+    if any(shapes[stage.name].out_features < NARROW for stage in net.stages[:-1]):
+        return False
+    if not all(layer.kind.reshapes for layer in net.stages[-1].after):
+        return False  # a pooling that makes logits of the last maps, or a head
+    if max(stage.positions for stage in net.stages) > MOST_POINTS:
+        return False
+    if shapes[net.stages[0].name].groups > 1:
+        return False
+    if any(_has_mean(moments_of(moments, stage.name)) for stage in net.stages):
+        return False
+    return not _amplifies(model, net, moments, images, layer_kinds)
+
+
+def _has_mean(layer: LayerMoments) -> bool:
+    return bool(torch.as_tensor(layer.weight.mean).any())
+
+
+def _amplifies(
+    model: nn.Module,
+    net: Walk,
+    moments: Mapping[str, LayerMoments],
+    images: Tensor,
+    layer_kinds: Sequence[LayerKind],
+) -> bool:
+    predicted = predict_mean_field(model, moments, images, layer_kinds=layer_kinds)
+    q = predicted.value("preact_m2").mean(0)
+    scales = torch.tensor([-STEP, STEP], dtype=torch.float64).exp()
+    for stage, moment in zip(net.stages[:-1], q[:-1], strict=True):
+        if not 0 < moment < float("inf"):
+            continue
+        var = moment * scales
+        low, high = unit_moments(stage.after, torch.zeros_like(var), var).m2.log().tolist()
+        if (high - low) / (2 * STEP) > AMPLIFYING:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How one draw's moments scatter, for images and the mean over them.
+
+    Attributes
+    ----------
+    log_sd
+        Of every quantity that has no sign.
+    grand_share
+        E[(mean over all units and positions of y)^2] in units of E[y^2]: of the order of 1 / width,
+        and not part of preact_var.
+    """
+
+    log_sd: Mapping[str, Float64[np.ndarray, "row layer"]]
+    grand_share: Float64[np.ndarray, "row layer"]
+
+
+def spread_of_draws(
+    model: nn.Module,
+    net: Walk,
+    moments: Mapping[str, LayerMoments],
+    images: Float[Tensor, "image ..."],
+    field: pd.DataFrame,
+    seed: int,
+    layer_kinds: Sequence[LayerKind] = (),
+) -> Spread:
+    """Differentiate the field's recursion, image by image and for their mean.
+
+    The mean over a set needs the images' joint field. It is walked for the first images that fit,
+    and what correlation it shows between two images' log-moments is taken for any two.
+
+    Parameters
+    ----------
+    field
+        Rung 3's prediction, as a table.
+    """
+    modules = weight_layers(model)
+    freedoms = [freedom(modules[s.name], moments_of(moments, s.name)) for s in net.stages]
+
+    def walked(chosen: Tensor) -> tuple[FieldLayer, ...]:
+        result = walk_field(
+            model,
+            moments,
+            chosen,
+            joint=len(chosen) > 1,
+            sampling=Sampling(repeats=1, seed=seed),
+            everywhere=True,
+            layer_kinds=layer_kinds,
+        )
+        (layers,) = result.passes
+        return layers
+
+    def variances(layers: tuple[FieldLayer, ...], count: int) -> LogVariances:
+        return log_variances(layers, freedoms, images=count, seed=seed)
+
+    single, grand = [], []
+    for image in images:
+        layers = walked(image[None])
+        single.append(variances(layers, 1))
+        grand.append([_grand_share(layer) for layer in layers])
+    together = min(len(images), MOST_POINTS // max(stage.positions for stage in net.stages))
+    joint = variances(walked(images[:together]), together) if together > 1 else None
+    found = {}
+    for quantity in single[0]:
+        values = field[(field.quantity == quantity) & (field.image >= 0)].value.to_numpy()
+        values = values.reshape(len(images), -1)
+        own = np.stack([spread[quantity] for spread in single])
+        first = own[:together], values[:together]
+        alike = np.ones(own.shape[1])
+        if joint is not None:
+            alike = _correlation(joint[quantity], *first)
+        variance = np.concatenate([own, _of_mean(own, values, alike)[None]])
+        vanished = np.concatenate([values, values.sum(0)[None]]) == 0
+        found[quantity] = np.where(vanished, 0.0, np.sqrt(variance))
+    return Spread(found, np.array([*grand, np.mean(grand, 0)]))
+
+
+def _grand_share(layer: FieldLayer) -> float:
+    assert layer.made.cov is not None
+    m2 = float(layer.made.m2.mean())
+    return float(layer.made.cov.mean()) / layer.weights.channels / m2 if m2 > 0 else 0.0
+
+
+def _correlation(
+    joint: Float64[np.ndarray, " layer"],
+    own: Float64[np.ndarray, "image layer"],
+    values: Float64[np.ndarray, "image layer"],
+) -> Float64[np.ndarray, " layer"]:
+    alone, together = (_of_mean(own, values, np.full(own.shape[1], c)) for c in (0.0, 1.0))
+    room = together - alone
+    share = np.divide(joint - alone, room, out=np.zeros_like(room), where=room > 0)
+    return share.clip(0, 1)
+
+
+def _of_mean(
+    own: Float64[np.ndarray, "image layer"],
+    values: Float64[np.ndarray, "image layer"],
+    correlation: Float64[np.ndarray, " layer"],
+) -> Float64[np.ndarray, " layer"]:
+    """Log-variance of a mean of moments that are alike correlated, to first order."""
+    total = values.sum(0)
+    weights = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
+    parts = weights * np.sqrt(own)
+    squares = np.square(parts).sum(0)
+    mean: np.ndarray = squares + correlation * (np.square(parts.sum(0)) - squares)
+    return mean
+
+
+def freedom(layer: WeightLayer, moments: LayerMoments) -> Freedom:
+    """What a layer's weights leave free of the second moments that they pass on.
+
+    An orthogonal matrix that makes no fewer outputs than it has inputs keeps products of vectors;
+    of one that makes fewer, a share. Backward likewise, if the matrix is one tap's alone.
+
+    Examples
+    --------
+    >>> from fanin.inits import Moments
+    >>> moments = LayerMoments(Moments(0.0, 0.1), Moments(0.0, 0.0), "orthogonal")
+    >>> freedom(nn.Linear(40, 10), moments)
+    Freedom(forward=0.75, backward=0.0)
+    """
+    if moments.law == "independent":
+        return Freedom()
+    shape = WeightShape.of(layer)
+    # Variances that differ from tap to tap: a kernel of one tap.
+    one_tap = not shape.kernel or torch.as_tensor(moments.weight.var).ndim > 0
+    inputs = shape.in_features // shape.groups if one_tap else shape.fan_in
+    outputs = shape.out_features // shape.groups
+    backward = max(0.0, 1 - inputs / outputs) if one_tap else 1.0
+    return Freedom(max(0.0, 1 - outputs / inputs), backward)

@@ -19,8 +19,7 @@ from fanin.inits import Moments, WeightShape
 from fanin.models.norms import MeanOnly
 from fanin.theory import LayerMoments, UnpredictableLayer
 from fanin.theory.finite.dense import dense_chain
-from fanin.theory.finite.simulate import conv_chain
-from fanin.theory.finite.summary import Samples
+from fanin.theory.finite.simulate import Samples, conv_chain
 from fanin.theory.walk import walk
 
 ERRORS = 3.5

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from dense_kernels import dense_kernels
 from torch.nn import functional as F
 
 from fanin.theory.depth_scales import (
@@ -15,7 +16,6 @@ from fanin.theory.depth_scales import (
     log_sensitivity,
 )
 from fanin.theory.gaussian_pairs import pair_law
-from fanin.theory.kernels import dense_kernels
 
 FUNCTIONS = {"tanh": torch.tanh, "gelu": F.gelu, "sigmoid": torch.sigmoid, "elu": F.elu}
 

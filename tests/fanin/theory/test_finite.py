@@ -16,8 +16,8 @@ from fanin.inits import Moments
 from fanin.models.norms import MeanOnly
 from fanin.theory.field import predict_field
 from fanin.theory.finite import predict_finite
+from fanin.theory.finite.predict import first_order_holds
 from fanin.theory.finite.simulate import conv_chain
-from fanin.theory.finite.spread import first_order_holds
 from fanin.theory.moments import LayerMoments
 from fanin.theory.walk import walk
 

@@ -27,8 +27,8 @@ from fanin.theory.field.geometry import Taps
 from fanin.theory.finite.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite.channels import whitened_channels
 from fanin.theory.finite.first_order import Freedom, log_variances
+from fanin.theory.finite.predict import freedom
 from fanin.theory.finite.simulate import conv_chain
-from fanin.theory.finite.spread import freedom
 from fanin.theory.walk import walk
 
 CHANNELS = 64

@@ -30,14 +30,15 @@ from fanin.models.dropout import SeededDropout
 from fanin.models.lrn import LocalResponseNorm
 from fanin.models.norms import MeanOnly
 from fanin.theory import UnpredictableLayer, predict_he, predict_mean_field
-from fanin.theory.units import unit_moments
+from fanin.theory.layers import NamedLayer
+from fanin.theory.mean_field import unit_moments
 
 REFERENCE = pd.read_csv(Path(__file__).with_name("reference.csv"), comment="#")
 FORWARD = ("preact_m2", "preact_mean", "preact_var")
 
 
 def standard(modules, mean=0.0, var=1.0):
-    named = [(str(i), module) for i, module in enumerate(modules)]
+    named = [NamedLayer.of(str(i), module) for i, module in enumerate(modules)]
     mean, var = torch.tensor([mean, var], dtype=torch.float64)
     return unit_moments(named, mean, var)
 

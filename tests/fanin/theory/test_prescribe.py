@@ -14,9 +14,9 @@ from fanin.inits.weight_shape import WeightShape
 from fanin.seeds import generator
 from fanin.theory.certified import Certified
 from fanin.theory.gains import scaled
+from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.prescription import prescribe
 from fanin.theory.rungs import predict_rungs
-from fanin.theory.walk import UnpredictableLayer
 
 
 def image(n: int = 2, side: int = 12) -> torch.Tensor:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from dense_kernels import dense_kernels
 from torch import nn
 from torch.nn import functional as F
 
 from fanin.losses import Head, Loss
 from fanin.theory.depth_scales import critical_point, critical_weight_var, depth_scales
 from fanin.theory.gaussian_pairs import pair_law
-from fanin.theory.kernels import dense_kernels
 from fanin.theory.logits import initial_loss
 
 FUNCTIONS = {

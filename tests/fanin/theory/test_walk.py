@@ -17,7 +17,7 @@ def test_nested_sequences_are_one_sequence():
     block = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     model = nn.Sequential(block, nn.Flatten(), SeededDropout(0.5, (64,)), nn.Linear(64, 3))
     conv, dense = walk(model, (1, 8, 8)).stages
-    assert [name for name, _ in conv.after] == ["0.1", "0.2", "1", "2"]
+    assert [layer.name for layer in conv.after] == ["0.1", "0.2", "1", "2"]
     assert (conv.name, conv.fan_in, conv.fan_out, conv.positions) == ("0.0", 9, 36, 64)
     assert (dense.name, dense.fan_in, dense.fan_out, dense.positions) == ("3", 64, 3, 1)
 

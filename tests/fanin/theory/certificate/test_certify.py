@@ -17,7 +17,7 @@ from fanin.inits import Constant, HeNormal, HeUniform, Init, Lsuv, PytorchDefaul
 from fanin.theory import rungs
 from fanin.theory.certificate import Predicted, certify, print_certificate
 from fanin.theory.certificate.weights import weights_of
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
 
 
 def test_layers_of_nested_sequences_keep_their_paths() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fanin.inits import HeNormal
 from fanin.theory.certificate import certify
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.layer_kind import UnpredictableLayer
 
 
 class Residual(nn.Module):

@@ -15,8 +15,9 @@ from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.theory import LayerMoments
 from fanin.theory.field import Sampling, predict_field, walk_field
 from fanin.theory.field.forward import pass_on
-from fanin.theory.field.interlayer import Between
-from fanin.theory.field.state import Made
+from fanin.theory.field.interlayer import Interlayer
+from fanin.theory.field.state import Preactivation
+from fanin.theory.layers import NamedLayer
 
 REFERENCE = pd.read_csv(
     Path(__file__).parents[1] / "reference.csv", comment="#", keep_default_na=False
@@ -163,8 +164,12 @@ def test_one_window_of_equal_correlations(row):
     n = side**2
     cov = rho * torch.ones(n, n).double() + (1 - rho) * torch.eye(n).double()
     zero, one = torch.zeros(1, 1, 1, n).double(), torch.ones(1, 1, 1, n).double()
-    made = Made(zero, one, cov[None, None, None], None, one, zero, zero[..., :1])
-    window = Between.of([("act", nn.ReLU()), ("pool", nn.MaxPool2d(side))], 1, (side, side))
+    made = Preactivation(zero, one, cov[None, None, None], None, one, zero, zero[..., :1])
+    window = Interlayer.of(
+        [NamedLayer.of("act", nn.ReLU()), NamedLayer.of("pool", nn.MaxPool2d(side))],
+        1,
+        (side, side),
+    )
     found = torch.stack(
         [
             pass_on(window, made, full=True, samples=2**14, place=(repeat,)).m2.squeeze()

@@ -10,7 +10,8 @@ from torch import nn
 
 from fanin.theory.field import Sampling, predict_field
 from fanin.theory.finite.simulate import conv_chain
-from fanin.theory.walk import UnpredictableLayer, walk
+from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.walk import walk
 
 C = 96
 IMAGES = torch.cat([image(seed=seed) for seed in range(4)])
