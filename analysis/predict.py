@@ -134,7 +134,7 @@ def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Te
     """The cell's network, its first probe images as fed, and their labels."""
     import torch
 
-    from experiments.cell import prepared, probe_images
+    from experiments.inputs import prepared, probe_images
     from experiments.schema import build_cell
 
     cell = build_cell(config)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.cell import prepared, probe_images
+from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments

@@ -1,48 +1,57 @@
-"""Run one cell: probe its draws, train it, and return its rows."""
+"""One cell's run: draw and measure its weights, train the last draw, collect its rows."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
-from experiments.begun import Begun
 from experiments.config.identity import flatten
-from experiments.inputs import prepared, probe_images
+from experiments.data import Dataset
+from experiments.inputs import calibration_images, prepared, probe_images
 from experiments.result import CellResult
-from experiments.schema import build_cell
-from experiments.training.checkpoint import Keeper
+from experiments.scaling import FittedScaling
+from experiments.schema import Cell, build_cell
+from experiments.training.checkpoint import CellCheckpoint, Checkpointer, TrainState
+from experiments.training.engines import TrainSpec
 from experiments.training.evaluate import evaluate
-from experiments.training.loop import OnLook, train
-from experiments.training.trained import Trained
+from experiments.training.loop import OnProgress, TrainResult, train
+from experiments.training.step import Params, StepConfig
+from fanin.inits import initialize
+from fanin.probes.measure import Losses, Measured, measure
+from fanin.probes.moments import random_cotangent
 from fanin.probes.table import stack
+from fanin.seeds import generator
 
-__all__ = ["begin", "finish", "prepared", "probe_images", "run_cell"]
+Measurement = tuple[Measured, dict[str, Any]]  # its rows, and their constant columns
 
 
 def run_cell(
     config: Mapping[str, Any],
     device: torch.device,
-    on_look: OnLook = lambda done, total: None,
-    keeper: Keeper | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+    checkpointer: Checkpointer | None = None,
 ) -> CellResult:
-    """Measure and train what a coerced config describes.
+    """Measure and train the cell that a coerced config describes.
 
     Parameters
     ----------
     config
         A coerced cell config (`experiments.schema.coerce_cell`).
     device
-        Where the data and the network live. Random numbers are drawn on the CPU, so weights,
+        Device of the data and the network. Random numbers are drawn on the CPU, so weights,
         batches and masks are the same on every device.
-    on_look
-        Called with (steps done, steps in all) now and then while training.
-    keeper
-        Keeps how far the cell is, and says where to go on from. On the same hardware what comes
-        out is the same to the bit, but for `seconds`, which adds up what was kept.
+    on_progress
+        Called with (steps done, steps in all): with 0 steps once the data is loaded, then now and
+        then while training.
+    checkpointer
+        Writes the cell's checkpoints and resumes from the last one. On the same hardware the result
+        is the same to the bit, but for `seconds`, which adds up. None disables checkpointing.
 
     Returns
     -------
@@ -53,106 +62,199 @@ def run_cell(
     Raises
     ------
     Stopped
-        `keeper.stop` said so, and the cell was not done.
+        `checkpointer.stop` returned True before the cell was done.
     """
-    begun = begin(config, device, on_look, keeper)
-    trains = begun.cell.train.steps != 0
-    return finish(begun, train(begun.member(), on_look) if trains else None)
+    run = CellRun.start(config, device, on_progress, checkpointer)
+    run.measure_draws()
+    trained = train(run.train_spec(), on_progress) if run.cell.train.steps != 0 else None
+    return run.finish(trained)
 
 
-def begin(
-    config: Mapping[str, Any],
-    device: torch.device,
-    on_look: OnLook = lambda done, total: None,
-    keeper: Keeper | None = None,
-    engine: str = "serial",
-) -> Begun:
-    """Draw and measure a cell's weights; draw 0 comes last, the network that trains.
+@dataclass
+class CellRun:
+    """A cell being run, and its measurements so far.
 
-    `on_look` is called with 0 steps done once the data is there, which other cells may share. What
-    another engine has kept is not used: its last bits are others.
+    Parameters
+    ----------
+    model
+        The network; it holds the weights that were last drawn or probed.
+    draws
+        Measurements at initialization, by draw.
+    probes
+        Measurements in training.
+    seconds
+        Time spent before training.
+    train_state
+        Training state to resume from; None starts with the model's weights.
+    checkpointer
+        Writes checkpoints. None disables checkpointing.
     """
-    started = time.perf_counter()
-    cell = build_cell(config)
-    data, scaling = prepared(cell, device)
-    on_look(0, cell.train.total_steps(len(data.train)))
-    model = cell.network().to(device, cell.train.torch_dtype)
-    model.eval()
-    begun = Begun(config, cell, model, data, scaling, keeper)
-    kept = None if keeper is None else keeper.open(_about(config, device, engine))
-    if kept is not None:
-        begun.take_up(kept)
-    spent = begun.seconds
-    for draw in reversed(range(max(cell.probe.draws, 1))):
-        wanted = draw < cell.probe.draws and draw not in begun.draws
-        if wanted or draw == 0:
-            begun.draw(draw)
-        if wanted:
-            begun.draws[draw] = begun.measure(draw)
-        begun.seconds = spent + time.perf_counter() - started
-        if wanted and keeper is not None and keeper.due():
-            begun.keep(None)
-            keeper.go_on()
-    return begun
 
+    config: Mapping[str, Any]
+    cell: Cell
+    model: nn.Module
+    data: Dataset
+    scaling: FittedScaling
+    checkpointer: Checkpointer | None = None
+    draws: dict[int, Measured] = field(default_factory=dict)
+    probes: list[Measurement] = field(default_factory=list)
+    seconds: float = 0.0
+    train_state: TrainState | None = None
 
-def finish(begun: Begun, trained: Trained | None) -> CellResult:
-    """Evaluate what training left (None: nothing was trained), and gather the cell's rows."""
-    started = time.perf_counter()
-    row = dict(flatten(begun.config)) | _outcome(begun, trained)
-    took = begun.seconds + (trained.seconds if trained is not None else 0.0)
-    row["seconds"] = took + time.perf_counter() - started
-    measured = begun.measured()
-    return CellResult(
-        row,
-        {
-            "layers": stack((each.layers, at) for each, at in measured),
-            "histograms": stack((each.histograms, at) for each, at in measured),
-            "tensors": stack((each.tensors, at) for each, at in measured),
-            "curves": trained.curves if trained is not None else {},
-        },
-    )
+    @classmethod
+    def start(
+        cls,
+        config: Mapping[str, Any],
+        device: torch.device,
+        on_progress: OnProgress = lambda done, total: None,
+        checkpointer: Checkpointer | None = None,
+        engine: str = "serial",
+    ) -> CellRun:
+        """Load the data, build the network, and restore the cell's checkpoint if it has one."""
+        started = time.perf_counter()
+        cell = build_cell(config)
+        data, scaling = prepared(cell, device)
+        on_progress(0, cell.train.total_steps(len(data.train)))  # other cells may share the data
+        model = cell.network().to(device, cell.train.torch_dtype)
+        run = cls(config, cell, model, data, scaling, checkpointer)
+        if checkpointer is not None:
+            key = {
+                "config": json.dumps(config, sort_keys=True),
+                "device": device.type,
+                "threads": str(torch.get_num_threads()),
+                "engine": engine,  # the last bits of the other engine differ
+            }
+            if (checkpoint := checkpointer.load(key)) is not None:
+                run.restore(checkpoint)
+        run.seconds += time.perf_counter() - started
+        return run
 
+    def restore(self, checkpoint: CellCheckpoint) -> None:
+        """Take over measurements and training state from a checkpoint."""
+        self.draws = {draw: Measured(**tables) for draw, tables in checkpoint.draws.items()}
+        self.probes = [(Measured(**tables), at) for tables, at in checkpoint.probes]
+        self.seconds = checkpoint.seconds
+        self.train_state = checkpoint.train_state
 
-def _about(config: Mapping[str, Any], device: torch.device, engine: str) -> dict[str, str]:
-    """What must be the same for a cell to go on."""
-    return {
-        "config": json.dumps(config, sort_keys=True),
-        "device": device.type,
-        "threads": str(torch.get_num_threads()),
-        "engine": engine,
-    }
+    def save(self, train_state: TrainState | None) -> None:
+        """Write a checkpoint of all measurements and of the training (None: not begun)."""
+        if self.checkpointer is not None:
+            draws = {draw: vars(measured) for draw, measured in self.draws.items()}
+            probes = [(vars(measured), at) for measured, at in self.probes]
+            self.checkpointer.save(CellCheckpoint(draws, probes, self.seconds, train_state))
 
+    def measure_draws(self) -> None:
+        """Draw and measure the weights; draw 0 comes last, the network that trains."""
+        n_draws, started, before = self.cell.probe.draws, time.perf_counter(), self.seconds
+        self.model.eval()
+        for draw in reversed(range(max(n_draws, 1))):
+            to_measure = draw < n_draws and draw not in self.draws
+            if to_measure or draw == 0:
+                self.draw_weights(draw)
+            if to_measure:
+                self.draws[draw] = self.measure(draw)
+            self.seconds = before + time.perf_counter() - started
+            checkpointer = self.checkpointer
+            if to_measure and checkpointer is not None and checkpointer.should_save():
+                self.save(None)
+                checkpointer.raise_if_stopped()
 
-def _outcome(begun: Begun, done: Trained | None) -> dict[str, Any]:
-    nan = float("nan")
-    row = {
-        "outcome": "ok",
-        "outcome_step": None,
-        "outcome_tensor": None,
-        "outcome_reason": None,
-        "test_accuracy": nan,
-        "test_loss": nan,
-        "train_loss": nan,
-    }
-    if done is None:
-        return row
-    row["train_loss"] = done.train_loss
-    if done.divergence is not None:
-        found = done.divergence
-        return row | {
-            "outcome": "diverged",
-            "outcome_step": found.step,
-            "outcome_tensor": found.tensor,
-            "outcome_reason": found.reason,
+    def draw_weights(self, draw: int) -> None:
+        """Give the model one draw of all its weights; each tensor has its own random stream."""
+        initialize(
+            self.model,
+            self.cell.init,
+            lambda tensor: generator("weights", self.cell.seed_weights, draw, tensor),
+            calibration_images(self.cell, self.data, self.scaling),
+        )
+
+    def measure(self, draw: int) -> Measured:
+        """Measure the model's present weights, along the draw's random cotangent."""
+        cell, settings = self.cell, self.cell.probe
+        images = probe_images(cell, self.data, self.scaling)
+        rng = generator("cotangent", cell.seed_weights, draw)
+        return measure(
+            self.model,
+            images,
+            random_cotangent(len(images), cell.objective.n_outputs, rng),
+            singles=tuple(image for image in settings.images if image < len(images)),
+            targets=self.data.train.y[: settings.size],
+            losses=Losses(cell.objective.per_example, cell.objective.loss),
+            head=cell.objective.output,
+            bins=settings.bins if settings.histograms else 0,
+            with_sharpness=settings.sharpness,
+            with_layer_sharpness=settings.layer_sharpness,
+            kept=settings.tensors,
+        )
+
+    def train_spec(self) -> TrainSpec:
+        """Return the network to train, with `probe` and `save` as its callbacks."""
+        cell = self.cell
+        self.model.train()
+        return TrainSpec(
+            cell,
+            StepConfig(self.model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound),
+            self.data,
+            self.scaling,
+            on_probe=self.probe,
+            resume=self.train_state,
+            checkpointer=self.checkpointer,
+            on_save=self.save,
+        )
+
+    def probe(self, step: int, params: Params) -> None:
+        """Measure the network in training, before a step."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(params[name])
+        self.model.eval()
+        self.probes.append((self.measure(0), {"draw": 0, "step": step}))
+        self.model.train()
+
+    def finish(self, trained: TrainResult | None) -> CellResult:
+        """Evaluate the trained network (None: nothing was trained), and collect the cell's rows."""
+        started = time.perf_counter()
+        row = dict(flatten(self.config)) | self._outcome(trained)
+        before = self.seconds + (trained.seconds if trained is not None else 0.0)
+        row["seconds"] = before + time.perf_counter() - started
+        draws = [(self.draws[draw], {"draw": draw, "step": 0}) for draw in sorted(self.draws)]
+        measured = draws + self.probes
+        return CellResult(
+            row,
+            {
+                "layers": stack((each.layers, at) for each, at in measured),
+                "histograms": stack((each.histograms, at) for each, at in measured),
+                "tensors": stack((each.tensors, at) for each, at in measured),
+                "curves": trained.curves if trained is not None else {},
+            },
+        )
+
+    def _outcome(self, trained: TrainResult | None) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "outcome": "ok",
+            "outcome_step": None,
+            "outcome_tensor": None,
+            "outcome_reason": None,
+            "test_accuracy": float("nan"),
+            "test_loss": float("nan"),
+            "train_loss": float("nan"),
         }
-    cell = begun.cell
-    tested = evaluate(
-        begun.model,
-        done.params,
-        begun.data.test,
-        begun.scaling,
-        cell.objective,
-        cell.train.torch_dtype,
-    )
-    return row | {"test_accuracy": tested.accuracy, "test_loss": tested.loss}
+        if trained is None:
+            return row
+        row["train_loss"] = trained.train_loss
+        if (divergence := trained.divergence) is not None:
+            row["outcome"] = "diverged"
+            row["outcome_step"] = divergence.step
+            row["outcome_tensor"] = divergence.tensor
+            row["outcome_reason"] = divergence.reason
+            return row
+        tested = evaluate(
+            self.model,
+            trained.params,
+            self.data.test,
+            self.scaling,
+            self.cell.objective,
+            self.cell.train.torch_dtype,
+        )
+        row["test_accuracy"], row["test_loss"] = tested.accuracy, tested.loss
+        return row

@@ -10,7 +10,7 @@ from experiments.schema import build_cell
 from experiments.sweep.runners.protocol import Runner, Tick
 from experiments.sweep.trial import Trial, try_engines
 from experiments.sweep.types import Engine, Task
-from experiments.training.stackable import why_serial
+from experiments.training.engines import why_serial
 from fanin.errors import FaninError
 
 Asked = Literal["serial", "stacked", "auto"]

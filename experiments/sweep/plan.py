@@ -14,7 +14,7 @@ from experiments.sweep.expand import PlannedCell
 from experiments.sweep.packing import Bounds, packed
 from experiments.sweep.store.state import DONE, FAILED, CellState
 from experiments.sweep.types import Pack, Task, grouped, similar
-from experiments.training.memory import training_bytes
+from experiments.training.stack_size import training_bytes
 
 Groups = Mapping[str, Sequence[Task]]
 

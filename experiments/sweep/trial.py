@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from experiments.cell import begin
+from experiments.cell import CellRun
 from experiments.stack import FAILURES
-from experiments.training.feed import Feed
-from experiments.training.lanes import Lanes, OneLane, StackedLanes
-from experiments.training.loop import Member
+from experiments.training.engines import Engine, SerialEngine, StackedEngine, TrainSpec
 from experiments.training.step import Params
 from fanin.errors import FaninError
 
@@ -50,50 +48,42 @@ def try_engines(configs: Sequence[Mapping[str, Any]], device: str) -> Trial:
         Fewer than two cells can be made, or one can't be trained.
     """
     try:
-        members = _begun(configs, device)
-        serial, stacked = _seconds_each(members, device)
-        return Trial(serial, stacked, _independent(members))
+        specs = _started(configs, device)
+        serial, stacked = _seconds_each(specs, device)
+        return Trial(serial, stacked, _independent(specs))
     except FAILURES as error:
         raise FaninError(f"{type(error).__name__}: {error}") from error
 
 
-def _begun(configs: Sequence[Mapping[str, Any]], device: str) -> list[Member]:
-    """The cells that can be begun; what is wrong with another, its own run says."""
-    members: list[Member] = []
+def _started(configs: Sequence[Mapping[str, Any]], device: str) -> list[TrainSpec]:
+    """Return the cells that can be started; what is wrong with another, its own run says."""
+    specs: list[TrainSpec] = []
     for left, config in zip(reversed(range(len(configs))), configs, strict=True):
+        unprobed = {**config, "probe": {**config["probe"], "draws": 0}}
         try:
-            members.append(begin(_unprobed(config), torch.device(device)).member())
+            run = CellRun.start(unprobed, torch.device(device))
+            run.measure_draws()
+            specs.append(run.train_spec())
         except FAILURES:
-            if len(members) + left < 2:
+            if len(specs) + left < 2:
                 raise
-    return members
+    return specs
 
 
-def _unprobed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, "probe": {**config["probe"], "draws": 0}}
-
-
-def _stacked(members: Sequence[Member]) -> StackedLanes:
-    feeds = [Feed(m.cell, m.task, m.data, m.scaling) for m in members]
-    return StackedLanes([member.task for member in members], feeds)
-
-
-def _seconds_each(members: Sequence[Member], device: str) -> tuple[float, float]:
-    one = members[0]
-    alone = OneLane(one.task, Feed(one.cell, one.task, one.data, one.scaling))
-    engines: tuple[Lanes, Lanes] = alone, _stacked(members)
+def _seconds_each(specs: Sequence[TrainSpec], device: str) -> tuple[float, float]:
+    engines: tuple[Engine, Engine] = SerialEngine(specs[:1]), StackedEngine(specs)
     taken: tuple[list[float], list[float]] = ([], [])
     for step in range(1 + TIMED_STEPS):
-        for lanes, times in zip(engines, taken, strict=True):
-            times.append(_seconds(lanes, step, device))
+        for engine, times in zip(engines, taken, strict=True):
+            times.append(_seconds(engine, step, device))
     serial, stacked = (statistics.median(times[1:]) for times in taken)
-    return serial, stacked / len(members)
+    return serial, stacked / len(specs)
 
 
-def _seconds(lanes: Lanes, step: int, device: str) -> float:
+def _seconds(engine: Engine, step: int, device: str) -> float:
     _wait_for(device)
     began = time.perf_counter()
-    lanes.step(step)
+    engine.step(step)
     _wait_for(device)
     return time.perf_counter() - began
 
@@ -103,18 +93,18 @@ def _wait_for(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _independent(members: Sequence[Member]) -> bool:
-    """Whether the cells' parameters are the same to the bit in reverse order, and with fewer."""
-    expected = _after(members)
-    backwards = _after(members[::-1])[::-1]
-    fewer = _after(members[: len(members) // 2])
+def _independent(specs: Sequence[TrainSpec]) -> bool:
+    """Return True if the parameters are the same to the bit in reverse order, and with fewer."""
+    expected = _after(specs)
+    backwards = _after(specs[::-1])[::-1]
+    fewer = _after(specs[: len(specs) // 2])
     pairs = [*zip(expected, backwards, strict=True), *zip(expected, fewer, strict=False)]
     return all(torch.equal(mine[name], other[name]) for mine, other in pairs for name in mine)
 
 
-def _after(members: Sequence[Member]) -> list[Params]:
-    """Each cell's parameters after a few steps of a stack."""
-    lanes = _stacked(members)
+def _after(specs: Sequence[TrainSpec]) -> list[Params]:
+    """Return each cell's parameters after a few steps of a stack."""
+    engine = StackedEngine(specs)
     for step in range(COMPARED_STEPS):
-        lanes.step(step)
-    return [lanes.state(place)["params"] for place in range(len(members))]
+        engine.step(step)
+    return [engine.state(place)["params"] for place in range(len(specs))]

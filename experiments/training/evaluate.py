@@ -11,8 +11,7 @@ from torch.func import functional_call
 
 from experiments.data import Split
 from experiments.scaling import FittedScaling
-from experiments.training.layout import layout
-from experiments.training.pools_first import pools_first
+from experiments.training.cpu_performance import memory_format, swap_relu_maxpool
 from fanin.losses import Objective
 
 # Images in one forward pass, at most: about a batch, whose maps stay in a CPU's cache. It is also
@@ -22,7 +21,7 @@ CHUNK = 128
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over a set, and the share of right answers (NaN for regression)."""
+    """Mean loss over a set, and the share of correct answers (NaN for regression)."""
 
     loss: float
     accuracy: float
@@ -40,14 +39,14 @@ def evaluate(
     """Evaluate parameters on a split, dropout off, sums in float64."""
     training = model.training
     model.eval()
-    memory_format, quick = layout(model, dtype, split.x.device), pools_first(model)
+    format_, fast = memory_format(model, dtype, split.x.device), swap_relu_maxpool(model)
     losses: list[Tensor] = []
     right: list[Tensor] = []
     # Even parts: batch normalization can do nothing with a last batch of one image.
     parts = math.ceil(len(split) / CHUNK)
     for x, y in zip(split.x.tensor_split(parts), split.y.tensor_split(parts), strict=True):
-        images = scaling.apply(x, dtype).to(memory_format=memory_format)
-        logits = functional_call(quick, params, (images,))
+        images = scaling.apply(x, dtype).to(memory_format=format_)
+        logits = functional_call(fast, params, (images,))
         losses.append(objective.per_example(logits, y).double())
         correct = objective.correct(logits, y)
         if correct is not None:

@@ -1,169 +1,239 @@
-"""The training loop: batches in, curves out; measuring and keeping are callbacks."""
+"""The training loop: batches in, losses out; probing and saving are callbacks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.training.divergence import Divergence, diagnose, forward_fault
-from experiments.training.feed import Feed
-from experiments.training.lanes import Lanes, OneLane, StackedLanes
-from experiments.training.lookout import Lookout
-from experiments.training.member import Member
-from experiments.training.progress import Progress
-from experiments.training.step import ALIVE, State
-from experiments.training.trained import Trained
+from experiments.training.checkpoint import TrainState
+from experiments.training.divergence import (
+    Divergence,
+    DivergenceMonitor,
+    diagnose,
+    forward_fault,
+)
+from experiments.training.engines import Engine, SerialEngine, StackedEngine, TrainSpec
+from experiments.training.evaluate import evaluate
+from experiments.training.loader import BatchLoader
+from experiments.training.step import ALIVE, NetworkState, Params
 
 # Steps between two looks at the device; a network that has diverged is frozen and idles until then.
-LOOK_EVERY = 16
+SYNC_EVERY = 16
 
-OnLook = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
-def train(member: Member, on_look: OnLook) -> Trained:
-    """Train one cell's network, from the weights its model holds or from its progress.
+@dataclass(frozen=True)
+class TrainResult:
+    """Outcome of training one network.
 
     Parameters
     ----------
-    member
-        The cell; data and network are on one device.
-    on_look
+    params
+        Parameters after the last step, or before the step that diverged.
+    divergence
+        Step and tensor at which it diverged; None if it did not.
+    train_loss
+        Mean loss over the last epoch (or all steps, if fewer); the last loss of a network that
+        diverged; NaN if there were no steps.
+    seconds
+        This network's share of the time; networks that train together get equal shares.
+    curves
+        Columns of the `curves` table.
+    """
+
+    params: Params
+    divergence: Divergence | None
+    train_loss: float
+    seconds: float
+    curves: dict[str, list[Any]]
+
+
+def train(spec: TrainSpec, on_progress: OnProgress) -> TrainResult:
+    """Train one network, from the weights its model holds or from the state it resumes.
+
+    Parameters
+    ----------
+    spec
+        The network; its model and data are on one device.
+    on_progress
         Called with (steps done, steps in all) now and then.
 
     Raises
     ------
     Stopped
-        The member's keeper was told to stop.
+        The spec's checkpointer was told to stop.
     """
-    ((_, trained),) = _train([member], on_look, stacked=False)
-    return trained
+    ((_, result),) = _train([spec], SerialEngine([spec]), on_progress)
+    return result
 
 
-def train_stacked(members: Sequence[Member], on_look: OnLook) -> Iterator[tuple[int, Trained]]:
-    """Train cells as one program; a network that diverges leaves it and costs no more time.
+def train_stacked(
+    specs: Sequence[TrainSpec], on_progress: OnProgress
+) -> Iterator[tuple[int, TrainResult]]:
+    """Train networks as one program; one that diverges leaves it and costs no more time.
 
     Parameters
     ----------
-    members
-        Cells that differ in scaling, init, seeds and their optimizer's numbers alone, and are all
-        at the same step. When to keep how far they are, one of their keepers says for all.
-    on_look
+    specs
+        Networks whose cells differ in scaling, init, seeds and their optimizer's numbers alone,
+        and are all at the same step. One of the checkpointers says for all when to save.
+    on_progress
         As for `train`.
 
     Yields
     ------
     tuple
-        Index in `members`, and what training left, as each one ends.
+        Index in `specs`, and the network's result, as each one ends.
 
     Raises
     ------
     Stopped
         As for `train`.
     """
-    return _train(members, on_look, stacked=True)
+    yield from _train(specs, StackedEngine(specs), on_progress)
 
 
 def _train(
-    members: Sequence[Member], on_look: OnLook, stacked: bool
-) -> Iterator[tuple[int, Trained]]:
-    cell = members[0].cell
-    feeds = [Feed(m.cell, m.task, m.data, m.scaling) for m in members]
-    lanes = _lanes(members, feeds, stacked)
-    total, every = feeds[0].total, cell.train.evaluate_every
-    tested = set(range(every, total, every)) if every else set()
-    probed = set(cell.probe.steps)
-    looked = {*range(LOOK_EVERY, total, LOOK_EVERY), total, *tested, *probed}
-    first, losses = _losses(members, feeds[0])
-    trained = [Trained.so_far(m.progress) for m in members]
-    running = list(range(len(members)))  # indices of members, in the lanes' order
-    columns = torch.tensor(running, device=losses.device)
-    lookout, last = Lookout(), time.perf_counter()
-    if first:
-        on_look(first, total)
+    specs: Sequence[TrainSpec], engine: Engine, on_progress: OnProgress
+) -> Iterator[tuple[int, TrainResult]]:
+    settings, n_steps = specs[0].cell.train, engine.loaders[0].n_steps
+    every = settings.evaluate_every
+    evaluate_at = set(range(every, n_steps, every)) if every else set()
+    probe_at = set(specs[0].cell.probe.steps)
+    sync_at = {*range(SYNC_EVERY, n_steps, SYNC_EVERY), n_steps, *evaluate_at, *probe_at}
 
-    for step in range(first, total):
-        if step in probed:
-            for place, index in enumerate(running):
-                members[index].on_probe(step, lanes.state(place)["params"])
-        losses[step, columns] = lanes.step(step).double()
-        if step + 1 in looked:
-            on_look(step + 1, total)
-            # What is about to be used is waited for; else the device is asked without waiting.
-            waits = step + 1 in tested | probed | {total}
-            marks = lanes.failed_at().tolist() if waits else lookout.ask(lanes.failed_at())
-            last = _share(trained, running, last)
-            if marks is not None and any(mark != ALIVE for mark in marks):
-                for place, mark in enumerate(marks):
-                    if mark != ALIVE:
-                        index = running[place]
-                        inputs, state = feeds[index].at(mark), lanes.state(place)
-                        found = diagnose(members[index].task, state, *inputs)
-                        trained[index].end(state, losses[:, index], found, feeds[index])
-                        yield index, trained[index]
-                places = [place for place, mark in enumerate(marks) if mark == ALIVE]
-                running = [running[place] for place in places]
+    networks = [
+        _Network(index, spec, loader)
+        for index, (spec, loader) in enumerate(zip(specs, engine.loaders, strict=True))
+    ]
+    running = networks  # in the engine's order
+    device = engine.loaders[0].device
+    losses = torch.zeros(n_steps, len(specs), dtype=torch.float64, device=device)
+    first_step = 0
+    for network in networks:
+        if network.spec.resume is not None:
+            first_step = network.spec.resume.step
+            losses[:first_step, network.index] = network.spec.resume.losses
+    columns = torch.arange(len(networks), device=device)
+    monitor, last_time = DivergenceMonitor(), time.perf_counter()
+    if first_step:
+        on_progress(first_step, n_steps)
+
+    for step in range(first_step, n_steps):
+        if step in probe_at:
+            for place, network in enumerate(running):
+                network.spec.on_probe(step, engine.state(place)["params"])
+        losses[step, columns] = engine.step(step).double()
+        done = step + 1
+        if done in sync_at:
+            on_progress(done, n_steps)
+            # Networks about to be evaluated or probed must be known to be alive.
+            wait = done in evaluate_at | probe_at | {n_steps}
+            failed_at = monitor.read(engine.failed_at(), wait)
+            last_time = _share_time(running, last_time)
+            if failed_at is not None and any(at != ALIVE for at in failed_at):
+                for place, network in enumerate(running):
+                    if failed_at[place] != ALIVE:
+                        state = engine.state(place)
+                        divergence = network.diagnose(failed_at[place], state)
+                        yield network.index, network.result(state, losses, divergence)
+                alive = [place for place, at in enumerate(failed_at) if at == ALIVE]
+                running = [running[place] for place in alive]
                 if not running:
                     return
-                lanes.keep(places)
-                columns = torch.tensor(running, device=losses.device)
-                lookout.forget()
-            if step + 1 in tested:
-                for place, index in enumerate(running):
-                    trained[index].test(members[index], lanes.state(place)["params"], step + 1)
-        keeper = members[running[0]].keeper
-        if keeper is not None and keeper.due():
-            last = _share(trained, running, last)
-            for place, index in enumerate(running):
-                done, state = losses[: step + 1, index], lanes.state(place)
-                members[index].on_keep(_progress(members[index], trained[index], done, state))
-            keeper.go_on()
+                engine.keep(alive)
+                columns = torch.tensor([network.index for network in running], device=device)
+                monitor.reset()
+            if done in evaluate_at:
+                for place, network in enumerate(running):
+                    network.evaluate(engine.state(place)["params"], done)
+        checkpointer = running[0].spec.checkpointer
+        if checkpointer is not None and checkpointer.should_save():
+            last_time = _share_time(running, last_time)
+            for place, network in enumerate(running):
+                network.save(engine.state(place), losses[:done, network.index])
+            checkpointer.raise_if_stopped()
 
-    for place, index in enumerate(running):
-        member, state = members[index], lanes.state(place)
-        # What the last update did shows on the batch that would come next.
-        x, y, _, masks = feeds[index].at(total)
-        bad = forward_fault(member.task, state["params"], x, y, masks)
-        divergence = None if bad is None else Divergence(total, *bad)
-        if total in probed:
-            member.on_probe(total, state["params"])
-        trained[index].end(state, losses[:, index], divergence, feeds[index])
-        yield index, trained[index]
+    for place, network in enumerate(running):
+        state = engine.state(place)
+        fault = network.last_fault(state["params"])
+        if n_steps in probe_at:
+            network.spec.on_probe(n_steps, state["params"])
+        yield network.index, network.result(state, losses, fault)
 
 
-def _lanes(members: Sequence[Member], feeds: Sequence[Feed], stacked: bool) -> Lanes:
-    """The networks as they are before the first step of this process."""
-    tasks, device = [m.task for m in members], feeds[0].device
-    before = [m.progress.copied(device) for m in members if m.progress is not None]
-    for task, progress in zip(tasks, before, strict=False):
-        progress.load_buffers(task.model)
-    states = [progress.state for progress in before]
-    if stacked:
-        return StackedLanes(tasks, feeds, states or None)
-    return OneLane(tasks[0], feeds[0], states[0] if states else None)
+class _Network:
+    """One network in training: its curves and its share of the time so far."""
+
+    def __init__(self, index: int, spec: TrainSpec, loader: BatchLoader) -> None:
+        self.index = index  # in the specs, and its column of the losses
+        self.spec = spec
+        self.loader = loader
+        self.curves: dict[str, list[Any]] = {"step": [], "metric": [], "value": []}
+        self.seconds = 0.0
+        if spec.resume is not None:
+            self.curves = {name: list(column) for name, column in spec.resume.curves.items()}
+            self.seconds = spec.resume.seconds
+
+    def evaluate(self, params: Params, step: int) -> None:
+        """Add the loss and accuracy on the test set after so many steps to the curves."""
+        spec, config = self.spec, self.spec.step
+        dtype = spec.cell.train.torch_dtype
+        tested = evaluate(
+            config.model, params, spec.data.test, spec.scaling, config.objective, dtype
+        )
+        self._add_point(step, "test_loss", tested.loss)
+        self._add_point(step, "test_accuracy", tested.accuracy)
+
+    def diagnose(self, failed_at: int, state: NetworkState) -> Divergence:
+        """Name the tensor that was bad at the step that diverged."""
+        return diagnose(self.spec.step, state, self.loader.at(failed_at))
+
+    def last_fault(self, params: Params) -> Divergence | None:
+        """Return what the last update spoilt: it shows on the batch that would come next."""
+        n_steps = self.loader.n_steps
+        bad = forward_fault(self.spec.step, params, self.loader.at(n_steps))
+        return None if bad is None else Divergence(n_steps, *bad)
+
+    def save(self, state: NetworkState, losses: Tensor) -> None:
+        """Hand the training state so far to the spec's `on_save`."""
+        buffers = dict(self.spec.step.model.named_buffers())
+        self.spec.on_save(
+            TrainState(len(losses), state, buffers, losses, self.curves, self.seconds)
+        )
+
+    def result(
+        self, state: NetworkState, losses: Tensor, divergence: Divergence | None
+    ) -> TrainResult:
+        """Return the outcome of training, with the loss of each step in the curves."""
+        # Copies: a view of a stack's tensors would keep the whole of them in memory.
+        params = {name: tensor.clone() for name, tensor in state["params"].items()}
+        n_steps, train_loss = self.loader.n_steps, float("nan")
+        count = n_steps if divergence is None else min(divergence.step + 1, n_steps)
+        values = losses[:count, self.index].tolist()
+        for step, value in enumerate(values):
+            self._add_point(step, "train_loss", value)
+        if values and divergence is None:
+            last_epoch = values[-self.loader.steps_per_epoch :]
+            train_loss = sum(last_epoch) / len(last_epoch)
+        elif values:
+            train_loss = values[-1]
+        return TrainResult(params, divergence, train_loss, self.seconds, self.curves)
+
+    def _add_point(self, step: int, metric: str, value: float) -> None:
+        for column, entry in zip(self.curves.values(), (step, metric, value), strict=True):
+            column.append(entry)
 
 
-def _losses(members: Sequence[Member], feed: Feed) -> tuple[int, Tensor]:
-    """The number of the first step to take, and room for every loss, those before filled in."""
-    losses = torch.zeros(feed.total, len(members), dtype=torch.float64, device=feed.device)
-    first = 0
-    for index, member in enumerate(members):
-        if member.progress is not None:
-            first = member.progress.step
-            losses[:first, index] = member.progress.losses
-    return first, losses
-
-
-def _progress(member: Member, trained: Trained, losses: Tensor, state: State) -> Progress:
-    buffers = dict(member.task.model.named_buffers())
-    return Progress(len(losses), state, buffers, losses, trained.curves, trained.seconds)
-
-
-def _share(trained: Sequence[Trained], running: Sequence[int], last: float) -> float:
-    """Divide the time since the last look among the networks that ran; return the time now."""
+def _share_time(running: Sequence[_Network], last_time: float) -> float:
+    """Divide the time since the last call among the running networks; return the time now."""
     now = time.perf_counter()
-    for index in running:
-        trained[index].seconds += (now - last) / len(running)
+    for network in running:
+        network.seconds += (now - last_time) / len(running)
     return now

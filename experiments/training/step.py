@@ -1,9 +1,9 @@
 """One training step as a pure function of tensors.
 
 A network alone runs it as it is; a stack of networks runs the same under `torch.vmap`, where only
-`torch.func` can differentiate. There is no branch on a tensor's value and no read-back in it: a
-step that goes wrong is marked in the state, which is then frozen, and the loop looks at the mark
-now and then.
+`torch.func` can differentiate. It has no branch on a tensor's value and reads nothing back: a step
+that diverges is marked in the state, which is then frozen, and the loop reads the mark now and
+then.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from experiments.optim import Optimizer
 from fanin.losses import Objective
 
 Params = dict[str, Tensor]
-State = dict[str, Any]  # params, optimizer (a tree of tensors), step, failed_at
-Step = Callable[[State, Tensor, Tensor, float | Tensor, Params], tuple[State, Tensor]]
+NetworkState = dict[str, Any]  # params, optimizer (a tree of tensors), step, failed_at
+Step = Callable[[NetworkState, Tensor, Tensor, float | Tensor, Params], tuple[NetworkState, Tensor]]
 LossOf = Callable[[Params], Tensor]
 Differentiate = Callable[[LossOf, Params], tuple[Params, Tensor]]
 ALIVE = -1  # `failed_at` of a network that has not diverged
 
 
 @dataclass(frozen=True)
-class Task:
-    """What one step needs to know besides tensors."""
+class StepConfig:
+    """Everything that one step depends on besides tensors."""
 
     model: nn.Module
     objective: Objective
@@ -39,20 +39,20 @@ class Task:
     loss_bound: float
 
 
-def start(task: Task) -> State:
-    """The state before the first step, on the model's device."""
-    params = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+def initial_state(config: StepConfig) -> NetworkState:
+    """Return the state before the first step, on the model's device."""
+    params = {name: p.detach().clone() for name, p in config.model.named_parameters()}
     device = next(iter(params.values())).device
     return {
         "params": params,
-        "optimizer": task.optim.init(params),
+        "optimizer": config.optim.init(params),
         "step": torch.tensor(0, device=device),
         "failed_at": torch.tensor(ALIVE, device=device),
     }
 
 
 def by_autograd(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
-    """Gradients and loss of a network alone."""
+    """Return gradients and loss of a single network."""
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         loss = loss_of(leaves)
@@ -62,43 +62,43 @@ def by_autograd(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
 
 
 def by_transform(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
-    """The same as `torch.vmap` can follow it; it takes up to twice the time of a small network."""
+    """Return the same under `torch.vmap`; it takes up to twice the time of a small network."""
     gradients, loss = grad_and_value(loss_of)(params)
     return gradients, loss
 
 
 def loss_and_gradients(
-    task: Task,
+    config: StepConfig,
     params: Params,
     x: Tensor,
     y: Tensor,
     masks: Params,
     differentiate: Differentiate = by_autograd,
 ) -> tuple[Tensor, Params]:
-    """Mean loss on a batch, and its gradients after the cell's clipping."""
+    """Return the mean loss on a batch, and its gradients after the cell's clipping."""
 
     def loss_of(p: Params) -> Tensor:
-        return task.objective.loss(functional_call(task.model, p | masks, (x,)), y)
+        return config.objective.loss(functional_call(config.model, p | masks, (x,)), y)
 
     gradients, loss = differentiate(loss_of, params)
-    return loss, task.clip.apply(gradients)
+    return loss, config.clip.apply(gradients)
 
 
-def make_step(task: Task, differentiate: Differentiate = by_autograd) -> Step:
-    """The step of one cell: (state, x, y, lr, dropout masks) -> (state, loss).
+def make_step(config: StepConfig, differentiate: Differentiate = by_autograd) -> Step:
+    """Return the step of one cell: (state, x, y, lr, dropout masks) -> (state, loss).
 
     A step that diverges (loss not finite or above the bound, or a parameter not finite after the
-    update) leaves parameters and optimizer as they were before it and notes its number in
-    `failed_at`; so does every later one.
+    update) leaves parameters and optimizer as they were before it and writes its number into
+    `failed_at`; every later step leaves them too.
     """
 
     def step(
-        state: State, x: Tensor, y: Tensor, lr: float | Tensor, masks: Params
-    ) -> tuple[State, Tensor]:
+        state: NetworkState, x: Tensor, y: Tensor, lr: float | Tensor, masks: Params
+    ) -> tuple[NetworkState, Tensor]:
         params = state["params"]
-        loss, gradients = loss_and_gradients(task, params, x, y, masks, differentiate)
-        updated, optimizer = task.optim.update(params, gradients, state["optimizer"], lr)
-        good = _finite(updated) & loss.isfinite() & (loss <= task.loss_bound)
+        loss, gradients = loss_and_gradients(config, params, x, y, masks, differentiate)
+        updated, optimizer = config.optim.update(params, gradients, state["optimizer"], lr)
+        good = _all_finite(updated) & loss.isfinite() & (loss <= config.loss_bound)
         alive = good & (state["failed_at"] == ALIVE)
         newly_failed = ~good & (state["failed_at"] == ALIVE)
         return {
@@ -111,8 +111,7 @@ def make_step(task: Task, differentiate: Differentiate = by_autograd) -> Step:
     return step
 
 
-def _finite(params: Params) -> Tensor:
-    """Whether all entries are finite."""
+def _all_finite(params: Params) -> Tensor:
     # NaN counts as the largest there is. `isfinite` of whole tensors takes ten times as long.
     return torch.stack([p.abs().amax() for p in params.values()]).isfinite().all()
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.cell import prepared, run_cell
+from experiments.cell import run_cell
+from experiments.inputs import prepared
 from experiments.result import CellResult
 from experiments.schema import build_cell
-from experiments.training.batches import Batches
-from experiments.training.loop import LOOK_EVERY
+from experiments.training.loader import BatchOrder
+from experiments.training.loop import SYNC_EVERY
 
 SMALL = ("data.side=7", "data.n_train=128", "data.n_test=64", "train.batch_size=32")
 CPU = torch.device("cpu")
@@ -288,7 +289,7 @@ def test_the_naive_loss_overflows_where_the_stable_one_does_not(run):
 
 @pytest.mark.parametrize(
     ("bad_step", "total"),
-    [(step, 37) for step in (0, 1, LOOK_EVERY - 1, LOOK_EVERY, 2 * LOOK_EVERY - 1, 36)] + [(4, 5)],
+    [(step, 37) for step in (0, 1, SYNC_EVERY - 1, SYNC_EVERY, 2 * SYNC_EVERY - 1, 36)] + [(4, 5)],
 )
 def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
     run, cell_config, monkeypatch, bad_step, total
@@ -298,10 +299,10 @@ def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
     bad = data.train.x.isnan().flatten(1).any(1)
     assert bad.sum() == 1
 
-    def good_until_bad(order: Batches, step: int) -> Tensor:
+    def good_until_bad(order: BatchOrder, step: int) -> Tensor:
         return (bad if step == bad_step else ~bad).nonzero()[:, 0].repeat(32)[:32]
 
-    monkeypatch.setattr(Batches, "at", good_until_bad)
+    monkeypatch.setattr(BatchOrder, "at", good_until_bad)
     length = (f"train.steps={total}", "train.evaluate_every=5", f"probe.steps=[3,{total}]")
     result = run(*spoilt, *length, "optim.lr=1e-3", "probe.draws=0")
     assert outcome(result) == ("diverged", bad_step, "input", "nan")

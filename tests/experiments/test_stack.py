@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments import stack as room
-from experiments.cell import CellResult, run_cell
+from experiments.cell import CellRun, run_cell
+from experiments.result import CellResult
 from experiments.stack import run_stack
 from experiments.sweep.interrupts import Interrupted
-from experiments.training.lanes import StackedLanes
+from experiments.training.engines import StackedEngine
 from fanin.errors import FaninError
 
 CPU = torch.device("cpu")
@@ -135,24 +135,24 @@ def test_a_cell_that_diverges_is_given_before_the_others_are_done(stack):
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()], ids=repr)
 def test_a_cell_that_fails_before_training_costs_only_itself(stack, monkeypatch, error):
     configs = stack("train.steps=3")
-    begin = room.begin
+    measure_draws = CellRun.measure_draws
 
-    def failing_begin(config, *others, **named):
-        if config["seed"] == 1:
+    def failing(run: CellRun) -> None:
+        if run.config["seed"] == 1:
             raise error
-        return begin(config, *others, **named)
+        measure_draws(run)
 
-    monkeypatch.setattr(room, "begin", failing_begin)
+    monkeypatch.setattr(CellRun, "measure_draws", failing)
     found = results(configs)
     assert found[1] is error
     assert found[0].row["outcome"] == found[2].row["outcome"] == "ok"
 
 
 def test_an_interrupt_is_nobodys_failure(stack, monkeypatch):
-    def interrupted(*given, **named):
+    def interrupted(run: CellRun) -> None:
         raise Interrupted
 
-    monkeypatch.setattr(room, "begin", interrupted)
+    monkeypatch.setattr(CellRun, "measure_draws", interrupted)
     with pytest.raises(Interrupted):
         results(stack("train.steps=3"))
 
@@ -163,15 +163,15 @@ def patched_step(monkeypatch):
 
     def patch(fails, error: BaseException) -> list[int]:
         sizes: list[int] = []
-        step = StackedLanes.step
+        step = StackedEngine.step
 
-        def failing_step(self: StackedLanes, number: int) -> Tensor:
-            sizes.append(len(self._feeds))
-            if fails(self._feeds):
+        def failing_step(self: StackedEngine, number: int) -> Tensor:
+            sizes.append(len(self.loaders))
+            if fails(self.loaders):
                 raise error
             return step(self, number)
 
-        monkeypatch.setattr(StackedLanes, "step", failing_step)
+        monkeypatch.setattr(StackedEngine, "step", failing_step)
         return sizes
 
     return patch

@@ -15,7 +15,7 @@ from analysis.load import Results
 from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
 from experiments.sweep.store.plan_file import read_frozen
-from experiments.training.batches import Batches
+from experiments.training.loader import BatchOrder
 from fanin.errors import FaninError
 from fanin.inits import WeightShape
 
@@ -202,7 +202,7 @@ def _labels_and_first(cell: Cell) -> tuple[Tensor, Tensor]:
     """The labels of the images, and which of them the first step is fed."""
     labels = prepared(cell, CPU)[0].train.y
     size = cell.train.batch_of(len(labels))
-    return labels, Batches(len(labels), size, cell.seed_data).at(0)
+    return labels, BatchOrder(len(labels), size, cell.seed_data).at(0)
 
 
 def _at_steps(layers: pd.DataFrame, quantity: str, layer: str, image: int) -> pd.Series:

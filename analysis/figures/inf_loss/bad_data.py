@@ -10,10 +10,10 @@ import torch
 from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.study import Headline
 from analysis.load import Results
-from experiments.cell import prepared
+from experiments.inputs import prepared
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
-from experiments.training.batches import Batches
+from experiments.training.loader import BatchOrder
 
 
 def first_spoilt_step(config: Mapping[str, Any]) -> int | None:
@@ -22,7 +22,7 @@ def first_spoilt_step(config: Mapping[str, Any]) -> int | None:
     data, scaling = prepared(cell, torch.device("cpu"))
     spoilt = ~scaling.apply(data.train.x).isfinite().flatten(1).all(1)
     size = cell.train.batch_of(len(data.train))
-    batches = Batches(len(data.train), size, cell.seed_data)
+    batches = BatchOrder(len(data.train), size, cell.seed_data)
     steps = range(cell.train.total_steps(len(data.train)))
     return next((step for step in steps if bool(spoilt[batches.at(step)].any())), None)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from analysis.predict_cell import predict_cell
-from experiments.cell import prepared, probe_images
+from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.inits.weight_shape import WeightShape
 from fanin.theory.certificate.assemble import finest

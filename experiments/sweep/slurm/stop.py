@@ -19,7 +19,7 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.state import read_states
 from experiments.sweep.types import Pack
 from experiments.sweep.worker.finalize import settle
-from experiments.training.checkpoint import how_far
+from experiments.training.checkpoint import saved_progress
 
 FRUITLESS = 3  # turns in a row that get nowhere, after which a cell is given up
 OVER = 75  # exit status of a job that was stopped and does not go on (sysexits.h)
@@ -31,7 +31,7 @@ Standing = Mapping[str, tuple[int, int]]  # by cell, how far it is
 def standing(folder: SweepFolder, packs: Sequence[Pack]) -> Standing:
     """How far the cells are that have not ended."""
     cells = [task.cell_id for pack in packs for task in pack.tasks]
-    return {cell: how_far(folder.checkpoints / f"{cell}.pt") for cell in cells}
+    return {cell: saved_progress(folder.checkpoints / f"{cell}.pt") for cell in cells}
 
 
 def stop(

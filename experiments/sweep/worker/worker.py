@@ -24,8 +24,8 @@ from experiments.sweep.types import Task
 from experiments.sweep.worker.limits import CellTimeout, is_out_of_memory, time_limit
 from experiments.sweep.worker.order import Order
 from experiments.sweep.worker.rows import failed, identified
-from experiments.training.checkpoint import Keeper, Stopped
-from experiments.training.loop import OnLook
+from experiments.training.checkpoint import Checkpointer, Stopped
+from experiments.training.loop import OnProgress
 from fanin.errors import FaninError
 
 BEAT_EVERY = 1.0  # seconds
@@ -33,7 +33,7 @@ RETRIED = ("timeout", "oom")  # outcomes that more time or memory may mend
 SPENT = 75  # exit status of a worker that was out of memory (sysexits.h: a temporary failure)
 
 Tick = Callable[[], None]
-Keepers = Mapping[str, Keeper | None]  # by cell
+Checkpointers = Mapping[str, Checkpointer | None]  # by cell
 
 
 def run_pack(order: Order, tick: Tick = lambda: None) -> None:
@@ -76,8 +76,8 @@ def _run_pack(order: Order, tick: Tick) -> bool:
 
         tell(code_version())
         run = _stacked if pack.engine == "stacked" else _serial
-        keepers = {task.cell_id: _keeper(order, task) for task in pack.tasks}
-        for ended, (task, result) in enumerate(run(order, journal, keepers, tick), start=1):
+        checkpointers = {task.cell_id: _checkpointer(order, task) for task in pack.tasks}
+        for ended, (task, result) in enumerate(run(order, journal, checkpointers, tick), start=1):
             if not journal.held():
                 return False
             code = tell(_code(order, task))
@@ -86,7 +86,7 @@ def _run_pack(order: Order, tick: Tick) -> bool:
             if spent and pack.engine == "stacked" and ended < len(pack.tasks):
                 return True  # nobody knows whose memory it was: each runs again alone
             journal.done(replace(result, row=row))
-            _end(keepers[task.cell_id], row["outcome"], journal)
+            _end(checkpointers[task.cell_id], row["outcome"], journal)
             tick()
             if spent:
                 return True
@@ -104,7 +104,7 @@ def _code(order: Order, task: Task) -> str:
 
 
 def _serial(
-    order: Order, journal: Journal, keepers: Keepers, tick: Tick
+    order: Order, journal: Journal, checkpointers: Checkpointers, tick: Tick
 ) -> Iterator[tuple[Task, CellResult]]:
     for task in order.pack.tasks:
         if not journal.held() or order.stopped():
@@ -114,8 +114,8 @@ def _serial(
         try:
             with time_limit(order.cell_seconds):
                 device = torch.device(order.device)
-                keeper = keepers[task.cell_id]
-                result = run_cell(task.config, device, _heartbeat(journal, task, tick), keeper)
+                beat, checkpointer = _heartbeat(journal, task, tick), checkpointers[task.cell_id]
+                result = run_cell(task.config, device, beat, checkpointer)
         except Stopped:
             return
         except (*FAILURES, CellTimeout) as error:
@@ -125,24 +125,24 @@ def _serial(
 
 
 def _stacked(
-    order: Order, journal: Journal, keepers: Keepers, tick: Tick
+    order: Order, journal: Journal, checkpointers: Checkpointers, tick: Tick
 ) -> Iterator[tuple[Task, CellResult]]:
     tasks = order.pack.tasks
     for task in tasks:
         journal.start(task.cell_id, task.attempt)
     configs = [task.config for task in tasks]
     beat = _heartbeat(journal, tasks[0], tick)
-    kept = [keeper for keeper in keepers.values() if keeper is not None]  # all or none
+    used = [each for each in checkpointers.values() if each is not None]  # all or none
     try:
-        for index, ended in run_stack(configs, torch.device(order.device), beat, kept or None):
+        for index, ended in run_stack(configs, torch.device(order.device), beat, used or None):
             task = tasks[index]
             yield task, ended if isinstance(ended, CellResult) else _failure(order, task, ended)
     except Stopped:
         return
 
 
-def _keeper(order: Order, task: Task) -> Keeper | None:
-    """What keeps how far a cell is; None where that is not wanted."""
+def _checkpointer(order: Order, task: Task) -> Checkpointer | None:
+    """Return the cell's checkpointer; None if checkpointing is disabled."""
     if order.checkpoint_seconds is None and order.lease is None:
         return None
     every = math.inf if order.checkpoint_seconds is None else order.checkpoint_seconds
@@ -150,21 +150,22 @@ def _keeper(order: Order, task: Task) -> Keeper | None:
     # The user's own modules count as they were when the sweep was launched: by now they may not be
     # loaded yet.
     code = json.dumps([code_version(), dict(order.modules)], sort_keys=True)
-    return Keeper(path, every, order.stopped, code)
+    return Checkpointer(path, every, order.stopped, code)
 
 
-def _end(keeper: Keeper | None, outcome: str, journal: Journal) -> None:
-    """Delete what was kept of a cell that has ended, unless a retry may go on from there."""
-    if keeper is None:
+def _end(checkpointer: Checkpointer | None, outcome: str, journal: Journal) -> None:
+    """Delete the checkpoint of a cell that has ended, unless a retry may resume from it."""
+    if checkpointer is None:
         return
     if outcome not in RETRIED:
-        keeper.done()
-    for word in (keeper.ignored and f"{keeper.path}: not used: {keeper.ignored}", keeper.failed):
-        if word:
-            journal.note(word)
+        checkpointer.delete()
+    if checkpointer.load_error:
+        journal.note(f"{checkpointer.path}: not used: {checkpointer.load_error}")
+    if checkpointer.save_error:
+        journal.note(checkpointer.save_error)
 
 
-def _heartbeat(journal: Journal, task: Task, tick: Tick) -> OnLook:
+def _heartbeat(journal: Journal, task: Task, tick: Tick) -> OnProgress:
     """Says now and then in the journal how far a cell is (of a stack, its first: they go along).
 
     And once when its data is there: from then on its time counts.

@@ -13,7 +13,7 @@ from analysis.figures.dying_relu.headlines import _window, onsets
 from analysis.figures.dying_relu.reported import reported
 from analysis.figures.dying_relu.runs import CROSS, Runs, _described
 from experiments.sweep.store.plan_file import read_frozen
-from experiments.training.batches import Batches
+from experiments.training.loader import BatchOrder
 from fanin.errors import FaninError
 
 # The first grid alone is told from the others by what it keeps.
@@ -47,7 +47,7 @@ def test_a_cell_is_looked_at_after_its_first_step_on_the_cross(runs: Runs) -> No
     assert set(runs.cells["remedy"]) == {"none"}
     for cell_id, row in runs.cells.iterrows():
         labels = runs.labels(str(cell_id))
-        first = int(Batches(2, 1, int(row["seed_data"])).at(0))
+        first = int(BatchOrder(2, 1, int(row["seed_data"])).at(0))
         assert row["seen"] == (1 if labels[first] == CROSS else 2)
     assert set(runs.cells["seen"]) == {1, 2}  # both orders are among the seeds
 

@@ -19,7 +19,7 @@ from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.trial import try_engines
 from experiments.sweep.types import Task, grouped
-from experiments.training import lanes
+from experiments.training.loader import StackedBatchLoader
 from fanin.errors import FaninError
 
 TINY = [
@@ -185,14 +185,14 @@ def test_a_trial_finds_that_cells_of_a_stack_keep_apart(cells_of) -> None:
 
 def test_a_stack_whose_cells_depend_on_their_place_is_not_used(cells_of, monkeypatch) -> None:
     """The dependence is made up: where there are none, as on this machine, it can't be had."""
-    honest = lanes.StackedFeed.at
+    honest = StackedBatchLoader.at
 
-    def by_place(feed, step):
-        inputs = honest(feed, step)
+    def by_place(loader, step):
+        inputs = honest(loader, step)
         place = torch.arange(len(inputs.x)).reshape(-1, 1, 1, 1, 1)
         return inputs._replace(x=inputs.x * (1 + 1e-6 * place))
 
-    monkeypatch.setattr(lanes.StackedFeed, "at", by_place)
+    monkeypatch.setattr(StackedBatchLoader, "at", by_place)
     groups = groups_of(cells_of(*TINY, "seed=range(3)"))
     engines = choose(decide(groups, "auto", {}), groups, InlineRunner(), "cpu")
     assert list(engines.chosen.values()) == ["serial"]

@@ -1,4 +1,4 @@
-"""A process that runs one cell, keeps it after every step, and writes each step's number first.
+"""A process that runs one cell, saves it after every step, and writes each step's number first.
 
 Arguments: the folder for all of it, a name for the steps' file, and the cell's config as JSON.
 """
@@ -14,24 +14,25 @@ from torch import Tensor
 
 from experiments.cell import run_cell
 from experiments.sweep.worker.process import prepare_torch
-from experiments.training.checkpoint import Keeper
-from experiments.training.lanes import OneLane
+from experiments.training.checkpoint import Checkpointer
+from experiments.training.engines import SerialEngine
 
 
 def main(folder: Path, name: str, config: dict) -> None:
     prepare_torch()
-    step = OneLane.step
+    step = SerialEngine.step
     steps = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def noted(lane: OneLane, number: int) -> Tensor:
+    def noted(engine: SerialEngine, number: int) -> Tensor:
         os.write(steps, f"{number}\n".encode())
-        return step(lane, number)
+        return step(engine, number)
 
-    OneLane.step = noted
-    keeper = Keeper(folder / "kept", every=0)
-    result = run_cell(config, torch.device("cpu"), keeper=keeper)
+    SerialEngine.step = noted
+    checkpointer = Checkpointer(folder / "kept", every=0)
+    result = run_cell(config, torch.device("cpu"), checkpointer=checkpointer)
     (folder / f"{name}-bits").write_text(bits(result))
-    print(json.dumps({"ignored": keeper.ignored, "failed": keeper.failed}))
+    errors = {"load_error": checkpointer.load_error, "save_error": checkpointer.save_error}
+    print(json.dumps(errors))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cells that are run in parts: stopped again and again, each time by another keeper of one file."""
+"""Cells that are run in parts: stopped and resumed again and again, from one checkpoint."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from experiments.cell import run_cell
 from experiments.result import CellResult
 from experiments.stack import run_stack
-from experiments.training.checkpoint import Keeper, Stopped
-from experiments.training.lanes import OneLane, StackedLanes
+from experiments.training.checkpoint import Checkpointer, Stopped
+from experiments.training.engines import SerialEngine, StackedEngine
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -25,13 +25,13 @@ SMALL = (
 
 
 def words(*case: str) -> list[str]:
-    """Overrides of a small cell, what `case` says put in place of the usual."""
+    """Return overrides of a small cell, replaced where `case` names them."""
     given = {text.partition("=")[0] for text in case}
     return [*(text for text in SMALL if text.partition("=")[0] not in given), *case]
 
 
 def after(checks: int) -> Callable[[], bool]:
-    """Stop once so many draws and steps are done."""
+    """Return a `stop` that is True once so many draws and steps are done."""
     left = checks
 
     def stop() -> bool:
@@ -42,63 +42,67 @@ def after(checks: int) -> Callable[[], bool]:
     return stop
 
 
+def stopping(path: Path, checks: int) -> Checkpointer:
+    """Return a checkpointer that stops its cell after so many draws and steps."""
+    return Checkpointer(path, stop=after(checks), poll_every=0)
+
+
 def in_parts(config: dict[str, Any], path: Path, stops: Sequence[int]) -> CellResult:
-    """One cell, stopped after so many draws and steps of each part, and then run to its end."""
+    """Run one cell, stopped after so many draws and steps of each part, and then to its end."""
     for checks in stops:
-        keeper = Keeper(path, stop=after(checks), ask_every=0)
-        try:
-            return _used(run_cell(config, CPU, keeper=keeper), keeper)
-        except Stopped:
-            assert keeper.ignored is keeper.failed is None
-            assert path.exists()
-    keeper = Keeper(path)
-    return _used(run_cell(config, CPU, keeper=keeper), keeper)
+        with pytest.raises(Stopped):
+            run_and_check(config, stopping(path, checks))
+        assert path.exists()
+    return run_and_check(config, Checkpointer(path))
+
+
+def run_and_check(config: dict[str, Any], checkpointer: Checkpointer) -> CellResult:
+    """Run a cell; check that its checkpoints could be read and written."""
+    try:
+        return run_cell(config, CPU, checkpointer=checkpointer)
+    finally:
+        assert checkpointer.load_error is checkpointer.save_error is None
 
 
 def stack_in_parts(
     configs: Sequence[dict[str, Any]], folder: Path, stops: Sequence[int]
 ) -> dict[int, CellResult]:
-    """As `in_parts`, of those cells of a stack that have not ended in a part before."""
+    """Run a stack in parts; each part takes the cells that have not ended before."""
     ended: dict[int, Any] = {}
     for checks in [*stops, 10**9]:
         left = [index for index in range(len(configs)) if index not in ended]
         stop = after(checks)
-        keepers = [Keeper(folder / str(index), stop=stop, ask_every=0) for index in left]
+        used = [Checkpointer(folder / str(index), stop=stop, poll_every=0) for index in left]
         try:
-            for place, result in run_stack([configs[i] for i in left], CPU, keepers=keepers):
+            for place, result in run_stack([configs[i] for i in left], CPU, checkpointers=used):
                 ended[left[place]] = result
-                keepers[place].done()
+                used[place].delete()
         except Stopped:
-            assert {keeper.ignored for keeper in keepers} == {None}
+            assert {checkpointer.load_error for checkpointer in used} == {None}
     assert all(isinstance(result, CellResult) for result in ended.values())
     return ended
 
 
-def _used(result: CellResult, keeper: Keeper) -> CellResult:
-    assert keeper.ignored is keeper.failed is None
-    return result
-
-
 def bits(result: CellResult) -> str:
-    """All of a result but the time; as text, since NaN is not equal to itself."""
+    """Return all of a result but the time; as text, since NaN is not equal to itself."""
     row = {name: value for name, value in result.row.items() if name != "seconds"}
     return repr((row, result.tables))
 
 
 @contextmanager
 def steps_counted() -> Iterator[list[int]]:
-    """The numbers of all steps that are taken meanwhile."""
+    """Record the numbers of all steps that are taken meanwhile."""
     taken: list[int] = []
 
     def counting(step: Callable[[Any, int], Tensor]) -> Callable[[Any, int], Tensor]:
-        def counted(lanes: Any, number: int) -> Tensor:
+        def counted(engine: Any, number: int) -> Tensor:
             taken.append(number)
-            return step(lanes, number)
+            return step(engine, number)
 
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (OneLane, StackedLanes):
+        for kind in (SerialEngine, StackedEngine):
             patch.setattr(kind, "step", counting(kind.step))
         yield taken
 

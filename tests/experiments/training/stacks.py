@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from experiments.cell import begin
-from experiments.training.loop import Member, Trained, train, train_stacked
+from experiments.cell import CellRun
+from experiments.training.engines import TrainSpec
+from experiments.training.loop import TrainResult, train, train_stacked
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -52,29 +53,36 @@ def configs(cell_config, case: str, count: int) -> list[dict[str, Any]]:
     return [common | {key: config[key] for key in OWN} for config in own]
 
 
-def members(cell_config, case: str, count: int) -> list[Member]:
+def members(cell_config, case: str, count: int) -> list[TrainSpec]:
     """The cells of `configs`, ready to train."""
-    return [begin(config, CPU).member() for config in configs(cell_config, case, count)]
+    return [ready(config) for config in configs(cell_config, case, count)]
 
 
-def alone(member: Member) -> Trained:
-    """Trained by the serial engine."""
+def ready(config: dict[str, Any]) -> TrainSpec:
+    """A cell's network with its draw 0, ready to train."""
+    run = CellRun.start(config, CPU)
+    run.measure_draws()
+    return run.train_spec()
+
+
+def alone(member: TrainSpec) -> TrainResult:
+    """TrainResult by the serial engine."""
     return train(member, lambda done, total: None)
 
 
-def together(members: Sequence[Member]) -> list[Trained]:
-    """Trained by the stacked engine."""
+def together(members: Sequence[TrainSpec]) -> list[TrainResult]:
+    """TrainResult by the stacked engine."""
     ended = dict(train_stacked(members, lambda done, total: None))
     assert len(ended) == len(members)
     return [ended[index] for index in range(len(members))]
 
 
-def largest(trained: Trained) -> float:
+def largest(trained: TrainResult) -> float:
     """The largest entry of any parameter."""
     return max(float(tensor.abs().max()) for tensor in trained.params.values())
 
 
-def apart(one: Trained, other: Trained) -> float:
+def apart(one: TrainResult, other: TrainResult) -> float:
     """The largest difference between two networks' parameters.
 
     Over the whole network: a bias in front of a normalization that takes means away has a gradient
@@ -84,7 +92,7 @@ def apart(one: Trained, other: Trained) -> float:
     return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
 
 
-def same_bits(one: Trained, other: Trained) -> bool:
+def same_bits(one: TrainResult, other: TrainResult) -> bool:
     """Whether nothing but the time differs."""
     return (
         one.divergence == other.divergence

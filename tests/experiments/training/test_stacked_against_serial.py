@@ -8,7 +8,7 @@ from stacks import NUMBERS, alone, apart, largest, members, together
 from torch import Tensor
 
 from experiments.data import Split
-from experiments.training.loop import Member
+from experiments.training.engines import TrainSpec
 
 LINEAR = "model=linear"
 MLP = "model=mlp model.width=9"
@@ -67,7 +67,7 @@ def assert_one_step_agrees(cell_config, case: str) -> None:
     hundred such steps make of it is judged below, by what rounding does to serial runs.
     """
     stack = members(cell_config, f"{case} train.steps=1 train.dtype=float64", 3)
-    if "eps" in vars(stack[0].task.optim):
+    if "eps" in vars(stack[0].step.optim):
         stack = [with_eps(member, 1e-4) for member in stack]
     for stacked, serial in zip(together(stack), map(alone, stack), strict=True):
         assert serial.divergence is stacked.divergence is None
@@ -75,8 +75,8 @@ def assert_one_step_agrees(cell_config, case: str) -> None:
         assert stacked.train_loss == pytest.approx(serial.train_loss, rel=1e-12)
 
 
-def with_eps(member: Member, eps: float) -> Member:
-    return replace(member, task=replace(member.task, optim=replace(member.task.optim, eps=eps)))
+def with_eps(member: TrainSpec, eps: float) -> TrainSpec:
+    return replace(member, step=replace(member.step, optim=replace(member.step.optim, eps=eps)))
 
 
 @pytest.mark.parametrize("case", MIXED)
@@ -109,7 +109,7 @@ def test_a_step_agrees_for_every_activation_and_schedule(cell_config, activation
 # --- a hundred steps --------------------------------------------------------------------------
 
 
-def nudged(member: Member, seed: int) -> Member:
+def nudged(member: TrainSpec, seed: int) -> TrainSpec:
     """The cell on images each of whose pixels is the next number up or down."""
     x = member.data.train.x.to(member.cell.train.torch_dtype)
     rng = torch.Generator().manual_seed(seed)

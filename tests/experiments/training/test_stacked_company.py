@@ -8,7 +8,7 @@ import pytest
 from stacks import members, same_bits, together
 
 from experiments.schema import build_cell
-from experiments.training.company import company
+from experiments.training.stack_size import stack_padding
 
 # Each where some kernel gives other last bits in other company, if nothing is done about it.
 CASES = {
@@ -100,7 +100,7 @@ def test_company_changes_no_bit_by_the_kernels_of_smaller_vectors():
 
 def test_only_convolutions_of_few_channels_or_images_need_much_company(cell_config):
     def least(*texts: str) -> int:
-        return company(build_cell(cell_config(*texts)), batch_size=64).least
+        return stack_padding(build_cell(cell_config(*texts)), batch_size=64).min_networks
 
     assert least("model=mlp") == least("model=two_layer", "data=cifar10") == 3
     assert least("model=two_layer", "data=mnist") == 8

@@ -8,9 +8,9 @@ import torch
 from stacks import alone, members, same_bits, together
 from torch import Tensor
 
-from experiments.training.lanes import StackedLanes
-from experiments.training.loop import LOOK_EVERY, Member, train_stacked
-from experiments.training.step import Task
+from experiments.training.engines import StackedEngine, TrainSpec
+from experiments.training.loop import SYNC_EVERY, train_stacked
+from experiments.training.step import StepConfig
 
 CASE = "model=mlp model.width=9 activation=tanh"
 PLACE = 2  # of the cell that diverges, among five
@@ -22,30 +22,30 @@ pytestmark = pytest.mark.usefixtures("as_in_workers")
 def lanes(monkeypatch) -> list[int]:
     """How many networks counted in each step of the stacks that follow."""
     counts: list[int] = []
-    step = StackedLanes.step
+    step = StackedEngine.step
 
-    def counting(self: StackedLanes, number: int) -> Tensor:
+    def counting(self: StackedEngine, number: int) -> Tensor:
         losses = step(self, number)
         counts.append(len(losses))
         return losses
 
-    monkeypatch.setattr(StackedLanes, "step", counting)
+    monkeypatch.setattr(StackedEngine, "step", counting)
     return counts
 
 
-def with_loss_bound(members: list[Member], bound: float) -> list[Member]:
-    return [replace(member, task=replace(member.task, loss_bound=bound)) for member in members]
+def with_loss_bound(members: list[TrainSpec], bound: float) -> list[TrainSpec]:
+    return [replace(member, step=replace(member.step, loss_bound=bound)) for member in members]
 
 
-def with_inits(members: list[Member], scale: float) -> list[Member]:
+def with_inits(members: list[TrainSpec], scale: float) -> list[TrainSpec]:
     """All as they are but one, whose weights are multiplied."""
     with torch.no_grad():
-        for parameter in members[PLACE].task.model.parameters():
+        for parameter in members[PLACE].step.model.parameters():
             parameter *= scale
     return members
 
 
-def with_rate(members: list[Member], lr: float) -> list[Member]:
+def with_rate(members: list[TrainSpec], lr: float) -> list[TrainSpec]:
     cell = members[PLACE].cell
     changed = replace(members[PLACE], cell=replace(cell, optim=replace(cell.optim, lr=lr)))
     return [*members[:PLACE], changed, *members[PLACE + 1 :]]
@@ -55,7 +55,7 @@ def others(members: list) -> list:
     return members[:PLACE] + members[PLACE + 1 :]
 
 
-def assert_neighbours_keep_their_bits(stack: list[Member], *steps: int) -> None:
+def assert_neighbours_keep_their_bits(stack: list[TrainSpec], *steps: int) -> None:
     ended, without = together(stack), together(others(stack))
     serial = alone(stack[PLACE])
     assert serial.divergence is not None
@@ -80,7 +80,7 @@ def test_neighbours_of_a_cell_that_diverges_at_once_keep_their_bits(cell_config,
     assert_neighbours_keep_their_bits(stack, 0, 1)
 
 
-def growing(cell_config, steps: int) -> list[Member]:
+def growing(cell_config, steps: int) -> list[TrainSpec]:
     """A linear regression beyond the largest stable rate: its loss grows evenly."""
     case = "model=linear data.task=regression loss=mse train.dtype=float64"
     return with_rate(members(cell_config, f"{case} train.steps={steps}", 5), 0.05)
@@ -89,7 +89,7 @@ def growing(cell_config, steps: int) -> list[Member]:
 def test_neighbours_of_a_cell_that_diverges_later_keep_their_bits(cell_config):
     found = alone(growing(cell_config, 100)[PLACE]).divergence
     assert found is not None
-    assert LOOK_EVERY < found.step < 100
+    assert SYNC_EVERY < found.step < 100
     assert found.reason == "loss above bound"
     # In the middle; at the last step; by the last update, seen on the batch that would follow.
     for steps in (found.step + 20, found.step + 1, found.step):
@@ -99,15 +99,15 @@ def test_neighbours_of_a_cell_that_diverges_later_keep_their_bits(cell_config):
 def test_a_cell_that_diverges_leaves_at_the_next_look_and_is_yielded_then(cell_config, lanes):
     stack = with_inits(members(cell_config, f"{CASE} train.steps=50", 5), math.inf)
     seen = [(index, len(lanes)) for index, _ in train_stacked(stack, lambda done, total: None)]
-    assert seen == [(PLACE, LOOK_EVERY), (0, 50), (1, 50), (3, 50), (4, 50)]
-    assert lanes == [5] * LOOK_EVERY + [4] * (50 - LOOK_EVERY)
+    assert seen == [(PLACE, SYNC_EVERY), (0, 50), (1, 50), (3, 50), (4, 50)]
+    assert lanes == [5] * SYNC_EVERY + [4] * (50 - SYNC_EVERY)
 
 
 def test_cells_leave_until_none_is_left(cell_config, lanes):
     stack = members(cell_config, f"{CASE} train.steps=50", 3)
     stack = with_loss_bound(stack, 1e-9)
     assert [end.divergence.step for end in together(stack)] == [0, 0, 0]
-    assert lanes == [3] * LOOK_EVERY
+    assert lanes == [3] * SYNC_EVERY
 
 
 def test_the_last_cell_left_is_what_it_was_among_many(cell_config):
@@ -144,6 +144,6 @@ def test_an_optimizer_that_reads_its_own_rate_reads_its_own_cells(cell_config):
         assert stacked.train_loss == pytest.approx(serial.train_loss, rel=1e-12)
 
 
-def with_optimizer(member: Member, optim) -> Member:
-    task: Task = replace(member.task, optim=optim)
-    return replace(member, task=task, cell=replace(member.cell, optim=optim))
+def with_optimizer(member: TrainSpec, optim) -> TrainSpec:
+    task: StepConfig = replace(member.step, optim=optim)
+    return replace(member, step=task, cell=replace(member.cell, optim=optim))

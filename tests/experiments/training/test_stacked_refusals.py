@@ -11,10 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from experiments.optim import Sgd
 from experiments.schema import Cell, build_cell
-from experiments.training.lookout import Lookout
-from experiments.training.stackable import why_serial
-from experiments.training.step import ALIVE, Task, start
-from experiments.training.two_ways import stacked_step
+from experiments.training.divergence import DivergenceMonitor
+from experiments.training.engines import stacked_step, why_serial
+from experiments.training.step import ALIVE, StepConfig, initial_state
 
 
 def cell(cell_config, *overrides: str) -> Cell:
@@ -125,8 +124,8 @@ def test_nothing_in_a_stacked_step_is_read_back(cell_config, optim):
     """Fake tensors have no values: whatever asks for one raises."""
     one = cell(cell_config, f"optim={optim}", "clip=norm", "model=plain", "model.norm=batch")
     with FakeTensorMode(allow_non_fake_inputs=False):
-        task = Task(one.network(), one.objective, one.optim, one.clip, 1e12)
-        state = torch.utils._pytree.tree_map(lambda t: torch.stack([t, t, t]), start(task))
+        task = StepConfig(one.network(), one.objective, one.optim, one.clip, 1e12)
+        state = torch.utils._pytree.tree_map(lambda t: torch.stack([t, t, t]), initial_state(task))
         x, y = torch.zeros(3, 8, 1, 6, 6), torch.zeros(3, 8, dtype=torch.int64)
         rates = torch.zeros(3, dtype=torch.float64)
         state, losses = stacked_step(task)(state, x, y, rates, {}, {"weight_decay": rates})
@@ -161,15 +160,15 @@ def test_marks_of_a_stand_in_gpu_are_read_once_they_have_arrived(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", StandInEvent)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(StandInEvent, "happened", False)
-    lookout = Lookout()
-    assert lookout.ask(StandInMarks(ALIVE, ALIVE)) is None  # sent off
-    assert lookout.ask(StandInMarks(3, ALIVE)) is None  # the first are still on their way
+    lookout = DivergenceMonitor()
+    assert lookout.read(StandInMarks(ALIVE, ALIVE)) is None  # sent off
+    assert lookout.read(StandInMarks(3, ALIVE)) is None  # the first are still on their way
     StandInEvent.happened = True
-    assert lookout.ask(StandInMarks(3, ALIVE)) == [ALIVE, ALIVE]  # those of the first call
-    assert lookout.ask(StandInMarks(3, 7)) == [3, ALIVE]
-    lookout.forget()
-    assert lookout.ask(StandInMarks(7)) is None  # what was on its way has other places
+    assert lookout.read(StandInMarks(3, ALIVE)) == [ALIVE, ALIVE]  # those of the first call
+    assert lookout.read(StandInMarks(3, 7)) == [3, ALIVE]
+    lookout.reset()
+    assert lookout.read(StandInMarks(7)) is None  # what was on its way has other places
 
 
 def test_marks_on_the_cpu_are_read_at_once():
-    assert Lookout().ask(torch.tensor([ALIVE, 4], device=CPU)) == [ALIVE, 4]
+    assert DivergenceMonitor().read(torch.tensor([ALIVE, 4], device=CPU)) == [ALIVE, 4]

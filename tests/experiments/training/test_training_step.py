@@ -13,12 +13,12 @@ from experiments.clip import Clip, ClipNorm, NoClip
 from experiments.optim import Adam, Optimizer, Sgd
 from experiments.training.step import (
     ALIVE,
-    State,
-    Task,
+    NetworkState,
+    StepConfig,
     by_autograd,
     by_transform,
+    initial_state,
     make_step,
-    start,
 )
 from fanin.losses import make_objective
 from fanin.losses.options import Head, Loss
@@ -33,10 +33,12 @@ def network() -> nn.Sequential:
     return TwoLayer(channels=4).build((1, 8, 8), 3, nn.Tanh)
 
 
-def task(optim: Optimizer | None = None, clip: Clip | None = None, bound: float = 1e12) -> Task:
+def step_config(
+    optim: Optimizer | None = None, clip: Clip | None = None, bound: float = 1e12
+) -> StepConfig:
     torch.manual_seed(0)
     model = network().double()
-    return Task(model, OBJECTIVE, optim or Sgd(), clip or Clip(NoClip()), bound)
+    return StepConfig(model, OBJECTIVE, optim or Sgd(), clip or Clip(NoClip()), bound)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,8 @@ def data() -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def trained(task: Task, data, lr) -> State:
-    step, state = make_step(task), start(task)
+def trained(config: StepConfig, data, lr) -> NetworkState:
+    step, state = make_step(config), initial_state(config)
     for x, y in data:
         state, _ = step(state, x, y, lr, {})
     return state
@@ -67,7 +69,7 @@ def trained(task: Task, data, lr) -> State:
     ids=["sgd", "adam"],
 )
 def test_steps_are_those_of_torch(data, optim, theirs):
-    ours = task(optim, Clip(ClipNorm(max_norm=0.5)))
+    ours = step_config(optim, Clip(ClipNorm(max_norm=0.5)))
     after = trained(ours, data, 0.01)["params"]
     more = {"momentum": 0.9, "weight_decay": 0.01} if theirs is torch.optim.SGD else {}
     optimizer = theirs(ours.model.parameters(), lr=0.01, **more)
@@ -82,9 +84,9 @@ def test_steps_are_those_of_torch(data, optim, theirs):
 
 @pytest.mark.parametrize("optim", [Sgd(momentum=0.9), Adam()], ids=["sgd", "adam"])
 def test_a_stack_of_learning_rates_is_so_many_serial_runs(data, optim):
-    ours = task(optim)
+    ours = step_config(optim)
     rates = torch.tensor([0.001, 0.01, 0.03], dtype=torch.float64)
-    one = start(ours)
+    one = initial_state(ours)
     step = vmap(make_step(ours, by_transform), in_dims=(0, None, None, 0, None))
     state = {
         "params": {n: p.expand(3, *p.shape) for n, p in one["params"].items()},
@@ -105,16 +107,16 @@ def test_a_stack_of_learning_rates_is_so_many_serial_runs(data, optim):
 def test_nothing_in_a_step_is_read_back(data):
     """Fake tensors have no values: whatever asks for one raises."""
     with FakeTensorMode(allow_non_fake_inputs=False):
-        ours = Task(network(), OBJECTIVE, Adam(), Clip(ClipNorm()), 1e12)
+        ours = StepConfig(network(), OBJECTIVE, Adam(), Clip(ClipNorm()), 1e12)
         x, y = torch.zeros(10, 1, 8, 8), torch.zeros(10, dtype=torch.int64)
-        _, loss = make_step(ours)(start(ours), x, y, 0.1, {})
+        _, loss = make_step(ours)(initial_state(ours), x, y, 0.1, {})
         with pytest.raises(DataDependentOutputException):
             bool(loss > 0)
 
 
 def test_a_diverged_network_is_frozen_as_it_was_before_the_bad_step(data):
-    ours = task(Sgd(momentum=0.9))
-    step, state = make_step(ours), start(ours)
+    ours = step_config(Sgd(momentum=0.9))
+    step, state = make_step(ours), initial_state(ours)
     for number, (x, y) in enumerate(data[:8]):
         before = state
         state, _ = step(state, x * (torch.inf if number == 3 else 1), y, 0.01, {})
@@ -129,10 +131,10 @@ def test_a_diverged_network_is_frozen_as_it_was_before_the_bad_step(data):
 
 def test_a_loss_at_the_bound_is_still_alive(data):
     x, y = data[0]
-    loss = make_step(task())(start(task()), x, y, 0.1, {})[1].item()
+    loss = make_step(step_config())(initial_state(step_config()), x, y, 0.1, {})[1].item()
     for bound, failed_at in ((loss, ALIVE), (loss * 0.999, 0)):
-        ours = task(bound=bound)
-        assert make_step(ours)(start(ours), x, y, 0.1, {})[0]["failed_at"] == failed_at
+        ours = step_config(bound=bound)
+        assert make_step(ours)(initial_state(ours), x, y, 0.1, {})[0]["failed_at"] == failed_at
 
 
 class Unused(nn.Module):
@@ -147,8 +149,8 @@ class Unused(nn.Module):
 @pytest.mark.parametrize("differentiate", [by_autograd, by_transform])
 def test_a_parameter_that_nothing_depends_on_stays(data, differentiate):
     model = TwoLayer(channels=4).build((1, 8, 8), 3, Unused).double()
-    ours = replace(task(), model=model)
-    (x, y), state = data[0], start(ours)
+    ours = replace(step_config(), model=model)
+    (x, y), state = data[0], initial_state(ours)
     after, _ = make_step(ours, differentiate)(state, x, y, 0.1, {})
     assert after["params"]["act1.slope"] == 1
     assert not torch.equal(after["params"]["fc1.weight"], state["params"]["fc1.weight"])
@@ -165,7 +167,7 @@ def test_one_entry_that_is_not_finite_is_enough(data, bad):
             spoilt = torch.cat([spoilt[:-1], torch.full_like(spoilt[-1:], bad)])
             return params | {"fc1.weight": spoilt.view_as(params["fc1.weight"])}, state
 
-    ours = task(Spoiling())
-    after, _ = make_step(ours)(start(ours), *data[0], 0.1, {})
+    ours = step_config(Spoiling())
+    after, _ = make_step(ours)(initial_state(ours), *data[0], 0.1, {})
     assert after["failed_at"] == 0
     assert all(p.isfinite().all() for p in after["params"].values())

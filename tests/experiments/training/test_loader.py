@@ -2,12 +2,12 @@
 
 import torch
 
-from experiments.training.batches import Batches
+from experiments.training.loader import BatchOrder
 from experiments.training.settings import Train
 
 
 def batches(n_images: int, batch_size: int, steps: int, seed: int) -> list[torch.Tensor]:
-    order = Batches(n_images, batch_size, seed)
+    order = BatchOrder(n_images, batch_size, seed)
     return [order.at(step) for step in range(steps)]
 
 
@@ -27,7 +27,7 @@ def test_a_seed_gives_one_order_whatever_the_number_of_steps():
 
 
 def test_a_step_can_be_asked_for_again_in_any_order():
-    order = Batches(23, 5, seed=1)
+    order = BatchOrder(23, 5, seed=1)
     first = [order.at(step).clone() for step in range(12)]
     assert all(torch.equal(order.at(step), first[step]) for step in (11, 0, 5, 4))
 

@@ -8,7 +8,7 @@ import pytest
 from stacks import SMALL
 
 from experiments.schema import build_cell
-from experiments.training.memory import training_bytes
+from experiments.training.stack_size import training_bytes
 
 # In a process of its own: what others freed before would hide what is taken. The first two steps
 # warm up what all stacks share (kernels, their buffers); the peak is that of the steps after.
@@ -16,11 +16,9 @@ MEASURE = """
 import json, re, sys
 sys.path.insert(0, "tests/experiments/training")
 import torch
-from stacks import CPU, alone
-from experiments.cell import begin
+from stacks import alone, ready
 from experiments.sweep.worker.process import prepare_torch
-from experiments.training.feed import Feed
-from experiments.training.lanes import StackedLanes
+from experiments.training.engines import StackedEngine
 
 def status(name):
     with open("/proc/self/status") as lines:
@@ -28,15 +26,14 @@ def status(name):
 
 prepare_torch()
 config, count = json.loads(sys.argv[1]), int(sys.argv[2])
-members = [begin(config, CPU).member() for _ in range(count)]
+members = [ready(config) for _ in range(count)]
 alone(members[0])
 before = status("VmRSS")
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
-feeds = [Feed(m.cell, m.task, m.data, m.scaling) for m in members]
-lanes = StackedLanes([m.task for m in members], feeds)
+engine = StackedEngine(members)
 for step in range(3):
-    lanes.step(step)
+    engine.step(step)
 print(status("VmHWM") - before)
 """
 COUNT = 8

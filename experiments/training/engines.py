@@ -1,0 +1,263 @@
+"""Engines: one network alone, or several as one program under `torch.vmap`.
+
+Both run the same step (`training/step.py`) on the same batches. The bits of one network do not
+depend on those beside it (`training/stack_size.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from experiments.data import Dataset
+from experiments.scaling import FittedScaling
+from experiments.schema import Cell
+from experiments.training.checkpoint import Checkpointer, TrainState
+from experiments.training.cpu_performance import keep_freed_memory, swap_relu_maxpool
+from experiments.training.loader import BatchLoader, StackedBatchLoader
+from experiments.training.stack_size import stack_padding
+from experiments.training.step import (
+    NetworkState,
+    Params,
+    StepConfig,
+    by_autograd,
+    by_transform,
+    initial_state,
+    make_step,
+)
+from fanin.models.dropout import dropout_masks
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One network to train: its cell, step and data, and what is called on the way.
+
+    Parameters
+    ----------
+    on_probe
+        Called with (step, params) before each step that `probe.steps` names.
+    resume
+        Training state to resume from; None starts with the model's weights.
+    checkpointer
+        Says when to save. None disables checkpointing.
+    on_save
+        Called with the training state when `checkpointer` says so.
+    """
+
+    cell: Cell
+    step: StepConfig
+    data: Dataset
+    scaling: FittedScaling
+    on_probe: Callable[[int, Params], None]
+    resume: TrainState | None = None
+    checkpointer: Checkpointer | None = None
+    on_save: Callable[[TrainState], None] = lambda train_state: None
+
+
+class Engine(Protocol):
+    """Networks that take each step together."""
+
+    loaders: list[BatchLoader]  # one a network
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the losses [network]."""
+
+    def failed_at(self) -> Tensor:
+        """Return the step at which each network diverged, `ALIVE` where none did [network]."""
+
+    def state(self, place: int) -> NetworkState:
+        """Return one network's state."""
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Drop all other networks; renumber these in this order."""
+
+
+class SerialEngine:
+    """Engine of a single network."""
+
+    def __init__(self, specs: Sequence[TrainSpec]) -> None:
+        (spec,) = specs
+        keep_freed_memory()
+        self.loaders = [_loader(spec)]
+        self._step = make_step(_faster(spec.step), by_autograd)
+        self._state = _first_state(spec)
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the losses [1]."""
+        self._state, loss = self._step(self._state, *self.loaders[0].at(number))
+        return loss.unsqueeze(0)
+
+    def failed_at(self) -> Tensor:
+        """Return the step at which it diverged, or `ALIVE` [1]."""
+        failed: Tensor = self._state["failed_at"]
+        return failed.unsqueeze(0)
+
+    def state(self, place: int) -> NetworkState:
+        """Return its state."""
+        return self._state
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Do nothing: there is no other network to drop."""
+
+
+class StackedEngine:
+    """Engine of several networks of one architecture, as one program.
+
+    The specs differ in weights, data order, scaling and their optimizers' numbers alone.
+    """
+
+    def __init__(self, specs: Sequence[TrainSpec]) -> None:
+        keep_freed_memory()
+        self.loaders = [_loader(spec) for spec in specs]
+        first = self.loaders[0]
+        self._padding = stack_padding(first.cell, first.batch_size)
+        padded = self._padding.pad(range(len(specs)))
+        states = [_first_state(spec) for spec in specs]
+        self._state = tree_map(lambda *ts: torch.stack(ts), *[states[place] for place in padded])
+        self._numbers = varying_numbers([specs[place].step.optim for place in padded], first.device)
+        self._batches = StackedBatchLoader([self.loaders[place] for place in padded])
+        self._step = stacked_step(specs[0].step)
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the losses [network]."""
+        batch = self._batches.at(number)
+        self._state, losses = self._step(self._state, *batch, self._numbers)
+        return losses[: len(self.loaders)]
+
+    def failed_at(self) -> Tensor:
+        """Return the step at which each network diverged, `ALIVE` where none did [network]."""
+        failed: Tensor = self._state["failed_at"]
+        return failed[: len(self.loaders)]
+
+    def state(self, place: int) -> NetworkState:
+        """Return one network's state, as views of the stack's tensors."""
+        state: NetworkState = tree_map(lambda tensor: tensor[place], self._state)
+        return state
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Drop all other networks; renumber these in this order."""
+        padded = self._padding.pad(places)
+        chosen = torch.tensor(padded, device=self.loaders[0].device)
+        self._state = tree_map(lambda tensor: tensor[chosen], self._state)
+        self._numbers = {name: numbers[chosen] for name, numbers in self._numbers.items()}
+        self._batches = StackedBatchLoader([self.loaders[place] for place in padded])
+        self.loaders = [self.loaders[place] for place in places]
+
+
+def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor]]:
+    """Return the step for tensors with a leading axis of networks.
+
+    It takes one argument more: the optimizer's numbers that differ among the networks, by name.
+    """
+    config = _faster(config)
+
+    def one_network(
+        state: NetworkState, x: Tensor, y: Tensor, lr: Tensor, masks: Params, numbers: Params
+    ) -> tuple[NetworkState, Tensor]:
+        optim: Any = config.optim
+        own = replace(config, optim=replace(optim, **numbers)) if numbers else config
+        return make_step(own, by_transform)(state, x, y, lr, masks)
+
+    return vmap(one_network)
+
+
+def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
+    """Return the optimizers' numbers that differ among them, as tensors [network].
+
+    Examples
+    --------
+    >>> from experiments.optim import Sgd
+    >>> varying_numbers([Sgd(momentum=0.0), Sgd(momentum=0.5)], torch.device("cpu"))
+    {'momentum': tensor([0.0000, 0.5000], dtype=torch.float64)}
+    """
+    numbers: dict[str, Tensor] = {}
+    for name in (field.name for field in fields(optims[0])):
+        values = [getattr(optim, name) for optim in optims]
+        if any(value != values[0] for value in values):
+            numbers[name] = torch.tensor(values, dtype=torch.float64, device=device)
+    return numbers
+
+
+def _loader(spec: TrainSpec) -> BatchLoader:
+    return BatchLoader(spec.cell, spec.step.model, spec.data, spec.scaling)
+
+
+def _first_state(spec: TrainSpec) -> NetworkState:
+    """Return the state before the first step of this process."""
+    if spec.resume is None:
+        return initial_state(spec.step)
+    resumed = spec.resume.copy_to(spec.data.train.x.device)
+    resumed.load_buffers(spec.step.model)
+    return resumed.state
+
+
+def _faster(config: StepConfig) -> StepConfig:
+    return replace(config, model=swap_relu_maxpool(config.model))
+
+
+# --- which cells can be stacked ---------------------------------------------------------------
+
+
+def why_serial(cell: Cell) -> str | None:
+    """Return the reason why a cell can't be trained in a stack; None if it can.
+
+    The step is tried on two networks without storage (torch's `meta` device), so anything in the
+    network, optimizer, clip or loss that `torch.vmap` does not support shows here, at no cost.
+
+    Examples
+    --------
+    >>> from experiments.config.loader import config_loader
+    >>> from experiments.schema import build_cell, coerce_cell
+    >>> from experiments.config.catalog import ConfigCatalog
+    >>> base = ConfigCatalog(config_loader(), "config").base
+    >>> why_serial(build_cell(coerce_cell(base))) is None
+    True
+    """
+    if cell.train.steps == 0:
+        return "nothing is trained (train.steps=0)"
+    if cell.train.dtype not in ("float32", "float64"):
+        return f"train.dtype={cell.train.dtype} would round each cell's learning rate differently"
+    if not is_dataclass(cell.optim):
+        return f"{type(cell.optim).__name__} is no dataclass, so its numbers can't be exchanged"
+    odd = [f.name for f in fields(cell.optim) if not _is_number(getattr(cell.optim, f.name))]
+    if odd:
+        return f"{type(cell.optim).__name__}.{odd[0]} is no number"
+    with torch.device("meta"):
+        model = cell.network().to(cell.train.torch_dtype)
+    if buffers := [name for name, _ in model.named_buffers()]:
+        return f"the network keeps {buffers[0]} beside its parameters"
+    try:
+        _try_step(cell, model.train())
+    except Exception as error:  # of the user's own parts, or of vmap
+        return f"torch.vmap: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _try_step(cell: Cell, model: nn.Module) -> None:
+    config = StepConfig(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
+    batch_size = cell.train.batch_of(cell.data.n_train or cell.data.source.train_size)
+    masks = dropout_masks(model, batch_size, torch.Generator(), cell.train.torch_dtype)
+    labels = torch.float32 if cell.objective.n_classes is None else torch.int64
+    numbers = [f.name for f in fields(cast(Any, cell.optim))]
+    stacked_step(config)(
+        tree_map(lambda tensor: _two(tuple(tensor.shape), tensor.dtype), initial_state(config)),
+        _two((batch_size, *cell.data.shape), cell.train.torch_dtype),
+        _two((batch_size,), labels),
+        _two((), torch.float64),
+        {name: _two(tuple(mask.shape), mask.dtype) for name, mask in masks.items()},
+        {name: _two((), torch.float64) for name in numbers},
+    )
+
+
+def _two(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty((2, *shape), dtype=dtype, device="meta")

@@ -1,0 +1,165 @@
+"""What makes training faster on a CPU changes no result, or roundings only."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from stacks import alone, apart, largest, members
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from experiments.training.cpu_performance import memory_format, swap_relu_maxpool
+from experiments.training.loader import BatchLoader
+from fanin.models import AlexNet, TwoLayer
+
+# --- memory format ----------------------------------------------------------------------------
+
+CHANNELS_LAST = "model=two_layer data.channels=3"
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (CHANNELS_LAST, torch.channels_last),
+        (f"{CHANNELS_LAST} train.dtype=bfloat16", torch.channels_last),
+        (f"{CHANNELS_LAST} train.dtype=float64", torch.contiguous_format),
+        (f"{CHANNELS_LAST} model.pool=false", torch.contiguous_format),
+        ("model=mlp data.channels=3", torch.contiguous_format),
+    ],
+)
+def test_images_have_the_memory_format_that_suits_the_network(cell_config, case, expected):
+    (spec,) = members(cell_config, case, 1)
+    loader = BatchLoader(spec.cell, spec.step.model, spec.data, spec.scaling)
+    assert loader.at(0).x.is_contiguous(memory_format=expected)
+
+
+def test_a_gpu_takes_images_as_they_are():
+    model, cuda = TwoLayer().build((3, 6, 6), 3, nn.ReLU), torch.device("cuda")
+    assert memory_format(model, torch.float32, cuda) == torch.contiguous_format
+
+
+def test_training_is_the_same_up_to_rounding(cell_config, monkeypatch, as_in_workers):
+    (spec,) = members(cell_config, f"{CHANNELS_LAST} train.steps=1", 1)
+    ours = alone(spec)
+    plain = torch.contiguous_format
+    monkeypatch.setattr("experiments.training.loader.memory_format", lambda *_: plain)
+    # A sum of at most 8 images x 36 positions x 27 products: its rounding errors at their worst.
+    bound = 8 * 36 * 27 * torch.finfo(torch.float32).eps
+    assert apart(ours, alone(spec)) <= bound * largest(ours)
+
+
+# --- max-pool before ReLU ---------------------------------------------------------------------
+
+POOLS = {"apart": (2, 2), "overlapping": (3, 2), "dense": (3, 1)}
+SPECIAL = [0.0, -0.0, torch.inf, -torch.inf, torch.nan]
+
+
+def maps(memory_format: torch.memory_format, *special: float) -> Tensor:
+    """Maps of few values, so that windows hold ties, or nothing positive."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(-3, 2, (16, 8, 9, 9), generator=rng).float()
+    for value in special:
+        x[torch.rand(x.shape, generator=rng) < 0.05] = value
+    return x.to(memory_format=memory_format)
+
+
+def there_and_back(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    y = model(x)
+    rng = torch.Generator().manual_seed(1)
+    (gradient,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=rng))
+    return y, gradient
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("special", [[], SPECIAL[:2], SPECIAL[2:4], SPECIAL], ids=str)
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_values_and_gradients_are_the_same(pool, special, memory_format):
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(*pool))
+    x = maps(memory_format, *special)
+    for ours, theirs in zip(
+        there_and_back(swap_relu_maxpool(model), x), there_and_back(model, x), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+def test_it_takes_the_models_own_parameters():
+    model = TwoLayer(channels=4).build((1, 8, 8), 3, nn.ReLU)
+    quick = swap_relu_maxpool(model)
+    assert [name for name, _ in quick.named_children()] == [
+        *("conv1", "pool1", "act1", "flatten", "fc1")
+    ]
+    params = {name: torch.rand_like(p) for name, p in model.named_parameters()}
+    x = torch.randn(5, 1, 8, 8)
+    assert torch.equal(functional_call(quick, params, x), functional_call(model, params, x))
+
+
+class Relu6(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(max=6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        TwoLayer().build((1, 8, 8), 3, nn.GELU),
+        TwoLayer().build((1, 8, 8), 3, Relu6),
+        TwoLayer(pool=False).build((1, 8, 8), 3, nn.ReLU),
+        nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)),
+        nn.Sequential(nn.MaxPool2d(2), nn.ReLU()),
+        nn.Linear(3, 3),
+    ],
+)
+def test_any_other_order_stays(model):
+    assert [*swap_relu_maxpool(model).children()] == [*model.children()]
+
+
+def test_every_pool_of_a_deep_network_goes_first():
+    names = [
+        name
+        for name, _ in swap_relu_maxpool(AlexNet().build((3, 32, 32), 10, nn.ReLU)).named_children()
+    ]
+    for place in (1, 2, 5):
+        assert names.index(f"pool{place}") == names.index(f"act{place}") - 1
+
+
+# --- malloc -----------------------------------------------------------------------------------
+
+PAGE_FAULTS = """
+import resource
+import torch
+from experiments.training.cpu_performance import keep_freed_memory
+
+def step():
+    return [torch.ones(2**22) for _ in range(3)]  # 16 MB each
+
+def page_faults():
+    for _ in range(10):  # until what lies between the tensors has found its place
+        step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+torch.set_num_threads(1)
+page_faults()
+keep_freed_memory()
+page_faults()
+print(resource.getpagesize())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc, and there is none")
+def test_freed_memory_is_used_again():
+    """Ten rounds in which 48 MB are taken and freed, where glibc keeps nothing by itself."""
+    keeps_nothing = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    command = [sys.executable, "-c", PAGE_FAULTS]
+    env = os.environ | keeps_nothing
+    printed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    without, kept, page_size = map(int, printed.split())
+    round_of_pages = 48 * 2**20 // page_size
+    assert without >= 10 * round_of_pages
+    assert kept < round_of_pages
