@@ -9,8 +9,8 @@ import pandas as pd
 
 from analysis.load import Results
 from analysis.measured import Comparison, table
+from experiments.config.instantiate import TARGET
 from experiments.schema import build_cell
-from fanin.instantiate import TARGET
 from fanin.theory.rungs import RUNGS
 
 NAMES = {

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
-from experiments.config.loader import CONF, hydra_arguments
+from experiments.config.catalog import CONF, hydra_arguments
 from experiments.sweep.cli import check_argv, space_of
 from fanin.errors import UNUSABLE, ConfigError, FaninError
 

@@ -28,10 +28,10 @@ from analysis.predict_cell import predict_cell
 from analysis.settings import Setting
 from experiments.atomic_write import writing
 from experiments.config.identity import flatten
+from experiments.config.instantiate import TARGET
 from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
-from fanin.instantiate import TARGET
 from fanin.theory.layer_kind import UnpredictableLayer
 
 TABLE = "predictions"

@@ -16,7 +16,7 @@ from pathlib import Path
 from analysis.load import load
 from benchmarks.measure import python, run
 from benchmarks.page import Section
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 from fanin.errors import FaninError
 

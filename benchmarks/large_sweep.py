@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.config.catalog import config_loader
 from experiments.config.identity import flatten
-from experiments.config.loader import config_loader
 from experiments.result import CellResult
 from experiments.sweep.cli import space_of
 from experiments.sweep.expand import PlannedCell, expand

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.measure import python, run
 from benchmarks.page import Section
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import check_command, space_of
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments

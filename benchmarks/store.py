@@ -25,9 +25,8 @@ from benchmarks.measure import python, run
 from benchmarks.page import Section, circumstances, show, write
 from experiments.atomic_write import atomic_write
 from experiments.cell import run_cell
-from experiments.config.catalog import assign
+from experiments.config.catalog import assign, config_loader
 from experiments.config.identity import cell_id
-from experiments.config.loader import config_loader
 from experiments.result import CellResult
 from experiments.schema import coerce_cell
 from experiments.sweep.cli import space_of

@@ -12,7 +12,19 @@ from pydantic import Field
 from torch import nn
 
 from experiments.clip import Clip, ClipRule
-from experiments.config.wrapper import build_wrapped, coerce_wrapped, split_wrapped
+from experiments.config.init_options import init_from_config, validate_init
+from experiments.config.instantiate import (
+    TARGET,
+    check_value,
+    hints_of,
+    instantiate,
+    instantiate_wrapped,
+    locate,
+    plain,
+    split_wrapped,
+    validate,
+    validate_wrapped,
+)
 from experiments.data import Data
 from experiments.data.dataset import Source
 from experiments.optim import Optimizer
@@ -22,7 +34,6 @@ from experiments.training.settings import Train
 from fanin.activations import pieces_of
 from fanin.errors import ConfigError, FaninError, nearest
 from fanin.inits import Init, weight_layers
-from fanin.instantiate import TARGET, build, check_value, coerce, hints_of, locate, plain
 from fanin.losses import Head, Loss, Objective, make_objective
 from fanin.models import Model
 from fanin.probes.settings import Probe
@@ -82,16 +93,16 @@ def coerce_group(group: str, node: Any) -> Any:
     if not isinstance(node, Mapping):
         raise ConfigError(f"{group}: expected an option of this group, got {node!r}")
     if group == "init":
-        return Init.coerce_config(node, group)
+        return validate_init(node, group)
     # Made once and thrown away: a class checks its arguments against each other when it is made.
     if group in WRAPPERS:
         option, _ = split_wrapped(WRAPPERS[group], node, group)
-        _check_made(group, option, build(option, group))
-        return coerce_wrapped(WRAPPERS[group], node, group)
-    coerced = Train.coerce_config(node, group) if group == "train" else coerce(node, group)
+        _check_made(group, option, instantiate(option, group))
+        return validate_wrapped(WRAPPERS[group], node, group)
+    coerced = Train.coerce_config(node, group) if group == "train" else validate(node, group)
     if group == "activation":
         coerced.pop("inplace", None)  # torch's business: how it is computed, not what
-    _check_made(group, coerced, build(coerced, group))
+    _check_made(group, coerced, instantiate(coerced, group))
     return coerced
 
 
@@ -179,12 +190,12 @@ def build_cell(config: Mapping[str, Any]) -> Cell:
     ConfigError
         The parts don't fit together, as a head and a loss whose combination has no meaning.
     """
-    made: dict[str, Any] = {"init": Init.from_config(config["init"])}
-    made |= {key: build_wrapped(WRAPPERS[key], config[key], key) for key in WRAPPERS}
-    made |= {key: build(config[key], key) for key in PLAIN if key != "activation"}
+    made: dict[str, Any] = {"init": init_from_config(config["init"])}
+    made |= {key: instantiate_wrapped(WRAPPERS[key], config[key], key) for key in WRAPPERS}
+    made |= {key: instantiate(config[key], key) for key in PLAIN if key != "activation"}
     objective = make_objective(made.pop("loss"), made.pop("head"), made["data"].n_classes)
     return Cell(
-        activation=lambda: build(config["activation"], "activation"),
+        activation=lambda: instantiate(config["activation"], "activation"),
         objective=objective,
         **made,
         **{key: config[key] for key in SEEDS},

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import config_loader
+from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import understand

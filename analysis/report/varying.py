@@ -10,8 +10,8 @@ from typing import Any
 from analysis.keys import place
 from analysis.report.column import Column, kind_of, plain, word
 from experiments.config.identity import flatten, scientific
+from experiments.config.instantiate import TARGET
 from experiments.sweep.store.plan_file import Line
-from fanin.instantiate import TARGET
 
 
 def varying(frozen: Mapping[str, Line], ids: Sequence[str]) -> list[Column]:

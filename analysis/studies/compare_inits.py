@@ -22,7 +22,7 @@ from experiments.data import Data
 from experiments.data.cifar import Cifar10
 from experiments.scaling import Scaling, Standardize
 from fanin.errors import UNUSABLE, FaninError
-from fanin.inits import HeNormal, Init, Lsuv, Normal
+from fanin.inits import HeNormal, Init, LayerInit, Lsuv, Normal
 from fanin.models import AlexNet
 from fanin.theory.moments import declared_moments
 from fanin.theory.prescription import prescribe
@@ -56,8 +56,10 @@ def inits(network: nn.Sequential, calibration: Images, venv: str = VENV) -> dict
     variances = ask(network, moments, calibration[:ASKED], ["anyinit_init"], venv)["anyinit_init"]
     if isinstance(variances, str):
         return found
-    layers = {name: {"std": v**0.5} for name, v in zip(moments, variances, strict=True)}
-    return found | {"anyinit": Init(Normal(std=1.0, mean=0.0), layers=layers)}
+    layers = {
+        name: LayerInit(Normal(std=v**0.5)) for name, v in zip(moments, variances, strict=True)
+    }
+    return found | {"anyinit": Init(Normal(std=1.0), layers=layers)}
 
 
 def measured(

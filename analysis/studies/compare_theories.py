@@ -20,6 +20,7 @@ from analysis.studies.draws import mean_and_error, measured_draws
 from analysis.studies.networks import ANYINITS, FIVE, Subject
 from analysis.studies.page import markdown_table, publish
 from fanin.errors import UNUSABLE, FaninError
+from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside
 from fanin.theory.rungs import predict_rungs
@@ -126,7 +127,9 @@ def on_its_own_terms(draws: int, root: str, venv: str = VENV) -> Compared | None
     variances, own = answers["anyinit_init"], answers["anyinit_own"]
     if isinstance(variances, str) or isinstance(own, str):
         return None
-    layers = {name: {"std": var**0.5} for name, var in zip(moments, variances, strict=True)}
+    layers = {
+        name: LayerInit(Normal(std=var**0.5)) for name, var in zip(moments, variances, strict=True)
+    }
     subject = replace(ANYINITS, layers=layers)
     return replace(compare(subject, draws, root, venv), others={"anyinit": own})
 

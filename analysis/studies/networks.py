@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +13,16 @@ from experiments.data.cifar import Cifar10
 from experiments.data.dataset import Source
 from experiments.data.mnist import Mnist
 from experiments.scaling import Scaling, Standardize, Unit
-from fanin.inits import HeNormal, Init, LecunNormal, Normal, PytorchDefault, Scheme, Uniform
+from fanin.inits import (
+    HeNormal,
+    Init,
+    LayerInit,
+    LecunNormal,
+    Normal,
+    PytorchDefault,
+    Scheme,
+    Uniform,
+)
 from fanin.models import AlexNet, Mlp, Plain
 from fanin.models.sequence import ImageShape
 from fanin.theory.moments import LayerMoments, declared_moments
@@ -44,7 +52,7 @@ class Subject:
     source: Source
     scaling: Scaling = field(default_factory=lambda: Scaling(Unit()))
     side: int | None = None
-    layers: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, LayerInit] = field(default_factory=dict)
 
     @property
     def init(self) -> Init:

@@ -3,16 +3,23 @@
 Hydra composes each option once, however many cells use it. A cell is then a plain mapping put
 together from those nodes: sound because no YAML under `conf/` looks into another group (a test
 keeps it so), and a thousand times faster than composing every cell.
+
+The one module that uses Hydra's internals, which pyproject.toml therefore holds below 1.4.
 """
 
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +28,8 @@ from yaml import YAMLError
 
 from experiments.config.identity import flatten
 from fanin.errors import ConfigError, nearest
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # Mappings without fixed keys: they name layers, or stand where a number or null may stand too.
 OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")
@@ -119,6 +128,30 @@ class ConfigCatalog:
             return self._loader.load_configuration(
                 self._config_name, [*self._hydra_overrides, *overrides], RunMode.RUN
             )
+
+
+def hydra_arguments() -> Namespace:
+    """The process's command line as Hydra parses it: flags, and overrides as text."""
+    arguments: Namespace = get_args_parser().parse_args()
+    return arguments
+
+
+def config_loader(config_dir: str | None = None) -> ConfigLoader:
+    """Make a loader for `conf/`.
+
+    Parameters
+    ----------
+    config_dir
+        A folder with more options of the same groups (`--config-dir`).
+    """
+    path = create_config_search_path(f"file://{CONF}")
+    if config_dir is not None:
+        folder = Path(config_dir).resolve()
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: no such folder")
+        anchor = SearchPathQuery(provider="schema")
+        path.prepend(provider="command-line", path=f"file://{folder}", anchor=anchor)
+    return ConfigLoaderImpl(config_search_path=path)
 
 
 def has_key(node: Any, dotted: str) -> bool:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fanin.instantiate import TARGET
+from experiments.config.instantiate import TARGET
 
 # How or where a cell ran, and what was asked of the sweep around it, is not what it is.
 EXCLUDED = ("data.root", "data.download", "runner", "sweep", "engine", "hydra")

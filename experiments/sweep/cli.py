@@ -10,15 +10,14 @@ from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
 
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import config_loader, hydra_arguments
+from experiments.config.catalog import ConfigCatalog, config_loader, hydra_arguments
+from experiments.config.instantiate import TARGET
 from experiments.sweep.grid import named_keys
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.view.unread import UnreadConsole
 from experiments.sweep.worker.forkserver import start_server
 from fanin.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
-from fanin.instantiate import TARGET
 
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
 ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.config.catalog import ConfigCatalog, assign, value_at
 from experiments.config.identity import cell_id
+from experiments.config.instantiate import TARGET
 from experiments.schema import (
     CELL_KEYS,
     PartsChecker,
@@ -20,7 +21,6 @@ from experiments.schema import (
 from experiments.sweep.differences import full_label
 from experiments.sweep.grid import Assignment, Grid
 from fanin.errors import ConfigError, nearest
-from fanin.instantiate import TARGET
 
 Choices = dict[str, str | None]
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.config.catalog import ConfigCatalog
-from experiments.config.wrapper import build_wrapped
+from experiments.config.instantiate import instantiate_wrapped
 from experiments.data import Data
 from experiments.sweep.differences import full_label
 from experiments.sweep.engines import choose, decide
@@ -122,7 +122,7 @@ def prepare_data(plan: Plan, beat: Tick) -> None:
     nodes = {json.dumps(t.config["data"]): t.config["data"] for p in plan.packs for t in p.tasks}
     for node in nodes.values():
         beat()
-        build_wrapped(Data, node, "data").prepare()
+        instantiate_wrapped(Data, node, "data").prepare()
 
 
 def _asked(request: Request) -> dict[str, Any]:

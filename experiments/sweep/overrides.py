@@ -12,8 +12,8 @@ from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
 from experiments.config.catalog import short
+from experiments.config.instantiate import shortened
 from fanin.errors import ConfigError
-from fanin.instantiate import shortened
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fanin.instantiate import TARGET
+from experiments.config.instantiate import TARGET
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = sysconfig.get_path("platlib")  # what lies there is known by its version

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator
 
 from experiments.config.catalog import ConfigCatalog, assign
+from experiments.config.instantiate import check_value, instantiate
 from experiments.sweep.engines import Asked
 from experiments.sweep.grid import Grid, grids_of
 from experiments.sweep.overrides import Argument
@@ -18,7 +19,6 @@ from experiments.sweep.runners import Runner
 from experiments.sweep.sizes import Size, at_size
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import ConfigError
-from fanin.instantiate import build, check_value
 
 
 def _a_folder_name(name: str) -> str:
@@ -120,7 +120,7 @@ def understand(space: ConfigCatalog, arguments: Sequence[Argument]) -> Request:
         name=settings.name or _option_name(option, settings) or _default_name(about["cell"]),
         named=None if option is None else _named(option, node),
         grids=grids,
-        runner=build(runner, "runner"),
+        runner=instantiate(runner, "runner"),
         engine=check_value(engine, Asked, "engine"),
         arguments=arguments,
     )

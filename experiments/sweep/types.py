@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fanin.instantiate import TARGET
+from experiments.config.instantiate import TARGET
 
 Engine = Literal["serial", "stacked"]
 

@@ -212,7 +212,7 @@ def why_serial(cell: Cell) -> str | None:
 
     Examples
     --------
-    >>> from experiments.config.loader import config_loader
+    >>> from experiments.config.catalog import config_loader
     >>> from experiments.schema import build_cell, coerce_cell
     >>> from experiments.config.catalog import ConfigCatalog
     >>> base = ConfigCatalog(config_loader(), "config").base

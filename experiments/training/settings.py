@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from fanin.instantiate import coerce
+from experiments.config.instantiate import validate
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Train:
     @classmethod
     def coerce_config(cls, node: Mapping[str, Any], where: str = "train") -> dict[str, Any]:
         """Plain typed data in which only the length that counts is named."""
-        values = coerce(node, where)
+        values = validate(node, where)
         return values if values["steps"] is None else values | {"epochs": None}
 
     @property

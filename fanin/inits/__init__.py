@@ -1,31 +1,37 @@
-"""Init schemes: each declared once, sampled by the lab and read as moments by the theory.
+"""Init schemes: each declared once, sampled by the experiments and read as moments by the theory.
 
-One file per family. `Init` is the config group: a scheme with gain, biases and overrides.
+`Init` is a scheme with a gain, biases and exceptions for single layers.
 """
 
-from fanin.inits.alexnet2012 import Alexnet2012
-from fanin.inits.constant import Constant, Zeros
-from fanin.inits.glorot import XavierNormal, XavierUniform
-from fanin.inits.he import HeNormal, HeUniform
-from fanin.inits.init import Init
-from fanin.inits.initialize import initialize
-from fanin.inits.layer_init import LayerInit, NormalBias
-from fanin.inits.layers import LayerPlace, weight_layers
-from fanin.inits.lecun import LecunNormal, LecunUniform
-from fanin.inits.lsuv import Lsuv
-from fanin.inits.normal import Normal
+from fanin.inits.data_dependent import Lsuv
+from fanin.inits.distributions import (
+    Alexnet2012,
+    Constant,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
+from fanin.inits.init import Init, LayerInit, NormalBias, initialize
 from fanin.inits.orthogonal import DeltaOrthogonal, Orthogonal
-from fanin.inits.pytorch_default import PytorchDefault
 from fanin.inits.scheme import (
     CalibratedScheme,
     FunctionScheme,
+    GaussianScheme,
+    LayerPlace,
     Scheme,
-    coerce_scheme,
-    scheme_from_config,
+    UniformScheme,
 )
-from fanin.inits.truncated_normal import TruncatedNormal
-from fanin.inits.uniform import Uniform
-from fanin.inits.weight_shape import Fan, Moments, WeightLayer, WeightShape
+from fanin.inits.variance_scaling import (
+    HeNormal,
+    HeUniform,
+    LecunNormal,
+    LecunUniform,
+    PytorchDefault,
+    XavierNormal,
+    XavierUniform,
+)
+from fanin.inits.weight_shape import Fan, Moments, WeightLayer, WeightShape, weight_layers
 
 __all__ = [
     "Alexnet2012",
@@ -34,6 +40,7 @@ __all__ = [
     "DeltaOrthogonal",
     "Fan",
     "FunctionScheme",
+    "GaussianScheme",
     "HeNormal",
     "HeUniform",
     "Init",
@@ -50,13 +57,12 @@ __all__ = [
     "Scheme",
     "TruncatedNormal",
     "Uniform",
+    "UniformScheme",
     "WeightLayer",
     "WeightShape",
     "XavierNormal",
     "XavierUniform",
     "Zeros",
-    "coerce_scheme",
     "initialize",
-    "scheme_from_config",
     "weight_layers",
 ]

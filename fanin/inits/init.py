@@ -1,101 +1,122 @@
-"""The `init` group: a scheme, and what all schemes share: gain, biases, overrides per layer."""
+"""A scheme with a gain, biases and exceptions for single layers, and drawing a model with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from pydantic import FiniteFloat
-from torch import nn
+import torch
+from jaxtyping import Float, Float64
+from pydantic import Field, FiniteFloat
+from torch import Tensor, nn
 
 from fanin.errors import ConfigError, nearest
-from fanin.inits.layer_init import LayerInit, NormalBias
-from fanin.inits.layers import LayerPlace, weight_layers
-from fanin.inits.scheme import (
-    Scheme,
-    coerce_scheme,
-    scheme_arguments,
-    scheme_from_config,
-    with_fields,
-)
-from fanin.instantiate import TARGET, check_value, locate
+from fanin.inits.distributions import Constant, Normal
+from fanin.inits.scheme import CalibratedScheme, LayerPlace, Scheme
+from fanin.inits.weight_shape import Moments, WeightShape, weight_layers
 
-SHARED = ("gain", "bias")
+
+@dataclass(frozen=True)
+class NormalBias:
+    """N(mean, std^2) biases."""
+
+    mean: FiniteFloat = 0.0
+    std: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+
+@dataclass(frozen=True)
+class LayerInit:
+    """A layer's scheme, gain and biases.
+
+    Parameters
+    ----------
+    scheme
+        Draws the weights.
+    gain
+        Multiplies the weights, mean and standard deviation alike; not the biases.
+    bias
+        None: the scheme's own, which are 0 unless it says otherwise. A number: that constant.
+    place
+        For schemes whose biases depend on it; `Init` fills it in.
+    """
+
+    scheme: Scheme
+    gain: float = 1.0
+    bias: float | NormalBias | None = None
+    place: LayerPlace = field(default=LayerPlace(""))
+
+    def weight_moments(self, weight: WeightShape) -> Moments | None:
+        """Mean and variance of a weight, gain included; None if only data tells."""
+        moments = _moments(self.scheme, weight)
+        return moments and moments.scaled(self.gain)
+
+    def sample_weight(
+        self, weight: WeightShape, generator: torch.Generator
+    ) -> Float64[Tensor, "out in *kernel"]:
+        """Draw the layer's weight, gain included.
+
+        Raises
+        ------
+        ConfigError
+            The scheme returned something else than a tensor of the weight's shape.
+        """
+        return self.gain * _sample(self.scheme, weight, generator)
+
+    def bias_moments(self, weight: WeightShape) -> Moments | None:
+        """Mean and variance of a bias; None if unknown."""
+        return _moments(self._bias_scheme(weight), _as_weight(weight))
+
+    def sample_bias(
+        self, weight: WeightShape, generator: torch.Generator
+    ) -> Float64[Tensor, " out"]:
+        """Draw the layer's biases."""
+        return _sample(self._bias_scheme(weight), _as_weight(weight), generator).flatten()
+
+    def _bias_scheme(self, weight: WeightShape) -> Scheme:
+        if isinstance(self.bias, NormalBias):
+            return Normal(mean=self.bias.mean, std=self.bias.std)
+        own = getattr(self.scheme, "bias", None)
+        if self.bias is None and callable(own):
+            return own(weight, self.place)
+        return Constant(self.bias or 0.0)
 
 
 @dataclass(frozen=True)
 class Init:
-    """A scheme with a gain, biases and overrides for single layers.
+    """A scheme with a gain, biases and exceptions for single layers.
 
     Parameters
     ----------
     scheme, gain, bias
         As in `LayerInit`, for all layers.
     layers
-        By layer name, what differs there: `gain`, `bias`, any field of the scheme, or `_target_`
-        and its arguments for another scheme.
+        By layer name, how that layer is drawn instead.
 
     Examples
     --------
-    >>> from fanin.inits import Normal
-    >>> init = Init(Normal(std=0.1), layers={"conv1": {"std": 0.02, "bias": 1.0}})
+    >>> from fanin.inits import HeNormal, LayerInit, Normal
+    >>> init = Init(HeNormal(), layers={"conv1": LayerInit(Normal(std=0.02), bias=1.0)})
     >>> init.for_layer("conv1").scheme, init.for_layer("conv2").scheme
-    (Normal(std=0.02, mean=0.0), Normal(std=0.1, mean=0.0))
+    (Normal(std=0.02, mean=0.0), HeNormal(fan='fan_in', negative_slope=0.0))
     """
 
     scheme: Scheme
     gain: float = 1.0
     bias: float | NormalBias | None = None
-    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    layers: Mapping[str, LayerInit] = field(default_factory=dict)
 
-    @classmethod
-    def from_config(cls, node: Mapping[str, Any], where: str = "init") -> Init:
-        """Make the init that a config node describes: a scheme's keys beside the shared ones.
-
-        Raises
-        ------
-        ConfigError
-            A key or value is wrong, in a layer's overrides too.
-        """
-        scheme_node, shared, layers = _split(node, where)
-        init = cls(scheme_from_config(scheme_node, where), layers=layers, **shared)
-        for name in layers:
-            init.for_layer(name)
-        return init
-
-    @classmethod
-    def coerce_config(cls, node: Mapping[str, Any], where: str = "init") -> dict[str, Any]:
-        """Return a config node as plain data, every key present and of its declared type.
-
-        Raises
-        ------
-        ConfigError
-            As `from_config`.
-        """
-        scheme_node, shared, layers = _split(node, where)
-        coerced = coerce_scheme(scheme_node, where)
-        return {
-            **coerced,
-            **_plain(shared),
-            "layers": {
-                name: _coerce_layer(coerced, override, f"{where}.layers.{name}")
-                for name, override in layers.items()
-            },
-        }
+    def __post_init__(self) -> None:
+        for name, layer in self.layers.items():
+            if not isinstance(layer, LayerInit):
+                raise ConfigError(
+                    f"init.layers.{name}: expected a fanin.inits.LayerInit, got {layer!r}"
+                )
 
     def for_layer(self, name: str, is_output: bool = False) -> LayerInit:
-        """How the layer of that name is drawn.
-
-        Raises
-        ------
-        ConfigError
-            The layer's overrides have a wrong key or value.
-        """
-        override = self.layers.get(name, {})
-        scheme, shared = _layer_parts(self.scheme, override, f"init.layers.{name}")
-        parts = {"gain": self.gain, "bias": self.bias} | shared
-        return LayerInit(scheme, LayerPlace(name, is_output), **parts)
+        """How the layer of that name is drawn."""
+        layer = self.layers.get(name) or LayerInit(self.scheme, self.gain, self.bias)
+        return replace(layer, place=LayerPlace(name, is_output))
 
     def for_model(self, model: nn.Module) -> dict[str, LayerInit]:
         """How each weight layer of a model is drawn, by name; the last one is the output layer.
@@ -103,7 +124,7 @@ class Init:
         Raises
         ------
         ConfigError
-            An override names a layer that the model lacks, or has a wrong key or value.
+            `layers` names a layer that the model lacks.
         """
         names = list(weight_layers(model))
         for name in self.layers:
@@ -112,60 +133,86 @@ class Init:
         return {name: self.for_layer(name, is_output=name == names[-1]) for name in names}
 
 
-def _split(
-    node: Mapping[str, Any], where: str
-) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, Any]]:
-    """Part a group's node into the scheme's keys, gain and bias, and the layers' overrides."""
-    scheme_node = {key: value for key, value in node.items() if key not in (*SHARED, "layers")}
-    known = scheme_arguments(locate(scheme_node, where))
-    for key in (*SHARED, "layers"):
-        if key in known:
-            raise ConfigError(
-                f"{where}: {scheme_node[TARGET]} has an argument {key}, which is already a key of"
-                " every init scheme; give the argument another name"
-            )
-    for key in scheme_node:
-        if key != TARGET and key not in known:
-            meant = nearest(str(key), [*known, *SHARED, "layers"])
-            raise ConfigError(f"{where}.{key}: no such key; {meant}")
-    hint = dict[str, dict[str, Any]]
-    layers = check_value(node.get("layers") or {}, hint, f"{where}.layers")
-    return scheme_node, {"gain": 1.0, "bias": None} | _shared(node, where), layers
+@torch.no_grad()
+def initialize(
+    model: nn.Module,
+    init: Init,
+    seed_of: Callable[[str], torch.Generator],
+    images: Float[Tensor, "image channel height width"] | None = None,
+) -> None:
+    """Draw all weights and biases of a model's linear and convolution layers, in place.
+
+    Every tensor has a random stream of its own, named after it, so that another depth or another
+    scheme in one layer changes no other layer's draw. Other layers keep what torch gave them
+    (normalization: weight 1, bias 0).
+
+    Where a scheme calibrates on data (LSUV), the gain multiplies the calibrated weights at the
+    end, so that it doesn't take part in what calibration evens out.
+
+    Parameters
+    ----------
+    model
+        Any module.
+    init
+        How to draw each layer.
+    seed_of
+        The generator for a tensor's name, such as `conv1.weight`.
+    images
+        A batch as the model takes it, for schemes that calibrate on data.
+
+    Raises
+    ------
+    ConfigError
+        `init.layers` names a layer that the model lacks; a scheme calibrates, and no images are
+        given; a scheme's sample has the wrong shape.
+
+    Examples
+    --------
+    >>> from fanin.inits import Constant
+    >>> net = nn.Sequential(nn.Linear(2, 1))
+    >>> initialize(net, Init(Constant(0.5), bias=1.0), lambda name: torch.Generator())
+    >>> net[0].weight.tolist(), net[0].bias.tolist()
+    ([[0.5, 0.5]], [1.0])
+    """
+    modules = weight_layers(model)
+    layers = init.for_model(model)
+    calibrated: dict[str, CalibratedScheme] = {}
+    for name, layer in layers.items():
+        module, weight = modules[name], WeightShape.of(modules[name])
+        if isinstance(layer.scheme, CalibratedScheme):
+            calibrated[name] = layer.scheme
+            layer = replace(layer, gain=1.0)
+        module.weight.copy_(layer.sample_weight(weight, seed_of(f"{name}.weight")))
+        if module.bias is not None:
+            module.bias.copy_(layer.sample_bias(weight, seed_of(f"{name}.bias")))
+    if not calibrated:
+        return
+    if images is None:
+        kinds = sorted({type(scheme).__name__ for scheme in calibrated.values()})
+        raise ConfigError(f"init: {', '.join(kinds)} calibrates on data, and no images were given")
+    # One layer at a time, in forward order, also where layers differ in the scheme's settings.
+    for name, scheme in calibrated.items():
+        scheme.calibrate(model, images, [name])
+    for name in calibrated:
+        modules[name].weight.mul_(layers[name].gain)
 
 
-def _shared(node: Mapping[str, Any], where: str) -> dict[str, Any]:
-    shared: dict[str, Any] = {}
-    if "gain" in node:
-        shared["gain"] = check_value(node["gain"], FiniteFloat, f"{where}.gain")
-    if isinstance(node.get("bias"), Mapping):
-        shared["bias"] = check_value(node["bias"], NormalBias, f"{where}.bias")
-    elif "bias" in node:
-        shared["bias"] = check_value(node["bias"], FiniteFloat | None, f"{where}.bias")
-    return shared
+def _moments(scheme: Scheme, weight: WeightShape) -> Moments | None:
+    declared = getattr(scheme, "moments", None)
+    return declared(weight) if callable(declared) else None
 
 
-def _layer_parts(
-    base: Scheme, override: Mapping[str, Any], where: str
-) -> tuple[Scheme, dict[str, Any]]:
-    changes = {key: value for key, value in override.items() if key not in SHARED}
-    if TARGET in changes:
-        return scheme_from_config(changes, where), _shared(override, where)
-    return with_fields(base, changes, where), _shared(override, where)
+def _sample(scheme: Scheme, weight: WeightShape, generator: torch.Generator) -> Tensor:
+    sampled = scheme.sample(weight, generator)
+    if not isinstance(sampled, Tensor) or tuple(sampled.shape) != weight.shape:
+        got = tuple(sampled.shape) if isinstance(sampled, Tensor) else type(sampled).__name__
+        raise ConfigError(
+            f"init: {type(scheme).__name__}.sample should return a tensor of shape {weight.shape},"
+            f" got {got}"
+        )
+    return sampled.to("cpu", torch.float64)
 
 
-def _coerce_layer(
-    coerced: Mapping[str, Any], override: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    _, shared = _layer_parts(scheme_from_config(coerced, where), override, where)
-    changes = {key: value for key, value in override.items() if key not in SHARED}
-    if TARGET in changes:
-        return coerce_scheme(changes, where) | _plain(shared)
-    changed = coerce_scheme({**coerced, **changes}, where)
-    return {key: changed[key] for key in changes} | _plain(shared)
-
-
-def _plain(shared: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: asdict(value) if isinstance(value, NormalBias) else value
-        for key, value in shared.items()
-    }
+def _as_weight(weight: WeightShape) -> WeightShape:
+    """The biases of a layer as a weight tensor of one column."""
+    return WeightShape(out_features=weight.out_features, in_features=1)

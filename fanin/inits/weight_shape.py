@@ -1,4 +1,4 @@
-"""What an init scheme is told of a weight tensor, and what it says of it."""
+"""The weight tensors of a model, as init schemes see them, and the moments of their entries."""
 
 from __future__ import annotations
 
@@ -114,3 +114,19 @@ class Moments:
     def scaled(self, gain: float) -> Moments:
         """The moments of `gain` times the entry."""
         return Moments(mean=gain * self.mean, var=gain**2 * self.var)
+
+
+def weight_layers(model: nn.Module) -> dict[str, WeightLayer]:
+    """The linear and convolution layers by name, in the order in which they were registered.
+
+    For an `nn.Sequential` that is the order of the forward pass.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 10))
+    >>> list(weight_layers(net))
+    ['0', '3']
+    """
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, WeightLayer)
+    }

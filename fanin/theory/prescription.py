@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.inits import HeNormal, Init, Moments, Scheme
-from fanin.inits.layer_init import LayerInit
+from fanin.inits.init import LayerInit
 from fanin.theory.certificate.measured import measured_draws, summary
 from fanin.theory.certificate.networks import on_cpu
 from fanin.theory.certificate.weights import Weights, weights_of
@@ -50,7 +50,7 @@ class Prescription:
         """The gains as overrides for `python -m experiments.run`."""
         layers = self.init.layers
         return tuple(
-            f"init.layers.{name}.gain={layers[name]['gain']:.{DIGITS}g}" for name in self.gains
+            f"init.layers.{name}.gain={layers[name].gain:.{DIGITS}g}" for name in self.gains
         )
 
     @property
@@ -144,11 +144,10 @@ def prescribe(
 
 
 def _with_gains(init: Init, layers: Mapping[str, LayerInit], gains: Mapping[str, float]) -> Init:
-    overrides = {
-        name: {**init.layers.get(name, {}), "gain": layers[name].gain * gain}
-        for name, gain in gains.items()
+    changed = {
+        name: replace(layers[name], gain=layers[name].gain * gain) for name, gain in gains.items()
     }
-    return replace(init, layers=overrides)
+    return replace(init, layers={**init.layers, **changed})
 
 
 def _numbers(moments: LayerMoments) -> tuple[float, float, float, float]:

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from experiments.clip import Clip, ClipNorm, ClipValue, NoClip
-from experiments.config.wrapper import build_wrapped, coerce_wrapped
+from experiments.config.instantiate import instantiate_wrapped, validate, validate_wrapped
 from fanin.errors import ConfigError
-from fanin.instantiate import coerce
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "clip").glob("*.yaml"))
 NORM = {"_target_": "experiments.clip.ClipNorm", "max_norm": 2.0}
@@ -44,7 +43,7 @@ def norm(grads: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
 def test_yaml_lists_every_number_at_its_default(path: Path):
     node = yaml.safe_load(path.read_text())
-    assert coerce({"_target_": node["_target_"]}) == node
+    assert validate({"_target_": node["_target_"]}) == node
 
 
 @pytest.mark.parametrize("bound", [0.5, 1000.0])
@@ -139,19 +138,19 @@ def test_a_bias_may_get_the_mean_of_its_units_weight_gradients():
 
 def test_one_mapping_holds_the_rule_and_the_factors():
     node = NORM | {"factors": {"conv1": 1}, "bias": "own"}
-    assert build_wrapped(Clip, node, "clip") == Clip(ClipNorm(2.0), {"conv1": 1.0})
-    assert coerce_wrapped(Clip, node, "clip") == node
-    assert type(coerce_wrapped(Clip, node, "clip")["factors"]["conv1"]) is float
+    assert instantiate_wrapped(Clip, node, "clip") == Clip(ClipNorm(2.0), {"conv1": 1.0})
+    assert validate_wrapped(Clip, node, "clip") == node
+    assert type(validate_wrapped(Clip, node, "clip")["factors"]["conv1"]) is float
 
 
 def test_what_is_not_said_is_filled_in():
     node = {"_target_": "experiments.clip.ClipValue"}
-    assert coerce_wrapped(Clip, node, "clip") == node | {
+    assert validate_wrapped(Clip, node, "clip") == node | {
         "max_value": 1.0,
         "factors": {},
         "bias": "own",
     }
-    assert build_wrapped(Clip, node, "clip") == Clip(ClipValue(1.0))
+    assert instantiate_wrapped(Clip, node, "clip") == Clip(ClipValue(1.0))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +170,6 @@ def test_what_is_not_said_is_filled_in():
 )
 def test_a_wrong_key_or_value_is_refused(changed: dict, complaint: str):
     with pytest.raises(ConfigError, match=complaint):
-        build_wrapped(Clip, NORM | changed, "clip")
+        instantiate_wrapped(Clip, NORM | changed, "clip")
     with pytest.raises(ConfigError, match=complaint):
-        coerce_wrapped(Clip, NORM | changed, "clip")
+        validate_wrapped(Clip, NORM | changed, "clip")

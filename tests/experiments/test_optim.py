@@ -9,9 +9,9 @@ import yaml
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from experiments.config.instantiate import instantiate, validate
 from experiments.optim import Adam, AdamW, Optimizer, Sgd
 from fanin.errors import ConfigError
-from fanin.instantiate import build, coerce
 from fanin.models import TwoLayer
 
 STEPS = 50
@@ -83,7 +83,7 @@ def assert_same(ours: dict[str, Tensor], torchs: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
 def test_yaml_lists_every_number_at_its_default(path: Path):
     node = yaml.safe_load(path.read_text())
-    assert coerce({"_target_": node["_target_"]}) == node
+    assert validate({"_target_": node["_target_"]}) == node
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -156,4 +156,4 @@ def test_sgd_stays_where_it_is_without_a_gradient():
 )
 def test_a_wrong_number_is_refused(key: str, value: float):
     with pytest.raises(ConfigError, match=f"optim.{key}"):
-        build({"_target_": "experiments.optim.Sgd", key: value}, "optim")
+        instantiate({"_target_": "experiments.optim.Sgd", key: value}, "optim")

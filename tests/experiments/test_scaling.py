@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from experiments.config.instantiate import instantiate, validate
 from experiments.scaling import (
     CHUNK,
     FittedScaling,
@@ -20,7 +21,6 @@ from experiments.scaling import (
     Standardize,
     Unit,
 )
-from fanin.instantiate import build, coerce
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "scaling").glob("*.yaml"))
 EPS = torch.finfo(torch.float64).eps
@@ -43,8 +43,8 @@ def scaled(method: Method, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.stem)
 def test_every_option_builds_and_states_every_argument(option: Path) -> None:
     node = yaml.safe_load(option.read_text())
-    assert node == coerce({"_target_": node["_target_"]})
-    assert hasattr(build(node), "fit")
+    assert node == validate({"_target_": node["_target_"]})
+    assert hasattr(instantiate(node), "fit")
 
 
 def test_there_are_six_methods() -> None:

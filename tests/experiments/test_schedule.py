@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.config.instantiate import instantiate, validate
 from experiments.schedule import Constant, Cosine, Schedule, Step, Warmup
 from fanin.errors import ConfigError
-from fanin.instantiate import build, coerce
 
 TOTAL = 40
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "schedule").glob("*.yaml"))
@@ -36,7 +36,7 @@ def torch_factors(make) -> list[float]:
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
 def test_yaml_lists_every_number_at_its_default(path: Path):
     node = yaml.safe_load(path.read_text())
-    assert coerce({"_target_": node["_target_"]}) == node
+    assert validate({"_target_": node["_target_"]}) == node
 
 
 def test_constant_is_one():
@@ -89,4 +89,4 @@ def test_a_factor_lies_between_zero_and_one_at_every_step(schedule, total, data)
 )
 def test_a_wrong_number_is_refused(name: str, key: str, value: object):
     with pytest.raises(ConfigError, match=f"schedule.{key}"):
-        build({"_target_": f"experiments.schedule.{name}", key: value}, "schedule")
+        instantiate({"_target_": f"experiments.schedule.{name}", key: value}, "schedule")

@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
+from experiments.config.instantiate import TARGET, arguments, instantiate, locate
 from experiments.schema import coerce_group
 from fanin.activations import Erf, Maxout, pieces_of
 from fanin.errors import ConfigError
-from fanin.instantiate import TARGET, arguments, build, locate
 from fanin.models import AlexNet, Mlp, Plain, TwoLayer
 from fanin.models.norms import Norm
 
@@ -59,7 +59,7 @@ def test_every_option_has_a_known_gaussian_moment():
 def test_gaussian_moments_are_those_of_the_theory(name):
     z, weights = quadrature()
     z.requires_grad_()
-    phi = build(OPTIONS[name])(z)
+    phi = instantiate(OPTIONS[name])(z)
     (slope,) = torch.autograd.grad(phi.sum(), z)
     for values, expected in zip((phi, slope), GAUSSIAN_MOMENTS[name], strict=True):
         # The table has six decimals.
@@ -79,7 +79,7 @@ def test_an_option_s_arguments_are_the_target_s_with_its_defaults(name):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", GAUSSIAN_MOMENTS)
 def test_an_activation_is_elementwise_and_keeps_shape_and_dtype(name, dtype):
-    activation = build(OPTIONS[name])
+    activation = instantiate(OPTIONS[name])
     x = torch.linspace(-3, 3, 24, dtype=dtype).reshape(2, 3, 4)
     y = activation(x)
     eps = torch.finfo(dtype).eps
@@ -98,7 +98,7 @@ def test_erf_has_its_closed_gaussian_moment(q):
 
 
 def test_every_option_can_be_turned_off_its_default():
-    leaky = build(OPTIONS["leaky_relu"] | {"negative_slope": 0.5})
+    leaky = instantiate(OPTIONS["leaky_relu"] | {"negative_slope": 0.5})
     assert leaky(torch.tensor(-2.0)) == -1.0
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, vmap
 
+from experiments.config.instantiate import instantiate, validate
 from fanin.errors import ConfigError
-from fanin.instantiate import build, coerce
 from fanin.losses import Head, Loss, Objective, make_objective
 from fanin.losses.table import TABLE, markdown
 
@@ -36,15 +36,15 @@ def logits(dtype: torch.dtype = torch.float64, outputs: int = 3) -> torch.Tensor
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("head/*")), ids=lambda p: p.stem)
 def test_each_head_is_named_as_its_file(path: Path):
     node = yaml.safe_load(path.read_text())
-    assert coerce(node) == node
-    assert build(node) == Head(path.stem)
+    assert validate(node) == node
+    assert instantiate(node) == Head(path.stem)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("loss/*")), ids=lambda p: p.stem)
 def test_each_loss_is_named_as_its_file_and_stable_by_default(path: Path):
     node = yaml.safe_load(path.read_text())
-    assert coerce({"_target_": node["_target_"], "name": path.stem}) == node
-    assert build(node) == Loss(path.stem)
+    assert validate({"_target_": node["_target_"], "name": path.stem}) == node
+    assert instantiate(node) == Loss(path.stem)
 
 
 @pytest.mark.parametrize(("loss", "head", "form"), [*itertools.product(LOSSES, HEADS, FORMS)])

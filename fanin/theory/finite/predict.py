@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from fanin.inits.layers import weight_layers
-from fanin.inits.weight_shape import WeightLayer, WeightShape
+from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
 from fanin.theory.field import FieldLayer, Sampling, predict_field, walk_field
 from fanin.theory.finite.dense import dense_chain, is_dense
 from fanin.theory.finite.first_order import Freedom, log_variances

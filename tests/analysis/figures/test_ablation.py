@@ -13,7 +13,7 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.figures.ablation import Field, combined, fields, measured
-from experiments.config.loader import CONF
+from experiments.config.catalog import CONF
 from fanin.errors import FaninError
 
 SWEEP = """

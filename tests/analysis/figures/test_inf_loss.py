@@ -22,8 +22,7 @@ from analysis.figures.inf_loss.losses import (
 )
 from analysis.figures.inf_loss.parts import bad_steps, cells_of
 from experiments.cell import run_cell
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import config_loader
+from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.result import CellResult
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments

@@ -7,7 +7,7 @@ from pathlib import Path
 from small_sweep import SMALL
 
 from analysis import Results, load
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 
 NAME = "<img src=x onerror=alert(1)>"  # a folder may be called so

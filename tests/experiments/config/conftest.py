@@ -3,8 +3,7 @@
 import pytest
 from hydra.core.config_loader import ConfigLoader
 
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import config_loader
+from experiments.config.catalog import ConfigCatalog, config_loader
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,10 @@
 
 import pytest
 
-from experiments.config.catalog import ConfigCatalog, assign
-from experiments.config.loader import config_loader
+from experiments.config.catalog import ConfigCatalog, assign, config_loader
+from experiments.config.instantiate import check_value, instantiate, locate, validate
 from experiments.schema import PartsChecker, coerce_cell, coerce_group
 from fanin.errors import ConfigError
-from fanin.instantiate import build, check_value, coerce, locate
 
 
 @pytest.fixture
@@ -148,9 +147,9 @@ def test_a_long_value_is_shown_in_short():
 
 def test_a_type_that_no_yaml_can_hold_is_refused():
     with pytest.raises(ConfigError, match="can't be configured"):
-        coerce({"_target_": "fanin.inits.Init", "scheme": 3})
+        validate({"_target_": "fanin.inits.Init", "scheme": 3})
 
 
 def test_what_a_constructor_says_becomes_a_config_error():
     with pytest.raises(ConfigError, match="init: "):
-        build({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 0}, "init")
+        instantiate({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 0}, "init")

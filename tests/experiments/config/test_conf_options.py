@@ -8,14 +8,13 @@ import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import CONF
+from experiments.config.catalog import CONF, ConfigCatalog
+from experiments.config.instantiate import instantiate
 from experiments.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import grids_of
 from experiments.sweep.runners import InlineRunner, LocalRunner, Runner
 from experiments.sweep.sizes import Size, at_size
-from fanin.instantiate import build
 
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")
 SWEEPS = sorted(CONF.glob("sweep/*.yaml"))
@@ -90,7 +89,7 @@ def test_every_option_builds(space: ConfigCatalog, path):
     if (group, option) == ("init", "custom"):
         pytest.skip("has a target only once the user names one")
     if group == "runner":
-        assert isinstance(build(space.node(group, option), group), Runner)
+        assert isinstance(instantiate(space.node(group, option), group), Runner)
         return
     choices = {group: option} | COMPANIONS.get((group, option), {})
     nodes = {key: space.node(key, chosen) for key, chosen in choices.items()}
@@ -110,8 +109,8 @@ def test_an_options_yaml_already_has_the_declared_types(space: ConfigCatalog, pa
 
 
 def test_runners_build(space: ConfigCatalog):
-    assert isinstance(build(space.node("runner", "inline")), InlineRunner)
-    assert isinstance(build(space.node("runner", "local")), LocalRunner)
+    assert isinstance(instantiate(space.node("runner", "inline")), InlineRunner)
+    assert isinstance(instantiate(space.node("runner", "local")), LocalRunner)
 
 
 def test_every_named_sweep_expands(space: ConfigCatalog):

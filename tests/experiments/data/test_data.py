@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.config.instantiate import instantiate, validate
 from experiments.data import Corrupt, Data, Digits, Gaussian, Mnist, Shapes
 from experiments.data.dataset import Source
 from experiments.data.resize import resize
 from experiments.data.subset import choose
 from fanin.errors import ConfigError
-from fanin.instantiate import build, coerce
 
 OPTIONS = sorted((Path(__file__).parents[3] / "conf" / "data").glob("*.yaml"))
 SMALL: list[Source] = [
@@ -34,8 +34,8 @@ def rng(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.stem)
 def test_every_option_states_every_argument_with_its_default(option: Path) -> None:
     node = yaml.safe_load(option.read_text())
-    assert node == coerce({"_target_": node["_target_"]})
-    source = build(node)
+    assert node == validate({"_target_": node["_target_"]})
+    source = instantiate(node)
     assert len(source.shape) == 3
     assert source.n_classes >= 2
 
@@ -152,7 +152,7 @@ def test_noise_is_not_resized() -> None:
 def test_a_misspelt_corrupt_key_is_refused() -> None:
     node = {"_target_": "experiments.data.Corrupt", "shar": 0.5}
     with pytest.raises(ConfigError, match="did you mean share"):
-        build(node)
+        instantiate(node)
 
 
 @pytest.mark.parametrize("side", [7, 14, 28, 40])

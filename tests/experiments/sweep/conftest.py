@@ -10,8 +10,7 @@ from fault_rows import Record, faults, write_page
 from hydra.core.config_loader import ConfigLoader
 from sweep_process import FAULTY, Site, site
 
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import config_loader
+from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.sweep.cli import check_command, run_command, space_of
 from experiments.sweep.expand import PlannedCell, expand
 from experiments.sweep.grid import grids_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from sweep_process import Site, finish
 
 from analysis import load
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 from experiments.sweep.store.state import read_states
 

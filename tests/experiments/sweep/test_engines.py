@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from analysis import load
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 from experiments.sweep.engines import choose, decide
 from experiments.sweep.expand import PlannedCell

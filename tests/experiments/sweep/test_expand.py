@@ -4,8 +4,7 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import CONF, config_loader
+from experiments.config.catalog import CONF, ConfigCatalog, config_loader
 from experiments.sweep.cli import space_of
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import grids_of

@@ -10,7 +10,7 @@ import pytest
 from sweep_process import Site, finish, site, until
 
 from analysis import load
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 
 CELLS = 12

@@ -2,7 +2,7 @@
 
 import yaml
 
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 
 TINY = ("model=linear", "data.n_train=64", "train.steps=1", "probe=none", "runner=inline")

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from experiments.cell import run_cell
-from experiments.config.catalog import ConfigCatalog
-from experiments.config.loader import CONF, config_loader
+from experiments.config.catalog import CONF, ConfigCatalog, config_loader
 from experiments.schema import coerce_group
 from experiments.sweep.expand import PlannedCell, expand
 from experiments.sweep.overrides import parse_arguments

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import check_command, run_command
 from experiments.sweep.overrides import parse_arguments
 from fanin.errors import ConfigError

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from analysis import load
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.result import CellResult
 from experiments.sweep.cli import run_command
 from experiments.sweep.runners.devices import devices

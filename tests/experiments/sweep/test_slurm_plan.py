@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sweep_process import TINY
 
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import check_command, run_command
 from experiments.sweep.slurm.script import HOUSE
 

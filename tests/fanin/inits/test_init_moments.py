@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from fanin.inits import HeNormal, Init, LayerInit, LayerPlace, Moments, WeightShape
+from experiments.config.init_options import init_from_config
+from fanin.inits import HeNormal, LayerInit, Moments, WeightShape
 
 CONF = Path(__file__).parents[3] / "conf" / "init"
 OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "custom")
@@ -24,7 +25,7 @@ STANDARD_ERRORS = 5  # Two sides of a t-distribution with 199 degrees of freedom
 
 
 def layer_init(option: str) -> LayerInit:
-    return Init.from_config(yaml.safe_load((CONF / f"{option}.yaml").read_text())).for_layer(
+    return init_from_config(yaml.safe_load((CONF / f"{option}.yaml").read_text())).for_layer(
         "conv2"
     )
 
@@ -90,7 +91,7 @@ def test_a_draw_is_float64_and_repeats_with_its_generator(option, weight):
 
 def test_a_gain_scales_mean_and_standard_deviation_alike():
     node = {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1, "gain": 3}
-    layer = Init.from_config(node).for_layer("fc1")
+    layer = init_from_config(node).for_layer("fc1")
     moments = layer.weight_moments(SHAPES["linear"])
     assert (moments.mean, moments.var) == (1.5, 0.75)
     assert disagreement(draws_of(layer, SHAPES["linear"]), moments) < STANDARD_ERRORS
@@ -117,5 +118,5 @@ class ShiftedAtOneTap(HeNormal):
 @pytest.mark.parametrize("wrong", [TwoPercentOff(), ShiftedAtOneTap()])
 def test_the_check_notices_a_scheme_that_draws_something_else_than_it_declares(wrong):
     weight = WeightShape(48, 32, kernel=(3, 3))
-    layer = LayerInit(wrong, LayerPlace("conv1"))
+    layer = LayerInit(wrong)
     assert disagreement(draws_of(layer, weight), wrong.moments(weight)) > STANDARD_ERRORS

@@ -10,7 +10,9 @@ from fanin.inits import (
     Constant,
     HeNormal,
     Init,
+    LayerInit,
     NormalBias,
+    Orthogonal,
     PytorchDefault,
     WeightShape,
     initialize,
@@ -40,7 +42,7 @@ def test_another_depth_changes_no_layer_s_draw():
 def test_another_scheme_in_one_layer_changes_no_other_layer_s_draw():
     plain, mixed = mlp(), mlp()
     initialize(plain, Init(HeNormal()), seed_of)
-    override = {"fc1": {"_target_": "fanin.inits.Orthogonal"}}
+    override = {"fc1": LayerInit(Orthogonal())}
     initialize(mixed, Init(HeNormal(), layers=override), seed_of)
     assert not torch.equal(plain.fc1.weight, mixed.fc1.weight)
     assert torch.equal(plain.fc2.weight, mixed.fc2.weight)
@@ -82,7 +84,9 @@ def test_weights_still_require_gradients_and_are_leaves():
 
 def test_an_override_for_a_layer_that_is_not_there_names_the_nearest():
     with pytest.raises(ConfigError, match=r"init\.layers\.fc9: no such layer; did you mean fc"):
-        initialize(mlp(), Init(HeNormal(), layers={"fc9": {"gain": 2}}), seed_of)
+        initialize(
+            mlp(), Init(HeNormal(), layers={"fc9": LayerInit(HeNormal(), gain=2.0)}), seed_of
+        )
 
 
 def test_alexnet_2012_biases_are_those_of_the_paper():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fanin.errors import ConfigError
-from fanin.inits import HeNormal, Init, Lsuv, initialize, weight_layers
+from fanin.inits import HeNormal, Init, LayerInit, Lsuv, initialize, weight_layers
 
 
 def net() -> nn.Sequential:
@@ -95,7 +95,7 @@ def test_iterations_are_bounded():
 
 def test_layers_that_are_not_asked_for_keep_their_weights():
     model = net()
-    layers = {"3": {"_target_": "fanin.inits.HeNormal"}}
+    layers = {"3": LayerInit(HeNormal())}
     initialize(model, Init(Lsuv(), layers=layers), seed_of, images())
     plain = net()
     initialize(plain, Init(HeNormal()), seed_of)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, truncnorm
 
+from experiments.config.init_options import init_from_config
 from fanin.errors import ConfigError
-from fanin.inits import Init, TruncatedNormal, WeightShape
+from fanin.inits import TruncatedNormal, WeightShape
 
 WEIGHT = WeightShape(50, 40)
 EPS = torch.finfo(torch.float64).eps
@@ -94,4 +95,4 @@ def test_the_cuts_are_absolute_as_in_torch():
 @pytest.mark.parametrize("kind", ["Uniform", "TruncatedNormal"])
 def test_cuts_in_the_wrong_order_are_refused(kind):
     with pytest.raises(ConfigError, match="a must lie below b"):
-        Init.from_config({"_target_": f"fanin.inits.{kind}", "a": 1.0, "b": 1.0})
+        init_from_config({"_target_": f"fanin.inits.{kind}", "a": 1.0, "b": 1.0})

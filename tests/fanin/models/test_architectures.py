@@ -7,13 +7,13 @@ import torch
 import yaml
 from torch import nn
 
+from experiments.config.instantiate import instantiate, validate
 from fanin.errors import ConfigError
-from fanin.instantiate import build, coerce
 from fanin.models import AlexNet, FitNet4, Linear, Mlp, Plain, TwoLayer
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 OPTIONS = sorted((Path(__file__).parents[3] / "conf" / "model").glob("*.yaml"))
-MODELS = {path.stem: build(yaml.safe_load(path.read_text())) for path in OPTIONS}
+MODELS = {path.stem: instantiate(yaml.safe_load(path.read_text())) for path in OPTIONS}
 
 
 def parameters(network: nn.Module) -> int:
@@ -35,7 +35,7 @@ def conv_parameters(c_in: int, c_out: int, taps: int) -> int:
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
 def test_yaml_lists_every_knob_at_its_default(path: Path):
     node = yaml.safe_load(path.read_text())
-    assert coerce({"_target_": node["_target_"]}) == node
+    assert validate({"_target_": node["_target_"]}) == node
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_a_kernel_that_wraps_around_twice_is_refused():
 )
 def test_a_wrong_knob_is_refused(key: str, value: object, complaint: str):
     with pytest.raises(ConfigError, match=complaint):
-        build({"_target_": "fanin.models.TwoLayer", key: value}, "model")
+        instantiate({"_target_": "fanin.models.TwoLayer", key: value}, "model")
 
 
 def test_groups_need_an_even_width():
     with pytest.raises(ConfigError, match=r"width=25: must be a multiple of groups=2"):
-        build({"_target_": "fanin.models.AlexNet", "width": 25, "groups": 2}, "model")
+        instantiate({"_target_": "fanin.models.AlexNet", "width": 25, "groups": 2}, "model")
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - {"fitnet4"}))  # takes any map

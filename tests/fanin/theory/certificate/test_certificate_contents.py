@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from fanin.errors import ConfigError
-from fanin.inits import HeNormal, Init, Normal, Uniform
+from fanin.inits import HeNormal, Init, LayerInit, Normal, Uniform
 from fanin.losses import Head, Loss, make_objective
 from fanin.probes.sharpness import sharpness
 from fanin.theory.certificate import Certificate, certify, verdicts
@@ -72,7 +72,7 @@ def test_the_loss_before_training_agrees_with_real_draws(measured: Certificate) 
 
 
 def test_gradients_are_not_claimed_where_logits_share_a_mean() -> None:
-    shared = Init(HeNormal(), layers={"2": {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1}})
+    shared = Init(HeNormal(), layers={"2": LayerInit(Uniform(0, 1))})
     layers = certify(conv_net(), images(), init=shared, rungs=COARSE).layers
     assert "vjp_m2" in layers[0].predicted
     assert "grad_m2" not in layers[0].predicted

@@ -8,7 +8,7 @@ from certified_networks import COARSE, deep, images
 from torch import nn
 
 from fanin.errors import ConfigError
-from fanin.inits import HeNormal, Init, Normal, Scheme, XavierNormal, Zeros
+from fanin.inits import HeNormal, Init, LayerInit, Normal, Scheme, XavierNormal, Zeros
 from fanin.theory.certificate import (
     Certificate,
     UnhealthyInit,
@@ -74,9 +74,7 @@ def test_gelu_under_he_amplifies_what_a_width_leaves_to_chance() -> None:
 
 
 def test_zero_weights_are_named_without_a_gain_that_cannot_help() -> None:
-    first, *_ = verdicts(
-        certified(nn.ReLU(), Init(Zeros(), layers={"1": {"_target_": "fanin.inits.HeNormal"}}))
-    )
+    first, *_ = verdicts(certified(nn.ReLU(), Init(Zeros(), layers={"1": LayerInit(HeNormal())})))
     assert first.problem == "vanishing"
     assert "no gain mends that" in first.remedy
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import pytest
 
+from experiments.config.instantiate import instantiate
 from fanin.errors import ConfigError
-from fanin.instantiate import build
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,16 @@ class Remarked:
 
 def test_an_annotation_may_carry_anything():
     target = f"{__name__}.Remarked"
-    assert build({"_target_": target, "rate": 3}) == Remarked(3.0)
+    assert instantiate({"_target_": target, "rate": 3}) == Remarked(3.0)
     with pytest.raises(ConfigError, match=r"rate: .*valid number"):
-        build({"_target_": target, "rate": "fast"})
+        instantiate({"_target_": target, "rate": "fast"})
 
 
 def test_an_option_that_was_true_is_not_the_number_one():
     node = {"_target_": "experiments.data.Gaussian", "train_size": 1}
-    build(node)
+    instantiate(node)
     with pytest.raises(ConfigError, match="train_size: expected a whole number, got True"):
-        build(node | {"train_size": True})
+        instantiate(node | {"train_size": True})
 
 
 def test_a_class_inherits_what_our_modules_import_for_its_annotations(tmp_path, monkeypatch):
@@ -41,10 +41,10 @@ def test_a_class_inherits_what_our_modules_import_for_its_annotations(tmp_path, 
     )
     (tmp_path / "inherits.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    made = build({"_target_": "inherits.Halved", "fan": "fan_out", "times": 3})
+    made = instantiate({"_target_": "inherits.Halved", "fan": "fan_out", "times": 3})
     assert (made.fan, made.times) == ("fan_out", 3)
     with pytest.raises(ConfigError, match=r"fan: no such choice as fan_uot; did you mean fan_out"):
-        build({"_target_": "inherits.Halved", "fan": "fan_uot"})
+        instantiate({"_target_": "inherits.Halved", "fan": "fan_uot"})
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_module_that_fails_is_named(tmp_path, monkeypatch, request, text, says
     (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=says):
-        build({"_target_": f"{name}.Odd", "a": 1})
+        instantiate({"_target_": f"{name}.Odd", "a": 1})

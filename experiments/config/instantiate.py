@@ -1,9 +1,9 @@
 """From a mapping with `_target_` to an object: the class's own annotations are the schema.
 
 Every option under `conf/` names a class (or any callable) in `_target_`; the other keys are its
-arguments. `coerce` checks them against the annotations, fills in defaults and returns plain data;
-`build` makes the object. So a knob is declared once, where it is used, and a class outside this
-repository is as good as one inside.
+arguments. `validate` checks them against the annotations, fills in defaults and returns plain data;
+`instantiate` makes the object. So an option is declared once, where it is used, and a class outside
+this repository is as good as one inside.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from types import MappingProxyType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -26,8 +26,10 @@ from fanin.errors import ConfigError, FaninError, nearest
 TARGET = "_target_"
 MISSING = "???"  # OmegaConf's mark of a value that the user must give
 
+W = TypeVar("W")  # a wrapper class
 
-def build(node: Mapping[str, Any], where: str = "") -> Any:
+
+def instantiate(node: Mapping[str, Any], where: str = "") -> Any:
     """Make the object that a config node describes.
 
     Parameters
@@ -44,7 +46,7 @@ def build(node: Mapping[str, Any], where: str = "") -> Any:
 
     Examples
     --------
-    >>> build({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})
+    >>> instantiate({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})
     Fraction(1, 2)
     """
     target = locate(node, where)
@@ -57,7 +59,7 @@ def build(node: Mapping[str, Any], where: str = "") -> Any:
         raise ConfigError(f"{where or node[TARGET]}: {error}") from error
 
 
-def coerce(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def validate(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Return the node as plain data: every argument present, each of its declared type."""
     target = locate(node, where)
     values = _checked(target, node, where)
@@ -68,9 +70,73 @@ def coerce(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     }
 
 
-def plain(value: Any, hint: Any) -> Any:
-    """A checked value as plain data: numbers, words, lists and mappings."""
-    return _adapter(hint).dump_python(value, mode="json")
+def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    prefix = f"{where}." if where else ""
+    known = arguments(target)
+    for key in node:
+        if key != TARGET and key not in known:
+            raise ConfigError(f"{prefix}{key}: no such key; {nearest(str(key), known)}")
+    hints = hints_of(target)
+    values = {}
+    for name, parameter in known.items():
+        if name not in node:
+            if parameter.default is inspect.Parameter.empty:
+                raise ConfigError(f"{prefix}{name}: missing, and {node[TARGET]} has no default")
+            values[name] = parameter.default
+        elif name in hints:
+            values[name] = check_value(node[name], hints[name], f"{prefix}{name}")
+        else:
+            values[name] = node[name]
+    return values
+
+
+def instantiate_wrapped(wrapper: Callable[..., W], node: Mapping[str, Any], where: str) -> W:
+    """Make a wrapper: a dataclass whose first field is the option, the others the common keys.
+
+    Groups whose options share keys (`data.n_train`) have one: a node holds the option's arguments
+    and the common keys side by side.
+    """
+    option, common = split_wrapped(wrapper, node, where)
+    hints = hints_of(wrapper)
+    values = {key: check_value(v, hints[key], f"{where}.{key}") for key, v in common.items()}
+    try:
+        return wrapper(**{_option(wrapper): instantiate(option, where)}, **values)
+    except ValueError as error:
+        raise ConfigError(f"{where}.{error}") from error
+
+
+def validate_wrapped(
+    wrapper: Callable[..., Any], node: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return a wrapper's node as plain typed data, defaults included."""
+    option, _ = split_wrapped(wrapper, node, where)
+    made = instantiate_wrapped(wrapper, node, where)
+    hints = hints_of(wrapper)
+    common = {key: plain(getattr(made, key), hints[key]) for key in common_keys(wrapper)}
+    return validate(option, where) | common
+
+
+def split_wrapped(
+    wrapper: Callable[..., Any], node: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide a node into its option (to be made) and the keys that all options share."""
+    common = common_keys(wrapper)
+    known = {TARGET, *common, *arguments(locate(node, where))}
+    for key in node:
+        if key not in known:
+            choices = nearest(str(key), known - {TARGET})
+            raise ConfigError(f"{where}.{key}: no such key; {choices}")
+    option = {key: value for key, value in node.items() if key not in common}
+    return option, {key: value for key, value in node.items() if key in common}
+
+
+def common_keys(wrapper: Any) -> list[str]:
+    """The keys that a wrapper adds to those of its options."""
+    return [field.name for field in fields(wrapper)[1:]]
+
+
+def _option(wrapper: Any) -> str:
+    return fields(wrapper)[0].name
 
 
 def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
@@ -110,11 +176,36 @@ def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     )
 
 
+@cache
+def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
+    """The annotations of what a target takes."""
+    try:
+        hints = get_type_hints(_annotated(target), include_extras=True)
+    except NameError as error:
+        name = getattr(target, "__qualname__", target)
+        raise ConfigError(
+            f"{name}: its annotations can't be read ({error}); import what they name, and not only "
+            "for type checkers"
+        ) from error
+    return MappingProxyType({name: hints[name] for name in arguments(target) if name in hints})
+
+
+def _annotated(target: Callable[..., Any]) -> Any:
+    """Where a target's annotations stand."""
+    if not inspect.isclass(target):
+        return target
+    owner = next(base for base in target.__mro__ if "__init__" in vars(base))
+    # The `__init__` that a dataclass is given has its bases' annotations too, as text, which mean
+    # something only in the modules that they come from; of the class itself, each is read there.
+    made = "__dataclass_params__" in vars(owner) and vars(owner)["__dataclass_params__"].init
+    return owner if made else target.__init__
+
+
 def check_value(value: Any, hint: Any, where: str) -> Any:
     """Return `value` as the annotated type, or say what was expected."""
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         # Not by pydantic, which would pass over a key that the class lacks.
-        return build({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, where)
+        return instantiate({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, where)
     if value == MISSING:
         raise ConfigError(f"{where}: must be given ({describe(hint)})")
     if isinstance(value, bool) and not _admits(hint, bool):
@@ -151,55 +242,9 @@ def describe(hint: Any) -> str:
     return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 
-def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) -> dict[str, Any]:
-    prefix = f"{where}." if where else ""
-    known = arguments(target)
-    for key in node:
-        if key != TARGET and key not in known:
-            raise ConfigError(f"{prefix}{key}: no such key; {nearest(str(key), known)}")
-    hints = hints_of(target)
-    values = {}
-    for name, parameter in known.items():
-        if name not in node:
-            if parameter.default is inspect.Parameter.empty:
-                raise ConfigError(f"{prefix}{name}: missing, and {node[TARGET]} has no default")
-            values[name] = parameter.default
-        elif name in hints:
-            values[name] = check_value(node[name], hints[name], f"{prefix}{name}")
-        else:
-            values[name] = node[name]
-    return values
-
-
-@cache
-def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
-    """The annotations of what a target takes.
-
-    Raises
-    ------
-    ConfigError
-        They name what isn't there at run time.
-    """
-    try:
-        hints = get_type_hints(_annotated(target), include_extras=True)
-    except NameError as error:
-        name = getattr(target, "__qualname__", target)
-        raise ConfigError(
-            f"{name}: its annotations can't be read ({error}); import what they name, and not only "
-            "for type checkers"
-        ) from error
-    return MappingProxyType({name: hints[name] for name in arguments(target) if name in hints})
-
-
-def _annotated(target: Callable[..., Any]) -> Any:
-    """Where a target's annotations stand."""
-    if not inspect.isclass(target):
-        return target
-    owner = next(base for base in target.__mro__ if "__init__" in vars(base))
-    # The `__init__` that a dataclass is given has its bases' annotations too, as text, which mean
-    # something only in the modules that they come from; of the class itself, each is read there.
-    made = "__dataclass_params__" in vars(owner) and vars(owner)["__dataclass_params__"].init
-    return owner if made else target.__init__
+def plain(value: Any, hint: Any) -> Any:
+    """A checked value as plain data: numbers, words, lists and mappings."""
+    return _adapter(hint).dump_python(value, mode="json")
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:

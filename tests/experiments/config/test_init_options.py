@@ -1,11 +1,16 @@
-"""The `init` group's config: shared keys, overrides per layer, schemes from other packages."""
+"""The `init` group: its options, keys that they share, overrides per layer, users' schemes."""
 
 import sys
+from inspect import Parameter
 from types import ModuleType
 
 import pytest
 import torch
+import yaml
 
+from experiments.config.catalog import CONF
+from experiments.config.init_options import init_from_config, validate_init
+from experiments.config.instantiate import TARGET, arguments, locate
 from fanin.errors import ConfigError
 from fanin.inits import (
     FunctionScheme,
@@ -20,6 +25,7 @@ from fanin.inits import (
 HE = {"_target_": "fanin.inits.HeNormal"}
 NORMAL = {"_target_": "fanin.inits.Normal", "std": 0.1}
 WEIGHT = WeightShape(3, 4)
+OPTIONS = sorted(path for path in (CONF / "init").glob("*.yaml") if path.stem != "custom")
 
 
 def my_init(weight: WeightShape, generator: torch.Generator, scale: float = 1.0) -> torch.Tensor:
@@ -65,7 +71,7 @@ def my_package(monkeypatch):
 
 
 def test_shared_keys_have_defaults():
-    coerced = Init.coerce_config(HE)
+    coerced = validate_init(HE)
     assert coerced == HE | {
         "fan": "fan_in",
         "negative_slope": 0.0,
@@ -73,7 +79,7 @@ def test_shared_keys_have_defaults():
         "bias": None,
         "layers": {},
     }
-    assert Init.from_config(HE) == Init(HeNormal())
+    assert init_from_config(HE) == Init(HeNormal())
 
 
 def test_coercing_twice_changes_nothing():
@@ -81,8 +87,8 @@ def test_coercing_twice_changes_nothing():
         "conv1": {"gain": 2, "std": 1, "bias": {"std": 1}},
         "fc1": {"_target_": "fanin.inits.HeUniform", "bias": 0},
     }
-    once = Init.coerce_config(NORMAL | {"gain": 1, "bias": {"mean": 1}, "layers": layers})
-    assert Init.coerce_config(once) == once
+    once = validate_init(NORMAL | {"gain": 1, "bias": {"mean": 1}, "layers": layers})
+    assert validate_init(once) == once
     assert once["bias"] == {"mean": 1.0, "std": 1.0}
     assert once["layers"]["conv1"] == {"gain": 2.0, "std": 1.0, "bias": {"mean": 0.0, "std": 1.0}}
     assert once["layers"]["fc1"]["fan"] == "fan_in"
@@ -97,7 +103,7 @@ def test_a_layer_can_have_another_gain_bias_field_or_scheme():
         "conv4": HE | {"fan": "fan_out"},
         "conv5": {"bias": None},
     }
-    init = Init.from_config(NORMAL | {"gain": 3, "bias": 1, "layers": layers})
+    init = init_from_config(NORMAL | {"gain": 3, "bias": 1, "layers": layers})
     assert init.for_layer("conv1").gain == 0.5
     assert init.for_layer("conv2").scheme == Normal(std=0.02)
     assert init.for_layer("conv2").gain == 3.0
@@ -125,7 +131,7 @@ def test_a_layer_can_have_another_gain_bias_field_or_scheme():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("read", [Init.coerce_config, Init.from_config])
+@pytest.mark.parametrize("read", [validate_init, init_from_config])
 def test_a_wrong_key_or_value_is_named_with_what_was_meant(read, extra, message):
     with pytest.raises(ConfigError, match=message):
         read(NORMAL | extra)
@@ -134,11 +140,11 @@ def test_a_wrong_key_or_value_is_named_with_what_was_meant(read, extra, message)
 def test_a_field_that_breaks_the_scheme_s_own_rule_is_refused_in_a_layer():
     node = {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1, "layers": {"fc1": {"a": 2}}}
     with pytest.raises(ConfigError, match=r"init\.layers\.fc1: a must lie below b"):
-        Init.from_config(node)
+        init_from_config(node)
 
 
 def test_a_bare_function_is_a_scheme():
-    init = Init.from_config({"_target_": "my_package.my_init", "scale": 3, "gain": 2})
+    init = init_from_config({"_target_": "my_package.my_init", "scale": 3, "gain": 2})
     assert isinstance(init.scheme, FunctionScheme)
     layer = init.for_layer("conv1")
     assert layer.weight_moments(WEIGHT) is None
@@ -148,56 +154,79 @@ def test_a_bare_function_is_a_scheme():
 
 
 def test_a_bare_function_s_config_is_coerced_by_its_annotations():
-    coerced = Init.coerce_config({"_target_": "my_package.my_init"})
+    coerced = validate_init({"_target_": "my_package.my_init"})
     assert coerced["scale"] == 1.0
-    assert isinstance(
-        Init.coerce_config({"_target_": "my_package.my_init", "scale": 3})["scale"], float
-    )
+    assert isinstance(validate_init({"_target_": "my_package.my_init", "scale": 3})["scale"], float)
     with pytest.raises(ConfigError, match=r"init\.scal: no such key; did you mean scale\?"):
-        Init.coerce_config({"_target_": "my_package.my_init", "scal": 3})
+        validate_init({"_target_": "my_package.my_init", "scal": 3})
 
 
-@pytest.mark.parametrize("read", [Init.coerce_config, Init.from_config])
+@pytest.mark.parametrize("read", [validate_init, init_from_config])
 def test_a_layer_s_bare_function_is_checked_too(read):
     override = {"_target_": "my_package.needs_scale"}
     with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scale: missing"):
         read(HE | {"layers": {"fc1": override}})
     with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scal: .*did you mean scale\?"):
         read(HE | {"layers": {"fc1": override | {"scal": 1}}})
-    layer = Init.from_config(HE | {"layers": {"fc1": override | {"scale": 2}}}).for_layer("fc1")
+    layer = init_from_config(HE | {"layers": {"fc1": override | {"scale": 2}}}).for_layer("fc1")
     assert float(layer.sample_weight(WEIGHT, torch.Generator()).mean()) == 2.0
 
 
 def test_a_class_without_moments_is_a_scheme_of_unknown_moments():
-    layer = Init.from_config({"_target_": "my_package.MyInit", "scale": 2}).for_layer("fc1")
+    layer = init_from_config({"_target_": "my_package.MyInit", "scale": 2}).for_layer("fc1")
     assert layer.weight_moments(WEIGHT) is None
     assert float(layer.sample_weight(WEIGHT, torch.Generator()).mean()) == 2.0
 
 
 def test_a_function_may_return_a_scheme():
-    init = Init.from_config({"_target_": "my_package.makes_a_scheme", "std": 3})
+    init = init_from_config({"_target_": "my_package.makes_a_scheme", "std": 3})
     assert init.scheme == Normal(std=3.0)
 
 
 @pytest.mark.parametrize("name", ["my_init", "MyInit"])
 def test_only_a_dataclass_s_fields_can_be_changed_per_layer(name):
     node = {"_target_": f"my_package.{name}", "layers": {"fc1": {"gain": 2.0, "bias": 1.0}}}
-    assert Init.from_config(node).for_layer("fc1").gain == 2.0
+    assert init_from_config(node).for_layer("fc1").gain == 2.0
     with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scale: .*give _target_"):
-        Init.from_config(node | {"layers": {"fc1": {"scale": 2.0}}})
+        init_from_config(node | {"layers": {"fc1": {"scale": 2.0}}})
 
 
 def test_an_argument_that_a_shared_key_would_hide_is_refused():
     with pytest.raises(ConfigError, match="takes_gain has an argument gain"):
-        Init.from_config({"_target_": "my_package.takes_gain"})
+        init_from_config({"_target_": "my_package.takes_gain"})
 
 
 def test_a_target_that_is_no_scheme_is_refused():
     with pytest.raises(ConfigError, match=r"Identity it makes has no sample"):
-        Init.from_config({"_target_": "torch.nn.Identity"})
+        init_from_config({"_target_": "torch.nn.Identity"})
 
 
 def test_a_sample_of_the_wrong_shape_is_refused():
-    layer = Init.from_config({"_target_": "my_package.transposed"}).for_layer("fc1")
+    layer = init_from_config({"_target_": "my_package.transposed"}).for_layer("fc1")
     with pytest.raises(ConfigError, match=r"tensor of shape \(3, 4\), got \(4, 3\)"):
         layer.sample_weight(WEIGHT, torch.Generator())
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
+def test_an_option_lists_every_argument_with_the_target_s_default(path):
+    node = yaml.safe_load(path.read_text())
+    known = arguments(locate(node, path.stem))
+    assert node.keys() - {TARGET} == known.keys()
+    for name, parameter in known.items():
+        if parameter.default is not Parameter.empty:
+            assert (type(node[name]), node[name]) == (type(parameter.default), parameter.default)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
+def test_an_option_is_already_of_the_declared_types(path):
+    node = yaml.safe_load(path.read_text())
+    coerced = validate_init(node)
+    assert coerced == node | {"gain": 1.0, "bias": None, "layers": {}}
+    assert {name: type(coerced[name]) for name in node} == {n: type(v) for n, v in node.items()}
+
+
+def test_custom_asks_for_its_target():
+    node = yaml.safe_load((CONF / "init" / "custom.yaml").read_text())
+    assert node == {TARGET: "???"}
+    with pytest.raises(ConfigError, match=r"init\._target_: expected package\.module\.Name"):
+        validate_init(node)

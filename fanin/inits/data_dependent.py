@@ -13,9 +13,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fanin.inits.layers import weight_layers
 from fanin.inits.orthogonal import Orthogonal
-from fanin.inits.weight_shape import WeightShape
+from fanin.inits.weight_shape import WeightShape, weight_layers
 from fanin.probes.trace import forward_hooks
 
 

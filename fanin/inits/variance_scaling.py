@@ -1,0 +1,133 @@
+"""Variances from the fans: Glorot's, He's and LeCun's rules, and torch's default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import FiniteFloat
+
+from fanin.inits.distributions import Uniform
+from fanin.inits.scheme import GaussianScheme, LayerPlace, UniformScheme
+from fanin.inits.weight_shape import Moments, WeightShape
+
+
+@dataclass(frozen=True)
+class HeNormal(GaussianScheme):
+    """N(0, 2 / ((1 + negative_slope^2) fan)) weights (He et al. 2015, eq. 10, 14 and 15).
+
+    Parameters
+    ----------
+    fan
+        `fan_in` keeps the forward pass level (eq. 10), `fan_out` the backward pass (eq. 14).
+    negative_slope
+        The slope of a leaky rectifier below 0 (eq. 15); 0 for ReLU.
+
+    Examples
+    --------
+    >>> HeNormal().moments(WeightShape(10, 20))
+    Moments(mean=0.0, var=0.1)
+    """
+
+    fan: Literal["fan_in", "fan_out"] = "fan_in"
+    negative_slope: FiniteFloat = 0.0
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=0.0, var=2 / ((1 + self.negative_slope**2) * weight.fan(self.fan)))
+
+
+@dataclass(frozen=True)
+class HeUniform(UniformScheme):
+    """Uniform weights of `HeNormal`'s variance.
+
+    Examples
+    --------
+    >>> HeUniform(fan="fan_out").moments(WeightShape(10, 20))
+    Moments(mean=0.0, var=0.2)
+    """
+
+    fan: Literal["fan_in", "fan_out"] = "fan_in"
+    negative_slope: FiniteFloat = 0.0
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return HeNormal(self.fan, self.negative_slope).moments(weight)
+
+
+@dataclass(frozen=True)
+class XavierNormal(GaussianScheme):
+    """N(0, 2 / (fan_in + fan_out)) weights (Glorot & Bengio 2010, eq. 12).
+
+    Examples
+    --------
+    >>> XavierNormal().moments(WeightShape(10, 30))
+    Moments(mean=0.0, var=0.05)
+    """
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=0.0, var=1 / weight.fan("fan_avg"))
+
+
+@dataclass(frozen=True)
+class XavierUniform(UniformScheme):
+    """Uniform weights of variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010, eq. 16).
+
+    Examples
+    --------
+    >>> XavierUniform().moments(WeightShape(10, 30))
+    Moments(mean=0.0, var=0.05)
+    """
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=0.0, var=1 / weight.fan("fan_avg"))
+
+
+@dataclass(frozen=True)
+class LecunNormal(GaussianScheme):
+    """N(0, 1 / fan_in) weights (LeCun et al. 1998, "Efficient BackProp", section 4.6).
+
+    Not truncated, unlike the scheme of that name in TensorFlow and JAX.
+
+    Examples
+    --------
+    >>> LecunNormal().moments(WeightShape(10, 20))
+    Moments(mean=0.0, var=0.05)
+    """
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=0.0, var=1 / weight.fan_in)
+
+
+@dataclass(frozen=True)
+class LecunUniform(UniformScheme):
+    """Uniform weights of variance 1 / fan_in.
+
+    Examples
+    --------
+    >>> LecunUniform().moments(WeightShape(10, 20))
+    Moments(mean=0.0, var=0.05)
+    """
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=0.0, var=1 / weight.fan_in)
+
+
+@dataclass(frozen=True)
+class PytorchDefault(UniformScheme):
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases.
+
+    `reset_parameters` of torch's linear and convolution layers calls
+    `kaiming_uniform_(weight, a=sqrt(5))`: variance 2 / ((1 + 5) fan_in) = 1 / (3 fan_in), a sixth
+    of He's. Biases have the same distribution: they are not 0.
+
+    Examples
+    --------
+    >>> PytorchDefault().moments(WeightShape(10, 20)).var * 60
+    1.0
+    """
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=0.0, var=1 / (3 * weight.fan_in))
+
+    def bias(self, weight: WeightShape, layer: LayerPlace) -> Uniform:
+        bound = weight.fan_in**-0.5
+        return Uniform(-bound, bound)
