@@ -109,7 +109,7 @@ def certificate_of(
         Not even the coarsest rung has a formula for a layer.
     """
     from fanin.theory import UnpredictableLayer, certify
-    from fanin.theory.certificate.weights import weights_of
+    from fanin.theory.certificate.networks import weights_of
 
     model, fed, labels, cell = _network(config, images)
     weights_of(model, cell.init)  # an init that declares no moments fails every rung

@@ -17,8 +17,7 @@ from analysis.settings import Setting, measured_settings
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.errors import FaninError
-from fanin.theory.explanation import Explanation, explain
-from fanin.theory.explanation.explain import FORWARD
+from fanin.theory.explain import FORWARD, Explanation, explain
 from fanin.theory.moments import declared_moments
 
 CLAIM = (

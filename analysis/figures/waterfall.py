@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures.style import PALETTE, RUNG_LINES
-from fanin.theory.explanation import STEPS, Explanation
-from fanin.theory.explanation.explain import FORWARD
+from fanin.theory.explain import FORWARD, STEPS, Explanation
 
 WIDTH, HEIGHT = 6.8, 2.0  # inches: of the figure, and of one network
 SHARE = 0.8  # of a layer's place that its bars take

@@ -25,7 +25,7 @@ from fanin.errors import UNUSABLE, FaninError
 from fanin.inits import HeNormal, Init, LayerInit, Lsuv, Normal
 from fanin.models import AlexNet
 from fanin.theory.moments import declared_moments
-from fanin.theory.prescription import prescribe
+from fanin.theory.prescribe import prescribe
 
 CALIBRATION = 64  # images that LSUV calibrates on
 ASKED = 8  # of those, the ones that theory and anyinit are asked about

@@ -11,13 +11,13 @@ from fanin.theory.certificate import (
     certify,
     print_certificate,
 )
-from fanin.theory.explanation import explain
+from fanin.theory.explain import explain
 from fanin.theory.he import predict_he
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
 from fanin.theory.prediction import Prediction
-from fanin.theory.prescription import prescribe
+from fanin.theory.prescribe import prescribe
 
 __all__ = [
     "Certificate",

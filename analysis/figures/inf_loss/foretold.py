@@ -16,8 +16,7 @@ from analysis.predict_cell import predict_cell
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.certificate.assemble import finest
-from fanin.theory.certificate.derived import share_between
+from fanin.theory.certificate.assemble import finest, share_between
 from fanin.theory.moments import declared_moments
 from fanin.theory.overflow import first_overflow, overflow_chances
 from fanin.theory.walk import walk

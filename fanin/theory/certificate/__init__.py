@@ -1,20 +1,12 @@
-"""The init certificate: what theory says of every layer of a user's own network, on their images.
+"""The init certificate: predictions of every layer of a user's own network, on their images.
 
-`certify` makes one, `verdicts` says which layers are unhealthy, `assert_healthy` is for someone's
-CI, and `print_certificate` prints it.
+`certify` makes a `Certificate`, `assert_healthy` checks one in CI, `print_certificate` prints one.
 """
 
-from fanin.theory.certificate.certificate import Certificate
-from fanin.theory.certificate.certify import certify
-from fanin.theory.certificate.printing import print_certificate
+from fanin.theory.certificate.certificate import Certificate, print_certificate
+from fanin.theory.certificate.certify import assert_healthy, certify
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, Predicted
-from fanin.theory.certificate.verdicts import (
-    Limits,
-    UnhealthyInit,
-    Verdict,
-    assert_healthy,
-    verdicts,
-)
+from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, Verdict, judge
 
 __all__ = [
     "Certificate",
@@ -26,6 +18,6 @@ __all__ = [
     "Verdict",
     "assert_healthy",
     "certify",
+    "judge",
     "print_certificate",
-    "verdicts",
 ]

@@ -1,8 +1,9 @@
-"""`certify`: a network, its init and some images become a certificate."""
+"""`certify`: predict every layer. `assert_healthy`: raise if a layer is unhealthy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float, Shaped
@@ -11,17 +12,14 @@ from torch import Tensor, nn
 from fanin.errors import ConfigError
 from fanin.inits import Init, Scheme
 from fanin.losses import Objective
-from fanin.theory.certificate.assemble import layer_records, numbered, with_numbers
+from fanin.theory.certificate.assemble import layer_records, numbered, overflows_at, with_numbers
 from fanin.theory.certificate.certificate import Certificate, Subject
-from fanin.theory.certificate.derived import overflows_at
 from fanin.theory.certificate.joint import joint_rows
-from fanin.theory.certificate.learning_rate import sharpness_by_layer
-from fanin.theory.certificate.measured import measured_draws, summary
-from fanin.theory.certificate.networks import on_cpu
-from fanin.theory.certificate.objectives import objective_of, options_of
-from fanin.theory.certificate.output import gradient_rows, output_of
+from fanin.theory.certificate.measured import measured_draws, sharpness_by_layer, summary
+from fanin.theory.certificate.networks import on_cpu, weights_of
+from fanin.theory.certificate.output import gradient_rows, objective_of, options_of, output_of
 from fanin.theory.certificate.segments import predict_segments
-from fanin.theory.certificate.weights import weights_of
+from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, judge
 from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import RUNGS
 
@@ -126,3 +124,48 @@ def certify(
         loss=options_of(objective)[0].name,
         unpredicted={s.restarted_at: s.reason for s in segments if s.restarted_at is not None},
     )
+
+
+def assert_healthy(
+    certificate: Certificate | nn.Module,
+    images: Float[Tensor, "image ..."] | None = None,
+    *,
+    init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
+    **limits: Any,
+) -> None:
+    """Raise if a network's init is unhealthy: one line for someone's CI.
+
+    Parameters
+    ----------
+    certificate
+        Made by `certify`; or the model itself, which is then certified.
+    images, init
+        As for `certify`, with a model.
+    limits
+        Fields of `Limits` that shall differ from their defaults.
+
+    Raises
+    ------
+    UnhealthyInit
+        An AssertionError that names each layer, the number and the remedy.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from fanin.inits import Normal
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> thin = certify(net, torch.ones(1, 1, 8, 8), init=Normal(std=1e-3), rungs=("mean_field",))
+    >>> try:
+    ...     assert_healthy(thin)
+    ... except UnhealthyInit as error:
+    ...     print(error.verdicts[0].layer, error.verdicts[0].problem)
+    3 vanishing
+    """
+    if not isinstance(certificate, Certificate):
+        if images is None:
+            raise ConfigError("assert_healthy: a model needs the images that it is fed")
+        certificate = certify(certificate, images, init=init)
+    found = judge(certificate.layers, Limits(**limits))
+    if found:
+        raise UnhealthyInit(found)

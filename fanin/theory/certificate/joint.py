@@ -13,9 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.seeds import generator
-from fanin.theory.certificate.networks import coded_name, original_name, sequence
+from fanin.theory.certificate.networks import Weights, coded_name, original_name, sequence
 from fanin.theory.certificate.segments import Segment
-from fanin.theory.certificate.weights import Weights
 from fanin.theory.field import FieldLayer, Sampling, walk_field
 from fanin.theory.field.sampling import factor
 from fanin.theory.moments import LayerMoments

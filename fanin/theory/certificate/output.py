@@ -1,17 +1,63 @@
-"""What the last layer's moments mean for the logits, the loss and its gradients."""
+"""A loss by its name, or as the lab's objective."""
 
 from __future__ import annotations
 
 from math import exp, isfinite, nan
+from typing import get_args
 
 import pandas as pd
 from numpy.polynomial.hermite_e import hermegauss
 
-from fanin.losses import Head, Loss, Objective
+from fanin.errors import ConfigError, nearest
+from fanin.losses import Head, Loss, Objective, make_objective
+from fanin.losses.options import HeadName, LossName
+from fanin.losses.table import TABLE
 from fanin.theory.cache import memoized
-from fanin.theory.certificate.objectives import HEAD, options_of
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
 from fanin.theory.logits import InitialLoss, initial_loss
+
+HEAD: dict[LossName, HeadName] = {"cross_entropy": "softmax", "mse": "none", "bce": "sigmoid"}
+
+
+def options_of(objective: Objective) -> tuple[Loss, Head]:
+    """The loss and the head that an objective was made of.
+
+    Examples
+    --------
+    >>> options_of(objective_of("bce", 10))
+    (Loss(name='bce', form='stable'), Head(name='sigmoid'))
+    """
+    name, form = next(
+        (name, form)
+        for (name, head, form), row in TABLE.items()
+        if row == objective.row and head == objective.head.name
+    )
+    return Loss(name, form), objective.head
+
+
+def objective_of(loss: str | Objective, n_logits: int) -> Objective:
+    """The objective of a loss's name with its usual head, one logit a class.
+
+    Raises
+    ------
+    ConfigError
+        There is no such loss.
+
+    Examples
+    --------
+    >>> objective_of("cross_entropy", 10).head.name
+    'softmax'
+    """
+    if isinstance(loss, Objective):
+        return loss
+    for name in get_args(LossName):
+        if name == loss:
+            # One logit: yes or no, or a real-valued target.
+            one: dict[str, int | None] = {"bce": 2, "mse": None}
+            classes = one.get(name, 1) if n_logits == 1 else n_logits
+            return make_objective(Loss(name), Head(HEAD[name]), classes)
+    raise ConfigError(f"loss={loss}: {nearest(str(loss), get_args(LossName))}")
+
 
 NODES = 9  # of one draw's logit variance, over which the loss is a smooth curve
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightLayer
 from fanin.theory.certificate.networks import (
+    Weights,
     coded_name,
     drawn,
     leaves,
@@ -19,7 +20,6 @@ from fanin.theory.certificate.networks import (
     outputs,
     sequence,
 )
-from fanin.theory.certificate.weights import Weights
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.rungs import predict_rungs
 from fanin.theory.walk import Named

@@ -1,22 +1,14 @@
-"""Which layers of a network are unhealthy before it is trained, and what would mend them."""
+"""Verdicts: the unhealthy layers of a network before it is trained, each with a remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, isfinite, isnan, nan
-from typing import Any, Literal
+from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from fanin.errors import ConfigError
-from fanin.inits import Init, Scheme
-from fanin.theory.certificate.certificate import Certificate
-from fanin.theory.certificate.certify import certify
 from fanin.theory.certificate.record import LayerCertificate
-from fanin.theory.moments import LayerMoments
 
 SHOWN = 8  # lines of an error message
 Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstable"]
@@ -38,7 +30,7 @@ class Limits:
     dtype
         `float32`, `bfloat16` or `float16`: what the network will run in.
     max_overflow
-        The chance of an overflow that is borne.
+        Largest accepted chance of an overflow.
     max_dead
         The share of units that may be dead on the whole batch. A half is normal in a deep
         rectifier net whose inputs have become alike (THEORY.md, section 7); nine tenths are not.
@@ -57,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One layer's illness.
+    """One problem of one layer.
 
     Attributes
     ----------
@@ -94,78 +86,30 @@ class UnhealthyInit(AssertionError):
         self.verdicts = tuple(found)
 
 
-def verdicts(certificate: Certificate, limits: Limits | None = None) -> tuple[Verdict, ...]:
-    """Judge every layer of a certificate.
+def judge(layers: Sequence[LayerCertificate], limits: Limits | None = None) -> tuple[Verdict, ...]:
+    """Find the unhealthy layers of a network.
 
     Parameters
     ----------
-    certificate
-        Made by `certify`.
+    layers
+        `Certificate.layers`.
     limits
-        What counts as healthy.
+        Defaults to `Limits()`.
 
     Returns
     -------
     tuple of Verdict
-        In forward order, kind after kind; empty for a healthy init. Quantities that no asked rung
-        predicts are not judged.
+        In forward order within each problem; empty for a healthy init. Quantities that no theory
+        predicted are not judged.
     """
-    bounds = limits or Limits()
-    layers = certificate.layers
+    limits = limits or Limits()
     return (
-        *_forward(layers, bounds),
-        *_backward(layers, bounds),
-        *_overflow(layers, bounds),
-        *_dead(layers, bounds),
-        *_unstable(layers, bounds),
+        *_forward(layers, limits),
+        *_backward(layers, limits),
+        *_overflow(layers, limits),
+        *_dead(layers, limits),
+        *_unstable(layers, limits),
     )
-
-
-def assert_healthy(
-    certificate: Certificate | nn.Module,
-    images: Float[Tensor, "image ..."] | None = None,
-    *,
-    init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
-    **limits: Any,
-) -> None:
-    """Raise if a network's init is unhealthy: one line for someone's CI.
-
-    Parameters
-    ----------
-    certificate
-        Made by `certify`; or the model itself, which is then certified.
-    images, init
-        As for `certify`, with a model.
-    limits
-        Fields of `Limits` that shall differ from their defaults.
-
-    Raises
-    ------
-    UnhealthyInit
-        An AssertionError that names each layer, the number and the remedy.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> from fanin.theory.certificate import certify
-    >>> from fanin.inits import Normal
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    >>> thin = certify(net, torch.ones(1, 1, 8, 8), init=Normal(std=1e-3), rungs=("mean_field",))
-    >>> try:
-    ...     assert_healthy(thin)
-    ... except UnhealthyInit as error:
-    ...     print(error.verdicts[0].layer, error.verdicts[0].problem)
-    3 vanishing
-    """
-    bounds = Limits(**limits)
-    if not isinstance(certificate, Certificate):
-        if images is None:
-            raise ConfigError("assert_healthy: a model needs the images that it is fed")
-        certificate = certify(certificate, images, init=init)
-    found = verdicts(certificate, bounds)
-    if found:
-        raise UnhealthyInit(found)
 
 
 def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:

@@ -20,7 +20,7 @@ from analysis.settings import measured_settings
 from fanin.errors import FaninError
 from fanin.inits import HeNormal
 from fanin.theory import explain
-from fanin.theory.explanation import Explanation
+from fanin.theory.explain import Explanation
 
 CRITERION = {"formula": 1.1, "theory": 1.1, "se": 3.5, "huge": 1e6}
 

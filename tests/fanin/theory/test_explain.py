@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from fanin.inits import HeNormal, Init, Normal
-from fanin.theory.explanation import STEPS, Explanation, explain
-from fanin.theory.explanation.variants import Subsample, circular, subsampled
+from fanin.theory.explain import STEPS, Explanation, Subsample, circular, explain, subsampled
 
 LATE = [step for step in STEPS if step not in ("width", "rest")]
 

@@ -12,10 +12,9 @@ from torch import nn
 from fanin.inits import HeNormal, Init, Normal, Zeros, initialize
 from fanin.inits.weight_shape import WeightShape
 from fanin.seeds import generator
-from fanin.theory.certified import Certified
 from fanin.theory.gains import scaled
 from fanin.theory.layer_kind import UnpredictableLayer
-from fanin.theory.prescription import prescribe
+from fanin.theory.prescribe import Certified, prescribe
 from fanin.theory.rungs import predict_rungs
 
 
@@ -34,7 +33,7 @@ def net(activation: nn.Module, channels: int = 32) -> nn.Sequential:
 
 
 def levels(model: nn.Module, init: Init, x: torch.Tensor, quantity: str) -> np.ndarray:
-    from fanin.theory.certificate.weights import weights_of
+    from fanin.theory.certificate.networks import weights_of
 
     frame = predict_rungs(model, weights_of(model, init).moments, x, ("field",), seed=1)
     rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
@@ -124,7 +123,7 @@ def test_a_layer_that_no_gain_can_level_is_named(init: Init | Zeros, told: str) 
 
 
 def test_scaled_moments_keep_the_biases() -> None:
-    from fanin.theory.certificate.weights import weights_of
+    from fanin.theory.certificate.networks import weights_of
 
     model = nn.Sequential(nn.Linear(4, 4))
     moments = weights_of(model, Init(HeNormal(), bias=0.5)).moments

@@ -16,7 +16,7 @@ from fanin.errors import ConfigError
 from fanin.inits import HeNormal, Init, LayerInit, Normal, Uniform
 from fanin.losses import Head, Loss, make_objective
 from fanin.probes.sharpness import sharpness
-from fanin.theory.certificate import Certificate, certify, verdicts
+from fanin.theory.certificate import Certificate, certify
 from fanin.theory.field import FieldTooLarge
 
 FIELD = (*COARSE, "field")
@@ -149,7 +149,7 @@ def test_weights_that_silence_a_layer_are_dead_and_say_so() -> None:
     certificate = certify(
         deep(nn.ReLU(), 4), images(3, side=8), init=Uniform(-0.5, 0.1), rungs=FIELD
     )
-    dead = [v for v in verdicts(certificate) if v.problem == "dead"]
+    dead = [v for v in certificate.verdicts if v.problem == "dead"]
     assert dead
     assert dead[0].value > 0.9
 

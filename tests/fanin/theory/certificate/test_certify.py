@@ -16,7 +16,7 @@ from fanin.errors import ConfigError
 from fanin.inits import Constant, HeNormal, HeUniform, Init, Lsuv, PytorchDefault
 from fanin.theory import rungs
 from fanin.theory.certificate import Predicted, certify, print_certificate
-from fanin.theory.certificate.weights import weights_of
+from fanin.theory.certificate.networks import weights_of
 from fanin.theory.layer_kind import UnpredictableLayer
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from fanin.inits import HeNormal, Init, Moments, Scheme
+from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, weight_layers
 from fanin.inits.init import LayerInit
 from fanin.theory.certificate.measured import measured_draws, summary
-from fanin.theory.certificate.networks import on_cpu
-from fanin.theory.certificate.weights import Weights, weights_of
+from fanin.theory.certificate.networks import Weights, estimated_moments, on_cpu, weights_of
 from fanin.theory.gains import Direction, level_gains, scaled
 from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import predict_rungs
@@ -179,3 +180,54 @@ def init_weights(model):
         if layer.bias is not None:
             layer.bias.normal_(bias_mean, bias_std)
 """
+
+
+@dataclass(frozen=True)
+class Certified:
+    """He's weights, times gains that level this network's second moments on its own images.
+
+    `calibrate` looks at the images, never at what a draw makes of them: the gains are theory's, the
+    same for every draw, and found once. Which they are depends on the images, so `moments` are
+    unknown. All layers are taken to be drawn like this one, with the biases that they have.
+
+    Parameters
+    ----------
+    target
+        E[y^2] of every layer's pre-activations.
+    direction
+        `forward` levels E[y^2], `backward` the cotangent's, `both` takes the geometric mean.
+    images
+        How many of the calibration images theory is asked about, the first ones.
+    """
+
+    target: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    direction: Direction = "forward"
+    images: PositiveInt = 8
+
+    def moments(self, weight: WeightShape) -> None:
+        return None
+
+    def sample(
+        self, weight: WeightShape, generator: torch.Generator
+    ) -> Float64[Tensor, "out in *kernel"]:
+        return HeNormal().sample(weight, generator)
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "image channel height width"],
+        layers: Collection[str],
+    ) -> None:
+        """Multiply the weights of the layers of those names by their gains, in place."""
+        modules = weight_layers(model)
+        moments = {
+            name: LayerMoments(
+                HeNormal().moments(WeightShape.of(module)), estimated_moments(module.bias)
+            )
+            for name, module in modules.items()
+        }
+        fed = images[: self.images].to("cpu", torch.float64)
+        gains = level_gains(on_cpu(model), moments, fed, self.target, self.direction)
+        for name in layers:
+            modules[name].weight.mul_(gains[name])
