@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from analysis.arguments import chance
+from analysis.comparison import Comparison, compare
 from analysis.findings import findings
 from analysis.intervals import intervals
 from analysis.layer_table import LEGEND, as_frame, shown
 from analysis.load import load
-from analysis.measured import Comparison, compare
 from analysis.progress import predicting
 from analysis.summary import summary
 from analysis.verdicts import verdicts

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.comparison import Comparison, table
 from analysis.load import Results
-from analysis.measured import Comparison, table
-from experiments.config.instantiate import TARGET
-from experiments.schema import build_cell
+from experiments.config.schema import build_cell
+from fanin.instantiate import TARGET
 from fanin.theory.rungs import RUNGS
 
 NAMES = {

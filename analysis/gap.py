@@ -15,7 +15,7 @@ def closed(table: pd.DataFrame, rungs: Sequence[str]) -> pd.DataFrame:
     Parameters
     ----------
     table
-        A row per layer, with `measured` and a column for each rung, as `analysis.measured.table`.
+        A row per layer, with `measured` and a column for each rung, as `analysis.comparison.table`.
     rungs
         From the lowest to the highest.
 

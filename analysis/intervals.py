@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.measured import Comparison
+from analysis.comparison import Comparison
 from analysis.verdicts import BACKWARD, LAYER, measured_draws
 from experiments.schema import build_cell
 from fanin.inits import WeightShape, weight_layers

@@ -11,8 +11,8 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from analysis.comparison import Comparison, table
 from analysis.gap import closed
-from analysis.measured import Comparison, table
 from analysis.summary import needed_in_words
 from fanin.statistics.agreement import APART, UNDECIDED
 from fanin.theory.rungs import RUNGS
@@ -52,7 +52,7 @@ def as_table(frame: pd.DataFrame, judged: pd.DataFrame) -> Table:
     Parameters
     ----------
     frame
-        From `analysis.measured.table`.
+        From `analysis.comparison.table`.
     judged
         The verdicts on those layers, if there are any.
     """
@@ -83,7 +83,7 @@ def as_frame(
     Returns
     -------
     pandas.DataFrame
-        `setting`, the columns of `analysis.measured.table`, of `analysis.gap.closed` and, of the
+        `setting`, the columns of `analysis.comparison.table`, of `analysis.gap.closed` and, of the
         verdicts, `JUDGED`.
     """
     frames = []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.measured import Comparison
+from analysis.comparison import Comparison
 from analysis.verdicts import by_setting
 from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 

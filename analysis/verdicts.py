@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.measured import Comparison
+from analysis.comparison import Comparison
 from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 from fanin.statistics.draws import summarized

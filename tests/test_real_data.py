@@ -5,8 +5,8 @@ import os
 import pytest
 
 from analysis import load
-from analysis.measured import compare
-from experiments.config.catalog import config_loader
+from analysis.comparison import compare
+from experiments.config.loader import config_loader
 from experiments.sweep.cli import run_command
 
 pytestmark = [

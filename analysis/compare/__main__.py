@@ -14,11 +14,11 @@ from rich.table import Table
 
 from analysis.arguments import chance
 from analysis.compare.caveats import not_yet
-from analysis.compare.compared import Compared, compare
+from analysis.compare.comparison import Compared, compare
 from analysis.compare.files import write_files
 from analysis.compare.metric import METRICS
-from analysis.compare.question import ENOUGH, Question
 from analysis.compare.sentences import of_all, of_group
+from analysis.compare.spec import ENOUGH, Question
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import load
 from fanin.errors import UNUSABLE, FaninError, warnings_as_lines

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 from analysis.compare.words import ABSENT, belongs
 from experiments.config.identity import flatten
 from fanin.errors import FaninError, nearest

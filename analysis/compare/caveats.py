@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare.compared import Compared, Group
+from analysis.compare.comparison import Compared, Group
 from analysis.compare.numbers import listed, many, percent
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 
 
 def caveats(group: Group, question: Question) -> Iterator[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.compare.compared import Compared
+from analysis.compare.comparison import Compared
 from analysis.compare.latex import latex
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 from analysis.figures.standings import standings_figure
 from analysis.figures.style import save, use_style
 from analysis.figures.tuned_values import tuned_values_figure

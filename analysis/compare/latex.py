@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from analysis.compare.compared import Compared
+from analysis.compare.comparison import Compared
 from analysis.compare.tables import legend, ranks_table, standings_table
 
 # `<`, `>` and `|` are other signs in TeX's own font encoding; `[` after `\\` begins a length.

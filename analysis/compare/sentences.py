@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.caveats import caveats
-from analysis.compare.compared import Compared, Group
+from analysis.compare.comparison import Compared, Group
 from analysis.compare.numbers import chance, interval, listed, many, score
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 from fanin.statistics.ranks import Ranks
 
 ROUNDING = 1e-9

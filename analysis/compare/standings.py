@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.metric import Metric
-from analysis.compare.tuned import Tuned
+from analysis.compare.tuning import Tuned
 from fanin.statistics.interval import mean_interval
 from fanin.statistics.runs import interquartile_mean
 
@@ -20,7 +20,7 @@ def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores
-        Rows of one group (`analysis.compare.tuned.scores`).
+        Rows of one group (`analysis.compare.tuning.scores`).
 
     Returns
     -------
@@ -46,7 +46,7 @@ def standings(
     Parameters
     ----------
     scores, tuned
-        One group's, of `analysis.compare.tuned`.
+        One group's, of `analysis.compare.tuning`.
     planned
         The group's trials.
     metric

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.compare.compared import Compared, Group
+from analysis.compare.comparison import Compared, Group
 from analysis.compare.numbers import chance, interval, score, share, span
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 
 
 def standings_table(group: Group, question: Question) -> pd.DataFrame:

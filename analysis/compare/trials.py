@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.compare.axes import axes, tuned_values
 from analysis.compare.metric import Metric
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 from analysis.compare.words import belongs, label, last, words_of
 from analysis.keys import SEEDS
 from analysis.load import Results

@@ -12,11 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from analysis.comparison import compare
 from analysis.figures import variance_by_layer
 from analysis.figures.study import Study, study_of
 from analysis.figures.style import save, use_style
 from analysis.load import Results, load
-from analysis.measured import compare
 from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
 
 

@@ -12,11 +12,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.conditions import Setting
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from analysis.predict_cell import predict_cell
-from analysis.settings import Setting
 from fanin.errors import FaninError
 from fanin.theory.layer_kind import UnpredictableLayer
 

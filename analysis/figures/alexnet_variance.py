@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.conditions import Setting, measured_settings
 from analysis.figures import alexnet_outputs, normalized_drawn, normalized_networks
 from analysis.figures.study import Headline, Study
 from analysis.figures.waterfall import waterfall
 from analysis.load import Results
-from analysis.settings import Setting, measured_settings
+from experiments.config.schema import build_cell
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.errors import FaninError

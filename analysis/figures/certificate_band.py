@@ -20,9 +20,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 from rich.console import Console
 
+from analysis.comparison import Comparison, compare
 from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
 from analysis.load import load
-from analysis.measured import Comparison, compare
 from fanin.errors import UNUSABLE, FaninError
 from fanin.statistics.coverage import Z
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.conditions import measured_settings
 from analysis.figures.ablation import NOTHING, last
 from analysis.load import Results
-from analysis.predicted import Predicted, predict_settings
-from analysis.settings import measured_settings
+from analysis.predictions import Predicted, predict_settings
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
 

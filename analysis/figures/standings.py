@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.compare.compared import Compared, Group
+from analysis.compare.comparison import Compared, Group
 from analysis.compare.standings import by_seed
 from analysis.figures.row_labels import room, row_labels, wrapped
 from analysis.figures.style import MEASURED, PALETTE, panels_in_a_row

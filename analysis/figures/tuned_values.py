@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.compare.compared import Compared, Group
+from analysis.compare.comparison import Compared, Group
 from analysis.compare.metric import Metric
 from analysis.compare.numbers import score
 from analysis.figures.row_labels import room, row_labels, wrapped

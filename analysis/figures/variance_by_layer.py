@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from analysis.comparison import Comparison
 from analysis.figures.style import MEASURED, RUNG_LINES, plain
-from analysis.measured import Comparison
 
 QUANTITY = "preact_m2"
 PANEL = (2.3, 1.9)  # inches

@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from analysis.comparison import Comparison
 from analysis.load import Results, load
-from analysis.measured import Comparison
-from analysis.predicted import OnPredicted
-from analysis.report import commands, drawn, failed, launches, outcomes, ran, template
-from analysis.report.beside import as_csv, as_latex
-from analysis.report.cell_columns import cell_columns
-from analysis.report.checked import LEFT_OUT, Checked, checked, predicted, unpredicted
+from analysis.predictions import OnPredicted
+from analysis.report import commands, failed, figures, launches, outcomes, provenance, template
+from analysis.report.cells import cell_columns
 from analysis.report.column import Column
-from analysis.report.compared import compared
+from analysis.report.comparison import compared
+from analysis.report.export import as_csv, as_latex
 from analysis.report.seeds_together import seeds_together
 from analysis.report.studied import studied
+from analysis.report.theory import LEFT_OUT, Checked, checked, predicted, unpredicted
 from analysis.report.varying import folded, shared
 from experiments.atomic_write import atomic_write
 from experiments.sweep.store.paths import SweepFolder
@@ -96,7 +96,8 @@ def _told(
     draw = commands.on_sweep(folder, "figures")
     study = studied(loaded, draw)
     published = [] if study is None else list(study.figures)
-    figures, more = (published, 0) if published else drawn.moments_by_layer(comparisons, draw)
+    pictures = figures.moments_by_layer
+    shown, more = (published, 0) if published else pictures(comparisons, draw)
     return {
         "name": status.name,
         "question": next((each.question for each in reversed(there) if each.question), None),
@@ -110,10 +111,10 @@ def _told(
         "exclude": sorted({pattern for each in there for pattern in each.exclude}),
         "shared": shared(read_frozen(folder)),
         "launches": there,
-        "facts": ran.facts(status, there, loaded.cells),
+        "facts": provenance.facts(status, there, loaded.cells),
         "shares": outcomes.shares(_outcomes(columns)),
         "by_axis": outcomes.by_axis(columns),
-        "figures": figures,
+        "figures": shown,
         "more_figures": more,
         "figures_command": draw,
         "study": study,

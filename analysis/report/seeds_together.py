@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.keys import SEEDS
-from analysis.report.cell_columns import METRICS
+from analysis.report.cells import METRICS
 from analysis.report.column import Column
 
 

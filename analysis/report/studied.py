@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from analysis.figures.study import Headline, study_of
 from analysis.figures.style import use_style
 from analysis.load import Results
-from analysis.report.drawn import Drawn, drawn
+from analysis.report.figures import Drawn, drawn
 from fanin.errors import FaninError
 
 

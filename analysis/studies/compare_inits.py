@@ -15,9 +15,9 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.studies.ask import VENV, ask, how_to_install
+from analysis.studies.baselines import VENV, ask, how_to_install
 from analysis.studies.draws import measured_draws
-from analysis.studies.page import markdown_table, publish
+from analysis.studies.tables import markdown_table, publish
 from experiments.data import Data
 from experiments.data.cifar import Cifar10
 from experiments.scaling import Scaling, Standardize

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.studies.ask import NOT_INSTALLED, VENV, Answer, ask, how_to_install
+from analysis.studies.baselines import NOT_INSTALLED, VENV, Answer, ask, how_to_install
 from analysis.studies.draws import mean_and_error, measured_draws
 from analysis.studies.networks import ANYINITS, FIVE, Subject
-from analysis.studies.page import markdown_table, publish
+from analysis.studies.tables import markdown_table, publish
 from fanin.errors import UNUSABLE, FaninError
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.figures.study import Study
 from analysis.figures.style import use_style
 from analysis.load import Results, load
-from analysis.studies.page import publish
+from analysis.studies.tables import publish
 from analysis.studies.told import headline_table, how_made, study_or_error
 from fanin.errors import UNUSABLE, FaninError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from analysis.figures.study import FIELD_REPORT, Study, launched
 from analysis.load import Results, load
-from analysis.studies.page import markdown_table, publish, read_block
+from analysis.studies.tables import markdown_table, publish, read_block
 from analysis.studies.told import headline_table, how_made, study_or_error
 from fanin.errors import UNUSABLE, FaninError
 

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from analysis.comparison import Comparison, compare
 from analysis.intervals import WIDE, narrowest
 from analysis.load import load
-from analysis.measured import Comparison, compare
-from analysis.studies.page import markdown_table, publish
+from analysis.studies.tables import markdown_table, publish
 from analysis.verdicts import BACKWARD, LAYER, by_setting, measured_draws, verdicts
 from fanin.errors import UNUSABLE, FaninError
 from fanin.statistics.agreement import DISAGREES, ROUNDING

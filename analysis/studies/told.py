@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis.figures.study import Study, launched, study_of
 from analysis.load import Results
-from analysis.studies.page import markdown_table
+from analysis.studies.tables import markdown_table
 from fanin.errors import FaninError
 
 HOLDS = {True: "yes", False: "**no**", None: ""}

@@ -9,7 +9,7 @@ import pytest
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.measured import Comparison, compare
+from analysis.comparison import Comparison, compare
 
 Sweep = Callable[..., Results]
 

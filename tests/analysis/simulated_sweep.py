@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from relu_chains import relu_chain, relu_log_sd
 
-from analysis.measured import Comparison
-from analysis.settings import Setting
+from analysis.comparison import Comparison
+from analysis.conditions import Setting
 
 QUANTITIES = ("preact_m2", "vjp_m2")
 

@@ -20,9 +20,9 @@ import analysis.check
 import analysis.intervals
 from analysis import Results
 from analysis.check import main
+from analysis.comparison import Comparison, table
+from analysis.conditions import Setting
 from analysis.layer_table import as_frame, as_table, shown
-from analysis.measured import Comparison, table
-from analysis.settings import Setting
 from analysis.verdicts import verdicts
 from fanin.theory.rungs import RUNGS
 

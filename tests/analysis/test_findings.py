@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from analysis import Results
+from analysis.comparison import Comparison, compare, table
 from analysis.findings import NEAR, findings
-from analysis.measured import Comparison, compare, table
 
 Sweep = Callable[..., Results]
 PERCENT = r"([\d.]+)%"

@@ -11,9 +11,9 @@ from relu_chains import relu_log_sd
 from simulated_sweep import simulated
 
 from analysis import Results, intervals
+from analysis.comparison import Comparison
 from analysis.intervals import intervals as counted
 from analysis.intervals import narrowest
-from analysis.measured import Comparison
 from analysis.verdicts import verdicts
 from fanin.statistics.coverage import Z
 

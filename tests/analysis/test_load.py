@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from analysis import Results, load
-from analysis.measured import compare
+from analysis.comparison import compare
 from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal, write_part

@@ -11,8 +11,8 @@ import pytest
 from simulated_sweep import simulated
 
 from analysis import intervals
+from analysis.comparison import Comparison
 from analysis.intervals import intervals as counted
-from analysis.measured import Comparison
 from analysis.summary import summary
 from analysis.verdicts import verdicts
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from simulated_sweep import simulated
 
-from analysis.measured import Comparison
-from analysis.settings import Setting
+from analysis.comparison import Comparison
+from analysis.conditions import Setting
 from analysis.verdicts import by_setting, verdicts
 
 

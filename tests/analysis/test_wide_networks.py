@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.measured import compare, table
+from analysis.comparison import compare, table
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.figures.inf_loss.foretold import Foretold, Oracle, first_bad_layers
+from analysis.figures.inf_loss.overflow import Foretold, Oracle, first_bad_layers
 from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from scipy.special import erfc
 
-from analysis.figures.inf_loss.foretold import Oracle
+from analysis.figures.inf_loss.overflow import Oracle
 from analysis.figures.inf_loss.parts import cells_of
 from analysis.figures.study import Headline
 from analysis.load import Results

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.inf_loss.clipping import CLIPS
-from analysis.figures.inf_loss.fates import text_in_box
+from analysis.figures.inf_loss.outcomes import text_in_box
 from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.sharpness import initial_sharpness
 from analysis.figures.study import Headline

@@ -11,9 +11,9 @@ from analysis.figures.inf_loss import (
     bad_data,
     claims,
     clipping,
-    fates,
     first_layer,
     losses,
+    outcomes,
     regression,
     symmetry,
 )
@@ -46,7 +46,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     lines = (
         *first_layer.headlines(cells, networks, criterion),
         *losses.headlines(losses.onsets(results), criterion),
-        *fates.headlines(cells),
+        *outcomes.headlines(cells),
         *clipping.headlines(clipping.by_clip(results)),
         *bad_data.headlines(results),
         *regression.headlines(results, criterion),
@@ -55,7 +55,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         *claims.init_headlines(results, criterion),
     )
     figures = {
-        "inf_loss": fates.figure(cells),
+        "inf_loss": outcomes.figure(cells),
         "inf_loss_first_layer": first_layer.figure(networks),
         "inf_loss_regression": regression.figure(results),
     }

@@ -10,7 +10,7 @@ import pytest
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 from analysis.compare.trials import trials
 from fanin.errors import FaninError
 

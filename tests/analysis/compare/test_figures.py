@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.compared import Compared, compare_trials
-from analysis.compare.question import Question
+from analysis.compare.comparison import Compared, compare_trials
+from analysis.compare.spec import Question
 from analysis.figures.standings import standings_figure
 from analysis.figures.tuned_values import tuned_values_figure
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.compared import Compared, compare_trials
+from analysis.compare.comparison import Compared, compare_trials
 from analysis.compare.files import csv_frames, file_name, write_files
 from analysis.compare.latex import latex
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 
 ODD = {"s0": 'a_b=$5, "x"', "s1": "<i>|{[~^\\", "s2": "ünï & 50%#"}
 

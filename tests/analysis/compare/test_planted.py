@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.compared import compare_trials
+from analysis.compare.comparison import compare_trials
 from analysis.compare.metric import METRICS
 from analysis.compare.pairs import pairs
-from analysis.compare.question import Question
-from analysis.compare.tuned import by_setting, scores
+from analysis.compare.spec import Question
+from analysis.compare.tuning import by_setting, scores
 from fanin.statistics.holm import holm
 
 METRIC = METRICS["test_accuracy"]

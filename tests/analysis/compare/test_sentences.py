@@ -8,9 +8,9 @@ import pytest
 from simulated_trials import PEAKED, trials
 
 from analysis.compare.caveats import not_yet
-from analysis.compare.compared import compare_trials
-from analysis.compare.question import Question
+from analysis.compare.comparison import compare_trials
 from analysis.compare.sentences import of_all, of_group
+from analysis.compare.spec import Question
 
 ACCURACY = Question()
 

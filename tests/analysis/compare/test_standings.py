@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.compared import Compared, compare_trials
-from analysis.compare.question import Question
+from analysis.compare.comparison import Compared, compare_trials
 from analysis.compare.sentences import of_all, of_group
+from analysis.compare.spec import Question
 from analysis.compare.tables import standings_table
 from fanin.errors import FaninError
 

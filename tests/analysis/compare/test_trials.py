@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import Results
-from analysis.compare.question import Question
+from analysis.compare.spec import Question
 from analysis.compare.trials import trials
 from fanin.errors import FaninError
 

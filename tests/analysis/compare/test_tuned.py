@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.compare.metric import METRICS
-from analysis.compare.tuned import Tuned, by_setting, by_value, scores
+from analysis.compare.tuning import Tuned, by_setting, by_value, scores
 
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 NAN = float("nan")

@@ -12,10 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import Results
+from analysis.comparison import Comparison
+from analysis.conditions import Setting
 from analysis.figures.certificate_band import band, certificate_band, main
 from analysis.figures.style import use_style
-from analysis.measured import Comparison
-from analysis.settings import Setting
 
 LAYERS = ("conv1", "conv2", "fc1")
 DRAWS = 20

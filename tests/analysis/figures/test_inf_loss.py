@@ -11,7 +11,6 @@ import torch
 from small_sweep import run_sweep
 
 from analysis.figures.inf_loss.bad_data import first_spoilt_step
-from analysis.figures.inf_loss.foretold import Oracle, first_bad_layers
 from analysis.figures.inf_loss.losses import (
     EXP_IS_0,
     SIGMOID_IS_0,
@@ -20,6 +19,7 @@ from analysis.figures.inf_loss.losses import (
     sigmoid_rounds,
     softmax_underflows,
 )
+from analysis.figures.inf_loss.overflow import Oracle, first_bad_layers
 from analysis.figures.inf_loss.parts import bad_steps, cells_of
 from experiments.cell import run_cell
 from experiments.config.catalog import ConfigCatalog, config_loader

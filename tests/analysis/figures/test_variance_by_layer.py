@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import Results
+from analysis.comparison import Comparison, compare
 from analysis.figures.__main__ import main
 from analysis.figures.style import RUNG_LINES, save, use_style
 from analysis.figures.variance_by_layer import figures
-from analysis.measured import Comparison, compare
 
 LABELS = {rung: style["label"] for rung, style in RUNG_LINES.items()}
 

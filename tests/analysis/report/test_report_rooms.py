@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis import Results
 from analysis.figures.study import Headline, Study
-from analysis.report.cell_columns import cell_columns
+from analysis.report.cells import cell_columns
 from analysis.report.column import Column
 from analysis.report.failed import FULL, NAMED, grouped
 from analysis.report.inline_svg import inline_svg

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from analysis.studies import compare_inits, compare_theories
-from analysis.studies.ask import NOT_INSTALLED
+from analysis.studies.baselines import NOT_INSTALLED
 from analysis.studies.compare_theories import Compared, compare, markdown
 from analysis.studies.networks import FIVE, Subject
 from experiments.data.digits import Digits

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.measured import Comparison
-from analysis.settings import Setting
+from analysis.comparison import Comparison
+from analysis.conditions import Setting
 from analysis.studies.theory_coverage import judge, main, markdown
 
 CellConfig = Callable[..., dict[str, Any]]

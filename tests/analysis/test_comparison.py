@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.measured import Comparison, compare, table
-from analysis.settings import Setting
+from analysis.comparison import Comparison, compare, table
+from analysis.conditions import Setting
 from fanin.theory.rungs import RUNGS
 
 SETTING = Setting({}, "hand made", {}, ("x",))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.studies.page import write_block
+from analysis.studies.tables import write_block
 from fanin.errors import FaninError
 
 PAGE = """# Title

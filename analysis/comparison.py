@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.conditions import Setting, measured_settings
 from analysis.load import Results
-from analysis.predicted import OnPredicted, predict_settings
-from analysis.settings import Setting, measured_settings
+from analysis.predictions import OnPredicted, predict_settings
 from fanin.errors import FaninError
 from fanin.theory.rungs import RUNGS
 
@@ -23,7 +23,7 @@ class Comparison:
     setting
         Which cells.
     draws
-        Measured rows at initialization, each draw once (`analysis.settings.draws_of`).
+        Measured rows at initialization, each draw once (`analysis.conditions.draws_of`).
     predicted
         Rows of the `predictions` table without `cell_id`; empty where theory has none.
     unpredicted
@@ -46,7 +46,7 @@ def compare(
     """Predict every setting of a sweep and put its measured draws beside.
 
     What is predicted is kept in the sweep's folder, and taken from there while theory's code stays
-    what it is (`analysis.predicted.predict_settings`, which says what the arguments are).
+    what it is (`analysis.predictions.predict_settings`, which says what the arguments are).
 
     Raises
     ------

@@ -24,9 +24,8 @@ import torch
 
 import experiments
 import fanin.theory
+from analysis.conditions import Setting
 from analysis.predict_cell import predict_cell
-from analysis.settings import Setting
-from experiments.atomic_write import writing
 from experiments.config.identity import flatten
 from experiments.config.instantiate import TARGET
 from experiments.sweep.store.parquet import read_part, write_part

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.measured import Comparison, compare
-from analysis.settings import draws_of, settings_of
-from experiments.sweep.store.plan_file import read_frozen
+from analysis.comparison import Comparison, compare
+from analysis.conditions import draws_of, settings_of
+from experiments.sweep.store.frozen import read_frozen
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import Results, load, predicted
-from analysis.measured import compare
+from analysis import Results, load, predictions
+from analysis.comparison import compare
+from analysis.conditions import Setting, settings_of
 from analysis.predict_cell import predict_cell
-from analysis.predicted import predict_settings, theory_fingerprint
-from analysis.settings import Setting, settings_of
-from experiments.sweep.store.plan_file import read_frozen
-from fanin.theory.layer_kind import UnpredictableLayer
+from analysis.predictions import predict_settings, theory_fingerprint
+from experiments.sweep.store.frozen import read_frozen
+from fanin.theory.walk import UnpredictableLayer
 
 Counted = Callable[[], int]
 
@@ -58,7 +58,7 @@ def predictions_made(monkeypatch: pytest.MonkeyPatch) -> Counted:
         made.append(config)
         return _theory(config)
 
-    monkeypatch.setattr(predicted, "predict_cell", counted)
+    monkeypatch.setattr(predictions, "predict_cell", counted)
     return lambda: len(made)
 
 
@@ -107,7 +107,7 @@ def test_another_theory_predicts_anew(
 ) -> None:
     settings = _settings(copied)[:2]
     predict_settings(copied.folder, settings)
-    monkeypatch.setattr(predicted, "theory_fingerprint", lambda: "another")
+    monkeypatch.setattr(predictions, "theory_fingerprint", lambda: "another")
     predict_settings(copied.folder, settings)
     assert predictions_made() == 4
     predict_settings(copied.folder, settings)
@@ -123,7 +123,7 @@ def test_any_edit_of_a_source_is_another_theory(
     (package / "rung.py").write_text("GAIN = 2\n")
     monkeypatch.syspath_prepend(tmp_path)
     theory = importlib.import_module("theory")
-    monkeypatch.setattr(predicted, "SOURCES", (theory,))
+    monkeypatch.setattr(predictions, "SOURCES", (theory,))
     before = theory_fingerprint.__wrapped__()
     assert theory_fingerprint.__wrapped__() == before
     (package / "rung.py").write_text("GAIN = 3\n")
@@ -164,7 +164,7 @@ def test_a_setting_that_can_no_longer_be_predicted_keeps_no_old_rows(
     def refuse(config: object) -> pd.DataFrame:
         raise UnpredictableLayer("conv1", "not any more")
 
-    monkeypatch.setattr(predicted, "predict_cell", refuse)
+    monkeypatch.setattr(predictions, "predict_cell", refuse)
     (refused,) = predict_settings(copied.folder, settings, again=True)
     assert "not any more" in str(refused.reason)
     assert load(copied.name, copied.folder.root.parent).predictions.empty
@@ -175,7 +175,7 @@ def test_code_of_the_users_own_is_never_trusted_to_be_what_it_was(
 ) -> None:
     """The fingerprint covers this project's sources, and no others."""
     settings = _settings(copied)[:1]
-    monkeypatch.setattr(predicted, "OURS", ("torch.",))
+    monkeypatch.setattr(predictions, "OURS", ("torch.",))
     predict_settings(copied.folder, settings)
     predict_settings(copied.folder, settings)
     assert predictions_made() == 2
@@ -193,7 +193,7 @@ def test_a_failure_halfway_keeps_what_was_done(
             raise KeyboardInterrupt
         return _theory(config)
 
-    monkeypatch.setattr(predicted, "predict_cell", fail_at_third)
+    monkeypatch.setattr(predictions, "predict_cell", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         predict_settings(copied.folder, settings)
     predict_settings(copied.folder, settings)
@@ -210,7 +210,7 @@ def test_progress_is_told_up_to_the_end(copied: Results) -> None:
 @pytest.mark.slow
 def test_workers_change_no_bit(copied: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real theory: another process knows of no stand-in."""
-    monkeypatch.setattr(predicted, "predict_cell", predict_cell)
+    monkeypatch.setattr(predictions, "predict_cell", predict_cell)
     settings = [s for s in _settings(copied) if s.words["model"] == "two_layer"][:5]
     alone = predict_settings(copied.folder, settings)
     together = predict_settings(copied.folder, settings, again=True, workers=2)

@@ -8,10 +8,10 @@ import pandas as pd
 
 from analysis.compare.overall import Overall, overall
 from analysis.compare.pairs import pairs
-from analysis.compare.question import ENOUGH, Question
+from analysis.compare.spec import ENOUGH, Question
 from analysis.compare.standings import standings
 from analysis.compare.trials import trials
-from analysis.compare.tuned import by_setting, by_value, scores
+from analysis.compare.tuning import by_setting, by_value, scores
 from analysis.load import Results
 from fanin.errors import FaninError
 from fanin.statistics.holm import holm
@@ -53,9 +53,9 @@ class Compared:
     groups
         In the order of the plan.
     scores
-        One a seed (`analysis.compare.tuned.scores`).
+        One a seed (`analysis.compare.tuning.scores`).
     values
-        Mean scores at every tuned value (`analysis.compare.tuned.by_value`).
+        Mean scores at every tuned value (`analysis.compare.tuning.by_value`).
     overall
         Ranks over all settings; None where there are fewer than two.
     unended

@@ -9,9 +9,9 @@ from zlib import crc32
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from analysis.comparison import Comparison, table
 from analysis.figures import variance_by_layer
 from analysis.figures.style import use_style
-from analysis.measured import Comparison, table
 from analysis.report.inline_svg import inline_svg
 
 MOST = 12  # figures that a page holds; the command makes them all

@@ -14,7 +14,7 @@ from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import Results
 from analysis.report.column import Column
 from analysis.report.commands import on_sweep
-from analysis.report.drawn import Drawn, drawn
+from analysis.report.figures import Drawn, drawn
 from fanin.errors import FaninError
 
 SPLIT = ("data", "model")  # each data set and each model gets a table of its own

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from analysis.studies import other_tools
-from analysis.studies.ask import NOT_INSTALLED, VENV, as_layers, ask
+from analysis.studies.baselines import NOT_INSTALLED, VENV, as_layers, ask
 from analysis.studies.networks import FIVE, max_pooled
 from fanin.errors import FaninError
 from fanin.inits import HeNormal, Init, PytorchDefault, Uniform

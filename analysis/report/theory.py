@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.comparison import Comparison, compare
+from analysis.conditions import measured_settings
 from analysis.findings import found
 from analysis.intervals import intervals
 from analysis.load import Results
-from analysis.measured import Comparison, compare
-from analysis.predicted import OnPredicted
-from analysis.settings import measured_settings
+from analysis.predictions import OnPredicted
 from analysis.summary import summary
 from analysis.verdicts import by_setting, verdicts
 from fanin.errors import FaninError
