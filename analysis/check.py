@@ -1,4 +1,4 @@
-"""Measured against predicted, layer by layer: `python -m analysis.check NAME`.
+"""Check a sweep against theory, layer by layer: `python -m analysis.check NAME`.
 
 Exit status 1 where the highest rung that predicts a layer disagrees with it.
 """
@@ -9,22 +9,35 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
+import numpy as np
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, JustifyMethod
+from rich.table import Table
+from rich.text import Text
 
-from analysis.arguments import chance
-from analysis.comparison import Comparison, compare
-from analysis.findings import findings
-from analysis.intervals import intervals
-from analysis.layer_table import LEGEND, as_frame, shown
+from analysis.cli import chance, predicting
+from analysis.comparison import TheoryComparison, compare, decompose_gap, table
 from analysis.load import load
-from analysis.progress import predicting
-from analysis.summary import summary
-from analysis.verdicts import verdicts
+from analysis.summary import findings, needed_in_words, summary
+from analysis.verdicts import intervals, verdicts
 from fanin.errors import UNUSABLE, FaninError, nearest, warnings_as_lines
-from fanin.statistics.agreement import DISAGREES
+from fanin.statistics.agreement import APART, DISAGREES, UNDECIDED
+from fanin.theory.rungs import RUNGS
 
 DISAGREE = 1  # exit status
 UNBOUNDED = 10_000  # characters
+LEGEND = (
+    "Each layer: the first rung's number, times what each further rung makes of it (x), times "
+    "measured/highest, is measured. A verdict holds the layer against the highest rung: `agrees` "
+    "within a factor of {margin:g}, `disagrees` (false alarms: {level:g} in the whole sweep), "
+    "`needs N`: undecided, about N draws would tell; `theory unsure`: undecided, and theory's own "
+    "sampling is too coarse for any number of draws."
+)
+JUDGED = (
+    *("rung", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm", "verdict"),
+    *("needed", "step", "step_se", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -99,7 +112,7 @@ def _above_one(text: str) -> float:
     return number
 
 
-def _check_measured(comparisons: Sequence[Comparison], quantity: str, image: int) -> None:
+def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, image: int) -> None:
     """There must be something to show: a quantity that layers have, of an image that was probed."""
     images: dict[str, set[int]] = {}
     for comparison in comparisons:
@@ -112,6 +125,96 @@ def _check_measured(comparisons: Sequence[Comparison], quantity: str, image: int
     if image not in images[quantity]:
         there = ", ".join(map(str, sorted(images[quantity])))
         raise FaninError(f"--image {image}: {quantity} was not measured for it; valid: {there}")
+
+
+def shown(comparison: TheoryComparison, judged: pd.DataFrame, quantity: str, image: int) -> Group:
+    """One setting for the terminal: its label, its table, and why there is no prediction.
+
+    Parameters
+    ----------
+    judged
+        The setting's rows of `analysis.verdicts.verdicts`.
+    quantity, image
+        Of the `layers` table.
+    """
+    frame = table(comparison, quantity, image)
+    title = f"{comparison.setting.label}   ({quantity}, {frame['draws'].max()} draws)"
+    reason = [] if comparison.unpredicted is None else [Text(comparison.unpredicted)]
+    return Group(Text(title), as_table(frame, _only(judged, quantity, image)), *reason)
+
+
+def as_table(frame: pd.DataFrame, judged: pd.DataFrame) -> Table:
+    """A setting's layers: measured, the rungs, what is left, and the verdict.
+
+    Parameters
+    ----------
+    frame
+        From `analysis.comparison.table`.
+    judged
+        The verdicts on those layers, if there are any.
+    """
+    rungs = [rung for rung in RUNGS if frame[rung].notna().any()]
+    words = _words(judged)
+    layers = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    headings = ["layer", "name", "measured", "se", *rungs[:1]]
+    headings += [f"x\n{rung}" for rung in rungs[1:]]
+    headings += [f"measured\n/{rung}" for rung in rungs[-1:]]
+    headings += ["sd\n/log_sd", "verdict"] if words else []
+    for heading in headings:
+        justify: JustifyMethod = "left" if heading in ("name", "verdict") else "right"
+        layers.add_column(heading, justify=justify, no_wrap=True)
+    chain = _chain(frame, rungs)
+    for n, row in enumerate(frame.to_dict("records")):
+        told = [str(row["layer"]), str(row["layer_name"])]
+        told += [f"{row['measured']:.3g}", f"{row['se']:.1g}"]
+        told += [f"{number:.3g}" for number in chain[n]]
+        layers.add_row(*told, *words.get(row["layer"], ()))
+    return layers
+
+
+def as_frame(
+    comparisons: Sequence[TheoryComparison], rows: pd.DataFrame, quantity: str, image: int
+) -> pd.DataFrame:
+    """All settings in one frame, the setting's words in front.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `setting`, the columns of `table` and `decompose_gap` (`analysis.comparison`) and, of the
+        verdicts, `JUDGED`.
+    """
+    frames = []
+    for n, comparison in enumerate(comparisons):
+        frame = table(comparison, quantity, image)
+        mine = _only(rows[rows["setting"] == n], quantity, image)
+        judged = mine.set_index("layer").reindex(columns=JUDGED).reindex(frame["layer"])
+        parts = [frame, decompose_gap(frame, list(RUNGS)), judged.reset_index(drop=True)]
+        frames.append(pd.concat(parts, axis=1).assign(setting=comparison.setting.label))
+    return pd.concat(frames).set_index("setting").reset_index()
+
+
+def _chain(frame: pd.DataFrame, rungs: Sequence[str]) -> np.ndarray:
+    """[layer, factor]: the lowest rung, each next over the one below, measured over the highest."""
+    if not rungs:
+        return np.empty((len(frame), 0))
+    below = frame[list(rungs)].ffill(axis=1).to_numpy(float)
+    above = np.column_stack([frame[list(rungs)].to_numpy(float)[:, 1:], frame["measured"]])
+    with np.errstate(all="ignore"):
+        return np.column_stack([below[:, 0], above / below])
+
+
+def _words(judged: pd.DataFrame) -> dict[int, tuple[str, str]]:
+    """By layer: measured to predicted spread, and the verdict."""
+    words = {}
+    for row in judged.to_dict("records"):
+        told = {UNDECIDED: needed_in_words(row["needed"]), APART: row["kind"]}
+        spread = "" if np.isnan(row["sd_ratio"]) else f"{row['sd_ratio']:.2f}"
+        words[row["layer"]] = (spread, told.get(row["verdict"], row["verdict"]))
+    return words
+
+
+def _only(rows: pd.DataFrame, quantity: str, image: int) -> pd.DataFrame:
+    return rows[(rows["quantity"] == quantity) & (rows["image"] == image)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Measured draws beside predictions: one row per setting, layer and quantity."""
+"""Measured draws beside predictions: one row per condition, layer and quantity."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from fanin.theory.rungs import RUNGS
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TheoryComparison:
     """One setting's measurement and prediction.
 
     Attributes
@@ -42,7 +44,7 @@ def compare(
     again: bool = False,
     workers: int = 1,
     on_predicted: OnPredicted = lambda done, total: None,
-) -> list[Comparison]:
+) -> list[TheoryComparison]:
     """Predict every setting of a sweep and put its measured draws beside.
 
     What is predicted is kept in the sweep's folder, and taken from there while theory's code stays
@@ -67,12 +69,14 @@ def compare(
         on_predicted=on_predicted,
     )
     return [
-        Comparison(setting, draws, theory.frame, theory.reason)
+        TheoryComparison(setting, draws, theory.frame, theory.reason)
         for (setting, draws), theory in zip(both, predicted, strict=True)
     ]
 
 
-def table(comparison: Comparison, quantity: str = "preact_m2", image: int = -1) -> pd.DataFrame:
+def table(
+    comparison: TheoryComparison, quantity: str = "preact_m2", image: int = -1
+) -> pd.DataFrame:
     """Measured against predicted, a row per weight layer.
 
     Parameters
@@ -118,3 +122,37 @@ def _standard_error(values: pd.Series) -> float:
     if scale == 0:
         return 0.0
     return float(scale * (array / scale).std(ddof=1) / len(array) ** 0.5)
+
+
+def decompose_gap(table: pd.DataFrame, rungs: Sequence[str]) -> pd.DataFrame:
+    """Split log(measured / first rung) into the steps from rung to rung and what is left.
+
+    Parameters
+    ----------
+    table
+        A row per layer, with `measured` and a column for each rung, as `analysis.comparison.table`.
+    rungs
+        From the lowest to the highest.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With the table's index: `gap`, the whole; `closed/RUNG` for each rung but the first,
+        log(RUNG / the rung below it that predicts this layer); `left`, log(measured / the highest
+        rung that does). They add up to `gap`. NaN where a rung doesn't predict the layer.
+
+    Examples
+    --------
+    >>> layers = pd.DataFrame({"measured": [8.0], "he": [1.0], "mean_field": [4.0]})
+    >>> decompose_gap(layers, ["he", "mean_field"]).div(np.log(2)).round(6).values.tolist()
+    [[3.0, 2.0, 1.0]]
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Means of signed quantities have no ratio.
+        logs = np.log(table[["measured", *rungs]].astype(float))
+        below = logs[list(rungs)].ffill(axis=1)
+        found = {"gap": logs["measured"] - below[rungs[0]]}
+        for lower, rung in pairwise(rungs):
+            found[f"closed/{rung}"] = logs[rung] - below[lower]
+        found["left"] = logs["measured"] - below[rungs[-1]]
+    return pd.DataFrame(found, index=table.index)

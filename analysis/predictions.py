@@ -1,7 +1,7 @@
-"""Theory for the settings of a sweep, kept in the sweep's folder and taken from there again.
+"""Theory for the conditions of a sweep, predicted once and stored in the sweep's folder.
 
 A setting's predictions are one part of the `predictions` table, written as soon as they are made.
-The part says which theory made it (a fingerprint of the code): under another, it is made anew.
+The part names the theory that made it by a fingerprint of the code; another theory predicts again.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 import experiments
 import fanin.theory
 from analysis.conditions import Setting
-from analysis.predict_cell import predict_cell
+from experiments.cell import prepared, probe_images
 from experiments.config.identity import flatten
-from experiments.config.instantiate import TARGET
+from experiments.config.schema import Cell, build_cell
 from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
-from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.instantiate import TARGET
+from fanin.theory.layer_moments import declared_moments
+from fanin.theory.rungs import RUNGS, predict_rungs
+from fanin.theory.walk import UnpredictableLayer
 
 TABLE = "predictions"
 THEORY = b"fanin.theory"  # the part's note on which code predicted it
 SOURCES = (fanin.theory, experiments)  # theory, and the declarations that it reads
 LIBRARIES = ("numpy", "scipy", "torch")
 OURS = ("experiments.", "analysis.", "torch.")  # code that the fingerprint covers
-
 OnPredicted = Callable[[int, int], None]
 """Told how many settings are predicted, and of how many."""
 
@@ -215,3 +218,48 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def predict_cell(config: Mapping[str, Any], rungs: Sequence[str] = RUNGS) -> pd.DataFrame:
+    """Predict a cell's probe measurements at initialization, by every rung that applies.
+
+    Parameters
+    ----------
+    config
+        A coerced cell config. Its data is loaded, for theory starts from real images.
+    rungs
+        From coarse to fine. What a finer one has no formula for (a norm over groups, a field too
+        large) is left to the coarser ones.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of the `predictions` table without `cell_id`: the probe's single images, and -1 for
+        the mean over its probe set.
+
+    Raises
+    ------
+    UnpredictableLayer
+        No rung applies, as where a layer's weights are described by no declaration (LSUV's depend
+        on data).
+    """
+    cell = build_cell(config)
+    images = _images(cell)
+    model = cell.network().double().eval()
+    moments = declared_moments(model, cell.init)
+    frames: list[pd.DataFrame] = []
+    for rung in rungs:
+        try:
+            frames.append(predict_rungs(model, moments, images, (rung,)))
+        except UnpredictableLayer:
+            if not frames:
+                raise
+    frame = pd.concat(frames, ignore_index=True)
+    shown = frame.image.isin([-1, *cell.probe.images]) & frame.value.notna()
+    return frame[shown].reset_index(drop=True)
+
+
+def _images(cell: Cell) -> Tensor:
+    data, scaling = prepared(cell, torch.device("cpu"))
+    # Rounded as the network sees them, then exact: theory itself is computed in float64.
+    return probe_images(cell, data, scaling).double()

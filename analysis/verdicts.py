@@ -1,15 +1,20 @@
-"""A verdict for every layer that a sweep measured and theory predicts."""
+"""Verdicts on every layer that theory predicts, and the coverage of theory's intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from analysis.comparison import Comparison
+from analysis.comparison import TheoryComparison
+from experiments.config.schema import build_cell
+from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
-from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
+from fanin.statistics.agreement import AGREES, APART, DISAGREES, ROUNDING, UNDECIDED
+from fanin.statistics.coverage import Z, coverage, inside
 from fanin.statistics.draws import summarized
 from fanin.statistics.steps import steps
 
@@ -20,10 +25,11 @@ TOLD = (  # even where there is nothing to tell
     *("p_holm", "step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
+WIDE = 64  # channels or units from which on first-order laws of finite width should hold
 
 
 def verdicts(
-    comparisons: Sequence[Comparison], *, margin: float = 1.1, level: float = 0.05
+    comparisons: Sequence[TheoryComparison], *, margin: float = 1.1, level: float = 0.05
 ) -> pd.DataFrame:
     """Hold every measured layer against the highest rung that predicts it.
 
@@ -45,7 +51,7 @@ def verdicts(
     law = _highest(comparisons)
     if law.empty:
         return pd.DataFrame(columns=[*LAYER, *TOLD])
-    draws = measured_draws(comparisons, law["quantity"].unique())
+    draws = collect_draws(comparisons, law["quantity"].unique())
     rows = summarized(draws, LAYER).merge(law, on=LAYER)
     rows["unit"] = _unit(rows)
     rows["value"] = rows["value"].where(rows["unit"].notna() | ~_signed(rows))
@@ -56,7 +62,9 @@ def verdicts(
     return pd.concat([rows.assign(label=rows["setting"].map(labels)), found], axis=1)
 
 
-def measured_draws(comparisons: Sequence[Comparison], quantities: Sequence[str]) -> pd.DataFrame:
+def collect_draws(
+    comparisons: Sequence[TheoryComparison], quantities: Sequence[str]
+) -> pd.DataFrame:
     """All draws of all settings: `setting`, `quantity`, `image`, `layer`, `draw`, `value`.
 
     `draw` tells draws of one setting apart, `stream` names the random numbers that made one, which
@@ -106,7 +114,7 @@ def by_setting(rows: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(outcome=outcome)
 
 
-def _highest(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+def _highest(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
     """Of each layer's predictions the last: rungs stand in the order in which they rise."""
     frames = [
         comparison.predicted.assign(setting=n)
@@ -143,3 +151,73 @@ def _unit(rows: pd.DataFrame) -> np.ndarray:
 def _place(rows: pd.DataFrame) -> pd.Series:
     """The layer's number in the order in which the signal passes."""
     return rows["layer"].where(~rows["quantity"].isin(BACKWARD), -rows["layer"])
+
+
+def intervals(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd.DataFrame:
+    """Count a sweep's draws inside the intervals of the rung that predicts their spread.
+
+    Parameters
+    ----------
+    comparisons
+        The sweep's.
+    rows
+        Their `analysis.verdicts.verdicts`. Layers without scatter, overflowed and zero ones are not
+        counted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for `forward` and `backward` (`direction`), over all networks and over those whose
+        narrowest layer, logits aside, is `wide` (64 channels or units) or `narrow` (`width`):
+        `coverage`, its 95 % interval `low`, `high` (`fanin.statistics.coverage`), how many
+        `draws` and `settings`, and `factor`, the median over layers of exp(1.96 log_sd): half of
+        an interval's width, so that wide intervals can't pass for good ones. Empty where no
+        spread is predicted.
+    """
+    counted = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
+    counted = counted[counted["log_sd"] > ROUNDING]
+    if counted.empty:
+        return pd.DataFrame()
+    law = counted[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
+    draws = collect_draws(comparisons, counted["quantity"].unique()).merge(law, on=LAYER)
+    values, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
+    draws["hit"] = inside(values, predicted, draws["log_sd"].to_numpy())
+    wide = {n: narrowest(comparisons[n].setting.config) >= WIDE for n in law["setting"].unique()}
+    found = []
+    for width, of_width in (("all", None), ("wide", True), ("narrow", False)):
+        for direction, backward in (("forward", False), ("backward", True)):
+            mine = _of(draws, wide, of_width, backward)
+            layers = _of(law, wide, of_width, backward)
+            share = coverage(*(mine[c].to_numpy() for c in ("hit", "setting", "stream")))
+            found.append(
+                {
+                    "direction": direction,
+                    "width": width,
+                    "coverage": share.share,
+                    "low": share.low,
+                    "high": share.high,
+                    "draws": share.draws,
+                    "settings": share.cells,
+                    "factor": np.exp(Z * layers["log_sd"].median()),
+                    "misses": share.misses(),
+                }
+            )
+    frame = pd.DataFrame(found)
+    return frame[frame["draws"] > 0].reset_index(drop=True)
+
+
+def narrowest(config: Mapping[str, Any]) -> int:
+    """Channels or units of a configured network's narrowest layer, its logits aside."""
+    with torch.random.fork_rng(devices=[]):  # building a network draws from torch's own stream
+        network = build_cell(config).network()
+    layers = list(weight_layers(network).values())
+    return min(WeightShape.of(layer).out_features for layer in layers[:-1] or layers)
+
+
+def _of(
+    rows: pd.DataFrame, wide: Mapping[int, bool], of_width: bool | None, backward: bool
+) -> pd.DataFrame:
+    mine = rows["quantity"].isin(BACKWARD) == backward
+    if of_width is not None:
+        mine &= rows["setting"].map(wide) == of_width
+    return rows[mine]

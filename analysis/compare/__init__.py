@@ -1,6 +1,6 @@
 """Which strategy is better? A sweep's cells compared along one axis, from its tables alone."""
 
-from analysis.compare.comparison import Compared, Group, compare
-from analysis.compare.spec import Question
+from analysis.compare.comparison import Group, InitComparison, compare
+from analysis.compare.spec import ComparisonSpec
 
-__all__ = ["Compared", "Group", "Question", "compare"]
+__all__ = ["ComparisonSpec", "Group", "InitComparison", "compare"]

@@ -12,13 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.arguments import chance
-from analysis.compare.caveats import not_yet
-from analysis.compare.comparison import Compared, compare
+from analysis.cli import chance
+from analysis.compare.comparison import InitComparison, compare
 from analysis.compare.files import write_files
-from analysis.compare.metric import METRICS
-from analysis.compare.sentences import of_all, of_group
-from analysis.compare.spec import ENOUGH, Question
+from analysis.compare.sentences import not_yet, of_all, of_group
+from analysis.compare.spec import ENOUGH, METRICS, ComparisonSpec
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import load
 from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
@@ -29,7 +27,7 @@ UNBOUNDED = 10_000  # characters
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table and its sentences for every group, and write them as files."""
     asked = _parser().parse_args(argv)
-    question = Question(
+    question = ComparisonSpec(
         by=asked.by,
         metric=asked.metric,
         within=tuple(key for key in asked.within.split(",") if key),
@@ -52,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(UNUSABLE) from None
 
 
-def _print(compared: Compared, console: Console) -> None:
+def _print(compared: InitComparison, console: Console) -> None:
     question = compared.question
     console.print(legend(compared), soft_wrap=True)
     for group in compared.groups:
@@ -90,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "costs. Prints tables and what they support; writes CSV, LaTeX and figures into the "
         "sweep's compare/.",
     )
-    default = Question()
+    default = ComparisonSpec()
     parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
     parser.add_argument(
         "--by", default=default.by, metavar="AXIS", help="what is compared; default: %(default)s"

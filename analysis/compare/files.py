@@ -1,4 +1,4 @@
-"""What a comparison leaves in the sweep's folder: CSV, LaTeX, figures."""
+"""Files of a comparison in the sweep's folder: CSV, LaTeX, figures."""
 
 from __future__ import annotations
 
@@ -9,17 +9,31 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.compare.comparison import Compared
-from analysis.compare.latex import latex
-from analysis.compare.spec import Question
-from analysis.figures.standings import standings_figure
+from analysis.compare.comparison import InitComparison
+from analysis.compare.figures import standings_figure, tuned_values_figure
+from analysis.compare.spec import ComparisonSpec
+from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.figures.style import save, use_style
-from analysis.figures.tuned_values import tuned_values_figure
 
 TUPLES = {"best", "tried"}  # in CSV with a space between their numbers
+# `<`, `>` and `|` are other signs in TeX's own font encoding; `[` after `\\` begins a length.
+ESCAPED = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",
+        "–": "--",
+    }
+)
+MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")
 
 
-def write_files(compared: Compared, folder: Path) -> Iterator[Path]:
+def write_files(compared: InitComparison, folder: Path) -> Iterator[Path]:
     """Write tables and figures, named after the question; yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     name = file_name(compared)
@@ -35,15 +49,15 @@ def write_files(compared: Compared, folder: Path) -> Iterator[Path]:
         yield from save(figure, folder, figure_name)
 
 
-def file_name(compared: Compared) -> str:
+def file_name(compared: InitComparison) -> str:
     """`init-test_accuracy`, `init-test_accuracy-within-model`, `init-test_accuracy-tune-none`."""
     question = compared.question
     within = ["within", *question.within] if question.within else []
-    tune = ["tune", question.tune or "none"] if question.tune != Question.tune else []
+    tune = ["tune", question.tune or "none"] if question.tune != ComparisonSpec.tune else []
     return re.sub(r"[^\w.=-]+", "_", "-".join([question.by, question.metric, *within, *tune]))
 
 
-def figures(compared: Compared) -> Iterator[tuple[str, Figure]]:
+def figures(compared: InitComparison) -> Iterator[tuple[str, Figure]]:
     """The comparison's figures, by name: the standings, and where a value was tuned, its map."""
     name = file_name(compared)
     yield name, standings_figure(compared)
@@ -51,7 +65,7 @@ def figures(compared: Compared) -> Iterator[tuple[str, Figure]]:
         yield f"{name}-by-{compared.question.tune}", tuned_values_figure(compared)
 
 
-def csv_frames(compared: Compared) -> dict[str, pd.DataFrame]:
+def csv_frames(compared: InitComparison) -> dict[str, pd.DataFrame]:
     """All numbers, unrounded, by what the file's name ends in."""
     return {
         "": _joined(compared, "standings"),
@@ -61,9 +75,44 @@ def csv_frames(compared: Compared) -> dict[str, pd.DataFrame]:
     }
 
 
-def _joined(compared: Compared, what: str) -> pd.DataFrame:
+def _joined(compared: InitComparison, what: str) -> pd.DataFrame:
     frames = [getattr(group, what).assign(group=group.title) for group in compared.groups]
     frame = pd.concat(frames, ignore_index=True)
     for column in TUPLES & set(frame):
         frame[column] = [" ".join(map(repr, values)) for values in frame[column]]
     return frame[["group", *frame.columns.drop("group")]]
+
+
+def latex(compared: InitComparison) -> str:
+    """Booktabs tables, one a group, and one of the ranks; those of groups fit the line's width."""
+    needs = "Needs \\usepackage{booktabs,graphicx}"
+    comment = "".join(f"% {line}\n" for line in [needs, *legend(compared).split(". ")])
+    tables = [
+        _fitted(_table(standings_table(group, compared.question), group.title))
+        for group in compared.groups
+    ]
+    if compared.overall is not None:
+        tables.append(_table(ranks_table(compared), "ranks over all settings"))
+    return "\n".join([comment, *tables])
+
+
+def escaped(text: str) -> str:
+    r"""Text that TeX prints as it is.
+
+    >>> escaped("a_b <0.001"), escaped("-0.2")
+    ('a\\_b \\textless{}0.001', '$-$0.2')
+    """
+    return MINUS.sub("$-$", text.translate(ESCAPED))
+
+
+def _table(frame: pd.DataFrame, caption: str) -> str:
+    """The frame, all text."""
+    shown = frame.map(escaped).rename(columns=escaped)
+    return str(shown.to_latex(index=False, escape=False, caption=escaped(caption)))
+
+
+def _fitted(table: str) -> str:
+    """As wide as a line at most: eleven columns would run off the page."""
+    return table.replace(
+        "\\begin{tabular}", "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}"
+    ).replace("\\end{tabular}", "\\end{tabular}}")

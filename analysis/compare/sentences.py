@@ -1,4 +1,4 @@
-"""What a comparison supports, in words."""
+"""Sentences that a comparison supports, and its caveats."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.compare.caveats import caveats
-from analysis.compare.comparison import Compared, Group
-from analysis.compare.numbers import chance, interval, listed, many, score
-from analysis.compare.spec import Question
+from analysis.compare.comparison import Group, InitComparison
+from analysis.compare.spec import ComparisonSpec
+from analysis.compare.tables import chance, interval, listed, many, percent, score
 from fanin.statistics.ranks import Ranks
 
 ROUNDING = 1e-9
 
 
-def of_group(group: Group, question: Question) -> list[str]:
+def of_group(group: Group, question: ComparisonSpec) -> list[str]:
     """Who is first, whom it beats, whom it is not told apart from; what else to know."""
     return [*_first(group, question), *caveats(group, question)]
 
 
-def of_all(compared: Compared) -> list[str]:
+def of_all(compared: InitComparison) -> list[str]:
     """What the settings say together."""
     found = compared.overall
     if found is None:
@@ -53,7 +52,7 @@ def _reaches(far: float, ranks: Ranks) -> bool:
     return far >= ranks.critical_difference - ROUNDING
 
 
-def _needed(compared: Compared) -> str:
+def _needed(compared: InitComparison) -> str:
     found = compared.overall
     assert found is not None
     two, level = len(found.strategies) == 2, f"{100 * compared.question.level:g}%"
@@ -63,7 +62,7 @@ def _needed(compared: Compared) -> str:
     return f"ranks less than {found.ranks.critical_difference:.2f} apart are not told apart; {test}"
 
 
-def _first(group: Group, question: Question) -> Iterator[str]:
+def _first(group: Group, question: ComparisonSpec) -> Iterator[str]:
     ranked = group.standings[group.standings["ranked"]]
     if ranked.empty:
         return
@@ -88,7 +87,9 @@ def _first(group: Group, question: Question) -> Iterator[str]:
         yield f"It has too few seeds in common with {listed(list(untested))} for a test."
 
 
-def _leading(leaders: list[str], ranked: pd.DataFrame, group: Group, question: Question) -> str:
+def _leading(
+    leaders: list[str], ranked: pd.DataFrame, group: Group, question: ComparisonSpec
+) -> str:
     metric, first = question.measured, ranked.iloc[0]
     best = "highest" if metric.larger_is_better else "lowest"
     mean = interval(first["mean"], first["low"], first["high"], metric)
@@ -104,7 +105,7 @@ def _leading(leaders: list[str], ranked: pd.DataFrame, group: Group, question: Q
     return f"{first['strategy']} has the {best} mean {metric.words}, {mean}, {over}."
 
 
-def _than(row: dict[str, Any], question: Question) -> str:
+def _than(row: dict[str, Any], question: ComparisonSpec) -> str:
     difference = score(abs(row["difference"]), question.measured)
     return f"{row['b']} (by {difference}, p {_p(float(row['p_holm']))})"
 
@@ -121,3 +122,88 @@ def _friedman(p: float) -> str:
 def _over(group: Group) -> str:
     number = len(group.settings)
     return f" and {number} settings" if number > 1 else ""
+
+
+def caveats(group: Group, question: ComparisonSpec) -> Iterator[str]:
+    """Who is not ranked and why, what diverged, what is missing, whose grid was too narrow."""
+    yield from _unranked(group, question)
+    yield from _diverging(group, question)
+    yield from _missing(group)
+    yield from _uneven(group, question)
+    yield from _edges(group, question)
+
+
+def not_yet(compared: InitComparison) -> list[str]:
+    """Groups of which nothing can be told yet."""
+    titles = compared.unended
+    return [f"No cell has a result yet: {listed(titles)}."] if titles else []
+
+
+def _unranked(group: Group, question: ComparisonSpec) -> Iterator[str]:
+    out = group.standings[~group.standings["ranked"]]
+    for row in out.to_dict("records"):
+        why = (
+            f"{row['seeds']} of {many(question.enough, 'seed')} needed"
+            if row["seeds"]
+            else "no score"
+        )
+        because = "; ".join(cause for cause in _causes(row, len(group.settings)) if cause)
+        yield f"{row['strategy']} is not ranked: {why}{f' ({because})' if because else ''}."
+
+
+def _causes(row: dict[str, Any], settings: int) -> Iterator[str]:
+    if row["diverged"]:
+        yield f"{row['diverged']} of {many(row['runs'], 'run')} diverged"
+    if row["missing"]:
+        yield f"{many(row['missing'], 'cell')} without a result"
+    if row["settings"] < settings:
+        yield f"planned in {row['settings']} of {settings} settings: --within tells them apart"
+
+
+def _diverging(group: Group, question: ComparisonSpec) -> Iterator[str]:
+    told = [
+        f"{row['strategy']} {percent(row['diverged_all'], row['runs_all'])}"
+        for row in group.standings.to_dict("records")
+        if row["diverged_all"]
+    ]
+    if told:
+        yield f"Diverged, of all runs: {listed(told)} ({question.measured.of_diverged})."
+
+
+def _missing(group: Group) -> Iterator[str]:
+    missing: pd.DataFrame = group.standings[group.standings["missing"] > 0]
+    told = [
+        f"{row['strategy']} {row['missing']} of {row['missing'] + row['runs_all']}"
+        for row in missing.to_dict("records")
+    ]
+    if told:
+        yield f"Not run or failed, of all cells: {listed(told)}. This may change with them."
+
+
+def _uneven(group: Group, question: ComparisonSpec) -> Iterator[str]:
+    tried = group.standings["tried"]
+    if tried.nunique() > 1:
+        told = [
+            f"{name} {len(values)}"
+            for name, values in zip(group.standings["strategy"], tried, strict=True)
+        ]
+        yield (
+            f"Not all were tried at the same values of {question.tune} ({listed(told)} values): "
+            "who has more to choose from may look better for that alone."
+        )
+
+
+def _edges(group: Group, question: ComparisonSpec) -> Iterator[str]:
+    edged: pd.DataFrame = group.standings[group.standings["at_edge"] > 0]
+    many_settings = len(group.settings) > 1
+    told = [
+        f"{row['strategy']} (in {row['at_edge']} of {row['settings']} settings)"
+        if many_settings
+        else str(row["strategy"])
+        for row in edged.to_dict("records")
+    ]
+    if told:
+        yield (
+            f"The best {question.tune} is the smallest or largest tried for {listed(told)}: "
+            "a wider grid may change their places."
+        )

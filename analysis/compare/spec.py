@@ -1,16 +1,85 @@
-"""What is asked: which axis is compared, by which metric, in which groups."""
+"""The specification of a comparison: axis, metric, groups, and what a diverged run is worth."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from analysis.compare.metric import Metric, metric_named
+from experiments.config.wrapper import build_wrapped
+from experiments.data import Data
+from fanin.errors import FaninError, nearest
 
 ENOUGH = 3  # seeds: below it a ranking says more of luck than of strategies
 
 
 @dataclass(frozen=True)
-class Question:
+class Metric:
+    """A column of `cells`.
+
+    Attributes
+    ----------
+    column
+        Its name.
+    words
+        The same for people.
+    larger_is_better
+        Else smaller is.
+    bounded
+        A run that diverged scores chance. Else it has no score: it is counted, not averaged.
+    """
+
+    column: str
+    words: str
+    larger_is_better: bool
+    bounded: bool
+
+    @property
+    def sign(self) -> float:
+        """Times a score, larger is better."""
+        return 1.0 if self.larger_is_better else -1.0
+
+    def chance(self, config: Mapping[str, Any]) -> float:
+        """What guessing scores in a cell: its classes' share, NaN for a loss or without classes."""
+        if not self.bounded:
+            return float("nan")
+        data: Data = build_wrapped(Data, config["data"], "data")
+        classes = data.n_classes
+        return 1.0 / classes if classes else float("nan")
+
+    @property
+    def of_diverged(self) -> str:
+        """What the tables say of runs that diverged."""
+        if self.bounded:
+            return "a run that diverged scores chance (1 / classes)"
+        return "a run that diverged has no loss: it is counted in `diverged`, not averaged"
+
+
+METRICS = {
+    metric.column: metric
+    for metric in (
+        Metric("test_accuracy", "test accuracy", larger_is_better=True, bounded=True),
+        Metric("test_loss", "test loss", larger_is_better=False, bounded=False),
+        Metric("train_loss", "training loss", larger_is_better=False, bounded=False),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """Look a metric up.
+
+    Raises
+    ------
+    FaninError
+        There is none of that name; the nearest are listed.
+    """
+    if name not in METRICS:
+        raise FaninError(f"metric {name}: not one to compare by; {nearest(name, METRICS)}")
+    return METRICS[name]
+
+
+@dataclass(frozen=True)
+class ComparisonSpec:
     """A comparison of strategies.
 
     Attributes

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.compare.axes import axes, tuned_values
-from analysis.compare.metric import Metric
-from analysis.compare.spec import Question
-from analysis.compare.words import belongs, label, last, words_of
-from analysis.keys import SEEDS
+from analysis.compare.spec import ComparisonSpec, Metric
+from analysis.keys import GROUPS, SEEDS, place
 from analysis.load import Results
-from experiments.sweep.store.plan_file import read_frozen
-from fanin.errors import FaninError
+from experiments.config.identity import flatten, scientific
+from experiments.sweep.store.frozen import read_frozen
+from fanin.errors import FaninError, nearest
 
 DONE = ("ok", "diverged")
 ALL = "all settings"  # the group of everything
 COLUMNS = ["strategy", "setting", "group", "seed", "tuned", "score", "loss", "diverged", "done"]
+ABSENT = ""  # a key that a cell's option does not have
 
 
-def trials(results: Results, question: Question) -> pd.DataFrame:
+def trials(results: Results, question: ComparisonSpec) -> pd.DataFrame:
     """Read a sweep's planned cells as trials.
 
     Returns
@@ -113,3 +112,152 @@ def _chances(frozen: Sequence[Mapping[str, Any]], metric: Metric) -> list[float]
             known[key] = metric.chance(line["config"])
         found.append(known[key])
     return found
+
+
+def axes(words: pd.DataFrame, question: ComparisonSpec) -> tuple[list[str], list[str], list[str]]:
+    """Columns of `words` that make strategies, that are tuned, and that make groups.
+
+    Raises
+    ------
+    FaninError
+        An axis isn't there (the nearest are listed) or is asked for twice; or the losses of
+        different loss functions would be compared.
+    """
+    asked = [question.by, *question.within]
+    if twice := {key for key in asked if asked.count(key) > 1}:
+        raise FaninError(f"{', '.join(sorted(twice))}: an axis can be asked for in one place only")
+    if question.tune in asked:
+        raise FaninError(f"{question.tune}: it is also what is tuned; --tune none, or another axis")
+    there = {key for column in words.columns for key in (column, column.partition(".")[0])}
+    for key in asked:
+        if not _columns(words, key):
+            raise FaninError(f"{key}: no axis of this sweep; {nearest(key, sorted(there))}")
+    tuned = [question.tune] if question.tune in words.columns else []
+    if question.tune not in (*tuned, ComparisonSpec.tune, ""):
+        raise FaninError(
+            f"--tune {question.tune}: no axis of this sweep; "
+            f"{nearest(question.tune, ['none', *words.columns])}"
+        )
+    if question.by == "loss" and "loss" in words.columns and not question.measured.bounded:
+        raise FaninError("loss: one loss's value says nothing of another's; --metric test_accuracy")
+    # An axis has what no narrower one took: `--by init.gain --within init`.
+    taken = set(tuned)
+    columns: dict[str, list[str]] = {}
+    for key in sorted(asked, key=len, reverse=True):
+        columns[key] = [column for column in _columns(words, key) if column not in taken]
+        taken.update(columns[key])
+    if not columns[question.by]:
+        raise FaninError(
+            f"{question.by}: nothing but what is tuned or in --within tells its values apart; "
+            "--tune none, or another --by"
+        )
+    return columns[question.by], tuned, [c for key in question.within for c in columns[key]]
+
+
+def tuned_values(
+    words: pd.DataFrame, frozen: Sequence[Mapping[str, Any]], tuned: Sequence[str]
+) -> list[float]:
+    """The tuned value of every cell: its own, or its option's default."""
+    if not tuned:
+        return [float("nan")] * len(frozen)
+    values = [
+        dict(flatten(line["config"])).get(tuned[0], ABSENT) if value == ABSENT else value
+        for line, value in zip(frozen, words[tuned[0]], strict=True)
+    ]
+    if ABSENT in values:
+        raise FaninError(f"{tuned[0]}: not every cell has one; choose another --tune, or none")
+    wrong = [value for value in values if isinstance(value, bool | str)]
+    if wrong:
+        raise FaninError(f"--tune {tuned[0]}: only numbers can be tuned, and {wrong[0]} is none")
+    return [float(value) for value in values]
+
+
+def _columns(words: pd.DataFrame, key: str) -> list[str]:
+    return [column for column in words.columns if belongs(column, key)]
+
+
+def words_of(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Every key that not all cells of a sweep have with one value, seeds aside.
+
+    Parameters
+    ----------
+    frozen
+        Lines of the sweep's `cells.jsonl`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index `cell_id`; a column per option group (`init`: `normal`) and per dotted key that
+        somebody set (`init.std`: 0.01), in the order in which labels name them. `ABSENT` where a
+        cell's option doesn't have the key.
+    """
+    asked = {(key, _option(line, key)) for line in frozen for key in scientific(line["asked"])}
+    rows = {line["cell_id"]: _words(line, asked) for line in frozen}
+    _spell_alike(rows.values())
+    keys = dict.fromkeys(key for words in rows.values() for key in words)
+    varying = [key for key in keys if len({_text(words, key) for words in rows.values()}) > 1]
+    columns = {
+        key: [words.get(key, ABSENT) for words in rows.values()]
+        for key in sorted(varying, key=place)
+    }
+    return pd.DataFrame(columns, index=pd.Index(rows, name="cell_id"), dtype=object)
+
+
+def belongs(key: str, to: str) -> bool:
+    """Whether a key is a group's, or a group's option itself.
+
+    >>> belongs("init.std", "init"), belongs("init", "init"), belongs("init", "init.std")
+    (True, True, False)
+    """
+    return key == to or key.startswith(f"{to}.")
+
+
+def last(key: str) -> str:
+    """A key without its group: `lr` and `std` say all.
+
+    >>> last("optim.lr"), last("seed_data")
+    ('lr', 'seed_data')
+    """
+    group, _, rest = key.partition(".")
+    return rest if group in GROUPS else key
+
+
+def label(words: Mapping[str, Any]) -> str:
+    """One cell's words as a label; all one has to type but the groups' names.
+
+    >>> label({"model": "mlp", "init": "normal", "init.std": 0.01, "init.a": ""})
+    'mlp normal std=0.01'
+    """
+    shown = (
+        str(value) if key in GROUPS else f"{last(key)}={value}"
+        for key, value in words.items()
+        if value != ABSENT
+    )
+    return " ".join(shown)
+
+
+def _words(line: Mapping[str, Any], asked: set[tuple[str, Any]]) -> dict[str, Any]:
+    words: dict[str, Any] = dict(line["choices"])
+    config = dict(flatten(line["config"]))
+    own = scientific(line["asked"])
+    for key in sorted({key for key, _ in asked if "." in key}):
+        if (key, _option(line, key)) in asked:  # somebody set it for this option
+            value = own.get(key, config.get(key, ABSENT))
+            words[key] = value if isinstance(value, str | int | float) else json.dumps(value)
+    return words
+
+
+def _spell_alike(rows: Iterable[dict[str, Any]]) -> None:
+    """One spelling a number: `gain=1` in one command and 1.0 in another are one value."""
+    first: dict[Any, Any] = {}
+    for words in rows:
+        for key, value in words.items():
+            words[key] = first.setdefault((key, isinstance(value, bool), value), value)
+
+
+def _option(line: Mapping[str, Any], key: str) -> Any:
+    return line["choices"].get(key.partition(".")[0])
+
+
+def _text(words: Mapping[str, Any], key: str) -> str:
+    return json.dumps(words.get(key, ABSENT))

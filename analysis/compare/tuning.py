@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
-from analysis.compare.metric import Metric
+from analysis.compare.spec import Metric
 
 KEYS = ["group", "setting", "strategy"]
 

@@ -16,7 +16,7 @@ from analysis.conditions import Setting
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
-from analysis.predict_cell import predict_cell
+from analysis.predictions import predict_cell
 from fanin.errors import FaninError
 from fanin.theory.layer_kind import UnpredictableLayer
 

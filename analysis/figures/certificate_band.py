@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 from rich.console import Console
 
-from analysis.comparison import Comparison, compare
+from analysis.comparison import TheoryComparison, compare
 from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
 from analysis.load import load
 from fanin.errors import UNUSABLE, FaninError
@@ -44,7 +44,7 @@ RATIOS = (1.5, 2.0, 3.0)
 JITTER = 0.16  # of a layer's place, so that draws don't hide each other
 
 
-def certificate_band(comparison: Comparison) -> Figure:
+def certificate_band(comparison: TheoryComparison) -> Figure:
     """Draw one setting whose draws were measured and that rung `finite` has predicted.
 
     Parameters
@@ -89,7 +89,7 @@ def band(value: np.ndarray, log_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return median * np.exp(-Z * log_sd), median * np.exp(Z * log_sd)
 
 
-def _moments(axis: Axes, comparison: Comparison, quantity: str) -> None:
+def _moments(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
     measured, he, ours = _tables(comparison, quantity)
     axis.set_yscale("log")
     axis.fill_between(ours.layer, *band(ours.value.to_numpy(), ours.log_sd.to_numpy()), **BAND)
@@ -100,7 +100,7 @@ def _moments(axis: Axes, comparison: Comparison, quantity: str) -> None:
     _tell_the_miss(axis, measured, he, forward=quantity == "preact_m2")
 
 
-def _ratios(axis: Axes, comparison: Comparison, quantity: str) -> None:
+def _ratios(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
     measured, he, ours = _tables(comparison, quantity)
     one = ours.set_index("layer").value
     low, high = band(np.ones(len(ours)), ours.log_sd.to_numpy())
@@ -141,7 +141,7 @@ def _tell_the_miss(axis: Axes, measured: pd.DataFrame, he: pd.DataFrame, *, forw
     )
 
 
-def _legend(figure: Figure, comparison: Comparison) -> None:
+def _legend(figure: Figure, comparison: TheoryComparison) -> None:
     draws = comparison.draws.groupby(["seed_weights", "draw"]).ngroups
     dot = Line2D([], [], marker="o", linestyle="", markersize=2.5, color=MEASURED)
     dot.set_label(f"measured: {draws} draws of the weights")
@@ -160,7 +160,7 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
 
 
 def _tables(
-    comparison: Comparison, quantity: str
+    comparison: TheoryComparison, quantity: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Measured draws, He's prediction and rung `finite`'s, of one quantity."""
     theory = comparison.predicted

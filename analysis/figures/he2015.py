@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.loss_curves import draw_runs, guessing, in_words, last_share, smoothed
+from analysis.figures.query import draw_runs, guessing, in_words, last_share, smoothed
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results

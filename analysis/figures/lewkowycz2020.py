@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.bracket import bracket
-from analysis.figures.sharpness import initial_sharpness
+from analysis.figures.query import bracket, initial_sharpness
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results

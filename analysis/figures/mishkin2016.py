@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.compare.metric import metric_named
+from analysis.compare.spec import metric_named
 from analysis.figures.study import Headline, Study
 from analysis.load import Results
 from experiments.sweep.store.plan_file import read_frozen

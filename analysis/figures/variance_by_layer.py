@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.comparison import Comparison
+from analysis.comparison import TheoryComparison
 from analysis.figures.style import MEASURED, RUNG_LINES, plain
 
 QUANTITY = "preact_m2"
@@ -23,7 +23,7 @@ PANEL = (2.3, 1.9)  # inches
 TITLE_WIDTH = 30  # characters that fit over a panel
 
 
-def figures(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Figure]]:
+def figures(comparisons: Sequence[TheoryComparison]) -> Iterator[tuple[str, Figure]]:
     """One figure a network (everything that is neither init nor activation), with its name."""
     for network, mine in by_network(comparisons).items():
         yield file_name(network), network_figure(mine)
@@ -34,9 +34,9 @@ def file_name(network: str) -> str:
     return "-".join(filter(None, ["variance_by_layer", re.sub(r"[^\w.=-]+", "_", network)]))
 
 
-def by_network(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[TheoryComparison]]:
     """Settings by what is neither init nor activation, in words."""
-    grouped: dict[str, list[Comparison]] = {}
+    grouped: dict[str, list[TheoryComparison]] = {}
     for comparison in comparisons:
         words = comparison.setting.words
         groups = [g for g in dict.fromkeys(map(_group, words)) if g not in ("init", "activation")]
@@ -45,7 +45,7 @@ def by_network(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]
     return grouped
 
 
-def network_figure(comparisons: Sequence[Comparison]) -> Figure:
+def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
     """Draw one network's settings: columns of inits, rows of activations."""
     rows = list(dict.fromkeys(_label(c, "activation") for c in comparisons))
     columns = list(dict.fromkeys(_label(c, "init") for c in comparisons))
@@ -84,7 +84,7 @@ def network_figure(comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, comparisons: Sequence[Comparison], wide: bool) -> None:
+def _legend(figure: Figure, comparisons: Sequence[TheoryComparison], wide: bool) -> None:
     draws = max(map(_draws, comparisons))
     rungs = {rung for c in comparisons if not c.predicted.empty for rung in c.predicted["rung"]}
     dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED)
@@ -111,7 +111,7 @@ def _limits(axis: Axes) -> None:
         axis.set_ylim(middle - 1, middle + 1)
 
 
-def _panel(axis: Axes, comparison: Comparison) -> None:
+def _panel(axis: Axes, comparison: TheoryComparison) -> None:
     rows = comparison.draws
     rows = rows[(rows.quantity == QUANTITY) & (rows.image == -1)]
     measured = pd.DataFrame({"layer": rows.layer, "decades": _decades(rows.value)})
@@ -154,7 +154,7 @@ def _decades(values: pd.Series) -> np.ndarray:
     return np.asarray(np.log10(array))
 
 
-def _draws(comparison: Comparison) -> int:
+def _draws(comparison: TheoryComparison) -> int:
     return len(comparison.draws[["seed_weights", "draw"]].drop_duplicates())
 
 
@@ -162,7 +162,7 @@ def _group(key: str) -> str:
     return key.partition(".")[0]
 
 
-def _label(comparison: Comparison, group: str) -> str:
+def _label(comparison: TheoryComparison, group: str) -> str:
     words = comparison.setting.words
     own = [
         str(value) if key == group else f"{key.partition('.')[2]}={value}"

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.progress import predicting
-from analysis.report.index import write_index
-from analysis.report.page import Theory, write_report
+from analysis.cli import predicting
+from analysis.report.page import Theory, write_index, write_report
 from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
 
 

@@ -1,21 +1,83 @@
-"""All cells of a sweep as columns: what tells them apart, how they ended, what they scored."""
+"""The table of cells: columns for what varies, how cells ended, and what they scored."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from analysis.report.column import Column, kind_of, plain
-from analysis.report.varying import varying
-from experiments.sweep.store.plan_file import Line
+from analysis.keys import place
+from experiments.config.identity import flatten, scientific
+from experiments.sweep.store.frozen import Line
+from fanin.instantiate import TARGET
 
 METRICS = {"test_accuracy": 4, "test_loss": 4, "train_loss": 4, "seconds": 3}  # decimals shown
 ENDED = ("outcome_step", "outcome_tensor", "outcome_reason")
 WHERE = ("engine", "attempt", "host", "device", "code")  # told where they differ
 REASON = 200  # characters of a reason that the table shows
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes
+    ----------
+    key
+        As in the `cells` table.
+    kind
+        `number` or `text`.
+    values
+        One a cell: a number, a text, or None where there is none. What JSON has no number for
+        (infinities, NaN) is the text `inf`, `-inf` or `nan`.
+    decimals
+        How many are shown; None: all there are.
+    role
+        `varies`, `outcome`, `metric`, `ended`, `where` or `id`.
+    """
+
+    key: str
+    kind: str
+    values: list[Any]
+    decimals: int | None = None
+    role: str = "varies"
+
+    def shown(self, row: int) -> str:
+        """A value as the page shows it."""
+        value = self.values[row]
+        if value is None:
+            return "–"
+        if isinstance(value, str):
+            return value
+        if self.decimals is None:
+            return f"{value:.15g}"
+        if value and not 1e-3 <= abs(value) < 1e5:
+            return f"{value:.2e}"
+        return f"{value:.{self.decimals}f}"
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or (isinstance(value, int | float | str) and not isinstance(value, bool)):
+        return value
+    return word(value)
+
+
+def word(value: Any) -> str:
+    """A value as labels have it."""
+    return "null" if value is None else str(value)
+
+
+def kind_of(values: Sequence[Any]) -> str:
+    there = [value for value in values if value is not None]
+    numbers = all(not isinstance(v, str) or v in ("inf", "-inf", "nan") for v in there)
+    return "number" if there and numbers else "text"
 
 
 def cell_columns(
@@ -78,3 +140,64 @@ def _differs(column: Column) -> bool:
 def _there(value: Any) -> Any:
     """A table's NaN says that there is no value."""
     return None if isinstance(value, float) and math.isnan(value) else plain(value)
+
+
+def varying(frozen: Mapping[str, Line], ids: Sequence[str]) -> list[Column]:
+    """Options and keys that somebody asked for and that not all cells have alike."""
+    flat = {cell: _known(line) for cell, line in frozen.items()}
+    keys = {key for line in frozen.values() for key in line["asked"]}
+    keys |= {group for line in frozen.values() for group in line["choices"]}
+    columns = []
+    for key in sorted(keys, key=place):
+        values = [plain(flat[cell].get(key)) if cell in flat else None for cell in ids]
+        if len({json.dumps(value) for value in values}) > 1:
+            columns.append(Column(key, kind_of(values), values))
+    return columns
+
+
+def folded(columns: Sequence[Column]) -> list[Column]:
+    """For people: an option with the keys that come with it, `uniform a=0.0 b=1.0`, in one column.
+
+    A key goes into its option's column where the option decides its value, or where not every cell
+    has it.
+    """
+    options = {c.key: c for c in columns if c.role == "varies" and "." not in c.key}
+    found: dict[str, Column] = {column.key: column for column in columns}
+    for column in columns:
+        group, _, name = column.key.partition(".")
+        if column.role == "varies" and name and group in options:
+            if None not in column.values and not _decided(options[group], column):
+                continue
+            del found[column.key]
+            words = [
+                option if value is None else f"{option} {name}={word(value)}"
+                for option, value in zip(found[group].values, column.values, strict=True)
+            ]
+            found[group] = replace(found[group], values=words)
+    return list(found.values())
+
+
+def _decided(option: Column, column: Column) -> bool:
+    pairs = set(zip(map(word, option.values), map(word, column.values), strict=True))
+    return len(pairs) == len(set(map(word, option.values)))
+
+
+def shared(frozen: Mapping[str, Line]) -> dict[str, str]:
+    """What all cells have alike: options, then every value under its dotted key."""
+    common: dict[str, Any] | None = None
+    for line in frozen.values():
+        known = dict(line["choices"]) | {
+            key: value
+            for key, value in scientific(line["config"]).items()
+            if not key.endswith(TARGET)
+        }
+        common = (
+            known
+            if common is None
+            else {key: value for key, value in common.items() if known.get(key) == value}
+        )
+    return {key: word(common[key]) for key in sorted(common, key=place)} if common else {}
+
+
+def _known(line: Line) -> dict[str, Any]:
+    return dict(flatten(line["config"])) | dict(line["choices"])

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.compare import Compared, Question, compare
+from analysis.compare import ComparisonSpec, InitComparison, compare
 from analysis.compare.files import figures
 from analysis.compare.sentences import of_all, of_group
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import Results
-from analysis.report.column import Column
-from analysis.report.commands import on_sweep
+from analysis.report.cells import Column
 from analysis.report.figures import Drawn, drawn
+from analysis.report.provenance import on_sweep
 from fanin.errors import FaninError
 
 SPLIT = ("data", "model")  # each data set and each model gets a table of its own
@@ -40,8 +40,8 @@ class ComparedGroup:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The whole comparison, or why there is none (`unmade`).
+class ComparisonSection:
+    """The whole comparison, or why there is none (`skip_reason`).
 
     Attributes
     ----------
@@ -56,10 +56,10 @@ class Comparison:
     answers: Sequence[str] = ()
     legend: str = ""
     command: str = ""
-    unmade: str | None = None
+    skip_reason: str | None = None
 
 
-def compared(results: Results, columns: Sequence[Column]) -> Comparison:
+def compared(results: Results, columns: Sequence[Column]) -> ComparisonSection:
     """Compare a sweep's init schemes.
 
     Parameters
@@ -70,22 +70,22 @@ def compared(results: Results, columns: Sequence[Column]) -> Comparison:
     varying = {column.key for column in columns if column.role == "varies"}
     metric = next((key for key in METRICS if _is_there(results.cells, key)), None)
     if "init" not in {key.partition(".")[0] for key in varying}:
-        return Comparison(unmade="all cells have one init")
+        return ComparisonSection(skip_reason="all cells have one init")
     if metric is None:
-        return Comparison(unmade="no cell was trained to its end")
+        return ComparisonSection(skip_reason="no cell was trained to its end")
     within = tuple(key for key in SPLIT if key in varying)
-    question = Question(metric=metric, within=within)
+    question = ComparisonSpec(metric=metric, within=within)
     try:
         found = compare(results, question)
     except FaninError as error:
-        return Comparison(unmade=str(error))
-    words = ["--metric", metric] if metric != Question().metric else []
+        return ComparisonSection(skip_reason=str(error))
+    words = ["--metric", metric] if metric != ComparisonSpec().metric else []
     words += ["--within", ",".join(within)] if within else []
     command = on_sweep(results.folder, "compare", *words)
     return _told(found, command)
 
 
-def _told(found: Compared, command: str) -> Comparison:
+def _told(found: InitComparison, command: str) -> ComparisonSection:
     groups = [
         _group(group.title, standings_table(group, found.question), of_group(group, found.question))
         for group in found.groups
@@ -100,7 +100,7 @@ def _told(found: Compared, command: str) -> Comparison:
         for (name, figure), caption in zip(figures(found), captions, strict=False)
     ]
     short = answers or [f"{g.title}: {line}" for g in groups for line in g.sentences[:1]]
-    return Comparison(groups, pictures, short, legend(found), command)
+    return ComparisonSection(groups, pictures, short, legend(found), command)
 
 
 def _group(title: str, table: pd.DataFrame, sentences: Sequence[str]) -> ComparedGroup:

@@ -1,4 +1,4 @@
-"""The tables beside the page: every cell as CSV, means over seeds as LaTeX."""
+"""Tables beside the page: every cell as CSV, means over seeds as LaTeX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.report.column import Column
+from analysis.keys import SEEDS
+from analysis.report.cells import METRICS, Column
 
 ESCAPED = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
@@ -34,3 +35,31 @@ def as_latex(frame: pd.DataFrame, name: str) -> bytes:
         caption=f"Sweep {sweep}: means over cells that differ only in seeds, and their sd.",
     )
     return latex.encode()
+
+
+def seeds_together(columns: Sequence[Column]) -> pd.DataFrame:
+    """One row for all seeds of a configuration.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What varies, seeds aside; `cells`; a column for each outcome, how many; and of each metric
+        the mean and, `sd`, the standard deviation over the cells that have it.
+    """
+    frame = pd.DataFrame({column.key: column.values for column in columns})
+    axes = {c.key: c for c in columns if c.role == "varies" and c.key not in SEEDS}
+    keys = list(axes)
+    for key, column in axes.items():
+        frame[key] = [column.shown(row) for row in range(len(frame))]
+    metrics = [key for key in METRICS if key in frame]
+    frame[metrics] = frame[metrics].apply(pd.to_numeric)
+    groups = frame.groupby(keys or (lambda _: 0), sort=False)
+    found = frame.loc[groups.head(1).index, keys].reset_index(drop=True)
+    found["cells"] = groups.size().to_numpy()
+    for outcome in frame["outcome"].value_counts().index:
+        mine = (frame["outcome"] == outcome).groupby(groups.ngroup()).sum()
+        found[outcome] = mine.to_numpy()
+    for metric in metrics:
+        found[metric] = groups[metric].mean().to_numpy()
+        found[f"{metric} sd"] = groups[metric].std().to_numpy()
+    return found

@@ -1,4 +1,4 @@
-"""The page of one sweep: everything that is told, put into the template, and written whole."""
+"""Pages: the report of one sweep, and the index of all sweeps."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from analysis.comparison import Comparison
+from analysis.comparison import TheoryComparison
 from analysis.load import Results, load
 from analysis.predictions import OnPredicted
-from analysis.report import commands, failed, figures, launches, outcomes, provenance, template
-from analysis.report.cells import cell_columns
-from analysis.report.column import Column
+from analysis.report import figures, outcomes, provenance, template
+from analysis.report.cells import Column, cell_columns, folded, shared
 from analysis.report.comparison import compared
-from analysis.report.export import as_csv, as_latex
-from analysis.report.seeds_together import seeds_together
-from analysis.report.studied import studied
+from analysis.report.export import as_csv, as_latex, seeds_together
+from analysis.report.figures import studied
+from analysis.report.outcomes import Share, as_shares
+from analysis.report.provenance import read_launches
 from analysis.report.theory import LEFT_OUT, Checked, checked, predicted, unpredicted
-from analysis.report.varying import folded, shared
-from experiments.atomic_write import atomic_write
-from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.paths import SweepFolder, write_whole
 from experiments.sweep.store.state import read_states
-from experiments.sweep.view.overview import find_sweep
+from experiments.sweep.view.overview import find_sweep, is_sweep
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.watch import Watch
-from experiments.sweep.view.words import standing
+from experiments.sweep.view.words import standing, tally
+from fanin.errors import FaninError
 
 FIRST_ROWS = 50  # of the table of cells, that are there without JavaScript
 PAGE = Path("report") / "index.html"  # in the sweep's folder
+INDEX = "index.html"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _columns(folder: SweepFolder, loaded: Results, status: Status) -> list[Colum
 
 def _compared_with_theory(
     loaded: Results, theory: Theory
-) -> tuple[Sequence[Comparison], str | None]:
+) -> tuple[Sequence[TheoryComparison], str | None]:
     if theory.wanted:
         comparisons, why = predicted(loaded, theory.workers, theory.on_predicted)
         return comparisons, why
@@ -85,15 +86,15 @@ def _told(
     loaded: Results,
     status: Status,
     columns: Sequence[Column],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[TheoryComparison],
     why: str | None,
     with_theory: bool,
 ) -> dict[str, Any]:
     """Everything that the template shows."""
     folder = loaded.folder
-    there, unread = launches.read_launches(folder)
-    axes = launches.axes_of(there)
-    draw = commands.on_sweep(folder, "figures")
+    there, unread = read_launches(folder)
+    axes = provenance.axes_of(there)
+    draw = provenance.on_sweep(folder, "figures")
     study = studied(loaded, draw)
     published = [] if study is None else list(study.figures)
     pictures = figures.moments_by_layer
@@ -118,16 +119,16 @@ def _told(
         "more_figures": more,
         "figures_command": draw,
         "study": study,
-        "checked": checked(loaded, comparisons) if why is None else Checked(unmade=why),
-        "check_command": commands.on_sweep(folder, "check"),
+        "checked": checked(loaded, comparisons) if why is None else Checked(skip_reason=why),
+        "check_command": provenance.on_sweep(folder, "check"),
         "with_theory": with_theory,
         "compared": compared(loaded, columns),
         "columns": columns,
         "rows": len(_outcomes(columns)),
         "first_rows": min(FIRST_ROWS, len(_outcomes(columns))),
         "cells_data": _data(columns),
-        "failures": failed.grouped(status.failures),
-        "steps": commands.steps(folder, there),
+        "failures": outcomes.grouped(status.failures),
+        "steps": provenance.steps(folder, there),
     }
 
 
@@ -138,3 +139,63 @@ def _outcomes(columns: Sequence[Column]) -> list[str]:
 def _data(columns: Sequence[Column]) -> list[dict[str, Any]]:
     """What the page's script reads."""
     return [vars(column) for column in columns]
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One sweep of the list; `link` is None where it has no report, `when` where nothing ran."""
+
+    name: str
+    question: str | None
+    status: Status
+    shares: Sequence[Share]
+    when: str | None
+    link: str | None
+    notes: Sequence[str]
+
+
+def write_index(results: Path) -> Path:
+    """Make the page; its path.
+
+    Raises
+    ------
+    FaninError
+        There is no such folder, or the page can't be written.
+    """
+    if not results.is_dir():
+        raise FaninError(f"{results}: no such folder (--results says where sweeps are kept)")
+    rows, torn, foreign = [], [], []
+    for path in sorted(results.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        folder = SweepFolder(path)
+        if not is_sweep(folder):
+            foreign.append(path.name)
+            continue
+        try:
+            rows.append(_row(folder))
+        except (FaninError, OSError, ValueError) as error:  # its other neighbours count too
+            torn.append(f"{path.name}: {error}")
+    rows.sort(key=lambda row: row.status.changed or 0.0, reverse=True)
+    page = results / INDEX
+    told = {"rows": rows, "torn": torn, "foreign": foreign, "results": str(results)}
+    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    write_whole(page, template.render("index.html", made=made, **told).encode())
+    return page
+
+
+def _row(folder: SweepFolder) -> SweepRow:
+    status = Watch(folder).look(0)
+    launches, unread = read_launches(folder)
+    name = folder.root.name
+    return SweepRow(
+        name=name,
+        question=next((each.question for each in reversed(launches) if each.question), None),
+        status=status,
+        shares=as_shares(dict(tally(status))),
+        when=None
+        if status.changed is None
+        else f"{datetime.fromtimestamp(status.changed, UTC):%Y-%m-%d %H:%M}",
+        link=f"{quote(name)}/{PAGE.as_posix()}" if (folder.root / PAGE).exists() else None,
+        notes=[*status.warnings, *unread],
+    )

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.comparison import Comparison, compare
+from analysis.comparison import TheoryComparison, compare
 from analysis.conditions import measured_settings
-from analysis.findings import found
-from analysis.intervals import intervals
 from analysis.load import Results
 from analysis.predictions import OnPredicted
-from analysis.summary import summary
-from analysis.verdicts import by_setting, verdicts
+from analysis.summary import found, summary
+from analysis.verdicts import by_setting, intervals, verdicts
 from fanin.errors import FaninError
 from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 
@@ -38,7 +36,7 @@ class SettingRow:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the theory check found, or why there is none (`unmade`).
+    """What the theory check found, or why there is none (`skip_reason`).
 
     Attributes
     ----------
@@ -47,14 +45,14 @@ class Checked:
     sentences
         What the verdicts come to.
     intervals
-        Rows of `analysis.intervals.intervals`.
+        Rows of `analysis.verdicts.intervals`.
     """
 
     answers: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     settings: list[SettingRow] = field(default_factory=list)
     intervals: list[dict[str, Any]] = field(default_factory=list)
-    unmade: str | None = None
+    skip_reason: str | None = None
 
     @property
     def least(self) -> float:
@@ -64,7 +62,7 @@ class Checked:
 
 def predicted(
     results: Results, workers: int, on_predicted: OnPredicted
-) -> tuple[list[Comparison], str | None]:
+) -> tuple[list[TheoryComparison], str | None]:
     """Every setting beside its prediction; or, and why, without one."""
     try:
         return compare(results, workers=workers, on_predicted=on_predicted), None
@@ -72,25 +70,25 @@ def predicted(
         return unpredicted(results), str(error).removeprefix(f"{results.folder.root}: ")
 
 
-def unpredicted(results: Results) -> list[Comparison]:
+def unpredicted(results: Results) -> list[TheoryComparison]:
     """Every setting that was measured, without a prediction."""
     if results.layers.empty or not (results.layers.step == 0).any():
         return []
     return [
-        Comparison(setting, draws, pd.DataFrame(), LEFT_OUT)
+        TheoryComparison(setting, draws, pd.DataFrame(), LEFT_OUT)
         for setting, draws in measured_settings(results)
     ]
 
 
-def checked(results: Results, comparisons: Sequence[Comparison]) -> Checked:
+def checked(results: Results, comparisons: Sequence[TheoryComparison]) -> Checked:
     """Hold every layer against theory; the same numbers as `analysis.check` prints."""
     try:
         return _checked(results, comparisons)
     except FaninError as error:  # a part of somebody's own that isn't there any more
-        return Checked(unmade=str(error))
+        return Checked(skip_reason=str(error))
 
 
-def _checked(results: Results, comparisons: Sequence[Comparison]) -> Checked:
+def _checked(results: Results, comparisons: Sequence[TheoryComparison]) -> Checked:
     rows = verdicts(comparisons, margin=MARGIN, level=LEVEL)
     covered = intervals(comparisons, rows)
     return Checked(
@@ -109,7 +107,7 @@ def _told_apart(covered: pd.DataFrame) -> list[dict[str, Any]]:
     return (covered if both else covered[covered["width"] == "all"]).to_dict("records")
 
 
-def _setting_rows(comparisons: Sequence[Comparison], rows: pd.DataFrame) -> list[SettingRow]:
+def _setting_rows(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> list[SettingRow]:
     if rows.empty:
         return []
     counts = by_setting(rows).to_dict("index")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.studies.baselines import VENV, ask, how_to_install
-from analysis.studies.draws import measured_draws
+from analysis.studies.draws import measure_draws
 from analysis.studies.tables import markdown_table, publish
 from experiments.data import Data
 from experiments.data.cifar import Cifar10
@@ -67,7 +67,7 @@ def measured(
 ) -> dict[str, pd.DataFrame]:
     """Draws of each init."""
     return {
-        name: measured_draws(network, init, shown, draws, calibration=calibration)
+        name: measure_draws(network, init, shown, draws, calibration=calibration)
         for name, init in of.items()
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.studies.baselines import NOT_INSTALLED, VENV, Answer, ask, how_to_install
-from analysis.studies.draws import mean_and_error, measured_draws
+from analysis.studies.draws import mean_and_error, measure_draws
 from analysis.studies.networks import ANYINITS, FIVE, Subject
 from analysis.studies.tables import markdown_table, publish
 from fanin.errors import UNUSABLE, FaninError
@@ -41,7 +41,7 @@ class Compared:
     Attributes
     ----------
     draws
-        As `measured_draws`.
+        As `measure_draws`.
     predicted
         Rows of the `predictions` table, for the one image.
     others
@@ -114,7 +114,7 @@ def compare(subject: Subject, draws: int, root: str, venv: str = VENV) -> Compar
     moments = subject.moments(network)
     predicted = predict_rungs(network, moments, image, tuple(OURS))
     others = ask(network, moments, image, tuple(OTHERS), venv)
-    measured = measured_draws(network, subject.init, image, draws)
+    measured = measure_draws(network, subject.init, image, draws)
     return Compared(subject, measured, predicted[predicted.image == -1], others)
 
 

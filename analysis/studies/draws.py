@@ -17,7 +17,7 @@ from fanin.seeds import generator
 COLUMNS = ("layer", "layer_name", "quantity", "value")
 
 
-def measured_draws(
+def measure_draws(
     network: nn.Sequential,
     init: Init,
     images: Float[Tensor, "image channel height width"],

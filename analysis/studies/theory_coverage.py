@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from analysis.comparison import Comparison, compare
-from analysis.intervals import WIDE, narrowest
+from analysis.comparison import TheoryComparison, compare
 from analysis.load import load
 from analysis.studies.tables import markdown_table, publish
-from analysis.verdicts import BACKWARD, LAYER, by_setting, measured_draws, verdicts
+from analysis.verdicts import BACKWARD, LAYER, WIDE, by_setting, collect_draws, narrowest, verdicts
 from fanin.errors import UNUSABLE, FaninError
 from fanin.statistics.agreement import DISAGREES, ROUNDING
 from fanin.statistics.coverage import Coverage, Z, coverage, inside
@@ -50,25 +49,25 @@ class Judged:
         A row per draw of each row that was tested: `hit`, whether it fell into its interval.
     """
 
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[TheoryComparison]
     rows: pd.DataFrame
     hits: pd.DataFrame
 
 
-def judge(comparisons: Sequence[Comparison]) -> Judged:
+def judge(comparisons: Sequence[TheoryComparison]) -> Judged:
     """Test every layer of every setting, and see which draws fell into their intervals."""
     mine = [_counted(comparison) for comparison in comparisons]
     rows = verdicts(mine)
     counted = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
     counted = counted[counted["log_sd"] > ROUNDING]
     law = counted[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
-    draws = measured_draws(mine, QUANTITIES).merge(law, on=LAYER)
+    draws = collect_draws(mine, QUANTITIES).merge(law, on=LAYER)
     logs, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
     hits = draws.assign(hit=inside(logs, predicted, draws["log_sd"].to_numpy()))
     return Judged(mine, rows, hits)
 
 
-def _counted(comparison: Comparison) -> Comparison:
+def _counted(comparison: TheoryComparison) -> TheoryComparison:
     def kept(table: pd.DataFrame) -> pd.DataFrame:
         if table.empty:
             return table
@@ -111,7 +110,7 @@ def _numbers(judged: Judged) -> str:
     return "\n\n".join([*lines, markdown_table(["", "layers x quantities"], [tested, *rows])])
 
 
-Chosen = Callable[[Comparison], bool]
+Chosen = Callable[[TheoryComparison], bool]
 
 
 def _coverage_table(title: str, groups: Mapping[str, Chosen], judged: Judged) -> str:
@@ -141,7 +140,7 @@ def _told(share: Coverage) -> str:
     return f"{share.share:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
-def _by_width(comparisons: Sequence[Comparison]) -> dict[str, Chosen]:
+def _by_width(comparisons: Sequence[TheoryComparison]) -> dict[str, Chosen]:
     widths = {id(c): narrowest(c.setting.config) for c in comparisons}
     return {
         f"{WIDE} and more": lambda c: widths[id(c)] >= WIDE,
@@ -161,11 +160,11 @@ def _by(judged: Judged, group: str) -> dict[str, Chosen]:
     return {name: partial(_has, group, name) for name in names}
 
 
-def _has(group: str, name: str, comparison: Comparison) -> bool:
+def _has(group: str, name: str, comparison: TheoryComparison) -> bool:
     return _option(comparison, group) == name
 
 
-def _option(comparison: Comparison, group: str) -> str:
+def _option(comparison: TheoryComparison, group: str) -> str:
     words = comparison.setting.words
     own = [f"{k.partition('.')[2]}={v}" for k, v in words.items() if k.startswith(f"{group}.")]
     return " ".join([str(words.get(group, "")), *own]).strip()
@@ -228,7 +227,7 @@ def _how(row: pd.Series) -> str:
     return "step" if row["p_holm"] > 0.05 else "moment"
 
 
-def _unpredicted(comparisons: Sequence[Comparison]) -> str:
+def _unpredicted(comparisons: Sequence[TheoryComparison]) -> str:
     lines = [f"- {c.setting.label}: {c.unpredicted}" for c in comparisons if c.unpredicted]
     return "\n".join(["**Not predicted**", "", *lines]) if lines else ""
 

@@ -9,7 +9,7 @@ import pytest
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.comparison import Comparison, compare
+from analysis.comparison import TheoryComparison, compare
 
 Sweep = Callable[..., Results]
 
@@ -51,13 +51,13 @@ def small_results(small: Results) -> str:
 
 
 @pytest.fixture(scope="session")
-def comparisons(small: Results) -> list[Comparison]:
+def comparisons(small: Results) -> list[TheoryComparison]:
     """Every setting of `small`, predicted."""
     return compare(small)
 
 
 @pytest.fixture(scope="session")
-def by_label(comparisons: list[Comparison]) -> dict[str, Comparison]:
+def by_label(comparisons: list[TheoryComparison]) -> dict[str, TheoryComparison]:
     """The same, by label."""
     return {comparison.setting.label: comparison for comparison in comparisons}
 

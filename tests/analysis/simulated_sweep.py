@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from relu_chains import relu_chain, relu_log_sd
 
-from analysis.comparison import Comparison
+from analysis.comparison import TheoryComparison
 from analysis.conditions import Setting
 
 QUANTITIES = ("preact_m2", "vjp_m2")
@@ -22,7 +22,7 @@ def simulated(
     off: dict[tuple[int, str, int], float] | None = None,
     shrink: float = 1.0,
     seed: int = 0,
-) -> list[Comparison]:
+) -> list[TheoryComparison]:
     """A sweep of right theory, but for the factors `off` by (setting, quantity, layer).
 
     What layers of one setting measure from `layer` on in the direction of the quantity is larger by
@@ -46,7 +46,7 @@ def simulated(
                 predicted.append(_law(quantity, image, sd))
         setting = Setting({}, f"net {number}", {"init": f"i{number}"}, (f"c{number}",))
         frame = pd.concat(predicted, ignore_index=True)
-        found.append(Comparison(setting, pd.concat(measured, ignore_index=True), frame, None))
+        found.append(TheoryComparison(setting, pd.concat(measured, ignore_index=True), frame, None))
     return found
 
 

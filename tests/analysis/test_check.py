@@ -17,12 +17,11 @@ from rich.console import Console
 from simulated_sweep import simulated
 
 import analysis.check
-import analysis.intervals
+import analysis.verdicts
 from analysis import Results
-from analysis.check import main
-from analysis.comparison import Comparison, table
+from analysis.check import as_frame, as_table, main, shown
+from analysis.comparison import TheoryComparison, table
 from analysis.conditions import Setting
-from analysis.layer_table import as_frame, as_table, shown
 from analysis.verdicts import verdicts
 from fanin.theory.rungs import RUNGS
 
@@ -36,7 +35,7 @@ def _printed(what: object, width: int = 80) -> str:
 
 
 @pytest.fixture(scope="module")
-def judged(comparisons: list[Comparison]) -> pd.DataFrame:
+def judged(comparisons: list[TheoryComparison]) -> pd.DataFrame:
     """A verdict for every layer of `small`."""
     return verdicts(comparisons)
 
@@ -77,7 +76,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_every_setting_has_a_table_of_its_layers(
-    run_check: Callable[..., str], comparisons: list[Comparison]
+    run_check: Callable[..., str], comparisons: list[TheoryComparison]
 ) -> None:
     out = run_check()
     for comparison in comparisons:
@@ -86,7 +85,7 @@ def test_every_setting_has_a_table_of_its_layers(
 
 
 def test_a_table_leads_from_the_lowest_rung_to_the_measurement(
-    by_label: dict[str, Comparison], comparisons: list[Comparison], judged: pd.DataFrame
+    by_label: dict[str, TheoryComparison], comparisons: list[TheoryComparison], judged: pd.DataFrame
 ) -> None:
     """The first rung's number, times every factor of its line, is what was measured."""
     comparison = by_label["two_layer channels=4 tanh uniform a=0.0 b=1.0"]
@@ -112,7 +111,7 @@ def test_a_table_leads_from_the_lowest_rung_to_the_measurement(
         assert np.prod([row["he"], *chain]) == pytest.approx(row["measured"], rel=0.03)
 
 
-def test_a_verdict_stands_at_the_end_of_each_line(comparisons: list[Comparison]) -> None:
+def test_a_verdict_stands_at_the_end_of_each_line(comparisons: list[TheoryComparison]) -> None:
     judged = verdicts(comparisons, margin=2)  # narrow nets, eight draws: none agree within 1.1
     seen = set()
     for n, comparison in enumerate(comparisons):
@@ -128,12 +127,12 @@ def test_a_verdict_stands_at_the_end_of_each_line(comparisons: list[Comparison])
 
 
 def test_the_widest_numbers_are_shown_whole_and_labels_are_no_markup(
-    comparisons: list[Comparison],
+    comparisons: list[TheoryComparison],
 ) -> None:
     predicted = comparisons[0].predicted
     predicted = predicted[predicted.quantity == "preact_m2"].assign(value=1.234e-300)
     draws = comparisons[0].draws.assign(value=-1.284e300)
-    comparison = Comparison(Setting({}, "wide [bold]", {}, ("x",)), draws, predicted, None)
+    comparison = TheoryComparison(Setting({}, "wide [bold]", {}, ("x",)), draws, predicted, None)
     out = _printed(shown(comparison, LAWLESS, "preact_m2", -1), 200)
     assert "…" not in out
     assert "wide [bold]" in out
@@ -142,7 +141,7 @@ def test_the_widest_numbers_are_shown_whole_and_labels_are_no_markup(
 
 
 def test_an_init_without_declared_moments_is_measured_and_says_why_it_is_not_predicted(
-    by_label: dict[str, Comparison],
+    by_label: dict[str, TheoryComparison],
 ) -> None:
     comparison = by_label["two_layer channels=4 relu lsuv"]
     out = _printed(shown(comparison, LAWLESS, "preact_m2", -1))
@@ -154,7 +153,7 @@ def test_an_init_without_declared_moments_is_measured_and_says_why_it_is_not_pre
 
 
 def test_another_quantity_and_image(
-    run_check: Callable[..., str], by_label: dict[str, Comparison]
+    run_check: Callable[..., str], by_label: dict[str, TheoryComparison]
 ) -> None:
     out = run_check("--quantity", "vjp_m2", "--image", "1")
     label = "plain depth=4 width=4 tanh he_normal"
@@ -165,7 +164,7 @@ def test_another_quantity_and_image(
 
 
 def test_csv_holds_every_setting(
-    run_check: Callable[..., str], comparisons: list[Comparison], tmp_path: Path
+    run_check: Callable[..., str], comparisons: list[TheoryComparison], tmp_path: Path
 ) -> None:
     run_check("--csv", str(tmp_path / "all.csv"))
     written = pd.read_csv(tmp_path / "all.csv")
@@ -177,7 +176,7 @@ def test_csv_holds_every_setting(
 
 
 def test_csv_adds_what_each_rung_closes_and_the_verdict(
-    comparisons: list[Comparison], judged: pd.DataFrame
+    comparisons: list[TheoryComparison], judged: pd.DataFrame
 ) -> None:
     frame = as_frame(comparisons, judged, "vjp_m2", 0)
     predicted = frame[frame.he.notna()]
@@ -259,7 +258,7 @@ def test_the_exit_status_is_1_where_the_highest_rung_disagrees(
     sweep = simulated(3, off=off)
     monkeypatch.setattr(analysis.check, "compare", lambda *_, **__: sweep)
     monkeypatch.setattr(analysis.check, "findings", lambda *_: [])
-    monkeypatch.setattr(analysis.intervals, "narrowest", lambda config: 64)
+    monkeypatch.setattr(analysis.verdicts, "narrowest", lambda config: 64)
     assert _run("small", "--results", small_results, "--quantity", "preact_m2") == status
     assert f"disagrees with {status}" in capsys.readouterr().out
 

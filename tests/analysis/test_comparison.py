@@ -1,4 +1,4 @@
-"""The comparison table against plain arithmetic on the files."""
+"""The comparison table against plain arithmetic on the files, and the gap split by theory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis import Results
-from analysis.comparison import Comparison, compare, table
+from analysis.comparison import TheoryComparison, compare, decompose_gap, table
 from analysis.conditions import Setting
 from fanin.theory.rungs import RUNGS
 
 SETTING = Setting({}, "hand made", {}, ("x",))
+FOUR = ["he", "mean_field", "field", "finite"]
+MOMENTS = st.floats(1e-30, 1e30)
 
 
-def _comparison(values: dict[int, list[float]], theory: dict[int, float]) -> Comparison:
+def _comparison(values: dict[int, list[float]], theory: dict[int, float]) -> TheoryComparison:
     """Draws by layer, and what both rungs predict for a layer."""
     draws = pd.DataFrame(
         [
@@ -33,13 +37,13 @@ def _comparison(values: dict[int, list[float]], theory: dict[int, float]) -> Com
             for n, v in theory.items()
         ]
     )
-    return Comparison(SETTING, draws, predicted, None)
+    return TheoryComparison(SETTING, draws, predicted, None)
 
 
 @pytest.mark.parametrize("quantity", ["preact_m2", "vjp_m2", "weight_vjp_m2"])
 @pytest.mark.parametrize("image", [-1, 1])
 def test_table_agrees_with_plain_pandas(
-    small: Results, by_label: dict[str, Comparison], quantity: str, image: int
+    small: Results, by_label: dict[str, TheoryComparison], quantity: str, image: int
 ) -> None:
     comparison = by_label["plain depth=4 width=4 relu he_normal"]
     cells = small.cells
@@ -77,7 +81,7 @@ def test_table_agrees_with_plain_pandas(
             assert row[f"measured/{rung}"] == row.measured / value
 
 
-def test_every_measured_layer_has_every_rung(comparisons: list[Comparison]) -> None:
+def test_every_measured_layer_has_every_rung(comparisons: list[TheoryComparison]) -> None:
     assert len(comparisons) == 20
     for comparison in comparisons:
         frame = table(comparison)
@@ -85,7 +89,7 @@ def test_every_measured_layer_has_every_rung(comparisons: list[Comparison]) -> N
         assert frame[list(RUNGS)].isna().all(axis=None) == (comparison.unpredicted is not None)
 
 
-def test_only_data_dependent_inits_have_no_prediction(comparisons: list[Comparison]) -> None:
+def test_only_data_dependent_inits_have_no_prediction(comparisons: list[TheoryComparison]) -> None:
     without = {c.setting.words["init"] for c in comparisons if c.unpredicted}
     assert without == {"lsuv"}
 
@@ -127,7 +131,7 @@ def test_whole_net_rows_are_no_layer() -> None:
     assert table(comparison).layer.tolist() == [1]
 
 
-def test_the_table_leaves_the_draws_as_they_were(comparisons: list[Comparison]) -> None:
+def test_the_table_leaves_the_draws_as_they_were(comparisons: list[TheoryComparison]) -> None:
     comparison = comparisons[0]
     before = comparison.draws.copy(deep=True)
     table(comparison)
@@ -138,3 +142,29 @@ def test_a_sweep_measured_only_while_training_has_nothing_to_compare(small: Resu
     late = dataclasses.replace(small, layers=small.layers.assign(step=5))
     with pytest.raises(Exception, match="no layer was measured at initialization"):
         compare(late)
+
+
+@settings(derandomize=True)
+@given(st.tuples(MOMENTS, *([MOMENTS | st.none()] * 3)), MOMENTS)
+def test_the_parts_add_up_to_the_gap_whichever_rungs_are_silent(
+    predictions: tuple[float | None, ...], measured: float
+) -> None:
+    frame = pd.DataFrame([[measured, *predictions]], columns=["measured", *FOUR], dtype=float)
+    parts = decompose_gap(frame, FOUR).iloc[0]
+    whole = np.log(measured / predictions[0])
+    np.testing.assert_allclose(parts.gap, whole, atol=1e-12)
+    np.testing.assert_allclose(parts.drop("gap").sum(), whole, atol=1e-11)
+    silent = {f"closed/{r}" for r, p in zip(FOUR, predictions, strict=True) if p is None}
+    assert silent == set(parts.index[parts.isna()])
+
+
+def test_a_rung_above_a_silent_one_closes_what_both_would_have() -> None:
+    frame = pd.DataFrame({"measured": [8.0], "he": [1.0], "mean_field": [np.nan], "field": [4.0]})
+    parts = decompose_gap(frame, ["he", "mean_field", "field"]).iloc[0]
+    np.testing.assert_allclose(parts["closed/field"], np.log(4))
+    np.testing.assert_allclose(parts["left"], np.log(2))
+
+
+def test_signed_quantities_have_no_ratio() -> None:
+    frame = pd.DataFrame({"measured": [-0.1], "he": [0.0], "mean_field": [0.2]})
+    assert decompose_gap(frame, ["he", "mean_field"])[["gap", "left"]].isna().all(axis=None)

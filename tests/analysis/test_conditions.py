@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.comparison import Comparison, compare
+from analysis.comparison import TheoryComparison, compare
 from analysis.conditions import draws_of, settings_of
 from experiments.sweep.store.frozen import read_frozen
 
@@ -62,7 +62,9 @@ def test_another_loss_is_another_setting(sweep: Callable[..., Results]) -> None:
     assert labels == ["bce", "cross_entropy"]
 
 
-def test_shared_draws_count_once_and_seeds_are_replicates(by_label: dict[str, Comparison]) -> None:
+def test_shared_draws_count_once_and_seeds_are_replicates(
+    by_label: dict[str, TheoryComparison],
+) -> None:
     draws = by_label["two_layer channels=4 relu he_normal"].draws
     first = draws[(draws.quantity == "preact_m2") & (draws.image == -1) & (draws.layer == 1)]
     assert sorted(zip(first.seed_weights, first.draw, strict=True)) == [

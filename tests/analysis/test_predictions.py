@@ -16,8 +16,7 @@ import pytest
 from analysis import Results, load, predictions
 from analysis.comparison import compare
 from analysis.conditions import Setting, settings_of
-from analysis.predict_cell import predict_cell
-from analysis.predictions import predict_settings, theory_fingerprint
+from analysis.predictions import predict_cell, predict_settings, theory_fingerprint
 from experiments.sweep.store.frozen import read_frozen
 from fanin.theory.walk import UnpredictableLayer
 

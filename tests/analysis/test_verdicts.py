@@ -1,4 +1,4 @@
-"""A whole sweep is judged together, each layer by the highest rung that predicts it."""
+"""Verdicts on a whole sweep, and coverage of the intervals of theory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from relu_chains import relu_log_sd
 from simulated_sweep import simulated
 
-from analysis.comparison import Comparison
+from analysis import Results
+from analysis import verdicts as verdicts_module
+from analysis.comparison import TheoryComparison
 from analysis.conditions import Setting
-from analysis.verdicts import by_setting, verdicts
+from analysis.verdicts import by_setting, narrowest, verdicts
+from analysis.verdicts import intervals as counted
+from fanin.statistics.coverage import Z
 
 
 def test_a_right_theory_disagrees_nowhere() -> None:
@@ -89,7 +94,7 @@ def test_a_mean_is_told_in_units_of_its_roots_second_moment() -> None:
     predicted = pd.DataFrame(
         {"quantity": ["preact_mean", "preact_m2"], "value": [0.0, 4.0], "log_sd": np.nan}
     ).assign(image=0, layer=1, layer_name="fc1", rung="field", sampling_se=0.0)
-    comparison = Comparison(Setting({}, "one", {}, ("x",)), draws, predicted, None)
+    comparison = TheoryComparison(Setting({}, "one", {}, ("x",)), draws, predicted, None)
     mean = verdicts([comparison]).set_index("quantity").loc["preact_mean"]
     assert (mean.test, mean.verdict) == ("linear", "agrees")
     values = draws[draws.quantity == "preact_mean"].value
@@ -101,3 +106,72 @@ def test_a_sweep_without_any_prediction_has_no_verdicts() -> None:
     rows = verdicts([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
     assert rows.empty
     assert by_setting(rows).empty
+
+
+@pytest.fixture(autouse=True)
+def widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated settings have no network to be built: all are 64 wide."""
+    monkeypatch.setattr(verdicts_module, "narrowest", lambda config: config.get("width", 64))
+
+
+def _counted(sweep: list[TheoryComparison]) -> pd.DataFrame:
+    return counted(sweep, verdicts(sweep)).set_index(["direction", "width"])
+
+
+def test_a_right_theory_covers_95_percent_both_ways() -> None:
+    found = _counted(simulated(30, width=256))  # where the law's first order is all there is
+    for direction in ("forward", "backward"):
+        row = found.loc[direction, "all"]
+        assert row.low < 0.95 < row.high
+        assert not row.misses
+        assert row.high - row.low < 0.03
+        assert (row.draws, row.settings) == (30 * 2 * 4 * 64, 30)
+        assert row.factor == pytest.approx(np.exp(Z * np.median(relu_log_sd(256, 4))))
+
+
+def test_intervals_shrunk_by_two_miss() -> None:
+    found = _counted(simulated(10, shrink=0.5))
+    assert found.misses.all()
+    assert found.coverage.between(0.6, 0.75).all()
+
+
+def test_wide_and_narrow_networks_are_counted_apart() -> None:
+    sweep = simulated(4) + simulated(2, width=16, seed=1)
+    for n, comparison in enumerate(sweep):
+        config = {"width": 64 if n < 4 else 16}
+        setting = dataclasses.replace(comparison.setting, config=config)
+        sweep[n] = dataclasses.replace(comparison, setting=setting)
+    found = _counted(sweep)
+    assert found.settings.to_dict() == {
+        (direction, width): n
+        for direction in ("forward", "backward")
+        for width, n in (("all", 6), ("wide", 4), ("narrow", 2))
+    }
+    assert (found.factor.xs("narrow", level="width") > 2).all()
+
+
+def test_overflowed_and_constant_layers_are_not_counted() -> None:
+    first, second = simulated(2)
+    broken = first.draws.value.mask(first.draws.layer == 4, np.inf)
+    still = first.predicted.log_sd.mask(first.predicted.layer == 1, 0.0)
+    broken = broken.mask(first.draws.layer == 1, 1.0)
+    first = dataclasses.replace(
+        first,
+        draws=first.draws.assign(value=broken),
+        predicted=first.predicted.assign(log_sd=still),
+    )
+    found = _counted([first, second])
+    assert found.loc["forward", "all"].draws == 2 * 64 * (2 + 4)
+
+
+def test_without_a_predicted_spread_there_is_nothing_to_count() -> None:
+    (one,) = simulated(1)
+    lower = one.predicted[one.predicted.rung == "he"]
+    assert counted([one], verdicts([dataclasses.replace(one, predicted=lower)])).empty
+
+
+def test_the_logits_are_no_narrow_layer(
+    small: Results, comparisons: list[TheoryComparison]
+) -> None:
+    """`small` has convolutions of four channels before ten logits."""
+    assert {narrowest(comparison.setting.config) for comparison in comparisons} == {4}

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.figures.dying_relu.figures import pictures
+from analysis.figures.dying_relu.figures import pictures, remedies, steps
 from analysis.figures.dying_relu.headlines import headlines
-from analysis.figures.dying_relu.remedies import remedies
 from analysis.figures.dying_relu.runs import Runs
-from analysis.figures.dying_relu.steps import steps
 from analysis.figures.study import Study
 from analysis.load import Results
 

@@ -1,4 +1,4 @@
-"""Two claims usually repeated: torch's default bias is zero; He for ReLU, Xavier for tanh."""
+"""Claims usually repeated: on biases, inits, units that start equal, and missing values."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from analysis.figures.inf_loss.parts import cells_of
+from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.study import Headline
 from analysis.load import Results
-from analysis.predict_cell import predict_cell
-from experiments.sweep.store.plan_file import read_frozen
+from analysis.predictions import predict_cell
+from experiments.cell import prepared
+from experiments.config.schema import build_cell
+from experiments.sweep.store.frozen import read_frozen
+from experiments.training.batches import Batches
 
 NAMES = {"he_normal": "He", "xavier_normal": "Xavier", "pytorch_default": "torch's default"}
 PARTNERS = {"relu": ("he_normal", "xavier_normal"), "tanh": ("xavier_normal", "he_normal")}
+STARTS = {
+    "zeros": "zero weights and biases",
+    "zeros, biases": "zero weights, random biases",
+    "constant": "all weights the same number",
+    "he_normal": "He, for comparison",
+}
 
 
 def bias_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[Headline]:
@@ -100,3 +110,135 @@ def _ratio(layers: pd.DataFrame, quantity: str, of: int, over: int) -> float:
     b = mine[mine["layer"] == over].set_index(keys)["value"]
     with np.errstate(divide="ignore"):
         return float(np.exp(np.log(a / b).mean()))
+
+
+def unit_spreads(results: Results) -> pd.DataFrame:
+    """By start and activation, how far the hidden units of a layer differ from each other.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `start`, `activation`, `spread` (largest over hidden layers and probe images: standard
+        deviation over units / root mean square; 0 where all are 0), `weights_zero` (are all of
+        them), `accuracy`, `steps`.
+    """
+    cells, layers = cells_of(results, "symmetry"), results.layers
+    rows = []
+    for _, cell in cells.iterrows():
+        steps = int(cell["train.steps"])
+        mine = layers[layers["cell_id"].astype(str) == str(cell["cell_id"])]
+        after = mine[mine["step"] == steps]
+        hidden = (after["layer"] > 0) & (after["layer"] < cell["model.depth"])
+        wide = after[hidden & (after["image"] >= 0)].pivot_table(
+            index=["layer", "image"], columns="quantity", values="value", observed=True
+        )
+        # Each image by itself: what differs over units, and not over images.
+        ratio = np.sqrt(wide["preact_var"] / wide["preact_m2"].where(wide["preact_m2"] > 0, np.inf))
+        weights = after[after["quantity"] == "weight_m2"].set_index("layer")["value"]
+        rows.append(
+            {
+                "start": _start(cell),
+                "activation": str(cell["activation"]),
+                "spread": float(ratio.max()),
+                "weights_zero": bool((weights == 0).all()),
+                "accuracy": float(cell["test_accuracy"]),
+                "steps": steps,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _start(cell: pd.Series) -> str:
+    named = str(cell["init"])
+    has_biases = "init.bias.std" in cell.index and cell["init.bias.std"] > 0
+    return f"{named}, biases" if named == "zeros" and has_biases else named
+
+
+def symmetry_headlines(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+    """Of each start, whether its units stayed equal."""
+    keeps = float(criterion["keeps"])
+    for start, words in STARTS.items():
+        mine = found[found["start"] == start]
+        if mine.empty:
+            continue
+        equal = mine["spread"] < keeps
+        claimed = {
+            "zeros": ("equal for ever (usually said of any zero init)", bool(equal.all())),
+            "zeros, biases": ("false: not equal, the biases tell them apart", not equal.any()),
+            "constant": ("equal for ever", bool(equal.all())),
+        }.get(start, ("nothing is claimed", None))
+        yield Headline(
+            f"{words}: spread over a hidden layer's units, as a share of their size, after "
+            f"{int(mine['steps'].iloc[0])} steps",
+            claimed[0],
+            _shown(mine, "spread", ".1g"),
+            claimed[1],
+        )
+    zeros = found[found["start"] == "zeros"]
+    for activation, expected in (("relu", True), ("tanh", True), ("sigmoid", False)):
+        mine = zeros[zeros["activation"] == activation]
+        if mine.empty:
+            continue
+        yield Headline(
+            f"zero weights and biases, {activation}: are all weights 0 after training",
+            "yes: only the last layer's bias moves" if expected else "no: sigmoid(0) is 1/2",
+            "yes" if bool(mine["weights_zero"].all()) else "no",
+            bool(mine["weights_zero"].all()) == expected,
+        )
+    yield Headline(
+        "test accuracy after that",
+        "nothing is claimed",
+        "; ".join(
+            f"{words}: {_shown(found[found['start'] == start], 'accuracy', '.2f')}"
+            for start, words in STARTS.items()
+            if (found["start"] == start).any()
+        ),
+        None,
+    )
+
+
+def _shown(mine: pd.DataFrame, column: str, form: str) -> str:
+    pairs = zip(mine["activation"], mine[column], strict=True)
+    return ", ".join(f"{value:{form}} ({name})" for name, value in pairs)
+
+
+def first_spoilt_step(config: Mapping[str, Any]) -> int | None:
+    """The first step whose batch has a value that is no number, by the order of the batches."""
+    cell = build_cell(config)
+    data, scaling = prepared(cell, torch.device("cpu"))
+    spoilt = ~scaling.apply(data.train.x).isfinite().flatten(1).all(1)
+    size = cell.train.batch_of(len(data.train))
+    batches = Batches(len(data.train), size, cell.seed_data)
+    steps = range(cell.train.total_steps(len(data.train)))
+    return next((step for step in steps if bool(spoilt[batches.at(step)].any())), None)
+
+
+def bad_data_headlines(results: Results) -> Iterator[Headline]:
+    """Missing values and outliers: when they show, foretold from the order of the batches."""
+    cells, frozen = cells_of(results, "bad data"), read_frozen(results.folder)
+    plain = cells[cells["clip"].astype(str) == "none"]
+    for scaling in plain["scaling"].astype(str).unique():
+        mine = plain[plain["scaling"].astype(str) == scaling]
+        missing = mine[mine["data.corrupt.kind"].astype(str) == "missing"]
+        told = [first_spoilt_step(frozen[str(cell)]["config"]) for cell in missing["cell_id"]]
+        steps = missing["bad_step"].tolist()
+        agree = [t == s or (t is None and s != s) for t, s in zip(told, steps, strict=True)]
+        shown = ", ".join("never" if s != s else f"{s:.0f}" for s in steps)
+        why = {
+            "standardize": "0: the mean is NaN, and so is every image",
+            "unit": "the first batch that holds a spoilt image",
+        }.get(scaling, "")
+        yield Headline(
+            f"missing values, scaling={scaling}: step of the first NaN loss",
+            f"{why} ({', '.join(map(str, told))})",
+            shown,
+            all(agree) if agree else None,
+        )
+        outliers = mine[mine["data.corrupt.kind"].astype(str) == "outlier"]
+        bad = int(outliers["bad_step"].notna().sum())
+        yield Headline(
+            f"images times 100, scaling={scaling}: inf or NaN loss",
+            "nothing is claimed",
+            share(bad, len(outliers)),
+            None,
+        )

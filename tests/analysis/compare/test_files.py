@@ -9,17 +9,16 @@ import pandas as pd
 import pytest
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.comparison import Compared, compare_trials
-from analysis.compare.files import csv_frames, file_name, write_files
-from analysis.compare.latex import latex
-from analysis.compare.spec import Question
+from analysis.compare.comparison import InitComparison, compare_trials
+from analysis.compare.files import csv_frames, file_name, latex, write_files
+from analysis.compare.spec import ComparisonSpec
 
 ODD = {"s0": 'a_b=$5, "x"', "s1": "<i>|{[~^\\", "s2": "ünï & 50%#"}
 
 
-def compared(**law: float) -> Compared:
+def compared(**law: float) -> InitComparison:
     planned = trials(np.random.default_rng(0), surface=PEAKED, **{"strategies": 3, **law})
-    return compare_trials(planned.replace({"strategy": ODD}), Question())
+    return compare_trials(planned.replace({"strategy": ODD}), ComparisonSpec())
 
 
 def test_every_number_is_read_back_from_csv(tmp_path: Path) -> None:
@@ -58,15 +57,15 @@ def test_latex_tables_are_whole() -> None:
 @pytest.mark.parametrize(
     ("question", "name"),
     [
-        (Question(), "init-test_accuracy"),
-        (Question(within=("model", "data")), "init-test_accuracy-within-model-data"),
-        (Question(tune=""), "init-test_accuracy-tune-none"),
+        (ComparisonSpec(), "init-test_accuracy"),
+        (ComparisonSpec(within=("model", "data")), "init-test_accuracy-within-model-data"),
+        (ComparisonSpec(tune=""), "init-test_accuracy-tune-none"),
         (
-            Question(by="a/b", metric="test_loss", tune="optim.beta"),
+            ComparisonSpec(by="a/b", metric="test_loss", tune="optim.beta"),
             "a_b-test_loss-tune-optim.beta",
         ),
     ],
 )
-def test_other_questions_have_other_files(question: Question, name: str) -> None:
+def test_other_questions_have_other_files(question: ComparisonSpec, name: str) -> None:
     planned = trials(np.random.default_rng(0), surface=PEAKED, strategies=2)
     assert file_name(compare_trials(planned, question)) == name

@@ -8,10 +8,8 @@ import pytest
 from scipy import stats
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.comparison import compare_trials
-from analysis.compare.metric import METRICS
-from analysis.compare.pairs import pairs
-from analysis.compare.spec import Question
+from analysis.compare.comparison import compare_trials, pairs
+from analysis.compare.spec import METRICS, ComparisonSpec
 from analysis.compare.tuning import by_setting, scores
 from fanin.statistics.holm import holm
 
@@ -69,7 +67,7 @@ def test_a_planted_difference_is_found_as_often_as_it_should() -> None:
 
 def test_over_settings_a_small_difference_is_sure() -> None:
     made = trials(np.random.default_rng(0), settings=12, planted=0.05)
-    found = compare_trials(made, Question())
+    found = compare_trials(made, ComparisonSpec())
     assert found.overall is not None
     assert found.overall.strategies[0] == "s0"
     assert found.overall.ranks.average[0] == 1.0

@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.caveats import not_yet
 from analysis.compare.comparison import compare_trials
-from analysis.compare.sentences import of_all, of_group
-from analysis.compare.spec import Question
+from analysis.compare.sentences import not_yet, of_all, of_group
+from analysis.compare.spec import ComparisonSpec
 
-ACCURACY = Question()
+ACCURACY = ComparisonSpec()
 
 
 def made(seed: int = 0, **law: float) -> pd.DataFrame:
@@ -26,7 +25,7 @@ def unfinished(planned: pd.DataFrame, which: pd.Series) -> pd.DataFrame:
     return planned
 
 
-def said(planned: pd.DataFrame, question: Question = ACCURACY) -> str:
+def said(planned: pd.DataFrame, question: ComparisonSpec = ACCURACY) -> str:
     return " ".join(of_group(compare_trials(planned, question).groups[0], question))
 
 
@@ -75,7 +74,7 @@ def test_a_mean_over_the_seeds_that_survived_says_so() -> None:
     planned.loc[lost, ["score", "loss"]] = np.nan
     planned.loc[lost, "diverged"] = True
     planned.loc[(planned["strategy"] == "s0") & ~lost, "score"] /= 2
-    question = Question(metric="test_loss")
+    question = ComparisonSpec(metric="test_loss")
     assert "s0 has the lowest mean test loss" in said(planned, question)
     assert "over 4 of 5 seeds" in said(planned, question)
 
@@ -135,7 +134,7 @@ def test_two_strategies_need_six_settings(settings: int, words: str) -> None:
 
 
 def test_a_small_level_is_told_as_it_is() -> None:
-    (told,) = of_all(compare_trials(made(settings=3), Question(level=0.001)))
+    (told,) = of_all(compare_trials(made(settings=3), ComparisonSpec(level=0.001)))
     assert "Nemenyi, 0.1%" in told
 
 
@@ -144,7 +143,7 @@ def test_over_settings_nobody_is_ranked_by_fewer_seeds_than_within() -> None:
     short = (planned["strategy"] == "s1") & (planned["seed"] > "0")
     unfinished(planned, short)
     assert compare_trials(planned, ACCURACY).overall is None
-    assert compare_trials(planned, Question(few_seeds=True)).overall is not None
+    assert compare_trials(planned, ComparisonSpec(few_seeds=True)).overall is not None
 
 
 def test_rounding_makes_no_rank() -> None:

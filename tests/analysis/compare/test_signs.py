@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.comparison import Compared, compare_trials
+from analysis.compare.comparison import InitComparison, compare_trials
+from analysis.compare.figures import tuned_values_figure
 from analysis.compare.sentences import of_all, of_group
-from analysis.compare.spec import Question
+from analysis.compare.spec import ComparisonSpec
 from analysis.compare.tables import standings_table
-from analysis.figures.tuned_values import tuned_values_figure
 
 
 def accuracies(**law: float) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def losses(**law: float) -> pd.DataFrame:
     return accuracies(**law).assign(score=lambda frame: 2 - frame["score"])
 
 
-ACCURACY, LOSS = Question(), Question(metric="test_loss")
+ACCURACY, LOSS = ComparisonSpec(), ComparisonSpec(metric="test_loss")
 BOTH = pytest.mark.parametrize(
     "found",
     [compare_trials(accuracies(), ACCURACY), compare_trials(losses(), LOSS)],
@@ -34,7 +34,7 @@ BOTH = pytest.mark.parametrize(
 
 
 @BOTH
-def test_the_better_one_stands_first_everywhere(found: Compared) -> None:
+def test_the_better_one_stands_first_everywhere(found: InitComparison) -> None:
     pairs = found.groups[0].pairs
     assert found.groups[0].standings["strategy"].iloc[0] == "s0"
     assert (pairs.loc[pairs["a"] == "s0", "improvement"] == 1.0).all()
@@ -44,14 +44,14 @@ def test_the_better_one_stands_first_everywhere(found: Compared) -> None:
 
 
 @BOTH
-def test_the_better_one_is_told_to_be_better(found: Compared) -> None:
+def test_the_better_one_is_told_to_be_better(found: InitComparison) -> None:
     told = " ".join(of_group(found.groups[0], found.question))
     assert "It is better than s1 (by 0.2" in told
     assert "worse" not in told
 
 
 @BOTH
-def test_the_table_shows_the_numbers_of_the_pair(found: Compared) -> None:
+def test_the_table_shows_the_numbers_of_the_pair(found: InitComparison) -> None:
     table = standings_table(found.groups[0], found.question).set_index("init")
     pair = found.groups[0].pairs.set_index(["a", "b"]).loc[("s0", "s1")]
     row = table.loc["s1"]
@@ -63,7 +63,7 @@ def test_the_table_shows_the_numbers_of_the_pair(found: Compared) -> None:
 
 
 @BOTH
-def test_light_is_better_in_the_map(found: Compared) -> None:
+def test_light_is_better_in_the_map(found: InitComparison) -> None:
     (image,) = tuned_values_figure(found).axes[0].images
     means = np.asarray(image.get_array())
     best = means.max() if found.question.measured.larger_is_better else means.min()
@@ -102,7 +102,7 @@ def test_the_table_and_sentences_have_the_corrected_p_value() -> None:
 def test_the_level_is_the_one_that_was_asked_for() -> None:
     planned = accuracies()
     p = compare_trials(planned, ACCURACY).groups[0].pairs
-    strict = Question(level=float(p.loc[p["a"] == "s0", "p_holm"].min()) / 2)
+    strict = ComparisonSpec(level=float(p.loc[p["a"] == "s0", "p_holm"].min()) / 2)
     assert "is better than" in " ".join(
         of_group(compare_trials(planned, ACCURACY).groups[0], ACCURACY)
     )
@@ -111,7 +111,7 @@ def test_the_level_is_the_one_that_was_asked_for() -> None:
     )
     many = accuracies(settings=4)
     (told,), (strictly,) = (
-        of_all(compare_trials(many, Question(level=level))) for level in (0.3, 0.0001)
+        of_all(compare_trials(many, ComparisonSpec(level=level))) for level in (0.3, 0.0001)
     )
     assert "better than s" in told
     assert "better than s" not in strictly

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.comparison import Compared, compare_trials
+from analysis.compare.comparison import InitComparison, compare_trials
 from analysis.compare.sentences import of_all, of_group
-from analysis.compare.spec import Question
+from analysis.compare.spec import ComparisonSpec
 from analysis.compare.tables import standings_table
 from fanin.errors import FaninError
 
@@ -18,13 +18,13 @@ def made(**law: int) -> pd.DataFrame:
     return trials(np.random.default_rng(0), surface=PEAKED, strategies=3, **law)
 
 
-def row(compared: Compared, strategy: str) -> pd.Series:
+def row(compared: InitComparison, strategy: str) -> pd.Series:
     return compared.groups[0].standings.set_index("strategy").loc[strategy]
 
 
 def test_the_mean_is_over_seeds_of_the_mean_over_settings() -> None:
     planned = made(settings=2)
-    found = compare_trials(planned, Question())
+    found = compare_trials(planned, ComparisonSpec())
     best = planned.loc[planned.groupby(["strategy", "setting", "seed"])["loss"].idxmin()]
     mine = best[best["strategy"] == "s1"]
     by_seed = mine.groupby("seed")["score"].mean()
@@ -38,7 +38,7 @@ def test_a_seed_that_lacks_a_setting_is_not_averaged() -> None:
     out = (planned["strategy"] == "s1") & (planned["setting"] == "t1") & (planned["seed"] == "2")
     planned.loc[out, ["score", "loss"]] = np.nan
     planned.loc[out, "done"] = False
-    found = compare_trials(planned, Question())
+    found = compare_trials(planned, ComparisonSpec())
     assert (row(found, "s1")["seeds"], row(found, "s1")["missing"]) == (4, 5)
     pairs = found.groups[0].pairs
     touched = (pairs["a"] == "s1") | (pairs["b"] == "s1")
@@ -53,7 +53,7 @@ def test_losses_that_diverged_are_counted_and_make_the_last_rank() -> None:
     lost = (planned["strategy"] == "s0") & (planned["setting"] == "t0")
     planned.loc[lost, ["score", "loss"]] = np.nan
     planned.loc[lost, "diverged"] = True
-    question = Question(metric="test_loss")
+    question = ComparisonSpec(metric="test_loss")
     found = compare_trials(planned, question)
     assert not row(found, "s0")["ranked"]
     assert row(found, "s0")["diverged"] == 5
@@ -70,21 +70,21 @@ def test_losses_that_diverged_are_counted_and_make_the_last_rank() -> None:
 def test_fewer_than_three_seeds_are_refused_unless_told_to() -> None:
     planned = made(seeds=2)
     with pytest.raises(FaninError, match="2 seeds a setting: too few") as told:
-        compare_trials(planned, Question())
+        compare_trials(planned, ComparisonSpec())
     assert "--few-seeds" in str(told.value)
-    found = compare_trials(planned, Question(few_seeds=True))
+    found = compare_trials(planned, ComparisonSpec(few_seeds=True))
     assert found.groups[0].standings["ranked"].all()
 
 
 def test_one_strategy_is_nothing_to_compare() -> None:
     with pytest.raises(FaninError, match=r"init: the sweep has only one \(s0\)"):
-        compare_trials(trials(np.random.default_rng(0), strategies=1), Question())
+        compare_trials(trials(np.random.default_rng(0), strategies=1), ComparisonSpec())
 
 
 def test_sentences_say_who_is_surely_better_and_who_is_not_told_apart() -> None:
     planned = made(settings=3)
     planned.loc[planned["strategy"] == "s2", "score"] -= 0.3
-    found = compare_trials(planned, Question())
+    found = compare_trials(planned, ComparisonSpec())
     first, surely, apart = of_group(found.groups[0], found.question)[:3]
     name = found.groups[0].standings["strategy"].iloc[0]
     other = ({"s0", "s1"} - {name}).pop()
@@ -93,13 +93,13 @@ def test_sentences_say_who_is_surely_better_and_who_is_not_told_apart() -> None:
     assert surely.startswith("It is better than s2 (by 0.3")
     assert apart.startswith(f"It is not told apart from {other} (by 0.0")
     assert "Over 3 settings" in of_all(found)[0]
-    assert of_all(compare_trials(made(), Question())) == []  # one setting
+    assert of_all(compare_trials(made(), ComparisonSpec())) == []  # one setting
 
 
 def test_p_values_are_corrected_over_all_pairs_of_all_groups() -> None:
     planned = made(settings=2)
     planned["group"] = planned["setting"]
-    pairs = pd.concat([group.pairs for group in compare_trials(planned, Question()).groups])
+    pairs = pd.concat([group.pairs for group in compare_trials(planned, ComparisonSpec()).groups])
     ascending = pairs.sort_values("p")
     factors = np.arange(6, 0, -1)  # Holm: the smallest of six times six, the next times five, ...
     by_hand = np.minimum(np.maximum.accumulate(ascending["p"] * factors), 1.0)

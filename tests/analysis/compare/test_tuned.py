@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.compare.metric import METRICS
+from analysis.compare.spec import METRICS
 from analysis.compare.tuning import Tuned, by_setting, by_value, scores
 
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]

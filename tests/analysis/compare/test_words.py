@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.compare.words import label, words_of
+from analysis.compare.trials import label, words_of
 
 CHOICES = {"data": "digits", "model": "mlp", "init": "he_normal", "optim": "sgd"}
 

@@ -14,9 +14,9 @@ from analysis import Results
 from analysis.conditions import measured_settings
 from analysis.figures import alexnet_outputs, alexnet_variance, normalized_networks
 from analysis.figures.alexnet_outputs import Outputs
+from analysis.figures.alexnet_variance import steps_that_matter, waterfall
 from analysis.figures.normalized_networks import LOOKS, NORMS, Networks
 from analysis.figures.study import Headline
-from analysis.figures.waterfall import steps_that_matter, waterfall
 from fanin.errors import FaninError
 from fanin.inits import HeNormal
 from fanin.theory import explain

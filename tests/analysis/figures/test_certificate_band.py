@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import Results
-from analysis.comparison import Comparison
+from analysis.comparison import TheoryComparison
 from analysis.conditions import Setting
 from analysis.figures.certificate_band import band, certificate_band, main
 from analysis.figures.style import use_style
@@ -22,7 +22,7 @@ DRAWS = 20
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def comparison() -> TheoryComparison:
     """Three layers; He is right in the first and a hundred times too small in the last."""
     rng = np.random.default_rng(0)
     rows, theory = [], []
@@ -38,11 +38,11 @@ def comparison() -> Comparison:
             draws = value * np.exp(0.2 * rng.normal(size=DRAWS) - 0.02)
             rows += [{**at, "draw": d, "seed_weights": 0, "value": v} for d, v in enumerate(draws)]
     setting = Setting({}, "label", {}, ("cell",))
-    return Comparison(setting, pd.DataFrame(rows), pd.DataFrame(theory), None)
+    return TheoryComparison(setting, pd.DataFrame(rows), pd.DataFrame(theory), None)
 
 
 @pytest.fixture(scope="module")
-def figure(comparison: Comparison) -> Figure:
+def figure(comparison: TheoryComparison) -> Figure:
     use_style()
     drawn = certificate_band(comparison)
     drawn.draw_without_rendering()
@@ -53,7 +53,7 @@ def _dots(axis: Any) -> np.ndarray:
     return np.asarray(axis.collections[-1].get_offsets(), float)
 
 
-def test_every_draw_is_a_dot_beside_its_layer(figure: Figure, comparison: Comparison) -> None:
+def test_every_draw_is_a_dot_beside_its_layer(figure: Figure, comparison: TheoryComparison) -> None:
     for axis, quantity in zip(figure.axes[:2], ("preact_m2", "vjp_m2"), strict=True):
         mine = comparison.draws[comparison.draws.quantity == quantity]
         dots = _dots(axis)

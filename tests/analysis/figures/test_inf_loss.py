@@ -10,16 +10,17 @@ import pytest
 import torch
 from small_sweep import run_sweep
 
-from analysis.figures.inf_loss.bad_data import first_spoilt_step
-from analysis.figures.inf_loss.losses import (
+from analysis.figures.inf_loss.claims import first_spoilt_step
+from analysis.figures.inf_loss.overflow import (
     EXP_IS_0,
     SIGMOID_IS_0,
     SIGMOID_IS_1,
+    OverflowPredictor,
+    first_bad_layers,
     overflows,
     sigmoid_rounds,
     softmax_underflows,
 )
-from analysis.figures.inf_loss.overflow import Oracle, first_bad_layers
 from analysis.figures.inf_loss.parts import bad_steps, cells_of
 from experiments.cell import run_cell
 from experiments.config.catalog import ConfigCatalog, config_loader
@@ -88,7 +89,7 @@ def test_a_relu_net_overflows_in_the_layer_that_theory_names(
     space: ConfigCatalog, words: tuple[str, ...]
 ) -> None:
     config = config_of(space, *words)
-    told, found = Oracle().foretell(config), ran(config)
+    told, found = OverflowPredictor().predict(config), ran(config)
     assert measured(found) == [told.layer] * 3
     assert not told.is_finite
     assert bad_step(found) == 0
@@ -99,19 +100,19 @@ def test_positive_weights_give_all_units_one_large_output(space: ConfigCatalog) 
     # 784 pixels of U(0, 1) weights: some 32,600 in every unit, and within 2,000 of that.
     words = ("init=uniform", "train.dtype=float16", "scaling=unit", "scaling.scale=255.0")
     config = config_of(space, *words)
-    assert Oracle().foretell(config).layer == 2
+    assert OverflowPredictor().predict(config).layer == 2
     assert measured(ran(config)) == [2, 2, 2]
 
 
 def test_saturation_swallows_a_hidden_layers_infinity(space: ConfigCatalog) -> None:
     words = ("init=normal", "init.std=1e4", "train.dtype=float16", "scaling.scale=100.0")
     config = config_of(space, *words, "activation=tanh", "init.layers.fc6.std=0.01")
-    told, found = Oracle().foretell(config), ran(config)
+    told, found = OverflowPredictor().predict(config), ran(config)
     assert told.layer == 1
     assert measured(found) == [1, 1, 1]
     assert told.is_finite
     assert bad_step(found) != 0
-    with_relu = Oracle().foretell(config | {"activation": config_of(space)["activation"]})
+    with_relu = OverflowPredictor().predict(config | {"activation": config_of(space)["activation"]})
     assert not with_relu.is_finite
 
 
@@ -119,14 +120,14 @@ def test_an_input_beyond_the_dtype_is_foretold(space: ConfigCatalog) -> None:
     words = ("scaling=unit", "scaling.scale=1e6", "init=pytorch_default")
     half = config_of(space, *words, "train.dtype=float16")
     found = ran(half)
-    assert Oracle().foretell(half).layer == 0
+    assert OverflowPredictor().predict(half).layer == 0
     assert (bad_step(found), found.row["outcome_tensor"]) == (0, "input")
-    assert Oracle().foretell(config_of(space, *words)).layer is None
+    assert OverflowPredictor().predict(config_of(space, *words)).layer is None
 
 
 def test_what_overflows_nowhere_is_foretold_to(space: ConfigCatalog) -> None:
     config = config_of(space, "init=he_normal")
-    told = Oracle().foretell(config)
+    told = OverflowPredictor().predict(config)
     assert (told.layer, told.by_he, told.is_finite) == (None, None, True)
     assert np.isnan(measured(ran(config))).all()
 

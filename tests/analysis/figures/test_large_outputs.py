@@ -12,10 +12,8 @@ import pytest
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.figures.ablation import NOTHING
-from analysis.figures.large_outputs import _over_seeds, ended, outcomes, study
-from analysis.figures.large_outputs_drawn import size, words_of
-from analysis.figures.large_outputs_start import starts
+from analysis.figures.ablation import NOTHING, starts
+from analysis.figures.large_outputs import _over_seeds, ended, outcomes, size, study, words_of
 from fanin.errors import FaninError
 
 SWEEP = """

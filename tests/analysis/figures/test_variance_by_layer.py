@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import Results
-from analysis.comparison import Comparison, compare
+from analysis.comparison import TheoryComparison, compare
 from analysis.figures.__main__ import main
 from analysis.figures.style import RUNG_LINES, save, use_style
 from analysis.figures.variance_by_layer import figures
@@ -22,7 +22,7 @@ LABELS = {rung: style["label"] for rung, style in RUNG_LINES.items()}
 
 
 @pytest.fixture(scope="module")
-def drawn(comparisons: list[Comparison]) -> dict[str, Figure]:
+def drawn(comparisons: list[TheoryComparison]) -> dict[str, Figure]:
     use_style()
     return dict(figures(comparisons))
 
@@ -35,7 +35,7 @@ def _dots(axis: Axes) -> np.ndarray:
     return np.concatenate([np.asarray(c.get_offsets(), float) for c in axis.collections])
 
 
-def _alone(comparison: Comparison) -> Axes:
+def _alone(comparison: TheoryComparison) -> Axes:
     ((_, figure),) = figures([comparison])
     (axis,) = _panels(figure).values()
     return axis
@@ -59,7 +59,7 @@ def test_one_figure_a_network_and_one_panel_an_init_and_activation(
 
 
 def test_every_panel_shows_each_draw_and_a_line_for_each_rung(
-    drawn: dict[str, Figure], by_label: dict[str, Comparison]
+    drawn: dict[str, Figure], by_label: dict[str, TheoryComparison]
 ) -> None:
     panels = _panels(drawn["variance_by_layer-plain_depth=4_width=4"])
     for title, axis in panels.items():
@@ -107,7 +107,7 @@ def test_the_legend_explains_dots_and_lines_once(drawn: dict[str, Figure]) -> No
         ]
 
 
-def test_zero_and_infinite_moments_are_left_out(comparisons: list[Comparison]) -> None:
+def test_zero_and_infinite_moments_are_left_out(comparisons: list[TheoryComparison]) -> None:
     comparison = next(c for c in comparisons if c.unpredicted is None)
     value = comparison.draws.value.where(comparison.draws.layer != 2, 0.0)
     value = value.where(comparison.draws.draw != 0, np.inf)
@@ -126,7 +126,7 @@ def test_zero_and_infinite_moments_are_left_out(comparisons: list[Comparison]) -
     assert all(np.isnan(line.get_ydata()).all() for line in axis.lines)
 
 
-def test_a_panel_with_nothing_to_draw_says_so(comparisons: list[Comparison]) -> None:
+def test_a_panel_with_nothing_to_draw_says_so(comparisons: list[TheoryComparison]) -> None:
     comparison = next(c for c in comparisons if c.unpredicted)
     axis = _alone(dataclasses.replace(comparison, draws=comparison.draws.assign(value=0.0)))
     (text,) = axis.texts
@@ -147,7 +147,7 @@ def test_one_layer_is_still_seen(sweep: Callable[..., Results]) -> None:
 
 
 def test_a_missing_combination_leaves_its_column_its_axis(
-    comparisons: list[Comparison],
+    comparisons: list[TheoryComparison],
 ) -> None:
     """Where the lowest panel of a column is missing, the one above it numbers the layers."""
     kept = [
@@ -169,7 +169,7 @@ def test_a_missing_combination_leaves_its_column_its_axis(
     assert numbered("he_normal · tanh")
 
 
-def test_names_of_files_hold_no_path_and_no_brackets(comparisons: list[Comparison]) -> None:
+def test_names_of_files_hold_no_path_and_no_brackets(comparisons: list[TheoryComparison]) -> None:
     words = {"data": "../x y", "model.layers": [1, 2], **comparisons[0].setting.words}
     setting = dataclasses.replace(comparisons[0].setting, words=words)
     ((name, _),) = figures([dataclasses.replace(comparisons[0], setting=setting)])

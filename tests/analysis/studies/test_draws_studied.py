@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from analysis.studies.draws import mean_and_error, measured_draws
+from analysis.studies.draws import mean_and_error, measure_draws
 from fanin.inits import HeNormal, Init, Lsuv
 
 IMAGES = torch.arange(24, dtype=torch.float64).reshape(2, 1, 3, 4) / 24
@@ -18,7 +18,7 @@ def _network() -> nn.Sequential:
 
 def test_the_mean_over_draws_is_hes_within_its_standard_error() -> None:
     """Exact in expectation at every width, for symmetric weights and ReLU."""
-    draws = measured_draws(_network(), Init(HeNormal()), IMAGES, 200)
+    draws = measure_draws(_network(), Init(HeNormal()), IMAGES, 200)
     found = mean_and_error(draws, "preact_m2")
     assert found.layer_name.tolist() == ["1", "3"]
     predicted = 2 * float(IMAGES.square().mean())
@@ -27,17 +27,17 @@ def test_the_mean_over_draws_is_hes_within_its_standard_error() -> None:
 
 
 def test_draws_are_fresh_and_made_again_by_the_same_seed() -> None:
-    first = measured_draws(_network(), Init(HeNormal()), IMAGES, 3)
+    first = measure_draws(_network(), Init(HeNormal()), IMAGES, 3)
     assert first.query("quantity == 'preact_m2' and layer == 1").value.nunique() == 3
-    assert measured_draws(_network(), Init(HeNormal()), IMAGES, 3).equals(first)
-    other = measured_draws(_network(), Init(HeNormal()), IMAGES, 3, seed=1)
+    assert measure_draws(_network(), Init(HeNormal()), IMAGES, 3).equals(first)
+    other = measure_draws(_network(), Init(HeNormal()), IMAGES, 3, seed=1)
     assert not np.isclose(other.value[:4], first.value[:4]).any()
 
 
 def test_an_init_that_looks_at_data_sees_the_calibration_images() -> None:
     """LSUV makes the variance over the whole batch 1, within its tolerance of 0.1."""
     batch = torch.randn(64, 1, 3, 4, generator=torch.Generator().manual_seed(0))
-    draws = measured_draws(_network(), Init(Lsuv()), batch.double(), 2, calibration=batch)
+    draws = measure_draws(_network(), Init(Lsuv()), batch.double(), 2, calibration=batch)
     rows = draws[(draws.quantity == "preact_m2")]
     # A second moment is no smaller than the variance; means are small beside it here.
     assert ((rows.value > 0.9) & (rows.value < 1.5)).all()

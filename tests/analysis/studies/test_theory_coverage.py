@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.comparison import Comparison
+from analysis.comparison import TheoryComparison
 from analysis.conditions import Setting
 from analysis.studies.theory_coverage import judge, main, markdown
 
@@ -24,7 +24,7 @@ DRAWS = 64
 
 def lognormal(
     config: dict[str, Any], init: str, seed: int, off: float = 1.0, spread: float = 1.0
-) -> Comparison:
+) -> TheoryComparison:
     """A setting whose draws obey theory, but for a factor from fc2 on and a factor of the spread.
 
     Layers of one draw go together, as they do in a network.
@@ -47,7 +47,7 @@ def lognormal(
             ]
     words = {"model": "mlp", "init": init}
     setting = Setting(config, f"mlp {init}", words, (f"{init}-{seed}",))
-    return Comparison(setting, pd.DataFrame(rows), pd.DataFrame(theory), None)
+    return TheoryComparison(setting, pd.DataFrame(rows), pd.DataFrame(theory), None)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_zero_overflowed_and_unpredicted_layers_are_counted_apart(config: dict[s
     dead.draws.loc[dead.draws.layer == 3, "value"] = 0.0
     hot.draws.loc[hot.draws.layer == 2, "value"] = np.inf
     unknown = lognormal(config, "lsuv", 3)
-    without = Comparison(unknown.setting, unknown.draws, pd.DataFrame(), "only data tells")
+    without = TheoryComparison(unknown.setting, unknown.draws, pd.DataFrame(), "only data tells")
     text = markdown(judge([lognormal(config, "he_normal", 0), dead, hot, without]))
     counts = {
         cells[1].strip().split(" ")[0]: cells[2].strip()

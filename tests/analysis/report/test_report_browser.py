@@ -16,7 +16,7 @@ from pypdf import PdfReader
 from told_sweep import CELLS, NAME, WORD
 
 from analysis import Results
-from analysis.report.index import write_index
+from analysis.report.page import write_index
 
 Open = Callable[..., Page]
 PHONE = {"width": 390, "height": 844}

@@ -1,4 +1,4 @@
-"""Training loss against step, smoothed, and the loss of guessing: what several figures show."""
+"""Queries that several figures share: brackets in a grid, curvature, smoothed losses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,59 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from jaxtyping import Bool, Float64
 from matplotlib.axes import Axes
 
 from analysis.load import Results
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
+from fanin.probes.table import WHOLE_NET
+
+
+def bracket(
+    values: Float64[np.ndarray, " value"], has: Bool[np.ndarray, " value"]
+) -> tuple[float, float]:
+    """The last value before the first that has it, and that one.
+
+    Parameters
+    ----------
+    values
+        Positive, from small to large.
+    has
+        Whether each has it.
+
+    Returns
+    -------
+    tuple
+        0 in place of the former where the very first has it, inf in place of the latter where none.
+
+    Examples
+    --------
+    >>> bracket(np.array([1.0, 2.0, 4.0]), np.array([False, True, False]))
+    (1.0, 2.0)
+    >>> bracket(np.array([1.0, 2.0]), np.array([True, True]))
+    (0.0, 1.0)
+    >>> bracket(np.array([1.0, 2.0]), np.array([False, False]))
+    (2.0, inf)
+    """
+    at = int(has.argmax()) if has.any() else len(values)
+    below = float(values[at - 1]) if at else 0.0
+    return below, float(values[at]) if at < len(values) else np.inf
+
+
+def initial_sharpness(layers: pd.DataFrame) -> pd.Series:
+    """By cell id (a string), the largest Hessian eigenvalue of the whole network at step 0.
+
+    Of each cell the first draw, which is the network that trains.
+    """
+    mine = layers[
+        (layers["quantity"] == "sharpness")
+        & (layers["layer"] == WHOLE_NET)
+        & (layers["step"] == 0)
+        & (layers["draw"] == 0)
+    ]
+    return pd.Series(mine["value"].to_numpy(), index=mine["cell_id"].astype(str))
 
 
 def smoothed(results: Results, columns: Sequence[str], steps: int) -> pd.DataFrame:

@@ -11,15 +11,11 @@ from matplotlib.figure import Figure
 
 from analysis import Results
 from analysis.figures.study import Headline, Study
-from analysis.report.cells import cell_columns
-from analysis.report.column import Column
-from analysis.report.failed import FULL, NAMED, grouped
-from analysis.report.inline_svg import inline_svg
-from analysis.report.launches import Launch, axes_of, read_launches
-from analysis.report.outcomes import by_axis
-from analysis.report.seeds_together import seeds_together
-from analysis.report.studied import studied
-from analysis.report.varying import folded
+from analysis.report.cells import Column, cell_columns, folded
+from analysis.report.export import seeds_together
+from analysis.report.figures import inline_svg, studied
+from analysis.report.outcomes import FULL, NAMED, by_axis, grouped
+from analysis.report.provenance import Launch, axes_of, read_launches
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.failures import Failure
 
@@ -179,7 +175,7 @@ def test_commands_are_told_as_one_types_them(ran: str, typed: str | None):
 def test_a_published_figure_is_told_with_its_numbers(monkeypatch: pytest.MonkeyPatch):
     line = Headline("q*", "0.61 (their map)", "0.62 in the last layer", True)
     study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (line,))
-    monkeypatch.setattr("analysis.report.studied.study_of", lambda results: lambda: study)
+    monkeypatch.setattr("analysis.report.figures.study_of", lambda results: lambda: study)
     results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 6)
     found = studied(results, "python -m analysis.figures poole")
     assert found is not None

@@ -1,7 +1,8 @@
-"""A bar on the terminal while settings are predicted."""
+"""Argument types and the progress bar that several commands share."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,3 +22,15 @@ def predicting() -> Iterator[OnPredicted]:
     ) as bar:
         task = bar.add_task("")
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def chance(text: str) -> float:
+    """A chance, neither sure nor impossible.
+
+    >>> chance("0.05")
+    0.05
+    """
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a chance between 0 and 1")
+    return number

@@ -1,10 +1,10 @@
-"""A wide network agrees with theory in what `analysis.check` makes of a real sweep.
-
-`wide` is a bias-free ReLU mlp of width 512 on real digits, sixteen draws of its weights.
-"""
+"""Real sweeps against theory: wide networks agree, and certified weights level the layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -52,3 +52,18 @@ def test_positive_weights_refute_the_product_formula_by_orders_of_magnitude(
     layer_2: dict[str, pd.Series],
 ) -> None:
     assert layer_2["uniform"]["measured/he"] > 1e3
+
+
+def test_certified_is_an_option_like_any_other(sweep: Callable[..., Results]) -> None:
+    """Against He's, on a padded network with poolings, whose moments He's formula misses."""
+    network = ("model=two_layer", "model.channels=16", "train.steps=2", "probe.draws=6")
+    results = sweep("certified", "init=certified,he_normal", *network)
+    assert (results.cells.outcome == "ok").all()
+    rows = results.layers[(results.layers.quantity == "preact_m2") & (results.layers.image == -1)]
+    rows = rows[rows.step == 0].merge(results.cells[["cell_id", "init._target_"]])
+    logs = rows.assign(value=np.log(rows.value)).groupby(["init._target_", "layer"], observed=True)
+    mean, error = logs.value.mean(), logs.value.std() / 6**0.5
+    certified = "fanin.theory.certified.Certified"
+    # It saw eight of the images that are probed, and sixteen channels leave a bias of order 1/16.
+    assert (mean[certified].abs() < 4 * error[certified] + 0.2).all()
+    assert mean["fanin.inits.HeNormal"].abs().max() > 2 * mean[certified].abs().max()
