@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from analysis.comparison import TheoryComparison
-from experiments.config.schema import build_cell
+from experiments.schema import build_cell
 from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, APART, DISAGREES, ROUNDING, UNDECIDED

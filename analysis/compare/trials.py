@@ -13,7 +13,7 @@ from analysis.compare.spec import ComparisonSpec, Metric
 from analysis.keys import GROUPS, SEEDS, place
 from analysis.load import Results
 from experiments.config.identity import flatten, scientific
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError, nearest
 
 DONE = ("ok", "diverged")

@@ -24,9 +24,9 @@ import torch
 from analysis.conditions import measured_settings
 from analysis.load import Results
 from analysis.predictions import Predicted, predict_settings
-from experiments.config.schema import common_keys
-from experiments.sweep.store.frozen import read_frozen
+from experiments.schema import common_keys
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 
 Change = Mapping[str, Any]

@@ -19,7 +19,6 @@ from analysis.figures import alexnet_outputs, normalized_networks
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE, RUNG_LINES
 from analysis.load import Results
-from experiments.config.schema import build_cell
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.errors import FaninError

@@ -20,8 +20,9 @@ from analysis.report.figures import studied
 from analysis.report.outcomes import Share, as_shares
 from analysis.report.provenance import read_launches
 from analysis.report.theory import LEFT_OUT, Checked, checked, predicted, unpredicted
-from experiments.sweep.store.frozen import read_frozen
-from experiments.sweep.store.paths import SweepFolder, write_whole
+from experiments.atomic_write import atomic_write
+from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.state import read_states
 from experiments.sweep.view.overview import find_sweep, is_sweep
 from experiments.sweep.view.status import Status
@@ -180,7 +181,7 @@ def write_index(results: Path) -> Path:
     page = results / INDEX
     told = {"rows": rows, "torn": torn, "foreign": foreign, "results": str(results)}
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    write_whole(page, template.render("index.html", made=made, **told).encode())
+    atomic_write(page, template.render("index.html", made=made, **told).encode())
     return page
 
 

@@ -13,7 +13,7 @@ import pytest
 from analysis import Results
 from analysis.comparison import TheoryComparison, compare
 from analysis.conditions import draws_of, settings_of
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from analysis import Results, load, predictions
 from analysis.comparison import compare
 from analysis.conditions import Setting, settings_of
 from analysis.predictions import predict_cell, predict_settings, theory_fingerprint
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.theory.walk import UnpredictableLayer
 
 Counted = Callable[[], int]

@@ -14,7 +14,6 @@ from torch.nn.functional import unfold
 
 from analysis.load import Results
 from experiments.clip import BiasGradient
-from experiments.config.schema import Cell, build_cell
 from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
 from experiments.sweep.store.plan_file import read_frozen

@@ -14,8 +14,8 @@ from analysis.figures.study import Headline
 from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.cell import prepared
-from experiments.config.schema import build_cell
-from experiments.sweep.store.frozen import read_frozen
+from experiments.schema import build_cell
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.batches import Batches
 
 NAMES = {"he_normal": "He", "xavier_normal": "Xavier", "pytorch_default": "torch's default"}

@@ -23,12 +23,12 @@ from analysis.figures.style import PALETTE
 from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.cell import prepared, probe_images
-from experiments.config.schema import build_cell
-from experiments.sweep.store.frozen import read_frozen
+from experiments.schema import build_cell
+from experiments.sweep.store.plan_file import read_frozen
 from fanin.inits.weight_shape import WeightShape
 from fanin.theory.certificate.assemble import finest
 from fanin.theory.certificate.derived import share_between
-from fanin.theory.layer_moments import declared_moments
+from fanin.theory.moments import declared_moments
 from fanin.theory.overflow import first_overflow, overflow_chance, overflow_chances
 from fanin.theory.walk import walk
 

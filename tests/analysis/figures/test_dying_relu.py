@@ -16,7 +16,7 @@ from analysis.figures.dying_relu import study
 from analysis.figures.dying_relu.headlines import _window, onsets, reported
 from analysis.figures.dying_relu.runs import CROSS, Layer, OneFilter, Runs, _described, patches_of
 from experiments.clip import BiasGradient
-from experiments.sweep.store.frozen import read_frozen
+from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.batches import Batches
 from fanin.errors import FaninError
 
