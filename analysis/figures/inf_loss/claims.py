@@ -16,7 +16,7 @@ from analysis.predictions import predict_cell
 from experiments.cell import prepared
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
-from experiments.training.batches import Batches
+from experiments.training.loader import BatchOrder
 
 NAMES = {"he_normal": "He", "xavier_normal": "Xavier", "pytorch_default": "torch's default"}
 PARTNERS = {"relu": ("he_normal", "xavier_normal"), "tanh": ("xavier_normal", "he_normal")}
@@ -208,7 +208,7 @@ def first_spoilt_step(config: Mapping[str, Any]) -> int | None:
     data, scaling = prepared(cell, torch.device("cpu"))
     spoilt = ~scaling.apply(data.train.x).isfinite().flatten(1).all(1)
     size = cell.train.batch_of(len(data.train))
-    batches = Batches(len(data.train), size, cell.seed_data)
+    batches = BatchOrder(len(data.train), size, cell.seed_data)
     steps = range(cell.train.total_steps(len(data.train)))
     return next((step for step in steps if bool(spoilt[batches.at(step)].any())), None)
 

@@ -17,7 +17,7 @@ from analysis.figures.dying_relu.headlines import _window, onsets, reported
 from analysis.figures.dying_relu.runs import CROSS, Layer, OneFilter, Runs, _described, patches_of
 from experiments.clip import BiasGradient
 from experiments.sweep.store.plan_file import read_frozen
-from experiments.training.batches import Batches
+from experiments.training.loader import BatchOrder
 from fanin.errors import FaninError
 
 # The first grid alone is told from the others by what it keeps.
