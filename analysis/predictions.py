@@ -29,11 +29,11 @@ from analysis.conditions import Setting
 from experiments.atomic_write import writing
 from experiments.cell import prepared, probe_images
 from experiments.config.identity import flatten
+from experiments.config.instantiate import TARGET
 from experiments.schema import Cell, build_cell
 from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
-from fanin.instantiate import TARGET
 from fanin.theory.moments import declared_moments
 from fanin.theory.rungs import RUNGS, predict_rungs
 from fanin.theory.walk import UnpredictableLayer

@@ -10,8 +10,8 @@ import pandas as pd
 from analysis.comparison import TheoryComparison, table
 from analysis.load import Results
 from analysis.verdicts import by_setting
+from experiments.config.instantiate import TARGET
 from experiments.schema import build_cell
-from fanin.instantiate import TARGET
 from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
 from fanin.theory.rungs import RUNGS
 

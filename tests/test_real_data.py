@@ -6,7 +6,7 @@ import pytest
 
 from analysis import load
 from analysis.comparison import compare
-from experiments.config.loader import config_loader
+from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 
 pytestmark = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.config.wrapper import build_wrapped
+from experiments.config.instantiate import instantiate_wrapped
 from experiments.data import Data
 from fanin.errors import FaninError, nearest
 
@@ -43,7 +43,7 @@ class Metric:
         """What guessing scores in a cell: its classes' share, NaN for a loss or without classes."""
         if not self.bounded:
             return float("nan")
-        data: Data = build_wrapped(Data, config["data"], "data")
+        data: Data = instantiate_wrapped(Data, config["data"], "data")
         classes = data.n_classes
         return 1.0 / classes if classes else float("nan")
 

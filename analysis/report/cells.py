@@ -12,8 +12,8 @@ import pandas as pd
 
 from analysis.keys import place
 from experiments.config.identity import flatten, scientific
+from experiments.config.instantiate import TARGET
 from experiments.sweep.store.plan_file import Line
-from fanin.instantiate import TARGET
 
 METRICS = {"test_accuracy": 4, "test_loss": 4, "train_loss": 4, "seconds": 3}  # decimals shown
 ENDED = ("outcome_step", "outcome_tensor", "outcome_reason")
