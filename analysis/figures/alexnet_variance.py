@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from fanin.theory.explanation import STEPS, Explanation, explain
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,7 +22,7 @@ from analysis.load import Results
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.errors import FaninError
-from fanin.theory.explain import FORWARD
+from fanin.theory.explain import FORWARD, STEPS, Explanation, explain
 from fanin.theory.moments import declared_moments
 
 CLAIM = (

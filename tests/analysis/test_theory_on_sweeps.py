@@ -63,7 +63,7 @@ def test_certified_is_an_option_like_any_other(sweep: Callable[..., Results]) ->
     rows = rows[rows.step == 0].merge(results.cells[["cell_id", "init._target_"]])
     logs = rows.assign(value=np.log(rows.value)).groupby(["init._target_", "layer"], observed=True)
     mean, error = logs.value.mean(), logs.value.std() / 6**0.5
-    certified = "fanin.theory.certified.Certified"
+    certified = "fanin.theory.prescribe.Certified"
     # It saw eight of the images that are probed, and sixteen channels leave a bias of order 1/16.
     assert (mean[certified].abs() < 4 * error[certified] + 0.2).all()
     assert mean["fanin.inits.HeNormal"].abs().max() > 2 * mean[certified].abs().max()

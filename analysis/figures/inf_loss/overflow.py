@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from fanin.theory.certificate.derived import share_between
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -27,7 +26,7 @@ from experiments.cell import prepared, probe_images
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.certificate.assemble import finest
+from fanin.theory.certificate.assemble import finest, share_between
 from fanin.theory.moments import declared_moments
 from fanin.theory.overflow import first_overflow, overflow_chance, overflow_chances
 from fanin.theory.walk import walk
