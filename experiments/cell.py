@@ -23,9 +23,8 @@ from experiments.training.evaluate import evaluate
 from experiments.training.loop import OnProgress, TrainResult, train
 from experiments.training.step import Params, StepConfig
 from fanin.inits import initialize
-from fanin.probes.measure import Losses, Measured, measure
+from fanin.probes.measure import Losses, Measured, measure, stack
 from fanin.probes.moments import random_cotangent
-from fanin.probes.table import stack
 from fanin.seeds import generator
 
 Measurement = tuple[Measured, dict[str, Any]]  # its rows, and their constant columns

@@ -15,7 +15,7 @@ from analysis.load import Results
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
-from fanin.probes.table import WHOLE_NET
+from fanin.probes.measure import WHOLE_NET
 
 
 def bracket(

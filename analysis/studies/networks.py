@@ -24,7 +24,7 @@ from fanin.inits import (
     Uniform,
 )
 from fanin.models import AlexNet, Mlp, Plain
-from fanin.models.sequence import ImageShape
+from fanin.models.base import ImageShape
 from fanin.theory.moments import LayerMoments, declared_moments
 
 Network = Callable[[ImageShape], nn.Sequential]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from experiments.data.shapes import Shapes
 from fanin.inits import HeNormal, Init, LecunNormal, Uniform, initialize
 from fanin.models.alexnet import AlexNet
-from fanin.models.plain import Plain
+from fanin.models.simple import Plain
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
 from fanin.seeds import generator

@@ -31,7 +31,7 @@ from experiments.training.step import (
     initial_state,
     make_step,
 )
-from fanin.models.dropout import dropout_masks
+from fanin.models.layers import dropout_masks
 
 
 @dataclass(frozen=True)

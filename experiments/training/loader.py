@@ -14,7 +14,7 @@ from experiments.scaling import FittedScaling
 from experiments.schema import Cell
 from experiments.training.cpu_performance import memory_format
 from experiments.training.step import Params
-from fanin.models.dropout import dropout_masks
+from fanin.models.layers import dropout_masks
 from fanin.seeds import generator
 
 Indices = Int[Tensor, "image"]

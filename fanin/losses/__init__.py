@@ -1,6 +1,6 @@
 """Heads and losses: which go together, in which form, and what they compute (docs/losses.md)."""
 
 from fanin.losses.objective import Objective, make_objective
-from fanin.losses.options import Head, Loss
+from fanin.losses.table import Head, Loss
 
 __all__ = ["Head", "Loss", "Objective", "make_objective"]

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fanin.losses.options import Head, Loss
-from fanin.losses.table import Row, look_up
+from fanin.losses.table import Head, Loss, Row, look_up
 
 
 @dataclass(frozen=True)

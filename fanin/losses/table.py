@@ -1,16 +1,129 @@
-"""The table: which head goes with which loss, in which form. What is not in it is refused."""
+"""The table of losses: which head goes with which loss, in which form. All else is refused.
+
+No formula looks at a value to decide what to do, so `torch.func.grad` and `vmap` go through them,
+and each works in the logits' own dtype.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from fanin.errors import ConfigError
-from fanin.losses import forms
-from fanin.losses.options import Form, Head, HeadName, Loss, LossName
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from fanin.errors import ConfigError
+
+HeadName = Literal["none", "sigmoid", "softmax", "tanh"]
+LossName = Literal["cross_entropy", "mse", "bce"]
+Form = Literal["stable", "naive", "twice"]
 Coding = Literal["label", "one_hot", "plus_minus_one"]
+
+PerExample = Callable[[Tensor, Tensor], Tensor]
+"""(logits [batch, output], coded targets) to losses [batch]."""
+
+
+def identity(logits: Float[Tensor, "batch output"]) -> Tensor:
+    """Leave the logits as they are."""
+    return logits
+
+
+def softmax(logits: Float[Tensor, "batch output"]) -> Tensor:
+    """Probabilities that sum to 1 over the outputs."""
+    return torch.softmax(logits, dim=-1)
+
+
+HEADS: dict[HeadName, Callable[[Tensor], Tensor]] = {
+    "none": identity,
+    "sigmoid": torch.sigmoid,
+    "softmax": softmax,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The activation after the last layer, which makes a network's output out of its logits."""
+
+    name: HeadName
+
+    def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
+        """Return the output.
+
+        Examples
+        --------
+        >>> Head("softmax")(torch.tensor([[0.0, 0.0]]))
+        tensor([[0.5000, 0.5000]])
+        """
+        return HEADS[self.name](logits)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What training minimizes.
+
+    Parameters
+    ----------
+    name
+        Which loss.
+    form
+        How it is computed: `stable`, as a library does; `naive`, the formula of the textbook
+        taken literally; `twice`, softmax in the network and once more in the loss.
+    """
+
+    name: LossName
+    form: Form = "stable"
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """log sum exp(z) - z[label]: finite as long as the logits are."""
+    return torch.logsumexp(logits, dim=-1) - _at_label(logits, label)
+
+
+def naive_cross_entropy(
+    logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """-log(softmax(z)[label]): inf once the softmax has underflowed to 0."""
+    return -_at_label(softmax(logits), label).log()
+
+
+def cross_entropy_twice(
+    logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """The cross entropy of probabilities taken for logits: a softmax of a softmax."""
+    return cross_entropy(softmax(logits), label)
+
+
+def binary_cross_entropy(
+    logits: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"]
+) -> Float[Tensor, " batch"]:
+    """softplus(z) - t z, without overflow; the mean over outputs."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
+
+
+def naive_binary_cross_entropy(
+    logits: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"]
+) -> Float[Tensor, " batch"]:
+    """-(t log p + (1 - t) log(1 - p)), p = sigmoid(z): NaN from 0 * log 0 once p is 0 or 1."""
+    p = torch.sigmoid(logits)
+    return -(target * p.log() + (1 - target) * (1 - p).log()).mean(-1)
+
+
+def squared_error(
+    logits: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"], head: HeadName
+) -> Float[Tensor, " batch"]:
+    """(head(z) - t)^2, the mean over outputs."""
+    return (HEADS[head](logits) - target).square().mean(-1)
+
+
+def _at_label(scores: Tensor, label: Tensor) -> Tensor:
+    return scores.gather(-1, label.unsqueeze(-1)).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -29,17 +142,17 @@ class Row:
         Whether it has a meaning for real-valued targets.
     """
 
-    per_example: forms.PerExample
+    per_example: PerExample
     coding: Coding
     formula: str
     regression: bool = False
 
 
-_LOG_SUM_EXP = Row(forms.cross_entropy, "label", "log sum exp(z) - z[y]")
-_LOG_SOFTMAX = Row(forms.naive_cross_entropy, "label", "-log(softmax(z)[y])")
-_WITH_LOGITS = Row(forms.binary_cross_entropy, "one_hot", "mean(softplus(z) - t z)")
+_LOG_SUM_EXP = Row(cross_entropy, "label", "log sum exp(z) - z[y]")
+_LOG_SOFTMAX = Row(naive_cross_entropy, "label", "-log(softmax(z)[y])")
+_WITH_LOGITS = Row(binary_cross_entropy, "one_hot", "mean(softplus(z) - t z)")
 _LOG_SIGMOID = Row(
-    forms.naive_binary_cross_entropy,
+    naive_binary_cross_entropy,
     "one_hot",
     "-mean(t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))",
 )
@@ -50,23 +163,23 @@ TABLE: dict[tuple[LossName, HeadName, Form], Row] = {
     ("cross_entropy", "softmax", "stable"): _LOG_SUM_EXP,
     ("cross_entropy", "softmax", "naive"): _LOG_SOFTMAX,
     ("cross_entropy", "softmax", "twice"): Row(
-        forms.cross_entropy_twice, "label", "log sum exp(p) - p[y], p = softmax(z)"
+        cross_entropy_twice, "label", "log sum exp(p) - p[y], p = softmax(z)"
     ),
     ("bce", "none", "stable"): _WITH_LOGITS,
     ("bce", "none", "naive"): _LOG_SIGMOID,
     ("bce", "sigmoid", "stable"): _WITH_LOGITS,
     ("bce", "sigmoid", "naive"): _LOG_SIGMOID,
     ("mse", "none", "stable"): Row(
-        partial(forms.squared_error, head="none"), "one_hot", "mean((z - t)^2)", regression=True
+        partial(squared_error, head="none"), "one_hot", "mean((z - t)^2)", regression=True
     ),
     ("mse", "sigmoid", "stable"): Row(
-        partial(forms.squared_error, head="sigmoid"), "one_hot", "mean((sigmoid(z) - t)^2)"
+        partial(squared_error, head="sigmoid"), "one_hot", "mean((sigmoid(z) - t)^2)"
     ),
     ("mse", "softmax", "stable"): Row(
-        partial(forms.squared_error, head="softmax"), "one_hot", "mean((softmax(z) - t)^2)"
+        partial(squared_error, head="softmax"), "one_hot", "mean((softmax(z) - t)^2)"
     ),
     ("mse", "tanh", "stable"): Row(
-        partial(forms.squared_error, head="tanh"),
+        partial(squared_error, head="tanh"),
         "plus_minus_one",
         "mean((tanh(z) - t)^2)",
         regression=True,

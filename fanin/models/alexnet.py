@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from fanin.models.norms import Norm
-from fanin.models.sequence import Activation, ImageShape, PaddingMode, Stack
+from fanin.models.base import Activation, ImageShape, PaddingMode, Stack
+from fanin.models.layers import Norm
 
 CHANNELS_2012 = (96, 256, 384, 384, 256)
 

@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from fanin.models.norms import Norm
-from fanin.models.sequence import Activation, ImageShape, PaddingMode, Stack
+from fanin.models.base import Activation, ImageShape, PaddingMode, Stack
+from fanin.models.layers import Norm
 
 # Channels over those of the first convolution, block by block (32, 48, 80, 128 there).
 BLOCKS = ((32, 32, 32, 48, 48), (80,) * 6, (128,) * 6)

@@ -1,19 +1,26 @@
-"""One network, one batch: every quantity of the `layers` table."""
+"""One network, one batch: every quantity of the `layers`, `histograms` and `tensors` tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.probes import histograms, moments, tensors
+from fanin.probes import moments
 from fanin.probes.sharpness import sharpness
-from fanin.probes.table import WHOLE_NET, LayerTable
 from fanin.probes.trace import LayerTrace, trace
+
+WHOLE_SET = -1  # the `image` of a mean over the probe set
+WHOLE_NET = -1  # the `layer` of a number that belongs to no one layer
+
+Kept = Literal["weight", "bias", "input", "preact", "act", "input_grad"]
+LAYER_COLUMNS = ("image", "layer", "layer_name", "quantity", "value")
+HISTOGRAM_COLUMNS = ("layer", "layer_name", "quantity", "left", "right", "count")
+TENSOR_COLUMNS = ("image", "layer", "layer_name", "quantity", "shape", "index", "value")
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,29 @@ class Measured:
 
     layers: dict[str, list[Any]]
     histograms: dict[str, list[Any]]
-    tensors: dict[str, list[Any]] = field(default_factory=tensors.no_rows)
+    tensors: dict[str, list[Any]] = field(default_factory=lambda: empty(TENSOR_COLUMNS))
+
+
+@dataclass
+class LayerTable:
+    """Measured numbers of one probe: columns of equal length, for the chosen single images."""
+
+    images: tuple[int, ...]
+    columns: dict[str, list[Any]] = field(default_factory=lambda: empty(LAYER_COLUMNS))
+
+    def add(self, layer: int, name: str, quantity: str, value: float, image: int) -> None:
+        append(self.columns, (image, layer, name, quantity, value))
+
+    def add_per_image(self, layer: int, name: str, quantity: str, values: Tensor) -> None:
+        """Add the chosen images' numbers, and the mean over the whole probe set."""
+        listed = values.tolist()
+        for image in self.images:
+            self.add(layer, name, quantity, listed[image], image)
+        self.add(layer, name, quantity, float(values.mean()), WHOLE_SET)
+
+    def add_for_set(self, layer: int, name: str, quantity: str, value: float) -> None:
+        """Add a number that only the whole probe set has."""
+        self.add(layer, name, quantity, value, WHOLE_SET)
 
 
 @torch.enable_grad()
@@ -46,7 +75,7 @@ def measure(
     bins: int = 0,
     with_sharpness: bool = False,
     with_layer_sharpness: bool = False,
-    kept: tuple[tensors.Kept, ...] = (),
+    kept: tuple[Kept, ...] = (),
 ) -> Measured:
     """Measure a network's layers, forward and backward, on a probe set.
 
@@ -77,11 +106,11 @@ def measure(
     """
     layers, logits = trace(model, images)
     table = LayerTable(singles)
-    bars: dict[str, list[Any]] = {name: [] for name in histograms.COLUMNS}
+    bars = empty(HISTOGRAM_COLUMNS)
 
     def add_bars(number: int, name: str, quantity: str, values: Tensor) -> None:
-        if bins:
-            histograms.add_histogram(bars, number, name, quantity, values, bins)
+        for left, right, count in histogram(values, bins) if bins else ():
+            append(bars, (number, name, quantity, left, right, count))
 
     for number, layer in enumerate(layers, start=1):
         _add_forward(table, number, layer)
@@ -110,7 +139,53 @@ def measure(
             value = sharpness(model, losses.mean, images, targets, of=weight)
             table.add_for_set(number, layer.name, "sharpness", value)
     loss = outputs["grad"][0] if "grad" in outputs else None
-    return Measured(table.columns, bars, tensors.tensors(layers, loss, singles, kept))
+    return Measured(table.columns, bars, _tensors(layers, loss, singles, kept))
+
+
+def histogram(values: Tensor, bins: int) -> list[tuple[float, float, int]]:
+    """Equal bins between the finite extremes: (left, right, count).
+
+    Values that are not finite have bins of their own, with left = right = inf, -inf or NaN, so the
+    counts always add up to the number of values.
+    """
+    flat = values.detach().double().flatten().cpu()
+    finite = flat[flat.isfinite()]
+    rows = []
+    if len(finite):
+        low, high = float(finite.min()), float(finite.max())
+        if low == high:
+            rows = [(low, high, len(finite))]
+        else:
+            # Not torch.histogram: it loses values where high - low overflows.
+            share = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+            edges = low * (1 - share) + high * share
+            places = torch.bucketize(finite, edges[1:-1], right=True)
+            counts = torch.bincount(places, minlength=bins).tolist()
+            rows = list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts, strict=True))
+    for odd, found in (
+        (float("inf"), flat == float("inf")),
+        (float("-inf"), flat == float("-inf")),
+        (float("nan"), flat.isnan()),
+    ):
+        if found.any():
+            rows.append((odd, odd, int(found.sum())))
+    return rows
+
+
+def stack(tables: Iterable[tuple[dict[str, list[Any]], dict[str, Any]]]) -> dict[str, list[Any]]:
+    """Join columns, each table with constant columns of its own (draw, step).
+
+    >>> stack([({"value": [1.0, 2.0]}, {"draw": 0}), ({"value": [3.0]}, {"draw": 1})])
+    {'draw': [0, 0, 1], 'value': [1.0, 2.0, 3.0]}
+    """
+    joined: dict[str, list[Any]] = {}
+    for columns, constants in tables:
+        length = len(next(iter(columns.values())))
+        for name, value in constants.items():
+            joined.setdefault(name, []).extend([value] * length)
+        for name, values in columns.items():
+            joined.setdefault(name, []).extend(values)
+    return joined
 
 
 def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
@@ -148,3 +223,59 @@ def _backward(
     made = [layer.preactivation for layer in layers]
     found = torch.autograd.grad(output, made, direction, retain_graph=True, allow_unused=True)
     return tuple(torch.zeros_like(m) if g is None else g for m, g in zip(made, found, strict=True))
+
+
+def _tensors(
+    layers: Sequence[LayerTrace],
+    loss: Tensor | None,
+    images: Sequence[int],
+    kept: Sequence[Kept],
+) -> dict[str, list[Any]]:
+    """Columns of the `tensors` table: a row is one number.
+
+    `loss` is the sum of each image's own, for `input_grad`: its derivative with respect to what a
+    layer takes (None: no such rows). `shape` is that of one image's tensor or of the weight, as
+    `1x32x32`; `index` counts its numbers in row-major order.
+    """
+    columns = empty(TENSOR_COLUMNS)
+    for number, layer in enumerate(layers, start=1):
+        for quantity, image, tensor in _tensors_of(layer, loss, images, kept):
+            shape = "x".join(map(str, tensor.shape))
+            values = tensor.detach().double().flatten().tolist()
+            for index, value in enumerate(values):
+                append(columns, (image, number, layer.name, quantity, shape, index, value))
+    return columns
+
+
+def _tensors_of(
+    layer: LayerTrace, loss: Tensor | None, images: Sequence[int], kept: Sequence[Kept]
+) -> Iterator[tuple[Kept, int, Tensor]]:
+    """A layer's chosen tensors: quantity, image, values."""
+    if "weight" in kept:
+        yield "weight", WHOLE_SET, layer.module.weight
+    if "bias" in kept and layer.module.bias is not None:
+        yield "bias", WHOLE_SET, layer.module.bias
+    batches: dict[Kept, Tensor | None] = {
+        "input": layer.input,
+        "preact": layer.preactivation,
+        "act": layer.activation,
+    }
+    if "input_grad" in kept and loss is not None:
+        (batches["input_grad"],) = torch.autograd.grad(
+            loss, [layer.input], retain_graph=True, materialize_grads=True
+        )
+    for quantity, batch in batches.items():
+        if quantity in kept and batch is not None:
+            for image in images:
+                yield quantity, image, batch[image]
+
+
+def empty(columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns without rows."""
+    return {name: [] for name in columns}
+
+
+def append(columns: dict[str, list[Any]], row: Sequence[Any]) -> None:
+    """Append one row, its entries in the order of the columns."""
+    for column, entry in zip(columns.values(), row, strict=True):
+        column.append(entry)

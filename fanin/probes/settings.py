@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
-from fanin.probes.tensors import Kept
+from fanin.probes.measure import Kept
 
 MOST = 10_000  # a probe set is held in memory, with all that a network makes of it
 

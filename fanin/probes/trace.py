@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, dropout, instancenorm, normalization, pooling
 
 from fanin.activations import pieces_of
-from fanin.models.dropout import SeededDropout
-from fanin.models.lrn import LocalResponseNorm
-from fanin.models.norms import MeanOnly
+from fanin.models.layers import LocalResponseNorm, MeanOnly, SeededDropout
 
 Layer = nn.Linear | conv._ConvNd  # what has weights: transposed convolutions too
 

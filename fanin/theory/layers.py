@@ -17,9 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, dropout, instancenorm, pooling
 
-from fanin.models.dropout import SeededDropout
-from fanin.models.lrn import LocalResponseNorm
-from fanin.models.norms import MeanOnly
+from fanin.models.layers import LocalResponseNorm, MeanOnly, SeededDropout
 from fanin.theory.elementwise import derivative, elementwise
 from fanin.theory.layer_kind import (
     DenseStep,

@@ -14,7 +14,7 @@ from experiments.schema import coerce_group
 from fanin.activations import Erf, Maxout, pieces_of
 from fanin.errors import ConfigError
 from fanin.models import AlexNet, Mlp, Plain, TwoLayer
-from fanin.models.norms import Norm
+from fanin.models.layers import Norm
 
 CONF = Path(__file__).parents[2] / "conf" / "activation"
 OPTIONS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(CONF.glob("*.yaml"))}

@@ -10,8 +10,7 @@ from numpy.polynomial.hermite_e import hermegauss
 
 from fanin.errors import ConfigError, nearest
 from fanin.losses import Head, Loss, Objective, make_objective
-from fanin.losses.options import HeadName, LossName
-from fanin.losses.table import TABLE
+from fanin.losses.table import TABLE, HeadName, LossName
 from fanin.theory.cache import memoized
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
 from fanin.theory.logits import InitialLoss, initial_loss

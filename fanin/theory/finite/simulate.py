@@ -22,7 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fanin.inits import DeltaOrthogonal, Moments, Orthogonal, weight_layers
 from fanin.inits.weight_shape import WeightLayer, WeightShape
-from fanin.models.dropout import SeededDropout
+from fanin.models.layers import SeededDropout
 from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
 from fanin.seeds import generator

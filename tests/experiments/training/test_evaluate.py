@@ -9,7 +9,7 @@ from experiments.data import Split
 from experiments.scaling import Raw, Scaling
 from experiments.training import evaluate as room
 from fanin.losses import make_objective
-from fanin.losses.options import Head, Loss
+from fanin.losses.table import Head, Loss
 from fanin.models import Mlp
 
 N = 25

@@ -21,7 +21,7 @@ from experiments.training.step import (
     make_step,
 )
 from fanin.losses import make_objective
-from fanin.losses.options import Head, Loss
+from fanin.losses.table import Head, Loss
 from fanin.models import TwoLayer
 
 STEPS = 20

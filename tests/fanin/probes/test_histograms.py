@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from fanin.probes.histograms import histogram
-from fanin.probes.measure import measure
+from fanin.probes.measure import histogram, measure
 
 NUMBERS = st.lists(st.floats(allow_subnormal=False), min_size=1, max_size=50)
 

@@ -16,7 +16,7 @@ from theory_networks import declared, image, mlp, reference_input
 from torch import Tensor, nn
 
 from fanin.inits import Moments, WeightShape
-from fanin.models.norms import MeanOnly
+from fanin.models.layers import MeanOnly
 from fanin.theory import LayerMoments, UnpredictableLayer
 from fanin.theory.finite.dense import dense_chain
 from fanin.theory.finite.simulate import Samples, conv_chain

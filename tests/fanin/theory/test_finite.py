@@ -13,7 +13,7 @@ from theory_networks import declared
 from torch import Tensor, nn
 
 from fanin.inits import Moments
-from fanin.models.norms import MeanOnly
+from fanin.models.layers import MeanOnly
 from fanin.theory.field import predict_field
 from fanin.theory.finite import predict_finite
 from fanin.theory.finite.predict import first_order_holds

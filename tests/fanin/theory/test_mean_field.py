@@ -26,9 +26,7 @@ from theory_networks import (
 from torch import nn
 
 from fanin.inits.weight_shape import Moments
-from fanin.models.dropout import SeededDropout
-from fanin.models.lrn import LocalResponseNorm
-from fanin.models.norms import MeanOnly
+from fanin.models.layers import LocalResponseNorm, MeanOnly, SeededDropout
 from fanin.theory import UnpredictableLayer, predict_he, predict_mean_field
 from fanin.theory.layers import NamedLayer
 from fanin.theory.mean_field import unit_moments

@@ -11,7 +11,7 @@ from theory_networks import declared
 from torch import nn
 
 from fanin.inits import DeltaOrthogonal, Moments, WeightShape, weight_layers
-from fanin.models.dropout import SeededDropout
+from fanin.models.layers import SeededDropout
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
 from fanin.theory.finite import simulate as chains

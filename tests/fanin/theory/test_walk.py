@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fanin.inits.weight_shape import Moments
-from fanin.models.dropout import SeededDropout
+from fanin.models.layers import SeededDropout
 from fanin.theory import LayerMoments, UnpredictableLayer
 from fanin.theory.moments import scalar_moments
 from fanin.theory.walk import walk

@@ -7,8 +7,7 @@ import torch
 from field_networks import BACKWARD, FORWARD, Weights, image, rejected, z_scores
 from torch import nn
 
-from fanin.models.lrn import LocalResponseNorm
-from fanin.models.norms import MeanOnly
+from fanin.models.layers import LocalResponseNorm, MeanOnly
 
 C = 96
 

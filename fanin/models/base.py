@@ -14,10 +14,7 @@ from torch import nn
 
 from fanin.activations import pieces_of
 from fanin.errors import ConfigError
-from fanin.models.dropout import SeededDropout
-from fanin.models.flatten import Flatten
-from fanin.models.lrn import LocalResponseNorm
-from fanin.models.norms import Norm, norm_layer
+from fanin.models.layers import Flatten, LocalResponseNorm, Norm, SeededDropout, norm_layer
 
 Activation = Callable[[], nn.Module]
 """Makes a new activation module: a torch class such as `torch.nn.ReLU`."""
