@@ -11,11 +11,10 @@ from warnings import warn
 import pandas as pd
 import pyarrow as pa
 
-from experiments.sweep.store.concatenate import concatenate
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.scan import Fault
-from experiments.sweep.store.tables import latest, of_cells, read_tables
+from experiments.sweep.store.tables import concatenate, latest, of_cells, read_tables
 from fanin.errors import FaninError, FaninWarning, nearest
 
 

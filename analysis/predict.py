@@ -41,14 +41,14 @@ def predict_one(config: DictConfig) -> None:
     """Predict the cell that Hydra composed."""
     from experiments.sweep.expand import expand
     from experiments.sweep.overrides import parse_arguments
-    from experiments.sweep.request import understand
+    from experiments.sweep.request import parse_request
 
     about = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
     try:
         arguments = parse_arguments(loader, list(about.overrides.task))
         space = space_of(loader, about.job.config_name or CONFIG_NAME, tuple(about.overrides.hydra))
-        request = understand(space, [a for a in arguments if a.key not in OWN])
+        request = parse_request(space, [a for a in arguments if a.key not in OWN])
         (cell,) = expand(space, request.grids)
         if config.format not in FORMATS:
             raise ConfigError(f"format={config.format}: expected one of {', '.join(FORMATS)}")

@@ -10,12 +10,13 @@ from experiments.config.catalog import config_loader
 from experiments.config.identity import flatten
 from experiments.result import CellResult
 from experiments.sweep.cli import space_of
-from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.request import understand
+from experiments.sweep.request import parse_request
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import freeze
+from experiments.sweep.types import PlannedCell
 
 AXES = (
     "init=he_normal,he_uniform,xavier_normal,xavier_uniform,lecun_normal,lecun_uniform,"
@@ -32,7 +33,7 @@ def plan(seeds: int) -> list[PlannedCell]:
     """As many cells as 400 times the seeds."""
     loader = config_loader()
     asked = [*AXES, f"seed=range({seeds})", "train.steps=1", "probe=none"]
-    request = understand(space := space_of(loader, "config", ()), parse_arguments(loader, asked))
+    request = parse_request(space := space_of(loader, "config", ()), parse_arguments(loader, asked))
     return expand(space, request.grids)
 
 

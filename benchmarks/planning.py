@@ -17,7 +17,7 @@ from experiments.config.catalog import config_loader
 from experiments.sweep.cli import check_command, space_of
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.request import understand
+from experiments.sweep.request import parse_request
 
 Say = Callable[[str], None]
 GRIDS = {
@@ -68,7 +68,7 @@ def plan(words: Sequence[str]) -> int:
     loader = config_loader()
     checked = check_command(loader, "config", words, multirun=True)
     space = space_of(loader, "config", ())
-    request = understand(space, parse_arguments(loader, checked))
+    request = parse_request(space, parse_arguments(loader, checked))
     return len({cell.id for cell in expand(space, request.grids)})
 
 

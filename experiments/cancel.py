@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.sweep.slurm.submission import open_submissions
-from experiments.sweep.store.lock import sole_launcher
+from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.launcher import Launcher, find_launcher
 from experiments.sweep.view.overview import find_sweep
@@ -75,7 +75,7 @@ def _withdraw(folder: SweepFolder) -> None:
     print(f"{folder.root.name}: its jobs are told to stop; they put away what they have ...")
     from experiments.sweep.slurm.withdraw import withdraw  # loads torch
 
-    with sole_launcher(folder) as hold:
+    with acquire_sweep_lock(folder) as hold:
         count = withdraw(folder, hold.beat)
     print(f"{several(count, 'job')} cancelled." if count else "They had ended.")
 

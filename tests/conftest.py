@@ -11,7 +11,7 @@ import pytest
 from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.request import understand
+from experiments.sweep.request import parse_request
 
 CellConfig = Callable[..., dict[str, Any]]
 
@@ -27,7 +27,7 @@ def cell_config() -> CellConfig:
     space = ConfigCatalog(loader, "config")
 
     def config_of(*overrides: str) -> dict[str, Any]:
-        request = understand(space, parse_arguments(loader, list(overrides)))
+        request = parse_request(space, parse_arguments(loader, list(overrides)))
         (cell,) = expand(space, request.grids)
         return cell.config
 

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.keys import place
 from experiments.config.identity import flatten, scientific
 from experiments.config.instantiate import TARGET
-from experiments.sweep.store.plan_file import Line
+from experiments.sweep.store.plan_file import PlanRecord
 
 METRICS = {"test_accuracy": 4, "test_loss": 4, "train_loss": 4, "seconds": 3}  # decimals shown
 ENDED = ("outcome_step", "outcome_tensor", "outcome_reason")
@@ -81,7 +81,7 @@ def kind_of(values: Sequence[Any]) -> str:
 
 
 def cell_columns(
-    frozen: Mapping[str, Line],
+    frozen: Mapping[str, PlanRecord],
     cells: pd.DataFrame,
     ended: Mapping[str, str] = {},
     running: Collection[str] = (),
@@ -142,7 +142,7 @@ def _there(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else plain(value)
 
 
-def varying(frozen: Mapping[str, Line], ids: Sequence[str]) -> list[Column]:
+def varying(frozen: Mapping[str, PlanRecord], ids: Sequence[str]) -> list[Column]:
     """Options and keys that somebody asked for and that not all cells have alike."""
     flat = {cell: _known(line) for cell, line in frozen.items()}
     keys = {key for line in frozen.values() for key in line["asked"]}
@@ -182,7 +182,7 @@ def _decided(option: Column, column: Column) -> bool:
     return len(pairs) == len(set(map(word, option.values)))
 
 
-def shared(frozen: Mapping[str, Line]) -> dict[str, str]:
+def shared(frozen: Mapping[str, PlanRecord]) -> dict[str, str]:
     """What all cells have alike: options, then every value under its dotted key."""
     common: dict[str, Any] | None = None
     for line in frozen.values():
@@ -199,5 +199,5 @@ def shared(frozen: Mapping[str, Line]) -> dict[str, str]:
     return {key: word(common[key]) for key in sorted(common, key=place)} if common else {}
 
 
-def _known(line: Line) -> dict[str, Any]:
+def _known(line: PlanRecord) -> dict[str, Any]:
     return dict(flatten(line["config"])) | dict(line["choices"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from analysis.keys import SEEDS
 from analysis.report.cells import Column
-from experiments.sweep.store.state import DONE, FAILED
+from experiments.sweep.store.tables import DONE, FAILED
 from experiments.sweep.view.failures import Failure
 
 MOST_VALUES = 12  # of an axis that is shown

@@ -23,7 +23,7 @@ from analysis.report.theory import LEFT_OUT, Checked, checked, predicted, unpred
 from experiments.atomic_write import atomic_write
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import read_frozen
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 from experiments.sweep.view.overview import find_sweep, is_sweep
 from experiments.sweep.view.status import Status
 from experiments.sweep.view.watch import Watch

@@ -38,9 +38,9 @@ def run_command(
                 start_server()
             # These load torch, which takes seconds, as it does in the server meanwhile.
             from experiments.sweep.launch import launch
-            from experiments.sweep.request import understand
+            from experiments.sweep.request import parse_request
 
-            return launch(space, understand(space, arguments), UnreadConsole())
+            return launch(space, parse_request(space, arguments), UnreadConsole())
     except FaninError as error:
         print(error, file=sys.stderr)
         return UNUSABLE

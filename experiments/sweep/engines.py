@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
+import torch
+
+from experiments.cell import CellRun
 from experiments.schema import build_cell
-from experiments.sweep.runners.protocol import Runner, Tick
-from experiments.sweep.trial import Trial, try_engines
-from experiments.sweep.types import Engine, Task
-from experiments.training.engines import why_serial
+from experiments.stack import FAILURES
+from experiments.sweep.types import EngineChoice, EngineName, Heartbeat, PackedCell, Runner
+from experiments.training.engines import Engine, SerialEngine, StackedEngine, TrainSpec, why_serial
+from experiments.training.step import Params
 from fanin.errors import FaninError
 
-Asked = Literal["serial", "stacked", "auto"]
 TIMED_CELLS = 16  # most cells of the stack that is timed
 CLEARLY = 0.9  # a stack must take less than this share of the serial time, for timings are noisy
 
@@ -36,7 +40,7 @@ class Engines:
         Groups whose engine was found by timing, with (serial, stacked) seconds a cell and step.
     """
 
-    chosen: dict[str, Engine]
+    chosen: dict[str, EngineName]
     undecided: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     tried: tuple[str, ...] = ()
@@ -44,7 +48,9 @@ class Engines:
 
 
 def decide(
-    groups: Mapping[str, Sequence[Task]], asked: Asked, recorded: Mapping[str, Engine]
+    groups: Mapping[str, Sequence[PackedCell]],
+    asked: EngineChoice,
+    recorded: Mapping[str, EngineName],
 ) -> Engines:
     """Choose engines as far as that takes no timing.
 
@@ -60,7 +66,7 @@ def decide(
     """
     if asked == "serial":
         return Engines(dict.fromkeys(groups, "serial"))
-    chosen: dict[str, Engine] = {}
+    chosen: dict[str, EngineName] = {}
     undecided, reasons = [], {}
     for key, tasks in groups.items():
         reason = why_serial(build_cell(tasks[0].config))
@@ -79,10 +85,10 @@ def decide(
 
 def choose(
     engines: Engines,
-    groups: Mapping[str, Sequence[Task]],
+    groups: Mapping[str, Sequence[PackedCell]],
     runner: Runner,
     device: str,
-    beat: Tick = lambda: None,
+    beat: Heartbeat = lambda: None,
 ) -> Engines:
     """Time both engines on the groups that are undecided, and take the faster one.
 
@@ -111,3 +117,97 @@ def choose(
         timed[key] = found.serial, found.stacked
         chosen[key] = "stacked" if found.stacked < CLEARLY * found.serial else "serial"
     return Engines(chosen, (), reasons, engines.undecided, timed)
+
+
+TIMED_STEPS = 5  # of each engine, after one that warms up
+COMPARED_STEPS = 2  # the first shows what gradients depend on, the second what updates do
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Median seconds a cell and step under each engine, and whether the stack passed.
+
+    `independent`: in another order and number, the stack gave every cell the same bits.
+    """
+
+    serial: float
+    stacked: float
+    independent: bool
+
+
+def try_engines(configs: Sequence[Mapping[str, Any]], device: str) -> Trial:
+    """Take a few steps of the first cell alone and of all as a stack, in turns.
+
+    Parameters
+    ----------
+    configs
+        Similar cells, two at least.
+    device
+        Where to.
+
+    Raises
+    ------
+    FaninError
+        Fewer than two cells can be made, or one can't be trained.
+    """
+    try:
+        specs = _started(configs, device)
+        serial, stacked = _seconds_each(specs, device)
+        return Trial(serial, stacked, _independent(specs))
+    except FAILURES as error:
+        raise FaninError(f"{type(error).__name__}: {error}") from error
+
+
+def _started(configs: Sequence[Mapping[str, Any]], device: str) -> list[TrainSpec]:
+    """Return the cells that can be started; what is wrong with another, its own run says."""
+    specs: list[TrainSpec] = []
+    for left, config in zip(reversed(range(len(configs))), configs, strict=True):
+        unprobed = {**config, "probe": {**config["probe"], "draws": 0}}
+        try:
+            run = CellRun.start(unprobed, torch.device(device))
+            run.measure_draws()
+            specs.append(run.train_spec())
+        except FAILURES:
+            if len(specs) + left < 2:
+                raise
+    return specs
+
+
+def _seconds_each(specs: Sequence[TrainSpec], device: str) -> tuple[float, float]:
+    engines: tuple[Engine, Engine] = SerialEngine(specs[:1]), StackedEngine(specs)
+    taken: tuple[list[float], list[float]] = ([], [])
+    for step in range(1 + TIMED_STEPS):
+        for engine, times in zip(engines, taken, strict=True):
+            times.append(_seconds(engine, step, device))
+    serial, stacked = (statistics.median(times[1:]) for times in taken)
+    return serial, stacked / len(specs)
+
+
+def _seconds(engine: Engine, step: int, device: str) -> float:
+    _wait_for(device)
+    began = time.perf_counter()
+    engine.step(step)
+    _wait_for(device)
+    return time.perf_counter() - began
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def _independent(specs: Sequence[TrainSpec]) -> bool:
+    """Return True if the parameters are the same to the bit in reverse order, and with fewer."""
+    expected = _after(specs)
+    backwards = _after(specs[::-1])[::-1]
+    fewer = _after(specs[: len(specs) // 2])
+    pairs = [*zip(expected, backwards, strict=True), *zip(expected, fewer, strict=False)]
+    return all(torch.equal(mine[name], other[name]) for mine, other in pairs for name in mine)
+
+
+def _after(specs: Sequence[TrainSpec]) -> list[Params]:
+    """Return each cell's parameters after a few steps of a stack."""
+    engine = StackedEngine(specs)
+    for step in range(COMPARED_STEPS):
+        engine.step(step)
+    return [engine.state(place)["params"] for place in range(len(specs))]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from experiments.config.catalog import ConfigCatalog, assign, value_at
-from experiments.config.identity import cell_id
 from experiments.config.instantiate import TARGET
 from experiments.schema import (
     CELL_KEYS,
@@ -19,29 +16,9 @@ from experiments.schema import (
     with_seeds,
 )
 from experiments.sweep.differences import full_label
-from experiments.sweep.grid import Assignment, Grid
+from experiments.sweep.grid import Grid
+from experiments.sweep.types import Assignment, Choices, PlannedCell
 from fanin.errors import ConfigError, nearest
-
-Choices = dict[str, str | None]
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell before it runs: its coerced config and the options that it was made of."""
-
-    config: dict[str, Any]
-    choices: Choices
-    assignment: Assignment
-
-    @cached_property
-    def id(self) -> str:
-        """The cell's identity."""
-        return cell_id(self.config)
-
-    @property
-    def label(self) -> str:
-        """What was asked for, as one would type it."""
-        return full_label(self.assignment)
 
 
 def expand(space: ConfigCatalog, grids: Iterable[Grid]) -> list[PlannedCell]:

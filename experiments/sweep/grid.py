@@ -6,13 +6,11 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from experiments.sweep.overrides import Argument
+from experiments.sweep.types import Assignment
 from fanin.errors import ConfigError, nearest
-
-Assignment = dict[str, Any]
-"""Dotted keys and group names to values: what tells a cell from the default one."""
 
 NAMED_KEYS = {"question", "source", "criterion", "fixed", "grid", "exclude"}
 
@@ -171,3 +169,55 @@ def _value(keys: list[str], value: Any, name: str) -> Assignment:
     if isinstance(value, Mapping):
         return _mapping(value, f"grid.{name}")
     return {keys[0]: value}
+
+
+Size = Literal["small", "paper"]
+CHANGES = {"fixed", "grid"}
+
+
+def at_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    """A named sweep's YAML at one size, without its key `paper`.
+
+    Parameters
+    ----------
+    named
+        The YAML. `paper: {fixed: ..., grid: ...}` holds keys and axes that have other values at
+        the published size; an axis of that name is replaced in every grid that has it.
+    size
+        `small`: the YAML as it stands.
+
+    Raises
+    ------
+    ConfigError
+        `paper` was asked for and isn't there, or changes an axis that no grid has.
+
+    Examples
+    --------
+    >>> named = {"grid": {"seed": [0]}, "paper": {"grid": {"seed": [0, 1]}}}
+    >>> at_size(named, "small")["grid"], at_size(named, "paper")["grid"]
+    ({'seed': [0]}, {'seed': [0, 1]})
+    """
+    own = {key: value for key, value in named.items() if key != "paper"}
+    if size == "small":
+        return own
+    if not named.get("paper"):
+        raise ConfigError("sweep.size=paper: this sweep has one size only")
+    paper = named["paper"]
+    for key in paper:
+        if key not in CHANGES:
+            raise ConfigError(f"sweep.paper: there is no key {key}; {nearest(str(key), CHANGES)}")
+    grids = own.get("grid") or {}
+    changed = paper.get("grid") or {}
+    there = {name for grid in (grids if isinstance(grids, list) else [grids]) for name in grid}
+    for axis in changed:
+        if axis not in there:
+            raise ConfigError(f"sweep.paper.grid: no axis {axis}; {nearest(str(axis), there)}")
+    resized = [
+        {name: changed.get(name, values) for name, values in grid.items()}
+        for grid in (grids if isinstance(grids, list) else [grids])
+    ]
+    return {
+        **own,
+        "fixed": {**(own.get("fixed") or {}), **(paper.get("fixed") or {})},
+        "grid": resized if isinstance(grids, list) else resized[0],
+    }

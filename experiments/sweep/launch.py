@@ -14,24 +14,22 @@ from experiments.config.instantiate import instantiate_wrapped
 from experiments.data import Data
 from experiments.sweep.differences import full_label
 from experiments.sweep.engines import choose, decide
-from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.expand import expand
 from experiments.sweep.interrupts import Interrupted
-from experiments.sweep.packing import Bounds
-from experiments.sweep.plan import Plan, make_plan, with_engines
+from experiments.sweep.plan import Bounds, Plan, make_plan, with_engines
 from experiments.sweep.request import Request
-from experiments.sweep.runners import Outliving, Tick
 from experiments.sweep.runners.devices import devices
 from experiments.sweep.slurm.leaving import asks_to_cancel, show_jobs
 from experiments.sweep.slurm.submission import handed_out
-from experiments.sweep.store.lock import Hold, sole_launcher
-from experiments.sweep.store.plan_file import Line, check_frozen, freeze, read_frozen
-from experiments.sweep.store.quarantine import quarantine
-from experiments.sweep.store.state import DONE, read_states
-from experiments.sweep.types import similar
+from experiments.sweep.store.lock import SweepLock, acquire_sweep_lock
+from experiments.sweep.store.plan_file import PlanRecord, check_frozen, freeze, read_frozen
+from experiments.sweep.store.scan import quarantine
+from experiments.sweep.store.tables import DONE, read_states
+from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack_key
 from experiments.sweep.view.progress import shown
 from experiments.sweep.view.summary import show_counts, show_end, show_engines, show_plan
 from experiments.sweep.view.units import several
-from experiments.sweep.worker.recover import STOPPED, recover
+from experiments.sweep.worker.finalize import STOPPED, recover
 from fanin.errors import INTERRUPTED, ConfigError
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
@@ -51,7 +49,7 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
         Within `interruptible`: it came before any cell ran.
     """
     folder, mode = request.folder, request.settings.mode
-    if mode == "submit" and not isinstance(request.runner, Outliving):
+    if mode == "submit" and not isinstance(request.runner, DetachedRunner):
         raise ConfigError(
             "sweep.mode=submit needs a runner whose jobs go on by themselves: runner=slurm"
         )
@@ -59,14 +57,14 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
     if mode == "plan":
         show_plan(console, request, _plan(request, cells, read_frozen(folder)))
         return 0
-    with sole_launcher(folder) as hold:
+    with acquire_sweep_lock(folder) as hold:
         frozen = read_frozen(folder)
         recover(folder, frozen)
         for fault in quarantine(folder):
             console.print(str(fault), highlight=False, markup=False)
         plan = _plan(request, cells, frozen)
         show_counts(console, request, plan)
-        if plan.queued and not isinstance(request.runner, Outliving):
+        if plan.queued and not isinstance(request.runner, DetachedRunner):
             raise ConfigError(
                 f"{folder.root}: Slurm has {several(plan.queued, 'cell')} of this sweep in hand: "
                 "runner=slurm waits for them, python -m experiments.cancel takes them back"
@@ -81,7 +79,7 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
             }
             freeze(folder, frozen, cells, timed, _asked(request))
         if mode == "submit":
-            assert isinstance(request.runner, Outliving)
+            assert isinstance(request.runner, DetachedRunner)
             request.runner.submit(folder, plan.packs, hold.beat)
             show_jobs(console, folder)
             return 0
@@ -92,7 +90,7 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
     return show_end(console, request, states, len(cells))
 
 
-def _timed(request: Request, plan: Plan, beat: Tick, console: Console) -> Plan:
+def _timed(request: Request, plan: Plan, beat: Heartbeat, console: Console) -> Plan:
     """The plan with the engines that `engine=auto` found fastest."""
     if plan.engines.undecided:
         kinds = several(len(plan.engines.undecided), "kind")
@@ -104,7 +102,7 @@ def _timed(request: Request, plan: Plan, beat: Tick, console: Console) -> Plan:
     return plan
 
 
-def prepare_data(plan: Plan, beat: Tick) -> None:
+def prepare_data(plan: Plan, beat: Heartbeat) -> None:
     """Find or fetch the files of every data set that is about to be used, and verify them.
 
     Parameters
@@ -119,7 +117,7 @@ def prepare_data(plan: Plan, beat: Tick) -> None:
     DataError
         A file is missing or damaged: better said once, now, than by every cell.
     """
-    nodes = {json.dumps(t.config["data"]): t.config["data"] for p in plan.packs for t in p.tasks}
+    nodes = {json.dumps(t.config["data"]): t.config["data"] for p in plan.packs for t in p.cells}
     for node in nodes.values():
         beat()
         instantiate_wrapped(Data, node, "data").prepare()
@@ -143,11 +141,11 @@ def _about(request: Request) -> dict[str, Any]:
     return told | {k: v for k, v in asdict(request.named).items() if v is not None}
 
 
-def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
+def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> bool:
     """Run a plan's packs; False where it was interrupted, with all that was finished kept."""
     folder = request.folder
     try:
-        due = [task.cell_id for pack in plan.packs for task in pack.tasks]
+        due = [task.cell_id for pack in plan.packs for task in pack.cells]
         due += handed_out(folder)
         with shown(folder, due, console) as show:
 
@@ -157,7 +155,7 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
 
             request.runner.run(folder, plan.packs, tick)
     except Interrupted:
-        if isinstance(request.runner, Outliving) and asks_to_cancel(folder, console):
+        if isinstance(request.runner, DetachedRunner) and asks_to_cancel(folder, console):
             request.runner.cancel(folder, hold.beat)
         recover(folder, read_frozen(folder), STOPPED)
         states = read_states(folder)
@@ -173,10 +171,10 @@ def _run(request: Request, plan: Plan, hold: Hold, console: Console) -> bool:
     return True
 
 
-def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, Line]) -> Plan:
+def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, PlanRecord]) -> Plan:
     check_frozen(request.folder, frozen, cells)
     recorded = {
-        similar(line["config"]): line["engine"] for line in frozen.values() if "engine" in line
+        pack_key(line["config"]): line["engine"] for line in frozen.values() if "engine" in line
     }
     return make_plan(
         cells,

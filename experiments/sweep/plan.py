@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from experiments.schema import build_cell
-from experiments.sweep.cost import Costs
+import torch
+from torch import Tensor, nn
+
+from experiments.schema import Cell, build_cell
 from experiments.sweep.engines import Engines
-from experiments.sweep.expand import PlannedCell
-from experiments.sweep.packing import Bounds, packed
-from experiments.sweep.store.state import DONE, FAILED, CellState
-from experiments.sweep.types import Pack, Task, grouped, similar
+from experiments.sweep.store.tables import DONE, FAILED, CellState
+from experiments.sweep.types import EngineName, Pack, PackedCell, PlannedCell, group_cells, pack_key
 from experiments.training.stack_size import training_bytes
+from fanin.probes.trace import forward_hooks
 
-Groups = Mapping[str, Sequence[Task]]
+Groups = Mapping[str, Sequence[PackedCell]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Plan:
 
     cells: Sequence[PlannedCell]
     counts: dict[str, int]  # done, missing, failed, interrupted; queued: handed out already
-    groups: dict[str, list[Task]]
+    groups: dict[str, list[PackedCell]]
     work: dict[str, float]
     engines: Engines
     packs: tuple[Pack, ...]
@@ -43,7 +46,7 @@ class Plan:
     @property
     def pending(self) -> int:
         """Cells that would run now."""
-        return sum(len(pack.tasks) for pack in self.packs)
+        return sum(len(pack.cells) for pack in self.packs)
 
 
 def make_plan(
@@ -82,8 +85,8 @@ def make_plan(
         counts[kind] += 1
         if kind in ("missing", "interrupted") or (state is not None and state.outcome in retry):
             attempt = 1 if state is None else state.attempt + 1
-            due.append(Task(cell.id, attempt, cell.config, cell.choices))
-    groups = grouped(due)
+            due.append(PackedCell(cell.id, attempt, cell.config, cell.choices))
+    groups = group_cells(due)
     engines = engines_of(groups)
     typical = _typical_seconds(cells, states) if len(due) < len(cells) else {}
     known = typical.keys() >= groups.keys()
@@ -120,9 +123,132 @@ def _typical_seconds(
     for cell in cells:
         state = states.get(cell.id)
         if state is not None and state.outcome in DONE and state.seconds > 0:
-            timings.setdefault(similar(cell.config), []).append(state.seconds)
+            timings.setdefault(pack_key(cell.config), []).append(state.seconds)
     return {key: statistics.median(seconds) for key, seconds in timings.items()}
 
 
-def _lane_bytes(task: Task) -> int:
+def _lane_bytes(task: PackedCell) -> int:
     return training_bytes(build_cell(task.config))
+
+
+LEAST_SECONDS, MOST_SECONDS = 1.0, 20.0  # of work in a serial pack: its tables are little beside
+MOST_SERIAL = 128  # cells
+MOST_STACKED = 64  # cells
+SHARES = 4  # packs a worker gets at least, where there are cells enough: so all end together
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What bounds a pack, beside the work in it.
+
+    Parameters
+    ----------
+    workers
+        How many share the packs.
+    cells
+        Most cells in a pack; None: by the work in them.
+    stack_bytes
+        Memory that a stack may take; None: whatever it needs.
+    """
+
+    workers: int
+    cells: int | None = None
+    stack_bytes: int | None = None
+
+
+def packed(
+    groups: Mapping[str, Sequence[PackedCell]],
+    engines: Mapping[str, EngineName],
+    work: Mapping[str, float],
+    lane_bytes: Callable[[PackedCell], int],
+    bounds: Bounds,
+) -> tuple[Pack, ...]:
+    """Divide groups of similar tasks into packs, the longest first.
+
+    Parameters
+    ----------
+    groups
+        Tasks by what they have in common (`grouped`).
+    engines
+        How each group runs.
+    work
+        About how many seconds a task of each group takes.
+    lane_bytes
+        About how much memory a task takes in a stack.
+    bounds
+        What bounds a pack.
+    """
+    total = sum(work[key] * len(tasks) for key, tasks in groups.items())
+    share = total / (SHARES * bounds.workers)
+    found: list[Pack] = []
+    for key, tasks in groups.items():
+        most = bounds.cells or MOST_SERIAL
+        if engines[key] == "stacked":
+            fit = MOST_STACKED
+            if bounds.stack_bytes is not None:
+                fit = bounds.stack_bytes // lane_bytes(tasks[0])
+            even = max(-(-len(tasks) // bounds.workers), 2)  # a stack for each worker
+            size = min(bounds.cells or MOST_STACKED, fit, even)
+        elif bounds.cells is None:
+            size = min(most, int(min(max(share, LEAST_SECONDS), MOST_SECONDS) / work[key]))
+        else:
+            size = most
+        size = max(size, 1)
+        for start in range(0, len(tasks), size):
+            part = tuple(tasks[start : start + size])
+            found.append(Pack(part, engines[key], work[key] * len(part)))
+    found.sort(key=lambda pack: -pack.seconds)  # stable: as asked, where they are alike
+    return tuple(found)
+
+
+FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual to count
+FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters
+IMAGES = 2  # that are passed through a network: batch normalization refuses one
+LEAST = 2e-3  # seconds that a cell takes which computes nothing
+
+# What the work depends on.
+DECIDES = ("data", "model", "activation", "head", "loss", "probe", "train")
+
+
+class Costs:
+    """Estimates seconds of cells, each network counted once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, float] = {}
+
+    def seconds(self, config: Mapping[str, Any]) -> float:
+        """Return the estimate for a coerced config."""
+        key = json.dumps([config[group] for group in DECIDES], sort_keys=True)
+        if key not in self._known:
+            self._known[key] = estimated_seconds(build_cell(config))
+        return self._known[key]
+
+
+def estimated_seconds(cell: Cell) -> float:
+    """Count the multiplications and additions of a cell's forward and backward passes."""
+    n_train = cell.data.n_train or cell.data.source.train_size
+    n_test = cell.data.n_test or cell.data.source.test_size
+    steps, size = cell.train.total_steps(n_train), cell.train.batch_of(n_train)
+    tested = 1 + (steps // cell.train.evaluate_every if cell.train.evaluate_every else 0)
+    probed = cell.probe.size * (cell.probe.draws + len(cell.probe.steps))
+    images = FORWARD_AND_BACKWARD * (steps * size + probed) + (n_test * tested if steps else 0)
+    return LEAST + images * _forward_flops(cell) / FLOPS
+
+
+def _forward_flops(cell: Cell) -> float:
+    """Two for each weight that a unit at a position reads: what convolutions and products take."""
+    flops = 0.0
+
+    def count(_name: str, module: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal flops
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim > 1:
+            flops += 2 * output.numel() * weight[0].numel() / IMAGES
+
+    # On real, if few, images: torch's `meta` device, which computes nothing, loads its compiler
+    # first, and takes longer than all of planning.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = cell.network().eval()
+        with forward_hooks(dict(network.named_modules()), count):
+            network(torch.zeros(IMAGES, *cell.data.shape))
+    return flops

@@ -1,26 +1,31 @@
-"""Which code runs: the commit, and what the files say where they differ from it."""
+"""Provenance of results: commit and digest of the code, library versions, the machine."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
+import shlex
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from experiments.config.instantiate import TARGET
 
-PACKAGE = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = (REPOSITORY / "experiments", REPOSITORY / "fanin")  # what runs cells
 LIBRARIES = sysconfig.get_path("platlib")  # what lies there is known by its version
 
 
 @cache
 def code_version() -> str:
-    """The commit of the code that this process runs, and where the tree differs from it, `+` and a
-    digest of what was there when first asked.
+    """Return the commit that this process runs; where the tree differs from it, `+` and a digest of
+    what was there when first asked.
 
     Processes that were forked from this one afterwards give the same answer, as they run the same
     code, whatever has become of the files.
@@ -38,7 +43,7 @@ def code_version() -> str:
 
 
 def own_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The user's own modules that parts of configs come from, each with a digest of its file.
+    """Return the user's own modules that parts of configs come from, with digests of their files.
 
     To be asked once they are loaded; what they import in their turn isn't looked at.
 
@@ -62,20 +67,20 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _is_own(file: Path) -> bool:
-    return not (file.is_relative_to(PACKAGE) or file.is_relative_to(LIBRARIES))
+    return not any(file.is_relative_to(folder) for folder in (*PACKAGES, LIBRARIES))
 
 
 @cache
 def _digest_of(name: str, file: str) -> str:
-    """32 bits of SHA-256 over a module's file, as it is when this process first asks."""
+    """Return 32 bits of SHA-256 over a module's file, as it is when this process first asks."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
 
 
 def git(*arguments: str) -> str | None:
-    """What git says of the repository that this code lies in; None where it says nothing."""
+    """Return the output of a git command in this code's repository; None where it fails."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -83,8 +88,27 @@ def git(*arguments: str) -> str | None:
 
 
 def _digest() -> str:
-    """32 bits of SHA-256 over the source files of this package."""
+    """Return 32 bits of SHA-256 over the source files that run cells."""
     hashed = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        hashed.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
+    for package in PACKAGES:
+        for path in sorted(package.rglob("*.py")):
+            hashed.update(f"{path.relative_to(REPOSITORY)}\n".encode() + path.read_bytes())
     return hashed.hexdigest()[:8]
+
+
+@cache
+def versions(*names: str) -> dict[str, str]:
+    """Return versions of Python and of libraries."""
+    return {
+        name: platform.python_version() if name == "python" else version(name) for name in names
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Describe where this process runs."""
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "command": shlex.join(sys.orig_argv),
+    }

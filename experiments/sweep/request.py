@@ -12,12 +12,10 @@ from pydantic import AfterValidator
 
 from experiments.config.catalog import ConfigCatalog, assign
 from experiments.config.instantiate import check_value, instantiate
-from experiments.sweep.engines import Asked
-from experiments.sweep.grid import Grid, grids_of
+from experiments.sweep.grid import Grid, Size, at_size, grids_of
 from experiments.sweep.overrides import Argument
-from experiments.sweep.runners import Runner
-from experiments.sweep.sizes import Size, at_size
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import EngineChoice, Runner
 from fanin.errors import ConfigError
 
 
@@ -84,7 +82,7 @@ class Request:
     named: Named | None
     grids: Sequence[Grid]
     runner: Runner
-    engine: Asked
+    engine: EngineChoice
     arguments: Sequence[Argument]
 
     @property
@@ -93,7 +91,7 @@ class Request:
         return SweepFolder(Path(self.settings.results) / self.name)
 
 
-def understand(space: ConfigCatalog, arguments: Sequence[Argument]) -> Request:
+def parse_request(space: ConfigCatalog, arguments: Sequence[Argument]) -> Request:
     """Sort the command line into the sweep, its settings, the runner and the grid.
 
     Raises
@@ -121,7 +119,7 @@ def understand(space: ConfigCatalog, arguments: Sequence[Argument]) -> Request:
         named=None if option is None else _named(option, node),
         grids=grids,
         runner=instantiate(runner, "runner"),
-        engine=check_value(engine, Asked, "engine"),
+        engine=check_value(engine, EngineChoice, "engine"),
         arguments=arguments,
     )
 

@@ -11,11 +11,9 @@ from pydantic import PositiveFloat, PositiveInt
 
 from experiments.sweep.provenance import code_version, own_modules
 from experiments.sweep.runners.devices import devices, worker_bytes
-from experiments.sweep.runners.protocol import Tick
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import Pack
-from experiments.sweep.worker.order import Order
-from experiments.sweep.worker.process import prepare_torch
+from experiments.sweep.types import Heartbeat, Pack, PackJob
+from experiments.sweep.worker.limits import prepare_torch
 from experiments.sweep.worker.worker import run_pack
 
 
@@ -51,12 +49,12 @@ class InlineRunner:
         prepare_torch()
         return function(*arguments)
 
-    def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
-        """Run packs here, calling `tick` after each cell."""
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat) -> None:
+        """Run packs here, calling `beat` after each cell."""
         prepare_torch()
         root, device, code = str(folder.root), devices(self.device)[0], code_version()
         for pack in packs:
-            modules = own_modules(task.config for task in pack.tasks)
+            modules = own_modules(cell.config for cell in pack.cells)
             stem = uuid.uuid4().hex
-            run_pack(Order(root, stem, pack, device, code, modules, self.cell_seconds), tick)
-        tick()
+            run_pack(PackJob(root, stem, pack, device, code, modules, self.cell_seconds), beat)
+        beat()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import platform
 import signal
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,30 +12,85 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from experiments.sweep.interrupts import interrupts_held
 from experiments.sweep.provenance import code_version, own_modules
-from experiments.sweep.runners.protocol import Tick
+from experiments.sweep.runners.devices import cores, devices, worker_bytes
 from experiments.sweep.runners.watch import PackWatch
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.process import born
-from experiments.sweep.types import Pack
-from experiments.sweep.worker.finalize import settle
+from experiments.sweep.store.process import ProcessId
+from experiments.sweep.types import Heartbeat, Pack, PackJob
+from experiments.sweep.worker.finalize import finalize_journal
 from experiments.sweep.worker.forkserver import start_server
-from experiments.sweep.worker.order import Order
-from experiments.sweep.worker.process import start_worker
-from experiments.sweep.worker.worker import SPENT, run_pack
+from experiments.sweep.worker.limits import start_worker
+from experiments.sweep.worker.worker import EXIT_OOM, run_pack
 from fanin.errors import FaninError
 
 POLL = 0.25  # seconds between two looks at the journals
-STILLBORN = 3  # workers in a row that die before they begin a cell: something is wrong with all
+MAX_STARTUP_FAILURES = 3  # workers in a row that die before a cell: something is wrong with all
 LEFT = "its worker process left in the middle of it, as by os._exit(0)"
 NO_WORKER = "workers die before they begin a cell; runner=inline shows why"
 
 
 @dataclass(frozen=True)
-class Crew:
+class LocalRunner:
+    """A bounded pool of worker processes, one thread (or one GPU) each.
+
+    Parameters
+    ----------
+    workers
+        Processes; None: one a core, or one a GPU where the device is CUDA.
+    device
+        `auto`, `cpu`, `cuda` or `cuda:N`.
+    pack_cells
+        Most cells handed to a worker at once, whose death costs one of them; None: by the work
+        in them.
+    cell_seconds
+        Time limit of a cell, after which its worker is killed; None: no limit.
+    memory_gb
+        What a worker may allocate (GiB), on a CPU; None: its share of this machine's memory.
+    checkpoint_seconds
+        How often a cell in training is kept, so that it goes on from there after an interruption;
+        None: never.
+    """
+
+    workers: PositiveInt | None = None
+    device: str = "auto"
+    pack_cells: PositiveInt | None = None
+    cell_seconds: PositiveFloat | None = None
+    memory_gb: PositiveFloat | None = None
+    checkpoint_seconds: NonNegativeFloat | None = 300.0
+
+    @property
+    def n_workers(self) -> int:
+        """How many packs run at once."""
+        slots = devices(self.device)
+        return self.workers or (len(slots) if slots[0] != "cpu" else cores())
+
+    def worker_memory(self) -> int:
+        """Bytes of memory that a worker may use."""
+        slots = devices(self.device)
+        sharing = -(-self.n_workers // len(slots))  # workers on one device, rounded up
+        return worker_bytes(slots[0], sharing, self.memory_gb)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in a worker process of its own."""
+        return call_in_pool(self._config(), function, *arguments)
+
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat) -> None:
+        """Run packs in the pool; a worker that dies costs the cell it was at, and no other."""
+        run_pool(self._config(), folder, packs, beat)
+
+    def _config(self) -> PoolConfig:
+        slots = devices(self.device)
+        memory = self.worker_memory() if slots[0] == "cpu" else None
+        return PoolConfig(self.n_workers, slots, memory, self.cell_seconds, self.checkpoint_seconds)
+
+
+@dataclass(frozen=True)
+class PoolConfig:
     """The workers of a pool, and what they have to keep to.
 
     Parameters
@@ -57,7 +110,7 @@ class Crew:
     modules
         The user's own modules likewise.
     lease
-        See `Order`.
+        See `PackJob`.
     prefix
         What the names of journals and parts begin with.
     """
@@ -72,52 +125,54 @@ class Crew:
     lease: str | None = None
     prefix: str = ""
 
-    def order(self, folder: SweepFolder, pack: Pack, number: int) -> Order:
+    def job(self, folder: SweepFolder, pack: Pack, number: int) -> PackJob:
         """What the worker that is the `number`-th to be given something does with a pack."""
         modules = self.modules
-        return Order(
+        return PackJob(
             str(folder.root),
             f"{self.prefix}{uuid.uuid4().hex}",
             pack,
             self.slots[number % len(self.slots)],
             self.code or code_version(),
-            own_modules(task.config for task in pack.tasks) if modules is None else modules,
+            own_modules(task.config for task in pack.cells) if modules is None else modules,
             replaceable=True,
             checkpoint_seconds=self.checkpoint_seconds,
             lease=self.lease,
         )
 
 
-def run_pool(crew: Crew, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
+def run_pool(
+    config: PoolConfig, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat
+) -> None:
     """Run packs in a pool; a worker that dies costs the cell it was at, and no other."""
-    pool = _pool(crew, min(crew.workers, max(len(packs), 1)))
+    pool = _pool(config, min(config.workers, max(len(packs), 1)))
     queue = list(packs)
-    running: dict[Future[None], tuple[Order, PackWatch]] = {}
-    started = stillborn = 0
+    running: dict[Future[None], tuple[PackJob, PackWatch]] = {}
+    started = failed_starts = 0
     try:
         while queue or running:
             with interrupts_held():  # by what is started here too: Ctrl-C is not for workers
                 for pack in queue:
-                    order = crew.order(folder, pack, started)
+                    job = config.job(folder, pack, started)
                     started += 1
-                    watch = PackWatch(order.journal, crew.cell_seconds)
-                    running[_scheduled(pool, run_pack, order)] = order, watch
+                    watch = PackWatch(job.journal, config.cell_seconds)
+                    running[_scheduled(pool, run_pack, job)] = job, watch
             queue = []
             for ended in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
-                order, watch = running.pop(ended)
-                rest = _settle(folder, order, watch, ended)
+                job, watch = running.pop(ended)
+                rest = _settle(folder, job, watch, ended)
                 # A pack that comes back whole had a worker that died before its first cell.
-                stillborn = stillborn + 1 if rest == [order.pack] else 0
-                if stillborn == STILLBORN:
+                failed_starts = failed_starts + 1 if rest == [job.pack] else 0
+                if failed_starts == MAX_STARTUP_FAILURES:
                     raise FaninError(NO_WORKER)
                 queue += rest
             if running and not pool.active:  # its workers died at birth, before it had tasks
                 raise FaninError(NO_WORKER)
-            tick()
+            beat()
             for future, (_, watch) in running.items():
                 if future.running():
-                    watch.look()
-                    if watch.deserted():
+                    watch.poll()
+                    if watch.is_orphaned():
                         future.cancel()
     except BaseException:
         pool.stop()
@@ -128,7 +183,7 @@ def run_pool(crew: Crew, folder: SweepFolder, packs: Sequence[Pack], tick: Tick)
         pool.join()
 
 
-def call_in_pool(crew: Crew, function: Callable[..., Any], *arguments: Any) -> Any:
+def call_in_pool(config: PoolConfig, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a worker process of its own.
 
     Raises
@@ -136,7 +191,7 @@ def call_in_pool(crew: Crew, function: Callable[..., Any], *arguments: Any) -> A
     FaninError
         The process died.
     """
-    pool = _pool(crew, 1)
+    pool = _pool(config, 1)
     try:
         with interrupts_held():
             future = _scheduled(pool, function, *arguments)
@@ -148,53 +203,53 @@ def call_in_pool(crew: Crew, function: Callable[..., Any], *arguments: Any) -> A
         pool.join()
 
 
-def _pool(crew: Crew, workers: int) -> ProcessPool:
+def _pool(config: PoolConfig, workers: int) -> ProcessPool:
     start_server()
     return ProcessPool(
         max_workers=workers,
         context=multiprocessing.get_context("forkserver"),
         initializer=start_worker,
-        initargs=(platform.node(), os.getpid(), born(os.getpid()), crew.memory),
+        initargs=(ProcessId.current(), config.memory),
     )
 
 
-def _settle(folder: SweepFolder, order: Order, watch: PackWatch, ended: Future[None]) -> list[Pack]:
+def _settle(folder: SweepFolder, job: PackJob, watch: PackWatch, ended: Future[None]) -> list[Pack]:
     """What is left of a pack that has ended, well or with its worker."""
     if ended.cancelled():
-        return bury(folder, order, "killed", LEFT)
+        return handle_worker_death(folder, job, "killed", LEFT)
     error = ended.exception()
     if error is None:
         return []
     if isinstance(error, ProcessExpired):
         if watch.timed_out:
             reason = f"ran longer than {watch.cell_seconds:g} s (runner.cell_seconds)"
-            return bury(folder, order, "timeout", reason)
-        if error.exitcode == SPENT:
-            return bury(folder, order, "oom", "its worker process had no memory left")
-        return bury(folder, order, "killed", _died(error.exitcode))
+            return handle_worker_death(folder, job, "timeout", reason)
+        if error.exitcode == EXIT_OOM:
+            return handle_worker_death(folder, job, "oom", "its worker process had no memory left")
+        return handle_worker_death(folder, job, "killed", _died(error.exitcode))
     if isinstance(error, BrokenProcessPool):
         raise FaninError(NO_WORKER) from error
     raise error
 
 
-def bury(folder: SweepFolder, order: Order, outcome: str, reason: str) -> list[Pack]:
+def handle_worker_death(folder: SweepFolder, job: PackJob, outcome: str, reason: str) -> list[Pack]:
     """Settle a dead worker's pack: keep what it finished, blame its cell, return the rest.
 
     Of cells that ran together nobody knows which one it was: each comes back as a pack of its own,
     so that the next death names it.
     """
-    pack = order.pack
-    tasks = {task.cell_id: task for task in pack.tasks}
+    pack = job.pack
+    tasks = {task.cell_id: task for task in pack.cells}
     # It may have died as it turned its journal into tables: then it had taken it itself.
-    mine = (order.journal, order.journal.with_suffix(".taken"))
-    found = (settle(folder, path, tasks, outcome, reason) for path in mine)
+    mine = (job.journal, job.journal.with_suffix(".taken"))
+    found = (finalize_journal(folder, path, tasks, outcome, reason) for path in mine)
     settled = next((each for each in found if each is not None), None)
     if settled is None:  # it died before the first cell, or after the last
-        return [] if part_path(folder, "cells", order.stem).exists() else [pack]
-    ended = settled.finished | settled.blamed
-    alone = [replace(pack, tasks=(tasks[cell],)) for cell in tasks if cell in settled.suspects]
-    rest = tuple(t for t in pack.tasks if t.cell_id not in ended | settled.suspects)
-    return alone + ([replace(pack, tasks=rest)] if rest else [])
+        return [] if part_path(folder, "cells", job.stem).exists() else [pack]
+    ended = settled.finished | settled.failed
+    alone = [replace(pack, cells=(tasks[cell],)) for cell in tasks if cell in settled.candidates]
+    rest = tuple(t for t in pack.cells if t.cell_id not in ended | settled.candidates)
+    return alone + ([replace(pack, cells=rest)] if rest else [])
 
 
 def _scheduled(pool: ProcessPool, function: Callable[..., Any], *arguments: Any) -> Future[Any]:

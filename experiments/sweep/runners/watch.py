@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.sweep.store.journal import Event, Writer, lives, read_events, read_writer
+from experiments.sweep.store.journal import Event, Writer, read_events, read_writer
 from experiments.sweep.worker.finalize import follow
 
 GRACE = 2.0  # seconds
@@ -39,7 +39,7 @@ class PackWatch:
     _since: float = field(default_factory=time.monotonic)
     _missed: float | None = None
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read on; kill the worker where its cell has had its time."""
         try:
             if self._writer is None:
@@ -55,17 +55,19 @@ class PackWatch:
         allowed = self.cell_seconds * len(self._at_work)
         if not self.timed_out and time.monotonic() - self._since > allowed:
             self.timed_out = True
-            if lives(self._writer):
+            if self._writer.process.is_running():
                 with suppress(ProcessLookupError):
-                    os.kill(self._writer.pid, signal.SIGKILL)
+                    os.kill(self._writer.process.pid, signal.SIGKILL)
 
-    def deserted(self) -> bool:
+    def is_orphaned(self) -> bool:
         """Whether the worker has been gone for a while though its journal is there.
 
         One that leaves with exit code 0 is not missed by the pool; of the others the pool tells
         how they ended, and needs a moment for it.
         """
-        if self._writer is None or lives(self._writer) is not False or not self.journal.exists():
+        if self._writer is None or not self.journal.exists():
+            return False
+        if self._writer.process.is_running() is not False:
             return False
         if self._missed is None:
             self._missed = time.monotonic()

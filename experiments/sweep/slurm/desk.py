@@ -26,7 +26,7 @@ from experiments.sweep.slurm.submission import (
 from experiments.sweep.slurm.submit import submit
 from experiments.sweep.slurm.withdraw import bring_home
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 from fanin.errors import FaninError
 
 CONFIRMED = 8.0  # seconds for which a job must be missing: Slurm requeues those of dead nodes
@@ -201,7 +201,7 @@ class Desk:
         self._note(f"{submission.job_name}[{index}]: {reason}")
         if not rest or outcome == "cancelled":
             return
-        fewer = sum(len(pack.tasks) for pack in rest) < sum(len(pack.tasks) for pack in shard)
+        fewer = sum(len(pack.cells) for pack in rest) < sum(len(pack.cells) for pack in shard)
         moved = begun or fewer or got_somewhere(submission, index)
         tries = 0 if moved else submission.duty.tries + 1
         if tries == 0 or (tries < TRIES and not self.dead):

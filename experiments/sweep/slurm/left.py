@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from experiments.sweep.store.state import INTERRUPTED, CellState
-from experiments.sweep.types import Pack, Task
+from experiments.sweep.store.tables import INTERRUPTED, CellState
+from experiments.sweep.types import Pack, PackedCell
 
 
 def left_of(packs: Sequence[Pack], states: Mapping[str, CellState], attempts: int) -> list[Pack]:
@@ -23,13 +23,13 @@ def left_of(packs: Sequence[Pack], states: Mapping[str, CellState], attempts: in
     """
     left = []
     for pack in packs:
-        found = (_next(task, states.get(task.cell_id), attempts) for task in pack.tasks)
+        found = (_next(task, states.get(task.cell_id), attempts) for task in pack.cells)
         if tasks := tuple(task for task in found if task is not None):
-            left.append(replace(pack, tasks=tasks))
+            left.append(replace(pack, cells=tasks))
     return left
 
 
-def _next(task: Task, state: CellState | None, attempts: int) -> Task | None:
+def _next(task: PackedCell, state: CellState | None, attempts: int) -> PackedCell | None:
     """The next attempt at a cell; None where there is to be none."""
     if state is None or state.attempt < task.attempt:
         return task
@@ -49,11 +49,11 @@ def alone(rest: Sequence[Pack], shard: Sequence[Pack]) -> list[tuple[Pack, ...]]
     shard
         As it was handed out.
     """
-    before = {task.cell_id: task.lost for pack in shard for task in pack.tasks}
+    before = {task.cell_id: task.lost for pack in shard for task in pack.cells}
     parts, others = [], []
     for pack in rest:
-        lost = [task for task in pack.tasks if task.lost > before[task.cell_id]]
-        parts += [(replace(pack, tasks=(task,)),) for task in lost]
-        if kept := tuple(task for task in pack.tasks if task not in lost):
-            others.append(replace(pack, tasks=kept))
+        lost = [task for task in pack.cells if task.lost > before[task.cell_id]]
+        parts += [(replace(pack, cells=(task,)),) for task in lost]
+        if kept := tuple(task for task in pack.cells if task not in lost):
+            others.append(replace(pack, cells=kept))
     return parts + ([tuple(others)] if others else [])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.slurm.signals import KINDS, let_in
-from experiments.sweep.worker.order import STOP
+from experiments.sweep.types import STOP
 
 STAMP_EVERY = 5.0  # seconds between two signs of life
 

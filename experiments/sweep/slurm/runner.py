@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from experiments.sweep.provenance import code_version, own_modules
-from experiments.sweep.runners.protocol import Tick
 from experiments.sweep.slurm.calls import max_array_size
 from experiments.sweep.slurm.desk import Desk
 from experiments.sweep.slurm.script import batch_script
@@ -21,7 +20,7 @@ from experiments.sweep.slurm.submission import Duty, Submission
 from experiments.sweep.slurm.submit import pause
 from experiments.sweep.slurm.withdraw import withdraw
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import Pack
+from experiments.sweep.types import Heartbeat, Pack
 from fanin.errors import ConfigError
 
 POLL = 0.5  # seconds between two looks at the files
@@ -96,7 +95,7 @@ class SlurmRunner:
             "runner=slurm say engine=serial or engine=stacked"
         )
 
-    def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> None:
         """Submit packs, and wait for these jobs and those of earlier launches."""
         desk = self.desk(folder, packs, tick)
         desk.adopt()
@@ -112,19 +111,19 @@ class SlurmRunner:
                 asked = time.monotonic()
             pause(POLL, tick)
 
-    def submit(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> None:
+    def submit(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> None:
         """Submit packs, and leave them."""
         desk = self.desk(folder, packs, tick)
         desk.adopt()
         desk.hand_out()
 
-    def cancel(self, folder: SweepFolder, tick: Tick) -> None:
+    def cancel(self, folder: SweepFolder, tick: Heartbeat) -> None:
         """Cancel all jobs of a sweep; what is finished is kept, what was at work has an outcome."""
         withdraw(folder, tick)
 
-    def desk(self, folder: SweepFolder, packs: Sequence[Pack], tick: Tick) -> Desk:
+    def desk(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> Desk:
         """What hands out these packs."""
-        configs = (task.config for pack in packs for task in pack.tasks)
+        configs = (task.config for pack in packs for task in pack.cells)
         duty = Duty(
             code=code_version(),
             modules=own_modules(configs),

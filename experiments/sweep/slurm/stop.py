@@ -16,9 +16,9 @@ from experiments.sweep.slurm.submission import Submission
 from experiments.sweep.slurm.turn import end_turn
 from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 from experiments.sweep.types import Pack
-from experiments.sweep.worker.finalize import settle
+from experiments.sweep.worker.finalize import finalize_journal
 from experiments.training.checkpoint import saved_progress
 
 FRUITLESS = 3  # turns in a row that get nowhere, after which a cell is given up
@@ -30,7 +30,7 @@ Standing = Mapping[str, tuple[int, int]]  # by cell, how far it is
 
 def standing(folder: SweepFolder, packs: Sequence[Pack]) -> Standing:
     """How far the cells are that have not ended."""
-    cells = [task.cell_id for pack in packs for task in pack.tasks]
+    cells = [task.cell_id for pack in packs for task in pack.cells]
     return {cell: saved_progress(folder.checkpoints / f"{cell}.pt") for cell in cells}
 
 
@@ -77,7 +77,7 @@ def stop(
     except calls.SlurmError as error:
         print(f"{error}; the sweep's launcher submits the rest anew", file=sys.stderr)
         return OVER
-    print(f"requeued {job}: {sum(len(pack.tasks) for pack in left)} cells are left", flush=True)
+    print(f"requeued {job}: {sum(len(pack.cells) for pack in left)} cells are left", flush=True)
     time.sleep(60)  # until Slurm ends it: an end of its own would count as the job's
     return OVER
 
@@ -112,10 +112,10 @@ def _give_up(folder: SweepFolder, turn: Path, packs: Sequence[Pack], count: int)
 
     Workers that got to the end of a step have ended well: those that did not have left journals.
     """
-    tasks = {task.cell_id: task for pack in packs for task in pack.tasks}
+    tasks = {task.cell_id: task for pack in packs for task in pack.cells}
     reason = f"stopped {count} times before it got anywhere: {SHORT}"
     found = [
-        settle(folder, journal, tasks, "timeout", reason, blame_all=True)
+        finalize_journal(folder, journal, tasks, "timeout", reason, fail_all=True)
         for journal in journals_in(turn).values()
     ]
-    return any(each is not None and each.blamed for each in found)
+    return any(each is not None and each.failed for each in found)

@@ -21,7 +21,7 @@ from typing import Any
 from experiments.atomic_write import atomic_write, writing
 from experiments.sweep.slurm.shards import Shard
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import Pack, Task
+from experiments.sweep.types import Pack, PackedCell
 from fanin.errors import FaninError
 
 NAME_LENGTH = 60  # characters of a sweep's name that are part of a job's
@@ -208,10 +208,10 @@ def handed_out(folder: SweepFolder) -> dict[str, str]:
         for submission in open_submissions(folder)
         for index in submission.open_elements()
         for pack in submission.shard(index)
-        for task in pack.tasks
+        for task in pack.cells
     }
 
 
 def _pack(said: Mapping[str, Any]) -> Pack:
-    tasks = tuple(Task(**each) for each in said["tasks"])
+    tasks = tuple(PackedCell(**each) for each in said["tasks"])
     return Pack(tasks, said["engine"], said["seconds"])

@@ -18,8 +18,8 @@ from pathlib import Path
 from experiments.atomic_write import writing
 from experiments.sweep.store.journal import TAKEN, journals_in, read_events
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import Task
-from experiments.sweep.worker.finalize import follow, settle
+from experiments.sweep.types import PackedCell
+from experiments.sweep.worker.finalize import finalize_journal, follow
 
 TAKEN_OVER = "somebody else has taken these cells over"
 
@@ -62,7 +62,7 @@ def take_turn(right: Path, restart: int) -> Path | None:
 
 
 def settle_lost(
-    folder: SweepFolder, right: Path, tasks: Mapping[str, Task], outcome: str, reason: str
+    folder: SweepFolder, right: Path, tasks: Mapping[str, PackedCell], outcome: str, reason: str
 ) -> int:
     """Settle what processes left whose turn is over: keep what they finished, blame the rest.
 
@@ -92,9 +92,9 @@ def settle_lost(
             f"{reason}; {several} cells were at work, of which it may be any",
         )
     for journal in journals:
-        settled = settle(folder, journal, tasks, outcome, reason, blame_all=True)
+        settled = finalize_journal(folder, journal, tasks, outcome, reason, fail_all=True)
         if settled is not None:
-            count += len(settled.finished | settled.blamed)
+            count += len(settled.finished | settled.failed)
     for lost in folders:
         shutil.rmtree(lost, ignore_errors=True)
     return count

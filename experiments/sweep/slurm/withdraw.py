@@ -37,7 +37,7 @@ def bring_home(submission: Submission, index: int, outcome: str, reason: str) ->
         return None
     retire(taken)
     shard = submission.shard(index)
-    tasks = {task.cell_id: task for pack in shard for task in pack.tasks}
+    tasks = {task.cell_id: task for pack in shard for task in pack.cells}
     begun = settle_lost(submission.folder, taken, tasks, outcome, reason)
     shutil.rmtree(taken, ignore_errors=True)
     return begun

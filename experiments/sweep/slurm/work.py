@@ -11,14 +11,14 @@ from pebble import CONSTS
 
 from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.runners.devices import cores, devices
-from experiments.sweep.runners.pool import Crew, run_pool
+from experiments.sweep.runners.pool import PoolConfig, run_pool
 from experiments.sweep.slurm.cause import earlier_end
 from experiments.sweep.slurm.left import left_of
 from experiments.sweep.slurm.notice import Notice
 from experiments.sweep.slurm.stop import standing, stop
 from experiments.sweep.slurm.submission import Duty, Submission
 from experiments.sweep.slurm.turn import TAKEN_OVER, end_turn, settle_lost, take_turn
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 from experiments.sweep.worker.limits import GIB
 from fanin.errors import FaninError
 
@@ -36,7 +36,7 @@ def work(submission: Submission, index: int) -> int:
     folder, duty = submission.folder, submission.duty
     packs = list(submission.shard(index))
     if restart or _others(right, turn):
-        tasks = {task.cell_id: task for pack in packs for task in pack.tasks}
+        tasks = {task.cell_id: task for pack in packs for task in pack.cells}
         settle_lost(folder, right, tasks, *earlier_end(submission, index))
         packs = left_of(packs, read_states(folder), duty.attempts)
     before = standing(folder, packs)
@@ -64,11 +64,11 @@ def _others(right: Path, turn: Path) -> bool:
     return False
 
 
-def _crew(submission: Submission, index: int, turn: Path) -> Crew:
+def _crew(submission: Submission, index: int, turn: Path) -> PoolConfig:
     duty = submission.duty
     slots = devices(duty.device)
     given = duty.memory_gb if slots[0] == "cpu" else None  # else Slurm's own limit is the limit
-    return Crew(
+    return PoolConfig(
         _workers(duty, slots),
         slots,
         None if given is None else int(given * GIB),

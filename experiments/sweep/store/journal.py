@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.atomic_write import writing
 from experiments.result import CellResult
-from experiments.sweep.store.process import born, runs
+from experiments.sweep.store.process import ProcessId
 
 SYNC_EVERY = 0.2  # seconds between two waits for the disk, which cost more than a tiny cell does
 TAKEN = ".taken"  # what a journal's name, or its folder's, ends in that somebody has taken
 LONGEST = 1 << 16  # bytes of a first line
+WRITER = {"host": str, "pid": int, "started": float | None, "about": dict}
 LINES = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}  # how many fields each has
 
 
@@ -47,9 +47,7 @@ class Event:
 class Writer:
     """The process that writes a journal, and what it said about itself."""
 
-    pid: int
-    born: str | None
-    host: str
+    process: ProcessId
     about: dict[str, Any]
 
 
@@ -86,8 +84,7 @@ class Journal:
             self._file = path.open("xb", buffering=0)
         self._torn = False
         self._synced, self._pending = time.monotonic(), True
-        pid = os.getpid()
-        who = {"pid": pid, "born": born(pid), "host": platform.node()}
+        who = asdict(ProcessId.current())
         self._write(f"writer\t{json.dumps({**who, 'about': dict(about or {})})}")
 
     def held(self) -> bool:
@@ -196,14 +193,10 @@ def read_writer(path: Path) -> Writer | None:
         first = file.readline(LONGEST)
     for fields in _committed(first):
         if fields[0] == "writer":
-            said = json.loads(fields[1])
-            return Writer(said["pid"], said["born"], said["host"], said["about"])
+            fields_of = json.loads(fields[1])
+            about = fields_of.pop("about")
+            return Writer(ProcessId(**fields_of), about)
     return None
-
-
-def lives(writer: Writer) -> bool | None:
-    """Whether a writer still runs; None where it is another host's, and can't be known here."""
-    return runs(writer.host, writer.pid, writer.born)
 
 
 def _committed(data: bytes) -> Iterator[list[str]]:
@@ -217,7 +210,7 @@ def _committed(data: bytes) -> Iterator[list[str]]:
             payload = line.split(b"\t", 4)[4]
             whole = f"{zlib.crc32(payload):08x}" == fields[3]
         elif kind == "writer":
-            whole = _says(fields[1], {"pid": int, "host": str, "born": str | None, "about": dict})
+            whole = _says(fields[1], WRITER)
         elif kind == "note":
             whole = _says(f'{{"note": "{fields[1]}"}}', {"note": str})
         else:

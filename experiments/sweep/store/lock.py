@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,28 +20,19 @@ from filelock import FileLock
 
 from experiments.atomic_write import atomic_write, writing
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.process import born, runs
+from experiments.sweep.store.process import ProcessId
 from fanin.errors import FaninError
 
 BEAT_EVERY = 5.0  # seconds between two renewals of the note
 FRESH = 60.0  # seconds after which a note of another host that wasn't renewed is void
 
 
-@dataclass(frozen=True)
-class Launcher:
-    """Which process runs a sweep."""
-
-    host: str
-    pid: int
-    born: str | None
-
-
 @dataclass
-class Hold:
+class SweepLock:
     """A sweep held by this process."""
 
     note: Path
-    launcher: Launcher
+    launcher: ProcessId
     _last: float = field(default_factory=time.monotonic)
 
     def beat(self) -> None:
@@ -68,12 +58,12 @@ class Hold:
 
 
 @contextmanager
-def sole_launcher(folder: SweepFolder) -> Iterator[Hold]:
+def acquire_sweep_lock(folder: SweepFolder) -> Iterator[SweepLock]:
     """Hold the sweep for this process.
 
     Yields
     ------
-    Hold
+    SweepLock
         Its `beat` is to be called now and then.
 
     Raises
@@ -81,8 +71,7 @@ def sole_launcher(folder: SweepFolder) -> Iterator[Hold]:
     FaninError
         Another launcher is at work on it.
     """
-    pid = os.getpid()
-    here = Launcher(platform.node(), pid, born(pid))
+    here = ProcessId.current()
     with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
     # The lock is for two that start at once, and held only while looking and writing. Where file
@@ -93,14 +82,14 @@ def sole_launcher(folder: SweepFolder) -> Iterator[Hold]:
             _refuse_if_alive(folder, other)
         atomic_write(folder.launcher, json.dumps(asdict(here)).encode())
     try:
-        yield Hold(folder.launcher, here)
+        yield SweepLock(folder.launcher, here)
     finally:
         if read_launcher(folder.launcher) == here:
             folder.launcher.unlink(missing_ok=True)
 
 
-def _refuse_if_alive(folder: SweepFolder, other: Launcher) -> None:
-    alive = runs(other.host, other.pid, other.born)
+def _refuse_if_alive(folder: SweepFolder, other: ProcessId) -> None:
+    alive = other.is_running()
     if alive:
         raise FaninError(
             f"{folder.root}: process {other.pid} is running this sweep; "
@@ -123,10 +112,12 @@ def _is_fresh(note: Path) -> bool:
         return abs(os.stat(stamped.name).st_mtime - note.stat().st_mtime) < FRESH
 
 
-def read_launcher(path: Path) -> Launcher | None:
+def read_launcher(path: Path) -> ProcessId | None:
     """A launcher's note; None where there is none, or none that can be understood."""
     try:
         note = json.loads(path.read_text())
-        return Launcher(str(note["host"]), int(note["pid"]), note.get("born"))
+        host, pid = str(note["host"]), int(note["pid"])
+        started = note.get("started")
+        return ProcessId(host, pid, None if started is None else float(started))
     except (OSError, ValueError, TypeError, KeyError):
         return None

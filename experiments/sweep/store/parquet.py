@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +17,7 @@ import pyarrow.parquet as pq
 from experiments.atomic_write import atomic_write, sync_folder, writing
 from experiments.result import CellResult
 from experiments.sweep.store.journal import read_results, take
-from experiments.sweep.store.manifest import Manifest, Sum, encode, seal, unseal
 from experiments.sweep.store.paths import SIBLINGS, SweepFolder
-from experiments.sweep.store.tabulate import tabulate
 from fanin.errors import DataError
 
 
@@ -130,3 +134,145 @@ def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     # Arrow's own threads now and then abort a process that ends soon after (pyarrow 26).
     return file.read(columns=list(columns) if columns else None, use_threads=False)
+
+
+PACK, OWN = b"fanin.pack", b"fanin.checksum"
+DIGITS = 8
+CHECKSUM = re.compile(rb"crc32=([0-9a-f]{%d})" % DIGITS)
+ZEROS = b"0" * DIGITS
+ROW_GROUP = 1 << 20  # rows
+
+
+@dataclass(frozen=True)
+class Sum:
+    """By which a file is known again."""
+
+    size: int  # bytes
+    crc32: int
+
+    @classmethod
+    def of(cls, data: bytes) -> Sum:
+        """The sum of a file's content."""
+        return cls(len(data), zlib.crc32(data))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Sums of a pack's parts besides `cells`, by table, and the packs that this one replaces."""
+
+    parts: Mapping[str, Sum]
+    supersedes: tuple[str, ...] = ()
+
+
+def seal(cells: pa.Table, manifest: Manifest) -> bytes:
+    """A `cells` part with its manifest and its own checksum in it."""
+    said = {
+        "parts": {name: [part.size, part.crc32] for name, part in manifest.parts.items()},
+        "supersedes": manifest.supersedes,
+    }
+    notes = {PACK: json.dumps(said).encode(), OWN: b"crc32=" + ZEROS}
+    data = encode(cells.replace_schema_metadata(notes))
+    start, end = _checksum_place(data)
+    return data[:start] + b"%08x" % zlib.crc32(data) + data[end:]
+
+
+def unseal(data: bytes) -> Manifest | None:
+    """Check a `cells` part against its own checksum and read what it says of its pack.
+
+    Returns
+    -------
+    Manifest or None
+        None where it never had one: the part is older than manifests, or somebody else's.
+
+    Raises
+    ------
+    ValueError
+        The content isn't what was written; the message says what is wrong.
+    """
+    if not data:
+        raise ValueError("it is empty")
+    try:
+        start, end = _checksum_place(data)
+    except ValueError:
+        said = _notes(data)
+        if PACK in said or OWN in said:
+            raise
+        return None
+    crc32 = zlib.crc32(data[end:], zlib.crc32(ZEROS, zlib.crc32(data[:start])))
+    if crc32 != int(data[start:end], 16):
+        raise ValueError("its content isn't what was written there (wrong checksum)")
+    said = json.loads(_notes(data)[PACK])
+    sums = {name: Sum(*numbers) for name, numbers in said["parts"].items()}
+    return Manifest(sums, tuple(said["supersedes"]))
+
+
+def encode(table: pa.Table) -> bytes:
+    """A table as a Parquet file with a checksum on each page."""
+    # Measured numbers seldom repeat: a dictionary of them is larger, and ten times slower to write.
+    repeated = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        use_dictionary=repeated or False,
+        row_group_size=ROW_GROUP,
+        write_page_checksum=True,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def _checksum_place(data: bytes) -> tuple[int, int]:
+    """Where the digits are: the last of what looks like them, as rows come before metadata."""
+    places = [match.span(1) for match in CHECKSUM.finditer(data)]
+    if not places:
+        raise ValueError("its checksum is gone")
+    return places[-1]
+
+
+def _notes(data: bytes) -> dict[bytes, bytes]:
+    try:
+        return pq.read_schema(pa.BufferReader(data)).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"not a readable Parquet file ({error})") from error
+
+
+INTEGERS = ("draw", "step", "image", "layer", "count", "index", "attempt", "outcome_step")
+FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")
+WORDS = ("outcome_tensor", "outcome_reason")  # even where all of a part's are null
+
+
+def tabulate(name: str, results: Sequence[CellResult]) -> pa.Table:
+    """One table's rows of some cells; without a column where they have none."""
+    if name == "cells":
+        keys = list(dict.fromkeys(key for result in results for key in result.row))
+        return pa.table({key: _column(key, [r.row.get(key) for r in results]) for key in keys})
+    filled = [(r.row["cell_id"], r.tables[name]) for r in results if r.tables.get(name)]
+    if not filled:
+        return pa.table({})
+    lengths = [len(next(iter(columns.values()))) for _, columns in filled]
+    ids = [cell for (cell, _), n in zip(filled, lengths, strict=True) for _ in range(n)]
+    joined: dict[str, list[Any]] = {"cell_id": ids}
+    for key in filled[0][1]:
+        joined[key] = [value for _, columns in filled for value in columns[key]]
+    return pa.table({key: _column(key, values) for key, values in joined.items()})
+
+
+def _column(key: str, values: list[Any]) -> pa.Array:
+    """Numbers as numbers, words as a dictionary; a mixture of kinds as JSON text."""
+    if key in INTEGERS:
+        return pa.array(values, pa.int32())
+    if key in FLOATS:
+        return pa.array(values, pa.float64())
+    present = [value for value in values if value is not None]
+    if not present and key not in WORDS:
+        return pa.nulls(len(values))  # which meets any type that other parts have
+    if all(isinstance(value, bool) for value in present) and present:
+        return pa.array(values, pa.bool_())
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present) and present:
+        whole = all(isinstance(value, int) for value in present)
+        with suppress(OverflowError, pa.ArrowInvalid):  # a number too large for either is words
+            return pa.array(values, pa.int64() if whole else pa.float64())
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value) for value in values
+    ]
+    return pa.array(texts, pa.string()).dictionary_encode()

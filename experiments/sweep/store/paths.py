@@ -49,9 +49,9 @@ class SweepFolder:
         return self.root / "slurm"
 
     @property
-    def spoilt(self) -> Path:
+    def quarantine(self) -> Path:
         """Parts that were damaged, out of the way: `TABLE/STEM.parquet`."""
-        return self.root / "spoilt"
+        return self.root / "quarantine"
 
     @property
     def errors(self) -> Path:

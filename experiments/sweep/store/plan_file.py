@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,26 +12,24 @@ import yaml
 
 from experiments.atomic_write import atomic_write
 from experiments.config.identity import scientific
-from experiments.sweep.expand import PlannedCell
-from experiments.sweep.provenance import code_version, git
+from experiments.sweep.provenance import code_version, git, machine, versions
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.worker.rows import versions
+from experiments.sweep.types import PlannedCell
 from fanin.errors import ConfigError
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")
 LINE = ("cell_id", "asked", "choices", "config")
 OPTIONAL = ("engine",)
+PlanRecord = dict[str, Any]
+"""A line of `cells.jsonl`: `cell_id`, what was `asked`, the `choices` and `config` that made."""
 
 
-Line = dict[str, Any]
-
-
-def read_frozen(folder: SweepFolder) -> dict[str, Line]:
+def read_frozen(folder: SweepFolder) -> dict[str, PlanRecord]:
     """Every cell that was ever planned in this folder, by id: what was `asked`, and what that made.
 
     Lines that can't be read are passed over; the next launch writes those it needs anew.
     """
-    lines: dict[str, Line] = {}
+    lines: dict[str, PlanRecord] = {}
     if folder.plan.exists():
         for text in folder.plan.read_bytes().splitlines():
             with suppress(ValueError, KeyError, TypeError):
@@ -47,7 +41,7 @@ def read_frozen(folder: SweepFolder) -> dict[str, Line]:
 
 
 def check_frozen(
-    folder: SweepFolder, frozen: Mapping[str, Line], cells: Sequence[PlannedCell]
+    folder: SweepFolder, frozen: Mapping[str, PlanRecord], cells: Sequence[PlannedCell]
 ) -> None:
     """Compare the whole configurations of cells with those that are kept under their ids.
 
@@ -68,7 +62,7 @@ def check_frozen(
 
 def freeze(
     folder: SweepFolder,
-    frozen: Mapping[str, Line],
+    frozen: Mapping[str, PlanRecord],
     cells: Sequence[PlannedCell],
     engines: Mapping[str, str],
     asked: Mapping[str, Any],
@@ -115,13 +109,3 @@ def freeze(
     text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100)
     earlier = folder.provenance.read_bytes() if folder.provenance.exists() else b""
     atomic_write(folder.provenance, earlier + f"---\n{text}".encode())
-
-
-def machine() -> dict[str, Any]:
-    """Where this process runs."""
-    return {
-        "host": platform.node(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "command": shlex.join(sys.orig_argv),
-    }

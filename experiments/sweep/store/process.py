@@ -1,46 +1,56 @@
-"""Which process wrote a file, and whether it still runs."""
+"""Identity of a process: which one wrote a file, and whether it still runs."""
 
 from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache
+
+import psutil
+
+SAME = 2.0  # seconds between two times of start that are one, as the system gives them to a second
 
 
-def born(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did; None where the system won't say."""
-    fields = _stat(pid)
-    return fields[19] if fields else None
+@dataclass(frozen=True)
+class ProcessId:
+    """A process, known again though its number may be another's by now.
 
-
-def alive(pid: int) -> bool:
-    """Whether a process of this number runs on this machine; a zombie has ended."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    fields = _stat(pid)
-    return not fields or fields[0] != "Z"
-
-
-def _stat(pid: int) -> list[str]:
-    """What the kernel says of a process, from its state on (proc(5)); nothing where it doesn't."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def runs(host: str, pid: int, began: str | None) -> bool | None:
-    """Whether a process still runs, and not one that has got its number.
-
-    Returns
-    -------
-    bool or None
-        None where it is another host's: nobody can tell from here.
+    Attributes
+    ----------
+    host, pid
+        Where it runs, and its number there.
+    started
+        Seconds after the boot of its machine, which no jump of a clock changes (psutil's
+        `create_time` counts from 1970, and so depends on the clock). None: not known.
     """
-    if host != platform.node():
-        return None
-    return alive(pid) and began in (None, born(pid))
+
+    host: str
+    pid: int
+    started: float | None = None
+
+    @classmethod
+    def current(cls) -> ProcessId:
+        """Return this process's identity."""
+        return _current(os.getpid())
+
+    def is_running(self) -> bool | None:
+        """Return True if the process runs; None where it is another host's. A zombie has ended."""
+        if self.host != platform.node():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            return self.started is None or abs(_started(process) - self.started) < SAME
+        except psutil.NoSuchProcess:
+            return False
+
+
+@cache
+def _current(pid: int) -> ProcessId:
+    return ProcessId(platform.node(), pid, _started(psutil.Process(pid)))
+
+
+def _started(process: psutil.Process) -> float:
+    return round(process.create_time() - psutil.boot_time(), 2)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.atomic_write import writing
 from experiments.sweep.store.journal import journals_in
-from experiments.sweep.store.manifest import Manifest, Sum, unseal
-from experiments.sweep.store.parquet import part_path
-from experiments.sweep.store.paths import SIBLINGS, SweepFolder
+from experiments.sweep.store.parquet import Manifest, Sum, decode, part_path, unseal
+from experiments.sweep.store.paths import SIBLINGS, TABLES, TEMPORARY, SweepFolder
 from fanin.errors import FaninError
 
 WORDS = pa.dictionary(pa.int32(), pa.string())
@@ -23,6 +24,8 @@ OURS = {"cell_id": WORDS, "attempt": pa.int32(), "outcome": WORDS}  # what all `
 TRIES, PAUSE = 20, 0.05  # how often to look again while files come and go, and seconds between
 
 T = TypeVar("T")
+Parts = dict[str, pa.Table]
+"""Parts of one table by the stem of their files, or of one pack by table."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class StoredPack:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Scan:
     """What lies in a folder: sound packs by their stems, faults, packs that others replace."""
 
     packs: dict[str, StoredPack]
@@ -60,11 +63,11 @@ class _Foreign(ValueError):
     """Sound, but not written by a sweep."""
 
 
-class Vanished(Exception):
+class FileVanished(Exception):
     """A file went between the listing and the reading of it: packs are being merged."""
 
 
-def steadily(read: Callable[[], T]) -> T:
+def retry_on_race(read: Callable[[], T]) -> T:
     """Read again while files vanish under the reader's hands.
 
     Raises
@@ -75,19 +78,19 @@ def steadily(read: Callable[[], T]) -> T:
     for _ in range(TRIES):
         try:
             return read()
-        except Vanished as gone:
+        except FileVanished as gone:
             last = gone
             time.sleep(PAUSE)
     raise FaninError(f"{last}: gone whenever it is to be read; does somebody clear this folder?")
 
 
-def survey(folder: SweepFolder) -> Survey:
+def scan(folder: SweepFolder) -> Scan:
     """Look through a folder: `cells` parts are verified in full, of others only the size.
 
     Raises
     ------
-    Vanished
-        As it says; see `steadily`.
+    FileVanished
+        As it says; see `retry_on_race`.
     """
     listed, journals = _list_twice(folder)
     faults = [
@@ -120,7 +123,26 @@ def survey(folder: SweepFolder) -> Survey:
             for stem, path in _parts(listed[name]).items()
             if stem not in known
         ]
-    return Survey(packs, faults, superseded)
+    return Scan(packs, faults, superseded)
+
+
+def read_pack(
+    folder: SweepFolder,
+    pack: StoredPack,
+    names: Sequence[str] = TABLES,
+    columns: Sequence[str] | None = None,
+) -> Parts | Fault:
+    """Read a pack's parts by table, or say which of them is spoilt."""
+    parts: Parts = {}
+    for name in names:
+        try:
+            if name == "cells":
+                parts[name] = decode(pack.cells, columns)
+            elif name in pack.siblings:
+                parts[name] = decode(verified(pack, name))
+        except (ValueError, OSError) as error:
+            return Fault(part_path(folder, name, pack.stem), str(error), pack.stem)
+    return parts
 
 
 def verified(pack: StoredPack, name: str) -> bytes:
@@ -130,7 +152,7 @@ def verified(pack: StoredPack, name: str) -> bytes:
     ------
     ValueError
         It isn't what was written; the message says so.
-    Vanished
+    FileVanished
         The pack is gone.
     """
     data = read_listed(pack.siblings[name])
@@ -144,7 +166,7 @@ def read_listed(path: Path) -> bytes:
 
     Raises
     ------
-    Vanished
+    FileVanished
         It no longer is.
     ValueError
         It can't be read.
@@ -152,7 +174,7 @@ def read_listed(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise Vanished(path) from error
+        raise FileVanished(path) from error
     except OSError as error:
         raise ValueError(f"it can't be read ({error.strerror or error})") from error
 
@@ -215,10 +237,59 @@ def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[Fault]:
         except FileNotFoundError:
             # Merging removes `cells` first: while that is there, nobody has replaced the pack.
             if not part_path(folder, "cells", pack.stem).exists():
-                raise Vanished(path) from None
+                raise FileVanished(path) from None
             faults.append(Fault(path, "it is missing", pack.stem))
         else:
             if size != expected.size:
                 reason = f"it has {size} bytes instead of {expected.size}"
                 faults.append(Fault(path, reason, pack.stem))
     return faults
+
+
+def quarantine(folder: SweepFolder) -> list[Fault]:
+    """Verify every part in full, and move all parts of spoilt packs to `quarantine/`.
+
+    Nothing is deleted but what killed processes left half written, and files that are none of the
+    sweep's are left alone. To be called under `acquire_sweep_lock`, before it is decided what runs.
+
+    Returns
+    -------
+    list of Fault
+        What is wrong with which file, and where it is now.
+    """
+    _clear(folder)
+    faults = retry_on_race(lambda: _faults(folder))
+    for stem in dict.fromkeys(fault.stem for fault in faults if fault.stem is not None):
+        for name in reversed(TABLES):  # first `cells`, which readers go by
+            _set_aside(folder, name, stem)
+    return [
+        replace(fault, reason=f"{fault.reason}; its pack is now in {folder.quarantine}/")
+        if fault.stem is not None
+        else fault
+        for fault in faults
+    ]
+
+
+def _clear(folder: SweepFolder) -> None:
+    """Remove temporary files; `predictions` may be written now, and are analysis's own affair."""
+    tables = (folder.table(name) for name in TABLES)
+    for where in (folder.root, folder.errors, folder.journals, *tables):
+        for path in where.glob(TEMPORARY):
+            with writing(path):
+                path.unlink(missing_ok=True)
+
+
+def _faults(folder: SweepFolder) -> list[Fault]:
+    found = scan(folder)
+    read = (read_pack(folder, pack) for pack in found.packs.values())
+    return found.faults + [parts for parts in read if isinstance(parts, Fault)]
+
+
+def _set_aside(folder: SweepFolder, name: str, stem: str) -> None:
+    path, there = part_path(folder, name, stem), folder.quarantine / name
+    with writing(path):
+        if not path.exists():
+            return
+        there.mkdir(parents=True, exist_ok=True)
+        names = (f"{stem}{f'.{n}' if n else ''}.parquet" for n in count())
+        path.replace(next(there / new for new in names if not (there / new).exists()))

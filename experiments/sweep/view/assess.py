@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import DONE, FAILED
+from experiments.sweep.store.tables import DONE, FAILED
 from experiments.sweep.view.expect import seconds_left, typical_seconds
 from experiments.sweep.view.failures import failures
 from experiments.sweep.view.jobs import Jobs

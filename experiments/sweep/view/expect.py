@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 
-from experiments.sweep.store.state import DONE
+from experiments.sweep.store.tables import DONE
 from experiments.sweep.view.seen import Result
 
 Weight = Callable[[str], float]

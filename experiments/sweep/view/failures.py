@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import FAILED
+from experiments.sweep.store.tables import FAILED
 from experiments.sweep.view.planned import Planned
 from experiments.sweep.view.seen import Result
 

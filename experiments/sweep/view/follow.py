@@ -20,7 +20,8 @@ from experiments.sweep.store.journal import (
 )
 from experiments.sweep.store.parquet import part_path, read_part
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.scan import steadily, survey
+from experiments.sweep.store.scan import retry_on_race, scan
+from experiments.sweep.store.tables import latest_attempts
 from experiments.sweep.view.seen import Begun, OpenJournal, Result, Seen
 from fanin.errors import DataError
 
@@ -49,7 +50,7 @@ class Follower:
         self._order: dict[tuple[str, int], int] = {}
         self._notes: dict[str, None] = {}  # in order
         self._looked = False
-        found = steadily(lambda: survey(folder))
+        found = retry_on_race(lambda: scan(folder))
         self._faults = {fault.path: str(fault) for fault in found.faults}
         self._passed_over = {f.stem or f.path.stem for f in found.faults} | found.superseded
         self._old = {stem for stem, t in self._listed().items() if since is None or t < since}
@@ -140,9 +141,8 @@ class Follower:
         self._results.setdefault(stem, {})[cell] = result
 
     def _latest(self) -> dict[str, Result]:
-        latest: dict[str, Result] = {}
-        for results in self._results.values():
-            for cell, result in results.items():
-                if cell not in latest or result.attempt >= latest[cell].attempt:
-                    latest[cell] = result
-        return latest
+        return latest_attempts(
+            (cell, result.attempt, result)
+            for results in self._results.values()
+            for cell, result in results.items()
+        )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from experiments.sweep.store.lock import FRESH, read_launcher
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.process import runs
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def find_launcher(folder: SweepFolder) -> Launcher | None:
         heard = age(folder.launcher.stat().st_mtime)
     except FileNotFoundError:  # it has ended just now
         return None
-    return Launcher(note.host, note.pid, runs(note.host, note.pid, note.born), heard)
+    return Launcher(note.host, note.pid, note.is_running(), heard)
 
 
 def age(written: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from experiments.sweep.differences import short_labels
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import similar
+from experiments.sweep.types import pack_key
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def read_planned(folder: SweepFolder) -> Planned:
         try:
             line = json.loads(text)
             cell, config = line["cell_id"], line["config"]
-            asked[cell], kinds[cell] = line["asked"], similar(config)
+            asked[cell], kinds[cell] = line["asked"], pack_key(config)
         except (ValueError, TypeError, KeyError):
             spoilt += 1
     faults = (f"{folder.plan}: {spoilt} lines can't be read",) if spoilt else ()

@@ -15,8 +15,8 @@ from experiments.sweep.engines import Engines
 from experiments.sweep.grid import Axis
 from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
-from experiments.sweep.runners import Outliving
-from experiments.sweep.store.state import DONE, CellState
+from experiments.sweep.store.tables import DONE, CellState
+from experiments.sweep.types import DetachedRunner
 from experiments.sweep.view.units import duration, several
 
 SHOWN_VALUES = 12  # of an axis
@@ -40,7 +40,7 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
         f"Would run {several(plan.pending, 'cell')} in {several(len(plan.packs), 'pack')} "
         f"({_engines(plan)})"
     )
-    outlives = isinstance(request.runner, Outliving)
+    outlives = isinstance(request.runner, DetachedRunner)
     if not outlives:
         workers = min(request.runner.n_workers, len(plan.packs))
         where = f"on {several(workers, 'worker')}: {_expected(plan, workers)}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from experiments.sweep.store.journal import lives
 from experiments.sweep.store.lock import FRESH
 from experiments.sweep.view.jobs import Jobs
 from experiments.sweep.view.launcher import age
@@ -15,7 +14,7 @@ from experiments.sweep.view.status import RunningCell, Worker
 
 def is_busy(journal: OpenJournal, at_work: bool, jobs: Jobs | None) -> bool:
     """Whether a journal's writer is at work, as far as can be told from here."""
-    alive = None if journal.writer is None else lives(journal.writer)
+    alive = None if journal.writer is None else journal.writer.process.is_running()
     if journal.over or alive is not None:
         return bool(alive) and not journal.over
     if journal.element is not None and jobs is not None and jobs.at_work is not None:
@@ -38,5 +37,5 @@ def worker_at(journal: OpenJournal, planned: Planned) -> Worker:
     )
     if writer is None:
         return Worker("unknown", 0, None, heard, cells)
-    device = writer.about.get("device")
-    return Worker(writer.host, writer.pid, None if device is None else str(device), heard, cells)
+    device, process = writer.about.get("device"), writer.process
+    return Worker(process.host, process.pid, None if device is None else str(device), heard, cells)

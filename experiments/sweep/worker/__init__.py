@@ -1,1 +1,1 @@
-"""A pack runs in a process; what becomes of it when that dies."""
+"""The worker's side: a pack runs in a process, and what becomes of its journal when that dies."""

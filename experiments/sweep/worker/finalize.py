@@ -1,39 +1,90 @@
-"""What is made of a pack whose writer is gone: finished cells kept, the one at work blamed."""
+"""Journals whose writer is gone, turned into tables: finished cells kept, those at work failed."""
 
 from __future__ import annotations
 
+import platform
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from experiments.config.identity import flatten
 from experiments.result import CellResult
-from experiments.sweep.store.journal import Event, read_events, read_results, read_writer, take
+from experiments.sweep.provenance import code_version, versions
+from experiments.sweep.store.journal import (
+    TAKEN,
+    Event,
+    journals_in,
+    read_events,
+    read_results,
+    read_writer,
+    take,
+)
 from experiments.sweep.store.parquet import publish
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import Task
-from experiments.sweep.worker.rows import failed, identified
+from experiments.sweep.store.plan_file import PlanRecord
+from experiments.sweep.types import PackedCell
+
+MESSAGE = 2000  # characters of an error's message that a table keeps; the traceback's file has all
+DIED = ("killed", "its launcher died")
+STOPPED = ("cancelled", "the sweep was stopped")
+
+
+def recover(
+    folder: SweepFolder, frozen: Mapping[str, PlanRecord], why: tuple[str, str] = DIED
+) -> None:
+    """Finalize every journal that a launcher left which died, or was told to stop.
+
+    To be called under `acquire_sweep_lock`. A worker that lives on all the same, as none should,
+    has lost its journal, and with it the right to write tables; its cells' next attempts have a
+    higher number. Jobs on a cluster live on as they should: their journals are left alone.
+
+    Parameters
+    ----------
+    folder
+        The sweep's.
+    frozen
+        Its planned cells (`read_frozen`).
+    why
+        Outcome and reason of the cells that were at work.
+    """
+    cells = {c: PackedCell(c, 1, line["config"], line["choices"]) for c, line in frozen.items()}
+    for journal in journals_in(folder.journals).values():
+        if not _is_anothers(folder, journal):
+            finalize_journal(folder, journal, cells, *why, fail_all=True)
+    for left in folder.journals.glob(f"*{TAKEN}/"):  # its taker died before it was through
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_anothers(folder: SweepFolder, journal: Path) -> bool:
+    """Return True if a journal lies in a folder of its own which nobody has taken back."""
+    first, *rest = journal.relative_to(folder.journals).parts
+    return bool(rest) and not first.endswith(TAKEN)
 
 
 @dataclass(frozen=True)
-class Settled:
-    """Cells of a journal: `finished` have their result, `blamed` a row that says what befell them.
+class FinalizedJournal:
+    """Cells of a journal: `finished` have their result, `failed` a row that says what befell them.
 
-    `suspects` were at work together, so nobody knows which of them it was: they have no row.
+    `candidates` were at work together, so nobody knows which of them it was: they have no row.
     """
 
     finished: frozenset[str] = frozenset()
-    blamed: frozenset[str] = frozenset()
-    suspects: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    candidates: frozenset[str] = frozenset()
 
 
-def settle(
+def finalize_journal(
     folder: SweepFolder,
     journal: Path,
-    tasks: Mapping[str, Task],
+    cells: Mapping[str, PackedCell],
     outcome: str,
     reason: str,
-    blame_all: bool = False,
-) -> Settled | None:
+    fail_all: bool = False,
+) -> FinalizedJournal | None:
     """Take a journal, write its tables, and give what was at work an outcome.
 
     Parameters
@@ -42,17 +93,17 @@ def settle(
         The sweep's.
     journal
         `STEM.journal`, or a `STEM.taken` whose taker is dead.
-    tasks
+    cells
         The cells that may be in it, by id; the attempt is what the journal says.
     outcome, reason
         Of the cell that was at work.
-    blame_all
+    fail_all
         Whether several that were at work together all have it: where no cell of them is to blame,
         as when their launcher died or was told to stop.
 
     Returns
     -------
-    Settled or None
+    FinalizedJournal or None
         None where somebody else has taken the journal, or there is none.
     """
     taken = journal if journal.suffix == ".taken" else take(journal)
@@ -66,24 +117,61 @@ def settle(
         return None
     at_work: dict[str, int] = {}
     follow(at_work, events)
-    said = writer.about if writer is not None else {}
-    guilty = at_work if blame_all or len(at_work) == 1 else {}
+    about = writer.about if writer is not None else {}
+    guilty = at_work if fail_all or len(at_work) == 1 else {}
     for cell, attempt in guilty.items():
-        if cell in tasks:
-            task = Task(cell, attempt, tasks[cell].config, tasks[cell].choices)
-            result = failed(task, outcome, reason)
-            row = identified(task, result.row, said.get("device"), said.get("engine"))
+        if cell in cells:
+            packed = PackedCell(cell, attempt, cells[cell].config, cells[cell].choices)
+            result = failed_result(packed, outcome, reason)
+            row = cell_row(packed, result.row, about.get("device"), about.get("engine"))
             results.append(CellResult(row, {}))
     publish(folder, taken, results)
     finished = frozenset(event.cell_id for event in events if event.kind == "done")
-    blamed = frozenset(guilty)
-    return Settled(finished, blamed, frozenset(at_work) - blamed)
+    return FinalizedJournal(finished, frozenset(guilty), frozenset(at_work) - frozenset(guilty))
 
 
 def follow(at_work: dict[str, int], events: Iterable[Event]) -> None:
-    """Keep up with the cells that have begun and not ended, each with its attempt, in place."""
+    """Update in place the cells that have begun and not ended, each with its attempt."""
     for event in events:
         if event.kind == "start":
             at_work[event.cell_id] = int(event.word)
         elif event.kind == "done":
             at_work.pop(event.cell_id, None)
+
+
+def failed_result(cell: PackedCell, outcome: str, reason: str) -> CellResult:
+    """Return the row of a cell that left no result."""
+    row = dict(flatten(cell.config)) | {
+        "outcome": outcome,
+        "outcome_step": None,
+        "outcome_tensor": None,
+        "outcome_reason": reason[:MESSAGE],
+        "test_accuracy": float("nan"),
+        "test_loss": float("nan"),
+        "train_loss": float("nan"),
+        "seconds": float("nan"),
+    }
+    return CellResult(row, {})
+
+
+def cell_row(
+    cell: PackedCell,
+    row: dict[str, Any],
+    device: str | None,
+    engine: str | None,
+    code: str | None = None,
+) -> dict[str, Any]:
+    """Add to a result's row its cell, the options it was made of, and where it ran.
+
+    `code` where that isn't the code of this process.
+    """
+    where = {
+        "engine": engine,
+        "attempt": cell.attempt,
+        "host": platform.node(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "code": code or code_version(),
+        **versions("python", "torch", "numpy"),
+    }
+    return {"cell_id": cell.cell_id, **cell.choices, **row, **where}

@@ -6,13 +6,11 @@ replaces a dead one is there at once, and runs what was launched, whatever was e
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import signal
 import sys
 
 from experiments.sweep.provenance import code_version
-from experiments.sweep.worker.process import PR_SET_PDEATHSIG
+from experiments.sweep.worker.limits import die_with_parent
 
 NEEDED = (
     "experiments.sweep.worker.worker",
@@ -26,4 +24,4 @@ for name in NEEDED:
 code_version()
 # It would stay as long as a worker does, and workers as long as it: neither may outlive a launcher.
 if sys.platform == "linux":
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()

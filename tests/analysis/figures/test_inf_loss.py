@@ -27,7 +27,7 @@ from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.result import CellResult
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.request import understand
+from experiments.sweep.request import parse_request
 from fanin.errors import FaninError
 
 SMALL = (
@@ -43,7 +43,7 @@ def space() -> ConfigCatalog:
 
 def config_of(space: ConfigCatalog, *words: str) -> dict[str, Any]:
     arguments = parse_arguments(config_loader(), [*SMALL, *words])
-    (cell,) = expand(space, understand(space, arguments).grids)
+    (cell,) = expand(space, parse_request(space, arguments).grids)
     return dict(cell.config)
 
 

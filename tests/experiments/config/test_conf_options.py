@@ -12,9 +12,10 @@ from experiments.config.catalog import CONF, ConfigCatalog
 from experiments.config.instantiate import instantiate
 from experiments.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
 from experiments.sweep.expand import expand
-from experiments.sweep.grid import grids_of
-from experiments.sweep.runners import InlineRunner, LocalRunner, Runner
-from experiments.sweep.sizes import Size, at_size
+from experiments.sweep.grid import Size, at_size, grids_of
+from experiments.sweep.runners.inline import InlineRunner
+from experiments.sweep.runners.pool import LocalRunner
+from experiments.sweep.types import Runner
 
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "sweep")
 SWEEPS = sorted(CONF.glob("sweep/*.yaml"))

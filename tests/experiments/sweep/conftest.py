@@ -12,9 +12,10 @@ from sweep_process import FAULTY, Site, site
 
 from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.sweep.cli import check_command, run_command, space_of
-from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.expand import expand
 from experiments.sweep.grid import grids_of
 from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.types import PlannedCell
 
 Cells = Callable[..., list[PlannedCell]]
 

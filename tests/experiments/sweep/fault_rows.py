@@ -12,7 +12,7 @@ from sweep_process import Site, finish
 from analysis import load
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 
 Record = Callable[[str, str, str], None]  # a fault, what happened, and what the command did next
 PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"

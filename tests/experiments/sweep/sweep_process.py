@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from experiments.sweep.store.journal import read_events, read_writer
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.process import alive
+from experiments.sweep.store.process import ProcessId
 from experiments.sweep.store.tables import read_parts
 
 SCHEME = Path(__file__).with_name("troubled.py")
@@ -104,7 +105,7 @@ class Site:
             if events and events[-1].kind in ("start", "at") and writer is not None:
                 number = self.numbers().get(events[-1].cell_id, -1)
                 if (self.root / f"hold-{number}").exists() and self.runs(number):
-                    waiting[number] = writer.pid
+                    waiting[number] = writer.process.pid
         return waiting
 
     def numbers(self) -> dict[str, int]:
@@ -143,4 +144,9 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def gone(pid: int) -> bool:
-    return not alive(pid)
+    return not is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Return True if a process of this number runs on this machine; a zombie has ended."""
+    return ProcessId(platform.node(), pid).is_running() is True

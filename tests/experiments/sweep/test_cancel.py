@@ -55,7 +55,7 @@ def test_a_sweep_on_another_host_is_stopped_there(
     folder = SweepFolder(tmp_path / "s")
     folder.root.mkdir()
     folder.plan.touch()
-    folder.launcher.write_text(json.dumps({"host": "elsewhere", "pid": 7, "born": "1"}))
+    folder.launcher.write_text(json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0}))
     assert told("s", f"--results={tmp_path}") == 2
     assert "ssh elsewhere kill -TERM 7" in capsys.readouterr().err
     assert folder.launcher.exists()
@@ -68,7 +68,7 @@ def test_the_process_that_got_a_dead_launchers_number_is_left_alone(
     folder.root.mkdir()
     folder.plan.touch()
     with subprocess.Popen(["sleep", "1000"]) as other:
-        note = {"host": platform.node(), "pid": other.pid, "born": "another time"}
+        note = {"host": platform.node(), "pid": other.pid, "started": 1.0}
         folder.launcher.write_text(json.dumps(note))
         assert told("s", f"--results={tmp_path}") == 0
         assert "s: nobody runs it." in capsys.readouterr().out

@@ -11,7 +11,7 @@ from experiments.config.identity import flatten
 from experiments.sweep.cli import check_command, run_command
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.request import understand
+from experiments.sweep.request import parse_request
 from fanin.errors import ConfigError
 
 
@@ -164,7 +164,7 @@ def wrong(draw, space) -> tuple[str, str]:
 
 def cells(loader, space, words):
     checked = check_command(loader, "config", words, multirun=True)
-    return expand(space, understand(space, parse_arguments(loader, checked)).grids)
+    return expand(space, parse_request(space, parse_arguments(loader, checked)).grids)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -17,10 +17,9 @@ import pytest
 from stored_packs import contents, loaded, result, store
 
 from experiments.compact import main
-from experiments.sweep.store import merge
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.paths import TABLES, SweepFolder
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_what_comes_later_is_merged_with_what_was_merged(folder: SweepFolder) ->
 def test_packs_that_are_large_enough_are_left_alone(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(merge, "ENOUGH", 14)  # two cells' rows
+    monkeypatch.setattr("experiments.compact.ENOUGH", 14)  # two cells' rows
     before = contents(loaded(folder))
     compact(folder)
     assert len(parts(folder)) == 15  # c as it was, w with y, u
@@ -84,7 +83,7 @@ def test_packs_that_are_large_enough_are_left_alone(
 def test_a_pack_of_nothing_but_superseded_attempts_goes(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "ENOUGH", 30)  # five cells' rows
+    monkeypatch.setattr("experiments.compact.ENOUGH", 30)  # five cells' rows
     store(folder, "f", *(result(cell, 3) for cell in "uvwxy"))
     compact(folder)
     assert {path.stem for path in parts(folder)} == {"f"}
@@ -183,7 +182,7 @@ def test_killed_at_any_step_it_loses_and_doubles_nothing(
             assert read_states(here) == states
             compact(here)
         assert len(parts(here)) == len(TABLES)
-        assert not here.spoilt.exists()
+        assert not here.quarantine.exists()
         assert not list(here.journals.iterdir())
     assert set(exits) == {0, -signal.SIGKILL}
     assert len(exits) > 20

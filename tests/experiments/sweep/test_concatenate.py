@@ -3,7 +3,7 @@
 import pandas as pd
 import pyarrow as pa
 
-from experiments.sweep.store.concatenate import concatenate
+from experiments.sweep.store.tables import concatenate
 
 
 def test_parts_together_may_have_more_words_than_one_of_them_can_number():

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.schema import build_cell
-from experiments.sweep.cost import FLOPS, LEAST, Costs, estimated_seconds
+from experiments.sweep.plan import FLOPS, LEAST, Costs, estimated_seconds
 
 ONE_STEP = (
     "train.steps=1",

@@ -13,12 +13,10 @@ import torch
 from analysis import load
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
-from experiments.sweep.engines import choose, decide
-from experiments.sweep.expand import PlannedCell
+from experiments.sweep.engines import choose, decide, try_engines
 from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.trial import try_engines
-from experiments.sweep.types import Task, grouped
+from experiments.sweep.types import PackedCell, PlannedCell, group_cells
 from experiments.training.loader import StackedBatchLoader
 from fanin.errors import FaninError
 
@@ -41,11 +39,11 @@ def torch_as_before() -> Iterator[None]:
     torch.use_deterministic_algorithms(strict)
 
 
-def groups_of(cells: list[PlannedCell]) -> dict[str, list[Task]]:
-    return grouped(Task(cell.id, 1, cell.config, cell.choices) for cell in cells)
+def groups_of(cells: list[PlannedCell]) -> dict[str, list[PackedCell]]:
+    return group_cells(PackedCell(cell.id, 1, cell.config, cell.choices) for cell in cells)
 
 
-def by_model(groups: dict[str, list[Task]], engines: dict[str, str]) -> dict[str, str]:
+def by_model(groups: dict[str, list[PackedCell]], engines: dict[str, str]) -> dict[str, str]:
     return {groups[key][0].choices["model"] or "": engine for key, engine in engines.items()}
 
 

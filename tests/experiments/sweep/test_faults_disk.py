@@ -13,7 +13,7 @@ from fault_rows import Record, again, again_here, ended, fault, run_here
 from sweep_process import FAULTY, Site, finish, site, until
 
 from experiments.sweep.store.journal import read_events
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 
 CELLS = 6
 PAGE = 4096  # bytes: a tmpfs gives room in such pieces

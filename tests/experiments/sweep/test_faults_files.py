@@ -12,7 +12,7 @@ import pytest
 from fault_rows import Record, again_here, fault, run_here
 from sweep_process import Site, finish
 
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 
 CELLS, PACK = 6, 3
 GRID = (f"init.number=range({CELLS})", f"runner.pack_cells={PACK}")
@@ -51,9 +51,9 @@ def test_a_damaged_part_costs_its_pack_which_runs_again(
             said = capsys.readouterr().out.replace("\n", "")
             assert str(path) in said
             assert f"{CELLS} cells: {CELLS - PACK} done, {PACK} missing" in said
-            assert (faulty.folder.spoilt / table / path.name).exists()
+            assert (faulty.folder.quarantine / table / path.name).exists()
     for damage in DAMAGES:
-        happened = f"named; its pack is moved to `spoilt/`, and its {PACK} cells are missing"
+        happened = f"named; its pack is moved to `quarantine/`, and its {PACK} cells are missing"
         record(damage, happened, told[damage])
 
 

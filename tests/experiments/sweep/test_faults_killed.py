@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 from fault_rows import Record, again, again_here, ended, fault
-from sweep_process import Site, finish, gone, until
-
-from experiments.sweep.store.process import alive
+from sweep_process import Site, finish, gone, is_alive, until
 
 CELLS = 12
 SERIAL = (f"init.number=range({CELLS})", "runner.pack_cells=6", "runner.workers=2")
@@ -103,7 +101,7 @@ def test_without_its_forkserver_a_sweep_goes_on(faulty: Site, record: Record) ->
     server = parent(worker(faulty, 2))
     assert server != sweep.pid
     os.kill(server, signal.SIGKILL)
-    until(lambda: not alive(worker(faulty, 2)) and not alive(worker(faulty, 8)), sweep)
+    until(lambda: not is_alive(worker(faulty, 2)) and not is_alive(worker(faulty, 8)), sweep)
     faulty.forget("step-*")
     said = finish(sweep)
     assert "Traceback" not in said

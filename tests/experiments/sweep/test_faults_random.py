@@ -12,7 +12,7 @@ from fault_rows import again
 from sweep_process import Site, finish, gone, until
 
 from experiments.sweep.store.journal import read_writer
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 
 CELLS = 150
 WORDS = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=5")
@@ -25,7 +25,7 @@ def writers(here: Site) -> list[int]:
     for path in here.folder.journals.glob("*.journal"):
         with suppress(FileNotFoundError):
             if (writer := read_writer(path)) is not None:
-                found.append(writer.pid)
+                found.append(writer.process.pid)
     return found
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 from fault_rows import Record, again_here, ended, fault, run_here
-from sweep_process import PATIENCE, Site, gone, until
+from sweep_process import PATIENCE, Site, gone, is_alive, until
 
 from analysis import load
-from experiments.sweep.store.process import alive
 
 ROUNDS = 5
 
@@ -60,8 +59,8 @@ def test_a_worker_that_outlives_its_launcher_publishes_nothing(
         "sitecustomize.py",  # workers without the signal that ends them with their launcher
         "import sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
-        "    import experiments.sweep.worker.process\n"
-        "    experiments.sweep.worker.process.PR_SET_PDEATHSIG = 0\n",
+        "    import experiments.sweep.worker.limits\n"
+        "    experiments.sweep.worker.limits.PR_SET_PDEATHSIG = 0\n",
     )
     faulty.tell("step-2", "hold")
     words = ("init.number=range(6)", "runner.workers=1", "runner.pack_cells=6")
@@ -70,7 +69,7 @@ def test_a_worker_that_outlives_its_launcher_publishes_nothing(
     orphan = int((faulty.root / "at-2").read_text())
     sweep.kill()
     sweep.wait(PATIENCE)
-    assert alive(orphan)
+    assert is_alive(orphan)
     os.kill(orphan, signal.SIGSTOP)
     faulty.forget("step-2")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import platform
 import resource
 import time
 from dataclasses import replace
@@ -21,12 +20,11 @@ from experiments.sweep.store.journal import (
     Event,
     Journal,
     Writer,
-    lives,
     read_events,
     read_results,
     read_writer,
 )
-from experiments.sweep.store.process import born
+from experiments.sweep.store.process import ProcessId
 from fanin.errors import FaninError
 
 ODD = [math.inf, -math.inf, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
@@ -54,7 +52,7 @@ def test_what_was_committed_is_read_back_exactly(tmp_path: Path) -> None:
     assert math.copysign(1, found[0].tables["curves"]["value"][-1]) == -1
     writer = read_writer(path)
     assert writer is not None
-    assert writer.pid == os.getpid()
+    assert writer.process.pid == os.getpid()
     kinds = [(event.kind, event.cell_id) for event in read_events(path)[0]]
     assert kinds == [("start", "x"), ("done", "x"), ("start", "y"), ("done", "y")]
 
@@ -63,12 +61,11 @@ def test_a_writer_says_who_it_is(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "a.journal", {"device": "cuda:1", "threads": 1})
     journal.close()
     writer = read_writer(journal.path)
-    assert writer == Writer(
-        os.getpid(), born(os.getpid()), platform.node(), {"device": "cuda:1", "threads": 1}
-    )
-    assert lives(writer)
-    assert lives(replace(writer, born="1")) is False, "another process that got its number"
-    assert lives(replace(writer, host="elsewhere")) is None
+    assert writer == Writer(ProcessId.current(), {"device": "cuda:1", "threads": 1})
+    process = writer.process
+    assert process.is_running()
+    assert replace(process, started=1.0).is_running() is False, "another that got its number"
+    assert replace(process, host="elsewhere").is_running() is None
 
 
 @pytest.mark.parametrize("text", ["plain", 'tab\tline\n\\ "quoted"', "\u03c3 \udc80", ""])

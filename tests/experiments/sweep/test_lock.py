@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from experiments.sweep.store import lock
-from experiments.sweep.store.lock import sole_launcher
+from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
 
@@ -38,15 +38,15 @@ def note(folder: SweepFolder, **about: Any) -> None:
 
 
 def assert_free(folder: SweepFolder) -> None:
-    with sole_launcher(folder):
+    with acquire_sweep_lock(folder):
         assert json.loads(folder.launcher.read_text())["pid"] == os.getpid()
     assert not folder.launcher.exists()
 
 
 def test_a_living_launcher_is_named(folder: SweepFolder, other: subprocess.Popen[bytes]) -> None:
     note(folder, pid=other.pid)
-    with pytest.raises(FaninError, match=f"process {other.pid} is running"), sole_launcher(folder):
-        raise AssertionError
+    with pytest.raises(FaninError, match=f"process {other.pid} is running"):
+        assert_free(folder)
     assert json.loads(folder.launcher.read_text())["pid"] == other.pid
 
 
@@ -61,7 +61,7 @@ def test_a_dead_launchers_note_is_void(folder: SweepFolder, other: subprocess.Po
 def test_another_process_that_got_a_dead_launchers_number_is_not_it(
     folder: SweepFolder, other: subprocess.Popen[bytes]
 ) -> None:
-    note(folder, pid=other.pid, born="1")
+    note(folder, pid=other.pid, started=1.0)
     assert_free(folder)
 
 
@@ -73,7 +73,7 @@ def test_a_spoilt_note_stops_nobody(folder: SweepFolder, text: str) -> None:
 
 
 def test_a_launcher_that_was_taken_over_leaves_the_new_ones_note(folder: SweepFolder) -> None:
-    with sole_launcher(folder):
+    with acquire_sweep_lock(folder):
         folder.launcher.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     assert json.loads(folder.launcher.read_text())["host"] == "elsewhere"
 
@@ -114,7 +114,7 @@ def test_this_hosts_clock_has_no_say(
 
 def test_a_beat_renews_the_note(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT_EVERY", 0.0)
-    with sole_launcher(folder) as hold:
+    with acquire_sweep_lock(folder) as hold:
         os.utime(folder.launcher, (0, 0))
         hold.beat()
         assert lock._is_fresh(folder.launcher)
@@ -124,7 +124,7 @@ def test_a_launcher_that_was_taken_over_learns_it_by_its_next_beat(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_EVERY", 0.0)
-    with sole_launcher(folder) as hold:
+    with acquire_sweep_lock(folder) as hold:
         elsewhere(folder, age=0)
         with pytest.raises(FaninError, match="process 7 on elsewhere has taken this sweep over"):
             hold.beat()
@@ -134,7 +134,7 @@ def test_a_launcher_that_was_taken_over_learns_it_by_its_next_beat(
 def _try(folder: SweepFolder, ready: Any, over: Any, wins: Any) -> None:
     ready.wait()
     try:
-        with sole_launcher(folder):
+        with acquire_sweep_lock(folder):
             with wins.get_lock():
                 wins.value += 1
             over.wait()

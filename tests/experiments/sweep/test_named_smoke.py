@@ -11,9 +11,10 @@ import torch
 from experiments.cell import run_cell
 from experiments.config.catalog import CONF, ConfigCatalog, config_loader
 from experiments.schema import coerce_group
-from experiments.sweep.expand import PlannedCell, expand
+from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.request import understand
+from experiments.sweep.request import parse_request
+from experiments.sweep.types import PlannedCell
 
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
 TWO_SIZES = [name for name in SWEEPS if "\npaper:" in (CONF / f"sweep/{name}.yaml").read_text()]
@@ -27,7 +28,7 @@ def space() -> ConfigCatalog:
 
 def cells_of(space: ConfigCatalog, sweep: str, size: str) -> list[PlannedCell]:
     words = [f"sweep={sweep}", f"sweep.size={size}"]
-    return expand(space, understand(space, parse_arguments(config_loader(), words)).grids)
+    return expand(space, parse_request(space, parse_arguments(config_loader(), words)).grids)
 
 
 def shortened(space: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:

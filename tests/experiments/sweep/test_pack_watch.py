@@ -67,16 +67,16 @@ def test_a_cell_has_its_time_from_when_its_data_is_there(
 ) -> None:
     watch = PackWatch(tmp_path / "p.journal", cell_seconds=10)
     worker.tell("start x 1")
-    watch.look()
+    watch.poll()
     clock[0] += 9  # loading
     worker.tell("beat x 0 100")
-    watch.look()
+    watch.poll()
     clock[0] += 9
     worker.tell("beat x 50 100")  # how far it is gives it no more time
-    watch.look()
+    watch.poll()
     assert not watch.timed_out
     clock[0] += 2
-    watch.look()
+    watch.poll()
     assert watch.timed_out
     assert worker.process.wait() == -9
 
@@ -87,10 +87,10 @@ def test_cells_that_run_together_have_their_time_together(
     watch = PackWatch(tmp_path / "p.journal", cell_seconds=10)
     for cell in "xyz":
         worker.tell(f"start {cell} 1")
-    watch.look()
+    watch.poll()
     clock[0] += 29
-    watch.look()
+    watch.poll()
     assert not watch.timed_out
     clock[0] += 2
-    watch.look()
+    watch.poll()
     assert worker.process.wait() == -9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.sweep.packing import (
+from experiments.sweep.plan import (
     MOST_SECONDS,
     MOST_SERIAL,
     MOST_STACKED,
@@ -13,11 +13,14 @@ from experiments.sweep.packing import (
     Bounds,
     packed,
 )
-from experiments.sweep.types import Pack, Task
+from experiments.sweep.types import Pack, PackedCell
 
 
-def groups_of(sizes: dict[str, int]) -> dict[str, list[Task]]:
-    return {key: [Task(f"{key}{n}", 1, {}, {}) for n in range(size)] for key, size in sizes.items()}
+def groups_of(sizes: dict[str, int]) -> dict[str, list[PackedCell]]:
+    return {
+        key: [PackedCell(f"{key}{n}", 1, {}, {}) for n in range(size)]
+        for key, size in sizes.items()
+    }
 
 
 def packs_of(
@@ -34,17 +37,17 @@ times = st.fixed_dictionaries({key: st.floats(1e-4, 1e4) for key in "abcdef"})
 @given(sizes, times, st.integers(1, 16), st.sampled_from(["serial", "stacked"]))
 def test_every_cell_is_in_one_pack_with_its_like(sizes, seconds, workers, engine):
     packs = packs_of(sizes, seconds, Bounds(workers), engine)
-    ids = [task.cell_id for pack in packs for task in pack.tasks]
+    ids = [task.cell_id for pack in packs for task in pack.cells]
     assert sorted(ids) == sorted(t.cell_id for tasks in groups_of(sizes).values() for t in tasks)
-    assert all(len({task.cell_id[0] for task in pack.tasks}) == 1 for pack in packs)
+    assert all(len({task.cell_id[0] for task in pack.cells}) == 1 for pack in packs)
     most = MOST_SERIAL if engine == "serial" else MOST_STACKED
-    assert all(1 <= len(pack.tasks) <= most for pack in packs)
+    assert all(1 <= len(pack.cells) <= most for pack in packs)
 
 
 @given(sizes, times, st.integers(1, 16))
 def test_the_longest_come_first(sizes, seconds, workers):
     packs = packs_of(sizes, seconds, Bounds(workers))
-    work = [len(pack.tasks) * seconds[pack.tasks[0].cell_id[0]] for pack in packs]
+    work = [len(pack.cells) * seconds[pack.cells[0].cell_id[0]] for pack in packs]
     assert work == sorted(work, reverse=True)
 
 
@@ -52,8 +55,8 @@ def test_the_longest_come_first(sizes, seconds, workers):
 def test_no_serial_pack_holds_more_work_than_is_good(sizes, seconds, workers):
     packs = packs_of(sizes, seconds, Bounds(workers))
     for pack in packs:
-        work = seconds[pack.tasks[0].cell_id[0]]
-        assert len(pack.tasks) == 1 or len(pack.tasks) * work <= MOST_SECONDS
+        work = seconds[pack.cells[0].cell_id[0]]
+        assert len(pack.cells) == 1 or len(pack.cells) * work <= MOST_SECONDS
 
 
 def test_workers_get_several_packs_so_that_all_end_together():
@@ -64,7 +67,7 @@ def test_workers_get_several_packs_so_that_all_end_together():
 def test_a_stack_is_as_large_as_memory_and_workers_allow():
     def largest(size: int, **bounds: int) -> int:
         packs = packs_of({"a": size}, {"a": 1.0}, Bounds(**bounds), "stacked")
-        return max(len(pack.tasks) for pack in packs)
+        return max(len(pack.cells) for pack in packs)
 
     assert largest(1000, workers=2) == MOST_STACKED
     assert largest(1000, workers=2, stack_bytes=10_500) == 10

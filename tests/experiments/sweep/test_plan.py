@@ -3,10 +3,9 @@
 import pytest
 
 from experiments.sweep.engines import decide
-from experiments.sweep.packing import Bounds
-from experiments.sweep.plan import Plan
+from experiments.sweep.plan import Bounds, Plan
 from experiments.sweep.plan import make_plan as plan_for
-from experiments.sweep.store.state import CellState
+from experiments.sweep.store.tables import CellState
 from experiments.sweep.types import VARIES_IN_PACK
 
 
@@ -22,7 +21,7 @@ def make_plan(cells, states, retry, pack_cells=None, asked="serial", workers=2) 
 
 
 def tasks(plan):
-    return [task for pack in plan.packs for task in pack.tasks]
+    return [task for pack in plan.packs for task in pack.cells]
 
 
 OUTCOMES = {
@@ -64,7 +63,7 @@ def test_a_pack_holds_cells_that_share_data_and_network(cells_of):
     plan = make_plan(cells, {}, (), 1000)
     assert len(plan.packs) == 2 * 2 * 2  # model, activation, optimizer
     for pack in plan.packs:
-        kept = [{k: v for k, v in t.config.items() if k not in VARIES_IN_PACK} for t in pack.tasks]
+        kept = [{k: v for k, v in t.config.items() if k not in VARIES_IN_PACK} for t in pack.cells]
         assert len({str({k: v for k, v in k_.items() if k != "optim"}) for k_ in kept}) == 1
         assert len({k_["optim"]["_target_"] for k_ in kept}) == 1
 
@@ -73,7 +72,7 @@ def test_a_pack_holds_cells_that_share_data_and_network(cells_of):
 def test_packs_are_bounded_and_lose_no_cell(cells_of, most, sizes):
     cells = cells_of("seed=range(7)")
     plan = make_plan(cells, {}, (), most)
-    assert [len(pack.tasks) for pack in plan.packs] == sizes
+    assert [len(pack.cells) for pack in plan.packs] == sizes
     assert [task.cell_id for task in tasks(plan)] == [cell.id for cell in cells]
 
 

@@ -18,15 +18,13 @@ from experiments.config.catalog import config_loader
 from experiments.result import CellResult
 from experiments.sweep.cli import run_command
 from experiments.sweep.runners.devices import devices
-from experiments.sweep.runners.pool import bury
+from experiments.sweep.runners.pool import handle_worker_death
 from experiments.sweep.store.journal import Journal, take
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import read_states
-from experiments.sweep.store.tables import read_parts
-from experiments.sweep.types import Engine, Pack, Task
-from experiments.sweep.worker.order import Order
-from experiments.sweep.worker.rows import identified
+from experiments.sweep.store.tables import read_parts, read_states
+from experiments.sweep.types import EngineName, Pack, PackedCell, PackJob
+from experiments.sweep.worker.finalize import cell_row
 from fanin.errors import ConfigError
 
 TINY = [
@@ -187,30 +185,30 @@ def test_a_device_that_is_not_there_is_refused_by_name() -> None:
 KILLED = ("killed", "its worker process died (exit code -9, SIGKILL)")
 
 
-def pack_of(*names: str, engine: Engine = "serial") -> Pack:
-    return Pack(tuple(Task(name, 1, {"seed": 0}, {}) for name in names), engine)
+def pack_of(*names: str, engine: EngineName = "serial") -> Pack:
+    return Pack(tuple(PackedCell(name, 1, {"seed": 0}, {}) for name in names), engine)
 
 
-def order_of(folder: SweepFolder, *names: str, engine: Engine = "serial") -> Order:
-    return Order(str(folder.root), "p", pack_of(*names, engine=engine), "cpu", "code", {})
+def order_of(folder: SweepFolder, *names: str, engine: EngineName = "serial") -> PackJob:
+    return PackJob(str(folder.root), "p", pack_of(*names, engine=engine), "cpu", "code", {})
 
 
 def test_a_worker_that_dies_after_its_last_cell_costs_nothing(tmp_path: Path) -> None:
     folder, pack = SweepFolder(tmp_path), pack_of("x", "y")
     journal = Journal(folder.journals / "p.journal")
-    for task in pack.tasks:
+    for task in pack.cells:
         journal.start(task.cell_id, 1)
         ended = {"outcome": "ok", "seconds": 1.0, "outcome_reason": None}
-        journal.done(CellResult(identified(task, ended, "cpu", "serial"), {}))
+        journal.done(CellResult(cell_row(task, ended, "cpu", "serial"), {}))
     journal.close()
     commit_journal(folder, journal.path)
-    assert bury(folder, order_of(folder, "x", "y"), *KILLED) == []
+    assert handle_worker_death(folder, order_of(folder, "x", "y"), *KILLED) == []
     assert set(read_states(folder)) == {"x", "y"}
 
 
 def test_a_worker_that_dies_before_its_first_cell_gives_its_pack_back(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    assert bury(folder, order_of(folder, "x", "y"), *KILLED) == [pack_of("x", "y")]
+    assert handle_worker_death(folder, order_of(folder, "x", "y"), *KILLED) == [pack_of("x", "y")]
 
 
 def begun(folder: SweepFolder, *names: str) -> Path:
@@ -228,14 +226,16 @@ def outcomes(folder: SweepFolder) -> dict[str, str]:
 def test_a_dead_workers_cell_is_blamed_and_the_rest_given_back(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     begun(folder, "x")
-    assert bury(folder, order_of(folder, "x", "y", "z"), *KILLED) == [pack_of("y", "z")]
+    assert handle_worker_death(folder, order_of(folder, "x", "y", "z"), *KILLED) == [
+        pack_of("y", "z")
+    ]
     assert outcomes(folder) == {"x": "killed"}
 
 
 def test_a_worker_that_dies_as_it_writes_its_tables_loses_nothing(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     assert take(begun(folder, "x"))
-    assert bury(folder, order_of(folder, "x", "y"), *KILLED) == [pack_of("y")]
+    assert handle_worker_death(folder, order_of(folder, "x", "y"), *KILLED) == [pack_of("y")]
     assert outcomes(folder) == {"x": "killed"}
     assert not list(folder.journals.iterdir())
 
@@ -243,6 +243,6 @@ def test_a_worker_that_dies_as_it_writes_its_tables_loses_nothing(tmp_path: Path
 def test_of_cells_that_ran_together_none_is_blamed_but_each_runs_alone(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     begun(folder, "x", "y")
-    back = bury(folder, order_of(folder, "x", "y", engine="stacked"), *KILLED)
+    back = handle_worker_death(folder, order_of(folder, "x", "y", engine="stacked"), *KILLED)
     assert back == [pack_of("x", engine="stacked"), pack_of("y", engine="stacked")]
     assert outcomes(folder) == {}

@@ -9,7 +9,7 @@ import yaml
 
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
-from experiments.sweep.sizes import at_size
+from experiments.sweep.grid import at_size
 from fanin.errors import ConfigError
 
 NAMED = {

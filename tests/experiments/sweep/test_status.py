@@ -19,7 +19,7 @@ from sweep_process import PATIENCE, Site, finish, gone, site, until
 
 from experiments import status
 from experiments.sweep.store.journal import Journal
-from experiments.sweep.store.lock import sole_launcher
+from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 
 CELLS = 6
@@ -144,7 +144,7 @@ def test_watching_on_a_terminal_ends_with_the_sweep(here: Site) -> None:
 
 def test_one_may_stop_watching(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "s")
-    with sole_launcher(folder):  # this process runs it, for all that a watcher can know
+    with acquire_sweep_lock(folder):  # this process runs it, for all that a watcher can know
         watcher, terminal = watched(tmp_path)
         watcher.send_signal(signal.SIGINT)
         assert "Traceback" not in rest_of(terminal)
@@ -190,7 +190,7 @@ def test_spoilt_files_are_named_and_their_cells_missing(
 def test_files_from_a_time_to_come_have_no_negative_age(
     ended: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with sole_launcher(ended.folder):
+    with acquire_sweep_lock(ended.folder):
         journal = Journal(ended.folder.journals / "p.journal", {"device": "cpu"})
         journal.start("another", 1)
         later = datetime.now().timestamp() + 86400  # as if the clock had been put back a day
@@ -207,7 +207,7 @@ def test_a_launcher_on_another_host_is_at_work_while_it_gives_signs(
     ended: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note = ended.folder.launcher
-    note.write_text(json.dumps({"host": "elsewhere", "pid": 7, "born": None}))
+    note.write_text(json.dumps({"host": "elsewhere", "pid": 7, "started": None}))
     seen = asked(ended, capsys)[1]
     assert (seen["state"], seen["launcher"]["alive"]) == ("running", None)
     os.utime(note, (0, 0))

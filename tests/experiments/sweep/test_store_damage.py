@@ -15,8 +15,8 @@ from stored_packs import contents, loaded, result, store
 from analysis import load
 from experiments.sweep.store.parquet import write_part
 from experiments.sweep.store.paths import TABLES, SweepFolder
-from experiments.sweep.store.quarantine import quarantine
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.scan import quarantine
+from experiments.sweep.store.tables import read_states
 from fanin.errors import FaninWarning
 
 
@@ -72,9 +72,9 @@ def test_a_spoilt_pack_is_moved_away_whole_and_its_cells_are_missing(
     path.write_bytes(bad)
     (fault,) = quarantine(folder)
     assert fault.path == path
-    assert "spoilt" in str(fault)
-    assert {p.parent.name for p in folder.spoilt.rglob("a.parquet")} == set(TABLES)
-    assert (folder.spoilt / table / "a.parquet").read_bytes() == bad
+    assert "quarantine" in str(fault)
+    assert {p.parent.name for p in folder.quarantine.rglob("a.parquet")} == set(TABLES)
+    assert (folder.quarantine / table / "a.parquet").read_bytes() == bad
     assert set(read_states(folder)) == set(loaded(folder).cells.cell_id) == {"z"}
     assert quarantine(folder) == []
     store(folder, "c", result("x"), result("y"))  # they ran again
@@ -109,7 +109,7 @@ def test_nothing_in_quarantine_is_overwritten(folder: SweepFolder) -> None:
         part(folder, "layers").write_bytes(content)
         quarantine(folder)
         store(folder, "a", result("x"), result("y"))
-    kept = {path.read_bytes() for path in (folder.spoilt / "layers").iterdir()}
+    kept = {path.read_bytes() for path in (folder.quarantine / "layers").iterdir()}
     assert kept == {b"first", b"second"}
 
 

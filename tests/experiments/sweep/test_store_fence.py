@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from stored_packs import loaded, result
 
-from experiments.sweep.store.journal import Journal, journals_in, lives, read_writer, take
+from experiments.sweep.store.journal import Journal, journals_in, read_writer, take
 from experiments.sweep.store.parquet import commit_journal, write_results
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.tables import read_states
 
 PACKS = 100
 
@@ -82,13 +82,13 @@ def test_a_writer_that_lost_its_journal_publishes_nothing(folder: SweepFolder) -
         path = folder.journals / "p.journal"
         writer = read_writer(path)
         assert writer is not None
-        assert (writer.pid, writer.about) == (orphan.pid, {"device": "cpu"})
-        assert lives(writer)
+        assert (writer.process.pid, writer.about) == (orphan.pid, {"device": "cpu"})
+        assert writer.process.is_running()
         commit_journal(folder, path)  # another launcher thinks it dead
         parts = {p: p.read_bytes() for p in folder.root.rglob("*.parquet")}
         orphan.communicate("\n")
     assert orphan.returncode == 0
-    assert lives(writer) is False
+    assert writer.process.is_running() is False
     assert {p: p.read_bytes() for p in folder.root.rglob("*.parquet")} == parts
     assert set(read_states(folder)) == set(loaded(folder).cells.cell_id) == {"x"}
     assert journals_in(folder.journals) == {}

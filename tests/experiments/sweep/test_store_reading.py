@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from stored_packs import LAYERS, loaded, result, store
 
-from experiments.sweep.store.lock import sole_launcher
-from experiments.sweep.store.merge import merge_packs
+from experiments.compact import merge_packs
+from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.scan import Vanished, steadily
-from experiments.sweep.store.state import read_states
+from experiments.sweep.store.scan import FileVanished, retry_on_race
+from experiments.sweep.store.tables import read_states
 
 PACKS = 60
 
 
 def _write_and_merge(folder: SweepFolder) -> None:
     """Packs of two cells each, the first of which is tried again in the next; all merged often."""
-    with sole_launcher(folder):
+    with acquire_sweep_lock(folder):
         for number in range(PACKS):
             again = [result(f"{number - 1}-a", 2)] if number else []
             cells = [result(f"{number}-{letter}") for letter in "ab"]
@@ -62,7 +62,7 @@ def test_a_file_that_never_stays_ends_in_a_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("experiments.sweep.store.scan.PAUSE", 0.0)
 
     def gone() -> None:
-        raise Vanished("results/s/cells/a.parquet")
+        raise FileVanished("results/s/cells/a.parquet")
 
     with pytest.raises(Exception, match=r"a\.parquet: gone whenever it is to be read"):
-        steadily(gone)
+        retry_on_race(gone)

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from experiments.result import CellResult
-from experiments.sweep.store import parquet, state
+from experiments.sweep.store import parquet, tables
 from experiments.sweep.store.journal import Journal, journals_in
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.state import CellState, read_states
-from experiments.sweep.store.tables import read_parts
+from experiments.sweep.store.tables import CellState, read_parts, read_states
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_a_pack_that_ends_while_we_look_is_not_missed(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = journal(folder, "p", "x")
-    listed = state.journals_in
+    listed = tables.journals_in
 
     def list_then_commit(where: Path) -> dict[str, Path]:
         found = listed(where)
@@ -90,7 +89,7 @@ def test_a_pack_that_ends_while_we_look_is_not_missed(
             commit_journal(folder, path)
         return found
 
-    monkeypatch.setattr(state, "journals_in", list_then_commit)
+    monkeypatch.setattr(tables, "journals_in", list_then_commit)
     assert set(read_states(folder)) == {"x"}
 
 

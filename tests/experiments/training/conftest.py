@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.sweep.worker.process import prepare_torch
+from experiments.sweep.worker.limits import prepare_torch
 
 CellConfig = Callable[..., dict[str, Any]]
 

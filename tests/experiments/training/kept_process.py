@@ -13,7 +13,7 @@ from parts import bits
 from torch import Tensor
 
 from experiments.cell import run_cell
-from experiments.sweep.worker.process import prepare_torch
+from experiments.sweep.worker.limits import prepare_torch
 from experiments.training.checkpoint import Checkpointer
 from experiments.training.engines import SerialEngine
 

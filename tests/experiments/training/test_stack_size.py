@@ -17,7 +17,7 @@ import json, re, sys
 sys.path.insert(0, "tests/experiments/training")
 import torch
 from stacks import alone, ready
-from experiments.sweep.worker.process import prepare_torch
+from experiments.sweep.worker.limits import prepare_torch
 from experiments.training.engines import StackedEngine
 
 def status(name):
