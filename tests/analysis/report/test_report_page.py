@@ -14,7 +14,7 @@ from told_sweep import CELLS, NAME
 from analysis import Results
 from analysis.report.__main__ import main
 from analysis.report.page import PAGE, Theory, write_report
-from experiments.sweep.store.lock import sole_launcher
+from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import TEMPORARY, SweepFolder
 
 
@@ -85,7 +85,7 @@ def test_a_sweep_that_stopped_halfway_or_runs_has_a_page_that_says_so(copied: Pa
     text = told_by(copied)
     assert "<b>Not complete.</b> 24 of 25 cells have ended; the sweep is stopped" in text
     assert "one-more" in text
-    with sole_launcher(SweepFolder(copied)):  # as while it runs
+    with acquire_sweep_lock(SweepFolder(copied)):  # as while it runs
         assert "the sweep is running: process" in told_by(copied)
 
 
