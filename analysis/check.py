@@ -6,13 +6,12 @@ Exit status 1 where the highest rung that predicts a layer disagrees with it.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, JustifyMethod
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +20,8 @@ from analysis.comparison import TheoryComparison, compare, decompose_gap, table
 from analysis.load import load
 from analysis.summary import findings, needed_in_words, summary
 from analysis.verdicts import intervals, verdicts
-from fanin.errors import UNUSABLE, FaninError, nearest, warnings_as_lines
+from experiments.console import BrokenPipeConsole, exit_on_error
+from fanin.errors import FaninError, nearest
 from fanin.statistics.agreement import APART, DISAGREES, UNDECIDED
 from fanin.theory.rungs import RUNGS
 
@@ -44,10 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a table for every setting of a sweep, then what was found in words."""
     asked = _parser().parse_args(argv)
     # No markup, for labels may hold brackets; rather a line too long than a number cut short.
-    console = Console(markup=False, highlight=False, width=UNBOUNDED)
-    try:
-        with warnings_as_lines():
-            results = load(asked.name, asked.results)
+    console = BrokenPipeConsole(markup=False, highlight=False, width=UNBOUNDED)
+    with exit_on_error(OSError):
+        results = load(asked.name, asked.results)
         with predicting() as on_predicted:
             comparisons = compare(
                 results, again=asked.again, workers=asked.workers, on_predicted=on_predicted
@@ -57,9 +56,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if asked.csv:
             frame = as_frame(comparisons, rows, asked.quantity, asked.image)
             frame.to_csv(asked.csv, index=False)
-    except (FaninError, OSError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
     console.print(LEGEND.format(margin=asked.margin, level=asked.level), soft_wrap=True)
     for n, comparison in enumerate(comparisons):
         console.print(shown(comparison, rows[rows["setting"] == n], asked.quantity, asked.image))

@@ -19,8 +19,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from experiments.config.catalog import CONF, hydra_arguments
+from experiments.console import BrokenPipeConsole, exit_on_error
 from experiments.sweep.cli import check_argv, space_of
-from fanin.errors import UNUSABLE, ConfigError, FaninError
+from fanin.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +46,7 @@ def predict_one(config: DictConfig) -> None:
 
     about = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
-    try:
+    with exit_on_error():
         arguments = parse_arguments(loader, list(about.overrides.task))
         space = space_of(loader, about.job.config_name or CONFIG_NAME, tuple(about.overrides.hydra))
         request = parse_request(space, [a for a in arguments if a.key not in OWN])
@@ -54,9 +55,6 @@ def predict_one(config: DictConfig) -> None:
             raise ConfigError(f"format={config.format}: expected one of {', '.join(FORMATS)}")
         images, measure = _count("images", config.images), _count("measure", config.measure)
         show(cell.config, cell.id, config.format, _rungs(config.rungs), images, measure)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
 
 
 def show(
@@ -69,13 +67,11 @@ def show(
 ) -> None:
     """Print the certificate as a table or as one JSON object, or the waterfall."""
     if form == "explain":
-        from rich.console import Console
-
         from fanin.theory import explain
 
         model, fed, _, cell = _network(config, images)
         found = explain(model, fed, cell.init, draws=measure or EXPLAINED)
-        Console(width=EXPLAIN_WIDTH, highlight=False).print(cell_id, found, sep="\n")
+        BrokenPipeConsole(width=EXPLAIN_WIDTH, highlight=False).print(cell_id, found, sep="\n")
         return
     certificate = certificate_of(config, rungs, images, measure)
     if form == "json":
@@ -159,9 +155,9 @@ def _count(key: str, value: object) -> int:
 
 def main() -> None:
     """Check the command line, then let Hydra take it."""
-    if hydra_arguments().multirun:
-        print("analysis.predict takes one cell; leave out -m", file=sys.stderr)
-        raise SystemExit(UNUSABLE)
+    with exit_on_error():
+        if hydra_arguments().multirun:
+            raise ConfigError("analysis.predict takes one cell; leave out -m")
     check_argv(CONFIG_NAME)
     predict_one()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from rich.console import Console
 from analysis.report.page import Theory, write_report
 from benchmarks.large_sweep import CELLS_A_SEED, fill, plan
 from benchmarks.page import Section, circumstances, show, write
+from experiments.console import exit_on_error
 from experiments.sweep.store.paths import SweepFolder
-from fanin.errors import UNUSABLE, FaninError
+from fanin.errors import FaninError
 
 NAME = "benchmarks.report_page"
 WORDS = ("relu", "lecun 0.03", "diverged", "xavier tanh s7")
@@ -134,15 +134,12 @@ def main() -> int:
     for line in known.lines:
         out.print(line, highlight=False, markup=False)
     seeds, repeats = (3, 1) if asked.quick else (10_000 // CELLS_A_SEED, 7)
-    try:
+    with exit_on_error():
         with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
             found = section(seeds, repeats, SweepFolder(Path(made) / "large"))
         show(out, found)
         if asked.write:
             write(NAME, known, [found])
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        return UNUSABLE
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ from rich.console import Console
 from benchmarks.measure import ROOT
 from benchmarks.page import Section, circumstances, show, write
 from benchmarks.whole_sweep import Size, check_files, run_ours, run_script
-from fanin.errors import UNUSABLE, FaninError
+from experiments.console import exit_on_error
+from fanin.errors import FaninError
 
 NAME = "benchmarks.slurm"
 NODES, CPUS = 3, 2
@@ -55,7 +55,7 @@ def main() -> int:
     asked = parser.parse_args()
     out, log = Console(), Console(stderr=True)
     known = circumstances(NAME)
-    try:
+    with exit_on_error():
         check_files(asked.data_root)
         with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
             folder = Path(made)
@@ -68,9 +68,6 @@ def main() -> int:
         show(out, section)
         if asked.write:
             write(NAME, known, [section])
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        return UNUSABLE
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -27,12 +26,13 @@ from experiments.atomic_write import atomic_write
 from experiments.cell import run_cell
 from experiments.config.catalog import assign, config_loader
 from experiments.config.identity import cell_id
+from experiments.console import exit_on_error
 from experiments.result import CellResult
 from experiments.schema import coerce_cell
 from experiments.sweep.cli import space_of
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder
-from fanin.errors import UNUSABLE, FaninError
+from fanin.errors import FaninError
 
 NAME = "benchmarks.store"
 QUANTITIES = (
@@ -131,15 +131,12 @@ def main() -> int:
     for line in known.lines:
         out.print(line, highlight=False, markup=False)
     size, repeats = (Size(cells=1000), 1) if asked.quick else (Size(), 5)
-    try:
+    with exit_on_error():
         with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
             found = section(size, repeats, SweepFolder(Path(made) / "large"))
         show(out, found)
         if asked.write:
             write(NAME, known, [found])
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        return UNUSABLE
     return 0
 
 

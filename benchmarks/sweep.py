@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ from benchmarks.overhead import overhead
 from benchmarks.page import Section, circumstances, show, write
 from benchmarks.planning import planning
 from benchmarks.whole_sweep import Size, check_files, whole_sweep
-from fanin.errors import UNUSABLE, FaninError
+from experiments.console import exit_on_error
 
 NAME = "benchmarks.sweep"
 
@@ -41,7 +40,7 @@ def main() -> int:
     def say(what: str) -> None:
         log.print(f"... {what}", highlight=False, markup=False)
 
-    try:
+    with exit_on_error():
         check_files(asked.data_root)
         with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
             folder = Path(made)
@@ -60,9 +59,6 @@ def main() -> int:
                 show(out, sections[-1])
         if asked.write:
             write(NAME, known, sections)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        return UNUSABLE
     return 0
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.console import exit_on_error
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
@@ -20,7 +20,7 @@ from experiments.sweep.view.launcher import Launcher, find_launcher
 from experiments.sweep.view.overview import find_sweep
 from experiments.sweep.view.units import several
 from experiments.sweep.view.watch import Watch
-from fanin.errors import INTERRUPTED, UNUSABLE, FaninError
+from fanin.errors import FaninError
 
 LOOK_EVERY = 0.1  # seconds
 
@@ -28,15 +28,9 @@ LOOK_EVERY = 0.1  # seconds
 def main(argv: Sequence[str] | None = None) -> None:
     """Tell a sweep's launcher to stop, and wait until it has."""
     asked = _parser().parse_args(argv)
-    try:
+    with exit_on_error(interrupted="Not waiting any longer; the sweep stops all the same."):
         folder = find_sweep(Path(asked.results), asked.name)
         cancel(folder)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
-    except KeyboardInterrupt:
-        print("Not waiting any longer; the sweep stops all the same.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
 
 
 def cancel(folder: SweepFolder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from experiments.atomic_write import writing
+from experiments.console import exit_on_error
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.parquet import decode, is_written, part_path, write_pack
 from experiments.sweep.store.paths import TABLES, SweepFolder
@@ -20,20 +20,14 @@ from experiments.sweep.store.scan import Fault, Parts, StoredPack, quarantine, r
 from experiments.sweep.store.tables import concatenate, latest, of_cells
 from experiments.sweep.view.overview import find_sweep
 from experiments.sweep.worker.finalize import recover
-from fanin.errors import INTERRUPTED, UNUSABLE, DataError, FaninError
+from fanin.errors import DataError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compact a sweep's tables and print what was done."""
     asked = _parser().parse_args(argv)
-    try:
+    with exit_on_error(interrupted="Interrupted; every row is kept. The same command goes on."):
         compact(find_sweep(Path(asked.results), asked.name))
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
-    except KeyboardInterrupt:
-        print("Interrupted; every row is kept. The same command goes on.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
 
 
 def compact(folder: SweepFolder) -> None:

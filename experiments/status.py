@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from experiments.console import BrokenPipeConsole, exit_on_error
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.view.as_json import as_json
 from experiments.sweep.view.overview import find_sweep, overview, statuses
@@ -23,9 +23,7 @@ from experiments.sweep.view.progress import pause
 from experiments.sweep.view.screen import screen
 from experiments.sweep.view.show import ON_SCREEN, showing
 from experiments.sweep.view.status import Status
-from experiments.sweep.view.unread import UnreadConsole
 from experiments.sweep.view.watch import Watch
-from fanin.errors import UNUSABLE, FaninError
 
 FAILED = 1  # exit status
 WATCH_EVERY = 2.0  # seconds
@@ -37,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     if asked.watch and (asked.json or asked.name is None):
         parser.error("--watch takes a sweep's name, and goes without --json")
-    console, results = UnreadConsole(), Path(asked.results)
-    try:
+    console, results = BrokenPipeConsole(), Path(asked.results)
+    with exit_on_error():
         if asked.name is None:
             found = statuses(results)
             if asked.json:
@@ -50,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"no sweeps in {results}/")
             return
         folder = find_sweep(results, asked.name)
-        status = watch(folder, console) if asked.watch else Watch(folder).look(_last(asked.json))
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
-    except KeyboardInterrupt:  # it was watched for long enough
-        return
+        try:
+            status = (
+                watch(folder, console) if asked.watch else Watch(folder).look(_last(asked.json))
+            )
+        except KeyboardInterrupt:  # it was watched for long enough
+            return
     if asked.json:
         console.out(json.dumps(as_json(status)), highlight=False)
     else:

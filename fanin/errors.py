@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from difflib import get_close_matches
-
-UNUSABLE = 2  # exit status of a command that asks for something that can't be
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 class FaninError(Exception):
@@ -26,14 +20,6 @@ class DataError(FaninError):
 
 class FaninWarning(UserWarning):
     """Something the user should know, though it stops nothing."""
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Let a command say its warnings as it says its errors: in a few lines, without source code."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
-        yield
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> str:

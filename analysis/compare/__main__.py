@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from analysis.compare.sentences import not_yet, of_all, of_group
 from analysis.compare.spec import ENOUGH, METRICS, ComparisonSpec
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import load
-from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
+from experiments.console import BrokenPipeConsole, exit_on_error
 
 UNBOUNDED = 10_000  # characters
 
@@ -36,18 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         few_seeds=asked.few_seeds,
     )
     # No markup, for labels may hold brackets; rather a line too long than a number cut short.
-    console = Console(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
-    try:
-        with warnings_as_lines():
-            results = load(asked.name, asked.results)
+    console = BrokenPipeConsole(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
+    with exit_on_error(OSError):
+        results = load(asked.name, asked.results)
         compared = compare(results, question)
         _print(compared, console)
         folder = results.folder.root / "compare"
         for name, suffixes in written(write_files(compared, folder)).items():
             console.print(f"Written: {folder / name}.{suffixes}")
-    except (FaninError, OSError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
 
 
 def _print(compared: InitComparison, console: Console) -> None:

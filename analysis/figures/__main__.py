@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from analysis.comparison import compare
@@ -17,7 +15,7 @@ from analysis.figures import variance_by_layer
 from analysis.figures.study import Study, study_of
 from analysis.figures.style import save, use_style
 from analysis.load import Results, load
-from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
+from experiments.console import BrokenPipeConsole, exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,21 +24,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
     parser.add_argument("--results", default="results", help="where sweeps are kept")
     asked = parser.parse_args(argv)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = BrokenPipeConsole(soft_wrap=True, markup=False, highlight=False)
     use_style()
-    try:
-        with warnings_as_lines():
-            results = load(asked.name, asked.results)
-            make = study_of(results)
-            study = None if make is None else make()
+    with exit_on_error(OSError):
+        results = load(asked.name, asked.results)
+        make = study_of(results)
+        study = None if make is None else make()
         for name, figure in _figures(results, study):
             paths = save(figure, results.folder.root / "figures", name)
             console.print(f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}")
         if study is not None:
             console.print(f"Caption: {_write_caption(study, results)}")
-    except (FaninError, OSError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
     if study is not None:
         console.print(_shown(study))
         console.print(f"{study.verdict.capitalize()}: {study.claim}")

@@ -6,7 +6,6 @@ python -m analysis.figures.certificate_band NAME
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
-from rich.console import Console
 
 from analysis.comparison import TheoryComparison, compare
 from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
 from analysis.load import load
-from fanin.errors import UNUSABLE, FaninError
+from experiments.console import BrokenPipeConsole, exit_on_error
+from fanin.errors import FaninError
 from fanin.statistics.coverage import Z
 
 SIZE = (6.6, 4.1)  # inches: the width of a page's text
@@ -182,18 +181,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", default="results", help="where sweeps are kept")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="default: the sweep's figures/")
     asked = parser.parse_args(argv)
-    try:
+    with exit_on_error():
         results = load(asked.name, asked.results)
         comparison = compare(results)[0]
         if comparison.unpredicted:
             raise FaninError(comparison.unpredicted)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
     use_style()
     folder = asked.to or results.folder.root / "figures"
     paths = save(certificate_band(comparison), folder, "certificate_band")
-    Console(soft_wrap=True).print(
+    BrokenPipeConsole(soft_wrap=True).print(
         f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}", highlight=False
     )
 

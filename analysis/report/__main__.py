@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.cli import predicting
 from analysis.report.page import Theory, write_index, write_report
-from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
+from experiments.console import exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,17 +17,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     if (asked.name is None) != asked.all:
         parser.error("say a sweep's name, or --all")
-    try:
-        with warnings_as_lines():
-            if asked.all:
-                page = write_index(Path(asked.results))
-            else:
-                with predicting() as on_predicted:
-                    theory = Theory(asked.theory, asked.workers, on_predicted)
-                    page = write_report(asked.name, asked.results, theory)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
+    with exit_on_error():
+        if asked.all:
+            page = write_index(Path(asked.results))
+        else:
+            with predicting() as on_predicted:
+                theory = Theory(asked.theory, asked.workers, on_predicted)
+                page = write_report(asked.name, asked.results, theory)
     print(page)
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from analysis.studies.baselines import VENV, ask, how_to_install
 from analysis.studies.draws import measure_draws
 from analysis.studies.tables import markdown_table, publish
+from experiments.console import exit_on_error
 from experiments.data import Data
 from experiments.data.cifar import Cifar10
 from experiments.scaling import Scaling, Standardize
-from fanin.errors import UNUSABLE, FaninError
 from fanin.inits import HeNormal, Init, LayerInit, Lsuv, Normal
 from fanin.models import AlexNet
 from fanin.theory.moments import declared_moments
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--venv", default=VENV, help="where anyinit is; %(default)s")
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
     asked = parser.parse_args(argv)
-    try:
+    with exit_on_error():
         calibration, shown = images(asked.data_root)
         network = AlexNet(width=WIDTH).build((3, 32, 32), 10, nn.ReLU)
         found = inits(network, calibration, asked.venv)
@@ -120,9 +120,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(how_to_install(asked.venv), file=sys.stderr)
         text = markdown(measured(network, found, calibration, shown, asked.draws))
         publish(text, asked.write, "compare_inits")
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from analysis.studies.baselines import NOT_INSTALLED, VENV, Answer, ask, how_to_
 from analysis.studies.draws import mean_and_error, measure_draws
 from analysis.studies.networks import ANYINITS, FIVE, Subject
 from analysis.studies.tables import markdown_table, publish
-from fanin.errors import UNUSABLE, FaninError
+from experiments.console import exit_on_error
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside
@@ -217,16 +217,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--venv", default=VENV, help="where the other tools are; %(default)s")
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
     asked = parser.parse_args(argv)
-    try:
+    with exit_on_error():
         compared = [compare(s, asked.draws, asked.data_root, asked.venv) for s in FIVE]
         if any(NOT_INSTALLED in c.others.values() for c in compared):
             print(how_to_install(asked.venv), file=sys.stderr)
         own = on_its_own_terms(asked.draws, asked.data_root, asked.venv)
         text = markdown([*compared, own] if own else compared)
         publish(text, asked.write, "compare_theories")
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from analysis.figures.style import use_style
 from analysis.load import Results, load
 from analysis.studies.tables import publish
 from analysis.studies.told import headline_table, how_made, study_or_error
-from fanin.errors import UNUSABLE, FaninError
+from experiments.console import exit_on_error
 
 DPI = 150
 
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     asked = parser.parse_args(argv)
     use_style()
-    try:
+    with exit_on_error(OSError):
         results = load(asked.name, asked.results)
         study = study_or_error(results)
         beside = asked.write.parent if asked.write else Path()
@@ -67,9 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         publish(text, asked.write, asked.name)
         if asked.write:
             _draw(study.figures, asked.figures)
-    except (FaninError, OSError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
 
 
 def _draw(figures: Mapping[str, Figure], folder: Path) -> None:

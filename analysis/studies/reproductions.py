@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from analysis.figures.study import FIELD_REPORT, Study, launched
 from analysis.load import Results, load
 from analysis.studies.tables import markdown_table, publish, read_block
 from analysis.studies.told import headline_table, how_made, study_or_error
-from fanin.errors import UNUSABLE, FaninError
+from experiments.console import exit_on_error
 
 NAME = "reproductions"
 HEADER = ["sweep", "source", "verdict", "lines that hold"]
@@ -99,14 +98,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--write", metavar="PAGE", type=Path, help="put them there; other sweeps' stay as they are"
     )
     asked = parser.parse_args(argv)
-    try:
+    with exit_on_error():
         there = read_block(asked.write, NAME) if asked.write else ""
         loaded = [load(name, asked.results) for name in asked.names]
         done = [(results, study_or_error(results)) for results in loaded]
         publish(markdown(done, there), asked.write, NAME)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
 
 
 if __name__ == "__main__":

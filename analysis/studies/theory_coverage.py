@@ -6,7 +6,6 @@ python -m analysis.studies.theory_coverage theory_grid --write docs/theory-cover
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from analysis.comparison import TheoryComparison, compare
 from analysis.load import load
 from analysis.studies.tables import markdown_table, publish
 from analysis.verdicts import BACKWARD, LAYER, WIDE, by_setting, collect_draws, narrowest, verdicts
-from fanin.errors import UNUSABLE, FaninError
+from experiments.console import exit_on_error
 from fanin.statistics.agreement import DISAGREES, ROUNDING
 from fanin.statistics.coverage import Coverage, Z, coverage, inside
 
@@ -243,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
     asked = parser.parse_args(argv)
     console = Console(stderr=True)
-    try:
+    with exit_on_error():
         results = load(asked.name, asked.results)
         with console.status("predicting") as status:
             comparisons = compare(
@@ -253,9 +252,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         text = markdown(judge(comparisons))
         publish(text, asked.write, asked.name)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
 
 
 if __name__ == "__main__":

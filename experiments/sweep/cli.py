@@ -12,12 +12,12 @@ from hydra.core.config_loader import ConfigLoader
 
 from experiments.config.catalog import ConfigCatalog, config_loader, hydra_arguments
 from experiments.config.instantiate import TARGET
+from experiments.console import BrokenPipeConsole, exit_on_error
 from experiments.sweep.grid import named_keys
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
-from experiments.sweep.view.unread import UnreadConsole
 from experiments.sweep.worker.forkserver import start_server
-from fanin.errors import INTERRUPTED, UNUSABLE, ConfigError, FaninError
+from fanin.errors import ConfigError
 
 HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
 ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
@@ -31,7 +31,10 @@ def run_command(
 ) -> int:
     """Run the cell or grid that overrides ask for; return the exit status."""
     try:
-        with interruptible():
+        with (
+            exit_on_error(interrupted="Interrupted before anything ran.", by=Interrupted),
+            interruptible(),
+        ):
             space = space_of(loader, config_name, tuple(hydra_overrides))
             arguments = parse_arguments(loader, overrides)
             if _will_fork(space, arguments):
@@ -40,13 +43,9 @@ def run_command(
             from experiments.sweep.launch import launch
             from experiments.sweep.request import parse_request
 
-            return launch(space, parse_request(space, arguments), UnreadConsole())
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        return UNUSABLE
-    except Interrupted:  # while planning; a launcher that runs cells has its own answer
-        print("Interrupted before anything ran.", file=sys.stderr)
-        return INTERRUPTED
+            return launch(space, parse_request(space, arguments), BrokenPipeConsole())
+    except SystemExit as ended:  # while planning; a launcher that runs cells has its own answer
+        return int(ended.code or 0)
 
 
 def _will_fork(space: ConfigCatalog, arguments: Sequence[Argument]) -> bool:
@@ -64,7 +63,7 @@ def check_argv(config_name: str) -> None:
     asked = hydra_arguments()
     if asked.help or asked.hydra_help or asked.shell_completion:
         return
-    try:
+    with exit_on_error():
         if asked.multirun and (asked.cfg or asked.info):
             raise ConfigError("--cfg and --info show one cell: leave out -m")
         if asked.config_path:
@@ -74,9 +73,6 @@ def check_argv(config_name: str) -> None:
         loader = config_loader(asked.config_dir)
         name = asked.config_name or config_name
         checked = check_command(loader, name, asked.overrides, asked.multirun)
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
     renamed = dict(zip(asked.overrides, checked, strict=True))
     sys.argv[1:] = [renamed.get(word, word) for word in sys.argv[1:]]
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments.config.catalog import ConfigCatalog
 from experiments.config.instantiate import instantiate_wrapped
+from experiments.console import INTERRUPTED
 from experiments.data import Data
 from experiments.sweep.differences import full_label
 from experiments.sweep.engines import choose, decide
@@ -30,7 +31,7 @@ from experiments.sweep.view.progress import shown
 from experiments.sweep.view.summary import show_counts, show_end, show_engines, show_plan
 from experiments.sweep.view.units import several
 from experiments.sweep.worker.finalize import STOPPED, recover
-from fanin.errors import INTERRUPTED, ConfigError
+from fanin.errors import ConfigError
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
 

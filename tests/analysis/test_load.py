@@ -11,11 +11,12 @@ import pytest
 
 from analysis import Results, load
 from analysis.comparison import compare
+from experiments.console import exit_on_error
 from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal, write_part
 from experiments.sweep.store.paths import SweepFolder
-from fanin.errors import FaninError, FaninWarning, warnings_as_lines
+from fanin.errors import FaninError, FaninWarning
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_a_command_says_of_a_foreign_file_what_load_warns_of(
 ) -> None:
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
     (folder.table("cells") / "stray.txt").write_text("somebody's notes")
-    with warnings_as_lines():
+    with exit_on_error():
         _loaded(folder)
     said = capsys.readouterr().err
     assert "stray.txt: not one of this sweep's tables" in said

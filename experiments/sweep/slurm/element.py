@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.console import exit_on_error
 from experiments.sweep.slurm.signals import put_off
-from fanin.errors import UNUSABLE, FaninError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root, token = sys.argv[1:] if argv is None else argv
     # None of five hundred jobs is to fetch data: that was done before any was submitted.
     os.environ["FANIN_OFFLINE"] = "1"
-    try:
+    with exit_on_error():
         from experiments.sweep.slurm.submission import read_submission
         from experiments.sweep.store.paths import SweepFolder
         from experiments.sweep.worker.forkserver import start_server
@@ -33,9 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from experiments.sweep.slurm.work import work
 
         return work(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
-    except FaninError as error:
-        print(error, file=sys.stderr)
-        return UNUSABLE
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import pytest
 from sweep_process import finish, site, until
 
 from experiments import cancel
+from experiments.console import INTERRUPTED
 from experiments.sweep.store.paths import SweepFolder
-from fanin.errors import INTERRUPTED
 
 
 def told(*words: str) -> int:
