@@ -1,4 +1,8 @@
-"""Fewer, larger part files: `python -m experiments.compact NAME`."""
+"""Fewer, larger part files: `python -m experiments.compact NAME`.
+
+At every moment a reader finds each row once: the merged pack is written whole, `cells` last, and
+from then on readers pass over the packs that it says it supersedes; only then do those go.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,9 @@ from experiments.sweep.store.tables import concatenate, latest, of_cells
 from experiments.sweep.view.overview import find_sweep
 from experiments.sweep.worker.finalize import recover
 from fanin.errors import DataError
+
+ENOUGH = 1 << 21  # rows of all its tables: a pack of so many is large enough
+CLAIM = ".merging"  # beside the journals: parts of that stem are a merge that isn't whole yet
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,17 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
-    main()
-
-
-ENOUGH = 1 << 21  # rows of all its tables: a pack of so many is large enough
-CLAIM = ".merging"  # beside the journals: parts of that stem are a merge that isn't whole yet
-
-
 @dataclass(frozen=True)
 class Merged:
-    """What merging did: part files before and after, rows of superseded attempts dropped."""
+    """Result of merging: part files before and after, rows of superseded attempts dropped."""
 
     before: int
     after: int
@@ -117,7 +116,7 @@ def merge_packs(folder: SweepFolder, beat: Callable[[], None] = lambda: None) ->
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of a pack."""
+    """A pack and the rows of it that are kept."""
 
     pack: StoredPack
     parts: Parts
@@ -204,3 +203,7 @@ def _unlink(path: Path) -> None:
 
 def _count(folder: SweepFolder) -> int:
     return sum(len(list(folder.table(name).glob("*.parquet"))) for name in TABLES)
+
+
+if __name__ == "__main__":
+    main()

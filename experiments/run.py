@@ -16,7 +16,7 @@ CONFIG_NAME = "config"
 # An absolute path: from a console script Hydra would look for a relative one inside a package.
 @hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def run_one(config: DictConfig) -> None:
-    """One cell: a grid with a single point, kept and skipped like any other."""
+    """Run one cell: a grid with a single point, kept and skipped like any other."""
     about = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
     name = about.job.config_name or CONFIG_NAME

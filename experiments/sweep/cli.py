@@ -1,4 +1,4 @@
-"""The command line's way into the engine; errors come out as a few lines."""
+"""Command line of `experiments.run`: checks overrides, runs the request, prints errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_command(
 
 
 def _will_fork(space: ConfigCatalog, arguments: Sequence[Argument]) -> bool:
-    """Whether the command probably runs cells in workers; if not, only a process is wasted."""
+    """Return True if the command probably runs cells in workers (if not, a process is wasted)."""
     given = {argument.key: argument.values[0] for argument in arguments}
     runner = given.get("runner", space.defaults["runner"])
     return runner == "local" and given.get("sweep.mode") != "plan"
@@ -115,7 +115,7 @@ def check_command(
 
 
 def _check_keys(space: ConfigCatalog, arguments: Sequence[Argument]) -> None:
-    """Every key must exist for every option chosen for its group.
+    """Check that every key exists for every option chosen for its group.
 
     Where a named sweep chooses, its cells are checked one by one when they are made.
     """
@@ -138,7 +138,7 @@ def _check_keys(space: ConfigCatalog, arguments: Sequence[Argument]) -> None:
 def space_of(
     loader: ConfigLoader, config_name: str, hydra_overrides: tuple[str, ...]
 ) -> ConfigCatalog:
-    """The options, composed once a process however often they are asked for.
+    """Return the options, composed once a process however often they are asked for.
 
     Hydra makes a loader of its own besides the one that checks the command line; what both look
     through is the same.

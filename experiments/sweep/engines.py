@@ -1,4 +1,4 @@
-"""Which engine each group of similar cells runs under, and why."""
+"""Engine (serial or stacked) of each group of similar cells, chosen by rule or by timing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from fanin.errors import FaninError
 
 TIMED_CELLS = 16  # most cells of the stack that is timed
 CLEARLY = 0.9  # a stack must take less than this share of the serial time, for timings are noisy
+TIMED_STEPS = 5  # of each engine, after one that warms up
+COMPARED_STEPS = 2  # the first shows what gradients depend on, the second what updates do
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,6 @@ def choose(
         timed[key] = found.serial, found.stacked
         chosen[key] = "stacked" if found.stacked < CLEARLY * found.serial else "serial"
     return Engines(chosen, (), reasons, engines.undecided, timed)
-
-
-TIMED_STEPS = 5  # of each engine, after one that warms up
-COMPARED_STEPS = 2  # the first shows what gradients depend on, the second what updates do
 
 
 @dataclass(frozen=True)

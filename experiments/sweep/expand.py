@@ -86,7 +86,7 @@ class _Expander:
         return PlannedCell(config, named, assignment)
 
     def matches(self, assignment: Assignment, pattern: Assignment) -> bool:
-        """Whether a cell would have all the values of an exclusion (a list: any of them)."""
+        """Return True if a cell would have all the values of an exclusion (a list: any of them)."""
         choices = self._choices(assignment)
         # Options first: `{model: plain, model.depth: 10}` must not ask two_layer for its depth.
         for key, wanted in sorted(pattern.items(), key=lambda item: "." in item[0]):
@@ -121,7 +121,7 @@ class _Expander:
         return self._typed[memo]
 
     def _node(self, group: str, choices: Choices, own: Assignment) -> Any:
-        """A group's mapping before it is typed."""
+        """Return a group's mapping before it is typed."""
         option = choices.get(group)
         node = self._space.base[group] if option is None else self._option(group, option)
         retargeted = f"{group}.{TARGET}" in own
@@ -140,7 +140,7 @@ class _Expander:
 
 
 def _own(choices: Choices, assignment: Assignment) -> dict[str, Assignment]:
-    """What an assignment sets in each group, the choice of the group's option aside."""
+    """Return what an assignment sets in each group, the choice of the group's option aside."""
     own: dict[str, Assignment] = {}
     for key, value in assignment.items():
         if "." in key or choices.get(key) is None:

@@ -13,6 +13,8 @@ from experiments.sweep.types import Assignment
 from fanin.errors import ConfigError, nearest
 
 NAMED_KEYS = {"question", "source", "criterion", "fixed", "grid", "exclude"}
+Size = Literal["small", "paper"]
+CHANGES = {"fixed", "grid"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Grid:
     overridden: bool = False  # by the command line, so that an exclusion may find nothing
 
     def assignments(self) -> Iterator[Assignment]:
-        """Every combination of the axes' values, the last axis running fastest.
+        """Yield every combination of the axes' values, the last axis running fastest.
 
         >>> grid = Grid((Axis("a", ({"a": 1}, {"a": 2})), Axis("b", ({"b": 3},))))
         >>> list(grid.assignments())
@@ -51,7 +53,7 @@ class Grid:
 
 
 def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> list[Grid]:
-    """The grids that a command asks for.
+    """Return the grids that a command asks for.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> 
 
 
 def named_keys(named: Mapping[str, Any]) -> set[str]:
-    """Every key and group that a named sweep's YAML sets, in either size.
+    """Return every key and group that a named sweep's YAML sets, in either size.
 
     >>> grid = {"optim.lr, seed": [[0.1, 0]], "init": ["zeros", {"init": "normal", "init.std": 1}]}
     >>> sorted(named_keys({"fixed": {"model": "mlp"}, "grid": grid}))
@@ -103,7 +105,7 @@ def named_keys(named: Mapping[str, Any]) -> set[str]:
 
 
 def _checked(named: Mapping[str, Any]) -> dict[str, Any]:
-    """A named sweep with all of its keys: `fixed` a mapping, the others lists of mappings."""
+    """Return a named sweep with all keys: `fixed` a mapping, the others lists of mappings."""
     for key in named:
         if key not in NAMED_KEYS:
             near = nearest(str(key), NAMED_KEYS)
@@ -135,7 +137,7 @@ def _axes(grid: Mapping[str, Any], overridden: set[str]) -> Iterator[Axis]:
 
 
 def _without(axis: Axis, overridden: set[str]) -> Axis:
-    """The axis without the keys that the command line sets, nor what is then there twice."""
+    """Drop the keys that the command line sets from an axis, and what is then there twice."""
     if not any(overridden & assignment.keys() for assignment in axis.values):
         return axis
     kept: list[Assignment] = []
@@ -171,12 +173,8 @@ def _value(keys: list[str], value: Any, name: str) -> Assignment:
     return {keys[0]: value}
 
 
-Size = Literal["small", "paper"]
-CHANGES = {"fixed", "grid"}
-
-
 def at_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """A named sweep's YAML at one size, without its key `paper`.
+    """Return a named sweep's YAML at one size, without its key `paper`.
 
     Parameters
     ----------

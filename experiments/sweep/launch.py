@@ -92,7 +92,7 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
 
 
 def _timed(request: Request, plan: Plan, beat: Heartbeat, console: Console) -> Plan:
-    """The plan with the engines that `engine=auto` found fastest."""
+    """Return the plan with the engines that `engine=auto` found fastest."""
     if plan.engines.undecided:
         kinds = several(len(plan.engines.undecided), "kind")
         console.print(f"engine=auto: timing {kinds} of cells", highlight=False)

@@ -1,4 +1,4 @@
-"""What is to be done: the cells of a sweep against what its folder already holds."""
+"""Plan of a sweep: the cells to run, in packs, the longest first."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ from experiments.training.stack_size import training_bytes
 from fanin.probes.trace import forward_hooks
 
 Groups = Mapping[str, Sequence[PackedCell]]
+
+LEAST_SECONDS, MOST_SECONDS = 1.0, 20.0  # of work in a serial pack: its tables are little beside
+MOST_SERIAL = 128  # cells
+MOST_STACKED = 64  # cells
+SHARES = 4  # packs a worker gets at least, where there are cells enough: so all end together
+
+FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual to count
+FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters
+IMAGES = 2  # that are passed through a network: batch normalization refuses one
+LEAST = 2e-3  # seconds that a cell takes which computes nothing
+
+# What the work depends on.
+DECIDES = ("data", "model", "activation", "head", "loss", "probe", "train")
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ def make_plan(
 
 
 def with_engines(plan: Plan, engines: Engines, bounds: Bounds) -> Plan:
-    """The plan with its cells packed for these engines."""
+    """Return the plan with its cells packed for these engines."""
     packs = packed(plan.groups, engines.chosen, plan.work, _lane_bytes, bounds)
     return replace(plan, engines=engines, packs=packs)
 
@@ -118,7 +131,7 @@ def _kind(state: CellState | None) -> str:
 def _typical_seconds(
     cells: Sequence[PlannedCell], states: Mapping[str, CellState]
 ) -> dict[str, float]:
-    """The median time of finished cells that share their pack's keys."""
+    """Return the median time of finished cells, by pack key."""
     timings: dict[str, list[float]] = {}
     for cell in cells:
         state = states.get(cell.id)
@@ -131,15 +144,9 @@ def _lane_bytes(task: PackedCell) -> int:
     return training_bytes(build_cell(task.config))
 
 
-LEAST_SECONDS, MOST_SECONDS = 1.0, 20.0  # of work in a serial pack: its tables are little beside
-MOST_SERIAL = 128  # cells
-MOST_STACKED = 64  # cells
-SHARES = 4  # packs a worker gets at least, where there are cells enough: so all end together
-
-
 @dataclass(frozen=True)
 class Bounds:
-    """What bounds a pack, beside the work in it.
+    """Bounds of a pack's size, beside the work in it.
 
     Parameters
     ----------
@@ -201,15 +208,6 @@ def packed(
     return tuple(found)
 
 
-FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual to count
-FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters
-IMAGES = 2  # that are passed through a network: batch normalization refuses one
-LEAST = 2e-3  # seconds that a cell takes which computes nothing
-
-# What the work depends on.
-DECIDES = ("data", "model", "activation", "head", "loss", "probe", "train")
-
-
 class Costs:
     """Estimates seconds of cells, each network counted once."""
 
@@ -236,7 +234,7 @@ def estimated_seconds(cell: Cell) -> float:
 
 
 def _forward_flops(cell: Cell) -> float:
-    """Two for each weight that a unit at a position reads: what convolutions and products take."""
+    """Count two for each weight that a unit at a position reads (convolutions, products)."""
     flops = 0.0
 
     def count(_name: str, module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -15,10 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import fanin
 from experiments.config.instantiate import TARGET
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = (REPOSITORY / "experiments", REPOSITORY / "fanin")  # what runs cells
+PACKAGES = (REPOSITORY / "experiments", Path(fanin.__file__).parent)  # what runs cells
 LIBRARIES = sysconfig.get_path("platlib")  # what lies there is known by its version
 
 
@@ -92,7 +93,7 @@ def _digest() -> str:
     hashed = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted(package.rglob("*.py")):
-            hashed.update(f"{path.relative_to(REPOSITORY)}\n".encode() + path.read_bytes())
+            hashed.update(f"{path.relative_to(package.parent)}\n".encode() + path.read_bytes())
     return hashed.hexdigest()[:8]
 
 

@@ -1,4 +1,4 @@
-"""A command, understood: which sweep, with what settings, where, and the grid it asks for."""
+"""Request: a parsed command, with its sweep, settings, runner and grids."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _a_folder_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `sweep.*` says about the sweep itself.
+    """Settings of a sweep: `sweep.*` of the config.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Named:
-    """What a named sweep says of itself beside its grid.
+    """Description of a named sweep, beside its grid.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Request:
-    """A command, understood: what cells, in which folder, where to run."""
+    """A parsed command: cells to run, their folder, their runner."""
 
     settings: Settings
     name: str
@@ -127,7 +127,7 @@ def parse_request(space: ConfigCatalog, arguments: Sequence[Argument]) -> Reques
 def _chosen(
     space: ConfigCatalog, group: str, arguments: Sequence[Argument]
 ) -> tuple[str | None, dict[str, Any]]:
-    """A group's option and its mapping, with the command line's keys set."""
+    """Return a group's option and its mapping, with the command line's keys set."""
     option = space.defaults.get(group)
     for argument in arguments:
         if argument.key == group:
@@ -149,7 +149,7 @@ def _named(option: str, node: Mapping[str, Any]) -> Named:
 
 
 def _option_name(option: str | None, settings: Settings) -> str | None:
-    """Each size has a folder of its own."""
+    """Return the folder of a named sweep; each size has its own."""
     return f"{option}-paper" if option and settings.size == "paper" else option
 
 
@@ -161,7 +161,7 @@ def _settings(node: Mapping[str, Any]) -> Settings:
 
 
 def _default_name(arguments: Sequence[Argument]) -> str:
-    """One folder for single cells; for a grid, the swept keys and a hash of the whole command.
+    """Return `single`, or for a grid its swept keys and a hash of the whole command.
 
     The same command finds its folder again.
     """

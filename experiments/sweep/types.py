@@ -44,7 +44,7 @@ class PlannedCell:
 
     @property
     def label(self) -> str:
-        """What was asked for, as one would type it."""
+        """The assignment, as one would type it."""
         return full_label(self.assignment)
 
 
@@ -143,7 +143,7 @@ class PackJob:
 
 @runtime_checkable
 class Runner(Protocol):
-    """Where packs run: an option of `conf/runner/`."""
+    """A runner of packs: an option of `conf/runner/`."""
 
     @property
     def device(self) -> str:
@@ -155,7 +155,7 @@ class Runner(Protocol):
 
     @property
     def n_workers(self) -> int:
-        """How many packs run at once."""
+        """Number of packs that run at once."""
 
     def worker_memory(self) -> int:
         """Bytes of memory that a worker may use."""

@@ -1,1 +1,1 @@
-"""Where packs run: in this process, or in a pool of workers on this machine."""
+"""Runners of packs: in this process, or in a pool of workers on this machine."""

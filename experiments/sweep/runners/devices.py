@@ -1,4 +1,4 @@
-"""What a pack can run on, and how much there is of it."""
+"""Devices and memory that a pack can run on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is its driver's and the alloca
 
 
 def devices(asked: str) -> list[str]:
-    """The devices that workers take turns on.
+    """Return the devices that workers take turns on.
 
     Raises
     ------

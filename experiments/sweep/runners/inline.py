@@ -1,4 +1,4 @@
-"""In this process: for debugging, and for a single cell."""
+"""Runner in this process: for debugging, and for a single cell."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class InlineRunner:
         return 1
 
     def worker_memory(self) -> int:
-        """All there is."""
+        """All memory of the device."""
         return worker_bytes(devices(self.device)[0], 1)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -126,7 +126,7 @@ class PoolConfig:
     prefix: str = ""
 
     def job(self, folder: SweepFolder, pack: Pack, number: int) -> PackJob:
-        """What the worker that is the `number`-th to be given something does with a pack."""
+        """Return the job of the `number`-th pack that is handed to a worker."""
         modules = self.modules
         return PackJob(
             str(folder.root),
@@ -214,7 +214,7 @@ def _pool(config: PoolConfig, workers: int) -> ProcessPool:
 
 
 def _settle(folder: SweepFolder, job: PackJob, watch: PackWatch, ended: Future[None]) -> list[Pack]:
-    """What is left of a pack that has ended, well or with its worker."""
+    """Return the packs that are left of one that has ended, well or with its worker."""
     if ended.cancelled():
         return handle_worker_death(folder, job, "killed", LEFT)
     error = ended.exception()
@@ -264,7 +264,7 @@ def _died(code: int | None) -> str:
 
 
 def _exit(code: int | None) -> str:
-    """An exit code as people know it.
+    """Return an exit code with the name of its signal.
 
     >>> _exit(-11), _exit(3)
     ('exit code -11, SIGSEGV', 'exit code 3')

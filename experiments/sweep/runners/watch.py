@@ -1,4 +1,4 @@
-"""What a launcher sees of its workers: their cells, how long they are at them, whether they live.
+"""Supervision of a worker by its launcher: time limits, and workers that are gone.
 
 All of it from the journals, and times by this process's own monotonic clock.
 """
@@ -60,7 +60,7 @@ class PackWatch:
                     os.kill(self._writer.process.pid, signal.SIGKILL)
 
     def is_orphaned(self) -> bool:
-        """Whether the worker has been gone for a while though its journal is there.
+        """Return True if the worker has been gone for a while though its journal is there.
 
         One that leaves with exit code 0 is not missed by the pool; of the others the pool tells
         how they ended, and needs a moment for it.
@@ -75,7 +75,7 @@ class PackWatch:
 
 
 def _restarts(event: Event) -> bool:
-    """Whether a cell's time counts from here: when it begins, and again when its data is there.
+    """Return True if a cell's time counts from here: when it begins, and when its data is there.
 
     The first cell of a worker loads the data for all.
     """

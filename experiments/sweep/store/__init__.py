@@ -1,1 +1,1 @@
-"""Where results lie: journals while a pack runs, Parquet when it has ended."""
+"""Store of results: journals while a pack runs, Parquet when it has ended."""

@@ -88,7 +88,7 @@ class Journal:
         self._write(f"writer\t{json.dumps({**who, 'about': dict(about or {})})}")
 
     def held(self) -> bool:
-        """Whether this journal is still the pack's own."""
+        """Return True if this journal is still the pack's own."""
         return self.path.exists()
 
     def start(self, cell_id: str, attempt: int) -> None:
@@ -153,7 +153,7 @@ def take(journal: Path) -> Path | None:
 
 
 def journals_in(folder: Path) -> dict[str, Path]:
-    """The journals below a folder, taken or not, by their packs' stems."""
+    """Return the journals below a folder, taken or not, by their packs' stems."""
     found: dict[str, Path] = {}
     for where, _, names in os.walk(folder):
         for name in names:
@@ -164,7 +164,7 @@ def journals_in(folder: Path) -> dict[str, Path]:
 
 
 def read_results(path: Path) -> list[CellResult]:
-    """Every committed cell of a journal."""
+    """Read every committed cell of a journal."""
     results = []
     for fields in _committed(path.read_bytes()):
         if fields[0] == "done":
@@ -174,7 +174,7 @@ def read_results(path: Path) -> list[CellResult]:
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """What was committed after a byte offset, without the results; and the next offset."""
+    """Read what was committed after a byte offset, without results; return the next offset too."""
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read()
@@ -188,7 +188,7 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 
 
 def read_writer(path: Path) -> Writer | None:
-    """The process that writes a journal; None where it has not yet said so."""
+    """Read which process writes a journal; None where it has not yet said so."""
     with path.open("rb") as file:
         first = file.readline(LONGEST)
     for fields in _committed(first):
@@ -200,7 +200,7 @@ def read_writer(path: Path) -> Writer | None:
 
 
 def _committed(data: bytes) -> Iterator[list[str]]:
-    """The fields of each line that is whole."""
+    """Yield the fields of each line that is whole."""
     for line in data.split(b"\n")[:-1]:
         kind, _, rest = line.decode(errors="replace").partition("\t")
         fields = [kind, *rest.split("\t", 3 if kind == "done" else -1)]
@@ -220,7 +220,7 @@ def _committed(data: bytes) -> Iterator[list[str]]:
 
 
 def _says(text: str, kinds: Mapping[str, Any]) -> bool:
-    """Whether a text is a JSON mapping with values of these kinds."""
+    """Return True if a text is a JSON mapping with values of these kinds."""
     try:
         said = json.loads(text)
     except ValueError:

@@ -103,7 +103,7 @@ def _refuse_if_alive(folder: SweepFolder, other: ProcessId) -> None:
 
 
 def _is_fresh(note: Path) -> bool:
-    """Whether a note was renewed of late, by the clock that stamps files there.
+    """Return True if a note was renewed of late, by the clock that stamps files there.
 
     A note from the future is one from before that clock was put back.
     """
@@ -113,7 +113,7 @@ def _is_fresh(note: Path) -> bool:
 
 
 def read_launcher(path: Path) -> ProcessId | None:
-    """A launcher's note; None where there is none, or none that can be understood."""
+    """Read a launcher's note; None where there is none, or none that can be understood."""
     try:
         note = json.loads(path.read_text())
         host, pid = str(note["host"]), int(note["pid"])

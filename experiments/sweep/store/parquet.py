@@ -1,4 +1,9 @@
-"""Tables as Parquet: immutable parts, each written whole."""
+"""Tables as Parquet: immutable parts, each written whole.
+
+A pack's `cells` part vouches for itself, its sibling parts, and packs it replaces: its manifest
+is kept in the Parquet schema metadata. The part's own checksum can't be known before its bytes are:
+it is put in last, over eight zeros that it was computed with.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,15 @@ from experiments.result import CellResult
 from experiments.sweep.store.journal import read_results, take
 from experiments.sweep.store.paths import SIBLINGS, SweepFolder
 from fanin.errors import DataError
+
+PACK, OWN = b"fanin.pack", b"fanin.checksum"
+DIGITS = 8
+CHECKSUM = re.compile(rb"crc32=([0-9a-f]{%d})" % DIGITS)
+ZEROS = b"0" * DIGITS
+ROW_GROUP = 1 << 20  # rows
+INTEGERS = ("draw", "step", "image", "layer", "count", "index", "attempt", "outcome_step")
+FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")
+WORDS = ("outcome_tensor", "outcome_reason")  # even where all of a part's are null
 
 
 def commit_journal(folder: SweepFolder, journal: Path) -> None:
@@ -89,12 +103,12 @@ def write_part(folder: SweepFolder, name: str, stem: str, table: pa.Table) -> No
 
 
 def part_path(folder: SweepFolder, name: str, stem: str) -> Path:
-    """Where a pack's part of a table lies."""
+    """Return the path of a pack's part of a table."""
     return folder.table(name) / f"{stem}.parquet"
 
 
 def is_written(folder: SweepFolder, stem: str) -> bool:
-    """Whether all parts of a pack are there, as they were written."""
+    """Return True if all parts of a pack are there, as they were written."""
     try:
         manifest = unseal(part_path(folder, "cells", stem).read_bytes())
         return manifest is not None and all(
@@ -124,7 +138,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file's table, its pages checked; columns that it lacks are left out.
+    """Decode a Parquet file, its pages checked; columns that it lacks are left out.
 
     Raises
     ------
@@ -136,13 +150,6 @@ def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     return file.read(columns=list(columns) if columns else None, use_threads=False)
 
 
-PACK, OWN = b"fanin.pack", b"fanin.checksum"
-DIGITS = 8
-CHECKSUM = re.compile(rb"crc32=([0-9a-f]{%d})" % DIGITS)
-ZEROS = b"0" * DIGITS
-ROW_GROUP = 1 << 20  # rows
-
-
 @dataclass(frozen=True)
 class Sum:
     """By which a file is known again."""
@@ -152,7 +159,7 @@ class Sum:
 
     @classmethod
     def of(cls, data: bytes) -> Sum:
-        """The sum of a file's content."""
+        """Return the sum of a file's content."""
         return cls(len(data), zlib.crc32(data))
 
 
@@ -165,7 +172,7 @@ class Manifest:
 
 
 def seal(cells: pa.Table, manifest: Manifest) -> bytes:
-    """A `cells` part with its manifest and its own checksum in it."""
+    """Encode a `cells` part with its manifest and its own checksum in it."""
     said = {
         "parts": {name: [part.size, part.crc32] for name, part in manifest.parts.items()},
         "supersedes": manifest.supersedes,
@@ -207,7 +214,7 @@ def unseal(data: bytes) -> Manifest | None:
 
 
 def encode(table: pa.Table) -> bytes:
-    """A table as a Parquet file with a checksum on each page."""
+    """Encode a table as a Parquet file with a checksum on each page."""
     # Measured numbers seldom repeat: a dictionary of them is larger, and ten times slower to write.
     repeated = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
     sink = pa.BufferOutputStream()
@@ -222,7 +229,7 @@ def encode(table: pa.Table) -> bytes:
 
 
 def _checksum_place(data: bytes) -> tuple[int, int]:
-    """Where the digits are: the last of what looks like them, as rows come before metadata."""
+    """Find the digits: the last of what looks like them, as rows come before metadata."""
     places = [match.span(1) for match in CHECKSUM.finditer(data)]
     if not places:
         raise ValueError("its checksum is gone")
@@ -236,13 +243,8 @@ def _notes(data: bytes) -> dict[bytes, bytes]:
         raise ValueError(f"not a readable Parquet file ({error})") from error
 
 
-INTEGERS = ("draw", "step", "image", "layer", "count", "index", "attempt", "outcome_step")
-FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")
-WORDS = ("outcome_tensor", "outcome_reason")  # even where all of a part's are null
-
-
 def tabulate(name: str, results: Sequence[CellResult]) -> pa.Table:
-    """One table's rows of some cells; without a column where they have none."""
+    """Make an Arrow table of some cells' rows; without a column where they have none."""
     if name == "cells":
         keys = list(dict.fromkeys(key for result in results for key in result.row))
         return pa.table({key: _column(key, [r.row.get(key) for r in results]) for key in keys})
@@ -258,7 +260,7 @@ def tabulate(name: str, results: Sequence[CellResult]) -> pa.Table:
 
 
 def _column(key: str, values: list[Any]) -> pa.Array:
-    """Numbers as numbers, words as a dictionary; a mixture of kinds as JSON text."""
+    """Store numbers as numbers, words as a dictionary, a mixture of kinds as JSON text."""
     if key in INTEGERS:
         return pa.array(values, pa.int32())
     if key in FLOATS:

@@ -30,7 +30,7 @@ class SweepFolder:
 
     @property
     def launcher(self) -> Path:
-        """Who runs this sweep now."""
+        """The process that runs this sweep now."""
         return self.root / "launcher.json"
 
     @property
@@ -45,7 +45,7 @@ class SweepFolder:
 
     @property
     def slurm(self) -> Path:
-        """What was handed to Slurm: a folder for each job array."""
+        """Submissions to Slurm: a folder for each job array."""
         return self.root / "slurm"
 
     @property
@@ -59,5 +59,5 @@ class SweepFolder:
         return self.root / "errors"
 
     def table(self, name: str) -> Path:
-        """The folder of a table's Parquet parts."""
+        """Return the folder of a table's Parquet parts."""
         return self.root / name

@@ -25,7 +25,7 @@ PlanRecord = dict[str, Any]
 
 
 def read_frozen(folder: SweepFolder) -> dict[str, PlanRecord]:
-    """Every cell that was ever planned in this folder, by id: what was `asked`, and what that made.
+    """Read every cell that was ever planned in this folder, by id.
 
     Lines that can't be read are passed over; the next launch writes those it needs anew.
     """

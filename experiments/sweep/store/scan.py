@@ -1,4 +1,4 @@
-"""Which packs a sweep's folder holds, and which of its files are spoilt or none of ours."""
+"""Scan of a sweep's folder: its sound packs, and files that are spoilt or none of ours."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StoredPack:
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies in a folder: sound packs by their stems, faults, packs that others replace."""
+    """Result of a scan: sound packs by their stems, faults, packs that others replace."""
 
     packs: dict[str, StoredPack]
     faults: list[Fault]
@@ -146,7 +146,7 @@ def read_pack(
 
 
 def verified(pack: StoredPack, name: str) -> bytes:
-    """The content of a pack's other part, which `cells` vouches for.
+    """Read a pack's other part, which `cells` vouches for.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def verified(pack: StoredPack, name: str) -> bytes:
 
 
 def read_listed(path: Path) -> bytes:
-    """The content of a file that was there just now.
+    """Read a file that was there just now.
 
     Raises
     ------
@@ -183,7 +183,7 @@ Listing = dict[str, list[Path]]
 
 
 def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
-    """The files of each table, and the stems of packs that are being written.
+    """List the files of each table, and the stems of packs that are being written.
 
     A folder that is read while files come and go may show neither a part nor what replaces it: so
     the listing counts when a second one is the same. Of a pack that is just being written, first
@@ -203,7 +203,7 @@ def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What lies in a folder, but for hidden files: those are half written, or somebody else's."""
+    """List a folder, but for hidden files: those are half written, or somebody else's."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A sweep's tables from its parts: what is sound, and which attempt at a cell is the last."""
+"""Tables of a sweep from its sound parts, and the latest attempt of each cell."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def read_tables(
 def read_parts(
     folder: SweepFolder, name: str, columns: Sequence[str] | None = None
 ) -> list[tuple[str, pa.Table]]:
-    """The sound parts of one table with their stems; `read_tables` also names the others."""
+    """Read the sound parts of one table with their stems; `read_tables` also names the others."""
     return list(read_tables(folder, (name,), columns)[0][name].items())
 
 
 def latest(cells: Parts) -> dict[str, list[str]]:
-    """For each part, return the cells whose latest attempt it holds (of two, the last part)."""
+    """Return, for each part, the cells whose latest attempt it holds (of two, the last part)."""
     rows = (
         (cell, attempt, stem)
         for stem, part in sorted(cells.items())
@@ -135,7 +135,7 @@ def latest(cells: Parts) -> dict[str, list[str]]:
 
 
 def of_cells(part: pa.Table, cells: Iterable[str]) -> pa.Table:
-    """A part's rows of some cells."""
+    """Return a part's rows of some cells."""
     ids = part["cell_id"].cast(pa.string())
     return part.filter(pc.is_in(ids, value_set=pa.array(list(cells), pa.string())))
 
@@ -161,7 +161,7 @@ def _read(
 
 
 def concatenate(parts: Sequence[pa.Table]) -> pa.Table:
-    """One table of several parts' rows.
+    """Concatenate several parts' rows.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def _kind(kind: pa.DataType) -> str:
 
 
 def _worded(part: pa.Table, columns: set[str]) -> pa.Table:
-    """Some columns as words."""
+    """Turn some columns into words."""
     for name in columns & set(part.column_names):
         column = part[name]
         if _kind(column.type) != "word":
