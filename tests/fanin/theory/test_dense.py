@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from theory_networks import declared, image, mlp, reference_input
+from theory_networks import assert_same_law, declared, image, mlp, reference_input
 from torch import Tensor, nn
 
 from fanin.inits import Moments, WeightShape
@@ -23,7 +23,6 @@ from fanin.theory.finite.simulate import Samples, conv_chain
 from fanin.theory.walk import walk
 
 ERRORS = 3.5
-LEVEL = 1e-3  # of all comparisons of a test together
 REFERENCE = Path(__file__).parent / "reference.csv"
 Declared = dict[str, LayerMoments]
 
@@ -40,19 +39,6 @@ def chain(model: nn.Module, moments: Declared, x: Tensor, draws: int = 2000) -> 
 def drawn(model: nn.Module, moments: Declared, x: Tensor, draws: int = 300) -> Samples:
     """Networks with weight matrices, of the same moments."""
     return conv_chain(model, walk(model, tuple(x.shape[1:])), moments, x, draws=draws)
-
-
-def assert_same_law(one: Samples, other: Samples) -> None:
-    """Kolmogorov and Smirnov find no difference, in any layer's moment on any image."""
-    chances = []
-    for quantity, values in one.values.items():
-        pairs = [torch.cat([v, v.mean(1, True)], 1) for v in (values, other.values[quantity])]
-        for mine, theirs in zip(*(pair.flatten(1).T for pair in pairs), strict=True):
-            if mine.std() <= 1e-9 * mine.abs().mean():  # certain, but for rounding
-                torch.testing.assert_close(mine.mean(), theirs.mean(), rtol=1e-6, atol=0)
-                continue
-            chances.append(stats.ks_2samp(mine.numpy(), theirs.numpy()).pvalue)
-    assert min(chances) > LEVEL / len(chances)
 
 
 def test_the_reference_table_of_finite_width() -> None:

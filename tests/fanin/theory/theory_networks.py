@@ -6,14 +6,17 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from fanin.activations import Erf
 from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.theory import LayerMoments
+from fanin.theory.finite.simulate import Samples
 
 Sampler = Callable[[WeightShape, torch.Generator, int], Tensor]
+LEVEL = 1e-3  # of all comparisons of a test together
 BACKWARD = ("vjp_m2", "weight_vjp_m2")
 # By the names of the reference table.
 ACTIVATIONS = {
@@ -134,3 +137,16 @@ def standard_errors(measured: Tensor, predicted: Tensor, sampling_se: Tensor) ->
     se = torch.hypot(measured.std(0) / len(measured) ** 0.5, sampling_se)
     # Where a layer's moment has no scatter at all, only rounding is left.
     return (measured.mean(0) - predicted) / torch.maximum(se, 1e-9 * predicted.abs())
+
+
+def assert_same_law(one: Samples, other: Samples) -> None:
+    """Kolmogorov and Smirnov find no difference, in any layer's moment on any image."""
+    chances = []
+    for quantity, values in one.values.items():
+        pairs = [torch.cat([v, v.mean(1, True)], 1) for v in (values, other.values[quantity])]
+        for mine, theirs in zip(*(pair.flatten(1).T for pair in pairs), strict=True):
+            if mine.std() <= 1e-9 * mine.abs().mean():  # certain, but for rounding
+                torch.testing.assert_close(mine.mean(), theirs.mean(), rtol=1e-6, atol=0)
+                continue
+            chances.append(stats.ks_2samp(mine.numpy(), theirs.numpy()).pvalue)
+    assert min(chances) > LEVEL / len(chances)

@@ -1,0 +1,192 @@
+"""The table of layer kinds: invented kinds are predicted once their rules are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from scipy import stats
+from theory_networks import assert_same_law, declared
+from torch import Tensor, nn
+
+from fanin.inits import WeightShape
+from fanin.theory import UnpredictableLayer, certify
+from fanin.theory.field import Sampling, predict_field
+from fanin.theory.finite.dense import dense_chain
+from fanin.theory.finite.simulate import conv_chain
+from fanin.theory.layer_kind import LayerKind, Mixing, Rejected, Units
+from fanin.theory.layers import BATCH_NORM, ELEMENTWISE, GROUP_NORM, LAYER_NORM, find_kind
+from fanin.theory.rungs import RUNGS, predict_rungs
+from fanin.theory.walk import walk
+
+EPS = 1e-5
+X = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)).double()
+
+
+class Double(nn.Module):
+    """Every pixel twice, along both axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+class RMSNorm(nn.Module):
+    """Each image over the root mean square of its channels and positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * rate(x, range(1, x.ndim))
+
+
+def rate(x: Tensor, axes: Sequence[int]) -> Tensor:
+    return (x.square().mean(list(axes), keepdim=True) + EPS).rsqrt()
+
+
+def unchanged(module: nn.Module, units: Units) -> Units:
+    return units
+
+
+def summed(x: Tensor, cotangent: Tensor) -> Tensor:
+    """What comes back through `Double`."""
+    return 4 * nn.functional.avg_pool2d(cotangent, 2)
+
+
+DOUBLE = LayerKind((Double,), unchanged, lambda module: Mixing(module, linear=True))
+SAMPLED = LayerKind((Double,), unchanged, Mixing)  # backward by autograd
+BY_HAND = LayerKind((Double,), unchanged, lambda module: Mixing(module, summed))
+RMS = LayerKind(
+    (RMSNorm,),
+    scalar=lambda module, units: units.times((units.average(units.value.square()) + EPS).rsqrt()),
+    # Infinitely many channels: their root mean square answers to no single one's cotangent.
+    field=lambda module: Mixing(
+        forward=lambda x: x * rate(x, range(2, x.ndim)),
+        backward=lambda x, cotangent: cotangent * rate(x, range(2, x.ndim)),
+        routes=True,
+        normalizes=True,
+        over_channels=True,
+    ),
+    dense=lambda module: lambda y, stream: y * rate(y, [2]),
+    first_order=False,
+)
+
+
+def doubled(channels: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Pixels doubled and read in pairs of pairs; and the same by weights that are their sums."""
+
+    def net(*middle: nn.Module) -> nn.Sequential:
+        first = nn.Conv2d(1, channels, 3, padding=1)
+        last = nn.Linear(25 * channels, 4)
+        return nn.Sequential(first, *middle, nn.ReLU(), nn.Flatten(), last).double()
+
+    pairs = nn.Conv2d(channels, channels, 2, stride=2)
+    return net(nn.ReLU(), Double(), pairs), net(
+        nn.ReLU(), nn.Identity(), nn.Conv2d(*pairs.weight.shape[:2], 1)
+    )
+
+
+def variance(shape: WeightShape) -> float:
+    """2 / fan_in, of all taps of a kernel together."""
+    return 2 / (shape.fan_in if shape.kernel != (1, 1) else shape.in_features)
+
+
+@pytest.mark.parametrize("theory", RUNGS[:3])
+def test_four_copies_of_a_pixel_meet_the_sum_of_four_weights(theory: str) -> None:
+    values = [
+        predict_rungs(model, declared(model, variance), X, (theory,), layer_kinds=kinds).value
+        for model, kinds in zip(doubled(channels=8), ([DOUBLE], []), strict=True)
+    ]
+    assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("kind", [SAMPLED, BY_HAND])
+def test_samples_stand_in_for_a_closed_form(kind: LayerKind) -> None:
+    net, alike = doubled(channels=8)
+    sampling = Sampling(repeats=8)
+    sampled, exact = (
+        predict_field(
+            model, declared(model, variance), X[:1], sampling=sampling, layer_kinds=[kind]
+        ).to_frame()
+        for model in (net, alike)
+    )
+    off = (sampled.value - exact.value).abs()
+    n = int((off > 1e-9 * exact.value).sum())
+    assert n > 0
+    assert (off <= stats.t.isf(1e-3 / (2 * n), 7) * sampled.sampling_se + 1e-9 * exact.value)[
+        exact.value.notna()
+    ].all()
+    assert (sampled.sampling_se <= 0.02 * exact.value)[exact.value.notna()].all()
+
+
+def test_an_invented_kind_has_the_spread_of_a_wide_net() -> None:
+    spreads = []
+    for model, kinds in zip(doubled(channels=64), ([DOUBLE], []), strict=True):
+        moments = declared(model, variance)
+        frame = predict_rungs(model, moments, X[:1], ("finite",), layer_kinds=kinds)
+        spreads.append(frame[frame.quantity.isin(["preact_m2", "vjp_m2"])].log_sd.to_numpy())
+    # A channel's samples know its share of the variance to some 4 %.
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("theory", ["mean_field", "field"])
+def test_root_mean_squares_are_standard_deviations_where_no_channel_has_a_mean(theory: str) -> None:
+    def net(norm: nn.Module) -> nn.Sequential:
+        first = nn.Conv2d(1, 8, 3), norm, nn.Tanh(), nn.Conv2d(8, 8, 2)
+        return nn.Sequential(*first, nn.Flatten(), nn.Linear(32, 4)).double()
+
+    values = []
+    for norm, kinds in ((RMSNorm(), [RMS]), (nn.GroupNorm(1, 8), [])):
+        model = net(norm)
+        moments = declared(model, lambda shape: 2 / shape.fan_in)
+        values.append(predict_rungs(model, moments, X, (theory,), layer_kinds=kinds).value)
+    assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
+
+
+def test_an_invented_kind_between_linear_layers_has_the_law_of_drawn_nets() -> None:
+    model = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(25, 16), RMSNorm(), nn.Tanh()),
+        *(nn.Linear(16, 16), RMSNorm(), nn.ReLU(), nn.Linear(16, 4)),
+    ).double()
+    net, moments = walk(model, (1, 5, 5), [RMS]), declared(model, lambda shape: 2 / shape.fan_in)
+    chain = dense_chain(model, net, moments, net.enter(X), draws=1000)
+    assert_same_law(chain, conv_chain(model, net, moments, X, draws=150))
+
+
+def test_certify_takes_invented_kinds() -> None:
+    model, _ = doubled(channels=8)
+    moments = declared(model, variance)
+    with pytest.raises(UnpredictableLayer, match="layer 2: Double is neither"):
+        certify(model, X, init=moments, rungs=("field",))
+    certificate = certify(model, X, init=moments, rungs=("he", "field"), layer_kinds=[DOUBLE])
+    frame = predict_rungs(model, moments, X, ("field",), layer_kinds=[DOUBLE])
+    q = frame[(frame.quantity == "preact_m2") & (frame.image == -1)].value
+    assert [layer.q for layer in certificate.layers] == pytest.approx(q.tolist())
+
+
+def test_a_kind_gives_the_product_formula_its_gain() -> None:
+    quarter = LayerKind((Double,), gain=lambda module: 0.25)
+    model = doubled(channels=8)[0]
+    moments = declared(model, variance)
+    q, unknown = (
+        predict_rungs(model, moments, X, ("he",), layer_kinds=kinds).value.to_numpy()
+        for kinds in ([quarter], [])
+    )
+    assert q[1] == pytest.approx(unknown[1] / 4)
+
+
+def test_users_kinds_come_first_and_rules_may_reject() -> None:
+    def never(module: nn.Module) -> None:
+        raise Rejected("only on Sundays")
+
+    own = LayerKind((nn.ReLU,), field=never)
+    assert find_kind(nn.ReLU(), [own]) is own
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)).double()
+    with pytest.raises(UnpredictableLayer, match="layer 1: only on Sundays"):
+        predict_rungs(model, declared(model, variance), X, ("field",), layer_kinds=[own])
+
+
+def test_a_kind_may_depend_on_the_modules_state() -> None:
+    assert find_kind(nn.BatchNorm2d(4)) is BATCH_NORM
+    assert find_kind(nn.BatchNorm2d(4).eval()) is not BATCH_NORM
+    assert find_kind(nn.GroupNorm(1, 4)) is LAYER_NORM
+    assert find_kind(nn.GroupNorm(2, 4)) is GROUP_NORM
+    assert find_kind(nn.Tanh()) is ELEMENTWISE
