@@ -31,12 +31,12 @@ def he(shape: WeightShape) -> float:
     return 2 / shape.fan_in
 
 
-def chain(model: nn.Module, moments: Declared, x: Tensor, draws: int = 2000) -> Samples:
+def chain(model: nn.Module, moments: Declared, x: Tensor, draws: int = 1000) -> Samples:
     net = walk(model, tuple(x.shape[1:]))
     return dense_chain(model, net, moments, net.enter(x), draws=draws)
 
 
-def drawn(model: nn.Module, moments: Declared, x: Tensor, draws: int = 300) -> Samples:
+def drawn(model: nn.Module, moments: Declared, x: Tensor, draws: int = 150) -> Samples:
     """Networks with weight matrices, of the same moments."""
     return conv_chain(model, walk(model, tuple(x.shape[1:])), moments, x, draws=draws)
 
@@ -47,7 +47,7 @@ def test_the_reference_table_of_finite_width() -> None:
     assert len(rows) == 2
     model = mlp(nn.Tanh, width=256, depth=15, inputs=64)
     moments = declared(model, lambda shape: 1 / shape.fan_in)
-    m = chain(model, moments, reference_input(64), draws=4000).values["preact_m2"][:, 0, -1]
+    m = chain(model, moments, reference_input(64), draws=2000).values["preact_m2"][:, 0, -1]
     ours = {
         "sd": (m.log().std(), m.log().std() / (2 * len(m)) ** 0.5),
         "mean": (m.mean(), m.std() / len(m) ** 0.5),
@@ -74,7 +74,7 @@ def test_gelu_amplifies_what_finite_width_scatters() -> None:
     )
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Identity, nn.GELU])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Identity])
 def test_a_weight_mean_on_inputs_that_sum_to_zero(activation: Callable[[], nn.Module]) -> None:
     model = mlp(activation, width=64, depth=4)
     x = torch.randn(64, generator=torch.Generator().manual_seed(1)).double()
@@ -83,16 +83,14 @@ def test_a_weight_mean_on_inputs_that_sum_to_zero(activation: Callable[[], nn.Mo
     assert_same_law(chain(model, moments, x), drawn(model, moments, x))
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-def test_several_images_meet_the_same_network(activation: Callable[[], nn.Module]) -> None:
-    model = mlp(activation, width=48, depth=4, inputs=36)
+def test_several_images_meet_the_same_network() -> None:
+    model = mlp(nn.Tanh, width=48, depth=4, inputs=36)
     x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(2)).double()
     moments = declared(model, he, bias=Moments(0.1, 0.3))
     assert_same_law(chain(model, moments, x), drawn(model, moments, x))
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-@pytest.mark.parametrize("n_images", [1, 2])
+@pytest.mark.parametrize(("activation", "n_images"), [(nn.Tanh, 1), (nn.ReLU, 2)])
 def test_orthogonal_weights_of_any_shape(
     activation: Callable[[], nn.Module], n_images: int
 ) -> None:

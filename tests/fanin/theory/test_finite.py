@@ -19,19 +19,20 @@ from fanin.theory.finite import predict_finite
 from fanin.theory.finite.predict import first_order_holds
 from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.moments import LayerMoments
+from fanin.theory.prediction import Prediction
 from fanin.theory.walk import walk
 
 QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}
 Z_95 = 1.96
 
 
-def images(n: int, side: int = 12) -> Tensor:
+def images(n: int, side: int = 8) -> Tensor:
     noise = torch.randn(n, 1, side, side, generator=torch.Generator().manual_seed(0)).double()
     return 2 * F.avg_pool2d(noise, 3, 1, 1) + 0.2
 
 
 def convolutional(
-    activation: Callable[[], nn.Module] = nn.ReLU, channels: int = 64, side: int = 12
+    activation: Callable[[], nn.Module] = nn.ReLU, channels: int = 64, side: int = 8
 ) -> nn.Sequential:
     points = (side // 2) ** 2
     return nn.Sequential(
@@ -55,10 +56,18 @@ def table(frame: pd.DataFrame, quantity: str, column: str) -> np.ndarray:
     return rows[column].to_numpy().reshape(rows.image.nunique(), -1)
 
 
+@pytest.fixture(scope="module")
+def wide() -> Prediction:
+    """Of a wide net on two images."""
+    model = convolutional()
+    return predict_finite(model, he(model), images(2))
+
+
 @pytest.mark.parametrize("channels", [64, 8])
-def test_every_image_and_the_mean_over_them_has_a_row(channels: int) -> None:
-    model = convolutional(channels=channels)
-    frame = predict_finite(model, he(model), images(2)).to_frame()
+def test_every_image_and_the_mean_over_them_has_a_row(channels: int, wide: Prediction) -> None:
+    narrow = convolutional(channels=8)
+    prediction = wide if channels == 64 else predict_finite(narrow, he(narrow), images(2))
+    frame = prediction.to_frame()
     assert set(frame.quantity) == QUANTITIES
     assert set(frame.rung) == {"finite"}
     assert list(frame.image.unique()) == [0, 1, -1]
@@ -69,10 +78,10 @@ def test_every_image_and_the_mean_over_them_has_a_row(channels: int) -> None:
     assert (frame.sampling_se >= 0).all()
 
 
-def test_the_same_seed_predicts_the_same() -> None:
+def test_the_same_seed_predicts_the_same(wide: Prediction) -> None:
     model = convolutional()
-    one, again = (predict_finite(model, he(model), images(1), seed=3).to_frame() for _ in "ab")
-    pd.testing.assert_frame_equal(one, again)
+    again = predict_finite(model, he(model), images(2))
+    pd.testing.assert_frame_equal(wide.to_frame(), again.to_frame())
 
 
 def test_first_order_is_for_wide_centred_nets_that_amplify_nothing() -> None:
@@ -89,12 +98,12 @@ def test_first_order_is_for_wide_centred_nets_that_amplify_nothing() -> None:
     assert not holds(centred)
 
 
-def test_bars_of_a_wide_net_hold_what_is_drawn() -> None:
-    """95 % intervals over 200 draws; draws of one net are independent, its layers are not."""
-    model, x, draws = convolutional(), images(2), 200
+def test_bars_of_a_wide_net_hold_what_is_drawn(wide: Prediction) -> None:
+    """95 % intervals over 150 draws; draws of one net are independent, its layers are not."""
+    model, x, draws = convolutional(), images(2), 150
     moments = he(model)
-    frame = predict_finite(model, moments, x).to_frame()
-    measured = conv_chain(model, walk(model, (1, 12, 12)), moments, x, draws=draws, seed=7).values
+    frame = wide.to_frame()
+    measured = conv_chain(model, walk(model, (1, 8, 8)), moments, x, draws=draws, seed=7).values
     for quantity in QUANTITIES - {"preact_mean"}:
         value, log_sd = (table(frame, quantity, column) for column in ("value", "log_sd"))
         m = torch.cat([measured[quantity], measured[quantity].mean(1, True)], 1).log().numpy()
@@ -105,17 +114,15 @@ def test_bars_of_a_wide_net_hold_what_is_drawn() -> None:
         assert (coverage > 0.95 - 3.5 * (0.05 * 0.95 / draws) ** 0.5 - 0.025).all(), quantity
 
 
-def test_values_of_a_wide_net_are_the_fields() -> None:
-    model, x = convolutional(), images(1)
-    ours = predict_finite(model, he(model), x).value("vjp_m2")
-    np.testing.assert_allclose(ours, predict_field(model, he(model), x).value("vjp_m2"))
+def test_values_of_a_wide_net_are_the_fields(wide: Prediction) -> None:
+    model = convolutional()
+    field = predict_field(model, he(model), images(2))
+    np.testing.assert_allclose(wide.value("vjp_m2"), field.value("vjp_m2"))
 
 
-def test_the_grand_mean_takes_its_share_of_the_variance() -> None:
+def test_the_grand_mean_takes_its_share_of_the_variance(wide: Prediction) -> None:
     """Among n logits the variance is smaller than the second moment by 1 / n."""
-    model, x = convolutional(), images(1)
-    prediction = predict_finite(model, he(model), x)
-    m2, var = (prediction.value(q)[0, -1] for q in ("preact_m2", "preact_var"))
+    m2, var = (wide.value(q)[0, -1] for q in ("preact_m2", "preact_var"))
     assert var / m2 == pytest.approx(1 - 1 / 10)
 
 

@@ -23,7 +23,6 @@ from fanin.inits import (
 )
 from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, walk_field
-from fanin.theory.field.geometry import Taps
 from fanin.theory.finite.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite.channels import whitened_channels
 from fanin.theory.finite.first_order import Freedom, log_variances
@@ -32,6 +31,7 @@ from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.walk import walk
 
 CHANNELS = 64
+DRAWS = 80  # know a log-spread to 8 %
 Declared = dict[str, LayerMoments]
 Activation = Callable[[], nn.Module]
 
@@ -49,8 +49,8 @@ def plain(activation: Activation) -> tuple[nn.Sequential, Tensor]:
     layers: list[nn.Module] = [nn.Conv2d(1, CHANNELS, 3, padding=1)]
     for _ in range(3):
         layers += [activation(), nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)]
-    layers += [activation(), nn.Flatten(), nn.Linear(100 * CHANNELS, 10)]
-    return nn.Sequential(*layers), blobs(1, 1, 10)
+    layers += [activation(), nn.Flatten(), nn.Linear(64 * CHANNELS, 10)]
+    return nn.Sequential(*layers), blobs(1, 1, 8)
 
 
 def pooled(activation: Activation) -> tuple[nn.Sequential, Tensor]:
@@ -60,8 +60,8 @@ def pooled(activation: Activation) -> tuple[nn.Sequential, Tensor]:
         *(nn.Conv2d(1, c, 5), activation(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(c, c, 3, padding=1), activation(), nn.MaxPool2d(2)),
         *(nn.Conv2d(c, c, 3, padding=1), activation(), nn.AvgPool2d(2), nn.Flatten()),
-        *(nn.Linear(4 * c, c), activation(), nn.Linear(c, 10)),
-    ), blobs(1, 1, 24)
+        *(nn.Linear(c, c), activation(), nn.Linear(c, 10)),
+    ), blobs(1, 1, 20)
 
 
 def averaged(activation: Activation) -> tuple[nn.Sequential, Tensor]:
@@ -72,7 +72,7 @@ def averaged(activation: Activation) -> tuple[nn.Sequential, Tensor]:
         *(nn.Conv2d(c, c, 3, padding=1), activation()),
         *(nn.Conv2d(c, c, 3, padding=1), activation(), nn.AdaptiveAvgPool2d(1)),
         *(nn.Flatten(), nn.Linear(c, 10)),
-    ), blobs(1, 1, 16)
+    ), blobs(1, 1, 12)
 
 
 def walked(model: nn.Module, moments: Declared, x: Tensor) -> FieldResult:
@@ -109,8 +109,15 @@ def assert_spreads_agree(
             assert abs(np.log(ratio)) < 3.5 * se + len(names) / CHANNELS, (quantity, layer, ratio)
 
 
-@pytest.mark.parametrize("network", [plain, pooled, averaged])
-@pytest.mark.parametrize(("activation", "sigma_w2"), [(nn.ReLU, 2.0), (nn.Tanh, 1.5)])
+@pytest.mark.parametrize(
+    ("network", "activation", "sigma_w2"),
+    [
+        (plain, nn.ReLU, 2.0),
+        (plain, nn.Tanh, 1.5),
+        (pooled, nn.ReLU, 2.0),
+        (averaged, nn.Tanh, 1.5),
+    ],
+)
 def test_spread_forward_backward_and_of_weight_gradients(
     network: Callable[[Activation], tuple[nn.Sequential, Tensor]],
     activation: Activation,
@@ -118,11 +125,13 @@ def test_spread_forward_backward_and_of_weight_gradients(
 ) -> None:
     model, x = network(activation)
     moments = declared(model, lambda s: sigma_w2 / s.fan_in, bias=Moments(0.0, 0.01))
-    assert_spreads_agree(model, moments, x, draws=120)
+    assert_spreads_agree(model, moments, x, draws=DRAWS)
 
 
-@pytest.mark.parametrize("scheme", [Orthogonal(), DeltaOrthogonal()])
-@pytest.mark.parametrize(("activation", "gain"), [(nn.ReLU, 2**0.5), (nn.Tanh, 1.0)])
+@pytest.mark.parametrize(
+    ("scheme", "activation", "gain"),
+    [(Orthogonal(), nn.ReLU, 2**0.5), (DeltaOrthogonal(), nn.Tanh, 1.0)],
+)
 def test_orthogonal_weights_scatter_less(
     scheme: Scheme, activation: Activation, gain: float
 ) -> None:
@@ -137,13 +146,13 @@ def test_orthogonal_weights_scatter_less(
         weight = scheme.moments(WeightShape.of(layer)).scaled(gain)
         moments[name] = LayerMoments(weight, Moments(0.0, 0.0), "orthogonal")
     freedoms = [freedom(layer, moments[name]) for name, layer in modules.items()]
-    assert_spreads_agree(model, moments, blobs(1, 3, 10), 120, freedoms)
+    assert_spreads_agree(model, moments, blobs(1, 3, 10), DRAWS, freedoms)
 
 
 def test_the_mean_over_images_has_their_joint_spread() -> None:
     model, _ = plain(nn.Tanh)
     moments = declared(model, lambda s: 1.5 / s.fan_in)
-    assert_spreads_agree(model, moments, blobs(3, 1, 10), draws=120)
+    assert_spreads_agree(model, moments, blobs(3, 1, 8), draws=DRAWS)
 
 
 def test_a_network_that_ends_in_a_map_has_a_random_cotangent_at_every_point() -> None:
@@ -152,7 +161,9 @@ def test_a_network_that_ends_in_a_map_has_a_random_cotangent_at_every_point() ->
         *(nn.Conv2d(1, c, 3), nn.Tanh(), nn.MaxPool2d(2)),
         *(nn.Conv2d(c, 20, 3), nn.Flatten()),
     )
-    assert_spreads_agree(model, declared(model, lambda s: 1 / s.fan_in), blobs(1, 1, 12), draws=120)
+    assert_spreads_agree(
+        model, declared(model, lambda s: 1 / s.fan_in), blobs(1, 1, 12), draws=DRAWS
+    )
 
 
 def test_a_rectifier_layer_scatters_by_five_over_its_width() -> None:
@@ -199,28 +210,3 @@ def test_closed_adjoints_are_derivatives_of_the_recursion(activation: Activation
     derivative = (forms[0] * layers[0].made.covariance[0, 0, 0]).sum()
     # Samples of the walk and of the channels are other ones: 1 % of a moment each.
     assert abs(float(derivative - measured[-1])) < 0.05
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(1, 1, 3, padding=1),
-        nn.Conv2d(1, 1, (3, 5), padding=(1, 2)),
-        nn.Conv2d(1, 1, 3, padding=2, dilation=2),
-        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
-        nn.Conv2d(1, 1, 3, stride=2, padding=1),
-        nn.Conv2d(1, 1, 3),
-        nn.Linear(42, 1),
-    ],
-)
-def test_shifting_sums_what_the_reading_table_sums(layer: nn.Module) -> None:
-    taps = Taps.of("layer", layer, (6, 7), 2, 1)
-    generator = torch.Generator().manual_seed(0)
-    forms = torch.randn(3, 84, 84, generator=generator).double()
-    forms = forms + forms.mT
-    var = torch.ones(taps.n_taps).double()
-    if not taps.whole:
-        var = torch.rand(taps.n_taps, generator=generator).double()
-    torch.testing.assert_close(
-        taps.sum_covariances(forms, var), taps.gather_covariances(forms, var)
-    )

@@ -84,7 +84,7 @@ def test_smooth_functions_agree_with_nested_quadrature(name):
 
 @pytest.mark.parametrize("name", [*BENT_AT_0])
 def test_functions_bent_at_0_agree_with_nested_quadrature(name):
-    error, slope_error = worst_errors(BENT_AT_0[name], order=40)
+    error, slope_error = worst_errors(BENT_AT_0[name], VARIANCES[1:3], order=40)
     assert error < 1e-7
     assert slope_error < 1e-5
 
@@ -92,7 +92,7 @@ def test_functions_bent_at_0_agree_with_nested_quadrature(name):
 @pytest.mark.parametrize("name", [*STRAIGHT])
 def test_straight_functions_have_closed_forms(name):
     assert pair_law(STRAIGHT[name]).rays is not None
-    error, slope_error = worst_errors(STRAIGHT[name], order=40)
+    error, slope_error = worst_errors(STRAIGHT[name], VARIANCES[2:3], order=40)
     # The nested quadrature's own error where |c| nears 1; the formula is exact.
     assert error < 1e-9
     # The slopes' kernel has a vertical tangent at c = +-1, so rounding of c costs its root.
@@ -121,7 +121,7 @@ def test_erf_has_williams_closed_form():
     assert error.max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["tanh", "gelu", "elu", "relu"])
+@pytest.mark.parametrize("name", ["gelu", "elu"])
 def test_many_variances_are_interpolated_as_exactly_as_few_are_computed(name):
     function = (SMOOTH | BENT_AT_0 | STRAIGHT)[name]
     law = pair_law(function)
@@ -189,7 +189,7 @@ def test_leading_dimensions_are_batches():
     assert torch.allclose(whole[1, 2], one, rtol=1e-10)
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(derandomize=True, deadline=None, max_examples=12)
 @given(
     sd=st.lists(st.floats(1e-4, 30), min_size=2, max_size=6),
     rank=st.integers(1, 3),

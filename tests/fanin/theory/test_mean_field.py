@@ -86,8 +86,11 @@ def test_weights_of_non_zero_mean_of_the_reference(row):
 
 
 def z_scores(model, moments, x, sample, draws, quantities, **settings):
+    return scores_of(measure(model, x, draws, sample), model, moments, x, quantities, **settings)
+
+
+def scores_of(measured, model, moments, x, quantities, **settings):
     prediction = predict_mean_field(model, moments, x, **settings)
-    measured = measure(model, x, draws, sample)
     frame = prediction.to_frame().query("image == 0")
     scores = {}
     for quantity in quantities:
@@ -101,12 +104,12 @@ def worst(scores) -> float:
     return max(abs(z) for layer_scores in scores.values() for z in layer_scores)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
 def test_wide_dense_nets_with_zero_mean_weights_agree_with_draws(activation):
-    model = mlp(activation, 192, 4)
+    model = mlp(activation, 128, 4)
     moments = declared(model, lambda shape: 2 / shape.fan_in)
     sample = normal(lambda shape: math.sqrt(2 / shape.fan_in))
-    scores = z_scores(model, moments, reference_input(192), sample, 150, FORWARD + BACKWARD)
+    scores = z_scores(model, moments, reference_input(128), sample, 100, FORWARD + BACKWARD)
     assert worst(scores) < 4, scores
 
 
@@ -114,12 +117,12 @@ def test_positive_weights_agree_with_draws_where_the_product_formula_is_off_by_d
     model = mlp(nn.ReLU, 128, 4)
     moments = declared(model, lambda _: 1 / 12, lambda _: 1 / 2)
     x = reference_input(128)
-    scores = z_scores(model, moments, x, uniform(0, 1), 150, FORWARD + BACKWARD)
+    measured = measure(model, x, 100, uniform(0, 1))
+    scores = scores_of(measured, model, moments, x, FORWARD + BACKWARD)
     assert worst(scores) < 4, scores
-    measured = measure(model, x, 150, uniform(0, 1))["preact_m2"].mean(0).numpy()
     he = predict_he(model, moments, x).value("preact_m2")[0]
     # Per layer (n / 2)^2 against n / 24: each layer adds a factor 6 n to the gap.
-    assert measured[3] / he[3] > 1e6
+    assert measured["preact_m2"][:, 3].mean() / he[3] > 1e6
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Identity])
@@ -130,9 +133,9 @@ def test_a_mean_that_vanishes_on_average_still_grows(activation):
     model = mlp(activation, n, 4)
     std = 1 / math.sqrt(n)
     moments = declared(model, lambda _: std**2, lambda _: std / 2)
-    settings = {"particles": 512, "repeats": 16}
+    settings = {"particles": 256, "repeats": 16}
     sample = normal(lambda _: std, mean=0.5)
-    scores = z_scores(model, moments, x, sample, 200, FORWARD + BACKWARD, **settings)
+    scores = z_scores(model, moments, x, sample, 120, FORWARD + BACKWARD, **settings)
     assert worst(scores) < 4, scores
 
 
@@ -150,7 +153,7 @@ def test_a_relu_conv_net_without_borders_is_predicted_exactly():
     model, x = conv_net_without_borders(channels=24)
     moments = declared(model, lambda shape: 2 / shape.fan_in)
     sample = normal(lambda shape: math.sqrt(2 / shape.fan_in))
-    scores = z_scores(model, moments, x, sample, 200, ("preact_m2", *BACKWARD))
+    scores = z_scores(model, moments, x, sample, 120, ("preact_m2", *BACKWARD))
     assert worst(scores) < 4, scores
 
 

@@ -45,8 +45,8 @@ def test_a_population_around_a_mean_keeps_both_moments(q, shift):
 @pytest.mark.parametrize(
     "activation",
     [
-        *(nn.Tanh(), nn.GELU(), nn.SiLU(), nn.ELU(), nn.SELU(), nn.Sigmoid(), nn.Softplus()),
-        *(nn.Hardtanh(), nn.Hardswish(), nn.Softshrink(), nn.ReLU6(), nn.Mish()),
+        *(nn.Tanh(), nn.GELU(), nn.SELU(), nn.Softplus()),
+        *(nn.Hardtanh(), nn.Hardswish(), nn.Softshrink(), nn.ReLU6()),
     ],
     ids=lambda module: type(module).__name__,
 )

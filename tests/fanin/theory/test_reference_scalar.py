@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from dense_kernels import dense_kernels
+from dense_kernels import Kernels, dense_kernels
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,10 +42,16 @@ def rows(pattern: str):
     return pytest.mark.parametrize("row", list(table.itertuples()), ids=ids)
 
 
-def gram():
+@cache
+def kernels(activation: str, sigma_w2: float, sigma_b2: float) -> Kernels:
+    """Of two inputs through as many layers as any row asks for."""
+    mlps = REFERENCE[REFERENCE.case.str.startswith("mlp_") & (REFERENCE.activation == activation)]
+    mlps = mlps[(mlps.sigma_w2 == sigma_w2) & (mlps.sigma_b2 == sigma_b2)]
+    deepest = max(15, *mlps.layer.astype(int))
     i = torch.arange(1, 65, dtype=torch.float64)
     inputs = torch.stack([torch.sin(0.37 * i) + 0.25, torch.cos(0.21 * i)])
-    return inputs @ inputs.T / 64
+    gram = inputs @ inputs.T / 64
+    return dense_kernels(FUNCTIONS[activation], sigma_w2, sigma_b2, gram, deepest)
 
 
 @rows("functional_")
@@ -58,11 +64,10 @@ def test_gaussian_functionals(row):
 
 @rows("mlp_(?!bwd)")
 def test_dense_kernels(row):
-    depth = int(row.layer)
-    function = FUNCTIONS[row.activation]
-    kernels = dense_kernels(function, row.sigma_w2, row.sigma_b2, gram(), depth)
-    of = {"q": kernels.cov[-1, 0, 0], "c": kernels.correlation()[-1, 0, 1]}
-    of["N"] = kernels.ntk[-1, 0, 0]
+    layer = int(row.layer) - 1
+    found = kernels(row.activation, row.sigma_w2, row.sigma_b2)
+    of = {"q": found.cov[layer, 0, 0], "c": found.correlation()[layer, 0, 1]}
+    of["N"] = found.ntk[layer, 0, 0]
     # neural-tangents integrates tanh by the coarser quadrature of the two (THEORY.md, 2.2).
     tolerance = 5e-5 if row.activation == "tanh" and "neural" in row.source else 1e-6
     value = of[row.quantity[0]].item()
@@ -72,8 +77,8 @@ def test_dense_kernels(row):
 @rows("mlp_bwd")
 def test_gradients_of_dense_networks(row):
     last = int(re.search(r"E\[d_(\d+)\^2\]$", row.quantity).group(1))
-    kernels = dense_kernels(FUNCTIONS[row.activation], row.sigma_w2, row.sigma_b2, gram(), last)
-    ratio = kernels.gradient_factor[: last - 1, 0].prod().item()
+    found = kernels(row.activation, row.sigma_w2, row.sigma_b2)
+    ratio = found.gradient_factor[: last - 1, 0].prod().item()
     assert ratio == pytest.approx(row.reference_value, rel=1e-6)
 
 

@@ -18,7 +18,7 @@ from fanin.theory.field import Sampling, predict_field
 
 FORWARD = ("preact_m2", "preact_mean", "preact_var")
 BACKWARD = ("vjp_m2", "weight_vjp_m2")
-AT_ONCE = 100
+AT_ONCE = 40
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from fanin.models.layers import LocalResponseNorm, MeanOnly
 
-C = 96
+C, DRAWS = 64, 120  # what finite width adds is below half of a standard error
 
 
 def net(*after_first: nn.Module, side: int, act=nn.ReLU, **conv) -> nn.Sequential:
@@ -23,11 +23,8 @@ def net(*after_first: nn.Module, side: int, act=nn.ReLU, **conv) -> nn.Sequentia
 
 NETS = {
     "zero padding": net(nn.ReLU(), side=7),
-    "circular padding": net(nn.ReLU(), side=7, padding_mode="circular"),
-    "stride": net(nn.ReLU(), side=4, stride=2),
-    "dilation": net(nn.ReLU(), side=5, dilation=2),
+    "stride and dilation": net(nn.ReLU(), side=3, stride=2, dilation=2),
     "groups": net(nn.ReLU(), side=7, groups=2),
-    "an even kernel": net(nn.ReLU(), side=8, kernel_size=2),
     "tanh": net(nn.Tanh(), side=7, act=nn.Tanh),
     "gelu": net(nn.GELU(), side=7, act=nn.GELU),
     "max-pool": net(nn.ReLU(), nn.MaxPool2d(2), side=3),
@@ -37,7 +34,6 @@ NETS = {
     "overlapping average-pool": net(nn.ReLU(), nn.AvgPool2d(3, 2, padding=1), side=4),
     "adaptive average-pool": net(nn.SELU(), nn.AdaptiveAvgPool2d(3), side=3),
     "average then maximum": net(nn.ReLU(), nn.AvgPool2d(2), nn.MaxPool2d(2), side=1),
-    "dropout in evaluation": net(nn.ReLU(), nn.Dropout(0.5), side=7),
     "mean only": net(MeanOnly(), nn.ReLU(), side=7),
     "response normalization": net(nn.ReLU(), LocalResponseNorm(), side=7),
 }
@@ -45,13 +41,20 @@ NETS = {
 
 @pytest.mark.parametrize("kind", NETS)
 def test_layer_by_layer(kind):
-    scores = z_scores(NETS[kind], Weights(), image(), draws=200)
+    scores = z_scores(NETS[kind], Weights(), image(), DRAWS)
     assert not rejected(scores), scores
 
 
-@pytest.mark.parametrize("tilt", [1.0, 4.0])
-@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh, nn.Identity])
-@pytest.mark.parametrize("zero_sum", [False, True])
+@pytest.mark.parametrize(
+    ("tilt", "act", "zero_sum"),
+    [
+        (1.0, nn.ReLU, False),
+        (4.0, nn.ReLU, True),
+        (1.0, nn.Tanh, True),
+        (4.0, nn.Tanh, False),
+        (4.0, nn.Identity, True),
+    ],
+)
 def test_weights_of_non_zero_mean(tilt, act, zero_sum):
     x = image()
     model = nn.Sequential(
@@ -59,7 +62,7 @@ def test_weights_of_non_zero_mean(tilt, act, zero_sum):
         *(nn.Conv2d(C, C, 3, padding=1), act(), nn.Flatten(), nn.Linear(16 * C, 10)),
     )
     weights = Weights(gain=2**0.5 if act is nn.ReLU else 1.0, tilt=tilt)
-    scores = z_scores(model, weights, x - x.mean() if zero_sum else x, draws=200)
+    scores = z_scores(model, weights, x - x.mean() if zero_sum else x, DRAWS)
     assert not rejected(scores), scores
 
 
@@ -69,7 +72,7 @@ def test_weights_of_non_zero_mean_through_a_max_pool():
         *(nn.Conv2d(C, C, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
         *(nn.Flatten(), nn.Linear(C, 64), nn.ReLU(), nn.Linear(64, 10)),
     )
-    scores = z_scores(model, Weights(tilt=2.0), image(), draws=300)
+    scores = z_scores(model, Weights(tilt=2.0), image(), DRAWS)
     assert not rejected(scores), scores
 
 
@@ -93,13 +96,13 @@ def test_exactly_zero_patches_pass_nothing_back():
     # Black background, no biases: y = 0 exactly, and torch takes relu'(0) = 0.
     x = torch.zeros(1, 2, 7, 7).double()
     x[..., :2, :2] = 1.0
-    scores = z_scores(net(nn.ReLU(), side=7), Weights(), x, draws=200)
+    scores = z_scores(net(nn.ReLU(), side=7), Weights(), x, DRAWS)
     assert not rejected(scores), scores
 
 
 def test_a_grouped_first_layer_over_channels_of_different_size():
     x = image() * torch.tensor([1.0, 5.0])[:, None, None]
-    scores = z_scores(NETS["groups"], Weights(), x, draws=200)
+    scores = z_scores(NETS["groups"], Weights(), x, DRAWS)
     assert not rejected(scores), scores
 
 
@@ -108,11 +111,11 @@ def test_forward_moments_of_he_relu_nets_are_exact_at_any_width():
         *(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(4 * 49, 10)),
     )
-    scores = z_scores(narrow, Weights(), image(), draws=400, quantities=FORWARD[:1])
+    scores = z_scores(narrow, Weights(), image(), draws=200, quantities=FORWARD[:1])
     assert not rejected(scores), scores
 
 
-@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.MaxPool2d(7), nn.AvgPool2d(7)])
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.MaxPool2d(7)])
 def test_logits_that_a_pooling_makes_of_the_last_maps(pool):
     model = nn.Sequential(
         *(nn.Conv2d(2, C, 3, padding=1), nn.ReLU(), nn.Conv2d(C, 10, 3, padding=1), pool),
@@ -120,5 +123,5 @@ def test_logits_that_a_pooling_makes_of_the_last_maps(pool):
     )
     # Ten channels of many positions: their own variance is that of few units (rung 4's matter).
     quantities = ("preact_m2", "preact_mean", *BACKWARD)
-    scores = z_scores(model, Weights(), image(), 200, quantities)
+    scores = z_scores(model, Weights(), image(), DRAWS, quantities)
     assert not rejected(scores), scores

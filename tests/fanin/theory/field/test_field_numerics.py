@@ -36,9 +36,9 @@ def log10_moments(model: nn.Module, weights: Weights) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pool", [False, True])
-@pytest.mark.parametrize("gain", [1e8, 1e-8])
+@pytest.mark.parametrize("gain", [1e20, 1e-20])
 def test_moments_beyond_float64_keep_their_logarithm(gain, pool):
-    model = deep(40, pool=pool)
+    model = deep(16, pool=pool)
     plain, extreme = log10_moments(model, Weights()), log10_moments(model, Weights(gain=gain))
     # ReLU nets are homogeneous: each layer's weights add their own factor.
     steps = 2 * math.log10(gain / 2**0.5) * np.arange(1, len(plain) + 1)
@@ -47,8 +47,8 @@ def test_moments_beyond_float64_keep_their_logarithm(gain, pool):
 
 
 def test_moments_beyond_float64_are_reported_as_inf_or_zero_and_never_as_nan():
-    model = deep(40)
-    for gain, end in ((1e8, np.inf), (1e-8, 0.0)):
+    model = deep(16)
+    for gain, end in ((1e20, np.inf), (1e-20, 0.0)):
         moments = Weights(gain=gain).moments(model)
         prediction = predict_field(model, moments, image())
         for quantity in ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2"):

@@ -13,7 +13,7 @@ from fanin.theory.finite.simulate import conv_chain
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.walk import walk
 
-C = 96
+C = 64
 IMAGES = torch.cat([image(seed=seed) for seed in range(4)])
 
 
@@ -33,7 +33,7 @@ def net(norm, *pool: nn.Module, side: int = 7, act=nn.ReLU, **conv) -> nn.Sequen
     ).double()
 
 
-def scores(model: nn.Sequential, weights: Weights, draws: int = 200) -> dict:
+def scores(model: nn.Sequential, weights: Weights, draws: int = 120) -> dict:
     """By quantity and layer, how many standard errors the mean over real networks is off."""
     moments = weights.moments(model)
     frame = predict_field(model, moments, IMAGES, sampling=Sampling()).to_frame()
@@ -179,6 +179,6 @@ def test_half_holds_at_any_width(norm):
         *(nn.Flatten(), nn.Linear(196, 10)),
     ).double()
     moments = Weights().moments(model)  # of the logits, 2 / fan_in: E[y^2] = 2 E[x^2]
-    drawn = conv_chain(model, walk(model, IMAGES.shape[1:]), moments, IMAGES, draws=400)
+    drawn = conv_chain(model, walk(model, IMAGES.shape[1:]), moments, IMAGES, draws=160)
     logits = drawn.values["preact_m2"].detach()[..., -1].mean(1).numpy()
     assert abs(logits.mean() - 1) < 3.5 * standard_error(logits)
