@@ -14,12 +14,11 @@ from pathlib import Path
 
 from experiments.console import exit_on_error
 from experiments.sweep.slurm.submission import open_submissions
+from experiments.sweep.status.format import plural
+from experiments.sweep.status.status import Launcher, find_launcher
+from experiments.sweep.status.watch import Watch, find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view.launcher import Launcher, find_launcher
-from experiments.sweep.view.overview import find_sweep
-from experiments.sweep.view.units import several
-from experiments.sweep.view.watch import Watch
 from fanin.errors import FaninError
 
 LOOK_EVERY = 0.1  # seconds
@@ -67,11 +66,11 @@ def cancel(folder: SweepFolder) -> None:
 def _withdraw(folder: SweepFolder) -> None:
     """Cancel a sweep's jobs on Slurm."""
     print(f"{folder.root.name}: its jobs are told to stop; they put away what they have ...")
-    from experiments.sweep.slurm.withdraw import withdraw  # loads torch
+    from experiments.sweep.slurm.job_manager import cancel_jobs  # loads torch
 
     with acquire_sweep_lock(folder) as hold:
-        count = withdraw(folder, hold.beat)
-    print(f"{several(count, 'job')} cancelled." if count else "They had ended.")
+        count = cancel_jobs(folder, hold.beat)
+    print(f"{plural(count, 'job')} cancelled." if count else "They had ended.")
 
 
 def _terminate(folder: SweepFolder, launcher: Launcher) -> None:

@@ -16,13 +16,13 @@ import pyarrow as pa
 
 from experiments.atomic_write import writing
 from experiments.console import exit_on_error
+from experiments.sweep.status.watch import find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.parquet import decode, is_written, part_path, write_pack
 from experiments.sweep.store.paths import TABLES, SweepFolder
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.scan import Fault, Parts, StoredPack, quarantine, read_pack, scan
 from experiments.sweep.store.tables import concatenate, latest, of_cells
-from experiments.sweep.view.overview import find_sweep
 from experiments.sweep.worker.finalize import recover
 from fanin.errors import DataError
 

@@ -16,14 +16,12 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.console import BrokenPipeConsole, exit_on_error
+from experiments.sweep.status.as_json import as_json
+from experiments.sweep.status.progress import ON_SCREEN, pause, showing
+from experiments.sweep.status.screen import screen
+from experiments.sweep.status.status import Status
+from experiments.sweep.status.watch import Watch, find_sweep, overview, statuses
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view.as_json import as_json
-from experiments.sweep.view.overview import find_sweep, overview, statuses
-from experiments.sweep.view.progress import pause
-from experiments.sweep.view.screen import screen
-from experiments.sweep.view.show import ON_SCREEN, showing
-from experiments.sweep.view.status import Status
-from experiments.sweep.view.watch import Watch
 
 FAILED = 1  # exit status
 WATCH_EVERY = 2.0  # seconds

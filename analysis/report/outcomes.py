@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from analysis.keys import SEEDS
 from analysis.report.cells import Column
+from experiments.sweep.status.status import Failure
 from experiments.sweep.store.tables import DONE, FAILED
-from experiments.sweep.view.failures import Failure
 
 MOST_VALUES = 12  # of an axis that is shown
 FULL = 3  # failures of one reason that are told in full

@@ -21,13 +21,12 @@ from analysis.report.outcomes import Share, as_shares
 from analysis.report.provenance import read_launches
 from analysis.report.theory import LEFT_OUT, Checked, checked, predicted, unpredicted
 from experiments.atomic_write import atomic_write
+from experiments.sweep.status.format import standing, tally
+from experiments.sweep.status.status import Status
+from experiments.sweep.status.watch import Watch, find_sweep, is_sweep
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.tables import read_states
-from experiments.sweep.view.overview import find_sweep, is_sweep
-from experiments.sweep.view.status import Status
-from experiments.sweep.view.watch import Watch
-from experiments.sweep.view.words import standing, tally
 from fanin.errors import FaninError
 
 FIRST_ROWS = 50  # of the table of cells, that are there without JavaScript

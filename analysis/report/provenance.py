@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from experiments.sweep.status.format import duration, plural
+from experiments.sweep.status.status import Status
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view.status import Status
-from experiments.sweep.view.units import duration, several
 
 VERSIONS = ("python", "torch", "numpy")
 
@@ -168,7 +168,7 @@ def _hosts(cells: pd.DataFrame) -> str:
     if cells.empty:
         return ""
     hosts = cells["host"].astype(str).value_counts()
-    named = [f"{host} ({several(count, 'cell')})" for host, count in hosts.head(8).items()]
+    named = [f"{host} ({plural(count, 'cell')})" for host, count in hosts.head(8).items()]
     more = [f"{len(hosts) - 8} more hosts"] if len(hosts) > 8 else []
     devices = ", ".join(map(str, cells["device"].dropna().unique()))
     return ", ".join([*named, *more]) + (f"; {devices}" if devices else "")
@@ -194,7 +194,7 @@ def _code(status: Status, launches: Sequence[Launch]) -> str:
 def _commit(code: str, count: int, several_codes: bool) -> str:
     commit, _, digest = code.partition("+")
     clean = f"with uncommitted changes ({digest}; sweep.yaml keeps them)" if digest else "clean"
-    cells = f" ({several(count, 'cell')})" if several_codes else ""
+    cells = f" ({plural(count, 'cell')})" if several_codes else ""
     return f"{commit}, {clean}{cells}"
 
 

@@ -20,16 +20,22 @@ from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.plan import Bounds, Plan, make_plan, with_engines
 from experiments.sweep.request import Request
 from experiments.sweep.runners.devices import devices
-from experiments.sweep.slurm.leaving import asks_to_cancel, show_jobs
-from experiments.sweep.slurm.submission import handed_out
+from experiments.sweep.slurm.submission import cells_in_jobs
+from experiments.sweep.status.format import plural
+from experiments.sweep.status.progress import shown
+from experiments.sweep.status.summary import (
+    asks_to_cancel,
+    show_counts,
+    show_end,
+    show_engines,
+    show_jobs,
+    show_plan,
+)
 from experiments.sweep.store.lock import SweepLock, acquire_sweep_lock
 from experiments.sweep.store.plan_file import PlanRecord, check_frozen, freeze, read_frozen
 from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import DONE, read_states
 from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack_key
-from experiments.sweep.view.progress import shown
-from experiments.sweep.view.summary import show_counts, show_end, show_engines, show_plan
-from experiments.sweep.view.units import several
 from experiments.sweep.worker.finalize import STOPPED, recover
 from fanin.errors import ConfigError
 
@@ -67,7 +73,7 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
         show_counts(console, request, plan)
         if plan.queued and not isinstance(request.runner, DetachedRunner):
             raise ConfigError(
-                f"{folder.root}: Slurm has {several(plan.queued, 'cell')} of this sweep in hand: "
+                f"{folder.root}: Slurm has {plural(plan.queued, 'cell')} of this sweep in hand: "
                 "runner=slurm waits for them, python -m experiments.cancel takes them back"
             )
         if plan.packs:
@@ -94,7 +100,7 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
 def _timed(request: Request, plan: Plan, beat: Heartbeat, console: Console) -> Plan:
     """Return the plan with the engines that `engine=auto` found fastest."""
     if plan.engines.undecided:
-        kinds = several(len(plan.engines.undecided), "kind")
+        kinds = plural(len(plan.engines.undecided), "kind")
         console.print(f"engine=auto: timing {kinds} of cells", highlight=False)
         device = devices(request.runner.device)[0]
         engines = choose(plan.engines, plan.groups, request.runner, device, beat)
@@ -147,7 +153,7 @@ def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> boo
     folder = request.folder
     try:
         due = [task.cell_id for pack in plan.packs for task in pack.cells]
-        due += handed_out(folder)
+        due += cells_in_jobs(folder)
         with shown(folder, due, console) as show:
 
             def tick() -> None:
@@ -183,7 +189,7 @@ def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, P
         request.settings.retry,
         lambda groups: decide(groups, request.engine, recorded),
         _bounds(request),
-        handed_out(request.folder),
+        cells_in_jobs(request.folder),
     )
 
 

@@ -106,7 +106,7 @@ class Faulty(Grid):
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
                 words = path.read_text().split("\0")
-                if "experiments.sweep.slurm.element" in words and str(self.folder.root) in words:
+                if "experiments.sweep.slurm.array_task" in words and str(self.folder.root) in words:
                     found += [int(path.parent.name)] * ("srun" not in words[0])
         return found
 

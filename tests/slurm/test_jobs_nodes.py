@@ -11,7 +11,7 @@ from conftest import Cluster
 from faulty import Faulty
 from undisturbed import assert_same_tables, undisturbed
 
-from experiments.sweep.slurm.desk import CONFIRMED
+from experiments.sweep.slurm.job_manager import CONFIRMED
 
 pytestmark = pytest.mark.slurm
 

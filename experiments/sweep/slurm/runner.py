@@ -10,15 +10,12 @@ from typing import Any
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from experiments.sweep.provenance import code_version, own_modules
-from experiments.sweep.slurm.calls import max_array_size
-from experiments.sweep.slurm.desk import Desk
-from experiments.sweep.slurm.script import batch_script
-from experiments.sweep.slurm.settings import SlurmSettings
+from experiments.sweep.slurm.commands import max_array_size
+from experiments.sweep.slurm.job_manager import JobManager, cancel_jobs
+from experiments.sweep.slurm.lease import StaleJobDetector
+from experiments.sweep.slurm.script import SlurmSettings, batch_script
 from experiments.sweep.slurm.shards import Shard, sharded
-from experiments.sweep.slurm.silence import Silence
-from experiments.sweep.slurm.submission import Duty, Submission
-from experiments.sweep.slurm.submit import pause
-from experiments.sweep.slurm.withdraw import withdraw
+from experiments.sweep.slurm.submission import JobConfig, Submission, pause
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Heartbeat, Pack
 from fanin.errors import ConfigError
@@ -101,7 +98,7 @@ class SlurmRunner:
         desk.adopt()
         asked = float("-inf")
         while True:
-            desk.hand_out()
+            desk.submit_pending()
             if desk.idle:
                 tick()
                 desk.close()
@@ -115,16 +112,16 @@ class SlurmRunner:
         """Submit packs, and leave them."""
         desk = self.desk(folder, packs, tick)
         desk.adopt()
-        desk.hand_out()
+        desk.submit_pending()
 
     def cancel(self, folder: SweepFolder, tick: Heartbeat) -> None:
         """Cancel all jobs of a sweep; what is finished is kept, what was at work has an outcome."""
-        withdraw(folder, tick)
+        cancel_jobs(folder, tick)
 
-    def desk(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> Desk:
+    def desk(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> JobManager:
         """What hands out these packs."""
         configs = (task.config for pack in packs for task in pack.cells)
-        duty = Duty(
+        job_config = JobConfig(
             code=code_version(),
             modules=own_modules(configs),
             workers=self.workers,
@@ -137,8 +134,8 @@ class SlurmRunner:
             stage_data=self.stage_data,
         )
         size = self.max_array_size or max_array_size()
-        silence = Silence(self.silent_seconds)
-        desk = Desk(folder, duty, self.script, size, self.max_jobs, tick, silence)
+        silence = StaleJobDetector(self.silent_seconds)
+        desk = JobManager(folder, job_config, self.script, size, self.max_jobs, tick, silence)
         desk.add(self.shards(packs))
         return desk
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.atomic_write import atomic_write, writing
+from experiments.sweep.slurm.commands import (
+    SlurmNoAccounting,
+    SlurmUnavailable,
+    call,
+    ended,
+    waiting,
+)
 from experiments.sweep.slurm.shards import Shard
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Pack, PackedCell
@@ -28,7 +36,7 @@ NAME_LENGTH = 60  # characters of a sweep's name that are part of a job's
 
 
 @dataclass(frozen=True)
-class Duty:
+class JobConfig:
     """How the jobs of a submission work.
 
     Parameters
@@ -76,7 +84,7 @@ class Submission:
         How many elements it has.
     since
         When it was made (ISO 8601, of the submitting machine's clock, in its time zone).
-    duty
+    job_config
         How its jobs work.
     """
 
@@ -85,7 +93,7 @@ class Submission:
     job_name: str
     size: int
     since: str
-    duty: Duty
+    job_config: JobConfig
 
     @property
     def path(self) -> Path:
@@ -102,13 +110,13 @@ class Submission:
         """What its jobs print."""
         return self.path / "logs"
 
-    def right(self, index: int) -> Path:
+    def lease_dir(self, index: int) -> Path:
         """An element's right to run: the folder of its journals."""
         return self.folder.journals / f"{self.token}-{index}"
 
-    def open_elements(self) -> list[int]:
+    def open_indices(self) -> list[int]:
         """The elements whose cells have not all ended."""
-        return [index for index in range(self.size) if self.right(index).is_dir()]
+        return [index for index in range(self.size) if self.lease_dir(index).is_dir()]
 
     def job_id(self) -> str | None:
         """The array's number; None where sbatch has not answered, as far as is known."""
@@ -138,11 +146,13 @@ class Submission:
         """Leave nothing of it but its logs' folder: it was never submitted."""
         for index in range(self.size):
             with suppress(OSError):
-                self.right(index).rmdir()
+                self.lease_dir(index).rmdir()
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def write_submission(folder: SweepFolder, shards: Sequence[Shard], duty: Duty) -> Submission:
+def write_submission(
+    folder: SweepFolder, shards: Sequence[Shard], job_config: JobConfig
+) -> Submission:
     """Write down what is about to be submitted.
 
     Raises
@@ -153,7 +163,7 @@ def write_submission(folder: SweepFolder, shards: Sequence[Shard], duty: Duty) -
     token = uuid.uuid4().hex[:10]
     now = datetime.now().replace(microsecond=0).isoformat()
     name = f"{folder.root.name[:NAME_LENGTH]}.{token}"
-    submission = Submission(folder, token, name, len(shards), now, duty)
+    submission = Submission(folder, token, name, len(shards), now, job_config)
     with writing(submission.path):
         (submission.path / "shards").mkdir(parents=True)
         submission.logs.mkdir()
@@ -165,12 +175,12 @@ def write_submission(folder: SweepFolder, shards: Sequence[Shard], duty: Duty) -
         "size": len(shards),
         "since": now,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "duty": asdict(duty),
+        "job_config": asdict(job_config),
     }
     atomic_write(submission.path / "submission.json", json.dumps(about, indent=1).encode())
     with writing(folder.journals):
         for index in range(submission.size):
-            submission.right(index).mkdir(parents=True)
+            submission.lease_dir(index).mkdir(parents=True)
     return submission
 
 
@@ -185,8 +195,8 @@ def read_submission(folder: SweepFolder, token: str) -> Submission:
     path = folder.slurm / token / "submission.json"
     try:
         said: dict[str, Any] = json.loads(path.read_text())
-        duty = Duty(**said["duty"])
-        return Submission(folder, token, said["job_name"], said["size"], said["since"], duty)
+        job_config = JobConfig(**said["job_config"])
+        return Submission(folder, token, said["job_name"], said["size"], said["since"], job_config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FaninError(f"{path}: can't be read ({error})") from error
 
@@ -201,12 +211,12 @@ def open_submissions(folder: SweepFolder) -> list[Submission]:
     return [read_submission(folder, token) for token in there]
 
 
-def handed_out(folder: SweepFolder) -> dict[str, str]:
+def cells_in_jobs(folder: SweepFolder) -> dict[str, str]:
     """The cells that jobs have or will have in hand: each with its job's name."""
     return {
         task.cell_id: submission.job_name
         for submission in open_submissions(folder)
-        for index in submission.open_elements()
+        for index in submission.open_indices()
         for pack in submission.shard(index)
         for task in pack.cells
     }
@@ -215,3 +225,99 @@ def handed_out(folder: SweepFolder) -> dict[str, str]:
 def _pack(said: Mapping[str, Any]) -> Pack:
     tasks = tuple(PackedCell(**each) for each in said["tasks"])
     return Pack(tasks, said["engine"], said["seconds"])
+
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries
+PATIENCE = 1800.0  # seconds for which a controller that doesn't answer is asked again
+BEAT = 0.5  # seconds
+
+Beat = Callable[[], None]
+
+
+def submit(submission: Submission, beat: Beat, patience: float = PATIENCE) -> None:
+    """Submit an array, unless that has been done already, and keep its number.
+
+    A controller that doesn't answer is asked again; it may have taken the job all the same, so each
+    time the queue is searched first.
+
+    Parameters
+    ----------
+    submission
+        Written down, and not known to be submitted.
+    beat
+        Called now and then.
+    patience
+        Seconds for which to ask again.
+
+    Raises
+    ------
+    SlurmUnavailable
+        Nobody answered for all that time.
+    SlurmJobLimit
+        The user may have no more jobs at once.
+    SlurmError
+        Slurm refuses such a job.
+    """
+    wait, until = FIRST_WAIT, time.monotonic() + patience
+    while True:
+        try:
+            submission.submitted(find(submission) or _sbatch(submission))
+            return
+        except SlurmUnavailable:
+            if time.monotonic() + wait > until:
+                raise
+        pause(wait, beat)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def find(submission: Submission) -> str | None:
+    """The number of the array that a submission became; None where it became none.
+
+    Raises
+    ------
+    SlurmError
+        As `call`: whether there is one can't be known.
+    """
+    for element in waiting([submission.job_name]).values():
+        return element.job
+    try:
+        for runs in ended([submission.job_name], submission.since).values():
+            return runs[-1].job
+    except SlurmNoAccounting:  # what has run has left its traces
+        pass
+    rights = [submission.lease_dir(index) for index in range(submission.size)]
+    if any(not right.is_dir() or any(right.iterdir()) for right in rights):
+        return "unknown"
+    return None
+
+
+def _sbatch(submission: Submission) -> str:
+    said = call("sbatch", "--parsable", str(submission.script))
+    return said.strip().splitlines()[-1].partition(";")[0]
+
+
+def pause(seconds: float, beat: Beat) -> None:
+    """Wait, calling `beat` now and then."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        beat()
+        time.sleep(min(left, BEAT))
+
+
+def log_path(folder: SweepFolder) -> Path:
+    """The file."""
+    return folder.slurm / "log.txt"
+
+
+def log(folder: SweepFolder, text: str) -> None:
+    """Add a line; one that the disk doesn't take is no reason to stop."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    with suppress(OSError), log_path(folder).open("a") as file:
+        file.write(f"{now} {' '.join(text.split())}\n")
+
+
+def read_log(folder: SweepFolder) -> list[str]:
+    """All lines, the oldest first."""
+    with suppress(OSError):
+        return log_path(folder).read_text(errors="replace").splitlines()
+    return []

@@ -16,8 +16,8 @@ from analysis.report.export import seeds_together
 from analysis.report.figures import inline_svg, studied
 from analysis.report.outcomes import FULL, NAMED, by_axis, grouped
 from analysis.report.provenance import Launch, axes_of, read_launches
+from experiments.sweep.status.status import Failure
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view.failures import Failure
 
 CHOICES = {"model": "mlp", "init": "he_normal"}
 

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from experiments.result import CellResult
+from experiments.sweep.status import progress, snapshot
+from experiments.sweep.status.progress import shown
+from experiments.sweep.status.watch import Watch
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view import follow, progress, show
-from experiments.sweep.view.progress import shown
-from experiments.sweep.view.watch import Watch
 
 
 @pytest.fixture
@@ -79,13 +79,13 @@ def test_only_what_is_new_in_a_journal_is_read(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    read = follow.read_events
+    read = snapshot.read_events
 
     def noted(path: Path, offset: int = 0) -> object:
         asked.append(offset)
         return read(path, offset)
 
-    monkeypatch.setattr(follow, "read_events", noted)
+    monkeypatch.setattr(snapshot, "read_events", noted)
     watch, journal = Watch(folder, "abc"), Journal(folder.journals / "p.journal")
     ends = [0]
     for cell in "abc":
@@ -108,7 +108,7 @@ def test_the_cells_of_a_stack_go_along(folder: SweepFolder) -> None:
 def test_in_a_log_progress_is_plain_lines(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(show, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
     text = io.StringIO()
     journal = Journal(folder.journals / "p.journal")
     with shown(folder, "abcd", Console(file=text, force_terminal=False, width=200)) as tick:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.sweep.view.expect import seconds_left, typical_seconds
-from experiments.sweep.view.seen import Result
+from experiments.sweep.status.eta import seconds_left, typical_seconds
+from experiments.sweep.status.snapshot import Result
 
 KINDS = {"a": "short", "b": "short", "c": "long", "d": "long"}
 

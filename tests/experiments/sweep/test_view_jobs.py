@@ -13,19 +13,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.sweep.slurm.queue import Waiting
-from experiments.sweep.slurm.submission import Duty, Submission, write_submission
+from experiments.sweep.slurm.commands import Waiting
+from experiments.sweep.slurm.submission import JobConfig, Submission, write_submission
+from experiments.sweep.status import slurm
+from experiments.sweep.status.format import in_short, warnings
+from experiments.sweep.status.jobs_as_json import jobs_as_json
+from experiments.sweep.status.screen import jobs_table
+from experiments.sweep.status.slurm import Answer, JobArray, Jobs, SlurmPoller, Wait, jobs_of
+from experiments.sweep.status.watch import Watch
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.lock import FRESH
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view import enquiry
-from experiments.sweep.view.enquiry import Answer, Enquiry
-from experiments.sweep.view.find_jobs import jobs_of
-from experiments.sweep.view.job_words import in_short, warnings
-from experiments.sweep.view.jobs import JobArray, Jobs, Wait
-from experiments.sweep.view.jobs_as_json import jobs_as_json
-from experiments.sweep.view.jobs_table import jobs_table
-from experiments.sweep.view.watch import Watch
 
 NOWHERE = {"node": "", "start": "N/A", "restarts": 0}
 
@@ -37,7 +35,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 def submitted(folder: SweepFolder, size: int = 6, job: str | None = "7") -> Submission:
     """An array of so many elements, each with the right to run, as if sbatch had taken it."""
-    submission = write_submission(folder, [()] * size, Duty("code"))
+    submission = write_submission(folder, [()] * size, JobConfig("code"))
     if job is not None:
         submission.submitted(job)
     return submission
@@ -68,7 +66,7 @@ def shown(jobs: Jobs, width: int = 80, most: int | None = None) -> list[str]:
 
 def test_each_element_that_is_left_is_counted_once(folder: SweepFolder) -> None:
     submission = submitted(folder, size=7)
-    submission.right(6).rmdir()  # its cells have ended
+    submission.lease_dir(6).rmdir()  # its cells have ended
     said = slurm_says(
         submission,
         _0="RUNNING",
@@ -85,7 +83,7 @@ def test_each_element_that_is_left_is_counted_once(folder: SweepFolder) -> None:
     assert array.left == array.running + array.waiting + len(array.held) + array.absent
     jobs = jobs_of([submission], said)
     assert jobs is not None
-    assert jobs.at_work == {submission.right(0).name, submission.right(1).name}
+    assert jobs.at_work == {submission.lease_dir(0).name, submission.lease_dir(1).name}
     assert in_short(jobs) == "2 jobs running, 1 waiting, 2 held, 1 gone"
 
 
@@ -148,9 +146,9 @@ def test_an_array_that_slurm_was_not_yet_asked_about_is_told_from_the_files(
     folder: SweepFolder,
 ) -> None:
     older, newer = submitted(folder), submitted(folder, job="8")
-    (older.right(0) / "turn").mkdir()
-    (newer.right(1) / "turn").mkdir()
-    (newer.right(2) / "turn.taken").mkdir()
+    (older.lease_dir(0) / "turn").mkdir()
+    (newer.lease_dir(1) / "turn").mkdir()
+    (newer.lease_dir(2) / "turn.taken").mkdir()
     jobs = jobs_of([older, newer], slurm_says(older, **{f"_{i}": "PENDING" for i in range(6)}))
     assert jobs is not None
     by_id = {array.job_id: array for array in jobs.arrays}
@@ -182,10 +180,10 @@ def test_a_sweep_without_a_launcher_is_what_its_jobs_are(folder: SweepFolder) ->
     assert seen(folder, slurm_says(submission)) == "stopped"
     silent = Answer(note="Slurm doesn't answer")
     assert seen(folder, silent) == "queued"
-    (submission.right(0) / "turn").mkdir()
+    (submission.lease_dir(0) / "turn").mkdir()
     assert seen(folder, silent) == "running"
     for index in range(2):
-        submission.right(index).rename(submission.right(index).with_suffix(".taken"))
+        submission.lease_dir(index).rename(submission.lease_dir(index).with_suffix(".taken"))
     assert seen(folder, silent) == "stopped"
 
 
@@ -193,7 +191,7 @@ def test_a_cell_runs_while_slurm_says_that_its_job_does(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = submitted(folder, size=1)
-    turn = submission.right(0) / "00000-turn"
+    turn = submission.lease_dir(0) / "00000-turn"
     turn.mkdir()
     with monkeypatch.context() as there:
         there.setattr(platform, "node", lambda: "a-node-of-the-cluster")
@@ -216,7 +214,7 @@ def test_a_cell_runs_while_slurm_says_that_its_job_does(
 
 
 def test_a_process_whose_turn_is_over_runs_nothing_though_it_lives(folder: SweepFolder) -> None:
-    turn = submitted(folder, size=1).right(0) / "00000-turn"
+    turn = submitted(folder, size=1).lease_dir(0) / "00000-turn"
     turn.mkdir()
     Journal(turn / "p.journal").start("a", 1)  # this process lives
     assert Watch(folder, answer=Answer()).look().counts["running"] == 1
@@ -245,7 +243,7 @@ def calls(squeue: Path) -> int:
 
 def test_squeue_is_asked_once_however_often_one_looks(squeue: Path) -> None:
     says(squeue)
-    asking = Enquiry()
+    asking = SlurmPoller()
     for _ in range(5):
         assert asking.look(["a", "b"]) == Answer({}, frozenset("ab"))
         assert asking._thread is not None
@@ -256,12 +254,12 @@ def test_squeue_is_asked_once_however_often_one_looks(squeue: Path) -> None:
 def test_no_look_waits_for_a_silent_slurm_longer_than_the_first(
     squeue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enquiry, "PATIENCE", 0.2)
+    monkeypatch.setattr(slurm, "PATIENCE", 0.2)
     says(squeue, f"until test -e {squeue}.wake; do sleep 0.05; done")
-    asking = Enquiry()
-    assert asking.look(["a"]) == Answer(note=enquiry.SILENT)
+    asking = SlurmPoller()
+    assert asking.look(["a"]) == Answer(note=slurm.SILENT)
     for _ in range(50):
-        assert asking.look(["a"]) == Answer(note=enquiry.SILENT)
+        assert asking.look(["a"]) == Answer(note=slurm.SILENT)
     squeue.with_name("squeue.wake").touch()
     end = time.monotonic() + 60
     while asking.look(["a"]).elements is None:
@@ -272,16 +270,16 @@ def test_no_look_waits_for_a_silent_slurm_longer_than_the_first(
 
 def test_what_is_launched_never_waits_for_slurm(squeue: Path) -> None:
     says(squeue, f"until test -e {squeue}.wake; do sleep 0.05; done")
-    assert Enquiry(waits=False).look(["a"]) == Answer()
+    assert SlurmPoller(waits=False).look(["a"]) == Answer()
     squeue.with_name("squeue.wake").touch()
 
 
 def test_a_refusal_is_told_and_slurm_asked_again_soon(
     squeue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enquiry, "EVERY", 0.0)
+    monkeypatch.setattr(slurm, "EVERY", 0.0)
     says(squeue, "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2", "exit 1")
-    asking = Enquiry()
+    asking = SlurmPoller()
     note = asking.look(["a"]).note
     assert note is not None
     assert note.startswith("Slurm doesn't answer; this is from the files (squeue: ")
@@ -297,7 +295,7 @@ def test_without_squeue_on_this_host_the_files_tell(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     submission = submitted(folder)
-    (submission.right(4) / "turn").mkdir()
+    (submission.lease_dir(4) / "turn").mkdir()
     jobs = Watch(folder).look().jobs
     assert jobs is not None
     assert shown(jobs) == [

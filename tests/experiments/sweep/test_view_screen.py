@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.sweep.status.screen import screen
+from experiments.sweep.status.status import Failure, Launcher, RunningCell, Status, Worker
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.view.failures import Failure
-from experiments.sweep.view.launcher import Launcher
-from experiments.sweep.view.screen import screen
-from experiments.sweep.view.status import RunningCell, Status, Worker
 
 FOLDER = SweepFolder(Path("results/depth"))
 ID = "digits-linear-relu-sample-s0-9f0c2a1b3c4d5e6f"

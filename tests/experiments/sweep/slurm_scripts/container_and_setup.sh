@@ -21,5 +21,5 @@ export PYTHONPATH=HOUSE${PYTHONPATH:+:$PYTHONPATH}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err apptainer exec --nv /images/torch.sif '/opt/my python/bin/python' -u -m experiments.sweep.slurm.element HERE/results/s TOKEN
+srun --unbuffered --output HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err apptainer exec --nv /images/torch.sif '/opt/my python/bin/python' -u -m experiments.sweep.slurm.array_task HERE/results/s TOKEN
 

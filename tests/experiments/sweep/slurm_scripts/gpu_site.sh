@@ -30,5 +30,5 @@ export PYTHONPATH=HOUSE${PYTHONPATH:+:$PYTHONPATH}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err PYTHON -u -m experiments.sweep.slurm.element HERE/results/s TOKEN
+srun --unbuffered --output HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err PYTHON -u -m experiments.sweep.slurm.array_task HERE/results/s TOKEN
 

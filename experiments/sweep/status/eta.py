@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 
+from experiments.sweep.status.snapshot import Result
 from experiments.sweep.store.tables import DONE
-from experiments.sweep.view.seen import Result
 
 Weight = Callable[[str], float]
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweep.view.jobs_table import jobs_table
-from experiments.sweep.view.status import Status, Worker
-from experiments.sweep.view.units import stopwatch
-from experiments.sweep.view.words import pacing, standing, tally
+from experiments.sweep.status.format import in_short, lines, pacing, standing, stopwatch, tally
+from experiments.sweep.status.slurm import Jobs
+from experiments.sweep.status.status import Status, Worker
 
 STYLES = {
     "ok": "green",
@@ -109,3 +109,41 @@ def _warnings(status: Status) -> Iterator[RenderableType]:
 def _line(text: Text) -> Text:
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
+
+
+JOB_STYLES = {"run": "cyan", "held": "bold yellow", "gone": "magenta", "requeued": "magenta"}
+
+
+def jobs_table(jobs: Jobs | None, most: int | None = None) -> tuple[list[RenderableType], int]:
+    """What is shown of a sweep's jobs, and how many lines that takes.
+
+    Parameters
+    ----------
+    jobs
+        What there is; None: nothing.
+    most
+        How many arrays are shown, those first that somebody should see to; None: all.
+    """
+    if jobs is None:
+        return [], 0
+    arrays = sorted(jobs.arrays, key=lambda array: not array.held)  # stable
+    shown = arrays if most is None else arrays[:most]
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")  # so that a command can be copied whole
+    count = 0
+    for array in shown:
+        name = f"job {array.job_id}" if array.job_id else "to be submitted"
+        for number, line in enumerate(lines(array, jobs.at_work is not None)):
+            word = Text(line.word, style=JOB_STYLES.get(line.word, ""))
+            table.add_row(name if not number else "", line.number, word, Text(line.detail))
+            count += 1
+    found: list[RenderableType] = [Text(), table] if count else [Text()]
+    if rest := arrays[len(shown) :]:
+        more = f"and {len(rest)} more arrays: {in_short(replace(jobs, arrays=tuple(rest)))}"
+        found.append(Text(more, style="dim"))
+    if jobs.note is not None:
+        found.append(Text(jobs.note, style="dim"))
+    return found, count + len(found)

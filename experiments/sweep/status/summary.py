@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +17,11 @@ from experiments.sweep.engines import Engines
 from experiments.sweep.grid import Axis
 from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
+from experiments.sweep.slurm.submission import open_submissions
+from experiments.sweep.status.format import duration, plural
+from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import DONE, CellState
 from experiments.sweep.types import DetachedRunner
-from experiments.sweep.view.units import duration, several
 
 SHOWN_VALUES = 12  # of an axis
 
@@ -37,24 +41,24 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
     if not plan.packs:
         return
     what = (
-        f"Would run {several(plan.pending, 'cell')} in {several(len(plan.packs), 'pack')} "
+        f"Would run {plural(plan.pending, 'cell')} in {plural(len(plan.packs), 'pack')} "
         f"({_engines(plan)})"
     )
     outlives = isinstance(request.runner, DetachedRunner)
     if not outlives:
         workers = min(request.runner.n_workers, len(plan.packs))
-        where = f"on {several(workers, 'worker')}: {_expected(plan, workers)}."
+        where = f"on {plural(workers, 'worker')}: {_expected(plan, workers)}."
         console.print(f"{what} {where}", highlight=False)
     if plan.engines.undecided:
         console.print(
-            f"  engine=auto: {several(len(plan.engines.undecided), 'kind')} of cells to be timed "
+            f"  engine=auto: {plural(len(plan.engines.undecided), 'kind')} of cells to be timed "
             "first, and run under the faster engine",
             highlight=False,
         )
     show_engines(console, plan.engines)
     if outlives:
         # Imported here: it takes a while to load, and most sweeps have no need of it.
-        from experiments.sweep.view.slurm_plan import show_slurm_plan
+        from experiments.sweep.status.slurm_plan import show_slurm_plan
 
         show_slurm_plan(console, request, plan, what)
 
@@ -85,7 +89,7 @@ def _values(axis: Axis) -> str:
 def show_counts(console: Console, request: Request, plan: Plan) -> None:
     """Print cells by state, in one line."""
     counts = ", ".join(f"{count} {kind}" for kind, count in plan.counts.items())
-    cells = several(len(plan.cells), "cell")
+    cells = plural(len(plan.cells), "cell")
     console.print(f"{request.name}: {cells}: {counts}", highlight=False)
     failed = plan.counts["failed"]
     if failed and not request.settings.retry:
@@ -97,13 +101,13 @@ def show_engines(console: Console, engines: Engines) -> None:
     for engine, count in Counter(engines.chosen[key] for key in engines.timed).items():
         ratios = [s / t for key, (s, t) in engines.timed.items() if engines.chosen[key] == engine]
         console.print(
-            f"  {engine}: {several(count, 'kind')}; stacked is {min(ratios):.2f} to "
+            f"  {engine}: {plural(count, 'kind')}; stacked is {min(ratios):.2f} to "
             f"{max(ratios):.2f} times as fast as serial",
             highlight=False,
         )
     for reason, count in Counter(engines.reasons.values()).items():
         first = reason.partition("\n")[0]
-        console.print(f"  serial: {several(count, 'kind')} can't be stacked: {first}", markup=False)
+        console.print(f"  serial: {plural(count, 'kind')} can't be stacked: {first}", markup=False)
 
 
 def show_end(
@@ -136,3 +140,36 @@ def _short(assignment: Mapping[str, Any], name: str) -> str:
     if list(assignment) == [name]:
         return str(assignment[name])
     return full_label(dict(assignment))
+
+
+def show_jobs(console: Console, folder: SweepFolder) -> None:
+    """Name the jobs that are under way, and the commands that go on from here."""
+    there = open_submissions(folder)
+    if not there:
+        return
+    count = sum(len(submission.open_indices()) for submission in there)
+    ids = ", ".join(submission.job_id() or "not yet numbered" for submission in there)
+    console.print(
+        f"{plural(count, 'job')} under way on Slurm: {ids}. The same command waits for them; "
+        f"python -m experiments.status {folder.root.name} tells how they are; "
+        f"python -m experiments.cancel {folder.root.name} stops them.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def asks_to_cancel(folder: SweepFolder, console: Console) -> bool:
+    """Whether somebody at the terminal wants the jobs cancelled; nobody there: leave them."""
+    there = open_submissions(folder)
+    if not there or not sys.stdin.isatty():
+        return False
+    count = sum(len(submission.open_indices()) for submission in there)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C again: leave them
+    try:
+        them = "it to itself" if count == 1 else "them to themselves"
+        asked = f"{plural(count, 'job')} under way on Slurm. [L]eave {them}, or [c]ancel? "
+        return console.input(asked, markup=False).strip().lower().startswith("c")
+    except (EOFError, KeyboardInterrupt):
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)

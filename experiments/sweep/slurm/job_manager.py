@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -9,22 +10,33 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from experiments.atomic_write import atomic_write
-from experiments.sweep.slurm import calls
-from experiments.sweep.slurm.cause import Cause, cause, printed_by
-from experiments.sweep.slurm.left import alone, left_of
-from experiments.sweep.slurm.log import log
-from experiments.sweep.slurm.queue import Ended, Key, Waiting, ended, waiting
-from experiments.sweep.slurm.shards import Shard
-from experiments.sweep.slurm.silence import Silence
-from experiments.sweep.slurm.stop import got_somewhere
+from experiments.sweep.slurm.commands import (
+    UNDER_WAY,
+    Ended,
+    Key,
+    SlurmError,
+    SlurmJobLimit,
+    SlurmNoAccounting,
+    SlurmUnavailable,
+    Waiting,
+    call,
+    cancel,
+    ended,
+    waiting,
+)
+from experiments.sweep.slurm.exit_cause import Cause, cause, job_stderr
+from experiments.sweep.slurm.lease import StaleJobDetector, expire, settle_lost, take_back
+from experiments.sweep.slurm.run_shard import got_somewhere
+from experiments.sweep.slurm.shards import Shard, isolate, remaining_cells
 from experiments.sweep.slurm.submission import (
-    Duty,
+    JobConfig,
     Submission,
+    log,
     open_submissions,
+    pause,
+    submit,
     write_submission,
 )
-from experiments.sweep.slurm.submit import submit
-from experiments.sweep.slurm.withdraw import bring_home
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import read_states
 from fanin.errors import FaninError
@@ -37,14 +49,14 @@ Script = Callable[[Submission], str]
 
 
 @dataclass
-class Desk:
+class JobManager:
     """What one launcher does about a sweep's jobs.
 
     Parameters
     ----------
     folder
         The sweep's.
-    duty
+    job_config
         How jobs work that are submitted from here.
     script
         The batch script of a submission.
@@ -59,12 +71,12 @@ class Desk:
     """
 
     folder: SweepFolder
-    duty: Duty
+    job_config: JobConfig
     script: Script
     array_size: int
     max_jobs: int | None
     beat: Callable[[], None]
-    silence: Silence
+    silence: StaleJobDetector
     queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
     dead: list[str] = field(default_factory=list)  # how jobs ended that are not tried again
     _names: set[str] = field(default_factory=set)
@@ -87,7 +99,7 @@ class Desk:
             if submission.job_id() is None:
                 self._submit(submission)
 
-    def hand_out(self) -> None:
+    def submit_pending(self) -> None:
         """Submit as many of the shards as there is room for.
 
         Raises
@@ -103,10 +115,10 @@ class Desk:
                 if self.queue[0][1] != tries:
                     break
                 part.append(self.queue.popleft()[0])
-            submission = write_submission(self.folder, part, replace(self.duty, tries=tries))
+            submission = write_submission(self.folder, part, replace(self.job_config, tries=tries))
             try:
                 self._submit(submission)
-            except calls.SlurmFull as error:
+            except SlurmJobLimit as error:
                 self.queue.extendleft((shard, tries) for shard in reversed(part))
                 self._note(f"{error}; the rest is submitted when there is room")
                 return
@@ -118,16 +130,16 @@ class Desk:
         Where nobody answers, nothing is decided.
         """
         there = {s.job_name: s for s in open_submissions(self.folder)}
-        wanted = {(name, i) for name, s in there.items() for i in s.open_elements()}
+        wanted = {(name, i) for name, s in there.items() for i in s.open_indices()}
         try:
             alive = waiting(there)
-        except calls.SlurmAway as error:
+        except SlurmUnavailable as error:
             self._note(f"{error}; nothing is decided until it answers")
             self._missing.clear()  # an absence counts while it is seen
             return
         self._names |= there.keys()
         running = (key for key in wanted if key in alive and alive[key].state == "RUNNING")
-        for key in self.silence.over({key: there[key[0]].right(key[1]) for key in running}):
+        for key in self.silence.over({key: there[key[0]].lease_dir(key[1]) for key in running}):
             self._give_up(there[key[0]], alive[key])
         now = time.monotonic()
         self._missing = {key: self._missing.get(key, now) for key in wanted - alive.keys()}
@@ -138,17 +150,17 @@ class Desk:
         patience = 0.0
         try:
             runs, accounts = ended(names, min(there[name].since for name in names)), True
-        except calls.SlurmUnaccounted:
+        except SlurmNoAccounting:
             runs, accounts = {}, False
-        except calls.SlurmError as error:
+        except SlurmError as error:
             self._note(f"{error}; how jobs ended is settled without it if it stays so")
             runs, accounts, patience = {}, False, WITHOUT_ACCOUNTS
         for key in sorted(gone):
             last = runs[key][-1] if runs.get(key) else None
-            if last is not None and last.state.split()[0] in calls.UNDER_WAY:
+            if last is not None and last.state.split()[0] in UNDER_WAY:
                 continue  # the accounts lag behind
             if now - self._missing[key] >= patience:
-                self._bury(there[key[0]], key[1], last, accounts)
+                self.handle_dead_job(there[key[0]], key[1], last, accounts)
 
     @property
     def idle(self) -> bool:
@@ -159,9 +171,9 @@ class Desk:
         atomic_write(submission.script, self.script(submission).encode())
         try:
             submit(submission, self.beat)
-        except calls.SlurmAway:
+        except SlurmUnavailable:
             raise  # it may be in the queue all the same: what is written down stays
-        except calls.SlurmError:
+        except SlurmError:
             submission.forget()
             raise
 
@@ -172,41 +184,45 @@ class Desk:
         self._names |= {submission.job_name for submission in there}
         try:  # jobs that have just ended count for a while
             queued = len(waiting(self._names))
-        except calls.SlurmError:
+        except SlurmError:
             return 0
-        taken = max(queued, sum(len(submission.open_elements()) for submission in there))
+        taken = max(queued, sum(len(submission.open_indices()) for submission in there))
         return min(len(self.queue), self.max_jobs - taken)
 
     def _give_up(self, submission: Submission, ghost: Waiting) -> None:
         """Take the shard of a job back that Slurm, and nobody else, holds for running."""
         said = f"nothing was heard of it on {ghost.node} for {self.silence.limit:g} s"
-        self._take_home(submission, ghost.index, ("node_fail", f"{said} (job {ghost.job_id})"))
-        with suppress(calls.SlurmError):
-            calls.call("scancel", ghost.job_id)
+        self._reclaim(submission, ghost.index, ("node_fail", f"{said} (job {ghost.job_id})"))
+        with suppress(SlurmError):
+            call("scancel", ghost.job_id)
 
-    def _bury(self, submission: Submission, index: int, last: Ended | None, accounts: bool) -> None:
+    def handle_dead_job(
+        self, submission: Submission, index: int, last: Ended | None, accounts: bool
+    ) -> None:
         """Take a dead job's shard back."""
-        printed = printed_by(submission, index)
-        self._take_home(submission, index, cause(last, printed, accounts))
+        printed = job_stderr(submission, index)
+        self._reclaim(submission, index, cause(last, printed, accounts))
 
-    def _take_home(self, submission: Submission, index: int, why: Cause) -> None:
+    def _reclaim(self, submission: Submission, index: int, why: Cause) -> None:
         """Keep what a job has finished, and queue the rest again."""
         shard = submission.shard(index)
-        printed = printed_by(submission, index)
+        printed = job_stderr(submission, index)
         outcome, reason = why
-        begun = bring_home(submission, index, outcome, reason)
+        begun = reclaim_shard(submission, index, outcome, reason)
         if begun is None:  # it has ended well meanwhile
             return
-        rest = tuple(left_of(shard, read_states(self.folder), submission.duty.attempts))
+        rest = tuple(
+            remaining_cells(shard, read_states(self.folder), submission.job_config.attempts)
+        )
         self._note(f"{submission.job_name}[{index}]: {reason}")
         if not rest or outcome == "cancelled":
             return
         fewer = sum(len(pack.cells) for pack in rest) < sum(len(pack.cells) for pack in shard)
         moved = begun or fewer or got_somewhere(submission, index)
-        tries = 0 if moved else submission.duty.tries + 1
+        tries = 0 if moved else submission.job_config.tries + 1
         if tries == 0 or (tries < TRIES and not self.dead):
             # Whose memory was too much shows when each runs by itself.
-            parts = alone(rest, shard) if outcome == "oom" else [rest]
+            parts = isolate(rest, shard) if outcome == "oom" else [rest]
             self.queue.extend((part, tries) for part in parts)
             return
         log = submission.logs / f"{submission.job_id()}_{index}_0_log.err"
@@ -221,11 +237,11 @@ class Desk:
         FaninError
             Jobs died before they began a cell.
         """
-        with suppress(calls.SlurmError):  # such as were requeued when their cells had ended
+        with suppress(SlurmError):  # such as were requeued when their cells had ended
             left = waiting(self._names).values()
             ids = [each.job_id for each in left if each.state == "PENDING"]
             if ids:
-                calls.call("scancel", *ids)
+                call("scancel", *ids)
         if self.dead:
             raise FaninError(
                 f"jobs have died {TRIES} times before they began a cell, the last one as "
@@ -249,3 +265,65 @@ def arrays_needed(shards: Sequence[Shard], array_size: int) -> list[int]:
     """
     whole, rest = divmod(len(shards), array_size)
     return [array_size] * whole + [rest] * (rest > 0)
+
+
+CANCELLED = ("cancelled", "the sweep was cancelled")
+LAST_WORDS = 30.0  # seconds that jobs have to keep what they are at
+
+
+def reclaim_shard(submission: Submission, index: int, outcome: str, reason: str) -> int | None:
+    """Take an element's shard back and settle it; whatever still runs of it publishes nothing.
+
+    Parameters
+    ----------
+    submission, index
+        The element.
+    outcome, reason
+        Of its cells that were at work.
+
+    Returns
+    -------
+    int or None
+        How many of its cells were begun; None where all have ended.
+    """
+    taken = take_back(submission.lease_dir(index))
+    if taken is None:
+        return None
+    expire(taken)
+    shard = submission.shard(index)
+    tasks = {task.cell_id: task for pack in shard for task in pack.cells}
+    begun = settle_lost(submission.folder, taken, tasks, outcome, reason)
+    shutil.rmtree(taken, ignore_errors=True)
+    return begun
+
+
+def cancel_jobs(folder: SweepFolder, beat: Callable[[], None]) -> int:
+    """Cancel all jobs of a sweep, and take their shards back.
+
+    Returns
+    -------
+    int
+        How many jobs that were.
+
+    Raises
+    ------
+    SlurmError
+        Slurm doesn't take the word; nothing has changed.
+    """
+    there = open_submissions(folder)
+    names = [submission.job_name for submission in there]
+    cancel(names)
+    until = time.monotonic() + LAST_WORDS
+    while time.monotonic() < until:
+        try:
+            if not waiting(names):
+                break
+        except SlurmUnavailable:
+            break
+        pause(0.5, beat)
+    count = 0
+    for submission in there:
+        for index in submission.open_indices():
+            reclaim_shard(submission, index, *CANCELLED)
+            count += 1
+    return count

@@ -13,9 +13,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.atomic_write import writing
+from experiments.sweep.slurm.commands import Key
 from experiments.sweep.store.journal import TAKEN, journals_in, read_events
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell
@@ -24,7 +26,7 @@ from experiments.sweep.worker.finalize import finalize_journal, follow
 TAKEN_OVER = "somebody else has taken these cells over"
 
 
-def take_turn(right: Path, restart: int) -> Path | None:
+def acquire(right: Path, restart: int) -> Path | None:
     """Make this process the one whose turn it is.
 
     Parameters
@@ -143,8 +145,50 @@ def take_back(right: Path) -> Path | None:
     return taken
 
 
-def retire(taken: Path) -> None:
+def expire(taken: Path) -> None:
     """Every turn in a shard that was taken back is over."""
     for path in taken.iterdir():
         if not path.name.endswith(TAKEN):
             path.rename(path.with_name(path.name + TAKEN))
+
+
+@dataclass
+class StaleJobDetector:
+    """Watches the folders in which jobs take their turns: a job that lives stamps its own.
+
+    After some accidents (a node that is back before it was missed, a controller that has forgotten
+    its last seconds) Slurm holds a job for running of which no process is left.
+
+    Parameters
+    ----------
+    limit
+        Seconds without a sign after which a job counts as dead.
+    """
+
+    limit: float
+    _heard: dict[Key, tuple[float, float]] = field(default_factory=dict)  # stamp, when it was new
+
+    def over(self, rights: Mapping[Key, Path]) -> list[Key]:
+        """The elements that have been silent for too long.
+
+        Parameters
+        ----------
+        rights
+            All elements that Slurm says run, each with its right's folder.
+        """
+        now = time.monotonic()
+        heard = {}
+        for key, right in rights.items():
+            stamp = _stamp(right)
+            before = self._heard.get(key)
+            # Stamps are only compared with each other: no host's clock with another's.
+            heard[key] = before if before is not None and before[0] == stamp else (stamp, now)
+        self._heard = heard
+        return sorted(key for key, (_, since) in heard.items() if now - since > self.limit)
+
+
+def _stamp(right: Path) -> float:
+    """When the last sign came; 0 before the first."""
+    with suppress(FileNotFoundError), os.scandir(right) as turns:
+        return max((turn.stat().st_mtime for turn in turns), default=0.0)
+    return 0.0

@@ -7,8 +7,7 @@ import re
 import signal
 from contextlib import suppress
 
-from experiments.sweep.slurm.calls import SlurmError, call
-from experiments.sweep.slurm.queue import Ended
+from experiments.sweep.slurm.commands import Ended, SlurmError, call
 from experiments.sweep.slurm.submission import Submission
 
 Cause = tuple[str, str]  # outcome, reason
@@ -71,7 +70,7 @@ def cause(ended: Ended | None, printed: str, accounts: bool) -> Cause:
     return "killed", f"its job ended with {how}{where}"
 
 
-def printed_by(submission: Submission, index: int) -> str:
+def job_stderr(submission: Submission, index: int) -> str:
     """The end of what an element's job has printed as errors."""
     job = submission.job_id()
     text = b""
@@ -81,7 +80,7 @@ def printed_by(submission: Submission, index: int) -> str:
     return text.decode(errors="replace")
 
 
-def earlier_end(submission: Submission, index: int) -> Cause:
+def previous_end(submission: Submission, index: int) -> Cause:
     """In a job that was started again: why its run before that ended."""
     job = f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{index}"
     states: list[str] = []

@@ -1,19 +1,23 @@
-"""Follows a sweep's files as they grow: of a journal what was added, and each part once."""
+"""What a sweep's files say at one moment."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.slurm.log import read_log
+from experiments.sweep.differences import short_labels
+from experiments.sweep.slurm.submission import read_log
 from experiments.sweep.store.journal import (
     TAKEN,
     Event,
+    Writer,
     journals_in,
     read_events,
     read_writer,
@@ -22,14 +26,137 @@ from experiments.sweep.store.parquet import part_path, read_part
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.scan import retry_on_race, scan
 from experiments.sweep.store.tables import latest_attempts
-from experiments.sweep.view.seen import Begun, OpenJournal, Result, Seen
+from experiments.sweep.types import pack_key
 from fanin.errors import DataError
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a cell ended; of one whose pack has not, the journal tells only the first four.
+
+    Attributes
+    ----------
+    fresh
+        Whether it ended in the sweep's present run.
+    order
+        How many results were seen before it.
+    """
+
+    outcome: str
+    attempt: int
+    fresh: bool
+    order: int
+    seconds: float = math.nan
+    reason: str | None = None
+    engine: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A cell that has begun and not ended.
+
+    Attributes
+    ----------
+    share
+        Of its steps, how many are done: 0 to 1.
+    since
+        When it was first seen, by the monotonic clock.
+    from_start
+        Whether that was when it began.
+    """
+
+    cell_id: str
+    attempt: int
+    share: float
+    since: float
+    from_start: bool
+
+
+@dataclass(frozen=True)
+class OpenJournal:
+    """A journal whose pack has not ended.
+
+    Attributes
+    ----------
+    grew
+        When it last did, by the file system's clock.
+    element
+        The folder that it lies in, of a cluster's job; None: it is no job's.
+    over
+        Whether somebody has taken that folder: its writer's turn is over, be it alive.
+    """
+
+    writer: Writer | None
+    grew: float
+    begun: tuple[Begun, ...]
+    element: str | None = None
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Latest results by cell, journals of packs that have not ended, and words for people.
+
+    Attributes
+    ----------
+    notes
+        What workers noted.
+    faults
+        Files that can't be read.
+    changed
+        When the newest file was written, by the file system's clock.
+    """
+
+    results: Mapping[str, Result]
+    journals: tuple[OpenJournal, ...]
+    notes: tuple[str, ...]
+    faults: tuple[str, ...]
+    changed: float | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Every cell that was ever planned in a folder.
+
+    Attributes
+    ----------
+    labels
+        By cell id, a short label.
+    kinds
+        By cell id, what it shares with cells that take about as long.
+    faults
+        What can't be read, for people.
+    """
+
+    labels: dict[str, str]
+    kinds: dict[str, str]
+    faults: tuple[str, ...] = ()
+
+
+def read_planned(folder: SweepFolder) -> Planned:
+    """Read a plan; lines that are spoilt are counted and passed over."""
+    try:
+        lines = folder.plan.read_bytes().splitlines()
+    except FileNotFoundError:
+        return Planned({}, {})
+    asked, kinds, spoilt = {}, {}, 0
+    for text in lines:
+        try:
+            line = json.loads(text)
+            cell, config = line["cell_id"], line["config"]
+            asked[cell], kinds[cell] = line["asked"], pack_key(config)
+        except (ValueError, TypeError, KeyError):
+            spoilt += 1
+    faults = (f"{folder.plan}: {spoilt} lines can't be read",) if spoilt else ()
+    return Planned(short_labels(asked), kinds, faults)
+
 
 OURS = {"cell_id", "outcome", "attempt"}  # columns without which a part is none of ours
 COLUMNS = (*OURS, "seconds", "outcome_reason", "engine", "code")
 
 
-class Follower:
+class JournalTail:
     """Reads a sweep's folder, and at each `look` what has come since.
 
     Parameters
@@ -55,7 +182,7 @@ class Follower:
         self._passed_over = {f.stem or f.path.stem for f in found.faults} | found.superseded
         self._old = {stem for stem, t in self._listed().items() if since is None or t < since}
 
-    def look(self) -> Seen:
+    def look(self) -> Snapshot:
         """Read on, and say how things stand."""
         # Journals first: one whose pack ends meanwhile is then found among the parts.
         journals, parts = journals_in(self._folder.journals), self._listed()
@@ -72,7 +199,7 @@ class Follower:
         self._notes |= dict.fromkeys(read_log(self._folder))
         self._looked = True
         times = [*parts.values(), *(journal.grew for journal in self._journals.values())]
-        return Seen(
+        return Snapshot(
             self._latest(),
             tuple(self._journals.values()),
             tuple(self._notes),

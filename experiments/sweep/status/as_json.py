@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from experiments.sweep.view.jobs_as_json import jobs_as_json
-from experiments.sweep.view.status import Status, Worker
+from experiments.sweep.status.jobs_as_json import jobs_as_json
+from experiments.sweep.status.status import Status, Worker
 
 
 def as_json(status: Status) -> dict[str, Any]:

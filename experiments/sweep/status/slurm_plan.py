@@ -8,12 +8,12 @@ from rich.console import Console
 
 from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
-from experiments.sweep.slurm.calls import SlurmError, max_array_size
-from experiments.sweep.slurm.desk import arrays_needed
+from experiments.sweep.slurm.commands import SlurmError, max_array_size
+from experiments.sweep.slurm.job_manager import arrays_needed
 from experiments.sweep.slurm.runner import SlurmRunner
-from experiments.sweep.slurm.settings import SlurmSettings
-from experiments.sweep.slurm.submission import NAME_LENGTH, Duty, Submission
-from experiments.sweep.view.units import duration, several
+from experiments.sweep.slurm.script import SlurmSettings
+from experiments.sweep.slurm.submission import NAME_LENGTH, JobConfig, Submission
+from experiments.sweep.status.format import duration, plural
 
 USUAL_SIZE = 1001  # Slurm's own default of MaxArraySize
 TOKEN = "TOKEN"  # stands for what each submission's own name will be
@@ -33,14 +33,14 @@ def show_slurm_plan(console: Console, request: Request, plan: Plan, what: str) -
     sizes = arrays_needed([()] * jobs, min(size, runner.max_jobs or size))
     expected = cost(runner, plan.expected_seconds)
     said = [
-        f"{what} as {several(jobs, 'job')} in {_arrays(sizes)}: {expected}.",
+        f"{what} as {plural(jobs, 'job')} in {_arrays(sizes)}: {expected}.",
         f"  {whence}",
         f"  each job asks for: {asked(runner.slurm)}",
-        f"  at most {several(runner.slurm.array_parallelism, 'job')} of an array at once",
+        f"  at most {plural(runner.slurm.array_parallelism, 'job')} of an array at once",
     ]
     if runner.max_jobs is not None:
         said.append(
-            f"  at most {several(runner.max_jobs, 'job')} of this sweep at once (runner.max_jobs): "
+            f"  at most {plural(runner.max_jobs, 'job')} of this sweep at once (runner.max_jobs): "
             "later arrays follow, of as many jobs as have ended"
         )
     drawn = f"{TOKEN} is drawn when it is submitted"
@@ -54,7 +54,7 @@ def show_slurm_plan(console: Console, request: Request, plan: Plan, what: str) -
 def script(request: Request, runner: SlurmRunner, size: int) -> str:
     """The batch script of an array of so many jobs, as it would be submitted."""
     name = f"{request.name[:NAME_LENGTH]}.{TOKEN}"
-    return runner.script(Submission(request.folder, TOKEN, name, size, "", Duty("")))
+    return runner.script(Submission(request.folder, TOKEN, name, size, "", JobConfig("")))
 
 
 def array_size(runner: SlurmRunner) -> tuple[int, str]:
@@ -91,7 +91,7 @@ def asked(settings: SlurmSettings) -> str:
     """What each job asks of Slurm, in words."""
     named = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "reservation")
     said = [f"{name} {value}" for name in named if (value := getattr(settings, name)) is not None]
-    said += [duration(60 * settings.time_minutes), several(settings.cpus, "core")]
+    said += [duration(60 * settings.time_minutes), plural(settings.cpus, "core")]
     if settings.mem_gb is not None:
         said.append(f"{settings.mem_gb:g} GB")
     if settings.gres is not None:

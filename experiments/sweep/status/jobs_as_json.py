@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.sweep.view.jobs import JobArray, Jobs
-from experiments.sweep.view.reasons import in_words
+from experiments.sweep.status.format import in_words
+from experiments.sweep.status.slurm import JobArray, Jobs
 
 
 def jobs_as_json(jobs: Jobs) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a job does on its node: `python -m experiments.sweep.slurm.element FOLDER TOKEN`.
+"""What a job does on its node: `python -m experiments.sweep.slurm.array_task FOLDER TOKEN`.
 
 It runs the packs of its shard in a pool of workers, as a launcher on a machine of one's own does. A
 job that Slurm starts again goes on at the first cell that has not ended.
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.console import exit_on_error
-from experiments.sweep.slurm.signals import put_off
+from experiments.sweep.slurm.preemption import block_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run this job's shard; return the exit status."""
-    put_off()  # first of all: else they end this process, and with it the job
+    block_signals()  # first of all: else they end this process, and with it the job
     root, token = sys.argv[1:] if argv is None else argv
     # None of five hundred jobs is to fetch data: that was done before any was submitted.
     os.environ["FANIN_OFFLINE"] = "1"
@@ -27,10 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from experiments.sweep.worker.forkserver import start_server
 
         submission = read_submission(SweepFolder(Path(root)), token)
-        if submission.duty.stage_data is not None:
-            os.environ["FANIN_STAGE"] = submission.duty.stage_data
+        if submission.job_config.stage_data is not None:
+            os.environ["FANIN_STAGE"] = submission.job_config.stage_data
         start_server()  # loads torch while this process does
-        from experiments.sweep.slurm.work import work
+        from experiments.sweep.slurm.run_shard import work
 
         return work(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
 

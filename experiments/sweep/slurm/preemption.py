@@ -1,4 +1,4 @@
-"""Slurm's word to a job that its time is up."""
+"""Slurm's word to a job that its time is up: signals, to every process that the job runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments.sweep.interrupts import Interrupted
-from experiments.sweep.slurm.signals import KINDS, let_in
 from experiments.sweep.types import STOP
+
+KINDS = (signal.SIGUSR2, signal.SIGTERM)  # `--signal`, and what comes before the kill
+
+
+def block_signals() -> None:
+    """Let them wait until somebody passes them on; processes that start meanwhile hear none."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, KINDS)
+
+
+def unblock_signals() -> None:
+    """What has come meanwhile comes now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, KINDS)
+
 
 STAMP_EVERY = 5.0  # seconds between two signs of life
 
 
-class Notice:
+class PreemptionHandler:
     """Hears that the job is to end, tells its workers, and gives them a while.
 
     A worker looks for the file `stop` in its turn's folder at every step of a network; it keeps
@@ -36,7 +48,7 @@ class Notice:
         self._stamped = time.monotonic()
         for kind in KINDS:
             signal.signal(kind, self._hear)
-        let_in()
+        unblock_signals()
 
     def _hear(self, number: int, _: object) -> None:
         # What comes first counts: a preemption sends the one after the other.
