@@ -1,0 +1,190 @@
+"""Check the project on a GPU: `python -m benchmarks.gpu --quick`.
+
+Prints one table, writes everything as JSON, and ends with exit status 1 if a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.gpu.check import Check, failures
+from benchmarks.gpu.environment import environment, import_checks
+from benchmarks.gpu.runs import checkpoint_checks, divergence_checks, probe_checks, stack_checks
+from benchmarks.gpu.steps import step_checks
+from benchmarks.gpu.sweep import sweep_checks
+from benchmarks.gpu.throughput import TINY, Load, Throughput, throughputs
+from benchmarks.page import Section, show
+from experiments.errors import UNUSABLE
+from experiments.sweep.running.process import prepare_torch
+from experiments.whole_file import replace_file
+
+NAME = "benchmarks.gpu"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all checks, print a table, write JSON; return the exit status."""
+    asked = _parser().parse_args(arguments)
+    device = torch.device(asked.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("No CUDA device here; --device cpu is a dry run.", file=sys.stderr)
+        return UNUSABLE
+    prepare_torch()  # as workers do: one thread, deterministic algorithms
+    out, began = Console(width=max(Console().width, 120)), time.perf_counter()
+    known = environment(device)
+    for name, value in known.items():
+        out.print(f"{name}: {value}", highlight=False, markup=False)
+    checks: list[Check] = []
+    with tempfile.TemporaryDirectory(prefix="fanin-gpu-") as made:
+        for check in all_checks(device, tiny=asked.tiny, folder=Path(made)):
+            checks.append(check)
+            if check in failures([check]):
+                _print_failure(out, check)
+    load = TINY if asked.tiny else Load(repeats=1 if asked.quick else 5)
+    speeds = list(throughputs(device, load))
+    seconds = time.perf_counter() - began
+    show(out, summary(checks, speeds))
+    failed = failures(checks)
+    counts = {s: sum(c.status == s for c in checks) for s in ("pass", "fail", "error", "refused")}
+    line = ", ".join(f"{status} {count}" for status, count in counts.items())
+    out.print(f"{len(checks)} checks in {seconds:.0f} s: {line}", highlight=False)
+    _write(asked.json, known, checks, speeds, seconds)
+    out.print(f"All numbers: {asked.json}", highlight=False, markup=False)
+    broken = [speed for speed in speeds if speed.error]
+    return 1 if failed or broken else 0
+
+
+def all_checks(device: torch.device, *, tiny: bool, folder: Path) -> Iterator[Check]:
+    """Run every check, one after the other.
+
+    Parameters
+    ----------
+    device
+        Checked against the CPU.
+    tiny
+        Options in float32 alone, stacks of models alone, one sweep.
+    folder
+        Takes checkpoints and sweeps.
+    """
+    yield from step_checks(device, every_dtype=not tiny)
+    yield from stack_checks(device, every_option=not tiny)
+    yield from probe_checks(device)
+    yield from divergence_checks(device)
+    yield from checkpoint_checks(device, folder / "checkpoints")
+    engines = ("stacked",) if tiny else ("serial", "stacked")
+    yield from sweep_checks(device, folder / "sweeps", engines)
+    yield from import_checks()
+
+
+def summary(checks: Iterable[Check], speeds: Iterable[Throughput]) -> Section:
+    """Make the table: a row for each part and group, then one for each throughput."""
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for check in checks:
+        groups.setdefault((check.part, check.group), []).append(check)
+    rows = []
+    for (part, group), members in groups.items():
+        worst = max(members, key=lambda check: check.ratio)
+        bad = failures(members)
+        refused = sum(check.status == "refused" for check in members)
+        compared = worst.difference is not None and worst.tolerance is not None
+        rows.append(
+            (
+                f"{part}: {group}",
+                f"{len(members) - len(bad) - refused}/{len(members) - refused}",
+                "FAIL" if bad else "pass",
+                f"{worst.difference:.1e}" if compared else "",
+                f"{worst.tolerance:.1e}" if compared else "",
+                f"{worst.case} ({worst.quantity})",
+                f"{sum(check.seconds for check in members):.1f}",
+            )
+        )
+    for speed in speeds:
+        ratio = speed.ratio
+        rows.append(
+            (
+                f"throughput: {speed.network}, {speed.cells} cells",
+                "",
+                "ERROR" if ratio is None else f"x{ratio:.2f}",
+                *("", "", speed.error or _milliseconds(speed), ""),
+            )
+        )
+    return Section(
+        title="GPU check",
+        columns=(
+            "",
+            "passed",
+            "result",
+            "difference",
+            "tolerance",
+            "nearest to its tolerance",
+            "s",
+        ),
+        rows=tuple(rows),
+        remarks=(
+            "Differences are relative; shown is the one nearest to its tolerance. Throughput: "
+            "cells a second, stacked over one at a time.",
+        ),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
+    parser.add_argument("--quick", action="store_true", help="time throughput once (under 4 min)")
+    parser.add_argument("--tiny", action="store_true", help="a dry run: the least of each check")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
+    parser.add_argument(
+        *("--json", "-o"),
+        type=Path,
+        default=Path("outputs/gpu.json"),
+        metavar="FILE",
+        help="where all numbers are written (default: outputs/gpu.json)",
+    )
+    return parser
+
+
+def _print_failure(out: Console, check: Check) -> None:
+    out.print(
+        f"{check.status.upper()} {check.part}: {check.case}: {check.quantity} "
+        f"{check.difference} > {check.tolerance} {check.detail}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _milliseconds(speed: Throughput) -> str:
+    assert speed.serial_seconds is not None  # a ratio needs both
+    assert speed.stacked_seconds is not None
+    return f"{1e3 * speed.serial_seconds:.1f} ms, {1e3 * speed.stacked_seconds:.1f} ms a cell"
+
+
+def _write(
+    path: Path,
+    known: dict[str, Any],
+    checks: Sequence[Check],
+    speeds: Sequence[Throughput],
+    seconds: float,
+) -> None:
+    report = {
+        "environment": known,
+        "seconds": seconds,
+        "passed": not failures(checks) and all(speed.error is None for speed in speeds),
+        "checks": [asdict(check) for check in checks],
+        "throughput": [asdict(speed) | {"ratio": speed.ratio} for speed in speeds],
+    }
+    replace_file(path, json.dumps(report, indent=1).encode())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""One training step on the device against the same step on the CPU in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from benchmarks.gpu.cases import Case, config_of, dtypes, option_cases
+from benchmarks.gpu.check import Check, Comparison, Difference, run_check, same
+from benchmarks.gpu.tolerance import (
+    ROUNDOFF,
+    TF32,
+    default_arithmetic,
+    gradient_rounding,
+    joined,
+    relative,
+    rounding,
+    tf32_allowed,
+)
+from experiments.cell import begin
+from experiments.config.schema import build_cell
+from experiments.training.feed import Feed, Inputs
+from experiments.training.step import ALIVE, State, Task, start
+from experiments.training.two_ways import serial_step
+
+CPU = torch.device("cpu")
+
+
+def step_checks(device: torch.device, every_dtype: bool) -> Iterator[Check]:
+    """Check one step of every option, and of the default cell in every arithmetic.
+
+    Parameters
+    ----------
+    device
+        Compared with the CPU.
+    every_dtype
+        Check every option in every arithmetic; False: in float32 alone.
+    """
+    for arithmetic in arithmetics(device):
+        case = Case("dtype", "default", ())
+        yield _check(case, arithmetic, device)
+    for case in option_cases():
+        for arithmetic in arithmetics(device) if every_dtype else ("float32",):
+            yield _check(case, arithmetic, device)
+
+
+def arithmetics(device: torch.device) -> tuple[str, ...]:
+    """Return every dtype, and TF32 where torch convolves float32 in it by default."""
+    tf32 = default_arithmetic("float32", device) == TF32
+    return (*dtypes(), TF32) if tf32 else dtypes()
+
+
+def compare_step(case: Case, arithmetic: str, device: torch.device) -> Comparison:
+    """Compare the state and loss after one step.
+
+    Both steps begin with the same numbers: those that the device holds in its dtype. The bound on
+    the parameters adds what rounding them to that dtype can do, since an update is much smaller
+    than what it is added to.
+    """
+    dtype = "float32" if arithmetic == TF32 else arithmetic
+    cell = build_cell(config_of(*case.overrides, f"train.dtype={dtype}"))
+    with tf32_allowed(arithmetic == TF32):
+        before, inputs, (after, loss) = _device_step(case, dtype, device)
+    reference, reference_loss = _reference_step(case, before, inputs)
+    size = len(inputs.x)
+    bound, gradients = (f(cell, arithmetic, size) for f in (rounding, gradient_rounding))
+    update = joined(reference["params"]) - joined(before["params"])
+    drift = (joined(after["params"]) - joined(reference["params"])).norm()
+    scale = joined(reference["params"]).norm()
+    allowed = gradients * update.norm() + ROUNDOFF[dtype] * scale
+    return Comparison(
+        (
+            Difference("loss", relative(loss, reference_loss), bound),
+            *(
+                # A square is twice as far off as its root, in relative terms.
+                Difference(
+                    f"optimizer {key}", relative(tree, reference["optimizer"][key]), 2 * gradients
+                )
+                for key, tree in after["optimizer"].items()
+            ),
+            Difference("params", float(drift / scale), float(allowed / scale)),
+            same("diverged", int(after["failed_at"]), ALIVE),
+            same("steps", int(after["step"]), 1),
+            same("device", after["step"].device.type, device.type),
+            *(
+                same(f"dtype of {name}", str(tensor.dtype), f"torch.{dtype}")
+                for name, tensor in after["params"].items()
+            ),
+        )
+    )
+
+
+def _check(case: Case, arithmetic: str, device: torch.device) -> Check:
+    return run_check(
+        *("one step", case.group, f"{case.name} {arithmetic}"),
+        lambda: compare_step(case, arithmetic, device),
+    )
+
+
+def _device_step(
+    case: Case, dtype: str, device: torch.device
+) -> tuple[State, Inputs, tuple[State, Any]]:
+    """The state before a step on the device, the step's inputs, and what the step returns."""
+    member = begin(config_of(*case.overrides, f"train.dtype={dtype}"), device).member()
+    feed = Feed(member.cell, member.task, member.data, member.scaling)
+    before, inputs = start(member.task), feed.at(0)
+    return before, inputs, serial_step(member.task)(before, *inputs)
+
+
+def _reference_step(case: Case, before: State, inputs: Inputs) -> tuple[State, Any]:
+    """The same step on the CPU in float64, from the same numbers."""
+    cell = build_cell(config_of(*case.overrides, "train.dtype=float64"))
+    model = cell.network().to(CPU, torch.float64).train()
+    task = Task(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
+    state, given = tree_map(_as_reference, (before, tuple(inputs)))
+    return serial_step(task)(state, *given)
+
+
+def _as_reference(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu()
+    return value.double().contiguous() if value.is_floating_point() else value
