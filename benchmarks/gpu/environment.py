@@ -12,6 +12,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 def import_checks() -> Iterator[Check]:
     """Check that every module of every package of the repository can be imported."""
     for package in packages(ROOT):
-        yield run_check(
-            "imports", package, package, lambda package=package: compare_imports(package)
-        )
+        yield run_check("imports", package, package, partial(compare_imports, package))
 
 
 def packages(root: Path) -> list[str]:
@@ -72,7 +71,8 @@ def compare_imports(package: str) -> Comparison:
     pyproject.toml) is listed, but does not fail the check.
     """
     names = [package, *(found.name for found in _modules(package))]
-    failed, not_installed = [], []
+    failed: list[str] = []
+    not_installed: list[str] = []
     for name in names:
         try:
             with redirect_stdout(io.StringIO()):

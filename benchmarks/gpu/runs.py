@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from experiments.cell import begin, run_cell
 from experiments.config.schema import build_cell
 from experiments.result import CellResult
 from experiments.stack import run_stack
-from experiments.training.checkpoint import Keeper, Stopped
-from experiments.training.loop import train, train_stacked
+from experiments.training.checkpoint import Keeper, Stopped, how_far
+from experiments.training.loop import OnLook, train, train_stacked
 from experiments.training.stackable import why_serial
 from experiments.training.trained import Trained
 
 CPU = torch.device("cpu")
+DRAWS = 2
+STOP_AFTER = 12  # draws and steps
 PROBE = (
-    *("probe=default", "probe.draws=2", "probe.size=16", "probe.images=[0,1]"),
+    *("probe=default", f"probe.draws={DRAWS}", "probe.size=16", "probe.images=[0,1]"),
     "probe.histograms=true",
 )
 # Hundreds of small products, which a deep network on a GPU spends seconds on: of two_layer alone.
@@ -59,7 +62,7 @@ def stack_checks(device: torch.device, every_option: bool) -> Iterator[Check]:
             for dtype in ("float64", "float32") if every_option else ("float64",):
                 yield run_check(
                     *("stacked = serial", case.group, f"{case.name} {dtype}"),
-                    lambda case=case, dtype=dtype: compare_engines(case, dtype, device),
+                    partial(compare_engines, case, dtype, device),
                 )
 
 
@@ -69,7 +72,7 @@ def probe_checks(device: torch.device) -> Iterator[Check]:
         if case.group in ("model", "norm"):
             yield run_check(
                 *("probes", case.group, f"{case.name} float64"),
-                lambda case=case: compare_probes(case, device),
+                partial(compare_probes, case, device),
             )
 
 
@@ -78,10 +81,10 @@ def divergence_checks(device: torch.device) -> Iterator[Check]:
     for name, overrides in DIVERGING.items():
         config = config_of(*overrides, "train.steps=40")
         yield run_check(
-            *("divergence", "serial", name), lambda c=config: compare_divergence(c, device, False)
+            *("divergence", "serial", name), partial(compare_divergence, config, device, False)
         )
         yield run_check(
-            *("divergence", "stacked", name), lambda c=config: compare_divergence(c, device, True)
+            *("divergence", "stacked", name), partial(compare_divergence, config, device, True)
         )
 
 
@@ -95,7 +98,7 @@ def checkpoint_checks(device: torch.device, folder: Path) -> Iterator[Check]:
         words = (*overrides, "train.steps=20", "train.evaluate_every=8", *PROBE)
         yield run_check(
             *("checkpoint", engine, " ".join(overrides)),
-            lambda e=engine, w=words: compare_resumed(e, config_of(*w), device, folder / e),
+            partial(compare_resumed, engine, config_of(*words), device, folder / engine),
         )
 
 
@@ -110,18 +113,16 @@ def compare_engines(case: Case, dtype: str, device: torch.device) -> Comparison:
         return Comparison(refused=reason)
     # Not in TF32: torch may choose it for one engine's convolutions and not for the other's.
     with tf32_allowed(False):
-        starts = [begin(config, device).member() for config in configs]
-        before = [dict(member.task.model.named_parameters()) for member in starts]
-        before = [{name: p.detach().clone() for name, p in each.items()} for each in before]
-        alone = [train(member, _ignore) for member in starts]
+        # Training copies a model's weights, so both engines start from the same members.
         members = [begin(config, device).member() for config in configs]
+        alone = [train(member, _ignore) for member in members]
         stacked = dict(train_stacked(members, _ignore))
     size = cell.train.batch_of(cell.data.source.train_size)
     # Each engine rounds for itself, and each step starts from what rounding left of the one before.
     bound = 2 * len(_losses(alone[0])) * gradient_rounding(cell, dtype, size)
     differences = []
-    for index, (start, serial) in enumerate(zip(before, alone, strict=True)):
-        update = joined(serial.params) - joined(start)
+    for index, (member, serial) in enumerate(zip(members, alone, strict=True)):
+        update = joined(serial.params) - joined(dict(member.task.model.named_parameters()))
         error = (joined(stacked[index].params) - joined(serial.params)).norm()
         scale = joined(serial.params).norm()
         allowed = bound * update.norm() + rounding(cell, dtype, size) * scale
@@ -139,7 +140,7 @@ def compare_engines(case: Case, dtype: str, device: torch.device) -> Comparison:
 def compare_probes(case: Case, device: torch.device) -> Comparison:
     """Compare the tables of a probed cell, quantity by quantity."""
     words = [*case.overrides, *PROBE, "train.dtype=float64", "train.steps=0"]
-    words += CURVATURE if case.group == "norm" or case.name == "model=two_layer" else ()
+    words += CURVATURE if case.group == "norm" else ()
     config = config_of(*words)
     cell = build_cell(config)
     ours, reference = run_cell(config, device).tables, run_cell(config, CPU).tables
@@ -192,7 +193,9 @@ def compare_resumed(
     configs = [config] if engine == "serial" else [config | {"seed_weights": n} for n in range(3)]
     run: Callable[..., list[CellResult]] = _serial if engine == "serial" else _stacked
     whole = run(configs, device)
-    keepers = [Keeper(folder / str(n), stop=_after(12), ask_every=0) for n in range(len(configs))]
+    keepers = [
+        Keeper(folder / str(n), stop=_after(STOP_AFTER), ask_every=0) for n in range(len(configs))
+    ]
     stopped = False
     try:
         run(configs, device, keepers)
@@ -200,40 +203,53 @@ def compare_resumed(
         stopped = True
     written = [keeper.path.is_file() for keeper in keepers]
     again = [Keeper(folder / str(n)) for n in range(len(configs))]
-    resumed = run(configs, device, again)
+    kept = {how_far(keeper.path)[0] for keeper in again}
+    looks: list[int] = []
+    resumed = run(configs, device, again, lambda done, total: looks.append(done))
     return Comparison(
         (
             same("stopped", stopped, True),
             same("checkpoint written", all(written), True),
             same("checkpoint used", [keeper.ignored for keeper in again], [None] * len(again)),
+            same("steps kept", kept, {STOP_AFTER - DRAWS}),
+            same("first step", next(filter(None, looks), None), STOP_AFTER - DRAWS),
             *(
-                same(f"{name} of cell {index}", getattr(_bits(one), name), value)
+                same(f"{name} of cell {index}", _bits(one)[name], bits)
                 for index, (one, other) in enumerate(zip(resumed, whole, strict=True))
-                for name, value in vars(_bits(other)).items()
+                for name, bits in _bits(other).items()
             ),
             *(same("outcome", result.row["outcome"], "ok") for result in whole),
         )
     )
 
 
-def _bits(result: CellResult) -> CellResult:
-    """The result without its time; as text, since NaN is not equal to itself."""
+def _ignore(done: int, total: int) -> None:
+    """Take no notice of progress."""
+
+
+def _bits(result: CellResult) -> dict[str, str]:
+    """Everything in a result but its time; as text, since NaN is not equal to itself."""
     row = {name: value for name, value in result.row.items() if name != "seconds"}
-    return CellResult({"": repr(row)}, {"": {"": [repr(result.tables)]}})
+    return {"row": repr(row)} | {name: repr(table) for name, table in result.tables.items()}
 
 
 def _serial(
-    configs: Sequence[dict[str, Any]], device: torch.device, keepers: Sequence[Keeper] = ()
+    configs: Sequence[dict[str, Any]],
+    device: torch.device,
+    keepers: Sequence[Keeper] = (),
+    on_look: OnLook = _ignore,
 ) -> list[CellResult]:
-    keeper = keepers[0] if keepers else None
-    return [run_cell(configs[0], device, keeper=keeper)]
+    return [run_cell(configs[0], device, on_look, keepers[0] if keepers else None)]
 
 
 def _stacked(
-    configs: Sequence[dict[str, Any]], device: torch.device, keepers: Sequence[Keeper] = ()
+    configs: Sequence[dict[str, Any]],
+    device: torch.device,
+    keepers: Sequence[Keeper] = (),
+    on_look: OnLook = _ignore,
 ) -> list[CellResult]:
     """Results of a stack, in the order of its configs; what a cell raised is raised."""
-    ended = dict(run_stack(configs, device, keepers=keepers or None))
+    ended = dict(run_stack(configs, device, on_look, keepers or None))
     results = []
     for index in range(len(configs)):
         result = ended[index]
@@ -253,10 +269,6 @@ def _after(checks: int) -> Callable[[], bool]:
         return left <= 0
 
     return stop
-
-
-def _ignore(done: int, total: int) -> None:
-    """Take no notice of progress."""
 
 
 def _losses(trained: Trained) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def compare_step(case: Case, arithmetic: str, device: torch.device) -> Compariso
 def _check(case: Case, arithmetic: str, device: torch.device) -> Check:
     return run_check(
         *("one step", case.group, f"{case.name} {arithmetic}"),
-        lambda: compare_step(case, arithmetic, device),
+        partial(compare_step, case, arithmetic, device),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def sweep_checks(
     for engine in engines:
         yield run_check(
             *("sweep", f"runner=local device={device.type}", f"engine={engine}"),
-            lambda engine=engine: compare_sweep(engine, device, folder),
+            partial(compare_sweep, engine, device, folder),
         )
 
 

@@ -49,7 +49,7 @@ class Load:
 
 
 TINY = Load(
-    cells=(1, 2),
+    cells=(2,),
     steps=2,
     batch_size=16,
     alone=1,
