@@ -1,0 +1,311 @@
+"""The GPU check on a CPU: every part runs and passes, and every part can fail."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import requires
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+import benchmarks.gpu.__main__ as command
+from benchmarks.gpu import environment, runs, sweep, throughput
+from benchmarks.gpu.cases import GROUPS, Case, config_of, option_cases, options
+from benchmarks.gpu.check import Comparison, Difference, failures, run_check
+from benchmarks.gpu.steps import compare_step
+from benchmarks.measure import ROOT
+from experiments.begun import Begun
+from experiments.clip import ClipValue
+from experiments.losses.table import TABLE
+
+CPU = torch.device("cpu")
+CLIPPED = Case("clip", "clip=value", ("clip=value", "clip.max_value=0.01"))
+TWO_LAYER = Case("model", "model=two_layer", ())
+
+
+def failed(comparison: Comparison) -> set[str]:
+    """Names of the quantities that differ by more than their tolerance."""
+    return {each.quantity for each in comparison.differences if not each.passed}
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory):
+    """The report of a dry run: the command, as a user types it."""
+    path = tmp_path_factory.mktemp("gpu") / "gpu.json"
+    words = ["--device", "cpu", "--tiny", "--json", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return SimpleNamespace(
+        status=done.returncode, said=done.stdout + done.stderr, report=json.loads(path.read_text())
+    )
+
+
+def test_the_dry_run_passes(dry_run):
+    assert dry_run.status == 0, dry_run.said
+    assert dry_run.report["passed"]
+    assert {check["status"] for check in dry_run.report["checks"]} <= {"pass", "refused"}
+    assert all(check["seconds"] >= 0 for check in dry_run.report["checks"])
+
+
+def test_every_part_is_checked(dry_run):
+    parts = {check["part"] for check in dry_run.report["checks"]}
+    assert parts == {
+        *("one step", "stacked = serial", "probes", "divergence", "checkpoint", "sweep"),
+        "imports",
+    }
+    assert all(f" {part}: " in dry_run.said for part in parts)
+
+
+def test_every_option_takes_a_step(dry_run):
+    """All files of `conf/`, every row of the table of losses, every norm and dtype."""
+    steps = {c["case"] for c in dry_run.report["checks"] if c["part"] == "one step"}
+    wanted = {f"{group}={option} float32" for group in GROUPS for option in options(group)}
+    wanted -= {"init=custom float32"}  # the user's own class
+    wanted |= {f"loss={loss} head={h} loss.form={form} float32" for loss, h, form in TABLE}
+    wanted |= {f"model.norm={n} float32" for n in ("none", "batch", "layer", "mean_only")}
+    wanted |= {f"default {d}" for d in ("float64", "float32", "bfloat16", "float16")}
+    assert wanted <= steps
+
+
+def test_what_the_project_refuses_is_no_failure(dry_run):
+    refused = [c["case"] for c in dry_run.report["checks"] if c["status"] == "refused"]
+    assert refused == ["float16 overflows"]
+
+
+def test_throughput_and_environment_are_reported(dry_run):
+    found = {(row["network"], row["cells"]) for row in dry_run.report["throughput"]}
+    assert found == {("two_layer", 2), ("alexnet", 2)}
+    assert all(row["ratio"] > 0 for row in dry_run.report["throughput"])
+    known = dry_run.report["environment"]
+    assert known["torch"] == torch.__version__
+    assert {"device", "python", "cuda", "cudnn", "tf32_convolutions"} <= set(known)
+
+
+def test_configs_are_those_of_the_command_line(cell_config):
+    """The check reads option files itself; Hydra must make the same of them."""
+    for case in (CLIPPED, *(case for case in option_cases() if case.group == "optim")):
+        own = config_of(*case.overrides)
+        words = [
+            *("data=gaussian", "data.image_side=8", "data.classes=3", "data.train_size=96"),
+            *("data.test_size=32", "model.pool=false", "activation=tanh", "train.batch_size=32"),
+            *("train.steps=4", "probe=none"),
+        ]
+        assert own == cell_config(*words, *case.overrides)
+
+
+def test_a_wrong_gradient_in_one_dtype_fails_that_step_alone(monkeypatch):
+    right = ClipValue.apply
+
+    def planted(self, grads):
+        clipped = right(self, grads)
+        wrong = next(iter(grads.values())).dtype == torch.float32
+        return {name: 1.001 * g for name, g in clipped.items()} if wrong else clipped
+
+    monkeypatch.setattr(ClipValue, "apply", planted)
+    assert failed(compare_step(CLIPPED, "float32", CPU)) == {"optimizer velocity", "params"}
+    assert failed(compare_step(CLIPPED, "float64", CPU)) == set()
+    assert failed(compare_step(TWO_LAYER, "float32", CPU)) == set()
+
+
+def test_a_stack_that_trains_otherwise_fails(monkeypatch):
+    right = runs.train_stacked
+
+    def planted(members, on_look):
+        for index, trained in right(members, on_look):
+            if index == 1:
+                trained.params["fc1.weight"] = trained.params["fc1.weight"] * (1 + 1e-10)
+            yield index, trained
+
+    assert failed(runs.compare_engines(TWO_LAYER, "float64", CPU)) == set()
+    monkeypatch.setattr(runs, "train_stacked", planted)
+    assert failed(runs.compare_engines(TWO_LAYER, "float64", CPU)) == {"params of cell 1"}
+
+
+def test_a_probe_that_measures_otherwise_fails(monkeypatch):
+    right, calls = runs.run_cell, []
+
+    def planted(config, device):
+        result = right(config, device)
+        calls.append(device)
+        if len(calls) == 1:  # the device's
+            rows = result.tables["layers"]
+            place = rows["quantity"].index("act_m2")
+            rows["value"][place] *= 1 + 1e-9
+        return result
+
+    monkeypatch.setattr(runs, "run_cell", planted)
+    assert failed(runs.compare_probes(TWO_LAYER, CPU)) == {"act_m2"}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_cell_that_diverges_a_step_later_fails(monkeypatch, stacked):
+    config = config_of(*runs.DIVERGING["loss above bound"], "train.steps=40")
+    right = runs.run_cell
+    assert failed(runs.compare_divergence(config, CPU, stacked)) == set()
+    calls = []
+
+    def planted(config, device):
+        result = right(config, device)
+        calls.append(device)
+        if len(calls) == 1:  # the reference
+            result.row["outcome_step"] += 1
+        return result
+
+    monkeypatch.setattr(runs, "run_cell", planted)
+    assert failed(runs.compare_divergence(config, CPU, stacked)) == {"outcome_step"}
+
+
+@pytest.mark.parametrize("engine", ["serial", "stacked"])
+def test_a_checkpoint_with_other_numbers_fails(monkeypatch, tmp_path, engine):
+    config = config_of("optim=adam", "train.steps=20", *runs.PROBE)
+    right = Begun.take_up
+
+    def planted(self, kept):
+        kept.progress.state["params"]["fc1.weight"] *= 1.001
+        right(self, kept)
+
+    monkeypatch.setattr(Begun, "take_up", planted)
+    found = failed(runs.compare_resumed(engine, config, CPU, tmp_path))
+    assert {"row of cell 0", "curves of cell 0"} <= found
+
+
+def test_a_checkpoint_that_is_not_used_fails(monkeypatch, tmp_path):
+    """The same numbers come out, since the cell runs again from its start."""
+    config = config_of("train.steps=20", *runs.PROBE)
+    monkeypatch.setattr(Begun, "take_up", lambda self, kept: None)
+    assert failed(runs.compare_resumed("serial", config, CPU, tmp_path)) == {"first step"}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "device", "wrong"),
+    [
+        (["ok", "ok", "ok"], "cpu", set()),
+        (["ok", "ok", "oom"], "cpu", {"outcomes"}),
+        (["ok", "ok", "ok"], "cuda:0", {"device"}),
+    ],
+)
+def test_a_sweep_with_a_failed_cell_or_on_another_device_fails(
+    monkeypatch, tmp_path, outcomes, device, wrong
+):
+    cells = pd.DataFrame({"outcome": outcomes, "seed": [0, 1, 2], "device": device})
+    cells = cells.assign(**{"engine": "serial", "test_loss": 1.0, "train.dtype": "float32"})
+    curves = pd.DataFrame({"metric": ["train_loss"] * (sweep.SEEDS * sweep.STEPS)})
+    layers = pd.DataFrame({"layer_name": list(sweep.LAYERS)})
+    tables = SimpleNamespace(cells=cells, curves=curves, layers=layers)
+    monkeypatch.setattr(sweep, "run", lambda words: "")
+    monkeypatch.setattr(sweep, "load", lambda name, folder: tables)
+    assert failed(sweep.compare_sweep("serial", CPU, tmp_path)) == wrong
+
+
+def test_a_module_that_does_not_import_is_named(monkeypatch, tmp_path):
+    package = tmp_path / "broken_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "fine.py").write_text("")
+    (package / "bad.py").write_text("import no_such_module\n")
+    (package / "developers.py").write_text("import playwright_of_developers\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "_development", lambda: {"playwright_of_developers"})
+    monkeypatch.syspath_prepend(tmp_path)
+    comparison = environment.compare_imports("broken_package")
+    assert failed(comparison) == {"modules that fail"}
+    assert "4 modules; broken_package.bad (no module no_such_module)" in comparison.detail
+    assert "development only: broken_package.developers" in comparison.detail
+
+
+def test_an_error_is_one_checks_result_and_names_its_line():
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    check = run_check("one step", "model", "model=x", broken)
+    assert check.status == "error"
+    assert re.search(r"RuntimeError: CUDA error: .*test_gpu_check\.py:\d+", check.detail)
+    assert run_check("a", "b", "c", Comparison).status == "error"  # nothing was compared
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.2])
+def test_what_exceeds_its_tolerance_fails(value):
+    both = Comparison((Difference("good", 0.0, 0.1), Difference("bad", value, 0.1)))
+    check = run_check("a", "b", "c", lambda: both)
+    assert (check.status, check.quantity, check.detail) == ("fail", "bad", "bad")
+    assert failures([check]) == [check]
+
+
+def test_a_failed_check_stops_no_other_and_is_the_exit_status(monkeypatch, tmp_path, capsys):
+    bad = Comparison((Difference("params", 0.2, 0.1),))
+    good = Comparison((Difference("params", 0.0, 0.1),))
+
+    def checks(device, *, tiny, folder):
+        yield run_check("one step", "model", "model=bad", lambda: bad)
+        yield run_check("one step", "optim", "optim=broken", lambda: 1 / 0)
+        yield run_check("one step", "clip", "clip=good", lambda: good)
+
+    monkeypatch.setattr(command, "all_checks", checks)
+    monkeypatch.setattr(command, "throughputs", lambda device, load: iter(()))
+    monkeypatch.setattr(command, "prepare_torch", lambda: None)
+    path = tmp_path / "out.json"
+    assert command.main(["--device", "cpu", "--tiny", "--json", str(path)]) == 1
+    report = json.loads(path.read_text())
+    assert [check["status"] for check in report["checks"]] == ["fail", "error", "pass"]
+    assert report["passed"] is False
+    said = capsys.readouterr().out
+    assert "FAIL one step: model=bad: params 0.2 > 0.1" in said
+    assert "ERROR one step: optim=broken" in said
+    assert "3 checks" in said
+
+
+def test_running_out_of_memory_ends_one_row_of_the_throughput(monkeypatch):
+    right = throughput._measured
+
+    def planted(network, *rest):
+        if network == "two_layer":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return right(network, *rest)
+
+    monkeypatch.setattr(throughput, "_measured", planted)
+    rows = list(throughput.throughputs(CPU, throughput.TINY))
+    assert [(row.network, row.ratio is None) for row in rows] == [
+        ("two_layer", True),
+        ("alexnet", False),
+    ]
+    assert rows[0].error == "OutOfMemoryError: CUDA out of memory"
+
+
+def test_without_a_gpu_the_command_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(["--quick"]) == 2
+    assert "No CUDA device here" in capsys.readouterr().err
+
+
+def test_the_wheels_are_all_that_a_bare_torch_lacks():
+    """Every direct dependency but the large ones, and all that these need in turn."""
+    large = {"torch", "numpy", "pandas", "pyarrow", "scipy", "scikit_learn", "matplotlib"}
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    waiting, needed = list(config["project"]["dependencies"]), set()
+    while waiting:
+        text = waiting.pop()
+        name = re.split(r"[^\w.-]", text)[0].lower().replace("-", "_")
+        optional = "extra ==" in text or "platform_system" in text or "python_version <" in text
+        if name not in large | needed and not optional:
+            needed.add(name)
+            waiting += requires(name) or []
+    done = subprocess.run(
+        [str(ROOT / "benchmarks" / "gpu_wheels"), "--list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listed = {line.partition("==")[0].lower().replace("-", "_") for line in done.stdout.split()}
+    assert listed == needed
