@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -51,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checks.append(check)
             if check in failures([check]):
                 _print_failure(out, check)
+    # What is known so far, for when a time limit ends the process.
+    _write(asked.json, known, checks, None, time.perf_counter() - began)
     load = TINY if asked.tiny else Load(repeats=1 if asked.quick else 5)
     speeds = list(throughputs(device, load))
     seconds = time.perf_counter() - began
@@ -172,19 +173,21 @@ def _write(
     path: Path,
     known: dict[str, Any],
     checks: Sequence[Check],
-    speeds: Sequence[Throughput],
+    speeds: Sequence[Throughput] | None,
     seconds: float,
 ) -> None:
+    """Write the report; `speeds` is None while throughput is still to be measured."""
+    measured = speeds or ()
     report = {
+        "complete": speeds is not None,
         "environment": known,
         "seconds": seconds,
-        "passed": not failures(checks) and all(speed.error is None for speed in speeds),
+        "passed": not failures(checks) and all(speed.error is None for speed in measured),
         "checks": [asdict(check) for check in checks],
-        "throughput": [asdict(speed) | {"ratio": speed.ratio} for speed in speeds],
+        "throughput": [asdict(speed) | {"ratio": speed.ratio} for speed in measured],
     }
     replace_file(path, json.dumps(report, indent=1).encode())
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     raise SystemExit(main())

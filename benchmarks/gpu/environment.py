@@ -106,11 +106,9 @@ def _nvidia_smi() -> str | None:
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
-    done = subprocess.run(
-        [command, f"--query-gpu={QUERY}", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    query = [command, f"--query-gpu={QUERY}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
     return done.stdout.strip() or done.stderr.strip()

@@ -12,11 +12,11 @@ import torch
 from benchmarks.gpu.cases import Case, config_of, option_cases
 from benchmarks.gpu.check import Check, Comparison, Difference, run_check, same
 from benchmarks.gpu.tolerance import (
-    gradient_rounding,
     joined,
     relative,
     rounding,
     tf32_allowed,
+    with_jumps,
 )
 from experiments.cell import begin, run_cell
 from experiments.config.schema import build_cell
@@ -119,13 +119,14 @@ def compare_engines(case: Case, dtype: str, device: torch.device) -> Comparison:
         stacked = dict(train_stacked(members, _ignore))
     size = cell.train.batch_of(cell.data.source.train_size)
     # Each engine rounds for itself, and each step starts from what rounding left of the one before.
-    bound = 2 * len(_losses(alone[0])) * gradient_rounding(cell, dtype, size)
+    once = rounding(cell, dtype, size)
+    bound = 2 * len(_losses(alone[0])) * with_jumps(cell, once)
     differences = []
     for index, (member, serial) in enumerate(zip(members, alone, strict=True)):
         update = joined(serial.params) - joined(dict(member.task.model.named_parameters()))
         error = (joined(stacked[index].params) - joined(serial.params)).norm()
         scale = joined(serial.params).norm()
-        allowed = bound * update.norm() + rounding(cell, dtype, size) * scale
+        allowed = bound * update.norm() + once * scale
         differences += [
             Difference(f"params of cell {index}", float(error / scale), float(allowed / scale)),
             Difference(
@@ -144,7 +145,7 @@ def compare_probes(case: Case, device: torch.device) -> Comparison:
     config = config_of(*words)
     cell = build_cell(config)
     ours, reference = run_cell(config, device).tables, run_cell(config, CPU).tables
-    bound = 2 * gradient_rounding(cell, "float64", cell.probe.size)
+    bound = 2 * with_jumps(cell, rounding(cell, "float64", cell.probe.size))
     layers, expected = ours["layers"], reference["layers"]
     differences = [
         same(f"column {name}", layers[name], expected[name]) for name in expected if name != "value"

@@ -15,11 +15,11 @@ from benchmarks.gpu.tolerance import (
     ROUNDOFF,
     TF32,
     default_arithmetic,
-    gradient_rounding,
     joined,
     relative,
     rounding,
     tf32_allowed,
+    with_jumps,
 )
 from experiments.cell import begin
 from experiments.config.schema import build_cell
@@ -66,8 +66,8 @@ def compare_step(case: Case, arithmetic: str, device: torch.device) -> Compariso
     with tf32_allowed(arithmetic == TF32):
         before, inputs, (after, loss) = _device_step(case, dtype, device)
     reference, reference_loss = _reference_step(case, before, inputs)
-    size = len(inputs.x)
-    bound, gradients = (f(cell, arithmetic, size) for f in (rounding, gradient_rounding))
+    bound = rounding(cell, arithmetic, len(inputs.x))
+    gradients = with_jumps(cell, bound)
     update = joined(reference["params"]) - joined(before["params"])
     drift = (joined(after["params"]) - joined(reference["params"])).norm()
     scale = joined(reference["params"]).norm()

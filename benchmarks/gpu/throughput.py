@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ def throughputs(device: torch.device, load: Load) -> Iterator[Throughput]:
             except Exception as error:  # the next size may fit, and the report is still to come
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 yield Throughput(network, cells, error=reason)
-                if device.type == "cuda":
+                with suppress(RuntimeError):  # a device that has failed fails here again
                     torch.cuda.empty_cache()
 
 

@@ -66,9 +66,8 @@ def rounding(cell: Cell, arithmetic: str, batch_size: int) -> float:
     return SAFETY * math.sqrt(passes) * each
 
 
-def gradient_rounding(cell: Cell, arithmetic: str, batch_size: int) -> float:
-    """Bound the relative rounding error of one step's gradients, jumps included."""
-    bound = rounding(cell, arithmetic, batch_size)
+def with_jumps(cell: Cell, bound: float) -> float:
+    """Bound the relative rounding error of one step's gradients, given that of smooth functions."""
     jumps = any(isinstance(layer, JUMPS) for layer in cell.network().modules())
     return math.sqrt(bound) if jumps else bound
 
