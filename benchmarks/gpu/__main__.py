@@ -25,9 +25,9 @@ from benchmarks.gpu.steps import step_checks
 from benchmarks.gpu.sweep import sweep_checks
 from benchmarks.gpu.throughput import TINY, Load, Throughput, throughputs
 from benchmarks.page import Section, show
-from experiments.errors import UNUSABLE
-from experiments.sweep.running.process import prepare_torch
-from experiments.whole_file import replace_file
+from experiments.atomic_write import atomic_write
+from experiments.sweep.worker.process import prepare_torch
+from fanin.errors import UNUSABLE
 
 NAME = "benchmarks.gpu"
 
@@ -186,7 +186,7 @@ def _write(
         "checks": [asdict(check) for check in checks],
         "throughput": [asdict(speed) | {"ratio": speed.ratio} for speed in measured],
     }
-    replace_file(path, json.dumps(report, indent=1).encode())
+    atomic_write(path, json.dumps(report, indent=1).encode())
 
 
 if __name__ == "__main__":

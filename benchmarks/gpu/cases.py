@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
 
+import torch
 from omegaconf import OmegaConf
 
+from experiments.cell import CellRun
 from experiments.clip import BiasGradient
-from experiments.config.build import MISSING, TARGET, hints_of, locate
-from experiments.config.loader import CONF, config_loader
-from experiments.config.schema import coerce_cell, common_keys
-from experiments.config.space import Space, assign
-from experiments.losses.table import TABLE
+from experiments.config.catalog import CONF, ConfigCatalog, assign, config_loader
+from experiments.config.instantiate import MISSING, TARGET, hints_of, locate
+from experiments.schema import coerce_cell, common_keys
+from experiments.training.engines import TrainSpec
+from fanin.losses.table import TABLE
 
 # Smooth activations and no max-pool unless a case asks for them: then rounding bounds are linear.
 DEFAULTS = (
@@ -81,7 +83,7 @@ def option_node(group: str, option: str) -> dict[str, Any]:
 
 @cache
 def _base() -> dict[str, Any]:
-    return Space(config_loader(), "config").base
+    return ConfigCatalog(config_loader(), "config").base
 
 
 def option_cases() -> Iterator[Case]:
@@ -116,3 +118,10 @@ def choices(group: str, option: str, key: str) -> tuple[str, ...]:
 def dtypes() -> tuple[str, ...]:
     """Return every `train.dtype`."""
     return get_args(hints_of(locate(_base()["train"], "train"))["dtype"])
+
+
+def train_spec(config: dict[str, Any], device: torch.device) -> TrainSpec:
+    """Draw a cell's weights on the device, and return what the engines train."""
+    run = CellRun.start(config, device)
+    run.measure_draws()
+    return run.train_spec()

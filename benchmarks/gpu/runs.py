@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.cases import Case, config_of, option_cases
+from benchmarks.gpu.cases import Case, config_of, option_cases, train_spec
 from benchmarks.gpu.check import Check, Comparison, Difference, run_check, same
 from benchmarks.gpu.tolerance import (
     joined,
@@ -18,14 +18,13 @@ from benchmarks.gpu.tolerance import (
     tf32_allowed,
     with_jumps,
 )
-from experiments.cell import begin, run_cell
-from experiments.config.schema import build_cell
+from experiments.cell import run_cell
 from experiments.result import CellResult
+from experiments.schema import build_cell
 from experiments.stack import run_stack
-from experiments.training.checkpoint import Keeper, Stopped, how_far
-from experiments.training.loop import OnLook, train, train_stacked
-from experiments.training.stackable import why_serial
-from experiments.training.trained import Trained
+from experiments.training.checkpoint import Checkpointer, Stopped, saved_progress
+from experiments.training.engines import why_serial
+from experiments.training.loop import OnProgress, TrainResult, train, train_stacked
 
 CPU = torch.device("cpu")
 DRAWS = 2
@@ -36,7 +35,7 @@ PROBE = (
 )
 # Hundreds of small products, which a deep network on a GPU spends seconds on: of two_layer alone.
 CURVATURE = ("probe.sharpness=true", "probe.layer_sharpness=true")
-# What the Lanczos iteration promises of an eigenvalue (experiments/probes/sharpness.py), on either
+# What the Lanczos iteration promises of an eigenvalue (fanin/probes/sharpness.py), on either
 # side.
 SHARPNESS = 2 * 0.01
 # Cells that diverge, each for another reason.
@@ -113,17 +112,17 @@ def compare_engines(case: Case, dtype: str, device: torch.device) -> Comparison:
         return Comparison(refused=reason)
     # Not in TF32: torch may choose it for one engine's convolutions and not for the other's.
     with tf32_allowed(False):
-        # Training copies a model's weights, so both engines start from the same members.
-        members = [begin(config, device).member() for config in configs]
-        alone = [train(member, _ignore) for member in members]
-        stacked = dict(train_stacked(members, _ignore))
+        # Training copies a model's weights, so both engines start from the same specs.
+        specs = [train_spec(config, device) for config in configs]
+        alone = [train(spec, _ignore) for spec in specs]
+        stacked = dict(train_stacked(specs, _ignore))
     size = cell.train.batch_of(cell.data.source.train_size)
     # Each engine rounds for itself, and each step starts from what rounding left of the one before.
     once = rounding(cell, dtype, size)
     bound = 2 * len(_losses(alone[0])) * with_jumps(cell, once)
     differences = []
-    for index, (member, serial) in enumerate(zip(members, alone, strict=True)):
-        update = joined(serial.params) - joined(dict(member.task.model.named_parameters()))
+    for index, (spec, serial) in enumerate(zip(specs, alone, strict=True)):
+        update = joined(serial.params) - joined(dict(spec.step.model.named_parameters()))
         error = (joined(stacked[index].params) - joined(serial.params)).norm()
         scale = joined(serial.params).norm()
         allowed = bound * update.norm() + once * scale
@@ -194,24 +193,25 @@ def compare_resumed(
     configs = [config] if engine == "serial" else [config | {"seed_weights": n} for n in range(3)]
     run: Callable[..., list[CellResult]] = _serial if engine == "serial" else _stacked
     whole = run(configs, device)
-    keepers = [
-        Keeper(folder / str(n), stop=_after(STOP_AFTER), ask_every=0) for n in range(len(configs))
+    checkpointers = [
+        Checkpointer(folder / str(n), stop=_after(STOP_AFTER), poll_every=0)
+        for n in range(len(configs))
     ]
     stopped = False
     try:
-        run(configs, device, keepers)
+        run(configs, device, checkpointers)
     except Stopped:
         stopped = True
-    written = [keeper.path.is_file() for keeper in keepers]
-    again = [Keeper(folder / str(n)) for n in range(len(configs))]
-    kept = {how_far(keeper.path)[0] for keeper in again}
+    written = [checkpointer.path.is_file() for checkpointer in checkpointers]
+    again = [Checkpointer(folder / str(n)) for n in range(len(configs))]
+    kept = {saved_progress(checkpointer.path)[0] for checkpointer in again}
     looks: list[int] = []
     resumed = run(configs, device, again, lambda done, total: looks.append(done))
     return Comparison(
         (
             same("stopped", stopped, True),
             same("checkpoint written", all(written), True),
-            same("checkpoint used", [keeper.ignored for keeper in again], [None] * len(again)),
+            *(same("why a checkpoint was not used", each.load_error, None) for each in again),
             same("steps kept", kept, {STOP_AFTER - DRAWS}),
             same("first step", next(filter(None, looks), None), STOP_AFTER - DRAWS),
             *(
@@ -237,20 +237,20 @@ def _bits(result: CellResult) -> dict[str, str]:
 def _serial(
     configs: Sequence[dict[str, Any]],
     device: torch.device,
-    keepers: Sequence[Keeper] = (),
-    on_look: OnLook = _ignore,
+    checkpointers: Sequence[Checkpointer] = (),
+    on_progress: OnProgress = _ignore,
 ) -> list[CellResult]:
-    return [run_cell(configs[0], device, on_look, keepers[0] if keepers else None)]
+    return [run_cell(configs[0], device, on_progress, checkpointers[0] if checkpointers else None)]
 
 
 def _stacked(
     configs: Sequence[dict[str, Any]],
     device: torch.device,
-    keepers: Sequence[Keeper] = (),
-    on_look: OnLook = _ignore,
+    checkpointers: Sequence[Checkpointer] = (),
+    on_progress: OnProgress = _ignore,
 ) -> list[CellResult]:
     """Results of a stack, in the order of its configs; what a cell raised is raised."""
-    ended = dict(run_stack(configs, device, on_look, keepers or None))
+    ended = dict(run_stack(configs, device, on_progress, checkpointers or None))
     results = []
     for index in range(len(configs)):
         result = ended[index]
@@ -272,7 +272,7 @@ def _after(checks: int) -> Callable[[], bool]:
     return stop
 
 
-def _losses(trained: Trained) -> torch.Tensor:
+def _losses(trained: TrainResult) -> torch.Tensor:
     return torch.tensor(trained.curves["value"], dtype=torch.float64)
 
 

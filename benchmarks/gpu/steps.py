@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from benchmarks.gpu.cases import Case, config_of, dtypes, option_cases
+from benchmarks.gpu.cases import Case, config_of, dtypes, option_cases, train_spec
 from benchmarks.gpu.check import Check, Comparison, Difference, run_check, same
 from benchmarks.gpu.tolerance import (
     ROUNDOFF,
@@ -21,11 +21,10 @@ from benchmarks.gpu.tolerance import (
     tf32_allowed,
     with_jumps,
 )
-from experiments.cell import begin
-from experiments.config.schema import build_cell
-from experiments.training.feed import Feed, Inputs
-from experiments.training.step import ALIVE, State, Task, start
-from experiments.training.two_ways import serial_step
+from experiments.schema import build_cell
+from experiments.training.engines import SerialEngine
+from experiments.training.loader import Batch
+from experiments.training.step import ALIVE, NetworkState, StepConfig, make_step
 
 CPU = torch.device("cpu")
 
@@ -64,9 +63,9 @@ def compare_step(case: Case, arithmetic: str, device: torch.device) -> Compariso
     dtype = "float32" if arithmetic == TF32 else arithmetic
     cell = build_cell(config_of(*case.overrides, f"train.dtype={dtype}"))
     with tf32_allowed(arithmetic == TF32):
-        before, inputs, (after, loss) = _device_step(case, dtype, device)
-    reference, reference_loss = _reference_step(case, before, inputs)
-    bound = rounding(cell, arithmetic, len(inputs.x))
+        before, batch, (after, loss) = _device_step(case, dtype, device)
+    reference, reference_loss = _reference_step(case, before, batch)
+    bound = rounding(cell, arithmetic, len(batch.x))
     gradients = with_jumps(cell, bound)
     update = joined(reference["params"]) - joined(before["params"])
     drift = (joined(after["params"]) - joined(reference["params"])).norm()
@@ -103,21 +102,21 @@ def _check(case: Case, arithmetic: str, device: torch.device) -> Check:
 
 def _device_step(
     case: Case, dtype: str, device: torch.device
-) -> tuple[State, Inputs, tuple[State, Any]]:
-    """The state before a step on the device, the step's inputs, and what the step returns."""
-    member = begin(config_of(*case.overrides, f"train.dtype={dtype}"), device).member()
-    feed = Feed(member.cell, member.task, member.data, member.scaling)
-    before, inputs = start(member.task), feed.at(0)
-    return before, inputs, serial_step(member.task)(before, *inputs)
+) -> tuple[NetworkState, Batch, tuple[NetworkState, Any]]:
+    """Return the state before a step on the device, the batch, and the state and loss after."""
+    engine = SerialEngine([train_spec(config_of(*case.overrides, f"train.dtype={dtype}"), device)])
+    before, batch = engine.state(0), engine.loaders[0].at(0)
+    (loss,) = engine.step(0)
+    return before, batch, (engine.state(0), loss)
 
 
-def _reference_step(case: Case, before: State, inputs: Inputs) -> tuple[State, Any]:
-    """The same step on the CPU in float64, from the same numbers."""
+def _reference_step(case: Case, before: NetworkState, batch: Batch) -> tuple[NetworkState, Any]:
+    """Take the same step on the CPU in float64, from the same numbers."""
     cell = build_cell(config_of(*case.overrides, "train.dtype=float64"))
     model = cell.network().to(CPU, torch.float64).train()
-    task = Task(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
-    state, given = tree_map(_as_reference, (before, tuple(inputs)))
-    return serial_step(task)(state, *given)
+    config = StepConfig(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
+    state, given = tree_map(_as_reference, (before, tuple(batch)))
+    return make_step(config)(state, *given)
 
 
 def _as_reference(value: Any) -> Any:

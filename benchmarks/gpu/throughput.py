@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.cases import config_of
-from experiments.cell import begin
+from benchmarks.gpu.cases import config_of, train_spec
+from experiments.training.engines import TrainSpec
 from experiments.training.loop import train, train_stacked
-from experiments.training.member import Member
 
 NETWORKS = {
     "two_layer": ("model=two_layer", "model.pool=true"),
@@ -96,33 +95,33 @@ def _measured(
     configs = [config_of(*words, f"train.steps={load.steps}", f"seed={n}") for n in range(cells)]
     alone = configs[: load.alone]
     # The first steps choose convolution algorithms and load kernels.
-    _train(_members([config_of(*words, "train.steps=2")], device), device, stacked=False)
+    _train(_specs([config_of(*words, "train.steps=2")], device), device, stacked=False)
     warm_up = [config | {"train": config["train"] | {"steps": 2}} for config in configs]
-    _train(_members(warm_up, device), device, stacked=True)
+    _train(_specs(warm_up, device), device, stacked=True)
     serial = [
-        _train(_members(alone, device), device, stacked=False) / len(alone)
+        _train(_specs(alone, device), device, stacked=False) / len(alone)
         for _ in range(load.repeats)
     ]
     stacked = [
-        _train(_members(configs, device), device, stacked=True) / cells for _ in range(load.repeats)
+        _train(_specs(configs, device), device, stacked=True) / cells for _ in range(load.repeats)
     ]
     return Throughput(network, cells, statistics.median(serial), statistics.median(stacked))
 
 
-def _members(configs: Sequence[dict[str, Any]], device: torch.device) -> list[Member]:
-    return [begin(config, device).member() for config in configs]
+def _specs(configs: Sequence[dict[str, Any]], device: torch.device) -> list[TrainSpec]:
+    return [train_spec(config, device) for config in configs]
 
 
-def _train(members: Sequence[Member], device: torch.device, stacked: bool) -> float:
+def _train(specs: Sequence[TrainSpec], device: torch.device, stacked: bool) -> float:
     """Train the cells; return the seconds until the device has finished."""
     _wait_for(device)
     began = time.perf_counter()
     if stacked:
-        ended = len(dict(train_stacked(members, _ignore)))
+        ended = len(dict(train_stacked(specs, _ignore)))
     else:
-        ended = len([train(member, _ignore) for member in members])
+        ended = len([train(spec, _ignore) for spec in specs])
     _wait_for(device)
-    assert ended == len(members)
+    assert ended == len(specs)
     return time.perf_counter() - began
 
 

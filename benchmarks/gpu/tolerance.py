@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from experiments.activations import Maxout
-from experiments.config.schema import Cell
-from experiments.training.outputs import layer_outputs
+from experiments.schema import Cell
+from experiments.training.stack_size import layer_outputs
+from fanin.activations import Maxout
 
 TF32 = "tf32"
 # Half a unit in the last place. TF32 keeps ten bits of a factor and may cut the rest off.

@@ -20,9 +20,9 @@ from benchmarks.gpu.cases import GROUPS, Case, config_of, option_cases, options
 from benchmarks.gpu.check import Comparison, Difference, failures, run_check
 from benchmarks.gpu.steps import compare_step
 from benchmarks.measure import ROOT
-from experiments.begun import Begun
+from experiments.cell import CellRun
 from experiments.clip import ClipValue
-from experiments.losses.table import TABLE
+from fanin.losses.table import TABLE
 
 CPU = torch.device("cpu")
 CLIPPED = Case("clip", "clip=value", ("clip=value", "clip.max_value=0.01"))
@@ -123,8 +123,8 @@ def test_a_wrong_gradient_in_one_dtype_fails_that_step_alone(monkeypatch):
 def test_a_stack_that_trains_otherwise_fails(monkeypatch):
     right = runs.train_stacked
 
-    def planted(members, on_look):
-        for index, trained in right(members, on_look):
+    def planted(specs, on_progress):
+        for index, trained in right(specs, on_progress):
             if index == 1:
                 trained.params["fc1.weight"] = trained.params["fc1.weight"] * (1 + 1e-10)
             yield index, trained
@@ -171,13 +171,13 @@ def test_a_cell_that_diverges_a_step_later_fails(monkeypatch, stacked):
 @pytest.mark.parametrize("engine", ["serial", "stacked"])
 def test_a_checkpoint_with_other_numbers_fails(monkeypatch, tmp_path, engine):
     config = config_of("optim=adam", "train.steps=20", *runs.PROBE)
-    right = Begun.take_up
+    right = CellRun.restore
 
-    def planted(self, kept):
-        kept.progress.state["params"]["fc1.weight"] *= 1.001
-        right(self, kept)
+    def planted(self, checkpoint):
+        checkpoint.train_state.state["params"]["fc1.weight"] *= 1.001
+        right(self, checkpoint)
 
-    monkeypatch.setattr(Begun, "take_up", planted)
+    monkeypatch.setattr(CellRun, "restore", planted)
     found = failed(runs.compare_resumed(engine, config, CPU, tmp_path))
     assert {"row of cell 0", "curves of cell 0"} <= found
 
@@ -185,7 +185,7 @@ def test_a_checkpoint_with_other_numbers_fails(monkeypatch, tmp_path, engine):
 def test_a_checkpoint_that_is_not_used_fails(monkeypatch, tmp_path):
     """The same numbers come out, since the cell runs again from its start."""
     config = config_of("train.steps=20", *runs.PROBE)
-    monkeypatch.setattr(Begun, "take_up", lambda self, kept: None)
+    monkeypatch.setattr(CellRun, "restore", lambda self, checkpoint: None)
     assert failed(runs.compare_resumed("serial", config, CPU, tmp_path)) == {"first step"}
 
 
