@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from experiments.sweep.worker.process import prepare_torch
 from rich.console import Console
 
 from benchmarks.gpu.check import Check, failures
@@ -26,7 +27,6 @@ from benchmarks.gpu.sweep import sweep_checks
 from benchmarks.gpu.throughput import TINY, Load, Throughput, throughputs
 from benchmarks.page import Section, show
 from experiments.atomic_write import atomic_write
-from experiments.sweep.worker.process import prepare_torch
 from fanin.errors import UNUSABLE
 
 NAME = "benchmarks.gpu"
