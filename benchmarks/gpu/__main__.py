@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments.sweep.worker.process import prepare_torch
 from rich.console import Console
 
 from benchmarks.gpu.check import Check, failures
@@ -27,7 +26,8 @@ from benchmarks.gpu.sweep import sweep_checks
 from benchmarks.gpu.throughput import TINY, Load, Throughput, throughputs
 from benchmarks.page import Section, show
 from experiments.atomic_write import atomic_write
-from fanin.errors import UNUSABLE
+from experiments.console import UNUSABLE
+from experiments.sweep.worker.limits import prepare_torch
 
 NAME = "benchmarks.gpu"
 
