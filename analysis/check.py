@@ -15,18 +15,16 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import chance, predicting
+from analysis.cli import add_sweep, exit_on_error, plain_console, prediction_progress, probability
 from analysis.comparison import TheoryComparison, compare, decompose_gap, table
 from analysis.load import load
 from analysis.summary import findings, needed_in_words, summary
 from analysis.verdicts import intervals, verdicts
-from experiments.console import BrokenPipeConsole, exit_on_error
 from fanin.errors import FaninError, nearest
 from fanin.statistics.agreement import APART, DISAGREES, UNDECIDED
 from fanin.theory.rungs import RUNGS
 
 DISAGREE = 1  # exit status
-UNBOUNDED = 10_000  # characters
 LEGEND = (
     "Each layer: the first rung's number, times what each further rung makes of it (x), times "
     "measured/highest, is measured. A verdict holds the layer against the highest rung: `agrees` "
@@ -43,11 +41,10 @@ JUDGED = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table for every setting of a sweep, then what was found in words."""
     asked = _parser().parse_args(argv)
-    # No markup, for labels may hold brackets; rather a line too long than a number cut short.
-    console = BrokenPipeConsole(markup=False, highlight=False, width=UNBOUNDED)
-    with exit_on_error(OSError):
+    console = plain_console()
+    with exit_on_error():
         results = load(asked.name, asked.results)
-        with predicting() as on_predicted:
+        with prediction_progress() as on_predicted:
             comparisons = compare(
                 results, again=asked.again, workers=asked.workers, on_predicted=on_predicted
             )
@@ -73,8 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measured against predicted, layer by layer.",
         epilog="Exit status 1 where the highest rung that predicts a layer disagrees with it.",
     )
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    add_sweep(parser)
     parser.add_argument("--quantity", default="preact_m2", help="shown; default: %(default)s")
     parser.add_argument(
         "--image", type=int, default=-1, help="shown: a probe image; -1: mean over the probe set"
@@ -87,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--level",
-        type=chance,
+        type=probability,
         default=0.05,
         help="chance of any false alarm in the whole sweep; default: %(default)s",
     )

@@ -11,10 +11,18 @@ import pandas as pd
 
 from analysis.load import Results
 from experiments.config.identity import scientific
+from experiments.schema import SEEDS
+from experiments.sweep.differences import short_label, varying_keys
 from experiments.sweep.store.plan_file import read_frozen
 
 # What decides what is measured at initialization, seeds aside: the loss too, through its gradients.
 DECIDES = ("data", "scaling", "model", "activation", "init", "head", "loss", "probe")
+# The order in which labels and columns name keys.
+ORDER = (
+    *("data", "scaling", "model", "activation", "init", "head", "loss"),
+    *("optim", "schedule", "clip", "train", "probe"),
+    *SEEDS,
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,11 @@ def settings_of(frozen: Sequence[Mapping[str, Any]]) -> list[Setting]:
         if key not in groups:
             described.append(_described(line))
         groups.setdefault(key, []).append(line)
-    varying = _varying(described)
+    varying = sorted(varying_keys(described), key=key_order)
     settings = []
     for lines, words in zip(groups.values(), described, strict=True):
         own = {key: words[key] for key in varying if key in words}
-        label = " ".join(_shown(key, value) for key, value in own.items())
+        label = short_label(own)
         ids = tuple(line["cell_id"] for line in lines)
         settings.append(Setting(lines[0]["config"], label or "all cells", own, ids))
     return settings
@@ -110,13 +118,11 @@ def _described(line: Mapping[str, Any]) -> dict[str, Any]:
     return words | scientific(asked) | {"train.dtype": dtype}
 
 
-def _varying(described: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that not all settings have with one value, each option followed by its own keys."""
-    keys = {key for words in described for key in words}
-    varying = [k for k in keys if len({json.dumps(words.get(k)) for words in described}) > 1]
-    order = [*DECIDES, "train"]
-    return sorted(varying, key=lambda key: (order.index(key.split(".")[0]), key))
+def key_order(key: str) -> tuple[int, str]:
+    """Sort keys by the place of their group in `ORDER`, then by name.
 
-
-def _shown(key: str, value: Any) -> str:
-    return str(value) if "." not in key else f"{key.partition('.')[2]}={value}"
+    >>> sorted(["seed", "optim.lr", "init.std", "init"], key=key_order)
+    ['init', 'init.std', 'optim.lr', 'seed']
+    """
+    group = key.partition(".")[0]
+    return (ORDER.index(group) if group in ORDER else len(ORDER), key)

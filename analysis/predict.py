@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig
 from experiments.config.catalog import CONF, hydra_arguments
 from experiments.console import BrokenPipeConsole, exit_on_error
 from experiments.sweep.cli import check_argv, space_of
-from fanin.errors import ConfigError
+from fanin.errors import UNUSABLE, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +40,7 @@ WIDTH, EXPLAIN_WIDTH = 100, 120
 @hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def predict_one(config: DictConfig) -> None:
     """Predict the cell that Hydra composed."""
+    from analysis.cli import exit_on_error
     from experiments.sweep.expand import expand
     from experiments.sweep.overrides import parse_arguments
     from experiments.sweep.request import parse_request

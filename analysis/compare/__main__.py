@@ -11,16 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.cli import chance
+from analysis.cli import add_sweep, exit_on_error, plain_console, probability
 from analysis.compare.comparison import InitComparison, compare
 from analysis.compare.files import write_files
 from analysis.compare.sentences import not_yet, of_all, of_group
 from analysis.compare.spec import ENOUGH, METRICS, ComparisonSpec
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import load
-from experiments.console import BrokenPipeConsole, exit_on_error
-
-UNBOUNDED = 10_000  # characters
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         level=asked.level,
         few_seeds=asked.few_seeds,
     )
-    # No markup, for labels may hold brackets; rather a line too long than a number cut short.
-    console = BrokenPipeConsole(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
-    with exit_on_error(OSError):
+    console = plain_console()
+    with exit_on_error():
         results = load(asked.name, asked.results)
         compared = compare(results, question)
         _print(compared, console)
@@ -84,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "sweep's compare/.",
     )
     default = ComparisonSpec()
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
+    add_sweep(parser)
     parser.add_argument(
         "--by", default=default.by, metavar="AXIS", help="what is compared; default: %(default)s"
     )
@@ -103,14 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--level",
-        type=chance,
+        type=probability,
         default=default.level,
         help="chance of any false alarm among all pairs; default: %(default)s",
     )
     parser.add_argument(
         "--few-seeds", action="store_true", help=f"rank on fewer than {ENOUGH} seeds as well"
     )
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
     return parser
 
 

@@ -14,23 +14,9 @@ from analysis.compare.figures import standings_figure, tuned_values_figure
 from analysis.compare.spec import ComparisonSpec
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.figures.style import save, use_style
+from analysis.latex import latex_table
 
 TUPLES = {"best", "tried"}  # in CSV with a space between their numbers
-# `<`, `>` and `|` are other signs in TeX's own font encoding; `[` after `\\` begins a length.
-ESCAPED = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    | {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "[": "{[}",
-        "–": "--",
-    }
-)
-MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")
 
 
 def write_files(compared: InitComparison, folder: Path) -> Iterator[Path]:
@@ -88,27 +74,12 @@ def latex(compared: InitComparison) -> str:
     needs = "Needs \\usepackage{booktabs,graphicx}"
     comment = "".join(f"% {line}\n" for line in [needs, *legend(compared).split(". ")])
     tables = [
-        _fitted(_table(standings_table(group, compared.question), group.title))
+        _fitted(latex_table(standings_table(group, compared.question), group.title))
         for group in compared.groups
     ]
     if compared.overall is not None:
-        tables.append(_table(ranks_table(compared), "ranks over all settings"))
+        tables.append(latex_table(ranks_table(compared), "ranks over all settings"))
     return "\n".join([comment, *tables])
-
-
-def escaped(text: str) -> str:
-    r"""Text that TeX prints as it is.
-
-    >>> escaped("a_b <0.001"), escaped("-0.2")
-    ('a\\_b \\textless{}0.001', '$-$0.2')
-    """
-    return MINUS.sub("$-$", text.translate(ESCAPED))
-
-
-def _table(frame: pd.DataFrame, caption: str) -> str:
-    """The frame, all text."""
-    shown = frame.map(escaped).rename(columns=escaped)
-    return str(shown.to_latex(index=False, escape=False, caption=escaped(caption)))
 
 
 def _fitted(table: str) -> str:

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.spec import ComparisonSpec, Metric
-from analysis.keys import GROUPS, SEEDS, place
+from analysis.conditions import key_order
 from analysis.load import Results
 from experiments.config.identity import flatten, scientific
+from experiments.schema import SEEDS
+from experiments.sweep.differences import short_label, varies
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError, nearest
 
@@ -74,8 +76,10 @@ def trials(results: Results, question: ComparisonSpec) -> pd.DataFrame:
 
 def _labels(words: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     rows = words[list(keys)].to_dict("records") if keys else [{}] * len(words)
-    without = f"without {', '.join(map(last, keys))}" if keys else ALL
-    return [label(row) or without for row in rows]
+    names = ", ".join(key.partition(".")[2] or key for key in keys)
+    without = f"without {names}" if keys else ALL
+    present = ({key: value for key, value in row.items() if value != ABSENT} for row in rows)
+    return [short_label(row) or without for row in present]
 
 
 def _scores(results: Results, frozen: Sequence[Mapping[str, Any]], metric: Metric) -> pd.DataFrame:
@@ -195,10 +199,10 @@ def words_of(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     rows = {line["cell_id"]: _words(line, asked) for line in frozen}
     _spell_alike(rows.values())
     keys = dict.fromkeys(key for words in rows.values() for key in words)
-    varying = [key for key in keys if len({_text(words, key) for words in rows.values()}) > 1]
+    varying = [key for key in keys if varies(words.get(key, ABSENT) for words in rows.values())]
     columns = {
         key: [words.get(key, ABSENT) for words in rows.values()]
-        for key in sorted(varying, key=place)
+        for key in sorted(varying, key=key_order)
     }
     return pd.DataFrame(columns, index=pd.Index(rows, name="cell_id"), dtype=object)
 
@@ -210,30 +214,6 @@ def belongs(key: str, to: str) -> bool:
     (True, True, False)
     """
     return key == to or key.startswith(f"{to}.")
-
-
-def last(key: str) -> str:
-    """A key without its group: `lr` and `std` say all.
-
-    >>> last("optim.lr"), last("seed_data")
-    ('lr', 'seed_data')
-    """
-    group, _, rest = key.partition(".")
-    return rest if group in GROUPS else key
-
-
-def label(words: Mapping[str, Any]) -> str:
-    """One cell's words as a label; all one has to type but the groups' names.
-
-    >>> label({"model": "mlp", "init": "normal", "init.std": 0.01, "init.a": ""})
-    'mlp normal std=0.01'
-    """
-    shown = (
-        str(value) if key in GROUPS else f"{last(key)}={value}"
-        for key, value in words.items()
-        if value != ABSENT
-    )
-    return " ".join(shown)
 
 
 def _words(line: Mapping[str, Any], asked: set[tuple[str, Any]]) -> dict[str, Any]:
@@ -257,7 +237,3 @@ def _spell_alike(rows: Iterable[dict[str, Any]]) -> None:
 
 def _option(line: Mapping[str, Any], key: str) -> Any:
     return line["choices"].get(key.partition(".")[0])
-
-
-def _text(words: Mapping[str, Any], key: str) -> str:
-    return json.dumps(words.get(key, ABSENT))

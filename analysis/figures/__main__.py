@@ -10,23 +10,22 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+from analysis.cli import add_sweep, exit_on_error
 from analysis.comparison import compare
 from analysis.figures import variance_by_layer
 from analysis.figures.study import Study, study_of
 from analysis.figures.style import save, use_style
 from analysis.load import Results, load
-from experiments.console import BrokenPipeConsole, exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the figures of a sweep into its folder; of a published one, say what came out."""
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    add_sweep(parser)
     asked = parser.parse_args(argv)
     console = BrokenPipeConsole(soft_wrap=True, markup=False, highlight=False)
     use_style()
-    with exit_on_error(OSError):
+    with exit_on_error():
         results = load(asked.name, asked.results)
         make = study_of(results)
         study = None if make is None else make()

@@ -18,10 +18,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
+from analysis.cli import add_sweep, exit_on_error, plain_console
 from analysis.comparison import TheoryComparison, compare
 from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
 from analysis.load import load
-from experiments.console import BrokenPipeConsole, exit_on_error
 from fanin.errors import FaninError
 from fanin.statistics.coverage import Z
 
@@ -177,8 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.figures.certificate_band", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", default="certificate_band")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    add_sweep(parser, nargs="?", default="certificate_band")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="default: the sweep's figures/")
     asked = parser.parse_args(argv)
     with exit_on_error():
@@ -189,9 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_style()
     folder = asked.to or results.folder.root / "figures"
     paths = save(certificate_band(comparison), folder, "certificate_band")
-    BrokenPipeConsole(soft_wrap=True).print(
-        f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}", highlight=False
-    )
+    plain_console().print(f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cli import predicting
+from analysis.cli import add_sweep, exit_on_error, prediction_progress
 from analysis.report.page import Theory, write_index, write_report
-from experiments.console import exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if asked.all:
             page = write_index(Path(asked.results))
         else:
-            with predicting() as on_predicted:
+            with prediction_progress() as on_predicted:
                 theory = Theory(asked.theory, asked.workers, on_predicted)
                 page = write_report(asked.name, asked.results, theory)
     print(page)
@@ -32,11 +31,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m analysis.report",
         description="A sweep as one HTML page, which needs no network; its path is printed.",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="the sweep's folder under results/")
+    add_sweep(parser, nargs="?")
     parser.add_argument(
         "--all", action="store_true", help="instead: a page that lists all sweeps in results/"
     )
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
     parser.add_argument(
         "--no-theory", dest="theory", action="store_false", help="leave out the theory check"
     )

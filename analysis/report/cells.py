@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.keys import place
+from analysis.conditions import key_order
 from experiments.config.identity import flatten, scientific
 from experiments.config.instantiate import TARGET
-from experiments.sweep.store.plan_file import PlanRecord
+from experiments.sweep.differences import shared_values, varies
+from experiments.sweep.store.plan_file import Line
 
 METRICS = {"test_accuracy": 4, "test_loss": 4, "train_loss": 4, "seconds": 3}  # decimals shown
 ENDED = ("outcome_step", "outcome_tensor", "outcome_reason")
@@ -148,9 +148,9 @@ def varying(frozen: Mapping[str, PlanRecord], ids: Sequence[str]) -> list[Column
     keys = {key for line in frozen.values() for key in line["asked"]}
     keys |= {group for line in frozen.values() for group in line["choices"]}
     columns = []
-    for key in sorted(keys, key=place):
+    for key in sorted(keys, key=key_order):
         values = [plain(flat[cell].get(key)) if cell in flat else None for cell in ids]
-        if len({json.dumps(value) for value in values}) > 1:
+        if varies(values):
             columns.append(Column(key, kind_of(values), values))
     return columns
 
@@ -184,19 +184,12 @@ def _decided(option: Column, column: Column) -> bool:
 
 def shared(frozen: Mapping[str, PlanRecord]) -> dict[str, str]:
     """What all cells have alike: options, then every value under its dotted key."""
-    common: dict[str, Any] | None = None
-    for line in frozen.values():
-        known = dict(line["choices"]) | {
-            key: value
-            for key, value in scientific(line["config"]).items()
-            if not key.endswith(TARGET)
-        }
-        common = (
-            known
-            if common is None
-            else {key: value for key, value in common.items() if known.get(key) == value}
-        )
-    return {key: word(common[key]) for key in sorted(common, key=place)} if common else {}
+    common = shared_values(
+        dict(line["choices"])
+        | {k: v for k, v in scientific(line["config"]).items() if not k.endswith(TARGET)}
+        for line in frozen.values()
+    )
+    return {key: word(common[key]) for key in sorted(common, key=key_order)}
 
 
 def _known(line: PlanRecord) -> dict[str, Any]:

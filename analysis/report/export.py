@@ -7,12 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.keys import SEEDS
+from analysis.latex import latex_table
 from analysis.report.cells import METRICS, Column
-
-ESCAPED = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
-)
+from experiments.schema import SEEDS
 
 
 def as_csv(columns: Sequence[Column]) -> bytes:
@@ -23,18 +20,9 @@ def as_csv(columns: Sequence[Column]) -> bytes:
 
 
 def as_latex(frame: pd.DataFrame, name: str) -> bytes:
-    """`seeds_together` as a longtable with rules of booktabs, everything escaped."""
-    style = frame.style.format(escape="latex", precision=4, na_rep="--")
-    style = style.format_index(escape="latex", axis=1).hide(axis="index")
-    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
-    sweep = name.translate(ESCAPED)
-    latex: str = style.to_latex(
-        hrules=True,
-        environment="longtable",
-        column_format="".join("r" if number else "l" for number in numbers),
-        caption=f"Sweep {sweep}: means over cells that differ only in seeds, and their sd.",
-    )
-    return latex.encode()
+    """`seeds_together` as a longtable."""
+    caption = f"Sweep {name}: means over cells that differ only in seeds, and their sd."
+    return latex_table(frame, caption, long=True).encode()
 
 
 def seeds_together(columns: Sequence[Column]) -> pd.DataFrame:

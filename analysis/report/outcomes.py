@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from analysis.keys import SEEDS
 from analysis.report.cells import Column
-from experiments.sweep.status.status import Failure
-from experiments.sweep.store.tables import DONE, FAILED
+from experiments.schema import SEEDS
+from experiments.sweep.store.state import DONE, FAILED
+from experiments.sweep.view.failures import Failure
 
 MOST_VALUES = 12  # of an axis that is shown
 FULL = 3  # failures of one reason that are told in full

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from analysis.cli import add_sweep, exit_on_error
 from analysis.figures.study import Study
 from analysis.figures.style import use_style
 from analysis.load import Results, load
-from analysis.studies.tables import publish
-from analysis.studies.told import headline_table, how_made, study_or_error
-from experiments.console import exit_on_error
+from analysis.studies.tables import headline_table, how_made, publish, study_or_error
 
 DPI = 150
 
@@ -46,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.questions", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    add_sweep(parser)
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put it there, pictures beside")
     parser.add_argument(
         "--figures",
@@ -58,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     asked = parser.parse_args(argv)
     use_style()
-    with exit_on_error(OSError):
+    with exit_on_error():
         results = load(asked.name, asked.results)
         study = study_or_error(results)
         beside = asked.write.parent if asked.write else Path()

@@ -10,11 +10,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.cli import exit_on_error
 from analysis.figures.study import FIELD_REPORT, Study, launched
 from analysis.load import Results, load
-from analysis.studies.tables import markdown_table, publish, read_block
-from analysis.studies.told import headline_table, how_made, study_or_error
-from experiments.console import exit_on_error
+from analysis.studies.tables import (
+    headline_table,
+    how_made,
+    markdown_table,
+    publish,
+    read_block,
+    study_or_error,
+)
 
 NAME = "reproductions"
 HEADER = ["sweep", "source", "verdict", "lines that hold"]

@@ -1,11 +1,15 @@
-"""Pages whose numbers a command writes: text by hand, and between marks what is replaced."""
+"""Pages whose numbers a command writes between two marks, and the tables that stand there."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from analysis.figures.study import Study, launched, study_of
+from analysis.load import Results
 from fanin.errors import FaninError
+
+HOLDS = {True: "yes", False: "**no**", None: ""}
 
 
 def write_block(page: Path, name: str, text: str) -> None:
@@ -93,3 +97,40 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def study_or_error(results: Results) -> Study:
+    """A sweep's study.
+
+    Raises
+    ------
+    FaninError
+        The sweep has none.
+    """
+    make = study_of(results)
+    if make is None:
+        raise FaninError(f"{results.name}: this sweep makes no study (no source in its YAML)")
+    return make()
+
+
+def headline_table(study: Study) -> str:
+    """The numbers in Markdown, beside what is claimed."""
+    rows = [[h.what, h.theirs, h.ours, HOLDS[h.holds]] for h in study.headlines]
+    return markdown_table(["", "claimed", "measured", "holds"], rows)
+
+
+def how_made(results: Results) -> str:
+    """How many cells at which commit, and what to type for them."""
+    about = launched(results)
+    size = "" if about.get("size", "small") == "small" else f" sweep.size={about['size']}"
+    return (
+        f"{_cells_by_code(results)}: "
+        f"`python -m experiments.run -m sweep={about['sweep']}{size}`, then "
+        f"`python -m analysis.figures {results.name}`."
+    )
+
+
+def _cells_by_code(results: Results) -> str:
+    """How many cells each commit ran: a sweep may have been gone on with later."""
+    counts = results.cells["code"].astype(str).value_counts()
+    return " and ".join(f"{count} cells at commit {code}" for code, count in counts.items())

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
+from analysis.cli import add_sweep, exit_on_error, prediction_progress
 from analysis.comparison import TheoryComparison, compare
 from analysis.load import load
 from analysis.studies.tables import markdown_table, publish
 from analysis.verdicts import BACKWARD, LAYER, WIDE, by_setting, collect_draws, narrowest, verdicts
-from experiments.console import exit_on_error
 from fanin.statistics.agreement import DISAGREES, ROUNDING
 from fanin.statistics.coverage import Coverage, Z, coverage, inside
 
@@ -236,20 +235,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.theory_coverage", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    add_sweep(parser)
     parser.add_argument("--workers", type=int, default=1, help="processes that predict")
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
     asked = parser.parse_args(argv)
-    console = Console(stderr=True)
     with exit_on_error():
         results = load(asked.name, asked.results)
-        with console.status("predicting") as status:
-            comparisons = compare(
-                results,
-                workers=asked.workers,
-                on_predicted=lambda done, total: status.update(f"predicted {done} of {total}"),
-            )
+        with prediction_progress() as on_predicted:
+            comparisons = compare(results, workers=asked.workers, on_predicted=on_predicted)
         text = markdown(judge(comparisons))
         publish(text, asked.write, asked.name)
 
