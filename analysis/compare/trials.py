@@ -16,9 +16,9 @@ from experiments.config.identity import flatten, scientific
 from experiments.schema import SEEDS
 from experiments.sweep.differences import short_label, varies
 from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.tables import DONE
 from fanin.errors import FaninError, nearest
 
-DONE = ("ok", "diverged")
 ALL = "all settings"  # the group of everything
 COLUMNS = ["strategy", "setting", "group", "seed", "tuned", "score", "loss", "diverged", "done"]
 ABSENT = ""  # a key that a cell's option does not have

@@ -13,6 +13,7 @@ from analysis.conditions import key_order
 from experiments.config.identity import flatten, scientific
 from experiments.config.instantiate import TARGET
 from experiments.sweep.differences import shared_values, varies
+from experiments.sweep.store.plan_file import PlanRecord
 
 METRICS = {"test_accuracy": 4, "test_loss": 4, "train_loss": 4, "seconds": 3}  # decimals shown
 ENDED = ("outcome_step", "outcome_tensor", "outcome_reason")
