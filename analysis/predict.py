@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig
 from experiments.config.catalog import CONF, hydra_arguments
 from experiments.console import BrokenPipeConsole, exit_on_error
 from experiments.sweep.cli import check_argv, space_of
-from fanin.errors import UNUSABLE, ConfigError
+from fanin.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
