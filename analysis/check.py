@@ -15,11 +15,12 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import add_sweep, exit_on_error, plain_console, prediction_progress, probability
+from analysis.cli import add_sweep, plain_console, prediction_progress, probability
 from analysis.comparison import TheoryComparison, compare, decompose_gap, table
 from analysis.load import load
 from analysis.summary import findings, needed_in_words, summary
 from analysis.verdicts import intervals, verdicts
+from experiments.console import exit_on_error
 from fanin.errors import FaninError, nearest
 from fanin.statistics.agreement import APART, DISAGREES, UNDECIDED
 from fanin.theory.rungs import RUNGS
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a table for every setting of a sweep, then what was found in words."""
     asked = _parser().parse_args(argv)
     console = plain_console()
-    with exit_on_error():
+    with exit_on_error(OSError):
         results = load(asked.name, asked.results)
         with prediction_progress() as on_predicted:
             comparisons = compare(

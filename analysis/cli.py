@@ -1,9 +1,8 @@
-"""Parts that the commands of `analysis` share: errors, console, progress, and argument types."""
+"""Parts that the commands of `analysis` share: console, progress, and arguments."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,25 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from analysis.predictions import OnPredicted
-from fanin.errors import UNUSABLE, FaninError, warnings_as_lines
+from experiments.console import BrokenPipeConsole
 
 UNBOUNDED = 10_000  # characters
 
 
-@contextmanager
-def exit_on_error() -> Iterator[None]:
-    """Print an error as one line on stderr and exit with status 2; print warnings as lines."""
-    try:
-        with warnings_as_lines():
-            yield
-    except (FaninError, OSError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UNUSABLE) from None
-
-
 def plain_console() -> Console:
     """Return a console without markup, for labels may hold brackets, that cuts no line short."""
-    return Console(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
+    return BrokenPipeConsole(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
 
 
 @contextmanager

@@ -40,7 +40,6 @@ WIDTH, EXPLAIN_WIDTH = 100, 120
 @hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def predict_one(config: DictConfig) -> None:
     """Predict the cell that Hydra composed."""
-    from analysis.cli import exit_on_error
     from experiments.sweep.expand import expand
     from experiments.sweep.overrides import parse_arguments
     from experiments.sweep.request import parse_request

@@ -11,13 +11,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.cli import add_sweep, exit_on_error, plain_console, probability
+from analysis.cli import add_sweep, plain_console, probability
 from analysis.compare.comparison import InitComparison, compare
 from analysis.compare.files import write_files
 from analysis.compare.sentences import not_yet, of_all, of_group
 from analysis.compare.spec import ENOUGH, METRICS, ComparisonSpec
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import load
+from experiments.console import exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         few_seeds=asked.few_seeds,
     )
     console = plain_console()
-    with exit_on_error():
+    with exit_on_error(OSError):
         results = load(asked.name, asked.results)
         compared = compare(results, question)
         _print(compared, console)

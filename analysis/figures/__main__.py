@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from analysis.cli import add_sweep, exit_on_error
+from analysis.cli import add_sweep
 from analysis.comparison import compare
 from analysis.figures import variance_by_layer
 from analysis.figures.study import Study, study_of
 from analysis.figures.style import save, use_style
 from analysis.load import Results, load
+from experiments.console import BrokenPipeConsole, exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     console = BrokenPipeConsole(soft_wrap=True, markup=False, highlight=False)
     use_style()
-    with exit_on_error():
+    with exit_on_error(OSError):
         results = load(asked.name, asked.results)
         make = study_of(results)
         study = None if make is None else make()

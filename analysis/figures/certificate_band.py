@@ -18,10 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
-from analysis.cli import add_sweep, exit_on_error, plain_console
+from analysis.cli import add_sweep, plain_console
 from analysis.comparison import TheoryComparison, compare
 from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
 from analysis.load import load
+from experiments.console import exit_on_error
 from fanin.errors import FaninError
 from fanin.statistics.coverage import Z
 

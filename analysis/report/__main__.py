@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cli import add_sweep, exit_on_error, prediction_progress
+from analysis.cli import add_sweep, prediction_progress
 from analysis.report.page import Theory, write_index, write_report
+from experiments.console import exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

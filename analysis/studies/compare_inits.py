@@ -15,7 +15,6 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.cli import exit_on_error
 from analysis.studies.baselines import VENV, ask, how_to_install
 from analysis.studies.draws import measure_draws
 from analysis.studies.tables import markdown_table, publish

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.cli import exit_on_error
 from analysis.studies.baselines import NOT_INSTALLED, VENV, Answer, ask, how_to_install
 from analysis.studies.draws import mean_and_error, measure_draws
 from analysis.studies.networks import ANYINITS, FIVE, Subject
 from analysis.studies.tables import markdown_table, publish
+from experiments.console import exit_on_error
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside

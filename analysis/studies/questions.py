@@ -12,11 +12,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.cli import add_sweep, exit_on_error
+from analysis.cli import add_sweep
 from analysis.figures.study import Study
 from analysis.figures.style import use_style
 from analysis.load import Results, load
 from analysis.studies.tables import headline_table, how_made, publish, study_or_error
+from experiments.console import exit_on_error
 
 DPI = 150
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     asked = parser.parse_args(argv)
     use_style()
-    with exit_on_error():
+    with exit_on_error(OSError):
         results = load(asked.name, asked.results)
         study = study_or_error(results)
         beside = asked.write.parent if asked.write else Path()

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cli import exit_on_error
 from analysis.figures.study import FIELD_REPORT, Study, launched
 from analysis.load import Results, load
 from analysis.studies.tables import (
@@ -21,6 +20,7 @@ from analysis.studies.tables import (
     read_block,
     study_or_error,
 )
+from experiments.console import exit_on_error
 
 NAME = "reproductions"
 HEADER = ["sweep", "source", "verdict", "lines that hold"]

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.cli import add_sweep, exit_on_error, prediction_progress
+from analysis.cli import add_sweep, prediction_progress
 from analysis.comparison import TheoryComparison, compare
 from analysis.load import load
 from analysis.studies.tables import markdown_table, publish
 from analysis.verdicts import BACKWARD, LAYER, WIDE, by_setting, collect_draws, narrowest, verdicts
+from experiments.console import exit_on_error
 from fanin.statistics.agreement import DISAGREES, ROUNDING
 from fanin.statistics.coverage import Coverage, Z, coverage, inside
 
