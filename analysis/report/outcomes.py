@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from experiments.sweep.view.failures import Failure
-
 from analysis.report.cells import Column
 from experiments.schema import SEEDS
+from experiments.sweep.status.status import Failure
 from experiments.sweep.store.tables import DONE, FAILED
 
 MOST_VALUES = 12  # of an axis that is shown
