@@ -15,6 +15,7 @@ from experiments.training.loader import BatchOrder
 from experiments.training.loop import SYNC_EVERY
 
 SMALL = ("data.side=7", "data.n_train=128", "data.n_test=64", "train.batch_size=32")
+ALEXNET = ("model=alexnet", "model.width=8", "model.dense=16", "data.side=15")
 CPU = torch.device("cpu")
 
 
@@ -111,7 +112,7 @@ def test_the_data_seed_moves_no_weight(run, seed, same):
     "overrides",
     [
         ("model=two_layer", "probe.histograms=true", "probe.sharpness=true", "probe.draws=2"),
-        ("model=alexnet", "model.dropout=0.5", "data.side=15", "probe.draws=1"),
+        (*ALEXNET, "model.dropout=0.5", "probe.draws=1"),
     ],
     ids=["two_layer", "alexnet"],
 )
@@ -125,7 +126,7 @@ def test_the_same_cell_twice_is_the_same_to_the_bit(run, overrides):
 
 def test_dropout_masks_come_from_the_seed(run):
     shared = (
-        *("model=alexnet", "data.side=15", "train.steps=3", "probe=none"),
+        *(*ALEXNET, "train.steps=3", "probe=none"),
         *("seed_weights=0", "seed_data=0"),
     )
 
@@ -193,23 +194,14 @@ def test_no_probes_means_training_only(run):
 @pytest.mark.parametrize(
     "overrides",
     [
-        *[(f"train.dtype={dtype}",) for dtype in ("float64", "bfloat16", "float16")],
-        *[
-            (
-                "model=alexnet",
-                "model.lrn=true",
-                "model.dropout=0.5",
-                "model.groups=2",
-                "data.side=15",
-                f"train.dtype={dtype}",
-            )
-            for dtype in ("float64", "bfloat16", "float16")
-        ],
+        ("train.dtype=float64",),
+        ("train.dtype=bfloat16",),
+        (*ALEXNET, "model.lrn=true", "model.dropout=0.5", "model.groups=2", "train.dtype=float16"),
         ("data=gaussian", "data.task=regression", "data.image_side=8", "loss=mse"),
         ("data=shapes", "loss=bce", "data.side=14"),
         ("model=linear",),
         ("model=mlp", "optim=adamw", "schedule=cosine"),
-        *[("model=plain", "model.depth=3", f"model.norm={n}") for n in ("batch", "layer")],
+        ("model=plain", "model.depth=3", "model.norm=layer"),
         ("model=mlp", "model.norm=mean_only"),
         ("model=mlp", "model.norm=batch", "data.n_test=200", "init=lsuv"),
         ("data.n_train=20", "train.batch_size=64", "probe.size=64"),
@@ -289,7 +281,7 @@ def test_the_naive_loss_overflows_where_the_stable_one_does_not(run):
 
 @pytest.mark.parametrize(
     ("bad_step", "total"),
-    [(step, 37) for step in (0, 1, SYNC_EVERY - 1, SYNC_EVERY, 2 * SYNC_EVERY - 1, 36)] + [(4, 5)],
+    [(0, 37), (SYNC_EVERY - 1, 37), (SYNC_EVERY, 37), (36, 37), (4, 5)],
 )
 def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
     run, cell_config, monkeypatch, bad_step, total

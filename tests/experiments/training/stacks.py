@@ -77,6 +77,16 @@ def together(members: Sequence[TrainSpec]) -> list[TrainResult]:
     return [ended[index] for index in range(len(members))]
 
 
+def assert_stacking_changes_no_bit(configs: Sequence[dict[str, Any]], sizes: Sequence[int]) -> None:
+    """The first two cells are the same alone and, in reverse order, at the end of a stack."""
+    stack = [ready(config) for config in configs]
+    first, second = together(stack[:1])[0], together(stack[1:2])[0]
+    for size in sizes:
+        *_, in_second, in_first = together(stack[:size][::-1])
+        assert same_bits(in_first, first)
+        assert same_bits(in_second, second)
+
+
 def largest(trained: TrainResult) -> float:
     """The largest entry of any parameter."""
     return max(float(tensor.abs().max()) for tensor in trained.params.values())

@@ -25,7 +25,7 @@ from experiments.training.loader import BatchOrder
 
 pytestmark = pytest.mark.usefixtures("as_in_workers")
 HERE = Path(__file__).parent
-ALEXNET = "model=alexnet model.width=8 model.dense=16 data.side=15 probe.draws=1 optim.lr=0.01"
+ALEXNET = "model=alexnet model.width=4 model.dense=8 data.side=15 probe.draws=1 train.steps=12"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ ALEXNET = "model=alexnet model.width=8 model.dense=16 data.side=15 probe.draws=1
         ("optim=adamw schedule=step clip=norm optim.lr=0.01 init=lsuv", (5,)),
         ("train.evaluate_every=5 probe.steps=[1,7,16,24] probe.histograms=true", (1, 1, 8, 13)),
         ("model=mlp model.norm=batch probe.draws=3 probe.steps=[9] probe.sharpness=true", (9, 9)),
-        (f"{ALEXNET} model.dropout=0.5 clip=value train.dtype=float64 optim=adam", (9,)),
-        (f"{ALEXNET} model.norm=batch model.lrn=true train.dtype=bfloat16", (9,)),
+        (f"{ALEXNET} model.dropout=0.5 clip=value train.dtype=float64 optim=adam", (7,)),
+        (f"{ALEXNET} model.norm=batch model.lrn=true train.dtype=bfloat16", (7,)),
         ("model=plain model.depth=3 model.norm=layer train.dtype=float16 probe.draws=0", (13,)),
         ("model=mlp activation._target_=parts.Remembering", (9, 9)),
     ],

@@ -40,7 +40,7 @@ def all_bits(results) -> dict[int, str]:
 
 
 PROBED = (*MLP, "optim.momentum=0.5", "train.evaluate_every=5", "probe.steps=[3,20]")
-ALEXNET = ("model=alexnet", "data.side=15", "model.width=8", "model.dense=16")
+ALEXNET = ("model=alexnet", "data.side=15", "model.width=4", "model.dense=8", "train.steps=18")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ ALEXNET = ("model=alexnet", "data.side=15", "model.width=8", "model.dense=16")
         (PROBED, RATES, (1, 4, 7, 5)),
         (PROBED, RATES, (13, 13)),  # between the divergence and the look that finds it
         (("model=two_layer", "optim=adam", "model.norm=batch"), (0.01, 0.002, 0.03), (6, 20)),
-        ((*ALEXNET, "model.dropout=0.5"), (0.01, 1e9, 0.02), (13,)),
+        ((*ALEXNET, "model.dropout=0.5"), (0.01, 1e9), (13,)),
     ],
     ids=["mlp", "mlp found later", "two_layer", "alexnet"],
 )
@@ -60,7 +60,7 @@ def test_a_stack_in_parts_is_the_stack_at_once(configs, tmp_path, case, rates, s
     with steps_counted() as taken:
         parts = all_bits(stack_in_parts(cells, tmp_path, stops))
     assert parts == whole
-    assert taken == at_once == list(range(24))
+    assert taken == at_once == list(range(len(at_once)))
 
 
 def test_a_network_of_the_stack_diverges(configs):

@@ -1,14 +1,134 @@
-"""The memory that a stack is planned with is more than it takes."""
+"""Padding keeps the bits of a stack's cells apart; a stack is planned with enough memory."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from stacks import SMALL
+import torch
+from stacks import SMALL, assert_stacking_changes_no_bit, configs
 
 from experiments.schema import build_cell
-from experiments.training.stack_size import training_bytes
+from experiments.training.stack_size import stack_padding, training_bytes
+
+# --- padding ----------------------------------------------------------------------------------
+
+# Each where some kernel gives other last bits in a stack of another size, if it is not padded.
+CASES = {
+    "products at odd addresses": (
+        "model=mlp model.width=13 train.dtype=float64 train.batch_size=7 data.image_side=7"
+    ),
+    "the end of a vector": "model=mlp model.width=13 activation=silu train.batch_size=7",
+    "the end of a vector in maps": (
+        "model=two_layer model.channels=3 model.pool=false activation=gelu train.batch_size=7"
+    ),
+    "batches of one": "model=mlp model.width=5 activation=elu train.batch_size=1",
+    "powers in Adam": "model=linear optim=adam train.dtype=float64 train.steps=80",
+    "convolutions over two groups": (
+        "model=two_layer model.channels=8 data.channels=3 data.image_side=8 train.batch_size=32"
+    ),
+    "convolutions of eight channels in all": (
+        "model=two_layer model.channels=8 data.channels=2 data.image_side=8 train.batch_size=32"
+    ),
+    "convolutions of single channels": (
+        "model=two_layer model.channels=8 data.image_side=8 train.batch_size=32"
+    ),
+    "features that a norm joins": (
+        "model=mlp model.width=13 model.norm=batch activation=sigmoid train.batch_size=32"
+    ),
+    "everything in AlexNet": (
+        "model=alexnet model.width=8 model.dense=11 model.groups=2 model.lrn=true "
+        "model.dropout=0.5 activation=gelu data.image_side=15 data.channels=3 optim=adamw "
+        "train.batch_size=5"
+    ),
+}
+SLOW = {
+    **{
+        f"{model} {norm} {dtype} {activation}": (
+            f"{model} model.norm={norm} train.dtype={dtype} train.batch_size={size} optim=adam "
+            f"activation={activation}"
+        )
+        for size, activation, dtype in ((7, "softplus", "float32"), (64, "silu", "float64"))
+        for model in (
+            "model=mlp model.width=256",
+            "model=two_layer model.channels=16 data.channels=3 data.image_side=8",
+            "model=plain model.depth=4 model.width=6",
+            "model=alexnet model.width=8 model.dense=20 model.lrn=true data.image_side=15",
+        )
+        for norm in ("none", "batch", "layer", "mean_only")
+    },
+    **{
+        f"{width} wide {dtype}": f"model=mlp model.width={width} train.dtype={dtype}"
+        for width, dtype in ((511, "float32"), (512, "float64"), (1024, "float32"))
+    },
+    "CIFAR's shape": (
+        "model=plain model.depth=3 model.width=16 data.channels=3 data.image_side=32 "
+        "train.batch_size=64 activation=tanh"
+    ),
+}
+
+
+def case_configs(cell_config, case: str, count: int) -> list[dict]:
+    # The first step shows what gradients depend on, the second what updates do.
+    return configs(cell_config, case if "train.steps" in case else f"{case} train.steps=2", count)
+
+
+# Without padding, cases fail at 2; with a least size but no copies, with copies but no least size,
+# or with a least size of three, some still fail at 9 (measured with AVX-512 and with AVX2).
+SIZES = (2, 9)
+
+
+@pytest.mark.usefixtures("as_in_workers")
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_stacking_changes_no_bit(cell_config, case):
+    sizes = (9,) if "train.steps" in case else SIZES
+    assert_stacking_changes_no_bit(case_configs(cell_config, case, 9), sizes)
+
+
+IN_A_PROCESS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from stacks import assert_stacking_changes_no_bit
+from experiments.sweep.worker.limits import prepare_torch
+
+prepare_torch()
+cases, sizes = json.loads(sys.argv[2])
+for configs in cases:
+    assert_stacking_changes_no_bit(configs, sizes)
+"""
+
+
+@pytest.mark.skipif(
+    "AVX512" not in torch.backends.cpu.get_cpu_capability(), reason="has no larger vectors"
+)
+def test_stacking_changes_no_bit_by_the_kernels_of_smaller_vectors(cell_config):
+    """oneDNN asks this machine once what it can do, so another process is told that it can less."""
+    cases = [case_configs(cell_config, CASES[name], 9) for name in CASES if "convolutions" in name]
+    assert len(cases) == 3
+    arguments = [str(Path(__file__).parent), json.dumps([cases, SIZES])]
+    env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", IN_A_PROCESS, *arguments], env=env, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_in_workers")
+@pytest.mark.parametrize("case", SLOW.values(), ids=SLOW)
+def test_stacking_changes_no_bit_of_larger_networks(cell_config, case):
+    cells = case_configs(cell_config, f"{case} data.train_size=128", 32)
+    assert_stacking_changes_no_bit(cells, (2, 8, 32))
+
+
+def test_only_convolutions_of_few_channels_or_images_need_large_stacks(cell_config):
+    def min_networks(*texts: str) -> int:
+        return stack_padding(build_cell(cell_config(*texts)), batch_size=64).min_networks
+
+    assert min_networks("model=mlp") == min_networks("model=two_layer", "data=cifar10") == 3
+    assert min_networks("model=two_layer", "data=mnist") == 8
+
+
+# --- memory -----------------------------------------------------------------------------------
 
 # In a process of its own: what others freed before would hide what is taken. The first two steps
 # warm up what all stacks share (kernels, their buffers); the peak is that of the steps after.
@@ -48,12 +168,9 @@ LARGE = (  # so large that what a step takes stands out from what a process take
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-@pytest.mark.parametrize("optim", ["sgd", "adam"])
 @pytest.mark.parametrize("case", LARGE)
-def test_a_stack_takes_less_than_is_planned(cell_config, case, optim):
-    import json
-
-    words = [*case.split(), "data.image_side=28", "data.train_size=128", f"optim={optim}"]
+def test_a_stack_takes_less_than_is_planned(cell_config, case):
+    words = [*case.split(), "data.image_side=28", "data.train_size=128", "optim=adam"]
     given = {text.partition("=")[0] for text in words}
     small = [text for text in SMALL if text.partition("=")[0] not in given]
     config = cell_config(*small, *words, "train.steps=2")

@@ -1,6 +1,7 @@
 """A stacked cell is the serial one, up to rounding: a step, and a hundred."""
 
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ CLIPS = (
     "clip=none +clip.factors.fc1=0",
     "clip=norm +clip.factors.fc1=0.5",
 )
+DTYPES = ("float32", "float64")
 SCHEDULES = ("constant", "cosine", "step", "warmup")
 LOSSES = (
     *("loss=cross_entropy", "loss=cross_entropy head=softmax loss.form=naive"),
@@ -39,6 +41,11 @@ ACTIVATIONS = (
     *("elu", "erf", "gelu", "hard_tanh", "identity", "leaky_relu", "relu", "selu", "sigmoid"),
     *("silu", "softplus", "tanh", "maxout"),
 )
+ALL_MODELS = [
+    f"{model} model.norm={norm}" if model != LINEAR else model
+    for model in MODELS
+    for norm in (NORMS if model != LINEAR else ("none",))
+]
 MIXED = (  # each option of each group at least once
     f"{LINEAR} loss=mse head=softmax clip=none",
     f"{MLP} model.norm=batch optim=adam activation=gelu clip=norm clip.max_norm=0.1",
@@ -50,10 +57,6 @@ MIXED = (  # each option of each group at least once
 )
 
 pytestmark = pytest.mark.usefixtures("as_in_workers")
-
-
-def with_norms(model: str) -> list[str]:
-    return [model] if model == LINEAR else [f"{model} model.norm={norm}" for norm in NORMS]
 
 
 # --- one step ---------------------------------------------------------------------------------
@@ -84,24 +87,28 @@ def test_a_step_agrees(cell_config, case):
     assert_one_step_agrees(cell_config, case)
 
 
+# An optimizer, a clip, a schedule or a dtype sees a tree of tensors, whatever network they are of:
+# so each model comes with the next of these, and every pair of optimizer and clip comes up.
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("clip", CLIPS)
-@pytest.mark.parametrize("optim", NUMBERS)
-@pytest.mark.parametrize("model", [case for model in MODELS for case in with_norms(model)])
+@pytest.mark.parametrize(
+    ("model", "optim", "clip"), [*zip(ALL_MODELS, cycle(NUMBERS), cycle(CLIPS), strict=False)]
+)
 def test_a_step_agrees_for_every_model_optimizer_and_clip(cell_config, model, optim, clip):
     assert_one_step_agrees(cell_config, f"{model} optim={optim} {clip}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("optim", NUMBERS)
+@pytest.mark.parametrize(("loss", "optim"), [*zip(LOSSES, cycle(NUMBERS), strict=False)])
 def test_a_step_agrees_for_every_loss(cell_config, loss, optim):
     assert_one_step_agrees(cell_config, f"{TWO_LAYER} {loss} optim={optim}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("activation", "schedule"), [*zip(ACTIVATIONS, cycle(SCHEDULES), strict=False)]
+)
 def test_a_step_agrees_for_every_activation_and_schedule(cell_config, activation, schedule):
     assert_one_step_agrees(cell_config, f"{PLAIN} activation={activation} schedule={schedule}")
 
@@ -125,12 +132,13 @@ def down(x: Tensor) -> Tensor:
 def assert_drift_is_roundings(cell_config, case: str, dtype: str) -> None:
     """Stacked and serial part by no more than 100 times what an ulp of the input does.
 
-    And by the rounding of the result itself, an ulp a step.
+    And by the rounding of the result itself, an ulp a step. Four nudges: the largest of these was
+    never less than a third of the largest of 16.
     """
     steps = 100
     stack = members(cell_config, f"{case} train.steps={steps} train.dtype={dtype}", 3)
     serial = alone(stack[0])
-    drift = max(apart(alone(nudged(stack[0], seed)), serial) for seed in range(16))
+    drift = max(apart(alone(nudged(stack[0], seed)), serial) for seed in range(4))
     rounding = steps * torch.finfo(stack[0].cell.train.torch_dtype).eps * largest(serial)
     stacked = together(stack)[0]
     assert stacked.divergence is serial.divergence is None
@@ -149,23 +157,22 @@ def test_a_hundred_steps_part_as_rounding_does(cell_config, case, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("optim", NUMBERS)
-@pytest.mark.parametrize("model", [case for model in MODELS[:5] for case in with_norms(model)])
+@pytest.mark.parametrize(
+    ("model", "optim", "dtype"),
+    [*zip(ALL_MODELS[:17], cycle(NUMBERS), cycle(DTYPES), strict=False)],
+)
 def test_a_hundred_steps_of_every_kind_part_as_rounding_does(cell_config, model, optim, dtype):
     assert_drift_is_roundings(cell_config, f"{model} optim={optim} clip=norm", dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("loss", "dtype"), [*zip(LOSSES, cycle(DTYPES), strict=False)])
 def test_a_hundred_steps_of_every_loss_part_as_rounding_does(cell_config, loss, dtype):
     # Adam: a regression diverges at the rates that suit the others under descent.
     assert_drift_is_roundings(cell_config, f"{TWO_LAYER} {loss} optim=adam", dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("model", with_norms(ALEXNET_2012))
-def test_a_hundred_steps_of_alexnet_part_as_rounding_does(cell_config, model, dtype):
-    assert_drift_is_roundings(cell_config, f"{model} optim=adam", dtype)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_hundred_steps_of_alexnet_part_as_rounding_does(cell_config, dtype):
+    assert_drift_is_roundings(cell_config, f"{ALEXNET_2012} model.norm=batch optim=adam", dtype)

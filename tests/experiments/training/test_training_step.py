@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from experiments.clip import Clip, ClipNorm, NoClip
-from experiments.optim import Adam, Optimizer, Sgd
+from experiments.optim import Adam, AdamW, Optimizer, Sgd
+from experiments.training.engines import stacked_step
 from experiments.training.step import (
     ALIVE,
     NetworkState,
@@ -22,7 +24,7 @@ from experiments.training.step import (
 )
 from fanin.losses import make_objective
 from fanin.losses.table import Head, Loss
-from fanin.models import TwoLayer
+from fanin.models import Plain, TwoLayer
 
 STEPS = 20
 OBJECTIVE = make_objective(Loss("cross_entropy"), Head("none"), 3)
@@ -90,9 +92,7 @@ def test_a_stack_of_learning_rates_is_so_many_serial_runs(data, optim):
     step = vmap(make_step(ours, by_transform), in_dims=(0, None, None, 0, None))
     state = {
         "params": {n: p.expand(3, *p.shape) for n, p in one["params"].items()},
-        "optimizer": torch.utils._pytree.tree_map(
-            lambda t: t.expand(3, *t.shape), one["optimizer"]
-        ),
+        "optimizer": tree_map(lambda t: t.expand(3, *t.shape), one["optimizer"]),
         "step": one["step"].expand(3),
         "failed_at": one["failed_at"].expand(3),
     }
@@ -104,7 +104,7 @@ def test_a_stack_of_learning_rates_is_so_many_serial_runs(data, optim):
             torch.testing.assert_close(state["params"][name][place], parameter, **CLOSE)
 
 
-def test_nothing_in_a_step_is_read_back(data):
+def test_nothing_in_a_step_is_read_back():
     """Fake tensors have no values: whatever asks for one raises."""
     with FakeTensorMode(allow_non_fake_inputs=False):
         ours = StepConfig(network(), OBJECTIVE, Adam(), Clip(ClipNorm()), 1e12)
@@ -112,6 +112,18 @@ def test_nothing_in_a_step_is_read_back(data):
         _, loss = make_step(ours)(initial_state(ours), x, y, 0.1, {})
         with pytest.raises(DataDependentOutputException):
             bool(loss > 0)
+
+
+@pytest.mark.parametrize("optim", [Sgd(), Adam(), AdamW()], ids=["sgd", "adam", "adamw"])
+def test_nothing_in_a_stacked_step_is_read_back(optim):
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        model = Plain(depth=2, width=2, norm="batch").build((1, 6, 6), 3, nn.ReLU)
+        ours = StepConfig(model, OBJECTIVE, optim, Clip(ClipNorm()), 1e12)
+        state = tree_map(lambda t: torch.stack([t, t, t]), initial_state(ours))
+        x, y = torch.zeros(3, 8, 1, 6, 6), torch.zeros(3, 8, dtype=torch.int64)
+        rates = torch.zeros(3, dtype=torch.float64)
+        state, losses = stacked_step(ours)(state, x, y, rates, {}, {"weight_decay": rates})
+        assert losses.shape == (3,)
 
 
 def test_a_diverged_network_is_frozen_as_it_was_before_the_bad_step(data):

@@ -8,9 +8,10 @@ import torch
 from stacks import alone, members, same_bits, together
 from torch import Tensor
 
+from experiments.training.divergence import DivergenceMonitor
 from experiments.training.engines import StackedEngine, TrainSpec
 from experiments.training.loop import SYNC_EVERY, train_stacked
-from experiments.training.step import StepConfig
+from experiments.training.step import ALIVE, StepConfig
 
 CASE = "model=mlp model.width=9 activation=tanh"
 PLACE = 2  # of the cell that diverges, among five
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("as_in_workers")
 
 
 @pytest.fixture
-def lanes(monkeypatch) -> list[int]:
-    """How many networks counted in each step of the stacks that follow."""
+def sizes(monkeypatch) -> list[int]:
+    """Number of networks in each step of the stacks that follow, without copies."""
     counts: list[int] = []
     step = StackedEngine.step
 
@@ -66,10 +67,11 @@ def assert_neighbours_keep_their_bits(stack: list[TrainSpec], *steps: int) -> No
     assert all(map(same_bits, others(ended), without))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("spoil", ["weights", "rate", "input"])
-def test_neighbours_of_a_cell_that_diverges_at_once_keep_their_bits(cell_config, dtype, spoil):
-    stack = members(cell_config, f"{CASE} train.steps=40 train.dtype={dtype}", 5)
+@pytest.mark.parametrize(
+    ("spoil", "dtype"), [("weights", "float32"), ("rate", "float64"), ("input", "float32")]
+)
+def test_neighbours_of_a_cell_that_diverges_at_once_keep_their_bits(cell_config, spoil, dtype):
+    stack = members(cell_config, f"{CASE} train.steps=20 train.dtype={dtype}", 5)
     if spoil == "weights":
         stack = with_inits(stack, math.inf)
     elif spoil == "rate":
@@ -96,18 +98,18 @@ def test_neighbours_of_a_cell_that_diverges_later_keep_their_bits(cell_config):
         assert_neighbours_keep_their_bits(growing(cell_config, steps), found.step)
 
 
-def test_a_cell_that_diverges_leaves_at_the_next_look_and_is_yielded_then(cell_config, lanes):
-    stack = with_inits(members(cell_config, f"{CASE} train.steps=50", 5), math.inf)
-    seen = [(index, len(lanes)) for index, _ in train_stacked(stack, lambda done, total: None)]
-    assert seen == [(PLACE, SYNC_EVERY), (0, 50), (1, 50), (3, 50), (4, 50)]
-    assert lanes == [5] * SYNC_EVERY + [4] * (50 - SYNC_EVERY)
+def test_a_cell_that_diverges_leaves_at_the_next_look_and_is_yielded_then(cell_config, sizes):
+    stack = with_inits(members(cell_config, f"{CASE} train.steps=20", 5), math.inf)
+    seen = [(index, len(sizes)) for index, _ in train_stacked(stack, lambda done, total: None)]
+    assert seen == [(PLACE, SYNC_EVERY), (0, 20), (1, 20), (3, 20), (4, 20)]
+    assert sizes == [5] * SYNC_EVERY + [4] * (20 - SYNC_EVERY)
 
 
-def test_cells_leave_until_none_is_left(cell_config, lanes):
-    stack = members(cell_config, f"{CASE} train.steps=50", 3)
+def test_cells_leave_until_none_is_left(cell_config, sizes):
+    stack = members(cell_config, f"{CASE} train.steps=20", 3)
     stack = with_loss_bound(stack, 1e-9)
     assert [end.divergence.step for end in together(stack)] == [0, 0, 0]
-    assert lanes == [3] * SYNC_EVERY
+    assert sizes == [3] * SYNC_EVERY
 
 
 def test_the_last_cell_left_is_what_it_was_among_many(cell_config):
@@ -145,5 +147,50 @@ def test_an_optimizer_that_reads_its_own_rate_reads_its_own_cells(cell_config):
 
 
 def with_optimizer(member: TrainSpec, optim) -> TrainSpec:
-    task: StepConfig = replace(member.step, optim=optim)
-    return replace(member, step=task, cell=replace(member.cell, optim=optim))
+    step: StepConfig = replace(member.step, optim=optim)
+    return replace(member, step=step, cell=replace(member.cell, optim=optim))
+
+
+# --- the monitor ------------------------------------------------------------------------------
+
+
+class StandInEvent:
+    """For torch.cuda.Event, where there is no GPU; it has happened when a test says so."""
+
+    happened = False
+
+    def record(self, stream: object) -> None:
+        pass
+
+    def query(self) -> bool:
+        return StandInEvent.happened
+
+
+class StandInMarks:
+    """Marks that say they are on a GPU, and copy themselves as they are at the time."""
+
+    def __init__(self, *marks: int) -> None:
+        self.device = torch.device("cuda")
+        self._marks = torch.tensor(marks)
+
+    def to(self, device: str, non_blocking: bool) -> Tensor:
+        assert (device, non_blocking) == ("cpu", True)
+        return self._marks.clone()
+
+
+def test_marks_of_a_stand_in_gpu_are_read_once_they_have_arrived(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", StandInEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(StandInEvent, "happened", False)
+    monitor = DivergenceMonitor()
+    assert monitor.read(StandInMarks(ALIVE, ALIVE)) is None  # sent off
+    assert monitor.read(StandInMarks(3, ALIVE)) is None  # the first are still on their way
+    StandInEvent.happened = True
+    assert monitor.read(StandInMarks(3, ALIVE)) == [ALIVE, ALIVE]  # those of the first call
+    assert monitor.read(StandInMarks(3, 7)) == [3, ALIVE]
+    monitor.reset()
+    assert monitor.read(StandInMarks(7)) is None  # what was on its way has other places
+
+
+def test_marks_on_the_cpu_are_read_at_once():
+    assert DivergenceMonitor().read(torch.tensor([ALIVE, 4])) == [ALIVE, 4]
