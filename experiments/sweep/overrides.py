@@ -42,7 +42,10 @@ def parse_arguments(loader: ConfigLoader, texts: Sequence[str]) -> list[Argument
     # The loader is what lets `init=glob(he*)` see the options.
     parser = OverridesParser.create(config_loader=loader)
     parsed = [_parsed(parser, text) for text in texts]
-    arguments = [_argument(loader, override) for override in parsed if not _is_hydra(override)]
+    groups = frozenset(loader.list_groups(""))  # once: Hydra reads the folders each time
+    arguments = [
+        _argument(loader, groups, override) for override in parsed if not _is_hydra(override)
+    ]
     seen: dict[str, str] = {}
     for argument in arguments:
         if argument.key in seen:
@@ -71,9 +74,9 @@ def _is_hydra(override: Override) -> bool:
     return bool(override.is_hydra_override())
 
 
-def _argument(loader: ConfigLoader, override: Override) -> Argument:
+def _argument(loader: ConfigLoader, groups: frozenset[str], override: Override) -> Argument:
     key, text = override.key_or_group, str(override.input_line)
-    is_group = key in loader.list_groups("")
+    is_group = key in groups
     if override.is_delete():
         options = f", one of: {', '.join(loader.get_group_options(key))}" if is_group else ""
         raise ConfigError(
