@@ -13,7 +13,7 @@ from fanin.theory.certificate import (
 )
 from fanin.theory.explain import explain
 from fanin.theory.he import predict_he
-from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
 from fanin.theory.prediction import Prediction
@@ -21,6 +21,7 @@ from fanin.theory.prescribe import prescribe
 
 __all__ = [
     "Certificate",
+    "LayerKind",
     "LayerMoments",
     "Prediction",
     "UnhealthyInit",

@@ -22,6 +22,7 @@ from fanin.inits import Init, Moments, Scheme
 from fanin.seeds import generator
 from fanin.theory.certificate.measured import measured_draws
 from fanin.theory.certificate.networks import on_cpu, weights_of
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
 from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import predict_rungs
@@ -81,6 +82,7 @@ def explain(
     measured: pd.DataFrame | None = None,
     draws: int = 16,
     seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> Explanation:
     """Lift the assumptions of He's formula one after the other, up to the measured number.
 
@@ -99,6 +101,8 @@ def explain(
         Draws to explain (`Certificate.draws`); None measures `draws` fresh ones.
     draws, seed
         How many, and of what stream.
+    layer_kinds
+        As for `certify`.
 
     Raises
     ------
@@ -118,7 +122,7 @@ def explain(
     weights = weights_of(net, init)
     if measured is None:
         measured = measured_draws(net, fed, weights, draws, seed)
-    logs, errors = _theories(net, weights.moments, fed, seed)
+    logs, errors = _theories(net, weights.moments, fed, seed, layer_kinds)
     ends, rows = [], []
     for quantity in (FORWARD, BACKWARD):
         typical, typical_error, n = _typical(measured, quantity, list(logs[quantity].index))
@@ -141,7 +145,11 @@ def explain(
 
 
 def _theories(
-    net: nn.Module, moments: Mapping[str, LayerMoments], images: Tensor, seed: int
+    net: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Tensor,
+    seed: int,
+    layer_kinds: Sequence[LayerKind],
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
     """Log predictions and their errors, [layer, step], by quantity; the first column is He's."""
     centred, bare = without_means(moments), without_biases(moments)
@@ -161,7 +169,7 @@ def _theories(
     logs: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     errors: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     for step, variant, known, rung, fed in chain:
-        frame = predict_rungs(variant, known, fed, (rung,), seed)
+        frame = predict_rungs(variant, known, fed, (rung,), seed, layer_kinds)
         for quantity in logs:
             rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
             rows = rows.set_index("layer_name")

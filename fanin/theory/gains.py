@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import exp, isfinite
 from typing import Literal
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field, walk_field
-from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.moments import LayerMoments
 
 Direction = Literal["forward", "backward", "both"]
@@ -29,6 +29,7 @@ def level_gains(
     target: float = 1.0,
     direction: Direction = "forward",
     seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> dict[str, float]:
     """Per layer, the gain on its weights that levels the second moments.
 
@@ -41,7 +42,7 @@ def level_gains(
 
     Parameters
     ----------
-    model, moments, images
+    model, moments, images, layer_kinds
         As for `predict_field`.
     target
         E[y^2] that the forward gains aim at.
@@ -55,15 +56,16 @@ def level_gains(
         raise ValueError(f"direction={direction}: expected forward, backward or both")
 
     def find() -> dict[str, float]:
-        forward = _forward(model, moments, images, target, seed)
+        forward = _forward(model, moments, images, target, seed, layer_kinds)
         if direction == "forward":
             return forward
-        backward = _backward(model, moments, images, forward, seed)
+        backward = _backward(model, moments, images, forward, seed, layer_kinds)
         if direction == "backward":
             return backward
         return {name: (forward[name] * backward[name]) ** 0.5 for name in forward}
 
-    return memoized("level gains", find, model, dict(moments), images, target, direction, seed)
+    known = (model, dict(moments), images, target, direction, seed, tuple(layer_kinds))
+    return memoized("level gains", find, *known)
 
 
 def scaled(
@@ -90,6 +92,7 @@ def _forward(
     images: Tensor,
     target: float,
     seed: int,
+    layer_kinds: Sequence[LayerKind],
 ) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
 
@@ -98,7 +101,8 @@ def _forward(
         found[name].append(gain)
         return gain
 
-    walk_field(model, moments, images, sampling=Sampling(seed=seed), gain_of=gain_of)
+    sampling = Sampling(seed=seed)
+    walk_field(model, moments, images, sampling=sampling, gain_of=gain_of, layer_kinds=layer_kinds)
     # Repeats of a walk that samples find slightly different ones.
     return {name: float(np.exp(np.log(gains).mean())) for name, gains in found.items()}
 
@@ -124,11 +128,13 @@ def _backward(
     images: Tensor,
     start: Mapping[str, float],
     seed: int,
+    layer_kinds: Sequence[LayerKind],
 ) -> dict[str, float]:
     gains, names = dict(start), list(start)
     sampling = Sampling(seed=seed, repeats=1)  # one walk's own noise, so that it has a fixed point
     for _ in range(MOST_WALKS):
-        walked = predict_field(model, scaled(moments, gains), images, sampling=sampling)
+        known = scaled(moments, gains)
+        walked = predict_field(model, known, images, sampling=sampling, layer_kinds=layer_kinds)
         level = walked.value("vjp_m2").mean(0)
         if not (level > 0).all() or not np.isfinite(level).all():
             stuck = names[int(np.argmin(np.where(np.isfinite(level), level, 0.0)))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from fanin.inits.init import LayerInit
 from fanin.theory.certificate.measured import measured_draws, summary
 from fanin.theory.certificate.networks import Weights, estimated_moments, on_cpu, weights_of
 from fanin.theory.gains import Direction, level_gains, scaled
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import predict_rungs
 
@@ -44,7 +45,7 @@ class Prescription:
     moments: Mapping[str, LayerMoments]
     direction: Direction
     target: float
-    _of: tuple[nn.Module, Tensor] = field(repr=False, compare=False)
+    _of: tuple[nn.Module, Tensor, tuple[LayerKind, ...]] = field(repr=False, compare=False)
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -69,10 +70,10 @@ class Prescription:
             A row per layer: `layer_name`, `gain`, and for `preact_m2` and `vjp_m2` the prediction
             of rung `field`, the mean over the draws and its standard error.
         """
-        model, images = self._of
+        model, images, layer_kinds = self._of
         weights = Weights(self.moments, "declared", self.init)
         measured = summary(measured_draws(model, images, weights, draws, seed))
-        frame = predict_rungs(model, self.moments, images, ("field",), seed)
+        frame = predict_rungs(model, self.moments, images, ("field",), seed, layer_kinds)
         theory = frame[frame.image == -1].set_index(["layer_name", "quantity"]).value
         rows = []
         for name, gain in self.gains.items():
@@ -96,6 +97,7 @@ def prescribe(
     init: Init | Scheme | None = None,
     direction: Direction = "forward",
     seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> Prescription:
     """Find the gains that keep this network's second moments level on these images.
 
@@ -117,6 +119,8 @@ def prescribe(
         of the two gains.
     seed
         Of what theory samples.
+    layer_kinds
+        As for `certify`.
 
     Raises
     ------
@@ -133,14 +137,14 @@ def prescribe(
     base = init if isinstance(init, Init) else Init(init if init is not None else HeNormal())
     net, fed = on_cpu(model), images.detach().to("cpu").double()
     moments = weights_of(net, base).moments
-    gains = level_gains(net, moments, fed, target, direction, seed)
+    gains = level_gains(net, moments, fed, target, direction, seed, layer_kinds)
     return Prescription(
         gains=gains,
         init=_with_gains(base, base.for_model(net), gains),
         moments=scaled(moments, gains),
         direction=direction,
         target=target,
-        _of=(net, fed),
+        _of=(net, fed, tuple(layer_kinds)),
     )
 
 

@@ -114,7 +114,7 @@ def with_numbers(
 def stages(segment: Segment) -> tuple[Stage, ...]:
     """The weight layers of a segment; their names are coded."""
     net: nn.Module = sequence(segment.parts)
-    return walk(net, tuple(segment.inputs[0].shape[1:])).stages
+    return walk(net, tuple(segment.inputs[0].shape[1:]), segment.layer_kinds).stages
 
 
 def _centred(moments: LayerMoments) -> bool:

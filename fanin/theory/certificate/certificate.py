@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
@@ -22,6 +22,7 @@ from fanin.theory.certificate.networks import Weights
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, plain
 from fanin.theory.certificate.verdicts import Verdict, judge
 from fanin.theory.field import Sampling, walk_field
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 
 MAX_VERDICTS = 6
@@ -55,6 +56,7 @@ class Subject:
     images: Float[Tensor, "image ..."]
     weights: Weights
     seed: int
+    layer_kinds: tuple[LayerKind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class Certificate:
         """
         self.layer(name)
         return _layer_maps(
-            self.of.model, self.of.weights.moments, self.of.images, name, self.of.seed
+            *(self.of.model, self.of.weights.moments, self.of.images, name),
+            *(self.of.seed, self.of.layer_kinds),
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -299,10 +302,12 @@ def _layer_maps(
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image ..."],
     name: str,
-    seed: int = 0,
+    seed: int,
+    layer_kinds: Sequence[LayerKind],
 ) -> Maps:
     """Walk the field and keep one layer's maps, averaged over what the theory samples."""
-    passes = walk_field(model, moments, images, sampling=Sampling(seed=seed)).passes
+    sampling = Sampling(seed=seed)
+    passes = walk_field(model, moments, images, sampling=sampling, layer_kinds=layer_kinds).passes
     found = [next(layer for layer in layers if layer.name == name) for layers in passes]
     shape = (len(images), *found[0].taps.positions)
 

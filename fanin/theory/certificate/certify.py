@@ -20,6 +20,7 @@ from fanin.theory.certificate.networks import on_cpu, weights_of
 from fanin.theory.certificate.output import gradient_rows, objective_of, options_of, output_of
 from fanin.theory.certificate.segments import predict_segments
 from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, judge
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.rungs import RUNGS
 
@@ -37,6 +38,7 @@ def certify(
     restart: bool = False,
     joint: bool | None = None,
     sharpness: bool = False,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> Certificate:
     """Predict every layer of a network on some images, before it is trained.
 
@@ -71,6 +73,8 @@ def certify(
         units); None: where it is cheap.
     sharpness
         Also measure the largest Hessian eigenvalue of one draw; needs `labels`.
+    layer_kinds
+        Rules for kinds of layers beside the built-in ones (`fanin.theory.layers`); they come first.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def certify(
     net = on_cpu(model)
     fed = images.detach().to("cpu").double()
     weights = weights_of(net, init)
-    segments = predict_segments(net, weights, fed, rungs, seed, restart)
+    segments = predict_segments(net, weights, fed, rungs, seed, restart, layer_kinds)
     together = joint_rows(segments, weights, seed, joint) if "field" in rungs else pd.DataFrame()
     frame = numbered(net, segments, together)
     draws = measured_draws(net, fed, weights, measure, seed, labels, loss)
@@ -118,7 +122,7 @@ def certify(
         rungs=tuple(rungs),
         moments=weights.source,
         overflows_at=overflows_at(layers),
-        of=Subject(net, fed, weights, seed),
+        of=Subject(net, fed, weights, seed, tuple(layer_kinds)),
         draws=draws,
         sharpness=curvature,
         loss=options_of(objective)[0].name,

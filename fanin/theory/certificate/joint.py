@@ -17,6 +17,7 @@ from fanin.theory.certificate.networks import Weights, coded_name, original_name
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.field import FieldLayer, Sampling, walk_field
 from fanin.theory.field.sampling import factor
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.walk import walk
 
@@ -48,6 +49,7 @@ def joint_quantities(
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image ..."],
     seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> dict[str, Joint]:
     """Walk all images as one field.
 
@@ -57,7 +59,9 @@ def joint_quantities(
         A layer without a field theory; more points than a field may have.
     """
     sampling = Sampling(seed=seed, repeats=REPEATS)
-    passes = walk_field(model, moments, images, joint=True, sampling=sampling).passes
+    passes = walk_field(
+        model, moments, images, joint=True, sampling=sampling, layer_kinds=layer_kinds
+    ).passes
     found: dict[str, list[Joint]] = {}
     for layers in passes:
         for number, layer in enumerate(layers):
@@ -88,9 +92,11 @@ def joint_rows(
     moments = {coded_name(name): known for name, known in weights.moments.items()}
     for segment in segments:
         net = sequence(segment.parts)
-        if joint is None and not is_cheap(net, segment.inputs[0]):
+        if joint is None and not is_cheap(net, segment.inputs[0], segment.layer_kinds):
             continue
-        walked = [joint_quantities(net, moments, x, seed) for x in segment.inputs]
+        walked = [
+            joint_quantities(net, moments, x, seed, segment.layer_kinds) for x in segment.inputs
+        ]
         for name in walked[0]:
             for quantity in ("input_correlation", "dead_fraction"):
                 values = np.array([getattr(each[name], quantity) for each in walked])
@@ -101,9 +107,13 @@ def joint_rows(
     return pd.DataFrame(rows)
 
 
-def is_cheap(model: nn.Module, images: Float[Tensor, "image ..."]) -> bool:
+def is_cheap(
+    model: nn.Module,
+    images: Float[Tensor, "image ..."],
+    layer_kinds: Sequence[LayerKind] = (),
+) -> bool:
     """Whether the images' field is small in every layer."""
-    stages = walk(model, tuple(images.shape[1:])).stages
+    stages = walk(model, tuple(images.shape[1:]), layer_kinds).stages
     return len(images) * max(stage.positions for stage in stages) <= CHEAP
 
 

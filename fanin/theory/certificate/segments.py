@@ -20,7 +20,7 @@ from fanin.theory.certificate.networks import (
     outputs,
     sequence,
 )
-from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.rungs import predict_rungs
 from fanin.theory.walk import Named
 
@@ -44,6 +44,8 @@ class Segment:
         What it is fed: the images, or one draw's activations for each of them.
     restarted_at, reason
         The layer after which theory started again, and why; None at the network's beginning.
+    layer_kinds
+        Kinds of layers beside the built-in ones.
     """
 
     frame: pd.DataFrame
@@ -51,6 +53,7 @@ class Segment:
     inputs: tuple[Float[Tensor, "image ..."], ...]
     restarted_at: str | None = None
     reason: str = ""
+    layer_kinds: tuple[LayerKind, ...] = ()
 
     @property
     def basis(self) -> str:
@@ -65,6 +68,7 @@ def predict_segments(
     rungs: Sequence[str],
     seed: int,
     restart: bool,
+    layer_kinds: Sequence[LayerKind] = (),
 ) -> list[Segment]:
     """Predict a network, in parts where `restart` allows it.
 
@@ -77,12 +81,12 @@ def predict_segments(
     UnpredictableLayer
         A layer without a formula, if `restart` is false or nothing can be started after it.
     """
-    whole = tuple(leaves(model))
+    whole = Segment(pd.DataFrame(), tuple(leaves(model)), (images,), layer_kinds=tuple(layer_kinds))
     if not (restart and isinstance(model, nn.Sequential)):
-        frame = predict_rungs(model, weights.moments, images, rungs, seed)
-        return [Segment(frame.assign(basis=THEORY), whole, (images,))]
+        frame = predict_rungs(model, weights.moments, images, rungs, seed, layer_kinds)
+        return [replace(whole, frame=frame.assign(basis=THEORY))]
     walker = _Walker(model, weights, images, tuple(rungs), seed)
-    return walker.predict(Segment(pd.DataFrame(), whole, (images,)), is_end=True)
+    return walker.predict(whole, is_end=True)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,10 @@ class _Walker:
             if _has_weights(head):
                 found += self.predict(replace(part, parts=head), is_end=False)
             if _has_weights(tail):
-                after = Segment(pd.DataFrame(), tail, self._measured(name), name, str(error))
+                after = Segment(
+                    *(pd.DataFrame(), tail, self._measured(name), name, str(error)),
+                    part.layer_kinds,
+                )
                 found += self.predict(after, is_end)
             if not found:
                 raise
@@ -117,7 +124,10 @@ class _Walker:
         net = sequence(part.parts)
         moments = {coded_name(name): known for name, known in self.weights.moments.items()}
         frame = _over_draws(
-            [predict_rungs(net, moments, x, self.rungs, self.seed) for x in part.inputs]
+            [
+                predict_rungs(net, moments, x, self.rungs, self.seed, part.layer_kinds)
+                for x in part.inputs
+            ]
         )
         if not is_end:
             frame = frame[~frame.quantity.isin(BACKWARD)]

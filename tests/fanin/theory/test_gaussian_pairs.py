@@ -189,7 +189,7 @@ def test_leading_dimensions_are_batches():
     assert torch.allclose(whole[1, 2], one, rtol=1e-10)
 
 
-@settings(derandomize=True, deadline=None, max_examples=12)
+@settings(derandomize=True, deadline=None, max_examples=8)
 @given(
     sd=st.lists(st.floats(1e-4, 30), min_size=2, max_size=6),
     rank=st.integers(1, 3),

@@ -10,8 +10,8 @@ from scipy import stats
 from theory_networks import assert_same_law, declared
 from torch import Tensor, nn
 
-from fanin.inits import WeightShape
-from fanin.theory import UnpredictableLayer, certify
+from fanin.inits import HeNormal, WeightShape
+from fanin.theory import UnpredictableLayer, certify, explain, prescribe
 from fanin.theory.field import Sampling, predict_field
 from fanin.theory.finite.dense import dense_chain
 from fanin.theory.finite.simulate import conv_chain
@@ -151,7 +151,7 @@ def test_an_invented_kind_between_linear_layers_has_the_law_of_drawn_nets() -> N
     assert_same_law(chain, conv_chain(model, net, moments, X, draws=150))
 
 
-def test_certify_takes_invented_kinds() -> None:
+def test_certify_explain_and_prescribe_take_invented_kinds() -> None:
     model, _ = doubled(channels=8)
     moments = declared(model, variance)
     with pytest.raises(UnpredictableLayer, match="layer 2: Double is neither"):
@@ -160,6 +160,10 @@ def test_certify_takes_invented_kinds() -> None:
     frame = predict_rungs(model, moments, X, ("field",), layer_kinds=[DOUBLE])
     q = frame[(frame.quantity == "preact_m2") & (frame.image == -1)].value
     assert [layer.q for layer in certificate.layers] == pytest.approx(q.tolist())
+    gains = prescribe(model, X, init=HeNormal(), layer_kinds=[DOUBLE]).gains
+    assert list(gains) == [layer.name for layer in certificate.layers]
+    explained = explain(model, X, moments, draws=2, layer_kinds=[DOUBLE])
+    assert list(explained.ends.layer_name.unique()) == list(gains)
 
 
 def test_a_kind_gives_the_product_formula_its_gain() -> None:
