@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import Results
+from experiments.config.groups import SEEDS
 from experiments.config.identity import scientific
-from experiments.schema import SEEDS
 from experiments.sweep.differences import short_label, varying_keys
 from experiments.sweep.store.plan_file import read_frozen
 

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.comparison import TheoryComparison, table
 from analysis.load import Results
 from analysis.verdicts import by_setting
+from experiments.config.groups import UPDATES
 from experiments.config.instantiate import TARGET
 from experiments.schema import build_cell
 from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
@@ -22,7 +23,7 @@ NAMES = {
     "finite": "The finite-width law",
 }
 # What decides how a network learns, beyond what a setting's label tells.
-TRAINING = ("optim", "schedule", "clip", "train")
+TRAINING = (*UPDATES, "train")
 TOLD = "train.dtype"  # by the label
 NEAR = 1.25  # "near" in the sentences: within this factor
 

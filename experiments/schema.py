@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -12,10 +12,12 @@ from pydantic import Field
 from torch import nn
 
 from experiments.clip import Clip, ClipRule
+from experiments.config.groups import CELL_KEYS, GROUPS, SEEDS, SHAPED_BY
 from experiments.config.init_options import init_from_config, validate_init
 from experiments.config.instantiate import (
     TARGET,
     check_value,
+    common_keys,
     hints_of,
     instantiate,
     instantiate_wrapped,
@@ -39,12 +41,10 @@ from fanin.models import Model
 from fanin.probes.settings import Probe
 
 # Groups whose options share keys (`init.gain`, `data.side`): the wrapper class declares those.
-WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip}
-PLAIN = ("model", "activation", "head", "loss", "optim", "schedule", "probe", "train")
-SEEDS = ("seed", "seed_weights", "seed_data")
-CELL_KEYS = ("init", *WRAPPERS, *PLAIN, *SEEDS)
+WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip, "init": Init}
 
-# What each group's `_target_` must make, be it a class of this repository or not.
+# What each group's `_target_` must make, be it a class of this repository or not. (An init scheme
+# may be a bare function: `init_options` checks it.)
 MADE: dict[str, Any] = {
     "data": Source,
     "scaling": Method,
@@ -116,17 +116,16 @@ def typed_value(group: str, node: Mapping[str, Any], key: str, value: Any) -> An
     """
     if group in SEEDS:
         return check_value(value, Seed, group)
-    wrapper = Init if group == "init" else WRAPPERS.get(group)
+    wrapper = WRAPPERS.get(group)
     known = {**(hints_of(wrapper) if wrapper else {}), **hints_of(locate(node, group))}
     if key not in known:
         return value
     return plain(check_value(value, known[key], f"{group}.{key}"), known[key])
 
 
-def common_keys(group: str) -> list[str]:
+def shared_keys(group: str) -> list[str]:
     """The keys that all options of a group share."""
-    wrapper = Init if group == "init" else WRAPPERS.get(group)
-    return [field.name for field in fields(wrapper)[1:]] if wrapper else []
+    return common_keys(WRAPPERS[group]) if group in WRAPPERS else []
 
 
 def _check_made(group: str, node: Mapping[str, Any], made: Any) -> None:
@@ -190,9 +189,7 @@ def build_cell(config: Mapping[str, Any]) -> Cell:
     ConfigError
         The parts don't fit together, as a head and a loss whose combination has no meaning.
     """
-    made: dict[str, Any] = {"init": init_from_config(config["init"])}
-    made |= {key: instantiate_wrapped(WRAPPERS[key], config[key], key) for key in WRAPPERS}
-    made |= {key: instantiate(config[key], key) for key in PLAIN if key != "activation"}
+    made = {group: _part(group, config[group]) for group in GROUPS if group != "activation"}
     objective = make_objective(made.pop("loss"), made.pop("head"), made["data"].n_classes)
     return Cell(
         activation=lambda: instantiate(config["activation"], "activation"),
@@ -202,6 +199,14 @@ def build_cell(config: Mapping[str, Any]) -> Cell:
     )
 
 
+def _part(group: str, node: Mapping[str, Any]) -> Any:
+    if group == "init":
+        return init_from_config(node)
+    if group in WRAPPERS:
+        return instantiate_wrapped(WRAPPERS[group], node, group)
+    return instantiate(node, group)
+
+
 class PartsChecker:
     """Checks that the parts of cells fit together, each distinct combination once.
 
@@ -209,15 +214,12 @@ class PartsChecker:
     network's pooling, a layer name that the network lacks.
     """
 
-    # What the check looks at; cells that share these share its result.
-    LOOKED_AT = ("data", "model", "activation", "head", "loss", "probe", "train")
-
     def __init__(self) -> None:
         self._layers: dict[str, set[str]] = {}
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise ConfigError where a coerced config's parts don't fit together."""
-        memo = json.dumps([config[group] for group in self.LOOKED_AT], sort_keys=True)
+        memo = json.dumps([config[group] for group in SHAPED_BY], sort_keys=True)
         if memo not in self._layers:
             cell = build_cell(config)
             _check_probe(cell)

@@ -12,8 +12,8 @@ import pandas as pd
 from analysis.compare.spec import ComparisonSpec, Metric
 from analysis.conditions import key_order
 from analysis.load import Results
+from experiments.config.groups import SEEDS
 from experiments.config.identity import flatten, scientific
-from experiments.schema import SEEDS
 from experiments.sweep.differences import short_label, varies
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.tables import DONE

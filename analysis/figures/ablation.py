@@ -24,7 +24,7 @@ import torch
 from analysis.conditions import measured_settings
 from analysis.load import Results
 from analysis.predictions import Predicted, predict_settings
-from experiments.schema import common_keys
+from experiments.schema import shared_keys
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
@@ -75,7 +75,7 @@ def combined(base: Change, change: Change) -> dict[str, Any]:
 
 def _replaced(key: str, change: Change) -> bool:
     group, _, rest = key.partition(".")
-    return bool(rest) and group in change and rest.split(".")[0] not in common_keys(group)
+    return bool(rest) and group in change and rest.split(".")[0] not in shared_keys(group)
 
 
 def fields(results: Results, criterion: Mapping[str, Any]) -> list[Field]:

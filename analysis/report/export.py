@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.latex import latex_table
 from analysis.report.cells import METRICS, Column
-from experiments.schema import SEEDS
+from experiments.config.groups import SEEDS
 
 
 def as_csv(columns: Sequence[Column]) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from analysis.report.cells import Column
-from experiments.schema import SEEDS
+from experiments.config.groups import SEEDS
 from experiments.sweep.status.status import Failure
 from experiments.sweep.store.tables import DONE, FAILED
 

@@ -14,7 +14,7 @@ from experiments.cell import CellRun
 from experiments.clip import BiasGradient
 from experiments.config.catalog import CONF, ConfigCatalog, assign, config_loader
 from experiments.config.instantiate import MISSING, TARGET, hints_of, locate
-from experiments.schema import coerce_cell, common_keys
+from experiments.schema import coerce_cell, shared_keys
 from experiments.training.engines import TrainSpec
 from fanin.losses.table import TABLE
 
@@ -63,7 +63,7 @@ def config_of(*overrides: str) -> dict[str, Any]:
     chosen = {key: words.pop(key) for key in list(words) if (CONF / key).is_dir()}
     config = dict(_base())
     for group, word in chosen.items():
-        common = {key: config[group][key] for key in common_keys(group)}
+        common = {key: config[group][key] for key in shared_keys(group)}
         config[group] = common | option_node(group, word.partition("=")[2])
     settings = OmegaConf.to_container(OmegaConf.from_dotlist(list(words.values())))
     return coerce_cell(assign(config, "", settings))

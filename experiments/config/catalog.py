@@ -26,10 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from experiments.config.groups import CONF
 from experiments.config.identity import flatten
 from fanin.errors import ConfigError, nearest
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # Mappings without fixed keys: they name layers, or stand where a number or null may stand too.
 OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from experiments.config.groups import HOW_IT_RUNS
 from experiments.config.instantiate import TARGET
 
 # How or where a cell ran, and what was asked of the sweep around it, is not what it is.
-EXCLUDED = ("data.root", "data.download", "runner", "sweep", "engine", "hydra")
+EXCLUDED = ("data.root", "data.download", *HOW_IT_RUNS, "engine", "hydra")
 
 # Part of every hash. A new version makes all ids new, so that no old result is taken for a new one.
 SCHEMA_VERSION = 2

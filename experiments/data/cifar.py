@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 
 from experiments.data.dataset import Dataset, Split
-from experiments.data.files import Archive, FileSet, read
+from experiments.data.fetch import Archive, FileSet, read
 from fanin.errors import DataError
 
 PIXELS = 3 * 32 * 32
@@ -43,6 +43,8 @@ CIFAR100_FILES = FileSet(
 class Cifar10:
     """Photographs of ten kinds of things, 32x32 RGB: 50,000 to train on, 10,000 to test."""
 
+    files = CIFAR10_FILES
+    label_bytes = 1  # of which the last one is the label
     shape = (3, 32, 32)
     n_classes = 10
     train_size = 50_000
@@ -50,29 +52,20 @@ class Cifar10:
 
     def prepare(self, root: Path, download: bool) -> None:
         """Find or fetch the files, and verify them."""
-        read(CIFAR10_FILES, root, download)
+        read(self.files, root, download)
 
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
-        """Read the six record files; `seed` changes nothing."""
-        return load_records(CIFAR10_FILES, root, download, label_bytes=1, n_classes=10)
+        """Read the record files; `seed` changes nothing."""
+        return load_records(self.files, root, download, self.label_bytes, self.n_classes)
 
 
 @dataclass(frozen=True)
-class Cifar100:
+class Cifar100(Cifar10):
     """Photographs with CIFAR-100's *fine* labels, 32x32 RGB: 50,000 to train on, 10,000 to test."""
 
-    shape = (3, 32, 32)
+    files = CIFAR100_FILES
     n_classes = 100
-    train_size = 50_000
-    test_size = 10_000
-
-    def prepare(self, root: Path, download: bool) -> None:
-        """Find or fetch the files, and verify them."""
-        read(CIFAR100_FILES, root, download)
-
-    def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
-        """Read the two record files; `seed` changes nothing."""
-        return load_records(CIFAR100_FILES, root, download, label_bytes=2, n_classes=100)
+    label_bytes = 2
 
 
 def load_records(

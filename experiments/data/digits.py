@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from experiments.data.content import verified
 from experiments.data.dataset import Dataset, Split
-from experiments.data.resize import resize
-from experiments.data.subset import choose
+from experiments.data.fetch import verified
+from experiments.data.transforms import choose, resize
 from fanin.errors import DataError
 from fanin.seeds import generator
 

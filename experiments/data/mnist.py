@@ -1,4 +1,4 @@
-"""MNIST (LeCun, Cortes, Burges 1998) and Fashion-MNIST (Xiao, Rasul, Vollgraf 2017)."""
+"""MNIST (LeCun, Cortes, Burges 1998) and Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): IDX files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from experiments.data.dataset import Dataset, Split
-from experiments.data.files import FileSet, read
-from experiments.data.idx import parse_idx
+from experiments.data.fetch import FileSet, read
+from fanin.errors import DataError
+
+UNSIGNED_BYTE = 0x08
 
 MNIST_FILES = FileSet(
     folders=("mnist", "MNIST/raw"),
@@ -60,6 +63,7 @@ FASHION_MNIST_FILES = FileSet(
 class Mnist:
     """Handwritten digits, 28x28 grey: 60,000 to train on, 10,000 to test."""
 
+    files = MNIST_FILES
     shape = (1, 28, 28)
     n_classes = 10
     train_size = 60_000
@@ -67,29 +71,18 @@ class Mnist:
 
     def prepare(self, root: Path, download: bool) -> None:
         """Find or fetch the files, and verify them."""
-        read(MNIST_FILES, root, download)
+        read(self.files, root, download)
 
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
         """Read the four IDX files; `seed` changes nothing."""
-        return load_idx(MNIST_FILES, root, download)
+        return load_idx(self.files, root, download)
 
 
 @dataclass(frozen=True)
-class FashionMnist:
+class FashionMnist(Mnist):
     """Clothes, 28x28 grey: 60,000 to train on, 10,000 to test."""
 
-    shape = (1, 28, 28)
-    n_classes = 10
-    train_size = 60_000
-    test_size = 10_000
-
-    def prepare(self, root: Path, download: bool) -> None:
-        """Find or fetch the files, and verify them."""
-        read(FASHION_MNIST_FILES, root, download)
-
-    def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
-        """Read the four IDX files; `seed` changes nothing."""
-        return load_idx(FASHION_MNIST_FILES, root, download)
+    files = FASHION_MNIST_FILES
 
 
 def load_idx(files: FileSet, root: Path, download: bool) -> Dataset:
@@ -109,3 +102,30 @@ def load_idx(files: FileSet, root: Path, download: bool) -> Dataset:
         return Split(torch.from_numpy(x[:, None].copy()), torch.from_numpy(y.astype(np.int64)))
 
     return Dataset(split("train"), split("t10k"), n_classes=10, full_scale=255.0)
+
+
+def parse_idx(content: bytes, ndim: int, name: str = "file") -> UInt8[np.ndarray, ...]:
+    """Return the array that an IDX file of unsigned bytes holds.
+
+    It begins with a magic number and big-endian sizes; there must be `ndim` of them (1 for labels,
+    3 for images), and as many bytes as they say.
+
+    >>> parse_idx(bytes([0, 0, 8, 1,  0, 0, 0, 2,  7, 9]), ndim=1)
+    array([7, 9], dtype=uint8)
+    """
+    magic = bytes([0, 0, UNSIGNED_BYTE, ndim])
+    if content[:4] != magic:
+        raise DataError(
+            f"{name} is no IDX file of {ndim} dimensions: it begins with "
+            f"{content[:4].hex() or 'nothing'}, not {magic.hex()}"
+        )
+    header = 4 + 4 * ndim
+    if len(content) < header:
+        raise DataError(f"{name} ends within its header, after {len(content)} bytes")
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    size = int(np.prod(shape, dtype=object))
+    if len(content) != header + size:
+        raise DataError(
+            f"{name} has {len(content)} bytes, but its header announces {header + size}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -6,15 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.config.catalog import ConfigCatalog, assign, value_at
+from experiments.config.groups import CELL_KEYS
 from experiments.config.instantiate import TARGET
-from experiments.schema import (
-    CELL_KEYS,
-    PartsChecker,
-    coerce_group,
-    common_keys,
-    typed_value,
-    with_seeds,
-)
+from experiments.schema import PartsChecker, coerce_group, shared_keys, typed_value, with_seeds
 from experiments.sweep.differences import full_label
 from experiments.sweep.grid import Grid
 from experiments.sweep.types import Assignment, Choices, PlannedCell
@@ -126,7 +120,7 @@ class _Expander:
         node = self._space.base[group] if option is None else self._option(group, option)
         retargeted = f"{group}.{TARGET}" in own
         if retargeted:  # the option's own keys went with its target; other keys are the new one's
-            node = {key: value for key, value in node.items() if key in common_keys(group)}
+            node = {key: value for key, value in node.items() if key in shared_keys(group)}
         for key, value in own.items():
             if not retargeted:
                 self._space.check_key(key, choices)

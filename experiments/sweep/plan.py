@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.config.groups import SHAPED_BY
 from experiments.schema import Cell, build_cell
 from experiments.sweep.engines import Engines
 from experiments.sweep.store.tables import DONE, FAILED, CellState
@@ -30,9 +31,6 @@ FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual 
 FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters
 IMAGES = 2  # that are passed through a network: batch normalization refuses one
 LEAST = 2e-3  # seconds that a cell takes which computes nothing
-
-# What the work depends on.
-DECIDES = ("data", "model", "activation", "head", "loss", "probe", "train")
 
 
 @dataclass(frozen=True)
@@ -216,7 +214,7 @@ class Costs:
 
     def seconds(self, config: Mapping[str, Any]) -> float:
         """Return the estimate for a coerced config."""
-        key = json.dumps([config[group] for group in DECIDES], sort_keys=True)
+        key = json.dumps([config[group] for group in SHAPED_BY], sort_keys=True)
         if key not in self._known:
             self._known[key] = estimated_seconds(build_cell(config))
         return self._known[key]

@@ -9,8 +9,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from experiments.config.catalog import CONF, ConfigCatalog
+from experiments.config.groups import CELL_KEYS, HOW_IT_RUNS
 from experiments.config.instantiate import instantiate
-from experiments.schema import CELL_KEYS, build_cell, coerce_cell, coerce_group
+from experiments.schema import MADE, build_cell, coerce_cell, coerce_group
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import Size, at_size, grids_of
 from experiments.sweep.runners.inline import InlineRunner
@@ -60,6 +61,7 @@ def test_every_group_has_a_default(space):
     folders = {path.parent.name for path in [*OPTIONS, *SWEEPS]}
     assert folders == set(space.defaults)
     assert set(CELL_KEYS) <= set(space.base)
+    assert {*MADE, "init"} == (folders - set(HOW_IT_RUNS)) | {"train"}
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name)

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from experiments.data.files import FileSet
+from experiments.data.fetch import FileSet
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from experiments.config.instantiate import instantiate, validate
 from experiments.data import Corrupt, Data, Digits, Gaussian, Mnist, Shapes
 from experiments.data.dataset import Source
-from experiments.data.resize import resize
-from experiments.data.subset import choose
+from experiments.data.transforms import choose, resize
 from fanin.errors import ConfigError
 
 OPTIONS = sorted((Path(__file__).parents[3] / "conf" / "data").glob("*.yaml"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.data.files import FileSet, read
+from experiments.data.fetch import FileSet, read
 from fanin.errors import DataError
 
 SLOW_TRANSFER = 0.5
@@ -73,7 +73,7 @@ def test_the_next_mirror_serves_when_one_has_nothing_garbage_or_half(
     assert read(files, tmp_path, download=True) == tiny_mnist
     assert len(host.requests) == 4 * len(tiny_mnist)
     left = {path.name for path in (tmp_path / "tiny").iterdir() if path.suffix != ".lock"}
-    assert left == {f"{name}.gz" for name in tiny_mnist}
+    assert left == set(tiny_mnist)
 
 
 def test_what_was_fetched_is_not_fetched_again(
@@ -100,7 +100,7 @@ def test_when_no_host_helps_the_error_names_each_and_its_reason(
     assert lines[corrupt] == f"  expected SHA-256 {expected}"
     assert "found" in lines[corrupt + 1]
     assert "Connection refused" in lines[silent]
-    assert not (tmp_path / "tiny" / f"{name}.gz").exists()
+    assert not (tmp_path / "tiny" / name).exists()
 
 
 def test_nothing_is_fetched_when_downloads_are_forbidden(

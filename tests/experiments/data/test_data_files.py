@@ -16,7 +16,7 @@ import torch
 
 from experiments.data import Cifar10, Cifar100, FashionMnist, Mnist
 from experiments.data.cifar import CIFAR100_FILES, load_records
-from experiments.data.files import Archive, FileSet, read
+from experiments.data.fetch import Archive, FileSet, read
 from experiments.data.mnist import load_idx
 from fanin.errors import DataError
 

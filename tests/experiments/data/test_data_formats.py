@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from experiments.data import Split
 from experiments.data.cifar import parse_records
-from experiments.data.idx import parse_idx
+from experiments.data.mnist import parse_idx
 from fanin.errors import DataError
 
 HEADER = bytes([0, 0, 8, 1, 0, 0, 0, 3])

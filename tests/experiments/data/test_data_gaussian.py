@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.data import Gaussian, Split
-from experiments.data.gaussian import correlation
+from experiments.data.synthetic import correlation
 
 SIGMAS = 4.5
 """Standard errors allowed: 1 false alarm in 150,000 for a right sampler."""

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.data.files import OFFLINE, FileSet, read
-from experiments.data.staging import STAGE, staged
+from experiments.data.fetch import OFFLINE, STAGE, FileSet, read, staged
 from fanin.errors import DataError
 
 SIZE = 8 << 20  # bytes: a copy takes long enough for others to come upon it

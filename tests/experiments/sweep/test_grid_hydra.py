@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments.schema import CELL_KEYS, coerce_cell
+from experiments.config.groups import CELL_KEYS
+from experiments.schema import coerce_cell
 
 AXES = {
     "data": ["digits", "shapes", "mnist"],
