@@ -174,14 +174,10 @@ def intervals(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd
         an interval's width, so that wide intervals can't pass for good ones. Empty where no
         spread is predicted.
     """
-    counted = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
-    counted = counted[counted["log_sd"] > ROUNDING]
-    if counted.empty:
+    law = spread_predicted(rows)
+    if law.empty:
         return pd.DataFrame()
-    law = counted[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
-    draws = collect_draws(comparisons, counted["quantity"].unique()).merge(law, on=LAYER)
-    values, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
-    draws["hit"] = inside(values, predicted, draws["log_sd"].to_numpy())
+    draws = interval_hits(comparisons, law)
     wide = {n: narrowest(comparisons[n].setting.config) >= WIDE for n in law["setting"].unique()}
     found = []
     for width, of_width in (("all", None), ("wide", True), ("narrow", False)):
@@ -204,6 +200,20 @@ def intervals(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd
             )
     frame = pd.DataFrame(found)
     return frame[frame["draws"] > 0].reset_index(drop=True)
+
+
+def spread_predicted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `LAYER`, `predicted` and `log_sd` of the tested layers whose spread is predicted."""
+    tested = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
+    tested = tested[tested["log_sd"] > ROUNDING]
+    return tested[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
+
+
+def interval_hits(comparisons: Sequence[TheoryComparison], law: pd.DataFrame) -> pd.DataFrame:
+    """Return every draw of the layers of `law` (`spread_predicted`) with `hit`: in its interval."""
+    draws = collect_draws(comparisons, law["quantity"].unique()).merge(law, on=LAYER)
+    values, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
+    return draws.assign(hit=inside(values, predicted, draws["log_sd"].to_numpy()))
 
 
 def narrowest(config: Mapping[str, Any]) -> int:

@@ -18,10 +18,19 @@ from analysis.cli import add_sweep, prediction_progress
 from analysis.comparison import TheoryComparison, compare
 from analysis.load import load
 from analysis.studies.tables import markdown_table, publish
-from analysis.verdicts import BACKWARD, LAYER, WIDE, by_setting, collect_draws, narrowest, verdicts
+from analysis.verdicts import (
+    BACKWARD,
+    LAYER,
+    WIDE,
+    by_setting,
+    interval_hits,
+    narrowest,
+    spread_predicted,
+    verdicts,
+)
 from experiments.console import exit_on_error
-from fanin.statistics.agreement import DISAGREES, ROUNDING
-from fanin.statistics.coverage import Coverage, Z, coverage, inside
+from fanin.statistics.agreement import DISAGREES
+from fanin.statistics.coverage import Coverage, Z, coverage
 
 MEAN = -1  # over the probe set, which is one image in these sweeps
 APART = {
@@ -57,13 +66,7 @@ def judge(comparisons: Sequence[TheoryComparison]) -> Judged:
     """Test every layer of every setting, and see which draws fell into their intervals."""
     mine = [_counted(comparison) for comparison in comparisons]
     rows = verdicts(mine)
-    counted = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
-    counted = counted[counted["log_sd"] > ROUNDING]
-    law = counted[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
-    draws = collect_draws(mine, QUANTITIES).merge(law, on=LAYER)
-    logs, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
-    hits = draws.assign(hit=inside(logs, predicted, draws["log_sd"].to_numpy()))
-    return Judged(mine, rows, hits)
+    return Judged(mine, rows, interval_hits(mine, spread_predicted(rows)))
 
 
 def _counted(comparison: TheoryComparison) -> TheoryComparison:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +79,8 @@ def test_every_setting_has_a_table_of_its_layers(
     for comparison in comparisons:
         assert f"{comparison.setting.label}   (preact_m2, 8 draws)" in out
     assert "…" not in out
+    assert "Best test accuracy" in out
+    assert "Of 20 settings, theory explains" in out
 
 
 def test_a_table_leads_from_the_lowest_rung_to_the_measurement(
@@ -152,27 +151,25 @@ def test_an_init_without_declared_moments_is_measured_and_says_why_it_is_not_pre
     assert measured.he.isna().all()
 
 
-def test_another_quantity_and_image(
-    run_check: Callable[..., str], by_label: dict[str, TheoryComparison]
+def test_another_quantity_and_image_are_shown_and_kept_as_csv(
+    run_check: Callable[..., str],
+    by_label: dict[str, TheoryComparison],
+    comparisons: list[TheoryComparison],
+    tmp_path: Path,
 ) -> None:
-    out = run_check("--quantity", "vjp_m2", "--image", "1")
+    shown_there = ("--quantity", "vjp_m2", "--image", "1")
+    out = run_check(*shown_there, "--csv", str(tmp_path / "all.csv"))
     label = "plain depth=4 width=4 tanh he_normal"
     section = out.partition(f"{label}   (vjp_m2")[2]
     row = table(by_label[label], "vjp_m2", 1).iloc[0]
     line = next(line for line in section.splitlines() if "conv1" in line)
     assert line.split()[2] == f"{row.measured:.3g}"
-
-
-def test_csv_holds_every_setting(
-    run_check: Callable[..., str], comparisons: list[TheoryComparison], tmp_path: Path
-) -> None:
-    run_check("--csv", str(tmp_path / "all.csv"))
     written = pd.read_csv(tmp_path / "all.csv")
     assert written.columns[0] == "setting"
     assert len(written) == sum(len(table(c)) for c in comparisons)
     for comparison in comparisons:
         mine = written[written.setting == comparison.setting.label]
-        np.testing.assert_array_equal(mine.measured, table(comparison).measured)
+        np.testing.assert_array_equal(mine.measured, table(comparison, "vjp_m2", 1).measured)
 
 
 def test_csv_adds_what_each_rung_closes_and_the_verdict(
@@ -261,17 +258,3 @@ def test_the_exit_status_is_1_where_the_highest_rung_disagrees(
     monkeypatch.setattr(analysis.verdicts, "narrowest", lambda config: 64)
     assert _run("small", "--results", small_results, "--quantity", "preact_m2") == status
     assert f"disagrees with {status}" in capsys.readouterr().out
-
-
-def test_the_command_reports_on_a_real_sweep(small_results: str, judged: pd.DataFrame) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.check", "small", "--results", small_results],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "80"},
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (_status(judged), "")
-    assert "…" not in done.stdout
-    assert "Best test accuracy" in done.stdout
-    assert "Of 20 settings, theory explains" in done.stdout

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.figures.__main__ import main
+from analysis.figures import __main__ as command
 from analysis.figures.study import FIELD_REPORT, Headline, Study, launched, study_of
-from analysis.figures.style import use_style
 from analysis.studies import questions, reproductions
 from fanin.errors import FaninError
 
@@ -23,7 +26,7 @@ SMALLER = {
     ),
     "dying_relu": ("data.side=8", "scaling=unit", "optim.lr=1e-4,1", "seed=0"),
     "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
-    "he2015": ("model.width=4", "train.steps=30", "seed=range(2)"),
+    "he2015": ("model.width=4", "train.steps=30", "seed=0"),
     "inf_loss": ("activation=relu", "scaling=standardize", "optim.lr=0.1", "seed=0"),
     "hanin2018": ("probe.draws=6", "seed=range(2)"),
     "mishkin2016": ("model.width=1", "train.steps=3", "seed=0,1", "probe.draws=0"),
@@ -38,22 +41,54 @@ SMALLER = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(SMALLER))
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return _run(request.param, tmp_path_factory)
+@dataclass(frozen=True)
+class Drawn:
+    """A sweep, its study, and what the command that drew it printed."""
+
+    results: Results
+    study: Study
+    printed: str
 
 
-@pytest.fixture(scope="module", params=["glorot2010", "dying_relu"])
+@pytest.fixture(scope="session")
+def draw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Drawn]:
+    """`draw(sweep)` runs a sweep and the command; each sweep runs, and is studied, once."""
+    known: dict[str, Drawn] = {}
+
+    def drawn(sweep: str) -> Drawn:
+        if sweep not in known:
+            words = (f"sweep={sweep}", *SMALLER[sweep])
+            folder = tmp_path_factory.mktemp("studies")
+            known[sweep] = _draw(run_sweep(folder, sweep, *words, small=["runner=inline"]))
+        return known[sweep]
+
+    return drawn
+
+
+def _draw(results: Results) -> Drawn:
+    studies: list[Study] = []
+
+    def recorded(loaded: Results) -> Callable[[], Study]:
+        make = study_of(loaded)
+        assert make is not None
+        studies.append(make())
+        return lambda: studies[0]
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(command, "study_of", recorded)
+        command.main([results.name, "--results", str(results.folder.root.parent)])
+    return Drawn(results, studies[0], printed.getvalue())
+
+
+@pytest.fixture(params=["glorot2010", "dying_relu"])
 def one_of_each(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, draw: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch
 ) -> Results:
-    """A publication and a field report."""
-    return _run(request.param, tmp_path_factory)
-
-
-def _run(sweep: str, folders: pytest.TempPathFactory) -> Results:
-    words = (f"sweep={sweep}", *SMALLER[sweep])
-    return run_sweep(folders.mktemp("studies"), sweep, *words, small=["runner=inline"])
+    """A publication and a field report; pages take the study that was made of it."""
+    made = draw(request.param)
+    for page in (reproductions, questions):
+        monkeypatch.setattr(page, "study_or_error", lambda results: made.study)
+    return made.results
 
 
 def test_every_published_sweep_is_tried() -> None:
@@ -62,28 +97,21 @@ def test_every_published_sweep_is_tried() -> None:
     assert published == set(SMALLER)
 
 
-def test_it_says_what_is_published_and_what_was_measured(made: Results) -> None:
-    use_style()
-    make = study_of(made)
-    assert make is not None
-    study = make()
+@pytest.mark.parametrize("sweep", sorted(SMALLER))
+def test_the_command_draws_a_study_and_tells_its_verdict(
+    sweep: str, draw: Callable[[str], Drawn]
+) -> None:
+    made = draw(sweep)
+    study, results = made.study, made.results
     assert study.figures
-    assert all(name.startswith(made.name) for name in study.figures)
+    assert all(name.startswith(sweep) for name in study.figures)
     assert all(line.theirs and line.ours and "nan" not in line.ours for line in study.headlines)
     assert any(line.holds is not None for line in study.headlines)
     assert "draws" in study.caption or "seeds" in study.caption
-    assert launched(made)["criterion"]
-
-
-def test_the_command_draws_it_and_tells_the_verdict(
-    made: Results, capsys: pytest.CaptureFixture[str]
-) -> None:
-    where = str(made.folder.root.parent)
-    main([made.name, "--results", where])
-    said = capsys.readouterr().out
-    assert "eproduced: " in said
+    assert launched(results)["criterion"]
+    assert "eproduced: " in made.printed
     for ends in ("pdf", "svg", "png", "txt"):
-        drawn = list((made.folder.root / "figures").glob(f"{made.name}*.{ends}"))
+        drawn = list((results.folder.root / "figures").glob(f"{sweep}*.{ends}"))
         assert drawn
         assert all(path.stat().st_size > 100 for path in drawn)
 
