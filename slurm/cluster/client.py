@@ -7,6 +7,7 @@ import subprocess
 from .errors import ClusterError
 from .layout import Layout
 from .services import environment
+from .waiting import scaled
 
 
 def ask(layout: Layout, *command: str, seconds: float = 10) -> str | None:
@@ -26,7 +27,7 @@ def tell(layout: Layout, *command: str, seconds: float = 30) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=scaled(seconds),
         )
     except subprocess.TimeoutExpired:
         raise ClusterError(f"{' '.join(command)}: no answer in {seconds:.0f} s") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import ClusterError
 from .processes import Process, process, send
-from .waiting import wait_for
+from .waiting import scaled, wait_for
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Daemon:
             self.await_pid(self.launch(), seconds)
 
     def await_pid(self, launched: subprocess.Popen[bytes], seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + scaled(seconds)
         while self.pid() is None:
             if launched.poll() or time.monotonic() > deadline:
                 raise ClusterError(f"{self.name} did not start: {self._last_words()}")

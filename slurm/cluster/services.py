@@ -43,6 +43,7 @@ def mariadbd(layout: Layout) -> Daemon:
         "--no-defaults",
         "--user=root",
         f"--datadir={layout.run}/mysql",
+        f"--tmpdir={layout.run}/mysql-tmp",
         f"--socket={layout.mysql_socket}",
         f"--pid-file={layout.run}/mariadbd.pid",
         "--skip-networking",

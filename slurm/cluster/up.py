@@ -54,7 +54,7 @@ def _settle(options: Options) -> Settings:
 def _write(layout: Layout, settings: Settings) -> None:
     shutil.rmtree(layout.log, ignore_errors=True)
     layout.save(settings)
-    for name in ("etc", "run/mysql", "run/slurmctld", "log", "dev"):
+    for name in ("etc", "run/mysql", "run/mysql-tmp", "run/slurmctld", "log", "dev"):
         (layout.folder / name).mkdir(parents=True)
     etc = layout.slurm_conf.parent
     layout.slurm_conf.write_text(config.slurm_conf(layout, settings))
@@ -90,10 +90,11 @@ def _start(layout: Layout, settings: Settings) -> None:
 
 
 def _start_accounting(layout: Layout) -> None:
-    data = f"--datadir={layout.run}/mysql"
+    # MariaDB's temporary tables would else lie in /tmp, where clusters that start at once clash.
+    data = (f"--datadir={layout.run}/mysql", f"--tmpdir={layout.run}/mysql-tmp")
     tell(
         layout,
-        *("mariadb-install-db", "--no-defaults", "--user=root", data, NO_SYNC),
+        *("mariadb-install-db", "--no-defaults", "--user=root", *data, NO_SYNC),
         *("--skip-test-db", "--auth-root-authentication-method=normal"),
         seconds=120,
     )

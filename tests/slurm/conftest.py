@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import Limit, run
 
 TESTCLUSTER = Path(__file__).parents[2] / "slurm" / "testcluster"
 
@@ -26,7 +27,7 @@ class Cluster:
     def attempt(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a testcluster command that may fail."""
         command = [sys.executable, str(TESTCLUSTER), *words, "--folder", str(self.folder)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=180)
+        return run(command, 180)
 
     def run(self, *words: str) -> str:
         """Run a testcluster command that has to succeed; return what it prints."""
@@ -41,17 +42,15 @@ class Cluster:
 
     def sh(self, command: str) -> str:
         """Run a shell line with Slurm commands that has to succeed; return its output."""
-        done = subprocess.run(
-            ["bash", "-c", command], env=self.env, capture_output=True, text=True, timeout=60
-        )
+        done = run(["bash", "-c", command], 60, env=self.env)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
     def wait(self, predicate: Callable[[], bool], seconds: float = 60) -> None:
         """Wait until something holds; the seconds are a limit, never a claim."""
-        deadline = time.monotonic() + seconds
+        limit = Limit(seconds)
         while not predicate():
-            assert time.monotonic() < deadline, f"waited {seconds} s\n{self.attempt('status')}"
+            assert not limit.is_over(), f"waited {seconds} s\n{self.attempt('status')}"
             time.sleep(0.1)
 
     def submit(self, script: str, *options: str) -> str:
@@ -79,6 +78,8 @@ class Cluster:
 
     def heal(self) -> None:
         """Bring it back to how `up` left it: all daemons running, nothing queued, nodes idle."""
+        if self._is_healthy():
+            return
         self.run("start-controller")
         if "slurmdbd" in self.run("status"):
             self.run("start-database")
@@ -89,6 +90,12 @@ class Cluster:
         self.wait(lambda: not self.sh("squeue -h"))
         self.resume()
         self.wait(lambda: self.nodes() == dict.fromkeys(names, "idle"))
+
+    def _is_healthy(self) -> bool:
+        queue = subprocess.run(["squeue", "-h"], env=self.env, capture_output=True, text=True)
+        if queue.returncode or queue.stdout or set(self.nodes().values()) != {"idle"}:
+            return False
+        return "not running" not in self.run("status")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Sweeps on a test cluster whose cells something befalls (`befall`), and what became of them."""
+"""Sweeps whose cells something befalls (`befall`), and the same cells undisturbed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import json
 import os
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
+import pandas as pd
 from launching import Grid
 
+from analysis import load
+from experiments.sweep.store.paths import TABLES
 from experiments.sweep.store.tables import read_parts
 
 FAULTY = (
@@ -19,6 +23,10 @@ FAULTY = (
     "init=custom", "init._target_=befall.sample", "data.n_train=100", "data.n_test=50",
     "data.side=8", "train.steps=60", "scaling=unit", "probe.draws=1", "probe.size=8",
 )  # fmt: skip
+
+ONE_AT_A_TIME = Lock()
+# What may differ between two runs of the same cell.
+OF_THE_RUN = ["seconds", "attempt", "host", "device", "code"]
 
 
 class Row(NamedTuple):
@@ -119,3 +127,45 @@ class Faulty(Grid):
         left = [*self.folder.journals.glob("*"), *self.folder.checkpoints.glob("*")]
         left += self.folder.root.rglob("*.part")
         return self.active() + [str(path) for path in left]
+
+
+def undisturbed(faulty: Faulty) -> Path:
+    """Where the tables of such cells are that nothing has befallen, made on this machine once."""
+    root = faulty.root.with_name("undisturbed")
+    with ONE_AT_A_TIME:
+        if not root.exists():
+            root.mkdir()
+            local = replace(faulty, root=root, started=[])
+            status, said = local.run("init.number=range(9)", runner=("runner=local",))
+            assert status == 0, said
+    return root
+
+
+def tables(root: Path, numbers: list[int] | None = None) -> dict[str, pd.DataFrame]:
+    """A sweep's tables of some cells, in a fixed order, without what tells of the run."""
+    found = load("s", root)
+    cells = found.cells.set_index("cell_id")["init.number"].astype(int)
+    kept = set(cells.index if numbers is None else cells.index[cells.isin(numbers)])
+    made = {}
+    for name in TABLES:
+        table = getattr(found, name)
+        if table.empty:
+            continue
+        table = table[table["cell_id"].isin(kept)].drop(columns=OF_THE_RUN, errors="ignore")
+        plain = table.astype({c: str for c in table if table[c].dtype == "category"})
+        keys = [c for c in plain if plain[c].dtype != float] or list(plain)
+        made[name] = plain.sort_values(keys, kind="stable", ignore_index=True)
+    return made
+
+
+def assert_same_tables(one: Path, other: Path, numbers: list[int] | None = None) -> None:
+    """The same rows to the last bit."""
+    left, right = tables(one, numbers), tables(other, numbers)
+    assert left.keys() == right.keys()
+    for name in left:
+        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
+
+
+def steps_of_one(faulty: Faulty) -> int:
+    """How many training steps such a cell takes."""
+    return replace(faulty, root=undisturbed(faulty)).count("steps", 0)

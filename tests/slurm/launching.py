@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Cluster
+from limits import Limit, communicate, run
 from terminal import Terminal
 
 from analysis import load
@@ -31,7 +32,7 @@ ON_SLURM = (
     "runner=slurm_cpu", "runner.slurm.cpus=1", "runner.slurm.mem_gb=null", "runner.pack_cells=2",
     "runner.target_minutes=0.000001", "runner.poll_seconds=1",
 )  # fmt: skip
-PATIENCE = 240  # seconds; far above what anything here takes, for machines with much else to do
+PATIENCE = 120  # seconds; far above what anything here takes on a quiet machine
 
 
 @dataclass
@@ -74,18 +75,20 @@ class Grid:
         self.started.append(terminal.process)
         return terminal
 
+    def end(self, process: subprocess.Popen[str]) -> str:
+        """Wait for a command's end; return what it printed."""
+        return communicate(process, PATIENCE)[0]
+
     def run(self, *more: str, runner: tuple[str, ...] = ON_SLURM) -> tuple[int, str]:
         """The command to its end: exit status, and what it printed."""
         process = self.start(*more, runner=runner)
-        said = process.communicate(timeout=PATIENCE)[0]
+        said = self.end(process)
         return process.returncode, said
 
     def command(self, module: str, *more: str) -> subprocess.CompletedProcess[str]:
         """Another command about the sweep: `status`, `cancel`."""
         words = [sys.executable, "-m", f"experiments.{module}", "s", "--results", str(self.root)]
-        return subprocess.run(
-            [*words, *more], env=self.cluster.env, capture_output=True, text=True, timeout=PATIENCE
-        )
+        return run([*words, *more], PATIENCE, env=self.cluster.env)
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """SIGKILL to a launcher and all that it started here."""
@@ -94,9 +97,9 @@ class Grid:
 
     def until(self, condition: Callable[[], object], while_alive: bool = True) -> None:
         """Wait for something to come true, not longer than the last started command lives."""
-        end = time.monotonic() + PATIENCE
+        limit = Limit(PATIENCE)
         while not condition():
-            assert time.monotonic() < end, f"waited in vain\n{self.cluster.sh('squeue')}"
+            assert not limit.is_over(), f"waited in vain\n{self.cluster.sh('squeue')}"
             last = self.started[-1]
             if while_alive and last.poll() is not None:
                 raise AssertionError(f"it ended first:\n{last.communicate()[0]}")

@@ -1,4 +1,4 @@
-"""1,500 cells while nodes die, the controller is killed and jobs are requeued, all the time."""
+"""250 cells while nodes die, the controller is killed and jobs are requeued, all the time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from analysis import load
 
 pytestmark = pytest.mark.slurm
 
-CELLS = 1500
-PAUSE = (2.0, 5.0)  # seconds between two faults
-MOST = 20  # faults; then the sweep is left in peace, lest a slow machine never comes to an end
+CELLS = 250
+KINDS = ("node", "controller", "requeue")
+PAUSE = (1.0, 3.0)  # seconds between two faults
+MOST = 9  # faults, one of each kind first; then the sweep is left in peace, to come to an end
 SET_UP = {"seconds", "attempt", "host", "device", "code"}  # columns that say how, not what
 
 
@@ -36,13 +37,14 @@ def test_a_sweep_under_random_faults_is_the_undisturbed_one(
     grid.until(grid.running)
     while process.poll() is None:
         if sum(faults.values()) < MOST:
-            kind = chance.choice(["node", "controller", "requeue", "requeue"])
+            missing = [kind for kind in KINDS if not faults[kind]]
+            kind = chance.choice(missing or [*KINDS, "requeue"])
             faults[kind] += strike(cluster, kind, chance)
         see_to_it(cluster)
         time.sleep(chance.uniform(*PAUSE))
-    said = process.communicate()[0]
+    said = grid.end(process)
     assert process.returncode == 0, (seed, faults, said)
-    assert min(faults[kind] for kind in ("node", "controller", "requeue")) > 0, faults
+    assert min(faults[kind] for kind in KINDS) > 0, faults
     assert calm.run(*words, runner=("runner=local",))[0] == 0
     found, expected = load("s", grid.root), load("s", calm.root)
     assert sorted(found.cells["cell_id"]) == sorted(expected.cells["cell_id"])
@@ -52,7 +54,7 @@ def test_a_sweep_under_random_faults_is_the_undisturbed_one(
             ordered(getattr(found, table)), ordered(getattr(expected, table)), check_exact=True
         )
     assert not list(grid.folder.journals.glob("*"))
-    assert len(grid.arrays()) >= 3  # an array has 11 elements at most here
+    assert len(grid.arrays()) >= 3  # of 25 jobs: an array has 11 elements at most here
     print(f"seed {seed}: {dict(faults)}; {sum(grid.rows().values()) - CELLS} lost attempts")
 
 

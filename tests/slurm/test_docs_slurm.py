@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cluster
+from limits import run
 
 from analysis import load
 
@@ -83,14 +84,8 @@ def test_ten_commands_lead_from_a_login_node_to_a_finished_sweep(
 
 def typed(cluster: Cluster, where: Path, text: str) -> str:
     """What commands print that have to succeed."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text],
-        cwd=where,
-        env=cluster.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    env = cluster.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    done = run(["bash", "-euo", "pipefail", "-c", text], 300, cwd=where, env=env)
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 from beside import beside_others
-from faulty import Faulty
-from undisturbed import assert_same_tables, undisturbed
+from faulty import Faulty, assert_same_tables, undisturbed
 
 pytestmark = pytest.mark.slurm
 
@@ -75,7 +74,7 @@ def test_a_job_that_says_it_is_done_is_not_believed(faulty: Faulty) -> None:
     (faulty.root / "leave").touch()
     faulty.until(lambda: faulty.count("steps", 1) == 2)
     faulty.forget(1)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     assert faulty.attempts() == {0: ["ok"], 1: ["killed", "ok"], 2: ["ok"]}
     assert "left without a word" in str(faulty.history()[1][0].reason)
@@ -94,7 +93,7 @@ def test_of_cells_that_shared_a_jobs_memory_each_runs_again_alone(faulty: Faulty
     faulty.tell("swell", 1)
     faulty.until(lambda: faulty.attempts()[1] == ["killed", "oom"])
     faulty.forget(0)  # which has not been lost with it again
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 1, said
     assert faulty.attempts() == {0: ["killed", "ok"], 1: ["killed", "oom"]}
     assert "more memory than it had asked for" in said

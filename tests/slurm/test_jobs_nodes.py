@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from beside import beside_others
 from conftest import Cluster
-from faulty import Faulty
-from undisturbed import assert_same_tables, undisturbed
+from faulty import Faulty, assert_same_tables, undisturbed
 
 from experiments.sweep.slurm.job_manager import CONFIRMED
 
@@ -31,7 +30,7 @@ def test_while_slurm_looks_for_another_node_nobody_submits_anew(faulty: Faulty) 
     cluster.sh("scontrol update nodename=n2,n3 state=resume")
     faulty.until(lambda: faulty.count("drawn", 1) == 2 and faulty.count("drawn", 4) == 2)
     faulty.forget(1, 4)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     assert faulty.runs() == dict.fromkeys(before, 2)
     rows = faulty.history()
@@ -64,7 +63,7 @@ def split(faulty: Faulty) -> None:
     faulty.until(lambda: faulty.count("steps", 1) == 2)  # elsewhere too
     assert len(faulty.elements()) == 2
     faulty.forget(1)  # now both go on, and end
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     faulty.until(lambda: not Path(f"/proc/{orphan}").exists(), while_alive=False)
     assert "somebody else has taken these cells over" in faulty.logs()

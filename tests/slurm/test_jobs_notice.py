@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cluster
-from faulty import Faulty
-from undisturbed import assert_same_tables, steps_of_one, undisturbed
+from faulty import Faulty, assert_same_tables, steps_of_one, undisturbed
 
 pytestmark = pytest.mark.slurm
 
@@ -38,7 +37,7 @@ def test_a_preempted_job_goes_on_where_it_was(faulty: Faulty) -> None:
     faulty.cluster.submit("true", "--partition=high --nodes=3 --exclusive")
     faulty.until(lambda: faulty.count("drawn", 1) == 2 and faulty.count("drawn", 4) == 2)
     faulty.forget(1, 4)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     # The same jobs, each started once more.
     assert faulty.runs() == dict.fromkeys(before, 2)
@@ -63,7 +62,7 @@ def test_a_job_that_is_preempted_by_sigterm_goes_on_too(
     faulty.cluster.submit("true", "--partition=high --nodes=3 --exclusive")
     faulty.until(lambda: faulty.count("drawn", 1) == 2)
     faulty.forget(1)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     assert "SIGTERM: workers keep what they are at" in faulty.logs()
     assert set(faulty.runs().values()) == {2}
@@ -84,7 +83,7 @@ def test_a_requeued_job_has_lost_what_did_not_hear_of_it(faulty: Faulty) -> None
         faulty.cluster.sh(f"scontrol requeue {job}")
     faulty.until(lambda: faulty.count("drawn", 1) == 2 and faulty.count("drawn", 4) == 2)
     faulty.forget(1, 4)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     assert faulty.runs() == dict.fromkeys(before, 2)
     rows = faulty.attempts()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from beside import beside_others
-from faulty import Faulty
-from undisturbed import assert_same_tables, undisturbed
+from faulty import Faulty, assert_same_tables, undisturbed
 
 pytestmark = pytest.mark.slurm
 
@@ -34,7 +33,7 @@ def test_at_its_time_limit_a_job_requeues_itself(faulty: Faulty) -> None:
     sweep = faulty.start("init.number=range(3)", "runner.pack_cells=3", *short)
     faulty.until(lambda: faulty.count("drawn", 1) >= 2)
     faulty.forget(1)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     assert len(faulty.arrays()) == 1
     # Slurm is early with its notice at times, and it may come to the second run too.
@@ -60,7 +59,7 @@ def test_notice_before_a_job_begins_and_in_code_that_catches_everything(faulty: 
     tell_its_end(faulty)
     faulty.until(lambda: faulty.count("drawn", 0) == 2)
     faulty.forget(0)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 0, said
     assert set(faulty.runs().values()) == {3}
     assert faulty.attempts() == {0: ["ok"], 1: ["ok"]}
@@ -78,7 +77,7 @@ def test_a_cell_that_no_job_has_time_for_ends(faulty: Faulty) -> None:
     for turn in (1, 2, 3, 4):  # the first gets somewhere: it ends another cell
         faulty.until(lambda turn=turn: faulty.count("steps", 1) == turn)
         tell_its_end(faulty)
-    said = sweep.communicate()[0]
+    said = faulty.end(sweep)
     assert sweep.returncode == 1, said
     assert "runner.slurm.time_minutes" in said
     rows = faulty.attempts()

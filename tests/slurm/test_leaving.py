@@ -42,7 +42,7 @@ def assert_left(faulty: Faulty, terminal: Terminal) -> None:
     again = faulty.start(CELLS)
     faulty.until(faulty.folder.launcher.exists)
     faulty.forget(2)
-    said = again.communicate(timeout=PATIENCE)[0]
+    said = faulty.end(again)
     assert again.returncode == 0, said
     assert faulty.attempts() == {number: ["ok"] for number in range(4)}
     assert len(faulty.arrays()) == 1

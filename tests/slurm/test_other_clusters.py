@@ -50,7 +50,7 @@ def test_without_accounts_a_killed_job_is_noticed_all_the_same(
     process = grid.start("seed=range(2)", "train.steps=20000")
     grid.until(grid.running)
     assert grid.strike(signal.SIGKILL) > 1
-    said = process.communicate()[0]
+    said = grid.end(process)
     assert process.returncode == 0, said
     assert "Slurm keeps no accounts" in said
     assert grid.outcomes() == Counter(ok=2)

@@ -143,10 +143,8 @@ def test_what_the_plan_shows_is_what_is_submitted(grid: Grid) -> None:
 @pytest.mark.parametrize(
     ("setting", "says", "mode"),
     [
-        ("runner.slurm.gres=gpuu:1", "gres", "submit"),
-        ("runner.slurm.constraint=infinibandd", "feature", "run"),
+        ("runner.slurm.partition=nowhere", "invalid partition", "run"),
         ("runner.slurm.extra={mail-tipe: END}", "mail-tipe", "submit"),
-        ("runner.slurm.nodelist=n99", "node", "submit"),
     ],
 )
 def test_what_only_slurm_can_refuse_is_said_in_its_words_and_leaves_nothing(
