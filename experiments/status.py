@@ -16,10 +16,10 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.console import BrokenPipeConsole, exit_on_error
-from experiments.sweep.status.as_json import as_json
 from experiments.sweep.status.progress import ON_SCREEN, pause, showing
 from experiments.sweep.status.screen import screen
 from experiments.sweep.status.status import Status
+from experiments.sweep.status.to_json import as_json
 from experiments.sweep.status.watch import Watch, find_sweep, overview, statuses
 from experiments.sweep.store.paths import SweepFolder
 

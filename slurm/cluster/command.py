@@ -8,13 +8,9 @@ import sys
 from collections.abc import Callable
 
 from . import faults
-from .down import take_down
-from .errors import ClusterError
-from .layout import Layout, Options, Settings, layout_of, locked
-from .nodes import start_node
+from .layout import ClusterError, Layout, Options, Settings, layout_of, locked
+from .lifecycle import bring_up, export_line, require_up, start_node, status, take_down
 from .packages import install
-from .status import export_line, require_up, status
-from .up import bring_up
 
 NodeFault = Callable[[Layout, Settings, str], str]
 

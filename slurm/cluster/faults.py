@@ -5,14 +5,10 @@ from __future__ import annotations
 import signal
 
 from . import network
-from .belonging import of_node
-from .client import ask
-from .errors import UsageError
-from .layout import Layout, Settings
-from .nodes import wait_until_working
-from .processes import kill_all, send
-from .services import slurmctld, slurmd, slurmdbd
-from .waiting import wait_for
+from .daemons import ask, slurmctld, slurmd, slurmdbd, wait_for
+from .layout import Layout, Settings, UsageError
+from .lifecycle import wait_until_working
+from .processes import kill_all, of_node, send
 
 
 def kill_node(layout: Layout, settings: Settings, node: str) -> str:

@@ -12,10 +12,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import UsageError
-
 SOCKET_PATH_LIMIT = 107  # sizeof(sockaddr_un.sun_path) less its final zero
 LONGEST_SOCKET = "run/n99/n99_99999999.4294967291"  # a batch step's, in its node's spool folder
+
+
+class ClusterError(Exception):
+    """The cluster did not do what was asked."""
+
+    status = 1
+
+
+class UsageError(ClusterError):
+    """The request can't work here: something is missing, or has to be typed differently."""
+
+    status = 2
 
 
 @dataclass(frozen=True)

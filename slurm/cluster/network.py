@@ -7,8 +7,7 @@ import shutil
 import subprocess
 
 from .config import node_address
-from .errors import ClusterError, UsageError
-from .layout import Layout, Settings
+from .layout import ClusterError, Layout, Settings, UsageError
 
 
 def free_subnet() -> str:

@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 
-from .errors import ClusterError, UsageError
-from .services import PATH
+from .daemons import PATH
+from .layout import ClusterError, UsageError
 
 PACKAGES = {
     "slurmctld": "slurm-wlm",

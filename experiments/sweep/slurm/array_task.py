@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if submission.job_config.stage_data is not None:
             os.environ["FANIN_STAGE"] = submission.job_config.stage_data
         start_server()  # loads torch while this process does
-        from experiments.sweep.slurm.run_shard import work
+        from experiments.sweep.slurm.run_shard import run_shard
 
-        return work(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
+        return run_shard(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Slurm's own commands, called with patience and with a limit."""
+"""Slurm's commands, called with a time limit: their errors, squeue's and sacct's answers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ UNDER_WAY = (
     "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED", "SIGNALING", "STAGE_OUT", "REQUEUE_FED",
     "RESV_DEL_HOLD",
 )  # fmt: skip
+# Wide enough for any; what is longer is cut off, the job's name never (`submission.job_name`).
+WIDTHS = {
+    "Name": 120,
+    "ArrayJobID": 24,
+    "ArrayTaskID": 24,
+    "State": 24,
+    "Reason": 120,
+    "NodeList": 120,
+    "StartTime": 32,
+    "RestartCnt": 12,
+}
+Key = tuple[str, int]  # a job's name, and its place in the array
 
 
 class SlurmError(FaninError):
@@ -98,20 +110,6 @@ def cancel(names: Iterable[str]) -> None:
     """Cancel all jobs of these names, waiting or running."""
     for name in names:
         call("scancel", f"--name={name}")
-
-
-# Wide enough for any; what is longer is cut off, the job's name never (`submission.job_name`).
-WIDTHS = {
-    "Name": 120,
-    "ArrayJobID": 24,
-    "ArrayTaskID": 24,
-    "State": 24,
-    "Reason": 120,
-    "NodeList": 120,
-    "StartTime": 32,
-    "RestartCnt": 12,
-}
-Key = tuple[str, int]  # a job's name, and its place in the array
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Why a job ended, from accounts, exit codes and what it printed."""
+"""The cause of a job's end, from accounting, exit codes and what it printed."""
 
 from __future__ import annotations
 

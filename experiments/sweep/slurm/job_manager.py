@@ -1,4 +1,4 @@
-"""Hands shards to Slurm as there is room for them, and takes back those whose jobs have died."""
+"""Submission of shards to Slurm as its limits allow, and recovery of shards of dead jobs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from experiments.sweep.slurm.commands import (
 )
 from experiments.sweep.slurm.exit_cause import Cause, cause, job_stderr
 from experiments.sweep.slurm.lease import StaleJobDetector, expire, settle_lost, take_back
-from experiments.sweep.slurm.run_shard import got_somewhere
+from experiments.sweep.slurm.run_shard import made_progress
 from experiments.sweep.slurm.shards import Shard, isolate, remaining_cells
 from experiments.sweep.slurm.submission import (
     JobConfig,
@@ -44,20 +44,22 @@ from fanin.errors import FaninError
 CONFIRMED = 8.0  # seconds for which a job must be missing: Slurm requeues those of dead nodes
 WITHOUT_ACCOUNTS = 60.0  # seconds after which a missing job's end is settled without sacct
 TRIES = 3  # jobs in a row that die before any cell of theirs begins
+CANCEL_GRACE = 30.0  # seconds that cancelled jobs have to save their state
+CANCELLED = ("cancelled", "the sweep was cancelled")  # outcome, reason
 
 Script = Callable[[Submission], str]
 
 
 @dataclass
 class JobManager:
-    """What one launcher does about a sweep's jobs.
+    """One launcher's handling of a sweep's jobs.
 
     Parameters
     ----------
     folder
         The sweep's.
     job_config
-        How jobs work that are submitted from here.
+        Settings of the jobs that are submitted from here.
     script
         The batch script of a submission.
     array_size
@@ -66,7 +68,7 @@ class JobManager:
         Most elements that may wait or run at once; None: as many as Slurm takes.
     beat
         Called now and then.
-    silence
+    stale_jobs
         Finds jobs of which nothing is left though Slurm says they run.
     """
 
@@ -76,7 +78,7 @@ class JobManager:
     array_size: int
     max_jobs: int | None
     beat: Callable[[], None]
-    silence: StaleJobDetector
+    stale_jobs: StaleJobDetector
     queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
     dead: list[str] = field(default_factory=list)  # how jobs ended that are not tried again
     _names: set[str] = field(default_factory=set)
@@ -84,7 +86,7 @@ class JobManager:
     _missing: dict[Key, float] = field(default_factory=dict)
 
     def add(self, shards: Iterable[Shard]) -> None:
-        """Shards to be handed out."""
+        """Queue shards for submission."""
         self.queue.extend((shard, 0) for shard in shards)
 
     def adopt(self) -> None:
@@ -124,10 +126,10 @@ class JobManager:
                 return
             room -= len(part)
 
-    def look(self) -> None:
-        """Find out about jobs that are gone with cells of theirs not ended, and see to those.
+    def poll(self) -> None:
+        """Find jobs that are gone with unfinished cells, and reclaim their shards.
 
-        Where nobody answers, nothing is decided.
+        While Slurm does not answer, nothing is decided.
         """
         there = {s.job_name: s for s in open_submissions(self.folder)}
         wanted = {(name, i) for name, s in there.items() for i in s.open_indices()}
@@ -139,8 +141,8 @@ class JobManager:
             return
         self._names |= there.keys()
         running = (key for key in wanted if key in alive and alive[key].state == "RUNNING")
-        for key in self.silence.over({key: there[key[0]].lease_dir(key[1]) for key in running}):
-            self._give_up(there[key[0]], alive[key])
+        for key in self.stale_jobs.over({key: there[key[0]].lease_dir(key[1]) for key in running}):
+            self._handle_stale_job(there[key[0]], alive[key])
         now = time.monotonic()
         self._missing = {key: self._missing.get(key, now) for key in wanted - alive.keys()}
         gone = {key for key, since in self._missing.items() if now - since >= CONFIRMED}
@@ -160,11 +162,11 @@ class JobManager:
             if last is not None and last.state.split()[0] in UNDER_WAY:
                 continue  # the accounts lag behind
             if now - self._missing[key] >= patience:
-                self.handle_dead_job(there[key[0]], key[1], last, accounts)
+                self._handle_dead_job(there[key[0]], key[1], last, accounts)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing left to hand out or to wait for."""
+        """True if nothing is left to submit or to wait for."""
         return not self.queue and not open_submissions(self.folder)
 
     def _submit(self, submission: Submission) -> None:
@@ -189,24 +191,23 @@ class JobManager:
         taken = max(queued, sum(len(submission.open_indices()) for submission in there))
         return min(len(self.queue), self.max_jobs - taken)
 
-    def _give_up(self, submission: Submission, ghost: Waiting) -> None:
-        """Take the shard of a job back that Slurm, and nobody else, holds for running."""
-        said = f"nothing was heard of it on {ghost.node} for {self.silence.limit:g} s"
+    def _handle_stale_job(self, submission: Submission, ghost: Waiting) -> None:
+        """Reclaim the shard of a job that Slurm lists as running and that gives no sign of life."""
+        said = f"nothing was heard of it on {ghost.node} for {self.stale_jobs.limit:g} s"
         self._reclaim(submission, ghost.index, ("node_fail", f"{said} (job {ghost.job_id})"))
         with suppress(SlurmError):
             call("scancel", ghost.job_id)
 
-    def handle_dead_job(
+    def _handle_dead_job(
         self, submission: Submission, index: int, last: Ended | None, accounts: bool
     ) -> None:
-        """Take a dead job's shard back."""
-        printed = job_stderr(submission, index)
-        self._reclaim(submission, index, cause(last, printed, accounts))
+        stderr = job_stderr(submission, index)
+        self._reclaim(submission, index, cause(last, stderr, accounts))
 
     def _reclaim(self, submission: Submission, index: int, why: Cause) -> None:
         """Keep what a job has finished, and queue the rest again."""
         shard = submission.shard(index)
-        printed = job_stderr(submission, index)
+        stderr = job_stderr(submission, index).strip().splitlines()
         outcome, reason = why
         begun = reclaim_shard(submission, index, outcome, reason)
         if begun is None:  # it has ended well meanwhile
@@ -218,19 +219,18 @@ class JobManager:
         if not rest or outcome == "cancelled":
             return
         fewer = sum(len(pack.cells) for pack in rest) < sum(len(pack.cells) for pack in shard)
-        moved = begun or fewer or got_somewhere(submission, index)
+        moved = begun or fewer or made_progress(submission, index)
         tries = 0 if moved else submission.job_config.tries + 1
         if tries == 0 or (tries < TRIES and not self.dead):
             # Whose memory was too much shows when each runs by itself.
             parts = isolate(rest, shard) if outcome == "oom" else [rest]
             self.queue.extend((part, tries) for part in parts)
             return
-        log = submission.logs / f"{submission.job_id()}_{index}_0_log.err"
-        said = printed.strip().splitlines()
-        self.dead.append(f"{reason}; it said: {said[-1] if said else 'nothing'} ({log})")
+        path = submission.logs / f"{submission.job_id()}_{index}_0_log.err"
+        self.dead.append(f"{reason}; it said: {stderr[-1] if stderr else 'nothing'} ({path})")
 
     def close(self) -> None:
-        """To be called when all has ended: nothing of ours is to stay in the queue.
+        """Remove what is left in the queue when all cells have ended.
 
         Raises
         ------
@@ -256,7 +256,7 @@ class JobManager:
 
 
 def arrays_needed(shards: Sequence[Shard], array_size: int) -> list[int]:
-    """How many elements each array has that shards are handed out in.
+    """Return the number of elements of each array that shards are submitted in.
 
     Examples
     --------
@@ -267,12 +267,8 @@ def arrays_needed(shards: Sequence[Shard], array_size: int) -> list[int]:
     return [array_size] * whole + [rest] * (rest > 0)
 
 
-CANCELLED = ("cancelled", "the sweep was cancelled")
-LAST_WORDS = 30.0  # seconds that jobs have to keep what they are at
-
-
 def reclaim_shard(submission: Submission, index: int, outcome: str, reason: str) -> int | None:
-    """Take an element's shard back and settle it; whatever still runs of it publishes nothing.
+    """Take an element's shard back and finalize it; a copy that still runs can publish nothing.
 
     Parameters
     ----------
@@ -298,22 +294,17 @@ def reclaim_shard(submission: Submission, index: int, outcome: str, reason: str)
 
 
 def cancel_jobs(folder: SweepFolder, beat: Callable[[], None]) -> int:
-    """Cancel all jobs of a sweep, and take their shards back.
-
-    Returns
-    -------
-    int
-        How many jobs that were.
+    """Cancel all jobs of a sweep, reclaim their shards, and return how many there were.
 
     Raises
     ------
     SlurmError
-        Slurm doesn't take the word; nothing has changed.
+        scancel failed; nothing has changed.
     """
     there = open_submissions(folder)
     names = [submission.job_name for submission in there]
     cancel(names)
-    until = time.monotonic() + LAST_WORDS
+    until = time.monotonic() + CANCEL_GRACE
     while time.monotonic() < until:
         try:
             if not waiting(names):

@@ -1,8 +1,9 @@
-"""Whose turn it is at a shard: the newest process of its job, until somebody takes the shard back.
+"""Leases: only the newest process of a job may write, and nobody once its shard is reclaimed.
 
-Slurm may start a job anew while an older process of it still runs, on a node that is cut off. So
-each process works in a folder of its own within the shard's, and the newest one renames those of
-all others: a journal there can then be neither begun, nor taken by its writer.
+A shard's lease is a folder, `journals/TOKEN-NUMBER/`. Slurm may start a job again while an older
+process of it still runs, on a node that is cut off. So each process works in a folder of its own
+within the lease's, and the newest one renames those of all others: a journal there can then be
+neither begun, nor taken by its writer. A launcher that reclaims the shard renames the whole lease.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TAKEN_OVER = "somebody else has taken these cells over"
 
 
 def acquire(right: Path, restart: int) -> Path | None:
-    """Make this process the one whose turn it is.
+    """Take the lease over from older processes of this job.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Slurm's word to a job that its time is up: signals, to every process that the job runs."""
+"""Preemption: the signals by which Slurm announces a job's end, passed on to its workers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.types import STOP
 
 KINDS = (signal.SIGUSR2, signal.SIGTERM)  # `--signal`, and what comes before the kill
+STAMP_EVERY = 5.0  # seconds between two signs of life
 
 
 def block_signals() -> None:
-    """Let them wait until somebody passes them on; processes that start meanwhile hear none."""
+    """Hold the signals back until `unblock_signals`; child processes inherit that."""
     signal.pthread_sigmask(signal.SIG_BLOCK, KINDS)
 
 
 def unblock_signals() -> None:
-    """What has come meanwhile comes now."""
+    """Deliver the signals that have come meanwhile."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, KINDS)
 
 
-STAMP_EVERY = 5.0  # seconds between two signs of life
-
-
 class PreemptionHandler:
-    """Hears that the job is to end, tells its workers, and gives them a while.
+    """Handler of the signals that announce the job's end: it stops the workers, with some grace.
 
     A worker looks for the file `stop` in its turn's folder at every step of a network; it keeps
     what it is at and ends its pack.

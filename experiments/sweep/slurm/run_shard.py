@@ -1,4 +1,4 @@
-"""A job's turn at its shard: settle what earlier turns left, run the rest, requeue if need be."""
+"""One run of a job: recover what earlier runs left, run the rest of the shard, requeue if told."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ from experiments.sweep.worker.limits import GIB
 from experiments.training.checkpoint import saved_progress
 from fanin.errors import FaninError
 
-GRACE = 20.0  # seconds that workers have at most to keep what they are at
+GRACE = 20.0  # seconds that workers have at most to save their state
+MAX_STALLED = 3  # turns in a row that get nowhere, after which a cell is given up
+EXIT_STOPPED = 75  # exit status of a job that was stopped and does not go on (sysexits.h)
+TOO_SHORT = "its jobs are too short for it (runner.slurm.time_minutes)"
+
+ProgressSnapshot = Mapping[str, tuple[int, int]]  # by cell, how far it is
 
 
-def work(submission: Submission, index: int) -> int:
+def run_shard(submission: Submission, index: int) -> int:
     """Run an element's shard as far as Slurm lets it; return the exit status."""
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     right = submission.lease_dir(index)
@@ -43,43 +48,41 @@ def work(submission: Submission, index: int) -> int:
         return 0
     folder, job_config = submission.folder, submission.job_config
     packs = list(submission.shard(index))
-    if restart or _others(right, turn):
+    if restart or _has_earlier_turns(right, turn):
         tasks = {task.cell_id: task for pack in packs for task in pack.cells}
         settle_lost(folder, right, tasks, *previous_end(submission, index))
         packs = remaining_cells(packs, read_states(folder), job_config.attempts)
     before = progress_snapshot(folder, packs)
     CONSTS.term_timeout = 0  # no worker hears SIGTERM
-    notice = PreemptionHandler(
-        turn, min(GRACE, job_config.notice_seconds / 2) if job_config.notice_seconds else GRACE
-    )
+    notice = job_config.notice_seconds
+    preemption = PreemptionHandler(turn, min(GRACE, notice / 2) if notice else GRACE)
     try:
-        run_pool(_crew(submission, index, turn), folder, packs, notice.tick)
+        run_pool(_pool_config(submission, index, turn), folder, packs, preemption.tick)
     except Interrupted:
         pass  # what hard work has left there, the next turn settles
     except FaninError:
         if turn.exists():
             raise
-    if notice.came is None:
+    if preemption.came is None:
         return end_turn(turn)
     if not turn.exists():
         print(TAKEN_OVER)
         return 0
-    return stop(submission, index, turn, packs, before, notice.came)
+    return requeue(submission, index, turn, packs, before, preemption.came)
 
 
-def _others(right: Path, turn: Path) -> bool:
-    """Whether there were turns before this one that have left something."""
+def _has_earlier_turns(right: Path, turn: Path) -> bool:
+    """Return True if turns before this one have left something."""
     with suppress(FileNotFoundError):  # all is taken back: so the first journal will find
         return any(path != turn for path in right.iterdir())
     return False
 
 
-def _crew(submission: Submission, index: int, turn: Path) -> PoolConfig:
+def _pool_config(submission: Submission, index: int, turn: Path) -> PoolConfig:
     job_config = submission.job_config
     slots = devices(job_config.device)
-    given = (
-        job_config.memory_gb if slots[0] == "cpu" else None
-    )  # else Slurm's own limit is the limit
+    # On a GPU, Slurm's own limit is the limit.
+    given = job_config.memory_gb if slots[0] == "cpu" else None
     return PoolConfig(
         _workers(job_config, slots),
         slots,
@@ -101,20 +104,13 @@ def _workers(job_config: JobConfig, slots: Sequence[str]) -> int:
     return int(os.environ.get("SLURM_CPUS_PER_TASK", 0)) or cores()
 
 
-MAX_STALLED = 3  # turns in a row that get nowhere, after which a cell is given up
-OVER = 75  # exit status of a job that was stopped and does not go on (sysexits.h)
-SHORT = "its jobs are too short for it (runner.slurm.time_minutes)"
-
-ProgressSnapshot = Mapping[str, tuple[int, int]]  # by cell, how far it is
-
-
 def progress_snapshot(folder: SweepFolder, packs: Sequence[Pack]) -> ProgressSnapshot:
-    """How far the cells are that have not ended."""
+    """Return the saved progress of each cell."""
     cells = [task.cell_id for pack in packs for task in pack.cells]
     return {cell: saved_progress(folder.checkpoints / f"{cell}.pt") for cell in cells}
 
 
-def stop(
+def requeue(
     submission: Submission,
     index: int,
     turn: Path,
@@ -122,7 +118,7 @@ def stop(
     before: ProgressSnapshot,
     came: signal.Signals,
 ) -> int:
-    """End a turn that was told to end; the exit status.
+    """End a turn that Slurm has announced the end of, and requeue the job; return the exit status.
 
     Parameters
     ----------
@@ -141,43 +137,43 @@ def stop(
     left = remaining_cells(packs, read_states(folder), attempts)
     now = progress_snapshot(folder, left)
     moved = len(now) < len(before) or any(now[cell] > before[cell] for cell in now)
-    idle = _count(submission.path / f"idle-{index}", moved)
+    idle = _count_stalled(submission.path / f"idle-{index}", moved)
     if idle >= MAX_STALLED:
-        if not _give_up(folder, turn, packs, idle):
-            print(f"stopped {idle} times before any cell had begun: {SHORT}", file=sys.stderr)
-            return OVER
+        if not _time_out_stalled(folder, turn, packs, idle):
+            print(f"stopped {idle} times before any cell had begun: {TOO_SHORT}", file=sys.stderr)
+            return EXIT_STOPPED
         left = remaining_cells(packs, read_states(folder), attempts)
     if not left:
         return end_turn(turn)
     job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}"
     try:
-        if came is not signal.SIGUSR2 and not _goes_on(job):
-            return OVER
+        if came is not signal.SIGUSR2 and not _is_running(job):
+            return EXIT_STOPPED
         call("scontrol", "requeue", job)
     except SlurmError as error:
         print(f"{error}; the sweep's launcher submits the rest anew", file=sys.stderr)
-        return OVER
+        return EXIT_STOPPED
     print(f"requeued {job}: {sum(len(pack.cells) for pack in left)} cells are left", flush=True)
     time.sleep(60)  # until Slurm ends it: an end of its own would count as the job's
-    return OVER
+    return EXIT_STOPPED
 
 
-def got_somewhere(submission: Submission, index: int) -> bool:
-    """Whether an element's last turn that was told to end had got somewhere, as far as is known."""
+def made_progress(submission: Submission, index: int) -> bool:
+    """Return True if an element's last interrupted turn is known to have made progress."""
     with suppress(OSError):
         return (submission.path / f"idle-{index}").read_text() == "0"
     return False
 
 
-def _goes_on(job: str) -> bool:
-    """Whether Slurm takes a job to be running: one that was preempted, and has a while yet.
+def _is_running(job: str) -> bool:
+    """Return True if Slurm lists a job as running: preempted, with some time left.
 
     Else it has been cancelled, requeued, or its time is up: then it has ended for Slurm.
     """
     return "RUNNING" in call("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
 
 
-def _count(note: Path, moved: bool) -> int:
+def _count_stalled(note: Path, moved: bool) -> int:
     """Count the turns in a row that got nowhere."""
     count = 0
     with suppress(OSError, ValueError):
@@ -187,13 +183,13 @@ def _count(note: Path, moved: bool) -> int:
     return count
 
 
-def _give_up(folder: SweepFolder, turn: Path, packs: Sequence[Pack], count: int) -> bool:
+def _time_out_stalled(folder: SweepFolder, turn: Path, packs: Sequence[Pack], count: int) -> bool:
     """Cells that no job has time for end, so that others get their turn; False: none was at work.
 
     Workers that got to the end of a step have ended well: those that did not have left journals.
     """
     tasks = {task.cell_id: task for pack in packs for task in pack.cells}
-    reason = f"stopped {count} times before it got anywhere: {SHORT}"
+    reason = f"stopped {count} times before it got anywhere: {TOO_SHORT}"
     found = [
         finalize_journal(folder, journal, tasks, "timeout", reason, fail_all=True)
         for journal in journals_in(turn).values()

@@ -94,32 +94,34 @@ class SlurmRunner:
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> None:
         """Submit packs, and wait for these jobs and those of earlier launches."""
-        desk = self.desk(folder, packs, tick)
-        desk.adopt()
-        asked = float("-inf")
+        manager = self.job_manager(folder, packs, tick)
+        manager.adopt()
+        polled = float("-inf")
         while True:
-            desk.submit_pending()
-            if desk.idle:
+            manager.submit_pending()
+            if manager.idle:
                 tick()
-                desk.close()
+                manager.close()
                 return
-            if time.monotonic() - asked >= self.poll_seconds:
-                desk.look()
-                asked = time.monotonic()
+            if time.monotonic() - polled >= self.poll_seconds:
+                manager.poll()
+                polled = time.monotonic()
             pause(POLL, tick)
 
     def submit(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> None:
         """Submit packs, and leave them."""
-        desk = self.desk(folder, packs, tick)
-        desk.adopt()
-        desk.submit_pending()
+        manager = self.job_manager(folder, packs, tick)
+        manager.adopt()
+        manager.submit_pending()
 
     def cancel(self, folder: SweepFolder, tick: Heartbeat) -> None:
         """Cancel all jobs of a sweep; what is finished is kept, what was at work has an outcome."""
         cancel_jobs(folder, tick)
 
-    def desk(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> JobManager:
-        """What hands out these packs."""
+    def job_manager(
+        self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat
+    ) -> JobManager:
+        """Make the job manager of these packs."""
         configs = (task.config for pack in packs for task in pack.cells)
         job_config = JobConfig(
             code=code_version(),
@@ -134,10 +136,10 @@ class SlurmRunner:
             stage_data=self.stage_data,
         )
         size = self.max_array_size or max_array_size()
-        silence = StaleJobDetector(self.silent_seconds)
-        desk = JobManager(folder, job_config, self.script, size, self.max_jobs, tick, silence)
-        desk.add(self.shards(packs))
-        return desk
+        stale_jobs = StaleJobDetector(self.silent_seconds)
+        manager = JobManager(folder, job_config, self.script, size, self.max_jobs, tick, stale_jobs)
+        manager.add(self.shards(packs))
+        return manager
 
     def shards(self, packs: Sequence[Pack]) -> list[Shard]:
         """The packs of each job."""

@@ -1,4 +1,4 @@
-"""What sbatch is asked for: `runner.slurm.*`."""
+"""Options of sbatch (`runner.slurm.*`), and the batch script that submitit makes of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from submitit.slurm import slurm as submitit_slurm
+
+MODULE = "experiments.sweep.slurm.array_task"
+HOUSE = Path(__file__).resolve().parents[3]  # what must be importable on the nodes
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,6 @@ class SlurmSettings:
             "setup": list(self.setup) or None,
             "additional_parameters": more,
         }
-
-
-MODULE = "experiments.sweep.slurm.array_task"
-HOUSE = Path(__file__).resolve().parents[3]  # what must be importable on the nodes
 
 
 def batch_script(settings: SlurmSettings, root: Path, token: str, name: str, size: int) -> str:

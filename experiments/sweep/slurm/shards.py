@@ -1,4 +1,4 @@
-"""Packs shared out among the elements of job arrays, by the time they are expected to take."""
+"""Shards: the packs that one element of a job array runs, and what is left of them."""
 
 from __future__ import annotations
 

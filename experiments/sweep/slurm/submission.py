@@ -33,6 +33,10 @@ from experiments.sweep.types import Pack, PackedCell
 from fanin.errors import FaninError
 
 NAME_LENGTH = 60  # characters of a sweep's name that are part of a job's
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries
+PATIENCE = 1800.0  # seconds for which a controller that doesn't answer is asked again
+BEAT = 0.5  # seconds
+Beat = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -225,13 +229,6 @@ def cells_in_jobs(folder: SweepFolder) -> dict[str, str]:
 def _pack(said: Mapping[str, Any]) -> Pack:
     tasks = tuple(PackedCell(**each) for each in said["tasks"])
     return Pack(tasks, said["engine"], said["seconds"])
-
-
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries
-PATIENCE = 1800.0  # seconds for which a controller that doesn't answer is asked again
-BEAT = 0.5  # seconds
-
-Beat = Callable[[], None]
 
 
 def submit(submission: Submission, beat: Beat, patience: float = PATIENCE) -> None:

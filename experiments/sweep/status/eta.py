@@ -1,4 +1,4 @@
-"""How long what is left of a sweep will take, from what has been measured."""
+"""Estimate of the time that is left of a sweep, from what has been measured."""
 
 from __future__ import annotations
 

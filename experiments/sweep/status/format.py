@@ -1,4 +1,4 @@
-"""Numbers, times and rates as people say them."""
+"""Text for people: numbers and times, a sweep's status, its jobs and Slurm's reasons."""
 
 from __future__ import annotations
 
@@ -10,6 +10,40 @@ from experiments.sweep.status.slurm import JobArray, Jobs
 from experiments.sweep.status.status import Failure, Status
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+REASONS = {
+    "None": "Slurm has not looked at it yet",
+    "Resources": "until nodes are free",
+    "Priority": "behind jobs of higher priority",
+    "JobArrayTaskLimit": "as many run as runner.slurm.array_parallelism allows",
+    "BeginTime": "until Slurm starts it again, in a moment",
+    "Cleaning": "until its last run is cleared away",
+    "Dependency": "for another job",
+    "Licenses": "for licences",
+    "Reservation": "until its reservation begins",
+    "PartitionDown": "its partition is closed",
+    "PartitionInactive": "its partition is closed",
+    "PartitionTimeLimit": "for ever: longer than its partition lets jobs run "
+    "(runner.slurm.time_minutes)",
+    "PartitionNodeLimit": "for ever: its partition has no such nodes",
+    "PartitionConfig": "for ever: its partition has no such nodes",
+    "BadConstraints": "for ever: no node has what it asks for (runner.slurm.constraint, gres)",
+    "InvalidAccount": "for ever: no such account (runner.slurm.account)",
+    "InvalidQOS": "for ever: no such QOS (runner.slurm.qos)",
+}
+HELD_REASONS = {
+    "JobHeldUser": "by its user",
+    "JobHeldAdmin": "by an administrator, who may have to release it",
+    "launch failed requeued held": "as its node could not start it",
+    "job requeued in held state": "by who requeued it",
+}
+REASON_PREFIXES = {  # by how they begin; which of them it is, is kept
+    "ReqNodeNotAvail": "for nodes that are down, drained or reserved",
+    "Nodes required for job": "for nodes that are down, drained or reserved",
+    "QOS": "a limit of its QOS is reached",
+    "Assoc": "a limit of its user or account is reached",
+    "MaxJobs": "a limit on jobs is reached",
+}
+NODES = 4  # nodes that are named; others are counted
 
 
 def duration(seconds: float) -> str:
@@ -80,56 +114,21 @@ def clock(when: datetime, now: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M}"
 
 
-WORDS = {
-    "None": "Slurm has not looked at it yet",
-    "Resources": "until nodes are free",
-    "Priority": "behind jobs of higher priority",
-    "JobArrayTaskLimit": "as many run as runner.slurm.array_parallelism allows",
-    "BeginTime": "until Slurm starts it again, in a moment",
-    "Cleaning": "until its last run is cleared away",
-    "Dependency": "for another job",
-    "Licenses": "for licences",
-    "Reservation": "until its reservation begins",
-    "PartitionDown": "its partition is closed",
-    "PartitionInactive": "its partition is closed",
-    "PartitionTimeLimit": "for ever: longer than its partition lets jobs run "
-    "(runner.slurm.time_minutes)",
-    "PartitionNodeLimit": "for ever: its partition has no such nodes",
-    "PartitionConfig": "for ever: its partition has no such nodes",
-    "BadConstraints": "for ever: no node has what it asks for (runner.slurm.constraint, gres)",
-    "InvalidAccount": "for ever: no such account (runner.slurm.account)",
-    "InvalidQOS": "for ever: no such QOS (runner.slurm.qos)",
-}
-HELD = {
-    "JobHeldUser": "by its user",
-    "JobHeldAdmin": "by an administrator, who may have to release it",
-    "launch failed requeued held": "as its node could not start it",
-    "job requeued in held state": "by who requeued it",
-}
-FAMILIES = {  # by how they begin; which of them it is, is kept
-    "ReqNodeNotAvail": "for nodes that are down, drained or reserved",
-    "Nodes required for job": "for nodes that are down, drained or reserved",
-    "QOS": "a limit of its QOS is reached",
-    "Assoc": "a limit of its user or account is reached",
-    "MaxJobs": "a limit on jobs is reached",
-}
-
-
-def in_words(reason: str) -> str:
+def reason_text(reason: str) -> str:
     """Why a job waits, or is held; as Slurm has it, where that is not known here.
 
     Examples
     --------
-    >>> in_words("Resources")
+    >>> reason_text("Resources")
     'until nodes are free'
-    >>> in_words("QOSMaxJobsPerUserLimit")
+    >>> reason_text("QOSMaxJobsPerUserLimit")
     'a limit of its QOS is reached (QOSMaxJobsPerUserLimit)'
-    >>> in_words("FrontEndDown")
+    >>> reason_text("FrontEndDown")
     'FrontEndDown'
     """
-    if reason in WORDS | HELD:
-        return (WORDS | HELD)[reason]
-    for beginning, words in FAMILIES.items():
+    if reason in REASONS | HELD_REASONS:
+        return (REASONS | HELD_REASONS)[reason]
+    for beginning, words in REASON_PREFIXES.items():
         if reason.startswith(beginning):
             return f"{words} ({reason})"
     return reason
@@ -195,9 +194,6 @@ def failure_line(failure: Failure, alike: int = 0) -> str:
     return f"{failure.outcome} in {failure.label}{said}{more}{where}"
 
 
-NODES = 4  # nodes that are named; others are counted
-
-
 @dataclass(frozen=True)
 class Line:
     """So many elements of an array, what they do, and where or why."""
@@ -216,7 +212,7 @@ def lines(array: JobArray, known: bool) -> Iterator[Line]:
         yield Line(str(wait.count), word, _wait(wait.reason, array.start if not number else None))
     for reason in dict.fromkeys(array.held.values()):
         count = sum(each == reason for each in array.held.values())
-        yield Line(str(count), "held", in_words(reason))
+        yield Line(str(count), "held", reason_text(reason))
     if array.release is not None:
         yield Line("", "", f"to free them: {array.release}")
     if array.requeued:
@@ -226,7 +222,7 @@ def lines(array: JobArray, known: bool) -> Iterator[Line]:
 
 
 def _wait(reason: str, start: datetime | None) -> str:
-    words = [in_words(reason)] if reason else []
+    words = [reason_text(reason)] if reason else []
     if start is not None and start > (now := datetime.now()):
         words.append(f"expected at {clock(start, now)}")
     return "; ".join(words)
@@ -265,7 +261,7 @@ def warnings(jobs: Jobs) -> Iterator[str]:
     """What somebody should see to, or know."""
     for array in jobs.arrays:
         if array.release is not None:
-            why = " and ".join(dict.fromkeys(map(in_words, array.held.values())))
+            why = " and ".join(dict.fromkeys(map(reason_text, array.held.values())))
             held = f"{len(array.held)} held {why}"
             yield f"job {array.job_id}: {held}; to free them: {array.release}"
     if jobs.note is not None:

@@ -1,4 +1,4 @@
-"""Shows a status that changes: a live screen on a terminal, plain lines in a log."""
+"""Progress of a sweep while it runs: a live screen on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ Show = Callable[[Status], None]
 LOG_EVERY = 10.0  # seconds between two lines on how far a sweep is
 ON_SCREEN = 3  # failures that a screen shows
 IN_LOG = 20  # failures that a log names of those that come at once
+LOOK_EVERY = 1.0  # seconds: a look at ten thousand cells costs some 20 ms
+SHARE = 0.1  # of the time, that looks may take: at thousands of jobs on a slow disk they are few
+LONGEST = 10.0  # seconds between two of them, all the same
 
 
 @contextmanager
@@ -73,11 +76,6 @@ class Log:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-LOOK_EVERY = 1.0  # seconds: a look at ten thousand cells costs some 20 ms
-SHARE = 0.1  # of the time, that looks may take: at thousands of jobs on a slow disk they are few
-LONGEST = 10.0  # seconds between two of them, all the same
 
 
 def pause(took: float, least: float = LOOK_EVERY) -> float:

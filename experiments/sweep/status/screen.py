@@ -1,4 +1,4 @@
-"""A sweep's status as a screen: wide enough to tell, and never wider than the terminal."""
+"""A sweep's status as a screen, never wider than the terminal."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ BAD = "bold red"  # every other outcome
 HOST = 16  # letters of a host's name that are shown
 LEAST = 3  # workers that are shown on the lowest screen
 MOST_ARRAYS = 4  # job arrays that a screen of limited height shows
+JOB_STYLES = {"run": "cyan", "held": "bold yellow", "gone": "magenta", "requeued": "magenta"}
 
 
 def screen(status: Status, height: int | None = None) -> RenderableType:
@@ -109,9 +110,6 @@ def _warnings(status: Status) -> Iterator[RenderableType]:
 def _line(text: Text) -> Text:
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
-
-
-JOB_STYLES = {"run": "cyan", "held": "bold yellow", "gone": "magenta", "requeued": "magenta"}
 
 
 def jobs_table(jobs: Jobs | None, most: int | None = None) -> tuple[list[RenderableType], int]:

@@ -1,4 +1,4 @@
-"""A sweep's jobs: what Slurm says of them, or else the sweep's own files."""
+"""A sweep's Slurm jobs: from squeue where it answers, else from the sweep's own files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from datetime import datetime
 from experiments.sweep.slurm.commands import Key, SlurmError, Waiting, waiting
 from experiments.sweep.slurm.submission import Submission
 from experiments.sweep.store.journal import TAKEN
+
+WAITS = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+EVERY = 5.0  # seconds between two questions
+SHARE = 0.05  # of the time, that may be spent on answers: where those are slow, they are few
+PATIENCE = 5.0  # seconds after which nobody waits for an answer any more
+SILENT = "Slurm doesn't answer; this is from the files"
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,6 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-WAITS = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-
-
 def jobs_of(submissions: Sequence[Submission], answer: Answer) -> Jobs | None:
     """How a sweep's jobs are; None where it has none."""
     arrays = []
@@ -201,12 +204,6 @@ def _time(said: str) -> datetime | None:
         return datetime.fromisoformat(said)
     except ValueError:  # N/A
         return None
-
-
-EVERY = 5.0  # seconds between two questions
-SHARE = 0.05  # of the time, that may be spent on answers: where those are slow, they are few
-PATIENCE = 5.0  # seconds after which nobody waits for an answer any more
-SILENT = "Slurm doesn't answer; this is from the files"
 
 
 @dataclass(frozen=True)

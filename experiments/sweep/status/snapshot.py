@@ -1,4 +1,4 @@
-"""What a sweep's files say at one moment."""
+"""A sweep's files at one moment, and the reader that follows them as they grow."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from experiments.sweep.store.scan import retry_on_race, scan
 from experiments.sweep.store.tables import latest_attempts
 from experiments.sweep.types import pack_key
 from fanin.errors import DataError
+
+OURS = {"cell_id", "outcome", "attempt"}  # columns without which a part is none of ours
+COLUMNS = (*OURS, "seconds", "outcome_reason", "engine", "code")
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,6 @@ def read_planned(folder: SweepFolder) -> Planned:
             spoilt += 1
     faults = (f"{folder.plan}: {spoilt} lines can't be read",) if spoilt else ()
     return Planned(short_labels(asked), kinds, faults)
-
-
-OURS = {"cell_id", "outcome", "attempt"}  # columns without which a part is none of ours
-COLUMNS = (*OURS, "seconds", "outcome_reason", "engine", "code")
 
 
 class JournalTail:

@@ -1,4 +1,4 @@
-"""How a sweep stands: everything that any view of it shows."""
+"""Status of a sweep: its cells by state, its workers and failures, and the time that is left."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import DONE, FAILED
 
 State = Literal["running", "queued", "stopped", "finished"]
+FAILURES = (*FAILED, "killed", "node_fail")  # whoever cancels a cell knows why
+STATES = ("done", "failed", "interrupted", "running", "missing")
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,6 @@ def age(written: float) -> float:
     return max(0.0, time.time() - written)
 
 
-FAILURES = (*FAILED, "killed", "node_fail")  # whoever cancels a cell knows why
-
-
 @dataclass(frozen=True)
 class Failure:
     """A cell that left no measurements; `traceback` is None where nobody could write one."""
@@ -219,9 +218,6 @@ def worker_at(journal: OpenJournal, planned: Planned) -> Worker:
         return Worker("unknown", 0, None, heard, cells)
     device, process = writer.about.get("device"), writer.process
     return Worker(process.host, process.pid, None if device is None else str(device), heard, cells)
-
-
-STATES = ("done", "failed", "interrupted", "running", "missing")
 
 
 def compute_status(

@@ -1,4 +1,4 @@
-"""What the launcher says: the plan, counts by state, and how it ended."""
+"""Texts of the launcher: the plan, counts by state, jobs left on Slurm, and the final summary."""
 
 from __future__ import annotations
 

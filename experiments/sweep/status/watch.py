@@ -1,4 +1,4 @@
-"""One sweep, looked at again and again."""
+"""A sweep's status as often as one asks, and the sweeps that a folder of results holds."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from experiments.sweep.slurm.commands import Waiting
 from experiments.sweep.slurm.submission import JobConfig, Submission, write_submission
 from experiments.sweep.status import slurm
 from experiments.sweep.status.format import in_short, warnings
-from experiments.sweep.status.jobs_as_json import jobs_as_json
 from experiments.sweep.status.screen import jobs_table
 from experiments.sweep.status.slurm import Answer, JobArray, Jobs, SlurmPoller, Wait, jobs_of
+from experiments.sweep.status.to_json import jobs_as_json
 from experiments.sweep.status.watch import Watch
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.lock import FRESH

@@ -1,11 +1,12 @@
-"""A sweep's status for scripts; docs/sweeps.md says what the keys mean."""
+"""A sweep's status as JSON for scripts; docs/sweeps.md explains the keys."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from experiments.sweep.status.jobs_as_json import jobs_as_json
+from experiments.sweep.status.format import reason_text
+from experiments.sweep.status.slurm import JobArray, Jobs
 from experiments.sweep.status.status import Status, Worker
 
 
@@ -77,4 +78,34 @@ def _worker(worker: Worker) -> dict[str, Any]:
             }
             for cell in worker.cells
         ],
+    }
+
+
+def jobs_as_json(jobs: Jobs) -> dict[str, Any]:
+    """Everything about a sweep's jobs as plain data."""
+    return {
+        "answered": jobs.at_work is not None,
+        "note": jobs.note,
+        "submissions": [_array(array) for array in jobs.arrays],
+    }
+
+
+def _array(array: JobArray) -> dict[str, Any]:
+    return {
+        "job_id": array.job_id,
+        "job_name": array.name,
+        "elements_left": array.left,
+        "running": array.running,
+        "nodes": list(array.nodes),
+        "waiting": [
+            {"count": wait.count, "reason": wait.reason or None, "words": reason_text(wait.reason)}
+            for wait in array.waits
+        ],
+        "expected_start": None
+        if array.start is None
+        else array.start.astimezone().isoformat(timespec="seconds"),
+        "held": [f"{array.job_id}_{index}" for index in sorted(array.held)],
+        "release": array.release,
+        "requeued": array.requeued,
+        "gone": array.absent,
     }
