@@ -227,7 +227,7 @@ def cells_in_jobs(folder: SweepFolder) -> dict[str, str]:
 
 
 def _pack(said: Mapping[str, Any]) -> Pack:
-    tasks = tuple(PackedCell(**each) for each in said["tasks"])
+    tasks = tuple(PackedCell(**each) for each in said["cells"])
     return Pack(tasks, said["engine"], said["seconds"])
 
 

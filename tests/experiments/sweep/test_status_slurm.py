@@ -14,7 +14,12 @@ import pytest
 from rich.console import Console
 
 from experiments.sweep.slurm.commands import Waiting
-from experiments.sweep.slurm.submission import JobConfig, Submission, write_submission
+from experiments.sweep.slurm.submission import (
+    JobConfig,
+    Submission,
+    read_submission,
+    write_submission,
+)
 from experiments.sweep.status import slurm
 from experiments.sweep.status.format import in_short, warnings
 from experiments.sweep.status.screen import jobs_table
@@ -24,6 +29,7 @@ from experiments.sweep.status.watch import Watch
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.lock import FRESH
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Pack, PackedCell
 
 NOWHERE = {"node": "", "start": "N/A", "restarts": 0}
 
@@ -39,6 +45,15 @@ def submitted(folder: SweepFolder, size: int = 6, job: str | None = "7") -> Subm
     if job is not None:
         submission.submitted(job)
     return submission
+
+
+def test_a_job_reads_what_its_launcher_wrote(folder: SweepFolder) -> None:
+    cell = PackedCell("a-1", 2, {"init": {"gain": 1.0}}, {"init": "he_normal"}, lost=1)
+    shard = (Pack((cell, cell), "stacked", 3.5), Pack((cell,)))
+    written = write_submission(folder, [(), shard], JobConfig("code", {"mine": "/here"}, tries=1))
+    read = read_submission(folder, written.token)
+    assert read == written
+    assert (read.shard(0), read.shard(1)) == ((), shard)
 
 
 def slurm_says(submission: Submission, **elements: str) -> Answer:
