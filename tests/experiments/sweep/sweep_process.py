@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speed import Deadline
+
 from experiments.sweep.store.journal import read_events, read_writer
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import ProcessId
@@ -42,7 +44,7 @@ FAULTY = [
     "probe.size=8",
     "probe.histograms=true",
 ]
-PATIENCE = 300  # seconds; far above what anything here takes, for machines with much else to do
+PATIENCE = 300  # seconds, far above what anything here takes; scaled by the speed of the machine
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,9 @@ def site(root: Path, words: Sequence[str] = TROUBLED) -> Site:
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
     """Wait for something to come true, not longer than the process lives."""
-    end = time.monotonic() + PATIENCE
+    end = Deadline(PATIENCE)
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert end.left > 0, "waited in vain"
         if process is not None and process.poll() is not None:
             raise AssertionError(f"it ended first:\n{finish(process)}")
         time.sleep(0.01)
@@ -140,7 +142,13 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str] | None
 
 def finish(process: subprocess.Popen[str]) -> str:
     """Wait for the end of a process, and of all that can write to its output; what it printed."""
-    return process.communicate(timeout=PATIENCE)[0]
+    end = Deadline(PATIENCE)
+    while True:
+        try:
+            return process.communicate(timeout=max(end.left, 0))[0]
+        except subprocess.TimeoutExpired:
+            if end.left <= 0:
+                raise
 
 
 def gone(pid: int) -> bool:

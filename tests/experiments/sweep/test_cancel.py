@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fault_rows import run_here
 from sweep_process import finish, site, until
 
 from experiments import cancel
@@ -24,8 +25,10 @@ def told(*words: str) -> int:
 
 
 def test_a_cancelled_sweep_keeps_what_is_finished_and_goes_on_with_the_same_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TROUBLED", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
     here = site(tmp_path)
     here.tell("hold-2")
     grid = ("init.number=range(4)", "runner.workers=1")
@@ -43,9 +46,7 @@ def test_a_cancelled_sweep_keeps_what_is_finished_and_goes_on_with_the_same_comm
     assert told("s", f"--results={tmp_path}") == 0
     assert "s: nobody runs it." in capsys.readouterr().out
     here.forget("hold-*")
-    again = here.start(*grid)
-    finish(again)
-    assert again.returncode == 0
+    assert run_here(here, *grid) == 0
     assert [here.runs(number) for number in range(4)] == [1, 1, 2, 1]
 
 

@@ -120,7 +120,6 @@ def test_a_wrong_word_is_refused(plan_of, capsys, line, says):
 NUMBERS = ("optim.lr", "optim.momentum", "scaling.scale", "init.gain", "train.loss_bound")
 COUNTS = ("model.channels", "train.batch_size", "probe.draws", "probe.size", "seed", "data.seed")
 OPTIONS = ("data", "model", "activation", "init", "head", "loss", "optim", "clip", "schedule")
-HARMLESS = ("activation=tanh", "train.steps=3", "scaling.shift=2", "seed_data=1")
 letters = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
 
 
@@ -167,19 +166,7 @@ def cells(loader, space, words):
     return expand(space, parse_request(space, parse_arguments(loader, checked)).grids)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_wrong_override_dies_naming_the_fault(loader, space, data):
-    text, fault = data.draw(wrong(space))
-    words = [w for w in HARMLESS if data.draw(st.booleans()) and not text.startswith(w[:6])]
-    words.insert(data.draw(st.integers(0, len(words))), text)
-    with pytest.raises(ConfigError) as refused:
-        cells(loader, space, words)
-    assert fault in str(refused.value)
-    assert len(str(refused.value).splitlines()) <= 4
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     text=st.text(max_size=30)
     | st.builds(

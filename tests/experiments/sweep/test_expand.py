@@ -16,18 +16,18 @@ WORDS = [
     "activation=relu,tanh,gelu,erf,sigmoid",
     "model=two_layer,plain",
     "optim.lr=0.1,0.2,0.3,0.01,0.001",
-    "seed=range(40)",
+    "seed=range(8)",
 ]
 
 
-def test_ten_thousand_cells_compose_each_option_once(loader, monkeypatch):
+def test_thousands_of_cells_compose_each_option_once(loader, monkeypatch):
     composed = []
     compose = ConfigCatalog._compose
     monkeypatch.setattr(
         ConfigCatalog, "_compose", lambda s, *o: composed.append(o) or compose(s, *o)
     )
     cells = expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, WORDS), None))
-    assert len({cell.id for cell in cells}) == 10_000
+    assert len({cell.id for cell in cells}) == 2_000
     # The default cell, and each option but those it is made of.
     assert len(composed) == 1 + (5 - 1) + (5 - 1) + (2 - 1)
     assert len(set(composed)) == len(composed)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, ended, fault
+from fault_rows import Record, again_here, ended, fault
 from sweep_process import Site, finish, gone, until
 
 from analysis import load
@@ -85,7 +85,7 @@ def test_editing_configs_and_code_changes_nothing_that_is_queued(
     assert cells["code"].nunique() == 1
     assert set(cells["optim.lr"]) == {0.1}
     edit(checkout, undo=True)
-    next_ = again(checkout, *WORDS, cells=CELLS)
+    next_ = again_here(checkout, *WORDS, cells=CELLS)
     record(
         fault("configs and code edited while a sweep is queued, and a worker killed"),
         f"what was launched runs on; {happened}",
@@ -112,7 +112,7 @@ def test_a_worker_that_has_to_load_other_code_says_so(checkout: Site, record: Re
     launched, loaded = cells.loc[0, "code"], cells.loc[7, "code"]
     assert launched != loaded
     assert list(cells["code"].astype(str)) == [launched] * 2 + [loaded] * 6
-    next_ = again(checkout, *WORDS, cells=CELLS)
+    next_ = again_here(checkout, *WORDS, cells=CELLS)
     record(
         fault("the same, and the process that workers are forked from killed"),
         f"new workers say so in `status`, and in their rows' `code`; {happened}",
@@ -135,7 +135,7 @@ def test_an_edited_module_of_ones_own_is_noticed(faulty: Site, record: Record) -
     happened = ended(faulty, sweep.returncode)
     cells = load("s", faulty.root).cells.set_index("init.number").sort_index()
     assert ["+troubled:" in code for code in cells["code"]] == [False] * 2 + [True] * 6
-    next_ = again(faulty, *WORDS, cells=CELLS)
+    next_ = again_here(faulty, *WORDS, cells=CELLS)
     record(
         fault("a module of one's own edited while a sweep is queued, and a worker killed"),
         f"as above, for new workers load it; {happened}",

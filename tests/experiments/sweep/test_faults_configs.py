@@ -1,4 +1,4 @@
-"""Two hundred commands that can't be meant: each dies before anything runs, naming its fault."""
+"""A hundred commands that can't be meant: each dies before anything runs, naming its fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_command_refused import COUNTS, NUMBERS, OPTIONS, wrong
 from experiments.sweep.cli import check_command, run_command
 from fanin.errors import ConfigError
 
-EXAMPLES = 200
+EXAMPLES = 100
 VALID = (
     ("optim.lr=0.1,0.01", "seed=range(3)"),
     ("init=he_normal,xavier_normal", "model=mlp", "model.width=8", "train.steps=2"),
@@ -72,7 +72,7 @@ def refused(loader: Any, words: list[str], results: Path, said: Callable[[], str
     return said()
 
 
-def test_two_hundred_wrong_commands_die_before_anything_runs(
+def test_a_hundred_wrong_commands_die_before_anything_runs(
     loader: Any,
     space: Any,
     tmp_path: Path,
@@ -101,4 +101,4 @@ def test_two_hundred_wrong_commands_die_before_anything_runs(
     check()
     assert seen >= EXAMPLES
     happened = f"exit 2 before anything runs; at most {LINES} lines, the first names the fault"
-    record(fault("200 random commands that can't be meant"), happened, "the same")
+    record(fault("100 random commands that can't be meant"), happened, "the same")

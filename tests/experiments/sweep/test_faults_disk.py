@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, again_here, ended, fault, run_here
+from fault_rows import Record, again_here, ended, fault, run_here
 from sweep_process import FAULTY, Site, finish, site, until
 
 from experiments.sweep.store.journal import read_events
@@ -123,5 +123,5 @@ def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
     said = finish(sweep)
     assert sweep.returncode == 0, said
     happened = ended(here, sweep.returncode)
-    told = again(here, *words, cells=2)
+    told = again_here(here, *words, cells=2)
     record(fault("the disk is full for a while, and only heartbeats are lost"), happened, told)

@@ -117,8 +117,6 @@ def test_an_interrupt_while_engines_are_timed_is_as_quiet(
     ("kind", "outcome"),
     [
         ("interrupt", "error"),
-        ("raise", "error"),
-        ("exit", "error"),
         ("kill", "killed"),
     ],
 )

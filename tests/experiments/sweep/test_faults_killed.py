@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, again_here, ended, fault
+from fault_rows import Record, again, again_here, ended, fault, run_here
 from sweep_process import Site, finish, gone, is_alive, until
+
+from analysis import load
 
 CELLS = 12
 SERIAL = (f"init.number=range({CELLS})", "runner.pack_cells=6", "runner.workers=2")
@@ -35,8 +37,15 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_a_worker_killed_in_a_step_costs_that_cell(faulty: Site, record: Record) -> None:
+def test_a_worker_killed_in_a_step_costs_that_cell(
+    faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = caught(faulty, *SERIAL)
+    # Meanwhile nobody else may run this sweep, and what is asked about it is right.
+    assert run_here(faulty, *SERIAL) == 2
+    assert f"process {sweep.pid} is running this sweep" in capsys.readouterr().err
+    assert run_here(faulty, *SERIAL, "sweep.mode=plan") == 0
+    assert "4 done, 8 missing" in capsys.readouterr().out
     os.kill(worker(faulty, 2), signal.SIGKILL)
     faulty.forget("step-*")
     said = finish(sweep)
@@ -45,6 +54,8 @@ def test_a_worker_killed_in_a_step_costs_that_cell(faulty: Site, record: Record)
     happened = ended(faulty, sweep.returncode)
     assert happened == "exit 1; 1 killed, 11 ok"
     next_ = again_here(faulty, *SERIAL, cells=CELLS)
+    attempts = load("s", faulty.root).cells.set_index("init.number")["attempt"]
+    assert dict(attempts) == {number: 2 if number == 2 else 1 for number in range(CELLS)}
     record(fault("SIGKILL of a worker in the middle of a training step"), happened, next_)
 
 
@@ -75,7 +86,7 @@ def test_a_killed_launcher_takes_all_its_processes_along(
     until(lambda: all(gone(pid) for pid in processes))
     happened = ended(faulty, sweep.returncode)
     faulty.forget("step-*")
-    next_ = again(faulty, *words, cells=CELLS)
+    next_ = (again if words == SERIAL else again_here)(faulty, *words, cells=CELLS)
     if words == SERIAL:
         happened = f"its workers die with it; {happened}"
         record(fault("SIGKILL of the launcher"), happened, next_)
@@ -91,7 +102,7 @@ def test_worker_and_launcher_killed_together_cost_what_was_at_work(
     finish(sweep)
     happened = ended(faulty, sweep.returncode)
     faulty.forget("step-*")
-    next_ = again(faulty, *SERIAL, cells=CELLS)
+    next_ = again_here(faulty, *SERIAL, cells=CELLS)
     record(fault("SIGKILL of a worker and of the launcher together"), happened, next_)
 
 

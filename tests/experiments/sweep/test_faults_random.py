@@ -8,15 +8,15 @@ import signal
 from contextlib import suppress
 
 import pytest
-from fault_rows import again
+from fault_rows import again_here
 from sweep_process import Site, finish, gone, until
 
 from experiments.sweep.store.journal import read_writer
 from experiments.sweep.store.tables import read_states
 
-CELLS = 150
+CELLS = 60
 WORDS = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=5")
-LAUNCHES, KILLS = 3, 8  # of workers, in each launch
+LAUNCHES, KILLS = 2, 6  # of workers, in each launch
 
 
 def writers(here: Site) -> list[int]:
@@ -49,7 +49,7 @@ def test_kills_at_any_moment_lose_no_finished_cell(faulty: Site) -> None:
         states = read_states(faulty.folder)
         assert kept.items() <= {cell: s.attempt for cell, s in states.items()}.items()
         kept = {cell: s.attempt for cell, s in states.items() if s.outcome == "ok"}
-    told = again(faulty, *WORDS, cells=CELLS)
+    told = again_here(faulty, *WORDS, cells=CELLS)
     assert told.startswith("exit 0")
     states = read_states(faulty.folder)
     assert kept.items() <= {cell: s.attempt for cell, s in states.items()}.items()

@@ -17,7 +17,7 @@ from sweep_process import PATIENCE, Site, gone, is_alive, until
 
 from analysis import load
 
-ROUNDS = 5
+ROUNDS = 2
 
 
 def _launch(here: Site, words: tuple[str, ...], ready: Any, said: Path) -> None:
