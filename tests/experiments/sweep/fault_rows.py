@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sweep_process import Site, finish
+from sweep_process import Site
 
 from analysis import load
 from experiments.config.catalog import config_loader
@@ -65,15 +65,6 @@ def ended(here: Site, status: int) -> str:
     outcomes = Counter(state.outcome for state in read_states(here.folder).values())
     counted = ", ".join(f"{outcomes[word]} {word}" for word in sorted(outcomes))
     return f"exit {status}; {counted or 'nothing ran'}"
-
-
-def again(here: Site, *words: str, cells: int) -> str:
-    """Run the command again, in processes as before; every cell is there exactly once."""
-    sweep = here.start(*words)
-    said = finish(sweep)
-    assert "Traceback" not in said, said
-    assert sweep.returncode == 0, said
-    return _told(here, cells)
 
 
 def run_here(here: Site, *words: str) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fault_rows import Record, again_here, fault, run_here
-from sweep_process import Site, finish
+from sweep_process import Site
 
 from experiments.sweep.store.tables import read_states
 
@@ -111,8 +113,10 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines(
 ) -> None:
     faulty.tell("step-4", "kill")
     words = (f"init.number=range({CELLS})", f"runner.pack_cells={CELLS}")
-    sweep = faulty.start(*words, "runner=inline")
-    finish(sweep)
+    launcher = multiprocessing.get_context("fork").Process(target=run_here, args=(faulty, *words))
+    launcher.start()
+    launcher.join()
+    assert launcher.exitcode == -signal.SIGKILL
     faulty.forget("step-4")
     (journal,) = faulty.folder.journals.iterdir()
     data = journal.read_bytes()

@@ -100,7 +100,7 @@ def test_an_interrupt_while_engines_are_timed_is_as_quiet(
     faulty: Site, record: Record, kind: signal.Signals
 ) -> None:
     faulty.tell("hold-0")
-    words = (*GRID, "engine=auto")
+    words = ("init.number=range(4)", "runner.workers=2", "engine=auto")
     sweep = faulty.start(*words)
     until(lambda: faulty.runs(0), sweep)
     assert "Interrupted before anything ran." in interrupt(sweep, kind)
@@ -108,7 +108,7 @@ def test_an_interrupt_while_engines_are_timed_is_as_quiet(
     assert happened == "exit 130; nothing ran"
     assert_nothing_is_left(faulty)
     faulty.forget("hold-0")
-    next_ = again_here(faulty, *words, cells=CELLS)
+    next_ = again_here(faulty, *words, cells=4)
     record(TIMING[kind], happened, next_)
 
 

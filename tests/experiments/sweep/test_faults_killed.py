@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again, again_here, ended, fault, run_here
+from fault_rows import Record, again_here, ended, fault, run_here
 from sweep_process import Site, finish, gone, is_alive, until
 
 from analysis import load
@@ -86,7 +86,7 @@ def test_a_killed_launcher_takes_all_its_processes_along(
     until(lambda: all(gone(pid) for pid in processes))
     happened = ended(faulty, sweep.returncode)
     faulty.forget("step-*")
-    next_ = (again if words == SERIAL else again_here)(faulty, *words, cells=CELLS)
+    next_ = again_here(faulty, *words, cells=CELLS)
     if words == SERIAL:
         happened = f"its workers die with it; {happened}"
         record(fault("SIGKILL of the launcher"), happened, next_)

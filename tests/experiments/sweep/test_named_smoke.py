@@ -1,4 +1,4 @@
-"""Every named sweep's first and last cell runs: two steps, one draw, digits for MNIST and CIFAR."""
+"""Cells at both ends of every named sweep run: two steps, one draw, digits for real images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.schema import coerce_group
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import parse_request
-from experiments.sweep.types import PlannedCell
+from experiments.sweep.types import PlannedCell, pack_key
 
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
 TWO_SIZES = [name for name in SWEEPS if "\npaper:" in (CONF / f"sweep/{name}.yaml").read_text()]
@@ -50,7 +50,10 @@ def shortened(space: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_its_first_and_last_cell_run(space: ConfigCatalog, sweep: str) -> None:
     cells = cells_of(space, sweep, "small")
-    for cell in (cells[0], cells[-1]):
+    ends = [cells[0], cells[-1]]
+    if pack_key(ends[0].config) == pack_key(ends[1].config):
+        del ends[0]  # the same data, network and optimizer
+    for cell in ends:
         found = run_cell(shortened(space, cell), torch.device("cpu"))
         assert found.row["outcome"] in ("ok", "diverged"), cell.label
         assert len(found.tables["layers"]["value"]) > 0
