@@ -1,1 +1,5 @@
-"""Training: one functional step, the loop around it, and what divergence looks like."""
+"""Training of a cell, or of several cells as one program.
+
+`loop` trains the networks of an engine (`engines`) on batches (`loader`), one `step` at a time;
+`checkpoint` lets another process resume it to the bit.
+"""
