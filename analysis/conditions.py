@@ -10,19 +10,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import Results
-from experiments.config.groups import SEEDS
+from experiments.config.groups import CELL_KEYS, PREDICTED_FROM
 from experiments.config.identity import scientific
 from experiments.sweep.differences import short_label, varying_keys
 from experiments.sweep.store.plan_file import read_frozen
-
-# What decides what is measured at initialization, seeds aside: the loss too, through its gradients.
-DECIDES = ("data", "scaling", "model", "activation", "init", "head", "loss", "probe")
-# The order in which labels and columns name keys.
-ORDER = (
-    *("data", "scaling", "model", "activation", "init", "head", "loss"),
-    *("optim", "schedule", "clip", "train", "probe"),
-    *SEEDS,
-)
 
 
 @dataclass(frozen=True)
@@ -106,23 +97,25 @@ def draws_of(
 
 def _key(config: Mapping[str, Any]) -> str:
     # Where the data lay is no part of what was measured.
-    parts = scientific({group: config[group] for group in DECIDES})
+    parts = scientific({group: config[group] for group in PREDICTED_FROM})
     return json.dumps([parts, config["train"]["dtype"]], sort_keys=True)
 
 
 def _described(line: Mapping[str, Any]) -> dict[str, Any]:
     """Options, and the keys under them that somebody asked for."""
-    words = {group: line["choices"][group] for group in DECIDES}
-    asked = {k: v for k, v in line["asked"].items() if "." in k and k.split(".")[0] in DECIDES}
+    words = {group: line["choices"][group] for group in PREDICTED_FROM}
+    asked = {
+        k: v for k, v in line["asked"].items() if "." in k and k.split(".")[0] in PREDICTED_FROM
+    }
     dtype = line["config"]["train"]["dtype"]
     return words | scientific(asked) | {"train.dtype": dtype}
 
 
 def key_order(key: str) -> tuple[int, str]:
-    """Sort keys by the place of their group in `ORDER`, then by name.
+    """Sort keys by the place of their group in `CELL_KEYS`, then by name.
 
     >>> sorted(["seed", "optim.lr", "init.std", "init"], key=key_order)
     ['init', 'init.std', 'optim.lr', 'seed']
     """
     group = key.partition(".")[0]
-    return (ORDER.index(group) if group in ORDER else len(ORDER), key)
+    return (CELL_KEYS.index(group) if group in CELL_KEYS else len(CELL_KEYS), key)

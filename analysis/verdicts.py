@@ -15,8 +15,7 @@ from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, APART, DISAGREES, ROUNDING, UNDECIDED
 from fanin.statistics.coverage import Z, coverage, inside
-from fanin.statistics.draws import summarized
-from fanin.statistics.steps import steps
+from fanin.statistics.draws import steps, summarized
 
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # what the layers of one walk share

@@ -17,9 +17,13 @@ from analysis.load import Results
 from fanin.errors import FaninError
 from fanin.statistics.holm import holm
 from fanin.statistics.interval import mean_interval
-from fanin.statistics.paired import paired
-from fanin.statistics.ranks import Ranks, average_ranks
-from fanin.statistics.runs import interquartile_mean, probability_of_improvement
+from fanin.statistics.strategies import (
+    Ranks,
+    average_ranks,
+    interquartile_mean,
+    paired,
+    probability_of_improvement,
+)
 
 PAIRS = ["a", "b", "difference", "low", "high", "p", "pairs", "improvement"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.compare.comparison import Group, InitComparison
 from analysis.compare.spec import ComparisonSpec
 from analysis.compare.tables import chance, interval, listed, many, percent, score
-from fanin.statistics.ranks import Ranks
+from fanin.statistics.strategies import Ranks
 
 ROUNDING = 1e-9
 

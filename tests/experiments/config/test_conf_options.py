@@ -12,8 +12,6 @@ from experiments.config.catalog import CONF, ConfigCatalog
 from experiments.config.groups import CELL_KEYS, HOW_IT_RUNS
 from experiments.config.instantiate import instantiate
 from experiments.schema import MADE, build_cell, coerce_cell, coerce_group
-from experiments.sweep.expand import expand
-from experiments.sweep.grid import Size, at_size, grids_of
 from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.runners.pool import LocalRunner
 from experiments.sweep.types import Runner
@@ -114,15 +112,3 @@ def test_an_options_yaml_already_has_the_declared_types(space: ConfigCatalog, pa
 def test_runners_build(space: ConfigCatalog):
     assert isinstance(instantiate(space.node("runner", "inline")), InlineRunner)
     assert isinstance(instantiate(space.node("runner", "local")), LocalRunner)
-
-
-def test_every_named_sweep_expands(space: ConfigCatalog):
-    for path in SWEEPS:
-        named = {
-            key: value
-            for key, value in space.node("sweep", path.stem).items()
-            if key not in space.base["sweep"]
-        }
-        sizes: list[Size] = ["small", "paper"] if "paper" in named else ["small"]
-        for size in sizes:
-            assert expand(space, grids_of([], at_size(named, size))), (path.stem, size)

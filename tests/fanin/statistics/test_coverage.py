@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from fanin.statistics.coverage import Coverage, coverage, inside
 
 N, DEPTH, DRAWS = 64, 10, 64
 SD = relu_log_sd(N, DEPTH)
+SWEEPS = 100
 
 
 def _hits(moments: np.ndarray, shrink: float = 1.0) -> np.ndarray:
@@ -56,11 +58,17 @@ def test_intervals_that_are_too_wide_fail_as_well() -> None:
     assert _counted(_hits(moments, 1.5), cell, stream).misses()
 
 
+@cache
+def _true_share() -> float:
+    """Of 2 million moments, so that its own error, 0.02 %, does not matter."""
+    return float(_hits(relu_chain(N, DEPTH, (200_000,), np.random.default_rng(4))).mean())
+
+
 def _share_of_sweeps_whose_interval_holds(
     truth: float, counted: Callable[[np.random.Generator], Coverage]
 ) -> float:
     rng = np.random.default_rng(3)
-    found = [counted(rng) for _ in range(300)]
+    found = [counted(rng) for _ in range(SWEEPS)]
     return float(np.mean([c.low <= truth <= c.high for c in found]))
 
 
@@ -70,19 +78,19 @@ def test_the_interval_of_coverage_holds_the_truth_as_often_as_it_says(
 ) -> None:
     """Layers of a draw go together, and so do cells made from the same random numbers.
 
-    300 sweeps: one standard error of 95 % is 1.3 %.
+    100 sweeps: one standard error of 95 % is 2.2 %.
     """
-    truth = float(_hits(relu_chain(N, DEPTH, (200_000,), np.random.default_rng(4))).mean())
+    truth = _true_share()
 
     def counted(rng: np.random.Generator) -> Coverage:
         moments, cell, stream = _sweep(cells, seeds, rng)
         return _counted(_hits(moments), cell, stream)
 
-    assert _share_of_sweeps_whose_interval_holds(truth, counted) > 0.95 - 3 * 0.0126
+    assert _share_of_sweeps_whose_interval_holds(truth, counted) > 0.95 - 3 * 0.0218
 
 
 def test_cells_alone_as_clusters_would_not_see_that_they_share_their_draws() -> None:
-    truth = float(_hits(relu_chain(N, DEPTH, (200_000,), np.random.default_rng(4))).mean())
+    truth = _true_share()
 
     def counted(rng: np.random.Generator) -> Coverage:
         moments, cell, _ = _sweep(64, 4, rng)

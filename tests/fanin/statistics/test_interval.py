@@ -50,7 +50,7 @@ def test_from_ten_values_on_it_is_bca() -> None:
 @pytest.mark.parametrize("size", [5, 20])
 def test_intervals_hold_the_mean_as_often_as_they_say(size: int) -> None:
     rng = np.random.default_rng(0)
-    trials = 400
+    trials = 200
     found = [mean_interval(rng.standard_normal(size)) for _ in range(trials)]
     share = np.mean([each.low <= 0 <= each.high for each in found])
     # BCa of a normal mean is short by a factor sqrt((n - 1) / n) and has z for t: 93.1 % at 20.

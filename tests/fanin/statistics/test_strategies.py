@@ -1,4 +1,4 @@
-"""Ranks over many settings, against published worked examples."""
+"""Paired differences, ranks, and summaries of runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,38 @@ import math
 
 import numpy as np
 import pytest
+from test_interval import DEXTRO, LAEVO
 
-from fanin.statistics.ranks import average_ranks
+from fanin.statistics.strategies import (
+    average_ranks,
+    interquartile_mean,
+    paired,
+    probability_of_improvement,
+)
+
+
+def test_students_sleep_data() -> None:
+    # Student 1908; t = 4.0621 on 9 degrees of freedom, p = 0.002833, mean 1.58, as every package's
+    # manual prints it.
+    found = paired(LAEVO, DEXTRO)
+    assert found.difference.value == pytest.approx(1.58)
+    assert found.p == pytest.approx(0.002833, abs=5e-7)
+    assert found.pairs == 10
+
+
+def test_only_seeds_that_both_have_make_pairs() -> None:
+    a, b = np.array([1.0, 2.0, np.nan, 4.0]), np.array([0.0, np.nan, 2.0, 2.0])
+    found = paired(a, b)
+    assert (found.pairs, found.difference.value) == (2, 1.5)
+    assert np.isnan(paired(a[:2], b[:2]).p)
+
+
+def test_differences_without_spread_are_no_proof() -> None:
+    a = np.array([0.912, 0.905, 0.921])
+    assert paired(a + 0.01, a).p == 0.25  # three signs of eight
+    assert paired(a, a).p == 1.0
+    assert paired(a, a).difference.value == 0.0
+
 
 # AUC of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets (Demsar 2006, table 6). His ranks of
 # "voting" tell its third and fourth, both printed 0.975, apart.
@@ -88,3 +118,43 @@ def test_strategies_that_tie_everywhere_are_alike() -> None:
     found = average_ranks(np.ones((4, 3)))
     assert found.p == 1.0
     assert found.average.tolist() == [2.0, 2.0, 2.0]
+
+
+# Permeability of the human chorioamnion at term, and at 12 to 26 weeks (Hollander & Wolfe 1973).
+TERM = np.array([0.80, 0.83, 1.89, 1.04, 1.45, 1.38, 1.91, 1.64, 0.73, 1.46])
+EARLY = np.array([1.15, 0.88, 0.90, 0.74, 1.21])
+
+
+def test_probability_of_improvement_is_mann_whitneys() -> None:
+    # Their U is 35 of 10 x 5 pairs.
+    assert probability_of_improvement([TERM], [EARLY]) == pytest.approx(35 / 50)
+    assert probability_of_improvement([EARLY], [TERM]) == pytest.approx(15 / 50)
+
+
+def test_settings_weigh_alike_however_many_runs_they_have() -> None:
+    surely, never = (np.array([2.0, 2.0]), np.array([1.0])), (np.array([1.0]), np.array([2.0] * 9))
+    found = probability_of_improvement([surely[0], never[0]], [surely[1], never[1]])
+    assert found == 0.5
+    assert np.isnan(probability_of_improvement([np.array([])], [TERM]))
+
+
+def test_a_run_without_a_score_loses_to_all_that_have_one() -> None:
+    assert probability_of_improvement([np.array([-np.inf, 1.0])], [np.array([0.0])]) == 0.5
+    assert probability_of_improvement([np.array([-np.inf])], [np.array([-np.inf])]) == 0.5
+
+
+def test_interquartile_mean_by_hand() -> None:
+    # Of 1, 3, 4, 5, 6, 6, 7, 7, 8, 8, 9, 38 the middle six: (5 + 6 + 6 + 7 + 7 + 8) / 6 = 6.5.
+    runs = [np.array([5.0, 8, 4, 38, 8, 6]), np.array([9.0, 7, 7, 3, 1, 6])]
+    assert interquartile_mean(runs).value == 6.5
+
+
+def test_its_interval_resamples_within_settings() -> None:
+    # Settings far apart, runs within each alike: runs tell no spread, though pooled they differ.
+    found = interquartile_mean([np.full(5, 1.0), np.full(5, 3.0)])
+    assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
+    rng = np.random.default_rng(0)
+    wide = interquartile_mean([rng.standard_normal(50)])
+    # A 25 % trimmed mean of normal values has 1.0955 times the mean's standard error, about.
+    assert (wide.high - wide.low) / 2 == pytest.approx(1.96 * 1.0955 / np.sqrt(50), rel=0.25)
+    assert np.isnan(interquartile_mean([np.array([1.0]), np.array([2.0])]).low)
