@@ -1,0 +1,229 @@
+"""Additions to a copy of the repository, in the places that docs/architecture.md names."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+COPIED = ("fanin", "experiments", "analysis", "conf", "hydra_plugins")
+
+INIT = '''"""Half of He's variance."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fanin.inits.weight_shape import Moments, WeightShape
+
+
+@dataclass(frozen=True)
+class HalfHe:
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(0.0, 1.0 / weight.fan_in)
+
+    def sample(self, weight: WeightShape, generator: torch.Generator) -> torch.Tensor:
+        normal = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        return normal * self.moments(weight).var ** 0.5
+'''
+MODEL = '''"""One hidden layer and an upsampling that the theory has to be told about."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from fanin.models.base import Activation, ImageShape
+
+
+@dataclass(frozen=True)
+class Upsampled:
+    def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
+        channels, height, width = shape
+        net = nn.Sequential()
+        net.add_module("conv1", nn.Conv2d(channels, 8, 3, padding=1))
+        net.add_module("act1", activation())
+        net.add_module("upsample", nn.UpsamplingNearest2d(scale_factor=2))
+        net.add_module("flatten", nn.Flatten())
+        net.add_module("fc1", nn.Linear(32 * height * width, n_outputs))
+        return net
+'''
+DATA = '''"""Images of one brightness, which is the class."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.data.dataset import Dataset, Split
+
+
+@dataclass(frozen=True)
+class Brightness:
+    train_size: int = 64
+    test_size: int = 16
+
+    shape = (1, 4, 4)
+    n_classes = 2
+
+    def prepare(self, root: Path, download: bool) -> None:
+        """Do nothing: there are no files."""
+
+    def load(self, root: Path, download: bool, seed: int) -> Dataset:
+        splits = [self._split(n) for n in (self.train_size, self.test_size)]
+        return Dataset(*splits, self.n_classes, full_scale=1.0)
+
+    def _split(self, n: int) -> Split:
+        label = torch.arange(n) % 2
+        return Split((0.2 + 0.6 * label.float())[:, None, None, None].expand(n, 1, 4, 4), label)
+'''
+FIGURE = '''"""The accuracy of every cell."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from analysis.figures.study import Headline, Study
+from analysis.load import Results
+
+
+def study(results: Results, criterion: Mapping[str, Any]) -> Study:
+    figure = Figure()
+    accuracy = results.cells["test_accuracy"]
+    figure.subplots().plot(range(len(accuracy)), accuracy, "o")
+    best = float(accuracy.max())
+    line = Headline("best accuracy", "1", f"{best:.2f}", best >= criterion["accuracy"])
+    return Study("Brightness can be learned.", {"brightness": figure}, "", (line,))
+'''
+SWEEP = """question: Can brightness be learned?
+source: this test
+criterion: {accuracy: 0.0}
+fixed:
+  data: brightness
+  model: upsampled
+  activation: softsign
+  optim.lr: 0.05
+  train.steps: 20
+  train.batch_size: 16
+  probe.draws: 2
+grid:
+  init: [half_he, he_normal]
+  seed: [0, 1, 2]
+"""
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the repository and add one thing of each of seven kinds."""
+    copy = tmp_path_factory.mktemp("repository")
+    tracked = subprocess.check_output(
+        [
+            "git",
+            "ls-files",
+            "-z",
+            "--",
+            "fanin",
+            "experiments",
+            "analysis",
+            "conf",
+            "hydra_plugins",
+        ],
+        cwd=ROOT,
+        text=True,
+    )
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    (copy / ".git").mkdir()
+
+    def add(name: str, text: str) -> None:
+        assert not (copy / name).exists()
+        (copy / name).write_text(text)
+
+    def edit(name: str, anchor: str, line: str) -> None:
+        """Insert a line after the first line that contains the anchor."""
+        lines = (copy / name).read_text().splitlines(keepends=True)
+        place = next(n for n, text in enumerate(lines) if anchor in text) + 1
+        (copy / name).write_text("".join([*lines[:place], line + "\n", *lines[place:]]))
+
+    add("fanin/inits/half_he.py", INIT)
+    edit("fanin/inits/__init__.py", "import Lsuv", "from fanin.inits.half_he import HalfHe")
+    add("conf/init/half_he.yaml", "_target_: fanin.inits.HalfHe\n")
+    add("conf/activation/softsign.yaml", "_target_: torch.nn.Softsign\n")
+    add("fanin/models/upsampled.py", MODEL)
+    edit(
+        "fanin/models/__init__.py", "import AlexNet", "from fanin.models.upsampled import Upsampled"
+    )
+    add("conf/model/upsampled.yaml", "_target_: fanin.models.Upsampled\n")
+    add("experiments/data/brightness.py", DATA)
+    edit(
+        *("experiments/data/__init__.py", "import Cifar10"),
+        "from experiments.data.brightness import Brightness",
+    )
+    add("conf/data/brightness.yaml", "_target_: experiments.data.Brightness\n")
+    edit(
+        *("fanin/theory/layers.py", "LAYER_KINDS = ("),
+        "    LayerKind((nn.UpsamplingNearest2d,), scalar=unchanged,"
+        " field=lambda module: Mixing(module, linear=True)),",
+    )
+    edit(
+        *("analysis/compare/spec.py", "for metric in ("),
+        '        Metric("seconds", "seconds", larger_is_better=False, bounded=False),',
+    )
+    add("conf/sweep/brightness.yaml", SWEEP)
+    add("analysis/figures/brightness.py", FIGURE)
+    return copy
+
+
+def changed(copy: Path) -> set[str]:
+    files = {
+        str(path.relative_to(copy))
+        for path in copy.rglob("*")
+        if path.is_file() and path.suffix in (".py", ".yaml")
+    }
+    return {
+        name
+        for name in files
+        if not (ROOT / name).exists() or (ROOT / name).read_bytes() != (copy / name).read_bytes()
+    }
+
+
+def python(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=copy, env=environment, capture_output=True, text=True
+    )
+
+
+def test_only_the_places_that_the_page_names_were_edited(extended: Path):
+    rows = re.findall(
+        r"^\| (?:an?) .*\| (.*) \|$", (ROOT / "docs/architecture.md").read_text(), re.M
+    )
+    named = set(re.findall(r"`([a-z_]+/[A-Za-z_/.]+)`", " ".join(rows[:7])))
+    for name in changed(extended):
+        folder = f"{Path(name).parent}/"
+        by_name = f"{folder}NAME{Path(name).suffix}"
+        new = not (ROOT / name).exists()
+        assert name in named or by_name in named or (new and folder in named), name
+
+
+@pytest.mark.slow
+def test_all_seven_additions_work_together(extended: Path):
+    ran = python(extended, "experiments.run", "-m", "sweep=brightness")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    checked = python(extended, "analysis.check", "brightness")
+    assert checked.returncode in (0, 1), checked.stdout + checked.stderr
+    assert "no prediction" not in checked.stdout + checked.stderr
+    compared = python(
+        extended, "analysis.compare", "brightness", "--by", "init", "--metric", "seconds"
+    )
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert "half_he" in compared.stdout
+    drawn = python(extended, "analysis.figures", "brightness")
+    assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    assert list((extended / "results/brightness").rglob("brightness.png"))
