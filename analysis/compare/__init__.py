@@ -1,4 +1,4 @@
-"""Which strategy is better? A sweep's cells compared along one axis, from its tables alone."""
+"""Comparison of a sweep's strategies along one axis, from its tables alone."""
 
 from analysis.compare.comparison import Group, InitComparison, compare
 from analysis.compare.spec import ComparisonSpec

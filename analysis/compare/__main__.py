@@ -1,4 +1,4 @@
-"""Which strategy is better: `python -m analysis.compare NAME --by init --metric test_accuracy`."""
+"""Compare strategies: `python -m analysis.compare NAME --by init --metric test_accuracy`."""
 
 from __future__ import annotations
 
