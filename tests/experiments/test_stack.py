@@ -160,7 +160,7 @@ def test_an_interrupt_is_nobodys_failure(stack, monkeypatch):
 
 @pytest.fixture
 def patched_step(monkeypatch):
-    """Let every step raise that `fails` (of lanes) says."""
+    """Let every step raise that `fails` (of the batch loaders) says."""
 
     def patch(fails, error: BaseException) -> list[int]:
         sizes: list[int] = []
@@ -179,7 +179,7 @@ def patched_step(monkeypatch):
 
 
 def test_a_stack_too_large_for_memory_is_halved(stack, patched_step):
-    sizes = patched_step(lambda feeds: len(feeds) > 2, MemoryError())
+    sizes = patched_step(lambda loaders: len(loaders) > 2, MemoryError())
     configs = stack("train.steps=2", "probe.draws=0", rates=(0.1,) * 7)
     found = results(configs)
     assert [found[index].row["outcome"] for index in range(7)] == ["ok"] * 7
@@ -187,14 +187,14 @@ def test_a_stack_too_large_for_memory_is_halved(stack, patched_step):
 
 
 def test_a_stack_is_halved_until_the_culprit_is_alone(stack, patched_step):
-    patched_step(lambda feeds: any(f.cell.seed == 3 for f in feeds), FaninError("bad"))
+    patched_step(lambda loaders: any(each.cell.seed == 3 for each in loaders), FaninError("bad"))
     found = results(stack("train.steps=2", "probe.draws=0", rates=(0.1,) * 5))
     assert isinstance(found[3], FaninError)
     assert [found[i].row["outcome"] for i in (0, 1, 2, 4)] == ["ok"] * 4
 
 
 def test_an_interrupt_in_training_passes_through(stack, patched_step):
-    patched_step(lambda feeds: True, Interrupted())
+    patched_step(lambda loaders: True, Interrupted())
     with pytest.raises(Interrupted):
         results(stack("train.steps=2", "probe.draws=0"))
 
@@ -202,8 +202,8 @@ def test_an_interrupt_in_training_passes_through(stack, patched_step):
 def test_what_was_given_before_a_failure_is_not_given_again(stack, patched_step):
     steps: list[int] = []
 
-    def late(feeds) -> bool:
-        steps.append(len(feeds))
+    def late(loaders) -> bool:
+        steps.append(len(loaders))
         return len(steps) == 20
 
     patched_step(late, MemoryError())
