@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ def space() -> ConfigCatalog:
     return ConfigCatalog(config_loader(), "config")
 
 
+@cache
 def cells_of(space: ConfigCatalog, sweep: str, size: str) -> list[PlannedCell]:
     words = [f"sweep={sweep}", f"sweep.size={size}"]
     return expand(space, parse_request(space, parse_arguments(config_loader(), words)).grids)
