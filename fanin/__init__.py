@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fanin.probes.probe import probe
     from fanin.theory import (
         Certificate,
+        LayerKind,
         UnhealthyInit,
         assert_healthy,
         certify,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MODULES = {"probe": "fanin.probes.probe"} | dict.fromkeys(
     (
         "Certificate",
+        "LayerKind",
         "UnhealthyInit",
         "assert_healthy",
         "certify",
@@ -33,6 +35,7 @@ _MODULES = {"probe": "fanin.probes.probe"} | dict.fromkeys(
 
 __all__ = [
     "Certificate",
+    "LayerKind",
     "UnhealthyInit",
     "assert_healthy",
     "certify",

@@ -1,4 +1,4 @@
-"""`from experiments import probe`: any model, any batch, nothing changed."""
+"""`from fanin import probe`: any model, any batch, nothing changed."""
 
 import copy
 
