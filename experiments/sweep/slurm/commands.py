@@ -47,30 +47,29 @@ Key = tuple[str, int]  # a job's name, and its place in the array
 
 
 class SlurmError(FaninError):
-    """A command of Slurm's said no."""
+    """A Slurm command that failed."""
 
 
 class SlurmUnavailable(SlurmError):
-    """Nobody answers just now; the same command may well be answered later."""
+    """No answer from Slurm; the same command may work later."""
 
 
 class SlurmNoAccounting(SlurmError):
-    """The site keeps no accounts, so nobody knows how a job ended."""
+    """A site without accounting: sacct cannot say how a job ended."""
 
 
 class SlurmJobLimit(SlurmError):
-    """A limit on how many jobs may wait at once is met; later there will be room."""
+    """A limit on queued jobs that is reached; there will be room later."""
 
 
 def call(*words: str, seconds: float = SECONDS) -> str:
-    """Run one of Slurm's commands; return what it printed.
+    """Run one of Slurm's commands, with a time limit; return what it printed.
 
     Raises
     ------
     SlurmError
-        There is no such command here, or it said no.
-    SlurmUnavailable, SlurmJobLimit
-        As they say.
+        There is no such command here, or it failed; `SlurmUnavailable` and `SlurmJobLimit` where
+        the same command may succeed later.
     """
     if shutil.which(words[0]) is None:
         raise SlurmError(
@@ -97,7 +96,7 @@ def _kind(said: str) -> type[SlurmError]:
 
 
 def max_array_size() -> int:
-    """The site's MaxArraySize: one more than the highest index that an array may have."""
+    """Return the site's MaxArraySize: one more than the highest index that an array may have."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.M)
     if found is None:
         raise SlurmError(
@@ -116,7 +115,7 @@ def cancel(names: Iterable[str]) -> None:
 class Waiting:
     """An element that waits or runs.
 
-    `start` is when it is expected to begin, or began; as Slurm says it, `N/A` where it can't.
+    `start` is its expected or actual start; as Slurm says it, `N/A` where it can't.
     """
 
     name: str
@@ -135,14 +134,14 @@ class Waiting:
 
     @property
     def held(self) -> bool:
-        """Whether it waits for somebody to release it."""
+        """True if it waits for somebody to release it."""
         reason = self.reason.lower()
         return self.state == "REQUEUE_HOLD" or "held" in reason or "hold" in reason
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How an element ended, or how an earlier run of it did."""
+    """The end of an element's run."""
 
     name: str
     index: int
@@ -153,13 +152,7 @@ class Ended:
 
 
 def waiting(names: Iterable[str]) -> dict[Key, Waiting]:
-    """The elements of jobs of these names that wait or run.
-
-    Raises
-    ------
-    SlurmError
-        As `call`.
-    """
+    """Return the elements of jobs of these names that wait or run (squeue)."""
     wanted = ",".join(sorted(names))
     if not wanted:
         return {}
@@ -172,19 +165,9 @@ def waiting(names: Iterable[str]) -> dict[Key, Waiting]:
 
 
 def ended(names: Iterable[str], since: str) -> dict[Key, list[Ended]]:
-    """How the elements of jobs of these names have ended, the latest run of each last.
+    """Return how the elements of jobs of these names ended (sacct), the latest run of each last.
 
-    Parameters
-    ----------
-    names
-        The jobs'.
-    since
-        When the first of them was submitted (ISO 8601): sacct looks no further back than asked.
-
-    Raises
-    ------
-    SlurmError
-        As `call`; also where the site keeps no accounts.
+    `since` is when the first of them was submitted (ISO 8601): sacct looks no further back.
     """
     wanted = ",".join(sorted(names))
     if not wanted:

@@ -35,16 +35,10 @@ UNKNOWN = ("killed", "its job has ended; how isn't known here, as Slurm keeps no
 
 
 def cause(ended: Ended | None, printed: str, accounts: bool) -> Cause:
-    """Why an element ended.
+    """Return the outcome and the reason of an element's end.
 
-    Parameters
-    ----------
-    ended
-        Its last run as sacct has it; None where that has none.
-    printed
-        The end of what it printed.
-    accounts
-        Whether sacct answers at all.
+    `ended` is its last run as sacct has it (None: sacct has none), `printed` the end of its stderr,
+    `accounts` False where the site keeps no accounting.
 
     Examples
     --------
@@ -71,7 +65,7 @@ def cause(ended: Ended | None, printed: str, accounts: bool) -> Cause:
 
 
 def job_stderr(submission: Submission, index: int) -> str:
-    """The end of what an element's job has printed as errors."""
+    """Return the end of what an element's job has written to stderr."""
     job = submission.job_id()
     text = b""
     with suppress(OSError), open(submission.logs / f"{job}_{index}_0_log.err", "rb") as file:
@@ -81,7 +75,7 @@ def job_stderr(submission: Submission, index: int) -> str:
 
 
 def previous_end(submission: Submission, index: int) -> Cause:
-    """In a job that was started again: why its run before that ended."""
+    """Return why the run before this one ended, in a job that was started again."""
     job = f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{index}"
     states: list[str] = []
     with suppress(SlurmError):
@@ -103,7 +97,7 @@ def _said(printed: str) -> Cause | None:
 
 
 def _told(words: str) -> str:
-    """How a task ended, as srun has it, in the words that we have for it.
+    """Name how a task ended, from srun's words.
 
     >>> _told("Killed"), _told("Exited with exit code 3"), _told("Segmentation fault (core dumped)")
     ('signal SIGKILL', 'exit code 3', 'signal SIGSEGV')
@@ -114,7 +108,7 @@ def _told(words: str) -> str:
 
 
 def _exit(code: str) -> str:
-    """An exit code of sacct's as people know it.
+    """Name how a job ended, from sacct's exit code.
 
     >>> _exit("0:9"), _exit("137:0"), _exit("3:0")
     ('signal SIGKILL', 'signal SIGKILL', 'exit code 3')

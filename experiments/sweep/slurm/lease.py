@@ -28,20 +28,10 @@ TAKEN_OVER = "somebody else has taken these cells over"
 
 
 def acquire(right: Path, restart: int) -> Path | None:
-    """Take the lease over from older processes of this job.
+    """Take the lease over from older processes; return the folder to write journals to.
 
-    Parameters
-    ----------
-    right
-        The shard's folder.
-    restart
-        How often Slurm has started the job anew; more is newer.
-
-    Returns
-    -------
-    Path or None
-        The folder to write journals to; None where the shard was taken back, or a newer process
-        is at it.
+    `restart` is how often Slurm has started the job again. None: the shard was reclaimed, or a
+    newer process has the lease.
     """
     own = right / f"{restart:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     with writing(own):
@@ -67,24 +57,11 @@ def acquire(right: Path, restart: int) -> Path | None:
 def settle_lost(
     folder: SweepFolder, right: Path, tasks: Mapping[str, PackedCell], outcome: str, reason: str
 ) -> int:
-    """Settle what processes left whose turn is over: keep what they finished, blame the rest.
+    """Finalize the journals of expired processes; return how many cells had ended or were running.
 
-    Parameters
-    ----------
-    folder
-        The sweep's.
-    right
-        The shard's folder.
-    tasks
-        Its cells, by id.
-    outcome, reason
-        Of cells that were at work. Of several, nobody knows whose memory was too much: those are
-        `killed`, to run again.
-
-    Returns
-    -------
-    int
-        How many cells had ended, or were at work.
+    Finished cells keep their results; cells that were running get the outcome and the reason.
+    Of several that ran out of memory together nobody knows which was too big: those are
+    `killed`, to run again.
     """
     count = 0
     folders = list(_lost(right))
@@ -104,7 +81,7 @@ def settle_lost(
 
 
 def _at_work(journal: Path) -> int:
-    """How many cells of a journal have begun and not ended."""
+    """Count the cells of a journal that have begun and not ended."""
     begun: dict[str, int] = {}
     with suppress(FileNotFoundError):
         follow(begun, read_events(journal)[0])
@@ -118,7 +95,7 @@ def _lost(right: Path) -> Iterator[Path]:
 
 
 def end_turn(own: Path) -> int:
-    """All cells have ended, and with them the right to run them; the exit status."""
+    """Give the lease up when all cells have ended; return the exit status."""
     try:
         shutil.rmtree(own)
     except FileNotFoundError:
@@ -130,13 +107,7 @@ def end_turn(own: Path) -> int:
 
 
 def take_back(right: Path) -> Path | None:
-    """Take a whole shard from its job: whatever runs of it can publish nothing any more.
-
-    Returns
-    -------
-    Path or None
-        Where its journals lie now; None where the shard has ended.
-    """
+    """Rename a shard's lease, so that its job can publish nothing more; None: it has ended."""
     taken = right.with_name(right.name + TAKEN)
     with writing(right):
         try:
@@ -147,7 +118,7 @@ def take_back(right: Path) -> Path | None:
 
 
 def expire(taken: Path) -> None:
-    """Every turn in a shard that was taken back is over."""
+    """Expire every process's folder in a lease that was taken back."""
     for path in taken.iterdir():
         if not path.name.endswith(TAKEN):
             path.rename(path.with_name(path.name + TAKEN))
@@ -155,28 +126,18 @@ def expire(taken: Path) -> None:
 
 @dataclass
 class StaleJobDetector:
-    """Watches the folders in which jobs take their turns: a job that lives stamps its own.
+    """Finds jobs that Slurm lists as running and whose processes have stopped touching their lease.
 
-    After some accidents (a node that is back before it was missed, a controller that has forgotten
-    its last seconds) Slurm holds a job for running of which no process is left.
-
-    Parameters
-    ----------
-    limit
-        Seconds without a sign after which a job counts as dead.
+    After some accidents (a node that is back before it was missed, a controller that has
+    forgotten its last seconds) Slurm lists a job as running of which no process is left.
+    `limit` is in seconds.
     """
 
     limit: float
     _heard: dict[Key, tuple[float, float]] = field(default_factory=dict)  # stamp, when it was new
 
     def over(self, rights: Mapping[Key, Path]) -> list[Key]:
-        """The elements that have been silent for too long.
-
-        Parameters
-        ----------
-        rights
-            All elements that Slurm says run, each with its right's folder.
-        """
+        """Return the running elements that have been silent for too long."""
         now = time.monotonic()
         heard = {}
         for key, right in rights.items():
@@ -189,7 +150,7 @@ class StaleJobDetector:
 
 
 def _stamp(right: Path) -> float:
-    """When the last sign came; 0 before the first."""
+    """Return the time of the last sign of life; 0 before the first."""
     with suppress(FileNotFoundError), os.scandir(right) as turns:
         return max((turn.stat().st_mtime for turn in turns), default=0.0)
     return 0.0

@@ -118,20 +118,9 @@ def requeue(
     before: ProgressSnapshot,
     came: signal.Signals,
 ) -> int:
-    """End a turn that Slurm has announced the end of, and requeue the job; return the exit status.
+    """Requeue a job that a signal told to end, when its workers have; return the exit status.
 
-    Parameters
-    ----------
-    submission, index
-        The element.
-    turn
-        The turn's folder; its workers have ended.
-    packs
-        What was to be done in this turn.
-    before
-        How far that was when the turn began.
-    came
-        What told it.
+    `before` is the progress of the cells when the turn began.
     """
     folder, attempts = submission.folder, submission.job_config.attempts
     left = remaining_cells(packs, read_states(folder), attempts)
@@ -174,7 +163,7 @@ def _is_running(job: str) -> bool:
 
 
 def _count_stalled(note: Path, moved: bool) -> int:
-    """Count the turns in a row that got nowhere."""
+    """Count the turns in a row that made no progress."""
     count = 0
     with suppress(OSError, ValueError):
         count = int(note.read_text())
@@ -184,7 +173,7 @@ def _count_stalled(note: Path, moved: bool) -> int:
 
 
 def _time_out_stalled(folder: SweepFolder, turn: Path, packs: Sequence[Pack], count: int) -> bool:
-    """Cells that no job has time for end, so that others get their turn; False: none was at work.
+    """End cells that no job has time for, so that others get their turn; False: none was running.
 
     Workers that got to the end of a step have ended well: those that did not have left journals.
     """

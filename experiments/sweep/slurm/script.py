@@ -84,7 +84,7 @@ class SlurmSettings:
         return sum(int(count[1]) if count else 1 for count in counts)
 
     def parameters(self) -> dict[str, Any]:
-        """The settings in submitit's words."""
+        """Return the settings in submitit's words."""
         named = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "gres")
         given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
         more: dict[str, Any] = {"requeue": True, **self.extra}
@@ -104,23 +104,10 @@ class SlurmSettings:
 
 
 def batch_script(settings: SlurmSettings, root: Path, token: str, name: str, size: int) -> str:
-    """The text that sbatch is given.
+    """Return the text that sbatch is given for an array of `size` elements.
 
     Submitit's own launching of pickled functions is left aside: its jobs wait for files that a
     submitter writes after sbatch has answered, and answer no SIGTERM.
-
-    Parameters
-    ----------
-    settings
-        What the site is asked for.
-    root
-        The sweep's folder.
-    token
-        Names the submission.
-    name
-        The job's name.
-    size
-        How many elements the array has.
     """
     python = settings.python or sys.executable
     command = f"{shlex.quote(python)} -u -m {MODULE} {shlex.quote(str(root))} {token}"

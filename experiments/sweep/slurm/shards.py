@@ -13,16 +13,9 @@ Shard = tuple[Pack, ...]
 
 
 def sharded(packs: Sequence[Pack], target_seconds: float, workers: int = 1) -> list[Shard]:
-    """Share packs out so that a job of some workers is busy for about as long as is wanted.
+    """Share packs out, the longest first, so that a job is busy for about `target_seconds`.
 
-    Parameters
-    ----------
-    packs
-        The longest first.
-    target_seconds
-        How long a job should take.
-    workers
-        How many packs a job runs at once.
+    `workers` is how many packs a job runs at once.
 
     Examples
     --------
@@ -46,16 +39,9 @@ def sharded(packs: Sequence[Pack], target_seconds: float, workers: int = 1) -> l
 def remaining_cells(
     packs: Sequence[Pack], states: Mapping[str, CellState], attempts: int
 ) -> list[Pack]:
-    """What is still to be run of a shard: cells that have no result, or lost theirs with a job.
+    """Return what is still to be run of a shard: cells without a result, or lost with their job.
 
-    Parameters
-    ----------
-    packs
-        The shard, as it was handed out.
-    states
-        The latest attempt of every cell.
-    attempts
-        How often a cell is begun before it is given up.
+    A cell that was lost `attempts` times is given up.
     """
     left = []
     for pack in packs:
@@ -66,7 +52,7 @@ def remaining_cells(
 
 
 def _next(task: PackedCell, state: CellState | None, attempts: int) -> PackedCell | None:
-    """The next attempt at a cell; None where there is to be none."""
+    """Return the next attempt at a cell; None where there is to be none."""
     if state is None or state.attempt < task.attempt:
         return task
     lost = task.lost + state.attempt - task.attempt + 1
@@ -76,15 +62,7 @@ def _next(task: PackedCell, state: CellState | None, attempts: int) -> PackedCel
 
 
 def isolate(rest: Sequence[Pack], shard: Sequence[Pack]) -> list[tuple[Pack, ...]]:
-    """What is left of a shard, in parts: each cell that was lost with its job is one by itself.
-
-    Parameters
-    ----------
-    rest
-        What is left.
-    shard
-        As it was handed out.
-    """
+    """Split what is left of a shard: each cell that was lost becomes a shard of its own."""
     before = {task.cell_id: task.lost for pack in shard for task in pack.cells}
     parts, others = [], []
     for pack in rest:

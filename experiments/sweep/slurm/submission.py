@@ -1,9 +1,9 @@
-"""What was handed to Slurm, on disk before sbatch is asked: `slurm/TOKEN/`, one job array each.
+"""Submissions: job arrays, written to `slurm/TOKEN/` before sbatch is called, and submitted once.
 
 `submission.json` says how its jobs work, `shards/NUMBER.json` what each has to do, `job_id` which
-array it became; `logs/` is what the jobs print. An element's right to run is a folder of its own,
+array it became; `logs/` is what the jobs print. An element's lease (`lease.py`) is the folder
 `journals/TOKEN-NUMBER/`: it is there from before the submission until all its cells have ended or
-somebody has taken them back.
+its shard is reclaimed.
 """
 
 from __future__ import annotations
@@ -41,22 +41,13 @@ Beat = Callable[[], None]
 
 @dataclass(frozen=True)
 class JobConfig:
-    """How the jobs of a submission work.
+    """Settings of the jobs of a submission.
 
-    Parameters
-    ----------
-    code, modules
-        The code that the sweep was launched with, and the user's own modules.
-    workers, device, cell_seconds, memory_gb, checkpoint_seconds
-        As in `SlurmRunner`.
-    attempts
-        How often a cell may be lost with its job before it is given up.
-    notice_seconds
-        How long before its end a job is told; 0: not at all.
-    stage_data
-        A folder on the node's own disk for the data; None: it is read where it is.
-    tries
-        How often jobs with these shards have died before any of their cells began.
+    `code` and `modules` are the code that the sweep was launched with and the user's own modules;
+    `workers` to `checkpoint_seconds` are as in `SlurmRunner`; `attempts` is how often a cell may
+    be lost with its job; `notice_seconds` is how long before its end a job is told (0: not at
+    all); `stage_data` is a folder on the node's own disk for the data; `tries` is how often jobs
+    with these shards have died before any of their cells began.
     """
 
     code: str
@@ -76,20 +67,8 @@ class JobConfig:
 class Submission:
     """One job array.
 
-    Parameters
-    ----------
-    folder
-        The sweep's.
-    token
-        Names it; nothing else has that name.
-    job_name
-        Holds the token, so that the job is found again whatever its number.
-    size
-        How many elements it has.
-    since
-        When it was made (ISO 8601, of the submitting machine's clock, in its time zone).
-    job_config
-        How its jobs work.
+    The token is unique, and part of the job's name, so that the job is found again whatever its
+    number. `since` is when it was made (ISO 8601, in the submitting machine's time zone).
     """
 
     folder: SweepFolder
@@ -115,15 +94,15 @@ class Submission:
         return self.path / "logs"
 
     def lease_dir(self, index: int) -> Path:
-        """An element's right to run: the folder of its journals."""
+        """Return an element's lease: a folder that is there until all its cells have ended."""
         return self.folder.journals / f"{self.token}-{index}"
 
     def open_indices(self) -> list[int]:
-        """The elements whose cells have not all ended."""
+        """Return the elements whose cells have not all ended."""
         return [index for index in range(self.size) if self.lease_dir(index).is_dir()]
 
     def job_id(self) -> str | None:
-        """The array's number; None where sbatch has not answered, as far as is known."""
+        """Return the array's number; None where sbatch is not known to have answered."""
         with suppress(FileNotFoundError):
             return (self.path / "job_id").read_text().strip() or None
         return None
@@ -133,13 +112,7 @@ class Submission:
         atomic_write(self.path / "job_id", f"{job_id}\n".encode())
 
     def shard(self, index: int) -> Shard:
-        """What an element has to do.
-
-        Raises
-        ------
-        FaninError
-            The file can't be read.
-        """
+        """Read what an element has to do."""
         path = self.path / "shards" / f"{index}.json"
         try:
             return tuple(_pack(each) for each in json.loads(path.read_text()))
@@ -147,7 +120,7 @@ class Submission:
             raise FaninError(f"{path}: can't be read ({error})") from error
 
     def forget(self) -> None:
-        """Leave nothing of it but its logs' folder: it was never submitted."""
+        """Remove all but the logs: it was never submitted."""
         for index in range(self.size):
             with suppress(OSError):
                 self.lease_dir(index).rmdir()
@@ -157,13 +130,7 @@ class Submission:
 def write_submission(
     folder: SweepFolder, shards: Sequence[Shard], job_config: JobConfig
 ) -> Submission:
-    """Write down what is about to be submitted.
-
-    Raises
-    ------
-    FaninError
-        As `writing`.
-    """
+    """Write a submission's files and leases, before sbatch is called."""
     token = uuid.uuid4().hex[:10]
     now = datetime.now().replace(microsecond=0).isoformat()
     name = f"{folder.root.name[:NAME_LENGTH]}.{token}"
@@ -189,13 +156,7 @@ def write_submission(
 
 
 def read_submission(folder: SweepFolder, token: str) -> Submission:
-    """A submission by its token.
-
-    Raises
-    ------
-    FaninError
-        Its file can't be read.
-    """
+    """Read a submission by its token."""
     path = folder.slurm / token / "submission.json"
     try:
         said: dict[str, Any] = json.loads(path.read_text())
@@ -206,7 +167,7 @@ def read_submission(folder: SweepFolder, token: str) -> Submission:
 
 
 def open_submissions(folder: SweepFolder) -> list[Submission]:
-    """The submissions of a sweep that have elements left, in the order of their tokens."""
+    """Return the submissions of a sweep that have elements left, in the order of their tokens."""
     if not folder.journals.is_dir():
         return []
     rights = (path.name for path in folder.journals.iterdir() if path.is_dir())
@@ -216,7 +177,7 @@ def open_submissions(folder: SweepFolder) -> list[Submission]:
 
 
 def cells_in_jobs(folder: SweepFolder) -> dict[str, str]:
-    """The cells that jobs have or will have in hand: each with its job's name."""
+    """Return the cells that jobs have or will have in hand, each with its job's name."""
     return {
         task.cell_id: submission.job_name
         for submission in open_submissions(folder)
@@ -234,26 +195,14 @@ def _pack(said: Mapping[str, Any]) -> Pack:
 def submit(submission: Submission, beat: Beat, patience: float = PATIENCE) -> None:
     """Submit an array, unless that has been done already, and keep its number.
 
-    A controller that doesn't answer is asked again; it may have taken the job all the same, so each
-    time the queue is searched first.
-
-    Parameters
-    ----------
-    submission
-        Written down, and not known to be submitted.
-    beat
-        Called now and then.
-    patience
-        Seconds for which to ask again.
+    While the controller doesn't answer, ask again for up to `patience` seconds. It may have taken
+    the job all the same, so each time the queue is searched first.
 
     Raises
     ------
-    SlurmUnavailable
-        Nobody answered for all that time.
-    SlurmJobLimit
-        The user may have no more jobs at once.
     SlurmError
-        Slurm refuses such a job.
+        Slurm refuses such a job (`SlurmJobLimit`: more jobs at once), or nobody answered for all
+        that time (`SlurmUnavailable`).
     """
     wait, until = FIRST_WAIT, time.monotonic() + patience
     while True:
@@ -268,13 +217,7 @@ def submit(submission: Submission, beat: Beat, patience: float = PATIENCE) -> No
 
 
 def find(submission: Submission) -> str | None:
-    """The number of the array that a submission became; None where it became none.
-
-    Raises
-    ------
-    SlurmError
-        As `call`: whether there is one can't be known.
-    """
+    """Return the number of the array that a submission became; None where it became none."""
     for element in waiting([submission.job_name]).values():
         return element.job
     try:
@@ -307,14 +250,14 @@ def log_path(folder: SweepFolder) -> Path:
 
 
 def log(folder: SweepFolder, text: str) -> None:
-    """Add a line; one that the disk doesn't take is no reason to stop."""
+    """Add a line to what every view of the sweep shows; a full disk is no reason to stop."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     with suppress(OSError), log_path(folder).open("a") as file:
         file.write(f"{now} {' '.join(text.split())}\n")
 
 
 def read_log(folder: SweepFolder) -> list[str]:
-    """All lines, the oldest first."""
+    """Return all lines, the oldest first."""
     with suppress(OSError):
         return log_path(folder).read_text(errors="replace").splitlines()
     return []

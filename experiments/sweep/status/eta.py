@@ -12,13 +12,10 @@ Weight = Callable[[str], float]
 
 
 def typical_seconds(results: Mapping[str, Result], kinds: Mapping[str, str]) -> tuple[Weight, bool]:
-    """What a cell takes: the median of its kind, or else of all cells.
+    """Estimate what a cell takes: the median of its kind, or else of all cells.
 
-    Returns
-    -------
-    callable, bool
-        From a cell's id to seconds of one worker, and whether anything was measured; without it
-        each cell counts 1.
+    Returns a function from a cell's id to seconds of one worker, and whether anything was measured;
+    without that each cell counts 1.
     """
     timings: dict[str, list[float]] = {}
     for cell, result in results.items():
@@ -38,25 +35,12 @@ def seconds_left(
     waiting: Iterable[str],
     elapsed: float,
 ) -> float | None:
-    """Time until all cells are finished, if the sweep goes on as it did.
+    """Estimate the time until all cells are finished (seconds); None: nothing is known yet.
 
     Cells weigh what they take by `weight`, so neither long cells that come first mislead it, nor
-    what else a cell costs beside its own seconds.
-
-    Parameters
-    ----------
-    weight, measured
-        As `typical_seconds` has them.
-    finished, waiting
-        Cells that ended in this run of the sweep, and that are still to begin.
-    shares
-        Of each cell that runs now, how much is done.
-    elapsed
-        Seconds that this run has taken.
-    Returns
-    -------
-    float or None
-        Seconds; None where nothing is known yet.
+    what else a cell costs beside its own seconds. `weight` and `measured` are those of
+    `typical_seconds`; `finished` ended in this run of the sweep, which has taken `elapsed` seconds;
+    `shares` are the done shares of cells that run now; `waiting` are still to begin.
     """
     ended = sum(map(weight, finished))
     begun = sum(weight(cell) * share for cell, share in shares.items())

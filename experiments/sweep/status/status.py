@@ -24,15 +24,7 @@ STATES = ("done", "failed", "interrupted", "running", "missing")
 
 @dataclass(frozen=True)
 class Scope:
-    """Which cells count.
-
-    Attributes
-    ----------
-    cells
-        By id.
-    fresh
-        What became of them before the sweep's present run doesn't count.
-    """
+    """The cells that count; `fresh`: only with what became of them in the sweep's present run."""
 
     cells: Set[str]
     fresh: bool = False
@@ -132,7 +124,7 @@ class Launcher:
 
 
 def find_launcher(folder: SweepFolder) -> Launcher | None:
-    """The launcher that has left its note; None where there is no note."""
+    """Return the launcher that has left its note; None where there is no note."""
     note = read_launcher(folder.launcher)
     if note is None:
         return None
@@ -168,13 +160,7 @@ class Failure:
 def failures(
     folder: SweepFolder, planned: Planned, results: Mapping[str, Result], last: int | None = None
 ) -> tuple[Failure, ...]:
-    """The cells that came to a bad end, in the order in which that was seen.
-
-    Parameters
-    ----------
-    last
-        How many, from the end; None: all.
-    """
+    """Return the last so many cells that failed, in the order in which that was seen."""
     bad = [cell for cell, result in results.items() if result.outcome in FAILURES]
     bad.sort(key=lambda cell: results[cell].order)
     start = 0 if last is None else max(0, len(bad) - last)
@@ -192,7 +178,7 @@ def _failure(folder: SweepFolder, planned: Planned, cell: str, result: Result) -
 
 
 def is_busy(journal: OpenJournal, at_work: bool, jobs: Jobs | None) -> bool:
-    """Whether a journal's writer is at work, as far as can be told from here."""
+    """Return True if a journal's writer is known or assumed to be running."""
     alive = None if journal.writer is None else journal.writer.process.is_running()
     if journal.over or alive is not None:
         return bool(alive) and not journal.over
@@ -230,18 +216,10 @@ def compute_status(
     last: int | None = None,
     jobs: Jobs | None = None,
 ) -> Status:
-    """Sum up what the files say.
+    """Compute a sweep's status from its files.
 
-    Parameters
-    ----------
-    elapsed
-        Seconds since the sweep's present run began.
-    scope
-        Which cells count.
-    last
-        How many failures to describe; None: all.
-    jobs
-        A cluster's, that have cells of the sweep in hand.
+    `elapsed` is the time since the sweep's present run began (seconds), `last` how many failures to
+    describe (None: all), `jobs` a cluster's, that have cells of the sweep in hand.
     """
     at_work = launcher is not None and launcher.at_work
     on_cluster = jobs is not None and jobs.total("running") > 0
