@@ -31,9 +31,10 @@ test: $(STAMP)   ## the tests (about 7 minutes)
 test-slow: $(STAMP)  ## the long tests, which `make test` leaves out
 	$(BIN)/python -m pytest $(BESIDE) -m "slow and not slurm"
 
+# In the order of their names, so that the longest files (chaos, docs) begin first.
 test-slurm: $(STAMP) ## the tests on a real Slurm cluster, which they start on this machine (root)
 	$(PYTHON) slurm/testcluster install
-	$(BIN)/python -m pytest -m slurm -n 3 --dist loadfile --basetemp /tmp/fanin-slurm --durations 10
+	$(BIN)/python -m pytest -m slurm -n 3 --dist loadfile --no-loadscope-reorder --basetemp /tmp/fanin-slurm --durations 10
 
 test-all: $(STAMP)  ## every test, the long ones too, with coverage
 	$(BIN)/python -m coverage erase
