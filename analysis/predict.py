@@ -122,8 +122,9 @@ def certificate_of(
         except UnpredictableLayer as error:
             if len(rungs) == 1:
                 raise
-            print(f"without rung {rungs[-1]}: {error}", file=sys.stderr)
-            rungs = rungs[:-1]
+            left_out = error.rung or rungs[-1]
+            print(f"without rung {left_out}: {error}", file=sys.stderr)
+            rungs = tuple(rung for rung in rungs if rung != left_out)
 
 
 def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Tensor, Cell]:

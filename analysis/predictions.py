@@ -27,22 +27,22 @@ import experiments
 import fanin.theory
 from analysis.conditions import Setting
 from experiments.atomic_write import writing
-from experiments.cell import prepared, probe_images
 from experiments.config.identity import flatten
 from experiments.config.instantiate import TARGET
+from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
 from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
+from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 from fanin.theory.rungs import RUNGS, predict_rungs
-from fanin.theory.walk import UnpredictableLayer
 
 TABLE = "predictions"
 THEORY = b"fanin.theory"  # the part's note on which code predicted it
-SOURCES = (fanin.theory, experiments)  # theory, and the declarations that it reads
+SOURCES = (fanin, experiments)  # theory, the declarations that it reads, and the data
 LIBRARIES = ("numpy", "scipy", "torch")
-OURS = ("experiments.", "analysis.", "torch.")  # code that the fingerprint covers
+OURS = ("fanin.", "experiments.", "torch.")  # code that the fingerprint covers
 OnPredicted = Callable[[int, int], None]
 """Told how many settings are predicted, and of how many."""
 

@@ -24,5 +24,5 @@ def relu_chain(n: int, depth: int, size: tuple[int, ...], rng: np.random.Generat
 
 
 def relu_log_sd(n: int, depth: int) -> np.ndarray:
-    """Hanin & Nica 2020, Theorem 1: beta_l = 2/n + 5 (l - 1)/n, as THEORY.md, section 5.1."""
+    """Hanin & Nica 2020, Theorem 1: beta_l = 2/n + 5 (l - 1)/n, as derivations.md, section 5.1."""
     return np.sqrt((2 + 5 * np.arange(depth)) / n)

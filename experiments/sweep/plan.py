@@ -173,7 +173,7 @@ def packed(
     Parameters
     ----------
     groups
-        Tasks by what they have in common (`grouped`).
+        Tasks by what they have in common (`group_cells`).
     engines
         How each group runs.
     work

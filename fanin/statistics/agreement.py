@@ -2,7 +2,7 @@
 
 The law of one draw's moment m is log m ~ N(log(value) - log_sd^2 / 2, log_sd^2), so that `value` is
 E[m]. Hence log(m / value) + log_sd^2 / 2 has mean 0, and a t-test over draws keeps its level where
-one on m itself, or on log m without the second term, does not (THEORY.md, section 5.4).
+one on m itself, or on log m without the second term, does not (docs/derivations.md, section 5.4).
 
 Verdicts, in this order:
 
@@ -188,7 +188,7 @@ def p_other_spread(
 ) -> Float64[np.ndarray, " test"]:
     """Two-sided p-value of "the draws scatter as predicted": chi-squared with draws - 1.
 
-    Where it rejects, the theory of the variance fails even if the mean passes (THEORY.md, section
+    Where it rejects, the theory of the variance fails even if the mean passes (derivations.md,
     5.4). It takes log-moments for normal; heavier tails than that make it reject too often, unlike
     a test of means, so it is told beside a verdict rather than made part of it.
 

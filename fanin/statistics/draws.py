@@ -67,7 +67,7 @@ def steps(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]) -> LogRa
 
     One early error shows in the moments of all later layers, and the spread of a late layer's
     moment is that of all layers before it together. The step from one layer to the next has the
-    spread of one layer, and steps are independent of each other up to O(1/width) (THEORY.md,
+    spread of one layer, and steps are independent of each other up to O(1/width) (derivations.md,
     section 5.4): so fewer draws find an error, and they find where it is.
 
     Going backward the layer before is the one above: `layer` counts downwards there, as the caller

@@ -97,7 +97,7 @@ def draws_needed(
               N_{differ} = (z_{1 - \alpha/2} + z_{.95})^2 \sigma^2 / \theta^2
 
     with theta the estimate, delta = log margin and sigma the spread of one draw; at theta = 0 the
-    first is THEORY.md's (section 5.4). A t-test in place of a normal one takes z^2 / 2 more
+    first is derivations.md's (section 5.4). A t-test in place of a normal one takes z^2 / 2 more
     (Guenther 1981). What the theory's own sampling error takes of the distance to be told apart,
     draws can't give back.
 

@@ -20,7 +20,9 @@ DenseStep = Callable[[Vectors, torch.Generator], Vectors]
 
 
 class UnpredictableLayer(FaninError):
-    """A layer that this rung of theory has no formula for."""
+    """A layer that a theory has no formula for; `rung` names the theory once it is known."""
+
+    rung: str | None = None
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"no prediction for layer {name or '(the whole model)'}: {reason}")

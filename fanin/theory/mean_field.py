@@ -2,7 +2,7 @@
 
 A wide layer's units are one Gaussian population N(m, v) for each image. Weights w = mu + s z give
 all units the same mean m, itself random; where some mu differs from 0 it is kept as particles,
-because its expectation can vanish while its square grows (THEORY.md, section 2.4). With zero-mean
+because its expectation can vanish while its square grows (derivations.md, 2.4). With zero-mean
 weights one particle is exact, and the recursion is Poole et al. (2016), eq. 3, on q = m^2 + v.
 
 All positions of a map are alike here: zero padding, stride and pooling are the next rung's. So is
@@ -61,7 +61,7 @@ def predict_mean_field(
               a' = (n s^2 a + c) E[x'^2], \quad b' = c E[x']^2
 
     A weight's gradient sums cotangent times input over P positions, whose products have mean
-    square a E[x^2] and mean product b E[x]^2 (THEORY.md, section 4; Schoenholz et al. 2017, eq. 12,
+    square a E[x^2] and mean product b E[x]^2 (derivations.md, 4; Schoenholz et al. 2017, eq. 12,
     for mu = 0).
 
     Parameters

@@ -1,7 +1,7 @@
 """Gaussian expectations: nodes, to about 1e-11 and at any scale, and normals for particles.
 
 Gauss-Hermite is not good enough here: at a kink, or where the Gaussian is far wider than the
-function's bend, it is off by 1e-7 and more (THEORY.md, section 2.2). Composite Gauss-Legendre
+function's bend, it is off by 1e-7 and more (derivations.md, section 2.2). Composite Gauss-Legendre
 is, once the panels end where activations bend.
 """
 

@@ -14,7 +14,7 @@ from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field
 from fanin.theory.finite import predict_finite
 from fanin.theory.he import predict_he
-from fanin.theory.layer_kind import LayerKind
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
 
@@ -53,7 +53,11 @@ def predict_rungs(
     known = (model, moments, images, seed, tuple(layer_kinds))
     for rung in rungs:
         compute = partial(_predict, rung, model, moments, images, seed, layer_kinds)
-        frames.append(memoized(f"rung {rung}", compute, *known))
+        try:
+            frames.append(memoized(f"rung {rung}", compute, *known))
+        except UnpredictableLayer as error:
+            error.rung = rung
+            raise
     return pd.concat(frames, ignore_index=True)
 
 

@@ -13,7 +13,7 @@ from analysis.figures.inf_loss.parts import cells_of, share
 from analysis.figures.study import Headline
 from analysis.load import Results
 from analysis.predictions import predict_cell
-from experiments.cell import prepared
+from experiments.inputs import prepared
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.loader import BatchOrder

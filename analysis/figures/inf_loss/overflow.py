@@ -22,7 +22,7 @@ from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from analysis.predictions import predict_cell
-from experiments.cell import prepared, probe_images
+from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.inits.weight_shape import WeightShape

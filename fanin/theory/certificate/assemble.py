@@ -223,7 +223,7 @@ def log_sensitivity(after: Sequence[NamedLayer], mean: float, var: float) -> flo
     """d log E[x^2] / d log q of what follows a weight layer, by a symmetric difference.
 
     1 for rectifiers, below 1 for saturating activations, above 1 for GELU and SiLU at He's gain:
-    there a relative error, of any origin, is amplified layer by layer (THEORY.md, section 2.3).
+    there a relative error, of any origin, is amplified layer by layer (derivations.md, 2.3).
 
     Parameters
     ----------

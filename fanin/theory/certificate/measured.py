@@ -78,7 +78,7 @@ def summary(draws: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 WHOLE_NET = ""
-# THEORY.md, section 6: 32 points, width 256, full batch; what was seen, not what was proved.
+# derivations.md, section 6: 32 points, width 256, full batch; what was seen, not what was proved.
 MEANING = {
     "mse": (
         "full-batch gradient descent overshoots from a learning rate of 2/sharpness on; nets of two"

@@ -33,7 +33,7 @@ class Limits:
         Largest accepted chance of an overflow.
     max_dead
         The share of units that may be dead on the whole batch. A half is normal in a deep
-        rectifier net whose inputs have become alike (THEORY.md, section 7); nine tenths are not.
+        rectifier net whose inputs have become alike (derivations.md, 7); nine tenths are not.
     max_sensitivity
         By how much a relative error of a second moment may be amplified over the whole net. At 2
         a network's own scatter is twice what its width makes, and no gain holds over several nets.

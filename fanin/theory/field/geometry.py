@@ -2,7 +2,7 @@
 
 A field's points are the positions of a map, or of several maps side by side when images are taken
 jointly. A convolution tap reads, at each output point, one input point or the padding. That table
-is all that the field needs: moments pass forward along it and cotangents back (THEORY.md, sections
+is all that the field needs: moments pass forward along it and cotangents back (derivations.md,
 3.1 and 4).
 """
 
@@ -87,11 +87,11 @@ class Taps:
         return dense[:, 1:]
 
     def sum_variances(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
-        """Sum over taps of var times the second moment that is read (THEORY.md, 3.1)."""
+        """Sum over taps of var times the second moment that is read (docs/derivations.md, 3.1)."""
         return self.gather(m2) @ var
 
     def sum_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """The same for products of two points, both read by one tap (THEORY.md, 3.2)."""
+        """The same for products of two points, both read by one tap (docs/derivations.md, 3.2)."""
         if self.whole:
             images = len(self.reads)
             blocks = m2.unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
@@ -141,7 +141,7 @@ class Taps:
     def gradient_of_variances(
         self, cotangent: Diagonal, fed: Diagonal, images: int
     ) -> Float[Tensor, "*world image"]:
-        """Mean over taps of E[(dL/dw)^2], image by image (THEORY.md, section 4).
+        """Mean over taps of E[(dL/dw)^2], image by image (docs/derivations.md, section 4).
 
         For cotangents that are uncorrelated from point to point.
         """
@@ -192,7 +192,7 @@ class _Shift:
         Examples
         --------
         >>> above = torch.tensor([0, 0, 1, 2])  # each point of a 2x2 map reads the one above it
-        >>>(above, (2, 2)).source
+        >>> _Shift.of(above, (2, 2)).source
         (slice(0, 1, None), slice(0, 2, None))
         """
         read = (reads > 0).reshape(positions)
@@ -228,7 +228,7 @@ def _sum_shifted(
     var: Float[Tensor, " tap"],
     positions: tuple[int, ...],
 ) -> Float[Tensor, "*world point point"]:
-    """Sum over taps of var times what the pairs of points that are read have (THEORY.md, 3.2)."""
+    """Sum over taps of var times the products of the points read (derivations.md, 3.2)."""
     images = m2.shape[-1] // int(torch.Size(positions).numel())
     maps = m2.reshape(-1, images, *positions, images, *positions)
     total = torch.zeros_like(maps)

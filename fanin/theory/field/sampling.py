@@ -1,7 +1,7 @@
 """Samples of a Gaussian field whose empirical covariance is exactly the one asked for.
 
 Independent samples of a field carry the noise of a network of that many channels; antithetic and
-whitened ones pass a second moment through every linear step without any (THEORY.md, section 3.3).
+whitened ones pass a second moment through every linear step without any (derivations.md, 3.3).
 """
 
 from __future__ import annotations

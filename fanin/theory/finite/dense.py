@@ -1,7 +1,7 @@
 """Exact finite-width law of a net of linear layers: what many drawn nets do, without their weights.
 
 Given a layer's inputs its units are independent Gaussians, so a draw takes n normals a layer and no
-matrix, for any activation and weights of any mean (THEORY.md, section 5.2); so does the way back.
+matrix, for any activation and weights of any mean (derivations.md, 5.2); so does the way back.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""Spread of one draw's log-moments, by differentiating the field's recursion.
 
 At finite width a layer's second moments are averages over its C channels. One channel's influence
 psi on a target log T (its samples' x x^T forward and d d^T backward, weighed by the derivatives of
-log T) scatters, and the channels are independent given the layers before (THEORY.md, 5.3):
+log T) scatters, and the channels are independent given the layers before (derivations.md, 5.3):
 
 .. math:: Var[\log T] = \sum_j Var[\psi_j] / C_j + \text{own term}
 
@@ -318,7 +318,7 @@ def _around_zero(
 ) -> float:
     """Variance of the log of a layer's mean square, over C channels of a Gaussian field.
 
-    2 tr(K^2) / (C tr(K)^2) for a centred one (THEORY.md, section 5.3): for a linear layer, 2 / C.
+    2 tr(K^2) / (C tr(K)^2) for a centred one (derivations.md, 5.3): for a linear layer, 2 / C.
     """
     total = cov.trace() + mean.square().sum()
     if not total > 0:

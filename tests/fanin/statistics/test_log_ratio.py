@@ -35,7 +35,7 @@ def false_alarms(ratio: LogRatio) -> float:
     return float((p_different(ratio) <= LEVEL).mean())
 
 
-# Width, depth and draws of the table in THEORY.md, section 5.4, and of the sweep `theory_grid`.
+# Width, depth and draws of the table in derivations.md, 5.4, and of the sweep `theory_grid`.
 NETS = [(256, 20, 10), (64, 10, 10), (512, 30, 20), (64, 10, 64)]
 
 
@@ -51,7 +51,7 @@ def test_false_alarms_on_moments_lie_within_what_is_asked(n: int, depth: int, dr
 
 
 def test_without_the_second_term_the_test_would_cry_wolf() -> None:
-    """THEORY.md measures 0.13 to 0.23 for a t-test on log m alone, and 0.09 to 0.14 on m."""
+    """derivations.md measures 0.13 to 0.23 for a t-test on log m alone, and 0.09 to 0.14 on m."""
     m = relu_chain(64, 10, (4000, 10), np.random.default_rng(0))[..., -1]
     assert false_alarms(ratios(np.log(m))) > 0.15
     assert false_alarms(ratios(m - 1)) > 0.09

@@ -60,7 +60,7 @@ def test_the_reference_table_of_finite_width() -> None:
 
 
 def test_gelu_amplifies_what_finite_width_scatters() -> None:
-    """THEORY.md, section 2.3: mean .0138 and sd of log 1.38 where mean-field theory says .0044."""
+    """derivations.md, 2.3: mean .0138 and sd of log 1.38 where mean-field theory says .0044."""
     model = mlp(nn.GELU, width=256, depth=15, inputs=64)
     m = chain(model, declared(model, he), reference_input(64)).values["preact_m2"][:, 0, -1]
     log = m.log()

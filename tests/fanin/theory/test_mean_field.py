@@ -66,7 +66,7 @@ def test_dense_networks_of_the_reference(row):
     prediction = predict_mean_field(model, moments, reference_input(64))
     quantity = "vjp_m2" if row.quantity.startswith("E[d_1") else "preact_m2"
     layer = 0 if quantity == "vjp_m2" else depth - 1
-    # neural-tangents integrates tanh by the coarser quadrature of the two (THEORY.md, 2.2).
+    # neural-tangents integrates tanh by the coarser quadrature of the two (derivations.md, 2.2).
     tolerance = 5e-5 if row.activation == "tanh" and "neural" in row.source else 1e-6
     value = prediction.value(quantity)[0, layer]
     assert value == pytest.approx(row.reference_value, rel=tolerance)

@@ -28,7 +28,7 @@ def layers(width, weight_m2, depth, *, mean=False):
     ],
 )
 def test_first_overflow_is_where_it_was_measured(width, weight_m2, dtype, measured):
-    # THEORY.md, section 3.6; means over nets, so within a layer.
+    # docs/derivations.md, section 3.6; means over nets, so within a layer.
     log_m2 = layers(width, weight_m2, 100)
     chances = overflow_chances(log_m2, [width] * 100, dtype)
     assert abs(first_overflow(chances) - measured) <= 1

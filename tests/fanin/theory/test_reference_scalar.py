@@ -68,7 +68,7 @@ def test_dense_kernels(row):
     found = kernels(row.activation, row.sigma_w2, row.sigma_b2)
     of = {"q": found.cov[layer, 0, 0], "c": found.correlation()[layer, 0, 1]}
     of["N"] = found.ntk[layer, 0, 0]
-    # neural-tangents integrates tanh by the coarser quadrature of the two (THEORY.md, 2.2).
+    # neural-tangents integrates tanh by the coarser quadrature of the two (derivations.md, 2.2).
     tolerance = 5e-5 if row.activation == "tanh" and "neural" in row.source else 1e-6
     value = of[row.quantity[0]].item()
     assert value == pytest.approx(row.reference_value, rel=tolerance)

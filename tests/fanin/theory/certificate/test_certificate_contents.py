@@ -105,7 +105,7 @@ def test_depth_scales_are_those_of_the_layers_activation_and_variances() -> None
 
 
 def test_overflow_is_named_where_it_becomes_likely() -> None:
-    """THEORY.md, section 3.6: N(0, 1) weights of width 256 overflow float16 in layer 4 or 5."""
+    """derivations.md, 3.6: N(0, 1) weights of width 256 overflow float16 in layer 4 or 5."""
     certificate = certify(
         *(deep(nn.ReLU(), 8, 256), torch.ones(1, 1, 8, 8)), init=Normal(std=1.0), rungs=COARSE
     )

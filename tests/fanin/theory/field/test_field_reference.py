@@ -52,7 +52,7 @@ def declared(model: nn.Module, sigma_w2: float, sigma_b2: float) -> dict[str, La
 
 
 def tolerance(row) -> float:
-    # neural-tangents integrates tanh by the coarser quadrature of the two (THEORY.md, 2.2).
+    # neural-tangents integrates tanh by the coarser quadrature of the two (derivations.md, 2.2).
     return 5e-5 if row.activation == "tanh" and "neural" in row.source else 1e-6
 
 
