@@ -59,9 +59,7 @@ def import_checks() -> Iterator[Check]:
 def packages(root: Path) -> list[str]:
     """Return the top-level packages of the repository that hold program code."""
     config = tomllib.loads((root / "pyproject.toml").read_text())
-    found = config["tool"]["setuptools"]["packages"]["find"]["include"]
-    named = [pattern.rstrip("*") for pattern in found] + ["benchmarks"]
-    return [name for name in named if any((root / name).rglob("*.py"))]
+    return [*config["tool"]["mypy"]["packages"], "hydra_plugins"]
 
 
 def compare_imports(package: str) -> Comparison:

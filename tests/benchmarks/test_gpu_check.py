@@ -67,6 +67,8 @@ def test_every_part_is_checked(dry_run):
         "imports",
     }
     assert all(f" {part}: " in dry_run.said for part in parts)
+    imported = {check["group"] for check in dry_run.report["checks"] if check["part"] == "imports"}
+    assert {"fanin", "experiments", "analysis", "benchmarks"} <= imported
 
 
 def test_every_option_takes_a_step(dry_run):
@@ -293,8 +295,8 @@ def test_without_a_gpu_the_command_says_so(monkeypatch, capsys):
 def test_the_wheels_are_all_that_a_bare_torch_lacks():
     """Every direct dependency but the large ones, and all that these need in turn."""
     large = {"torch", "numpy", "pandas", "pyarrow", "scipy", "scikit_learn", "matplotlib"}
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    waiting, needed = list(config["project"]["dependencies"]), set()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    waiting, needed = [*project["dependencies"], *project["optional-dependencies"]["suite"]], set()
     installed = {found.name.lower().replace("-", "_") for found in distributions()}
     while waiting:
         text = waiting.pop()
