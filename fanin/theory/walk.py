@@ -91,7 +91,9 @@ def walk(
     >>> [(s.name, s.fan_in, s.positions, len(s.after)) for s in walk(model, (1, 28, 28)).stages]
     [('0', 9, 676, 2), ('3', 2704, 1, 0)]
     """
-    modules = list(_leaves("", model, layer_kinds))
+    modules = list(flattened(model))
+    for name, module in modules:
+        _refuse_nested_weights(name, module, layer_kinds)
     splits = [i for i, (_, module) in enumerate(modules) if isinstance(module, WeightLayer)]
     if not splits:
         raise UnpredictableLayer("", "it has no weight layer")
@@ -111,17 +113,21 @@ def walk(
     return Walk(named(modules[: splits[0]]), tuple(stages))
 
 
-def _leaves(name: str, module: nn.Module, layer_kinds: Sequence[LayerKind]) -> Iterator[Named]:
+def flattened(module: nn.Module, name: str = "") -> Iterator[Named]:
+    """Yield the modules that a sequence runs, nested sequences flattened, by their paths."""
     if isinstance(module, nn.Sequential):
         # Not named_children(), which skips a module's second appearance.
         for key, child in zip(module._modules, module, strict=True):
-            yield from _leaves(f"{name}.{key}" if name else key, child, layer_kinds)
+            yield from flattened(child, f"{name}.{key}" if name else key)
         return
+    yield name, module
+
+
+def _refuse_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[LayerKind]) -> None:
     known = isinstance(module, WeightLayer) or find_kind(module, layer_kinds) is not ELEMENTWISE
     if not known and any(parameter.ndim > 1 for parameter in module.parameters()):
         kind = type(module).__name__
         raise UnpredictableLayer(name, f"{kind} has weights, and is no plain sequence of layers")
-    yield name, module
 
 
 def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, int]:

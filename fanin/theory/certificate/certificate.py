@@ -27,7 +27,7 @@ from fanin.theory.moments import LayerMoments
 
 MAX_VERDICTS = 6
 MIN_WIDTH = 100  # columns that the table needs at most
-Cell = Callable[[LayerCertificate], str]
+CellText = Callable[[LayerCertificate], str]
 Map = Float[np.ndarray, "image *position"]
 
 
@@ -201,14 +201,14 @@ def _table(certificate: Certificate, title: str) -> Table:
     return table
 
 
-def _columns(certificate: Certificate) -> dict[str, Cell]:
+def _columns(certificate: Certificate) -> dict[str, CellText]:
     """Headings and what stands under them; what no layer has is left out.
 
     Measured numbers take the place of some predicted ones: a terminal is only so wide.
     """
     layers = certificate.layers
     beside = any(layer.measured for layer in layers)
-    every: dict[str, Cell] = {
+    every: dict[str, CellText] = {
         "He": lambda layer: _told(layer.rungs.get("he", {}), "preact_m2", 2),
         "mean": lambda layer: "" if beside else _predicted(layer, "preact_mean", 2),
         "E[y²]": lambda layer: _predicted(layer, "preact_m2"),
@@ -279,7 +279,21 @@ def _notes(certificate: Certificate) -> list[str]:
     lines += [str(verdict) for verdict in found[:MAX_VERDICTS]]
     if len(found) > MAX_VERDICTS:
         lines.append(f"and {len(found) - MAX_VERDICTS} more")
-    return lines if found else [*lines, "healthy: nothing vanishes, explodes, overflows or is dead"]
+    if not found:
+        lines.append(
+            f"healthy: nothing vanishes, explodes, overflows or is dead ({_basis(certificate)})"
+        )
+    return lines
+
+
+def _basis(certificate: Certificate) -> str:
+    """Name the theories that a verdict rests on, and what none of them predicted."""
+    layers = certificate.layers
+    used = [rung for rung in certificate.rungs if any(rung in layer.rungs for layer in layers)]
+    words = f"by {', '.join(used)}"
+    if all(isnan(layer.dead_fraction) for layer in layers):
+        words += "; dead units not predicted"
+    return words
 
 
 def _sharpness(certificate: Certificate) -> list[str]:

@@ -146,11 +146,6 @@ def on_cpu(model: nn.Module) -> nn.Module:
     return deepcopy(model).to("cpu", torch.float64)
 
 
-def leaves(model: nn.Module) -> list[Named]:
-    """What a sequence runs, nested sequences flattened, with the modules' paths as names."""
-    return list(_leaves("", model))
-
-
 def sequence(parts: Sequence[Named]) -> nn.Sequential:
     """A part of a network as a network; `original_name` undoes what the names go through."""
     net = nn.Sequential()
@@ -180,14 +175,6 @@ def outputs(
         for _, module in parts:
             x = module(x.clone())
     return x
-
-
-def _leaves(name: str, module: nn.Module) -> Iterator[Named]:
-    if isinstance(module, nn.Sequential):
-        for key, child in zip(module._modules, module, strict=True):
-            yield from _leaves(f"{name}.{key}" if name else key, child)
-        return
-    yield name, module
 
 
 @torch.no_grad()

@@ -15,14 +15,13 @@ from fanin.theory.certificate.networks import (
     Weights,
     coded_name,
     drawn,
-    leaves,
     original_name,
     outputs,
     sequence,
 )
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.rungs import predict_rungs
-from fanin.theory.walk import Named
+from fanin.theory.walk import Named, flattened
 
 RESTART_DRAWS = 4
 BACKWARD = ("vjp_m2", "weight_vjp_m2")
@@ -81,7 +80,9 @@ def predict_segments(
     UnpredictableLayer
         A layer without a formula, if `restart` is false or nothing can be started after it.
     """
-    whole = Segment(pd.DataFrame(), tuple(leaves(model)), (images,), layer_kinds=tuple(layer_kinds))
+    whole = Segment(
+        pd.DataFrame(), tuple(flattened(model)), (images,), layer_kinds=tuple(layer_kinds)
+    )
     if not (restart and isinstance(model, nn.Sequential)):
         frame = predict_rungs(model, weights.moments, images, rungs, seed, layer_kinds)
         return [replace(whole, frame=frame.assign(basis=THEORY))]
@@ -137,7 +138,7 @@ class _Walker:
         """What comes out of the named module, in each of a few fresh draws."""
         made = []
         for network in drawn(self.model, self.weights, RESTART_DRAWS, self.seed, "restart"):
-            parts = leaves(network)
+            parts = list(flattened(network))
             end = [each for each, _ in parts].index(name) + 1
             made.append(outputs(parts[:end], self.images.double().cpu(), self.seed))
         return tuple(made)

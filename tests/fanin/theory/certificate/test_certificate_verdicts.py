@@ -14,7 +14,9 @@ from fanin.theory.certificate import (
     UnhealthyInit,
     assert_healthy,
     certify,
+    print_certificate,
 )
+from fanin.theory.rungs import RUNGS
 
 ALL = ("preact_m2", "vjp_m2")
 
@@ -98,6 +100,18 @@ def test_a_model_can_be_judged_in_one_line() -> None:
         assert_healthy(net, images(1, side=8), init=Normal(std=0.001))
     with pytest.raises(ConfigError, match="needs the images"):
         assert_healthy(net)
+
+
+@pytest.mark.parametrize(
+    ("rungs", "words"),
+    [(("he",), "(by he; dead units not predicted)"), (RUNGS, f"(by {', '.join(RUNGS)})")],
+)
+def test_a_healthy_verdict_names_its_theories(
+    rungs: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_certificate(certify(deep(nn.ReLU(), 3), images(side=8), init=HeNormal(), rungs=rungs))
+    healthy = capsys.readouterr().out.partition("healthy: ")[2]
+    assert words in " ".join(healthy.split())
 
 
 def test_the_certificate_holds_its_verdicts_as_data() -> None:
