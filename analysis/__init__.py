@@ -1,4 +1,4 @@
-"""What results mean: theory, checks, figures. Reads `results/`; never trains.
+"""Analysis of results: theory checks, figures, reports. Reads `results/`; never trains.
 
 `from analysis import load` gives a sweep's tables as DataFrames.
 """

@@ -49,7 +49,7 @@ OnPredicted = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Predicted:
-    """What theory says of one setting.
+    """Predictions for one setting.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ def _stored(folder: SweepFolder, setting: Setting, made_by: str) -> pd.DataFrame
 
 
 def _foreign(config: Mapping[str, Any]) -> bool:
-    """Whether somebody's own code takes part, of which the fingerprint says nothing."""
+    """Return True if a user's own code takes part, which the fingerprint doesn't cover."""
     targets = [str(v) for key, v in flatten(config) if key.endswith(TARGET)]
     return not all(target.startswith(OURS) for target in targets)
 

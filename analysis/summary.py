@@ -59,7 +59,7 @@ def summary(
 
 
 def needed_in_words(needed: float) -> str:
-    """What would decide.
+    """Say what would decide.
 
     >>> needed_in_words(1234.0), needed_in_words(float("inf"))
     ('needs 1,200', 'theory unsure')
@@ -187,7 +187,7 @@ def _with_error(row: pd.Series, column: str) -> str:
 
 
 def findings(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """What was `found`, and where the numbers are."""
+    """Summarize what was `found`, and where the numbers are."""
     return [
         *found(results, comparisons),
         f"Tables: {results.folder.root}/; every layer's numbers: the tables above "
@@ -223,7 +223,7 @@ def _theory(comparisons: Sequence[TheoryComparison]) -> list[str]:
 
 
 def _unpredicted(comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """Why settings have no prediction, each reason once."""
+    """List why settings have no prediction, each reason once."""
     reasons: dict[str, list[str]] = {}
     for comparison in comparisons:
         if comparison.unpredicted:
@@ -268,7 +268,7 @@ def _accuracy(cells: pd.DataFrame, comparisons: Sequence[TheoryComparison]) -> l
 
 
 def _ways(cells: pd.DataFrame) -> pd.Series:
-    """How each cell trained, as far as that differs among the cells of the sweep."""
+    """Describe how each cell trained, as far as that differs among the cells of the sweep."""
     keys = [
         key
         for key in cells

@@ -92,7 +92,7 @@ def collect_draws(
 
 
 def by_setting(rows: pd.DataFrame) -> pd.DataFrame:
-    """What becomes of each setting as a whole.
+    """Summarize the verdicts of each setting.
 
     Returns
     -------

@@ -20,7 +20,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the same thing took, each time that it was done."""
+    """Durations of repeated runs of the same thing."""
 
     seconds: tuple[float, ...]
 
@@ -31,7 +31,7 @@ class Timing:
 
     @property
     def n(self) -> int:
-        """How often it was done."""
+        """Number of runs."""
         return len(self.seconds)
 
 

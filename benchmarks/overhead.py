@@ -1,4 +1,4 @@
-"""What a cell costs that does nothing: planning, launching, keeping its result."""
+"""Cost of a cell that does nothing: planning, launching, keeping its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark has to say, for the terminal and for docs/performance.md."""
+"""Output of a benchmark, for the terminal and for docs/performance.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What was typed, when, and on which machine; taken before anything is measured."""
+    """Command, date and machine of a run; taken before anything is measured."""
 
     command: str
     lines: tuple[str, ...]

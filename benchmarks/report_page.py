@@ -48,7 +48,7 @@ TIMED = """
 
 @dataclass(frozen=True)
 class Seen:
-    """What one visit of the page took, in milliseconds."""
+    """Durations of one visit of the page, in milliseconds."""
 
     there: float
     first_key: float

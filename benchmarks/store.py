@@ -49,7 +49,7 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Size:
-    """How large a sweep is."""
+    """Size of a sweep."""
 
     cells: int = 10_000
     layers: int = 10

@@ -26,7 +26,7 @@ LRS = ("0.01", "0.02", "0.05", "0.1")
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to do: each init with each learning rate and each seed, one epoch."""
+    """Size of the grid: each init with each learning rate and each seed, one epoch."""
 
     seeds: int
     n_train: int = 6400

@@ -55,7 +55,7 @@ class Maxout(nn.Module):
         return x.unflatten(1, (-1, self.pieces)).amax(2)
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Describe the module for `print`."""
         return f"pieces={self.pieces}"
 
 

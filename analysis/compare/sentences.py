@@ -18,12 +18,12 @@ ROUNDING = 1e-9
 
 
 def of_group(group: Group, question: ComparisonSpec) -> list[str]:
-    """Who is first, whom it beats, whom it is not told apart from; what else to know."""
+    """Say who is first, what it beats, what it can't be told from, and what else matters."""
     return [*_first(group, question), *caveats(group, question)]
 
 
 def of_all(compared: InitComparison) -> list[str]:
-    """What the settings say together."""
+    """Say what the settings show together."""
     found = compared.overall
     if found is None:
         return []
@@ -125,7 +125,7 @@ def _over(group: Group) -> str:
 
 
 def caveats(group: Group, question: ComparisonSpec) -> Iterator[str]:
-    """Who is not ranked and why, what diverged, what is missing, whose grid was too narrow."""
+    """Name what is not ranked and why, what diverged or is missing, and grids too narrow."""
     yield from _unranked(group, question)
     yield from _diverging(group, question)
     yield from _missing(group)

@@ -40,7 +40,7 @@ class Metric:
         return 1.0 if self.larger_is_better else -1.0
 
     def chance(self, config: Mapping[str, Any]) -> float:
-        """What guessing scores in a cell: its classes' share, NaN for a loss or without classes."""
+        """Score of guessing in a cell: its classes' share, NaN for a loss or without classes."""
         if not self.bounded:
             return float("nan")
         data: Data = instantiate_wrapped(Data, config["data"], "data")
@@ -49,7 +49,7 @@ class Metric:
 
     @property
     def of_diverged(self) -> str:
-        """What the tables say of runs that diverged."""
+        """Words of the tables for runs that diverged."""
         if self.bounded:
             return "a run that diverged scores chance (1 / classes)"
         return "a run that diverged has no loss: it is counted in `diverged`, not averaged"

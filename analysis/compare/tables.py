@@ -64,7 +64,7 @@ def ranks_table(compared: InitComparison) -> pd.DataFrame:
 
 
 def legend(compared: InitComparison) -> str:
-    """What the columns mean."""
+    """Explain the columns."""
     metric, tune = compared.question.measured, _short(compared.question.tune)
     tuned = not all(map(_untuned, compared.groups))
     at = f", each at the {tune} with its lowest training loss" if tuned else ""
@@ -138,7 +138,7 @@ def chance(p: float) -> str:
 
 
 def share(part: int, of: int) -> str:
-    """How many of how many; nothing where none is.
+    """Format a count with its total; empty where the count is 0.
 
     >>> share(0, 60), share(12, 60)
     ('0', '12 of 60')

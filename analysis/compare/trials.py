@@ -208,7 +208,7 @@ def words_of(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def belongs(key: str, to: str) -> bool:
-    """Whether a key is a group's, or a group's option itself.
+    """Return True if a key is a group's, or a group's option itself.
 
     >>> belongs("init.std", "init"), belongs("init", "init"), belongs("init", "init.std")
     (True, True, False)

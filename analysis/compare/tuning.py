@@ -60,7 +60,7 @@ class Tuned:
         return np.where(runs > 0, 0.0 if self.metric.bounded else share, np.inf)
 
     def best(self) -> int | None:
-        """Which value scores best over all seeds; None where nothing is done.
+        """Return the value that scores best over all seeds; None where nothing is done.
 
         Where runs that diverged have no score, fewest of them first; then the best mean, then the
         first.
@@ -71,7 +71,7 @@ class Tuned:
         return int(np.lexsort((-merit, self.lost()))[0])
 
     def at_edge(self) -> bool:
-        """Whether the best value is the first or last tried: a better one may lie beyond."""
+        """Return True if the best value is the first or last tried: a better one may lie beyond."""
         best, mean = self.best(), self._comparable()
         if best not in (0, len(mean) - 1) or not np.isfinite(mean[best]) or len(mean) < 2:
             return False
@@ -80,7 +80,7 @@ class Tuned:
         return not level and not as_good[1:-1].any()
 
     def cost(self) -> float:
-        """What a value taken blindly from those tried costs: best mean less the mean of means.
+        """Cost of a value taken blindly from those tried: best mean less the mean of means.
 
         Of a loss, over the values that lost no larger share of runs than the best.
         """

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from analysis.conditions import measured_settings
+from analysis.figures.query import select
 from analysis.load import Results
 from analysis.predictions import Predicted, predict_settings
 from experiments.schema import shared_keys
@@ -61,7 +62,7 @@ class Field:
 
 
 def combined(base: Change, change: Change) -> dict[str, Any]:
-    """What a network's keys are once a change is made to it.
+    """Return a network's keys once a change is made to it.
 
     Another option takes the former option's own keys away, but not those that all options share.
 
@@ -137,7 +138,7 @@ def _signature(network: Change) -> frozenset[tuple[str, Any]]:
 
 
 def measured(results: Results) -> pd.DataFrame:
-    """How large each cell's logits were, and how it ended.
+    """Collect how large each cell's logits were, and how it ended.
 
     Returns
     -------
@@ -150,10 +151,10 @@ def measured(results: Results) -> pd.DataFrame:
         (NaN else).
     """
     layers, cells = results.layers, results.cells.set_index("cell_id")
-    trained = layers[(layers["draw"] == 0) & (layers["image"] == -1)]
-    logits = trained[(trained["quantity"] == "preact_m2") & (trained["layer"] == last(layers))]
+    trained = select(layers, draw=0, image=-1)
+    logits = select(trained, quantity="preact_m2", layer=last(layers))
     by_step = logits.sort_values("step").groupby("cell_id", observed=True)["value"]
-    outputs = trained[trained["quantity"] == "output_m2"].sort_values("step")
+    outputs = select(trained, quantity="output_m2").sort_values("step")
     handed_out = outputs.groupby("cell_id", observed=True)["value"].last()
     diverged = cells["outcome"] == "diverged"
     target = 1 + cells["data.noise"].astype(float) ** 2 if "data.noise" in cells else 1.0
@@ -209,8 +210,7 @@ def starts(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) 
 
 
 def _logits(draws: pd.DataFrame) -> np.ndarray:
-    mine = (draws["quantity"] == "preact_m2") & (draws["image"] == -1)
-    rows = draws[mine & (draws["layer"] == last(draws))]
+    rows = select(draws, quantity="preact_m2", image=-1, layer=last(draws))
     return rows.sort_values(["seed_weights", "draw"])["value"].to_numpy(float)
 
 
@@ -234,8 +234,8 @@ def _log_moments(folder: SweepFolder, predicted: Predicted) -> tuple[float, floa
     frame = predicted.frame
     if frame.empty or RUNG not in set(frame["rung"]):
         raise FaninError(f"{folder.root}: no prediction ({predicted.reason or RUNG})")
-    mine = (frame["rung"] == RUNG) & (frame["quantity"] == "preact_m2") & (frame["image"] == -1)
-    row = frame[mine & (frame["layer"] == last(frame))].iloc[0]
+    mine = select(frame, rung=RUNG, quantity="preact_m2", image=-1, layer=last(frame))
+    row = mine.iloc[0]
     return math.log(row["value"]) - row["log_sd"] ** 2 / 2, float(row["log_sd"])
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.conditions import Setting
+from analysis.figures.query import select
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
@@ -73,7 +74,7 @@ class Outputs:
         return float(self.table["theory"].iloc[-1] ** 0.5)
 
     def agrees(self, factor: float, se: float) -> bool:
-        """Whether theory is right in every layer, within a factor or so many standard errors."""
+        """Return True if every layer agrees with theory, within a factor or so many errors."""
         rows = self.table
         error = np.hypot(rows["se"] / rows["mean"], rows["theory_se"] / rows["theory"])
         off = np.abs(np.log(rows["mean"] / rows["theory"]))
@@ -122,12 +123,11 @@ def _is_mine(setting: Setting) -> bool:
 def _outputs(setting: Setting, draws: pd.DataFrame) -> Outputs:
     config = setting.config
     model, init = config["model"], config["init"]
-    rows = draws[(draws["quantity"] == "preact_m2") & (draws["image"] == -1) & (draws["layer"] > 0)]
+    rows = select(draws[draws["layer"] > 0], quantity="preact_m2", image=-1)
     groups = rows.groupby(["layer", "layer_name"], observed=True)["value"]
     table = groups.agg(mean="mean", se="sem", draws="size").reset_index().sort_values("layer")
     try:
-        frame = predict_cell(config, ("field",))
-        frame = frame[(frame["quantity"] == "preact_m2") & (frame["image"] == -1)]
+        frame = select(predict_cell(config, ("field",)), quantity="preact_m2", image=-1)
         theory = frame.set_index("layer")[["value", "sampling_se"]].reindex(table["layer"])
     except UnpredictableLayer:
         theory = pd.DataFrame({"value": np.nan, "sampling_se": np.nan}, index=table["layer"])
@@ -143,7 +143,7 @@ def _outputs(setting: Setting, draws: pd.DataFrame) -> Outputs:
 
 
 def headlines(found: list[Outputs], criterion: Mapping[str, Any]) -> Iterator[Headline]:
-    """What keeps the outputs down."""
+    """Say what keeps the outputs small."""
     factor, se, huge = (float(criterion[key]) for key in ("theory", "se", "huge"))
     by = {(each.init, each.norm): each for each in found}
     for init, mean in (("U(0, 1)", "1/2"), ("U(-1, 1)", "0")):

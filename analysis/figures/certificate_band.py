@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator
 
 from analysis.cli import add_sweep, plain_console
 from analysis.comparison import TheoryComparison, compare
+from analysis.figures.query import select
 from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
 from analysis.load import load
 from experiments.console import exit_on_error
@@ -77,7 +78,7 @@ def certificate_band(comparison: TheoryComparison) -> Figure:
 
 
 def band(value: np.ndarray, log_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where 95 % of single draws fall; `value` is their mean and `log_sd` their log's spread.
+    """Interval of 95 % of single draws; `value` is their mean, `log_sd` their log's spread.
 
     Examples
     --------
@@ -123,7 +124,7 @@ def _dots(axis: Axes, layers: pd.Series, values: pd.Series) -> None:
 
 
 def _tell_the_miss(axis: Axes, measured: pd.DataFrame, he: pd.DataFrame, *, forward: bool) -> None:
-    """How far He's number is off where the signal ends."""
+    """Print how far He's number is off in the last layer."""
     layer = he.layer.max() if forward else he.layer.min()
     mean = float(measured.value[measured.layer == layer].mean())
     formula = float(he.value[he.layer == layer].iloc[0])
@@ -169,8 +170,8 @@ def _tables(
 
 
 def _rows(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    wanted = (table["quantity"] == quantity) & (table["image"] == -1) & (table["layer"] > 0)
-    return table[wanted].sort_values("layer")
+    rows = select(table, quantity=quantity, image=-1)
+    return rows[rows["layer"] > 0].sort_values("layer")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -78,7 +78,7 @@ def _deviations(results: Results) -> pd.DataFrame:
 
 
 def evenness(deviations: pd.DataFrame, init: str, quantity: str) -> Interval:
-    """How much of its standard deviation a signal keeps from its first layer to its last.
+    """Share of its standard deviation that a signal keeps from its first layer to its last.
 
     Geometric mean over draws, with its 95 % interval.
     """

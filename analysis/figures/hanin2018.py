@@ -1,4 +1,4 @@
-"""How the length of activations fluctuates with depth and width (Hanin and Rolnick 2018)."""
+"""Fluctuations of the length of activations with depth and width (Hanin and Rolnick 2018)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figures.query import select
 from analysis.figures.study import Headline, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
@@ -61,12 +62,11 @@ def _lengths(results: Results) -> pd.DataFrame:
     """A row per draw and hidden layer: `init`, `width`, `layer`, `length` (M_d)."""
     if results.layers.empty:
         return pd.DataFrame()
-    layers = results.layers
-    mine = layers[(layers["quantity"] == "act_m2") & (layers["image"] == -1)]
+    mine = select(results.layers, quantity="act_m2", image=-1)
     told = mine.merge(results.cells[["cell_id", "init", "model.width", "model.depth"]])
     told = told[(told["layer"] > 0) & (told["layer"] < told["model.depth"])]
     # Under He the first layer's mean is the input's second moment: one image for all cells.
-    first = told[(told["layer"] == 1) & (told["init"] == "he_normal")]["value"].mean()
+    first = select(told, layer=1, init="he_normal")["value"].mean()
     return pd.DataFrame(
         {
             "init": told["init"].astype(str),

@@ -152,7 +152,7 @@ def _headlines(
 
 
 def _hiding(table: pd.DataFrame) -> Iterator[Headline]:
-    """What a softmax at the end changes, where the loss has one inside anyway."""
+    """Test what a softmax at the end changes, where the loss has one inside anyway."""
     first, remedies = table["suspect"].iloc[0], table.set_index(["suspect", "remedy"])
     bare, softmax = remedies.loc[(first, NOTHING)], remedies.loc[(first, HIDES)]
     yield Headline(
@@ -175,7 +175,7 @@ def _hiding(table: pd.DataFrame) -> Iterator[Headline]:
 
 
 def _alone(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
-    """Whether each row's suspect is healthy without any remedy."""
+    """Return True where a row's suspect is healthy without any remedy."""
     alone = table[table["remedy"] == NOTHING].set_index("suspect")["healthy"]
     return rows["suspect"].map(alone).astype(bool)
 
@@ -202,7 +202,7 @@ def _foreseen(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Hea
 
 
 def ended(row: Mapping[str, Any]) -> str:
-    """How a suspect with a remedy ended, in words."""
+    """Say how a suspect with a remedy ended."""
     least = "at least" if row["diverged"] else "up to"
     word = "huge" if row["huge"] else "not huge"
     return f"{word}: {least} {size(row['largest'])}; {how_it_ended(row)}"
@@ -280,7 +280,7 @@ def _draw_field(
 
 
 def words_of(row: Mapping[str, Any]) -> str:
-    """What a field says: the size of the outputs, and how it ended."""
+    """Text of a box: the size of the outputs, and how it ended."""
     least = "≥" if row["diverged"] else ""  # it was past the last probe that it diverged
     hidden = f" ({size(row['handed_out'])})" if row["headed"] else ""
     good = " ✓" if row["healthy"] else ""
@@ -288,7 +288,7 @@ def words_of(row: Mapping[str, Any]) -> str:
 
 
 def how_it_ended(row: Mapping[str, Any]) -> str:
-    """How many seeds diverged, and what the worst of the others makes right."""
+    """Count the seeds that diverged, and give the score of the worst of the others."""
     told = [f"{row['diverged']}/{row['seeds']} div."] if row["diverged"] else []
     if not np.isnan(row["accuracy"]):
         told.append(f"{row['accuracy']:.0%}")

@@ -1,4 +1,4 @@
-"""Which learning rates are stable, by the curvature at initialization (Lewkowycz et al. 2020)."""
+"""Stable learning rates, by the curvature at initialization (Lewkowycz et al. 2020)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _headlines(fates: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[He
 
 
 def _within(values: list[float], low: float, high: float) -> bool | None:
-    """Whether all that the grid brackets lie there; None where it brackets none."""
+    """Return True if all that the grid brackets lie there; None where it brackets none."""
     seen = [value for value in values if not np.isnan(value)]
     return low <= min(seen) and max(seen) <= high if seen else None
 

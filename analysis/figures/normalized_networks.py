@@ -133,7 +133,7 @@ def _draws(layers: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_network(draws: pd.DataFrame) -> pd.DataFrame:
-    """What is behind the ReLUs, averaged over each draw's layers."""
+    """Average what is behind the ReLUs over each draw's layers."""
     rows = draws[draws["quantity"] == "act_m2"]
     each = [*KIND, "seed_weights", "draw"]
     return rows.groupby(each, observed=True, as_index=False)["value"].mean()

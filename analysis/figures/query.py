@@ -1,4 +1,4 @@
-"""Queries that several figures share: brackets in a grid, curvature, smoothed losses."""
+"""Queries that several figures share: rows by value, brackets, curvature, smoothed losses."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
 from fanin.probes.measure import WHOLE_NET
+
+
+def select(table: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """Return the rows whose columns have these values."""
+    wanted = pd.Series(True, index=table.index)
+    for column, value in equal.items():
+        wanted &= table[column] == value
+    return table[wanted]
 
 
 def bracket(
@@ -54,12 +62,7 @@ def initial_sharpness(layers: pd.DataFrame) -> pd.Series:
 
     Of each cell the first draw, which is the network that trains.
     """
-    mine = layers[
-        (layers["quantity"] == "sharpness")
-        & (layers["layer"] == WHOLE_NET)
-        & (layers["step"] == 0)
-        & (layers["draw"] == 0)
-    ]
+    mine = select(layers, quantity="sharpness", layer=WHOLE_NET, step=0, draw=0)
     return pd.Series(mine["value"].to_numpy(), index=mine["cell_id"].astype(str))
 
 
@@ -111,7 +114,7 @@ def guessing(results: Results) -> float:
 
 
 def in_words(results: Results, steps: int) -> str:
-    """How the runs were trained and what `draw_runs` shows of them, for a caption's end."""
+    """Describe how the runs were trained and what `draw_runs` shows, for a caption's end."""
     cells = results.cells
     return (
         f"on {int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, SGD with "

@@ -1,4 +1,4 @@
-"""How deep a tanh network can be and still train (Schoenholz et al. 2017, Fig 5)."""
+"""Depth to which a tanh network trains (Schoenholz et al. 2017, Fig 5)."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Study:
-    """What came of a sweep.
+    """Result of a sweep's study: figures, caption and headlines.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Study:
 
 
 def study_of(results: Results) -> Callable[[], Study] | None:
-    """What makes a sweep's study; None for a sweep that has none.
+    """Return the function that makes a sweep's study; None for a sweep that has none.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def study_of(results: Results) -> Callable[[], Study] | None:
 
 
 def launched(results: Results) -> dict[str, Any]:
-    """What a sweep's first launch wrote of itself: source and criterion as they stood then."""
+    """Read what a sweep's first launch recorded: source and criterion as they stood then."""
     try:
         documents = list(yaml.safe_load_all(results.folder.provenance.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError) as error:

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is saved."""
+"""Style of all figures, and saving them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def use_style() -> None:
 
 
 def panels_in_a_row(panels: int) -> int:
-    """How many panels stand side by side: three at most, and four as two by two.
+    """Number of panels side by side: three at most, and four as two by two.
 
     >>> [panels_in_a_row(n) for n in (1, 2, 3, 4, 5)]
     [1, 2, 3, 2, 3]

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.comparison import TheoryComparison
+from analysis.figures.query import select
 from analysis.figures.style import MEASURED, RUNG_LINES, plain
 
 QUANTITY = "preact_m2"
@@ -112,8 +113,7 @@ def _limits(axis: Axes) -> None:
 
 
 def _panel(axis: Axes, comparison: TheoryComparison) -> None:
-    rows = comparison.draws
-    rows = rows[(rows.quantity == QUANTITY) & (rows.image == -1)]
+    rows = select(comparison.draws, quantity=QUANTITY, image=-1)
     measured = pd.DataFrame({"layer": rows.layer, "decades": _decades(rows.value)})
     sns.scatterplot(
         measured,
@@ -130,9 +130,7 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
         theory = comparison.predicted
         if theory.empty:
             continue
-        mine = theory[
-            (theory.rung == rung) & (theory.quantity == QUANTITY) & (theory.image == -1)
-        ].sort_values("layer")
+        mine = select(theory, rung=rung, quantity=QUANTITY, image=-1).sort_values("layer")
         # A line through one point would not be seen, nor a mark under one as wide.
         width = {"he": 10, "mean_field": 20}.get(rung, 30)
         marker: dict[str, Any] = {"marker": "_", "markersize": width} if len(mine) == 1 else {}

@@ -61,7 +61,7 @@ class Column:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold."""
+    """Convert a value to what JSON can hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or (isinstance(value, int | float | str) and not isinstance(value, bool)):
@@ -183,7 +183,7 @@ def _decided(option: Column, column: Column) -> bool:
 
 
 def shared(frozen: Mapping[str, PlanRecord]) -> dict[str, str]:
-    """What all cells have alike: options, then every value under its dotted key."""
+    """Collect what all cells share: options, then every value under its dotted key."""
     common = shared_values(
         dict(line["choices"])
         | {k: v for k, v in scientific(line["config"]).items() if not k.endswith(TARGET)}

@@ -86,7 +86,7 @@ def moments_by_layer(
 
 
 def _seen(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
-    """What the panels show, a sentence each."""
+    """Describe the panels, a sentence each."""
     yield f"{len(comparisons)} panels."
     for comparison in comparisons:
         rows = table(comparison)
@@ -104,7 +104,7 @@ def _seen(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Studied:
-    """What came of a publication's claim, or why that can't be said (`skip_reason`)."""
+    """Outcome of a publication's claim, or why there is none (`skip_reason`)."""
 
     claim: str = ""
     verdict: str = ""

@@ -60,7 +60,7 @@ def kind(outcome: str) -> str:
 
 
 def by_axis(columns: Sequence[Column]) -> list[AxisOutcomes]:
-    """How the cells of each value ended, where that differs between the values of an axis."""
+    """Count how the cells of each value ended, where that differs between values of an axis."""
     outcomes = next(column.values for column in columns if column.role == "outcome")
     if len(set(outcomes)) < 2:
         return []
@@ -97,7 +97,7 @@ class FailureGroup:
 
     @property
     def unnamed(self) -> int:
-        """How many more there are."""
+        """Number of failures that are not listed."""
         return self.count - len(self.told) - len(self.named)
 
 

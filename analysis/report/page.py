@@ -36,7 +36,7 @@ INDEX = "index.html"
 
 @dataclass(frozen=True)
 class Theory:
-    """Whether and how predictions are made."""
+    """Options of the predictions."""
 
     wanted: bool = True
     workers: int = 1
@@ -137,7 +137,7 @@ def _outcomes(columns: Sequence[Column]) -> list[str]:
 
 
 def _data(columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """What the page's script reads."""
+    """Collect the data that the page's script reads."""
     return [vars(column) for column in columns]
 
 

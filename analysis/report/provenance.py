@@ -52,12 +52,12 @@ class Launch:
 
     @property
     def dirty(self) -> bool:
-        """Whether the code differed from its commit."""
+        """True if the code differed from its commit."""
         return "+" in self.code
 
     @property
     def command(self) -> str:
-        """What was typed, but for where Python lies."""
+        """The command as typed, without the path of Python."""
         words = shlex.split(str(self.machine.get("command", "")))
         if not words:
             return ""
@@ -219,7 +219,7 @@ def on_sweep(folder: SweepFolder, module: str, *words: str) -> str:
 
 
 def steps(folder: SweepFolder, launches: Sequence[Launch]) -> list[Step]:
-    """What to type, in order."""
+    """Commands to type, in order."""
     changed = launches and launches[-1].dirty
     more = f"; {folder.provenance.name} keeps what was changed in it, as a diff" if changed else ""
     found = [Step(f"The code and what it needs{more}", tuple(_checkout(launches)))]

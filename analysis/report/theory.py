@@ -36,7 +36,7 @@ class SettingRow:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the theory check found, or why there is none (`skip_reason`).
+    """Result of the theory check, or why there is none (`skip_reason`).
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Checked:
 
     @property
     def least(self) -> float:
-        """Where the scale begins on which coverage is drawn."""
+        """Lower end of the scale on which coverage is drawn."""
         return min([0.8, *(floor(10 * row["low"]) / 10 for row in self.intervals)])
 
 

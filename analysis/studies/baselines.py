@@ -25,7 +25,7 @@ Answer = list[float] | str
 
 
 def how_to_install(venv: str) -> str:
-    """What to type to get the other tools."""
+    """Return the command that installs the other tools."""
     return (
         "anyinit and neural-tangents are compared where they are installed, in a virtual "
         f"environment of their own:\n  python3 -m venv {venv}\n"

@@ -55,7 +55,7 @@ class Compared:
 
     @property
     def n_draws(self) -> int:
-        """How many networks were measured."""
+        """Number of networks measured."""
         return self.draws.draw.nunique()
 
     def means(self, quantity: str) -> pd.DataFrame:
@@ -78,7 +78,7 @@ class Compared:
         return np.asarray(value * np.exp(-(self.log_sd(quantity) ** 2) / 2 - measured))
 
     def value(self, theory: str, quantity: str) -> np.ndarray | None:
-        """What a theory says of each layer; None where it says nothing."""
+        """Return a theory's value for each layer; None where it has none."""
         if theory in self.others:
             answer = self.others[theory]
             if quantity != "preact_m2" or isinstance(answer, str):

@@ -65,7 +65,7 @@ class Subject:
         return self.build((channels, height, width)).double().eval()
 
     def moments(self, network: nn.Sequential) -> dict[str, LayerMoments]:
-        """What theory knows of the weights."""
+        """Moments of the weights, as the theory reads them."""
         return declared_moments(network, self.init)
 
     def image(self, root: str) -> Float[Tensor, "1 channel height width"]:

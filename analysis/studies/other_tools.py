@@ -1,4 +1,4 @@
-"""What anyinit and neural-tangents predict; run by `compare_theories` with another Python.
+"""Predictions of anyinit and neural-tangents; run by `compare_theories` with another Python.
 
 Reads a network from stdin as JSON and writes each tool's second moments of the pre-activations, a
 number per weight layer, or the reason why it has none. Nothing of this project is imported: the
@@ -56,7 +56,7 @@ def anyinit_init(net: dict[str, Any]) -> list[float]:
 
 
 def anyinit_own(net: dict[str, Any]) -> list[float]:
-    """What anyinit predicts of the pre-activations under its own init, whatever the net's."""
+    """Predict the pre-activations by anyinit under its own init, whatever the net's."""
     anyinit, torch = import_module("anyinit"), import_module("torch")
     images = torch.tensor(net["images"])
     report = anyinit.initialize(_torch_net(net["layers"]), input_spec=images)

@@ -45,7 +45,7 @@ def write_block(page: Path, name: str, text: str) -> None:
 
 
 def read_block(page: Path, name: str) -> str:
-    """What stands between a page's two marks of that name.
+    """Read the text between a page's two marks of that name.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def headline_table(study: Study) -> str:
 
 
 def how_made(results: Results) -> str:
-    """How many cells at which commit, and what to type for them."""
+    """Say how many cells ran at which commit, and the command that runs them."""
     about = launched(results)
     size = "" if about.get("size", "small") == "small" else f" sweep.size={about['size']}"
     return (
@@ -131,6 +131,6 @@ def how_made(results: Results) -> str:
 
 
 def _cells_by_code(results: Results) -> str:
-    """How many cells each commit ran: a sweep may have been gone on with later."""
+    """Count the cells that each commit ran: a sweep may have been resumed later."""
     counts = results.cells["code"].astype(str).value_counts()
     return " and ".join(f"{count} cells at commit {code}" for code, count in counts.items())

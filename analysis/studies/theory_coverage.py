@@ -1,4 +1,4 @@
-"""How far theory's intervals hold over a sweep, and where not: docs/theory-coverage.md.
+"""Coverage of theory's intervals over a sweep: docs/theory-coverage.md.
 
 python -m analysis.studies.theory_coverage theory_grid --write docs/theory-coverage.md
 """
@@ -207,7 +207,7 @@ def _off(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
 
 
 def _reason(judged: Judged, setting: int, off: pd.DataFrame) -> list[str]:
-    """Where a cell first disagrees: forward if anywhere there, else backward from the logits."""
+    """Find where a cell first disagrees: forward if anywhere, else backward from the logits."""
     forward = off[~off["quantity"].isin(BACKWARD)]
     first = (forward if len(forward) else off).iloc[0]
     total = (judged.rows["setting"] == setting).sum()

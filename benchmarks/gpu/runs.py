@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.cases import Case, config_of, option_cases, train_spec
+from benchmarks.gpu.cases import Case, config_of, ignore_progress, option_cases, train_spec
 from benchmarks.gpu.check import Check, Comparison, Difference, run_check, same
 from benchmarks.gpu.tolerance import (
     joined,
@@ -114,8 +114,8 @@ def compare_engines(case: Case, dtype: str, device: torch.device) -> Comparison:
     with tf32_allowed(False):
         # Training copies a model's weights, so both engines start from the same specs.
         specs = [train_spec(config, device) for config in configs]
-        alone = [train(spec, _ignore) for spec in specs]
-        stacked = dict(train_stacked(specs, _ignore))
+        alone = [train(spec, ignore_progress) for spec in specs]
+        stacked = dict(train_stacked(specs, ignore_progress))
     size = cell.train.batch_of(cell.data.source.train_size)
     # Each engine rounds for itself, and each step starts from what rounding left of the one before.
     once = rounding(cell, dtype, size)
@@ -224,10 +224,6 @@ def compare_resumed(
     )
 
 
-def _ignore(done: int, total: int) -> None:
-    """Take no notice of progress."""
-
-
 def _bits(result: CellResult) -> dict[str, str]:
     """Everything in a result but its time; as text, since NaN is not equal to itself."""
     row = {name: value for name, value in result.row.items() if name != "seconds"}
@@ -238,7 +234,7 @@ def _serial(
     configs: Sequence[dict[str, Any]],
     device: torch.device,
     checkpointers: Sequence[Checkpointer] = (),
-    on_progress: OnProgress = _ignore,
+    on_progress: OnProgress = ignore_progress,
 ) -> list[CellResult]:
     return [run_cell(configs[0], device, on_progress, checkpointers[0] if checkpointers else None)]
 
@@ -247,7 +243,7 @@ def _stacked(
     configs: Sequence[dict[str, Any]],
     device: torch.device,
     checkpointers: Sequence[Checkpointer] = (),
-    on_progress: OnProgress = _ignore,
+    on_progress: OnProgress = ignore_progress,
 ) -> list[CellResult]:
     """Results of a stack, in the order of its configs; what a cell raised is raised."""
     ended = dict(run_stack(configs, device, on_progress, checkpointers or None))

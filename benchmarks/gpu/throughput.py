@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.cases import config_of, train_spec
+from benchmarks.gpu.cases import config_of, ignore_progress, train_spec
 from experiments.training.engines import TrainSpec
 from experiments.training.loop import train, train_stacked
 
@@ -24,7 +24,7 @@ IMAGES = ("data.image_side=28", "data.classes=10", "activation=relu", "data.trai
 
 @dataclass(frozen=True)
 class Load:
-    """What is timed.
+    """Size of what is timed.
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ def _train(specs: Sequence[TrainSpec], device: torch.device, stacked: bool) -> f
     _wait_for(device)
     began = time.perf_counter()
     if stacked:
-        ended = len(dict(train_stacked(specs, _ignore)))
+        ended = len(dict(train_stacked(specs, ignore_progress)))
     else:
-        ended = len([train(spec, _ignore) for spec in specs])
+        ended = len([train(spec, ignore_progress) for spec in specs])
     _wait_for(device)
     assert ended == len(specs)
     return time.perf_counter() - began
@@ -128,7 +128,3 @@ def _train(specs: Sequence[TrainSpec], device: torch.device, stacked: bool) -> f
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _ignore(done: int, total: int) -> None:
-    """Take no notice of progress."""

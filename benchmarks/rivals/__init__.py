@@ -1,1 +1,1 @@
-"""What people use today: plain scripts under Hydra's launchers, and the arithmetic alone."""
+"""Baselines: plain scripts under Hydra's launchers, and the arithmetic alone."""

@@ -114,12 +114,12 @@ class Init:
                 )
 
     def for_layer(self, name: str, is_output: bool = False) -> LayerInit:
-        """How the layer of that name is drawn."""
+        """Return how the layer of that name is drawn."""
         layer = self.layers.get(name) or LayerInit(self.scheme, self.gain, self.bias)
         return replace(layer, place=LayerPlace(name, is_output))
 
     def for_model(self, model: nn.Module) -> dict[str, LayerInit]:
-        """How each weight layer of a model is drawn, by name; the last one is the output layer.
+        """Return how each weight layer of a model is drawn, by name; the last is the output layer.
 
         Raises
         ------

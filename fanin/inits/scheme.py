@@ -14,7 +14,7 @@ from fanin.inits.weight_shape import Moments, WeightShape
 
 
 class Scheme(Protocol):
-    """What every scheme can do.
+    """Interface of an init scheme.
 
     It may also have `moments(weight) -> Moments | None`, which the theory reads (absent or None
     means unknown), and `bias(weight, layer) -> Scheme`, biases of its own: drawn as the weight of a

@@ -36,13 +36,13 @@ class Objective:
         return self.row.per_example(logits, self._target(logits, y))
 
     def output(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
-        """What a user of the network sees: the head applied to the logits."""
+        """Apply the head to the logits."""
         return self.head(logits)
 
     def correct(
         self, logits: Float[Tensor, "batch output"], y: Shaped[Tensor, " batch"]
     ) -> Bool[Tensor, " batch"] | None:
-        """Whether each image's class is the predicted one; None in a regression.
+        """Return True where the predicted class is right; None in a regression.
 
         Heads grow with the logit, so the largest logit, or with one output its sign, decides.
         """

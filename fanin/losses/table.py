@@ -64,7 +64,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Loss:
-    """What training minimizes.
+    """Loss that training minimizes.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def _at_label(scores: Tensor, label: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Row:
-    """What one combination computes.
+    """One combination of loss, head and form, and what it computes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What every model is: a sequence of named layers, grown one layer at a time.
+"""Models: sequences of named layers, grown one layer at a time.
 
 Weight layers are counted by kind (`conv1`, `conv2`, ..., `fc1`, ...); whatever follows a weight
 layer carries that layer's place among *all* weight layers (`norm3`, `act3`, `pool3` follow the
@@ -27,7 +27,7 @@ ImageShape = tuple[int, int, int]
 
 @runtime_checkable
 class Model(Protocol):
-    """What an option of `conf/model/` names."""
+    """Interface of an option of `conf/model/`."""
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
         """Make the network for images of `shape`."""

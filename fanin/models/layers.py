@@ -146,7 +146,7 @@ class SeededDropout(nn.Module):
         return x * self.mask
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Describe the module for `print`."""
         return f"p={self.p}"
 
 

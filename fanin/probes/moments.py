@@ -41,7 +41,7 @@ def zero_fraction(values: Float[Tensor, "image ..."]) -> PerImage:
 def silent_units(
     layer: nn.Module, values: Float[Tensor, "image ..."]
 ) -> Bool[Tensor, "image unit"]:
-    """Whether a unit of a layer is zero at all its positions.
+    """Return True where a unit of a layer is zero at all its positions.
 
     Units are a linear layer's last axis, and the channels of a convolution.
     """

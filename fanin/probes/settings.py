@@ -1,4 +1,4 @@
-"""What is measured, on which images and when."""
+"""Options of the probes: quantities, images and steps."""
 
 from __future__ import annotations
 

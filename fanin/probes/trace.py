@@ -1,4 +1,4 @@
-"""What the modules of a network take and make in a forward pass."""
+"""Record of the inputs and outputs of a network's modules in a forward pass."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NOT_ACTIVATIONS = (
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one weight layer saw and made on a batch.
+    """Inputs and outputs of one weight layer on a batch.
 
     `activation` is the output of the elementwise module (or maxout) that takes the layer's output,
     directly or through a normalization, where there is one (a function called in `forward` is
@@ -89,7 +89,7 @@ def trace(
 
 
 def _unit_by_unit(module: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether shapes are those of an activation: maxout leaves one channel of several."""
+    """Return True if shapes are those of an activation: maxout leaves one channel of several."""
     return y.numel() * pieces_of(module) == x.numel() and y.shape[2:] == x.shape[2:]
 
 

@@ -1,4 +1,4 @@
-"""How many draws fall into theory's 95 % intervals, and how sure one can be of that share."""
+"""Share of draws inside theory's 95 % intervals, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Coverage:
     cells: int
 
     def misses(self, lowest: float = 0.93, highest: float = 0.97) -> bool:
-        """Whether the share is beyond doubt outside the band that is aimed at."""
+        """Return True if the share is beyond doubt outside the band that is aimed at."""
         return self.high < lowest or self.low > highest
 
 
@@ -42,7 +42,7 @@ def inside(
     log_value: Float64[np.ndarray, " draw"],
     log_sd: Float64[np.ndarray, " draw"],
 ) -> Bool[np.ndarray, " draw"]:
-    """Whether each draw's log-moment lies in its law's central 95 %.
+    """Return True where a draw's log-moment lies in its law's central 95 %.
 
     The interval is for *one* draw; that of a mean over draws is narrower.
     """

@@ -71,7 +71,7 @@ def p_different(ratio: LogRatio) -> Float64[np.ndarray, " test"]:
 
 
 def equivalent(ratio: LogRatio, margin: float) -> np.ndarray:
-    """Whether two one-sided t-tests place the ratio between 1/margin and margin.
+    """Return True if two one-sided t-tests place the ratio between 1/margin and margin.
 
     Schuirmann (1987): that is where the 90 % interval of `ratio` lies within the margin. A layer
     off by just the margin passes in at most 5 % of cases. That *every* layer lies within it is a
@@ -89,7 +89,7 @@ def equivalent(ratio: LogRatio, margin: float) -> np.ndarray:
 def draws_needed(
     ratio: LogRatio, margin: float, level: ArrayLike, *, spread: ArrayLike = np.nan
 ) -> Float64[np.ndarray, " test"]:
-    r"""How many draws would decide, were the true ratio the estimated one.
+    r"""Estimate how many draws would decide, were the true ratio the estimated one.
 
     The fewer of two numbers, each for a power of 95 % a side (90 % in all where the ratio is 1):
 

@@ -1,4 +1,4 @@
-"""What theory says each layer's moments are, one rung of lifted assumptions above another.
+"""Predictions of each layer's moments by four theories, each lifting an assumption.
 
 `he` is rung 1 and `mean_field` rung 2. Both read a network and its init scheme's declared moments,
 never a weight, and give a `Prediction`.

@@ -1,4 +1,4 @@
-"""How far signals and gradients reach into a wide dense network, by its activation and variances.
+"""Depth that signals and gradients reach in a wide dense network, by activation and variances.
 
 Poole et al. (2016, eqs 3-5): the length q and the correlation c of two inputs' pre-activations
 have fixed points; Schoenholz et al. (2017, eqs 3-6): they are approached like exp(-depth / xi).

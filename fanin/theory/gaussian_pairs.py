@@ -198,7 +198,7 @@ def _roughness(function: Function) -> tuple[Rough, Rough]:
 
 
 def _broken(f: Float[Tensor, "place 4"], by: float) -> Tensor:
-    """Where the lines from the left and from the right do not meet."""
+    """Return True where the lines from the left and from the right do not meet."""
     # A smooth function is off by h^2 times its curvature's slope, a bend by 2 h times its angle.
     return (f[:, 2] - (3 * f[:, 1] - 2 * f[:, 0])).abs() > by
 

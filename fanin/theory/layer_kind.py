@@ -1,4 +1,4 @@
-"""What a layer kind is: a module's rules in each theory, and the steps that rules return."""
+"""Layer kinds: a module's rules in each theory, and the steps that rules return."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Z_MAX, PANEL, PANEL_NODES = 9.0, 0.5, 16  # the z grid; resolves the last Hermit
 
 @dataclass(frozen=True)
 class Rough:
-    """What slows the expansion of a function down.
+    """Features of a function that slow its expansion down.
 
     Attributes
     ----------
@@ -189,7 +189,7 @@ def _kernel(
 
 
 def _beyond(c: Tensor, powers: Tensor, rough: Rough) -> tuple[Tensor, Tensor]:
-    """How an expansion's part beyond the terms depends on c, for even and odd terms, 1 at c = 1.
+    """Dependence on c of what lies beyond an expansion's terms, for even and odd; 1 at c = 1.
 
     As for sign(u), |u| or u|u|, whose kernels are known in full: their coefficients decay as
     those of a jump, a bend, a break of the second derivative.

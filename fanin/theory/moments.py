@@ -1,4 +1,4 @@
-"""What a theory knows about one layer's weights: the moments its init scheme declares."""
+"""Moments of each layer's weights, as its init scheme declares them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rung of theory says: a value per weight layer, image and quantity."""
+"""Predictions of one theory: a value per weight layer, image and quantity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEAN_OVER_IMAGES = -1
 
 @dataclass(frozen=True)
 class DrawLaw:
-    """What one draw's moments will be, for every image and, as the last row, the mean over them.
+    """Law of one draw's moments, for every image and, as the last row, the mean over them.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Why a convolution's ReLU dies after one step, and what saves it (a field report)."""
+"""Study of a ReLU that dies after one step, and its remedies (a field report)."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def _panel(axis: Axes, runs: Runs, cells: pd.DataFrame, rows: list[str]) -> None
 
 
 def _place(rates: list[float], rate: float) -> float:
-    """Where a rate lies on an axis that numbers the rates, a factor apart."""
+    """Position of a rate on an axis that numbers the rates, a factor apart."""
     step = math.log(rates[1] / rates[0])
     return math.log(rate / rates[0]) / step
 
@@ -271,7 +271,7 @@ def _descent(axis: Axes, runs: Runs) -> None:
 
 
 def _rises(runs: Runs, cells: pd.DataFrame) -> pd.Series:
-    """Whether the loss is higher after the first step than before it."""
+    """Return True if the loss is higher after the first step than before it."""
     curves = runs.results.curves
     mine = curves[curves["cell_id"].isin(cells.index) & (curves["metric"] == "train_loss")]
     early = mine[mine["step"] <= 1].pivot_table(

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from analysis.figures.dying_relu.runs import CIRCLE, CROSS, KERNEL, REMEDIES, Layer, Runs
-from analysis.figures.query import bracket
+from analysis.figures.query import bracket, select
 from analysis.figures.study import Headline
 
 LAYERS: dict[Layer, str] = {"filter": "filter", "linear": "linear layer"}
@@ -50,7 +50,7 @@ def _remedies(runs: Runs) -> Iterator[Headline]:
 
 
 def _cross_alone(cells: pd.DataFrame) -> Headline:
-    """What a smaller learning rate leaves."""
+    """Say what a smaller learning rate leaves."""
     alive = cells[~cells["dead_end"]]
     return Headline(
         f"none: map of the cross after {int(cells['train.steps'].max())} steps, where that of the "
@@ -99,7 +99,7 @@ def _window(right: pd.Series, runs: pd.Series) -> str:
 
 
 def onsets(runs: Runs, cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Where one step begins to kill: a row per group.
+    """Find the learning rate from which one step kills: a row per group.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def _between(rows: pd.DataFrame) -> str:
 
 
 def _near(found: pd.DataFrame, allowed: float) -> bool:
-    """Whether every run's bracket, widened by a factor, holds the predicted rate."""
+    """Return True if every run's bracket, widened by a factor, holds the predicted rate."""
     predicted = found["predicted"]
     above = predicted * allowed >= found["spares"]
     return bool((above & (predicted <= allowed * found["kills"])).all())
@@ -268,7 +268,7 @@ def _descent(runs: Runs, allowed: float) -> Iterator[Headline]:
 
 
 def reported(runs: Runs, criterion: Mapping[str, Any]) -> Iterator[Headline]:
-    """What the report says of the network after the step, and what is there."""
+    """Hold what the report says of the network after the step against what is there."""
     cells = runs.kind("report")
     yield Headline(
         "feature map of both images after the first step on the cross, learning rate 1",
@@ -343,12 +343,8 @@ def _gradients(runs: Runs, cells: pd.DataFrame, criterion: Mapping[str, Any]) ->
 
 def _medians(runs: Runs, cells: pd.DataFrame) -> pd.DataFrame:
     """By cell and step since the cross was seen: median gradient on circle and cross."""
-    table = runs.results.tensors
-    mine = table[
-        table["cell_id"].isin(cells.index)
-        & (table["layer_name"] == "fc1")
-        & (table["quantity"] == "input_grad")
-    ]
+    mine = select(runs.results.tensors, layer_name="fc1", quantity="input_grad")
+    mine = mine[mine["cell_id"].isin(cells.index)]
     keys = [mine["cell_id"].astype(str), mine["step"], mine["image"]]
     by_image = mine["value"].groupby(keys).median().unstack("image").reset_index()
     seen = by_image["cell_id"].map(cells["seen"])
@@ -362,13 +358,8 @@ def _inside(values: pd.Series, bounds: list[float]) -> pd.Series:
 
 
 def _logits(runs: Runs, cells: pd.DataFrame) -> pd.Series:
-    layers = runs.results.layers
-    mine = layers[
-        layers["cell_id"].isin(cells.index[cells["dead"]])
-        & (layers["layer_name"] == "fc1")
-        & (layers["quantity"] == "preact_mean")
-        & (layers["image"] == 0)
-    ]
+    mine = select(runs.results.layers, layer_name="fc1", quantity="preact_mean", image=0)
+    mine = mine[mine["cell_id"].isin(cells.index[cells["dead"]])]
     seen = mine["cell_id"].astype(str).map(cells["seen"])
     return mine["value"][mine["step"] >= seen]
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import unfold
 
+from analysis.figures.query import select
 from analysis.load import Results
 from experiments.clip import BiasGradient
 from experiments.inputs import prepared, probe_images
@@ -92,7 +93,7 @@ class Runs:
         return prepared(self.cell(cell_id), CPU)[0].train.y
 
     def theory(self, cell_id: str) -> OneFilter:
-        """What is to be expected of a cell's network before it is drawn."""
+        """Predict a cell's network before it is drawn."""
         if cell_id not in self._theories:
             cell = self.cell(cell_id)
             images = probe_images(cell, *prepared(cell, CPU))
@@ -129,14 +130,8 @@ class Runs:
         FaninError
             It was not kept.
         """
-        table = self.results.tensors
-        mine = table[
-            (table["cell_id"] == cell_id)
-            & (table["layer_name"] == layer)
-            & (table["quantity"] == quantity)
-            & (table["step"] == step)
-            & (table["image"] == image)
-        ].sort_values("index")
+        of = {"cell_id": cell_id, "layer_name": layer, "quantity": quantity, "step": step}
+        mine = select(self.results.tensors, **of, image=image).sort_values("index")
         if mine.empty:
             raise FaninError(f"{cell_id}: {layer} {quantity} at step {step} was not kept")
         shape = [int(side) for side in str(mine["shape"].iloc[0]).split("x")]
@@ -144,13 +139,8 @@ class Runs:
 
     def curvatures(self, cells: pd.DataFrame) -> pd.DataFrame:
         """By cell and draw, at the start: largest eigenvalue of `filter` and of `linear`."""
-        layers = self.results.layers
-        mine = layers[
-            layers["cell_id"].isin(cells.index)
-            & (layers["quantity"] == "sharpness")
-            & (layers["step"] == 0)
-            & (layers["layer"] > 0)
-        ]
+        layers = select(self.results.layers, quantity="sharpness", step=0)
+        mine = layers[layers["cell_id"].isin(cells.index) & (layers["layer"] > 0)]
         table = mine.pivot_table(
             index=["cell_id", "draw"], columns="layer", values="value", observed=True
         )
@@ -210,12 +200,7 @@ def _labels_and_first(cell: Cell) -> tuple[Tensor, Tensor]:
 
 def _at_steps(layers: pd.DataFrame, quantity: str, layer: str, image: int) -> pd.Series:
     """The network that trains, by cell and step."""
-    mine = layers[
-        (layers["quantity"] == quantity)
-        & (layers["layer_name"] == layer)
-        & (layers["image"] == image)
-        & (layers["draw"] == 0)
-    ]
+    mine = select(layers, quantity=quantity, layer_name=layer, image=image, draw=0)
     keys = [mine["cell_id"].astype(str), mine["step"].astype(int)]
     return pd.Series(mine["value"].to_numpy(), index=pd.MultiIndex.from_arrays(keys))
 
@@ -324,7 +309,7 @@ class OneFilter:
 def patches_of(
     images: Float[Tensor, "image channel height width"], kernel_size: int
 ) -> Float[Tensor, "image position tap"]:
-    """What a filter of that size sees at each position, zeros around the image; float64.
+    """Return what a filter of that size sees at each position, zeros around the image; float64.
 
     >>> patches_of(torch.ones(1, 3, 8, 8), 3).shape
     torch.Size([1, 64, 27])

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from analysis.figures.inf_loss.parts import cells_of, share
+from analysis.figures.query import select
 from analysis.figures.study import Headline
 from analysis.load import Results
 from analysis.predictions import predict_cell
@@ -29,17 +30,14 @@ STARTS = {
 
 
 def bias_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[Headline]:
-    """What the first layer makes of a black image: the mean square of its biases."""
+    """Test the first layer on a black image: E[y^2] is the mean square of its biases."""
     cells, frozen = cells_of(results, "black"), read_frozen(results.folder)
-    layers = results.layers
-    first = layers[
-        (layers["quantity"] == "preact_m2") & (layers["image"] == -1) & (layers["layer"] == 1)
-    ]
+    of = {"quantity": "preact_m2", "image": -1, "layer": 1}
+    first = select(results.layers, **of)
     for _, cell in cells.iterrows():
         values = first.loc[first["cell_id"].astype(str) == str(cell["cell_id"]), "value"]
         told = predict_cell(frozen[str(cell["cell_id"])]["config"], ("mean_field",))
-        mine = told[(told["quantity"] == "preact_m2") & (told["image"] == -1)]
-        expected = float(mine.loc[mine["layer"] == 1, "value"].iloc[0])
+        expected = float(select(told, **of)["value"].iloc[0])
         mean, error = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
         own = pd.isna(cell["init.bias"]) if "init.bias" in cell.index else True
         name = f"{cell['model']}, first layer on a black image, {len(values)} draws: E[y^2]"
@@ -81,15 +79,13 @@ def init_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[H
 
 
 def _moments(results: Results, cells: pd.DataFrame) -> Iterator[Headline]:
-    layers = results.layers
     depth = int(cells["model.depth"].iloc[0])
-    told = layers[(layers["image"] == -1) & (layers["step"] == 0)].merge(
-        cells[["cell_id", "activation", "init"]], on="cell_id"
-    )
+    about = cells[["cell_id", "activation", "init"]]
+    told = select(results.layers, image=-1, step=0).merge(about, on="cell_id")
     for activation in cells["activation"].unique():
         parts = []
         for init, name in NAMES.items():
-            mine = told[(told["activation"] == activation) & (told["init"] == init)]
+            mine = select(told, activation=activation, init=init)
             forward = _ratio(mine, "preact_m2", depth - 1, 1)
             back = _ratio(mine, "vjp_m2", 1, depth - 1)
             parts.append(f"{name} {forward:.1g} and {back:.1g}")
@@ -104,10 +100,9 @@ def _moments(results: Results, cells: pd.DataFrame) -> Iterator[Headline]:
 
 def _ratio(layers: pd.DataFrame, quantity: str, of: int, over: int) -> float:
     """Geometric mean over draws of one layer's moment over another's."""
-    mine = layers[layers["quantity"] == quantity]
     keys = ["cell_id", "draw"]
-    a = mine[mine["layer"] == of].set_index(keys)["value"]
-    b = mine[mine["layer"] == over].set_index(keys)["value"]
+    a = select(layers, quantity=quantity, layer=of).set_index(keys)["value"]
+    b = select(layers, quantity=quantity, layer=over).set_index(keys)["value"]
     with np.errstate(divide="ignore"):
         return float(np.exp(np.log(a / b).mean()))
 

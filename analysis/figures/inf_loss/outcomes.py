@@ -109,7 +109,7 @@ def _rows(cells: pd.DataFrame, model: str) -> int:
 
 
 def _named(cells: pd.DataFrame) -> pd.DataFrame:
-    """What stands at a box's row and column, as words."""
+    """Label a box's row and column."""
     return pd.DataFrame(
         {
             "activation": cells["activation"].astype(str),
@@ -200,7 +200,7 @@ def by_clip(results: Results) -> pd.DataFrame:
 
 
 def clipping_headlines(table: pd.DataFrame) -> Iterator[Headline]:
-    """What clipping does to settings that fail at step 0, and to those that fail later."""
+    """Test clipping on settings that fail at step 0, and on those that fail later."""
     start, late = table[table["none"] == 0], table[table["none"] > 0]
     spoilt = late.index.get_level_values("data.corrupt.kind") == "missing"
     spoilt &= late.index.get_level_values("data.corrupt.share").astype(float) > 0

@@ -18,6 +18,7 @@ from matplotlib.ticker import NullLocator
 from scipy.special import erfc
 
 from analysis.figures.inf_loss.parts import cells_of, share
+from analysis.figures.query import select
 from analysis.figures.study import Headline
 from analysis.figures.style import PALETTE
 from analysis.load import Results
@@ -51,7 +52,7 @@ SAMPLES = 20_000
 
 @dataclass(frozen=True)
 class OverflowPrediction:
-    """What theory says of one network in one dtype.
+    """Prediction for one network in one dtype.
 
     Attributes
     ----------
@@ -156,12 +157,7 @@ def first_bad_layers(layers: pd.DataFrame) -> pd.Series:
     layers
         The `layers` table.
     """
-    mine = layers[
-        (layers["quantity"] == "preact_m2")
-        & (layers["image"] == -1)
-        & (layers["step"] == 0)
-        & (layers["layer"] > 0)
-    ]
+    mine = select(layers[layers["layer"] > 0], quantity="preact_m2", image=-1, step=0)
     bad = mine["layer"].where(~np.isfinite(mine["value"]))
     keys = [mine["cell_id"].astype(str), mine["draw"]]
     return bad.groupby(keys).min().rename("measured")
@@ -205,7 +201,7 @@ def first_bad_draws(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
 def overflow_headlines(
     cells: pd.DataFrame, networks: pd.DataFrame, criterion: Mapping[str, Any]
 ) -> Iterator[Headline]:
-    """How far the measured layer lies from the foretold one, and whether the first loss is so."""
+    """Compare the first layer to overflow, and the first loss, with their predictions."""
     within = int(criterion["layers"])
     for dtype, mine in networks.groupby("dtype", sort=False):
         some = mine[mine["layer"].notna() | mine["measured"].notna()]

@@ -8,9 +8,6 @@ import pandas as pd
 from analysis.load import Results
 from fanin.errors import FaninError
 
-# The grids of conf/sweep/inf_loss.yaml, told apart by what each alone has.
-PARTS = ("fates", "losses", "clipped", "bad data", "regression", "symmetry", "black", "which init")
-
 
 def cells_of(results: Results, part: str) -> pd.DataFrame:
     """The cells of one part, with `bad_step` (see `bad_steps`) and `at_start` (is it 0).
@@ -31,7 +28,7 @@ def cells_of(results: Results, part: str) -> pd.DataFrame:
 
 
 def _part(cells: pd.DataFrame) -> pd.Series:
-    """Which grid each cell is of."""
+    """Name the grid of conf/sweep/inf_loss.yaml that each cell is of, by what it alone has."""
     width = column(cells, "model.width")
     tests = [
         ("regression", cells["data"].astype(str) == "gaussian"),

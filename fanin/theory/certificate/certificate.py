@@ -50,7 +50,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was certified: kept, so that more can be asked of the same network."""
+    """The certified network with its inputs, kept so that more can be asked of it."""
 
     model: nn.Module
     images: Float[Tensor, "image ..."]
@@ -61,7 +61,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What theory says of every layer of one network, before it is trained. Made by `certify`.
+    """Predictions for every layer of one network before it is trained. Made by `certify`.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class Certificate:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Which layers are unhealthy, by the default `Limits`."""
+        """The unhealthy layers, by the default `Limits`."""
         return judge(self.layers)
 
     def as_dict(self) -> dict[str, Any]:

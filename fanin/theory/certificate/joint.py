@@ -1,4 +1,4 @@
-"""What only several images together have: their correlation, and units that are dead on all."""
+"""Joint quantities of several images: their correlation, and units that are dead on all."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def is_cheap(
     images: Float[Tensor, "image ..."],
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
-    """Whether the images' field is small in every layer."""
+    """Return True if the images' field is small in every layer."""
     stages = walk(model, tuple(images.shape[1:]), layer_kinds).stages
     return len(images) * max(stage.positions for stage in stages) <= CHEAP
 

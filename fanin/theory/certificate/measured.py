@@ -120,7 +120,7 @@ def sharpness_by_layer(
 
 
 def meaning(loss: str) -> str:
-    """What 2 / sharpness does and does not say for a loss."""
+    """Say what 2 / sharpness does and does not mean for a loss."""
     return MEANING.get(loss, OTHER)
 
 

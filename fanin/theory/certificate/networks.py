@@ -1,4 +1,4 @@
-"""What is known of a network's weights: declared by its init, given, or estimated from them."""
+"""Moments of a network's weights: declared by its init, given, or estimated from them."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def original_name(name: str) -> str:
 def outputs(
     parts: Sequence[Named], images: Float[Tensor, "image ..."], seed: int = 0
 ) -> Float[Tensor, "image ..."]:
-    """What modules make of images, one after the other, in the mode they are in."""
+    """Apply modules to images, one after the other, in the mode they are in."""
     x = images
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)  # dropout masks

@@ -1,4 +1,4 @@
-"""What a certificate says of one layer, and of the logits."""
+"""Records of a certificate: one layer's, and the logits'."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Predicted:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where one draw's number lies 95 times in 100; None without a spread.
+        """The 95 % interval of one draw's number; None without a spread.
 
         One draw's logarithm is N(log value - log_sd^2 / 2, log_sd^2): the median lies below the
         mean (Hanin & Nica 2020).
@@ -54,7 +54,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class DepthScales:
-    """How far signals travel in a deep net of layers like this one (Schoenholz et al. 2017).
+    """Depth scales of a deep net of layers like this one (Schoenholz et al. 2017).
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class LayerCertificate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where one draw's second moment lies 95 times in 100."""
+        """The 95 % interval of one draw's second moment."""
         found = self.predicted.get("preact_m2")
         return None if found is None else found.interval
 
@@ -201,7 +201,7 @@ class LayerCertificate:
 
 @dataclass(frozen=True)
 class OutputCertificate:
-    """What theory says of the logits, means over the images.
+    """Predictions for the logits, means over the images.
 
     Attributes
     ----------

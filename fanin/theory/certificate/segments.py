@@ -135,7 +135,7 @@ class _Walker:
         return frame.assign(basis=part.basis, layer_name=frame.layer_name.map(original_name))
 
     def _measured(self, name: str) -> tuple[Tensor, ...]:
-        """What comes out of the named module, in each of a few fresh draws."""
+        """Return the named module's outputs in each of a few fresh draws."""
         made = []
         for network in drawn(self.model, self.weights, RESTART_DRAWS, self.seed, "restart"):
             parts = list(flattened(network))

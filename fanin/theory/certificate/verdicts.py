@@ -16,7 +16,7 @@ Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstab
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as healthy.
+    """Limits of a healthy init.
 
     Parameters
     ----------
@@ -235,5 +235,5 @@ def _limit(problem: Problem, limits: Limits) -> float:
 
 
 def _gain(wanted: float, found: float) -> float:
-    """What multiplies the weights so that a second moment becomes another."""
+    """Return the factor of the weights that turns one second moment into another."""
     return (wanted / found) ** 0.5 if isfinite(found) and found > 0 else 0.0

@@ -93,7 +93,7 @@ def before_and_after(
 
 
 def thinned(products: Pairs, step: DropoutStep, images: int) -> Pairs:
-    """What dropout does to second moments: they grow where two points share a mask.
+    """Apply dropout to second moments: they grow where two points share a mask.
 
     To those of cotangents, on the way back, as well.
     """

@@ -1,4 +1,4 @@
-"""Which inputs a weight layer's outputs read: the one place that knows padding and stride.
+"""Inputs that a weight layer's outputs read: the one place that knows padding and stride.
 
 A field's points are the positions of a map, or of several maps side by side when images are taken
 jointly. A convolution tap reads, at each output point, one input point or the padding. That table
@@ -77,7 +77,7 @@ class Taps:
         return self.reads.shape[1]
 
     def gather(self, x: Float[Tensor, "*world point"]) -> Float[Tensor, "*world out tap"]:
-        """What each tap reads at each output point."""
+        """Return what each tap reads at each output point."""
         return F.pad(x, (1, 0))[..., self.reads]
 
     def matrix(self, weight: Float[Tensor, " tap"]) -> Float[Tensor, "out point"]:

@@ -96,17 +96,17 @@ class Interlayer:
 
     @property
     def mixes(self) -> bool:
-        """Whether some step takes points together."""
+        """True if some step takes points together."""
         return any(isinstance(step, Mixing) for step in self.steps)
 
     @property
     def routes_only(self) -> bool:
-        """Whether a cotangent only is passed on, never shared out: maxima, and nothing linear."""
+        """True if a cotangent is only passed on, never shared out: maxima, and nothing linear."""
         return all(step.routes for step in self.steps if isinstance(step, Mixing))
 
     @property
     def normalizes(self) -> bool:
-        """Whether what comes out has a size of its own, whatever goes in."""
+        """True if the output has a size of its own, whatever goes in."""
         return any(step.normalizes for step in self.steps if isinstance(step, Mixing))
 
     def parts(self, shift: float) -> Parts | None:

@@ -1,4 +1,4 @@
-"""What a walk has to keep: read off the network once, before any number is computed."""
+"""Plan of what a walk has to keep: read off the network once, before any computation."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _refuse_over_channels(
 def _between(
     stage: Stage, is_last: bool, images: int, positions: tuple[int, ...]
 ) -> Interlayer | None:
-    """What follows a weight layer; None behind the last one, unless its outputs are pooled."""
+    """Return what follows a weight layer; None behind the last, unless its outputs are pooled."""
     try:
         between = Interlayer.of(stage.after, images, positions)
     except UnpredictableLayer:

@@ -66,7 +66,7 @@ def walk_once(
 
 
 def is_sampled(layers: Sequence[FieldLayer]) -> bool:
-    """Whether the walk drew anything at random."""
+    """Return True if the walk drew anything at random."""
     if any(not layer.weights.centred for layer in layers[1:]):
         return True
     return any(
@@ -120,7 +120,7 @@ def _forward(
 
 
 def _grows(between: Interlayer, *, exploding: bool) -> bool:
-    """Whether very large, or very small, pre-activations make what follows as large or small."""
+    """Return True if what follows scales with very large, or very small, pre-activations."""
     if exploding and between.normalizes:
         return False
     return _degree(between.pointwise, exploding) == 1
@@ -215,7 +215,7 @@ def _times(moments: Moments, log_factor: float, log_scale: float) -> Moments:
 
 
 def _degree(function: Function, exploding: bool) -> int:
-    """Whether a function is linear (1) or constant (0) in very large, or very small, arguments.
+    """Degree of a function in very large, or very small, arguments: linear 1, constant 0.
 
     Examples
     --------

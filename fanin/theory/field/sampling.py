@@ -23,7 +23,7 @@ WORK = 4e9  # multiplications that one layer's particles may cost before there a
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a walk samples where it has no closed form.
+    """Options of sampling where a walk has no closed form.
 
     Attributes
     ----------

@@ -100,7 +100,7 @@ class LayerWeights:
 
     @property
     def centred(self) -> bool:
-        """Whether all weights have mean zero."""
+        """True if all weights have mean zero."""
         return not bool(self.mean.any())
 
     def on_scale(self, log_scale: float) -> LayerWeights:
@@ -169,7 +169,7 @@ class Preactivation:
 
 @dataclass(frozen=True)
 class Coherent:
-    r"""What the cotangents of different channels have in common, where weights have a mean.
+    r"""Component that the cotangents of different channels share, where weights have a mean.
 
     Behind the modules a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, with S
     and theta alike for all channels: S comes through the weights' mean, and theta because
@@ -229,7 +229,7 @@ class Cotangent:
         )
 
     def spread(self, parts: int) -> Cotangent:
-        """What each part of the channels below receives from the groups that it feeds."""
+        """Give each part of the channels below what it receives from the groups that it feeds."""
         groups = self.m2.shape[2]
         if groups in (1, parts):
             return self

@@ -146,7 +146,7 @@ def _diagonal(pairs: Pairs) -> Tensor:
 
 
 def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) -> Cotangent:
-    r"""What an input channel receives back from the layer's output channels.
+    r"""Send the output channels' cotangents back to an input channel.
 
     With n output channels, a = E[d_j d_j'] of one and b = E[S S'] of what they have in common
     (docs/derivations.md, section 4, and `Coherent`):

@@ -37,7 +37,7 @@ Forms = Tensor
 
 
 def is_closed(between: Interlayer, made: Preactivation) -> bool:
-    """Whether `ClosedAdjoint` knows the modules: one function, with linear ones around it."""
+    """Return True if `ClosedAdjoint` covers the modules: one function between linear ones."""
     thinnings = [step for step in between.steps if isinstance(step, DropoutStep)]
     if any(step.whole_channel for step in thinnings) or (thinnings and between.mixes):
         return False

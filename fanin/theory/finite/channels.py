@@ -161,7 +161,7 @@ def logit_cotangents(last: FieldLayer, seed: int) -> Cotangents:
 def directions(
     above: FieldLayer, d: Cotangents, received: Cotangent, samples: int, *place: object
 ) -> Float[Tensor, "sample point"]:
-    """What the channels of a layer receive from channels above, through independent weights.
+    """Draw what the channels of a layer receive from those above, through independent weights.
 
     Points are uncorrelated on average behind a flattening, but not in any one draw: C channels
     leave correlations of order 1 / sqrt(C) between neighbours, which add up over many of them. So

@@ -25,7 +25,7 @@ HELD = 2**26  # numbers that the draws of one batch may hold: 512 MB
 
 
 def is_dense(model: nn.Module, net: Walk) -> bool:
-    """Whether all weight layers are linear."""
+    """Return True if all weight layers are linear."""
     modules = dict(model.named_modules())
     return all(isinstance(modules[stage.name], nn.Linear) for stage in net.stages)
 

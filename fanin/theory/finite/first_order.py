@@ -49,7 +49,7 @@ Matrix = Float[Tensor, "point point"]
 
 @dataclass(frozen=True)
 class Freedom:
-    """How much of a layer's second moments its weights leave free, given its inputs: (1, 1) for
+    """Share of a layer's second moments that its weights leave free, given its inputs: (1, 1) for
     independent weights, less where orthogonal ones keep lengths, forward or backward."""
 
     forward: float = 1.0
@@ -109,7 +109,7 @@ class _Group:
 
 @dataclass
 class _LayerSamples:
-    """What is kept of a layer between the sweeps.
+    """State of a layer between the sweeps.
 
     Attributes
     ----------

@@ -126,7 +126,7 @@ def first_order_holds(
     images: Float[Tensor, "image ..."],
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
-    """Whether a spread of first order in 1 / width, around the field's values, will do.
+    """Return True if a spread of first order in 1 / width, around the field's values, will do.
 
     Not for weights of non-zero mean, whose mean maps scatter by themselves; not where errors grow
     on their way through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
@@ -175,7 +175,7 @@ def _amplifies(
 
 @dataclass(frozen=True)
 class Spread:
-    """How one draw's moments scatter, for images and the mean over them.
+    """Scatter of one draw's moments, for images and the mean over them.
 
     Attributes
     ----------
@@ -282,7 +282,7 @@ def _of_mean(
 
 
 def freedom(layer: WeightLayer, moments: LayerMoments) -> Freedom:
-    """What a layer's weights leave free of the second moments that they pass on.
+    """Share of the second moments that a layer's weights leave free as they pass them on.
 
     An orthogonal matrix that makes no fewer outputs than it has inputs keeps products of vectors;
     of one that makes fewer, a share. Backward likewise, if the matrix is one tap's alone.
