@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Test files side by side, one a core, each file in one process.
 BESIDE := -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-slow test-slurm test-all lint format lock clean
+.PHONY: help setup demo test test-slow test-slurm test-all faults lint format lock clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -41,6 +41,10 @@ test-all: $(STAMP)  ## every test, the long ones too, with coverage
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=90
+
+faults: $(STAMP) ## plant faults in the code, and tell which of them the tests catch (about an hour)
+	$(BIN)/python -m tests.faults.coverage
+	$(BIN)/python -m tests.faults.run
 
 lint: $(STAMP)   ## ruff, ruff format, mypy
 	$(BIN)/ruff check .

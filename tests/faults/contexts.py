@@ -1,0 +1,75 @@
+"""A pytest plugin: coverage contexts that name tests, a test's duration, and a selection.
+
+It needs coverage to have been started by COVERAGE_PROCESS_START, see `coverage.py`. A process that
+a test starts reads the test's node id from the environment, as the static context of its coverage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from multiprocessing import spawn
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coverage import Coverage
+
+TEST = "FANIN_TEST"  # environment variable: the node id of the test that runs
+RECORD = "FANIN_TEST_RECORD"  # environment variable: folder for `durations.txt` and `failed.txt`
+SELECTION = "FANIN_TEST_SELECTION"  # environment variable: file of node ids, in the order to run
+
+_durations: dict[str, float] = defaultdict(float)
+_outcomes: dict[str, set[str]] = defaultdict(set)
+
+
+class _SetTest:
+    """Sets the environment variable in a process that unpickles it.
+
+    A forkserver outlives the test that started it, so what it forks would name that test.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return exec, (f"import os; os.environ[{TEST!r}] = {os.environ.get(TEST, '')!r}",)
+
+
+def pytest_configure() -> None:
+    prepare = spawn.get_preparation_data
+    spawn.get_preparation_data = lambda name: {"test": _SetTest(), **prepare(name)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SELECTION in os.environ:
+        lines = Path(os.environ[SELECTION]).read_text().splitlines()
+        order = {test: rank for rank, test in enumerate(lines)}
+        items[:] = sorted(
+            (item for item in items if item.nodeid in order), key=lambda item: order[item.nodeid]
+        )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    os.environ[TEST] = item.nodeid
+    coverage = Coverage.current()
+    if coverage is not None:
+        coverage.switch_context(item.nodeid)
+    return (yield)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _durations[report.nodeid] += report.duration
+    _outcomes[report.nodeid].add(report.outcome)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if RECORD not in os.environ or hasattr(session.config, "workerinput"):
+        return
+    folder = Path(os.environ[RECORD])
+    passed = sorted(
+        (_durations[test], test) for test, seen in _outcomes.items() if seen == {"passed"}
+    )
+    lines = [f"{seconds:.3f} {test}\n" for seconds, test in passed]
+    (folder / "durations.txt").write_text("".join(lines))
+    failed = sorted(test for test, seen in _outcomes.items() if "failed" in seen)
+    (folder / "failed.txt").write_text("".join(f"{test}\n" for test in failed))

@@ -1,0 +1,193 @@
+"""Plant one fault after the other, and tell which tests catch it.
+
+    python -m tests.faults.run
+
+A fault is a substitution in a clone of the repository's last commit. Its tests are those that
+executed the changed lines (`python -m tests.faults.coverage` records that), then those that
+executed anything else in the file, each the fastest first. Lines outside functions run at import,
+so all tests of their file count. What is caught by a test that fails anyway is `unsure`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import yaml
+from coverage.numbits import numbits_to_nums
+
+from tests.faults.coverage import HERE, PYTEST, RECORDED, clone, environment
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one fault: `caught`, `survived`, `timeout`, `no tests` or `unsure`."""
+
+    id: str
+    sentence: str
+    outcome: str
+    test: str | None
+    tests: int
+    seconds: float
+
+
+def substituted(text: str, change: dict[str, str]) -> str:
+    """Return a file's text with the fault in it."""
+    if (count := text.count(change["old"])) != 1:
+        raise ValueError(f"{change['file']}: found {count} times: {change['old']}")
+    return text.replace(change["old"], change["new"])
+
+
+def changed_lines(text: str, new_text: str) -> tuple[set[int], set[int]]:
+    """Return the lines of changed statements within functions, and all lines within functions."""
+    before, after = text.splitlines(), new_text.splitlines()
+    changed: set[int] = set()
+    for tag, start, stop, _, _ in SequenceMatcher(None, before, after, False).get_opcodes():
+        if tag != "equal":
+            changed |= set(range(start + 1, max(stop, start + 1) + 1))
+    statements = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+    within = {
+        line
+        for function in statements
+        if isinstance(function, ast.FunctionDef)
+        for line in range(function.body[0].lineno, (function.end_lineno or 0) + 1)
+    }
+    lines: set[int] = set()
+    for statement in statements:
+        inner = [each.lineno for each in ast.walk(statement) if isinstance(each, ast.stmt)][1:]
+        # Of what holds other statements, only its head.
+        end = min(inner, default=(statement.end_lineno or statement.lineno) + 1) - 1
+        own = set(range(statement.lineno, max(statement.lineno, end) + 1))
+        lines |= own if own & changed else set()
+    return lines & within, within
+
+
+class Tests:
+    """Which passing tests executed which lines, and how long each takes."""
+
+    def __init__(self, coverage: Path, durations: Path) -> None:
+        pairs = [line.split(" ", 1) for line in durations.read_text().splitlines()]
+        self.seconds = {test: float(seconds) for seconds, test in pairs}
+        self._coverage = coverage
+
+    def of(self, file: str, lines: set[int], within: set[int], budget: float) -> list[str]:
+        """Return tests for changed lines, as many as take `budget` seconds (one at least)."""
+        with sqlite3.connect(self._coverage) as database:
+            rows = database.execute(
+                "SELECT context, numbits FROM line_bits JOIN context ON context.id = context_id"
+                " JOIN file ON file.id = file_id WHERE path = ?",
+                (file,),
+            ).fetchall()
+        executed = {test: set(numbits_to_nums(bits)) for test, bits in rows if test in self.seconds}
+        exact = [test for test, seen in executed.items() if seen & lines]
+        near = [test for test, seen in executed.items() if seen & (within or seen)]
+        chosen: list[str] = []
+        for tests in (exact, set(near) - set(exact)):
+            fitting = []
+            for test in sorted(tests, key=self.seconds.__getitem__):
+                budget -= self.seconds[test]
+                if budget >= 0 or not chosen + fitting:
+                    fitting.append(test)
+            chosen += self._by_file(fitting)
+        return chosen
+
+    def _by_file(self, tests: list[str]) -> list[str]:
+        """Keep a file's tests together, for they may share what takes long to make."""
+        total: Counter[str] = Counter()
+        for test in tests:
+            total[test.partition("::")[0]] += self.seconds[test]
+        return sorted(tests, key=lambda test: (total[test.partition("::")[0]], test))
+
+
+def failures(folder: Path, tests: list[str], timeout: float, *options: str) -> list[str]:
+    """Run tests in this order; return those that fail, or why none could run."""
+    selection = folder / "selection.txt"
+    selection.write_text("".join(f"{test}\n" for test in tests))
+    own = {"FANIN_TEST_SELECTION": str(selection), "FANIN_TEST_RECORD": str(folder)}
+    files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    process = subprocess.Popen(
+        [*PYTEST, "-q", "--tb=no", *options, *files],
+        cwd=folder,
+        env=environment(folder) | own,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    if process.returncode == 0:
+        return []
+    failed = (folder / "failed.txt").read_text().splitlines()
+    return failed or output.strip().splitlines()[-1:]
+
+
+def judged(fault: dict[str, Any], arguments: Any, root: Path, tests: Tests) -> Result:
+    """Plant one fault and run its tests."""
+    change, start = fault[arguments.version], time.monotonic()
+    folder = clone(arguments.repo, root / fault["id"])
+    path = folder / change["file"]
+    text = path.read_text()
+    path.write_text(substituted(text, change))
+    chosen = tests.of(change["file"], *changed_lines(text, path.read_text()), arguments.budget)
+    outcome, test = "survived" if chosen else "no tests", None
+    try:
+        if chosen and (found := failures(folder, chosen, arguments.timeout, "-x")):
+            outcome, test = "caught", found[0]
+    except subprocess.TimeoutExpired:
+        outcome = "timeout"
+    seconds = round(time.monotonic() - start, 1)
+    result = Result(fault["id"], fault["sentence"], outcome, test, len(chosen), seconds)
+    print(f"{outcome:9} {seconds:6.1f} s  {result.id:25} {test or ''}", flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repo", type=Path, default=HERE.parents[1])
+    parser.add_argument("--version", choices=("base", "new"), default="new")
+    parser.add_argument("--only", nargs="+", metavar="ID", help="default: all faults")
+    parser.add_argument("--coverage", type=Path, default=RECORDED / "coverage.sqlite")
+    parser.add_argument("--durations", type=Path, default=RECORDED / "durations.txt")
+    parser.add_argument("--write", type=Path, default=RECORDED / "faults.json")
+    parser.add_argument("--budget", type=float, default=200.0, help="seconds of tests a fault")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds a fault")
+    parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
+    arguments = parser.parse_args()
+    faults = yaml.safe_load((HERE / "faults.yaml").read_text())
+    faults = [fault for fault in faults if fault["id"] in (arguments.only or [fault["id"]])]
+    faults = [fault for fault in faults if arguments.version in fault]
+    tests = Tests(arguments.coverage, arguments.durations)
+    with tempfile.TemporaryDirectory(prefix="fanin-faults-") as name:
+        root = Path(name).resolve()
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            results = list(pool.map(lambda fault: judged(fault, arguments, root, tests), faults))
+        # A test that fails without any fault has caught none.
+        catching = {result.test for result in results if result.test in tests.seconds}
+        clean = clone(arguments.repo, root / "clean")
+        broken = failures(clean, sorted(catching), arguments.timeout) if catching else []
+    results = [replace(r, outcome="unsure") if r.test in broken else r for r in results]
+    for outcome, count in Counter(result.outcome for result in results).items():
+        print(f"{count} of {len(results)} faults: {outcome}")
+    arguments.write.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
