@@ -1,4 +1,4 @@
-"""A pytest plugin: coverage contexts that name tests, a test's duration, and a selection.
+"""A pytest plugin: coverage contexts that name tests, CPU seconds, and a selection.
 
 It needs coverage to have been started by COVERAGE_PROCESS_START, see `coverage.py`. A process that
 a test starts reads the test's node id from the environment, as the static context of its coverage.
@@ -20,6 +20,7 @@ TEST = "FANIN_TEST"  # environment variable: the node id of the test that runs
 RECORD = "FANIN_TEST_RECORD"  # environment variable: folder for `durations.txt` and `failed.txt`
 SELECTION = "FANIN_TEST_SELECTION"  # environment variable: file of node ids, in the order to run
 
+CPU = pytest.StashKey[float]()
 _durations: dict[str, float] = defaultdict(float)
 _outcomes: dict[str, set[str]] = defaultdict(set)
 
@@ -51,14 +52,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     os.environ[TEST] = item.nodeid
+    item.stash[CPU] = _cpu_seconds()
     coverage = Coverage.current()
     if coverage is not None:
         coverage.switch_context(item.nodeid)
     return (yield)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    before, item.stash[CPU] = item.stash[CPU], _cpu_seconds()
+    report.cpu_seconds = item.stash[CPU] - before
+    return report
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of those that it has waited for; a wall clock sees others'."""
+    return sum(os.times()[:4])
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _durations[report.nodeid] += report.duration
+    _durations[report.nodeid] += getattr(report, "cpu_seconds", 0.0)
     _outcomes[report.nodeid].add(report.outcome)
 
 
@@ -66,10 +81,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if RECORD not in os.environ or hasattr(session.config, "workerinput"):
         return
     folder = Path(os.environ[RECORD])
-    passed = sorted(
-        (_durations[test], test) for test, seen in _outcomes.items() if seen == {"passed"}
-    )
-    lines = [f"{seconds:.3f} {test}\n" for seconds, test in passed]
+    passed = [test for test, seen in _outcomes.items() if seen == {"passed"}]
+    lines = [f"{_durations[test]:.3f} {test}\n" for test in sorted(passed, key=_durations.get)]
     (folder / "durations.txt").write_text("".join(lines))
     failed = sorted(test for test, seen in _outcomes.items() if "failed" in seen)
     (folder / "failed.txt").write_text("".join(f"{test}\n" for test in failed))

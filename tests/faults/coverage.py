@@ -1,4 +1,4 @@
-"""Record which fast tests execute each line, and how long each test takes.
+"""Record which fast tests execute each line, and how much CPU time each test takes.
 
     python -m tests.faults.coverage
 

@@ -19,10 +19,9 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +31,6 @@ from coverage.numbits import numbits_to_nums
 from tests.faults.coverage import HERE, PYTEST, RECORDED, clone, environment
 
 
-@dataclass(frozen=True)
-class Result:
-    """Outcome of one fault: `caught`, `survived`, `timeout`, `no tests` or `unsure`."""
-
-    id: str
-    sentence: str
-    outcome: str
-    test: str | None
-    tests: int
-    seconds: float
-
-
 def substituted(text: str, change: dict[str, str]) -> str:
     """Return a file's text with the fault in it."""
     if (count := text.count(change["old"])) != 1:
@@ -51,13 +38,11 @@ def substituted(text: str, change: dict[str, str]) -> str:
     return text.replace(change["old"], change["new"])
 
 
-def changed_lines(text: str, new_text: str) -> tuple[set[int], set[int]]:
+def changed_lines(text: str, change: dict[str, str]) -> tuple[set[int], set[int]]:
     """Return the lines of changed statements within functions, and all lines within functions."""
-    before, after = text.splitlines(), new_text.splitlines()
-    changed: set[int] = set()
-    for tag, start, stop, _, _ in SequenceMatcher(None, before, after, False).get_opcodes():
-        if tag != "equal":
-            changed |= set(range(start + 1, max(stop, start + 1) + 1))
+    first = text[: text.index(change["old"])].count("\n") + 1
+    pairs = zip_longest(change["old"].splitlines(), change["new"].splitlines())
+    changed = {first + number for number, (old, new) in enumerate(pairs) if old != new}
     statements = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
     within = {
         line
@@ -76,7 +61,7 @@ def changed_lines(text: str, new_text: str) -> tuple[set[int], set[int]]:
 
 
 class Tests:
-    """Which passing tests executed which lines, and how long each takes."""
+    """Which passing tests executed which lines, and how many CPU seconds each takes."""
 
     def __init__(self, coverage: Path, durations: Path) -> None:
         pairs = [line.split(" ", 1) for line in durations.read_text().splitlines()]
@@ -96,7 +81,7 @@ class Tests:
         near = [test for test, seen in executed.items() if seen & (within or seen)]
         chosen: list[str] = []
         for tests in (exact, set(near) - set(exact)):
-            fitting = []
+            fitting: list[str] = []
             for test in sorted(tests, key=self.seconds.__getitem__):
                 budget -= self.seconds[test]
                 if budget >= 0 or not chosen + fitting:
@@ -106,7 +91,7 @@ class Tests:
 
     def _by_file(self, tests: list[str]) -> list[str]:
         """Keep a file's tests together, for they may share what takes long to make."""
-        total: Counter[str] = Counter()
+        total: dict[str, float] = defaultdict(float)
         for test in tests:
             total[test.partition("::")[0]] += self.seconds[test]
         return sorted(tests, key=lambda test: (total[test.partition("::")[0]], test))
@@ -139,24 +124,24 @@ def failures(folder: Path, tests: list[str], timeout: float, *options: str) -> l
     return failed or output.strip().splitlines()[-1:]
 
 
-def judged(fault: dict[str, Any], arguments: Any, root: Path, tests: Tests) -> Result:
-    """Plant one fault and run its tests."""
+def judged(fault: dict[str, Any], arguments: Any, root: Path, tests: Tests) -> dict[str, Any]:
+    """Plant one fault; return which of its tests failed, or that it survived."""
     change, start = fault[arguments.version], time.monotonic()
     folder = clone(arguments.repo, root / fault["id"])
     path = folder / change["file"]
     text = path.read_text()
     path.write_text(substituted(text, change))
-    chosen = tests.of(change["file"], *changed_lines(text, path.read_text()), arguments.budget)
+    chosen = tests.of(change["file"], *changed_lines(text, change), arguments.budget)
     outcome, test = "survived" if chosen else "no tests", None
     try:
-        if chosen and (found := failures(folder, chosen, arguments.timeout, "-x")):
-            outcome, test = "caught", found[0]
+        if chosen and (failed := failures(folder, chosen, arguments.timeout, "-x")):
+            outcome, test = "caught", failed[0]
     except subprocess.TimeoutExpired:
         outcome = "timeout"
     seconds = round(time.monotonic() - start, 1)
-    result = Result(fault["id"], fault["sentence"], outcome, test, len(chosen), seconds)
-    print(f"{outcome:9} {seconds:6.1f} s  {result.id:25} {test or ''}", flush=True)
-    return result
+    print(f"{outcome:9} {seconds:6.1f} s  {fault['id']:25} {test or ''}", flush=True)
+    found = {"outcome": outcome, "test": test, "tests": len(chosen), "seconds": seconds}
+    return {"id": fault["id"], "sentence": fault["sentence"]} | found
 
 
 def main() -> None:
@@ -167,7 +152,7 @@ def main() -> None:
     parser.add_argument("--coverage", type=Path, default=RECORDED / "coverage.sqlite")
     parser.add_argument("--durations", type=Path, default=RECORDED / "durations.txt")
     parser.add_argument("--write", type=Path, default=RECORDED / "faults.json")
-    parser.add_argument("--budget", type=float, default=200.0, help="seconds of tests a fault")
+    parser.add_argument("--budget", type=float, default=200.0, help="CPU seconds of tests a fault")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds a fault")
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
     arguments = parser.parse_args()
@@ -180,13 +165,15 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             results = list(pool.map(lambda fault: judged(fault, arguments, root, tests), faults))
         # A test that fails without any fault has caught none.
-        catching = {result.test for result in results if result.test in tests.seconds}
+        catching = {result["test"] for result in results} & tests.seconds.keys()
         clean = clone(arguments.repo, root / "clean")
         broken = failures(clean, sorted(catching), arguments.timeout) if catching else []
-    results = [replace(r, outcome="unsure") if r.test in broken else r for r in results]
-    for outcome, count in Counter(result.outcome for result in results).items():
+    for result in results:
+        if result["test"] in broken:
+            result["outcome"] = "unsure"
+    for outcome, count in Counter(result["outcome"] for result in results).items():
         print(f"{count} of {len(results)} faults: {outcome}")
-    arguments.write.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    arguments.write.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
