@@ -43,7 +43,7 @@ test-all: $(STAMP)  ## every test, the long ones too, with coverage
 	$(BIN)/python -m coverage report --fail-under=90
 
 faults: $(STAMP) ## plant faults in the code, and tell which of them the tests catch (about an hour)
-	$(BIN)/python -m tests.faults.coverage
+	$(BIN)/python -m tests.faults.record_coverage
 	$(BIN)/python -m tests.faults.run
 
 lint: $(STAMP)   ## ruff, ruff format, mypy

@@ -1,7 +1,7 @@
 """A pytest plugin: coverage contexts that name tests, CPU seconds, and a selection.
 
-It needs coverage to have been started by COVERAGE_PROCESS_START, see `coverage.py`. A process that
-a test starts reads the test's node id from the environment, as the static context of its coverage.
+`record_coverage.py` starts coverage by COVERAGE_PROCESS_START. A process that a test starts reads
+the test's node id from the environment, as the static context of its coverage.
 """
 
 from __future__ import annotations

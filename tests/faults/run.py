@@ -3,7 +3,7 @@
     python -m tests.faults.run
 
 A fault is a substitution in a clone of the repository's last commit. Its tests are those that
-executed the changed lines (`python -m tests.faults.coverage` records that), then those that
+executed the changed lines (`python -m tests.faults.record_coverage` records that), then those that
 executed anything else in the file, each the fastest first. Lines outside functions run at import,
 so all tests of their file count. What is caught by a test that fails anyway is `unsure`.
 """
@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 from coverage.numbits import numbits_to_nums
 
-from tests.faults.coverage import HERE, PYTEST, RECORDED, clone, environment
+from tests.faults.record_coverage import HERE, PYTEST, RECORDED, clone, environment
 
 
 def substituted(text: str, change: dict[str, str]) -> str:

@@ -1,6 +1,6 @@
 """Record which fast tests execute each line, and how much CPU time each test takes.
 
-    python -m tests.faults.coverage
+    python -m tests.faults.record_coverage
 
 The tests run in a clone of the repository's last commit. Takes about twice as long as the tests.
 """
