@@ -124,7 +124,7 @@ def _dots(axis: Axes, layers: pd.Series, values: pd.Series) -> None:
 
 
 def _tell_the_miss(axis: Axes, measured: pd.DataFrame, he: pd.DataFrame, *, forward: bool) -> None:
-    """Print how far He's number is off in the last layer."""
+    """Write beside the last layer how far off He's number is."""
     layer = he.layer.max() if forward else he.layer.min()
     mean = float(measured.value[measured.layer == layer].mean())
     formula = float(he.value[he.layer == layer].iloc[0])

@@ -138,7 +138,7 @@ def _dead(layer: FieldLayer, stream: torch.Generator) -> float:
         return nan
     # Beyond a few particles their scatter is smaller than that of any network's units.
     root = factor(made.cov).flatten(0, 2)
-    mean = made.mean.expand(*made.worlds, -1).flatten(0, 2)
+    mean = made.mean.expand(*made.field_shape, -1).flatten(0, 2)
     dead = []
     for place, centre in enumerate(mean):
         spread = root[place % len(root)]

@@ -18,14 +18,14 @@ from fanin.theory.elementwise import Function, derivative
 from fanin.theory.field.forward import (
     Place,
     before_and_after,
-    closed_parts,
+    closed_form_of,
     diagonal,
+    field_chunks,
     field_normals,
     thinned,
     with_diagonal,
-    worlds,
 )
-from fanin.theory.field.interlayer import Interlayer, Parts
+from fanin.theory.field.interlayer import ClosedForm, Interlayer
 from fanin.theory.field.sampling import eigen_root, factor, signs, whitened
 from fanin.theory.field.state import Coherent, Cotangent, Pairs, Points, Preactivation, pick
 from fanin.theory.gaussian_pairs import pair_law
@@ -56,16 +56,16 @@ def pull_back(
         if between.mixes:
             return _sampled(between, made, received, samples, place)
         return _pointwise_coherent(between, made, received, samples, place)
-    parts = closed_parts(between, made)
+    form = closed_form_of(between, made)
     if between.mixes:
-        if parts is not None:
-            return _closed(between, parts, made, received)
+        if form is not None:
+            return _closed(between, form, made, received)
         return _sampled(between, made, received, samples, place)
     units = unit_moments(between.pointwise_layers, *torch.broadcast_tensors(made.mean, made.var))
     m2 = received.m2 * units.slope_m2
     if received.products is None:
         return Cotangent(m2)
-    products = received.products * _slope_products(between, parts, made, samples, place)
+    products = received.products * _slope_products(between, form, made, samples, place)
     return Cotangent(m2, with_diagonal(_thinned(between, products), m2))
 
 
@@ -127,7 +127,7 @@ def _response_products(
 ) -> _Products:
     z = field_normals(between, made, samples, *place, "slopes")
     found: list[list[Tensor]] = [[], [], []]
-    for _, root, mean in worlds(made, len(z)):
+    for _, root, mean in field_chunks(made, len(z)):
         fields = (z @ root.mT + mean[:, None]).flatten(0, 1)
         value, slope = derivative(between.pointwise, fields)
         slope = slope.unflatten(0, (len(root), len(z)))
@@ -136,29 +136,29 @@ def _response_products(
             found, ((slope, slope), (slope, force), (force, force)), strict=True
         ):
             pairs.append(a.mT @ b / len(z))
-    return _Products(*(torch.cat(pairs).unflatten(0, made.worlds) for pairs in found))
+    return _Products(*(torch.cat(pairs).unflatten(0, made.field_shape) for pairs in found))
 
 
 def _slope_products(
-    between: Interlayer, parts: Parts | None, made: Preactivation, samples: int, place: Place
+    between: Interlayer, form: ClosedForm | None, made: Preactivation, samples: int, place: Place
 ) -> Pairs:
     """E[phi'(y(p)) phi'(y(p'))]."""
-    if parts is not None:
-        return pair_law(parts.function).slope_covariance(made.covariance, made.var, made.var)
+    if form is not None:
+        return pair_law(form.function).slope_covariance(made.covariance, made.var, made.var)
     z = field_normals(between, made, samples, *place, "slopes")
     products = []
-    for _, root, mean in worlds(made, len(z)):
+    for _, root, mean in field_chunks(made, len(z)):
         fields = (z @ root.mT + mean[:, None]).flatten(0, 1)
         _, slope = derivative(between.pointwise, fields)
         slope = slope.unflatten(0, (len(root), len(z)))
         products.append(slope.mT @ slope / len(z))
-    return torch.cat(products).unflatten(0, made.worlds)
+    return torch.cat(products).unflatten(0, made.field_shape)
 
 
 def _closed(
-    between: Interlayer, parts: Parts, made: Preactivation, received: Cotangent
+    between: Interlayer, form: ClosedForm, made: Preactivation, received: Cotangent
 ) -> Cotangent:
-    before, after = before_and_after(between, parts)
+    before, after = before_and_after(between, form)
     products = received.matrix
     for step in after[::-1]:
         if isinstance(step, DropoutStep):
@@ -169,7 +169,7 @@ def _closed(
     for matrix in before:
         cov = matrix.mT @ cov @ matrix
     var = diagonal(cov)
-    law = pair_law(parts.function)
+    law = pair_law(form.function)
     m2 = diagonal(products) * law.slope_m2(var)
     products = with_diagonal(products * law.slope_covariance(cov, var, var), m2)
     for matrix in before[::-1]:
@@ -185,7 +185,7 @@ def _sampled(
     draw = _directions(received, made, len(z), (*place, "cotangent"))
     in_pairs = received.products is not None or not between.routes_only
     m2, products, coherent = [], [], []
-    for index, root, mean in worlds(made, len(z)):
+    for index, root, mean in field_chunks(made, len(z)):
         deviations = (z @ root.mT).requires_grad_()
         with torch.enable_grad():
             fields = (deviations + mean[:, None]).flatten(0, 1)
@@ -196,13 +196,13 @@ def _sampled(
         if in_pairs:
             products.append(d.mT @ d / len(z))
         if received.coherent is not None:
-            var = pick(made.var, made.worlds, index)[:, None]
+            var = pick(made.var, made.field_shape, index)[:, None]
             # Stein: E[d delta / dy] = E[delta (y - m)] / var.
             bend = torch.where(var > 0, d * deviations.detach() / var.clamp(min=TINY), 0.0)
             coherent.append([_in_common(*pair) for pair in ((d, d), (d, bend), (bend, bend))])
 
     def joined(found: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(found)).unflatten(0, made.worlds)
+        return torch.cat(list(found)).unflatten(0, made.field_shape)
 
     return Cotangent(
         joined(m2),
@@ -214,7 +214,7 @@ def _sampled(
 def _directions(
     received: Cotangent, made: Preactivation, count: int, place: Place
 ) -> Callable[[slice, Tensor], Tensor]:
-    """Draws of the received cotangent for some worlds, whose fields became x.
+    """Draws of the received cotangent for some fields, whose fields became x.
 
     What different channels have in common is drawn once for each company of consecutive samples.
     """
@@ -222,11 +222,11 @@ def _directions(
     if received.products is None:
         # Uncorrelated points: signs have the same second moments as normals, and no scatter.
         sign, size = signs(count, points, *place), received.m2.sqrt()
-        return lambda index, _: sign * pick(size, made.worlds, index)[:, None]
+        return lambda index, _: sign * pick(size, made.field_shape, index)[:, None]
     own = factor(received.products)
     z = whitened(count, points, *place)[:count]
     if received.coherent is None:
-        return lambda index, _: z @ pick(own, made.worlds, index).mT
+        return lambda index, _: z @ pick(own, made.field_shape, index).mT
     companies = count // COMPANIONS
     lead = min(2 * points, companies // 4)  # directions that carry most, exactly as they are
     first = whitened(companies, lead, *place, "shared")[:companies]
@@ -235,9 +235,9 @@ def _directions(
     normals, root = torch.cat([first, rest], -1), eigen_root(received.coherent.joint)
 
     def all_parts(index: slice, x: Tensor) -> Tensor:
-        common = (normals @ pick(root, made.worlds, index).mT).repeat_interleave(COMPANIONS, 1)
+        common = (normals @ pick(root, made.field_shape, index).mT).repeat_interleave(COMPANIONS, 1)
         shared, response = common.split(points, -1)
-        return z @ pick(own, made.worlds, index).mT + shared + response * x
+        return z @ pick(own, made.field_shape, index).mT + shared + response * x
 
     return all_parts
 

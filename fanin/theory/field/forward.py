@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fanin.seeds import generator
 from fanin.theory.elementwise import Function
-from fanin.theory.field.interlayer import Interlayer, Parts
+from fanin.theory.field.interlayer import ClosedForm, Interlayer
 from fanin.theory.field.sampling import antithetic, factor, whitened
 from fanin.theory.field.state import LayerInput, Pairs, Preactivation, pick
 from fanin.theory.gaussian_pairs import pair_law
@@ -44,27 +44,27 @@ def pass_on(
     place
         Of the random stream.
     """
-    parts = closed_parts(between, made)
+    form = closed_form_of(between, made)
     if between.mixes:
-        if parts is not None:
-            return _closed(between, parts, made)
+        if form is not None:
+            return _closed(between, form, made)
         return _sampled(between, made, samples, place)
     mean, var = torch.broadcast_tensors(made.mean, made.var)
     units = unit_moments(between.pointwise_layers, mean, var)
     if not full:
         return LayerInput(units.mean, units.m2, None)
-    if parts is None:
+    if form is None:
         return _with_exact_points(_sampled(between, made, samples, place), units)
-    products = pair_law(parts.function).covariance(made.covariance, made.var, made.var)
-    for step in parts.after:
+    products = pair_law(form.function).covariance(made.covariance, made.var, made.var)
+    for step in form.after:
         assert isinstance(step, DropoutStep)
         products = thinned(products, step, between.images)
     return LayerInput(units.mean, units.m2, with_diagonal(products, units.m2))
 
 
-def closed_parts(between: Interlayer, made: Preactivation) -> Parts | None:
+def closed_form_of(between: Interlayer, made: Preactivation) -> ClosedForm | None:
     """The modules as steps with closed forms; None where only samples will do."""
-    return None if made.shift is None else between.parts(made.shift)
+    return None if made.shift is None else between.closed_form(made.shift)
 
 
 def matrices_of(
@@ -84,12 +84,12 @@ def matrices_of(
 
 
 def before_and_after(
-    between: Interlayer, parts: Parts
+    between: Interlayer, form: ClosedForm
 ) -> tuple[list[Tensor], list[Tensor | DropoutStep]]:
     """The linear steps on both sides of the function, as matrices."""
-    found = matrices_of(between, (*parts.before, *parts.after), between.positions)
-    before = [matrix for matrix in found[: len(parts.before)] if isinstance(matrix, Tensor)]
-    return before, found[len(parts.before) :]
+    found = matrices_of(between, (*form.before, *form.after), between.positions)
+    before = [matrix for matrix in found[: len(form.before)] if isinstance(matrix, Tensor)]
+    return before, found[len(form.before) :]
 
 
 def thinned(products: Pairs, step: DropoutStep, images: int) -> Pairs:
@@ -120,7 +120,7 @@ def diagonal(products: Pairs) -> Tensor:
 
 def zero_fraction(
     function: Function, made: Preactivation
-) -> Float[Tensor, "image particle part point"]:
+) -> Float[Tensor, "image particle group point"]:
     """P(phi(y) = 0) at every point; 0 or 1 where it is nearer to them than quadrature can tell.
 
     NaN for a function that is 0 nowhere but, perhaps, at single points: its zeros are what a dtype
@@ -142,28 +142,28 @@ def zero_fraction(
 def field_normals(between: Interlayer, made: Preactivation, samples: int, *place: object) -> Tensor:
     """Normals that make samples of a field, [sample, rank]."""
     # Single points are exact where nothing mixes them, and their products averages over particles.
-    if made.worlds[1] > 1 and not between.mixes:
+    if made.field_shape[1] > 1 and not between.mixes:
         return antithetic(min(samples, PER_PARTICLE), made.rank, *place)
     return whitened(samples, made.rank, *place)
 
 
-def worlds(made: Preactivation, samples: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Fields in chunks: which worlds, roots [world, point, rank] and means [world, point]."""
+def field_chunks(made: Preactivation, samples: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Fields in chunks: which fields, roots [field, point, rank] and means [field, point]."""
     root = factor(made.covariance) if made.root is None else made.root
-    count = int(torch.Size(made.worlds).numel())
+    count = int(torch.Size(made.field_shape).numel())
     size = max(1, AT_ONCE // (samples * made.var.shape[-1]))
     for start in range(0, count, size):
         index = slice(start, min(start + size, count))
-        yield index, pick(root, made.worlds, index), pick(made.mean, made.worlds, index)
+        yield index, pick(root, made.field_shape, index), pick(made.mean, made.field_shape, index)
 
 
-def _closed(between: Interlayer, parts: Parts, made: Preactivation) -> LayerInput:
-    before, after = before_and_after(between, parts)
+def _closed(between: Interlayer, form: ClosedForm, made: Preactivation) -> LayerInput:
+    before, after = before_and_after(between, form)
     cov = made.covariance
     for matrix in before:
         cov = matrix.mT @ cov @ matrix
     var = diagonal(cov)
-    law = pair_law(parts.function)
+    law = pair_law(form.function)
     products = with_diagonal(law.covariance(cov, var, var), law.second_moment(var))
     mean = law.mean(var)
     for step in after:
@@ -177,15 +177,15 @@ def _closed(between: Interlayer, parts: Parts, made: Preactivation) -> LayerInpu
 def _sampled(between: Interlayer, made: Preactivation, samples: int, place: Place) -> LayerInput:
     z = field_normals(between, made, samples, *place)
     means, spreads = [], []
-    for _, root, mean in worlds(made, len(z)):
+    for _, root, mean in field_chunks(made, len(z)):
         fields = z @ root.mT + mean[:, None]
         x = between.apply(fields.flatten(0, 1), generator("masks", *place), len(root))
         x = x.unflatten(0, (len(root), len(z)))
         means.append(x.mean(1))
         x = x - means[-1][:, None]
         spreads.append(x.mT @ x / len(z))
-    mean = torch.cat(means).unflatten(0, made.worlds)
-    centred = torch.cat(spreads).unflatten(0, made.worlds)
+    mean = torch.cat(means).unflatten(0, made.field_shape)
+    centred = torch.cat(spreads).unflatten(0, made.field_shape)
     products = centred + mean[..., :, None] * mean[..., None, :]
     return LayerInput(mean, diagonal(products), products, centred)
 

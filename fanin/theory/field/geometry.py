@@ -22,8 +22,8 @@ from torch.nn.modules.conv import _ConvNd
 from fanin.theory.layer_kind import UnpredictableLayer
 
 Slices = tuple[slice, slice]
-Matrix = Float[Tensor, "*world point point"]
-Diagonal = Float[Tensor, "*world point"]
+Matrix = Float[Tensor, "*field point point"]
+Diagonal = Float[Tensor, "*field point"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Taps:
         """Weights of one output channel that one input channel meets."""
         return self.reads.shape[1]
 
-    def gather(self, x: Float[Tensor, "*world point"]) -> Float[Tensor, "*world out tap"]:
+    def gather(self, x: Float[Tensor, "*field point"]) -> Float[Tensor, "*field out tap"]:
         """Return what each tap reads at each output point."""
         return F.pad(x, (1, 0))[..., self.reads]
 
@@ -125,8 +125,8 @@ class Taps:
 
     def send_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
         """Transpose of `sum_covariances`."""
-        worlds, n = m2.shape[:-2], self.n_inputs + 1
-        received = m2.new_zeros(*worlds, n, n)
+        leading, n = m2.shape[:-2], self.n_inputs + 1
+        received = m2.new_zeros(*leading, n, n)
         if self.whole:
             images = len(self.reads)
             blocks = received[..., 1:, 1:].unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
@@ -134,13 +134,13 @@ class Taps:
             return received[..., 1:, 1:]
         for tap, variance in zip(self.reads.T, var.tolist(), strict=True):
             if variance:
-                rows = m2.new_zeros(*worlds, n, len(tap)).index_add(-2, tap, variance * m2)
+                rows = m2.new_zeros(*leading, n, len(tap)).index_add(-2, tap, variance * m2)
                 received.index_add_(-1, tap, rows)
         return received[..., 1:, 1:]
 
     def gradient_of_variances(
         self, cotangent: Diagonal, fed: Diagonal, images: int
-    ) -> Float[Tensor, "*world image"]:
+    ) -> Float[Tensor, "*field image"]:
         """Mean over taps of E[(dL/dw)^2], image by image (docs/derivations.md, section 4).
 
         For cotangents that are uncorrelated from point to point.
@@ -150,7 +150,7 @@ class Taps:
 
     def gradient_of_covariances(
         self, cotangent: Matrix, fed: Matrix, images: int
-    ) -> Float[Tensor, "*world image"]:
+    ) -> Float[Tensor, "*field image"]:
         """The same for any cotangents: the sum runs over all pairs of an image's output points."""
         padded = F.pad(fed, (1, 0, 1, 0))
         read = torch.zeros(()).to(fed)
@@ -224,10 +224,10 @@ def _as_shifts(reads: Int[Tensor, "point tap"], positions: tuple[int, ...]) -> l
 
 def _sum_shifted(
     shifts: Sequence[_Shift],
-    m2: Float[Tensor, "*world point point"],
+    m2: Float[Tensor, "*field point point"],
     var: Float[Tensor, " tap"],
     positions: tuple[int, ...],
-) -> Float[Tensor, "*world point point"]:
+) -> Float[Tensor, "*field point point"]:
     """Sum over taps of var times the products of the points read (derivations.md, 3.2)."""
     images = m2.shape[-1] // int(torch.Size(positions).numel())
     maps = m2.reshape(-1, images, *positions, images, *positions)

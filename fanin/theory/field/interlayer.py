@@ -23,7 +23,7 @@ Samples = Float[Tensor, "sample point"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class ClosedForm:
     """Steps whose moments have closed forms: linear ones around one elementwise function.
 
     Attributes
@@ -109,8 +109,8 @@ class Interlayer:
         """True if the output has a size of its own, whatever goes in."""
         return any(step.normalizes for step in self.steps if isinstance(step, Mixing))
 
-    def parts(self, shift: float) -> Parts | None:
-        """The steps as `Parts` on a field of constant mean; None where their order is another."""
+    def closed_form(self, shift: float) -> ClosedForm | None:
+        """Read the steps, on a field of constant mean; None where their order is another."""
         before: list[Mixing] = []
         functions: list[Function] = []
         after: list[Mixing | DropoutStep] = []
@@ -129,14 +129,14 @@ class Interlayer:
         if before and shift != 0:  # a pooling's padding would make the mean uneven
             return None
         function = self.pointwise
-        return Parts(
+        return ClosedForm(
             tuple(before),
             function if shift == 0 else lambda u: function(u + shift),
             tuple(after),
         )
 
     def apply(
-        self, fields: Samples, stream: torch.Generator | None = None, worlds: int = 1
+        self, fields: Samples, stream: torch.Generator | None = None, n_fields: int = 1
     ) -> Samples:
         """Run the modules themselves, every sample being a channel.
 
@@ -146,7 +146,7 @@ class Interlayer:
             Points of all images side by side.
         stream
             For dropout masks.
-        worlds
+        n_fields
             How many networks, or images by themselves, the samples are of, one after the other.
         """
         x = fields.unflatten(-1, (self.images, *self.positions)).transpose(0, 1)
@@ -157,7 +157,7 @@ class Interlayer:
                 case DropoutStep():
                     x = x * _mask(x, step, stream)
                 case Mixing():
-                    x = step(x, worlds)
+                    x = step(x, n_fields)
         return x.transpose(0, 1).flatten(1)
 
 

@@ -142,9 +142,9 @@ def walk_field(
 
 
 def per_image(
-    x: Float[Tensor, "image particle part point"], together: int
+    x: Float[Tensor, "image particle group point"], together: int
 ) -> Float[Tensor, " image"]:
-    """Average over particles, parts and each image's points; `together` images share a field."""
+    """Average over particles, groups and each image's points; `together` images share a field."""
     return x.unflatten(-1, (together, -1)).mean((1, 2, 4)).flatten()
 
 

@@ -20,7 +20,7 @@ from fanin.seeds import generator
 from fanin.theory.elementwise import Function
 from fanin.theory.field import weights as weight_layer
 from fanin.theory.field.backward import pull_back
-from fanin.theory.field.forward import closed_parts, pass_on
+from fanin.theory.field.forward import closed_form_of, pass_on
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.plan import LayerPlan
 from fanin.theory.field.sampling import Sampling
@@ -35,7 +35,7 @@ from fanin.theory.field.state import (
 
 WIDEST = 200 * math.log(10)  # of log q, either way: up to here moments are held as they are
 HELD = 160 * math.log(10)
-Moments = TypeVar("Moments", Preactivation, Cotangent, LayerInput)
+Scaled = TypeVar("Scaled", Preactivation, Cotangent, LayerInput)
 LENGTHS = ("mean", "expected_mean", "root")  # which scale as y does, and not as its square
 GainOf = Callable[[str, tuple[float, float, float]], float]
 """From a layer's name and (a, b, c), where its mean second moment is a g^2 + b g + c at gain g."""
@@ -70,7 +70,7 @@ def is_sampled(layers: Sequence[FieldLayer]) -> bool:
     if any(not layer.weights.centred for layer in layers[1:]):
         return True
     return any(
-        closed_parts(layer.between, layer.made) is None
+        closed_form_of(layer.between, layer.made) is None
         and (layer.between.mixes or layer.passed.products is not None)
         for layer in layers
         if layer.between is not None and layer.passed is not None
@@ -155,9 +155,9 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
         above, layer = done[-1], layers[number]
         assert layer.between is not None
         assert above.cotangent is not None
-        parts = layer.made.var.shape[2]
-        received = weight_layer.backward(above.taps, above.weights, above.cotangent, parts)
-        if layer.made.worlds[1] == 1:
+        groups = layer.made.var.shape[2]
+        received = weight_layer.backward(above.taps, above.weights, above.cotangent, groups)
+        if layer.made.field_shape[1] == 1:
             received = received.over_particles()
         received = _rescaled(received)
         cotangent = pull_back(
@@ -175,7 +175,7 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
     return tuple(done[::-1])
 
 
-def _rescaled(moments: Moments) -> Moments:
+def _rescaled(moments: Scaled) -> Scaled:
     """The same moments, of a size that leaves room for squares and sums.
 
     Examples
@@ -197,7 +197,7 @@ def _rescaled(moments: Moments) -> Moments:
     return _times(moments, moments.log_scale - excess, excess)
 
 
-def _times(moments: Moments, log_factor: float, log_scale: float) -> Moments:
+def _times(moments: Scaled, log_factor: float, log_scale: float) -> Scaled:
     """Moments of e^log_factor times the variable, with another `log_scale`."""
     if log_factor == 0:
         return replace(moments, log_scale=log_scale)

@@ -94,7 +94,7 @@ def signs(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sampl
     return 2.0 * torch.randint(0, 2, (samples, dimensions), generator=stream).double() - 1
 
 
-def factor(covariance: Float[Tensor, "*world point point"]) -> Float[Tensor, "*world point rank"]:
+def factor(covariance: Float[Tensor, "*field point point"]) -> Float[Tensor, "*field point rank"]:
     """A matrix F with F F^T = covariance, for singular ones too; its diagonal is exact.
 
     Points of zero variance get zero rows. What rounding leaves of a singular matrix is lifted by
@@ -120,7 +120,7 @@ def factor(covariance: Float[Tensor, "*world point point"]) -> Float[Tensor, "*w
     return scale[..., None] * root / torch.where(length > 0, length, 1.0)
 
 
-def eigen_root(covariance: Float[Tensor, "*world point point"]) -> Tensor:
+def eigen_root(covariance: Float[Tensor, "*field point point"]) -> Tensor:
     """A matrix F with F F^T = covariance, its columns by falling length."""
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]).flip(-1)

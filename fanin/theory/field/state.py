@@ -1,7 +1,7 @@
 """The state of the walk: moments of a layer's input, its pre-activations and its cotangents.
 
 Axes of all tensors: image (one when images are taken jointly), particle (of the mean map that all
-channels share; one where that map is certain), part (groups of channels that read different images'
+channels share; one where that map is certain), group (channels that read different images'
 channels in a grouped first layer; one otherwise) and point.
 """
 
@@ -20,8 +20,8 @@ from fanin.theory.field.geometry import Taps
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.layer_kind import Pointwise
 
-Points = Float[Tensor, "image particle part point"]
-Pairs = Float[Tensor, "image particle part point point"]
+Points = Float[Tensor, "image particle group point"]
+Pairs = Float[Tensor, "image particle group point point"]
 MOST_LOG = 350.0  # e^350 squares to what float64 just holds
 
 
@@ -51,14 +51,14 @@ class LayerInput:
     log_scale: float = 0.0
 
     def grouped(self, groups: int) -> LayerInput:
-        """As the groups of a layer see it: the parts that feed one group are averaged."""
-        parts = self.m2.shape[2]
-        if parts == 1 or groups % parts == 0:
+        """Average the input's groups that feed one group of a layer."""
+        n_groups = self.m2.shape[2]
+        if n_groups == 1 or groups % n_groups == 0:
             return self
-        share = groups * overlaps(groups, parts)
+        share = groups * overlaps(groups, n_groups)
         products = None if self.products is None else mixed(share, self.products)
         mean, m2 = mixed(share, self.mean), mixed(share, self.m2)
-        # Parts of different means are no one population: their spread comes from the products.
+        # Groups of different means are no one population: their spread comes from the products.
         return LayerInput(mean, m2, products, certain=self.certain, log_scale=self.log_scale)
 
     @property
@@ -139,14 +139,14 @@ class Preactivation:
     root: Tensor | None
     m2: Points
     expected_mean: Points
-    grand_square: Float[Tensor, "image particle part joint"]
+    grand_square: Float[Tensor, "image particle group joint"]
     log_scale: float = 0.0
 
     @property
-    def worlds(self) -> tuple[int, int, int]:
-        """Images, particles, parts."""
-        images, particles, parts = torch.broadcast_shapes(self.mean.shape, self.var.shape)[:3]
-        return images, particles, parts
+    def field_shape(self) -> tuple[int, int, int]:
+        """Images, particles, groups: a field each."""
+        images, particles, groups = torch.broadcast_shapes(self.mean.shape, self.var.shape)[:3]
+        return images, particles, groups
 
     @property
     def rank(self) -> int:
@@ -228,12 +228,12 @@ class Cotangent:
             self.log_scale,
         )
 
-    def spread(self, parts: int) -> Cotangent:
-        """Give each part of the channels below what it receives from the groups that it feeds."""
-        groups = self.m2.shape[2]
-        if groups in (1, parts):
+    def spread(self, groups: int) -> Cotangent:
+        """Give each group of the channels below what it receives from those that it feeds."""
+        n_groups = self.m2.shape[2]
+        if n_groups in (1, groups):
             return self
-        share = parts * overlaps(parts, groups)
+        share = groups * overlaps(groups, n_groups)
         return self.each(lambda x: mixed(share, x))
 
     def over_particles(self) -> Cotangent:
@@ -282,11 +282,11 @@ class FieldLayer:
 
 
 def pick(
-    x: Float[Tensor, "image particle part ..."], worlds: tuple[int, int, int], index: slice
-) -> Float[Tensor, "world ..."]:
-    """Some worlds of a tensor that is broadcast to all of them, without copying the others."""
+    x: Float[Tensor, "image particle group ..."], field_shape: tuple[int, int, int], index: slice
+) -> Float[Tensor, "field ..."]:
+    """Pick some fields of a tensor that is broadcast to all of them, without copying the others."""
     small = x.shape[:3]
-    where = torch.arange(small.numel()).reshape(small).expand(worlds).flatten()[index]
+    where = torch.arange(small.numel()).reshape(small).expand(field_shape).flatten()[index]
     return x.flatten(0, 2)[where]
 
 
@@ -304,6 +304,6 @@ def overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
     return (high - low).clamp(min=0)
 
 
-def mixed(share: Float[Tensor, "to part"], x: Tensor) -> Tensor:
-    """Parts summed into others, by their shares."""
+def mixed(share: Float[Tensor, "to group"], x: Tensor) -> Tensor:
+    """Sum groups into others, by their shares."""
     return torch.einsum("tp,irp...->irt...", share, x)

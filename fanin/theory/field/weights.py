@@ -126,11 +126,11 @@ def _enough(particles: int, share: float) -> int:
 
 def _noise(shared: Pairs, particles: int, stream: torch.Generator) -> Tensor:
     root = factor(shared)
-    images, before, parts, points, rank = root.shape
+    images, before, groups, points, rank = root.shape
     count = particles if before == 1 else before
     # Grouped layers: each group's mean is a sum over channels of its own.
-    xi = stratified_normals((parts, rank, count), stream)
-    return torch.einsum("irgpk,gkr->irgp", root.expand(images, count, parts, points, rank), xi)
+    xi = stratified_normals((groups, rank, count), stream)
+    return torch.einsum("irgpk,gkr->irgp", root.expand(images, count, groups, points, rank), xi)
 
 
 def _grand_square(mean: Tensor, shared: Pairs | None, images: int) -> Tensor:
@@ -145,7 +145,7 @@ def _diagonal(pairs: Pairs) -> Tensor:
     return pairs.diagonal(dim1=-2, dim2=-1).clamp(min=0)
 
 
-def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int) -> Cotangent:
+def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, groups: int) -> Cotangent:
     r"""Send the output channels' cotangents back to an input channel.
 
     With n output channels, a = E[d_j d_j'] of one and b = E[S S'] of what they have in common
@@ -159,16 +159,16 @@ def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, parts: int
 
     Parameters
     ----------
-    parts
+    groups
         Of the input channels.
     """
     n = weights.outputs
     m2 = n * taps.send_variances(cotangent.m2, weights.var)
     if cotangent.coherent is None and weights.centred and cotangent.products is None:
-        return Cotangent(m2, log_scale=cotangent.log_scale).spread(parts)
+        return Cotangent(m2, log_scale=cotangent.log_scale).spread(groups)
     own = n * taps.send_covariances(cotangent.matrix, weights.var)
     coherent = _coherent(taps, weights, cotangent)
-    return Cotangent(_diagonal(own), own, coherent, cotangent.log_scale).spread(parts)
+    return Cotangent(_diagonal(own), own, coherent, cotangent.log_scale).spread(groups)
 
 
 def _coherent(taps: Taps, weights: LayerWeights, cotangent: Cotangent) -> Coherent | None:
@@ -198,7 +198,7 @@ def image_moments(
     x = images.reshape(count, groups, channels // groups, -1)
     if joint:
         x = x.permute(1, 2, 0, 3).flatten(2)[None]
-    x = x[:, None]  # image, particle, part, channel, point
+    x = x[:, None]  # image, particle, group, channel, point
     products = x.mT @ x / x.shape[-2] if full else None
     return LayerInput(x.mean(-2), x.square().mean(-2), products, certain=True)
 

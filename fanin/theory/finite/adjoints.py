@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fanin.theory.field.forward import before_and_after, closed_parts
+from fanin.theory.field.forward import before_and_after, closed_form_of
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.state import FieldLayer, Preactivation
 from fanin.theory.gaussian_pairs import PairLaw, pair_law
@@ -41,7 +41,7 @@ def is_closed(between: Interlayer, made: Preactivation) -> bool:
     thinnings = [step for step in between.steps if isinstance(step, DropoutStep)]
     if any(step.whole_channel for step in thinnings) or (thinnings and between.mixes):
         return False
-    return closed_parts(between, made) is not None
+    return closed_form_of(between, made) is not None
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class ClosedAdjoint:
     @cached_property
     def _around(self) -> tuple[Tensor | None, Tensor | None]:
         """The linear modules on both sides of the function, [in point, out point]."""
-        parts = closed_parts(self._between, self.layer.made)
-        assert parts is not None
-        before, after = before_and_after(self._between, parts)
+        form = closed_form_of(self._between, self.layer.made)
+        assert form is not None
+        before, after = before_and_after(self._between, form)
         return _product(before), _product([step for step in after if isinstance(step, Tensor)])
 
     @property
@@ -104,9 +104,9 @@ class ClosedAdjoint:
 
     @cached_property
     def _law(self) -> PairLaw:
-        parts = closed_parts(self._between, self.layer.made)
-        assert parts is not None
-        return pair_law(parts.function)
+        form = closed_form_of(self._between, self.layer.made)
+        assert form is not None
+        return pair_law(form.function)
 
     @cached_property
     def _cov(self) -> Pairs:
@@ -276,5 +276,5 @@ def diagonal(forms: Tensor) -> Tensor:
 
 
 def alone(x: Tensor, axes: int) -> Tensor:
-    """A field's tensor without its axes of images, particles and parts, one of each."""
+    """A field's tensor without its axes of images, particles and groups, one of each."""
     return x.reshape(x.shape[-axes:])
