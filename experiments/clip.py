@@ -1,4 +1,4 @@
-"""What happens to gradients between the backward pass and the optimizer."""
+"""Gradient clipping: changes to gradients between the backward pass and the optimizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BiasGradient = Literal["own", "mean_of_weights", "zero"]
 
 @runtime_checkable
 class ClipRule(Protocol):
-    """What an option of `conf/clip/` names."""
+    """A clipping rule: an option of `conf/clip/`."""
 
     def apply(self, grads: Tensors) -> Tensors:
         """Return the gradients, clipped."""
@@ -87,7 +87,7 @@ class ClipValue:
 
 @dataclass(frozen=True)
 class Clip:
-    """Which gradient a bias gets, a factor for chosen layers, then a clipping rule.
+    """Replacement of bias gradients, factors for chosen layers, then a clipping rule.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class Clip:
         )
 
     def _instead(self, name: str, grads: Tensors) -> Tensor:
-        """What a bias gets instead of its own gradient; other gradients as they are."""
+        """Return the gradient that a bias gets instead of its own; other gradients unchanged."""
         layer, _, kind = name.rpartition(".")
         weight = grads.get(f"{layer}.weight")
         if kind != "bias" or weight is None or weight.ndim < 2:

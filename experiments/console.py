@@ -1,4 +1,4 @@
-"""What all commands share: their console, exit statuses, and how errors and warnings are shown."""
+"""Console, exit statuses, and display of errors and warnings, for all commands."""
 
 from __future__ import annotations
 

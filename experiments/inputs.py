@@ -26,7 +26,7 @@ def probe_images(cell: Cell, data: Dataset, scaling: FittedScaling) -> Tensor:
 
 
 def calibration_images(cell: Cell, data: Dataset, scaling: FittedScaling) -> Tensor:
-    """What a scheme that looks at data (LSUV) sees: training images, whatever is probed."""
+    """Return the training images for a scheme that looks at data (LSUV), whatever is probed."""
     return scaling.apply(data.train.x[:CALIBRATION], cell.train.torch_dtype)
 
 

@@ -23,7 +23,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What an option of `conf/optim/` names."""
+    """An optimizer: an option of `conf/optim/`."""
 
     @property
     def lr(self) -> float:

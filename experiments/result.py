@@ -1,4 +1,4 @@
-"""What a cell leaves: its row, and its columns of the other tables."""
+"""Result of a cell: its row, and its columns of the other tables."""
 
 from __future__ import annotations
 

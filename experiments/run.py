@@ -7,7 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.config.catalog import CONF
+from experiments.config.groups import CONF
 from experiments.sweep.cli import check_argv, run_command
 
 CONFIG_NAME = "config"

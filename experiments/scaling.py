@@ -19,8 +19,7 @@ from jaxtyping import Float, Num
 from pydantic import FiniteFloat
 from torch import Tensor
 
-CHUNK = 1024
-"""Images turned to float64 at once while averaging: 25 MB for CIFAR."""
+CHUNK = 1024  # images turned to float64 at once while averaging: 25 MB for CIFAR
 
 Images = Num[Tensor, "image channel height width"]
 Statistic = Float[Tensor, "#channel #height #width"]
@@ -28,7 +27,7 @@ Statistic = Float[Tensor, "#channel #height #width"]
 
 @runtime_checkable
 class Method(Protocol):
-    """Which `center` and `spread` (float64, broadcastable to an image) the images call for."""
+    """A scaling method: fits `center` and `spread` (float64, broadcastable to an image)."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
         """Return center and spread of the training images."""

@@ -18,10 +18,10 @@ Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What an option of `conf/schedule/` names."""
+    """A learning rate schedule: an option of `conf/schedule/`."""
 
     def factor(self, step: int, total: int) -> float:
-        """What multiplies the learning rate at `step` of `total`."""
+        """Return the factor of the learning rate at `step` of `total`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Constant:
     """One learning rate throughout."""
 
     def factor(self, step: int, total: int) -> float:
-        """What multiplies the learning rate at `step` of `total`: 1."""
+        """Return the factor of the learning rate: 1."""
         return 1.0
 
 
@@ -46,7 +46,7 @@ class Warmup:
     warmup: Share = 0.1
 
     def factor(self, step: int, total: int) -> float:
-        """What multiplies the learning rate at `step` of `total`.
+        """Return the factor of the learning rate at `step` of `total`.
 
         Examples
         --------
@@ -73,7 +73,7 @@ class Cosine:
     final: Factor = 0.0
 
     def factor(self, step: int, total: int) -> float:
-        """What multiplies the learning rate at `step` of `total`.
+        """Return the factor of the learning rate at `step` of `total`.
 
         Examples
         --------
@@ -103,7 +103,7 @@ class Step:
     gamma: Factor = 0.1
 
     def factor(self, step: int, total: int) -> float:
-        """What multiplies the learning rate at `step` of `total`.
+        """Return the factor of the learning rate at `step` of `total`.
 
         Examples
         --------

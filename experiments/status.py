@@ -1,4 +1,4 @@
-"""Where a sweep stands, from its own files: `python -m experiments.status NAME`.
+"""Print a sweep's status from its own files: `python -m experiments.status NAME`.
 
 Works from any shell or host that sees the files, while the sweep runs and after a crash, and
 writes nothing. Where it has jobs on a cluster, Slurm is asked how they are. Exit status 1 where a
@@ -74,7 +74,7 @@ def watch(folder: SweepFolder, console: Console) -> Status:
 
 
 def _last(as_json: bool) -> int | None:
-    """How many failures to describe."""
+    """Return how many failures to describe."""
     return None if as_json else ON_SCREEN
 
 

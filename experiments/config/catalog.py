@@ -119,7 +119,7 @@ class ConfigCatalog:
 
     @staticmethod
     def is_open(key: str) -> bool:
-        """Whether a key lies in a mapping that takes any key."""
+        """Return True if a key lies in a mapping that takes any key."""
         return key.startswith(tuple(f"{mapping}." for mapping in OPEN_MAPPINGS))
 
     def _compose(self, *overrides: str) -> DictConfig:
@@ -154,7 +154,7 @@ def config_loader(config_dir: str | None = None) -> ConfigLoader:
 
 
 def has_key(node: Any, dotted: str) -> bool:
-    """Whether nested mappings hold a dotted key."""
+    """Return True if nested mappings hold a dotted key."""
     for part in dotted.split("."):
         if not isinstance(node, Mapping) or part not in node:
             return False
@@ -163,7 +163,7 @@ def has_key(node: Any, dotted: str) -> bool:
 
 
 def value_at(node: Any, dotted: str) -> Any:
-    """What nested mappings hold under a dotted key; None where they hold no such key.
+    """Return the value under a dotted key of nested mappings; None if there is no such key.
 
     >>> value_at({"a": {"b": 1}}, "a.b")
     1
@@ -226,6 +226,6 @@ def _as_config_error() -> Iterator[None]:
 
 
 def short(text: str) -> str:
-    """What Hydra has to say in at most four lines, without its search path."""
+    """Shorten a message of Hydra's to at most four lines, without its search path."""
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
     return "\n  ".join([line for line in lines if line][:4])

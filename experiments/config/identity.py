@@ -1,4 +1,4 @@
-"""What makes two cells the same cell: a hash over the whole resolved scientific configuration."""
+"""Identity of a cell: a hash over the whole resolved scientific configuration."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def _annotated(target: Callable[..., Any]) -> Any:
-    """Where a target's annotations stand."""
+    """Return the object that holds a target's annotations."""
     if not inspect.isclass(target):
         return target
     owner = next(base for base in target.__mro__ if "__init__" in vars(base))

@@ -19,8 +19,7 @@ from fanin.seeds import generator
 PACKAGE = "scikit-learn"
 TABLE = "sklearn/datasets/data/digits.csv.gz"
 TABLE_SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
-BRIGHTEST = 16.0
-"""scikit-learn's digits count the dark points of 4x4 blocks: 0 to 16."""
+BRIGHTEST = 16.0  # scikit-learn's digits count the dark points of 4x4 blocks: 0 to 16
 
 
 @dataclass(frozen=True)

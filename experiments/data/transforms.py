@@ -1,4 +1,4 @@
-"""What is done to images before anything is learnt from them: choose, resize, spoil."""
+"""Transforms of images before training: choose, resize, spoil."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MISSING_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Corrupt:
-    """Which part of the training images is spoilt, and how.
+    """Corruption of a share of the training images.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Corrupt:
     kind: Literal["outlier", "missing"] = "outlier"
 
     def count(self, n: int) -> int:
-        """How many of `n` images are spoilt."""
+        """Return the number of images, of `n`, that are spoilt."""
         return round(self.share * n)
 
 

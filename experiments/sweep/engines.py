@@ -31,7 +31,7 @@ class Engines:
     Attributes
     ----------
     chosen
-        By what the group has in common (`pack.similar`).
+        By what the group has in common (`pack_key`).
     undecided
         Groups that `engine=auto` has yet to time; `chosen` has them as serial.
     reasons
@@ -59,7 +59,7 @@ def decide(
     Parameters
     ----------
     groups
-        Tasks by what they have in common.
+        Cells by what they have in common (`pack_key`).
     asked
         What `engine=` says.
     recorded

@@ -56,7 +56,7 @@ def own_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     targets = {target for config in configs for target in _targets(config)}
     names = {target.rpartition(".")[0] for target in targets}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(names)}
-    return {n: _digest_of(n, file) for n, file in files.items() if file and _is_own(Path(file))}
+    return {n: _digest_of(file) for n, file in files.items() if file and _is_own(Path(file))}
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -72,7 +72,7 @@ def _is_own(file: Path) -> bool:
 
 
 @cache
-def _digest_of(name: str, file: str) -> str:
+def _digest_of(file: str) -> str:
     """Return 32 bits of SHA-256 over a module's file, as it is when this process first asks."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
 

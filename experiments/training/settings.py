@@ -1,4 +1,4 @@
-"""How long to train, on what batches, in which arithmetic."""
+"""Settings of training: its length, its batches, its arithmetic."""
 
 from __future__ import annotations
 

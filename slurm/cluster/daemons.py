@@ -37,7 +37,7 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Daemon:
-    """What to run, and where its process id will stand."""
+    """A program to run in the background, and the file that holds its process id."""
 
     name: str
     program: str

@@ -1,4 +1,4 @@
-"""What can go wrong with a cluster, on command."""
+"""Faults of a cluster, on command."""
 
 from __future__ import annotations
 

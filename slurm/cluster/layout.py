@@ -1,4 +1,4 @@
-"""Where everything lies: one folder holds a cluster's configuration, state and logs."""
+"""Layout of a cluster: one folder holds a cluster's configuration, state and logs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UsageError(ClusterError):
 
 @dataclass(frozen=True)
 class Options:
-    """What `up` was asked for."""
+    """Options of `up`."""
 
     nodes: int = 3
     cpus: int = 2
@@ -114,7 +114,7 @@ class Layout:
         return Settings(**(fields | {"options": Options(**fields["options"])}))
 
     def is_a_clusters(self) -> bool:
-        """Whether the folder may be filled and emptied: it holds nothing that isn't a cluster's."""
+        """Return True if the folder holds nothing else, so that it may be filled and emptied."""
         return self._settings.exists() or {entry.name for entry in self.folder.iterdir()} <= {"log"}
 
 

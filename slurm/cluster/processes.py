@@ -31,7 +31,7 @@ class Process:
         return any(text in word for word in self.arguments + self.environment)
 
     def lives(self) -> bool:
-        """Whether it still runs; one that is just ending shows no arguments, but lives."""
+        """Return True if it still runs; one that is just ending shows no arguments, but lives."""
         fields = _stat(self.pid)
         return fields is not None and int(fields[20]) == self.started
 
@@ -130,7 +130,6 @@ def of_cluster(layout: Layout, everything: list[Process]) -> list[Process]:
 
 def of_node(layout: Layout, node: str, everything: list[Process]) -> list[Process]:
     """Pick what a power cut at one node ends: slurmd first, then step daemons, then jobs."""
-
     daemon = [one for one in everything if _is_slurmd(layout, one, node)]
     steps = [one for one in everything if _is_step(layout, one, node)]
     jobs = [one for one in everything if _is_job(layout, one, node)]

@@ -65,7 +65,7 @@ class LocalRunner:
 
     @property
     def n_workers(self) -> int:
-        """How many packs run at once."""
+        """Number of packs that run at once."""
         slots = devices(self.device)
         return self.workers or (len(slots) if slots[0] != "cpu" else cores())
 

@@ -1,4 +1,4 @@
-"""What a job does on its node: `python -m experiments.sweep.slurm.array_task FOLDER TOKEN`.
+"""Main module of a job on its node: `python -m experiments.sweep.slurm.array_task FOLDER TOKEN`.
 
 It runs the packs of its shard in a pool of workers, as a launcher on a machine of one's own does. A
 job that Slurm starts again goes on at the first cell that has not ended.

@@ -74,7 +74,7 @@ def job_stderr(submission: Submission, index: int) -> str:
     return text.decode(errors="replace")
 
 
-def previous_end(submission: Submission, index: int) -> Cause:
+def previous_end(index: int) -> Cause:
     """Return why the run before this one ended, in a job that was started again."""
     job = f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{index}"
     states: list[str] = []

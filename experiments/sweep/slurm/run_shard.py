@@ -50,7 +50,7 @@ def run_shard(submission: Submission, index: int) -> int:
     packs = list(submission.shard(index))
     if restart or _has_earlier_turns(right, turn):
         tasks = {task.cell_id: task for pack in packs for task in pack.cells}
-        settle_lost(folder, right, tasks, *previous_end(submission, index))
+        settle_lost(folder, right, tasks, *previous_end(index))
         packs = remaining_cells(packs, read_states(folder), job_config.attempts)
     before = progress_snapshot(folder, packs)
     CONSTS.term_timeout = 0  # no worker hears SIGTERM

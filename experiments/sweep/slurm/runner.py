@@ -78,11 +78,11 @@ class SlurmRunner:
 
     @property
     def n_workers(self) -> int:
-        """How many packs a job runs at once, as far as is known here."""
+        """Number of packs that a job runs at once, as far as is known here."""
         return self.workers or 1
 
     def worker_memory(self) -> int:
-        """What Slurm lets the job have."""
+        """Return the memory that Slurm lets the job have (bytes)."""
         return NO_LIMIT if self.slurm.mem_gb is None else int(self.slurm.mem_gb * 1e9)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -19,7 +19,7 @@ HOUSE = Path(__file__).resolve().parents[3]  # what must be importable on the no
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What each job asks of Slurm; None leaves the choice to the site.
+    """Options of sbatch for each job; None leaves the choice to the site.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class SlurmSettings:
 
     @property
     def gpus(self) -> int:
-        """How many GPUs a job asks for.
+        """Number of GPUs that a job asks for.
 
         Examples
         --------

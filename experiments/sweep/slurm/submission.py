@@ -85,12 +85,12 @@ class Submission:
 
     @property
     def script(self) -> Path:
-        """What sbatch is given."""
+        """The batch script."""
         return self.path / "script.sh"
 
     @property
     def logs(self) -> Path:
-        """What its jobs print."""
+        """Output of its jobs."""
         return self.path / "logs"
 
     def lease_dir(self, index: int) -> Path:
@@ -245,7 +245,7 @@ def pause(seconds: float, beat: Beat) -> None:
 
 
 def log_path(folder: SweepFolder) -> Path:
-    """The file."""
+    """Return the path of the log that every status of the sweep shows."""
     return folder.slurm / "log.txt"
 
 

@@ -115,7 +115,7 @@ def clock(when: datetime, now: datetime) -> str:
 
 
 def reason_text(reason: str) -> str:
-    """Why a job waits, or is held; as Slurm has it, where that is not known here.
+    """Explain why a job waits or is held; a reason not known here is returned as it is.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def reason_text(reason: str) -> str:
 
 
 def standing(status: Status) -> str:
-    """What a sweep is at, and who runs it."""
+    """Return a sweep's state, and who runs it."""
     launcher = status.launcher
     by = "" if launcher is None else f"process {launcher.pid} on {launcher.host}"
     if status.state == "finished":
@@ -177,7 +177,7 @@ def tally(status: Status) -> Iterator[tuple[str, int]]:
 
 
 def log_line(status: Status) -> str:
-    """How far a sweep is, in one line."""
+    """Return a sweep's progress in one line."""
     finished = sum(status.outcomes.values())
     counts = ", ".join(f"{count:,} {word}" for word, count in tally(status) if word != "missing")
     told = [f"{finished:,} of {status.cells:,} cells" + (f" ({counts})" if counts else "")]
@@ -204,7 +204,7 @@ class Line:
 
 
 def lines(array: JobArray, known: bool) -> Iterator[Line]:
-    """What there is to say of an array; `known`: by Slurm, and not by the files alone."""
+    """Yield the lines on an array; `known`: from Slurm, not from the files alone."""
     if array.running:
         yield Line(str(array.running), "run" if known else "begun", _nodes(array.nodes))
     for number, wait in enumerate(array.waits):
@@ -258,7 +258,7 @@ def in_short(jobs: Jobs) -> str:
 
 
 def warnings(jobs: Jobs) -> Iterator[str]:
-    """What somebody should see to, or know."""
+    """Yield what somebody should see to, or know."""
     for array in jobs.arrays:
         if array.release is not None:
             why = " and ".join(dict.fromkeys(map(reason_text, array.held.values())))

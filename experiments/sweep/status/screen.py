@@ -113,7 +113,7 @@ def _line(text: Text) -> Text:
 
 
 def jobs_table(jobs: Jobs | None, most: int | None = None) -> tuple[list[RenderableType], int]:
-    """What is shown of a sweep's jobs, and how many lines that takes.
+    """Return the table of a sweep's jobs, and how many lines it takes.
 
     Parameters
     ----------

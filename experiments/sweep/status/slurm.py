@@ -69,12 +69,12 @@ class JobArray:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn, and for nobody."""
+        """Number of elements that wait for their turn, and for nobody."""
         return sum(wait.count for wait in self.waits)
 
     @property
     def release(self) -> str | None:
-        """What frees those that are held."""
+        """The command that frees those that are held; None if none is."""
         if not self.held:
             return None
         if len(self.held) == self.left:
@@ -106,12 +106,12 @@ class Jobs:
 
     @property
     def held(self) -> int:
-        """How many somebody must release."""
+        """Number of elements that somebody must release."""
         return sum(len(array.held) for array in self.arrays)
 
     @property
     def under_way(self) -> bool:
-        """Whether any waits or runs, as far as is known."""
+        """True if any waits or runs, as far as is known."""
         return self.total("left") > self.total("absent")
 
 
@@ -133,7 +133,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def jobs_of(submissions: Sequence[Submission], answer: Answer) -> Jobs | None:
-    """How a sweep's jobs are; None where it has none."""
+    """Return the state of a sweep's jobs; None where it has none."""
     arrays = []
     at_work: set[str] = set()
     rights = _rights(submissions)
@@ -192,7 +192,7 @@ def _from_files(submission: Submission, left: Sequence[int]) -> JobArray:
 
 
 def _has_begun(submission: Submission, index: int) -> bool:
-    """Whether an element has a turn that is not over."""
+    """Return True if an element has a turn that is not over."""
     with suppress(OSError):
         turns = submission.lease_dir(index).iterdir()
         return any(not turn.name.endswith(TAKEN) for turn in turns)
@@ -208,7 +208,7 @@ def _time(said: str) -> datetime | None:
 
 @dataclass(frozen=True)
 class Answer:
-    """What Slurm knows of some jobs.
+    """Answer of Slurm about some jobs.
 
     Attributes
     ----------

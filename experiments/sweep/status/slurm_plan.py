@@ -1,4 +1,4 @@
-"""What `sweep.mode=plan` says of a sweep on Slurm: its arrays, what they cost, and their script."""
+"""Output of `sweep.mode=plan` for a sweep on Slurm: arrays, their cost, and their script."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def array_size(runner: SlurmRunner) -> tuple[int, str]:
 
 
 def cost(runner: SlurmRunner, seconds: float | None) -> str:
-    """What a sweep will use, where a worker takes so many seconds.
+    """Return the cost of a sweep for which one worker would take so many seconds.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def cost(runner: SlurmRunner, seconds: float | None) -> str:
 
 
 def asked(settings: SlurmSettings) -> str:
-    """What each job asks of Slurm, in words."""
+    """Return what each job asks of Slurm, in words."""
     named = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "reservation")
     said = [f"{name} {value}" for name in named if (value := getattr(settings, name)) is not None]
     said += [duration(60 * settings.time_minutes), plural(settings.cpus, "core")]
@@ -100,7 +100,7 @@ def asked(settings: SlurmSettings) -> str:
 
 
 def _arrays(sizes: Sequence[int]) -> str:
-    """How many arrays, and of how many jobs each, which but for the last are alike."""
+    """Return the number and sizes of the arrays; all but the last are alike."""
     if len(sizes) == 1:
         return "1 array"
     last = "" if sizes[0] == sizes[-1] else f", the last of {sizes[-1]}"

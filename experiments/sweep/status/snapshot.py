@@ -35,7 +35,7 @@ COLUMNS = (*OURS, "seconds", "outcome_reason", "engine", "code")
 
 @dataclass(frozen=True)
 class Result:
-    """How a cell ended; of one whose pack has not, the journal tells only the first four.
+    """End of a cell; of one whose pack has not ended, the journal tells only the first four.
 
     Attributes
     ----------

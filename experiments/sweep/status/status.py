@@ -57,7 +57,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a sweep stands.
+    """Status of a sweep.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Who runs a sweep.
+    """The process that runs a sweep.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class Launcher:
 
     @property
     def at_work(self) -> bool:
-        """Whether it runs, as far as can be told from here."""
+        """True if it runs, as far as can be told from here."""
         return self.heard < FRESH if self.alive is None else self.alive
 
 
@@ -188,7 +188,7 @@ def is_busy(journal: OpenJournal, at_work: bool, jobs: Jobs | None) -> bool:
 
 
 def worker_at(journal: OpenJournal, planned: Planned) -> Worker:
-    """Who writes a journal, and what is in progress there."""
+    """Return the worker that writes a journal, with its cells in progress."""
     now, heard, writer = time.monotonic(), age(journal.grew), journal.writer
     cells = tuple(
         RunningCell(

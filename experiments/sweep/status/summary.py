@@ -159,7 +159,7 @@ def show_jobs(console: Console, folder: SweepFolder) -> None:
 
 
 def asks_to_cancel(folder: SweepFolder, console: Console) -> bool:
-    """Whether somebody at the terminal wants the jobs cancelled; nobody there: leave them."""
+    """Return True if somebody at the terminal wants the jobs cancelled; nobody there: False."""
     there = open_submissions(folder)
     if not there or not sys.stdin.isatty():
         return False

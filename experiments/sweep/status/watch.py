@@ -50,7 +50,7 @@ class Watch:
         self._read_plan()
 
     def look(self, last: int | None = None) -> Status:
-        """How the sweep stands; `last` is how many failures to describe (None: all)."""
+        """Return the sweep's status; `last` is how many failures to describe (None: all)."""
         if self._run is None and self._launched != _written(self._folder.provenance):
             self._read_plan()  # it was launched anew
         jobs = self._jobs()
@@ -91,7 +91,7 @@ class Watch:
 
 
 def _written(path: Path) -> float | None:
-    """When a file was written, by the file system's clock; None where there is none."""
+    """Return when a file was written, by the file system's clock; None if there is none."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def find_sweep(results: Path, name: str) -> SweepFolder:
 
 
 def is_sweep(folder: SweepFolder) -> bool:
-    """Whether a sweep was ever launched in a folder."""
+    """Return True if a sweep was ever launched in a folder."""
     return folder.plan.exists() or folder.launcher.exists() or folder.table("cells").is_dir()
 
 
@@ -152,7 +152,7 @@ def overview(statuses: Sequence[Status]) -> Table:
 
 
 def statuses(results: Path) -> list[Status]:
-    """How every sweep in a folder stands."""
+    """Return the status of every sweep in a folder."""
     folders = list(sweeps_in(results))
     names: set[str] = set()
     for folder in folders:
