@@ -83,7 +83,6 @@ class Request:
     grids: Sequence[Grid]
     runner: Runner
     engine: EngineChoice
-    arguments: Sequence[Argument]
 
     @property
     def folder(self) -> SweepFolder:
@@ -120,7 +119,6 @@ def parse_request(space: ConfigCatalog, arguments: Sequence[Argument]) -> Reques
         grids=grids,
         runner=instantiate(runner, "runner"),
         engine=check_value(engine, EngineChoice, "engine"),
-        arguments=arguments,
     )
 
 

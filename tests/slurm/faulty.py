@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import pandas as pd
 from launching import Grid
+from stored_parts import read_parts
 
 from analysis import load
 from experiments.sweep.store.paths import TABLES
-from experiments.sweep.store.tables import read_parts
 
 FAULTY = (
     "model=mlp", "model.depth=2", "model.width=4", "activation._target_=befall.Activation",

@@ -16,11 +16,11 @@ from typing import Any
 
 from conftest import Cluster
 from limits import Limit, communicate, run
+from stored_parts import read_parts
 from terminal import Terminal
 
 from analysis import load
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.tables import read_parts
 
 TINY = (
     "model=linear", "data.n_train=100", "data.n_test=50", "data.side=8", "train.steps=3",

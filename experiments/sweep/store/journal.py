@@ -193,9 +193,8 @@ def read_writer(path: Path) -> Writer | None:
         first = file.readline(LONGEST)
     for fields in _committed(first):
         if fields[0] == "writer":
-            fields_of = json.loads(fields[1])
-            about = fields_of.pop("about")
-            return Writer(ProcessId(**fields_of), about)
+            said = json.loads(fields[1])
+            return Writer(ProcessId(said["host"], said["pid"], said["started"]), said["about"])
     return None
 
 

@@ -112,13 +112,6 @@ def read_tables(
     return retry_on_race(lambda: _read(folder, names, columns))
 
 
-def read_parts(
-    folder: SweepFolder, name: str, columns: Sequence[str] | None = None
-) -> list[tuple[str, pa.Table]]:
-    """Read the sound parts of one table with their stems; `read_tables` also names the others."""
-    return list(read_tables(folder, (name,), columns)[0][name].items())
-
-
 def latest(cells: Parts) -> dict[str, list[str]]:
     """Return, for each part, the cells whose latest attempt it holds (of two, the last part)."""
     rows = (

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speed import Deadline
+from stored_parts import read_parts
 
 from experiments.sweep.store.journal import read_events, read_writer
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import ProcessId
-from experiments.sweep.store.tables import read_parts
 
 SCHEME = Path(__file__).with_name("troubled.py")
 

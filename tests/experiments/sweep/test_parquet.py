@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from stored_parts import read_parts
 
 from analysis import load
 from experiments.result import CellResult
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import TABLES, SweepFolder
-from experiments.sweep.store.tables import read_parts
 
 NUMBERS = [math.inf, -math.inf, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
 WORDS = pa.dictionary(pa.int32(), pa.string())

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from stored_parts import read_parts
 
 from analysis import load
 from experiments.config.catalog import config_loader
@@ -22,7 +23,7 @@ from experiments.sweep.runners.pool import handle_worker_death
 from experiments.sweep.store.journal import Journal, take
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.tables import read_parts, read_states
+from experiments.sweep.store.tables import read_states
 from experiments.sweep.types import EngineName, Pack, PackedCell, PackJob
 from experiments.sweep.worker.finalize import cell_row
 from fanin.errors import ConfigError

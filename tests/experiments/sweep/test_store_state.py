@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from stored_parts import read_parts
 
 from experiments.result import CellResult
 from experiments.sweep.store import parquet, tables
 from experiments.sweep.store.journal import Journal, journals_in
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.tables import CellState, read_parts, read_states
+from experiments.sweep.store.tables import CellState, read_states
 
 
 @pytest.fixture
