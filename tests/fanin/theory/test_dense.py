@@ -90,6 +90,15 @@ def test_several_images_meet_the_same_network() -> None:
     assert_same_law(chain(model, moments, x), drawn(model, moments, x))
 
 
+def test_two_equal_images_have_equal_moments_in_every_draw() -> None:
+    """They meet the same weights and biases; the root of their covariance may be jittered."""
+    model = mlp(nn.Tanh, width=16, depth=3, inputs=36)
+    x = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(2)).double()
+    moments = declared(model, he, bias=Moments(0.1, 0.3))
+    values = chain(model, moments, x.repeat(2, 1, 1, 1), draws=10).values["preact_m2"]
+    torch.testing.assert_close(values[:, 0], values[:, 1], rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize(("activation", "n_images"), [(nn.Tanh, 1), (nn.ReLU, 2)])
 def test_orthogonal_weights_of_any_shape(
     activation: Callable[[], nn.Module], n_images: int
