@@ -25,10 +25,10 @@ demo: $(STAMP)   ## the main job: a grid on real digits, each layer against He a
 	$(BIN)/python -m analysis.check he_vs_glorot --workers 2 || test $$? -eq 1
 	$(BIN)/python -m analysis.figures he_vs_glorot
 
-test: $(STAMP)   ## the tests (about 7 minutes)
+test: $(STAMP)   ## the fast tests (13 CPU-minutes on two cores of an AMD EPYC)
 	$(BIN)/python -m pytest $(BESIDE) -m "not slow and not slurm"
 
-test-slow: $(STAMP)  ## the long tests, which `make test` leaves out
+test-slow: $(STAMP)  ## the long tests, which `make test` leaves out (12 CPU-minutes)
 	$(BIN)/python -m pytest $(BESIDE) -m "slow and not slurm"
 
 # In the order of their names, so that the longest files (chaos, docs) begin first.
