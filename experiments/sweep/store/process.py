@@ -32,7 +32,7 @@ class ProcessId:
     @classmethod
     def current(cls) -> ProcessId:
         """Return this process's identity."""
-        return _current(os.getpid())
+        return cls(platform.node(), os.getpid(), _own_start(os.getpid()))
 
     def is_running(self) -> bool | None:
         """Return True if the process runs; None where it is another host's. A zombie has ended."""
@@ -45,11 +45,13 @@ class ProcessId:
             return self.started is None or abs(_started(process) - self.started) < SAME
         except psutil.NoSuchProcess:
             return False
+        except psutil.AccessDenied:  # another user's
+            return True
 
 
 @cache
-def _current(pid: int) -> ProcessId:
-    return ProcessId(platform.node(), pid, _started(psutil.Process(pid)))
+def _own_start(pid: int) -> float:
+    return _started(psutil.Process(pid))
 
 
 def _started(process: psutil.Process) -> float:
