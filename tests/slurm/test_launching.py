@@ -141,7 +141,8 @@ def test_a_job_that_gives_no_sign_of_life_is_taken_for_dead(grid: Grid) -> None:
     assert process.returncode == 0, said
     assert "nothing was heard of it on" in said
     assert grid.outcomes() == Counter(ok=2)
-    assert len(grid.arrays()) == 2
+    # The second job too may load for longer than it may be silent, on a busy machine.
+    assert len(grid.arrays()) >= 2
     assert not grid.active()
 
 
