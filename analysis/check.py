@@ -1,6 +1,6 @@
 """Check a sweep against theory, layer by layer: `python -m analysis.check NAME`.
 
-Exit status 1 where the highest rung that predicts a layer disagrees with it.
+Exit status 1 where the highest theory that predicts a layer disagrees with it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from analysis.summary import findings, needed_in_words, summary
 from analysis.verdicts import intervals, verdicts
 from experiments.console import exit_on_error
 from fanin.errors import FaninError, nearest
-from fanin.statistics.agreement import APART, DISAGREES, UNDECIDED
-from fanin.theory.rungs import RUNGS
+from fanin.statistics.agreement import DISAGREES, NOT_TESTED, UNDECIDED
+from fanin.theory.theories import THEORIES
 
 DISAGREE = 1  # exit status
 LEGEND = (
-    "Each layer: the first rung's number, times what each further rung makes of it (x), times "
-    "measured/highest, is measured. A verdict holds the layer against the highest rung: `agrees` "
+    "Each layer: the first theory's number, times what each further theory makes of it (x), times "
+    "measured/highest, is measured. A verdict holds the layer against the highest theory: `agrees` "
     "within a factor of {margin:g}, `disagrees` (false alarms: {level:g} in the whole sweep), "
     "`needs N`: undecided, about N draws would tell; `theory unsure`: undecided, and theory's own "
     "sampling is too coarse for any number of draws."
 )
 JUDGED = (
-    *("rung", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm", "verdict"),
+    *("theory", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm", "verdict"),
     *("needed", "step", "step_se", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.check",
         description="Measured against predicted, layer by layer.",
-        epilog="Exit status 1 where the highest rung that predicts a layer disagrees with it.",
+        epilog="Exit status 1 where the highest theory that predicts a layer disagrees with it.",
     )
     add_sweep(parser)
     parser.add_argument("--quantity", default="preact_m2", help="shown; default: %(default)s")
@@ -137,7 +137,7 @@ def shown(comparison: TheoryComparison, judged: pd.DataFrame, quantity: str, ima
 
 
 def as_table(frame: pd.DataFrame, judged: pd.DataFrame) -> Table:
-    """A setting's layers: measured, the rungs, what is left, and the verdict.
+    """A setting's layers: measured, the theories, what is left, and the verdict.
 
     Parameters
     ----------
@@ -146,17 +146,17 @@ def as_table(frame: pd.DataFrame, judged: pd.DataFrame) -> Table:
     judged
         The verdicts on those layers, if there are any.
     """
-    rungs = [rung for rung in RUNGS if frame[rung].notna().any()]
+    theories = [theory for theory in THEORIES if frame[theory].notna().any()]
     words = _words(judged)
     layers = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    headings = ["layer", "name", "measured", "se", *rungs[:1]]
-    headings += [f"x\n{rung}" for rung in rungs[1:]]
-    headings += [f"measured\n/{rung}" for rung in rungs[-1:]]
+    headings = ["layer", "name", "measured", "se", *theories[:1]]
+    headings += [f"x\n{theory}" for theory in theories[1:]]
+    headings += [f"measured\n/{theory}" for theory in theories[-1:]]
     headings += ["sd\n/log_sd", "verdict"] if words else []
     for heading in headings:
         justify: JustifyMethod = "left" if heading in ("name", "verdict") else "right"
         layers.add_column(heading, justify=justify, no_wrap=True)
-    chain = _chain(frame, rungs)
+    chain = _chain(frame, theories)
     for n, row in enumerate(frame.to_dict("records")):
         told = [str(row["layer"]), str(row["layer_name"])]
         told += [f"{row['measured']:.3g}", f"{row['se']:.1g}"]
@@ -181,17 +181,17 @@ def as_frame(
         frame = table(comparison, quantity, image)
         mine = _only(rows[rows["setting"] == n], quantity, image)
         judged = mine.set_index("layer").reindex(columns=JUDGED).reindex(frame["layer"])
-        parts = [frame, decompose_gap(frame, list(RUNGS)), judged.reset_index(drop=True)]
+        parts = [frame, decompose_gap(frame, list(THEORIES)), judged.reset_index(drop=True)]
         frames.append(pd.concat(parts, axis=1).assign(setting=comparison.setting.label))
     return pd.concat(frames).set_index("setting").reset_index()
 
 
-def _chain(frame: pd.DataFrame, rungs: Sequence[str]) -> np.ndarray:
-    """[layer, factor]: the lowest rung, each next over the one below, measured over the highest."""
-    if not rungs:
+def _chain(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:
+    """[layer, factor]: the lowest theory, each over the one below, measured over the highest."""
+    if not theories:
         return np.empty((len(frame), 0))
-    below = frame[list(rungs)].ffill(axis=1).to_numpy(float)
-    above = np.column_stack([frame[list(rungs)].to_numpy(float)[:, 1:], frame["measured"]])
+    below = frame[list(theories)].ffill(axis=1).to_numpy(float)
+    above = np.column_stack([frame[list(theories)].to_numpy(float)[:, 1:], frame["measured"]])
     with np.errstate(all="ignore"):
         return np.column_stack([below[:, 0], above / below])
 
@@ -200,7 +200,7 @@ def _words(judged: pd.DataFrame) -> dict[int, tuple[str, str]]:
     """By layer: measured to predicted spread, and the verdict."""
     words = {}
     for row in judged.to_dict("records"):
-        told = {UNDECIDED: needed_in_words(row["needed"]), APART: row["kind"]}
+        told = {UNDECIDED: needed_in_words(row["needed"]), NOT_TESTED: row["kind"]}
         spread = "" if np.isnan(row["sd_ratio"]) else f"{row['sd_ratio']:.2f}"
         words[row["layer"]] = (spread, told.get(row["verdict"], row["verdict"]))
     return words

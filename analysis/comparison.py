@@ -13,7 +13,7 @@ from analysis.conditions import Setting, measured_settings
 from analysis.load import Results
 from analysis.predictions import OnPredicted, predict_settings
 from fanin.errors import FaninError
-from fanin.theory.rungs import RUNGS
+from fanin.theory.theories import THEORIES
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def table(
     -------
     pandas.DataFrame
         `layer`, `layer_name`, `draws` (how many), `measured` (mean over draws), `se` (its standard
-        error), and for each rung its prediction (under its name) and `measured/RUNG`. NaN where
+        error), and for each theory its prediction (under its name) and `measured/THEORY`. NaN where
         theory has none.
     """
     rows = comparison.draws
@@ -99,17 +99,19 @@ def table(
     groups = rows.groupby(["layer", "layer_name"], observed=True, sort=True).value
     with np.errstate(over="ignore", invalid="ignore"):
         measured = groups.agg(draws="count", measured="mean", se=_standard_error).reset_index()
-    for rung in RUNGS:
-        theory = comparison.predicted
-        if theory.empty:
-            measured[rung] = np.nan
+    for theory in THEORIES:
+        predicted = comparison.predicted
+        if predicted.empty:
+            measured[theory] = np.nan
         else:
-            mine = theory[
-                (theory.rung == rung) & (theory.quantity == quantity) & (theory.image == image)
+            rows = predicted[
+                (predicted.theory == theory)
+                & (predicted.quantity == quantity)
+                & (predicted.image == image)
             ]
-            measured[rung] = measured.layer.map(dict(zip(mine.layer, mine.value, strict=True)))
+            measured[theory] = measured.layer.map(dict(zip(rows.layer, rows.value, strict=True)))
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            measured[f"measured/{rung}"] = measured.measured / measured[rung]
+            measured[f"measured/{theory}"] = measured.measured / measured[theory]
     return measured
 
 
@@ -124,22 +126,24 @@ def _standard_error(values: pd.Series) -> float:
     return float(scale * (array / scale).std(ddof=1) / len(array) ** 0.5)
 
 
-def decompose_gap(table: pd.DataFrame, rungs: Sequence[str]) -> pd.DataFrame:
-    """Split log(measured / first rung) into the steps from rung to rung and what is left.
+def decompose_gap(table: pd.DataFrame, theories: Sequence[str]) -> pd.DataFrame:
+    """Split log(measured / first theory) into the steps from theory to theory and what is left.
 
     Parameters
     ----------
     table
-        A row per layer, with `measured` and a column for each rung, as `analysis.comparison.table`.
-    rungs
+        A row per layer, with `measured` and a column for each theory, as
+        `analysis.comparison.table`.
+    theories
         From the lowest to the highest.
 
     Returns
     -------
     pandas.DataFrame
-        With the table's index: `gap`, the whole; `closed/RUNG` for each rung but the first,
-        log(RUNG / the rung below it that predicts this layer); `left`, log(measured / the highest
-        rung that does). They add up to `gap`. NaN where a rung doesn't predict the layer.
+        With the table's index: `gap`, the whole; `closed/THEORY` for each theory but the first,
+        log(THEORY / the theory below it that predicts this layer); `left`, log(measured / the
+        highest theory that does). They add up to `gap`. NaN where a theory doesn't predict the
+        layer.
 
     Examples
     --------
@@ -149,10 +153,10 @@ def decompose_gap(table: pd.DataFrame, rungs: Sequence[str]) -> pd.DataFrame:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         # Means of signed quantities have no ratio.
-        logs = np.log(table[["measured", *rungs]].astype(float))
-        below = logs[list(rungs)].ffill(axis=1)
-        found = {"gap": logs["measured"] - below[rungs[0]]}
-        for lower, rung in pairwise(rungs):
-            found[f"closed/{rung}"] = logs[rung] - below[lower]
-        found["left"] = logs["measured"] - below[rungs[-1]]
+        logs = np.log(table[["measured", *theories]].astype(float))
+        below = logs[list(theories)].ffill(axis=1)
+        found = {"gap": logs["measured"] - below[theories[0]]}
+        for lower, theory in pairwise(theories):
+            found[f"closed/{theory}"] = logs[theory] - below[lower]
+        found["left"] = logs["measured"] - below[theories[-1]]
     return pd.DataFrame(found, index=table.index)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "predict"
 FORMATS = ("table", "json", "explain")
 EXPLAINED = 16  # draws that are explained where `measure` says nothing
-OWN = ("format", "rungs", "images", "measure")  # keys that are no part of the cell
+OWN = ("format", "theories", "images", "measure")  # keys that are no part of the cell
 WIDTH, EXPLAIN_WIDTH = 100, 120
 
 
@@ -54,14 +54,14 @@ def predict_one(config: DictConfig) -> None:
         if config.format not in FORMATS:
             raise ConfigError(f"format={config.format}: expected one of {', '.join(FORMATS)}")
         images, measure = _count("images", config.images), _count("measure", config.measure)
-        show(cell.config, cell.id, config.format, _rungs(config.rungs), images, measure)
+        show(cell.config, cell.id, config.format, _theories(config.theories), images, measure)
 
 
 def show(
     config: dict[str, Any],
     cell_id: str,
     form: str,
-    rungs: Sequence[str],
+    theories: Sequence[str],
     images: int,
     measure: int,
 ) -> None:
@@ -73,7 +73,7 @@ def show(
         found = explain(model, fed, cell.init, draws=measure or EXPLAINED)
         BrokenPipeConsole(width=EXPLAIN_WIDTH, highlight=False).print(cell_id, found, sep="\n")
         return
-    certificate = certificate_of(config, rungs, images, measure)
+    certificate = certificate_of(config, theories, images, measure)
     if form == "json":
         told = {"cell_id": cell_id, **certificate.as_dict()}
         print(json.dumps(told, indent=2, allow_nan=False))
@@ -84,15 +84,15 @@ def show(
 
 
 def certificate_of(
-    config: dict[str, Any], rungs: Sequence[str], images: int, measure: int = 0
+    config: dict[str, Any], theories: Sequence[str], images: int, measure: int = 0
 ) -> Certificate:
-    """The certificate of a cell's network on its own images, by every rung that has a formula.
+    """The certificate of a cell's network on its own images, by every theory that has a formula.
 
     Parameters
     ----------
     config
         A coerced cell config. Its data is loaded, for theory starts from real images.
-    rungs
+    theories
         Which theories, from coarse to fine.
     images
         How many of the probe images theory is asked about, the first ones.
@@ -102,29 +102,29 @@ def certificate_of(
     Raises
     ------
     UnpredictableLayer
-        Not even the coarsest rung has a formula for a layer.
+        Not even the coarsest theory has a formula for a layer.
     """
     from fanin.theory import UnpredictableLayer, certify
     from fanin.theory.certificate.networks import weights_of
 
     model, fed, labels, cell = _network(config, images)
-    weights_of(model, cell.init)  # an init that declares no moments fails every rung
+    weights_of(model, cell.init)  # an init that declares no moments fails every theory
     while True:
         try:
             return certify(
                 *(model, fed),
                 init=cell.init,
-                rungs=rungs,
+                theories=theories,
                 labels=labels,
                 loss=cell.objective,
                 measure=measure,
             )
         except UnpredictableLayer as error:
-            if len(rungs) == 1:
+            if len(theories) == 1:
                 raise
-            left_out = error.rung or rungs[-1]
-            print(f"without rung {left_out}: {error}", file=sys.stderr)
-            rungs = tuple(rung for rung in rungs if rung != left_out)
+            left_out = error.theory or theories[-1]
+            print(f"without theory {left_out}: {error}", file=sys.stderr)
+            theories = tuple(theory for theory in theories if theory != left_out)
 
 
 def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Tensor, Cell]:
@@ -141,9 +141,9 @@ def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Te
     return cell.network().eval(), fed, data.train.y[: len(fed)], cell
 
 
-def _rungs(value: object) -> tuple[str, ...]:
+def _theories(value: object) -> tuple[str, ...]:
     if not isinstance(value, ListConfig) or not value:
-        raise ConfigError(f"rungs={value}: expected a list, such as rungs=[he,mean_field]")
+        raise ConfigError(f"theories={value}: expected a list, such as theories=[he,mean_field]")
     return tuple(map(str, value))
 
 

@@ -36,7 +36,7 @@ from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
-from fanin.theory.rungs import RUNGS, predict_rungs
+from fanin.theory.theories import THEORIES, predict_theories
 
 TABLE = "predictions"
 THEORY = b"fanin.theory"  # the part's note on which code predicted it
@@ -221,14 +221,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def predict_cell(config: Mapping[str, Any], rungs: Sequence[str] = RUNGS) -> pd.DataFrame:
-    """Predict a cell's probe measurements at initialization, by every rung that applies.
+def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) -> pd.DataFrame:
+    """Predict a cell's probe measurements at initialization, by every theory that applies.
 
     Parameters
     ----------
     config
         A coerced cell config. Its data is loaded, for theory starts from real images.
-    rungs
+    theories
         From coarse to fine. What a finer one has no formula for (a norm over groups, a field too
         large) is left to the coarser ones.
 
@@ -241,7 +241,7 @@ def predict_cell(config: Mapping[str, Any], rungs: Sequence[str] = RUNGS) -> pd.
     Raises
     ------
     UnpredictableLayer
-        No rung applies, as where a layer's weights are described by no declaration (LSUV's depend
+        No theory applies, as where a layer's weights are described by no declaration (LSUV's depend
         on data).
     """
     cell = build_cell(config)
@@ -249,9 +249,9 @@ def predict_cell(config: Mapping[str, Any], rungs: Sequence[str] = RUNGS) -> pd.
     model = cell.network().double().eval()
     moments = declared_moments(model, cell.init)
     frames: list[pd.DataFrame] = []
-    for rung in rungs:
+    for theory in theories:
         try:
-            frames.append(predict_rungs(model, moments, images, (rung,)))
+            frames.append(predict_theories(model, moments, images, (theory,)))
         except UnpredictableLayer:
             if not frames:
                 raise

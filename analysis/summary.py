@@ -13,14 +13,14 @@ from analysis.verdicts import by_setting
 from experiments.config.groups import UPDATES
 from experiments.config.instantiate import TARGET
 from experiments.schema import build_cell
-from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
-from fanin.theory.rungs import RUNGS
+from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
+from fanin.theory.theories import THEORIES
 
 NAMES = {
     "he": "The He/Glorot product formula",
     "mean_field": "Mean field",
     "field": "The Gaussian field",
-    "finite": "The finite-width law",
+    "finite_width": "The finite-width law",
 }
 # What decides how a network learns, beyond what a setting's label tells.
 TRAINING = (*UPDATES, "train")
@@ -77,12 +77,12 @@ def _settings(comparisons: Sequence[TheoryComparison], settings: pd.DataFrame) -
     outcomes = settings["outcome"].value_counts()
     fully = ((settings["outcome"] == "explained") & (settings[UNDECIDED] == 0)).sum()
     unpredicted = len(comparisons) - len(settings)
-    apart = outcomes.get(APART, 0)
+    not_tested = outcomes.get(NOT_TESTED, 0)
     kinds = [
         f"{number} {what}"
         for number, what in (
             (unpredicted, "without a prediction"),
-            (apart, "with nothing to test (constant, zero or overflowed)"),
+            (not_tested, "with nothing to test (constant, zero or overflowed)"),
         )
         if number
     ]
@@ -90,7 +90,7 @@ def _settings(comparisons: Sequence[TheoryComparison], settings: pd.DataFrame) -
         f"Of {len(comparisons)} settings, theory explains {outcomes.get('explained', 0)} "
         f"({fully} of them in every layer, the others have layers that are undecided) and "
         f"disagrees with {outcomes.get(DISAGREES, 0)}"
-        f"{'; apart: ' + ', '.join(kinds) if kinds else ''}."
+        f"{'; not tested: ' + ', '.join(kinds) if kinds else ''}."
     )
 
 
@@ -107,15 +107,15 @@ def _layers(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
     if np.isinf(needed).any():
         told.append(f"for {np.isinf(needed).sum()} none would: theory's own sampling is too coarse")
     undecided = f" ({'; '.join(told)})" if told else ""
-    kinds = rows.loc[rows["verdict"] == APART, "kind"].value_counts()
-    apart = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
-    rungs = rows["rung"].value_counts() if len(rows) else {}
+    kinds = rows.loc[rows["verdict"] == NOT_TESTED, "kind"].value_counts()
+    why = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
+    theories = rows["theory"].value_counts() if len(rows) else {}
     yield (
         f"Of {len(rows)} layers, each of their quantities and images counted, "
         f"{verdict.get(AGREES, 0)} agree within a factor of {margin:g}{differ}, "
         f"{verdict.get(DISAGREES, 0)} disagree, {verdict.get(UNDECIDED, 0)} are undecided"
-        f"{undecided}, {verdict.get(APART, 0)} are apart{apart}. "
-        f"Held against: {', '.join(f'{rung} ({n})' for rung, n in rungs.items())}."
+        f"{undecided}, {verdict.get(NOT_TESTED, 0)} are not tested{why}. "
+        f"Held against: {', '.join(f'{theory} ({n})' for theory, n in theories.items())}."
     )
 
 
@@ -171,15 +171,15 @@ def _disagreeing(rows: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
 def _how(row: pd.Series) -> str:
     if row["kind"] == "zero":
         measured = row["mean"] * row["scale"]
-        return f"measured {measured:.3g}, {row['rung']} says {row['value']:.3g}"
+        return f"measured {measured:.3g}, {row['theory']} says {row['value']:.3g}"
     if row["kind"] == "constant":
-        return f"every draw is {np.exp(row['log_ratio']):.3g} times what {row['rung']} says"
+        return f"every draw is {np.exp(row['log_ratio']):.3g} times what {row['theory']} says"
     if row["test"] == "linear":
-        return f"off by {_with_error(row, 'log_ratio')} of its unit ({row['rung']})"
+        return f"off by {_with_error(row, 'log_ratio')} of its unit ({row['theory']})"
     # The step is told where it is what fails.
     if not row["p_holm"] <= row["step_p_holm"] and not np.isnan(row["step_p_holm"]):
-        return f"from the layer before, log-ratio to {row['rung']} {_with_error(row, 'step')}"
-    return f"log-ratio to {row['rung']} {_with_error(row, 'log_ratio')}"
+        return f"from the layer before, log-ratio to {row['theory']} {_with_error(row, 'step')}"
+    return f"log-ratio to {row['theory']} {_with_error(row, 'log_ratio')}"
 
 
 def _with_error(row: pd.Series, column: str) -> str:
@@ -196,16 +196,16 @@ def findings(results: Results, comparisons: Sequence[TheoryComparison]) -> list[
 
 
 def found(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """A few sentences: how near each rung comes, where it is furthest off, and who trained."""
+    """A few sentences: how near each theory comes, where it is furthest off, and who trained."""
     return [*_theory(comparisons), *_training(results, comparisons)]
 
 
 def _theory(comparisons: Sequence[TheoryComparison]) -> list[str]:
     tables = [(c.setting.label, table(c)) for c in comparisons if c.unpredicted is None]
     lines = []
-    for rung in RUNGS:
+    for theory in THEORIES:
         ratios = [
-            (row[f"measured/{rung}"], row["layer"], label)
+            (row[f"measured/{theory}"], row["layer"], label)
             for label, frame in tables
             for row in frame.to_dict("records")
         ]
@@ -215,7 +215,7 @@ def _theory(comparisons: Sequence[TheoryComparison]) -> list[str]:
         near = sum(distance < np.log(NEAR) for distance in distances)
         ratio, layer, label = ratios[int(np.nanargmax(distances))]
         lines.append(
-            f"{NAMES[rung]} is within a factor of {NEAR} of the measured second moment in {near} "
+            f"{NAMES[theory]} is within a factor of {NEAR} of the measured second moment in {near} "
             f"of {len(ratios)} layers; it is furthest off at layer {layer} of {label}, "
             f"where measured / predicted is {ratio:.3g}."
         )

@@ -13,14 +13,14 @@ from analysis.comparison import TheoryComparison
 from experiments.schema import build_cell
 from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
-from fanin.statistics.agreement import AGREES, APART, DISAGREES, ROUNDING, UNDECIDED
+from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, UNDECIDED
 from fanin.statistics.coverage import Z, coverage, inside
 from fanin.statistics.draws import steps, summarized
 
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # what the layers of one walk share
 TOLD = (  # even where there is nothing to tell
-    *("label", "layer_name", "rung", "value", "log_sd", "kind", "test", "verdict", "needed"),
+    *("label", "layer_name", "theory", "value", "log_sd", "kind", "test", "verdict", "needed"),
     *("p_holm", "step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
@@ -30,7 +30,7 @@ WIDE = 64  # channels or units from which on first-order laws of finite width sh
 def verdicts(
     comparisons: Sequence[TheoryComparison], *, margin: float = 1.1, level: float = 0.05
 ) -> pd.DataFrame:
-    """Hold every measured layer against the highest rung that predicts it.
+    """Hold every measured layer against the highest theory that predicts it.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def verdicts(
     -------
     pandas.DataFrame
         A row per setting (its place in `comparisons`), quantity, image and layer: `label`,
-        `layer_name`; the prediction (`rung`, `value`, `log_sd`, `sampling_se`); the draws
+        `layer_name`; the prediction (`theory`, `value`, `log_sd`, `sampling_se`); the draws
         (`draws`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
-        `fanin.statistics.agreement.verdicts`. Quantities that no rung predicts are left out.
+        `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts are left out.
     """
     law = _highest(comparisons)
     if law.empty:
@@ -98,7 +98,7 @@ def by_setting(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Indexed by `setting`: how many layers got each verdict, and `outcome`: `disagrees` where
-        some layer does, `apart` where nothing was tested, else `explained`.
+        some layer does, `not_tested` where nothing was tested, else `explained`.
 
     Examples
     --------
@@ -106,15 +106,15 @@ def by_setting(rows: pd.DataFrame) -> pd.DataFrame:
     >>> by_setting(rows)["outcome"].tolist()
     ['explained', 'disagrees']
     """
-    order = [AGREES, DISAGREES, UNDECIDED, APART]
+    order = [AGREES, DISAGREES, UNDECIDED, NOT_TESTED]
     counts = pd.crosstab(rows["setting"], rows["verdict"]).reindex(columns=order, fill_value=0)
     tested = counts[AGREES] + counts[UNDECIDED] > 0
-    outcome = np.select([counts[DISAGREES] > 0, tested], [DISAGREES, "explained"], APART)
+    outcome = np.select([counts[DISAGREES] > 0, tested], [DISAGREES, "explained"], NOT_TESTED)
     return counts.assign(outcome=outcome)
 
 
 def _highest(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
-    """Of each layer's predictions the last: rungs stand in the order in which they rise."""
+    """Of each layer's predictions the last: theories stand in the order in which they rise."""
     frames = [
         comparison.predicted.assign(setting=n)
         for n, comparison in enumerate(comparisons)
@@ -123,10 +123,10 @@ def _highest(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame()
     law = pd.concat(frames, ignore_index=True)
-    words = ["quantity", "layer_name", "rung"]
+    words = ["quantity", "layer_name", "theory"]
     law[words] = law[words].astype(object)
     law = law[law["value"].notna()].drop_duplicates(LAYER, keep="last")
-    columns = [*LAYER, "layer_name", "rung", "value", "log_sd", "sampling_se"]
+    columns = [*LAYER, "layer_name", "theory", "value", "log_sd", "sampling_se"]
     return law[columns]
 
 
@@ -153,7 +153,7 @@ def _place(rows: pd.DataFrame) -> pd.Series:
 
 
 def intervals(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd.DataFrame:
-    """Count a sweep's draws inside the intervals of the rung that predicts their spread.
+    """Count a sweep's draws inside the intervals of the theory that predicts their spread.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ Change = Mapping[str, Any]
 Kind = Literal["own", "in place", "undone", "none"]
 DATA = ("data", "data.side")  # what a larger size exchanges; a suspect's other data have more keys
 NOTHING = "nothing"  # the remedy that is none
-RUNG = "finite"
+THEORY = "finite_width"
 # The suspects that change what theory reads; others start as the first one does.
 READ = ("data", "scaling", "model", "activation", "init")
 
@@ -182,7 +182,7 @@ def starts(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) 
     """A row per suspect, alone.
 
     Theory says of log m, m the second moment of the logits over the probe set in one draw of the
-    weights, its mean and standard deviation (rung `finite`).
+    weights, its mean and standard deviation (theory `finite_width`).
 
     Returns
     -------
@@ -232,9 +232,9 @@ def _beside_theory(folder: SweepFolder, rows: list[dict[str, Any]]) -> pd.DataFr
 def _log_moments(folder: SweepFolder, predicted: Predicted) -> tuple[float, float]:
     """Mean and standard deviation of log m over draws."""
     frame = predicted.frame
-    if frame.empty or RUNG not in set(frame["rung"]):
-        raise FaninError(f"{folder.root}: no prediction ({predicted.reason or RUNG})")
-    mine = select(frame, rung=RUNG, quantity="preact_m2", image=-1, layer=last(frame))
+    if frame.empty or THEORY not in set(frame["theory"]):
+        raise FaninError(f"{folder.root}: no prediction ({predicted.reason or THEORY})")
+    mine = select(frame, theory=THEORY, quantity="preact_m2", image=-1, layer=last(frame))
     row = mine.iloc[0]
     return math.log(row["value"]) - row["log_sd"] ** 2 / 2, float(row["log_sd"])
 

@@ -48,7 +48,7 @@ class Outputs:
     init, norm
         Keys of `INITS`' values and of `LOOKS`.
     table
-        `layer`, `layer_name`, `mean` and `se` over the draws, `theory` (rung `field`) and
+        `layer`, `layer_name`, `mean` and `se` over the draws, `theory` (theory `field`) and
         `theory_se`; NaN where it has no formula.
     draws, images
         How many.
@@ -110,7 +110,7 @@ def caption(found: list[Outputs]) -> str:
     """Setting and n."""
     return (
         f"Second: the same for uniform weights, mean over {found[0].images} images and "
-        f"{found[0].draws} draws (symbols) and rung `field` of the theory (lines; none for layer "
+        f"{found[0].draws} draws (symbols) and theory `field` of the theory (lines; none for layer "
         "normalization of weights with a mean); dotted: a million."
     )
 

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from analysis.conditions import Setting, measured_settings
 from analysis.figures import alexnet_outputs, normalized_networks
 from analysis.figures.study import Headline, Study
-from analysis.figures.style import PALETTE, RUNG_LINES
+from analysis.figures.style import PALETTE, THEORY_LINES
 from analysis.load import Results
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
@@ -183,7 +183,7 @@ def waterfall(networks: Mapping[str, Explanation]) -> Figure:
     figure.supylabel(r"pre-activation $\mathbb{E}[y_l^2]$ (dimensionless)", fontsize="small")
     axes[-1].set_xlabel("weight layer $l$", fontsize="small")
     handles = [
-        Line2D([], [], **{**RUNG_LINES["he"], "label": "He's product formula"}),
+        Line2D([], [], **{**THEORY_LINES["he"], "label": "He's product formula"}),
         *(Patch(**_look(step), label=step) for step in shown),
         Line2D([], [], color="black", marker="o", markersize=3, linestyle="", label="measured"),
     ]
@@ -223,7 +223,7 @@ def _network(axis: Axes, explanation: Explanation, shown: Sequence[str]) -> None
     axis.set_yscale("log")
     for place, (name, row) in enumerate(factors.iterrows()):
         level, left = float(ends.he[name]), place - SHARE / 2
-        axis.plot([left - bar / 2, left], [level, level], color=RUNG_LINES["he"]["color"])
+        axis.plot([left - bar / 2, left], [level, level], color=THEORY_LINES["he"]["color"])
         for step in STEPS:
             after = level * row[step]
             if step in shown:
@@ -238,7 +238,7 @@ def _network(axis: Axes, explanation: Explanation, shown: Sequence[str]) -> None
             times(end.measured / end.he), (place, 1), xycoords=("data", "axes fraction"),
             ha="center", va="top", fontsize="x-small",
         )  # fmt: skip
-    axis.plot(range(len(ends)), ends.he, **RUNG_LINES["he"], linewidth=1)
+    axis.plot(range(len(ends)), ends.he, **THEORY_LINES["he"], linewidth=1)
     levels = factors.cumprod(axis=1).mul(ends.he, axis=0).assign(he=ends.he).to_numpy()
     low, high = levels.min(), levels.max()
     axis.set_ylim(low * (low / high) ** 0.06, high * (high / low) ** 0.2)  # the numbers' room

@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator
 from analysis.cli import add_sweep, plain_console
 from analysis.comparison import TheoryComparison, compare
 from analysis.figures.query import select
-from analysis.figures.style import MEASURED, RUNG_LINES, save, use_style
+from analysis.figures.style import MEASURED, THEORY_LINES, save, use_style
 from analysis.load import load
 from experiments.console import exit_on_error
 from fanin.errors import FaninError
@@ -40,13 +40,13 @@ UNITS = "(dimensionless)"
 BLUE = sns.color_palette("colorblind")[0]
 BAND = {"color": BLUE, "alpha": 0.3, "linewidth": 0}
 MIDDLE = {"color": BLUE, "linewidth": 1.4, "linestyle": "-"}
-HE = {**RUNG_LINES["he"], "linewidth": 1.6}
+HE = {**THEORY_LINES["he"], "linewidth": 1.6}
 RATIOS = (1.5, 2.0, 3.0)
 JITTER = 0.16  # of a layer's place, so that draws don't hide each other
 
 
 def certificate_band(comparison: TheoryComparison) -> Figure:
-    """Draw one setting whose draws were measured and that rung `finite` has predicted.
+    """Draw one setting whose draws were measured and that theory `finite_width` has predicted.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ def certificate_band(comparison: TheoryComparison) -> Figure:
     -------
     matplotlib.figure.Figure
         Forward and backward, over the weight layers. A dot is one draw of all the weights; the band
-        holds 95 % of single draws by rung `finite`, the line in it is their predicted mean; the
-        dashes are He's product formula. Below, everything is divided by the predicted mean.
+        holds 95 % of single draws by theory `finite_width`, the line in it is their predicted mean;
+        the dashes are He's product formula. Below, everything is divided by the predicted mean.
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row", height_ratios=(1.5, 1))
@@ -163,9 +163,9 @@ def _legend(figure: Figure, comparison: TheoryComparison) -> None:
 def _tables(
     comparison: TheoryComparison, quantity: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Measured draws, He's prediction and rung `finite`'s, of one quantity."""
-    theory = comparison.predicted
-    he, ours = (theory[theory["rung"] == rung] for rung in ("he", "finite"))
+    """Measured draws, He's prediction and theory `finite_width`'s, of one quantity."""
+    predicted = comparison.predicted
+    he, ours = (predicted[predicted["theory"] == theory] for theory in ("he", "finite_width"))
     return _rows(comparison.draws, quantity), _rows(he, quantity), _rows(ours, quantity)
 
 

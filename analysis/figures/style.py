@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 FORMATS = ("pdf", "svg", "png")
 PALETTE = sns.color_palette("colorblind")
-# Told apart in grey too: each rung has a dash of its own.
+# Told apart in grey too: each theory has a dash of its own.
 MEASURED = "0.45"  # grey
-RUNG_LINES: dict[str, dict[str, Any]] = {
+THEORY_LINES: dict[str, dict[str, Any]] = {
     "he": {
         "color": PALETTE[3],
         "linestyle": (0, (4, 2)),

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.comparison import TheoryComparison
 from analysis.figures.query import select
-from analysis.figures.style import MEASURED, RUNG_LINES, plain
+from analysis.figures.style import MEASURED, THEORY_LINES, plain
 
 QUANTITY = "preact_m2"
 PANEL = (2.3, 1.9)  # inches
@@ -87,13 +87,15 @@ def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
 
 def _legend(figure: Figure, comparisons: Sequence[TheoryComparison], wide: bool) -> None:
     draws = max(map(_draws, comparisons))
-    rungs = {rung for c in comparisons if not c.predicted.empty for rung in c.predicted["rung"]}
+    theories = {
+        theory for c in comparisons if not c.predicted.empty for theory in c.predicted["theory"]
+    }
     dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED)
     dot.set_label(f"measured, one dot per draw of the weights ({draws} draws)")
     lines = [
         Line2D([], [], **{"linewidth": 1.6} | style)
-        for rung, style in RUNG_LINES.items()
-        if rung in rungs
+        for theory, style in THEORY_LINES.items()
+        if theory in theories
     ]
     figure.legend(
         handles=[dot, *lines],
@@ -126,13 +128,14 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
         legend=False,
         color=MEASURED,
     )
-    for rung, style in RUNG_LINES.items():
-        theory = comparison.predicted
-        if theory.empty:
+    for theory, style in THEORY_LINES.items():
+        if comparison.predicted.empty:
             continue
-        mine = select(theory, rung=rung, quantity=QUANTITY, image=-1).sort_values("layer")
+        mine = select(comparison.predicted, theory=theory, quantity=QUANTITY, image=-1).sort_values(
+            "layer"
+        )
         # A line through one point would not be seen, nor a mark under one as wide.
-        width = {"he": 10, "mean_field": 20}.get(rung, 30)
+        width = {"he": 10, "mean_field": 20}.get(theory, 30)
         marker: dict[str, Any] = {"marker": "_", "markersize": width} if len(mine) == 1 else {}
         axis.plot(mine.layer, _decades(mine.value), **{"linewidth": 1.6} | style | marker)
     if measured.decades.isna().all():

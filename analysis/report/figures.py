@@ -97,8 +97,10 @@ def _seen(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
             f"{comparison.setting.label}: measured {first['measured']:.2g} in layer "
             f"{first['layer']}, {last['measured']:.2g} in layer {last['layer']}"
         )
-        rungs = [rung for rung in ("he", "finite", "field") if rows[rung].notna().any()]
-        told = [f"{last[rung]:.2g} by {rung}" for rung in rungs[:2]]
+        theories = [
+            theory for theory in ("he", "finite_width", "field") if rows[theory].notna().any()
+        ]
+        told = [f"{last[theory]:.2g} by {theory}" for theory in theories[:2]]
         yield f"{words}{'; predicted there: ' + ', '.join(told) if told else ''}."
 
 

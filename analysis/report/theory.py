@@ -17,10 +17,10 @@ from analysis.predictions import OnPredicted
 from analysis.summary import found, summary
 from analysis.verdicts import by_setting, intervals, verdicts
 from fanin.errors import FaninError
-from fanin.statistics.agreement import AGREES, APART, DISAGREES, UNDECIDED
+from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 
 MARGIN, LEVEL = 1.1, 0.05  # those of `analysis.check`
-COUNTED = (AGREES, UNDECIDED, DISAGREES, APART)
+COUNTED = (AGREES, UNDECIDED, DISAGREES, NOT_TESTED)
 LEFT_OUT = "left out (--no-theory)"
 
 
@@ -41,7 +41,7 @@ class Checked:
     Attributes
     ----------
     answers
-        What the sweep found, in words: how near each rung comes, who trained.
+        What the sweep found, in words: how near each theory comes, who trained.
     sentences
         What the verdicts come to.
     intervals

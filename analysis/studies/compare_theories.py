@@ -23,9 +23,14 @@ from experiments.console import exit_on_error
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside
-from fanin.theory.rungs import predict_rungs
+from fanin.theory.theories import predict_theories
 
-OURS = {"he": "He", "mean_field": "mean field", "field": "fanin: field", "finite": "fanin: finite"}
+OURS = {
+    "he": "He",
+    "mean_field": "mean field",
+    "field": "fanin: field",
+    "finite_width": "fanin: finite",
+}
 OTHERS = {"anyinit": "anyinit", "neural_tangents": "neural-tangents"}
 QUANTITIES = {
     "preact_m2": "second moment of the pre-activation",
@@ -65,13 +70,13 @@ class Compared:
     def ratio(self, theory: str, quantity: str) -> np.ndarray | None:
         """Predicted / measured, by layer; None where the theory says nothing.
 
-        A mean over draws is held against the draws' mean, but rung `finite`, whose law is one of
-        logarithms, by the median of its law against the draws' geometric mean.
+        A mean over draws is held against the draws' mean, but theory `finite_width`, whose law is
+        one of logarithms, by the median of its law against the draws' geometric mean.
         """
         value = self.value(theory, quantity)
         if value is None:
             return None
-        if theory != "finite":
+        if theory != "finite_width":
             return np.asarray(value / self.means(quantity)["mean"].to_numpy())
         rows = self.draws[self.draws.quantity == quantity]
         measured = np.log(rows.value).groupby(rows.layer).mean().sort_index().to_numpy()
@@ -89,7 +94,7 @@ class Compared:
 
     def covered(self, quantity: str) -> np.ndarray:
         """Share of the draws inside the interval of 95 %, by layer; NaN where all are the same."""
-        rows = self._rows("finite", quantity)
+        rows = self._rows("finite_width", quantity)
         shares = []
         for row in rows.itertuples():
             mine = self.draws[(self.draws.quantity == quantity) & (self.draws.layer == row.layer)]
@@ -100,11 +105,11 @@ class Compared:
 
     def log_sd(self, quantity: str) -> np.ndarray:
         """The predicted spread of one draw's log-moment, by layer."""
-        return self._rows("finite", quantity).log_sd.to_numpy()
+        return self._rows("finite_width", quantity).log_sd.to_numpy()
 
-    def _rows(self, rung: str, quantity: str) -> pd.DataFrame:
+    def _rows(self, theory: str, quantity: str) -> pd.DataFrame:
         rows = self.predicted
-        return rows[(rows.rung == rung) & (rows.quantity == quantity)].sort_values("layer")
+        return rows[(rows.theory == theory) & (rows.quantity == quantity)].sort_values("layer")
 
 
 def compare(subject: Subject, draws: int, root: str, venv: str = VENV) -> Compared:
@@ -112,7 +117,7 @@ def compare(subject: Subject, draws: int, root: str, venv: str = VENV) -> Compar
     image = subject.image(root)
     network = subject.network(image)
     moments = subject.moments(network)
-    predicted = predict_rungs(network, moments, image, tuple(OURS))
+    predicted = predict_theories(network, moments, image, tuple(OURS))
     others = ask(network, moments, image, tuple(OTHERS), venv)
     measured = measure_draws(network, subject.init, image, draws)
     return Compared(subject, measured, predicted[predicted.image == -1], others)

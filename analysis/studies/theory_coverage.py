@@ -33,7 +33,7 @@ from fanin.statistics.agreement import DISAGREES
 from fanin.statistics.coverage import Coverage, Z, coverage
 
 MEAN = -1  # over the probe set, which is one image in these sweeps
-APART = {
+EXCLUDED = {
     "zero": "zero in some draw or in theory (dead, or rounded to zero by float32)",
     "constant": "the same in every draw",
     "overflowed": "overflowed in some draw or in theory",
@@ -104,10 +104,10 @@ def _numbers(judged: Judged) -> str:
         f"{len(judged.comparisons)} cells of {draws} draws: {explained} explained (no layer "
         f"disagrees after Holm's correction over all {len(judged.rows)} layers and quantities), "
         f"{off} not explained, {untested} not tested.",
-        "Counted apart, of those layers and quantities:",
+        "Excluded, of those layers and quantities:",
     ]
     kinds = judged.rows["kind"].value_counts()
-    rows = [[words, str(kinds.get(kind, 0))] for kind, words in APART.items()]
+    rows = [[words, str(kinds.get(kind, 0))] for kind, words in EXCLUDED.items()]
     tested = ["tested", str(kinds.get("tested", 0))]
     return "\n\n".join([*lines, markdown_table(["", "layers x quantities"], [tested, *rows])])
 

@@ -14,7 +14,7 @@ Verdicts, in this order:
     shown to lie within the margin. Or what the layer adds to the one before it does (the step).
 `undecided`
     Neither; `needed` says about how many draws would tell.
-`apart`
+`not_tested`
     Nothing was tested: see `kind`.
 """
 
@@ -28,7 +28,7 @@ from scipy import stats
 from fanin.statistics.holm import holm
 from fanin.statistics.log_ratio import LogRatio, draws_needed, equivalent, p_different
 
-AGREES, DISAGREES, UNDECIDED, APART = "agrees", "disagrees", "undecided", "apart"
+AGREES, DISAGREES, UNDECIDED, NOT_TESTED = "agrees", "disagrees", "undecided", "not_tested"
 # Relative scatter that float32 makes of a moment that is the same in every draw.
 ROUNDING = 1e-5
 # The square of what float32 rounds off a 1: saturated derivatives are 0 in it and not in theory.
@@ -70,7 +70,7 @@ def verdicts(
     a quantity of either sign, whose difference is told in `unit`s and not as a ratio.
 
     What has no scatter is compared and not tested: a constant outside the margin, or a layer that
-    is zero where theory says it is not, disagrees; inside, it is set apart.
+    is zero where theory says it is not, disagrees; inside, it is not tested.
     """
     test = _tests(rows)
     kind = _kinds(rows, test)
@@ -83,7 +83,9 @@ def verdicts(
     step_verdict = _decided(steps, step_p_holm, margin, level)
     verdict = _decided(ratio, p_holm, margin, level)
     verdict[step_verdict == DISAGREES] = DISAGREES
-    verdict[~tested] = np.where(_exactly_off(rows, kind, ratio, margin), DISAGREES, APART)[~tested]
+    verdict[~tested] = np.where(_exactly_off(rows, kind, ratio, margin), DISAGREES, NOT_TESTED)[
+        ~tested
+    ]
     family = max(int(np.isfinite(corrected).sum()), 1)
     predicted_sd = np.where(test == "log", rows["log_sd"], np.nan)
     needed = draws_needed(ratio, margin, level / family, spread=predicted_sd)

@@ -1,7 +1,7 @@
 """Predictions of each layer's moments by four theories, each lifting an assumption.
 
-`he` is rung 1 and `mean_field` rung 2. Both read a network and its init scheme's declared moments,
-never a weight, and give a `Prediction`.
+`he` is theory 1 and `mean_field` theory 2. Both read a network and its init scheme's declared
+moments, never a weight, and give a `Prediction`.
 """
 
 from fanin.theory.certificate import (

@@ -25,7 +25,7 @@ from fanin.theory.certificate.networks import on_cpu, weights_of
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
 from fanin.theory.moments import LayerMoments
-from fanin.theory.rungs import predict_rungs
+from fanin.theory.theories import predict_theories
 
 STEPS = (
     *("activation", "weight mean", "biases", "stride", "real data", "padding", "pooling"),
@@ -86,8 +86,8 @@ def explain(
 ) -> Explanation:
     """Lift the assumptions of He's formula one after the other, up to the measured number.
 
-    The steps, in this order, each a ratio of two predictions (rung 2 for the first three, then the
-    field): `activation`, the function that is really there; `weight mean`; `biases`; `stride`,
+    The steps, in this order, each a ratio of two predictions (theory 2 for the first three, then
+    the field): `activation`, the function that is really there; `weight mean`; `biases`; `stride`,
     positions that are left out, on an image without structure (convolutions padded in a circle,
     pooling windows replaced by their middles); `real data`, the image itself; `padding`, as it is;
     `pooling`, as it is; `width`, the typical network of this width against the mean over infinitely
@@ -164,12 +164,12 @@ def _theories(
         ("real data", circular(plain), moments, "field", images),
         ("padding", plain, moments, "field", images),
         ("pooling", net, moments, "field", images),
-        ("width", net, moments, "finite", images),
+        ("width", net, moments, "finite_width", images),
     )
     logs: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     errors: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
-    for step, variant, known, rung, fed in chain:
-        frame = predict_rungs(variant, known, fed, (rung,), seed, layer_kinds)
+    for step, variant, known, theory, fed in chain:
+        frame = predict_theories(variant, known, fed, (theory,), seed, layer_kinds)
         for quantity in logs:
             rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
             rows = rows.set_index("layer_name")

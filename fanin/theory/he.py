@@ -1,9 +1,9 @@
-"""Rung 1: the product formula, as textbooks have it.
+"""Theory 1: the product formula, as textbooks have it.
 
 Every weight layer multiplies the second moment by `gain * n * Var[w]`, with He's gain 1/2 behind
 rectifiers and Glorot's linear regime, gain 1, behind anything else. The weights' mean, biases, zero
-padding, stride, pooling, normalization and dropout don't exist at this rung; the gap to what is
-measured is what the rungs above explain.
+padding, stride, pooling, normalization and dropout don't exist at this theory; the gap to what is
+measured is what the theories above explain.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def predict_he(
     Returns
     -------
     Prediction
-        Rung `he`: preact_m2, preact_mean (0), preact_var (the same as preact_m2), vjp_m2,
+        Theory `he`: preact_m2, preact_mean (0), preact_var (the same as preact_m2), vjp_m2,
         weight_vjp_m2.
 
     Raises

@@ -20,9 +20,9 @@ DenseStep = Callable[[Vectors, torch.Generator], Vectors]
 
 
 class UnpredictableLayer(FaninError):
-    """A layer that a theory has no formula for; `rung` names the theory once it is known."""
+    """A layer that a theory has no formula for; `theory` names the theory once it is known."""
 
-    rung: str | None = None
+    theory: str | None = None
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"no prediction for layer {name or '(the whole model)'}: {reason}")
@@ -168,11 +168,12 @@ class LayerKind:
     scalar
         Theory `mean_field`, forward and backward: the units behind the module, with slopes.
     field
-        Theory `field` and the first order of `finite`: the module as a `Pointwise`, `DropoutStep`
-        or `Mixing` step, forward and backward; None where points and channels stay as they are.
+        Theory `field` and the first order of `finite_width`: the module as a `Pointwise`,
+        `DropoutStep` or `Mixing` step, forward and backward; None where points and channels stay as
+        they are.
     dense
-        Theory `finite` of nets of linear layers: the module as a function of the units of drawn
-        networks; None where it changes nothing.
+        Theory `finite_width` of nets of linear layers: the module as a function of the units of
+        drawn networks; None where it changes nothing.
     gain
         Theory `he`: the factor on the second moment.
     applies
@@ -182,7 +183,7 @@ class LayerKind:
     couples_images
         Whether images act on each other, so that the field takes them jointly.
     first_order
-        Whether the first-order law of `finite` knows it; else networks are drawn.
+        Whether the first-order law of `finite_width` knows it; else networks are drawn.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""Rung 2: scalar mean-field theory with the activation and the weight mean that are really there.
+"""Theory 2: scalar mean-field theory with the activation and the weight mean that are really there.
 
 A wide layer's units are one Gaussian population N(m, v) for each image. Weights w = mu + s z give
 all units the same mean m, itself random; where some mu differs from 0 it is kept as particles,
 because its expectation can vanish while its square grows (derivations.md, 2.4). With zero-mean
 weights one particle is exact, and the recursion is Poole et al. (2016), eq. 3, on q = m^2 + v.
 
-All positions of a map are alike here: zero padding, stride and pooling are the next rung's. So is
+All positions of a map are alike here: zero padding, stride and pooling are the next theory's. So is
 what a cotangent owes to the forward pass where weights have a mean (`field.state.Coherent`).
 """
 
@@ -83,7 +83,7 @@ def predict_mean_field(
     Returns
     -------
     Prediction
-        Rung `mean_field`: preact_m2, preact_mean, preact_var, vjp_m2, weight_vjp_m2. `preact_var`
+        Theory `mean_field`: preact_m2, preact_mean, preact_var, vjp_m2, weight_vjp_m2. `preact_var`
         is E[v], between the units of a wide layer at one position: among n units of a linear layer
         the measured variance is smaller by a share 1 / n, and over the positions of a map it is
         larger by that of m.

@@ -39,7 +39,7 @@ class Prediction:
 
     Attributes
     ----------
-    rung
+    theory
         Which theory.
     layer_names
         The weight layers in forward order.
@@ -59,7 +59,7 @@ class Prediction:
         -1      1        fc1    2.0
     """
 
-    rung: str
+    theory: str
     layer_names: tuple[str, ...]
     repeats: Mapping[str, Float64[np.ndarray, "repeat image layer"]]
     draws: Mapping[str, DrawLaw] = field(default_factory=dict)
@@ -76,9 +76,9 @@ class Prediction:
         Returns
         -------
         DataFrame
-            `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`, `rung`,
-            `value`, `log_sd` (spread of one draw's log-moment; NaN where none is known) and
-            `sampling_se` (standard error of `value` from the theory's own sampling; 0: none).
+            `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`,
+            `theory`, `value`, `log_sd` (spread of one draw's log-moment; NaN where none is known)
+            and `sampling_se` (standard error of `value` from the theory's own sampling; 0: none).
         """
         laws = {quantity: _law(repeats) for quantity, repeats in self.repeats.items()}
         laws.update(self.draws)
@@ -92,7 +92,7 @@ class Prediction:
                 "layer": np.tile(np.arange(1, layers + 1), rows),
                 "layer_name": np.tile(np.array(self.layer_names, dtype=object), rows),
                 "quantity": quantity,
-                "rung": self.rung,
+                "theory": self.theory,
                 "value": law.value.ravel(),
                 "log_sd": law.log_sd.ravel(),
                 "sampling_se": law.sampling_se.ravel(),

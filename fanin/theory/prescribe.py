@@ -19,7 +19,7 @@ from fanin.theory.certificate.networks import Weights, estimated_moments, on_cpu
 from fanin.theory.gains import Direction, level_gains, scaled
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
-from fanin.theory.rungs import predict_rungs
+from fanin.theory.theories import predict_theories
 
 DIGITS = 6
 
@@ -68,12 +68,12 @@ class Prescription:
         -------
         pandas.DataFrame
             A row per layer: `layer_name`, `gain`, and for `preact_m2` and `vjp_m2` the prediction
-            of rung `field`, the mean over the draws and its standard error.
+            of theory `field`, the mean over the draws and its standard error.
         """
         model, images, layer_kinds = self._of
         weights = Weights(self.moments, "declared", self.init)
         measured = summary(measured_draws(model, images, weights, draws, seed))
-        frame = predict_rungs(model, self.moments, images, ("field",), seed, layer_kinds)
+        frame = predict_theories(model, self.moments, images, ("field",), seed, layer_kinds)
         theory = frame[frame.image == -1].set_index(["layer_name", "quantity"]).value
         rows = []
         for name, gain in self.gains.items():

@@ -69,6 +69,6 @@ def _law(quantity: str, image: int, sd: np.ndarray) -> pd.DataFrame:
     layers = np.arange(len(sd)) + 1
     common = {"image": image, "layer": layers, "quantity": quantity, "sampling_se": 0.0}
     common["layer_name"] = [f"fc{n}" for n in layers]
-    lowest = pd.DataFrame(common | {"rung": "he", "value": 0.5, "log_sd": np.nan})
-    highest = pd.DataFrame(common | {"rung": "finite", "value": 1.0, "log_sd": sd})
+    lowest = pd.DataFrame(common | {"theory": "he", "value": 0.5, "log_sd": np.nan})
+    highest = pd.DataFrame(common | {"theory": "finite_width", "value": 1.0, "log_sd": sd})
     return pd.concat([lowest, highest], ignore_index=True)

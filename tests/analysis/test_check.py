@@ -20,7 +20,7 @@ from analysis.check import as_frame, as_table, main, shown
 from analysis.comparison import TheoryComparison, table
 from analysis.conditions import Setting
 from analysis.verdicts import verdicts
-from fanin.theory.rungs import RUNGS
+from fanin.theory.theories import THEORIES
 
 LAWLESS = pd.DataFrame(columns=["setting", "quantity", "image", "layer", "verdict"])
 
@@ -83,17 +83,17 @@ def test_every_setting_has_a_table_of_its_layers(
     assert "Of 20 settings, theory explains" in out
 
 
-def test_a_table_leads_from_the_lowest_rung_to_the_measurement(
+def test_a_table_leads_from_the_lowest_theory_to_the_measurement(
     by_label: dict[str, TheoryComparison], comparisons: list[TheoryComparison], judged: pd.DataFrame
 ) -> None:
-    """The first rung's number, times every factor of its line, is what was measured."""
+    """The first theory's number, times every factor of its line, is what was measured."""
     comparison = by_label["two_layer channels=4 tanh uniform a=0.0 b=1.0"]
     mine = judged[judged.setting == comparisons.index(comparison)]
     mine = mine[(mine.quantity == "preact_m2") & (mine.image == -1)]
     layers = as_table(table(comparison), mine)
-    highest = list(RUNGS)[-1]
+    highest = list(THEORIES)[-1]
     headings = [str(column.header).replace("\n", "") for column in layers.columns]
-    factors = [f"x{rung}" for rung in list(RUNGS)[1:]]
+    factors = [f"x{theory}" for theory in list(THEORIES)[1:]]
     assert headings == [
         *("layer", "name", "measured", "se", "he", *factors),
         *(f"measured/{highest}", "sd/log_sd", "verdict"),
@@ -105,7 +105,7 @@ def test_a_table_leads_from_the_lowest_rung_to_the_measurement(
         assert (int(layer), name) == (row["layer"], row["layer_name"])
         assert (measured, se) == (f"{row['measured']:.3g}", f"{row['se']:.1g}")
         assert he == f"{row['he']:.3g}"
-        chain = [float(number) for number in rest[: len(RUNGS)]]
+        chain = [float(number) for number in rest[: len(THEORIES)]]
         # Each number is printed to three digits, so rounded by half a percent at most.
         assert np.prod([row["he"], *chain]) == pytest.approx(row["measured"], rel=0.03)
 
@@ -119,7 +119,7 @@ def test_a_verdict_stands_at_the_end_of_each_line(comparisons: list[TheoryCompar
         mine = mine[(mine.quantity == "preact_m2") & (mine.image == -1)]
         for row in mine.itertuples():
             (line,) = (line for line in lines if f" {row.layer_name} " in line)
-            words = {"undecided": r"needs [\d,]+|theory unsure", "apart": row.kind}
+            words = {"undecided": r"needs [\d,]+|theory unsure", "not_tested": row.kind}
             assert re.search(f"(?:{words.get(row.verdict, row.verdict)}) *$", line)
             seen.add(row.verdict)
     assert {"agrees", "undecided"} <= seen
@@ -172,12 +172,12 @@ def test_another_quantity_and_image_are_shown_and_kept_as_csv(
         np.testing.assert_array_equal(mine.measured, table(comparison, "vjp_m2", 1).measured)
 
 
-def test_csv_adds_what_each_rung_closes_and_the_verdict(
+def test_csv_adds_what_each_theory_closes_and_the_verdict(
     comparisons: list[TheoryComparison], judged: pd.DataFrame
 ) -> None:
     frame = as_frame(comparisons, judged, "vjp_m2", 0)
     predicted = frame[frame.he.notna()]
-    parts = [*(f"closed/{rung}" for rung in list(RUNGS)[1:]), "left"]
+    parts = [*(f"closed/{theory}" for theory in list(THEORIES)[1:]), "left"]
     finite = predicted[np.isfinite(predicted.gap)]
     assert len(finite) > 20
     np.testing.assert_allclose(finite[parts].sum(axis=1), finite.gap, atol=1e-9)
@@ -200,7 +200,7 @@ def test_a_margin_or_level_without_meaning_is_refused(
 def test_within_a_wide_enough_margin_nothing_disagrees(
     small_results: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exit status is the verdicts': 0 where every layer agrees, is undecided or apart."""
+    """The exit status is the verdicts': 0 where every layer agrees, is undecided or not tested."""
     main(["small", "--results", small_results, "--margin", "1e300"])
     assert "disagrees with 0" in capsys.readouterr().out
 
@@ -244,14 +244,14 @@ def test_a_csv_that_cannot_be_written_is_one_line(
 
 
 @pytest.mark.parametrize(("off", "status"), [({}, 0), ({(1, "vjp_m2", 2): 3.0}, 1)])
-def test_the_exit_status_is_1_where_the_highest_rung_disagrees(
+def test_the_exit_status_is_1_where_the_highest_theory_disagrees(
     off: dict[tuple[int, str, int], float],
     status: int,
     small_results: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whichever quantity is shown; that the lowest rung is off by two is no matter."""
+    """Whichever quantity is shown; that the lowest theory is off by two is no matter."""
     sweep = simulated(3, off=off)
     monkeypatch.setattr(analysis.check, "compare", lambda *_, **__: sweep)
     monkeypatch.setattr(analysis.check, "findings", lambda *_: [])

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from analysis import Results
 from analysis.comparison import TheoryComparison, compare, decompose_gap, table
 from analysis.conditions import Setting
-from fanin.theory.rungs import RUNGS
+from fanin.theory.theories import THEORIES
 
 SETTING = Setting({}, "hand made", {}, ("x",))
-FOUR = ["he", "mean_field", "field", "finite"]
+FOUR = ["he", "mean_field", "field", "finite_width"]
 MOMENTS = st.floats(1e-30, 1e30)
 
 
 def _comparison(values: dict[int, list[float]], theory: dict[int, float]) -> TheoryComparison:
-    """Draws by layer, and what both rungs predict for a layer."""
+    """Draws by layer, and what both theories predict for a layer."""
     draws = pd.DataFrame(
         [
             {"layer": n, "layer_name": f"fc{n}", "quantity": "preact_m2", "image": -1, "value": v}
@@ -32,8 +32,8 @@ def _comparison(values: dict[int, list[float]], theory: dict[int, float]) -> The
     )
     predicted = pd.DataFrame(
         [
-            {"layer": n, "quantity": "preact_m2", "image": -1, "rung": rung, "value": v}
-            for rung in RUNGS
+            {"layer": n, "quantity": "preact_m2", "image": -1, "theory": theory, "value": v}
+            for theory in THEORIES
             for n, v in theory.items()
         ]
     )
@@ -62,31 +62,31 @@ def test_table_agrees_with_plain_pandas(
     ]
     found = table(comparison, quantity, image).set_index("layer")
     assert found.layer_name.tolist() == ["conv1", "conv2", "conv3", "fc1"]
-    assert list(RUNGS)[:2] == ["he", "mean_field"]
+    assert list(THEORIES)[:2] == ["he", "mean_field"]
     for layer, values in rows.groupby("layer").value:
         row = found.loc[layer]
         assert row.draws == len(values) == 8  # two seeds of four draws
         # A few roundings apart: the orders of summation differ.
         assert row.measured == pytest.approx(values.mean(), rel=1e-13)
         assert row.se == pytest.approx(values.std(ddof=1) / 8**0.5, rel=1e-12)
-        for rung in RUNGS:
-            theory = comparison.predicted
-            (value,) = theory[
-                (theory.rung == rung)
-                & (theory.layer == layer)
-                & (theory.quantity == quantity)
-                & (theory.image == image)
+        for theory in THEORIES:
+            rows = comparison.predicted
+            (value,) = rows[
+                (rows.theory == theory)
+                & (rows.layer == layer)
+                & (rows.quantity == quantity)
+                & (rows.image == image)
             ].value
-            assert row[rung] == value
-            assert row[f"measured/{rung}"] == row.measured / value
+            assert row[theory] == value
+            assert row[f"measured/{theory}"] == row.measured / value
 
 
-def test_every_measured_layer_has_every_rung(comparisons: list[TheoryComparison]) -> None:
+def test_every_measured_layer_has_every_theory(comparisons: list[TheoryComparison]) -> None:
     assert len(comparisons) == 20
     for comparison in comparisons:
         frame = table(comparison)
         assert len(frame) == (2 if comparison.setting.words["model"] == "two_layer" else 4)
-        assert frame[list(RUNGS)].isna().all(axis=None) == (comparison.unpredicted is not None)
+        assert frame[list(THEORIES)].isna().all(axis=None) == (comparison.unpredicted is not None)
 
 
 def test_only_data_dependent_inits_have_no_prediction(comparisons: list[TheoryComparison]) -> None:
@@ -146,7 +146,7 @@ def test_a_sweep_measured_only_while_training_has_nothing_to_compare(small: Resu
 
 @settings(derandomize=True)
 @given(st.tuples(MOMENTS, *([MOMENTS | st.none()] * 3)), MOMENTS)
-def test_the_parts_add_up_to_the_gap_whichever_rungs_are_silent(
+def test_the_parts_add_up_to_the_gap_whichever_theories_are_silent(
     predictions: tuple[float | None, ...], measured: float
 ) -> None:
     frame = pd.DataFrame([[measured, *predictions]], columns=["measured", *FOUR], dtype=float)
@@ -158,7 +158,7 @@ def test_the_parts_add_up_to_the_gap_whichever_rungs_are_silent(
     assert silent == set(parts.index[parts.isna()])
 
 
-def test_a_rung_above_a_silent_one_closes_what_both_would_have() -> None:
+def test_a_theory_above_a_silent_one_closes_what_both_would_have() -> None:
     frame = pd.DataFrame({"measured": [8.0], "he": [1.0], "mean_field": [np.nan], "field": [4.0]})
     parts = decompose_gap(frame, ["he", "mean_field", "field"]).iloc[0]
     np.testing.assert_allclose(parts["closed/field"], np.log(4))

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from analysis import predict
 
 SMALL = ("data.n_train=200", "data.n_test=100", "probe.size=4", "probe.images=1")
-TINY = (*SMALL, "rungs=[he,mean_field]")  # the finer rungs are the slower ones
+TINY = (*SMALL, "theories=[he,mean_field]")  # the finer theories are the slower ones
 QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}
 ALEXNET = [f"conv{n}" for n in range(1, 6)] + [f"fc{n}" for n in range(1, 4)]
 
@@ -71,7 +71,7 @@ def test_json_has_an_object_for_every_weight_layer(
 
 def test_he_normal_keeps_the_second_moment_of_a_relu_network(run_predict: Predict) -> None:
     layers = _layers(run_predict(*TINY, "model=mlp", "init=he_normal", "format=json"))
-    moments = [layer[rung]["preact_m2"] for layer in layers for rung in ("he", "mean_field")]
+    moments = [layer[theory]["preact_m2"] for layer in layers for theory in ("he", "mean_field")]
     # Each is a product of a few factors that float64 rounds.
     assert moments == pytest.approx([moments[0]] * 6, rel=1e-12)
 
@@ -104,7 +104,9 @@ def test_moments_beyond_float64_are_null_in_json_and_inf_in_the_table(run_predic
 def test_missing_pixels_are_null_in_json_and_nan_in_the_table(run_predict: Predict) -> None:
     missing = ("data.corrupt.share=0.5", "data.corrupt.kind=missing")
     layers = _layers(run_predict(*TINY, *missing, "format=json"))
-    assert {layer[rung]["preact_m2"] for layer in layers for rung in ("he", "mean_field")} == {None}
+    assert {layer[theory]["preact_m2"] for layer in layers for theory in ("he", "mean_field")} == {
+        None
+    }
     rows = [line.split() for line in run_predict(*TINY, *missing).splitlines() if "fc1" in line]
     assert rows[0][2] == rows[0][4] == "nan"
 
@@ -114,7 +116,7 @@ def test_the_table_has_a_row_for_every_layer_and_fits_a_hundred_columns(
     run_predict: Predict, measure: int
 ) -> None:
     gained = ("model=alexnet", "init.gain=1e-5")
-    out = run_predict(*SMALL, *gained, f"measure={measure}", "rungs=[he,mean_field,field]")
+    out = run_predict(*SMALL, *gained, f"measure={measure}", "theories=[he,mean_field,field]")
     table = out.splitlines()[3 : 3 + len(ALEXNET)]
     assert [line.split()[1] for line in table] == ALEXNET
     assert "…" not in out
@@ -123,18 +125,18 @@ def test_the_table_has_a_row_for_every_layer_and_fits_a_hundred_columns(
     assert ("measured" in out.splitlines()[1]) == (measure > 0)
 
 
-def test_all_rungs_are_asked_by_default_and_the_finest_is_believed(run_predict: Predict) -> None:
+def test_all_theories_are_asked_by_default_and_the_finest_is_believed(run_predict: Predict) -> None:
     layers = _layers(run_predict(*SMALL, "model=mlp", "format=json"))
     for layer in layers:
-        for rung in ("he", "mean_field", "field", "finite"):
-            assert set(layer[rung]) >= QUANTITIES
+        for theory in ("he", "mean_field", "field", "finite_width"):
+            assert set(layer[theory]) >= QUANTITIES
         predicted = layer["predicted"]["preact_m2"]
-        assert predicted["rung"] == "finite"
+        assert predicted["theory"] == "finite_width"
         low, high = predicted["interval"]
         assert low < predicted["value"] < high
 
 
-def test_a_network_that_only_coarse_rungs_know_is_predicted_by_those(
+def test_a_network_that_only_coarse_theories_know_is_predicted_by_those(
     run_predict: Predict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     positive = ("init=uniform", "init.a=0.0", "init.b=0.1")
@@ -162,8 +164,8 @@ def test_the_waterfall_has_a_factor_for_each_lifted_assumption(run_predict: Pred
             "model.widht: model=mlp has no such key; did you mean width",
         ),
         (("format=xml",), "format=xml: expected one of table, json, explain"),
-        (("rungs=[feild]",), "rungs: no rung feild; did you mean field?"),
-        (("rungs=he",), "rungs=he: expected a list, such as rungs=[he,mean_field]"),
+        (("theories=[feild]",), "theories: no theory feild; did you mean field?"),
+        (("theories=he",), "theories=he: expected a list, such as theories=[he,mean_field]"),
         (("images=0",), "images=0: expected a whole number, 1 or more"),
         (("measure=many",), "measure=many: expected a whole number, 0 or more"),
         (("fromat=json",), "fromat: no such key; did you mean format?"),

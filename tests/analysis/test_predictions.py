@@ -44,7 +44,7 @@ def _theory(config: dict[str, Any]) -> pd.DataFrame:
         raise UnpredictableLayer("conv1", "Lsuv declares no moments")
     value = float(sum(json.dumps(config["init"]).encode()))
     rows = {"image": [-1, 0, 1], "layer": 1, "layer_name": "conv1", "quantity": "preact_m2"}
-    numbers = {"rung": "he", "value": value / 3, "log_sd": np.nan, "sampling_se": 0.0}
+    numbers = {"theory": "he", "value": value / 3, "log_sd": np.nan, "sampling_se": 0.0}
     return pd.DataFrame(rows | numbers)
 
 
@@ -68,10 +68,10 @@ def test_predictions_are_kept_once_however_often_one_checks(copied: Results) -> 
     twice = load(copied.name, copied.folder.root.parent).predictions
     pd.testing.assert_frame_equal(once, twice)
     assert set(once.columns) == {
-        *("cell_id", "image", "layer", "layer_name", "quantity", "rung", "value"),
+        *("cell_id", "image", "layer", "layer_name", "quantity", "theory", "value"),
         *("log_sd", "sampling_se"),
     }
-    assert not once.duplicated(["cell_id", "image", "layer", "quantity", "rung"]).any()
+    assert not once.duplicated(["cell_id", "image", "layer", "quantity", "theory"]).any()
     assert once.cell_id.nunique() == 64  # 80 less lsuv's 16
     assert set(once.cell_id) < set(copied.cells.cell_id)
     assert isinstance(once.cell_id.dtype, pd.CategoricalDtype)
@@ -119,13 +119,13 @@ def test_any_edit_of_a_source_is_another_theory(
     package = tmp_path / "theory"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "rung.py").write_text("GAIN = 2\n")
+    (package / "theory.py").write_text("GAIN = 2\n")
     monkeypatch.syspath_prepend(tmp_path)
     theory = importlib.import_module("theory")
     monkeypatch.setattr(predictions, "SOURCES", (theory,))
     before = theory_fingerprint.__wrapped__()
     assert theory_fingerprint.__wrapped__() == before
-    (package / "rung.py").write_text("GAIN = 3\n")
+    (package / "theory.py").write_text("GAIN = 3\n")
     assert theory_fingerprint.__wrapped__() != before
 
 

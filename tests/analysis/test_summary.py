@@ -34,7 +34,7 @@ def _told(sweep: list[TheoryComparison]) -> str:
     return "\n".join(summary(sweep, rows, counted(sweep, rows), margin=1.1, level=0.05))
 
 
-def test_settings_are_explained_disagree_or_are_apart() -> None:
+def test_settings_are_explained_disagree_or_are_not_tested() -> None:
     sweep = simulated(6, off={(1, "preact_m2", 2): 3.0})
     unpredicted = dataclasses.replace(sweep[5], predicted=pd.DataFrame(), unpredicted="why")
     zeros = dataclasses.replace(
@@ -44,8 +44,10 @@ def test_settings_are_explained_disagree_or_are_apart() -> None:
     )
     told = _told([*sweep[:4], zeros, unpredicted])
     assert "Of 6 settings, theory explains 3 " in told
-    assert "and disagrees with 1; apart: 1 without a prediction, 1 with nothing to test" in told
-    assert "16 are apart (16 zero)" in told
+    assert (
+        "and disagrees with 1; not tested: 1 without a prediction, 1 with nothing to test" in told
+    )
+    assert "16 are not tested (16 zero)" in told
 
 
 def test_what_disagrees_is_named_with_the_layer_where_it_is_surest() -> None:
@@ -80,7 +82,7 @@ def test_a_sweep_of_lsuv_alone_has_nothing_to_hold() -> None:
     (one,) = simulated(1)
     told = _told([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
     assert "theory explains 0" in told
-    assert "apart: 1 without a prediction" in told
+    assert "not tested: 1 without a prediction" in told
 
 
 def _line(lines: list[str], start: str) -> str:
@@ -89,13 +91,13 @@ def _line(lines: list[str], start: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rung", "name"), [("he", "The He/Glorot product formula"), ("mean_field", "Mean field")]
+    ("theory", "name"), [("he", "The He/Glorot product formula"), ("mean_field", "Mean field")]
 )
-def test_how_near_each_rung_comes(
-    small: Results, comparisons: list[TheoryComparison], rung: str, name: str
+def test_how_near_each_theory_comes(
+    small: Results, comparisons: list[TheoryComparison], theory: str, name: str
 ) -> None:
     ratios = {
-        (c.setting.label, row.layer): row[f"measured/{rung}"]
+        (c.setting.label, row.layer): row[f"measured/{theory}"]
         for c in comparisons
         if c.unpredicted is None
         for _, row in table(c).iterrows()

@@ -20,7 +20,7 @@ def layer_2(wide: Results) -> dict[str, pd.Series]:
         row = table(comparison).set_index("layer").loc[2]
         theory = comparison.predicted
         (sampling,) = theory[
-            (theory.rung == "mean_field")
+            (theory.theory == "mean_field")
             & (theory.quantity == "preact_m2")
             & (theory.image == -1)
             & (theory.layer == 2)
@@ -29,19 +29,19 @@ def layer_2(wide: Results) -> dict[str, pd.Series]:
     return rows
 
 
-@pytest.mark.parametrize("rung", ["he", "mean_field"])
-def test_he_normal_keeps_the_second_moment_that_both_rungs_predict(
-    layer_2: dict[str, pd.Series], rung: str
+@pytest.mark.parametrize("theory", ["he", "mean_field"])
+def test_he_normal_keeps_the_second_moment_that_both_theories_predict(
+    layer_2: dict[str, pd.Series], theory: str
 ) -> None:
     row = layer_2["he_normal"]
     assert row.draws == 16
-    assert abs(row[f"measured/{rung}"] - 1) < 3 * row.se / row[rung]
+    assert abs(row[f"measured/{theory}"] - 1) < 3 * row.se / row[theory]
     # The band is narrow enough to be a statement: it excludes Glorot's gain of 1.
-    assert 3 * row.se / row[rung] < 0.5
+    assert 3 * row.se / row[theory] < 0.5
 
 
 def test_positive_weights_agree_with_mean_field(layer_2: dict[str, pd.Series]) -> None:
-    """Weights of mean 1/2 make all units alike; rung 2 follows that shared mean."""
+    """Weights of mean 1/2 make all units alike; theory 2 follows that shared mean."""
     row = layer_2["uniform"]
     spread = (row.se**2 + row.sampling**2) ** 0.5
     assert abs(row.measured - row.mean_field) < 3 * spread

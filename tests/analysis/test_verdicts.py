@@ -22,7 +22,7 @@ from fanin.statistics.coverage import Z
 def test_a_right_theory_disagrees_nowhere() -> None:
     rows = verdicts(simulated(20))
     assert len(rows) == 20 * 2 * 2 * 4
-    assert set(rows.rung) == {"finite"}
+    assert set(rows.theory) == {"finite_width"}
     assert set(rows.test) == {"log"}
     assert not (rows.verdict == "disagrees").any()
     assert set(by_setting(rows).outcome) == {"explained"}
@@ -52,16 +52,16 @@ def test_the_signal_enters_where_no_step_leads_to() -> None:
     assert rows.step[~first].notna().all()
 
 
-def test_where_the_highest_rung_is_silent_the_next_below_speaks() -> None:
+def test_where_the_highest_theory_is_silent_the_next_below_speaks() -> None:
     (one,) = simulated(1)
-    silent = (one.predicted.rung == "finite") & (one.predicted.layer == 2)
+    silent = (one.predicted.theory == "finite_width") & (one.predicted.layer == 2)
     predicted = one.predicted.assign(value=one.predicted.value.mask(silent))
     rows = verdicts([dataclasses.replace(one, predicted=predicted)])
     lower = rows[rows.layer == 2]
-    assert set(lower.rung) == {"he"}
+    assert set(lower.theory) == {"he"}
     assert set(lower.test) == {"mean"}  # He's formula predicts no spread
     assert set(lower.verdict) == {"disagrees"}  # here it says half of what is measured
-    assert set(rows[rows.layer != 2].rung) == {"finite"}
+    assert set(rows[rows.layer != 2].theory) == {"finite_width"}
 
 
 def test_draws_of_two_weight_seeds_are_draws_of_one_setting() -> None:
@@ -93,7 +93,7 @@ def test_a_mean_is_told_in_units_of_its_roots_second_moment() -> None:
     draws["draw"] = draws.groupby("quantity").cumcount()
     predicted = pd.DataFrame(
         {"quantity": ["preact_mean", "preact_m2"], "value": [0.0, 4.0], "log_sd": np.nan}
-    ).assign(image=0, layer=1, layer_name="fc1", rung="field", sampling_se=0.0)
+    ).assign(image=0, layer=1, layer_name="fc1", theory="field", sampling_se=0.0)
     comparison = TheoryComparison(Setting({}, "one", {}, ("x",)), draws, predicted, None)
     mean = verdicts([comparison]).set_index("quantity").loc["preact_mean"]
     assert (mean.test, mean.verdict) == ("linear", "agrees")
@@ -166,7 +166,7 @@ def test_overflowed_and_constant_layers_are_not_counted() -> None:
 
 def test_without_a_predicted_spread_there_is_nothing_to_count() -> None:
     (one,) = simulated(1)
-    lower = one.predicted[one.predicted.rung == "he"]
+    lower = one.predicted[one.predicted.theory == "he"]
     assert counted([one], verdicts([dataclasses.replace(one, predicted=lower)])).empty
 
 

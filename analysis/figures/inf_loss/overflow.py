@@ -126,11 +126,11 @@ def _levels(config: Mapping[str, Any]) -> _Levels:
     stages = walk(model, tuple(images.shape[1:])).stages
     maps = any(stage.positions > 1 for stage in stages)
     # Padding is the field's; with weights of non-zero mean the field of a deep net takes minutes.
-    rungs = ("he", "field") if maps and centred else ("he", "mean_field")
-    frame = predict_cell(config, rungs)
+    theories = ("he", "field") if maps and centred else ("he", "mean_field")
+    frame = predict_cell(config, theories)
     modules = dict(model.named_modules())
     named = finest(frame)
-    he = finest(frame[frame["rung"] == "he"])
+    he = finest(frame[frame["theory"] == "he"])
     infinities = cell.activation()(torch.tensor([-inf, inf]))
     return _Levels(
         float(images.abs().max()),

@@ -22,32 +22,32 @@ from fanin.theory.layers import NamedLayer, unchanged
 from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, scalar_moments
 from fanin.theory.overflow import FLOATING, first_overflow, overflow_chance
-from fanin.theory.rungs import RUNGS
+from fanin.theory.theories import THEORIES
 from fanin.theory.walk import Stage, walk
 
 Predictions = Mapping[str, Mapping[str, Predicted]]
 
 
 def finest(frame: pd.DataFrame) -> Predictions:
-    """By layer and quantity, what the finest rung says of the mean over the images."""
+    """By layer and quantity, what the finest theory says of the mean over the images."""
     rows = frame[frame.image == -1]
     # A signed mean has no law of its own at finite width; the field's is not sampled.
-    rows = rows[~((rows.quantity == "preact_mean") & (rows.rung == "finite"))]
-    order = rows.rung.map({rung: place for place, rung in enumerate(RUNGS)})
+    rows = rows[~((rows.quantity == "preact_mean") & (rows.theory == "finite_width"))]
+    order = rows.theory.map({theory: place for place, theory in enumerate(THEORIES)})
     found: dict[str, dict[str, Predicted]] = {}
     for row in rows.iloc[order.argsort(kind="stable")].itertuples():
         found.setdefault(row.layer_name, {})[row.quantity] = Predicted(
-            float(row.value), float(row.log_sd), float(row.sampling_se), str(row.rung)
+            float(row.value), float(row.log_sd), float(row.sampling_se), str(row.theory)
         )
     return found
 
 
-def by_rung(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """By layer, rung and quantity, the mean over the images."""
+def by_theory(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """By layer, theory and quantity, the mean over the images."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in frame[frame.image == -1].itertuples():
-        rung = found.setdefault(row.layer_name, {}).setdefault(row.rung, {})
-        rung[row.quantity] = float(row.value)
+        theory = found.setdefault(row.layer_name, {}).setdefault(row.theory, {})
+        theory[row.quantity] = float(row.value)
     return found
 
 
@@ -68,7 +68,7 @@ def layer_records(
 ) -> tuple[LayerCertificate, ...]:
     """A record per predicted weight layer, without what is derived from several numbers."""
     index = dict(zip(frame.layer_name, frame.layer, strict=True))
-    predicted, rungs = finest(frame), by_rung(frame)
+    predicted, theories = finest(frame), by_theory(frame)
     modules = dict(model.named_modules())
     coded = {coded_name(name): known for name, known in weights.moments.items()}
     records = []
@@ -87,7 +87,7 @@ def layer_records(
                     channels=channels,
                     positions=stage.positions,
                     predicted=numbers,
-                    rungs=rungs[name],
+                    theories=theories[name],
                     basis=segment.basis,
                     moments=weights.source,
                     has_centred_weights=_centred(weights.moments[name]),
@@ -105,9 +105,10 @@ def with_numbers(
     layers: Sequence[LayerCertificate], frame: pd.DataFrame
 ) -> tuple[LayerCertificate, ...]:
     """The records with what the frame holds by now."""
-    predicted, rungs = finest(frame), by_rung(frame)
+    predicted, theories = finest(frame), by_theory(frame)
     return tuple(
-        replace(layer, predicted=predicted[layer.name], rungs=rungs[layer.name]) for layer in layers
+        replace(layer, predicted=predicted[layer.name], theories=theories[layer.name])
+        for layer in layers
     )
 
 
@@ -164,7 +165,7 @@ def share_between(numbers: Mapping[str, Predicted], positions: int) -> float:
     m2, var = numbers.get("preact_m2"), numbers.get("preact_var")
     if m2 is None or var is None or not (m2.value > 0 and isfinite(m2.value)):
         return 1.0
-    if positions > 1 and var.rung == "mean_field":
+    if positions > 1 and var.theory == "mean_field":
         return 1.0
     share = var.value / m2.value
     return min(max(share, 0.0), 1.0) if isfinite(share) else 1.0

@@ -72,7 +72,7 @@ class Certificate:
     frame
         Rows of the `predictions` table without `cell_id`, and `basis`: `theory` or `measured
         restart`. Every image, and -1 for the mean over them.
-    rungs
+    theories
         What was asked, from coarse to fine.
     moments
         Whether the weights' moments were `declared`, `given` or `estimated` from one draw.
@@ -95,7 +95,7 @@ class Certificate:
     layers: tuple[LayerCertificate, ...]
     output: OutputCertificate
     frame: pd.DataFrame
-    rungs: tuple[str, ...]
+    theories: tuple[str, ...]
     moments: str
     overflows_at: Mapping[str, str | None]
     of: Subject = field(repr=False, compare=False)
@@ -146,7 +146,7 @@ class Certificate:
         """The whole certificate as plain data; what is no finite number is None."""
         told = {
             "moments": self.moments,
-            "rungs": list(self.rungs),
+            "theories": list(self.theories),
             "layers": [layer.as_dict() for layer in self.layers],
             "output": self.output.as_dict(),
             "overflows_at": dict(self.overflows_at),
@@ -209,7 +209,7 @@ def _columns(certificate: Certificate) -> dict[str, CellText]:
     layers = certificate.layers
     beside = any(layer.measured for layer in layers)
     every: dict[str, CellText] = {
-        "He": lambda layer: _told(layer.rungs.get("he", {}), "preact_m2", 2),
+        "He": lambda layer: _told(layer.theories.get("he", {}), "preact_m2", 2),
         "mean": lambda layer: "" if beside else _predicted(layer, "preact_mean", 2),
         "E[y²]": lambda layer: _predicted(layer, "preact_m2"),
         "95 % of draws": _interval,
@@ -289,7 +289,11 @@ def _notes(certificate: Certificate) -> list[str]:
 def _basis(certificate: Certificate) -> str:
     """Name the theories that a verdict rests on, and what none of them predicted."""
     layers = certificate.layers
-    used = [rung for rung in certificate.rungs if any(rung in layer.rungs for layer in layers)]
+    used = [
+        theory
+        for theory in certificate.theories
+        if any(theory in layer.theories for layer in layers)
+    ]
     words = f"by {', '.join(used)}"
     if all(isnan(layer.dead_fraction) for layer in layers):
         words += "; dead units not predicted"

@@ -22,7 +22,7 @@ from fanin.theory.certificate.segments import predict_segments
 from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, judge
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
-from fanin.theory.rungs import RUNGS
+from fanin.theory.theories import THEORIES
 
 
 def certify(
@@ -30,7 +30,7 @@ def certify(
     images: Float[Tensor, "image ..."],
     *,
     init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
-    rungs: Sequence[str] = RUNGS,
+    theories: Sequence[str] = THEORIES,
     seed: int = 0,
     labels: Shaped[Tensor, " image"] | None = None,
     loss: str | Objective = "cross_entropy",
@@ -53,8 +53,9 @@ def certify(
         How the weights are drawn: an `Init`, a bare scheme such as `HeNormal()`, or moments by
         layer name. None: they have been drawn already, by hand or by torch, and their moments are
         estimated from the model's own tensors.
-    rungs
-        Which theories: `he`, `mean_field`, `field`, `finite`. Error bars come from `finite`.
+    theories
+        Which theories: `he`, `mean_field`, `field`, `finite_width`. Error bars come from
+        `finite_width`.
     seed
         Of what theory samples, and of the draws where something is measured.
     labels
@@ -85,7 +86,7 @@ def certify(
     UnpredictableLayer
         A layer that theory has no formula for; it is named.
     ConfigError
-        An init, rung or loss that can't be.
+        An init, theory or loss that can't be.
 
     Examples
     --------
@@ -93,15 +94,15 @@ def certify(
     >>> from fanin.inits import HeNormal
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     >>> images = torch.ones(1, 1, 8, 8)
-    >>> certificate = certify(net, images, init=HeNormal(), rungs=("he", "mean_field"))
+    >>> certificate = certify(net, images, init=HeNormal(), theories=("he", "mean_field"))
     >>> [(layer.name, round(layer.q, 9)) for layer in certificate.layers]
     [('1', 2.0), ('3', 2.0)]
     """
     net = on_cpu(model)
     fed = images.detach().to("cpu").double()
     weights = weights_of(net, init)
-    segments = predict_segments(net, weights, fed, rungs, seed, restart, layer_kinds)
-    together = joint_rows(segments, weights, seed, joint) if "field" in rungs else pd.DataFrame()
+    segments = predict_segments(net, weights, fed, theories, seed, restart, layer_kinds)
+    together = joint_rows(segments, weights, seed, joint) if "field" in theories else pd.DataFrame()
     frame = numbered(net, segments, together)
     draws = measured_draws(net, fed, weights, measure, seed, labels, loss)
     layers = layer_records(net, segments, frame, weights, summary(draws))
@@ -119,7 +120,7 @@ def certify(
         layers=layers,
         output=output,
         frame=frame,
-        rungs=tuple(rungs),
+        theories=tuple(theories),
         moments=weights.source,
         overflows_at=overflows_at(layers),
         of=Subject(net, fed, weights, seed, tuple(layer_kinds)),
@@ -159,7 +160,7 @@ def assert_healthy(
     >>> from torch import nn
     >>> from fanin.inits import Normal
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    >>> thin = certify(net, torch.ones(1, 1, 8, 8), init=Normal(std=1e-3), rungs=("mean_field",))
+    >>> thin = certify(net, torch.ones(1, 1, 8, 8), init=Normal(std=1e-3), theories=("mean_field",))
     >>> try:
     ...     assert_healthy(thin)
     ... except UnhealthyInit as error:

@@ -101,7 +101,7 @@ def joint_rows(
             for quantity in ("input_correlation", "dead_fraction"):
                 values = np.array([getattr(each[name], quantity) for each in walked])
                 row = {"image": -1, "layer_name": original_name(name), "quantity": quantity}
-                numbers = {"rung": "field", "value": values.mean(), "log_sd": nan}
+                numbers = {"theory": "field", "value": values.mean(), "log_sd": nan}
                 error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
                 rows.append(row | numbers | {"sampling_se": error, "basis": segment.basis})
     return pd.DataFrame(rows)

@@ -105,8 +105,8 @@ def gradient_rows(frame: pd.DataFrame, last: LayerCertificate, gradient_m2: floa
 
 def _between_draws(last: LayerCertificate) -> float:
     """Variance of a logit over draws, without what all logits share (weights of non-zero mean)."""
-    for rung in ("field", "mean_field", "he"):
-        known = last.rungs.get(rung, {})
+    for theory in ("field", "mean_field", "he"):
+        known = last.theories.get(theory, {})
         if known.get("preact_m2", 0.0) > 0 and isfinite(last.q):
             return last.q * known["preact_var"] / known["preact_m2"]
     return last.q

@@ -19,17 +19,17 @@ class Predicted:
     value
         Its expectation over draws of the weights.
     log_sd
-        Spread of one draw's logarithm; NaN where no rung knows it.
+        Spread of one draw's logarithm; NaN where no theory knows it.
     sampling_se
         Standard error of `value` from the theory's own sampling.
-    rung
+    theory
         Which theory.
     """
 
     value: float
     log_sd: float
     sampling_se: float
-    rung: str
+    theory: str
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -40,7 +40,7 @@ class Predicted:
 
         Examples
         --------
-        >>> low, high = Predicted(2.0, 0.5, 0.0, "finite").interval
+        >>> low, high = Predicted(2.0, 0.5, 0.0, "finite_width").interval
         >>> round(low, 3), round(high, 3)
         (0.662, 4.703)
         """
@@ -84,7 +84,7 @@ class DepthScales:
 
 @dataclass(frozen=True)
 class LayerCertificate:
-    """One weight layer. Numbers that no asked rung predicts are NaN.
+    """One weight layer. Numbers that no asked theory predicts are NaN.
 
     Attributes
     ----------
@@ -93,9 +93,9 @@ class LayerCertificate:
     fan_in, fan_out, channels, positions
         As theory sees the layer; channels are a linear layer's units.
     predicted
-        By quantity of the `layers` table, the finest rung's number.
-    rungs
-        By rung and quantity, every rung's value.
+        By quantity of the `layers` table, the finest theory's number.
+    theories
+        By theory and quantity, every theory's value.
     overflow
         By dtype, the chance that some pre-activation of the batch overflows.
     log_sensitivity
@@ -122,7 +122,7 @@ class LayerCertificate:
     channels: int
     positions: int
     predicted: Mapping[str, Predicted]
-    rungs: Mapping[str, Mapping[str, float]]
+    theories: Mapping[str, Mapping[str, float]]
     basis: str
     moments: str
     has_centred_weights: bool
@@ -171,7 +171,7 @@ class LayerCertificate:
                 "log_sd": each.log_sd,
                 "interval": each.interval,
                 "sampling_se": each.sampling_se,
-                "rung": each.rung,
+                "theory": each.theory,
             }
             for quantity, each in self.predicted.items()
         }
@@ -194,7 +194,7 @@ class LayerCertificate:
             "overflow": dict(self.overflow),
             "log_sensitivity": self.log_sensitivity,
             **depth,
-            **{rung: dict(values) for rung, values in self.rungs.items()},
+            **{theory: dict(values) for theory, values in self.theories.items()},
             **({"measured": measured} if measured else {}),
         }
 

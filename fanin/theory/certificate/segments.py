@@ -20,7 +20,7 @@ from fanin.theory.certificate.networks import (
     sequence,
 )
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
-from fanin.theory.rungs import predict_rungs
+from fanin.theory.theories import predict_theories
 from fanin.theory.walk import Named, flattened
 
 RESTART_DRAWS = 4
@@ -64,7 +64,7 @@ def predict_segments(
     model: nn.Module,
     weights: Weights,
     images: Float[Tensor, "image ..."],
-    rungs: Sequence[str],
+    theories: Sequence[str],
     seed: int,
     restart: bool,
     layer_kinds: Sequence[LayerKind] = (),
@@ -84,9 +84,9 @@ def predict_segments(
         pd.DataFrame(), tuple(flattened(model)), (images,), layer_kinds=tuple(layer_kinds)
     )
     if not (restart and isinstance(model, nn.Sequential)):
-        frame = predict_rungs(model, weights.moments, images, rungs, seed, layer_kinds)
+        frame = predict_theories(model, weights.moments, images, theories, seed, layer_kinds)
         return [replace(whole, frame=frame.assign(basis=THEORY))]
-    walker = _Walker(model, weights, images, tuple(rungs), seed)
+    walker = _Walker(model, weights, images, tuple(theories), seed)
     return walker.predict(whole, is_end=True)
 
 
@@ -95,7 +95,7 @@ class _Walker:
     model: nn.Module
     weights: Weights
     images: Tensor
-    rungs: tuple[str, ...]
+    theories: tuple[str, ...]
     seed: int
 
     def predict(self, part: Segment, is_end: bool) -> list[Segment]:
@@ -126,7 +126,7 @@ class _Walker:
         moments = {coded_name(name): known for name, known in self.weights.moments.items()}
         frame = _over_draws(
             [
-                predict_rungs(net, moments, x, self.rungs, self.seed, part.layer_kinds)
+                predict_theories(net, moments, x, self.theories, self.seed, part.layer_kinds)
                 for x in part.inputs
             ]
         )

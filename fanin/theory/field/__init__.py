@@ -1,4 +1,4 @@
-"""Rung 3: moments of the Gaussian field over positions, forward and backward.
+"""Theory 3: moments of the Gaussian field over positions, forward and backward.
 
 `predict_field` gives a `Prediction`, `walk_field` every layer's maps and covariances.
 """

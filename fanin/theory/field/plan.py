@@ -25,7 +25,7 @@ class FieldTooLarge(UnpredictableLayer):
         super().__init__(
             name,
             f"its field has {points} points and covariances are kept for {MOST_POINTS} at most; "
-            "take fewer images jointly, smaller images, or the coarser rung mean_field",
+            "take fewer images jointly, smaller images, or the coarser theory mean_field",
         )
 
 

@@ -1,4 +1,4 @@
-"""Rung 3: the Gaussian field.
+"""Theory 3: the Gaussian field.
 
 Given an image, the pre-activations of a wide layer's channels are independent draws of one Gaussian
 field over positions, around a mean map that all channels share. Weight layers map its moments
@@ -80,8 +80,8 @@ def predict_field(
     Returns
     -------
     Prediction
-        Rung `field`: preact_m2, preact_mean, preact_var, act_zero_fraction (NaN where no activation
-        follows), vjp_m2, weight_vjp_m2.
+        Theory `field`: preact_m2, preact_mean, preact_var, act_zero_fraction (NaN where no
+        activation follows), vjp_m2, weight_vjp_m2.
 
     Raises
     ------

@@ -31,9 +31,10 @@ def comparison() -> TheoryComparison:
             at = {"layer": n + 1, "layer_name": name, "quantity": quantity, "image": -1}
             value = 400.0 / 10 ** (2 - n)
             he = 4.0 if quantity == "preact_m2" else value * 10.0 ** (2 - n)
-            both = {"he": (he, np.nan), "finite": (value, 0.2)}
+            both = {"he": (he, np.nan), "finite_width": (value, 0.2)}
             theory += [
-                {**at, "rung": rung, "value": v, "log_sd": sd} for rung, (v, sd) in both.items()
+                {**at, "theory": theory, "value": v, "log_sd": sd}
+                for theory, (v, sd) in both.items()
             ]
             draws = value * np.exp(0.2 * rng.normal(size=DRAWS) - 0.02)
             rows += [{**at, "draw": d, "seed_weights": 0, "value": v} for d, v in enumerate(draws)]
@@ -68,7 +69,7 @@ def test_the_band_is_the_central_95_percent_of_the_predicted_law() -> None:
     assert abs(inside - 0.95) < 4 * (0.95 * 0.05 / 100_000) ** 0.5
 
 
-def test_lines_are_what_the_rungs_say(figure: Figure) -> None:
+def test_lines_are_what_the_theories_say(figure: Figure) -> None:
     for axis in figure.axes[:2]:
         certificate, he = (np.asarray(line.get_ydata(), float) for line in axis.lines)
         np.testing.assert_allclose(certificate, [4.0, 40.0, 400.0])

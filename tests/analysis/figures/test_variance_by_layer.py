@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from analysis import Results
 from analysis.comparison import TheoryComparison, compare
 from analysis.figures.__main__ import main
-from analysis.figures.style import RUNG_LINES, save, use_style
+from analysis.figures.style import THEORY_LINES, save, use_style
 from analysis.figures.variance_by_layer import figures
 
-LABELS = {rung: style["label"] for rung, style in RUNG_LINES.items()}
+LABELS = {theory: style["label"] for theory, style in THEORY_LINES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_one_figure_a_network_and_one_panel_an_init_and_activation(
         }
 
 
-def test_every_panel_shows_each_draw_and_a_line_for_each_rung(
+def test_every_panel_shows_each_draw_and_a_line_for_each_theory(
     drawn: dict[str, Figure], by_label: dict[str, TheoryComparison]
 ) -> None:
     panels = _panels(drawn["variance_by_layer-plain_depth=4_width=4"])
@@ -76,10 +76,10 @@ def test_every_panel_shows_each_draw_and_a_line_for_each_rung(
             assert not lines
             continue
         assert set(lines) == set(LABELS.values())
-        for rung, label in LABELS.items():
-            theory = comparison.predicted
-            theory = theory[
-                (theory.rung == rung) & (theory.quantity == "preact_m2") & (theory.image == -1)
+        for theory, label in LABELS.items():
+            rows = comparison.predicted
+            rows = rows[
+                (rows.theory == theory) & (rows.quantity == "preact_m2") & (rows.image == -1)
             ]
             np.testing.assert_array_equal(lines[label].get_xdata(), [1, 2, 3, 4])
             np.testing.assert_allclose(lines[label].get_ydata(), np.log10(theory.value))
@@ -141,7 +141,7 @@ def test_one_layer_is_still_seen(sweep: Callable[..., Results]) -> None:
     ((title, axis),) = _panels(figure).items()
     assert title == ""
     assert len(_dots(axis)) == 4
-    assert len(axis.lines) == len(RUNG_LINES)
+    assert len(axis.lines) == len(THEORY_LINES)
     assert all(line.get_marker() == "_" for line in axis.lines)
     assert [tick for tick in axis.get_xticks() if 0.7 <= tick <= 1.3] == [1]
 

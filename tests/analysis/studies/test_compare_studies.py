@@ -59,7 +59,13 @@ def test_another_tools_numbers_are_set_against_the_measured_mean() -> None:
         {"draw": [0, 1], "layer": 1, "layer_name": "fc", "quantity": "preact_m2", "value": [1.0, 3]}
     )
     predicted = pd.DataFrame(
-        {"layer": [1], "quantity": "preact_m2", "rung": "finite", "value": 2.0, "log_sd": 0.5}
+        {
+            "layer": [1],
+            "quantity": "preact_m2",
+            "theory": "finite_width",
+            "value": 2.0,
+            "log_sd": 0.5,
+        }
     )
     found = Compared(SMALL, draws, predicted, {"anyinit": [8.0], "neural_tangents": "no max-pool"})
     assert compare_theories._furthest(found, "anyinit", "preact_m2").startswith("4.000")

@@ -36,7 +36,7 @@ def lognormal(
         for n, name in enumerate(LAYERS):
             at = {"layer": n + 1, "layer_name": name, "quantity": quantity, "image": -1}
             theory.append(
-                {**at, "rung": "finite", "value": 2.0, "log_sd": LOG_SD, "sampling_se": 0.0}
+                {**at, "theory": "finite_width", "value": 2.0, "log_sd": LOG_SD, "sampling_se": 0.0}
             )
             z = (common + rng.normal(size=DRAWS)) / 2**0.5
             factor = off if n > 0 and quantity == "preact_m2" else 1.0

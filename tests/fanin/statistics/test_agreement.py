@@ -1,4 +1,4 @@
-"""Verdicts over a simulated sweep: who agrees, who disagrees, and what is set apart."""
+"""Verdicts over a simulated sweep: who agrees, who disagrees, and what is not tested."""
 
 from __future__ import annotations
 
@@ -154,17 +154,17 @@ def test_a_quantity_of_either_sign_is_told_in_its_unit() -> None:
 @pytest.mark.parametrize(
     ("draws", "value", "log_sd", "kind", "verdict"),
     [
-        ([0.0, 0.0], 0.0, np.nan, "zero", "apart"),
-        ([0.0, 0.3, 0.2], 0.1, 0.5, "zero", "apart"),  # float32 rounded one away
-        ([0.0, 0.0], 1e-20, 0.5, "zero", "apart"),  # and here both
+        ([0.0, 0.0], 0.0, np.nan, "zero", "not_tested"),
+        ([0.0, 0.3, 0.2], 0.1, 0.5, "zero", "not_tested"),  # float32 rounded one away
+        ([0.0, 0.0], 1e-20, 0.5, "zero", "not_tested"),  # and here both
         ([0.0, 0.0], 0.3, 0.5, "zero", "disagrees"),
         ([0.3, 0.2], 0.0, np.nan, "zero", "disagrees"),
-        ([2.0, 2.0], 2.0, 0.0, "constant", "apart"),
-        ([2.0, 2.0 + 1e-6], 2.0, np.nan, "constant", "apart"),
+        ([2.0, 2.0], 2.0, 0.0, "constant", "not_tested"),
+        ([2.0, 2.0 + 1e-6], 2.0, np.nan, "constant", "not_tested"),
         ([2.0, 2.0], 3.0, 0.0, "constant", "disagrees"),
-        ([np.inf, 1.0], 1.0, 0.5, "overflowed", "apart"),
-        ([1.0, 2.0], np.inf, 0.5, "overflowed", "apart"),
-        ([1.0, 2.0], np.nan, np.nan, "unpredicted", "apart"),
+        ([np.inf, 1.0], 1.0, 0.5, "overflowed", "not_tested"),
+        ([1.0, 2.0], np.inf, 0.5, "overflowed", "not_tested"),
+        ([1.0, 2.0], np.nan, np.nan, "unpredicted", "not_tested"),
     ],
 )
 def test_what_has_no_scatter_is_never_tested(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from fanin.inits import Moments, WeightShape
 from fanin.models.layers import MeanOnly
 from fanin.theory import LayerMoments, UnpredictableLayer
-from fanin.theory.finite.dense import dense_chain
-from fanin.theory.finite.simulate import Samples, conv_chain
+from fanin.theory.finite_width.dense import dense_chain
+from fanin.theory.finite_width.simulate import Samples, conv_chain
 from fanin.theory.walk import walk
 
 ERRORS = 3.5

@@ -23,11 +23,11 @@ from fanin.inits import (
 )
 from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, walk_field
-from fanin.theory.finite.adjoints import ClosedAdjoint, is_closed
-from fanin.theory.finite.channels import whitened_channels
-from fanin.theory.finite.first_order import Freedom, log_variances
-from fanin.theory.finite.predict import freedom
-from fanin.theory.finite.simulate import conv_chain
+from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
+from fanin.theory.finite_width.channels import whitened_channels
+from fanin.theory.finite_width.first_order import Freedom, log_variances
+from fanin.theory.finite_width.predict import freedom
+from fanin.theory.finite_width.simulate import conv_chain
 from fanin.theory.walk import walk
 
 CHANNELS = 64

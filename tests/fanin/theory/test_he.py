@@ -1,4 +1,4 @@
-"""Rung 1 says what textbooks say."""
+"""Theory 1 says what textbooks say."""
 
 from __future__ import annotations
 

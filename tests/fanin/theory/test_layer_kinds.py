@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fanin.inits import HeNormal, WeightShape
 from fanin.theory import UnpredictableLayer, certify, explain, prescribe
 from fanin.theory.field import Sampling, predict_field
-from fanin.theory.finite.dense import dense_chain
-from fanin.theory.finite.simulate import conv_chain
+from fanin.theory.finite_width.dense import dense_chain
+from fanin.theory.finite_width.simulate import conv_chain
 from fanin.theory.layer_kind import LayerKind, Mixing, Rejected, Units
 from fanin.theory.layers import BATCH_NORM, ELEMENTWISE, GROUP_NORM, LAYER_NORM, find_kind
-from fanin.theory.rungs import RUNGS, predict_rungs
+from fanin.theory.theories import THEORIES, predict_theories
 from fanin.theory.walk import walk
 
 EPS = 1e-5
@@ -89,10 +89,10 @@ def variance(shape: WeightShape) -> float:
     return 2 / (shape.fan_in if shape.kernel != (1, 1) else shape.in_features)
 
 
-@pytest.mark.parametrize("theory", RUNGS[:3])
+@pytest.mark.parametrize("theory", THEORIES[:3])
 def test_four_copies_of_a_pixel_meet_the_sum_of_four_weights(theory: str) -> None:
     values = [
-        predict_rungs(model, declared(model, variance), X, (theory,), layer_kinds=kinds).value
+        predict_theories(model, declared(model, variance), X, (theory,), layer_kinds=kinds).value
         for model, kinds in zip(doubled(channels=8), ([DOUBLE], []), strict=True)
     ]
     assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
@@ -121,7 +121,7 @@ def test_an_invented_kind_has_the_spread_of_a_wide_net() -> None:
     spreads = []
     for model, kinds in zip(doubled(channels=64), ([DOUBLE], []), strict=True):
         moments = declared(model, variance)
-        frame = predict_rungs(model, moments, X[:1], ("finite",), layer_kinds=kinds)
+        frame = predict_theories(model, moments, X[:1], ("finite_width",), layer_kinds=kinds)
         spreads.append(frame[frame.quantity.isin(["preact_m2", "vjp_m2"])].log_sd.to_numpy())
     # A channel's samples know its share of the variance to some 4 %.
     assert spreads[0] == pytest.approx(spreads[1], rel=0.1, abs=1e-6)
@@ -137,7 +137,7 @@ def test_root_mean_squares_are_standard_deviations_where_no_channel_has_a_mean(t
     for norm, kinds in ((RMSNorm(), [RMS]), (nn.GroupNorm(1, 8), [])):
         model = net(norm)
         moments = declared(model, lambda shape: 2 / shape.fan_in)
-        values.append(predict_rungs(model, moments, X, (theory,), layer_kinds=kinds).value)
+        values.append(predict_theories(model, moments, X, (theory,), layer_kinds=kinds).value)
     assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
 
 
@@ -155,9 +155,9 @@ def test_certify_explain_and_prescribe_take_invented_kinds() -> None:
     model, _ = doubled(channels=8)
     moments = declared(model, variance)
     with pytest.raises(UnpredictableLayer, match="layer 2: Double is neither"):
-        certify(model, X, init=moments, rungs=("field",))
-    certificate = certify(model, X, init=moments, rungs=("he", "field"), layer_kinds=[DOUBLE])
-    frame = predict_rungs(model, moments, X, ("field",), layer_kinds=[DOUBLE])
+        certify(model, X, init=moments, theories=("field",))
+    certificate = certify(model, X, init=moments, theories=("he", "field"), layer_kinds=[DOUBLE])
+    frame = predict_theories(model, moments, X, ("field",), layer_kinds=[DOUBLE])
     q = frame[(frame.quantity == "preact_m2") & (frame.image == -1)].value
     assert [layer.q for layer in certificate.layers] == pytest.approx(q.tolist())
     gains = prescribe(model, X, init=HeNormal(), layer_kinds=[DOUBLE]).gains
@@ -171,7 +171,7 @@ def test_a_kind_gives_the_product_formula_its_gain() -> None:
     model = doubled(channels=8)[0]
     moments = declared(model, variance)
     q, unknown = (
-        predict_rungs(model, moments, X, ("he",), layer_kinds=kinds).value.to_numpy()
+        predict_theories(model, moments, X, ("he",), layer_kinds=kinds).value.to_numpy()
         for kinds in ([quarter], [])
     )
     assert q[1] == pytest.approx(unknown[1] / 4)
@@ -185,7 +185,7 @@ def test_users_kinds_come_first_and_rules_may_reject() -> None:
     assert find_kind(nn.ReLU(), [own]) is own
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)).double()
     with pytest.raises(UnpredictableLayer, match="layer 1: only on Sundays"):
-        predict_rungs(model, declared(model, variance), X, ("field",), layer_kinds=[own])
+        predict_theories(model, declared(model, variance), X, ("field",), layer_kinds=[own])
 
 
 def test_a_kind_may_depend_on_the_modules_state() -> None:

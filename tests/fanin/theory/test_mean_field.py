@@ -1,4 +1,4 @@
-"""Rung 2 agrees with other people's numbers, and with fresh draws, where its assumptions hold."""
+"""Theory 2 agrees with other people's numbers, and with fresh draws, where its assumptions hold."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def standard(modules, mean=0.0, var=1.0):
 
 
 def rows(prefix: str):
-    claimed = ~REFERENCE.quantity.str.match("c:|NTK")  # correlations and kernels are not rung 2's
+    claimed = ~REFERENCE.quantity.str.match("c:|NTK")  # correlations and kernels are not theory 2's
     table = REFERENCE[REFERENCE.case.str.startswith(prefix) & claimed]
     ids = [f"{row.case}-layer{row.layer}-{row.quantity[:8]}" for row in table.itertuples()]
     return pytest.mark.parametrize("row", list(table.itertuples()), ids=ids)
@@ -163,7 +163,7 @@ def test_positive_weights_add_a_convolution_s_gradients_up_over_positions():
     measured = measure(model, x, 50, uniform(0, 1))["weight_vjp_m2"].mean(0)[:2].numpy()
     mean_field = predict_mean_field(model, moments, x).value("weight_vjp_m2")[0, :2]
     he = predict_he(model, moments, x).value("weight_vjp_m2")[0, :2]
-    # Positions are not alike in a real image, so this rung claims an order of magnitude, no more.
+    # Positions are not alike in a real image, so this theory claims an order of magnitude, no more.
     assert (np.abs(np.log(measured / mean_field)) < math.log(2)).all()
     assert (measured / he > 1e4).all()
 
@@ -215,7 +215,7 @@ def test_local_response_normalization_sums_as_printed_and_averages_as_in_torch()
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)])
-def test_pooling_is_not_seen_at_this_rung(pool):
+def test_pooling_is_not_seen_at_this_theory(pool):
     assert standard([nn.ReLU(), pool, nn.Flatten()]).m2.item() == pytest.approx(0.5)
 
 

@@ -15,7 +15,7 @@ from fanin.seeds import generator
 from fanin.theory.gains import scaled
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.prescribe import Certified, prescribe
-from fanin.theory.rungs import predict_rungs
+from fanin.theory.theories import predict_theories
 
 
 def image(n: int = 2, side: int = 12) -> torch.Tensor:
@@ -35,7 +35,7 @@ def net(activation: nn.Module, channels: int = 32) -> nn.Sequential:
 def levels(model: nn.Module, init: Init, x: torch.Tensor, quantity: str) -> np.ndarray:
     from fanin.theory.certificate.networks import weights_of
 
-    frame = predict_rungs(model, weights_of(model, init).moments, x, ("field",), seed=1)
+    frame = predict_theories(model, weights_of(model, init).moments, x, ("field",), seed=1)
     rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
     return rows.value.to_numpy(float)
 

@@ -14,8 +14,8 @@ from fanin.inits import DeltaOrthogonal, Moments, WeightShape, weight_layers
 from fanin.models.layers import SeededDropout
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
-from fanin.theory.finite import simulate as chains
-from fanin.theory.finite.simulate import affordable_draws, conv_chain
+from fanin.theory.finite_width import simulate as chains
+from fanin.theory.finite_width.simulate import affordable_draws, conv_chain
 from fanin.theory.moments import LayerMoments
 from fanin.theory.walk import walk
 

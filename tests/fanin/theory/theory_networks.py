@@ -13,7 +13,7 @@ from torch.func import functional_call, vjp, vmap
 from fanin.activations import Erf
 from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.theory import LayerMoments
-from fanin.theory.finite.simulate import Samples
+from fanin.theory.finite_width.simulate import Samples
 
 Sampler = Callable[[WeightShape, torch.Generator, int], Tensor]
 LEVEL = 1e-3  # of all comparisons of a test together

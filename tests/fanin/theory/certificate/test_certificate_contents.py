@@ -40,7 +40,7 @@ def measured() -> Certificate:
     """Padding and an overlapping maximum, 48 channels, four images, cross entropy."""
     labels = torch.tensor([1, 2, 3, 4])
     return certify(
-        *(conv_net(48), images(4)), init=HeNormal(), rungs=FIELD, measure=32, labels=labels
+        *(conv_net(48), images(4)), init=HeNormal(), theories=FIELD, measure=32, labels=labels
     )
 
 
@@ -66,24 +66,24 @@ def test_the_loss_before_training_agrees_with_real_draws(measured: Certificate) 
     logits = draws[(draws.quantity == "logit_var") & (draws.image == -1)].value
     error = logits.std() / len(logits) ** 0.5
     assert abs(logits.mean() - measured.output.logit_var) < 4 * error
-    zero = certify(conv_net(), images(), init=Normal(std=1e-9), rungs=("mean_field",)).output
+    zero = certify(conv_net(), images(), init=Normal(std=1e-9), theories=("mean_field",)).output
     assert zero.initial_loss["cross_entropy"] == pytest.approx(math.log(10))
     assert zero.gradient_m2 == pytest.approx(0.9 / 10)
 
 
 def test_gradients_are_not_claimed_where_logits_share_a_mean() -> None:
     shared = Init(HeNormal(), layers={"2": LayerInit(Uniform(0, 1))})
-    layers = certify(conv_net(), images(), init=shared, rungs=COARSE).layers
+    layers = certify(conv_net(), images(), init=shared, theories=COARSE).layers
     assert "vjp_m2" in layers[0].predicted
     assert "grad_m2" not in layers[0].predicted
 
 
 def test_maps_average_to_the_layers_moments() -> None:
-    certificate = certify(conv_net(), images(3), init=HeNormal(), rungs=("field",))
+    certificate = certify(conv_net(), images(3), init=HeNormal(), theories=("field",))
     maps = certificate.maps("0.0")
     assert maps.m2.shape == maps.mean.shape == maps.vjp_m2.shape == (3, 12, 12)
     assert maps.m2.mean() == pytest.approx(certificate.layer("0.0").q)
-    flat = certify(conv_net(), torch.ones(1, 1, 12, 12), init=HeNormal(), rungs=("field",))
+    flat = certify(conv_net(), torch.ones(1, 1, 12, 12), init=HeNormal(), theories=("field",))
     (m2,) = flat.maps("0.0").m2
     assert m2[0, 0] / m2[6, 6] == pytest.approx(4 / 9)  # of a corner's taps fall on the image
     with pytest.raises(KeyError, match=r"no layer conv1; there are 0\.0, 0\.3, 2"):
@@ -92,13 +92,17 @@ def test_maps_average_to_the_layers_moments() -> None:
 
 def test_depth_scales_are_those_of_the_layers_activation_and_variances() -> None:
     wide = Normal(std=(1.5 / 64) ** 0.5)
-    tanh = certify(deep(nn.Tanh(), 3), images(side=8), init=wide, rungs=COARSE)
+    tanh = certify(deep(nn.Tanh(), 3), images(side=8), init=wide, theories=COARSE)
     depth = tanh.layers[1].depth
     assert depth is not None
     assert depth.sigma_w2 == pytest.approx(1.5)
     assert depth.phase == "chaotic"
     assert depth.critical_sigma_w2 == pytest.approx(1.0, rel=1e-6)  # tanh without bias
-    he = certify(deep(nn.ReLU(), 3), images(side=8), init=HeNormal(), rungs=COARSE).layers[1].depth
+    he = (
+        certify(deep(nn.ReLU(), 3), images(side=8), init=HeNormal(), theories=COARSE)
+        .layers[1]
+        .depth
+    )
     assert he is not None
     assert he.chi_1 == pytest.approx(1.0)
     assert he.critical_sigma_w2 == pytest.approx(2.0)
@@ -107,7 +111,7 @@ def test_depth_scales_are_those_of_the_layers_activation_and_variances() -> None
 def test_overflow_is_named_where_it_becomes_likely() -> None:
     """derivations.md, 3.6: N(0, 1) weights of width 256 overflow float16 in layer 4 or 5."""
     certificate = certify(
-        *(deep(nn.ReLU(), 8, 256), torch.ones(1, 1, 8, 8)), init=Normal(std=1.0), rungs=COARSE
+        *(deep(nn.ReLU(), 8, 256), torch.ones(1, 1, 8, 8)), init=Normal(std=1.0), theories=COARSE
     )
     assert certificate.overflows_at["float16"] in {"7", "9"}
     assert certificate.overflows_at["float32"] is None
@@ -119,7 +123,7 @@ def test_overflow_is_named_where_it_becomes_likely() -> None:
 def test_units_that_share_a_mean_overflow_where_that_does() -> None:
     """64 bright pixels through U(0, 1) weights: some 40,000 in every unit, none near 65,504."""
     net, bright = deep(nn.ReLU(), 3, 64), torch.full((1, 1, 8, 8), 1250.0)
-    certificate = certify(net, bright, init=Uniform(0.0, 1.0), rungs=COARSE, measure=8)
+    certificate = certify(net, bright, init=Uniform(0.0, 1.0), theories=COARSE, measure=8)
     first, second = (layer.name for layer in certificate.layers[:2])
     assert certificate.overflows_at["float16"] == second
     assert certificate.layer(first).overflow["float16"] < 0.01
@@ -130,7 +134,7 @@ def test_units_that_share_a_mean_overflow_where_that_does() -> None:
 def test_sharpness_of_the_whole_net_and_of_single_layers() -> None:
     net, labels = deep(nn.Tanh(), 3, 16), torch.tensor([0, 1])
     found = certify(
-        *(net, images(side=8)), rungs=COARSE, labels=labels, loss="mse", sharpness=True
+        *(net, images(side=8)), theories=COARSE, labels=labels, loss="mse", sharpness=True
     ).sharpness
     objective = make_objective(Loss("mse"), Head("none"), 10)
     whole = sharpness(net.double(), objective.loss, images(side=8), labels)
@@ -142,25 +146,25 @@ def test_sharpness_of_the_whole_net_and_of_single_layers() -> None:
 
 def test_sharpness_without_labels_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected labels too"):
-        certify(conv_net(), images(), init=HeNormal(), rungs=COARSE, sharpness=True)
+        certify(conv_net(), images(), init=HeNormal(), theories=COARSE, sharpness=True)
 
 
 def test_weights_that_silence_a_layer_are_dead_and_say_so() -> None:
     certificate = certify(
-        deep(nn.ReLU(), 4), images(3, side=8), init=Uniform(-0.5, 0.1), rungs=FIELD
+        deep(nn.ReLU(), 4), images(3, side=8), init=Uniform(-0.5, 0.1), theories=FIELD
     )
     dead = [v for v in certificate.verdicts if v.problem == "dead"]
     assert dead
     assert dead[0].value > 0.9
 
 
-def test_a_field_too_large_offers_the_coarser_rung() -> None:
+def test_a_field_too_large_offers_the_coarser_theory() -> None:
     net = nn.Sequential(
         *(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(2 * 48 * 48, 10)),
     )
-    with pytest.raises(FieldTooLarge, match="coarser rung mean_field"):
+    with pytest.raises(FieldTooLarge, match="coarser theory mean_field"):
         certify(net, torch.ones(1, 1, 96, 96), init=HeNormal())
     assert np.isfinite(
-        certify(net, torch.ones(1, 1, 96, 96), init=HeNormal(), rungs=COARSE).layers[-1].q
+        certify(net, torch.ones(1, 1, 96, 96), init=HeNormal(), theories=COARSE).layers[-1].q
     )

@@ -16,13 +16,13 @@ from fanin.theory.certificate import (
     certify,
     print_certificate,
 )
-from fanin.theory.rungs import RUNGS
+from fanin.theory.theories import THEORIES
 
 ALL = ("preact_m2", "vjp_m2")
 
 
 def certified(activation: nn.Module, scheme: Scheme, depth: int = 14) -> Certificate:
-    return certify(deep(activation, depth), images(side=8), init=scheme, rungs=COARSE)
+    return certify(deep(activation, depth), images(side=8), init=scheme, theories=COARSE)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_too_large_weights_explode_forward_and_backward() -> None:
 
 
 def test_unscaled_images_explode_in_the_first_layer() -> None:
-    certificate = certify(deep(nn.ReLU()), 255 * images(side=8), init=HeNormal(), rungs=COARSE)
+    certificate = certify(deep(nn.ReLU()), 255 * images(side=8), init=HeNormal(), theories=COARSE)
     (first, *_) = certificate.verdicts
     assert (first.layer, first.problem) == ("1", "exploding")
     assert "scale the images" in first.remedy
@@ -65,7 +65,7 @@ def test_saturation_shows_on_the_way_back_alone() -> None:
 def test_gelu_under_he_amplifies_what_a_width_leaves_to_chance() -> None:
     """docs/derivations.md, section 2.3: 1.13 to 1.18 a layer, 5.2 over 14 layers."""
     deep_net = deep(nn.GELU(), 15)
-    certificate = certify(deep_net, 3 * images(side=8), init=HeNormal(), rungs=COARSE)
+    certificate = certify(deep_net, 3 * images(side=8), init=HeNormal(), theories=COARSE)
     sensitivities = [layer.log_sensitivity for layer in certificate.layers[:-1]]
     assert 1.07 < min(sensitivities) < max(sensitivities) < 1.19
     (found,) = certificate.verdicts
@@ -103,13 +103,15 @@ def test_a_model_can_be_judged_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rungs", "words"),
-    [(("he",), "(by he; dead units not predicted)"), (RUNGS, f"(by {', '.join(RUNGS)})")],
+    ("theories", "words"),
+    [(("he",), "(by he; dead units not predicted)"), (THEORIES, f"(by {', '.join(THEORIES)})")],
 )
 def test_a_healthy_verdict_names_its_theories(
-    rungs: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+    theories: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_certificate(certify(deep(nn.ReLU(), 3), images(side=8), init=HeNormal(), rungs=rungs))
+    print_certificate(
+        certify(deep(nn.ReLU(), 3), images(side=8), init=HeNormal(), theories=theories)
+    )
     healthy = capsys.readouterr().out.partition("healthy: ")[2]
     assert words in " ".join(healthy.split())
 
@@ -131,5 +133,5 @@ def test_a_global_average_is_no_vanishing_gradient() -> None:
     convs = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()]
     convs += [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
     net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(8, 10))
-    certificate = certify(net, torch.rand(1, 1, 48, 48), init=HeNormal(), rungs=COARSE)
+    certificate = certify(net, torch.rand(1, 1, 48, 48), init=HeNormal(), theories=COARSE)
     assert certificate.verdicts == ()

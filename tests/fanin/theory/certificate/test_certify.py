@@ -14,14 +14,14 @@ from torch import nn
 
 from fanin.errors import ConfigError
 from fanin.inits import Constant, HeNormal, HeUniform, Init, Lsuv, PytorchDefault
-from fanin.theory import rungs
+from fanin.theory import theories
 from fanin.theory.certificate import Predicted, certify, print_certificate
 from fanin.theory.certificate.networks import weights_of
 from fanin.theory.layer_kind import UnpredictableLayer
 
 
 def test_layers_of_nested_sequences_keep_their_paths() -> None:
-    certificate = certify(conv_net(), images(), init=HeNormal(), rungs=COARSE)
+    certificate = certify(conv_net(), images(), init=HeNormal(), theories=COARSE)
     assert [layer.name for layer in certificate.layers] == ["0.0", "0.3", "2"]
     assert [layer.layer for layer in certificate.layers] == [1, 2, 3]
     assert [layer.positions for layer in certificate.layers] == [144, 25, 1]
@@ -31,7 +31,7 @@ def test_an_init_its_scheme_and_its_moments_make_the_same_predictions() -> None:
     net, x = conv_net(), images()
     moments = weights_of(net, HeNormal()).moments
     first, *others = (
-        certify(net, x, init=init, rungs=COARSE).frame
+        certify(net, x, init=init, theories=COARSE).frame
         for init in (Init(HeNormal()), HeNormal(), moments)
     )
     assert all(first.equals(other) for other in others)
@@ -40,7 +40,7 @@ def test_an_init_its_scheme_and_its_moments_make_the_same_predictions() -> None:
 def test_certifying_leaves_the_model_and_the_random_state_alone() -> None:
     net = conv_net().train()
     before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    certify(net, images(), init=HeNormal(), rungs=COARSE, measure=2, labels=torch.tensor([0, 1]))
+    certify(net, images(), init=HeNormal(), theories=COARSE, measure=2, labels=torch.tensor([0, 1]))
     assert net.training
     assert next(net.parameters()).dtype == torch.float32
     assert torch.equal(torch.get_rng_state(), state)
@@ -83,13 +83,13 @@ def test_taps_that_are_zero_throughout_are_estimated_as_such() -> None:
 
 def test_a_layer_without_biases_has_none_whatever_the_scheme_declares() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8, bias=False))
-    certificate = certify(net, torch.zeros(1, 1, 8, 8), init=PytorchDefault(), rungs=COARSE)
+    certificate = certify(net, torch.zeros(1, 1, 8, 8), init=PytorchDefault(), theories=COARSE)
     assert certificate.layers[0].q == 0
 
 
 def test_measured_draws_stand_beside_the_prediction() -> None:
     net = deep(nn.ReLU(), depth=2)
-    certificate = certify(net, images(side=8), init=HeNormal(), rungs=COARSE, measure=40)
+    certificate = certify(net, images(side=8), init=HeNormal(), theories=COARSE, measure=40)
     assert certificate.draws.draw.nunique() == 40
     for layer in certificate.layers:  # exact at every width, for ReLU without biases
         mean, error = layer.measured["preact_m2"]
@@ -97,7 +97,7 @@ def test_measured_draws_stand_beside_the_prediction() -> None:
 
 
 def test_a_model_initialized_by_hand_is_the_one_draw_there_is() -> None:
-    certificate = certify(conv_net(), images(), rungs=COARSE, measure=16)
+    certificate = certify(conv_net(), images(), theories=COARSE, measure=16)
     assert certificate.draws.draw.nunique() == 1
     assert certificate.moments == "estimated"
     assert {layer.moments for layer in certificate.layers} == {"estimated"}
@@ -105,20 +105,20 @@ def test_a_model_initialized_by_hand_is_the_one_draw_there_is() -> None:
 
 def test_schemes_of_equal_moments_share_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     walks = []
-    real = rungs.predict_mean_field
+    real = theories.predict_mean_field
     monkeypatch.setattr(
-        rungs, "predict_mean_field", lambda *a, **k: walks.append(1) or real(*a, **k)
+        theories, "predict_mean_field", lambda *a, **k: walks.append(1) or real(*a, **k)
     )
     x = images(3)
     for scheme in (HeNormal(), HeUniform()):
-        certify(conv_net(5), x, init=scheme, rungs=("mean_field",))
+        certify(conv_net(5), x, init=scheme, theories=("mean_field",))
     assert len(walks) == 1
-    certify(conv_net(5), 2 * x, init=HeNormal(), rungs=("mean_field",))
+    certify(conv_net(5), 2 * x, init=HeNormal(), theories=("mean_field",))
     assert len(walks) == 2
 
 
 def test_json_holds_every_layer_and_no_infinity() -> None:
-    wild = certify(conv_net(), images(), init=Init(HeNormal(), gain=1e100), rungs=COARSE)
+    wild = certify(conv_net(), images(), init=Init(HeNormal(), gain=1e100), theories=COARSE)
     assert wild.layers[-1].q == math.inf
 
     def refuse(constant: str) -> float:
@@ -150,7 +150,7 @@ def test_the_table_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) ->
 
 def test_one_draw_lies_between_the_bounds_that_its_spread_sets() -> None:
     """log m ~ N(log value - s^2 / 2, s^2)."""
-    low, high = Predicted(2.0, 0.5, 0.0, "finite").interval or (0, 0)
+    low, high = Predicted(2.0, 0.5, 0.0, "finite_width").interval or (0, 0)
     assert math.log(high / low) == pytest.approx(2 * 1.959964 * 0.5, rel=1e-6)
     assert math.sqrt(low * high) == pytest.approx(2.0 * math.exp(-0.125))
     assert Predicted(2.0, math.nan, 0.0, "field").interval is None
@@ -159,13 +159,13 @@ def test_one_draw_lies_between_the_bounds_that_its_spread_sets() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"rungs": ("feild",)}, "no rung feild; did you mean field"),
+        ({"theories": ("feild",)}, "no theory feild; did you mean field"),
         ({"init": 3}, "init=3: expected an fanin.inits.Init"),
         ({"loss": "crossentropy", "measure": 1}, "loss=crossentropy: did you mean cross_entropy"),
     ],
 )
 def test_what_cannot_be_is_said(arguments: dict, told: str) -> None:
-    known = {"init": Constant(0.1), "labels": torch.tensor([0, 1]), "rungs": COARSE}
+    known = {"init": Constant(0.1), "labels": torch.tensor([0, 1]), "theories": COARSE}
     with pytest.raises(ConfigError, match=told):
         certify(conv_net(), images(), **(known | arguments))
 

@@ -38,12 +38,12 @@ def residual_net(width: int = 128) -> nn.Sequential:
 
 def test_a_residual_block_is_refused_by_name() -> None:
     with pytest.raises(UnpredictableLayer, match="layer 3: Residual has weights"):
-        certify(residual_net(), images(side=8), init=HeNormal(), rungs=COARSE)
+        certify(residual_net(), images(side=8), init=HeNormal(), theories=COARSE)
 
 
 def test_theory_starts_again_behind_it_and_says_so() -> None:
     certificate = certify(
-        residual_net(), images(side=8), init=HeNormal(), rungs=COARSE, restart=True
+        residual_net(), images(side=8), init=HeNormal(), theories=COARSE, restart=True
     )
     assert [layer.name for layer in certificate.layers] == ["1", "4", "6"]
     # The block's own weight layer is counted, as the probe counts it.
@@ -58,7 +58,7 @@ def test_theory_starts_again_behind_it_and_says_so() -> None:
 
 def test_the_way_back_is_predicted_only_behind_the_break() -> None:
     before, *behind = certify(
-        residual_net(), images(side=8), init=HeNormal(), rungs=COARSE, restart=True
+        residual_net(), images(side=8), init=HeNormal(), theories=COARSE, restart=True
     ).layers
     assert "vjp_m2" not in before.predicted
     assert all(layer.value("vjp_m2") > 0 for layer in behind)
@@ -69,7 +69,7 @@ def test_restarted_predictions_agree_with_other_draws() -> None:
     certificate = certify(
         *(residual_net(512), images(side=8)),
         init=HeNormal(),
-        rungs=COARSE,
+        theories=COARSE,
         restart=True,
         measure=16,
     )
@@ -84,15 +84,15 @@ def test_restarted_predictions_agree_with_other_draws() -> None:
 def test_there_may_be_several_breaks() -> None:
     net = residual_net(32)
     twice = nn.Sequential(*net[:-1], Residual(32), nn.ReLU(), nn.Linear(32, 10))
-    layers = certify(twice, images(side=8), init=HeNormal(), rungs=COARSE, restart=True).layers
+    layers = certify(twice, images(side=8), init=HeNormal(), theories=COARSE, restart=True).layers
     assert [layer.restarted_at for layer in layers] == [None, "3", "6"]
 
 
 def test_a_module_that_mixes_units_is_no_formula_either() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), MiddleAverage(), nn.Linear(32, 10))
     with pytest.raises(UnpredictableLayer, match="layer 2: MiddleAverage"):
-        certify(net, images(side=8), init=HeNormal(), rungs=("mean_field",))
-    layers = certify(net, images(side=8), init=HeNormal(), rungs=COARSE, restart=True).layers
+        certify(net, images(side=8), init=HeNormal(), theories=("mean_field",))
+    layers = certify(net, images(side=8), init=HeNormal(), theories=COARSE, restart=True).layers
     assert [layer.restarted_at for layer in layers] == [None, "2"]
 
 
@@ -102,11 +102,11 @@ def test_normalization_of_groups_is_refused_by_the_field_and_restarted_after() -
         *(nn.Flatten(), nn.Linear(800, 10)),
     ).train()
     with pytest.raises(UnpredictableLayer, match="layer 1: GroupNorm"):
-        certify(net, images(4), init=HeNormal(), rungs=("field",))
-    layers = certify(net, images(4), init=HeNormal(), rungs=("field",), restart=True).layers
+        certify(net, images(4), init=HeNormal(), theories=("field",))
+    layers = certify(net, images(4), init=HeNormal(), theories=("field",), restart=True).layers
     assert [layer.restarted_at for layer in layers] == [None, "1"]
 
 
 def test_a_model_that_is_no_sequence_cannot_be_restarted() -> None:
     with pytest.raises(UnpredictableLayer, match="the whole model"):
-        certify(Residual(64), torch.ones(1, 64), init=HeNormal(), rungs=COARSE, restart=True)
+        certify(Residual(64), torch.ones(1, 64), init=HeNormal(), theories=COARSE, restart=True)

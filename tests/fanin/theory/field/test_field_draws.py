@@ -1,4 +1,4 @@
-"""Rung 3 agrees with fresh draws of networks, layer type by layer type."""
+"""Theory 3 agrees with fresh draws of networks, layer type by layer type."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_logits_that_a_pooling_makes_of_the_last_maps(pool):
         *(nn.Conv2d(2, C, 3, padding=1), nn.ReLU(), nn.Conv2d(C, 10, 3, padding=1), pool),
         nn.Flatten(),
     )
-    # Ten channels of many positions: their own variance is that of few units (rung 4's matter).
+    # Ten channels of many positions: their own variance is that of few units (theory 4's matter).
     quantities = ("preact_m2", "preact_mean", *BACKWARD)
     scores = z_scores(model, Weights(), image(), DRAWS, quantities)
     assert not rejected(scores), scores

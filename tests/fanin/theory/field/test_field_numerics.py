@@ -1,4 +1,4 @@
-"""Rung 3 at the edges: sizes beyond float64, singular fields, determinism, refusals."""
+"""Theory 3 at the edges: sizes beyond float64, singular fields, determinism, refusals."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_images_taken_jointly_have_the_moments_they_have_alone():
         assert jointly.value(quantity) == pytest.approx(alone.value(quantity), rel=1e-9)
 
 
-def test_a_field_too_large_is_refused_with_the_coarser_rung_named():
+def test_a_field_too_large_is_refused_with_the_coarser_theory_named():
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     model = model.append(nn.Flatten()).append(nn.Linear(4, 10)).double()
     with pytest.raises(FieldTooLarge, match=r"4900 points.*mean_field"):

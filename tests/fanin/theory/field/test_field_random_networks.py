@@ -1,4 +1,4 @@
-"""Rung 3 agrees with draws of networks that nobody chose: layers, init, activation, image."""
+"""Theory 3 agrees with draws of networks that nobody chose: layers, init, activation, image."""
 
 from __future__ import annotations
 

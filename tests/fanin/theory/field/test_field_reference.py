@@ -1,4 +1,4 @@
-"""Rung 3 agrees with every convolutional row of other people's numbers."""
+"""Theory 3 agrees with every convolutional row of other people's numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rung 3 through batch and layer normalization: draws, what is exact, and what is refused."""
+"""Theory 3 through batch and layer normalization: draws, what is exact, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from field_networks import BACKWARD, FORWARD, Weights, image, rejected, standard
 from torch import nn
 
 from fanin.theory.field import Sampling, predict_field
-from fanin.theory.finite.simulate import conv_chain
+from fanin.theory.finite_width.simulate import conv_chain
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.walk import walk
 

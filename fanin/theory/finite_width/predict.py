@@ -1,4 +1,4 @@
-"""Rung 4: one draw's moments at finite width.
+"""Theory 4: one draw's moments at finite width.
 
 Nets of linear layers have an exact chain. Wide convolutional ones have the field's values, and a
 spread found by differentiating the field's recursion. Where that is no good, networks are drawn.
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
 from fanin.theory.field import FieldLayer, Sampling, predict_field, walk_field
-from fanin.theory.finite.dense import dense_chain, is_dense
-from fanin.theory.finite.first_order import Freedom, log_variances
-from fanin.theory.finite.simulate import SIGNED, conv_chain
+from fanin.theory.finite_width.dense import dense_chain, is_dense
+from fanin.theory.finite_width.first_order import Freedom, log_variances
+from fanin.theory.finite_width.simulate import SIGNED, conv_chain
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.mean_field import predict_mean_field, unit_moments
 from fanin.theory.moments import LayerMoments, moments_of
@@ -33,7 +33,7 @@ STEP = 1e-3  # of log q
 LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
 
 
-def predict_finite(
+def predict_finite_width(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image channel height width"],
@@ -59,8 +59,8 @@ def predict_finite(
     Returns
     -------
     Prediction
-        Rung `finite`: preact_m2, preact_mean, preact_var, vjp_m2, weight_vjp_m2, with the spread
-        of one draw's log-moment (none of preact_mean, which has a sign).
+        Theory `finite_width`: preact_m2, preact_mean, preact_var, vjp_m2, weight_vjp_m2, with the
+        spread of one draw's log-moment (none of preact_mean, which has a sign).
 
     Raises
     ------
@@ -74,7 +74,7 @@ def predict_finite(
     >>> from fanin.inits import Moments
     >>> he = {"1": LayerMoments(Moments(0.0, 2 / 64), Moments(0.0, 0.0))}
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 50))
-    >>> row = predict_finite(model, he, torch.ones(1, 1, 8, 8)).to_frame().iloc[0]
+    >>> row = predict_finite_width(model, he, torch.ones(1, 1, 8, 8)).to_frame().iloc[0]
     >>> row.quantity, round(float(row.value), 1), round(float(row.log_sd), 1)
     ('preact_m2', 2.0, 0.2)
     """
@@ -82,7 +82,7 @@ def predict_finite(
     names = tuple(stage.name for stage in net.stages)
     if is_dense(model, net):
         samples = dense_chain(model, net, moments, net.enter(images), seed=seed)
-        return Prediction("finite", names, {}, samples.law())
+        return Prediction("finite_width", names, {}, samples.law())
     if first_order_holds(model, net, moments, images, layer_kinds):
         sampling = Sampling(seed=seed)
         field = predict_field(
@@ -90,9 +90,9 @@ def predict_finite(
         ).to_frame()
         if np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
             laws = _around_field(field, model, net, moments, images, seed, layer_kinds)
-            return Prediction("finite", names, {}, laws)
+            return Prediction("finite_width", names, {}, laws)
     samples = conv_chain(model, net, moments, images, seed=seed)
-    return Prediction("finite", names, {}, samples.law())
+    return Prediction("finite_width", names, {}, samples.law())
 
 
 def _around_field(
@@ -207,7 +207,7 @@ def spread_of_draws(
     Parameters
     ----------
     field
-        Rung 3's prediction, as a table.
+        Theory 3's prediction, as a table.
     """
     modules = weight_layers(model)
     freedoms = [freedom(modules[s.name], moments_of(moments, s.name)) for s in net.stages]

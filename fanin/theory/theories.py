@@ -1,4 +1,4 @@
-"""The rungs of theory by name, as rows of one table."""
+"""The theories of theory by name, as rows of one table."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor, nn
 from fanin.errors import ConfigError, nearest
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field
-from fanin.theory.finite import predict_finite
+from fanin.theory.finite_width import predict_finite_width
 from fanin.theory.he import predict_he
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
 
-RUNGS = ("he", "mean_field", "field", "finite")
+THEORIES = ("he", "mean_field", "field", "finite_width")
 """From the coarsest to the one that leaves least out."""
 
 
-def predict_rungs(
+def predict_theories(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image ..."],
-    rungs: Sequence[str] = RUNGS,
+    theories: Sequence[str] = THEORIES,
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> pd.DataFrame:
-    """Predict one network by several rungs.
+    """Predict one network by several theories.
 
     Predictions are kept: a network of the same structure, moments and images is not walked again.
 
@@ -42,34 +42,34 @@ def predict_rungs(
     Raises
     ------
     ConfigError
-        There is no such rung.
+        There is no such theory.
     UnpredictableLayer
         A layer that one of them has no formula for.
     """
-    for rung in rungs:
-        if rung not in RUNGS:
-            raise ConfigError(f"rungs: no rung {rung}; {nearest(rung, RUNGS)}")
+    for theory in theories:
+        if theory not in THEORIES:
+            raise ConfigError(f"theories: no theory {theory}; {nearest(theory, THEORIES)}")
     frames = []
     known = (model, moments, images, seed, tuple(layer_kinds))
-    for rung in rungs:
-        compute = partial(_predict, rung, model, moments, images, seed, layer_kinds)
+    for theory in theories:
+        compute = partial(_predict, theory, model, moments, images, seed, layer_kinds)
         try:
-            frames.append(memoized(f"rung {rung}", compute, *known))
+            frames.append(memoized(f"theory {theory}", compute, *known))
         except UnpredictableLayer as error:
-            error.rung = rung
+            error.theory = theory
             raise
     return pd.concat(frames, ignore_index=True)
 
 
 def _predict(
-    rung: str,
+    theory: str,
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Tensor,
     seed: int,
     layer_kinds: Sequence[LayerKind],
 ) -> pd.DataFrame:
-    match rung:
+    match theory:
         case "he":
             found = predict_he(model, moments, images, layer_kinds=layer_kinds)
         case "mean_field":
@@ -80,5 +80,5 @@ def _predict(
                 model, moments, images, sampling=sampling, layer_kinds=layer_kinds
             )
         case _:
-            found = predict_finite(model, moments, images, seed=seed, layer_kinds=layer_kinds)
+            found = predict_finite_width(model, moments, images, seed=seed, layer_kinds=layer_kinds)
     return found.to_frame()

@@ -21,7 +21,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fanin.theory.field.state import Cotangent, FieldLayer
-from fanin.theory.finite.adjoints import (
+from fanin.theory.finite_width.adjoints import (
     ClosedAdjoint,
     Forms,
     alone,
@@ -33,7 +33,7 @@ from fanin.theory.finite.adjoints import (
     matrices,
     quadratic,
 )
-from fanin.theory.finite.channels import (
+from fanin.theory.finite_width.channels import (
     Channels,
     directions,
     drawn_channels,

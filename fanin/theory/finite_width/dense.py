@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightShape
 from fanin.seeds import generator
-from fanin.theory.finite.simulate import Samples, joined, moments_of_draws
+from fanin.theory.finite_width.simulate import Samples, joined, moments_of_draws
 from fanin.theory.layer_kind import DenseStep, UnpredictableLayer, Vectors
 from fanin.theory.layers import BATCH_NORM
 from fanin.theory.moments import LayerMoments, moments_of

@@ -1,4 +1,4 @@
-"""Rung 4 in the predictions table: what single draws do, on images and on the mean over them."""
+"""Theory 4 in the predictions table: what single draws do, on images and on the mean over them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fanin.inits import Moments
 from fanin.models.layers import MeanOnly
 from fanin.theory.field import predict_field
-from fanin.theory.finite import predict_finite
-from fanin.theory.finite.predict import first_order_holds
-from fanin.theory.finite.simulate import conv_chain
+from fanin.theory.finite_width import predict_finite_width
+from fanin.theory.finite_width.predict import first_order_holds
+from fanin.theory.finite_width.simulate import conv_chain
 from fanin.theory.moments import LayerMoments
 from fanin.theory.prediction import Prediction
 from fanin.theory.walk import walk
@@ -60,16 +60,16 @@ def table(frame: pd.DataFrame, quantity: str, column: str) -> np.ndarray:
 def wide() -> Prediction:
     """Of a wide net on two images."""
     model = convolutional()
-    return predict_finite(model, he(model), images(2))
+    return predict_finite_width(model, he(model), images(2))
 
 
 @pytest.mark.parametrize("channels", [64, 8])
 def test_every_image_and_the_mean_over_them_has_a_row(channels: int, wide: Prediction) -> None:
     narrow = convolutional(channels=8)
-    prediction = wide if channels == 64 else predict_finite(narrow, he(narrow), images(2))
+    prediction = wide if channels == 64 else predict_finite_width(narrow, he(narrow), images(2))
     frame = prediction.to_frame()
     assert set(frame.quantity) == QUANTITIES
-    assert set(frame.rung) == {"finite"}
+    assert set(frame.theory) == {"finite_width"}
     assert list(frame.image.unique()) == [0, 1, -1]
     assert list(frame.layer_name.unique()) == ["0", "3", "6"]
     signed = frame.quantity == "preact_mean"
@@ -80,7 +80,7 @@ def test_every_image_and_the_mean_over_them_has_a_row(channels: int, wide: Predi
 
 def test_the_same_seed_predicts_the_same(wide: Prediction) -> None:
     model = convolutional()
-    again = predict_finite(model, he(model), images(2))
+    again = predict_finite_width(model, he(model), images(2))
     pd.testing.assert_frame_equal(wide.to_frame(), again.to_frame())
 
 
@@ -131,16 +131,18 @@ def test_alike_images_scatter_together() -> None:
     model = convolutional(nn.Tanh)
     moments = declared(model, lambda s: 1 / s.fan_in)
     copies = images(1).repeat(3, 1, 1, 1)
-    log_sd = table(predict_finite(model, moments, copies).to_frame(), "preact_m2", "log_sd")
+    log_sd = table(predict_finite_width(model, moments, copies).to_frame(), "preact_m2", "log_sd")
     np.testing.assert_allclose(log_sd[-1], log_sd[0], rtol=0.02)
-    different = table(predict_finite(model, moments, images(3)).to_frame(), "preact_m2", "log_sd")
+    different = table(
+        predict_finite_width(model, moments, images(3)).to_frame(), "preact_m2", "log_sd"
+    )
     assert (different[-1] < different[:-1].max(0)).all()
 
 
 def test_zero_weights_are_certain() -> None:
     model = convolutional()
     moments = declared(model, lambda s: 0.0, bias=Moments(0.0, 0.0))
-    frame = predict_finite(model, moments, images(1)).to_frame()
+    frame = predict_finite_width(model, moments, images(1)).to_frame()
     rows = frame[(frame.quantity == "preact_m2") | (frame.quantity == "weight_vjp_m2")]
     assert (rows.value == 0).all()
     assert (rows.log_sd == 0).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 from fanin.seeds import generator
 from fanin.theory.field.sampling import factor, whitened
 from fanin.theory.field.state import Cotangent, FieldLayer
-from fanin.theory.finite.adjoints import Forms, alone, quadratic, symmetric
+from fanin.theory.finite_width.adjoints import Forms, alone, quadratic, symmetric
 
 RESOLVED = 1e-3  # directions of a field that are smaller than this share of the largest are left
 WHITENED, WHITENED_PER_POINT = 1024, 4  # samples
