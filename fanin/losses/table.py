@@ -82,7 +82,7 @@ class Loss:
 def cross_entropy(
     logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """log sum exp(z) - z[label]: finite as long as the logits are."""
+    """Log sum exp(z) - z[label]: finite as long as the logits are."""
     return torch.logsumexp(logits, dim=-1) - _at_label(logits, label)
 
 

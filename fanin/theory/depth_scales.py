@@ -106,7 +106,7 @@ def depth_scales(
 
 
 def log_sensitivity(function: Function, var: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """d log V / d log q of V(q) = E[phi(sqrt(q) z)^2], kinks included.
+    """D log V / d log q of V(q) = E[phi(sqrt(q) z)^2], kinks included.
 
     By V'(q) = E[phi(u)^2 (z^2 - 1)] / (2 q), which needs no derivative of phi.
 

@@ -122,7 +122,8 @@ def predict_mean_field(
 @dataclass(frozen=True)
 class UnitMoments:
     """Moments, over a population of units, of what they pass on: x, and dx/dy for the
-    pre-activation y."""
+    pre-activation y.
+    """
 
     mean: Float[Tensor, "*state"]
     m2: Float[Tensor, "*state"]

@@ -221,7 +221,7 @@ STEP = 1e-3  # of log q: the second difference is below 1e-6, quadrature's noise
 
 
 def log_sensitivity(after: Sequence[NamedLayer], mean: float, var: float) -> float:
-    """d log E[x^2] / d log q of what follows a weight layer, by a symmetric difference.
+    """D log E[x^2] / d log q of what follows a weight layer, by a symmetric difference.
 
     1 for rectifiers, below 1 for saturating activations, above 1 for GELU and SiLU at He's gain:
     there a relative error, of any origin, is amplified layer by layer (derivations.md, 2.3).

@@ -50,7 +50,8 @@ Matrix = Float[Tensor, "point point"]
 @dataclass(frozen=True)
 class Freedom:
     """Share of a layer's second moments that its weights leave free, given its inputs: (1, 1) for
-    independent weights, less where orthogonal ones keep lengths, forward or backward."""
+    independent weights, less where orthogonal ones keep lengths, forward or backward.
+    """
 
     forward: float = 1.0
     backward: float = 1.0

@@ -1,5 +1,6 @@
 """Two that would write the same sweep: one launcher runs it, and who lost the right publishes
-nothing."""
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ for configs in cases:
     "AVX512" not in torch.backends.cpu.get_cpu_capability(), reason="has no larger vectors"
 )
 def test_stacking_changes_no_bit_by_the_kernels_of_smaller_vectors(cell_config):
-    """oneDNN asks this machine once what it can do, so another process is told that it can less."""
+    """OneDNN asks this machine once what it can do, so another process is told that it can less."""
     cases = [case_configs(cell_config, CASES[name], 9) for name in CASES if "convolutions" in name]
     assert len(cases) == 3
     arguments = [str(Path(__file__).parent), json.dumps([cases, SIZES])]

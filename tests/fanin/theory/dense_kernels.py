@@ -14,7 +14,8 @@ from fanin.theory.gaussian_pairs import pair_law
 @dataclass(frozen=True)
 class Kernels:
     """Of every layer: pre-activations' covariance and tangent kernel, [layer, input, input], and
-    sigma_w^2 E[phi'^2], [layer, input]."""
+    sigma_w^2 E[phi'^2], [layer, input].
+    """
 
     cov: Tensor
     ntk: Tensor

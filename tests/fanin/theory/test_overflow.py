@@ -12,7 +12,7 @@ from fanin.theory.overflow import first_overflow, overflow_chance, overflow_chan
 
 
 def layers(width, weight_m2, depth, *, mean=False):
-    """log E[y^2] of a ReLU net whose input has second moment 1 (weights with a mean: U(0,1))."""
+    """Log E[y^2] of a ReLU net whose input has second moment 1 (weights with a mean: U(0,1))."""
     growth = (width / 2) ** 2 if mean else width * weight_m2 / 2
     first = width * weight_m2 * (3 * width / 4 if mean else 1)
     return math.log(first) + np.arange(depth) * math.log(growth)

@@ -48,7 +48,7 @@ def test_certifying_leaves_the_model_and_the_random_state_alone() -> None:
 
 
 def test_torchs_default_is_recognized_in_a_model_that_torch_initialized() -> None:
-    """n entries tell a variance to a relative sqrt(2 / n), or less for uniform weights."""
+    """N entries tell a variance to a relative sqrt(2 / n), or less for uniform weights."""
     torch.manual_seed(0)
     net = conv_net(32)
     estimated, declared = (weights_of(net, init) for init in (None, PytorchDefault()))
@@ -149,7 +149,7 @@ def test_the_table_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_one_draw_lies_between_the_bounds_that_its_spread_sets() -> None:
-    """log m ~ N(log value - s^2 / 2, s^2)."""
+    """Log m ~ N(log value - s^2 / 2, s^2)."""
     low, high = Predicted(2.0, 0.5, 0.0, "finite_width").interval or (0, 0)
     assert math.log(high / low) == pytest.approx(2 * 1.959964 * 0.5, rel=1e-6)
     assert math.sqrt(low * high) == pytest.approx(2.0 * math.exp(-0.125))
