@@ -1,4 +1,4 @@
-"""A sweep's tables as DataFrames, the latest attempt of each cell."""
+"""Load the tables of a sweep as DataFrames, with the latest attempt of each cell."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from warnings import warn
 import pandas as pd
 import pyarrow as pa
 
+from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.scan import Fault
 from experiments.sweep.store.tables import concatenate, latest, of_cells, read_tables
-from fanin.errors import FaninError, FaninWarning, nearest
+from fanin.errors import FaninError, FaninWarning, suggest
 
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of one sweep; results/README.md says what their columns are.
+    """The tables of one sweep; results/README.md describes their columns.
 
-    `predictions` is empty until `analysis.check` has written it; the others until a pack has ended.
+    Attributes
+    ----------
+    folder
+        Paths of the sweep's files.
+    cells, layers, histograms, tensors, curves
+        Tables that the sweep writes; empty until the first pack ends.
+    predictions
+        Predictions that `analysis.check` writes; empty before.
     """
 
     folder: SweepFolder
@@ -35,66 +43,77 @@ class Results:
 
     @property
     def name(self) -> str:
-        """The sweep's name."""
+        """Name of the sweep."""
         return self.folder.root.name
 
 
 def load(name: str, results: str | Path = "results") -> Results:
-    """Read a sweep's tables.
+    """Read the tables of a sweep.
 
     Parameters
     ----------
     name
-        The sweep's folder under `results`.
+        Name of the sweep's folder.
     results
-        Where sweeps are kept.
+        Folder that contains the sweeps.
 
     Returns
     -------
     Results
-        One row per cell in `cells`: where a cell was tried more than once, the latest attempt, and
-        in the other tables only what that attempt left. Repeated strings are categoricals.
+        All tables, restricted to the latest attempt of each cell: `cells` has one row per cell.
+        Repeated strings are categoricals.
 
     Raises
     ------
     FaninError
-        There is no such sweep; the nearest names are listed.
+        The sweep does not exist (the message lists the nearest names), or it has another format
+        version.
 
     Warns
     -----
     FaninWarning
-        Files that are spoilt, or none of the sweep's, are named and left out; so is the rest of a
-        pack of which one file is spoilt.
+        Damaged and foreign files were skipped; the message lists them. All files of a pack are
+        skipped if one of them is damaged.
+
+    Examples
+    --------
+    >>> from analysis import load
+    >>> results = load("my_sweep")  # doctest: +SKIP
+    >>> results.cells.groupby("init").test_accuracy.mean()  # doctest: +SKIP
     """
     folder = SweepFolder(Path(results) / name)
     if not folder.plan.exists():
-        there = [path.parent.name for path in Path(results).glob("*/cells.jsonl")]
-        raise FaninError(f"{folder.root}: no such sweep; {nearest(name, there)}")
+        names = [path.parent.name for path in Path(results).glob("*/cells.jsonl")]
+        raise FaninError(f"{folder.root}: no such sweep; {suggest(name, names)}")
+    check_format(folder)
     with _system_allocator():
         tables, faults = read_tables(folder)
-        predicted, unread = _predictions(folder)
-        kept = latest(tables["cells"])
-        whole = {stem for stem, cells in kept.items() if len(cells) == len(tables["cells"][stem])}
+        predictions, prediction_faults = _predictions(folder)
+        latest_cells = latest(tables["cells"])
+        complete = {
+            stem for stem, cells in latest_cells.items() if len(cells) == len(tables["cells"][stem])
+        }
         frames = {
-            table: _joined(
+            table: _concat(
                 [
-                    part if stem in whole else of_cells(part, kept[stem])
+                    part if stem in complete else of_cells(part, latest_cells[stem])
                     for stem, part in parts.items()
-                    if stem in kept
+                    if stem in latest_cells
                 ]
             )
             for table, parts in tables.items()
         }
-        frames["predictions"] = _joined(predicted)
-    _warn(faults + unread)
+        frames["predictions"] = _concat(predictions)
+    _warn_unreadable(faults + prediction_faults)
     return Results(folder, **frames)
 
 
 @contextmanager
 def _system_allocator() -> Iterator[None]:
-    """Have Arrow allocate as C does: what its own allocator frees it gives back to the system.
+    """Make Arrow use the system allocator while reading.
 
-    For many parts, getting that memory anew took more time than all the rest of reading them.
+    Arrow's own allocator returns freed memory to the system. With many parts, requesting it again
+    took longer than everything else in reading them.
     """
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
@@ -105,28 +124,28 @@ def _system_allocator() -> Iterator[None]:
 
 
 def _predictions(folder: SweepFolder) -> tuple[list[pa.Table], list[Fault]]:
-    """The parts that analysis wrote; what can't be read of them `analysis.check` makes again."""
+    """Read the stored predictions; `analysis.check` recomputes parts that are not readable."""
     parts, faults = [], []
     for path in sorted(folder.table("predictions").glob("[!.]*")):  # hidden: being written
         try:
             parts.append(decode(path.read_bytes()))
         except FileNotFoundError:
-            continue  # replaced by other settings' since the listing
+            continue  # replaced since the listing
         except (ValueError, OSError) as error:
             faults.append(Fault(path, f"not a readable Parquet file ({error})"))
     return parts, faults
 
 
-def _warn(faults: list[Fault]) -> None:
+def _warn_unreadable(faults: list[Fault]) -> None:
     if not faults:
         return
     lines = "".join(f"\n  {fault}" for fault in faults)
-    spoilt = any(fault.stem is not None for fault in faults)
-    again = "\nThe sweep's own command runs the cells of spoilt packs again." if spoilt else ""
-    warn(f"these files were left out:{lines}{again}", FaninWarning, stacklevel=3)
+    damaged = any(fault.stem is not None for fault in faults)
+    hint = "\nTo run the cells of damaged packs again, repeat the sweep's command." if damaged else ""
+    warn(f"skipped unreadable files:{lines}{hint}", FaninWarning, stacklevel=3)
 
 
-def _joined(parts: list[pa.Table]) -> pd.DataFrame:
+def _concat(parts: list[pa.Table]) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
     frame: pd.DataFrame = concatenate(parts).to_pandas(use_threads=False)  # see `decode`

@@ -30,6 +30,7 @@ from experiments.console import exit_on_error
 from experiments.result import CellResult
 from experiments.schema import coerce_cell
 from experiments.sweep.cli import space_of
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
@@ -64,7 +65,8 @@ class Size:
 
 def fill(folder: SweepFolder, size: Size) -> None:
     """Write a sweep of made-up measurements as workers write real ones."""
-    atomic_write(folder.plan, b"")  # what makes it a sweep; loading asks no more of it
+    write_format(folder)
+    atomic_write(folder.plan, b"")  # loading needs no more than these two files
     batch: list[CellResult] = []
     for number, result in enumerate(_results(size), start=1):
         batch.append(result)

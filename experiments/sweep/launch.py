@@ -31,6 +31,7 @@ from experiments.sweep.status.summary import (
     show_jobs,
     show_plan,
 )
+from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.lock import SweepLock, acquire_sweep_lock
 from experiments.sweep.store.plan_file import PlanRecord, check_frozen, freeze, read_frozen
 from experiments.sweep.store.scan import quarantine
@@ -60,6 +61,7 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
         raise ConfigError(
             "sweep.mode=submit needs a runner whose jobs go on by themselves: runner=slurm"
         )
+    check_format(folder)
     cells = expand(space, request.grids)
     if mode == "plan":
         show_plan(console, request, _plan(request, cells, read_frozen(folder)))

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from analysis import Results, load
-from analysis.comparison import compare
+from analysis.theory_comparison import compare_to_theory
 from experiments.console import exit_on_error
 from experiments.result import CellResult
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal, write_part
 from experiments.sweep.store.paths import SweepFolder
@@ -25,6 +26,7 @@ def folder(tmp_path: Path) -> SweepFolder:
     folder = SweepFolder(tmp_path / "hand_made")
     folder.root.mkdir()
     folder.plan.write_text("")
+    write_format(folder)
     return folder
 
 
@@ -137,7 +139,7 @@ def test_a_sweep_of_which_nothing_has_ended_has_empty_tables(folder: SweepFolder
     tables = ("cells", "layers", "histograms", "curves", "predictions")
     assert all(getattr(results, table).empty for table in tables)
     with pytest.raises(FaninError, match="no layer was measured at initialization"):
-        compare(results)
+        compare_to_theory(results)
 
 
 def test_a_sweep_that_is_not_there_names_the_nearest(small: Results) -> None:

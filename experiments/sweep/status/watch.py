@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from warnings import warn
 
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +19,9 @@ from experiments.sweep.status.format import clock
 from experiments.sweep.status.slurm import Answer, Jobs, SlurmPoller, jobs_of
 from experiments.sweep.status.snapshot import JournalTail, read_planned
 from experiments.sweep.status.status import Launcher, Scope, Status, compute_status, find_launcher
+from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.paths import SweepFolder
-from fanin.errors import FaninError, nearest
+from fanin.errors import FaninError, FaninWarning, suggest
 
 
 class Watch:
@@ -42,6 +44,7 @@ class Watch:
         run: Iterable[str] | None = None,
         answer: Answer | None = None,
     ) -> None:
+        check_format(folder)
         self._folder = folder
         self._run = None if run is None else Scope(frozenset(run), fresh=True)
         self._began = time.monotonic()
@@ -112,14 +115,15 @@ def find_sweep(results: Path, name: str) -> SweepFolder:
     Raises
     ------
     FaninError
-        There is no such sweep; the nearest names are listed.
+        There is no such sweep (the nearest names are listed), or it has another format version.
     """
     folder = SweepFolder(results / name)
     if not is_sweep(folder) and is_sweep(SweepFolder(Path(name))):  # as a shell completes it
         folder = SweepFolder(Path(name))
     if not is_sweep(folder):
         there = [folder.root.name for folder in sweeps_in(results)]
-        raise FaninError(f"{folder.root}: no such sweep; {nearest(name, there)}")
+        raise FaninError(f"{folder.root}: no such sweep; {suggest(name, there)}")
+    check_format(folder)
     return folder
 
 
@@ -152,8 +156,15 @@ def overview(statuses: Sequence[Status]) -> Table:
 
 
 def statuses(results: Path) -> list[Status]:
-    """Return the status of every sweep in a folder."""
-    folders = list(sweeps_in(results))
+    """Return the status of every sweep in a folder; warn of those with another format version."""
+    folders = []
+    for folder in sweeps_in(results):
+        try:
+            check_format(folder)
+        except FaninError as error:
+            warn(str(error), FaninWarning, stacklevel=2)
+        else:
+            folders.append(folder)
     names: set[str] = set()
     for folder in folders:
         with suppress(FaninError):  # each sweep tells its own faults

@@ -24,6 +24,11 @@ class SweepFolder:
         return self.root / "cells.jsonl"
 
     @property
+    def format(self) -> Path:
+        """The format version of this folder."""
+        return self.root / "format.json"
+
+    @property
     def provenance(self) -> Path:
         """The sweep as asked, code, versions and machine, for people."""
         return self.root / "sweep.yaml"

@@ -13,6 +13,7 @@ import yaml
 from experiments.atomic_write import atomic_write
 from experiments.config.identity import scientific
 from experiments.sweep.provenance import code_version, git, machine, versions
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PlannedCell
 from fanin.errors import ConfigError
@@ -95,6 +96,7 @@ def freeze(
             **timed,
         }
     lines = "".join(f"{json.dumps(line)}\n" for line in known.values())
+    write_format(folder)  # first: a plan without a version is refused
     atomic_write(folder.plan, lines.encode())
     about = {
         **asked,

@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis import Results, load
 from experiments.result import CellResult
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import TABLES, SweepFolder
@@ -35,6 +36,7 @@ def store(folder: SweepFolder, stem: str, *results: CellResult) -> None:
     journal.close()
     commit_journal(folder, journal.path)
     folder.plan.touch()
+    write_format(folder)
 
 
 def loaded(folder: SweepFolder) -> Results:

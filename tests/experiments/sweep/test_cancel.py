@@ -13,6 +13,7 @@ from sweep_process import finish, site, until
 
 from experiments import cancel
 from experiments.console import INTERRUPTED
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.paths import SweepFolder
 
 
@@ -56,6 +57,7 @@ def test_a_sweep_on_another_host_is_stopped_there(
     folder = SweepFolder(tmp_path / "s")
     folder.root.mkdir()
     folder.plan.touch()
+    write_format(folder)
     folder.launcher.write_text(json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0}))
     assert told("s", f"--results={tmp_path}") == 2
     assert "ssh elsewhere kill -TERM 7" in capsys.readouterr().err
@@ -68,6 +70,7 @@ def test_the_process_that_got_a_dead_launchers_number_is_left_alone(
     folder = SweepFolder(tmp_path / "s")
     folder.root.mkdir()
     folder.plan.touch()
+    write_format(folder)
     with subprocess.Popen(["sleep", "1000"]) as other:
         note = {"host": platform.node(), "pid": other.pid, "started": 1.0}
         folder.launcher.write_text(json.dumps(note))

@@ -12,6 +12,7 @@ from stored_parts import read_parts
 
 from analysis import load
 from experiments.result import CellResult
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import TABLES, SweepFolder
@@ -45,6 +46,7 @@ def commit(folder: SweepFolder, stem: str, *rows: dict[str, Any]) -> None:
 
 def cells(folder: SweepFolder) -> Any:
     folder.plan.touch()
+    write_format(folder)
     return load(folder.root.name, folder.root.parent).cells.set_index("cell_id")
 
 

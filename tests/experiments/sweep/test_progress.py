@@ -14,6 +14,7 @@ from experiments.result import CellResult
 from experiments.sweep.status import progress, snapshot
 from experiments.sweep.status.progress import shown
 from experiments.sweep.status.watch import Watch
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
@@ -22,7 +23,9 @@ from experiments.sweep.store.paths import SweepFolder
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
     monkeypatch.setattr(progress, "pause", lambda took: 0.0)
-    return SweepFolder(tmp_path / "s")
+    folder = SweepFolder(tmp_path / "s")
+    write_format(folder)
+    return folder
 
 
 def done(journal: Journal, cell: str, outcome: str = "ok", reason: str | None = None) -> None:
@@ -39,7 +42,6 @@ def done(journal: Journal, cell: str, outcome: str = "ok", reason: str | None = 
 
 def plan(folder: SweepFolder, *seeds: int) -> None:
     """Cells `cell0`, `cell1`, ... that differ in their seed."""
-    folder.root.mkdir(parents=True)
     config = {"optim": {"_target_": "SGD"}}
     lines = [
         {"cell_id": f"cell{seed}", "asked": {"seed": seed}, "config": config} for seed in seeds

@@ -26,6 +26,7 @@ from experiments.sweep.status.screen import jobs_table
 from experiments.sweep.status.slurm import Answer, JobArray, Jobs, SlurmPoller, Wait, jobs_of
 from experiments.sweep.status.to_json import jobs_as_json
 from experiments.sweep.status.watch import Watch
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.lock import FRESH
 from experiments.sweep.store.paths import SweepFolder
@@ -188,6 +189,7 @@ def test_a_sweep_without_a_launcher_is_what_its_jobs_are(folder: SweepFolder) ->
     folder.plan.write_text(
         '{"cell_id": "a", "asked": {}, "config": {"optim": {"_target_": "SGD"}}}\n'
     )
+    write_format(folder)
     held = "PENDING,JobHeldUser"
     assert seen(folder, slurm_says(submission, _0="RUNNING", _1="PENDING")) == "running"
     assert seen(folder, slurm_says(submission, _0=held, _1="PENDING")) == "queued"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from stored_packs import loaded, result
 
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal, journals_in, read_writer, take
 from experiments.sweep.store.parquet import commit_journal, write_results
 from experiments.sweep.store.paths import SweepFolder
@@ -24,6 +25,7 @@ def folder(tmp_path: Path) -> SweepFolder:
     folder = SweepFolder(tmp_path / "s")
     folder.journals.mkdir(parents=True)
     folder.plan.touch()
+    write_format(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ import pytest
 from stored_packs import LAYERS, loaded, result, store
 
 from experiments.compact import merge_packs
+from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.scan import FileVanished, retry_on_race
@@ -32,6 +33,7 @@ def test_reading_while_packs_are_written_and_merged(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "s")
     folder.root.mkdir()
     folder.plan.touch()
+    write_format(folder)
     writer = multiprocessing.get_context("fork").Process(target=_write_and_merge, args=(folder,))
     writer.start()
     before: set[str] = set()
