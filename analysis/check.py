@@ -1,6 +1,6 @@
 """Check a sweep against theory, layer by layer: `python -m analysis.check NAME`.
 
-Exit status 1 where the highest theory that predicts a layer disagrees with it.
+The exit status is 1 if some layer disagrees with the highest theory that predicts it.
 """
 
 from __future__ import annotations
@@ -15,90 +15,102 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import add_sweep, plain_console, prediction_progress, probability
-from analysis.comparison import TheoryComparison, compare, decompose_gap, table
+from analysis.cli import add_sweep_arguments, parse_probability, plain_console, prediction_progress
 from analysis.load import load
-from analysis.summary import findings, needed_in_words, summary
-from analysis.verdicts import intervals, verdicts
-from experiments.console import exit_on_error
-from fanin.errors import FaninError, nearest
-from fanin.statistics.agreement import DISAGREES, NOT_TESTED, UNDECIDED
-from fanin.theory.theories import THEORIES
-
-DISAGREE = 1  # exit status
-LEGEND = (
-    "Each layer: the first theory's number, times what each further theory makes of it (x), times "
-    "measured/highest, is measured. A verdict holds the layer against the highest theory: `agrees` "
-    "within a factor of {margin:g}, `disagrees` (false alarms: {level:g} in the whole sweep), "
-    "`needs N`: undecided, about N draws would tell; `theory unsure`: undecided, and theory's own "
-    "sampling is too coarse for any number of draws."
+from analysis.summary import format_needed, summarize_verdicts, summarize_with_paths
+from analysis.theory_comparison import (
+    TheoryComparison,
+    compare_to_theory,
+    decompose_gap,
+    layer_table,
 )
-JUDGED = (
+from analysis.verdicts import compute_verdicts, interval_coverage
+from experiments.console import exit_on_error
+from fanin.errors import FaninError, suggest
+from fanin.statistics.agreement import DISAGREES, NOT_TESTED, UNDECIDED
+from fanin.theory.predict import THEORIES
+
+EXIT_DISAGREES = 1
+LEGEND = (
+    "In each row, the prediction of the first theory, times the factor (x) of each further theory, "
+    "times measured/highest, equals the measured value. Verdict against the highest theory: "
+    "`agrees`: within a factor of {margin:g}; `disagrees`: significantly different (chance of any "
+    "false alarm in the whole sweep: {level:g}); `undecided: needs N draws`: about N draws would "
+    "decide; `undecided: prediction error too large`: the sampling error of the prediction is too "
+    "large for any number of draws."
+)
+VERDICT_COLUMNS = (
     *("theory", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm", "verdict"),
     *("needed", "step", "step_se", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table for every setting of a sweep, then what was found in words."""
-    asked = _parser().parse_args(argv)
+    """Print a table for every setting of a sweep, then a summary in sentences."""
+    args = _parser().parse_args(argv)
     console = plain_console()
     with exit_on_error(OSError):
-        results = load(asked.name, asked.results)
+        results = load(args.name, args.results)
         with prediction_progress() as on_predicted:
-            comparisons = compare(
-                results, again=asked.again, workers=asked.workers, on_predicted=on_predicted
+            comparisons = compare_to_theory(
+                results, recompute=args.recompute, workers=args.workers, on_predicted=on_predicted
             )
-        _check_measured(comparisons, asked.quantity, asked.image)
-        rows = verdicts(comparisons, margin=asked.margin, level=asked.level)
-        if asked.csv:
-            frame = as_frame(comparisons, rows, asked.quantity, asked.image)
-            frame.to_csv(asked.csv, index=False)
-    console.print(LEGEND.format(margin=asked.margin, level=asked.level), soft_wrap=True)
+        _check_measured(comparisons, args.quantity, args.image)
+        rows = compute_verdicts(comparisons, margin=args.margin, level=args.level)
+        if args.csv:
+            frame = build_csv_frame(comparisons, rows, args.quantity, args.image)
+            frame.to_csv(args.csv, index=False)
+    console.print(LEGEND.format(margin=args.margin, level=args.level), soft_wrap=True)
     for n, comparison in enumerate(comparisons):
-        console.print(shown(comparison, rows[rows["setting"] == n], asked.quantity, asked.image))
-    covered = intervals(comparisons, rows)
-    told = summary(comparisons, rows, covered, margin=asked.margin, level=asked.level)
-    for line in [*told, *findings(results, comparisons)]:
+        verdict_rows = rows[rows["setting"] == n]
+        console.print(render_setting(comparison, verdict_rows, args.quantity, args.image))
+    covered = interval_coverage(comparisons, rows)
+    sentences = summarize_verdicts(
+        comparisons, rows, covered, margin=args.margin, level=args.level
+    )
+    for line in [*sentences, *summarize_with_paths(results, comparisons)]:
         console.print(line, soft_wrap=True)
     if (rows["verdict"] == DISAGREES).any():
-        raise SystemExit(DISAGREE)
+        raise SystemExit(EXIT_DISAGREES)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.check",
-        description="Measured against predicted, layer by layer.",
-        epilog="Exit status 1 where the highest theory that predicts a layer disagrees with it.",
+        description="Compare the measurements of a sweep with theory, layer by layer.",
+        epilog="Exit status: 1 if some layer disagrees with the highest theory that predicts it.",
     )
-    add_sweep(parser)
-    parser.add_argument("--quantity", default="preact_m2", help="shown; default: %(default)s")
+    add_sweep_arguments(parser)
     parser.add_argument(
-        "--image", type=int, default=-1, help="shown: a probe image; -1: mean over the probe set"
+        "--quantity", default="preact_m2", help="quantity in the tables; default: %(default)s"
+    )
+    parser.add_argument(
+        "--image",
+        type=int,
+        default=-1,
+        help="probe image in the tables; -1: mean over the probe set; default: %(default)s",
     )
     parser.add_argument(
         "--margin",
-        type=_above_one,
+        type=_parse_factor,
         default=1.1,
         help="a layer within this factor of its prediction agrees; default: %(default)s",
     )
     parser.add_argument(
         "--level",
-        type=probability,
+        type=parse_probability,
         default=0.05,
         help="chance of any false alarm in the whole sweep; default: %(default)s",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write what is shown there as well")
+    parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
+    parser.add_argument("--recompute", action="store_true", help="recompute stored predictions")
     parser.add_argument(
-        "--again", action="store_true", help="predict anew what was predicted before"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes that predict; default: %(default)s"
+        "--workers", type=int, default=1, help="number of prediction processes; default: 1"
     )
     return parser
 
 
-def _above_one(text: str) -> float:
+def _parse_factor(text: str) -> float:
     number = float(text)
     if not 1 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: expected a factor above 1, such as 1.1")
@@ -106,107 +118,113 @@ def _above_one(text: str) -> float:
 
 
 def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, image: int) -> None:
-    """There must be something to show: a quantity that layers have, of an image that was probed."""
+    """Raise unless some layer has this quantity measured on this image."""
     images: dict[str, set[int]] = {}
     for comparison in comparisons:
         draws = comparison.draws
-        found = draws.loc[draws.layer > 0, ["quantity", "image"]].drop_duplicates()
-        for name, index in found.itertuples(index=False):
+        measured = draws.loc[draws.layer > 0, ["quantity", "image"]].drop_duplicates()
+        for name, index in measured.itertuples(index=False):
             images.setdefault(str(name), set()).add(int(index))
     if quantity not in images:
-        raise FaninError(f"--quantity {quantity}: not measured; {nearest(quantity, images)}")
+        raise FaninError(f"--quantity {quantity}: not measured; {suggest(quantity, images)}")
     if image not in images[quantity]:
-        there = ", ".join(map(str, sorted(images[quantity])))
-        raise FaninError(f"--image {image}: {quantity} was not measured for it; valid: {there}")
+        valid = ", ".join(map(str, sorted(images[quantity])))
+        raise FaninError(f"--image {image}: {quantity} was not measured for it; valid: {valid}")
 
 
-def shown(comparison: TheoryComparison, judged: pd.DataFrame, quantity: str, image: int) -> Group:
-    """One setting for the terminal: its label, its table, and why there is no prediction.
+def render_setting(
+    comparison: TheoryComparison, verdict_rows: pd.DataFrame, quantity: str, image: int
+) -> Group:
+    """Render one setting for the terminal: label, table, and the reason for a missing prediction.
 
     Parameters
     ----------
-    judged
-        The setting's rows of `analysis.verdicts.verdicts`.
+    comparison
+        The setting.
+    verdict_rows
+        The setting's rows of `analysis.verdicts.compute_verdicts`.
     quantity, image
-        Of the `layers` table.
+        Values of these columns of the `layers` table.
     """
-    frame = table(comparison, quantity, image)
+    frame = layer_table(comparison, quantity, image)
     title = f"{comparison.setting.label}   ({quantity}, {frame['draws'].max()} draws)"
     reason = [] if comparison.unpredicted is None else [Text(comparison.unpredicted)]
-    return Group(Text(title), as_table(frame, _only(judged, quantity, image)), *reason)
+    layers = build_layer_table(frame, _select_rows(verdict_rows, quantity, image))
+    return Group(Text(title), layers, *reason)
 
 
-def as_table(frame: pd.DataFrame, judged: pd.DataFrame) -> Table:
-    """A setting's layers: measured, the theories, what is left, and the verdict.
+def build_layer_table(frame: pd.DataFrame, verdict_rows: pd.DataFrame) -> Table:
+    """Build the table of a setting's layers: measured, theories, residual and verdict.
 
     Parameters
     ----------
     frame
-        From `analysis.comparison.table`.
-    judged
-        The verdicts on those layers, if there are any.
+        Output of `analysis.theory_comparison.layer_table`.
+    verdict_rows
+        Verdicts on those layers; may be empty.
     """
     theories = [theory for theory in THEORIES if frame[theory].notna().any()]
-    words = _words(judged)
+    verdict_texts = _verdict_texts(verdict_rows)
     layers = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     headings = ["layer", "name", "measured", "se", *theories[:1]]
     headings += [f"x\n{theory}" for theory in theories[1:]]
     headings += [f"measured\n/{theory}" for theory in theories[-1:]]
-    headings += ["sd\n/log_sd", "verdict"] if words else []
+    headings += ["sd\n/log_sd", "verdict"] if verdict_texts else []
     for heading in headings:
         justify: JustifyMethod = "left" if heading in ("name", "verdict") else "right"
         layers.add_column(heading, justify=justify, no_wrap=True)
-    chain = _chain(frame, theories)
+    factors = _factors(frame, theories)
     for n, row in enumerate(frame.to_dict("records")):
-        told = [str(row["layer"]), str(row["layer_name"])]
-        told += [f"{row['measured']:.3g}", f"{row['se']:.1g}"]
-        told += [f"{number:.3g}" for number in chain[n]]
-        layers.add_row(*told, *words.get(row["layer"], ()))
+        texts = [str(row["layer"]), str(row["layer_name"])]
+        texts += [f"{row['measured']:.3g}", f"{row['se']:.1g}"]
+        texts += [f"{number:.3g}" for number in factors[n]]
+        layers.add_row(*texts, *verdict_texts.get(row["layer"], ()))
     return layers
 
 
-def as_frame(
+def build_csv_frame(
     comparisons: Sequence[TheoryComparison], rows: pd.DataFrame, quantity: str, image: int
 ) -> pd.DataFrame:
-    """All settings in one frame, the setting's words in front.
+    """Join the tables of all settings into one frame.
 
     Returns
     -------
     pandas.DataFrame
-        `setting`, the columns of `table` and `decompose_gap` (`analysis.comparison`) and, of the
-        verdicts, `JUDGED`.
+        `setting` (its label), the columns of `layer_table` and `decompose_gap`
+        (`analysis.theory_comparison`), and the verdict columns `VERDICT_COLUMNS`.
     """
     frames = []
     for n, comparison in enumerate(comparisons):
-        frame = table(comparison, quantity, image)
-        mine = _only(rows[rows["setting"] == n], quantity, image)
-        judged = mine.set_index("layer").reindex(columns=JUDGED).reindex(frame["layer"])
-        parts = [frame, decompose_gap(frame, list(THEORIES)), judged.reset_index(drop=True)]
+        frame = layer_table(comparison, quantity, image)
+        setting_rows = _select_rows(rows[rows["setting"] == n], quantity, image)
+        by_layer = setting_rows.set_index("layer").reindex(columns=VERDICT_COLUMNS)
+        verdict_rows = by_layer.reindex(frame["layer"]).reset_index(drop=True)
+        parts = [frame, decompose_gap(frame, list(THEORIES)), verdict_rows]
         frames.append(pd.concat(parts, axis=1).assign(setting=comparison.setting.label))
     return pd.concat(frames).set_index("setting").reset_index()
 
 
-def _chain(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:
-    """[layer, factor]: the lowest theory, each over the one below, measured over the highest."""
+def _factors(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:
+    """Return [layer, factor]: the lowest theory, the ratios of theories, measured over highest."""
     if not theories:
         return np.empty((len(frame), 0))
-    below = frame[list(theories)].ffill(axis=1).to_numpy(float)
-    above = np.column_stack([frame[list(theories)].to_numpy(float)[:, 1:], frame["measured"]])
+    lower = frame[list(theories)].ffill(axis=1).to_numpy(float)
+    upper = np.column_stack([frame[list(theories)].to_numpy(float)[:, 1:], frame["measured"]])
     with np.errstate(all="ignore"):
-        return np.column_stack([below[:, 0], above / below])
+        return np.column_stack([lower[:, 0], upper / lower])
 
 
-def _words(judged: pd.DataFrame) -> dict[int, tuple[str, str]]:
-    """By layer: measured to predicted spread, and the verdict."""
-    words = {}
-    for row in judged.to_dict("records"):
-        told = {UNDECIDED: needed_in_words(row["needed"]), NOT_TESTED: row["kind"]}
+def _verdict_texts(verdict_rows: pd.DataFrame) -> dict[int, tuple[str, str]]:
+    """Map each layer to two texts: measured over predicted spread, and the verdict."""
+    texts = {}
+    for row in verdict_rows.to_dict("records"):
+        details = {UNDECIDED: format_needed(row["needed"]), NOT_TESTED: row["kind"]}
         spread = "" if np.isnan(row["sd_ratio"]) else f"{row['sd_ratio']:.2f}"
-        words[row["layer"]] = (spread, told.get(row["verdict"], row["verdict"]))
-    return words
+        texts[row["layer"]] = (spread, details.get(row["verdict"], row["verdict"]))
+    return texts
 
 
-def _only(rows: pd.DataFrame, quantity: str, image: int) -> pd.DataFrame:
+def _select_rows(rows: pd.DataFrame, quantity: str, image: int) -> pd.DataFrame:
     return rows[(rows["quantity"] == quantity) & (rows["image"] == image)]
 
 

@@ -1,4 +1,4 @@
-"""Parts that the commands of `analysis` share: console, progress, and arguments."""
+"""Command line helpers of `analysis`: console, progress bar and shared arguments."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ UNBOUNDED = 10_000  # characters
 
 
 def plain_console() -> Console:
-    """Return a console without markup, for labels may hold brackets, that cuts no line short."""
+    """Return a console that never truncates and ignores markup, because labels hold brackets."""
     return BrokenPipeConsole(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
 
 
 @contextmanager
 def prediction_progress() -> Iterator[OnPredicted]:
-    """Yield a callback that moves a progress bar on stderr, if that is a terminal."""
+    """Yield a callback that updates a progress bar on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
@@ -32,20 +32,22 @@ def prediction_progress() -> Iterator[OnPredicted]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def add_sweep(parser: argparse.ArgumentParser, **options: object) -> None:
-    """Add the arguments NAME and --results; `options` go to NAME."""
-    help_text = "the sweep's folder under results/"
+def add_sweep_arguments(parser: argparse.ArgumentParser, **options: object) -> None:
+    """Add the arguments NAME and --results; `options` apply to NAME."""
+    help_text = "name of the sweep's folder in the results folder"
     parser.add_argument("name", **{"metavar": "NAME", "help": help_text, **options})  # type: ignore[arg-type]
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument(
+        "--results", default="results", help="folder that contains the sweeps; default: %(default)s"
+    )
 
 
-def probability(text: str) -> float:
-    """Parse a probability between 0 and 1, both excluded.
+def parse_probability(text: str) -> float:
+    """Parse a number strictly between 0 and 1.
 
-    >>> probability("0.05")
+    >>> parse_probability("0.05")
     0.05
     """
     number = float(text)
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a chance between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text}: expected a probability between 0 and 1")
     return number

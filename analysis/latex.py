@@ -1,4 +1,4 @@
-"""LaTeX tables: booktabs rules, every sign printed as it is."""
+"""LaTeX tables with booktabs rules and escaped text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 
 import pandas as pd
 
-# `<`, `>` and `|` are other signs in TeX's own font encoding; `[` after `\\` begins a length.
+# TeX's default font encoding prints `<`, `>` and `|` as other characters.
+# `[` after `\\` would start an optional length.
 ESCAPED = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    {character: f"\\{character}" for character in "&%$#_{}"}
     | {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
@@ -24,25 +25,25 @@ MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")
 
 
 def latex_table(frame: pd.DataFrame, caption: str, *, long: bool = False) -> str:
-    """Render a frame as a `table` or, where it may be longer than a page, a `longtable`.
+    """Render a frame as a `table`, or as a `longtable` that may span pages.
 
-    Text stands to the left, numbers to the right with four decimals; a missing one is a dash.
+    Text is left-aligned; numbers are right-aligned with four decimals; a missing value is a dash.
     """
-    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
-    shown = frame.map(_cell).rename(columns=escape)
+    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
+    escaped = frame.map(_cell).rename(columns=escape)
     return str(
-        shown.to_latex(
+        escaped.to_latex(
             index=False,
             escape=False,
             caption=escape(caption),
             longtable=long,
-            column_format="".join("r" if number else "l" for number in numeric),
+            column_format="".join("r" if is_number else "l" for is_number in numeric),
         )
     )
 
 
 def escape(text: str) -> str:
-    r"""Return text that TeX prints as it is.
+    r"""Escape text for LaTeX.
 
     >>> escape("a_b <0.001"), escape("-0.2")
     ('a\\_b \\textless{}0.001', '$-$0.2')

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "predict"
 FORMATS = ("table", "json", "explain")
-EXPLAINED = 16  # draws that are explained where `measure` says nothing
-OWN = ("format", "theories", "images", "measure")  # keys that are no part of the cell
+EXPLAIN_DRAWS = 16  # draws that are explained where `measure` says nothing
+OWN_KEYS = ("format", "theories", "images", "measure")  # keys that are no part of the cell
 WIDTH, EXPLAIN_WIDTH = 100, 120
 
 
@@ -49,12 +49,15 @@ def predict_one(config: DictConfig) -> None:
     with exit_on_error():
         arguments = parse_arguments(loader, list(about.overrides.task))
         space = space_of(loader, about.job.config_name or CONFIG_NAME, tuple(about.overrides.hydra))
-        request = parse_request(space, [a for a in arguments if a.key not in OWN])
+        request = parse_request(space, [a for a in arguments if a.key not in OWN_KEYS])
         (cell,) = expand(space, request.grids)
         if config.format not in FORMATS:
             raise ConfigError(f"format={config.format}: expected one of {', '.join(FORMATS)}")
-        images, measure = _count("images", config.images), _count("measure", config.measure)
-        show(cell.config, cell.id, config.format, _theories(config.theories), images, measure)
+        images, measure = (
+            _parse_count("images", config.images),
+            _parse_count("measure", config.measure),
+        )
+        show(cell.config, cell.id, config.format, _parse_theories(config.theories), images, measure)
 
 
 def show(
@@ -69,11 +72,11 @@ def show(
     if form == "explain":
         from fanin.theory import explain
 
-        model, fed, _, cell = _network(config, images)
-        found = explain(model, fed, cell.init, draws=measure or EXPLAINED)
+        model, inputs, _, cell = _network(config, images)
+        found = explain(model, inputs, cell.init, draws=measure or EXPLAIN_DRAWS)
         BrokenPipeConsole(width=EXPLAIN_WIDTH, highlight=False).print(cell_id, found, sep="\n")
         return
-    certificate = certificate_of(config, theories, images, measure)
+    certificate = build_certificate(config, theories, images, measure)
     if form == "json":
         told = {"cell_id": cell_id, **certificate.as_dict()}
         print(json.dumps(told, indent=2, allow_nan=False))
@@ -83,7 +86,7 @@ def show(
     print_certificate(certificate, title=cell_id, width=WIDTH)
 
 
-def certificate_of(
+def build_certificate(
     config: dict[str, Any], theories: Sequence[str], images: int, measure: int = 0
 ) -> Certificate:
     """The certificate of a cell's network on its own images, by every theory that has a formula.
@@ -105,14 +108,14 @@ def certificate_of(
         Not even the coarsest theory has a formula for a layer.
     """
     from fanin.theory import UnpredictableLayer, certify
-    from fanin.theory.certificate.networks import weights_of
+    from fanin.theory.certificate.weights import resolve_moments
 
-    model, fed, labels, cell = _network(config, images)
-    weights_of(model, cell.init)  # an init that declares no moments fails every theory
+    model, inputs, labels, cell = _network(config, images)
+    resolve_moments(model, cell.init)  # an init that declares no moments fails every theory
     while True:
         try:
             return certify(
-                *(model, fed),
+                *(model, inputs),
                 init=cell.init,
                 theories=theories,
                 labels=labels,
@@ -128,7 +131,7 @@ def certificate_of(
 
 
 def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Tensor, Cell]:
-    """The cell's network, its first probe images as fed, and their labels."""
+    """The cell's network, its first probe images as inputs, and their labels."""
     import torch
 
     from experiments.inputs import prepared, probe_images
@@ -137,17 +140,17 @@ def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Te
     cell = build_cell(config)
     data, scaling = prepared(cell, torch.device("cpu"))
     # Rounded as the network sees them, then exact: theory itself is computed in float64.
-    fed = probe_images(cell, data, scaling)[:images].double()
-    return cell.network().eval(), fed, data.train.y[: len(fed)], cell
+    inputs = probe_images(cell, data, scaling)[:images].double()
+    return cell.network().eval(), inputs, data.train.y[: len(inputs)], cell
 
 
-def _theories(value: object) -> tuple[str, ...]:
+def _parse_theories(value: object) -> tuple[str, ...]:
     if not isinstance(value, ListConfig) or not value:
         raise ConfigError(f"theories={value}: expected a list, such as theories=[he,mean_field]")
     return tuple(map(str, value))
 
 
-def _count(key: str, value: object) -> int:
+def _parse_count(key: str, value: object) -> int:
     least = 1 if key == "images" else 0
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{key}={value}: expected a whole number, {least} or more")

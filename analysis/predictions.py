@@ -1,7 +1,7 @@
 """Theory for the conditions of a sweep, predicted once and stored in the sweep's folder.
 
 A setting's predictions are one part of the `predictions` table, written as soon as they are made.
-The part names the theory that made it by a fingerprint of the code; another theory predicts again.
+The part names the theory that made it by a fingerprint of the code; another theory predicts recompute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 import experiments
 import fanin.theory
-from analysis.conditions import Setting
+from analysis.settings import Setting
 from experiments.atomic_write import writing
 from experiments.config.identity import flatten
 from experiments.config.instantiate import TARGET
@@ -36,19 +36,19 @@ from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import DataError, FaninError
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
-from fanin.theory.theories import THEORIES, predict_theories
+from fanin.theory.predict import THEORIES, predict_moments
 
 TABLE = "predictions"
-THEORY = b"fanin.theory"  # the part's note on which code predicted it
+FINGERPRINT_KEY = b"fanin.theory"  # the part's note on which code predicted it
 SOURCES = (fanin, experiments)  # theory, the declarations that it reads, and the data
 LIBRARIES = ("numpy", "scipy", "torch")
-OURS = ("fanin.", "experiments.", "torch.")  # code that the fingerprint covers
+COVERED_PACKAGES = ("fanin.", "experiments.", "torch.")  # code that the fingerprint covers
 OnPredicted = Callable[[int, int], None]
 """Told how many settings are predicted, and of how many."""
 
 
 @dataclass(frozen=True)
-class Predicted:
+class SettingPrediction:
     """Predictions for one setting.
 
     Attributes
@@ -67,11 +67,11 @@ def predict_settings(
     folder: SweepFolder,
     settings: Sequence[Setting],
     *,
-    again: bool = False,
+    recompute: bool = False,
     workers: int = 1,
     on_predicted: OnPredicted = lambda done, total: None,
     keep_others: bool = False,
-) -> list[Predicted]:
+) -> list[SettingPrediction]:
     """Predict every setting, or take what was predicted before by the same code.
 
     Parameters
@@ -79,7 +79,7 @@ def predict_settings(
     folder
         The sweep's; its `predictions` afterwards hold these settings' rows and no others, unless
         `keep_others`.
-    again
+    recompute
         Predict what is stored as well.
     workers
         Processes. Each predicts on one thread, so that their number changes no bit of a result.
@@ -90,23 +90,23 @@ def predict_settings(
 
     Returns
     -------
-    list of Predicted
+    list of SettingPrediction
         In the order of the settings.
     """
-    made_by = theory_fingerprint()
-    found: dict[int, Predicted] = {}
+    fingerprint = theory_fingerprint()
+    found: dict[int, SettingPrediction] = {}
     for n, setting in enumerate(settings):
-        stored = None if again else _stored(folder, setting, made_by)
+        stored = None if recompute else _load_stored(folder, setting, fingerprint)
         if stored is not None:
-            found[n] = Predicted(stored)
+            found[n] = SettingPrediction(stored)
     on_predicted(len(found), len(settings))
     missing = [n for n in range(len(settings)) if n not in found]
     for n, predicted in _predict_all({n: settings[n].config for n in missing}, workers):
         found[n] = predicted
-        _keep(folder, settings[n], predicted.frame, made_by)
+        _store(folder, settings[n], predicted.frame, fingerprint)
         on_predicted(len(found), len(settings))
     if not keep_others:
-        _drop_others(folder, {_stem(setting) for setting in settings})
+        _delete_stale(folder, {_stem(setting) for setting in settings})
     return [found[n] for n in range(len(settings))]
 
 
@@ -132,16 +132,16 @@ def _stem(setting: Setting) -> str:
     return setting.cell_ids[0]
 
 
-def _stored(folder: SweepFolder, setting: Setting, made_by: str) -> pd.DataFrame | None:
+def _load_stored(folder: SweepFolder, setting: Setting, fingerprint: str) -> pd.DataFrame | None:
     """The setting's rows, if the same code made them for all of its cells."""
     path = folder.table(TABLE) / f"{_stem(setting)}.parquet"
-    if _foreign(setting.config) or not path.exists():
+    if _uses_user_code(setting.config) or not path.exists():
         return None
     try:
         part = read_part(path)
     except DataError:  # it is damaged, and made anew
         return None
-    if (part.schema.metadata or {}).get(THEORY) != made_by.encode():
+    if (part.schema.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
         return None
     frame: pd.DataFrame = part.to_pandas(use_threads=False)  # see `decode`
     if set(frame["cell_id"].unique()) != set(setting.cell_ids):
@@ -150,39 +150,39 @@ def _stored(folder: SweepFolder, setting: Setting, made_by: str) -> pd.DataFrame
     return mine.reset_index(drop=True)
 
 
-def _foreign(config: Mapping[str, Any]) -> bool:
+def _uses_user_code(config: Mapping[str, Any]) -> bool:
     """Return True if a user's own code takes part, which the fingerprint doesn't cover."""
     targets = [str(v) for key, v in flatten(config) if key.endswith(TARGET)]
-    return not all(target.startswith(OURS) for target in targets)
+    return not all(target.startswith(COVERED_PACKAGES) for target in targets)
 
 
-def _keep(folder: SweepFolder, setting: Setting, frame: pd.DataFrame, made_by: str) -> None:
+def _store(folder: SweepFolder, setting: Setting, frame: pd.DataFrame, fingerprint: str) -> None:
     if frame.empty:
-        _drop(folder.table(TABLE) / f"{_stem(setting)}.parquet")
+        _delete(folder.table(TABLE) / f"{_stem(setting)}.parquet")
         return
     words = ["cell_id", *frame.select_dtypes(["object", "string"]).columns]
     rows = pd.concat([frame.assign(cell_id=cell) for cell in setting.cell_ids], ignore_index=True)
     rows = rows[["cell_id", *frame.columns]].astype(dict.fromkeys(words, "category"))
     part = pa.Table.from_pandas(rows, preserve_index=False)
-    noted = {**(part.schema.metadata or {}), THEORY: made_by.encode()}
+    noted = {**(part.schema.metadata or {}), FINGERPRINT_KEY: fingerprint.encode()}
     write_part(folder, TABLE, _stem(setting), part.replace_schema_metadata(noted))
 
 
-def _drop_others(folder: SweepFolder, stems: set[str]) -> None:
+def _delete_stale(folder: SweepFolder, stems: set[str]) -> None:
     """Parts that are no setting's any more: of an older layout of this table, or plan."""
     for path in folder.table(TABLE).glob("*.parquet"):
         if path.stem not in stems:
-            _drop(path)
+            _delete(path)
 
 
-def _drop(path: Path) -> None:
+def _delete(path: Path) -> None:
     with writing(path):
         path.unlink(missing_ok=True)
 
 
 def _predict_all(
     configs: Mapping[int, Mapping[str, Any]], workers: int
-) -> Iterator[tuple[int, Predicted]]:
+) -> Iterator[tuple[int, SettingPrediction]]:
     """In the order in which they get done."""
     if min(workers, len(configs)) < 2:
         with _one_thread():
@@ -204,11 +204,11 @@ def _predict_all(
             ) from None
 
 
-def _predict(config: Mapping[str, Any]) -> Predicted:
+def _predict(config: Mapping[str, Any]) -> SettingPrediction:
     try:
-        return Predicted(predict_cell(config))
+        return SettingPrediction(predict_cell(config))
     except UnpredictableLayer as error:
-        return Predicted(pd.DataFrame(), str(error))
+        return SettingPrediction(pd.DataFrame(), str(error))
 
 
 @contextmanager
@@ -251,7 +251,7 @@ def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) 
     frames: list[pd.DataFrame] = []
     for theory in theories:
         try:
-            frames.append(predict_theories(model, moments, images, (theory,)))
+            frames.append(predict_moments(model, moments, images, (theory,)))
         except UnpredictableLayer:
             if not frames:
                 raise

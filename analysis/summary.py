@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.comparison import TheoryComparison, table
 from analysis.load import Results
-from analysis.verdicts import by_setting
+from analysis.theory_comparison import TheoryComparison, layer_table
+from analysis.verdicts import count_verdicts
 from experiments.config.groups import UPDATES
 from experiments.config.instantiate import TARGET
 from experiments.schema import build_cell
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
-from fanin.theory.theories import THEORIES
+from fanin.theory.predict import THEORIES
 
-NAMES = {
+THEORY_LABELS = {
     "he": "The He/Glorot product formula",
     "mean_field": "Mean field",
     "field": "The Gaussian field",
@@ -24,11 +24,11 @@ NAMES = {
 }
 # What decides how a network learns, beyond what a setting's label tells.
 TRAINING = (*UPDATES, "train")
-TOLD = "train.dtype"  # by the label
-NEAR = 1.25  # "near" in the sentences: within this factor
+LABELED_KEY = "train.dtype"  # by the label
+NEAR_FACTOR = 1.25  # "near" in the sentences: within this factor
 
 
-def summary(
+def summarize_verdicts(
     comparisons: Sequence[TheoryComparison],
     rows: pd.DataFrame,
     intervals: pd.DataFrame,
@@ -43,37 +43,39 @@ def summary(
     comparisons
         A sweep's.
     rows, intervals
-        Their `analysis.verdicts.verdicts` and `analysis.verdicts.intervals`.
+        Their `analysis.verdicts.compute_verdicts` and `analysis.verdicts.interval_coverage`.
     margin, level
         That the verdicts were made at.
     """
-    settings = by_setting(rows)
+    settings = count_verdicts(rows)
     return [
-        *_settings(comparisons, settings),
-        *_layers(rows, margin, level),
-        *_steps(rows),
-        *_spread(rows, level),
-        *_intervals(intervals),
-        *_disagreeing(rows, settings),
+        *_setting_sentence(comparisons, settings),
+        *_layer_sentence(rows, margin, level),
+        *_step_sentence(rows),
+        *_spread_sentence(rows, level),
+        *_interval_sentences(intervals),
+        *_disagreement_sentences(rows, settings),
     ]
 
 
-def needed_in_words(needed: float) -> str:
+def format_needed(needed: float) -> str:
     """Say what would decide.
 
-    >>> needed_in_words(1234.0), needed_in_words(float("inf"))
+    >>> format_needed(1234.0), format_needed(float("inf"))
     ('needs 1,200', 'theory unsure')
     """
     if np.isnan(needed):
         return "undecided"
-    return "theory unsure" if np.isinf(needed) else f"needs {_rounded(needed)}"
+    return "theory unsure" if np.isinf(needed) else f"needs {_format_draws(needed)}"
 
 
-def _rounded(needed: float) -> str:
+def _format_draws(needed: float) -> str:
     return f"{float(f'{needed:.2g}'):,.0f}"
 
 
-def _settings(comparisons: Sequence[TheoryComparison], settings: pd.DataFrame) -> Iterator[str]:
+def _setting_sentence(
+    comparisons: Sequence[TheoryComparison], settings: pd.DataFrame
+) -> Iterator[str]:
     outcomes = settings["outcome"].value_counts()
     fully = ((settings["outcome"] == "explained") & (settings[UNDECIDED] == 0)).sum()
     unpredicted = len(comparisons) - len(settings)
@@ -94,7 +96,7 @@ def _settings(comparisons: Sequence[TheoryComparison], settings: pd.DataFrame) -
     )
 
 
-def _layers(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
+def _layer_sentence(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
     verdict = rows["verdict"].value_counts()
     agrees = rows[rows["verdict"] == AGREES]
     both = (agrees["p_holm"] <= level).sum()
@@ -102,7 +104,7 @@ def _layers(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
     needed = rows.loc[rows["verdict"] == UNDECIDED, "needed"].astype(float)
     told = []
     if np.isfinite(needed).any():
-        about = _rounded(needed[np.isfinite(needed)].median())
+        about = _format_draws(needed[np.isfinite(needed)].median())
         told.append(f"median: about {about} draws would decide")
     if np.isinf(needed).any():
         told.append(f"for {np.isinf(needed).sum()} none would: theory's own sampling is too coarse")
@@ -119,7 +121,7 @@ def _layers(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
     )
 
 
-def _steps(rows: pd.DataFrame) -> Iterator[str]:
+def _step_sentence(rows: pd.DataFrame) -> Iterator[str]:
     steps = rows.loc[rows["step_p"].notna(), "step_verdict"].value_counts()
     if len(steps):
         yield (
@@ -129,7 +131,7 @@ def _steps(rows: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _spread(rows: pd.DataFrame, level: float) -> Iterator[str]:
+def _spread_sentence(rows: pd.DataFrame, level: float) -> Iterator[str]:
     ratios = rows["sd_ratio"].dropna() if len(rows) else []
     if len(ratios):
         low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
@@ -141,7 +143,7 @@ def _spread(rows: pd.DataFrame, level: float) -> Iterator[str]:
         )
 
 
-def _intervals(intervals: pd.DataFrame) -> Iterator[str]:
+def _interval_sentences(intervals: pd.DataFrame) -> Iterator[str]:
     split = set(intervals["width"]) == {"all", "wide", "narrow"} if len(intervals) else False
     for row in intervals.to_dict("records"):
         if row["width"] != "all" and not split:
@@ -155,7 +157,7 @@ def _intervals(intervals: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _disagreeing(rows: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
+def _disagreement_sentences(rows: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
     """Each setting that isn't explained, with the layer that disagrees most."""
     for setting in settings.index[settings["outcome"] == DISAGREES]:
         mine = rows[(rows["setting"] == setting)]
@@ -164,11 +166,11 @@ def _disagreeing(rows: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
         yield (
             f"Disagrees: {worst['label']}: {len(off)} of {len(mine)} layers, surest "
             f"{worst['quantity']} of layer {worst['layer']} ({worst['layer_name']}, image "
-            f"{worst['image']}): {_how(worst)}."
+            f"{worst['image']}): {_describe_disagreement(worst)}."
         )
 
 
-def _how(row: pd.Series) -> str:
+def _describe_disagreement(row: pd.Series) -> str:
     if row["kind"] == "zero":
         measured = row["mean"] * row["scale"]
         return f"measured {measured:.3g}, {row['theory']} says {row['value']:.3g}"
@@ -186,22 +188,22 @@ def _with_error(row: pd.Series, column: str) -> str:
     return f"{row[column]:+.3g} (se {row[f'{column}_se']:.2g})"
 
 
-def findings(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
+def summarize_with_paths(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
     """Summarize what was `found`, and where the numbers are."""
     return [
-        *found(results, comparisons),
+        *summarize_findings(results, comparisons),
         f"Tables: {results.folder.root}/; every layer's numbers: the tables above "
         f"(--csv FILE keeps them), predictions: {results.folder.table('predictions')}/",
     ]
 
 
-def found(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
+def summarize_findings(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
     """A few sentences: how near each theory comes, where it is furthest off, and who trained."""
-    return [*_theory(comparisons), *_training(results, comparisons)]
+    return [*_theory_sentences(comparisons), *_training_sentences(results, comparisons)]
 
 
-def _theory(comparisons: Sequence[TheoryComparison]) -> list[str]:
-    tables = [(c.setting.label, table(c)) for c in comparisons if c.unpredicted is None]
+def _theory_sentences(comparisons: Sequence[TheoryComparison]) -> list[str]:
+    tables = [(c.setting.label, layer_table(c)) for c in comparisons if c.unpredicted is None]
     lines = []
     for theory in THEORIES:
         ratios = [
@@ -212,17 +214,17 @@ def _theory(comparisons: Sequence[TheoryComparison]) -> list[str]:
         distances = [_distance(ratio) for ratio, _, _ in ratios]
         if np.isnan(distances).all():  # there are none, or all are 0/0
             continue
-        near = sum(distance < np.log(NEAR) for distance in distances)
+        near = sum(distance < np.log(NEAR_FACTOR) for distance in distances)
         ratio, layer, label = ratios[int(np.nanargmax(distances))]
         lines.append(
-            f"{NAMES[theory]} is within a factor of {NEAR} of the measured second moment in {near} "
+            f"{THEORY_LABELS[theory]} is within a factor of {NEAR_FACTOR} of the measured second moment in {near} "
             f"of {len(ratios)} layers; it is furthest off at layer {layer} of {label}, "
             f"where measured / predicted is {ratio:.3g}."
         )
-    return [*lines, *_unpredicted(comparisons)]
+    return [*lines, *_unpredicted_sentences(comparisons)]
 
 
-def _unpredicted(comparisons: Sequence[TheoryComparison]) -> list[str]:
+def _unpredicted_sentences(comparisons: Sequence[TheoryComparison]) -> list[str]:
     """List why settings have no prediction, each reason once."""
     reasons: dict[str, list[str]] = {}
     for comparison in comparisons:
@@ -241,18 +243,18 @@ def _distance(ratio: float) -> float:
         return abs(float(np.log(ratio)))
 
 
-def _training(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    return [*_accuracy(results.cells, comparisons), *_divergence(results.cells)]
+def _training_sentences(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
+    return [*_accuracy_sentences(results.cells, comparisons), *_divergence_sentences(results.cells)]
 
 
-def _accuracy(cells: pd.DataFrame, comparisons: Sequence[TheoryComparison]) -> list[str]:
+def _accuracy_sentences(cells: pd.DataFrame, comparisons: Sequence[TheoryComparison]) -> list[str]:
     """Best and worst setting by test accuracy, each trained the way that suits it best."""
-    ways = _ways(cells)
+    ways = _training_labels(cells)
     scores = []
     for comparison in comparisons:
         mine = cells[cells.cell_id.isin(comparison.setting.cell_ids)]
         # A diverged run answers as chance does.
-        answered = mine.test_accuracy.mask(mine.outcome == "diverged", _chance(comparison))
+        answered = mine.test_accuracy.mask(mine.outcome == "diverged", _chance_accuracy(comparison))
         means = answered.groupby(ways[mine.index]).mean().dropna()
         if len(means):
             at = f" at {means.idxmax()}" if means.idxmax() else ""
@@ -267,14 +269,14 @@ def _accuracy(cells: pd.DataFrame, comparisons: Sequence[TheoryComparison]) -> l
     ]
 
 
-def _ways(cells: pd.DataFrame) -> pd.Series:
+def _training_labels(cells: pd.DataFrame) -> pd.Series:
     """Describe how each cell trained, as far as that differs among the cells of the sweep."""
     keys = [
         key
         for key in cells
         if key.partition(".")[0] in TRAINING
         and not key.endswith(TARGET)
-        and key != TOLD
+        and key != LABELED_KEY
         and cells[key].nunique(dropna=False) > 1
     ]
     return pd.Series(
@@ -287,12 +289,12 @@ def _ways(cells: pd.DataFrame) -> pd.Series:
     )
 
 
-def _chance(comparison: TheoryComparison) -> float:
+def _chance_accuracy(comparison: TheoryComparison) -> float:
     n_classes = build_cell(comparison.setting.config).data.n_classes
     return 1 / n_classes if n_classes else float("nan")
 
 
-def _divergence(cells: pd.DataFrame) -> list[str]:
+def _divergence_sentences(cells: pd.DataFrame) -> list[str]:
     diverged = cells[cells.outcome == "diverged"]
     if diverged.empty:
         return []

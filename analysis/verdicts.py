@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.comparison import TheoryComparison
+from analysis.theory_comparison import TheoryComparison
 from experiments.schema import build_cell
 from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, UNDECIDED
 from fanin.statistics.coverage import Z, coverage, inside
-from fanin.statistics.draws import steps, summarized
+from fanin.statistics.draws import steps, summarize_draws
 
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # what the layers of one walk share
@@ -27,7 +27,7 @@ BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
 WIDE = 64  # channels or units from which on first-order laws of finite width should hold
 
 
-def verdicts(
+def compute_verdicts(
     comparisons: Sequence[TheoryComparison], *, margin: float = 1.1, level: float = 0.05
 ) -> pd.DataFrame:
     """Hold every measured layer against the highest theory that predicts it.
@@ -51,11 +51,11 @@ def verdicts(
     if law.empty:
         return pd.DataFrame(columns=[*LAYER, *TOLD])
     draws = collect_draws(comparisons, law["quantity"].unique())
-    rows = summarized(draws, LAYER).merge(law, on=LAYER)
-    rows["unit"] = _unit(rows)
-    rows["value"] = rows["value"].where(rows["unit"].notna() | ~_signed(rows))
-    rows["place"] = _place(rows)
-    draws["place"] = _place(draws)
+    rows = summarize_draws(draws, LAYER).merge(law, on=LAYER)
+    rows["linear_unit"] = _unit(rows)
+    rows["value"] = rows["value"].where(rows["linear_unit"].notna() | ~_signed(rows))
+    rows["layer_order"] = _place(rows)
+    draws["layer_order"] = _place(draws)
     found = agreement.verdicts(rows, steps(draws, rows, CHAIN), margin=margin, level=level)
     labels = dict(enumerate(comparison.setting.label for comparison in comparisons))
     return pd.concat([rows.assign(label=rows["setting"].map(labels)), found], axis=1)
@@ -91,7 +91,7 @@ def collect_draws(
     return joined.assign(draw=joined["stream"]).drop(columns=["seed", "number"])
 
 
-def by_setting(rows: pd.DataFrame) -> pd.DataFrame:
+def count_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Summarize the verdicts of each setting.
 
     Returns
@@ -103,7 +103,7 @@ def by_setting(rows: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> rows = pd.DataFrame({"setting": [0, 0, 1], "verdict": ["agrees", "undecided", "disagrees"]})
-    >>> by_setting(rows)["outcome"].tolist()
+    >>> count_verdicts(rows)["outcome"].tolist()
     ['explained', 'disagrees']
     """
     order = [AGREES, DISAGREES, UNDECIDED, NOT_TESTED]
@@ -152,7 +152,7 @@ def _place(rows: pd.DataFrame) -> pd.Series:
     return rows["layer"].where(~rows["quantity"].isin(BACKWARD), -rows["layer"])
 
 
-def intervals(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd.DataFrame:
+def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd.DataFrame:
     """Count a sweep's draws inside the intervals of the theory that predicts their spread.
 
     Parameters
@@ -160,24 +160,26 @@ def intervals(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd
     comparisons
         The sweep's.
     rows
-        Their `analysis.verdicts.verdicts`. Layers without scatter, overflowed and zero ones are not
+        Their `analysis.verdicts.compute_verdicts`. Layers without scatter, overflowed and zero ones are not
         counted.
 
     Returns
     -------
     pandas.DataFrame
         A row for `forward` and `backward` (`direction`), over all networks and over those whose
-        narrowest layer, logits aside, is `wide` (64 channels or units) or `narrow` (`width`):
+        narrowest_width layer, logits aside, is `wide` (64 channels or units) or `narrow` (`width`):
         `coverage`, its 95 % interval `low`, `high` (`fanin.statistics.coverage`), how many
         `draws` and `settings`, and `factor`, the median over layers of exp(1.96 log_sd): half of
         an interval's width, so that wide intervals can't pass for good ones. Empty where no
         spread is predicted.
     """
-    law = spread_predicted(rows)
+    law = layers_with_spread(rows)
     if law.empty:
         return pd.DataFrame()
-    draws = interval_hits(comparisons, law)
-    wide = {n: narrowest(comparisons[n].setting.config) >= WIDE for n in law["setting"].unique()}
+    draws = mark_interval_hits(comparisons, law)
+    wide = {
+        n: narrowest_width(comparisons[n].setting.config) >= WIDE for n in law["setting"].unique()
+    }
     found = []
     for width, of_width in (("all", None), ("wide", True), ("narrow", False)):
         for direction, backward in (("forward", False), ("backward", True)):
@@ -201,22 +203,22 @@ def intervals(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd
     return frame[frame["draws"] > 0].reset_index(drop=True)
 
 
-def spread_predicted(rows: pd.DataFrame) -> pd.DataFrame:
+def layers_with_spread(rows: pd.DataFrame) -> pd.DataFrame:
     """Return `LAYER`, `predicted` and `log_sd` of the tested layers whose spread is predicted."""
     tested = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
     tested = tested[tested["log_sd"] > ROUNDING]
     return tested[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
 
 
-def interval_hits(comparisons: Sequence[TheoryComparison], law: pd.DataFrame) -> pd.DataFrame:
-    """Return every draw of the layers of `law` (`spread_predicted`) with `hit`: in its interval."""
+def mark_interval_hits(comparisons: Sequence[TheoryComparison], law: pd.DataFrame) -> pd.DataFrame:
+    """Return every draw of the layers of `law` (`layers_with_spread`) with `hit`: in its interval."""
     draws = collect_draws(comparisons, law["quantity"].unique()).merge(law, on=LAYER)
     values, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
     return draws.assign(hit=inside(values, predicted, draws["log_sd"].to_numpy()))
 
 
-def narrowest(config: Mapping[str, Any]) -> int:
-    """Channels or units of a configured network's narrowest layer, its logits aside."""
+def narrowest_width(config: Mapping[str, Any]) -> int:
+    """Channels or units of a configured network's narrowest_width layer, its logits aside."""
     with torch.random.fork_rng(devices=[]):  # building a network draws from torch's own stream
         network = build_cell(config).network()
     layers = list(weight_layers(network).values())

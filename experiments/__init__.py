@@ -1,7 +1,8 @@
-"""The sweep runner: a config becomes measurements."""
+"""The sweep runner: run the cells of a grid and store their measurements."""
 
 import os
 
-# Otherwise the last bits of a matrix product depend on where its factors lie in memory, and so a
-# cell's bits on the cells it is stacked with. MKL reads this once, at its first call in a process.
+# Without this setting the last bits of a matrix product depend on the memory addresses of its
+# factors, so a cell's result would depend on the other cells in its stack. MKL reads the variable
+# once, at its first call in a process.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

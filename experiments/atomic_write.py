@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all."""
+"""Atomic file writes: a file exists in full or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fanin.errors import FaninError
 
 
 class WriteError(FaninError):
-    """A file can't be written: a full disk, or a folder of someone else's."""
+    """A file cannot be written, for example because of a full disk or missing permissions."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)  # as given: a worker's error is pickled
@@ -19,21 +19,21 @@ class WriteError(FaninError):
 
     def __str__(self) -> str:
         return (
-            f"{self.args[0]}: {self.reason}; every cell that was finished is kept: mend that, and "
-            "the same command goes on from there"
+            f"{self.args[0]}: {self.reason}; all finished cells are saved. Fix the cause and run "
+            "the same command again to resume."
         )
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that it is either there in full or as it was before.
+    """Write a file atomically: after a crash it holds either the new content or the old.
 
-    The bytes go to a temporary file beside it, are forced to disk, and take their name in one
-    rename. Its folder is made when needed.
+    The bytes go to a temporary file in the same folder, are synced to disk, and are renamed to
+    `path`. Missing folders are created.
 
     Raises
     ------
     WriteError
-        The file can't be written; what stood under this name before still does.
+        The file cannot be written. Its old content is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
@@ -49,7 +49,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Force to disk which files a folder holds: a file's own content is, but for its name."""
+    """Sync a folder's directory entries to disk; syncing a file does not sync its name."""
     with writing(path):
         folder = os.open(path, os.O_RDONLY)
         try:

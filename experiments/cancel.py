@@ -1,6 +1,6 @@
-"""Stop a sweep that runs, its jobs too: `python -m experiments.cancel NAME`.
+"""Stop a running sweep and its Slurm jobs: `python -m experiments.cancel NAME`.
 
-Nothing finished is lost.
+All finished cells are kept.
 """
 
 from __future__ import annotations
@@ -21,79 +21,90 @@ from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
 
-LOOK_EVERY = 0.1  # seconds
+POLL_INTERVAL = 0.1  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Tell a sweep's launcher to stop, and wait until it has."""
-    asked = _parser().parse_args(argv)
-    with exit_on_error(interrupted="Not waiting any longer; the sweep stops all the same."):
-        folder = find_sweep(Path(asked.results), asked.name)
+    """Stop a sweep's launcher and wait until it has ended."""
+    args = _parser().parse_args(argv)
+    with exit_on_error(interrupted="Stopped waiting. The sweep will still stop."):
+        folder = find_sweep(Path(args.results), args.name)
         cancel(folder)
 
 
 def cancel(folder: SweepFolder) -> None:
-    """Stop a sweep, and say what is kept.
+    """Stop a sweep, and print the number of finished and unfinished cells.
 
     Raises
     ------
     FaninError
-        Its launcher is on another host, or somebody else's.
+        The launcher runs on another host or belongs to another user.
     """
     launcher = find_launcher(folder)
     jobs = bool(open_submissions(folder))
     if launcher is None or not launcher.at_work:
         if not jobs:
-            print(f"{folder.root.name}: nobody runs it.")
+            print(f"{folder.root.name}: not running.")
     elif launcher.alive is None:
         raise FaninError(
-            f"{folder.root.name}: process {launcher.pid} on {launcher.host} runs it; stop it "
-            f"there: ssh {launcher.host} kill -TERM {launcher.pid}"
+            f"{folder.root.name}: its launcher is process {launcher.pid} on {launcher.host}. Stop "
+            f"it there: ssh {launcher.host} kill -TERM {launcher.pid}"
         )
     else:
         _terminate(folder, launcher)
     if jobs:
-        _withdraw(folder)
+        _cancel_jobs(folder)
     counts = Watch(folder).look(0).counts
-    left = counts["interrupted"] + counts["missing"]
-    rest = f"the command that started it runs the other {left:,}" if left else "none is left to run"
+    unfinished = counts["interrupted"] + counts["missing"]
+    remaining = (
+        f"{plural(unfinished, 'cell')} not finished. Run the sweep's command again to resume."
+        if unfinished
+        else "no cell is left to run."
+    )
     print(
-        f"{counts['done'] + counts['failed']:,} cells are finished and kept in {folder.root}/; "
-        f"{rest}."
+        f"{plural(counts['done'] + counts['failed'], 'finished cell')} saved in {folder.root}/; "
+        f"{remaining}"
     )
 
 
-def _withdraw(folder: SweepFolder) -> None:
-    """Cancel a sweep's jobs on Slurm."""
-    print(f"{folder.root.name}: its jobs are told to stop; they put away what they have ...")
+def _cancel_jobs(folder: SweepFolder) -> None:
+    print(f"{folder.root.name}: cancelling its Slurm jobs; waiting for them to save their state.")
     from experiments.sweep.slurm.job_manager import cancel_jobs  # loads torch
 
     with acquire_sweep_lock(folder) as hold:
         count = cancel_jobs(folder, hold.beat)
-    print(f"{plural(count, 'job')} cancelled." if count else "They had ended.")
+    print(f"{plural(count, 'job')} cancelled." if count else "The jobs had already ended.")
 
 
 def _terminate(folder: SweepFolder, launcher: Launcher) -> None:
     try:
         os.kill(launcher.pid, signal.SIGTERM)
-    except ProcessLookupError:  # it has ended since
+    except ProcessLookupError:  # the launcher has ended in the meantime
         return
     except PermissionError:
-        raise FaninError(f"process {launcher.pid} is another user's: only they stop it") from None
-    print(f"{folder.root.name}: told process {launcher.pid} to stop; it puts away what it has ...")
+        raise FaninError(
+            f"process {launcher.pid} belongs to another user; only they can stop it"
+        ) from None
+    print(
+        f"{folder.root.name}: sent SIGTERM to process {launcher.pid}; waiting for it to save its "
+        "state."
+    )
     while (now := find_launcher(folder)) and now.pid == launcher.pid and now.alive:
-        time.sleep(LOOK_EVERY)
-    print("It has stopped.")
+        time.sleep(POLL_INTERVAL)
+    print("The launcher has stopped.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.cancel",
-        description="Stop a sweep, and its jobs on Slurm. Nothing finished is lost.",
-        epilog="Exit status: 0, also where nobody runs it; 2 where it can't be stopped from here.",
+        description="Stop a running sweep and its Slurm jobs. All finished cells are kept.",
+        epilog="Exit status: 0 if the sweep has stopped or was not running; 2 if it can't be "
+        "stopped from this host or by this user.",
     )
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument("name", metavar="NAME", help="name of the sweep's folder under results/")
+    parser.add_argument(
+        "--results", default="results", help="folder of all sweeps (default: results)"
+    )
     return parser
 
 

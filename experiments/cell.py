@@ -1,4 +1,4 @@
-"""One cell's run: draw and measure its weights, train the last draw, collect its rows."""
+"""Run of one cell: draw and measure its weights, train the last draw, collect its rows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from experiments.training.evaluate import evaluate
 from experiments.training.loop import OnProgress, TrainResult, train
 from experiments.training.step import Params, StepConfig
 from fanin.inits import initialize
-from fanin.probes.measure import Losses, Measured, measure, stack
+from fanin.probes.measure import LossFunctions, ProbeTables, concat_tables, measure
 from fanin.probes.moments import random_cotangent
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
-Measurement = tuple[Measured, dict[str, Any]]  # its rows, and their constant columns
+Measurement = tuple[ProbeTables, dict[str, Any]]  # its rows, and their constant columns
 
 
 def run_cell(
@@ -36,7 +36,7 @@ def run_cell(
     on_progress: OnProgress = lambda done, total: None,
     checkpointer: Checkpointer | None = None,
 ) -> CellResult:
-    """Measure and train the cell that a coerced config describes.
+    """Measure and train one cell.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ def run_cell(
         Device of the data and the network. Random numbers are drawn on the CPU, so weights,
         batches and masks are the same on every device.
     on_progress
-        Called with (steps done, steps in all): with 0 steps once the data is loaded, then now and
-        then while training.
+        Called with (steps done, total steps): once when the data is loaded, with 0 steps done, and
+        regularly during training.
     checkpointer
-        Writes the cell's checkpoints and resumes from the last one. On the same hardware the result
-        is the same to the bit, but for `seconds`, which adds up. None disables checkpointing.
+        Writes the cell's checkpoints and resumes from the last one. On the same hardware the
+        resumed result is bit-identical; only `seconds` differs. None disables checkpointing.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def run_cell(
     Raises
     ------
     Stopped
-        `checkpointer.stop` returned True before the cell was done.
+        `checkpointer.stop` returned True before the cell finished.
     """
     run = CellRun.start(config, device, on_progress, checkpointer)
     run.measure_draws()
@@ -71,16 +71,16 @@ def run_cell(
 
 @dataclass
 class CellRun:
-    """A cell being run, and its measurements so far.
+    """A running cell and its measurements so far.
 
     Parameters
     ----------
     model
-        The network; it holds the weights that were last drawn or probed.
+        The network, with the weights of the last draw or probe.
     draws
         Measurements at initialization, by draw.
     probes
-        Measurements in training.
+        Measurements during training.
     seconds
         Time spent before training.
     train_state
@@ -95,7 +95,7 @@ class CellRun:
     data: Dataset
     scaling: FittedScaling
     checkpointer: Checkpointer | None = None
-    draws: dict[int, Measured] = field(default_factory=dict)
+    draws: dict[int, ProbeTables] = field(default_factory=dict)
     probes: list[Measurement] = field(default_factory=list)
     seconds: float = 0.0
     train_state: TrainState | None = None
@@ -113,7 +113,7 @@ class CellRun:
         started = time.perf_counter()
         cell = build_cell(config)
         data, scaling = prepared(cell, device)
-        on_progress(0, cell.train.total_steps(len(data.train)))  # other cells may share the data
+        on_progress(0, cell.train.total_steps(len(data.train)))
         model = cell.network().to(device, cell.train.torch_dtype)
         run = cls(config, cell, model, data, scaling, checkpointer)
         if checkpointer is not None:
@@ -121,7 +121,7 @@ class CellRun:
                 "config": json.dumps(config, sort_keys=True),
                 "device": device.type,
                 "threads": str(torch.get_num_threads()),
-                "engine": engine,  # the last bits of the other engine differ
+                "engine": engine,  # the engines round differently
             }
             if (checkpoint := checkpointer.load(key)) is not None:
                 run.restore(checkpoint)
@@ -129,21 +129,21 @@ class CellRun:
         return run
 
     def restore(self, checkpoint: CellCheckpoint) -> None:
-        """Take over measurements and training state from a checkpoint."""
-        self.draws = {draw: Measured(**tables) for draw, tables in checkpoint.draws.items()}
-        self.probes = [(Measured(**tables), at) for tables, at in checkpoint.probes]
+        """Restore measurements and training state from a checkpoint."""
+        self.draws = {draw: ProbeTables(**tables) for draw, tables in checkpoint.draws.items()}
+        self.probes = [(ProbeTables(**tables), at) for tables, at in checkpoint.probes]
         self.seconds = checkpoint.seconds
         self.train_state = checkpoint.train_state
 
     def save(self, train_state: TrainState | None) -> None:
-        """Write a checkpoint of all measurements and of the training (None: not begun)."""
+        """Write a checkpoint of all measurements and the training state (None before training)."""
         if self.checkpointer is not None:
             draws = {draw: vars(measured) for draw, measured in self.draws.items()}
             probes = [(vars(measured), at) for measured, at in self.probes]
             self.checkpointer.save(CellCheckpoint(draws, probes, self.seconds, train_state))
 
     def measure_draws(self) -> None:
-        """Draw and measure the weights; draw 0 comes last, the network that trains."""
+        """Draw and measure the weights. Draw 0 comes last: it is the network that trains."""
         n_draws, started, before = self.cell.probe.draws, time.perf_counter(), self.seconds
         self.model.eval()
         for draw in reversed(range(max(n_draws, 1))):
@@ -159,26 +159,26 @@ class CellRun:
                 checkpointer.raise_if_stopped()
 
     def draw_weights(self, draw: int) -> None:
-        """Give the model one draw of all its weights; each tensor has its own random stream."""
+        """Draw all weights of the model; each tensor has its own random stream."""
         initialize(
             self.model,
             self.cell.init,
-            lambda tensor: generator("weights", self.cell.seed_weights, draw, tensor),
+            lambda tensor: make_generator("weights", self.cell.seed_weights, draw, tensor),
             calibration_images(self.cell, self.data, self.scaling),
         )
 
-    def measure(self, draw: int) -> Measured:
-        """Measure the model's present weights, along the draw's random cotangent."""
+    def measure(self, draw: int) -> ProbeTables:
+        """Measure the model's current weights, with the draw's random cotangent."""
         cell, settings = self.cell, self.cell.probe
         images = probe_images(cell, self.data, self.scaling)
-        rng = generator("cotangent", cell.seed_weights, draw)
+        rng = make_generator("cotangent", cell.seed_weights, draw)
         return measure(
             self.model,
             images,
             random_cotangent(len(images), cell.objective.n_outputs, rng),
-            singles=tuple(image for image in settings.images if image < len(images)),
+            single_images=tuple(image for image in settings.images if image < len(images)),
             targets=self.data.train.y[: settings.size],
-            losses=Losses(cell.objective.per_example, cell.objective.loss),
+            losses=LossFunctions(cell.objective.per_example, cell.objective.loss),
             head=cell.objective.output,
             bins=settings.bins if settings.histograms else 0,
             with_sharpness=settings.sharpness,
@@ -187,7 +187,7 @@ class CellRun:
         )
 
     def train_spec(self) -> TrainSpec:
-        """Return the network to train, with `probe` and `save` as its callbacks."""
+        """Return the trainer's input, with `probe` and `save` as callbacks."""
         cell = self.cell
         self.model.train()
         return TrainSpec(
@@ -202,7 +202,7 @@ class CellRun:
         )
 
     def probe(self, step: int, params: Params) -> None:
-        """Measure the network in training, before a step."""
+        """Measure the network before a training step."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(params[name])
@@ -211,7 +211,7 @@ class CellRun:
         self.model.train()
 
     def finish(self, trained: TrainResult | None) -> CellResult:
-        """Evaluate the trained network (None: nothing was trained), and collect the cell's rows."""
+        """Evaluate the trained network (None if there was no training) and collect the rows."""
         started = time.perf_counter()
         row = dict(flatten(self.config)) | self._outcome(trained)
         before = self.seconds + (trained.seconds if trained is not None else 0.0)
@@ -221,9 +221,9 @@ class CellRun:
         return CellResult(
             row,
             {
-                "layers": stack((each.layers, at) for each, at in measured),
-                "histograms": stack((each.histograms, at) for each, at in measured),
-                "tensors": stack((each.tensors, at) for each, at in measured),
+                "layers": concat_tables((each.layers, at) for each, at in measured),
+                "histograms": concat_tables((each.histograms, at) for each, at in measured),
+                "tensors": concat_tables((each.tensors, at) for each, at in measured),
                 "curves": trained.curves if trained is not None else {},
             },
         )
@@ -247,7 +247,7 @@ class CellRun:
             row["outcome_tensor"] = divergence.tensor
             row["outcome_reason"] = divergence.reason
             return row
-        tested = evaluate(
+        evaluation = evaluate(
             self.model,
             trained.params,
             self.data.test,
@@ -255,5 +255,5 @@ class CellRun:
             self.cell.objective,
             self.cell.train.torch_dtype,
         )
-        row["test_accuracy"], row["test_loss"] = tested.accuracy, tested.loss
+        row["test_accuracy"], row["test_loss"] = evaluation.accuracy, evaluation.loss
         return row

@@ -1,4 +1,4 @@
-"""Gradient clipping: changes to gradients between the backward pass and the optimizer."""
+"""Gradient clipping: changes gradients between the backward pass and the optimizer."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ BiasGradient = Literal["own", "mean_of_weights", "zero"]
 
 @runtime_checkable
 class ClipRule(Protocol):
-    """A clipping rule: an option of `conf/clip/`."""
+    """Protocol of a clipping rule (an option of `conf/clip/`)."""
 
     def apply(self, grads: Tensors) -> Tensors:
-        """Return the gradients, clipped."""
+        """Return the clipped gradients."""
 
 
 @dataclass(frozen=True)
 class NoClip:
-    """Leave the gradients as they are."""
+    """No clipping."""
 
     def apply(self, grads: Tensors) -> Tensors:
-        """Return the gradients."""
+        """Return the gradients unchanged."""
         return grads
 
 
 @dataclass(frozen=True)
 class ClipNorm:
-    """Scale all gradients down together (Pascanu et al. 2013, algorithm 1), as
-    `torch.nn.utils.clip_grad_norm_`.
+    """Clipping by the norm of all gradients (Pascanu et al. 2013, algorithm 1).
+
+    Equal to `torch.nn.utils.clip_grad_norm_`.
 
     Parameters
     ----------
     max_norm
-        Bound on the Euclidean norm of all gradients joined.
+        Bound on the Euclidean norm of the concatenated gradients.
     """
 
     max_norm: Bound = 1.0
 
     def apply(self, grads: Tensors) -> Tensors:
-        """Return the gradients, of norm at most `max_norm`.
+        """Return the gradients scaled to a joint norm of at most `max_norm`.
 
-        Where the norm is no finite number the gradients stay untouched: torch would turn inf into
-        NaN and the other layers into zeros, and hide in which tensor it began.
+        If the norm is not finite, the gradients are returned unchanged. (torch would turn inf into
+        NaN and all other gradients into zeros, and so hide the tensor that overflowed.)
 
         Examples
         --------
@@ -68,9 +69,9 @@ class ClipNorm:
 
 @dataclass(frozen=True)
 class ClipValue:
-    """Bound every entry by itself, as `torch.nn.utils.clip_grad_value_`.
+    """Clipping of each entry by its absolute value, equal to `torch.nn.utils.clip_grad_value_`.
 
-    An infinite gradient becomes `max_value`; NaN stays NaN.
+    An infinite entry becomes `max_value`; NaN stays NaN.
 
     Parameters
     ----------
@@ -81,25 +82,26 @@ class ClipValue:
     max_value: Bound = 1.0
 
     def apply(self, grads: Tensors) -> Tensors:
-        """Return the gradients, with entries of at most `max_value`."""
+        """Return the gradients with all entries in [-max_value, max_value]."""
         return {name: g.clamp(-self.max_value, self.max_value) for name, g in grads.items()}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Replacement of bias gradients, factors for chosen layers, then a clipping rule.
+    """Bias-gradient replacement, then per-layer factors, then a clipping rule.
 
     Parameters
     ----------
     rule
         The option chosen in `conf/clip/`.
     factors
-        What multiplies the gradients of a layer's weight and bias, by layer name; 0 freezes the
-        layer (up to weight decay). Layers not named keep theirs.
+        Factor of the gradients of a layer's weight and bias, by layer name. 0 freezes the layer
+        (up to weight decay). Other layers have factor 1.
     bias
-        `own`: the loss's derivative. `mean_of_weights`: a mistake seen in the wild, the mean of
-        the gradients of the weights into the same unit. `zero`: biases stand still. A layer whose
-        weight has one axis (a normalization's) keeps its own.
+        Gradient that biases get. `own`: the derivative of the loss. `mean_of_weights`: the mean of
+        the gradients of the weights into the same unit (a mistake found in published code).
+        `zero`: biases are not updated. Layers with one-dimensional weights (normalization layers)
+        always use `own`.
     """
 
     rule: ClipRule
@@ -112,7 +114,7 @@ class Clip:
         Parameters
         ----------
         grads
-            By parameter name, `LAYER.weight` and `LAYER.bias`; not changed.
+            Gradients by parameter name, `LAYER.weight` and `LAYER.bias`; not modified.
 
         Examples
         --------
@@ -121,13 +123,13 @@ class Clip:
         {'conv1.bias': tensor([0.5000]), 'fc1.bias': tensor([1.])}
         """
         if self.bias != "own":
-            grads = {name: self._instead(name, grads) for name in grads}
+            grads = {name: self._replaced(name, grads) for name in grads}
         return self.rule.apply(
             {name: self._times_factor(name, grad) for name, grad in grads.items()}
         )
 
-    def _instead(self, name: str, grads: Tensors) -> Tensor:
-        """Return the gradient that a bias gets instead of its own; other gradients unchanged."""
+    def _replaced(self, name: str, grads: Tensors) -> Tensor:
+        """Return the gradient with `bias` applied; gradients of weights are unchanged."""
         layer, _, kind = name.rpartition(".")
         weight = grads.get(f"{layer}.weight")
         if kind != "bias" or weight is None or weight.ndim < 2:
@@ -142,6 +144,6 @@ class Clip:
 
 
 def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
-    # The factor itself may underflow in half precision though the product would not.
+    # In half precision the factor may underflow although the product would not.
     wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
     return (factor * wide).to(grad.dtype)

@@ -1,7 +1,8 @@
-"""Fewer, larger part files: `python -m experiments.compact NAME`.
+"""Merge a sweep's part files into fewer, larger ones: `python -m experiments.compact NAME`.
 
-At every moment a reader finds each row once: the merged pack is written whole, `cells` last, and
-from then on readers pass over the packs that it says it supersedes; only then do those go.
+A concurrent reader always finds each row exactly once. The merged pack is written first, its
+`cells` part last. As soon as that part exists, readers skip the packs that it lists as superseded.
+Only then are those deleted.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ from experiments.sweep.store.tables import concatenate, latest, of_cells
 from experiments.sweep.worker.finalize import recover
 from fanin.errors import DataError
 
-ENOUGH = 1 << 21  # rows of all its tables: a pack of so many is large enough
-CLAIM = ".merging"  # beside the journals: parts of that stem are a merge that isn't whole yet
+TARGET_ROWS = 1 << 21  # rows over all tables from which on a pack is not merged further
+CLAIM = ".merging"  # file beside the journals; marks the parts of a merge that is not complete
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compact a sweep's tables and print what was done."""
-    asked = _parser().parse_args(argv)
-    with exit_on_error(interrupted="Interrupted; every row is kept. The same command goes on."):
-        compact(find_sweep(Path(asked.results), asked.name))
+    """Compact a sweep's tables and print the numbers of part files and dropped rows."""
+    args = _parser().parse_args(argv)
+    with exit_on_error(
+        interrupted="Interrupted. All rows are kept. Run the same command again to continue."
+    ):
+        compact(find_sweep(Path(args.results), args.name))
 
 
 def compact(folder: SweepFolder) -> None:
-    """Merge the parts of a sweep that nobody runs, and say what became of them.
+    """Merge the part files of a sweep that is not running, and print the result.
 
     Raises
     ------
     FaninError
-        Somebody runs it, or a file can't be written.
+        The sweep is running, or a file cannot be written.
     """
     name = folder.root.name
     with acquire_sweep_lock(folder) as hold:
@@ -55,8 +58,8 @@ def compact(folder: SweepFolder) -> None:
         print(f"{name}: {done.after:,} part files; nothing to do")
     else:
         print(
-            f"{name}: {done.before:,} part files are now {done.after:,}; "
-            f"{done.dropped:,} rows of superseded attempts dropped"
+            f"{name}: merged {done.before:,} part files into {done.after:,}; "
+            f"dropped {done.dropped:,} rows of superseded attempts"
         )
 
 
@@ -64,20 +67,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.compact",
         description="Merge a sweep's part files into fewer, larger ones, and drop the rows of "
-        "attempts that a later one superseded. What the tables say stays the same; reading them "
-        "meanwhile is safe.",
-        epilog="Not while the sweep runs. It may be interrupted at any moment: the same command "
-        "goes on from there. A damaged part is moved to quarantine/ with its pack, whose cells the "
-        "sweep's own command then runs again.",
+        "superseded attempts. The content of the tables does not change, and other processes can "
+        "read them meanwhile.",
+        epilog="The sweep must not be running. If this command is interrupted, run it again to "
+        "continue. Damaged part files are moved to quarantine/ with the rest of their pack; run "
+        "the sweep's command to run those cells again.",
     )
-    parser.add_argument("name", metavar="NAME", help="the sweep's folder under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument("name", metavar="NAME", help="name of the sweep's folder under results/")
+    parser.add_argument(
+        "--results", default="results", help="folder of all sweeps (default: results)"
+    )
     return parser
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Result of merging: part files before and after, rows of superseded attempts dropped."""
+    """Numbers of part files before and after merging, and of dropped rows."""
 
     before: int
     after: int
@@ -85,28 +90,28 @@ class Merged:
 
 
 def merge_packs(folder: SweepFolder, beat: Callable[[], None] = lambda: None) -> Merged:
-    """Merge small packs, drop superseded attempts; again, it finds nothing to do.
+    """Merge small packs and drop superseded attempts. A second call changes nothing.
 
-    To be called under `acquire_sweep_lock`, after `quarantine`.
+    The caller holds `acquire_sweep_lock` and has called `quarantine`.
 
     Parameters
     ----------
     folder
-        The sweep's; others may read there meanwhile.
+        The sweep's folder; other processes may read it meanwhile.
     beat
-        Called now and then.
+        Heartbeat, called regularly.
 
     Raises
     ------
     DataError
-        A part is spoilt.
+        A part file is damaged.
     """
     before = _count(folder)
     _clear(folder)
-    found = scan(folder)
-    kept = latest({s: decode(p.cells, ("cell_id", "attempt")) for s, p in found.packs.items()})
+    packs = scan(folder).packs
+    kept = latest({s: decode(p.cells, ("cell_id", "attempt")) for s, p in packs.items()})
     dropped = 0
-    for group in _groups(folder, found.packs.values(), kept):
+    for group in _groups(folder, packs.values(), kept):
         beat()
         dropped += sum(pack.dropped for pack in group)
         if len(group) > 1 or group[0].dropped:
@@ -115,7 +120,7 @@ def merge_packs(folder: SweepFolder, beat: Callable[[], None] = lambda: None) ->
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _FilteredPack:
     """A pack and the rows of it that are kept."""
 
     pack: StoredPack
@@ -129,60 +134,63 @@ class _Kept:
 
 def _groups(
     folder: SweepFolder, packs: Iterable[StoredPack], kept: dict[str, list[str]]
-) -> Iterator[list[_Kept]]:
-    """Packs that become one: as many as make it large enough, in memory one group at a time."""
-    group: list[_Kept] = []
+) -> Iterator[list[_FilteredPack]]:
+    """Yield the packs to merge into one; only one group is in memory at a time."""
+    group: list[_FilteredPack] = []
     for pack in packs:
-        read = _keep(folder, pack, kept.get(pack.stem, []))
-        if read.rows >= ENOUGH:
-            yield [read]
+        filtered = _filter(folder, pack, kept.get(pack.stem, []))
+        if filtered.rows >= TARGET_ROWS:
+            yield [filtered]
             continue
-        group.append(read)
-        if sum(one.rows for one in group) >= ENOUGH:
+        group.append(filtered)
+        if sum(member.rows for member in group) >= TARGET_ROWS:
             yield group
             group = []
     if group:
         yield group
 
 
-def _keep(folder: SweepFolder, pack: StoredPack, cells: list[str]) -> _Kept:
+def _filter(folder: SweepFolder, pack: StoredPack, cells: list[str]) -> _FilteredPack:
     parts = read_pack(folder, pack)
     if isinstance(parts, Fault):
-        raise DataError(f"{parts}; the same command moves its pack away")
+        raise DataError(f"{parts}. Run the same command again to move its pack to quarantine/.")
     if len(cells) == parts["cells"].num_rows:
-        return _Kept(pack, parts, 0)
-    less = {name: of_cells(part, cells) for name, part in parts.items()}
-    return _Kept(pack, less, _rows(parts) - _rows(less))
+        return _FilteredPack(pack, parts, 0)
+    kept = {name: of_cells(part, cells) for name, part in parts.items()}
+    return _FilteredPack(pack, kept, _rows(parts) - _rows(kept))
 
 
 def _rows(parts: Parts) -> int:
     return sum(part.num_rows for part in parts.values())
 
 
-def _replace(folder: SweepFolder, group: list[_Kept]) -> None:
+def _replace(folder: SweepFolder, group: list[_FilteredPack]) -> None:
     tables = {
-        name: concatenate([one.parts[name] for one in group if name in one.parts] or [pa.table({})])
+        name: concatenate(
+            [member.parts[name] for member in group if name in member.parts] or [pa.table({})]
+        )
         for name in TABLES
     }
     if tables["cells"].num_rows:
-        # Also what those superseded: should it come back, from whoever was slow, it is known.
-        older = (one.pack.manifest.supersedes for one in group if one.pack.manifest is not None)
-        stems = [one.pack.stem for one in group] + [stem for stems in older for stem in stems]
+        # Include the packs that those superseded: a slow process may still write one of them.
+        manifests = [member.pack.manifest for member in group]
+        older = (manifest.supersedes for manifest in manifests if manifest is not None)
+        stems = [member.pack.stem for member in group] + [stem for stems in older for stem in stems]
         claim = folder.journals / f"{uuid4().hex}{CLAIM}"
         with writing(claim):
             claim.parent.mkdir(exist_ok=True)
             claim.touch()
         write_pack(folder, claim.stem, tables, stems)
         _unlink(claim)
-    for one in group:
-        _remove(folder, one.pack.stem)
+    for member in group:
+        _remove(folder, member.pack.stem)
 
 
 def _clear(folder: SweepFolder) -> None:
-    """Remove what a merge that was killed has left."""
+    """Remove the files of a merge that was interrupted."""
     for claim in folder.journals.glob(f"*{CLAIM}"):
         if not part_path(folder, "cells", claim.stem).exists():
-            _remove(folder, claim.stem)  # all of its rows are still where they came from
+            _remove(folder, claim.stem)  # the merged packs still exist
         _unlink(claim)
     for pack in scan(folder).packs.values():
         if pack.manifest is not None and is_written(folder, pack.stem):
@@ -191,7 +199,7 @@ def _clear(folder: SweepFolder) -> None:
 
 
 def _remove(folder: SweepFolder, stem: str) -> None:
-    """Remove a pack, `cells` first: no reader then looks for the rest."""
+    """Remove a pack, its `cells` part first, so that no reader looks for the other parts."""
     for name in reversed(TABLES):
         _unlink(part_path(folder, name, stem))
 

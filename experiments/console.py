@@ -1,4 +1,4 @@
-"""Console, exit statuses, and display of errors and warnings, for all commands."""
+"""Console, exit statuses, and display of errors and warnings in all commands."""
 
 from __future__ import annotations
 
@@ -13,48 +13,56 @@ from rich.console import Console
 
 from fanin.errors import FaninError, FaninWarning
 
-UNUSABLE = 2  # exit status of a command that asks for something that can't be
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+USAGE_ERROR = 2  # exit status after an invalid request
+INTERRUPTED = 130  # exit status after Ctrl-C, as in shells
 
 
 class BrokenPipeConsole(Console):
-    """A console that falls silent where `| head` has seen enough; rich would end the process."""
+    """A console that stops printing after a broken pipe (`| head`); rich would exit instead."""
 
     def on_broken_pipe(self) -> None:
-        """Print nothing any more."""
+        """Stop printing."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # what is still buffered goes there at the end
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())  # discards buffered text when the process exits
+        os.close(devnull)
 
 
 @contextmanager
 def exit_on_error(
-    *also: type[Exception],
+    *errors: type[Exception],
     interrupted: str = "Interrupted.",
     by: type[BaseException] = KeyboardInterrupt,
 ) -> Iterator[None]:
-    """End the process in a few lines, without a traceback, after what the user can mend.
+    """Exit with a message instead of a traceback after an error that the user can fix.
 
-    The exit status is `UNUSABLE` after a FaninError or one of `also`, and `INTERRUPTED` after what
-    an interruption raises. Warnings of our own are shown without source code too.
+    Parameters
+    ----------
+    *errors
+        Exceptions handled like FaninError: print the message and exit with `USAGE_ERROR`.
+    interrupted
+        Message printed after an interruption; the exit status is `INTERRUPTED`.
+    by
+        Exception that an interruption raises.
+
+    Warnings of the package are printed without their source line.
     """
-    shown: tuple[type[Exception], ...] = (FaninError, *also)
+    shown: tuple[type[Exception], ...] = (FaninError, *errors)
     with warnings.catch_warnings():
-        show = warnings.showwarning
+        show_default = warnings.showwarning
 
-        def show_ours(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        def show(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
             if issubclass(category, FaninWarning):
                 print(message, file=sys.stderr)
             else:
-                show(message, category, *where, **more)
+                show_default(message, category, *args, **kwargs)
 
-        warnings.showwarning = show_ours
+        warnings.showwarning = show
         try:
             yield
         except shown as error:
             print(error, file=sys.stderr)
-            raise SystemExit(UNUSABLE) from None
+            raise SystemExit(USAGE_ERROR) from None
         except by:
             print(interrupted, file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None

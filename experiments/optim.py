@@ -1,8 +1,8 @@
-"""Optimizers as pure functions of (parameters, gradients, state), each equal to torch's own.
+"""Optimizers as pure functions of (parameters, gradients, state), equal to those of `torch.optim`.
 
-Nothing is changed in place and nothing branches on a value, so one step works under
-`torch.func.vmap`. There an optimizer's numbers may be tensors, one per cell:
-`dataclasses.replace(optimizer, momentum=momentum)` inside the mapped function.
+They change nothing in place and don't branch on values, so they work under `torch.func.vmap`. In
+the mapped function their numbers may be tensors, one per cell:
+`dataclasses.replace(optimizer, momentum=momentum)`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """An optimizer: an option of `conf/optim/`."""
+    """Protocol of an optimizer (an option of `conf/optim/`)."""
 
     @property
     def lr(self) -> float:
-        """The learning rate, before any schedule."""
+        """Learning rate before the schedule."""
 
     def init(self, params: Tensors) -> State:
-        """Make the state before the first update: nested dictionaries of tensors."""
+        """Return the state before the first update: nested dictionaries of tensors."""
 
     def update(
         self, params: Tensors, grads: Tensors, state: State, lr: float | Tensor
@@ -40,14 +40,14 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class Sgd:
-    """Stochastic gradient descent with heavy-ball momentum, as `torch.optim.SGD`.
+    """Stochastic gradient descent with heavy-ball momentum, equal to `torch.optim.SGD`.
 
     Parameters
     ----------
     lr
         Learning rate.
     momentum
-        Share of the last step's velocity that is kept.
+        Factor of the last step's velocity.
     weight_decay
         L2 penalty, added to the gradient.
 
@@ -63,7 +63,7 @@ class Sgd:
     weight_decay: NonNegative = 0.0
 
     def init(self, params: Tensors) -> State:
-        """No velocity yet."""
+        """Return a state with velocity 0."""
         return {"velocity": _zeros_like(params)}
 
     def update(
@@ -77,7 +77,7 @@ class Sgd:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1), as `torch.optim.Adam`.
+    """Adam (Kingma & Ba 2015, algorithm 1), equal to `torch.optim.Adam`.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Adam:
     beta1, beta2
         Decay of the running means of the gradient and of its square.
     eps
-        Added to the denominator. In float16 the default vanishes (the smallest number is 6e-8).
+        Added to the denominator. The default is 0 in float16 (smallest positive number: 6e-8).
     weight_decay
         L2 penalty, added to the gradient.
     """
@@ -98,7 +98,7 @@ class Adam:
     weight_decay: NonNegative = 0.0
 
     def init(self, params: Tensors) -> State:
-        """Nothing is averaged yet."""
+        """Return a state with all means 0."""
         return _adam_init(params)
 
     def update(
@@ -112,14 +112,14 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as `torch.optim.AdamW`.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), equal to `torch.optim.AdamW`.
 
     Parameters
     ----------
     lr, beta1, beta2, eps
         As in `Adam`.
     weight_decay
-        Every update first multiplies the parameters by 1 - lr * weight_decay.
+        Each update first multiplies the parameters by 1 - lr * weight_decay.
     """
 
     lr: NonNegative = 1e-3
@@ -129,7 +129,7 @@ class AdamW:
     weight_decay: NonNegative = 1e-2
 
     def init(self, params: Tensors) -> State:
-        """Nothing is averaged yet."""
+        """Return a state with all means 0."""
         return _adam_init(params)
 
     def update(
@@ -137,16 +137,16 @@ class AdamW:
     ) -> tuple[Tensors, State]:
         """Return the parameters and the state after one update at learning rate `lr`."""
         direction, state = _adam_direction(self, grads, state)
-        kept = 1 - lr * self.weight_decay
-        return {n: kept * p - lr * direction[n] for n, p in params.items()}, state
+        decay = 1 - lr * self.weight_decay
+        return {n: decay * p - lr * direction[n] for n, p in params.items()}, state
 
 
 def _adam_init(params: Tensors) -> State:
     device = next(iter(params.values())).device
-    # float64, so that they are as exact as torch's, which are computed in Python.
-    none = torch.zeros((), dtype=torch.float64, device=device)
+    # float64, as precise as torch's bias corrections, which are Python numbers.
+    zero = torch.zeros((), dtype=torch.float64, device=device)
     means = {"mean": _zeros_like(params), "square": _zeros_like(params)}
-    return means | {"mean_share": none, "square_share": none}
+    return means | {"mean_share": zero, "square_share": zero}
 
 
 def _adam_direction(adam: Adam | AdamW, grads: Tensors, state: State) -> tuple[Tensors, State]:
@@ -154,8 +154,8 @@ def _adam_direction(adam: Adam | AdamW, grads: Tensors, state: State) -> tuple[T
     square = {
         n: adam.beta2 * s + (1 - adam.beta2) * grads[n].square() for n, s in state["square"].items()
     }
-    # 1 - beta ** step, as the running mean of ones. The last bit of a power would depend on how
-    # many cells are stacked: vectors of numbers take another formula than single ones.
+    # 1 - beta ** step, computed as the running mean of ones. The last bit of a power would depend
+    # on the number of stacked cells: vectors use another formula than scalars.
     mean_share = adam.beta1 * state["mean_share"] + (1 - adam.beta1)
     square_share = adam.beta2 * state["square_share"] + (1 - adam.beta2)
     root_share = square_share.sqrt()

@@ -1,4 +1,4 @@
-"""Run one cell, or with `-m` a grid of cells: `python -m experiments.run --help`."""
+"""Run one cell, or a grid of cells with `-m`: `python -m experiments.run --help`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from experiments.sweep.cli import check_argv, run_command
 CONFIG_NAME = "config"
 
 
-# An absolute path: from a console script Hydra would look for a relative one inside a package.
+# The path is absolute because in a console script Hydra resolves a relative one inside a package.
 @hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def run_one(config: DictConfig) -> None:
-    """Run one cell: a grid with a single point, kept and skipped like any other."""
-    about = HydraConfig.get()
+    """Run one cell as a grid with a single point."""
+    hydra_config = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
-    name = about.job.config_name or CONFIG_NAME
-    overrides, hydra_overrides = list(about.overrides.task), list(about.overrides.hydra)
+    name = hydra_config.job.config_name or CONFIG_NAME
+    overrides = list(hydra_config.overrides.task)
+    hydra_overrides = list(hydra_config.overrides.hydra)
     raise SystemExit(run_command(loader, name, overrides, hydra_overrides))
 
 
 def main() -> None:
-    """Check the command line, then let Hydra take it."""
+    """Check the command line, then pass it to Hydra."""
     check_argv(CONFIG_NAME)
     run_one()
 

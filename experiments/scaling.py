@@ -1,11 +1,12 @@
-"""`scaling`: how pixel values become a network's inputs.
+"""The `scaling` group: map pixel values to network inputs.
 
-Every method is x -> (x - center) / spread, with statistics of the *training* images alone; the
-common keys then give scale * that + shift. Images stay uint8 until a batch is taken.
+A scaled image is scale * (x - center) / spread + shift. The method computes center and spread from
+the *training* images; `scale` and `shift` are keys of all methods. Images stay uint8 until they
+are batched.
 
-Corrupted values are not treated specially: one NaN among the training images makes
-`standardize`, `per_feature_minmax` and `pixel_mean` NaN for its channel or pixel, and an outlier
-squeezes the rest, as happens to people.
+Corrupted values get no special treatment: one NaN among the training images makes `standardize`,
+`per_feature_minmax` and `pixel_mean` NaN in its channel or pixel, and an outlier compresses the
+range of all other values.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from jaxtyping import Float, Num
 from pydantic import FiniteFloat
 from torch import Tensor
 
-CHUNK = 1024  # images turned to float64 at once while averaging: 25 MB for CIFAR
+CHUNK = 1024  # images converted to float64 at once while averaging: 25 MB for CIFAR
 
 Images = Num[Tensor, "image channel height width"]
 Statistic = Float[Tensor, "#channel #height #width"]
@@ -27,18 +28,18 @@ Statistic = Float[Tensor, "#channel #height #width"]
 
 @runtime_checkable
 class Method(Protocol):
-    """A scaling method: fits `center` and `spread` (float64, broadcastable to an image)."""
+    """Protocol of a scaling method (an option of `conf/scaling/`)."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """Return center and spread of the training images."""
+        """Return center and spread (float64, broadcastable to an image)."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """As they are: 0..255."""
+    """x, unchanged: 0 to 255 for pictures."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """Center 0, spread 1."""
+        """Return center 0 and spread 1."""
         return _number(0.0), _number(1.0)
 
 
@@ -47,7 +48,7 @@ class Unit:
     """[0, 1]: x / full_scale."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """Center 0, spread full_scale."""
+        """Return center 0 and spread full_scale."""
         return _number(0.0), _number(full_scale)
 
 
@@ -56,7 +57,7 @@ class Signed:
     """[-1, 1]: 2 x / full_scale - 1."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """Center and spread half of full_scale."""
+        """Return half of full_scale as center and spread."""
         return _number(full_scale / 2), _number(full_scale / 2)
 
 
@@ -65,7 +66,7 @@ class Standardize:
     """Mean 0 and standard deviation 1 in every channel; a constant channel becomes 0."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """Each channel's mean and (population) standard deviation."""
+        """Return the mean and population standard deviation of each channel."""
         mean = _mean(train_x, lambda x: x.mean((2, 3), keepdim=True))
         variance = _mean(train_x, lambda x: (x - mean).square().mean((2, 3), keepdim=True))
         std = variance.sqrt()
@@ -74,13 +75,13 @@ class Standardize:
 
 @dataclass(frozen=True)
 class PerFeatureMinmax:
-    """Each pixel's training range to [0, 1]; a pixel constant in training becomes 0."""
+    """Map each pixel's training range to [0, 1]; a pixel constant in training becomes 0."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """Each pixel's smallest value, and its range."""
-        least, most = train_x.amin(0).double(), train_x.amax(0).double()
-        # An infinite spread sends a constant pixel to 0 in test images too, where it may vary.
-        return least, torch.where(most == least, torch.inf, most - least)
+        """Return each pixel's minimum and range."""
+        low, high = train_x.amin(0).double(), train_x.amax(0).double()
+        # An infinite spread makes a constant pixel 0 in test images too, where it may vary.
+        return low, torch.where(high == low, torch.inf, high - low)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class PixelMean:
     """x / full_scale minus the mean training image."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """The mean image, and full_scale."""
+        """Return the mean image as center and full_scale as spread."""
         return _mean(train_x, lambda x: x), _number(full_scale)
 
 
@@ -102,15 +103,15 @@ class FittedScaling:
     shift: float | Tensor
 
     def to(self, device: torch.device) -> FittedScaling:
-        """The same with its statistics on a device, so that `apply` there moves nothing."""
+        """Return a copy with its statistics on a device."""
         return replace(self, center=self.center.to(device), spread=self.spread.to(device))
 
     def apply(
         self, x: Images, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "image channel height width"]:
-        """Scale images of any type, on their own device.
+        """Scale images of any dtype on their device.
 
-        Computed in float32 at least: 8 bits of a bfloat16 would blur `x - center`.
+        Computes in float32 or float64: bfloat16 has too few bits for `x - center`.
         """
         wide = torch.promote_types(dtype, torch.float32)
         center, spread = self.center.to(x.device, wide), self.spread.to(x.device, wide)
@@ -120,14 +121,14 @@ class FittedScaling:
 
 @dataclass(frozen=True)
 class Scaling:
-    """A method with the keys that all methods share.
+    """A scaling method and the keys common to all methods.
 
     Parameters
     ----------
     method
-        What center and spread mean.
+        Computes center and spread.
     scale, shift
-        Applied last: scale * method(x) + shift.
+        Applied after the method: scale * (x - center) / spread + shift.
 
     Examples
     --------
@@ -141,21 +142,21 @@ class Scaling:
     shift: FiniteFloat = 0.0
 
     def fit(self, train_x: Images, full_scale: float) -> FittedScaling:
-        """Take the statistics of the training images, in float64.
+        """Compute the statistics of the training images in float64.
 
         Parameters
         ----------
         train_x
             The training images, uint8 or float.
         full_scale
-            The largest value an image can take: 255 for pictures, 1 for noise.
+            Largest possible pixel value: 255 for pictures, 1 for noise.
         """
         center, spread = self.method.fit(train_x, full_scale)
         return FittedScaling(center, spread, self.scale, self.shift)
 
 
 def _rounded(factor: float | Tensor, dtype: torch.dtype) -> float | Tensor:
-    """A tensor in `dtype`, as torch takes a number beside a tensor of that type."""
+    """Round a tensor to `dtype`, as torch does with a Python number."""
     return factor.to(dtype) if isinstance(factor, Tensor) else factor
 
 
@@ -164,6 +165,6 @@ def _number(value: float) -> Statistic:
 
 
 def _mean(x: Images, of: Callable[[Tensor], Tensor]) -> Statistic:
-    """The mean over images of `of(images)`, computed in float64, chunk by chunk."""
+    """Return the mean of `of(images)` over images, computed in float64 and in chunks."""
     total = sum(of(chunk.double()).sum(0) for chunk in x.split(CHUNK))
     return torch.as_tensor(total) / len(x)

@@ -1,7 +1,7 @@
-"""Learning rate schedules: what the learning rate is multiplied by at each step.
+"""Learning rate schedules: the factor of the learning rate at each step.
 
-Steps are counted from 0; lengths are shares of the training, so that a schedule means the same
-in a short run and a long one.
+Steps start at 0. Lengths are fractions of the training, so a schedule has the same shape in short
+and long runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A learning rate schedule: an option of `conf/schedule/`."""
+    """Protocol of a learning rate schedule (an option of `conf/schedule/`)."""
 
     def factor(self, step: int, total: int) -> float:
         """Return the factor of the learning rate at `step` of `total`."""
@@ -26,7 +26,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """One learning rate throughout."""
+    """Constant learning rate."""
 
     def factor(self, step: int, total: int) -> float:
         """Return the factor of the learning rate: 1."""
@@ -35,12 +35,12 @@ class Constant:
 
 @dataclass(frozen=True)
 class Warmup:
-    """Grow linearly over the first share of the training, then stay.
+    """Linear warmup, then a constant learning rate.
 
     Parameters
     ----------
     warmup
-        Share of the steps in which the learning rate grows.
+        Fraction of the steps in which the learning rate grows.
     """
 
     warmup: Share = 0.1
@@ -53,20 +53,20 @@ class Warmup:
         >>> [Warmup(warmup=0.5).factor(step, total=8) for step in range(5)]
         [0.25, 0.5, 0.75, 1.0, 1.0]
         """
-        rising = round(self.warmup * total)
-        return 1.0 if step >= rising else (step + 1) / rising
+        warmup_steps = round(self.warmup * total)
+        return 1.0 if step >= warmup_steps else (step + 1) / warmup_steps
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Fall along half a cosine (Loshchilov & Hutter 2017, eq. 5), after an optional warmup.
+    """Cosine decay (Loshchilov & Hutter 2017, eq. 5) after an optional linear warmup.
 
     Parameters
     ----------
     warmup
-        Share of the steps in which the learning rate grows first.
+        Fraction of the steps in which the learning rate grows.
     final
-        The factor that the cosine falls to, reached where step `total` would be.
+        Factor at the end of the decay (at step `total`, one after the last).
     """
 
     warmup: Share = 0.0
@@ -80,23 +80,23 @@ class Cosine:
         >>> [round(Cosine().factor(step, total=4), 3) for step in range(4)]
         [1.0, 0.854, 0.5, 0.146]
         """
-        rising = round(self.warmup * total)
-        if step < rising:
-            return (step + 1) / rising
-        gone = (step - rising) / (total - rising)
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * gone)) / 2
+        warmup_steps = round(self.warmup * total)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = (step - warmup_steps) / (total - warmup_steps)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)
 class Step:
-    """Multiply by `gamma` at each milestone.
+    """Multiplication of the learning rate by `gamma` at each milestone.
 
     Parameters
     ----------
     milestones
-        Where, as shares of the training.
+        Fractions of the training.
     gamma
-        By how much.
+        Factor at each milestone.
     """
 
     milestones: tuple[Share, ...] = (0.5, 0.75)

@@ -1,4 +1,4 @@
-"""The cell's schema: which groups it has, and the objects that one config stands for."""
+"""Schema of a cell: type-check a cell's config and build its objects."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from experiments.optim import Optimizer
 from experiments.scaling import Method, Scaling
 from experiments.schedule import Schedule
 from experiments.training.settings import Train
-from fanin.activations import pieces_of
-from fanin.errors import ConfigError, FaninError, nearest
+from fanin.activations import channels_per_unit
+from fanin.errors import ConfigError, FaninError, suggest
 from fanin.inits import Init, weight_layers
 from fanin.losses import Head, Loss, Objective, make_objective
 from fanin.models import Model
 from fanin.probes.settings import Probe
 
-# Groups whose options share keys (`init.gain`, `data.side`): the wrapper class declares those.
+# Groups with keys common to all options (`init.gain`, `data.side`): the wrapper declares them.
 WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip, "init": Init}
 
-# What each group's `_target_` must make, be it a class of this repository or not. (An init scheme
-# may be a bare function: `init_options` checks it.)
-MADE: dict[str, Any] = {
+# Type that each group's `_target_` must return, in this repository or outside it. `init` is absent:
+# a scheme may also be a bare function, and `init_options` checks it.
+GROUP_TYPES: dict[str, Any] = {
     "data": Source,
     "scaling": Method,
     "clip": ClipRule,
@@ -63,7 +63,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # fits a column of the tables
 
 @dataclass(frozen=True)
 class Cell:
-    """One configuration as objects, ready to run or to predict."""
+    """The objects that a cell's config describes."""
 
     data: Data
     scaling: Scaling
@@ -81,12 +81,12 @@ class Cell:
     seed_data: int
 
     def network(self) -> nn.Sequential:
-        """The network, with whatever weights torch gives it; `initialize` draws the cell's."""
+        """Build the network with torch's default weights; `initialize` draws the cell's."""
         return self.model.build(self.data.shape, self.objective.n_outputs, self.activation)
 
 
 def coerce_group(group: str, node: Any) -> Any:
-    """Type-check one top-level entry of a cell's config and return it as plain data."""
+    """Type-check one top-level entry of a cell's config; return it as plain data."""
     if group in SEEDS:
         optional = group != "seed"
         return None if optional and node is None else check_value(node, Seed, group)
@@ -94,25 +94,25 @@ def coerce_group(group: str, node: Any) -> Any:
         raise ConfigError(f"{group}: expected an option of this group, got {node!r}")
     if group == "init":
         return validate_init(node, group)
-    # Made once and thrown away: a class checks its arguments against each other when it is made.
+    # Instantiate and discard: a class may check its arguments against each other.
     if group in WRAPPERS:
         option, _ = split_wrapped(WRAPPERS[group], node, group)
-        _check_made(group, option, instantiate(option, group))
+        _check_type(group, option, instantiate(option, group))
         return validate_wrapped(WRAPPERS[group], node, group)
     coerced = Train.coerce_config(node, group) if group == "train" else validate(node, group)
     if group == "activation":
-        coerced.pop("inplace", None)  # torch's business: how it is computed, not what
-    _check_made(group, coerced, instantiate(coerced, group))
+        coerced.pop("inplace", None)  # does not change the result
+    _check_type(group, coerced, instantiate(coerced, group))
     return coerced
 
 
 def typed_value(group: str, node: Mapping[str, Any], key: str, value: Any) -> Any:
-    """A value as a key of this node would hold it once typed; deeper keys are left as they are.
+    """Return a key's value after type-checking; keys of nested mappings are not checked.
 
     Raises
     ------
     ConfigError
-        The value is none that the key can have.
+        The value has the wrong type.
     """
     if group in SEEDS:
         return check_value(value, Seed, group)
@@ -124,24 +124,24 @@ def typed_value(group: str, node: Mapping[str, Any], key: str, value: Any) -> An
 
 
 def shared_keys(group: str) -> list[str]:
-    """The keys that all options of a group share."""
+    """Return the keys common to all options of a group."""
     return common_keys(WRAPPERS[group]) if group in WRAPPERS else []
 
 
-def _check_made(group: str, node: Mapping[str, Any], made: Any) -> None:
-    """A `_target_` may be anyone's; say so now if it makes something of another kind."""
-    if not isinstance(made, MADE[group]):
+def _check_type(group: str, node: Mapping[str, Any], instance: Any) -> None:
+    """Raise ConfigError if a group's `_target_` returned an object of the wrong type."""
+    if not isinstance(instance, GROUP_TYPES[group]):
         raise ConfigError(
-            f"{group}.{TARGET}={node[TARGET]}: expected a {MADE[group].__name__}, but it makes a "
-            f"{type(made).__name__}"
+            f"{group}.{TARGET}={node[TARGET]}: expected a {GROUP_TYPES[group].__name__}, but it "
+            f"returns a {type(instance).__name__}"
         )
     if group == "activation":
-        _check_elementwise(made)
+        _check_elementwise(instance)
 
 
 def _check_elementwise(activation: nn.Module) -> None:
-    """Each output is of its own input alone, or of as many channels as the activation says."""
-    pieces = pieces_of(activation)
+    """Check that each output depends only on its own input (or, for maxout, its own group)."""
+    pieces = channels_per_unit(activation)
     x = torch.linspace(-2, 2, 18 * pieces).pow(3).reshape(1, 2 * pieces, 3, 3)
     order = torch.arange(18).reshape(3, 6).T.flatten()  # of units at positions
     shuffled = x.unflatten(1, (2, pieces)).movedim(2, -1).reshape(18, pieces)[order]
@@ -151,22 +151,22 @@ def _check_elementwise(activation: nn.Module) -> None:
     except Exception as error:
         raise ConfigError(f"activation: {error}") from error
     if not isinstance(y, torch.Tensor) or y.shape != (1, 2, 3, 3):
-        raise ConfigError("activation: what comes out must have the shape of what went in")
+        raise ConfigError("activation: output and input must have the same shape")
     if not torch.allclose(y.flatten()[order], again.flatten()):
         raise ConfigError(
-            "activation: not elementwise (each output may depend on its own input alone)"
+            "activation: not elementwise (each output may only depend on its own input)"
         )
 
 
 def coerce_cell(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a cell's config with every value of its declared type and every default present.
+    """Return a cell's config with all values type-checked and all defaults filled in.
 
-    Keys that say where or how to run (`runner`, `sweep`) are dropped.
+    Keys that don't describe the cell (`runner`, `sweep`) are dropped.
 
     Raises
     ------
     ConfigError
-        A group is missing, or a key or value in it is wrong.
+        A group is missing, or a key or value is wrong.
     """
     missing = [key for key in CELL_KEYS if key not in config]
     if missing:
@@ -175,26 +175,26 @@ def coerce_cell(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_seeds(coerced: dict[str, Any]) -> dict[str, Any]:
-    """Let `seed` stand in for the seeds that are not given by name."""
+    """Replace `seed_weights` and `seed_data` by `seed` where they are None."""
     seed = coerced["seed"]
-    given = {key: coerced[key] for key in ("seed_weights", "seed_data")}
-    return coerced | {key: seed if value is None else value for key, value in given.items()}
+    seeds = {key: coerced[key] for key in ("seed_weights", "seed_data")}
+    return coerced | {key: seed if value is None else value for key, value in seeds.items()}
 
 
 def build_cell(config: Mapping[str, Any]) -> Cell:
-    """Make the objects that a coerced config stands for (see `coerce_cell`).
+    """Build the objects of a coerced config (see `coerce_cell`).
 
     Raises
     ------
     ConfigError
-        The parts don't fit together, as a head and a loss whose combination has no meaning.
+        The objects are incompatible, for example the head and the loss.
     """
-    made = {group: _part(group, config[group]) for group in GROUPS if group != "activation"}
-    objective = make_objective(made.pop("loss"), made.pop("head"), made["data"].n_classes)
+    parts = {group: _part(group, config[group]) for group in GROUPS if group != "activation"}
+    objective = make_objective(parts.pop("loss"), parts.pop("head"), parts["data"].n_classes)
     return Cell(
         activation=lambda: instantiate(config["activation"], "activation"),
         objective=objective,
-        **made,
+        **parts,
         **{key: config[key] for key in SEEDS},
     )
 
@@ -208,17 +208,17 @@ def _part(group: str, node: Mapping[str, Any]) -> Any:
 
 
 class PartsChecker:
-    """Checks that the parts of cells fit together, each distinct combination once.
+    """Checks that the parts of a cell are compatible, once per distinct combination.
 
-    What one part can't know alone: a head without a meaning for its loss, images too small for a
-    network's pooling, a layer name that the network lacks.
+    It finds errors that no part can find alone: a head that is undefined for the loss, images too
+    small for the network's pooling, a layer name that the network doesn't have.
     """
 
     def __init__(self) -> None:
         self._layers: dict[str, set[str]] = {}
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Raise ConfigError where a coerced config's parts don't fit together."""
+        """Raise ConfigError if the parts of a coerced config are incompatible."""
         memo = json.dumps([config[group] for group in SHAPED_BY], sort_keys=True)
         if memo not in self._layers:
             cell = build_cell(config)
@@ -228,25 +228,27 @@ class PartsChecker:
                     self._layers[memo] = set(weight_layers(cell.network()))
             except FaninError:
                 raise
-            except Exception as error:  # a model may be anyone's, and say no in its own way
+            except Exception as error:  # a user's model may raise anything
                 reason = str(error).partition("\n")[0]
                 raise ConfigError(f"model: {type(error).__name__}: {reason}") from error
         for group, mapping in (("init", "layers"), ("clip", "factors")):
             for name in config[group][mapping]:
                 if name not in self._layers[memo]:
-                    near = nearest(name, self._layers[memo])
+                    near = suggest(name, self._layers[memo])
                     raise ConfigError(f"{group}.{mapping}.{name}: no such layer; {near}")
 
 
 def _check_probe(cell: Cell) -> None:
-    """A probe after the end of training, or of an image that isn't there, is never made."""
+    """Raise ConfigError if `probe` names an image or step that does not exist."""
     n_train = cell.data.n_train or cell.data.source.train_size
-    beyond = [image for image in cell.probe.images if image >= n_train]
-    if beyond:
+    missing = [image for image in cell.probe.images if image >= n_train]
+    if missing:
         raise ConfigError(
-            f"probe.images names image {beyond[0]}, but there are {n_train} training images"
+            f"probe.images names image {missing[0]}, but there are {n_train} training images"
         )
     total = cell.train.total_steps(n_train)
     late = [step for step in cell.probe.steps if step > total]
     if late:
-        raise ConfigError(f"probe.steps names step {late[0]}, but training ends after {total}")
+        raise ConfigError(
+            f"probe.steps names step {late[0]}, but training ends after step {total}"
+        )

@@ -1,4 +1,4 @@
-"""Run several cells as one program: draws and evaluation one by one, training together."""
+"""Run several cells as one stack: draws and evaluation one by one, training together."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from experiments.result import CellResult
 from experiments.training.checkpoint import Checkpointer, Stopped
 from experiments.training.loop import OnProgress, TrainResult, train_stacked
 
-# A user's own init scheme or network may do anything, `sys.exit` too. A real Ctrl-C is the
-# launcher's, and raises another exception (`Interrupted`).
+# Exceptions that count as a failure of the cell: a user's init scheme or network may raise
+# anything, SystemExit included. A real Ctrl-C raises another exception (`Interrupted`).
 FAILURES = (Exception, SystemExit, KeyboardInterrupt)
 CellEnd = tuple[int, CellResult | BaseException]
 
@@ -24,32 +24,32 @@ def run_stack(
     on_progress: OnProgress = lambda done, total: None,
     checkpointers: Sequence[Checkpointer] | None = None,
 ) -> Iterator[CellEnd]:
-    """Measure and train the cells that coerced configs describe, as one program.
+    """Measure the cells one by one and train them as one stack.
 
-    A cell's result does not depend on the cells beside it. If training fails as a whole (the
-    device's memory is full, say) the stack is halved, until the cell that fails is alone. Each cell
-    resumes from its checkpoint, if it has one; cells at different steps (their process died between
-    two checkpoints) train as one stack for each step.
+    A cell's result does not depend on the other cells of the stack. If training raises (for
+    example because the device is out of memory), the stack is split in halves until the failing
+    cell is alone. Cells resume from their checkpoints. Cells that resume at different steps train
+    in separate stacks, one per step.
 
     Parameters
     ----------
     configs
-        Configs for which `experiments.training.engines.why_serial` returns None, alike in all but
-        init, scaling, seeds and the optimizer's numbers.
+        Coerced configs for which `experiments.training.engines.why_serial` returns None. They may
+        differ only in init, scaling, seeds and the optimizer's numbers.
     device, on_progress
         As for `run_cell`.
     checkpointers
-        One a cell, as for `run_cell`; alike in `every` and `stop`.
+        One per cell, as for `run_cell`, all with the same `every` and `stop`.
 
     Yields
     ------
     tuple
-        Index in `configs`, and the cell's result or exception, as each one ends.
+        Index in `configs` and the cell's result or exception, when the cell ends.
 
     Raises
     ------
     Stopped
-        The checkpointers' `stop` returned True; cells not yet yielded have saved checkpoints.
+        The checkpointers' `stop` returned True. All cells not yet yielded have saved checkpoints.
     """
     runs: dict[int, CellRun] = {}
     for index, config in enumerate(configs):
@@ -78,31 +78,33 @@ def _train(
 ) -> Iterator[CellEnd]:
     """Train the runs as one stack; if that fails, in halves."""
     indices = list(runs)
-    left = set(indices)
+    unfinished = set(indices)
     training = train_stacked([run.train_spec() for run in runs.values()], on_progress)
-    while left:
+    while unfinished:
         try:
             place, trained = next(training)
         except FAILURES as error:
-            if len(left) == 1:
-                yield left.pop(), error
+            if len(unfinished) == 1:
+                yield unfinished.pop(), error
                 return
             break
         index = indices[place]
-        left.remove(index)
-        yield index, _finished(runs[index], trained)
-    rest = sorted(left)
+        unfinished.remove(index)
+        yield index, _finish(runs[index], trained)
+    rest = sorted(unfinished)
     for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
-        if half:  # from their checkpoints: probes made since then are made again
+        if half:  # restarts from the checkpoints, and repeats the probes since then
             configs = [runs[index].config for index in half]
             checkpointers = [
-                each for index in half if (each := runs[index].checkpointer) is not None
+                checkpointer
+                for index in half
+                if (checkpointer := runs[index].checkpointer) is not None
             ]
             for place, end in run_stack(configs, device, on_progress, checkpointers or None):
                 yield half[place], end
 
 
-def _finished(run: CellRun, trained: TrainResult) -> CellResult | BaseException:
+def _finish(run: CellRun, trained: TrainResult) -> CellResult | BaseException:
     try:
         return run.finish(trained)
     except FAILURES as error:

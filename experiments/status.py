@@ -1,8 +1,7 @@
-"""Print a sweep's status from its own files: `python -m experiments.status NAME`.
+"""Print a sweep's status: `python -m experiments.status NAME`.
 
-Works from any shell or host that sees the files, while the sweep runs and after a crash, and
-writes nothing. Where it has jobs on a cluster, Slurm is asked how they are. Exit status 1 where a
-cell has failed.
+Reads the sweep's files and, for a sweep with Slurm jobs, Slurm's queue. Works on any host that
+sees the files, while the sweep runs and after a crash. Writes nothing.
 """
 
 from __future__ import annotations
@@ -24,35 +23,35 @@ from experiments.sweep.status.watch import Watch, find_sweep, overview, statuses
 from experiments.sweep.store.paths import SweepFolder
 
 FAILED = 1  # exit status
-WATCH_EVERY = 2.0  # seconds
+WATCH_INTERVAL = 2.0  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print how a sweep stands, or all of them."""
+    """Print the status of one sweep or an overview of all sweeps."""
     parser = _parser()
-    asked = parser.parse_args(argv)
-    if asked.watch and (asked.json or asked.name is None):
-        parser.error("--watch takes a sweep's name, and goes without --json")
-    console, results = BrokenPipeConsole(), Path(asked.results)
+    args = parser.parse_args(argv)
+    if args.watch and (args.json or args.name is None):
+        parser.error("--watch needs a sweep's name and can't be combined with --json")
+    console, results = BrokenPipeConsole(), Path(args.results)
     with exit_on_error():
-        if asked.name is None:
-            found = statuses(results)
-            if asked.json:
-                said = {"sweeps": [as_json(status) for status in found]}
-                console.out(json.dumps(said), highlight=False)
-            elif found:
-                console.print(overview(found))
+        if args.name is None:
+            sweeps = statuses(results)
+            if args.json:
+                output = {"sweeps": [as_json(status) for status in sweeps]}
+                console.out(json.dumps(output), highlight=False)
+            elif sweeps:
+                console.print(overview(sweeps))
             else:
                 print(f"no sweeps in {results}/")
             return
-        folder = find_sweep(results, asked.name)
+        folder = find_sweep(results, args.name)
         try:
             status = (
-                watch(folder, console) if asked.watch else Watch(folder).look(_last(asked.json))
+                watch(folder, console) if args.watch else Watch(folder).look(_n_failures(args.json))
             )
-        except KeyboardInterrupt:  # it was watched for long enough
+        except KeyboardInterrupt:
             return
-    if asked.json:
+    if args.json:
         console.out(json.dumps(as_json(status)), highlight=False)
     else:
         console.print(screen(status))
@@ -61,37 +60,41 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def watch(folder: SweepFolder, console: Console) -> Status:
-    """Show a sweep until nobody runs it any more; its status then."""
-    looks = Watch(folder)
+    """Show a sweep until it is no longer running or queued; return its last status."""
+    poller = Watch(folder)
     with showing(console) as (show, failures):
         while True:
-            began = time.monotonic()
-            status = looks.look(failures)
+            started = time.monotonic()
+            status = poller.look(failures)
             show(status)
             if status.state not in ("running", "queued"):
                 return status
-            time.sleep(pause(time.monotonic() - began, WATCH_EVERY))
+            time.sleep(pause(time.monotonic() - started, WATCH_INTERVAL))
 
 
-def _last(as_json: bool) -> int | None:
-    """Return how many failures to describe."""
+def _n_failures(as_json: bool) -> int | None:
+    """Return the number of failures to describe; None for all."""
     return None if as_json else ON_SCREEN
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.status",
-        description="Where a sweep stands, from its files and Slurm's queue; nothing is written.",
-        epilog="Exit status: 0; 1 where a cell has failed or was killed; 2: no such sweep.",
+        description="Print a sweep's status from its files and Slurm's queue. Writes nothing.",
+        epilog="Exit status: 0; 1 if a cell has failed or was killed; 2 if there is no such sweep.",
     )
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="the sweep's folder; without it: all sweeps"
+        "name", metavar="NAME", nargs="?", help="name of the sweep's folder (default: all sweeps)"
     )
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
     parser.add_argument(
-        "--watch", action="store_true", help="show it until it has ended (Ctrl-C leaves it alone)"
+        "--results", default="results", help="folder of all sweeps (default: results)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="update the status until the sweep has ended (Ctrl-C stops watching, not the sweep)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

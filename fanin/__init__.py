@@ -1,26 +1,25 @@
-"""Predict a network's initialization before training it, and measure it.
+"""Predict a network's activations and gradients at initialization, and measure them.
 
-The names below are imported when first used (PEP 562): some need no torch.
+The public names are imported on first use (PEP 562), because some of them do not need torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fanin.probes.probe import probe
-    from fanin.theory import (
-        Certificate,
-        LayerKind,
-        UnhealthyInit,
-        assert_healthy,
-        certify,
-        explain,
-        prescribe,
-        print_certificate,
-    )
+    from fanin.probes.probe import probe as probe
+    from fanin.theory import Certificate as Certificate
+    from fanin.theory import LayerKind as LayerKind
+    from fanin.theory import UnhealthyInit as UnhealthyInit
+    from fanin.theory import assert_healthy as assert_healthy
+    from fanin.theory import certify as certify
+    from fanin.theory import explain as explain
+    from fanin.theory import prescribe as prescribe
+    from fanin.theory import print_certificate as print_certificate
 
-_MODULES = {"probe": "fanin.probes.probe"} | dict.fromkeys(
-    (
+_PUBLIC = {
+    "fanin.probes.probe": ["probe"],
+    "fanin.theory": [
         "Certificate",
         "LayerKind",
         "UnhealthyInit",
@@ -29,21 +28,11 @@ _MODULES = {"probe": "fanin.probes.probe"} | dict.fromkeys(
         "explain",
         "prescribe",
         "print_certificate",
-    ),
-    "fanin.theory",
-)
+    ],
+}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = [
-    "Certificate",
-    "LayerKind",
-    "UnhealthyInit",
-    "assert_healthy",
-    "certify",
-    "explain",
-    "prescribe",
-    "print_certificate",
-    "probe",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

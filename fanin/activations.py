@@ -1,4 +1,4 @@
-"""Activations that torch has as a function only, or not at all."""
+"""Activation modules that `torch.nn` lacks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class Erf(nn.Module):
-    """erf(x) = 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x, elementwise.
+    """Error function, elementwise: 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x.
 
-    A sigmoid between -1 and 1 whose Gaussian moments have a closed form: for z ~ N(0, 1),
+    This sigmoid between -1 and 1 has Gaussian moments in closed form: for z ~ N(0, 1),
     E[erf(sqrt(q) z)^2] = (2/pi) asin(2q / (1 + 2q)) (Williams 1998, eq. 11).
 
     Examples
@@ -20,23 +20,28 @@ class Erf(nn.Module):
     """
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Apply erf; shape and dtype stay as they are."""
+        """Return erf(x), in the shape and dtype of `x`."""
         return torch.erf(x)
 
 
 class Maxout(nn.Module):
-    """The largest of `pieces` linear maps (Goodfellow et al. 2013, section 3).
+    """Maximum over groups of `pieces` linear maps (Goodfellow et al. 2013, section 3).
 
-    Each unit has `pieces` neighbouring channels (or features) of the weight layer before it to
-    itself, which models make that many times as wide (`pieces_of`), so a network has the same
-    number of units whatever its activation.
+    Each unit takes the maximum of `pieces` neighbouring channels (or features) of the weight layer
+    before it. Models make that layer `pieces` times as wide (see `channels_per_unit`), so a network
+    has the same number of units with every activation.
 
-    For two independent N(0, q) pieces E[max^2] = q: what one gains the other loses.
+    For two independent N(0, q) pieces, E[max^2] = q.
 
     Parameters
     ----------
     pieces
-        Linear maps a unit takes the largest of, 2 or more.
+        Number of linear maps per unit, 2 or more.
+
+    Raises
+    ------
+    ValueError
+        `pieces` is below 2.
 
     Examples
     --------
@@ -47,26 +52,26 @@ class Maxout(nn.Module):
     def __init__(self, pieces: int = 2) -> None:
         super().__init__()
         if pieces < 2:
-            raise ValueError(f"pieces={pieces}: a maximum is taken of 2 or more")
+            raise ValueError(f"pieces={pieces}: must be 2 or more")
         self.pieces = pieces
 
     def forward(self, x: Float[Tensor, "batch piece *position"]) -> Tensor:
-        """Return a map of as many channels as units."""
+        """Return a map with one channel per unit."""
         return x.unflatten(1, (-1, self.pieces)).amax(2)
 
     def extra_repr(self) -> str:
-        """Describe the module for `print`."""
+        """Return the parameters that `print` shows."""
         return f"pieces={self.pieces}"
 
 
-def pieces_of(activation: nn.Module) -> int:
-    """Channels of the layer before it that one unit of an activation takes: 1 if elementwise.
+def channels_per_unit(activation: nn.Module) -> int:
+    """Return how many channels of the preceding layer one unit of an activation reads.
 
-    Any module may say so, by an attribute of that name.
+    This is 1 for elementwise activations. A module that reads more has an attribute `pieces`.
 
     Examples
     --------
-    >>> pieces_of(nn.ReLU()), pieces_of(Maxout(3))
+    >>> channels_per_unit(nn.ReLU()), channels_per_unit(Maxout(3))
     (1, 3)
     """
     return int(getattr(activation, "pieces", 1))

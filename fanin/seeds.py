@@ -1,4 +1,4 @@
-"""Random streams, one per purpose: nothing that is drawn shifts what another purpose draws."""
+"""Independent random streams, one per purpose."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ import hashlib
 import torch
 
 
-def generator(purpose: str, *parts: object) -> torch.Generator:
-    """A CPU generator seeded by a purpose and what it depends on.
+def make_generator(purpose: str, *parts: object) -> torch.Generator:
+    """Return a CPU generator seeded by a hash of the purpose and its parts.
 
-    The stream for `("weights", seed, draw, "conv1.weight")` stays the same whatever other layers,
-    draws or purposes exist, and on whatever device the network runs. Torch keeps 32 bits of a seed:
-    among n streams the chance that two are alike is about n^2 / 2^33 (1 % for 9,000).
+    The stream for `("weights", seed, draw, "conv1.weight")` does not depend on other layers, draws
+    or purposes, nor on the device that runs the network. Torch keeps 32 bits of a seed: among n
+    streams, two are equal with a probability of about n^2 / 2^33 (1 % for 9,000 streams).
+
+    Parameters
+    ----------
+    purpose
+        Name of the stream, such as `weights`.
+    parts
+        Seeds, indices and names that distinguish streams of one purpose.
 
     Examples
     --------
-    >>> first = torch.rand(1, generator=generator("weights", 0, 1))
-    >>> bool(first == torch.rand(1, generator=generator("weights", 0, 1)))
+    >>> first = torch.rand(1, generator=make_generator("weights", 0, 1))
+    >>> bool(first == torch.rand(1, generator=make_generator("weights", 0, 1)))
     True
     """
     digest = hashlib.sha256(repr((purpose, *parts)).encode()).digest()

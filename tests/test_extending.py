@@ -87,7 +87,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.load import Results
 
 
@@ -96,7 +96,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     accuracy = results.cells["test_accuracy"]
     figure.subplots().plot(range(len(accuracy)), accuracy, "o")
     best = float(accuracy.max())
-    line = Headline("best accuracy", "1", f"{best:.2f}", best >= criterion["accuracy"])
+    line = ClaimResult("best accuracy", "1", f"{best:.2f}", best >= criterion["accuracy"])
     return Study("Brightness can be learned.", {"brightness": figure}, "", (line,))
 '''
 SWEEP = """question: Can brightness be learned?

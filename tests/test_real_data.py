@@ -5,7 +5,7 @@ import os
 import pytest
 
 from analysis import load
-from analysis.comparison import compare
+from analysis.theory_comparison import compare_to_theory
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
 
@@ -37,6 +37,6 @@ def test_the_demo_sweep_runs_on_full_real_data(data, tmp_path):
     results = load("he_vs_glorot", tmp_path)
     assert len(results.cells) == 20
     assert set(results.cells.outcome) <= {"ok", "diverged"}
-    comparisons = compare(results)
+    comparisons = compare_to_theory(results)
     assert len(comparisons) == 20
     assert not any(comparison.predicted.empty for comparison in comparisons)

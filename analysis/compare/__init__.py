@@ -1,6 +1,6 @@
 """Comparison of a sweep's strategies along one axis, from its tables alone."""
 
-from analysis.compare.comparison import Group, InitComparison, compare
+from analysis.compare.comparison import Group, InitComparison, compare_strategies
 from analysis.compare.spec import ComparisonSpec
 
-__all__ = ["ComparisonSpec", "Group", "InitComparison", "compare"]
+__all__ = ["ComparisonSpec", "Group", "InitComparison", "compare_strategies"]

@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.cli import add_sweep, plain_console, probability
-from analysis.compare.comparison import InitComparison, compare
+from analysis.cli import add_sweep_arguments, parse_probability, plain_console
+from analysis.compare.comparison import InitComparison, compare_strategies
 from analysis.compare.files import write_files
-from analysis.compare.sentences import not_yet, of_all, of_group
-from analysis.compare.spec import ENOUGH, METRICS, ComparisonSpec
+from analysis.compare.sentences import group_sentences, missing_sentences, overall_sentences
+from analysis.compare.spec import METRICS, MIN_SEEDS, ComparisonSpec
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import load
 from experiments.console import exit_on_error
@@ -24,7 +24,7 @@ from experiments.console import exit_on_error
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table and its sentences for every group, and write them as files."""
     asked = _parser().parse_args(argv)
-    question = ComparisonSpec(
+    spec = ComparisonSpec(
         by=asked.by,
         metric=asked.metric,
         within=tuple(key for key in asked.within.split(",") if key),
@@ -35,27 +35,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = plain_console()
     with exit_on_error(OSError):
         results = load(asked.name, asked.results)
-        compared = compare(results, question)
+        compared = compare_strategies(results, spec)
         _print(compared, console)
         folder = results.folder.root / "compare"
-        for name, suffixes in written(write_files(compared, folder)).items():
+        for name, suffixes in group_by_stem(write_files(compared, folder)).items():
             console.print(f"Written: {folder / name}.{suffixes}")
 
 
 def _print(compared: InitComparison, console: Console) -> None:
-    question = compared.question
+    spec = compared.spec
     console.print(legend(compared), soft_wrap=True)
     for group in compared.groups:
-        console.print(_shown(standings_table(group, question), group.title))
-        for line in of_group(group, question):
+        console.print(_shown(standings_table(group, spec), group.title))
+        for line in group_sentences(group, spec):
             console.print(line, soft_wrap=True)
     if compared.overall is not None:
         console.print(_shown(ranks_table(compared), "All settings together"))
-    for line in (*of_all(compared), *not_yet(compared)):
+    for line in (*overall_sentences(compared), *missing_sentences(compared)):
         console.print(line, soft_wrap=True)
 
 
-def written(paths: Iterable[Path]) -> dict[str, str]:
+def group_by_stem(paths: Iterable[Path]) -> dict[str, str]:
     """Files by name, and how their names end: `csv`, or `{pdf,svg,png}`."""
     found: dict[str, list[str]] = {}
     for path in paths:
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "sweep's compare/.",
     )
     default = ComparisonSpec()
-    add_sweep(parser)
+    add_sweep_arguments(parser)
     parser.add_argument(
         "--by", default=default.by, metavar="AXIS", help="what is compared; default: %(default)s"
     )
@@ -100,12 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--level",
-        type=probability,
+        type=parse_probability,
         default=default.level,
         help="chance of any false alarm among all pairs; default: %(default)s",
     )
     parser.add_argument(
-        "--few-seeds", action="store_true", help=f"rank on fewer than {ENOUGH} seeds as well"
+        "--few-seeds", action="store_true", help=f"rank on fewer than {MIN_SEEDS} seeds as well"
     )
     return parser
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.compare.spec import ENOUGH, ComparisonSpec, Metric
+from analysis.compare.spec import MIN_SEEDS, ComparisonSpec, Metric
 from analysis.compare.trials import trials
-from analysis.compare.tuning import Tuned, by_setting, by_value, scores
+from analysis.compare.tuning import TunedStrategy, chosen_scores, mean_by_value, tune_by_setting
 from analysis.load import Results
 from fanin.errors import FaninError
 from fanin.statistics.holm import holm
@@ -39,9 +39,9 @@ class Group:
     settings
         Their labels.
     standings
-        A row per strategy (`analysis.compare.comparison.standings`).
+        A row per strategy (`analysis.compare.comparison.compute_standings`).
     pairs
-        A row per pair of ranked strategies (`analysis.compare.comparison.pairs`), and `p_holm`,
+        A row per pair of ranked strategies (`analysis.compare.comparison.compare_pairs`), and `p_holm`,
         corrected over all groups.
     """
 
@@ -57,26 +57,26 @@ class InitComparison:
 
     Attributes
     ----------
-    question
+    spec
         What was asked.
     groups
         In the order of the plan.
     scores
-        One a seed (`analysis.compare.tuning.scores`).
+        One a seed (`analysis.compare.tuning.chosen_scores`).
     values
-        Mean scores at every tuned value (`analysis.compare.tuning.by_value`).
+        Mean scores at every tuned value (`analysis.compare.tuning.mean_by_value`).
     overall
         Ranks over all settings; None where there are fewer than two.
-    unended
+    without_results
         Titles of groups of which no cell has a result yet.
     """
 
-    question: ComparisonSpec
+    spec: ComparisonSpec
     groups: list[Group]
     scores: pd.DataFrame
     values: pd.DataFrame
-    overall: Overall | None
-    unended: list[str] = field(default_factory=list)
+    overall: OverallRanks | None
+    without_results: list[str] = field(default_factory=list)
 
     @property
     def order(self) -> list[str]:
@@ -87,14 +87,14 @@ class InitComparison:
         )
 
 
-def compare(results: Results, question: ComparisonSpec | None = None) -> InitComparison:
+def compare_strategies(results: Results, spec: ComparisonSpec | None = None) -> InitComparison:
     """Compare a sweep's strategies, from its tables alone.
 
     Parameters
     ----------
     results
         The sweep; one that still runs will do.
-    question
+    spec
         What to compare; None: init schemes by their test accuracy.
 
     Raises
@@ -103,33 +103,33 @@ def compare(results: Results, question: ComparisonSpec | None = None) -> InitCom
         Such an axis or metric isn't there (the nearest are listed), there is only one strategy, or
         there are fewer than three seeds and `few_seeds` doesn't say to rank all the same.
     """
-    question = question or ComparisonSpec()
-    return compare_trials(trials(results, question), question)
+    spec = spec or ComparisonSpec()
+    return compare_trials(trials(results, spec), spec)
 
 
-def compare_trials(planned: pd.DataFrame, question: ComparisonSpec) -> InitComparison:
+def compare_trials(planned: pd.DataFrame, spec: ComparisonSpec) -> InitComparison:
     """Compare trials (`analysis.compare.trials.trials`), of which some have ended."""
-    metric = question.measured
-    _check(planned, question)
+    metric = spec.metric_info
+    _check(planned, spec)
     groups, all_scores, all_values = [], [], []
-    unended: list[str] = []
+    without_results: list[str] = []
     for title, mine in planned.groupby("group", sort=False):
-        tuned = by_setting(mine, metric)
-        scored = scores(tuned)
+        tuned = tune_by_setting(mine, metric)
+        scored = chosen_scores(tuned)
         if scored.empty:
-            unended.append(str(title))
+            without_results.append(str(title))
             continue
-        table = standings(scored, tuned, mine, metric, question.enough)
-        found = pairs(scored, list(table.loc[table["ranked"], "strategy"]), metric)
+        table = compute_standings(scored, tuned, mine, metric, spec.min_seeds)
+        found = compare_pairs(scored, list(table.loc[table["ranked"], "strategy"]), metric)
         names = list(dict.fromkeys(mine["setting"]))
         groups.append(Group(str(title), names, table, pd.DataFrame(found, columns=PAIRS)))
         all_scores.append(scored)
-        all_values.append(by_value(tuned))
+        all_values.append(mean_by_value(tuned))
     _correct(groups)
     joined = pd.concat(all_scores, ignore_index=True)
     values = pd.concat(all_values, ignore_index=True)
-    ranks = overall(joined, metric, question.level, question.enough)
-    return InitComparison(question, groups, joined, values, ranks, unended)
+    ranks = rank_overall(joined, metric, spec.level, spec.min_seeds)
+    return InitComparison(spec, groups, joined, values, ranks, without_results)
 
 
 def _correct(groups: list[Group]) -> None:
@@ -143,26 +143,26 @@ def _correct(groups: list[Group]) -> None:
         first = last
 
 
-def _check(planned: pd.DataFrame, question: ComparisonSpec) -> None:
+def _check(planned: pd.DataFrame, spec: ComparisonSpec) -> None:
     strategies = planned["strategy"].nunique()
     if strategies < 2:
-        raise FaninError(f"{question.by}: the sweep has only one ({planned['strategy'].iloc[0]})")
+        raise FaninError(f"{spec.by}: the sweep has only one ({planned['strategy'].iloc[0]})")
     seeds = planned.groupby(["setting", "strategy"], sort=False)["seed"].nunique()
-    if seeds.max() < question.enough:
+    if seeds.max() < spec.min_seeds:
         raise FaninError(
             f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''} a setting: too few to rank "
-            f"strategies by. Run {ENOUGH} or more ('seed=range(5)' beside the sweep's command); or "
+            f"strategies by. Run {MIN_SEEDS} or more ('seed=range(5)' beside the sweep's command); or "
             "--few-seeds, to see a ranking that luck may have made"
         )
 
 
-def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
+def scores_by_seed(scores: pd.DataFrame) -> pd.DataFrame:
     """One group's scores, averaged over its settings.
 
     Parameters
     ----------
     scores
-        Rows of one group (`analysis.compare.tuning.scores`).
+        Rows of one group (`analysis.compare.tuning.chosen_scores`).
 
     Returns
     -------
@@ -176,14 +176,14 @@ def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
     return mean.unstack("strategy", sort=False)
 
 
-def standings(
+def compute_standings(
     scores: pd.DataFrame,
-    tuned: dict[tuple[str, str, str], Tuned],
+    tuned: dict[tuple[str, str, str], TunedStrategy],
     planned: pd.DataFrame,
     metric: Metric,
-    enough: int,
+    min_seeds: int,
 ) -> pd.DataFrame:
-    """A row per strategy of one group, best first, those without enough seeds last.
+    """A row per strategy of one group, best first, those without min_seeds seeds last.
 
     Parameters
     ----------
@@ -193,22 +193,22 @@ def standings(
         The group's trials.
     metric
         What is compared.
-    enough
+    min_seeds
         How many seeds it takes to be ranked.
 
     Returns
     -------
     pandas.DataFrame
         `strategy`; `mean`, `low`, `high` (95 % over seeds) of the score at the value that each
-        seed chose; `seeds` that have one, `of_seeds` planned; `ranked`; `iqm`, `iqm_low`,
+        seed chose; `seeds` that have one, `seeds_planned` planned; `ranked`; `iqm`, `iqm_low`,
         `iqm_high`; `best` (the best tuned value of each setting, ascending), `tried` (all that were
         planned), `at_edge` (in how many settings the best is the first or last tried),
-        `cost` (mean over settings of `Tuned.cost`), `settings`; `diverged` and `runs` at the chosen
+        `cost` (mean over settings of `TunedStrategy.cost`), `settings`; `diverged` and `runs` at the chosen
         values, `diverged_all` and `runs_all` at all; `missing`, planned cells that have not ended.
     """
-    seeds = by_seed(scores)
+    seeds = scores_by_seed(scores)
     rows = [
-        _standing(name, seeds, scores, tuned, planned, enough)
+        _standing(name, seeds, scores, tuned, planned, min_seeds)
         for name in dict.fromkeys(planned["strategy"])
     ]
     frame = pd.DataFrame(rows)
@@ -220,9 +220,9 @@ def _standing(
     name: str,
     seeds: pd.DataFrame,
     scores: pd.DataFrame,
-    tuned: dict[tuple[str, str, str], Tuned],
+    tuned: dict[tuple[str, str, str], TunedStrategy],
     planned: pd.DataFrame,
-    enough: int,
+    min_seeds: int,
 ) -> dict[str, Any]:
     values = seeds[name].dropna() if name in seeds else pd.Series(dtype=float)
     mine, all_mine = scores[scores["strategy"] == name], planned[planned["strategy"] == name]
@@ -231,8 +231,8 @@ def _standing(
     return {
         "strategy": name,
         **{"mean": mean.value, "low": mean.low, "high": mean.high},
-        **{"seeds": len(values), "of_seeds": all_mine["seed"].nunique()},
-        "ranked": len(values) >= enough,
+        **{"seeds": len(values), "seeds_planned": all_mine["seed"].nunique()},
+        "ranked": len(values) >= min_seeds,
         **{"iqm": middle.value, "iqm_low": middle.low, "iqm_high": middle.high},
         "best": _best(of_settings),
         "tried": tuple(sorted(set(all_mine["tuned"].dropna()))),
@@ -251,7 +251,7 @@ def _runs(scores: pd.DataFrame) -> list[np.ndarray]:
     return [rows.to_numpy(float) for _, rows in finite.groupby("setting", sort=False)["score"]]
 
 
-def _best(of_settings: Sequence[Tuned]) -> tuple[float, ...]:
+def _best(of_settings: Sequence[TunedStrategy]) -> tuple[float, ...]:
     places = [(each, each.best()) for each in of_settings]
     return tuple(sorted({float(each.values[k]) for each, k in places if k is not None}))
 
@@ -261,7 +261,9 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(finite)) if finite else float("nan")
 
 
-def pairs(scores: pd.DataFrame, ranked: Sequence[str], metric: Metric) -> list[dict[str, Any]]:
+def compare_pairs(
+    scores: pd.DataFrame, ranked: Sequence[str], metric: Metric
+) -> list[dict[str, Any]]:
     """Compare the ranked strategies of one group, best first, on the seeds that both have.
 
     Returns
@@ -272,7 +274,7 @@ def pairs(scores: pd.DataFrame, ranked: Sequence[str], metric: Metric) -> list[d
         beats one of `b` in the same setting, where a run without a score loses to all that have
         one.
     """
-    seeds = by_seed(scores)
+    seeds = scores_by_seed(scores)
     settings = list(dict.fromkeys(scores["setting"]))
     merits = {name: _merits(scores, name, settings, metric) for name in ranked}
     rows = []
@@ -302,7 +304,7 @@ def _merits(
 
 
 @dataclass(frozen=True)
-class Overall:
+class OverallRanks:
     """Average ranks by strategy, best first.
 
     Attributes
@@ -317,8 +319,10 @@ class Overall:
     ranks: Ranks
 
 
-def overall(scores: pd.DataFrame, metric: Metric, level: float, enough: int) -> Overall | None:
-    """Rank strategies in every setting with `enough` seeds of all; None for fewer than two.
+def rank_overall(
+    scores: pd.DataFrame, metric: Metric, level: float, min_seeds: int
+) -> OverallRanks | None:
+    """Rank strategies in every setting with `min_seeds` seeds of all; None for fewer than two.
 
     In each setting by the mean score over seeds; where a run without a score is in it, a strategy
     ranks behind all that have none, more such runs behind fewer.
@@ -327,7 +331,7 @@ def overall(scores: pd.DataFrame, metric: Metric, level: float, enough: int) -> 
     means = groups["score"].mean().unstack("strategy", sort=False) * metric.sign
     lost = groups["score"].agg(lambda score: score.isna().mean()).unstack("strategy", sort=False)
     seeds = groups.size().unstack("strategy", sort=False)
-    whole = (seeds >= enough).all(axis=1)
+    whole = (seeds >= min_seeds).all(axis=1)
     if whole.sum() < 2 or lost.shape[1] < 2:
         return None
     merit = means[whole].fillna(0.0).to_numpy(float)
@@ -337,7 +341,7 @@ def overall(scores: pd.DataFrame, metric: Metric, level: float, enough: int) -> 
     ranks = average_ranks(places, level)
     order = np.argsort(ranks.average, kind="stable")
     sorted_ranks = Ranks(ranks.average[order], ranks.settings, ranks.p, ranks.critical_difference)
-    return Overall([str(lost.columns[k]) for k in order], sorted_ranks)
+    return OverallRanks([str(lost.columns[k]) for k in order], sorted_ranks)
 
 
 def _places(lost: np.ndarray, merit: np.ndarray) -> np.ndarray:

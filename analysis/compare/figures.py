@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from analysis.compare.comparison import Group, InitComparison, by_seed
+from analysis.compare.comparison import Group, InitComparison, scores_by_seed
 from analysis.compare.spec import Metric
-from analysis.compare.tables import score
-from analysis.figures.style import MEASURED, PALETTE, panels_in_a_row, plain
+from analysis.compare.tables import format_score
+from analysis.figures.style import MEASURED_COLOR, PALETTE, escape_mathtext, panel_columns
 
 PANEL = (2.5, 0.24)  # inches: width, and height of one strategy
 ABOVE = 0.25  # of a strategy's row: seeds stand above their mean's bar
@@ -41,12 +41,12 @@ def standings_figure(compared: InitComparison) -> Figure:
     0. A strategy that has no score in a group has no dot there.
     """
     groups, order = compared.groups, compared.order
-    columns = panels_in_a_row(len(groups))
+    columns = panel_columns(len(groups))
     rows = math.ceil(len(groups) / columns)
     labels = row_labels(order)
-    beside, high = room(labels)
-    titles = [wrapped(group.title, PANEL[0]) for group in groups]
-    above = 0.66 + room(titles)[1]
+    beside, high = label_size(labels)
+    titles = [wrap_label(group.title, PANEL[0]) for group in groups]
+    above = 0.66 + label_size(titles)[1]
     each = rows * (max(PANEL[1], high) * len(order) + above)
     size = (PANEL[0] * columns + 0.6 + beside, each + 0.5)
     figure = Figure(figsize=size, layout="constrained")
@@ -57,10 +57,10 @@ def standings_figure(compared: InitComparison) -> Figure:
         _panel(axis, group, compared, order)
         axis.set_yticks(range(len(order)), labels, fontsize="small")
         axis.set_title(title, fontsize="small")
-    metric = compared.question.measured
+    metric = compared.spec.metric_info
     better = "larger" if metric.larger_is_better else "smaller"
-    figure.supxlabel(f"{metric.words} ({better} is better)", fontsize="medium")
-    dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED, alpha=0.6)
+    figure.supxlabel(f"{metric.label} ({better} is better)", fontsize="medium")
+    dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED_COLOR, alpha=0.6)
     dot.set_label("one seed" + ("" if _single(groups) else ", mean over the settings"))
     mean = Line2D([], [], marker="o", markersize=4, color=PALETTE[0], linewidth=1.6)
     mean.set_label("mean over seeds, 95 % interval")
@@ -71,9 +71,9 @@ def standings_figure(compared: InitComparison) -> Figure:
 
 
 def _panel(axis: Axes, group: Group, compared: InitComparison, order: list[str]) -> None:
-    metric = compared.question.measured
+    metric = compared.spec.metric_info
     scores = compared.scores[compared.scores["group"] == group.title]
-    seeds = by_seed(scores)
+    seeds = scores_by_seed(scores)
     table = group.standings.set_index("strategy")
     places = np.arange(len(order))
     for place, name in zip(places, order, strict=True):
@@ -83,7 +83,7 @@ def _panel(axis: Axes, group: Group, compared: InitComparison, order: list[str])
                 values,
                 np.full(len(values), place - ABOVE),
                 s=9,
-                color=MEASURED,
+                color=MEASURED_COLOR,
                 alpha=0.6,
                 linewidth=0,
             )
@@ -120,13 +120,13 @@ def tuned_values_figure(compared: InitComparison) -> Figure:
     groups, order = compared.groups, compared.order
     values = np.unique(compared.values["tuned"])
     tables = [_table(compared, group, order, values) for group in groups]
-    columns = panels_in_a_row(len(groups))
+    columns = panel_columns(len(groups))
     rows = math.ceil(len(groups) / columns)
     labels = row_labels(order)
-    beside, high = room(labels)
+    beside, high = label_size(labels)
     panel = max(CELL[0] * len(values), NARROWEST)
-    titles = [wrapped(group.title, panel) for group in groups]
-    each = max(CELL[1], high) * len(order) + 0.61 + room(titles)[1]
+    titles = [wrap_label(group.title, panel) for group in groups]
+    each = max(CELL[1], high) * len(order) + 0.61 + label_size(titles)[1]
     size = (columns * (panel + 0.2) + 1.4 + beside, rows * each + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -141,12 +141,12 @@ def tuned_values_figure(compared: InitComparison) -> Figure:
         axis.tick_params(length=0, labelbottom=True)
         axis.set_title(title, fontsize="small")
         axis.spines[:].set_visible(False)
-    metric = compared.question.measured
+    metric = compared.spec.metric_info
     bar = figure.colorbar(ScalarMappable(norm, _map(compared)), ax=axes, shrink=0.6, pad=0.02)
-    bar.set_label(metric.words, fontsize="small")
+    bar.set_label(metric.label, fontsize="small")
     bar.ax.tick_params(labelsize="small")
     dagger = "   († some runs diverged)" if any((lost > 0).any() for _, lost in tables) else ""
-    figure.supxlabel(f"{_axis_words(compared.question.tune)}{dagger}", fontsize="small")
+    figure.supxlabel(f"{_axis_words(compared.spec.tune)}{dagger}", fontsize="small")
     return figure
 
 
@@ -170,25 +170,25 @@ def _grid(cells: pd.Series, order: list[str], values: np.ndarray) -> np.ndarray:
 def _norm(means: list[np.ndarray], compared: InitComparison) -> Normalize:
     finite = np.concatenate([mean[np.isfinite(mean)] for mean in means])
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
-    if not compared.question.measured.bounded and low > 0 and high / low > 100:
+    if not compared.spec.metric_info.bounded and low > 0 and high / low > 100:
         return LogNorm(low, high)
     return Normalize(low, high)
 
 
 def _map(compared: InitComparison) -> str:
     """Light is better."""
-    return MAP if compared.question.measured.larger_is_better else f"{MAP}_r"
+    return MAP if compared.spec.metric_info.larger_is_better else f"{MAP}_r"
 
 
 def _write(
     axis: Axes, mean: np.ndarray, lost: np.ndarray, compared: InitComparison, norm: Normalize
 ) -> None:
-    metric = compared.question.measured
+    metric = compared.spec.metric_info
     for row, column in np.ndindex(mean.shape):
         value = float(mean[row, column])
         dagger = "†" if lost[row, column] > 0 else ""
         light = np.isfinite(value) and (float(norm(value)) > 0.55) == metric.larger_is_better
-        told = (f"{value:.2f}" if metric.bounded else score(value, metric)) + dagger
+        told = (f"{value:.2f}" if metric.bounded else format_score(value, metric)) + dagger
         axis.text(
             column,
             row,
@@ -217,27 +217,27 @@ def _best(mean: np.ndarray, lost: np.ndarray, metric: Metric) -> list[int | None
 
 
 def _axis_words(tune: str) -> str:
-    return r"learning rate $\eta$" if tune == "optim.lr" else plain(tune)
+    return r"learning rate $\eta$" if tune == "optim.lr" else escape_mathtext(tune)
 
 
-def wrapped(text: str, inches: float) -> str:
-    """Text in lines of that width, each as it is (`analysis.figures.style.plain`).
+def wrap_label(text: str, inches: float) -> str:
+    """Text in lines of that width, each as it is (`analysis.figures.style.escape_mathtext`).
 
-    >>> wrapped("normal std=0.01", 0.8)
+    >>> wrap_label("normal std=0.01", 0.8)
     'normal\\nstd=0.01'
     """
-    return "\n".join(map(plain, textwrap.wrap(text, max(8, int(inches / CHARACTER)))))
+    return "\n".join(map(escape_mathtext, textwrap.wrap(text, max(8, int(inches / CHARACTER)))))
 
 
 def row_labels(names: Sequence[str]) -> list[str]:
     """Names of rows, the longest in several lines."""
-    return [wrapped(name, WIDEST * CHARACTER) for name in names]
+    return [wrap_label(name, WIDEST * CHARACTER) for name in names]
 
 
-def room(labels: Sequence[str]) -> tuple[float, float]:
+def label_size(labels: Sequence[str]) -> tuple[float, float]:
     """Width of the widest label and height of the highest, in inches.
 
-    >>> width, height = room(["he_normal", "a\\nb"])
+    >>> width, height = label_size(["he_normal", "a\\nb"])
     >>> round(width, 3), height
     (0.675, 0.28)
     """

@@ -20,7 +20,7 @@ TUPLES = {"best", "tried"}  # in CSV with a space between their numbers
 
 
 def write_files(compared: InitComparison, folder: Path) -> Iterator[Path]:
-    """Write tables and figures, named after the question; yield their paths."""
+    """Write tables and figures, named after the spec; yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     name = file_name(compared)
     for what, frame in csv_frames(compared).items():
@@ -37,10 +37,10 @@ def write_files(compared: InitComparison, folder: Path) -> Iterator[Path]:
 
 def file_name(compared: InitComparison) -> str:
     """`init-test_accuracy`, `init-test_accuracy-within-model`, `init-test_accuracy-tune-none`."""
-    question = compared.question
-    within = ["within", *question.within] if question.within else []
-    tune = ["tune", question.tune or "none"] if question.tune != ComparisonSpec.tune else []
-    return re.sub(r"[^\w.=-]+", "_", "-".join([question.by, question.metric, *within, *tune]))
+    spec = compared.spec
+    within = ["within", *spec.within] if spec.within else []
+    tune = ["tune", spec.tune or "none"] if spec.tune != ComparisonSpec.tune else []
+    return re.sub(r"[^\w.=-]+", "_", "-".join([spec.by, spec.metric, *within, *tune]))
 
 
 def figures(compared: InitComparison) -> Iterator[tuple[str, Figure]]:
@@ -48,7 +48,7 @@ def figures(compared: InitComparison) -> Iterator[tuple[str, Figure]]:
     name = file_name(compared)
     yield name, standings_figure(compared)
     if compared.values["tuned"].nunique() > 1:
-        yield f"{name}-by-{compared.question.tune}", tuned_values_figure(compared)
+        yield f"{name}-by-{compared.spec.tune}", tuned_values_figure(compared)
 
 
 def csv_frames(compared: InitComparison) -> dict[str, pd.DataFrame]:
@@ -74,7 +74,7 @@ def latex(compared: InitComparison) -> str:
     needs = "Needs \\usepackage{booktabs,graphicx}"
     comment = "".join(f"% {line}\n" for line in [needs, *legend(compared).split(". ")])
     tables = [
-        _fitted(latex_table(standings_table(group, compared.question), group.title))
+        _fitted(latex_table(standings_table(group, compared.spec), group.title))
         for group in compared.groups
     ]
     if compared.overall is not None:

@@ -11,18 +11,25 @@ import pandas as pd
 
 from analysis.compare.comparison import Group, InitComparison
 from analysis.compare.spec import ComparisonSpec
-from analysis.compare.tables import chance, interval, listed, many, percent, score
+from analysis.compare.tables import (
+    format_interval,
+    format_p,
+    format_percent,
+    format_score,
+    join_names,
+    plural,
+)
 from fanin.statistics.strategies import Ranks
 
 ROUNDING = 1e-9
 
 
-def of_group(group: Group, question: ComparisonSpec) -> list[str]:
+def group_sentences(group: Group, spec: ComparisonSpec) -> list[str]:
     """Say who is first, what it beats, what it can't be told from, and what else matters."""
-    return [*_first(group, question), *caveats(group, question)]
+    return [*_first(group, spec), *caveats(group, spec)]
 
 
-def of_all(compared: InitComparison) -> list[str]:
+def overall_sentences(compared: InitComparison) -> list[str]:
     """Say what the settings show together."""
     found = compared.overall
     if found is None:
@@ -37,12 +44,12 @@ def of_all(compared: InitComparison) -> list[str]:
     alike = [name for name in names if name not in (*apart, *leaders)]
     has = "has the best average rank" if len(leaders) == 1 else "share the best average rank"
     told = (
-        f"Over {ranks.settings} settings {listed(leaders)} {has}, "
+        f"Over {ranks.settings} settings {join_names(leaders)} {has}, "
         f"{ranks.average[0]:.2f} of {len(names)} ({_friedman(ranks.p)}{_needed(compared)})"
     )
     parts = [
-        f"better than {listed(apart)}" if apart else "",
-        f"not told apart from {listed(alike)}" if alike else "",
+        f"better than {join_names(apart)}" if apart else "",
+        f"not told apart from {join_names(alike)}" if alike else "",
     ]
     said = "; ".join(part for part in parts if part)
     return [f"{told}{': ' if said else ''}{said}."]
@@ -55,14 +62,14 @@ def _reaches(far: float, ranks: Ranks) -> bool:
 def _needed(compared: InitComparison) -> str:
     found = compared.overall
     assert found is not None
-    two, level = len(found.strategies) == 2, f"{100 * compared.question.level:g}%"
+    two, level = len(found.strategies) == 2, f"{100 * compared.spec.level:g}%"
     test = f"{'sign test' if two else 'Nemenyi'}, {level}"
     if math.isinf(found.ranks.critical_difference):
         return f"too few settings to tell two apart; {test}"
     return f"ranks less than {found.ranks.critical_difference:.2f} apart are not told apart; {test}"
 
 
-def _first(group: Group, question: ComparisonSpec) -> Iterator[str]:
+def _first(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     ranked = group.standings[group.standings["ranked"]]
     if ranked.empty:
         return
@@ -70,10 +77,10 @@ def _first(group: Group, question: ComparisonSpec) -> Iterator[str]:
     leaders = list(
         ranked.loc[np.isclose(ranked["mean"], ranked["mean"].iloc[0], 1e-9, 0)]["strategy"]
     )
-    yield _leading(leaders, ranked, group, question)
+    yield _leading(leaders, ranked, group, spec)
     against = group.pairs[group.pairs["a"] == first]
-    gain = question.measured.sign * against["difference"]
-    found = against["p_holm"] <= question.level
+    gain = spec.metric_info.sign * against["difference"]
+    found = against["p_holm"] <= spec.level
     it = "It" if len(leaders) == 1 else first
     for which, words in (
         (found & (gain > 0), "is better than"),
@@ -81,37 +88,35 @@ def _first(group: Group, question: ComparisonSpec) -> Iterator[str]:
         (~found & against["p"].notna(), "is not told apart from"),
     ):
         if which.any():
-            told = [_than(row, question) for row in against[which].to_dict("records")]
-            yield f"{it} {words} {listed(told)}."
+            told = [_than(row, spec) for row in against[which].to_dict("records")]
+            yield f"{it} {words} {join_names(told)}."
     if (untested := against[against["p"].isna()]["b"]).size:
-        yield f"It has too few seeds in common with {listed(list(untested))} for a test."
+        yield f"It has too few seeds in common with {join_names(list(untested))} for a test."
 
 
-def _leading(
-    leaders: list[str], ranked: pd.DataFrame, group: Group, question: ComparisonSpec
-) -> str:
-    metric, first = question.measured, ranked.iloc[0]
+def _leading(leaders: list[str], ranked: pd.DataFrame, group: Group, spec: ComparisonSpec) -> str:
+    metric, first = spec.metric_info, ranked.iloc[0]
     best = "highest" if metric.larger_is_better else "lowest"
-    mean = interval(first["mean"], first["low"], first["high"], metric)
-    seeds = many(first["seeds"], "seed")
-    if first["seeds"] < first["of_seeds"]:
-        seeds = f"{first['seeds']} of {many(first['of_seeds'], 'seed')}"
+    mean = format_interval(first["mean"], first["low"], first["high"], metric)
+    seeds = plural(first["seeds"], "seed")
+    if first["seeds"] < first["seeds_planned"]:
+        seeds = f"{first['seeds']} of {plural(first['seeds_planned'], 'seed')}"
     over = f"over {seeds}{_over(group)}"
     if len(ranked) == 1:
-        return f"Only {first['strategy']} is ranked: mean {metric.words} {mean}, {over}."
+        return f"Only {first['strategy']} is ranked: mean {metric.label} {mean}, {over}."
     if len(leaders) > 1:
-        same = score(first["mean"], metric)
-        return f"{listed(leaders)} share the {best} mean {metric.words}, {same}, {over}."
-    return f"{first['strategy']} has the {best} mean {metric.words}, {mean}, {over}."
+        same = format_score(first["mean"], metric)
+        return f"{join_names(leaders)} share the {best} mean {metric.label}, {same}, {over}."
+    return f"{first['strategy']} has the {best} mean {metric.label}, {mean}, {over}."
 
 
-def _than(row: dict[str, Any], question: ComparisonSpec) -> str:
-    difference = score(abs(row["difference"]), question.measured)
+def _than(row: dict[str, Any], spec: ComparisonSpec) -> str:
+    difference = format_score(abs(row["difference"]), spec.metric_info)
     return f"{row['b']} (by {difference}, p {_p(float(row['p_holm']))})"
 
 
 def _p(value: float) -> str:
-    told = chance(value)
+    told = format_p(value)
     return told if told.startswith("<") else f"= {told}"
 
 
@@ -124,26 +129,26 @@ def _over(group: Group) -> str:
     return f" and {number} settings" if number > 1 else ""
 
 
-def caveats(group: Group, question: ComparisonSpec) -> Iterator[str]:
+def caveats(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     """Name what is not ranked and why, what diverged or is missing, and grids too narrow."""
-    yield from _unranked(group, question)
-    yield from _diverging(group, question)
+    yield from _unranked(group, spec)
+    yield from _diverging(group, spec)
     yield from _missing(group)
-    yield from _uneven(group, question)
-    yield from _edges(group, question)
+    yield from _uneven(group, spec)
+    yield from _edges(group, spec)
 
 
-def not_yet(compared: InitComparison) -> list[str]:
+def missing_sentences(compared: InitComparison) -> list[str]:
     """Groups of which nothing can be told yet."""
-    titles = compared.unended
-    return [f"No cell has a result yet: {listed(titles)}."] if titles else []
+    titles = compared.without_results
+    return [f"No cell has a result yet: {join_names(titles)}."] if titles else []
 
 
-def _unranked(group: Group, question: ComparisonSpec) -> Iterator[str]:
+def _unranked(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     out = group.standings[~group.standings["ranked"]]
     for row in out.to_dict("records"):
         why = (
-            f"{row['seeds']} of {many(question.enough, 'seed')} needed"
+            f"{row['seeds']} of {plural(spec.min_seeds, 'seed')} needed"
             if row["seeds"]
             else "no score"
         )
@@ -153,21 +158,21 @@ def _unranked(group: Group, question: ComparisonSpec) -> Iterator[str]:
 
 def _causes(row: dict[str, Any], settings: int) -> Iterator[str]:
     if row["diverged"]:
-        yield f"{row['diverged']} of {many(row['runs'], 'run')} diverged"
+        yield f"{row['diverged']} of {plural(row['runs'], 'run')} diverged"
     if row["missing"]:
-        yield f"{many(row['missing'], 'cell')} without a result"
+        yield f"{plural(row['missing'], 'cell')} without a result"
     if row["settings"] < settings:
         yield f"planned in {row['settings']} of {settings} settings: --within tells them apart"
 
 
-def _diverging(group: Group, question: ComparisonSpec) -> Iterator[str]:
+def _diverging(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     told = [
-        f"{row['strategy']} {percent(row['diverged_all'], row['runs_all'])}"
+        f"{row['strategy']} {format_percent(row['diverged_all'], row['runs_all'])}"
         for row in group.standings.to_dict("records")
         if row["diverged_all"]
     ]
     if told:
-        yield f"Diverged, of all runs: {listed(told)} ({question.measured.of_diverged})."
+        yield f"Diverged, of all runs: {join_names(told)} ({spec.metric_info.diverged_note})."
 
 
 def _missing(group: Group) -> Iterator[str]:
@@ -177,10 +182,10 @@ def _missing(group: Group) -> Iterator[str]:
         for row in missing.to_dict("records")
     ]
     if told:
-        yield f"Not run or failed, of all cells: {listed(told)}. This may change with them."
+        yield f"Not run or failed, of all cells: {join_names(told)}. This may change with them."
 
 
-def _uneven(group: Group, question: ComparisonSpec) -> Iterator[str]:
+def _uneven(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     tried = group.standings["tried"]
     if tried.nunique() > 1:
         told = [
@@ -188,12 +193,12 @@ def _uneven(group: Group, question: ComparisonSpec) -> Iterator[str]:
             for name, values in zip(group.standings["strategy"], tried, strict=True)
         ]
         yield (
-            f"Not all were tried at the same values of {question.tune} ({listed(told)} values): "
+            f"Not all were tried at the same values of {spec.tune} ({join_names(told)} values): "
             "who has more to choose from may look better for that alone."
         )
 
 
-def _edges(group: Group, question: ComparisonSpec) -> Iterator[str]:
+def _edges(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     edged: pd.DataFrame = group.standings[group.standings["at_edge"] > 0]
     many_settings = len(group.settings) > 1
     told = [
@@ -204,6 +209,6 @@ def _edges(group: Group, question: ComparisonSpec) -> Iterator[str]:
     ]
     if told:
         yield (
-            f"The best {question.tune} is the smallest or largest tried for {listed(told)}: "
+            f"The best {spec.tune} is the smallest or largest tried for {join_names(told)}: "
             "a wider grid may change their places."
         )

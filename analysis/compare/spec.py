@@ -8,9 +8,9 @@ from typing import Any
 
 from experiments.config.instantiate import instantiate_wrapped
 from experiments.data import Data
-from fanin.errors import FaninError, nearest
+from fanin.errors import FaninError, suggest
 
-ENOUGH = 3  # seeds: below it a ranking says more of luck than of strategies
+MIN_SEEDS = 3  # seeds: below it a ranking says more of luck than of strategies
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Metric:
         """Times a score, larger is better."""
         return 1.0 if self.larger_is_better else -1.0
 
-    def chance(self, config: Mapping[str, Any]) -> float:
+    def format_p(self, config: Mapping[str, Any]) -> float:
         """Score of guessing in a cell: its classes' share, NaN for a loss or without classes."""
         if not self.bounded:
             return float("nan")
@@ -48,7 +48,7 @@ class Metric:
         return 1.0 / classes if classes else float("nan")
 
     @property
-    def of_diverged(self) -> str:
+    def diverged_note(self) -> str:
         """Words of the tables for runs that diverged."""
         if self.bounded:
             return "a run that diverged scores chance (1 / classes)"
@@ -65,7 +65,7 @@ METRICS = {
 }
 
 
-def metric_named(name: str) -> Metric:
+def get_metric(name: str) -> Metric:
     """Look a metric up.
 
     Raises
@@ -74,7 +74,7 @@ def metric_named(name: str) -> Metric:
         There is none of that name; the nearest are listed.
     """
     if name not in METRICS:
-        raise FaninError(f"metric {name}: not one to compare by; {nearest(name, METRICS)}")
+        raise FaninError(f"metric {name}: not one to compare by; {suggest(name, METRICS)}")
     return METRICS[name]
 
 
@@ -107,11 +107,11 @@ class ComparisonSpec:
     few_seeds: bool = False
 
     @property
-    def measured(self) -> Metric:
+    def metric_info(self) -> Metric:
         """The metric."""
-        return metric_named(self.metric)
+        return get_metric(self.metric)
 
     @property
-    def enough(self) -> int:
+    def min_seeds(self) -> int:
         """Seeds that a strategy needs to be ranked."""
-        return 1 if self.few_seeds else ENOUGH
+        return 1 if self.few_seeds else MIN_SEEDS

@@ -10,16 +10,16 @@ import pandas as pd
 from analysis.compare.comparison import Group, InitComparison
 from analysis.compare.spec import ComparisonSpec, Metric
 
-NONE = "–"
+MISSING = "–"
 
 
-def standings_table(group: Group, question: ComparisonSpec) -> pd.DataFrame:
+def standings_table(group: Group, spec: ComparisonSpec) -> pd.DataFrame:
     """A row per strategy, best first, all text.
 
     Each is held against the first: the difference (paired over seeds), its p-value, and how
     probable it is that a run of the first beats one of it.
     """
-    metric = question.measured
+    metric = spec.metric_info
     against = group.pairs[group.pairs["a"] == _first(group)].set_index("b")
     tunes = not _untuned(group)
     rows = []
@@ -27,21 +27,27 @@ def standings_table(group: Group, question: ComparisonSpec) -> pd.DataFrame:
         name = row["strategy"]
         pair = against.loc[name] if name in against.index else None
         told = {
-            question.by: name,
-            f"{metric.words}, mean (95 %)": interval(row["mean"], row["low"], row["high"], metric),
-            "seeds": _of(row["seeds"], row["of_seeds"]),
-            "IQM (95 %)": interval(row["iqm"], row["iqm_low"], row["iqm_high"], metric),
-            "first minus it (95 %)": "" if pair is None else _difference(pair, question),
-            "p (Holm)": "" if pair is None else chance(pair["p_holm"]),
+            spec.by: name,
+            f"{metric.label}, mean (95 %)": format_interval(
+                row["mean"], row["low"], row["high"], metric
+            ),
+            "seeds": _of(row["seeds"], row["seeds_planned"]),
+            "IQM (95 %)": format_interval(row["iqm"], row["iqm_low"], row["iqm_high"], metric),
+            "first minus it (95 %)": "" if pair is None else _difference(pair, spec),
+            "p (Holm)": "" if pair is None else format_p(pair["p_holm"]),
             "P(first beats it)": "" if pair is None else f"{_beats(pair):.2f}",
         }
         if tunes:
-            edge = f" (edge in {share(row['at_edge'], row['settings'])})" if row["at_edge"] else ""
-            told[f"best {_short(question.tune)}"] = span(row["best"]) + edge
-            told[f"cost of {_short(question.tune)}"] = score(row["cost"], metric)
-        told["diverged"] = share(row["diverged"], row["runs"])
+            edge = (
+                f" (edge in {format_count(row['at_edge'], row['settings'])})"
+                if row["at_edge"]
+                else ""
+            )
+            told[f"best {_short(spec.tune)}"] = format_range(row["best"]) + edge
+            told[f"cost of {_short(spec.tune)}"] = format_score(row["cost"], metric)
+        told["diverged"] = format_count(row["diverged"], row["runs"])
         if tunes:
-            told[f"diverged, every {_short(question.tune)}"] = share(
+            told[f"diverged, every {_short(spec.tune)}"] = format_count(
                 row["diverged_all"], row["runs_all"]
             )
         if group.standings["missing"].any():
@@ -57,7 +63,7 @@ def ranks_table(compared: InitComparison) -> pd.DataFrame:
     ranks = compared.overall.ranks
     return pd.DataFrame(
         {
-            compared.question.by: compared.overall.strategies,
+            compared.spec.by: compared.overall.strategies,
             f"average rank over {ranks.settings} settings": [f"{r:.2f}" for r in ranks.average],
         }
     )
@@ -65,23 +71,23 @@ def ranks_table(compared: InitComparison) -> pd.DataFrame:
 
 def legend(compared: InitComparison) -> str:
     """Explain the columns."""
-    metric, tune = compared.question.measured, _short(compared.question.tune)
+    metric, tune = compared.spec.metric_info, _short(compared.spec.tune)
     tuned = not all(map(_untuned, compared.groups))
     at = f", each at the {tune} with its lowest training loss" if tuned else ""
     lost = "" if metric.bounded else " with no more runs diverged than there"
     cost = f"Cost of {tune}: the best mean less the mean over all that were tried{lost}. "
     return (
-        f"Mean over seeds of the {metric.words}, averaged over the group's settings{at}; "
+        f"Mean over seeds of the {metric.label}, averaged over the group's settings{at}; "
         f"95 % intervals: t below 10 seeds, BCa bootstrap from there on. "
         f"IQM: interquartile mean of all runs. First minus it: paired over seeds, t-test, Holm's "
         f"correction over all pairs of all groups. {cost if tuned else ''}"
-        f"Diverged: {metric.of_diverged}."
+        f"Diverged: {metric.diverged_note}."
     )
 
 
-def _difference(pair: pd.Series, question: ComparisonSpec) -> str:
-    metric = question.measured
-    return interval(pair["difference"], pair["low"], pair["high"], metric, sign=True)
+def _difference(pair: pd.Series, spec: ComparisonSpec) -> str:
+    metric = spec.metric_info
+    return format_interval(pair["difference"], pair["low"], pair["high"], metric, sign=True)
 
 
 def _beats(pair: pd.Series) -> float:
@@ -105,51 +111,53 @@ def _short(key: str) -> str:
     return key.rpartition(".")[2] or "tuned value"
 
 
-def score(value: float, metric: Metric, sign: bool = False) -> str:
+def format_score(value: float, metric: Metric, sign: bool = False) -> str:
     """Three digits; those of an accuracy after the point.
 
     >>> from analysis.compare.spec import METRICS
-    >>> score(0.91234, METRICS["test_accuracy"]), score(2.30258, METRICS["test_loss"], sign=True)
+    >>> format_score(0.91234, METRICS["test_accuracy"]), format_score(2.30258, METRICS["test_loss"], sign=True)
     ('0.912', '+2.3')
     """
     if not np.isfinite(value):
-        return NONE
+        return MISSING
     plus = "+" if sign else ""
     return f"{value:{plus}.3f}" if metric.bounded else f"{value:{plus}.3g}"
 
 
-def interval(value: float, low: float, high: float, metric: Metric, sign: bool = False) -> str:
+def format_interval(
+    value: float, low: float, high: float, metric: Metric, sign: bool = False
+) -> str:
     """An estimate with its interval, `0.912 (0.905 to 0.919)`."""
-    told = score(value, metric, sign)
+    told = format_score(value, metric, sign)
     if not (np.isfinite(low) and np.isfinite(high)):
         return told
-    return f"{told} ({score(low, metric, sign)} to {score(high, metric, sign)})"
+    return f"{told} ({format_score(low, metric, sign)} to {format_score(high, metric, sign)})"
 
 
-def chance(p: float) -> str:
-    """A p-value or a probability.
+def format_p(p: float) -> str:
+    """A p-value or a parse_probability.
 
-    >>> chance(0.00004), chance(0.0312), chance(float("nan"))
+    >>> format_p(0.00004), format_p(0.0312), format_p(float("nan"))
     ('<0.001', '0.031', '–')
     """
     if np.isnan(p):
-        return NONE
+        return MISSING
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def share(part: int, of: int) -> str:
+def format_count(part: int, of: int) -> str:
     """Format a count with its total; empty where the count is 0.
 
-    >>> share(0, 60), share(12, 60)
+    >>> format_count(0, 60), format_count(12, 60)
     ('0', '12 of 60')
     """
     return f"{part} of {of}" if part else "0"
 
 
-def percent(part: float, of: float) -> str:
+def format_percent(part: float, of: float) -> str:
     """A share that is never told as nothing, nor as all, unless it is.
 
-    >>> percent(0, 60), percent(1, 600), percent(599, 600), percent(60, 60), percent(2, 7)
+    >>> format_percent(0, 60), format_percent(1, 600), format_percent(599, 600), format_percent(60, 60), format_percent(2, 7)
     ('0%', '<1%', '>99%', '100%', '29%')
     """
     told = f"{part / of:.0%}" if of else "0%"
@@ -158,30 +166,30 @@ def percent(part: float, of: float) -> str:
     return ">99%" if part < of and told == "100%" else told
 
 
-def many(number: int, what: str) -> str:
+def plural(number: int, what: str) -> str:
     """A number of things.
 
-    >>> many(1, "seed"), many(3, "seed")
+    >>> plural(1, "seed"), plural(3, "seed")
     ('1 seed', '3 seeds')
     """
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def span(values: Sequence[float]) -> str:
+def format_range(values: Sequence[float]) -> str:
     """Distinct values, ascending, in short.
 
-    >>> span([0.01]), span([0.003, 0.01]), span([])
+    >>> format_range([0.01]), format_range([0.003, 0.01]), format_range([])
     ('0.01', '0.003 to 0.01', '–')
     """
     if not len(values) or np.isnan(values[0]):
-        return NONE
+        return MISSING
     return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Names as a sentence has them.
 
-    >>> listed(["a"]), listed(["a", "b", "c"])
+    >>> join_names(["a"]), join_names(["a", "b", "c"])
     ('a', 'a, b and c')
     """
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

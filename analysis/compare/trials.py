@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.spec import ComparisonSpec, Metric
-from analysis.conditions import key_order
 from analysis.load import Results
+from analysis.settings import axis_sort_key
 from experiments.config.groups import SEEDS
 from experiments.config.identity import flatten, scientific
 from experiments.sweep.differences import short_label, varies
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.sweep.store.tables import DONE
-from fanin.errors import FaninError, nearest
+from fanin.errors import FaninError, suggest
 
 ALL = "all settings"  # the group of everything
 COLUMNS = ["strategy", "setting", "group", "seed", "tuned", "score", "loss", "diverged", "done"]
 ABSENT = ""  # a key that a cell's option does not have
 
 
-def trials(results: Results, question: ComparisonSpec) -> pd.DataFrame:
+def trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
     """Read a sweep's planned cells as trials.
 
     Returns
@@ -44,13 +44,13 @@ def trials(results: Results, question: ComparisonSpec) -> pd.DataFrame:
         nothing trained yet.
     """
     frozen = list(read_frozen(results.folder).values())
-    words = words_of(frozen)
-    by, tuned, within = axes(words, question)
+    words = varying_values(frozen)
+    by, tuned, within = resolve_axes(words, spec)
     # What is probed changes no training: it makes no setting of its own, unless asked for.
     rest = [
         key
         for key in words.columns
-        if key not in {*by, *tuned} and (key in within or not belongs(key, "probe"))
+        if key not in {*by, *tuned} and (key in within or not belongs_to(key, "probe"))
     ]
     frame = pd.DataFrame(
         {
@@ -62,12 +62,12 @@ def trials(results: Results, question: ComparisonSpec) -> pd.DataFrame:
         },
         index=words.index,
     )
-    scored = frame.join(_scores(results, frozen, question.measured))
+    scored = frame.join(_scores(results, frozen, spec.metric_info))
     if not scored["done"].any():
         raise FaninError(f"{results.folder.root}: no trained cell has ended yet")
     scored = scored[scored["scorable"]]
     if scored.empty:
-        raise FaninError(f"{question.metric}: these data have no classes; --metric test_loss")
+        raise FaninError(f"{spec.metric}: these data have no classes; --metric test_loss")
     # Cells that differ in nothing that is told here (their probes) are one trial.
     keys = ["strategy", "setting", "seed", "tuned"]
     scored = scored.sort_values("done", ascending=False, kind="stable").drop_duplicates(keys)
@@ -118,7 +118,9 @@ def _chances(frozen: Sequence[Mapping[str, Any]], metric: Metric) -> list[float]
     return found
 
 
-def axes(words: pd.DataFrame, question: ComparisonSpec) -> tuple[list[str], list[str], list[str]]:
+def resolve_axes(
+    words: pd.DataFrame, spec: ComparisonSpec
+) -> tuple[list[str], list[str], list[str]]:
     """Columns of `words` that make strategies, that are tuned, and that make groups.
 
     Raises
@@ -127,22 +129,22 @@ def axes(words: pd.DataFrame, question: ComparisonSpec) -> tuple[list[str], list
         An axis isn't there (the nearest are listed) or is asked for twice; or the losses of
         different loss functions would be compared.
     """
-    asked = [question.by, *question.within]
+    asked = [spec.by, *spec.within]
     if twice := {key for key in asked if asked.count(key) > 1}:
         raise FaninError(f"{', '.join(sorted(twice))}: an axis can be asked for in one place only")
-    if question.tune in asked:
-        raise FaninError(f"{question.tune}: it is also what is tuned; --tune none, or another axis")
+    if spec.tune in asked:
+        raise FaninError(f"{spec.tune}: it is also what is tuned; --tune none, or another axis")
     there = {key for column in words.columns for key in (column, column.partition(".")[0])}
     for key in asked:
         if not _columns(words, key):
-            raise FaninError(f"{key}: no axis of this sweep; {nearest(key, sorted(there))}")
-    tuned = [question.tune] if question.tune in words.columns else []
-    if question.tune not in (*tuned, ComparisonSpec.tune, ""):
+            raise FaninError(f"{key}: no axis of this sweep; {suggest(key, sorted(there))}")
+    tuned = [spec.tune] if spec.tune in words.columns else []
+    if spec.tune not in (*tuned, ComparisonSpec.tune, ""):
         raise FaninError(
-            f"--tune {question.tune}: no axis of this sweep; "
-            f"{nearest(question.tune, ['none', *words.columns])}"
+            f"--tune {spec.tune}: no axis of this sweep; "
+            f"{suggest(spec.tune, ['none', *words.columns])}"
         )
-    if question.by == "loss" and "loss" in words.columns and not question.measured.bounded:
+    if spec.by == "loss" and "loss" in words.columns and not spec.metric_info.bounded:
         raise FaninError("loss: one loss's value says nothing of another's; --metric test_accuracy")
     # An axis has what no narrower one took: `--by init.gain --within init`.
     taken = set(tuned)
@@ -150,12 +152,12 @@ def axes(words: pd.DataFrame, question: ComparisonSpec) -> tuple[list[str], list
     for key in sorted(asked, key=len, reverse=True):
         columns[key] = [column for column in _columns(words, key) if column not in taken]
         taken.update(columns[key])
-    if not columns[question.by]:
+    if not columns[spec.by]:
         raise FaninError(
-            f"{question.by}: nothing but what is tuned or in --within tells its values apart; "
+            f"{spec.by}: nothing but what is tuned or in --within tells its values apart; "
             "--tune none, or another --by"
         )
-    return columns[question.by], tuned, [c for key in question.within for c in columns[key]]
+    return columns[spec.by], tuned, [c for key in spec.within for c in columns[key]]
 
 
 def tuned_values(
@@ -177,10 +179,10 @@ def tuned_values(
 
 
 def _columns(words: pd.DataFrame, key: str) -> list[str]:
-    return [column for column in words.columns if belongs(column, key)]
+    return [column for column in words.columns if belongs_to(column, key)]
 
 
-def words_of(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def varying_values(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Every key that not all cells of a sweep have with one value, seeds aside.
 
     Parameters
@@ -197,20 +199,20 @@ def words_of(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """
     asked = {(key, _option(line, key)) for line in frozen for key in scientific(line["asked"])}
     rows = {line["cell_id"]: _words(line, asked) for line in frozen}
-    _spell_alike(rows.values())
+    _normalize_numbers(rows.values())
     keys = dict.fromkeys(key for words in rows.values() for key in words)
     varying = [key for key in keys if varies(words.get(key, ABSENT) for words in rows.values())]
     columns = {
         key: [words.get(key, ABSENT) for words in rows.values()]
-        for key in sorted(varying, key=key_order)
+        for key in sorted(varying, key=axis_sort_key)
     }
     return pd.DataFrame(columns, index=pd.Index(rows, name="cell_id"), dtype=object)
 
 
-def belongs(key: str, to: str) -> bool:
+def belongs_to(key: str, to: str) -> bool:
     """Return True if a key is a group's, or a group's option itself.
 
-    >>> belongs("init.std", "init"), belongs("init", "init"), belongs("init", "init.std")
+    >>> belongs_to("init.std", "init"), belongs_to("init", "init"), belongs_to("init", "init.std")
     (True, True, False)
     """
     return key == to or key.startswith(f"{to}.")
@@ -227,7 +229,7 @@ def _words(line: Mapping[str, Any], asked: set[tuple[str, Any]]) -> dict[str, An
     return words
 
 
-def _spell_alike(rows: Iterable[dict[str, Any]]) -> None:
+def _normalize_numbers(rows: Iterable[dict[str, Any]]) -> None:
     """One spelling a number: `gain=1` in one command and 1.0 in another are one value."""
     first: dict[Any, Any] = {}
     for words in rows:

@@ -22,13 +22,13 @@ KEYS = ["group", "setting", "strategy"]
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedStrategy:
     """One strategy in one setting, over seeds and tuned values.
 
     Attributes
     ----------
     values
-        Tuned values, ascending; one NaN where nothing is tuned.
+        TunedStrategy values, ascending; one NaN where nothing is tuned.
     seeds
         Their names.
     score, loss
@@ -101,7 +101,9 @@ class Tuned:
             yield int(seed), int(np.nanargmin(loss[seed]))
 
 
-def by_setting(trials: pd.DataFrame, metric: Metric) -> dict[tuple[str, str, str], Tuned]:
+def tune_by_setting(
+    trials: pd.DataFrame, metric: Metric
+) -> dict[tuple[str, str, str], TunedStrategy]:
     """Trials (`analysis.compare.trials`) by (group, setting, strategy)."""
     found = {}
     for key, rows in trials.groupby(KEYS, sort=False):
@@ -113,11 +115,11 @@ def by_setting(trials: pd.DataFrame, metric: Metric) -> dict[tuple[str, str, str
         diverged, done = np.zeros(shape, bool), np.zeros(shape, bool)
         score[where], loss[where] = rows["score"], rows["loss"]
         diverged[where], done[where] = rows["diverged"], rows["done"]
-        found[key] = Tuned(values, seeds, score, loss, diverged, done, metric)
+        found[key] = TunedStrategy(values, seeds, score, loss, diverged, done, metric)
     return found
 
 
-def scores(tuned: dict[tuple[str, str, str], Tuned]) -> pd.DataFrame:
+def chosen_scores(tuned: dict[tuple[str, str, str], TunedStrategy]) -> pd.DataFrame:
     """One score a seed: `group`, `setting`, `strategy`, `seed`, `tuned`, `score`, `diverged`."""
     rows: list[dict[str, Any]] = []
     for key, each in tuned.items():
@@ -134,7 +136,7 @@ def scores(tuned: dict[tuple[str, str, str], Tuned]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_value(tuned: dict[tuple[str, str, str], Tuned]) -> pd.DataFrame:
+def mean_by_value(tuned: dict[tuple[str, str, str], TunedStrategy]) -> pd.DataFrame:
     """Mean score at every tuned value: `KEYS`, `tuned`, `mean`, `runs`, `diverged` (how many)."""
     rows: list[dict[str, Any]] = []
     for key, each in tuned.items():

@@ -1,4 +1,4 @@
-"""A sweep's figures as PDF, SVG and PNG: `python -m analysis.figures NAME`."""
+"""Command `python -m analysis.figures NAME`: draw a sweep's figures as PDF, SVG and PNG."""
 
 from __future__ import annotations
 
@@ -10,41 +10,45 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from analysis.cli import add_sweep
-from analysis.comparison import compare
+from analysis.cli import add_sweep_arguments
 from analysis.figures import variance_by_layer
-from analysis.figures.study import Study, study_of
+from analysis.figures.study import Study, study_factory
 from analysis.figures.style import save, use_style
 from analysis.load import Results, load
+from analysis.theory_comparison import compare_to_theory
 from experiments.console import BrokenPipeConsole, exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the figures of a sweep into its folder; of a published one, say what came out."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__)
-    add_sweep(parser)
-    asked = parser.parse_args(argv)
+    """Draw a sweep's figures into its folder and print which published claims hold."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.figures",
+        description="Draw a sweep's figures as PDF, SVG and PNG. For a sweep with a source: write "
+        "the caption and print which claims hold.",
+    )
+    add_sweep_arguments(parser)
+    args = parser.parse_args(argv)
     console = BrokenPipeConsole(soft_wrap=True, markup=False, highlight=False)
     use_style()
     with exit_on_error(OSError):
-        results = load(asked.name, asked.results)
-        make = study_of(results)
-        study = None if make is None else make()
+        results = load(args.name, args.results)
+        compute_study = study_factory(results)
+        study = None if compute_study is None else compute_study()
         for name, figure in _figures(results, study):
             paths = save(figure, results.folder.root / "figures", name)
             console.print(f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}")
         if study is not None:
             console.print(f"Caption: {_write_caption(study, results)}")
     if study is not None:
-        console.print(_shown(study))
-        console.print(f"{study.verdict.capitalize()}: {study.claim}")
+        console.print(_claims_table(study))
+        console.print(f"{study.conclusion.capitalize()}: {study.claim}")
 
 
 def _figures(results: Results, study: Study | None) -> Iterator[tuple[str, Figure]]:
     if study is not None:
         yield from study.figures.items()
     else:
-        yield from variance_by_layer.figures(compare(results))
+        yield from variance_by_layer.figures(compare_to_theory(results))
 
 
 def _write_caption(study: Study, results: Results) -> Path:
@@ -53,11 +57,11 @@ def _write_caption(study: Study, results: Results) -> Path:
     return path
 
 
-def _shown(study: Study) -> Table:
-    table = Table("", "claimed", "measured", "holds", box=box.SIMPLE_HEAD)
-    for line in study.headlines:
-        holds = {True: "yes", False: "no", None: ""}[line.holds]
-        table.add_row(line.what, line.theirs, line.ours, holds)
+def _claims_table(study: Study) -> Table:
+    table = Table("quantity", "claimed", "measured", "holds", box=box.SIMPLE_HEAD)
+    for result in study.claim_results:
+        holds = {True: "yes", False: "no", None: ""}[result.holds]
+        table.add_row(result.description, result.claimed, result.measured, holds)
     return table
 
 

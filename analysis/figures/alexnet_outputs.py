@@ -1,4 +1,4 @@
-"""Outputs in the millions, and what is said to keep them down: an AlexNet with huge weights."""
+"""UniformAlexNet in the millions, and what is said to keep them down: an AlexNet with huge weights."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.conditions import Setting
 from analysis.figures.query import select
-from analysis.figures.study import Headline
+from analysis.figures.study import ClaimResult
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from analysis.predictions import predict_cell
+from analysis.settings import Setting
 from fanin.errors import FaninError
 from fanin.theory.layer_kind import UnpredictableLayer
 
 SIZE = (6.8, 3.3)  # inches
 INITS = {(0.0, 1.0): "U(0, 1)", (-1.0, 1.0): "U(-1, 1)", (-0.5, 0.5): "U(-0.5, 0.5)"}
-LOOKS: dict[str, dict[str, Any]] = {
+STYLES: dict[str, dict[str, Any]] = {
     "none": {"color": "black", "marker": "o", "linestyle": "-"},
     "mean only": {"color": PALETTE[1], "marker": "s", "linestyle": (0, (4, 1.5))},
     "response": {"color": PALETTE[2], "marker": "^", "linestyle": (0, (1, 1))},
     "layer": {"color": PALETTE[0], "marker": "D", "linestyle": "-."},
     "batch": {"color": PALETTE[3], "marker": "v", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
 }
-WORDS = {
+NORM_LABELS = {
     "none": "nothing",
     "mean only": "means subtracted",
     "response": "local response normalization",
@@ -40,13 +40,13 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Outputs:
+class UniformAlexNet:
     """One network: E[y^2] by layer, measured and predicted.
 
     Attributes
     ----------
     init, norm
-        Keys of `INITS`' values and of `LOOKS`.
+        Keys of `INITS`' values and of `STYLES`.
     table
         `layer`, `layer_name`, `mean` and `se` over the draws, `theory` (theory `field`) and
         `theory_se`; NaN where it has no formula.
@@ -65,7 +65,7 @@ class Outputs:
 
     @property
     def size(self) -> float:
-        """The outputs' root mean square."""
+        """The networks' root mean square."""
         return float(self.table["mean"].iloc[-1] ** 0.5)
 
     @property
@@ -81,7 +81,7 @@ class Outputs:
         return bool((off <= np.maximum(np.log(factor), se * error)).all())
 
 
-def outputs(results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]) -> list[Outputs]:
+def networks(results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]) -> list[UniformAlexNet]:
     """The networks of the second grid, predicted.
 
     Parameters
@@ -94,19 +94,19 @@ def outputs(results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]) 
     FaninError
         One of them has not run.
     """
-    found = [_outputs(setting, draws) for setting, draws in measured if _is_mine(setting)]
+    found = [_load_network(setting, draws) for setting, draws in measured if _is_uniform_alexnet(setting)]
     there = {(each.init, each.norm) for each in found}
-    missing = [(i, n) for i in INITS.values() for n in LOOKS if (i, n) not in there]
+    missing = [(i, n) for i in INITS.values() for n in STYLES if (i, n) not in there]
     if missing:
         init, norm = missing[0]
         raise FaninError(
             f"{results.folder.root}: {len(missing)} AlexNets with uniform weights are missing, "
-            f"the first {init} with {WORDS[norm]}: the sweep has not ended"
+            f"the first {init} with {NORM_LABELS[norm]}: the sweep has not ended"
         )
     return found
 
 
-def caption(found: list[Outputs]) -> str:
+def caption(found: list[UniformAlexNet]) -> str:
     """Setting and n."""
     return (
         f"Second: the same for uniform weights, mean over {found[0].images} images and "
@@ -115,12 +115,12 @@ def caption(found: list[Outputs]) -> str:
     )
 
 
-def _is_mine(setting: Setting) -> bool:
+def _is_uniform_alexnet(setting: Setting) -> bool:
     targets = [setting.config[group]["_target_"].rpartition(".")[2] for group in ("model", "init")]
     return targets == ["AlexNet", "Uniform"]
 
 
-def _outputs(setting: Setting, draws: pd.DataFrame) -> Outputs:
+def _load_network(setting: Setting, draws: pd.DataFrame) -> UniformAlexNet:
     config = setting.config
     model, init = config["model"], config["init"]
     rows = select(draws[draws["layer"] > 0], quantity="preact_m2", image=-1)
@@ -132,7 +132,7 @@ def _outputs(setting: Setting, draws: pd.DataFrame) -> Outputs:
     except UnpredictableLayer:
         theory = pd.DataFrame({"value": np.nan, "sampling_se": np.nan}, index=table["layer"])
     table["theory"], table["theory_se"] = theory["value"].values, theory["sampling_se"].values
-    return Outputs(
+    return UniformAlexNet(
         INITS[float(init["a"]), float(init["b"])],
         "response" if model["lrn"] else str(model["norm"]).replace("_", " "),
         table,
@@ -142,14 +142,14 @@ def _outputs(setting: Setting, draws: pd.DataFrame) -> Outputs:
     )
 
 
-def headlines(found: list[Outputs], criterion: Mapping[str, Any]) -> Iterator[Headline]:
-    """Say what keeps the outputs small."""
+def claim_results(found: list[UniformAlexNet], criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
+    """Say what keeps the networks small."""
     factor, se, huge = (float(criterion[key]) for key in ("theory", "se", "huge"))
     by = {(each.init, each.norm): each for each in found}
     for init, mean in (("U(0, 1)", "1/2"), ("U(-1, 1)", "0")):
         none, only = by[init, "none"], by[init, "mean only"]
-        yield Headline(
-            f"weights {init}, mean {mean}: root mean square of the outputs with each layer's mean "
+        yield ClaimResult(
+            f"weights {init}, mean {mean}: root mean square of the networks with each layer's mean "
             "subtracted, and without",
             f"false that this keeps them down: {_size(only.predicted)} and "
             f"{_size(none.predicted)} (our theory)",
@@ -157,8 +157,8 @@ def headlines(found: list[Outputs], criterion: Mapping[str, Any]) -> Iterator[He
             only.size > huge and only.agrees(factor, se) and none.agrees(factor, se),
         )
     only, centred = by["U(0, 1)", "mean only"], by["U(-0.5, 0.5)", "none"]
-    yield Headline(
-        "U(0, 1) with each layer's mean subtracted, over U(-0.5, 0.5) with nothing: outputs",
+    yield ClaimResult(
+        "U(0, 1) with each layer's mean subtracted, over U(-0.5, 0.5) with nothing: networks",
         "false that it takes away what the weights' mean adds: "
         f"{_size(only.predicted / centred.predicted)} times (our theory)",
         f"{_size(only.size / centred.size)} times",
@@ -169,13 +169,13 @@ def headlines(found: list[Outputs], criterion: Mapping[str, Any]) -> Iterator[He
             yield _normalized(by[init, norm], factor, se, huge)
 
 
-def _normalized(each: Outputs, factor: float, se: float, huge: float) -> Headline:
+def _normalized(each: UniformAlexNet, factor: float, se: float, huge: float) -> ClaimResult:
     known = np.isfinite(each.predicted)
     # |x|^2 <= n behind a norm and ReLU, and (sum of n weights of mean 1/2)^2 at most.
     bound = (each.fan_in**2 / 4 + each.fan_in / 12) ** 0.5
     small = each.size < huge or each.norm == "response"  # of which nothing is claimed but theory
-    return Headline(
-        f"weights {each.init}, {WORDS[each.norm]}: root mean square of the outputs",
+    return ClaimResult(
+        f"weights {each.init}, {NORM_LABELS[each.norm]}: root mean square of the networks",
         f"{_size(each.predicted)} (our theory)" if known else f"at most {bound:.0f} (closed form)",
         _size(each.size),
         small and (each.agrees(factor, se) if known else each.size <= bound),
@@ -186,7 +186,7 @@ def _size(value: float) -> str:
     return f"{value:.2g}"
 
 
-def figure(found: list[Outputs], huge: float) -> Figure:
+def figure(found: list[UniformAlexNet], huge: float) -> Figure:
     """Root mean square of the pre-activations by layer, an init a panel."""
     made = Figure(figsize=SIZE, layout="constrained")
     axes = made.subplots(1, len(INITS), sharey=True)
@@ -208,16 +208,16 @@ def figure(found: list[Outputs], huge: float) -> Figure:
     return made
 
 
-def _line(axis: Axes, each: Outputs) -> None:
-    look, rows = LOOKS[each.norm], each.table
+def _line(axis: Axes, each: UniformAlexNet) -> None:
+    style, rows = STYLES[each.norm], each.table
     axis.plot(
         rows["layer"], rows["theory"] ** 0.5,
-        color=look["color"], linestyle=look["linestyle"], linewidth=1,
+        color=style["color"], linestyle=style["linestyle"], linewidth=1,
     )  # fmt: skip
     error = rows["se"] / (2 * rows["mean"] ** 0.5)  # of a square root
     axis.errorbar(
-        rows["layer"], rows["mean"] ** 0.5, yerr=error, linestyle="", marker=look["marker"],
-        color=look["color"], markersize=4, markerfacecolor="none", linewidth=0.8,
+        rows["layer"], rows["mean"] ** 0.5, yerr=error, linestyle="", marker=style["marker"],
+        color=style["color"], markersize=4, markerfacecolor="none", linewidth=0.8,
     )  # fmt: skip
-    axis.plot([], [], **look, markersize=4, markerfacecolor="none", label=WORDS[each.norm])
+    axis.plot([], [], **style, markersize=4, markerfacecolor="none", label=NORM_LABELS[each.norm])
     axis.set_xticks(rows["layer"], rows["layer_name"], rotation=60, fontsize="x-small")

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.conditions import Setting, measured_settings
 from analysis.figures import alexnet_outputs, normalized_networks
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE, THEORY_LINES
 from analysis.load import Results
+from analysis.settings import Setting, measured_settings
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.errors import FaninError
@@ -91,9 +91,9 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "alexnet_variance_accuracy": normalized_networks.accuracy_figure(cells),
     }
     lines = (
-        *_headlines(networks, criterion),
-        *alexnet_outputs.headlines(outputs, criterion),
-        *normalized_networks.headlines(cells, criterion),
+        *_claim_results(networks, criterion),
+        *alexnet_outputs.claim_results(outputs, criterion),
+        *normalized_networks.claim_results(cells, criterion),
     )
     return Study(CLAIM, figures, caption, lines)
 
@@ -135,9 +135,9 @@ def _explanation(setting: Setting, draws: pd.DataFrame) -> Explanation:
     )
 
 
-def _headlines(
+def _claim_results(
     networks: Mapping[str, Explanation], criterion: Mapping[str, Any]
-) -> Iterator[Headline]:
+) -> Iterator[ClaimResult]:
     formula, theory = (np.log(float(criterion[key])) for key in ("formula", "theory"))
     se = float(criterion["se"])
     for name, explanation in networks.items():
@@ -145,7 +145,7 @@ def _headlines(
         off = np.log(ends.measured / ends.he).to_numpy()
         last = ends.iloc[-1]
         right = ends.layer_name[np.abs(off) <= formula].tolist()
-        yield Headline(
+        yield ClaimResult(
             f"{name}: E[y^2] of the outputs",
             f"false: {last.he:.3g} (He's product formula)",
             f"{last.measured:.3g} (se {100 * last.log_se:.2g}%), {np.exp(off[-1]):.2g} times that; "
@@ -156,7 +156,7 @@ def _headlines(
         rest = rows[(rows.quantity == FORWARD) & (rows.step == "rest")]
         miss, error = np.abs(np.log(rest.factor)).to_numpy(), rest.error.fillna(0).to_numpy()
         worst = int(miss.argmax())
-        yield Headline(
+        yield ClaimResult(
             f"{name}: measured / predicted by the Gaussian field with its width, furthest from 1",
             "1 (ours)",
             f"{rest.factor.iloc[worst]:.3f} (se {error[worst]:.3f}) in "
@@ -184,7 +184,7 @@ def waterfall(networks: Mapping[str, Explanation]) -> Figure:
     axes[-1].set_xlabel("weight layer $l$", fontsize="small")
     handles = [
         Line2D([], [], **{**THEORY_LINES["he"], "label": "He's product formula"}),
-        *(Patch(**_look(step), label=step) for step in shown),
+        *(Patch(**_style(step), label=step) for step in shown),
         Line2D([], [], color="black", marker="o", markersize=3, linestyle="", label="measured"),
     ]
     figure.legend(
@@ -212,7 +212,7 @@ def times(factor: float) -> str:
     return f"×{digit}e{int(power)}"
 
 
-def _look(step: str) -> dict[str, Any]:
+def _style(step: str) -> dict[str, Any]:
     return {**STEP_LOOKS[step], "edgecolor": "black", "linewidth": 0.4}
 
 
@@ -228,7 +228,7 @@ def _network(axis: Axes, explanation: Explanation, shown: Sequence[str]) -> None
             after = level * row[step]
             if step in shown:
                 low, high = min(level, after), max(level, after)
-                axis.bar(left, high - low, bar, low, align="edge", **_look(step))
+                axis.bar(left, high - low, bar, low, align="edge", **_style(step))
                 left += bar
             level = after
         end = ends.loc[name]

@@ -1,4 +1,4 @@
-"""One network, forward and backward: measured draws, He's formula, and the certificate's band.
+"""Figure of one network, forward and backward: measured draws, He's formula and the certificate.
 
 python -m analysis.figures.certificate_band NAME
 """
@@ -18,11 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
-from analysis.cli import add_sweep, plain_console
-from analysis.comparison import TheoryComparison, compare
+from analysis.cli import add_sweep_arguments, plain_console
 from analysis.figures.query import select
-from analysis.figures.style import MEASURED, THEORY_LINES, save, use_style
+from analysis.figures.style import MEASURED_COLOR, THEORY_LINES, save, use_style
 from analysis.load import load
+from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from experiments.console import exit_on_error
 from fanin.errors import FaninError
 from fanin.statistics.coverage import Z
@@ -39,36 +39,37 @@ PANELS = {
 UNITS = "(dimensionless)"
 BLUE = sns.color_palette("colorblind")[0]
 BAND = {"color": BLUE, "alpha": 0.3, "linewidth": 0}
-MIDDLE = {"color": BLUE, "linewidth": 1.4, "linestyle": "-"}
+MEAN_LINE = {"color": BLUE, "linewidth": 1.4, "linestyle": "-"}
 HE = {**THEORY_LINES["he"], "linewidth": 1.6}
 RATIOS = (1.5, 2.0, 3.0)
-JITTER = 0.16  # of a layer's place, so that draws don't hide each other
+JITTER = 0.16  # horizontal jitter, in layers, so that draws do not hide each other
 
 
 def certificate_band(comparison: TheoryComparison) -> Figure:
-    """Draw one setting whose draws were measured and that theory `finite_width` has predicted.
+    """Draw measured and predicted second moments by weight layer, forward and backward.
 
     Parameters
     ----------
     comparison
-        Its image -1 is drawn: the only one of a probe set of one.
+        One setting with measured draws and predictions of theories `he` and `finite_width`.
+        The figure shows image -1, the mean over the probe set.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Forward and backward, over the weight layers. A dot is one draw of all the weights; the band
-        holds 95 % of single draws by theory `finite_width`, the line in it is their predicted mean;
-        the dashes are He's product formula. Below, everything is divided by the predicted mean.
+        Left: forward; right: backward. Each dot is one draw of all weights. The band is the 95 %
+        interval of single draws by theory `finite_width`, the solid line its mean, and the dashed
+        line He's product formula. The lower panels show the same divided by the predicted mean.
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row", height_ratios=(1.5, 1))
-    for (above, below), (quantity, words) in zip(axes.T, PANELS.items(), strict=True):
-        title, label, ratio_label = words
-        _moments(above, comparison, quantity)
-        _ratios(below, comparison, quantity)
-        above.set_title(title, loc="left", fontsize="medium")
-        above.set_ylabel(f"{label}\n{UNITS}", fontsize="small")
-        below.set_ylabel(ratio_label, fontsize="small")
+    for (top, bottom), (quantity, labels) in zip(axes.T, PANELS.items(), strict=True):
+        title, label, ratio_label = labels
+        _moments(top, comparison, quantity)
+        _ratios(bottom, comparison, quantity)
+        top.set_title(title, loc="left", fontsize="medium")
+        top.set_ylabel(f"{label}\n{UNITS}", fontsize="small")
+        bottom.set_ylabel(ratio_label, fontsize="small")
     for axis in axes.flat:
         axis.tick_params(labelsize="small", labelleft=True)
         axis.minorticks_off()
@@ -78,7 +79,7 @@ def certificate_band(comparison: TheoryComparison) -> Figure:
 
 
 def band(value: np.ndarray, log_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of 95 % of single draws; `value` is their mean, `log_sd` their log's spread.
+    """Return the 95 % interval of lognormal draws with mean `value` and log standard deviation.
 
     Examples
     --------
@@ -91,52 +92,57 @@ def band(value: np.ndarray, log_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _moments(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
-    measured, he, ours = _tables(comparison, quantity)
+    measured, he, certificate = _tables(comparison, quantity)
     axis.set_yscale("log")
-    axis.fill_between(ours.layer, *band(ours.value.to_numpy(), ours.log_sd.to_numpy()), **BAND)
-    axis.plot(ours.layer, ours.value, **MIDDLE)
+    low, high = band(certificate.value.to_numpy(), certificate.log_sd.to_numpy())
+    axis.fill_between(certificate.layer, low, high, **BAND)
+    axis.plot(certificate.layer, certificate.value, **MEAN_LINE)
     axis.plot(he.layer, he.value, **HE)
     _dots(axis, measured.layer, measured.value)
     axis.yaxis.set_major_locator(LogLocator(numticks=8))
-    _tell_the_miss(axis, measured, he, forward=quantity == "preact_m2")
+    _annotate_he_ratio(axis, measured, he, forward=quantity == "preact_m2")
 
 
 def _ratios(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
-    measured, he, ours = _tables(comparison, quantity)
-    one = ours.set_index("layer").value
-    low, high = band(np.ones(len(ours)), ours.log_sd.to_numpy())
+    measured, he, certificate = _tables(comparison, quantity)
+    layers, ones = certificate.layer, np.ones(len(certificate))
+    mean = certificate.set_index("layer").value
+    low, high = band(ones, certificate.log_sd.to_numpy())
     axis.set_yscale("log")
-    axis.fill_between(ours.layer, low, high, **BAND)
-    axis.plot(ours.layer, np.ones(len(ours)), **MIDDLE)
-    axis.plot(he.layer, he.value.to_numpy() / one.reindex(he.layer).to_numpy(), **HE)
-    _dots(axis, measured.layer, measured.value / one.reindex(measured.layer).to_numpy())
-    axis.set_ylim(1 / RATIOS[-1], RATIOS[-1])  # of He's line only the beginning
+    axis.fill_between(layers, low, high, **BAND)
+    axis.plot(layers, ones, **MEAN_LINE)
+    axis.plot(he.layer, he.value.to_numpy() / mean.reindex(he.layer).to_numpy(), **HE)
+    _dots(axis, measured.layer, measured.value / mean.reindex(measured.layer).to_numpy())
+    axis.set_ylim(1 / RATIOS[-1], RATIOS[-1])  # cuts off most of He's line
     ticks = [*(1 / r for r in reversed(RATIOS)), 1, *RATIOS]
     axis.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
-    axis.set_xlim(ours.layer.min() - 0.5, ours.layer.max() + 0.5)
-    axis.set_xticks(ours.layer, ours.layer_name, rotation=40, ha="right", rotation_mode="anchor")
+    axis.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
+    names = certificate.layer_name
+    axis.set_xticks(layers, names, rotation=40, ha="right", rotation_mode="anchor")
     axis.set_xlabel("weight layer $l$", fontsize="small")
 
 
 def _dots(axis: Axes, layers: pd.Series, values: pd.Series) -> None:
-    places = layers + np.random.default_rng(0).uniform(-JITTER, JITTER, len(layers))
-    axis.scatter(places, values, s=3, color=MEASURED, alpha=0.6, linewidth=0, zorder=2.5)
+    x = layers + np.random.default_rng(0).uniform(-JITTER, JITTER, len(layers))
+    axis.scatter(x, values, s=3, color=MEASURED_COLOR, alpha=0.6, linewidth=0, zorder=2.5)
 
 
-def _tell_the_miss(axis: Axes, measured: pd.DataFrame, he: pd.DataFrame, *, forward: bool) -> None:
-    """Write beside the last layer how far off He's number is."""
+def _annotate_he_ratio(
+    axis: Axes, measured: pd.DataFrame, he: pd.DataFrame, *, forward: bool
+) -> None:
+    """Annotate the last layer with the ratio of He's prediction to the measured mean."""
     layer = he.layer.max() if forward else he.layer.min()
     mean = float(measured.value[measured.layer == layer].mean())
     formula = float(he.value[he.layer == layer].iloc[0])
-    small = formula < mean
+    too_small = formula < mean
     times = f"{float(f'{max(formula / mean, mean / formula):.2g}'):,.0f}"
     axis.annotate(
-        f"He: {times} times too {'small' if small else 'large'}",
+        f"He: {times} times too {'small' if too_small else 'large'}",
         xy=(layer, formula),
-        xytext=(0, -5 if small else 24),  # clear of the lines
+        xytext=(0, -5 if too_small else 24),  # keeps the text off the lines
         textcoords="offset points",
         ha="right" if forward else "left",
-        va="top" if small else "bottom",
+        va="top" if too_small else "bottom",
         fontsize="x-small",
         color=HE["color"],
     )
@@ -144,10 +150,10 @@ def _tell_the_miss(axis: Axes, measured: pd.DataFrame, he: pd.DataFrame, *, forw
 
 def _legend(figure: Figure, comparison: TheoryComparison) -> None:
     draws = comparison.draws.groupby(["seed_weights", "draw"]).ngroups
-    dot = Line2D([], [], marker="o", linestyle="", markersize=2.5, color=MEASURED)
+    dot = Line2D([], [], marker="o", linestyle="", markersize=2.5, color=MEASURED_COLOR)
     dot.set_label(f"measured: {draws} draws of the weights")
     he = Line2D([], [], **HE)
-    mean = Line2D([], [], **MIDDLE, label="certificate: mean")
+    mean = Line2D([], [], **MEAN_LINE, label="certificate: mean")
     interval = Patch(**BAND, label="certificate: 95 % of draws")
     figure.legend(
         handles=[dot, interval, mean, he],
@@ -163,10 +169,13 @@ def _legend(figure: Figure, comparison: TheoryComparison) -> None:
 def _tables(
     comparison: TheoryComparison, quantity: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Measured draws, He's prediction and theory `finite_width`'s, of one quantity."""
+    """Return one quantity's measured draws and the predictions of `he` and `finite_width`."""
     predicted = comparison.predicted
-    he, ours = (predicted[predicted["theory"] == theory] for theory in ("he", "finite_width"))
-    return _rows(comparison.draws, quantity), _rows(he, quantity), _rows(ours, quantity)
+    he, certificate = (
+        _rows(predicted[predicted["theory"] == theory], quantity)
+        for theory in ("he", "finite_width")
+    )
+    return _rows(comparison.draws, quantity), he, certificate
 
 
 def _rows(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -175,20 +184,25 @@ def _rows(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw a sweep's first setting into its folder, and into others."""
+    """Draw the first setting of a sweep and save the figure."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.figures.certificate_band", description=__doc__.splitlines()[0]
     )
-    add_sweep(parser, nargs="?", default="certificate_band")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="default: the sweep's figures/")
-    asked = parser.parse_args(argv)
+    add_sweep_arguments(parser, nargs="?", default="certificate_band")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder in which to save the figure (default: the sweep's figures/)",
+    )
+    args = parser.parse_args(argv)
     with exit_on_error():
-        results = load(asked.name, asked.results)
-        comparison = compare(results)[0]
+        results = load(args.name, args.results)
+        comparison = compare_to_theory(results)[0]
         if comparison.unpredicted:
             raise FaninError(comparison.unpredicted)
     use_style()
-    folder = asked.to or results.folder.root / "figures"
+    folder = args.output or results.folder.root / "figures"
     paths = save(certificate_band(comparison), folder, "certificate_band")
     plain_console().print(f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}")
 

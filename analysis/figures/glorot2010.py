@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from fanin.errors import FaninError
@@ -56,7 +56,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         CLAIM,
         {"glorot2010": _figure(results)},
         caption,
-        tuple(_headlines(deviations, criterion)),
+        tuple(_claim_results(deviations, criterion)),
     )
 
 
@@ -90,14 +90,14 @@ def evenness(deviations: pd.DataFrame, init: str, quantity: str) -> Interval:
     return Interval(*(float(np.exp(x)) for x in (found.value, found.low, found.high)))
 
 
-def _headlines(deviations: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def _claim_results(deviations: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     for quantity, (_, words) in SIGNALS.items():
         way = "layer 5 over layer 1" if quantity == "act_m2" else "layer 1 over layer 5"
         for init, name in INITS.items():
             kept = evenness(deviations, init, quantity)
             uneven = name == "standard"
             bound = criterion["uneven"] if uneven else criterion["even"]
-            yield Headline(
+            yield ClaimResult(
                 f"{name} init: sd of the {words}, {way}",
                 f"{'shrinks' if uneven else 'about the same'} (their figure); "
                 f"{'below' if uneven else 'above'} {bound:g}",
@@ -136,8 +136,8 @@ def _densities(axis: Axes, bins: pd.DataFrame, layers: int) -> None:
         mine = bins[bins["layer"] == layer]
         width = mine["right"] - mine["left"]
         density = mine["count"] / (mine["count"].sum() * width)
-        look = {"color": PALETTE[layer - 1], "linestyle": DASHES[layer - 1], "linewidth": 1.1}
-        axis.plot((mine["left"] + mine["right"]) / 2, density, **look)
+        style = {"color": PALETTE[layer - 1], "linestyle": DASHES[layer - 1], "linewidth": 1.1}
+        axis.plot((mine["left"] + mine["right"]) / 2, density, **style)
     axis.set_yscale("log")
     sns.despine(ax=axis)
 

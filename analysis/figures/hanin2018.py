@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.query import select
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from fanin.errors import FaninError
@@ -55,7 +55,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "layer; line: 5 beta."
     )
     figure = _figure(table)
-    return Study(CLAIM, {"hanin2018": figure}, caption, tuple(_headlines(table, criterion)))
+    return Study(CLAIM, {"hanin2018": figure}, caption, tuple(_claim_results(table, criterion)))
 
 
 def _lengths(results: Results) -> pd.DataFrame:
@@ -91,21 +91,21 @@ def _summary(lengths: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _headlines(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def _claim_results(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     first = table.groupby(["init", "width"])["mean"].transform("first")
     factor = table["init"].map(PER_LAYER)
     expected = table.assign(expected=first * factor ** (table["layer"] - 1))
     last = expected[table["layer"] == table.groupby(["init", "width"])["layer"].transform("max")]
     for row in last[last["init"].isin(["he_normal", "he_uniform"])].to_dict("records"):
         off = abs(row["mean"] - 1) / row["relative_se"]
-        yield Headline(
+        yield ClaimResult(
             f"{row['init']}, width {row['width']}, layer {row['layer']}: mean of M_d",
             "1 (their theorem)",
             f"{row['mean']:.2f} (se {row['relative_se']:.2f})",
             off <= criterion["se"],
         )
     for row in last[~last["init"].isin(["he_normal", "he_uniform"])].to_dict("records"):
-        yield Headline(
+        yield ClaimResult(
             f"{row['init']}, width {row['width']}, layer {row['layer']}: mean of M_d",
             f"far from 1 (their text); {row['expected']:.1e} by the product of the layers' factors",
             f"{row['mean']:.1e}",
@@ -121,7 +121,7 @@ def _headlines(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[He
         factor = float(criterion["factor"])
         near = bool(((ratios < factor) & (ratios > 1 / factor)).all())
         alike = mine["var_log"].max() / mine["var_log"].min() < factor
-        yield Headline(
+        yield ClaimResult(
             f"beta = {beta:g}: var log M_d, by width",
             f"{KAPPA * beta:.3g} to first order in 1/width (their formula), the same at all widths",
             shown,
@@ -143,19 +143,19 @@ def _figure(table: pd.DataFrame) -> Figure:
 
 def _means(axis: Axes, table: pd.DataFrame) -> None:
     for number, (init, rows) in enumerate(table.groupby("init", sort=False)):
-        look: dict[str, Any] = {"color": PALETTE[number], "markersize": 3}
+        style: dict[str, Any] = {"color": PALETTE[number], "markersize": 3}
         if number == 0:  # He's two inits lie on each other
-            look |= {"markersize": 6, "markerfacecolor": "none"}
+            style |= {"markersize": 6, "markerfacecolor": "none"}
         every = rows.iloc[::3]
         error = every["mean"] * every["relative_se"]
         # Downwards a bar of a log axis must end above 0.
         bars = [np.minimum(error, 0.9 * every["mean"]), error]
         axis.errorbar(
-            every["layer"], every["mean"], yerr=bars, fmt=MARKS[number], linewidth=0.8, **look
+            every["layer"], every["mean"], yerr=bars, fmt=MARKS[number], linewidth=0.8, **style
         )
         line = rows["mean"].iloc[0] * PER_LAYER[str(init)] ** (rows["layer"] - 1)
         axis.plot(rows["layer"], line, color=PALETTE[number], linewidth=1.0)
-        axis.plot([], [], marker=MARKS[number], linewidth=1.0, label=str(init), **look)
+        axis.plot([], [], marker=MARKS[number], linewidth=1.0, label=str(init), **style)
     axis.set_yscale("log")
     axis.set_xlabel("layer $d$")
     axis.set_ylabel(r"mean length $\mathbb{E}[M_d]$")

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from analysis.figures.ablation import NOTHING, fields, measured, starts
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from fanin.errors import FaninError
@@ -76,7 +76,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "large_outputs": heat_map(table),
         "large_outputs_before": before_training(first, table[table["remedy"] == NOTHING]),
     }
-    return Study(CLAIM, figures, caption, tuple(_headlines(table, first, criterion)))
+    return Study(CLAIM, figures, caption, tuple(_claim_results(table, first, criterion)))
 
 
 def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
@@ -129,14 +129,14 @@ def _over_seeds(
     }
 
 
-def _headlines(
+def _claim_results(
     table: pd.DataFrame, first: pd.DataFrame, criterion: Mapping[str, Any]
-) -> Iterator[Headline]:
+) -> Iterator[ClaimResult]:
     yield from _hiding(table)
     for suspect in criterion["suspects"]:
         alone = table[(table["suspect"] == suspect) & (table["remedy"] == NOTHING)].iloc[0]
         claimed = suspect in criterion["huge"]
-        yield Headline(
+        yield ClaimResult(
             f"{suspect}, alone: makes the outputs huge",
             "true" if claimed else "false",
             ended(alone),
@@ -145,17 +145,17 @@ def _headlines(
     for suspect, claims in criterion["cures"].items():
         rows = table[(table["suspect"] == suspect) & table["kind"].isin(["own", "undone"])]
         cures = rows[rows["healthy"] & (rows["remedy"] != NOTHING)]["remedy"].tolist()
-        yield Headline(
+        yield ClaimResult(
             f"{suspect}: cured by", _listed(claims), _listed(cures), set(cures) == set(claims)
         )
     yield from _foreseen(first, criterion)
 
 
-def _hiding(table: pd.DataFrame) -> Iterator[Headline]:
+def _hiding(table: pd.DataFrame) -> Iterator[ClaimResult]:
     """Test what a softmax at the end changes, where the loss has one inside anyway."""
     first, remedies = table["suspect"].iloc[0], table.set_index(["suspect", "remedy"])
     bare, softmax = remedies.loc[(first, NOTHING)], remedies.loc[(first, HIDES)]
-    yield Headline(
+    yield ClaimResult(
         "no final activation makes the outputs huge: logits without and with a softmax at the end",
         "false: the same logits to the bit, as the loss applies a softmax in any case",
         f"{size(bare['end'])} and {size(softmax['end'])}, "
@@ -165,7 +165,7 @@ def _hiding(table: pd.DataFrame) -> Iterator[Headline]:
     hidden = table[(table["remedy"] == HIDES) & (table["kind"] == "own")].iloc[1:]
     cured = hidden[hidden["healthy"] & ~_alone(table, hidden)]
     worst = hidden.sort_values("largest").iloc[-1]
-    yield Headline(
+    yield ClaimResult(
         "a final activation cures some suspect that does harm",
         "false: it bounds what is seen, not the logits",
         f"cures {_listed(cured['suspect'].tolist())}; logits up to {size(worst['largest'])} "
@@ -180,20 +180,20 @@ def _alone(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     return rows["suspect"].map(alone).astype(bool)
 
 
-def _foreseen(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def _foreseen(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Before training: predicted sizes beside measured ones."""
     for row in first.to_dict("records"):
         if row["like"]:
             continue
         off = abs(row["log_mean"] - row["log_predicted"]) / row["log_se"]
-        yield Headline(
+        yield ClaimResult(
             f"{row['suspect']}: size of the outputs before training, typical draw",
             f"{size(np.exp(row['log_predicted'] / 2))}, theory",
             f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; off by {off:.1f} se)",
             bool(off <= criterion["se"]),
         )
     unseen = [row["suspect"] for row in first.to_dict("records") if row["like"]]
-    yield Headline(
+    yield ClaimResult(
         "invisible before training, the first outputs are the healthy network's",
         _listed(unseen),
         _listed([s for s, same in zip(first["suspect"], first["same"], strict=True) if same]),

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.compare.spec import metric_named
-from analysis.figures.study import Headline, Study
+from analysis.compare.spec import get_metric
+from analysis.figures.study import ClaimResult, Study
 from analysis.load import Results
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
@@ -62,7 +62,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"{int(cells['train.steps'].iloc[0])} steps of SGD with momentum: test accuracy, mean and "
         f"standard error over {accuracy['seed'].nunique()} seeds."
     )
-    lines = tuple(_headlines(accuracy, criterion))
+    lines = tuple(_claim_results(accuracy, criterion))
     return Study(CLAIM, {"mishkin2016": _figure(accuracy)}, caption, lines)
 
 
@@ -71,7 +71,7 @@ def _accuracies(results: Results) -> pd.DataFrame:
     cells = results.cells
     done = cells[cells["outcome"].isin(["ok", "diverged"])]
     config = next(iter(read_frozen(results.folder).values()))["config"]
-    guess = metric_named("test_accuracy").chance(config)
+    guess = get_metric("test_accuracy").chance(config)
     frame = pd.DataFrame(
         {
             "activation": done["activation"].astype(str),
@@ -90,7 +90,7 @@ def _accuracies(results: Results) -> pd.DataFrame:
     return frame
 
 
-def _headlines(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def _claim_results(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     by_seed = accuracy.pivot_table(index=["activation", "seed"], columns="init", values="accuracy")
     confidence = float(criterion["confidence"])
     for activation in (*WORKS, "tanh"):
@@ -99,7 +99,7 @@ def _headlines(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator
         gaussian = mine[["xavier_normal", "he_normal"]].mean(axis=1)
         is_claimed = activation in WORKS
         told, better = _difference(orthonormal - gaussian, confidence)
-        yield Headline(
+        yield ClaimResult(
             f"{ACTIVATIONS[activation]}: orthonormal-based less scaled Gaussian, test accuracy",
             "better (their text)" if is_claimed else "not better (their text)",
             told,
@@ -109,7 +109,7 @@ def _headlines(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator
     for activation in WORKS:
         mine = by_seed.loc[activation]
         told, better = _difference(mine["lsuv"] - mine["orthogonal"], confidence)
-        yield Headline(
+        yield ClaimResult(
             f"{ACTIVATIONS[activation]}: LSUV less orthonormal, test accuracy",
             "better (their text)",
             told,
@@ -119,7 +119,7 @@ def _headlines(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator
     trained = float(criterion["trained"])
     for init, name in INITS.items():
         reached = by_seed.loc["sigmoid"][init]
-        yield Headline(
+        yield ClaimResult(
             f"sigmoid, {name}: best test accuracy of {len(reached)} seeds",
             f"does not train (their text); below {trained:g}",
             f"{reached.max():.3f}",

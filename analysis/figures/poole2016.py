@@ -13,26 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from fanin.errors import FaninError
 from fanin.theory.depth_scales import DepthScales, depth_scales
-from fanin.theory.gaussian_pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_expectations
 
 CLAIM = (
     "The length of a signal converges within about 4 layers, the correlation of two within about "
     "20: to 1 in the ordered phase (chi_1 < 1), to less in the chaotic one (chi_1 > 1)."
 )
 SIZE = (6.6, 5.2)  # inches
-LOOKS: dict[int, tuple[Any, str]] = {
+STYLES: dict[int, tuple[Any, str]] = {
     0: ("-", "o"),
     1: ("--", "s"),
     2: (":", "^"),
 }  # of each sigma_w, told apart in grey too
 STARTS = ["scaling.scale", "scaling.shift"]
 LONGEST = 16.0  # q in panel A: what is longer is so in the first layer alone
-LAW = pair_law(torch.tanh)
+LAW = pair_expectations(torch.tanh)
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
@@ -63,7 +63,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         CLAIM,
         {"poole2016": _figure(lines, scales)},
         caption,
-        tuple(_headlines(lines, scales, criterion)),
+        tuple(_claim_results(lines, scales, criterion)),
     )
 
 
@@ -112,22 +112,22 @@ def _with_theory(lines: pd.DataFrame, bias_var: float) -> pd.DataFrame:
     return lines.assign(q_theory=theory[:, 0].T.ravel(), c_theory=theory[:, 1].T.ravel())
 
 
-def _headlines(
+def _claim_results(
     lines: pd.DataFrame, scales: Mapping[float, DepthScales], criterion: Mapping[str, Any]
-) -> Iterator[Headline]:
+) -> Iterator[ClaimResult]:
     within = float(criterion["within"])
     for gain, scale in scales.items():
         mine = lines[lines["gain"] == gain]
         q_off = float((mine["q"] / mine["q_theory"] - 1).abs().max())
         c_off = float((mine["c"] - mine["c_theory"]).abs().max())
         last = mine[mine["layer"] == mine["layer"].max()]
-        yield Headline(
+        yield ClaimResult(
             f"sigma_w = {gain:g}: q*",
             f"{scale.q_star:.3f} (their map)",
             f"{last['q'].mean():.3f} in the last layer, furthest from the map {q_off:.1%}",
             q_off <= within,
         )
-        yield Headline(
+        yield ClaimResult(
             f"sigma_w = {gain:g}: c* (chi_1 = {scale.chi_1:.3f}, {scale.phase})",
             f"{scale.c_star:.3f} (their map)",
             f"{last['c'].mean():.3f} in the last layer, furthest from the map {c_off:.3f}",
@@ -136,7 +136,7 @@ def _headlines(
     fixed = lines["gain"].map({gain: scale.q_star for gain, scale in scales.items()})
     after = lines["layer"] > criterion["q_layers"]
     q_left = float((lines["q"] / fixed - 1)[after].abs().max())
-    yield Headline(
+    yield ClaimResult(
         f"q is within {within:.0%} of q* after layer {criterion['q_layers']}",
         "about 4 layers (their text)",
         f"furthest {q_left:.1%}",
@@ -147,7 +147,7 @@ def _headlines(
     for phase, chaotic in (("chaotic", True), ("ordered", False)):
         mine = c_after & ((limit < 1) == chaotic)
         c_left = float((lines["c"] - limit)[mine].abs().max())
-        yield Headline(
+        yield ClaimResult(
             f"c is within {within:g} of c* after layer {criterion['c_layers']}, {phase} phase",
             "about 20 layers (their text)",
             f"furthest {c_left:.3f}",
@@ -159,19 +159,19 @@ def _figure(lines: pd.DataFrame, scales: Mapping[float, DepthScales]) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots(2, 2)
     for number, (gain, scale) in enumerate(scales.items()):
-        dash, mark = LOOKS[number % len(LOOKS)]
-        look = {"color": PALETTE[number], "linestyle": dash, "linewidth": 1.2}
+        dash, mark = STYLES[number % len(STYLES)]
+        style = {"color": PALETTE[number], "linestyle": dash, "linewidth": 1.2}
         dots = {"color": PALETTE[number], "marker": mark, "s": 9, "linewidth": 0, "alpha": 0.7}
         mine = lines[lines["gain"] == gain]
-        _maps(axes[:, 0], mine, scale, look, dots)
+        _maps(axes[:, 0], mine, scale, style, dots)
         for _, start in mine.groupby(STARTS):
-            axes[0, 1].plot(start["layer"], start["q_theory"], **look)
+            axes[0, 1].plot(start["layer"], start["q_theory"], **style)
             axes[0, 1].scatter(start["layer"], start["q"], **dots)
-            axes[1, 1].plot(start["layer"], start["c_theory"], **look)
+            axes[1, 1].plot(start["layer"], start["c_theory"], **style)
             axes[1, 1].scatter(start["layer"], start["c"], **dots)
     _label(axes)
     handles = [
-        Line2D([], [], color=PALETTE[n], linestyle=LOOKS[n % 3][0], marker=LOOKS[n % 3][1],
+        Line2D([], [], color=PALETTE[n], linestyle=STYLES[n % 3][0], marker=STYLES[n % 3][1],
                markersize=3.5, label=rf"$\sigma_w = {gain:g}$ ({scale.phase})")
         for n, (gain, scale) in enumerate(scales.items())
     ]  # fmt: skip
@@ -183,16 +183,16 @@ def _maps(
     axes: np.ndarray,
     mine: pd.DataFrame,
     scale: DepthScales,
-    look: Mapping[str, Any],
+    style: Mapping[str, Any],
     dots: Mapping[str, Any],
 ) -> None:
     """One layer against the one before: lengths above, correlations below (there at q near q*)."""
     gain, bias_var = mine["gain"].iloc[0], _bias_of(scale, mine["gain"].iloc[0])
     q = np.linspace(1e-3, LONGEST, 200)
     var = torch.from_numpy(q)
-    axes[0].plot(q, gain**2 * LAW.second_moment(var).numpy() + bias_var, **look)
+    axes[0].plot(q, gain**2 * LAW.second_moment(var).numpy() + bias_var, **style)
     c = np.linspace(0.0, 1.0, 100)
-    axes[1].plot(c, next_layer(np.full(100, scale.q_star), c, gain, bias_var)[1], **look)
+    axes[1].plot(c, next_layer(np.full(100, scale.q_star), c, gain, bias_var)[1], **style)
     for _, start in mine.groupby(STARTS):
         axes[0].scatter(start["q"].iloc[:-1], start["q"].iloc[1:], **dots)
         settled = start[start["layer"] > 4]

@@ -1,4 +1,4 @@
-"""Queries that several figures share: rows by value, brackets, curvature, smoothed losses."""
+"""Table queries shared by several figures: select rows, bracket an onset, smooth losses."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from analysis.load import Results
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.errors import FaninError
-from fanin.probes.measure import WHOLE_NET
+from fanin.probes.measure import WHOLE_NETWORK
 
 
 def select(table: pd.DataFrame, **equal: Any) -> pd.DataFrame:
-    """Return the rows whose columns have these values."""
-    wanted = pd.Series(True, index=table.index)
+    """Return the rows in which each named column has the given value."""
+    mask = pd.Series(True, index=table.index)
     for column, value in equal.items():
-        wanted &= table[column] == value
-    return table[wanted]
+        mask &= table[column] == value
+    return table[mask]
 
 
 def bracket(
     values: Float64[np.ndarray, " value"], has: Bool[np.ndarray, " value"]
 ) -> tuple[float, float]:
-    """The last value before the first that has it, and that one.
+    """Return the first value for which `has` is true, and the value before it.
 
     Parameters
     ----------
     values
-        Positive, from small to large.
+        Positive values in ascending order.
     has
-        Whether each has it.
+        Condition at each value.
 
     Returns
     -------
     tuple
-        0 in place of the former where the very first has it, inf in place of the latter where none.
+        `(before, first)`. `before` is 0 if the condition is true at the first value; `first` is inf
+        if the condition is true nowhere.
 
     Examples
     --------
@@ -58,76 +59,76 @@ def bracket(
 
 
 def initial_sharpness(layers: pd.DataFrame) -> pd.Series:
-    """By cell id (a string), the largest Hessian eigenvalue of the whole network at step 0.
+    """Return the largest Hessian eigenvalue of each whole network at step 0, by cell id (string).
 
-    Of each cell the first draw, which is the network that trains.
+    Draw 0 of each cell is the network that is trained.
     """
-    mine = select(layers, quantity="sharpness", layer=WHOLE_NET, step=0, draw=0)
-    return pd.Series(mine["value"].to_numpy(), index=mine["cell_id"].astype(str))
+    rows = select(layers, quantity="sharpness", layer=WHOLE_NETWORK, step=0, draw=0)
+    return pd.Series(rows["value"].to_numpy(), index=rows["cell_id"].astype(str))
 
 
-def smoothed(results: Results, columns: Sequence[str], steps: int) -> pd.DataFrame:
-    """Training loss in stretches of so many steps.
+def smooth_losses(results: Results, columns: Sequence[str], steps: int) -> pd.DataFrame:
+    """Average the training loss over windows of steps.
 
     Parameters
     ----------
     results
-        Of a sweep.
+        A sweep's results.
     columns
-        Of the `cells` table, to be told beside each row.
+        Columns of the `cells` table to add to each row.
     steps
-        That a point is the mean of.
+        Window length in steps.
 
     Returns
     -------
     pandas.DataFrame
-        A row per cell and stretch: `cell_id`, `columns`, `step` (the stretch's last) and `loss`.
+        One row per cell and window: `cell_id`, `columns`, `step` (the window's last step), `loss`.
 
     Raises
     ------
     FaninError
-        No network was trained yet.
+        The sweep has no training curves yet.
     """
     if results.curves.empty:
         raise FaninError(f"{results.folder.root}: no network was trained yet")
     losses = results.curves[results.curves["metric"] == "train_loss"]
     losses = losses.assign(cell_id=losses["cell_id"].astype(str))
-    stretch = (losses["step"] // steps).rename("stretch")
-    mean = losses.groupby(["cell_id", stretch])["value"].mean().rename("loss").reset_index()
-    about = results.cells[["cell_id", *columns]].assign(
+    window = (losses["step"] // steps).rename("window")
+    mean = losses.groupby(["cell_id", window])["value"].mean().rename("loss").reset_index()
+    configs = results.cells[["cell_id", *columns]].assign(
         cell_id=results.cells["cell_id"].astype(str)
     )
-    told = mean.merge(about, on="cell_id")
-    return told.assign(step=(told.pop("stretch") + 1) * steps)
+    smooth = mean.merge(configs, on="cell_id")
+    return smooth.assign(step=(smooth.pop("window") + 1) * steps)
 
 
-def last_share(curves: pd.DataFrame, columns: Sequence[str], guessing: float) -> pd.Series:
-    """Each cell's last loss over that of guessing, by `columns`; a loss that diverged is inf."""
+def final_loss_ratio(curves: pd.DataFrame, columns: Sequence[str], chance_loss: float) -> pd.Series:
+    """Return each cell's final loss divided by `chance_loss`, by `columns`; inf if it diverged."""
     last = curves.groupby([*columns, "cell_id"], observed=True)["loss"].last()
-    return (last / guessing).fillna(np.inf)
+    return (last / chance_loss).fillna(np.inf)
 
 
-def guessing(results: Results) -> float:
-    """Cross entropy of a network that gives every class the same chance: log(classes)."""
+def chance_loss(results: Results) -> float:
+    """Return the cross entropy of uniform class probabilities, log(classes), in nats."""
     line = next(iter(read_frozen(results.folder).values()))
     return float(np.log(build_cell(line["config"]).data.n_classes or 1))
 
 
-def in_words(results: Results, steps: int) -> str:
-    """Describe how the runs were trained and what `draw_runs` shows, for a caption's end."""
+def training_caption(results: Results, steps: int) -> str:
+    """Describe the training and the lines of `plot_losses` for the end of a caption."""
     cells = results.cells
     return (
         f"on {int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, SGD with "
         f"momentum, learning rate {cells['optim.lr'].iloc[0]:g}: training loss, mean over {steps} "
-        f"steps, a line a seed ({cells['seed'].nunique()} seeds). Dotted: the loss of guessing."
+        f"steps, one line per seed ({cells['seed'].nunique()} seeds). Dotted line: loss at chance."
     )
 
 
-def draw_runs(axis: Axes, curves: pd.DataFrame, guessing: float, **look: Any) -> None:
-    """A line per cell, and the loss of guessing, dotted."""
-    axis.axhline(guessing, color="0.5", linestyle=":", linewidth=1.0)
+def plot_losses(axis: Axes, curves: pd.DataFrame, chance_loss: float, **style: Any) -> None:
+    """Plot one line per cell, and the loss at chance as a dotted line."""
+    axis.axhline(chance_loss, color="0.5", linestyle=":", linewidth=1.0)
     for _, run in curves.groupby("cell_id"):
-        axis.plot(run["step"], run["loss"], **{"linewidth": 1.1, **look})
+        axis.plot(run["step"], run["loss"], **{"linewidth": 1.1, **style})
     axis.set_xlabel("training step")
     axis.set_ylim(bottom=0)
     sns.despine(ax=axis)

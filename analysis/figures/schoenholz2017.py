@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.load import Results
 from fanin.errors import FaninError
 from fanin.theory.depth_scales import depth_scales
@@ -52,7 +52,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         CLAIM,
         {"schoenholz2017": _figure(accuracy, bias_var)},
         caption,
-        tuple(_headlines(accuracy, scales, criterion)),
+        tuple(_claim_results(accuracy, scales, criterion)),
     )
 
 
@@ -72,9 +72,9 @@ def _accuracy(results: Results) -> pd.DataFrame:
     return told.pivot_table(index="depth", columns="weight_var", values="accuracy")
 
 
-def _headlines(
+def _claim_results(
     accuracy: pd.DataFrame, scales: Mapping[float, float], criterion: Mapping[str, Any]
-) -> Iterator[Headline]:
+) -> Iterator[ClaimResult]:
     trained, shallow, deep = (float(criterion[k]) for k in ("trained", "shallow", "deep"))
     depths = accuracy.index.to_numpy(float)
     for weight_var, xi in scales.items():
@@ -82,7 +82,7 @@ def _headlines(
         reached = depths[column >= trained]
         deepest = reached.max() if len(reached) else 0.0
         should, never = depths < shallow * xi, depths > deep * xi
-        yield Headline(
+        yield ClaimResult(
             f"sigma_w^2 = {weight_var:.3g}: deepest network that trains",
             f"{TIMES:g} xi_c = {_depth(TIMES * xi)} (their theory)",
             f"{deepest:.0f} of {', '.join(f'{d:.0f}' for d in depths)}",

@@ -1,8 +1,10 @@
-"""A published figure made again: what it looks like, its numbers beside ours, and a verdict.
+"""Studies: a published figure redrawn from a sweep, and published numbers beside measured ones.
 
-A sweep whose YAML names a `source` has a module of its own name here, with
+A sweep with a `source` key in its YAML needs a module of the same name in this package, with
 
     study(results: Results, criterion: Mapping[str, Any]) -> Study
+
+`criterion` is the sweep's `criterion` key. The study decides by it which claims hold.
 """
 
 from __future__ import annotations
@@ -19,85 +21,91 @@ from matplotlib.figure import Figure
 from analysis.load import Results
 from fanin.errors import FaninError
 
-FIELD_REPORT = "field report"  # the source of a question that people ask
-Word = Literal["reproduced", "partly reproduced", "not reproduced"]
+FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
+Conclusion = Literal["reproduced", "partly reproduced", "not reproduced"]
 
 
 @dataclass(frozen=True)
-class Headline:
-    """One of the publication's numbers, and ours.
+class ClaimResult:
+    """One claimed number and the measured one.
 
     Attributes
     ----------
-    what
-        What it is, with symbol and setting.
-    theirs
-        As published, or by the publication's own formula; says which.
-    ours
-        As measured, with its error.
+    description
+        The quantity, with its symbol and setting.
+    claimed
+        Published value, or the value of the publication's own formula, with its source.
+    measured
+        Measured value with its error.
     holds
-        Whether the criterion calls that the same; None where it asks nothing of it, or can't tell.
+        True if the measured value meets the criterion. None if there is no criterion for it or if
+        the data cannot decide.
     undecided
-        Whether something was claimed that the data can't tell: no claim is reproduced by that.
+        True if there is a criterion but the data cannot decide. An undecided claim does not count
+        as reproduced.
     """
 
-    what: str
-    theirs: str
-    ours: str
+    description: str
+    claimed: str
+    measured: str
     holds: bool | None
     undecided: bool = False
 
 
 @dataclass(frozen=True)
 class Study:
-    """Result of a sweep's study: figures, caption and headlines.
+    """Result of a sweep's study: figures, caption and tested claims.
 
     Attributes
     ----------
     claim
-        What the publication says, in a sentence.
+        The publication's claim, in one sentence.
     figures
-        By file name.
+        Figures by file name, without suffix.
     caption
-        Setting and n, for under the figure.
-    headlines
-        Numbers beside each other.
+        Figure caption: setting, symbols and number of draws or seeds.
+    claim_results
+        Claimed and measured numbers, in the order of the table.
     """
 
     claim: str
     figures: Mapping[str, Figure]
     caption: str
-    headlines: tuple[Headline, ...]
+    claim_results: tuple[ClaimResult, ...]
 
     @property
-    def verdict(self) -> Word:
-        """By the headlines that the criterion asks something of."""
-        asked = [line.holds for line in self.headlines if line.holds is not None]
-        if all(asked) and not any(line.undecided for line in self.headlines):
+    def conclusion(self) -> Conclusion:
+        """Summary of all claims that have a criterion."""
+        tested = [result.holds for result in self.claim_results if result.holds is not None]
+        if all(tested) and not any(result.undecided for result in self.claim_results):
             return "reproduced"
-        return "partly reproduced" if any(asked) else "not reproduced"
+        return "partly reproduced" if any(tested) else "not reproduced"
 
 
-def study_of(results: Results) -> Callable[[], Study] | None:
-    """Return the function that makes a sweep's study; None for a sweep that has none.
+def study_factory(results: Results) -> Callable[[], Study] | None:
+    """Return a function that computes a sweep's study, or None if the sweep has no `source`.
 
     Raises
     ------
     FaninError
-        The sweep names a source, and there is no module of its name.
+        The sweep has a `source`, but this package has no module of the sweep's name.
     """
-    about = launched(results)
-    if not about.get("source"):
+    record = launch_record(results)
+    if not record.get("source"):
         return None
-    module = f"analysis.figures.{about['sweep']}"
+    module = f"analysis.figures.{record['sweep']}"
     if importlib.util.find_spec(module) is None:
-        raise FaninError(f"{about['sweep']}: no module {module} draws this sweep's figure")
-    make = importlib.import_module(module).study
-    return lambda: make(results, about.get("criterion") or {})
+        path = module.replace(".", "/")
+        raise FaninError(
+            f"{record['sweep']}: no module {module}. A sweep with a 'source' needs one to draw its "
+            f"figure; write {path}.py or remove 'source' from the sweep's YAML"
+        )
+    study = importlib.import_module(module).study
+    return lambda: study(results, record.get("criterion") or {})
 
 
-def launched(results: Results) -> dict[str, Any]:
-    """Read what a sweep's first launch recorded: source and criterion as they stood then."""
+def launch_record(results: Results) -> dict[str, Any]:
+    """Read the record of a sweep's first launch, with `source` and `criterion` as of then."""
     try:
         documents = list(yaml.safe_load_all(results.folder.provenance.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError) as error:

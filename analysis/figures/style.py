@@ -1,4 +1,4 @@
-"""Style of all figures, and saving them."""
+"""Colors, line styles and file formats of all figures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 FORMATS = ("pdf", "svg", "png")
 PALETTE = sns.color_palette("colorblind")
-# Told apart in grey too: each theory has a dash of its own.
-MEASURED = "0.45"  # grey
+# Each theory has its own dash pattern, so the lines differ in grayscale too.
+MEASURED_COLOR = "0.45"  # grey
 THEORY_LINES: dict[str, dict[str, Any]] = {
     "he": {
         "color": PALETTE[3],
@@ -31,25 +31,25 @@ THEORY_LINES: dict[str, dict[str, Any]] = {
 
 
 def use_style() -> None:
-    """Set seaborn's theme for papers; fonts stay text in PDF and SVG."""
+    """Set seaborn's paper theme, and keep text as text in PDF and SVG files."""
     mpl.use("Agg")
     sns.set_theme(context="paper", style="ticks", palette="colorblind")
     mpl.rcParams.update({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "fanin"})
 
 
-def panels_in_a_row(panels: int) -> int:
-    """Number of panels side by side: three at most, and four as two by two.
+def panel_columns(panels: int) -> int:
+    """Return the number of panel columns: at most three; four panels make a 2 x 2 grid.
 
-    >>> [panels_in_a_row(n) for n in (1, 2, 3, 4, 5)]
+    >>> [panel_columns(n) for n in (1, 2, 3, 4, 5)]
     [1, 2, 3, 2, 3]
     """
     return 2 if panels == 4 else min(panels, 3)
 
 
-def plain(text: str) -> str:
-    """Text as it is: a dollar sign begins no formula.
+def escape_mathtext(text: str) -> str:
+    """Escape dollar signs, which start a formula in matplotlib.
 
-    >>> plain("cost=$5")
+    >>> escape_mathtext("cost=$5")
     'cost=\\\\$5'
     """
     return text.replace("$", r"\$")

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.comparison import TheoryComparison
 from analysis.figures.query import select
-from analysis.figures.style import MEASURED, THEORY_LINES, plain
+from analysis.figures.style import MEASURED_COLOR, THEORY_LINES, plain
+from analysis.theory_comparison import TheoryComparison
 
 QUANTITY = "preact_m2"
 PANEL = (2.3, 1.9)  # inches
@@ -39,7 +39,7 @@ def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[Theory
     """Settings by what is neither init nor activation, in words."""
     grouped: dict[str, list[TheoryComparison]] = {}
     for comparison in comparisons:
-        words = comparison.setting.words
+        words = comparison.setting.axis_values
         groups = [g for g in dict.fromkeys(map(_group, words)) if g not in ("init", "activation")]
         rest = " ".join(_label(comparison, group) for group in groups)
         grouped.setdefault(rest, []).append(comparison)
@@ -90,7 +90,7 @@ def _legend(figure: Figure, comparisons: Sequence[TheoryComparison], wide: bool)
     theories = {
         theory for c in comparisons if not c.predicted.empty for theory in c.predicted["theory"]
     }
-    dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED)
+    dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED_COLOR)
     dot.set_label(f"measured, one dot per draw of the weights ({draws} draws)")
     lines = [
         Line2D([], [], **{"linewidth": 1.6} | style)
@@ -126,7 +126,7 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
         alpha=0.5,
         linewidth=0,
         legend=False,
-        color=MEASURED,
+        color=MEASURED_COLOR,
     )
     for theory, style in THEORY_LINES.items():
         if comparison.predicted.empty:
@@ -164,7 +164,7 @@ def _group(key: str) -> str:
 
 
 def _label(comparison: TheoryComparison, group: str) -> str:
-    words = comparison.setting.words
+    words = comparison.setting.axis_values
     own = [
         str(value) if key == group else f"{key.partition('.')[2]}={value}"
         for key, value in words.items()

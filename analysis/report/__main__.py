@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cli import add_sweep, prediction_progress
+from analysis.cli import add_sweep_arguments, prediction_progress
 from analysis.report.page import Theory, write_index, write_report
 from experiments.console import exit_on_error
 
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m analysis.report",
         description="A sweep as one HTML page, which needs no network; its path is printed.",
     )
-    add_sweep(parser, nargs="?")
+    add_sweep_arguments(parser, nargs="?")
     parser.add_argument(
         "--all", action="store_true", help="instead: a page that lists all sweeps in results/"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conditions import key_order
+from analysis.settings import axis_sort_key
 from experiments.config.identity import flatten, scientific
 from experiments.config.instantiate import TARGET
 from experiments.sweep.differences import shared_values, varies
@@ -148,7 +148,7 @@ def varying(frozen: Mapping[str, PlanRecord], ids: Sequence[str]) -> list[Column
     keys = {key for line in frozen.values() for key in line["asked"]}
     keys |= {group for line in frozen.values() for group in line["choices"]}
     columns = []
-    for key in sorted(keys, key=key_order):
+    for key in sorted(keys, key=axis_sort_key):
         values = [plain(flat[cell].get(key)) if cell in flat else None for cell in ids]
         if varies(values):
             columns.append(Column(key, kind_of(values), values))
@@ -189,7 +189,7 @@ def shared(frozen: Mapping[str, PlanRecord]) -> dict[str, str]:
         | {k: v for k, v in scientific(line["config"]).items() if not k.endswith(TARGET)}
         for line in frozen.values()
     )
-    return {key: word(common[key]) for key in sorted(common, key=key_order)}
+    return {key: word(common[key]) for key in sorted(common, key=axis_sort_key)}
 
 
 def _known(line: PlanRecord) -> dict[str, Any]:

@@ -14,11 +14,11 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis.comparison import TheoryComparison, table
 from analysis.figures import variance_by_layer
-from analysis.figures.study import Headline, study_of
+from analysis.figures.study import ClaimResult, study_factory
 from analysis.figures.style import use_style
 from analysis.load import Results
+from analysis.theory_comparison import TheoryComparison, layer_table
 from fanin.errors import FaninError
 
 MOST = 12  # figures that a page holds; the command makes them all
@@ -89,7 +89,7 @@ def _seen(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
     """Describe the panels, a sentence each."""
     yield f"{len(comparisons)} panels."
     for comparison in comparisons:
-        rows = table(comparison)
+        rows = layer_table(comparison)
         if rows.empty:
             continue
         first, last = rows.iloc[0], rows.iloc[-1]
@@ -109,8 +109,8 @@ class Studied:
     """Outcome of a publication's claim, or why there is none (`skip_reason`)."""
 
     claim: str = ""
-    verdict: str = ""
-    headlines: Sequence[Headline] = ()
+    conclusion: str = ""
+    claim_results: Sequence[ClaimResult] = ()
     figures: Sequence[Drawn] = ()
     skip_reason: str | None = None
 
@@ -119,17 +119,19 @@ def studied(results: Results, command: str) -> Studied | None:
     """A sweep's study; None for a sweep that reproduces nothing."""
     use_style()
     try:
-        make = study_of(results)
+        make = study_factory(results)
         study = None if make is None else make()
     except FaninError as error:
         return Studied(skip_reason=str(error))
     if study is None:
         return None
-    seen = " ".join(f"{h.what}: claimed {h.theirs}, measured {h.ours}." for h in study.headlines)
+    seen = " ".join(
+        f"{h.description}: claimed {h.claimed}, measured {h.measured}." for h in study.claim_results
+    )
     return Studied(
         claim=study.claim,
-        verdict=study.verdict,
-        headlines=study.headlines,
+        conclusion=study.conclusion,
+        claim_results=study.claim_results,
         figures=[
             drawn(name, figure, study.claim, seen, study.caption, command)
             for name, figure in study.figures.items()

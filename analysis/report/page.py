@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from analysis.comparison import TheoryComparison
 from analysis.load import Results, load
 from analysis.predictions import OnPredicted
 from analysis.report import figures, outcomes, provenance, template
 from analysis.report.cells import Column, cell_columns, folded, shared
-from analysis.report.comparison import compared
 from analysis.report.export import as_csv, as_latex, seeds_together
 from analysis.report.figures import studied
+from analysis.report.init_comparison import compared
 from analysis.report.outcomes import Share, as_shares
 from analysis.report.provenance import read_launches
-from analysis.report.theory import LEFT_OUT, Checked, checked, predicted, unpredicted
+from analysis.report.theory_check import LEFT_OUT, Checked, checked, predicted, unpredicted
+from analysis.theory_comparison import TheoryComparison
 from experiments.atomic_write import atomic_write
 from experiments.sweep.status.format import standing, tally
 from experiments.sweep.status.status import Status

@@ -1,1 +1,1 @@
-"""Studies: what docs/ says about the theory, each page's numbers made by a command."""
+"""Commands that compute the numbers in docs/ and write them into the pages."""

@@ -17,10 +17,10 @@ from fanin.theory.moments import LayerMoments, ScalarMoments, scalar_moments
 
 SCRIPT = Path(__file__).with_name("other_tools.py")
 VENV = "/tmp/compare-venv"
-PINNED = ("anyinit==0.4.0", "neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30", "torch")
+REQUIREMENTS = ("anyinit==0.4.0", "neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30", "torch")
 NOT_INSTALLED = "not installed"
 
-Answer = list[float] | str
+ToolResult = list[float] | str
 """A number per weight layer, or why there is none."""
 
 
@@ -29,17 +29,17 @@ def how_to_install(venv: str) -> str:
     return (
         "anyinit and neural-tangents are compared where they are installed, in a virtual "
         f"environment of their own:\n  python3 -m venv {venv}\n"
-        f"  {venv}/bin/pip install {' '.join(PINNED)}"
+        f"  {venv}/bin/pip install {' '.join(REQUIREMENTS)}"
     )
 
 
-def ask(
+def query_tools(
     network: nn.Sequential,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image channel height width"],
     tools: Sequence[str],
     venv: str = VENV,
-) -> dict[str, Answer]:
+) -> dict[str, ToolResult]:
     """Each tool's second moments of the pre-activations, by weight layer.
 
     Parameters
@@ -66,14 +66,14 @@ def ask(
         return dict.fromkeys(tools, NOT_INSTALLED)
     described = as_layers(network, moments)
     fed = images.flatten(1) if described[0]["kind"] == "linear" else images
-    request = {"layers": described, "images": fed.tolist(), "ask": list(tools)}
+    request = {"layers": described, "images": fed.tolist(), "query_tools": list(tools)}
     done = subprocess.run(
         [str(python), str(SCRIPT)], input=json.dumps(request), capture_output=True, text=True
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]
         raise FaninError(f"{SCRIPT.name}: {' '.join(last)}")
-    answers: dict[str, Answer] = json.loads(done.stdout.splitlines()[-1])
+    answers: dict[str, ToolResult] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
 

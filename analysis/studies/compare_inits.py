@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.studies.baselines import VENV, ask, how_to_install
+from analysis.studies.baselines import VENV, how_to_install, query_tools
 from analysis.studies.draws import measure_draws
 from analysis.studies.tables import markdown_table, publish
 from experiments.console import exit_on_error
@@ -28,7 +28,7 @@ from fanin.theory.moments import declared_moments
 from fanin.theory.prescribe import prescribe
 
 CALIBRATION = 64  # images that LSUV calibrates on
-ASKED = 8  # of those, the ones that theory and anyinit are asked about
+ASKED = 8  # of those, the ones that theory and anyinit are args about
 MEASURED = 16  # other images, that all inits are measured on
 WIDTH = 32  # of the first convolution
 
@@ -53,7 +53,7 @@ def inits(network: nn.Sequential, calibration: Images, venv: str = VENV) -> dict
         "prescribe, both ways": prescribe(network, calibration[:ASKED], direction="both").init,
     }
     moments = declared_moments(network, he)
-    variances = ask(network, moments, calibration[:ASKED], ["anyinit_init"], venv)["anyinit_init"]
+    variances = query_tools(network, moments, calibration[:ASKED], ["anyinit_init"], venv)["anyinit_init"]
     if isinstance(variances, str):
         return found
     layers = {
@@ -111,15 +111,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", default="~/.cache/fanin", help="default: %(default)s")
     parser.add_argument("--venv", default=VENV, help="where anyinit is; %(default)s")
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
-    asked = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with exit_on_error():
-        calibration, shown = images(asked.data_root)
+        calibration, shown = images(args.data_root)
         network = AlexNet(width=WIDTH).build((3, 32, 32), 10, nn.ReLU)
-        found = inits(network, calibration, asked.venv)
+        found = inits(network, calibration, args.venv)
         if "anyinit" not in found:
-            print(how_to_install(asked.venv), file=sys.stderr)
-        text = markdown(measured(network, found, calibration, shown, asked.draws))
-        publish(text, asked.write, "compare_inits")
+            print(how_to_install(args.venv), file=sys.stderr)
+        text = markdown(measured(network, found, calibration, shown, args.draws))
+        publish(text, args.write, "compare_inits")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.studies.baselines import NOT_INSTALLED, VENV, Answer, ask, how_to_install
+from analysis.studies.baselines import NOT_INSTALLED, VENV, ToolResult, how_to_install, query_tools
 from analysis.studies.draws import mean_and_error, measure_draws
-from analysis.studies.networks import ANYINITS, FIVE, Subject
+from analysis.studies.networks import ANYINIT_CASE, CASES, NetworkCase
 from analysis.studies.tables import markdown_table, publish
 from experiments.console import exit_on_error
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside
-from fanin.theory.theories import predict_theories
+from fanin.theory.predict import predict_moments
 
 OURS = {
     "he": "He",
@@ -40,7 +40,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Compared:
+class CaseResult:
     """One network's measurement and what each theory said.
 
     Attributes
@@ -53,10 +53,10 @@ class Compared:
         By tool: a number per weight layer (`preact_m2`), or why there is none.
     """
 
-    subject: Subject
+    subject: NetworkCase
     draws: pd.DataFrame
     predicted: pd.DataFrame
-    others: dict[str, Answer]
+    others: dict[str, ToolResult]
 
     @property
     def n_draws(self) -> int:
@@ -112,39 +112,39 @@ class Compared:
         return rows[(rows.theory == theory) & (rows.quantity == quantity)].sort_values("layer")
 
 
-def compare(subject: Subject, draws: int, root: str, venv: str = VENV) -> Compared:
-    """Measure one network, and ask everybody."""
+def compare(subject: NetworkCase, draws: int, root: str, venv: str = VENV) -> CaseResult:
+    """Measure one network, and query_tools everybody."""
     image = subject.image(root)
     network = subject.network(image)
     moments = subject.moments(network)
-    predicted = predict_theories(network, moments, image, tuple(OURS))
-    others = ask(network, moments, image, tuple(OTHERS), venv)
+    predicted = predict_moments(network, moments, image, tuple(OURS))
+    others = query_tools(network, moments, image, tuple(OTHERS), venv)
     measured = measure_draws(network, subject.init, image, draws)
-    return Compared(subject, measured, predicted[predicted.image == -1], others)
+    return CaseResult(subject, measured, predicted[predicted.image == -1], others)
 
 
-def on_its_own_terms(draws: int, root: str, venv: str = VENV) -> Compared | None:
+def compare_anyinit_init(draws: int, root: str, venv: str = VENV) -> CaseResult | None:
     """The max-pool network with the weights that anyinit gives it; None where that is missing."""
-    image = ANYINITS.image(root)
-    network = ANYINITS.network(image)
-    moments = ANYINITS.moments(network)
-    answers = ask(network, moments, image, ("anyinit_init", "anyinit_own"), venv)
+    image = ANYINIT_CASE.image(root)
+    network = ANYINIT_CASE.network(image)
+    moments = ANYINIT_CASE.moments(network)
+    answers = query_tools(network, moments, image, ("anyinit_init", "anyinit_own"), venv)
     variances, own = answers["anyinit_init"], answers["anyinit_own"]
     if isinstance(variances, str) or isinstance(own, str):
         return None
     layers = {
         name: LayerInit(Normal(std=var**0.5)) for name, var in zip(moments, variances, strict=True)
     }
-    subject = replace(ANYINITS, layers=layers)
+    subject = replace(ANYINIT_CASE, layers=layers)
     return replace(compare(subject, draws, root, venv), others={"anyinit": own})
 
 
-def markdown(compared: Sequence[Compared]) -> str:
+def markdown(compared: Sequence[CaseResult]) -> str:
     """The whole block: a summary, then each network's layers."""
     return "\n\n".join([_summary(compared), *(_network(c) for c in compared)])
 
 
-def _summary(compared: Sequence[Compared]) -> str:
+def _summary(compared: Sequence[CaseResult]) -> str:
     theories = {**OURS, **OTHERS}
     lines = [
         "Furthest from 1 of predicted / measured over a network's layers; where the measured mean "
@@ -160,11 +160,11 @@ def _summary(compared: Sequence[Compared]) -> str:
     return "\n\n".join(lines)
 
 
-def _short(compared: Compared) -> str:
+def _short(compared: CaseResult) -> str:
     return compared.subject.title.partition(":")[0]
 
 
-def _furthest(compared: Compared, theory: str, quantity: str) -> str:
+def _furthest(compared: CaseResult, theory: str, quantity: str) -> str:
     ratio = compared.ratio(theory, quantity)
     if ratio is None:
         answer = compared.others.get(theory)
@@ -175,11 +175,11 @@ def _furthest(compared: Compared, theory: str, quantity: str) -> str:
     return _number(ratio[worst]) + (f" ({error:.0%})" if error > 0.01 else "")
 
 
-def _overall(compared: Compared, quantity: str) -> str:
+def _overall(compared: CaseResult, quantity: str) -> str:
     return f"{np.nanmean(compared.covered(quantity)):.1%}"
 
 
-def _network(compared: Compared) -> str:
+def _network(compared: CaseResult) -> str:
     lines = [f"### {compared.subject.title}", f"{compared.n_draws} draws."]
     for quantity, words in QUANTITIES.items():
         lines += [
@@ -190,7 +190,7 @@ def _network(compared: Compared) -> str:
     return "\n\n".join([*lines, *said])
 
 
-def _layers(compared: Compared, quantity: str) -> str:
+def _layers(compared: CaseResult, quantity: str) -> str:
     means = compared.means(quantity)
     theories = {
         words: ratio
@@ -213,7 +213,7 @@ def _number(ratio: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, ask, and write or print."""
+    """Measure, query_tools, and write or print."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.compare_theories", description=__doc__.splitlines()[0]
     )
@@ -221,14 +221,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", default="~/.cache/fanin", help="default: %(default)s")
     parser.add_argument("--venv", default=VENV, help="where the other tools are; %(default)s")
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
-    asked = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with exit_on_error():
-        compared = [compare(s, asked.draws, asked.data_root, asked.venv) for s in FIVE]
+        compared = [compare(s, args.draws, args.data_root, args.venv) for s in CASES]
         if any(NOT_INSTALLED in c.others.values() for c in compared):
-            print(how_to_install(asked.venv), file=sys.stderr)
-        own = on_its_own_terms(asked.draws, asked.data_root, asked.venv)
+            print(how_to_install(args.venv), file=sys.stderr)
+        own = compare_anyinit_init(args.draws, args.data_root, args.venv)
         text = markdown([*compared, own] if own else compared)
-        publish(text, asked.write, "compare_theories")
+        publish(text, args.write, "compare_theories")
 
 
 if __name__ == "__main__":

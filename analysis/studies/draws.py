@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fanin.inits import Init, initialize
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 COLUMNS = ("layer", "layer_name", "quantity", "value")
 
@@ -41,7 +41,7 @@ def measure_draws(
     seed
         Of weights and cotangents.
     calibration
-        Images for an init that looks at data (LSUV).
+        Images for an init that styles at data (LSUV).
 
     Returns
     -------
@@ -57,7 +57,7 @@ def measure_draws(
     frames = []
     for draw in range(draws):
         initialize(network, init, partial(generator, "weights", seed, draw), fitted_on)
-        cotangent = random_cotangent(len(images), logits, generator("cotangent", seed, draw))
+        cotangent = random_cotangent(len(images), logits, make_generator("cotangent", seed, draw))
         found = pd.DataFrame(measure(network, images, cotangent).layers)
         kept = found[(found.image == -1) & (found.layer > 0)]
         frames.append(kept[list(COLUMNS)].assign(draw=draw))

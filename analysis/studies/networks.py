@@ -31,7 +31,7 @@ Network = Callable[[ImageShape], nn.Sequential]
 
 
 @dataclass(frozen=True)
-class Subject:
+class NetworkCase:
     """A network, how its weights are drawn, and what it is shown.
 
     Attributes
@@ -125,14 +125,14 @@ def alexnet(shape: ImageShape) -> nn.Sequential:
     return AlexNet(width=64).build(shape, 10, nn.ReLU)
 
 
-FIVE = (
-    Subject(
+CASES = (
+    NetworkCase(
         "mlp: 10 linear layers of 256, ReLU, He; an MNIST digit in [0, 1]",
         lambda shape: Mlp(depth=10, width=256).build(shape, 10, nn.ReLU),
         HeNormal(),
         Mnist(),
     ),
-    Subject(
+    NetworkCase(
         "plain: 9 padded 3x3 convolutions of 64 channels and a linear layer, ReLU, He; a CIFAR-10 "
         "image at 14x14, standardized",
         lambda shape: Plain(depth=10, width=64).build(shape, 10, nn.ReLU),
@@ -141,14 +141,14 @@ FIVE = (
         Scaling(Standardize()),
         side=14,
     ),
-    Subject(
+    NetworkCase(
         "alexnet: 64 channels, overlapping max-pools, ReLU, torch's default init with its biases; "
         "a CIFAR-10 image in [0, 1]",
         alexnet,
         PytorchDefault(),
         Cifar10(),
     ),
-    Subject(
+    NetworkCase(
         "tanh: 3 padded convolutions of 64 channels with average-pools, the last over all "
         "positions, LeCun's init; a CIFAR-10 image at 16x16, standardized",
         tanh_pooled,
@@ -157,7 +157,7 @@ FIVE = (
         Scaling(Standardize()),
         side=16,
     ),
-    Subject(
+    NetworkCase(
         "means: 3 padded convolutions of 64 channels with max-pools, ReLU, weights "
         "U(-0.02, 0.05); a CIFAR-10 image at 16x16 in [0, 1]",
         max_pooled,
@@ -168,7 +168,7 @@ FIVE = (
 )
 """What docs/theory.md compares on."""
 
-ANYINITS = Subject(
+ANYINIT_CASE = NetworkCase(
     "anyinit's own: the network of `means` with Gaussian weights of the variances that anyinit "
     "gives them; a CIFAR-10 image at 16x16, standardized",
     max_pooled,

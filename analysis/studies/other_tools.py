@@ -2,7 +2,7 @@
 
 Reads a network from stdin as JSON and writes each tool's second moments of the pre-activations, a
 number per weight layer, or the reason why it has none. Nothing of this project is imported: the
-tools live in a virtual environment of their own, see `ask`.
+tools live in a virtual environment of their own, see `query_tools`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Layer = dict[str, Any]
 WEIGHT_LAYERS = ("linear", "conv")
 
 
-class Cannot(Exception):
+class Unsupported(Exception):
     """The tool has no notion of something in this network."""
 
 
-def ask_anyinit(net: dict[str, Any]) -> list[float]:
+def predict_anyinit(net: dict[str, Any]) -> list[float]:
     """Follow anyinit's moments through the network, at the scales the network really has.
 
     Its report says which second moment each weight layer's successor receives, for weights of
@@ -36,7 +36,7 @@ def ask_anyinit(net: dict[str, Any]) -> list[float]:
     weights = [layer for layer in net["layers"] if layer["kind"] in WEIGHT_LAYERS]
     scales = [layer["fan_in"] * layer["weight_var"] for layer in weights]
     if max(scales[:-1]) > 1.001 * min(scales[:-1]):
-        raise Cannot("one gain per activation function")
+        raise Unsupported("one gain per activation function")
     (activation,) = {a for a in _kinds(net["layers"]) if a in ("relu", "tanh")}
     report = anyinit.initialize(
         _torch_net(net["layers"]),
@@ -66,11 +66,11 @@ def anyinit_own(net: dict[str, Any]) -> list[float]:
     ]
 
 
-def ask_neural_tangents(net: dict[str, Any]) -> list[float]:
+def predict_neural_tangents(net: dict[str, Any]) -> list[float]:
     """The NNGP kernel's diagonal after each weight layer, averaged over positions."""
     _zero_mean(net["layers"])
     if "max_pool" in _kinds(net["layers"]):
-        raise Cannot("no max-pool")
+        raise Unsupported("no max-pool")
     import_module("jax").config.update("jax_enable_x64", True)
     stax = import_module("neural_tangents.stax")
     images = np.array(net["images"], dtype=np.float64)
@@ -86,7 +86,7 @@ def ask_neural_tangents(net: dict[str, Any]) -> list[float]:
 
 def _zero_mean(layers: list[Layer]) -> None:
     if any(layer.get("weight_mean") for layer in layers):
-        raise Cannot("weights of zero mean only")
+        raise Unsupported("weights of zero mean only")
 
 
 def _kinds(layers: list[Layer]) -> set[str]:
@@ -145,22 +145,22 @@ def _diagonal_mean(nngp: Any) -> float:
 
 
 def main() -> None:
-    """Answer one request."""
+    """ToolResult one request."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     warnings.simplefilter("ignore")
     net = json.load(sys.stdin)
     answers: dict[str, Any] = {}
-    for name, ask in {
-        "anyinit": ask_anyinit,
+    for name, query_tools in {
+        "anyinit": predict_anyinit,
         "anyinit_init": anyinit_init,
         "anyinit_own": anyinit_own,
-        "neural_tangents": ask_neural_tangents,
+        "neural_tangents": predict_neural_tangents,
     }.items():
-        if name not in net["ask"]:
+        if name not in net["query_tools"]:
             continue
         try:
-            answers[name] = ask(net)
-        except Cannot as reason:
+            answers[name] = query_tools(net)
+        except Unsupported as reason:
             answers[name] = str(reason)
     json.dump(answers, sys.stdout)
 

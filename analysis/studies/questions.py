@@ -1,4 +1,4 @@
-"""What came of a question's sweep, for its page in docs/questions/: numbers and figures.
+"""Command that writes a study's figures and table into its page in docs/questions/.
 
 python -m analysis.studies.questions inf_loss --write docs/questions/inf_loss.md
 """
@@ -12,62 +12,68 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.cli import add_sweep
+from analysis.cli import add_sweep_arguments
 from analysis.figures.study import Study
 from analysis.figures.style import use_style
 from analysis.load import Results, load
-from analysis.studies.tables import headline_table, how_made, publish, study_or_error
+from analysis.studies.tables import claims_table, provenance_line, publish, require_study
 from experiments.console import exit_on_error
 
 DPI = 150
 
 
 def markdown(results: Results, study: Study, figures: str) -> str:
-    """Figures, their caption, numbers, and how they were made.
+    """Format a study as Markdown: figures, caption, table of claims, provenance.
 
     Parameters
     ----------
     figures
-        Where a page that holds this finds the pictures.
+        Folder of the PNG files, relative to the page.
     """
-    pictures = [f"![{study.claim}]({figures}/{name}.png)" for name in study.figures]
+    images = [f"![{study.claim}]({figures}/{name}.png)" for name in study.figures]
     return "\n\n".join(
         [
-            *pictures,
+            *images,
             f"*{study.caption}*",
-            headline_table(study),
-            how_made(results),
+            claims_table(study),
+            provenance_line(results),
         ]
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write or print what came of one sweep."""
+    """Write or print one sweep's study."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.questions", description=__doc__.splitlines()[0]
     )
-    add_sweep(parser)
-    parser.add_argument("--write", metavar="PAGE", type=Path, help="put it there, pictures beside")
+    add_sweep_arguments(parser)
+    parser.add_argument(
+        "--write",
+        metavar="PAGE",
+        type=Path,
+        help="write the study into this page, between its marker lines, and save the figures "
+        "(default: print the study)",
+    )
     parser.add_argument(
         "--figures",
         metavar="DIR",
         type=Path,
         default=Path("docs/figures"),
-        help="where --write puts the pictures (default: docs/figures)",
+        help="folder in which --write saves the figures (default: docs/figures)",
     )
-    asked = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     use_style()
     with exit_on_error(OSError):
-        results = load(asked.name, asked.results)
-        study = study_or_error(results)
-        beside = asked.write.parent if asked.write else Path()
-        text = markdown(results, study, os.path.relpath(asked.figures, beside))
-        publish(text, asked.write, asked.name)
-        if asked.write:
-            _draw(study.figures, asked.figures)
+        results = load(args.name, args.results)
+        study = require_study(results)
+        page_folder = args.write.parent if args.write else Path()
+        text = markdown(results, study, os.path.relpath(args.figures, page_folder))
+        publish(text, args.write, args.name)
+        if args.write:
+            _save_figures(study.figures, args.figures)
 
 
-def _draw(figures: Mapping[str, Figure], folder: Path) -> None:
+def _save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI, bbox_inches="tight")

@@ -1,4 +1,4 @@
-"""Studies of sweeps, gathered: verdicts and numbers of all that were run, docs/reproductions.md.
+"""Command that writes all studies into docs/reproductions.md: an overview and a table for each.
 
 python -m analysis.studies.reproductions glorot2010 hanin2018 --write docs/reproductions.md
 """
@@ -10,36 +10,37 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures.study import FIELD_REPORT, Study, launched
+from analysis.figures.study import FIELD_REPORT, Study, launch_record
 from analysis.load import Results, load
 from analysis.studies.tables import (
-    headline_table,
-    how_made,
+    claims_table,
     markdown_table,
+    provenance_line,
     publish,
     read_block,
-    study_or_error,
+    require_study,
 )
 from experiments.console import exit_on_error
 
 NAME = "reproductions"
-HEADER = ["sweep", "source", "verdict", "lines that hold"]
+HEADER = ["sweep", "source", "conclusion", "claims that hold"]
 
 
-def markdown(done: Sequence[tuple[Results, Study]], there: str = "") -> str:
-    """An overview, then of each publication its claim, its numbers beside ours, and n.
+def markdown(studies: Sequence[tuple[Results, Study]], existing: str = "") -> str:
+    """Format an overview table, then one section per publication.
 
-    Field reports have pages of their own and stand in the overview alone.
+    Field reports have their own pages in docs/questions/ and appear only in the overview.
 
     Parameters
     ----------
-    there
-        What such a page says already: of sweeps that `done` lacks it is kept.
+    existing
+        Current text of the page. Its rows and sections of sweeps that are not in `studies` are
+        kept.
     """
-    rows, sections = _parsed(there)
-    for results, study in done:
+    rows, sections = _parse(existing)
+    for results, study in studies:
         rows[results.name] = [
-            _linked(results), _source(results), study.verdict, _share_that_holds(study)
+            _link(results), _source(results), study.conclusion, _count_holding(study)
         ]  # fmt: skip
         if _source(results) != FIELD_REPORT:
             sections[results.name] = _section(results, study)
@@ -48,26 +49,26 @@ def markdown(done: Sequence[tuple[Results, Study]], there: str = "") -> str:
     return "\n\n".join([overview, *(sections[name] for name in names if name in sections)])
 
 
-def _parsed(text: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The rows of an overview and the sections below it, by sweep.
+def _parse(text: str) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return the rows of an overview and the sections below it, by sweep.
 
-    >>> _parsed("| sweep | s |\\n| --- | --- |\\n| [a](#a) | b |\\n\\n### a\\n\\nText.")
+    >>> _parse("| sweep | s |\\n| --- | --- |\\n| [a](#a) | b |\\n\\n### a\\n\\nText.")
     ({'a': ['[a](#a)', 'b']}, {'a': '### a\\n\\nText.'})
     """
-    overview, *below = re.split(r"^(?=### )", text, flags=re.M)
+    overview, *sections = re.split(r"^(?=### )", text, flags=re.M)
     rows = {}
     for line in overview.splitlines():
-        if named := re.match(r"\| \[(\w+)\]\(", line):
-            rows[named[1]] = [part.strip() for part in line.strip("| ").split(" | ")]
-    return rows, {part.split()[1]: part.strip() for part in below}
+        if match := re.match(r"\| \[(\w+)\]\(", line):
+            rows[match[1]] = [part.strip() for part in line.strip("| ").split(" | ")]
+    return rows, {section.split()[1]: section.strip() for section in sections}
 
 
 def _section(results: Results, study: Study) -> str:
     parts = [
         f"### {results.name}",
-        f"{_source(results)}. Claim: {study.claim} **{study.verdict.capitalize()}.**",
-        headline_table(study),
-        f"{study.caption} {how_made(results)}",
+        f"{_source(results)}. Claim: {study.claim} **{study.conclusion.capitalize()}.**",
+        claims_table(study),
+        f"{study.caption} {provenance_line(results)}",
     ]
     return "\n\n".join(parts)
 
@@ -77,38 +78,42 @@ def _year(name: str) -> int:
     return int(year[0]) if year else 0
 
 
-def _linked(results: Results) -> str:
+def _link(results: Results) -> str:
     is_report = _source(results) == FIELD_REPORT
-    where = f"questions/{results.name}.md" if is_report else f"#{results.name}"
-    return f"[{results.name}]({where})"
+    target = f"questions/{results.name}.md" if is_report else f"#{results.name}"
+    return f"[{results.name}]({target})"
 
 
-def _share_that_holds(study: Study) -> str:
-    asked = [line.holds for line in study.headlines if line.holds is not None]
-    undecided = sum(line.undecided for line in study.headlines)
-    return f"{sum(asked)} of {len(asked)}" + (f", {undecided} undecided" if undecided else "")
+def _count_holding(study: Study) -> str:
+    tested = [result.holds for result in study.claim_results if result.holds is not None]
+    undecided = sum(result.undecided for result in study.claim_results)
+    return f"{sum(tested)} of {len(tested)}" + (f", {undecided} undecided" if undecided else "")
 
 
 def _source(results: Results) -> str:
-    return str(launched(results)["source"])
+    return str(launch_record(results)["source"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Gather the studies of the sweeps that are named, and write or print them."""
+    """Write or print the studies of the named sweeps."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.reproductions", description=__doc__.splitlines()[0]
     )
     parser.add_argument("names", metavar="NAME", nargs="+", help="sweeps under results/")
-    parser.add_argument("--results", default="results", help="where sweeps are kept")
+    parser.add_argument("--results", default="results", help="folder of the sweeps")
     parser.add_argument(
-        "--write", metavar="PAGE", type=Path, help="put them there; other sweeps' stay as they are"
+        "--write",
+        metavar="PAGE",
+        type=Path,
+        help="write the studies into this page, between its marker lines; sweeps that are not "
+        "named keep their text (default: print the studies)",
     )
-    asked = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with exit_on_error():
-        there = read_block(asked.write, NAME) if asked.write else ""
-        loaded = [load(name, asked.results) for name in asked.names]
-        done = [(results, study_or_error(results)) for results in loaded]
-        publish(markdown(done, there), asked.write, NAME)
+        existing = read_block(args.write, NAME) if args.write else ""
+        loaded = [load(name, args.results) for name in args.names]
+        studies = [(results, require_study(results)) for results in loaded]
+        publish(markdown(studies, existing), args.write, NAME)
 
 
 if __name__ == "__main__":

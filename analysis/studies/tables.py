@@ -1,11 +1,11 @@
-"""Pages whose numbers a command writes between two marks, and the tables that stand there."""
+"""Markdown tables, and writing them into a documentation page between two marker lines."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from analysis.figures.study import Study, launched, study_of
+from analysis.figures.study import Study, launch_record, study_factory
 from analysis.load import Results
 from fanin.errors import FaninError
 
@@ -13,14 +13,14 @@ HOLDS = {True: "yes", False: "**no**", None: ""}
 
 
 def write_block(page: Path, name: str, text: str) -> None:
-    """Replace what stands between a page's two marks of that name.
+    """Replace the text between a page's two marker lines of a name.
 
-    The marks are lines `<!-- begin NAME` (which may go on) and `<!-- end NAME -->`.
+    The markers are a line that starts with `<!-- begin NAME` and a line `<!-- end NAME -->`.
 
     Raises
     ------
     FaninError
-        There is no such page, or it lacks the marks.
+        The page does not exist or does not have exactly one of each marker.
 
     Examples
     --------
@@ -37,47 +37,50 @@ def write_block(page: Path, name: str, text: str) -> None:
     <BLANKLINE>
     <!-- end sums -->
     """
-    lines, begin, end = _marked(page, name)
-    kept = [*lines[: begin + 1], "", *text.strip("\n").splitlines(), "", *lines[end:]]
+    lines, begin, end = _find_markers(page, name)
+    new_lines = [*lines[: begin + 1], "", *text.strip("\n").splitlines(), "", *lines[end:]]
     temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text("\n".join(kept) + "\n")
+    temporary.write_text("\n".join(new_lines) + "\n")
     temporary.replace(page)
 
 
 def read_block(page: Path, name: str) -> str:
-    """Read the text between a page's two marks of that name.
+    """Read the text between a page's two marker lines of a name.
 
     Raises
     ------
     FaninError
-        As `write_block`.
+        The page does not exist or does not have exactly one of each marker.
     """
-    lines, begin, end = _marked(page, name)
+    lines, begin, end = _find_markers(page, name)
     return "\n".join(lines[begin + 1 : end]).strip("\n")
 
 
-def _marked(page: Path, name: str) -> tuple[list[str], int, int]:
-    """A page's lines, and at which of them its two marks are."""
+def _find_markers(page: Path, name: str) -> tuple[list[str], int, int]:
+    """Return a page's lines and the indices of its two marker lines."""
     if not page.is_file():
-        raise FaninError(f"{page}: no such page; it must exist, with lines '<!-- begin {name} -->'")
+        raise FaninError(
+            f"{page}: no such page. Create it with the lines '<!-- begin {name} -->' and "
+            f"'<!-- end {name} -->'"
+        )
     lines = page.read_text().splitlines()
     begin = [i for i, line in enumerate(lines) if line.split()[:3] == ["<!--", "begin", name]]
     end = [i for i, line in enumerate(lines) if line.split() == ["<!--", "end", name, "-->"]]
     if len(begin) != 1 or len(end) != 1 or begin[0] > end[0]:
         raise FaninError(
             f"{page}: expected one line '<!-- begin {name} -->' and, after it, one line "
-            f"'<!-- end {name} -->'"
+            f"'<!-- end {name} -->'; the tables are written between them"
         )
     return lines, begin[0], end[0]
 
 
 def publish(text: str, page: Path | None, name: str) -> None:
-    """Put a text between a page's marks of that name; print it where there is no page.
+    """Write a text between a page's marker lines, or print it if `page` is None.
 
     Raises
     ------
     FaninError
-        As `write_block`.
+        The page does not exist or does not have exactly one of each marker.
     """
     if page:
         write_block(page, name, text)
@@ -86,7 +89,7 @@ def publish(text: str, page: Path | None, name: str) -> None:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown, its first column to the left and the others to the right.
+    """Format a Markdown table: first column left-aligned, the others right-aligned.
 
     Examples
     --------
@@ -99,38 +102,44 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def study_or_error(results: Results) -> Study:
-    """A sweep's study.
+def require_study(results: Results) -> Study:
+    """Compute a sweep's study.
 
     Raises
     ------
     FaninError
-        The sweep has none.
+        The sweep's YAML has no `source`.
     """
-    make = study_of(results)
-    if make is None:
-        raise FaninError(f"{results.name}: this sweep makes no study (no source in its YAML)")
-    return make()
+    compute_study = study_factory(results)
+    if compute_study is None:
+        raise FaninError(
+            f"{results.name}: this sweep has no study, because its YAML has no 'source'. To draw "
+            f"its figures: python -m analysis.figures {results.name}"
+        )
+    return compute_study()
 
 
-def headline_table(study: Study) -> str:
-    """The numbers in Markdown, beside what is claimed."""
-    rows = [[h.what, h.theirs, h.ours, HOLDS[h.holds]] for h in study.headlines]
-    return markdown_table(["", "claimed", "measured", "holds"], rows)
+def claims_table(study: Study) -> str:
+    """Format a study's claimed and measured numbers as a Markdown table."""
+    rows = [
+        [result.description, result.claimed, result.measured, HOLDS[result.holds]]
+        for result in study.claim_results
+    ]
+    return markdown_table(["quantity", "claimed", "measured", "holds"], rows)
 
 
-def how_made(results: Results) -> str:
-    """Say how many cells ran at which commit, and the command that runs them."""
-    about = launched(results)
-    size = "" if about.get("size", "small") == "small" else f" sweep.size={about['size']}"
+def provenance_line(results: Results) -> str:
+    """Return the number of cells per commit and the commands that run and draw the sweep."""
+    record = launch_record(results)
+    size = "" if record.get("size", "small") == "small" else f" sweep.size={record['size']}"
     return (
         f"{_cells_by_code(results)}: "
-        f"`python -m experiments.run -m sweep={about['sweep']}{size}`, then "
+        f"`python -m experiments.run -m sweep={record['sweep']}{size}`, then "
         f"`python -m analysis.figures {results.name}`."
     )
 
 
 def _cells_by_code(results: Results) -> str:
-    """Count the cells that each commit ran: a sweep may have been resumed later."""
+    """Count the cells per commit; a resumed sweep may have several commits."""
     counts = results.cells["code"].astype(str).value_counts()
     return " and ".join(f"{count} cells at commit {code}" for code, count in counts.items())

@@ -26,7 +26,7 @@ from benchmarks.gpu.sweep import sweep_checks
 from benchmarks.gpu.throughput import TINY, Load, Throughput, throughputs
 from benchmarks.page import Section, show
 from experiments.atomic_write import atomic_write
-from experiments.console import UNUSABLE
+from experiments.console import USAGE_ERROR
 from experiments.sweep.worker.limits import prepare_torch
 
 NAME = "benchmarks.gpu"
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("No CUDA device here; --device cpu is a dry run.", file=sys.stderr)
-        return UNUSABLE
+        return USAGE_ERROR
     prepare_torch()  # as workers do: one thread, deterministic algorithms
     out, began = Console(width=max(Console().width, 120)), time.perf_counter()
     known = environment(device)

@@ -28,7 +28,7 @@ from yaml import YAMLError
 
 from experiments.config.groups import CONF
 from experiments.config.identity import flatten
-from fanin.errors import ConfigError, nearest
+from fanin.errors import ConfigError, suggest
 
 # Mappings without fixed keys: they name layers, or stand where a number or null may stand too.
 OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")
@@ -71,13 +71,13 @@ class ConfigCatalog:
     def node(self, group: str, option: str) -> Any:
         """One option's mapping, composed by Hydra once. Not to be changed in place."""
         if group not in self.defaults:
-            raise ConfigError(f"{group}: no such group; {nearest(group, self.defaults)}")
+            raise ConfigError(f"{group}: no such group; {suggest(group, self.defaults)}")
         if option == self.defaults[group]:
             return self.base[group]
         if (group, option) not in self._nodes:
             options = self.options(group)
             if option not in options:
-                raise ConfigError(f"{group}={option}: no such option; {nearest(option, options)}")
+                raise ConfigError(f"{group}={option}: no such option; {suggest(option, options)}")
             self._nodes[group, option] = self._alone(group, option)
         return self._nodes[group, option]
 
@@ -98,7 +98,7 @@ class ConfigCatalog:
         """Say what is wrong with a dotted key under these choices of options, if anything is."""
         group, _, rest = key.partition(".")
         if group not in self.base:
-            raise ConfigError(f"{key}: no such key; {nearest(group, self.base)}")
+            raise ConfigError(f"{key}: no such key; {suggest(group, self.base)}")
         option = choices.get(group)
         node = self.base[group] if option is None else self.node(group, option)
         if not rest or has_key(node, rest) or self.is_open(key):
@@ -114,7 +114,7 @@ class ConfigCatalog:
                 f"{group}={option} has: {', '.join(_keys(node)) or 'none'}"
             )
         chosen = f"{group}={option}" if option is not None else group
-        near = nearest(rest, _keys(node))
+        near = suggest(rest, _keys(node))
         raise ConfigError(f"{key}: {chosen} has no such key; {near}")
 
     @staticmethod

@@ -24,7 +24,7 @@ from experiments.config.instantiate import (
     plain,
     validate,
 )
-from fanin.errors import ConfigError, nearest
+from fanin.errors import ConfigError, suggest
 from fanin.inits import FunctionScheme, Init, LayerInit, NormalBias, Scheme
 
 SHARED = ("gain", "bias")
@@ -112,7 +112,7 @@ def _split(
             )
     for key in scheme_node:
         if key != TARGET and key not in known:
-            meant = nearest(str(key), [*known, *SHARED, "layers"])
+            meant = suggest(str(key), [*known, *SHARED, "layers"])
             raise ConfigError(f"{where}.{key}: no such key; {meant}")
     hint = dict[str, dict[str, Any]]
     layers = check_value(node.get("layers") or {}, hint, f"{where}.layers")
@@ -165,7 +165,7 @@ def _with_fields(scheme: Scheme, changes: Mapping[str, Any], where: str) -> Sche
     for key, value in changes.items():
         if key not in known:
             choices = [*known, *SHARED, TARGET]
-            raise ConfigError(f"{where}.{key}: no such key; {nearest(str(key), choices)}")
+            raise ConfigError(f"{where}.{key}: no such key; {suggest(str(key), choices)}")
         values[key] = check_value(value, hints[key], f"{where}.{key}")
     try:
         return replace(scheme, **values)
@@ -195,7 +195,7 @@ def _function_arguments(
     known = _scheme_arguments(function)
     for key in node:
         if key != TARGET and key not in known:
-            raise ConfigError(f"{where}.{key}: no such key; {nearest(str(key), known)}")
+            raise ConfigError(f"{where}.{key}: no such key; {suggest(str(key), known)}")
     values = {}
     for name, parameter in known.items():
         if name not in node and parameter.default is inspect.Parameter.empty:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from fanin.errors import ConfigError, FaninError, nearest
+from fanin.errors import ConfigError, FaninError, suggest
 
 TARGET = "_target_"
 MISSING = "???"  # OmegaConf's mark of a value that the user must give
@@ -75,7 +75,7 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
     known = arguments(target)
     for key in node:
         if key != TARGET and key not in known:
-            raise ConfigError(f"{prefix}{key}: no such key; {nearest(str(key), known)}")
+            raise ConfigError(f"{prefix}{key}: no such key; {suggest(str(key), known)}")
     hints = hints_of(target)
     values = {}
     for name, parameter in known.items():
@@ -124,7 +124,7 @@ def split_wrapped(
     known = {TARGET, *common, *arguments(locate(node, where))}
     for key in node:
         if key not in known:
-            choices = nearest(str(key), known - {TARGET})
+            choices = suggest(str(key), known - {TARGET})
             raise ConfigError(f"{where}.{key}: no such key; {choices}")
     option = {key: value for key, value in node.items() if key not in common}
     return option, {key: value for key, value in node.items() if key in common}
@@ -155,7 +155,7 @@ def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise ConfigError(
-            f"{where}.{TARGET}: {module_name} has no {attribute}; {nearest(attribute, public)}"
+            f"{where}.{TARGET}: {module_name} has no {attribute}; {suggest(attribute, public)}"
         )
     target: Callable[..., Any] = getattr(module, attribute)
     if not callable(target):
@@ -214,7 +214,7 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
         if wrong := [e["input"] for e in error.errors() if e["type"] == "literal_error"]:
-            meant = nearest(str(wrong[0]), _choices(hint))
+            meant = suggest(str(wrong[0]), _choices(hint))
             raise ConfigError(f"{where}: no such choice as {wrong[0]}; {meant}") from error
         named = get_origin(hint) in (dict, collections.abc.Mapping)
         reasons = "; ".join(dict.fromkeys(_reason(e, where, named) for e in error.errors()))

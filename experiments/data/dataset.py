@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.data.transforms import CLEAN, Corrupt, choose, resize, spoil
 from fanin.errors import DataError
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ class Data:
             A file is missing or damaged.
         """
         whole = self.source.load(Path(self.root).expanduser(), self.download, self.seed)
-        train = _subset(whole.train, self.n_train, generator("train subset", self.seed))
-        test = _subset(whole.test, self.n_test, generator("test subset", self.seed))
+        train = _subset(whole.train, self.n_train, make_generator("train subset", self.seed))
+        test = _subset(whole.test, self.n_test, make_generator("test subset", self.seed))
         train, test = self._resized(train), self._resized(test)
-        x = spoil(train.x, self.corrupt, generator("corrupt", self.seed))
+        x = spoil(train.x, self.corrupt, make_generator("corrupt", self.seed))
         return replace(whole, train=Split(x, train.y), test=test)
 
     def _resized(self, split: Split) -> Split:

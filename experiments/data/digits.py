@@ -14,7 +14,7 @@ from experiments.data.dataset import Dataset, Split
 from experiments.data.fetch import verified
 from experiments.data.transforms import choose, resize
 from fanin.errors import DataError
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 PACKAGE = "scikit-learn"
 TABLE = "sklearn/datasets/data/digits.csv.gz"
@@ -45,7 +45,7 @@ class Digits:
         x = resize(small, self.shape[-1]).round().to(torch.uint8)
         y = table[:, -1]
         test = torch.zeros(len(y), dtype=torch.bool)
-        test[choose(y, self.test_size, generator("digits split"))] = True
+        test[choose(y, self.test_size, make_generator("digits split"))] = True
         return Dataset(
             Split(x[~test], y[~test]), Split(x[test], y[test]), self.n_classes, full_scale=255.0
         )

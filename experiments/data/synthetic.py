@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, Positi
 from torch import Tensor
 
 from experiments.data.dataset import Dataset, Split
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 CHUNK = 1024  # images drawn at once, so that no large set is in memory as float64
 SIDE = 32
@@ -77,9 +77,9 @@ class Gaussian:
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
         """Draw the images and the teacher from `seed`; there are no files."""
-        teacher = _normal(generator("gaussian teacher", seed), self.n_classes or 1, *self.shape)
-        train = self._split(self.train_size, teacher, generator("gaussian train", seed))
-        test = self._split(self.test_size, teacher, generator("gaussian test", seed))
+        teacher = _normal(make_generator("gaussian teacher", seed), self.n_classes or 1, *self.shape)
+        train = self._split(self.train_size, teacher, make_generator("gaussian train", seed))
+        test = self._split(self.test_size, teacher, make_generator("gaussian test", seed))
         return Dataset(train, test, self.n_classes, full_scale=1.0)
 
     def _split(self, n: int, teacher: Tensor, rng: torch.Generator) -> Split:
@@ -167,8 +167,8 @@ class Shapes:
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
         """Render the images from `seed`; there are no files."""
-        train = _split_of_shapes(self.train_size, generator("shapes train", seed))
-        test = _split_of_shapes(self.test_size, generator("shapes test", seed))
+        train = _split_of_shapes(self.train_size, make_generator("shapes train", seed))
+        test = _split_of_shapes(self.test_size, make_generator("shapes test", seed))
         return Dataset(train, test, self.n_classes, full_scale=255.0)
 
 

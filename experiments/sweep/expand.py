@@ -12,7 +12,7 @@ from experiments.schema import PartsChecker, coerce_group, shared_keys, typed_va
 from experiments.sweep.differences import full_label
 from experiments.sweep.grid import Grid
 from experiments.sweep.types import Assignment, Choices, PlannedCell
-from fanin.errors import ConfigError, nearest
+from fanin.errors import ConfigError, suggest
 
 
 def expand(space: ConfigCatalog, grids: Iterable[Grid]) -> list[PlannedCell]:
@@ -147,5 +147,5 @@ def _check_cell_key(key: str) -> None:
     if group not in CELL_KEYS:
         raise ConfigError(
             f"{key}: not a key of a cell, so it can't be part of a grid; "
-            f"{nearest(group, CELL_KEYS)}"
+            f"{suggest(group, CELL_KEYS)}"
         )

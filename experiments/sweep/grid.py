@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from experiments.sweep.overrides import Argument
 from experiments.sweep.types import Assignment
-from fanin.errors import ConfigError, nearest
+from fanin.errors import ConfigError, suggest
 
 NAMED_KEYS = {"question", "source", "criterion", "fixed", "grid", "exclude"}
 Size = Literal["small", "paper"]
@@ -108,7 +108,7 @@ def _checked(named: Mapping[str, Any]) -> dict[str, Any]:
     """Return a named sweep with all keys: `fixed` a mapping, the others lists of mappings."""
     for key in named:
         if key not in NAMED_KEYS:
-            near = nearest(str(key), NAMED_KEYS)
+            near = suggest(str(key), NAMED_KEYS)
             raise ConfigError(f"sweep: a named sweep has no key {key}; {near}")
     grids, excluded = named.get("grid") or {}, named.get("exclude") or []
     return {
@@ -203,13 +203,13 @@ def at_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
     paper = named["paper"]
     for key in paper:
         if key not in CHANGES:
-            raise ConfigError(f"sweep.paper: there is no key {key}; {nearest(str(key), CHANGES)}")
+            raise ConfigError(f"sweep.paper: there is no key {key}; {suggest(str(key), CHANGES)}")
     grids = own.get("grid") or {}
     changed = paper.get("grid") or {}
     there = {name for grid in (grids if isinstance(grids, list) else [grids]) for name in grid}
     for axis in changed:
         if axis not in there:
-            raise ConfigError(f"sweep.paper.grid: no axis {axis}; {nearest(str(axis), there)}")
+            raise ConfigError(f"sweep.paper.grid: no axis {axis}; {suggest(str(axis), there)}")
     resized = [
         {name: changed.get(name, values) for name, values in grid.items()}
         for grid in (grids if isinstance(grids, list) else [grids])

@@ -15,7 +15,7 @@ from experiments.schema import Cell
 from experiments.training.cpu_performance import memory_format
 from experiments.training.step import Params
 from fanin.models.layers import dropout_masks
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 Indices = Int[Tensor, "image"]
 
@@ -50,7 +50,7 @@ class BatchLoader:
 
     def masks(self, step: int) -> Params:
         """Return the step's dropout masks, drawn on the CPU."""
-        rng = generator("dropout", self.cell.seed, step)
+        rng = make_generator("dropout", self.cell.seed, step)
         return dropout_masks(self._model, self.batch_size, rng, self.cell.train.torch_dtype)
 
     def lr_factor(self, step: int) -> float:
@@ -129,7 +129,7 @@ class BatchOrder:
         """Return the indices of one step; steps in ascending order cost least."""
         epoch, position = divmod(step, self._n_images // self._batch_size)
         if epoch != self._epoch:
-            rng = generator("order", self._seed, epoch)
+            rng = make_generator("order", self._seed, epoch)
             order = torch.randperm(self._n_images, generator=rng)
             self._order = to_device(order, self._device)
             self._epoch = epoch

@@ -1,6 +1,6 @@
-"""Init schemes: each declared once, sampled by the experiments and read as moments by the theory.
+"""Init schemes, which experiments sample and theory reads as moments.
 
-`Init` is a scheme with a gain, biases and exceptions for single layers.
+`Init` combines a scheme with a gain, biases and overrides for single layers.
 """
 
 from fanin.inits.data_dependent import Lsuv
@@ -18,7 +18,7 @@ from fanin.inits.scheme import (
     CalibratedScheme,
     FunctionScheme,
     GaussianScheme,
-    LayerPlace,
+    LayerContext,
     Scheme,
     UniformScheme,
 )
@@ -45,7 +45,7 @@ __all__ = [
     "HeUniform",
     "Init",
     "LayerInit",
-    "LayerPlace",
+    "LayerContext",
     "LecunNormal",
     "LecunUniform",
     "Lsuv",

@@ -1,4 +1,4 @@
-"""Layer-sequential unit variance: weights scaled by what the data does in them."""
+"""Layer-sequential unit variance (LSUV): weights rescaled on data."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ from fanin.probes.trace import forward_hooks
 class Lsuv:
     """Orthogonal weights, rescaled until each layer's output has variance 1 (Mishkin & Matas 2016).
 
-    `sample` draws the orthogonal weights, `calibrate` rescales those of a whole model. Which scale
-    comes out depends on the images, so `moments` are unknown.
+    `sample` draws the orthogonal weights; `calibrate` rescales the weights of a whole model. The
+    final scale depends on the images, so `moments` are unknown.
 
     Parameters
     ----------
     tolerance
-        How far from 1 the variance may stay.
+        Largest accepted distance of the variance from 1.
     max_iterations
-        Rescalings of one layer after which it is left as it is.
+        Largest number of rescalings of one layer.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 8))
+    >>> images = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    >>> Lsuv().calibrate(net, images)
+    >>> bool(abs(net(images).var(correction=0) - 1) < 0.1)
+    True
     """
 
     tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
@@ -51,21 +59,21 @@ class Lsuv:
         images: Float[Tensor, "image channel height width"],
         layers: Collection[str] | None = None,
     ) -> None:
-        """Rescale the weights in place, layer after layer (Mishkin & Matas 2016, algorithm 1).
+        """Rescale the weights in place, layer by layer (Mishkin & Matas 2016, algorithm 1).
 
-        The variance is the paper's, of the whole output blob: over images, units and positions.
-        A layer whose variance is 0 or not finite stays as it is: no scale would make it 1. The
-        model runs in the mode it is in; its buffers (batch norm's running averages) and torch's
-        global random state (dropout) are as before afterwards.
+        As in the paper, the variance is over images, units and positions. A layer with a variance
+        of 0 or a non-finite one keeps its weights, because no scale makes it 1. The model runs in
+        its current mode; its buffers (batch norm's running averages) and torch's global random
+        state (dropout) are restored afterwards.
 
         Parameters
         ----------
         model
-            Any module; its weight layers are taken in the order of registration.
+            Any module; its weight layers are rescaled in the order of registration.
         images
-            A batch as the model takes it: scaled, in its dtype, on its device.
+            Input batch of the model: scaled, in its dtype, on its device.
         layers
-            Names of the layers to rescale; None for all.
+            Names of the layers to rescale; None rescales all.
         """
         for name, module in weight_layers(model).items():
             if layers is not None and name not in layers:
@@ -88,7 +96,7 @@ def _output_variance(model: nn.Module, module: nn.Module, images: Tensor) -> flo
         forward_hooks({"": module}, measure),
         torch.random.fork_rng([images.device] if images.is_cuda else []),
     ):
-        torch.manual_seed(0)  # The same dropout masks each time, whoever calls.
+        torch.manual_seed(0)  # The same dropout masks in every call.
         functional_call(model, buffers, (images,))
-    # A layer that the forward pass never reaches has no output to scale.
+    # A layer that the forward pass does not run has no output to scale.
     return variances[-1] if variances else 0.0

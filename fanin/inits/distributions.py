@@ -1,4 +1,4 @@
-"""Distributions with moments of their own, whatever the fans."""
+"""Distributions with moments that do not depend on the fans."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from jaxtyping import Float64
 from pydantic import Field, FiniteFloat
 from torch import Tensor
 
-from fanin.inits.scheme import GaussianScheme, LayerPlace
+from fanin.inits.scheme import GaussianScheme, LayerContext
 from fanin.inits.weight_shape import Moments, WeightShape
 
 CONVS_WITH_UNIT_BIAS = ("conv2", "conv4", "conv5")
 
-# exp(-40) = 4e-18: what lies further out is below float64's resolution of the moments.
+# exp(-40) = 4e-18: the density beyond it is below float64's resolution of the moments.
 NEGLIGIBLE_LOG_DENSITY = 40.0
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Every weight is `value`: all units of a layer are copies of each other, and stay so.
+    """The same value for every weight.
+
+    All units of a layer are then equal, and training keeps them equal.
+
+    Parameters
+    ----------
+    value
+        The value.
 
     Examples
     --------
@@ -45,7 +52,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Zeros:
-    """Every weight is 0: with zero biases the logits are 0 and all gradients but theirs vanish.
+    """Zero weights.
+
+    With zero biases too, the logits are 0 and only the output bias has a non-zero gradient.
 
     Examples
     --------
@@ -66,6 +75,13 @@ class Zeros:
 class Normal(GaussianScheme):
     """N(mean, std^2) weights.
 
+    Parameters
+    ----------
+    std
+        Standard deviation, 0 or more.
+    mean
+        Mean.
+
     Examples
     --------
     >>> Normal(std=0.5).moments(WeightShape(10, 20))
@@ -81,12 +97,17 @@ class Normal(GaussianScheme):
 
 @dataclass(frozen=True)
 class Uniform:
-    """U(a, b) weights. Mind that U(0, 1) has mean 1/2.
+    """U(a, b) weights. U(0, 1) has a mean of 1/2, not 0.
+
+    Parameters
+    ----------
+    a, b
+        Lower and upper bound.
 
     Raises
     ------
     ValueError
-        a >= b.
+        `a` is not below `b`.
 
     Examples
     --------
@@ -113,16 +134,23 @@ class Uniform:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """N(mean, std^2) weights, given that they lie in [a, b].
+    """N(mean, std^2) weights, truncated to [a, b].
 
-    The meaning is `torch.nn.init.trunc_normal_`'s: `a` and `b` are absolute values, not multiples
-    of `std`, so that at std 0.02 the default cuts at 100 standard deviations: nothing. (TensorFlow
-    and JAX cut at two standard deviations instead.)
+    As in `torch.nn.init.trunc_normal_`, `a` and `b` are absolute values, not multiples of `std`: at
+    a `std` of 0.02 the default bounds are 100 standard deviations away and truncate nothing.
+    (TensorFlow and JAX truncate at two standard deviations.)
+
+    Parameters
+    ----------
+    mean, std
+        Mean and standard deviation of the normal distribution before truncation.
+    a, b
+        Lower and upper bound.
 
     Raises
     ------
     ValueError
-        a >= b.
+        `a` is not below `b`.
 
     Examples
     --------
@@ -150,7 +178,7 @@ class TruncatedNormal:
     def sample(
         self, weight: WeightShape, generator: torch.Generator
     ) -> Float64[Tensor, "out in *kernel"]:
-        from scipy.stats import truncnorm  # here, because it takes most of a second to import
+        from scipy.stats import truncnorm  # imported here because it takes most of a second
 
         u = torch.rand(weight.shape, generator=generator, dtype=torch.float64).numpy()
         low, high = (self.a - self.mean) / self.std, (self.b - self.mean) / self.std
@@ -159,17 +187,17 @@ class TruncatedNormal:
 
 
 def _standard_moments(low: float, high: float, width: float) -> tuple[float, float]:
-    """Mean and variance of a standard normal variable that lies in [low, high = low + width].
+    """Return mean and variance of a standard normal truncated to [low, high = low + width].
 
     Gauss-Legendre quadrature over the distance t from the mode. The textbook formula, 1 + (low
     phi(low) - high phi(high)) / Z - ..., loses all digits of a small variance: in far tails and
-    where the cuts lie close together.
+    for bounds that are close together.
     """
     if high < 0:
         mean, var = _standard_moments(-high, -low, width)
         return -mean, var
     mode = max(low, 0.0)
-    # Where mode t + t^2 / 2, the fall of the log density, reaches NEGLIGIBLE_LOG_DENSITY.
+    # The t at which the log density has fallen by NEGLIGIBLE_LOG_DENSITY = mode t + t^2 / 2.
     reach = 2 * NEGLIGIBLE_LOG_DENSITY / (mode + sqrt(mode**2 + 2 * NEGLIGIBLE_LOG_DENSITY))
     start = max(low, -reach) if mode == 0 else 0.0
     stop = min(high, reach) if mode == 0 else min(width, reach)
@@ -182,26 +210,25 @@ def _standard_moments(low: float, high: float, width: float) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Alexnet2012(GaussianScheme):
-    """N(0, 0.01^2) weights, some biases 1 (Krizhevsky et al. 2012, section 5).
+    """N(0, 0.01^2) weights and some biases of 1 (Krizhevsky et al. 2012, section 5).
 
-    Biases are 1 in the convolutions conv2, conv4 and conv5 and in every fully connected layer but
-    the output layer ("this initialization accelerates the early stages of learning by providing
-    the ReLUs with positive inputs"), and 0 elsewhere. The same rule holds for other nets: by name
-    for convolutions, by place for fully connected layers.
+    Biases are 1 in the convolutions conv2, conv4 and conv5 and in every fully connected layer
+    except the output layer ("this initialization accelerates the early stages of learning by
+    providing the ReLUs with positive inputs"), and 0 elsewhere. Other models follow the same rule.
 
     Examples
     --------
     >>> fully_connected = WeightShape(10, 20)
-    >>> Alexnet2012().bias(fully_connected, LayerPlace("fc2"))
+    >>> Alexnet2012().bias(fully_connected, LayerContext("fc2"))
     Constant(value=1.0)
-    >>> Alexnet2012().bias(fully_connected, LayerPlace("fc3", is_output=True))
+    >>> Alexnet2012().bias(fully_connected, LayerContext("fc3", is_output=True))
     Constant(value=0.0)
     """
 
     def moments(self, weight: WeightShape) -> Moments:
         return Moments(mean=0.0, var=0.01**2)
 
-    def bias(self, weight: WeightShape, layer: LayerPlace) -> Constant:
+    def bias(self, weight: WeightShape, layer: LayerContext) -> Constant:
         if weight.kernel:
             return Constant(1.0 if layer.name in CONVS_WITH_UNIT_BIAS else 0.0)
         return Constant(0.0 if layer.is_output else 1.0)

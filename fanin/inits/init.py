@@ -1,4 +1,4 @@
-"""A scheme with a gain, biases and exceptions for single layers, and drawing a model with it."""
+"""Initialization of a model: a scheme with a gain, biases and overrides for single layers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from jaxtyping import Float, Float64
 from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
-from fanin.errors import ConfigError, nearest
+from fanin.errors import ConfigError, suggest
 from fanin.inits.distributions import Constant, Normal
-from fanin.inits.scheme import CalibratedScheme, LayerPlace, Scheme
+from fanin.inits.scheme import CalibratedScheme, LayerContext, Scheme
 from fanin.inits.weight_shape import Moments, WeightShape, weight_layers
 
 
 @dataclass(frozen=True)
 class NormalBias:
-    """N(mean, std^2) biases."""
+    """N(mean, std^2) biases.
+
+    Parameters
+    ----------
+    mean, std
+        Mean and standard deviation.
+    """
 
     mean: FiniteFloat = 0.0
     std: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -27,44 +33,50 @@ class NormalBias:
 
 @dataclass(frozen=True)
 class LayerInit:
-    """A layer's scheme, gain and biases.
+    """Scheme, gain and biases of one layer.
 
     Parameters
     ----------
     scheme
-        Draws the weights.
+        Distribution of the weights.
     gain
-        Multiplies the weights, mean and standard deviation alike; not the biases.
+        Factor of the weights (of mean and standard deviation alike); biases are not multiplied.
     bias
-        None: the scheme's own, which are 0 unless it says otherwise. A number: that constant.
-    place
-        For schemes whose biases depend on it; `Init` fills it in.
+        A number sets all biases to it. None uses the scheme's own biases, or 0 if it has none.
+    context
+        Name of the layer, for schemes with layer-dependent biases. `Init` sets it.
+
+    Examples
+    --------
+    >>> from fanin.inits import HeNormal
+    >>> LayerInit(HeNormal(), gain=2.0).weight_moments(WeightShape(10, 20))
+    Moments(mean=0.0, var=0.4)
     """
 
     scheme: Scheme
     gain: float = 1.0
     bias: float | NormalBias | None = None
-    place: LayerPlace = field(default=LayerPlace(""))
+    context: LayerContext = field(default=LayerContext(""))
 
     def weight_moments(self, weight: WeightShape) -> Moments | None:
-        """Mean and variance of a weight, gain included; None if only data tells."""
+        """Return mean and variance of a weight times the gain; None if they are unknown."""
         moments = _moments(self.scheme, weight)
         return moments and moments.scaled(self.gain)
 
     def sample_weight(
         self, weight: WeightShape, generator: torch.Generator
     ) -> Float64[Tensor, "out in *kernel"]:
-        """Draw the layer's weight, gain included.
+        """Draw the layer's weight and multiply it by the gain.
 
         Raises
         ------
         ConfigError
-            The scheme returned something else than a tensor of the weight's shape.
+            The scheme did not return a tensor of the weight's shape.
         """
         return self.gain * _sample(self.scheme, weight, generator)
 
     def bias_moments(self, weight: WeightShape) -> Moments | None:
-        """Mean and variance of a bias; None if unknown."""
+        """Return mean and variance of a bias; None if they are unknown."""
         return _moments(self._bias_scheme(weight), _as_weight(weight))
 
     def sample_bias(
@@ -76,22 +88,27 @@ class LayerInit:
     def _bias_scheme(self, weight: WeightShape) -> Scheme:
         if isinstance(self.bias, NormalBias):
             return Normal(mean=self.bias.mean, std=self.bias.std)
-        own = getattr(self.scheme, "bias", None)
-        if self.bias is None and callable(own):
-            return own(weight, self.place)
+        scheme_bias = getattr(self.scheme, "bias", None)
+        if self.bias is None and callable(scheme_bias):
+            return scheme_bias(weight, self.context)
         return Constant(self.bias or 0.0)
 
 
 @dataclass(frozen=True)
 class Init:
-    """A scheme with a gain, biases and exceptions for single layers.
+    """Initialization of a model.
 
     Parameters
     ----------
     scheme, gain, bias
-        As in `LayerInit`, for all layers.
+        As in `LayerInit`, for all layers that `layers` does not name.
     layers
-        By layer name, how that layer is drawn instead.
+        Overrides for single layers, by layer name.
+
+    Raises
+    ------
+    ConfigError
+        A value of `layers` is not a `LayerInit`.
 
     Examples
     --------
@@ -114,12 +131,12 @@ class Init:
                 )
 
     def for_layer(self, name: str, is_output: bool = False) -> LayerInit:
-        """Return how the layer of that name is drawn."""
+        """Return the initialization of the layer of that name."""
         layer = self.layers.get(name) or LayerInit(self.scheme, self.gain, self.bias)
-        return replace(layer, place=LayerPlace(name, is_output))
+        return replace(layer, context=LayerContext(name, is_output))
 
     def for_model(self, model: nn.Module) -> dict[str, LayerInit]:
-        """Return how each weight layer of a model is drawn, by name; the last is the output layer.
+        """Return the initialization of each weight layer by name; the last is the output layer.
 
         Raises
         ------
@@ -129,7 +146,7 @@ class Init:
         names = list(weight_layers(model))
         for name in self.layers:
             if name not in names:
-                raise ConfigError(f"init.layers.{name}: no such layer; {nearest(name, names)}")
+                raise ConfigError(f"init.layers.{name}: no such layer; {suggest(name, names)}")
         return {name: self.for_layer(name, is_output=name == names[-1]) for name in names}
 
 
@@ -137,34 +154,34 @@ class Init:
 def initialize(
     model: nn.Module,
     init: Init,
-    seed_of: Callable[[str], torch.Generator],
+    generator_for: Callable[[str], torch.Generator],
     images: Float[Tensor, "image channel height width"] | None = None,
 ) -> None:
     """Draw all weights and biases of a model's linear and convolution layers, in place.
 
-    Every tensor has a random stream of its own, named after it, so that another depth or another
-    scheme in one layer changes no other layer's draw. Other layers keep what torch gave them
+    Every tensor has its own random stream, so changing the depth, or the scheme of one layer, does
+    not change the draws of the other layers. Other modules keep torch's initialization
     (normalization: weight 1, bias 0).
 
-    Where a scheme calibrates on data (LSUV), the gain multiplies the calibrated weights at the
-    end, so that it doesn't take part in what calibration evens out.
+    If a scheme calibrates on data (LSUV), the gain is applied after the calibration, which would
+    otherwise undo it.
 
     Parameters
     ----------
     model
         Any module.
     init
-        How to draw each layer.
-    seed_of
-        The generator for a tensor's name, such as `conv1.weight`.
+        The initialization.
+    generator_for
+        Returns the generator for the name of a tensor, such as `conv1.weight`.
     images
-        A batch as the model takes it, for schemes that calibrate on data.
+        Input batch of the model, for schemes that calibrate on data.
 
     Raises
     ------
     ConfigError
-        `init.layers` names a layer that the model lacks; a scheme calibrates, and no images are
-        given; a scheme's sample has the wrong shape.
+        `init.layers` names a layer that the model lacks, a scheme calibrates on data and `images`
+        is None, or a scheme's sample has the wrong shape.
 
     Examples
     --------
@@ -182,15 +199,15 @@ def initialize(
         if isinstance(layer.scheme, CalibratedScheme):
             calibrated[name] = layer.scheme
             layer = replace(layer, gain=1.0)
-        module.weight.copy_(layer.sample_weight(weight, seed_of(f"{name}.weight")))
+        module.weight.copy_(layer.sample_weight(weight, generator_for(f"{name}.weight")))
         if module.bias is not None:
-            module.bias.copy_(layer.sample_bias(weight, seed_of(f"{name}.bias")))
+            module.bias.copy_(layer.sample_bias(weight, generator_for(f"{name}.bias")))
     if not calibrated:
         return
     if images is None:
         kinds = sorted({type(scheme).__name__ for scheme in calibrated.values()})
-        raise ConfigError(f"init: {', '.join(kinds)} calibrates on data, and no images were given")
-    # One layer at a time, in forward order, also where layers differ in the scheme's settings.
+        raise ConfigError(f"init: {', '.join(kinds)} calibrates on data; pass images to initialize")
+    # One layer at a time, in forward order, because the layers' schemes may differ.
     for name, scheme in calibrated.items():
         scheme.calibrate(model, images, [name])
     for name in calibrated:
@@ -198,21 +215,21 @@ def initialize(
 
 
 def _moments(scheme: Scheme, weight: WeightShape) -> Moments | None:
-    declared = getattr(scheme, "moments", None)
-    return declared(weight) if callable(declared) else None
+    moments = getattr(scheme, "moments", None)
+    return moments(weight) if callable(moments) else None
 
 
 def _sample(scheme: Scheme, weight: WeightShape, generator: torch.Generator) -> Tensor:
     sampled = scheme.sample(weight, generator)
     if not isinstance(sampled, Tensor) or tuple(sampled.shape) != weight.shape:
-        got = tuple(sampled.shape) if isinstance(sampled, Tensor) else type(sampled).__name__
+        result = tuple(sampled.shape) if isinstance(sampled, Tensor) else type(sampled).__name__
         raise ConfigError(
-            f"init: {type(scheme).__name__}.sample should return a tensor of shape {weight.shape},"
-            f" got {got}"
+            f"init: {type(scheme).__name__}.sample must return a tensor of shape {weight.shape}, "
+            f"got {result}"
         )
     return sampled.to("cpu", torch.float64)
 
 
 def _as_weight(weight: WeightShape) -> WeightShape:
-    """The biases of a layer as a weight tensor of one column."""
+    """Return the shape of a layer's biases as a weight with one input."""
     return WeightShape(out_features=weight.out_features, in_features=1)

@@ -1,4 +1,4 @@
-"""Weights with orthonormal rows or columns: lengths are kept exactly, not on average."""
+"""Orthogonal weights, which keep the length of a vector exactly, not only on average."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Orthogonal:
     """Random matrices with orthonormal rows or columns (Saxe et al. 2014).
 
     The matrix of a convolution is C_out x (C_in taps), as in `torch.nn.init.orthogonal_`. Each
-    group has a matrix of its own, C_out/groups x (C_in/groups taps), independent of the others.
-    Whichever of rows and columns are fewer are orthonormal, so E[w^2] = 1 / max(rows, columns).
+    group has its own independent matrix, C_out/groups x (C_in/groups taps). The rows are
+    orthonormal if there are fewer rows than columns, otherwise the columns are. So
+    E[w^2] = 1 / max(rows, columns).
 
     Examples
     --------
@@ -38,12 +39,12 @@ class Orthogonal:
 
 @dataclass(frozen=True)
 class DeltaOrthogonal:
-    """An orthogonal matrix at the kernel's centre tap, 0 elsewhere (Xiao et al. 2018, section 2.4).
+    """Orthogonal matrix at the kernel's centre, 0 elsewhere (Xiao et al. 2018, section 2.4).
 
-    Padding then loses nothing at the border. The centre is tap k//2 along each axis, which for an
-    even kernel is the one after the middle. Xiao et al. ask for C_in <= C_out, where lengths are
-    kept; with more inputs than outputs the rows are orthonormal instead of the columns. A linear
-    layer is a convolution with one tap: `Orthogonal`.
+    Such a layer has no border effects. The centre is tap k//2 along each axis; for an even kernel
+    that is the tap after the middle. Xiao et al. require C_in <= C_out, which keeps lengths; with
+    more inputs than outputs the rows are orthonormal instead of the columns. A linear layer has one
+    tap, so there it is the same as `Orthogonal`.
 
     Examples
     --------
@@ -80,8 +81,8 @@ def _orthogonal(
     tall = (groups, max(rows, columns), min(rows, columns))
     z = torch.randn(tall, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(z)
-    # QR leaves the sign of each column to the library; r's diagonal made positive makes q uniform
-    # over all such matrices (Mezzadri 2007), and E[w] = 0.
+    # The sign of each column of q depends on the library. With a positive diagonal of r, q is
+    # uniform over all such matrices (Mezzadri 2007) and E[w] = 0.
     diagonal = r.diagonal(dim1=-2, dim2=-1)
     q = q * torch.where(diagonal < 0, -1.0, 1.0)[:, None, :]
     return q if rows >= columns else q.mT

@@ -1,4 +1,4 @@
-"""An init scheme, from wherever it comes: this package, another one, or a bare function."""
+"""Interface of init schemes, base classes, and an adapter for plain functions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fanin.inits.weight_shape import Moments, WeightShape
 class Scheme(Protocol):
     """Interface of an init scheme.
 
-    It may also have `moments(weight) -> Moments | None`, which the theory reads (absent or None
-    means unknown), and `bias(weight, layer) -> Scheme`, biases of its own: drawn as the weight of a
-    linear layer with one input.
+    A scheme may also have `moments(weight) -> Moments | None`, which theory reads (missing or None
+    means unknown), and `bias(weight, layer) -> Scheme`, the distribution of the biases, drawn as the
+    weight of a linear layer with one input.
     """
 
     def sample(self, weight: WeightShape, generator: torch.Generator) -> Tensor:
@@ -27,25 +27,33 @@ class Scheme(Protocol):
 
 @runtime_checkable
 class CalibratedScheme(Scheme, Protocol):
-    """A scheme that changes the weights once more, by looking at data."""
+    """Interface of a scheme that adjusts the drawn weights on data."""
 
     def calibrate(self, model: nn.Module, images: Tensor, layers: Collection[str]) -> None:
-        """Change the weights of the layers of those names in place."""
+        """Adjust the weights of the named layers in place."""
 
 
 @dataclass(frozen=True)
-class LayerPlace:
-    """The place of a layer in its net, for schemes whose biases depend on that (AlexNet 2012)."""
+class LayerContext:
+    """Name of a layer, for schemes with layer-dependent biases (`Alexnet2012`).
+
+    Parameters
+    ----------
+    name
+        Name of the module in its model.
+    is_output
+        True for the last weight layer.
+    """
 
     name: str
     is_output: bool = False
 
 
 class GaussianScheme:
-    """Base of schemes with independent Gaussian entries of the declared `moments`.
+    """Base class of schemes with independent Gaussian entries of the declared `moments`.
 
-    Draws are float64 on the CPU, whatever the model's dtype and device: so one seed means one set
-    of weights, rounded to float32 or bfloat16 afterwards.
+    Draws are float64 on the CPU, so one seed gives the same weights for every dtype and device,
+    except for the final rounding.
     """
 
     def moments(self, weight: WeightShape) -> Moments:
@@ -60,9 +68,9 @@ class GaussianScheme:
 
 
 class UniformScheme:
-    """Base of schemes with independent uniform entries of the declared `moments`.
+    """Base class of schemes with independent uniform entries of the declared `moments`.
 
-    They lie within sqrt(3 var) of the mean.
+    The entries lie within sqrt(3 var) of the mean.
     """
 
     def moments(self, weight: WeightShape) -> Moments:
@@ -78,7 +86,14 @@ class UniformScheme:
 
 @dataclass(frozen=True)
 class FunctionScheme:
-    """A bare function `f(weight, generator, **arguments)` as a scheme of unknown moments.
+    """Scheme with unknown moments that calls a function `f(weight, generator, **arguments)`.
+
+    Parameters
+    ----------
+    function
+        Returns a tensor of shape `weight.shape`.
+    arguments
+        Further keyword arguments.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Variances from the fans: Glorot's, He's and LeCun's rules, and torch's default."""
+"""Schemes with a variance computed from the fans: Glorot, He, LeCun and torch's default."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import FiniteFloat
 
 from fanin.inits.distributions import Uniform
-from fanin.inits.scheme import GaussianScheme, LayerPlace, UniformScheme
+from fanin.inits.scheme import GaussianScheme, LayerContext, UniformScheme
 from fanin.inits.weight_shape import Moments, WeightShape
 
 
@@ -19,9 +19,10 @@ class HeNormal(GaussianScheme):
     Parameters
     ----------
     fan
-        `fan_in` keeps the forward pass level (eq. 10), `fan_out` the backward pass (eq. 14).
+        `fan_in` keeps the scale of the forward pass (eq. 10), `fan_out` that of the backward pass
+        (eq. 14).
     negative_slope
-        The slope of a leaky rectifier below 0 (eq. 15); 0 for ReLU.
+        Slope of a leaky ReLU below 0 (eq. 15); 0 for ReLU.
 
     Examples
     --------
@@ -38,7 +39,12 @@ class HeNormal(GaussianScheme):
 
 @dataclass(frozen=True)
 class HeUniform(UniformScheme):
-    """Uniform weights of `HeNormal`'s variance.
+    """Uniform weights with the variance of `HeNormal` (He et al. 2015).
+
+    Parameters
+    ----------
+    fan, negative_slope
+        As in `HeNormal`.
 
     Examples
     --------
@@ -85,7 +91,7 @@ class XavierUniform(UniformScheme):
 class LecunNormal(GaussianScheme):
     """N(0, 1 / fan_in) weights (LeCun et al. 1998, "Efficient BackProp", section 4.6).
 
-    Not truncated, unlike the scheme of that name in TensorFlow and JAX.
+    The distribution is not truncated, unlike `lecun_normal` in TensorFlow and JAX.
 
     Examples
     --------
@@ -99,7 +105,7 @@ class LecunNormal(GaussianScheme):
 
 @dataclass(frozen=True)
 class LecunUniform(UniformScheme):
-    """Uniform weights of variance 1 / fan_in.
+    """Uniform weights of variance 1 / fan_in (LeCun et al. 1998, section 4.6).
 
     Examples
     --------
@@ -116,8 +122,8 @@ class PytorchDefault(UniformScheme):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases.
 
     `reset_parameters` of torch's linear and convolution layers calls
-    `kaiming_uniform_(weight, a=sqrt(5))`: variance 2 / ((1 + 5) fan_in) = 1 / (3 fan_in), a sixth
-    of He's. Biases have the same distribution: they are not 0.
+    `kaiming_uniform_(weight, a=sqrt(5))`, with variance 2 / ((1 + 5) fan_in) = 1 / (3 fan_in), a
+    sixth of He's variance. Biases have the same distribution; they are not 0.
 
     Examples
     --------
@@ -128,6 +134,6 @@ class PytorchDefault(UniformScheme):
     def moments(self, weight: WeightShape) -> Moments:
         return Moments(mean=0.0, var=1 / (3 * weight.fan_in))
 
-    def bias(self, weight: WeightShape, layer: LayerPlace) -> Uniform:
+    def bias(self, weight: WeightShape, layer: LayerContext) -> Uniform:
         bound = weight.fan_in**-0.5
         return Uniform(-bound, bound)

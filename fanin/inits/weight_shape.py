@@ -1,4 +1,4 @@
-"""The weight tensors of a model, as init schemes see them, and the moments of their entries."""
+"""Shapes of weight tensors, their fans, and moments of their entries."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 @dataclass(frozen=True)
 class WeightShape:
-    """The shape of one layer's weight: out_features x in_features/groups x kernel.
+    """Shape of one layer's weight: out_features x in_features/groups x kernel.
 
     Parameters
     ----------
     out_features, in_features
-        Channels (conv) or units (linear) of the whole layer's output and input.
+        Channels (convolution) or units (linear layer) of the output and input, over all groups.
     kernel
-        Taps along each spatial axis; `()` for a linear layer.
+        Kernel size along each spatial axis; `()` for a linear layer.
     groups
-        Blocks of channels that are connected to each other only.
+        Number of groups of a grouped convolution.
 
     Examples
     --------
@@ -39,12 +39,12 @@ class WeightShape:
 
     @classmethod
     def of(cls, module: nn.Module) -> WeightShape:
-        """The shape of a linear or convolution module's weight.
+        """Return the shape of a linear or convolution module's weight.
 
         Raises
         ------
         TypeError
-            The module is neither.
+            The module is neither linear nor a convolution.
 
         Examples
         --------
@@ -61,39 +61,43 @@ class WeightShape:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The weight tensor's shape, as torch stores it."""
+        """Shape of the weight tensor in torch."""
         return (self.out_features, self.in_features // self.groups, *self.kernel)
 
     @property
     def taps(self) -> int:
-        """Kernel positions, 1 for a linear layer."""
+        """Number of kernel elements, 1 for a linear layer."""
         return prod(self.kernel)
 
     @property
     def fan_in(self) -> int:
-        """Inputs that one output unit sums over."""
+        """Number of inputs that one output unit sums over."""
         return self.in_features // self.groups * self.taps
 
     @property
     def fan_out(self) -> int:
-        """Output units that one input unit feeds (stride 1), each group by itself.
+        """Number of output units that one input unit is connected to (at stride 1).
 
-        `torch.nn.init` takes all output channels here, also those of other groups that the input
-        never reaches; He's backward argument counts connections (He et al. 2015, section 2.2).
+        `torch.nn.init` counts the output channels of all groups, also those that the input is not
+        connected to. The derivation for the backward pass counts connections (He et al. 2015,
+        section 2.2).
         """
         return self.out_features // self.groups * self.taps
 
     def fan(self, fan: Fan) -> float:
-        """The fan of that name; `fan_avg` is the mean of the two (Glorot & Bengio 2010, eq. 12)."""
+        """Return the fan of that name; `fan_avg` is their mean (Glorot & Bengio 2010, eq. 12)."""
         fans = {"fan_in": self.fan_in, "fan_out": self.fan_out}
         return (self.fan_in + self.fan_out) / 2 if fan == "fan_avg" else fans[fan]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of one entry of a weight or bias, over fresh draws.
+    """Mean and variance over draws of one entry of a weight or bias.
 
-    Each is a number, or a tensor of the kernel's shape where the taps differ.
+    Parameters
+    ----------
+    mean, var
+        A number, or a tensor of the kernel's shape if the kernel elements differ.
 
     Examples
     --------
@@ -112,14 +116,14 @@ class Moments:
         return self.mean**2 + self.var
 
     def scaled(self, gain: float) -> Moments:
-        """The moments of `gain` times the entry."""
+        """Return the moments of `gain` times the entry."""
         return Moments(mean=gain * self.mean, var=gain**2 * self.var)
 
 
 def weight_layers(model: nn.Module) -> dict[str, WeightLayer]:
-    """The linear and convolution layers by name, in the order in which they were registered.
+    """Return the linear and convolution layers by name, in the order of registration.
 
-    For an `nn.Sequential` that is the order of the forward pass.
+    For an `nn.Sequential` this is the order of the forward pass.
 
     Examples
     --------

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fanin.losses.table import Head, Loss, Row, look_up
+from fanin.losses.table import Head, Loss, LossImplementation, find_implementation
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Objective:
     Labels `y` are class indices (int64), or real targets in a regression.
     """
 
-    row: Row
+    row: LossImplementation
     head: Head
     n_classes: int | None
     n_outputs: int
@@ -53,13 +53,13 @@ class Objective:
         return logits.argmax(dim=-1) == y
 
     def _target(self, logits: Tensor, y: Tensor) -> Tensor:
-        if self.row.coding == "label":
+        if self.row.target_encoding == "label":
             return y
         if self.n_outputs == 1:
             return y.unsqueeze(-1).to(logits.dtype)
         classes = torch.arange(self.n_outputs, device=y.device)
         one_hot = (y.unsqueeze(-1) == classes).to(logits.dtype)
-        return 2 * one_hot - 1 if self.row.coding == "plus_minus_one" else one_hot
+        return 2 * one_hot - 1 if self.row.target_encoding == "plus_minus_one" else one_hot
 
 
 def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
@@ -79,7 +79,7 @@ def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
     >>> objective.loss(torch.zeros(1, 10), torch.tensor([3])).item()  # log 10
     2.3025851249694824
     """
-    row = look_up(loss, head, regression=n_classes is None)
+    row = find_implementation(loss, head, regression=n_classes is None)
     binary = loss.name == "bce" and n_classes == 2
     n_outputs = 1 if n_classes is None or binary else n_classes
     return Objective(row, head, n_classes, n_outputs)

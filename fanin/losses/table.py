@@ -21,7 +21,7 @@ from fanin.errors import ConfigError
 HeadName = Literal["none", "sigmoid", "softmax", "tanh"]
 LossName = Literal["cross_entropy", "mse", "bce"]
 Form = Literal["stable", "naive", "twice"]
-Coding = Literal["label", "one_hot", "plus_minus_one"]
+TargetEncoding = Literal["label", "one_hot", "plus_minus_one"]
 
 PerExample = Callable[[Tensor, Tensor], Tensor]
 """(logits [batch, output], coded targets) to losses [batch]."""
@@ -127,14 +127,14 @@ def _at_label(scores: Tensor, label: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Row:
+class LossImplementation:
     """One combination of loss, head and form, and what it computes.
 
     Parameters
     ----------
     per_example
         The loss of each image.
-    coding
+    target_encoding
         How a class label becomes a target: itself, one-hot in {0, 1} or one-hot in {-1, 1}.
     formula
         For people: z logits, t target, y label.
@@ -143,42 +143,42 @@ class Row:
     """
 
     per_example: PerExample
-    coding: Coding
+    target_encoding: TargetEncoding
     formula: str
     regression: bool = False
 
 
-_LOG_SUM_EXP = Row(cross_entropy, "label", "log sum exp(z) - z[y]")
-_LOG_SOFTMAX = Row(naive_cross_entropy, "label", "-log(softmax(z)[y])")
-_WITH_LOGITS = Row(binary_cross_entropy, "one_hot", "mean(softplus(z) - t z)")
-_LOG_SIGMOID = Row(
+_LOG_SUM_EXP = LossImplementation(cross_entropy, "label", "log sum exp(z) - z[y]")
+_LOG_SOFTMAX = LossImplementation(naive_cross_entropy, "label", "-log(softmax(z)[y])")
+_WITH_LOGITS = LossImplementation(binary_cross_entropy, "one_hot", "mean(softplus(z) - t z)")
+_LOG_SIGMOID = LossImplementation(
     naive_binary_cross_entropy,
     "one_hot",
     "-mean(t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))",
 )
 
-TABLE: dict[tuple[LossName, HeadName, Form], Row] = {
+TABLE: dict[tuple[LossName, HeadName, Form], LossImplementation] = {
     ("cross_entropy", "none", "stable"): _LOG_SUM_EXP,
     ("cross_entropy", "none", "naive"): _LOG_SOFTMAX,
     ("cross_entropy", "softmax", "stable"): _LOG_SUM_EXP,
     ("cross_entropy", "softmax", "naive"): _LOG_SOFTMAX,
-    ("cross_entropy", "softmax", "twice"): Row(
+    ("cross_entropy", "softmax", "twice"): LossImplementation(
         cross_entropy_twice, "label", "log sum exp(p) - p[y], p = softmax(z)"
     ),
     ("bce", "none", "stable"): _WITH_LOGITS,
     ("bce", "none", "naive"): _LOG_SIGMOID,
     ("bce", "sigmoid", "stable"): _WITH_LOGITS,
     ("bce", "sigmoid", "naive"): _LOG_SIGMOID,
-    ("mse", "none", "stable"): Row(
+    ("mse", "none", "stable"): LossImplementation(
         partial(squared_error, head="none"), "one_hot", "mean((z - t)^2)", regression=True
     ),
-    ("mse", "sigmoid", "stable"): Row(
+    ("mse", "sigmoid", "stable"): LossImplementation(
         partial(squared_error, head="sigmoid"), "one_hot", "mean((sigmoid(z) - t)^2)"
     ),
-    ("mse", "softmax", "stable"): Row(
+    ("mse", "softmax", "stable"): LossImplementation(
         partial(squared_error, head="softmax"), "one_hot", "mean((softmax(z) - t)^2)"
     ),
-    ("mse", "tanh", "stable"): Row(
+    ("mse", "tanh", "stable"): LossImplementation(
         partial(squared_error, head="tanh"),
         "plus_minus_one",
         "mean((tanh(z) - t)^2)",
@@ -186,7 +186,7 @@ TABLE: dict[tuple[LossName, HeadName, Form], Row] = {
     ),
 }
 
-_WHY_NOT: dict[tuple[LossName, HeadName], str] = {
+INVALID_REASONS: dict[tuple[LossName, HeadName], str] = {
     ("cross_entropy", "sigmoid"): "sigmoids don't sum to 1 over the classes",
     ("cross_entropy", "tanh"): "a tanh is no probability: it can be negative",
     ("bce", "softmax"): "bce asks one yes-or-no question per output, a softmax answers one in all",
@@ -194,7 +194,7 @@ _WHY_NOT: dict[tuple[LossName, HeadName], str] = {
 }
 
 
-def look_up(loss: Loss, head: Head, regression: bool) -> Row:
+def find_implementation(loss: Loss, head: Head, regression: bool) -> LossImplementation:
     """Find what a combination computes.
 
     Raises
@@ -220,8 +220,8 @@ def look_up(loss: Loss, head: Head, regression: bool) -> Row:
 def _reason(loss: Loss, head: Head, regression: bool) -> str:
     if regression and loss.name != "mse":
         return "this loss needs classes and the data have real-valued targets"
-    if (loss.name, head.name) in _WHY_NOT:
-        return _WHY_NOT[loss.name, head.name]
+    if (loss.name, head.name) in INVALID_REASONS:
+        return INVALID_REASONS[loss.name, head.name]
     if loss.form == "twice":
         return "only a softmax head with cross_entropy has a softmax to apply twice"
     if loss.form == "naive":
@@ -237,6 +237,6 @@ def markdown() -> str:
     ]
     targets = {"label": "y", "one_hot": "one-hot, 0 or 1", "plus_minus_one": "one-hot, -1 or 1"}
     for (loss, head, form), row in TABLE.items():
-        cells = (loss, head, form, f"`{row.formula}`", targets[row.coding])
+        cells = (loss, head, form, f"`{row.formula}`", targets[row.target_encoding])
         lines.append(f"| {' | '.join(cells)} | {'yes' if row.regression else 'no'} |")
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from fanin.models.base import Activation, ImageShape, PaddingMode, Stack
+from fanin.models.base import Activation, ImageShape, PaddingMode, NetworkBuilder
 from fanin.models.layers import Norm
 
 CHANNELS_2012 = (96, 256, 384, 384, 256)
@@ -35,7 +35,7 @@ class AlexNet:
     dropout
         Share of the inputs dropped before each of the first two linear layers (0.5 in 2012).
     padding_mode, norm
-        As in every model, see `Stack`.
+        As in every model, see `NetworkBuilder`.
     """
 
     width: PositiveInt = 24
@@ -68,21 +68,21 @@ class AlexNet:
         [24, 64, 96, 96, 64]
         """
         c1, c2, c3, c4, c5 = self._channels()
-        stack = Stack(shape, activation, self.norm, self.padding_mode)
-        stack.conv(c1, kernel_size=5)
-        self._respond(stack).max_pool(3, stride=2)
-        stack.conv(c2, kernel_size=5, groups=self.groups)
-        self._respond(stack).max_pool(3, stride=2)
-        stack.conv(c3, kernel_size=3)
-        stack.conv(c4, kernel_size=3, groups=self.groups)
-        stack.conv(c5, kernel_size=3, groups=self.groups).max_pool(3, stride=2)
-        stack.dropout(self.dropout).dense(self.dense)
-        stack.dropout(self.dropout).dense(self.dense)
-        return stack.readout(n_outputs).network()
+        builder = NetworkBuilder(shape, activation, self.norm, self.padding_mode)
+        builder.conv(c1, kernel_size=5)
+        self._maybe_lrn(builder).max_pool(3, stride=2)
+        builder.conv(c2, kernel_size=5, groups=self.groups)
+        self._maybe_lrn(builder).max_pool(3, stride=2)
+        builder.conv(c3, kernel_size=3)
+        builder.conv(c4, kernel_size=3, groups=self.groups)
+        builder.conv(c5, kernel_size=3, groups=self.groups).max_pool(3, stride=2)
+        builder.dropout(self.dropout).dense(self.dense)
+        builder.dropout(self.dropout).dense(self.dense)
+        return builder.readout(n_outputs).network()
 
     def _channels(self) -> list[int]:
         per_group = self.width / CHANNELS_2012[0] / self.groups
         return [self.groups * max(1, round(per_group * channels)) for channels in CHANNELS_2012]
 
-    def _respond(self, stack: Stack) -> Stack:
-        return stack.local_response_norm() if self.lrn else stack
+    def _maybe_lrn(self, builder: NetworkBuilder) -> NetworkBuilder:
+        return builder.local_response_norm() if self.lrn else builder

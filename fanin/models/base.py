@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
-from fanin.activations import pieces_of
+from fanin.activations import channels_per_unit
 from fanin.errors import ConfigError
 from fanin.models.layers import Flatten, LocalResponseNorm, Norm, SeededDropout, norm_layer
 
@@ -33,10 +33,10 @@ class Model(Protocol):
         """Make the network for images of `shape`."""
 
 
-class Stack:
+class NetworkBuilder:
     """Grows an `nn.Sequential`, naming its layers and keeping track of the shape between them.
 
-    Every method adds a layer and returns the stack; `network` ends it.
+    Every method adds a layer and returns the builder; `network` ends it.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ class Stack:
 
     Examples
     --------
-    >>> stack = Stack((1, 28, 28), nn.ReLU).conv(16, kernel_size=3).max_pool(2, stride=2)
-    >>> list(dict(stack.readout(10).network().named_children()))
+    >>> builder = NetworkBuilder((1, 28, 28), nn.ReLU).conv(16, kernel_size=3).max_pool(2, stride=2)
+    >>> list(dict(builder.readout(10).network().named_children()))
     ['conv1', 'act1', 'pool1', 'flatten', 'fc1']
     """
 
@@ -66,19 +66,19 @@ class Stack:
         self._channels, *self._sides = shape
         self._flat = False
         self._activation = activation
-        self._pieces = pieces_of(activation())
+        self._pieces = channels_per_unit(activation())
         self._norm: Norm = norm
         self._padding_mode = padding_mode
-        self._convs = 0
-        self._denses = 0
+        self._n_conv = 0
+        self._n_linear = 0
         self._pools: list[tuple[int, int]] = []
-        self._no_room: str | None = None
+        self._pool_error: str | None = None
         self._layers = nn.Sequential()
 
-    def conv(self, channels: int, kernel_size: int, groups: int = 1) -> Stack:
+    def conv(self, channels: int, kernel_size: int, groups: int = 1) -> NetworkBuilder:
         """Add a convolution that keeps height and width, its norm and its activation.
 
-        `channels` is what leaves the activation (see `pieces_of`).
+        `channels` is what leaves the activation (see `channels_per_unit`).
 
         Raises
         ------
@@ -88,13 +88,13 @@ class Stack:
         padding = same_padding(kernel_size)
         if self._padding_mode == "circular" and padding > min(self._sides):
             raise ConfigError(
-                f"model: conv{self._convs + 1}: circular padding by {padding} wraps around a "
-                f"{self._map} map more than once; use a kernel_size of at most "
+                f"model: conv{self._n_conv + 1}: circular padding by {padding} wraps around a "
+                f"{self._map_size} map more than once; use a kernel_size of at most "
                 f"{2 * min(self._sides) + 1}, larger images (data.side) or padding_mode=zeros"
             )
-        self._convs += 1
+        self._n_conv += 1
         self._add(
-            f"conv{self._convs}",
+            f"conv{self._n_conv}",
             nn.Conv2d(
                 self._channels,
                 channels * self._pieces,
@@ -107,45 +107,45 @@ class Stack:
         self._channels = channels
         return self._hidden(channels)
 
-    def dense(self, features: int) -> Stack:
+    def dense(self, features: int) -> NetworkBuilder:
         """Add a linear layer, its norm and its activation, which `features` leave."""
         self._linear(features * self._pieces)
         self._channels = features
         return self._hidden(features)
 
-    def readout(self, n_outputs: int) -> Stack:
+    def readout(self, n_outputs: int) -> NetworkBuilder:
         """Add the last linear layer: neither norm nor activation follows."""
         return self._linear(n_outputs)
 
-    def max_pool(self, kernel_size: int, stride: int) -> Stack:
+    def max_pool(self, kernel_size: int, stride: int) -> NetworkBuilder:
         """Add a max-pool without padding."""
-        name = f"pool{self._weights}"
-        if min(self._sides) < kernel_size and self._no_room is None:
+        name = f"pool{self._n_weight_layers}"
+        if min(self._sides) < kernel_size and self._pool_error is None:
             pool = f"{kernel_size}x{kernel_size} pool"
-            self._no_room = f"{name}: a {pool} has no room on a {self._map} map"
+            self._pool_error = f"{name}: a {pool} has no room on a {self._map_size} map"
         self._pools.append((kernel_size, stride))
         # A map without room is followed as if one position were left; `network` then refuses.
         self._sides = [max((side - kernel_size) // stride + 1, 1) for side in self._sides]
         self._add(name, nn.MaxPool2d(kernel_size, stride))
         return self
 
-    def global_max_pool(self) -> Stack:
+    def global_max_pool(self) -> NetworkBuilder:
         """Add a max-pool over the whole map."""
         height, width = self._sides
-        self._add(f"pool{self._weights}", nn.MaxPool2d((height, width)))
+        self._add(f"pool{self._n_weight_layers}", nn.MaxPool2d((height, width)))
         self._sides = [1, 1]
         return self
 
-    def local_response_norm(self) -> Stack:
+    def local_response_norm(self) -> NetworkBuilder:
         """Add the local response normalization of 2012."""
-        self._add(f"lrn{self._weights}", LocalResponseNorm())
+        self._add(f"lrn{self._n_weight_layers}", LocalResponseNorm())
         return self
 
-    def dropout(self, p: float) -> Stack:
+    def dropout(self, p: float) -> NetworkBuilder:
         """Add dropout; nothing where `p` is 0."""
         if p > 0:
             self._flatten()
-            self._add(f"drop{self._weights}", SeededDropout(p, (self._channels,)))
+            self._add(f"drop{self._n_weight_layers}", SeededDropout(p, (self._channels,)))
         return self
 
     def network(self) -> nn.Sequential:
@@ -156,35 +156,35 @@ class Stack:
         ConfigError
             A pool had no room on its map.
         """
-        if self._no_room:
+        if self._pool_error:
             raise ConfigError(
-                f"model: {self._no_room}; this model needs images of side {self._smallest_side()} "
+                f"model: {self._pool_error}; this model needs images of side {self._smallest_side()} "
                 "or more (data.side)"
             )
         return self._layers
 
     @property
-    def _weights(self) -> int:
-        return self._convs + self._denses
+    def _n_weight_layers(self) -> int:
+        return self._n_conv + self._n_linear
 
     @property
-    def _map(self) -> str:
+    def _map_size(self) -> str:
         return "x".join(map(str, self._sides))
 
     def _add(self, name: str, layer: nn.Module) -> None:
         self._layers.add_module(name, layer)
 
-    def _hidden(self, channels: int) -> Stack:
+    def _hidden(self, channels: int) -> NetworkBuilder:
         norm = norm_layer(self._norm, channels * self._pieces, dense=self._flat)
         if norm is not None:
-            self._add(f"norm{self._weights}", norm)
-        self._add(f"act{self._weights}", self._activation())
+            self._add(f"norm{self._n_weight_layers}", norm)
+        self._add(f"act{self._n_weight_layers}", self._activation())
         return self
 
-    def _linear(self, features: int) -> Stack:
+    def _linear(self, features: int) -> NetworkBuilder:
         self._flatten()
-        self._denses += 1
-        self._add(f"fc{self._denses}", nn.Linear(self._channels, features))
+        self._n_linear += 1
+        self._add(f"fc{self._n_linear}", nn.Linear(self._channels, features))
         self._channels = features
         return self
 

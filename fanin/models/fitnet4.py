@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from fanin.models.base import Activation, ImageShape, PaddingMode, Stack
+from fanin.models.base import Activation, ImageShape, PaddingMode, NetworkBuilder
 from fanin.models.layers import Norm
 
 # Channels over those of the first convolution, block by block (32, 48, 80, 128 there).
@@ -29,7 +29,7 @@ class FitNet4:
     dropout
         As in every model, before the linear layer only.
     padding_mode, norm
-        As in every model, see `Stack`.
+        As in every model, see `NetworkBuilder`.
     """
 
     width: PositiveInt = 8
@@ -51,10 +51,10 @@ class FitNet4:
         >>> sorted({m.out_channels for m in network if isinstance(m, nn.Conv2d)})
         [32, 48, 80, 128]
         """
-        stack = Stack(shape, activation, self.norm, self.padding_mode)
+        builder = NetworkBuilder(shape, activation, self.norm, self.padding_mode)
         for block, channels in enumerate(BLOCKS):
             for c in channels:
-                stack.conv(max(1, round(c / BLOCKS[0][0] * self.width)), kernel_size=3)
+                builder.conv(max(1, round(c / BLOCKS[0][0] * self.width)), kernel_size=3)
             if block < len(BLOCKS) - 1:
-                stack.max_pool(2, stride=2)
-        return stack.global_max_pool().dropout(self.dropout).readout(n_outputs).network()
+                builder.max_pool(2, stride=2)
+        return builder.global_max_pool().dropout(self.dropout).readout(n_outputs).network()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import PositiveInt
 from torch import nn
 
-from fanin.models.base import Activation, ImageShape, PaddingMode, Stack, same_padding
+from fanin.models.base import Activation, ImageShape, PaddingMode, NetworkBuilder, same_padding
 from fanin.models.layers import Norm
 
 
@@ -23,7 +23,7 @@ class Linear:
         >>> print(Linear().build((1, 28, 28), 10, nn.ReLU).fc1)
         Linear(in_features=784, out_features=10, bias=True)
         """
-        return Stack(shape, activation).readout(n_outputs).network()
+        return NetworkBuilder(shape, activation).readout(n_outputs).network()
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Mlp:
     width
         Features of each hidden layer.
     norm
-        As in every model, see `Stack`.
+        As in every model, see `NetworkBuilder`.
     """
 
     depth: PositiveInt = 3
@@ -52,10 +52,10 @@ class Mlp:
         >>> list(dict(Mlp(depth=2).build((1, 28, 28), 10, nn.ReLU).named_children()))
         ['flatten', 'fc1', 'act1', 'fc2']
         """
-        stack = Stack(shape, activation, self.norm)
+        builder = NetworkBuilder(shape, activation, self.norm)
         for _ in range(self.depth - 1):
-            stack.dense(self.width)
-        return stack.readout(n_outputs).network()
+            builder.dense(self.width)
+        return builder.readout(n_outputs).network()
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TwoLayer:
     pool
         Whether a 2x2 max-pool follows the activation.
     padding_mode, norm
-        As in every model, see `Stack`.
+        As in every model, see `NetworkBuilder`.
     """
 
     channels: PositiveInt = 16
@@ -95,11 +95,11 @@ class TwoLayer:
         >>> sum(p.numel() for p in network.conv1.parameters())
         10
         """
-        stack = Stack(shape, activation, self.norm, self.padding_mode)
-        stack.conv(self.channels, self.kernel_size)
+        builder = NetworkBuilder(shape, activation, self.norm, self.padding_mode)
+        builder.conv(self.channels, self.kernel_size)
         if self.pool:
-            stack.max_pool(2, stride=2)
-        return stack.readout(n_outputs).network()
+            builder.max_pool(2, stride=2)
+        return builder.readout(n_outputs).network()
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Plain:
     width
         Channels of each convolution.
     padding_mode, norm
-        As in every model, see `Stack`.
+        As in every model, see `NetworkBuilder`.
     """
 
     depth: PositiveInt = 10
@@ -132,7 +132,7 @@ class Plain:
         >>> list(dict(Plain(depth=3).build((1, 7, 7), 10, nn.ReLU).named_children()))
         ['conv1', 'act1', 'conv2', 'act2', 'flatten', 'fc1']
         """
-        stack = Stack(shape, activation, self.norm, self.padding_mode)
+        builder = NetworkBuilder(shape, activation, self.norm, self.padding_mode)
         for _ in range(self.depth - 1):
-            stack.conv(self.width, kernel_size=3)
-        return stack.readout(n_outputs).network()
+            builder.conv(self.width, kernel_size=3)
+        return builder.readout(n_outputs).network()

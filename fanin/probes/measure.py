@@ -14,17 +14,17 @@ from fanin.probes import moments
 from fanin.probes.sharpness import sharpness
 from fanin.probes.trace import LayerTrace, trace
 
-WHOLE_SET = -1  # the `image` of a mean over the probe set
-WHOLE_NET = -1  # the `layer` of a number that belongs to no one layer
+ALL_IMAGES = -1  # the `image` of a mean over the probe set
+WHOLE_NETWORK = -1  # the `layer` of a number that belongs to no one layer
 
-Kept = Literal["weight", "bias", "input", "preact", "act", "input_grad"]
+TensorName = Literal["weight", "bias", "input", "preact", "act", "input_grad"]
 LAYER_COLUMNS = ("image", "layer", "layer_name", "quantity", "value")
 HISTOGRAM_COLUMNS = ("layer", "layer_name", "quantity", "left", "right", "count")
 TENSOR_COLUMNS = ("image", "layer", "layer_name", "quantity", "shape", "index", "value")
 
 
 @dataclass(frozen=True)
-class Losses:
+class LossFunctions:
     """A training loss in its two readings: [image] losses, and their mean over the batch."""
 
     per_example: Callable[[Tensor, Tensor], Tensor]
@@ -32,12 +32,12 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProbeTables:
     """Columns of the `layers`, `histograms` and `tensors` tables for one network and batch."""
 
     layers: dict[str, list[Any]]
     histograms: dict[str, list[Any]]
-    tensors: dict[str, list[Any]] = field(default_factory=lambda: empty(TENSOR_COLUMNS))
+    tensors: dict[str, list[Any]] = field(default_factory=lambda: empty_columns(TENSOR_COLUMNS))
 
 
 @dataclass
@@ -45,21 +45,21 @@ class LayerTable:
     """Measured numbers of one probe: columns of equal length, for the chosen single images."""
 
     images: tuple[int, ...]
-    columns: dict[str, list[Any]] = field(default_factory=lambda: empty(LAYER_COLUMNS))
+    columns: dict[str, list[Any]] = field(default_factory=lambda: empty_columns(LAYER_COLUMNS))
 
     def add(self, layer: int, name: str, quantity: str, value: float, image: int) -> None:
-        append(self.columns, (image, layer, name, quantity, value))
+        append_row(self.columns, (image, layer, name, quantity, value))
 
     def add_per_image(self, layer: int, name: str, quantity: str, values: Tensor) -> None:
         """Add the chosen images' numbers, and the mean over the whole probe set."""
         listed = values.tolist()
         for image in self.images:
             self.add(layer, name, quantity, listed[image], image)
-        self.add(layer, name, quantity, float(values.mean()), WHOLE_SET)
+        self.add(layer, name, quantity, float(values.mean()), ALL_IMAGES)
 
     def add_for_set(self, layer: int, name: str, quantity: str, value: float) -> None:
         """Add a number that only the whole probe set has."""
-        self.add(layer, name, quantity, value, WHOLE_SET)
+        self.add(layer, name, quantity, value, ALL_IMAGES)
 
 
 @torch.enable_grad()
@@ -68,15 +68,15 @@ def measure(
     images: Float[Tensor, "image ..."],
     cotangent: Float[Tensor, "image logit"],
     *,
-    singles: tuple[int, ...] = (),
+    single_images: tuple[int, ...] = (),
     targets: Tensor | None = None,
-    losses: Losses | None = None,
+    losses: LossFunctions | None = None,
     head: Callable[[Tensor], Tensor] | None = None,
     bins: int = 0,
     with_sharpness: bool = False,
     with_layer_sharpness: bool = False,
-    kept: tuple[Kept, ...] = (),
-) -> Measured:
+    kept: tuple[TensorName, ...] = (),
+) -> ProbeTables:
     """Measure a network's layers, forward and backward, on a probe set.
 
     Parameters
@@ -88,7 +88,7 @@ def measure(
         The probe set, scaled, in the model's dtype.
     cotangent
         The random directions of the `vjp` quantities (`moments.random_cotangent`).
-    singles
+    single_images
         Images to report one by one beside the mean over the set.
     targets, losses
         For the gradients of the training loss (`grad_m2`, `weight_grad_m2`); None leaves them out.
@@ -105,21 +105,21 @@ def measure(
         What to keep whole (`input_grad` needs `losses`).
     """
     layers, logits = trace(model, images)
-    table = LayerTable(singles)
-    bars = empty(HISTOGRAM_COLUMNS)
+    table = LayerTable(single_images)
+    bars = empty_columns(HISTOGRAM_COLUMNS)
 
     def add_bars(number: int, name: str, quantity: str, values: Tensor) -> None:
         for left, right, count in histogram(values, bins) if bins else ():
-            append(bars, (number, name, quantity, left, right, count))
+            append_row(bars, (number, name, quantity, left, right, count))
 
     for number, layer in enumerate(layers, start=1):
         _add_forward(table, number, layer)
         add_bars(number, layer.name, "preact", layer.preactivation)
         if layer.activation is not None:
             add_bars(number, layer.name, "act", layer.activation)
-    table.add_per_image(WHOLE_NET, "", "logit_var", moments.variance(logits))
+    table.add_per_image(WHOLE_NETWORK, "", "logit_var", moments.variance(logits))
     if head is not None:
-        table.add_per_image(WHOLE_NET, "", "output_m2", moments.second_moment(head(logits)))
+        table.add_per_image(WHOLE_NETWORK, "", "output_m2", moments.second_moment(head(logits)))
 
     outputs: dict[str, tuple[Tensor, Tensor | None]] = {"vjp": (logits, cotangent.to(logits))}
     if losses is not None and targets is not None:
@@ -132,14 +132,14 @@ def measure(
             add_bars(number, layer.name, kind, received)
     if with_sharpness and losses is not None and targets is not None:
         value = sharpness(model, losses.mean, images, targets)
-        table.add_for_set(WHOLE_NET, "", "sharpness", value)
+        table.add_for_set(WHOLE_NETWORK, "", "sharpness", value)
     if with_layer_sharpness and losses is not None and targets is not None:
         for number, layer in enumerate(layers, start=1):
             weight = {f"{layer.name}.weight"}
             value = sharpness(model, losses.mean, images, targets, of=weight)
             table.add_for_set(number, layer.name, "sharpness", value)
     loss = outputs["grad"][0] if "grad" in outputs else None
-    return Measured(table.columns, bars, _tensors(layers, loss, singles, kept))
+    return ProbeTables(table.columns, bars, _tensors(layers, loss, single_images, kept))
 
 
 def histogram(values: Tensor, bins: int) -> list[tuple[float, float, int]]:
@@ -172,10 +172,10 @@ def histogram(values: Tensor, bins: int) -> list[tuple[float, float, int]]:
     return rows
 
 
-def stack(tables: Iterable[tuple[dict[str, list[Any]], dict[str, Any]]]) -> dict[str, list[Any]]:
+def concat_tables(tables: Iterable[tuple[dict[str, list[Any]], dict[str, Any]]]) -> dict[str, list[Any]]:
     """Join columns, each table with constant columns of its own (draw, step).
 
-    >>> stack([({"value": [1.0, 2.0]}, {"draw": 0}), ({"value": [3.0]}, {"draw": 1})])
+    >>> concat_tables([({"value": [1.0, 2.0]}, {"draw": 0}), ({"value": [3.0]}, {"draw": 1})])
     {'draw': [0, 0, 1], 'value': [1.0, 2.0, 3.0]}
     """
     joined: dict[str, list[Any]] = {}
@@ -201,7 +201,7 @@ def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
         table.add_per_image(
             number, name, "act_zero_fraction", moments.zero_fraction(layer.activation)
         )
-        silent = moments.silent_units(layer.module, layer.activation)
+        silent = moments.inactive_units(layer.module, layer.activation)
         for image in table.images:
             share = float(silent[image].double().mean())
             table.add(number, name, "dead_fraction", share, image)
@@ -229,7 +229,7 @@ def _tensors(
     layers: Sequence[LayerTrace],
     loss: Tensor | None,
     images: Sequence[int],
-    kept: Sequence[Kept],
+    kept: Sequence[TensorName],
 ) -> dict[str, list[Any]]:
     """Columns of the `tensors` table: a row is one number.
 
@@ -237,25 +237,25 @@ def _tensors(
     layer takes (None: no such rows). `shape` is that of one image's tensor or of the weight, as
     `1x32x32`; `index` counts its numbers in row-major order.
     """
-    columns = empty(TENSOR_COLUMNS)
+    columns = empty_columns(TENSOR_COLUMNS)
     for number, layer in enumerate(layers, start=1):
         for quantity, image, tensor in _tensors_of(layer, loss, images, kept):
             shape = "x".join(map(str, tensor.shape))
             values = tensor.detach().double().flatten().tolist()
             for index, value in enumerate(values):
-                append(columns, (image, number, layer.name, quantity, shape, index, value))
+                append_row(columns, (image, number, layer.name, quantity, shape, index, value))
     return columns
 
 
 def _tensors_of(
-    layer: LayerTrace, loss: Tensor | None, images: Sequence[int], kept: Sequence[Kept]
-) -> Iterator[tuple[Kept, int, Tensor]]:
+    layer: LayerTrace, loss: Tensor | None, images: Sequence[int], kept: Sequence[TensorName]
+) -> Iterator[tuple[TensorName, int, Tensor]]:
     """A layer's chosen tensors: quantity, image, values."""
     if "weight" in kept:
-        yield "weight", WHOLE_SET, layer.module.weight
+        yield "weight", ALL_IMAGES, layer.module.weight
     if "bias" in kept and layer.module.bias is not None:
-        yield "bias", WHOLE_SET, layer.module.bias
-    batches: dict[Kept, Tensor | None] = {
+        yield "bias", ALL_IMAGES, layer.module.bias
+    batches: dict[TensorName, Tensor | None] = {
         "input": layer.input,
         "preact": layer.preactivation,
         "act": layer.activation,
@@ -270,12 +270,12 @@ def _tensors_of(
                 yield quantity, image, batch[image]
 
 
-def empty(columns: Sequence[str]) -> dict[str, list[Any]]:
+def empty_columns(columns: Sequence[str]) -> dict[str, list[Any]]:
     """Columns without rows."""
     return {name: [] for name in columns}
 
 
-def append(columns: dict[str, list[Any]], row: Sequence[Any]) -> None:
+def append_row(columns: dict[str, list[Any]], row: Sequence[Any]) -> None:
     """Append one row, its entries in the order of the columns."""
     for column, entry in zip(columns.values(), row, strict=True):
         column.append(entry)

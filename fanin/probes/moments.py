@@ -38,7 +38,7 @@ def zero_fraction(values: Float[Tensor, "image ..."]) -> PerImage:
     return (values.detach() == 0).double().flatten(1).mean(1)
 
 
-def silent_units(
+def inactive_units(
     layer: nn.Module, values: Float[Tensor, "image ..."]
 ) -> Bool[Tensor, "image unit"]:
     """Return True where a unit of a layer is zero at all its positions.

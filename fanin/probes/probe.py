@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fanin.probes.measure import Losses, measure
+from fanin.probes.measure import LossFunctions, measure
 from fanin.probes.moments import random_cotangent
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 
 def probe(
@@ -69,7 +69,7 @@ def probe(
     x = x.to(like)
     if any(not 0 <= image < len(x) for image in images):
         raise ValueError(f"images={images}: the batch holds images 0 to {len(x) - 1}")
-    losses = None if loss is None else Losses(_one_by_one(loss), loss)
+    losses = None if loss is None else LossFunctions(_one_by_one(loss), loss)
     with _kept_buffers(model):
         with torch.no_grad():
             shape = tuple(model(x.clone()).shape)
@@ -78,8 +78,8 @@ def probe(
         measured = measure(
             model,
             x,
-            random_cotangent(*shape, generator("cotangent", seed)),
-            singles=images,
+            random_cotangent(*shape, make_generator("cotangent", seed)),
+            single_images=images,
             targets=None if y is None else y.to(like.device),
             losses=losses,
         )

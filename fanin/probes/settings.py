@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
-from fanin.probes.measure import Kept
+from fanin.probes.measure import TensorName
 
 MOST = 10_000  # a probe set is held in memory, with all that a network makes of it
 
@@ -61,7 +61,7 @@ class Probe:
     bins: PositiveInt = 64
     sharpness: bool = False
     layer_sharpness: bool = False
-    tensors: tuple[Kept, ...] = ()
+    tensors: tuple[TensorName, ...] = ()
 
     def __post_init__(self) -> None:
         if any(image >= self.size for image in self.images):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, dropout, instancenorm, normalization, pooling
 
-from fanin.activations import pieces_of
+from fanin.activations import channels_per_unit
 from fanin.models.layers import LocalResponseNorm, MeanOnly, SeededDropout
 
 Layer = nn.Linear | conv._ConvNd  # what has weights: transposed convolutions too
@@ -90,7 +90,7 @@ def trace(
 
 def _unit_by_unit(module: nn.Module, x: Tensor, y: Tensor) -> bool:
     """Return True if shapes are those of an activation: maxout leaves one channel of several."""
-    return y.numel() * pieces_of(module) == x.numel() and y.shape[2:] == x.shape[2:]
+    return y.numel() * channels_per_unit(module) == x.numel() and y.shape[2:] == x.shape[2:]
 
 
 @contextmanager

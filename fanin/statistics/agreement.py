@@ -26,7 +26,7 @@ from jaxtyping import Float64
 from scipy import stats
 
 from fanin.statistics.holm import holm
-from fanin.statistics.log_ratio import LogRatio, draws_needed, equivalent, p_different
+from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
 
 AGREES, DISAGREES, UNDECIDED, NOT_TESTED = "agrees", "disagrees", "undecided", "not_tested"
 # Relative scatter that float32 makes of a moment that is the same in every draw.
@@ -43,9 +43,9 @@ def verdicts(
     Parameters
     ----------
     rows
-        A row per layer: its draws (as `fanin.statistics.draws.summarized` has them) and their
+        A row per layer: its draws (as `fanin.statistics.draws.summarize_draws` has them) and their
         predicted law: `value`, `log_sd` (NaN: the theory predicts no spread), `sampling_se`, and
-        `unit`, NaN but for quantities of either sign.
+        `linear_unit`, NaN but for quantities of either sign.
     steps
         What each layer adds to the one before it, measured against predicted; NaN where unknown.
     margin
@@ -67,7 +67,7 @@ def verdicts(
     `test` says where the spread came from. `log`: the law above. `mean`: the theory predicts no
     spread, so the arithmetic mean is tested with the draws' own (on the logarithm, by the delta
     method); with few draws and heavy tails it rejects up to twice as often as it should. `linear`:
-    a quantity of either sign, whose difference is told in `unit`s and not as a ratio.
+    a quantity of either sign, whose difference is told in `linear_unit`s and not as a ratio.
 
     What has no scatter is compared and not tested: a constant outside the margin, or a layer that
     is zero where theory says it is not, disagrees; inside, it is not tested.
@@ -76,8 +76,8 @@ def verdicts(
     kind = _kinds(rows, test)
     ratio = _ratios(rows, test)
     tested = kind == "tested"
-    p = np.where(tested, p_different(ratio), np.nan)
-    step_p = p_different(steps)
+    p = np.where(tested, ratio_p_value(ratio), np.nan)
+    step_p = ratio_p_value(steps)
     corrected = holm(np.concatenate([p, step_p]))
     p_holm, step_p_holm = np.split(corrected, 2)
     step_verdict = _decided(steps, step_p_holm, margin, level)
@@ -89,7 +89,7 @@ def verdicts(
     family = max(int(np.isfinite(corrected).sum()), 1)
     predicted_sd = np.where(test == "log", rows["log_sd"], np.nan)
     needed = draws_needed(ratio, margin, level / family, spread=predicted_sd)
-    spread_p = np.where(tested, p_other_spread(*_spread(rows), predicted_sd), np.nan)
+    spread_p = np.where(tested, spread_p_value(*_spread(rows), predicted_sd), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         sd_ratio = np.where(tested & (predicted_sd > 0), rows["sd_log"] / predicted_sd, np.nan)
     columns = {
@@ -115,7 +115,7 @@ def verdicts(
 
 def _tests(rows: pd.DataFrame) -> np.ndarray:
     lognormal = np.where(rows["log_sd"].notna(), "log", "mean")
-    return np.where(rows["unit"].notna(), "linear", lognormal)
+    return np.where(rows["linear_unit"].notna(), "linear", lognormal)
 
 
 def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
 def _ratios(rows: pd.DataFrame, test: np.ndarray) -> LogRatio:
     value, log_sd = rows["value"].to_numpy(float), rows["log_sd"].to_numpy(float)
     mean, sd, scale = (rows[name].to_numpy(float) for name in ("mean", "sd", "scale"))
-    unit = rows["unit"].to_numpy(float)
+    unit = rows["linear_unit"].to_numpy(float)
     with np.errstate(all="ignore"):
         predicted = np.log(value)
         by_log = rows["mean_log"].to_numpy(float) - predicted + log_sd**2 / 2
@@ -161,7 +161,7 @@ def _ratios(rows: pd.DataFrame, test: np.ndarray) -> LogRatio:
 
 def _decided(ratio: LogRatio, p_holm: np.ndarray, margin: float, level: float) -> np.ndarray:
     verdict = np.where(p_holm <= level, DISAGREES, UNDECIDED)
-    return np.asarray(np.where(equivalent(ratio, margin), AGREES, verdict), dtype=object)
+    return np.asarray(np.where(is_equivalent(ratio, margin), AGREES, verdict), dtype=object)
 
 
 def _exactly_off(
@@ -183,7 +183,7 @@ def _spread(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return rows["sd_log"].to_numpy(float), rows["draws"].to_numpy(float)
 
 
-def p_other_spread(
+def spread_p_value(
     sample_sd: Float64[np.ndarray, " test"],
     draws: Float64[np.ndarray, " test"],
     predicted_sd: Float64[np.ndarray, " test"],

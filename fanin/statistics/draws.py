@@ -10,7 +10,7 @@ import pandas as pd
 from fanin.statistics.log_ratio import LogRatio
 
 
-def summarized(draws: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+def summarize_draws(draws: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Summarize the draws of each group.
 
     Parameters
@@ -31,7 +31,7 @@ def summarized(draws: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     Examples
     --------
     >>> frame = pd.DataFrame({"layer": [1, 1], "value": [1.0, np.e**2]})
-    >>> summarized(frame, ["layer"])[["draws", "mean_log", "sd_log"]].round(3).values.tolist()
+    >>> summarize_draws(frame, ["layer"])[["draws", "mean_log", "sd_log"]].round(3).values.tolist()
     [[2.0, 1.0, 1.414]]
     """
     value = draws["value"].to_numpy(float)
@@ -76,12 +76,12 @@ def steps(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]) -> LogRa
     Parameters
     ----------
     draws
-        A row per draw: `keys`, `place`, `draw` (what tells draws of one group apart) and `value`.
+        A row per draw: `keys`, `layer_order`, `draw` (what tells draws of one group apart) and `value`.
     rows
-        A row per layer, sorted by nothing in particular: `keys`, `place`, `value`, `log_sd`,
+        A row per layer, sorted by nothing in particular: `keys`, `layer_order`, `value`, `log_sd`,
         `sampling_se`, as `fanin.statistics.agreement.verdicts` takes them.
     keys
-        What the layers of one network, image and quantity share. `place` is the layer's number in
+        What the layers of one network, image and quantity share. `layer_order` is the layer's number in
         the order in which the signal passes.
 
     Returns
@@ -92,9 +92,9 @@ def steps(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]) -> LogRa
         errors at both ends are added as if they were independent, though an error is mostly carried
         along: the standard error is rather too large.
     """
-    index = [*keys, "place"]
+    index = [*keys, "layer_order"]
     law = _predicted_steps(rows, keys)
-    ordered = draws.sort_values([*keys, "draw", "place"], kind="stable")
+    ordered = draws.sort_values([*keys, "draw", "layer_order"], kind="stable")
     with np.errstate(divide="ignore", invalid="ignore"):
         ordered = ordered.assign(value=np.log(ordered["value"].to_numpy(float)))
         adjacent = (
@@ -102,7 +102,7 @@ def steps(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]) -> LogRa
         )
         added = ordered["value"].diff().to_numpy()
     added = ordered[~adjacent].assign(value=added[~adjacent])
-    found = summarized(added, index).set_index(index)
+    found = summarize_draws(added, index).set_index(index)
     found = found.reindex(pd.MultiIndex.from_frame(law[index]))
     usable = (found["overflowed"] == 0).to_numpy() & law["expected"].notna().to_numpy()
     scale = np.where(usable, found["scale"], np.nan)
@@ -118,9 +118,9 @@ def _predicted_steps(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = rows["sampling_se"] / rows["value"]
         level = np.log(rows["value"].to_numpy(float)) - rows["log_sd"] ** 2 / 2
-    law = rows[[*keys, "place"]].assign(level=level, relative=relative)
-    before = law.assign(place=law["place"] + 1)
-    both = law.merge(before, on=[*keys, "place"], how="left", suffixes=("", "_before"))
+    law = rows[[*keys, "layer_order"]].assign(level=level, relative=relative)
+    before = law.assign(layer_order=law["layer_order"] + 1)
+    both = law.merge(before, on=[*keys, "layer_order"], how="left", suffixes=("", "_before"))
     return both.assign(
         expected=(both["level"] - both["level_before"]).to_numpy(),
         expected_se=np.hypot(both["relative"], both["relative_before"]).to_numpy(),

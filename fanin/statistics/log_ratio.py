@@ -54,7 +54,7 @@ class LogRatio:
         return self.draw_sd / np.sqrt(self.draws)
 
 
-def p_different(ratio: LogRatio) -> Float64[np.ndarray, " test"]:
+def ratio_p_value(ratio: LogRatio) -> Float64[np.ndarray, " test"]:
     """Two-sided p-value of "the ratio is 1" (Student's t); NaN where one draw has no spread.
 
     Notes
@@ -70,7 +70,7 @@ def p_different(ratio: LogRatio) -> Float64[np.ndarray, " test"]:
     return np.asarray(2 * stats.t.sf(t, ratio.dof))
 
 
-def equivalent(ratio: LogRatio, margin: float) -> np.ndarray:
+def is_equivalent(ratio: LogRatio, margin: float) -> np.ndarray:
     """Return True if two one-sided t-tests place the ratio between 1/margin and margin.
 
     Schuirmann (1987): that is where the 90 % interval of `ratio` lies within the margin. A layer
@@ -104,7 +104,7 @@ def draws_needed(
     Parameters
     ----------
     margin
-        As in `equivalent`.
+        As in `is_equivalent`.
     level
         At which a single test rejects, after its share of a correction for many.
     spread

@@ -1,7 +1,7 @@
-"""Predictions of each layer's moments by four theories, each lifting an assumption.
+"""Predictions of each layer's moments by four theories: he, mean_field, field, finite_width.
 
-`he` is theory 1 and `mean_field` theory 2. Both read a network and its init scheme's declared
-moments, never a weight, and give a `Prediction`.
+Each theory drops one more assumption than the one before. All of them read a network's structure
+and the moments that its init scheme declares, never a weight, and return a `Prediction`.
 """
 
 from fanin.theory.certificate import (

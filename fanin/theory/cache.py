@@ -1,7 +1,7 @@
-"""Results kept by what they depend on: a network's structure, moments, images, settings.
+"""In-memory cache of predictions, keyed by network structure, moments, images and settings.
 
-Theory never reads a weight, so two networks of one structure share their predictions, and so do
-two init schemes of equal moments (he_normal and he_uniform).
+Theory never reads a weight, so networks with the same structure share cached predictions, and so
+do init schemes with equal moments (`he_normal` and `he_uniform`).
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from torch import Tensor, nn
 from fanin.inits.weight_shape import WeightLayer, WeightShape
 
 Result = TypeVar("Result")
-KEPT = 64
-PLAIN = (int, float, str, bool, type(None), type, FunctionType, torch.dtype, torch.device)
-# What torch keeps in every module: hooks, caches, and what is looked at by itself below.
-OWN = frozenset(vars(nn.Module()))
+MAX_ENTRIES = 64
+HASHABLE_TYPES = (int, float, str, bool, type(None), type, FunctionType, torch.dtype, torch.device)
+# Attributes of every nn.Module: hooks, and the parameters, buffers and children hashed separately.
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
-_kept: OrderedDict[Hashable, Any] = OrderedDict()
-
-
-class Unkeyable(Exception):
-    """Something whose value no key can stand for."""
+_results: OrderedDict[Hashable, Any] = OrderedDict()
 
 
-def memoized(what: str, compute: Callable[[], Result], *depends_on: Any) -> Result:
-    """Return `compute()`, or what it returned when it last depended on the same.
+class NotHashable(Exception):
+    """An argument that cannot be part of a cache key."""
+
+
+def memoized(name: str, compute: Callable[[], Result], *depends_on: Any) -> Result:
+    """Return `compute()`, or the cached result of an earlier call with equal arguments.
 
     Parameters
     ----------
-    what
-        The name of what is computed.
+    name
+        Name of the computation; part of the cache key.
     compute
-        A function that is deterministic, given what it depends on.
+        A function that is deterministic given `depends_on`.
     depends_on
-        Modules, tensors, numbers, words, and tuples, mappings or dataclasses of those. A module
-        stands for its structure and what its non-weight layers hold; weights are not looked at.
-        With anything else in it nothing is kept, and `compute` runs each time.
+        Modules, tensors, numbers, strings, and tuples, mappings or dataclasses of those. A module
+        is compared by its structure and by the state of its layers without weights; its weights
+        are ignored. Any other type disables the cache, and `compute` runs each time.
 
     Examples
     --------
@@ -55,54 +55,55 @@ def memoized(what: str, compute: Callable[[], Result], *depends_on: Any) -> Resu
     'third'
     """
     try:
-        key = (what, _key(depends_on))
-    except Unkeyable:
+        key = (name, _cache_key(depends_on))
+    except NotHashable:
         return compute()
-    if key not in _kept:
-        _kept[key] = compute()
-        if len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    result: Result = _kept[key]
+    if key not in _results:
+        _results[key] = compute()
+        if len(_results) > MAX_ENTRIES:
+            _results.popitem(last=False)
+    _results.move_to_end(key)
+    result: Result = _results[key]
     return result
 
 
-def _key(value: Any) -> Hashable:
+def _cache_key(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         if value.is_meta:
-            raise Unkeyable
-        # numpy has no bfloat16; bytes are bytes.
-        flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        return (value.dtype, tuple(value.shape), hashlib.sha256(flat.numpy().tobytes()).digest())
+            raise NotHashable
+        # Viewed as bytes, because numpy has no bfloat16.
+        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        return (value.dtype, tuple(value.shape), hashlib.sha256(raw.numpy().tobytes()).digest())
     if isinstance(value, nn.Module):
-        return _structure(value)
-    if isinstance(value, PLAIN):
-        # 1 == 1.0 == True, but they may mean different things to a module.
+        return _structure_key(value)
+    if isinstance(value, HASHABLE_TYPES):
+        # The type is part of the key because 1 == 1.0 == True.
         return (type(value), value)
     if isinstance(value, Mapping):
-        return tuple((_key(key), _key(entry)) for key, entry in value.items())
+        return tuple((_cache_key(key), _cache_key(entry)) for key, entry in value.items())
     if isinstance(value, list | tuple):
-        return (type(value), *(_key(entry) for entry in value))
+        return (type(value), *(_cache_key(entry) for entry in value))
     if is_dataclass(value) and not isinstance(value, type):
-        return (type(value), *(_key(getattr(value, each.name)) for each in fields(value)))
-    raise Unkeyable
+        return (type(value), *(_cache_key(getattr(value, f.name)) for f in fields(value)))
+    raise NotHashable
 
 
-def _structure(module: nn.Module, seen: list[nn.Module] | None = None) -> Hashable:
-    seen = [] if seen is None else seen
-    for place, earlier in enumerate(seen):
+def _structure_key(module: nn.Module, visited: list[nn.Module] | None = None) -> Hashable:
+    visited = [] if visited is None else visited
+    for index, earlier in enumerate(visited):
         if earlier is module:
-            return ("again", place)
-    seen.append(module)
+            return ("again", index)
+    visited.append(module)
     if module._forward_hooks or module._forward_pre_hooks:
-        raise Unkeyable
-    kind = type(module)
-    if kind in get_args(WeightLayer):
-        options = ("stride", "padding", "dilation", "padding_mode")
-        own = tuple(getattr(module, name, None) for name in options)
-        return (kind, _key(WeightShape.of(module)), module.bias is None, _key(own))
-    held = {key: entry for key, entry in vars(module).items() if key not in OWN}
+        raise NotHashable
+    module_type = type(module)
+    if module_type in get_args(WeightLayer):
+        names = ("stride", "padding", "dilation", "padding_mode")
+        options = tuple(getattr(module, name, None) for name in names)
+        shape = WeightShape.of(module)
+        return (module_type, _cache_key(shape), module.bias is None, _cache_key(options))
+    attributes = {key: v for key, v in vars(module).items() if key not in MODULE_ATTRIBUTES}
     state = {**module._parameters, **module._buffers}
-    children = ((name, child) for name, child in module._modules.items() if child is not None)
-    parts = tuple((name, _structure(child, seen)) for name, child in children)
-    return (kind, module.training, _key(held), _key(state), parts)
+    modules = ((name, child) for name, child in module._modules.items() if child is not None)
+    children = tuple((name, _structure_key(child, visited)) for name, child in modules)
+    return (module_type, module.training, _cache_key(attributes), _cache_key(state), children)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fanin.theory.elementwise import Function
-from fanin.theory.gaussian_pairs import PairLaw, pair_law
+from fanin.theory.gaussian_pairs import PairExpectations, pair_expectations
 from fanin.theory.quadrature import gaussian_nodes
 
 Phase = Literal["ordered", "chaotic", "critical", "q grows", "q shrinks", "any q"]
@@ -85,7 +85,7 @@ def depth_scales(
     >>> depth_scales(torch.relu, 2.0).phase
     'any q'
     """
-    law = pair_law(function)
+    law = pair_expectations(function)
     if law.rays is not None and (bias_var == 0 or _straight(law) * weight_var >= 1):
         return _drifting(_straight(law) * weight_var, bias_var)
     q = _fixed_point(lambda q: weight_var * law.second_moment(q) + bias_var, start)
@@ -135,7 +135,7 @@ def critical_point(function: Function, q_star: float) -> tuple[float, float]:
     >>> round(weight_var, 8), round(bias_var, 8)
     (1.1775691, 0.00083228)
     """
-    law = pair_law(function)
+    law = pair_expectations(function)
     var = torch.full((1,), q_star, dtype=torch.float64)
     weight_var = 1 / float(law.slope_m2(var))
     return weight_var, q_star - weight_var * float(law.second_moment(var))
@@ -159,7 +159,7 @@ def critical_weight_var(function: Function, bias_var: float = 0.0) -> float:
     >>> round(critical_weight_var(torch.tanh, 0.05), 5)
     1.76095
     """
-    law = pair_law(function)
+    law = pair_expectations(function)
     if law.rays is not None:
         return 1 / _straight(law)
     at_0 = float(function(torch.zeros(1, dtype=torch.float64)))
@@ -181,7 +181,7 @@ def critical_weight_var(function: Function, bias_var: float = 0.0) -> float:
     return critical_point(function, _root(lacking, float(q[i]), float(q[i + 1])))[0]
 
 
-def _straight(law: PairLaw) -> float:
+def _straight(law: PairExpectations) -> float:
     """E[phi(u)^2] / E[u^2] = E[phi'(u)^2] of an activation straight on both sides of 0."""
     return float(law.second_moment(torch.ones(1, dtype=torch.float64)))
 
@@ -246,7 +246,7 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
     return math.sqrt(low * high)
 
 
-def _correlation(law: PairLaw, weight_var: float, bias_var: float, var: Tensor) -> float:
+def _correlation(law: PairExpectations, weight_var: float, bias_var: float, var: Tensor) -> float:
     """The stable c < 1 of a chaotic network; one, for the map is convex on [0, 1]."""
     low, high = 0.0, 1.0
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""Any module as an elementwise function with a derivative, once it has shown that it is one."""
+"""Detection of elementwise modules, and their derivatives."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ Function = Callable[[Tensor], Tensor]
 
 
 def elementwise(module: nn.Module) -> Function | None:
-    """Return the module as a float64 function if it acts on each element by itself, else None.
+    """Return the module as a float64 function if it acts elementwise, else None.
 
-    Nothing is known of the module: it is run on a probe tensor and on the same values in another
-    shape and order. So an activation from outside this project needs no word about it here.
+    The module is run on a random tensor and on the same values in another shape and order; it is
+    elementwise if the outputs match. Activations from other libraries therefore need no
+    registration.
 
     Examples
     --------
     >>> elementwise(nn.Tanh()) is None, elementwise(nn.Softmax(dim=1)) is None
     (False, True)
     """
-    state = copied_state(module, "cpu")
+    state = copy_state(module, "cpu")
 
     def function(x: Tensor) -> Tensor:
-        # Cloned, because some activations work in place.
+        # Cloned, because some activations modify their input in place.
         y: Tensor = functional_call(module, state, (x.clone(),))
         return y
 
     return function if _ignores_order(function) else None
 
 
-def copied_state(module: nn.Module, device: str) -> dict[str, Tensor]:
-    """A module's parameters and buffers, copied, so that a run leaves the module untouched."""
+def copy_state(module: nn.Module, device: str) -> dict[str, Tensor]:
+    """Copy a module's parameters and buffers, so that a forward pass cannot change them."""
     state = [*module.named_parameters(), *module.named_buffers()]
     return {
         name: tensor.detach().to(device, torch.float64, copy=True)
@@ -47,7 +48,9 @@ def copied_state(module: nn.Module, device: str) -> dict[str, Tensor]:
 def derivative(
     function: Function, x: Float[Tensor, "*shape"]
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Values and derivatives of an elementwise function; torch's own, so relu'(0) = 0.
+    """Return the values and derivatives of an elementwise function.
+
+    The derivative is autograd's, so relu'(0) = 0.
 
     Examples
     --------
@@ -70,9 +73,9 @@ def _ignores_order(function: Function) -> bool:
     try:
         with torch.no_grad():
             y, y_of_shuffled = function(x.reshape(6, 20)), function(x[order].reshape(8, 15))
-    except Exception:  # a module may refuse a shape in any way it likes
+    except Exception:  # modules raise various exceptions for shapes that they reject
         return False
     if y.shape != (6, 20) or y_of_shuffled.shape != (8, 15):
         return False
-    # Vector instructions and their scalar tails may round differently.
+    # Vectorized and scalar code may round differently.
     return torch.allclose(y_of_shuffled.flatten(), y.flatten()[order], rtol=1e-12, atol=1e-300)

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules import pooling
 
 from fanin.inits import Init, Moments, Scheme
-from fanin.seeds import generator
-from fanin.theory.certificate.measured import measured_draws
-from fanin.theory.certificate.networks import on_cpu, weights_of
+from fanin.seeds import make_generator
+from fanin.theory.certificate.measured import measure_draws
+from fanin.theory.certificate.weights import cpu_copy, resolve_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
 from fanin.theory.moments import LayerMoments
-from fanin.theory.theories import predict_theories
+from fanin.theory.predict import predict_moments
 
 STEPS = (
     *("activation", "weight mean", "biases", "stride", "real data", "padding", "pooling"),
@@ -61,7 +61,7 @@ class Explanation:
         wide = rows.pivot(index="layer_name", columns="step", values="factor")
         return wide.loc[rows.layer_name.unique(), list(STEPS)]
 
-    def of_net(self, quantity: str = FORWARD) -> pd.Series:
+    def network_factors(self, quantity: str = FORWARD) -> pd.Series:
         """The factors of the whole net: at the last layer, or for the way back at the first."""
         factors = self.factors(quantity)
         return factors.iloc[-1 if quantity == FORWARD else 0]
@@ -115,13 +115,13 @@ def explain(
     >>> from fanin.inits import HeNormal
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
     >>> found = explain(net, torch.ones(1, 1, 8, 8), HeNormal(), draws=4)
-    >>> round(float(found.of_net()["activation"]), 2)  # of tanh; He's formula takes it for linear
+    >>> round(float(found.network_factors()["activation"]), 2)  # of tanh; He's formula takes it for linear
     0.26
     """
-    net, fed = on_cpu(model), images.detach().to("cpu").double()
-    weights = weights_of(net, init)
+    net, fed = cpu_copy(model), images.detach().to("cpu").double()
+    weights = resolve_moments(net, init)
     if measured is None:
-        measured = measured_draws(net, fed, weights, draws, seed)
+        measured = measure_draws(net, fed, weights, draws, seed)
     logs, errors = _theories(net, weights.moments, fed, seed, layer_kinds)
     ends, rows = [], []
     for quantity in (FORWARD, BACKWARD):
@@ -153,15 +153,15 @@ def _theories(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
     """Log predictions and their errors, [layer, step], by quantity; the first column is He's."""
     centred, bare = without_means(moments), without_biases(moments)
-    plain = subsampled(net)
-    flat = featureless(images, moments, seed)
+    plain = use_subsampling(net)
+    flat = remove_structure(images, moments, seed)
     chain: Sequence[tuple[str, nn.Module, Mapping[str, LayerMoments], str, Tensor]] = (
         ("he", net, moments, "he", images),
         ("activation", net, without_biases(centred), "mean_field", images),
         ("weight mean", net, bare, "mean_field", images),
         ("biases", net, moments, "mean_field", images),
-        ("stride", circular(plain), moments, "field", flat),
-        ("real data", circular(plain), moments, "field", images),
+        ("stride", use_circular_padding(plain), moments, "field", flat),
+        ("real data", use_circular_padding(plain), moments, "field", images),
         ("padding", plain, moments, "field", images),
         ("pooling", net, moments, "field", images),
         ("width", net, moments, "finite_width", images),
@@ -169,7 +169,7 @@ def _theories(
     logs: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     errors: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     for step, variant, known, theory, fed in chain:
-        frame = predict_theories(variant, known, fed, (theory,), seed, layer_kinds)
+        frame = predict_moments(variant, known, fed, (theory,), seed, layer_kinds)
         for quantity in logs:
             rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
             rows = rows.set_index("layer_name")
@@ -235,7 +235,7 @@ POOLINGS = (*MAX_POOL.modules, *AVERAGE_POOL.modules)
 
 
 def without_means(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoments]:
-    """Weights of mean 0 and the same variance."""
+    """WeightMoments of mean 0 and the same variance."""
     return {
         name: replace(layer, weight=Moments(0.0, layer.weight.var))
         for name, layer in moments.items()
@@ -247,7 +247,7 @@ def without_biases(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoment
     return {name: replace(layer, bias=Moments(0.0, 0.0)) for name, layer in moments.items()}
 
 
-def featureless(
+def remove_structure(
     images: Float[Tensor, "image ..."], moments: Mapping[str, LayerMoments], seed: int = 0
 ) -> Float[Tensor, "image ..."]:
     """Images of the same mean square without any structure.
@@ -259,12 +259,12 @@ def featureless(
     if all(not torch.as_tensor(layer.weight.mean).any() for layer in moments.values()):
         level = pixels.square().mean(1, keepdim=True).sqrt()
         return level.expand_as(pixels).reshape(images.shape).contiguous()
-    stream = generator("shuffled pixels", seed)
+    stream = make_generator("shuffled pixels", seed)
     order = torch.stack([torch.randperm(pixels.shape[1], generator=stream) for _ in pixels])
     return pixels.gather(1, order).reshape(images.shape)
 
 
-def circular(model: nn.Module) -> nn.Module:
+def use_circular_padding(model: nn.Module) -> nn.Module:
     """A copy whose convolutions pad with the map's other side: it has no border."""
     copy = deepcopy(model)
     for module in copy.modules():
@@ -273,7 +273,7 @@ def circular(model: nn.Module) -> nn.Module:
     return copy
 
 
-def subsampled(model: nn.Module) -> nn.Module:
+def use_subsampling(model: nn.Module) -> nn.Module:
     """A copy that takes the middle of each pooling window, instead of its maximum or mean."""
     copy = deepcopy(model)
     _replace(copy)

@@ -22,7 +22,7 @@ MOST_WALKS = 30
 CLOSE = 1e-4  # of log E[d^2], far below any network's scatter
 
 
-def level_gains(
+def find_gains(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image ..."],
@@ -68,7 +68,7 @@ def level_gains(
     return memoized("level gains", find, *known)
 
 
-def scaled(
+def scale_moments(
     moments: Mapping[str, LayerMoments], gains: Mapping[str, float]
 ) -> dict[str, LayerMoments]:
     """Moments of the same layers with their weights multiplied.
@@ -77,7 +77,7 @@ def scaled(
     --------
     >>> from fanin.inits import Moments
     >>> one = {"fc": LayerMoments(Moments(0.0, 1.0), Moments(0.0, 0.0))}
-    >>> scaled(one, {"fc": 3.0})["fc"].weight.var
+    >>> scale_moments(one, {"fc": 3.0})["fc"].weight.var
     9.0
     """
     return {
@@ -96,13 +96,13 @@ def _forward(
 ) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
 
-    def gain_of(name: str, in_gain: tuple[float, float, float]) -> float:
+    def choose_gain(name: str, in_gain: tuple[float, float, float]) -> float:
         gain = _solved(name, in_gain, target)
         found[name].append(gain)
         return gain
 
     sampling = Sampling(seed=seed)
-    walk_field(model, moments, images, sampling=sampling, gain_of=gain_of, layer_kinds=layer_kinds)
+    walk_field(model, moments, images, sampling=sampling, choose_gain=choose_gain, layer_kinds=layer_kinds)
     # Repeats of a walk that samples find slightly different ones.
     return {name: float(np.exp(np.log(gains).mean())) for name, gains in found.items()}
 
@@ -133,7 +133,7 @@ def _backward(
     gains, names = dict(start), list(start)
     sampling = Sampling(seed=seed, repeats=1)  # one walk's own noise, so that it has a fixed point
     for _ in range(MOST_WALKS):
-        known = scaled(moments, gains)
+        known = scale_moments(moments, gains)
         walked = predict_field(model, known, images, sampling=sampling, layer_kinds=layer_kinds)
         level = walked.value("vjp_m2").mean(0)
         if not (level > 0).all() or not np.isfinite(level).all():

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fanin.theory.elementwise import Function, derivative
 from fanin.theory.mehler import Rough, pair_products
-from fanin.theory.quadrature import BENDS, EXACT, gaussian_nodes, most_nodes
+from fanin.theory.quadrature import BENDS, EXACT, gaussian_nodes, max_nodes
 
 NODES_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
-class PairLaw:
-    """Pair expectations of one elementwise function; made by `pair_law`.
+class PairExpectations:
+    """Pair expectations of one elementwise function; made by `pair_expectations`.
 
     Errors, over the root mean squares of both sides, covariance and then slopes: rounding for
     functions straight on both sides of 0; 1e-11 and 1e-11 for smooth ones (1e-9 and 1e-6 at
@@ -41,7 +41,7 @@ class PairLaw:
 
     Examples
     --------
-    >>> relu = pair_law(torch.relu)
+    >>> relu = pair_expectations(torch.relu)
     >>> var = torch.tensor([1.0, 4.0]).double()
     >>> cov = torch.tensor([[1.0, 2.0], [2.0, 4.0]]).double()
     >>> [[round(x, 9) for x in row] for row in relu.covariance(cov, var, var).tolist()]
@@ -138,14 +138,14 @@ class PairLaw:
         # Equal variances are common (circular padding, dense layers) and computed once.
         distinct, where = var.flatten().unique(return_inverse=True)
         parts = []
-        for part in distinct.split(max(1, NODES_AT_ONCE // most_nodes(EXACT))):
+        for part in distinct.split(max(1, NODES_AT_ONCE // max_nodes(EXACT))):
             y, weight = gaussian_nodes(torch.zeros_like(part), part, EXACT)
             value = of(y)
             parts.append(torch.where(part > 0, (weight * value).sum(-1), of(0 * part)))
         return torch.cat(parts)[where].reshape(var.shape) if parts else var.clone()
 
 
-def pair_law(function: Function) -> PairLaw:
+def pair_expectations(function: Function) -> PairExpectations:
     """Look at a function and return its pair expectations.
 
     Parameters
@@ -155,12 +155,12 @@ def pair_law(function: Function) -> PairLaw:
 
     Examples
     --------
-    >>> pair_law(torch.relu).rays, pair_law(torch.tanh).rays
+    >>> pair_expectations(torch.relu).rays, pair_expectations(torch.tanh).rays
     ((1.0, 0.0, 0.0), None)
-    >>> pair_law(torch.nn.Hardtanh()).roughness[0]
+    >>> pair_expectations(torch.nn.Hardtanh()).roughness[0]
     Rough(jumps=False, bends=(-1.0, 1.0))
     """
-    return PairLaw(function, _rays(function), _roughness(function))
+    return PairExpectations(function, _rays(function), _roughness(function))
 
 
 def _by_variance(var: Tensor, value: float, at_0: float) -> Tensor:

@@ -1,9 +1,9 @@
-"""Theory 1: the product formula, as textbooks have it.
+"""Theory `he`: the textbook product formula.
 
-Every weight layer multiplies the second moment by `gain * n * Var[w]`, with He's gain 1/2 behind
-rectifiers and Glorot's linear regime, gain 1, behind anything else. The weights' mean, biases, zero
-padding, stride, pooling, normalization and dropout don't exist at this theory; the gap to what is
-measured is what the theories above explain.
+Every weight layer multiplies the second moment by `gain * n * Var[w]`. The gain is 1/2 after a
+ReLU (He et al. 2015) and 1 after any other module (linear regime, Glorot & Bengio 2010). This
+theory ignores the weights' mean, biases, zero padding, stride, pooling, normalization and dropout;
+the later theories account for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments, scalar_moments
 from fanin.theory.prediction import Prediction
-from fanin.theory.walk import walk
+from fanin.theory.network import parse_network
 
 
 def predict_he(
@@ -28,42 +28,43 @@ def predict_he(
     *,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
-    r"""Predict by He's and Glorot's product formulas.
+    r"""Predict with the product formulas of He and Glorot.
 
-    Forward (He et al. 2015, eqs 7-10), from the image's mean square:
+    Forward (He et al. 2015, eqs 7-10), starting from the image's mean square:
 
     .. math:: q_1 = n_1 \mathrm{Var}[w_1] \overline{x_0^2}, \quad
               q_l = g_{l-1} n_l \mathrm{Var}[w_l] q_{l-1}
 
     with gain g = 1/2 for ReLU, (1 + a^2) / 2 for a leaky ReLU of slope a (eq. 15) and 1 otherwise
-    (Glorot & Bengio 2010, eq. 5). Backward (He et al. 2015, eqs 13-14; Glorot & Bengio eq. 6) from
-    a random cotangent of mean square 1 at the logits: d_l = g_l \hat n_{l+1} Var[w_{l+1}] d_{l+1}.
-    A weight's gradient is a sum over the layer's P output positions of cotangent times input;
-    taken as independent, their mean square is P d_l E[x_{l-1}^2].
+    (Glorot & Bengio 2010, eq. 5). Backward (He et al. 2015, eqs 13-14; Glorot & Bengio eq. 6),
+    starting from a random cotangent of mean square 1 at the logits:
+    d_l = g_l \hat n_{l+1} Var[w_{l+1}] d_{l+1}. A weight's gradient sums cotangent times input
+    over the layer's P output positions; with independent terms its mean square is
+    P d_l E[x_{l-1}^2].
 
     Parameters
     ----------
     model
-        A sequence of modules; its weights are not read.
+        A sequence of modules. Its weights are not read.
     moments
-        Of each weight layer, by module path.
+        Weight and bias moments of each weight layer, by module path.
     images
-        As the network is fed them, scaled.
+        Preprocessed inputs, as the network receives them.
     layer_kinds
-        Kinds of layers beside the built-in ones.
+        Additional layer kinds. They take precedence over the built-in ones.
 
     Returns
     -------
     Prediction
-        Theory `he`: preact_m2, preact_mean (0), preact_var (the same as preact_m2), vjp_m2,
+        Theory `he`: preact_m2, preact_mean (0), preact_var (equal to preact_m2), vjp_m2,
         weight_vjp_m2.
 
     Raises
     ------
     UnpredictableLayer
-        The model is no plain sequence, or a layer's moments are unknown.
+        The model is not a plain sequence, or the moments of a layer are unknown.
     """
-    net = walk(model, images.shape[1:], layer_kinds)
+    net = parse_network(model, images.shape[1:], layer_kinds)
     weights = scalar_moments(moments, (stage.name for stage in net.stages))
     variances = np.array([weights[stage.name].weight_var for stage in net.stages])
     gains = np.array(
@@ -73,8 +74,8 @@ def predict_he(
     backward = np.array([stage.fan_out for stage in net.stages]) * variances
     positions = np.array([stage.positions for stage in net.stages])
 
-    mean_square = net.enter(images).flatten(1).square().mean(1).numpy()[:, None]
-    # In logarithms, so that a product may pass through what float64 can't hold.
+    mean_square = net.first_input(images).flatten(1).square().mean(1).numpy()[:, None]
+    # Logarithms, because intermediate products may exceed the range of float64.
     with np.errstate(divide="ignore", over="ignore"):
         growth = np.cumsum([0.0, *np.log(gains * forward)[:-1]])
         inputs = np.log(mean_square) + growth

@@ -1,4 +1,4 @@
-"""Layer kinds: a module's rules in each theory, and the steps that rules return."""
+"""`LayerKind`: the rules that tell each theory how to treat a module, and their result types."""
 
 from __future__ import annotations
 
@@ -16,11 +16,21 @@ from fanin.theory.elementwise import Function
 Maps = Float[Tensor, "image channel *position"]
 Vectors = Float[Tensor, "draw image unit"]
 DenseStep = Callable[[Vectors, torch.Generator], Vectors]
-"""Applies a module to the units of drawn networks; the generator is for dropout masks."""
+"""Function that applies a module to the units of sampled networks.
+
+The generator draws dropout masks."""
 
 
 class UnpredictableLayer(FaninError):
-    """A layer that a theory has no formula for; `theory` names the theory once it is known."""
+    """Error: a theory has no formula for a layer.
+
+    Attributes
+    ----------
+    name
+        Module path of the layer; empty for the whole model.
+    theory
+        Name of the theory; None if unknown.
+    """
 
     theory: str | None = None
 
@@ -29,75 +39,84 @@ class UnpredictableLayer(FaninError):
         self.name = name
 
 
-class Rejected(Exception):
-    """Raised by a rule for a module that it has no formula for; the message is the reason."""
+class UnsupportedModule(Exception):
+    """Raised by a rule for a module that it cannot handle. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """A population of units as quadrature nodes, for each state.
+    """Distribution of a layer's units as quadrature nodes, for each state.
 
     Attributes
     ----------
-    value, slope
-        The unit x at each node, and dx/dy for the pre-activation y of the weight layer before.
-    share
-        Weights of the nodes, which sum to 1.
+    value
+        Value x of the unit at each node.
+    slope
+        Derivative dx/dy with respect to the pre-activation y of the preceding weight layer.
+    weight
+        Quadrature weights, which sum to 1.
     """
 
     value: Float[Tensor, "state node"]
     slope: Float[Tensor, "state node"]
-    share: Float[Tensor, "state node"]
+    weight: Float[Tensor, "state node"]
 
     def average(self, x: Float[Tensor, "state node"]) -> Float[Tensor, "state 1"]:
-        """Average over the population."""
-        return (self.share * x).sum(-1, keepdim=True)
+        """Return the mean of x over the distribution."""
+        return (self.weight * x).sum(-1, keepdim=True)
 
-    def times(self, factor: Tensor | float) -> Units:
-        """The units multiplied by a constant."""
-        return Units(self.value * factor, self.slope * factor, self.share)
+    def scale(self, factor: Tensor | float) -> Units:
+        """Return the units multiplied by a constant."""
+        return Units(self.value * factor, self.slope * factor, self.weight)
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """An elementwise module in the field."""
+    """Step of theory `field` for an elementwise module."""
 
     function: Function
 
 
 @dataclass(frozen=True)
 class DropoutStep:
-    """Dropout in training: a share p at 0, the rest 1 / (1 - p) times as large."""
+    """Step of theory `field` for dropout in training mode.
+
+    A fraction p of the values is set to 0, and the others are multiplied by 1 / (1 - p).
+    """
 
     p: float
     whole_channel: bool
 
     @property
     def growth(self) -> float:
-        """Of a second moment (Srivastava et al. 2014, section 10)."""
+        """Factor on the second moment (Srivastava et al. 2014, section 10)."""
         return 1 / (1 - self.p) if self.p < 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """A module that combines points of a channel, run on samples of channels of the field.
+    """Step of theory `field` for a module that combines positions of a channel.
+
+    Unless it is linear, the step runs on sampled channels of the field.
 
     Attributes
     ----------
     forward
-        Maps [image, channel, *position] to the same with other positions, every channel alike.
+        Function of maps [image, channel, *position] that may change the positions and treats all
+        channels in the same way.
     backward
-        From the forward's input and a cotangent at its output to the cotangent at its input. None:
-        the forward's vector-Jacobian product, by autograd.
+        Function of the forward input and the output cotangent that returns the input cotangent.
+        None uses autograd's vector-Jacobian product.
     linear
-        Whether forward is linear without a constant: closed forms are then used for both ways.
+        True if forward is linear without a constant. Both directions then have closed forms.
     routes
-        Whether a cotangent is passed on from point to point, and never split among several.
+        True if backward passes each output cotangent to a single input position (as max pooling
+        does) instead of splitting it.
     normalizes
-        Whether the size of the output is independent of that of the input.
+        True if the scale of the output does not depend on the scale of the input.
     over_channels
-        Whether channels act on each other, as infinitely many. The maps that forward and backward
-        take are then [image, network, channel, *position].
+        True if channels interact, in the limit of infinitely many channels. Forward and backward
+        then receive maps [image, network, channel, *position].
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -108,17 +127,17 @@ class Mixing:
     over_channels: bool = False
 
     def __call__(self, x: Maps, networks: int) -> Maps:
-        """Apply it to channels of so many networks, one network after the other."""
+        """Apply the step to the channels of several networks, concatenated along the channel axis."""
         if self.over_channels:
             return self._run(x.unflatten(1, (networks, -1))).flatten(1, 2)
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        made: Tensor = self.forward(x) if self.backward is None else _WithBackward.apply(x, self)
-        return made
+        y: Tensor = self.forward(x) if self.backward is None else _WithBackward.apply(x, self)
+        return y
 
     def shape_after(self, images: int, positions: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a map that it makes of one of shape `positions`."""
+        """Return the shape of the output map for an input map of shape `positions`."""
         out = self(torch.zeros(images, 1, *positions, dtype=torch.float64), networks=1)
         return tuple(out.shape[2:])
 
@@ -139,55 +158,62 @@ class _WithBackward(torch.autograd.Function):
 FieldStep = Pointwise | DropoutStep | Mixing
 
 
-def unknown_units(module: nn.Module, units: Units) -> Units:
-    raise Rejected(f"{type(module).__name__} is neither elementwise nor of a kind known here")
+def no_scalar_rule(module: nn.Module, units: Units) -> Units:
+    raise UnsupportedModule(_NO_RULE.format(module=type(module).__name__))
 
 
-def unknown_vectors(module: nn.Module) -> DenseStep | None:
-    raise Rejected(f"{type(module).__name__} is neither elementwise nor of a kind known here")
+def no_dense_rule(module: nn.Module) -> DenseStep | None:
+    raise UnsupportedModule(_NO_RULE.format(module=type(module).__name__))
 
 
-def unknown_field(module: nn.Module) -> FieldStep | None:
-    raise Rejected(
-        f"{type(module).__name__} is neither elementwise, nor a pooling, nor a dropout:"
-        " no field theory"
+def no_field_rule(module: nn.Module) -> FieldStep | None:
+    raise UnsupportedModule(
+        f"{type(module).__name__} is neither elementwise nor a pooling or dropout that theory"
+        " `field` supports; pass a LayerKind with a `field` rule in layer_kinds"
     )
+
+
+_NO_RULE = (
+    "{module} is neither elementwise nor a supported layer kind; pass a LayerKind for it in"
+    " layer_kinds"
+)
 
 
 @dataclass(frozen=True)
 class LayerKind:
     """Rules for one kind of module between two weight layers.
 
-    A rule that is left out rejects the module in the theories that need it; a rule may also raise
-    `Rejected` itself. Theories name the layer in the `UnpredictableLayer` that they raise then.
+    A theory that needs a missing rule raises `UnpredictableLayer`. A rule may raise
+    `UnsupportedModule` to the same effect.
 
     Attributes
     ----------
     modules
-        Module classes.
+        Module classes that the rules apply to.
     scalar
-        Theory `mean_field`, forward and backward: the units behind the module, with slopes.
+        Rule of theory `mean_field`: returns the units after the module, with slopes.
     field
-        Theory `field` and the first order of `finite_width`: the module as a `Pointwise`,
-        `DropoutStep` or `Mixing` step, forward and backward; None where points and channels stay as
-        they are.
+        Rule of theories `field` and `finite_width` (first order): returns a `Pointwise`,
+        `DropoutStep` or `Mixing` step. None means that positions and channels do not change.
     dense
-        Theory `finite_width` of nets of linear layers: the module as a function of the units of
-        drawn networks; None where it changes nothing.
+        Rule of theory `finite_width` for networks of linear layers: returns a function of the
+        units of sampled networks. None means that the module changes nothing.
     gain
-        Theory `he`: the factor on the second moment.
+        Rule of theory `he`: returns the factor on the second moment.
     applies
-        Restricts the kind to some modules of these classes.
+        Predicate that restricts the kind to some modules of these classes.
     reshapes
-        Whether it only rearranges numbers, so that it may follow the last weight layer.
+        True if the module only rearranges values. It may then follow the last weight layer.
     couples_images
-        Whether images act on each other, so that the field takes them jointly.
+        True if images interact, as in batch normalization. Theory `field` then handles all images
+        jointly.
     first_order
-        Whether the first-order law of `finite_width` knows it; else networks are drawn.
+        True if the first-order formula of `finite_width` applies. Otherwise that theory samples
+        networks.
 
     Examples
     --------
-    Every pixel twice, along both axes. Units are only copied:
+    A module that repeats every pixel along both axes:
 
     >>> double = LayerKind(
     ...     (nn.UpsamplingNearest2d,),
@@ -199,9 +225,9 @@ class LayerKind:
     """
 
     modules: tuple[type[nn.Module], ...]
-    scalar: Callable[[nn.Module, Units], Units] = unknown_units
-    field: Callable[[nn.Module], FieldStep | None] = unknown_field
-    dense: Callable[[nn.Module], DenseStep | None] = unknown_vectors
+    scalar: Callable[[nn.Module, Units], Units] = no_scalar_rule
+    field: Callable[[nn.Module], FieldStep | None] = no_field_rule
+    dense: Callable[[nn.Module], DenseStep | None] = no_dense_rule
     gain: Callable[[Any], float] = lambda module: 1.0
     applies: Callable[[Any], bool] = lambda module: True
     reshapes: bool = False

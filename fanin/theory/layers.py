@@ -27,13 +27,13 @@ from fanin.theory.layer_kind import (
     Maps,
     Mixing,
     Pointwise,
-    Rejected,
+    UnsupportedModule,
     Units,
     UnpredictableLayer,
     Vectors,
-    unknown_field,
-    unknown_units,
-    unknown_vectors,
+    no_field_rule,
+    no_scalar_rule,
+    no_dense_rule,
 )
 
 
@@ -77,7 +77,7 @@ class NamedLayer:
     def _naming(self) -> Iterator[None]:
         try:
             yield
-        except Rejected as rejected:
+        except UnsupportedModule as rejected:
             raise UnpredictableLayer(self.name, str(rejected)) from rejected
 
 
@@ -96,19 +96,19 @@ def _nothing(module: nn.Module) -> None:
 def _pointwise_units(module: nn.Module, units: Units) -> Units:
     function = elementwise(module)
     if function is None:
-        return unknown_units(module, units)
+        return no_scalar_rule(module, units)
     value, slope = derivative(function, units.value)
-    return Units(value, units.slope * slope, units.share)
+    return Units(value, units.slope * slope, units.weight)
 
 
 def _pointwise_field(module: nn.Module) -> FieldStep | None:
     function = elementwise(module)
-    return unknown_field(module) if function is None else Pointwise(function)
+    return no_field_rule(module) if function is None else Pointwise(function)
 
 
 def _pointwise_vectors(module: nn.Module) -> DenseStep | None:
     function = elementwise(module)
-    return unknown_vectors(module) if function is None else lambda y, stream: function(y)
+    return no_dense_rule(module) if function is None else lambda y, stream: function(y)
 
 
 # --- rules, dropout -----------------------------------------------------------------------------
@@ -119,12 +119,12 @@ def _dropped_units(module: Any, units: Units) -> Units:
     if not module.training:
         return units
     p = float(module.p)
-    kept = units.times(1 / (1 - p) if p < 1 else 0.0)
+    kept = units.scale(1 / (1 - p) if p < 1 else 0.0)
     nothing = torch.zeros_like(units.value)
     return Units(
         torch.cat([kept.value, nothing], -1),
         torch.cat([kept.slope, nothing], -1),
-        torch.cat([units.share * (1 - p), units.share * p], -1),
+        torch.cat([units.weight * (1 - p), units.weight * p], -1),
     )
 
 
@@ -145,14 +145,14 @@ def _dropped_vectors(module: Any) -> DenseStep | None:
 
 
 def _rejected_dropout(module: nn.Module) -> FieldStep | None:
-    raise Rejected(f"{type(module).__name__} is no plain dropout")
+    raise UnsupportedModule(f"{type(module).__name__} is no plain dropout")
 
 
 # --- rules, normalization -----------------------------------------------------------------------
 
 
 def _centred_units(module: nn.Module, units: Units) -> Units:
-    return Units(units.value - units.average(units.value), units.slope, units.share)
+    return Units(units.value - units.average(units.value), units.slope, units.weight)
 
 
 def _centred_vectors(module: nn.Module) -> DenseStep:
@@ -162,12 +162,12 @@ def _centred_vectors(module: nn.Module) -> DenseStep:
 def _standardized_units(module: Any, units: Units) -> Units:
     """To mean 0 and variance 1; the statistics are many units', and don't answer to one."""
     units = _centred_units(module, units)
-    return units.times((units.average(units.value.square()) + float(module.eps)).rsqrt())
+    return units.scale((units.average(units.value.square()) + float(module.eps)).rsqrt())
 
 
 def _by_running_statistics(module: Any, units: Units) -> Units:
     """In evaluation: in a fresh network the running statistics are 0 and 1."""
-    return units.times((1 + float(module.eps)) ** -0.5)
+    return units.scale((1 + float(module.eps)) ** -0.5)
 
 
 def _instance_units(module: Any, units: Units) -> Units:
@@ -205,7 +205,7 @@ def _over_channels(module: Any) -> Mixing:
     The statistics are those of infinitely many channels, so they answer to no single cotangent.
     """
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
-        unknown_field(module)
+        no_field_rule(module)
     scale, shift = _one_number(module.weight, 1.0), _one_number(module.bias, 0.0)
 
     def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +224,7 @@ def _over_channels(module: Any) -> Mixing:
 
 
 def _rejected_groups(module: Any) -> FieldStep | None:
-    raise Rejected(f"GroupNorm of {module.num_groups} groups: only of one group, over all")
+    raise UnsupportedModule(f"GroupNorm of {module.num_groups} groups: only of one group, over all")
 
 
 def _one_number(values: object, default: float) -> float:
@@ -233,7 +233,7 @@ def _one_number(values: object, default: float) -> float:
     values = values.detach()
     first = float(values.flatten()[0])
     if bool((values != first).any()):
-        raise Rejected("it scales or shifts its channels differently")
+        raise UnsupportedModule("it scales or shifts its channels differently")
     return first
 
 
@@ -246,7 +246,7 @@ def _damped_units(module: Any, units: Units) -> Units:
     # Torch averages over `size` channels what the paper sums.
     size = module.size if isinstance(module, LocalResponseNorm) else 1
     energy = units.average(units.value.square())
-    return units.times((module.k + module.alpha * size * energy) ** -module.beta)
+    return units.scale((module.k + module.alpha * size * energy) ** -module.beta)
 
 
 # --- the table: the first kind that matches applies ---------------------------------------------

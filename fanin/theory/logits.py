@@ -17,7 +17,7 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from fanin.losses import Head, Loss, make_objective
-from fanin.losses.table import Row
+from fanin.losses.table import LossImplementation
 from fanin.theory.quadrature import gaussian_nodes
 
 SPREAD_NODES = 41
@@ -152,12 +152,12 @@ def _composite(low: float, high: float, panel: float) -> tuple[Tensor, Tensor]:
 
 
 def _by_output(
-    row: Row, n_outputs: int, share_of_1: float, mean: float, var: float
+    row: LossImplementation, n_outputs: int, share_of_1: float, mean: float, var: float
 ) -> tuple[float, float, float, float]:
     """A mean over outputs of a function of each logit and its own target."""
     y, weight = gaussian_nodes(*torch.tensor([mean, var], dtype=torch.float64))
     loss = gradient = 0.0
-    off = -1.0 if row.coding == "plus_minus_one" else 0.0
+    off = -1.0 if row.target_encoding == "plus_minus_one" else 0.0
     for target, share in ((1.0, share_of_1), (off, 1 - share_of_1)):
         value, slope = _per_image(row, y[:, None], torch.full_like(y, target)[:, None])
         loss += share * float((weight * value).sum())
@@ -165,7 +165,7 @@ def _by_output(
     return loss, gradient / n_outputs, 0.0, 0.0
 
 
-def _per_image(row: Row, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _per_image(row: LossImplementation, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         logits = logits.detach().requires_grad_()
         loss = row.per_example(logits, target)
@@ -173,13 +173,13 @@ def _per_image(row: Row, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor
     return loss.detach(), gradient
 
 
-def _sampled(row: Row, n_classes: int, s: float, seed: int) -> tuple[float, float, float, float]:
+def _sampled(row: LossImplementation, n_classes: int, s: float, seed: int) -> tuple[float, float, float, float]:
     n = max(64, SAMPLES // n_classes)
     generator = torch.Generator().manual_seed(seed)
     logits = s * torch.randn(n, n_classes, generator=generator, dtype=torch.float64)
     label = torch.arange(n) % n_classes
     one_hot = torch.nn.functional.one_hot(label, n_classes).double()
-    target = label if row.coding == "label" else one_hot
+    target = label if row.target_encoding == "label" else one_hot
     loss, gradient = _per_image(row, logits, target)
     square = gradient.square().sum(-1)
     loss_se, gradient_se = float(loss.std()) / math.sqrt(n), float(square.std()) / math.sqrt(n)

@@ -27,10 +27,10 @@ from fanin.theory.quadrature import (
     COARSE,
     EXACT,
     gaussian_nodes,
-    most_nodes,
+    max_nodes,
     stratified_normals,
 )
-from fanin.theory.walk import Stage, Walk, walk
+from fanin.theory.network import Stage, ParsedNetwork, parse_network
 
 State = Float[Tensor, "image repeat particle"]
 NODES_AT_ONCE = 2**17  # 1 MB per float64 tensor: in cache, whatever the number of states
@@ -94,10 +94,10 @@ def predict_mean_field(
         A module that is not elementwise and of no known kind, a model that is no plain sequence,
         or a layer whose moments are unknown.
     """
-    net = walk(model, images.shape[1:], layer_kinds)
+    net = parse_network(model, images.shape[1:], layer_kinds)
     weights = scalar_moments(moments, (stage.name for stage in net.stages))
     layers = [weights[stage.name] for stage in net.stages]
-    fed = net.enter(images).flatten(1)
+    fed = net.first_input(images).flatten(1)
     if any(layer.weight_mean != 0 for layer in layers):
         shape, order = (len(images), repeats, particles), COARSE
     else:
@@ -174,7 +174,7 @@ def unit_moments(
             units = layer.scalar(units)
         return _moments(units)
 
-    chunk = max(1, NODES_AT_ONCE // most_nodes(order))
+    chunk = max(1, NODES_AT_ONCE // max_nodes(order))
     chunks = zip(mean.flatten().split(chunk), var.flatten().split(chunk), strict=True)
     parts = [chunk_moments(m, v) for m, v in chunks]
     return UnitMoments(*(torch.cat(part).reshape(mean.shape) for part in zip(*parts, strict=True)))
@@ -210,7 +210,7 @@ class _Cotangent:
 
 
 def _forward(
-    net: Walk,
+    net: ParsedNetwork,
     layers: Sequence[ScalarMoments],
     images: Float[Tensor, "image pixel"],
     shape: tuple[int, int, int],

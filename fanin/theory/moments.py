@@ -1,4 +1,4 @@
-"""Moments of each layer's weights, as its init scheme declares them."""
+"""Moments of each layer's weights, as declared by its init scheme."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from torch import nn
 from fanin.inits import DeltaOrthogonal, Init, Moments, Orthogonal, WeightShape, weight_layers
 from fanin.theory.layer_kind import UnpredictableLayer
 
-Law = Literal["independent", "orthogonal"]
+Dependence = Literal["independent", "orthogonal"]
 ORTHOGONAL = (Orthogonal, DeltaOrthogonal)
 
 
 @dataclass(frozen=True)
 class LayerMoments:
-    """Mean and variance of one layer's weights, and of its biases.
+    """Moments of one layer's weights and biases.
 
     Attributes
     ----------
+    weight
+        Mean and variance of the weights.
+    bias
+        Mean and variance of the biases.
     law
-        What the moments leave open: whether a layer's weights are `independent` of each other, or
-        `orthogonal` (rows or columns, whichever are fewer), which makes one draw's moments scatter
-        less.
+        `independent`: the weights are independent of each other. `orthogonal`: the rows or the
+        columns, whichever are fewer, are orthogonal, which makes the moments vary less between
+        draws.
     """
 
     weight: Moments
     bias: Moments
-    law: Law = "independent"
+    law: Dependence = "independent"
 
 
 def declared_moments(model: nn.Module, init: Init) -> dict[str, LayerMoments]:
-    """Each weight layer's moments, as its init scheme declares them.
+    """Return the moments of each weight layer, as declared by its init scheme.
 
     Raises
     ------
     UnpredictableLayer
-        The scheme declares none.
+        The scheme declares no moments.
     """
     modules = weight_layers(model)
     moments = {}
@@ -48,22 +52,19 @@ def declared_moments(model: nn.Module, init: Init) -> dict[str, LayerMoments]:
         weight, bias = layer.weight_moments(shape), layer.bias_moments(shape)
         if weight is None or bias is None:
             scheme = type(layer.scheme).__name__
-            raise UnpredictableLayer(name, f"{scheme} declares no moments; only data tells them")
-        # A scheme declares biases for any layer; some layers have none.
-        none = Moments(0.0, 0.0)
+            raise UnpredictableLayer(name, f"{scheme} declares no moments, which theory needs")
+        # A scheme declares bias moments for every layer, also for layers without biases.
         moments[name] = LayerMoments(
             weight,
-            none if modules[name].bias is None else bias,
-            "orthogonal"
-            if isinstance(layer.scheme, (Orthogonal, DeltaOrthogonal))
-            else "independent",
+            Moments(0.0, 0.0) if modules[name].bias is None else bias,
+            "orthogonal" if isinstance(layer.scheme, ORTHOGONAL) else "independent",
         )
     return moments
 
 
 @dataclass(frozen=True)
 class ScalarMoments:
-    """The same, as four numbers: kernel taps that differ are averaged over."""
+    """Moments of one layer as four numbers, averaged over kernel taps."""
 
     weight_mean: float
     weight_var: float
@@ -74,7 +75,7 @@ class ScalarMoments:
 def scalar_moments(
     moments: Mapping[str, LayerMoments], layers: Iterable[str]
 ) -> dict[str, ScalarMoments]:
-    """Look up every weight layer's moments, averaged over kernel taps.
+    """Return the moments of each weight layer, averaged over kernel taps.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def scalar_moments(
 
 
 def moments_of(moments: Mapping[str, LayerMoments], name: str) -> LayerMoments:
-    """Look up one weight layer's moments.
+    """Return the moments of one weight layer.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def moments_of(moments: Mapping[str, LayerMoments], name: str) -> LayerMoments:
     """
     if name not in moments:
         raise UnpredictableLayer(
-            name, "its init scheme declares no moments: they are known only once data were seen"
+            name, "its init scheme declares no moments, which theory needs"
         )
     return moments[name]
 
@@ -106,5 +107,5 @@ def _scalar(layer: LayerMoments) -> ScalarMoments:
 def _over_taps(moments: Moments) -> tuple[float, float]:
     mean = torch.as_tensor(moments.mean, dtype=torch.float64)
     var = torch.as_tensor(moments.var, dtype=torch.float64)
-    # The law of total variance, the tap being drawn at random.
+    # Law of total variance, with the tap chosen at random.
     return float(mean.mean()), float(var.mean() + mean.var(correction=0))

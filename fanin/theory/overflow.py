@@ -21,7 +21,7 @@ NODES = 400
 NARROWEST = 1e-30  # share of E[y^2]: units that are all alike are either below a limit or above
 
 
-def overflow_chance(
+def overflow_probability(
     log_m2: float,
     count: float,
     dtype: torch.dtype,
@@ -51,11 +51,11 @@ def overflow_chance(
 
     Examples
     --------
-    >>> overflow_chance(math.log(4e9), 1000, torch.float16) > 0.99  # a standard deviation of 63e3
+    >>> overflow_probability(math.log(4e9), 1000, torch.float16) > 0.99  # a standard deviation of 63e3
     True
-    >>> overflow_chance(math.log(1e6), 1000, torch.float16)
+    >>> overflow_probability(math.log(1e6), 1000, torch.float16)
     0.0
-    >>> overflow_chance(math.log(9e8), 1000, torch.float16, between=1e-3) < 1e-100  # near 30e3
+    >>> overflow_probability(math.log(9e8), 1000, torch.float16, between=1e-3) < 1e-100  # near 30e3
     True
     """
     if math.isnan(log_m2):
@@ -83,7 +83,7 @@ def _legendre() -> tuple[np.ndarray, np.ndarray]:
     return node, weight
 
 
-def overflow_chances(
+def overflow_probabilities(
     log_m2: Sequence[float] | Float64[np.ndarray, " layer"],
     counts: Sequence[float],
     dtype: torch.dtype,
@@ -91,11 +91,11 @@ def overflow_chances(
     squared: bool = False,
     between: Sequence[float] | Float64[np.ndarray, " layer"] | None = None,
 ) -> Float64[np.ndarray, " layer"]:
-    """`overflow_chance` of every layer, in forward order."""
+    """`overflow_probability` of every layer, in forward order."""
     spreads = [0.0] * len(log_m2) if log_sd is None else log_sd
     shares = [1.0] * len(log_m2) if between is None else between
     layers = zip(log_m2, counts, spreads, shares, strict=True)
-    return np.array([overflow_chance(m, n, dtype, sd, squared, b) for m, n, sd, b in layers])
+    return np.array([overflow_probability(m, n, dtype, sd, squared, b) for m, n, sd, b in layers])
 
 
 def first_overflow(chances: Sequence[float] | Float64[np.ndarray, " layer"]) -> int | None:

@@ -1,4 +1,4 @@
-"""Predictions of one theory: a value per weight layer, image and quantity."""
+"""Prediction of one theory: a value per weight layer, image and quantity."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import pandas as pd
 from jaxtyping import Float64
 
 MEAN_OVER_IMAGES = -1
-"""The `image` of rows that average over the images, as in the `layers` table."""
+"""Value of `image` in rows that average over the images, as in the `layers` table."""
 
 
 @dataclass(frozen=True)
-class DrawLaw:
-    """Law of one draw's moments, for every image and, as the last row, the mean over them.
+class DrawDistribution:
+    """Distribution of one draw's moments, one row per image and a last row for their mean.
 
     Attributes
     ----------
     value
-        The expectation.
+        Expectation over draws.
     log_sd
-        Spread of one draw's log-moment: log m ~ N(log(value) - log_sd^2 / 2, log_sd^2). NaN where
-        there is none: of a signed quantity, or a moment that may vanish.
+        Standard deviation of the logarithm of one draw's moment:
+        log m ~ N(log(value) - log_sd^2 / 2, log_sd^2). NaN for signed quantities and for moments
+        that can be 0.
     sampling_se
-        Standard error of `value` from the theory's own sampling.
+        Standard error of `value` caused by the theory's own sampling.
     """
 
     value: Float64[np.ndarray, "row layer"]
@@ -40,14 +41,15 @@ class Prediction:
     Attributes
     ----------
     theory
-        Which theory.
+        Name of the theory.
     layer_names
-        The weight layers in forward order.
+        Module paths of the weight layers in forward order.
     repeats
-        Quantity to an array [repeat, image, layer]: one repeat where the theory is deterministic,
-        independent ones where it samples. The quantities are the `layers` table's.
+        Arrays [repeat, image, layer] by quantity. A deterministic theory gives one repeat, a
+        sampling theory gives independent ones. Quantities have the names of the `layers` table.
     draws
-        The same for theories that know how single draws scatter; a quantity is in one of the two.
+        Distributions by quantity, from theories that predict the variation between draws. Each
+        quantity is either in `repeats` or in `draws`.
 
     Examples
     --------
@@ -62,30 +64,32 @@ class Prediction:
     theory: str
     layer_names: tuple[str, ...]
     repeats: Mapping[str, Float64[np.ndarray, "repeat image layer"]]
-    draws: Mapping[str, DrawLaw] = field(default_factory=dict)
+    draws: Mapping[str, DrawDistribution] = field(default_factory=dict)
 
     def value(self, quantity: str) -> Float64[np.ndarray, "image layer"]:
-        """The prediction for every image."""
+        """Return the predicted values of one quantity for every image."""
         if quantity in self.draws:
             return self.draws[quantity].value[:-1]
         return _mean(self.repeats[quantity])
 
     def to_frame(self) -> pd.DataFrame:
-        """The prediction as rows of the `predictions` table.
+        """Return the prediction as rows of the `predictions` table.
 
         Returns
         -------
-        DataFrame
-            `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`,
-            `theory`, `value`, `log_sd` (spread of one draw's log-moment; NaN where none is known)
-            and `sampling_se` (standard error of `value` from the theory's own sampling; 0: none).
+        pandas.DataFrame
+            Columns `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`,
+            `theory`, `value`, `log_sd` (standard deviation of the log of one draw's moment; NaN if
+            unknown) and `sampling_se` (standard error of `value` caused by the theory's own
+            sampling; 0 for a deterministic theory).
         """
-        laws = {quantity: _law(repeats) for quantity, repeats in self.repeats.items()}
-        laws.update(self.draws)
-        return pd.concat([self._rows(*law) for law in laws.items()], ignore_index=True)
+        distributions = {name: _distribution(repeats) for name, repeats in self.repeats.items()}
+        distributions.update(self.draws)
+        frames = [self._rows(*item) for item in distributions.items()]
+        return pd.concat(frames, ignore_index=True)
 
-    def _rows(self, quantity: str, law: DrawLaw) -> pd.DataFrame:
-        rows, layers = law.value.shape
+    def _rows(self, quantity: str, distribution: DrawDistribution) -> pd.DataFrame:
+        rows, layers = distribution.value.shape
         return pd.DataFrame(
             {
                 "image": np.repeat([*range(rows - 1), MEAN_OVER_IMAGES], layers),
@@ -93,18 +97,18 @@ class Prediction:
                 "layer_name": np.tile(np.array(self.layer_names, dtype=object), rows),
                 "quantity": quantity,
                 "theory": self.theory,
-                "value": law.value.ravel(),
-                "log_sd": law.log_sd.ravel(),
-                "sampling_se": law.sampling_se.ravel(),
+                "value": distribution.value.ravel(),
+                "log_sd": distribution.log_sd.ravel(),
+                "sampling_se": distribution.sampling_se.ravel(),
             }
         )
 
 
-def _law(repeats: Float64[np.ndarray, "repeat image layer"]) -> DrawLaw:
-    with np.errstate(over="ignore"):  # a mean that float64 can't hold is inf
+def _distribution(repeats: Float64[np.ndarray, "repeat image layer"]) -> DrawDistribution:
+    with np.errstate(over="ignore"):  # a mean beyond the range of float64 is inf
         over_images = repeats.mean(1, keepdims=True)
     rows = np.concatenate([repeats, over_images], axis=1)
-    return DrawLaw(_mean(rows), np.full(rows.shape[1:], np.nan), _standard_error(rows))
+    return DrawDistribution(_mean(rows), np.full(rows.shape[1:], np.nan), _standard_error(rows))
 
 
 def _mean(repeats: np.ndarray) -> np.ndarray:
@@ -117,7 +121,7 @@ def _standard_error(repeats: np.ndarray) -> np.ndarray:
     if n == 1:
         return np.zeros(repeats.shape[1:])
     overflowed = ~np.isfinite(repeats).all(0)
-    # Scaled, because the square of a representable moment may not be.
+    # Scaled, because the square of a representable moment may overflow.
     scale = np.where(overflowed, 1.0, np.abs(repeats).max(0))
     scale = np.where(scale > 0, scale, 1.0)
     finite = np.where(overflowed, 0.0, repeats) / scale

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, weight_layers
 from fanin.inits.init import LayerInit
-from fanin.theory.certificate.measured import measured_draws, summary
-from fanin.theory.certificate.networks import Weights, estimated_moments, on_cpu, weights_of
-from fanin.theory.gains import Direction, level_gains, scaled
+from fanin.theory.certificate.measured import measure_draws, summarize_draws
+from fanin.theory.certificate.weights import WeightMoments, estimated_moments, cpu_copy, resolve_moments
+from fanin.theory.gains import Direction, find_gains, scale_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
-from fanin.theory.theories import predict_theories
+from fanin.theory.predict import predict_moments
 
 DIGITS = 6
 
@@ -71,9 +71,9 @@ class Prescription:
             of theory `field`, the mean over the draws and its standard error.
         """
         model, images, layer_kinds = self._of
-        weights = Weights(self.moments, "declared", self.init)
-        measured = summary(measured_draws(model, images, weights, draws, seed))
-        frame = predict_theories(model, self.moments, images, ("field",), seed, layer_kinds)
+        weights = WeightMoments(self.moments, "declared", self.init)
+        measured = summarize_draws(measure_draws(model, images, weights, draws, seed))
+        frame = predict_moments(model, self.moments, images, ("field",), seed, layer_kinds)
         theory = frame[frame.image == -1].set_index(["layer_name", "quantity"]).value
         rows = []
         for name, gain in self.gains.items():
@@ -135,13 +135,13 @@ def prescribe(
     'init.layers.1.gain=0.353553'
     """
     base = init if isinstance(init, Init) else Init(init if init is not None else HeNormal())
-    net, fed = on_cpu(model), images.detach().to("cpu").double()
-    moments = weights_of(net, base).moments
-    gains = level_gains(net, moments, fed, target, direction, seed, layer_kinds)
+    net, fed = cpu_copy(model), images.detach().to("cpu").double()
+    moments = resolve_moments(net, base).moments
+    gains = find_gains(net, moments, fed, target, direction, seed, layer_kinds)
     return Prescription(
         gains=gains,
         init=_with_gains(base, base.for_model(net), gains),
-        moments=scaled(moments, gains),
+        moments=scale_moments(moments, gains),
         direction=direction,
         target=target,
         _of=(net, fed, tuple(layer_kinds)),
@@ -192,7 +192,7 @@ class Certified:
 
     `calibrate` looks at the images, never at what a draw makes of them: the gains are theory's, the
     same for every draw, and found once. Which they are depends on the images, so `moments` are
-    unknown. All layers are taken to be drawn like this one, with the biases that they have.
+    unknown. All layers are taken to be draw_networks like this one, with the biases that they have.
 
     Parameters
     ----------
@@ -232,6 +232,6 @@ class Certified:
             for name, module in modules.items()
         }
         fed = images[: self.images].to("cpu", torch.float64)
-        gains = level_gains(on_cpu(model), moments, fed, self.target, self.direction)
+        gains = find_gains(cpu_copy(model), moments, fed, self.target, self.direction)
         for name in layers:
             modules[name].weight.mul_(gains[name])

@@ -66,7 +66,7 @@ def gaussian_nodes(
     return mean + scale * z, weight.clamp(min=1e-300)
 
 
-def most_nodes(order: int) -> int:
+def max_nodes(order: int) -> int:
     """Nodes that one state takes at most, for callers that mind memory."""
     return order * (len(STANDARD_ENDS) + 2 * len(BENDS) - 2)
 

@@ -9,7 +9,7 @@ import pytest
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.comparison import TheoryComparison, compare
+from analysis.theory_comparison import TheoryComparison, compare_to_theory
 
 Sweep = Callable[..., Results]
 
@@ -53,7 +53,7 @@ def small_results(small: Results) -> str:
 @pytest.fixture(scope="session")
 def comparisons(small: Results) -> list[TheoryComparison]:
     """Every setting of `small`, predicted."""
-    return compare(small)
+    return compare_to_theory(small)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from relu_chains import relu_chain, relu_log_sd
 
-from analysis.comparison import TheoryComparison
-from analysis.conditions import Setting
+from analysis.settings import Setting
+from analysis.theory_comparison import TheoryComparison
 
 QUANTITIES = ("preact_m2", "vjp_m2")
 

@@ -16,13 +16,13 @@ from simulated_sweep import simulated
 import analysis.check
 import analysis.verdicts
 from analysis import Results
-from analysis.check import as_frame, as_table, main, shown
-from analysis.comparison import TheoryComparison, table
-from analysis.conditions import Setting
-from analysis.verdicts import verdicts
-from fanin.theory.theories import THEORIES
+from analysis.check import build_csv_frame, build_layer_table, main, render_setting
+from analysis.settings import Setting
+from analysis.theory_comparison import TheoryComparison, layer_table
+from analysis.verdicts import compute_verdicts
+from fanin.theory.predict import THEORIES
 
-LAWLESS = pd.DataFrame(columns=["setting", "quantity", "image", "layer", "verdict"])
+NO_VERDICTS = pd.DataFrame(columns=["setting", "quantity", "image", "layer", "verdict"])
 
 
 def _printed(what: object, width: int = 80) -> str:
@@ -32,13 +32,13 @@ def _printed(what: object, width: int = 80) -> str:
 
 
 @pytest.fixture(scope="module")
-def judged(comparisons: list[TheoryComparison]) -> pd.DataFrame:
+def verdict_rows(comparisons: list[TheoryComparison]) -> pd.DataFrame:
     """A verdict for every layer of `small`."""
-    return verdicts(comparisons)
+    return compute_verdicts(comparisons)
 
 
-def _status(judged: pd.DataFrame) -> int:
-    return int((judged.verdict == "disagrees").any())
+def _status(verdict_rows: pd.DataFrame) -> int:
+    return int((verdict_rows.verdict == "disagrees").any())
 
 
 def _run(*arguments: str) -> int:
@@ -52,12 +52,12 @@ def _run(*arguments: str) -> int:
 
 @pytest.fixture
 def run_check(
-    small_results: str, capsys: pytest.CaptureFixture[str], judged: pd.DataFrame
+    small_results: str, capsys: pytest.CaptureFixture[str], verdict_rows: pd.DataFrame
 ) -> Callable[..., str]:
     """`run_check(*flags)` gives what is printed."""
 
     def run(*flags: str) -> str:
-        assert _run("small", "--results", small_results, *flags) == _status(judged)
+        assert _run("small", "--results", small_results, *flags) == _status(verdict_rows)
         return capsys.readouterr().out
 
     return run
@@ -84,13 +84,15 @@ def test_every_setting_has_a_table_of_its_layers(
 
 
 def test_a_table_leads_from_the_lowest_theory_to_the_measurement(
-    by_label: dict[str, TheoryComparison], comparisons: list[TheoryComparison], judged: pd.DataFrame
+    by_label: dict[str, TheoryComparison],
+    comparisons: list[TheoryComparison],
+    verdict_rows: pd.DataFrame,
 ) -> None:
     """The first theory's number, times every factor of its line, is what was measured."""
     comparison = by_label["two_layer channels=4 tanh uniform a=0.0 b=1.0"]
-    mine = judged[judged.setting == comparisons.index(comparison)]
+    mine = verdict_rows[verdict_rows.setting == comparisons.index(comparison)]
     mine = mine[(mine.quantity == "preact_m2") & (mine.image == -1)]
-    layers = as_table(table(comparison), mine)
+    layers = build_layer_table(layer_table(comparison), mine)
     highest = list(THEORIES)[-1]
     headings = [str(column.header).replace("\n", "") for column in layers.columns]
     factors = [f"x{theory}" for theory in list(THEORIES)[1:]]
@@ -99,7 +101,7 @@ def test_a_table_leads_from_the_lowest_theory_to_the_measurement(
         *(f"measured/{highest}", "sd/log_sd", "verdict"),
     ]
     lines = _printed(layers, 200).splitlines()
-    for row in table(comparison).to_dict("records"):
+    for row in layer_table(comparison).to_dict("records"):
         (line,) = (line for line in lines if row["layer_name"] in line)
         layer, name, measured, se, he, *rest = line.split()
         assert (int(layer), name) == (row["layer"], row["layer_name"])
@@ -111,11 +113,13 @@ def test_a_table_leads_from_the_lowest_theory_to_the_measurement(
 
 
 def test_a_verdict_stands_at_the_end_of_each_line(comparisons: list[TheoryComparison]) -> None:
-    judged = verdicts(comparisons, margin=2)  # narrow nets, eight draws: none agree within 1.1
+    verdict_rows = compute_verdicts(
+        comparisons, margin=2
+    )  # narrow nets, eight draws: none agree within 1.1
     seen = set()
     for n, comparison in enumerate(comparisons):
-        mine = judged[judged.setting == n]
-        lines = _printed(shown(comparison, mine, "preact_m2", -1), 200).splitlines()
+        mine = verdict_rows[verdict_rows.setting == n]
+        lines = _printed(render_setting(comparison, mine, "preact_m2", -1), 200).splitlines()
         mine = mine[(mine.quantity == "preact_m2") & (mine.image == -1)]
         for row in mine.itertuples():
             (line,) = (line for line in lines if f" {row.layer_name} " in line)
@@ -132,7 +136,7 @@ def test_the_widest_numbers_are_shown_whole_and_labels_are_no_markup(
     predicted = predicted[predicted.quantity == "preact_m2"].assign(value=1.234e-300)
     draws = comparisons[0].draws.assign(value=-1.284e300)
     comparison = TheoryComparison(Setting({}, "wide [bold]", {}, ("x",)), draws, predicted, None)
-    out = _printed(shown(comparison, LAWLESS, "preact_m2", -1), 200)
+    out = _printed(render_setting(comparison, NO_VERDICTS, "preact_m2", -1), 200)
     assert "…" not in out
     assert "wide [bold]" in out
     assert "-1.28e+300" in out
@@ -143,9 +147,9 @@ def test_an_init_without_declared_moments_is_measured_and_says_why_it_is_not_pre
     by_label: dict[str, TheoryComparison],
 ) -> None:
     comparison = by_label["two_layer channels=4 relu lsuv"]
-    out = _printed(shown(comparison, LAWLESS, "preact_m2", -1))
-    assert "Lsuv declares no moments; only data tells them" in out
-    measured = table(comparison)
+    out = _printed(render_setting(comparison, NO_VERDICTS, "preact_m2", -1))
+    assert "Lsuv declares no moments, which theory needs" in out
+    measured = layer_table(comparison)
     # LSUV makes the variance over a batch 1; this batch is the probe set, and its tolerance 0.1.
     assert measured.measured.between(0.5, 2).all()
     assert measured.he.isna().all()
@@ -161,30 +165,32 @@ def test_another_quantity_and_image_are_shown_and_kept_as_csv(
     out = run_check(*shown_there, "--csv", str(tmp_path / "all.csv"))
     label = "plain depth=4 width=4 tanh he_normal"
     section = out.partition(f"{label}   (vjp_m2")[2]
-    row = table(by_label[label], "vjp_m2", 1).iloc[0]
+    row = layer_table(by_label[label], "vjp_m2", 1).iloc[0]
     line = next(line for line in section.splitlines() if "conv1" in line)
     assert line.split()[2] == f"{row.measured:.3g}"
     written = pd.read_csv(tmp_path / "all.csv")
     assert written.columns[0] == "setting"
-    assert len(written) == sum(len(table(c)) for c in comparisons)
+    assert len(written) == sum(len(layer_table(c)) for c in comparisons)
     for comparison in comparisons:
         mine = written[written.setting == comparison.setting.label]
-        np.testing.assert_array_equal(mine.measured, table(comparison, "vjp_m2", 1).measured)
+        np.testing.assert_array_equal(mine.measured, layer_table(comparison, "vjp_m2", 1).measured)
 
 
 def test_csv_adds_what_each_theory_closes_and_the_verdict(
-    comparisons: list[TheoryComparison], judged: pd.DataFrame
+    comparisons: list[TheoryComparison], verdict_rows: pd.DataFrame
 ) -> None:
-    frame = as_frame(comparisons, judged, "vjp_m2", 0)
+    frame = build_csv_frame(comparisons, verdict_rows, "vjp_m2", 0)
     predicted = frame[frame.he.notna()]
     parts = [*(f"closed/{theory}" for theory in list(THEORIES)[1:]), "left"]
     finite = predicted[np.isfinite(predicted.gap)]
     assert len(finite) > 20
     np.testing.assert_allclose(finite[parts].sum(axis=1), finite.gap, atol=1e-9)
     np.testing.assert_allclose(finite.gap, np.log(finite.measured / finite.he), atol=1e-9)
-    mine = judged[(judged.quantity == "vjp_m2") & (judged.image == 0)]
+    mine = verdict_rows[(verdict_rows.quantity == "vjp_m2") & (verdict_rows.image == 0)]
     assert frame.verdict.value_counts().to_dict() == mine.verdict.value_counts().to_dict()
-    assert frame.verdict.isna().sum() == sum(len(table(c)) for c in comparisons if c.unpredicted)
+    assert frame.verdict.isna().sum() == sum(
+        len(layer_table(c)) for c in comparisons if c.unpredicted
+    )
 
 
 @pytest.mark.parametrize("flag", ["--margin=1", "--margin=inf", "--level=0", "--level=1.5"])
@@ -255,6 +261,6 @@ def test_the_exit_status_is_1_where_the_highest_theory_disagrees(
     sweep = simulated(3, off=off)
     monkeypatch.setattr(analysis.check, "compare", lambda *_, **__: sweep)
     monkeypatch.setattr(analysis.check, "findings", lambda *_: [])
-    monkeypatch.setattr(analysis.verdicts, "narrowest", lambda config: 64)
+    monkeypatch.setattr(analysis.verdicts, "narrowest_width", lambda config: 64)
     assert _run("small", "--results", small_results, "--quantity", "preact_m2") == status
     assert f"disagrees with {status}" in capsys.readouterr().out

@@ -12,9 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import Results
-from analysis.comparison import TheoryComparison, compare, decompose_gap, table
-from analysis.conditions import Setting
-from fanin.theory.theories import THEORIES
+from analysis.settings import Setting
+from analysis.theory_comparison import (
+    TheoryComparison,
+    compare_to_theory,
+    decompose_gap,
+    layer_table,
+)
+from fanin.theory.predict import THEORIES
 
 SETTING = Setting({}, "hand made", {}, ("x",))
 FOUR = ["he", "mean_field", "field", "finite_width"]
@@ -60,7 +65,7 @@ def test_table_agrees_with_plain_pandas(
         & (small.layers.image == image)
         & (small.layers.layer > 0)
     ]
-    found = table(comparison, quantity, image).set_index("layer")
+    found = layer_table(comparison, quantity, image).set_index("layer")
     assert found.layer_name.tolist() == ["conv1", "conv2", "conv3", "fc1"]
     assert list(THEORIES)[:2] == ["he", "mean_field"]
     for layer, values in rows.groupby("layer").value:
@@ -84,19 +89,19 @@ def test_table_agrees_with_plain_pandas(
 def test_every_measured_layer_has_every_theory(comparisons: list[TheoryComparison]) -> None:
     assert len(comparisons) == 20
     for comparison in comparisons:
-        frame = table(comparison)
-        assert len(frame) == (2 if comparison.setting.words["model"] == "two_layer" else 4)
+        frame = layer_table(comparison)
+        assert len(frame) == (2 if comparison.setting.axis_values["model"] == "two_layer" else 4)
         assert frame[list(THEORIES)].isna().all(axis=None) == (comparison.unpredicted is not None)
 
 
 def test_only_data_dependent_inits_have_no_prediction(comparisons: list[TheoryComparison]) -> None:
-    without = {c.setting.words["init"] for c in comparisons if c.unpredicted}
+    without = {c.setting.axis_values["init"] for c in comparisons if c.unpredicted}
     assert without == {"lsuv"}
 
 
 def test_moments_near_the_end_of_float64_keep_their_standard_error() -> None:
     values = [1e200, 3e200]
-    row = table(_comparison({1: values}, {1: 1e200})).iloc[0]
+    row = layer_table(_comparison({1: values}, {1: 1e200})).iloc[0]
     assert row.measured == pytest.approx(2e200)
     # sd / sqrt(2) of {1, 3} is 1.
     assert row.se == pytest.approx(1e200)
@@ -113,7 +118,7 @@ def test_overflowed_missing_and_zero_moments_say_so_quietly() -> None:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = table(_comparison(values, {1: 2.0, 2: 0.0, 3: 1.0, 4: np.inf, 5: 1.0}))
+        found = layer_table(_comparison(values, {1: 2.0, 2: 0.0, 3: 1.0, 4: np.inf, 5: 1.0}))
     found = found.set_index("layer")
     assert found.loc[1, ["measured", "measured/he"]].tolist() == [np.inf, np.inf]
     assert np.isnan(found.loc[1, "se"])
@@ -128,20 +133,20 @@ def test_overflowed_missing_and_zero_moments_say_so_quietly() -> None:
 
 def test_whole_net_rows_are_no_layer() -> None:
     comparison = _comparison({-1: [3.0, 4.0], 1: [1.0, 2.0]}, {1: 1.0})
-    assert table(comparison).layer.tolist() == [1]
+    assert layer_table(comparison).layer.tolist() == [1]
 
 
 def test_the_table_leaves_the_draws_as_they_were(comparisons: list[TheoryComparison]) -> None:
     comparison = comparisons[0]
     before = comparison.draws.copy(deep=True)
-    table(comparison)
+    layer_table(comparison)
     pd.testing.assert_frame_equal(comparison.draws, before)
 
 
 def test_a_sweep_measured_only_while_training_has_nothing_to_compare(small: Results) -> None:
     late = dataclasses.replace(small, layers=small.layers.assign(step=5))
     with pytest.raises(Exception, match="no layer was measured at initialization"):
-        compare(late)
+        compare_to_theory(late)
 
 
 @settings(derandomize=True)

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.comparison import TheoryComparison, compare
-from analysis.conditions import draws_of, settings_of
+from analysis.settings import group_settings, initial_draws
+from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from experiments.sweep.store.plan_file import read_frozen
 
 
@@ -24,7 +24,7 @@ def frozen(small: Results) -> list[dict[str, Any]]:
 def test_cells_that_differ_in_learning_rate_and_seed_are_one_setting(
     frozen: list[dict[str, Any]],
 ) -> None:
-    settings = settings_of(frozen)
+    settings = group_settings(frozen)
     assert len(frozen) == 80
     assert len(settings) == 20  # two networks, two activations, five inits
     assert all(len(setting.cell_ids) == 4 for setting in settings)
@@ -34,16 +34,16 @@ def test_cells_that_differ_in_learning_rate_and_seed_are_one_setting(
 def test_labels_tell_settings_apart_in_the_words_of_the_command_line(
     frozen: list[dict[str, Any]],
 ) -> None:
-    labels = [setting.label for setting in settings_of(frozen)]
+    labels = [setting.label for setting in group_settings(frozen)]
     assert len(set(labels)) == len(labels)
     assert "plain depth=4 width=4 tanh uniform a=0.0 b=1.0" in labels
     assert not any("lr" in label or "seed" in label for label in labels)
 
 
 def test_a_sweep_of_one_setting_has_nothing_to_tell_apart(frozen: list[dict[str, Any]]) -> None:
-    (setting,) = settings_of(frozen[:1])
-    assert (setting.label, setting.words) == ("all cells", {})
-    assert settings_of([]) == []
+    (setting,) = group_settings(frozen[:1])
+    assert (setting.label, setting.axis_values) == ("all cells", {})
+    assert group_settings([]) == []
 
 
 def test_where_the_data_lay_does_not_split_a_setting(frozen: list[dict[str, Any]]) -> None:
@@ -51,14 +51,14 @@ def test_where_the_data_lay_does_not_split_a_setting(frozen: list[dict[str, Any]
     moved["cell_id"] = "the-other"
     moved["config"]["seed_weights"] = 7
     moved["config"]["data"]["root"] = moved["asked"]["data.root"] = "/elsewhere"
-    (setting,) = settings_of([frozen[0], moved])
+    (setting,) = group_settings([frozen[0], moved])
     assert setting.label == "all cells"
 
 
 def test_another_loss_is_another_setting(sweep: Callable[..., Results]) -> None:
     """Its gradients differ, and two classes are one logit to bce, two to cross_entropy."""
     results = sweep("binary", "data=shapes", "loss=bce,cross_entropy", "train.steps=0")
-    labels = [comparison.setting.label for comparison in compare(results)]
+    labels = [comparison.setting.label for comparison in compare_to_theory(results)]
     assert labels == ["bce", "cross_entropy"]
 
 
@@ -75,7 +75,7 @@ def test_shared_draws_count_once_and_seeds_are_replicates(
 
 
 def test_cells_of_one_weight_seed_did_measure_the_same_draws(small: Results) -> None:
-    """What lets `draws_of` take any one of them."""
+    """What lets `initial_draws` take any one of them."""
     layers = small.layers[small.layers.step == 0].merge(
         small.cells[["cell_id", "model", "activation", "init", "seed_weights", "optim.lr"]]
     )
@@ -101,9 +101,9 @@ def _tables(*cells: tuple[str, int, bool]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_a_failed_cell_does_not_lose_its_seeds_draws(frozen: list[dict[str, Any]]) -> None:
-    (setting,) = settings_of([frozen[0] | {"cell_id": cell} for cell in "abc"])
+    (setting,) = group_settings([frozen[0] | {"cell_id": cell} for cell in "abc"])
     cells, layers = _tables(("a", 0, False), ("b", 0, True), ("c", 1, True))
-    (draws,) = draws_of([setting], cells, layers)
+    (draws,) = initial_draws([setting], cells, layers)
     assert draws.value.tolist() == [0.0, 1.0, 10.0, 11.0]
     assert set(draws.step) == {0}
     assert list(draws.cell_id.astype(str)) == ["b", "b", "c", "c"]
@@ -112,7 +112,7 @@ def test_a_failed_cell_does_not_lose_its_seeds_draws(frozen: list[dict[str, Any]
 def test_a_setting_that_was_not_measured_has_no_draws(frozen: list[dict[str, Any]]) -> None:
     one, other = frozen[0] | {"cell_id": "a"}, frozen[-1] | {"cell_id": "b"}
     cells, layers = _tables(("a", 0, False), ("b", 0, True))
-    empty, full = draws_of(settings_of([one, other]), cells, layers)
+    empty, full = initial_draws(group_settings([one, other]), cells, layers)
     assert empty.empty
     assert full.value.tolist() == [0.0, 1.0]
     assert list(empty.columns) == list(full.columns)
@@ -123,7 +123,7 @@ def test_two_commands_into_one_folder_add_seeds_to_a_setting(
 ) -> None:
     sweep("twice", "seed=range(2)", "train.steps=0")
     results = sweep("twice", "seed=range(1,3)", "train.steps=0", f"data.root={tmp_path}")
-    (comparison,) = compare(results)
+    (comparison,) = compare_to_theory(results)
     assert len(comparison.setting.cell_ids) == 3
     seeds = comparison.draws.seed_weights
     assert comparison.draws.groupby(seeds).draw.nunique().to_dict() == {0: 4, 1: 4, 2: 4}

@@ -208,5 +208,5 @@ def test_a_scheme_of_ones_own_without_moments_is_a_clear_line(
     with pytest.raises(SystemExit) as left:
         run_predict(*TINY, "init=custom", "init._target_=my_package.MyInit")
     assert left.value.code == 2
-    told = "no prediction for layer conv1: MyInit declares no moments; only data tells them\n"
+    told = "no prediction for layer conv1: MyInit declares no moments, which theory needs\n"
     assert capsys.readouterr().err == told

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from analysis import Results, load, predictions
-from analysis.comparison import compare
-from analysis.conditions import Setting, settings_of
 from analysis.predictions import predict_cell, predict_settings, theory_fingerprint
+from analysis.settings import Setting, group_settings
+from analysis.theory_comparison import compare_to_theory
 from experiments.sweep.store.plan_file import read_frozen
-from fanin.theory.walk import UnpredictableLayer
+from fanin.theory.network import UnpredictableLayer
 
 Counted = Callable[[], int]
 
@@ -35,7 +35,7 @@ def _no_predictions(_: str, names: list[str]) -> list[str]:
 
 
 def _settings(results: Results) -> list[Setting]:
-    return settings_of(list(read_frozen(results.folder).values()))
+    return group_settings(list(read_frozen(results.folder).values()))
 
 
 def _theory(config: dict[str, Any]) -> pd.DataFrame:
@@ -62,9 +62,9 @@ def predictions_made(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 
 def test_predictions_are_kept_once_however_often_one_checks(copied: Results) -> None:
-    compare(copied)
+    compare_to_theory(copied)
     once = load(copied.name, copied.folder.root.parent).predictions
-    compare(copied)
+    compare_to_theory(copied)
     twice = load(copied.name, copied.folder.root.parent).predictions
     pd.testing.assert_frame_equal(once, twice)
     assert set(once.columns) == {
@@ -97,7 +97,7 @@ def test_a_second_check_predicts_nothing_but_what_has_no_prediction(
     assert predictions_made() == 20
     predict_settings(copied.folder, settings)
     assert predictions_made() == 20 + 4  # lsuv's four say so again
-    predict_settings(copied.folder, settings, again=True)
+    predict_settings(copied.folder, settings, recompute=True)
     assert predictions_made() == 24 + 20
 
 
@@ -164,7 +164,7 @@ def test_a_setting_that_can_no_longer_be_predicted_keeps_no_old_rows(
         raise UnpredictableLayer("conv1", "not any more")
 
     monkeypatch.setattr(predictions, "predict_cell", refuse)
-    (refused,) = predict_settings(copied.folder, settings, again=True)
+    (refused,) = predict_settings(copied.folder, settings, recompute=True)
     assert "not any more" in str(refused.reason)
     assert load(copied.name, copied.folder.root.parent).predictions.empty
 
@@ -174,7 +174,7 @@ def test_code_of_the_users_own_is_never_trusted_to_be_what_it_was(
 ) -> None:
     """The fingerprint covers this project's sources, and no others."""
     settings = _settings(copied)[:1]
-    monkeypatch.setattr(predictions, "OURS", ("torch.",))
+    monkeypatch.setattr(predictions, "COVERED_PACKAGES", ("torch.",))
     predict_settings(copied.folder, settings)
     predict_settings(copied.folder, settings)
     assert predictions_made() == 2
@@ -212,7 +212,7 @@ def test_workers_change_no_bit(copied: Results, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(predictions, "predict_cell", predict_cell)
     settings = [s for s in _settings(copied) if s.words["model"] == "two_layer"][:5]
     alone = predict_settings(copied.folder, settings)
-    together = predict_settings(copied.folder, settings, again=True, workers=2)
+    together = predict_settings(copied.folder, settings, recompute=True, workers=2)
     assert [p.reason is None for p in alone] == [True] * 4 + [False]
     for one, other in zip(alone, together, strict=True):
         assert one.reason == other.reason

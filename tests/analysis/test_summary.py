@@ -14,10 +14,10 @@ from simulated_sweep import simulated
 
 from analysis import Results
 from analysis import verdicts as verdicts_module
-from analysis.comparison import TheoryComparison, compare, table
-from analysis.summary import NEAR, findings, summary
+from analysis.summary import NEAR_FACTOR, summarize_verdicts, summarize_with_paths
+from analysis.theory_comparison import TheoryComparison, compare_to_theory, layer_table
+from analysis.verdicts import compute_verdicts
 from analysis.verdicts import intervals as counted
-from analysis.verdicts import verdicts
 
 Sweep = Callable[..., Results]
 PERCENT = r"([\d.]+)%"
@@ -26,12 +26,12 @@ PERCENT = r"([\d.]+)%"
 @pytest.fixture(autouse=True)
 def widths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated settings have no network to be built."""
-    monkeypatch.setattr(verdicts_module, "narrowest", lambda config: 64)
+    monkeypatch.setattr(verdicts_module, "narrowest_width", lambda config: 64)
 
 
 def _told(sweep: list[TheoryComparison]) -> str:
-    rows = verdicts(sweep)
-    return "\n".join(summary(sweep, rows, counted(sweep, rows), margin=1.1, level=0.05))
+    rows = compute_verdicts(sweep)
+    return "\n".join(summarize_verdicts(sweep, rows, counted(sweep, rows), margin=1.1, level=0.05))
 
 
 def test_settings_are_explained_disagree_or_are_not_tested() -> None:
@@ -100,11 +100,11 @@ def test_how_near_each_theory_comes(
         (c.setting.label, row.layer): row[f"measured/{theory}"]
         for c in comparisons
         if c.unpredicted is None
-        for _, row in table(c).iterrows()
+        for _, row in layer_table(c).iterrows()
     }
-    near = sum(1 / NEAR < ratio < NEAR for ratio in ratios.values())
+    near = sum(1 / NEAR_FACTOR < ratio < NEAR_FACTOR for ratio in ratios.values())
     (label, layer), worst = max(ratios.items(), key=lambda item: abs(math.log(item[1])))
-    line = _line(findings(small, comparisons), name)
+    line = _line(summarize_with_paths(small, comparisons), name)
     assert f"in {near} of {len(ratios)} layers" in line
     assert f"furthest off at layer {layer} of {label}, " in line
     assert line.endswith(f"is {worst:.3g}.")
@@ -115,7 +115,7 @@ def test_why_settings_have_no_prediction_is_said_once(
 ) -> None:
     without = [c.setting.label for c in comparisons if c.unpredicted]
     assert len(without) == 4
-    line = _line(findings(small, comparisons), f"{without[0]} and 3 more: ")
+    line = _line(summarize_with_paths(small, comparisons), f"{without[0]} and 3 more: ")
     assert "Lsuv declares no moments" in line
 
 
@@ -127,7 +127,7 @@ def test_best_and_worst_setting_by_accuracy(
     keys = ["model", "activation", "init", "optim.lr"]
     means = cells.groupby(keys, observed=True).test_accuracy.mean()
     at_best = means.groupby(["model", "activation", "init"], observed=True).max()
-    line = _line(findings(small, comparisons), "Best test accuracy")
+    line = _line(summarize_with_paths(small, comparisons), "Best test accuracy")
     high, low = (float(number) for number in re.findall(PERCENT, line))
     # Printed to a tenth of a percent.
     assert high == pytest.approx(100 * at_best.max(), abs=0.05 + 1e-9)
@@ -154,7 +154,7 @@ def test_a_diverged_run_scores_chance(small: Results, comparisons: list[TheoryCo
         outcome_reason="nan",
         outcome_tensor="loss",
     )
-    lines = findings(results, comparisons)
+    lines = summarize_with_paths(results, comparisons)
     assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["30.0", "30.0"]
     assert "40 of 80 cells diverged (the earliest at step 2, nan in loss)." in lines
 
@@ -162,7 +162,9 @@ def test_a_diverged_run_scores_chance(small: Results, comparisons: list[TheoryCo
 def test_a_failed_run_is_no_answer(small: Results, comparisons: list[TheoryComparison]) -> None:
     odd = small.cells.seed == 1
     outcome, accuracy = np.where(odd, "error", "ok"), np.where(odd, np.nan, 0.5)
-    lines = findings(_with_cells(small, outcome=outcome, test_accuracy=accuracy), comparisons)
+    lines = summarize_with_paths(
+        _with_cells(small, outcome=outcome, test_accuracy=accuracy), comparisons
+    )
     assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["50.0", "50.0"]
 
 
@@ -174,7 +176,9 @@ def test_the_earliest_divergence_is_told(
     results = _with_cells(
         small, outcome="diverged", outcome_step=steps, outcome_reason=reasons, outcome_tensor="w"
     )
-    assert _line(findings(results, comparisons), "80 of 80").endswith("step 1, inf 1 in w).")
+    assert _line(summarize_with_paths(results, comparisons), "80 of 80").endswith(
+        "step 1, inf 1 in w)."
+    )
 
 
 def test_infinite_ratios_are_the_furthest_off(
@@ -182,7 +186,7 @@ def test_infinite_ratios_are_the_furthest_off(
 ) -> None:
     one = next(c for c in comparisons if c.unpredicted is None)
     draws = one.draws.assign(value=np.where(one.draws.layer == 2, np.inf, one.draws.value))
-    lines = findings(small, [dataclasses.replace(one, draws=draws)])
+    lines = summarize_with_paths(small, [dataclasses.replace(one, draws=draws)])
     line = _line(lines, "Mean field")
     assert line.endswith(f"layer 2 of {one.setting.label}, where measured / predicted is inf.")
 
@@ -190,10 +194,10 @@ def test_infinite_ratios_are_the_furthest_off(
 def test_ways_of_training_are_not_averaged_over(sweep: Sweep) -> None:
     """A setting's best is one optimizer at one learning rate, not a mean over optimizers."""
     results = sweep("optimizers", "optim=sgd,adam", "optim.lr=0.001,0.1", "seed=range(2)")
-    comparisons = compare(results)
+    comparisons = compare_to_theory(results)
     assert len(comparisons) == 1
     means = results.cells.groupby(["optim", "optim.lr"], observed=True).test_accuracy.mean()
-    line = _line(findings(results, comparisons), "Best test accuracy")
+    line = _line(summarize_with_paths(results, comparisons), "Best test accuracy")
     assert re.findall(PERCENT, line) == [f"{100 * means.max():.1f}"]  # and no worst of one
     optimizer, rate = means.idxmax()
     assert f"optim={optimizer} optim.lr={rate}" in line
@@ -202,7 +206,7 @@ def test_ways_of_training_are_not_averaged_over(sweep: Sweep) -> None:
 def test_what_a_settings_label_tells_is_no_way_of_training(sweep: Sweep) -> None:
     axes = ("loss=cross_entropy,mse", "train.dtype=float32,float64", "optim.lr=0.01,0.1")
     results = sweep("losses", *axes)
-    line = _line(findings(results, compare(results)), "Best test accuracy")
+    line = _line(summarize_with_paths(results, compare_to_theory(results)), "Best test accuracy")
     ways = re.findall(r" with (?:cross_entropy|mse) dtype=float\d\d at (\S+)", line)
     assert [way.partition("=")[0] for way in ways] == ["optim.lr", "optim.lr"]
     assert "loss" not in line
@@ -212,29 +216,29 @@ def test_a_regression_has_no_accuracy_to_tell(sweep: Sweep) -> None:
     noise = ("data=gaussian", "data.task=regression", "data.side=null", "data.image_side=14")
     results = sweep("regression", *noise, "loss=mse")
     assert results.cells.test_accuracy.isna().all()
-    lines = findings(results, compare(results))
+    lines = summarize_with_paths(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
     assert any(line.startswith("Mean field") for line in lines)
 
 
 def test_a_sweep_that_trains_nothing_tells_theory_alone(sweep: Sweep) -> None:
     results = sweep("probed", "train.steps=0", "init=he_normal,zeros")
-    lines = findings(results, compare(results))
+    lines = summarize_with_paths(results, compare_to_theory(results))
     assert not any("accuracy" in line or "diverged" in line for line in lines)
     assert any(line.startswith("The He/Glorot") for line in lines)
 
 
 def test_zeros_alone_leave_theory_nothing_to_say(sweep: Sweep) -> None:
     results = sweep("zeros", "train.steps=0", "init=zeros")
-    (tables,) = findings(results, compare(results))
+    (tables,) = summarize_with_paths(results, compare_to_theory(results))
     assert tables.startswith("Tables: ")
 
 
 def test_lsuv_alone_says_why_there_is_no_prediction(sweep: Sweep) -> None:
     results = sweep("lsuv", "train.steps=0", "init=lsuv")
-    told, tables = findings(results, compare(results))
+    told, tables = summarize_with_paths(results, compare_to_theory(results))
     assert told == (
-        "all cells: no prediction for layer conv1: Lsuv declares no moments; only data tells them."
+        "all cells: no prediction for layer conv1: Lsuv declares no moments, which theory needs."
     )
     assert tables.startswith("Tables: ")
 
@@ -242,7 +246,7 @@ def test_lsuv_alone_says_why_there_is_no_prediction(sweep: Sweep) -> None:
 def test_a_sweep_that_all_diverged_says_so(sweep: Sweep) -> None:
     results = sweep("diverged", "optim.lr=1e30", "seed=range(2)")
     assert set(results.cells.outcome) == {"diverged"}
-    lines = findings(results, compare(results))
+    lines = summarize_with_paths(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
     steps = pd.to_numeric(results.cells.outcome_step)
     assert _line(lines, "2 of 2 cells diverged").startswith(

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.comparison import compare, table
+from analysis.theory_comparison import compare_to_theory, layer_table
 
 
 @pytest.fixture(scope="module")
 def layer_2(wide: Results) -> dict[str, pd.Series]:
     """Layer 2's row of the check's table, by init; `sampling_se` is mean field's own."""
     rows = {}
-    for comparison in compare(wide):
-        row = table(comparison).set_index("layer").loc[2]
+    for comparison in compare_to_theory(wide):
+        row = layer_table(comparison).set_index("layer").loc[2]
         theory = comparison.predicted
         (sampling,) = theory[
             (theory.theory == "mean_field")
@@ -25,7 +25,9 @@ def layer_2(wide: Results) -> dict[str, pd.Series]:
             & (theory.image == -1)
             & (theory.layer == 2)
         ].sampling_se
-        rows[comparison.setting.words["init"]] = pd.concat([row, pd.Series({"sampling": sampling})])
+        rows[comparison.setting.axis_values["init"]] = pd.concat(
+            [row, pd.Series({"sampling": sampling})]
+        )
     return rows
 
 

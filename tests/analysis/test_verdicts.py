@@ -12,20 +12,19 @@ from simulated_sweep import simulated
 
 from analysis import Results
 from analysis import verdicts as verdicts_module
-from analysis.comparison import TheoryComparison
-from analysis.conditions import Setting
-from analysis.verdicts import by_setting, narrowest, verdicts
-from analysis.verdicts import intervals as counted
+from analysis.settings import Setting
+from analysis.theory_comparison import TheoryComparison
+from analysis.verdicts import compute_verdicts, count_verdicts, interval_coverage, narrowest_width
 from fanin.statistics.coverage import Z
 
 
 def test_a_right_theory_disagrees_nowhere() -> None:
-    rows = verdicts(simulated(20))
+    rows = compute_verdicts(simulated(20))
     assert len(rows) == 20 * 2 * 2 * 4
     assert set(rows.theory) == {"finite_width"}
     assert set(rows.test) == {"log"}
     assert not (rows.verdict == "disagrees").any()
-    assert set(by_setting(rows).outcome) == {"explained"}
+    assert set(count_verdicts(rows).outcome) == {"explained"}
 
 
 @pytest.mark.parametrize(("quantity", "wrong_ones"), [("preact_m2", [3, 4]), ("vjp_m2", [1, 2, 3])])
@@ -33,7 +32,7 @@ def test_an_error_shows_from_its_layer_on_and_its_step_says_where(
     quantity: str, wrong_ones: list[int]
 ) -> None:
     """Forward on the way up, backward on the way down."""
-    rows = verdicts(simulated(5, off={(2, quantity, 3): 1.5}))
+    rows = compute_verdicts(simulated(5, off={(2, quantity, 3): 1.5}))
     wrong = rows[rows.verdict == "disagrees"]
     assert set(wrong.setting) == {2}
     assert set(wrong.quantity) == {quantity}
@@ -41,12 +40,13 @@ def test_an_error_shows_from_its_layer_on_and_its_step_says_where(
     steps = rows[rows.step_verdict == "disagrees"]
     assert set(zip(steps.setting, steps.quantity, steps.layer, strict=True)) == {(2, quantity, 3)}
     assert (
-        by_setting(rows).outcome.tolist() == ["explained"] * 2 + ["disagrees"] + ["explained"] * 2
+        count_verdicts(rows).outcome.tolist()
+        == ["explained"] * 2 + ["disagrees"] + ["explained"] * 2
     )
 
 
 def test_the_signal_enters_where_no_step_leads_to() -> None:
-    rows = verdicts(simulated(2))
+    rows = compute_verdicts(simulated(2))
     first = rows.layer.where(rows.quantity == "preact_m2", 5 - rows.layer) == 1
     assert rows.step[first].isna().all()
     assert rows.step[~first].notna().all()
@@ -56,7 +56,7 @@ def test_where_the_highest_theory_is_silent_the_next_below_speaks() -> None:
     (one,) = simulated(1)
     silent = (one.predicted.theory == "finite_width") & (one.predicted.layer == 2)
     predicted = one.predicted.assign(value=one.predicted.value.mask(silent))
-    rows = verdicts([dataclasses.replace(one, predicted=predicted)])
+    rows = compute_verdicts([dataclasses.replace(one, predicted=predicted)])
     lower = rows[rows.layer == 2]
     assert set(lower.theory) == {"he"}
     assert set(lower.test) == {"mean"}  # He's formula predicts no spread
@@ -68,7 +68,7 @@ def test_draws_of_two_weight_seeds_are_draws_of_one_setting() -> None:
     (one,) = simulated(1, draws=32)
     other = one.draws.assign(seed_weights=7, value=one.draws.value * 1.01)
     both = pd.concat([one.draws, other], ignore_index=True)
-    rows = verdicts([dataclasses.replace(one, draws=both)])
+    rows = compute_verdicts([dataclasses.replace(one, draws=both)])
     assert set(rows.draws) == {64}
 
 
@@ -78,7 +78,7 @@ def test_the_order_of_rows_decides_nothing() -> None:
         dataclasses.replace(c, draws=c.draws.sample(frac=1, random_state=n))
         for n, c in enumerate(sweep)
     ]
-    left, right = verdicts(sweep), verdicts(shuffled)
+    left, right = compute_verdicts(sweep), compute_verdicts(shuffled)
     pd.testing.assert_frame_equal(left, right, rtol=1e-9)
 
 
@@ -95,7 +95,7 @@ def test_a_mean_is_told_in_units_of_its_roots_second_moment() -> None:
         {"quantity": ["preact_mean", "preact_m2"], "value": [0.0, 4.0], "log_sd": np.nan}
     ).assign(image=0, layer=1, layer_name="fc1", theory="field", sampling_se=0.0)
     comparison = TheoryComparison(Setting({}, "one", {}, ("x",)), draws, predicted, None)
-    mean = verdicts([comparison]).set_index("quantity").loc["preact_mean"]
+    mean = compute_verdicts([comparison]).set_index("quantity").loc["preact_mean"]
     assert (mean.test, mean.verdict) == ("linear", "agrees")
     values = draws[draws.quantity == "preact_mean"].value
     assert mean.log_ratio == pytest.approx(values.mean() / 2)
@@ -103,19 +103,19 @@ def test_a_mean_is_told_in_units_of_its_roots_second_moment() -> None:
 
 def test_a_sweep_without_any_prediction_has_no_verdicts() -> None:
     (one,) = simulated(1)
-    rows = verdicts([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
+    rows = compute_verdicts([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
     assert rows.empty
-    assert by_setting(rows).empty
+    assert count_verdicts(rows).empty
 
 
 @pytest.fixture(autouse=True)
 def widths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated settings have no network to be built: all are 64 wide."""
-    monkeypatch.setattr(verdicts_module, "narrowest", lambda config: config.get("width", 64))
+    monkeypatch.setattr(verdicts_module, "narrowest_width", lambda config: config.get("width", 64))
 
 
 def _counted(sweep: list[TheoryComparison]) -> pd.DataFrame:
-    return counted(sweep, verdicts(sweep)).set_index(["direction", "width"])
+    return interval_coverage(sweep, compute_verdicts(sweep)).set_index(["direction", "width"])
 
 
 def test_a_right_theory_covers_95_percent_both_ways() -> None:
@@ -167,11 +167,13 @@ def test_overflowed_and_constant_layers_are_not_counted() -> None:
 def test_without_a_predicted_spread_there_is_nothing_to_count() -> None:
     (one,) = simulated(1)
     lower = one.predicted[one.predicted.theory == "he"]
-    assert counted([one], verdicts([dataclasses.replace(one, predicted=lower)])).empty
+    assert interval_coverage(
+        [one], compute_verdicts([dataclasses.replace(one, predicted=lower)])
+    ).empty
 
 
 def test_the_logits_are_no_narrow_layer(
     small: Results, comparisons: list[TheoryComparison]
 ) -> None:
     """`small` has convolutions of four channels before ten logits."""
-    assert {narrowest(comparison.setting.config) for comparison in comparisons} == {4}
+    assert {narrowest_width(comparison.setting.config) for comparison in comparisons} == {4}

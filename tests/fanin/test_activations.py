@@ -11,7 +11,7 @@ import yaml
 
 from experiments.config.instantiate import TARGET, arguments, instantiate, locate
 from experiments.schema import coerce_group
-from fanin.activations import Erf, Maxout, pieces_of
+from fanin.activations import Erf, Maxout, channels_per_unit
 from fanin.errors import ConfigError
 from fanin.models import AlexNet, Mlp, Plain, TwoLayer
 from fanin.models.layers import Norm
@@ -151,12 +151,12 @@ def test_what_an_activation_takes_together_is_what_it_says():
         def forward(self, x):
             return super().forward(x) - x.mean(2, keepdim=True)[:, ::2]
 
-    assert pieces_of(Pairs()) == 2
+    assert channels_per_unit(Pairs()) == 2
     globals().update(Pairs=Pairs, Mixes=Mixes)
     for good in ("Maxout", "Pairs"):
         where = "fanin.activations" if good == "Maxout" else __name__
         assert coerce_group("activation", {"_target_": f"{where}.{good}"})
     with pytest.raises(ConfigError, match="not elementwise"):
         coerce_group("activation", {"_target_": f"{__name__}.Mixes"})
-    with pytest.raises(ConfigError, match="pieces=1: a maximum is taken of 2 or more"):
+    with pytest.raises(ConfigError, match="pieces=1: must be 2 or more"):
         coerce_group("activation", {"_target_": "fanin.activations.Maxout", "pieces": 1})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analysis.figures.dying_relu.cells import SweepCells
+from analysis.figures.dying_relu.claims import claim_results
 from analysis.figures.dying_relu.figures import pictures, remedies, steps
-from analysis.figures.dying_relu.headlines import headlines
-from analysis.figures.dying_relu.runs import Runs
 from analysis.figures.study import Study
 from analysis.load import Results
 
@@ -26,10 +26,10 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         Of the sweep `dying_relu`.
     criterion
         `filter`, `circle`, `cross`: the report's numbers; `factor`, by which a filter or a
-        curvature may miss; `boundary`, by which a learning rate that kills may.
+        curvature may miss; `boundary`, by which a learning rate that smallest_dead may.
     """
-    runs = Runs.of(results)
-    trained = runs.kind("remedies")
+    runs = SweepCells.of(results)
+    trained = runs.part("remedies")
     caption = (
         f"A circle (label 1) and a cross (label 0), one 3x3x3 filter, ReLU, logistic regression; "
         f"weights from U(0, 1) where nothing else is said. First: the network before and after "
@@ -38,9 +38,9 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"{trained['seed'].nunique()} seeds; grey: share of runs whose maps are black for both "
         "images in the end; number: runs that classify both; thick frame: all do; triangle: the "
         "learning rate predicted to kill in one step. Third: A: rates that kill in one step (bars "
-        "from the largest that spares to the smallest that kills, a bar a seed) and the predicted "
+        "from the largest that largest_alive to the smallest that smallest_dead, a bar a seed) and the predicted "
         "ones (lines). B: curvature of the filter over that of the linear layer "
-        f"({runs.kind('curvature')['probe.draws'].max():g} draws; bars: half of them) and the "
+        f"({runs.part('curvature')['probe.draws'].max():g} draws; bars: half of them) and the "
         "prediction (lines). C: gradient descent on both images from unsaturated logits: what "
         "one step does, beside 2 / lambda of each layer (dashed: filter, dotted: linear) and the "
         "rate predicted to kill (triangle)."
@@ -50,4 +50,4 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "dying_relu_remedies": remedies(runs),
         "dying_relu_steps": steps(runs),
     }
-    return Study(CLAIM, drawn, caption, tuple(headlines(runs, criterion)))
+    return Study(CLAIM, drawn, caption, tuple(claim_results(runs, criterion)))

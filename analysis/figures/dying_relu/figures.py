@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from analysis.figures.dying_relu.headlines import onsets
-from analysis.figures.dying_relu.runs import CIRCLE, CROSS, INPUTS, REMEDIES, Runs
+from analysis.figures.dying_relu.cells import CIRCLE, CROSS, INPUTS, REMEDIES, SweepCells
+from analysis.figures.dying_relu.claims import killing_thresholds
 from analysis.figures.style import PALETTE
 
 PICTURES_SIZE = (6.8, 2.7)  # inches
@@ -25,12 +25,12 @@ RANGES = {"unit": ("inputs 0 to 1", "o", 0), "raw": ("inputs 0 to 255", "s", 1)}
 INITS = {0.0: ("U(0, 1)", "o", 0), -0.1: ("U(-0.1, 0.1)", "s", 1)}
 
 
-def pictures(runs: Runs) -> Figure:
+def pictures(runs: SweepCells) -> Figure:
     """One network at the start, and after its first step on the cross."""
-    cells = runs.kind("report")
+    cells = runs.part("report")
     raw = cells[(cells["scaling"] == "raw") & (cells["clip.bias"] == "mean_of_weights")]
     mine = (raw if len(raw) else cells).sort_values(["data.side", "seed"], ascending=[False, True])
-    cell_id, after = str(mine.index[0]), int(mine["seen"].iloc[0])
+    cell_id, after = str(mine.index[0]), int(mine["cross_step"].iloc[0])
     labels = runs.labels(cell_id).tolist()
     figure = Figure(figsize=PICTURES_SIZE, layout="constrained")
     grid = figure.add_gridspec(2, 7, width_ratios=[1, 1, 1.1, 1, 1, 1, 1])
@@ -58,7 +58,7 @@ def pictures(runs: Runs) -> Figure:
     return figure
 
 
-def _filter(axis: Axes, runs: Runs, cell_id: str, step: int, words: str, titled: bool) -> None:
+def _filter(axis: Axes, runs: SweepCells, cell_id: str, step: int, words: str, titled: bool) -> None:
     weight = runs.values(cell_id, "conv1", "weight", step, -1)[0]
     stacked = np.full((weight.shape[0] * 4 - 1, 3), np.nan)
     for channel, taps in enumerate(weight.numpy()):
@@ -98,9 +98,9 @@ def _bare(axis: Axes, title: str) -> None:
         spine.set_visible(False)
 
 
-def remedies(runs: Runs) -> Figure:
+def remedies(runs: SweepCells) -> Figure:
     """A panel an input range, a row a remedy, a column a learning rate."""
-    trained = runs.kind("remedies")
+    trained = runs.part("remedies")
     figure = Figure(figsize=REMEDIES_SIZE, layout="constrained")
     ranges = [name for name in INPUTS if (trained["scaling"] == name).any()]
     axes = figure.subplots(1, len(ranges), sharey=True, squeeze=False)[0]
@@ -113,23 +113,23 @@ def remedies(runs: Runs) -> Figure:
     return figure
 
 
-def _panel(axis: Axes, runs: Runs, cells: pd.DataFrame, rows: list[str]) -> None:
+def _panel(axis: Axes, runs: SweepCells, cells: pd.DataFrame, rows: list[str]) -> None:
     rates = sorted(cells["optim.lr"].unique())
     for (remedy, rate), mine in cells.groupby(["remedy", "optim.lr"]):
         if remedy not in rows:
             continue
         x, y = rates.index(rate), rows.index(str(remedy))
-        dead, right = mine["dead_end"].mean(), int(mine["right"].sum())
+        dead, both_correct = mine["dead_at_end"].mean(), int(mine["both_correct"].sum())
         axis.add_patch(
             Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=str(1 - 0.8 * dead), edgecolor="0.6",
                       linewidth=0.4)
         )  # fmt: skip
-        if right == len(mine):
+        if both_correct == len(mine):
             axis.add_patch(
                 Rectangle((x - 0.44, y - 0.44), 0.88, 0.88, fill=False, edgecolor=PALETTE[0],
                           linewidth=1.8, zorder=3)
             )  # fmt: skip
-        axis.text(x, y, str(right), ha="center", va="center", fontsize="x-small",
+        axis.text(x, y, str(both_correct), ha="center", va="center", fontsize="x-small",
                   color="white" if dead > 0.5 else "black", zorder=4)  # fmt: skip
     for remedy in rows:
         mine = cells[cells["remedy"] == remedy]
@@ -157,7 +157,7 @@ def _power(rate: float) -> str:
     return f"$10^{{{power:.0f}}}$" if abs(power - round(power)) < 1e-6 else f"{rate:g}"
 
 
-def steps(runs: Runs) -> Figure:
+def steps(runs: SweepCells) -> Figure:
     """Three panels: rates that kill, ratio of curvatures, gradient descent around 2 / lambda."""
     figure = Figure(figsize=STEPS_SIZE, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[1, 0.9])
@@ -172,17 +172,17 @@ def steps(runs: Runs) -> Figure:
     return figure
 
 
-def _kills(axis: Axes, runs: Runs) -> None:
-    found = onsets(runs, runs.kind("boundary"), ["scaling", "data.side", "seed"])
+def _kills(axis: Axes, runs: SweepCells) -> None:
+    found = killing_thresholds(runs, runs.part("boundary"), ["scaling", "data.side", "seed"])
     for scaling, (words, marker, colour) in RANGES.items():
         mine = found[found["scaling"] == scaling]
         if mine.empty:
             continue
         x = mine["data.side"] * (1 + 0.06 * (mine["seed"] - mine["seed"].mean()))
-        within = np.isfinite(mine["kills"]) & (mine["spares"] > 0)
-        axis.vlines(x[within], mine["spares"][within], mine["kills"][within],
+        within = np.isfinite(mine["smallest_dead"]) & (mine["largest_alive"] > 0)
+        axis.vlines(x[within], mine["largest_alive"][within], mine["smallest_dead"][within],
                     color=PALETTE[colour], linewidth=2.5)  # fmt: skip
-        axis.plot(x[within], mine["kills"][within], linestyle="", marker=marker, markersize=3,
+        axis.plot(x[within], mine["smallest_dead"][within], linestyle="", marker=marker, markersize=3,
                   color=PALETTE[colour])  # fmt: skip
         line = mine.drop_duplicates("data.side").sort_values("data.side")
         axis.plot(line["data.side"], line["predicted"], color=PALETTE[colour], linewidth=1,
@@ -191,11 +191,11 @@ def _kills(axis: Axes, runs: Runs) -> None:
                       xytext=(14, 0), textcoords="offset points", fontsize="x-small")  # fmt: skip
     _sides(axis, found["data.side"])
     axis.set_yscale("log")
-    axis.set_ylabel(r"$\eta$ that kills in one step", fontsize="small")
+    axis.set_ylabel(r"$\eta$ that smallest_dead in one step", fontsize="small")
 
 
-def _ratios(axis: Axes, runs: Runs) -> None:
-    cells = runs.kind("curvature")
+def _ratios(axis: Axes, runs: SweepCells) -> None:
+    cells = runs.part("curvature")
     measured = runs.curvatures(cells)
     ratio = (measured["filter"] / measured["linear"]).groupby("cell_id", observed=True)
     for start, (words, marker, colour) in INITS.items():
@@ -224,26 +224,26 @@ def _sides(axis: Axes, sides: pd.Series) -> None:
     axis.set_xlabel("side of the images (pixels)", fontsize="small")
 
 
-def _descent(axis: Axes, runs: Runs) -> None:
-    cells = runs.kind("descent")
+def _descent(axis: Axes, runs: SweepCells) -> None:
+    cells = runs.part("descent")
     rises = _rises(runs, cells)
     layers = runs.curvatures(cells).droplevel("draw")
-    looks = {
+    styles = {
         "map black": {"marker": "x", "color": "black", "s": 16, "linewidth": 1.0},
         "alive, loss lower": {"marker": "o", "color": PALETTE[0], "s": 14},
         "alive, loss higher": {"marker": "s", "color": PALETTE[1], "s": 16},
     }
     ticks = []
-    seen: set[str] = set()
+    cross_step: set[str] = set()
     groups = cells.assign(shrunk=-cells["factor"]).groupby(["shrunk", "data.side", "seed"])
     for number, ((shrink, side, seed), mine) in enumerate(groups):
         factor = -shrink
         fate = np.where(mine["dead"], "map black", np.where(
             rises.reindex(mine.index), "alive, loss higher", "alive, loss lower"))  # fmt: skip
-        seen |= set(fate)
-        for name, look in looks.items():
+        cross_step |= set(fate)
+        for name, style in styles.items():
             chosen = fate == name
-            axis.scatter(mine["optim.lr"][chosen], [number] * int(chosen.sum()), **look)
+            axis.scatter(mine["optim.lr"][chosen], [number] * int(chosen.sum()), **style)
         one = str(mine.index[0])
         for layer, style, scale in (("filter", "--", factor), ("linear", ":", 1.0)):
             at = 2 / (float(layers.loc[one, layer]) * scale)
@@ -253,13 +253,13 @@ def _descent(axis: Axes, runs: Runs) -> None:
                   color=PALETTE[3])  # fmt: skip
         shrunk = "" if factor == 1 else f", gradient x {factor:g}"
         ticks.append(f"side {side}{shrunk}, seed {seed}")
-    looks = {name: look for name, look in looks.items() if name in seen}
+    styles = {name: style for name, style in styles.items() if name in cross_step}
     axis.set_yticks(range(len(ticks)), ticks, fontsize="x-small")
     axis.set_ylim(len(ticks) - 0.4, -0.6)
     axis.set_xscale("log")
     axis.set_xlabel(r"learning rate $\eta$", fontsize="small")
-    handles = [Line2D([], [], linestyle="", marker=look["marker"], color=look["color"],
-                      markersize=4, label=name) for name, look in looks.items()]  # fmt: skip
+    handles = [Line2D([], [], linestyle="", marker=style["marker"], color=style["color"],
+                      markersize=4, label=name) for name, style in styles.items()]  # fmt: skip
     handles += [
         Line2D([], [], color="0.35", linestyle="--", label=r"$2/\lambda$ filter"),
         Line2D([], [], color="0.35", linestyle=":", label=r"$2/\lambda$ linear layer"),
@@ -270,7 +270,7 @@ def _descent(axis: Axes, runs: Runs) -> None:
                 bbox_to_anchor=(1.0, 0.5))  # fmt: skip
 
 
-def _rises(runs: Runs, cells: pd.DataFrame) -> pd.Series:
+def _rises(runs: SweepCells, cells: pd.DataFrame) -> pd.Series:
     """Return True if the loss is higher after the first step than before it."""
     curves = runs.results.curves
     mine = curves[curves["cell_id"].isin(cells.index) & (curves["metric"] == "train_loss")]

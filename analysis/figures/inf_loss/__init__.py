@@ -1,4 +1,4 @@
-"""The settings that give an inf or NaN loss, when, and what theory predicts of them."""
+"""The settings that give an inf or NaN loss, failure_time, and what theory predicts of them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.inf_loss.claims import (
-    bad_data_headlines,
-    bias_headlines,
-    init_headlines,
-    symmetry_headlines,
+    bad_data_claims,
+    bias_claims,
+    init_claims,
+    symmetry_claims,
     unit_spreads,
 )
 from analysis.figures.inf_loss.outcomes import (
     by_clip,
-    clipping_headlines,
+    clipping_claims,
+    outcome_claims,
     outcome_figure,
-    outcome_headlines,
+    regression_claims,
     regression_figure,
-    regression_headlines,
 )
 from analysis.figures.inf_loss.overflow import (
-    first_bad_draws,
-    loss_headlines,
+    loss_claims,
     loss_onsets,
+    overflow_by_draw,
+    overflow_claims,
     overflow_figure,
-    overflow_headlines,
     predict_overflow,
 )
 from analysis.figures.study import Study
@@ -56,17 +56,17 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         Some part of the sweep has not run yet.
     """
     cells = predict_overflow(results)
-    networks = first_bad_draws(results, cells)
+    networks = overflow_by_draw(results, cells)
     lines = (
-        *overflow_headlines(cells, networks, criterion),
-        *loss_headlines(loss_onsets(results), criterion),
-        *outcome_headlines(cells),
-        *clipping_headlines(by_clip(results)),
-        *bad_data_headlines(results),
-        *regression_headlines(results, criterion),
-        *bias_headlines(results, criterion),
-        *symmetry_headlines(unit_spreads(results), criterion),
-        *init_headlines(results, criterion),
+        *overflow_claims(cells, networks, criterion),
+        *loss_claims(loss_onsets(results), criterion),
+        *outcome_claims(cells),
+        *clipping_claims(by_clip(results)),
+        *bad_data_claims(results),
+        *regression_claims(results, criterion),
+        *bias_claims(results, criterion),
+        *symmetry_claims(unit_spreads(results), criterion),
+        *init_claims(results, criterion),
     )
     figures = {
         "inf_loss": outcome_figure(cells),

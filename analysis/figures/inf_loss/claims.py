@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.figures.inf_loss.parts import cells_of, share
+from analysis.figures.inf_loss.parts import part_cells, share
 from analysis.figures.query import select
-from analysis.figures.study import Headline
+from analysis.figures.study import ClaimResult
 from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.inputs import prepared
@@ -29,9 +29,9 @@ STARTS = {
 }
 
 
-def bias_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Test the first layer on a black image: E[y^2] is the mean square of its biases."""
-    cells, frozen = cells_of(results, "black"), read_frozen(results.folder)
+    cells, frozen = part_cells(results, "black"), read_frozen(results.folder)
     of = {"quantity": "preact_m2", "image": -1, "layer": 1}
     first = select(results.layers, **of)
     for _, cell in cells.iterrows():
@@ -42,19 +42,19 @@ def bias_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[H
         own = pd.isna(cell["init.bias"]) if "init.bias" in cell.index else True
         name = f"{cell['model']}, first layer on a black image, {len(values)} draws: E[y^2]"
         if own:
-            yield Headline(
+            yield ClaimResult(
                 f"{name}, torch's default biases",
                 f"{expected:.3g}: biases are U(-1, 1) / sqrt(fan_in) (false: 'they are 0')",
                 f"{mean:.3g} (se {error:.1g})",
                 bool(abs(mean - expected) <= criterion["bias_se"] * error) and mean > 0,
             )
         else:
-            yield Headline(f"{name}, biases set to 0", "0", f"{mean:g}", mean == 0)
+            yield ClaimResult(f"{name}, biases set to 0", "0", f"{mean:g}", mean == 0)
 
 
-def init_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def init_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """He and Xavier with ReLU and tanh: accuracy at each one's best learning rate, and moments."""
-    cells = cells_of(results, "which init")
+    cells = part_cells(results, "which init")
     cells = cells.assign(
         init=cells["init"].astype(str),
         activation=cells["activation"].astype(str),
@@ -69,7 +69,7 @@ def init_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[H
         mine = best[activation]
         shown = ", ".join(f"{name} {mine[init]:.2f}" for init, name in NAMES.items())
         ahead = float(mine[partner] - mine[other])
-        yield Headline(
+        yield ClaimResult(
             f"{activation}, depth {depth}: test accuracy at the best learning rate, {seeds} seeds",
             f"{NAMES[partner]} ahead of {NAMES[other]} (usually said)",
             shown,
@@ -78,7 +78,7 @@ def init_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[H
     yield from _moments(results, cells)
 
 
-def _moments(results: Results, cells: pd.DataFrame) -> Iterator[Headline]:
+def _moments(results: Results, cells: pd.DataFrame) -> Iterator[ClaimResult]:
     depth = int(cells["model.depth"].iloc[0])
     about = cells[["cell_id", "activation", "init"]]
     told = select(results.layers, image=-1, step=0).merge(about, on="cell_id")
@@ -89,7 +89,7 @@ def _moments(results: Results, cells: pd.DataFrame) -> Iterator[Headline]:
             forward = _ratio(mine, "preact_m2", depth - 1, 1)
             back = _ratio(mine, "vjp_m2", 1, depth - 1)
             parts.append(f"{name} {forward:.1g} and {back:.1g}")
-        yield Headline(
+        yield ClaimResult(
             f"{activation}, depth {depth}: E[y^2] of the last hidden layer over the first's, and "
             "the gradient's the other way",
             "nothing is claimed",
@@ -117,7 +117,7 @@ def unit_spreads(results: Results) -> pd.DataFrame:
         deviation over units / root mean square; 0 where all are 0), `weights_zero` (are all of
         them), `accuracy`, `steps`.
     """
-    cells, layers = cells_of(results, "symmetry"), results.layers
+    cells, layers = part_cells(results, "symmetry"), results.layers
     rows = []
     for _, cell in cells.iterrows():
         steps = int(cell["train.steps"])
@@ -149,20 +149,20 @@ def _start(cell: pd.Series) -> str:
     return f"{named}, biases" if named == "zeros" and has_biases else named
 
 
-def symmetry_headlines(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def symmetry_claims(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Of each start, whether its units stayed equal."""
-    keeps = float(criterion["keeps"])
+    equal_units = float(criterion["equal_units"])
     for start, words in STARTS.items():
         mine = found[found["start"] == start]
         if mine.empty:
             continue
-        equal = mine["spread"] < keeps
+        equal = mine["spread"] < equal_units
         claimed = {
             "zeros": ("equal for ever (usually said of any zero init)", bool(equal.all())),
             "zeros, biases": ("false: not equal, the biases tell them apart", not equal.any()),
             "constant": ("equal for ever", bool(equal.all())),
         }.get(start, ("nothing is claimed", None))
-        yield Headline(
+        yield ClaimResult(
             f"{words}: spread over a hidden layer's units, as a share of their size, after "
             f"{int(mine['steps'].iloc[0])} steps",
             claimed[0],
@@ -174,13 +174,13 @@ def symmetry_headlines(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Ite
         mine = zeros[zeros["activation"] == activation]
         if mine.empty:
             continue
-        yield Headline(
+        yield ClaimResult(
             f"zero weights and biases, {activation}: are all weights 0 after training",
             "yes: only the last layer's bias moves" if expected else "no: sigmoid(0) is 1/2",
             "yes" if bool(mine["weights_zero"].all()) else "no",
             bool(mine["weights_zero"].all()) == expected,
         )
-    yield Headline(
+    yield ClaimResult(
         "test accuracy after that",
         "nothing is claimed",
         "; ".join(
@@ -197,7 +197,7 @@ def _shown(mine: pd.DataFrame, column: str, form: str) -> str:
     return ", ".join(f"{value:{form}} ({name})" for name, value in pairs)
 
 
-def first_spoilt_step(config: Mapping[str, Any]) -> int | None:
+def first_nan_step(config: Mapping[str, Any]) -> int | None:
     """The first step whose batch has a value that is no number, by the order of the batches."""
     cell = build_cell(config)
     data, scaling = prepared(cell, torch.device("cpu"))
@@ -208,14 +208,14 @@ def first_spoilt_step(config: Mapping[str, Any]) -> int | None:
     return next((step for step in steps if bool(spoilt[batches.at(step)].any())), None)
 
 
-def bad_data_headlines(results: Results) -> Iterator[Headline]:
-    """Missing values and outliers: when they show, foretold from the order of the batches."""
-    cells, frozen = cells_of(results, "bad data"), read_frozen(results.folder)
+def bad_data_claims(results: Results) -> Iterator[ClaimResult]:
+    """Missing values and outliers: failure_time they show, predicted_share from the order of the batches."""
+    cells, frozen = part_cells(results, "bad data"), read_frozen(results.folder)
     plain = cells[cells["clip"].astype(str) == "none"]
     for scaling in plain["scaling"].astype(str).unique():
         mine = plain[plain["scaling"].astype(str) == scaling]
         missing = mine[mine["data.corrupt.kind"].astype(str) == "missing"]
-        told = [first_spoilt_step(frozen[str(cell)]["config"]) for cell in missing["cell_id"]]
+        told = [first_nan_step(frozen[str(cell)]["config"]) for cell in missing["cell_id"]]
         steps = missing["bad_step"].tolist()
         agree = [t == s or (t is None and s != s) for t, s in zip(told, steps, strict=True)]
         shown = ", ".join("never" if s != s else f"{s:.0f}" for s in steps)
@@ -223,7 +223,7 @@ def bad_data_headlines(results: Results) -> Iterator[Headline]:
             "standardize": "0: the mean is NaN, and so is every image",
             "unit": "the first batch that holds a spoilt image",
         }.get(scaling, "")
-        yield Headline(
+        yield ClaimResult(
             f"missing values, scaling={scaling}: step of the first NaN loss",
             f"{why} ({', '.join(map(str, told))})",
             shown,
@@ -231,7 +231,7 @@ def bad_data_headlines(results: Results) -> Iterator[Headline]:
         )
         outliers = mine[mine["data.corrupt.kind"].astype(str) == "outlier"]
         bad = int(outliers["bad_step"].notna().sum())
-        yield Headline(
+        yield ClaimResult(
             f"images times 100, scaling={scaling}: inf or NaN loss",
             "nothing is claimed",
             share(bad, len(outliers)),

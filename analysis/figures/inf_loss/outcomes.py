@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from analysis.figures.inf_loss.parts import cells_of, init_name, input_name, share
+from analysis.figures.inf_loss.parts import init_name, input_name, part_cells, share
 from analysis.figures.query import initial_sharpness
-from analysis.figures.study import Headline
+from analysis.figures.study import ClaimResult
 from analysis.load import Results
 
 OUTCOME_SIZE = (7.2, 6.2)  # inches
@@ -24,10 +24,10 @@ INITS = ("N(0, 1)", "U(0, 1)", "He", "Xavier", "torch's default")
 INPUTS = ("stand.", "0..255", "0..1e6")
 DTYPES = ("float32", "bfloat16", "float16")
 TITLES = {"mlp": "A  MLP, {} units a layer", "plain": "B  CNN, {} channels of 3 x 3"}
-WRONG = "!"  # beside a step: theory had said otherwise of step 0
+MISPREDICTED = "!"  # beside a step: theory had said otherwise of step 0
 CLIPS = {"none": "no clipping", "norm": "gradient norm <= 1", "value": "gradient entries <= 1"}
 # What a setting is, clipping aside.
-SETTING = [
+SETTING_KEYS = [
     *("model", "model.depth", "model.width", "activation", "init", "train.dtype", "train.steps"),
     *("scaling", "scaling.scale", "optim.lr", "data.corrupt.kind", "data.corrupt.share"),
     *("data.noise", "loss", "seed"),
@@ -35,12 +35,12 @@ SETTING = [
 REGRESSION_SIZE = (7.0, 3.9)  # inches
 
 
-def when(step: float) -> str:
+def failure_time(step: float) -> str:
     """At step 0, later or never.
 
     Examples
     --------
-    >>> when(0.0), when(3.0), when(float("nan"))
+    >>> failure_time(0.0), failure_time(3.0), failure_time(float("nan"))
     ('at step 0', 'later', 'never')
     """
     if step == 0:
@@ -48,7 +48,7 @@ def when(step: float) -> str:
     return "later" if step > 0 else "never"
 
 
-def outcome_headlines(cells: pd.DataFrame) -> Iterator[Headline]:
+def outcome_claims(cells: pd.DataFrame) -> Iterator[ClaimResult]:
     """Of each init, how many settings fail, and what is told of torch's own."""
     words = cells.assign(name=[init_name(row) for _, row in cells.iterrows()])
     for name, mine in words.groupby("name", sort=False):
@@ -58,14 +58,14 @@ def outcome_headlines(cells: pd.DataFrame) -> Iterator[Headline]:
             f"{_where(mine)}"
         )
         if name == "torch's default":
-            yield Headline(
+            yield ClaimResult(
                 "torch's default init: inf or NaN loss",
                 "false: 'it can't give one'; it does where the input's range is too large",
                 told,
                 bool(mine["bad_step"].notna().any()),
             )
         else:
-            yield Headline(f"{name}: inf or NaN loss", "nothing is claimed", told, None)
+            yield ClaimResult(f"{name}: inf or NaN loss", "nothing is claimed", told, None)
 
 
 def _where(mine: pd.DataFrame) -> str:
@@ -134,17 +134,17 @@ def _panel(axis: Axes, cells: pd.DataFrame) -> None:
     for box in named.to_dict("records"):
         x = columns.index((box["dtype"], box["input"], box["depth"]))
         y = rows.index((box["activation"], box["init"]))
-        text_in_box(axis, x, y, 1.0, box["step"], WRONG if box["wrong"] else "")
+        text_in_box(axis, x, y, 1.0, box["step"], MISPREDICTED if box["wrong"] else "")
     _labels(axis, rows, columns)
 
 
 def text_in_box(axis: Axes, x: float, y: float, width: float, step: float, note: str = "") -> None:
     """One setting: shade and step of the first loss that is inf or NaN; a dot where none is."""
-    shade = SHADES[when(step)]
+    shade = SHADES[failure_time(step)]
     box = Rectangle((x, y), width, 1, facecolor=shade, edgecolor="0.8", linewidth=0.4)
     axis.add_patch(box)
-    text = "\u00b7" if when(step) == "never" else f"{step:.0f}"
-    color = "white" if when(step) == "at step 0" else "black"
+    text = "\u00b7" if failure_time(step) == "never" else f"{step:.0f}"
+    color = "white" if failure_time(step) == "at step 0" else "black"
     axis.text(
         x + width / 2, y + 0.52, text + note, ha="center", va="center", fontsize=6.5, color=color
     )
@@ -167,7 +167,7 @@ def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, st
 
 
 def _brackets(
-    axis: Axes, name: str, words: list[str], y: float, linewidth: float, look: dict[str, Any]
+    axis: Axes, name: str, words: list[str], y: float, linewidth: float, style: dict[str, Any]
 ) -> None:
     """A word over each run of columns that have it, and a line before it; `name` at the left."""
     axis.text(-0.15, y, name, ha="right", va="bottom", fontsize=6.5)
@@ -182,7 +182,7 @@ def _brackets(
             ha="center",
             va="bottom",
             fontsize=6.5 if size > 1 else 5.2,
-            **look,
+            **style,
         )
         axis.axvline(at, color="black", linewidth=linewidth)
         at += size
@@ -190,16 +190,16 @@ def _brackets(
 
 def by_clip(results: Results) -> pd.DataFrame:
     """Settings that were run with each clipping: a row each, `none`, `norm`, `value` (bad step)."""
-    parts = [cells_of(results, part) for part in ("fates", "clipped", "bad data", "regression")]
+    parts = [part_cells(results, part) for part in ("settings", "clipped", "bad data", "regression")]
     cells = pd.concat(parts, ignore_index=True)
     # As objects: of strings, an absent value would stay absent, and its row be dropped.
-    keys = [cells[key].astype(object).map(str) for key in SETTING]
+    keys = [cells[key].astype(object).map(str) for key in SETTING_KEYS]
     groups = cells.groupby([*keys, cells["clip"].astype(str)])["bad_step"]
     ran = groups.size().unstack().reindex(columns=list(CLIPS))
     return groups.min().unstack().reindex(columns=list(CLIPS))[ran.notna().all(axis=1)]
 
 
-def clipping_headlines(table: pd.DataFrame) -> Iterator[Headline]:
+def clipping_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
     """Test clipping on settings that fail at step 0, and on those that fail later."""
     start, late = table[table["none"] == 0], table[table["none"] > 0]
     spoilt = late.index.get_level_values("data.corrupt.kind") == "missing"
@@ -210,7 +210,7 @@ def clipping_headlines(table: pd.DataFrame) -> Iterator[Headline]:
     }
     for where, (mine, why) in never.items():
         same = (mine["norm"] == mine["none"]) & (mine["value"] == mine["none"])
-        yield Headline(
+        yield ClaimResult(
             f"clipping, where {where}",
             f"can't help: {why}",
             f"the same step with either clip in {share(int(same.sum()), len(same))} settings",
@@ -218,7 +218,7 @@ def clipping_headlines(table: pd.DataFrame) -> Iterator[Headline]:
         )
     longer = late[~spoilt]
     saved = {name: int(longer[name].isna().sum()) for name in ("norm", "value")}
-    yield Headline(
+    yield ClaimResult(
         "clipping, where a step too long makes it so later",
         "can help",
         f"finite to the end with clip=norm in {share(saved['norm'], len(longer))} settings, "
@@ -227,14 +227,14 @@ def clipping_headlines(table: pd.DataFrame) -> Iterator[Headline]:
     )
 
 
-def regression_headlines(results: Results, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """The 10-50-1 network: where it ends in inf, by the learning rate times the curvature."""
-    cells = cells_of(results, "regression")
+    cells = part_cells(results, "regression")
     plain = cells[(cells["clip"].astype(str) == "none") & (cells["train.dtype"] == "float32")]
     x = _lr_times_curvature(results, plain)
     bad, (low, high) = plain["bad_step"].notna().to_numpy(), criterion["stable"]
     below, above = x < low, x > high
-    yield Headline(
+    yield ClaimResult(
         f"10-50-1 regression, mse: inf or NaN below lr = {low:g} / lambda_0",
         "never",
         f"{share(int((bad & below).sum()), int(below.sum()))} settings",
@@ -244,7 +244,7 @@ def regression_headlines(results: Results, criterion: Mapping[str, Any]) -> Iter
     for name in plain["activation"].astype(str).unique():
         mine = above & (plain["activation"].astype(str) == name).to_numpy()
         parts.append(f"{name} {share(int((bad & mine).sum()), int(mine.sum()))}")
-    yield Headline(
+    yield ClaimResult(
         f"10-50-1 regression, mse: inf or NaN above lr = {high:g} / lambda_0",
         "always",
         f"{', '.join(parts)} settings",
@@ -252,7 +252,7 @@ def regression_headlines(results: Results, criterion: Mapping[str, Any]) -> Iter
     )
     usual = plain[(plain["scaling.scale"] == 1) & (plain["data.noise"] < 1)]
     fine = int(usual["bad_step"].isna().sum())
-    yield Headline(
+    yield ClaimResult(
         "10-50-1 regression, inputs and targets of size 1",
         "nothing is claimed",
         f"finite in {share(fine, len(usual))} settings",
@@ -261,7 +261,7 @@ def regression_headlines(results: Results, criterion: Mapping[str, Any]) -> Iter
     half = cells[cells["train.dtype"] == "float16"]
     start = half[half["at_start"]]
     scales = sorted(start["scaling.scale"].unique())
-    yield Headline(
+    yield ClaimResult(
         "10-50-1 regression in float16, torch's default init: inf at step 0",
         "where an output exceeds 256: its square is above 65,504",
         f"{share(len(start), len(half))} settings (inputs of size "
@@ -277,7 +277,7 @@ def _lr_times_curvature(results: Results, cells: pd.DataFrame) -> np.ndarray:
 
 def regression_figure(results: Results) -> Figure:
     """The regression: learning rate against input scale, with each clipping, for both targets."""
-    cells = cells_of(results, "regression")
+    cells = part_cells(results, "regression")
     cells = cells[cells["train.dtype"] == "float32"]
     drawn = Figure(figsize=REGRESSION_SIZE, layout="constrained")
     noises = sorted(cells["data.noise"].unique())

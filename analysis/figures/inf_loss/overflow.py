@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from scipy.special import erfc
 
-from analysis.figures.inf_loss.parts import cells_of, share
+from analysis.figures.inf_loss.parts import part_cells, share
 from analysis.figures.query import select
-from analysis.figures.study import Headline
+from analysis.figures.study import ClaimResult
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from analysis.predictions import predict_cell
@@ -27,16 +27,16 @@ from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from experiments.sweep.store.plan_file import read_frozen
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.certificate.assemble import finest, share_between
+from fanin.theory.certificate.assemble import finest_predictions, variance_share
 from fanin.theory.moments import declared_moments
-from fanin.theory.overflow import first_overflow, overflow_chance, overflow_chances
-from fanin.theory.walk import walk
+from fanin.theory.network import parse_network
+from fanin.theory.overflow import first_overflow, overflow_probabilities, overflow_probability
 
 INPUT = 0  # where a layer's number would stand, the input itself
 SIZE = (6.8, 3.6)  # inches
-BEYOND = 80.0  # where "no layer" stands on the figure's axes
+NO_LAYER = 80.0  # where "no layer" stands on the figure's axes
 TICKS = (1, 2, 3, 5, 10, 20, 40)
-LOOKS = {  # of a dtype: marker, size
+STYLES = {  # of a dtype: marker, size
     "float16": ("o", 26),
     "bfloat16": ("^", 30),
     "float32": ("s", 22),
@@ -58,7 +58,7 @@ class OverflowPrediction:
     ----------
     layer
         The first layer that overflows likelier than not, from 1; 0: the input; None: none does.
-    by_he
+    he_layer
         The same by He's product formula.
     is_finite
         Whether the first loss is a finite number.
@@ -67,26 +67,26 @@ class OverflowPrediction:
     """
 
     layer: int | None
-    by_he: int | None
+    he_layer: int | None
     is_finite: bool
     log_m2: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class _Levels:
+class _LayerMoments:
     largest_input: float
     log_m2: tuple[float, ...]
     log_m2_by_he: tuple[float, ...]
     between: tuple[float, ...]  # the share of that which is no mean common to the units
     counts: tuple[int, ...]
-    passes_on: bool  # whether the activation of an infinity is one
+    propagates_inf: bool  # whether the activation of an infinity is one
 
 
 class OverflowPredictor:
     """Foretells cells; what differs only in training or dtype is walked once."""
 
     def __init__(self) -> None:
-        self._levels: dict[str, _Levels] = {}
+        self._levels: dict[str, _LayerMoments] = {}
 
     def predict(self, config: Mapping[str, Any]) -> OverflowPrediction:
         """Say of a cell's config which layer overflows first.
@@ -97,15 +97,15 @@ class OverflowPredictor:
         dtype = getattr(torch, config["train"]["dtype"])
         if levels.largest_input > torch.finfo(dtype).max:
             return OverflowPrediction(INPUT, INPUT, False, levels.log_m2)
-        chances = overflow_chances(levels.log_m2, levels.counts, dtype, between=levels.between)
-        he = overflow_chances(levels.log_m2_by_he, levels.counts, dtype)
+        chances = overflow_probabilities(levels.log_m2, levels.counts, dtype, between=levels.between)
+        he = overflow_probabilities(levels.log_m2_by_he, levels.counts, dtype)
         layer = first_overflow(chances)
         # What saturates swallows a hidden layer's infinities.
-        matters = chances if levels.passes_on else chances[-1:]
+        matters = chances if levels.propagates_inf else chances[-1:]
         is_finite = first_overflow(matters) is None
         return OverflowPrediction(layer, first_overflow(he), is_finite, levels.log_m2)
 
-    def _of(self, config: Mapping[str, Any]) -> _Levels:
+    def _of(self, config: Mapping[str, Any]) -> _LayerMoments:
         wide = {**config, "train": {**config["train"], "dtype": "float32"}}
         decides = ("data", "scaling", "model", "activation", "init", "probe")
         key = json.dumps({group: wide[group] for group in decides}, sort_keys=True)
@@ -114,7 +114,7 @@ class OverflowPredictor:
         return self._levels[key]
 
 
-def _levels(config: Mapping[str, Any]) -> _Levels:
+def _levels(config: Mapping[str, Any]) -> _LayerMoments:
     cell = build_cell(config)
     data, scaling = prepared(cell, torch.device("cpu"))
     images = probe_images(cell, data, scaling)
@@ -123,20 +123,20 @@ def _levels(config: Mapping[str, Any]) -> _Levels:
         bool(torch.as_tensor(known.weight.mean).any())
         for known in declared_moments(model, cell.init).values()
     )
-    stages = walk(model, tuple(images.shape[1:])).stages
+    stages = parse_network(model, tuple(images.shape[1:])).stages
     maps = any(stage.positions > 1 for stage in stages)
     # Padding is the field's; with weights of non-zero mean the field of a deep net takes minutes.
     theories = ("he", "field") if maps and centred else ("he", "mean_field")
     frame = predict_cell(config, theories)
     modules = dict(model.named_modules())
-    named = finest(frame)
-    he = finest(frame[frame["theory"] == "he"])
+    named = finest_predictions(frame)
+    he = finest_predictions(frame[frame["theory"] == "he"])
     infinities = cell.activation()(torch.tensor([-inf, inf]))
-    return _Levels(
+    return _LayerMoments(
         float(images.abs().max()),
         tuple(_log(named[stage.name]["preact_m2"].value) for stage in stages),
         tuple(_log(he[stage.name]["preact_m2"].value) for stage in stages),
-        tuple(share_between(named[stage.name], stage.positions) for stage in stages),
+        tuple(variance_share(named[stage.name], stage.positions) for stage in stages),
         tuple(
             WeightShape.of(modules[stage.name]).out_features * stage.positions * len(images)
             for stage in stages
@@ -164,28 +164,28 @@ def first_bad_layers(layers: pd.DataFrame) -> pd.Series:
 
 
 def predict_overflow(results: Results) -> pd.DataFrame:
-    """The part `fates` of the sweep with theory's word.
+    """The part `settings` of the sweep with theory's word.
 
     Returns
     -------
     pandas.DataFrame
-        Its cells, and `layer`, `by_he` (first overflowing layer: 0 the input, NaN none), `finite`
+        Its cells, and `layer`, `he_layer` (first overflowing layer: 0 the input, NaN none), `finite`
         (is the first loss, by theory).
     """
-    cells = cells_of(results, "fates")
+    cells = part_cells(results, "settings")
     predictor, frozen = OverflowPredictor(), read_frozen(results.folder)
     said: list[OverflowPrediction] = [
         predictor.predict(frozen[str(cell)]["config"]) for cell in cells["cell_id"]
     ]
     return cells.assign(
         layer=np.array([each.layer for each in said], float),  # None becomes NaN
-        by_he=np.array([each.by_he for each in said], float),
+        he_layer=np.array([each.he_layer for each in said], float),
         finite=[each.is_finite for each in said],
     )
 
 
-def first_bad_draws(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
-    """A row per network drawn: `model`, `dtype`, `layer`, `by_he` and `measured` (NaN: none).
+def overflow_by_draw(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
+    """A row per network drawn: `model`, `dtype`, `layer`, `he_layer` and `measured` (NaN: none).
 
     Cells whose input overflows are left out: there is no layer to foretell.
     """
@@ -195,47 +195,47 @@ def first_bad_draws(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
         model=lambda frame: frame["model"].astype(str),
         dtype=lambda frame: frame["train.dtype"].astype(str),
     )
-    return measured.merge(about[["cell_id", "model", "dtype", "layer", "by_he"]], on="cell_id")
+    return measured.merge(about[["cell_id", "model", "dtype", "layer", "he_layer"]], on="cell_id")
 
 
-def overflow_headlines(
+def overflow_claims(
     cells: pd.DataFrame, networks: pd.DataFrame, criterion: Mapping[str, Any]
-) -> Iterator[Headline]:
+) -> Iterator[ClaimResult]:
     """Compare the first layer to overflow, and the first loss, with their predictions."""
     within = int(criterion["layers"])
     for dtype, mine in networks.groupby("dtype", sort=False):
         some = mine[mine["layer"].notna() | mine["measured"].notna()]
         off = (some["measured"] - some["layer"]).abs().fillna(np.inf)
-        yield Headline(
+        yield ClaimResult(
             f"{dtype}: first overflowing layer at step 0, {len(some)} networks in which one does",
             f"theory's, at most {within} off",
             f"the very layer in {share(int((off == 0).sum()), len(some))}, at most {within} off in "
             f"{share(int((off <= within).sum()), len(some))}",
             bool((off <= within).all()) if len(some) else None,
         )
-    right = networks["by_he"].fillna(BEYOND) == networks["measured"].fillna(BEYOND)
-    ours = networks["layer"].fillna(BEYOND) == networks["measured"].fillna(BEYOND)
-    yield Headline(
+    right = networks["he_layer"].fillna(NO_LAYER) == networks["measured"].fillna(NO_LAYER)
+    ours = networks["layer"].fillna(NO_LAYER) == networks["measured"].fillna(NO_LAYER)
+    yield ClaimResult(
         "the same by He's product formula, all dtypes and networks, those without overflow too",
         "the very layer more seldom (it leaves out weight means and saturation)",
         f"{share(int(right.sum()), len(right))}, theory here {share(int(ours.sum()), len(ours))}",
         bool(right.sum() < ours.sum()),
     )
     bad, told = cells["at_start"], ~cells["finite"]
-    yield Headline(
+    yield ClaimResult(
         f"is the loss finite at step 0? {len(cells)} networks",
-        f"theory is right in {float(criterion['foretold']):.0%}",
+        f"theory is right in {float(criterion['predicted_share']):.0%}",
         f"right in {share(int((bad == told).sum()), len(cells))} ({int(bad.sum())} are not finite: "
-        f"{int((bad & told).sum())} foretold; false alarms: {int((told & ~bad).sum())})",
-        bool((bad == told).mean() >= float(criterion["foretold"])),
+        f"{int((bad & told).sum())} predicted_share; false alarms: {int((told & ~bad).sum())})",
+        bool((bad == told).mean() >= float(criterion["predicted_share"])),
     )
 
 
 def overflow_figure(networks: pd.DataFrame) -> Figure:
-    """Measured against foretold layer, by this theory and by He's formula."""
+    """Measured against predicted_share layer, by this theory and by He's formula."""
     drawn = Figure(figsize=SIZE, layout="constrained")
     axes = drawn.subplots(1, 2, sharex=True, sharey=True)
-    panels = {"layer": "this theory", "by_he": "He's product formula"}
+    panels = {"layer": "this theory", "he_layer": "He's product formula"}
     for axis, (column, words) in zip(axes, panels.items(), strict=True):
         _panel(axis, networks, column)
         axis.set_title(words, fontsize="medium")
@@ -252,8 +252,8 @@ def _panel(axis: Axes, networks: pd.DataFrame, column: str) -> None:
     axis.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
     axis.axhline(60.0, color="0.85", linewidth=0.8, zorder=0)
     axis.axvline(60.0, color="0.85", linewidth=0.8, zorder=0)
-    told = networks.assign(x=networks[column].fillna(BEYOND), y=networks["measured"].fillna(BEYOND))
-    for number, (dtype, (marker, size)) in enumerate(LOOKS.items()):
+    told = networks.assign(x=networks[column].fillna(NO_LAYER), y=networks["measured"].fillna(NO_LAYER))
+    for number, (dtype, (marker, size)) in enumerate(STYLES.items()):
         mine = told[told["dtype"] == dtype]
         # Side by side, for dtypes of one range lie on each other.
         shift = 1 + 0.05 * (number - 1)
@@ -267,7 +267,7 @@ def _panel(axis: Axes, networks: pd.DataFrame, column: str) -> None:
     for which in ("x", "y"):
         axis.set(**{f"{which}scale": "log", f"{which}lim": (0.8, 110)})
         ticks = getattr(axis, f"{which}axis")
-        ticks.set_ticks([*TICKS, BEYOND], [*map(str, TICKS), "none"])
+        ticks.set_ticks([*TICKS, NO_LAYER], [*map(str, TICKS), "none"])
         ticks.set_minor_locator(NullLocator())
 
 
@@ -297,7 +297,7 @@ def overflows(squared: bool) -> Callable[[float, int], float]:
 
     def chance(sd: float, images: int) -> float:
         count = images * CLASSES
-        return overflow_chance(2 * float(np.log(sd)), count, torch.float32, squared=squared)
+        return overflow_probability(2 * float(np.log(sd)), count, torch.float32, squared=squared)
 
     return chance
 
@@ -317,7 +317,7 @@ def loss_onsets(results: Results) -> pd.DataFrame:
     `told` is theory's, NaN where no depth up to the deepest is likelier bad than not; measured are
     the last depth tried that is finite and the first that isn't.
     """
-    cells, frozen = cells_of(results, "losses"), read_frozen(results.folder)
+    cells, frozen = part_cells(results, "losses"), read_frozen(results.folder)
     deepest = cells.loc[cells["model.depth"].idxmax(), "cell_id"]
     # Logits of a net of depth d have the second moment of this one's layer d.
     log_m2 = OverflowPredictor().predict(frozen[str(deepest)]["config"]).log_m2
@@ -339,14 +339,14 @@ def loss_onsets(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def loss_headlines(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[Headline]:
+def loss_claims(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Theory's depth beside the depths between which the loss first fails."""
     within = int(criterion["layers"])
     for row in found.to_dict("records"):
         told = np.inf if np.isnan(row["told"]) else row["told"]
         between = row["below"] - within < told <= row["at"] + within
         shown = "no depth tried" if np.isinf(row["at"]) else f"depth {row['at']:.0f}"
-        yield Headline(
+        yield ClaimResult(
             f"{row['loss']}, {row['form']}: first depth that is inf or NaN at step 0, N(0, 1)",
             "none" if np.isinf(told) else f"depth {told:.0f} (theory)",
             f"{shown}; still finite at {row['below']:.0f}" if row["below"] else shown,

@@ -1,4 +1,4 @@
-"""The sweep's parts, and when a cell's loss stopped being finite."""
+"""The sweep's parts, and failure_time a cell's loss stopped being finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from analysis.load import Results
 from fanin.errors import FaninError
 
 
-def cells_of(results: Results, part: str) -> pd.DataFrame:
+def part_cells(results: Results, part: str) -> pd.DataFrame:
     """The cells of one part, with `bad_step` (see `bad_steps`) and `at_start` (is it 0).
 
     Raises
@@ -40,7 +40,7 @@ def _part(cells: pd.DataFrame) -> pd.Series:
         ("losses", cells["train.steps"] == 1),
     ]
     names = [name for name, _ in tests]
-    found = np.select([np.asarray(test, bool) for _, test in tests], names, default="fates")
+    found = np.select([np.asarray(test, bool) for _, test in tests], names, default="settings")
     return pd.Series(found, index=cells.index)
 
 

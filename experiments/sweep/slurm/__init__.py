@@ -1,1 +1,1 @@
-"""Packs on a Slurm cluster: shards handed out as job arrays, and taken back when jobs die."""
+"""Slurm backend: shards of packs are submitted as job arrays and reclaimed when jobs die."""

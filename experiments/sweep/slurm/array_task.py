@@ -1,7 +1,7 @@
-"""Main module of a job on its node: `python -m experiments.sweep.slurm.array_task FOLDER TOKEN`.
+"""Entry point of an array task: `python -m experiments.sweep.slurm.array_task FOLDER TOKEN`.
 
-It runs the packs of its shard in a pool of workers, as a launcher on a machine of one's own does. A
-job that Slurm starts again goes on at the first cell that has not ended.
+It runs the packs of its shard in a pool of workers on its node. A task that Slurm requeued
+continues at the first unfinished cell.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from experiments.sweep.slurm.preemption import block_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run this job's shard; return the exit status."""
-    block_signals()  # first of all: else they end this process, and with it the job
+    """Run this task's shard; return the exit status."""
+    block_signals()  # before anything else: an unhandled signal would end this process and its job
     root, token = sys.argv[1:] if argv is None else argv
-    # None of five hundred jobs is to fetch data: that was done before any was submitted.
+    # The launcher fetched the data before it submitted, so no job downloads anything.
     os.environ["FANIN_OFFLINE"] = "1"
     with exit_on_error():
         from experiments.sweep.slurm.submission import read_submission
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         submission = read_submission(SweepFolder(Path(root)), token)
         if submission.job_config.stage_data is not None:
             os.environ["FANIN_STAGE"] = submission.job_config.stage_data
-        start_server()  # loads torch while this process does
+        start_server()  # it loads torch while this process loads its own modules
         from experiments.sweep.slurm.run_shard import run_shard
 
         return run_shard(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))

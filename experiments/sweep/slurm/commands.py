@@ -1,4 +1,4 @@
-"""Slurm's commands, called with a time limit: their errors, squeue's and sacct's answers."""
+"""Calls of Slurm's commands with a time limit, their errors, and parsed squeue and sacct output."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from fanin.errors import FaninError
 
-SECONDS = 30.0  # that a command may take: a busy controller answers late
-AWAY = re.compile(
+COMMAND_TIMEOUT = 30.0  # seconds; a busy controller answers late
+UNAVAILABLE = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Connection (refused|timed out|reset)"
     r"|Resource temporarily unavailable|Transport endpoint|Zero Bytes|slurm_persist_conn"
     r"|Unable to connect to database|Unexpected message received|backup controller"
     r"|Slurm temporarily unable|Communication connection failure",
     re.IGNORECASE,
 )
-UNACCOUNTED = re.compile(r"accounting storage is disabled", re.IGNORECASE)
-FULL = re.compile(
+NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
+JOB_LIMIT = re.compile(
     r"AssocMaxSubmitJob|QOSMaxSubmitJob|Job violates accounting/QOS policy \(job submit limit"
     r"|MaxJobCount|max(imum)? (number of )?jobs",
     re.IGNORECASE,
@@ -27,13 +27,13 @@ FULL = re.compile(
 
 
 # States of jobs that have not ended.
-UNDER_WAY = (
+ACTIVE_STATES = (
     "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "REQUEUED",
     "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED", "SIGNALING", "STAGE_OUT", "REQUEUE_FED",
     "RESV_DEL_HOLD",
 )  # fmt: skip
-# Wide enough for any; what is longer is cut off, the job's name never (`submission.job_name`).
-WIDTHS = {
+# squeue truncates a longer value; job names always fit (`submission.NAME_LENGTH`).
+COLUMN_WIDTHS = {
     "Name": 120,
     "ArrayJobID": 24,
     "ArrayTaskID": 24,
@@ -43,79 +43,81 @@ WIDTHS = {
     "StartTime": 32,
     "RestartCnt": 12,
 }
-Key = tuple[str, int]  # a job's name, and its place in the array
+TaskKey = tuple[str, int]  # job name and array index
 
 
 class SlurmError(FaninError):
-    """A Slurm command that failed."""
+    """A Slurm command failed."""
 
 
 class SlurmUnavailable(SlurmError):
-    """No answer from Slurm; the same command may work later."""
+    """Slurm did not answer; the same command may succeed later."""
 
 
 class SlurmNoAccounting(SlurmError):
-    """A site without accounting: sacct cannot say how a job ended."""
+    """The site has no accounting, so sacct cannot report how a job ended."""
 
 
 class SlurmJobLimit(SlurmError):
-    """A limit on queued jobs that is reached; there will be room later."""
+    """A limit on submitted jobs is reached; the same command may succeed later."""
 
 
-def call(*words: str, seconds: float = SECONDS) -> str:
-    """Run one of Slurm's commands, with a time limit; return what it printed.
+def run_slurm(*arguments: str, timeout: float = COMMAND_TIMEOUT) -> str:
+    """Run a Slurm command with a time limit (seconds) and return its output.
 
     Raises
     ------
     SlurmError
-        There is no such command here, or it failed; `SlurmUnavailable` and `SlurmJobLimit` where
-        the same command may succeed later.
+        The command does not exist here or failed. `SlurmUnavailable` and `SlurmJobLimit` if the
+        same command may succeed later.
     """
-    if shutil.which(words[0]) is None:
+    program = arguments[0]
+    if shutil.which(program) is None:
         raise SlurmError(
-            f"there is no {words[0]} here: runner=slurm works on a cluster's login node "
+            f"{program} is not installed here: runner=slurm needs a cluster's login node "
             "(runner=local runs the same cells on this machine)"
         )
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds)
+        result = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:
-        raise SlurmUnavailable(f"{words[0]}: no answer within {seconds:g} s") from error
-    if done.returncode == 0:
-        return done.stdout
-    said = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
-    said = said.removeprefix(f"{words[0]}: ")
-    raise _kind(said)(f"{words[0]}: {said}")
+        raise SlurmUnavailable(f"{program}: no answer within {timeout:g} s") from error
+    if result.returncode == 0:
+        return result.stdout
+    output = " ".join((result.stderr or result.stdout).split())
+    message = (output or f"exit status {result.returncode}").removeprefix(f"{program}: ")
+    raise _error_class(message)(f"{program}: {message}")
 
 
-def _kind(said: str) -> type[SlurmError]:
-    if AWAY.search(said):
+def _error_class(message: str) -> type[SlurmError]:
+    if UNAVAILABLE.search(message):
         return SlurmUnavailable
-    if UNACCOUNTED.search(said):
+    if NO_ACCOUNTING.search(message):
         return SlurmNoAccounting
-    return SlurmJobLimit if FULL.search(said) else SlurmError
+    return SlurmJobLimit if JOB_LIMIT.search(message) else SlurmError
 
 
 def max_array_size() -> int:
-    """Return the site's MaxArraySize: one more than the highest index that an array may have."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.M)
-    if found is None:
+    """Return the site's MaxArraySize: the highest allowed array index plus one."""
+    config = run_slurm("scontrol", "show", "config")
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.M)
+    if match is None:
         raise SlurmError(
-            "scontrol show config doesn't tell MaxArraySize: set runner.max_array_size"
+            "scontrol show config doesn't list MaxArraySize: set runner.max_array_size"
         )
-    return int(found[1])
+    return int(match[1])
 
 
-def cancel(names: Iterable[str]) -> None:
-    """Cancel all jobs of these names, waiting or running."""
-    for name in names:
-        call("scancel", f"--name={name}")
+def scancel(job_names: Iterable[str]) -> None:
+    """Cancel all pending and running jobs with these names."""
+    for name in job_names:
+        run_slurm("scancel", f"--name={name}")
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """An element that waits or runs.
+class QueuedTask:
+    """A pending or running array task, as squeue lists it.
 
-    `start` is its expected or actual start; as Slurm says it, `N/A` where it can't.
+    `start` is its expected or actual start time as text, `N/A` if Slurm does not know it.
     """
 
     name: str
@@ -129,19 +131,19 @@ class Waiting:
 
     @property
     def job_id(self) -> str:
-        """Its id, as people type it."""
+        """Job id of the task, such as `7_3`."""
         return f"{self.job}_{self.index}"
 
     @property
     def held(self) -> bool:
-        """True if it waits for somebody to release it."""
+        """True if the task waits for a user to release it."""
         reason = self.reason.lower()
         return self.state == "REQUEUE_HOLD" or "held" in reason or "hold" in reason
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The end of an element's run."""
+class TaskRun:
+    """One run of an array task, as sacct lists it."""
 
     name: str
     index: int
@@ -151,49 +153,51 @@ class Ended:
     node: str
 
 
-def waiting(names: Iterable[str]) -> dict[Key, Waiting]:
-    """Return the elements of jobs of these names that wait or run (squeue)."""
-    wanted = ",".join(sorted(names))
-    if not wanted:
+def squeue(job_names: Iterable[str]) -> dict[TaskKey, QueuedTask]:
+    """Return the pending and running tasks of the jobs with these names."""
+    names = ",".join(sorted(job_names))
+    if not names:
         return {}
-    columns = ",".join(f"{name}:{width}" for name, width in WIDTHS.items())
-    said = call(
-        "squeue", "--noheader", "--array", f"--name={wanted}", f"--states={','.join(UNDER_WAY)}",
+    columns = ",".join(f"{name}:{width}" for name, width in COLUMN_WIDTHS.items())
+    output = run_slurm(
+        "squeue", "--noheader", "--array", f"--name={names}", f"--states={','.join(ACTIVE_STATES)}",
         f"--Format={columns}",
     )  # fmt: skip
-    return {(each.name, each.index): each for each in map(_waiting, said.splitlines()) if each}
+    tasks = map(_parse_squeue_line, output.splitlines())
+    return {(task.name, task.index): task for task in tasks if task}
 
 
-def ended(names: Iterable[str], since: str) -> dict[Key, list[Ended]]:
-    """Return how the elements of jobs of these names ended (sacct), the latest run of each last.
+def sacct(job_names: Iterable[str], since: str) -> dict[TaskKey, list[TaskRun]]:
+    """Return the runs of each task of the jobs with these names, the latest run last.
 
-    `since` is when the first of them was submitted (ISO 8601): sacct looks no further back.
+    `since` is the time when the first of them was submitted (ISO 8601): sacct lists no earlier
+    jobs.
     """
-    wanted = ",".join(sorted(names))
-    if not wanted:
+    names = ",".join(sorted(job_names))
+    if not names:
         return {}
-    said = call(
+    output = run_slurm(
         "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates",
-        f"--name={wanted}", f"--starttime={since}",
+        f"--name={names}", f"--starttime={since}",
         "--format=JobName,JobID,State,ExitCode,NodeList",
     )  # fmt: skip
-    found: dict[Key, list[Ended]] = {}
-    for line in said.splitlines():
+    runs: dict[TaskKey, list[TaskRun]] = {}
+    for line in output.splitlines():
         name, job_id, state, code, node = line.split("|")
         job, _, index = job_id.partition("_")
-        if index.isdecimal():  # else elements that have never begun, `[3-7]`
-            one = Ended(name, int(index), job, state, code, node)
-            found.setdefault((name, int(index)), []).append(one)
-    return found
+        if index.isdecimal():  # tasks that never started are listed together, as `[3-7]`
+            run = TaskRun(name, int(index), job, state, code, node)
+            runs.setdefault((name, int(index)), []).append(run)
+    return runs
 
 
-def _waiting(line: str) -> Waiting | None:
-    fields, start = [], 0
-    for width in WIDTHS.values():
-        fields.append(line[start : start + width].strip())
-        start += width
-    name, job, index, state, reason, node, begins, restarts = fields
+def _parse_squeue_line(line: str) -> QueuedTask | None:
+    fields, offset = [], 0
+    for width in COLUMN_WIDTHS.values():
+        fields.append(line[offset : offset + width].strip())
+        offset += width
+    name, job, index, state, reason, node, start, restarts = fields
     if not index.isdecimal():
         return None
     count = int(restarts) if restarts.isdecimal() else 0
-    return Waiting(name, int(index), job, state, reason, node, begins, count)
+    return QueuedTask(name, int(index), job, state, reason, node, start, count)

@@ -1,4 +1,4 @@
-"""Submission of shards to Slurm as its limits allow, and recovery of shards of dead jobs."""
+"""Submission of shards within Slurm's limits, and recovery of the shards of dead jobs."""
 
 from __future__ import annotations
 
@@ -11,86 +11,92 @@ from dataclasses import dataclass, field, replace
 
 from experiments.atomic_write import atomic_write
 from experiments.sweep.slurm.commands import (
-    UNDER_WAY,
-    Ended,
-    Key,
+    ACTIVE_STATES,
+    QueuedTask,
     SlurmError,
     SlurmJobLimit,
     SlurmNoAccounting,
     SlurmUnavailable,
-    Waiting,
-    call,
-    cancel,
-    ended,
-    waiting,
+    TaskKey,
+    TaskRun,
+    run_slurm,
+    sacct,
+    scancel,
+    squeue,
 )
-from experiments.sweep.slurm.exit_cause import Cause, cause, job_stderr
-from experiments.sweep.slurm.lease import StaleJobDetector, expire, settle_lost, take_back
+from experiments.sweep.slurm.exit_cause import Cause, find_cause, job_stderr
+from experiments.sweep.slurm.lease import (
+    StaleJobDetector,
+    expire_writers,
+    finalize_expired,
+    revoke,
+)
 from experiments.sweep.slurm.run_shard import made_progress
 from experiments.sweep.slurm.shards import Shard, isolate, remaining_cells
 from experiments.sweep.slurm.submission import (
     JobConfig,
     Submission,
-    log,
+    append_log,
     open_submissions,
-    pause,
+    sleep,
     submit,
     write_submission,
 )
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import read_states
+from experiments.sweep.types import Heartbeat
 from fanin.errors import FaninError
 
-CONFIRMED = 8.0  # seconds for which a job must be missing: Slurm requeues those of dead nodes
-WITHOUT_ACCOUNTS = 60.0  # seconds after which a missing job's end is settled without sacct
-TRIES = 3  # jobs in a row that die before any cell of theirs begins
+MISSING_SECONDS = 8.0  # a job counts as dead after that; Slurm requeues the jobs of dead nodes
+NO_ACCOUNTING_SECONDS = 60.0  # the same, while sacct does not answer
+MAX_STARTUP_FAILURES = 3  # jobs in a row that fail before starting a cell
 CANCEL_GRACE = 30.0  # seconds that cancelled jobs have to save their state
 CANCELLED = ("cancelled", "the sweep was cancelled")  # outcome, reason
 
-Script = Callable[[Submission], str]
+BatchScript = Callable[[Submission], str]
 
 
 @dataclass
 class JobManager:
-    """One launcher's handling of a sweep's jobs.
+    """Submission and supervision of a sweep's jobs by one launcher.
 
     Parameters
     ----------
     folder
-        The sweep's.
+        Folder of the sweep.
     job_config
-        Settings of the jobs that are submitted from here.
+        Settings of the jobs that this launcher submits.
     script
-        The batch script of a submission.
+        Function that returns the batch script of a submission.
     array_size
-        Most elements of an array.
+        Maximum number of tasks in a job array.
     max_jobs
-        Most elements that may wait or run at once; None: as many as Slurm takes.
-    beat
-        Called now and then.
+        Maximum number of tasks that are pending or running at once. None: no limit.
+    heartbeat
+        Function to call regularly.
     stale_jobs
-        Finds jobs of which nothing is left though Slurm says they run.
+        Detector of jobs that Slurm lists as running although none of their processes is left.
     """
 
     folder: SweepFolder
     job_config: JobConfig
-    script: Script
+    script: BatchScript
     array_size: int
     max_jobs: int | None
-    beat: Callable[[], None]
+    heartbeat: Heartbeat
     stale_jobs: StaleJobDetector
-    queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their fruitless tries
-    dead: list[str] = field(default_factory=list)  # how jobs ended that are not tried again
-    _names: set[str] = field(default_factory=set)
-    _noted: set[str] = field(default_factory=set)
-    _missing: dict[Key, float] = field(default_factory=dict)
+    queue: deque[tuple[Shard, int]] = field(default_factory=deque)  # with their startup failures
+    fatal_errors: list[str] = field(default_factory=list)  # of shards that are not tried again
+    _job_names: set[str] = field(default_factory=set)
+    _logged: set[str] = field(default_factory=set)
+    _missing_since: dict[TaskKey, float] = field(default_factory=dict)
 
     def add(self, shards: Iterable[Shard]) -> None:
         """Queue shards for submission."""
         self.queue.extend((shard, 0) for shard in shards)
 
-    def adopt(self) -> None:
-        """Submit what an earlier launcher wrote down and, as it seems, never submitted.
+    def resume_unsubmitted(self) -> None:
+        """Submit what an earlier launcher wrote to disk but apparently did not submit.
 
         Raises
         ------
@@ -102,218 +108,226 @@ class JobManager:
                 self._submit(submission)
 
     def submit_pending(self) -> None:
-        """Submit as many of the shards as there is room for.
+        """Submit as many queued shards as `max_jobs` and Slurm's limits allow.
 
         Raises
         ------
         SlurmError
             Slurm refuses them.
         """
-        room = self._room()
-        while self.queue and room > 0:
-            tries = self.queue[0][1]
-            part: list[Shard] = []
-            while self.queue and len(part) < min(room, self.array_size):
-                if self.queue[0][1] != tries:
+        free = self._free_slots()
+        while self.queue and free > 0:
+            failures = self.queue[0][1]
+            shards: list[Shard] = []
+            while self.queue and len(shards) < min(free, self.array_size):
+                if self.queue[0][1] != failures:
                     break
-                part.append(self.queue.popleft()[0])
-            submission = write_submission(self.folder, part, replace(self.job_config, tries=tries))
+                shards.append(self.queue.popleft()[0])
+            job_config = replace(self.job_config, startup_failures=failures)
+            submission = write_submission(self.folder, shards, job_config)
             try:
                 self._submit(submission)
             except SlurmJobLimit as error:
-                self.queue.extendleft((shard, tries) for shard in reversed(part))
-                self._note(f"{error}; the rest is submitted when there is room")
+                self.queue.extendleft((shard, failures) for shard in reversed(shards))
+                self._log_once(f"{error}; the rest will be submitted when the limit allows it")
                 return
-            room -= len(part)
+            free -= len(shards)
 
     def poll(self) -> None:
-        """Find jobs that are gone with unfinished cells, and reclaim their shards.
+        """Find jobs that ended with unfinished cells and reclaim their shards.
 
-        While Slurm does not answer, nothing is decided.
+        While Slurm does not answer, no job is treated as dead.
         """
-        there = {s.job_name: s for s in open_submissions(self.folder)}
-        wanted = {(name, i) for name, s in there.items() for i in s.open_indices()}
+        submissions = {s.job_name: s for s in open_submissions(self.folder)}
+        expected = {(name, i) for name, s in submissions.items() for i in s.open_indices()}
         try:
-            alive = waiting(there)
+            queued = squeue(submissions)
         except SlurmUnavailable as error:
-            self._note(f"{error}; nothing is decided until it answers")
-            self._missing.clear()  # an absence counts while it is seen
+            self._log_once(f"{error}; no job is treated as dead until Slurm answers")
+            self._missing_since.clear()  # only time during which Slurm answers counts
             return
-        self._names |= there.keys()
-        running = (key for key in wanted if key in alive and alive[key].state == "RUNNING")
-        for key in self.stale_jobs.over({key: there[key[0]].lease_dir(key[1]) for key in running}):
-            self._handle_stale_job(there[key[0]], alive[key])
+        self._job_names |= submissions.keys()
+        running = (key for key in expected if key in queued and queued[key].state == "RUNNING")
+        leases = {key: submissions[key[0]].lease_dir(key[1]) for key in running}
+        for key in self.stale_jobs.stale(leases):
+            self._handle_stale_job(submissions[key[0]], queued[key])
         now = time.monotonic()
-        self._missing = {key: self._missing.get(key, now) for key in wanted - alive.keys()}
-        gone = {key for key, since in self._missing.items() if now - since >= CONFIRMED}
-        if not gone:
+        self._missing_since = {
+            key: self._missing_since.get(key, now) for key in expected - queued.keys()
+        }
+        missing = {
+            key for key, since in self._missing_since.items() if now - since >= MISSING_SECONDS
+        }
+        if not missing:
             return
-        names = {name for name, _ in gone}
-        patience = 0.0
+        names = {name for name, _ in missing}
+        min_missing = 0.0
         try:
-            runs, accounts = ended(names, min(there[name].since for name in names)), True
+            runs = sacct(names, min(submissions[name].since for name in names))
+            accounting = True
         except SlurmNoAccounting:
-            runs, accounts = {}, False
+            runs, accounting = {}, False
         except SlurmError as error:
-            self._note(f"{error}; how jobs ended is settled without it if it stays so")
-            runs, accounts, patience = {}, False, WITHOUT_ACCOUNTS
-        for key in sorted(gone):
+            self._log_once(f"{error}; ended jobs will be handled without sacct if it stays so")
+            runs, accounting, min_missing = {}, False, NO_ACCOUNTING_SECONDS
+        for key in sorted(missing):
             last = runs[key][-1] if runs.get(key) else None
-            if last is not None and last.state.split()[0] in UNDER_WAY:
-                continue  # the accounts lag behind
-            if now - self._missing[key] >= patience:
-                self._handle_dead_job(there[key[0]], key[1], last, accounts)
+            if last is not None and last.state.split()[0] in ACTIVE_STATES:
+                continue  # the accounting database lags behind
+            if now - self._missing_since[key] >= min_missing:
+                self._handle_dead_job(submissions[key[0]], key[1], last, accounting)
 
     @property
     def idle(self) -> bool:
-        """True if nothing is left to submit or to wait for."""
+        """True if no shard is queued and no job has unfinished cells."""
         return not self.queue and not open_submissions(self.folder)
 
     def _submit(self, submission: Submission) -> None:
         atomic_write(submission.script, self.script(submission).encode())
         try:
-            submit(submission, self.beat)
+            submit(submission, self.heartbeat)
         except SlurmUnavailable:
-            raise  # it may be in the queue all the same: what is written down stays
+            raise  # Slurm may have queued it nevertheless, so keep its files
         except SlurmError:
-            submission.forget()
+            submission.delete()
             raise
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
+        """Return how many shards may be submitted now."""
         if self.max_jobs is None or not self.queue:
             return len(self.queue)
-        there = open_submissions(self.folder)
-        self._names |= {submission.job_name for submission in there}
-        try:  # jobs that have just ended count for a while
-            queued = len(waiting(self._names))
+        submissions = open_submissions(self.folder)
+        self._job_names |= {submission.job_name for submission in submissions}
+        try:  # Slurm's limit also counts jobs that have just ended
+            queued = len(squeue(self._job_names))
         except SlurmError:
             return 0
-        taken = max(queued, sum(len(submission.open_indices()) for submission in there))
-        return min(len(self.queue), self.max_jobs - taken)
+        used = max(queued, sum(len(submission.open_indices()) for submission in submissions))
+        return min(len(self.queue), self.max_jobs - used)
 
-    def _handle_stale_job(self, submission: Submission, ghost: Waiting) -> None:
-        """Reclaim the shard of a job that Slurm lists as running and that gives no sign of life."""
-        said = f"nothing was heard of it on {ghost.node} for {self.stale_jobs.limit:g} s"
-        self._reclaim(submission, ghost.index, ("node_fail", f"{said} (job {ghost.job_id})"))
+    def _handle_stale_job(self, submission: Submission, task: QueuedTask) -> None:
+        """Reclaim the shard of a job that Slurm lists as running but that sends no heartbeat."""
+        reason = f"no heartbeat from {task.node} for {self.stale_jobs.timeout:g} s"
+        self._reclaim(submission, task.index, ("node_fail", f"{reason} (job {task.job_id})"))
         with suppress(SlurmError):
-            call("scancel", ghost.job_id)
+            run_slurm("scancel", task.job_id)
 
     def _handle_dead_job(
-        self, submission: Submission, index: int, last: Ended | None, accounts: bool
+        self, submission: Submission, index: int, last: TaskRun | None, accounting: bool
     ) -> None:
         stderr = job_stderr(submission, index)
-        self._reclaim(submission, index, cause(last, stderr, accounts))
+        self._reclaim(submission, index, find_cause(last, stderr, accounting))
 
-    def _reclaim(self, submission: Submission, index: int, why: Cause) -> None:
-        """Keep what a job has finished, and queue the rest again."""
+    def _reclaim(self, submission: Submission, index: int, cause: Cause) -> None:
+        """Keep the results of a job's finished cells and queue the other cells again."""
         shard = submission.shard(index)
         stderr = job_stderr(submission, index).strip().splitlines()
-        outcome, reason = why
-        begun = reclaim_shard(submission, index, outcome, reason)
-        if begun is None:  # it has ended well meanwhile
+        outcome, reason = cause
+        n_started = reclaim_shard(submission, index, outcome, reason)
+        if n_started is None:  # the job has finished its shard in the meantime
             return
-        rest = tuple(
+        remaining = tuple(
             remaining_cells(shard, read_states(self.folder), submission.job_config.attempts)
         )
-        self._note(f"{submission.job_name}[{index}]: {reason}")
-        if not rest or outcome == "cancelled":
+        self._log_once(f"{submission.job_name}[{index}]: {reason}")
+        if not remaining or outcome == "cancelled":
             return
-        fewer = sum(len(pack.cells) for pack in rest) < sum(len(pack.cells) for pack in shard)
-        moved = begun or fewer or made_progress(submission, index)
-        tries = 0 if moved else submission.job_config.tries + 1
-        if tries == 0 or (tries < TRIES and not self.dead):
-            # Whose memory was too much shows when each runs by itself.
-            parts = isolate(rest, shard) if outcome == "oom" else [rest]
-            self.queue.extend((part, tries) for part in parts)
+        fewer = sum(len(pack.cells) for pack in remaining) < sum(len(pack.cells) for pack in shard)
+        progressed = n_started or fewer or made_progress(submission, index)
+        failures = 0 if progressed else submission.job_config.startup_failures + 1
+        if failures == 0 or (failures < MAX_STARTUP_FAILURES and not self.fatal_errors):
+            # Run each lost cell alone after an out-of-memory error, to find the cell that caused it.
+            shards = isolate(remaining, shard) if outcome == "oom" else [remaining]
+            self.queue.extend((part, failures) for part in shards)
             return
         path = submission.logs / f"{submission.job_id()}_{index}_0_log.err"
-        self.dead.append(f"{reason}; it said: {stderr[-1] if stderr else 'nothing'} ({path})")
+        last_line = stderr[-1] if stderr else "(empty)"
+        self.fatal_errors.append(f"{reason}; last line of stderr: {last_line} ({path})")
 
     def close(self) -> None:
-        """Remove what is left in the queue when all cells have ended.
+        """Cancel jobs that are still pending although all cells have ended.
 
         Raises
         ------
         FaninError
-            Jobs died before they began a cell.
+            Jobs failed before starting a cell.
         """
-        with suppress(SlurmError):  # such as were requeued when their cells had ended
-            left = waiting(self._names).values()
-            ids = [each.job_id for each in left if each.state == "PENDING"]
+        with suppress(SlurmError):  # for example jobs that Slurm requeued after their last cell
+            tasks = squeue(self._job_names).values()
+            ids = [task.job_id for task in tasks if task.state == "PENDING"]
             if ids:
-                call("scancel", *ids)
-        if self.dead:
+                run_slurm("scancel", *ids)
+        if self.fatal_errors:
             raise FaninError(
-                f"jobs have died {TRIES} times before they began a cell, the last one as "
-                f"{self.dead[-1]}; when that is mended, the same command goes on from here"
+                f"{MAX_STARTUP_FAILURES} jobs in a row failed before starting a cell. Last error: "
+                f"{self.fatal_errors[-1]}. Fix it and run the same command again to resume"
             )
 
-    def _note(self, text: str) -> None:
-        """Say once what has happened."""
-        if text not in self._noted:
-            self._noted.add(text)
-            log(self.folder, text)
+    def _log_once(self, text: str) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
+            append_log(self.folder, text)
 
 
-def arrays_needed(shards: Sequence[Shard], array_size: int) -> list[int]:
-    """Return the number of elements of each array that shards are submitted in.
+def array_sizes(shards: Sequence[Shard], array_size: int) -> list[int]:
+    """Return the number of tasks of each job array needed for the shards.
 
     Examples
     --------
-    >>> arrays_needed([()] * 25, 11)
+    >>> array_sizes([()] * 25, 11)
     [11, 11, 3]
     """
-    whole, rest = divmod(len(shards), array_size)
-    return [array_size] * whole + [rest] * (rest > 0)
+    n_full, rest = divmod(len(shards), array_size)
+    return [array_size] * n_full + [rest] * (rest > 0)
 
 
 def reclaim_shard(submission: Submission, index: int, outcome: str, reason: str) -> int | None:
-    """Take an element's shard back and finalize it; a copy that still runs can publish nothing.
+    """Revoke a task's lease and finalize its journals; a process still running cannot write.
 
     Parameters
     ----------
     submission, index
-        The element.
+        Submission and array index of the task.
     outcome, reason
-        Of its cells that were at work.
+        Outcome and reason of its cells that were running.
 
     Returns
     -------
     int or None
-        How many of its cells were begun; None where all have ended.
+        Number of its cells that were started; None if the task had released the lease.
     """
-    taken = take_back(submission.lease_dir(index))
-    if taken is None:
+    lease_dir = revoke(submission.lease_dir(index))
+    if lease_dir is None:
         return None
-    expire(taken)
+    expire_writers(lease_dir)
     shard = submission.shard(index)
-    tasks = {task.cell_id: task for pack in shard for task in pack.cells}
-    begun = settle_lost(submission.folder, taken, tasks, outcome, reason)
-    shutil.rmtree(taken, ignore_errors=True)
-    return begun
+    cells = {cell.cell_id: cell for pack in shard for cell in pack.cells}
+    n_started = finalize_expired(submission.folder, lease_dir, cells, outcome, reason)
+    shutil.rmtree(lease_dir, ignore_errors=True)
+    return n_started
 
 
-def cancel_jobs(folder: SweepFolder, beat: Callable[[], None]) -> int:
-    """Cancel all jobs of a sweep, reclaim their shards, and return how many there were.
+def cancel_jobs(folder: SweepFolder, heartbeat: Heartbeat) -> int:
+    """Cancel all jobs of a sweep, reclaim their shards, and return the number of jobs.
 
     Raises
     ------
     SlurmError
         scancel failed; nothing has changed.
     """
-    there = open_submissions(folder)
-    names = [submission.job_name for submission in there]
-    cancel(names)
-    until = time.monotonic() + CANCEL_GRACE
-    while time.monotonic() < until:
+    submissions = open_submissions(folder)
+    names = [submission.job_name for submission in submissions]
+    scancel(names)
+    deadline = time.monotonic() + CANCEL_GRACE
+    while time.monotonic() < deadline:
         try:
-            if not waiting(names):
+            if not squeue(names):
                 break
         except SlurmUnavailable:
             break
-        pause(0.5, beat)
+        sleep(0.5, heartbeat)
     count = 0
-    for submission in there:
+    for submission in submissions:
         for index in submission.open_indices():
             reclaim_shard(submission, index, *CANCELLED)
             count += 1

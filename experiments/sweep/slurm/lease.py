@@ -1,9 +1,10 @@
-"""Leases: only the newest process of a job may write, and nobody once its shard is reclaimed.
+"""Leases: a fencing token that lets only the newest process of a job write its shard.
 
-A shard's lease is a folder, `journals/TOKEN-NUMBER/`. Slurm may start a job again while an older
-process of it still runs, on a node that is cut off. So each process works in a folder of its own
-within the lease's, and the newest one renames those of all others: a journal there can then be
-neither begun, nor taken by its writer. A launcher that reclaims the shard renames the whole lease.
+A shard's lease is the folder `journals/TOKEN-INDEX/`. Slurm may start a job again while an older
+process of it still runs on a node that is cut off from the network. So each process writes its
+journals to a writer folder of its own inside the lease. `acquire` expires (renames) the writer
+folders of all older processes: these can then neither start a journal nor commit one. A launcher
+that reclaims a shard revokes (renames) the whole lease.
 """
 
 from __future__ import annotations
@@ -18,139 +19,145 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.atomic_write import writing
-from experiments.sweep.slurm.commands import Key
+from experiments.sweep.slurm.commands import TaskKey
 from experiments.sweep.store.journal import TAKEN, journals_in, read_events
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell
 from experiments.sweep.worker.finalize import finalize_journal, follow
 
-TAKEN_OVER = "somebody else has taken these cells over"
+LEASE_LOST = "lease lost: another process runs these cells now"
 
 
-def acquire(right: Path, restart: int) -> Path | None:
-    """Take the lease over from older processes; return the folder to write journals to.
+def acquire(lease_dir: Path, restart: int) -> Path | None:
+    """Acquire the lease and expire its older writers; return the folder to write journals to.
 
-    `restart` is how often Slurm has started the job again. None: the shard was reclaimed, or a
-    newer process has the lease.
+    `restart` is the number of times Slurm has restarted the job. Returns None if the lease is
+    revoked or a newer process has it.
     """
-    own = right / f"{restart:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-    with writing(own):
+    writer_dir = lease_dir / f"{restart:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    with writing(writer_dir):
         try:
-            own.mkdir()
+            writer_dir.mkdir()
         except FileNotFoundError:
             return None
     try:
-        turns = [path for path in right.iterdir() if not path.name.endswith(TAKEN)]
-    except FileNotFoundError:  # taken back this very moment, with what was made in it
+        writers = [path for path in lease_dir.iterdir() if not path.name.endswith(TAKEN)]
+    except FileNotFoundError:  # revoked just now, with the new folder in it
         return None
-    if any(path.name > own.name for path in turns):
+    if any(path.name > writer_dir.name for path in writers):
         with suppress(OSError):
-            own.rmdir()
+            writer_dir.rmdir()
         return None
-    for path in turns:
-        if path != own:
-            with suppress(FileNotFoundError):  # its process has just ended well
+    for path in writers:
+        if path != writer_dir:
+            with suppress(FileNotFoundError):  # its process has just released it
                 path.rename(path.with_name(path.name + TAKEN))
-    return own
+    return writer_dir
 
 
-def settle_lost(
-    folder: SweepFolder, right: Path, tasks: Mapping[str, PackedCell], outcome: str, reason: str
-) -> int:
-    """Finalize the journals of expired processes; return how many cells had ended or were running.
-
-    Finished cells keep their results; cells that were running get the outcome and the reason.
-    Of several that ran out of memory together nobody knows which was too big: those are
-    `killed`, to run again.
-    """
-    count = 0
-    folders = list(_lost(right))
-    journals = [journal for lost in folders for journal in journals_in(lost).values()]
-    if outcome == "oom" and (several := sum(map(_at_work, journals))) > 1:
-        outcome, reason = (
-            "killed",
-            f"{reason}; {several} cells were at work, of which it may be any",
-        )
-    for journal in journals:
-        settled = finalize_journal(folder, journal, tasks, outcome, reason, fail_all=True)
-        if settled is not None:
-            count += len(settled.finished | settled.failed)
-    for lost in folders:
-        shutil.rmtree(lost, ignore_errors=True)
-    return count
-
-
-def _at_work(journal: Path) -> int:
-    """Count the cells of a journal that have begun and not ended."""
-    begun: dict[str, int] = {}
-    with suppress(FileNotFoundError):
-        follow(begun, read_events(journal)[0])
-    return len(begun)
-
-
-def _lost(right: Path) -> Iterator[Path]:
-    with suppress(FileNotFoundError):
-        names = sorted(os.listdir(right))
-        yield from (right / name for name in names if name.endswith(TAKEN))
-
-
-def end_turn(own: Path) -> int:
-    """Give the lease up when all cells have ended; return the exit status."""
+def release(writer_dir: Path) -> int:
+    """Release the lease when all cells have ended; return the exit status."""
     try:
-        shutil.rmtree(own)
+        shutil.rmtree(writer_dir)
     except FileNotFoundError:
-        print(TAKEN_OVER)
+        print(LEASE_LOST)
         return 0
-    with suppress(OSError):  # a newer turn's, which finds nothing to do
-        own.parent.rmdir()
+    with suppress(OSError):  # a newer process has a folder there; it will find no cells left
+        writer_dir.parent.rmdir()
     return 0
 
 
-def take_back(right: Path) -> Path | None:
-    """Rename a shard's lease, so that its job can publish nothing more; None: it has ended."""
-    taken = right.with_name(right.name + TAKEN)
-    with writing(right):
+def revoke(lease_dir: Path) -> Path | None:
+    """Rename a lease, so that its job cannot write any more; return the new path.
+
+    Returns None if the job has released the lease.
+    """
+    revoked = lease_dir.with_name(lease_dir.name + TAKEN)
+    with writing(lease_dir):
         try:
-            right.rename(taken)
+            lease_dir.rename(revoked)
         except FileNotFoundError:
-            return taken if taken.is_dir() else None
-    return taken
+            return revoked if revoked.is_dir() else None
+    return revoked
 
 
-def expire(taken: Path) -> None:
-    """Expire every process's folder in a lease that was taken back."""
-    for path in taken.iterdir():
+def expire_writers(lease_dir: Path) -> None:
+    """Expire every writer folder of a revoked lease."""
+    for path in lease_dir.iterdir():
         if not path.name.endswith(TAKEN):
             path.rename(path.with_name(path.name + TAKEN))
 
 
+def finalize_expired(
+    folder: SweepFolder, lease_dir: Path, cells: Mapping[str, PackedCell], outcome: str, reason: str
+) -> int:
+    """Finalize the journals of expired writers; return how many cells had ended or were running.
+
+    Finished cells keep their results; cells that were running get the outcome and the reason.
+    If several were running when the job ran out of memory, any of them may be the cause: they
+    become `killed` and run again.
+    """
+    count = 0
+    writer_dirs = list(_expired_writers(lease_dir))
+    journals = [journal for path in writer_dirs for journal in journals_in(path).values()]
+    if outcome == "oom" and (n_running := sum(map(_count_running, journals))) > 1:
+        outcome, reason = (
+            "killed",
+            f"{reason}; {n_running} cells were running and any of them may be the cause",
+        )
+    for journal in journals:
+        finalized = finalize_journal(folder, journal, cells, outcome, reason, fail_all=True)
+        if finalized is not None:
+            count += len(finalized.finished | finalized.failed)
+    for path in writer_dirs:
+        shutil.rmtree(path, ignore_errors=True)
+    return count
+
+
+def _count_running(journal: Path) -> int:
+    """Count the cells of a journal that have started and not ended."""
+    running: dict[str, int] = {}
+    with suppress(FileNotFoundError):
+        follow(running, read_events(journal)[0])
+    return len(running)
+
+
+def _expired_writers(lease_dir: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError):
+        names = sorted(os.listdir(lease_dir))
+        yield from (lease_dir / name for name in names if name.endswith(TAKEN))
+
+
 @dataclass
 class StaleJobDetector:
-    """Finds jobs that Slurm lists as running and whose processes have stopped touching their lease.
+    """Detector of jobs that Slurm lists as running although none of their processes is left.
 
-    After some accidents (a node that is back before it was missed, a controller that has
-    forgotten its last seconds) Slurm lists a job as running of which no process is left.
-    `limit` is in seconds.
+    This happens after some accidents: a node that is back before Slurm missed it, or a controller
+    that forgot its last seconds. A job's process touches its writer folder every few seconds; a
+    job without a new time stamp for `timeout` seconds is stale.
     """
 
-    limit: float
-    _heard: dict[Key, tuple[float, float]] = field(default_factory=dict)  # stamp, when it was new
+    timeout: float
+    _stamps: dict[TaskKey, tuple[float, float]] = field(default_factory=dict)  # stamp, when seen
 
-    def over(self, rights: Mapping[Key, Path]) -> list[Key]:
-        """Return the running elements that have been silent for too long."""
+    def stale(self, lease_dirs: Mapping[TaskKey, Path]) -> list[TaskKey]:
+        """Return the running tasks without a new time stamp for `timeout` seconds."""
         now = time.monotonic()
-        heard = {}
-        for key, right in rights.items():
-            stamp = _stamp(right)
-            before = self._heard.get(key)
-            # Stamps are only compared with each other: no host's clock with another's.
-            heard[key] = before if before is not None and before[0] == stamp else (stamp, now)
-        self._heard = heard
-        return sorted(key for key, (_, since) in heard.items() if now - since > self.limit)
+        stamps = {}
+        for key, lease_dir in lease_dirs.items():
+            stamp = _heartbeat_time(lease_dir)
+            previous = self._stamps.get(key)
+            # Stamps are only compared with each other, never with this host's clock.
+            if previous is not None and previous[0] == stamp:
+                stamps[key] = previous
+            else:
+                stamps[key] = (stamp, now)
+        self._stamps = stamps
+        return sorted(key for key, (_, seen) in stamps.items() if now - seen > self.timeout)
 
 
-def _stamp(right: Path) -> float:
-    """Return the time of the last sign of life; 0 before the first."""
-    with suppress(FileNotFoundError), os.scandir(right) as turns:
-        return max((turn.stat().st_mtime for turn in turns), default=0.0)
+def _heartbeat_time(lease_dir: Path) -> float:
+    """Return the time stamp of the last heartbeat; 0 before the first."""
+    with suppress(FileNotFoundError), os.scandir(lease_dir) as entries:
+        return max((entry.stat().st_mtime for entry in entries), default=0.0)
     return 0.0

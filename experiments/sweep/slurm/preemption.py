@@ -1,4 +1,4 @@
-"""Preemption: the signals by which Slurm announces a job's end, passed on to its workers."""
+"""Handling of the signals by which Slurm announces the end of a job."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from pathlib import Path
 from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.types import STOP
 
-KINDS = (signal.SIGUSR2, signal.SIGTERM)  # `--signal`, and what comes before the kill
-STAMP_EVERY = 5.0  # seconds between two signs of life
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)  # `--signal`, and what Slurm sends before SIGKILL
+HEARTBEAT_SECONDS = 5.0  # between two heartbeats
 
 
 def block_signals() -> None:
-    """Hold the signals back until `unblock_signals`; child processes inherit that."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, KINDS)
+    """Block the signals until `unblock_signals`; child processes inherit the mask."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def unblock_signals() -> None:
-    """Deliver the signals that have come meanwhile."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, KINDS)
+    """Unblock the signals and deliver the pending ones."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class PreemptionHandler:
-    """Handler of the signals that announce the job's end: it stops the workers, with some grace.
+    """Handler of the signals that announce the job's end: it stops the workers.
 
-    A worker looks for the file `stop` in its turn's folder at every step of a network; it keeps
-    what it is at and ends its pack.
+    At every training step a worker checks for the file `stop` in the writer folder. When the file
+    is there, the worker saves a checkpoint and ends its pack.
 
     Parameters
     ----------
-    turn
-        That folder.
+    writer_dir
+        Writer folder of this process in the lease.
     grace
-        Seconds that workers have for it.
+        Seconds that workers have to save their state.
     """
 
-    def __init__(self, turn: Path, grace: float) -> None:
-        self.came: signal.Signals | None = None
-        self._turn, self._grace = turn, grace
-        self._told: float | None = None
-        self._stamped = time.monotonic()
-        for kind in KINDS:
-            signal.signal(kind, self._hear)
+    def __init__(self, writer_dir: Path, grace: float) -> None:
+        self.received: signal.Signals | None = None
+        self._writer_dir, self._grace = writer_dir, grace
+        self._stopped_at: float | None = None
+        self._last_heartbeat = time.monotonic()
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
         unblock_signals()
 
-    def _hear(self, number: int, _: object) -> None:
-        # What comes first counts: a preemption sends the one after the other.
-        self.came = self.came or signal.Signals(number)
+    def _on_signal(self, number: int, _: object) -> None:
+        # Keep the first: a preemption sends SIGUSR2 and then SIGTERM.
+        self.received = self.received or signal.Signals(number)
 
-    def tick(self) -> None:
-        """Give a sign of life, and pass the word on; to be called now and then.
+    def heartbeat(self) -> None:
+        """Touch the writer folder, and stop the workers after a signal; call this regularly.
 
         Raises
         ------
         Interrupted
-            Workers have had their time.
+            The workers' grace period is over.
         """
-        if time.monotonic() - self._stamped > STAMP_EVERY:
-            self._stamped = time.monotonic()
-            with suppress(OSError):  # somebody else has taken over, or the disk is slow to answer
-                os.utime(self._turn)
-        if self.came is None:
+        if time.monotonic() - self._last_heartbeat > HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.monotonic()
+            with suppress(OSError):  # the lease is lost, or the file system is slow to answer
+                os.utime(self._writer_dir)
+        if self.received is None:
             return
-        if self._told is None:
-            self._told = time.monotonic()
-            print(f"{self.came.name}: workers keep what they are at", flush=True)
-            (self._turn / STOP).touch()
-        elif time.monotonic() - self._told > self._grace:
+        if self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+            print(f"Received {self.received.name}: workers save their checkpoints.", flush=True)
+            (self._writer_dir / STOP).touch()
+        elif time.monotonic() - self._stopped_at > self._grace:
             raise Interrupted

@@ -1,4 +1,4 @@
-"""One run of a job: recover what earlier runs left, run the rest of the shard, requeue if told."""
+"""One run of an array task: finalize earlier runs, run the remaining cells, requeue on a signal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pebble import CONSTS
 from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.runners.devices import cores, devices
 from experiments.sweep.runners.pool import PoolConfig, run_pool
-from experiments.sweep.slurm.commands import SlurmError, call
-from experiments.sweep.slurm.exit_cause import previous_end
-from experiments.sweep.slurm.lease import TAKEN_OVER, acquire, end_turn, settle_lost
+from experiments.sweep.slurm.commands import SlurmError, run_slurm
+from experiments.sweep.slurm.exit_cause import previous_run_cause
+from experiments.sweep.slurm.lease import LEASE_LOST, acquire, finalize_expired, release
 from experiments.sweep.slurm.preemption import PreemptionHandler
 from experiments.sweep.slurm.shards import remaining_cells
 from experiments.sweep.slurm.submission import JobConfig, Submission
@@ -30,73 +30,76 @@ from experiments.sweep.worker.limits import GIB
 from experiments.training.checkpoint import saved_progress
 from fanin.errors import FaninError
 
-GRACE = 20.0  # seconds that workers have at most to save their state
-MAX_STALLED = 3  # turns in a row that get nowhere, after which a cell is given up
-EXIT_STOPPED = 75  # exit status of a job that was stopped and does not go on (sysexits.h)
-TOO_SHORT = "its jobs are too short for it (runner.slurm.time_minutes)"
+GRACE = 20.0  # maximum seconds that workers have to save their state
+MAX_STALLED = 3  # runs in a row without progress, after which a running cell times out
+EXIT_STOPPED = 75  # exit status of a job that was stopped and does not continue (EX_TEMPFAIL)
+TOO_SHORT = "the time limit of its jobs is too short (runner.slurm.time_minutes)"
 
-ProgressSnapshot = Mapping[str, tuple[int, int]]  # by cell, how far it is
+ProgressSnapshot = Mapping[str, tuple[int, int]]  # saved progress by cell id
 
 
 def run_shard(submission: Submission, index: int) -> int:
-    """Run an element's shard as far as Slurm lets it; return the exit status."""
+    """Run a task's shard until it is finished or Slurm stops the job; return the exit status."""
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    right = submission.lease_dir(index)
-    turn = acquire(right, restart)
-    if turn is None:
-        print("nothing to do: these cells have ended, were taken back, or run elsewhere")
+    lease_dir = submission.lease_dir(index)
+    writer_dir = acquire(lease_dir, restart)
+    if writer_dir is None:
+        print("Nothing to do: these cells have ended, were reclaimed or run in another process.")
         return 0
     folder, job_config = submission.folder, submission.job_config
     packs = list(submission.shard(index))
-    if restart or _has_earlier_turns(right, turn):
-        tasks = {task.cell_id: task for pack in packs for task in pack.cells}
-        settle_lost(folder, right, tasks, *previous_end(index))
+    if restart or _has_other_writers(lease_dir, writer_dir):
+        cells = {cell.cell_id: cell for pack in packs for cell in pack.cells}
+        finalize_expired(folder, lease_dir, cells, *previous_run_cause(index))
         packs = remaining_cells(packs, read_states(folder), job_config.attempts)
     before = progress_snapshot(folder, packs)
-    CONSTS.term_timeout = 0  # no worker hears SIGTERM
-    notice = job_config.notice_seconds
-    preemption = PreemptionHandler(turn, min(GRACE, notice / 2) if notice else GRACE)
+    CONSTS.term_timeout = 0  # workers ignore SIGTERM, so do not wait for it
+    signal_seconds = job_config.signal_seconds
+    grace = min(GRACE, signal_seconds / 2) if signal_seconds else GRACE
+    preemption = PreemptionHandler(writer_dir, grace)
     try:
-        run_pool(_pool_config(submission, index, turn), folder, packs, preemption.tick)
+        run_pool(
+            _pool_config(submission, index, writer_dir), folder, packs, preemption.heartbeat
+        )
     except Interrupted:
-        pass  # what hard work has left there, the next turn settles
+        pass  # the next run finalizes the journals of workers that did not stop in time
     except FaninError:
-        if turn.exists():
+        if writer_dir.exists():
             raise
-    if preemption.came is None:
-        return end_turn(turn)
-    if not turn.exists():
-        print(TAKEN_OVER)
+    if preemption.received is None:
+        return release(writer_dir)
+    if not writer_dir.exists():
+        print(LEASE_LOST)
         return 0
-    return requeue(submission, index, turn, packs, before, preemption.came)
+    return requeue(submission, index, writer_dir, packs, before, preemption.received)
 
 
-def _has_earlier_turns(right: Path, turn: Path) -> bool:
-    """Return True if turns before this one have left something."""
-    with suppress(FileNotFoundError):  # all is taken back: so the first journal will find
-        return any(path != turn for path in right.iterdir())
+def _has_other_writers(lease_dir: Path, writer_dir: Path) -> bool:
+    """Return True if earlier runs have left writer folders."""
+    with suppress(FileNotFoundError):  # the lease is revoked: the first journal will notice it
+        return any(path != writer_dir for path in lease_dir.iterdir())
     return False
 
 
-def _pool_config(submission: Submission, index: int, turn: Path) -> PoolConfig:
+def _pool_config(submission: Submission, index: int, writer_dir: Path) -> PoolConfig:
     job_config = submission.job_config
     slots = devices(job_config.device)
-    # On a GPU, Slurm's own limit is the limit.
-    given = job_config.memory_gb if slots[0] == "cpu" else None
+    # On a GPU only Slurm's own memory limit applies.
+    memory_gb = job_config.memory_gb if slots[0] == "cpu" else None
     return PoolConfig(
-        _workers(job_config, slots),
+        _n_workers(job_config, slots),
         slots,
-        None if given is None else int(given * GIB),
+        None if memory_gb is None else int(memory_gb * GIB),
         job_config.cell_seconds,
         job_config.checkpoint_seconds,
         job_config.code,
         dict(job_config.modules),
-        str(turn),
+        str(writer_dir),
         f"{submission.token}-{index}-",
     )
 
 
-def _workers(job_config: JobConfig, slots: Sequence[str]) -> int:
+def _n_workers(job_config: JobConfig, slots: Sequence[str]) -> int:
     if job_config.workers is not None:
         return job_config.workers
     if slots[0] != "cpu":
@@ -106,81 +109,93 @@ def _workers(job_config: JobConfig, slots: Sequence[str]) -> int:
 
 def progress_snapshot(folder: SweepFolder, packs: Sequence[Pack]) -> ProgressSnapshot:
     """Return the saved progress of each cell."""
-    cells = [task.cell_id for pack in packs for task in pack.cells]
-    return {cell: saved_progress(folder.checkpoints / f"{cell}.pt") for cell in cells}
+    cell_ids = [cell.cell_id for pack in packs for cell in pack.cells]
+    return {
+        cell_id: saved_progress(folder.checkpoints / f"{cell_id}.pt") for cell_id in cell_ids
+    }
 
 
 def requeue(
     submission: Submission,
     index: int,
-    turn: Path,
+    writer_dir: Path,
     packs: Sequence[Pack],
     before: ProgressSnapshot,
-    came: signal.Signals,
+    received: signal.Signals,
 ) -> int:
-    """Requeue a job that a signal told to end, when its workers have; return the exit status.
+    """Requeue this task after a signal, when its workers have stopped; return the exit status.
 
-    `before` is the progress of the cells when the turn began.
+    `before` is the progress of the cells when this run started.
     """
     folder, attempts = submission.folder, submission.job_config.attempts
-    left = remaining_cells(packs, read_states(folder), attempts)
-    now = progress_snapshot(folder, left)
-    moved = len(now) < len(before) or any(now[cell] > before[cell] for cell in now)
-    idle = _count_stalled(submission.path / f"idle-{index}", moved)
-    if idle >= MAX_STALLED:
-        if not _time_out_stalled(folder, turn, packs, idle):
-            print(f"stopped {idle} times before any cell had begun: {TOO_SHORT}", file=sys.stderr)
+    remaining = remaining_cells(packs, read_states(folder), attempts)
+    now = progress_snapshot(folder, remaining)
+    progressed = len(now) < len(before) or any(now[cell_id] > before[cell_id] for cell_id in now)
+    stalled = _count_stalled(_stalled_file(submission, index), progressed)
+    if stalled >= MAX_STALLED:
+        if not _time_out_stalled(folder, writer_dir, packs, stalled):
+            print(
+                f"Stopped {stalled} times before a cell had started: {TOO_SHORT}.", file=sys.stderr
+            )
             return EXIT_STOPPED
-        left = remaining_cells(packs, read_states(folder), attempts)
-    if not left:
-        return end_turn(turn)
+        remaining = remaining_cells(packs, read_states(folder), attempts)
+    if not remaining:
+        return release(writer_dir)
     job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}"
     try:
-        if came is not signal.SIGUSR2 and not _is_running(job):
+        if received is not signal.SIGUSR2 and not _is_running(job):
             return EXIT_STOPPED
-        call("scontrol", "requeue", job)
+        run_slurm("scontrol", "requeue", job)
     except SlurmError as error:
-        print(f"{error}; the sweep's launcher submits the rest anew", file=sys.stderr)
+        print(f"{error}; the launcher will resubmit the remaining cells", file=sys.stderr)
         return EXIT_STOPPED
-    print(f"requeued {job}: {sum(len(pack.cells) for pack in left)} cells are left", flush=True)
-    time.sleep(60)  # until Slurm ends it: an end of its own would count as the job's
+    count = sum(len(pack.cells) for pack in remaining)
+    print(f"Requeued job {job}; remaining cells: {count}.", flush=True)
+    time.sleep(60)  # until Slurm ends this process: if it exited by itself, the job would end
     return EXIT_STOPPED
 
 
 def made_progress(submission: Submission, index: int) -> bool:
-    """Return True if an element's last interrupted turn is known to have made progress."""
+    """Return True if a task's last interrupted run is known to have made progress."""
     with suppress(OSError):
-        return (submission.path / f"idle-{index}").read_text() == "0"
+        return _stalled_file(submission, index).read_text() == "0"
     return False
 
 
+def _stalled_file(submission: Submission, index: int) -> Path:
+    return submission.path / f"stalled-{index}"
+
+
 def _is_running(job: str) -> bool:
-    """Return True if Slurm lists a job as running: preempted, with some time left.
+    """Return True if Slurm lists a job as running: it is being preempted and has time left.
 
-    Else it has been cancelled, requeued, or its time is up: then it has ended for Slurm.
+    Otherwise Slurm has already ended it: it was cancelled or requeued, or its time is up.
     """
-    return "RUNNING" in call("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
+    return "RUNNING" in run_slurm("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
 
 
-def _count_stalled(note: Path, moved: bool) -> int:
-    """Count the turns in a row that made no progress."""
+def _count_stalled(path: Path, progressed: bool) -> int:
+    """Update and return the number of runs in a row without progress."""
     count = 0
     with suppress(OSError, ValueError):
-        count = int(note.read_text())
-    count = 0 if moved else count + 1
-    note.write_text(str(count))
+        count = int(path.read_text())
+    count = 0 if progressed else count + 1
+    path.write_text(str(count))
     return count
 
 
-def _time_out_stalled(folder: SweepFolder, turn: Path, packs: Sequence[Pack], count: int) -> bool:
-    """End cells that no job has time for, so that others get their turn; False: none was running.
+def _time_out_stalled(
+    folder: SweepFolder, writer_dir: Path, packs: Sequence[Pack], count: int
+) -> bool:
+    """Give stalled cells the outcome `timeout`; return False if no cell was running.
 
-    Workers that got to the end of a step have ended well: those that did not have left journals.
+    A worker that reached the end of a training step has removed its journal, so the journals that
+    are left belong to stalled cells.
     """
-    tasks = {task.cell_id: task for pack in packs for task in pack.cells}
-    reason = f"stopped {count} times before it got anywhere: {TOO_SHORT}"
-    found = [
-        finalize_journal(folder, journal, tasks, "timeout", reason, fail_all=True)
-        for journal in journals_in(turn).values()
+    cells = {cell.cell_id: cell for pack in packs for cell in pack.cells}
+    reason = f"stopped {count} times without progress: {TOO_SHORT}"
+    finalized = [
+        finalize_journal(folder, journal, cells, "timeout", reason, fail_all=True)
+        for journal in journals_in(writer_dir).values()
     ]
-    return any(each is not None and each.failed for each in found)
+    return any(journal is not None and journal.failed for journal in finalized)

@@ -1,4 +1,4 @@
-"""Shards: the packs that one element of a job array runs, and what is left of them."""
+"""Shards: the packs that one task of a job array runs, and the cells that remain of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from experiments.sweep.types import Pack, PackedCell
 Shard = tuple[Pack, ...]
 
 
-def sharded(packs: Sequence[Pack], target_seconds: float, workers: int = 1) -> list[Shard]:
-    """Share packs out, the longest first, so that a job is busy for about `target_seconds`.
+def make_shards(packs: Sequence[Pack], target_seconds: float, workers: int = 1) -> list[Shard]:
+    """Distribute packs over jobs that take about `target_seconds` each.
 
-    `workers` is how many packs a job runs at once.
+    `packs` are sorted by their seconds, the longest first. `workers` is the number of packs that a
+    job runs at once.
 
     Examples
     --------
     >>> packs = [Pack((), seconds=seconds) for seconds in (50, 40, 30, 20, 10)]
-    >>> [[pack.seconds for pack in shard] for shard in sharded(packs, 80)]
+    >>> [[pack.seconds for pack in shard] for shard in make_shards(packs, 80)]
     [[50, 20, 10], [40, 30]]
     """
     if not packs:
@@ -29,7 +30,7 @@ def sharded(packs: Sequence[Pack], target_seconds: float, workers: int = 1) -> l
     count = min(max(1, round(total / (target_seconds * workers))), len(packs))
     shards: list[list[Pack]] = [[] for _ in range(count)]
     loads = [(0.0, number) for number in range(count)]
-    for pack in packs:  # each to the one that has least to do
+    for pack in packs:  # to the shard with the least work so far
         load, number = heapq.heappop(loads)
         shards[number].append(pack)
         heapq.heappush(loads, (load + pack.seconds, number))
@@ -39,35 +40,36 @@ def sharded(packs: Sequence[Pack], target_seconds: float, workers: int = 1) -> l
 def remaining_cells(
     packs: Sequence[Pack], states: Mapping[str, CellState], attempts: int
 ) -> list[Pack]:
-    """Return what is still to be run of a shard: cells without a result, or lost with their job.
+    """Return the cells of a shard that are still to run: without a result, or lost with their job.
 
-    A cell that was lost `attempts` times is given up.
+    A cell that was lost `attempts` times is not tried again.
     """
-    left = []
+    remaining = []
     for pack in packs:
-        found = (_next(task, states.get(task.cell_id), attempts) for task in pack.cells)
-        if tasks := tuple(task for task in found if task is not None):
-            left.append(replace(pack, cells=tasks))
-    return left
+        next_attempts = (_next_attempt(cell, states.get(cell.cell_id), attempts)
+                         for cell in pack.cells)
+        if cells := tuple(cell for cell in next_attempts if cell is not None):
+            remaining.append(replace(pack, cells=cells))
+    return remaining
 
 
-def _next(task: PackedCell, state: CellState | None, attempts: int) -> PackedCell | None:
-    """Return the next attempt at a cell; None where there is to be none."""
-    if state is None or state.attempt < task.attempt:
-        return task
-    lost = task.lost + state.attempt - task.attempt + 1
+def _next_attempt(cell: PackedCell, state: CellState | None, attempts: int) -> PackedCell | None:
+    """Return the next attempt at a cell; None if there is to be none."""
+    if state is None or state.attempt < cell.attempt:
+        return cell
+    lost = cell.lost + state.attempt - cell.attempt + 1
     if state.outcome not in INTERRUPTED or lost >= attempts:
         return None
-    return replace(task, attempt=state.attempt + 1, lost=lost)
+    return replace(cell, attempt=state.attempt + 1, lost=lost)
 
 
-def isolate(rest: Sequence[Pack], shard: Sequence[Pack]) -> list[tuple[Pack, ...]]:
-    """Split what is left of a shard: each cell that was lost becomes a shard of its own."""
-    before = {task.cell_id: task.lost for pack in shard for task in pack.cells}
-    parts, others = [], []
-    for pack in rest:
-        lost = [task for task in pack.cells if task.lost > before[task.cell_id]]
-        parts += [(replace(pack, cells=(task,)),) for task in lost]
-        if kept := tuple(task for task in pack.cells if task not in lost):
-            others.append(replace(pack, cells=kept))
-    return parts + ([tuple(others)] if others else [])
+def isolate(remaining: Sequence[Pack], shard: Sequence[Pack]) -> list[tuple[Pack, ...]]:
+    """Split the remaining packs of a shard: each cell that was lost becomes its own shard."""
+    lost_before = {cell.cell_id: cell.lost for pack in shard for cell in pack.cells}
+    isolated, rest = [], []
+    for pack in remaining:
+        lost = [cell for cell in pack.cells if cell.lost > lost_before[cell.cell_id]]
+        isolated += [(replace(pack, cells=(cell,)),) for cell in lost]
+        if kept := tuple(cell for cell in pack.cells if cell not in lost):
+            rest.append(replace(pack, cells=kept))
+    return isolated + ([tuple(rest)] if rest else [])

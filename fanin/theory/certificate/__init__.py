@@ -5,7 +5,7 @@
 
 from fanin.theory.certificate.certificate import Certificate, print_certificate
 from fanin.theory.certificate.certify import assert_healthy, certify
-from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, Predicted
+from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, PredictedValue
 from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, Verdict, judge
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "LayerCertificate",
     "Limits",
     "OutputCertificate",
-    "Predicted",
+    "PredictedValue",
     "UnhealthyInit",
     "Verdict",
     "assert_healthy",

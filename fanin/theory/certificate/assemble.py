@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.certificate.networks import Weights, coded_name, original_name, sequence
-from fanin.theory.certificate.record import DepthScales, LayerCertificate, Predicted
+from fanin.theory.certificate.weights import WeightMoments, encode_name, decode_name, build_sequential
+from fanin.theory.certificate.record import DepthScales, LayerCertificate, PredictedValue
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.depth_scales import critical_weight_var, depth_scales
 from fanin.theory.elementwise import Function, elementwise
@@ -21,28 +21,28 @@ from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.layers import NamedLayer, unchanged
 from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, scalar_moments
-from fanin.theory.overflow import FLOATING, first_overflow, overflow_chance
-from fanin.theory.theories import THEORIES
-from fanin.theory.walk import Stage, walk
+from fanin.theory.overflow import FLOATING, first_overflow, overflow_probability
+from fanin.theory.predict import THEORIES
+from fanin.theory.network import Stage, parse_network
 
-Predictions = Mapping[str, Mapping[str, Predicted]]
+Predictions = Mapping[str, Mapping[str, PredictedValue]]
 
 
-def finest(frame: pd.DataFrame) -> Predictions:
-    """By layer and quantity, what the finest theory says of the mean over the images."""
+def finest_predictions(frame: pd.DataFrame) -> Predictions:
+    """By layer and quantity, what the finest_predictions theory says of the mean over the images."""
     rows = frame[frame.image == -1]
     # A signed mean has no law of its own at finite width; the field's is not sampled.
     rows = rows[~((rows.quantity == "preact_mean") & (rows.theory == "finite_width"))]
     order = rows.theory.map({theory: place for place, theory in enumerate(THEORIES)})
-    found: dict[str, dict[str, Predicted]] = {}
+    found: dict[str, dict[str, PredictedValue]] = {}
     for row in rows.iloc[order.argsort(kind="stable")].itertuples():
-        found.setdefault(row.layer_name, {})[row.quantity] = Predicted(
+        found.setdefault(row.layer_name, {})[row.quantity] = PredictedValue(
             float(row.value), float(row.log_sd), float(row.sampling_se), str(row.theory)
         )
     return found
 
 
-def by_theory(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+def values_by_theory(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """By layer, theory and quantity, the mean over the images."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in frame[frame.image == -1].itertuples():
@@ -51,30 +51,30 @@ def by_theory(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def numbered(model: nn.Module, segments: Sequence[Segment], joint: pd.DataFrame) -> pd.DataFrame:
-    """All segments' rows, layers numbered as the probe numbers them: every one that has weights."""
+def number_layers(model: nn.Module, segments: Sequence[Segment], joint: pd.DataFrame) -> pd.DataFrame:
+    """All segments' rows, layers number_layers as the probe numbers them: every one that has weights."""
     names = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | _ConvNd)]
     place = {name: number for number, name in enumerate(names, start=1)}
     frame = pd.concat([*(segment.frame for segment in segments), joint], ignore_index=True)
     return frame.assign(layer=frame.layer_name.map(place))
 
 
-def layer_records(
+def make_records(
     model: nn.Module,
     segments: Sequence[Segment],
     frame: pd.DataFrame,
-    weights: Weights,
+    weights: WeightMoments,
     measured: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> tuple[LayerCertificate, ...]:
     """A record per predicted weight layer, without what is derived from several numbers."""
     index = dict(zip(frame.layer_name, frame.layer, strict=True))
-    predicted, theories = finest(frame), by_theory(frame)
+    predicted, theories = finest_predictions(frame), values_by_theory(frame)
     modules = dict(model.named_modules())
-    coded = {coded_name(name): known for name, known in weights.moments.items()}
+    coded = {encode_name(name): known for name, known in weights.moments.items()}
     records = []
     for segment in segments:
         for stage in stages(segment):
-            name = original_name(stage.name)
+            name = decode_name(stage.name)
             numbers = predicted[name]
             channels = WeightShape.of(modules[name]).out_features
             images = len(segment.inputs[0])
@@ -90,22 +90,22 @@ def layer_records(
                     theories=theories[name],
                     basis=segment.basis,
                     moments=weights.source,
-                    has_centred_weights=_centred(weights.moments[name]),
+                    has_zero_mean_weights=_centred(weights.moments[name]),
                     restarted_at=segment.restarted_at,
-                    overflow=overflow_chances(numbers, channels, stage.positions, images),
+                    overflow=overflow_by_dtype(numbers, channels, stage.positions, images),
                     log_sensitivity=_sensitivity(stage, numbers),
-                    depth=depth_of(stage, coded, numbers["preact_m2"].value),
+                    depth=layer_depth_scales(stage, coded, numbers["preact_m2"].value),
                     measured=measured.get(name, {}),
                 )
             )
     return tuple(records)
 
 
-def with_numbers(
+def update_records(
     layers: Sequence[LayerCertificate], frame: pd.DataFrame
 ) -> tuple[LayerCertificate, ...]:
     """The records with what the frame holds by now."""
-    predicted, theories = finest(frame), by_theory(frame)
+    predicted, theories = finest_predictions(frame), values_by_theory(frame)
     return tuple(
         replace(layer, predicted=predicted[layer.name], theories=theories[layer.name])
         for layer in layers
@@ -114,23 +114,23 @@ def with_numbers(
 
 def stages(segment: Segment) -> tuple[Stage, ...]:
     """The weight layers of a segment; their names are coded."""
-    net: nn.Module = sequence(segment.parts)
-    return walk(net, tuple(segment.inputs[0].shape[1:]), segment.layer_kinds).stages
+    net: nn.Module = build_sequential(segment.parts)
+    return parse_network(net, tuple(segment.inputs[0].shape[1:]), segment.layer_kinds).stages
 
 
 def _centred(moments: LayerMoments) -> bool:
     return not bool(torch.as_tensor(moments.weight.mean).any())
 
 
-def _sensitivity(stage: Stage, numbers: Mapping[str, Predicted]) -> float:
+def _sensitivity(stage: Stage, numbers: Mapping[str, PredictedValue]) -> float:
     mean, var = numbers.get("preact_mean"), numbers.get("preact_var")
     if mean is None or var is None or not any(True for _ in stage.after):
         return nan
     return log_sensitivity(stage.after, mean.value, var.value)
 
 
-def overflow_chances(
-    numbers: Mapping[str, Predicted], units: int, positions: int, images: int
+def overflow_by_dtype(
+    numbers: Mapping[str, PredictedValue], units: int, positions: int, images: int
 ) -> dict[str, float]:
     """By dtype, the chance that one of a layer's pre-activations is too large for it.
 
@@ -147,17 +147,17 @@ def overflow_chances(
     value = found.value
     level = nan if value < 0 else -inf if value == 0 else log(value) if isfinite(value) else value
     spread = found.log_sd if isfinite(found.log_sd) else 0.0
-    between = share_between(numbers, positions)
+    between = variance_share(numbers, positions)
     count = units * positions * images
     return {
-        str(dtype).removeprefix("torch."): overflow_chance(
+        str(dtype).removeprefix("torch."): overflow_probability(
             level, count, dtype, spread, between=between
         )
         for dtype in FLOATING
     }
 
 
-def share_between(numbers: Mapping[str, Predicted], positions: int) -> float:
+def variance_share(numbers: Mapping[str, PredictedValue], positions: int) -> float:
     """Of E[y^2], the share that is not a mean common to units and positions; 1 where unknown.
 
     Mean-field theory takes the positions of a map as alike, and knows nothing of their share.
@@ -180,7 +180,7 @@ def overflows_at(layers: Sequence[LayerCertificate]) -> dict[str, str | None]:
     }
 
 
-def depth_of(stage: Stage, moments: Mapping[str, LayerMoments], q: float) -> DepthScales:
+def layer_depth_scales(stage: Stage, moments: Mapping[str, LayerMoments], q: float) -> DepthScales:
     """Depth scales of a deep dense net of layers like this one, its weights' mean left out.
 
     Padding and pooling are left out too: they are statements about the activation and the

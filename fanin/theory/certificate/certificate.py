@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from fanin.theory.certificate.measured import meaning
-from fanin.theory.certificate.networks import Weights
+from fanin.theory.certificate.measured import sharpness_note
+from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, plain
 from fanin.theory.certificate.verdicts import Verdict, judge
 from fanin.theory.field import Sampling, walk_field
@@ -49,12 +49,12 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Subject:
+class CertificateInputs:
     """The certified network with its inputs, kept so that more can be asked of it."""
 
     model: nn.Module
     images: Float[Tensor, "image ..."]
-    weights: Weights
+    weights: WeightMoments
     seed: int
     layer_kinds: tuple[LayerKind, ...] = ()
 
@@ -98,7 +98,7 @@ class Certificate:
     theories: tuple[str, ...]
     moments: str
     overflows_at: Mapping[str, str | None]
-    of: Subject = field(repr=False, compare=False)
+    of: CertificateInputs = field(repr=False, compare=False)
     draws: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     unpredicted: Mapping[str, str] = field(default_factory=dict)
     sharpness: Mapping[str, float] = field(default_factory=dict)
@@ -163,17 +163,17 @@ class Certificate:
         return json.dumps(self.as_dict(), indent=indent, allow_nan=False)
 
     def __rich__(self) -> Group:
-        return as_renderable(self)
+        return render(self)
 
 
 def print_certificate(certificate: Certificate, title: str = "", width: int | None = None) -> None:
     """Print the table, what follows for the logits, and what is unhealthy."""
     # Narrower, numbers would be cut; a terminal that is wraps lines instead.
     width = width or max(MIN_WIDTH, Console().width)
-    Console(width=width, markup=False, highlight=False).print(as_renderable(certificate, title))
+    Console(width=width, markup=False, highlight=False).print(render(certificate, title))
 
 
-def as_renderable(certificate: Certificate, title: str = "") -> Group:
+def render(certificate: Certificate, title: str = "") -> Group:
     """The certificate as rich sees it."""
     parts: list[RenderableType] = [_table(certificate, title)]
     parts += [Text(line) for line in _notes(certificate)]
@@ -209,7 +209,7 @@ def _columns(certificate: Certificate) -> dict[str, CellText]:
     layers = certificate.layers
     beside = any(layer.measured for layer in layers)
     every: dict[str, CellText] = {
-        "He": lambda layer: _told(layer.theories.get("he", {}), "preact_m2", 2),
+        "He": lambda layer: _format(layer.theories.get("he", {}), "preact_m2", 2),
         "mean": lambda layer: "" if beside else _predicted(layer, "preact_mean", 2),
         "E[y²]": lambda layer: _predicted(layer, "preact_m2"),
         "95 % of draws": _interval,
@@ -228,10 +228,10 @@ def _columns(certificate: Certificate) -> dict[str, CellText]:
 
 
 def _predicted(layer: LayerCertificate, quantity: str, digits: int = 3) -> str:
-    return _told({name: each.value for name, each in layer.predicted.items()}, quantity, digits)
+    return _format({name: each.value for name, each in layer.predicted.items()}, quantity, digits)
 
 
-def _told(values: Mapping[str, float], quantity: str, digits: int) -> str:
+def _format(values: Mapping[str, float], quantity: str, digits: int) -> str:
     """A predicted NaN (images with missing pixels) is told from what nobody predicted."""
     return f"{values[quantity]:.{digits}g}" if quantity in values else ""
 
@@ -311,7 +311,7 @@ def _sharpness(certificate: Certificate) -> list[str]:
     return [
         f"sharpness {number(whole)} (one draw; of single layers most in {sharpest}:"
         f" {number(layers[sharpest])}), 2/sharpness {number(2 / whole)}:"
-        f" {meaning(certificate.loss)}"
+        f" {sharpness_note(certificate.loss)}"
     ]
 
 
@@ -334,7 +334,7 @@ def _layer_maps(
         return np.mean([each.mean((1, 2)).reshape(shape).numpy() for each in maps], axis=0)
 
     return Maps(
-        mean=over_repeats([layer.made.expected_mean for layer in found]),
-        m2=over_repeats([layer.made.m2 for layer in found]),
+        mean=over_repeats([layer.preact.expected_mean for layer in found]),
+        m2=over_repeats([layer.preact.m2 for layer in found]),
         vjp_m2=over_repeats([layer.cotangent.m2 for layer in found if layer.cotangent is not None]),
     )

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from fanin.errors import ConfigError
 from fanin.inits import Init, Scheme
 from fanin.losses import Objective
-from fanin.theory.certificate.assemble import layer_records, numbered, overflows_at, with_numbers
-from fanin.theory.certificate.certificate import Certificate, Subject
+from fanin.theory.certificate.assemble import make_records, number_layers, overflows_at, update_records
+from fanin.theory.certificate.certificate import Certificate, CertificateInputs
 from fanin.theory.certificate.joint import joint_rows
-from fanin.theory.certificate.measured import measured_draws, sharpness_by_layer, summary
-from fanin.theory.certificate.networks import on_cpu, weights_of
-from fanin.theory.certificate.output import gradient_rows, objective_of, options_of, output_of
+from fanin.theory.certificate.measured import measure_draws, sharpness_by_layer, summarize_draws
+from fanin.theory.certificate.weights import cpu_copy, resolve_moments
+from fanin.theory.certificate.output import gradient_rows, resolve_objective, loss_and_head, output_certificate
 from fanin.theory.certificate.segments import predict_segments
 from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, judge
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
-from fanin.theory.theories import THEORIES
+from fanin.theory.predict import THEORIES
 
 
 def certify(
@@ -48,10 +48,10 @@ def certify(
         An `nn.Sequential`, nested or not, in the mode it will be used in (dropout counts in train
         mode). It is left as it is.
     images
-        As the network is fed them, scaled; a handful. Theory takes them one by one.
+        As the network is fed them, scale_moments; a handful. Theory takes them one by one.
     init
-        How the weights are drawn: an `Init`, a bare scheme such as `HeNormal()`, or moments by
-        layer name. None: they have been drawn already, by hand or by torch, and their moments are
+        How the weights are draw_networks: an `Init`, a bare scheme such as `HeNormal()`, or moments by
+        layer name. None: they have been draw_networks already, by hand or by torch, and their moments are
         estimated from the model's own tensors.
     theories
         Which theories: `he`, `mean_field`, `field`, `finite_width`. Error bars come from
@@ -98,19 +98,19 @@ def certify(
     >>> [(layer.name, round(layer.q, 9)) for layer in certificate.layers]
     [('1', 2.0), ('3', 2.0)]
     """
-    net = on_cpu(model)
+    net = cpu_copy(model)
     fed = images.detach().to("cpu").double()
-    weights = weights_of(net, init)
+    weights = resolve_moments(net, init)
     segments = predict_segments(net, weights, fed, theories, seed, restart, layer_kinds)
     together = joint_rows(segments, weights, seed, joint) if "field" in theories else pd.DataFrame()
-    frame = numbered(net, segments, together)
-    draws = measured_draws(net, fed, weights, measure, seed, labels, loss)
-    layers = layer_records(net, segments, frame, weights, summary(draws))
-    objective = objective_of(loss, layers[-1].channels)
-    output = output_of(layers[-1], objective)
+    frame = number_layers(net, segments, together)
+    draws = measure_draws(net, fed, weights, measure, seed, labels, loss)
+    layers = make_records(net, segments, frame, weights, summarize_draws(draws))
+    objective = resolve_objective(loss, layers[-1].channels)
+    output = output_certificate(layers[-1], objective)
     gradients = gradient_rows(frame, layers[-1], output.gradient_m2)
     frame = pd.concat([frame, gradients], ignore_index=True)
-    layers = with_numbers(layers, frame)
+    layers = update_records(layers, frame)
     curvature: dict[str, float] = {}
     if sharpness:
         if labels is None:
@@ -123,10 +123,10 @@ def certify(
         theories=tuple(theories),
         moments=weights.source,
         overflows_at=overflows_at(layers),
-        of=Subject(net, fed, weights, seed, tuple(layer_kinds)),
+        of=CertificateInputs(net, fed, weights, seed, tuple(layer_kinds)),
         draws=draws,
         sharpness=curvature,
-        loss=options_of(objective)[0].name,
+        loss=loss_and_head(objective)[0].name,
         unpredicted={s.restarted_at: s.reason for s in segments if s.restarted_at is not None},
     )
 

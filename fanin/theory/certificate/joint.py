@@ -1,4 +1,4 @@
-"""Joint quantities of several images: their correlation, and units that are dead on all."""
+"""JointQuantities quantities of several images: their correlation, and units that are dead on all."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.seeds import generator
-from fanin.theory.certificate.networks import Weights, coded_name, original_name, sequence
+from fanin.seeds import make_generator
+from fanin.theory.certificate.weights import WeightMoments, encode_name, decode_name, build_sequential
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.field import FieldLayer, Sampling, walk_field
 from fanin.theory.field.sampling import factor
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
-from fanin.theory.walk import walk
+from fanin.theory.network import parse_network
 
-CHEAP = 1024  # points of all images side by side: a second or two for a net of a few layers
+MAX_CHEAP_POINTS = 1024  # points of all images side by side: a second or two for a net of a few layers
 REPEATS = 2
 FEWEST, MOST = 2**12, 2**14  # samples of a layer's field
 HELD = 2**22  # numbers in them
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointQuantities:
     """Two numbers of one layer, for all images together.
 
     Attributes
@@ -44,13 +44,13 @@ class Joint:
     dead_fraction: float
 
 
-def joint_quantities(
+def predict_joint_quantities(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image ..."],
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
-) -> dict[str, Joint]:
+) -> dict[str, JointQuantities]:
     """Walk all images as one field.
 
     Raises
@@ -62,15 +62,15 @@ def joint_quantities(
     passes = walk_field(
         model, moments, images, joint=True, sampling=sampling, layer_kinds=layer_kinds
     ).passes
-    found: dict[str, list[Joint]] = {}
+    found: dict[str, list[JointQuantities]] = {}
     for layers in passes:
         for number, layer in enumerate(layers):
-            stream = generator("dead", seed, number)
-            joint = Joint(_correlation(layer, len(images)), _dead(layer, stream))
+            stream = make_generator("dead", seed, number)
+            joint = JointQuantities(_correlation(layer, len(images)), _dead(layer, stream))
             found.setdefault(layer.name, []).append(joint)
     n = len(passes)
     return {
-        name: Joint(
+        name: JointQuantities(
             sum(each.input_correlation for each in repeats) / n,
             sum(each.dead_fraction for each in repeats) / n,
         )
@@ -79,9 +79,9 @@ def joint_quantities(
 
 
 def joint_rows(
-    segments: Sequence[Segment], weights: Weights, seed: int = 0, joint: bool | None = None
+    segments: Sequence[Segment], weights: WeightMoments, seed: int = 0, joint: bool | None = None
 ) -> pd.DataFrame:
-    """Joint quantities as rows of the `predictions` table, `layer` left out.
+    """JointQuantities quantities as rows of the `predictions` table, `layer` left out.
 
     Parameters
     ----------
@@ -89,18 +89,18 @@ def joint_rows(
         None: only where `is_cheap`.
     """
     rows = []
-    moments = {coded_name(name): known for name, known in weights.moments.items()}
+    moments = {encode_name(name): known for name, known in weights.moments.items()}
     for segment in segments:
-        net = sequence(segment.parts)
+        net = build_sequential(segment.parts)
         if joint is None and not is_cheap(net, segment.inputs[0], segment.layer_kinds):
             continue
         walked = [
-            joint_quantities(net, moments, x, seed, segment.layer_kinds) for x in segment.inputs
+            predict_joint_quantities(net, moments, x, seed, segment.layer_kinds) for x in segment.inputs
         ]
         for name in walked[0]:
             for quantity in ("input_correlation", "dead_fraction"):
                 values = np.array([getattr(each[name], quantity) for each in walked])
-                row = {"image": -1, "layer_name": original_name(name), "quantity": quantity}
+                row = {"image": -1, "layer_name": decode_name(name), "quantity": quantity}
                 numbers = {"theory": "field", "value": values.mean(), "log_sd": nan}
                 error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
                 rows.append(row | numbers | {"sampling_se": error, "basis": segment.basis})
@@ -113,15 +113,15 @@ def is_cheap(
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
     """Return True if the images' field is small in every layer."""
-    stages = walk(model, tuple(images.shape[1:]), layer_kinds).stages
-    return len(images) * max(stage.positions for stage in stages) <= CHEAP
+    stages = parse_network(model, tuple(images.shape[1:]), layer_kinds).stages
+    return len(images) * max(stage.positions for stage in stages) <= MAX_CHEAP_POINTS
 
 
 def _correlation(layer: FieldLayer, images: int) -> float:
-    made = layer.made
-    if images < 2 or made.cov is None:
+    preact = layer.preact
+    if images < 2 or preact.cov is None:
         return nan
-    products = made.cov + made.mean[..., :, None] * made.mean[..., None, :]
+    products = preact.cov + preact.mean[..., :, None] * preact.mean[..., None, :]
     blocks = products.unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
     # Of whole maps: summed over positions, and over what the groups of a first layer read.
     of_pairs = blocks.diagonal(dim1=-3, dim2=-1).sum(-1).sum(2)
@@ -133,12 +133,12 @@ def _correlation(layer: FieldLayer, images: int) -> float:
 
 
 def _dead(layer: FieldLayer, stream: torch.Generator) -> float:
-    made = layer.made
-    if layer.activation is None or made.cov is None:
+    preact = layer.preact
+    if layer.activation is None or preact.cov is None:
         return nan
     # Beyond a few particles their scatter is smaller than that of any network's units.
-    root = factor(made.cov).flatten(0, 2)
-    mean = made.mean.expand(*made.field_shape, -1).flatten(0, 2)
+    root = factor(preact.cov).flatten(0, 2)
+    mean = preact.mean.expand(*preact.field_shape, -1).flatten(0, 2)
     dead = []
     for place, centre in enumerate(mean):
         spread = root[place % len(root)]

@@ -11,20 +11,20 @@ from torch.func import functional_call
 from fanin.errors import ConfigError
 from fanin.inits import weight_layers
 from fanin.losses import Objective
-from fanin.probes.measure import Losses, measure
+from fanin.probes.measure import LossFunctions, measure
 from fanin.probes.moments import random_cotangent
 from fanin.probes.sharpness import sharpness
-from fanin.seeds import generator
-from fanin.theory.certificate.networks import Weights, drawn
-from fanin.theory.certificate.output import objective_of
+from fanin.seeds import make_generator
+from fanin.theory.certificate.weights import WeightMoments, draw_networks
+from fanin.theory.certificate.output import resolve_objective
 
 COLUMNS = ("draw", "image", "layer", "layer_name", "quantity", "value")
 
 
-def measured_draws(
+def measure_draws(
     model: nn.Module,
     images: Float[Tensor, "image ..."],
-    weights: Weights,
+    weights: WeightMoments,
     draws: int,
     seed: int = 0,
     labels: Shaped[Tensor, " image"] | None = None,
@@ -39,7 +39,7 @@ def measured_draws(
         `layer_name`, `quantity` (those of the `layers` table), `value`.
     """
     frames = [pd.DataFrame(columns=list(COLUMNS))]
-    for number, network in enumerate(drawn(model, weights, draws, seed) if draws else ()):
+    for number, network in enumerate(draw_networks(model, weights, draws, seed) if draws else ()):
         with torch.random.fork_rng([]):
             torch.manual_seed(seed + number)  # dropout masks
             with torch.no_grad():
@@ -51,13 +51,13 @@ def measured_draws(
             n_images, n_logits = shape
             losses = None
             if labels is not None:
-                objective = objective_of(loss, n_logits)
-                losses = Losses(objective.per_example, objective.loss)
+                objective = resolve_objective(loss, n_logits)
+                losses = LossFunctions(objective.per_example, objective.loss)
             measured = measure(
                 network,
                 images,
-                random_cotangent(n_images, n_logits, generator("certify cotangent", seed, number)),
-                singles=tuple(range(len(images))),
+                random_cotangent(n_images, n_logits, make_generator("certify cotangent", seed, number)),
+                single_images=tuple(range(len(images))),
                 targets=labels,
                 losses=losses,
             )
@@ -65,7 +65,7 @@ def measured_draws(
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
-def summary(draws: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
+def summarize_draws(draws: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
     """By layer and quantity, the mean over draws and its standard error, of the mean image."""
     rows = draws[(draws.image == -1) & (draws.layer > 0)]
     found: dict[str, dict[str, tuple[float, float]]] = {}
@@ -79,7 +79,7 @@ def summary(draws: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
 
 WHOLE_NET = ""
 # derivations.md, section 6: 32 points, width 256, full batch; what was seen, not what was proved.
-MEANING = {
+SHARPNESS_NOTES = {
     "mse": (
         "full-batch gradient descent overshoots from a learning rate of 2/sharpness on; nets of two"
         " layers diverge at 4/sharpness, deeper rectifier nets at 8 to 40/sharpness"
@@ -96,7 +96,7 @@ def sharpness_by_layer(
     model: nn.Module,
     images: Float[Tensor, "image ..."],
     labels: Shaped[Tensor, " image"],
-    weights: Weights,
+    weights: WeightMoments,
     objective: Objective,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -110,7 +110,7 @@ def sharpness_by_layer(
         By layer name, where only that layer's weights and biases may move; the whole net's under
         the empty name.
     """
-    (network,) = drawn(model, weights, 1, seed)
+    (network,) = draw_networks(model, weights, 1, seed)
     network.eval()
     found = {WHOLE_NET: sharpness(network, objective.loss, images, labels)}
     for name, layer in weight_layers(network).items():
@@ -119,9 +119,9 @@ def sharpness_by_layer(
     return found
 
 
-def meaning(loss: str) -> str:
+def sharpness_note(loss: str) -> str:
     """Say what 2 / sharpness does and does not mean for a loss."""
-    return MEANING.get(loss, OTHER)
+    return SHARPNESS_NOTES.get(loss, OTHER)
 
 
 class _OnlyLayer(nn.Module):

@@ -8,22 +8,22 @@ from typing import get_args
 import pandas as pd
 from numpy.polynomial.hermite_e import hermegauss
 
-from fanin.errors import ConfigError, nearest
+from fanin.errors import ConfigError, suggest
 from fanin.losses import Head, Loss, Objective, make_objective
 from fanin.losses.table import TABLE, HeadName, LossName
 from fanin.theory.cache import memoized
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
 from fanin.theory.logits import InitialLoss, initial_loss
 
-HEAD: dict[LossName, HeadName] = {"cross_entropy": "softmax", "mse": "none", "bce": "sigmoid"}
+DEFAULT_HEADS: dict[LossName, HeadName] = {"cross_entropy": "softmax", "mse": "none", "bce": "sigmoid"}
 
 
-def options_of(objective: Objective) -> tuple[Loss, Head]:
+def loss_and_head(objective: Objective) -> tuple[Loss, Head]:
     """The loss and the head that an objective was made of.
 
     Examples
     --------
-    >>> options_of(objective_of("bce", 10))
+    >>> loss_and_head(resolve_objective("bce", 10))
     (Loss(name='bce', form='stable'), Head(name='sigmoid'))
     """
     name, form = next(
@@ -34,7 +34,7 @@ def options_of(objective: Objective) -> tuple[Loss, Head]:
     return Loss(name, form), objective.head
 
 
-def objective_of(loss: str | Objective, n_logits: int) -> Objective:
+def resolve_objective(loss: str | Objective, n_logits: int) -> Objective:
     """The objective of a loss's name with its usual head, one logit a class.
 
     Raises
@@ -44,7 +44,7 @@ def objective_of(loss: str | Objective, n_logits: int) -> Objective:
 
     Examples
     --------
-    >>> objective_of("cross_entropy", 10).head.name
+    >>> resolve_objective("cross_entropy", 10).head.name
     'softmax'
     """
     if isinstance(loss, Objective):
@@ -54,17 +54,17 @@ def objective_of(loss: str | Objective, n_logits: int) -> Objective:
             # One logit: yes or no, or a real-valued target.
             one: dict[str, int | None] = {"bce": 2, "mse": None}
             classes = one.get(name, 1) if n_logits == 1 else n_logits
-            return make_objective(Loss(name), Head(HEAD[name]), classes)
-    raise ConfigError(f"loss={loss}: {nearest(str(loss), get_args(LossName))}")
+            return make_objective(Loss(name), Head(DEFAULT_HEADS[name]), classes)
+    raise ConfigError(f"loss={loss}: {suggest(str(loss), get_args(LossName))}")
 
 
 NODES = 9  # of one draw's logit variance, over which the loss is a smooth curve
 
 
-def output_of(last: LayerCertificate, objective: Objective) -> OutputCertificate:
+def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCertificate:
     """The logits' variance, the loss expected before training, and its gradient's size."""
     n = last.channels
-    between, log_sd = _between_draws(last), last.predicted["preact_m2"].log_sd
+    between, log_sd = _logit_variance(last), last.predicted["preact_m2"].log_sd
     if not isfinite(between):
         return OutputCertificate(n, between)
     shared = max(last.q - between - last.mean**2, 0.0)
@@ -72,12 +72,12 @@ def output_of(last: LayerCertificate, objective: Objective) -> OutputCertificate
     def start(loss: Loss, head: Head) -> InitialLoss:
         parts = (between, last.mean, shared, n, log_sd)
         what = f"initial {loss} {head}"
-        return memoized(what, lambda: _start(loss, head, *parts), *parts)
+        return memoized(what, lambda: _average_initial_loss(loss, head, *parts), *parts)
 
     losses: dict[str, float] = {
-        name: start(Loss(name), Head(head)).loss for name, head in HEAD.items() if n > 1
+        name: start(Loss(name), Head(head)).loss for name, head in DEFAULT_HEADS.items() if n > 1
     }
-    gradient = start(*options_of(objective)).gradient_m2 / n
+    gradient = start(*loss_and_head(objective)).gradient_m2 / n
     # Among n logits it is smaller by a share 1 / n.
     return OutputCertificate(n, between * (1 - 1 / n), losses, gradient)
 
@@ -92,7 +92,7 @@ def gradient_rows(frame: pd.DataFrame, last: LayerCertificate, gradient_m2: floa
     layer, `weight_grad_m2` was 27 % larger than this (5 % standard error), while that of cross
     entropy was within 2 %.
     """
-    if not isfinite(gradient_m2) or not last.has_centred_weights:
+    if not isfinite(gradient_m2) or not last.has_zero_mean_weights:
         return frame.head(0)
     rows = frame[frame.quantity.isin(["vjp_m2", "weight_vjp_m2"])]
     return rows.assign(
@@ -103,7 +103,7 @@ def gradient_rows(frame: pd.DataFrame, last: LayerCertificate, gradient_m2: floa
     )
 
 
-def _between_draws(last: LayerCertificate) -> float:
+def _logit_variance(last: LayerCertificate) -> float:
     """Variance of a logit over draws, without what all logits share (weights of non-zero mean)."""
     for theory in ("field", "mean_field", "he"):
         known = last.theories.get(theory, {})
@@ -112,7 +112,7 @@ def _between_draws(last: LayerCertificate) -> float:
     return last.q
 
 
-def _start(
+def _average_initial_loss(
     loss: Loss, head: Head, var: float, shift: float, shift_var: float, n: int, log_sd: float
 ) -> InitialLoss:
     classes = 2 if n == 1 else n

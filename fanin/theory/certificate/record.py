@@ -11,7 +11,7 @@ Z95 = 1.959963984540054  # a standard normal lies within it 95 times in 100
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedValue:
     """One predicted number, a mean over the images.
 
     Attributes
@@ -40,7 +40,7 @@ class Predicted:
 
         Examples
         --------
-        >>> low, high = Predicted(2.0, 0.5, 0.0, "finite_width").interval
+        >>> low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width").interval
         >>> round(low, 3), round(high, 3)
         (0.662, 4.703)
         """
@@ -93,7 +93,7 @@ class LayerCertificate:
     fan_in, fan_out, channels, positions
         As theory sees the layer; channels are a linear layer's units.
     predicted
-        By quantity of the `layers` table, the finest theory's number.
+        By quantity of the `layers` table, the finest_predictions theory's number.
     theories
         By theory and quantity, every theory's value.
     overflow
@@ -109,7 +109,7 @@ class LayerCertificate:
         The layer that made it do so.
     moments
         Of the weights: `declared`, `given` or `estimated`.
-    has_centred_weights
+    has_zero_mean_weights
         Whether they have mean zero.
     measured
         By quantity, mean over fresh draws and its standard error, where measuring was asked for.
@@ -121,11 +121,11 @@ class LayerCertificate:
     fan_out: int
     channels: int
     positions: int
-    predicted: Mapping[str, Predicted]
+    predicted: Mapping[str, PredictedValue]
     theories: Mapping[str, Mapping[str, float]]
     basis: str
     moments: str
-    has_centred_weights: bool
+    has_zero_mean_weights: bool
     restarted_at: str | None = None
     overflow: Mapping[str, float] = field(default_factory=dict)
     log_sensitivity: float = nan

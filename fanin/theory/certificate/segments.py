@@ -11,17 +11,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightLayer
-from fanin.theory.certificate.networks import (
-    Weights,
-    coded_name,
-    drawn,
-    original_name,
-    outputs,
-    sequence,
+from fanin.theory.certificate.weights import (
+    WeightMoments,
+    encode_name,
+    draw_networks,
+    decode_name,
+    run_modules,
+    build_sequential,
 )
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
-from fanin.theory.theories import predict_theories
-from fanin.theory.walk import Named, flattened
+from fanin.theory.predict import predict_moments
+from fanin.theory.network import Named, flattened
 
 RESTART_DRAWS = 4
 BACKWARD = ("vjp_m2", "weight_vjp_m2")
@@ -62,7 +62,7 @@ class Segment:
 
 def predict_segments(
     model: nn.Module,
-    weights: Weights,
+    weights: WeightMoments,
     images: Float[Tensor, "image ..."],
     theories: Sequence[str],
     seed: int,
@@ -84,16 +84,16 @@ def predict_segments(
         pd.DataFrame(), tuple(flattened(model)), (images,), layer_kinds=tuple(layer_kinds)
     )
     if not (restart and isinstance(model, nn.Sequential)):
-        frame = predict_theories(model, weights.moments, images, theories, seed, layer_kinds)
+        frame = predict_moments(model, weights.moments, images, theories, seed, layer_kinds)
         return [replace(whole, frame=frame.assign(basis=THEORY))]
-    walker = _Walker(model, weights, images, tuple(theories), seed)
+    walker = _SegmentPredictor(model, weights, images, tuple(theories), seed)
     return walker.predict(whole, is_end=True)
 
 
 @dataclass(frozen=True)
-class _Walker:
+class _SegmentPredictor:
     model: nn.Module
-    weights: Weights
+    weights: WeightMoments
     images: Tensor
     theories: tuple[str, ...]
     seed: int
@@ -103,7 +103,7 @@ class _Walker:
             return [replace(part, frame=self._frame(part, is_end))]
         except UnpredictableLayer as error:
             names = [name for name, _ in part.parts]
-            name = original_name(error.name)
+            name = decode_name(error.name)
             if name not in names:
                 raise
             place = names.index(name)
@@ -122,25 +122,25 @@ class _Walker:
             return found
 
     def _frame(self, part: Segment, is_end: bool) -> pd.DataFrame:
-        net = sequence(part.parts)
-        moments = {coded_name(name): known for name, known in self.weights.moments.items()}
+        net = build_sequential(part.parts)
+        moments = {encode_name(name): known for name, known in self.weights.moments.items()}
         frame = _over_draws(
             [
-                predict_theories(net, moments, x, self.theories, self.seed, part.layer_kinds)
+                predict_moments(net, moments, x, self.theories, self.seed, part.layer_kinds)
                 for x in part.inputs
             ]
         )
         if not is_end:
             frame = frame[~frame.quantity.isin(BACKWARD)]
-        return frame.assign(basis=part.basis, layer_name=frame.layer_name.map(original_name))
+        return frame.assign(basis=part.basis, layer_name=frame.layer_name.map(decode_name))
 
     def _measured(self, name: str) -> tuple[Tensor, ...]:
-        """Return the named module's outputs in each of a few fresh draws."""
+        """Return the named module's run_modules in each of a few fresh draws."""
         made = []
-        for network in drawn(self.model, self.weights, RESTART_DRAWS, self.seed, "restart"):
+        for network in draw_networks(self.model, self.weights, RESTART_DRAWS, self.seed, "restart"):
             parts = list(flattened(network))
             end = [each for each, _ in parts].index(name) + 1
-            made.append(outputs(parts[:end], self.images.double().cpu(), self.seed))
+            made.append(run_modules(parts[:end], self.images.double().cpu(), self.seed))
         return tuple(made)
 
 

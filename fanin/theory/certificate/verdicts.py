@@ -10,7 +10,7 @@ from typing import Literal
 
 from fanin.theory.certificate.record import LayerCertificate
 
-SHOWN = 8  # lines of an error message
+MAX_SHOWN = 8  # lines of an error message
 Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstable"]
 
 
@@ -79,9 +79,9 @@ class UnhealthyInit(AssertionError):
     """A network's init is unhealthy; `verdicts` says how."""
 
     def __init__(self, found: Sequence[Verdict]) -> None:
-        lines = [f"  {verdict}" for verdict in found[:SHOWN]]
-        if len(found) > SHOWN:
-            lines.append(f"  and {len(found) - SHOWN} more (.verdicts has them all)")
+        lines = [f"  {verdict}" for verdict in found[:MAX_SHOWN]]
+        if len(found) > MAX_SHOWN:
+            lines.append(f"  and {len(found) - MAX_SHOWN} more (.verdicts has them all)")
         super().__init__("\n".join(["this init is unhealthy:", *lines]))
         self.verdicts = tuple(found)
 
@@ -129,7 +129,7 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
         )
     for before, layer in pairwise(layers):
         ratio = _ratio(layer.q, first)
-        problem = _leaves(ratio, limits)
+        problem = _problem(ratio, limits)
         if problem is None:
             continue
         remedy = "lower the gains before it; prescribe() finds them"
@@ -152,18 +152,18 @@ def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
     # The last hidden layer is the measure: a small output layer is often meant, and a global
     # average just before it shares the cotangent out, which is no loss.
     hidden = layers[:-1]
-    if not hidden or not _energy(hidden[-1]) > 0:
+    if not hidden or not _total_m2(hidden[-1]) > 0:
         return
     for layer, above in pairwise(hidden):
-        ratio = _ratio(_energy(layer), _energy(hidden[-1]))
-        problem = _leaves(ratio, limits)
+        ratio = _ratio(_total_m2(layer), _total_m2(hidden[-1]))
+        problem = _problem(ratio, limits)
         if problem is None:
             continue
         remedy = "lower the gains above it"
-        if _energy(layer) == 0:
+        if _total_m2(layer) == 0:
             remedy = f"what lies between it and {above.name} has slope 0 (dead or saturated)"
-        elif isfinite(_energy(layer)):
-            gain = _gain(_energy(above), _energy(layer))
+        elif isfinite(_total_m2(layer)):
+            gain = _gain(_total_m2(above), _total_m2(layer))
             remedy = (
                 f"multiply init.layers.{above.name}.gain by {gain:.3g} to keep the cotangent's"
                 ' level; prescribe(direction="backward") finds all gains'
@@ -213,7 +213,7 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
             return  # it compounds: every later layer would say the same
 
 
-def _energy(layer: LayerCertificate) -> float:
+def _total_m2(layer: LayerCertificate) -> float:
     """Of the whole cotangent: He init keeps it through rectifiers, whatever the widths."""
     return layer.value("vjp_m2") * layer.channels * layer.positions
 
@@ -224,7 +224,7 @@ def _ratio(value: float, reference: float) -> float:
     return value / reference
 
 
-def _leaves(ratio: float, limits: Limits) -> Problem | None:
+def _problem(ratio: float, limits: Limits) -> Problem | None:
     if ratio < limits.low:
         return "vanishing"
     return "exploding" if ratio > limits.high else None

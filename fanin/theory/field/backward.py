@@ -13,33 +13,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 from fanin.theory.elementwise import Function, derivative
 from fanin.theory.field.forward import (
-    Place,
-    before_and_after,
-    closed_form_of,
+    StreamKey,
+    apply_dropout,
+    closed_form_for,
     diagonal,
     field_chunks,
     field_normals,
-    thinned,
-    with_diagonal,
+    linear_matrices,
+    replace_diagonal,
 )
 from fanin.theory.field.interlayer import ClosedForm, Interlayer
-from fanin.theory.field.sampling import eigen_root, factor, signs, whitened
-from fanin.theory.field.state import Coherent, Cotangent, Pairs, Points, Preactivation, pick
-from fanin.theory.gaussian_pairs import pair_law
+from fanin.theory.field.sampling import eigen_root, factor, random_signs, whitened
+from fanin.theory.field.state import (
+    Cotangent,
+    Pairs,
+    Points,
+    Preactivation,
+    SharedCotangent,
+    select_fields,
+)
+from fanin.theory.gaussian_pairs import pair_expectations
 from fanin.theory.layer_kind import DropoutStep
 from fanin.theory.mean_field import unit_moments
-from fanin.theory.quadrature import COARSE, gaussian_nodes, most_nodes
+from fanin.theory.quadrature import COARSE, gaussian_nodes, max_nodes
 
 TINY = torch.finfo(torch.float64).tiny
 NODES_AT_ONCE = 2**17
-COMPANIONS = 8  # fields that meet one draw of the cotangent that different channels share
+FIELDS_PER_DRAW = 8  # fields that meet one draw of the cotangent that different channels share
 
 
-def pull_back(
-    between: Interlayer, made: Preactivation, received: Cotangent, *, samples: int, place: Place
+def interlayer_backward(
+    interlayer: Interlayer,
+    preact: Preactivation,
+    output_cotangent: Cotangent,
+    *,
+    samples: int,
+    key: StreamKey,
 ) -> Cotangent:
     """Second moments of the cotangent at the pre-activations.
 
@@ -52,201 +64,231 @@ def pull_back(
     place
         Of the random stream.
     """
-    if received.coherent is not None:
-        if between.mixes:
-            return _sampled(between, made, received, samples, place)
-        return _pointwise_coherent(between, made, received, samples, place)
-    form = closed_form_of(between, made)
-    if between.mixes:
+    if output_cotangent.shared is not None:
+        if interlayer.mixes_points:
+            return _backward_sampled(interlayer, preact, output_cotangent, samples, key)
+        return _pointwise_shared(interlayer, preact, output_cotangent, samples, key)
+    form = closed_form_for(interlayer, preact)
+    if interlayer.mixes_points:
         if form is not None:
-            return _closed(between, form, made, received)
-        return _sampled(between, made, received, samples, place)
-    units = unit_moments(between.pointwise_layers, *torch.broadcast_tensors(made.mean, made.var))
-    m2 = received.m2 * units.slope_m2
-    if received.products is None:
+            return _backward_closed_form(interlayer, form, preact, output_cotangent)
+        return _backward_sampled(interlayer, preact, output_cotangent, samples, key)
+    units = unit_moments(
+        interlayer.pointwise_layers, *torch.broadcast_tensors(preact.mean, preact.var)
+    )
+    m2 = output_cotangent.m2 * units.slope_m2
+    if output_cotangent.products is None:
         return Cotangent(m2)
-    products = received.products * _slope_products(between, form, made, samples, place)
-    return Cotangent(m2, with_diagonal(_thinned(between, products), m2))
+    products = output_cotangent.products * _slope_products(interlayer, form, preact, samples, key)
+    return Cotangent(m2, replace_diagonal(_apply_dropouts(interlayer, products), m2))
 
 
-def _thinned(between: Interlayer, products: Pairs) -> Pairs:
-    for step in between.steps:
+def _apply_dropouts(interlayer: Interlayer, products: Pairs) -> Pairs:
+    for step in interlayer.steps:
         if isinstance(step, DropoutStep):
-            products = thinned(products, step, between.images)
+            products = apply_dropout(products, step, interlayer.images_per_field)
     return products
 
 
-def _pointwise_coherent(
-    between: Interlayer, made: Preactivation, received: Cotangent, samples: int, place: Place
+def _pointwise_shared(
+    interlayer: Interlayer,
+    preact: Preactivation,
+    output_cotangent: Cotangent,
+    samples: int,
+    key: StreamKey,
 ) -> Cotangent:
     """Elementwise modules, where channels have part of their cotangent in common."""
-    assert received.coherent is not None
-    common = received.coherent
-    own = received.matrix + common.shared
-    means = _response_moments(between.pointwise, *torch.broadcast_tensors(made.mean, made.var))
-    pairs = _response_products(between, made, samples, place)
-    products = pairs.slope * own + pairs.force * common.response
-    mixed = pairs.cross * common.cross
-    products = _thinned(between, products + mixed + mixed.mT)
+    assert output_cotangent.shared is not None
+    shared = output_cotangent.shared
+    own = output_cotangent.full_products + shared.additive
+    moments = _response_moments(
+        interlayer.pointwise, *torch.broadcast_tensors(preact.mean, preact.var)
+    )
+    expected = _response_products(interlayer, preact, samples, key)
+    products = expected.slope * own + expected.value_slope * shared.response
+    cross = expected.cross * shared.cross
+    products = _apply_dropouts(interlayer, products + cross + cross.mT)
 
-    def at_points(x: Tensor) -> Tensor:
+    def diagonal_of(x: Tensor) -> Tensor:
         return x.diagonal(dim1=-2, dim2=-1)
 
-    m2 = means.slope_m2 * at_points(own) + means.force_m2 * at_points(common.response)
-    m2 = m2 + 2 * means.cross_m2 * at_points(common.cross)
-    m2 = m2 * math.prod(s.growth for s in between.steps if isinstance(s, DropoutStep))
+    m2 = moments.slope_m2 * diagonal_of(own) + moments.value_slope_m2 * diagonal_of(shared.response)
+    m2 = m2 + 2 * moments.cross_m2 * diagonal_of(shared.cross)
+    m2 = m2 * math.prod(s.growth for s in interlayer.steps if isinstance(s, DropoutStep))
 
-    def carried(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Pairs:
-        (a, b), (c, d) = left, right
-        rows, columns = (a[..., :, None], b[..., :, None]), (c[..., None, :], d[..., None, :])
+    def combine(row: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> Pairs:
+        row_s, row_theta = (x[..., :, None] for x in row)
+        column_s, column_theta = (x[..., None, :] for x in column)
         return (
-            rows[0] * common.shared * columns[0]
-            + rows[0] * common.cross * columns[1]
-            + rows[1] * common.cross.mT * columns[0]
-            + rows[1] * common.response * columns[1]
+            row_s * shared.additive * column_s
+            + row_s * shared.cross * column_theta
+            + row_theta * shared.cross.mT * column_s
+            + row_theta * shared.response * column_theta
         )
 
-    shared, response = (means.slope, means.force), (means.bend, means.force_slope)
-    coherent = Coherent(
-        carried(shared, shared), carried(shared, response), carried(response, response)
+    mean = (moments.slope, moments.value_slope)
+    mean_derivative = (moments.slope_derivative, moments.value_slope_derivative)
+    propagated = SharedCotangent(
+        combine(mean, mean),
+        combine(mean, mean_derivative),
+        combine(mean_derivative, mean_derivative),
     )
-    return Cotangent(m2, with_diagonal(products, m2), coherent)
+    return Cotangent(m2, replace_diagonal(products, m2), propagated)
 
 
 @dataclass(frozen=True)
-class _Products:
+class _ResponseProducts:
     """E over a field of phi' phi'', of phi' (phi phi')'' and of (phi phi') (phi phi')''."""
 
     slope: Pairs
     cross: Pairs
-    force: Pairs
+    value_slope: Pairs
 
 
 def _response_products(
-    between: Interlayer, made: Preactivation, samples: int, place: Place
-) -> _Products:
-    z = field_normals(between, made, samples, *place, "slopes")
-    found: list[list[Tensor]] = [[], [], []]
-    for _, root, mean in field_chunks(made, len(z)):
+    interlayer: Interlayer, preact: Preactivation, samples: int, key: StreamKey
+) -> _ResponseProducts:
+    z = field_normals(interlayer, preact, samples, *key, "slopes")
+    results: list[list[Tensor]] = [[], [], []]
+    for _, root, mean in field_chunks(preact, len(z)):
         fields = (z @ root.mT + mean[:, None]).flatten(0, 1)
-        value, slope = derivative(between.pointwise, fields)
+        value, slope = derivative(interlayer.pointwise, fields)
         slope = slope.unflatten(0, (len(root), len(z)))
-        force = slope * value.unflatten(0, (len(root), len(z)))
-        for pairs, (a, b) in zip(
-            found, ((slope, slope), (slope, force), (force, force)), strict=True
+        value_slope = slope * value.unflatten(0, (len(root), len(z)))
+        for chunks, (a, b) in zip(
+            results, ((slope, slope), (slope, value_slope), (value_slope, value_slope)), strict=True
         ):
-            pairs.append(a.mT @ b / len(z))
-    return _Products(*(torch.cat(pairs).unflatten(0, made.field_shape) for pairs in found))
+            chunks.append(a.mT @ b / len(z))
+    return _ResponseProducts(
+        *(torch.cat(chunks).unflatten(0, preact.field_shape) for chunks in results)
+    )
 
 
 def _slope_products(
-    between: Interlayer, form: ClosedForm | None, made: Preactivation, samples: int, place: Place
+    interlayer: Interlayer,
+    form: ClosedForm | None,
+    preact: Preactivation,
+    samples: int,
+    key: StreamKey,
 ) -> Pairs:
     """E[phi'(y(p)) phi'(y(p'))]."""
     if form is not None:
-        return pair_law(form.function).slope_covariance(made.covariance, made.var, made.var)
-    z = field_normals(between, made, samples, *place, "slopes")
+        return pair_expectations(form.function).slope_covariance(
+            preact.covariance, preact.var, preact.var
+        )
+    z = field_normals(interlayer, preact, samples, *key, "slopes")
     products = []
-    for _, root, mean in field_chunks(made, len(z)):
+    for _, root, mean in field_chunks(preact, len(z)):
         fields = (z @ root.mT + mean[:, None]).flatten(0, 1)
-        _, slope = derivative(between.pointwise, fields)
+        _, slope = derivative(interlayer.pointwise, fields)
         slope = slope.unflatten(0, (len(root), len(z)))
         products.append(slope.mT @ slope / len(z))
-    return torch.cat(products).unflatten(0, made.field_shape)
+    return torch.cat(products).unflatten(0, preact.field_shape)
 
 
-def _closed(
-    between: Interlayer, form: ClosedForm, made: Preactivation, received: Cotangent
+def _backward_closed_form(
+    interlayer: Interlayer, form: ClosedForm, preact: Preactivation, output_cotangent: Cotangent
 ) -> Cotangent:
-    before, after = before_and_after(between, form)
-    products = received.matrix
+    before, after = linear_matrices(interlayer, form)
+    products = output_cotangent.full_products
     for step in after[::-1]:
         if isinstance(step, DropoutStep):
-            products = thinned(products, step, between.images)
+            products = apply_dropout(products, step, interlayer.images_per_field)
         else:
             products = step @ products @ step.mT
-    cov = made.covariance
+    cov = preact.covariance
     for matrix in before:
         cov = matrix.mT @ cov @ matrix
     var = diagonal(cov)
-    law = pair_law(form.function)
-    m2 = diagonal(products) * law.slope_m2(var)
-    products = with_diagonal(products * law.slope_covariance(cov, var, var), m2)
+    pair = pair_expectations(form.function)
+    m2 = diagonal(products) * pair.slope_m2(var)
+    products = replace_diagonal(products * pair.slope_covariance(cov, var, var), m2)
     for matrix in before[::-1]:
         products = matrix @ products @ matrix.mT
     return Cotangent(diagonal(products), products)
 
 
-def _sampled(
-    between: Interlayer, made: Preactivation, received: Cotangent, samples: int, place: Place
+def _backward_sampled(
+    interlayer: Interlayer,
+    preact: Preactivation,
+    output_cotangent: Cotangent,
+    samples: int,
+    key: StreamKey,
 ) -> Cotangent:
-    z = whitened(samples, made.rank, *place, "back")
-    z = z[: len(z) - len(z) % COMPANIONS]
-    draw = _directions(received, made, len(z), (*place, "cotangent"))
-    in_pairs = received.products is not None or not between.routes_only
-    m2, products, coherent = [], [], []
-    for index, root, mean in field_chunks(made, len(z)):
+    z = whitened(samples, preact.rank, *key, "back")
+    z = z[: len(z) - len(z) % FIELDS_PER_DRAW]
+    draw_cotangent = _cotangent_sampler(output_cotangent, preact, len(z), (*key, "cotangent"))
+    needs_products = output_cotangent.products is not None or not interlayer.routes_only
+    m2, products, shared = [], [], []
+    for index, root, mean in field_chunks(preact, len(z)):
         deviations = (z @ root.mT).requires_grad_()
         with torch.enable_grad():
             fields = (deviations + mean[:, None]).flatten(0, 1)
-            x = between.apply(fields, generator("masks", *place), len(root))
+            x = interlayer.apply(fields, make_generator("masks", *key), len(root))
             x = x.unflatten(0, (len(root), len(z)))
-            (d,) = torch.autograd.grad(x, deviations, draw(index, x.detach()))
+            (d,) = torch.autograd.grad(x, deviations, draw_cotangent(index, x.detach()))
         m2.append(d.square().mean(1))
-        if in_pairs:
+        if needs_products:
             products.append(d.mT @ d / len(z))
-        if received.coherent is not None:
-            var = pick(made.var, made.field_shape, index)[:, None]
+        if output_cotangent.shared is not None:
+            var = select_fields(preact.var, preact.field_shape, index)[:, None]
             # Stein: E[d delta / dy] = E[delta (y - m)] / var.
-            bend = torch.where(var > 0, d * deviations.detach() / var.clamp(min=TINY), 0.0)
-            coherent.append([_in_common(*pair) for pair in ((d, d), (d, bend), (bend, bend))])
+            slope_derivative = torch.where(
+                var > 0, d * deviations.detach() / var.clamp(min=TINY), 0.0
+            )
+            pairs = ((d, d), (d, slope_derivative), (slope_derivative, slope_derivative))
+            shared.append([_shared_products(a, b) for a, b in pairs])
 
-    def joined(found: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(found)).unflatten(0, made.field_shape)
+    def stack_fields(results: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(results)).unflatten(0, preact.field_shape)
 
     return Cotangent(
-        joined(m2),
-        joined(products) if products else None,
-        Coherent(*map(joined, zip(*coherent, strict=True))) if coherent else None,
+        stack_fields(m2),
+        stack_fields(products) if products else None,
+        SharedCotangent(*map(stack_fields, zip(*shared, strict=True))) if shared else None,
     )
 
 
-def _directions(
-    received: Cotangent, made: Preactivation, count: int, place: Place
+def _cotangent_sampler(
+    output_cotangent: Cotangent, preact: Preactivation, n_samples: int, key: StreamKey
 ) -> Callable[[slice, Tensor], Tensor]:
     """Draws of the received cotangent for some fields, whose fields became x.
 
     What different channels have in common is drawn once for each company of consecutive samples.
     """
-    points = received.m2.shape[-1]
-    if received.products is None:
+    points = output_cotangent.m2.shape[-1]
+    if output_cotangent.products is None:
         # Uncorrelated points: signs have the same second moments as normals, and no scatter.
-        sign, size = signs(count, points, *place), received.m2.sqrt()
-        return lambda index, _: sign * pick(size, made.field_shape, index)[:, None]
-    own = factor(received.products)
-    z = whitened(count, points, *place)[:count]
-    if received.coherent is None:
-        return lambda index, _: z @ pick(own, made.field_shape, index).mT
-    companies = count // COMPANIONS
-    lead = min(2 * points, companies // 4)  # directions that carry most, exactly as they are
-    first = whitened(companies, lead, *place, "shared")[:companies]
-    stream = generator("shared", *place)
-    rest = torch.randn(companies, 2 * points - lead, generator=stream, dtype=torch.float64)
-    normals, root = torch.cat([first, rest], -1), eigen_root(received.coherent.joint)
+        sign, rms = random_signs(n_samples, points, *key), output_cotangent.m2.sqrt()
+        return lambda index, _: sign * select_fields(rms, preact.field_shape, index)[:, None]
+    own = factor(output_cotangent.products)
+    z = whitened(n_samples, points, *key)[:n_samples]
+    if output_cotangent.shared is None:
+        return lambda index, _: z @ select_fields(own, preact.field_shape, index).mT
+    n_draws = n_samples // FIELDS_PER_DRAW
+    n_leading = min(2 * points, n_draws // 4)  # directions that carry most, exactly as they are
+    leading = whitened(n_draws, n_leading, *key, "shared")[:n_draws]
+    stream = make_generator("shared", *key)
+    trailing = torch.randn(n_draws, 2 * points - n_leading, generator=stream, dtype=torch.float64)
+    normals, root = (
+        torch.cat([leading, trailing], -1),
+        eigen_root(output_cotangent.shared.joint_covariance),
+    )
 
-    def all_parts(index: slice, x: Tensor) -> Tensor:
-        common = (normals @ pick(root, made.field_shape, index).mT).repeat_interleave(COMPANIONS, 1)
-        shared, response = common.split(points, -1)
-        return z @ pick(own, made.field_shape, index).mT + shared + response * x
+    def sample(index: slice, x: Tensor) -> Tensor:
+        shared = normals @ select_fields(root, preact.field_shape, index).mT
+        shared = shared.repeat_interleave(FIELDS_PER_DRAW, 1)
+        additive, response = shared.split(points, -1)
+        return z @ select_fields(own, preact.field_shape, index).mT + additive + response * x
 
-    return all_parts
+    return sample
 
 
-def _in_common(a: Tensor, b: Tensor) -> Tensor:
+def _shared_products(a: Tensor, b: Tensor) -> Tensor:
     """E[a_j b_k] from the pairs of fields that met the same common cotangent."""
-    sums = [x.unflatten(1, (-1, COMPANIONS)).sum(2) for x in (a, b)]
+    sums = [x.unflatten(1, (-1, FIELDS_PER_DRAW)).sum(2) for x in (a, b)]
     pairs = sums[0].mT @ sums[1] - a.mT @ b
-    return pairs / (sums[0].shape[1] * COMPANIONS * (COMPANIONS - 1))
+    return pairs / (sums[0].shape[1] * FIELDS_PER_DRAW * (FIELDS_PER_DRAW - 1))
 
 
 @dataclass(frozen=True)
@@ -265,17 +307,17 @@ class _ResponseMoments:
     """
 
     slope: Points
-    force: Points
-    bend: Points
-    force_slope: Points
+    value_slope: Points
+    slope_derivative: Points
+    value_slope_derivative: Points
     slope_m2: Points
     cross_m2: Points
-    force_m2: Points
+    value_slope_m2: Points
 
 
 def _response_moments(function: Function, mean: Points, var: Points) -> _ResponseMoments:
     """Moments of an elementwise function's slope and of its product with the function."""
-    chunk = max(1, NODES_AT_ONCE // most_nodes(COARSE))
+    chunk = max(1, NODES_AT_ONCE // max_nodes(COARSE))
     chunks = zip(mean.flatten().split(chunk), var.flatten().split(chunk), strict=True)
     parts = [_response_chunk(function, m, v) for m, v in chunks]
     return _ResponseMoments(
@@ -286,7 +328,7 @@ def _response_moments(function: Function, mean: Points, var: Points) -> _Respons
 def _response_chunk(function: Function, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
     y, weight = gaussian_nodes(mean, var, COARSE)
     value, slope = derivative(function, y)
-    force = value * slope
+    value_slope = value * slope
     # Where nothing varies, nothing can answer either.
     score = torch.where(var > 0, 1 / var, 0.0)[:, None] * (y - mean[:, None])
 
@@ -295,10 +337,10 @@ def _response_chunk(function: Function, mean: Tensor, var: Tensor) -> tuple[Tens
 
     return (
         average(slope),
-        average(force),
+        average(value_slope),
         average(slope * score),
-        average(force * score),
+        average(value_slope * score),
         average(slope.square()),
-        average(slope * force),
-        average(force.square()),
+        average(slope * value_slope),
+        average(value_slope.square()),
     )

@@ -42,14 +42,19 @@ class Taps:
         Whether there is one output point per image, which reads its whole map once.
     """
 
-    reads: Int[Tensor, "point tap"]
+    input_index: Int[Tensor, "point tap"]
     n_inputs: int
     positions: tuple[int, ...]
-    whole: bool
+    is_linear: bool
 
     @classmethod
     def of(
-        cls, name: str, layer: nn.Module, positions: tuple[int, ...], n_images: int, channels: int
+        cls,
+        name: str,
+        layer: nn.Module,
+        positions: tuple[int, ...],
+        images_per_field: int,
+        channels: int,
     ) -> Taps:
         """The table of a layer that is fed `channels` maps of shape `positions`.
 
@@ -60,52 +65,54 @@ class Taps:
         """
         grid = 1 + torch.arange(_size(positions)).reshape(1, 1, *positions)
         if isinstance(layer, _ConvNd):
-            reads, out = _convolution(layer, grid)
+            input_index, out = _convolution(layer, grid)
         else:
             if layer.in_features != channels * grid.numel():
                 raise UnpredictableLayer(
                     name, "a linear layer on the last axis of a map; put nn.Flatten() before it"
                 )
-            reads, out = grid.reshape(1, -1), ()
-        offsets = torch.arange(n_images)[:, None, None] * grid.numel()
-        joint = torch.where(reads > 0, reads + offsets, 0).flatten(0, 1)
-        return cls(joint, n_images * grid.numel(), out, whole=isinstance(layer, nn.Linear))
+            input_index, out = grid.reshape(1, -1), ()
+        offsets = torch.arange(images_per_field)[:, None, None] * grid.numel()
+        joint = torch.where(input_index > 0, input_index + offsets, 0).flatten(0, 1)
+        return cls(
+            joint, images_per_field * grid.numel(), out, is_linear=isinstance(layer, nn.Linear)
+        )
 
     @property
     def n_taps(self) -> int:
         """Weights of one output channel that one input channel meets."""
-        return self.reads.shape[1]
+        return self.input_index.shape[1]
 
     def gather(self, x: Float[Tensor, "*field point"]) -> Float[Tensor, "*field out tap"]:
         """Return what each tap reads at each output point."""
-        return F.pad(x, (1, 0))[..., self.reads]
+        return F.pad(x, (1, 0))[..., self.input_index]
 
     def matrix(self, weight: Float[Tensor, " tap"]) -> Float[Tensor, "out point"]:
         """The layer as a matrix, one input and one output channel."""
-        dense = torch.zeros(len(self.reads), self.n_inputs + 1, dtype=torch.float64)
-        dense.scatter_add_(1, self.reads, weight.expand(self.reads.shape).clone())
+        dense = torch.zeros(len(self.input_index), self.n_inputs + 1, dtype=torch.float64)
+        dense.scatter_add_(1, self.input_index, weight.expand(self.input_index.shape).clone())
         return dense[:, 1:]
 
-    def sum_variances(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
+    def forward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
         """Sum over taps of var times the second moment that is read (docs/derivations.md, 3.1)."""
         return self.gather(m2) @ var
 
-    def sum_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+    def forward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
         """The same for products of two points, both read by one tap (docs/derivations.md, 3.2)."""
-        if self.whole:
-            images = len(self.reads)
-            blocks = m2.unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+        if self.is_linear:
+            images_per_field = len(self.input_index)
+            blocks = _image_blocks(m2, images_per_field)
             return var[0] * blocks.diagonal(dim1=-3, dim2=-1).sum(-1)
         shifts = self._shifts
         if shifts is not None:
             return _sum_shifted(shifts, m2, var, self.positions)
-        return self.gather_covariances(m2, var)
+        return self.forward_products_by_index(m2, var)
 
-    def gather_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+    def forward_products_by_index(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
         """`sum_covariances` by the reading table alone, whatever the layer."""
         padded = F.pad(m2, (1, 0, 1, 0))
-        total = m2.new_zeros(*m2.shape[:-2], len(self.reads), len(self.reads))
-        for tap, variance in zip(self.reads.T, var.tolist(), strict=True):
+        total = m2.new_zeros(*m2.shape[:-2], len(self.input_index), len(self.input_index))
+        for tap, variance in zip(self.input_index.T, var.tolist(), strict=True):
             if variance:
                 total += variance * padded.index_select(-2, tap).index_select(-1, tap)
         return total
@@ -113,51 +120,57 @@ class Taps:
     @cached_property
     def _shifts(self) -> list[_Shift] | None:
         # One image's table stands for all: jointly taken images are read alike.
-        one = math.prod(self.positions)
-        keeps_size = not self.whole and self.n_inputs == len(self.reads)
-        return _as_shifts(self.reads[:one], self.positions) if keeps_size else None
+        map_size = math.prod(self.positions)
+        same_size = not self.is_linear and self.n_inputs == len(self.input_index)
+        return _find_shifts(self.input_index[:map_size], self.positions) if same_size else None
 
-    def send_variances(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
+    def backward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
         """Transpose of `sum_variances`: what each input point receives back."""
         received = m2.new_zeros(*m2.shape[:-1], self.n_inputs + 1)
         sent = m2[..., None] * var
-        return received.index_add(-1, self.reads.flatten(), sent.flatten(-2))[..., 1:]
+        return received.index_add(-1, self.input_index.flatten(), sent.flatten(-2))[..., 1:]
 
-    def send_covariances(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+    def backward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
         """Transpose of `sum_covariances`."""
         leading, n = m2.shape[:-2], self.n_inputs + 1
         received = m2.new_zeros(*leading, n, n)
-        if self.whole:
-            images = len(self.reads)
-            blocks = received[..., 1:, 1:].unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+        if self.is_linear:
+            images_per_field = len(self.input_index)
+            blocks = _image_blocks(received[..., 1:, 1:], images_per_field)
             blocks.diagonal(dim1=-3, dim2=-1).add_((var[0] * m2)[..., None])
             return received[..., 1:, 1:]
-        for tap, variance in zip(self.reads.T, var.tolist(), strict=True):
+        for tap, variance in zip(self.input_index.T, var.tolist(), strict=True):
             if variance:
                 rows = m2.new_zeros(*leading, n, len(tap)).index_add(-2, tap, variance * m2)
                 received.index_add_(-1, tap, rows)
         return received[..., 1:, 1:]
 
-    def gradient_of_variances(
-        self, cotangent: Diagonal, fed: Diagonal, images: int
+    def gradient_m2(
+        self, cotangent: Diagonal, inputs: Diagonal, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
         """Mean over taps of E[(dL/dw)^2], image by image (docs/derivations.md, section 4).
 
         For cotangents that are uncorrelated from point to point.
         """
-        products = cotangent[..., None] * self.gather(fed)
-        return products.unflatten(-2, (images, -1)).sum((-2, -1)) / self.n_taps
+        products = cotangent[..., None] * self.gather(inputs)
+        return products.unflatten(-2, (images_per_field, -1)).sum((-2, -1)) / self.n_taps
 
-    def gradient_of_covariances(
-        self, cotangent: Matrix, fed: Matrix, images: int
+    def gradient_m2_from_products(
+        self, cotangent: Matrix, inputs: Matrix, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
         """The same for any cotangents: the sum runs over all pairs of an image's output points."""
-        padded = F.pad(fed, (1, 0, 1, 0))
-        read = torch.zeros(()).to(fed)
-        for tap in self.reads.T:
+        padded = F.pad(inputs, (1, 0, 1, 0))
+        read = torch.zeros(()).to(inputs)
+        for tap in self.input_index.T:
             read = read + padded.index_select(-2, tap).index_select(-1, tap)
-        blocks = (cotangent * read).unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+        blocks = _image_blocks(cotangent * read, images_per_field)
         return blocks.sum((-3, -1)).diagonal(dim1=-2, dim2=-1) / self.n_taps
+
+
+def _image_blocks(
+    pairs: Matrix, images_per_field: int
+) -> Float[Tensor, "*field image point image point"]:
+    return pairs.unflatten(-1, (images_per_field, -1)).unflatten(-3, (images_per_field, -1))
 
 
 def _convolution(layer: _ConvNd, grid: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -182,11 +195,11 @@ def _size(positions: tuple[int, ...]) -> int:
 class _Shift:
     """A tap that reads, everywhere in a box of the map, the point at one distance."""
 
-    to: Slices
+    target: Slices
     source: Slices
 
     @classmethod
-    def of(cls, reads: Tensor, positions: tuple[int, int]) -> _Shift | None:
+    def of(cls, input_index: Tensor, positions: tuple[int, int]) -> _Shift | None:
         """The tap with this column of the reading table of one map; None if it is no shift.
 
         Examples
@@ -195,31 +208,32 @@ class _Shift:
         >>> _Shift.of(above, (2, 2)).source
         (slice(0, 1, None), slice(0, 2, None))
         """
-        read = (reads > 0).reshape(positions)
+        read = (input_index > 0).reshape(positions)
         rows, columns = read.any(1).nonzero().flatten(), read.any(0).nonzero().flatten()
         if len(rows) == 0:
             return None
         top, left = int(rows[0]), int(columns[0])
         height, width = len(rows), len(columns)
-        first = int(reads.reshape(positions)[top, left]) - 1
-        above, before = divmod(first, positions[1])
-        to = slice(top, top + height), slice(left, left + width)
-        source = slice(above, above + height), slice(before, before + width)
-        points = 1 + torch.arange(reads.numel()).reshape(positions)
+        first = int(input_index.reshape(positions)[top, left]) - 1
+        row, column = divmod(first, positions[1])
+        target = slice(top, top + height), slice(left, left + width)
+        source = slice(row, row + height), slice(column, column + width)
+        points = 1 + torch.arange(input_index.numel()).reshape(positions)
         if points[source].shape != (height, width) or int(read.sum()) != height * width:
             return None
-        return (
-            cls(to, source) if torch.equal(reads.reshape(positions)[to], points[source]) else None
-        )
+        is_shift = torch.equal(input_index.reshape(positions)[target], points[source])
+        return cls(target, source) if is_shift else None
 
 
-def _as_shifts(reads: Int[Tensor, "point tap"], positions: tuple[int, ...]) -> list[_Shift] | None:
+def _find_shifts(
+    input_index: Int[Tensor, "point tap"], positions: tuple[int, ...]
+) -> list[_Shift] | None:
     """All taps of one map's reading table as shifts; None where some tap is none."""
     if len(positions) != 2:
         return None
-    found = [_Shift.of(tap, (positions[0], positions[1])) for tap in reads.T]
-    shifts = [shift for shift in found if shift is not None]
-    return shifts if len(shifts) == len(found) else None
+    candidates = [_Shift.of(tap, (positions[0], positions[1])) for tap in input_index.T]
+    shifts = [shift for shift in candidates if shift is not None]
+    return shifts if len(shifts) == len(candidates) else None
 
 
 def _sum_shifted(
@@ -229,14 +243,14 @@ def _sum_shifted(
     positions: tuple[int, ...],
 ) -> Float[Tensor, "*field point point"]:
     """Sum over taps of var times the products of the points read (derivations.md, 3.2)."""
-    images = m2.shape[-1] // int(torch.Size(positions).numel())
-    maps = m2.reshape(-1, images, *positions, images, *positions)
+    images_per_field = m2.shape[-1] // int(torch.Size(positions).numel())
+    maps = m2.reshape(-1, images_per_field, *positions, images_per_field, *positions)
     total = torch.zeros_like(maps)
     for shift, variance in zip(shifts, var.tolist(), strict=True):
         if not variance:
             continue
-        (rows, columns), (above, before) = shift.to, shift.source
+        (rows, columns), (row, column) = shift.target, shift.source
         total[:, :, rows, columns, :, rows, columns].add_(
-            maps[:, :, above, before, :, above, before], alpha=variance
+            maps[:, :, row, column, :, row, column], alpha=variance
         )
     return total.reshape(m2.shape)

@@ -56,13 +56,13 @@ class Interlayer:
     pointwise_layers: tuple[NamedLayer, ...]
     names: tuple[str, ...]
     steps: tuple[FieldStep, ...]
-    images: int
+    images_per_field: int
     positions: tuple[int, ...]
     out_positions: tuple[int, ...]
 
     @classmethod
     def of(
-        cls, layers: Sequence[NamedLayer], images: int, positions: tuple[int, ...]
+        cls, layers: Sequence[NamedLayer], images_per_field: int, positions: tuple[int, ...]
     ) -> Interlayer:
         """Read modules as steps.
 
@@ -71,22 +71,22 @@ class Interlayer:
         UnpredictableLayer
             A module of a kind without a field rule, or that its kind rejects.
         """
-        read = [(layer, step) for layer in layers if (step := layer.field()) is not None]
-        out = positions
-        for layer, step in read:
+        pairs = [(layer, step) for layer in layers if (step := layer.field()) is not None]
+        out_positions = positions
+        for layer, step in pairs:
             if isinstance(step, Mixing):
                 try:
-                    out = step.shape_after(images, out)
+                    out_positions = step.shape_after(images_per_field, out_positions)
                 except (RuntimeError, ValueError) as error:  # of one value alone: a ValueError
-                    reason = f"it can't follow what precedes it: {error}"
+                    reason = f"its input has the wrong shape: {error}"
                     raise UnpredictableLayer(layer.name, reason) from error
         return cls(
-            tuple(layer for layer, step in read if not isinstance(step, Mixing)),
-            tuple(layer.name for layer, _ in read),
-            tuple(step for _, step in read),
-            images,
+            tuple(layer for layer, step in pairs if not isinstance(step, Mixing)),
+            tuple(layer.name for layer, _ in pairs),
+            tuple(step for _, step in pairs),
+            images_per_field,
             positions,
-            out,
+            out_positions,
         )
 
     @property
@@ -95,7 +95,7 @@ class Interlayer:
         return _composed([step.function for step in self.steps if isinstance(step, Pointwise)])
 
     @property
-    def mixes(self) -> bool:
+    def mixes_points(self) -> bool:
         """True if some step takes points together."""
         return any(isinstance(step, Mixing) for step in self.steps)
 
@@ -109,7 +109,7 @@ class Interlayer:
         """True if the output has a size of its own, whatever goes in."""
         return any(step.normalizes for step in self.steps if isinstance(step, Mixing))
 
-    def closed_form(self, shift: float) -> ClosedForm | None:
+    def closed_form(self, constant_mean: float) -> ClosedForm | None:
         """Read the steps, on a field of constant mean; None where their order is another."""
         before: list[Mixing] = []
         functions: list[Function] = []
@@ -126,12 +126,12 @@ class Interlayer:
                     after.append(step)
                 case _:
                     return None
-        if before and shift != 0:  # a pooling's padding would make the mean uneven
+        if before and constant_mean != 0:  # a pooling's padding would make the mean uneven
             return None
         function = self.pointwise
         return ClosedForm(
             tuple(before),
-            function if shift == 0 else lambda u: function(u + shift),
+            function if constant_mean == 0 else lambda u: function(u + constant_mean),
             tuple(after),
         )
 
@@ -149,7 +149,7 @@ class Interlayer:
         n_fields
             How many networks, or images by themselves, the samples are of, one after the other.
         """
-        x = fields.unflatten(-1, (self.images, *self.positions)).transpose(0, 1)
+        x = fields.unflatten(-1, (self.images_per_field, *self.positions)).transpose(0, 1)
         for step in self.steps:
             match step:
                 case Pointwise(function):
@@ -162,12 +162,12 @@ class Interlayer:
 
 
 def _composed(functions: Sequence[Function]) -> Function:
-    def all_of_them(x: Tensor) -> Tensor:
+    def composed(x: Tensor) -> Tensor:
         for function in functions:
             x = function(x)
         return x
 
-    return all_of_them
+    return composed
 
 
 def _mask(x: Tensor, step: DropoutStep, stream: torch.Generator | None) -> Tensor:

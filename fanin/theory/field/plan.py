@@ -13,9 +13,9 @@ from fanin.theory.field.state import LayerWeights
 from fanin.theory.field.weights import layer_weights
 from fanin.theory.layer_kind import Mixing, UnpredictableLayer
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.walk import Stage, Walk
+from fanin.theory.network import ParsedNetwork, Stage
 
-MOST_POINTS = 4096  # of one field: its covariance then takes 128 MB, and some five are held
+MAX_POINTS = 4096  # of one field: its covariance then takes 128 MB, and some five are held
 
 
 class FieldTooLarge(UnpredictableLayer):
@@ -24,7 +24,7 @@ class FieldTooLarge(UnpredictableLayer):
     def __init__(self, name: str, points: int) -> None:
         super().__init__(
             name,
-            f"its field has {points} points and covariances are kept for {MOST_POINTS} at most; "
+            f"its field has {points} points and covariances are kept for {MAX_POINTS} at most; "
             "take fewer images jointly, smaller images, or the coarser theory mean_field",
         )
 
@@ -46,19 +46,19 @@ class LayerPlan:
     name: str
     taps: Taps
     weights: LayerWeights
-    between: Interlayer | None
-    cov: bool
-    products: bool
+    interlayer: Interlayer | None
+    needs_cov: bool
+    needs_products: bool
 
 
-def plan(
+def plan_walk(
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
-    fed_shape: Sequence[int],
+    input_shape: Sequence[int],
     *,
-    images: int,
-    everywhere: bool,
+    images_per_field: int,
+    keep_covariances: bool,
 ) -> tuple[LayerPlan, ...]:
     """Plan the walk through a network.
 
@@ -79,72 +79,76 @@ def plan(
         Covariances are needed over too many points.
     """
     modules = dict(model.named_modules())
-    channels, positions = fed_shape[0], tuple(fed_shape[1:])
-    laid: list[tuple[str, Taps, LayerWeights, Interlayer | None]] = []
+    channels, positions = input_shape[0], tuple(input_shape[1:])
+    layers: list[tuple[str, Taps, LayerWeights, Interlayer | None]] = []
     for stage in net.stages:
         layer = modules[stage.name]
-        taps = Taps.of(stage.name, layer, positions, images, channels)
+        taps = Taps.of(stage.name, layer, positions, images_per_field, channels)
         weights = layer_weights(layer, moments_of(moments, stage.name), taps)
-        between = _between(stage, stage is net.stages[-1], images, taps.positions)
-        positions = between.out_positions if between else taps.positions
-        channels = weights.channels
-        laid.append((stage.name, taps, weights, between))
-    _refuse_over_channels(
-        [between for *_, between in laid[:-1]], [weights for _, _, weights, _ in laid]
+        interlayer = _interlayer(stage, stage is net.stages[-1], images_per_field, taps.positions)
+        positions = interlayer.out_positions if interlayer else taps.positions
+        channels = weights.out_channels
+        layers.append((stage.name, taps, weights, interlayer))
+    _check_over_channels(
+        [interlayer for *_, interlayer in layers[:-1]], [weights for _, _, weights, _ in layers]
     )
-    return _needs(laid, everywhere)
+    return _plan_needs(layers, keep_covariances)
 
 
-def _refuse_over_channels(
-    betweens: Sequence[Interlayer | None], weights: Sequence[LayerWeights]
+def _check_over_channels(
+    interlayers: Sequence[Interlayer | None], weights: Sequence[LayerWeights]
 ) -> None:
     """Refuse what looks at all channels together, unless they are one centred population."""
-    over = next(
+    name_over_channels = next(
         (
             name
-            for between in betweens
-            if between is not None
-            for name, step in zip(between.names, between.steps, strict=True)
+            for interlayer in interlayers
+            if interlayer is not None
+            for name, step in zip(interlayer.names, interlayer.steps, strict=True)
             if isinstance(step, Mixing) and step.over_channels
         ),
         None,
     )
-    if over is None:
+    if name_over_channels is None:
         return
-    if not all(layer.centred for layer in weights):
+    if not all(layer.zero_mean for layer in weights):
         raise UnpredictableLayer(
-            over,
+            name_over_channels,
             "layer normalization over weights of non-zero mean: the cotangent that its channels"
             " share has no field theory",
         )
     if weights[0].groups > 1:
-        raise UnpredictableLayer(over, "layer normalization over groups that see different images")
+        raise UnpredictableLayer(
+            name_over_channels, "layer normalization over groups that see different images"
+        )
 
 
-def _between(
-    stage: Stage, is_last: bool, images: int, positions: tuple[int, ...]
+def _interlayer(
+    stage: Stage, is_last: bool, images_per_field: int, positions: tuple[int, ...]
 ) -> Interlayer | None:
     """Return what follows a weight layer; None behind the last, unless its outputs are pooled."""
     try:
-        between = Interlayer.of(stage.after, images, positions)
+        interlayer = Interlayer.of(stage.after, images_per_field, positions)
     except UnpredictableLayer:
         if is_last:  # a head, softmax for one, takes logits as they are
             return None
         raise
-    return None if is_last and not between.mixes else between
+    return None if is_last and not interlayer.mixes_points else interlayer
 
 
-def _needs(
-    laid: Sequence[tuple[str, Taps, LayerWeights, Interlayer | None]], everywhere: bool
+def _plan_needs(
+    layers: Sequence[tuple[str, Taps, LayerWeights, Interlayer | None]], keep_covariances: bool
 ) -> tuple[LayerPlan, ...]:
     # From the end: a layer's covariances matter where points are taken together further on, by a
     # pooling, or by weights whose mean adds up all that is fed.
     plans: list[LayerPlan] = []
-    needed = everywhere
-    for name, taps, weights, between in laid[::-1]:
-        needed = needed or (between is not None and between.mixes)
-        plans.append(LayerPlan(name, taps, weights, between, needed, needed or not weights.centred))
-        if needed and len(taps.reads) > MOST_POINTS:
-            raise FieldTooLarge(name, len(taps.reads))
-        needed = needed or not weights.centred
+    needed = keep_covariances
+    for name, taps, weights, interlayer in layers[::-1]:
+        needed = needed or (interlayer is not None and interlayer.mixes_points)
+        plans.append(
+            LayerPlan(name, taps, weights, interlayer, needed, needed or not weights.zero_mean)
+        )
+        if needed and len(taps.input_index) > MAX_POINTS:
+            raise FieldTooLarge(name, len(taps.input_index))
+        needed = needed or not weights.zero_mean
     return tuple(plans[::-1])

@@ -17,18 +17,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.theory.field.forward import zero_fraction
-from fanin.theory.field.plan import LayerPlan, plan
-from fanin.theory.field.propagate import GainOf, is_sampled, walk_once
+from fanin.theory.field.plan import LayerPlan, plan_walk
+from fanin.theory.field.propagate import GainRule, is_sampled, propagate
 from fanin.theory.field.sampling import Sampling
-from fanin.theory.field.state import MOST_LOG, FieldLayer
+from fanin.theory.field.state import MAX_LOG, FieldLayer
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import find_kind
 from fanin.theory.moments import LayerMoments
+from fanin.theory.network import ParsedNetwork, parse_network
 from fanin.theory.prediction import Prediction
-from fanin.theory.walk import Walk, walk
 
-MEMORY = 2**26  # numbers in one layer's covariances of all images that are walked at once
-Reported = dict[str, np.ndarray]
+MAX_NUMBERS = 2**26  # numbers in one layer's covariances of all images that are walked at once
+Quantities = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class FieldResult:
     """
 
     passes: tuple[tuple[FieldLayer, ...], ...]
-    images: int
+    n_images: int
     joint: bool
 
 
@@ -89,20 +89,20 @@ def predict_field(
         A module without a field theory; covariances over too many points.
     """
     sampling = sampling or Sampling()
-    joint = joint or _coupled(model, layer_kinds)
-    net = walk(model, images.shape[1:], layer_kinds)
-    fed = net.enter(images)
-    plans = _plans(model, net, moments, fed, joint, everywhere=False)
-    found = [
+    joint = joint or _couples_images(model, layer_kinds)
+    net = parse_network(model, images.shape[1:], layer_kinds)
+    inputs = net.first_input(images)
+    plans = _plan_network(model, net, moments, inputs, joint, keep_covariances=False)
+    chunks = [
         [
-            _reported(layers, len(chunk) if joint else 1)
-            for layers in _passes(plans, chunk, joint, sampling, None)
+            _quantities(layers, len(chunk) if joint else 1)
+            for layers in _run_passes(plans, chunk, joint, sampling, None)
         ]
-        for chunk in _chunks(fed, plans, joint, sampling)
+        for chunk in _chunks(inputs, plans, joint, sampling)
     ]
-    repeats = max(len(passes) for passes in found)
+    repeats = max(len(passes) for passes in chunks)
     names = tuple(stage.name for stage in net.stages)
-    return Prediction("field", names, _stacked(found, repeats))
+    return Prediction("field", names, _stack_repeats(chunks, repeats))
 
 
 def walk_field(
@@ -112,8 +112,8 @@ def walk_field(
     *,
     joint: bool = False,
     sampling: Sampling | None = None,
-    everywhere: bool = False,
-    gain_of: GainOf | None = None,
+    keep_covariances: bool = False,
+    choose_gain: GainRule | None = None,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> FieldResult:
     """Walk through a network and keep everything: maps, covariances, cotangents.
@@ -133,118 +133,129 @@ def walk_field(
         As `predict_field`.
     """
     sampling = sampling or Sampling()
-    joint = joint or _coupled(model, layer_kinds)
-    net = walk(model, images.shape[1:], layer_kinds)
-    fed = net.enter(images)
-    plans = _plans(model, net, moments, fed, joint, everywhere)
-    passes = _passes(plans, fed, joint, sampling, gain_of)
+    joint = joint or _couples_images(model, layer_kinds)
+    net = parse_network(model, images.shape[1:], layer_kinds)
+    inputs = net.first_input(images)
+    plans = _plan_network(model, net, moments, inputs, joint, keep_covariances)
+    passes = _run_passes(plans, inputs, joint, sampling, choose_gain)
     return FieldResult(tuple(passes), len(images), joint)
 
 
 def per_image(
-    x: Float[Tensor, "image particle group point"], together: int
+    x: Float[Tensor, "image particle group point"], images_per_field: int
 ) -> Float[Tensor, " image"]:
     """Average over particles, groups and each image's points; `together` images share a field."""
-    return x.unflatten(-1, (together, -1)).mean((1, 2, 4)).flatten()
+    return x.unflatten(-1, (images_per_field, -1)).mean((1, 2, 4)).flatten()
 
 
-def _coupled(model: nn.Module, layer_kinds: Sequence[LayerKind]) -> bool:
+def _couples_images(model: nn.Module, layer_kinds: Sequence[LayerKind]) -> bool:
     return any(find_kind(module, layer_kinds).couples_images for module in model.modules())
 
 
-def _plans(
+def _plan_network(
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
-    fed: Tensor,
+    inputs: Tensor,
     joint: bool,
-    everywhere: bool,
+    keep_covariances: bool,
 ) -> tuple[LayerPlan, ...]:
-    together = len(fed) if joint else 1
-    return plan(model, net, moments, fed.shape[1:], images=together, everywhere=everywhere or joint)
+    images_per_field = len(inputs) if joint else 1
+    return plan_walk(
+        model,
+        net,
+        moments,
+        inputs.shape[1:],
+        images_per_field=images_per_field,
+        keep_covariances=keep_covariances or joint,
+    )
 
 
 def _chunks(
-    fed: Tensor, plans: Sequence[LayerPlan], joint: bool, sampling: Sampling
+    inputs: Tensor, plans: Sequence[LayerPlan], joint: bool, sampling: Sampling
 ) -> Sequence[Tensor]:
     if joint:
-        return [fed]
-    centred = all(each.weights.centred for each in plans)
-    points = [len(each.taps.reads) for each in plans if each.cov]
-    held = max((n**2 * (1 if centred else sampling.particles_for(n)) for n in points), default=1)
-    return fed.split(max(1, MEMORY // held))
+        return [inputs]
+    zero_mean = all(plan.weights.zero_mean for plan in plans)
+    points = [len(plan.taps.input_index) for plan in plans if plan.needs_cov]
+    numbers_per_image = max(
+        (n**2 * (1 if zero_mean else sampling.particles_for(n)) for n in points), default=1
+    )
+    return inputs.split(max(1, MAX_NUMBERS // numbers_per_image))
 
 
-def _passes(
+def _run_passes(
     plans: Sequence[LayerPlan],
-    fed: Tensor,
+    inputs: Tensor,
     joint: bool,
     sampling: Sampling,
-    gain_of: GainOf | None,
+    choose_gain: GainRule | None,
 ) -> Iterator[tuple[FieldLayer, ...]]:
     # One by one: a pass may hold gigabytes.
     repeats = 1
     repeat = 0
     while repeat < repeats:
-        layers = walk_once(plans, fed, joint, sampling, repeat, gain_of)
+        layers = propagate(plans, inputs, joint, sampling, repeat, choose_gain)
         repeats = sampling.repeats if is_sampled(layers) else 1
         yield layers
         del layers
         repeat += 1
 
 
-def _reported(layers: Sequence[FieldLayer], together: int) -> Reported:
-    columns = [_of_layer(layer, together) for layer in layers]
+def _quantities(layers: Sequence[FieldLayer], images_per_field: int) -> Quantities:
+    columns = [_layer_quantities(layer, images_per_field) for layer in layers]
     return {quantity: np.stack([c[quantity] for c in columns], -1) for quantity in columns[0]}
 
 
-def _of_layer(layer: FieldLayer, together: int) -> Reported:
-    made, cotangent = layer.made, layer.cotangent
+def _layer_quantities(layer: FieldLayer, images_per_field: int) -> Quantities:
+    preact, cotangent = layer.preact, layer.cotangent
     assert cotangent is not None
-    m2 = per_image(made.m2, together)
-    grand = made.grand_square.mean((1, 2)).flatten()
+    m2 = per_image(preact.m2, images_per_field)
+    grand_mean_square = preact.grand_mean_square.mean((1, 2)).flatten()
     zeros = torch.full_like(m2, torch.nan)
     if layer.activation is not None:
-        zeros = per_image(zero_fraction(layer.activation, made), together)
-    forward, backward, fed = made.log_scale, cotangent.log_scale, layer.fed.log_scale
-    gradient = _weight_gradient(layer, together)
+        zeros = per_image(zero_fraction(layer.activation, preact), images_per_field)
+    preact_scale, cotangent_scale = preact.log_scale, cotangent.log_scale
+    gradient = _weight_gradient(layer, images_per_field)
     quantities = {
-        "preact_m2": _true(m2, 2 * forward),
-        "preact_mean": _true(per_image(made.expected_mean, together), forward),
-        "preact_var": _true((m2 - grand).clamp(min=0), 2 * forward),
+        "preact_m2": _unscaled(m2, 2 * preact_scale),
+        "preact_mean": _unscaled(per_image(preact.expected_mean, images_per_field), preact_scale),
+        "preact_var": _unscaled((m2 - grand_mean_square).clamp(min=0), 2 * preact_scale),
         "act_zero_fraction": zeros,
-        "vjp_m2": _true(per_image(cotangent.m2, together), 2 * backward),
-        "weight_vjp_m2": _true(gradient, 2 * (backward + fed)),
+        "vjp_m2": _unscaled(per_image(cotangent.m2, images_per_field), 2 * cotangent_scale),
+        "weight_vjp_m2": _unscaled(gradient, 2 * (cotangent_scale + layer.inputs.log_scale)),
     }
     return {name: value.numpy() for name, value in quantities.items()}
 
 
-def _true(x: Tensor, log_scale: float) -> Tensor:
+def _unscaled(x: Tensor, log_scale: float) -> Tensor:
     """e^log_scale times x: 0 or inf where float64 ends."""
-    half = math.exp(max(min(log_scale / 2, MOST_LOG), -MOST_LOG))
+    half = math.exp(max(min(log_scale / 2, MAX_LOG), -MAX_LOG))
     return x if log_scale == 0 else torch.where(x == 0, x, half * (half * x))
 
 
-def _weight_gradient(layer: FieldLayer, together: int) -> Float[Tensor, " image"]:
+def _weight_gradient(layer: FieldLayer, images_per_field: int) -> Float[Tensor, " image"]:
     cotangent, taps = layer.cotangent, layer.taps
     assert cotangent is not None
-    fed = layer.fed.grouped(layer.weights.groups)
+    inputs = layer.inputs.for_groups(layer.weights.groups)
     if cotangent.products is None:
-        found = taps.gradient_of_variances(cotangent.m2, fed.m2, together)
+        gradient = taps.gradient_m2(cotangent.m2, inputs.m2, images_per_field)
     else:
-        assert fed.products is not None
-        found = taps.gradient_of_covariances(cotangent.products, fed.products, together)
-    return found.mean((1, 2)).flatten()
+        assert inputs.products is not None
+        gradient = taps.gradient_m2_from_products(
+            cotangent.products, inputs.products, images_per_field
+        )
+    return gradient.mean((1, 2)).flatten()
 
 
-def _stacked(found: Sequence[Sequence[Reported]], repeats: int) -> dict[str, np.ndarray]:
+def _stack_repeats(chunks: Sequence[Sequence[Quantities]], repeats: int) -> dict[str, np.ndarray]:
     """[repeat, image, layer], chunks of images joined; what was not sampled is repeated."""
     return {
         quantity: np.stack(
             [
-                np.concatenate([passes[min(r, len(passes) - 1)][quantity] for passes in found])
+                np.concatenate([passes[min(r, len(passes) - 1)][quantity] for passes in chunks])
                 for r in range(repeats)
             ]
         )
-        for quantity in found[0][0]
+        for quantity in chunks[0][0]
     }

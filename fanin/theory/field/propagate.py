@@ -2,7 +2,7 @@
 
 Moments beyond what float64 holds are carried near 1e160 or 1e-160, and the rest as a logarithm. At
 such sizes every activation in use is linear or constant, so that what it makes of a field can be
-computed at the size that is held (`_degree`); weight layers and cotangents are linear anyway.
+computed at the size that is rescaled (`_degree`); weight layers and cotangents are linear anyway.
 """
 
 from __future__ import annotations
@@ -16,38 +16,40 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 from fanin.theory.elementwise import Function
 from fanin.theory.field import weights as weight_layer
-from fanin.theory.field.backward import pull_back
-from fanin.theory.field.forward import closed_form_of, pass_on
+from fanin.theory.field.backward import interlayer_backward
+from fanin.theory.field.forward import closed_form_for, interlayer_forward
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.plan import LayerPlan
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.field.state import (
-    Coherent,
     Cotangent,
     FieldLayer,
     LayerInput,
     LayerWeights,
     Preactivation,
+    SharedCotangent,
 )
 
-WIDEST = 200 * math.log(10)  # of log q, either way: up to here moments are held as they are
-HELD = 160 * math.log(10)
+MAX_ABS_LOG = 200 * math.log(
+    10
+)  # of log q, either way: up to here moments are rescaled as they are
+TARGET_LOG = 160 * math.log(10)
 Scaled = TypeVar("Scaled", Preactivation, Cotangent, LayerInput)
-LENGTHS = ("mean", "expected_mean", "root")  # which scale as y does, and not as its square
-GainOf = Callable[[str, tuple[float, float, float]], float]
+LINEAR_FIELDS = ("mean", "expected_mean", "root")  # which scale as y does, and not as its square
+GainRule = Callable[[str, tuple[float, float, float]], float]
 """From a layer's name and (a, b, c), where its mean second moment is a g^2 + b g + c at gain g."""
 
 
-def walk_once(
+def propagate(
     plans: Sequence[LayerPlan],
-    fed: Float[Tensor, "image channel *position"],
+    inputs: Float[Tensor, "image channel *position"],
     joint: bool,
     sampling: Sampling,
     repeat: int,
-    gain_of: GainOf | None = None,
+    choose_gain: GainRule | None = None,
 ) -> tuple[FieldLayer, ...]:
     """The layers of a network with their moments, forward and backward.
 
@@ -62,18 +64,20 @@ def walk_once(
     gain_of
         Asked, layer by layer, for a gain that multiplies its weights before the walk goes on.
     """
-    return _backward(_forward(plans, fed, joint, sampling, repeat, gain_of), sampling, repeat)
+    return _backward(
+        _forward(plans, inputs, joint, sampling, repeat, choose_gain), sampling, repeat
+    )
 
 
 def is_sampled(layers: Sequence[FieldLayer]) -> bool:
     """Return True if the walk drew anything at random."""
-    if any(not layer.weights.centred for layer in layers[1:]):
+    if any(not layer.weights.zero_mean for layer in layers[1:]):
         return True
     return any(
-        closed_form_of(layer.between, layer.made) is None
-        and (layer.between.mixes or layer.passed.products is not None)
+        closed_form_for(layer.interlayer, layer.preact) is None
+        and (layer.interlayer.mixes_points or layer.outputs.products is not None)
         for layer in layers
-        if layer.between is not None and layer.passed is not None
+        if layer.interlayer is not None and layer.outputs is not None
     )
 
 
@@ -83,134 +87,154 @@ def _forward(
     joint: bool,
     sampling: Sampling,
     repeat: int,
-    gain_of: GainOf | None,
+    choose_gain: GainRule | None,
 ) -> list[FieldLayer]:
-    together = len(images) if joint else 1
+    images_per_field = len(images) if joint else 1
     first = plans[0]
-    fed = weight_layer.image_moments(images, first.weights.groups, joint, first.products)
+    inputs = weight_layer.image_moments(images, first.weights.groups, joint, first.needs_products)
     layers: list[FieldLayer] = []
-    for number, plan in enumerate(plans):
-        place = (sampling.seed, repeat, number)
+    for index, plan in enumerate(plans):
+        key = (sampling.seed, repeat, index)
         weights = plan.weights
-        if gain_of is not None:
-            gain = gain_of(plan.name, _in_gain(plan, fed, together))
+        if choose_gain is not None:
+            gain = choose_gain(plan.name, _quadratic_in_gain(plan, inputs, images_per_field))
             weights = weights.scaled(gain)
-        thin = plan.cov and number == 0
-        root = weight_layer.first_root(plan.taps, weights, images, joint) if thin else None
-        made = weight_layer.forward(
+        thin = plan.needs_cov and index == 0
+        root = weight_layer.first_layer_root(plan.taps, weights, images, joint) if thin else None
+        preact = weight_layer.forward(
             plan.taps,
             weights,
-            fed,
-            full=plan.cov,
-            images=together,
-            particles=sampling.particles_for(len(plan.taps.reads)),
-            stream=None if plan.between is None else generator("particles", *place),
+            inputs,
+            needs_products=plan.needs_cov,
+            images_per_field=images_per_field,
+            particles=sampling.particles_for(len(plan.taps.input_index)),
+            stream=None if plan.interlayer is None else make_generator("particles", *key),
             root=root,
         )
-        made = _rescaled(made)
-        layer = FieldLayer(plan.name, plan.taps, weights, fed, made, plan.between)
-        if plan.between is not None and number + 1 < len(plans):
-            full = plans[number + 1].products
-            fed = pass_on(plan.between, made, full=full, samples=sampling.samples, place=place)
-            if made.log_scale and _grows(plan.between, exploding=made.log_scale > 0):
-                fed = replace(fed, log_scale=made.log_scale)
-            layer = replace(layer, passed=fed)
+        preact = _rescale(preact)
+        layer = FieldLayer(plan.name, plan.taps, weights, inputs, preact, plan.interlayer)
+        if plan.interlayer is not None and index + 1 < len(plans):
+            needs_products = plans[index + 1].needs_products
+            inputs = interlayer_forward(
+                plan.interlayer,
+                preact,
+                needs_products=needs_products,
+                samples=sampling.samples,
+                key=key,
+            )
+            if preact.log_scale and _scales_with_input(
+                plan.interlayer, exploding=preact.log_scale > 0
+            ):
+                inputs = replace(inputs, log_scale=preact.log_scale)
+            layer = replace(layer, outputs=inputs)
         layers.append(layer)
     return layers
 
 
-def _grows(between: Interlayer, *, exploding: bool) -> bool:
+def _scales_with_input(interlayer: Interlayer, *, exploding: bool) -> bool:
     """Return True if what follows scales with very large, or very small, pre-activations."""
-    if exploding and between.normalizes:
+    if exploding and interlayer.normalizes:
         return False
-    return _degree(between.pointwise, exploding) == 1
+    return _degree(interlayer.pointwise, exploding) == 1
 
 
-def _in_gain(plan: LayerPlan, fed: LayerInput, together: int) -> tuple[float, float, float]:
-    def at(weights: LayerWeights) -> float:
-        made = weight_layer.forward(
-            plan.taps, weights, fed, full=False, images=together, particles=0, stream=None
+def _quadratic_in_gain(
+    plan: LayerPlan, inputs: LayerInput, images_per_field: int
+) -> tuple[float, float, float]:
+    def mean_m2(weights: LayerWeights) -> float:
+        preact = weight_layer.forward(
+            plan.taps,
+            weights,
+            inputs,
+            needs_products=False,
+            images_per_field=images_per_field,
+            particles=0,
+            stream=None,
         )
-        return float(made.m2.mean())
+        return float(preact.m2.mean())
 
     weights = plan.weights
     bias = weights.bias_mean**2 + weights.bias_var
-    plus, minus = at(weights), at(weights.scaled(-1.0))
+    plus, minus = mean_m2(weights), mean_m2(weights.scaled(-1.0))
     return (plus + minus) / 2 - bias, (plus - minus) / 2, bias
 
 
 def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tuple[FieldLayer, ...]:
     last = layers[-1]
-    cotangent = Cotangent(torch.ones_like(last.made.var))
-    if last.between is not None:
-        points = last.between.images * math.prod(last.between.out_positions)
-        received = Cotangent(torch.ones_like(last.made.var[..., :1]).repeat(1, 1, 1, points))
-        place = (sampling.seed, repeat, len(layers) - 1)
-        cotangent = pull_back(
-            last.between, last.made, received, samples=sampling.samples, place=place
+    cotangent = Cotangent(torch.ones_like(last.preact.var))
+    if last.interlayer is not None:
+        points = last.interlayer.images_per_field * math.prod(last.interlayer.out_positions)
+        output_cotangent = Cotangent(
+            torch.ones_like(last.preact.var[..., :1]).repeat(1, 1, 1, points)
         )
-        last = replace(last, received=received)
-    done = [replace(last, cotangent=cotangent)]
-    for number in range(len(layers) - 2, -1, -1):
-        above, layer = done[-1], layers[number]
-        assert layer.between is not None
-        assert above.cotangent is not None
-        groups = layer.made.var.shape[2]
-        received = weight_layer.backward(above.taps, above.weights, above.cotangent, groups)
-        if layer.made.field_shape[1] == 1:
-            received = received.over_particles()
-        received = _rescaled(received)
-        cotangent = pull_back(
-            layer.between,
-            layer.made,
-            received,
+        key = (sampling.seed, repeat, len(layers) - 1)
+        cotangent = interlayer_backward(
+            last.interlayer, last.preact, output_cotangent, samples=sampling.samples, key=key
+        )
+        last = replace(last, output_cotangent=output_cotangent)
+    finished = [replace(last, cotangent=cotangent)]
+    for index in range(len(layers) - 2, -1, -1):
+        next_layer, layer = finished[-1], layers[index]
+        assert layer.interlayer is not None
+        assert next_layer.cotangent is not None
+        groups = layer.preact.var.shape[2]
+        output_cotangent = weight_layer.backward(
+            next_layer.taps, next_layer.weights, next_layer.cotangent, groups
+        )
+        if layer.preact.field_shape[1] == 1:
+            output_cotangent = output_cotangent.mean_over_particles()
+        output_cotangent = _rescale(output_cotangent)
+        cotangent = interlayer_backward(
+            layer.interlayer,
+            layer.preact,
+            output_cotangent,
             samples=sampling.samples,
-            place=(sampling.seed, repeat, number),
+            key=(sampling.seed, repeat, index),
         )
-        log_scale = received.log_scale
-        if layer.between.normalizes and layer.made.log_scale > 0:
-            log_scale -= layer.made.log_scale  # it divides by the true size
-        cotangent = _rescaled(replace(cotangent, log_scale=log_scale))
-        done.append(replace(layer, received=received, cotangent=cotangent))
-    return tuple(done[::-1])
+        log_scale = output_cotangent.log_scale
+        if layer.interlayer.normalizes and layer.preact.log_scale > 0:
+            log_scale -= layer.preact.log_scale  # it divides by the true size
+        cotangent = _rescale(replace(cotangent, log_scale=log_scale))
+        finished.append(replace(layer, output_cotangent=output_cotangent, cotangent=cotangent))
+    return tuple(finished[::-1])
 
 
-def _rescaled(moments: Scaled) -> Scaled:
+def _rescale(moments: Scaled) -> Scaled:
     """The same moments, of a size that leaves room for squares and sums.
 
     Examples
     --------
     >>> huge = Cotangent(torch.full((1, 1, 1, 1), 1e250, dtype=torch.float64))
-    >>> held = _rescaled(huge)
-    >>> round(math.log10(held.m2.item())), round(2 * held.log_scale / math.log(10))
+    >>> rescaled = _rescale(huge)
+    >>> round(math.log10(rescaled.m2.item())), round(2 * rescaled.log_scale / math.log(10))
     (160, 90)
     """
     largest = float(moments.m2.max())
     if not 0 < largest < math.inf:
         return moments
-    total = math.log(largest) + 2 * moments.log_scale
-    if abs(total) <= WIDEST:
-        return _times(moments, moments.log_scale, 0.0)
-    if abs(math.log(largest)) <= WIDEST and moments.log_scale != 0:
+    log_m2 = math.log(largest) + 2 * moments.log_scale
+    if abs(log_m2) <= MAX_ABS_LOG:
+        return _scale_by(moments, moments.log_scale, 0.0)
+    if abs(math.log(largest)) <= MAX_ABS_LOG and moments.log_scale != 0:
         return moments
-    excess = (total - math.copysign(HELD, total)) / 2
-    return _times(moments, moments.log_scale - excess, excess)
+    excess = (log_m2 - math.copysign(TARGET_LOG, log_m2)) / 2
+    return _scale_by(moments, moments.log_scale - excess, excess)
 
 
-def _times(moments: Scaled, log_factor: float, log_scale: float) -> Scaled:
+def _scale_by(moments: Scaled, log_factor: float, log_scale: float) -> Scaled:
     """Moments of e^log_factor times the variable, with another `log_scale`."""
     if log_factor == 0:
         return replace(moments, log_scale=log_scale)
-    length = math.exp(log_factor)
+    factor = math.exp(log_factor)
     changes: dict[str, Any] = {"log_scale": log_scale}
     for field in fields(moments):
         value = getattr(moments, field.name)
-        if isinstance(value, Coherent):
-            changes[field.name] = value.each(lambda x: length * (length * x))
+        if isinstance(value, SharedCotangent):
+            changes[field.name] = value.map(lambda x: factor * (factor * x))
         elif isinstance(value, Tensor):
-            small = field.name in LENGTHS
+            linear = field.name in LINEAR_FIELDS
             # Twice by the length: its square may be beyond float64 where the moment is not.
-            changes[field.name] = length * value if small else length * (length * value)
+            changes[field.name] = factor * value if linear else factor * (factor * value)
     return replace(moments, **changes)
 
 
@@ -224,7 +248,7 @@ def _degree(function: Function, exploding: bool) -> int:
     >>> _degree(torch.tanh, exploding=False)
     1
     """
-    size = math.exp(HELD / 2 if exploding else -HELD / 2)
-    y = size * torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
-    here, further = (function(x).abs().sum().item() for x in (y, 10 * y))
-    return 1 if here == 0 or further / here > 10**0.5 else 0
+    size = math.exp(TARGET_LOG / 2 if exploding else -TARGET_LOG / 2)
+    points = size * torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
+    near, far = (function(x).abs().sum().item() for x in (points, 10 * points))
+    return 1 if near == 0 or far / near > 10**0.5 else 0

@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
-SPARE = 1.25  # samples per dimension, halved by antithetic pairs, that whitening needs to be stable
+OVERSAMPLING = (
+    1.25  # samples per dimension, halved by antithetic pairs, that whitening needs to be stable
+)
 JITTER = 1e-13  # of a correlation matrix's diagonal, raised until it factors
-MOST_JITTER = 1e-6
-FEWEST_PARTICLES = 8
-WORK = 4e9  # multiplications that one layer's particles may cost before there are fewer of them
+MAX_JITTER = 1e-6
+MIN_PARTICLES = 8
+MAX_WORK = 4e9  # multiplications that one layer's particles may cost before there are fewer of them
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Sampling:
 
     def particles_for(self, points: int) -> int:
         """As many as the work on a field of that many points allows, an even number."""
-        affordable = int(WORK / (max(self.samples, 2.5 * points) * points**2))
-        return max(FEWEST_PARTICLES, min(self.particles, affordable)) // 2 * 2
+        affordable = int(MAX_WORK / (max(self.samples, 2.5 * points) * points**2))
+        return max(MIN_PARTICLES, min(self.particles, affordable)) // 2 * 2
 
 
-def whitened(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sample dimension"]:
+def whitened(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sample dimension"]:
     """Antithetic standard normals whose second moments are exactly the identity.
 
     Parameters
@@ -67,8 +69,8 @@ def whitened(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sa
     >>> torch.allclose(z.T @ z / len(z), torch.eye(3).double()), z.sum(0).abs().max().item() < 1e-9
     (True, True)
     """
-    half = max(samples // 2, int(SPARE * dimensions) + 8)
-    stream = generator("field", *place)
+    half = max(samples // 2, int(OVERSAMPLING * dimensions) + 8)
+    stream = make_generator("field", *key)
     z = torch.randn(half, dimensions, generator=stream, dtype=torch.float64)
     root = torch.linalg.cholesky(z.T @ z / half)
     z = torch.linalg.solve_triangular(root, z.T, upper=False).T
@@ -76,21 +78,21 @@ def whitened(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sa
     return torch.cat([z, -z])[torch.randperm(2 * half, generator=stream)]
 
 
-def antithetic(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sample dimension"]:
+def antithetic(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sample dimension"]:
     """Antithetic standard normals, whitened where `samples` are enough for it.
 
     For fields of which many are averaged, each with a mean map of its own.
     """
-    if samples // 2 > SPARE * dimensions:
-        return whitened(samples, dimensions, *place)
-    stream = generator("field", *place)
+    if samples // 2 > OVERSAMPLING * dimensions:
+        return whitened(samples, dimensions, *key)
+    stream = make_generator("field", *key)
     z = torch.randn(samples // 2, dimensions, generator=stream, dtype=torch.float64)
     return torch.cat([z, -z])
 
 
-def signs(samples: int, dimensions: int, *place: object) -> Float[Tensor, "sample dim"]:
+def random_signs(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sample dim"]:
     """Random signs: normals whose squares are exactly 1, for directions that don't mix."""
-    stream = generator("signs", *place)
+    stream = make_generator("signs", *key)
     return 2.0 * torch.randint(0, 2, (samples, dimensions), generator=stream).double() - 1
 
 
@@ -106,13 +108,13 @@ def factor(covariance: Float[Tensor, "*field point point"]) -> Float[Tensor, "*f
     correlation = covariance * inverse[..., :, None] * inverse[..., None, :]
     identity = torch.eye(correlation.shape[-1], dtype=torch.float64)
     jitter = torch.full(correlation.shape[:-2], JITTER, dtype=torch.float64)
-    dead = (scale == 0).to(correlation)
-    correlation = correlation + torch.diag_embed(dead)
+    zero_variance = (scale == 0).to(correlation)
+    correlation = correlation + torch.diag_embed(zero_variance)
     while True:
         root, failed = torch.linalg.cholesky_ex(correlation + jitter[..., None, None] * identity)
         if not failed.any():
             break
-        if float(jitter.max()) >= MOST_JITTER:
+        if float(jitter.max()) >= MAX_JITTER:
             root = torch.where((failed > 0)[..., None, None], eigen_root(correlation), root)
             break
         jitter = torch.where(failed > 0, 100 * jitter, jitter)

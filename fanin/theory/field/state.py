@@ -22,7 +22,7 @@ from fanin.theory.layer_kind import Pointwise
 
 Points = Float[Tensor, "image particle group point"]
 Pairs = Float[Tensor, "image particle group point point"]
-MOST_LOG = 350.0  # e^350 squares to what float64 just holds
+MAX_LOG = 350.0  # e^350 squares to what float64 just holds
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,28 @@ class LayerInput:
     mean: Points
     m2: Points
     products: Pairs | None
-    centred: Pairs | None = None
-    certain: bool = False
+    cov: Pairs | None = None
+    deterministic: bool = False
     log_scale: float = 0.0
 
-    def grouped(self, groups: int) -> LayerInput:
+    def for_groups(self, groups: int) -> LayerInput:
         """Average the input's groups that feed one group of a layer."""
         n_groups = self.m2.shape[2]
         if n_groups == 1 or groups % n_groups == 0:
             return self
-        share = groups * overlaps(groups, n_groups)
-        products = None if self.products is None else mixed(share, self.products)
-        mean, m2 = mixed(share, self.mean), mixed(share, self.m2)
+        overlap = groups * group_overlaps(groups, n_groups)
+        products = None if self.products is None else combine_groups(overlap, self.products)
+        mean, m2 = combine_groups(overlap, self.mean), combine_groups(overlap, self.m2)
         # Groups of different means are no one population: their spread comes from the products.
-        return LayerInput(mean, m2, products, certain=self.certain, log_scale=self.log_scale)
+        return LayerInput(
+            mean, m2, products, deterministic=self.deterministic, log_scale=self.log_scale
+        )
 
     @property
     def covariance(self) -> Pairs:
         """Cov[x(p), x(p')] over channels."""
-        if self.centred is not None:
-            return self.centred
+        if self.cov is not None:
+            return self.cov
         if self.products is None:
             raise ValueError("the walk kept no products of points here")
         return self.products - self.mean[..., :, None] * self.mean[..., None, :]
@@ -93,19 +95,19 @@ class LayerWeights:
     var: Float[Tensor, " tap"]
     bias_mean: float
     bias_var: float
-    inputs: int
-    outputs: int
-    channels: int
+    group_in_channels: int
+    group_out_channels: int
+    out_channels: int
     groups: int
 
     @property
-    def centred(self) -> bool:
+    def zero_mean(self) -> bool:
         """True if all weights have mean zero."""
         return not bool(self.mean.any())
 
-    def on_scale(self, log_scale: float) -> LayerWeights:
+    def with_bias_scale(self, log_scale: float) -> LayerWeights:
         """With biases in units of e^log_scale."""
-        unit = math.exp(min(-log_scale, MOST_LOG))
+        unit = math.exp(min(-log_scale, MAX_LOG))
         return replace(self, bias_mean=unit * self.bias_mean, bias_var=unit**2 * self.bias_var)
 
     def scaled(self, gain: float) -> LayerWeights:
@@ -126,7 +128,7 @@ class Preactivation:
     root
         F with F F^T = cov, where a thin one is known.
     m2, expected_mean
-        E[y(p)^2] and E[y(p)], this layer's own draw of the shared mean integrated out exactly.
+        E[y(p)^2] and E[y(p)], this layer's own draw of the overlapd mean integrated out exactly.
     grand_square
         E[(mean of y over an image's points and all channels)^2], per image of the field.
     log_scale
@@ -139,7 +141,7 @@ class Preactivation:
     root: Tensor | None
     m2: Points
     expected_mean: Points
-    grand_square: Float[Tensor, "image particle group joint"]
+    grand_mean_square: Float[Tensor, "image particle group joint"]
     log_scale: float = 0.0
 
     @property
@@ -161,14 +163,14 @@ class Preactivation:
         return self.cov
 
     @property
-    def shift(self) -> float | None:
+    def constant_mean(self) -> float | None:
         """The mean where it is one number everywhere, else None."""
         first = self.mean.flatten()[0]
         return float(first) if bool((self.mean == first).all()) else None
 
 
 @dataclass(frozen=True)
-class Coherent:
+class SharedCotangent:
     r"""Component that the cotangents of different channels share, where weights have a mean.
 
     Behind the modules a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, with S
@@ -179,24 +181,26 @@ class Coherent:
 
     Attributes
     ----------
-    shared, cross, response
+    overlapd, cross, response
         E[S S'], E[S theta'] and E[theta theta'].
     """
 
-    shared: Pairs
+    additive: Pairs
     cross: Pairs
     response: Pairs
 
     @property
-    def joint(self) -> Tensor:
+    def joint_covariance(self) -> Tensor:
         """The covariance of (S, theta), [..., 2 point, 2 point]."""
-        above = torch.cat([self.shared, self.cross], -1)
-        below = torch.cat([self.cross.mT, self.response], -1)
-        return torch.cat([above, below], -2)
+        upper = torch.cat([self.additive, self.cross], -1)
+        lower = torch.cat([self.cross.mT, self.response], -1)
+        return torch.cat([upper, lower], -2)
 
-    def each(self, change: Callable[[Pairs], Pairs]) -> Coherent:
+    def map(self, function: Callable[[Pairs], Pairs]) -> SharedCotangent:
         """The same change made to all three."""
-        return Coherent(change(self.shared), change(self.cross), change(self.response))
+        return SharedCotangent(
+            function(self.additive), function(self.cross), function(self.response)
+        )
 
 
 @dataclass(frozen=True)
@@ -216,32 +220,32 @@ class Cotangent:
 
     m2: Points
     products: Pairs | None = None
-    coherent: Coherent | None = None
+    overlapd: SharedCotangent | None = None
     log_scale: float = 0.0
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Cotangent:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Cotangent:
         """The same linear change, along the leading axes, made to all moments."""
         return Cotangent(
-            change(self.m2),
-            None if self.products is None else change(self.products),
-            None if self.coherent is None else self.coherent.each(change),
+            function(self.m2),
+            None if self.products is None else function(self.products),
+            None if self.overlapd is None else self.overlapd.map(function),
             self.log_scale,
         )
 
-    def spread(self, groups: int) -> Cotangent:
+    def to_input_groups(self, groups: int) -> Cotangent:
         """Give each group of the channels below what it receives from those that it feeds."""
         n_groups = self.m2.shape[2]
         if n_groups in (1, groups):
             return self
-        share = groups * overlaps(groups, n_groups)
-        return self.each(lambda x: mixed(share, x))
+        overlap = groups * group_overlaps(groups, n_groups)
+        return self.map(lambda x: combine_groups(overlap, x))
 
-    def over_particles(self) -> Cotangent:
+    def mean_over_particles(self) -> Cotangent:
         """The average over particles, for a layer whose own mean map is certain."""
-        return self.each(lambda x: x.mean(1, True))
+        return self.map(lambda x: x.mean(1, True))
 
     @property
-    def matrix(self) -> Pairs:
+    def full_products(self) -> Pairs:
         """`products`, written out."""
         return torch.diag_embed(self.m2) if self.products is None else self.products
 
@@ -267,35 +271,35 @@ class FieldLayer:
     name: str
     taps: Taps
     weights: LayerWeights
-    fed: LayerInput
-    made: Preactivation
-    between: Interlayer | None = None
-    passed: LayerInput | None = None
+    inputs: LayerInput
+    preact: Preactivation
+    interlayer: Interlayer | None = None
+    outputs: LayerInput | None = None
     cotangent: Cotangent | None = None
-    received: Cotangent | None = None
+    output_cotangent: Cotangent | None = None
 
     @property
     def activation(self) -> Function | None:
         """The elementwise function that takes the pre-activations first, where there is one."""
-        first = self.between.steps[0] if self.between and self.between.steps else None
+        first = self.interlayer.steps[0] if self.interlayer and self.interlayer.steps else None
         return first.function if isinstance(first, Pointwise) else None
 
 
-def pick(
+def select_fields(
     x: Float[Tensor, "image particle group ..."], field_shape: tuple[int, int, int], index: slice
 ) -> Float[Tensor, "field ..."]:
     """Pick some fields of a tensor that is broadcast to all of them, without copying the others."""
-    small = x.shape[:3]
-    where = torch.arange(small.numel()).reshape(small).expand(field_shape).flatten()[index]
-    return x.flatten(0, 2)[where]
+    leading = x.shape[:3]
+    rows = torch.arange(leading.numel()).reshape(leading).expand(field_shape).flatten()[index]
+    return x.flatten(0, 2)[rows]
 
 
-def overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
+def group_overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
     """Channels that row i's block and column j's block have in common, as a share of all.
 
     Examples
     --------
-    >>> (8 * overlaps(2, 4)).tolist()
+    >>> (8 * group_overlaps(2, 4)).tolist()
     [[2.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 2.0]]
     """
     ends = [torch.arange(n + 1, dtype=torch.float64) / n for n in (rows, columns)]
@@ -304,6 +308,6 @@ def overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
     return (high - low).clamp(min=0)
 
 
-def mixed(share: Float[Tensor, "to group"], x: Tensor) -> Tensor:
+def combine_groups(overlap: Float[Tensor, "to group"], x: Tensor) -> Tensor:
     """Sum groups into others, by their shares."""
-    return torch.einsum("tp,irp...->irt...", share, x)
+    return torch.einsum("tp,irp...->irt...", overlap, x)

@@ -10,19 +10,21 @@ from fanin.inits.weight_shape import WeightShape
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.sampling import factor
 from fanin.theory.field.state import (
-    Coherent,
     Cotangent,
     LayerInput,
     LayerWeights,
     Pairs,
     Preactivation,
+    SharedCotangent,
 )
 from fanin.theory.moments import LayerMoments
 from fanin.theory.quadrature import stratified_normals
 
-FEW = ((0.05, 4), (0.3, 8))  # particles for a share of the second moment below a limit
+FEWER_PARTICLES = ((0.05, 4), (0.3, 8))  # particles for a share of the second moment below a limit
 TINY = torch.finfo(torch.float64).tiny
-THIN = 2  # points per column of a covariance's root, from which on the root saves work
+MIN_POINTS_PER_COLUMN = (
+    2  # points per column of a covariance's root, from which on the root saves work
+)
 
 
 def layer_weights(layer: nn.Module, moments: LayerMoments, taps: Taps) -> LayerWeights:
@@ -34,9 +36,9 @@ def layer_weights(layer: nn.Module, moments: LayerMoments, taps: Taps) -> LayerW
         var=_per_tap(moments.weight.var, taps),
         bias_mean=float(bias.mean) if bias else 0.0,
         bias_var=float(bias.var) if bias else 0.0,
-        inputs=shape.fan_in // taps.n_taps,
-        outputs=shape.out_features // shape.groups,
-        channels=shape.out_features,
+        group_in_channels=shape.fan_in // taps.n_taps,
+        group_out_channels=shape.out_features // shape.groups,
+        out_channels=shape.out_features,
         groups=shape.groups,
     )
 
@@ -49,10 +51,10 @@ def _per_tap(value: float | Tensor, taps: Taps) -> Float[Tensor, " tap"]:
 def forward(
     taps: Taps,
     weights: LayerWeights,
-    fed: LayerInput,
+    inputs: LayerInput,
     *,
-    full: bool,
-    images: int,
+    needs_products: bool,
+    images_per_field: int,
     particles: int,
     stream: torch.Generator | None,
     root: Tensor | None = None,
@@ -81,63 +83,67 @@ def forward(
     root
         A thin root of the covariance, where one is known.
     """
-    fed = fed.grouped(weights.groups)
-    weights = weights.on_scale(fed.log_scale)
-    c = weights.inputs
-    var = c * taps.sum_variances(fed.m2, weights.var) + weights.bias_var
+    inputs = inputs.for_groups(weights.groups)
+    weights = weights.with_bias_scale(inputs.log_scale)
+    c = weights.group_in_channels
+    var = c * taps.forward_m2(inputs.m2, weights.var) + weights.bias_var
     cov = None
     if root is not None:
         cov = root @ root.mT
-    elif full:
-        assert fed.products is not None
-        cov = c * taps.sum_covariances(fed.products, weights.var) + weights.bias_var
-    if weights.centred:
+    elif needs_products:
+        assert inputs.products is not None
+        cov = c * taps.forward_products(inputs.products, weights.var) + weights.bias_var
+    if weights.zero_mean:
         mean = torch.full_like(var, weights.bias_mean)
         shared = None
     else:
-        mean = c * (taps.gather(fed.mean) @ weights.mean) + weights.bias_mean
-        shared = None if fed.certain else _shared_covariance(taps, weights, fed)
+        mean = c * (taps.gather(inputs.mean) @ weights.mean) + weights.bias_mean
+        shared = None if inputs.deterministic else _shared_covariance(taps, weights, inputs)
     spread = torch.zeros_like(var) if shared is None else _diagonal(shared)
     m2 = mean.square() + spread + var
-    grand = _grand_square(mean, shared, images)
-    expected = mean
+    grand_mean_square = _grand_mean_square(mean, shared, images_per_field)
+    expected_mean = mean
     if shared is not None and stream is not None:
-        share = float((spread.mean(-1) / m2.mean(-1).clamp(min=TINY)).max())
-        mean = mean + _noise(shared, _enough(particles, share), stream)
-    return Preactivation(mean, var, cov, root, m2, expected, grand, fed.log_scale)
+        fraction = float((spread.mean(-1) / m2.mean(-1).clamp(min=TINY)).max())
+        mean = mean + _draw_mean_noise(shared, _n_particles(particles, fraction), stream)
+    return Preactivation(
+        mean, var, cov, root, m2, expected_mean, grand_mean_square, inputs.log_scale
+    )
 
 
-def _shared_covariance(taps: Taps, weights: LayerWeights, fed: LayerInput) -> Pairs:
+def _shared_covariance(taps: Taps, weights: LayerWeights, inputs: LayerInput) -> Pairs:
     matrix = taps.matrix(weights.mean)
-    return weights.inputs * (matrix @ fed.covariance @ matrix.T)
+    return weights.group_in_channels * (matrix @ inputs.covariance @ matrix.T)
 
 
-def _enough(particles: int, share: float) -> int:
+def _n_particles(particles: int, fraction: float) -> int:
     """Fewer particles where the mean's own scatter is a small share of the second moment.
 
     What they average is the second order in that scatter: the first cancels between antithetic
     pairs, so that the error falls with `share` as well.
     """
-    for limit, few in FEW:
-        if share < limit:
-            return min(particles, few)
+    for limit, n_particles in FEWER_PARTICLES:
+        if fraction < limit:
+            return min(particles, n_particles)
     return particles
 
 
-def _noise(shared: Pairs, particles: int, stream: torch.Generator) -> Tensor:
+def _draw_mean_noise(shared: Pairs, particles: int, stream: torch.Generator) -> Tensor:
     root = factor(shared)
-    images, before, groups, points, rank = root.shape
-    count = particles if before == 1 else before
+    n_fields, n_particles, groups, points, rank = root.shape
+    count = particles if n_particles == 1 else n_particles
     # Grouped layers: each group's mean is a sum over channels of its own.
-    xi = stratified_normals((groups, rank, count), stream)
-    return torch.einsum("irgpk,gkr->irgp", root.expand(images, count, groups, points, rank), xi)
+    normals = stratified_normals((groups, rank, count), stream)
+    return torch.einsum(
+        "irgpk,gkr->irgp", root.expand(n_fields, count, groups, points, rank), normals
+    )
 
 
-def _grand_square(mean: Tensor, shared: Pairs | None, images: int) -> Tensor:
-    square = mean.unflatten(-1, (images, -1)).mean(-1).square()
+def _grand_mean_square(mean: Tensor, shared: Pairs | None, images_per_field: int) -> Tensor:
+    square = mean.unflatten(-1, (images_per_field, -1)).mean(-1).square()
     if shared is None:
         return square
-    blocks = shared.unflatten(-1, (images, -1)).unflatten(-3, (images, -1))
+    blocks = shared.unflatten(-1, (images_per_field, -1)).unflatten(-3, (images_per_field, -1))
     return square + blocks.mean((-3, -1)).diagonal(dim1=-2, dim2=-1)
 
 
@@ -162,33 +168,37 @@ def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, groups: in
     groups
         Of the input channels.
     """
-    n = weights.outputs
-    m2 = n * taps.send_variances(cotangent.m2, weights.var)
-    if cotangent.coherent is None and weights.centred and cotangent.products is None:
-        return Cotangent(m2, log_scale=cotangent.log_scale).spread(groups)
-    own = n * taps.send_covariances(cotangent.matrix, weights.var)
-    coherent = _coherent(taps, weights, cotangent)
-    return Cotangent(_diagonal(own), own, coherent, cotangent.log_scale).spread(groups)
+    n = weights.group_out_channels
+    m2 = n * taps.backward_m2(cotangent.m2, weights.var)
+    if cotangent.shared is None and weights.zero_mean and cotangent.products is None:
+        return Cotangent(m2, log_scale=cotangent.log_scale).to_input_groups(groups)
+    own_products = n * taps.backward_products(cotangent.full_products, weights.var)
+    shared = _shared_cotangent(taps, weights, cotangent)
+    return Cotangent(
+        _diagonal(own_products), own_products, shared, cotangent.log_scale
+    ).to_input_groups(groups)
 
 
-def _coherent(taps: Taps, weights: LayerWeights, cotangent: Cotangent) -> Coherent | None:
-    n, common = weights.outputs, cotangent.coherent
-    if weights.centred and common is None:
+def _shared_cotangent(
+    taps: Taps, weights: LayerWeights, cotangent: Cotangent
+) -> SharedCotangent | None:
+    n, shared = weights.group_out_channels, cotangent.shared
+    if weights.zero_mean and shared is None:
         return None
     mean, var = taps.matrix(weights.mean), taps.matrix(weights.var)
-    total = n * cotangent.matrix
-    if common is None:
-        shared = mean.T @ total @ mean
-        return Coherent(shared, torch.zeros_like(shared), torch.zeros_like(shared))
-    return Coherent(
-        mean.T @ (total + n * (n - 1) * common.shared) @ mean,
-        n**2 * (mean.T @ common.cross @ var),
-        n**2 * (var.T @ common.response @ var),
+    products = n * cotangent.full_products
+    if shared is None:
+        additive = mean.T @ products @ mean
+        return SharedCotangent(additive, torch.zeros_like(additive), torch.zeros_like(additive))
+    return SharedCotangent(
+        mean.T @ (products + n * (n - 1) * shared.additive) @ mean,
+        n**2 * (mean.T @ shared.cross @ var),
+        n**2 * (var.T @ shared.response @ var),
     )
 
 
 def image_moments(
-    images: Float[Tensor, "image channel *position"], groups: int, joint: bool, full: bool
+    images: Float[Tensor, "image channel *position"], groups: int, joint: bool, needs_products: bool
 ) -> LayerInput:
     """Moments over the channels of images, which are known numbers.
 
@@ -199,19 +209,21 @@ def image_moments(
     if joint:
         x = x.permute(1, 2, 0, 3).flatten(2)[None]
     x = x[:, None]  # image, particle, group, channel, point
-    products = x.mT @ x / x.shape[-2] if full else None
-    return LayerInput(x.mean(-2), x.square().mean(-2), products, certain=True)
+    products = x.mT @ x / x.shape[-2] if needs_products else None
+    return LayerInput(x.mean(-2), x.square().mean(-2), products, deterministic=True)
 
 
-def first_root(taps: Taps, weights: LayerWeights, images: Tensor, joint: bool) -> Tensor | None:
+def first_layer_root(
+    taps: Taps, weights: LayerWeights, images: Tensor, joint: bool
+) -> Tensor | None:
     """A thin root of the first layer's covariance: its patches; None where that isn't thin."""
     count, channels = images.shape[:2]
-    points = len(taps.reads)
+    points = len(taps.input_index)
     x = images.reshape(count, weights.groups, channels // weights.groups, -1)
     if joint:
         x = x.permute(1, 2, 0, 3).flatten(2)[None]
     columns = x.shape[2] * taps.n_taps + 1
-    if columns * THIN > points:
+    if columns * MIN_POINTS_PER_COLUMN > points:
         return None
     patches = taps.gather(x) * weights.var.sqrt()  # image, group, channel, point, tap
     root = patches.movedim(2, -2).flatten(-2)

@@ -17,18 +17,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fanin.theory.field.forward import before_and_after, closed_form_of
+from fanin.theory.field.forward import closed_form_for, linear_matrices
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.state import FieldLayer, Preactivation
-from fanin.theory.gaussian_pairs import PairLaw, pair_law
+from fanin.theory.gaussian_pairs import PairExpectations, pair_expectations
 from fanin.theory.layer_kind import DropoutStep
 from fanin.theory.mean_field import UnitMoments, unit_moments
 
-ALL_FOLLOWED = 16  # conv layers up to which all weight gradients are followed through the network
-FOLLOWED = (0.0, 0.15, 0.5, 1.0)  # places of those that are in deeper ones; the rest lie between
-STEP = 1e-3  # of a log-variance: the second difference is below 1e-6, quadrature's noise below 1e-7
-# Of a correlation: at 1, the products of a kink's slopes have an infinite derivative.
-BEND = 1e-2
+# Up to this many conv layers, every weight gradient is tracked through the network.
+MAX_ALL_TRACKED = 16
+# Relative depths of the tracked conv layers in deeper networks; the others are interpolated.
+TRACKED_POSITIONS = (0.0, 0.15, 0.5, 1.0)
+# Step of a log-variance: the second difference is below 1e-6, the quadrature noise below 1e-7.
+LOG_STEP = 1e-3
+# Step of a correlation: at 1, the slope products of a kink have an infinite derivative.
+CORRELATION_STEP = 1e-2
 Points = Float[Tensor, " point"]
 Pairs = Float[Tensor, "point point"]
 PairFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -36,12 +39,12 @@ Forms = Tensor
 """[target, point, point], or diagonals [target, point]."""
 
 
-def is_closed(between: Interlayer, made: Preactivation) -> bool:
+def is_closed(interlayer: Interlayer, preact: Preactivation) -> bool:
     """Return True if `ClosedAdjoint` covers the modules: one function between linear ones."""
-    thinnings = [step for step in between.steps if isinstance(step, DropoutStep)]
-    if any(step.whole_channel for step in thinnings) or (thinnings and between.mixes):
+    dropouts = [step for step in interlayer.steps if isinstance(step, DropoutStep)]
+    if any(step.whole_channel for step in dropouts) or (dropouts and interlayer.mixes_points):
         return False
-    return closed_form_of(between, made) is not None
+    return closed_form_for(interlayer, preact) is not None
 
 
 @dataclass(frozen=True)
@@ -54,134 +57,141 @@ class ClosedAdjoint:
 
     layer: FieldLayer
 
-    def into_cotangent(self, forms: Forms) -> tuple[Forms, Forms]:
+    def cotangent_adjoint(self, forms: Forms) -> tuple[Forms, Forms]:
         """H's adjoints: by the cotangent's moments at x, and by K."""
         if forms.ndim == 2:
-            return forms * self._units.slope_m2, forms * self._into_points
-        forms = congruent(forms, _transposed(self._before))
-        sent = congruent(forms * self._slopes, _transposed(self._after))
-        if self._received is None:
-            return sent, diagonal(forms) * self._into_points
-        weighted = forms * self._received
-        by_pairs = _by_pairs(weighted, *self._slope_derivatives, self._slope_rate)
-        return sent, congruent(by_pairs, self._before)
+            return forms * self._units.slope_m2, forms * self._point_sensitivity
+        forms = congruence(forms, _transposed(self._before))
+        output_forms = congruence(forms * self._slopes, _transposed(self._after))
+        if self._output_products is None:
+            return output_forms, diagonal(forms) * self._point_sensitivity
+        weighted = forms * self._output_products
+        by_pairs = _chain_rule(weighted, *self._slope_derivatives, self._slope_m2_rate)
+        return output_forms, congruence(by_pairs, self._before)
 
-    def into_field(self, forms: Forms) -> Forms:
+    def field_adjoint(self, forms: Forms) -> Forms:
         """F's adjoint, by K."""
-        if forms.ndim == 2 and not self._between.mixes:
-            return forms * self._size_rate
-        forms = congruent(torch.diag_embed(forms) if forms.ndim == 2 else forms, self._after)
-        by_var = _by_row(self._law.covariance, self._cov, self._var, self._slopes)
-        by_pairs = _by_pairs(forms, self._slopes, by_var, self._size_rate)
-        return congruent(by_pairs, self._before)
+        if forms.ndim == 2 and not self._interlayer.mixes_points:
+            return forms * self._m2_rate
+        forms = congruence(torch.diag_embed(forms) if forms.ndim == 2 else forms, self._after)
+        by_var = _derivative_by_row_variance(
+            self._pair.covariance, self._cov, self._var, self._slopes
+        )
+        by_pairs = _chain_rule(forms, self._slopes, by_var, self._m2_rate)
+        return congruence(by_pairs, self._before)
 
     @cached_property
-    def _between(self) -> Interlayer:
-        assert self.layer.between is not None
-        return self.layer.between
+    def _interlayer(self) -> Interlayer:
+        assert self.layer.interlayer is not None
+        return self.layer.interlayer
 
     @cached_property
-    def _shift(self) -> float:
-        shift = self.layer.made.shift
-        assert shift is not None
-        return shift
+    def _mean(self) -> float:
+        constant_mean = self.layer.preact.constant_mean
+        assert constant_mean is not None
+        return constant_mean
 
     @cached_property
-    def _around(self) -> tuple[Tensor | None, Tensor | None]:
+    def _linear_maps(self) -> tuple[Tensor | None, Tensor | None]:
         """The linear modules on both sides of the function, [in point, out point]."""
-        form = closed_form_of(self._between, self.layer.made)
+        form = closed_form_for(self._interlayer, self.layer.preact)
         assert form is not None
-        before, after = before_and_after(self._between, form)
+        before, after = linear_matrices(self._interlayer, form)
         return _product(before), _product([step for step in after if isinstance(step, Tensor)])
 
     @property
     def _before(self) -> Tensor | None:
-        return self._around[0]
+        return self._linear_maps[0]
 
     @property
     def _after(self) -> Tensor | None:
-        return self._around[1]
+        return self._linear_maps[1]
 
     @cached_property
-    def _law(self) -> PairLaw:
-        form = closed_form_of(self._between, self.layer.made)
+    def _pair(self) -> PairExpectations:
+        form = closed_form_for(self._interlayer, self.layer.preact)
         assert form is not None
-        return pair_law(form.function)
+        return pair_expectations(form.function)
 
     @cached_property
     def _cov(self) -> Pairs:
-        assert self.layer.made.cov is not None
-        return congruent(alone(self.layer.made.cov, 2), _transposed(self._before))
+        assert self.layer.preact.cov is not None
+        return congruence(squeeze_field(self.layer.preact.cov, 2), _transposed(self._before))
 
     @cached_property
     def _var(self) -> Points:
         if self._before is None:
-            return alone(self.layer.made.var, 1)
+            return squeeze_field(self.layer.preact.var, 1)
         return diagonal(self._cov).clamp(min=0)
 
     @cached_property
-    def _received(self) -> Pairs | None:
+    def _output_products(self) -> Pairs | None:
         """The cotangent's moments behind the function; None where points are uncorrelated."""
-        received = self.layer.received
-        assert received is not None
-        if received.products is None and not self._between.mixes:
+        output_cotangent = self.layer.output_cotangent
+        assert output_cotangent is not None
+        if output_cotangent.products is None and not self._interlayer.mixes_points:
             return None
-        return congruent(alone(received.matrix, 2), self._after)
+        return congruence(squeeze_field(output_cotangent.full_products, 2), self._after)
 
     @cached_property
     def _units(self) -> UnitMoments:
         return self._units_at(self._var)
 
     def _units_at(self, var: Points) -> UnitMoments:
-        return unit_moments(self._between.pointwise_layers, torch.full_like(var, self._shift), var)
+        return unit_moments(
+            self._interlayer.pointwise_layers, torch.full_like(var, self._mean), var
+        )
 
     @cached_property
     def _rates(self) -> tuple[Points, Points]:
-        up, down = (self._units_at(self._var * exp(h)) for h in (STEP, -STEP))
-        width = 2 * STEP * torch.where(self._var > 0, self._var, torch.inf)
+        up, down = (self._units_at(self._var * exp(h)) for h in (LOG_STEP, -LOG_STEP))
+        width = 2 * LOG_STEP * torch.where(self._var > 0, self._var, torch.inf)
         return (up.m2 - down.m2) / width, (up.slope_m2 - down.slope_m2) / width
 
     @property
-    def _size_rate(self) -> Points:
+    def _m2_rate(self) -> Points:
         """dE[phi^2] / dq."""
         return self._rates[0]
 
     @property
-    def _slope_rate(self) -> Points:
+    def _slope_m2_rate(self) -> Points:
         """dE[phi'^2] / dq."""
         return self._rates[1]
 
     @cached_property
-    def _into_points(self) -> Points:
-        assert self.layer.received is not None
-        return alone(self.layer.received.m2, 1) * self._slope_rate
+    def _point_sensitivity(self) -> Points:
+        assert self.layer.output_cotangent is not None
+        return squeeze_field(self.layer.output_cotangent.m2, 1) * self._slope_m2_rate
 
     @cached_property
     def _slopes(self) -> Pairs:
-        slopes = self._law.slope_covariance(self._cov, self._var, self._var)
+        slopes = self._pair.slope_covariance(self._cov, self._var, self._var)
         return slopes.diagonal_scatter(self._units.slope_m2, dim1=-2, dim2=-1)
 
     @cached_property
     def _slope_derivatives(self) -> tuple[Pairs, Pairs]:
-        of, cov, var = self._law.slope_covariance, self._cov, self._var
-        step = BEND * (var[:, None] * var).sqrt() * torch.where(cov > 0, 1.0, -1.0)
-        change = of(cov, var, var) - of(cov - step, var, var)
+        function, cov, var = self._pair.slope_covariance, self._cov, self._var
+        step = CORRELATION_STEP * (var[:, None] * var).sqrt() * torch.where(cov > 0, 1.0, -1.0)
+        change = function(cov, var, var) - function(cov - step, var, var)
         by_cov = change / torch.where(step != 0, step, torch.inf)
-        return by_cov, _by_row(of, cov, var, by_cov)
+        return by_cov, _derivative_by_row_variance(function, cov, var, by_cov)
 
 
-def _by_row(of: PairFunction, cov: Pairs, var: Points, by_cov: Pairs) -> Pairs:
+def _derivative_by_row_variance(
+    function: PairFunction, cov: Pairs, var: Points, by_cov: Pairs
+) -> Pairs:
     """Derivative by the row's variance; first at fixed correlation, which can't leave [-1, 1]."""
-    up, down = (of(cov * exp(h / 2), var * exp(h), var) for h in (STEP, -STEP))
-    log_rate = (up - down) / (2 * STEP) - cov * by_cov / 2
+    up, down = (function(cov * exp(h / 2), var * exp(h), var) for h in (LOG_STEP, -LOG_STEP))
+    log_rate = (up - down) / (2 * LOG_STEP) - cov * by_cov / 2
     return log_rate / torch.where(var > 0, var, torch.inf)[:, None]
 
 
-def _by_pairs(forms: Tensor, by_cov: Pairs, by_var: Pairs, by_own: Points) -> Tensor:
+def _chain_rule(forms: Tensor, by_cov: Pairs, by_var: Pairs, by_diagonal: Points) -> Tensor:
     """Chain rule for moments that are functions of a pair's covariance and variances."""
-    own = diagonal(forms)
-    apart = forms - torch.diag_embed(own)
-    return apart * by_cov + torch.diag_embed(2 * (apart * by_var).sum(-1) + own * by_own)
+    diagonals = diagonal(forms)
+    off_diagonal = forms - torch.diag_embed(diagonals)
+    by_variances = 2 * (off_diagonal * by_var).sum(-1) + diagonals * by_diagonal
+    return off_diagonal * by_cov + torch.diag_embed(by_variances)
 
 
 def _product(steps: Sequence[Tensor]) -> Tensor | None:
@@ -195,68 +205,76 @@ def _transposed(matrix: Tensor | None) -> Tensor | None:
     return None if matrix is None else matrix.mT
 
 
-def followed(layers: Sequence[FieldLayer]) -> list[int]:
+def tracked_layers(layers: Sequence[FieldLayer]) -> list[int]:
     """The layers whose weight gradients are followed; all of them, but for very deep networks."""
-    maps = [number for number, layer in enumerate(layers) if not layer.taps.whole]
-    if len(maps) > ALL_FOLLOWED:
-        maps = [maps[round(share * (len(maps) - 1))] for share in FOLLOWED]
-    return [number for number, layer in enumerate(layers) if layer.taps.whole or number in maps]
+    conv_layers = [index for index, layer in enumerate(layers) if not layer.taps.is_linear]
+    if len(conv_layers) > MAX_ALL_TRACKED:
+        conv_layers = [
+            conv_layers[round(position * (len(conv_layers) - 1))] for position in TRACKED_POSITIONS
+        ]
+    return [
+        index for index, layer in enumerate(layers) if layer.taps.is_linear or index in conv_layers
+    ]
 
 
-def by_cotangent(layer: FieldLayer, images: int) -> Tensor:
+def gradient_by_cotangent(layer: FieldLayer, images_per_field: int) -> Tensor:
     """Derivative of a layer's log weight gradient by its cotangent's moments."""
-    taps, fed = layer.taps, layer.fed
-    assert fed.products is not None
+    taps, inputs = layer.taps, layer.inputs
+    assert inputs.products is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
-    form = taps.sum_covariances(alone(fed.products, 2)[None], ones)[0]
+    form = taps.forward_products(squeeze_field(inputs.products, 2)[None], ones)[0]
     # Each image has a gradient of its own.
-    blocks = form.unflatten(1, (images, -1)).unflatten(0, (images, -1))
-    own = torch.eye(images, dtype=torch.float64)[:, None, :, None]
-    form = (blocks * own).flatten(2).flatten(0, 1)
-    return form / _weight_gradient(layer, images)
+    blocks = form.unflatten(1, (images_per_field, -1)).unflatten(0, (images_per_field, -1))
+    same_image = torch.eye(images_per_field, dtype=torch.float64)[:, None, :, None]
+    form = (blocks * same_image).flatten(2).flatten(0, 1)
+    return form / _weight_gradient(layer, images_per_field)
 
 
-def by_fed(layer: FieldLayer, images: int) -> Forms:
+def gradient_by_input(layer: FieldLayer, images_per_field: int) -> Forms:
     """The same by the moments of what the layer is fed; diagonal where that's all there is."""
     taps, cotangent = layer.taps, layer.cotangent
     assert cotangent is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
     if cotangent.products is None:
-        form = taps.send_variances(alone(cotangent.m2, 1), ones)
+        form = taps.backward_m2(squeeze_field(cotangent.m2, 1), ones)
     else:
-        form = taps.send_covariances(alone(cotangent.products, 2), ones)
-    return form / _weight_gradient(layer, images)
+        form = taps.backward_products(squeeze_field(cotangent.products, 2), ones)
+    return form / _weight_gradient(layer, images_per_field)
 
 
-def _weight_gradient(layer: FieldLayer, images: int) -> float:
+def _weight_gradient(layer: FieldLayer, images_per_field: int) -> float:
     """The sum over taps of E[(dL/dw)^2]; inf where it vanishes."""
-    taps, cotangent, fed = layer.taps, layer.cotangent, layer.fed
+    taps, cotangent, inputs = layer.taps, layer.cotangent, layer.inputs
     assert cotangent is not None
     if cotangent.products is None:
-        found = taps.gradient_of_variances(cotangent.m2, fed.m2, images)
+        per_tap = taps.gradient_m2(cotangent.m2, inputs.m2, images_per_field)
     else:
-        assert fed.products is not None
-        found = taps.gradient_of_covariances(cotangent.products, fed.products, images)
-    total = float(found.sum()) * taps.n_taps
+        assert inputs.products is not None
+        per_tap = taps.gradient_m2_from_products(
+            cotangent.products, inputs.products, images_per_field
+        )
+    total = float(per_tap.sum()) * taps.n_taps
     return total if total > 0 else float("inf")
 
 
-def matrices(forms: Forms) -> Tensor:
+def as_matrices(forms: Forms) -> Tensor:
     """Forms written out."""
     return torch.diag_embed(forms) if forms.ndim == 2 else forms
 
 
-def symmetric(forms: Tensor) -> Tensor:
+def symmetrize(forms: Tensor) -> Tensor:
     """The symmetric part of matrices."""
     return (forms + forms.mT) / 2
 
 
-def quadratic(x: Float[Tensor, "sample point"], forms: Forms) -> Float[Tensor, "sample target"]:
+def quadratic_forms(
+    x: Float[Tensor, "sample point"], forms: Forms
+) -> Float[Tensor, "sample target"]:
     """The forms' values at each sample.
 
     Examples
     --------
-    >>> quadratic(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    >>> quadratic_forms(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
     tensor([[5., 4.]])
     """
     if forms.ndim == 2:
@@ -265,9 +283,9 @@ def quadratic(x: Float[Tensor, "sample point"], forms: Forms) -> Float[Tensor, "
     return torch.stack(values, -1) if values else x.new_zeros(len(x), 0)
 
 
-def congruent(forms: Tensor, by: Tensor | None) -> Tensor:
+def congruence(forms: Tensor, matrix: Tensor | None) -> Tensor:
     """A form of B^T x as a form of x: B form B^T."""
-    return forms if by is None else by @ forms @ by.mT
+    return forms if matrix is None else matrix @ forms @ matrix.mT
 
 
 def diagonal(forms: Tensor) -> Tensor:
@@ -275,6 +293,6 @@ def diagonal(forms: Tensor) -> Tensor:
     return forms.diagonal(dim1=-2, dim2=-1)
 
 
-def alone(x: Tensor, axes: int) -> Tensor:
+def squeeze_field(x: Tensor, axes: int) -> Tensor:
     """A field's tensor without its axes of images, particles and groups, one of each."""
     return x.reshape(x.shape[-axes:])

@@ -9,18 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 from fanin.theory.field.sampling import factor, whitened
 from fanin.theory.field.state import Cotangent, FieldLayer
-from fanin.theory.finite_width.adjoints import Forms, alone, quadratic, symmetric
+from fanin.theory.finite_width.adjoints import Forms, quadratic_forms, squeeze_field, symmetrize
 
-RESOLVED = 1e-3  # directions of a field that are smaller than this share of the largest are left
-WHITENED, WHITENED_PER_POINT = 1024, 4  # samples
+RANK_TOLERANCE = 1e-3  # smallest singular value kept, relative to the largest
+MIN_WHITENED = 1024  # whitened samples
+WHITENED_PER_DIMENSION = 4  # whitened samples
 Cotangents = Float[Tensor, "channel point"]
 
 
 @dataclass(frozen=True)
-class Channels:
+class ChannelSamples:
     """Samples of a layer's channel, in the autograd graph of their pre-activations.
 
     Attributes
@@ -37,50 +38,57 @@ class Channels:
     root: Float[Tensor, "point rank"]
     y: Float[Tensor, "sample point"]
     x: Float[Tensor, "sample out"]
-    gamma: Float[Tensor, "sample out"]
-    d: Float[Tensor, "sample point"]
+    output_cotangent: Float[Tensor, "sample out"]
+    cotangent: Float[Tensor, "sample point"]
 
-    def into_cotangent(self, forms: Forms, received: Cotangent) -> Forms:
+    def cotangent_adjoint(self, forms: Forms, output_moments: Cotangent) -> Forms:
         """Adjoint of the cotangent's moments at y, by those at x."""
-        found = []
+        results = []
         for form in forms:
             with torch.enable_grad():
-                sent = self.d * form if form.ndim == 1 else self.d @ form
-                value = (self.d * sent).sum() / 2
-            back = _derivative(value, self.gamma)  # J B d where d = J^T gamma
-            pairs = back * self.gamma if form.ndim == 1 else back.mT @ self.gamma
-            found.append(pairs.detach().mean(0) if form.ndim == 1 else pairs.detach() / len(back))
-        gradient = torch.stack(found)
-        if received.products is not None:
-            inverse = torch.linalg.pinv(alone(received.products, 2), rtol=RESOLVED**2)
-            return symmetric(gradient @ inverse)
-        size = alone(received.m2, 1)
+                at_inputs = self.cotangent * form if form.ndim == 1 else self.cotangent @ form
+                value = (self.cotangent * at_inputs).sum() / 2
+            slope = _derivative(value, self.output_cotangent)  # J B d where d = J^T g
+            if form.ndim == 1:
+                results.append((slope * self.output_cotangent).detach().mean(0))
+            else:
+                results.append((slope.mT @ self.output_cotangent).detach() / len(slope))
+        gradient = torch.stack(results)
+        if output_moments.products is not None:
+            inverse = torch.linalg.pinv(
+                squeeze_field(output_moments.products, 2), rtol=RANK_TOLERANCE**2
+            )
+            return symmetrize(gradient @ inverse)
+        size = squeeze_field(output_moments.m2, 1)
         gradient = gradient / torch.where(size > 0, size, torch.inf)
-        return gradient if gradient.ndim == 2 else symmetric(gradient)
+        return gradient if gradient.ndim == 2 else symmetrize(gradient)
 
-    def into_whitened(self, forward: Forms, backward: Sequence[Tensor]) -> Forms:
+    def normals_adjoint(self, forward: Forms, backward: Sequence[Tensor]) -> Forms:
         """Adjoint of both moments by the field's covariance, on the coordinates `normals`.
 
         dE[f(y)] / dK = E[f''] / 2 = E[f' z^T] root^-1 / 2 (Price 1958, Stein 1981). Where f' jumps,
         as the way that a cotangent takes through a maximum does, the jump is left out.
         """
-        found = []
-        for out, back in zip(forward, backward, strict=True):
+        results = []
+        for output_form, cotangent_form in zip(forward, backward, strict=True):
             with torch.enable_grad():
-                value = quadratic(self.x, out[None]).sum() + quadratic(self.d, back[None]).sum()
+                value = (
+                    quadratic_forms(self.x, output_form[None]).sum()
+                    + quadratic_forms(self.cotangent, cotangent_form[None]).sum()
+                )
             slope = _derivative(value, self.y) @ self.root
-            found.append(slope.mT @ self.normals / (2 * len(slope)))
-        return symmetric(torch.stack(found))
+            results.append(slope.mT @ self.normals / (2 * len(slope)))
+        return symmetrize(torch.stack(results))
 
-    def unwhitened(self, forms: Forms) -> Forms:
+    def to_points(self, forms: Forms) -> Forms:
         """Forms on `normals` as forms on points."""
-        inverse = torch.linalg.pinv(self.root, rtol=RESOLVED)
+        inverse = torch.linalg.pinv(self.root, rtol=RANK_TOLERANCE)
         return inverse.mT @ forms @ inverse
 
 
-def drawn_channels(
-    layer: FieldLayer, gamma: Float[Tensor, "sample out"], *place: object
-) -> tuple[Channels, Float[Tensor, "sample point"]]:
+def draw_channels(
+    layer: FieldLayer, output_cotangent: Float[Tensor, "sample out"], *key: object
+) -> tuple[ChannelSamples, Float[Tensor, "sample point"]]:
     """Independent channels of a layer, without a graph, and what given cotangents become at y.
 
     Parameters
@@ -90,56 +98,68 @@ def drawn_channels(
     place
         Of the random stream: seed and layer.
     """
-    root, received = _root(layer), layer.received
-    assert received is not None
-    own = _cotangents(received, _normals(len(gamma), gamma.shape[1], *place, "cotangents"))
-    z = _normals(len(gamma), root.shape[1], *place, "channels")
-    channels = _channels(layer, root, z, own, *place)
-    given = torch.zeros_like(channels.y)
+    root, output_moments = _field_root(layer), layer.output_cotangent
+    assert output_moments is not None
+    own_cotangents = _scale_cotangents(
+        output_moments,
+        _normals(len(output_cotangent), output_cotangent.shape[1], *key, "cotangents"),
+    )
+    z = _normals(len(output_cotangent), root.shape[1], *key, "channels")
+    channels = _channels(layer, root, z, own_cotangents, *key)
+    pulled_back = torch.zeros_like(channels.y)
     if channels.x.requires_grad:
-        (given,) = torch.autograd.grad(channels.x, channels.y, gamma)
-    parts = (channels.normals, root, channels.y, channels.x, channels.gamma, channels.d)
-    return Channels(*(part.detach() for part in parts)), given.detach()
+        (pulled_back,) = torch.autograd.grad(channels.x, channels.y, output_cotangent)
+    parts = (
+        channels.normals,
+        root,
+        channels.y,
+        channels.x,
+        channels.output_cotangent,
+        channels.cotangent,
+    )
+    return ChannelSamples(*(part.detach() for part in parts)), pulled_back.detach()
 
 
-def whitened_channels(layer: FieldLayer, *place: object) -> Channels:
+def whitened_channels(layer: FieldLayer, *key: object) -> ChannelSamples:
     """Channels whose empirical covariances are exact, as adjoints need them."""
-    root, received = _root(layer), layer.received
-    assert received is not None
-    points = received.m2.shape[-1]
-    samples = max(WHITENED, WHITENED_PER_POINT * max(root.shape[1], points))
-    gamma = _cotangents(received, whitened(samples, points, *place, "cotangents"))
-    z = whitened(samples, root.shape[1], *place, "channels")
-    return _channels(layer, root, z, gamma, *place)
+    root, output_moments = _field_root(layer), layer.output_cotangent
+    assert output_moments is not None
+    points = output_moments.m2.shape[-1]
+    samples = max(MIN_WHITENED, WHITENED_PER_DIMENSION * max(root.shape[1], points))
+    output_cotangent = _scale_cotangents(
+        output_moments, whitened(samples, points, *key, "cotangents")
+    )
+    z = whitened(samples, root.shape[1], *key, "channels")
+    return _channels(layer, root, z, output_cotangent, *key)
 
 
 def _channels(
-    layer: FieldLayer, root: Tensor, z: Tensor, gamma: Tensor, *place: object
-) -> Channels:
-    assert layer.between is not None
+    layer: FieldLayer, root: Tensor, z: Tensor, output_cotangent: Tensor, *key: object
+) -> ChannelSamples:
+    assert layer.interlayer is not None
     with torch.enable_grad():
-        y = (z @ root.mT + alone(layer.made.mean, 1)).requires_grad_()
-        x = layer.between.apply(y, generator("masks", *place))
-        gamma = gamma.detach().requires_grad_()
-        d = torch.zeros_like(y)  # of a constant
+        y = (z @ root.mT + squeeze_field(layer.preact.mean, 1)).requires_grad_()
+        x = layer.interlayer.apply(y, make_generator("masks", *key))
+        output_cotangent = output_cotangent.detach().requires_grad_()
+        cotangent = torch.zeros_like(y)  # of a constant
         if x.requires_grad:
-            (d,) = torch.autograd.grad(x, y, gamma, create_graph=True)
-    return Channels(z, root, y, x, gamma, d)
+            (cotangent,) = torch.autograd.grad(x, y, output_cotangent, create_graph=True)
+    return ChannelSamples(z, root, y, x, output_cotangent, cotangent)
 
 
-def _cotangents(received: Cotangent, w: Tensor) -> Tensor:
-    if received.products is None:
-        return w * alone(received.m2, 1).sqrt()
-    return w @ alone(factor(received.products), 2).mT
+def _scale_cotangents(output_moments: Cotangent, normals: Tensor) -> Tensor:
+    if output_moments.products is None:
+        return normals * squeeze_field(output_moments.m2, 1).sqrt()
+    return normals @ squeeze_field(factor(output_moments.products), 2).mT
 
 
-def _root(layer: FieldLayer) -> Float[Tensor, "point rank"]:
-    root = layer.made.root
-    return alone(factor(layer.made.covariance) if root is None else root, 2)
+def _field_root(layer: FieldLayer) -> Float[Tensor, "point rank"]:
+    root = layer.preact.root
+    return squeeze_field(factor(layer.preact.covariance) if root is None else root, 2)
 
 
-def _normals(samples: int, dimensions: int, *place: object) -> Tensor:
-    stream = generator("channels", *place)
+def _normals(samples: int, dimensions: int, *key: object) -> Tensor:
+    stream = make_generator("channels", *key)
     half = torch.randn(-(-samples // 2), dimensions, generator=stream, dtype=torch.float64)
     return torch.cat([half, -half])[:samples]
 
@@ -147,19 +167,23 @@ def _normals(samples: int, dimensions: int, *place: object) -> Tensor:
 def _derivative(value: Tensor, at: Tensor) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(at)
-    (found,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(at) if found is None else found
+    (gradient,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if gradient is None else gradient
 
 
 def logit_cotangents(last: FieldLayer, seed: int) -> Cotangents:
     """Random cotangents at the logits, one for each image, of mean square 1."""
-    shape = (last.weights.channels, last.made.var.shape[-1])
-    u = torch.randn(shape, generator=generator("logits", seed), dtype=torch.float64)
+    shape = (last.weights.out_channels, last.preact.var.shape[-1])
+    u = torch.randn(shape, generator=make_generator("logits", seed), dtype=torch.float64)
     return u / u.square().mean(0).sqrt()
 
 
-def directions(
-    above: FieldLayer, d: Cotangents, received: Cotangent, samples: int, *place: object
+def draw_output_cotangents(
+    next_layer: FieldLayer,
+    cotangent: Cotangents,
+    output_moments: Cotangent,
+    samples: int,
+    *key: object,
 ) -> Float[Tensor, "sample point"]:
     """Draw what the channels of a layer receive from those above, through independent weights.
 
@@ -179,22 +203,23 @@ def directions(
     place
         Of the random stream: seed and layer.
     """
-    taps, weights = above.taps, above.weights
-    d = d[: weights.outputs]
-    stream = generator("directions", *place)
-    if taps.whole:
+    taps, weights = next_layer.taps, next_layer.weights
+    cotangent = cotangent[: weights.group_out_channels]
+    stream = make_generator("directions", *key)
+    if taps.is_linear:
         # A weight of its own for each point; images share it.
-        root = torch.linalg.qr(d, mode="r")[1]
+        root = torch.linalg.qr(cotangent, mode="r")[1]
         z = torch.randn(samples, taps.n_taps, len(root), generator=stream, dtype=torch.float64)
-        gamma = (z @ root).mT.flatten(1)
+        output_cotangent = (z @ root).mT.flatten(1)
     else:
-        sent = d.new_zeros(taps.n_taps, len(d), taps.n_inputs + 1)
-        for tap, reads, variance in zip(sent, taps.reads.T, weights.var.tolist(), strict=True):
-            tap.index_add_(1, reads, variance**0.5 * d)
+        at_inputs = cotangent.new_zeros(taps.n_taps, len(cotangent), taps.n_inputs + 1)
+        columns = zip(at_inputs, taps.input_index.T, weights.var.tolist(), strict=True)
+        for tap, input_index, variance in columns:
+            tap.index_add_(1, input_index, variance**0.5 * cotangent)
         used = (weights.var > 0).nonzero().flatten()
-        sent = sent[used, :, 1:].flatten(0, 1)
-        w = torch.randn(samples, len(sent), generator=stream, dtype=torch.float64)
-        gamma = w @ sent
-    size = gamma.square().mean(0)
-    expected = alone(received.m2, 1)
-    return gamma * torch.where(size > 0, expected / size, 0.0).sqrt()
+        at_inputs = at_inputs[used, :, 1:].flatten(0, 1)
+        normals = torch.randn(samples, len(at_inputs), generator=stream, dtype=torch.float64)
+        output_cotangent = normals @ at_inputs
+    size = output_cotangent.square().mean(0)
+    expected = squeeze_field(output_moments.m2, 1)
+    return output_cotangent * torch.where(size > 0, expected / size, 0.0).sqrt()

@@ -14,31 +14,31 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightShape
-from fanin.seeds import generator
-from fanin.theory.finite_width.simulate import Samples, joined, moments_of_draws
+from fanin.seeds import make_generator
+from fanin.theory.finite_width.simulate import DrawMoments, concatenate, draw_moments
 from fanin.theory.layer_kind import DenseStep, UnpredictableLayer, Vectors
 from fanin.theory.layers import BATCH_NORM
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.walk import Walk
+from fanin.theory.network import ParsedNetwork
 
-HELD = 2**26  # numbers that the draws of one batch may hold: 512 MB
+MAX_NUMBERS = 2**26  # numbers that the draws of one batch may hold: 512 MB
 
 
-def is_dense(model: nn.Module, net: Walk) -> bool:
+def is_dense(model: nn.Module, net: ParsedNetwork) -> bool:
     """Return True if all weight layers are linear."""
     modules = dict(model.named_modules())
     return all(isinstance(modules[stage.name], nn.Linear) for stage in net.stages)
 
 
-def dense_chain(
+def simulate_dense(
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
-    fed: Float[Tensor, "image pixel"],
+    inputs: Float[Tensor, "image pixel"],
     *,
     draws: int = 2000,
     seed: int = 0,
-) -> Samples:
+) -> DrawMoments:
     """Draw what fresh networks make of some images, and send back, layer by layer.
 
     Exact for Gaussian weights and biases, and for orthogonal weights; weights of another law are
@@ -70,53 +70,53 @@ def dense_chain(
         module = modules[stage.name]
         assert isinstance(module, nn.Linear)
         layers.append(DenseWeights.of(module, moments_of(moments, stage.name)))
-    if fed.ndim != 2 or fed.shape[1] != layers[0].inputs:
+    if inputs.ndim != 2 or inputs.shape[1] != layers[0].in_features:
         raise UnpredictableLayer(
             net.stages[0].name, "a linear layer on the last axis of a map; put nn.Flatten() first"
         )
-    between = [
+    interlayers = [
         [step for layer in stage.after if (step := layer.dense()) is not None]
         for stage in net.stages[:-1]
     ]
-    for each in (each for stage in net.stages for each in stage.after):
-        if each.kind is BATCH_NORM and len(fed) == 1:
-            raise UnpredictableLayer(each.name, "batch normalization of one image alone")
-    units = layers[0].inputs + sum(5 * layer.outputs for layer in layers)
-    size = max(1, HELD // (units * len(fed)))
+    for layer in (layer for stage in net.stages for layer in stage.after):
+        if layer.kind is BATCH_NORM and len(inputs) == 1:
+            raise UnpredictableLayer(layer.name, "batch normalization of one image alone")
+    units = layers[0].in_features + sum(5 * layer.out_features for layer in layers)
+    batch_size = max(1, MAX_NUMBERS // (units * len(inputs)))
     batches = []
-    for start in range(0, draws, size):
-        stream = generator("dense chain", seed, start)
-        batches.append(_run(layers, between, fed, min(size, draws - start), stream))
-    return joined(batches)
+    for start in range(0, draws, batch_size):
+        stream = make_generator("dense chain", seed, start)
+        batches.append(_run(layers, interlayers, inputs, min(batch_size, draws - start), stream))
+    return concatenate(batches)
 
 
 def _run(
     layers: Sequence[DenseWeights],
-    between: Sequence[Sequence[DenseStep]],
-    fed: Tensor,
+    interlayers: Sequence[Sequence[DenseStep]],
+    inputs: Tensor,
     draws: int,
     stream: torch.Generator,
-) -> Samples:
-    x, passed = fed[None], []
-    forward: list[tuple[Tensor, Applied]] = []
-    for number, layer in enumerate(layers):
-        applied = apply(layer, x.detach(), draws, stream)
+) -> DrawMoments:
+    x, outputs = inputs[None], []
+    forward: list[tuple[Tensor, AppliedWeights]] = []
+    for index, layer in enumerate(layers):
+        applied = apply_weights(layer, x.detach(), draws, stream)
         forward.append((x, applied))
-        if number < len(between):
+        if index < len(interlayers):
             with torch.enable_grad():
-                x = y = applied.made.requires_grad_()
-                for step in between[number]:
+                x = y = applied.preact.requires_grad_()
+                for step in interlayers[index]:
                     x = step(x, stream)
-            passed.append((y, x))
-    logits = forward[-1][1].made
+            outputs.append((y, x))
+    logits = forward[-1][1].preact
     u = torch.randn(logits.shape, generator=stream, dtype=torch.float64)
     d = u * (logits.shape[-1] ** 0.5 / u.norm(dim=-1, keepdim=True))
     cotangents = [d]
-    for (y, x), (_, above) in zip(passed[::-1], forward[:0:-1], strict=True):
-        received = above.pull_back(cotangents[-1], stream)
-        cotangents.append(_vjp(x, y, received))
-    return moments_of_draws(
-        preactivations=[applied.made.detach() for _, applied in forward],
+    for (y, x), (_, next_applied) in zip(outputs[::-1], forward[:0:-1], strict=True):
+        output_cotangent = next_applied.vjp(cotangents[-1], stream)
+        cotangents.append(_vjp(x, y, output_cotangent))
+    return draw_moments(
+        preactivations=[applied.preact.detach() for _, applied in forward],
         cotangents=cotangents[::-1],
         weight_gradients=[
             # A gradient is an outer product: its mean square is that of the factors.
@@ -126,11 +126,11 @@ def _run(
     )
 
 
-def _vjp(x: Tensor, y: Tensor, received: Tensor) -> Tensor:
+def _vjp(x: Tensor, y: Tensor, output_cotangent: Tensor) -> Tensor:
     if not x.requires_grad:  # a constant
         return torch.zeros_like(y)
-    found = torch.autograd.grad(x, y, received, allow_unused=True)[0]
-    return torch.zeros_like(y) if found is None else found
+    gradient = torch.autograd.grad(x, y, output_cotangent, allow_unused=True)[0]
+    return torch.zeros_like(y) if gradient is None else gradient
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class DenseWeights:
     orthogonal: bool
     bias_mean: float
     bias_std: float
-    inputs: int
-    outputs: int
+    in_features: int
+    out_features: int
 
     @classmethod
     def of(cls, layer: torch.nn.Linear, moments: LayerMoments) -> DenseWeights:
@@ -168,13 +168,13 @@ class DenseWeights:
             orthogonal=moments.law == "orthogonal",
             bias_mean=float(bias.mean) if layer.bias is not None else 0.0,
             bias_std=float(bias.var) ** 0.5 if layer.bias is not None else 0.0,
-            inputs=shape.in_features,
-            outputs=shape.out_features,
+            in_features=shape.in_features,
+            out_features=shape.out_features,
         )
 
 
 @dataclass(frozen=True)
-class Applied:
+class AppliedWeights:
     """Draws of a weight layer, of which only what they made of some inputs is known.
 
     Attributes
@@ -183,12 +183,12 @@ class Applied:
         Pre-activations, biases included.
     """
 
-    made: Vectors
+    preact: Vectors
     weights: DenseWeights
     basis: Float[Tensor, "draw input rank"]
-    image: Float[Tensor, "draw larger rank"]
+    mapped_basis: Float[Tensor, "draw larger rank"]
 
-    def pull_back(self, cotangent: Vectors, stream: torch.Generator) -> Vectors:
+    def vjp(self, cotangent: Vectors, stream: torch.Generator) -> Vectors:
         r"""W^T d, given what W made of its inputs.
 
         With Q an orthonormal basis of the inputs and W = mu 1 1^T + s Z, Z^T d is known on Q and
@@ -197,19 +197,19 @@ class Applied:
         .. math:: Z^T d = Q (Z Q)^T d + (1 - Q Q^T) Z'^T d
         """
         weights, d = self.weights, cotangent.mT
-        seen = self.image[:, : weights.outputs]
-        along = self.basis @ (seen.mT @ d)
-        rest = _unseen_orthogonal if weights.orthogonal else _unseen_independent
-        back = weights.std * (along + rest(self, d, stream)).mT
-        return back + weights.mean * cotangent.sum(-1, keepdim=True)
+        mapped = self.mapped_basis[:, : weights.out_features]
+        in_span = self.basis @ (mapped.mT @ d)
+        complement = _orthogonal_complement if weights.orthogonal else _independent_complement
+        result = weights.std * (in_span + complement(self, d, stream)).mT
+        return result + weights.mean * cotangent.sum(-1, keepdim=True)
 
 
-def apply(
+def apply_weights(
     weights: DenseWeights,
     inputs: Float[Tensor, "one_or_draw image unit"],
     draws: int,
     stream: torch.Generator,
-) -> Applied:
+) -> AppliedWeights:
     r"""Draws of y = W x + b for the inputs of some images, jointly.
 
     Rows of W are independent, so y is Gaussian with mean :math:`\mu \sum_j x_j + \mu_b` and
@@ -218,50 +218,50 @@ def apply(
 
     Examples
     --------
-    >>> weights = DenseWeights(0.0, 8**-0.5, True, 0.0, 0.0, inputs=4, outputs=8)
-    >>> made = apply(weights, torch.ones(1, 1, 4).double(), 3, torch.Generator()).made
-    >>> made.square().sum(-1).flatten().tolist()  # std^2 * max(inputs, outputs) = 1
+    >>> weights = DenseWeights(0.0, 8**-0.5, True, 0.0, 0.0, in_features=4, out_features=8)
+    >>> y = apply_weights(weights, torch.ones(1, 1, 4).double(), 3, torch.Generator()).preact
+    >>> y.square().sum(-1).flatten().tolist()  # std^2 * max(in_features, out_features) = 1
     [4.0, 4.0, 4.0]
     """
     basis, root = torch.linalg.qr(inputs.mT)
     rank = basis.shape[-1]
     if weights.orthogonal:
-        larger = max(weights.inputs, weights.outputs)
-        image = larger**0.5 * _frames(_normals((draws, larger, rank), stream))
+        n_rows = max(weights.in_features, weights.out_features)
+        mapped_basis = n_rows**0.5 * _orthonormalize(_normals((draws, n_rows, rank), stream))
     else:
-        image = _normals((draws, weights.outputs, rank), stream)
-    made = weights.std * (image[:, : weights.outputs] @ root).mT
-    made = made + weights.mean * inputs.sum(-1, keepdim=True) + weights.bias_mean
+        mapped_basis = _normals((draws, weights.out_features, rank), stream)
+    preact = weights.std * (mapped_basis[:, : weights.out_features] @ root).mT
+    preact = preact + weights.mean * inputs.sum(-1, keepdim=True) + weights.bias_mean
     if weights.bias_std:
         # One bias for all images.
-        made = made + weights.bias_std * _normals((draws, 1, weights.outputs), stream)
-    return Applied(made, weights, basis, image)
+        preact = preact + weights.bias_std * _normals((draws, 1, weights.out_features), stream)
+    return AppliedWeights(preact, weights, basis, mapped_basis)
 
 
-def _unseen_independent(applied: Applied, d: Tensor, stream: torch.Generator) -> Tensor:
-    _, size = torch.linalg.qr(d, mode="r")
-    xi = _normals((len(d), applied.weights.inputs, size.shape[-2]), stream)
-    return _off(applied.basis, xi) @ size
+def _independent_complement(applied: AppliedWeights, d: Tensor, stream: torch.Generator) -> Tensor:
+    _, root = torch.linalg.qr(d, mode="r")
+    xi = _normals((len(d), applied.weights.in_features, root.shape[-2]), stream)
+    return _project_out(applied.basis, xi) @ root
 
 
-def _unseen_orthogonal(applied: Applied, d: Tensor, stream: torch.Generator) -> Tensor:
+def _orthogonal_complement(applied: AppliedWeights, d: Tensor, stream: torch.Generator) -> Tensor:
     # As if the matrix were a part of a square one: a rotation of the larger space that carries the
     # inputs to `image`, and whatever is orthogonal to them to anything orthogonal to that.
-    inputs, outputs = applied.weights.inputs, applied.weights.outputs
-    larger = max(inputs, outputs)
-    image = applied.image / larger**0.5
-    padded = torch.nn.functional.pad(d, (0, 0, 0, larger - outputs))
-    _, size = torch.linalg.qr(_off(image, padded), mode="r")
-    xi = _normals((len(d), larger, size.shape[-2]), stream)
-    xi = torch.cat([_off(applied.basis, xi[:, :inputs]), xi[:, inputs:]], 1)
-    return larger**0.5 * _frames(xi)[:, :inputs] @ size
+    in_features, out_features = applied.weights.in_features, applied.weights.out_features
+    n_rows = max(in_features, out_features)
+    mapped_basis = applied.mapped_basis / n_rows**0.5
+    padded = torch.nn.functional.pad(d, (0, 0, 0, n_rows - out_features))
+    _, root = torch.linalg.qr(_project_out(mapped_basis, padded), mode="r")
+    xi = _normals((len(d), n_rows, root.shape[-2]), stream)
+    xi = torch.cat([_project_out(applied.basis, xi[:, :in_features]), xi[:, in_features:]], 1)
+    return n_rows**0.5 * _orthonormalize(xi)[:, :in_features] @ root
 
 
-def _off(basis: Tensor, x: Tensor) -> Tensor:
+def _project_out(basis: Tensor, x: Tensor) -> Tensor:
     return x - basis @ (basis.mT @ x)
 
 
-def _frames(normals: Float[Tensor, "draw unit rank"]) -> Tensor:
+def _orthonormalize(normals: Float[Tensor, "draw unit rank"]) -> Tensor:
     """Orthonormal columns, uniform over all such: QR's signs are the library's (Mezzadri 2007)."""
     q, r = torch.linalg.qr(normals)
     return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None]

@@ -24,31 +24,31 @@ from fanin.theory.field.state import Cotangent, FieldLayer
 from fanin.theory.finite_width.adjoints import (
     ClosedAdjoint,
     Forms,
-    alone,
-    by_cotangent,
-    by_fed,
+    as_matrices,
     diagonal,
-    followed,
+    gradient_by_cotangent,
+    gradient_by_input,
     is_closed,
-    matrices,
-    quadratic,
+    quadratic_forms,
+    squeeze_field,
+    tracked_layers,
 )
 from fanin.theory.finite_width.channels import (
-    Channels,
-    directions,
-    drawn_channels,
+    ChannelSamples,
+    draw_channels,
+    draw_output_cotangents,
     logit_cotangents,
     whitened_channels,
 )
 
-FEWEST = 256  # samples of a channel; of a layer's share of the variance they know some 25 %
-MOST = 16384  # some 4 %
-AT_ONCE = 2**22  # numbers in the samples of all layers, between those bounds
+MIN_SAMPLES = 256  # samples of a channel; of a layer's share of the variance they know some 25 %
+MAX_SAMPLES = 16384  # some 4 %
+MAX_NUMBERS = 2**22  # numbers in the samples of all layers, between those bounds
 Matrix = Float[Tensor, "point point"]
 
 
 @dataclass(frozen=True)
-class Freedom:
+class FreeFraction:
     """Share of a layer's second moments that its weights leave free, given its inputs: (1, 1) for
     independent weights, less where orthogonal ones keep lengths, forward or backward.
     """
@@ -59,9 +59,9 @@ class Freedom:
 
 def log_variances(
     layers: Sequence[FieldLayer],
-    freedoms: Sequence[Freedom],
+    free_fractions: Sequence[FreeFraction],
     *,
-    images: int = 1,
+    images_per_field: int = 1,
     seed: int = 0,
 ) -> dict[str, Float64[np.ndarray, " layer"]]:
     """Variance of the logarithm of one draw's moments, on the image of a walk.
@@ -82,22 +82,22 @@ def log_variances(
     dict
         preact_m2, preact_var, vjp_m2, weight_vjp_m2 to an array over layers.
     """
-    sweeps = _Sweeps(tuple(layers), tuple(freedoms), images, seed)
-    sweeps.up()
-    sweeps.down()
+    sweeps = _Sweeps(tuple(layers), tuple(free_fractions), images_per_field, seed)
+    sweeps.sweep_up()
+    sweeps.sweep_down()
     n = len(layers)
-    found = sweeps.variance.clamp(min=0).numpy()
-    weight, followed = found[2 * n :], sweeps.weight_targets
+    variance = sweeps.variance.clamp(min=0).numpy()
+    weight, tracked = variance[2 * n :], sweeps.weight_targets
     return {
-        "preact_m2": found[:n],
-        "preact_var": (found[:n] + sweeps.centring.numpy()).clip(min=0),
-        "vjp_m2": found[n : 2 * n],
-        "weight_vjp_m2": np.interp(np.arange(n), followed, weight[followed]),
+        "preact_m2": variance[:n],
+        "preact_var": (variance[:n] + sweeps.centring_correction.numpy()).clip(min=0),
+        "vjp_m2": variance[n : 2 * n],
+        "weight_vjp_m2": np.interp(np.arange(n), tracked, weight[tracked]),
     }
 
 
 @dataclass
-class _Group:
+class _TargetGroup:
     """Targets whose derivatives by cotangents are carried together."""
 
     targets: list[int] = field(default_factory=list)
@@ -128,13 +128,13 @@ class _LayerSamples:
         By the field's covariance; by the cotangent's moments where that has no closed form.
     """
 
-    channels: Channels
-    gamma: Float[Tensor, "sample out"]
-    d: Float[Tensor, "sample point"]
-    whitened: Channels | None
+    channels: ChannelSamples
+    output_cotangent: Float[Tensor, "sample out"]
+    cotangent: Float[Tensor, "sample point"]
+    whitened: ChannelSamples | None
     influence: Float[Tensor, "sample target"]
-    kept: Float[Tensor, "sample target"]
-    into_field: list[tuple[list[int], Forms]] = field(default_factory=list)
+    fixed_influence: Float[Tensor, "sample target"]
+    field_forms: list[tuple[list[int], Forms]] = field(default_factory=list)
 
 
 class _Sweeps:
@@ -143,179 +143,217 @@ class _Sweeps:
     def __init__(
         self,
         layers: tuple[FieldLayer, ...],
-        freedoms: tuple[Freedom, ...],
-        images: int,
+        free_fractions: tuple[FreeFraction, ...],
+        images_per_field: int,
         seed: int,
     ) -> None:
-        self.layers, self.freedoms, self.images, self.seed = layers, freedoms, images, seed
+        self.layers = layers
+        self.free_fractions = free_fractions
+        self.images_per_field = images_per_field
+        self.seed = seed
         self.n = len(layers)
         self.variance = torch.zeros(3 * self.n, dtype=torch.float64)
         # What a layer's own scatter changes by when it is taken around the mean over all units.
-        self.centring = torch.zeros(self.n, dtype=torch.float64)
-        self.weight_targets = followed(layers)
+        self.centring_correction = torch.zeros(self.n, dtype=torch.float64)
+        self.weight_targets = tracked_layers(layers)
         self.samples = self._sample_layers()
 
     def _sample_layers(self) -> list[_LayerSamples]:
-        d = logit_cotangents(self.layers[-1], self.seed)
-        samples_of_layers = []
-        for number in range(self.n - 2, -1, -1):
-            layer, above = self.layers[number], self.layers[number + 1]
-            assert layer.between is not None
-            assert layer.received is not None
-            place = (self.seed, number)
-            senders = 1 if above.taps.whole else min(len(d), above.weights.outputs)
-            points = max(layer.made.var.shape[-1], above.taps.n_taps * senders // self.n)
-            samples = max(FEWEST, min(MOST, AT_ONCE // (self.n * points)))
-            gamma = directions(above, d, layer.received, samples, *place)
-            channels, d = drawn_channels(layer, gamma, *place)
-            closed = is_closed(layer.between, layer.made)
-            whitened = None if closed else whitened_channels(layer, *place)
-            if closed and self.freedoms[number].forward == 1:
-                nobody = torch.empty(0, dtype=torch.float64)  # asks for these again
-                channels = replace(channels, normals=nobody, root=nobody, y=nobody)
-            nothing = torch.zeros(samples, 3 * self.n, dtype=torch.float64)
-            samples_of_layers.append(_LayerSamples(channels, gamma, d, whitened, nothing, nothing))
-        return samples_of_layers[::-1]
+        cotangent = logit_cotangents(self.layers[-1], self.seed)
+        layer_samples = []
+        for index in range(self.n - 2, -1, -1):
+            layer, next_layer = self.layers[index], self.layers[index + 1]
+            assert layer.interlayer is not None
+            assert layer.output_cotangent is not None
+            key = (self.seed, index)
+            n_senders = (
+                1
+                if next_layer.taps.is_linear
+                else min(len(cotangent), next_layer.weights.group_out_channels)
+            )
+            points = max(layer.preact.var.shape[-1], next_layer.taps.n_taps * n_senders // self.n)
+            n_samples = max(MIN_SAMPLES, min(MAX_SAMPLES, MAX_NUMBERS // (self.n * points)))
+            output_cotangent = draw_output_cotangents(
+                next_layer, cotangent, layer.output_cotangent, n_samples, *key
+            )
+            channels, cotangent = draw_channels(layer, output_cotangent, *key)
+            closed = is_closed(layer.interlayer, layer.preact)
+            whitened = None if closed else whitened_channels(layer, *key)
+            if closed and self.free_fractions[index].forward == 1:
+                empty = torch.empty(0, dtype=torch.float64)  # asks for these again
+                channels = replace(channels, normals=empty, root=empty, y=empty)
+            zeros = torch.zeros(n_samples, 3 * self.n, dtype=torch.float64)
+            layer_samples.append(
+                _LayerSamples(channels, output_cotangent, cotangent, whitened, zeros, zeros)
+            )
+        return layer_samples[::-1]
 
-    def up(self) -> None:
+    def sweep_up(self) -> None:
         """From the first layer to the last but one: derivatives by cotangents' moments."""
-        points, pairs = _Group(), _Group()
-        for number, (layer, station) in enumerate(zip(self.layers, self.samples, strict=False)):
+        points, pairs = _TargetGroup(), _TargetGroup()
+        for index, (layer, samples) in enumerate(zip(self.layers, self.samples, strict=False)):
             assert layer.cotangent is not None
-            m2 = alone(layer.cotangent.m2, 1)
+            m2 = squeeze_field(layer.cotangent.m2, 1)
             if m2.sum() > 0:
                 form = torch.full_like(m2, 1 / float(m2.sum()))
                 if layer.cotangent.products is None:
-                    points.add(self.n + number, form)
+                    points.add(self.n + index, form)
                 else:
-                    pairs.add(self.n + number, torch.diag(form))
-                if number in self.weight_targets:
-                    pairs.add(2 * self.n + number, by_cotangent(layer, self.images))
-            adjoint = ClosedAdjoint(layer) if station.whitened is None else None
+                    pairs.add(self.n + index, torch.diag(form))
+                if index in self.weight_targets:
+                    pairs.add(
+                        2 * self.n + index, gradient_by_cotangent(layer, self.images_per_field)
+                    )
+            adjoint = ClosedAdjoint(layer) if samples.whitened is None else None
             for group in (points, pairs):
                 if group.forms is not None:
-                    self._send_up(number, adjoint, group)
-        if not self.layers[-1].taps.whole:
-            self._scatter_of_cotangent(points, pairs)
+                    self._propagate_up(index, adjoint, group)
+        if not self.layers[-1].taps.is_linear:
+            self._add_cotangent_scatter(points, pairs)
 
-    def _scatter_of_cotangent(self, points: _Group, pairs: _Group) -> None:
+    def _add_cotangent_scatter(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
         """Of a random cotangent on maps, whose length alone is fixed."""
         last = self.layers[-1]
         if self.n - 1 in self.weight_targets:
-            pairs.add(3 * self.n - 1, by_cotangent(last, self.images))
+            pairs.add(3 * self.n - 1, gradient_by_cotangent(last, self.images_per_field))
         for group in (points, pairs):
             if group.forms is not None:
-                forms = matrices(group.forms)
-                each = diagonal(forms).unflatten(1, (self.images, -1))
-                length = each.mean(-1, keepdim=True).expand_as(each).flatten(1)
+                forms = as_matrices(group.forms)
+                diagonals = diagonal(forms).unflatten(1, (self.images_per_field, -1))
+                length = diagonals.mean(-1, keepdim=True).expand_as(diagonals).flatten(1)
                 free = (forms - torch.diag_embed(length)).square().sum((1, 2))
-                self.variance[group.targets] += 2 * free / last.weights.channels
+                self.variance[group.targets] += 2 * free / last.weights.out_channels
 
-    def _send_up(self, number: int, adjoint: ClosedAdjoint | None, group: _Group) -> None:
-        layer, above, station = self.layers[number], self.layers[number + 1], self.samples[number]
+    def _propagate_up(self, index: int, adjoint: ClosedAdjoint | None, group: _TargetGroup) -> None:
+        layer, next_layer, samples = self.layers[index], self.layers[index + 1], self.samples[index]
         forms, targets = group.forms, torch.tensor(group.targets)
         assert forms is not None
-        assert layer.received is not None
+        assert layer.output_cotangent is not None
         # Diagonal forms don't see what one draw correlates; matrices carry it to the layer above.
-        channels, one_draw = station.channels, forms.ndim == 2
-        influence = quadratic(station.d if one_draw else channels.d, forms)
-        station.influence = station.influence.index_add(1, targets, influence)
+        channels, diagonal_forms = samples.channels, forms.ndim == 2
+        influence = quadratic_forms(
+            samples.cotangent if diagonal_forms else channels.cotangent, forms
+        )
+        samples.influence = samples.influence.index_add(1, targets, influence)
         if adjoint is not None:
-            sent, into_field = adjoint.into_cotangent(forms)
+            output_forms, field_forms = adjoint.cotangent_adjoint(forms)
         else:
-            assert station.whitened is not None
-            sent, into_field = station.whitened.into_cotangent(forms, layer.received), forms
-        station.into_field.append((list(group.targets), into_field))
-        taps, weights = above.taps, above.weights
-        if self.freedoms[number + 1].backward < 1:
-            held = _lengths(sent, layer.received) if taps.whole else sent
-            kept = quadratic(station.gamma if one_draw else channels.gamma, held)
-            station.kept = station.kept.index_add(1, targets, kept)
-        if sent.ndim == 2:
-            group.forms = weights.outputs * taps.sum_variances(sent, weights.var)
+            assert samples.whitened is not None
+            output_forms, field_forms = (
+                samples.whitened.cotangent_adjoint(forms, layer.output_cotangent),
+                forms,
+            )
+        samples.field_forms.append((list(group.targets), field_forms))
+        taps, weights = next_layer.taps, next_layer.weights
+        if self.free_fractions[index + 1].backward < 1:
+            fixed_forms = (
+                _length_part(output_forms, layer.output_cotangent)
+                if taps.is_linear
+                else output_forms
+            )
+            fixed_influence = quadratic_forms(
+                samples.output_cotangent if diagonal_forms else channels.output_cotangent,
+                fixed_forms,
+            )
+            samples.fixed_influence = samples.fixed_influence.index_add(1, targets, fixed_influence)
+        if output_forms.ndim == 2:
+            group.forms = weights.group_out_channels * taps.forward_m2(output_forms, weights.var)
         else:
-            group.forms = weights.outputs * taps.sum_covariances(sent, weights.var)
+            group.forms = weights.group_out_channels * taps.forward_products(
+                output_forms, weights.var
+            )
 
-    def down(self) -> None:
+    def sweep_down(self) -> None:
         """From the last layer to the first: derivatives by covariances of the fields."""
         last = self.layers[-1]
-        forms = torch.zeros(3 * self.n, last.made.var.shape[-1], dtype=torch.float64)
-        forms = self._with_own(self.n - 1, forms)
-        for number in range(self.n - 2, -1, -1):
-            layer, above, station = (
-                self.layers[number],
-                self.layers[number + 1],
-                self.samples[number],
-            )
-            taps, weights = above.taps, above.weights
-            through = taps.send_variances if forms.ndim == 2 else taps.send_covariances
-            forms = weights.inputs * through(forms, weights.var)
-            weight_target = 2 * self.n + number + 1
-            if number + 1 in self.weight_targets:
-                direct = by_fed(above, self.images)
+        forms = torch.zeros(3 * self.n, last.preact.var.shape[-1], dtype=torch.float64)
+        forms = self._add_own_target(self.n - 1, forms)
+        for index in range(self.n - 2, -1, -1):
+            layer, next_layer = self.layers[index], self.layers[index + 1]
+            samples = self.samples[index]
+            taps, weights = next_layer.taps, next_layer.weights
+            propagate = taps.backward_m2 if forms.ndim == 2 else taps.backward_products
+            forms = weights.group_in_channels * propagate(forms, weights.var)
+            weight_target = 2 * self.n + index + 1
+            if index + 1 in self.weight_targets:
+                direct = gradient_by_input(next_layer, self.images_per_field)
                 forms[weight_target] += direct if direct.ndim == forms.ndim - 1 else direct.diag()
-            influence = station.influence + quadratic(station.channels.x, forms)
-            freedom, back = self.freedoms[number].forward, self.freedoms[number + 1].backward
-            if number == 0 and freedom == 1:
-                kept = torch.zeros(())
+            influence = samples.influence + quadratic_forms(samples.channels.x, forms)
+            free_forward = self.free_fractions[index].forward
+            free_backward = self.free_fractions[index + 1].backward
+            if index == 0 and free_forward == 1:
+                fixed_influence = torch.zeros(())
             else:
-                forms, kept = self._into_field(number, station, forms, freedom)
+                forms, fixed_influence = self._to_field(index, samples, forms, free_forward)
             spread = influence.var(0)
-            if min(freedom, back) < 1:
-                spread = (influence - station.kept - kept).var(0)
-                spread = spread + back * station.kept.var(0) + freedom * kept.var(0)
-            self.variance += spread / layer.weights.channels
-            forms = self._with_own(number, forms)
+            if min(free_forward, free_backward) < 1:
+                spread = (influence - samples.fixed_influence - fixed_influence).var(0)
+                spread = (
+                    spread
+                    + free_backward * samples.fixed_influence.var(0)
+                    + free_forward * fixed_influence.var(0)
+                )
+            self.variance += spread / layer.weights.out_channels
+            forms = self._add_own_target(index, forms)
 
-    def _into_field(
-        self, number: int, station: _LayerSamples, forms: Forms, freedom: float
+    def _to_field(
+        self, index: int, samples: _LayerSamples, forms: Forms, free_fraction: float
     ) -> tuple[Forms, Tensor]:
         """Forms on the field, and the part of the influence that is a form of it."""
-        layer, channels, whitened = self.layers[number], station.channels, station.whitened
+        layer, channels, whitened = self.layers[index], samples.channels, samples.whitened
         if whitened is None:
-            found = ClosedAdjoint(layer).into_field(forms)
-            for targets, group in station.into_field:
-                found[targets] += group if group.ndim == found.ndim else matrices(group)
-            if freedom == 1:
-                return found, torch.zeros(())
-            return found, quadratic(channels.y - alone(layer.made.mean, 1), found)
+            field_forms = ClosedAdjoint(layer).field_adjoint(forms)
+            for targets, group in samples.field_forms:
+                same_rank = group.ndim == field_forms.ndim
+                field_forms[targets] += group if same_rank else as_matrices(group)
+            if free_fraction == 1:
+                return field_forms, torch.zeros(())
+            deviations = channels.y - squeeze_field(layer.preact.mean, 1)
+            return field_forms, quadratic_forms(deviations, field_forms)
         backward = list(torch.zeros(3 * self.n, channels.y.shape[-1]).to(forms))
-        for targets, group in station.into_field:
+        for targets, group in samples.field_forms:
             for target, form in zip(targets, group, strict=True):
                 backward[target] = form
-        found = whitened.into_whitened(forms, backward)
-        kept = quadratic(channels.normals, found) if freedom < 1 else torch.zeros(())
+        normal_forms = whitened.normals_adjoint(forms, backward)
+        fixed_influence = (
+            quadratic_forms(channels.normals, normal_forms)
+            if free_fraction < 1
+            else torch.zeros(())
+        )
         # Below the first layer nothing is left to be differentiated.
-        return whitened.unwhitened(found) if number else found, kept
+        return whitened.to_points(normal_forms) if index else normal_forms, fixed_influence
 
-    def _with_own(self, number: int, forms: Forms) -> Forms:
+    def _add_own_target(self, index: int, forms: Forms) -> Forms:
         """Add the layer's own target, and what its channels scatter at the layer itself."""
-        made, weights = self.layers[number].made, self.layers[number].weights
-        mean, var = alone(made.mean, 1).expand(made.var.shape[-1]), alone(made.var, 1)
+        preact, weights = self.layers[index].preact, self.layers[index].weights
+        mean = squeeze_field(preact.mean, 1).expand(preact.var.shape[-1])
+        var = squeeze_field(preact.var, 1)
         total = (mean.square() + var).sum()
         if not total > 0:
             return forms
-        cov = torch.diag(var) if made.cov is None else alone(made.cov, 2)
-        freedom, channels = self.freedoms[number].forward, weights.channels
-        scatter = _around_zero(cov, mean, channels, freedom)
-        self.variance[number] += scatter
-        self.centring[number] = _around_mean(cov, self.images, channels, freedom) - scatter
+        cov = torch.diag(var) if preact.cov is None else squeeze_field(preact.cov, 2)
+        free_fraction, channels = self.free_fractions[index].forward, weights.out_channels
+        scatter = _log_m2_variance(cov, mean, channels, free_fraction)
+        self.variance[index] += scatter
+        self.centring_correction[index] = (
+            _log_var_variance(cov, self.images_per_field, channels, free_fraction) - scatter
+        )
         form = torch.full_like(var, 1 / float(total))
         if forms.shape[-1] == len(var):
-            forms[number] += form if forms.ndim == 2 else torch.diag(form)
+            forms[index] += form if forms.ndim == 2 else torch.diag(form)
         return forms
 
 
-def _lengths(sent: Forms, received: Cotangent) -> Forms:
+def _length_part(output_forms: Forms, output_cotangent: Cotangent) -> Forms:
     """The part of forms that a vector's length decides, its entries being alike."""
-    size = alone(received.m2, 1)
-    own = sent if sent.ndim == 2 else diagonal(sent)
-    share = (own @ size) / size.sum().clamp(min=1e-300)
-    return share[:, None].expand(len(share), len(size))
+    size = squeeze_field(output_cotangent.m2, 1)
+    own = output_forms if output_forms.ndim == 2 else diagonal(output_forms)
+    fraction = (own @ size) / size.sum().clamp(min=1e-300)
+    return fraction[:, None].expand(len(fraction), len(size))
 
 
-def _around_zero(
-    cov: Matrix, mean: Float[Tensor, " point"], channels: int, freedom: float
+def _log_m2_variance(
+    cov: Matrix, mean: Float[Tensor, " point"], channels: int, free_fraction: float
 ) -> float:
     """Variance of the log of a layer's mean square, over C channels of a Gaussian field.
 
@@ -325,25 +363,32 @@ def _around_zero(
     if not total > 0:
         return 0.0
     own = (2 * cov.square().sum() + 4 * mean @ cov @ mean) / total.square()
-    return _of_log(freedom * float(own) / channels)
+    return _log_variance(free_fraction * float(own) / channels)
 
 
-def _around_mean(cov: Matrix, images: int, channels: int, freedom: float) -> float:
+def _log_var_variance(
+    cov: Matrix, images_per_field: int, channels: int, free_fraction: float
+) -> float:
     """The same around the mean over an image's points and channels: of `preact_var`."""
-    points = len(cov) // images
-    means = torch.eye(images, dtype=torch.float64).repeat_interleave(points, 0) / points
-    against = cov @ means
-    squares = means.mT @ against / channels
+    points = len(cov) // images_per_field
+    means = torch.eye(images_per_field, dtype=torch.float64).repeat_interleave(points, 0) / points
+    mean_products = cov @ means
+    squares = means.mT @ mean_products / channels
     m2 = cov.diagonal().mean()
     value = m2 - squares.diagonal().mean()
     if not value > 1e-9 * m2:  # a single unit is its own mean
         return 0.0
-    own = freedom * 2 * cov.square().mean() / channels
-    both = freedom * 2 * against.square().sum() / (len(cov) * images * channels**2)
-    variance = own + 2 * squares.square().mean() - 2 * both
-    return _of_log(float(variance / value.square()))
+    own = free_fraction * 2 * cov.square().mean() / channels
+    cross = (
+        free_fraction
+        * 2
+        * mean_products.square().sum()
+        / (len(cov) * images_per_field * channels**2)
+    )
+    variance = own + 2 * squares.square().mean() - 2 * cross
+    return _log_variance(float(variance / value.square()))
 
 
-def _of_log(variance: float) -> float:
+def _log_variance(variance: float) -> float:
     """Of the log of a chi-square that has this relative variance: a little more."""
     return float(torch.special.polygamma(1, torch.tensor(1 / variance))) if variance > 0 else 0.0

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
 from fanin.theory.field import FieldLayer, Sampling, predict_field, walk_field
-from fanin.theory.finite_width.dense import dense_chain, is_dense
-from fanin.theory.finite_width.first_order import Freedom, log_variances
-from fanin.theory.finite_width.simulate import SIGNED, conv_chain
+from fanin.theory.finite_width.dense import is_dense, simulate_dense
+from fanin.theory.finite_width.first_order import FreeFraction, log_variances
+from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.mean_field import predict_mean_field, unit_moments
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.prediction import DrawLaw, Prediction
-from fanin.theory.walk import Walk, walk
+from fanin.theory.network import ParsedNetwork, parse_network
+from fanin.theory.prediction import DrawDistribution, Prediction
 
-NARROW = 64  # channels below which terms of second order in 1 / width matter
-MOST_POINTS = 2048  # of a field with covariances everywhere
-AMPLIFYING = 1.001  # log-sensitivity: rectifiers have 1
-STEP = 1e-3  # of log q
+MIN_CHANNELS = 64  # channels below which terms of second order in 1 / width matter
+MAX_POINTS = 2048  # of a field with covariances everywhere
+MAX_LOG_SENSITIVITY = 1.001  # log-sensitivity: rectifiers have 1
+LOG_STEP = 1e-3  # of log q
 LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
 
 
@@ -78,50 +78,50 @@ def predict_finite_width(
     >>> row.quantity, round(float(row.value), 1), round(float(row.log_sd), 1)
     ('preact_m2', 2.0, 0.2)
     """
-    net = walk(model, images.shape[1:], layer_kinds)
+    net = parse_network(model, images.shape[1:], layer_kinds)
     names = tuple(stage.name for stage in net.stages)
     if is_dense(model, net):
-        samples = dense_chain(model, net, moments, net.enter(images), seed=seed)
-        return Prediction("finite_width", names, {}, samples.law())
+        samples = simulate_dense(model, net, moments, net.first_input(images), seed=seed)
+        return Prediction("finite_width", names, {}, samples.distributions())
     if first_order_holds(model, net, moments, images, layer_kinds):
         sampling = Sampling(seed=seed)
         field = predict_field(
             model, moments, images, sampling=sampling, layer_kinds=layer_kinds
         ).to_frame()
         if np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
-            laws = _around_field(field, model, net, moments, images, seed, layer_kinds)
+            laws = _predict_first_order(field, model, net, moments, images, seed, layer_kinds)
             return Prediction("finite_width", names, {}, laws)
-    samples = conv_chain(model, net, moments, images, seed=seed)
-    return Prediction("finite_width", names, {}, samples.law())
+    samples = simulate_networks(model, net, moments, images, seed=seed)
+    return Prediction("finite_width", names, {}, samples.distributions())
 
 
-def _around_field(
+def _predict_first_order(
     field: pd.DataFrame,
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
     images: Tensor,
     seed: int,
     layer_kinds: Sequence[LayerKind],
-) -> dict[str, DrawLaw]:
+) -> dict[str, DrawDistribution]:
     spread = spread_of_draws(model, net, moments, images, field, seed, layer_kinds)
-    laws: dict[str, DrawLaw] = {}
-    for quantity in (*spread.log_sd, *SIGNED):
+    laws: dict[str, DrawDistribution] = {}
+    for quantity in (*spread.log_sd, *SIGNED_QUANTITIES):
         rows = field[field.quantity == quantity]
         value, se = (
             rows[column].to_numpy().reshape(len(images) + 1, len(net.stages))
             for column in ("value", "sampling_se")
         )
         if quantity == "preact_var":
-            value = (value - spread.grand_share * laws["preact_m2"].value).clip(min=0)
+            value = (value - spread.grand_mean_share * laws["preact_m2"].value).clip(min=0)
         log_sd = spread.log_sd.get(quantity, np.full_like(value, np.nan))
-        laws[quantity] = DrawLaw(value, log_sd, se)
+        laws[quantity] = DrawDistribution(value, log_sd, se)
     return laws
 
 
 def first_order_holds(
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image ..."],
     layer_kinds: Sequence[LayerKind] = (),
@@ -136,39 +136,39 @@ def first_order_holds(
     if not all(layer.kind.first_order for layer in layers):
         return False
     shapes = {name: WeightShape.of(layer) for name, layer in weight_layers(model).items()}
-    if any(shapes[stage.name].out_features < NARROW for stage in net.stages[:-1]):
+    if any(shapes[stage.name].out_features < MIN_CHANNELS for stage in net.stages[:-1]):
         return False
     if not all(layer.kind.reshapes for layer in net.stages[-1].after):
         return False  # a pooling that makes logits of the last maps, or a head
-    if max(stage.positions for stage in net.stages) > MOST_POINTS:
+    if max(stage.positions for stage in net.stages) > MAX_POINTS:
         return False
     if shapes[net.stages[0].name].groups > 1:
         return False
-    if any(_has_mean(moments_of(moments, stage.name)) for stage in net.stages):
+    if any(_has_nonzero_mean(moments_of(moments, stage.name)) for stage in net.stages):
         return False
     return not _amplifies(model, net, moments, images, layer_kinds)
 
 
-def _has_mean(layer: LayerMoments) -> bool:
+def _has_nonzero_mean(layer: LayerMoments) -> bool:
     return bool(torch.as_tensor(layer.weight.mean).any())
 
 
 def _amplifies(
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
     images: Tensor,
     layer_kinds: Sequence[LayerKind],
 ) -> bool:
     predicted = predict_mean_field(model, moments, images, layer_kinds=layer_kinds)
     q = predicted.value("preact_m2").mean(0)
-    scales = torch.tensor([-STEP, STEP], dtype=torch.float64).exp()
+    scales = torch.tensor([-LOG_STEP, LOG_STEP], dtype=torch.float64).exp()
     for stage, moment in zip(net.stages[:-1], q[:-1], strict=True):
         if not 0 < moment < float("inf"):
             continue
         var = moment * scales
         low, high = unit_moments(stage.after, torch.zeros_like(var), var).m2.log().tolist()
-        if (high - low) / (2 * STEP) > AMPLIFYING:
+        if (high - low) / (2 * LOG_STEP) > MAX_LOG_SENSITIVITY:
             return True
     return False
 
@@ -187,12 +187,12 @@ class Spread:
     """
 
     log_sd: Mapping[str, Float64[np.ndarray, "row layer"]]
-    grand_share: Float64[np.ndarray, "row layer"]
+    grand_mean_share: Float64[np.ndarray, "row layer"]
 
 
 def spread_of_draws(
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image ..."],
     field: pd.DataFrame,
@@ -210,50 +210,52 @@ def spread_of_draws(
         Theory 3's prediction, as a table.
     """
     modules = weight_layers(model)
-    freedoms = [freedom(modules[s.name], moments_of(moments, s.name)) for s in net.stages]
+    free_fractions = [
+        free_fraction(modules[s.name], moments_of(moments, s.name)) for s in net.stages
+    ]
 
-    def walked(chosen: Tensor) -> tuple[FieldLayer, ...]:
+    def walk_layers(images: Tensor) -> tuple[FieldLayer, ...]:
         result = walk_field(
             model,
             moments,
-            chosen,
-            joint=len(chosen) > 1,
+            images,
+            joint=len(images) > 1,
             sampling=Sampling(repeats=1, seed=seed),
-            everywhere=True,
+            keep_covariances=True,
             layer_kinds=layer_kinds,
         )
         (layers,) = result.passes
         return layers
 
-    def variances(layers: tuple[FieldLayer, ...], count: int) -> LogVariances:
-        return log_variances(layers, freedoms, images=count, seed=seed)
+    def variances(layers: tuple[FieldLayer, ...], images_per_field: int) -> LogVariances:
+        return log_variances(layers, free_fractions, images_per_field=images_per_field, seed=seed)
 
-    single, grand = [], []
+    own_variances, grand_mean_shares = [], []
     for image in images:
-        layers = walked(image[None])
-        single.append(variances(layers, 1))
-        grand.append([_grand_share(layer) for layer in layers])
-    together = min(len(images), MOST_POINTS // max(stage.positions for stage in net.stages))
-    joint = variances(walked(images[:together]), together) if together > 1 else None
-    found = {}
-    for quantity in single[0]:
+        layers = walk_layers(image[None])
+        own_variances.append(variances(layers, 1))
+        grand_mean_shares.append([_grand_mean_share(layer) for layer in layers])
+    n_joint = min(len(images), MAX_POINTS // max(stage.positions for stage in net.stages))
+    joint = variances(walk_layers(images[:n_joint]), n_joint) if n_joint > 1 else None
+    log_sd = {}
+    for quantity in own_variances[0]:
         values = field[(field.quantity == quantity) & (field.image >= 0)].value.to_numpy()
         values = values.reshape(len(images), -1)
-        own = np.stack([spread[quantity] for spread in single])
-        first = own[:together], values[:together]
-        alike = np.ones(own.shape[1])
+        own = np.stack([spread[quantity] for spread in own_variances])
+        joint_part = own[:n_joint], values[:n_joint]
+        correlation = np.ones(own.shape[1])
         if joint is not None:
-            alike = _correlation(joint[quantity], *first)
-        variance = np.concatenate([own, _of_mean(own, values, alike)[None]])
-        vanished = np.concatenate([values, values.sum(0)[None]]) == 0
-        found[quantity] = np.where(vanished, 0.0, np.sqrt(variance))
-    return Spread(found, np.array([*grand, np.mean(grand, 0)]))
+            correlation = _correlation(joint[quantity], *joint_part)
+        variance = np.concatenate([own, _variance_of_mean(own, values, correlation)[None]])
+        is_zero = np.concatenate([values, values.sum(0)[None]]) == 0
+        log_sd[quantity] = np.where(is_zero, 0.0, np.sqrt(variance))
+    return Spread(log_sd, np.array([*grand_mean_shares, np.mean(grand_mean_shares, 0)]))
 
 
-def _grand_share(layer: FieldLayer) -> float:
-    assert layer.made.cov is not None
-    m2 = float(layer.made.m2.mean())
-    return float(layer.made.cov.mean()) / layer.weights.channels / m2 if m2 > 0 else 0.0
+def _grand_mean_share(layer: FieldLayer) -> float:
+    assert layer.preact.cov is not None
+    m2 = float(layer.preact.m2.mean())
+    return float(layer.preact.cov.mean()) / layer.weights.out_channels / m2 if m2 > 0 else 0.0
 
 
 def _correlation(
@@ -261,13 +263,15 @@ def _correlation(
     own: Float64[np.ndarray, "image layer"],
     values: Float64[np.ndarray, "image layer"],
 ) -> Float64[np.ndarray, " layer"]:
-    alone, together = (_of_mean(own, values, np.full(own.shape[1], c)) for c in (0.0, 1.0))
-    room = together - alone
-    share = np.divide(joint - alone, room, out=np.zeros_like(room), where=room > 0)
+    uncorrelated, correlated = (
+        _variance_of_mean(own, values, np.full(own.shape[1], c)) for c in (0.0, 1.0)
+    )
+    width = correlated - uncorrelated
+    share = np.divide(joint - uncorrelated, width, out=np.zeros_like(width), where=width > 0)
     return share.clip(0, 1)
 
 
-def _of_mean(
+def _variance_of_mean(
     own: Float64[np.ndarray, "image layer"],
     values: Float64[np.ndarray, "image layer"],
     correlation: Float64[np.ndarray, " layer"],
@@ -281,7 +285,7 @@ def _of_mean(
     return mean
 
 
-def freedom(layer: WeightLayer, moments: LayerMoments) -> Freedom:
+def free_fraction(layer: WeightLayer, moments: LayerMoments) -> FreeFraction:
     """Share of the second moments that a layer's weights leave free as they pass them on.
 
     An orthogonal matrix that makes no fewer outputs than it has inputs keeps products of vectors;
@@ -291,15 +295,15 @@ def freedom(layer: WeightLayer, moments: LayerMoments) -> Freedom:
     --------
     >>> from fanin.inits import Moments
     >>> moments = LayerMoments(Moments(0.0, 0.1), Moments(0.0, 0.0), "orthogonal")
-    >>> freedom(nn.Linear(40, 10), moments)
-    Freedom(forward=0.75, backward=0.0)
+    >>> free_fraction(nn.Linear(40, 10), moments)
+    FreeFraction(forward=0.75, backward=0.0)
     """
     if moments.law == "independent":
-        return Freedom()
+        return FreeFraction()
     shape = WeightShape.of(layer)
     # Variances that differ from tap to tap: a kernel of one tap.
     one_tap = not shape.kernel or torch.as_tensor(moments.weight.var).ndim > 0
     inputs = shape.in_features // shape.groups if one_tap else shape.fan_in
     outputs = shape.out_features // shape.groups
     backward = max(0.0, 1 - inputs / outputs) if one_tap else 1.0
-    return Freedom(max(0.0, 1 - outputs / inputs), backward)
+    return FreeFraction(max(0.0, 1 - outputs / inputs), backward)

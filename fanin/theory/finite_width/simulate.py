@@ -1,6 +1,6 @@
 """Moments of drawn networks, and the law of one draw: log m ~ N(log(value) - sd^2 / 2, sd^2).
 
-`conv_chain` draws networks of the moments that are declared.
+`simulate_networks` draws networks of the moments that are declared.
 
 Given one layer's channels the next layer's fields are Gaussian, with a covariance over positions
 that is known from those channels. To draw the fields from it would cost more than to draw Gaussian
@@ -25,46 +25,48 @@ from fanin.inits.weight_shape import WeightLayer, WeightShape
 from fanin.models.layers import SeededDropout
 from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.prediction import DrawLaw
-from fanin.theory.walk import Walk
+from fanin.theory.network import ParsedNetwork
+from fanin.theory.prediction import DrawDistribution
 
-FEWEST = 64  # draws: their spread is then known to 9 %
-MOST = 200  # to 5 %
-WORK = 1e10  # multiplications of a forward pass, all draws and images together: some 5 s
-SIGNED = ("preact_mean",)
+MIN_DRAWS = 64  # draws: their spread is then known to 9 %
+MAX_DRAWS = 200  # to 5 %
+MAX_WORK = 1e10  # multiplications of a forward pass, all draws and images together: some 5 s
+SIGNED_QUANTITIES = ("preact_mean",)
 # A draw whose moment vanished or overflowed has no logarithm. Up to this share of them, half of
 # what a 95 % interval leaves out anyway, the law of the others is kept.
-LOST = 0.025
-ROUNDING = 1e-12  # a smaller spread of logarithms is rounding's: of a cotangent of fixed length
+MAX_LOST = 0.025
+MIN_LOG_SD = 1e-12  # a smaller spread of logarithms is rounding's: of a cotangent of fixed length
 
 
-def affordable_draws(model: nn.Module, net: Walk, images: int) -> int:
+def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
     """As many draws as the work allows, from 64 to 200.
 
     Examples
     --------
-    >>> from fanin.theory.walk import walk
+    >>> from fanin.theory.network import parse_network
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
-    >>> affordable_draws(model, walk(model, (1, 28, 28)), images=8)
+    >>> affordable_draws(model, parse_network(model, (1, 28, 28)), n_images=8)
     200
     """
     shapes = {name: WeightShape.of(layer) for name, layer in weight_layers(model).items()}
     layers = [(shapes[stage.name], stage.positions) for stage in net.stages]
-    one = sum(shape.out_features * shape.fan_in * positions for shape, positions in layers)
-    return max(FEWEST, min(MOST, int(WORK / (one * images))))
+    work_per_image = sum(
+        shape.out_features * shape.fan_in * positions for shape, positions in layers
+    )
+    return max(MIN_DRAWS, min(MAX_DRAWS, int(MAX_WORK / (work_per_image * n_images))))
 
 
-def conv_chain(
+def simulate_networks(
     model: nn.Module,
-    net: Walk,
+    net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image channel *position"],
     *,
     draws: int | None = None,
     seed: int = 0,
-) -> Samples:
+) -> DrawMoments:
     """Draw networks and take their moments on some images.
 
     Weights and biases are Gaussian, or orthogonal where that is declared; with the moments of each
@@ -91,29 +93,31 @@ def conv_chain(
     batches = []
     with torch.random.fork_rng([]):  # torch's own dropout draws from the global stream
         for draw in range(draws):
-            stream = generator("conv chain", seed, draw)
+            stream = make_generator("conv chain", seed, draw)
             torch.manual_seed(stream.initial_seed())
-            _fill(network, moments, stream)
-            _mask(network, len(images), stream)
-            batches.append(_measured(network, images, stream))
-    return joined(batches)
+            _initialize(network, moments, stream)
+            _set_dropout_masks(network, len(images), stream)
+            batches.append(_measure(network, images, stream))
+    return concatenate(batches)
 
 
 @torch.no_grad()
-def _fill(network: nn.Module, moments: Mapping[str, LayerMoments], stream: torch.Generator) -> None:
+def _initialize(
+    network: nn.Module, moments: Mapping[str, LayerMoments], stream: torch.Generator
+) -> None:
     for name, layer in weight_layers(network).items():
-        known = moments_of(moments, name)
-        if known.law == "orthogonal":
-            layer.weight.copy_(_orthogonal(layer, known.weight, stream))
+        layer_moments = moments_of(moments, name)
+        if layer_moments.law == "orthogonal":
+            layer.weight.copy_(_orthogonal(layer, layer_moments.weight, stream))
         else:
-            layer.weight.copy_(_gaussian(layer.weight, known.weight, stream))
+            layer.weight.copy_(_gaussian(layer.weight, layer_moments.weight, stream))
         if layer.bias is not None:
-            layer.bias.copy_(_gaussian(layer.bias, known.bias, stream))
+            layer.bias.copy_(_gaussian(layer.bias, layer_moments.bias, stream))
 
 
-def _gaussian(like: Tensor, moments: Moments, stream: torch.Generator) -> Tensor:
+def _gaussian(parameter: Tensor, moments: Moments, stream: torch.Generator) -> Tensor:
     # Normals of 24 bits are drawn five times as fast as those of 53, and scatter alike.
-    z = torch.randn(like.shape, generator=stream).double()
+    z = torch.randn(parameter.shape, generator=stream).double()
     return torch.as_tensor(moments.mean) + torch.as_tensor(moments.var).double().sqrt() * z
 
 
@@ -126,22 +130,24 @@ def _orthogonal(layer: WeightLayer, moments: Moments, stream: torch.Generator) -
     return (var.max() / unit.max()).sqrt() * scheme.sample(shape, stream)
 
 
-def _mask(network: nn.Module, images: int, stream: torch.Generator) -> None:
+def _set_dropout_masks(network: nn.Module, n_images: int, stream: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, SeededDropout) and module.training:
-            uniform = torch.rand((images, *module.features), generator=stream)
+            uniform = torch.rand((n_images, *module.features), generator=stream)
             module.mask = (uniform >= module.p).double() / (1 - module.p)
 
 
-def _measured(network: nn.Module, images: Tensor, stream: torch.Generator) -> Samples:
+def _measure(network: nn.Module, images: Tensor, stream: torch.Generator) -> DrawMoments:
     with torch.enable_grad():
         layers, logits = trace(network, images)
-        made = [layer.preactivation for layer in layers]
+        preacts = [layer.preactivation for layer in layers]
         u = random_cotangent(len(images), logits.flatten(1).shape[1], stream).reshape(logits.shape)
-        found = torch.autograd.grad(logits, made, u, allow_unused=True)
-    cotangents = [torch.zeros_like(y) if d is None else d for y, d in zip(made, found, strict=True)]
-    return moments_of_draws(
-        preactivations=[y.detach()[None] for y in made],
+        gradients = torch.autograd.grad(logits, preacts, u, allow_unused=True)
+    cotangents = [
+        torch.zeros_like(y) if d is None else d for y, d in zip(preacts, gradients, strict=True)
+    ]
+    return draw_moments(
+        preactivations=[y.detach()[None] for y in preacts],
         cotangents=[d[None] for d in cotangents],
         weight_gradients=[
             _weight_gradient(layer, d)[None] for layer, d in zip(layers, cotangents, strict=True)
@@ -165,32 +171,34 @@ def _weight_gradient(layer: LayerTrace, cotangent: Tensor) -> Float[Tensor, " im
     # image, group, channel and tap, position
     patches = patches.flatten(2, 1 + dimensions).movedim(2, -1)
     patches = patches.reshape(len(x), module.groups, -1, patches.shape[-1])
-    received = cotangent.reshape(len(x), module.groups, -1, patches.shape[-1])
-    return (received @ patches.mT).square().mean((1, 2, 3))
+    grouped_cotangent = cotangent.reshape(len(x), module.groups, -1, patches.shape[-1])
+    return (grouped_cotangent @ patches.mT).square().mean((1, 2, 3))
 
 
 @dataclass(frozen=True)
-class Samples:
+class DrawMoments:
     """Moments of drawn networks, one draw's on each image."""
 
     values: Mapping[str, Float[Tensor, "draw image layer"]]
 
-    def law(self) -> dict[str, DrawLaw]:
+    def distributions(self) -> dict[str, DrawDistribution]:
         """The law of one draw's moment, for every image and the mean over them."""
-        return {name: _law(name, values) for name, values in self.values.items()}
+        return {name: _distribution(name, values) for name, values in self.values.items()}
 
 
-def joined(batches: Sequence[Samples]) -> Samples:
+def concatenate(batches: Sequence[DrawMoments]) -> DrawMoments:
     """Batches of draws as one."""
     names = batches[0].values
-    return Samples({name: torch.cat([batch.values[name] for batch in batches]) for name in names})
+    return DrawMoments(
+        {name: torch.cat([batch.values[name] for batch in batches]) for name in names}
+    )
 
 
-def moments_of_draws(
+def draw_moments(
     preactivations: Sequence[Float[Tensor, "draw image ..."]],
     cotangents: Sequence[Float[Tensor, "draw image ..."]],
     weight_gradients: Sequence[Float[Tensor, "draw image"]],
-) -> Samples:
+) -> DrawMoments:
     """The quantities of the `layers` table, from what each layer of the draws made and received.
 
     Parameters
@@ -198,33 +206,33 @@ def moments_of_draws(
     weight_gradients
         Mean squares over the weights.
     """
-    made = [y.flatten(2) for y in preactivations]
-    return Samples(
+    preacts = [y.flatten(2) for y in preactivations]
+    return DrawMoments(
         {
-            "preact_m2": _stacked([y.square().mean(-1) for y in made]),
-            "preact_mean": torch.stack([y.mean(-1) for y in made], -1),
-            "preact_var": _stacked([y.var(-1, correction=0) for y in made]),
-            "vjp_m2": _stacked([d.flatten(2).square().mean(-1) for d in cotangents]),
-            "weight_vjp_m2": _stacked(weight_gradients),
+            "preact_m2": _stack_layers([y.square().mean(-1) for y in preacts]),
+            "preact_mean": torch.stack([y.mean(-1) for y in preacts], -1),
+            "preact_var": _stack_layers([y.var(-1, correction=0) for y in preacts]),
+            "vjp_m2": _stack_layers([d.flatten(2).square().mean(-1) for d in cotangents]),
+            "weight_vjp_m2": _stack_layers(weight_gradients),
         }
     )
 
 
-def _stacked(moments: Sequence[Tensor]) -> Tensor:
+def _stack_layers(moments: Sequence[Tensor]) -> Tensor:
     """[draw, image, layer]; what came of inf - inf or 0 * inf overflowed."""
     return torch.stack(list(moments), -1).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def _law(name: str, values: Tensor) -> DrawLaw:
+def _distribution(name: str, values: Tensor) -> DrawDistribution:
     with np.errstate(over="ignore", invalid="ignore"):
         rows = torch.cat([values, values.mean(1, keepdim=True)], 1).numpy()
-        if name in SIGNED:
+        if name in SIGNED_QUANTITIES:
             mean, se = rows.mean(0), rows.std(0, ddof=1) / len(rows) ** 0.5
-            return DrawLaw(mean, np.full_like(mean, np.nan), se)
-        return log_normal(rows)
+            return DrawDistribution(mean, np.full_like(mean, np.nan), se)
+        return fit_log_normal(rows)
 
 
-def log_normal(rows: Float64[np.ndarray, "draw row layer"]) -> DrawLaw:
+def fit_log_normal(rows: Float64[np.ndarray, "draw row layer"]) -> DrawDistribution:
     """The lognormal law of draws of a moment.
 
     Where all draws are 0 the moment is certain: value 0, spread 0. Where some overflowed the value
@@ -234,24 +242,26 @@ def log_normal(rows: Float64[np.ndarray, "draw row layer"]) -> DrawLaw:
     Examples
     --------
     >>> draws = np.exp(np.array([-1.0, 0.0, 1.0]))[:, None, None]
-    >>> law = log_normal(draws)
-    >>> law.log_sd.item(), float(np.log(law.value.item()))
+    >>> fit = fit_log_normal(draws)
+    >>> fit.log_sd.item(), float(np.log(fit.value.item()))
     (1.0, 0.5)
     """
     n = len(rows)
     lost = (rows == 0) | ~np.isfinite(rows)
     log = np.where(lost, np.nan, np.log(np.where(lost, 1.0, rows)))
-    kept = n - lost.sum(0)
-    centre = np.nansum(log, 0) / np.maximum(kept, 1)
-    spread = np.sqrt(np.nansum(np.square(log - centre), 0) / np.maximum(kept - 1, 1))
-    spread = np.where(spread < ROUNDING, 0.0, spread)
-    value = np.exp(centre + spread**2 / 2) * (kept / n)
-    relative = np.sqrt(spread**2 / n + spread**4 / (2 * (n - 1)))
-    few = lost.mean(0) <= LOST
+    n_kept = n - lost.sum(0)
+    centre = np.nansum(log, 0) / np.maximum(n_kept, 1)
+    log_sd = np.sqrt(np.nansum(np.square(log - centre), 0) / np.maximum(n_kept - 1, 1))
+    log_sd = np.where(log_sd < MIN_LOG_SD, 0.0, log_sd)
+    value = np.exp(centre + log_sd**2 / 2) * (n_kept / n)
+    relative_se = np.sqrt(log_sd**2 / n + log_sd**4 / (2 * (n - 1)))
+    is_lognormal = lost.mean(0) <= MAX_LOST
     plain = rows.mean(0), rows.std(0, ddof=1) / n**0.5
     overflowed = np.isinf(rows).any(0)
-    return DrawLaw(
-        value=np.where(overflowed, np.inf, np.where(few, value, plain[0])),
-        log_sd=np.where((rows == 0).all(0), 0.0, np.where(few, spread, np.nan)),
-        sampling_se=np.where(overflowed, np.inf, np.where(few, value * relative, plain[1])),
+    return DrawDistribution(
+        value=np.where(overflowed, np.inf, np.where(is_lognormal, value, plain[0])),
+        log_sd=np.where((rows == 0).all(0), 0.0, np.where(is_lognormal, log_sd, np.nan)),
+        sampling_se=np.where(
+            overflowed, np.inf, np.where(is_lognormal, value * relative_se, plain[1])
+        ),
     )

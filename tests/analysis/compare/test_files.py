@@ -55,7 +55,7 @@ def test_latex_tables_are_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "name"),
+    ("spec", "name"),
     [
         (ComparisonSpec(), "init-test_accuracy"),
         (ComparisonSpec(within=("model", "data")), "init-test_accuracy-within-model-data"),
@@ -66,6 +66,6 @@ def test_latex_tables_are_whole() -> None:
         ),
     ],
 )
-def test_other_questions_have_other_files(question: ComparisonSpec, name: str) -> None:
+def test_other_questions_have_other_files(spec: ComparisonSpec, name: str) -> None:
     planned = trials(np.random.default_rng(0), surface=PEAKED, strategies=2)
-    assert file_name(compare_trials(planned, question)) == name
+    assert file_name(compare_trials(planned, spec)) == name

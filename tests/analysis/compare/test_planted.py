@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 from simulated_trials import PEAKED, trials
 
-from analysis.compare.comparison import compare_trials, pairs
+from analysis.compare.comparison import compare_pairs, compare_trials
 from analysis.compare.spec import METRICS, ComparisonSpec
-from analysis.compare.tuning import by_setting, scores
+from analysis.compare.tuning import chosen_scores, tune_by_setting
 from fanin.statistics.holm import holm
 
 METRIC = METRICS["test_accuracy"]
@@ -26,8 +26,8 @@ def most(level: float, sweeps: int) -> float:
 
 def beyond_doubt(made: pd.DataFrame) -> pd.DataFrame:
     """The pairs of a sweep's one group that differ beyond doubt: all that `compare` does for it."""
-    scored = scores(by_setting(made, METRIC))
-    found = pd.DataFrame(pairs(scored, list(dict.fromkeys(made["strategy"])), METRIC))
+    scored = chosen_scores(tune_by_setting(made, METRIC))
+    found = pd.DataFrame(compare_pairs(scored, list(dict.fromkeys(made["strategy"])), METRIC))
     return found[holm(found["p"]) <= LEVEL]
 
 

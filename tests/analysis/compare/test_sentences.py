@@ -8,7 +8,7 @@ import pytest
 from simulated_trials import PEAKED, trials
 
 from analysis.compare.comparison import compare_trials
-from analysis.compare.sentences import not_yet, of_all, of_group
+from analysis.compare.sentences import group_sentences, missing_sentences, overall_sentences
 from analysis.compare.spec import ComparisonSpec
 
 ACCURACY = ComparisonSpec()
@@ -25,8 +25,8 @@ def unfinished(planned: pd.DataFrame, which: pd.Series) -> pd.DataFrame:
     return planned
 
 
-def said(planned: pd.DataFrame, question: ComparisonSpec = ACCURACY) -> str:
-    return " ".join(of_group(compare_trials(planned, question).groups[0], question))
+def said(planned: pd.DataFrame, spec: ComparisonSpec = ACCURACY) -> str:
+    return " ".join(group_sentences(compare_trials(planned, spec).groups[0], spec))
 
 
 def test_who_stands_first_by_its_seeds_may_be_worse_on_common_ones() -> None:
@@ -55,7 +55,7 @@ def test_equals_share_the_first_place() -> None:
     told = said(planned)
     assert "s0, s1 and s2 share the highest mean test accuracy, 0.100, over 5 seeds" in told
     assert "has the highest" not in told
-    (overall,) = of_all(compare_trials(planned, ACCURACY))
+    (overall,) = overall_sentences(compare_trials(planned, ACCURACY))
     assert overall.startswith(
         "Over 2 settings s0, s1 and s2 share the best average rank, 2.00 of 3 (Friedman p = 1.000;"
     )
@@ -74,9 +74,9 @@ def test_a_mean_over_the_seeds_that_survived_says_so() -> None:
     planned.loc[lost, ["score", "loss"]] = np.nan
     planned.loc[lost, "diverged"] = True
     planned.loc[(planned["strategy"] == "s0") & ~lost, "score"] /= 2
-    question = ComparisonSpec(metric="test_loss")
-    assert "s0 has the lowest mean test loss" in said(planned, question)
-    assert "over 4 of 5 seeds" in said(planned, question)
+    spec = ComparisonSpec(metric="test_loss")
+    assert "s0 has the lowest mean test loss" in said(planned, spec)
+    assert "over 4 of 5 seeds" in said(planned, spec)
 
 
 def test_cells_without_a_result_are_told() -> None:
@@ -120,21 +120,21 @@ def test_groups_without_a_result_are_named() -> None:
     planned["group"] = planned["setting"]
     found = compare_trials(unfinished(planned, planned["setting"] == "t1"), ACCURACY)
     assert [group.title for group in found.groups] == ["t0"]
-    assert not_yet(found) == ["No cell has a result yet: t1."]
-    assert not_yet(compare_trials(made(), ACCURACY)) == []
+    assert missing_sentences(found) == ["No cell has a result yet: t1."]
+    assert missing_sentences(compare_trials(made(), ACCURACY)) == []
 
 
 @pytest.mark.parametrize(("settings", "words"), [(4, "too few settings"), (6, ": better than s1.")])
 def test_two_strategies_need_six_settings(settings: int, words: str) -> None:
     planned = made(strategies=2, settings=settings, planted=0.2)
-    (told,) = of_all(compare_trials(planned, ACCURACY))
+    (told,) = overall_sentences(compare_trials(planned, ACCURACY))
     assert words in told
     assert "sign test, 5%" in told
     assert "Nemenyi" not in told
 
 
 def test_a_small_level_is_told_as_it_is() -> None:
-    (told,) = of_all(compare_trials(made(settings=3), ComparisonSpec(level=0.001)))
+    (told,) = overall_sentences(compare_trials(made(settings=3), ComparisonSpec(level=0.001)))
     assert "Nemenyi, 0.1%" in told
 
 

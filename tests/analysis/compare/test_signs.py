@@ -9,7 +9,7 @@ from simulated_trials import PEAKED, trials
 
 from analysis.compare.comparison import InitComparison, compare_trials
 from analysis.compare.figures import tuned_values_figure
-from analysis.compare.sentences import of_all, of_group
+from analysis.compare.sentences import group_sentences, overall_sentences
 from analysis.compare.spec import ComparisonSpec
 from analysis.compare.tables import standings_table
 
@@ -45,20 +45,20 @@ def test_the_better_one_stands_first_everywhere(found: InitComparison) -> None:
 
 @BOTH
 def test_the_better_one_is_told_to_be_better(found: InitComparison) -> None:
-    told = " ".join(of_group(found.groups[0], found.question))
+    told = " ".join(group_sentences(found.groups[0], found.spec))
     assert "It is better than s1 (by 0.2" in told
     assert "worse" not in told
 
 
 @BOTH
 def test_the_table_shows_the_numbers_of_the_pair(found: InitComparison) -> None:
-    table = standings_table(found.groups[0], found.question).set_index("init")
+    table = standings_table(found.groups[0], found.spec).set_index("init")
     pair = found.groups[0].pairs.set_index(["a", "b"]).loc[("s0", "s1")]
     row = table.loc["s1"]
     assert float(row["first minus it (95 %)"].split()[0]) == pytest.approx(
         pair["difference"], rel=0.01
     )
-    assert (pair["difference"] > 0) == found.question.measured.larger_is_better
+    assert (pair["difference"] > 0) == found.spec.metric_info.larger_is_better
     assert row["P(first beats it)"] == "1.00"
 
 
@@ -66,8 +66,8 @@ def test_the_table_shows_the_numbers_of_the_pair(found: InitComparison) -> None:
 def test_light_is_better_in_the_map(found: InitComparison) -> None:
     (image,) = tuned_values_figure(found).axes[0].images
     means = np.asarray(image.get_array())
-    best = means.max() if found.question.measured.larger_is_better else means.min()
-    worst = means.min() if found.question.measured.larger_is_better else means.max()
+    best = means.max() if found.spec.metric_info.larger_is_better else means.min()
+    worst = means.min() if found.spec.metric_info.larger_is_better else means.max()
     lightness = image.cmap(image.norm(np.array([best, worst])))[:, :3].sum(axis=1)
     assert lightness[0] > lightness[1]
 
@@ -91,7 +91,7 @@ def test_the_table_and_sentences_have_the_corrected_p_value() -> None:
     mine = pairs[pairs["a"] == found.groups[0].standings["strategy"].iloc[0]]
     between = mine[(mine["p"] <= 0.05) & (mine["p_holm"] > 0.05)]
     assert len(between)
-    told = " ".join(of_group(found.groups[0], ACCURACY))
+    told = " ".join(group_sentences(found.groups[0], ACCURACY))
     table = standings_table(found.groups[0], ACCURACY).set_index("init")["p (Holm)"]
     apart = told[told.index("It is not told apart from") :]
     for row in between.to_dict("records"):
@@ -104,14 +104,15 @@ def test_the_level_is_the_one_that_was_asked_for() -> None:
     p = compare_trials(planned, ACCURACY).groups[0].pairs
     strict = ComparisonSpec(level=float(p.loc[p["a"] == "s0", "p_holm"].min()) / 2)
     assert "is better than" in " ".join(
-        of_group(compare_trials(planned, ACCURACY).groups[0], ACCURACY)
+        group_sentences(compare_trials(planned, ACCURACY).groups[0], ACCURACY)
     )
     assert "is better than" not in " ".join(
-        of_group(compare_trials(planned, strict).groups[0], strict)
+        group_sentences(compare_trials(planned, strict).groups[0], strict)
     )
     many = accuracies(settings=4)
     (told,), (strictly,) = (
-        of_all(compare_trials(many, ComparisonSpec(level=level))) for level in (0.3, 0.0001)
+        overall_sentences(compare_trials(many, ComparisonSpec(level=level)))
+        for level in (0.3, 0.0001)
     )
     assert "better than s" in told
     assert "better than s" not in strictly

@@ -8,7 +8,7 @@ import pytest
 from simulated_trials import PEAKED, trials
 
 from analysis.compare.comparison import InitComparison, compare_trials
-from analysis.compare.sentences import of_all, of_group
+from analysis.compare.sentences import group_sentences, overall_sentences
 from analysis.compare.spec import ComparisonSpec
 from analysis.compare.tables import standings_table
 from fanin.errors import FaninError
@@ -44,7 +44,7 @@ def test_a_seed_that_lacks_a_setting_is_not_averaged() -> None:
     touched = (pairs["a"] == "s1") | (pairs["b"] == "s1")
     assert set(pairs.loc[touched, "pairs"]) == {4}
     assert set(pairs.loc[~touched, "pairs"]) == {5}
-    assert standings_table(found.groups[0], found.question)["missing"].tolist().count("5") == 1
+    assert standings_table(found.groups[0], found.spec)["missing"].tolist().count("5") == 1
 
 
 def test_losses_that_diverged_are_counted_and_make_the_last_rank() -> None:
@@ -53,14 +53,14 @@ def test_losses_that_diverged_are_counted_and_make_the_last_rank() -> None:
     lost = (planned["strategy"] == "s0") & (planned["setting"] == "t0")
     planned.loc[lost, ["score", "loss"]] = np.nan
     planned.loc[lost, "diverged"] = True
-    question = ComparisonSpec(metric="test_loss")
-    found = compare_trials(planned, question)
+    spec = ComparisonSpec(metric="test_loss")
+    found = compare_trials(planned, spec)
     assert not row(found, "s0")["ranked"]
     assert row(found, "s0")["diverged"] == 5
     assert np.isnan(row(found, "s0")["mean"])
     assert found.groups[0].standings["strategy"].iloc[-1] == "s0"
     assert len(found.groups[0].pairs) == 1
-    said = " ".join(of_group(found.groups[0], question))
+    said = " ".join(group_sentences(found.groups[0], spec))
     assert "s0 is not ranked: no score (5 of 10 runs diverged)" in said
     assert "Diverged, of all runs: s0 50%" in said
     assert found.overall is not None
@@ -85,15 +85,15 @@ def test_sentences_say_who_is_surely_better_and_who_is_not_told_apart() -> None:
     planned = made(settings=3)
     planned.loc[planned["strategy"] == "s2", "score"] -= 0.3
     found = compare_trials(planned, ComparisonSpec())
-    first, surely, apart = of_group(found.groups[0], found.question)[:3]
+    first, surely, apart = group_sentences(found.groups[0], found.spec)[:3]
     name = found.groups[0].standings["strategy"].iloc[0]
     other = ({"s0", "s1"} - {name}).pop()
     assert first.startswith(f"{name} has the highest mean test accuracy, 0.8")
     assert first.endswith("over 5 seeds and 3 settings.")
     assert surely.startswith("It is better than s2 (by 0.3")
     assert apart.startswith(f"It is not told apart from {other} (by 0.0")
-    assert "Over 3 settings" in of_all(found)[0]
-    assert of_all(compare_trials(made(), ComparisonSpec())) == []  # one setting
+    assert "Over 3 settings" in overall_sentences(found)[0]
+    assert overall_sentences(compare_trials(made(), ComparisonSpec())) == []  # one setting
 
 
 def test_p_values_are_corrected_over_all_pairs_of_all_groups() -> None:

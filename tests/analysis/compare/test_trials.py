@@ -13,7 +13,7 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.compare.spec import ComparisonSpec
-from analysis.compare.trials import ABSENT, trials, words_of
+from analysis.compare.trials import ABSENT, trials, varying_values
 from fanin.errors import FaninError
 
 INITS = ["he_normal", "normal std=0.01", "uniform a=0.0 b=1.0"]
@@ -63,7 +63,7 @@ def test_any_axis_can_be_compared(seeded: Results) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("spec", "said"),
     [
         (ComparisonSpec(by="innit"), "did you mean init or "),
         (ComparisonSpec(within=("aktivation",)), "did you mean activation?"),
@@ -81,9 +81,9 @@ def test_any_axis_can_be_compared(seeded: Results) -> None:
         (ComparisonSpec(metric="accuracy"), "did you mean test_accuracy?"),
     ],
 )
-def test_what_cannot_be_meant_is_said(seeded: Results, question: ComparisonSpec, said: str) -> None:
+def test_what_cannot_be_meant_is_said(seeded: Results, spec: ComparisonSpec, said: str) -> None:
     with pytest.raises(FaninError) as told:
-        trials(seeded, question)
+        trials(seeded, spec)
     assert said in str(told.value)
 
 
@@ -106,8 +106,8 @@ def sweep(tmp_path: Path) -> Sweep:
     return lambda *words: run_sweep(tmp_path, "tiny", *words, small=TINY)
 
 
-def of(results: Results, column: str, question: ComparisonSpec | None = None) -> list[str]:
-    return list(dict.fromkeys(trials(results, question or ComparisonSpec())[column]))
+def of(results: Results, column: str, spec: ComparisonSpec | None = None) -> list[str]:
+    return list(dict.fromkeys(trials(results, spec or ComparisonSpec())[column]))
 
 
 def test_a_number_is_one_value_however_it_was_typed(sweep: Sweep) -> None:
@@ -156,8 +156,8 @@ def test_the_narrower_axis_has_the_key(sweep: Sweep) -> None:
 def test_an_option_without_the_key_is_named_so(sweep: Sweep) -> None:
     sweep("init=he_normal", "init.gain=1,2")
     results = sweep("init=zeros")
-    question = ComparisonSpec(by="init.gain", within=("init",))
-    assert of(results, "strategy", question) == ["gain=1", "gain=2", "without gain"]
+    spec = ComparisonSpec(by="init.gain", within=("init",))
+    assert of(results, "strategy", spec) == ["gain=1", "gain=2", "without gain"]
 
 
 def test_nothing_is_left_of_an_axis_that_is_tuned(sweep: Sweep) -> None:
@@ -211,13 +211,13 @@ def line(number: int, asked: dict[str, Any], **options: str) -> dict[str, Any]:
 
 
 def test_only_what_varies_is_a_column() -> None:
-    words = words_of([line(1, {"optim.lr": 0.1}), line(2, {"optim.lr": 0.2})])
+    words = varying_values([line(1, {"optim.lr": 0.1}), line(2, {"optim.lr": 0.2})])
     assert words.to_dict("list") == {"optim.lr": [0.1, 0.2]}
     assert list(words.index) == ["c1", "c2"]
 
 
 def test_a_key_that_some_left_at_its_default_has_the_default_there() -> None:
-    words = words_of([line(1, {}), line(2, {"optim.lr": 0.2})])
+    words = varying_values([line(1, {}), line(2, {"optim.lr": 0.2})])
     assert words["optim.lr"].tolist() == [0.1, 0.2]
 
 
@@ -225,7 +225,7 @@ def test_a_key_is_an_options_own() -> None:
     normal = line(1, {"init.std": 0.01}, init="normal")
     other = line(2, {}, init="truncated_normal")
     other["config"]["init"]["std"] = 0.02  # its default, which nobody asked for
-    words = words_of([normal, other])
+    words = varying_values([normal, other])
     assert words.to_dict("records") == [
         {"init": "normal", "init.std": 0.01},
         {"init": "truncated_normal", "init.std": ABSENT},
@@ -233,10 +233,14 @@ def test_a_key_is_an_options_own() -> None:
 
 
 def test_where_data_lay_tells_nothing_apart() -> None:
-    assert words_of([line(1, {"data.root": "/a"}), line(2, {"data.root": "/b"})]).columns.empty
+    assert varying_values(
+        [line(1, {"data.root": "/a"}), line(2, {"data.root": "/b"})]
+    ).columns.empty
 
 
 def test_lists_and_mappings_are_told_too() -> None:
-    words = words_of([line(1, {"init.layers": {"fc1": 2}, "probe.images": [0, 1]}), line(2, {})])
+    words = varying_values(
+        [line(1, {"init.layers": {"fc1": 2}, "probe.images": [0, 1]}), line(2, {})]
+    )
     assert words["init.layers.fc1"].tolist() == [2, ""]
     assert words["probe.images"].tolist() == ["[0, 1]", ""]

@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 
 from analysis.compare.spec import METRICS
-from analysis.compare.tuning import Tuned, by_setting, by_value, scores
+from analysis.compare.tuning import TunedStrategy, chosen_scores, mean_by_value, tune_by_setting
 
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 NAN = float("nan")
 
 
-def made(score: list[list[float]], loss: list[list[float]] | None = None, **more: object) -> Tuned:
+def made(
+    score: list[list[float]], loss: list[list[float]] | None = None, **more: object
+) -> TunedStrategy:
     """Seeds are rows, tuned values 0.1, 0.2, ... columns; a NaN score has diverged."""
     x = np.array(score)
     values = {
@@ -25,7 +27,7 @@ def made(score: list[list[float]], loss: list[list[float]] | None = None, **more
         "done": np.ones(x.shape, bool),
         "metric": ACCURACY,
     }
-    return Tuned(**{**values, **more})
+    return TunedStrategy(**{**values, **more})
 
 
 def test_each_seed_takes_its_own_lowest_training_loss() -> None:
@@ -82,11 +84,11 @@ def test_tables_keep_every_run() -> None:
             "done": True,
         }
     )
-    tuned = by_setting(frame, ACCURACY)
-    chosen = scores(tuned)
+    tuned = tune_by_setting(frame, ACCURACY)
+    chosen = chosen_scores(tuned)
     assert chosen["score"].tolist() == [0.6, 0.7, 0.3, 0.4]
     assert chosen["tuned"].tolist() == [0.2, 0.1, 0.1, 0.1]
-    values = by_value(tuned)
+    values = mean_by_value(tuned)
     assert values["mean"].tolist() == pytest.approx([0.6, 0.35, 0.35])
     assert values["runs"].sum() == 6
     assert values["diverged"].sum() == 1

@@ -12,7 +12,7 @@ import yaml
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.figures.ablation import Field, combined, fields, measured
+from analysis.figures.ablation import Combination, apply_change, combinations, measure_outputs
 from experiments.config.catalog import CONF
 from fanin.errors import FaninError
 
@@ -56,7 +56,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return run_sweep(root, "suspects", *words, config_dir=root / "conf", small=small)
 
 
-def by_name(found: list[Field]) -> dict[tuple[str, str], Field]:
+def by_name(found: list[Combination]) -> dict[tuple[str, str], Combination]:
     return {(field.suspect, field.remedy): field for field in found}
 
 
@@ -79,11 +79,11 @@ def by_name(found: list[Field]) -> dict[tuple[str, str], Field]:
 def test_a_change_is_made_as_options_are_composed(
     base: dict[str, Any], change: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert combined(base, change) == expected
+    assert apply_change(base, change) == expected
 
 
 def test_each_field_has_its_cells_and_says_whose_they_are(results: Results) -> None:
-    found = by_name(fields(results, CRITERION))
+    found = by_name(combinations(results, CRITERION))
     kinds = {
         suspect: [found[suspect, remedy].kind for remedy in CRITERION["remedies"]]
         for suspect in CRITERION["suspects"]
@@ -99,8 +99,8 @@ def test_each_field_has_its_cells_and_says_whose_they_are(results: Results) -> N
 
 
 def test_a_remedy_may_mean_something_else_for_a_suspect(results: Results) -> None:
-    other = {**CRITERION, "instead": {"weights": {"He": {"clip": "norm"}}}}
-    found = by_name(fields(results, other))
+    other = {**CRITERION, "overrides": {"weights": {"He": {"clip": "norm"}}}}
+    found = by_name(combinations(results, other))
     assert found["weights", "He"].kind == "own"
     assert found["weights", "He"].cell_ids == found["weights", "clip"].cell_ids
 
@@ -109,11 +109,11 @@ def test_a_cell_that_no_suspect_explains_is_an_error(results: Results) -> None:
     suspects = {name: CRITERION["suspects"][name] for name in ("none", "weights")}
     with pytest.raises(FaninError, match="none of the criterion's suspects"):
         # The learning rate is still a key that the criterion knows, through `healthy`.
-        fields(results, {**CRITERION, "suspects": suspects})
+        combinations(results, {**CRITERION, "suspects": suspects})
 
 
 def test_sizes_are_of_the_network_that_trains(results: Results) -> None:
-    found, cells = by_name(fields(results, CRITERION)), measured(results)
+    found, cells = by_name(combinations(results, CRITERION)), measure_outputs(results)
     layers = results.layers
     (cell, _) = found["weights", "clip"].cell_ids
     m2 = layers[
@@ -134,7 +134,7 @@ def test_sizes_are_of_the_network_that_trains(results: Results) -> None:
 
 
 def test_a_network_that_diverged_has_no_end(results: Results) -> None:
-    found, cells = by_name(fields(results, CRITERION)), measured(results)
+    found, cells = by_name(combinations(results, CRITERION)), measure_outputs(results)
     gone = cells.loc[list(found["rate", "nothing"].cell_ids)]
     assert gone["diverged"].all()
     assert gone["end"].isna().all()
@@ -146,7 +146,7 @@ def test_of_a_regression_the_explained_variance_counts(tmp_path: Path) -> None:
     small = ("data.train_size=64", "data.test_size=40", "probe.size=4", "probe.draws=1")
     more = ("loss=mse", "train.steps=2", "optim.lr=1e-3", "runner=inline")
     found = run_sweep(tmp_path, "regression", *words, *more, small=small)
-    row = measured(found).iloc[0]
+    row = measure_outputs(found).iloc[0]
     # The target's variance is 1 + 0.5^2, by the data's own words.
     assert row["explained"] == 1 - found.cells["test_loss"].iloc[0] / 1.25
     assert math.isnan(row["accuracy"])
@@ -158,7 +158,7 @@ def test_every_claim_of_the_sweep_names_its_suspects_and_remedies() -> None:
     suspects, remedies = set(criterion["suspects"]), set(criterion["remedies"])
     assert {*criterion["huge"], *criterion["cures"]} <= suspects
     assert {name for claimed in criterion["cures"].values() for name in claimed} <= remedies
-    for suspect, other in criterion["instead"].items():
+    for suspect, other in criterion["overrides"].items():
         assert suspect in suspects
         assert set(other) <= remedies
     assert set(criterion["reference"]) <= suspects
@@ -166,5 +166,5 @@ def test_every_claim_of_the_sweep_names_its_suspects_and_remedies() -> None:
 
 
 def test_a_remedy_that_changes_nothing_is_in_place(results: Results) -> None:
-    found = fields(results, {**CRITERION, "remedies": {**CRITERION["remedies"], "He": {}}})
+    found = combinations(results, {**CRITERION, "remedies": {**CRITERION["remedies"], "He": {}}})
     assert {field.kind for field in found if field.remedy == "He"} == {"in place"}

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from analysis import Results
-from analysis.conditions import measured_settings
 from analysis.figures import alexnet_outputs, alexnet_variance, normalized_networks
 from analysis.figures.alexnet_outputs import Outputs
 from analysis.figures.alexnet_variance import steps_that_matter, waterfall
-from analysis.figures.normalized_networks import LOOKS, NORMS, Networks
-from analysis.figures.study import Headline
+from analysis.figures.normalized_networks import NORMS, STYLES, Networks
+from analysis.figures.study import ClaimResult
+from analysis.settings import measured_settings
 from fanin.errors import FaninError
 from fanin.inits import HeNormal
 from fanin.theory import explain
@@ -47,10 +47,10 @@ def networks() -> dict[str, Explanation]:
 
 
 def test_the_formula_is_called_false_only_where_it_is(networks: dict[str, Explanation]) -> None:
-    lines = list(alexnet_variance._headlines(networks, CRITERION))
+    lines = list(alexnet_variance._claim_results(networks, CRITERION))
     formula, theory = lines[::2], lines[1::2]
     assert [line.holds for line in formula] == [False, True]
-    assert "fc" not in formula[1].ours
+    assert "fc" not in formula[1].measured
     assert [line.holds for line in theory] == [True, True]
 
 
@@ -58,7 +58,7 @@ def test_a_theory_that_is_off_does_not_hold(networks: dict[str, Explanation]) ->
     wrong = networks["pooled"].frame.copy()
     wrong.loc[(wrong.step == "rest") & (wrong.layer == 2), "factor"] *= 2.0
     off = Explanation(wrong, networks["pooled"].ends, 60)
-    assert [line.holds for line in alexnet_variance._headlines({"x": off}, CRITERION)] == [
+    assert [line.holds for line in alexnet_variance._claim_results({"x": off}, CRITERION)] == [
         True,
         False,
     ]
@@ -109,12 +109,12 @@ def test_what_has_no_theory_is_held_against_the_bound() -> None:
 def test_subtracting_means_fails_where_outputs_stay_huge(kept: float) -> None:
     found = []
     for init in alexnet_outputs.INITS.values():
-        for norm in alexnet_outputs.LOOKS:
+        for norm in alexnet_outputs.STYLES:
             size = {"none": 1e9, "mean only": kept}.get(norm, 10.0)
             size = 10.0 if init == "U(-0.5, 0.5)" else size
             each = outputs(size, size, 0.0, norm)
             found.append(Outputs(init, norm, each.table, 8, 4, 256))
-    holds = [line.holds for line in alexnet_outputs.headlines(found, CRITERION)]
+    holds = [line.holds for line in alexnet_outputs.claim_results(found, CRITERION)]
     assert holds[:2] == [kept > 1e6] * 2
     assert holds[2] is (kept / 10 > 1e6)
 
@@ -129,21 +129,21 @@ def trained(learns: Callable[[str, str], bool]) -> Networks:
         {"init": init, "model.norm": norm, "model.depth": depth, "model.width": 4}
         | {"accuracy": 0.9 if learns(norm, init) else 0.1, "diverged": False}
         for norm in NORMS
-        for init in LOOKS
+        for init in STYLES
         for depth in (3, 9)
     ]
     return plain(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame())
 
 
-def claimed(found: Networks) -> dict[str, Headline]:
+def claimed(found: Networks) -> dict[str, ClaimResult]:
     lines = normalized_networks._training(found, learns=0.5, more=0.25)
-    return {line.what.split(":")[0]: line for line in lines if line.holds is not None}
+    return {line.description.split(":")[0]: line for line in lines if line.holds is not None}
 
 
 def test_training_is_counted_by_what_learns() -> None:
     lines = claimed(trained(lambda norm, init: norm == "batch" or init == "He"))
     assert lines["batch normalization"].holds is True
-    assert lines["batch normalization"].ours == "4 of 4; with nothing 0 of 4"
+    assert lines["batch normalization"].measured == "4 of 4; with nothing 0 of 4"
     assert lines["layer normalization"].holds is False
     assert lines["means subtracted"].holds is True  # it doesn't help, as the asker thought
     assert claimed(trained(lambda norm, init: norm != "none"))["means subtracted"].holds is False
@@ -189,7 +189,7 @@ def behind(value: float, init: str = "He") -> Networks:
         {"model.norm": norm, "init": each, "model.depth": 3, "model.width": 4, "layer": layer}
         | {"quantity": "act_m2", "se": 0.0, "draws": 8, "value": value if each == init else 0.5}
         for norm in NORMS
-        for each in LOOKS
+        for each in STYLES
         for layer in (1, 2)
     ]
     table = pd.DataFrame(rows)

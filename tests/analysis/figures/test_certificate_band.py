@@ -12,10 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import Results
-from analysis.comparison import TheoryComparison
-from analysis.conditions import Setting
 from analysis.figures.certificate_band import band, certificate_band, main
 from analysis.figures.style import use_style
+from analysis.settings import Setting
+from analysis.theory_comparison import TheoryComparison
 
 LAYERS = ("conv1", "conv2", "fc1")
 DRAWS = 20
@@ -102,6 +102,6 @@ def test_the_command_writes_three_files(
 ) -> None:
     asked = ("model=mlp", "model.depth=2", "model.width=16", "train.steps=0")
     results = sweep("banded", *asked, "probe.size=1", "probe.images=[0]")
-    main(["banded", "--results", str(results.folder.root.parent), "--to", str(tmp_path / "to")])
-    assert sorted(path.suffix for path in (tmp_path / "to").iterdir()) == [".pdf", ".png", ".svg"]
+    main(["banded", "--results", str(results.folder.root.parent), "--output", str(tmp_path / "out")])
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".pdf", ".png", ".svg"]
     assert "certificate_band.{pdf,svg,png}" in capsys.readouterr().out

@@ -13,8 +13,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, conv2d
 
 from analysis import Results
 from analysis.figures.dying_relu import study
-from analysis.figures.dying_relu.headlines import _window, onsets, reported
-from analysis.figures.dying_relu.runs import CROSS, Layer, OneFilter, Runs, _described, patches_of
+from analysis.figures.dying_relu.cells import (
+    CROSS,
+    Layer,
+    SingleFilterTheory,
+    SweepCells,
+    _cell_table,
+    patches_of,
+)
+from analysis.figures.dying_relu.claims import _window, killing_thresholds, reported
 from experiments.clip import BiasGradient
 from experiments.sweep.store.plan_file import read_frozen
 from experiments.training.loader import BatchOrder
@@ -41,26 +48,26 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture(scope="module")
-def runs(results: Results) -> Runs:
+def runs(results: Results) -> SweepCells:
     configs = {name: line["config"] for name, line in read_frozen(results.folder).items()}
     cells = results.cells.set_index("cell_id")
-    return Runs(results, _described(cells, results.layers, configs), configs)
+    return SweepCells(results, _cell_table(cells, results.layers, configs), configs)
 
 
-def test_a_cell_is_looked_at_after_its_first_step_on_the_cross(runs: Runs) -> None:
-    assert set(runs.cells["kind"]) == {"report"}
+def test_a_cell_is_looked_at_after_its_first_step_on_the_cross(runs: SweepCells) -> None:
+    assert set(runs.cells["part"]) == {"report"}
     assert set(runs.cells["remedy"]) == {"none"}
     for cell_id, row in runs.cells.iterrows():
         labels = runs.labels(str(cell_id))
         first = int(BatchOrder(2, 1, int(row["seed_data"])).at(0))
-        assert row["seen"] == (1 if labels[first] == CROSS else 2)
-    assert set(runs.cells["seen"]) == {1, 2}  # both orders are among the seeds
+        assert row["cross_step"] == (1 if labels[first] == CROSS else 2)
+    assert set(runs.cells["cross_step"]) == {1, 2}  # both orders are among the seeds
 
 
-def test_a_black_map_is_a_filter_that_sees_nothing(runs: Runs) -> None:
+def test_a_black_map_is_a_filter_that_sees_nothing(runs: SweepCells) -> None:
     for cell_id, row in runs.cells.iterrows():
         theory = runs.theory(str(cell_id))
-        weight = runs.values(str(cell_id), "conv1", "weight", int(row["seen"]), -1)
+        weight = runs.values(str(cell_id), "conv1", "weight", int(row["cross_step"]), -1)
         # The bias is not kept here; it moves as the mean of the weights does, from near 1/2.
         if row["optim.lr"] == 1.0:
             assert row["dead"]
@@ -69,34 +76,34 @@ def test_a_black_map_is_a_filter_that_sees_nothing(runs: Runs) -> None:
             assert not row["dead"]
 
 
-def test_the_onset_lies_between_two_rates_and_by_the_predicted_one(runs: Runs) -> None:
-    found = onsets(runs, runs.cells, ["scaling", "seed"])
+def test_the_onset_lies_between_two_rates_and_by_the_predicted_one(runs: SweepCells) -> None:
+    found = killing_thresholds(runs, runs.cells, ["scaling", "seed"])
     assert len(found) == 3
-    assert (found["spares"] < found["kills"]).all()
+    assert (found["largest_alive"] < found["smallest_dead"]).all()
     assert (found["measured"] ** 2).tolist() == pytest.approx(
-        (found["spares"] * found["kills"]).tolist()
+        (found["largest_alive"] * found["smallest_dead"]).tolist()
     )
     # Rates are a factor of 10 apart; the weights' scatter moves the onset by less than that.
-    assert (found["predicted"] > found["spares"] / 3).all()
-    assert (found["predicted"] < found["kills"] * 3).all()
+    assert (found["predicted"] > found["largest_alive"] / 3).all()
+    assert (found["predicted"] < found["smallest_dead"] * 3).all()
 
 
-def test_onsets_beyond_the_rates_tried_are_told(runs: Runs) -> None:
-    never = onsets(runs, runs.cells[runs.cells["optim.lr"] < 1e-5], ["scaling", "seed"])
-    assert (never["kills"] == float("inf")).all()
-    always = onsets(runs, runs.cells[runs.cells["optim.lr"] == 1.0], ["scaling", "seed"])
-    assert (always["spares"] == 0).all()
+def test_onsets_beyond_the_rates_tried_are_told(runs: SweepCells) -> None:
+    never = killing_thresholds(runs, runs.cells[runs.cells["optim.lr"] < 1e-5], ["scaling", "seed"])
+    assert (never["smallest_dead"] == float("inf")).all()
+    always = killing_thresholds(runs, runs.cells[runs.cells["optim.lr"] == 1.0], ["scaling", "seed"])
+    assert (always["largest_alive"] == 0).all()
 
 
-def test_the_reports_numbers_hold_only_where_they_are_measured(runs: Runs) -> None:
-    fast = Runs(runs.results, runs.cells[runs.cells["optim.lr"] == 1.0], runs._configs)
+def test_the_reports_numbers_hold_only_where_they_are_measured(runs: SweepCells) -> None:
+    fast = SweepCells(runs.results, runs.cells[runs.cells["optim.lr"] == 1.0], runs._configs)
     weights = [
-        float(fast.values(str(name), "conv1", "weight", int(row["seen"]), -1).mean())
+        float(fast.values(str(name), "conv1", "weight", int(row["cross_step"]), -1).mean())
         for name, row in fast.cells.iterrows()
     ]
     asked = {"circle": [-12.0, -5.0], "cross": [1000.0, 2000.0], "factor": 2.0}
-    black, right, gradients, _ = reported(fast, {**asked, "filter": min(weights)})
-    assert (black.holds, right.holds, gradients.holds) == (True, True, False)
+    black, both_correct, gradients, _ = reported(fast, {**asked, "filter": min(weights)})
+    assert (black.holds, both_correct.holds, gradients.holds) == (True, True, False)
     _, wrong, *_ = reported(fast, {**asked, "filter": 10 * min(weights)})
     assert wrong.holds is False
     # What is there: large positive ones on the circle, none on the cross, where p is 0.
@@ -105,16 +112,16 @@ def test_the_reports_numbers_hold_only_where_they_are_measured(runs: Runs) -> No
     assert gradients.holds is True
 
 
-def test_what_was_not_kept_is_said(runs: Runs) -> None:
+def test_what_was_not_kept_is_said(runs: SweepCells) -> None:
     with pytest.raises(FaninError, match=r"fc1 act at step 1 was not kept"):
         runs.values(str(runs.cells.index[0]), "fc1", "act", 1, 0)
 
 
-def test_logistic_regression_is_steepest_at_one_half(runs: Runs) -> None:
+def test_logistic_regression_is_steepest_at_one_half(runs: SweepCells) -> None:
     name = str(runs.cells.index[0])
     x = runs.theory(name).patches[:, :, 4::9].flatten(1)  # the middle taps: the images
     block = x.T @ x / 8
-    assert runs.steepest(name) == pytest.approx(float(torch.linalg.eigvalsh(block)[-1]))
+    assert runs.max_curvature(name) == pytest.approx(float(torch.linalg.eigvalsh(block)[-1]))
 
 
 def test_a_sweep_that_is_not_done_has_no_study(results: Results) -> None:
@@ -123,7 +130,7 @@ def test_a_sweep_that_is_not_done_has_no_study(results: Results) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "words"),
+    ("both_correct", "words"),
     [
         ([0, 4, 4, 0], "2 of 4 (0.1 to 1)"),
         ([0, 0, 0, 4], "1 of 4 (10)"),
@@ -131,9 +138,9 @@ def test_a_sweep_that_is_not_done_has_no_study(results: Results) -> None:
         ([0, 0, 0, 0], "none of 4, and no run at any"),
     ],
 )
-def test_rates_that_work_in_words(right: list[int], words: str) -> None:
+def test_rates_that_work_in_words(both_correct: list[int], words: str) -> None:
     rates = [0.01, 0.1, 1.0, 10.0]
-    assert _window(pd.Series(right, rates), pd.Series([4] * 4, rates)) == words
+    assert _window(pd.Series(both_correct, rates), pd.Series([4] * 4, rates)) == words
 
 
 def images() -> Tensor:
@@ -163,7 +170,7 @@ def test_the_killing_rate_is_where_weights_without_spread_go_black(rule: BiasGra
     """Weights of variance 0 are their mean, so the expectation is what happens."""
     x = images()
     weights = constant(x, 0.5, 0.3)
-    rate = OneFilter(patches_of(x, 3), 0.5, 0.0, 0.3).killing_rate(
+    rate = SingleFilterTheory(patches_of(x, 3), 0.5, 0.0, 0.3).killing_rate(
         torch.tensor([0.0, 1.0], dtype=torch.float64), rule
     )
     w, b, *_ = torch.autograd.grad(logits(x, *weights)[1], weights)
@@ -177,8 +184,8 @@ def test_the_killing_rate_is_where_weights_without_spread_go_black(rule: BiasGra
 def test_a_step_of_both_images_kills_where_it_is_told_to() -> None:
     x, y = images(), torch.tensor([1.0, 0.0], dtype=torch.float64)
     weights = constant(x, 0.05, 0.1)
-    theory = OneFilter(patches_of(x, 3), 0.05, 0.0, 0.1)
-    rate = theory.killing_rate(theory.pulls(y), "own")
+    theory = SingleFilterTheory(patches_of(x, 3), 0.05, 0.0, 0.1)
+    rate = theory.killing_rate(theory.logit_gradients(y), "own")
     loss = binary_cross_entropy_with_logits(logits(x, *weights), y)
     w, b = torch.autograd.grad(loss, weights[:2])
     for share, black in ((0.999, False), (1.001, True)):
@@ -187,9 +194,9 @@ def test_a_step_of_both_images_kills_where_it_is_told_to() -> None:
 
 
 def test_a_step_that_brightens_a_map_kills_at_no_rate() -> None:
-    theory = OneFilter(patches_of(images(), 3), 0.5, 0.0)
-    pulls = torch.tensor([-1.0, 0.0], dtype=torch.float64)
-    assert theory.killing_rate(pulls, "mean_of_weights") == float("inf")
+    theory = SingleFilterTheory(patches_of(images(), 3), 0.5, 0.0)
+    logit_gradients = torch.tensor([-1.0, 0.0], dtype=torch.float64)
+    assert theory.killing_rate(logit_gradients, "mean_of_weights") == float("inf")
 
 
 @pytest.mark.parametrize("layer", get_args(Layer))
@@ -205,14 +212,14 @@ def test_without_spread_a_curvature_is_the_hessians(layer: Layer) -> None:
     size = weights[place].numel()
     hessian = torch.autograd.functional.hessian(loss, weights[place]).reshape(size, size)
     exact = float(torch.linalg.eigvalsh(hessian)[-1])
-    told = OneFilter(patches_of(x, 3), 0.05, 0.0, 0.1).curvature(layer)
+    told = SingleFilterTheory(patches_of(x, 3), 0.05, 0.0, 0.1).curvature(layer)
     assert told == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize("layer", get_args(Layer))
 def test_the_gram_matrix_is_the_mean_over_draws(layer: Layer) -> None:
     x, draws = images(), 4000
-    theory = OneFilter(patches_of(x, 3), 0.5, 1 / 12)
+    theory = SingleFilterTheory(patches_of(x, 3), 0.5, 1 / 12)
     generator = torch.Generator().manual_seed(1)
     found = []
     for _ in range(draws):
@@ -229,7 +236,7 @@ def test_the_gram_matrix_is_the_mean_over_draws(layer: Layer) -> None:
 
 def test_the_ratio_grows_with_the_positions_and_is_1_without_a_mean() -> None:
     x = torch.ones(1, 3, 40, 40)
-    with_mean = OneFilter(patches_of(x, 3), 0.5, 0.0).curvature_ratio()
+    with_mean = SingleFilterTheory(patches_of(x, 3), 0.5, 0.0).curvature_ratio()
     # Constant images: positions / taps, but for the rim, whose patches hold zeros.
     assert with_mean == pytest.approx(1600 / 27, rel=0.1)
-    assert OneFilter(patches_of(x, 3), 0.0, 1.0).curvature_ratio() == pytest.approx(1.0)
+    assert SingleFilterTheory(patches_of(x, 3), 0.0, 1.0).curvature_ratio() == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""When a loss stops being finite, foretold and read from the tables; by real small runs."""
+"""When a loss stops being finite, predicted_share and read from the tables; by real small runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_sweep import run_sweep
 
-from analysis.figures.inf_loss.claims import first_spoilt_step
+from analysis.figures.inf_loss.claims import first_nan_step
 from analysis.figures.inf_loss.overflow import (
     EXP_IS_0,
     SIGMOID_IS_0,
@@ -21,7 +21,7 @@ from analysis.figures.inf_loss.overflow import (
     sigmoid_rounds,
     softmax_underflows,
 )
-from analysis.figures.inf_loss.parts import bad_steps, cells_of
+from analysis.figures.inf_loss.parts import bad_steps, part_cells
 from experiments.cell import run_cell
 from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.result import CellResult
@@ -128,7 +128,7 @@ def test_an_input_beyond_the_dtype_is_foretold(space: ConfigCatalog) -> None:
 def test_what_overflows_nowhere_is_foretold_to(space: ConfigCatalog) -> None:
     config = config_of(space, "init=he_normal")
     told = OverflowPredictor().predict(config)
-    assert (told.layer, told.by_he, told.is_finite) == (None, None, True)
+    assert (told.layer, told.he_layer, told.is_finite) == (None, None, True)
     assert np.isnan(measured(ran(config))).all()
 
 
@@ -137,13 +137,13 @@ def test_a_missing_value_shows_when_its_batch_comes(space: ConfigCatalog) -> Non
     steps = set()
     for seed in range(3):
         config = config_of(space, *spoilt, "scaling=unit", f"seed={seed}")
-        told = first_spoilt_step(config)
+        told = first_nan_step(config)
         assert told == bad_step(ran(config))
         steps.add(told)
     assert len(steps) > 1  # one of 64 images, in one of 8 batches
     with_mean = config_of(space, *spoilt, "scaling=standardize")
-    assert first_spoilt_step(with_mean) == 0
-    assert first_spoilt_step(config_of(space)) is None
+    assert first_nan_step(with_mean) == 0
+    assert first_nan_step(config_of(space)) is None
 
 
 def test_where_float32_rounds_a_softmax_and_a_sigmoid() -> None:
@@ -184,4 +184,4 @@ def test_a_square_overflows_at_half_the_exponent() -> None:
 def test_a_part_that_has_not_run_is_named(tmp_path: Any) -> None:
     some = run_sweep(tmp_path, "some", "train.steps=0")
     with pytest.raises(FaninError, match="the part 'symmetry' of the sweep has not run yet"):
-        cells_of(some, "symmetry")
+        part_cells(some, "symmetry")

@@ -140,12 +140,12 @@ def test_theory_tells_which_suspects_show_before_training(
 
 
 def test_the_study_says_what_was_claimed_and_found(results: Results) -> None:
-    found = {line.what: line for line in study(results, CRITERION).headlines}
+    found = {line.description: line for line in study(results, CRITERION).claim_results}
     assert found["weights, alone: makes the outputs huge"].holds
-    assert found["weights: cured by"].ours == "He"
+    assert found["weights: cured by"].measured == "He"
     assert found["weights: cured by"].holds
     other = {**CRITERION, "cures": {"weights": ["He", "final activation"]}, "huge": []}
-    found = {line.what: line for line in study(results, other).headlines}
+    found = {line.description: line for line in study(results, other).claim_results}
     assert found["weights: cured by"].holds is False
     assert found["weights, alone: makes the outputs huge"].holds is False
 

@@ -5,32 +5,32 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.figures.lewkowycz2020 import _range, _within, first_above
+from analysis.figures.lewkowycz2020 import _range, _within, onsets
 
-FALLS, RISES, DIVERGES = "falls at once", "rises first", "diverges"
+FALLS, MIN_RISE, DIVERGES = "falls at once", "rises first", "diverges"
 
 
-def runs(*fates: str) -> pd.DataFrame:
+def runs(*regimes: str) -> pd.DataFrame:
     """One network at learning rates 1, 2, 4, ... times 1 / lambda_0, in any order."""
     rows = [
-        {"network": "relu", "loss": "mse", "gain": 1.0, "seed": 0, "x": 2.0**i, "fate": fate}
-        for i, fate in enumerate(fates)
+        {"network": "relu", "loss": "mse", "gain": 1.0, "seed": 0, "x": 2.0**i, "regime": regime}
+        for i, regime in enumerate(regimes)
     ]
     return pd.DataFrame(rows[::-1])
 
 
 def test_it_is_midway_between_the_last_below_and_the_first_above():
-    found = first_above(runs(FALLS, FALLS, RISES, DIVERGES), (RISES, DIVERGES))
+    found = onsets(runs(FALLS, FALLS, MIN_RISE, DIVERGES), (MIN_RISE, DIVERGES))
     assert found == [pytest.approx(math.sqrt(2 * 4))]
-    assert first_above(runs(FALLS, RISES, DIVERGES, RISES), (DIVERGES,)) == [
+    assert onsets(runs(FALLS, MIN_RISE, DIVERGES, MIN_RISE), (DIVERGES,)) == [
         pytest.approx(math.sqrt(2 * 4))
     ]
 
 
 def test_a_grid_that_begins_too_high_or_ends_too_low_brackets_nothing():
-    (below,) = first_above(runs(RISES, DIVERGES), (RISES, DIVERGES))
+    (below,) = onsets(runs(MIN_RISE, DIVERGES), (MIN_RISE, DIVERGES))
     assert math.isnan(below)
-    assert first_above(runs(FALLS, RISES), (DIVERGES,)) == [math.inf]
+    assert onsets(runs(FALLS, MIN_RISE), (DIVERGES,)) == [math.inf]
 
 
 def test_only_what_is_bracketed_is_held_against_a_claim():

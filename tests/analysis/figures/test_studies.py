@@ -14,7 +14,7 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.figures import __main__ as command
-from analysis.figures.study import FIELD_REPORT, Headline, Study, launched, study_of
+from analysis.figures.study import FIELD_REPORT, ClaimResult, Study, launch_record, study_factory
 from analysis.studies import questions, reproductions
 from fanin.errors import FaninError
 
@@ -69,13 +69,13 @@ def _draw(results: Results) -> Drawn:
     studies: list[Study] = []
 
     def recorded(loaded: Results) -> Callable[[], Study]:
-        make = study_of(loaded)
+        make = study_factory(loaded)
         assert make is not None
         studies.append(make())
         return lambda: studies[0]
 
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        patch.setattr(command, "study_of", recorded)
+        patch.setattr(command, "study_factory", recorded)
         command.main([results.name, "--results", str(results.folder.root.parent)])
     return Drawn(results, studies[0], printed.getvalue())
 
@@ -87,7 +87,7 @@ def one_of_each(
     """A publication and a field report; pages take the study that was made of it."""
     made = draw(request.param)
     for page in (reproductions, questions):
-        monkeypatch.setattr(page, "study_or_error", lambda results: made.study)
+        monkeypatch.setattr(page, "require_study", lambda results: made.study)
     return made.results
 
 
@@ -105,10 +105,10 @@ def test_the_command_draws_a_study_and_tells_its_verdict(
     study, results = made.study, made.results
     assert study.figures
     assert all(name.startswith(sweep) for name in study.figures)
-    assert all(line.theirs and line.ours and "nan" not in line.ours for line in study.headlines)
-    assert any(line.holds is not None for line in study.headlines)
+    assert all(line.claimed and line.measured and "nan" not in line.measured for line in study.claim_results)
+    assert any(line.holds is not None for line in study.claim_results)
     assert "draws" in study.caption or "seeds" in study.caption
-    assert launched(results)["criterion"]
+    assert launch_record(results)["criterion"]
     assert "eproduced: " in made.printed
     for ends in ("pdf", "svg", "png", "txt"):
         drawn = list((results.folder.root / "figures").glob(f"{sweep}*.{ends}"))
@@ -122,7 +122,7 @@ def test_the_page_of_all_has_publications_and_links_to_questions(
     made = one_of_each
     reproductions.main([made.name, "--results", str(made.folder.root.parent)])
     page = capsys.readouterr().out
-    if launched(made)["source"] == FIELD_REPORT:
+    if launch_record(made)["source"] == FIELD_REPORT:
         assert f"[{made.name}](questions/{made.name}.md)" in page
         assert "### " not in page
     else:
@@ -183,19 +183,19 @@ def test_the_page_of_all_keeps_what_is_not_named(one_of_each: Results, tmp_path:
     ],
 )
 def test_the_verdict_is_the_criterions(holds: tuple[bool | None, ...], verdict: str) -> None:
-    lines = tuple(Headline("x", "1", "2", each) for each in holds)
-    assert Study("claim", {}, "caption", lines).verdict == verdict
+    lines = tuple(ClaimResult("x", "1", "2", each) for each in holds)
+    assert Study("claim", {}, "caption", lines).conclusion == verdict
 
 
 def test_what_the_data_cant_tell_is_not_reproduced() -> None:
-    lines = (Headline("x", "1", "1", True), Headline("y", "1", "?", None, undecided=True))
-    assert Study("claim", {}, "caption", lines).verdict == "partly reproduced"
+    lines = (ClaimResult("x", "1", "1", True), ClaimResult("y", "1", "?", None, undecided=True))
+    assert Study("claim", {}, "caption", lines).conclusion == "partly reproduced"
 
 
 def test_a_sweep_without_a_source_has_no_study(
     small: Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert study_of(small) is None
+    assert study_factory(small) is None
     with pytest.raises(SystemExit):
         reproductions.main(["small", "--results", str(small.folder.root.parent)])
     assert "makes no study" in capsys.readouterr().err
@@ -207,4 +207,4 @@ def test_a_source_without_a_module_is_said(tmp_path: Path) -> None:
     (tmp_path / "conf" / "sweep" / "nobody2030.yaml").write_text(text)
     found = run_sweep(tmp_path, "mine", "sweep=nobody2030", config_dir=tmp_path / "conf")
     with pytest.raises(FaninError, match=r"no module analysis\.figures\.nobody2030"):
-        study_of(found)
+        study_factory(found)

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import Results
-from analysis.comparison import TheoryComparison, compare
 from analysis.figures.__main__ import main
 from analysis.figures.style import THEORY_LINES, save, use_style
 from analysis.figures.variance_by_layer import figures
+from analysis.theory_comparison import TheoryComparison, compare_to_theory
 
 LABELS = {theory: style["label"] for theory, style in THEORY_LINES.items()}
 
@@ -136,7 +136,7 @@ def test_a_panel_with_nothing_to_draw_says_so(comparisons: list[TheoryComparison
 def test_one_layer_is_still_seen(sweep: Callable[..., Results]) -> None:
     """A line through one point has no length, so the point is marked."""
     results = sweep("linear", "model=linear", "train.steps=0")
-    ((name, figure),) = figures(compare(results))
+    ((name, figure),) = figures(compare_to_theory(results))
     assert name == "variance_by_layer"
     ((title, axis),) = _panels(figure).items()
     assert title == ""
@@ -153,8 +153,8 @@ def test_a_missing_combination_leaves_its_column_its_axis(
     kept = [
         c
         for c in comparisons
-        if c.setting.words["model"] == "plain"
-        and (c.setting.words["activation"], c.setting.words["init"]) != ("tanh", "xavier_normal")
+        if c.setting.axis_values["model"] == "plain"
+        and (c.setting.axis_values["activation"], c.setting.axis_values["init"]) != ("tanh", "xavier_normal")
     ]
     ((_, figure),) = figures(kept)
     figure.draw_without_rendering()
@@ -170,7 +170,7 @@ def test_a_missing_combination_leaves_its_column_its_axis(
 
 
 def test_names_of_files_hold_no_path_and_no_brackets(comparisons: list[TheoryComparison]) -> None:
-    words = {"data": "../x y", "model.layers": [1, 2], **comparisons[0].setting.words}
+    words = {"data": "../x y", "model.layers": [1, 2], **comparisons[0].setting.axis_values}
     setting = dataclasses.replace(comparisons[0].setting, words=words)
     ((name, _),) = figures([dataclasses.replace(comparisons[0], setting=setting)])
     assert not set(name) & set("/\\ []{}:,'\"")

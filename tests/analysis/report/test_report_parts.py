@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from analysis import Results
-from analysis.figures.study import Headline, Study
+from analysis.figures.study import ClaimResult, Study
 from analysis.report.cells import Column, cell_columns, folded
 from analysis.report.export import seeds_together
 from analysis.report.figures import inline_svg, studied
@@ -173,13 +173,13 @@ def test_commands_are_told_as_one_types_them(ran: str, typed: str | None):
 
 
 def test_a_published_figure_is_told_with_its_numbers(monkeypatch: pytest.MonkeyPatch):
-    line = Headline("q*", "0.61 (their map)", "0.62 in the last layer", True)
+    line = ClaimResult("q*", "0.61 (their map)", "0.62 in the last layer", True)
     study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (line,))
-    monkeypatch.setattr("analysis.report.figures.study_of", lambda results: lambda: study)
+    monkeypatch.setattr("analysis.report.figures.study_factory", lambda results: lambda: study)
     results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 6)
     found = studied(results, "python -m analysis.figures poole")
     assert found is not None
-    assert (found.verdict, found.headlines) == ("reproduced", (line,))
+    assert (found.conclusion, found.claim_results) == ("reproduced", (line,))
     (drawn,) = found.figures
     assert "claimed 0.61 (their map), measured 0.62" in drawn.svg
     assert drawn.caption == "Tanh networks."

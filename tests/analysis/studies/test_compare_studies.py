@@ -12,12 +12,12 @@ from torch import nn
 
 from analysis.studies import compare_inits, compare_theories
 from analysis.studies.baselines import NOT_INSTALLED
-from analysis.studies.compare_theories import Compared, compare, markdown
-from analysis.studies.networks import FIVE, Subject
+from analysis.studies.compare_theories import CaseResult, compare, markdown
+from analysis.studies.networks import CASES, NetworkCase
 from experiments.data.digits import Digits
 from fanin.inits import HeNormal, Init
 
-SMALL = Subject(
+SMALL = NetworkCase(
     "small: two linear layers; a digit",
     lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
     HeNormal(),
@@ -27,19 +27,19 @@ SMALL = Subject(
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> CaseResult:
     nowhere = str(tmp_path_factory.mktemp("nowhere"))
     return compare(SMALL, 50, nowhere, nowhere)
 
 
-def test_he_is_right_where_it_is_exact(compared: Compared) -> None:
+def test_he_is_right_where_it_is_exact(compared: CaseResult) -> None:
     means = compared.means("preact_m2")
     he = compared.value("he", "preact_m2")
     assert he is not None
     assert (np.abs(means["mean"] - he) < 4 * means.se).all()
 
 
-def test_tools_that_are_not_there_are_said_not_to_be_in_the_table(compared: Compared) -> None:
+def test_tools_that_are_not_there_are_said_not_to_be_in_the_table(compared: CaseResult) -> None:
     assert compared.others == {"anyinit": NOT_INSTALLED, "neural_tangents": NOT_INSTALLED}
     text = markdown([compared])
     assert "not installed | not installed" in text
@@ -47,7 +47,7 @@ def test_tools_that_are_not_there_are_said_not_to_be_in_the_table(compared: Comp
     assert "50 draws." in text
 
 
-def test_shares_inside_the_interval_are_shares(compared: Compared) -> None:
+def test_shares_inside_the_interval_are_shares(compared: CaseResult) -> None:
     for quantity in ("preact_m2", "weight_vjp_m2"):
         covered = compared.covered(quantity)
         assert covered.shape == (2,)
@@ -67,7 +67,7 @@ def test_another_tools_numbers_are_set_against_the_measured_mean() -> None:
             "log_sd": 0.5,
         }
     )
-    found = Compared(SMALL, draws, predicted, {"anyinit": [8.0], "neural_tangents": "no max-pool"})
+    found = CaseResult(SMALL, draws, predicted, {"anyinit": [8.0], "neural_tangents": "no max-pool"})
     assert compare_theories._furthest(found, "anyinit", "preact_m2").startswith("4.000")
     assert compare_theories._furthest(found, "neural_tangents", "preact_m2") == "no max-pool"
     assert compare_theories._furthest(found, "anyinit", "vjp_m2") == "-"
@@ -75,7 +75,7 @@ def test_another_tools_numbers_are_set_against_the_measured_mean() -> None:
 
 
 def test_the_five_networks_are_five() -> None:
-    names = [subject.title.partition(":")[0] for subject in FIVE]
+    names = [subject.title.partition(":")[0] for subject in CASES]
     assert names == ["mlp", "plain", "alexnet", "tanh", "means"]
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.comparison import TheoryComparison
-from analysis.conditions import Setting
-from analysis.studies.theory_coverage import judge, main, markdown
+from analysis.settings import Setting
+from analysis.studies.theory_coverage import evaluate_coverage, main, markdown
+from analysis.theory_comparison import TheoryComparison
 
 CellConfig = Callable[..., dict[str, Any]]
 QUANTITIES = ("preact_m2", "vjp_m2")
@@ -56,14 +56,14 @@ def config(cell_config: CellConfig) -> dict[str, Any]:
 
 
 def test_draws_that_obey_theory_are_covered_and_explained(config: dict[str, Any]) -> None:
-    judged = judge([lognormal(config, "he_normal", seed) for seed in range(20)])
-    text = markdown(judged)
+    result = evaluate_coverage([lognormal(config, "he_normal", seed) for seed in range(20)])
+    text = markdown(result)
     assert "20 cells of 64 draws: 20 explained" in text
     assert "Every tested cell is explained." in text
-    share = judged.hits["hit"].mean()
+    share = result.hits["hit"].mean()
     # 20 cells, 2 independent walks each, of 64 draws whose 3 layers go together.
     assert abs(share - 0.95) < 4 * (0.95 * 0.05 / (20 * 2 * 64)) ** 0.5
-    forward = judged.hits["hit"][judged.hits["quantity"] == "preact_m2"].mean()
+    forward = result.hits["hit"][result.hits["quantity"] == "preact_m2"].mean()
     assert f"| all cells | 20 | {forward:.1%}" in text
     # exp(1.96 * 0.3)
     assert "x 1.80" in text
@@ -71,7 +71,7 @@ def test_draws_that_obey_theory_are_covered_and_explained(config: dict[str, Any]
 
 def test_a_cell_that_is_off_is_listed_with_its_first_layer(config: dict[str, Any]) -> None:
     good = [lognormal(config, "he_normal", seed) for seed in range(3)]
-    text = markdown(judge([*good, lognormal(config, "uniform", 3, off=1.5)]))
+    text = markdown(evaluate_coverage([*good, lognormal(config, "uniform", 3, off=1.5)]))
     assert "3 explained" in text
     assert "1 not explained" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| mlp uniform |")]
@@ -81,8 +81,8 @@ def test_a_cell_that_is_off_is_listed_with_its_first_layer(config: dict[str, Any
 
 
 def test_draws_that_scatter_more_than_predicted_fail_the_coverage(config: dict[str, Any]) -> None:
-    judged = judge([lognormal(config, "he_normal", seed, spread=2.0) for seed in range(20)])
-    assert judged.hits["hit"].mean() < 0.75  # P(|z| < 1.96 / 2) = 0.673
+    result = evaluate_coverage([lognormal(config, "he_normal", seed, spread=2.0) for seed in range(20)])
+    assert result.hits["hit"].mean() < 0.75  # P(|z| < 1.96 / 2) = 0.673
 
 
 def test_zero_overflowed_and_unpredicted_layers_are_counted_apart(config: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def test_zero_overflowed_and_unpredicted_layers_are_counted_apart(config: dict[s
     hot.draws.loc[hot.draws.layer == 2, "value"] = np.inf
     unknown = lognormal(config, "lsuv", 3)
     without = TheoryComparison(unknown.setting, unknown.draws, pd.DataFrame(), "only data tells")
-    text = markdown(judge([lognormal(config, "he_normal", 0), dead, hot, without]))
+    text = markdown(evaluate_coverage([lognormal(config, "he_normal", 0), dead, hot, without]))
     counts = {
         cells[1].strip().split(" ")[0]: cells[2].strip()
         for line in text.splitlines()

@@ -70,7 +70,7 @@ def test_what_comes_later_is_merged_with_what_was_merged(folder: SweepFolder) ->
 def test_packs_that_are_large_enough_are_left_alone(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.compact.ENOUGH", 14)  # two cells' rows
+    monkeypatch.setattr("experiments.compact.TARGET_ROWS", 14)  # two cells' rows
     before = contents(loaded(folder))
     compact(folder)
     assert len(parts(folder)) == 15  # c as it was, w with y, u
@@ -83,7 +83,7 @@ def test_packs_that_are_large_enough_are_left_alone(
 def test_a_pack_of_nothing_but_superseded_attempts_goes(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.compact.ENOUGH", 30)  # five cells' rows
+    monkeypatch.setattr("experiments.compact.TARGET_ROWS", 30)  # five cells' rows
     store(folder, "f", *(result(cell, 3) for cell in "uvwxy"))
     compact(folder)
     assert {path.stem for path in parts(folder)} == {"f"}

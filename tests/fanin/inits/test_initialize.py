@@ -19,7 +19,7 @@ from fanin.inits import (
 )
 
 
-def seed_of(name: str) -> torch.Generator:
+def generator_for(name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(name.encode()) % 2**31)
 
 
@@ -34,16 +34,16 @@ def mlp(depth: int = 2, **kwargs) -> nn.Sequential:
 def test_another_depth_changes_no_layer_s_draw():
     shallow, deep = mlp(2), mlp(5)
     for net in (shallow, deep):
-        initialize(net, Init(PytorchDefault()), seed_of)
+        initialize(net, Init(PytorchDefault()), generator_for)
     for name, parameter in shallow.named_parameters():
         assert torch.equal(parameter, deep.get_parameter(name))
 
 
 def test_another_scheme_in_one_layer_changes_no_other_layer_s_draw():
     plain, mixed = mlp(), mlp()
-    initialize(plain, Init(HeNormal()), seed_of)
+    initialize(plain, Init(HeNormal()), generator_for)
     override = {"fc1": LayerInit(Orthogonal())}
-    initialize(mixed, Init(HeNormal(), layers=override), seed_of)
+    initialize(mixed, Init(HeNormal(), layers=override), generator_for)
     assert not torch.equal(plain.fc1.weight, mixed.fc1.weight)
     assert torch.equal(plain.fc2.weight, mixed.fc2.weight)
 
@@ -51,19 +51,19 @@ def test_another_scheme_in_one_layer_changes_no_other_layer_s_draw():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_draw_is_one_float64_sample_rounded_to_the_model_s_dtype(dtype):
     net = mlp(dtype=dtype)
-    initialize(net, Init(HeNormal(), bias=NormalBias(std=0.1)), seed_of)
+    initialize(net, Init(HeNormal(), bias=NormalBias(std=0.1)), generator_for)
     layer = Init(HeNormal(), bias=NormalBias(std=0.1)).for_layer("fc1")
     weight = WeightShape(6, 6)
-    exact = layer.sample_weight(weight, seed_of("fc1.weight"))
+    exact = layer.sample_weight(weight, generator_for("fc1.weight"))
     assert net.fc1.weight.dtype == dtype
     assert torch.equal(net.fc1.weight, exact.to(dtype))
-    bias = layer.sample_bias(weight, seed_of("fc1.bias"))
+    bias = layer.sample_bias(weight, generator_for("fc1.bias"))
     assert torch.equal(net.fc1.bias, bias.to(dtype))
 
 
 def test_normalization_layers_keep_weight_1_and_bias_0():
     net = mlp()
-    initialize(net, Init(Constant(3.0), bias=2.0), seed_of)
+    initialize(net, Init(Constant(3.0), bias=2.0), generator_for)
     assert torch.equal(net.norm1.weight, torch.ones(6))
     assert torch.equal(net.norm1.bias, torch.zeros(6))
     assert torch.equal(net.fc2.bias, torch.full((6,), 2.0))
@@ -71,13 +71,13 @@ def test_normalization_layers_keep_weight_1_and_bias_0():
 
 def test_layers_without_a_bias_are_fine():
     net = mlp(bias=False)
-    initialize(net, Init(HeNormal(), bias=1.0), seed_of)
+    initialize(net, Init(HeNormal(), bias=1.0), generator_for)
     assert net.fc1.bias is None
 
 
 def test_weights_still_require_gradients_and_are_leaves():
     net = mlp()
-    initialize(net, Init(HeNormal()), seed_of)
+    initialize(net, Init(HeNormal()), generator_for)
     assert net.fc1.weight.requires_grad
     assert net.fc1.weight.is_leaf
 
@@ -85,7 +85,7 @@ def test_weights_still_require_gradients_and_are_leaves():
 def test_an_override_for_a_layer_that_is_not_there_names_the_nearest():
     with pytest.raises(ConfigError, match=r"init\.layers\.fc9: no such layer; did you mean fc"):
         initialize(
-            mlp(), Init(HeNormal(), layers={"fc9": LayerInit(HeNormal(), gain=2.0)}), seed_of
+            mlp(), Init(HeNormal(), layers={"fc9": LayerInit(HeNormal(), gain=2.0)}), generator_for
         )
 
 
@@ -95,7 +95,7 @@ def test_alexnet_2012_biases_are_those_of_the_paper():
         net.add_module(f"conv{index}", nn.Conv2d(2, 2, 3))
     for index in range(1, 4):
         net.add_module(f"fc{index}", nn.Linear(2, 2))
-    initialize(net, Init(Alexnet2012()), seed_of)
+    initialize(net, Init(Alexnet2012()), generator_for)
     biases = {name: module.bias.tolist() for name, module in net.named_children()}
     ones = {name for name, bias in biases.items() if bias == [1.0, 1.0]}
     zeros = {name for name, bias in biases.items() if bias == [0.0, 0.0]}

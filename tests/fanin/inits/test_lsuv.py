@@ -26,7 +26,7 @@ def images(scale: float = 50.0) -> torch.Tensor:
     return scale * torch.randn(20, 3, 8, 8, generator=generator)
 
 
-def seed_of(name: str) -> torch.Generator:
+def generator_for(name: str) -> torch.Generator:
     return torch.Generator().manual_seed(sum(name.encode()))
 
 
@@ -42,7 +42,7 @@ def output_variances(model: nn.Sequential, x: torch.Tensor) -> dict[str, float]:
 
 def test_every_layer_s_output_has_unit_variance_within_the_tolerance():
     model = net()
-    initialize(model, Init(Lsuv(tolerance=0.02)), seed_of, images())
+    initialize(model, Init(Lsuv(tolerance=0.02)), generator_for, images())
     variances = output_variances(model, images())
     assert list(variances) == ["0", "3", "6"]
     assert all(abs(v - 1) < 0.02 for v in variances.values())
@@ -50,8 +50,8 @@ def test_every_layer_s_output_has_unit_variance_within_the_tolerance():
 
 def test_a_gain_multiplies_the_calibrated_weights():
     calibrated, doubled = net(), net()
-    initialize(calibrated, Init(Lsuv()), seed_of, images())
-    initialize(doubled, Init(Lsuv(), gain=2.0), seed_of, images())
+    initialize(calibrated, Init(Lsuv()), generator_for, images())
+    initialize(doubled, Init(Lsuv(), gain=2.0), generator_for, images())
     for name, module in weight_layers(calibrated).items():
         assert torch.equal(weight_layers(doubled)[name].weight, 2 * module.weight)
 
@@ -59,14 +59,14 @@ def test_a_gain_multiplies_the_calibrated_weights():
 def test_a_gain_takes_no_part_in_the_calibration():
     """A tolerance that any variance meets leaves orthogonal weights, times the gain once."""
     model = net()
-    initialize(model, Init(Lsuv(tolerance=1e9), gain=2.0), seed_of, images())
+    initialize(model, Init(Lsuv(tolerance=1e9), gain=2.0), generator_for, images())
     first = model[0].weight.flatten(1)
     torch.testing.assert_close(first @ first.mT, 4 * torch.eye(16))
 
 
 def test_weights_stay_orthogonal_up_to_a_factor():
     model = net()
-    initialize(model, Init(Lsuv()), seed_of, images())
+    initialize(model, Init(Lsuv()), generator_for, images())
     gram = model[6].weight @ model[6].weight.mT
     gram = gram / gram[0, 0]
     # The largest error of a float32 dot product of 128 entries.
@@ -76,7 +76,7 @@ def test_weights_stay_orthogonal_up_to_a_factor():
 @pytest.mark.parametrize("scale", [0.0, float("inf")])
 def test_a_layer_whose_output_no_scale_would_mend_is_left_alone(scale):
     model = net()
-    initialize(model, Init(Lsuv()), seed_of, images(0.0) + scale)
+    initialize(model, Init(Lsuv()), generator_for, images(0.0) + scale)
     first = model[0].weight.flatten(1)
     torch.testing.assert_close(first @ first.mT, torch.eye(16))
 
@@ -96,9 +96,9 @@ def test_iterations_are_bounded():
 def test_layers_that_are_not_asked_for_keep_their_weights():
     model = net()
     layers = {"3": LayerInit(HeNormal())}
-    initialize(model, Init(Lsuv(), layers=layers), seed_of, images())
+    initialize(model, Init(Lsuv(), layers=layers), generator_for, images())
     plain = net()
-    initialize(plain, Init(HeNormal()), seed_of)
+    initialize(plain, Init(HeNormal()), generator_for)
     assert torch.equal(model[3].weight, plain[3].weight)
     assert abs(output_variances(model, images())["6"] - 1) < 0.1
 
@@ -107,7 +107,7 @@ def test_calibration_leaves_buffers_and_random_state_as_they_were():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 4, 3))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     state = torch.get_rng_state()
-    initialize(model, Init(Lsuv()), seed_of, images())
+    initialize(model, Init(Lsuv()), generator_for, images())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
     assert not model[0]._forward_hooks
@@ -115,4 +115,4 @@ def test_calibration_leaves_buffers_and_random_state_as_they_were():
 
 def test_lsuv_without_images_is_refused():
     with pytest.raises(ConfigError, match="Lsuv calibrates on data, and no images"):
-        initialize(net(), Init(Lsuv()), seed_of)
+        initialize(net(), Init(Lsuv()), generator_for)

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from slow_probe import Seen, slow_probe
 from torch import Tensor, nn
 
-from fanin.probes.measure import Losses, measure
+from fanin.probes.measure import LossFunctions, measure
 from fanin.probes.moments import random_cotangent
 from fanin.probes.probe import probe
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 # Sums of at most 1,000 float64 terms through at most 4 layers.
 ROUNDING = 4 * 1_000 * torch.finfo(torch.float64).eps
@@ -99,7 +99,7 @@ def test_every_quantity_is_what_loops_over_images_and_entries_give(name, batch):
             table.image, table.layer_name, table.quantity, table.value, strict=True
         )
     }
-    cotangent = random_cotangent(5, 3, generator("cotangent", 3))
+    cotangent = random_cotangent(5, 3, make_generator("cotangent", 3))
     slow = slow_probe(model, images, cotangent, targets, F.cross_entropy)
     listed = {key: value for key, value in slow.items() if key[0] in (-1, 0, 1, 4)}
     assert len(table) == len(measured)  # no number twice
@@ -210,8 +210,8 @@ def test_weight_gradients_in_chunks_are_those_of_all_images_at_once(batch):
     alone = measure(
         network("conv"),
         images[149:],
-        random_cotangent(150, 3, generator("cotangent", 0))[149:],
-        singles=(0,),
+        random_cotangent(150, 3, make_generator("cotangent", 0))[149:],
+        single_images=(0,),
     ).layers
     expected = [v for v, image in zip(alone["value"], alone["image"], strict=True) if image == 0]
     assert whole[whole.image == 149].value.tolist() == pytest.approx(expected, rel=ROUNDING)
@@ -221,7 +221,7 @@ def test_without_a_loss_nothing_comes_from_it(batch):
     model, cotangent = network("mlp"), torch.ones(5, 3)
     quantities = measure(model, batch[0], cotangent, targets=batch[1]).layers["quantity"]
     assert not {"grad_m2", "weight_grad_m2", "sharpness"} & set(quantities)
-    losses = Losses(lambda z, y: F.cross_entropy(z, y, reduction="none"), F.cross_entropy)
+    losses = LossFunctions(lambda z, y: F.cross_entropy(z, y, reduction="none"), F.cross_entropy)
     both = measure(
         model, batch[0], cotangent, targets=batch[1], losses=losses, with_sharpness=True
     ).layers["quantity"]

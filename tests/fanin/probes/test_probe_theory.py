@@ -10,7 +10,7 @@ from fanin.inits import HeNormal, Init, initialize
 from fanin.models import Mlp
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
-from fanin.seeds import generator
+from fanin.seeds import make_generator
 
 DRAWS = 60
 
@@ -22,8 +22,8 @@ def draws() -> dict[str, Tensor]:
     model = Mlp(depth=4, width=256).build((1, 8, 8), 10, nn.ReLU)
     found: dict[str, list[float]] = {}
     for draw in range(DRAWS):
-        initialize(model, Init(HeNormal()), lambda name, d=draw: generator("weights", 0, d, name))
-        table = measure(model, images, random_cotangent(4, 10, generator("cotangent", draw)))
+        initialize(model, Init(HeNormal()), lambda name, d=draw: make_generator("weights", 0, d, name))
+        table = measure(model, images, random_cotangent(4, 10, make_generator("cotangent", draw)))
         columns = [table.layers[name] for name in ("quantity", "layer_name", "value")]
         for quantity, layer, value in zip(*columns, strict=True):
             found.setdefault(f"{quantity} {layer}", []).append(value)

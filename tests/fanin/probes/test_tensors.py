@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from experiments.cell import run_cell
 from fanin.errors import ConfigError
-from fanin.probes.measure import Losses, measure
+from fanin.probes.measure import LossFunctions, measure
 
 SMALL = ("data.side=7", "data.n_train=8", "data.n_test=8", "probe.draws=1", "model.channels=2")
 
@@ -20,12 +20,12 @@ def network() -> nn.Sequential:
 
 
 def kept(model: nn.Module, x: Tensor, y: Tensor, *quantities: str) -> pd.DataFrame:
-    losses = Losses(lambda z, t: F.cross_entropy(z, t, reduction="none"), F.cross_entropy)
+    losses = LossFunctions(lambda z, t: F.cross_entropy(z, t, reduction="none"), F.cross_entropy)
     found = measure(
         model,
         x,
         torch.ones(len(x), 3),
-        singles=(0, 2),
+        single_images=(0, 2),
         targets=y,
         losses=losses,
         kept=quantities,
@@ -69,7 +69,7 @@ def test_what_a_layer_sends_back_is_the_derivative_of_each_images_own_loss():
 def test_none_is_kept_unasked_and_no_derivative_without_a_loss():
     model, x = network(), torch.randn(3, 1, 5, 5).double()
     assert kept(model, x, torch.zeros(3, dtype=torch.int64)).empty
-    bare = measure(model, x, torch.ones(3, 3), singles=(0,), kept=("input_grad",))
+    bare = measure(model, x, torch.ones(3, 3), single_images=(0,), kept=("input_grad",))
     assert bare.tensors["value"] == []
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from relu_chains import relu_chain, relu_log_sd
 
-from fanin.statistics.agreement import p_other_spread, verdicts
-from fanin.statistics.draws import steps, summarized
+from fanin.statistics.agreement import spread_p_value, verdicts
+from fanin.statistics.draws import steps, summarize_draws
 from fanin.statistics.log_ratio import LogRatio
 
 NO_STEPS = np.array([np.nan])
@@ -25,25 +25,25 @@ def _judged(
     """Verdicts on moments [setting, draw, layer] of one law for every setting."""
     settings, _, layers = moments.shape
     index = np.indices(moments.shape).reshape(3, -1)
-    frame = pd.DataFrame({"setting": index[0], "draw": index[1], "place": index[2] + 1})
+    frame = pd.DataFrame({"setting": index[0], "draw": index[1], "layer_order": index[2] + 1})
     frame["value"] = moments.ravel()
     law = pd.DataFrame(
         {
             "setting": np.repeat(np.arange(settings), layers),
-            "place": np.tile(np.arange(layers) + 1, settings),
+            "layer_order": np.tile(np.arange(layers) + 1, settings),
             "value": np.tile(value, settings),
             "log_sd": np.tile(log_sd, settings),
             "sampling_se": sampling_se,
-            "unit": np.nan,
+            "linear_unit": np.nan,
         }
     )
-    rows = summarized(frame, ["setting", "place"]).merge(law, on=["setting", "place"])
+    rows = summarize_draws(frame, ["setting", "layer_order"]).merge(law, on=["setting", "layer_order"])
     judged = verdicts(rows, steps(frame, rows, ["setting"]), margin=margin)
     return pd.concat([rows, judged], axis=1)
 
 
 def _one(draws: list[float], value: float, log_sd: float, unit: float = np.nan) -> pd.Series:
-    rows = summarized(pd.DataFrame({"layer": 1, "value": draws}), ["layer"])
+    rows = summarize_draws(pd.DataFrame({"layer": 1, "value": draws}), ["layer"])
     rows = rows.assign(value=value, log_sd=log_sd, sampling_se=0.0, unit=unit)
     nothing = LogRatio(NO_STEPS, NO_STEPS, NO_STEPS, NO_STEPS)
     return verdicts(rows, nothing).iloc[0]
@@ -82,7 +82,7 @@ def test_a_planted_error_is_found_where_it_is() -> None:
         assert judged["verdict"].iloc[wrong] == "disagrees" or not found[-1][wrong]
     rate = np.mean(found, axis=0)
     # For 19 tests about 50 draws have a power of 95 % (test_log_ratio.py), 64 have more; but an
-    # error of just the margin passes for equivalent in 5 % of cases.
+    # error of just the margin passes for is_equivalent in 5 % of cases.
     assert rate[wrong] > 0.9 - 3 * np.sqrt(0.9 * 0.1 / trials)
     assert np.delete(rate, wrong).sum() < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
 
@@ -190,7 +190,7 @@ def test_a_single_draw_is_undecided() -> None:
 def _rate(sds: np.ndarray, draws: int, predicted: float) -> float:
     """How often a nominal 5 % rejects."""
     full = np.full(sds.shape, 1.0)
-    return float((p_other_spread(sds, draws * full, predicted * full) <= 0.05).mean())
+    return float((spread_p_value(sds, draws * full, predicted * full) <= 0.05).mean())
 
 
 def test_false_alarms_on_normal_numbers_are_the_nominal_ones() -> None:
@@ -213,5 +213,5 @@ def test_half_the_spread_is_seen_with_thirty_draws() -> None:
 
 
 def test_without_a_predicted_spread_there_is_no_test() -> None:
-    p = p_other_spread(np.array([0.1, 0.1]), np.array([9.0, 9.0]), np.array([np.nan, 0.0]))
+    p = spread_p_value(np.array([0.1, 0.1]), np.array([9.0, 9.0]), np.array([np.nan, 0.0]))
     assert np.isnan(p).all()

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fanin.statistics.draws import summarized
+from fanin.statistics.draws import summarize_draws
 
 
 def _summary(*values: float) -> pd.Series:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (row,) = summarized(pd.DataFrame({"layer": 1, "value": values}), ["layer"]).to_dict(
+        (row,) = summarize_draws(pd.DataFrame({"layer": 1, "value": values}), ["layer"]).to_dict(
             "records"
         )
     return pd.Series(row)
@@ -23,7 +23,7 @@ def _summary(*values: float) -> pd.Series:
 def test_groups_are_summarized_as_numpy_would() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"layer": rng.integers(1, 4, 90), "value": rng.lognormal(size=90)})
-    for row in summarized(frame, ["layer"]).itertuples():
+    for row in summarize_draws(frame, ["layer"]).itertuples():
         values = frame.value[frame.layer == row.layer].to_numpy()
         assert row.draws == len(values)
         assert row.mean * row.scale == pytest.approx(values.mean())

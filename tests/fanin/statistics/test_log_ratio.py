@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relu_chains import relu_chain, relu_log_sd
 from scipy import stats
 
-from fanin.statistics.log_ratio import LogRatio, draws_needed, equivalent, p_different
+from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
 
 LEVEL = 0.05
 # What is asked of the test: a nominal 5 % that lies between these.
@@ -32,7 +32,7 @@ def one(value: float, draw_sd: float, draws: int = 2, theory_se: float = 0.0) ->
 
 
 def false_alarms(ratio: LogRatio) -> float:
-    return float((p_different(ratio) <= LEVEL).mean())
+    return float((ratio_p_value(ratio) <= LEVEL).mean())
 
 
 # Width, depth and draws of the table in derivations.md, 5.4, and of the sweep `theory_grid`.
@@ -117,12 +117,12 @@ def test_a_ten_percent_error_in_one_layer_is_caught_with_the_stated_draws(
     logs = np.log(relu_chain(n, depth, (trials, on_step), rng))
     logs[..., wrong:] += error
     step = logs[..., wrong] - logs[..., wrong - 1] + (sd[wrong] ** 2 - sd[wrong - 1] ** 2) / 2
-    caught = (p_different(ratios(step)) <= level).mean()
+    caught = (ratio_p_value(ratios(step)) <= level).mean()
     assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
 
     trials = 100
     last = np.log(relu_chain(n, depth, (trials, on_moment), rng)[..., -1]) + error + sd[-1] ** 2 / 2
-    caught = (p_different(ratios(last)) <= level).mean()
+    caught = (ratio_p_value(ratios(last)) <= level).mean()
     assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
 
 
@@ -134,14 +134,14 @@ def test_a_right_theory_is_told_to_agree_with_the_stated_draws() -> None:
     needed = int(draws_needed(one(0.0, sd), 1.1, LEVEL)[0])
     assert needed == pytest.approx((2 * 1.6449) ** 2 * sd**2 / np.log(1.1) ** 2, abs=2.5)
     contributions = np.log(relu_chain(n, depth, (trials, needed), rng)[..., -1]) + sd**2 / 2
-    agrees = equivalent(ratios(contributions), 1.1).mean()
+    agrees = is_equivalent(ratios(contributions), 1.1).mean()
     assert agrees > 0.9 - 4 * np.sqrt(0.9 * 0.1 / trials)
 
 
 def test_a_layer_off_by_the_margin_passes_for_equivalent_one_time_in_twenty() -> None:
     trials = 20_000
     z = np.random.default_rng(0).standard_normal((trials, 20)) * 0.1 + np.log(1.1)
-    passes = equivalent(ratios(z), 1.1).mean()
+    passes = is_equivalent(ratios(z), 1.1).mean()
     assert abs(passes - 0.05) < 4 * np.sqrt(0.05 * 0.95 / trials)
 
 
@@ -151,12 +151,12 @@ def test_equivalence_is_the_ninety_percent_interval_inside_the_margin() -> None:
     inside = (low > -np.log(1.1)) & (high < np.log(1.1))
     assert inside.any()
     assert not inside.all()
-    np.testing.assert_array_equal(equivalent(ratios(z), 1.1), inside)
+    np.testing.assert_array_equal(is_equivalent(ratios(z), 1.1), inside)
 
 
 def test_the_p_value_is_scipys() -> None:
     z = np.random.default_rng(0).standard_normal((50, 9)) + 0.3
-    np.testing.assert_allclose(p_different(ratios(z)), stats.ttest_1samp(z, 0, axis=1).pvalue)
+    np.testing.assert_allclose(ratio_p_value(ratios(z)), stats.ttest_1samp(z, 0, axis=1).pvalue)
 
 
 def test_more_draws_cannot_mend_a_theory_that_is_unsure_itself() -> None:
@@ -167,8 +167,8 @@ def test_more_draws_cannot_mend_a_theory_that_is_unsure_itself() -> None:
 
 def test_one_draw_decides_nothing_but_the_predicted_spread_says_how_many_would() -> None:
     single = one(0.02, np.nan, draws=1)
-    assert np.isnan(p_different(single)[0])
-    assert not equivalent(single, 1.1)[0]
+    assert np.isnan(ratio_p_value(single)[0])
+    assert not is_equivalent(single, 1.1)[0]
     assert np.isnan(draws_needed(single, 1.1, LEVEL)[0])
     assert draws_needed(single, 1.1, LEVEL, spread=0.3)[0] > 100
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fanin.theory.elementwise import Function
-from fanin.theory.gaussian_pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_expectations
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def dense_kernels(
     function: Function, weight_var: float, bias_var: float, gram: Tensor, depth: int
 ) -> Kernels:
     """Lee et al. (2018, eq. 5) for the covariances, Jacot et al. (2018, theorem 1) for the rest."""
-    law = pair_law(function)
+    law = pair_expectations(function)
     cov = ntk = weight_var * gram.double() + bias_var
     covs, ntks, factors = [], [], []
     for _ in range(depth):

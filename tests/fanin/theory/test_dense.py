@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from fanin.inits import Moments, WeightShape
 from fanin.models.layers import MeanOnly
 from fanin.theory import LayerMoments, UnpredictableLayer
-from fanin.theory.finite_width.dense import dense_chain
-from fanin.theory.finite_width.simulate import Samples, conv_chain
-from fanin.theory.walk import walk
+from fanin.theory.finite_width.dense import simulate_dense
+from fanin.theory.finite_width.simulate import DrawMoments, simulate_networks
+from fanin.theory.network import parse_network
 
 ERRORS = 3.5
 REFERENCE = Path(__file__).parent / "reference.csv"
@@ -31,14 +31,16 @@ def he(shape: WeightShape) -> float:
     return 2 / shape.fan_in
 
 
-def chain(model: nn.Module, moments: Declared, x: Tensor, draws: int = 1000) -> Samples:
-    net = walk(model, tuple(x.shape[1:]))
-    return dense_chain(model, net, moments, net.enter(x), draws=draws)
+def chain(model: nn.Module, moments: Declared, x: Tensor, draws: int = 1000) -> DrawMoments:
+    net = parse_network(model, tuple(x.shape[1:]))
+    return simulate_dense(model, net, moments, net.first_input(x), draws=draws)
 
 
-def drawn(model: nn.Module, moments: Declared, x: Tensor, draws: int = 150) -> Samples:
+def drawn(model: nn.Module, moments: Declared, x: Tensor, draws: int = 150) -> DrawMoments:
     """Networks with weight matrices, of the same moments."""
-    return conv_chain(model, walk(model, tuple(x.shape[1:])), moments, x, draws=draws)
+    return simulate_networks(
+        model, parse_network(model, tuple(x.shape[1:])), moments, x, draws=draws
+    )
 
 
 def test_the_reference_table_of_finite_width() -> None:
@@ -152,7 +154,9 @@ def test_rectifiers_know_no_scale(scale: float) -> None:
     model = mlp(nn.ReLU, width=32, depth=6)
     moments = declared(model, he)
     x = image(torch.ones(32))
-    here, there = (chain(model, moments, s * x, 200).law()["preact_m2"] for s in (1.0, scale))
+    here, there = (
+        chain(model, moments, s * x, 200).distributions()["preact_m2"] for s in (1.0, scale)
+    )
     np.testing.assert_allclose(there.log_sd, here.log_sd, rtol=1e-9)
     np.testing.assert_allclose(there.value, scale**2 * here.value, rtol=1e-9)
 
@@ -160,10 +164,10 @@ def test_rectifiers_know_no_scale(scale: float) -> None:
 def test_what_overflows_is_infinite_and_what_vanishes_is_zero() -> None:
     model = mlp(nn.ReLU, width=32, depth=4)
     x = image(torch.ones(32))
-    huge = chain(model, declared(model, lambda s: 1e150), x, 100).law()["preact_m2"]
+    huge = chain(model, declared(model, lambda s: 1e150), x, 100).distributions()["preact_m2"]
     assert np.isinf(huge.value[:, -1]).all()
     assert np.isnan(huge.log_sd[:, -1]).all()
-    nothing = chain(model, declared(model, lambda s: 0.0), x, 100).law()["preact_m2"]
+    nothing = chain(model, declared(model, lambda s: 0.0), x, 100).distributions()["preact_m2"]
     assert (nothing.value == 0).all()
     assert (nothing.log_sd == 0).all()
 

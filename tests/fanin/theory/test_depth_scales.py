@@ -15,7 +15,7 @@ from fanin.theory.depth_scales import (
     depth_scales,
     log_sensitivity,
 )
-from fanin.theory.gaussian_pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_expectations
 
 FUNCTIONS = {"tanh": torch.tanh, "gelu": F.gelu, "sigmoid": torch.sigmoid, "elu": F.elu}
 
@@ -97,7 +97,7 @@ def test_where_nothing_is_critical_the_error_says_what_to_ask():
 @pytest.mark.parametrize("function", [torch.tanh, F.gelu, F.selu, F.hardtanh])
 @pytest.mark.parametrize("q", [1e-3, 0.4, 7.0])
 def test_log_sensitivity_is_the_slope_of_the_length_map(function, q):
-    law, step = pair_law(function), 1e-4
+    law, step = pair_expectations(function), 1e-4
     low, high = law.second_moment(t(q * math.exp(-step), q * math.exp(step))).log().tolist()
     slope = (high - low) / (2 * step)
     # The difference quotient is off by step^2, and by rounding over step.

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from fanin.inits import HeNormal, Init, Normal
-from fanin.theory.explain import STEPS, Explanation, Subsample, circular, explain, subsampled
+from fanin.theory.explain import (
+    STEPS,
+    Explanation,
+    Subsample,
+    explain,
+    use_circular_padding,
+    use_subsampling,
+)
 
 LATE = [step for step in STEPS if step not in ("width", "rest")]
 
@@ -124,12 +131,12 @@ def test_subsampling_takes_the_middle_of_a_window() -> None:
     blocks = x.repeat_interleave(3, 2).repeat_interleave(3, 3)
     for pool in (nn.MaxPool2d(3), nn.AvgPool2d(3), nn.AdaptiveAvgPool2d(4)):
         assert torch.equal(Subsample(pool)(blocks), x)
-    kept = subsampled(nn.Sequential(nn.MaxPool2d(3, 2, padding=1)))(blocks)
+    kept = use_subsampling(nn.Sequential(nn.MaxPool2d(3, 2, padding=1)))(blocks)
     assert kept.shape == nn.MaxPool2d(3, 2, padding=1)(blocks).shape
 
 
 def test_variants_leave_the_network_alone() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Sequential(nn.MaxPool2d(2)))
-    circular(net), subsampled(net)
+    use_circular_padding(net), use_subsampling(net)
     assert net[0].padding_mode == "zeros"
     assert isinstance(net[1][0], nn.MaxPool2d)

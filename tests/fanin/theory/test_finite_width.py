@@ -17,10 +17,10 @@ from fanin.models.layers import MeanOnly
 from fanin.theory.field import predict_field
 from fanin.theory.finite_width import predict_finite_width
 from fanin.theory.finite_width.predict import first_order_holds
-from fanin.theory.finite_width.simulate import conv_chain
+from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.moments import LayerMoments
+from fanin.theory.network import parse_network
 from fanin.theory.prediction import Prediction
-from fanin.theory.walk import walk
 
 QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}
 Z_95 = 1.96
@@ -48,7 +48,9 @@ def he(model: nn.Module) -> dict[str, LayerMoments]:
 
 def holds(model: nn.Module, moments: dict[str, LayerMoments] | None = None) -> bool:
     x = images(1)
-    return first_order_holds(model, walk(model, tuple(x.shape[1:])), moments or he(model), x)
+    return first_order_holds(
+        model, parse_network(model, tuple(x.shape[1:])), moments or he(model), x
+    )
 
 
 def table(frame: pd.DataFrame, quantity: str, column: str) -> np.ndarray:
@@ -103,7 +105,9 @@ def test_bars_of_a_wide_net_hold_what_is_drawn(wide: Prediction) -> None:
     model, x, draws = convolutional(), images(2), 150
     moments = he(model)
     frame = wide.to_frame()
-    measured = conv_chain(model, walk(model, (1, 8, 8)), moments, x, draws=draws, seed=7).values
+    measured = simulate_networks(
+        model, parse_network(model, (1, 8, 8)), moments, x, draws=draws, seed=7
+    ).values
     for quantity in QUANTITIES - {"preact_mean"}:
         value, log_sd = (table(frame, quantity, column) for column in ("value", "log_sd"))
         m = torch.cat([measured[quantity], measured[quantity].mean(1, True)], 1).log().numpy()

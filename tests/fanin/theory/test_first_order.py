@@ -25,10 +25,10 @@ from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, walk_field
 from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite_width.channels import whitened_channels
-from fanin.theory.finite_width.first_order import Freedom, log_variances
-from fanin.theory.finite_width.predict import freedom
-from fanin.theory.finite_width.simulate import conv_chain
-from fanin.theory.walk import walk
+from fanin.theory.finite_width.first_order import FreeFraction, log_variances
+from fanin.theory.finite_width.predict import free_fraction
+from fanin.theory.finite_width.simulate import simulate_networks
+from fanin.theory.network import parse_network
 
 CHANNELS = 64
 DRAWS = 80  # know a log-spread to 8 %
@@ -77,7 +77,7 @@ def averaged(activation: Activation) -> tuple[nn.Sequential, Tensor]:
 
 def walked(model: nn.Module, moments: Declared, x: Tensor) -> FieldResult:
     sampling = Sampling(repeats=1)
-    return walk_field(model, moments, x, joint=len(x) > 1, sampling=sampling, everywhere=True)
+    return walk_field(model, moments, x, joint=len(x) > 1, sampling=sampling, keep_covariances=True)
 
 
 def assert_spreads_agree(
@@ -85,18 +85,20 @@ def assert_spreads_agree(
     moments: Declared,
     x: Tensor,
     draws: int,
-    freedoms: list[Freedom] | None = None,
+    free_fractions: list[FreeFraction] | None = None,
 ) -> None:
     """Within what `draws` know, the samples of a channel know, and an order of 1 / width.
 
     The ratio of two log-spreads: drawn ones are known to sqrt((kurtosis - 1) / 4n); the influence's
     own samples know 5 %. The next order in 1 / width is some depth / width of the spread.
     """
-    net = walk(model, tuple(x.shape[1:]))
+    net = parse_network(model, tuple(x.shape[1:]))
     names = [stage.name for stage in net.stages]
     (layers,) = walked(model, moments, x).passes
-    predicted = log_variances(layers, freedoms or [Freedom()] * len(names), images=len(x))
-    samples = conv_chain(model, net, moments, x, draws=draws).values
+    predicted = log_variances(
+        layers, free_fractions or [FreeFraction()] * len(names), images_per_field=len(x)
+    )
+    samples = simulate_networks(model, net, moments, x, draws=draws).values
     for quantity, variance in predicted.items():
         log = samples[quantity].mean(1).log().numpy()
         for layer in range(len(names)):
@@ -145,8 +147,8 @@ def test_orthogonal_weights_scatter_less(
     for name, layer in modules.items():
         weight = scheme.moments(WeightShape.of(layer)).scaled(gain)
         moments[name] = LayerMoments(weight, Moments(0.0, 0.0), "orthogonal")
-    freedoms = [freedom(layer, moments[name]) for name, layer in modules.items()]
-    assert_spreads_agree(model, moments, blobs(1, 3, 10), DRAWS, freedoms)
+    free_fractions = [free_fraction(layer, moments[name]) for name, layer in modules.items()]
+    assert_spreads_agree(model, moments, blobs(1, 3, 10), DRAWS, free_fractions)
 
 
 def test_the_mean_over_images_has_their_joint_spread() -> None:
@@ -175,7 +177,7 @@ def test_a_rectifier_layer_scatters_by_five_over_its_width() -> None:
     )
     moments = declared(model, lambda s: 2 / s.fan_in)
     (layers,) = walked(model, moments, torch.ones(1, 1, 1, 1)).passes
-    variance = log_variances(layers, [Freedom()] * 3)
+    variance = log_variances(layers, [FreeFraction()] * 3)
     expected = [2 / n, (5 + 2) / n]
     # A channel's influence x^2 has kurtosis 28: 16,384 samples know its variance to 4 %.
     np.testing.assert_allclose(variance["preact_m2"][:2], expected, rtol=0.16)
@@ -192,21 +194,23 @@ def test_closed_adjoints_are_derivatives_of_the_recursion(activation: Activation
         first = moments["0"]
         moments["0"] = replace(first, weight=first.weight.scaled(scale))
         (layers,) = walked(model, moments, x).passes
-        return torch.stack([layer.made.m2.mean() for layer in layers]).log()
+        return torch.stack([layer.preact.m2.mean() for layer in layers]).log()
 
     (layers,) = walked(model, declared(model, lambda s: 1.5 / s.fan_in), x).passes
     step = 1e-3
     measured = (log_moments(1 + step) - log_moments(1 - step)) / (4 * step)  # by log variance
     # Down from log m2 of the last layer to the covariance of the first.
-    forms = torch.full((1, 1, 1), 1 / float(layers[-1].made.m2.sum())).double()
+    forms = torch.full((1, 1, 1), 1 / float(layers[-1].preact.m2.sum())).double()
     for above, layer in zip(layers[:0:-1], layers[-2::-1], strict=True):
-        forms = above.weights.inputs * above.taps.send_covariances(forms, above.weights.var)
-        if is_closed(layer.between, layer.made):
-            forms = ClosedAdjoint(layer).into_field(forms)
+        forms = above.weights.group_in_channels * above.taps.backward_products(
+            forms, above.weights.var
+        )
+        if is_closed(layer.interlayer, layer.preact):
+            forms = ClosedAdjoint(layer).field_adjoint(forms)
         else:
             channels = whitened_channels(layer, 0, layer.name)
             nothing = [torch.zeros(channels.y.shape[-1]).double()]
-            forms = channels.unwhitened(channels.into_whitened(forms, nothing))
-    derivative = (forms[0] * layers[0].made.covariance[0, 0, 0]).sum()
+            forms = channels.to_points(channels.normals_adjoint(forms, nothing))
+    derivative = (forms[0] * layers[0].preact.covariance[0, 0, 0]).sum()
     # Samples of the walk and of the channels are other ones: 1 % of a moment each.
     assert abs(float(derivative - measured[-1])) < 0.05

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fanin.theory.elementwise import derivative
-from fanin.theory.gaussian_pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_expectations
 from fanin.theory.quadrature import gaussian_nodes
 
 SMOOTH = {
@@ -53,7 +53,7 @@ def worst_errors(function, pairs=VARIANCES, correlations=CORRELATIONS, order=16)
 
     A bent function needs a high order: the inner mean bends sharply where |c| nears 1.
     """
-    law = pair_law(function)
+    law = pair_expectations(function)
     c = t(*correlations)[:, None, None]
     errors, slope_errors = [], []
 
@@ -91,7 +91,7 @@ def test_functions_bent_at_0_agree_with_nested_quadrature(name):
 
 @pytest.mark.parametrize("name", [*STRAIGHT])
 def test_straight_functions_have_closed_forms(name):
-    assert pair_law(STRAIGHT[name]).rays is not None
+    assert pair_expectations(STRAIGHT[name]).rays is not None
     error, slope_error = worst_errors(STRAIGHT[name], VARIANCES[2:3], order=40)
     # The nested quadrature's own error where |c| nears 1; the formula is exact.
     assert error < 1e-9
@@ -111,10 +111,10 @@ def test_erf_has_williams_closed_form():
     var = torch.logspace(-6, 4, 40, dtype=torch.float64)
     c = torch.linspace(-1, 1, 40, dtype=torch.float64)
     cov = c[:, None, None] * (var[:, None] * var).sqrt()
-    ours = pair_law(torch.erf).covariance(cov, var.expand(40, 40), var.expand(40, 40))
+    ours = pair_expectations(torch.erf).covariance(cov, var.expand(40, 40), var.expand(40, 40))
     root = ((1 + 2 * var)[:, None] * (1 + 2 * var)).sqrt()
     theirs = 2 / math.pi * torch.asin(2 * cov / root)
-    moments = pair_law(torch.erf).second_moment(var)
+    moments = pair_expectations(torch.erf).second_moment(var)
     error = (ours - theirs).abs() / (moments[:, None] * moments).sqrt()
     # The widest units, of standard deviation 100, are the least exact.
     assert error[:, :30, :30].max() < 1e-9
@@ -124,7 +124,7 @@ def test_erf_has_williams_closed_form():
 @pytest.mark.parametrize("name", ["gelu", "elu"])
 def test_many_variances_are_interpolated_as_exactly_as_few_are_computed(name):
     function = (SMOOTH | BENT_AT_0 | STRAIGHT)[name]
-    law = pair_law(function)
+    law = pair_expectations(function)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 60, generator=generator, dtype=torch.float64)
     x = x * torch.logspace(-2, 1, 200, dtype=torch.float64)[:, None]
@@ -146,7 +146,7 @@ def test_many_variances_are_interpolated_as_exactly_as_few_are_computed(name):
 @pytest.mark.parametrize("name", [*SMOOTH, *BENT_AT_0, *STRAIGHT])
 def test_a_pre_activation_without_variance_is_its_value_at_0(name):
     function = (SMOOTH | BENT_AT_0 | STRAIGHT)[name]
-    law = pair_law(function)
+    law = pair_expectations(function)
     var = t(0.0, 1.5)
     cov = torch.diag(var)
     at_0, slope_0 = (float(a) for a in derivative(function, t(0.0)))
@@ -161,7 +161,7 @@ def test_a_pre_activation_without_variance_is_its_value_at_0(name):
 
 @pytest.mark.parametrize("name", ["tanh", "gelu", "elu", "relu", "softplus"])
 def test_scales_of_any_size_are_handled(name):
-    law = pair_law((SMOOTH | BENT_AT_0 | STRAIGHT)[name])
+    law = pair_expectations((SMOOTH | BENT_AT_0 | STRAIGHT)[name])
     var = t(1e-200, 1e-30, 1e-3, 1.0, 1e30, 1e200)
     cov = 0.5 * var.sqrt()[:, None] * var.sqrt()
     cov.diagonal().copy_(var)
@@ -179,7 +179,7 @@ def test_kinks_away_from_0_cost_accuracy_where_the_docs_say():
 
 
 def test_leading_dimensions_are_batches():
-    law = pair_law(torch.tanh)
+    law = pair_expectations(torch.tanh)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 3, 5, 9, generator=generator, dtype=torch.float64)
     cov = x @ x.mT / 9
@@ -198,7 +198,7 @@ def test_leading_dimensions_are_batches():
 )
 def test_kernels_of_singular_covariances_are_covariances(sd, rank, name, seed):
     function = (SMOOTH | BENT_AT_0 | STRAIGHT)[name]
-    law = pair_law(function)
+    law = pair_expectations(function)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(sd), rank, generator=generator, dtype=torch.float64) * t(*sd)[:, None]
     cov = x @ x.T

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from fanin.inits import HeNormal, WeightShape
 from fanin.theory import UnpredictableLayer, certify, explain, prescribe
 from fanin.theory.field import Sampling, predict_field
-from fanin.theory.finite_width.dense import dense_chain
-from fanin.theory.finite_width.simulate import conv_chain
-from fanin.theory.layer_kind import LayerKind, Mixing, Rejected, Units
+from fanin.theory.finite_width.dense import simulate_dense
+from fanin.theory.finite_width.simulate import simulate_networks
+from fanin.theory.layer_kind import LayerKind, Mixing, Units, UnsupportedModule
 from fanin.theory.layers import BATCH_NORM, ELEMENTWISE, GROUP_NORM, LAYER_NORM, find_kind
-from fanin.theory.theories import THEORIES, predict_theories
-from fanin.theory.walk import walk
+from fanin.theory.network import parse_network
+from fanin.theory.predict import THEORIES, predict_moments
 
 EPS = 1e-5
 X = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)).double()
@@ -56,7 +56,7 @@ SAMPLED = LayerKind((Double,), unchanged, Mixing)  # backward by autograd
 BY_HAND = LayerKind((Double,), unchanged, lambda module: Mixing(module, summed))
 RMS = LayerKind(
     (RMSNorm,),
-    scalar=lambda module, units: units.times((units.average(units.value.square()) + EPS).rsqrt()),
+    scalar=lambda module, units: units.scale((units.average(units.value.square()) + EPS).rsqrt()),
     # Infinitely many channels: their root mean square answers to no single one's cotangent.
     field=lambda module: Mixing(
         forward=lambda x: x * rate(x, range(2, x.ndim)),
@@ -92,7 +92,7 @@ def variance(shape: WeightShape) -> float:
 @pytest.mark.parametrize("theory", THEORIES[:3])
 def test_four_copies_of_a_pixel_meet_the_sum_of_four_weights(theory: str) -> None:
     values = [
-        predict_theories(model, declared(model, variance), X, (theory,), layer_kinds=kinds).value
+        predict_moments(model, declared(model, variance), X, (theory,), layer_kinds=kinds).value
         for model, kinds in zip(doubled(channels=8), ([DOUBLE], []), strict=True)
     ]
     assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
@@ -121,7 +121,7 @@ def test_an_invented_kind_has_the_spread_of_a_wide_net() -> None:
     spreads = []
     for model, kinds in zip(doubled(channels=64), ([DOUBLE], []), strict=True):
         moments = declared(model, variance)
-        frame = predict_theories(model, moments, X[:1], ("finite_width",), layer_kinds=kinds)
+        frame = predict_moments(model, moments, X[:1], ("finite_width",), layer_kinds=kinds)
         spreads.append(frame[frame.quantity.isin(["preact_m2", "vjp_m2"])].log_sd.to_numpy())
     # A channel's samples know its share of the variance to some 4 %.
     assert spreads[0] == pytest.approx(spreads[1], rel=0.1, abs=1e-6)
@@ -137,7 +137,7 @@ def test_root_mean_squares_are_standard_deviations_where_no_channel_has_a_mean(t
     for norm, kinds in ((RMSNorm(), [RMS]), (nn.GroupNorm(1, 8), [])):
         model = net(norm)
         moments = declared(model, lambda shape: 2 / shape.fan_in)
-        values.append(predict_theories(model, moments, X, (theory,), layer_kinds=kinds).value)
+        values.append(predict_moments(model, moments, X, (theory,), layer_kinds=kinds).value)
     assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
 
 
@@ -146,9 +146,9 @@ def test_an_invented_kind_between_linear_layers_has_the_law_of_drawn_nets() -> N
         *(nn.Flatten(), nn.Linear(25, 16), RMSNorm(), nn.Tanh()),
         *(nn.Linear(16, 16), RMSNorm(), nn.ReLU(), nn.Linear(16, 4)),
     ).double()
-    net, moments = walk(model, (1, 5, 5), [RMS]), declared(model, lambda shape: 2 / shape.fan_in)
-    chain = dense_chain(model, net, moments, net.enter(X), draws=1000)
-    assert_same_law(chain, conv_chain(model, net, moments, X, draws=150))
+    net, moments = parse_network(model, (1, 5, 5), [RMS]), declared(model, lambda shape: 2 / shape.fan_in)
+    chain = simulate_dense(model, net, moments, net.first_input(X), draws=1000)
+    assert_same_law(chain, simulate_networks(model, net, moments, X, draws=150))
 
 
 def test_certify_explain_and_prescribe_take_invented_kinds() -> None:
@@ -157,7 +157,7 @@ def test_certify_explain_and_prescribe_take_invented_kinds() -> None:
     with pytest.raises(UnpredictableLayer, match="layer 2: Double is neither"):
         certify(model, X, init=moments, theories=("field",))
     certificate = certify(model, X, init=moments, theories=("he", "field"), layer_kinds=[DOUBLE])
-    frame = predict_theories(model, moments, X, ("field",), layer_kinds=[DOUBLE])
+    frame = predict_moments(model, moments, X, ("field",), layer_kinds=[DOUBLE])
     q = frame[(frame.quantity == "preact_m2") & (frame.image == -1)].value
     assert [layer.q for layer in certificate.layers] == pytest.approx(q.tolist())
     gains = prescribe(model, X, init=HeNormal(), layer_kinds=[DOUBLE]).gains
@@ -171,7 +171,7 @@ def test_a_kind_gives_the_product_formula_its_gain() -> None:
     model = doubled(channels=8)[0]
     moments = declared(model, variance)
     q, unknown = (
-        predict_theories(model, moments, X, ("he",), layer_kinds=kinds).value.to_numpy()
+        predict_moments(model, moments, X, ("he",), layer_kinds=kinds).value.to_numpy()
         for kinds in ([quarter], [])
     )
     assert q[1] == pytest.approx(unknown[1] / 4)
@@ -179,13 +179,13 @@ def test_a_kind_gives_the_product_formula_its_gain() -> None:
 
 def test_users_kinds_come_first_and_rules_may_reject() -> None:
     def never(module: nn.Module) -> None:
-        raise Rejected("only on Sundays")
+        raise UnsupportedModule("only on Sundays")
 
     own = LayerKind((nn.ReLU,), field=never)
     assert find_kind(nn.ReLU(), [own]) is own
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)).double()
     with pytest.raises(UnpredictableLayer, match="layer 1: only on Sundays"):
-        predict_theories(model, declared(model, variance), X, ("field",), layer_kinds=[own])
+        predict_moments(model, declared(model, variance), X, ("field",), layer_kinds=[own])
 
 
 def test_a_kind_may_depend_on_the_modules_state() -> None:

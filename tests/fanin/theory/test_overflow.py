@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fanin.theory.overflow import first_overflow, overflow_chance, overflow_chances
+from fanin.theory.overflow import first_overflow, overflow_probabilities, overflow_probability
 
 
 def layers(width, weight_m2, depth, *, mean=False):
@@ -30,14 +30,14 @@ def layers(width, weight_m2, depth, *, mean=False):
 def test_first_overflow_is_where_it_was_measured(width, weight_m2, dtype, measured):
     # docs/derivations.md, section 3.6; means over nets, so within a layer.
     log_m2 = layers(width, weight_m2, 100)
-    chances = overflow_chances(log_m2, [width] * 100, dtype)
+    chances = overflow_probabilities(log_m2, [width] * 100, dtype)
     assert abs(first_overflow(chances) - measured) <= 1
 
 
 def test_squares_overflow_at_half_the_depth():
     log_m2 = layers(256, 1.0, 60)
-    first = first_overflow(overflow_chances(log_m2, [256] * 60, torch.float32))
-    squared = overflow_chances(log_m2, [256] * 60, torch.float32, squared=True)
+    first = first_overflow(overflow_probabilities(log_m2, [256] * 60, torch.float32))
+    squared = overflow_probabilities(log_m2, [256] * 60, torch.float32, squared=True)
     assert abs(2 * first_overflow(squared) - first) <= 2
 
 
@@ -49,7 +49,7 @@ def test_the_chance_is_that_of_drawn_layers():
     m = torch.exp(log_m2 - log_sd**2 / 2 + log_sd * z)
     y = m.sqrt()[:, None] * torch.randn(draws, n, generator=generator, dtype=torch.float64)
     share = (y.abs() > limit).any(1).double().mean().item()
-    chance = overflow_chance(log_m2, n, torch.float16, log_sd)
+    chance = overflow_probability(log_m2, n, torch.float16, log_sd)
     assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
 
 
@@ -61,38 +61,38 @@ def test_a_mean_that_all_units_share_brings_them_nearer_to_the_limit_or_not(betw
     z = torch.randn(draws, n, generator=generator, dtype=torch.float64)
     y = math.sqrt((1 - between) * m2) + math.sqrt(between * m2) * z
     share = (y.abs() > limit).any(1).double().mean().item()
-    chance = overflow_chance(math.log(m2), n, torch.float16, between=between)
+    chance = overflow_probability(math.log(m2), n, torch.float16, between=between)
     assert 0.01 < share < 0.99
     assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
     # Centred units of that second moment reach further.
-    assert overflow_chance(math.log(m2), n, torch.float16) > 2 * chance
+    assert overflow_probability(math.log(m2), n, torch.float16) > 2 * chance
 
 
 @pytest.mark.parametrize(("below", "chance"), [(1.01, 0.0), (0.99, 1.0)])
 def test_units_all_alike_overflow_together(below, chance):
     log_m2 = 2 * math.log(torch.finfo(torch.float16).max / below)
-    assert overflow_chance(log_m2, 1000, torch.float16, between=0.0) == pytest.approx(chance)
+    assert overflow_probability(log_m2, 1000, torch.float16, between=0.0) == pytest.approx(chance)
 
 
 def test_a_spread_of_nothing_is_no_spread():
     log_m2 = math.log(6e4**2 / 9)
-    narrow, none = (overflow_chance(log_m2, 100, torch.float16, sd) for sd in (1e-9, 0.0))
+    narrow, none = (overflow_probability(log_m2, 100, torch.float16, sd) for sd in (1e-9, 0.0))
     assert narrow == pytest.approx(none)
 
 
 def test_moments_beyond_float64_and_of_nothing():
-    assert overflow_chance(2000.0, 10, torch.float32) == pytest.approx(1.0)
-    assert overflow_chance(math.inf, 10, torch.bfloat16) == 1.0
-    assert overflow_chance(-math.inf, 10, torch.float16) == 0.0
-    assert overflow_chance(-2000.0, 1e9, torch.float16) == 0.0
-    assert math.isnan(overflow_chance(math.nan, 10, torch.float16))
+    assert overflow_probability(2000.0, 10, torch.float32) == pytest.approx(1.0)
+    assert overflow_probability(math.inf, 10, torch.bfloat16) == 1.0
+    assert overflow_probability(-math.inf, 10, torch.float16) == 0.0
+    assert overflow_probability(-2000.0, 1e9, torch.float16) == 0.0
+    assert math.isnan(overflow_probability(math.nan, 10, torch.float16))
     assert first_overflow([0.0, math.nan, 0.1]) is None
 
 
 def test_bfloat16_reaches_as_far_as_float32():
     log_m2 = layers(256, 1.0, 60)
     firsts = [
-        first_overflow(overflow_chances(log_m2, [256] * 60, dtype))
+        first_overflow(overflow_probabilities(log_m2, [256] * 60, dtype))
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert firsts[0] == firsts[1]

@@ -11,11 +11,11 @@ from torch import nn
 
 from fanin.inits import HeNormal, Init, Normal, Zeros, initialize
 from fanin.inits.weight_shape import WeightShape
-from fanin.seeds import generator
-from fanin.theory.gains import scaled
+from fanin.seeds import make_generator
+from fanin.theory.gains import scale_moments
 from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.predict import predict_moments
 from fanin.theory.prescribe import Certified, prescribe
-from fanin.theory.theories import predict_theories
 
 
 def image(n: int = 2, side: int = 12) -> torch.Tensor:
@@ -33,9 +33,9 @@ def net(activation: nn.Module, channels: int = 32) -> nn.Sequential:
 
 
 def levels(model: nn.Module, init: Init, x: torch.Tensor, quantity: str) -> np.ndarray:
-    from fanin.theory.certificate.networks import weights_of
+    from fanin.theory.certificate.weights import resolve_moments
 
-    frame = predict_theories(model, weights_of(model, init).moments, x, ("field",), seed=1)
+    frame = predict_moments(model, resolve_moments(model, init).moments, x, ("field",), seed=1)
     rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
     return rows.value.to_numpy(float)
 
@@ -123,11 +123,11 @@ def test_a_layer_that_no_gain_can_level_is_named(init: Init | Zeros, told: str) 
 
 
 def test_scaled_moments_keep_the_biases() -> None:
-    from fanin.theory.certificate.networks import weights_of
+    from fanin.theory.certificate.weights import resolve_moments
 
     model = nn.Sequential(nn.Linear(4, 4))
-    moments = weights_of(model, Init(HeNormal(), bias=0.5)).moments
-    twice = scaled(moments, {"0": 2.0})["0"]
+    moments = resolve_moments(model, Init(HeNormal(), bias=0.5)).moments
+    twice = scale_moments(moments, {"0": 2.0})["0"]
     assert (twice.weight.var, twice.bias.mean) == (2.0, 0.5)
 
 
@@ -135,11 +135,11 @@ def test_the_init_option_applies_the_prescription_whatever_the_draw() -> None:
     model, x = net(nn.ReLU()), image(8)
     gains = prescribe(model, x).gains
     for draw in range(2):
-        drawn = {}
+        weights = {}
         for scheme in (HeNormal(), Certified()):
-            initialize(model, Init(scheme), lambda name, n=draw: generator("w", n, name), x.float())
-            drawn[type(scheme)] = [model.get_submodule(name).weight.clone() for name in gains]
-        pairs = zip(drawn[HeNormal], drawn[Certified], gains.values(), strict=True)
+            initialize(model, Init(scheme), lambda name, n=draw: make_generator("w", n, name), x.float())
+            weights[type(scheme)] = [model.get_submodule(name).weight.clone() for name in gains]
+        pairs = zip(weights[HeNormal], weights[Certified], gains.values(), strict=True)
         for he, certified, gain in pairs:
             torch.testing.assert_close(certified, he * gain, rtol=1e-5, atol=0)
 

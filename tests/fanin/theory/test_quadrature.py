@@ -13,7 +13,7 @@ from torch import nn
 
 from fanin.activations import Erf
 from fanin.theory.elementwise import derivative, elementwise
-from fanin.theory.quadrature import COARSE, EXACT, gaussian_nodes, most_nodes
+from fanin.theory.quadrature import COARSE, EXACT, gaussian_nodes, max_nodes
 
 variances = st.floats(-12, 12).map(lambda exponent: 10.0**exponent)
 
@@ -91,7 +91,7 @@ def test_states_never_take_more_nodes_than_announced():
     y, weight = gaussian_nodes(
         torch.linspace(-1, 1, 50).double(), torch.logspace(-8, 8, 50).double()
     )
-    assert y.shape[-1] <= most_nodes(EXACT)
+    assert y.shape[-1] <= max_nodes(EXACT)
     torch.testing.assert_close(weight.sum(-1), torch.ones(50).double())
 
 

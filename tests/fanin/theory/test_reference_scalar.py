@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fanin.losses import Head, Loss
 from fanin.theory.depth_scales import critical_point, critical_weight_var, depth_scales
-from fanin.theory.gaussian_pairs import pair_law
+from fanin.theory.gaussian_pairs import pair_expectations
 from fanin.theory.logits import initial_loss
 
 FUNCTIONS = {
@@ -57,7 +57,7 @@ def kernels(activation: str, sigma_w2: float, sigma_b2: float) -> Kernels:
 @rows("functional_")
 def test_gaussian_functionals(row):
     var = torch.tensor([float(re.search(r"N\(0,(.*)\)$", row.quantity).group(1))]).double()
-    law = pair_law(FUNCTIONS[row.activation])
+    law = pair_expectations(FUNCTIONS[row.activation])
     value = law.slope_m2(var) if "phi'" in row.quantity else law.second_moment(var)
     assert value.item() == pytest.approx(row.reference_value, rel=1e-10)
 

@@ -15,9 +15,9 @@ from fanin.models.layers import SeededDropout
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
 from fanin.theory.finite_width import simulate as chains
-from fanin.theory.finite_width.simulate import affordable_draws, conv_chain
+from fanin.theory.finite_width.simulate import affordable_draws, simulate_networks
 from fanin.theory.moments import LayerMoments
-from fanin.theory.walk import walk
+from fanin.theory.network import parse_network
 
 IMAGES = 3
 DROPOUT_DRAWS = 150
@@ -36,9 +36,9 @@ def every_geometry() -> nn.Sequential:
 def test_the_chain_measures_what_the_lab_measures() -> None:
     model = every_geometry()
     x = torch.randn(IMAGES, 2, 14, 14, generator=torch.Generator().manual_seed(0)).double()
-    samples = chains._measured(model, x, torch.Generator().manual_seed(1))
+    samples = chains._measure(model, x, torch.Generator().manual_seed(1))
     u = random_cotangent(IMAGES, 5, torch.Generator().manual_seed(1))
-    lab = pd.DataFrame(measure(model, x, u, singles=tuple(range(IMAGES))).layers)
+    lab = pd.DataFrame(measure(model, x, u, single_images=tuple(range(IMAGES))).layers)
     for quantity, values in samples.values.items():
         for image in range(IMAGES):
             rows = lab[(lab.quantity == quantity) & (lab.image == image)].sort_values("layer")
@@ -50,7 +50,9 @@ def test_the_model_is_left_alone() -> None:
     model = every_geometry()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x, state = torch.rand(1, 2, 14, 14), torch.random.get_rng_state()
-    conv_chain(model, walk(model, (2, 14, 14)), declared(model, lambda s: 1.0), x, draws=3)
+    simulate_networks(
+        model, parse_network(model, (2, 14, 14)), declared(model, lambda s: 1.0), x, draws=3
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -58,9 +60,9 @@ def test_the_model_is_left_alone() -> None:
 
 def test_the_same_seed_draws_the_same_networks() -> None:
     model, x = every_geometry(), torch.rand(1, 2, 14, 14)
-    net, moments = walk(model, (2, 14, 14)), declared(model, lambda s: 1.0)
+    net, moments = parse_network(model, (2, 14, 14)), declared(model, lambda s: 1.0)
     one, again, other = (
-        conv_chain(model, net, moments, x, draws=2, seed=seed).values["vjp_m2"]
+        simulate_networks(model, net, moments, x, draws=2, seed=seed).values["vjp_m2"]
         for seed in (0, 0, 1)
     )
     assert torch.equal(one, again)
@@ -72,7 +74,7 @@ def test_weights_have_the_moments_that_are_declared_for_each_tap() -> None:
     mean, var = torch.arange(4.0).reshape(2, 2), torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     known = LayerMoments(Moments(mean, var), Moments(0.5, 0.0))
     moments = declared(model, lambda s: 1.0) | {"0": known}
-    chains._fill(model, moments, torch.Generator().manual_seed(0))
+    chains._initialize(model, moments, torch.Generator().manual_seed(0))
     weight, n = model[0].weight.detach(), 32 * 64
     assert ((weight.mean((0, 1)) - mean).abs() <= 4 * (var / n).sqrt()).all()
     assert ((weight.var((0, 1)) - var).abs() <= 4 * var * (2 / n) ** 0.5).all()
@@ -85,7 +87,7 @@ def test_orthogonal_kernels_are_orthogonal(kernel_size: int) -> None:
     model(torch.zeros(1, 4, 8, 8).double())
     independent = declared(model, lambda s: 2 / max(s.out_features, s.fan_in))
     moments = {name: replace(layer, law="orthogonal") for name, layer in independent.items()}
-    chains._fill(model, moments, torch.Generator().manual_seed(0))
+    chains._initialize(model, moments, torch.Generator().manual_seed(0))
     matrix = model[0].weight.detach().flatten(1)
     torch.testing.assert_close(matrix.mT @ matrix, 2 * torch.eye(matrix.shape[1]).double())
 
@@ -96,7 +98,7 @@ def test_delta_orthogonal_kernels_have_one_tap() -> None:
     delta = DeltaOrthogonal().moments(shape).scaled(3.0)
     moments = declared(model, lambda s: 1.0)
     moments["0"] = LayerMoments(delta, Moments(0.0, 0.0), "orthogonal")
-    chains._fill(model, moments, torch.Generator().manual_seed(0))
+    chains._initialize(model, moments, torch.Generator().manual_seed(0))
     centre = model[0].weight.detach()[:, :, 1, 1]
     torch.testing.assert_close(centre.mT @ centre, 9 * torch.eye(4).double())
     assert int((model[0].weight != 0).sum()) == centre.numel()
@@ -109,9 +111,9 @@ def test_dropout_in_training_has_fresh_masks() -> None:
     )
     x = torch.ones(1, 1, 4, 4)
     dropped, kept = (
-        conv_chain(
+        simulate_networks(
             model,
-            walk(model, (1, 4, 4)),
+            parse_network(model, (1, 4, 4)),
             declared(model, lambda s: 2 / s.fan_in),
             x,
             draws=DROPOUT_DRAWS,
@@ -129,5 +131,5 @@ def test_dropout_in_training_has_fresh_masks() -> None:
 def test_larger_networks_are_drawn_less_often() -> None:
     small = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
     large = nn.Sequential(nn.Conv2d(1, 999, 3), nn.Conv2d(999, 999, 3), nn.Flatten())
-    assert affordable_draws(small, walk(small, (1, 28, 28)), 1) == 200
-    assert affordable_draws(large, walk(large, (1, 28, 28)), 1) == 64
+    assert affordable_draws(small, parse_network(small, (1, 28, 28)), 1) == 200
+    assert affordable_draws(large, parse_network(large, (1, 28, 28)), 1) == 64

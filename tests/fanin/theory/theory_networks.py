@@ -13,7 +13,7 @@ from torch.func import functional_call, vjp, vmap
 from fanin.activations import Erf
 from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.theory import LayerMoments
-from fanin.theory.finite_width.simulate import Samples
+from fanin.theory.finite_width.simulate import DrawMoments
 
 Sampler = Callable[[WeightShape, torch.Generator, int], Tensor]
 LEVEL = 1e-3  # of all comparisons of a test together
@@ -139,7 +139,7 @@ def standard_errors(measured: Tensor, predicted: Tensor, sampling_se: Tensor) ->
     return (measured.mean(0) - predicted) / torch.maximum(se, 1e-9 * predicted.abs())
 
 
-def assert_same_law(one: Samples, other: Samples) -> None:
+def assert_same_law(one: DrawMoments, other: DrawMoments) -> None:
     """Kolmogorov and Smirnov find no difference, in any layer's moment on any image."""
     chances = []
     for quantity, values in one.values.items():

@@ -16,7 +16,7 @@ from fanin.theory.certificate import (
     certify,
     print_certificate,
 )
-from fanin.theory.theories import THEORIES
+from fanin.theory.predict import THEORIES
 
 ALL = ("preact_m2", "vjp_m2")
 

@@ -15,8 +15,8 @@ from torch import nn
 from fanin.errors import ConfigError
 from fanin.inits import Constant, HeNormal, HeUniform, Init, Lsuv, PytorchDefault
 from fanin.theory import theories
-from fanin.theory.certificate import Predicted, certify, print_certificate
-from fanin.theory.certificate.networks import weights_of
+from fanin.theory.certificate import PredictedValue, certify, print_certificate
+from fanin.theory.certificate.weights import resolve_moments
 from fanin.theory.layer_kind import UnpredictableLayer
 
 
@@ -29,7 +29,7 @@ def test_layers_of_nested_sequences_keep_their_paths() -> None:
 
 def test_an_init_its_scheme_and_its_moments_make_the_same_predictions() -> None:
     net, x = conv_net(), images()
-    moments = weights_of(net, HeNormal()).moments
+    moments = resolve_moments(net, HeNormal()).moments
     first, *others = (
         certify(net, x, init=init, theories=COARSE).frame
         for init in (Init(HeNormal()), HeNormal(), moments)
@@ -51,7 +51,7 @@ def test_torchs_default_is_recognized_in_a_model_that_torch_initialized() -> Non
     """N entries tell a variance to a relative sqrt(2 / n), or less for uniform weights."""
     torch.manual_seed(0)
     net = conv_net(32)
-    estimated, declared = (weights_of(net, init) for init in (None, PytorchDefault()))
+    estimated, declared = (resolve_moments(net, init) for init in (None, PytorchDefault()))
     assert estimated.source == "estimated"
     for name, layer in estimated.moments.items():
         n = net.get_submodule(name).weight.numel()
@@ -65,7 +65,7 @@ def test_what_all_entries_share_is_estimated_exactly() -> None:
     with torch.no_grad():
         net[1].weight.fill_(0.25)
         net[1].bias.zero_()
-    (layer,) = weights_of(net, None).moments.values()
+    (layer,) = resolve_moments(net, None).moments.values()
     assert (layer.weight.mean, layer.weight.var) == (0.25, 0.0)
     assert (layer.bias.mean, layer.bias.var) == (0.0, 0.0)
 
@@ -75,7 +75,7 @@ def test_taps_that_are_zero_throughout_are_estimated_as_such() -> None:
     with torch.no_grad():
         conv.weight.zero_()
         conv.weight[:, :, 1, 1] = torch.linalg.qr(torch.randn(8, 8)).Q
-    var = weights_of(nn.Sequential(conv), None).moments["0"].weight.var
+    var = resolve_moments(nn.Sequential(conv), None).moments["0"].weight.var
     assert isinstance(var, torch.Tensor)
     assert var[1, 1].item() == pytest.approx(1 / 8, rel=1e-6)
     assert var.sum() == var[1, 1]
@@ -150,10 +150,10 @@ def test_the_table_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) ->
 
 def test_one_draw_lies_between_the_bounds_that_its_spread_sets() -> None:
     """Log m ~ N(log value - s^2 / 2, s^2)."""
-    low, high = Predicted(2.0, 0.5, 0.0, "finite_width").interval or (0, 0)
+    low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width").interval or (0, 0)
     assert math.log(high / low) == pytest.approx(2 * 1.959964 * 0.5, rel=1e-6)
     assert math.sqrt(low * high) == pytest.approx(2.0 * math.exp(-0.125))
-    assert Predicted(2.0, math.nan, 0.0, "field").interval is None
+    assert PredictedValue(2.0, math.nan, 0.0, "field").interval is None
 
 
 @pytest.mark.parametrize(

@@ -25,21 +25,21 @@ def test_a_table_with_the_layers_weights_does_what_the_layer_does(layer: nn.Modu
     layer = layer.double()
     table = Taps.of("layer", layer, (6, 7), 1, 1).matrix(layer.weight.detach().flatten())
     x = torch.randn(1, 1, 6, 7, generator=torch.Generator().manual_seed(0)).double()
-    made = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x) - layer.bias
-    torch.testing.assert_close(table @ x.flatten(), made.detach().flatten())
+    preact = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x) - layer.bias
+    torch.testing.assert_close(table @ x.flatten(), preact.detach().flatten())
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_moments_pass_by_the_table_and_come_back_by_its_transpose(layer: nn.Module) -> None:
     taps = Taps.of("layer", layer, (6, 7), 1, 1)
     generator = torch.Generator().manual_seed(0)
-    var = torch.rand(1 if taps.whole else taps.n_taps, generator=generator).double()
+    var = torch.rand(1 if taps.is_linear else taps.n_taps, generator=generator).double()
     var = var.expand(taps.n_taps)
     table = taps.matrix(var)
     read = torch.rand(3, 42, generator=generator).double()
-    sent = torch.rand(3, len(taps.reads), generator=generator).double()
-    torch.testing.assert_close(taps.sum_variances(read, var), read @ table.T)
-    torch.testing.assert_close(taps.send_variances(sent, var), sent @ table)
+    sent = torch.rand(3, len(taps.input_index), generator=generator).double()
+    torch.testing.assert_close(taps.forward_m2(read, var), read @ table.T)
+    torch.testing.assert_close(taps.backward_m2(sent, var), sent @ table)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -49,8 +49,8 @@ def test_shifting_sums_what_the_reading_table_sums(layer: nn.Module) -> None:
     forms = torch.randn(3, 84, 84, generator=generator).double()
     forms = forms + forms.mT
     var = torch.ones(taps.n_taps).double()
-    if not taps.whole:
+    if not taps.is_linear:
         var = torch.rand(taps.n_taps, generator=generator).double()
     torch.testing.assert_close(
-        taps.sum_covariances(forms, var), taps.gather_covariances(forms, var)
+        taps.forward_products(forms, var), taps.forward_products_by_index(forms, var)
     )

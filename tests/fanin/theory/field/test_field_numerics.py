@@ -29,7 +29,7 @@ def log10_moments(model: nn.Module, weights: Weights) -> np.ndarray:
     ).passes
     return np.array(
         [
-            math.log10(layer.made.m2.mean()) + 2 * layer.made.log_scale / math.log(10)
+            math.log10(layer.preact.m2.mean()) + 2 * layer.preact.log_scale / math.log(10)
             for layer in layers
         ]
     )

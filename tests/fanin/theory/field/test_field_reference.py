@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.theory import LayerMoments
 from fanin.theory.field import Sampling, predict_field, walk_field
-from fanin.theory.field.forward import pass_on
+from fanin.theory.field.forward import interlayer_forward
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.state import Preactivation
 from fanin.theory.layers import NamedLayer
@@ -74,7 +74,7 @@ def test_plain_convolutions(row):
         model.append(ACTIVATIONS[row.activation]())
     result = walk_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12))
     last = result.passes[0][int(row.layer) - 1]
-    square = last.made.m2[0, 0, 0].reshape(last.taps.positions)
+    square = last.preact.m2[0, 0, 0].reshape(last.taps.positions)
     side = len(square)
     value = {
         "q mean over positions": square.mean(),
@@ -101,11 +101,11 @@ def test_average_pooling_forward(row):
     model = pooled(row, readout)
     (layers,) = walk_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12)).passes
     value = {
-        "pool1": lambda: layers[0].passed.m2,
-        "conv2": lambda: layers[1].made.m2,
-        "pool2": lambda: layers[1].passed.m2,
-        "conv3": lambda: layers[2].made.m2,
-        "logit": lambda: layers[3].made.m2,
+        "pool1": lambda: layers[0].outputs.m2,
+        "conv2": lambda: layers[1].preact.m2,
+        "pool2": lambda: layers[1].outputs.m2,
+        "conv3": lambda: layers[2].preact.m2,
+        "logit": lambda: layers[3].preact.m2,
     }[row.layer]()
     assert value.mean().item() == pytest.approx(row.reference_value, rel=tolerance(row))
 
@@ -164,7 +164,7 @@ def test_one_window_of_equal_correlations(row):
     n = side**2
     cov = rho * torch.ones(n, n).double() + (1 - rho) * torch.eye(n).double()
     zero, one = torch.zeros(1, 1, 1, n).double(), torch.ones(1, 1, 1, n).double()
-    made = Preactivation(zero, one, cov[None, None, None], None, one, zero, zero[..., :1])
+    preact = Preactivation(zero, one, cov[None, None, None], None, one, zero, zero[..., :1])
     window = Interlayer.of(
         [NamedLayer.of("act", nn.ReLU()), NamedLayer.of("pool", nn.MaxPool2d(side))],
         1,
@@ -172,7 +172,7 @@ def test_one_window_of_equal_correlations(row):
     )
     found = torch.stack(
         [
-            pass_on(window, made, full=True, samples=2**14, place=(repeat,)).m2.squeeze()
+            interlayer_forward(window, preact, full=True, samples=2**14, key=(repeat,)).m2.squeeze()
             for repeat in range(16)
         ]
     )

@@ -9,9 +9,9 @@ from field_networks import BACKWARD, FORWARD, Weights, image, rejected, standard
 from torch import nn
 
 from fanin.theory.field import Sampling, predict_field
-from fanin.theory.finite_width.simulate import conv_chain
+from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.layer_kind import UnpredictableLayer
-from fanin.theory.walk import walk
+from fanin.theory.network import parse_network
 
 C = 64
 IMAGES = torch.cat([image(seed=seed) for seed in range(4)])
@@ -38,7 +38,9 @@ def scores(model: nn.Sequential, weights: Weights, draws: int = 120) -> dict:
     moments = weights.moments(model)
     frame = predict_field(model, moments, IMAGES, sampling=Sampling()).to_frame()
     frame = frame[frame.image == -1]
-    drawn = conv_chain(model, walk(model, IMAGES.shape[1:]), moments, IMAGES, draws=draws)
+    drawn = simulate_networks(
+        model, parse_network(model, IMAGES.shape[1:]), moments, IMAGES, draws=draws
+    )
     found = {}
     for quantity in (*FORWARD[:2], *BACKWARD):
         rows = frame[frame.quantity == quantity]
@@ -179,6 +181,8 @@ def test_half_holds_at_any_width(norm):
         *(nn.Flatten(), nn.Linear(196, 10)),
     ).double()
     moments = Weights().moments(model)  # of the logits, 2 / fan_in: E[y^2] = 2 E[x^2]
-    drawn = conv_chain(model, walk(model, IMAGES.shape[1:]), moments, IMAGES, draws=160)
+    drawn = simulate_networks(
+        model, parse_network(model, IMAGES.shape[1:]), moments, IMAGES, draws=160
+    )
     logits = drawn.values["preact_m2"].detach()[..., -1].mean(1).numpy()
     assert abs(logits.mean() - 1) < 3.5 * standard_error(logits)

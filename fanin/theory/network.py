@@ -1,0 +1,161 @@
+"""Parse an `nn.Sequential` into weight layers, each with the modules that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fanin.inits.weight_shape import WeightLayer, WeightShape
+from fanin.theory.elementwise import copy_state
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
+from fanin.theory.layers import (
+    CHANNEL_DROPOUT,
+    DROPOUT,
+    ELEMENTWISE,
+    NamedLayer,
+    find_kind,
+)
+
+Named = tuple[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One weight layer and the modules between it and the next weight layer.
+
+    Attributes
+    ----------
+    name
+        Module path of the weight layer.
+    fan_in, fan_out
+        Number of inputs per output, and of outputs per input (away from borders, at stride 1).
+    positions
+        Output positions per channel of one image; 1 for a linear layer on a flat input.
+    after
+        Modules between this weight layer and the next.
+    """
+
+    name: str
+    fan_in: int
+    fan_out: int
+    positions: int
+    after: tuple[NamedLayer, ...]
+
+
+@dataclass(frozen=True)
+class ParsedNetwork:
+    """A network as a sequence of stages.
+
+    Attributes
+    ----------
+    before
+        Modules before the first weight layer.
+    stages
+        Weight layers in forward order, each with the modules that follow it.
+    """
+
+    before: tuple[NamedLayer, ...]
+    stages: tuple[Stage, ...]
+
+    def first_input(self, images: Float[Tensor, "image ..."]) -> Float[Tensor, "image ..."]:
+        """Return the input of the first weight layer, in float64."""
+        x = images.detach().to("cpu", torch.float64)
+        with torch.no_grad():
+            for layer in self.before:
+                x = functional_call(layer.module, copy_state(layer.module, "cpu"), (x,))
+        return x
+
+
+def parse_network(
+    model: nn.Module, image_shape: tuple[int, ...], layer_kinds: Sequence[LayerKind] = ()
+) -> ParsedNetwork:
+    """Split a sequence of modules at its weight layers.
+
+    Nested sequences are flattened, and layer names are module paths. Modules after the last weight
+    layer are in its `after`.
+
+    Parameters
+    ----------
+    model
+        An `nn.Sequential` of weight layers (linear, convolution) and other modules.
+    image_shape
+        Shape of one image, such as (channels, height, width).
+    layer_kinds
+        Additional layer kinds. They take precedence over the built-in ones.
+
+    Raises
+    ------
+    UnpredictableLayer
+        Weights are inside a module that is not a sequence (a residual block, attention), belong to
+        an unsupported layer type (a transposed convolution), or are used twice.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2704, 10))
+    >>> [(s.name, s.fan_in, s.positions, len(s.after)) for s in parse_network(model, (1, 28, 28)).stages]
+    [('0', 9, 676, 2), ('3', 2704, 1, 0)]
+    """
+    modules = list(flattened(model))
+    for name, module in modules:
+        _reject_nested_weights(name, module, layer_kinds)
+    splits = [i for i, (_, module) in enumerate(modules) if isinstance(module, WeightLayer)]
+    if not splits:
+        raise UnpredictableLayer("", "it has no weight layer")
+    if len({id(modules[i][1]) for i in splits}) < len(splits):
+        raise UnpredictableLayer(
+            "", "a weight layer is used twice; theory needs independent weights in each layer"
+        )
+    positions = _positions(modules, image_shape)
+
+    def named(part: Sequence[Named]) -> tuple[NamedLayer, ...]:
+        return tuple(NamedLayer.of(name, module, layer_kinds) for name, module in part)
+
+    stages = []
+    for i, end in zip(splits, [*splits[1:], len(modules)], strict=True):
+        name, layer = modules[i]
+        shape = WeightShape.of(layer)
+        after = named(modules[i + 1 : end])
+        stages.append(Stage(name, shape.fan_in, shape.fan_out, positions[i], after))
+    return ParsedNetwork(named(modules[: splits[0]]), tuple(stages))
+
+
+def flattened(module: nn.Module, name: str = "") -> Iterator[Named]:
+    """Yield the modules of a sequence with their paths, with nested sequences flattened."""
+    if isinstance(module, nn.Sequential):
+        # named_children() would skip a module's second appearance.
+        for key, child in zip(module._modules, module, strict=True):
+            yield from flattened(child, f"{name}.{key}" if name else key)
+        return
+    yield name, module
+
+
+def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[LayerKind]) -> None:
+    known = isinstance(module, WeightLayer) or find_kind(module, layer_kinds) is not ELEMENTWISE
+    if not known and any(parameter.ndim > 1 for parameter in module.parameters()):
+        kind = type(module).__name__
+        raise UnpredictableLayer(name, f"{kind} has weights but is not a plain sequence of layers")
+
+
+def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, int]:
+    """Return the output positions of every weight layer, from a forward pass on the meta device."""
+    images = 2  # batch normalization rejects one value per channel
+    x = torch.empty((images, *image_shape), device="meta", dtype=torch.float64)
+    positions = {}
+    for i, (name, module) in enumerate(modules):
+        if find_kind(module) in (DROPOUT, CHANNEL_DROPOUT):  # keeps the shape; has no mask here
+            continue
+        try:
+            x = functional_call(module, copy_state(module, "meta"), (x,))
+        except RuntimeError as error:
+            raise UnpredictableLayer(
+                name, f"its input has the wrong shape: {error}"
+            ) from error
+        if isinstance(module, WeightLayer):
+            positions[i] = x.numel() // (images * WeightShape.of(module).out_features)
+    return positions

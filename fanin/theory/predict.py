@@ -1,0 +1,103 @@
+"""Predictions of one network by one or more theories, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fanin.errors import ConfigError, suggest
+from fanin.theory.cache import memoized
+from fanin.theory.field import Sampling, predict_field
+from fanin.theory.finite_width import predict_finite_width
+from fanin.theory.he import predict_he
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
+from fanin.theory.mean_field import predict_mean_field
+from fanin.theory.moments import LayerMoments
+
+THEORIES = ("he", "mean_field", "field", "finite_width")
+"""Names of the theories, from the one with the most assumptions to the one with the fewest."""
+
+
+def predict_moments(
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Float[Tensor, "image ..."],
+    theories: Sequence[str] = THEORIES,
+    seed: int = 0,
+    layer_kinds: Sequence[LayerKind] = (),
+) -> pd.DataFrame:
+    """Predict the moments of every layer with one or more theories.
+
+    Results are cached by network structure, moments, images and seed.
+
+    Parameters
+    ----------
+    model
+        A sequence of modules. Its weights are not read.
+    moments
+        Weight and bias moments of each weight layer, by module path.
+    images
+        Preprocessed inputs, as the network receives them.
+    theories
+        Names from `THEORIES`.
+    seed
+        Seed of the theories' own sampling.
+    layer_kinds
+        Additional layer kinds. They take precedence over the built-in ones.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of the `predictions` table without `cell_id`: every image, and their mean (-1).
+
+    Raises
+    ------
+    ConfigError
+        A theory does not exist.
+    UnpredictableLayer
+        A theory has no formula for a layer. `theory` names the theory.
+    """
+    for theory in theories:
+        if theory not in THEORIES:
+            raise ConfigError(f"theories: no theory {theory}; {suggest(theory, THEORIES)}")
+    frames = []
+    cache_key = (model, moments, images, seed, tuple(layer_kinds))
+    for theory in theories:
+        compute = partial(_predict, theory, model, moments, images, seed, layer_kinds)
+        try:
+            frames.append(memoized(f"theory {theory}", compute, *cache_key))
+        except UnpredictableLayer as error:
+            error.theory = theory
+            raise
+    return pd.concat(frames, ignore_index=True)
+
+
+def _predict(
+    theory: str,
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Tensor,
+    seed: int,
+    layer_kinds: Sequence[LayerKind],
+) -> pd.DataFrame:
+    match theory:
+        case "he":
+            prediction = predict_he(model, moments, images, layer_kinds=layer_kinds)
+        case "mean_field":
+            prediction = predict_mean_field(
+                model, moments, images, seed=seed, layer_kinds=layer_kinds
+            )
+        case "field":
+            sampling = Sampling(seed=seed)
+            prediction = predict_field(
+                model, moments, images, sampling=sampling, layer_kinds=layer_kinds
+            )
+        case _:
+            prediction = predict_finite_width(
+                model, moments, images, seed=seed, layer_kinds=layer_kinds
+            )
+    return prediction.to_frame()

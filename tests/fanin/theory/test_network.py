@@ -1,0 +1,96 @@
+"""A network is read as its weight layers in forward order, whatever nests or stands between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fanin.inits.weight_shape import Moments
+from fanin.models.layers import SeededDropout
+from fanin.theory import LayerMoments, UnpredictableLayer
+from fanin.theory.moments import scalar_moments
+from fanin.theory.network import parse_network
+
+
+def test_nested_sequences_are_one_sequence():
+    block = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    model = nn.Sequential(block, nn.Flatten(), SeededDropout(0.5, (64,)), nn.Linear(64, 3))
+    conv, dense = parse_network(model, (1, 8, 8)).stages
+    assert [layer.name for layer in conv.after] == ["0.1", "0.2", "1", "2"]
+    assert (conv.name, conv.fan_in, conv.fan_out, conv.positions) == ("0.0", 9, 36, 64)
+    assert (dense.name, dense.fan_in, dense.fan_out, dense.positions) == ("3", 64, 3, 1)
+
+
+def test_an_activation_used_twice_stands_in_both_places():
+    act = nn.Tanh()
+    model = nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4), act, nn.Linear(4, 4))
+    assert [len(stage.after) for stage in parse_network(model, (4,)).stages] == [1, 1, 0]
+
+
+def test_positions_follow_stride_padding_and_pooling():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2, padding=2), nn.MaxPool2d(3, 2), nn.Conv2d(8, 8, 3, groups=2)
+    )
+    first, second = parse_network(model, (3, 32, 32)).stages
+    assert (first.positions, second.positions) == (16 * 16, 5 * 5)
+    assert (second.fan_in, second.fan_out) == (4 * 9, 4 * 9)
+
+
+def test_reading_a_network_leaves_it_untouched():
+    norm = nn.BatchNorm2d(1)
+    model = nn.Sequential(
+        norm, nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    net = parse_network(model, (1, 4, 4))
+    fed = net.first_input(torch.rand(5, 1, 4, 4) + 3)
+    assert fed.mean().abs() < 1e-6
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("inner", "name"),
+    [
+        (Residual(), "1"),
+        (nn.Sequential(nn.MultiheadAttention(4, 1)), "1.0"),
+        (nn.Linear(5, 4), "1"),
+    ],
+)
+def test_what_is_no_plain_sequence_is_refused_by_name(inner, name):
+    with pytest.raises(UnpredictableLayer, match=f"layer {name}: ") as caught:
+        parse_network(nn.Sequential(nn.Linear(4, 4), inner), (4,))
+    assert caught.value.name == name
+
+
+def test_shared_weights_are_refused():
+    layer = nn.Linear(4, 4)
+    with pytest.raises(UnpredictableLayer, match="used twice"):
+        parse_network(nn.Sequential(layer, nn.ReLU(), layer), (4,))
+
+
+def test_a_model_without_weights_is_refused():
+    with pytest.raises(UnpredictableLayer, match="no weight layer"):
+        parse_network(nn.Sequential(nn.Flatten()), (4,))
+
+
+def test_taps_that_differ_are_averaged_with_the_spread_of_their_means():
+    mean, var = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, 4.0]])
+    moments = {"conv1": LayerMoments(Moments(mean, var), Moments(3.0, 0.5))}
+    (conv,) = scalar_moments(moments, ["conv1"]).values()
+    assert (conv.weight_mean, conv.weight_var) == (0, 2 + 1)
+    assert (conv.bias_mean, conv.bias_var) == (3, 0.5)
+
+
+def test_a_scheme_that_declares_no_moments_is_an_error_that_names_the_layer():
+    with pytest.raises(UnpredictableLayer, match=r"fc2: its init scheme declares no moments"):
+        scalar_moments({}, ["fc2"])
