@@ -1,4 +1,4 @@
-"""Output of a benchmark, for the terminal and for docs/performance.md."""
+"""Output of a benchmark, for the terminal and for docs/appendix/performance.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.measure import ROOT
 from fanin.errors import FaninError
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "appendix" / "performance.md"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What benchmarks print goes into docs/performance.md between their own two markers."""
+"""What benchmarks print goes into docs/appendix/performance.md between their own two markers."""
 
 import re
 

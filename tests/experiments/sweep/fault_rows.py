@@ -1,4 +1,4 @@
-"""What a fault did, as a row of docs/reliability.md, and the same command once more."""
+"""What a fault did, as a row of docs/appendix/faults.md, and the same command once more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.sweep.cli import run_command
 from experiments.sweep.store.tables import read_states
 
 Record = Callable[[str, str, str], None]  # a fault, what happened, and what the command did next
-PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[3] / "docs" / "appendix" / "faults.md"
 HEAD = "| what was done | what happened | the same command again |\n| --- | --- | --- |\n"
 TESTS = ("killed", "interrupts", "cells", "disk", "files", "writers", "clock", "code", "configs")
 

@@ -1,4 +1,4 @@
-"""docs/reliability.md lists the faults that these tests bring about, and no others."""
+"""docs/appendix/faults.md lists the faults that these tests bring about, and no others."""
 
 from fault_rows import faults, listed
 
