@@ -17,8 +17,8 @@ class Scheme(Protocol):
     """Interface of an init scheme.
 
     A scheme may also have `moments(weight) -> Moments | None`, which theory reads (missing or None
-    means unknown), and `bias(weight, layer) -> Scheme`, the distribution of the biases, drawn as the
-    weight of a linear layer with one input.
+    means unknown), and `bias(weight, layer) -> Scheme`, the distribution of the biases, drawn as
+    the weight of a linear layer with one input.
     """
 
     def sample(self, weight: WeightShape, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Heads and losses: which go together, in which form, and what they compute (docs/losses.md)."""
+"""Heads and losses: valid combinations and their formulas (docs/losses.md)."""
 
 from fanin.losses.objective import Objective, make_objective
 from fanin.losses.table import Head, Loss

@@ -1,4 +1,4 @@
-"""A loss, a head and a number of classes, joined: what a network is trained and judged by."""
+"""Combination of a loss, a head and a number of classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ from fanin.losses.table import Head, Loss, LossImplementation, find_implementati
 
 @dataclass(frozen=True)
 class Objective:
-    """Made by `make_objective`.
+    """Loss, output and accuracy of a network. Use `make_objective` to create it.
 
     Labels `y` are class indices (int64), or real targets in a regression.
+
+    Attributes
+    ----------
+    implementation
+        Formula of the loss.
+    head
+        Activation after the last layer.
+    n_classes
+        Number of classes; None in a regression.
+    n_outputs
+        Number of logits.
     """
 
-    row: LossImplementation
+    implementation: LossImplementation
     head: Head
     n_classes: int | None
     n_outputs: int
@@ -26,14 +37,14 @@ class Objective:
     def loss(
         self, logits: Float[Tensor, "batch output"], y: Shaped[Tensor, " batch"]
     ) -> Float[Tensor, ""]:
-        """The mean loss over the batch, in the logits' dtype."""
+        """Return the mean loss over the batch, in the logits' dtype."""
         return self.per_example(logits, y).mean()
 
     def per_example(
         self, logits: Float[Tensor, "batch output"], y: Shaped[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
-        """The loss of each image."""
-        return self.row.per_example(logits, self._target(logits, y))
+        """Return the loss of each image."""
+        return self.implementation.per_example(logits, self._target(logits, y))
 
     def output(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
         """Apply the head to the logits."""
@@ -42,9 +53,10 @@ class Objective:
     def correct(
         self, logits: Float[Tensor, "batch output"], y: Shaped[Tensor, " batch"]
     ) -> Bool[Tensor, " batch"] | None:
-        """Return True where the predicted class is right; None in a regression.
+        """Return True where the predicted class is correct; None in a regression.
 
-        Heads grow with the logit, so the largest logit, or with one output its sign, decides.
+        All heads increase with the logit, so the prediction is the largest logit, or the sign of a
+        single one.
         """
         if self.n_classes is None:
             return None
@@ -53,20 +65,34 @@ class Objective:
         return logits.argmax(dim=-1) == y
 
     def _target(self, logits: Tensor, y: Tensor) -> Tensor:
-        if self.row.target_encoding == "label":
+        if self.implementation.target_encoding == "label":
             return y
         if self.n_outputs == 1:
             return y.unsqueeze(-1).to(logits.dtype)
         classes = torch.arange(self.n_outputs, device=y.device)
         one_hot = (y.unsqueeze(-1) == classes).to(logits.dtype)
-        return 2 * one_hot - 1 if self.row.target_encoding == "plus_minus_one" else one_hot
+        if self.implementation.target_encoding == "plus_minus_one":
+            return 2 * one_hot - 1
+        return one_hot
 
 
 def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
-    """Join a loss and a head for data with `n_classes` classes (None: real-valued targets).
+    """Combine a loss and a head.
 
-    A regression has one output; so has `bce` with two classes, where it says how probable class 1
-    is. With more classes `bce` is one-against-the-rest, one output per class.
+    A regression has one output, and so does `bce` with two classes: the logit of class 1. With more
+    classes, `bce` is one-vs-rest with one output per class.
+
+    Parameters
+    ----------
+    loss, head
+        Loss and head.
+    n_classes
+        Number of classes; None for real-valued targets.
+
+    Returns
+    -------
+    Objective
+        The combination.
 
     Raises
     ------
@@ -79,7 +105,7 @@ def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
     >>> objective.loss(torch.zeros(1, 10), torch.tensor([3])).item()  # log 10
     2.3025851249694824
     """
-    row = find_implementation(loss, head, regression=n_classes is None)
+    implementation = find_implementation(loss, head, regression=n_classes is None)
     binary = loss.name == "bce" and n_classes == 2
     n_outputs = 1 if n_classes is None or binary else n_classes
-    return Objective(row, head, n_classes, n_outputs)
+    return Objective(implementation, head, n_classes, n_outputs)

@@ -1,7 +1,7 @@
-"""The table of losses: which head goes with which loss, in which form. All else is refused.
+"""Table of the valid combinations of loss, head and form.
 
-No formula looks at a value to decide what to do, so `torch.func.grad` and `vmap` go through them,
-and each works in the logits' own dtype.
+No formula branches on a value, so `torch.func.grad` and `vmap` work with all of them. Each computes
+in the logits' dtype.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Form = Literal["stable", "naive", "twice"]
 TargetEncoding = Literal["label", "one_hot", "plus_minus_one"]
 
 PerExample = Callable[[Tensor, Tensor], Tensor]
-"""(logits [batch, output], coded targets) to losses [batch]."""
+"""Function of logits [batch, output] and encoded targets that returns losses [batch]."""
 
 
 def identity(logits: Float[Tensor, "batch output"]) -> Tensor:
-    """Leave the logits as they are."""
+    """Return the logits."""
     return logits
 
 
 def softmax(logits: Float[Tensor, "batch output"]) -> Tensor:
-    """Probabilities that sum to 1 over the outputs."""
+    """Return probabilities, which sum to 1 over the outputs."""
     return torch.softmax(logits, dim=-1)
 
 
@@ -47,12 +47,18 @@ HEADS: dict[HeadName, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Head:
-    """The activation after the last layer, which makes a network's output out of its logits."""
+    """Activation after the last layer, which maps logits to the network's output.
+
+    Parameters
+    ----------
+    name
+        `none`, `sigmoid`, `softmax` or `tanh`.
+    """
 
     name: HeadName
 
     def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
-        """Return the output.
+        """Apply the activation to the logits.
 
         Examples
         --------
@@ -69,10 +75,10 @@ class Loss:
     Parameters
     ----------
     name
-        Which loss.
+        `cross_entropy`, `mse` or `bce`.
     form
-        How it is computed: `stable`, as a library does; `naive`, the formula of the textbook
-        taken literally; `twice`, softmax in the network and once more in the loss.
+        `stable` is numerically stable, as in torch. `naive` evaluates the textbook formula
+        literally. `twice` applies softmax in the network and again in the loss.
     """
 
     name: LossName
@@ -82,35 +88,38 @@ class Loss:
 def cross_entropy(
     logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """Log sum exp(z) - z[label]: finite as long as the logits are."""
+    """Return log sum exp(z) - z[label], which is finite for finite logits."""
     return torch.logsumexp(logits, dim=-1) - _at_label(logits, label)
 
 
 def naive_cross_entropy(
     logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """-log(softmax(z)[label]): inf once the softmax has underflowed to 0."""
+    """Return -log(softmax(z)[label]), which is inf where the softmax underflows to 0."""
     return -_at_label(softmax(logits), label).log()
 
 
 def cross_entropy_twice(
     logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """The cross entropy of probabilities taken for logits: a softmax of a softmax."""
+    """Return the cross entropy with softmax(z) in place of the logits z."""
     return cross_entropy(softmax(logits), label)
 
 
 def binary_cross_entropy(
     logits: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"]
 ) -> Float[Tensor, " batch"]:
-    """softplus(z) - t z, without overflow; the mean over outputs."""
+    """Return the mean over outputs of softplus(z) - t z, without overflow."""
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
 
 
 def naive_binary_cross_entropy(
     logits: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"]
 ) -> Float[Tensor, " batch"]:
-    """-(t log p + (1 - t) log(1 - p)), p = sigmoid(z): NaN from 0 * log 0 once p is 0 or 1."""
+    """Return the mean over outputs of -(t log p + (1 - t) log(1 - p)) with p = sigmoid(z).
+
+    It is NaN where p is 0 or 1, because of 0 * log 0.
+    """
     p = torch.sigmoid(logits)
     return -(target * p.log() + (1 - target) * (1 - p).log()).mean(-1)
 
@@ -118,7 +127,7 @@ def naive_binary_cross_entropy(
 def squared_error(
     logits: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"], head: HeadName
 ) -> Float[Tensor, " batch"]:
-    """(head(z) - t)^2, the mean over outputs."""
+    """Return the mean over outputs of (head(z) - t)^2."""
     return (HEADS[head](logits) - target).square().mean(-1)
 
 
@@ -128,18 +137,19 @@ def _at_label(scores: Tensor, label: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LossImplementation:
-    """One combination of loss, head and form, and what it computes.
+    """Formula of one combination of loss, head and form.
 
     Parameters
     ----------
     per_example
-        The loss of each image.
+        Function that returns the loss of each image.
     target_encoding
-        How a class label becomes a target: itself, one-hot in {0, 1} or one-hot in {-1, 1}.
+        Encoding of a class label: `label` (unchanged), `one_hot` in {0, 1} or `plus_minus_one`,
+        one-hot in {-1, 1}.
     formula
-        For people: z logits, t target, y label.
+        Text for the documentation, with logits z, target t and label y.
     regression
-        Whether it has a meaning for real-valued targets.
+        True if the combination accepts real-valued targets.
     """
 
     per_example: PerExample
@@ -188,55 +198,56 @@ TABLE: dict[tuple[LossName, HeadName, Form], LossImplementation] = {
 
 INVALID_REASONS: dict[tuple[LossName, HeadName], str] = {
     ("cross_entropy", "sigmoid"): "sigmoids don't sum to 1 over the classes",
-    ("cross_entropy", "tanh"): "a tanh is no probability: it can be negative",
-    ("bce", "softmax"): "bce asks one yes-or-no question per output, a softmax answers one in all",
-    ("bce", "tanh"): "a tanh is no probability: it can be negative",
+    ("cross_entropy", "tanh"): "a tanh can be negative, so it is not a probability",
+    ("bce", "softmax"): "bce needs an independent probability for each output, and softmax outputs "
+    "sum to 1",
+    ("bce", "tanh"): "a tanh can be negative, so it is not a probability",
 }
 
 
 def find_implementation(loss: Loss, head: Head, regression: bool) -> LossImplementation:
-    """Find what a combination computes.
+    """Return the implementation of a combination.
 
     Raises
     ------
     ConfigError
-        It has no meaning; the text says why, and which heads or forms the loss goes with.
+        The combination is invalid; the message gives the reason and the valid heads and forms.
     """
-    row = TABLE.get((loss.name, head.name, loss.form))
-    if row is not None and (row.regression or not regression):
-        return row
-    allowed = [
-        f"head={h} loss.form={form}"
-        for (name, h, form), other in TABLE.items()
-        if name == loss.name and (other.regression or not regression)
+    implementation = TABLE.get((loss.name, head.name, loss.form))
+    if implementation is not None and (implementation.regression or not regression):
+        return implementation
+    valid = [
+        f"head={head_name} loss.form={form}"
+        for (loss_name, head_name, form), candidate in TABLE.items()
+        if loss_name == loss.name and (candidate.regression or not regression)
     ]
-    goes_with = f"loss={loss.name} goes with {', '.join(allowed)}"
-    if not allowed:
-        goes_with = "real-valued targets go with loss=mse and head=none or head=tanh"
-    asked = f"loss={loss.name} loss.form={loss.form} head={head.name}"
-    raise ConfigError(f"{asked}: {_reason(loss, head, regression)}; {goes_with}")
+    hint = f"valid with loss={loss.name}: {', '.join(valid)}"
+    if not valid:
+        hint = "for real-valued targets use loss=mse and head=none or head=tanh"
+    combination = f"loss={loss.name} loss.form={loss.form} head={head.name}"
+    raise ConfigError(f"{combination}: {_reason(loss, head, regression)}; {hint}")
 
 
 def _reason(loss: Loss, head: Head, regression: bool) -> str:
     if regression and loss.name != "mse":
-        return "this loss needs classes and the data have real-valued targets"
+        return "this loss needs classes, but the data have real-valued targets"
     if (loss.name, head.name) in INVALID_REASONS:
         return INVALID_REASONS[loss.name, head.name]
     if loss.form == "twice":
-        return "only a softmax head with cross_entropy has a softmax to apply twice"
+        return "loss.form=twice needs loss=cross_entropy and head=softmax"
     if loss.form == "naive":
-        return "the squared error has one form, which is stable"
-    return f"the data have real-valued targets and {head.name} stays between 0 and 1"
+        return "the squared error has only the stable form"
+    return f"the data have real-valued targets, but {head.name} outputs lie between 0 and 1"
 
 
 def markdown() -> str:
-    """The table as docs/losses.md shows it."""
+    """Return the table of docs/losses.md."""
     lines = [
-        "| loss | head | form | per image | target of a class | regression |",
+        "| loss | head | form | loss of an image | class target | regression |",
         "| --- " * 6 + "|",
     ]
     targets = {"label": "y", "one_hot": "one-hot, 0 or 1", "plus_minus_one": "one-hot, -1 or 1"}
-    for (loss, head, form), row in TABLE.items():
-        cells = (loss, head, form, f"`{row.formula}`", targets[row.target_encoding])
-        lines.append(f"| {' | '.join(cells)} | {'yes' if row.regression else 'no'} |")
+    for (loss, head, form), entry in TABLE.items():
+        columns = (loss, head, form, f"`{entry.formula}`", targets[entry.target_encoding])
+        lines.append(f"| {' | '.join(columns)} | {'yes' if entry.regression else 'no'} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Models: each a frozen dataclass of its knobs that builds a sequence of named layers."""
+"""Models: frozen dataclasses of options with a `build` method that returns an `nn.Sequential`."""
 
 from fanin.models.alexnet import AlexNet
 from fanin.models.base import Activation, ImageShape, Model

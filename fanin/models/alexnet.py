@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky, Sutskever & Hinton 2012), cut down to small images."""
+"""AlexNet (Krizhevsky, Sutskever & Hinton 2012), adapted to small images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from fanin.models.base import Activation, ImageShape, PaddingMode, NetworkBuilder
+from fanin.models.base import Activation, ImageShape, NetworkBuilder, PaddingMode
 from fanin.models.layers import Norm
 
 CHANNELS_2012 = (96, 256, 384, 384, 256)
@@ -18,24 +18,29 @@ CHANNELS_2012 = (96, 256, 384, 384, 256)
 class AlexNet:
     """Five convolutions, three overlapping max-pools, three linear layers.
 
-    Channels stand in the ratios of 2012. The 11x11 stride-4 and 5x5 kernels made for 224 pixels
-    become 5x5 without stride; pools are 3x3 with stride 2 as they were, so images need a side of
-    15 or more.
+    The ratios of the channels are those of the paper. The 11x11 stride-4 and 5x5 kernels for 224
+    pixels become 5x5 kernels with stride 1; pools are 3x3 with stride 2 as in the paper, so images
+    need a side of 15 or more.
 
     Parameters
     ----------
     width
-        Channels of the first convolution (96 in 2012).
+        Channels of the first convolution (96 in the paper).
     dense
-        Features of the two hidden linear layers (4096 in 2012).
+        Features of the two hidden linear layers (4096 in the paper).
     groups
-        2 splits the second, fourth and fifth convolution in two halves, as two GPUs did then.
+        Groups of the second, fourth and fifth convolution (2 in the paper, one per GPU).
     lrn
-        Whether local response normalization follows the first two activations.
+        Add local response normalization after the first two activations.
     dropout
-        Share of the inputs dropped before each of the first two linear layers (0.5 in 2012).
+        Dropout probability before each of the first two linear layers (0.5 in the paper).
     padding_mode, norm
-        As in every model, see `NetworkBuilder`.
+        See `NetworkBuilder`.
+
+    Raises
+    ------
+    ValueError
+        `width` is not a multiple of `groups`.
     """
 
     width: PositiveInt = 24
@@ -49,17 +54,17 @@ class AlexNet:
     def __post_init__(self) -> None:
         if self.width % self.groups:
             raise ValueError(
-                f"width={self.width}: must be a multiple of groups={self.groups}, "
-                "which split its channels"
+                f"width={self.width}: must be a multiple of groups={self.groups}, because the "
+                "channels are divided among the groups"
             )
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
-        """Make the network for images of `shape` (channels, height, width).
+        """Build the network for images of `shape` (channels, height, width).
 
         Raises
         ------
         ConfigError
-            The images are so small that a pool has no room.
+            The images are too small for the pools.
 
         Examples
         --------

@@ -1,8 +1,8 @@
-"""Models: sequences of named layers, grown one layer at a time.
+"""Builder of networks: sequences of named layers.
 
-Weight layers are counted by kind (`conv1`, `conv2`, ..., `fc1`, ...); whatever follows a weight
-layer carries that layer's place among *all* weight layers (`norm3`, `act3`, `pool3` follow the
-third), as AlexNet's layers have been named since Caffe.
+Weight layers are numbered by type (`conv1`, `conv2`, ..., `fc1`, ...). The layers after a weight
+layer have its number among *all* weight layers (`norm3`, `act3` and `pool3` follow the third), as
+in Caffe's AlexNet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fanin.errors import ConfigError
 from fanin.models.layers import Flatten, LocalResponseNorm, Norm, SeededDropout, norm_layer
 
 Activation = Callable[[], nn.Module]
-"""Makes a new activation module: a torch class such as `torch.nn.ReLU`."""
+"""Function that returns a new activation module: a torch class such as `torch.nn.ReLU`."""
 
 PaddingMode = Literal["zeros", "circular"]
 
@@ -30,24 +30,24 @@ class Model(Protocol):
     """Interface of an option of `conf/model/`."""
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
-        """Make the network for images of `shape`."""
+        """Build the network for images of `shape`."""
 
 
 class NetworkBuilder:
-    """Grows an `nn.Sequential`, naming its layers and keeping track of the shape between them.
+    """Builder of an `nn.Sequential` that names the layers and tracks their shapes.
 
-    Every method adds a layer and returns the builder; `network` ends it.
+    Every method adds a layer and returns the builder; `network` returns the result.
 
     Parameters
     ----------
     shape
         Channels, height and width of the images.
     activation
-        Makes the activation that follows each hidden weight layer.
+        Function that returns the activation module after each hidden weight layer.
     norm
-        What stands between a hidden weight layer and its activation.
+        Normalization between each hidden weight layer and its activation, see `norm_layer`.
     padding_mode
-        How convolutions continue the image beyond its border.
+        Padding of the convolutions: `zeros` or `circular`.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class NetworkBuilder:
     def conv(self, channels: int, kernel_size: int, groups: int = 1) -> NetworkBuilder:
         """Add a convolution that keeps height and width, its norm and its activation.
 
-        `channels` is what leaves the activation (see `channels_per_unit`).
+        `channels` is the number of channels after the activation (see `channels_per_unit`).
 
         Raises
         ------
@@ -108,13 +108,13 @@ class NetworkBuilder:
         return self._hidden(channels)
 
     def dense(self, features: int) -> NetworkBuilder:
-        """Add a linear layer, its norm and its activation, which `features` leave."""
+        """Add a linear layer, its norm and its activation, which has `features` outputs."""
         self._linear(features * self._pieces)
         self._channels = features
         return self._hidden(features)
 
     def readout(self, n_outputs: int) -> NetworkBuilder:
-        """Add the last linear layer: neither norm nor activation follows."""
+        """Add the last linear layer, without norm and activation."""
         return self._linear(n_outputs)
 
     def max_pool(self, kernel_size: int, stride: int) -> NetworkBuilder:
@@ -122,9 +122,9 @@ class NetworkBuilder:
         name = f"pool{self._n_weight_layers}"
         if min(self._sides) < kernel_size and self._pool_error is None:
             pool = f"{kernel_size}x{kernel_size} pool"
-            self._pool_error = f"{name}: a {pool} has no room on a {self._map_size} map"
+            self._pool_error = f"{name}: a {pool} does not fit on a {self._map_size} map"
         self._pools.append((kernel_size, stride))
-        # A map without room is followed as if one position were left; `network` then refuses.
+        # If the pool does not fit, go on with one position: `network` raises the error.
         self._sides = [max((side - kernel_size) // stride + 1, 1) for side in self._sides]
         self._add(name, nn.MaxPool2d(kernel_size, stride))
         return self
@@ -137,12 +137,12 @@ class NetworkBuilder:
         return self
 
     def local_response_norm(self) -> NetworkBuilder:
-        """Add the local response normalization of 2012."""
+        """Add local response normalization."""
         self._add(f"lrn{self._n_weight_layers}", LocalResponseNorm())
         return self
 
     def dropout(self, p: float) -> NetworkBuilder:
-        """Add dropout; nothing where `p` is 0."""
+        """Add dropout of probability `p`; if `p` is 0, add nothing."""
         if p > 0:
             self._flatten()
             self._add(f"drop{self._n_weight_layers}", SeededDropout(p, (self._channels,)))
@@ -154,12 +154,11 @@ class NetworkBuilder:
         Raises
         ------
         ConfigError
-            A pool had no room on its map.
+            A pool does not fit on its map.
         """
         if self._pool_error:
             raise ConfigError(
-                f"model: {self._pool_error}; this model needs images of side {self._smallest_side()} "
-                "or more (data.side)"
+                f"model: {self._pool_error}; set data.side to {self._smallest_side()} or more"
             )
         return self._layers
 
@@ -175,7 +174,7 @@ class NetworkBuilder:
         self._layers.add_module(name, layer)
 
     def _hidden(self, channels: int) -> NetworkBuilder:
-        norm = norm_layer(self._norm, channels * self._pieces, dense=self._flat)
+        norm = norm_layer(self._norm, channels * self._pieces, after_linear=self._flat)
         if norm is not None:
             self._add(f"norm{self._n_weight_layers}", norm)
         self._add(f"act{self._n_weight_layers}", self._activation())
@@ -202,16 +201,18 @@ class NetworkBuilder:
 
 
 def same_padding(kernel_size: int) -> int:
-    """The padding that keeps a map's size.
-
-    >>> same_padding(5)
-    2
+    """Return the padding that keeps the size of a map.
 
     Raises
     ------
     ValueError
-        The kernel has no centre: its size is even.
+        The kernel size is even.
+
+    Examples
+    --------
+    >>> same_padding(5)
+    2
     """
     if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size}: must be odd, so that the kernel has a centre")
+        raise ValueError(f"kernel_size={kernel_size}: must be odd")
     return kernel_size // 2

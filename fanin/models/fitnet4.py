@@ -8,28 +8,29 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from fanin.models.base import Activation, ImageShape, PaddingMode, NetworkBuilder
+from fanin.models.base import Activation, ImageShape, NetworkBuilder, PaddingMode
 from fanin.models.layers import Norm
 
-# Channels over those of the first convolution, block by block (32, 48, 80, 128 there).
+# Channels of the convolutions in the paper, block by block.
 BLOCKS = ((32, 32, 32, 48, 48), (80,) * 6, (128,) * 6)
 
 
 @dataclass(frozen=True)
 class FitNet4:
-    """Thin and deep: 17 convolutions of 3x3 in three blocks, a max-pool after each, a linear layer.
+    """Deep, narrow network: three blocks of 17 3x3 convolutions in all, and a linear layer.
 
-    The first two pools are 2x2, the last takes the whole map, so images need a side of 4 or more.
-    Channels are counted behind the activation: maxout's convolutions have twice as many.
+    A max-pool follows each block. The first two are 2x2 and the last covers the whole map, so
+    images need a side of 4 or more. Channels are counted after the activation: with maxout the
+    convolutions have twice as many.
 
     Parameters
     ----------
     width
-        Channels of the first convolution (32 there).
+        Channels of the first convolution (32 in the paper).
     dropout
-        As in every model, before the linear layer only.
+        Dropout probability before the linear layer.
     padding_mode, norm
-        As in every model, see `NetworkBuilder`.
+        See `NetworkBuilder`.
     """
 
     width: PositiveInt = 8
@@ -38,12 +39,12 @@ class FitNet4:
     norm: Norm = "none"
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
-        """Make the network for images of `shape` (channels, height, width).
+        """Build the network for images of `shape` (channels, height, width).
 
         Raises
         ------
         ConfigError
-            The images are so small that a pool has no room.
+            The images are too small for the pools.
 
         Examples
         --------

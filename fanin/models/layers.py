@@ -1,14 +1,14 @@
-"""Layers that torch has not, or has otherwise.
+"""Layers that torch lacks or implements differently.
 
-Normalizations use the statistics of the batch at hand, in evaluation too: a network then has no
-state beside its parameters, and what is probed is what is trained. The price is that an image's
-output under `batch` and `mean_only` depends on the images beside it; after a linear layer one
-image alone is its own mean, so there `batch` refuses a batch of one and `mean_only` returns 0.
+Normalizations use the statistics of the current batch, also in evaluation. So a network has no
+state besides its parameters, and probes measure the same function that is trained. With `batch` and
+`mean_only`, the output for an image depends on the other images of the batch. After a linear layer,
+a batch of one image makes `batch` raise an error and `mean_only` return 0.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,10 @@ Norm = Literal["none", "batch", "layer", "mean_only"]
 
 
 class MeanOnly(nn.Module):
-    """Subtract from each channel its mean over the batch and all positions.
+    """Batch normalization without division: subtracts each channel's mean over batch and positions.
 
-    Batch normalization without the division: it takes away the mean that weights of non-zero
-    mean build up and leaves the scale alone. There is nothing to learn, and the mean is that of
-    the batch at hand in evaluation too.
+    It removes the mean that weights of non-zero mean cause, and does not change the scale. It has
+    no parameters and uses the current batch also in evaluation.
 
     Examples
     --------
@@ -33,25 +32,25 @@ class MeanOnly(nn.Module):
     """
 
     def forward(self, x: Float[Tensor, "batch channel *position"]) -> Tensor:
-        """Return `x` with every channel centred."""
+        """Return `x` minus the mean of each channel."""
         return x - x.mean(dim=[0, *range(2, x.ndim)], keepdim=True)
 
 
-def norm_layer(norm: Norm, channels: int, dense: bool) -> nn.Module | None:
-    """Make a normalization layer; None for `none`.
+def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | None:
+    """Return a new normalization layer; None for `none`.
 
     Parameters
     ----------
     norm
-        `batch`: each channel to mean 0 and variance 1 over batch and positions, then a learned
-        scale and shift (Ioffe & Szegedy 2015). `layer`: the same over all channels and positions
-        of one image (Ba et al. 2016). `mean_only`: see `MeanOnly`.
+        `batch` normalizes each channel to mean 0 and variance 1 over batch and positions, with a
+        learned scale and shift (Ioffe & Szegedy 2015). `layer` does so over all channels and
+        positions of one image (Ba et al. 2016). `mean_only` is `MeanOnly`.
     channels
-        Channels of the map, or features of the vector, to be normalized.
-    dense
-        Whether it follows a linear layer.
+        Channels of the map, or features of the vector.
+    after_linear
+        True if the preceding weight layer is linear.
     """
-    match norm, dense:
+    match norm, after_linear:
         case "none", _:
             return None
         case "batch", True:
@@ -64,17 +63,24 @@ def norm_layer(norm: Norm, channels: int, dense: bool) -> nn.Module | None:
             return nn.GroupNorm(1, channels)
         case "mean_only", _:
             return MeanOnly()
-    raise ValueError(f"no such norm as {norm}")
+    raise ValueError(f"norm={norm}: valid are {', '.join(get_args(Norm))}")
 
 
 class LocalResponseNorm(nn.Module):
-    r"""Divide each channel by the activity of its neighbours at the same position.
+    r"""Local response normalization: divides each channel by the energy of its neighbours.
 
     .. math:: b_i = a_i \Big/ \Big(k + \alpha \sum_{j=i-n/2}^{i+n/2} a_j^2\Big)^\beta
 
     with n = 5, alpha = 1e-4, beta = 0.75, k = 2 (Krizhevsky et al. 2012, section 3.3).
-    `torch.nn.LocalResponseNorm` divides alpha by n, which the paper does not, and has no half
+    `torch.nn.LocalResponseNorm` divides alpha by n, unlike the paper, and does not support half
     precision on a CPU.
+
+    Parameters
+    ----------
+    size
+        Number of channels n in the sum.
+    alpha, beta, k
+        Constants of the formula.
 
     Examples
     --------
@@ -92,7 +98,7 @@ class LocalResponseNorm(nn.Module):
         self.k = k
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Tensor:
-        """Return the normalized map, of the shape of `x`."""
+        """Return the normalized map, in the shape of `x`."""
         before = self.size // 2
         squares = F.pad(x.square(), (0, 0, 0, 0, before, self.size - 1 - before))
         channels = x.shape[1]
@@ -101,11 +107,11 @@ class LocalResponseNorm(nn.Module):
 
 
 class SeededDropout(nn.Module):
-    """Multiply by a given mask in training; do nothing in evaluation.
+    """Dropout with an explicit mask in training; the identity in evaluation.
 
-    Torch's own dropout draws from a global generator: a cell's masks would depend on which cells
-    run beside it, and `torch.func.vmap` refuses it. Here one step draws the masks first, from the
-    cell's own generator, and hands them to the network along with the parameters:
+    Torch's dropout draws from the global generator, so a cell's masks would depend on the other
+    cells of its process, and `torch.func.vmap` does not support it. Here each training step draws
+    the masks from the cell's generator and passes them to the network with the parameters:
 
         masks = dropout_masks(network, len(x), generator)
         functional_call(network, {**parameters, **masks}, (x,))
@@ -113,8 +119,8 @@ class SeededDropout(nn.Module):
     Parameters
     ----------
     p
-        Share of the features set to zero; the others are multiplied by 1 / (1 - p), which keeps
-        the mean (Srivastava et al. 2014, section 10).
+        Probability of setting a feature to zero. The other features are multiplied by
+        1 / (1 - p), which keeps the mean (Srivastava et al. 2014, section 10).
     features
         Shape of one image's features at this layer.
     """
@@ -128,12 +134,12 @@ class SeededDropout(nn.Module):
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Tensor:
-        """Return `x` with the masked features dropped.
+        """Return `x` times the mask in training, `x` in evaluation.
 
         Raises
         ------
         RuntimeError
-            In training, when no mask was given: to go on would silently train without dropout.
+            The module is in training mode and has no mask.
         """
         if not self.training:
             return x
@@ -146,7 +152,7 @@ class SeededDropout(nn.Module):
         return x * self.mask
 
     def extra_repr(self) -> str:
-        """Describe the module for `print`."""
+        """Return the parameters that `print` shows."""
         return f"p={self.p}"
 
 
@@ -156,24 +162,24 @@ def dropout_masks(
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """Draw one step's masks, in forward order, by the names that `functional_call` wants.
+    """Draw the dropout masks of one training step, for `torch.func.functional_call`.
 
     Parameters
     ----------
     network
         A network with any number of `SeededDropout` layers.
     batch_size
-        Images in the step's batch.
+        Number of images in the batch.
     generator
-        A CPU generator seeded for this cell's dropout and this step.
+        CPU generator, seeded for this cell and step.
     dtype
-        Of the masks; which features are dropped does not depend on it.
+        Dtype of the masks. The dropped features do not depend on it.
 
     Returns
     -------
     dict
-        `NAME.mask` to a tensor of shape [batch, *features] on the CPU, entries 0 or 1 / (1 - p);
-        empty for a network without dropout.
+        Maps `NAME.mask` to a CPU tensor of shape [batch, *features] with entries 0 or 1 / (1 - p),
+        in forward order. Empty for a network without dropout.
 
     Examples
     --------
@@ -191,15 +197,15 @@ def dropout_masks(
 
 
 class Flatten(nn.Flatten):
-    """As torch's, and the gradient goes back in the memory format in which the map came.
+    """Flatten as in torch, with a gradient in the memory format of the input.
 
-    Else torch's max-pool turns the gradient of its channels-last input, the largest tensor in its
-    place, to the other format and back: a third of the time of a small network's step.
+    Otherwise torch's max-pool converts the gradient of its channels-last input to the other format
+    and back, which takes a third of the time of a small network's step.
     """
 
     def forward(self, x: Float[Tensor, "image ..."]) -> Tensor:
-        """Return one row per image, channel first."""
-        # Seen by strides: under vmap a tensor doesn't say whether it is channels last.
+        """Return one row per image, channels first."""
+        # Compare strides, because is_contiguous(memory_format=...) is wrong under vmap.
         if x.requires_grad and x.ndim == 4 and x.stride(1) == 1 < x.stride(3):
             x.register_hook(_channels_last)
         return super().forward(x)

@@ -1,4 +1,4 @@
-"""The plainest networks: linear layers, and convolutions without tricks."""
+"""Simple networks: linear, fully connected, two-layer and plain convolutional."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pydantic import PositiveInt
 from torch import nn
 
-from fanin.models.base import Activation, ImageShape, PaddingMode, NetworkBuilder, same_padding
+from fanin.models.base import Activation, ImageShape, NetworkBuilder, PaddingMode, same_padding
 from fanin.models.layers import Norm
 
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer from pixels to outputs; the activation is not used."""
+    """One linear layer from pixels to outputs, without activation."""
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
-        """Make the network for images of `shape` (channels, height, width).
+        """Build the network for images of `shape` (channels, height, width).
 
         Examples
         --------
@@ -28,16 +28,16 @@ class Linear:
 
 @dataclass(frozen=True)
 class Mlp:
-    """`depth` linear layers, the hidden ones all of one width.
+    """Multi-layer perceptron of `depth` linear layers.
 
     Parameters
     ----------
     depth
-        Weight layers, the last one included.
+        Number of weight layers, including the last one.
     width
         Features of each hidden layer.
     norm
-        As in every model, see `NetworkBuilder`.
+        See `NetworkBuilder`.
     """
 
     depth: PositiveInt = 3
@@ -45,7 +45,7 @@ class Mlp:
     norm: Norm = "none"
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
-        """Make the network for images of `shape` (channels, height, width).
+        """Build the network for images of `shape` (channels, height, width).
 
         Examples
         --------
@@ -60,21 +60,25 @@ class Mlp:
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """Convolution, activation, 2x2 max-pool or none, linear.
+    """Convolution, activation, optional 2x2 max-pool and linear layer.
 
-    With `channels=1`, `pool=False` and the default 3x3 kernel it is the smallest possible image
-    classifier: ten weights look at the image, the linear layer reads the result.
+    With `channels=1` and the default 3x3 kernel, the convolution has only ten parameters.
 
     Parameters
     ----------
     channels
         Channels of the convolution.
     kernel_size
-        Side of its kernel, odd.
+        Side of its kernel, an odd number.
     pool
-        Whether a 2x2 max-pool follows the activation.
+        Add a 2x2 max-pool after the activation.
     padding_mode, norm
-        As in every model, see `NetworkBuilder`.
+        See `NetworkBuilder`.
+
+    Raises
+    ------
+    ValueError
+        `kernel_size` is even.
     """
 
     channels: PositiveInt = 16
@@ -87,7 +91,7 @@ class TwoLayer:
         same_padding(self.kernel_size)
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
-        """Make the network for images of `shape` (channels, height, width).
+        """Build the network for images of `shape` (channels, height, width).
 
         Examples
         --------
@@ -104,19 +108,19 @@ class TwoLayer:
 
 @dataclass(frozen=True)
 class Plain:
-    """`depth - 1` convolutions of 3x3, all of one width and full size, and a linear layer.
+    """Plain network: `depth - 1` convolutions of 3x3 with equal width, and a linear layer.
 
-    No pooling, no shortcuts: the 22- and 30-layer networks of He et al. (2015, section 2.2) at
-    the size of small images. Smaller images (`data.side`) make great depth affordable.
+    It has no pooling and no skip connections, like the 22- and 30-layer networks of He et al.
+    (2015, section 2.2). Reduce the image size (`data.side`) to make deep networks faster.
 
     Parameters
     ----------
     depth
-        Weight layers, the linear one included.
+        Number of weight layers, including the linear one.
     width
         Channels of each convolution.
     padding_mode, norm
-        As in every model, see `NetworkBuilder`.
+        See `NetworkBuilder`.
     """
 
     depth: PositiveInt = 10
@@ -125,7 +129,7 @@ class Plain:
     norm: Norm = "none"
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
-        """Make the network for images of `shape` (channels, height, width).
+        """Build the network for images of `shape` (channels, height, width).
 
         Examples
         --------

@@ -1,8 +1,9 @@
-"""The loss and the logits' gradient that a network starts with, from the moments of its logits.
+"""Expected loss and logit gradient before training, from the moments of the logits.
 
-Over draws of the last layer the logits of one image are z_k = shift + s e_k: standard normal e_k
-independent of each other and of the label, and a shift that all classes share (weights with a
-mean, a pre-activation mean). A softmax doesn't see the shift. Labels count as balanced.
+Over draws of the last layer the logits of one image are z_k = shift + s e_k. The e_k are standard
+normal, independent of each other and of the label. The shift is common to all classes and comes
+from weights or pre-activations of non-zero mean; a softmax does not depend on it. Labels are
+assumed to be balanced.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from fanin.losses import Head, Loss, make_objective
 from fanin.losses.table import LossImplementation
 from fanin.theory.quadrature import gaussian_nodes
 
-SPREAD_NODES = 41
-SAMPLES = 2**21  # numbers drawn where there is no integral over one dimension
-EULER = 0.57721566490153286
+VARIANCE_NODES = 41
+SAMPLES = 2**21  # random numbers, where no one-dimensional integral exists
+EULER_GAMMA = 0.57721566490153286
 
 
 @dataclass(frozen=True)
 class InitialLoss:
-    """Expectations over draws of the network.
+    """Expected loss and squared gradient of one image, over draws of the network.
 
     Attributes
     ----------
     loss
-        Of one image, and so of any batch's mean.
+        Expected loss. A batch's mean loss has the same expectation.
     gradient_m2
-        E |dL/dz|^2 of one image's loss, summed over the logits.
+        E |dL/dz|^2, summed over the logits.
     loss_se, gradient_se
-        Standard errors from sampling; 0 where an integral was taken.
+        Standard errors caused by sampling; 0 if the values come from an integral.
     """
 
     loss: float
@@ -56,28 +57,29 @@ def initial_loss(
     log_sd: float = 0.0,
     seed: int = 0,
 ) -> InitialLoss:
-    """Expected loss and gradient of one image before any training.
+    """Return the expected loss and squared gradient of one image before training.
 
     Parameters
     ----------
     loss, head
-        The project's. A `naive` form counts as the stable one, which it equals until its
+        Loss and head. The form `naive` is treated as `stable`; the two are equal until the
         probabilities underflow.
     n_classes
         Number of classes.
     logit_var
-        s^2: variance of a logit between classes, without what the classes share.
+        Variance s^2 of a logit between classes, without the common shift.
     shift, shift_var
-        Mean and variance of the shared part.
+        Mean and variance of the common shift.
     log_sd
-        Spread of one draw's log s^2, taken as log-normal with mean `logit_var`.
+        Standard deviation of the log of one draw's s^2, which is log-normal with mean
+        `logit_var`.
     seed
-        Of the sampling, which only a softmax head with `mse`, or `twice`, needs.
+        Seed of the sampling. Only a softmax head with loss `mse` or form `twice` samples.
 
     Raises
     ------
     ConfigError
-        Loss and head don't go together.
+        The loss does not support this head.
 
     Examples
     --------
@@ -87,15 +89,15 @@ def initial_loss(
     """
     form = "stable" if loss.form == "naive" else loss.form
     objective = make_objective(Loss(loss.name, form), head, n_classes)
-    variances, shares = _spread(logit_var, log_sd)
+    variances, weights = _variance_nodes(logit_var, log_sd)
     if loss.name == "cross_entropy" and form == "stable":
         parts = [_cross_entropy(n_classes, math.sqrt(v)) for v in variances]
     elif head.name == "softmax":
-        parts = [_sampled(objective.row, n_classes, math.sqrt(v), seed) for v in variances]
+        parts = [_sampled(objective.implementation, n_classes, math.sqrt(v), seed) for v in variances]
     else:
         n = objective.n_outputs
         share_of_1 = 0.5 if n == 1 else 1 / n_classes
-        parts = [_by_output(objective.row, n, share_of_1, shift, v + shift_var) for v in variances]
+        parts = [_by_output(objective.implementation, n, share_of_1, shift, v + shift_var) for v in variances]
     # The same draws serve all variances, so errors add up rather than average out.
     columns = zip(*parts, strict=True)
     return InitialLoss(
@@ -112,29 +114,30 @@ def _spread(var: float, log_sd: float) -> tuple[list[float], list[float]]:
 
 
 def _cross_entropy(n_classes: int, s: float) -> tuple[float, float, float, float]:
-    """By the Gumbel maximum: max_k(s e_k + G_k) = log sum exp(s e_k) + G in law.
+    """Integrate with the Gumbel-max identity: max_k(s e_k + G_k) ~ log sum exp(s e_k) + G.
 
-    The maximum's law is a power of the law of s e + G, so one integral is left. Likewise
-    E[p_k^2] = integral of E[(tX)^2 exp(-tX)] E[exp(-tX)]^(K-1) dt/t with X = exp(s e).
+    The distribution function of the maximum is a power of that of s e + G, so a single integral
+    remains. In the same way E[p_k^2] is the integral of
+    E[(tX)^2 exp(-tX)] E[exp(-tX)]^(K-1) dt/t with X = exp(s e).
     """
     x, weight = _composite(-9.5 * s - 5, 9.5 * s + 45, 0.25 * (1 + s))
-    below, squared = _gumbel_laws(x, s)
-    at_most = below**n_classes
-    # E[max] = the integral of 1 - F above 0, minus that of F below.
-    expected_max = float((weight * torch.where(x > 0, 1 - at_most, -at_most)).sum())
-    agreement = n_classes * float((weight * squared * below ** (n_classes - 1)).sum())
-    return expected_max - EULER, 1 - 2 / n_classes + agreement, 0.0, 0.0
+    cdf, squared = _gumbel_expectations(x, s)
+    max_cdf = cdf**n_classes
+    # E[max] is the integral of 1 - F over x > 0 minus the integral of F over x < 0.
+    expected_max = float((weight * torch.where(x > 0, 1 - max_cdf, -max_cdf)).sum())
+    sum_p2 = n_classes * float((weight * squared * cdf ** (n_classes - 1)).sum())
+    return expected_max - EULER_GAMMA, 1 - 2 / n_classes + sum_p2, 0.0, 0.0
 
 
-def _gumbel_laws(x: Float[Tensor, " x"], s: float) -> tuple[Tensor, Tensor]:
-    """E[exp(-exp(-(x - s e)))] and E[exp(-2(x - s e) - exp(-(x - s e)))] over e ~ N(0, 1)."""
+def _gumbel_expectations(x: Float[Tensor, " x"], s: float) -> tuple[Tensor, Tensor]:
+    """Return E[exp(-exp(-(x - s e)))] and E[exp(-2(x - s e) - exp(-(x - s e)))], e ~ N(0, 1)."""
     if s < 1:
         e, weight = _composite(-9.5, 9.5, 0.5)
         weight = weight * torch.exp(-e.square() / 2) / math.sqrt(2 * math.pi)
         y = x[:, None] - s * e
         gumbel = torch.exp(-torch.exp(-y))
         return gumbel @ weight, torch.exp(-2 * y - torch.exp(-y)) @ weight
-    # A wide Gaussian: integrate over the narrow Gumbel variable instead.
+    # For a wide Gaussian, integrate over the narrower Gumbel variable instead.
     v, weight = _composite(-5.0, 45.0, 0.5)
     z = (x[:, None] - v) / s
     density = weight * torch.exp(-v - torch.exp(-v))
@@ -143,7 +146,7 @@ def _gumbel_laws(x: Float[Tensor, " x"], s: float) -> tuple[Tensor, Tensor]:
 
 
 def _composite(low: float, high: float, panel: float) -> tuple[Tensor, Tensor]:
-    # Split at 0, where an integrand may be put together from two.
+    # Split at 0, where an integrand may have a jump.
     left, right = math.ceil(-low / panel), math.ceil(high / panel)
     centre = panel * (torch.arange(-left, right, dtype=torch.float64) + 0.5)
     node, weight = (torch.from_numpy(a) for a in leggauss(10))
@@ -173,7 +176,8 @@ def _per_image(row: LossImplementation, logits: Tensor, target: Tensor) -> tuple
     return loss.detach(), gradient
 
 
-def _sampled(row: LossImplementation, n_classes: int, s: float, seed: int) -> tuple[float, float, float, float]:
+def _sampled(row: LossImplementation, n_classes: int, s: float, seed: int) -> tuple[float, float,
+float, float]:
     n = max(64, SAMPLES // n_classes)
     generator = torch.Generator().manual_seed(seed)
     logits = s * torch.randn(n, n_classes, generator=generator, dtype=torch.float64)

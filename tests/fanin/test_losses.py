@@ -63,7 +63,7 @@ def test_a_combination_is_in_the_table_or_refused_with_what_would_work(loss, hea
     [
         ("cross_entropy", "sigmoid", "don't sum to 1"),
         ("cross_entropy", "tanh", "can be negative"),
-        ("bce", "softmax", "one yes-or-no question per output"),
+        ("bce", "softmax", "an independent probability for each output"),
         ("bce", "tanh", "can be negative"),
     ],
 )
@@ -187,8 +187,8 @@ def test_a_regression_has_one_output_and_nothing_to_be_correct_about(head: str):
     [
         ("cross_entropy", "softmax", "needs classes .* loss=mse and head=none or head=tanh"),
         ("bce", "sigmoid", "needs classes"),
-        ("mse", "sigmoid", "sigmoid stays between 0 and 1; .* head=none .* head=tanh"),
-        ("mse", "softmax", "softmax stays between 0 and 1"),
+        ("mse", "sigmoid", "sigmoid outputs lie between 0 and 1; .* head=none .* head=tanh"),
+        ("mse", "softmax", "softmax outputs lie between 0 and 1"),
     ],
 )
 def test_a_regression_refuses_losses_and_heads_for_classes(loss: str, head: str, why: str):

@@ -29,7 +29,7 @@ def loss_and_head(objective: Objective) -> tuple[Loss, Head]:
     name, form = next(
         (name, form)
         for (name, head, form), row in TABLE.items()
-        if row == objective.row and head == objective.head.name
+        if row == objective.implementation and head == objective.head.name
     )
     return Loss(name, form), objective.head
 

@@ -143,9 +143,9 @@ def test_norm_follows_every_weight_layer_but_the_last(name: str, norm: str):
 @pytest.mark.parametrize("side", [7, 14, 15])
 def test_small_images_work_or_are_refused_with_the_side_that_works(name: str, side: int):
     if name == "alexnet" and side < 15:
-        left = {7: 1, 14: 2}[side]
-        refused = f"pool5: a 3x3 pool has no room on a {left}x{left} map; .* side 15 or more"
-        with pytest.raises(ConfigError, match=refused):
+        pooled = {7: 1, 14: 2}[side]
+        message = f"pool5: a 3x3 pool does not fit on a {pooled}x{pooled} map; set data.side to 15 or more"
+        with pytest.raises(ConfigError, match=message):
             MODELS[name].build((1, side, side), 10, nn.ReLU)
     else:
         network = MODELS[name].build((1, side, side), 10, nn.ReLU)
