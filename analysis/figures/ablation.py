@@ -28,7 +28,7 @@ from analysis.predictions import SettingPrediction, predict_settings
 from analysis.settings import measured_settings
 from experiments.schema import shared_keys
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from fanin.errors import FaninError
 
 Change = Mapping[str, Any]
@@ -90,22 +90,22 @@ def combinations(results: Results, criterion: Mapping[str, Any]) -> list[Combina
     FaninError
         The sweep has a cell that matches no suspect and remedy.
     """
-    overrides = {cell: line["asked"] for cell, line in read_frozen(results.folder).items()}
+    overrides = {cell: record["asked"] for cell, record in read_plan(results.folder).items()}
     keys = _keys(criterion)
     cells_by_signature: dict[frozenset[tuple[str, Any]], list[str]] = {}
     for cell in results.cells["cell_id"]:
         change = {key: value for key, value in overrides[cell].items() if key in keys}
         signature = _signature(apply_change(criterion["healthy"], change))
         cells_by_signature.setdefault(signature, []).append(str(cell))
-    found = list(_combinations(criterion, cells_by_signature))
-    assigned = {cell for combination in found for cell in combination.cell_ids}
+    result = list(_combinations(criterion, cells_by_signature))
+    assigned = {cell for combination in result for cell in combination.cell_ids}
     for cell in results.cells["cell_id"]:
         if cell not in assigned:
             raise FaninError(
                 f"{results.folder.root}: cell {cell} matches no suspect and remedy of the sweep's "
                 "criterion; add its change under 'suspects' or 'remedies'"
             )
-    return found
+    return result
 
 
 def _combinations(
@@ -189,7 +189,8 @@ def output_layer(layers: pd.DataFrame) -> int:
     return int(layers["layer"].max())
 
 
-def initial_outputs(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) -> pd.DataFrame:
+def initial_outputs(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) ->
+pd.DataFrame:
     """Compare measured and predicted logits before training, for each suspect without a remedy.
 
     m is the second moment of the logits over the probe set in one draw of the weights. Theory
@@ -242,10 +243,10 @@ def _add_predictions(folder: SweepFolder, rows: list[dict[str, Any]]) -> pd.Data
         key = str({group: row["setting"].config[group] for group in PREDICTION_KEYS})
         row["predicted_row"] = distinct.setdefault(key, row)
     settings = [row["setting"] for row in distinct.values()]
-    found = predict_settings(folder, settings, keep_others=True)
+    predictions = predict_settings(folder, settings, keep_others=True)
     theory = {
         row["suspect"]: _log_moments(folder, predicted)
-        for row, predicted in zip(distinct.values(), found, strict=True)
+        for row, predicted in zip(distinct.values(), predictions, strict=True)
     }
     return pd.DataFrame(
         [_initial_row(row, rows[0], *theory[row["predicted_row"]["suspect"]]) for row in rows]

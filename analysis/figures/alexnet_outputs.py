@@ -81,7 +81,8 @@ class UniformAlexNet:
         return bool((off <= np.maximum(np.log(factor), se * error)).all())
 
 
-def networks(results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]) -> list[UniformAlexNet]:
+def networks(results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]) ->
+list[UniformAlexNet]:
     """The networks of the second grid, predicted.
 
     Parameters
@@ -142,7 +143,8 @@ def _load_network(setting: Setting, draws: pd.DataFrame) -> UniformAlexNet:
     )
 
 
-def claim_results(found: list[UniformAlexNet], criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
+def claim_results(found: list[UniformAlexNet], criterion: Mapping[str, Any]) ->
+Iterator[ClaimResult]:
     """Say what keeps the networks small."""
     factor, se, huge = (float(criterion[key]) for key in ("theory", "se", "huge"))
     by = {(each.init, each.norm): each for each in found}

@@ -57,8 +57,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     caption = (
         f"Networks of width {int(cells['model.width'].iloc[0])} under full-batch gradient descent "
         f"on {int(cells['data.n_train'].iloc[0])} digits, {int(cells['train.steps'].iloc[0])} "
-        f"steps; {regimes['gain'].nunique()} gains of the weights (rows, {regimes['seed'].nunique()} "
-        "seeds each) and learning rates a factor of 1.25 apart, in units of 1 / lambda_0 of each "
+        f"steps; {regimes['gain'].nunique()} gains of the weights (rows, {regimes['seed'].nunique()}
+        " "seeds each) and learning rates a factor of 1.25 apart, in units of 1 / lambda_0 of each "
         "network, measured. Dashed: 2, 4 and 12 / lambda_0."
     )
     lines = tuple(_claim_results(regimes, criterion))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.compare.spec import get_metric
 from analysis.figures.study import ClaimResult, Study
 from analysis.load import Results
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from fanin.errors import FaninError
 from fanin.statistics.interval import mean_interval
 
@@ -70,7 +70,7 @@ def _accuracies(results: Results) -> pd.DataFrame:
     """A row per cell: `activation`, `init`, `seed`, `accuracy`, in which a diverged run guesses."""
     cells = results.cells
     done = cells[cells["outcome"].isin(["ok", "diverged"])]
-    config = next(iter(read_frozen(results.folder).values()))["config"]
+    config = next(iter(read_plan(results.folder).values()))["config"]
     guess = get_metric("test_accuracy").chance(config)
     frame = pd.DataFrame(
         {

@@ -17,7 +17,7 @@ from analysis.figures.study import ClaimResult
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from experiments.schema import build_cell
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from fanin.errors import FaninError
 from fanin.inits import WeightShape, weight_layers
 
@@ -48,8 +48,8 @@ class Networks:
     Attributes
     ----------
     trained
-        A row per `model.norm`, `init` (a key of `STYLES`) and size: `accuracy` on test images at the
-        best learning rate, mean over seeds (what diverged counts as guessing), and `diverged`,
+        A row per `model.norm`, `init` (a key of `STYLES`) and size: `accuracy` on test images at
+        the best learning rate, mean over seeds (what diverged counts as guessing), and `diverged`,
         whether all did at every learning rate.
     moments
         A row per the same, `layer` and `quantity` (`act_m2`, `preact_m2`): `value`, mean over
@@ -145,7 +145,7 @@ def _mean_over_draws(rows: pd.DataFrame, each: list[str]) -> pd.DataFrame:
 
 
 def _positions(results: Results, cell_id: str) -> int:
-    config = read_frozen(results.folder)[cell_id]["config"]
+    config = read_plan(results.folder)[cell_id]["config"]
     last = WeightShape.of(list(weight_layers(build_cell(config).network()).values())[-1])
     return last.in_features // int(config["model"]["width"])
 
@@ -178,8 +178,8 @@ def _moments(found: Networks, half: float) -> Iterator[ClaimResult]:
         deepest = _deepest(act_means[act_means["model.norm"] == norm])
         low, high = deepest.min(), deepest.max()
         yield ClaimResult(
-            f"{NORM_LABELS[norm]}: second moment act_means the last ReLU, {sizes}, {len(STYLES)} inits",
-            "depends on all of them", f"{low:.2g} to {high:.2g}", None,
+            f"{NORM_LABELS[norm]}: second moment act_means the last ReLU, {sizes}, {len(STYLES)}
+            inits", "depends on all of them", f"{low:.2g} to {high:.2g}", None,
         )  # fmt: skip
     for norm in NORMALIZATIONS:
         mine = act_means[act_means["model.norm"] == norm]
@@ -196,10 +196,9 @@ def _moments(found: Networks, half: float) -> Iterator[ClaimResult]:
         )
         others = mine[~mine["init"].isin(ZERO_MEAN_INITS)]["value"]
         yield ClaimResult(
-            f"{NORM_LABELS[norm]}, weights U(0, 1): second moment act_means ReLU, {sizes}, each layer",
-            "at most 1, whatever they are (closed form)",
-            f"{others.min():.3f} to {others.max():.3f}",
-            bool(others.max() <= 1),
+            f"{NORM_LABELS[norm]}, weights U(0, 1): second moment act_means ReLU, {sizes}, each
+            layer", "at most 1, whatever they are (closed form)", f"{others.min():.3f} to
+            {others.max():.3f}", bool(others.max() <= 1),
         )
 
 
@@ -226,11 +225,9 @@ def _logits(found: Networks, se: float) -> Iterator[ClaimResult]:
             values = ", ".join(f"{r:.2f} (se {e:.2f})" for r, e in zip(ratio, error, strict=True))
             told.append(f"width {width}: {values}")
         yield ClaimResult(
-            f"{NORM_LABELS[norm]}, weights U(-1, 1): E[y^2] of the outputs over n Var[w] / 2 of the "
-            f"output layer, depth {' and '.join(map(str, depths))}",
-            "1 (our theory): whatever the depth, but growing with the width",
-            "; ".join(told),
-            fine,
+            f"{NORM_LABELS[norm]}, weights U(-1, 1): E[y^2] of the outputs over n Var[w] / 2 of the
+            " f"output layer, depth {' and '.join(map(str, depths))}", "1 (our theory): whatever the
+            depth, but growing with the width", "; ".join(told), fine,
         )
 
 

@@ -44,8 +44,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     results
         Of the sweep `xiao2018`.
     criterion
-        `trained` and `stalled`: shares of the loss of chance_loss, below and above which a run's last
-        loss counts as that.
+        `trained` and `stalled`: shares of the loss of chance_loss, below and above which a run's
+        last loss counts as that.
     """
     curves = smooth_losses(results, KEYS, LOSS_WINDOW)
     curves = curves.assign(

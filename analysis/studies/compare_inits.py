@@ -1,6 +1,6 @@
-"""`prescribe` against He, LSUV and anyinit's own init on an AlexNet: for docs/theory.md.
+"""`prescribe` against He, LSUV and anyinit's own init on an AlexNet: for docs/appendix/theory-networks.md.
 
-python -m analysis.studies.compare_inits --write docs/theory.md
+python -m analysis.studies.compare_inits --write docs/appendix/theory-networks.md
 """
 
 from __future__ import annotations

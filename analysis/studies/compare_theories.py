@@ -1,6 +1,6 @@
-"""Theories side by side on five networks, against measured draws: for docs/theory.md.
+"""Theories side by side on five networks, against measured draws: for docs/appendix/theory-networks.md.
 
-python -m analysis.studies.compare_theories --write docs/theory.md
+python -m analysis.studies.compare_theories --write docs/appendix/theory-networks.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The networks that docs/theory.md compares theories on, each with its init and one real image."""
+"""The networks that docs/appendix/theory-networks.md compares theories on, each with its init and one real image."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ CASES = (
         side=16,
     ),
 )
-"""What docs/theory.md compares on."""
+"""What docs/appendix/theory-networks.md compares on."""
 
 ANYINIT_CASE = NetworkCase(
     "anyinit's own: the network of `means` with Gaussian weights of the variances that anyinit "

@@ -1,6 +1,6 @@
-"""Coverage of theory's intervals over a sweep: docs/theory-coverage.md.
+"""Coverage of theory's intervals over a sweep: docs/appendix/theory-coverage.md.
 
-python -m analysis.studies.theory_coverage theory_grid --write docs/theory-coverage.md
+python -m analysis.studies.theory_coverage theory_grid --write docs/appendix/theory-coverage.md
 """
 
 from __future__ import annotations

@@ -38,12 +38,12 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"{trained['seed'].nunique()} seeds; grey: share of runs whose maps are black for both "
         "images in the end; number: runs that classify both; thick frame: all do; triangle: the "
         "learning rate predicted to kill in one step. Third: A: rates that kill in one step (bars "
-        "from the largest that largest_alive to the smallest that smallest_dead, a bar a seed) and the predicted "
-        "ones (lines). B: curvature of the filter over that of the linear layer "
+        "from the largest that largest_alive to the smallest that smallest_dead, a bar a seed) and
+        the predicted " "ones (lines). B: curvature of the filter over that of the linear layer "
         f"({runs.part('curvature')['probe.draws'].max():g} draws; bars: half of them) and the "
-        "prediction (lines). C: gradient descent on both images from unsaturated logits: what "
-        "one step does, beside 2 / lambda of each layer (dashed: filter, dotted: linear) and the "
-        "rate predicted to kill (triangle)."
+        "prediction (lines). C: gradient descent on both images from unsaturated logits: what " "one
+        step does, beside 2 / lambda of each layer (dashed: filter, dotted: linear) and the " "rate
+        predicted to kill (triangle)."
     )
     drawn = {
         "dying_relu": pictures(runs),

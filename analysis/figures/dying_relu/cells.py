@@ -17,7 +17,7 @@ from analysis.load import Results
 from experiments.clip import BiasGradient
 from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from experiments.training.loader import BatchOrder
 from fanin.errors import FaninError
 from fanin.inits import WeightShape
@@ -49,10 +49,10 @@ class SweepCells:
         The sweep's tables.
     cells
         By cell id: columns of the `cells` table, and `part`, `inputs` (in words), `remedy`,
-        `factor` (of the convolution's gradient), `cross_step` (the first step after which the cross was
-        cross_step), `dead_at_start`, `dead` and `dead_at_end` (whether all maps are black at the start, then, and in
-        the end), `cross_dead_at_end` (the cross's map alone, in the end), `both_correct` (whether both images
-        are classified in the end).
+        `factor` (of the convolution's gradient), `cross_step` (the first step after which the cross
+        was cross_step), `dead_at_start`, `dead` and `dead_at_end` (whether all maps are black at
+        the start, then, and in the end), `cross_dead_at_end` (the cross's map alone, in the end),
+        `both_correct` (whether both images are classified in the end).
     """
 
     results: Results
@@ -71,7 +71,7 @@ class SweepCells:
         """
         if results.cells.empty or results.layers.empty:
             raise FaninError(f"{results.folder.root}: no network was trained yet")
-        configs = {name: line["config"] for name, line in read_frozen(results.folder).items()}
+        configs = {name: line["config"] for name, line in read_plan(results.folder).items()}
         cells = results.cells.set_index("cell_id")
         done = cells[cells["outcome"].isin(["ok", "diverged"])]
         cells = _cell_table(done, results.layers, configs)

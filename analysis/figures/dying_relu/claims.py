@@ -75,8 +75,8 @@ def _remedy(remedy: str, claim: str, cells: pd.DataFrame) -> ClaimResult:
         )
         dead_at_start = f", black from the start: {rows['dead_at_start'].sum()} of {len(rows)}"
         has_map = rows["model"].iloc[0] != "linear"
-        told.append(f"{inputs}: {window}{black * has_map}{dead_at_start * bool(rows['dead_at_start'].any())}")
-        holds.append(bool((both_correct.mean() == 1).any()))
+        told.append(f"{inputs}: {window}{black * has_map}{dead_at_start *
+        bool(rows['dead_at_start'].any())}") holds.append(bool((both_correct.mean() == 1).any()))
     return ClaimResult(
         f"{remedy}: learning rates at which all runs classify both images "
         f"({int(cells['train.steps'].max())} steps)",
@@ -104,9 +104,9 @@ def killing_thresholds(runs: SweepCells, cells: pd.DataFrame, by: list[str]) -> 
     Returns
     -------
     pandas.DataFrame
-        The group's keys, `largest_alive` (largest rate below the first that smallest_dead; 0 where none) and
-        `smallest_dead` (the smallest that smallest_dead; inf where none), `measured` (midway between them, in
-        logarithm), `predicted`, and `cell_id` of one of its cells.
+        The group's keys, `largest_alive` (largest rate below the first that smallest_dead; 0 where
+        none) and `smallest_dead` (the smallest that smallest_dead; inf where none), `measured`
+        (midway between them, in logarithm), `predicted`, and `cell_id` of one of its cells.
     """
     rows = []
     for key, mine in cells.groupby(by, observed=True):
@@ -258,12 +258,10 @@ def _descent(runs: SweepCells, allowed: float) -> Iterator[ClaimResult]:
     low, high = found["largest_alive"] / stable, found["smallest_dead"] / stable
     told = found["predicted"] / stable
     yield ClaimResult(
-        "from unsaturated logits, no biases: learning rate from which one step smallest_dead, times "
-        "lambda / 2 of the filter",
-        f"false: 1. Theory of the step itself: {told.min():.2g} to {told.max():.2g}",
-        f"between {low.min():.2g} and {high.max():.2g} ({len(found)} networks, half of them with "
-        "a shrunk gradient)",
-        _near(found, allowed) and bool((high < 1).all()),
+        "from unsaturated logits, no biases: learning rate from which one step smallest_dead, times
+        " "lambda / 2 of the filter", f"false: 1. Theory of the step itself: {told.min():.2g} to
+        {told.max():.2g}", f"between {low.min():.2g} and {high.max():.2g} ({len(found)} networks,
+        half of them with " "a shrunk gradient)", _near(found, allowed) and bool((high < 1).all()),
     )
 
 
@@ -301,13 +299,14 @@ def _filters(runs: SweepCells, cells: pd.DataFrame, reported: float, factor: flo
     where = [words.partition(":")[0] for words, holding in zip(told, holds, strict=True) if holding]
     return ClaimResult(
         "mean weight of the filter after it",
-        f"{reported:.0e} (report); by theory, in the order on the both_correct, {', '.join(expected)}",
-        "; ".join(told) + f". Within a factor of {factor:g}: {', '.join(where) or 'none'}",
-        any(holds),
+        f"{reported:.0e} (report); by theory, in the order on the both_correct, {',
+        '.join(expected)}", "; ".join(told) + f". Within a factor of {factor:g}: {', '.join(where)
+        or 'none'}", any(holds),
     )
 
 
-def _gradients(runs: SweepCells, cells: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
+def _gradients(runs: SweepCells, cells: pd.DataFrame, criterion: Mapping[str, Any]) ->
+Iterator[ClaimResult]:
     """At any step after the first one on the cross, in any of the runs."""
     medians = _medians(runs, cells)
     circle, cross = (criterion[name] for name in ("circle", "cross"))

@@ -58,7 +58,8 @@ def pictures(runs: SweepCells) -> Figure:
     return figure
 
 
-def _filter(axis: Axes, runs: SweepCells, cell_id: str, step: int, words: str, titled: bool) -> None:
+def _filter(axis: Axes, runs: SweepCells, cell_id: str, step: int, words: str, titled: bool) ->
+None:
     weight = runs.values(cell_id, "conv1", "weight", step, -1)[0]
     stacked = np.full((weight.shape[0] * 4 - 1, 3), np.nan)
     for channel, taps in enumerate(weight.numpy()):
@@ -182,7 +183,8 @@ def _kills(axis: Axes, runs: SweepCells) -> None:
         within = np.isfinite(mine["smallest_dead"]) & (mine["largest_alive"] > 0)
         axis.vlines(x[within], mine["largest_alive"][within], mine["smallest_dead"][within],
                     color=PALETTE[colour], linewidth=2.5)  # fmt: skip
-        axis.plot(x[within], mine["smallest_dead"][within], linestyle="", marker=marker, markersize=3,
+        axis.plot(x[within], mine["smallest_dead"][within], linestyle="", marker=marker,
+        markersize=3,
                   color=PALETTE[colour])  # fmt: skip
         line = mine.drop_duplicates("data.side").sort_values("data.side")
         axis.plot(line["data.side"], line["predicted"], color=PALETTE[colour], linewidth=1,

@@ -16,7 +16,7 @@ from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.inputs import prepared
 from experiments.schema import build_cell
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from experiments.training.loader import BatchOrder
 
 NAMES = {"he_normal": "He", "xavier_normal": "Xavier", "pytorch_default": "torch's default"}
@@ -31,7 +31,7 @@ STARTS = {
 
 def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Test the first layer on a black image: E[y^2] is the mean square of its biases."""
-    cells, frozen = part_cells(results, "black"), read_frozen(results.folder)
+    cells, frozen = part_cells(results, "black"), read_plan(results.folder)
     of = {"quantity": "preact_m2", "image": -1, "layer": 1}
     first = select(results.layers, **of)
     for _, cell in cells.iterrows():
@@ -210,7 +210,7 @@ def first_nan_step(config: Mapping[str, Any]) -> int | None:
 
 def bad_data_claims(results: Results) -> Iterator[ClaimResult]:
     """Missing values and outliers: failure_time they show, predicted_share from the order of the batches."""
-    cells, frozen = part_cells(results, "bad data"), read_frozen(results.folder)
+    cells, frozen = part_cells(results, "bad data"), read_plan(results.folder)
     plain = cells[cells["clip"].astype(str) == "none"]
     for scaling in plain["scaling"].astype(str).unique():
         mine = plain[plain["scaling"].astype(str) == scaling]

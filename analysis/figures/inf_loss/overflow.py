@@ -25,7 +25,7 @@ from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from fanin.inits.weight_shape import WeightShape
 from fanin.theory.certificate.assemble import finest_predictions, variance_share
 from fanin.theory.moments import declared_moments
@@ -169,11 +169,11 @@ def predict_overflow(results: Results) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Its cells, and `layer`, `he_layer` (first overflowing layer: 0 the input, NaN none), `finite`
-        (is the first loss, by theory).
+        Its cells, and `layer`, `he_layer` (first overflowing layer: 0 the input, NaN none),
+        `finite` (is the first loss, by theory).
     """
     cells = part_cells(results, "settings")
-    predictor, frozen = OverflowPredictor(), read_frozen(results.folder)
+    predictor, frozen = OverflowPredictor(), read_plan(results.folder)
     said: list[OverflowPrediction] = [
         predictor.predict(frozen[str(cell)]["config"]) for cell in cells["cell_id"]
     ]
@@ -317,7 +317,7 @@ def loss_onsets(results: Results) -> pd.DataFrame:
     `told` is theory's, NaN where no depth up to the deepest is likelier bad than not; measured are
     the last depth tried that is finite and the first that isn't.
     """
-    cells, frozen = part_cells(results, "losses"), read_frozen(results.folder)
+    cells, frozen = part_cells(results, "losses"), read_plan(results.folder)
     deepest = cells.loc[cells["model.depth"].idxmax(), "cell_id"]
     # Logits of a net of depth d have the second moment of this one's layer d.
     log_m2 = OverflowPredictor().predict(frozen[str(deepest)]["config"]).log_m2

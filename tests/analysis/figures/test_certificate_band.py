@@ -102,6 +102,6 @@ def test_the_command_writes_three_files(
 ) -> None:
     asked = ("model=mlp", "model.depth=2", "model.width=16", "train.steps=0")
     results = sweep("banded", *asked, "probe.size=1", "probe.images=[0]")
-    main(["banded", "--results", str(results.folder.root.parent), "--output", str(tmp_path / "out")])
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".pdf", ".png", ".svg"]
-    assert "certificate_band.{pdf,svg,png}" in capsys.readouterr().out
+    main(["banded", "--results", str(results.folder.root.parent), "--output", str(tmp_path /
+    "out")]) assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".pdf", ".png",
+    ".svg"] assert "certificate_band.{pdf,svg,png}" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from analysis.figures.dying_relu.cells import (
 )
 from analysis.figures.dying_relu.claims import _window, killing_thresholds, reported
 from experiments.clip import BiasGradient
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from experiments.training.loader import BatchOrder
 from fanin.errors import FaninError
 
@@ -49,7 +49,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def runs(results: Results) -> SweepCells:
-    configs = {name: line["config"] for name, line in read_frozen(results.folder).items()}
+    configs = {name: line["config"] for name, line in read_plan(results.folder).items()}
     cells = results.cells.set_index("cell_id")
     return SweepCells(results, _cell_table(cells, results.layers, configs), configs)
 

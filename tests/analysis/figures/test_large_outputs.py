@@ -1,4 +1,4 @@
-"""What becomes of suspects and remedies, from a small real sweep and from numbers made up."""
+"""Tests of the study `large_outputs`, on a small real sweep and on made-up numbers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from small_sweep import run_sweep
 
 from analysis import Results
-from analysis.figures.ablation import NOTHING, starts
-from analysis.figures.large_outputs import _over_seeds, ended, outcomes, size, study, words_of
+from analysis.figures.ablation import NOTHING, initial_outputs
+from analysis.figures.large_outputs import _over_seeds, ended, outcomes, size, study, cell_text
 from fanin.errors import FaninError
 
 SWEEP = """
@@ -58,23 +58,23 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def cells(**columns: list[Any]) -> pd.DataFrame:
-    """Two seeds of a healthy network, but for what is given."""
-    usual = {
+    """Return two seeds of a healthy network with some columns replaced."""
+    defaults = {
         "start": [1.0, 1.0],
         "largest": [5.0, 5.0],
         "end": [5.0, 5.0],
-        "handed_out": [5.0, 5.0],
+        "output": [5.0, 5.0],
     }
-    usual |= {"headed": [False] * 2, "diverged": [False] * 2, "accuracy": [0.95, 0.95]}
-    return pd.DataFrame({**usual, "explained": [math.nan] * 2, **columns})
+    defaults |= {"has_head": [False] * 2, "diverged": [False] * 2, "accuracy": [0.95, 0.95]}
+    return pd.DataFrame({**defaults, "explained": [math.nan] * 2, **columns})
 
 
 @pytest.mark.parametrize(
     ("columns", "huge", "healthy"),
     [
         ({}, False, True),
-        ({"end": [5.0, 16.0], "largest": [5.0, 16.0]}, True, False),  # one seed is enough
-        ({"largest": [5.0, 1e6]}, True, True),  # huge on the way, and back
+        ({"end": [5.0, 16.0], "largest": [5.0, 16.0]}, True, False),  # one huge seed is enough
+        ({"largest": [5.0, 1e6]}, True, True),  # huge in training, but not at the end
         ({"accuracy": [0.95, 0.79]}, False, False),
         ({"diverged": [False, True], "end": [5.0, math.nan]}, False, False),
         ({"accuracy": [math.nan] * 2, "explained": [0.9, 0.6]}, False, True),
@@ -82,91 +82,90 @@ def cells(**columns: list[Any]) -> pd.DataFrame:
         ({"accuracy": [math.nan] * 2}, False, False),  # cells that failed
     ],
 )
-def test_it_is_healthy_in_every_seed_or_not(
+def test_healthy_requires_every_seed_and_huge_any_seed(
     columns: dict[str, Any], huge: bool, healthy: bool
 ) -> None:
-    told = _over_seeds(cells(**columns), bound=15.0, right=0.8, explained=0.5)
-    assert (told["huge"], told["healthy"]) == (huge, healthy)
+    row = _over_seeds(cells(**columns), bound=15.0, min_accuracy=0.8, min_explained=0.5)
+    assert (row["huge"], row["healthy"]) == (huge, healthy)
 
 
-def test_no_cell_is_not_healthy() -> None:
-    assert not _over_seeds(cells().iloc[:0], bound=15.0, right=0.8, explained=0.5)["healthy"]
+def test_no_cells_are_not_healthy() -> None:
+    no_cells = cells().iloc[:0]
+    row = _over_seeds(no_cells, bound=15.0, min_accuracy=0.8, min_explained=0.5)
+    assert not row["healthy"]
 
 
-def test_a_softmax_at_the_end_changes_no_logit(table: pd.DataFrame) -> None:
+def test_a_final_softmax_does_not_change_the_logits(table: pd.DataFrame) -> None:
     bare, softmax = table.loc[("bare", NOTHING)], table.loc[("bare", "final activation")]
-    assert bare["each"] == softmax["each"]
-    # It is the network that hands out something else: probabilities.
-    assert softmax["handed_out"] <= 0.1**0.5 * (1 + 1e-6)
-    assert bare["handed_out"] != softmax["handed_out"]
+    assert bare["per_seed"] == softmax["per_seed"]
+    # Only the network's output changes, to probabilities.
+    assert softmax["output"] <= 0.1**0.5 * (1 + 1e-6)
+    assert bare["output"] != softmax["output"]
 
 
-def test_suspects_are_judged_beside_the_healthy_network(table: pd.DataFrame) -> None:
+def test_suspects_are_compared_with_the_healthy_network(table: pd.DataFrame) -> None:
     assert table.loc[("bare", NOTHING)]["healthy"]
     assert table.loc[("rate", NOTHING)]["diverged"] == 2
     assert table.loc[("weights", NOTHING)]["huge"]
     assert table.loc[("weights", "final activation")]["huge"]
-    assert table.loc[("weights", "He")]["kind"] == "undone"
+    assert table.loc[("weights", "He")]["kind"] == "reverted"
     assert table.loc[("weights", "He")]["healthy"]
 
 
-def test_what_a_remedy_costs_the_healthy_network_is_no_harm_of_the_suspects(
-    results: Results,
-) -> None:
-    """Accuracy is held against that of the healthy network with the same remedy."""
+def test_accuracy_is_compared_at_the_same_remedy(results: Results) -> None:
     worse = results.cells.copy()
     worse.loc[worse["head"] == "softmax", "test_accuracy"] = 0.3
-    told = outcomes(dataclasses.replace(results, cells=worse), CRITERION)
-    told = told.set_index(["suspect", "remedy"])
-    assert told.loc[("dtype", "final activation")]["healthy"]
+    rows = outcomes(dataclasses.replace(results, cells=worse), CRITERION)
+    rows = rows.set_index(["suspect", "remedy"])
+    assert rows.loc[("dtype", "final activation")]["healthy"]
 
 
-def test_theory_tells_which_suspects_show_before_training(
+def test_theory_predicts_which_suspects_change_the_first_outputs(
     results: Results, table: pd.DataFrame
 ) -> None:
-    first = starts(results, table.reset_index(), CRITERION).set_index("suspect")
-    assert first["like"].to_dict() == {"bare": "", "weights": "", "rate": "bare", "dtype": "bare"}
+    first = initial_outputs(results, table.reset_index(), CRITERION).set_index("suspect")
+    assert first["shares_prediction_of"].to_dict() == {"bare": "", "weights": "", "rate": "bare", "dtype": "bare"}
     assert first["same"].to_dict() == {"bare": False, "weights": False, "rate": True, "dtype": True}
     assert (first["draws"] == 24).all()
-    # Both inits draw the same normals and scale them, so in a ReLU network without biases every
-    # draw's logits differ by one factor, which theory has to tell exactly.
+    # Both inits scale the same normal draws, so in a ReLU network without biases the logits of
+    # every draw differ by one factor, which theory must predict exactly.
     factor = first["values"]["weights"] / first["values"]["bare"]
     assert factor == pytest.approx(factor[0], rel=1e-4)
-    foreseen = first["log_predicted"]["weights"] - first["log_predicted"]["bare"]
-    assert math.log(factor[0]) == pytest.approx(foreseen, abs=1e-4)
+    predicted = first["log_predicted"]["weights"] - first["log_predicted"]["bare"]
+    assert math.log(factor[0]) == pytest.approx(predicted, abs=1e-4)
     assert first["log_mean"]["bare"] == pytest.approx(np.log(first["values"]["bare"]).mean())
-    off = (first["log_mean"] - first["log_predicted"]).abs() / first["log_se"]
-    assert (off < 3.5).all()
+    deviation = (first["log_mean"] - first["log_predicted"]).abs() / first["log_se"]
+    assert (deviation < 3.5).all()
 
 
-def test_the_study_says_what_was_claimed_and_found(results: Results) -> None:
-    found = {line.description: line for line in study(results, CRITERION).claim_results}
-    assert found["weights, alone: makes the outputs huge"].holds
-    assert found["weights: cured by"].measured == "He"
-    assert found["weights: cured by"].holds
+def test_a_claim_holds_only_if_it_was_measured(results: Results) -> None:
+    rows = {row.description: row for row in study(results, CRITERION).claim_results}
+    assert rows["weights, no remedy: makes the outputs huge"].holds
+    assert rows["weights: cured by"].measured == "He"
+    assert rows["weights: cured by"].holds
     other = {**CRITERION, "cures": {"weights": ["He", "final activation"]}, "huge": []}
-    found = {line.description: line for line in study(results, other).claim_results}
-    assert found["weights: cured by"].holds is False
-    assert found["weights, alone: makes the outputs huge"].holds is False
+    rows = {row.description: row for row in study(results, other).claim_results}
+    assert rows["weights: cured by"].holds is False
+    assert rows["weights, no remedy: makes the outputs huge"].holds is False
 
 
-def test_a_sweep_that_is_not_done_is_an_error(results: Results) -> None:
-    kept = results.cells[results.cells["head"] == "none"]
-    with pytest.raises(FaninError, match="not run"):
-        study(dataclasses.replace(results, cells=kept), CRITERION)
+def test_an_unfinished_sweep_is_an_error(results: Results) -> None:
+    without_head = results.cells[results.cells["head"] == "none"]
+    with pytest.raises(FaninError, match="has not run"):
+        study(dataclasses.replace(results, cells=without_head), CRITERION)
     with pytest.raises(FaninError, match="no network was trained"):
-        study(dataclasses.replace(results, cells=kept.head(0)), CRITERION)
+        study(dataclasses.replace(results, cells=without_head.head(0)), CRITERION)
 
 
-def test_fields_say_how_it_ended() -> None:
-    row = {"largest": 118.4, "headed": True, "handed_out": 0.31, "healthy": True, "seeds": 3}
+def test_text_of_a_box_and_of_the_table() -> None:
+    row = {"largest": 118.4, "has_head": True, "output": 0.31, "healthy": True, "seeds": 3}
     row |= {"diverged": 0, "accuracy": 0.934, "explained": math.nan, "huge": True}
-    assert words_of(row) == "118 (0.31)\n93% ✓"
+    assert cell_text(row) == "118 (0.31)\n93% ✓"
     assert ended(row) == "huge: up to 118; 93%"
-    row |= {"diverged": 2, "healthy": False, "headed": False}
-    assert words_of(row) == "≥118\n2/3 div., 93%"
+    row |= {"diverged": 2, "healthy": False, "has_head": False}
+    assert cell_text(row) == "≥118\n2/3 div., 93%"
     assert ended(row) == "huge: at least 118; 2/3 div., 93%"
     row |= {"diverged": 0, "accuracy": math.nan, "explained": -0.5}
-    assert words_of(row) == "118\nR² -0.50"
+    assert cell_text(row) == "118\nR² -0.50"
     assert size(math.nan) == "-"
     assert size(999.6) == "1e3"

@@ -1,4 +1,4 @@
-"""The tables of docs/theory.md, on networks small enough to know what must be in them."""
+"""The tables of docs/appendix/theory-networks.md, on networks small enough to know what must be in them."""
 
 from __future__ import annotations
 
