@@ -65,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         verdict_rows = rows[rows["setting"] == n]
         console.print(render_setting(comparison, verdict_rows, args.quantity, args.image))
     covered = interval_coverage(comparisons, rows)
-    sentences = summarize_verdicts(
-        comparisons, rows, covered, margin=args.margin, level=args.level
-    )
+    sentences = summarize_verdicts(comparisons, rows, covered, margin=args.margin, level=args.level)
     for line in [*sentences, *summarize_with_paths(results, comparisons)]:
         console.print(line, soft_wrap=True)
     if (rows["verdict"] == DISAGREES).any():

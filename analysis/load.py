@@ -1,4 +1,4 @@
-"""Load the tables of a sweep as DataFrames, with the latest attempt of each cell."""
+"""Load the tables of a sweep as DataFrames, with the latest_by_part attempt of each cell."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyarrow as pa
 from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.scan import Fault
-from experiments.sweep.store.tables import concatenate, latest, of_cells, read_tables
+from experiments.sweep.store.scan import FileProblem
+from experiments.sweep.store.tables import concatenate, latest_by_part, select_rows, read_tables
 from fanin.errors import FaninError, FaninWarning, suggest
 
 
@@ -60,7 +60,7 @@ def load(name: str, results: str | Path = "results") -> Results:
     Returns
     -------
     Results
-        All tables, restricted to the latest attempt of each cell: `cells` has one row per cell.
+        All tables, restricted to the latest_by_part attempt of each cell: `cells` has one row per cell.
         Repeated strings are categoricals.
 
     Raises
@@ -89,14 +89,14 @@ def load(name: str, results: str | Path = "results") -> Results:
     with _system_allocator():
         tables, faults = read_tables(folder)
         predictions, prediction_faults = _predictions(folder)
-        latest_cells = latest(tables["cells"])
+        latest_cells = latest_by_part(tables["cells"])
         complete = {
             stem for stem, cells in latest_cells.items() if len(cells) == len(tables["cells"][stem])
         }
         frames = {
             table: _concat(
                 [
-                    part if stem in complete else of_cells(part, latest_cells[stem])
+                    part if stem in complete else select_rows(part, latest_cells[stem])
                     for stem, part in parts.items()
                     if stem in latest_cells
                 ]
@@ -123,7 +123,7 @@ def _system_allocator() -> Iterator[None]:
         pa.set_memory_pool(before)
 
 
-def _predictions(folder: SweepFolder) -> tuple[list[pa.Table], list[Fault]]:
+def _predictions(folder: SweepFolder) -> tuple[list[pa.Table], list[FileProblem]]:
     """Read the stored predictions; `analysis.check` recomputes parts that are not readable."""
     parts, faults = [], []
     for path in sorted(folder.table("predictions").glob("[!.]*")):  # hidden: being written
@@ -132,16 +132,18 @@ def _predictions(folder: SweepFolder) -> tuple[list[pa.Table], list[Fault]]:
         except FileNotFoundError:
             continue  # replaced since the listing
         except (ValueError, OSError) as error:
-            faults.append(Fault(path, f"not a readable Parquet file ({error})"))
+            faults.append(FileProblem(path, f"not a readable Parquet file ({error})"))
     return parts, faults
 
 
-def _warn_unreadable(faults: list[Fault]) -> None:
+def _warn_unreadable(faults: list[FileProblem]) -> None:
     if not faults:
         return
     lines = "".join(f"\n  {fault}" for fault in faults)
     damaged = any(fault.stem is not None for fault in faults)
-    hint = "\nTo run the cells of damaged packs again, repeat the sweep's command." if damaged else ""
+    hint = (
+        "\nTo run the cells of damaged packs again, repeat the sweep's command." if damaged else ""
+    )
     warn(f"skipped unreadable files:{lines}{hint}", FaninWarning, stacklevel=3)
 
 

@@ -1,9 +1,9 @@
 """Print the init certificate of a configured cell, without training: `python -m analysis.predict`.
 
 python -m analysis.predict model=alexnet init=he_normal activation=tanh data=mnist
-python -m analysis.predict model=plain format=json
-python -m analysis.predict model=two_layer measure=16      16 real draws beside the prediction
-python -m analysis.predict model=two_layer format=explain  from He's number to the measured one
+python -m analysis.predict model=plain format=json         one JSON object
+python -m analysis.predict model=two_layer measure=16      compare with 16 measured draws
+python -m analysis.predict model=two_layer format=explain  explain measured / He, step by step
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig
 
 from experiments.config.catalog import CONF, hydra_arguments
 from experiments.console import BrokenPipeConsole, exit_on_error
-from experiments.sweep.cli import check_argv, space_of
+from experiments.sweep.cli import check_argv, compose_catalog
 from fanin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "predict"
 FORMATS = ("table", "json", "explain")
-EXPLAIN_DRAWS = 16  # draws that are explained where `measure` says nothing
-OWN_KEYS = ("format", "theories", "images", "measure")  # keys that are no part of the cell
+EXPLAIN_DRAWS = 16  # draws for `format=explain` with `measure=0`
+OWN_KEYS = ("format", "theories", "images", "measure")  # keys outside the cell config
 WIDTH, EXPLAIN_WIDTH = 100, 120
 
 
-# An absolute path: from a console script Hydra would look for a relative one inside a package.
+# The path is absolute because Hydra resolves a relative one inside the console script's package.
 @hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
 def predict_one(config: DictConfig) -> None:
     """Predict the cell that Hydra composed."""
@@ -44,11 +44,13 @@ def predict_one(config: DictConfig) -> None:
     from experiments.sweep.overrides import parse_arguments
     from experiments.sweep.request import parse_request
 
-    about = HydraConfig.get()
+    hydra_config = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
     with exit_on_error():
-        arguments = parse_arguments(loader, list(about.overrides.task))
-        space = space_of(loader, about.job.config_name or CONFIG_NAME, tuple(about.overrides.hydra))
+        arguments = parse_arguments(loader, list(hydra_config.overrides.task))
+        space = compose_catalog(
+            loader, hydra_config.job.config_name or CONFIG_NAME, tuple(hydra_config.overrides.hydra)
+        )
         request = parse_request(space, [a for a in arguments if a.key not in OWN_KEYS])
         (cell,) = expand(space, request.grids)
         if config.format not in FORMATS:
@@ -63,23 +65,24 @@ def predict_one(config: DictConfig) -> None:
 def show(
     config: dict[str, Any],
     cell_id: str,
-    form: str,
+    output_format: str,
     theories: Sequence[str],
     images: int,
     measure: int,
 ) -> None:
-    """Print the certificate as a table or as one JSON object, or the waterfall."""
-    if form == "explain":
+    """Print the certificate as a table or as JSON, or the explanation."""
+    if output_format == "explain":
         from fanin.theory import explain
 
         model, inputs, _, cell = _network(config, images)
-        found = explain(model, inputs, cell.init, draws=measure or EXPLAIN_DRAWS)
-        BrokenPipeConsole(width=EXPLAIN_WIDTH, highlight=False).print(cell_id, found, sep="\n")
+        explanation = explain(model, inputs, cell.init, draws=measure or EXPLAIN_DRAWS)
+        console = BrokenPipeConsole(width=EXPLAIN_WIDTH, highlight=False)
+        console.print(cell_id, explanation, sep="\n")
         return
     certificate = build_certificate(config, theories, images, measure)
-    if form == "json":
-        told = {"cell_id": cell_id, **certificate.as_dict()}
-        print(json.dumps(told, indent=2, allow_nan=False))
+    if output_format == "json":
+        document = {"cell_id": cell_id, **certificate.as_dict()}
+        print(json.dumps(document, indent=2, allow_nan=False))
         return
     from fanin.theory import print_certificate
 
@@ -89,23 +92,23 @@ def show(
 def build_certificate(
     config: dict[str, Any], theories: Sequence[str], images: int, measure: int = 0
 ) -> Certificate:
-    """The certificate of a cell's network on its own images, by every theory that has a formula.
+    """Certify a cell's network on its own images with every theory that has a formula.
 
     Parameters
     ----------
     config
-        A coerced cell config. Its data is loaded, for theory starts from real images.
+        A validated cell config. Its data is loaded, because theory starts from real images.
     theories
-        Which theories, from coarse to fine.
+        Theories from the lowest to the highest.
     images
-        How many of the probe images theory is asked about, the first ones.
+        Number of probe images to predict for, starting from the first.
     measure
-        Real draws to set beside it.
+        Number of draws to measure and compare with the prediction.
 
     Raises
     ------
     UnpredictableLayer
-        Not even the coarsest theory has a formula for a layer.
+        No theory has a formula for some layer.
     """
     from fanin.theory import UnpredictableLayer, certify
     from fanin.theory.certificate.weights import resolve_moments
@@ -125,13 +128,13 @@ def build_certificate(
         except UnpredictableLayer as error:
             if len(theories) == 1:
                 raise
-            left_out = error.theory or theories[-1]
-            print(f"without theory {left_out}: {error}", file=sys.stderr)
-            theories = tuple(theory for theory in theories if theory != left_out)
+            skipped = error.theory or theories[-1]
+            print(f"skipped theory {skipped}: {error}", file=sys.stderr)
+            theories = tuple(theory for theory in theories if theory != skipped)
 
 
 def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Tensor, Cell]:
-    """The cell's network, its first probe images as inputs, and their labels."""
+    """Build the cell's network, its first probe images as inputs, and their labels."""
     import torch
 
     from experiments.inputs import prepared, probe_images
@@ -139,7 +142,7 @@ def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Te
 
     cell = build_cell(config)
     data, scaling = prepared(cell, torch.device("cpu"))
-    # Rounded as the network sees them, then exact: theory itself is computed in float64.
+    # Scaled in float32 like the network's inputs; theory then computes in float64.
     inputs = probe_images(cell, data, scaling)[:images].double()
     return cell.network().eval(), inputs, data.train.y[: len(inputs)], cell
 
@@ -151,17 +154,17 @@ def _parse_theories(value: object) -> tuple[str, ...]:
 
 
 def _parse_count(key: str, value: object) -> int:
-    least = 1 if key == "images" else 0
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{key}={value}: expected a whole number, {least} or more")
+    minimum = 1 if key == "images" else 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{key}={value}: expected an integer of at least {minimum}")
     return value
 
 
 def main() -> None:
-    """Check the command line, then let Hydra take it."""
+    """Check the command line, then run Hydra."""
     with exit_on_error():
         if hydra_arguments().multirun:
-            raise ConfigError("analysis.predict takes one cell; leave out -m")
+            raise ConfigError("analysis.predict accepts one cell; remove -m")
     check_argv(CONFIG_NAME)
     predict_one()
 

@@ -1,7 +1,7 @@
-"""Theory for the conditions of a sweep, predicted once and stored in the sweep's folder.
+"""Predictions for the settings of a sweep, computed once and stored in the sweep's folder.
 
-A setting's predictions are one part of the `predictions` table, written as soon as they are made.
-The part names the theory that made it by a fingerprint of the code; another theory predicts recompute.
+The predictions of a setting are one part of the `predictions` table, written as soon as they are
+computed. The part records a fingerprint of the code; a changed fingerprint causes a recomputation.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from fanin.theory.moments import declared_moments
 from fanin.theory.predict import THEORIES, predict_moments
 
 TABLE = "predictions"
-FINGERPRINT_KEY = b"fanin.theory"  # the part's note on which code predicted it
-SOURCES = (fanin, experiments)  # theory, the declarations that it reads, and the data
+FINGERPRINT_KEY = b"fanin.theory"  # key in the Parquet metadata
+SOURCES = (fanin, experiments)  # theory, init declarations and data
 LIBRARIES = ("numpy", "scipy", "torch")
 COVERED_PACKAGES = ("fanin.", "experiments.", "torch.")  # code that the fingerprint covers
 OnPredicted = Callable[[int, int], None]
-"""Told how many settings are predicted, and of how many."""
+"""Callback with the number of predicted settings and the number of all settings."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class SettingPrediction:
     Attributes
     ----------
     frame
-        Rows of the `predictions` table without `cell_id`; empty where theory has none.
+        Rows of the `predictions` table without `cell_id`; empty if no theory applies.
     reason
-        Why there is no prediction, or None.
+        Reason for a missing prediction, or None.
     """
 
     frame: pd.DataFrame
@@ -72,21 +72,23 @@ def predict_settings(
     on_predicted: OnPredicted = lambda done, total: None,
     keep_others: bool = False,
 ) -> list[SettingPrediction]:
-    """Predict every setting, or take what was predicted before by the same code.
+    """Predict every setting; reuse stored predictions of the same code.
 
     Parameters
     ----------
     folder
-        The sweep's; its `predictions` afterwards hold these settings' rows and no others, unless
-        `keep_others`.
+        Paths of the sweep. Its `predictions` table is updated; stored predictions of settings that
+        are not in `settings` are deleted unless `keep_others`.
+    settings
+        The settings to predict.
     recompute
-        Predict what is stored as well.
+        Ignore stored predictions.
     workers
-        Processes. Each predicts on one thread, so that their number changes no bit of a result.
+        Number of processes. Each uses one thread, so results do not depend on their number.
     on_predicted
         Called after each setting.
     keep_others
-        Leave what is there of other settings: for who asks about a few of a sweep's.
+        Keep stored predictions of other settings, for callers that predict only some of a sweep.
 
     Returns
     -------
@@ -94,28 +96,29 @@ def predict_settings(
         In the order of the settings.
     """
     fingerprint = theory_fingerprint()
-    found: dict[int, SettingPrediction] = {}
+    predictions: dict[int, SettingPrediction] = {}
     for n, setting in enumerate(settings):
         stored = None if recompute else _load_stored(folder, setting, fingerprint)
         if stored is not None:
-            found[n] = SettingPrediction(stored)
-    on_predicted(len(found), len(settings))
-    missing = [n for n in range(len(settings)) if n not in found]
-    for n, predicted in _predict_all({n: settings[n].config for n in missing}, workers):
-        found[n] = predicted
-        _store(folder, settings[n], predicted.frame, fingerprint)
-        on_predicted(len(found), len(settings))
+            predictions[n] = SettingPrediction(stored)
+    on_predicted(len(predictions), len(settings))
+    missing = [n for n in range(len(settings)) if n not in predictions]
+    for n, prediction in _predict_all({n: settings[n].config for n in missing}, workers):
+        predictions[n] = prediction
+        _store(folder, settings[n], prediction.frame, fingerprint)
+        on_predicted(len(predictions), len(settings))
     if not keep_others:
         _delete_stale(folder, {_stem(setting) for setting in settings})
-    return [found[n] for n in range(len(settings))]
+    return [predictions[n] for n in range(len(settings))]
 
 
 @cache
 def theory_fingerprint() -> str:
-    """Tell one state of the theory from another: its sources', and of what it reads.
+    """Return a fingerprint of the code that predictions depend on.
 
-    Any edit of a Python file under `fanin/theory/` or `experiments/` makes another, as does
-    another version of the libraries that compute. That is too often rather than too seldom.
+    It covers every Python file of `fanin` and `experiments`, and the versions of the numerical
+    libraries. An edit that changes no prediction also changes the fingerprint; that costs only a
+    recomputation.
     """
     digest = hashlib.sha256()
     for package in SOURCES:
@@ -133,25 +136,25 @@ def _stem(setting: Setting) -> str:
 
 
 def _load_stored(folder: SweepFolder, setting: Setting, fingerprint: str) -> pd.DataFrame | None:
-    """The setting's rows, if the same code made them for all of its cells."""
+    """Return the stored rows, or None unless the same code wrote them for the same cells."""
     path = folder.table(TABLE) / f"{_stem(setting)}.parquet"
     if _uses_user_code(setting.config) or not path.exists():
         return None
     try:
         part = read_part(path)
-    except DataError:  # it is damaged, and made anew
+    except DataError:  # damaged: recompute
         return None
     if (part.schema.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
         return None
     frame: pd.DataFrame = part.to_pandas(use_threads=False)  # see `decode`
     if set(frame["cell_id"].unique()) != set(setting.cell_ids):
         return None  # cells were added to the sweep
-    mine = frame[frame["cell_id"] == _stem(setting)].drop(columns="cell_id")
-    return mine.reset_index(drop=True)
+    first_cell = frame[frame["cell_id"] == _stem(setting)].drop(columns="cell_id")
+    return first_cell.reset_index(drop=True)
 
 
 def _uses_user_code(config: Mapping[str, Any]) -> bool:
-    """Return True if a user's own code takes part, which the fingerprint doesn't cover."""
+    """Return True if the config uses user code, which the fingerprint does not cover."""
     targets = [str(v) for key, v in flatten(config) if key.endswith(TARGET)]
     return not all(target.startswith(COVERED_PACKAGES) for target in targets)
 
@@ -160,16 +163,16 @@ def _store(folder: SweepFolder, setting: Setting, frame: pd.DataFrame, fingerpri
     if frame.empty:
         _delete(folder.table(TABLE) / f"{_stem(setting)}.parquet")
         return
-    words = ["cell_id", *frame.select_dtypes(["object", "string"]).columns]
+    text_columns = ["cell_id", *frame.select_dtypes(["object", "string"]).columns]
     rows = pd.concat([frame.assign(cell_id=cell) for cell in setting.cell_ids], ignore_index=True)
-    rows = rows[["cell_id", *frame.columns]].astype(dict.fromkeys(words, "category"))
+    rows = rows[["cell_id", *frame.columns]].astype(dict.fromkeys(text_columns, "category"))
     part = pa.Table.from_pandas(rows, preserve_index=False)
-    noted = {**(part.schema.metadata or {}), FINGERPRINT_KEY: fingerprint.encode()}
-    write_part(folder, TABLE, _stem(setting), part.replace_schema_metadata(noted))
+    metadata = {**(part.schema.metadata or {}), FINGERPRINT_KEY: fingerprint.encode()}
+    write_part(folder, TABLE, _stem(setting), part.replace_schema_metadata(metadata))
 
 
 def _delete_stale(folder: SweepFolder, stems: set[str]) -> None:
-    """Parts that are no setting's any more: of an older layout of this table, or plan."""
+    """Delete parts that belong to no current setting."""
     for path in folder.table(TABLE).glob("*.parquet"):
         if path.stem not in stems:
             _delete(path)
@@ -183,24 +186,24 @@ def _delete(path: Path) -> None:
 def _predict_all(
     configs: Mapping[int, Mapping[str, Any]], workers: int
 ) -> Iterator[tuple[int, SettingPrediction]]:
-    """In the order in which they get done."""
+    """Yield (index, prediction) in the order of completion."""
     if min(workers, len(configs)) < 2:
         with _one_thread():
             for n, config in configs.items():
                 yield n, _predict(config)
         return
-    # Spawned: a fork of a process whose torch has started threads may hang.
+    # Spawn, because a fork of a process with torch threads may hang.
     with ProcessPoolExecutor(
         min(workers, len(configs)), get_context("spawn"), torch.set_num_threads, (1,)
     ) as pool:
-        waiting = {pool.submit(_predict, config): n for n, config in configs.items()}
+        futures = {pool.submit(_predict, config): n for n, config in configs.items()}
         try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BrokenProcessPool:
             raise FaninError(
-                "a process that predicted died (out of memory?); what was predicted is kept: "
-                "the same command with fewer --workers goes on from there"
+                "a prediction process died (out of memory?). Finished predictions are stored; "
+                "run the same command with fewer --workers to continue."
             ) from None
 
 
@@ -222,27 +225,26 @@ def _one_thread() -> Iterator[None]:
 
 
 def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) -> pd.DataFrame:
-    """Predict a cell's probe measurements at initialization, by every theory that applies.
+    """Predict the probe measurements of a cell at initialization with every theory that applies.
 
     Parameters
     ----------
     config
-        A coerced cell config. Its data is loaded, for theory starts from real images.
+        A validated cell config. Its data is loaded, because theory starts from real images.
     theories
-        From coarse to fine. What a finer one has no formula for (a norm over groups, a field too
-        large) is left to the coarser ones.
+        Theories from the lowest to the highest. A theory without a formula for some layer (such as
+        a group norm, or a field that is too large) is skipped.
 
     Returns
     -------
     pandas.DataFrame
-        Rows of the `predictions` table without `cell_id`: the probe's single images, and -1 for
-        the mean over its probe set.
+        Rows of the `predictions` table without `cell_id`: for each single probe image, and for the
+        mean over the probe set (image -1).
 
     Raises
     ------
     UnpredictableLayer
-        No theory applies, as where a layer's weights are described by no declaration (LSUV's depend
-        on data).
+        No theory applies, for example because the init declares no weight moments (LSUV).
     """
     cell = build_cell(config)
     images = _images(cell)
@@ -256,11 +258,11 @@ def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) 
             if not frames:
                 raise
     frame = pd.concat(frames, ignore_index=True)
-    shown = frame.image.isin([-1, *cell.probe.images]) & frame.value.notna()
-    return frame[shown].reset_index(drop=True)
+    probed = frame.image.isin([-1, *cell.probe.images]) & frame.value.notna()
+    return frame[probed].reset_index(drop=True)
 
 
 def _images(cell: Cell) -> Tensor:
     data, scaling = prepared(cell, torch.device("cpu"))
-    # Rounded as the network sees them, then exact: theory itself is computed in float64.
+    # Scaled in float32 like the network's inputs; theory then computes in float64.
     return probe_images(cell, data, scaling).double()

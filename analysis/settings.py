@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import Results
-from experiments.config.groups import CELL_KEYS, PREDICTED_FROM
+from experiments.config.groups import CELL_KEYS, PREDICTION_GROUPS
 from experiments.config.identity import scientific
 from experiments.sweep.differences import short_label, varying_keys
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Setting:
 
 def measured_settings(results: Results) -> list[tuple[Setting, pd.DataFrame]]:
     """Return the settings that have measurements, each with its draws (`initial_draws`)."""
-    settings = group_settings(list(read_frozen(results.folder).values()))
+    settings = group_settings(list(read_plan(results.folder).values()))
     draws = initial_draws(settings, results.cells, results.layers)
     return [pair for pair in zip(settings, draws, strict=True) if not pair[1].empty]
 
@@ -100,17 +100,17 @@ def initial_draws(
 
 def _setting_key(config: Mapping[str, Any]) -> str:
     # `scientific` leaves out keys that change no result, such as the data folder.
-    parts = scientific({group: config[group] for group in PREDICTED_FROM})
+    parts = scientific({group: config[group] for group in PREDICTION_GROUPS})
     return json.dumps([parts, config["train"]["dtype"]], sort_keys=True)
 
 
 def _axis_values(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that matter at initialization, and the keys set explicitly in them."""
-    options = {group: record["choices"][group] for group in PREDICTED_FROM}
+    options = {group: record["choices"][group] for group in PREDICTION_GROUPS}
     overrides = {
         key: value
         for key, value in record["asked"].items()
-        if "." in key and key.split(".")[0] in PREDICTED_FROM
+        if "." in key and key.split(".")[0] in PREDICTION_GROUPS
     }
     dtype = record["config"]["train"]["dtype"]
     return options | scientific(overrides) | {"train.dtype": dtype}

@@ -1,4 +1,4 @@
-"""Sentences that sum up a sweep: verdicts, how near each theory comes, and which cells trained."""
+"""Summary of a sweep in sentences: verdicts, distance of each theory, and training results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.load import Results
 from analysis.theory_comparison import TheoryComparison, layer_table
 from analysis.verdicts import count_verdicts
-from experiments.config.groups import UPDATES
+from experiments.config.groups import UPDATE_GROUPS
 from experiments.config.instantiate import TARGET
 from experiments.schema import build_cell
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
@@ -22,10 +22,9 @@ THEORY_LABELS = {
     "field": "The Gaussian field",
     "finite_width": "The finite-width law",
 }
-# What decides how a network learns, beyond what a setting's label tells.
-TRAINING = (*UPDATES, "train")
-LABELED_KEY = "train.dtype"  # by the label
-NEAR_FACTOR = 1.25  # "near" in the sentences: within this factor
+TRAINING_GROUPS = (*UPDATE_GROUPS, "train")  # groups that change training but not the setting
+LABELED_KEY = "train.dtype"  # the one key of them that setting labels contain
+NEAR_FACTOR = 1.25
 
 
 def summarize_verdicts(
@@ -36,16 +35,16 @@ def summarize_verdicts(
     margin: float,
     level: float,
 ) -> list[str]:
-    """Sentences: settings explained, layers by verdict, the spread, the intervals, what disagrees.
+    """Summarize settings, layers, steps, spread, intervals and disagreements in sentences.
 
     Parameters
     ----------
     comparisons
-        A sweep's.
+        All settings of a sweep.
     rows, intervals
         Their `analysis.verdicts.compute_verdicts` and `analysis.verdicts.interval_coverage`.
     margin, level
-        That the verdicts were made at.
+        The arguments of `compute_verdicts`.
     """
     settings = count_verdicts(rows)
     return [
@@ -59,14 +58,16 @@ def summarize_verdicts(
 
 
 def format_needed(needed: float) -> str:
-    """Say what would decide.
+    """Format the verdict `undecided` with the number of draws that would decide.
 
     >>> format_needed(1234.0), format_needed(float("inf"))
-    ('needs 1,200', 'theory unsure')
+    ('undecided: needs 1,200 draws', 'undecided: prediction error too large')
     """
     if np.isnan(needed):
         return "undecided"
-    return "theory unsure" if np.isinf(needed) else f"needs {_format_draws(needed)}"
+    if np.isinf(needed):
+        return "undecided: prediction error too large"
+    return f"undecided: needs {_format_draws(needed)} draws"
 
 
 def _format_draws(needed: float) -> str:
@@ -80,44 +81,44 @@ def _setting_sentence(
     fully = ((settings["outcome"] == "explained") & (settings[UNDECIDED] == 0)).sum()
     unpredicted = len(comparisons) - len(settings)
     not_tested = outcomes.get(NOT_TESTED, 0)
-    kinds = [
-        f"{number} {what}"
-        for number, what in (
+    reasons = [
+        f"{number} {reason}"
+        for number, reason in (
             (unpredicted, "without a prediction"),
-            (not_tested, "with nothing to test (constant, zero or overflowed)"),
+            (not_tested, "with only constant, zero or overflowed layers"),
         )
         if number
     ]
+    explained = outcomes.get("explained", 0)
     yield (
-        f"Of {len(comparisons)} settings, theory explains {outcomes.get('explained', 0)} "
-        f"({fully} of them in every layer, the others have layers that are undecided) and "
-        f"disagrees with {outcomes.get(DISAGREES, 0)}"
-        f"{'; not tested: ' + ', '.join(kinds) if kinds else ''}."
+        f"Theory explains {explained} of {len(comparisons)} settings ({fully} in every layer, "
+        f"{explained - fully} with undecided layers) and disagrees with "
+        f"{outcomes.get(DISAGREES, 0)}{'; not tested: ' + ', '.join(reasons) if reasons else ''}."
     )
 
 
 def _layer_sentence(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
-    verdict = rows["verdict"].value_counts()
+    counts = rows["verdict"].value_counts()
     agrees = rows[rows["verdict"] == AGREES]
-    both = (agrees["p_holm"] <= level).sum()
-    differ = f" ({both} of them differ beyond doubt, by less)" if both else ""
+    differing = (agrees["p_holm"] <= level).sum()
+    differ = f" ({differing} of them differ significantly, by less than that)" if differing else ""
     needed = rows.loc[rows["verdict"] == UNDECIDED, "needed"].astype(float)
-    told = []
+    details = []
     if np.isfinite(needed).any():
-        about = _format_draws(needed[np.isfinite(needed)].median())
-        told.append(f"median: about {about} draws would decide")
+        median = _format_draws(needed[np.isfinite(needed)].median())
+        details.append(f"median: about {median} draws would decide")
     if np.isinf(needed).any():
-        told.append(f"for {np.isinf(needed).sum()} none would: theory's own sampling is too coarse")
-    undecided = f" ({'; '.join(told)})" if told else ""
+        details.append(f"{np.isinf(needed).sum()} because the prediction error is too large")
+    undecided = f" ({'; '.join(details)})" if details else ""
     kinds = rows.loc[rows["verdict"] == NOT_TESTED, "kind"].value_counts()
-    why = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
+    reasons = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
     theories = rows["theory"].value_counts() if len(rows) else {}
     yield (
-        f"Of {len(rows)} layers, each of their quantities and images counted, "
-        f"{verdict.get(AGREES, 0)} agree within a factor of {margin:g}{differ}, "
-        f"{verdict.get(DISAGREES, 0)} disagree, {verdict.get(UNDECIDED, 0)} are undecided"
-        f"{undecided}, {verdict.get(NOT_TESTED, 0)} are not tested{why}. "
-        f"Held against: {', '.join(f'{theory} ({n})' for theory, n in theories.items())}."
+        f"{counts.get(AGREES, 0)} of {len(rows)} layers (each quantity and image counted "
+        f"separately) agree within a factor of {margin:g}{differ}, "
+        f"{counts.get(DISAGREES, 0)} disagree, {counts.get(UNDECIDED, 0)} are undecided"
+        f"{undecided}, {counts.get(NOT_TESTED, 0)} are not tested{reasons}. "
+        f"Layers by theory: {', '.join(f'{theory} ({n})' for theory, n in theories.items())}."
     )
 
 
@@ -125,21 +126,21 @@ def _step_sentence(rows: pd.DataFrame) -> Iterator[str]:
     steps = rows.loc[rows["step_p"].notna(), "step_verdict"].value_counts()
     if len(steps):
         yield (
-            f"Of {steps.sum()} steps from one layer to the next (less spread, so surer), "
-            f"{steps.get(AGREES, 0)} agree, {steps.get(DISAGREES, 0)} disagree, "
-            f"{steps.get(UNDECIDED, 0)} are undecided."
+            f"{steps.get(AGREES, 0)} of {steps.sum()} steps from one layer to the next agree, "
+            f"{steps.get(DISAGREES, 0)} disagree, {steps.get(UNDECIDED, 0)} are undecided "
+            "(a step varies less between draws than a layer, so its test is sharper)."
         )
 
 
 def _spread_sentence(rows: pd.DataFrame, level: float) -> Iterator[str]:
     ratios = rows["sd_ratio"].dropna() if len(rows) else []
     if len(ratios):
-        low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
-        off = (rows["spread_p_holm"] <= level).sum()
+        low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9])
+        significant = (rows["spread_p_holm"] <= level).sum()
         yield (
-            f"Spread of a draw's log-moment, measured / predicted: median {middle:.2f} "
-            f"(80 % between {low:.2f} and {high:.2f}); it differs from 1 beyond doubt in {off} of "
-            f"{len(ratios)} layers."
+            f"Standard deviation of a draw's log-moment, measured / predicted: median "
+            f"{median:.2f} (80 % of layers between {low:.2f} and {high:.2f}); significantly "
+            f"different from 1 in {significant} of {len(ratios)} layers."
         )
 
 
@@ -147,40 +148,50 @@ def _interval_sentences(intervals: pd.DataFrame) -> Iterator[str]:
     split = set(intervals["width"]) == {"all", "wide", "narrow"} if len(intervals) else False
     for row in intervals.to_dict("records"):
         if row["width"] != "all" and not split:
-            continue  # all networks are of one kind
-        nets = {"all": "", "wide": ", 64 channels and more", "narrow": ", narrower nets"}
+            continue  # same rows as `all`
+        networks = {
+            "all": "",
+            "wide": ", networks with 64 or more channels",
+            "narrow": ", narrower networks",
+        }
         yield (
-            f"95 % intervals, {row['direction']}{nets[row['width']]}: they hold "
-            f"{row['coverage']:.1%} of draws (95 % interval {row['low']:.1%} to {row['high']:.1%}, "
-            f"clustered; {row['draws']:,} draws of {row['settings']} settings); median width "
-            f"a factor of {row['factor']:.2f} either way."
+            f"Predicted 95 % intervals, {row['direction']}{networks[row['width']]}: "
+            f"{row['coverage']:.1%} of draws are inside (95 % confidence interval "
+            f"{row['low']:.1%} to {row['high']:.1%}, clustered; {row['draws']:,} draws of "
+            f"{row['settings']} settings); median half-width: a factor of {row['factor']:.2f}."
         )
 
 
 def _disagreement_sentences(rows: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
-    """Each setting that isn't explained, with the layer that disagrees most."""
+    """Name each setting that disagrees, with its most significant layer."""
     for setting in settings.index[settings["outcome"] == DISAGREES]:
-        mine = rows[(rows["setting"] == setting)]
-        off = mine[mine["verdict"] == DISAGREES]
-        worst = off.loc[off[["p_holm", "step_p_holm"]].min(axis=1).fillna(0).idxmin()]
+        setting_rows = rows[(rows["setting"] == setting)]
+        disagreeing = setting_rows[setting_rows["verdict"] == DISAGREES]
+        p_values = disagreeing[["p_holm", "step_p_holm"]].min(axis=1).fillna(0)
+        worst = disagreeing.loc[p_values.idxmin()]
         yield (
-            f"Disagrees: {worst['label']}: {len(off)} of {len(mine)} layers, surest "
-            f"{worst['quantity']} of layer {worst['layer']} ({worst['layer_name']}, image "
-            f"{worst['image']}): {_describe_disagreement(worst)}."
+            f"Disagrees: {worst['label']}: {len(disagreeing)} of {len(setting_rows)} layers; most "
+            f"significant: {worst['quantity']} of layer {worst['layer']} ({worst['layer_name']}, "
+            f"image {worst['image']}): {_describe_disagreement(worst)}."
         )
 
 
 def _describe_disagreement(row: pd.Series) -> str:
     if row["kind"] == "zero":
         measured = row["mean"] * row["scale"]
-        return f"measured {measured:.3g}, {row['theory']} says {row['value']:.3g}"
+        return f"measured {measured:.3g}, {row['theory']} predicts {row['value']:.3g}"
     if row["kind"] == "constant":
-        return f"every draw is {np.exp(row['log_ratio']):.3g} times what {row['theory']} says"
+        return (
+            f"every draw is {np.exp(row['log_ratio']):.3g} times the prediction of {row['theory']}"
+        )
     if row["test"] == "linear":
-        return f"off by {_with_error(row, 'log_ratio')} of its unit ({row['theory']})"
-    # The step is told where it is what fails.
+        unit = "1" if row["quantity"] == "input_correlation" else "the predicted RMS"
+        return f"difference to {row['theory']} in units of {unit} {_with_error(row, 'log_ratio')}"
+    # Report the step if it is more significant than the layer itself.
     if not row["p_holm"] <= row["step_p_holm"] and not np.isnan(row["step_p_holm"]):
-        return f"from the layer before, log-ratio to {row['theory']} {_with_error(row, 'step')}"
+        return (
+            f"step from the layer before, log-ratio to {row['theory']} {_with_error(row, 'step')}"
+        )
     return f"log-ratio to {row['theory']} {_with_error(row, 'log_ratio')}"
 
 
@@ -189,92 +200,96 @@ def _with_error(row: pd.Series, column: str) -> str:
 
 
 def summarize_with_paths(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """Summarize what was `found`, and where the numbers are."""
+    """Return `summarize_findings` and a line with the paths of the tables."""
     return [
         *summarize_findings(results, comparisons),
-        f"Tables: {results.folder.root}/; every layer's numbers: the tables above "
-        f"(--csv FILE keeps them), predictions: {results.folder.table('predictions')}/",
+        f"Tables of the sweep: {results.folder.root}/. "
+        f"Predictions: {results.folder.table('predictions')}/. "
+        "To save the layer tables above, add --csv FILE.",
     ]
 
 
 def summarize_findings(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """A few sentences: how near each theory comes, where it is furthest off, and who trained."""
+    """Summarize how near each theory comes, where it is furthest off, and which cells trained."""
     return [*_theory_sentences(comparisons), *_training_sentences(results, comparisons)]
 
 
 def _theory_sentences(comparisons: Sequence[TheoryComparison]) -> list[str]:
     tables = [(c.setting.label, layer_table(c)) for c in comparisons if c.unpredicted is None]
-    lines = []
+    sentences = []
     for theory in THEORIES:
         ratios = [
             (row[f"measured/{theory}"], row["layer"], label)
             for label, frame in tables
             for row in frame.to_dict("records")
         ]
-        distances = [_distance(ratio) for ratio, _, _ in ratios]
-        if np.isnan(distances).all():  # there are none, or all are 0/0
+        distances = [_log_distance(ratio) for ratio, _, _ in ratios]
+        if np.isnan(distances).all():  # no ratios, or all are 0/0
             continue
         near = sum(distance < np.log(NEAR_FACTOR) for distance in distances)
         ratio, layer, label = ratios[int(np.nanargmax(distances))]
-        lines.append(
-            f"{THEORY_LABELS[theory]} is within a factor of {NEAR_FACTOR} of the measured second moment in {near} "
-            f"of {len(ratios)} layers; it is furthest off at layer {layer} of {label}, "
-            f"where measured / predicted is {ratio:.3g}."
+        sentences.append(
+            f"{THEORY_LABELS[theory]} is within a factor of {NEAR_FACTOR} of the measured second "
+            f"moment in {near} of {len(ratios)} layers; the largest error is at layer {layer} of "
+            f"{label}, where measured / predicted is {ratio:.3g}."
         )
-    return [*lines, *_unpredicted_sentences(comparisons)]
+    return [*sentences, *_unpredicted_sentences(comparisons)]
 
 
 def _unpredicted_sentences(comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """List why settings have no prediction, each reason once."""
+    """List the reasons for missing predictions, each reason once."""
     reasons: dict[str, list[str]] = {}
     for comparison in comparisons:
         if comparison.unpredicted:
             reasons.setdefault(comparison.unpredicted, []).append(comparison.setting.label)
-    more = {reason: len(labels) - 1 for reason, labels in reasons.items()}
+    others = {reason: len(labels) - 1 for reason, labels in reasons.items()}
     return [
-        f"{labels[0]}{f' and {more[reason]} more' if more[reason] else ''}: {reason}."
+        f"{labels[0]}{f' and {others[reason]} more' if others[reason] else ''}: {reason}."
         for reason, labels in reasons.items()
     ]
 
 
-def _distance(ratio: float) -> float:
-    """From 1, in logarithm: infinite where the measured or the predicted moment vanished."""
+def _log_distance(ratio: float) -> float:
+    """Return |log ratio|; infinite if the measured or the predicted moment is 0."""
     with np.errstate(divide="ignore"):
         return abs(float(np.log(ratio)))
 
 
 def _training_sentences(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    return [*_accuracy_sentences(results.cells, comparisons), *_divergence_sentences(results.cells)]
+    return [
+        *_accuracy_sentences(results.cells, comparisons),
+        *_divergence_sentences(results.cells),
+    ]
 
 
 def _accuracy_sentences(cells: pd.DataFrame, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """Best and worst setting by test accuracy, each trained the way that suits it best."""
-    ways = _training_labels(cells)
+    """Name the settings with the best and the lowest accuracy, each at its best training config."""
+    training = _training_labels(cells)
     scores = []
     for comparison in comparisons:
-        mine = cells[cells.cell_id.isin(comparison.setting.cell_ids)]
-        # A diverged run answers as chance does.
-        answered = mine.test_accuracy.mask(mine.outcome == "diverged", _chance_accuracy(comparison))
-        means = answered.groupby(ways[mine.index]).mean().dropna()
+        rows = cells[cells.cell_id.isin(comparison.setting.cell_ids)]
+        # A diverged run counts as guessing.
+        accuracy = rows.test_accuracy.mask(rows.outcome == "diverged", _chance_accuracy(comparison))
+        means = accuracy.groupby(training[rows.index]).mean().dropna()
         if len(means):
-            at = f" at {means.idxmax()}" if means.idxmax() else ""
-            scores.append((means.max(), comparison.setting.label + at))
+            suffix = f" at {means.idxmax()}" if means.idxmax() else ""
+            scores.append((means.max(), comparison.setting.label + suffix))
     if not cells.test_accuracy.notna().any() or not scores:
-        return []  # regressions, probes alone, or nothing that lasted
+        return []  # regression, nothing trained, or every run failed or diverged
     (high, best), (low, worst) = max(scores), min(scores)
-    others = f"; lowest of the settings, each at its best: {low:.1%} with {worst}"
+    lowest = f"; lowest of the {len(scores)} settings, each at its best: {low:.1%} with {worst}"
     return [
         f"Best test accuracy (mean over seeds): {high:.1%} with {best}"
-        f"{others if len(scores) > 1 else ''}."
+        f"{lowest if len(scores) > 1 else ''}."
     ]
 
 
 def _training_labels(cells: pd.DataFrame) -> pd.Series:
-    """Describe how each cell trained, as far as that differs among the cells of the sweep."""
+    """Label each cell by the training keys that vary within the sweep."""
     keys = [
         key
         for key in cells
-        if key.partition(".")[0] in TRAINING
+        if key.partition(".")[0] in TRAINING_GROUPS
         and not key.endswith(TARGET)
         and key != LABELED_KEY
         and cells[key].nunique(dropna=False) > 1
@@ -301,5 +316,5 @@ def _divergence_sentences(cells: pd.DataFrame) -> list[str]:
     first = diverged.loc[diverged.outcome_step.idxmin()]
     return [
         f"{len(diverged)} of {len(cells)} cells diverged (the earliest at step "
-        f"{int(first.outcome_step)}, {first.outcome_reason} in {first.outcome_tensor})."
+        f"{int(first.outcome_step)}: {first.outcome_reason} in {first.outcome_tensor})."
     ]

@@ -1,4 +1,4 @@
-"""Verdicts on every layer that theory predicts, and the coverage of theory's intervals."""
+"""Verdicts on the layers that theory predicts, and coverage of the predicted intervals."""
 
 from __future__ import annotations
 
@@ -18,56 +18,58 @@ from fanin.statistics.coverage import Z, coverage, inside
 from fanin.statistics.draws import steps, summarize_draws
 
 LAYER = ["setting", "quantity", "image", "layer"]
-CHAIN = ["setting", "quantity", "image"]  # what the layers of one walk share
-TOLD = (  # even where there is nothing to tell
+CHAIN = ["setting", "quantity", "image"]  # keys that the layers of one network share
+EMPTY_COLUMNS = (  # columns of the frame without rows
     *("label", "layer_name", "theory", "value", "log_sd", "kind", "test", "verdict", "needed"),
     *("p_holm", "step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
-WIDE = 64  # channels or units from which on first-order laws of finite width should hold
+WIDE = 64  # channels or units; the first-order finite-width law should hold from here on
 
 
 def compute_verdicts(
     comparisons: Sequence[TheoryComparison], *, margin: float = 1.1, level: float = 0.05
 ) -> pd.DataFrame:
-    """Hold every measured layer against the highest theory that predicts it.
+    """Compare every measured layer with the highest theory that predicts it.
 
     Parameters
     ----------
     comparisons
-        A sweep's; false alarms are corrected for over all of them together.
+        All settings of a sweep. The multiple-testing correction covers all of them together.
     margin, level
-        As in `fanin.statistics.agreement.verdicts`.
+        See `fanin.statistics.agreement.verdicts`.
 
     Returns
     -------
     pandas.DataFrame
-        A row per setting (its place in `comparisons`), quantity, image and layer: `label`,
+        A row per setting (its index in `comparisons`), quantity, image and layer: `label`,
         `layer_name`; the prediction (`theory`, `value`, `log_sd`, `sampling_se`); the draws
         (`draws`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
-        `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts are left out.
+        `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
     """
-    law = _highest(comparisons)
-    if law.empty:
-        return pd.DataFrame(columns=[*LAYER, *TOLD])
-    draws = collect_draws(comparisons, law["quantity"].unique())
-    rows = summarize_draws(draws, LAYER).merge(law, on=LAYER)
-    rows["linear_unit"] = _unit(rows)
-    rows["value"] = rows["value"].where(rows["linear_unit"].notna() | ~_signed(rows))
-    rows["layer_order"] = _place(rows)
-    draws["layer_order"] = _place(draws)
-    found = agreement.verdicts(rows, steps(draws, rows, CHAIN), margin=margin, level=level)
+    predictions = _highest_predictions(comparisons)
+    if predictions.empty:
+        return pd.DataFrame(columns=[*LAYER, *EMPTY_COLUMNS])
+    draws = collect_draws(comparisons, predictions["quantity"].unique())
+    rows = summarize_draws(draws, LAYER).merge(predictions, on=LAYER)
+    rows["linear_unit"] = _linear_unit(rows)
+    rows["value"] = rows["value"].where(rows["linear_unit"].notna() | ~_is_signed(rows))
+    rows["layer_order"] = _signal_order(rows)
+    draws["layer_order"] = _signal_order(draws)
+    verdict_columns = agreement.verdicts(
+        rows, steps(draws, rows, CHAIN), margin=margin, level=level
+    )
     labels = dict(enumerate(comparison.setting.label for comparison in comparisons))
-    return pd.concat([rows.assign(label=rows["setting"].map(labels)), found], axis=1)
+    return pd.concat([rows.assign(label=rows["setting"].map(labels)), verdict_columns], axis=1)
 
 
 def collect_draws(
     comparisons: Sequence[TheoryComparison], quantities: Sequence[str]
 ) -> pd.DataFrame:
-    """All draws of all settings: `setting`, `quantity`, `image`, `layer`, `draw`, `value`.
+    """Return all draws: columns `setting`, `quantity`, `image`, `layer`, `draw`, `value`, `stream`.
 
-    `draw` tells draws of one setting apart, `stream` names the random numbers that made one, which
-    settings of one weight seed share.
+    `draw` identifies a draw within its setting. `stream` identifies its random numbers; settings
+    with the same weight seed share streams.
     """
     frames = []
     for n, comparison in enumerate(comparisons):
@@ -97,8 +99,8 @@ def count_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Indexed by `setting`: how many layers got each verdict, and `outcome`: `disagrees` where
-        some layer does, `not_tested` where nothing was tested, else `explained`.
+        Indexed by `setting`: the number of layers with each verdict, and `outcome`: `disagrees` if
+        some layer disagrees, `not_tested` if no layer was tested, else `explained`.
 
     Examples
     --------
@@ -113,8 +115,8 @@ def count_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(outcome=outcome)
 
 
-def _highest(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
-    """Of each layer's predictions the last: theories stand in the order in which they rise."""
+def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
+    """Return the prediction of the highest theory for each layer (rows are in theory order)."""
     frames = [
         comparison.predicted.assign(setting=n)
         for n, comparison in enumerate(comparisons)
@@ -122,24 +124,24 @@ def _highest(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
     ]
     if not frames:
         return pd.DataFrame()
-    law = pd.concat(frames, ignore_index=True)
-    words = ["quantity", "layer_name", "theory"]
-    law[words] = law[words].astype(object)
-    law = law[law["value"].notna()].drop_duplicates(LAYER, keep="last")
+    predictions = pd.concat(frames, ignore_index=True)
+    categorical = ["quantity", "layer_name", "theory"]
+    predictions[categorical] = predictions[categorical].astype(object)
+    predicted = predictions[predictions["value"].notna()]
     columns = [*LAYER, "layer_name", "theory", "value", "log_sd", "sampling_se"]
-    return law[columns]
+    return predicted.drop_duplicates(LAYER, keep="last")[columns]
 
 
-def _signed(rows: pd.DataFrame) -> pd.Series:
+def _is_signed(rows: pd.DataFrame) -> pd.Series:
     return rows["quantity"].isin(["preact_mean", "input_correlation"])
 
 
-def _unit(rows: pd.DataFrame) -> np.ndarray:
-    """A mean is told in units of the root of its second moment; NaN where ratios serve."""
+def _linear_unit(rows: pd.DataFrame) -> np.ndarray:
+    """Return the unit of signed quantities (the RMS for a mean); NaN where ratios are tested."""
     moments = rows[rows["quantity"] == "preact_m2"].set_index(["setting", "image", "layer"])
-    where = pd.MultiIndex.from_frame(rows[["setting", "image", "layer"]])
-    rms = np.sqrt(moments["value"].reindex(where).to_numpy())
-    rms = np.where(rms == 0, 1.0, rms)  # of a layer that is zero altogether
+    index = pd.MultiIndex.from_frame(rows[["setting", "image", "layer"]])
+    rms = np.sqrt(moments["value"].reindex(index).to_numpy())
+    rms = np.where(rms == 0, 1.0, rms)  # a layer of zeros
     return np.select(
         [rows["quantity"] == "preact_mean", rows["quantity"] == "input_correlation"],
         [rms, 1.0],
@@ -147,46 +149,46 @@ def _unit(rows: pd.DataFrame) -> np.ndarray:
     )
 
 
-def _place(rows: pd.DataFrame) -> pd.Series:
-    """The layer's number in the order in which the signal passes."""
+def _signal_order(rows: pd.DataFrame) -> pd.Series:
+    """Return each layer's position in the order of the signal."""
     return rows["layer"].where(~rows["quantity"].isin(BACKWARD), -rows["layer"])
 
 
 def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd.DataFrame:
-    """Count a sweep's draws inside the intervals of the theory that predicts their spread.
+    """Compute the share of draws that lie inside the predicted 95 % intervals.
 
     Parameters
     ----------
     comparisons
-        The sweep's.
+        All settings of a sweep.
     rows
-        Their `analysis.verdicts.compute_verdicts`. Layers without scatter, overflowed and zero ones are not
-        counted.
+        Output of `compute_verdicts`. Constant, zero and overflowed layers are not counted.
 
     Returns
     -------
     pandas.DataFrame
-        A row for `forward` and `backward` (`direction`), over all networks and over those whose
-        narrowest_width layer, logits aside, is `wide` (64 channels or units) or `narrow` (`width`):
-        `coverage`, its 95 % interval `low`, `high` (`fanin.statistics.coverage`), how many
-        `draws` and `settings`, and `factor`, the median over layers of exp(1.96 log_sd): half of
-        an interval's width, so that wide intervals can't pass for good ones. Empty where no
-        spread is predicted.
+        A row per `direction` (`forward`, `backward`) and `width` of the networks: `all`, `wide`
+        (the narrowest layer before the logits has 64 or more channels or units) and `narrow`.
+        Columns: `coverage`, its 95 % interval `low`, `high` (`fanin.statistics.coverage`), the
+        numbers of `draws` and `settings`, and `factor`, the median over layers of
+        exp(1.96 log_sd), half the width of an interval as a factor: good coverage by wide intervals
+        means little. Empty if no spread is predicted.
     """
-    law = layers_with_spread(rows)
-    if law.empty:
+    layers = layers_with_spread(rows)
+    if layers.empty:
         return pd.DataFrame()
-    draws = mark_interval_hits(comparisons, law)
-    wide = {
-        n: narrowest_width(comparisons[n].setting.config) >= WIDE for n in law["setting"].unique()
+    draws = mark_interval_hits(comparisons, layers)
+    is_wide = {
+        n: narrowest_width(comparisons[n].setting.config) >= WIDE
+        for n in layers["setting"].unique()
     }
-    found = []
-    for width, of_width in (("all", None), ("wide", True), ("narrow", False)):
+    summaries = []
+    for width, wide in (("all", None), ("wide", True), ("narrow", False)):
         for direction, backward in (("forward", False), ("backward", True)):
-            mine = _of(draws, wide, of_width, backward)
-            layers = _of(law, wide, of_width, backward)
-            share = coverage(*(mine[c].to_numpy() for c in ("hit", "setting", "stream")))
-            found.append(
+            selected = _select(draws, is_wide, wide, backward)
+            log_sd = _select(layers, is_wide, wide, backward)["log_sd"]
+            share = coverage(*(selected[c].to_numpy() for c in ("hit", "setting", "stream")))
+            summaries.append(
                 {
                     "direction": direction,
                     "width": width,
@@ -195,11 +197,11 @@ def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFram
                     "high": share.high,
                     "draws": share.draws,
                     "settings": share.cells,
-                    "factor": np.exp(Z * layers["log_sd"].median()),
+                    "factor": np.exp(Z * log_sd.median()),
                     "misses": share.misses(),
                 }
             )
-    frame = pd.DataFrame(found)
+    frame = pd.DataFrame(summaries)
     return frame[frame["draws"] > 0].reset_index(drop=True)
 
 
@@ -210,25 +212,28 @@ def layers_with_spread(rows: pd.DataFrame) -> pd.DataFrame:
     return tested[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
 
 
-def mark_interval_hits(comparisons: Sequence[TheoryComparison], law: pd.DataFrame) -> pd.DataFrame:
-    """Return every draw of the layers of `law` (`layers_with_spread`) with `hit`: in its interval."""
-    draws = collect_draws(comparisons, law["quantity"].unique()).merge(law, on=LAYER)
+def mark_interval_hits(
+    comparisons: Sequence[TheoryComparison], layers: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the draws of `layers` (`layers_with_spread`); `hit` is True inside the interval."""
+    draws = collect_draws(comparisons, layers["quantity"].unique()).merge(layers, on=LAYER)
     values, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
     return draws.assign(hit=inside(values, predicted, draws["log_sd"].to_numpy()))
 
 
 def narrowest_width(config: Mapping[str, Any]) -> int:
-    """Channels or units of a configured network's narrowest_width layer, its logits aside."""
-    with torch.random.fork_rng(devices=[]):  # building a network draws from torch's own stream
+    """Return the width (channels or units) of the narrowest layer before the logits."""
+    with torch.random.fork_rng(devices=[]):  # building a network uses torch's global generator
         network = build_cell(config).network()
     layers = list(weight_layers(network).values())
     return min(WeightShape.of(layer).out_features for layer in layers[:-1] or layers)
 
 
-def _of(
-    rows: pd.DataFrame, wide: Mapping[int, bool], of_width: bool | None, backward: bool
+def _select(
+    rows: pd.DataFrame, is_wide: Mapping[int, bool], wide: bool | None, backward: bool
 ) -> pd.DataFrame:
-    mine = rows["quantity"].isin(BACKWARD) == backward
-    if of_width is not None:
-        mine &= rows["setting"].map(wide) == of_width
-    return rows[mine]
+    """Select rows by direction and, unless `wide` is None, by the width of the network."""
+    selected = rows["quantity"].isin(BACKWARD) == backward
+    if wide is not None:
+        selected &= rows["setting"].map(is_wide) == wide
+    return rows[selected]

@@ -41,8 +41,8 @@ class Group:
     standings
         A row per strategy (`analysis.compare.comparison.compute_standings`).
     pairs
-        A row per pair of ranked strategies (`analysis.compare.comparison.compare_pairs`), and `p_holm`,
-        corrected over all groups.
+        A row per pair of ranked strategies (`analysis.compare.comparison.compare_pairs`), and
+        `p_holm`, corrected over all groups.
     """
 
     title: str
@@ -151,8 +151,8 @@ def _check(planned: pd.DataFrame, spec: ComparisonSpec) -> None:
     if seeds.max() < spec.min_seeds:
         raise FaninError(
             f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''} a setting: too few to rank "
-            f"strategies by. Run {MIN_SEEDS} or more ('seed=range(5)' beside the sweep's command); or "
-            "--few-seeds, to see a ranking that luck may have made"
+            f"strategies by. Run {MIN_SEEDS} or more ('seed=range(5)' beside the sweep's command);
+            or " "--few-seeds, to see a ranking that luck may have made"
         )
 
 
@@ -203,8 +203,9 @@ def compute_standings(
         seed chose; `seeds` that have one, `seeds_planned` planned; `ranked`; `iqm`, `iqm_low`,
         `iqm_high`; `best` (the best tuned value of each setting, ascending), `tried` (all that were
         planned), `at_edge` (in how many settings the best is the first or last tried),
-        `cost` (mean over settings of `TunedStrategy.cost`), `settings`; `diverged` and `runs` at the chosen
-        values, `diverged_all` and `runs_all` at all; `missing`, planned cells that have not ended.
+        `cost` (mean over settings of `TunedStrategy.cost`), `settings`; `diverged` and `runs` at
+        the chosen values, `diverged_all` and `runs_all` at all; `missing`, planned cells that have
+        not ended.
     """
     seeds = scores_by_seed(scores)
     rows = [

@@ -15,7 +15,7 @@ from analysis.settings import axis_sort_key
 from experiments.config.groups import SEEDS
 from experiments.config.identity import flatten, scientific
 from experiments.sweep.differences import short_label, varies
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import DONE
 from fanin.errors import FaninError, suggest
 
@@ -43,7 +43,7 @@ def trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
         An axis that the sweep doesn't have (the nearest are listed), or that is asked for twice;
         nothing trained yet.
     """
-    frozen = list(read_frozen(results.folder).values())
+    frozen = list(read_plan(results.folder).values())
     words = varying_values(frozen)
     by, tuned, within = resolve_axes(words, spec)
     # What is probed changes no training: it makes no setting of its own, unless asked for.

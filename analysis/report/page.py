@@ -25,7 +25,7 @@ from experiments.sweep.status.format import standing, tally
 from experiments.sweep.status.status import Status
 from experiments.sweep.status.watch import Watch, find_sweep, is_sweep
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import read_states
 from fanin.errors import FaninError
 
@@ -70,7 +70,7 @@ def write_report(name: str, results: str | Path, theory: Theory) -> Path:
 def _columns(folder: SweepFolder, loaded: Results, status: Status) -> list[Column]:
     ended = {cell: state.outcome for cell, state in read_states(folder).items()}
     running = {cell.cell_id for worker in status.workers for cell in worker.cells}
-    return cell_columns(read_frozen(folder), loaded.cells, ended, running)
+    return cell_columns(read_plan(folder), loaded.cells, ended, running)
 
 
 def _compared_with_theory(
@@ -110,7 +110,7 @@ def _told(
         "axes": [axis for axis in axes if len(axis.values) > 1],
         "fixed": [axis for axis in axes if len(axis.values) == 1],
         "exclude": sorted({pattern for each in there for pattern in each.exclude}),
-        "shared": shared(read_frozen(folder)),
+        "shared": shared(read_plan(folder)),
         "launches": there,
         "facts": provenance.facts(status, there, loaded.cells),
         "shares": outcomes.shares(_outcomes(columns)),

@@ -13,12 +13,12 @@ import pytest
 from analysis import Results
 from analysis.settings import group_settings, initial_draws
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 
 
 @pytest.fixture
 def frozen(small: Results) -> list[dict[str, Any]]:
-    return list(read_frozen(small.folder).values())
+    return list(read_plan(small.folder).values())
 
 
 def test_cells_that_differ_in_learning_rate_and_seed_are_one_setting(

@@ -17,7 +17,7 @@ from analysis import Results, load, predictions
 from analysis.predictions import predict_cell, predict_settings, theory_fingerprint
 from analysis.settings import Setting, group_settings
 from analysis.theory_comparison import compare_to_theory
-from experiments.sweep.store.plan_file import read_frozen
+from experiments.sweep.store.plan_file import read_plan
 from fanin.theory.network import UnpredictableLayer
 
 Counted = Callable[[], int]
@@ -35,7 +35,7 @@ def _no_predictions(_: str, names: list[str]) -> list[str]:
 
 
 def _settings(results: Results) -> list[Setting]:
-    return group_settings(list(read_frozen(results.folder).values()))
+    return group_settings(list(read_plan(results.folder).values()))
 
 
 def _theory(config: dict[str, Any]) -> pd.DataFrame:
