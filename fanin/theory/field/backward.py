@@ -1,7 +1,7 @@
 """Through what stands between two weight layers, backward: cotangents at the pre-activations.
 
 With x = f(y), a cotangent g at x becomes J(y)^T g at y. Its second moments are averages over the
-field y and over g, taken as independent (docs/derivations.md, section 4; Yang 2020).
+field y and over g, taken as independent (docs/appendix/derivations.md, section 4; Yang 2020).
 """
 
 from __future__ import annotations

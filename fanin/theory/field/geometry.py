@@ -94,11 +94,11 @@ class Taps:
         return dense[:, 1:]
 
     def forward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
-        """Sum over taps of var times the second moment that is read (docs/derivations.md, 3.1)."""
+        """Sum over taps of var times the second moment that is read (docs/appendix/derivations.md, 3.1)."""
         return self.gather(m2) @ var
 
     def forward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """The same for products of two points, both read by one tap (docs/derivations.md, 3.2)."""
+        """The same for products of two points, both read by one tap (docs/appendix/derivations.md, 3.2)."""
         if self.is_linear:
             images_per_field = len(self.input_index)
             blocks = _image_blocks(m2, images_per_field)
@@ -148,7 +148,7 @@ class Taps:
     def gradient_m2(
         self, cotangent: Diagonal, inputs: Diagonal, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
-        """Mean over taps of E[(dL/dw)^2], image by image (docs/derivations.md, section 4).
+        """Mean over taps of E[(dL/dw)^2], image by image (docs/appendix/derivations.md, section 4).
 
         For cotangents that are uncorrelated from point to point.
         """

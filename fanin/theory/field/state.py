@@ -128,7 +128,7 @@ class Preactivation:
     root
         F with F F^T = cov, where a thin one is known.
     m2, expected_mean
-        E[y(p)^2] and E[y(p)], this layer's own draw of the overlapd mean integrated out exactly.
+        E[y(p)^2] and E[y(p)], this layer's own draw of the shared mean integrated out exactly.
     grand_square
         E[(mean of y over an image's points and all channels)^2], per image of the field.
     log_scale
@@ -181,7 +181,7 @@ class SharedCotangent:
 
     Attributes
     ----------
-    overlapd, cross, response
+    shared, cross, response
         E[S S'], E[S theta'] and E[theta theta'].
     """
 
@@ -220,7 +220,7 @@ class Cotangent:
 
     m2: Points
     products: Pairs | None = None
-    overlapd: SharedCotangent | None = None
+    shared: SharedCotangent | None = None
     log_scale: float = 0.0
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Cotangent:
@@ -228,7 +228,7 @@ class Cotangent:
         return Cotangent(
             function(self.m2),
             None if self.products is None else function(self.products),
-            None if self.overlapd is None else self.overlapd.map(function),
+            None if self.shared is None else self.shared.map(function),
             self.log_scale,
         )
 

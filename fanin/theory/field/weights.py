@@ -68,7 +68,7 @@ def forward(
         K'(p, p') = C \sum_t s_t^2 E[x(p_t) x(p'_t)] + \sigma_b^2
 
     The noise is a field of covariance :math:`C \sum_{t t'} \mu_t \mu_{t'} Cov[x(p_t), x(p'_{t'})]`,
-    one for all output channels (docs/derivations.md, sections 2.4 and 3).
+    one for all output channels (docs/appendix/derivations.md, sections 2.4 and 3).
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, groups: in
     r"""Send the output channels' cotangents back to an input channel.
 
     With n output channels, a = E[d_j d_j'] of one and b = E[S S'] of what they have in common
-    (docs/derivations.md, section 4, and `Coherent`):
+    (docs/appendix/derivations.md, section 4, and `Coherent`):
 
     .. math::
         \text{own}(p, p') = n \sum_t s_t^2 a(p_t, p'_t), \quad

@@ -130,7 +130,7 @@ def first_order_holds(
 
     Not for weights of non-zero mean, whose mean maps scatter by themselves; not where errors grow
     on their way through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
-    docs/derivations.md, section 2.3); not for narrow layers, nor maps of very many points.
+    docs/appendix/derivations.md, section 2.3); not for narrow layers, nor maps of very many points.
     """
     layers = (*net.before, *(layer for stage in net.stages for layer in stage.after))
     if not all(layer.kind.first_order for layer in layers):

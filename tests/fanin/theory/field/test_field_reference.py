@@ -172,7 +172,9 @@ def test_one_window_of_equal_correlations(row):
     )
     found = torch.stack(
         [
-            interlayer_forward(window, preact, full=True, samples=2**14, key=(repeat,)).m2.squeeze()
+            interlayer_forward(
+                window, preact, needs_products=True, samples=2**14, key=(repeat,)
+            ).m2.squeeze()
             for repeat in range(16)
         ]
     )
