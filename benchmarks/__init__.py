@@ -1,1 +1,1 @@
-"""Speed, side by side in one run with what people use today; docs/performance.md keeps it."""
+"""Speed, side by side in one run with what people use today; docs/appendix/performance.md keeps it."""

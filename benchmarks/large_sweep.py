@@ -9,13 +9,13 @@ import numpy as np
 from experiments.config.catalog import config_loader
 from experiments.config.identity import flatten
 from experiments.result import CellResult
-from experiments.sweep.cli import space_of
+from experiments.sweep.cli import compose_catalog
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import parse_request
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import freeze
+from experiments.sweep.store.plan_file import write_plan
 from experiments.sweep.types import PlannedCell
 
 AXES = (
@@ -33,14 +33,14 @@ def plan(seeds: int) -> list[PlannedCell]:
     """As many cells as 400 times the seeds."""
     loader = config_loader()
     asked = [*AXES, f"seed=range({seeds})", "train.steps=1", "probe=none"]
-    request = parse_request(space := space_of(loader, "config", ()), parse_arguments(loader, asked))
+    request = parse_request(space := compose_catalog(loader, "config", ()), parse_arguments(loader, asked))
     return expand(space, request.grids)
 
 
 def fill(folder: SweepFolder, cells: Sequence[PlannedCell]) -> None:
     """Write a sweep's plan, and made-up results as workers write real ones."""
     asked = {"name": folder.root.name, "question": "How fast?", "axes": [], "exclude": []}
-    freeze(folder, {}, cells, {}, asked)
+    write_plan(folder, {}, cells, {}, asked)
     random = np.random.default_rng(0)
     for first in range(0, len(cells), PACK):
         results = [_result(cell, random) for cell in cells[first : first + PACK]]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.measure import python, run
 from benchmarks.page import Section
 from experiments.config.catalog import config_loader
-from experiments.sweep.cli import check_command, space_of
+from experiments.sweep.cli import check_command, compose_catalog
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import parse_request
@@ -67,7 +67,7 @@ def plan(words: Sequence[str]) -> int:
     """Plan a grid as the command line does; the number of different cells."""
     loader = config_loader()
     checked = check_command(loader, "config", words, multirun=True)
-    space = space_of(loader, "config", ())
+    space = compose_catalog(loader, "config", ())
     request = parse_request(space, parse_arguments(loader, checked))
     return len({cell.id for cell in expand(space, request.grids)})
 

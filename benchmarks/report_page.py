@@ -125,10 +125,10 @@ def section(seeds: int, repeats: int, folder: SweepFolder) -> Section:
 
 
 def main() -> int:
-    """Measure, print, and with --write put what came out into docs/performance.md."""
+    """Measure, print, and with --write put what came out into docs/appendix/performance.md."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth or so of the cells, once")
-    parser.add_argument("--write", action="store_true", help="into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="into docs/appendix/performance.md")
     asked = parser.parse_args()
     known, out = circumstances(NAME), Console()
     for line in known.lines:

@@ -43,9 +43,9 @@ Say = Callable[[str], None]
 
 
 def main() -> int:
-    """Measure, print, and with --write put what came out into docs/performance.md."""
+    """Measure, print, and with --write put what came out into docs/appendix/performance.md."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
-    parser.add_argument("--write", action="store_true", help="into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="into docs/appendix/performance.md")
     parser.add_argument(
         "--data-root",
         type=Path,

@@ -29,7 +29,7 @@ from experiments.config.identity import cell_id
 from experiments.console import exit_on_error
 from experiments.result import CellResult
 from experiments.schema import coerce_cell
-from experiments.sweep.cli import space_of
+from experiments.sweep.cli import compose_catalog
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.parquet import write_results
 from experiments.sweep.store.paths import SweepFolder
@@ -120,10 +120,10 @@ def _row(what: str, size: Size, repeats: int, folder: SweepFolder, made: float) 
 
 
 def main() -> int:
-    """Measure, print, and with --write put what came out into docs/performance.md."""
+    """Measure, print, and with --write put what came out into docs/appendix/performance.md."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the cells, once")
-    parser.add_argument("--write", action="store_true", help="into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="into docs/appendix/performance.md")
     parser.add_argument("--load", type=Path, metavar="FOLDER", help="time one load, print JSON")
     asked = parser.parse_args()
     if asked.load:
@@ -151,7 +151,7 @@ def _load(root: Path) -> dict[str, float]:
 
 def _results(size: Size) -> Iterator[CellResult]:
     """Rows of a real cell, and as many measurements as asked for, under other seeds."""
-    space = space_of(config_loader(), "config", ())
+    space = compose_catalog(config_loader(), "config", ())
     base = space.base
     for key, value in {"data.n_train": 10, "train.steps": 0, "probe.draws": 0}.items():
         base = assign(base, key, value)

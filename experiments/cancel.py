@@ -16,7 +16,7 @@ from experiments.console import exit_on_error
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import plural
 from experiments.sweep.status.status import Launcher, find_launcher
-from experiments.sweep.status.watch import Watch, find_sweep
+from experiments.sweep.status.reader import Watch, find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
@@ -72,7 +72,7 @@ def _cancel_jobs(folder: SweepFolder) -> None:
     from experiments.sweep.slurm.job_manager import cancel_jobs  # loads torch
 
     with acquire_sweep_lock(folder) as hold:
-        count = cancel_jobs(folder, hold.beat)
+        count = cancel_jobs(folder, hold.heartbeat)
     print(f"{plural(count, 'job')} cancelled." if count else "The jobs had already ended.")
 
 

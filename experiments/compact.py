@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from experiments.atomic_write import writing
 from experiments.console import exit_on_error
-from experiments.sweep.status.watch import find_sweep
+from experiments.sweep.status.reader import find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
-from experiments.sweep.store.parquet import decode, is_written, part_path, write_pack
+from experiments.sweep.store.parquet import decode, is_complete, part_path, write_pack
 from experiments.sweep.store.paths import TABLES, SweepFolder
-from experiments.sweep.store.plan_file import read_frozen
-from experiments.sweep.store.scan import Fault, Parts, StoredPack, quarantine, read_pack, scan
-from experiments.sweep.store.tables import concatenate, latest, of_cells
-from experiments.sweep.worker.finalize import recover
+from experiments.sweep.store.plan_file import read_plan
+from experiments.sweep.store.scan import FileProblem, Parts, StoredPack, quarantine, read_pack, scan
+from experiments.sweep.store.tables import concatenate, latest_by_part, select_rows
+from experiments.sweep.worker.finalize import recover_journals
 from fanin.errors import DataError
 
 TARGET_ROWS = 1 << 21  # rows over all tables from which on a pack is not merged further
@@ -50,10 +50,10 @@ def compact(folder: SweepFolder) -> None:
     """
     name = folder.root.name
     with acquire_sweep_lock(folder) as hold:
-        recover(folder, read_frozen(folder))
+        recover_journals(folder, read_plan(folder))
         for fault in quarantine(folder):
             print(fault)
-        done = merge_packs(folder, hold.beat)
+        done = merge_packs(folder, hold.heartbeat)
     if done.before == done.after and not done.dropped:
         print(f"{name}: {done.after:,} part files; nothing to do")
     else:
@@ -89,7 +89,7 @@ class Merged:
     dropped: int
 
 
-def merge_packs(folder: SweepFolder, beat: Callable[[], None] = lambda: None) -> Merged:
+def merge_packs(folder: SweepFolder, heartbeat: Callable[[], None] = lambda: None) -> Merged:
     """Merge small packs and drop superseded attempts. A second call changes nothing.
 
     The caller holds `acquire_sweep_lock` and has called `quarantine`.
@@ -98,7 +98,7 @@ def merge_packs(folder: SweepFolder, beat: Callable[[], None] = lambda: None) ->
     ----------
     folder
         The sweep's folder; other processes may read it meanwhile.
-    beat
+    heartbeat
         Heartbeat, called regularly.
 
     Raises
@@ -109,10 +109,10 @@ def merge_packs(folder: SweepFolder, beat: Callable[[], None] = lambda: None) ->
     before = _count(folder)
     _clear(folder)
     packs = scan(folder).packs
-    kept = latest({s: decode(p.cells, ("cell_id", "attempt")) for s, p in packs.items()})
+    kept = latest_by_part({s: decode(p.cells, ("cell_id", "attempt")) for s, p in packs.items()})
     dropped = 0
     for group in _groups(folder, packs.values(), kept):
-        beat()
+        heartbeat()
         dropped += sum(pack.dropped for pack in group)
         if len(group) > 1 or group[0].dropped:
             _replace(folder, group)
@@ -152,11 +152,11 @@ def _groups(
 
 def _filter(folder: SweepFolder, pack: StoredPack, cells: list[str]) -> _FilteredPack:
     parts = read_pack(folder, pack)
-    if isinstance(parts, Fault):
+    if isinstance(parts, FileProblem):
         raise DataError(f"{parts}. Run the same command again to move its pack to quarantine/.")
     if len(cells) == parts["cells"].num_rows:
         return _FilteredPack(pack, parts, 0)
-    kept = {name: of_cells(part, cells) for name, part in parts.items()}
+    kept = {name: select_rows(part, cells) for name, part in parts.items()}
     return _FilteredPack(pack, kept, _rows(parts) - _rows(kept))
 
 
@@ -193,7 +193,7 @@ def _clear(folder: SweepFolder) -> None:
             _remove(folder, claim.stem)  # the merged packs still exist
         _unlink(claim)
     for pack in scan(folder).packs.values():
-        if pack.manifest is not None and is_written(folder, pack.stem):
+        if pack.manifest is not None and is_complete(folder, pack.stem):
             for stem in pack.manifest.supersedes:
                 _remove(folder, stem)
 

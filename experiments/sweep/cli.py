@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from experiments.config.catalog import ConfigCatalog, config_loader, hydra_arguments
 from experiments.config.instantiate import TARGET
 from experiments.console import BrokenPipeConsole, exit_on_error
-from experiments.sweep.grid import named_keys
+from experiments.sweep.grid import keys_in_sweep
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.worker.forkserver import start_server
@@ -35,7 +35,7 @@ def run_command(
             exit_on_error(interrupted="Interrupted before anything ran.", by=Interrupted),
             interruptible(),
         ):
-            space = space_of(loader, config_name, tuple(hydra_overrides))
+            space = compose_catalog(loader, config_name, tuple(hydra_overrides))
             arguments = parse_arguments(loader, overrides)
             if _will_fork(space, arguments):
                 start_server()
@@ -102,7 +102,7 @@ def check_command(
             raise ConfigError(
                 f"{text}: Hydra's parts can't be exchanged; runner= says where cells run"
             )
-    space = space_of(loader, config_name, theirs)
+    space = compose_catalog(loader, config_name, theirs)
     arguments = parse_arguments(loader, ours)
     for argument in arguments:
         if not multirun and (argument.swept or argument.key == "sweep"):
@@ -121,7 +121,7 @@ def _check_keys(space: ConfigCatalog, arguments: Sequence[Argument]) -> None:
     """
     chosen = {a.key: a.values for a in arguments if a.is_group}
     sweep = chosen.get("sweep", (space.defaults.get("sweep"),))[-1]
-    by_sweep = named_keys(space.node("sweep", sweep)) if sweep is not None else set()
+    by_sweep = keys_in_sweep(space.node("sweep", sweep)) if sweep is not None else set()
     elsewhere = {a.key for a in arguments if a.key.endswith(f".{TARGET}")}
     for argument in arguments:
         group = argument.key.partition(".")[0]
@@ -135,7 +135,7 @@ def _check_keys(space: ConfigCatalog, arguments: Sequence[Argument]) -> None:
                 space.check_key(argument.key, {group: option})
 
 
-def space_of(
+def compose_catalog(
     loader: ConfigLoader, config_name: str, hydra_overrides: tuple[str, ...]
 ) -> ConfigCatalog:
     """Return the options, composed once a process however often they are asked for.

@@ -18,42 +18,42 @@ from experiments.training.engines import Engine, SerialEngine, StackedEngine, Tr
 from experiments.training.step import Params
 from fanin.errors import FaninError
 
-TIMED_CELLS = 16  # most cells of the stack that is timed
+TIMED_CELLS = 16  # most cells of the stack that is timings
 CLEARLY = 0.9  # a stack must take less than this share of the serial time, for timings are noisy
 TIMED_STEPS = 5  # of each engine, after one that warms up
 COMPARED_STEPS = 2  # the first shows what gradients depend on, the second what updates do
 
 
 @dataclass(frozen=True)
-class Engines:
+class EngineDecisions:
     """The engine of each group.
 
     Attributes
     ----------
     chosen
         By what the group has in common (`pack_key`).
-    undecided
+    untimed
         Groups that `engine=auto` has yet to time; `chosen` has them as serial.
     reasons
         Why a group can't be stacked, where that was asked for.
-    tried
+    trial_groups
         Groups whose engine was decided by a trial, whatever came of it.
-    timed
+    timings
         Groups whose engine was found by timing, with (serial, stacked) seconds a cell and step.
     """
 
     chosen: dict[str, EngineName]
-    undecided: tuple[str, ...] = ()
+    untimed: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
-    tried: tuple[str, ...] = ()
-    timed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    trial_groups: tuple[str, ...] = ()
+    timings: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def decide(
+def choose_by_rule(
     groups: Mapping[str, Sequence[PackedCell]],
     asked: EngineChoice,
     recorded: Mapping[str, EngineName],
-) -> Engines:
+) -> EngineDecisions:
     """Choose engines as far as that takes no timing.
 
     Parameters
@@ -67,9 +67,9 @@ def decide(
         bit-identically.
     """
     if asked == "serial":
-        return Engines(dict.fromkeys(groups, "serial"))
+        return EngineDecisions(dict.fromkeys(groups, "serial"))
     chosen: dict[str, EngineName] = {}
-    undecided, reasons = [], {}
+    untimed, reasons = [], {}
     for key, tasks in groups.items():
         reason = why_serial(build_cell(tasks[0].config))
         if reason is not None:
@@ -81,18 +81,18 @@ def decide(
         else:
             chosen[key] = "serial"
             if len(tasks) > 1:
-                undecided.append(key)
-    return Engines(chosen, tuple(undecided), reasons)
+                untimed.append(key)
+    return EngineDecisions(chosen, tuple(untimed), reasons)
 
 
-def choose(
-    engines: Engines,
+def time_engines(
+    engines: EngineDecisions,
     groups: Mapping[str, Sequence[PackedCell]],
     runner: Runner,
     device: str,
-    beat: Heartbeat = lambda: None,
-) -> Engines:
-    """Time both engines on the groups that are undecided, and take the faster one.
+    heartbeat: Heartbeat = lambda: None,
+) -> EngineDecisions:
+    """Time both engines on the groups that are untimed, and take the faster one.
 
     Parameters
     ----------
@@ -100,25 +100,25 @@ def choose(
         As decided, and the tasks of each group.
     runner, device
         Where the steps are taken.
-    beat
+    heartbeat
         Called before each group.
     """
-    chosen, timed = dict(engines.chosen), {}
+    chosen, timings = dict(engines.chosen), {}
     reasons = dict(engines.reasons)
-    for key in engines.undecided:
-        beat()
+    for key in engines.untimed:
+        heartbeat()
         configs = [task.config for task in groups[key][:TIMED_CELLS]]
         try:
-            found: Trial = runner.call(try_engines, configs, device)
+            found: Trial = runner.call(time_trial, configs, device)
         except FaninError as error:
             reasons[key] = f"timing it failed: {error}"
             continue
         if not found.independent:
             reasons[key] = "on this machine its bits depend on the cells beside it"
             continue
-        timed[key] = found.serial, found.stacked
+        timings[key] = found.serial, found.stacked
         chosen[key] = "stacked" if found.stacked < CLEARLY * found.serial else "serial"
-    return Engines(chosen, (), reasons, engines.undecided, timed)
+    return EngineDecisions(chosen, (), reasons, engines.untimed, timings)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Trial:
     independent: bool
 
 
-def try_engines(configs: Sequence[Mapping[str, Any]], device: str) -> Trial:
+def time_trial(configs: Sequence[Mapping[str, Any]], device: str) -> Trial:
     """Take a few steps of the first cell alone and of all as a stack, in turns.
 
     Parameters

@@ -52,7 +52,7 @@ class Grid:
             yield merged
 
 
-def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> list[Grid]:
+def make_grids(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> list[Grid]:
     """Return the grids that a command asks for.
 
     Parameters
@@ -85,16 +85,16 @@ def grids_of(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> 
     ]
 
 
-def named_keys(named: Mapping[str, Any]) -> set[str]:
+def keys_in_sweep(named: Mapping[str, Any]) -> set[str]:
     """Return every key and group that a named sweep's YAML sets, in either size.
 
     >>> grid = {"optim.lr, seed": [[0.1, 0]], "init": ["zeros", {"init": "normal", "init.std": 1}]}
-    >>> sorted(named_keys({"fixed": {"model": "mlp"}, "grid": grid}))
+    >>> sorted(keys_in_sweep({"fixed": {"model": "mlp"}, "grid": grid}))
     ['init', 'init.std', 'model', 'optim.lr', 'seed']
     """
     grids = named.get("grid") or {}
     parts = [named.get("fixed") or {}, *(grids if isinstance(grids, list) else [grids])]
-    keys: set[str] = set(named_keys(named["paper"])) if named.get("paper") else set()
+    keys: set[str] = set(keys_in_sweep(named["paper"])) if named.get("paper") else set()
     for part in parts:
         if isinstance(part, Mapping):  # else it is refused when the grid is made
             for axis, values in part.items():
@@ -173,7 +173,7 @@ def _value(keys: list[str], value: Any, name: str) -> Assignment:
     return {keys[0]: value}
 
 
-def at_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
+def select_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
     """Return a named sweep's YAML at one size, without its key `paper`.
 
     Parameters
@@ -192,7 +192,7 @@ def at_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
     Examples
     --------
     >>> named = {"grid": {"seed": [0]}, "paper": {"grid": {"seed": [0, 1]}}}
-    >>> at_size(named, "small")["grid"], at_size(named, "paper")["grid"]
+    >>> select_size(named, "small")["grid"], select_size(named, "paper")["grid"]
     ({'seed': [0]}, {'seed': [0, 1]})
     """
     own = {key: value for key, value in named.items() if key != "paper"}

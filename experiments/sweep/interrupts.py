@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # to all of its processes: Ctrl-C, and its end
-KINDS = (*FROM_TERMINAL, signal.SIGTERM)
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)  # to all of its processes: Ctrl-C, and its end
+KINDS = (*TERMINAL_SIGNALS, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
@@ -40,14 +40,14 @@ def _interrupt(*_: Any) -> None:
 
 
 @contextmanager
-def interrupts_held() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Put off `KINDS`; processes that start here get none of them from a terminal, from birth on.
 
     The mask is what those inherit. It can't keep interrupts from this process by itself: the signal
     then goes to a thread of some library, and Python answers it in the middle of what is held.
     """
     came: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in _heard()}
     try:
         yield

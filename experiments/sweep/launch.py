@@ -14,10 +14,10 @@ from experiments.config.instantiate import instantiate_wrapped
 from experiments.console import INTERRUPTED
 from experiments.data import Data
 from experiments.sweep.differences import full_label
-from experiments.sweep.engines import choose, decide
+from experiments.sweep.engines import choose_by_rule, time_engines
 from experiments.sweep.expand import expand
 from experiments.sweep.interrupts import Interrupted
-from experiments.sweep.plan import Bounds, Plan, make_plan, with_engines
+from experiments.sweep.plan import PackLimits, Plan, make_plan, with_engines
 from experiments.sweep.request import Request
 from experiments.sweep.runners.devices import devices
 from experiments.sweep.slurm.submission import cells_in_jobs
@@ -33,11 +33,11 @@ from experiments.sweep.status.summary import (
 )
 from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.lock import SweepLock, acquire_sweep_lock
-from experiments.sweep.store.plan_file import PlanRecord, check_frozen, freeze, read_frozen
+from experiments.sweep.store.plan_file import PlanRecord, check_plan, read_plan, write_plan
 from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import DONE, read_states
 from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack_key
-from experiments.sweep.worker.finalize import STOPPED, recover
+from experiments.sweep.worker.finalize import STOPPED, recover_journals
 from fanin.errors import ConfigError
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
@@ -64,11 +64,11 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
     check_format(folder)
     cells = expand(space, request.grids)
     if mode == "plan":
-        show_plan(console, request, _plan(request, cells, read_frozen(folder)))
+        show_plan(console, request, _plan(request, cells, read_plan(folder)))
         return 0
     with acquire_sweep_lock(folder) as hold:
-        frozen = read_frozen(folder)
-        recover(folder, frozen)
+        frozen = read_plan(folder)
+        recover_journals(folder, frozen)
         for fault in quarantine(folder):
             console.print(str(fault), highlight=False, markup=False)
         plan = _plan(request, cells, frozen)
@@ -79,17 +79,17 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
                 "runner=slurm waits for them, python -m experiments.cancel takes them back"
             )
         if plan.packs:
-            prepare_data(plan, hold.beat)
-            plan = _timed(request, plan, hold.beat, console)
-            timed = {
+            prepare_data(plan, hold.heartbeat)
+            plan = _timed(request, plan, hold.heartbeat, console)
+            timings = {
                 task.cell_id: plan.engines.chosen[key]
-                for key in plan.engines.tried
+                for key in plan.engines.trial_groups
                 for task in plan.groups[key]
             }
-            freeze(folder, frozen, cells, timed, _asked(request))
+            write_plan(folder, frozen, cells, timings, _asked(request))
         if mode == "submit":
             assert isinstance(request.runner, DetachedRunner)
-            request.runner.submit(folder, plan.packs, hold.beat)
+            request.runner.submit(folder, plan.packs, hold.heartbeat)
             show_jobs(console, folder)
             return 0
         if (plan.packs or plan.queued) and not _run(request, plan, hold, console):
@@ -99,26 +99,26 @@ def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
     return show_end(console, request, states, len(cells))
 
 
-def _timed(request: Request, plan: Plan, beat: Heartbeat, console: Console) -> Plan:
+def _timed(request: Request, plan: Plan, heartbeat: Heartbeat, console: Console) -> Plan:
     """Return the plan with the engines that `engine=auto` found fastest."""
-    if plan.engines.undecided:
-        kinds = plural(len(plan.engines.undecided), "kind")
+    if plan.engines.untimed:
+        kinds = plural(len(plan.engines.untimed), "kind")
         console.print(f"engine=auto: timing {kinds} of cells", highlight=False)
         device = devices(request.runner.device)[0]
-        engines = choose(plan.engines, plan.groups, request.runner, device, beat)
+        engines = time_engines(plan.engines, plan.groups, request.runner, device, heartbeat)
         plan = with_engines(plan, engines, _bounds(request))
     show_engines(console, plan.engines)
     return plan
 
 
-def prepare_data(plan: Plan, beat: Heartbeat) -> None:
+def prepare_data(plan: Plan, heartbeat: Heartbeat) -> None:
     """Find or fetch the files of every data set that is about to be used, and verify them.
 
     Parameters
     ----------
     plan
         What is about to run.
-    beat
+    heartbeat
         Called before each data set.
 
     Raises
@@ -128,7 +128,7 @@ def prepare_data(plan: Plan, beat: Heartbeat) -> None:
     """
     nodes = {json.dumps(t.config["data"]): t.config["data"] for p in plan.packs for t in p.cells}
     for node in nodes.values():
-        beat()
+        heartbeat()
         instantiate_wrapped(Data, node, "data").prepare()
 
 
@@ -159,14 +159,14 @@ def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> boo
         with shown(folder, due, console) as show:
 
             def tick() -> None:
-                hold.beat()
+                hold.heartbeat()
                 show()
 
             request.runner.run(folder, plan.packs, tick)
     except Interrupted:
         if isinstance(request.runner, DetachedRunner) and asks_to_cancel(folder, console):
-            request.runner.cancel(folder, hold.beat)
-        recover(folder, read_frozen(folder), STOPPED)
+            request.runner.cancel(folder, hold.heartbeat)
+        recover_journals(folder, read_plan(folder), STOPPED)
         states = read_states(folder)
         left = sum(
             1 for cell in plan.cells if not (cell.id in states and states[cell.id].outcome in DONE)
@@ -181,7 +181,7 @@ def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> boo
 
 
 def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, PlanRecord]) -> Plan:
-    check_frozen(request.folder, frozen, cells)
+    check_plan(request.folder, frozen, cells)
     recorded = {
         pack_key(line["config"]): line["engine"] for line in frozen.values() if "engine" in line
     }
@@ -189,12 +189,14 @@ def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, P
         cells,
         read_states(request.folder),
         request.settings.retry,
-        lambda groups: decide(groups, request.engine, recorded),
+        lambda groups: choose_by_rule(groups, request.engine, recorded),
         _bounds(request),
         cells_in_jobs(request.folder),
     )
 
 
-def _bounds(request: Request) -> Bounds:
+def _bounds(request: Request) -> PackLimits:
     runner = request.runner
-    return Bounds(runner.n_workers, runner.pack_cells, int(STACK_SHARE * runner.worker_memory()))
+    return PackLimits(
+        runner.n_workers, runner.pack_cells, int(STACK_SHARE * runner.worker_memory())
+    )

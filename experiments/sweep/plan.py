@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.config.groups import SHAPED_BY
+from experiments.config.groups import SHAPE_GROUPS
 from experiments.schema import Cell, build_cell
-from experiments.sweep.engines import Engines
+from experiments.sweep.engines import EngineDecisions
 from experiments.sweep.store.tables import DONE, FAILED, CellState
 from experiments.sweep.types import EngineName, Pack, PackedCell, PlannedCell, group_cells, pack_key
 from experiments.training.stack_size import training_bytes
@@ -22,15 +22,20 @@ from fanin.probes.trace import forward_hooks
 
 Groups = Mapping[str, Sequence[PackedCell]]
 
-LEAST_SECONDS, MOST_SECONDS = 1.0, 20.0  # of work in a serial pack: its tables are little beside
-MOST_SERIAL = 128  # cells
-MOST_STACKED = 64  # cells
+MIN_PACK_SECONDS, MAX_PACK_SECONDS = (
+    1.0,
+    20.0,
+)  # of work in a serial pack: its tables are little beside
+MAX_SERIAL_CELLS = 128  # cells
+MAX_STACKED_CELLS = 64  # cells
 SHARES = 4  # packs a worker gets at least, where there are cells enough: so all end together
 
-FORWARD_AND_BACKWARD = 3  # a training step against a forward pass, as is usual to count
-FLOPS = 5e9  # a second, of one CPU core on small networks; only how cells compare matters
+PASSES_PER_STEP = 3  # a training step against a forward pass, as is usual to count
+FLOPS_PER_SECOND = (
+    5e9  # a second, of one CPU core on small networks; only how cells compare matters
+)
 IMAGES = 2  # that are passed through a network: batch normalization refuses one
-LEAST = 2e-3  # seconds that a cell takes which computes nothing
+MIN_CELL_SECONDS = 2e-3  # seconds that a cell takes which computes nothing
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Plan:
     counts: dict[str, int]  # done, missing, failed, interrupted; queued: handed out already
     groups: dict[str, list[PackedCell]]
     work: dict[str, float]
-    engines: Engines
+    engines: EngineDecisions
     packs: tuple[Pack, ...]
     expected_seconds: float | None
 
@@ -64,8 +69,8 @@ def make_plan(
     cells: Sequence[PlannedCell],
     states: Mapping[str, CellState],
     retry: Sequence[str],
-    engines_of: Callable[[Groups], Engines],
-    bounds: Bounds,
+    choose_engines: Callable[[Groups], EngineDecisions],
+    bounds: PackLimits,
     elsewhere: Collection[str] = (),
 ) -> Plan:
     """Decide what runs: cells that are missing or were interrupted, and failures if asked for.
@@ -78,7 +83,7 @@ def make_plan(
         The latest attempt of every cell in the folder.
     retry
         Outcomes to run again.
-    engines_of
+    choose_engines
         Chooses the engine of each group of similar cells.
     bounds
         What bounds a pack.
@@ -98,11 +103,11 @@ def make_plan(
             attempt = 1 if state is None else state.attempt + 1
             due.append(PackedCell(cell.id, attempt, cell.config, cell.choices))
     groups = group_cells(due)
-    engines = engines_of(groups)
+    engines = choose_engines(groups)
     typical = _typical_seconds(cells, states) if len(due) < len(cells) else {}
     known = typical.keys() >= groups.keys()
     # Either all from timings or none: an estimate is only good beside others.
-    costs = Costs()
+    costs = CostEstimator()
     work = {
         key: typical[key] if known else costs.seconds(tasks[0].config)
         for key, tasks in groups.items()
@@ -112,9 +117,9 @@ def make_plan(
     return with_engines(plan, engines, bounds)
 
 
-def with_engines(plan: Plan, engines: Engines, bounds: Bounds) -> Plan:
-    """Return the plan with its cells packed for these engines."""
-    packs = packed(plan.groups, engines.chosen, plan.work, _lane_bytes, bounds)
+def with_engines(plan: Plan, engines: EngineDecisions, bounds: PackLimits) -> Plan:
+    """Return the plan with its cells make_packs for these engines."""
+    packs = make_packs(plan.groups, engines.chosen, plan.work, stack_bytes_per_cell, bounds)
     return replace(plan, engines=engines, packs=packs)
 
 
@@ -138,13 +143,13 @@ def _typical_seconds(
     return {key: statistics.median(seconds) for key, seconds in timings.items()}
 
 
-def _lane_bytes(task: PackedCell) -> int:
+def stack_bytes_per_cell(task: PackedCell) -> int:
     return training_bytes(build_cell(task.config))
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Bounds of a pack's size, beside the work in it.
+class PackLimits:
+    """PackLimits of a pack's size, beside the work in it.
 
     Parameters
     ----------
@@ -161,12 +166,12 @@ class Bounds:
     stack_bytes: int | None = None
 
 
-def packed(
+def make_packs(
     groups: Mapping[str, Sequence[PackedCell]],
     engines: Mapping[str, EngineName],
     work: Mapping[str, float],
-    lane_bytes: Callable[[PackedCell], int],
-    bounds: Bounds,
+    stack_bytes_per_cell: Callable[[PackedCell], int],
+    bounds: PackLimits,
 ) -> tuple[Pack, ...]:
     """Divide groups of similar tasks into packs, the longest first.
 
@@ -178,7 +183,7 @@ def packed(
         How each group runs.
     work
         About how many seconds a task of each group takes.
-    lane_bytes
+    stack_bytes_per_cell
         About how much memory a task takes in a stack.
     bounds
         What bounds a pack.
@@ -187,15 +192,15 @@ def packed(
     share = total / (SHARES * bounds.workers)
     found: list[Pack] = []
     for key, tasks in groups.items():
-        most = bounds.cells or MOST_SERIAL
+        most = bounds.cells or MAX_SERIAL_CELLS
         if engines[key] == "stacked":
-            fit = MOST_STACKED
+            fit = MAX_STACKED_CELLS
             if bounds.stack_bytes is not None:
-                fit = bounds.stack_bytes // lane_bytes(tasks[0])
+                fit = bounds.stack_bytes // stack_bytes_per_cell(tasks[0])
             even = max(-(-len(tasks) // bounds.workers), 2)  # a stack for each worker
-            size = min(bounds.cells or MOST_STACKED, fit, even)
+            size = min(bounds.cells or MAX_STACKED_CELLS, fit, even)
         elif bounds.cells is None:
-            size = min(most, int(min(max(share, LEAST_SECONDS), MOST_SECONDS) / work[key]))
+            size = min(most, int(min(max(share, MIN_PACK_SECONDS), MAX_PACK_SECONDS) / work[key]))
         else:
             size = most
         size = max(size, 1)
@@ -206,7 +211,7 @@ def packed(
     return tuple(found)
 
 
-class Costs:
+class CostEstimator:
     """Estimates seconds of cells, each network counted once."""
 
     def __init__(self) -> None:
@@ -214,21 +219,21 @@ class Costs:
 
     def seconds(self, config: Mapping[str, Any]) -> float:
         """Return the estimate for a coerced config."""
-        key = json.dumps([config[group] for group in SHAPED_BY], sort_keys=True)
+        key = json.dumps([config[group] for group in SHAPE_GROUPS], sort_keys=True)
         if key not in self._known:
-            self._known[key] = estimated_seconds(build_cell(config))
+            self._known[key] = estimate_seconds(build_cell(config))
         return self._known[key]
 
 
-def estimated_seconds(cell: Cell) -> float:
+def estimate_seconds(cell: Cell) -> float:
     """Count the multiplications and additions of a cell's forward and backward passes."""
     n_train = cell.data.n_train or cell.data.source.train_size
     n_test = cell.data.n_test or cell.data.source.test_size
     steps, size = cell.train.total_steps(n_train), cell.train.batch_of(n_train)
     tested = 1 + (steps // cell.train.evaluate_every if cell.train.evaluate_every else 0)
     probed = cell.probe.size * (cell.probe.draws + len(cell.probe.steps))
-    images = FORWARD_AND_BACKWARD * (steps * size + probed) + (n_test * tested if steps else 0)
-    return LEAST + images * _forward_flops(cell) / FLOPS
+    images = PASSES_PER_STEP * (steps * size + probed) + (n_test * tested if steps else 0)
+    return MIN_CELL_SECONDS + images * _forward_flops(cell) / FLOPS_PER_SECOND
 
 
 def _forward_flops(cell: Cell) -> float:

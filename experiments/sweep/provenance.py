@@ -43,14 +43,14 @@ def code_version() -> str:
     return commit.strip() + (f"+{_digest()}" if dirty else "")
 
 
-def own_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def user_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the user's own modules that parts of configs come from, with digests of their files.
 
     To be asked once they are loaded; what they import in their turn isn't looked at.
 
     Examples
     --------
-    >>> own_modules([{"optim": {"_target_": "experiments.optim.Sgd"}}])
+    >>> user_modules([{"optim": {"_target_": "experiments.optim.Sgd"}}])
     {}
     """
     targets = {target for config in configs for target in _targets(config)}

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 from experiments.config.catalog import ConfigCatalog, assign
 from experiments.config.instantiate import check_value, instantiate
-from experiments.sweep.grid import Grid, Size, at_size, grids_of
+from experiments.sweep.grid import Grid, Size, make_grids, select_size
 from experiments.sweep.overrides import Argument
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import EngineChoice, Runner
@@ -26,8 +26,8 @@ def _a_folder_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a sweep: `sweep.*` of the config.
+class SweepSettings:
+    """SweepSettings of a sweep: `sweep.*` of the config.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedSweep:
     """Description of a named sweep, beside its grid.
 
     Attributes
@@ -77,9 +77,9 @@ class Named:
 class Request:
     """A parsed command: cells to run, their folder, their runner."""
 
-    settings: Settings
+    settings: SweepSettings
     name: str
-    named: Named | None
+    named: NamedSweep | None
     grids: Sequence[Grid]
     runner: Runner
     engine: EngineChoice
@@ -107,11 +107,11 @@ def parse_request(space: ConfigCatalog, arguments: Sequence[Argument]) -> Reques
             raise ConfigError(f"{typed}: {argument.key} can't be swept; give one value")
     option, node = _chosen(space, "sweep", about["sweep"])
     _, runner = _chosen(space, "runner", about["runner"])
-    own = [field.name for field in fields(Settings)]
+    own = [field.name for field in fields(SweepSettings)]
     settings = _settings({key: node.pop(key) for key in own})
     engine = about["engine"][0].values[0] if about["engine"] else space.base["engine"]
-    node = at_size(node, settings.size)
-    grids = grids_of(about["cell"], node if option is not None else None)
+    node = select_size(node, settings.size)
+    grids = make_grids(about["cell"], node if option is not None else None)
     return Request(
         settings=settings,
         name=settings.name or _option_name(option, settings) or _default_name(about["cell"]),
@@ -138,22 +138,22 @@ def _chosen(
     return option, node
 
 
-def _named(option: str, node: Mapping[str, Any]) -> Named:
-    hints = get_type_hints(Named)
+def _named(option: str, node: Mapping[str, Any]) -> NamedSweep:
+    hints = get_type_hints(NamedSweep)
     about = ("question", "source", "criterion")
-    return Named(
+    return NamedSweep(
         option, **{key: check_value(node.get(key), hints[key], f"sweep.{key}") for key in about}
     )
 
 
-def _option_name(option: str | None, settings: Settings) -> str | None:
+def _option_name(option: str | None, settings: SweepSettings) -> str | None:
     """Return the folder of a named sweep; each size has its own."""
     return f"{option}-paper" if option and settings.size == "paper" else option
 
 
-def _settings(node: Mapping[str, Any]) -> Settings:
-    hints = get_type_hints(Settings, include_extras=True)
-    return Settings(
+def _settings(node: Mapping[str, Any]) -> SweepSettings:
+    hints = get_type_hints(SweepSettings, include_extras=True)
+    return SweepSettings(
         **{key: check_value(node[key], hint, f"sweep.{key}") for key, hint in hints.items()}
     )
 

@@ -26,7 +26,7 @@ Heartbeat = Callable[[], None]
 # Cells of a pack differ at most in these and in the numbers of their optimizer, so they share data,
 # network and warmed-up code, and can be stacked into one program.
 VARIES_IN_PACK = ("init", "scaling", "seed", "seed_weights", "seed_data")
-STOP = "stop"  # a file's name
+STOP_FILE = "stop"  # a file's name
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PackedCell:
     attempt: int
     config: dict[str, Any]
     choices: Choices
-    lost: int = 0
+    n_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class PackJob:
     pack, device
         What to run, and where.
     code, modules
-        The code that the sweep was launched with, and the user's own modules (`own_modules`).
+        The code that the sweep was launched with, and the user's own modules (`user_modules`).
     cell_seconds
         Time limit of a cell that the worker sees to itself; None: its launcher does, if anybody.
-    replaceable
+    exit_on_oom
         Whether the process may end when it has run out of memory: then the next cell finds all of
         it free, whatever this one's code has kept. The launcher finalizes the journal.
     checkpoint_seconds
@@ -122,7 +122,7 @@ class PackJob:
     code: str
     modules: Mapping[str, str]
     cell_seconds: float | None = None
-    replaceable: bool = False
+    exit_on_oom: bool = False
     checkpoint_seconds: float | None = None
     lease: str | None = None
 
@@ -138,7 +138,7 @@ class PackJob:
 
     def stopped(self) -> bool:
         """Return True if the worker is to stop."""
-        return self.lease is not None and (Path(self.lease) / STOP).exists()
+        return self.lease is not None and (Path(self.lease) / STOP_FILE).exists()
 
 
 @runtime_checkable
@@ -169,16 +169,16 @@ class Runner(Protocol):
             The process died.
         """
 
-    def run(self, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat) -> None:
-        """Run packs to the end, calling `beat` now and then."""
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
+        """Run packs to the end, calling `heartbeat` now and then."""
 
 
 @runtime_checkable
 class DetachedRunner(Runner, Protocol):
     """A runner whose packs go on when their launcher has gone."""
 
-    def submit(self, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat) -> None:
+    def submit(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
         """Hand packs out, and leave them."""
 
-    def cancel(self, folder: SweepFolder, beat: Heartbeat) -> None:
+    def cancel(self, folder: SweepFolder, heartbeat: Heartbeat) -> None:
         """Take back what was handed out."""

@@ -34,7 +34,8 @@ def test_a_sweep_under_random_faults_is_the_undisturbed_one(
     words = (f"seed=range({CELLS})", "train.steps=100", "runner.pack_cells=10")
     chance, faults = random.Random(seed), Counter[str]()
     silent = (
-        f"runner.silent_seconds={max(60, 8 * slowness()):.0f}"  # a job that loads is silent too
+        f"runner.heartbeat_timeout_seconds={max(60, 8 * slowness()):.0f}"  # a job that loads is
+        silent too
     )
     ours = ("runner.target_minutes=0.000001", "runner.attempts=50", silent)
     process = grid.start(*words, *ours)

@@ -133,7 +133,7 @@ def test_pending_elements_that_vanish_are_cancelled_and_run_again_on_demand(grid
 
 def test_a_job_that_gives_no_sign_of_life_is_taken_for_dead(grid: Grid) -> None:
     # Stopped processes stand in for a job that Slurm holds for running when nothing is left of it.
-    silent = f"runner.silent_seconds={8 * slowness():.0f}"  # a job that loads gives no sign either
+    silent = f"runner.heartbeat_timeout_seconds={8 * slowness():.0f}"  # a job that loads gives no sign either
     process = grid.start("seed=range(2)", "train.steps=20000", silent)
     grid.until(grid.running)
     assert grid.strike(signal.SIGSTOP) > 1

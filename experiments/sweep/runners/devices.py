@@ -36,14 +36,14 @@ def devices(asked: str) -> list[str]:
     raise ConfigError(f"runner.device={asked}: no such device here; valid: {there}")
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Cores that this process may use (macOS can't say, and names all)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def worker_bytes(device: str, workers: int, memory_gb: float | None = None) -> int:
+def worker_memory_bytes(device: str, workers: int, memory_gb: float | None = None) -> int:
     """Bytes that each of several workers may use: its share of the device's memory.
 
     Parameters

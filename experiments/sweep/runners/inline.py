@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments.sweep.provenance import code_version, own_modules
-from experiments.sweep.runners.devices import devices, worker_bytes
+from experiments.sweep.provenance import code_version, user_modules
+from experiments.sweep.runners.devices import devices, worker_memory_bytes
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Heartbeat, Pack, PackJob
 from experiments.sweep.worker.limits import prepare_torch
@@ -42,19 +42,19 @@ class InlineRunner:
 
     def worker_memory(self) -> int:
         """All memory of the device."""
-        return worker_bytes(devices(self.device)[0], 1)
+        return worker_memory_bytes(devices(self.device)[0], 1)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call the function here."""
         prepare_torch()
         return function(*arguments)
 
-    def run(self, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat) -> None:
-        """Run packs here, calling `beat` after each cell."""
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
+        """Run packs here, calling `heartbeat` after each cell."""
         prepare_torch()
         root, device, code = str(folder.root), devices(self.device)[0], code_version()
         for pack in packs:
-            modules = own_modules(cell.config for cell in pack.cells)
+            modules = user_modules(cell.config for cell in pack.cells)
             stem = uuid.uuid4().hex
-            run_pack(PackJob(root, stem, pack, device, code, modules, self.cell_seconds), beat)
-        beat()
+            run_pack(PackJob(root, stem, pack, device, code, modules, self.cell_seconds), heartbeat)
+        heartbeat()

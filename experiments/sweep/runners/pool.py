@@ -14,9 +14,9 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from experiments.sweep.interrupts import interrupts_held
-from experiments.sweep.provenance import code_version, own_modules
-from experiments.sweep.runners.devices import cores, devices, worker_bytes
+from experiments.sweep.interrupts import defer_interrupts
+from experiments.sweep.provenance import code_version, user_modules
+from experiments.sweep.runners.devices import available_cores, devices, worker_memory_bytes
 from experiments.sweep.runners.watch import PackWatch
 from experiments.sweep.store.parquet import part_path
 from experiments.sweep.store.paths import SweepFolder
@@ -66,27 +66,31 @@ class LocalRunner:
     @property
     def n_workers(self) -> int:
         """Number of packs that run at once."""
-        slots = devices(self.device)
-        return self.workers or (len(slots) if slots[0] != "cpu" else cores())
+        device_names = devices(self.device)
+        return self.workers or (
+            len(device_names) if device_names[0] != "cpu" else available_cores()
+        )
 
     def worker_memory(self) -> int:
         """Bytes of memory that a worker may use."""
-        slots = devices(self.device)
-        sharing = -(-self.n_workers // len(slots))  # workers on one device, rounded up
-        return worker_bytes(slots[0], sharing, self.memory_gb)
+        device_names = devices(self.device)
+        sharing = -(-self.n_workers // len(device_names))  # workers on one device, rounded up
+        return worker_memory_bytes(device_names[0], sharing, self.memory_gb)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in a worker process of its own."""
         return call_in_pool(self._config(), function, *arguments)
 
-    def run(self, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat) -> None:
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
         """Run packs in the pool; a worker that dies costs the cell it was at, and no other."""
-        run_pool(self._config(), folder, packs, beat)
+        run_pool(self._config(), folder, packs, heartbeat)
 
     def _config(self) -> PoolConfig:
-        slots = devices(self.device)
-        memory = self.worker_memory() if slots[0] == "cpu" else None
-        return PoolConfig(self.n_workers, slots, memory, self.cell_seconds, self.checkpoint_seconds)
+        device_names = devices(self.device)
+        memory = self.worker_memory() if device_names[0] == "cpu" else None
+        return PoolConfig(
+            self.n_workers, device_names, memory, self.cell_seconds, self.checkpoint_seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class PoolConfig:
     ----------
     workers
         How many.
-    slots
+    device_names
         The devices they take turns on.
     memory
         Bytes that each may allocate; None: no limit of ours.
@@ -116,7 +120,7 @@ class PoolConfig:
     """
 
     workers: int
-    slots: Sequence[str]
+    device_names: Sequence[str]
     memory: int | None = None
     cell_seconds: float | None = None
     checkpoint_seconds: float | None = None
@@ -132,17 +136,17 @@ class PoolConfig:
             str(folder.root),
             f"{self.prefix}{uuid.uuid4().hex}",
             pack,
-            self.slots[number % len(self.slots)],
+            self.device_names[number % len(self.device_names)],
             self.code or code_version(),
-            own_modules(task.config for task in pack.cells) if modules is None else modules,
-            replaceable=True,
+            user_modules(task.config for task in pack.cells) if modules is None else modules,
+            exit_on_oom=True,
             checkpoint_seconds=self.checkpoint_seconds,
             lease=self.lease,
         )
 
 
 def run_pool(
-    config: PoolConfig, folder: SweepFolder, packs: Sequence[Pack], beat: Heartbeat
+    config: PoolConfig, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat
 ) -> None:
     """Run packs in a pool; a worker that dies costs the cell it was at, and no other."""
     pool = _pool(config, min(config.workers, max(len(packs), 1)))
@@ -151,7 +155,7 @@ def run_pool(
     started = failed_starts = 0
     try:
         while queue or running:
-            with interrupts_held():  # by what is started here too: Ctrl-C is not for workers
+            with defer_interrupts():  # by what is started here too: Ctrl-C is not for workers
                 for pack in queue:
                     job = config.job(folder, pack, started)
                     started += 1
@@ -168,7 +172,7 @@ def run_pool(
                 queue += rest
             if running and not pool.active:  # its workers died at birth, before it had tasks
                 raise FaninError(NO_WORKER)
-            beat()
+            heartbeat()
             for future, (_, watch) in running.items():
                 if future.running():
                     watch.poll()
@@ -193,7 +197,7 @@ def call_in_pool(config: PoolConfig, function: Callable[..., Any], *arguments: A
     """
     pool = _pool(config, 1)
     try:
-        with interrupts_held():
+        with defer_interrupts():
             future = _scheduled(pool, function, *arguments)
         return future.result()
     except ProcessExpired as error:

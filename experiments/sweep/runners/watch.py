@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.sweep.store.journal import Event, Writer, read_events, read_writer
-from experiments.sweep.worker.finalize import follow
+from experiments.sweep.worker.finalize import update_running
 
 GRACE = 2.0  # seconds
 
@@ -47,7 +47,7 @@ class PackWatch:
             events, self._offset = read_events(self.journal, self._offset)
         except FileNotFoundError:
             return
-        follow(self._at_work, events)
+        update_running(self._at_work, events)
         if any(map(_restarts, events)):
             self._since = time.monotonic()
         if self.cell_seconds is None or not self._at_work or self._writer is None:
@@ -79,4 +79,4 @@ def _restarts(event: Event) -> bool:
 
     The first cell of a worker loads the data for all.
     """
-    return event.kind in ("start", "done") or (event.kind == "at" and float(event.word) == 0)
+    return event.kind in ("start", "done") or (event.kind == "at" and float(event.value) == 0)

@@ -38,7 +38,7 @@ from experiments.sweep.slurm.submission import (
     Submission,
     append_log,
     open_submissions,
-    sleep,
+    sleep_with_heartbeat,
     submit,
     write_submission,
 )
@@ -236,7 +236,8 @@ class JobManager:
         progressed = n_started or fewer or made_progress(submission, index)
         failures = 0 if progressed else submission.job_config.startup_failures + 1
         if failures == 0 or (failures < MAX_STARTUP_FAILURES and not self.fatal_errors):
-            # Run each lost cell alone after an out-of-memory error, to find the cell that caused it.
+            # Run each lost cell alone after an out-of-memory error, to find the cell that caused
+            # it.
             shards = isolate(remaining, shard) if outcome == "oom" else [remaining]
             self.queue.extend((part, failures) for part in shards)
             return
@@ -325,7 +326,7 @@ def cancel_jobs(folder: SweepFolder, heartbeat: Heartbeat) -> int:
                 break
         except SlurmUnavailable:
             break
-        sleep(0.5, heartbeat)
+        sleep_with_heartbeat(0.5, heartbeat)
     count = 0
     for submission in submissions:
         for index in submission.open_indices():

@@ -23,7 +23,7 @@ from experiments.sweep.slurm.commands import TaskKey
 from experiments.sweep.store.journal import TAKEN, journals_in, read_events
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell
-from experiments.sweep.worker.finalize import finalize_journal, follow
+from experiments.sweep.worker.finalize import finalize_journal, update_running
 
 LEASE_LOST = "lease lost: another process runs these cells now"
 
@@ -118,7 +118,7 @@ def _count_running(journal: Path) -> int:
     """Count the cells of a journal that have started and not ended."""
     running: dict[str, int] = {}
     with suppress(FileNotFoundError):
-        follow(running, read_events(journal)[0])
+        update_running(running, read_events(journal)[0])
     return len(running)
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments.sweep.interrupts import Interrupted
-from experiments.sweep.types import STOP
+from experiments.sweep.types import STOP_FILE
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)  # `--signal`, and what Slurm sends before SIGKILL
 HEARTBEAT_SECONDS = 5.0  # between two heartbeats
@@ -69,6 +69,6 @@ class PreemptionHandler:
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
             print(f"Received {self.received.name}: workers save their checkpoints.", flush=True)
-            (self._writer_dir / STOP).touch()
+            (self._writer_dir / STOP_FILE).touch()
         elif time.monotonic() - self._stopped_at > self._grace:
             raise Interrupted

@@ -13,7 +13,7 @@ from pathlib import Path
 from pebble import CONSTS
 
 from experiments.sweep.interrupts import Interrupted
-from experiments.sweep.runners.devices import cores, devices
+from experiments.sweep.runners.devices import available_cores, devices
 from experiments.sweep.runners.pool import PoolConfig, run_pool
 from experiments.sweep.slurm.commands import SlurmError, run_slurm
 from experiments.sweep.slurm.exit_cause import previous_run_cause
@@ -58,9 +58,7 @@ def run_shard(submission: Submission, index: int) -> int:
     grace = min(GRACE, signal_seconds / 2) if signal_seconds else GRACE
     preemption = PreemptionHandler(writer_dir, grace)
     try:
-        run_pool(
-            _pool_config(submission, index, writer_dir), folder, packs, preemption.heartbeat
-        )
+        run_pool(_pool_config(submission, index, writer_dir), folder, packs, preemption.heartbeat)
     except Interrupted:
         pass  # the next run finalizes the journals of workers that did not stop in time
     except FaninError:
@@ -104,15 +102,13 @@ def _n_workers(job_config: JobConfig, slots: Sequence[str]) -> int:
         return job_config.workers
     if slots[0] != "cpu":
         return len(slots)
-    return int(os.environ.get("SLURM_CPUS_PER_TASK", 0)) or cores()
+    return int(os.environ.get("SLURM_CPUS_PER_TASK", 0)) or available_cores()
 
 
 def progress_snapshot(folder: SweepFolder, packs: Sequence[Pack]) -> ProgressSnapshot:
     """Return the saved progress of each cell."""
     cell_ids = [cell.cell_id for pack in packs for cell in pack.cells]
-    return {
-        cell_id: saved_progress(folder.checkpoints / f"{cell_id}.pt") for cell_id in cell_ids
-    }
+    return {cell_id: saved_progress(folder.checkpoints / f"{cell_id}.pt") for cell_id in cell_ids}
 
 
 def requeue(

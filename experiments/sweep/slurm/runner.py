@@ -1,4 +1,4 @@
-"""On a Slurm cluster: `runner=slurm`."""
+"""The Slurm runner: `runner=slurm`."""
 
 from __future__ import annotations
 
@@ -9,56 +9,59 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from experiments.sweep.provenance import code_version, own_modules
+from experiments.sweep.provenance import code_version, user_modules
 from experiments.sweep.slurm.commands import max_array_size
 from experiments.sweep.slurm.job_manager import JobManager, cancel_jobs
 from experiments.sweep.slurm.lease import StaleJobDetector
 from experiments.sweep.slurm.script import SlurmSettings, batch_script
-from experiments.sweep.slurm.shards import Shard, sharded
-from experiments.sweep.slurm.submission import JobConfig, Submission, pause
+from experiments.sweep.slurm.shards import Shard, make_shards
+from experiments.sweep.slurm.submission import JobConfig, Submission, sleep_with_heartbeat
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Heartbeat, Pack
 from fanin.errors import ConfigError
 
-POLL = 0.5  # seconds between two looks at the files
+POLL_SECONDS = 0.5  # between two reads of the sweep's files
 NO_LIMIT = 1 << 62  # bytes
 
 
 @dataclass(frozen=True)
 class SlurmRunner:
-    """Job arrays on a Slurm cluster; each job is a pool of workers on its node.
+    """Runner that submits job arrays to a Slurm cluster; each job is a pool of workers on a node.
 
     Parameters
     ----------
     workers
-        Worker processes of a job; more than one share its GPU. None: one a core, or one a GPU.
+        Number of worker processes of a job, which share its GPU if there are several. None: one
+        per core, or one per GPU.
     device
-        `auto`, `cpu` or `cuda`: what workers compute on.
+        Device that workers compute on: `auto`, `cpu` or `cuda`.
     pack_cells
-        Most cells that become one part file; None: by the work in them.
+        Maximum number of cells in a pack. None: chosen by the work in them.
     cell_seconds
-        Time limit of a cell; None: no limit.
+        Time limit of a cell (seconds). None: no limit.
     memory_gb
-        What a worker may allocate (GiB), on a CPU; None: what Slurm lets the job have.
+        Memory that a worker may allocate on a CPU (GiB). None: limited by Slurm only.
     checkpoint_seconds
-        How often a cell in training is kept; None: only when Slurm gives notice.
+        Time between two checkpoints of a cell in training (seconds). None: only when Slurm sends a
+        signal.
     target_minutes
-        How long a job should take: start-up is little beside it, and a lost job costs no more.
+        Target duration of a job (minutes): long compared to its startup, short enough that a lost
+        job costs little.
     max_array_size
-        Slurm's MaxArraySize; None: what scontrol says.
+        Slurm's MaxArraySize. None: read from `scontrol show config`.
     max_jobs
-        Most jobs that may wait or run at once, where the site has such a limit; None: no limit.
+        Maximum number of jobs that are pending or running at once, for sites with such a limit.
+        None: no limit.
     attempts
-        How often a cell is begun that is lost with its job, before it is given up.
+        Maximum number of attempts at a cell that is lost with its job.
     stage_data
-        A folder on the nodes' own disks that data are copied to; None: they are read where they
-        are.
+        Folder on the nodes' local disks to copy the data to. None: read the data where they are.
     poll_seconds
-        How often Slurm is asked how its jobs are.
-    silent_seconds
-        How long a job may run without a sign of life, before its cells are taken back from it.
+        Time between two queries of Slurm (seconds).
+    heartbeat_timeout_seconds
+        Time without a heartbeat after which a running job counts as dead (seconds).
     slurm
-        What each job asks of Slurm.
+        Options of sbatch for each job.
     """
 
     workers: PositiveInt | None = None
@@ -73,81 +76,81 @@ class SlurmRunner:
     attempts: PositiveInt = 5
     stage_data: str | None = None
     poll_seconds: PositiveFloat = 15.0
-    silent_seconds: PositiveFloat = 300.0
+    heartbeat_timeout_seconds: PositiveFloat = 300.0
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
     @property
     def n_workers(self) -> int:
-        """Number of packs that a job runs at once, as far as is known here."""
+        """Number of packs that a job runs at once; 1 if only the node knows it."""
         return self.workers or 1
 
     def worker_memory(self) -> int:
-        """Return the memory that Slurm lets the job have (bytes)."""
+        """Return the memory of a job (bytes)."""
         return NO_LIMIT if self.slurm.mem_gb is None else int(self.slurm.mem_gb * 1e9)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Nothing can be called on a node."""
+        """Raise an error: the launcher cannot call a function on a node."""
         raise ConfigError(
-            "engine=auto times cells on this machine, which is no node of the cluster's: with "
-            "runner=slurm say engine=serial or engine=stacked"
+            "engine=auto times cells on this machine, not on the cluster's nodes: with "
+            "runner=slurm use engine=serial or engine=stacked"
         )
 
-    def run(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> None:
-        """Submit packs, and wait for these jobs and those of earlier launches."""
-        manager = self.job_manager(folder, packs, tick)
-        manager.adopt()
+    def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
+        """Submit packs, and wait for their jobs and for the jobs of earlier launches."""
+        manager = self.job_manager(folder, packs, heartbeat)
+        manager.resume_unsubmitted()
         polled = float("-inf")
         while True:
             manager.submit_pending()
             if manager.idle:
-                tick()
+                heartbeat()
                 manager.close()
                 return
             if time.monotonic() - polled >= self.poll_seconds:
                 manager.poll()
                 polled = time.monotonic()
-            pause(POLL, tick)
+            sleep_with_heartbeat(POLL_SECONDS, heartbeat)
 
-    def submit(self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat) -> None:
-        """Submit packs, and leave them."""
-        manager = self.job_manager(folder, packs, tick)
-        manager.adopt()
+    def submit(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
+        """Submit packs and return without waiting for their jobs."""
+        manager = self.job_manager(folder, packs, heartbeat)
+        manager.resume_unsubmitted()
         manager.submit_pending()
 
-    def cancel(self, folder: SweepFolder, tick: Heartbeat) -> None:
-        """Cancel all jobs of a sweep; what is finished is kept, what was at work has an outcome."""
-        cancel_jobs(folder, tick)
+    def cancel(self, folder: SweepFolder, heartbeat: Heartbeat) -> None:
+        """Cancel all jobs of a sweep; running cells get the outcome `cancelled`."""
+        cancel_jobs(folder, heartbeat)
 
     def job_manager(
-        self, folder: SweepFolder, packs: Sequence[Pack], tick: Heartbeat
+        self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat
     ) -> JobManager:
-        """Make the job manager of these packs."""
-        configs = (task.config for pack in packs for task in pack.cells)
+        """Return a job manager with these packs in its queue."""
+        configs = (cell.config for pack in packs for cell in pack.cells)
         job_config = JobConfig(
             code=code_version(),
-            modules=own_modules(configs),
+            modules=user_modules(configs),
             workers=self.workers,
             device=self.device,
             cell_seconds=self.cell_seconds,
             memory_gb=self.memory_gb,
             checkpoint_seconds=self.checkpoint_seconds,
             attempts=self.attempts,
-            notice_seconds=self.slurm.signal_seconds,
+            signal_seconds=self.slurm.signal_seconds,
             stage_data=self.stage_data,
         )
         size = self.max_array_size or max_array_size()
-        stale_jobs = StaleJobDetector(self.silent_seconds)
-        manager = JobManager(folder, job_config, self.script, size, self.max_jobs, tick, stale_jobs)
+        stale_jobs = StaleJobDetector(self.heartbeat_timeout_seconds)
+        manager = JobManager(folder, job_config, self.script, size, self.max_jobs, heartbeat, stale_jobs)
         manager.add(self.shards(packs))
         return manager
 
     def shards(self, packs: Sequence[Pack]) -> list[Shard]:
-        """The packs of each job."""
-        usual = self.slurm.gpus or self.slurm.cpus  # as a job counts its workers itself
-        return sharded(packs, 60 * self.target_minutes, self.workers or usual)
+        """Return the packs of each job."""
+        default = self.slurm.gpus or self.slurm.cpus  # the same default as `run_shard._n_workers`
+        return make_shards(packs, 60 * self.target_minutes, self.workers or default)
 
     def script(self, submission: Submission) -> str:
-        """The batch script of a submission."""
+        """Return the batch script of a submission."""
         root = submission.folder.root.resolve()
         return batch_script(
             self.slurm, root, submission.token, submission.job_name, submission.size

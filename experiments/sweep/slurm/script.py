@@ -1,4 +1,4 @@
-"""Options of sbatch (`runner.slurm.*`), and the batch script that submitit makes of them."""
+"""Options of sbatch (`runner.slurm.*`), and the batch script that submitit generates from them."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from submitit.slurm import slurm as submitit_slurm
 
 MODULE = "experiments.sweep.slurm.array_task"
-HOUSE = Path(__file__).resolve().parents[3]  # what must be importable on the nodes
+PROJECT_ROOT = Path(__file__).resolve().parents[3]  # must be importable on the nodes
 
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """Options of sbatch for each job; None leaves the choice to the site.
+    """Options of sbatch for each job. None: the site's default.
 
     Parameters
     ----------
     partition, account, qos, constraint, exclude, nodelist, reservation
-        As sbatch has them.
+        The options of sbatch with these names.
     time_minutes
-        Time limit of a job. What isn't finished by then goes on in a requeued one.
+        Time limit of a job (minutes). A job that reaches it saves its state and is requeued.
     cpus
-        Cores of a job.
+        Number of cores of a job.
     mem_gb
         Memory of a job (GB).
     gres
         Generic resources of a job, such as `gpu:1`.
     signal_seconds
-        How long before its end, or its preemption, a job is told (`--signal`), to keep what it is
-        at. Slurm's timing is loose: leave a minute.
+        Time between the signal that makes a job save its state (`--signal`) and its end or
+        preemption (seconds). Slurm's timing is imprecise by up to a minute.
     array_parallelism
-        How many jobs of an array run at once.
+        Maximum number of jobs of an array that run at once.
     setup
-        Shell lines before the work: modules, an environment.
+        Shell lines to run before the job's program, such as `module load cuda`.
     container
-        What the work is started with, such as `apptainer exec --nv image.sif`.
+        Command that starts the job's program in a container, such as
+        `apptainer exec --nv image.sif`.
     python
-        The interpreter on the nodes; None: this one.
+        Path of the Python interpreter on the nodes. None: the interpreter of the launcher.
     extra
         Other options of sbatch by their long names, such as `{mail-type: END}`.
     """
@@ -77,45 +78,48 @@ class SlurmSettings:
         >>> SlurmSettings(extra={"gpus-per-node": "a100:2"}).gpus
         2
         """
-        said = [part for part in (self.gres or "").split(",") if re.match(r"gpu\b", part)]
-        named = ("gpus", "gpus-per-node", "gpus-per-task", "gpus_per_node", "gpus_per_task")
-        said += [f"gpu:{self.extra[name]}" for name in named if name in self.extra]
-        counts = (re.search(r":(\d+)(?:\(.*)?$", part) for part in said)
+        specs = [part for part in (self.gres or "").split(",") if re.match(r"gpu\b", part)]
+        options = ("gpus", "gpus-per-node", "gpus-per-task", "gpus_per_node", "gpus_per_task")
+        specs += [f"gpu:{self.extra[name]}" for name in options if name in self.extra]
+        counts = (re.search(r":(\d+)(?:\(.*)?$", spec) for spec in specs)
         return sum(int(count[1]) if count else 1 for count in counts)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the settings in submitit's words."""
-        named = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "gres")
-        given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
-        more: dict[str, Any] = {"requeue": True, **self.extra}
+        """Return the settings as submitit's parameters."""
+        optional = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "gres")
+        values = {name: getattr(self, name) for name in optional}
+        parameters = {name: value for name, value in values.items() if value is not None}
+        additional: dict[str, Any] = {"requeue": True, **self.extra}
         if self.reservation is not None:
-            more["reservation"] = self.reservation
+            additional["reservation"] = self.reservation
         if self.mem_gb is not None:
-            more["mem"] = f"{round(self.mem_gb * 1000)}M"
-        return given | {
+            additional["mem"] = f"{round(self.mem_gb * 1000)}M"
+        return parameters | {
             "time": self.time_minutes,
             "cpus_per_task": self.cpus,
             "ntasks_per_node": 1,
             "signal_delay_s": self.signal_seconds,
             "array_parallelism": self.array_parallelism,
             "setup": list(self.setup) or None,
-            "additional_parameters": more,
+            "additional_parameters": additional,
         }
 
 
 def batch_script(settings: SlurmSettings, root: Path, token: str, name: str, size: int) -> str:
-    """Return the text that sbatch is given for an array of `size` elements.
+    """Return the batch script of an array of `size` tasks.
 
-    Submitit's own launching of pickled functions is left aside: its jobs wait for files that a
-    submitter writes after sbatch has answered, and answer no SIGTERM.
+    It starts this package's own program. Submitit's jobs, which load a pickled function, would wait
+    for a file that the launcher writes only after sbatch has answered, and ignore SIGTERM.
     """
     python = settings.python or sys.executable
     command = f"{shlex.quote(python)} -u -m {MODULE} {shlex.quote(str(root))} {token}"
     if settings.container is not None:
         command = f"{settings.container} {command}"
-    house = f"export PYTHONPATH={shlex.quote(str(HOUSE))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    parameters = settings.parameters() | {"wckey": None}  # submitit's default; sites may refuse it
-    parameters["setup"] = [*(parameters["setup"] or []), house]
+    export_path = f"export PYTHONPATH={shlex.quote(str(PROJECT_ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    parameters = settings.parameters() | {
+        "wckey": None
+    }  # overrides submitit's default, which some sites refuse
+    parameters["setup"] = [*(parameters["setup"] or []), export_path]
     return submitit_slurm._make_sbatch_string(
         command=command,
         folder=root / "slurm" / token / "logs",

@@ -46,8 +46,9 @@ def remaining_cells(
     """
     remaining = []
     for pack in packs:
-        next_attempts = (_next_attempt(cell, states.get(cell.cell_id), attempts)
-                         for cell in pack.cells)
+        next_attempts = (
+            _next_attempt(cell, states.get(cell.cell_id), attempts) for cell in pack.cells
+        )
         if cells := tuple(cell for cell in next_attempts if cell is not None):
             remaining.append(replace(pack, cells=cells))
     return remaining
@@ -57,18 +58,18 @@ def _next_attempt(cell: PackedCell, state: CellState | None, attempts: int) -> P
     """Return the next attempt at a cell; None if there is to be none."""
     if state is None or state.attempt < cell.attempt:
         return cell
-    lost = cell.lost + state.attempt - cell.attempt + 1
+    lost = cell.n_lost + state.attempt - cell.attempt + 1
     if state.outcome not in INTERRUPTED or lost >= attempts:
         return None
-    return replace(cell, attempt=state.attempt + 1, lost=lost)
+    return replace(cell, attempt=state.attempt + 1, n_lost=lost)
 
 
 def isolate(remaining: Sequence[Pack], shard: Sequence[Pack]) -> list[tuple[Pack, ...]]:
     """Split the remaining packs of a shard: each cell that was lost becomes its own shard."""
-    lost_before = {cell.cell_id: cell.lost for pack in shard for cell in pack.cells}
+    lost_before = {cell.cell_id: cell.n_lost for pack in shard for cell in pack.cells}
     isolated, rest = [], []
     for pack in remaining:
-        lost = [cell for cell in pack.cells if cell.lost > lost_before[cell.cell_id]]
+        lost = [cell for cell in pack.cells if cell.n_lost > lost_before[cell.cell_id]]
         isolated += [(replace(pack, cells=(cell,)),) for cell in lost]
         if kept := tuple(cell for cell in pack.cells if cell not in lost):
             rest.append(replace(pack, cells=kept))

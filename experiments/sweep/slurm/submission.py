@@ -1,9 +1,9 @@
-"""Submissions: job arrays, written to `slurm/TOKEN/` before sbatch is called, and submitted once.
+"""Submissions: job arrays, written to `slurm/TOKEN/` before sbatch is called, submitted once.
 
-`submission.json` says how its jobs work, `shards/NUMBER.json` what each has to do, `job_id` which
-array it became; `logs/` is what the jobs print. An element's lease (`lease.py`) is the folder
-`journals/TOKEN-NUMBER/`: it is there from before the submission until all its cells have ended or
-its shard is reclaimed.
+`submission.json` holds the settings of the jobs, `shards/INDEX.json` the packs of each task,
+`job_id` the job id of the array and `logs/` the output of the jobs. The lease of a task
+(`lease.py`) is the folder `journals/TOKEN-INDEX/`: it exists from before the submission until all
+cells of the task have ended or its shard is reclaimed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,31 +23,31 @@ from experiments.atomic_write import atomic_write, writing
 from experiments.sweep.slurm.commands import (
     SlurmNoAccounting,
     SlurmUnavailable,
-    call,
-    ended,
-    waiting,
+    run_slurm,
+    sacct,
+    squeue,
 )
 from experiments.sweep.slurm.shards import Shard
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import Pack, PackedCell
+from experiments.sweep.types import Heartbeat, Pack, PackedCell
 from fanin.errors import FaninError
 
-NAME_LENGTH = 60  # characters of a sweep's name that are part of a job's
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries
-PATIENCE = 1800.0  # seconds for which a controller that doesn't answer is asked again
-BEAT = 0.5  # seconds
-Beat = Callable[[], None]
+NAME_LENGTH = 60  # maximum characters of the sweep's name in the job name
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0  # between two attempts to submit
+SUBMIT_TIMEOUT = 1800.0  # seconds; while the controller does not answer, the submission is retried
+HEARTBEAT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class JobConfig:
     """Settings of the jobs of a submission.
 
-    `code` and `modules` are the code that the sweep was launched with and the user's own modules;
-    `workers` to `checkpoint_seconds` are as in `SlurmRunner`; `attempts` is how often a cell may
-    be lost with its job; `notice_seconds` is how long before its end a job is told (0: not at
-    all); `stage_data` is a folder on the node's own disk for the data; `tries` is how often jobs
-    with these shards have died before any of their cells began.
+    `code` and `modules` are the version of the code and the user's own modules at launch.
+    `workers` to `checkpoint_seconds` are as in `SlurmRunner`. `attempts` is the maximum number of
+    times that a cell may be lost with its job. `signal_seconds` is the time between the signal and
+    the end of the job (0: no signal). `stage_data` is a folder on the node's local disk for the
+    data. `startup_failures` is the number of jobs in a row that failed with these shards before
+    starting a cell.
     """
 
     code: str
@@ -58,17 +58,17 @@ class JobConfig:
     memory_gb: float | None = None
     checkpoint_seconds: float | None = None
     attempts: int = 5
-    notice_seconds: float = 0.0
+    signal_seconds: float = 0.0
     stage_data: str | None = None
-    tries: int = 0
+    startup_failures: int = 0
 
 
 @dataclass(frozen=True)
 class Submission:
     """One job array.
 
-    The token is unique, and part of the job's name, so that the job is found again whatever its
-    number. `since` is when it was made (ISO 8601, in the submitting machine's time zone).
+    The token is unique and part of the job name, so a job is found by its name, whatever its job
+    id. `since` is the creation time (ISO 8601, in the submitting machine's time zone).
     """
 
     folder: SweepFolder
@@ -80,47 +80,47 @@ class Submission:
 
     @property
     def path(self) -> Path:
-        """Its folder."""
+        """Folder of the submission."""
         return self.folder.slurm / self.token
 
     @property
     def script(self) -> Path:
-        """The batch script."""
+        """Path of the batch script."""
         return self.path / "script.sh"
 
     @property
     def logs(self) -> Path:
-        """Output of its jobs."""
+        """Folder with the output of the jobs."""
         return self.path / "logs"
 
     def lease_dir(self, index: int) -> Path:
-        """Return an element's lease: a folder that is there until all its cells have ended."""
+        """Return the path of a task's lease; it exists until all cells of the task have ended."""
         return self.folder.journals / f"{self.token}-{index}"
 
     def open_indices(self) -> list[int]:
-        """Return the elements whose cells have not all ended."""
+        """Return the indices of the tasks with unfinished cells."""
         return [index for index in range(self.size) if self.lease_dir(index).is_dir()]
 
     def job_id(self) -> str | None:
-        """Return the array's number; None where sbatch is not known to have answered."""
+        """Return the job id of the array; None if no answer of sbatch is known."""
         with suppress(FileNotFoundError):
             return (self.path / "job_id").read_text().strip() or None
         return None
 
-    def submitted(self, job_id: str) -> None:
-        """Keep the array's number."""
+    def write_job_id(self, job_id: str) -> None:
+        """Store the job id of the array."""
         atomic_write(self.path / "job_id", f"{job_id}\n".encode())
 
     def shard(self, index: int) -> Shard:
-        """Read what an element has to do."""
+        """Read the packs of a task."""
         path = self.path / "shards" / f"{index}.json"
         try:
-            return tuple(_pack(each) for each in json.loads(path.read_text()))
+            return tuple(_parse_pack(pack) for pack in json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FaninError(f"{path}: can't be read ({error})") from error
 
-    def forget(self) -> None:
-        """Remove all but the logs: it was never submitted."""
+    def delete(self) -> None:
+        """Delete the leases and the folder of a submission that Slurm refused."""
         for index in range(self.size):
             with suppress(OSError):
                 self.lease_dir(index).rmdir()
@@ -141,14 +141,14 @@ def write_submission(
     for index, shard in enumerate(shards):
         text = json.dumps([asdict(pack) for pack in shard])
         atomic_write(submission.path / "shards" / f"{index}.json", text.encode())
-    about = {
+    record = {
         "job_name": name,
         "size": len(shards),
         "since": now,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "job_config": asdict(job_config),
     }
-    atomic_write(submission.path / "submission.json", json.dumps(about, indent=1).encode())
+    atomic_write(submission.path / "submission.json", json.dumps(record, indent=1).encode())
     with writing(folder.journals):
         for index in range(submission.size):
             submission.lease_dir(index).mkdir(parents=True)
@@ -159,105 +159,106 @@ def read_submission(folder: SweepFolder, token: str) -> Submission:
     """Read a submission by its token."""
     path = folder.slurm / token / "submission.json"
     try:
-        said: dict[str, Any] = json.loads(path.read_text())
-        job_config = JobConfig(**said["job_config"])
-        return Submission(folder, token, said["job_name"], said["size"], said["since"], job_config)
+        record: dict[str, Any] = json.loads(path.read_text())
+        job_config = JobConfig(**record["job_config"])
+        name, size, since = record["job_name"], record["size"], record["since"]
+        return Submission(folder, token, name, size, since, job_config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FaninError(f"{path}: can't be read ({error})") from error
 
 
 def open_submissions(folder: SweepFolder) -> list[Submission]:
-    """Return the submissions of a sweep that have elements left, in the order of their tokens."""
+    """Return the submissions of a sweep with unfinished tasks, in the order of their tokens."""
     if not folder.journals.is_dir():
         return []
-    rights = (path.name for path in folder.journals.iterdir() if path.is_dir())
-    tokens = {name.rpartition("-")[0] for name in rights if name.rpartition("-")[2].isdecimal()}
-    there = sorted(token for token in tokens if (folder.slurm / token).is_dir())
-    return [read_submission(folder, token) for token in there]
+    leases = (path.name for path in folder.journals.iterdir() if path.is_dir())
+    tokens = {name.rpartition("-")[0] for name in leases if name.rpartition("-")[2].isdecimal()}
+    existing = sorted(token for token in tokens if (folder.slurm / token).is_dir())
+    return [read_submission(folder, token) for token in existing]
 
 
 def cells_in_jobs(folder: SweepFolder) -> dict[str, str]:
-    """Return the cells that jobs have or will have in hand, each with its job's name."""
+    """Return the job name of each cell that is in the shard of an unfinished task."""
     return {
-        task.cell_id: submission.job_name
+        cell.cell_id: submission.job_name
         for submission in open_submissions(folder)
         for index in submission.open_indices()
         for pack in submission.shard(index)
-        for task in pack.cells
+        for cell in pack.cells
     }
 
 
-def _pack(said: Mapping[str, Any]) -> Pack:
-    tasks = tuple(PackedCell(**each) for each in said["cells"])
-    return Pack(tasks, said["engine"], said["seconds"])
+def _parse_pack(record: Mapping[str, Any]) -> Pack:
+    cells = tuple(PackedCell(**cell) for cell in record["cells"])
+    return Pack(cells, record["engine"], record["seconds"])
 
 
-def submit(submission: Submission, beat: Beat, patience: float = PATIENCE) -> None:
-    """Submit an array, unless that has been done already, and keep its number.
+def submit(submission: Submission, heartbeat: Heartbeat, timeout: float = SUBMIT_TIMEOUT) -> None:
+    """Submit an array unless it is already submitted, and store its job id.
 
-    While the controller doesn't answer, ask again for up to `patience` seconds. It may have taken
-    the job all the same, so each time the queue is searched first.
+    While the controller does not answer, try again for up to `timeout` seconds. It may have
+    accepted the job nevertheless, so every attempt searches the queue first.
 
     Raises
     ------
     SlurmError
-        Slurm refuses such a job (`SlurmJobLimit`: more jobs at once), or nobody answered for all
-        that time (`SlurmUnavailable`).
+        Slurm refuses such a job (`SlurmJobLimit`: too many jobs at once), or did not answer within
+        `timeout` (`SlurmUnavailable`).
     """
-    wait, until = FIRST_WAIT, time.monotonic() + patience
+    wait, deadline = MIN_RETRY_SECONDS, time.monotonic() + timeout
     while True:
         try:
-            submission.submitted(find(submission) or _sbatch(submission))
+            submission.write_job_id(find_job_id(submission) or _sbatch(submission))
             return
         except SlurmUnavailable:
-            if time.monotonic() + wait > until:
+            if time.monotonic() + wait > deadline:
                 raise
-        pause(wait, beat)
-        wait = min(2 * wait, LONGEST_WAIT)
+        sleep_with_heartbeat(wait, heartbeat)
+        wait = min(2 * wait, MAX_RETRY_SECONDS)
 
 
-def find(submission: Submission) -> str | None:
-    """Return the number of the array that a submission became; None where it became none."""
-    for element in waiting([submission.job_name]).values():
-        return element.job
+def find_job_id(submission: Submission) -> str | None:
+    """Find the job id of a submission by its job name; None if it was not submitted."""
+    for task in squeue([submission.job_name]).values():
+        return task.job
     try:
-        for runs in ended([submission.job_name], submission.since).values():
+        for runs in sacct([submission.job_name], submission.since).values():
             return runs[-1].job
-    except SlurmNoAccounting:  # what has run has left its traces
+    except SlurmNoAccounting:  # the leases show whether a task has run
         pass
-    rights = [submission.lease_dir(index) for index in range(submission.size)]
-    if any(not right.is_dir() or any(right.iterdir()) for right in rights):
+    leases = [submission.lease_dir(index) for index in range(submission.size)]
+    if any(not lease.is_dir() or any(lease.iterdir()) for lease in leases):
         return "unknown"
     return None
 
 
 def _sbatch(submission: Submission) -> str:
-    said = call("sbatch", "--parsable", str(submission.script))
-    return said.strip().splitlines()[-1].partition(";")[0]
+    output = run_slurm("sbatch", "--parsable", str(submission.script))
+    return output.strip().splitlines()[-1].partition(";")[0]
 
 
-def pause(seconds: float, beat: Beat) -> None:
-    """Wait, calling `beat` now and then."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        beat()
-        time.sleep(min(left, BEAT))
+def sleep_with_heartbeat(seconds: float, heartbeat: Heartbeat) -> None:
+    """Sleep, and call `heartbeat` regularly."""
+    deadline = time.monotonic() + seconds
+    while (remaining := deadline - time.monotonic()) > 0:
+        heartbeat()
+        time.sleep(min(remaining, HEARTBEAT_SECONDS))
 
 
 def log_path(folder: SweepFolder) -> Path:
-    """Return the path of the log that every status of the sweep shows."""
+    """Return the path of the sweep's log of Slurm events, which its status shows."""
     return folder.slurm / "log.txt"
 
 
-def log(folder: SweepFolder, text: str) -> None:
-    """Add a line to what every view of the sweep shows; a full disk is no reason to stop."""
+def append_log(folder: SweepFolder, text: str) -> None:
+    """Append a line to the log; ignore a full disk."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     with suppress(OSError), log_path(folder).open("a") as file:
         file.write(f"{now} {' '.join(text.split())}\n")
 
 
 def read_log(folder: SweepFolder) -> list[str]:
-    """Return all lines, the oldest first."""
+    """Return all lines of the log, the oldest first."""
     with suppress(OSError):
         return log_path(folder).read_text(errors="replace").splitlines()
     return []

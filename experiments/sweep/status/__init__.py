@@ -1,1 +1,1 @@
-"""Status of a sweep from its files and Slurm's queue: on a screen, in a log, as JSON."""
+"""Status of a sweep from its files and Slurm's queue, as a screen, log lines or JSON."""

@@ -1,4 +1,4 @@
-"""Estimate of the time that is left of a sweep, from what has been measured."""
+"""Estimate of a sweep's remaining time from the measured time of its cells."""
 
 from __future__ import annotations
 
@@ -8,46 +8,62 @@ from collections.abc import Callable, Iterable, Mapping
 from experiments.sweep.status.snapshot import Result
 from experiments.sweep.store.tables import DONE
 
-Weight = Callable[[str], float]
+CellSeconds = Callable[[str], float]
+"""Function from a cell id to the expected seconds of one worker."""
 
 
-def typical_seconds(results: Mapping[str, Result], kinds: Mapping[str, str]) -> tuple[Weight, bool]:
-    """Estimate what a cell takes: the median of its kind, or else of all cells.
+def estimate_cell_seconds(
+    results: Mapping[str, Result], kinds: Mapping[str, str]
+) -> tuple[CellSeconds, bool]:
+    """Estimate the time of a cell: the median of its kind, or of all cells if its kind is new.
 
-    Returns a function from a cell's id to seconds of one worker, and whether anything was measured;
-    without that each cell counts 1.
+    Returns the estimate as a function of the cell id, and True if any cell was measured; otherwise
+    every cell counts as 1.
     """
     timings: dict[str, list[float]] = {}
-    for cell, result in results.items():
-        if result.outcome in DONE and result.seconds >= 0:  # which NaN, of a journal, is not
-            timings.setdefault(kinds.get(cell, ""), []).append(result.seconds)
+    for cell_id, result in results.items():
+        if result.outcome in DONE and result.seconds >= 0:  # False for NaN, from a journal
+            timings.setdefault(kinds.get(cell_id, ""), []).append(result.seconds)
     medians = {kind: statistics.median(seconds) for kind, seconds in timings.items()}
-    every = [each for seconds in timings.values() for each in seconds]
-    usual = statistics.median(every) if every else 1.0
-    return lambda cell: medians.get(kinds.get(cell, ""), usual), bool(every)
+    all_seconds = [value for seconds in timings.values() for value in seconds]
+    default = statistics.median(all_seconds) if all_seconds else 1.0
+    return lambda cell_id: medians.get(kinds.get(cell_id, ""), default), bool(all_seconds)
 
 
-def seconds_left(
-    weight: Weight,
+def estimate_seconds_left(
+    cell_seconds: CellSeconds,
     measured: bool,
     finished: Iterable[str],
-    shares: Mapping[str, float],
+    progress: Mapping[str, float],
     waiting: Iterable[str],
     elapsed: float,
 ) -> float | None:
-    """Estimate the time until all cells are finished (seconds); None: nothing is known yet.
+    """Estimate the time until all cells are finished (seconds); None if nothing is known yet.
 
-    Cells weigh what they take by `weight`, so neither long cells that come first mislead it, nor
-    what else a cell costs beside its own seconds. `weight` and `measured` are those of
-    `typical_seconds`; `finished` ended in this run of the sweep, which has taken `elapsed` seconds;
-    `shares` are the done shares of cells that run now; `waiting` are still to begin.
+    The estimate is the elapsed time, scaled by the ratio of remaining to finished work. Work is
+    measured in `cell_seconds`, so the order of long and short cells does not bias the estimate, and
+    the overhead of a cell is included.
+
+    Parameters
+    ----------
+    cell_seconds, measured
+        Result of `estimate_cell_seconds`.
+    finished
+        Cells that ended in this run of the sweep.
+    progress
+        Finished fraction of each running cell, 0 to 1.
+    waiting
+        Cells that have not started.
+    elapsed
+        Duration of this run of the sweep so far (seconds).
     """
-    ended = sum(map(weight, finished))
-    begun = sum(weight(cell) * share for cell, share in shares.items())
-    todo = sum(map(weight, waiting)) + sum(weight(cell) for cell in shares) - begun
-    if todo <= 0:
+    finished_work = sum(map(cell_seconds, finished))
+    running_work = sum(cell_seconds(cell) * fraction for cell, fraction in progress.items())
+    total_running = sum(cell_seconds(cell) for cell in progress)
+    remaining = sum(map(cell_seconds, waiting)) + total_running - running_work
+    if remaining <= 0:
         return 0.0
-    if not ended and measured:
-        return todo / max(len(shares), 1)
-    done = ended + begun
-    return elapsed * todo / done if done > 0 and elapsed > 0 else None
+    if not finished_work and measured:
+        return remaining / max(len(progress), 1)
+    done = finished_work + running_work
+    return elapsed * remaining / done if done > 0 and elapsed > 0 else None

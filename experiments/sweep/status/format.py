@@ -1,4 +1,4 @@
-"""Text for people: numbers and times, a sweep's status, its jobs and Slurm's reasons."""
+"""Text for the terminal: numbers, times, a sweep's state, its jobs and Slurm's reasons."""
 
 from __future__ import annotations
 
@@ -11,43 +11,44 @@ from experiments.sweep.status.status import Failure, Status
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 REASONS = {
-    "None": "Slurm has not looked at it yet",
-    "Resources": "until nodes are free",
+    "None": "Slurm has not considered it yet",
+    "Resources": "waiting for free nodes",
     "Priority": "behind jobs of higher priority",
-    "JobArrayTaskLimit": "as many run as runner.slurm.array_parallelism allows",
-    "BeginTime": "until Slurm starts it again, in a moment",
-    "Cleaning": "until its last run is cleared away",
-    "Dependency": "for another job",
-    "Licenses": "for licences",
-    "Reservation": "until its reservation begins",
-    "PartitionDown": "its partition is closed",
-    "PartitionInactive": "its partition is closed",
-    "PartitionTimeLimit": "for ever: longer than its partition lets jobs run "
+    "JobArrayTaskLimit": "limit runner.slurm.array_parallelism reached",
+    "BeginTime": "Slurm restarts it in a moment",
+    "Cleaning": "waiting until its last run is cleaned up",
+    "Dependency": "waiting for another job",
+    "Licenses": "waiting for licenses",
+    "Reservation": "waiting for its reservation to start",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition is inactive",
+    "PartitionTimeLimit": "will never start: time limit exceeds the partition's "
     "(runner.slurm.time_minutes)",
-    "PartitionNodeLimit": "for ever: its partition has no such nodes",
-    "PartitionConfig": "for ever: its partition has no such nodes",
-    "BadConstraints": "for ever: no node has what it asks for (runner.slurm.constraint, gres)",
-    "InvalidAccount": "for ever: no such account (runner.slurm.account)",
-    "InvalidQOS": "for ever: no such QOS (runner.slurm.qos)",
+    "PartitionNodeLimit": "will never start: its partition has no such nodes",
+    "PartitionConfig": "will never start: its partition has no such nodes",
+    "BadConstraints": "will never start: no node has the requested features "
+    "(runner.slurm.constraint, gres)",
+    "InvalidAccount": "will never start: unknown account (runner.slurm.account)",
+    "InvalidQOS": "will never start: unknown QOS (runner.slurm.qos)",
 }
 HELD_REASONS = {
     "JobHeldUser": "by its user",
     "JobHeldAdmin": "by an administrator, who may have to release it",
-    "launch failed requeued held": "as its node could not start it",
-    "job requeued in held state": "by who requeued it",
+    "launch failed requeued held": "because its node could not start it",
+    "job requeued in held state": "by the user who requeued it",
 }
-REASON_PREFIXES = {  # by how they begin; which of them it is, is kept
-    "ReqNodeNotAvail": "for nodes that are down, drained or reserved",
-    "Nodes required for job": "for nodes that are down, drained or reserved",
-    "QOS": "a limit of its QOS is reached",
-    "Assoc": "a limit of its user or account is reached",
-    "MaxJobs": "a limit on jobs is reached",
+REASON_PREFIXES = {  # the text is followed by the full reason
+    "ReqNodeNotAvail": "waiting for nodes that are down, drained or reserved",
+    "Nodes required for job": "waiting for nodes that are down, drained or reserved",
+    "QOS": "limit of its QOS reached",
+    "Assoc": "limit of its user or account reached",
+    "MaxJobs": "job limit reached",
 }
-NODES = 4  # nodes that are named; others are counted
+MAX_NODES = 4  # nodes listed by name; the others are counted
 
 
 def duration(seconds: float) -> str:
-    """A length of time, to two figures or so.
+    """Format a duration with about two significant digits.
 
     >>> [duration(s) for s in (0.2, 45, 754, 12000, 200000)]
     ['0.2 s', '45 s', '13 min', '3 h 20 min', '2 d 8 h']
@@ -66,7 +67,7 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """So many of something.
+    """Format a count with its noun.
 
     >>> plural(1, "cell"), plural(2880, "cell")
     ('1 cell', '2,880 cells')
@@ -75,18 +76,18 @@ def plural(count: int, noun: str) -> str:
 
 
 def stopwatch(seconds: float) -> str:
-    """A time that runs.
+    """Format an elapsed time as minutes and seconds, or hours, minutes and seconds.
 
     >>> [stopwatch(s) for s in (5.7, 83, 3725)]
     ['0:05', '1:23', '1:02:05']
     """
-    minutes, left = divmod(int(seconds), 60)
+    minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def rate(cells_per_minute: float) -> str:
-    """A rate, in cells a minute or, where those are few, an hour.
+    """Format a rate per minute or, if it is below 1, per hour.
 
     >>> rate(312.4), rate(2.25), rate(0.2)
     ('312 cells/min', '2.2 cells/min', '12 cells/h')
@@ -99,7 +100,7 @@ def rate(cells_per_minute: float) -> str:
 
 
 def clock(when: datetime, now: datetime) -> str:
-    """A time of day, with its day where that is not today.
+    """Format a time of day, with the day if it is not today.
 
     >>> now = datetime(2025, 3, 7, 22, 10)
     >>> clock(datetime(2025, 3, 7, 23, 5), now), clock(datetime(2025, 3, 8, 1, 30), now)
@@ -115,154 +116,160 @@ def clock(when: datetime, now: datetime) -> str:
 
 
 def reason_text(reason: str) -> str:
-    """Explain why a job waits or is held; a reason not known here is returned as it is.
+    """Explain Slurm's reason why a job is pending or held; return an unknown reason unchanged.
 
     Examples
     --------
     >>> reason_text("Resources")
-    'until nodes are free'
+    'waiting for free nodes'
     >>> reason_text("QOSMaxJobsPerUserLimit")
-    'a limit of its QOS is reached (QOSMaxJobsPerUserLimit)'
+    'limit of its QOS reached (QOSMaxJobsPerUserLimit)'
     >>> reason_text("FrontEndDown")
     'FrontEndDown'
     """
     if reason in REASONS | HELD_REASONS:
         return (REASONS | HELD_REASONS)[reason]
-    for beginning, words in REASON_PREFIXES.items():
-        if reason.startswith(beginning):
-            return f"{words} ({reason})"
+    for prefix, text in REASON_PREFIXES.items():
+        if reason.startswith(prefix):
+            return f"{text} ({reason})"
     return reason
 
 
-def standing(status: Status) -> str:
-    """Return a sweep's state, and who runs it."""
+def state_text(status: Status) -> str:
+    """Return a sweep's state, its launcher, and how to resume it."""
     launcher = status.launcher
-    by = "" if launcher is None else f"process {launcher.pid} on {launcher.host}"
+    process = "" if launcher is None else f"process {launcher.pid} on {launcher.host}"
     if status.state == "finished":
         return "finished"
-    at_work = launcher is not None and launcher.at_work
-    if status.jobs is not None and status.jobs.under_way and not at_work:
-        return f"{status.state} on Slurm; the same command waits for it"
+    launcher_active = launcher is not None and launcher.is_active
+    if status.jobs is not None and status.jobs.active and not launcher_active:
+        return f"{status.state} on Slurm. Run the same command again to wait for its jobs."
     if status.state == "running":
-        if launcher is None or not at_work:
-            return "workers run, but no launcher"
-        sign = f" (last sign {duration(launcher.heard)} ago)" if launcher.alive is None else ""
-        return f"running: {by}{sign}"
-    gone = "nobody runs it" if launcher is None else f"{by} is dead"
-    return f"stopped: {gone}; the same command goes on"
+        if launcher is None or not launcher_active:
+            return "workers are running, but no launcher"
+        age = duration(launcher.heartbeat_age)
+        heartbeat = f" (last heartbeat {age} ago)" if launcher.alive is None else ""
+        return f"running: {process}{heartbeat}"
+    cause = "" if launcher is None else f" ({process} died)"
+    return f"stopped{cause}. Run the same command again to resume."
 
 
-def pacing(status: Status) -> str:
-    """Rate, time so far, and expected end; nothing where no rate is known."""
+def pace_text(status: Status) -> str:
+    """Return rate, elapsed time and expected end of a running sweep; otherwise ""."""
     if status.state != "running":
         return ""
-    words = [] if status.per_minute is None else [rate(status.per_minute)]
+    parts = [] if status.cells_per_minute is None else [rate(status.cells_per_minute)]
     ended = not (status.counts["running"] or status.counts["missing"])
-    took = duration(status.elapsed)
-    words.append(f"in {took}" if ended else f"{took} so far")
-    if not ended and status.left is not None and status.left > 0:
+    elapsed = duration(status.elapsed)
+    parts.append(f"in {elapsed}" if ended else f"{elapsed} elapsed")
+    if not ended and status.seconds_left is not None and status.seconds_left > 0:
         now = datetime.now()
-        end = clock(now + timedelta(seconds=status.left), now)
-        words.append(f"about {duration(status.left)} left (until {end})")
-    return ", ".join(words)
+        end = clock(now + timedelta(seconds=status.seconds_left), now)
+        parts.append(f"about {duration(status.seconds_left)} left (until {end})")
+    return ", ".join(parts)
 
 
-def tally(status: Status) -> Iterator[tuple[str, int]]:
-    """Cells by outcome, the most frequent first; then those that have none."""
+def count_outcomes(status: Status) -> Iterator[tuple[str, int]]:
+    """Yield the number of cells by outcome, the most frequent first, then those without outcome."""
     yield from status.outcomes.items()
     running, missing = status.counts["running"], status.counts["missing"]
-    lost = status.cells - sum(status.outcomes.values()) - running - missing
-    rest = {"running": running, "interrupted": lost, "missing": missing}
-    yield from ((word, count) for word, count in rest.items() if count)
+    interrupted = status.cells - sum(status.outcomes.values()) - running - missing
+    other = {"running": running, "interrupted": interrupted, "missing": missing}
+    yield from ((state, count) for state, count in other.items() if count)
 
 
 def log_line(status: Status) -> str:
     """Return a sweep's progress in one line."""
     finished = sum(status.outcomes.values())
-    counts = ", ".join(f"{count:,} {word}" for word, count in tally(status) if word != "missing")
-    told = [f"{finished:,} of {status.cells:,} cells" + (f" ({counts})" if counts else "")]
+    counts = ", ".join(
+        f"{count:,} {state}" for state, count in count_outcomes(status) if state != "missing"
+    )
+    parts = [f"{finished:,} of {status.cells:,} cells" + (f" ({counts})" if counts else "")]
     if status.jobs is not None:
-        told.append(in_short(status.jobs))
-    return ", ".join(told + ([pacing(status)] if pacing(status) else []))
+        parts.append(jobs_summary(status.jobs))
+    return ", ".join(parts + ([pace_text(status)] if pace_text(status) else []))
 
 
-def failure_line(failure: Failure, alike: int = 0) -> str:
-    """A failure and its reason; `alike` is how many others there are of the kind."""
-    said = f": {failure.said}" if failure.said else ""
-    more = f", and {alike} alike" if alike else ""
-    where = "" if failure.traceback is None else f"; traceback: {failure.traceback}"
-    return f"{failure.outcome} in {failure.label}{said}{more}{where}"
+def failure_line(failure: Failure, n_similar: int = 0) -> str:
+    """Return a failure and its reason in one line; `n_similar` others have the same reason."""
+    reason = f": {failure.summary}" if failure.summary else ""
+    similar = f", and {n_similar} similar" if n_similar else ""
+    path = "" if failure.traceback is None else f"; traceback: {failure.traceback}"
+    return f"{failure.outcome} in {failure.label}{reason}{similar}{path}"
 
 
 @dataclass(frozen=True)
-class Line:
-    """So many elements of an array, what they do, and where or why."""
+class JobLine:
+    """A line of the job table: how many tasks of an array are in a state, and where or why."""
 
-    number: str
-    word: str
+    count: str
+    state: str
     detail: str
 
 
-def lines(array: JobArray, known: bool) -> Iterator[Line]:
-    """Yield the lines on an array; `known`: from Slurm, not from the files alone."""
+def job_lines(array: JobArray, answered: bool) -> Iterator[JobLine]:
+    """Yield the table lines of an array; `answered` is False if Slurm did not answer."""
     if array.running:
-        yield Line(str(array.running), "run" if known else "begun", _nodes(array.nodes))
-    for number, wait in enumerate(array.waits):
-        word = "wait" if known else "not begun"
-        yield Line(str(wait.count), word, _wait(wait.reason, array.start if not number else None))
+        state = "running" if answered else "started"
+        yield JobLine(str(array.running), state, _nodes_text(array.nodes))
+    for number, pending in enumerate(array.pending):
+        start = array.expected_start if number == 0 else None
+        state = "pending" if answered else "not started"
+        yield JobLine(str(pending.count), state, _pending_text(pending.reason, start))
     for reason in dict.fromkeys(array.held.values()):
-        count = sum(each == reason for each in array.held.values())
-        yield Line(str(count), "held", reason_text(reason))
-    if array.release is not None:
-        yield Line("", "", f"to free them: {array.release}")
+        count = sum(held_reason == reason for held_reason in array.held.values())
+        yield JobLine(str(count), "held", reason_text(reason))
+    if array.release_command is not None:
+        yield JobLine("", "", f"to release: {array.release_command}")
     if array.requeued:
-        yield Line(f"{array.requeued}×", "requeued", "")
-    if array.absent:
-        yield Line(str(array.absent), "gone", "from Slurm's queue, before all their cells ended")
+        yield JobLine(f"{array.requeued}×", "requeued", "")
+    if array.missing:
+        detail = "left Slurm's queue before all their cells had ended"
+        yield JobLine(str(array.missing), "missing", detail)
 
 
-def _wait(reason: str, start: datetime | None) -> str:
-    words = [reason_text(reason)] if reason else []
+def _pending_text(reason: str, start: datetime | None) -> str:
+    parts = [reason_text(reason)] if reason else []
     if start is not None and start > (now := datetime.now()):
-        words.append(f"expected at {clock(start, now)}")
-    return "; ".join(words)
+        parts.append(f"expected at {clock(start, now)}")
+    return "; ".join(parts)
 
 
-def _nodes(nodes: Sequence[str]) -> str:
-    named = ", ".join(nodes[:NODES])
-    more = f" and {len(nodes) - NODES} more" if len(nodes) > NODES else ""
-    return f"on {named}{more}" if nodes else ""
+def _nodes_text(nodes: Sequence[str]) -> str:
+    names = ", ".join(nodes[:MAX_NODES])
+    more = f" and {len(nodes) - MAX_NODES} more" if len(nodes) > MAX_NODES else ""
+    return f"on {names}{more}" if nodes else ""
 
 
-def in_short(jobs: Jobs) -> str:
-    """All of a sweep's jobs, in a few words.
+def jobs_summary(jobs: Jobs) -> str:
+    """Return the number of a sweep's jobs by state.
 
     Examples
     --------
-    >>> array = JobArray("t", "s.t", "7", left=3, running=2, absent=1)
-    >>> in_short(Jobs((array,), at_work=frozenset(["t-0", "t-1"])))
-    '2 jobs running, 1 gone'
-    >>> in_short(Jobs((array,), note="Slurm doesn't answer"))
-    '2 jobs begun, 1 gone'
+    >>> array = JobArray("t", "s.t", "7", unfinished=3, running=2, missing=1)
+    >>> jobs_summary(Jobs((array,), running_leases=frozenset(["t-0", "t-1"])))
+    '2 jobs running, 1 missing'
+    >>> jobs_summary(Jobs((array,), note="Slurm doesn't answer"))
+    '2 jobs started, 1 missing'
     """
-    known = jobs.at_work is not None
+    answered = jobs.running_leases is not None
     counts = {
-        "running" if known else "begun": jobs.total("running"),
-        "waiting" if known else "not begun": jobs.total("waiting"),
-        "held": jobs.held,
-        "gone": jobs.total("absent"),
+        "running" if answered else "started": jobs.total("running"),
+        "pending" if answered else "not started": jobs.total("n_pending"),
+        "held": jobs.n_held,
+        "missing": jobs.total("missing"),
     }
-    said = [(count, word) for word, count in counts.items() if count]
-    words = [f"{count} {word}" for count, word in said[1:]]
-    return ", ".join([f"{plural(count, 'job')} {word}" for count, word in said[:1]] + words)
+    nonzero = [(count, state) for state, count in counts.items() if count]
+    first = [f"{plural(count, 'job')} {state}" for count, state in nonzero[:1]]
+    return ", ".join(first + [f"{count} {state}" for count, state in nonzero[1:]])
 
 
-def warnings(jobs: Jobs) -> Iterator[str]:
-    """Yield what somebody should see to, or know."""
+def job_warnings(jobs: Jobs) -> Iterator[str]:
+    """Yield warnings about held jobs, and Slurm's note."""
     for array in jobs.arrays:
-        if array.release is not None:
-            why = " and ".join(dict.fromkeys(map(reason_text, array.held.values())))
-            held = f"{len(array.held)} held {why}"
-            yield f"job {array.job_id}: {held}; to free them: {array.release}"
+        if array.release_command is not None:
+            reasons = " and ".join(dict.fromkeys(map(reason_text, array.held.values())))
+            held = f"{len(array.held)} held {reasons}"
+            yield f"job {array.job_id}: {held}; to release: {array.release_command}"
     if jobs.note is not None:
         yield jobs.note

@@ -1,4 +1,4 @@
-"""Progress of a sweep while it runs: a live screen on a terminal, plain lines in a log."""
+"""Progress of a running sweep: a live screen on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.live import Live
 
-from experiments.sweep.status.format import failure_line, log_line
-from experiments.sweep.status.format import warnings as job_warnings
+from experiments.sweep.status.format import failure_line, job_warnings, log_line
+from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.status.screen import screen
 from experiments.sweep.status.status import Failure, Status
-from experiments.sweep.status.watch import Watch
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.types import Heartbeat
 
-Show = Callable[[Status], None]
+StatusDisplay = Callable[[Status], None]
 
-LOG_EVERY = 10.0  # seconds between two lines on how far a sweep is
-ON_SCREEN = 3  # failures that a screen shows
-IN_LOG = 20  # failures that a log names of those that come at once
-LOOK_EVERY = 1.0  # seconds: a look at ten thousand cells costs some 20 ms
-SHARE = 0.1  # of the time, that looks may take: at thousands of jobs on a slow disk they are few
-LONGEST = 10.0  # seconds between two of them, all the same
+LOG_SECONDS = 10.0  # between two progress lines
+SCREEN_FAILURES = 3  # failures on the screen
+LOG_FAILURES = 20  # failures listed in a log that happened between two reads
+MIN_READ_SECONDS = 1.0  # between two reads; a read of ten thousand cells takes about 20 ms
+READ_SHARE = 0.1  # maximum fraction of the time spent on reading, which may be slow on a busy disk
+MAX_READ_SECONDS = 10.0  # upper limit of the interval that READ_SHARE leads to
 
 
 @contextmanager
-def showing(console: Console) -> Iterator[tuple[Show, int]]:
-    """Show a sweep's status again and again; on a terminal nothing of that stays.
+def status_display(console: Console) -> Iterator[tuple[StatusDisplay, int]]:
+    """Display a sweep's status repeatedly; on a terminal the screen is removed at the end.
 
     Yields
     ------
     callable, int
-        What to call with each new status, and how many failures that should describe.
+        Function to call with each new status, and how many failures the status should describe.
     """
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -42,80 +42,82 @@ def showing(console: Console) -> Iterator[tuple[Show, int]]:
             def show(status: Status) -> None:
                 live.update(screen(status, console.height), refresh=True)
 
-            yield show, ON_SCREEN
+            yield show, SCREEN_FAILURES
     else:
-        yield Log(console), IN_LOG
+        yield LogDisplay(console), LOG_FAILURES
 
 
-class Log:
-    """Prints failures and warnings as they come, and now and then how far the sweep is."""
+class LogDisplay:
+    """Printer of new failures and warnings, and regularly of the progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._printed = time.monotonic()
-        self._told: set[tuple[str, int]] = set()
-        self._warned: set[str] = set()
+        self._last_progress = time.monotonic()
+        self._printed_failures: set[tuple[str, int]] = set()
+        self._printed_warnings: set[str] = set()
 
     def __call__(self, status: Status) -> None:
-        """Print what is new."""
-        notes = [] if status.jobs is None else job_warnings(status.jobs)
-        for warning in [*status.warnings, *notes]:
-            if warning not in self._warned:
-                self._warned.add(warning)
+        """Print everything that is new."""
+        slurm_warnings = [] if status.jobs is None else job_warnings(status.jobs)
+        for warning in [*status.warnings, *slurm_warnings]:
+            if warning not in self._printed_warnings:
+                self._printed_warnings.add(warning)
                 self._print(f"warning: {warning}")
-        new = [each for each in status.failures if (each.cell_id, each.attempt) not in self._told]
-        self._told |= {(each.cell_id, each.attempt) for each in new}
-        kinds: dict[tuple[str, str], list[Failure]] = {}
+        new = [f for f in status.failures if (f.cell_id, f.attempt) not in self._printed_failures]
+        self._printed_failures |= {(failure.cell_id, failure.attempt) for failure in new}
+        groups: dict[tuple[str, str], list[Failure]] = {}
         for failure in new:
-            kinds.setdefault((failure.outcome, failure.said), []).append(failure)
-        for alike in kinds.values():
-            self._print(failure_line(alike[0], len(alike) - 1))
-        if time.monotonic() - self._printed >= LOG_EVERY:
-            self._printed = time.monotonic()
+            groups.setdefault((failure.outcome, failure.summary), []).append(failure)
+        for group in groups.values():
+            self._print(failure_line(group[0], len(group) - 1))
+        if time.monotonic() - self._last_progress >= LOG_SECONDS:
+            self._last_progress = time.monotonic()
             self._print(log_line(status))
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def pause(took: float, least: float = LOOK_EVERY) -> float:
-    """Seconds until the next look, after one that took so long.
+def read_interval(took: float, minimum: float = MIN_READ_SECONDS) -> float:
+    """Return the seconds until the next read, after a read that took `took` seconds.
 
     Examples
     --------
-    >>> [pause(took) for took in (0.02, 0.5, 60.0)]
+    >>> [read_interval(took) for took in (0.02, 0.5, 60.0)]
     [1.0, 5.0, 10.0]
     """
-    return max(least, min(took / SHARE, LONGEST))
+    return max(minimum, min(took / READ_SHARE, MAX_READ_SECONDS))
 
 
 @contextmanager
-def shown(
+def show_progress(
     folder: SweepFolder, cells: Iterable[str], console: Console
-) -> Iterator[Callable[[], None]]:
-    """Show the progress of a run that begins now; yields the function to call now and then.
+) -> Iterator[Heartbeat]:
+    """Show the progress of a run that starts now; yield the function to call regularly.
 
     Parameters
     ----------
     folder
-        The sweep's, with its plan frozen.
+        Folder of the sweep, with the plan file already written.
     cells
         Ids of the cells that this run is to finish.
+    console
+        Console to print to.
     """
-    watch, due = Watch(folder, cells), -math.inf
+    reader, next_read = StatusReader(folder, cells), -math.inf
     try:
-        with showing(console) as (show, failures):
+        with status_display(console) as (show, n_failures):
 
-            def tick() -> None:
-                nonlocal due
-                if (began := time.monotonic()) >= due:
-                    show(watch.look(failures))
-                    due = time.monotonic() + pause(time.monotonic() - began)
+            def update() -> None:
+                nonlocal next_read
+                if (start := time.monotonic()) >= next_read:
+                    show(reader.read(n_failures))
+                    next_read = time.monotonic() + read_interval(time.monotonic() - start)
 
-            tick()
+            update()
             try:
-                yield tick
+                yield update
             finally:
-                show(watch.look(failures))  # failures of the last moment are told too
+                show(reader.read(n_failures))  # includes the failures of the last moment
     finally:
-        console.print(log_line(watch.look(0)), highlight=False, soft_wrap=True)
+        console.print(log_line(reader.read(0)), highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A sweep's status as a screen, never wider than the terminal."""
+"""Screen with a sweep's status, never wider than the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweep.status.format import in_short, lines, pacing, standing, stopwatch, tally
+from experiments.sweep.status.format import (
+    count_outcomes,
+    job_lines,
+    jobs_summary,
+    pace_text,
+    state_text,
+    stopwatch,
+)
 from experiments.sweep.status.slurm import Jobs
 from experiments.sweep.status.status import Status, Worker
 
@@ -21,65 +28,76 @@ STYLES = {
     "missing": "dim",
     "interrupted": "magenta",
 }
-BAD = "bold red"  # every other outcome
-HOST = 16  # letters of a host's name that are shown
-LEAST = 3  # workers that are shown on the lowest screen
-MOST_ARRAYS = 4  # job arrays that a screen of limited height shows
-JOB_STYLES = {"run": "cyan", "held": "bold yellow", "gone": "magenta", "requeued": "magenta"}
+FAILURE_STYLE = "bold red"  # of every other outcome
+MAX_HOST_LENGTH = 16  # characters of a host name
+MIN_WORKERS = 3  # workers shown even if the screen is too low
+MAX_ARRAYS = 4  # job arrays shown on a screen of limited height
+OTHER_LINES = 7  # lines of the screen besides workers, jobs, failures and warnings
+JOB_STYLES = {
+    "running": "cyan",
+    "held": "bold yellow",
+    "missing": "magenta",
+    "requeued": "magenta",
+}
 
 
 def screen(status: Status, height: int | None = None) -> RenderableType:
-    """Everything about a sweep, for people.
+    """Render a sweep's status.
 
     Parameters
     ----------
     status
-        What to show.
+        Status to show.
     height
-        Lines of the screen: of more workers than there is room for the rest is counted. None:
-        show all.
+        Number of lines of the screen; workers that do not fit are counted. None: show all.
     """
     below = [*_failures(status), *_warnings(status)]
-    jobs, taken = jobs_table(status.jobs, None if height is None else MOST_ARRAYS)
-    room = None if height is None else max(LEAST, height - len(below) - taken - 7)
-    return Group(*_head(status), *jobs, *_workers(status.workers, room), *below)
+    jobs, n_job_lines = jobs_table(status.jobs, None if height is None else MAX_ARRAYS)
+    max_workers = None
+    if height is not None:
+        max_workers = max(MIN_WORKERS, height - len(below) - n_job_lines - OTHER_LINES)
+    return Group(*_head(status), *jobs, *_workers(status.workers, max_workers), *below)
 
 
 def _head(status: Status) -> Iterator[RenderableType]:
-    yield _line(Text.assemble((status.name, "bold"), f": {standing(status)}"))
+    yield _line(Text.assemble((status.name, "bold"), f": {state_text(status)}"))
     finished = sum(status.outcomes.values())
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
-    told = f"{finished:,} of {status.cells:,} cells"
-    bar.add_row(ProgressBar(total=max(status.cells, 1), completed=finished), told)
+    label = f"{finished:,} of {status.cells:,} cells"
+    bar.add_row(ProgressBar(total=max(status.cells, 1), completed=finished), label)
     yield bar
-    if pace := pacing(status):
+    if pace := pace_text(status):
         yield _line(Text(pace))
     yield Text(", ").join(
-        Text(f"{count:,} {word}", style=STYLES.get(word, BAD)) for word, count in tally(status)
+        Text(f"{count:,} {state}", style=STYLES.get(state, FAILURE_STYLE))
+        for state, count in count_outcomes(status)
     )
 
 
-def _workers(workers: Sequence[Worker], room: int | None) -> Iterator[RenderableType]:
+def _workers(workers: Sequence[Worker], max_workers: int | None) -> Iterator[RenderableType]:
     if not workers:
         return
-    shown = workers if room is None or len(workers) <= room else workers[: room - 1]
+    fits = max_workers is None or len(workers) <= max_workers
+    shown = workers if fits or max_workers is None else workers[: max_workers - 1]
     table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
     table.add_column("worker", no_wrap=True)
     table.add_column("device", no_wrap=True)
     table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("for", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
     for worker in shown:
-        host = worker.host if len(worker.host) <= HOST else f"{worker.host[: HOST - 1]}…"
+        host = worker.host
+        if len(host) > MAX_HOST_LENGTH:
+            host = f"{host[: MAX_HOST_LENGTH - 1]}…"
         first, count = worker.cells[0], len(worker.cells)
         table.add_row(
             Text(f"{host}:{worker.pid}"),
             Text(worker.device or "?"),
             Text((f"{count} cells: " if count > 1 else "") + first.label),
-            f"{first.share:.0%}",
-            (">" if first.at_least else "") + stopwatch(first.seconds),
+            f"{first.progress:.0%}",
+            (">" if first.lower_bound else "") + stopwatch(first.seconds),
         )
     yield Text()
     yield table
@@ -93,9 +111,9 @@ def _failures(status: Status) -> Iterator[RenderableType]:
     yield Text()
     yield _line(Text(f"last failures (tracebacks in {status.folder.errors}/)", style="dim"))
     for failure in status.failures:
-        yield _line(Text.assemble((failure.outcome, BAD), f"  {failure.label}"))
-        if failure.said:
-            yield _line(Text(f"  {failure.said}"))
+        yield _line(Text.assemble((failure.outcome, FAILURE_STYLE), f"  {failure.label}"))
+        if failure.summary:
+            yield _line(Text(f"  {failure.summary}"))
         if failure.traceback is not None:
             yield _line(Text(f"  {failure.traceback.name}", style="dim"))
 
@@ -112,20 +130,22 @@ def _line(text: Text) -> Text:
     return text
 
 
-def jobs_table(jobs: Jobs | None, most: int | None = None) -> tuple[list[RenderableType], int]:
-    """Return the table of a sweep's jobs, and how many lines it takes.
+def jobs_table(
+    jobs: Jobs | None, max_arrays: int | None = None
+) -> tuple[list[RenderableType], int]:
+    """Return the table of a sweep's jobs, and its number of lines.
 
     Parameters
     ----------
     jobs
-        What there is; None: nothing.
-    most
-        How many arrays are shown, those first that somebody should see to; None: all.
+        Jobs of the sweep. None: it has no jobs.
+    max_arrays
+        Maximum number of arrays to show, arrays with held tasks first. None: show all.
     """
     if jobs is None:
         return [], 0
     arrays = sorted(jobs.arrays, key=lambda array: not array.held)  # stable
-    shown = arrays if most is None else arrays[:most]
+    shown = arrays if max_arrays is None else arrays[:max_arrays]
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -134,14 +154,14 @@ def jobs_table(jobs: Jobs | None, most: int | None = None) -> tuple[list[Rendera
     count = 0
     for array in shown:
         name = f"job {array.job_id}" if array.job_id else "to be submitted"
-        for number, line in enumerate(lines(array, jobs.at_work is not None)):
-            word = Text(line.word, style=JOB_STYLES.get(line.word, ""))
-            table.add_row(name if not number else "", line.number, word, Text(line.detail))
+        for number, line in enumerate(job_lines(array, jobs.running_leases is not None)):
+            state = Text(line.state, style=JOB_STYLES.get(line.state, ""))
+            table.add_row(name if number == 0 else "", line.count, state, Text(line.detail))
             count += 1
-    found: list[RenderableType] = [Text(), table] if count else [Text()]
+    rows: list[RenderableType] = [Text(), table] if count else [Text()]
     if rest := arrays[len(shown) :]:
-        more = f"and {len(rest)} more arrays: {in_short(replace(jobs, arrays=tuple(rest)))}"
-        found.append(Text(more, style="dim"))
+        summary = jobs_summary(replace(jobs, arrays=tuple(rest)))
+        rows.append(Text(f"and {len(rest)} more arrays: {summary}", style="dim"))
     if jobs.note is not None:
-        found.append(Text(jobs.note, style="dim"))
-    return found, count + len(found)
+        rows.append(Text(jobs.note, style="dim"))
+    return rows, count + len(rows)

@@ -1,4 +1,4 @@
-"""A sweep's Slurm jobs: from squeue where it answers, else from the sweep's own files."""
+"""A sweep's Slurm jobs, from squeue or, if it does not answer, from the sweep's own files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from experiments.sweep.slurm.commands import Key, SlurmError, Waiting, waiting
+from experiments.sweep.slurm.commands import QueuedTask, SlurmError, TaskKey, squeue
 from experiments.sweep.slurm.submission import Submission
 from experiments.sweep.store.journal import TAKEN
 
-WAITS = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-EVERY = 5.0  # seconds between two questions
-SHARE = 0.05  # of the time, that may be spent on answers: where those are slow, they are few
-PATIENCE = 5.0  # seconds after which nobody waits for an answer any more
-SILENT = "Slurm doesn't answer; this is from the files"
+PENDING_STATES = (
+    "PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
+)  # fmt: skip
+POLL_SECONDS = 5.0  # minimum time between two queries
+POLL_SHARE = 0.05  # maximum fraction of the time spent on queries, which may be slow
+ANSWER_TIMEOUT = 5.0  # seconds to wait for an answer
+NO_ANSWER = "Slurm doesn't answer; showing the state from the sweep's files"
 
 
 @dataclass(frozen=True)
-class Wait:
-    """So many elements wait for one reason, in Slurm's word."""
+class PendingTasks:
+    """Number of tasks that are pending for one reason, as Slurm names it."""
 
     count: int
     reason: str
@@ -33,242 +35,251 @@ class Wait:
 
 @dataclass(frozen=True)
 class JobArray:
-    """One submission.
+    """State of one submission.
 
     Attributes
     ----------
     job_id
-        The array's number; None where it has none yet.
-    left
-        How many of its elements have cells that have not ended; what follows is of these.
+        Job id of the array. None: not submitted yet.
+    unfinished
+        Number of tasks with unfinished cells; the following attributes are about these.
     running, nodes
-        How many run, and where. From the files alone: how many have begun.
-    waits
-        Those that wait, without those that are held. From the files alone: no reasons.
+        Number of running tasks and the names of their nodes. Without an answer of Slurm: number of
+        tasks that have started.
+    pending
+        Pending tasks by reason, without held ones. Without an answer of Slurm: no reasons.
     held
-        Places in the array of those that somebody must release, and Slurm's word for it.
-    start
-        When the first of those that wait is expected to begin; None where Slurm can't say.
+        Slurm's reason for each held task, by array index.
+    expected_start
+        Earliest expected start of the pending tasks. None if Slurm does not know it.
     requeued
-        How often they were started anew.
-    absent
-        How many Slurm has neither waiting nor running.
+        Number of times that Slurm has requeued these tasks.
+    missing
+        Number of tasks that are neither pending nor running.
     """
 
     token: str
     name: str
     job_id: str | None
-    left: int
+    unfinished: int
     running: int
     nodes: tuple[str, ...] = ()
-    waits: tuple[Wait, ...] = ()
+    pending: tuple[PendingTasks, ...] = ()
     held: Mapping[int, str] = field(default_factory=dict)
-    start: datetime | None = None
+    expected_start: datetime | None = None
     requeued: int = 0
-    absent: int = 0
+    missing: int = 0
 
     @property
-    def waiting(self) -> int:
-        """Number of elements that wait for their turn, and for nobody."""
-        return sum(wait.count for wait in self.waits)
+    def n_pending(self) -> int:
+        """Number of pending tasks, without held ones."""
+        return sum(tasks.count for tasks in self.pending)
 
     @property
-    def release(self) -> str | None:
-        """The command that frees those that are held; None if none is."""
+    def release_command(self) -> str | None:
+        """Command that releases the held tasks; None if no task is held."""
         if not self.held:
             return None
-        if len(self.held) == self.left:
+        if len(self.held) == self.unfinished:
             return f"scontrol release {self.job_id}"
         if len(self.held) == 1:
             return f"scontrol release {self.job_id}_{min(self.held)}"
-        return f"scontrol release '{self.job_id}_[{ranges(self.held)}]'"
+        return f"scontrol release '{self.job_id}_[{format_indices(self.held)}]'"
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """All submissions of a sweep that have elements left.
+    """State of all submissions of a sweep with unfinished tasks.
 
     Attributes
     ----------
-    at_work
-        The elements that run, each by the folder of its journals; None where Slurm has not said.
+    running_leases
+        Names of the lease folders of running tasks. None: Slurm has not answered.
     note
-        Where this comes from, if not from Slurm.
+        Why Slurm has not answered.
     """
 
     arrays: tuple[JobArray, ...]
-    at_work: frozenset[str] | None = None
+    running_leases: frozenset[str] | None = None
     note: str | None = None
 
-    def total(self, what: str) -> int:
-        """The sum over all arrays of `running`, `waiting`, `left`, `requeued` or `absent`."""
-        return sum(getattr(array, what) for array in self.arrays)
+    def total(self, attribute: str) -> int:
+        """Return the sum of an attribute of `JobArray` over all arrays."""
+        return sum(getattr(array, attribute) for array in self.arrays)
 
     @property
-    def held(self) -> int:
-        """Number of elements that somebody must release."""
+    def n_held(self) -> int:
+        """Number of held tasks."""
         return sum(len(array.held) for array in self.arrays)
 
     @property
-    def under_way(self) -> bool:
-        """True if any waits or runs, as far as is known."""
-        return self.total("left") > self.total("absent")
+    def active(self) -> bool:
+        """True if any task is known or assumed to be pending or running."""
+        return self.total("unfinished") > self.total("missing")
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as Slurm writes them.
+def format_indices(indices: Iterable[int]) -> str:
+    """Format array indices as Slurm writes them.
 
     Examples
     --------
-    >>> ranges([7, 1, 2, 3])
+    >>> format_indices([7, 1, 2, 3])
     '1-3,7'
     """
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and runs[-1][-1] + 1 == number:
-            runs[-1].append(number)
+    ranges: list[list[int]] = []
+    for index in sorted(indices):
+        if ranges and ranges[-1][-1] + 1 == index:
+            ranges[-1].append(index)
         else:
-            runs.append([number])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+            ranges.append([index])
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges)
 
 
-def jobs_of(submissions: Sequence[Submission], answer: Answer) -> Jobs | None:
-    """Return the state of a sweep's jobs; None where it has none."""
+def summarize_jobs(submissions: Sequence[Submission], answer: SlurmAnswer) -> Jobs | None:
+    """Return the state of a sweep's jobs; None if it has no jobs."""
     arrays = []
-    at_work: set[str] = set()
-    rights = _rights(submissions)
-    for submission in sorted(submissions, key=lambda each: (each.since, each.token)):
-        left = [i for i in range(submission.size) if submission.lease_dir(i).name in rights]
-        if not left:
+    running: set[str] = set()
+    leases = _existing_leases(submissions)
+    for submission in sorted(submissions, key=lambda s: (s.since, s.token)):
+        indices = [i for i in range(submission.size) if submission.lease_dir(i).name in leases]
+        if not indices:
             continue
-        if answer.elements is None or submission.job_name not in answer.names:
-            arrays.append(_from_files(submission, left))
-            at_work |= {submission.lease_dir(i).name for i in left}
+        if answer.tasks is None or submission.job_name not in answer.names:
+            arrays.append(_array_from_files(submission, indices))
+            running |= {submission.lease_dir(i).name for i in indices}
             continue
-        there = {i: e for i in left if (e := answer.elements.get((submission.job_name, i)))}
-        arrays.append(_from_slurm(submission, left, there))
-        at_work |= {submission.lease_dir(i).name for i, e in there.items() if e.state not in WAITS}
+        tasks = {i: t for i in indices if (t := answer.tasks.get((submission.job_name, i)))}
+        arrays.append(_array_from_slurm(submission, indices, tasks))
+        running |= {
+            submission.lease_dir(i).name
+            for i, task in tasks.items()
+            if task.state not in PENDING_STATES
+        }
     if not arrays:
         return None
-    return Jobs(tuple(arrays), None if answer.elements is None else frozenset(at_work), answer.note)
+    return Jobs(tuple(arrays), None if answer.tasks is None else frozenset(running), answer.note)
 
 
-def _rights(submissions: Sequence[Submission]) -> set[str]:
-    """The folders of elements that have not ended: one listing, where there may be thousands."""
+def _existing_leases(submissions: Sequence[Submission]) -> set[str]:
+    """Return the names of all lease folders, from one directory listing for thousands of tasks."""
     with suppress(IndexError, FileNotFoundError):
         return set(os.listdir(submissions[0].folder.journals))
     return set()
 
 
-def _from_slurm(
-    submission: Submission, left: Sequence[int], there: Mapping[int, Waiting]
+def _array_from_slurm(
+    submission: Submission, indices: Sequence[int], tasks: Mapping[int, QueuedTask]
 ) -> JobArray:
-    pending = {i: each for i, each in there.items() if each.state in WAITS}
-    run = [each for i, each in there.items() if i not in pending]
-    queued = [each for each in pending.values() if not each.held]
-    starts = [when for each in queued if (when := _time(each.start)) is not None]
-    reasons = Counter(each.reason for each in queued)
+    waiting = {i: task for i, task in tasks.items() if task.state in PENDING_STATES}
+    running = [task for i, task in tasks.items() if i not in waiting]
+    pending = [task for task in waiting.values() if not task.held]
+    starts = [start for task in pending if (start := _parse_time(task.start)) is not None]
+    reasons = Counter(task.reason for task in pending)
     return JobArray(
         submission.token,
         submission.job_name,
-        next((each.job for each in there.values()), submission.job_id()),
-        len(left),
-        len(run),
-        tuple(sorted({each.node for each in run if each.node})),
-        tuple(Wait(count, reason) for reason, count in reasons.most_common()),
-        {i: each.reason for i, each in pending.items() if each.held},
+        next((task.job for task in tasks.values()), submission.job_id()),
+        len(indices),
+        len(running),
+        tuple(sorted({task.node for task in running if task.node})),
+        tuple(PendingTasks(count, reason) for reason, count in reasons.most_common()),
+        {i: task.reason for i, task in waiting.items() if task.held},
         min(starts, default=None),
-        sum(each.restarts for each in there.values()),
-        len(left) - len(there) if submission.job_id() is not None else 0,
+        sum(task.restarts for task in tasks.values()),
+        len(indices) - len(tasks) if submission.job_id() is not None else 0,
     )
 
 
-def _from_files(submission: Submission, left: Sequence[int]) -> JobArray:
-    begun = sum(_has_begun(submission, index) for index in left)
-    waits = (Wait(len(left) - begun, ""),) if len(left) > begun else ()
+def _array_from_files(submission: Submission, indices: Sequence[int]) -> JobArray:
+    job_id = submission.job_id()
+    started = sum(_has_started(submission, index) for index in indices)
+    not_started = len(indices) - started
+    pending = (PendingTasks(not_started, ""),) if not_started else ()
     return JobArray(
-        submission.token, submission.job_name, submission.job_id(), len(left), begun, waits=waits
+        submission.token, submission.job_name, job_id, len(indices), started, pending=pending
     )
 
 
-def _has_begun(submission: Submission, index: int) -> bool:
-    """Return True if an element has a turn that is not over."""
+def _has_started(submission: Submission, index: int) -> bool:
+    """Return True if a task's lease has a writer folder that is not expired."""
     with suppress(OSError):
-        turns = submission.lease_dir(index).iterdir()
-        return any(not turn.name.endswith(TAKEN) for turn in turns)
+        writer_dirs = submission.lease_dir(index).iterdir()
+        return any(not path.name.endswith(TAKEN) for path in writer_dirs)
     return False
 
 
-def _time(said: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(said)
+        return datetime.fromisoformat(text)
     except ValueError:  # N/A
         return None
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Answer of Slurm about some jobs.
+class SlurmAnswer:
+    """Answer of squeue about some jobs.
 
     Attributes
     ----------
-    elements
-        Those that wait or run; None where it has not said.
+    tasks
+        Pending and running tasks. None: Slurm has not answered.
     names
-        The jobs that it was asked about.
+        Names of the jobs in the query.
     note
-        Why it has not said, for people.
+        Why Slurm has not answered.
     """
 
-    elements: Mapping[Key, Waiting] | None = None
+    tasks: Mapping[TaskKey, QueuedTask] | None = None
     names: frozenset[str] = frozenset()
     note: str | None = None
 
 
 class SlurmPoller:
-    """Asks squeue now and then, in a thread of its own.
+    """Regular queries of squeue in a thread.
 
     Parameters
     ----------
-    waits
-        Whether the first look waits for an answer.
+    wait_for_first
+        True: the first `poll` waits for the answer, up to `ANSWER_TIMEOUT`.
     """
 
-    def __init__(self, waits: bool = True) -> None:
-        self._waits = waits
-        self._answer = Answer()
-        self._asked = self._due = 0.0
+    def __init__(self, wait_for_first: bool = True) -> None:
+        self._wait_for_first = wait_for_first
+        self._answer = SlurmAnswer()
+        self._query_time = self._next_query = 0.0
         self._thread: threading.Thread | None = None
 
-    def look(self, names: Collection[str]) -> Answer:
-        """The latest answer, some seconds old at most."""
+    def poll(self, names: Collection[str]) -> SlurmAnswer:
+        """Return the latest answer about jobs with these names, and start a query if one is due."""
         if not names:
-            return Answer()
+            return SlurmAnswer()
         if shutil.which("squeue") is None:
-            return Answer(note="there is no squeue on this host; this is from the files")
+            return SlurmAnswer(
+                note="squeue is not installed here; showing the state from the sweep's files"
+            )
         if self._thread is None:
             thread = self._start(names)
-            if self._waits:
-                thread.join(PATIENCE)
-        elif not self._thread.is_alive() and time.monotonic() >= self._due:
+            if self._wait_for_first:
+                thread.join(ANSWER_TIMEOUT)
+        elif not self._thread.is_alive() and time.monotonic() >= self._next_query:
             thread = self._start(names)
         else:
             thread = self._thread
-        late = thread.is_alive() and time.monotonic() - self._asked >= PATIENCE
-        return Answer(note=SILENT) if late else self._answer
+        late = thread.is_alive() and time.monotonic() - self._query_time >= ANSWER_TIMEOUT
+        return SlurmAnswer(note=NO_ANSWER) if late else self._answer
 
     def _start(self, names: Collection[str]) -> threading.Thread:
-        self._asked = time.monotonic()
-        # Nobody waits for it at the process's end.
-        self._thread = threading.Thread(target=self._ask, args=[frozenset(names)], daemon=True)
+        self._query_time = time.monotonic()
+        # A daemon thread: the process can exit while a query is running.
+        self._thread = threading.Thread(target=self._query, args=[frozenset(names)], daemon=True)
         self._thread.start()
         return self._thread
 
-    def _ask(self, names: frozenset[str]) -> None:
+    def _query(self, names: frozenset[str]) -> None:
         try:
-            self._answer = Answer(waiting(names), names)
-            took = time.monotonic() - self._asked
-            self._due = self._asked + max(EVERY, took / SHARE)
+            self._answer = SlurmAnswer(squeue(names), names)
+            took = time.monotonic() - self._query_time
+            self._next_query = self._query_time + max(POLL_SECONDS, took / POLL_SHARE)
         except SlurmError as error:
-            self._answer = Answer(note=f"{SILENT} ({error})")
-            self._due = time.monotonic() + EVERY
+            self._answer = SlurmAnswer(note=f"{NO_ANSWER} ({error})")
+            self._next_query = time.monotonic() + POLL_SECONDS

@@ -235,7 +235,7 @@ class JournalTail:
                 return
 
     def _follow(self, stem: str, begun: dict[str, Begun], event: Event) -> None:
-        cell, word = event.cell_id, event.word
+        cell, word = event.cell_id, event.value
         if event.kind == "note":
             self._notes[word] = None
         elif event.kind == "start":

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.sweep.differences import full_label
-from experiments.sweep.engines import Engines
+from experiments.sweep.engines import EngineDecisions
 from experiments.sweep.grid import Axis
 from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
@@ -49,9 +49,9 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
         workers = min(request.runner.n_workers, len(plan.packs))
         where = f"on {plural(workers, 'worker')}: {_expected(plan, workers)}."
         console.print(f"{what} {where}", highlight=False)
-    if plan.engines.undecided:
+    if plan.engines.untimed:
         console.print(
-            f"  engine=auto: {plural(len(plan.engines.undecided), 'kind')} of cells to be timed "
+            f"  engine=auto: {plural(len(plan.engines.untimed), 'kind')} of cells to be timings "
             "first, and run under the faster engine",
             highlight=False,
         )
@@ -96,10 +96,10 @@ def show_counts(console: Console, request: Request, plan: Plan) -> None:
         console.print("  (sweep.retry=[error,oom,timeout] runs failed cells again)", markup=False)
 
 
-def show_engines(console: Console, engines: Engines) -> None:
+def show_engines(console: Console, engines: EngineDecisions) -> None:
     """Print what timing found, and what can't be stacked and why."""
-    for engine, count in Counter(engines.chosen[key] for key in engines.timed).items():
-        ratios = [s / t for key, (s, t) in engines.timed.items() if engines.chosen[key] == engine]
+    for engine, count in Counter(engines.chosen[key] for key in engines.timings).items():
+        ratios = [s / t for key, (s, t) in engines.timings.items() if engines.chosen[key] == engine]
         console.print(
             f"  {engine}: {plural(count, 'kind')}; stacked is {min(ratios):.2f} to "
             f"{max(ratios):.2f} times as fast as serial",

@@ -24,7 +24,7 @@ from experiments.atomic_write import writing
 from experiments.result import CellResult
 from experiments.sweep.store.process import ProcessId
 
-SYNC_EVERY = 0.2  # seconds between two waits for the disk, which cost more than a tiny cell does
+SYNC_INTERVAL = 0.2  # seconds between two waits for the disk, which cost more than a tiny cell does
 TAKEN = ".taken"  # what a journal's name, or its folder's, ends in that somebody has taken
 LONGEST = 1 << 16  # bytes of a first line
 WRITER = {"host": str, "pid": int, "started": float | None, "about": dict}
@@ -55,7 +55,7 @@ class Journal:
     """Writes a pack's journal, first of all which process that is.
 
     What a process wrote survives its death. A power cut may lose the cells that ended within the
-    last `SYNC_EVERY` seconds, or since the line before; they are run again.
+    last `SYNC_INTERVAL` seconds, or since the line before; they are run again.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Journal:
         who = asdict(ProcessId.current())
         self._write(f"writer\t{json.dumps({**who, 'about': dict(about or {})})}")
 
-    def held(self) -> bool:
+    def is_owned(self) -> bool:
         """Return True if this journal is still the pack's own."""
         return self.path.exists()
 
@@ -95,7 +95,7 @@ class Journal:
         """Note which cell is about to run."""
         self._write(f"start\t{cell_id}\t{attempt}")
 
-    def beat(self, cell_id: str, done: int, total: int) -> None:
+    def progress(self, cell_id: str, done: int, total: int) -> None:
         """Note how far the running cell is."""
         self._write(f"at\t{cell_id}\t{done / max(total, 1):.3f}")
 
@@ -125,12 +125,12 @@ class Journal:
             while data:
                 data = data[self._file.write(data) :]
                 self._torn = bool(data)
-            if self._pending and time.monotonic() - self._synced >= SYNC_EVERY:
+            if self._pending and time.monotonic() - self._synced >= SYNC_INTERVAL:
                 os.fsync(self._file.fileno())
                 self._synced, self._pending = time.monotonic(), False
 
 
-def take(journal: Path) -> Path | None:
+def take_journal(journal: Path) -> Path | None:
     """Take a pack's right to write its tables; of several that try, one gets it.
 
     Parameters

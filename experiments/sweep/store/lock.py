@@ -35,7 +35,7 @@ class SweepLock:
     launcher: ProcessId
     _last: float = field(default_factory=time.monotonic)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Renew the note, where that is due; to be called far more often than `FRESH`.
 
         Raises
@@ -64,7 +64,7 @@ def acquire_sweep_lock(folder: SweepFolder) -> Iterator[SweepLock]:
     Yields
     ------
     SweepLock
-        Its `beat` is to be called now and then.
+        Its `heartbeat` is to be called now and then.
 
     Raises
     ------

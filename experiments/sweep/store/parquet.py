@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from experiments.atomic_write import atomic_write, sync_folder, writing
 from experiments.result import CellResult
-from experiments.sweep.store.journal import read_results, take
-from experiments.sweep.store.paths import SIBLINGS, SweepFolder
+from experiments.sweep.store.journal import read_results, take_journal
+from experiments.sweep.store.paths import DETAIL_TABLES, SweepFolder
 from fanin.errors import DataError
 
 PACK, OWN = b"fanin.pack", b"fanin.checksum"
@@ -48,19 +48,19 @@ def commit_journal(folder: SweepFolder, journal: Path) -> None:
     journal
         `STEM.journal`; or a `STEM.taken` whose taker is dead.
     """
-    taken = journal if journal.suffix == ".taken" else take(journal)
+    taken = journal if journal.suffix == ".taken" else take_journal(journal)
     if taken is None:
         return
     try:
         results = read_results(taken)
     except FileNotFoundError:
         return
-    publish(folder, taken, results)
+    commit_results(folder, taken, results)
 
 
-def publish(folder: SweepFolder, taken: Path, results: Sequence[CellResult]) -> None:
+def commit_results(folder: SweepFolder, taken: Path, results: Sequence[CellResult]) -> None:
     """Write a taken journal's results, unless they are there already, and remove it."""
-    if results and not is_written(folder, taken.stem):
+    if results and not is_complete(folder, taken.stem):
         write_results(folder, taken.stem, results)
     with writing(taken):
         taken.unlink(missing_ok=True)
@@ -78,20 +78,20 @@ def write_results(folder: SweepFolder, stem: str, results: Sequence[CellResult])
     results
         The pack's cells, at least one.
     """
-    write_pack(folder, stem, {name: tabulate(name, results) for name in (*SIBLINGS, "cells")})
+    write_pack(folder, stem, {name: to_arrow(name, results) for name in (*DETAIL_TABLES, "cells")})
 
 
 def write_pack(
     folder: SweepFolder, stem: str, tables: Mapping[str, pa.Table], supersedes: Sequence[str] = ()
 ) -> None:
     """Write a pack's tables; `cells` comes last, and vouches for what was written before it."""
-    sums: dict[str, Sum] = {}
-    for name in SIBLINGS:
+    sums: dict[str, FileDigest] = {}
+    for name in DETAIL_TABLES:
         if tables[name].num_rows:
             data = encode(tables[name])
-            sums[name] = Sum.of(data)
+            sums[name] = FileDigest.of(data)
             atomic_write(part_path(folder, name, stem), data)
-    cells = seal(tables["cells"], Manifest(sums, tuple(supersedes)))
+    cells = encode_cells(tables["cells"], Manifest(sums, tuple(supersedes)))
     atomic_write(part_path(folder, "cells", stem), cells)
     for name in (*sums, "cells"):
         sync_folder(folder.table(name))  # before anything that the parts replace may go
@@ -107,12 +107,12 @@ def part_path(folder: SweepFolder, name: str, stem: str) -> Path:
     return folder.table(name) / f"{stem}.parquet"
 
 
-def is_written(folder: SweepFolder, stem: str) -> bool:
+def is_complete(folder: SweepFolder, stem: str) -> bool:
     """Return True if all parts of a pack are there, as they were written."""
     try:
-        manifest = unseal(part_path(folder, "cells", stem).read_bytes())
+        manifest = read_manifest(part_path(folder, "cells", stem).read_bytes())
         return manifest is not None and all(
-            Sum.of(part_path(folder, name, stem).read_bytes()) == expected
+            FileDigest.of(part_path(folder, name, stem).read_bytes()) == expected
             for name, expected in manifest.parts.items()
         )
     except (OSError, ValueError):
@@ -151,14 +151,14 @@ def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Sum:
+class FileDigest:
     """By which a file is known again."""
 
     size: int  # bytes
     crc32: int
 
     @classmethod
-    def of(cls, data: bytes) -> Sum:
+    def of(cls, data: bytes) -> FileDigest:
         """Return the sum of a file's content."""
         return cls(len(data), zlib.crc32(data))
 
@@ -167,11 +167,11 @@ class Sum:
 class Manifest:
     """Sums of a pack's parts besides `cells`, by table, and the packs that this one replaces."""
 
-    parts: Mapping[str, Sum]
+    parts: Mapping[str, FileDigest]
     supersedes: tuple[str, ...] = ()
 
 
-def seal(cells: pa.Table, manifest: Manifest) -> bytes:
+def encode_cells(cells: pa.Table, manifest: Manifest) -> bytes:
     """Encode a `cells` part with its manifest and its own checksum in it."""
     said = {
         "parts": {name: [part.size, part.crc32] for name, part in manifest.parts.items()},
@@ -183,7 +183,7 @@ def seal(cells: pa.Table, manifest: Manifest) -> bytes:
     return data[:start] + b"%08x" % zlib.crc32(data) + data[end:]
 
 
-def unseal(data: bytes) -> Manifest | None:
+def read_manifest(data: bytes) -> Manifest | None:
     """Check a `cells` part against its own checksum and read what it says of its pack.
 
     Returns
@@ -209,7 +209,7 @@ def unseal(data: bytes) -> Manifest | None:
     if crc32 != int(data[start:end], 16):
         raise ValueError("its content isn't what was written there (wrong checksum)")
     said = json.loads(_notes(data)[PACK])
-    sums = {name: Sum(*numbers) for name, numbers in said["parts"].items()}
+    sums = {name: FileDigest(*numbers) for name, numbers in said["parts"].items()}
     return Manifest(sums, tuple(said["supersedes"]))
 
 
@@ -243,7 +243,7 @@ def _notes(data: bytes) -> dict[bytes, bytes]:
         raise ValueError(f"not a readable Parquet file ({error})") from error
 
 
-def tabulate(name: str, results: Sequence[CellResult]) -> pa.Table:
+def to_arrow(name: str, results: Sequence[CellResult]) -> pa.Table:
     """Make an Arrow table of some cells' rows; without a column where they have none."""
     if name == "cells":
         keys = list(dict.fromkeys(key for result in results for key in result.row))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-SIBLINGS = ("layers", "histograms", "tensors", "curves")
-TABLES = (*SIBLINGS, "cells")
+DETAIL_TABLES = ("layers", "histograms", "tensors", "curves")
+TABLES = (*DETAIL_TABLES, "cells")
 """What a pack writes; `cells` comes last, so where a pack has cells it has all of its rows."""
 
 TEMPORARY = ".*.part"  # files that have yet to take their name

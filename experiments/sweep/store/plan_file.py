@@ -25,7 +25,7 @@ PlanRecord = dict[str, Any]
 """A line of `cells.jsonl`: `cell_id`, what was `asked`, the `choices` and `config` that made."""
 
 
-def read_frozen(folder: SweepFolder) -> dict[str, PlanRecord]:
+def read_plan(folder: SweepFolder) -> dict[str, PlanRecord]:
     """Read every cell that was ever planned in this folder, by id.
 
     Lines that can't be read are passed over; the next launch writes those it needs anew.
@@ -41,7 +41,7 @@ def read_frozen(folder: SweepFolder) -> dict[str, PlanRecord]:
     return lines
 
 
-def check_frozen(
+def check_plan(
     folder: SweepFolder, frozen: Mapping[str, PlanRecord], cells: Sequence[PlannedCell]
 ) -> None:
     """Compare the whole configurations of cells with those that are kept under their ids.
@@ -61,7 +61,7 @@ def check_frozen(
             )
 
 
-def freeze(
+def write_plan(
     folder: SweepFolder,
     frozen: Mapping[str, PlanRecord],
     cells: Sequence[PlannedCell],
@@ -75,7 +75,7 @@ def freeze(
     folder
         The sweep's.
     frozen
-        What is there (`read_frozen`).
+        What is there (`read_plan`).
     cells
         What this launch asks for.
     engines

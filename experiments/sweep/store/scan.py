@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from experiments.atomic_write import writing
 from experiments.sweep.store.journal import journals_in
-from experiments.sweep.store.parquet import Manifest, Sum, decode, part_path, unseal
-from experiments.sweep.store.paths import SIBLINGS, TABLES, TEMPORARY, SweepFolder
+from experiments.sweep.store.parquet import FileDigest, Manifest, decode, part_path, read_manifest
+from experiments.sweep.store.paths import DETAIL_TABLES, TABLES, TEMPORARY, SweepFolder
 from fanin.errors import FaninError
 
 WORDS = pa.dictionary(pa.int32(), pa.string())
@@ -29,7 +29,7 @@ Parts = dict[str, pa.Table]
 
 
 @dataclass(frozen=True)
-class Fault:
+class FileProblem:
     """A file that isn't what it should be, and why; `stem` where it spoils that pack."""
 
     path: Path
@@ -42,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class StoredPack:
-    """A pack's parts: the verified content of `cells`, and the paths of the others by table."""
+    """A pack's parts: the read_verified content of `cells`, and the paths of the others by table."""
 
     stem: str
     cells: bytes
@@ -55,7 +55,7 @@ class Scan:
     """Result of a scan: sound packs by their stems, faults, packs that others replace."""
 
     packs: dict[str, StoredPack]
-    faults: list[Fault]
+    faults: list[FileProblem]
     superseded: frozenset[str]
 
 
@@ -85,7 +85,7 @@ def retry_on_race(read: Callable[[], T]) -> T:
 
 
 def scan(folder: SweepFolder) -> Scan:
-    """Look through a folder: `cells` parts are verified in full, of others only the size.
+    """Look through a folder: `cells` parts are read_verified in full, of others only the size.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def scan(folder: SweepFolder) -> Scan:
     """
     listed, journals = _list_twice(folder)
     faults = [
-        Fault(path, "not one of this sweep's tables; left alone")
+        FileProblem(path, "not one of this sweep's tables; left alone")
         for paths in listed.values()
         for path in paths
         if path.suffix != ".parquet"
@@ -104,9 +104,9 @@ def scan(folder: SweepFolder) -> Scan:
         try:
             packs[stem] = _open(folder, path, listed)
         except _Foreign as error:
-            faults.append(Fault(path, str(error)))
+            faults.append(FileProblem(path, str(error)))
         except ValueError as error:
-            faults.append(Fault(path, str(error), stem))
+            faults.append(FileProblem(path, str(error), stem))
     for stem, pack in list(packs.items()):
         if wrong := _missing_or_resized(folder, pack):
             faults += wrong
@@ -117,9 +117,9 @@ def scan(folder: SweepFolder) -> Scan:
     packs = {stem: pack for stem, pack in packs.items() if stem not in superseded}
     faults = [fault for fault in faults if fault.stem not in superseded]
     known = {*_parts(listed["cells"]), *superseded, *journals}
-    for name in SIBLINGS:
+    for name in DETAIL_TABLES:
         faults += [
-            Fault(path, "no cells of this sweep go with it; left alone")
+            FileProblem(path, "no cells of this sweep go with it; left alone")
             for stem, path in _parts(listed[name]).items()
             if stem not in known
         ]
@@ -131,7 +131,7 @@ def read_pack(
     pack: StoredPack,
     names: Sequence[str] = TABLES,
     columns: Sequence[str] | None = None,
-) -> Parts | Fault:
+) -> Parts | FileProblem:
     """Read a pack's parts by table, or say which of them is spoilt."""
     parts: Parts = {}
     for name in names:
@@ -139,13 +139,13 @@ def read_pack(
             if name == "cells":
                 parts[name] = decode(pack.cells, columns)
             elif name in pack.siblings:
-                parts[name] = decode(verified(pack, name))
+                parts[name] = decode(read_verified(pack, name))
         except (ValueError, OSError) as error:
-            return Fault(part_path(folder, name, pack.stem), str(error), pack.stem)
+            return FileProblem(part_path(folder, name, pack.stem), str(error), pack.stem)
     return parts
 
 
-def verified(pack: StoredPack, name: str) -> bytes:
+def read_verified(pack: StoredPack, name: str) -> bytes:
     """Read a pack's other part, which `cells` vouches for.
 
     Raises
@@ -155,13 +155,13 @@ def verified(pack: StoredPack, name: str) -> bytes:
     FileVanished
         The pack is gone.
     """
-    data = read_listed(pack.siblings[name])
-    if pack.manifest is not None and Sum.of(data) != pack.manifest.parts[name]:
+    data = read_existing(pack.siblings[name])
+    if pack.manifest is not None and FileDigest.of(data) != pack.manifest.parts[name]:
         raise ValueError("its content isn't what was written there (wrong checksum)")
     return data
 
 
-def read_listed(path: Path) -> bytes:
+def read_existing(path: Path) -> bytes:
     """Read a file that was there just now.
 
     Raises
@@ -191,7 +191,7 @@ def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
     """
     before = None
     for _ in range(TRIES):
-        listed = {name: _files(folder.table(name)) for name in SIBLINGS}
+        listed = {name: _files(folder.table(name)) for name in DETAIL_TABLES}
         # Claims of merges lie beside the journals, those of a cluster's jobs deeper.
         journals = {path.stem for path in _files(folder.journals)}
         journals |= journals_in(folder.journals).keys()
@@ -216,19 +216,19 @@ def _parts(paths: list[Path]) -> dict[str, Path]:
 
 
 def _open(folder: SweepFolder, path: Path, listed: Listing) -> StoredPack:
-    data = read_listed(path)
-    manifest = unseal(data)
+    data = read_existing(path)
+    manifest = read_manifest(data)
     if manifest is not None:
         siblings = {name: part_path(folder, name, path.stem) for name in manifest.parts}
         return StoredPack(path.stem, data, siblings, manifest)
     schema = pq.read_schema(pa.BufferReader(data))
     if any(schema.get_field_index(n) < 0 or schema.field(n).type != t for n, t in OURS.items()):
         raise _Foreign("not one of this sweep's tables; left alone")
-    there = {name: _parts(listed[name]).get(path.stem) for name in SIBLINGS}
+    there = {name: _parts(listed[name]).get(path.stem) for name in DETAIL_TABLES}
     return StoredPack(path.stem, data, {n: p for n, p in there.items() if p is not None}, None)
 
 
-def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[Fault]:
+def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[FileProblem]:
     faults = []
     for name, expected in pack.manifest.parts.items() if pack.manifest else ():
         path = pack.siblings[name]
@@ -238,15 +238,15 @@ def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[Fault]:
             # Merging removes `cells` first: while that is there, nobody has replaced the pack.
             if not part_path(folder, "cells", pack.stem).exists():
                 raise FileVanished(path) from None
-            faults.append(Fault(path, "it is missing", pack.stem))
+            faults.append(FileProblem(path, "it is missing", pack.stem))
         else:
             if size != expected.size:
                 reason = f"it has {size} bytes instead of {expected.size}"
-                faults.append(Fault(path, reason, pack.stem))
+                faults.append(FileProblem(path, reason, pack.stem))
     return faults
 
 
-def quarantine(folder: SweepFolder) -> list[Fault]:
+def quarantine(folder: SweepFolder) -> list[FileProblem]:
     """Verify every part in full, and move all parts of spoilt packs to `quarantine/`.
 
     Nothing is deleted but what killed processes left half written, and files that are none of the
@@ -254,7 +254,7 @@ def quarantine(folder: SweepFolder) -> list[Fault]:
 
     Returns
     -------
-    list of Fault
+    list of FileProblem
         What is wrong with which file, and where it is now.
     """
     _clear(folder)
@@ -279,10 +279,10 @@ def _clear(folder: SweepFolder) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _faults(folder: SweepFolder) -> list[Fault]:
+def _faults(folder: SweepFolder) -> list[FileProblem]:
     found = scan(folder)
     read = (read_pack(folder, pack) for pack in found.packs.values())
-    return found.faults + [parts for parts in read if isinstance(parts, Fault)]
+    return found.faults + [parts for parts in read if isinstance(parts, FileProblem)]
 
 
 def _set_aside(folder: SweepFolder, name: str, stem: str) -> None:

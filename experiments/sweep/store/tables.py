@@ -1,4 +1,4 @@
-"""Tables of a sweep from its sound parts, and the latest attempt of each cell."""
+"""Tables of a sweep from its sound parts, and the latest_by_part attempt of each cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from experiments.sweep.store.journal import Event, journals_in, read_events
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import TABLES, SweepFolder
-from experiments.sweep.store.scan import Fault, Parts, StoredPack, read_pack, retry_on_race, scan
+from experiments.sweep.store.scan import FileProblem, Parts, StoredPack, read_pack, retry_on_race,
+scan
 
 COLUMNS = ("cell_id", "outcome", "attempt", "seconds", "outcome_reason")
 DONE = ("ok", "diverged")
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CellState:
-    """The latest attempt of a cell."""
+    """The latest_by_part attempt of a cell."""
 
     outcome: str
     attempt: int
@@ -39,7 +40,7 @@ class CellState:
 
 
 def read_states(folder: SweepFolder) -> dict[str, CellState]:
-    """Return the latest attempt of every cell that has any, those in journals included.
+    """Return the latest_by_part attempt of every cell that has any, those in journals included.
 
     Cells of spoilt packs are not there: they are as good as missing.
     """
@@ -61,17 +62,17 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
     for stem, events in journals.items():
         if stem in found.packs or stem in found.superseded:
             continue
-        attempts = {event.cell_id: int(event.word) for event in events if event.kind == "start"}
+        attempts = {event.cell_id: int(event.value) for event in events if event.kind == "start"}
         for event in events:
             if event.kind == "done":
                 before = known.get(event.cell_id)
                 attempt = attempts.get(event.cell_id, before.attempt + 1 if before else 1)
-                ended.append((event.cell_id, attempt, CellState(event.word, attempt, NAN)))
+                ended.append((event.cell_id, attempt, CellState(event.value, attempt, NAN)))
     return latest_attempts(ended)
 
 
 def latest_attempts(attempts: Iterable[tuple[str, int, T]]) -> dict[str, T]:
-    """Return what belongs to each cell's latest attempt; of two with one number, the last counts.
+    """Return what belongs to each cell's latest_by_part attempt; of two with one number, the last counts.
 
     >>> latest_attempts([("x", 2, "ok"), ("x", 1, "killed"), ("y", 1, "oom"), ("y", 1, "ok")])
     {'x': 'ok', 'y': 'ok'}
@@ -92,7 +93,7 @@ def _events(journal: Path) -> list[Event]:
 
 def read_tables(
     folder: SweepFolder, names: Sequence[str] = TABLES, columns: Sequence[str] | None = None
-) -> tuple[dict[str, Parts], list[Fault]]:
+) -> tuple[dict[str, Parts], list[FileProblem]]:
     """Read tables, each part in full and verified.
 
     Parameters
@@ -112,8 +113,8 @@ def read_tables(
     return retry_on_race(lambda: _read(folder, names, columns))
 
 
-def latest(cells: Parts) -> dict[str, list[str]]:
-    """Return, for each part, the cells whose latest attempt it holds (of two, the last part)."""
+def latest_by_part(cells: Parts) -> dict[str, list[str]]:
+    """Return, for each part, the cells whose latest_by_part attempt it holds (of two, the last part)."""
     rows = (
         (cell, attempt, stem)
         for stem, part in sorted(cells.items())
@@ -127,7 +128,7 @@ def latest(cells: Parts) -> dict[str, list[str]]:
     return found
 
 
-def of_cells(part: pa.Table, cells: Iterable[str]) -> pa.Table:
+def select_rows(part: pa.Table, cells: Iterable[str]) -> pa.Table:
     """Return a part's rows of some cells."""
     ids = part["cell_id"].cast(pa.string())
     return part.filter(pc.is_in(ids, value_set=pa.array(list(cells), pa.string())))
@@ -135,17 +136,17 @@ def of_cells(part: pa.Table, cells: Iterable[str]) -> pa.Table:
 
 def _read(
     folder: SweepFolder, names: Sequence[str], columns: Sequence[str] | None
-) -> tuple[dict[str, Parts], list[Fault]]:
+) -> tuple[dict[str, Parts], list[FileProblem]]:
     found = scan(folder)
     tables: dict[str, Parts] = {name: {} for name in names}
     faults = list(found.faults)
 
-    def read(pack: StoredPack) -> Parts | Fault:
+    def read(pack: StoredPack) -> Parts | FileProblem:
         return read_pack(folder, pack, names, columns)
 
     with ThreadPoolExecutor(THREADS) as pool:
         for stem, parts in zip(found.packs, pool.map(read, found.packs.values()), strict=True):
-            if isinstance(parts, Fault):
+            if isinstance(parts, FileProblem):
                 faults.append(parts)
                 continue
             for name, part in parts.items():

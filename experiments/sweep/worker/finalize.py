@@ -21,9 +21,9 @@ from experiments.sweep.store.journal import (
     read_events,
     read_results,
     read_writer,
-    take,
+    take_journal,
 )
-from experiments.sweep.store.parquet import publish
+from experiments.sweep.store.parquet import commit_results
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import PlanRecord
 from experiments.sweep.types import PackedCell
@@ -33,7 +33,7 @@ DIED = ("killed", "its launcher died")
 STOPPED = ("cancelled", "the sweep was stopped")
 
 
-def recover(
+def recover_journals(
     folder: SweepFolder, frozen: Mapping[str, PlanRecord], why: tuple[str, str] = DIED
 ) -> None:
     """Finalize every journal that a launcher left which died, or was told to stop.
@@ -47,7 +47,7 @@ def recover(
     folder
         The sweep's.
     frozen
-        Its planned cells (`read_frozen`).
+        Its planned cells (`read_plan`).
     why
         Outcome and reason of the cells that were at work.
     """
@@ -106,7 +106,7 @@ def finalize_journal(
     FinalizedJournal or None
         None where somebody else has taken the journal, or there is none.
     """
-    taken = journal if journal.suffix == ".taken" else take(journal)
+    taken = journal if journal.suffix == ".taken" else take_journal(journal)
     if taken is None:
         return None
     try:
@@ -116,25 +116,25 @@ def finalize_journal(
     except FileNotFoundError:
         return None
     at_work: dict[str, int] = {}
-    follow(at_work, events)
+    update_running(at_work, events)
     about = writer.about if writer is not None else {}
     guilty = at_work if fail_all or len(at_work) == 1 else {}
     for cell, attempt in guilty.items():
         if cell in cells:
             packed = PackedCell(cell, attempt, cells[cell].config, cells[cell].choices)
             result = failed_result(packed, outcome, reason)
-            row = cell_row(packed, result.row, about.get("device"), about.get("engine"))
+            row = complete_row(packed, result.row, about.get("device"), about.get("engine"))
             results.append(CellResult(row, {}))
-    publish(folder, taken, results)
+    commit_results(folder, taken, results)
     finished = frozenset(event.cell_id for event in events if event.kind == "done")
     return FinalizedJournal(finished, frozenset(guilty), frozenset(at_work) - frozenset(guilty))
 
 
-def follow(at_work: dict[str, int], events: Iterable[Event]) -> None:
+def update_running(at_work: dict[str, int], events: Iterable[Event]) -> None:
     """Update in place the cells that have begun and not ended, each with its attempt."""
     for event in events:
         if event.kind == "start":
-            at_work[event.cell_id] = int(event.word)
+            at_work[event.cell_id] = int(event.value)
         elif event.kind == "done":
             at_work.pop(event.cell_id, None)
 
@@ -154,7 +154,7 @@ def failed_result(cell: PackedCell, outcome: str, reason: str) -> CellResult:
     return CellResult(row, {})
 
 
-def cell_row(
+def complete_row(
     cell: PackedCell,
     row: dict[str, Any],
     device: str | None,

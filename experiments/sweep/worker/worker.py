@@ -17,11 +17,11 @@ from experiments.atomic_write import atomic_write
 from experiments.cell import run_cell
 from experiments.result import CellResult
 from experiments.stack import FAILURES, run_stack
-from experiments.sweep.provenance import code_version, own_modules
+from experiments.sweep.provenance import code_version, user_modules
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.types import Heartbeat, PackedCell, PackJob
-from experiments.sweep.worker.finalize import cell_row, failed_result
+from experiments.sweep.worker.finalize import complete_row, failed_result
 from experiments.sweep.worker.limits import CellTimeout, is_out_of_memory, time_limit
 from experiments.training.checkpoint import Checkpointer, Stopped
 from experiments.training.loop import OnProgress
@@ -34,27 +34,27 @@ EXIT_OOM = 75  # exit status of a worker that was out of memory (sysexits.h: a t
 Checkpointers = Mapping[str, Checkpointer | None]  # by cell
 
 
-def run_pack(job: PackJob, beat: Heartbeat = lambda: None) -> None:
+def run_pack(job: PackJob, heartbeat: Heartbeat = lambda: None) -> None:
     """Run a pack's cells, then turn its journal into tables.
 
-    A process that ran out of memory ends (`PackJob.replaceable`) with exit status `EXIT_OOM`.
+    A process that ran out of memory ends (`PackJob.exit_on_oom`) with exit status `EXIT_OOM`.
 
-    `beat` is called after each cell, and now and then.
+    `heartbeat` is called after each cell, and now and then.
     """
     try:
-        spent = _run_pack(job, beat)
+        spent = _run_pack(job, heartbeat)
     except MemoryError:  # with so little left that a result can't even be kept
-        if not job.replaceable:
+        if not job.exit_on_oom:
             raise
         spent = True
     if spent:
         os._exit(EXIT_OOM)
 
 
-def _run_pack(job: PackJob, beat: Heartbeat) -> bool:
+def _run_pack(job: PackJob, heartbeat: Heartbeat) -> bool:
     """Run a pack; return True if memory ran out, and the launcher has to see to the rest."""
     pack = job.pack
-    if job.stopped():
+    if job.should_stop():
         return False
     about = {"device": job.device, "threads": torch.get_num_threads(), "engine": pack.engine}
     journal = Journal(job.journal, about, new_folder=job.lease is None)
@@ -70,17 +70,19 @@ def _run_pack(job: PackJob, beat: Heartbeat) -> bool:
         note_code(code_version())
         run = _stacked if pack.engine == "stacked" else _serial
         checkpointers = {cell.cell_id: _checkpointer(job, cell) for cell in pack.cells}
-        for ended, (cell, result) in enumerate(run(job, journal, checkpointers, beat), start=1):
-            if not journal.held():
+        for ended, (cell, result) in enumerate(
+            run(job, journal, checkpointers, heartbeat), start=1
+        ):
+            if not journal.is_owned():
                 return False
             code = note_code(_code(job, cell))
-            row = cell_row(cell, result.row, job.device, pack.engine, code)
-            spent = job.replaceable and row["outcome"] == "oom"
+            row = complete_row(cell, result.row, job.device, pack.engine, code)
+            spent = job.exit_on_oom and row["outcome"] == "oom"
             if spent and pack.engine == "stacked" and ended < len(pack.cells):
                 return True  # nobody knows whose memory it was: each runs again alone
             journal.done(replace(result, row=row))
             _end(checkpointers[cell.cell_id], row["outcome"], journal)
-            beat()
+            heartbeat()
             if spent:
                 return True
     finally:
@@ -91,23 +93,23 @@ def _run_pack(job: PackJob, beat: Heartbeat) -> bool:
 
 def _code(job: PackJob, cell: PackedCell) -> str:
     """Return the code that ran a cell; with modules of the user's own that have changed since."""
-    modules = own_modules([cell.config]).items()
+    modules = user_modules([cell.config]).items()
     other = [f"+{name}:{now}" for name, now in modules if job.modules.get(name, now) != now]
     return code_version() + "".join(other)
 
 
 def _serial(
-    job: PackJob, journal: Journal, checkpointers: Checkpointers, beat: Heartbeat
+    job: PackJob, journal: Journal, checkpointers: Checkpointers, heartbeat: Heartbeat
 ) -> Iterator[tuple[PackedCell, CellResult]]:
     for cell in job.pack.cells:
-        if not journal.held() or job.stopped():
+        if not journal.is_owned() or job.should_stop():
             return
         journal.start(cell.cell_id, cell.attempt)
         began = time.perf_counter()
         try:
             with time_limit(job.cell_seconds):
                 device = torch.device(job.device)
-                progress = _progress(journal, cell, beat)
+                progress = _progress(journal, cell, heartbeat)
                 result = run_cell(cell.config, device, progress, checkpointers[cell.cell_id])
         except Stopped:
             return
@@ -118,13 +120,13 @@ def _serial(
 
 
 def _stacked(
-    job: PackJob, journal: Journal, checkpointers: Checkpointers, beat: Heartbeat
+    job: PackJob, journal: Journal, checkpointers: Checkpointers, heartbeat: Heartbeat
 ) -> Iterator[tuple[PackedCell, CellResult]]:
     cells = job.pack.cells
     for cell in cells:
         journal.start(cell.cell_id, cell.attempt)
     configs = [cell.config for cell in cells]
-    progress = _progress(journal, cells[0], beat)
+    progress = _progress(journal, cells[0], heartbeat)
     used = [each for each in checkpointers.values() if each is not None]  # all or none
     try:
         for index, ended in run_stack(configs, torch.device(job.device), progress, used or None):
@@ -143,7 +145,7 @@ def _checkpointer(job: PackJob, cell: PackedCell) -> Checkpointer | None:
     # The user's own modules count as they were when the sweep was launched: by now they may not be
     # loaded yet.
     code = json.dumps([code_version(), dict(job.modules)], sort_keys=True)
-    return Checkpointer(path, every, job.stopped, code)
+    return Checkpointer(path, every, job.should_stop, code)
 
 
 def _end(checkpointer: Checkpointer | None, outcome: str, journal: Journal) -> None:
@@ -158,7 +160,7 @@ def _end(checkpointer: Checkpointer | None, outcome: str, journal: Journal) -> N
         journal.note(checkpointer.save_error)
 
 
-def _progress(journal: Journal, cell: PackedCell, beat: Heartbeat) -> OnProgress:
+def _progress(journal: Journal, cell: PackedCell, heartbeat: Heartbeat) -> OnProgress:
     """Return a callback that notes in the journal now and then how far a cell is.
 
     Of a stack, its first: they go along. And once when its data is there: from then on its time
@@ -172,8 +174,8 @@ def _progress(journal: Journal, cell: PackedCell, beat: Heartbeat) -> OnProgress
             last = time.monotonic()
             # Whether the disk takes this line is nothing to a cell; its result will say.
             with suppress(FaninError):
-                journal.beat(cell.cell_id, done, total)
-            beat()
+                journal.progress(cell.cell_id, done, total)
+            heartbeat()
 
     return report
 

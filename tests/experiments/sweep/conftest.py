@@ -11,9 +11,9 @@ from hydra.core.config_loader import ConfigLoader
 from sweep_process import FAULTY, Site, site
 
 from experiments.config.catalog import ConfigCatalog, config_loader
-from experiments.sweep.cli import check_command, run_command, space_of
+from experiments.sweep.cli import check_command, run_command, compose_catalog
 from experiments.sweep.expand import expand
-from experiments.sweep.grid import grids_of
+from experiments.sweep.grid import make_grids
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.types import PlannedCell
 
@@ -27,7 +27,7 @@ def loader() -> ConfigLoader:
 
 @pytest.fixture(scope="session")
 def space(loader: ConfigLoader) -> ConfigCatalog:
-    return space_of(loader, "config", ())
+    return compose_catalog(loader, "config", ())
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def cells_of(loader: ConfigLoader, space: ConfigCatalog) -> Cells:
 
     def cells(*words: str, named: Mapping[str, Any] | None = None) -> list[PlannedCell]:
         checked = check_command(loader, "config", words, multirun=True)
-        return expand(space, grids_of(parse_arguments(loader, checked), named))
+        return expand(space, make_grids(parse_arguments(loader, checked), named))
 
     return cells
 
@@ -63,7 +63,7 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 @pytest.fixture(scope="session")
 def record() -> Iterator[Record]:
-    """Keep a fault's row; with WRITE_RELIABILITY set, all rows go to docs/reliability.md."""
+    """Keep a fault's row; with WRITE_RELIABILITY set, all rows go to docs/appendix/faults.md."""
     rows: dict[str, tuple[str, str]] = {}
 
     def keep(what: str, happened: str, again: str) -> None:

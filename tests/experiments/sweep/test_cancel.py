@@ -37,15 +37,15 @@ def test_a_cancelled_sweep_keeps_what_is_finished_and_goes_on_with_the_same_comm
     until(lambda: here.held(), sweep)
     assert told("s", f"--results={tmp_path}") == 0
     said = capsys.readouterr().out
-    assert f"s: told process {sweep.pid} to stop" in said
-    assert "It has stopped." in said
-    assert f"2 cells are finished and kept in {here.folder.root}/" in said
-    assert "runs the other 2." in said
+    assert f"s: sent SIGTERM to process {sweep.pid}; waiting" in said
+    assert "The launcher has stopped." in said
+    assert f"2 finished cells saved in {here.folder.root}/" in said
+    assert "2 cells not finished. Run the sweep's command again" in said
     assert "Interrupted: 2 of 4 cells are done" in finish(sweep).replace("\n", " ")
     assert sweep.returncode == INTERRUPTED
 
     assert told("s", f"--results={tmp_path}") == 0
-    assert "s: nobody runs it." in capsys.readouterr().out
+    assert "s: not running." in capsys.readouterr().out
     here.forget("hold-*")
     assert run_here(here, *grid) == 0
     assert [here.runs(number) for number in range(4)] == [1, 1, 2, 1]
@@ -75,7 +75,7 @@ def test_the_process_that_got_a_dead_launchers_number_is_left_alone(
         note = {"host": platform.node(), "pid": other.pid, "started": 1.0}
         folder.launcher.write_text(json.dumps(note))
         assert told("s", f"--results={tmp_path}") == 0
-        assert "s: nobody runs it." in capsys.readouterr().out
+        assert "s: not running." in capsys.readouterr().out
         assert other.poll() is None
         other.kill()
 

@@ -48,7 +48,7 @@ def test_what_is_loaded_stays_the_same(
     before, states = contents(loaded(folder)), read_states(folder)
     compact(folder)
     # An attempt at x and one at y; each has a row in `cells`, 3 in `layers` and 1 in two others.
-    said = "s: 25 part files are now 5; 14 rows of superseded attempts dropped\n"
+    said = "s: merged 25 part files into 5; dropped 14 rows of superseded attempts\n"
     assert capsys.readouterr().out == said
     assert contents(loaded(folder)) == before
     assert read_states(folder) == states

@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.schema import build_cell
-from experiments.sweep.plan import FLOPS, LEAST, Costs, estimated_seconds
+from experiments.sweep.plan import FLOPS_PER_SECOND, MIN_CELL_SECONDS, CostEstimator,
+estimate_seconds
 
 ONE_STEP = (
     "train.steps=1",
@@ -24,13 +25,13 @@ def test_it_counts_the_operations_that_torch_counts(cell_config, model):
     cell = build_cell(cell_config(*ONE_STEP, f"model={model}"))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         cell.network().eval()(torch.zeros(1, *cell.data.shape))
-    counted = (estimated_seconds(cell) - LEAST) * FLOPS
+    counted = (estimate_seconds(cell) - MIN_CELL_SECONDS) * FLOPS_PER_SECOND
     assert counted == pytest.approx(IMAGES * counter.get_total_flops(), rel=1e-9)
 
 
 def test_longer_training_more_draws_and_larger_networks_take_longer(cell_config):
     def seconds(*overrides: str) -> float:
-        return Costs().seconds(cell_config(*overrides))
+        return CostEstimator().seconds(cell_config(*overrides))
 
     assert seconds("train.steps=20") > seconds("train.steps=10") > seconds("train.steps=0")
     assert seconds("probe.draws=9") > seconds("probe.draws=8")
@@ -41,5 +42,5 @@ def test_an_estimate_draws_nothing_from_torchs_own_generator(cell_config):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    Costs().seconds(cell_config())
+    CostEstimator().seconds(cell_config())
     assert torch.equal(torch.rand(3), expected)

@@ -13,7 +13,7 @@ import torch
 from analysis import load
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
-from experiments.sweep.engines import choose, decide, try_engines
+from experiments.sweep.engines import time_engines, choose_by_rule, time_trial
 from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell, PlannedCell, group_cells
@@ -50,8 +50,8 @@ def by_model(groups: dict[str, list[PackedCell]], engines: dict[str, str]) -> di
 def test_serial_is_serial_and_stacked_is_stacked_where_it_can_be(cells_of):
     cells = cells_of(*TINY, "train.dtype=float32,bfloat16", "seed=0,1")
     groups = groups_of(cells)
-    assert set(decide(groups, "serial", {}).chosen.values()) == {"serial"}
-    stacked = decide(groups, "stacked", {})
+    assert set(choose_by_rule(groups, "serial", {}).chosen.values()) == {"serial"}
+    stacked = choose_by_rule(groups, "stacked", {})
     engines = {
         groups[key][0].config["train"]["dtype"]: engine for key, engine in stacked.chosen.items()
     }
@@ -65,25 +65,25 @@ def test_auto_keeps_to_what_was_found_and_times_the_rest(cells_of):
     groups = groups_of(cells_of(*TINY[1:], "model=linear,mlp,two_layer", "seed=0,1"))
     keys = {groups[key][0].choices["model"]: key for key in groups}
     recorded = {keys["linear"]: "stacked", keys["mlp"]: "serial"}
-    engines = decide(groups, "auto", recorded)
+    engines = choose_by_rule(groups, "auto", recorded)
     found = by_model(groups, engines.chosen)
     assert found == {"linear": "stacked", "mlp": "serial", "two_layer": "serial"}
-    assert engines.undecided == (keys["two_layer"],)
+    assert engines.untimed == (keys["two_layer"],)
 
 
 def test_a_cell_alone_is_not_timed(cells_of):
-    engines = decide(groups_of(cells_of(*TINY)), "auto", {})
-    assert (list(engines.chosen.values()), engines.undecided) == (["serial"], ())
+    engines = choose_by_rule(groups_of(cells_of(*TINY)), "auto", {})
+    assert (list(engines.chosen.values()), engines.untimed) == (["serial"], ())
 
 
 def test_timing_takes_steps_of_both_and_the_choice_follows_from_it(cells_of):
     groups = groups_of(cells_of(*TINY, "seed=range(4)"))
-    engines = choose(decide(groups, "auto", {}), groups, InlineRunner(), "cpu")
-    ((key, (serial, stacked)),) = engines.timed.items()
+    engines = time_engines(choose_by_rule(groups, "auto", {}), groups, InlineRunner(), "cpu")
+    ((key, (serial, stacked)),) = engines.timings.items()
     assert serial > 0
     assert stacked > 0
     assert engines.chosen[key] == ("stacked" if stacked < 0.9 * serial else "serial")
-    assert engines.undecided == ()
+    assert engines.untimed == ()
 
 
 def test_cells_that_can_t_be_made_run_serially_and_say_why(cells_of, monkeypatch, tmp_path):
@@ -94,7 +94,7 @@ def test_cells_that_can_t_be_made_run_serially_and_say_why(cells_of, monkeypatch
     groups = groups_of(
         cells_of(*TINY, "init=custom", "init._target_=unlucky.sample", "seed=range(2)")
     )
-    engines = choose(decide(groups, "auto", {}), groups, InlineRunner(), "cpu")
+    engines = time_engines(choose_by_rule(groups, "auto", {}), groups, InlineRunner(), "cpu")
     assert list(engines.chosen.values()) == ["serial"]
     assert "OSError: no" in next(iter(engines.reasons.values()))
 
@@ -112,9 +112,9 @@ def test_a_cell_that_can_t_be_made_does_not_keep_the_others_from_being_timed(
     monkeypatch.syspath_prepend(str(tmp_path))
     own = ("init=custom", "init._target_=picky.sample", "init.std=2,0.1,0.2")
     configs = [cell.config for cell in cells_of(*TINY, *own)]
-    assert try_engines(configs, "cpu").independent
+    assert time_trial(configs, "cpu").independent
     with pytest.raises(FaninError, match="ValueError: too wide"):
-        try_engines(configs[:2], "cpu")
+        time_trial(configs[:2], "cpu")
 
 
 def sweep(results: Path, *overrides: str, name: str = "s") -> int:
@@ -155,7 +155,7 @@ def test_planning_times_nothing_and_says_what_would_be(
     words = [*TINY, "runner=inline", "train.dtype=float32,float16", "seed=range(2)"]
     assert plan_of([*words, "engine=auto"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "engine=auto: 1 kind of cells to be timed first" in shown
+    assert "engine=auto: 1 kind of cells to be timings first" in shown
     assert "train.dtype=float16 would round" in shown
 
 
@@ -175,7 +175,7 @@ def plain(cells: pd.DataFrame) -> pd.DataFrame:
 
 def test_a_trial_finds_that_cells_of_a_stack_keep_apart(cells_of) -> None:
     configs = [cell.config for cell in cells_of(*TINY, "seed=range(3)")]
-    found = try_engines(configs, "cpu")
+    found = time_trial(configs, "cpu")
     assert found.independent
     assert found.serial > 0
     assert found.stacked > 0
@@ -192,6 +192,6 @@ def test_a_stack_whose_cells_depend_on_their_place_is_not_used(cells_of, monkeyp
 
     monkeypatch.setattr(StackedBatchLoader, "at", by_place)
     groups = groups_of(cells_of(*TINY, "seed=range(3)"))
-    engines = choose(decide(groups, "auto", {}), groups, InlineRunner(), "cpu")
+    engines = time_engines(choose_by_rule(groups, "auto", {}), groups, InlineRunner(), "cpu")
     assert list(engines.chosen.values()) == ["serial"]
     assert "depend on the cells beside it" in next(iter(engines.reasons.values()))

@@ -5,9 +5,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 
 from experiments.config.catalog import CONF, ConfigCatalog, config_loader
-from experiments.sweep.cli import space_of
+from experiments.sweep.cli import compose_catalog
 from experiments.sweep.expand import expand
-from experiments.sweep.grid import grids_of
+from experiments.sweep.grid import make_grids
 from experiments.sweep.overrides import parse_arguments
 from fanin.errors import ConfigError
 
@@ -26,7 +26,7 @@ def test_thousands_of_cells_compose_each_option_once(loader, monkeypatch):
     monkeypatch.setattr(
         ConfigCatalog, "_compose", lambda s, *o: composed.append(o) or compose(s, *o)
     )
-    cells = expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, WORDS), None))
+    cells = expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, WORDS), None))
     assert len({cell.id for cell in cells}) == 2_000
     # The default cell, and each option but those it is made of.
     assert len(composed) == 1 + (5 - 1) + (5 - 1) + (2 - 1)
@@ -36,11 +36,11 @@ def test_thousands_of_cells_compose_each_option_once(loader, monkeypatch):
 def test_hydras_own_loader_sees_the_options_that_ours_has_composed(tmp_path):
     """Hydra writes the same places in another way, and says by itself whether -m was given."""
     theirs = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    ours = space_of(config_loader(), "config", ())
-    assert space_of(theirs, "config", ("hydra.mode=MULTIRUN",)) is ours
-    assert space_of(config_loader(str(tmp_path)), "config", ()) is not ours
+    ours = compose_catalog(config_loader(), "config", ())
+    assert compose_catalog(theirs, "config", ("hydra.mode=MULTIRUN",)) is ours
+    assert compose_catalog(config_loader(str(tmp_path)), "config", ()) is not ours
     elsewhere = f"hydra.searchpath=[file://{tmp_path}]"
-    assert space_of(theirs, "config", (elsewhere,)) is not ours
+    assert compose_catalog(theirs, "config", (elsewhere,)) is not ours
 
 
 def test_cells_do_not_share_what_one_could_change_for_another(cells_of):
@@ -65,14 +65,15 @@ def test_an_invalid_cell_is_named_among_the_valid(cells_of):
 
 def test_a_probe_after_the_last_step_is_refused(loader):
     words = ["train.steps=5", "probe.steps=[3,6]"]
-    with pytest.raises(ConfigError, match=r"probe\.steps names step 6, but training ends after 5"):
-        expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None))
+    with pytest.raises(ConfigError, match=r"probe\.steps names step 6, but training ends after step
+    5"):
+        expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
 
 
 def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
     words = ["init._target_=fanin.inits.Normal", "init.std=0.3", "init.gain=2"]
     (cell,) = expand(
-        ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None)
+        ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None)
     )
     assert cell.config["init"] == {
         "_target_": "fanin.inits.Normal",
@@ -88,7 +89,7 @@ def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
 def test_a_normal_bias_may_be_set_key_by_key(loader):
     words = ["init.bias.std=0.1"]
     (cell,) = expand(
-        ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None)
+        ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None)
     )
     assert cell.config["init"]["bias"] == {"mean": 0.0, "std": 0.1}
 
@@ -96,10 +97,10 @@ def test_a_normal_bias_may_be_set_key_by_key(loader):
 def test_a_probed_image_that_is_not_there_is_refused(loader):
     words = ["data.n_train=2", "probe.images=[0,2]"]
     with pytest.raises(ConfigError, match=r"names image 2, but there are 2 training images"):
-        expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None))
+        expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
 
 
 def test_an_activation_that_mixes_its_inputs_is_refused(loader):
     words = ["activation._target_=torch.nn.Softmax", "activation.dim=1"]
     with pytest.raises(ConfigError, match="activation: not elementwise"):
-        expand(ConfigCatalog(loader, "config"), grids_of(parse_arguments(loader, words), None))
+        expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))

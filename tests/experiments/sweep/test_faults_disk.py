@@ -116,7 +116,7 @@ def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
     here.forget("at-0", "step-0")
     until(lambda: (here.root / "at-0").exists(), sweep)
     (journal,) = here.folder.journals.iterdir()
-    beats = [float(event.word) for event in read_events(journal)[0] if event.kind == "at"]
+    beats = [float(event.value) for event in read_events(journal)[0] if event.kind == "at"]
     assert max(beats, default=0.0) < 0.8  # of those until now the disk took only the first
     (disk / "filler").unlink()
     here.forget("late-0")

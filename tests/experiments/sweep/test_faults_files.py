@@ -75,7 +75,7 @@ def test_a_foreign_file_is_named_and_left_alone(
     for path in foreign:
         path.write_text("Tuesday")
     capsys.readouterr()
-    with pytest.warns(match="these files were left out"):
+    with pytest.warns(match="skipped unreadable files"):
         next_ = again_here(faulty, *GRID, cells=CELLS)
     said = capsys.readouterr().out.replace("\n", "")
     assert all(str(path) in said for path in foreign)

@@ -12,7 +12,7 @@ import pytest
 from fault_rows import Record, again_here, assert_nothing_is_left, ended, fault
 from sweep_process import Site, finish, until
 
-from experiments.sweep.interrupts import FROM_TERMINAL
+from experiments.sweep.interrupts import TERMINAL_SIGNALS
 
 CELLS = 12
 GRID = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=6")
@@ -35,7 +35,7 @@ LINES = 6  # most that an interrupted sweep has to say
 def interrupt(sweep: subprocess.Popen[str], kind: signal.Signals) -> str:
     """Twice, as the impatient do; what comes from a terminal goes to all of its processes."""
     for _ in range(2):
-        if kind in FROM_TERMINAL:
+        if kind in TERMINAL_SIGNALS:
             os.killpg(sweep.pid, kind)
         elif sweep.poll() is None:
             sweep.send_signal(kind)

@@ -89,10 +89,10 @@ def test_only_finished_cells_and_the_end_wait_for_the_disk(
         journal.done(result("x"))
     assert len(syncs) == 2
     clock[0] += 1.0
-    journal.beat("x", 1, 2)  # what was done is safe even if the next cell takes hours
+    journal.progress("x", 1, 2)  # what was done is safe even if the next cell takes hours
     assert len(syncs) == 3
     clock[0] += 1.0
-    journal.beat("x", 2, 2)
+    journal.progress("x", 2, 2)
     assert len(syncs) == 3
     journal.close()
     assert len(syncs) == 4
@@ -165,9 +165,9 @@ def test_reading_on_sees_each_line_once_however_the_file_grows(tmp_path: Path) -
 
 def test_a_journal_taken_over_is_no_longer_held(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "a.journal")
-    assert journal.held()
+    assert journal.is_owned()
     journal.path.unlink()
-    assert not journal.held()
+    assert not journal.is_owned()
     journal.close()
 
 

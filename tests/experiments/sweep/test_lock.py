@@ -116,7 +116,7 @@ def test_a_beat_renews_the_note(folder: SweepFolder, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lock, "BEAT_EVERY", 0.0)
     with acquire_sweep_lock(folder) as hold:
         os.utime(folder.launcher, (0, 0))
-        hold.beat()
+        hold.heartbeat()
         assert lock._is_fresh(folder.launcher)
 
 
@@ -127,7 +127,7 @@ def test_a_launcher_that_was_taken_over_learns_it_by_its_next_beat(
     with acquire_sweep_lock(folder) as hold:
         elsewhere(folder, age=0)
         with pytest.raises(FaninError, match="process 7 on elsewhere has taken this sweep over"):
-            hold.beat()
+            hold.heartbeat()
     assert folder.launcher.exists()
 
 

@@ -69,10 +69,10 @@ def test_a_cell_has_its_time_from_when_its_data_is_there(
     worker.tell("start x 1")
     watch.poll()
     clock[0] += 9  # loading
-    worker.tell("beat x 0 100")
+    worker.tell("heartbeat x 0 100")
     watch.poll()
     clock[0] += 9
-    worker.tell("beat x 50 100")  # how far it is gives it no more time
+    worker.tell("heartbeat x 50 100")  # how far it is gives it no more time
     watch.poll()
     assert not watch.timed_out
     clock[0] += 2

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.sweep.engines import decide
-from experiments.sweep.plan import Bounds, Plan
+from experiments.sweep.engines import choose_by_rule
+from experiments.sweep.plan import PackLimits, Plan
 from experiments.sweep.plan import make_plan as plan_for
 from experiments.sweep.store.tables import CellState
 from experiments.sweep.types import VARIES_IN_PACK
@@ -15,9 +15,9 @@ def state(outcome: str, attempt: int = 1, seconds: float = 1.0) -> CellState:
 
 def make_plan(cells, states, retry, pack_cells=None, asked="serial", workers=2) -> Plan:
     def engines(groups):
-        return decide(groups, asked, {})
+        return choose_by_rule(groups, asked, {})
 
-    return plan_for(cells, states, retry, engines, Bounds(workers, pack_cells))
+    return plan_for(cells, states, retry, engines, PackLimits(workers, pack_cells))
 
 
 def tasks(plan):

@@ -13,7 +13,7 @@ from rich.console import Console
 from experiments.result import CellResult
 from experiments.sweep.status import progress, snapshot
 from experiments.sweep.status.progress import shown
-from experiments.sweep.status.watch import Watch
+from experiments.sweep.status.reader import Watch
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
@@ -102,7 +102,7 @@ def test_the_cells_of_a_stack_go_along(folder: SweepFolder) -> None:
     for cell in "abc":
         journal.start(cell, 1)
     journal.done(CellResult({"cell_id": "a", "outcome": "diverged"}, {}))
-    journal.beat("a", 30, 120)  # the stack's first speaks for all, be it gone
+    journal.progress("a", 30, 120)  # the stack's first speaks for all, be it gone
     (worker,) = watch.look().workers
     assert {cell.cell_id: cell.share for cell in worker.cells} == {"b": 0.25, "c": 0.25}
 
@@ -117,7 +117,7 @@ def test_in_a_log_progress_is_plain_lines(
         done(journal, "a")
         tick()
         journal.start("b", 1)
-        journal.beat("b", 30, 120)
+        journal.progress("b", 30, 120)
         tick()
         done(journal, "b", "diverged")
     lines = [re.sub(r", [\d,.]+ cells/\w+.*|, [\d.]+ s so.*", "", x) for x in lines_of(text)]

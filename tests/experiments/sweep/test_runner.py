@@ -25,7 +25,7 @@ from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import read_states
 from experiments.sweep.types import EngineName, Pack, PackedCell, PackJob
-from experiments.sweep.worker.finalize import cell_row
+from experiments.sweep.worker.finalize import complete_row
 from fanin.errors import ConfigError
 
 TINY = [
@@ -164,7 +164,7 @@ def test_a_full_disk_ends_in_a_line_and_the_same_command_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full_after_a_while)
-        patched.setattr("experiments.sweep.store.journal.SYNC_EVERY", 0.0)
+        patched.setattr("experiments.sweep.store.journal.SYNC_INTERVAL", 0.0)
         assert sweep(tmp_path, *asked) == 2
     said = capsys.readouterr().err
     assert "can't be written (No space left on device)" in said
@@ -200,7 +200,7 @@ def test_a_worker_that_dies_after_its_last_cell_costs_nothing(tmp_path: Path) ->
     for task in pack.cells:
         journal.start(task.cell_id, 1)
         ended = {"outcome": "ok", "seconds": 1.0, "outcome_reason": None}
-        journal.done(CellResult(cell_row(task, ended, "cpu", "serial"), {}))
+        journal.done(CellResult(complete_row(task, ended, "cpu", "serial"), {}))
     journal.close()
     commit_journal(folder, journal.path)
     assert handle_worker_death(folder, order_of(folder, "x", "y"), *KILLED) == []

@@ -9,7 +9,7 @@ import yaml
 
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
-from experiments.sweep.grid import at_size
+from experiments.sweep.grid import select_size
 from fanin.errors import ConfigError
 
 NAMED = {
@@ -20,8 +20,8 @@ NAMED = {
 
 
 def test_paper_changes_what_it_names_and_nothing_else() -> None:
-    assert at_size(NAMED, "small") == {key: NAMED[key] for key in ("fixed", "grid")}
-    assert at_size(NAMED, "paper") == {
+    assert select_size(NAMED, "small") == {key: NAMED[key] for key in ("fixed", "grid")}
+    assert select_size(NAMED, "paper") == {
         "fixed": {"train.steps": 9, "data.n_train": 20},
         "grid": {"seed": "range(5)", "optim.lr": [0.1, 0.2]},
     }
@@ -29,7 +29,7 @@ def test_paper_changes_what_it_names_and_nothing_else() -> None:
 
 def test_an_axis_is_replaced_in_every_grid_that_has_it() -> None:
     named = {"grid": [{"seed": [0]}, {"init": ["zeros"]}], "paper": {"grid": {"seed": [1, 2]}}}
-    assert at_size(named, "paper")["grid"] == [{"seed": [1, 2]}, {"init": ["zeros"]}]
+    assert select_size(named, "paper")["grid"] == [{"seed": [1, 2]}, {"init": ["zeros"]}]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_an_axis_is_replaced_in_every_grid_that_has_it() -> None:
 )
 def test_what_cannot_be_meant_is_said(named: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        at_size(named, "paper")
+        select_size(named, "paper")
 
 
 def test_each_size_has_a_folder_and_says_what_it_is(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sweep_process import TINY
 
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import check_command, run_command
-from experiments.sweep.slurm.script import HOUSE
+from experiments.sweep.slurm.script import PROJECT_ROOT
 
 GOLDEN = Path(__file__).with_name("slurm_scripts")
 SITES = {
@@ -68,7 +68,7 @@ def said(plan_of: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> C
 def test_the_script_is_as_it_should_be(said: Callable[..., str], tmp_path: Path, name: str) -> None:
     printed = said("seed=range(6)", *SMALL, *SITES[name])
     script = "#!/bin/bash" + printed.partition("#!/bin/bash")[2]
-    places = {str(tmp_path): "HERE", sys.executable: "PYTHON", str(HOUSE): "HOUSE"}
+    places = {str(tmp_path): "HERE", sys.executable: "PYTHON", str(PROJECT_ROOT): "PROJECT_ROOT"}
     for place, word in places.items():
         script = script.replace(place, word)
     path = GOLDEN / f"{name}.sh"
@@ -108,7 +108,7 @@ def test_a_sites_own_file_may_be_a_copy_or_say_only_what_differs(
 ) -> None:
     conf = tmp_path / "runner"
     conf.mkdir()
-    ours = (HOUSE / "conf" / "runner" / "slurm.yaml").read_text()
+    ours = (PROJECT_ROOT / "conf" / "runner" / "slurm.yaml").read_text()
     (conf / "slurm_local.yaml").write_text(ours.replace("gres: gpu:1", "gres: gpu:h100:1"))
     (conf / "slurm_less.yaml").write_text("defaults: [slurm]\nslurm: {gres: gpu:h100:1}\n")
     loader = config_loader(str(tmp_path))
@@ -125,7 +125,7 @@ def test_a_sites_own_file_may_be_a_copy_or_say_only_what_differs(
 
 def test_git_leaves_a_sites_own_file_alone() -> None:
     def ignored(name: str) -> bool:
-        return subprocess.run(["git", "check-ignore", "-q", name], cwd=HOUSE).returncode == 0
+        return subprocess.run(["git", "check-ignore", "-q", name], cwd=PROJECT_ROOT).returncode == 0
 
     assert ignored("conf/runner/slurm_local.yaml")
     assert not ignored("conf/runner/local.yaml")

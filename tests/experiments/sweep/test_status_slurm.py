@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.sweep.slurm.commands import Waiting
+from experiments.sweep.slurm.commands import QueuedTask
 from experiments.sweep.slurm.submission import (
     JobConfig,
     Submission,
@@ -25,7 +25,7 @@ from experiments.sweep.status.format import in_short, warnings
 from experiments.sweep.status.screen import jobs_table
 from experiments.sweep.status.slurm import Answer, JobArray, Jobs, SlurmPoller, Wait, jobs_of
 from experiments.sweep.status.to_json import jobs_as_json
-from experiments.sweep.status.watch import Watch
+from experiments.sweep.status.reader import Watch
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.lock import FRESH
@@ -49,7 +49,7 @@ def submitted(folder: SweepFolder, size: int = 6, job: str | None = "7") -> Subm
 
 
 def test_a_job_reads_what_its_launcher_wrote(folder: SweepFolder) -> None:
-    cell = PackedCell("a-1", 2, {"init": {"gain": 1.0}}, {"init": "he_normal"}, lost=1)
+    cell = PackedCell("a-1", 2, {"init": {"gain": 1.0}}, {"init": "he_normal"}, n_lost=1)
     shard = (Pack((cell, cell), "stacked", 3.5), Pack((cell,)))
     written = write_submission(folder, [(), shard], JobConfig("code", {"mine": "/here"}, tries=1))
     read = read_submission(folder, written.token)
@@ -62,7 +62,7 @@ def slurm_says(submission: Submission, **elements: str) -> Answer:
     there = {}
     for name, said in elements.items():
         index, (state, _, reason) = int(name[1:]), said.partition(",")
-        one = Waiting(submission.job_name, index, "7", state, reason or "None", **NOWHERE)
+        one = QueuedTask(submission.job_name, index, "7", state, reason or "None", **NOWHERE)
         there[one.name, index] = one
     return Answer(there, frozenset([submission.job_name]))
 

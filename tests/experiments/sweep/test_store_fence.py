@@ -12,7 +12,7 @@ import pytest
 from stored_packs import loaded, result
 
 from experiments.sweep.store.format_version import write_format
-from experiments.sweep.store.journal import Journal, journals_in, read_writer, take
+from experiments.sweep.store.journal import Journal, journals_in, read_writer, take_journal
 from experiments.sweep.store.parquet import commit_journal, write_results
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import read_states
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 def _take_all(folder: SweepFolder, who: int, ready: Any, took: Any) -> None:
     ready.wait()
     for number in range(PACKS):
-        if take(folder.journals / f"{number}.journal") is not None:
+        if take_journal(folder.journals / f"{number}.journal") is not None:
             took.put((number, who))
             write_results(folder, str(number), [result(f"cell-{number}", by=who)])
 
@@ -100,7 +100,7 @@ def test_what_a_dead_taker_left_is_committed_by_the_next(folder: SweepFolder) ->
     journal = Journal(folder.journals / "p.journal")
     journal.done(result("x"))
     journal.close()
-    taken = take(journal.path)
+    taken = take_journal(journal.path)
     assert taken is not None
     commit_journal(folder, journal.path)  # its writer's own end
     assert set(read_states(folder)) == {"x"}

@@ -17,7 +17,7 @@
 # setup
 module load cuda/12.4
 source "$HOME/my env/bin/activate"
-export PYTHONPATH=HOUSE${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=PROJECT_ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
