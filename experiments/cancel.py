@@ -15,8 +15,8 @@ from pathlib import Path
 from experiments.console import exit_on_error
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import plural
+from experiments.sweep.status.reader import StatusReader, find_sweep
 from experiments.sweep.status.status import Launcher, find_launcher
-from experiments.sweep.status.reader import Watch, find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
@@ -42,7 +42,7 @@ def cancel(folder: SweepFolder) -> None:
     """
     launcher = find_launcher(folder)
     jobs = bool(open_submissions(folder))
-    if launcher is None or not launcher.at_work:
+    if launcher is None or not launcher.is_active:
         if not jobs:
             print(f"{folder.root.name}: not running.")
     elif launcher.alive is None:
@@ -54,7 +54,7 @@ def cancel(folder: SweepFolder) -> None:
         _terminate(folder, launcher)
     if jobs:
         _cancel_jobs(folder)
-    counts = Watch(folder).look(0).counts
+    counts = StatusReader(folder).read(0).counts
     unfinished = counts["interrupted"] + counts["missing"]
     remaining = (
         f"{plural(unfinished, 'cell')} not finished. Run the sweep's command again to resume."

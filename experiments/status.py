@@ -15,11 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.console import BrokenPipeConsole, exit_on_error
-from experiments.sweep.status.progress import ON_SCREEN, pause, showing
+from experiments.sweep.status.progress import SCREEN_FAILURES, read_interval, status_display
+from experiments.sweep.status.reader import StatusReader, find_sweep, overview, statuses
 from experiments.sweep.status.screen import screen
 from experiments.sweep.status.status import Status
-from experiments.sweep.status.to_json import as_json
-from experiments.sweep.status.watch import Watch, find_sweep, overview, statuses
+from experiments.sweep.status.to_json import status_to_json
 from experiments.sweep.store.paths import SweepFolder
 
 FAILED = 1  # exit status
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.name is None:
             sweeps = statuses(results)
             if args.json:
-                output = {"sweeps": [as_json(status) for status in sweeps]}
+                output = {"sweeps": [status_to_json(status) for status in sweeps]}
                 console.out(json.dumps(output), highlight=False)
             elif sweeps:
                 console.print(overview(sweeps))
@@ -47,12 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = find_sweep(results, args.name)
         try:
             status = (
-                watch(folder, console) if args.watch else Watch(folder).look(_n_failures(args.json))
+                watch(folder, console)
+                if args.watch
+                else StatusReader(folder).read(_n_failures(args.json))
             )
         except KeyboardInterrupt:
             return
     if args.json:
-        console.out(json.dumps(as_json(status)), highlight=False)
+        console.out(json.dumps(status_to_json(status)), highlight=False)
     else:
         console.print(screen(status))
     if status.failures:
@@ -61,20 +63,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def watch(folder: SweepFolder, console: Console) -> Status:
     """Show a sweep until it is no longer running or queued; return its last status."""
-    poller = Watch(folder)
-    with showing(console) as (show, failures):
+    reader = StatusReader(folder)
+    with status_display(console) as (show, n_failures):
         while True:
             started = time.monotonic()
-            status = poller.look(failures)
+            status = reader.read(n_failures)
             show(status)
             if status.state not in ("running", "queued"):
                 return status
-            time.sleep(pause(time.monotonic() - started, WATCH_INTERVAL))
+            time.sleep(read_interval(time.monotonic() - started, WATCH_INTERVAL))
 
 
 def _n_failures(as_json: bool) -> int | None:
     """Return the number of failures to describe; None for all."""
-    return None if as_json else ON_SCREEN
+    return None if as_json else SCREEN_FAILURES
 
 
 def _parser() -> argparse.ArgumentParser:

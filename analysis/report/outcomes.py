@@ -105,7 +105,7 @@ def grouped(failures: Sequence[Failure]) -> list[FailureGroup]:
     """Failures by outcome and reason, the most frequent first."""
     groups: dict[tuple[str, str], list[Failure]] = {}
     for failure in failures:
-        groups.setdefault((failure.outcome, failure.said), []).append(failure)
+        groups.setdefault((failure.outcome, failure.summary), []).append(failure)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     return [
         FailureGroup(
@@ -125,4 +125,4 @@ def _traceback(failure: Failure) -> str | None:
             text = failure.traceback.read_text(errors="replace").strip()
             return text if len(text) <= LONGEST else f"[...]\n{text[-LONGEST:]}"
     # All of a message of several lines; one of a single line is told already.
-    return failure.reason if failure.reason != failure.said else None
+    return failure.reason if failure.reason != failure.summary else None

@@ -21,9 +21,9 @@ from analysis.report.provenance import read_launches
 from analysis.report.theory_check import LEFT_OUT, Checked, checked, predicted, unpredicted
 from analysis.theory_comparison import TheoryComparison
 from experiments.atomic_write import atomic_write
-from experiments.sweep.status.format import standing, tally
+from experiments.sweep.status.format import count_outcomes, state_text
+from experiments.sweep.status.reader import StatusReader, find_sweep, is_sweep
 from experiments.sweep.status.status import Status
-from experiments.sweep.status.watch import Watch, find_sweep, is_sweep
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import read_states
@@ -53,7 +53,7 @@ def write_report(name: str, results: str | Path, theory: Theory) -> Path:
     """
     folder = find_sweep(Path(results), name)
     loaded = load(folder.root.name, folder.root.parent)
-    status = Watch(folder).look()
+    status = StatusReader(folder).read()
     columns = _columns(folder, loaded, status)
     comparisons, why = _compared_with_theory(loaded, theory)
     shown = folded(columns)
@@ -105,7 +105,7 @@ def _told(
         "source": next((each.source for each in there if each.source), None),
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "status": status,
-        "standing": standing(status),
+        "state_text": state_text(status),
         "notes": [*status.warnings, *unread],
         "axes": [axis for axis in axes if len(axis.values) > 1],
         "fixed": [axis for axis in axes if len(axis.values) == 1],
@@ -176,7 +176,7 @@ def write_index(results: Path) -> Path:
             rows.append(_row(folder))
         except (FaninError, OSError, ValueError) as error:  # its other neighbours count too
             torn.append(f"{path.name}: {error}")
-    rows.sort(key=lambda row: row.status.changed or 0.0, reverse=True)
+    rows.sort(key=lambda row: row.status.last_change or 0.0, reverse=True)
     page = results / INDEX
     told = {"rows": rows, "torn": torn, "foreign": foreign, "results": str(results)}
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -185,17 +185,17 @@ def write_index(results: Path) -> Path:
 
 
 def _row(folder: SweepFolder) -> SweepRow:
-    status = Watch(folder).look(0)
+    status = StatusReader(folder).read(0)
     launches, unread = read_launches(folder)
     name = folder.root.name
     return SweepRow(
         name=name,
         question=next((each.question for each in reversed(launches) if each.question), None),
         status=status,
-        shares=as_shares(dict(tally(status))),
+        shares=as_shares(dict(count_outcomes(status))),
         when=None
-        if status.changed is None
-        else f"{datetime.fromtimestamp(status.changed, UTC):%Y-%m-%d %H:%M}",
+        if status.last_change is None
+        else f"{datetime.fromtimestamp(status.last_change, UTC):%Y-%m-%d %H:%M}",
         link=f"{quote(name)}/{PAGE.as_posix()}" if (folder.root / PAGE).exists() else None,
         notes=[*status.warnings, *unread],
     )

@@ -185,7 +185,7 @@ def _versions(launches: Sequence[Launch], cells: pd.DataFrame) -> str:
 
 
 def _code(status: Status, launches: Sequence[Launch]) -> str:
-    codes = dict(status.codes)
+    codes = dict(status.code_versions)
     if not codes and launches:
         codes = {launches[-1].code: 0}
     return "; ".join(_commit(code, count, len(codes) > 1) for code, count in codes.items())

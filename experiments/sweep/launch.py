@@ -22,9 +22,9 @@ from experiments.sweep.request import Request
 from experiments.sweep.runners.devices import devices
 from experiments.sweep.slurm.submission import cells_in_jobs
 from experiments.sweep.status.format import plural
-from experiments.sweep.status.progress import shown
+from experiments.sweep.status.progress import show_progress
 from experiments.sweep.status.summary import (
-    asks_to_cancel,
+    confirm_cancel,
     show_counts,
     show_end,
     show_engines,
@@ -156,7 +156,7 @@ def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> boo
     try:
         due = [task.cell_id for pack in plan.packs for task in pack.cells]
         due += cells_in_jobs(folder)
-        with shown(folder, due, console) as show:
+        with show_progress(folder, due, console) as show:
 
             def tick() -> None:
                 hold.heartbeat()
@@ -164,7 +164,7 @@ def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> boo
 
             request.runner.run(folder, plan.packs, tick)
     except Interrupted:
-        if isinstance(request.runner, DetachedRunner) and asks_to_cancel(folder, console):
+        if isinstance(request.runner, DetachedRunner) and confirm_cancel(folder, console):
             request.runner.cancel(folder, hold.heartbeat)
         recover_journals(folder, read_plan(folder), STOPPED)
         states = read_states(folder)

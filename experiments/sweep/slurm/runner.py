@@ -140,7 +140,9 @@ class SlurmRunner:
         )
         size = self.max_array_size or max_array_size()
         stale_jobs = StaleJobDetector(self.heartbeat_timeout_seconds)
-        manager = JobManager(folder, job_config, self.script, size, self.max_jobs, heartbeat, stale_jobs)
+        manager = JobManager(
+            folder, job_config, self.script, size, self.max_jobs, heartbeat, stale_jobs
+        )
         manager.add(self.shards(packs))
         return manager
 

@@ -1,4 +1,4 @@
-"""A sweep's status as often as one asks, and the sweeps that a folder of results holds."""
+"""Reader of a sweep's status, and listing of the sweeps in a folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import clock
-from experiments.sweep.status.slurm import Answer, Jobs, SlurmPoller, jobs_of
+from experiments.sweep.status.slurm import Jobs, SlurmAnswer, SlurmPoller, summarize_jobs
 from experiments.sweep.status.snapshot import JournalTail, read_planned
 from experiments.sweep.status.status import Launcher, Scope, Status, compute_status, find_launcher
 from experiments.sweep.store.format_version import check_format
@@ -24,77 +24,77 @@ from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError, FaninWarning, suggest
 
 
-class Watch:
-    """A sweep's status, as often as one asks.
+class StatusReader:
+    """Reader of a sweep's status that reads only what is new since the last read.
 
     Parameters
     ----------
     folder
-        The sweep's.
+        Folder of the sweep.
     run
-        The cells of a run that this process begins now; None: whatever is planned there, by
-        whomever.
+        Ids of the cells of a run that this process starts now. None: all planned cells, whoever
+        runs them.
     answer
-        What Slurm has said of the sweep's jobs; None: it is asked.
+        Answer of Slurm about the sweep's jobs. None: query Slurm.
     """
 
     def __init__(
         self,
         folder: SweepFolder,
         run: Iterable[str] | None = None,
-        answer: Answer | None = None,
+        answer: SlurmAnswer | None = None,
     ) -> None:
         check_format(folder)
         self._folder = folder
-        self._run = None if run is None else Scope(frozenset(run), fresh=True)
-        self._began = time.monotonic()
+        self._scope = None if run is None else Scope(frozenset(run), this_run_only=True)
+        self._start = time.monotonic()
         self._answer = answer
-        self._enquiry = SlurmPoller(waits=run is None)  # what is launched is never held up
+        self._poller = SlurmPoller(wait_for_first=run is None)  # a launch does not wait for Slurm
         self._read_plan()
 
-    def look(self, last: int | None = None) -> Status:
-        """Return the sweep's status; `last` is how many failures to describe (None: all)."""
-        if self._run is None and self._launched != _written(self._folder.provenance):
-            self._read_plan()  # it was launched anew
+    def read(self, max_failures: int | None = None) -> Status:
+        """Return the sweep's status with the last `max_failures` failures (None: all)."""
+        if self._scope is None and self._launch_time != _mtime(self._folder.provenance):
+            self._read_plan()  # the sweep was launched again
         jobs = self._jobs()
-        seen = self._follower.look()
-        if self._run is not None:
+        snapshot = self._tail.poll()
+        if self._scope is not None:
             launcher: Launcher | None = Launcher(platform.node(), os.getpid(), True, 0.0)
-            elapsed, scope = time.monotonic() - self._began, self._run
+            elapsed, scope = time.monotonic() - self._start, self._scope
         else:
             launcher = find_launcher(self._folder)
-            at_work = (launcher is not None and launcher.at_work) or jobs is not None
-            elapsed = self._elapsed(seen.changed, at_work)
-            begun = {each.cell_id for journal in seen.journals for each in journal.begun}
-            scope = Scope(self._planned.labels.keys() | seen.results.keys() | begun)
+            running = (launcher is not None and launcher.is_active) or jobs is not None
+            elapsed = self._elapsed(snapshot.last_change, running)
+            started = {cell.cell_id for journal in snapshot.journals for cell in journal.started}
+            scope = Scope(self._planned.labels.keys() | snapshot.results.keys() | started)
         return compute_status(
-            self._folder, self._planned, seen, launcher, elapsed, scope, last, jobs
+            self._folder, self._planned, snapshot, launcher, elapsed, scope, max_failures, jobs
         )
 
     def _jobs(self) -> Jobs | None:
         try:
-            there = open_submissions(self._folder)
+            submissions = open_submissions(self._folder)
         except FaninError as error:
             return Jobs((), note=str(error))
-        answer = self._answer or self._enquiry.look([each.job_name for each in there])
-        return jobs_of(there, answer)
+        names = [submission.job_name for submission in submissions]
+        return summarize_jobs(submissions, self._answer or self._poller.poll(names))
 
-    def _elapsed(self, changed: float | None, at_work: bool) -> float:
-        if self._launched is None:
+    def _elapsed(self, last_change: float | None, running: bool) -> float:
+        if self._launch_time is None:
             return 0.0
-        # Never before the newest file: the clock may have jumped back.
-        until = max(time.time(), changed or 0.0) if at_work else changed
-        return 0.0 if until is None else max(0.0, until - self._launched)
+        # Not earlier than the newest file, because the clock may have been set back.
+        end = max(time.time(), last_change or 0.0) if running else last_change
+        return 0.0 if end is None else max(0.0, end - self._launch_time)
 
     def _read_plan(self) -> None:
-        self._launched = _written(self._folder.provenance)
+        self._launch_time = _mtime(self._folder.provenance)
         self._planned = read_planned(self._folder)
-        since = None if self._run is not None else self._launched
-        self._follower = JournalTail(self._folder, since)
+        since = None if self._scope is not None else self._launch_time
+        self._tail = JournalTail(self._folder, since)
 
 
-def _written(path: Path) -> float | None:
-    """Return when a file was written, by the file system's clock; None if there is none."""
+def _mtime(path: Path) -> float | None:
+    """Return a file's modification time; None if it does not exist."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def _written(path: Path) -> float | None:
 
 
 def sweeps_in(results: Path) -> Iterator[SweepFolder]:
-    """The sweeps that are kept in a folder, by name."""
+    """Yield the sweeps in a folder, sorted by name."""
     for path in sorted(results.glob("*/")):
         folder = SweepFolder(path)
         if is_sweep(folder):
@@ -110,7 +110,7 @@ def sweeps_in(results: Path) -> Iterator[SweepFolder]:
 
 
 def find_sweep(results: Path, name: str) -> SweepFolder:
-    """A sweep's folder, by its name or its path.
+    """Return the folder of a sweep, given its name or its path.
 
     Raises
     ------
@@ -118,39 +118,42 @@ def find_sweep(results: Path, name: str) -> SweepFolder:
         There is no such sweep (the nearest names are listed), or it has another format version.
     """
     folder = SweepFolder(results / name)
-    if not is_sweep(folder) and is_sweep(SweepFolder(Path(name))):  # as a shell completes it
+    if not is_sweep(folder) and is_sweep(
+        SweepFolder(Path(name))
+    ):  # a path, as completed by the shell
         folder = SweepFolder(Path(name))
     if not is_sweep(folder):
-        there = [folder.root.name for folder in sweeps_in(results)]
-        raise FaninError(f"{folder.root}: no such sweep; {suggest(name, there)}")
+        names = [folder.root.name for folder in sweeps_in(results)]
+        raise FaninError(f"{folder.root}: no such sweep; {suggest(name, names)}")
     check_format(folder)
     return folder
 
 
 def is_sweep(folder: SweepFolder) -> bool:
-    """Return True if a sweep was ever launched in a folder."""
+    """Return True if a sweep has been launched in a folder."""
     return folder.plan.exists() or folder.launcher.exists() or folder.table("cells").is_dir()
 
 
 def overview(statuses: Sequence[Status]) -> Table:
-    """A table of sweeps."""
+    """Return a table of sweeps with their cells by state."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("sweep", overflow="ellipsis", no_wrap=True, max_width=32)
-    for name in ("cells", "done", "failed", "missing"):
+    for name in ("cells", "done", "failed", "unfinished"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("last change", no_wrap=True)
     now = datetime.now()
     for status in statuses:
         counts = status.counts
-        rest = status.cells - counts["done"] - counts["failed"]
-        numbers = (status.cells, counts["done"], counts["failed"], rest)
-        changed = None if status.changed is None else datetime.fromtimestamp(status.changed)
+        unfinished = status.cells - counts["done"] - counts["failed"]
+        numbers = (status.cells, counts["done"], counts["failed"], unfinished)
+        seconds = status.last_change
+        last_change = None if seconds is None else datetime.fromtimestamp(seconds)
         table.add_row(
             Text(status.name, style="bold"),
             *(f"{number:,}" for number in numbers),
             status.state,
-            "" if changed is None else clock(changed, now),
+            "" if last_change is None else clock(last_change, now),
         )
     return table
 
@@ -167,7 +170,7 @@ def statuses(results: Path) -> list[Status]:
             folders.append(folder)
     names: set[str] = set()
     for folder in folders:
-        with suppress(FaninError):  # each sweep tells its own faults
+        with suppress(FaninError):  # the sweep's own status reports it
             names |= {submission.job_name for submission in open_submissions(folder)}
-    answer = SlurmPoller().look(names)  # one for all
-    return [Watch(folder, answer=answer).look(0) for folder in folders]
+    answer = SlurmPoller().poll(names)  # one query for all sweeps
+    return [StatusReader(folder, answer=answer).read(0) for folder in folders]

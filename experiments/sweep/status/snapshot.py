@@ -1,4 +1,4 @@
-"""A sweep's files at one moment, and the reader that follows them as they grow."""
+"""Snapshot of a sweep's files, and the reader that follows the files as they grow."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from experiments.sweep.store.tables import latest_attempts
 from experiments.sweep.types import pack_key
 from fanin.errors import DataError
 
-OURS = {"cell_id", "outcome", "attempt"}  # columns without which a part is none of ours
-COLUMNS = (*OURS, "seconds", "outcome_reason", "engine", "code")
+REQUIRED_COLUMNS = {"cell_id", "outcome", "attempt"}  # of each part file of the table `cells`
+COLUMNS = (*REQUIRED_COLUMNS, "seconds", "outcome_reason", "engine", "code")
 
 
 @dataclass(frozen=True)
 class Result:
-    """End of a cell; of one whose pack has not ended, the journal tells only the first four.
+    """Result of a cell. While its pack runs, only the first four attributes are known.
 
     Attributes
     ----------
-    fresh
-        Whether it ended in the sweep's present run.
+    this_run
+        True if the cell ended in the sweep's current run.
     order
-        How many results were seen before it.
+        Number of results that were read before it.
     """
 
     outcome: str
     attempt: int
-    fresh: bool
+    this_run: bool
     order: int
     seconds: float = math.nan
     reason: str | None = None
@@ -56,139 +56,141 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A cell that has begun and not ended.
+class StartedCell:
+    """A cell that has started and not ended.
 
     Attributes
     ----------
-    share
-        Of its steps, how many are done: 0 to 1.
-    since
-        When it was first seen, by the monotonic clock.
-    from_start
-        Whether that was when it began.
+    progress
+        Finished fraction of its training steps, 0 to 1.
+    first_seen
+        Time when it was first read from the journal, by the monotonic clock.
+    seen_at_start
+        True if it was read when it started.
     """
 
     cell_id: str
     attempt: int
-    share: float
-    since: float
-    from_start: bool
+    progress: float
+    first_seen: float
+    seen_at_start: bool
 
 
 @dataclass(frozen=True)
 class OpenJournal:
-    """A journal whose pack has not ended.
+    """Journal of a pack that has not ended.
 
     Attributes
     ----------
-    grew
-        When it last did, by the file system's clock.
-    element
-        The folder that it lies in, of a cluster's job; None: it is no job's.
-    over
-        Whether somebody has taken that folder: its writer's turn is over, be it alive.
+    modified
+        Modification time of the file.
+    lease
+        Name of the lease folder that it is in. None: it is not written by a Slurm job.
+    expired
+        True if the lease was lost: the writer, even if alive, cannot commit the journal.
     """
 
     writer: Writer | None
-    grew: float
-    begun: tuple[Begun, ...]
-    element: str | None = None
-    over: bool = False
+    modified: float
+    started: tuple[StartedCell, ...]
+    lease: str | None = None
+    expired: bool = False
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Latest results by cell, journals of packs that have not ended, and words for people.
+    """Latest results by cell, journals of packs that have not ended, and messages.
 
     Attributes
     ----------
     notes
-        What workers noted.
-    faults
-        Files that can't be read.
-    changed
-        When the newest file was written, by the file system's clock.
+        Messages of workers and of the Slurm job manager.
+    unreadable
+        Messages about files that cannot be read.
+    last_change
+        Modification time of the newest file.
     """
 
     results: Mapping[str, Result]
     journals: tuple[OpenJournal, ...]
     notes: tuple[str, ...]
-    faults: tuple[str, ...]
-    changed: float | None
+    unreadable: tuple[str, ...]
+    last_change: float | None
 
 
 @dataclass(frozen=True)
-class Planned:
-    """Every cell that was ever planned in a folder.
+class PlannedCells:
+    """All cells ever planned in a folder.
 
     Attributes
     ----------
     labels
-        By cell id, a short label.
+        Short label by cell id.
     kinds
-        By cell id, what it shares with cells that take about as long.
-    faults
-        What can't be read, for people.
+        Pack key by cell id; cells with the same key take about as long.
+    unreadable
+        Messages about lines that cannot be read.
     """
 
     labels: dict[str, str]
     kinds: dict[str, str]
-    faults: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
-def read_planned(folder: SweepFolder) -> Planned:
-    """Read a plan; lines that are spoilt are counted and passed over."""
+def read_planned(folder: SweepFolder) -> PlannedCells:
+    """Read a plan file; skip and count lines that cannot be read."""
     try:
         lines = folder.plan.read_bytes().splitlines()
     except FileNotFoundError:
-        return Planned({}, {})
-    asked, kinds, spoilt = {}, {}, 0
+        return PlannedCells({}, {})
+    assignments, kinds, n_unreadable = {}, {}, 0
     for text in lines:
         try:
             line = json.loads(text)
-            cell, config = line["cell_id"], line["config"]
-            asked[cell], kinds[cell] = line["asked"], pack_key(config)
+            cell_id, config = line["cell_id"], line["config"]
+            assignments[cell_id], kinds[cell_id] = line["assignment"], pack_key(config)
         except (ValueError, TypeError, KeyError):
-            spoilt += 1
-    faults = (f"{folder.plan}: {spoilt} lines can't be read",) if spoilt else ()
-    return Planned(short_labels(asked), kinds, faults)
+            n_unreadable += 1
+    message = f"{folder.plan}: {n_unreadable} lines can't be read"
+    return PlannedCells(short_labels(assignments), kinds, (message,) if n_unreadable else ())
 
 
 class JournalTail:
-    """Reads a sweep's folder, and at each `look` what has come since.
+    """Reader of a sweep's folder that reads only what is new at each `poll`.
 
     Parameters
     ----------
     folder
-        The sweep's.
+        Folder of the sweep.
     since
-        Parts written from that time on are of the sweep's present run; None: those that are not
-        there yet.
+        Parts written at or after this time belong to the sweep's current run. None: parts that do
+        not exist yet.
     """
 
     def __init__(self, folder: SweepFolder, since: float | None = None) -> None:
         self._folder = folder
-        self._offsets: dict[str, int] = {}  # these three by a pack's stem
+        # Offsets, journals and results by the stem of the pack.
+        self._offsets: dict[str, int] = {}
         self._journals: dict[str, OpenJournal] = {}
         self._results: dict[str, dict[str, Result]] = {}
         self._parts: set[str] = set()
         self._order: dict[tuple[str, int], int] = {}
-        self._notes: dict[str, None] = {}  # in order
-        self._looked = False
-        found = retry_on_race(lambda: scan(folder))
-        self._faults = {fault.path: str(fault) for fault in found.faults}
-        self._passed_over = {f.stem or f.path.stem for f in found.faults} | found.superseded
-        self._old = {stem for stem, t in self._listed().items() if since is None or t < since}
+        self._notes: dict[str, None] = {}  # an ordered set
+        self._polled = False
+        files = retry_on_race(lambda: scan(folder))
+        self._unreadable = {fault.path: str(fault) for fault in files.faults}
+        self._ignored = {f.stem or f.path.stem for f in files.faults} | files.superseded
+        times = self._part_times()
+        self._old = {stem for stem, t in times.items() if since is None or t < since}
 
-    def look(self) -> Snapshot:
-        """Read on, and say how things stand."""
-        # Journals first: one whose pack ends meanwhile is then found among the parts.
-        journals, parts = journals_in(self._folder.journals), self._listed()
+    def poll(self) -> Snapshot:
+        """Read what is new and return the current state."""
+        # Journals first: if a pack ends in the meantime, its results are found in the parts.
+        journals, parts = journals_in(self._folder.journals), self._part_times()
         for stem in self._journals.keys() - (journals.keys() - parts.keys()):
             del self._journals[stem]
         for stem in self._results.keys() - parts.keys() - journals.keys():
-            del self._results[stem]  # compacted, or moved away
+            del self._results[stem]  # compacted or moved away
         for stem, path in journals.items():
             if stem not in parts:
                 self._read_journal(stem, path)
@@ -196,23 +198,23 @@ class JournalTail:
             self._read_part(stem)
         self._parts = set(parts)
         self._notes |= dict.fromkeys(read_log(self._folder))
-        self._looked = True
-        times = [*parts.values(), *(journal.grew for journal in self._journals.values())]
+        self._polled = True
+        times = [*parts.values(), *(journal.modified for journal in self._journals.values())]
         return Snapshot(
-            self._latest(),
+            self._latest_results(),
             tuple(self._journals.values()),
             tuple(self._notes),
-            tuple(self._faults.values()),
+            tuple(self._unreadable.values()),
             max(times, default=None),
         )
 
-    def _listed(self) -> dict[str, float]:
-        """Parts of `cells`, and when they were written."""
+    def _part_times(self) -> dict[str, float]:
+        """Return the modification time of each part of the table `cells`, by stem."""
         times = {}
         with suppress(OSError), os.scandir(self._folder.table("cells")) as entries:
             for entry in entries:
-                stem, _, kind = entry.name.rpartition(".")
-                if kind == "parquet" and stem and stem not in self._passed_over:
+                stem, _, suffix = entry.name.rpartition(".")
+                if suffix == "parquet" and stem and stem not in self._ignored:
                     with suppress(OSError):
                         times[stem] = entry.stat().st_mtime
         return times
@@ -220,55 +222,59 @@ class JournalTail:
     def _read_journal(self, stem: str, listed: Path) -> None:
         for path in (listed, listed.with_suffix(".taken")):  # taken since the listing
             with suppress(OSError):
-                before = self._journals.get(stem, OpenJournal(None, 0.0, ()))
-                writer = before.writer or read_writer(path)
-                grew = path.stat().st_mtime
+                previous = self._journals.get(stem, OpenJournal(None, 0.0, ()))
+                writer = previous.writer or read_writer(path)
+                modified = path.stat().st_mtime
                 events, self._offsets[stem] = read_events(path, self._offsets.get(stem, 0))
-                begun = {each.cell_id: each for each in before.begun}
+                started = {cell.cell_id: cell for cell in previous.started}
                 for event in events:
-                    with suppress(ValueError):  # noise that looks like a line
-                        self._follow(stem, begun, event)
+                    with suppress(ValueError):  # a damaged line
+                        self._apply(stem, started, event)
                 folders = path.relative_to(self._folder.journals).parts[:-1]
-                over = any(folder.endswith(TAKEN) for folder in folders)
-                of = folders[0] if folders else None
-                self._journals[stem] = OpenJournal(writer, grew, tuple(begun.values()), of, over)
+                expired = any(folder.endswith(TAKEN) for folder in folders)
+                lease = folders[0] if folders else None
+                self._journals[stem] = OpenJournal(
+                    writer, modified, tuple(started.values()), lease, expired
+                )
                 return
 
-    def _follow(self, stem: str, begun: dict[str, Begun], event: Event) -> None:
-        cell, word = event.cell_id, event.value
+    def _apply(self, stem: str, started: dict[str, StartedCell], event: Event) -> None:
+        cell_id, value = event.cell_id, event.value
         if event.kind == "note":
-            self._notes[word] = None
+            self._notes[value] = None
         elif event.kind == "start":
-            begun[cell] = Begun(cell, int(word), 0.0, time.monotonic(), self._looked)
-        elif event.kind == "at":  # cells that are at work together go along
-            share = float(word)
-            begun |= {mate: replace(each, share=share) for mate, each in begun.items()}
-        elif event.kind == "done" and cell in begun:
-            self._keep(stem, cell, word, begun.pop(cell).attempt)
+            started[cell_id] = StartedCell(cell_id, int(value), 0.0, time.monotonic(), self._polled)
+        elif event.kind == "at":  # all cells of a stack progress together
+            progress = float(value)
+            started |= {key: replace(cell, progress=progress) for key, cell in started.items()}
+        elif event.kind == "done" and cell_id in started:
+            self._add_result(stem, cell_id, value, started.pop(cell_id).attempt)
 
     def _read_part(self, stem: str) -> None:
         path = part_path(self._folder, "cells", stem)
         try:
             part = read_part(path, COLUMNS)
         except DataError as error:
-            self._faults[path] = str(error)
+            self._unreadable[path] = str(error)
             return
-        if not set(part.column_names) >= OURS:
-            self._faults[path] = f"{path}: not one of this sweep's tables"
+        if not set(part.column_names) >= REQUIRED_COLUMNS:
+            self._unreadable[path] = f"{path}: not a part of this sweep's table `cells`"
             return
         for row in part.to_pylist():
             seconds = math.nan if row.get("seconds") is None else row["seconds"]
-            more = seconds, row.get("outcome_reason"), row.get("engine"), row.get("code")
-            self._keep(stem, row["cell_id"], row["outcome"], row["attempt"], *more)
+            details = seconds, row.get("outcome_reason"), row.get("engine"), row.get("code")
+            self._add_result(stem, row["cell_id"], row["outcome"], row["attempt"], *details)
 
-    def _keep(self, stem: str, cell: str, outcome: str, attempt: int, *more: Any) -> None:
-        order = self._order.setdefault((cell, attempt), len(self._order))
-        result = Result(outcome, attempt, stem not in self._old, order, *more)
-        self._results.setdefault(stem, {})[cell] = result
+    def _add_result(
+        self, stem: str, cell_id: str, outcome: str, attempt: int, *details: Any
+    ) -> None:
+        order = self._order.setdefault((cell_id, attempt), len(self._order))
+        result = Result(outcome, attempt, stem not in self._old, order, *details)
+        self._results.setdefault(stem, {})[cell_id] = result
 
-    def _latest(self) -> dict[str, Result]:
+    def _latest_results(self) -> dict[str, Result]:
         return latest_attempts(
-            (cell, result.attempt, result)
+            (cell_id, result.attempt, result)
             for results in self._results.values()
-            for cell, result in results.items()
+            for cell_id, result in results.items()
         )

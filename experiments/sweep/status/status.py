@@ -1,4 +1,4 @@
-"""Status of a sweep: its cells by state, its workers and failures, and the time that is left."""
+"""Status of a sweep: its cells by state, its workers and failures, and the remaining time."""
 
 from __future__ import annotations
 
@@ -10,48 +10,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments.sweep.status.eta import seconds_left, typical_seconds
+from experiments.sweep.status.eta import estimate_cell_seconds, estimate_seconds_left
 from experiments.sweep.status.slurm import Jobs
-from experiments.sweep.status.snapshot import Begun, OpenJournal, Planned, Result, Snapshot
-from experiments.sweep.store.lock import FRESH, read_launcher
+from experiments.sweep.status.snapshot import (
+    OpenJournal,
+    PlannedCells,
+    Result,
+    Snapshot,
+    StartedCell,
+)
+from experiments.sweep.store.lock import STALE_SECONDS, read_launcher
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import DONE, FAILED
 
 State = Literal["running", "queued", "stopped", "finished"]
-FAILURES = (*FAILED, "killed", "node_fail")  # whoever cancels a cell knows why
+FAILURES = (*FAILED, "killed", "node_fail")  # without `cancelled`: that was intended
 STATES = ("done", "failed", "interrupted", "running", "missing")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The cells that count; `fresh`: only with what became of them in the sweep's present run."""
+    """Cells to count; `this_run_only` ignores results from before the sweep's current run."""
 
     cells: Set[str]
-    fresh: bool = False
+    this_run_only: bool = False
 
 
 @dataclass(frozen=True)
 class RunningCell:
-    """A cell in progress: the share of its steps that is done, and how long it has run.
+    """A running cell.
 
-    `at_least`: it had begun before anybody looked, so it has run longer than `seconds`.
+    Attributes
+    ----------
+    progress
+        Finished fraction of its training steps, 0 to 1.
+    seconds
+        Time since it was first seen.
+    lower_bound
+        True if it had started before it was first seen, so it has run longer than `seconds`.
     """
 
     cell_id: str
     label: str
-    share: float
+    progress: float
     seconds: float
-    at_least: bool
+    lower_bound: bool
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process at work, and seconds since it last wrote."""
+    """A process that runs cells; `heartbeat_age` is the time since it last wrote (seconds)."""
 
     host: str
     pid: int
     device: str | None
-    heard: float
+    heartbeat_age: float
     cells: tuple[RunningCell, ...]
 
 
@@ -62,23 +75,23 @@ class Status:
     Attributes
     ----------
     counts
-        Cells by state: done, failed, interrupted, running, missing; every cell has one.
+        Number of cells by state: done, failed, interrupted, running, missing. Every cell has one.
     outcomes
-        Cells by outcome, of those that have one and don't run again just now.
+        Number of cells by outcome, without cells that are running again.
     elapsed
-        Seconds of this run of the sweep.
-    per_minute, left
-        Cells a minute in this run, and seconds to its end; None where not known, or not running.
+        Duration of the sweep's current run (seconds).
+    cells_per_minute, seconds_left
+        Rate and expected remaining time of this run. None if unknown or not running.
     failures
-        In the order in which they came.
-    engines, codes
-        Cells by engine, and by version of the code.
+        Failures in the order in which they were read.
+    engines, code_versions
+        Number of cells by engine, and by version of the code.
     warnings
-        What somebody should know.
-    changed
-        When the newest file was written (seconds since 1970); None: nothing was.
+        Messages of workers and about unreadable files.
+    last_change
+        Modification time of the newest file (seconds since 1970). None: there are no files.
     jobs
-        A cluster's, that have cells in hand; None: there are none.
+        Slurm jobs with unfinished cells. None: there are none.
     """
 
     name: str
@@ -90,59 +103,59 @@ class Status:
     launcher: Launcher | None
     workers: tuple[Worker, ...]
     elapsed: float
-    per_minute: float | None
-    left: float | None
+    cells_per_minute: float | None
+    seconds_left: float | None
     failures: tuple[Failure, ...]
     engines: Mapping[str, int]
-    codes: Mapping[str, int]
+    code_versions: Mapping[str, int]
     warnings: tuple[str, ...]
-    changed: float | None
+    last_change: float | None
     jobs: Jobs | None = None
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """The process that runs a sweep.
+    """Process that launched a sweep.
 
     Attributes
     ----------
     alive
-        None where it is on another host, and can't be known here.
-    heard
-        Seconds since it last gave a sign.
+        None if it is on another host, where this process cannot check it.
+    heartbeat_age
+        Time since its last heartbeat (seconds).
     """
 
     host: str
     pid: int
     alive: bool | None
-    heard: float
+    heartbeat_age: float
 
     @property
-    def at_work(self) -> bool:
-        """True if it runs, as far as can be told from here."""
-        return self.heard < FRESH if self.alive is None else self.alive
+    def is_active(self) -> bool:
+        """True if it is running or, on another host, has sent a recent heartbeat."""
+        return self.heartbeat_age < STALE_SECONDS if self.alive is None else self.alive
 
 
 def find_launcher(folder: SweepFolder) -> Launcher | None:
-    """Return the launcher that has left its note; None where there is no note."""
-    note = read_launcher(folder.launcher)
-    if note is None:
+    """Return the launcher named in the sweep's lock file; None if there is no lock file."""
+    record = read_launcher(folder.launcher)
+    if record is None:
         return None
     try:
-        heard = age(folder.launcher.stat().st_mtime)
-    except FileNotFoundError:  # it has ended just now
+        heartbeat_age = age(folder.launcher.stat().st_mtime)
+    except FileNotFoundError:  # it has just ended
         return None
-    return Launcher(note.host, note.pid, note.is_running(), heard)
+    return Launcher(record.host, record.pid, record.is_running(), heartbeat_age)
 
 
-def age(written: float) -> float:
-    """Seconds since a file was written; a clock that has jumped back makes none younger than 0."""
-    return max(0.0, time.time() - written)
+def age(modified: float) -> float:
+    """Return the seconds since a modification time; at least 0, as clocks may be set back."""
+    return max(0.0, time.time() - modified)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that left no measurements; `traceback` is None where nobody could write one."""
+    """A cell without measurements; `traceback` is None if no traceback was written."""
 
     cell_id: str
     label: str
@@ -152,157 +165,198 @@ class Failure:
     traceback: Path | None
 
     @property
-    def said(self) -> str:
-        """The reason's first line."""
+    def summary(self) -> str:
+        """First line of the reason."""
         return (self.reason or "").partition("\n")[0]
 
 
-def failures(
-    folder: SweepFolder, planned: Planned, results: Mapping[str, Result], last: int | None = None
+def describe_failures(
+    folder: SweepFolder,
+    planned: PlannedCells,
+    results: Mapping[str, Result],
+    max_failures: int | None = None,
 ) -> tuple[Failure, ...]:
-    """Return the last so many cells that failed, in the order in which that was seen."""
-    bad = [cell for cell, result in results.items() if result.outcome in FAILURES]
-    bad.sort(key=lambda cell: results[cell].order)
-    start = 0 if last is None else max(0, len(bad) - last)
-    return tuple(_failure(folder, planned, cell, results[cell]) for cell in bad[start:])
+    """Return the last `max_failures` failures in the order in which they were read."""
+    failed = [cell_id for cell_id, result in results.items() if result.outcome in FAILURES]
+    failed.sort(key=lambda cell_id: results[cell_id].order)
+    start = 0 if max_failures is None else max(0, len(failed) - max_failures)
+    return tuple(
+        _describe_failure(folder, planned, cell_id, results[cell_id]) for cell_id in failed[start:]
+    )
 
 
-def _failure(folder: SweepFolder, planned: Planned, cell: str, result: Result) -> Failure:
-    path = folder.errors / f"{cell}.{result.attempt}.txt"
-    there, reason = path.exists(), result.reason
-    if reason is None and there:  # its pack has not ended, and no row says it yet
+def _describe_failure(
+    folder: SweepFolder, planned: PlannedCells, cell_id: str, result: Result
+) -> Failure:
+    path = folder.errors / f"{cell_id}.{result.attempt}.txt"
+    exists, reason = path.exists(), result.reason
+    if reason is None and exists:  # its pack has not ended, so no row has the reason yet
         with suppress(OSError):
             reason = path.read_text(errors="replace").partition("\n")[0]
-    label = planned.labels.get(cell, cell)
-    return Failure(cell, label, result.outcome, result.attempt, reason, path if there else None)
+    label = planned.labels.get(cell_id, cell_id)
+    traceback = path if exists else None
+    return Failure(cell_id, label, result.outcome, result.attempt, reason, traceback)
 
 
-def is_busy(journal: OpenJournal, at_work: bool, jobs: Jobs | None) -> bool:
+def has_active_writer(journal: OpenJournal, launcher_active: bool, jobs: Jobs | None) -> bool:
     """Return True if a journal's writer is known or assumed to be running."""
+    if journal.expired:
+        return False
     alive = None if journal.writer is None else journal.writer.process.is_running()
-    if journal.over or alive is not None:
-        return bool(alive) and not journal.over
-    if journal.element is not None and jobs is not None and jobs.at_work is not None:
-        return journal.element in jobs.at_work
-    return (at_work and journal.element is None) or age(journal.grew) < FRESH
+    if alive is not None:
+        return alive
+    if journal.lease is not None and jobs is not None and jobs.running_leases is not None:
+        return journal.lease in jobs.running_leases
+    return (launcher_active and journal.lease is None) or age(journal.modified) < STALE_SECONDS
 
 
-def worker_at(journal: OpenJournal, planned: Planned) -> Worker:
-    """Return the worker that writes a journal, with its cells in progress."""
-    now, heard, writer = time.monotonic(), age(journal.grew), journal.writer
+def describe_worker(journal: OpenJournal, planned: PlannedCells) -> Worker:
+    """Return the worker that writes a journal, with its running cells."""
+    now, heartbeat_age, writer = time.monotonic(), age(journal.modified), journal.writer
     cells = tuple(
         RunningCell(
-            each.cell_id,
-            planned.labels.get(each.cell_id, each.cell_id),
-            each.share,
-            now - each.since,
-            not each.from_start,
+            cell.cell_id,
+            planned.labels.get(cell.cell_id, cell.cell_id),
+            cell.progress,
+            now - cell.first_seen,
+            not cell.seen_at_start,
         )
-        for each in journal.begun
+        for cell in journal.started
     )
     if writer is None:
-        return Worker("unknown", 0, None, heard, cells)
+        return Worker("unknown", 0, None, heartbeat_age, cells)
     device, process = writer.about.get("device"), writer.process
-    return Worker(process.host, process.pid, None if device is None else str(device), heard, cells)
+    device_name = None if device is None else str(device)
+    return Worker(process.host, process.pid, device_name, heartbeat_age, cells)
 
 
 def compute_status(
     folder: SweepFolder,
-    planned: Planned,
-    seen: Snapshot,
+    planned: PlannedCells,
+    snapshot: Snapshot,
     launcher: Launcher | None,
     elapsed: float,
     scope: Scope,
-    last: int | None = None,
+    max_failures: int | None = None,
     jobs: Jobs | None = None,
 ) -> Status:
-    """Compute a sweep's status from its files.
+    """Compute a sweep's status.
 
-    `elapsed` is the time since the sweep's present run began (seconds), `last` how many failures to
-    describe (None: all), `jobs` a cluster's, that have cells of the sweep in hand.
+    Parameters
+    ----------
+    folder, planned, snapshot
+        Folder of the sweep and the contents of its files.
+    launcher
+        Process that launched the sweep. None: there is no lock file.
+    elapsed
+        Time since the sweep's current run started (seconds).
+    scope
+        Cells to count.
+    max_failures
+        Maximum number of failures to describe. None: all.
+    jobs
+        Slurm jobs with unfinished cells of the sweep. None: there are none.
     """
-    at_work = launcher is not None and launcher.at_work
-    on_cluster = jobs is not None and jobs.total("running") > 0
-    busy = [journal for journal in seen.journals if is_busy(journal, at_work, jobs)]
-    idle = [journal for journal in seen.journals if journal not in busy]
-    running = _begun(busy)
-    lost = {cell for cell, each in _begun(idle).items() if _is_new(each, seen.results.get(cell))}
-    ended = {
-        cell: result
-        for cell, result in seen.results.items()
-        if (result.fresh or not scope.fresh)
-        and cell in scope.cells
-        and cell not in running
-        and cell not in lost
+    launcher_active = launcher is not None and launcher.is_active
+    jobs_running = jobs is not None and jobs.total("running") > 0
+    active = [
+        journal
+        for journal in snapshot.journals
+        if has_active_writer(journal, launcher_active, jobs)
+    ]
+    inactive = [journal for journal in snapshot.journals if journal not in active]
+    running = _started_cells(active)
+    interrupted = {
+        cell_id
+        for cell_id, cell in _started_cells(inactive).items()
+        if _is_newer(cell, snapshot.results.get(cell_id))
     }
-    states = {cell: _state(cell, ended, running.keys(), lost) for cell in scope.cells}
+    ended = {
+        cell_id: result
+        for cell_id, result in snapshot.results.items()
+        if (result.this_run or not scope.this_run_only)
+        and cell_id in scope.cells
+        and cell_id not in running
+        and cell_id not in interrupted
+    }
+    states = {
+        cell_id: _cell_state(cell_id, ended, running.keys(), interrupted) for cell_id in scope.cells
+    }
     counts = Counter(states.values())
-    finished = [cell for cell, result in ended.items() if result.fresh]
-    left = per_minute = None
-    if at_work or on_cluster:
-        weight, measured = typical_seconds(seen.results, planned.kinds)
-        shares = {cell: each.share for cell, each in running.items()}
-        waiting = [cell for cell, state in states.items() if state in ("missing", "interrupted")]
-        # What a sweep did so far tells nothing where it has waited for a cluster.
-        told = [] if jobs is not None and measured else finished
-        left = seconds_left(weight, measured, told, shares, waiting, elapsed)
-        per_minute = 60 * len(finished) / elapsed if finished and elapsed > 0 else None
-    codes = _counted(result.code for result in ended.values())
+    finished = [cell_id for cell_id, result in ended.items() if result.this_run]
+    seconds_left = cells_per_minute = None
+    if launcher_active or jobs_running:
+        cell_seconds, measured = estimate_cell_seconds(snapshot.results, planned.kinds)
+        progress = {cell_id: cell.progress for cell_id, cell in running.items()}
+        waiting = [
+            cell_id for cell_id, state in states.items() if state in ("missing", "interrupted")
+        ]
+        # With Slurm jobs the elapsed time includes time in the queue, so it says nothing about the
+        # rate.
+        timed = [] if jobs is not None and measured else finished
+        seconds_left = estimate_seconds_left(
+            cell_seconds, measured, timed, progress, waiting, elapsed
+        )
+        cells_per_minute = 60 * len(finished) / elapsed if finished and elapsed > 0 else None
+    code_versions = _count(result.code for result in ended.values())
+    warnings = (*planned.unreadable, *snapshot.unreadable, *snapshot.notes)
     return Status(
         name=folder.root.name,
         folder=folder,
-        state=_stands(at_work, counts, jobs),
+        state=_sweep_state(launcher_active, counts, jobs),
         cells=len(states),
         counts={state: counts[state] for state in STATES},
-        outcomes=_counted(result.outcome for result in ended.values()),
+        outcomes=_count(result.outcome for result in ended.values()),
         launcher=launcher,
-        workers=tuple(worker_at(journal, planned) for journal in busy if journal.begun),
+        workers=tuple(describe_worker(journal, planned) for journal in active if journal.started),
         elapsed=elapsed,
-        per_minute=per_minute,
-        left=left,
-        failures=failures(folder, planned, ended, last),
-        engines=_counted(result.engine for result in ended.values()),
-        codes=codes,
-        warnings=(*planned.faults, *seen.faults, *seen.notes, *_versions(codes)),
-        changed=seen.changed,
+        cells_per_minute=cells_per_minute,
+        seconds_left=seconds_left,
+        failures=describe_failures(folder, planned, ended, max_failures),
+        engines=_count(result.engine for result in ended.values()),
+        code_versions=code_versions,
+        warnings=(*warnings, *_warn_versions(code_versions)),
+        last_change=snapshot.last_change,
         jobs=jobs,
     )
 
 
-def _begun(journals: Iterable[OpenJournal]) -> dict[str, Begun]:
-    return {each.cell_id: each for journal in journals for each in journal.begun}
+def _started_cells(journals: Iterable[OpenJournal]) -> dict[str, StartedCell]:
+    return {cell.cell_id: cell for journal in journals for cell in journal.started}
 
 
-def _is_new(begun: Begun, before: Result | None) -> bool:
-    return before is None or begun.attempt > before.attempt
+def _is_newer(cell: StartedCell, result: Result | None) -> bool:
+    return result is None or cell.attempt > result.attempt
 
 
-def _state(cell: str, ended: Mapping[str, Result], running: Set[str], lost: Set[str]) -> str:
-    if cell in running:
+def _cell_state(
+    cell_id: str, ended: Mapping[str, Result], running: Set[str], interrupted: Set[str]
+) -> str:
+    if cell_id in running:
         return "running"
-    if cell in lost:
+    if cell_id in interrupted:
         return "interrupted"
-    if cell not in ended:
+    if cell_id not in ended:
         return "missing"
-    outcome = ended[cell].outcome
+    outcome = ended[cell_id].outcome
     if outcome in DONE:
         return "done"
     return "failed" if outcome in FAILED else "interrupted"
 
 
-def _stands(at_work: bool, counts: Mapping[str, int], jobs: Jobs | None) -> State:
-    if at_work or counts["running"]:
+def _sweep_state(launcher_active: bool, counts: Mapping[str, int], jobs: Jobs | None) -> State:
+    if launcher_active or counts["running"]:
         return "running"
-    if jobs is not None and jobs.under_way:
+    if jobs is not None and jobs.active:
         return "running" if jobs.total("running") else "queued"
     return "stopped" if counts["missing"] or counts["interrupted"] else "finished"
 
 
-def _versions(codes: Mapping[str, int]) -> Iterator[str]:
-    if len(codes) > 1:
-        each = ", ".join(f"{code} ({count} cells)" for code, count in codes.items())
-        yield f"results of {len(codes)} versions of the code: {each}"
+def _warn_versions(code_versions: Mapping[str, int]) -> Iterator[str]:
+    if len(code_versions) > 1:
+        counts = ", ".join(f"{code} ({count} cells)" for code, count in code_versions.items())
+        yield f"results of {len(code_versions)} versions of the code: {counts}"
 
 
-def _counted(words: Iterable[str | None]) -> dict[str, int]:
-    return dict(Counter(word for word in words if word is not None).most_common())
+def _count(values: Iterable[str | None]) -> dict[str, int]:
+    return dict(Counter(value for value in values if value is not None).most_common())

@@ -1,4 +1,4 @@
-"""Texts of the launcher: the plan, counts by state, jobs left on Slurm, and the final summary."""
+"""Output of the launcher: plan, cells by state, active Slurm jobs, and the final summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import DONE, CellState
 from experiments.sweep.types import DetachedRunner
 
-SHOWN_VALUES = 12  # of an axis
+MAX_SHOWN_VALUES = 12  # values of an axis
 
 
 def show_plan(console: Console, request: Request, plan: Plan) -> None:
@@ -34,33 +34,33 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
         for axis in grid.axes:
             table.add_row(Text(axis.name), Text(_values(axis)))
         for pattern in grid.exclude:
-            table.add_row("without", Text(full_label(pattern)))
+            table.add_row("exclude", Text(full_label(pattern)))
         if table.rows:
             console.print(table)
     show_counts(console, request, plan)
     if not plan.packs:
         return
-    what = (
+    summary = (
         f"Would run {plural(plan.pending, 'cell')} in {plural(len(plan.packs), 'pack')} "
         f"({_engines(plan)})"
     )
-    outlives = isinstance(request.runner, DetachedRunner)
-    if not outlives:
+    detached = isinstance(request.runner, DetachedRunner)
+    if not detached:
         workers = min(request.runner.n_workers, len(plan.packs))
         where = f"on {plural(workers, 'worker')}: {_expected(plan, workers)}."
-        console.print(f"{what} {where}", highlight=False)
+        console.print(f"{summary} {where}", highlight=False)
     if plan.engines.untimed:
         console.print(
-            f"  engine=auto: {plural(len(plan.engines.untimed), 'kind')} of cells to be timings "
-            "first, and run under the faster engine",
+            f"  engine=auto: {plural(len(plan.engines.untimed), 'kind')} of cells will be "
+            "timed first and run with the faster engine",
             highlight=False,
         )
     show_engines(console, plan.engines)
-    if outlives:
-        # Imported here: it takes a while to load, and most sweeps have no need of it.
+    if detached:
+        # Imported here because it loads slowly and most sweeps do not need it.
         from experiments.sweep.status.slurm_plan import show_slurm_plan
 
-        show_slurm_plan(console, request, plan, what)
+        show_slurm_plan(console, request, plan, summary)
 
 
 def _engines(plan: Plan) -> str:
@@ -71,33 +71,36 @@ def _engines(plan: Plan) -> str:
 def _expected(plan: Plan, workers: int) -> str:
     seconds = plan.expected_seconds
     if seconds is None:
-        return "no timings of such cells yet to say how long it takes"
+        return "time unknown: no such cell has been timed yet"
     if workers == 1:
         return f"about {duration(seconds)}"
     return f"about {duration(seconds / workers)}, {duration(seconds)} of one worker's time"
 
 
 def _values(axis: Axis) -> str:
-    """An axis's values, of many only the first and last few."""
-    values = [_short(value, axis.name) for value in axis.values]
-    if len(values) > SHOWN_VALUES:
-        values = [*values[: SHOWN_VALUES - 2], f"... ({len(values)} values)", values[-1]]
-    # What sets one key is short; what sets several has a line of its own.
-    return (", " if all(list(value) == [axis.name] for value in axis.values) else "\n").join(values)
+    """Return an axis's values as text; of many values the first few and the last."""
+    values = [_value_label(value, axis.name) for value in axis.values]
+    if len(values) > MAX_SHOWN_VALUES:
+        values = [*values[: MAX_SHOWN_VALUES - 2], f"... ({len(values)} values)", values[-1]]
+    # A value that sets several keys is long, so it gets its own line.
+    sets_one_key = all(list(value) == [axis.name] for value in axis.values)
+    return (", " if sets_one_key else "\n").join(values)
 
 
 def show_counts(console: Console, request: Request, plan: Plan) -> None:
-    """Print cells by state, in one line."""
-    counts = ", ".join(f"{count} {kind}" for kind, count in plan.counts.items())
+    """Print the number of cells by state in one line."""
+    counts = ", ".join(f"{count} {state}" for state, count in plan.counts.items())
     cells = plural(len(plan.cells), "cell")
     console.print(f"{request.name}: {cells}: {counts}", highlight=False)
     failed = plan.counts["failed"]
     if failed and not request.settings.retry:
-        console.print("  (sweep.retry=[error,oom,timeout] runs failed cells again)", markup=False)
+        console.print(
+            "  (add sweep.retry=[error,oom,timeout] to run failed cells again)", markup=False
+        )
 
 
 def show_engines(console: Console, engines: EngineDecisions) -> None:
-    """Print what timing found, and what can't be stacked and why."""
+    """Print the results of timing the engines, and why some cells cannot be stacked."""
     for engine, count in Counter(engines.chosen[key] for key in engines.timings).items():
         ratios = [s / t for key, (s, t) in engines.timings.items() if engines.chosen[key] == engine]
         console.print(
@@ -111,65 +114,70 @@ def show_engines(console: Console, engines: EngineDecisions) -> None:
 
 
 def show_end(
-    console: Console, request: Request, states: Mapping[str, CellState], asked: int
+    console: Console, request: Request, states: Mapping[str, CellState], n_requested: int
 ) -> int:
-    """Print how the cells ended and where they are; the exit status."""
+    """Print the cells by outcome, the failures and the folder; return the exit status."""
     outcomes = Counter(state.outcome for state in states.values())
-    counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     folder = request.folder
-    told = f"{request.name}: {counted}; tables in {folder.root}/"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
-    bad = [(key, state) for key, state in states.items() if state.outcome not in DONE]
-    # What went wrong in many cells is said once.
-    faults = Counter((state.outcome, state.reason) for _, state in bad)
-    for (outcome, reason), count in faults.most_common(5):
-        key = next(key for key, s in bad if (s.outcome, s.reason) == (outcome, reason))
-        which = key if count == 1 else f"{count} cells, one of them {key}"
-        said = (reason or "").partition("\n")[0]
-        # Whole, so that paths and ids in a log can be searched for and pasted.
-        told = f"  {outcome}: {said} ({which})"
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
-    if bad and folder.errors.exists():  # what was killed has left none
+    line = f"{request.name}: {counts}; tables in {folder.root}/"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    failed = [(cell_id, state) for cell_id, state in states.items() if state.outcome not in DONE]
+    # Print the same reason of many cells once.
+    reasons = Counter((state.outcome, state.reason) for _, state in failed)
+    for (outcome, reason), count in reasons.most_common(5):
+        cell_id = next(i for i, s in failed if (s.outcome, s.reason) == (outcome, reason))
+        cells = cell_id if count == 1 else f"{count} cells, for example {cell_id}"
+        first_line = (reason or "").partition("\n")[0]
+        # No wrapping, so that paths and ids can be searched for and copied from a log.
+        line = f"  {outcome}: {first_line} ({cells})"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if failed and folder.errors.exists():  # a killed process leaves no traceback
         console.print(f"  tracebacks: {folder.errors}/", highlight=False, soft_wrap=True)
-    if missing := asked - len(states):
-        console.print(f"  {missing} cells left no result; the same command runs them again")
-    return 1 if bad or missing else 0
+    if missing := n_requested - len(states):
+        console.print(
+            f"  {plural(missing, 'cell')} without result: run the same command again to run them"
+        )
+    return 1 if failed or missing else 0
 
 
-def _short(assignment: Mapping[str, Any], name: str) -> str:
+def _value_label(assignment: Mapping[str, Any], name: str) -> str:
     if list(assignment) == [name]:
         return str(assignment[name])
     return full_label(dict(assignment))
 
 
 def show_jobs(console: Console, folder: SweepFolder) -> None:
-    """Name the jobs that are under way, and the commands that go on from here."""
-    there = open_submissions(folder)
-    if not there:
+    """Print the sweep's active Slurm jobs and the commands to wait for them, check or cancel."""
+    submissions = open_submissions(folder)
+    if not submissions:
         return
-    count = sum(len(submission.open_indices()) for submission in there)
-    ids = ", ".join(submission.job_id() or "not yet numbered" for submission in there)
+    count = sum(len(submission.open_indices()) for submission in submissions)
+    ids = ", ".join(submission.job_id() or "(not submitted)" for submission in submissions)
+    name = folder.root.name
     console.print(
-        f"{plural(count, 'job')} under way on Slurm: {ids}. The same command waits for them; "
-        f"python -m experiments.status {folder.root.name} tells how they are; "
-        f"python -m experiments.cancel {folder.root.name} stops them.",
+        f"{plural(count, 'job')} active on Slurm: {ids}. Run the same command again to wait, "
+        f"`python -m experiments.status {name}` to check or `python -m experiments.cancel {name}` "
+        "to cancel.",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
 
-def asks_to_cancel(folder: SweepFolder, console: Console) -> bool:
-    """Return True if somebody at the terminal wants the jobs cancelled; nobody there: False."""
-    there = open_submissions(folder)
-    if not there or not sys.stdin.isatty():
+def confirm_cancel(folder: SweepFolder, console: Console) -> bool:
+    """Ask whether to cancel the active Slurm jobs; return False without a terminal or jobs."""
+    submissions = open_submissions(folder)
+    if not submissions or not sys.stdin.isatty():
         return False
-    count = sum(len(submission.open_indices()) for submission in there)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C again: leave them
+    count = sum(len(submission.open_indices()) for submission in submissions)
+    # A second Ctrl-C leaves the jobs running.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        them = "it to itself" if count == 1 else "them to themselves"
-        asked = f"{plural(count, 'job')} under way on Slurm. [L]eave {them}, or [c]ancel? "
-        return console.input(asked, markup=False).strip().lower().startswith("c")
+        jobs = "it" if count == 1 else "them"
+        prompt = f"{plural(count, 'job')} active on Slurm. [L]eave {jobs} running or [c]ancel? "
+        return console.input(prompt, markup=False).strip().lower().startswith("c")
     except (EOFError, KeyboardInterrupt):
         return False
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)

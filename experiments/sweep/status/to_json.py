@@ -1,4 +1,4 @@
-"""A sweep's status as JSON for scripts; docs/sweeps.md explains the keys."""
+"""Conversion of a sweep's status to JSON; docs/sweeps.md documents the keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from experiments.sweep.status.slurm import JobArray, Jobs
 from experiments.sweep.status.status import Status, Worker
 
 
-def as_json(status: Status) -> dict[str, Any]:
-    """Everything in a status as plain data: seconds as numbers, times in ISO 8601."""
+def status_to_json(status: Status) -> dict[str, Any]:
+    """Return a status as JSON data: durations in seconds, times in ISO 8601."""
     now = datetime.now().astimezone()
     launcher = status.launcher
-    end = None if status.left is None else now + timedelta(seconds=status.left)
+    end = None if status.seconds_left is None else now + timedelta(seconds=status.seconds_left)
     return {
         "name": status.name,
         "folder": str(status.folder.root),
@@ -28,13 +28,13 @@ def as_json(status: Status) -> dict[str, Any]:
             "host": launcher.host,
             "pid": launcher.pid,
             "alive": launcher.alive,
-            "heard_seconds": round(launcher.heard, 3),
+            "heartbeat_age_seconds": round(launcher.heartbeat_age, 3),
         },
-        "slurm": None if status.jobs is None else jobs_as_json(status.jobs),
+        "slurm": None if status.jobs is None else jobs_to_json(status.jobs),
         "workers": [_worker(worker) for worker in status.workers],
         "elapsed_seconds": round(status.elapsed, 3),
-        "cells_per_minute": status.per_minute,
-        "seconds_left": status.left,
+        "cells_per_minute": status.cells_per_minute,
+        "seconds_left": status.seconds_left,
         "expected_end": None if end is None else end.isoformat(timespec="seconds"),
         "failures": [
             {
@@ -48,15 +48,15 @@ def as_json(status: Status) -> dict[str, Any]:
             for failure in status.failures
         ],
         "engines": dict(status.engines),
-        "codes": dict(status.codes),
+        "code_versions": dict(status.code_versions),
         "warnings": list(status.warnings),
-        "changed": iso_time(status.changed),
+        "last_change": iso_time(status.last_change),
         "now": now.isoformat(timespec="seconds"),
     }
 
 
 def iso_time(seconds: float | None) -> str | None:
-    """A file's time in ISO 8601, with its time zone."""
+    """Return a time in ISO 8601 with its time zone."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
@@ -67,24 +67,24 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "host": worker.host,
         "pid": worker.pid,
         "device": worker.device,
-        "heard_seconds": round(worker.heard, 3),
+        "heartbeat_age_seconds": round(worker.heartbeat_age, 3),
         "cells": [
             {
                 "cell_id": cell.cell_id,
                 "label": cell.label,
-                "share": cell.share,
+                "progress": cell.progress,
                 "seconds": round(cell.seconds, 3),
-                "at_least": cell.at_least,
+                "lower_bound": cell.lower_bound,
             }
             for cell in worker.cells
         ],
     }
 
 
-def jobs_as_json(jobs: Jobs) -> dict[str, Any]:
-    """Everything about a sweep's jobs as plain data."""
+def jobs_to_json(jobs: Jobs) -> dict[str, Any]:
+    """Return the state of a sweep's jobs as JSON data."""
     return {
-        "answered": jobs.at_work is not None,
+        "answered": jobs.running_leases is not None,
         "note": jobs.note,
         "submissions": [_array(array) for array in jobs.arrays],
     }
@@ -94,18 +94,22 @@ def _array(array: JobArray) -> dict[str, Any]:
     return {
         "job_id": array.job_id,
         "job_name": array.name,
-        "elements_left": array.left,
+        "tasks_left": array.unfinished,
         "running": array.running,
         "nodes": list(array.nodes),
-        "waiting": [
-            {"count": wait.count, "reason": wait.reason or None, "words": reason_text(wait.reason)}
-            for wait in array.waits
+        "pending": [
+            {
+                "count": tasks.count,
+                "reason": tasks.reason or None,
+                "explanation": reason_text(tasks.reason),
+            }
+            for tasks in array.pending
         ],
         "expected_start": None
-        if array.start is None
-        else array.start.astimezone().isoformat(timespec="seconds"),
+        if array.expected_start is None
+        else array.expected_start.astimezone().isoformat(timespec="seconds"),
         "held": [f"{array.job_id}_{index}" for index in sorted(array.held)],
-        "release": array.release,
+        "release_command": array.release_command,
         "requeued": array.requeued,
-        "gone": array.absent,
+        "missing": array.missing,
     }
