@@ -1,7 +1,8 @@
-"""Depth that signals and gradients reach in a wide dense network, by activation and variances.
+"""Depth scales of signals and gradients in a wide dense network.
 
-Poole et al. (2016, eqs 3-5): the length q and the correlation c of two inputs' pre-activations
-have fixed points; Schoenholz et al. (2017, eqs 3-6): they are approached like exp(-depth / xi).
+The second moment q and the correlation c of the pre-activations of two inputs have fixed points
+(Poole et al. 2016, eqs 3-5), which they approach like exp(-depth / xi) (Schoenholz et al. 2017,
+eqs 3-6).
 """
 
 from __future__ import annotations
@@ -22,32 +23,36 @@ from fanin.theory.quadrature import gaussian_nodes
 Phase = Literal["ordered", "chaotic", "critical", "q grows", "q shrinks", "any q"]
 
 AT_CRITICAL = 1e-6
-"""chi_1 this near 1 counts as critical: 1e6 layers tell no difference."""
-VANISHED = 1e-24  # stands for a second moment that goes to 0
-LENGTHS = torch.logspace(-20, 20, 1601, dtype=torch.float64)
+"""Largest |chi_1 - 1| that counts as critical."""
+TINY_Q = 1e-24  # represents a second moment that converges to 0
+Q_GRID = torch.logspace(-20, 20, 1601, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class DepthScales:
-    """The fixed point of a wide dense network, and how fast depth leads there.
+    """Fixed point of a wide dense network, and the rate of convergence with depth.
 
     Attributes
     ----------
     phase
-        Where chi_1 stands to 1; or, for activations straight on both sides of 0 without bias and
-        for those whose q has no bound, what q does instead of having one fixed point.
+        `ordered` (chi_1 < 1), `critical` or `chaotic` (chi_1 > 1). If there is no single fixed
+        point: `q grows`, `q shrinks` or `any q` (every q is a fixed point, as for ReLU with He
+        init).
     q_star
-        Second moment of the pre-activations at great depth; NaN where there is none.
+        Second moment of the pre-activations at infinite depth; NaN if it does not exist.
     chi_1
-        Factor of a gradient's second moment per layer, and of 1 - c at c = 1.
+        Factor per layer on the second moment of a gradient, and on 1 - c at c = 1.
     chi_q
-        Factor of q - q_star per layer.
-    c_star, chi_c
-        Correlation of two inputs at great depth, and the factor of c - c_star per layer.
+        Factor per layer on q - q_star.
+    c_star
+        Correlation of two inputs at infinite depth.
+    chi_c
+        Factor per layer on c - c_star.
     xi_q, xi_c
-        Depths over which those two fade by e; inf where the approach is slower than that.
+        Number of layers over which q - q_star and c - c_star decrease by a factor e; inf if they
+        decrease slower than exponentially.
     log_sensitivity
-        d log V / d log q at q_star: above 1, relative errors of q grow from layer to layer.
+        d log V / d log q at q_star. Above 1, relative errors of q grow from layer to layer.
     """
 
     phase: Phase
@@ -64,18 +69,19 @@ class DepthScales:
 def depth_scales(
     function: Function, weight_var: float, bias_var: float = 0.0, start: float = 1.0
 ) -> DepthScales:
-    """Find the fixed point that a network reaches from pre-activations of second moment `start`.
+    """Compute the depth scales of a wide dense network (Schoenholz et al. 2017).
 
     Parameters
     ----------
     function
-        The activation, elementwise in float64.
+        Activation, elementwise in float64.
     weight_var
-        sigma_w^2: fan-in times the weights' variance.
+        sigma_w^2: fan-in times the variance of the weights.
     bias_var
-        sigma_b^2.
+        sigma_b^2: variance of the biases.
     start
-        Second moment in the first layer; matters only where there are several fixed points.
+        Second moment of the pre-activations in the first layer. It selects the fixed point if
+        there are several.
 
     Examples
     --------
@@ -86,29 +92,40 @@ def depth_scales(
     'any q'
     """
     law = pair_expectations(function)
-    if law.rays is not None and (bias_var == 0 or _straight(law) * weight_var >= 1):
-        return _drifting(_straight(law) * weight_var, bias_var)
+    if law.homogeneous is not None and (
+        bias_var == 0 or _homogeneous_factor(law) * weight_var >= 1
+    ):
+        return _homogeneous_scales(_homogeneous_factor(law) * weight_var, bias_var)
     q = _fixed_point(lambda q: weight_var * law.second_moment(q) + bias_var, start)
     if q is None:
         return DepthScales("q grows", *[math.nan] * 8)
-    # A q that vanishes is looked at a little before it does, on the way there.
-    var = torch.full((1,), max(q, VANISHED), dtype=torch.float64)
+    # If q converges to 0, evaluate at a tiny q instead.
+    var = torch.full((1,), max(q, TINY_Q), dtype=torch.float64)
     chi_1 = weight_var * float(law.slope_m2(var))
     sensitivity = float(log_sensitivity(function, var))
     chi_q = sensitivity * weight_var * float(law.second_moment(var) / var)
-    c_star = 1.0 if chi_1 <= 1 + AT_CRITICAL else _correlation(law, weight_var, bias_var, var)
+    c_star = 1.0 if chi_1 <= 1 + AT_CRITICAL else _fixed_correlation(law, weight_var, bias_var, var)
     chi_c = chi_1
     if c_star < 1:
         chi_c = weight_var * float(law.slope_covariance(c_star * var[:, None], var, var))
     return DepthScales(
-        _phase(chi_1), q, chi_1, chi_q, c_star, chi_c, _scale(chi_q), _scale(chi_c), sensitivity
+        _phase(chi_1),
+        q,
+        chi_1,
+        chi_q,
+        c_star,
+        chi_c,
+        _depth_scale(chi_q),
+        _depth_scale(chi_c),
+        sensitivity,
     )
 
 
 def log_sensitivity(function: Function, var: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """D log V / d log q of V(q) = E[phi(sqrt(q) z)^2], kinks included.
+    """Return d log V / d log q of V(q) = E[phi(sqrt(q) z)^2].
 
-    By V'(q) = E[phi(u)^2 (z^2 - 1)] / (2 q), which needs no derivative of phi.
+    Uses V'(q) = E[phi(u)^2 (z^2 - 1)] / (2 q), which needs no derivative of phi and therefore
+    allows kinks.
 
     Examples
     --------
@@ -116,7 +133,7 @@ def log_sensitivity(function: Function, var: Float[Tensor, "*s"]) -> Float[Tenso
     >>> round(float(log_sensitivity(torch.relu, one)), 12)
     1.0
     """
-    # At 0 and at infinity it has limits, which these are near enough to.
+    # The clamped values are close enough to the limits at 0 and infinity.
     var = var.clamp(1e-200, 1e200)
     u, weight = gaussian_nodes(torch.zeros_like(var), var)
     value = function(u)
@@ -127,7 +144,7 @@ def log_sensitivity(function: Function, var: Float[Tensor, "*s"]) -> Float[Tenso
 
 
 def critical_point(function: Function, q_star: float) -> tuple[float, float]:
-    """Return the sigma_w^2 and sigma_b^2 with chi_1 = 1 at the fixed point q_star.
+    """Return the sigma_w^2 and sigma_b^2 for which q_star is a fixed point with chi_1 = 1.
 
     Examples
     --------
@@ -142,15 +159,16 @@ def critical_point(function: Function, q_star: float) -> tuple[float, float]:
 
 
 def critical_weight_var(function: Function, bias_var: float = 0.0) -> float:
-    """Return the sigma_w^2 with chi_1 = 1 for this activation and bias.
+    """Return the sigma_w^2 with chi_1 = 1 for an activation and a bias variance.
 
-    For activations straight on both sides of 0 it is 1 / E[phi'^2] whatever the bias, though q
-    has a fixed point only without one. Of several the one of the smallest q.
+    If there are several solutions, return the one with the smallest fixed point q. For positively
+    homogeneous activations (ReLU, leaky ReLU) the solution is 1 / E[phi'^2] for every bias
+    variance, although q has a fixed point only for a bias variance of 0.
 
     Raises
     ------
     ValueError
-        No q makes the activation critical with this bias.
+        No sigma_w^2 gives chi_1 = 1 with this bias variance.
 
     Examples
     --------
@@ -160,42 +178,44 @@ def critical_weight_var(function: Function, bias_var: float = 0.0) -> float:
     1.76095
     """
     law = pair_expectations(function)
-    if law.rays is not None:
-        return 1 / _straight(law)
+    if law.homogeneous is not None:
+        return 1 / _homogeneous_factor(law)
     at_0 = float(function(torch.zeros(1, dtype=torch.float64)))
     if bias_var == 0 and at_0 == 0:
-        return critical_point(function, VANISHED)[0]
-    q = LENGTHS[(LENGTHS >= 1e-12) & (LENGTHS <= 1e8)]
+        return critical_point(function, TINY_Q)[0]
+    q = Q_GRID[(Q_GRID >= 1e-12) & (Q_GRID <= 1e8)]
     excess = q - law.second_moment(q) / law.slope_m2(q) - bias_var
     crossings = ((excess[:-1] * excess[1:] <= 0) & excess[1:].isfinite()).nonzero()
     if len(crossings) == 0:
         raise ValueError(
-            f"no fixed point with chi_1 = 1 has bias variance {bias_var}; "
-            "ask critical_point for the pairs that this activation has"
+            f"bias_var={bias_var}: no fixed point with chi_1 = 1 has this bias variance; call"
+            " critical_point(function, q_star) for the variances that this activation allows"
         )
     i = int(crossings[0])
 
-    def lacking(q: float) -> float:
+    def bias_var_excess(q: float) -> float:
         return critical_point(function, q)[1] - bias_var
 
-    return critical_point(function, _root(lacking, float(q[i]), float(q[i + 1])))[0]
+    return critical_point(function, _root(bias_var_excess, float(q[i]), float(q[i + 1])))[0]
 
 
-def _straight(law: PairExpectations) -> float:
-    """E[phi(u)^2] / E[u^2] = E[phi'(u)^2] of an activation straight on both sides of 0."""
+def _homogeneous_factor(law: PairExpectations) -> float:
+    """Return E[phi(u)^2] / E[u^2] = E[phi'(u)^2] of a positively homogeneous activation."""
     return float(law.second_moment(torch.ones(1, dtype=torch.float64)))
 
 
-def _drifting(factor: float, bias_var: float) -> DepthScales:
-    """Of an activation straight on both sides of 0, whose q has no single fixed point.
+def _homogeneous_scales(factor: float, bias_var: float) -> DepthScales:
+    """Return the depth scales of a positively homogeneous activation without a single fixed point.
 
-    Without bias the correlation's map does not depend on q and touches the diagonal at 1, so c
-    goes to 1, by a power of the depth.
+    Without biases the map of the correlation does not depend on q and is tangent to the diagonal
+    at c = 1, so c converges to 1 like a power of the depth.
     """
     phase: Phase = "q grows" if factor > 1 or bias_var > 0 else "q shrinks"
     if bias_var == 0 and abs(factor - 1) < AT_CRITICAL:
         phase = "any q"
-    return DepthScales(phase, math.nan, factor, factor, 1.0, 1.0, _scale(factor), math.inf, 1.0)
+    return DepthScales(
+        phase, math.nan, factor, factor, 1.0, 1.0, _depth_scale(factor), math.inf, 1.0
+    )
 
 
 def _phase(chi_1: float) -> Phase:
@@ -204,36 +224,36 @@ def _phase(chi_1: float) -> Phase:
     return "ordered" if chi_1 < 1 else "chaotic"
 
 
-def _scale(chi: float) -> float:
+def _depth_scale(chi: float) -> float:
     if chi <= 0:
         return 0.0
     return -1 / math.log(chi) if chi < 1 - 1e-12 else math.inf
 
 
 def _fixed_point(step: Function, start: float) -> float | None:
-    """The first q where the map meets the diagonal on the way from start; None: no bound."""
+    """Return the first fixed point reached from `start`, or None if q grows without bound."""
 
     def excess(q: float) -> float:
         return float(step(torch.full((1,), q, dtype=torch.float64))) - q
 
-    grid = torch.cat([LENGTHS, torch.tensor([start], dtype=torch.float64)]).unique()
+    grid = torch.cat([Q_GRID, torch.tensor([start], dtype=torch.float64)]).unique()
     change = step(grid) / grid - 1
-    # Rounding must not look like a meeting.
-    side = torch.where(change.abs() < 1e-13, 0.0, change).sign()
+    # Rounding errors must not count as crossings.
+    sign = torch.where(change.abs() < 1e-13, 0.0, change).sign()
     at = int((grid == start).nonzero())
-    if side[at] == 0:
+    if sign[at] == 0:
         return start
-    up = bool(side[at] > 0)
+    up = bool(sign[at] > 0)
     path = range(at + 1, len(grid)) if up else range(at - 1, -1, -1)
     for i in path:
-        if side[i] == -side[at]:
+        if sign[i] == -sign[at]:
             inner = i - 1 if up else i + 1
             return _root(excess, float(grid[min(i, inner)]), float(grid[max(i, inner)]))
     return None if up else 0.0
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:
-    """Bisection; in the logarithm, as the ends are positive and may be decades apart."""
+    """Find a root by bisection on a log scale, because the ends may be decades apart."""
     below = f(low) < 0
     for _ in range(80):
         middle = math.sqrt(low * high)
@@ -246,8 +266,10 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
     return math.sqrt(low * high)
 
 
-def _correlation(law: PairExpectations, weight_var: float, bias_var: float, var: Tensor) -> float:
-    """The stable c < 1 of a chaotic network; one, for the map is convex on [0, 1]."""
+def _fixed_correlation(
+    law: PairExpectations, weight_var: float, bias_var: float, var: Tensor
+) -> float:
+    """Return the stable c < 1 of a chaotic network, unique because the map is convex on [0, 1]."""
     low, high = 0.0, 1.0
     for _ in range(6):
         c = torch.linspace(low, high, 201, dtype=torch.float64)
@@ -255,7 +277,7 @@ def _correlation(law: PairExpectations, weight_var: float, bias_var: float, var:
         rises = ((after[:, 0] / var - c) > 0)[:-1].nonzero()
         if len(rises) == 0:
             return low
-        # Above the diagonal from 0 up to c*, below it from there to 1.
+        # The map is above the diagonal on [0, c*) and below it on (c*, 1).
         last = int(rises[-1])
         low, high = float(c[last]), float(c[last + 1])
     return (low + high) / 2

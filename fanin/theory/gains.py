@@ -1,4 +1,4 @@
-"""Gains that keep a network's second moments level: theory walked the other way round."""
+"""Gains that keep a network's second moments constant from layer to layer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.theory.cache import memoized
-from fanin.theory.field import Sampling, predict_field, walk_field
+from fanin.theory.field import Sampling, predict_field, propagate_field
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.moments import LayerMoments
 
 Direction = Literal["forward", "backward", "both"]
-MOST_WALKS = 30
-CLOSE = 1e-4  # of log E[d^2], far below any network's scatter
+MAX_ITERATIONS = 30
+TOLERANCE = 1e-4  # of log E[d^2]; far below the variation between draws
 
 
 def find_gains(
@@ -31,31 +31,35 @@ def find_gains(
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> dict[str, float]:
-    """Per layer, the gain on its weights that levels the second moments.
+    """Return the gain of each layer that keeps the second moments constant.
 
-    Forward: E[y^2] is `target` in each layer, found in a single walk of the field: at each weight
-    layer E[y^2] is quadratic in its gain. Backward: E[d^2] of the cotangent is everywhere what it
-    is at the logits, found by walking again with the gains of the last walk (once is enough for
-    rectifiers, whose slopes know no scale); the first layer's gain, which no cotangent passes
-    through, levels the forward pass. Both: the geometric mean, as Glorot & Bengio (2010) took
-    theirs between eq. 10 and 11 for the variance.
+    `forward`: E[y^2] equals `target` in every layer. One pass of theory `field` is enough, because
+    E[y^2] of a layer is a quadratic function of its gain. `backward`: E[d^2] of the cotangent in
+    every layer equals its value at the logits. The solution is iterated (ReLU networks need one
+    iteration, because their slopes do not depend on the scale). No cotangent passes through the
+    first layer, which gets its forward gain. `both`: the geometric mean of the two gains, similar
+    to the compromise of Glorot & Bengio (2010) between eqs 10 and 11.
 
     Parameters
     ----------
     model, moments, images, layer_kinds
-        As for `predict_field`.
+        Same as for `predict_field`.
     target
-        E[y^2] that the forward gains aim at.
+        E[y^2] of every layer with forward gains.
+    direction
+        `forward`, `backward` or `both`.
+    seed
+        Seed of the theory's own sampling.
 
     Raises
     ------
     UnpredictableLayer
-        A layer without a formula, or one that no gain can bring to the target.
+        A layer has no formula, or no gain can reach the target.
     """
     if direction not in ("forward", "backward", "both"):
         raise ValueError(f"direction={direction}: expected forward, backward or both")
 
-    def find() -> dict[str, float]:
+    def solve() -> dict[str, float]:
         forward = _forward(model, moments, images, target, seed, layer_kinds)
         if direction == "forward":
             return forward
@@ -64,14 +68,14 @@ def find_gains(
             return backward
         return {name: (forward[name] * backward[name]) ** 0.5 for name in forward}
 
-    known = (model, dict(moments), images, target, direction, seed, tuple(layer_kinds))
-    return memoized("level gains", find, *known)
+    cache_key = (model, dict(moments), images, target, direction, seed, tuple(layer_kinds))
+    return memoized("gains", solve, *cache_key)
 
 
 def scale_moments(
     moments: Mapping[str, LayerMoments], gains: Mapping[str, float]
 ) -> dict[str, LayerMoments]:
-    """Moments of the same layers with their weights multiplied.
+    """Return the moments of the layers with their weights multiplied by gains.
 
     Examples
     --------
@@ -94,29 +98,33 @@ def _forward(
     seed: int,
     layer_kinds: Sequence[LayerKind],
 ) -> dict[str, float]:
-    found: dict[str, list[float]] = defaultdict(list)
+    gains_by_layer: dict[str, list[float]] = defaultdict(list)
 
-    def choose_gain(name: str, in_gain: tuple[float, float, float]) -> float:
-        gain = _solved(name, in_gain, target)
-        found[name].append(gain)
+    def choose_gain(name: str, coefficients: tuple[float, float, float]) -> float:
+        gain = _solve_gain(name, coefficients, target)
+        gains_by_layer[name].append(gain)
         return gain
 
     sampling = Sampling(seed=seed)
-    walk_field(model, moments, images, sampling=sampling, choose_gain=choose_gain, layer_kinds=layer_kinds)
-    # Repeats of a walk that samples find slightly different ones.
-    return {name: float(np.exp(np.log(gains).mean())) for name, gains in found.items()}
+    propagate_field(
+        model, moments, images, sampling=sampling, choose_gain=choose_gain, layer_kinds=layer_kinds
+    )
+    # Repeats that sample give slightly different gains.
+    return {name: float(np.exp(np.log(gains).mean())) for name, gains in gains_by_layer.items()}
 
 
-def _solved(name: str, in_gain: tuple[float, float, float], target: float) -> float:
-    """The positive g with a g^2 + b g + c = target."""
-    a, b, c = in_gain
+def _solve_gain(name: str, coefficients: tuple[float, float, float], target: float) -> float:
+    """Return the positive solution g of a g^2 + b g + c = target."""
+    a, b, c = coefficients
     if not a > 0 or not isfinite(a):
         raise UnpredictableLayer(
-            name, "what it is fed, or its weights, are all zero: no gain helps"
+            name, "its inputs or its weights are all zero, so no gain reaches the target"
         )
     if not c < target:
         raise UnpredictableLayer(
-            name, f"its biases alone have second moment {c:.3g}, beyond the target {target:.3g}"
+            name,
+            f"its biases alone have second moment {c:.3g}, which exceeds target={target:.3g};"
+            " use a larger target or smaller biases",
         )
     half = b / (2 * a)
     return (half**2 + (target - c) / a) ** 0.5 - half
@@ -131,16 +139,24 @@ def _backward(
     layer_kinds: Sequence[LayerKind],
 ) -> dict[str, float]:
     gains, names = dict(start), list(start)
-    sampling = Sampling(seed=seed, repeats=1)  # one walk's own noise, so that it has a fixed point
-    for _ in range(MOST_WALKS):
-        known = scale_moments(moments, gains)
-        walked = predict_field(model, known, images, sampling=sampling, layer_kinds=layer_kinds)
-        level = walked.value("vjp_m2").mean(0)
-        if not (level > 0).all() or not np.isfinite(level).all():
-            stuck = names[int(np.argmin(np.where(np.isfinite(level), level, 0.0)))]
-            raise UnpredictableLayer(stuck, "no cotangent reaches it, so no gain can level it")
-        steps = np.log(level[1:]) - np.log(level[:-1])  # of a layer's own weights, from 2 on
-        if np.abs(steps).max(initial=0.0) < CLOSE:
+    # A single repeat has fixed random numbers, so that the iteration has a fixed point.
+    sampling = Sampling(seed=seed, repeats=1)
+    for _ in range(MAX_ITERATIONS):
+        prediction = predict_field(
+            model,
+            scale_moments(moments, gains),
+            images,
+            sampling=sampling,
+            layer_kinds=layer_kinds,
+        )
+        vjp_m2 = prediction.value("vjp_m2").mean(0)
+        if not (vjp_m2 > 0).all() or not np.isfinite(vjp_m2).all():
+            layer = names[int(np.argmin(np.where(np.isfinite(vjp_m2), vjp_m2, 0.0)))]
+            raise UnpredictableLayer(
+                layer, "its cotangent is zero or overflows, so no gain keeps it constant"
+            )
+        steps = np.log(vjp_m2[1:]) - np.log(vjp_m2[:-1])  # changed by the weights of layers 2 on
+        if np.abs(steps).max(initial=0.0) < TOLERANCE:
             break
         for name, step in zip(names[1:], steps.tolist(), strict=True):
             gains[name] *= exp(step / 2)

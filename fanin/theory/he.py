@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments, scalar_moments
-from fanin.theory.prediction import Prediction
 from fanin.theory.network import parse_network
+from fanin.theory.prediction import Prediction
 
 
 def predict_he(

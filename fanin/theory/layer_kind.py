@@ -16,9 +16,7 @@ from fanin.theory.elementwise import Function
 Maps = Float[Tensor, "image channel *position"]
 Vectors = Float[Tensor, "draw image unit"]
 DenseStep = Callable[[Vectors, torch.Generator], Vectors]
-"""Function that applies a module to the units of sampled networks.
-
-The generator draws dropout masks."""
+"""Function that applies a module to sampled networks' units; the generator draws dropout masks."""
 
 
 class UnpredictableLayer(FaninError):

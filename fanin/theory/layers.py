@@ -1,6 +1,6 @@
-"""The one table of layer kinds: what each theory knows of a module between two weight layers.
+"""Table of the built-in layer kinds: each theory's rules for modules between weight layers.
 
-`LAYER_KINDS` holds the built-in kinds. Predictions take further ones as the argument `layer_kinds`.
+Predictions accept additional kinds in the argument `layer_kinds`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from fanin.theory.layer_kind import (
     Maps,
     Mixing,
     Pointwise,
-    UnsupportedModule,
     Units,
     UnpredictableLayer,
+    UnsupportedModule,
     Vectors,
+    no_dense_rule,
     no_field_rule,
     no_scalar_rule,
-    no_dense_rule,
 )
 
 
 def find_kind(module: nn.Module, layer_kinds: Sequence[LayerKind] = ()) -> LayerKind:
-    """Return the first kind that matches: one of `layer_kinds`, of the table, or elementwise."""
+    """Return the first matching kind of `layer_kinds`, then `LAYER_KINDS`, else `ELEMENTWISE`."""
     for kind in (*layer_kinds, *LAYER_KINDS):
         if isinstance(module, kind.modules) and kind.applies(module):
             return kind
@@ -55,41 +55,41 @@ class NamedLayer:
 
     @classmethod
     def of(cls, name: str, module: nn.Module, layer_kinds: Sequence[LayerKind] = ()) -> NamedLayer:
-        """Look its kind up."""
+        """Find the kind of a module."""
         return cls(name, module, find_kind(module, layer_kinds))
 
     def scalar(self, units: Units) -> Units:
-        """Apply the scalar rule."""
-        with self._naming():
+        """Apply the rule of theory `mean_field`."""
+        with self._add_layer_name():
             return self.kind.scalar(self.module, units)
 
     def field(self) -> FieldStep | None:
-        """Apply the field rule."""
-        with self._naming():
+        """Apply the rule of theory `field`."""
+        with self._add_layer_name():
             return self.kind.field(self.module)
 
     def dense(self) -> DenseStep | None:
-        """Apply the rule for nets of linear layers."""
-        with self._naming():
+        """Apply the rule of theory `finite_width` for networks of linear layers."""
+        with self._add_layer_name():
             return self.kind.dense(self.module)
 
     @contextmanager
-    def _naming(self) -> Iterator[None]:
+    def _add_layer_name(self) -> Iterator[None]:
         try:
             yield
-        except UnsupportedModule as rejected:
-            raise UnpredictableLayer(self.name, str(rejected)) from rejected
+        except UnsupportedModule as error:
+            raise UnpredictableLayer(self.name, str(error)) from error
 
 
 # --- rules, elementwise -------------------------------------------------------------------------
 
 
 def unchanged(module: nn.Module, units: Units) -> Units:
-    """The scalar rule of what rearranges or picks units: their population stays as it is."""
+    """Scalar rule of modules that rearrange or select units: the distribution does not change."""
     return units
 
 
-def _nothing(module: nn.Module) -> None:
+def _no_step(module: nn.Module) -> None:
     return None
 
 
@@ -115,15 +115,15 @@ def _pointwise_vectors(module: nn.Module) -> DenseStep | None:
 
 
 def _dropped_units(module: Any, units: Units) -> Units:
-    """A share p at 0, the others 1 / (1 - p) times as large (Srivastava et al. 2014, sec. 10)."""
+    """Set a fraction p to 0 and scale the rest by 1 / (1 - p) (Srivastava et al. 2014, sec. 10)."""
     if not module.training:
         return units
     p = float(module.p)
     kept = units.scale(1 / (1 - p) if p < 1 else 0.0)
-    nothing = torch.zeros_like(units.value)
+    zeros = torch.zeros_like(units.value)
     return Units(
-        torch.cat([kept.value, nothing], -1),
-        torch.cat([kept.slope, nothing], -1),
+        torch.cat([kept.value, zeros], -1),
+        torch.cat([kept.slope, zeros], -1),
         torch.cat([units.weight * (1 - p), units.weight * p], -1),
     )
 
@@ -145,7 +145,10 @@ def _dropped_vectors(module: Any) -> DenseStep | None:
 
 
 def _rejected_dropout(module: nn.Module) -> FieldStep | None:
-    raise UnsupportedModule(f"{type(module).__name__} is no plain dropout")
+    raise UnsupportedModule(
+        f"{type(module).__name__} is not supported; supported dropouts are Dropout and Dropout1d,"
+        " Dropout2d, Dropout3d"
+    )
 
 
 # --- rules, normalization -----------------------------------------------------------------------
@@ -160,13 +163,13 @@ def _centred_vectors(module: nn.Module) -> DenseStep:
 
 
 def _standardized_units(module: Any, units: Units) -> Units:
-    """To mean 0 and variance 1; the statistics are many units', and don't answer to one."""
+    """Normalize to mean 0 and variance 1, with statistics that no single unit changes."""
     units = _centred_units(module, units)
     return units.scale((units.average(units.value.square()) + float(module.eps)).rsqrt())
 
 
 def _by_running_statistics(module: Any, units: Units) -> Units:
-    """In evaluation: in a fresh network the running statistics are 0 and 1."""
+    """Normalize as in evaluation mode, with the initial running statistics 0 and 1."""
     return units.scale((1 + float(module.eps)) ** -0.5)
 
 
@@ -176,22 +179,22 @@ def _instance_units(module: Any, units: Units) -> Units:
 
 
 def _standardized_vectors(module: Any, axis: int) -> DenseStep:
-    """To mean 0 and variance 1 over the images (axis 1) or the units (2) of each draw."""
+    """Normalize to mean 0 and variance 1 over the images (axis 1) or units (axis 2) of a draw."""
 
     def standardize(y: Vectors, stream: torch.Generator) -> Vectors:
-        spread = y.var(axis, correction=0, keepdim=True) + module.eps
-        y = (y - y.mean(axis, keepdim=True)) * spread.rsqrt()
+        var = y.var(axis, correction=0, keepdim=True) + module.eps
+        y = (y - y.mean(axis, keepdim=True)) * var.rsqrt()
         if module.weight is None:
             return y
-        made: Vectors = module.weight.detach() * y
-        return made if module.bias is None else made + module.bias.detach()
+        y = module.weight.detach() * y
+        return y if module.bias is None else y + module.bias.detach()
 
     return standardize
 
 
 def _over_images(module: Any) -> Mixing:
-    """Each channel to mean 0 and variance 1 over images and positions (Ioffe & Szegedy 2015)."""
-    scale, shift = _one_number(module.weight, 1.0), _one_number(module.bias, 0.0)
+    """Normalize each channel over images and positions (Ioffe & Szegedy 2015)."""
+    scale, shift = _common_value(module.weight, 1.0), _common_value(module.bias, 0.0)
 
     def forward(x: Maps) -> Maps:
         return scale * F.batch_norm(x, None, None, training=True, eps=module.eps) + shift
@@ -200,13 +203,13 @@ def _over_images(module: Any) -> Mixing:
 
 
 def _over_channels(module: Any) -> Mixing:
-    """Each image to mean 0 and variance 1 over channels and positions (Ba et al. 2016).
+    """Normalize each image over channels and positions (Ba et al. 2016).
 
-    The statistics are those of infinitely many channels, so they answer to no single cotangent.
+    In the limit of infinitely many channels no cotangent flows through the statistics.
     """
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
         no_field_rule(module)
-    scale, shift = _one_number(module.weight, 1.0), _one_number(module.bias, 0.0)
+    scale, shift = _common_value(module.weight, 1.0), _common_value(module.bias, 0.0)
 
     def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         axes = list(range(2, x.ndim))
@@ -224,16 +227,18 @@ def _over_channels(module: Any) -> Mixing:
 
 
 def _rejected_groups(module: Any) -> FieldStep | None:
-    raise UnsupportedModule(f"GroupNorm of {module.num_groups} groups: only of one group, over all")
+    raise UnsupportedModule(
+        f"GroupNorm with num_groups={module.num_groups} is not supported; only num_groups=1 is"
+    )
 
 
-def _one_number(values: object, default: float) -> float:
+def _common_value(values: object, default: float) -> float:
     if not isinstance(values, Tensor) or values.is_meta:
         return default
     values = values.detach()
     first = float(values.flatten()[0])
     if bool((values != first).any()):
-        raise UnsupportedModule("it scales or shifts its channels differently")
+        raise UnsupportedModule("its weight or bias differs between channels")
     return first
 
 
@@ -242,21 +247,21 @@ def _uses_batch_statistics(module: Any) -> bool:
 
 
 def _damped_units(module: Any, units: Units) -> Units:
-    """Krizhevsky et al. (2012), section 3.3, with the neighbours' squares at their mean."""
-    # Torch averages over `size` channels what the paper sums.
+    """Normalize by the mean square of neighbouring channels (Krizhevsky et al. 2012, sec. 3.3)."""
+    # Torch averages over `size` channels where the paper sums.
     size = module.size if isinstance(module, LocalResponseNorm) else 1
     energy = units.average(units.value.square())
     return units.scale((module.k + module.alpha * size * energy) ** -module.beta)
 
 
-# --- the table: the first kind that matches applies ---------------------------------------------
+# --- table: the first matching kind applies -----------------------------------------------------
 
 CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 ELEMENTWISE = LayerKind((), _pointwise_units, _pointwise_field, _pointwise_vectors)
-"""Any module that acts on each number by itself; also tried where no kind matches."""
-IDENTITY = LayerKind((nn.Identity,), _pointwise_units, _nothing, _nothing, reshapes=True)
-# Points keep their places; a linear layer reads them all.
-FLATTEN = LayerKind((nn.Flatten,), unchanged, _nothing, _nothing, reshapes=True)
+"""Kind of elementwise modules; also used when no other kind matches."""
+IDENTITY = LayerKind((nn.Identity,), _pointwise_units, _no_step, _no_step, reshapes=True)
+# Keeps the positions; the next linear layer reads all of them.
+FLATTEN = LayerKind((nn.Flatten,), unchanged, _no_step, _no_step, reshapes=True)
 UNFLATTEN = LayerKind((nn.Unflatten,), unchanged)
 AVERAGE_POOL = LayerKind(
     (pooling._AvgPoolNd, pooling._AdaptiveAvgPoolNd),

@@ -93,22 +93,26 @@ def initial_loss(
     if loss.name == "cross_entropy" and form == "stable":
         parts = [_cross_entropy(n_classes, math.sqrt(v)) for v in variances]
     elif head.name == "softmax":
-        parts = [_sampled(objective.implementation, n_classes, math.sqrt(v), seed) for v in variances]
+        parts = [
+            _sampled(objective.implementation, n_classes, math.sqrt(v), seed) for v in variances
+        ]
     else:
         n = objective.n_outputs
-        share_of_1 = 0.5 if n == 1 else 1 / n_classes
-        parts = [_by_output(objective.implementation, n, share_of_1, shift, v + shift_var) for v in variances]
-    # The same draws serve all variances, so errors add up rather than average out.
+        p_1 = 0.5 if n == 1 else 1 / n_classes
+        parts = [
+            _by_output(objective.implementation, n, p_1, shift, v + shift_var) for v in variances
+        ]
+    # All variances use the same random numbers, so their errors add up instead of averaging out.
     columns = zip(*parts, strict=True)
     return InitialLoss(
-        *(sum(w * x for w, x in zip(shares, column, strict=True)) for column in columns)
+        *(sum(w * x for w, x in zip(weights, column, strict=True)) for column in columns)
     )
 
 
-def _spread(var: float, log_sd: float) -> tuple[list[float], list[float]]:
+def _variance_nodes(var: float, log_sd: float) -> tuple[list[float], list[float]]:
     if log_sd == 0 or var == 0:
         return [var], [1.0]
-    z, weight = hermegauss(SPREAD_NODES)
+    z, weight = hermegauss(VARIANCE_NODES)
     variances = var * torch.exp(torch.from_numpy(log_sd * z - log_sd**2 / 2))
     return variances.tolist(), (weight / weight.sum()).tolist()
 
@@ -147,44 +151,47 @@ def _gumbel_expectations(x: Float[Tensor, " x"], s: float) -> tuple[Tensor, Tens
 
 def _composite(low: float, high: float, panel: float) -> tuple[Tensor, Tensor]:
     # Split at 0, where an integrand may have a jump.
-    left, right = math.ceil(-low / panel), math.ceil(high / panel)
-    centre = panel * (torch.arange(-left, right, dtype=torch.float64) + 0.5)
+    n_left, n_right = math.ceil(-low / panel), math.ceil(high / panel)
+    centre = panel * (torch.arange(-n_left, n_right, dtype=torch.float64) + 0.5)
     node, weight = (torch.from_numpy(a) for a in leggauss(10))
     x = (centre[:, None] + panel / 2 * node).flatten()
-    return x, (panel / 2 * weight).repeat(left + right)
+    return x, (panel / 2 * weight).repeat(n_left + n_right)
 
 
 def _by_output(
-    row: LossImplementation, n_outputs: int, share_of_1: float, mean: float, var: float
+    implementation: LossImplementation, n_outputs: int, p_1: float, mean: float, var: float
 ) -> tuple[float, float, float, float]:
-    """A mean over outputs of a function of each logit and its own target."""
+    """Integrate a loss that is a mean over outputs of a function of one logit and its target."""
     y, weight = gaussian_nodes(*torch.tensor([mean, var], dtype=torch.float64))
     loss = gradient = 0.0
-    off = -1.0 if row.target_encoding == "plus_minus_one" else 0.0
-    for target, share in ((1.0, share_of_1), (off, 1 - share_of_1)):
-        value, slope = _per_image(row, y[:, None], torch.full_like(y, target)[:, None])
-        loss += share * float((weight * value).sum())
-        gradient += share * float((weight * slope.square().sum(-1)).sum())
+    off = -1.0 if implementation.target_encoding == "plus_minus_one" else 0.0
+    for target, p in ((1.0, p_1), (off, 1 - p_1)):
+        value, slope = _per_image(implementation, y[:, None], torch.full_like(y, target)[:, None])
+        loss += p * float((weight * value).sum())
+        gradient += p * float((weight * slope.square().sum(-1)).sum())
     return loss, gradient / n_outputs, 0.0, 0.0
 
 
-def _per_image(row: LossImplementation, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _per_image(
+    implementation: LossImplementation, logits: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         logits = logits.detach().requires_grad_()
-        loss = row.per_example(logits, target)
+        loss = implementation.per_example(logits, target)
         (gradient,) = torch.autograd.grad(loss.sum(), logits)
     return loss.detach(), gradient
 
 
-def _sampled(row: LossImplementation, n_classes: int, s: float, seed: int) -> tuple[float, float,
-float, float]:
+def _sampled(
+    implementation: LossImplementation, n_classes: int, s: float, seed: int
+) -> tuple[float, float, float, float]:
     n = max(64, SAMPLES // n_classes)
     generator = torch.Generator().manual_seed(seed)
     logits = s * torch.randn(n, n_classes, generator=generator, dtype=torch.float64)
     label = torch.arange(n) % n_classes
     one_hot = torch.nn.functional.one_hot(label, n_classes).double()
-    target = label if row.target_encoding == "label" else one_hot
-    loss, gradient = _per_image(row, logits, target)
+    target = label if implementation.target_encoding == "label" else one_hot
+    loss, gradient = _per_image(implementation, logits, target)
     square = gradient.square().sum(-1)
     loss_se, gradient_se = float(loss.std()) / math.sqrt(n), float(square.std()) / math.sqrt(n)
     return float(loss.mean()), float(square.mean()), loss_se, gradient_se

@@ -1,12 +1,13 @@
-"""Theory 2: scalar mean-field theory with the activation and the weight mean that are really there.
+"""Theory `mean_field`: scalar mean-field theory with the actual activation and weight mean.
 
-A wide layer's units are one Gaussian population N(m, v) for each image. Weights w = mu + s z give
-all units the same mean m, itself random; where some mu differs from 0 it is kept as particles,
-because its expectation can vanish while its square grows (derivations.md, 2.4). With zero-mean
-weights one particle is exact, and the recursion is Poole et al. (2016), eq. 3, on q = m^2 + v.
+For each image, the units of a wide layer are distributed as N(m, v). Weights w = mu + s z give all
+units the same mean m, which is random. If some mu is not 0, m is represented by particles, because
+its expectation can be 0 while its square grows (derivations.md, 2.4). With zero-mean weights one
+particle is exact, and the recursion is Poole et al. (2016), eq. 3, on q = m^2 + v.
 
-All positions of a map are alike here: zero padding, stride and pooling are the next theory's. So is
-what a cotangent owes to the forward pass where weights have a mean (`field.state.Coherent`).
+This theory treats all positions of a map as equal. Theory `field` accounts for zero padding, stride
+and pooling, and for the dependence of a cotangent on the forward pass if the weights have a mean
+(`field.state.Coherent`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from fanin.theory.layer_kind import LayerKind, Units
 from fanin.theory.layers import NamedLayer
 from fanin.theory.moments import LayerMoments, ScalarMoments, scalar_moments
+from fanin.theory.network import ParsedNetwork, Stage, parse_network
 from fanin.theory.prediction import Prediction
 from fanin.theory.quadrature import (
     COARSE,
@@ -30,10 +32,9 @@ from fanin.theory.quadrature import (
     max_nodes,
     stratified_normals,
 )
-from fanin.theory.network import Stage, ParsedNetwork, parse_network
 
 State = Float[Tensor, "image repeat particle"]
-NODES_AT_ONCE = 2**17  # 1 MB per float64 tensor: in cache, whatever the number of states
+NODES_AT_ONCE = 2**17  # 1 MB per float64 tensor, which fits the CPU cache
 
 
 def predict_mean_field(
@@ -46,7 +47,7 @@ def predict_mean_field(
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
-    r"""Predict by mean-field theory.
+    r"""Predict with mean-field theory.
 
     Forward, for weights of mean mu and variance s^2, with x the previous layer's output, n the
     fan-in and xi a standard normal that all units share:
@@ -54,56 +55,59 @@ def predict_mean_field(
     .. math:: m' = n \mu E[x] + \mu_b + \mu \sqrt{n \mathrm{Var}[x]} \xi, \quad
               v' = n s^2 E[x^2] + \sigma_b^2
 
-    Backward, a = E[d_j^2] and b = E[d_j d_k] of the cotangents, from a random one of mean square 1
-    at the logits (a = 1, b = 0), with n the fan-out and x' the derivative of x:
+    Backward, with a = E[d_j^2] and b = E[d_j d_k] of the cotangents, n the fan-out and x' the
+    derivative of x, starting from a random cotangent of mean square 1 at the logits (a = 1, b = 0):
 
     .. math:: c = \mu^2 (n a + n (n - 1) b), \quad
               a' = (n s^2 a + c) E[x'^2], \quad b' = c E[x']^2
 
-    A weight's gradient sums cotangent times input over P positions, whose products have mean
-    square a E[x^2] and mean product b E[x]^2 (derivations.md, 4; Schoenholz et al. 2017, eq. 12,
-    for mu = 0).
+    A weight's gradient sums cotangent times input over P positions. The products have mean square
+    a E[x^2] and mean product b E[x]^2 (derivations.md, 4; Schoenholz et al. 2017, eq. 12, for
+    mu = 0).
 
     Parameters
     ----------
     model
-        A sequence of modules; its weights are not read.
+        A sequence of modules. Its weights are not read.
     moments
-        Of each weight layer, by module path.
+        Weight and bias moments of each weight layer, by module path.
     images
-        As the network is fed them, scaled.
-    particles, repeats
-        Shared means per repeat (even), and independent repeats, whose scatter gives `sampling_se`.
-        Not used where all weights have zero mean.
+        Preprocessed inputs, as the network receives them.
+    particles
+        Number of samples of the common mean m per repeat; must be even. Not used if all weights
+        have zero mean.
+    repeats
+        Number of independent repeats, which give `sampling_se`. Not used if all weights have zero
+        mean.
     seed
-        Of the particles.
+        Seed of the particles.
     layer_kinds
-        Kinds of layers beside the built-in ones.
+        Additional layer kinds. They take precedence over the built-in ones.
 
     Returns
     -------
     Prediction
         Theory `mean_field`: preact_m2, preact_mean, preact_var, vjp_m2, weight_vjp_m2. `preact_var`
-        is E[v], between the units of a wide layer at one position: among n units of a linear layer
-        the measured variance is smaller by a share 1 / n, and over the positions of a map it is
-        larger by that of m.
+        is E[v], the variance between the units of a wide layer at one position. The measured
+        variance between n units of a linear layer is smaller by the factor 1 - 1/n; over the
+        positions of a map it also contains the variance of m.
 
     Raises
     ------
     UnpredictableLayer
-        A module that is not elementwise and of no known kind, a model that is no plain sequence,
-        or a layer whose moments are unknown.
+        A module is neither elementwise nor of a known kind, the model is not a plain sequence, or
+        the moments of a layer are unknown.
     """
     net = parse_network(model, images.shape[1:], layer_kinds)
     weights = scalar_moments(moments, (stage.name for stage in net.stages))
     layers = [weights[stage.name] for stage in net.stages]
-    fed = net.first_input(images).flatten(1)
+    inputs = net.first_input(images).flatten(1)
     if any(layer.weight_mean != 0 for layer in layers):
         shape, order = (len(images), repeats, particles), COARSE
     else:
         shape, order = (len(images), 1, 1), EXACT
     generator = torch.Generator().manual_seed(seed)
-    passes = _forward(net, layers, fed, shape, order, generator)
+    passes = _forward(net, layers, inputs, shape, order, generator)
     cotangents = _backward(net.stages, layers, passes, shape)
     values = {
         "preact_m2": [p.mean.square() + p.var for p in passes],
@@ -121,9 +125,7 @@ def predict_mean_field(
 
 @dataclass(frozen=True)
 class UnitMoments:
-    """Moments, over a population of units, of what they pass on: x, and dx/dy for the
-    pre-activation y.
-    """
+    """Moments over units of their output x and of its slope dx/dy with the pre-activation y."""
 
     mean: Float[Tensor, "*state"]
     m2: Float[Tensor, "*state"]
@@ -138,25 +140,24 @@ def unit_moments(
     var: Float[Tensor, "*state"],
     order: int = EXACT,
 ) -> UnitMoments:
-    """Moments of units with pre-activations N(mean, var) behind the given modules.
+    """Return the moments of units after some modules, for pre-activations N(mean, var).
 
-    Given one image and the mean that all units share, the pre-activations of a wide layer's units
-    are one Gaussian population. The modules act on its quadrature nodes, one after the other. All
-    positions are alike here, so pooling leaves the population as it is.
+    The modules act one after the other on the quadrature nodes of the Gaussian. All positions are
+    treated as equal, so pooling changes nothing.
 
     Parameters
     ----------
     layers
-        The modules between two weight layers.
+        Modules between two weight layers.
     mean, var
-        One Gaussian population per entry, float64.
+        Mean and variance of the pre-activations, one Gaussian per entry, float64.
     order
         Quadrature nodes per panel.
 
     Raises
     ------
     UnpredictableLayer
-        A module that is neither elementwise nor of a kind known here.
+        A module is neither elementwise nor of a known kind.
 
     Examples
     --------
@@ -194,10 +195,10 @@ def _moments(units: Units) -> tuple[Tensor, ...]:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """A weight layer's forward pass: what it was fed, its pre-activations, and what follows."""
+class _ForwardPass:
+    """Moments of a weight layer's inputs, and the mean and variance of its pre-activations."""
 
-    fed: UnitMoments
+    inputs: UnitMoments
     mean: State
     var: State
 
@@ -206,7 +207,7 @@ class _Pass:
 class _Cotangent:
     m2: State
     product: State
-    """Of two different units."""
+    """Mean product of the cotangents of two different units."""
 
 
 def _forward(
@@ -216,21 +217,21 @@ def _forward(
     shape: tuple[int, int, int],
     order: int,
     generator: torch.Generator,
-) -> list[_Pass]:
-    fed = _image_moments(images, shape)
-    passes: list[_Pass] = []
+) -> list[_ForwardPass]:
+    inputs = _image_moments(images, shape)
+    passes: list[_ForwardPass] = []
     for stage, layer in zip(net.stages, layers, strict=True):
-        # A layer that sees the whole image knows its sum. One that sees a patch is taken to see
-        # pixels picked from the image at random, as any layer further up sees random units.
+        # The sum over a whole image is known exactly. A patch is treated as pixels chosen at random
+        # from the image, just as later layers see random units.
         whole_image = not passes and stage.fan_in == images.shape[1]
-        spread = torch.zeros(shape).double() if whole_image else stage.fan_in * fed.var
+        sum_var = torch.zeros(shape).double() if whole_image else stage.fan_in * inputs.var
         xi = stratified_normals(shape, generator)
-        mean = _times(stage.fan_in * layer.weight_mean, fed.mean) + layer.bias_mean
-        mean = mean + _times(layer.weight_mean, spread.sqrt() * xi)
-        var = _times(stage.fan_in * layer.weight_var, fed.m2) + layer.bias_var
-        passes.append(_Pass(fed, mean, var))
+        mean = _times(stage.fan_in * layer.weight_mean, inputs.mean) + layer.bias_mean
+        mean = mean + _times(layer.weight_mean, sum_var.sqrt() * xi)
+        var = _times(stage.fan_in * layer.weight_var, inputs.m2) + layer.bias_var
+        passes.append(_ForwardPass(inputs, mean, var))
         if stage is not net.stages[-1]:
-            fed = unit_moments(stage.after, mean, var, order)
+            inputs = unit_moments(stage.after, mean, var, order)
     return passes
 
 
@@ -247,36 +248,36 @@ def _image_moments(images: Tensor, shape: tuple[int, int, int]) -> UnitMoments:
 def _backward(
     stages: Sequence[Stage],
     layers: Sequence[ScalarMoments],
-    passes: Sequence[_Pass],
+    passes: Sequence[_ForwardPass],
     shape: tuple[int, int, int],
 ) -> list[_Cotangent]:
     m2, product = torch.ones(shape).double(), torch.zeros(shape).double()
     cotangents = [_Cotangent(m2, product)]
     for stage, layer, forward in zip(stages[:0:-1], layers[:0:-1], passes[:0:-1], strict=True):
-        n, fed = stage.fan_out, forward.fed
+        n, inputs = stage.fan_out, forward.inputs
         shared = _times(layer.weight_mean**2, n * m2 + n * (n - 1) * product)
-        m2 = _times(_times(n * layer.weight_var, m2) + shared, fed.slope_m2)
-        product = _times(shared, fed.slope_mean.square())
+        m2 = _times(_times(n * layer.weight_var, m2) + shared, inputs.slope_m2)
+        product = _times(shared, inputs.slope_mean.square())
         cotangents.append(_Cotangent(m2, product))
     return cotangents[::-1]
 
 
-def _weight_gradient(stage: Stage, forward: _Pass, cotangent: _Cotangent) -> State:
-    positions, fed = stage.positions, forward.fed
-    alone = _times(cotangent.m2, fed.m2)
-    between = _times((positions - 1) * cotangent.product, fed.mean.square())
-    return positions * (alone + between)
+def _weight_gradient(stage: Stage, forward: _ForwardPass, cotangent: _Cotangent) -> State:
+    positions, inputs = stage.positions, forward.inputs
+    same_position = _times(cotangent.m2, inputs.m2)
+    other_positions = _times((positions - 1) * cotangent.product, inputs.mean.square())
+    return positions * (same_position + other_positions)
 
 
 def _times(factor: Tensor | float, x: Tensor) -> Tensor:
-    """Product in which an exact 0 wins over an overflow: zero weights, a saturated unit."""
+    """Multiply, with 0 times infinity equal to 0 (zero weights, saturated units)."""
     factor = torch.as_tensor(factor, dtype=torch.float64)
     return torch.where((factor == 0) | (x == 0), 0.0, factor * x)
 
 
 def _over_particles(layers: Sequence[State]) -> np.ndarray:
-    """Average over particles: [repeat, image, layer]. Means that overflow both ways are inf."""
+    """Average over particles, [repeat, image, layer]; a mean of inf and -inf becomes inf."""
     states = torch.stack(list(layers), -1)
     average = states.mean(-2)
-    both_ways = average.isnan() & ~states.isnan().any(-2)
-    return torch.where(both_ways, torch.inf, average).movedim(1, 0).numpy()
+    opposite_overflows = average.isnan() & ~states.isnan().any(-2)
+    return torch.where(opposite_overflows, torch.inf, average).movedim(1, 0).numpy()

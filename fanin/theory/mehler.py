@@ -1,10 +1,11 @@
-"""E[f(u) f(v)] for every pair of a covariance matrix, for any elementwise f.
+"""E[f(u) f(v)] for every pair of a covariance matrix and any elementwise function f.
 
-Mehler's expansion is diagonal in the correlation, sum_k a_k(q_u) a_k(q_v) c^k with normalized
-Hermite coefficients a_k (Daniely et al. 2016, section 4), but slow where |c| nears 1. As a function
-of the angle arccos(c) the same kernel is analytic up to and including both ends, even for a
-kinked f: the arc-cosine kernels (Cho & Saul 2009) show it. So the expansion is summed, far, at a
-few angles and a few variances only, and a Chebyshev series in the angle goes to each pair.
+Mehler's expansion is sum_k a_k(q_u) a_k(q_v) c^k with normalized Hermite coefficients a_k and
+correlation c (Daniely et al. 2016, section 4). It converges slowly if |c| is close to 1. As a
+function of the angle arccos(c), however, the kernel is analytic including both end points, even
+for functions with kinks (compare the arc-cosine kernels of Cho & Saul 2009). So this module sums
+many terms of the expansion at a few angles and variances only, and evaluates a Chebyshev series in
+the angle for each pair.
 """
 
 from __future__ import annotations
@@ -21,88 +22,90 @@ from torch import Tensor
 Function = Callable[[Tensor], Tensor]
 
 ANGLES = 80
-"""Chebyshev intervals over [0, pi], before the series is cut where it is negligible."""
+"""Chebyshev intervals over [0, pi], before negligible terms of the series are dropped."""
 TERMS, MANY_TERMS = 600, 2400
-"""Of Mehler's expansion; the many for wide variances and for bends away from 0. What lies beyond
-is known in sum, and spread over the correlations as the function's own break would."""
-MANY_FROM = 4.0  # standard deviation
+"""Terms of Mehler's expansion. `MANY_TERMS` is for large variances and breakpoints away from 0. The
+sum of the remaining terms is known; its dependence on the correlation is that of a jump or kink."""
+MANY_TERMS_SD = 4.0  # standard deviation from which `MANY_TERMS` is used
 NEGLIGIBLE = 1e-12
-# Below and above, a function is a straight line from 0, to more digits than anyone reads.
+# Outside this range, functions are linear on either side of 0 to double precision.
 SMALLEST_SD, LARGEST_SD = 1e-9, 1e9
-DISTINCT = 24  # so many variances are taken as they are; more are interpolated
-DIGITS = 1e-11  # aimed at by that interpolation
-WORK = 2**16  # pairs at once: their arrays stay in cache
-Z_MAX, PANEL, PANEL_NODES = 9.0, 0.5, 16  # the z grid; resolves the last Hermite function
+MAX_EXACT_VARIANCES = 24  # more distinct variances than this are interpolated
+INTERPOLATION_ERROR = 1e-11
+PAIRS_AT_ONCE = 2**16  # the arrays of this many pairs fit the CPU cache
+Z_MAX, PANEL, PANEL_NODES = 9.0, 0.5, 16  # the z grid; resolves the highest Hermite function
 
 
 @dataclass(frozen=True)
-class Rough:
-    """Features of a function that slow its expansion down.
+class Breakpoints:
+    """Jumps and kinks of a function, which slow down the convergence of its expansion.
 
     Attributes
     ----------
     jumps
-        Whether it jumps, at 0 or, if it has `bends`, there.
-    bends
-        Where it breaks away from 0: bends or jumps.
+        True if the function jumps at `locations`, or at 0 if there are none.
+    locations
+        Positions of jumps and kinks other than 0.
     """
 
     jumps: bool = False
-    bends: tuple[float, ...] = ()
+    locations: tuple[float, ...] = ()
 
 
 def pair_products(
     function: Function,
-    rough: Rough,
+    breakpoints: Breakpoints,
     cov: Float[Tensor, "batch n m"],
     var_rows: Float[Tensor, "batch n"],
     var_cols: Float[Tensor, "batch m"],
 ) -> Float[Tensor, "batch n m"]:
-    """E[f(u) f(v)] / sqrt(E[f(u)^2] E[f(v)^2]) for Gaussian pairs of mean 0.
+    """Return E[f(u) f(v)] / sqrt(E[f(u)^2] E[f(v)^2]) for zero-mean Gaussian pairs.
 
     Parameters
     ----------
     function
-        Elementwise, float64.
-    rough
-        Its breaks; wrong ones cost accuracy near correlations of 1, no more.
+        Elementwise function f, float64.
+    breakpoints
+        Breakpoints of f. Wrong ones only reduce the accuracy at correlations close to 1.
     cov
         Covariance of every pair.
     var_rows, var_cols
-        Variances; rows with 0 give values without meaning.
+        Variances. Results for a variance of 0 are meaningless.
 
     Returns
     -------
     Tensor
-        Zero where f vanishes on either side.
+        Normalized products; 0 if E[f(u)^2] or E[f(v)^2] is 0.
 
     Examples
     --------
     >>> one = torch.ones(1, 1).double()
     >>> half = torch.full((1, 1, 1), 0.5).double()
-    >>> c = pair_products(torch.erf, Rough(), half, one, one)
+    >>> c = pair_products(torch.erf, Breakpoints(), half, one, one)
     >>> bool(abs(c - math.asin(1 / 3) / math.asin(2 / 3)) < 1e-10)
     True
     """
-    sd_rows, sd_cols = _live_sd(var_rows), _live_sd(var_cols)
+    sd_rows, sd_cols = _positive_sd(var_rows), _positive_sd(var_cols)
     grid = _grid(torch.cat([sd_rows.flatten(), sd_cols.flatten()]))
-    table = _series(function, rough, grid.sd)
+    table = _series(function, breakpoints, grid.sd)
     rows, cols = grid.weights(sd_rows), grid.weights(sd_cols)
     products = torch.empty_like(cov)
-    step = max(1, WORK // max(1, cov.shape[-1]))
+    step = max(1, PAIRS_AT_ONCE // max(1, cov.shape[-1]))
     for item in range(len(cov)):
         for first in range(0, cov.shape[1], step):
             part = slice(first, first + step)
             c = (cov[item, part] / sd_rows[item, part, None]) / sd_cols[item]
-            products[item, part] = _summed(table, c, rows[item, part], cols[item].T.contiguous())
+            products[item, part] = _evaluate_series(
+                table, c, rows[item, part], cols[item].T.contiguous()
+            )
     return products
 
 
-def _live_sd(var: Tensor) -> Tensor:
+def _positive_sd(var: Tensor) -> Tensor:
     return torch.where(var > 0, var, 1.0).sqrt()
 
 
-def _summed(table: Tensor, c: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+def _evaluate_series(table: Tensor, c: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     x = torch.arccos(c.clamp(-1, 1)).mul_(2 / math.pi).sub_(1)
     at_rows = torch.matmul(rows, table)  # [term, row, sd]
     before, now, twice = torch.ones_like(x), x, 2 * x
@@ -115,7 +118,7 @@ def _summed(table: Tensor, c: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Standard deviations at which the expansion is summed, and how others lie between them."""
+    """Standard deviations at which the expansion is summed, and interpolation between them."""
 
     sd: Float[Tensor, " sd"]
     interpolated: bool
@@ -135,12 +138,12 @@ class _Grid:
 
 def _grid(sd: Tensor) -> _Grid:
     distinct = sd.clamp(SMALLEST_SD, LARGEST_SD).unique()
-    if len(distinct) <= DISTINCT:
+    if len(distinct) <= MAX_EXACT_VARIANCES:
         return _Grid(distinct, interpolated=False)
     low, high = distinct[0].log(), distinct[-1].log()
     # Kernels are analytic in log sd over a strip of half-width pi / 2 and more.
     gain = math.asinh(math.pi / (float(high - low) + 1e-9))
-    nodes = min(len(distinct), 3 + math.ceil(math.log(1 / DIGITS) / gain))
+    nodes = min(len(distinct), 3 + math.ceil(math.log(1 / INTERPOLATION_ERROR) / gain))
     if nodes == len(distinct):
         return _Grid(distinct, interpolated=False)
     x = torch.cos(math.pi * torch.arange(nodes, dtype=torch.float64) / (nodes - 1))
@@ -148,15 +151,17 @@ def _grid(sd: Tensor) -> _Grid:
 
 
 def _series(
-    function: Function, rough: Rough, sd: Float[Tensor, " sd"]
+    function: Function, breakpoints: Breakpoints, sd: Float[Tensor, " sd"]
 ) -> Float[Tensor, "term sd sd"]:
     angle = math.pi * torch.arange(ANGLES + 1, dtype=torch.float64) / ANGLES
-    # Lobatto points: x = cos(angle) over [-1, 1] stands for theta = (1 + x) pi / 2.
-    kernel = _kernel(function, rough, sd, torch.cos((1 + torch.cos(angle)) * math.pi / 2))
-    halves = torch.ones_like(angle)
-    halves[0] = halves[-1] = 0.5
+    # Lobatto points x = cos(angle) in [-1, 1], with theta = (1 + x) pi / 2.
+    kernel = _kernel(function, breakpoints, sd, torch.cos((1 + torch.cos(angle)) * math.pi / 2))
+    end_weights = torch.ones_like(angle)
+    end_weights[0] = end_weights[-1] = 0.5
     order = torch.arange(ANGLES + 1, dtype=torch.float64)
-    transform = torch.cos(order[:, None] * angle) * halves * halves[:, None] * (2 / ANGLES)
+    transform = (
+        torch.cos(order[:, None] * angle) * end_weights * end_weights[:, None] * (2 / ANGLES)
+    )
     series = torch.einsum("ta,aij->tij", transform, kernel)
     counts = (series.abs().amax((1, 2)) > NEGLIGIBLE).nonzero()
     return series[: max(2, int(counts[-1]) + 1) if len(counts) else 2]
@@ -164,12 +169,16 @@ def _series(
 
 def _kernel(
     function: Function,
-    rough: Rough,
+    breakpoints: Breakpoints,
     sd: Float[Tensor, " sd"],
     c: Float[Tensor, " angle"],
 ) -> Float[Tensor, "angle sd sd"]:
-    terms = MANY_TERMS if rough.bends or rough.jumps or float(sd.max()) > MANY_FROM else TERMS
-    z, weight = _z_grid(sd, rough.bends)
+    terms = (
+        MANY_TERMS
+        if breakpoints.locations or breakpoints.jumps or float(sd.max()) > MANY_TERMS_SD
+        else TERMS
+    )
+    z, weight = _z_grid(sd, breakpoints.locations)
     value = function((sd[:, None] * z).contiguous())
     size = value.abs().amax(1, keepdim=True)
     value = value / torch.where(size > 0, size, 1.0)
@@ -180,37 +189,37 @@ def _kernel(
     powers = c[:, None] ** torch.arange(terms, dtype=torch.float64)
     kernel = torch.matmul(a * powers[:, None, :], a.T)
     alternating = (-1.0) ** torch.arange(terms, dtype=torch.float64)
-    # The z grid is symmetric: flipped, it is -z.
-    beyond_at_1 = weighted @ value.T - a @ a.T
-    beyond_at_minus_1 = weighted @ value.flip(1).T - (a * alternating) @ a.T
-    even, odd = (beyond_at_1 + beyond_at_minus_1) / 2, (beyond_at_1 - beyond_at_minus_1) / 2
-    even_shape, odd_shape = _beyond(c, powers, rough)
-    return kernel + even_shape[:, None, None] * even + odd_shape[:, None, None] * odd
+    # The z grid is symmetric, so flipping it gives -z.
+    tail_at_1 = weighted @ value.T - a @ a.T
+    tail_at_minus_1 = weighted @ value.flip(1).T - (a * alternating) @ a.T
+    even, odd = (tail_at_1 + tail_at_minus_1) / 2, (tail_at_1 - tail_at_minus_1) / 2
+    even_kernel, odd_kernel = _tail_kernels(c, powers, breakpoints)
+    return kernel + even_kernel[:, None, None] * even + odd_kernel[:, None, None] * odd
 
 
-def _beyond(c: Tensor, powers: Tensor, rough: Rough) -> tuple[Tensor, Tensor]:
-    """Dependence on c of what lies beyond an expansion's terms, for even and odd; 1 at c = 1.
+def _tail_kernels(c: Tensor, powers: Tensor, breakpoints: Breakpoints) -> tuple[Tensor, Tensor]:
+    """Return the dependence on c of the truncated terms, even and odd part; 1 at c = 1.
 
-    As for sign(u), |u| or u|u|, whose kernels are known in full: their coefficients decay as
-    those of a jump, a bend, a break of the second derivative.
+    The truncated terms are those of sign(u), |u| or u|u|, which have closed-form kernels and
+    represent a jump, a kink and a jump of the second derivative.
     """
     signs = _sign_squares(powers.shape[1])
     k = torch.arange(len(signs), dtype=torch.float64).clamp(min=1)
-    # d/dc of f's kernel is that of f'.
-    bends = torch.cat([torch.full((1,), 2 / math.pi, dtype=torch.float64), signs[:-1]]) / k
-    parabolas = 4 * torch.cat([torch.zeros(1, dtype=torch.float64), bends[:-1]]) / k
-    if rough.bends and rough.jumps:
-        odd = _shape(_sign_kernel, signs, c, powers)
+    # The derivative d/dc of the kernel of f is the kernel of f'.
+    kinks = torch.cat([torch.full((1,), 2 / math.pi, dtype=torch.float64), signs[:-1]]) / k
+    parabolas = 4 * torch.cat([torch.zeros(1, dtype=torch.float64), kinks[:-1]]) / k
+    if breakpoints.locations and breakpoints.jumps:
+        odd = _tail_kernel(_sign_kernel, signs, c, powers)
         return c * odd, odd
-    even = _shape(_abs_kernel, bends, c, powers)
-    if rough.bends:
+    even = _tail_kernel(_abs_kernel, kinks, c, powers)
+    if breakpoints.locations:
         return even, c * even
-    if rough.jumps:
-        return even, _shape(_sign_kernel, signs, c, powers)
-    return even, _shape(_parabola_kernel, parabolas, c, powers)
+    if breakpoints.jumps:
+        return even, _tail_kernel(_sign_kernel, signs, c, powers)
+    return even, _tail_kernel(_parabola_kernel, parabolas, c, powers)
 
 
-def _shape(full: Function, squares: Tensor, c: Tensor, powers: Tensor) -> Tensor:
+def _tail_kernel(full: Function, squares: Tensor, c: Tensor, powers: Tensor) -> Tensor:
     at_1 = full(torch.ones(1, dtype=torch.float64)) - squares.sum()
     return (full(c) - powers @ squares) / at_1
 
@@ -229,7 +238,7 @@ def _parabola_kernel(c: Tensor) -> Tensor:
 
 
 def _sign_squares(terms: int) -> Tensor:
-    """Squared coefficients of sign(u): the arcsine's Taylor series, times 2 / pi."""
+    """Return the squared coefficients of sign(u): the Taylor series of arcsin, times 2 / pi."""
     squares = torch.zeros(terms, dtype=torch.float64)
     term = 2 / math.pi
     for k in range(1, terms, 2):
@@ -239,7 +248,7 @@ def _sign_squares(terms: int) -> Tensor:
 
 
 def _hermite(z: Float[Tensor, " node"], terms: int) -> Float[Tensor, "term node"]:
-    """Normalized probabilists' Hermite polynomials."""
+    """Return the normalized probabilists' Hermite polynomials."""
     rows = torch.empty(terms, len(z), dtype=torch.float64)
     rows[0], rows[1] = 1.0, z
     for k in range(1, terms - 1):
@@ -247,14 +256,14 @@ def _hermite(z: Float[Tensor, " node"], terms: int) -> Float[Tensor, "term node"
     return rows
 
 
-def _z_grid(sd: Tensor, bends: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """A standard normal's nodes and weights, symmetric, denser towards 0 and split at bends."""
+def _z_grid(sd: Tensor, locations: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Return symmetric nodes and weights of a standard normal, denser near 0, split at kinks."""
     panels = torch.arange(0.0, Z_MAX + PANEL / 2, PANEL, dtype=torch.float64)
     halvings = max(0, math.ceil(math.log2(4 * PANEL * float(sd.max()))))
-    closer = PANEL * 0.5 ** torch.arange(1, halvings + 1, dtype=torch.float64)
-    at = torch.tensor([abs(b) for b in bends], dtype=torch.float64)
-    at_bends = (at[:, None] / sd).flatten()
-    ends = torch.cat([panels, closer, at_bends[at_bends < Z_MAX]]).unique()
+    finer = PANEL * 0.5 ** torch.arange(1, halvings + 1, dtype=torch.float64)
+    at = torch.tensor([abs(b) for b in locations], dtype=torch.float64)
+    kinks = (at[:, None] / sd).flatten()
+    ends = torch.cat([panels, finer, kinks[kinks < Z_MAX]]).unique()
     node, node_weight = (torch.from_numpy(x) for x in leggauss(PANEL_NODES))
     half, centre = (ends[1:] - ends[:-1]) / 2, (ends[1:] + ends[:-1]) / 2
     z = (centre[:, None] + half[:, None] * node).flatten()

@@ -94,9 +94,7 @@ def moments_of(moments: Mapping[str, LayerMoments], name: str) -> LayerMoments:
         The layer has no declared moments.
     """
     if name not in moments:
-        raise UnpredictableLayer(
-            name, "its init scheme declares no moments, which theory needs"
-        )
+        raise UnpredictableLayer(name, "its init scheme declares no moments, which theory needs")
     return moments[name]
 
 

@@ -153,9 +153,7 @@ def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, 
         try:
             x = functional_call(module, copy_state(module, "meta"), (x,))
         except RuntimeError as error:
-            raise UnpredictableLayer(
-                name, f"its input has the wrong shape: {error}"
-            ) from error
+            raise UnpredictableLayer(name, f"its input has the wrong shape: {error}") from error
         if isinstance(module, WeightLayer):
             positions[i] = x.numel() // (images * WeightShape.of(module).out_features)
     return positions

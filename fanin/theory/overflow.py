@@ -1,6 +1,6 @@
-"""The chance that a layer's pre-activations are too large for a floating-point type.
+"""Probability that a layer's pre-activations overflow a floating-point type.
 
-All of it on the scale of logarithms, for the second moments in question overflow themselves.
+Computations use logarithms, because the second moments themselves may overflow.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from jaxtyping import Float64
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erfc
 
-FLOATING = (torch.float32, torch.bfloat16, torch.float16)
-SPREAD = 9.0  # standard deviations of log m over which it is averaged
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+Z_MAX = 9.0  # range of integration over log m, in standard deviations
 NODES = 400
-NARROWEST = 1e-30  # share of E[y^2]: units that are all alike are either below a limit or above
+MIN_VARIANCE_SHARE = 1e-30  # avoids division by 0 if all units are equal
 
 
 def overflow_probability(
@@ -27,35 +27,36 @@ def overflow_probability(
     dtype: torch.dtype,
     log_sd: float = 0.0,
     squared: bool = False,
-    between: float = 1.0,
+    variance_share: float = 1.0,
 ) -> float:
-    """Chance that at least one of a layer's pre-activations is beyond a type's largest number.
+    """Return the probability that at least one pre-activation of a layer overflows.
 
     Parameters
     ----------
     log_m2
-        log E[y^2].
+        Logarithm of E[y^2].
     count
-        How many pre-activations: units times positions times images. They count as independent
-        given the draw's second moment; correlated ones overflow a little later.
+        Number of pre-activations: units times positions times images. They are treated as
+        independent given the draw's second moment; correlated ones overflow slightly later.
     dtype
-        `torch.float32`, `torch.bfloat16`, `torch.float16` or any other floating type.
+        `torch.float32`, `torch.bfloat16`, `torch.float16` or any other floating-point type.
     log_sd
-        Spread of one draw's log second moment, which is taken as log-normal.
+        Standard deviation of the log of one draw's second moment, which is log-normal.
     squared
-        Whether it is the squares that must fit, as in a variance taken in that type: they
-        overflow at half the depth.
-    between
-        The share of E[y^2] that differs between units; the rest is a mean that all of them have, as
-        weights of non-zero mean give it, and that is taken at its root mean square.
+        True if the squares must also be representable, as in a variance computed in that type.
+        They overflow at half the depth.
+    variance_share
+        Fraction of E[y^2] that is variance between units. The rest is the square of a mean that
+        all units share (from weights of non-zero mean), taken at its root mean square.
 
     Examples
     --------
-    >>> overflow_probability(math.log(4e9), 1000, torch.float16) > 0.99  # a standard deviation of 63e3
+    >>> overflow_probability(math.log(4e9), 1000, torch.float16) > 0.99  # standard deviation 63e3
     True
     >>> overflow_probability(math.log(1e6), 1000, torch.float16)
     0.0
-    >>> overflow_probability(math.log(9e8), 1000, torch.float16, between=1e-3) < 1e-100  # near 30e3
+    >>> log_m2 = math.log(9e8)  # units near 30e3
+    >>> overflow_probability(log_m2, 1000, torch.float16, variance_share=1e-3) < 1e-100
     True
     """
     if math.isnan(log_m2):
@@ -64,17 +65,18 @@ def overflow_probability(
         return 1.0 if log_m2 > 0 else 0.0
     log_limit = math.log(torch.finfo(dtype).max) / (2 if squared else 1)
     node, weight = _legendre()
-    z = SPREAD * node
-    share = weight * np.exp(-(z**2) / 2)
-    # E[m] = exp(log_m2), so the median lies lower.
+    z = Z_MAX * node
+    density = weight * np.exp(-(z**2) / 2)
+    # The mean of m is exp(log_m2), so its median is lower.
     log_m = log_m2 - log_sd**2 / 2 + log_sd * z
     limit = np.exp(np.minimum(log_limit - log_m / 2, 50.0))  # in root mean squares
-    common, spread = math.sqrt(1 - between), math.sqrt(max(between, NARROWEST))
-    # Above and below, in standard deviations: of a common mean both sides are not alike.
-    sides = [erfc((limit - sign * common) / spread / math.sqrt(2)) / 2 for sign in (1, -1)]
-    each = np.minimum(sides[0] + sides[1], 1 - 1e-16)
-    chance = -np.expm1(count * np.log1p(-each))
-    return float((share * chance).sum() / share.sum())
+    mean = math.sqrt(1 - variance_share)
+    sd = math.sqrt(max(variance_share, MIN_VARIANCE_SHARE))
+    # The two tails differ if the units have a common mean.
+    tails = [erfc((limit - sign * mean) / sd / math.sqrt(2)) / 2 for sign in (1, -1)]
+    unit = np.minimum(tails[0] + tails[1], 1 - 1e-16)
+    layer = -np.expm1(count * np.log1p(-unit))
+    return float((density * layer).sum() / density.sum())
 
 
 @cache
@@ -89,24 +91,24 @@ def overflow_probabilities(
     dtype: torch.dtype,
     log_sd: Sequence[float] | Float64[np.ndarray, " layer"] | None = None,
     squared: bool = False,
-    between: Sequence[float] | Float64[np.ndarray, " layer"] | None = None,
+    variance_share: Sequence[float] | Float64[np.ndarray, " layer"] | None = None,
 ) -> Float64[np.ndarray, " layer"]:
-    """`overflow_probability` of every layer, in forward order."""
-    spreads = [0.0] * len(log_m2) if log_sd is None else log_sd
-    shares = [1.0] * len(log_m2) if between is None else between
-    layers = zip(log_m2, counts, spreads, shares, strict=True)
-    return np.array([overflow_probability(m, n, dtype, sd, squared, b) for m, n, sd, b in layers])
+    """Return `overflow_probability` of every layer, in forward order."""
+    log_sds = [0.0] * len(log_m2) if log_sd is None else log_sd
+    shares = [1.0] * len(log_m2) if variance_share is None else variance_share
+    layers = zip(log_m2, counts, log_sds, shares, strict=True)
+    return np.array([overflow_probability(m, n, dtype, sd, squared, s) for m, n, sd, s in layers])
 
 
-def first_overflow(chances: Sequence[float] | Float64[np.ndarray, " layer"]) -> int | None:
-    """Return the first layer, from 1, that overflows more likely than not; None if none does.
+def first_overflow(probabilities: Sequence[float] | Float64[np.ndarray, " layer"]) -> int | None:
+    """Return the first layer (from 1) with an overflow probability above 1/2, or None.
 
     Examples
     --------
     >>> first_overflow([0.0, 0.2, 0.9, 1.0])
     3
     """
-    for layer, chance in enumerate(chances, start=1):
-        if chance > 0.5:
+    for layer, probability in enumerate(probabilities, start=1):
+        if probability > 0.5:
             return layer
     return None

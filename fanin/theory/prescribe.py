@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, weight_layers
 from fanin.inits.init import LayerInit
 from fanin.theory.certificate.measured import measure_draws, summarize_draws
-from fanin.theory.certificate.weights import WeightMoments, estimated_moments, cpu_copy, resolve_moments
+from fanin.theory.certificate.weights import (
+    WeightMoments,
+    cpu_copy,
+    estimated_moments,
+    resolve_moments,
+)
 from fanin.theory.gains import Direction, find_gains, scale_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments

@@ -97,7 +97,9 @@ class OverflowPredictor:
         dtype = getattr(torch, config["train"]["dtype"])
         if levels.largest_input > torch.finfo(dtype).max:
             return OverflowPrediction(INPUT, INPUT, False, levels.log_m2)
-        chances = overflow_probabilities(levels.log_m2, levels.counts, dtype, between=levels.between)
+        chances = overflow_probabilities(
+            levels.log_m2, levels.counts, dtype, variance_share=levels.between
+        )
         he = overflow_probabilities(levels.log_m2_by_he, levels.counts, dtype)
         layer = first_overflow(chances)
         # What saturates swallows a hidden layer's infinities.

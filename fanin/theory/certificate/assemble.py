@@ -12,18 +12,23 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.certificate.weights import WeightMoments, encode_name, decode_name, build_sequential
 from fanin.theory.certificate.record import DepthScales, LayerCertificate, PredictedValue
 from fanin.theory.certificate.segments import Segment
+from fanin.theory.certificate.weights import (
+    WeightMoments,
+    build_sequential,
+    decode_name,
+    encode_name,
+)
 from fanin.theory.depth_scales import critical_weight_var, depth_scales
 from fanin.theory.elementwise import Function, elementwise
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.layers import NamedLayer, unchanged
 from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, scalar_moments
-from fanin.theory.overflow import FLOATING, first_overflow, overflow_probability
-from fanin.theory.predict import THEORIES
 from fanin.theory.network import Stage, parse_network
+from fanin.theory.overflow import DTYPES, first_overflow, overflow_probability
+from fanin.theory.predict import THEORIES
 
 Predictions = Mapping[str, Mapping[str, PredictedValue]]
 
@@ -51,7 +56,9 @@ def values_by_theory(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float
     return found
 
 
-def number_layers(model: nn.Module, segments: Sequence[Segment], joint: pd.DataFrame) -> pd.DataFrame:
+def number_layers(
+    model: nn.Module, segments: Sequence[Segment], joint: pd.DataFrame
+) -> pd.DataFrame:
     """All segments' rows, layers number_layers as the probe numbers them: every one that has weights."""
     names = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | _ConvNd)]
     place = {name: number for number, name in enumerate(names, start=1)}
@@ -151,9 +158,9 @@ def overflow_by_dtype(
     count = units * positions * images
     return {
         str(dtype).removeprefix("torch."): overflow_probability(
-            level, count, dtype, spread, between=between
+            level, count, dtype, spread, variance_share=between
         )
-        for dtype in FLOATING
+        for dtype in DTYPES
     }
 
 

@@ -18,10 +18,10 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from fanin.theory.certificate.measured import sharpness_note
-from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, plain
 from fanin.theory.certificate.verdicts import Verdict, judge
-from fanin.theory.field import Sampling, walk_field
+from fanin.theory.certificate.weights import WeightMoments
+from fanin.theory.field import Sampling, propagate_field
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 
@@ -325,7 +325,7 @@ def _layer_maps(
 ) -> Maps:
     """Walk the field and keep one layer's maps, averaged over what the theory samples."""
     sampling = Sampling(seed=seed)
-    passes = walk_field(model, moments, images, sampling=sampling, layer_kinds=layer_kinds).passes
+    passes = propagate_field(model, moments, images, sampling=sampling, layer_kinds=layer_kinds).passes
     found = [next(layer for layer in layers if layer.name == name) for layers in passes]
     shape = (len(images), *found[0].taps.positions)
 

@@ -12,14 +12,28 @@ from torch import Tensor, nn
 from fanin.errors import ConfigError
 from fanin.inits import Init, Scheme
 from fanin.losses import Objective
-from fanin.theory.certificate.assemble import make_records, number_layers, overflows_at, update_records
+from fanin.theory.certificate.assemble import (
+    make_records,
+    number_layers,
+    overflows_at,
+    update_records,
+)
 from fanin.theory.certificate.certificate import Certificate, CertificateInputs
 from fanin.theory.certificate.joint import joint_rows
-from fanin.theory.certificate.measured import measure_draws, sharpness_by_layer, summarize_draws
-from fanin.theory.certificate.weights import cpu_copy, resolve_moments
-from fanin.theory.certificate.output import gradient_rows, resolve_objective, loss_and_head, output_certificate
+from fanin.theory.certificate.measured import (
+    measure_draws,
+    sharpness_by_layer,
+    summarize_draws,
+)
+from fanin.theory.certificate.output import (
+    gradient_rows,
+    loss_and_head,
+    output_certificate,
+    resolve_objective,
+)
 from fanin.theory.certificate.segments import predict_segments
 from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, judge
+from fanin.theory.certificate.weights import cpu_copy, resolve_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.predict import THEORIES
@@ -50,9 +64,9 @@ def certify(
     images
         As the network is fed them, scale_moments; a handful. Theory takes them one by one.
     init
-        How the weights are draw_networks: an `Init`, a bare scheme such as `HeNormal()`, or moments by
-        layer name. None: they have been draw_networks already, by hand or by torch, and their moments are
-        estimated from the model's own tensors.
+        How the weights are draw_networks: an `Init`, a bare scheme such as `HeNormal()`, or moments
+        by layer name. None: they have been draw_networks already, by hand or by torch, and their
+        moments are estimated from the model's own tensors.
     theories
         Which theories: `he`, `mean_field`, `field`, `finite_width`. Error bars come from
         `finite_width`.

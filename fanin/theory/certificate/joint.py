@@ -13,15 +13,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.seeds import make_generator
-from fanin.theory.certificate.weights import WeightMoments, encode_name, decode_name, build_sequential
 from fanin.theory.certificate.segments import Segment
-from fanin.theory.field import FieldLayer, Sampling, walk_field
+from fanin.theory.certificate.weights import (
+    WeightMoments,
+    build_sequential,
+    decode_name,
+    encode_name,
+)
+from fanin.theory.field import FieldLayer, Sampling, propagate_field
 from fanin.theory.field.sampling import factor
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
 
-MAX_CHEAP_POINTS = 1024  # points of all images side by side: a second or two for a net of a few layers
+MAX_CHEAP_POINTS = (
+    1024  # points of all images side by side: a second or two for a net of a few layers
+)
 REPEATS = 2
 FEWEST, MOST = 2**12, 2**14  # samples of a layer's field
 HELD = 2**22  # numbers in them
@@ -59,7 +66,7 @@ def predict_joint_quantities(
         A layer without a field theory; more points than a field may have.
     """
     sampling = Sampling(seed=seed, repeats=REPEATS)
-    passes = walk_field(
+    passes = propagate_field(
         model, moments, images, joint=True, sampling=sampling, layer_kinds=layer_kinds
     ).passes
     found: dict[str, list[JointQuantities]] = {}
@@ -95,7 +102,8 @@ def joint_rows(
         if joint is None and not is_cheap(net, segment.inputs[0], segment.layer_kinds):
             continue
         walked = [
-            predict_joint_quantities(net, moments, x, seed, segment.layer_kinds) for x in segment.inputs
+            predict_joint_quantities(net, moments, x, seed, segment.layer_kinds)
+            for x in segment.inputs
         ]
         for name in walked[0]:
             for quantity in ("input_correlation", "dead_fraction"):

@@ -15,8 +15,8 @@ from fanin.probes.measure import LossFunctions, measure
 from fanin.probes.moments import random_cotangent
 from fanin.probes.sharpness import sharpness
 from fanin.seeds import make_generator
-from fanin.theory.certificate.weights import WeightMoments, draw_networks
 from fanin.theory.certificate.output import resolve_objective
+from fanin.theory.certificate.weights import WeightMoments, draw_networks
 
 COLUMNS = ("draw", "image", "layer", "layer_name", "quantity", "value")
 
@@ -56,7 +56,9 @@ def measure_draws(
             measured = measure(
                 network,
                 images,
-                random_cotangent(n_images, n_logits, make_generator("certify cotangent", seed, number)),
+                random_cotangent(
+                    n_images, n_logits, make_generator("certify cotangent", seed, number)
+                ),
                 single_images=tuple(range(len(images))),
                 targets=labels,
                 losses=losses,

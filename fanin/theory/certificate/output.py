@@ -15,7 +15,11 @@ from fanin.theory.cache import memoized
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
 from fanin.theory.logits import InitialLoss, initial_loss
 
-DEFAULT_HEADS: dict[LossName, HeadName] = {"cross_entropy": "softmax", "mse": "none", "bce": "sigmoid"}
+DEFAULT_HEADS: dict[LossName, HeadName] = {
+    "cross_entropy": "softmax",
+    "mse": "none",
+    "bce": "sigmoid",
+}
 
 
 def loss_and_head(objective: Objective) -> tuple[Loss, Head]:

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from fanin.inits.weight_shape import WeightLayer
 from fanin.theory.certificate.weights import (
     WeightMoments,
-    encode_name,
-    draw_networks,
-    decode_name,
-    run_modules,
     build_sequential,
+    decode_name,
+    draw_networks,
+    encode_name,
+    run_modules,
 )
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
-from fanin.theory.predict import predict_moments
 from fanin.theory.network import Named, flattened
+from fanin.theory.predict import predict_moments
 
 RESTART_DRAWS = 4
 BACKWARD = ("vjp_m2", "weight_vjp_m2")

@@ -75,7 +75,9 @@ def resolve_moments(
     """
     if init is None:
         layers = weight_layers(model).items()
-        return WeightMoments({name: _estimated(name, layer) for name, layer in layers}, "estimated", None)
+        return WeightMoments(
+            {name: _estimated(name, layer) for name, layer in layers}, "estimated", None
+        )
     if isinstance(init, Mapping):
         return WeightMoments(init, "given", None)
     if not isinstance(init, Init):

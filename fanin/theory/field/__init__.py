@@ -1,10 +1,11 @@
 """Theory 3: moments of the Gaussian field over positions, forward and backward.
 
-`predict_field` gives a `Prediction`, `walk_field` every layer's maps and covariances.
+`predict_field` returns a `Prediction`; `propagate_field` returns the maps and covariances of every
+layer.
 """
 
 from fanin.theory.field.plan import FieldTooLarge
-from fanin.theory.field.predict import FieldResult, predict_field, walk_field
+from fanin.theory.field.predict import FieldResult, predict_field, propagate_field
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.field.state import FieldLayer
 
@@ -14,5 +15,5 @@ __all__ = [
     "FieldTooLarge",
     "Sampling",
     "predict_field",
-    "walk_field",
+    "propagate_field",
 ]

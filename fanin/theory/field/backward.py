@@ -1,7 +1,7 @@
-"""Through what stands between two weight layers, backward: cotangents at the pre-activations.
+"""Cotangents backward through the modules between two weight layers.
 
 With x = f(y), a cotangent g at x becomes J(y)^T g at y. Its second moments are averages over the
-field y and over g, taken as independent (docs/appendix/derivations.md, section 4; Yang 2020).
+field y and over g, which are treated as independent (docs/derivations.md, section 4; Yang 2020).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from fanin.theory.quadrature import COARSE, gaussian_nodes, max_nodes
 
 TINY = torch.finfo(torch.float64).tiny
 NODES_AT_ONCE = 2**17
-FIELDS_PER_DRAW = 8  # fields that meet one draw of the cotangent that different channels share
+FIELDS_PER_DRAW = 8  # fields that share one sample of the shared cotangent
 
 
 def interlayer_backward(
@@ -53,16 +53,16 @@ def interlayer_backward(
     samples: int,
     key: StreamKey,
 ) -> Cotangent:
-    """Second moments of the cotangent at the pre-activations.
+    """Compute the second moments of the cotangent at the pre-activations.
 
     Parameters
     ----------
-    received
-        At the end of the modules.
+    output_cotangent
+        Moments of the cotangent behind the modules.
     samples
-        Of each field, at least.
-    place
-        Of the random stream.
+        Minimum number of samples of each field.
+    key
+        Key of the random stream.
     """
     if output_cotangent.shared is not None:
         if interlayer.mixes_points:
@@ -97,7 +97,7 @@ def _pointwise_shared(
     samples: int,
     key: StreamKey,
 ) -> Cotangent:
-    """Elementwise modules, where channels have part of their cotangent in common."""
+    """Handle elementwise modules if channels share a part of their cotangent."""
     assert output_cotangent.shared is not None
     shared = output_cotangent.shared
     own = output_cotangent.full_products + shared.additive
@@ -138,7 +138,7 @@ def _pointwise_shared(
 
 @dataclass(frozen=True)
 class _ResponseProducts:
-    """E over a field of phi' phi'', of phi' (phi phi')'' and of (phi phi') (phi phi')''."""
+    """Expectations over a field of phi' phi'', of phi' (phi phi')'' and of (phi phi') (phi phi')''."""
 
     slope: Pairs
     cross: Pairs
@@ -171,7 +171,7 @@ def _slope_products(
     samples: int,
     key: StreamKey,
 ) -> Pairs:
-    """E[phi'(y(p)) phi'(y(p'))]."""
+    """Compute E[phi'(y(p)) phi'(y(p'))]."""
     if form is not None:
         return pair_expectations(form.function).slope_covariance(
             preact.covariance, preact.var, preact.var
@@ -252,13 +252,14 @@ def _backward_sampled(
 def _cotangent_sampler(
     output_cotangent: Cotangent, preact: Preactivation, n_samples: int, key: StreamKey
 ) -> Callable[[slice, Tensor], Tensor]:
-    """Draws of the received cotangent for some fields, whose fields became x.
+    """Return a function that samples the output cotangent for a slice of fields and their outputs x.
 
-    What different channels have in common is drawn once for each company of consecutive samples.
+    The part that channels share is drawn once for each group of `FIELDS_PER_DRAW` consecutive samples.
     """
     points = output_cotangent.m2.shape[-1]
     if output_cotangent.products is None:
-        # Uncorrelated points: signs have the same second moments as normals, and no scatter.
+        # If points are uncorrelated, signs have the same second moments as normals and add no
+        # noise.
         sign, rms = random_signs(n_samples, points, *key), output_cotangent.m2.sqrt()
         return lambda index, _: sign * select_fields(rms, preact.field_shape, index)[:, None]
     own = factor(output_cotangent.products)
@@ -266,7 +267,7 @@ def _cotangent_sampler(
     if output_cotangent.shared is None:
         return lambda index, _: z @ select_fields(own, preact.field_shape, index).mT
     n_draws = n_samples // FIELDS_PER_DRAW
-    n_leading = min(2 * points, n_draws // 4)  # directions that carry most, exactly as they are
+    n_leading = min(2 * points, n_draws // 4)  # the directions with the largest variance get exact moments
     leading = whitened(n_draws, n_leading, *key, "shared")[:n_draws]
     stream = make_generator("shared", *key)
     trailing = torch.randn(n_draws, 2 * points - n_leading, generator=stream, dtype=torch.float64)
@@ -285,7 +286,7 @@ def _cotangent_sampler(
 
 
 def _shared_products(a: Tensor, b: Tensor) -> Tensor:
-    """E[a_j b_k] from the pairs of fields that met the same common cotangent."""
+    """Average a_j b_k over pairs of different fields that share one sample of the shared part."""
     sums = [x.unflatten(1, (-1, FIELDS_PER_DRAW)).sum(2) for x in (a, b)]
     pairs = sums[0].mT @ sums[1] - a.mT @ b
     return pairs / (sums[0].shape[1] * FIELDS_PER_DRAW * (FIELDS_PER_DRAW - 1))
@@ -297,12 +298,12 @@ class _ResponseMoments:
 
     Attributes
     ----------
-    slope, force
+    slope, value_slope
         E[phi'] and E[phi phi'].
-    bend, force_slope
-        E[phi''] and E[(phi phi')'], by Stein's lemma E[f'(y)] = E[f(y) (y - mean)] / var, which
-        holds at kinks too.
-    slope_m2, cross_m2, force_m2
+    slope_derivative, value_slope_derivative
+        E[phi''] and E[(phi phi')'], by Stein's lemma E[f'(y)] = E[f(y) (y - mean)] / var, which also
+        holds at kinks.
+    slope_m2, cross_m2, value_slope_m2
         E[phi'^2], E[phi phi'^2] and E[phi^2 phi'^2].
     """
 
@@ -316,7 +317,7 @@ class _ResponseMoments:
 
 
 def _response_moments(function: Function, mean: Points, var: Points) -> _ResponseMoments:
-    """Moments of an elementwise function's slope and of its product with the function."""
+    """Compute the moments of an elementwise function's slope and of value times slope."""
     chunk = max(1, NODES_AT_ONCE // max_nodes(COARSE))
     chunks = zip(mean.flatten().split(chunk), var.flatten().split(chunk), strict=True)
     parts = [_response_chunk(function, m, v) for m, v in chunks]
@@ -329,7 +330,7 @@ def _response_chunk(function: Function, mean: Tensor, var: Tensor) -> tuple[Tens
     y, weight = gaussian_nodes(mean, var, COARSE)
     value, slope = derivative(function, y)
     value_slope = value * slope
-    # Where nothing varies, nothing can answer either.
+    # A unit without variance has no derivative by its pre-activation.
     score = torch.where(var > 0, 1 / var, 0.0)[:, None] * (y - mean[:, None])
 
     def average(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Through what stands between two weight layers, forward: a Gaussian field's moments behind it."""
+"""Moments of a Gaussian field forward through the modules between two weight layers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fanin.theory.quadrature import COARSE, gaussian_nodes, max_nodes
 
 MAX_NUMBERS = 2**24  # numbers in one tensor of samples: 128 MB
 NEAR_ZERO = torch.tensor([-3.0, -1.0, -0.1, -1e-3, 1e-3, 0.1, 1.0, 3.0], dtype=torch.float64)
-"""Where a function that is flat at 0 somewhere of use is 0."""
-NEGLIGIBLE = 1e-9  # a share of units that no network will show
-SAMPLES_PER_PARTICLE = 256  # samples of one particle's field, where quadrature gives single points
+"""A function that is flat at 0 on some interval is 0 at one of these points."""
+NEGLIGIBLE = 1e-9  # a fraction of units too small to observe in any network
+SAMPLES_PER_PARTICLE = 256  # samples of each particle's field, if quadrature gives the moments of points
 StreamKey = tuple[object, ...]
-"""Of a random stream: seed, repeat, layer."""
+"""Key of a random stream: seed, repeat, layer."""
 
 
 def interlayer_forward(
@@ -35,19 +35,19 @@ def interlayer_forward(
     samples: int,
     key: StreamKey,
 ) -> LayerInput:
-    """Moments of one channel behind the modules.
+    """Compute the moments of one channel behind the modules.
 
-    Closed forms where linear modules surround at most one elementwise function and the mean is one
-    number; quadrature for single points; samples of the field otherwise.
+    The method is a closed form if linear modules surround at most one elementwise function and the mean
+    is constant, quadrature if only moments of single points are needed, and sampling otherwise.
 
     Parameters
     ----------
-    full
-        Whether products of points are needed.
+    needs_products
+        Also compute products of points.
     samples
-        Of each field, at least.
-    place
-        Of the random stream.
+        Minimum number of samples of each field.
+    key
+        Key of the random stream.
     """
     form = closed_form_for(interlayer, preact)
     if interlayer.mixes_points:
@@ -70,14 +70,14 @@ def interlayer_forward(
 
 
 def closed_form_for(interlayer: Interlayer, preact: Preactivation) -> ClosedForm | None:
-    """The modules as steps with closed forms; None where only samples will do."""
+    """Return the modules as steps with closed forms; None if they need sampling."""
     return None if preact.constant_mean is None else interlayer.closed_form(preact.constant_mean)
 
 
 def step_matrices(
     interlayer: Interlayer, steps: tuple[Mixing | DropoutStep, ...], positions: tuple[int, ...]
 ) -> list[Tensor | DropoutStep]:
-    """Linear steps as matrices [in point, out point] on the points of all images."""
+    """Return linear steps as matrices [in point, out point] on the points of all images."""
     matrices: list[Tensor | DropoutStep] = []
     for step in steps:
         if isinstance(step, DropoutStep):
@@ -93,20 +93,17 @@ def step_matrices(
 def linear_matrices(
     interlayer: Interlayer, form: ClosedForm
 ) -> tuple[list[Tensor], list[Tensor | DropoutStep]]:
-    """The linear steps on both sides of the function, as matrices."""
+    """Return the linear steps before and after the function, as matrices."""
     matrices = step_matrices(interlayer, (*form.before, *form.after), interlayer.positions)
     before = [matrix for matrix in matrices[: len(form.before)] if isinstance(matrix, Tensor)]
     return before, matrices[len(form.before) :]
 
 
 def apply_dropout(products: Pairs, step: DropoutStep, images_per_field: int) -> Pairs:
-    """Apply dropout to second moments: they grow where two points share a mask.
-
-    To those of cotangents, on the way back, as well.
-    """
+    """Apply dropout to second moments of values or cotangents: points with a common mask grow."""
     points = products.shape[-1]
     share_mask = torch.eye(points, dtype=torch.float64)
-    if step.whole_channel:  # one mask for an image's channel
+    if step.whole_channel:  # each image's channel has one mask
         block = torch.ones(
             points // images_per_field, points // images_per_field, dtype=torch.float64
         )
@@ -115,25 +112,25 @@ def apply_dropout(products: Pairs, step: DropoutStep, images_per_field: int) -> 
 
 
 def replace_diagonal(products: Pairs, m2: Tensor) -> Pairs:
-    """The same matrices with another diagonal."""
-    # Saturated units forget their particles' means, but both were kept with one entry a particle.
+    """Return the matrices with another diagonal."""
+    # Saturated units lose their particle's mean, but both arguments may have an axis of particles.
     shape = torch.broadcast_shapes(products.shape[:-1], m2.shape)
     expanded = products.expand(*shape, products.shape[-1])
     return expanded.diagonal_scatter(m2.expand(shape), dim1=-2, dim2=-1)
 
 
 def diagonal(products: Pairs) -> Tensor:
-    """Second moments of single points; what rounding made negative is 0."""
+    """Return second moments of single points, with negative rounding errors set to 0."""
     return products.diagonal(dim1=-2, dim2=-1).clamp(min=0)
 
 
 def zero_fraction(
     function: Function, preact: Preactivation
 ) -> Float[Tensor, "image particle group point"]:
-    """P(phi(y) = 0) at every point; 0 or 1 where it is nearer to them than quadrature can tell.
+    """Compute P(phi(y) = 0) at every point, rounded to 0 or 1 within the quadrature error.
 
-    NaN for a function that is 0 nowhere but, perhaps, at single points: its zeros are what a dtype
-    rounds away in its tails (GELU's below -5.5 in float32, below -8.3 in float64).
+    The result is NaN for a function that is 0 at single points only. Its zeros depend on the dtype,
+    which rounds its tails to 0 (GELU below -5.5 in float32, below -8.3 in float64).
     """
     mean, var = torch.broadcast_tensors(preact.mean, preact.var)
     if not (function(NEAR_ZERO) == 0).any():
@@ -151,15 +148,15 @@ def zero_fraction(
 def field_normals(
     interlayer: Interlayer, preact: Preactivation, samples: int, *key: object
 ) -> Tensor:
-    """Normals that make samples of a field, [sample, rank]."""
-    # Single points are exact where nothing mixes them, and their products averages over particles.
+    """Return the normals that generate samples of a field, [sample, rank]."""
+    # Without mixing, points are exact and products are averages over particles, so few samples do.
     if preact.field_shape[1] > 1 and not interlayer.mixes_points:
         return antithetic(min(samples, SAMPLES_PER_PARTICLE), preact.rank, *key)
     return whitened(samples, preact.rank, *key)
 
 
 def field_chunks(preact: Preactivation, samples: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Fields in chunks: which fields, roots [field, point, rank] and means [field, point]."""
+    """Yield chunks of fields: their index, roots [field, point, rank] and means [field, point]."""
     root = factor(preact.covariance) if preact.root is None else preact.root
     count = int(torch.Size(preact.field_shape).numel())
     size = max(1, MAX_NUMBERS // (samples * preact.var.shape[-1]))
@@ -207,7 +204,7 @@ def _forward_sampled(
 
 
 def _match_unit_moments(sampled: LayerInput, units: UnitMoments) -> LayerInput:
-    """Sampled products, rescaled so that each point has its exact mean and variance."""
+    """Rescale sampled products so that each point has its exact mean and variance."""
     cov = sampled.covariance
     var = diagonal(cov)
     scale = torch.where(var > 0, (units.var / torch.where(var > 0, var, 1.0)).sqrt(), 0.0)

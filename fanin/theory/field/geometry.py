@@ -1,9 +1,9 @@
-"""Inputs that a weight layer's outputs read: the one place that knows padding and stride.
+"""Input points that each output point of a weight layer reads, including padding and stride.
 
-A field's points are the positions of a map, or of several maps side by side when images are taken
-jointly. A convolution tap reads, at each output point, one input point or the padding. That table
-is all that the field needs: moments pass forward along it and cotangents back (derivations.md,
-3.1 and 4).
+A field's points are the positions of a map, or of several maps side by side when all images share
+one field. At each output point, a convolution tap reads one input point or the padding. The table of
+these points is all that the field needs: moments pass forward along it and cotangents backward
+(docs/derivations.md, 3.1 and 4).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Diagonal = Float[Tensor, "*field point"]
 
 @dataclass(frozen=True)
 class Taps:
-    """The reading table of a weight layer.
+    """Table of the input points that a weight layer reads.
 
     Attributes
     ----------
-    reads
-        For each output point and tap, 1 + the input point that is read; 0 is zero padding.
+    input_index
+        1 + the input point that each tap reads at each output point; 0 is zero padding.
     n_inputs
         Input points.
     positions
         Shape of the output map, `()` for a linear layer.
-    whole
-        Whether there is one output point per image, which reads its whole map once.
+    is_linear
+        True for a linear layer: one output point per image, which reads the whole map.
     """
 
     input_index: Int[Tensor, "point tap"]
@@ -56,7 +56,7 @@ class Taps:
         images_per_field: int,
         channels: int,
     ) -> Taps:
-        """The table of a layer that is fed `channels` maps of shape `positions`.
+        """Build the table of a layer that reads `channels` maps of shape `positions`.
 
         Raises
         ------
@@ -80,25 +80,25 @@ class Taps:
 
     @property
     def n_taps(self) -> int:
-        """Weights of one output channel that one input channel meets."""
+        """Weights between one input channel and one output channel."""
         return self.input_index.shape[1]
 
     def gather(self, x: Float[Tensor, "*field point"]) -> Float[Tensor, "*field out tap"]:
-        """Return what each tap reads at each output point."""
+        """Return the value that each tap reads at each output point."""
         return F.pad(x, (1, 0))[..., self.input_index]
 
     def matrix(self, weight: Float[Tensor, " tap"]) -> Float[Tensor, "out point"]:
-        """The layer as a matrix, one input and one output channel."""
+        """Return the layer as a matrix, for one input and one output channel."""
         dense = torch.zeros(len(self.input_index), self.n_inputs + 1, dtype=torch.float64)
         dense.scatter_add_(1, self.input_index, weight.expand(self.input_index.shape).clone())
         return dense[:, 1:]
 
     def forward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
-        """Sum over taps of var times the second moment that is read (docs/appendix/derivations.md, 3.1)."""
+        """Sum `var` times the second moment read, over taps (docs/derivations.md, 3.1)."""
         return self.gather(m2) @ var
 
     def forward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """The same for products of two points, both read by one tap (docs/appendix/derivations.md, 3.2)."""
+        """Sum `var` times the product of the points read, over taps (docs/derivations.md, 3.2)."""
         if self.is_linear:
             images_per_field = len(self.input_index)
             blocks = _image_blocks(m2, images_per_field)
@@ -109,7 +109,7 @@ class Taps:
         return self.forward_products_by_index(m2, var)
 
     def forward_products_by_index(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """`sum_covariances` by the reading table alone, whatever the layer."""
+        """Compute `forward_products` from the table alone, for any layer."""
         padded = F.pad(m2, (1, 0, 1, 0))
         total = m2.new_zeros(*m2.shape[:-2], len(self.input_index), len(self.input_index))
         for tap, variance in zip(self.input_index.T, var.tolist(), strict=True):
@@ -119,19 +119,19 @@ class Taps:
 
     @cached_property
     def _shifts(self) -> list[_Shift] | None:
-        # One image's table stands for all: jointly taken images are read alike.
+        # The table of one image is enough: all images of a field are read alike.
         map_size = math.prod(self.positions)
         same_size = not self.is_linear and self.n_inputs == len(self.input_index)
         return _find_shifts(self.input_index[:map_size], self.positions) if same_size else None
 
     def backward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
-        """Transpose of `sum_variances`: what each input point receives back."""
+        """Apply the transpose of `forward_m2`."""
         received = m2.new_zeros(*m2.shape[:-1], self.n_inputs + 1)
         sent = m2[..., None] * var
         return received.index_add(-1, self.input_index.flatten(), sent.flatten(-2))[..., 1:]
 
     def backward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """Transpose of `sum_covariances`."""
+        """Apply the transpose of `forward_products`."""
         leading, n = m2.shape[:-2], self.n_inputs + 1
         received = m2.new_zeros(*leading, n, n)
         if self.is_linear:
@@ -148,9 +148,9 @@ class Taps:
     def gradient_m2(
         self, cotangent: Diagonal, inputs: Diagonal, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
-        """Mean over taps of E[(dL/dw)^2], image by image (docs/appendix/derivations.md, section 4).
+        """Average E[(dL/dw)^2] over taps, for each image (docs/derivations.md, section 4).
 
-        For cotangents that are uncorrelated from point to point.
+        The cotangents of different points must be uncorrelated.
         """
         products = cotangent[..., None] * self.gather(inputs)
         return products.unflatten(-2, (images_per_field, -1)).sum((-2, -1)) / self.n_taps
@@ -158,7 +158,7 @@ class Taps:
     def gradient_m2_from_products(
         self, cotangent: Matrix, inputs: Matrix, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
-        """The same for any cotangents: the sum runs over all pairs of an image's output points."""
+        """Average E[(dL/dw)^2] over taps, from correlated cotangents."""
         padded = F.pad(inputs, (1, 0, 1, 0))
         read = torch.zeros(()).to(inputs)
         for tap in self.input_index.T:
@@ -174,7 +174,7 @@ def _image_blocks(
 
 
 def _convolution(layer: _ConvNd, grid: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    # Indices as numbers, padded the way the module pads what it is fed.
+    # Pad a map of indices in the same way as the module pads its input.
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     read = F.pad(grid.double(), layer._reversed_padding_repeated_twice, mode=mode).long()[0, 0]
     for axis, (size, stride, dilation) in enumerate(
@@ -193,14 +193,14 @@ def _size(positions: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class _Shift:
-    """A tap that reads, everywhere in a box of the map, the point at one distance."""
+    """A tap that reads the point at a constant offset, everywhere in a box of the map."""
 
     target: Slices
     source: Slices
 
     @classmethod
     def of(cls, input_index: Tensor, positions: tuple[int, int]) -> _Shift | None:
-        """The tap with this column of the reading table of one map; None if it is no shift.
+        """Return the shift of one column of one map's table; None if it is no shift.
 
         Examples
         --------
@@ -228,7 +228,7 @@ class _Shift:
 def _find_shifts(
     input_index: Int[Tensor, "point tap"], positions: tuple[int, ...]
 ) -> list[_Shift] | None:
-    """All taps of one map's reading table as shifts; None where some tap is none."""
+    """Return all taps of one map's table as shifts; None if some tap is no shift."""
     if len(positions) != 2:
         return None
     candidates = [_Shift.of(tap, (positions[0], positions[1])) for tap in input_index.T]
@@ -242,7 +242,7 @@ def _sum_shifted(
     var: Float[Tensor, " tap"],
     positions: tuple[int, ...],
 ) -> Float[Tensor, "*field point point"]:
-    """Sum over taps of var times the products of the points read (derivations.md, 3.2)."""
+    """Compute `forward_products` by shifting maps (docs/derivations.md, 3.2)."""
     images_per_field = m2.shape[-1] // int(torch.Size(positions).numel())
     maps = m2.reshape(-1, images_per_field, *positions, images_per_field, *positions)
     total = torch.zeros_like(maps)

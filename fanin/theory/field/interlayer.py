@@ -1,4 +1,4 @@
-"""The modules between two weight layers, as steps on a field of one channel's points."""
+"""The modules between two weight layers, as steps on one channel of a field."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Samples = Float[Tensor, "sample point"]
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Steps whose moments have closed forms: linear ones around one elementwise function.
+    """Steps whose moments have closed forms: one elementwise function between linear steps.
 
     Attributes
     ----------
     function
-        Of the centred field, its mean already added.
+        Function of the centred field. It adds the mean itself.
     """
 
     before: tuple[Mixing, ...]
@@ -39,18 +39,18 @@ class ClosedForm:
 
 @dataclass(frozen=True)
 class Interlayer:
-    """The steps between two weight layers, on maps of some shape for some images taken jointly.
+    """The steps between two weight layers, for maps of a fixed shape.
 
     Attributes
     ----------
     pointwise_layers
-        Those that act on single points, for quadrature (`mean_field.unit_moments`).
+        Layers that act on single points, for quadrature (`mean_field.unit_moments`).
     names, steps
-        All of them, in order.
-    images, positions
-        Maps side by side, and the shape of each.
+        All steps in order, and the names of their modules.
+    images_per_field, positions
+        Maps side by side in the field, and the shape of each.
     out_positions
-        The shape after the last step.
+        Shape of a map after the last step.
     """
 
     pointwise_layers: tuple[NamedLayer, ...]
@@ -64,12 +64,12 @@ class Interlayer:
     def of(
         cls, layers: Sequence[NamedLayer], images_per_field: int, positions: tuple[int, ...]
     ) -> Interlayer:
-        """Read modules as steps.
+        """Convert modules to steps.
 
         Raises
         ------
         UnpredictableLayer
-            A module of a kind without a field rule, or that its kind rejects.
+            A module of a kind without a field rule, or one that the rule of its kind rejects.
         """
         pairs = [(layer, step) for layer in layers if (step := layer.field()) is not None]
         out_positions = positions
@@ -77,7 +77,7 @@ class Interlayer:
             if isinstance(step, Mixing):
                 try:
                     out_positions = step.shape_after(images_per_field, out_positions)
-                except (RuntimeError, ValueError) as error:  # of one value alone: a ValueError
+                except (RuntimeError, ValueError) as error:  # ValueError: normalization of one value
                     reason = f"its input has the wrong shape: {error}"
                     raise UnpredictableLayer(layer.name, reason) from error
         return cls(
@@ -91,26 +91,26 @@ class Interlayer:
 
     @property
     def pointwise(self) -> Function:
-        """The elementwise functions one after the other."""
+        """The composition of all elementwise functions."""
         return _composed([step.function for step in self.steps if isinstance(step, Pointwise)])
 
     @property
     def mixes_points(self) -> bool:
-        """True if some step takes points together."""
+        """True if some step combines points."""
         return any(isinstance(step, Mixing) for step in self.steps)
 
     @property
     def routes_only(self) -> bool:
-        """True if a cotangent is only passed on, never shared out: maxima, and nothing linear."""
+        """True if steps pass each cotangent to a single point (maxima) and never split it."""
         return all(step.routes for step in self.steps if isinstance(step, Mixing))
 
     @property
     def normalizes(self) -> bool:
-        """True if the output has a size of its own, whatever goes in."""
+        """True if the scale of the output does not depend on the input's scale."""
         return any(step.normalizes for step in self.steps if isinstance(step, Mixing))
 
     def closed_form(self, constant_mean: float) -> ClosedForm | None:
-        """Read the steps, on a field of constant mean; None where their order is another."""
+        """Return the closed form for a field of constant mean; None if the steps have none."""
         before: list[Mixing] = []
         functions: list[Function] = []
         after: list[Mixing | DropoutStep] = []
@@ -126,7 +126,7 @@ class Interlayer:
                     after.append(step)
                 case _:
                     return None
-        if before and constant_mean != 0:  # a pooling's padding would make the mean uneven
+        if before and constant_mean != 0:  # padding in a pooling would make the mean uneven
             return None
         function = self.pointwise
         return ClosedForm(
@@ -138,16 +138,16 @@ class Interlayer:
     def apply(
         self, fields: Samples, stream: torch.Generator | None = None, n_fields: int = 1
     ) -> Samples:
-        """Run the modules themselves, every sample being a channel.
+        """Run the modules on samples; each sample is a channel.
 
         Parameters
         ----------
         fields
-            Points of all images side by side.
+            Samples of the points of all images side by side.
         stream
-            For dropout masks.
+            Random generator of dropout masks.
         n_fields
-            How many networks, or images by themselves, the samples are of, one after the other.
+            Number of fields, with their samples one after the other.
         """
         x = fields.unflatten(-1, (self.images_per_field, *self.positions)).transpose(0, 1)
         for step in self.steps:

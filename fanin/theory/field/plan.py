@@ -1,4 +1,4 @@
-"""Plan of what a walk has to keep: read off the network once, before any computation."""
+"""Plan of the covariances and products that each layer needs, made before any computation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fanin.theory.layer_kind import Mixing, UnpredictableLayer
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork, Stage
 
-MAX_POINTS = 4096  # of one field: its covariance then takes 128 MB, and some five are held
+MAX_POINTS = 4096  # a covariance of this many points takes 128 MB, and about five exist at once
 
 
 class FieldTooLarge(UnpredictableLayer):
-    """Covariances over this many points would neither fit nor end."""
+    """A field has too many points to compute its covariances."""
 
     def __init__(self, name: str, points: int) -> None:
         super().__init__(
@@ -31,16 +31,17 @@ class FieldTooLarge(UnpredictableLayer):
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One weight layer of the plan, and what follows it.
+    """One weight layer and the moments that it needs.
 
     Attributes
     ----------
-    between
-        Up to the next weight layer; None for the last, unless a pooling makes logits of its maps.
-    cov
-        Whether covariances of its pre-activations are needed.
-    products
-        Whether products of the points it is fed are needed.
+    interlayer
+        The modules up to the next weight layer. None for the last layer, unless a pooling turns its
+        maps into logits.
+    needs_cov
+        True if covariances of its pre-activations are needed.
+    needs_products
+        True if products of its input points are needed.
     """
 
     name: str
@@ -51,7 +52,7 @@ class LayerPlan:
     needs_products: bool
 
 
-def plan_walk(
+def plan_layers(
     model: nn.Module,
     net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
@@ -60,16 +61,16 @@ def plan_walk(
     images_per_field: int,
     keep_covariances: bool,
 ) -> tuple[LayerPlan, ...]:
-    """Plan the walk through a network.
+    """Plan all layers of a network.
 
     Parameters
     ----------
-    fed_shape
-        Channels and positions of what enters the first weight layer.
-    images
-        Taken jointly, as one field.
-    everywhere
-        Keep covariances whether or not a moment depends on them.
+    input_shape
+        Channels and positions of the first weight layer's input.
+    images_per_field
+        Images that share one field.
+    keep_covariances
+        Compute covariances of all layers, even if no moment depends on them.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def plan_walk(
 def _check_over_channels(
     interlayers: Sequence[Interlayer | None], weights: Sequence[LayerWeights]
 ) -> None:
-    """Refuse what looks at all channels together, unless they are one centred population."""
+    """Reject a module that mixes all channels, unless the channels are one centred population."""
     name_over_channels = next(
         (
             name
@@ -126,11 +127,11 @@ def _check_over_channels(
 def _interlayer(
     stage: Stage, is_last: bool, images_per_field: int, positions: tuple[int, ...]
 ) -> Interlayer | None:
-    """Return what follows a weight layer; None behind the last, unless its outputs are pooled."""
+    """Return the modules after a weight layer; None after the last, unless they pool its maps."""
     try:
         interlayer = Interlayer.of(stage.after, images_per_field, positions)
     except UnpredictableLayer:
-        if is_last:  # a head, softmax for one, takes logits as they are
+        if is_last:  # a head, such as softmax, takes logits unchanged
             return None
         raise
     return None if is_last and not interlayer.mixes_points else interlayer
@@ -139,8 +140,8 @@ def _interlayer(
 def _plan_needs(
     layers: Sequence[tuple[str, Taps, LayerWeights, Interlayer | None]], keep_covariances: bool
 ) -> tuple[LayerPlan, ...]:
-    # From the end: a layer's covariances matter where points are taken together further on, by a
-    # pooling, or by weights whose mean adds up all that is fed.
+    # From the last layer to the first: a layer needs covariances if a later pooling combines
+    # points, or a later weight mean sums the inputs.
     plans: list[LayerPlan] = []
     needed = keep_covariances
     for name, taps, weights, interlayer in layers[::-1]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.theory.field.forward import zero_fraction
-from fanin.theory.field.plan import LayerPlan, plan_walk
+from fanin.theory.field.plan import LayerPlan, plan_layers
 from fanin.theory.field.propagate import GainRule, is_sampled, propagate
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.field.state import MAX_LOG, FieldLayer
@@ -105,7 +105,7 @@ def predict_field(
     return Prediction("field", names, _stack_repeats(chunks, repeats))
 
 
-def walk_field(
+def propagate_field(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image channel height width"],
@@ -161,7 +161,7 @@ def _plan_network(
     keep_covariances: bool,
 ) -> tuple[LayerPlan, ...]:
     images_per_field = len(inputs) if joint else 1
-    return plan_walk(
+    return plan_layers(
         model,
         net,
         moments,

@@ -1,8 +1,12 @@
-"""The state of the walk: moments of a layer's input, its pre-activations and its cotangents.
+"""Moments of a layer's input, its pre-activations and its cotangents.
 
-Axes of all tensors: image (one when images are taken jointly), particle (of the mean map that all
-channels share; one where that map is certain), group (channels that read different images'
-channels in a grouped first layer; one otherwise) and point.
+The axes of all tensors are image, particle, group and point:
+
+- image: length 1 when all images share one field.
+- particle: samples of the mean map that all channels share; length 1 where that map is
+  deterministic.
+- group: channels that read different image channels in a grouped first layer; length 1 otherwise.
+- point: positions of all images in the field.
 """
 
 from __future__ import annotations
@@ -22,25 +26,25 @@ from fanin.theory.layer_kind import Pointwise
 
 Points = Float[Tensor, "image particle group point"]
 Pairs = Float[Tensor, "image particle group point point"]
-MAX_LOG = 350.0  # e^350 squares to what float64 just holds
+MAX_LOG = 350.0  # exp(350)^2 is just below the largest float64
 
 
 @dataclass(frozen=True)
 class LayerInput:
-    """Moments, over channels, of what a weight layer is fed.
+    """Moments of a weight layer's input, over channels.
 
     Attributes
     ----------
     mean, m2
         E[x(p)] and E[x(p)^2].
     products
-        E[x(p) x(p')], where the walk needs it.
-    centred
-        Cov[x(p), x(p')], where it was found without the cancellation of the other two.
-    certain
-        Whether the channels are known (an image's) rather than random (a wide layer's).
+        E[x(p) x(p')]; None where no later layer needs it.
+    cov
+        Cov[x(p), x(p')], if it was computed without subtracting `mean` from `products`.
+    deterministic
+        True if the channels are known (an image's), False if they are random (a wide layer's).
     log_scale
-        The true x is e^log_scale times the one described here.
+        The true x is e^log_scale times the x described here.
     """
 
     mean: Points
@@ -51,14 +55,15 @@ class LayerInput:
     log_scale: float = 0.0
 
     def for_groups(self, groups: int) -> LayerInput:
-        """Average the input's groups that feed one group of a layer."""
+        """Average the input's groups that one group of a layer reads."""
         n_groups = self.m2.shape[2]
         if n_groups == 1 or groups % n_groups == 0:
             return self
         overlap = groups * group_overlaps(groups, n_groups)
         products = None if self.products is None else combine_groups(overlap, self.products)
         mean, m2 = combine_groups(overlap, self.mean), combine_groups(overlap, self.m2)
-        # Groups of different means are no one population: their spread comes from the products.
+        # Groups with different means form no single population, so their covariance comes from the
+        # products.
         return LayerInput(
             mean, m2, products, deterministic=self.deterministic, log_scale=self.log_scale
         )
@@ -75,20 +80,21 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """A layer's numbers, any gain included.
+    """Moments and sizes of a layer's weights, including any gain.
 
     Attributes
     ----------
     mean, var
-        Of a weight, for each tap.
+        Mean and variance of a weight, for each tap.
     bias_mean, bias_var
-        Of a bias.
-    inputs, outputs
-        Channels that one output channel reads, and that one input channel feeds: one group's.
-    channels
+        Mean and variance of a bias.
+    group_in_channels, group_out_channels
+        Channels that one output channel reads, and channels that read one input channel. Both are
+        counted inside one group.
+    out_channels
         Output channels of the whole layer.
     groups
-        Blocks of channels that are connected to each other only.
+        Groups of the convolution.
     """
 
     mean: Float[Tensor, " tap"]
@@ -106,33 +112,33 @@ class LayerWeights:
         return not bool(self.mean.any())
 
     def with_bias_scale(self, log_scale: float) -> LayerWeights:
-        """With biases in units of e^log_scale."""
+        """Return the weights with biases in units of e^log_scale."""
         unit = math.exp(min(-log_scale, MAX_LOG))
         return replace(self, bias_mean=unit * self.bias_mean, bias_var=unit**2 * self.bias_var)
 
     def scaled(self, gain: float) -> LayerWeights:
-        """The same with weights `gain` times as large."""
+        """Return the weights multiplied by `gain`; biases stay."""
         return replace(self, mean=gain * self.mean, var=gain**2 * self.var)
 
 
 @dataclass(frozen=True)
 class Preactivation:
-    """A weight layer's pre-activations: a Gaussian field around a mean map.
+    """Moments of a weight layer's pre-activations: a Gaussian field around a mean map.
 
     Attributes
     ----------
     mean, var
-        The mean map that all channels share, a particle each, and the variance around it.
+        The mean map that all channels share, one per particle, and the variance around it.
     cov
-        Covariance of points, where the walk needs it.
+        Covariance of points; None where no later layer needs it.
     root
-        F with F F^T = cov, where a thin one is known.
+        F with F F^T = cov, if a thin one is known.
     m2, expected_mean
-        E[y(p)^2] and E[y(p)], this layer's own draw of the shared mean integrated out exactly.
-    grand_square
+        E[y(p)^2] and E[y(p)], with this layer's own random mean integrated exactly.
+    grand_mean_square
         E[(mean of y over an image's points and all channels)^2], per image of the field.
     log_scale
-        The true y is e^log_scale times the one described here.
+        The true y is e^log_scale times the y described here.
     """
 
     mean: Points
@@ -146,42 +152,42 @@ class Preactivation:
 
     @property
     def field_shape(self) -> tuple[int, int, int]:
-        """Images, particles, groups: a field each."""
+        """Numbers of images, particles and groups; each combination is one field."""
         images, particles, groups = torch.broadcast_shapes(self.mean.shape, self.var.shape)[:3]
         return images, particles, groups
 
     @property
     def rank(self) -> int:
-        """Independent normals that make a field."""
+        """Number of independent normals that generate a field."""
         return self.root.shape[-1] if self.root is not None else self.var.shape[-1]
 
     @property
     def covariance(self) -> Pairs:
-        """`cov`, which the walk must have kept."""
+        """`cov`, or an error if it was not kept."""
         if self.cov is None:
             raise ValueError("the walk kept no covariance of points here")
         return self.cov
 
     @property
     def constant_mean(self) -> float | None:
-        """The mean where it is one number everywhere, else None."""
+        """The mean if it is the same number everywhere, else None."""
         first = self.mean.flatten()[0]
         return float(first) if bool((self.mean == first).all()) else None
 
 
 @dataclass(frozen=True)
 class SharedCotangent:
-    r"""Component that the cotangents of different channels share, where weights have a mean.
+    r"""Moments of the part of a cotangent that all channels share; needed if weights have a mean.
 
-    Behind the modules a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, with S
-    and theta alike for all channels: S comes through the weights' mean, and theta because
-    :math:`W^T \delta` is no fresh draw where the mean over channels of :math:`d\delta/dy` differs
-    from 0 (Stein's lemma; Yang 2020, "Tensor Programs II", has it as a correction term). At the
-    pre-activations S and theta are the means over channels of delta and of d delta / dy.
+    Behind the modules, a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, where S
+    and theta are the same for all channels. S comes through the weights' mean. Theta appears because
+    :math:`W^T \delta` is not independent of x if the mean over channels of :math:`d\delta/dy` differs
+    from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor Programs II"). At the
+    pre-activations, S and theta are the means over channels of delta and of d delta / dy.
 
     Attributes
     ----------
-    shared, cross, response
+    additive, cross, response
         E[S S'], E[S theta'] and E[theta theta'].
     """
 
@@ -197,7 +203,7 @@ class SharedCotangent:
         return torch.cat([upper, lower], -2)
 
     def map(self, function: Callable[[Pairs], Pairs]) -> SharedCotangent:
-        """The same change made to all three."""
+        """Apply a function to all three moments."""
         return SharedCotangent(
             function(self.additive), function(self.cross), function(self.response)
         )
@@ -210,12 +216,13 @@ class Cotangent:
     Attributes
     ----------
     m2, products
-        E[d(p)^2] and E[d(p) d(p')] of one channel; no `products` where different points are
-        uncorrelated. Behind the modules without what is coherent, at the pre-activations with it.
-    coherent
-        What different channels have in common; None where they are uncorrelated.
+        E[d(p)^2] and E[d(p) d(p')] of one channel. `products` is None if different points are
+        uncorrelated. Behind the modules they exclude the shared part, at the pre-activations they
+        include it.
+    shared
+        The part that all channels share; None if channels are uncorrelated.
     log_scale
-        The true cotangent is e^log_scale times the one described here.
+        The true cotangent is e^log_scale times the cotangent described here.
     """
 
     m2: Points
@@ -224,7 +231,7 @@ class Cotangent:
     log_scale: float = 0.0
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Cotangent:
-        """The same linear change, along the leading axes, made to all moments."""
+        """Apply a linear function of the leading axes to all moments."""
         return Cotangent(
             function(self.m2),
             None if self.products is None else function(self.products),
@@ -233,7 +240,7 @@ class Cotangent:
         )
 
     def to_input_groups(self, groups: int) -> Cotangent:
-        """Give each group of the channels below what it receives from those that it feeds."""
+        """Sum the cotangents of the output groups that read each group of input channels."""
         n_groups = self.m2.shape[2]
         if n_groups in (1, groups):
             return self
@@ -241,31 +248,34 @@ class Cotangent:
         return self.map(lambda x: combine_groups(overlap, x))
 
     def mean_over_particles(self) -> Cotangent:
-        """The average over particles, for a layer whose own mean map is certain."""
+        """Average over particles, for a layer with a deterministic mean map."""
         return self.map(lambda x: x.mean(1, True))
 
     @property
     def full_products(self) -> Pairs:
-        """`products`, written out."""
+        """`products` as full matrices."""
         return torch.diag_embed(self.m2) if self.products is None else self.products
 
 
 @dataclass(frozen=True)
 class FieldLayer:
-    """One weight layer of a walk.
+    """Moments of one weight layer, forward and backward.
 
     Attributes
     ----------
-    fed, made
-        What goes in and what comes out.
-    between
-        What follows, up to the next weight layer; None for the last.
-    passed
-        Moments after it, what the next layer is fed; None for the last.
+    taps, weights
+        Input points of each output point, and the moments of the weights.
+    inputs, preact
+        Moments of the layer's input and of its pre-activations.
+    interlayer
+        The modules up to the next weight layer; None for the last layer.
+    outputs
+        Moments behind `interlayer`, the next layer's `inputs`; None for the last layer.
     cotangent
-        At the pre-activations; None before the way back.
-    received
-        At the end of `between`; None before the way back, and for the last.
+        Moments of the cotangent at the pre-activations; None before the backward pass.
+    output_cotangent
+        Moments of the cotangent behind `interlayer`; None before the backward pass, and for the last
+        layer.
     """
 
     name: str
@@ -280,7 +290,7 @@ class FieldLayer:
 
     @property
     def activation(self) -> Function | None:
-        """The elementwise function that takes the pre-activations first, where there is one."""
+        """The elementwise function applied directly to the pre-activations, or None."""
         first = self.interlayer.steps[0] if self.interlayer and self.interlayer.steps else None
         return first.function if isinstance(first, Pointwise) else None
 
@@ -288,14 +298,14 @@ class FieldLayer:
 def select_fields(
     x: Float[Tensor, "image particle group ..."], field_shape: tuple[int, int, int], index: slice
 ) -> Float[Tensor, "field ..."]:
-    """Pick some fields of a tensor that is broadcast to all of them, without copying the others."""
+    """Select some fields of a tensor that broadcasts to all of them, without copying the others."""
     leading = x.shape[:3]
     rows = torch.arange(leading.numel()).reshape(leading).expand(field_shape).flatten()[index]
     return x.flatten(0, 2)[rows]
 
 
 def group_overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
-    """Channels that row i's block and column j's block have in common, as a share of all.
+    """Return the share of all channels that row i's group and column j's group have in common.
 
     Examples
     --------
@@ -309,5 +319,5 @@ def group_overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
 
 
 def combine_groups(overlap: Float[Tensor, "to group"], x: Tensor) -> Tensor:
-    """Sum groups into others, by their shares."""
+    """Sum over groups with the given weights."""
     return torch.einsum("tp,irp...->irt...", overlap, x)

@@ -1,4 +1,4 @@
-"""Weight layers on fields: moments forward through one, cotangents back through it."""
+"""Weight layers: moments of the pre-activations forward, moments of the cotangent backward."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fanin.theory.field.state import (
 from fanin.theory.moments import LayerMoments
 from fanin.theory.quadrature import stratified_normals
 
-FEWER_PARTICLES = ((0.05, 4), (0.3, 8))  # particles for a share of the second moment below a limit
+FEWER_PARTICLES = ((0.05, 4), (0.3, 8))  # (upper limit of the mean's share of the second moment, particles)
 TINY = torch.finfo(torch.float64).tiny
 MIN_POINTS_PER_COLUMN = (
-    2  # points per column of a covariance's root, from which on the root saves work
+    2  # a covariance's root with fewer columns than this saves work
 )
 
 
 def layer_weights(layer: nn.Module, moments: LayerMoments, taps: Taps) -> LayerWeights:
-    """A layer's numbers as the field needs them."""
+    """Return the moments and sizes of a layer's weights."""
     shape = WeightShape.of(layer)
     bias = moments.bias if layer.bias is not None else None
     return LayerWeights(
@@ -59,7 +59,7 @@ def forward(
     stream: torch.Generator | None,
     root: Tensor | None = None,
 ) -> Preactivation:
-    r"""Pre-activations from what the layer is fed.
+    r"""Compute the moments of a layer's pre-activations from those of its input.
 
     With weights :math:`w_t = \mu_t + s_t z`, C input channels and x one of them:
 
@@ -67,21 +67,21 @@ def forward(
         M'(p) = C \sum_t \mu_t E[x(p_t)] + \mu_b + \text{noise}, \quad
         K'(p, p') = C \sum_t s_t^2 E[x(p_t) x(p'_t)] + \sigma_b^2
 
-    The noise is a field of covariance :math:`C \sum_{t t'} \mu_t \mu_{t'} Cov[x(p_t), x(p'_{t'})]`,
-    one for all output channels (docs/appendix/derivations.md, sections 2.4 and 3).
+    The noise is a field of covariance :math:`C \sum_{t t'} \mu_t \mu_{t'} Cov[x(p_t), x(p'_{t'})]`.
+    All output channels share it (docs/derivations.md, sections 2.4 and 3).
 
     Parameters
     ----------
-    full
-        Whether covariances of points are needed.
-    images
-        Maps side by side in the field.
+    needs_products
+        Also compute covariances of points.
+    images_per_field
+        Images side by side in the field.
     particles
-        Draws of the shared mean, where it becomes random here.
+        Samples of the shared mean, if it becomes random here.
     stream
-        Of those draws; None where the layer is the last and none is needed.
+        Random generator of these samples. None for the last layer, which needs no samples.
     root
-        A thin root of the covariance, where one is known.
+        A thin root of the covariance, if one is known.
     """
     inputs = inputs.for_groups(weights.groups)
     weights = weights.with_bias_scale(inputs.log_scale)
@@ -117,10 +117,10 @@ def _shared_covariance(taps: Taps, weights: LayerWeights, inputs: LayerInput) ->
 
 
 def _n_particles(particles: int, fraction: float) -> int:
-    """Fewer particles where the mean's own scatter is a small share of the second moment.
+    """Return how many particles to use: fewer if the mean is a small fraction of the second moment.
 
-    What they average is the second order in that scatter: the first cancels between antithetic
-    pairs, so that the error falls with `share` as well.
+    Particles average the second order of the mean's fluctuation, because the first order cancels
+    between antithetic pairs. The error therefore also falls with `fraction`.
     """
     for limit, n_particles in FEWER_PARTICLES:
         if fraction < limit:
@@ -132,7 +132,7 @@ def _draw_mean_noise(shared: Pairs, particles: int, stream: torch.Generator) -> 
     root = factor(shared)
     n_fields, n_particles, groups, points, rank = root.shape
     count = particles if n_particles == 1 else n_particles
-    # Grouped layers: each group's mean is a sum over channels of its own.
+    # In grouped layers, each group's mean is a sum over its own channels.
     normals = stratified_normals((groups, rank, count), stream)
     return torch.einsum(
         "irgpk,gkr->irgp", root.expand(n_fields, count, groups, points, rank), normals
@@ -152,21 +152,21 @@ def _diagonal(pairs: Pairs) -> Tensor:
 
 
 def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, groups: int) -> Cotangent:
-    r"""Send the output channels' cotangents back to an input channel.
+    r"""Compute the moments of an input channel's cotangent from those of the output channels.
 
-    With n output channels, a = E[d_j d_j'] of one and b = E[S S'] of what they have in common
-    (docs/appendix/derivations.md, section 4, and `Coherent`):
+    With n output channels, a = E[d_j d_j'] of one channel and b = E[S S'] of the shared part
+    (docs/derivations.md, section 4, and `SharedCotangent`):
 
     .. math::
         \text{own}(p, p') = n \sum_t s_t^2 a(p_t, p'_t), \quad
         E[S' S'] = O^T (n (a - b) + n^2 b) O, \quad \theta' = n G^T \theta
 
-    where O holds the weights' means and G their variances, tap by tap.
+    O holds the means of the weights and G their variances, tap by tap.
 
     Parameters
     ----------
     groups
-        Of the input channels.
+        Groups of the input channels.
     """
     n = weights.group_out_channels
     m2 = n * taps.backward_m2(cotangent.m2, weights.var)
@@ -200,9 +200,9 @@ def _shared_cotangent(
 def image_moments(
     images: Float[Tensor, "image channel *position"], groups: int, joint: bool, needs_products: bool
 ) -> LayerInput:
-    """Moments over the channels of images, which are known numbers.
+    """Compute the moments of images over their channels.
 
-    Channels that different groups of the first layer read are kept apart.
+    Channels that different groups of the first layer read stay separate.
     """
     count, channels = images.shape[:2]
     x = images.reshape(count, groups, channels // groups, -1)
@@ -216,7 +216,7 @@ def image_moments(
 def first_layer_root(
     taps: Taps, weights: LayerWeights, images: Tensor, joint: bool
 ) -> Tensor | None:
-    """A thin root of the first layer's covariance: its patches; None where that isn't thin."""
+    """Return the image patches as a root of the first layer's covariance; None if not thin."""
     count, channels = images.shape[:2]
     points = len(taps.input_index)
     x = images.reshape(count, weights.groups, channels // weights.groups, -1)

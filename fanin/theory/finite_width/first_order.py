@@ -71,7 +71,7 @@ def log_variances(
     Parameters
     ----------
     layers
-        One pass of `walk_field`, covariances everywhere, with weights of mean zero.
+        One pass of `propagate_field`, covariances everywhere, with weights of mean zero.
     freedoms
         Of each layer's weights.
     images

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
-from fanin.theory.field import FieldLayer, Sampling, predict_field, walk_field
+from fanin.theory.field import FieldLayer, Sampling, predict_field, propagate_field
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
 from fanin.theory.finite_width.first_order import FreeFraction, log_variances
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
@@ -214,8 +214,8 @@ def spread_of_draws(
         free_fraction(modules[s.name], moments_of(moments, s.name)) for s in net.stages
     ]
 
-    def walk_layers(images: Tensor) -> tuple[FieldLayer, ...]:
-        result = walk_field(
+    def propagate_layers(images: Tensor) -> tuple[FieldLayer, ...]:
+        result = propagate_field(
             model,
             moments,
             images,
@@ -232,11 +232,11 @@ def spread_of_draws(
 
     own_variances, grand_mean_shares = [], []
     for image in images:
-        layers = walk_layers(image[None])
+        layers = propagate_layers(image[None])
         own_variances.append(variances(layers, 1))
         grand_mean_shares.append([_grand_mean_share(layer) for layer in layers])
     n_joint = min(len(images), MAX_POINTS // max(stage.positions for stage in net.stages))
-    joint = variances(walk_layers(images[:n_joint]), n_joint) if n_joint > 1 else None
+    joint = variances(propagate_layers(images[:n_joint]), n_joint) if n_joint > 1 else None
     log_sd = {}
     for quantity in own_variances[0]:
         values = field[(field.quantity == quantity) & (field.image >= 0)].value.to_numpy()

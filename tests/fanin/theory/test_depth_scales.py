@@ -34,7 +34,7 @@ def test_the_paper_s_critical_tanh():
     [(1.0, 3.63), (1.3, 7.83), (1.7, 74.9), (2.0, 25.2), (2.5, 11.8), (4.0, 6.98)],
 )
 def test_correlation_depths_of_tanh(weight_var, depth):
-    # docs/derivations.md, section 2.2, to the digits given there.
+    # docs/appendix/derivations.md, section 2.2, to the digits given there.
     assert depth_scales(torch.tanh, weight_var, 0.05).xi_c == pytest.approx(depth, rel=1e-3)
 
 
@@ -105,7 +105,7 @@ def test_log_sensitivity_is_the_slope_of_the_length_map(function, q):
 
 
 def test_gelu_amplifies_relative_errors_and_homogeneous_functions_keep_them():
-    # docs/derivations.md, section 2.3.
+    # docs/appendix/derivations.md, section 2.3.
     q = t(0.3, 0.1)
     assert ((log_sensitivity(F.gelu, q) > 1.1) & (log_sensitivity(F.gelu, q) < 1.2)).all()
     assert log_sensitivity(torch.relu, t(1e-200, 1.0, 1e200)).tolist() == pytest.approx([1] * 3)
@@ -113,7 +113,7 @@ def test_gelu_amplifies_relative_errors_and_homogeneous_functions_keep_them():
 
 
 def test_he_s_correlation_nears_1_by_a_power_of_the_depth():
-    # docs/derivations.md, section 2.2: 1 - c_l ~ 9 pi^2 / (2 l^2).
+    # docs/appendix/derivations.md, section 2.2: 1 - c_l ~ 9 pi^2 / (2 l^2).
     gram = t([1.0, 0.2], [0.2, 1.0])
     c = dense_kernels(torch.relu, 2.0, 0.0, gram, 3000).correlation()[-1, 0, 1].item()
     assert (1 - c) * 3000**2 == pytest.approx(9 * math.pi**2 / 2, rel=0.02)

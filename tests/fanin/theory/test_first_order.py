@@ -22,7 +22,7 @@ from fanin.inits import (
     weight_layers,
 )
 from fanin.theory import LayerMoments
-from fanin.theory.field import FieldResult, Sampling, walk_field
+from fanin.theory.field import FieldResult, Sampling, propagate_field
 from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite_width.channels import whitened_channels
 from fanin.theory.finite_width.first_order import FreeFraction, log_variances
@@ -77,7 +77,7 @@ def averaged(activation: Activation) -> tuple[nn.Sequential, Tensor]:
 
 def walked(model: nn.Module, moments: Declared, x: Tensor) -> FieldResult:
     sampling = Sampling(repeats=1)
-    return walk_field(model, moments, x, joint=len(x) > 1, sampling=sampling, keep_covariances=True)
+    return propagate_field(model, moments, x, joint=len(x) > 1, sampling=sampling, keep_covariances=True)
 
 
 def assert_spreads_agree(

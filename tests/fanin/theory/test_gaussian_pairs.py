@@ -91,7 +91,7 @@ def test_functions_bent_at_0_agree_with_nested_quadrature(name):
 
 @pytest.mark.parametrize("name", [*STRAIGHT])
 def test_straight_functions_have_closed_forms(name):
-    assert pair_expectations(STRAIGHT[name]).rays is not None
+    assert pair_expectations(STRAIGHT[name]).homogeneous is not None
     error, slope_error = worst_errors(STRAIGHT[name], VARIANCES[2:3], order=40)
     # The nested quadrature's own error where |c| nears 1; the formula is exact.
     assert error < 1e-9

@@ -146,7 +146,10 @@ def test_an_invented_kind_between_linear_layers_has_the_law_of_drawn_nets() -> N
         *(nn.Flatten(), nn.Linear(25, 16), RMSNorm(), nn.Tanh()),
         *(nn.Linear(16, 16), RMSNorm(), nn.ReLU(), nn.Linear(16, 4)),
     ).double()
-    net, moments = parse_network(model, (1, 5, 5), [RMS]), declared(model, lambda shape: 2 / shape.fan_in)
+    net, moments = (
+        parse_network(model, (1, 5, 5), [RMS]),
+        declared(model, lambda shape: 2 / shape.fan_in),
+    )
     chain = simulate_dense(model, net, moments, net.first_input(X), draws=1000)
     assert_same_law(chain, simulate_networks(model, net, moments, X, draws=150))
 

@@ -82,7 +82,7 @@ def test_cross_entropy_of_small_and_of_large_logits(n_classes):
 
 
 def test_the_largest_of_k_normals():
-    # E max of 2: 1 / sqrt(pi); of 10 and 100: docs/derivations.md, section 3.5.
+    # E max of 2: 1 / sqrt(pi); of 10 and 100: docs/appendix/derivations.md, section 3.5.
     for n_classes, expected in ((2, 0.5641896), (10, 1.5388), (100, 2.5076)):
         start = initial_loss(*CROSS_ENTROPY, n_classes, 1e16)
         assert start.loss / 1e8 == pytest.approx(expected, abs=6e-5)  # as rounded there

@@ -240,6 +240,8 @@ def test_constant_weights_make_all_units_alike():
     sums = 0.5 * x.sum().item() * np.array([1, 4, 16])
     np.testing.assert_allclose(prediction.value("preact_mean")[0], sums, rtol=1e-5)
     assert (prediction.value("preact_var") == 0).all()
+    # Units that are equal send equal cotangents: 8 of them add up to 8 times one.
+    np.testing.assert_allclose(prediction.value("vjp_m2")[0], [32, 2, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e60, -1e60])

@@ -28,7 +28,7 @@ def layers(width, weight_m2, depth, *, mean=False):
     ],
 )
 def test_first_overflow_is_where_it_was_measured(width, weight_m2, dtype, measured):
-    # docs/derivations.md, section 3.6; means over nets, so within a layer.
+    # docs/appendix/derivations.md, section 3.6; means over nets, so within a layer.
     log_m2 = layers(width, weight_m2, 100)
     chances = overflow_probabilities(log_m2, [width] * 100, dtype)
     assert abs(first_overflow(chances) - measured) <= 1
@@ -61,7 +61,7 @@ def test_a_mean_that_all_units_share_brings_them_nearer_to_the_limit_or_not(betw
     z = torch.randn(draws, n, generator=generator, dtype=torch.float64)
     y = math.sqrt((1 - between) * m2) + math.sqrt(between * m2) * z
     share = (y.abs() > limit).any(1).double().mean().item()
-    chance = overflow_probability(math.log(m2), n, torch.float16, between=between)
+    chance = overflow_probability(math.log(m2), n, torch.float16, variance_share=between)
     assert 0.01 < share < 0.99
     assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
     # Centred units of that second moment reach further.
@@ -71,7 +71,7 @@ def test_a_mean_that_all_units_share_brings_them_nearer_to_the_limit_or_not(betw
 @pytest.mark.parametrize(("below", "chance"), [(1.01, 0.0), (0.99, 1.0)])
 def test_units_all_alike_overflow_together(below, chance):
     log_m2 = 2 * math.log(torch.finfo(torch.float16).max / below)
-    assert overflow_probability(log_m2, 1000, torch.float16, between=0.0) == pytest.approx(chance)
+    assert overflow_probability(log_m2, 1000, torch.float16, variance_share=0.0) == pytest.approx(chance)
 
 
 def test_a_spread_of_nothing_is_no_spread():

@@ -137,7 +137,8 @@ def test_the_init_option_applies_the_prescription_whatever_the_draw() -> None:
     for draw in range(2):
         weights = {}
         for scheme in (HeNormal(), Certified()):
-            initialize(model, Init(scheme), lambda name, n=draw: make_generator("w", n, name), x.float())
+            stream = partial(make_generator, "w", draw)
+            initialize(model, Init(scheme), stream, x.float())
             weights[type(scheme)] = [model.get_submodule(name).weight.clone() for name in gains]
         pairs = zip(weights[HeNormal], weights[Certified], gains.values(), strict=True)
         for he, certified, gain in pairs:
@@ -147,7 +148,7 @@ def test_the_init_option_applies_the_prescription_whatever_the_draw() -> None:
 def test_the_init_option_reckons_with_the_biases_that_are_there() -> None:
     model, x = net(nn.Tanh()), image(8)
     expected = prescribe(model, x, init=Init(HeNormal(), bias=0.5)).gains
-    stream = partial(generator, "w", 0)
+    stream = partial(make_generator, "w", 0)
     initialize(model, Init(HeNormal()), stream, x.float())
     he = model[0].weight.clone()
     initialize(model, Init(Certified(), bias=0.5), stream, x.float())

@@ -63,7 +63,7 @@ def test_saturation_shows_on_the_way_back_alone() -> None:
 
 
 def test_gelu_under_he_amplifies_what_a_width_leaves_to_chance() -> None:
-    """docs/derivations.md, section 2.3: 1.13 to 1.18 a layer, 5.2 over 14 layers."""
+    """docs/appendix/derivations.md, section 2.3: 1.13 to 1.18 a layer, 5.2 over 14 layers."""
     deep_net = deep(nn.GELU(), 15)
     certificate = certify(deep_net, 3 * images(side=8), init=HeNormal(), theories=COARSE)
     sensitivities = [layer.log_sensitivity for layer in certificate.layers[:-1]]

@@ -11,8 +11,10 @@ from field_networks import Weights, image
 from torch import nn
 
 from fanin.theory import UnpredictableLayer
-from fanin.theory.field import FieldTooLarge, Sampling, predict_field, walk_field
+from fanin.theory.field import FieldTooLarge, Sampling, predict_field, propagate_field
+from fanin.theory.field.forward import apply_dropout
 from fanin.theory.field.sampling import factor, whitened
+from fanin.theory.layer_kind import DropoutStep
 
 
 def deep(layers: int, act=nn.ReLU, pool: bool = False) -> nn.Sequential:
@@ -24,7 +26,7 @@ def deep(layers: int, act=nn.ReLU, pool: bool = False) -> nn.Sequential:
 
 
 def log10_moments(model: nn.Module, weights: Weights) -> np.ndarray:
-    (layers,) = walk_field(
+    (layers,) = propagate_field(
         model, weights.moments(model), image(), sampling=Sampling(repeats=1)
     ).passes
     return np.array(
@@ -167,3 +169,11 @@ def test_zeros_are_predicted_where_a_function_is_flat_and_not_where_a_dtype_roun
         assert zeros == pytest.approx(share)
     else:
         assert np.isnan(zeros).all()
+
+
+def test_points_share_a_dropout_mask_only_if_it_drops_whole_channels():
+    ones = torch.ones(4, 4, dtype=torch.float64)  # two images of two points
+    by_point = apply_dropout(ones, DropoutStep(0.5, whole_channel=False), images_per_field=2)
+    assert torch.equal(by_point, ones + torch.eye(4))
+    by_channel = apply_dropout(ones, DropoutStep(0.5, whole_channel=True), images_per_field=2)
+    assert torch.equal(by_channel, ones + torch.block_diag(ones[:2, :2], ones[:2, :2]))

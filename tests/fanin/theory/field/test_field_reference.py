@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.theory import LayerMoments
-from fanin.theory.field import Sampling, predict_field, walk_field
+from fanin.theory.field import Sampling, predict_field, propagate_field
 from fanin.theory.field.forward import interlayer_forward
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.state import Preactivation
@@ -72,7 +72,7 @@ def test_plain_convolutions(row):
         inputs = 3 if layer == 0 else CHANNELS
         model.append(nn.Conv2d(inputs, CHANNELS, kernel, stride, padding, padding_mode=mode))
         model.append(ACTIVATIONS[row.activation]())
-    result = walk_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12))
+    result = propagate_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12))
     last = result.passes[0][int(row.layer) - 1]
     square = last.preact.m2[0, 0, 0].reshape(last.taps.positions)
     side = len(square)
@@ -99,7 +99,7 @@ def test_average_pooling_forward(row):
     if not gap:
         readout = [nn.Flatten(), nn.Linear(9 * CHANNELS, 10)]
     model = pooled(row, readout)
-    (layers,) = walk_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12)).passes
+    (layers,) = propagate_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12)).passes
     value = {
         "pool1": lambda: layers[0].outputs.m2,
         "conv2": lambda: layers[1].preact.m2,
