@@ -27,7 +27,7 @@ from fanin.probes.measure import LossFunctions, ProbeTables, concat_tables, meas
 from fanin.probes.moments import random_cotangent
 from fanin.seeds import make_generator
 
-Measurement = tuple[ProbeTables, dict[str, Any]]  # its rows, and their constant columns
+Measurement = tuple[ProbeTables, dict[str, Any]]  # rows, and the columns constant over them
 
 
 def run_cell(
@@ -183,7 +183,7 @@ class CellRun:
             bins=settings.bins if settings.histograms else 0,
             with_sharpness=settings.sharpness,
             with_layer_sharpness=settings.layer_sharpness,
-            kept=settings.tensors,
+            tensors=settings.tensors,
         )
 
     def train_spec(self) -> TrainSpec:
@@ -217,13 +217,13 @@ class CellRun:
         before = self.seconds + (trained.seconds if trained is not None else 0.0)
         row["seconds"] = before + time.perf_counter() - started
         draws = [(self.draws[draw], {"draw": draw, "step": 0}) for draw in sorted(self.draws)]
-        measured = draws + self.probes
+        measurements = draws + self.probes
         return CellResult(
             row,
             {
-                "layers": concat_tables((each.layers, at) for each, at in measured),
-                "histograms": concat_tables((each.histograms, at) for each, at in measured),
-                "tensors": concat_tables((each.tensors, at) for each, at in measured),
+                "layers": concat_tables((rows.layers, at) for rows, at in measurements),
+                "histograms": concat_tables((rows.histograms, at) for rows, at in measurements),
+                "tensors": concat_tables((rows.tensors, at) for rows, at in measurements),
                 "curves": trained.curves if trained is not None else {},
             },
         )

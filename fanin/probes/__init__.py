@@ -1,1 +1,1 @@
-"""Measuring: per-layer moments, forward and backward, of any torch network."""
+"""Measurement of the per-layer moments, forward and backward, of any torch network."""

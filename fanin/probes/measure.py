@@ -1,4 +1,4 @@
-"""One network, one batch: every quantity of the `layers`, `histograms` and `tensors` tables."""
+"""Measurement of one network on one batch: the `layers`, `histograms` and `tensors` tables."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fanin.probes import moments
 from fanin.probes.sharpness import sharpness
 from fanin.probes.trace import LayerTrace, trace
 
-ALL_IMAGES = -1  # the `image` of a mean over the probe set
-WHOLE_NETWORK = -1  # the `layer` of a number that belongs to no one layer
+ALL_IMAGES = -1  # value of `image` for a mean over the probe set
+WHOLE_NETWORK = -1  # value of `layer` for a quantity of the whole network
 
 TensorName = Literal["weight", "bias", "input", "preact", "act", "input_grad"]
 LAYER_COLUMNS = ("image", "layer", "layer_name", "quantity", "value")
@@ -25,7 +25,7 @@ TENSOR_COLUMNS = ("image", "layer", "layer_name", "quantity", "shape", "index", 
 
 @dataclass(frozen=True)
 class LossFunctions:
-    """A training loss in its two readings: [image] losses, and their mean over the batch."""
+    """Training loss per image, and its mean over the batch, as functions of logits and targets."""
 
     per_example: Callable[[Tensor, Tensor], Tensor]
     mean: Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +33,7 @@ class LossFunctions:
 
 @dataclass(frozen=True)
 class ProbeTables:
-    """Columns of the `layers`, `histograms` and `tensors` tables for one network and batch."""
+    """Columns of the tables `layers`, `histograms` and `tensors` for one network and batch."""
 
     layers: dict[str, list[Any]]
     histograms: dict[str, list[Any]]
@@ -42,7 +42,7 @@ class ProbeTables:
 
 @dataclass
 class LayerTable:
-    """Measured numbers of one probe: columns of equal length, for the chosen single images."""
+    """Columns of the table `layers`, with rows for the mean and for the single images `images`."""
 
     images: tuple[int, ...]
     columns: dict[str, list[Any]] = field(default_factory=lambda: empty_columns(LAYER_COLUMNS))
@@ -51,14 +51,14 @@ class LayerTable:
         append_row(self.columns, (image, layer, name, quantity, value))
 
     def add_per_image(self, layer: int, name: str, quantity: str, values: Tensor) -> None:
-        """Add the chosen images' numbers, and the mean over the whole probe set."""
-        listed = values.tolist()
+        """Add the values of the single images and the mean over the probe set."""
+        per_image = values.tolist()
         for image in self.images:
-            self.add(layer, name, quantity, listed[image], image)
+            self.add(layer, name, quantity, per_image[image], image)
         self.add(layer, name, quantity, float(values.mean()), ALL_IMAGES)
 
     def add_for_set(self, layer: int, name: str, quantity: str, value: float) -> None:
-        """Add a number that only the whole probe set has."""
+        """Add a value of the probe set as a whole."""
         self.add(layer, name, quantity, value, ALL_IMAGES)
 
 
@@ -75,48 +75,48 @@ def measure(
     bins: int = 0,
     with_sharpness: bool = False,
     with_layer_sharpness: bool = False,
-    kept: tuple[TensorName, ...] = (),
+    tensors: tuple[TensorName, ...] = (),
 ) -> ProbeTables:
     """Measure a network's layers, forward and backward, on a probe set.
 
     Parameters
     ----------
     model
-        Any module; its Linear and convolution layers (transposed ones too) are what is measured,
-        in the order they run.
+        Any module. Its linear, convolution and transposed convolution layers are measured, in the
+        order in which they run.
     images
         The probe set, scaled, in the model's dtype.
     cotangent
-        The random directions of the `vjp` quantities (`moments.random_cotangent`).
+        Random directions of the `vjp` quantities (`moments.random_cotangent`).
     single_images
-        Images to report one by one beside the mean over the set.
+        Images to report individually, in addition to the mean over the probe set.
     targets, losses
-        For the gradients of the training loss (`grad_m2`, `weight_grad_m2`); None leaves them out.
+        Targets and loss for the gradients of the training loss (`grad_m2`, `weight_grad_m2`). None
+        skips them.
     head
-        The activation after the last layer, for what the network hands out (`output_m2`); None
-        leaves that out.
+        Activation after the last layer, for `output_m2`. None skips it.
     bins
-        Bins of the histograms; 0 makes none.
+        Number of bins of the histograms; 0 skips them.
     with_sharpness
         Also measure the largest Hessian eigenvalue (needs `losses`).
     with_layer_sharpness
-        Also measure that of each layer's weight alone (needs `losses`).
-    kept
-        What to keep whole (`input_grad` needs `losses`).
+        Also measure the largest Hessian eigenvalue of each layer's weight (needs `losses`).
+    tensors
+        Tensors to record element by element (`input_grad` needs `losses`).
     """
     layers, logits = trace(model, images)
     table = LayerTable(single_images)
-    bars = empty_columns(HISTOGRAM_COLUMNS)
+    histograms = empty_columns(HISTOGRAM_COLUMNS)
 
-    def add_bars(number: int, name: str, quantity: str, values: Tensor) -> None:
+    def add_histogram(number: int, name: str, quantity: str, values: Tensor) -> None:
         for left, right, count in histogram(values, bins) if bins else ():
-            append_row(bars, (number, name, quantity, left, right, count))
+            append_row(histograms, (number, name, quantity, left, right, count))
 
     for number, layer in enumerate(layers, start=1):
         _add_forward(table, number, layer)
-        add_bars(number, layer.name, "preact", layer.preactivation)
+        add_histogram(number, layer.name, "preact", layer.preactivation)
         if layer.activation is not None:
-            add_bars(number, layer.name, "act", layer.activation)
+            add_histogram(number, layer.name, "act", layer.activation)
     table.add_per_image(WHOLE_NETWORK, "", "logit_var", moments.variance(logits))
     if head is not None:
         table.add_per_image(WHOLE_NETWORK, "", "output_m2", moments.second_moment(head(logits)))
@@ -124,29 +124,30 @@ def measure(
     outputs: dict[str, tuple[Tensor, Tensor | None]] = {"vjp": (logits, cotangent.to(logits))}
     if losses is not None and targets is not None:
         outputs["grad"] = (losses.per_example(logits, targets).sum(), None)
-    for kind, (output, direction) in outputs.items():
-        for number, (layer, received) in enumerate(
-            zip(layers, _backward(output, layers, direction), strict=True), start=1
+    for kind, (output, output_cotangent) in outputs.items():
+        for number, (layer, gradient) in enumerate(
+            zip(layers, _backward(output, layers, output_cotangent), strict=True), start=1
         ):
-            _add_backward(table, number, layer, received, kind)
-            add_bars(number, layer.name, kind, received)
+            _add_backward(table, number, layer, gradient, kind)
+            add_histogram(number, layer.name, kind, gradient)
     if with_sharpness and losses is not None and targets is not None:
         value = sharpness(model, losses.mean, images, targets)
         table.add_for_set(WHOLE_NETWORK, "", "sharpness", value)
     if with_layer_sharpness and losses is not None and targets is not None:
         for number, layer in enumerate(layers, start=1):
             weight = {f"{layer.name}.weight"}
-            value = sharpness(model, losses.mean, images, targets, of=weight)
+            value = sharpness(model, losses.mean, images, targets, parameters=weight)
             table.add_for_set(number, layer.name, "sharpness", value)
     loss = outputs["grad"][0] if "grad" in outputs else None
-    return ProbeTables(table.columns, bars, _tensors(layers, loss, single_images, kept))
+    tensor_columns = _tensor_columns(layers, loss, single_images, tensors)
+    return ProbeTables(table.columns, histograms, tensor_columns)
 
 
 def histogram(values: Tensor, bins: int) -> list[tuple[float, float, int]]:
-    """Equal bins between the finite extremes: (left, right, count).
+    """Count values in equal bins between the finite extremes; return (left, right, count) rows.
 
-    Values that are not finite have bins of their own, with left = right = inf, -inf or NaN, so the
-    counts always add up to the number of values.
+    Non-finite values have separate bins with left = right = inf, -inf or NaN, so the counts always
+    add up to the number of values.
     """
     flat = values.detach().double().flatten().cpu()
     finite = flat[flat.isfinite()]
@@ -156,25 +157,29 @@ def histogram(values: Tensor, bins: int) -> list[tuple[float, float, int]]:
         if low == high:
             rows = [(low, high, len(finite))]
         else:
-            # Not torch.histogram: it loses values where high - low overflows.
-            share = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
-            edges = low * (1 - share) + high * share
-            places = torch.bucketize(finite, edges[1:-1], right=True)
-            counts = torch.bincount(places, minlength=bins).tolist()
+            # torch.histogram loses values if high - low overflows.
+            fraction = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+            edges = low * (1 - fraction) + high * fraction
+            indices = torch.bucketize(finite, edges[1:-1], right=True)
+            counts = torch.bincount(indices, minlength=bins).tolist()
             rows = list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts, strict=True))
-    for odd, found in (
+    for value, mask in (
         (float("inf"), flat == float("inf")),
         (float("-inf"), flat == float("-inf")),
         (float("nan"), flat.isnan()),
     ):
-        if found.any():
-            rows.append((odd, odd, int(found.sum())))
+        if mask.any():
+            rows.append((value, value, int(mask.sum())))
     return rows
 
 
-def concat_tables(tables: Iterable[tuple[dict[str, list[Any]], dict[str, Any]]]) -> dict[str, list[Any]]:
-    """Join columns, each table with constant columns of its own (draw, step).
+def concat_tables(
+    tables: Iterable[tuple[dict[str, list[Any]], dict[str, Any]]],
+) -> dict[str, list[Any]]:
+    """Concatenate tables, adding constant columns (draw, step) to each.
 
+    Examples
+    --------
     >>> concat_tables([({"value": [1.0, 2.0]}, {"draw": 0}), ({"value": [3.0]}, {"draw": 1})])
     {'draw': [0, 0, 1], 'value': [1.0, 2.0, 3.0]}
     """
@@ -189,11 +194,11 @@ def concat_tables(tables: Iterable[tuple[dict[str, list[Any]], dict[str, Any]]])
 
 
 def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
-    made, name = layer.preactivation, layer.name
-    table.add_per_image(number, name, "preact_mean", moments.mean(made))
-    table.add_per_image(number, name, "preact_m2", moments.second_moment(made))
-    table.add_per_image(number, name, "preact_var", moments.variance(made))
-    table.add_for_set(number, name, "input_correlation", moments.input_correlation(made))
+    preactivation, name = layer.preactivation, layer.name
+    table.add_per_image(number, name, "preact_mean", moments.mean(preactivation))
+    table.add_per_image(number, name, "preact_m2", moments.second_moment(preactivation))
+    table.add_per_image(number, name, "preact_var", moments.variance(preactivation))
+    table.add_for_set(number, name, "input_correlation", moments.input_correlation(preactivation))
     weight = layer.module.weight.detach()
     table.add_for_set(number, name, "weight_m2", float(weight.double().square().mean()))
     if layer.activation is not None:
@@ -201,45 +206,51 @@ def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
         table.add_per_image(
             number, name, "act_zero_fraction", moments.zero_fraction(layer.activation)
         )
-        silent = moments.inactive_units(layer.module, layer.activation)
+        inactive = moments.inactive_units(layer.module, layer.activation)
         for image in table.images:
-            share = float(silent[image].double().mean())
-            table.add(number, name, "dead_fraction", share, image)
-        # Dead on the set: on every one of its images, which is not the mean of the shares.
-        table.add_for_set(number, name, "dead_fraction", float(silent.all(0).double().mean()))
+            fraction = float(inactive[image].double().mean())
+            table.add(number, name, "dead_fraction", fraction, image)
+        # A unit is dead on the probe set if it is inactive on every image.
+        table.add_for_set(number, name, "dead_fraction", float(inactive.all(0).double().mean()))
 
 
 def _add_backward(
-    table: LayerTable, number: int, layer: LayerTrace, received: Tensor, kind: str
+    table: LayerTable, number: int, layer: LayerTrace, gradient: Tensor, kind: str
 ) -> None:
-    table.add_per_image(number, layer.name, f"{kind}_m2", moments.second_moment(received))
-    weight_m2 = moments.weight_gradient_m2(layer.module, layer.input, received)
+    table.add_per_image(number, layer.name, f"{kind}_m2", moments.second_moment(gradient))
+    weight_m2 = moments.weight_gradient_m2(layer.module, layer.input, gradient)
     table.add_per_image(number, layer.name, f"weight_{kind}_m2", weight_m2)
 
 
 def _backward(
-    output: Tensor, layers: list[LayerTrace], direction: Tensor | None
+    output: Tensor, layers: list[LayerTrace], cotangent: Tensor | None
 ) -> tuple[Tensor, ...]:
-    made = [layer.preactivation for layer in layers]
-    found = torch.autograd.grad(output, made, direction, retain_graph=True, allow_unused=True)
-    return tuple(torch.zeros_like(m) if g is None else g for m, g in zip(made, found, strict=True))
+    """Return the gradient with respect to each layer's pre-activations."""
+    preactivations = [layer.preactivation for layer in layers]
+    gradients = torch.autograd.grad(
+        output, preactivations, cotangent, retain_graph=True, allow_unused=True
+    )
+    return tuple(
+        torch.zeros_like(y) if gradient is None else gradient
+        for y, gradient in zip(preactivations, gradients, strict=True)
+    )
 
 
-def _tensors(
+def _tensor_columns(
     layers: Sequence[LayerTrace],
     loss: Tensor | None,
     images: Sequence[int],
-    kept: Sequence[TensorName],
+    names: Sequence[TensorName],
 ) -> dict[str, list[Any]]:
-    """Columns of the `tensors` table: a row is one number.
+    """Return the columns of the table `tensors`, with one row per element.
 
-    `loss` is the sum of each image's own, for `input_grad`: its derivative with respect to what a
-    layer takes (None: no such rows). `shape` is that of one image's tensor or of the weight, as
-    `1x32x32`; `index` counts its numbers in row-major order.
+    `loss` is the sum over images, for `input_grad`, its gradient with respect to a layer's input
+    (None: no such rows). `shape` is the shape of one image's tensor or of the weight, such as
+    `1x32x32`; `index` counts the elements in row-major order.
     """
     columns = empty_columns(TENSOR_COLUMNS)
     for number, layer in enumerate(layers, start=1):
-        for quantity, image, tensor in _tensors_of(layer, loss, images, kept):
+        for quantity, image, tensor in _layer_tensors(layer, loss, images, names):
             shape = "x".join(map(str, tensor.shape))
             values = tensor.detach().double().flatten().tolist()
             for index, value in enumerate(values):
@@ -247,35 +258,35 @@ def _tensors(
     return columns
 
 
-def _tensors_of(
-    layer: LayerTrace, loss: Tensor | None, images: Sequence[int], kept: Sequence[TensorName]
+def _layer_tensors(
+    layer: LayerTrace, loss: Tensor | None, images: Sequence[int], names: Sequence[TensorName]
 ) -> Iterator[tuple[TensorName, int, Tensor]]:
-    """A layer's chosen tensors: quantity, image, values."""
-    if "weight" in kept:
+    """Yield (name, image, tensor) for the requested tensors of a layer."""
+    if "weight" in names:
         yield "weight", ALL_IMAGES, layer.module.weight
-    if "bias" in kept and layer.module.bias is not None:
+    if "bias" in names and layer.module.bias is not None:
         yield "bias", ALL_IMAGES, layer.module.bias
     batches: dict[TensorName, Tensor | None] = {
         "input": layer.input,
         "preact": layer.preactivation,
         "act": layer.activation,
     }
-    if "input_grad" in kept and loss is not None:
+    if "input_grad" in names and loss is not None:
         (batches["input_grad"],) = torch.autograd.grad(
             loss, [layer.input], retain_graph=True, materialize_grads=True
         )
     for quantity, batch in batches.items():
-        if quantity in kept and batch is not None:
+        if quantity in names and batch is not None:
             for image in images:
                 yield quantity, image, batch[image]
 
 
 def empty_columns(columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Columns without rows."""
+    """Return columns without rows."""
     return {name: [] for name in columns}
 
 
 def append_row(columns: dict[str, list[Any]], row: Sequence[Any]) -> None:
-    """Append one row, its entries in the order of the columns."""
+    """Append a row with its entries in the order of the columns."""
     for column, entry in zip(columns.values(), row, strict=True):
         column.append(entry)

@@ -1,4 +1,4 @@
-"""Per-image moments of what a weight layer saw, made and received back; all in float64."""
+"""Per-image moments of a weight layer's outputs and gradients, in float64."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from torch.func import functional_call, vjp, vmap
 from fanin.probes.trace import Layer
 
 PerImage = Float[Tensor, "image"]
-CHUNK = 64  # images whose weight gradients are held at once
+CHUNK = 64  # number of images with weight gradients in memory at the same time
 
 
 def second_moment(values: Float[Tensor, "image ..."]) -> PerImage:
-    """Mean square over everything but images; inf where it overflowed on the way."""
+    """Return each image's mean square, or inf if it overflows."""
     return values.detach().double().flatten(1).square().mean(1)
 
 
 def mean(values: Float[Tensor, "image ..."]) -> PerImage:
-    """Mean over everything but images."""
+    """Return each image's mean."""
     return values.detach().double().flatten(1).mean(1)
 
 
 def variance(values: Float[Tensor, "image ..."]) -> PerImage:
-    """Population variance over everything but images; inf where the second moment overflowed.
+    """Return each image's population variance, or inf if the second moment overflows.
 
-    It is the second moment minus the squared mean, computed without their cancellation.
+    It equals the second moment minus the squared mean, without the cancellation.
     """
-    spread = values.detach().double().flatten(1).var(1, correction=0)
-    second = second_moment(values)
-    return torch.where(second.isinf(), second, spread)
+    var = values.detach().double().flatten(1).var(1, correction=0)
+    m2 = second_moment(values)
+    return torch.where(m2.isinf(), m2, var)
 
 
 def zero_fraction(values: Float[Tensor, "image ..."]) -> PerImage:
-    """Share of exact zeros."""
+    """Return each image's fraction of exact zeros."""
     return (values.detach() == 0).double().flatten(1).mean(1)
 
 
 def inactive_units(
     layer: nn.Module, values: Float[Tensor, "image ..."]
 ) -> Bool[Tensor, "image unit"]:
-    """Return True where a unit of a layer is zero at all its positions.
+    """Return True where a unit is zero at all positions.
 
-    Units are a linear layer's last axis, and the channels of a convolution.
+    Units are the last axis of a linear layer's output and the channels of a convolution.
     """
     zero = values.detach() == 0
     units_first = zero.movedim(-1, 1) if isinstance(layer, nn.Linear) else zero
@@ -51,16 +51,16 @@ def inactive_units(
 
 
 def input_correlation(values: Float[Tensor, "image ..."]) -> float:
-    """Mean over pairs of images of y_a.y_b / (|y_a| |y_b|), c in THEORY's k / sqrt(q_a q_b).
+    """Return the mean over pairs of images of y_a.y_b / (|y_a| |y_b|).
 
-    Images on which the layer is silent have no direction and are left out. NaN below two images,
-    and where an image's values overflowed.
+    Images with only zeros are left out. The result is NaN for fewer than two images, or if a value
+    overflowed.
     """
     flat = values.detach().double().flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
-    heard = largest[:, 0] != 0
+    nonzero = largest[:, 0] != 0
     # Dividing by the largest entry first keeps the norm from overflowing.
-    flat = flat[heard] / largest[heard]
+    flat = flat[nonzero] / largest[nonzero]
     unit = flat / flat.norm(dim=1, keepdim=True)
     n = len(unit)
     if n < 2:
@@ -72,10 +72,10 @@ def input_correlation(values: Float[Tensor, "image ..."]) -> float:
 def weight_gradient_m2(
     layer: Layer, inputs: Float[Tensor, "image ..."], cotangent: Float[Tensor, "image ..."]
 ) -> PerImage:
-    """Mean square over a layer's weight of each image's own gradient with respect to it."""
+    """Return the mean square of each image's gradient with respect to a layer's weight."""
     inputs, cotangent = inputs.detach(), cotangent.detach()
     if isinstance(layer, nn.Linear) and inputs.ndim == 2:
-        # An outer product: its mean square is the product of the factors' mean squares.
+        # The mean square of an outer product is the product of the factors' mean squares.
         return second_moment(cotangent) * second_moment(inputs)
 
     weight = layer.weight.detach()
@@ -83,8 +83,8 @@ def weight_gradient_m2(
 
     def one_image(x: Tensor, cotangent_x: Tensor) -> Tensor:
         def run(w: Tensor) -> Tensor:
-            made: Tensor = functional_call(layer, {"weight": w} | fixed, (x[None],))
-            return made
+            output: Tensor = functional_call(layer, {"weight": w} | fixed, (x[None],))
+            return output
 
         (gradient,) = vjp(run, weight)[1](cotangent_x[None])
         return gradient.double().square().mean()
@@ -96,6 +96,6 @@ def weight_gradient_m2(
 def random_cotangent(
     n_images: int, n_logits: int, generator: torch.Generator
 ) -> Float[Tensor, "image logit"]:
-    """One random direction an image, |u|^2 = the number of logits (not 1), float64."""
+    """Return a random float64 direction u per image, with |u|^2 equal to the number of logits."""
     u = torch.randn(n_images, n_logits, generator=generator, dtype=torch.float64)
     return u * (n_logits**0.5 / u.norm(dim=1, keepdim=True))

@@ -1,4 +1,4 @@
-"""`probe`: the measurements as a DataFrame, for any torch model and batch."""
+"""Function `probe`, which measures any torch model on a batch and returns a DataFrame."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ def probe(
     Parameters
     ----------
     model
-        Any module that maps images to [image, logit]. It is run in the mode it is in (dropout in
-        train mode is measured as such) and left unchanged.
+        Any module that maps images to [image, logit]. It runs in its current mode (in train mode
+        with dropout) and is not changed.
     batch
-        Images [image, ...], or (images, targets), or a loader, whose first batch is taken. They
-        are moved to the model's device and dtype.
+        Images [image, ...], a pair (images, targets), or a loader of either, which gives its first
+        batch. Images are moved to the model's device and dtype.
     loss
-        A loss (logits, targets) -> scalar mean over the batch; adds `grad_m2` and
-        `weight_grad_m2`. Needs targets.
+        Function (logits, targets) that returns the mean loss over the batch. It adds the quantities
+        `grad_m2` and `weight_grad_m2` and needs targets.
     images
-        Indices of images to list one by one; image -1 is always the mean over the batch.
+        Indices of images to report individually. Rows with image -1 are means over the batch.
     seed
-        Of the random cotangent behind `vjp_m2`.
+        Seed of the random cotangent of `vjp_m2`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `image`, `layer` (from 1, in the order the layers run; -1 the whole network),
-        `layer_name`, `quantity`, `value`. results/README.md says what each quantity is.
+        Columns `image`, `layer` (from 1 in the order in which the layers run; -1 is the whole
+        network), `layer_name`, `quantity` and `value`. results/README.md defines the quantities.
 
     Raises
     ------
     ValueError
-        A loss without targets, an image that the batch lacks, or a model that doesn't return
-        [image, logit].
+        `loss` is given without targets, `images` has an index outside the batch, or the model does
+        not return [image, logit].
     TypeError
-        The batch is nothing of the above (a mapping, for one).
+        `batch` has another type, such as a mapping.
 
     Examples
     --------
@@ -65,36 +65,36 @@ def probe(
     x, y = _first_batch(batch)
     if loss is not None and y is None:
         raise ValueError("a loss needs targets: pass (images, targets)")
-    like = next(model.parameters())
-    x = x.to(like)
+    parameter = next(model.parameters())
+    x = x.to(parameter)
     if any(not 0 <= image < len(x) for image in images):
-        raise ValueError(f"images={images}: the batch holds images 0 to {len(x) - 1}")
-    losses = None if loss is None else LossFunctions(_one_by_one(loss), loss)
-    with _kept_buffers(model):
+        raise ValueError(f"images={images}: the batch has images 0 to {len(x) - 1}")
+    losses = None if loss is None else LossFunctions(_per_example(loss), loss)
+    with _restored_buffers(model):
         with torch.no_grad():
             shape = tuple(model(x.clone()).shape)
         if len(shape) != 2 or shape[0] != len(x):
-            raise ValueError(f"expected a model that returns [image, logit], got {shape}")
-        measured = measure(
+            raise ValueError(f"the model must return [image, logit], got the shape {shape}")
+        tables = measure(
             model,
             x,
             random_cotangent(*shape, make_generator("cotangent", seed)),
             single_images=images,
-            targets=None if y is None else y.to(like.device),
+            targets=None if y is None else y.to(parameter.device),
             losses=losses,
         )
-    return pd.DataFrame(measured.layers)
+    return pd.DataFrame(tables.layers)
 
 
 @contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Batch normalization in train mode moves its running averages with every forward pass."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+def _restored_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers afterwards, such as the running averages of batch normalization."""
+    saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         yield
     finally:
         for name, buffer in model.named_buffers():
-            buffer.copy_(before[name])
+            buffer.copy_(saved[name])
 
 
 def _first_batch(batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -103,12 +103,14 @@ def _first_batch(batch: Any) -> tuple[Tensor, Tensor | None]:
     if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor):
         return batch[0], batch[1]
     if isinstance(batch, str | Mapping) or not isinstance(batch, Iterable):
-        got = type(batch).__name__
-        raise TypeError(f"expected images, (images, targets) or a loader of either, got {got}")
+        raise TypeError(
+            "batch must be images, (images, targets) or a loader of either, got "
+            f"{type(batch).__name__}"
+        )
     return _first_batch(next(iter(batch)))
 
 
-def _one_by_one(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def _per_example(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     def per_example(logits: Tensor, targets: Tensor) -> Tensor:
         pairs = zip(logits, targets, strict=True)
         return torch.stack([loss(z[None], t[None]) for z, t in pairs])

@@ -1,4 +1,4 @@
-"""Options of the probes: quantities, images and steps."""
+"""Options of the probes."""
 
 from __future__ import annotations
 
@@ -9,53 +9,58 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from fanin.probes.measure import TensorName
 
-MOST = 10_000  # a probe set is held in memory, with all that a network makes of it
+MAX_IMAGES = 10_000  # all layers' outputs on the probe set are in memory at the same time
 
 
-def _first(images: object) -> object:
-    """A number n means the first n images."""
+def _expand_count(images: object) -> object:
+    """Replace a number n by the first n indices."""
     if not isinstance(images, int):
         return images
-    if not 0 <= images <= MOST:
-        raise ValueError(f"a number of images lies between 0 and {MOST}")
+    if not 0 <= images <= MAX_IMAGES:
+        raise ValueError(f"must be a list of indices or a number from 0 to {MAX_IMAGES}")
     return tuple(range(images))
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Settings of the probes.
+    """Options of the probes.
 
     Parameters
     ----------
     draws
-        Fresh draws of all the weights that are measured at initialization; draw 0 is the network
-        that trains. 0 measures nothing at initialization.
+        Number of draws of all weights to measure at initialization. Draw 0 is the network that is
+        trained. 0 skips the measurement at initialization.
     images
-        Images measured one by one: a list of indices into the probe set, or a number n for the
+        Images of the probe set to report individually: a list of indices, or a number n for the
         first n.
     size
-        Images in the probe set (the first of the training images); the rows of image -1 are means
-        over it.
+        Number of images in the probe set, the first training images. Rows with image -1 are means
+        over the probe set.
     steps
-        Training steps before which the network in training is measured as well (0 is the
-        initialization, which `draws` covers).
+        Training steps before which to measure the network again, from 1. (`draws` covers step 0.)
     histograms
         Also record histograms of pre-activations, activations and their gradients.
     bins
-        Bins a histogram.
+        Number of bins of a histogram.
     sharpness
-        Also measure the largest eigenvalue of the loss's Hessian (Lanczos; some 20 products with
-        it a probe).
+        Also measure the largest eigenvalue of the loss's Hessian (Lanczos iteration, about 20
+        Hessian-vector products per probe).
     layer_sharpness
-        Also measure that of each layer's block of it, the layer's weight alone.
+        Also measure the largest eigenvalue of the Hessian with respect to each layer's weight.
     tensors
-        What to keep whole, number by number: weights and biases, and of the single `images` what
-        a layer takes (`input`), makes (`preact`, `act`) and sends back (`input_grad`).
+        Tensors to record element by element: `weight`, `bias`, and for each of `images` a layer's
+        `input`, pre-activations (`preact`), activations (`act`) and `input_grad`, the gradient of
+        the loss with respect to its input.
+
+    Raises
+    ------
+    ValueError
+        `images` has an index outside the probe set.
     """
 
     draws: NonNegativeInt = 8
-    images: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_first)] = (0, 1, 2, 3)
-    size: Annotated[int, Field(ge=1, le=MOST)] = 32
+    images: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_expand_count)] = (0, 1, 2, 3)
+    size: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 32
     steps: tuple[PositiveInt, ...] = ()
     histograms: bool = False
     bins: PositiveInt = 64
@@ -66,6 +71,6 @@ class Probe:
     def __post_init__(self) -> None:
         if any(image >= self.size for image in self.images):
             raise ValueError(
-                f"probe.images names image {max(self.images)}, but the probe set holds "
-                f"{self.size} (0 to {self.size - 1}); raise probe.size"
+                f"probe.images has index {max(self.images)}, but the probe set has images 0 to "
+                f"{self.size - 1}; increase probe.size"
             )

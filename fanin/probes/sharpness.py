@@ -1,4 +1,4 @@
-"""The largest eigenvalue of the loss's Hessian, by Lanczos iteration."""
+"""Sharpness: the largest eigenvalue of the loss's Hessian, by Lanczos iteration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vjp
 Loss = Callable[[Tensor, Tensor], Tensor]
 Params = dict[str, Tensor]
 Vector = Float64[np.ndarray, " parameter"]
-MAX_RESTARTS = 50  # of about 20 products each
+MAX_RESTARTS = 50  # each takes about 20 Hessian-vector products
 
 
 def sharpness(
@@ -22,63 +22,63 @@ def sharpness(
     x: Tensor,
     y: Tensor,
     *,
-    of: Collection[str] | None = None,
+    parameters: Collection[str] | None = None,
     tolerance: float = 0.01,
 ) -> float:
-    """Largest eigenvalue of the Hessian of the mean loss on a batch.
+    """Return the largest eigenvalue of the Hessian of the mean loss on a batch.
 
-    The largest, not the largest in absolute value: it is negative where all curvature is.
+    The largest eigenvalue can be negative; it is not the largest in absolute value.
 
-    Implicitly restarted Lanczos (ARPACK) on Hessian-vector products, from a fixed random
-    direction; some 20 products, each about two backward passes. Power iteration would stop on a
-    plateau far from the eigenvalue. Half precision is too coarse for curvature: such weights are
-    measured in float32.
+    The method is implicitly restarted Lanczos (ARPACK) from a fixed random start vector. It needs
+    about 20 Hessian-vector products, each as expensive as two backward passes. (Power iteration
+    would stop on a plateau far from the eigenvalue.) Half-precision weights are converted to
+    float32, because half precision is too coarse for curvature.
 
     Parameters
     ----------
     model, loss, x, y
-        The mean of `loss(model(x), y)`, as a function of the model's parameters.
-    of
-        Names of the parameters whose block of the Hessian is meant; the others stand still.
-        None: all of them.
+        The function is `loss(model(x), y)` of the model's parameters.
+    parameters
+        Names of the parameters of the Hessian; the others are constant. None uses all.
     tolerance
-        Relative error of the eigenvalue, at most.
+        Largest relative error of the eigenvalue.
 
     Returns
     -------
     float
-        NaN where the loss or its derivatives are not finite, or no eigenvalue was found.
+        The eigenvalue; NaN if the loss or its derivatives are not finite, or the iteration does not
+        converge.
     """
-    # Here, because this import takes a fifth of a second, and few probes ask for sharpness.
+    # Imported here because it takes a fifth of a second and few probes need it.
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     dtype = torch.promote_types(x.dtype, torch.float32)
-    every = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
-    params = {name: p for name, p in every.items() if of is None or name in of}
+    named = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
+    params = {name: p for name, p in named.items() if parameters is None or name in parameters}
     fixed = {n: b.to(dtype) if b.is_floating_point() else b for n, b in model.named_buffers()}
-    fixed |= {name: p for name, p in every.items() if name not in params}
+    fixed |= {name: p for name, p in named.items() if name not in params}
     x = x.to(dtype)
 
     def gradient(p: Params) -> Params:
         return grad(lambda q: loss(functional_call(model, q | fixed, (x,)), y))(p)
 
-    # A Hessian is symmetric, so its product from the left serves, and needs one forward pass only.
-    times_hessian = vjp(gradient, params)[1]
+    # The Hessian is symmetric, so use the vector-Hessian product: it reuses one forward pass.
+    vector_hessian_product = vjp(gradient, params)[1]
 
     def product(vector: Vector) -> Vector:
-        (curves,) = times_hessian(_like(params, vector))
-        curved = _flat(curves)
-        if not np.isfinite(curved).all():
+        (parts,) = vector_hessian_product(_unflatten(params, vector))
+        flat = _flatten(parts)
+        if not np.isfinite(flat).all():
             raise FloatingPointError
-        return curved
+        return flat
 
     size = sum(p.numel() for p in params.values())
     start = np.random.default_rng(0).standard_normal(size)
     hessian = LinearOperator((size, size), matvec=product, dtype=np.float64)
     try:
         if not product(start).any():
-            return 0.0  # as for all-zero weights: nothing to iterate on
-        found = eigsh(
+            return 0.0  # ARPACK fails on a zero Hessian, such as that of zero weights
+        eigenvalues = eigsh(
             hessian,
             k=1,
             which="LA",
@@ -89,17 +89,15 @@ def sharpness(
         )
     except (FloatingPointError, ArpackNoConvergence):
         return float("nan")
-    return float(found[0])
+    return float(eigenvalues[0])
 
 
-def _flat(params: Params) -> Vector:
-    joined: Vector = (
-        torch.cat([p.detach().flatten() for p in params.values()]).cpu().double().numpy()
-    )
-    return joined
+def _flatten(params: Params) -> Vector:
+    flat: Vector = torch.cat([p.detach().flatten() for p in params.values()]).cpu().double().numpy()
+    return flat
 
 
-def _like(params: Params, vector: Vector) -> Params:
+def _unflatten(params: Params, vector: Vector) -> Params:
     parts = torch.from_numpy(vector.copy()).split([p.numel() for p in params.values()])
     return {
         name: part.to(p).view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)

@@ -15,9 +15,9 @@ from torch.nn.modules import batchnorm, conv, dropout, instancenorm, normalizati
 from fanin.activations import channels_per_unit
 from fanin.models.layers import LocalResponseNorm, MeanOnly, SeededDropout
 
-Layer = nn.Linear | conv._ConvNd  # what has weights: transposed convolutions too
+Layer = nn.Linear | conv._ConvNd  # weight layers, including transposed convolutions
 
-# A normalization may stand between a weight layer and its activation; these others may not.
+# Modules that may run between a weight layer and its activation.
 NORMALIZATIONS = (
     batchnorm._NormBase,
     instancenorm._InstanceNorm,
@@ -25,6 +25,7 @@ NORMALIZATIONS = (
     normalization.GroupNorm,
     MeanOnly,
 )
+# Modules after a weight layer that are not activations.
 NOT_ACTIVATIONS = (
     nn.Flatten,
     dropout._DropoutNd,
@@ -42,9 +43,9 @@ NOT_ACTIVATIONS = (
 class LayerTrace:
     """Inputs and outputs of one weight layer on a batch.
 
-    `activation` is the output of the elementwise module (or maxout) that takes the layer's output,
-    directly or through a normalization, where there is one (a function called in `forward` is
-    none: a hook can't see it).
+    `activation` is the output of the elementwise module (or maxout) that follows the layer,
+    directly or after a normalization. It is None if no such module follows. A function called in
+    `forward` is not a module, so hooks cannot record it.
     """
 
     name: str
@@ -57,39 +58,39 @@ class LayerTrace:
 def trace(
     model: nn.Module, images: Float[Tensor, "image ..."]
 ) -> tuple[list[LayerTrace], Float[Tensor, "image logit"]]:
-    """Run the model once and keep what its weight layers saw, in the order they ran.
+    """Run the model once and record its weight layers, in the order in which they run.
 
-    The outputs stay in the autograd graph, so gradients with respect to any of them can be asked
-    for. Neither the model nor the images are changed.
+    The recorded outputs stay in the autograd graph, so gradients with respect to them can be
+    computed. The model and the images are not changed.
     """
     layers: list[LayerTrace] = []
-    followed: Tensor | None = None  # from the last weight layer, on its way to an activation
+    tracked: Tensor | None = None  # output of the last weight layer or of its normalization
 
     def record(
         name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
     ) -> Tensor | None:
-        nonlocal followed
+        nonlocal tracked
         if isinstance(module, Layer):
             layers.append(LayerTrace(name, module, inputs[0], output))
-        elif followed is None or not inputs or inputs[0] is not followed:
+        elif tracked is None or not inputs or inputs[0] is not tracked:
             return None
         elif not isinstance(module, NORMALIZATIONS):
-            followed = None
-            if isinstance(module, NOT_ACTIVATIONS) or not _unit_by_unit(module, inputs[0], output):
+            tracked = None
+            if isinstance(module, NOT_ACTIVATIONS) or not _keeps_units(module, inputs[0], output):
                 return None
             layers[-1] = replace(layers[-1], activation=output)
             return output.clone()
-        # What goes on is a copy: an in-place operation would overwrite what was kept.
-        followed = output.clone()
-        return followed
+        # Return a copy, because an in-place operation would overwrite the recorded tensor.
+        tracked = output.clone()
+        return tracked
 
     with forward_hooks(leaf_modules(model), record):
         logits = model(images.detach().requires_grad_().clone())
     return layers, logits
 
 
-def _unit_by_unit(module: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Return True if shapes are those of an activation: maxout leaves one channel of several."""
+def _keeps_units(module: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Return True if the shapes are those of an activation (maxout reduces the channels)."""
     return y.numel() * channels_per_unit(module) == x.numel() and y.shape[2:] == x.shape[2:]
 
 
@@ -97,9 +98,10 @@ def _unit_by_unit(module: nn.Module, x: Tensor, y: Tensor) -> bool:
 def forward_hooks(
     modules: Mapping[str, nn.Module], hook: Callable[[str, nn.Module, Any, Any], Tensor | None]
 ) -> Iterator[None]:
-    """Call `hook(name, module, inputs, output)` whenever one of the modules has run.
+    """Call `hook(name, module, inputs, output)` after each forward pass of one of the modules.
 
-    A tensor that the hook returns replaces the module's output. The hooks go when the block ends.
+    If the hook returns a tensor, it replaces the module's output. Leaving the context removes the
+    hooks.
     """
     handles = [m.register_forward_hook(partial(hook, name)) for name, m in modules.items()]
     try:
@@ -110,7 +112,7 @@ def forward_hooks(
 
 
 def leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that compute, by name; an empty Sequential only hands on."""
+    """Return the modules without children by name, except empty `nn.Sequential` modules."""
     return {
         name: module
         for name, module in model.named_modules()

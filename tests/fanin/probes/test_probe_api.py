@@ -91,7 +91,7 @@ def test_a_seed_gives_one_direction(model, images):
 
 @pytest.mark.parametrize("wrong", [(-1,), (6,)])
 def test_an_image_that_the_batch_lacks_is_refused(model, images, wrong):
-    with pytest.raises(ValueError, match="the batch holds images 0 to 5"):
+    with pytest.raises(ValueError, match="the batch has images 0 to 5"):
         probe(model, images, images=wrong)
 
 

@@ -22,10 +22,10 @@ def draws() -> dict[str, Tensor]:
     model = Mlp(depth=4, width=256).build((1, 8, 8), 10, nn.ReLU)
     found: dict[str, list[float]] = {}
     for draw in range(DRAWS):
-        initialize(model, Init(HeNormal()), lambda name, d=draw: make_generator("weights", 0, d, name))
-        table = measure(model, images, random_cotangent(4, 10, make_generator("cotangent", draw)))
-        columns = [table.layers[name] for name in ("quantity", "layer_name", "value")]
-        for quantity, layer, value in zip(*columns, strict=True):
+        initialize(model, Init(HeNormal()), lambda name, d=draw: make_generator("weights", 0, d,
+        name)) table = measure(model, images, random_cotangent(4, 10, make_generator("cotangent",
+        draw))) columns = [table.layers[name] for name in ("quantity", "layer_name", "value")] for
+        quantity, layer, value in zip(*columns, strict=True):
             found.setdefault(f"{quantity} {layer}", []).append(value)
     found["input"] = [images.double().square().sum((1, 2, 3)).mean().item()]
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}

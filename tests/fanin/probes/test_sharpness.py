@@ -58,7 +58,7 @@ def test_a_layers_sharpness_is_that_of_its_weights_block(seed):
 
         block = hessian(of_block)(own).reshape(own.numel(), own.numel())
         largest = torch.linalg.eigvalsh(block.detach())[-1].item()
-        found = sharpness(model, F.cross_entropy, x, y, of={name}, tolerance=1e-9)
+        found = sharpness(model, F.cross_entropy, x, y, parameters={name}, tolerance=1e-9)
         assert found == pytest.approx(largest, rel=1e-9)
         assert found <= sharpness(model, F.cross_entropy, x, y, tolerance=1e-9)
 

@@ -28,7 +28,7 @@ def kept(model: nn.Module, x: Tensor, y: Tensor, *quantities: str) -> pd.DataFra
         single_images=(0, 2),
         targets=y,
         losses=losses,
-        kept=quantities,
+        tensors=quantities,
     )
     return pd.DataFrame(found.tensors)
 
@@ -69,7 +69,7 @@ def test_what_a_layer_sends_back_is_the_derivative_of_each_images_own_loss():
 def test_none_is_kept_unasked_and_no_derivative_without_a_loss():
     model, x = network(), torch.randn(3, 1, 5, 5).double()
     assert kept(model, x, torch.zeros(3, dtype=torch.int64)).empty
-    bare = measure(model, x, torch.ones(3, 3), single_images=(0,), kept=("input_grad",))
+    bare = measure(model, x, torch.ones(3, 3), single_images=(0,), tensors=("input_grad",))
     assert bare.tensors["value"] == []
 
 
