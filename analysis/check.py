@@ -41,7 +41,7 @@ LEGEND = (
 )
 VERDICT_COLUMNS = (
     *("theory", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm", "verdict"),
-    *("needed", "step", "step_se", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
+    *("draws_needed", "step", "step_se", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 
 
@@ -216,7 +216,7 @@ def _verdict_texts(verdict_rows: pd.DataFrame) -> dict[int, tuple[str, str]]:
     """Map each layer to two texts: measured over predicted spread, and the verdict."""
     texts = {}
     for row in verdict_rows.to_dict("records"):
-        details = {UNDECIDED: format_needed(row["needed"]), NOT_TESTED: row["kind"]}
+        details = {UNDECIDED: format_needed(row["draws_needed"]), NOT_TESTED: row["kind"]}
         spread = "" if np.isnan(row["sd_ratio"]) else f"{row['sd_ratio']:.2f}"
         texts[row["layer"]] = (spread, details.get(row["verdict"], row["verdict"]))
     return texts

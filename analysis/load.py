@@ -1,4 +1,4 @@
-"""Load the tables of a sweep as DataFrames, with the latest_by_part attempt of each cell."""
+"""Load the tables of a sweep as DataFrames, with the latest attempt of each cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.scan import FileProblem
-from experiments.sweep.store.tables import concatenate, latest_by_part, select_rows, read_tables
+from experiments.sweep.store.tables import concatenate, latest_by_part, read_tables, select_rows
 from fanin.errors import FaninError, FaninWarning, suggest
 
 
@@ -60,7 +60,7 @@ def load(name: str, results: str | Path = "results") -> Results:
     Returns
     -------
     Results
-        All tables, restricted to the latest_by_part attempt of each cell: `cells` has one row per cell.
+        All tables, restricted to the latest attempt of each cell: `cells` has one row per cell.
         Repeated strings are categoricals.
 
     Raises

@@ -109,7 +109,7 @@ def _axis_values(record: Mapping[str, Any]) -> dict[str, Any]:
     options = {group: record["choices"][group] for group in PREDICTION_GROUPS}
     overrides = {
         key: value
-        for key, value in record["asked"].items()
+        for key, value in record["assignment"].items()
         if "." in key and key.split(".")[0] in PREDICTION_GROUPS
     }
     dtype = record["config"]["train"]["dtype"]

@@ -102,7 +102,7 @@ def _layer_sentence(rows: pd.DataFrame, margin: float, level: float) -> Iterator
     agrees = rows[rows["verdict"] == AGREES]
     differing = (agrees["p_holm"] <= level).sum()
     differ = f" ({differing} of them differ significantly, by less than that)" if differing else ""
-    needed = rows.loc[rows["verdict"] == UNDECIDED, "needed"].astype(float)
+    needed = rows.loc[rows["verdict"] == UNDECIDED, "draws_needed"].astype(float)
     details = []
     if np.isfinite(needed).any():
         median = _format_draws(needed[np.isfinite(needed)].median())

@@ -15,12 +15,12 @@ from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, UNDECIDED
 from fanin.statistics.coverage import Z, coverage, inside
-from fanin.statistics.draws import steps, summarize_draws
+from fanin.statistics.draws import step_log_ratios, summarize_draws
 
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # keys that the layers of one network share
 EMPTY_COLUMNS = (  # columns of the frame without rows
-    *("label", "layer_name", "theory", "value", "log_sd", "kind", "test", "verdict", "needed"),
+    *("label", "layer_name", "theory", "value", "log_sd", "kind", "test", "verdict", "draws_needed"),
     *("p_holm", "step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
@@ -57,7 +57,7 @@ def compute_verdicts(
     rows["layer_order"] = _signal_order(rows)
     draws["layer_order"] = _signal_order(draws)
     verdict_columns = agreement.verdicts(
-        rows, steps(draws, rows, CHAIN), margin=margin, level=level
+        rows, step_log_ratios(draws, rows, CHAIN), margin=margin, level=level
     )
     labels = dict(enumerate(comparison.setting.label for comparison in comparisons))
     return pd.concat([rows.assign(label=rows["setting"].map(labels)), verdict_columns], axis=1)
@@ -198,7 +198,7 @@ def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFram
                     "draws": share.draws,
                     "settings": share.cells,
                     "factor": np.exp(Z * log_sd.median()),
-                    "misses": share.misses(),
+                    "misses": share.is_outside(),
                 }
             )
     frame = pd.DataFrame(summaries)

@@ -22,50 +22,51 @@ from experiments.console import exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table and its sentences for every group, and write them as files."""
-    asked = _parser().parse_args(argv)
+    """Print a table and sentences for every group, and write them to files."""
+    args = _parser().parse_args(argv)
     spec = ComparisonSpec(
-        by=asked.by,
-        metric=asked.metric,
-        within=tuple(key for key in asked.within.split(",") if key),
-        tune="" if asked.tune == "none" else asked.tune,
-        level=asked.level,
-        few_seeds=asked.few_seeds,
+        by=args.by,
+        metric=args.metric,
+        within=tuple(key for key in args.within.split(",") if key),
+        tune="" if args.tune == "none" else args.tune,
+        level=args.level,
+        few_seeds=args.few_seeds,
     )
     console = plain_console()
     with exit_on_error(OSError):
-        results = load(asked.name, asked.results)
-        compared = compare_strategies(results, spec)
-        _print(compared, console)
+        results = load(args.name, args.results)
+        comparison = compare_strategies(results, spec)
+        _print(comparison, console)
         folder = results.folder.root / "compare"
-        for name, suffixes in group_by_stem(write_files(compared, folder)).items():
-            console.print(f"Written: {folder / name}.{suffixes}")
+        for name, suffixes in group_by_stem(write_files(comparison, folder)).items():
+            console.print(f"Wrote {folder / name}.{suffixes}")
 
 
-def _print(compared: InitComparison, console: Console) -> None:
-    spec = compared.spec
-    console.print(legend(compared), soft_wrap=True)
-    for group in compared.groups:
-        console.print(_shown(standings_table(group, spec), group.title))
+def _print(comparison: InitComparison, console: Console) -> None:
+    spec = comparison.spec
+    console.print(legend(comparison), soft_wrap=True)
+    for group in comparison.groups:
+        console.print(_rich_table(standings_table(group, spec), group.title))
         for line in group_sentences(group, spec):
             console.print(line, soft_wrap=True)
-    if compared.overall is not None:
-        console.print(_shown(ranks_table(compared), "All settings together"))
-    for line in (*overall_sentences(compared), *missing_sentences(compared)):
+    if comparison.overall is not None:
+        console.print(_rich_table(ranks_table(comparison), "All settings together"))
+    for line in (*overall_sentences(comparison), *missing_sentences(comparison)):
         console.print(line, soft_wrap=True)
 
 
 def group_by_stem(paths: Iterable[Path]) -> dict[str, str]:
-    """Files by name, and how their names end: `csv`, or `{pdf,svg,png}`."""
-    found: dict[str, list[str]] = {}
+    """Map file stems to their suffixes: `csv`, or `{pdf,svg,png}`."""
+    suffixes: dict[str, list[str]] = {}
     for path in paths:
-        found.setdefault(path.stem, []).append(path.suffix[1:])
+        suffixes.setdefault(path.stem, []).append(path.suffix[1:])
     return {
-        name: ends[0] if len(ends) == 1 else f"{{{','.join(ends)}}}" for name, ends in found.items()
+        stem: group[0] if len(group) == 1 else f"{{{','.join(group)}}}"
+        for stem, group in suffixes.items()
     }
 
 
-def _shown(frame: pd.DataFrame, title: str) -> Table:
+def _rich_table(frame: pd.DataFrame, title: str) -> Table:
     table = Table(*frame.columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for row in frame.itertuples(index=False):
         table.add_row(*row)
@@ -75,28 +76,28 @@ def _shown(frame: pd.DataFrame, title: str) -> Table:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.compare",
-        description="Compare a sweep's strategies: means with intervals over seeds, paired "
-        "differences, Holm-corrected tests, ranks, the best learning rate and what missing it "
-        "costs. Prints tables and what they support; writes CSV, LaTeX and figures into the "
-        "sweep's compare/.",
+        description="Compare the strategies of a sweep: means with confidence intervals over "
+        "seeds, paired differences, Holm-corrected tests, ranks, the best learning rate, and the "
+        "cost of another learning rate. Prints tables and sentences; writes CSV, LaTeX and figures "
+        "to the sweep's folder compare/.",
     )
     default = ComparisonSpec()
     add_sweep_arguments(parser)
     parser.add_argument(
-        "--by", default=default.by, metavar="AXIS", help="what is compared; default: %(default)s"
+        "--by", default=default.by, metavar="AXIS", help="axis to compare; default: %(default)s"
     )
     parser.add_argument(
         "--metric", default=default.metric, help=f"{', '.join(METRICS)}; default: %(default)s"
     )
     parser.add_argument(
-        "--within", default="", metavar="AXIS,...", help="a comparison for each value of these"
+        "--within", default="", metavar="AXIS,...", help="make one comparison per value of these"
     )
     parser.add_argument(
         "--tune",
         default=default.tune,
         metavar="AXIS",
-        help="each run at the value of it with the lowest training loss; none: compare "
-        "at every value; default: %(default)s",
+        help="tune this axis: each seed uses the value with the lowest final training loss; none: "
+        "compare at every value; default: %(default)s",
     )
     parser.add_argument(
         "--level",
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         help="chance of any false alarm among all pairs; default: %(default)s",
     )
     parser.add_argument(
-        "--few-seeds", action="store_true", help=f"rank on fewer than {MIN_SEEDS} seeds as well"
+        "--few-seeds", action="store_true", help=f"also rank with fewer than {MIN_SEEDS} seeds"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Strategies of a sweep compared: standings, paired differences, and ranks over all settings."""
+"""Comparison of a sweep's strategies: standings, paired differences, ranks over all settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.spec import MIN_SEEDS, ComparisonSpec, Metric
-from analysis.compare.trials import trials
+from analysis.compare.trials import read_trials
 from analysis.compare.tuning import TunedStrategy, chosen_scores, mean_by_value, tune_by_setting
 from analysis.load import Results
 from fanin.errors import FaninError
@@ -21,28 +21,28 @@ from fanin.statistics.strategies import (
     Ranks,
     average_ranks,
     interquartile_mean,
-    paired,
+    paired_difference,
     probability_of_improvement,
 )
 
-PAIRS = ["a", "b", "difference", "low", "high", "p", "pairs", "improvement"]
+PAIR_COLUMNS = ["a", "b", "difference", "low", "high", "p", "pairs", "improvement"]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that are compared together.
+    """The comparison over one group of settings.
 
     Attributes
     ----------
     title
-        Their label by the axes of `within`.
+        Label of the group by the axes of `within`.
     settings
-        Their labels.
+        Labels of its settings.
     standings
-        A row per strategy (`analysis.compare.comparison.compute_standings`).
+        One row per strategy (`compute_standings`).
     pairs
-        A row per pair of ranked strategies (`analysis.compare.comparison.compare_pairs`), and
-        `p_holm`, corrected over all groups.
+        One row per pair of ranked strategies (`compare_pairs`), with `p_holm`, the p-value
+        corrected over the pairs of all groups.
     """
 
     title: str
@@ -53,22 +53,22 @@ class Group:
 
 @dataclass(frozen=True)
 class InitComparison:
-    """Every group, and all settings together.
+    """A comparison of strategies: every group, and all settings together.
 
     Attributes
     ----------
     spec
-        What was asked.
+        Specification of the comparison.
     groups
-        In the order of the plan.
+        The groups in plan order.
     scores
-        One a seed (`analysis.compare.tuning.chosen_scores`).
+        One score per seed (`analysis.compare.tuning.chosen_scores`).
     values
         Mean scores at every tuned value (`analysis.compare.tuning.mean_by_value`).
     overall
-        Ranks over all settings; None where there are fewer than two.
+        Ranks over all settings; None for fewer than two settings.
     without_results
-        Titles of groups of which no cell has a result yet.
+        Titles of groups without any result.
     """
 
     spec: ComparisonSpec
@@ -80,7 +80,7 @@ class InitComparison:
 
     @property
     def order(self) -> list[str]:
-        """All strategies, by their average rank, or as they stand in the first group."""
+        """All strategies, by average rank if there is one, else as ranked in the first groups."""
         ranked = self.overall.strategies if self.overall else []
         return list(
             dict.fromkeys([*ranked, *(n for g in self.groups for n in g.standings["strategy"])])
@@ -88,54 +88,65 @@ class InitComparison:
 
 
 def compare_strategies(results: Results, spec: ComparisonSpec | None = None) -> InitComparison:
-    """Compare a sweep's strategies, from its tables alone.
+    """Compare the strategies of a sweep.
 
     Parameters
     ----------
     results
-        The sweep; one that still runs will do.
+        Tables of the sweep, which may still be running.
     spec
-        What to compare; None: init schemes by their test accuracy.
+        The comparison; by default, init schemes by test accuracy.
+
+    Returns
+    -------
+    InitComparison
+        The comparison.
 
     Raises
     ------
     FaninError
-        Such an axis or metric isn't there (the nearest are listed), there is only one strategy, or
-        there are fewer than three seeds and `few_seeds` doesn't say to rank all the same.
+        The axis or metric does not exist (the message lists the nearest names), there is only one
+        strategy, or there are fewer than three seeds and `few_seeds` is False.
+
+    Examples
+    --------
+    >>> from analysis import load
+    >>> comparison = compare_strategies(load("my_sweep"))  # doctest: +SKIP
+    >>> comparison.groups[0].standings  # doctest: +SKIP
     """
     spec = spec or ComparisonSpec()
-    return compare_trials(trials(results, spec), spec)
+    return compare_trials(read_trials(results, spec), spec)
 
 
 def compare_trials(planned: pd.DataFrame, spec: ComparisonSpec) -> InitComparison:
-    """Compare trials (`analysis.compare.trials.trials`), of which some have ended."""
+    """Compare trials (`analysis.compare.trials.read_trials`)."""
     metric = spec.metric_info
     _check(planned, spec)
     groups, all_scores, all_values = [], [], []
     without_results: list[str] = []
-    for title, mine in planned.groupby("group", sort=False):
-        tuned = tune_by_setting(mine, metric)
+    for title, group_trials in planned.groupby("group", sort=False):
+        tuned = tune_by_setting(group_trials, metric)
         scored = chosen_scores(tuned)
         if scored.empty:
             without_results.append(str(title))
             continue
-        table = compute_standings(scored, tuned, mine, metric, spec.min_seeds)
-        found = compare_pairs(scored, list(table.loc[table["ranked"], "strategy"]), metric)
-        names = list(dict.fromkeys(mine["setting"]))
-        groups.append(Group(str(title), names, table, pd.DataFrame(found, columns=PAIRS)))
+        table = compute_standings(scored, tuned, group_trials, metric, spec.min_seeds)
+        pairs = compare_pairs(scored, list(table.loc[table["ranked"], "strategy"]), metric)
+        names = list(dict.fromkeys(group_trials["setting"]))
+        groups.append(Group(str(title), names, table, pd.DataFrame(pairs, columns=PAIR_COLUMNS)))
         all_scores.append(scored)
         all_values.append(mean_by_value(tuned))
-    _correct(groups)
+    _add_holm(groups)
     joined = pd.concat(all_scores, ignore_index=True)
     values = pd.concat(all_values, ignore_index=True)
     ranks = rank_overall(joined, metric, spec.level, spec.min_seeds)
     return InitComparison(spec, groups, joined, values, ranks, without_results)
 
 
-def _correct(groups: list[Group]) -> None:
-    """Holm's correction over the pairs of all groups: they are read together."""
-    together = pd.concat([group.pairs["p"] for group in groups], ignore_index=True)
-    adjusted = holm(together.astype(float))
+def _add_holm(groups: list[Group]) -> None:
+    """Add `p_holm`, corrected over the pairs of all groups because readers see all of them."""
+    p_values = pd.concat([group.pairs["p"] for group in groups], ignore_index=True)
+    adjusted = holm(p_values.astype(float))
     first = 0
     for group in groups:
         last = first + len(group.pairs)
@@ -146,18 +157,19 @@ def _correct(groups: list[Group]) -> None:
 def _check(planned: pd.DataFrame, spec: ComparisonSpec) -> None:
     strategies = planned["strategy"].nunique()
     if strategies < 2:
-        raise FaninError(f"{spec.by}: the sweep has only one ({planned['strategy'].iloc[0]})")
+        only = planned["strategy"].iloc[0]
+        raise FaninError(f"{spec.by}: the sweep has only one value ({only}); nothing to compare")
     seeds = planned.groupby(["setting", "strategy"], sort=False)["seed"].nunique()
     if seeds.max() < spec.min_seeds:
         raise FaninError(
-            f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''} a setting: too few to rank "
-            f"strategies by. Run {MIN_SEEDS} or more ('seed=range(5)' beside the sweep's command);
-            or " "--few-seeds, to see a ranking that luck may have made"
+            f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''} per setting: too few to rank "
+            f"strategies. Run {MIN_SEEDS} or more (add 'seed=range(5)' to the sweep's command), or "
+            "add --few-seeds for a ranking that may be due to chance"
         )
 
 
 def scores_by_seed(scores: pd.DataFrame) -> pd.DataFrame:
-    """One group's scores, averaged over its settings.
+    """Average the scores of one group over its settings.
 
     Parameters
     ----------
@@ -167,8 +179,8 @@ def scores_by_seed(scores: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Index `seed`, a column per strategy; NaN unless the strategy has a score for that seed in
-        every one of the group's settings: a mean over some of them would compare other things.
+        Index `seed`, one column per strategy. NaN unless the strategy has a score for that seed in
+        every setting of the group, because means over different settings are not comparable.
     """
     settings = scores["setting"].nunique()
     groups = scores.groupby(["seed", "strategy"], sort=False)["score"]
@@ -183,29 +195,29 @@ def compute_standings(
     metric: Metric,
     min_seeds: int,
 ) -> pd.DataFrame:
-    """A row per strategy of one group, best first, those without min_seeds seeds last.
+    """Rank the strategies of one group, best first; unranked strategies come last.
 
     Parameters
     ----------
     scores, tuned
-        One group's, of `analysis.compare.tuning`.
+        Scores and tuned strategies of the group (`analysis.compare.tuning`).
     planned
-        The group's trials.
+        All trials of the group.
     metric
-        What is compared.
+        The metric.
     min_seeds
-        How many seeds it takes to be ranked.
+        Number of seeds that a strategy needs to be ranked.
 
     Returns
     -------
     pandas.DataFrame
-        `strategy`; `mean`, `low`, `high` (95 % over seeds) of the score at the value that each
-        seed chose; `seeds` that have one, `seeds_planned` planned; `ranked`; `iqm`, `iqm_low`,
-        `iqm_high`; `best` (the best tuned value of each setting, ascending), `tried` (all that were
-        planned), `at_edge` (in how many settings the best is the first or last tried),
+        `strategy`; `mean`, `low`, `high` (95 % confidence interval over seeds) of the score at the
+        tuned values; `seeds` with a score and `seeds_planned`; `ranked`; `iqm`, `iqm_low`,
+        `iqm_high`; `best` (the distinct best values of the settings, ascending), `tried` (all
+        planned values), `at_edge` (number of settings whose best value is the first or last tried),
         `cost` (mean over settings of `TunedStrategy.cost`), `settings`; `diverged` and `runs` at
-        the chosen values, `diverged_all` and `runs_all` at all; `missing`, planned cells that have
-        not ended.
+        the tuned values, `diverged_all` and `runs_all` at all values; `missing` cells without a
+        result.
     """
     seeds = scores_by_seed(scores)
     rows = [
@@ -226,35 +238,36 @@ def _standing(
     min_seeds: int,
 ) -> dict[str, Any]:
     values = seeds[name].dropna() if name in seeds else pd.Series(dtype=float)
-    mine, all_mine = scores[scores["strategy"] == name], planned[planned["strategy"] == name]
-    of_settings = [each for (_, _, strategy), each in tuned.items() if strategy == name]
-    mean, middle = mean_interval(values), interquartile_mean(_runs(mine))
+    chosen = scores[scores["strategy"] == name]
+    runs = planned[planned["strategy"] == name]
+    by_setting = [results for (_, _, strategy), results in tuned.items() if strategy == name]
+    mean, iqm = mean_interval(values), interquartile_mean(_finite_scores(chosen))
     return {
         "strategy": name,
         **{"mean": mean.value, "low": mean.low, "high": mean.high},
-        **{"seeds": len(values), "seeds_planned": all_mine["seed"].nunique()},
+        **{"seeds": len(values), "seeds_planned": runs["seed"].nunique()},
         "ranked": len(values) >= min_seeds,
-        **{"iqm": middle.value, "iqm_low": middle.low, "iqm_high": middle.high},
-        "best": _best(of_settings),
-        "tried": tuple(sorted(set(all_mine["tuned"].dropna()))),
-        "at_edge": sum(each.at_edge() for each in of_settings),
-        "cost": _mean([each.cost() for each in of_settings]),
-        "settings": len(of_settings),
-        **{"diverged": int(mine["diverged"].sum()), "runs": len(mine)},
-        "diverged_all": int(all_mine["diverged"].sum()),
-        "runs_all": int(all_mine["done"].sum()),
-        "missing": int((~all_mine["done"]).sum()),
+        **{"iqm": iqm.value, "iqm_low": iqm.low, "iqm_high": iqm.high},
+        "best": _best_values(by_setting),
+        "tried": tuple(sorted(set(runs["tuned"].dropna()))),
+        "at_edge": sum(results.at_edge() for results in by_setting),
+        "cost": _mean([results.cost() for results in by_setting]),
+        "settings": len(by_setting),
+        **{"diverged": int(chosen["diverged"].sum()), "runs": len(chosen)},
+        "diverged_all": int(runs["diverged"].sum()),
+        "runs_all": int(runs["done"].sum()),
+        "missing": int((~runs["done"]).sum()),
     }
 
 
-def _runs(scores: pd.DataFrame) -> list[np.ndarray]:
+def _finite_scores(scores: pd.DataFrame) -> list[np.ndarray]:
     finite = scores[np.isfinite(scores["score"])]
     return [rows.to_numpy(float) for _, rows in finite.groupby("setting", sort=False)["score"]]
 
 
-def _best(of_settings: Sequence[TunedStrategy]) -> tuple[float, ...]:
-    places = [(each, each.best()) for each in of_settings]
-    return tuple(sorted({float(each.values[k]) for each, k in places if k is not None}))
+def _best_values(by_setting: Sequence[TunedStrategy]) -> tuple[float, ...]:
+    best = [(results, results.best()) for results in by_setting]
+    return tuple(sorted({float(results.values[k]) for results, k in best if k is not None}))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -265,31 +278,31 @@ def _mean(values: Sequence[float]) -> float:
 def compare_pairs(
     scores: pd.DataFrame, ranked: Sequence[str], metric: Metric
 ) -> list[dict[str, Any]]:
-    """Compare the ranked strategies of one group, best first, on the seeds that both have.
+    """Compare each pair of ranked strategies of one group on the seeds that both have.
 
     Returns
     -------
     list of dict
-        `a` (which stands above), `b`, `difference` (mean of a - b), `low`, `high` (95 %), `p`
-        (paired t-test), `pairs` (how many seeds), and `improvement`: the chance that a run of `a`
-        beats one of `b` in the same setting, where a run without a score loses to all that have
-        one.
+        `a` (the one ranked higher), `b`, `difference` (mean of a - b) with its 95 % confidence
+        interval `low`, `high`, `p` (paired t-test), `pairs` (number of seeds), and `improvement`:
+        the probability that a run of `a` beats a run of `b` in the same setting. A run without a
+        score loses to every run with one.
     """
     seeds = scores_by_seed(scores)
     settings = list(dict.fromkeys(scores["setting"]))
     merits = {name: _merits(scores, name, settings, metric) for name in ranked}
     rows = []
     for a, b in combinations(ranked, 2):
-        found = paired(seeds[a].to_numpy(float), seeds[b].to_numpy(float))
+        test = paired_difference(seeds[a].to_numpy(float), seeds[b].to_numpy(float))
         rows.append(
             {
                 "a": a,
                 "b": b,
-                "difference": found.difference.value,
-                "low": found.difference.low,
-                "high": found.difference.high,
-                "p": found.p,
-                "pairs": found.pairs,
+                "difference": test.difference.value,
+                "low": test.difference.low,
+                "high": test.difference.high,
+                "p": test.p,
+                "pairs": test.pairs,
                 "improvement": probability_of_improvement(merits[a], merits[b]),
             }
         )
@@ -299,9 +312,9 @@ def compare_pairs(
 def _merits(
     scores: pd.DataFrame, name: str, settings: Sequence[str], metric: Metric
 ) -> list[np.ndarray]:
-    mine = scores[scores["strategy"] == name]
-    merit = (metric.sign * mine["score"]).fillna(-np.inf)
-    return [merit[mine["setting"] == setting].to_numpy(float) for setting in settings]
+    rows = scores[scores["strategy"] == name]
+    merit = (metric.sign * rows["score"]).fillna(-np.inf)
+    return [merit[rows["setting"] == setting].to_numpy(float) for setting in settings]
 
 
 @dataclass(frozen=True)
@@ -311,9 +324,9 @@ class OverallRanks:
     Attributes
     ----------
     strategies
-        In the order of their average rank.
+        Strategies in the order of their average rank.
     ranks
-        Their ranks, in that order.
+        The ranks in the same order.
     """
 
     strategies: list[str]
@@ -323,32 +336,33 @@ class OverallRanks:
 def rank_overall(
     scores: pd.DataFrame, metric: Metric, level: float, min_seeds: int
 ) -> OverallRanks | None:
-    """Rank strategies in every setting with `min_seeds` seeds of all; None for fewer than two.
+    """Rank the strategies over all settings in which each has `min_seeds` seeds.
 
-    In each setting by the mean score over seeds; where a run without a score is in it, a strategy
-    ranks behind all that have none, more such runs behind fewer.
+    In a setting, strategies are ranked by the share of runs without a score, then by the mean
+    score. Return None for fewer than two such settings.
     """
     groups = scores.groupby(["setting", "strategy"], sort=False)
     means = groups["score"].mean().unstack("strategy", sort=False) * metric.sign
-    lost = groups["score"].agg(lambda score: score.isna().mean()).unstack("strategy", sort=False)
+    unscored = groups["score"].agg(lambda score: score.isna().mean())
+    unscored = unscored.unstack("strategy", sort=False)
     seeds = groups.size().unstack("strategy", sort=False)
-    whole = (seeds >= min_seeds).all(axis=1)
-    if whole.sum() < 2 or lost.shape[1] < 2:
+    complete = (seeds >= min_seeds).all(axis=1)
+    if complete.sum() < 2 or unscored.shape[1] < 2:
         return None
-    merit = means[whole].fillna(0.0).to_numpy(float)
-    places = np.stack(
-        [_places(*row) for row in zip(lost[whole].to_numpy(float), merit, strict=True)]
+    merit = means[complete].fillna(0.0).to_numpy(float)
+    keys = np.stack(
+        [_sort_keys(*row) for row in zip(unscored[complete].to_numpy(float), merit, strict=True)]
     )
-    ranks = average_ranks(places, level)
+    ranks = average_ranks(keys, level)
     order = np.argsort(ranks.average, kind="stable")
     sorted_ranks = Ranks(ranks.average[order], ranks.settings, ranks.p, ranks.critical_difference)
-    return OverallRanks([str(lost.columns[k]) for k in order], sorted_ranks)
+    return OverallRanks([str(unscored.columns[k]) for k in order], sorted_ranks)
 
 
-def _places(lost: np.ndarray, merit: np.ndarray) -> np.ndarray:
-    """Numbers in the order of (fewer lost, larger merit); equal where both are, rounding aside."""
+def _sort_keys(unscored: np.ndarray, merit: np.ndarray) -> np.ndarray:
+    """Return numbers that increase with (fewer unscored runs, merit rounded to 12 digits)."""
     merit = np.array([float(f"{value:.12g}") for value in merit])
     pairs = np.array(
-        list(zip(-lost, merit, strict=True)), dtype=[("kept", float), ("merit", float)]
+        list(zip(-unscored, merit, strict=True)), dtype=[("scored", float), ("merit", float)]
     )
     return np.unique(pairs, return_inverse=True)[1].astype(float)

@@ -1,4 +1,4 @@
-"""The specification of a comparison: axis, metric, groups, and what a diverged run is worth."""
+"""Specification of a comparison: axis, metric, groups, tuning, and the score of a diverged run."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from experiments.config.instantiate import instantiate_wrapped
 from experiments.data import Data
 from fanin.errors import FaninError, suggest
 
-MIN_SEEDS = 3  # seeds: below it a ranking says more of luck than of strategies
+MIN_SEEDS = 3  # with fewer seeds, a ranking depends mostly on chance
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of `cells`.
+    """A column of the `cells` table to compare by.
 
     Attributes
     ----------
     column
-        Its name.
-    words
-        The same for people.
+        Name of the column.
+    label
+        Name for tables, sentences and figures.
     larger_is_better
-        Else smaller is.
+        Direction of the metric.
     bounded
-        A run that diverged scores chance. Else it has no score: it is counted, not averaged.
+        True for an accuracy: a diverged run scores chance. False for a loss: a diverged run has no
+        score; it is counted but not averaged.
     """
 
     column: str
-    words: str
+    label: str
     larger_is_better: bool
     bounded: bool
 
     @property
     def sign(self) -> float:
-        """Times a score, larger is better."""
+        """1 if larger is better, else -1."""
         return 1.0 if self.larger_is_better else -1.0
 
-    def format_p(self, config: Mapping[str, Any]) -> float:
-        """Score of guessing in a cell: its classes' share, NaN for a loss or without classes."""
+    def chance_score(self, config: Mapping[str, Any]) -> float:
+        """Return the accuracy of guessing, 1 / classes; NaN for a loss or without classes."""
         if not self.bounded:
             return float("nan")
         data: Data = instantiate_wrapped(Data, config["data"], "data")
@@ -49,10 +50,10 @@ class Metric:
 
     @property
     def diverged_note(self) -> str:
-        """Words of the tables for runs that diverged."""
+        """Sentence on the score of a diverged run."""
         if self.bounded:
-            return "a run that diverged scores chance (1 / classes)"
-        return "a run that diverged has no loss: it is counted in `diverged`, not averaged"
+            return "a diverged run scores chance (1 / classes)"
+        return "a diverged run has no loss; it is counted in `diverged` and not averaged"
 
 
 METRICS = {
@@ -66,15 +67,15 @@ METRICS = {
 
 
 def get_metric(name: str) -> Metric:
-    """Look a metric up.
+    """Return the metric of that name.
 
     Raises
     ------
     FaninError
-        There is none of that name; the nearest are listed.
+        The metric does not exist; the message lists the nearest names.
     """
     if name not in METRICS:
-        raise FaninError(f"metric {name}: not one to compare by; {suggest(name, METRICS)}")
+        raise FaninError(f"metric {name}: unknown metric; {suggest(name, METRICS)}")
     return METRICS[name]
 
 
@@ -85,18 +86,18 @@ class ComparisonSpec:
     Attributes
     ----------
     by
-        The axis whose values are the strategies: an option group with what was set in it (`init`),
-        or one key (`init.gain`).
+        Axis with the strategies as values: an option group with all keys set in it (`init`), or
+        one key (`init.gain`).
     metric
-        A column of `cells`: `test_accuracy`, `test_loss` or `train_loss`.
+        Column of the `cells` table: `test_accuracy`, `test_loss` or `train_loss`.
     within
-        Axes that split the sweep into groups; each group gets a comparison of its own.
+        Axes that split the sweep into groups; each group is compared separately.
     tune
-        The axis that each strategy chooses for itself, or "" for none.
+        Axis that is tuned for each strategy, or "" for none.
     level
         Chance of any false alarm among all pairs of all groups.
     few_seeds
-        Whether to rank on fewer than three seeds.
+        Rank with fewer than three seeds.
     """
 
     by: str = "init"
@@ -108,10 +109,10 @@ class ComparisonSpec:
 
     @property
     def metric_info(self) -> Metric:
-        """The metric."""
+        """The metric as an object."""
         return get_metric(self.metric)
 
     @property
     def min_seeds(self) -> int:
-        """Seeds that a strategy needs to be ranked."""
+        """Number of seeds that a strategy needs to be ranked."""
         return 1 if self.few_seeds else MIN_SEEDS

@@ -1,4 +1,4 @@
-"""A comparison's tables as text, for the terminal, LaTeX and the report; formats of its numbers."""
+"""Tables of a comparison as text, for the terminal, LaTeX and the report, and number formats."""
 
 from __future__ import annotations
 
@@ -14,87 +14,84 @@ MISSING = "–"
 
 
 def standings_table(group: Group, spec: ComparisonSpec) -> pd.DataFrame:
-    """A row per strategy, best first, all text.
+    """Return one row of text per strategy, best first.
 
-    Each is held against the first: the difference (paired over seeds), its p-value, and how
-    probable it is that a run of the first beats one of it.
+    Each strategy is compared with the first one: difference (paired over seeds), p-value, and
+    probability that a run of the first strategy beats one of this strategy.
     """
     metric = spec.metric_info
-    against = group.pairs[group.pairs["a"] == _first(group)].set_index("b")
-    tunes = not _untuned(group)
+    pairs = group.pairs[group.pairs["a"] == _first(group)].set_index("b")
+    tuned = not _untuned(group)
+    tuned_name = _short_key(spec.tune)
     rows = []
-    for row in group.standings.to_dict("records"):
-        name = row["strategy"]
-        pair = against.loc[name] if name in against.index else None
-        told = {
+    for standing in group.standings.to_dict("records"):
+        name = standing["strategy"]
+        pair = pairs.loc[name] if name in pairs.index else None
+        mean = (standing["mean"], standing["low"], standing["high"])
+        iqm = (standing["iqm"], standing["iqm_low"], standing["iqm_high"])
+        row = {
             spec.by: name,
-            f"{metric.label}, mean (95 %)": format_interval(
-                row["mean"], row["low"], row["high"], metric
-            ),
-            "seeds": _of(row["seeds"], row["seeds_planned"]),
-            "IQM (95 %)": format_interval(row["iqm"], row["iqm_low"], row["iqm_high"], metric),
-            "first minus it (95 %)": "" if pair is None else _difference(pair, spec),
+            f"{metric.label}, mean (95 %)": format_interval(*mean, metric),
+            "seeds": _format_part(standing["seeds"], standing["seeds_planned"]),
+            "IQM (95 %)": format_interval(*iqm, metric),
+            "first - this (95 %)": "" if pair is None else _difference(pair, spec),
             "p (Holm)": "" if pair is None else format_p(pair["p_holm"]),
-            "P(first beats it)": "" if pair is None else f"{_beats(pair):.2f}",
+            "P(first beats this)": "" if pair is None else f"{pair['improvement']:.2f}",
         }
-        if tunes:
-            edge = (
-                f" (edge in {format_count(row['at_edge'], row['settings'])})"
-                if row["at_edge"]
-                else ""
-            )
-            told[f"best {_short(spec.tune)}"] = format_range(row["best"]) + edge
-            told[f"cost of {_short(spec.tune)}"] = format_score(row["cost"], metric)
-        told["diverged"] = format_count(row["diverged"], row["runs"])
-        if tunes:
-            told[f"diverged, every {_short(spec.tune)}"] = format_count(
-                row["diverged_all"], row["runs_all"]
-            )
+        if tuned:
+            edges = format_count(standing["at_edge"], standing["settings"])
+            suffix = f" (at the edge in {edges})" if standing["at_edge"] else ""
+            row[f"best {tuned_name}"] = format_range(standing["best"]) + suffix
+            row[f"cost of {tuned_name}"] = format_score(standing["cost"], metric)
+        row["diverged"] = format_count(standing["diverged"], standing["runs"])
+        if tuned:
+            counts = (standing["diverged_all"], standing["runs_all"])
+            row[f"diverged, every {tuned_name}"] = format_count(*counts)
         if group.standings["missing"].any():
-            told["missing"] = str(row["missing"])
-        rows.append(told)
+            row["missing"] = str(standing["missing"])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def ranks_table(compared: InitComparison) -> pd.DataFrame:
-    """Average ranks over all settings, best first; empty where there are fewer than two."""
-    if compared.overall is None:
+def ranks_table(comparison: InitComparison) -> pd.DataFrame:
+    """Return average ranks over all settings, best first; empty with fewer than two settings."""
+    if comparison.overall is None:
         return pd.DataFrame()
-    ranks = compared.overall.ranks
+    ranks = comparison.overall.ranks
     return pd.DataFrame(
         {
-            compared.spec.by: compared.overall.strategies,
+            comparison.spec.by: comparison.overall.strategies,
             f"average rank over {ranks.settings} settings": [f"{r:.2f}" for r in ranks.average],
         }
     )
 
 
-def legend(compared: InitComparison) -> str:
-    """Explain the columns."""
-    metric, tune = compared.spec.metric_info, _short(compared.spec.tune)
-    tuned = not all(map(_untuned, compared.groups))
-    at = f", each at the {tune} with its lowest training loss" if tuned else ""
-    lost = "" if metric.bounded else " with no more runs diverged than there"
-    cost = f"Cost of {tune}: the best mean less the mean over all that were tried{lost}. "
+def legend(comparison: InitComparison) -> str:
+    """Explain the columns of the tables."""
+    metric, tuned_name = comparison.spec.metric_info, _short_key(comparison.spec.tune)
+    tuned = not all(map(_untuned, comparison.groups))
+    selection = f", each seed at the {tuned_name} with its lowest training loss" if tuned else ""
+    restriction = "" if metric.bounded else " where no more runs diverged"
+    cost = (
+        f"Cost of {tuned_name}: the best mean minus the mean over all values tried{restriction}. "
+        if tuned
+        else ""
+    )
     return (
-        f"Mean over seeds of the {metric.label}, averaged over the group's settings{at}; "
-        f"95 % intervals: t below 10 seeds, BCa bootstrap from there on. "
-        f"IQM: interquartile mean of all runs. First minus it: paired over seeds, t-test, Holm's "
-        f"correction over all pairs of all groups. {cost if tuned else ''}"
-        f"Diverged: {metric.diverged_note}."
+        f"Mean: mean over seeds of the {metric.label}, averaged over the group's settings"
+        f"{selection}. 95 % confidence intervals: Student's t with fewer than 10 seeds, else BCa "
+        f"bootstrap. IQM: interquartile mean of all runs. First - this: difference to the first "
+        f"strategy, paired over seeds. p (Holm): t-test with Holm's correction over all pairs of "
+        f"all groups. {cost}Diverged: {metric.diverged_note}."
     )
 
 
 def _difference(pair: pd.Series, spec: ComparisonSpec) -> str:
-    metric = spec.metric_info
-    return format_interval(pair["difference"], pair["low"], pair["high"], metric, sign=True)
+    difference = (pair["difference"], pair["low"], pair["high"])
+    return format_interval(*difference, spec.metric_info, sign=True)
 
 
-def _beats(pair: pd.Series) -> float:
-    return float(pair["improvement"])
-
-
-def _of(part: int, whole: int) -> str:
+def _format_part(part: int, whole: int) -> str:
     return str(part) if part == whole else f"{part} of {whole}"
 
 
@@ -106,17 +103,19 @@ def _untuned(group: Group) -> bool:
     return not group.standings["tried"].map(len).any()
 
 
-def _short(key: str) -> str:
-    """`lr` of `optim.lr`."""
+def _short_key(key: str) -> str:
+    """Return `lr` for `optim.lr`."""
     return key.rpartition(".")[2] or "tuned value"
 
 
 def format_score(value: float, metric: Metric, sign: bool = False) -> str:
-    """Three digits; those of an accuracy after the point.
+    """Format with three decimals for an accuracy, else three significant digits.
 
     >>> from analysis.compare.spec import METRICS
-    >>> format_score(0.91234, METRICS["test_accuracy"]), format_score(2.30258, METRICS["test_loss"], sign=True)
-    ('0.912', '+2.3')
+    >>> format_score(0.91234, METRICS["test_accuracy"])
+    '0.912'
+    >>> format_score(2.30258, METRICS["test_loss"], sign=True)
+    '+2.3'
     """
     if not np.isfinite(value):
         return MISSING
@@ -127,15 +126,15 @@ def format_score(value: float, metric: Metric, sign: bool = False) -> str:
 def format_interval(
     value: float, low: float, high: float, metric: Metric, sign: bool = False
 ) -> str:
-    """An estimate with its interval, `0.912 (0.905 to 0.919)`."""
-    told = format_score(value, metric, sign)
+    """Format an estimate with its interval: `0.912 (0.905 to 0.919)`."""
+    estimate = format_score(value, metric, sign)
     if not (np.isfinite(low) and np.isfinite(high)):
-        return told
-    return f"{told} ({format_score(low, metric, sign)} to {format_score(high, metric, sign)})"
+        return estimate
+    return f"{estimate} ({format_score(low, metric, sign)} to {format_score(high, metric, sign)})"
 
 
 def format_p(p: float) -> str:
-    """A p-value or a parse_probability.
+    """Format a p-value.
 
     >>> format_p(0.00004), format_p(0.0312), format_p(float("nan"))
     ('<0.001', '0.031', '–')
@@ -145,38 +144,40 @@ def format_p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def format_count(part: int, of: int) -> str:
-    """Format a count with its total; empty where the count is 0.
+def format_count(part: int, whole: int) -> str:
+    """Format a count with its total, or `0`.
 
     >>> format_count(0, 60), format_count(12, 60)
     ('0', '12 of 60')
     """
-    return f"{part} of {of}" if part else "0"
+    return f"{part} of {whole}" if part else "0"
 
 
-def format_percent(part: float, of: float) -> str:
-    """A share that is never told as nothing, nor as all, unless it is.
+def format_percent(part: float, whole: float) -> str:
+    """Format a share; never round a nonzero share to 0%, nor an incomplete one to 100%.
 
-    >>> format_percent(0, 60), format_percent(1, 600), format_percent(599, 600), format_percent(60, 60), format_percent(2, 7)
-    ('0%', '<1%', '>99%', '100%', '29%')
+    >>> format_percent(0, 60), format_percent(1, 600), format_percent(2, 7)
+    ('0%', '<1%', '29%')
+    >>> format_percent(599, 600), format_percent(60, 60)
+    ('>99%', '100%')
     """
-    told = f"{part / of:.0%}" if of else "0%"
-    if part and told == "0%":
+    rounded = f"{part / whole:.0%}" if whole else "0%"
+    if part and rounded == "0%":
         return "<1%"
-    return ">99%" if part < of and told == "100%" else told
+    return ">99%" if part < whole and rounded == "100%" else rounded
 
 
-def plural(number: int, what: str) -> str:
-    """A number of things.
+def plural(number: int, noun: str) -> str:
+    """Format a count with its noun.
 
     >>> plural(1, "seed"), plural(3, "seed")
     ('1 seed', '3 seeds')
     """
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def format_range(values: Sequence[float]) -> str:
-    """Distinct values, ascending, in short.
+    """Format ascending distinct values as one value or a range.
 
     >>> format_range([0.01]), format_range([0.003, 0.01]), format_range([])
     ('0.01', '0.003 to 0.01', '–')
@@ -187,7 +188,7 @@ def format_range(values: Sequence[float]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Names as a sentence has them.
+    """Join names with commas and "and".
 
     >>> join_names(["a"]), join_names(["a", "b", "c"])
     ('a', 'a, b and c')

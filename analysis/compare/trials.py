@@ -1,4 +1,4 @@
-"""A sweep's cells as trials: strategy, setting, seed, tuned value, score."""
+"""Cells of a sweep as trials: strategy, setting, seed, tuned value, score."""
 
 from __future__ import annotations
 
@@ -19,87 +19,90 @@ from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import DONE
 from fanin.errors import FaninError, suggest
 
-ALL = "all settings"  # the group of everything
+ALL = "all settings"  # label without any axis
 COLUMNS = ["strategy", "setting", "group", "seed", "tuned", "score", "loss", "diverged", "done"]
-ABSENT = ""  # a key that a cell's option does not have
+ABSENT = ""  # value of a key that a cell's option does not have
 
 
-def trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
-    """Read a sweep's planned cells as trials.
+def read_trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
+    """Read the planned cells of a sweep as trials.
 
     Returns
     -------
     pandas.DataFrame
-        A row per planned cell, in the order of the plan: `strategy`, `setting` (everything that is
-        neither strategy, seed nor tuned), `group` (the setting's part that `within` names), `seed`
-        (those of weights, batches and all else: trials of equal seeds make a pair), `tuned` (NaN
-        where nothing is), `score` (NaN where a loss diverged, or the cell isn't done), `loss`
-        (the training loss, NaN where it is none), `diverged`, `done`. Cells without classes are no
-        trials of an accuracy.
+        One row per planned cell, in plan order: `strategy`; `setting` (all axes except strategy,
+        seeds and tuned axis); `group` (the axes of `within`); `seed` (all seeds of the cell; trials
+        with equal seeds are paired); `tuned` (the tuned value, NaN without tuning); `score` (NaN
+        for a diverged run compared by a loss, and for a cell that is not done); `loss` (the
+        training loss, or NaN); `diverged`; `done`. For an accuracy, cells without classes are left
+        out.
 
     Raises
     ------
     FaninError
-        An axis that the sweep doesn't have (the nearest are listed), or that is asked for twice;
-        nothing trained yet.
+        An axis does not exist (the message lists the nearest ones) or is given twice, or no trained
+        cell is done yet.
     """
-    frozen = list(read_plan(results.folder).values())
-    words = varying_values(frozen)
-    by, tuned, within = resolve_axes(words, spec)
-    # What is probed changes no training: it makes no setting of its own, unless asked for.
-    rest = [
+    records = list(read_plan(results.folder).values())
+    axis_values = varying_values(records)
+    by, tuned, within = resolve_axes(axis_values, spec)
+    # The probe does not change training, so it makes a setting only if `within` names it.
+    setting_keys = [
         key
-        for key in words.columns
+        for key in axis_values.columns
         if key not in {*by, *tuned} and (key in within or not belongs_to(key, "probe"))
     ]
     frame = pd.DataFrame(
         {
-            "strategy": _labels(words, by),
-            "setting": _labels(words, rest),
-            "group": _labels(words, within),
-            "seed": [json.dumps([line["config"][key] for key in SEEDS]) for line in frozen],
-            "tuned": tuned_values(words, frozen, tuned),
+            "strategy": _labels(axis_values, by),
+            "setting": _labels(axis_values, setting_keys),
+            "group": _labels(axis_values, within),
+            "seed": [json.dumps([record["config"][key] for key in SEEDS]) for record in records],
+            "tuned": tuned_values(axis_values, records, tuned),
         },
-        index=words.index,
+        index=axis_values.index,
     )
-    scored = frame.join(_scores(results, frozen, spec.metric_info))
+    scored = frame.join(_scores(results, records, spec.metric_info))
     if not scored["done"].any():
-        raise FaninError(f"{results.folder.root}: no trained cell has ended yet")
-    scored = scored[scored["scorable"]]
+        raise FaninError(f"{results.folder.root}: no trained cell is done yet")
+    scored = scored[scored["has_metric"]]
     if scored.empty:
-        raise FaninError(f"{spec.metric}: these data have no classes; --metric test_loss")
-    # Cells that differ in nothing that is told here (their probes) are one trial.
+        raise FaninError(f"{spec.metric}: the data has no classes; use --metric test_loss")
+    # Cells that differ only in their probe are one trial.
     keys = ["strategy", "setting", "seed", "tuned"]
     scored = scored.sort_values("done", ascending=False, kind="stable").drop_duplicates(keys)
-    return scored.reindex(words.index.intersection(scored.index, sort=False))[COLUMNS]
+    return scored.reindex(axis_values.index.intersection(scored.index, sort=False))[COLUMNS]
 
 
-def _labels(words: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    rows = words[list(keys)].to_dict("records") if keys else [{}] * len(words)
+def _labels(axis_values: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    rows = axis_values[list(keys)].to_dict("records") if keys else [{}] * len(axis_values)
     names = ", ".join(key.partition(".")[2] or key for key in keys)
-    without = f"without {names}" if keys else ALL
+    empty = f"without {names}" if keys else ALL
     present = ({key: value for key, value in row.items() if value != ABSENT} for row in rows)
-    return [short_label(row) or without for row in present]
+    return [short_label(row) or empty for row in present]
 
 
-def _scores(results: Results, frozen: Sequence[Mapping[str, Any]], metric: Metric) -> pd.DataFrame:
-    """`score`, `loss`, `diverged` and `done` of every planned cell."""
-    planned = [line["cell_id"] for line in frozen]
+def _scores(results: Results, records: Sequence[Mapping[str, Any]], metric: Metric) -> pd.DataFrame:
+    """Return `score`, `loss`, `has_metric`, `diverged` and `done` of every planned cell."""
+    planned = [record["cell_id"] for record in records]
     if results.cells.empty:
-        none = {"score": np.nan, "loss": np.nan, "scorable": True, "diverged": False, "done": False}
-        return pd.DataFrame(none, index=planned)
+        empty = {
+            **{"score": np.nan, "loss": np.nan},
+            **{"has_metric": True, "diverged": False, "done": False},
+        }
+        return pd.DataFrame(empty, index=planned)
     cells = results.cells.set_index("cell_id").reindex(planned)
-    trained = np.array([line["config"]["train"]["steps"] != 0 for line in frozen])
+    trained = np.array([record["config"]["train"]["steps"] != 0 for record in records])
     done = cells["outcome"].astype(object).isin(DONE).to_numpy() & trained
     value = cells[metric.column].to_numpy(float)
     diverged = (cells["outcome"].astype(object) == "diverged").to_numpy() | ~np.isfinite(value)
-    chances = np.array(_chances(frozen, metric))
-    score = np.where(diverged, chances, value)
+    chance = np.array(_chance_scores(records, metric))
+    score = np.where(diverged, chance, value)
     return pd.DataFrame(
         {
             "score": np.where(done, score, np.nan),
             "loss": np.where(done & ~diverged, cells["train_loss"].to_numpy(float), np.nan),
-            "scorable": np.isfinite(chances) if metric.bounded else True,
+            "has_metric": np.isfinite(chance) if metric.bounded else True,
             "diverged": done & diverged,
             "done": done,
         },
@@ -107,135 +110,144 @@ def _scores(results: Results, frozen: Sequence[Mapping[str, Any]], metric: Metri
     )
 
 
-def _chances(frozen: Sequence[Mapping[str, Any]], metric: Metric) -> list[float]:
-    known: dict[str, float] = {}
-    found = []
-    for line in frozen:
-        key = json.dumps(line["config"]["data"], sort_keys=True)
-        if key not in known:
-            known[key] = metric.chance(line["config"])
-        found.append(known[key])
-    return found
+def _chance_scores(records: Sequence[Mapping[str, Any]], metric: Metric) -> list[float]:
+    by_data: dict[str, float] = {}
+    scores = []
+    for record in records:
+        key = json.dumps(record["config"]["data"], sort_keys=True)
+        if key not in by_data:
+            by_data[key] = metric.chance_score(record["config"])
+        scores.append(by_data[key])
+    return scores
 
 
 def resolve_axes(
-    words: pd.DataFrame, spec: ComparisonSpec
+    axis_values: pd.DataFrame, spec: ComparisonSpec
 ) -> tuple[list[str], list[str], list[str]]:
-    """Columns of `words` that make strategies, that are tuned, and that make groups.
+    """Return the columns that define strategies, the tuned column, and those that define groups.
 
     Raises
     ------
     FaninError
-        An axis isn't there (the nearest are listed) or is asked for twice; or the losses of
-        different loss functions would be compared.
+        An axis does not exist (the message lists the nearest ones) or is given twice, or the
+        comparison would be between values of different loss functions.
     """
-    asked = [spec.by, *spec.within]
-    if twice := {key for key in asked if asked.count(key) > 1}:
-        raise FaninError(f"{', '.join(sorted(twice))}: an axis can be asked for in one place only")
-    if spec.tune in asked:
-        raise FaninError(f"{spec.tune}: it is also what is tuned; --tune none, or another axis")
-    there = {key for column in words.columns for key in (column, column.partition(".")[0])}
-    for key in asked:
-        if not _columns(words, key):
-            raise FaninError(f"{key}: no axis of this sweep; {suggest(key, sorted(there))}")
-    tuned = [spec.tune] if spec.tune in words.columns else []
+    requested = [spec.by, *spec.within]
+    if repeated := {key for key in requested if requested.count(key) > 1}:
+        raise FaninError(f"{', '.join(sorted(repeated))}: given twice; name each axis once")
+    if spec.tune in requested:
+        raise FaninError(
+            f"{spec.tune}: also the tuned axis; use --tune none, or --tune with another axis"
+        )
+    valid = {key for column in axis_values.columns for key in (column, column.partition(".")[0])}
+    for key in requested:
+        if not _columns(axis_values, key):
+            raise FaninError(f"{key}: not an axis of this sweep; {suggest(key, sorted(valid))}")
+    tuned = [spec.tune] if spec.tune in axis_values.columns else []
     if spec.tune not in (*tuned, ComparisonSpec.tune, ""):
         raise FaninError(
-            f"--tune {spec.tune}: no axis of this sweep; "
-            f"{suggest(spec.tune, ['none', *words.columns])}"
+            f"--tune {spec.tune}: not an axis of this sweep; "
+            f"{suggest(spec.tune, ['none', *axis_values.columns])}"
         )
-    if spec.by == "loss" and "loss" in words.columns and not spec.metric_info.bounded:
-        raise FaninError("loss: one loss's value says nothing of another's; --metric test_accuracy")
-    # An axis has what no narrower one took: `--by init.gain --within init`.
+    if spec.by == "loss" and "loss" in axis_values.columns and not spec.metric_info.bounded:
+        raise FaninError(
+            "loss: values of different losses are not comparable; use --metric test_accuracy"
+        )
+    # The more specific key takes its column first: `--by init.gain --within init`.
     taken = set(tuned)
     columns: dict[str, list[str]] = {}
-    for key in sorted(asked, key=len, reverse=True):
-        columns[key] = [column for column in _columns(words, key) if column not in taken]
+    for key in sorted(requested, key=len, reverse=True):
+        columns[key] = [column for column in _columns(axis_values, key) if column not in taken]
         taken.update(columns[key])
     if not columns[spec.by]:
         raise FaninError(
-            f"{spec.by}: nothing but what is tuned or in --within tells its values apart; "
-            "--tune none, or another --by"
+            f"{spec.by}: all its keys are tuned or in --within, so there is nothing to compare; "
+            "use --tune none, or another --by"
         )
     return columns[spec.by], tuned, [c for key in spec.within for c in columns[key]]
 
 
 def tuned_values(
-    words: pd.DataFrame, frozen: Sequence[Mapping[str, Any]], tuned: Sequence[str]
+    axis_values: pd.DataFrame, records: Sequence[Mapping[str, Any]], tuned: Sequence[str]
 ) -> list[float]:
-    """The tuned value of every cell: its own, or its option's default."""
+    """Return the tuned value of every cell: its own, or its option's default."""
     if not tuned:
-        return [float("nan")] * len(frozen)
+        return [float("nan")] * len(records)
     values = [
-        dict(flatten(line["config"])).get(tuned[0], ABSENT) if value == ABSENT else value
-        for line, value in zip(frozen, words[tuned[0]], strict=True)
+        dict(flatten(record["config"])).get(tuned[0], ABSENT) if value == ABSENT else value
+        for record, value in zip(records, axis_values[tuned[0]], strict=True)
     ]
     if ABSENT in values:
-        raise FaninError(f"{tuned[0]}: not every cell has one; choose another --tune, or none")
-    wrong = [value for value in values if isinstance(value, bool | str)]
-    if wrong:
-        raise FaninError(f"--tune {tuned[0]}: only numbers can be tuned, and {wrong[0]} is none")
+        raise FaninError(f"{tuned[0]}: some cells do not have it; use another --tune, or none")
+    invalid = [value for value in values if isinstance(value, bool | str)]
+    if invalid:
+        raise FaninError(f"--tune {tuned[0]}: only numbers can be tuned, not {invalid[0]}")
     return [float(value) for value in values]
 
 
-def _columns(words: pd.DataFrame, key: str) -> list[str]:
-    return [column for column in words.columns if belongs_to(column, key)]
+def _columns(axis_values: pd.DataFrame, key: str) -> list[str]:
+    return [column for column in axis_values.columns if belongs_to(column, key)]
 
 
-def varying_values(frozen: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Every key that not all cells of a sweep have with one value, seeds aside.
+def varying_values(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the value of every key that varies within a sweep, except seeds.
 
     Parameters
     ----------
-    frozen
-        Lines of the sweep's `cells.jsonl`.
+    records
+        Plan records of the sweep (lines of `cells.jsonl`).
 
     Returns
     -------
     pandas.DataFrame
-        Index `cell_id`; a column per option group (`init`: `normal`) and per dotted key that
-        somebody set (`init.std`: 0.01), in the order in which labels name them. `ABSENT` where a
-        cell's option doesn't have the key.
+        Index `cell_id`; a column per option group (`init`: `normal`) and per dotted key that was
+        set explicitly (`init.std`: 0.01), in the order of labels. `ABSENT` where a cell's option
+        does not have the key.
     """
-    asked = {(key, _option(line, key)) for line in frozen for key in scientific(line["asked"])}
-    rows = {line["cell_id"]: _words(line, asked) for line in frozen}
-    _normalize_numbers(rows.values())
-    keys = dict.fromkeys(key for words in rows.values() for key in words)
-    varying = [key for key in keys if varies(words.get(key, ABSENT) for words in rows.values())]
+    set_keys = {
+        (key, _option(record, key))
+        for record in records
+        for key in scientific(record["assignment"])
+    }
+    rows = {record["cell_id"]: _cell_values(record, set_keys) for record in records}
+    _unify_numbers(rows.values())
+    keys = dict.fromkeys(key for row in rows.values() for key in row)
+    varying = [key for key in keys if varies(row.get(key, ABSENT) for row in rows.values())]
     columns = {
-        key: [words.get(key, ABSENT) for words in rows.values()]
+        key: [row.get(key, ABSENT) for row in rows.values()]
         for key in sorted(varying, key=axis_sort_key)
     }
     return pd.DataFrame(columns, index=pd.Index(rows, name="cell_id"), dtype=object)
 
 
-def belongs_to(key: str, to: str) -> bool:
-    """Return True if a key is a group's, or a group's option itself.
+def belongs_to(key: str, axis: str) -> bool:
+    """Return True if the key is the axis itself or a key of that option group.
 
     >>> belongs_to("init.std", "init"), belongs_to("init", "init"), belongs_to("init", "init.std")
     (True, True, False)
     """
-    return key == to or key.startswith(f"{to}.")
+    return key == axis or key.startswith(f"{axis}.")
 
 
-def _words(line: Mapping[str, Any], asked: set[tuple[str, Any]]) -> dict[str, Any]:
-    words: dict[str, Any] = dict(line["choices"])
-    config = dict(flatten(line["config"]))
-    own = scientific(line["asked"])
-    for key in sorted({key for key, _ in asked if "." in key}):
-        if (key, _option(line, key)) in asked:  # somebody set it for this option
-            value = own.get(key, config.get(key, ABSENT))
-            words[key] = value if isinstance(value, str | int | float) else json.dumps(value)
-    return words
+def _cell_values(record: Mapping[str, Any], set_keys: set[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a cell's options, and its values of keys that some cell with this option sets."""
+    values: dict[str, Any] = dict(record["choices"])
+    config = dict(flatten(record["config"]))
+    explicit = scientific(record["assignment"])
+    for key in sorted({key for key, _ in set_keys if "." in key}):
+        if (key, _option(record, key)) in set_keys:
+            value = explicit.get(key, config.get(key, ABSENT))
+            values[key] = value if isinstance(value, str | int | float) else json.dumps(value)
+    return values
 
 
-def _normalize_numbers(rows: Iterable[dict[str, Any]]) -> None:
-    """One spelling a number: `gain=1` in one command and 1.0 in another are one value."""
+def _unify_numbers(rows: Iterable[dict[str, Any]]) -> None:
+    """Replace equal numbers by the first one seen: `gain=1` and `gain=1.0` are one value."""
     first: dict[Any, Any] = {}
-    for words in rows:
-        for key, value in words.items():
-            words[key] = first.setdefault((key, isinstance(value, bool), value), value)
+    for row in rows:
+        for key, value in row.items():
+            row[key] = first.setdefault((key, isinstance(value, bool), value), value)
 
 
-def _option(line: Mapping[str, Any], key: str) -> Any:
-    return line["choices"].get(key.partition(".")[0])
+def _option(record: Mapping[str, Any], key: str) -> Any:
+    return record["choices"].get(key.partition(".")[0])

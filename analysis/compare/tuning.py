@@ -1,9 +1,9 @@
-"""The tuned axis: each strategy at its own best value, and what missing that value costs.
+"""Tuning of one axis: the best value of each strategy, and the cost of another value.
 
-Each seed takes the value at which *its own* training loss ends lowest. Not the test score, which
-would flatter whoever has the noisier scores; and each seed for itself, so that seeds stay
-independent: two strategies that are alike, of which all seeds of one settle on a slightly worse
-value, would otherwise differ beyond doubt (simulated: 13 to 30 % false alarms at 5 %).
+Each seed uses the value with the lowest final training loss *of that seed*. Selection by test score
+would favor strategies with noisier scores. Selection by the mean over seeds would make the seeds
+dependent: if all seeds of one of two equal strategies share a slightly worse value, the strategies
+differ significantly (13 to 30 % false alarms at a level of 5 % in simulations).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ KEYS = ["group", "setting", "strategy"]
 
 @dataclass(frozen=True)
 class TunedStrategy:
-    """One strategy in one setting, over seeds and tuned values.
+    """Results of one strategy in one setting, by seed and tuned value.
 
     Attributes
     ----------
     values
-        TunedStrategy values, ascending; one NaN where nothing is tuned.
+        Tuned values, ascending; a single NaN without tuning.
     seeds
-        Their names.
+        Labels of the seeds.
     score, loss
-        The metric, and the training loss that chooses; NaN where there is none.
+        The metric, and the training loss used for selection; NaN if missing.
     diverged, done
-        Of each run.
+        State of each run.
     metric
-        What the score is.
+        The metric of `score`.
     """
 
     values: Float64[np.ndarray, " value"]
@@ -48,54 +48,54 @@ class TunedStrategy:
     metric: Metric
 
     def mean(self) -> Float64[np.ndarray, " value"]:
-        """Mean score at each value; NaN where no run has one."""
+        """Return the mean score at each value; NaN without any score."""
         runs = np.isfinite(self.score).sum(axis=0)
         with np.errstate(invalid="ignore"):
             return np.asarray(np.nansum(self.score, axis=0) / runs)
 
-    def lost(self) -> Float64[np.ndarray, " value"]:
-        """Share of runs that have no score, for they diverged; infinite where none is done."""
+    def share_without_score(self) -> Float64[np.ndarray, " value"]:
+        """Return the share of runs that diverged and have no score; infinite if none is done."""
         runs = self.done.sum(axis=0)
         share = self.diverged.sum(axis=0) / np.maximum(runs, 1)
         return np.where(runs > 0, 0.0 if self.metric.bounded else share, np.inf)
 
     def best(self) -> int | None:
-        """Return the value that scores best over all seeds; None where nothing is done.
+        """Return the index of the best value over all seeds; None if no run is done.
 
-        Where runs that diverged have no score, fewest of them first; then the best mean, then the
-        first.
+        The order is: the smallest share of runs without a score, the best mean, the first value.
         """
         if not self.done.any():
             return None
         merit = np.nan_to_num(self.metric.sign * self.mean(), nan=-np.inf)
-        return int(np.lexsort((-merit, self.lost()))[0])
+        return int(np.lexsort((-merit, self.share_without_score()))[0])
 
     def at_edge(self) -> bool:
-        """Return True if the best value is the first or last tried: a better one may lie beyond."""
-        best, mean = self.best(), self._comparable()
+        """Return True if the best value is the first or last tried, so a better one may exist."""
+        best, mean = self.best(), self._comparable_means()
         if best not in (0, len(mean) - 1) or not np.isfinite(mean[best]) or len(mean) < 2:
             return False
-        as_good = mean == mean[best]
-        level = np.isfinite(mean).sum() > 1 and as_good[np.isfinite(mean)].all()
-        return not level and not as_good[1:-1].any()
+        ties = mean == mean[best]
+        all_equal = np.isfinite(mean).sum() > 1 and ties[np.isfinite(mean)].all()
+        return not all_equal and not ties[1:-1].any()
 
     def cost(self) -> float:
-        """Cost of a value taken blindly from those tried: best mean less the mean of means.
+        """Return the best mean minus the mean of all means: the cost of an arbitrary value.
 
-        Of a loss, over the values that lost no larger share of runs than the best.
+        For a loss, only values count where no more runs diverged than at the best value.
         """
-        best, mean = self.best(), self._comparable()
+        best, mean = self.best(), self._comparable_means()
         if best is None or np.isfinite(mean).sum() < 2:
             return float("nan")
         return float(self.metric.sign * (mean[best] - np.nanmean(mean)))
 
-    def _comparable(self) -> Float64[np.ndarray, " value"]:
-        """Means, of the values that lost no larger share of runs than the best."""
-        lost, best = self.lost(), self.best()
-        return np.where(lost <= (np.inf if best is None else lost[best]), self.mean(), np.nan)
+    def _comparable_means(self) -> Float64[np.ndarray, " value"]:
+        """Return the means; NaN where more runs have no score than at the best value."""
+        share, best = self.share_without_score(), self.best()
+        limit = np.inf if best is None else share[best]
+        return np.where(share <= limit, self.mean(), np.nan)
 
-    def chosen(self) -> Iterator[tuple[int, int]]:
-        """Each seed that has a run, and the value with its lowest training loss."""
+    def chosen_values(self) -> Iterator[tuple[int, int]]:
+        """Yield (seed, value) indices: for each seed, the value with the lowest training loss."""
         loss = np.where(self.done, np.nan_to_num(self.loss, nan=np.inf), np.nan)
         for seed in np.flatnonzero(self.done.any(axis=1)):
             yield int(seed), int(np.nanargmin(loss[seed]))
@@ -104,47 +104,47 @@ class TunedStrategy:
 def tune_by_setting(
     trials: pd.DataFrame, metric: Metric
 ) -> dict[tuple[str, str, str], TunedStrategy]:
-    """Trials (`analysis.compare.trials`) by (group, setting, strategy)."""
-    found = {}
+    """Group trials (`analysis.compare.trials`) by (group, setting, strategy)."""
+    tuned = {}
     for key, rows in trials.groupby(KEYS, sort=False):
-        values, place = np.unique(rows["tuned"].to_numpy(float), return_inverse=True)
+        values, value_index = np.unique(rows["tuned"].to_numpy(float), return_inverse=True)
         seeds = list(dict.fromkeys(rows["seed"]))
-        where = (rows["seed"].map(seeds.index).to_numpy(), place)
+        index = (rows["seed"].map(seeds.index).to_numpy(), value_index)
         shape = (len(seeds), len(values))
         score, loss = np.full(shape, np.nan), np.full(shape, np.nan)
         diverged, done = np.zeros(shape, bool), np.zeros(shape, bool)
-        score[where], loss[where] = rows["score"], rows["loss"]
-        diverged[where], done[where] = rows["diverged"], rows["done"]
-        found[key] = TunedStrategy(values, seeds, score, loss, diverged, done, metric)
-    return found
+        score[index], loss[index] = rows["score"], rows["loss"]
+        diverged[index], done[index] = rows["diverged"], rows["done"]
+        tuned[key] = TunedStrategy(values, seeds, score, loss, diverged, done, metric)
+    return tuned
 
 
 def chosen_scores(tuned: dict[tuple[str, str, str], TunedStrategy]) -> pd.DataFrame:
-    """One score a seed: `group`, `setting`, `strategy`, `seed`, `tuned`, `score`, `diverged`."""
+    """Return one score per seed: columns `KEYS`, `seed`, `tuned`, `score`, `diverged`."""
     rows: list[dict[str, Any]] = []
-    for key, each in tuned.items():
-        for seed, place in each.chosen():
+    for key, strategy in tuned.items():
+        for seed, value in strategy.chosen_values():
             rows.append(
                 dict(zip(KEYS, key, strict=True))
                 | {
-                    "seed": each.seeds[seed],
-                    "tuned": each.values[place],
-                    "score": each.score[seed, place],
-                    "diverged": bool(each.diverged[seed, place]),
+                    "seed": strategy.seeds[seed],
+                    "tuned": strategy.values[value],
+                    "score": strategy.score[seed, value],
+                    "diverged": bool(strategy.diverged[seed, value]),
                 }
             )
     return pd.DataFrame(rows)
 
 
 def mean_by_value(tuned: dict[tuple[str, str, str], TunedStrategy]) -> pd.DataFrame:
-    """Mean score at every tuned value: `KEYS`, `tuned`, `mean`, `runs`, `diverged` (how many)."""
+    """Return the mean score at every tuned value: `KEYS`, `tuned`, `mean`, `runs`, `diverged`."""
     rows: list[dict[str, Any]] = []
-    for key, each in tuned.items():
+    for key, strategy in tuned.items():
         columns = {
-            "tuned": each.values,
-            "mean": each.mean(),
-            "runs": each.done.sum(axis=0),
-            "diverged": each.diverged.sum(axis=0),
+            "tuned": strategy.values,
+            "mean": strategy.mean(),
+            "runs": strategy.done.sum(axis=0),
+            "diverged": strategy.diverged.sum(axis=0),
         }
         for numbers in zip(*columns.values(), strict=True):
             names = dict(zip(KEYS, key, strict=True))

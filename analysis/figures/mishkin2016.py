@@ -71,7 +71,7 @@ def _accuracies(results: Results) -> pd.DataFrame:
     cells = results.cells
     done = cells[cells["outcome"].isin(["ok", "diverged"])]
     config = next(iter(read_plan(results.folder).values()))["config"]
-    guess = get_metric("test_accuracy").chance(config)
+    guess = get_metric("test_accuracy").chance_score(config)
     frame = pd.DataFrame(
         {
             "activation": done["activation"].astype(str),

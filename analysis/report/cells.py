@@ -145,7 +145,7 @@ def _there(value: Any) -> Any:
 def varying(frozen: Mapping[str, PlanRecord], ids: Sequence[str]) -> list[Column]:
     """Options and keys that somebody asked for and that not all cells have alike."""
     flat = {cell: _known(line) for cell, line in frozen.items()}
-    keys = {key for line in frozen.values() for key in line["asked"]}
+    keys = {key for line in frozen.values() for key in line["assignment"]}
     keys |= {group for line in frozen.values() for group in line["choices"]}
     columns = []
     for key in sorted(keys, key=axis_sort_key):

@@ -50,7 +50,7 @@ def test_where_the_data_lay_does_not_split_a_setting(frozen: list[dict[str, Any]
     moved = copy.deepcopy(frozen[0])
     moved["cell_id"] = "the-other"
     moved["config"]["seed_weights"] = 7
-    moved["config"]["data"]["root"] = moved["asked"]["data.root"] = "/elsewhere"
+    moved["config"]["data"]["root"] = moved["assignment"]["data.root"] = "/elsewhere"
     (setting,) = group_settings([frozen[0], moved])
     assert setting.label == "all cells"
 

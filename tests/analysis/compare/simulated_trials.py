@@ -9,7 +9,7 @@ FLAT = (0.50, 0.78, 0.80, 0.79, 0.30)  # mean score by tuned value: three nearly
 PEAKED = (0.50, 0.60, 0.80, 0.60, 0.30)  # every seed finds the best
 
 
-def trials(
+def simulate_trials(
     rng: np.random.Generator,
     *,
     surface: tuple[float, ...] = FLAT,

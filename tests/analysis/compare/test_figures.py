@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from simulated_trials import PEAKED, trials
+from simulated_trials import PEAKED, simulate_trials
 
 from analysis.compare.comparison import InitComparison, compare_trials
 from analysis.compare.figures import standings_figure, tuned_values_figure
@@ -20,7 +20,7 @@ LONG = "truncated_normal fan=fan_avg gain=1.41 negative_slope=0.01 layers={} cos
 
 
 def made(**law: float) -> pd.DataFrame:
-    return trials(np.random.default_rng(0), surface=PEAKED, **{"strategies": 2, **law})
+    return simulate_trials(np.random.default_rng(0), surface=PEAKED, **{"strategies": 2, **law})
 
 
 def lost(planned: pd.DataFrame, which: pd.Series) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_trials import PEAKED, trials
+from simulated_trials import PEAKED, simulate_trials
 
 from analysis.compare.comparison import InitComparison, compare_trials
 from analysis.compare.files import csv_frames, file_name, latex, write_files
@@ -17,7 +17,7 @@ ODD = {"s0": 'a_b=$5, "x"', "s1": "<i>|{[~^\\", "s2": "ünï & 50%#"}
 
 
 def compared(**law: float) -> InitComparison:
-    planned = trials(np.random.default_rng(0), surface=PEAKED, **{"strategies": 3, **law})
+    planned = simulate_trials(np.random.default_rng(0), surface=PEAKED, **{"strategies": 3, **law})
     return compare_trials(planned.replace({"strategy": ODD}), ComparisonSpec())
 
 
@@ -67,5 +67,5 @@ def test_latex_tables_are_whole() -> None:
     ],
 )
 def test_other_questions_have_other_files(spec: ComparisonSpec, name: str) -> None:
-    planned = trials(np.random.default_rng(0), surface=PEAKED, strategies=2)
+    planned = simulate_trials(np.random.default_rng(0), surface=PEAKED, strategies=2)
     assert file_name(compare_trials(planned, spec)) == name

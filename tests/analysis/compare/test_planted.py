@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from simulated_trials import PEAKED, trials
+from simulated_trials import PEAKED, simulate_trials
 
 from analysis.compare.comparison import compare_pairs, compare_trials
 from analysis.compare.spec import METRICS, ComparisonSpec
@@ -34,7 +34,7 @@ def beyond_doubt(made: pd.DataFrame) -> pd.DataFrame:
 def false_alarms(sweeps: int, **law: int) -> float:
     """Share of sweeps with any difference beyond doubt, where all strategies are alike."""
     rngs = map(np.random.default_rng, range(sweeps))
-    return sum(not beyond_doubt(trials(rng, **law)).empty for rng in rngs) / sweeps
+    return sum(not beyond_doubt(simulate_trials(rng, **law)).empty for rng in rngs) / sweeps
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_a_planted_difference_is_found_as_often_as_it_should() -> None:
     sweeps, seeds, sd, planted = 300, 5, 0.02, 0.12
     found = np.zeros(sweeps)
     for seed in range(sweeps):
-        made = trials(np.random.default_rng(seed), surface=PEAKED, planted=planted, sd=sd)
+        made = simulate_trials(np.random.default_rng(seed), surface=PEAKED, planted=planted, sd=sd)
         surely = beyond_doubt(made)
         right = (surely["a"] == "s0") & (surely["difference"] > 0)
         found[seed] = right.sum() / (STRATEGIES - 1)
@@ -66,7 +66,7 @@ def test_a_planted_difference_is_found_as_often_as_it_should() -> None:
 
 
 def test_over_settings_a_small_difference_is_sure() -> None:
-    made = trials(np.random.default_rng(0), settings=12, planted=0.05)
+    made = simulate_trials(np.random.default_rng(0), settings=12, planted=0.05)
     found = compare_trials(made, ComparisonSpec())
     assert found.overall is not None
     assert found.overall.strategies[0] == "s0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_trials import PEAKED, trials
+from simulated_trials import PEAKED, simulate_trials
 
 from analysis.compare.comparison import compare_trials
 from analysis.compare.sentences import group_sentences, missing_sentences, overall_sentences
@@ -15,7 +15,7 @@ ACCURACY = ComparisonSpec()
 
 
 def made(seed: int = 0, **law: float) -> pd.DataFrame:
-    return trials(np.random.default_rng(seed), surface=PEAKED, **{"strategies": 3, **law})
+    return simulate_trials(np.random.default_rng(seed), surface=PEAKED, **{"strategies": 3, **law})
 
 
 def unfinished(planned: pd.DataFrame, which: pd.Series) -> pd.DataFrame:

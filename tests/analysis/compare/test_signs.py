@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_trials import PEAKED, trials
+from simulated_trials import PEAKED, simulate_trials
 
 from analysis.compare.comparison import InitComparison, compare_trials
 from analysis.compare.figures import tuned_values_figure
@@ -17,7 +17,7 @@ from analysis.compare.tables import standings_table
 def accuracies(**law: float) -> pd.DataFrame:
     """Of s0 0.3 more than of s1 and s2."""
     rng = np.random.default_rng(0)
-    return trials(rng, surface=PEAKED, **{"strategies": 3, "planted": 0.3, "settings": 2, **law})
+    return simulate_trials(rng, surface=PEAKED, **{"strategies": 3, "planted": 0.3, "settings": 2, **law})
 
 
 def losses(**law: float) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_trials import PEAKED, trials
+from simulated_trials import PEAKED, simulate_trials
 
 from analysis.compare.comparison import InitComparison, compare_trials
 from analysis.compare.sentences import group_sentences, overall_sentences
@@ -15,7 +15,7 @@ from fanin.errors import FaninError
 
 
 def made(**law: int) -> pd.DataFrame:
-    return trials(np.random.default_rng(0), surface=PEAKED, strategies=3, **law)
+    return simulate_trials(np.random.default_rng(0), surface=PEAKED, strategies=3, **law)
 
 
 def row(compared: InitComparison, strategy: str) -> pd.Series:
@@ -78,7 +78,7 @@ def test_fewer_than_three_seeds_are_refused_unless_told_to() -> None:
 
 def test_one_strategy_is_nothing_to_compare() -> None:
     with pytest.raises(FaninError, match=r"init: the sweep has only one \(s0\)"):
-        compare_trials(trials(np.random.default_rng(0), strategies=1), ComparisonSpec())
+        compare_trials(simulate_trials(np.random.default_rng(0), strategies=1), ComparisonSpec())
 
 
 def test_sentences_say_who_is_surely_better_and_who_is_not_told_apart() -> None:

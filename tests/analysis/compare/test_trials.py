@@ -13,7 +13,7 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.compare.spec import ComparisonSpec
-from analysis.compare.trials import ABSENT, trials, varying_values
+from analysis.compare.trials import ABSENT, read_trials, varying_values
 from fanin.errors import FaninError
 
 INITS = ["he_normal", "normal std=0.01", "uniform a=0.0 b=1.0"]
@@ -26,7 +26,7 @@ CHOICES = {"data": "digits", "model": "mlp", "init": "he_normal", "optim": "sgd"
 
 
 def test_every_planned_cell_is_a_trial(seeded: Results) -> None:
-    found = trials(seeded, ComparisonSpec(within=("activation",)))
+    found = read_trials(seeded, ComparisonSpec(within=("activation",)))
     assert len(found) == 54
     assert list(dict.fromkeys(found["strategy"])) == INITS
     assert set(found["setting"]) == set(found["group"]) == {"relu", "tanh"}
@@ -37,8 +37,8 @@ def test_every_planned_cell_is_a_trial(seeded: Results) -> None:
 
 def test_a_run_that_diverged_scores_chance_or_has_no_loss(seeded: Results) -> None:
     accuracy, loss = (
-        trials(seeded, ComparisonSpec()),
-        trials(seeded, ComparisonSpec(metric="test_loss")),
+        read_trials(seeded, ComparisonSpec()),
+        read_trials(seeded, ComparisonSpec(metric="test_loss")),
     )
     outcome = seeded.cells.set_index("cell_id")["outcome"].reindex(accuracy.index)
     diverged = (outcome == "diverged").to_numpy()
@@ -51,13 +51,13 @@ def test_a_run_that_diverged_scores_chance_or_has_no_loss(seeded: Results) -> No
 
 
 def test_without_tuning_each_value_is_a_setting(seeded: Results) -> None:
-    found = trials(seeded, ComparisonSpec(tune=""))
+    found = read_trials(seeded, ComparisonSpec(tune=""))
     assert found["setting"].nunique() == 6
     assert found["tuned"].isna().all()
 
 
 def test_any_axis_can_be_compared(seeded: Results) -> None:
-    found = trials(seeded, ComparisonSpec(by="optim.lr", tune="", within=("init", "activation")))
+    found = read_trials(seeded, ComparisonSpec(by="optim.lr", tune="", within=("init", "activation")))
     assert list(dict.fromkeys(found["strategy"])) == ["lr=0.1", "lr=1.0", "lr=1e+30"]
     assert found["group"].nunique() == 6
 
@@ -83,7 +83,7 @@ def test_any_axis_can_be_compared(seeded: Results) -> None:
 )
 def test_what_cannot_be_meant_is_said(seeded: Results, spec: ComparisonSpec, said: str) -> None:
     with pytest.raises(FaninError) as told:
-        trials(seeded, spec)
+        read_trials(seeded, spec)
     assert said in str(told.value)
 
 
@@ -92,12 +92,12 @@ def test_cells_that_have_not_ended_are_trials_that_are_not_done(seeded: Results)
     cells["outcome"] = cells["outcome"].astype(object)
     cells.loc[cells.index[:5], "outcome"] = "error"
     partial = dataclasses.replace(seeded, cells=cells.iloc[:-4])
-    found = trials(partial, ComparisonSpec())
+    found = read_trials(partial, ComparisonSpec())
     assert len(found) == 54
     assert (~found["done"]).sum() == 9
     assert found.loc[~found["done"], "score"].isna().all()
     with pytest.raises(FaninError, match="no trained cell has ended yet"):
-        trials(dataclasses.replace(seeded, cells=cells.iloc[:0]), ComparisonSpec())
+        read_trials(dataclasses.replace(seeded, cells=cells.iloc[:0]), ComparisonSpec())
 
 
 @pytest.fixture
@@ -107,19 +107,19 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def of(results: Results, column: str, spec: ComparisonSpec | None = None) -> list[str]:
-    return list(dict.fromkeys(trials(results, spec or ComparisonSpec())[column]))
+    return list(dict.fromkeys(read_trials(results, spec or ComparisonSpec())[column]))
 
 
 def test_a_number_is_one_value_however_it_was_typed(sweep: Sweep) -> None:
     sweep("init=he_normal", "init.gain=1,2")
-    found = trials(sweep("init=he_normal", "init.gain=1.0,2.0", "seed=3,4"), ComparisonSpec())
+    found = read_trials(sweep("init=he_normal", "init.gain=1.0,2.0", "seed=3,4"), ComparisonSpec())
     assert found.groupby("strategy")["seed"].nunique().to_dict() == {"gain=1": 5, "gain=2": 5}
 
 
 def test_what_is_probed_makes_no_setting(sweep: Sweep) -> None:
     few = ("probe.images=2", "probe.size=2", "probe=default", "probe.draws=0,1")
     results = sweep("init=zeros,he_normal", *few)
-    found = trials(results, ComparisonSpec())
+    found = read_trials(results, ComparisonSpec())
     assert len(found) == 6
     assert found["setting"].nunique() == 1
     assert of(results, "group", ComparisonSpec(within=("probe",))) == ["draws=0", "draws=1"]
@@ -131,14 +131,14 @@ def test_data_without_classes_have_no_accuracy_and_that_is_said(sweep: Sweep) ->
     root = sweep("init=zeros,he_normal").folder.root.parent
     results = run_sweep(root, "real", "init=zeros,he_normal", *real, small=small)
     with pytest.raises(FaninError, match="these data have no classes; --metric test_loss"):
-        trials(results, ComparisonSpec())
-    assert not trials(results, ComparisonSpec(metric="test_loss"))["diverged"].any()
+        read_trials(results, ComparisonSpec())
+    assert not read_trials(results, ComparisonSpec(metric="test_loss"))["diverged"].any()
 
 
 def test_an_option_that_nobody_gave_a_value_is_tuned_at_its_default(sweep: Sweep) -> None:
     sweep("init=zeros,he_normal", "optim=sgd", "optim.lr=0.1,0.2")
     results = sweep("init=zeros,he_normal", "optim=adam")
-    found = trials(results, ComparisonSpec(within=("optim",)))
+    found = read_trials(results, ComparisonSpec(within=("optim",)))
     assert set(found.loc[found["group"] == "adam", "tuned"]) == {0.001}
     assert of(results, "group", ComparisonSpec(within=("optim",))) == ["sgd", "adam"]
 
@@ -163,40 +163,40 @@ def test_an_option_without_the_key_is_named_so(sweep: Sweep) -> None:
 def test_nothing_is_left_of_an_axis_that_is_tuned(sweep: Sweep) -> None:
     results = sweep("init=he_normal", "optim.lr=0.1,0.2")
     with pytest.raises(FaninError, match=r"optim: nothing but what is tuned .* --tune none"):
-        trials(results, ComparisonSpec(by="optim"))
+        read_trials(results, ComparisonSpec(by="optim"))
 
 
 def test_losses_of_different_kinds_are_not_compared(sweep: Sweep) -> None:
     results = sweep("init=he_normal", "loss=cross_entropy,mse")
     assert of(results, "strategy", ComparisonSpec(by="loss")) == ["cross_entropy", "mse"]
     with pytest.raises(FaninError, match="--metric test_accuracy"):
-        trials(results, ComparisonSpec(by="loss", metric="test_loss"))
+        read_trials(results, ComparisonSpec(by="loss", metric="test_loss"))
 
 
 def test_an_init_that_cannot_be_imported_here_is_compared(sweep: Sweep) -> None:
     results = sweep("init=he_normal,zeros")
     cells = results.folder.root / "cells.jsonl"
     cells.write_text(cells.read_text().replace("fanin.inits.HeNormal", "gone.Mine"))
-    assert len(trials(results, ComparisonSpec())) == 6
+    assert len(read_trials(results, ComparisonSpec())) == 6
 
 
 def test_a_replicate_is_the_seeds_of_weights_and_batches_together(sweep: Sweep) -> None:
     results = sweep("init=he_normal,zeros", "seed=0", "seed_weights=0,1", "seed_data=0,1")
-    assert trials(results, ComparisonSpec())["seed"].nunique() == 4
+    assert read_trials(results, ComparisonSpec())["seed"].nunique() == 4
 
 
 def test_a_cell_that_was_only_probed_is_no_trial_that_ended(sweep: Sweep) -> None:
     results = sweep("init=he_normal,zeros", "train.steps=0,1", "seed=0")
-    found = trials(results, ComparisonSpec(within=("train",)))
+    found = read_trials(results, ComparisonSpec(within=("train",)))
     assert found.groupby("group")["done"].all().to_dict() == {"steps=0": False, "steps=1": True}
 
 
 def test_of_cells_that_differ_in_their_probe_the_one_that_ended_counts(sweep: Sweep) -> None:
     few = ("probe.images=2", "probe.size=2", "probe=default", "probe.draws=0,1")
     results = sweep("init=zeros,he_normal", *few)
-    first = results.cells["cell_id"].isin(trials(results, ComparisonSpec()).index)
+    first = results.cells["cell_id"].isin(read_trials(results, ComparisonSpec()).index)
     assert first.sum() == 6
-    found = trials(dataclasses.replace(results, cells=results.cells[~first]), ComparisonSpec())
+    found = read_trials(dataclasses.replace(results, cells=results.cells[~first]), ComparisonSpec())
     assert len(found) == 6
     assert found["done"].all()
 
@@ -207,7 +207,7 @@ def line(number: int, asked: dict[str, Any], **options: str) -> dict[str, Any]:
         group, _, name = key.partition(".")
         if name:
             config.setdefault(group, {})[name] = value
-    return {"cell_id": f"c{number}", "asked": asked, "choices": CHOICES | options, "config": config}
+    return {"cell_id": f"c{number}", "assignment": asked, "choices": CHOICES | options, "config": config}
 
 
 def test_only_what_varies_is_a_column() -> None:

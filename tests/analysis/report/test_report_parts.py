@@ -31,7 +31,7 @@ def line(cell: str, init: str = "he_normal", **config: object) -> dict:
     asked = {"init": init} | {k.replace("_", ".", 1): v for k, v in config.items()}
     return {
         "cell_id": cell,
-        "asked": asked,
+        "assignment": asked,
         "choices": CHOICES | {"init": init},
         "config": nested,
     }
