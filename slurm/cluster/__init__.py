@@ -1,4 +1,4 @@
-"""Parts of `slurm/testcluster`: a real Slurm in one folder, for tests and contributors.
+"""Implementation of `slurm/testcluster`: a real Slurm in one folder, for tests and contributors.
 
-Standard library only, and nothing in the project imports it: tests run it as a command.
+It uses the standard library only. The project does not import it; tests run it as a command.
 """

@@ -1,4 +1,4 @@
-"""The command line of `slurm/testcluster`."""
+"""Command line of `slurm/testcluster`."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import sys
 from collections.abc import Callable
 
 from . import faults
-from .layout import ClusterError, Layout, Options, Settings, layout_of, locked
-from .lifecycle import bring_up, export_line, require_up, start_node, status, take_down
+from .layout import ClusterError, Layout, Options, Settings, cluster_layout, locked
+from .lifecycle import export_line, require_up, start_cluster, start_node, status, stop_cluster
 from .packages import install
 
 NodeFault = Callable[[Layout, Settings, str], str]
 
 NODE_FAULTS: dict[str, tuple[NodeFault, str]] = {
-    "kill-node": (faults.kill_node, "a power cut at one node"),
-    "start-node": (start_node, "start a killed node, wait until it takes jobs"),
-    "cut-node": (faults.cut_node, "pull a node's network cable (needs up --namespaces)"),
-    "join-node": (faults.join_node, "plug it in again, wait until the node takes jobs"),
+    "kill-node": (faults.kill_node, "simulate a power failure of a node"),
+    "start-node": (start_node, "start a killed node and wait until it accepts jobs"),
+    "cut-node": (faults.cut_node, "disconnect a node from the network (needs up --namespaces)"),
+    "join-node": (faults.join_node, "reconnect a node and wait until it accepts jobs"),
 }
 CONTROLLER_FAULTS: dict[str, tuple[Callable[[Layout], str], str]] = {
-    "stop-controller": (faults.stop_controller, "end slurmctld cleanly"),
-    "kill-controller": (faults.kill_controller, "end slurmctld with SIGKILL"),
-    "start-controller": (faults.start_controller, "start it again, wait until it answers"),
-    "restart-controller": (faults.restart_controller, "kill-controller and start-controller"),
+    "stop-controller": (faults.stop_controller, "stop slurmctld cleanly"),
+    "kill-controller": (faults.kill_controller, "kill slurmctld with SIGKILL"),
+    "start-controller": (faults.start_controller, "start slurmctld and wait until it answers"),
+    "restart-controller": (faults.restart_controller, "run kill-controller and start-controller"),
 }
 DATABASE_FAULTS: dict[str, tuple[Callable[[Layout, Settings], str], str]] = {
-    "stop-database": (faults.stop_database, "end slurmdbd: sacct gets no answers"),
-    "start-database": (faults.start_database, "start it again, wait until it answers"),
+    "stop-database": (faults.stop_database, "stop slurmdbd, so that sacct gets no answer"),
+    "start-database": (faults.start_database, "start slurmdbd and wait until it answers"),
 }
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    arguments = _parser().parse_args(words)
+    arguments = _parser().parse_args(argv)
     try:
         print(_run(arguments))
     except (ClusterError, OSError) as error:
@@ -47,14 +47,14 @@ def _run(arguments: argparse.Namespace) -> str:
     command = arguments.command
     if command == "install":
         return install()
-    layout = layout_of(arguments.folder)
+    layout = cluster_layout(arguments.folder)
     if command == "env":
         require_up(layout)
         return export_line(layout)
     if command == "status":
         return status(layout)
     if command == "down" and not layout.folder.exists():
-        return "nothing was up"
+        return "no cluster was running"
     if command not in {"up", "down"}:
         require_up(layout)
     with locked(layout):
@@ -66,9 +66,9 @@ def _change(arguments: argparse.Namespace, layout: Layout) -> str:
     if command == "up":
         names = Options.__dataclass_fields__
         options = Options(**{name: getattr(arguments, name) for name in names})
-        return f"{bring_up(layout, options)}\n{export_line(layout)}"
+        return f"{start_cluster(layout, options)}\n{export_line(layout)}"
     if command == "down":
-        return take_down(layout)
+        return stop_cluster(layout)
     settings = require_up(layout)
     if command in NODE_FAULTS:
         return NODE_FAULTS[command][0](layout, settings, arguments.node)
@@ -88,10 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("install", "install the Debian packages that are missing")
-    _add_options(add("up", "start a cluster and wait until its nodes are idle"))
-    add("down", "end every process of the cluster and remove its state")
-    add("status", "which daemons run, and how the nodes are")
-    add("env", "print the line that points a shell's Slurm commands at the cluster")
+    _add_options(add("up", "start a cluster and wait until all nodes are idle"))
+    add("down", "end all processes of the cluster and remove its state")
+    add("status", "list the daemons and the states of the nodes")
+    add("env", "print the shell line that makes Slurm commands use this cluster")
     for name, (_, help) in NODE_FAULTS.items():
         add(name, help).add_argument("node", metavar="NAME", help="n1, n2, ...")
     for name, (_, help) in [*CONTROLLER_FAULTS.items(), *DATABASE_FAULTS.items()]:
@@ -100,21 +100,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options(up: argparse.ArgumentParser) -> None:
-    limits = {"nodes": (1, 99), "cpus": (1, 999), "max_array_size": (2, 4000001)}
-    for name, (least, most) in limits.items():
+    ranges = {"nodes": (1, 99), "cpus": (1, 999), "max_array_size": (2, 4000001)}
+    for name, (minimum, maximum) in ranges.items():
         option = f"--{name.replace('_', '-')}"
-        kind, default = _between(least, most), getattr(Options, name)
-        up.add_argument(option, type=kind, default=default, help=f"default: {default}")
-    truth = argparse.BooleanOptionalAction
-    up.add_argument("--accounting", action=truth, default=True, help="sacct and its database")
-    up.add_argument("--namespaces", action="store_true", help="nodes as hosts of their own")
+        parse, default = _number_in(minimum, maximum), getattr(Options, name)
+        up.add_argument(option, type=parse, default=default, help=f"default: {default}")
+    up.add_argument(
+        "--accounting",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start the accounting database for sacct",
+    )
+    up.add_argument(
+        "--namespaces", action="store_true", help="give every node its own host name and network"
+    )
 
 
-def _between(least: int, most: int) -> Callable[[str], int]:
+def _number_in(minimum: int, maximum: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        if not minimum <= int(text) <= maximum:
+            raise argparse.ArgumentTypeError(f"{text} is not between {minimum} and {maximum}")
         return int(text)
 
-    number.__name__ = "whole number"
+    number.__name__ = "integer"  # argparse shows the name in error messages
     return number

@@ -1,6 +1,6 @@
-"""The text of slurm.conf, gres.conf and slurmdbd.conf.
+"""Text of slurm.conf, gres.conf and slurmdbd.conf.
 
-The waits are as short as Slurm 22.05 takes them, so that faults play out fast.
+Timeouts are as short as Slurm 22.05 allows, so that tests of faults are fast.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from .layout import Layout, Settings
 
 GPUS_PER_NODE = 2
 MEMORY_PER_CPU = 2000  # MB
-# A node is given up when pings have failed for SlurmdTimeout. One ping to a dead node takes
-# MessageTimeout (slurmctld tries again every second), so that both decide how soon that is.
+# A node is marked down when pings have failed for SlurmdTimeout. A ping of a dead node takes
+# MessageTimeout, and slurmctld retries every second, so the delay depends on both.
 SLURMD_TIMEOUT = 5
 MESSAGE_TIMEOUT = 3
-CREDENTIAL_SECONDS = 5  # the least munge takes; a requeued job waits one second more
+CREDENTIAL_SECONDS = 5  # the minimum of munge; a requeued job waits one second longer
 KILL_WAIT = 2  # from SIGTERM to SIGKILL
 
 
 def slurm_conf(layout: Layout, settings: Settings) -> str:
-    """Write the whole cluster's configuration, which daemons and clients read alike."""
+    """Return the text of slurm.conf, which all daemons and clients read."""
     options = settings.options
     return f"""\
 ClusterName={layout.cluster_name}
@@ -54,7 +54,7 @@ ReturnToService=2
 JobRequeue=1
 MaxArraySize={options.max_array_size}
 MaxJobCount={max(10000, options.max_array_size)}
-# Below cred_expire, else a relaunch on the same node is refused and the job is held.
+# Less than cred_expire: otherwise a restart on the same node is refused and the job is held.
 KillWait={KILL_WAIT}
 InactiveLimit=0
 MinJobAge=300
@@ -63,7 +63,7 @@ SlurmdTimeout={SLURMD_TIMEOUT}
 BatchStartTimeout=10
 MessageTimeout={MESSAGE_TIMEOUT}
 SchedulerType=sched/backfill
-# Backfill seldom: slurmctld forgets that it started a job by backfill when it is killed soon after.
+# Rare backfill: a slurmctld killed soon after a backfill forgets which jobs it started.
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=10,sched_min_interval=0
 GresTypes=gpu
 PreemptType=preempt/partition_prio
@@ -77,7 +77,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
 
 def gres_conf(layout: Layout) -> str:
-    """Two fake GPUs a node: they schedule and set CUDA_VISIBLE_DEVICES, and isolate nothing."""
+    """Return the text of gres.conf: fake GPUs that set CUDA_VISIBLE_DEVICES and isolate nothing."""
     return f"AutoDetect=off\nName=gpu File={layout.folder}/dev/gpu[0-{GPUS_PER_NODE - 1}]\n"
 
 
@@ -98,15 +98,13 @@ StorageLoc=slurm_acct_db
 
 
 def hosts(settings: Settings) -> str:
-    """The /etc/hosts of nodes that are hosts of their own."""
-    lines = ["127.0.0.1 localhost", f"{controller_address(settings)} {socket.gethostname()}"]
-    return "".join(
-        f"{line}\n"
-        for line in [
-            *lines,
-            *(f"{node_address(settings, name)} {name}" for name in settings.node_names),
-        ]
-    )
+    """Return the text of /etc/hosts for nodes with their own network namespace."""
+    lines = [
+        "127.0.0.1 localhost",
+        f"{controller_address(settings)} {socket.gethostname()}",
+        *(f"{node_address(settings, name)} {name}" for name in settings.node_names),
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def controller_address(settings: Settings) -> str:
@@ -120,7 +118,7 @@ def node_address(settings: Settings, name: str) -> str:
 def _accounting(layout: Layout, settings: Settings) -> str:
     if not settings.options.accounting:
         return "AccountingStorageType=accounting_storage/none"
-    # The "password" is the munge socket: without it clients look for one in /run/munge.
+    # The "password" is the path of the munge socket; the default is in /run/munge.
     return f"""\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={controller_address(settings)}
@@ -131,9 +129,9 @@ AccountingStoragePass={layout.munge_socket}"""
 
 def _nodes(settings: Settings) -> str:
     cpus = settings.options.cpus
-    here = socket.gethostname().split(".")[0]
+    host = socket.gethostname().split(".")[0]
     return "\n".join(
-        f"NodeName={name} NodeHostname={name if settings.subnet else here} "
+        f"NodeName={name} NodeHostname={name if settings.subnet else host} "
         f"NodeAddr={node_address(settings, name)} Port={port} CPUs={cpus} Boards=1 "
         f"SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 "
         f"RealMemory={cpus * MEMORY_PER_CPU} Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN"

@@ -1,6 +1,6 @@
-"""The daemons that a cluster consists of: started, waited for, and asked by Slurm's commands.
+"""Daemons of a cluster, and calls of Slurm's client commands.
 
-A daemon outlives its caller, and is found again by its pid file.
+A daemon keeps running after the process that started it, and is found again by its pid file.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from pathlib import Path
 
 from .layout import ClusterError, Layout, Settings, UsageError
 from .network import inside
-from .processes import Process, process, send
+from .processes import Process, find_process, send
 
-NO_SYNC = "--debug-no-sync=1"  # MariaDB's tables don't have to survive a power cut
+NO_SYNC = "--debug-no-sync=1"  # MariaDB's tables need not survive a power failure
 PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def scaled(seconds: float) -> float:
-    """Return a time limit for a machine as busy as this one is: more where processes queue."""
+def scale_timeout(seconds: float) -> float:
+    """Return a timeout, scaled up by the load of this machine."""
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> None:
-    """Ask until the condition holds; ClusterError if it does not in time."""
-    deadline = time.monotonic() + scaled(seconds)
+def wait_for(description: str, condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until the condition is true; raise ClusterError after the timeout."""
+    deadline = time.monotonic() + scale_timeout(seconds)
     while not condition():
         if time.monotonic() > deadline:
-            raise ClusterError(f"waited {scaled(seconds):.0f} s in vain: {what}")
+            raise ClusterError(f"timeout after {scale_timeout(seconds):.0f} s: {description}")
         time.sleep(0.05)
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """A program to run in the background, and the file that holds its process id."""
+    """A background program and its pid file."""
 
     name: str
     program: str
@@ -51,12 +51,12 @@ class Daemon:
         return self.folder / "log" / f"{self.name}.out"
 
     def pid(self) -> int | None:
-        """Return the daemon's process id while it lives."""
-        found = self._process()
-        return found.pid if found else None
+        """Return the daemon's process id; None if it is not running."""
+        daemon = self._process()
+        return daemon.pid if daemon else None
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, without waiting."""
+        """Start it in a new session, without waiting."""
         self.pid_file.unlink(missing_ok=True)
         with self.output.open("ab") as output:
             return subprocess.Popen(
@@ -70,31 +70,31 @@ class Daemon:
             )
 
     def start(self, seconds: float = 30) -> None:
-        """Start it, unless it runs, and wait until its pid file names it."""
+        """Start it if it is not running, and wait for its pid file."""
         if self.pid() is None:
-            self.await_pid(self.launch(), seconds)
+            self.wait_for_pid(self.launch(), seconds)
 
-    def await_pid(self, launched: subprocess.Popen[bytes], seconds: float = 30) -> None:
-        deadline = time.monotonic() + scaled(seconds)
+    def wait_for_pid(self, launched: subprocess.Popen[bytes], seconds: float = 30) -> None:
+        deadline = time.monotonic() + scale_timeout(seconds)
         while self.pid() is None:
             if launched.poll() or time.monotonic() > deadline:
-                raise ClusterError(f"{self.name} did not start: {self._last_words()}")
+                raise ClusterError(f"{self.name} did not start: {self._last_log_line()}")
             time.sleep(0.02)
 
     def stop(self, seconds: float = 10) -> bool:
-        """End it with SIGTERM, or SIGKILL when that takes too long; return whether it ran."""
+        """End it with SIGTERM, or SIGKILL after the timeout; return True if it was running."""
         return self._end(signal.SIGTERM, seconds)
 
     def kill(self) -> bool:
         return self._end(signal.SIGKILL, 10)
 
     def _end(self, number: signal.Signals, seconds: float) -> bool:
-        found = self._process()
-        if found is None:
+        daemon = self._process()
+        if daemon is None:
             return False
-        send(found.pid, number)
+        send(daemon.pid, number)
         try:
-            wait_for(f"{self.name} to end", lambda: not found.lives(), seconds)
+            wait_for(f"{self.name} to end", lambda: not daemon.is_alive(), seconds)
         except ClusterError:
             if number == signal.SIGKILL:
                 raise
@@ -103,22 +103,22 @@ class Daemon:
 
     def _process(self) -> Process | None:
         try:
-            found = process(int(self.pid_file.read_text()))
+            candidate = find_process(int(self.pid_file.read_text()))
         except (OSError, ValueError):
             return None
-        # A pid file may outlive its daemon, and the number be another's by now.
-        if found and found.name == self.program and found.mentions(f"{self.folder}/"):
-            return found
-        return None
+        # The pid file may be old, and its number reused by another process.
+        if candidate is None or candidate.name != self.program:
+            return None
+        return candidate if candidate.mentions(f"{self.folder}/") else None
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         logs = [self.output, self.output.with_suffix(".log")]
         lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
-        return f"{lines[-1]} (logs: {self.output.parent})" if lines else f"no word in {self.output}"
+        return f"{lines[-1]} (logs: {self.output.parent})" if lines else f"{self.output} is empty"
 
 
 def environment(layout: Layout) -> dict[str, str]:
-    """Return what daemons and clients see: nothing of the caller's own Slurm."""
+    """Return the environment of daemons and clients, without the caller's own Slurm settings."""
     return {
         "PATH": PATH,
         "LANG": "C.UTF-8",
@@ -136,7 +136,7 @@ def munged(layout: Layout) -> Daemon:
         "log-file": layout.log / "munged.log",
         "seed-file": layout.run / "munge.seed",
     }
-    # --force: a temporary folder that only its owner can enter is all right.
+    # --force: accept a socket in a temporary folder that only its owner can enter.
     command = ("munged", "--force", *(f"--{name}={path}" for name, path in files.items()))
     return _daemon(layout, "munged", command)
 
@@ -170,14 +170,15 @@ def slurmctld(layout: Layout) -> Daemon:
 def slurmd(layout: Layout, settings: Settings, node: str) -> Daemon:
     if node not in settings.node_names:
         known = ", ".join(settings.node_names)
-        raise UsageError(f"no node is called {node}; there are {known}")
-    command = ("slurmd", "-f", str(layout.slurm_conf), "-N", node)
-    there = inside(layout, node, command) if settings.subnet else command
-    return _daemon(layout, f"slurmd-{node}", there, "slurmd")
+        raise UsageError(f"unknown node {node}; nodes: {known}")
+    command: tuple[str, ...] = ("slurmd", "-f", str(layout.slurm_conf), "-N", node)
+    if settings.subnet:
+        command = inside(layout, node, command)
+    return _daemon(layout, f"slurmd-{node}", command, "slurmd")
 
 
 def all_daemons(layout: Layout, settings: Settings) -> list[Daemon]:
-    """List what runs while the cluster is up."""
+    """List the daemons of a running cluster."""
     database = [mariadbd(layout), slurmdbd(layout)] if settings.options.accounting else []
     nodes = [slurmd(layout, settings, name) for name in settings.node_names]
     return [munged(layout), *database, slurmctld(layout), *nodes]
@@ -190,27 +191,28 @@ def _daemon(
     return Daemon(name, program or name, command, layout.folder, pid_file, environment(layout))
 
 
-def ask(layout: Layout, *command: str, seconds: float = 10) -> str | None:
-    """Return what a client command prints; None if it fails or takes too long."""
+def try_client(layout: Layout, *command: str, seconds: float = 10) -> str | None:
+    """Return the output of a client command; None if it fails or times out."""
     try:
-        return tell(layout, *command, seconds=seconds)
+        return run_client(layout, *command, seconds=seconds)
     except ClusterError:
         return None
 
 
-def tell(layout: Layout, *command: str, seconds: float = 30) -> str:
-    """Run a client command that has to succeed, and return what it prints."""
+def run_client(layout: Layout, *command: str, seconds: float = 30) -> str:
+    """Run a client command and return its output; raise ClusterError if it fails."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command,
             env=environment(layout),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=scaled(seconds),
+            timeout=scale_timeout(seconds),
         )
     except subprocess.TimeoutExpired:
         raise ClusterError(f"{' '.join(command)}: no answer in {seconds:.0f} s") from None
-    if done.returncode:
-        raise ClusterError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    if result.returncode:
+        message = result.stderr.strip() or result.stdout.strip()
+        raise ClusterError(f"{' '.join(command)}: {message}")
+    return result.stdout

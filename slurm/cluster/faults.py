@@ -1,43 +1,43 @@
-"""Faults of a cluster, on command."""
+"""Fault injection: node, network, controller and database failures."""
 
 from __future__ import annotations
 
 import signal
 
 from . import network
-from .daemons import ask, slurmctld, slurmd, slurmdbd, wait_for
+from .daemons import slurmctld, slurmd, slurmdbd, try_client, wait_for
 from .layout import Layout, Settings, UsageError
-from .lifecycle import wait_until_working
-from .processes import kill_all, of_node, send
+from .lifecycle import wait_until_usable
+from .processes import kill_all, node_processes, send
 
 
 def kill_node(layout: Layout, settings: Settings, node: str) -> str:
-    """End slurmd, its step daemons and all their jobs at once, as a power cut would."""
+    """Kill slurmd, its step daemons and all their jobs at once, as a power failure does."""
     if slurmd(layout, settings, node).pid() is None:
-        return f"{node} is dead already"
-    killed = kill_all(lambda everything: of_node(layout, node, everything))
-    return f"{node} is dead ({killed} processes); slurmctld has yet to notice"
+        return f"{node} is already dead"
+    killed = kill_all(lambda all_processes: node_processes(layout, node, all_processes))
+    return f"{node} is dead ({killed} processes killed); slurmctld has not noticed it yet"
 
 
 def cut_node(layout: Layout, settings: Settings, node: str) -> str:
-    """Pull a node's network cable; its jobs run on."""
+    """Disconnect a node from the network; its jobs keep running."""
     _need_namespaces(settings)
     slurmd(layout, settings, node)
     network.set_link(layout, node, "down")
-    return f"{node} is cut off"
+    return f"{node} is disconnected"
 
 
 def join_node(layout: Layout, settings: Settings, node: str) -> str:
-    """Plug a node's network cable in again, and wait until the node takes jobs."""
+    """Reconnect a node, and wait until it accepts jobs."""
     _need_namespaces(settings)
     daemon = slurmd(layout, settings, node)
     network.set_link(layout, node, "up")
     pid = daemon.pid()
     if pid is None or slurmctld(layout).pid() is None:
         return f"{node} is connected"
-    # slurmctld asks a node that is down only now and then (35 s): have slurmd report at once.
+    # slurmctld contacts a node that is down only every 35 s; SIGHUP makes slurmd report at once.
     send(pid, signal.SIGHUP)
-    return wait_until_working(layout, node)
+    return wait_until_usable(layout, node)
 
 
 def stop_controller(layout: Layout) -> str:
@@ -51,14 +51,14 @@ def kill_controller(layout: Layout) -> str:
 def start_controller(layout: Layout) -> str:
     daemon = slurmctld(layout)
     if daemon.pid():
-        return "slurmctld is running already"
+        return "slurmctld is already running"
     daemon.start()
-    wait_for("slurmctld", lambda: ask(layout, "squeue", "-h", seconds=3) is not None, 60)
+    wait_for("slurmctld", lambda: try_client(layout, "squeue", "-h", seconds=3) is not None, 60)
     return "slurmctld started"
 
 
 def restart_controller(layout: Layout) -> str:
-    """Kill slurmctld without notice and start it again."""
+    """Kill slurmctld with SIGKILL and start it again."""
     return f"{kill_controller(layout)}, {start_controller(layout)}"
 
 
@@ -71,17 +71,19 @@ def start_database(layout: Layout, settings: Settings) -> str:
     _need_accounting(settings)
     daemon = slurmdbd(layout)
     if daemon.pid():
-        return "slurmdbd is running already"
+        return "slurmdbd is already running"
     daemon.start()
-    wait_for("slurmdbd", lambda: ask(layout, "sacctmgr", "-n", "list", "cluster") is not None, 60)
+    wait_for(
+        "slurmdbd", lambda: try_client(layout, "sacctmgr", "-n", "list", "cluster") is not None, 60
+    )
     return "slurmdbd started"
 
 
 def _need_accounting(settings: Settings) -> None:
     if not settings.options.accounting:
-        raise UsageError("this cluster has no database; type: down, then up --accounting")
+        raise UsageError("this cluster has no database; run down, then up --accounting")
 
 
 def _need_namespaces(settings: Settings) -> None:
     if not settings.options.namespaces:
-        raise UsageError("this cluster's nodes share one network; type: down, then up --namespaces")
+        raise UsageError("this cluster's nodes share one network; run down, then up --namespaces")

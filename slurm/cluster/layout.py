@@ -1,4 +1,4 @@
-"""Layout of a cluster: one folder holds a cluster's configuration, state and logs."""
+"""Layout of a cluster's folder, which holds its configuration, state and logs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-SOCKET_PATH_LIMIT = 107  # sizeof(sockaddr_un.sun_path) less its final zero
-LONGEST_SOCKET = "run/n99/n99_99999999.4294967291"  # a batch step's, in its node's spool folder
+MAX_SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) minus the final zero
+LONGEST_SOCKET = (
+    "run/n99/n99_99999999.4294967291"  # of a batch step, in the spool folder of its node
+)
 
 
 class ClusterError(Exception):
-    """The cluster did not do what was asked."""
+    """A command failed."""
 
     status = 1
 
 
 class UsageError(ClusterError):
-    """The request can't work here: something is missing, or has to be typed differently."""
+    """The command cannot work here: a requirement is missing or an argument is wrong."""
 
     status = 2
 
@@ -39,15 +41,15 @@ class Options:
     max_array_size: int = 1001
 
     def __str__(self) -> str:
-        words = [f"--nodes {self.nodes} --cpus {self.cpus}"]
-        words += ["--accounting" if self.accounting else "--no-accounting"]
-        words += ["--namespaces"] if self.namespaces else []
-        return " ".join([*words, f"--max-array-size {self.max_array_size}"])
+        options = [f"--nodes {self.nodes} --cpus {self.cpus}"]
+        options += ["--accounting" if self.accounting else "--no-accounting"]
+        options += ["--namespaces"] if self.namespaces else []
+        return " ".join([*options, f"--max-array-size {self.max_array_size}"])
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A cluster as it was brought up: what was asked for, and the addresses it was given."""
+    """Options, ports and subnet of a running cluster."""
 
     options: Options
     controller_port: int
@@ -62,13 +64,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder, and the names inside it."""
+    """Paths in a cluster's folder."""
 
     folder: Path
 
     @property
     def tag(self) -> str:
-        """Six digits that tell this folder's cluster from any other on the machine."""
+        """Six hexadecimal digits that identify this folder on the machine."""
         return hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]
 
     @property
@@ -107,37 +109,37 @@ class Layout:
         self._settings.write_text(json.dumps(asdict(settings), indent=1) + "\n")
 
     def load(self) -> Settings | None:
-        """Read how this folder's cluster was brought up; None if it is not up."""
+        """Read the settings of this folder's cluster; None if it is not running."""
         if not self._settings.exists():
             return None
         fields = json.loads(self._settings.read_text())
         return Settings(**(fields | {"options": Options(**fields["options"])}))
 
-    def is_a_clusters(self) -> bool:
-        """Return True if the folder holds nothing else, so that it may be filled and emptied."""
+    def is_cluster_folder(self) -> bool:
+        """Return True if the folder holds a cluster or only logs, so that it may be used."""
         return self._settings.exists() or {entry.name for entry in self.folder.iterdir()} <= {"log"}
 
 
-def layout_of(folder: str) -> Layout:
-    """Check that a cluster can live in this folder."""
+def cluster_layout(folder: str) -> Layout:
+    """Return the layout of a folder; raise UsageError if Slurm cannot use this path."""
     path = Path(folder).resolve()
     if not re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
-        raise UsageError(f"{path}: slurm.conf takes only letters, digits and . _ - / in a folder")
+        raise UsageError(f"{path}: slurm.conf allows only letters, digits and . _ - / in a path")
     longest = len(str(path / LONGEST_SOCKET))
-    if longest > SOCKET_PATH_LIMIT:
-        room = SOCKET_PATH_LIMIT - len(LONGEST_SOCKET) - 1
+    if longest > MAX_SOCKET_PATH:
+        maximum = MAX_SOCKET_PATH - len(LONGEST_SOCKET) - 1
         raise UsageError(
-            f"{path}: {len(str(path))} characters leave no room for a socket's name; "
-            f"take a folder of at most {room}"
+            f"{path}: {len(str(path))} characters are too long for the path of a socket; "
+            f"use a folder with at most {maximum} characters"
         )
     if path.exists() and not (path.is_dir() and os.access(path, os.R_OK | os.X_OK)):
-        raise UsageError(f"{path}: not a folder this user can read")
+        raise UsageError(f"{path}: not a folder that this user can read")
     return Layout(path)
 
 
 @contextmanager
 def locked(layout: Layout) -> Iterator[None]:
-    """Let only one testcluster command at a time change this folder's cluster."""
+    """Hold a lock, so that only one testcluster command at a time changes this cluster."""
     layout.folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(layout.folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""A cluster's life: brought up, asked how it is, and taken down."""
+"""Start, status and stop of a cluster."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .config import KILL_WAIT
 from .daemons import (
     NO_SYNC,
     all_daemons,
-    ask,
     mariadbd,
     munged,
+    run_client,
     slurmctld,
     slurmd,
     slurmdbd,
-    tell,
+    try_client,
     wait_for,
 )
 from .layout import ClusterError, Layout, Options, Settings, UsageError
 from .network import disconnect
-from .packages import require
-from .processes import kill_all, of_cluster, processes
+from .packages import check_requirements
+from .processes import cluster_processes, kill_all, processes
 
-WORKING = {"idle", "mixed", "allocated", "completing"}
+USABLE_STATES = {"idle", "mixed", "allocated", "completing"}
 
 
 def free_ports(count: int) -> list[int]:
-    """Pick ports below the range from which the kernel gives ports to outgoing connections."""
+    """Return free ports below the range that the kernel uses for outgoing connections."""
     candidates = random.sample(range(10000, 32000), 4 * count + 100)
     return [port for port in candidates if _is_free(port)][:count]
 
@@ -48,9 +48,9 @@ def _is_free(port: int) -> bool:
 
 
 def node_states(layout: Layout) -> dict[str, str]:
-    """Return each node's state; a star says that the node does not answer."""
-    # By partition: sinfo -N lists a node once for every partition it is in.
-    listing = ask(layout, "sinfo", "-h", "-N", "-p", "main", "-o", "%N %T") or ""
+    """Return the state of each node; a trailing `*` means that the node does not answer."""
+    # With a partition, because sinfo -N lists a node once for every partition.
+    listing = try_client(layout, "sinfo", "-h", "-N", "-p", "main", "-o", "%N %T") or ""
     return dict(line.split() for line in listing.splitlines())
 
 
@@ -62,70 +62,70 @@ def wait_until_idle(layout: Layout, settings: Settings, seconds: float = 60) -> 
 
 
 def start_node(layout: Layout, settings: Settings, node: str) -> str:
-    """Start a node's slurmd, and see to it that slurmctld gives it work again."""
+    """Start a node's slurmd, and wait until slurmctld gives it jobs again."""
     daemon = slurmd(layout, settings, node)
     if daemon.pid():
-        return f"{node} is running already"
+        return f"{node} is already running"
     since = datetime.now().replace(microsecond=0)
     daemon.start()
     if slurmctld(layout).pid() is None:
-        return f"{node} started; the controller is down, and will notice when it is back"
+        return f"{node} started; the controller is down and will notice the node when it is back"
     wait_for(f"{node} registered", lambda: _started_since(layout, node, since), 60)
-    return wait_until_working(layout, node)
+    return wait_until_usable(layout, node)
 
 
-def wait_until_working(layout: Layout, node: str) -> str:
-    """Wait until a node takes jobs; one that stays down though it answers is resumed."""
-    began = time.monotonic()
+def wait_until_usable(layout: Layout, node: str) -> str:
+    """Wait until a node accepts jobs; resume a node that answers but stays down."""
+    start = time.monotonic()
 
-    def working() -> bool:
+    def usable() -> bool:
         state = node_states(layout).get(node, "unknown")
-        if state in {"down", "drained"} and time.monotonic() - began > 2:
-            ask(layout, "scontrol", "update", f"nodename={node}", "state=resume")
-        return state in WORKING
+        if state in {"down", "drained"} and time.monotonic() - start > 2:
+            try_client(layout, "scontrol", "update", f"nodename={node}", "state=resume")
+        return state in USABLE_STATES
 
-    wait_for(f"{node} in a working state (logs: {layout.log})", working, 60)
+    wait_for(f"{node} in a usable state (logs: {layout.log})", usable, 60)
     return f"{node} is {node_states(layout).get(node, 'unknown')}"
 
 
 def _started_since(layout: Layout, node: str, since: datetime) -> bool:
-    for word in (ask(layout, "scontrol", "show", "node", node) or "").split():
-        name, _, value = word.partition("=")
+    for field in (try_client(layout, "scontrol", "show", "node", node) or "").split():
+        name, _, value = field.partition("=")
         if name == "SlurmdStartTime" and value not in {"None", "Unknown"}:
             return datetime.fromisoformat(value) >= since
     return False
 
 
-def take_down(layout: Layout) -> str:
-    """End every process, remove the network and everything in the folder but the logs."""
+def stop_cluster(layout: Layout) -> str:
+    """End all processes, and remove the network and everything in the folder except the logs."""
     settings = layout.load()
-    running = len(of_cluster(layout, processes()))
+    running = len(cluster_processes(layout, processes()))
     if settings and slurmctld(layout).pid():
         _cancel_all(layout)
     if settings:
         _stop_all(layout, settings)
-    kill_all(lambda everything: of_cluster(layout, everything))
+    kill_all(lambda all_processes: cluster_processes(layout, all_processes))
     disconnect(layout)
     if settings:
         for name in ("etc", "run", "dev", "cluster.json"):
             _remove(layout, name)
-    return f"down ({running} processes ended)" if running else "nothing was up"
+    return f"down ({running} processes ended)" if running else "no cluster was running"
 
 
 def _cancel_all(layout: Layout) -> None:
-    """Let jobs end as a cancelled job does; those that take too long are killed later."""
+    """Cancel all jobs and wait for them; `stop_cluster` kills the ones that take too long."""
     queue = ("squeue", "-h", "-o", "%A")
-    jobs = set((ask(layout, *queue, seconds=3) or "").split())
-    if not jobs or ask(layout, "scancel", *jobs, seconds=3) is None:
+    jobs = set((try_client(layout, *queue, seconds=3) or "").split())
+    if not jobs or try_client(layout, "scancel", *jobs, seconds=3) is None:
         return
     try:
-        wait_for("an empty queue", lambda: ask(layout, *queue, seconds=3) == "", KILL_WAIT)
+        wait_for("an empty queue", lambda: try_client(layout, *queue, seconds=3) == "", KILL_WAIT)
     except ClusterError:
         return
 
 
 def _stop_all(layout: Layout, settings: Settings) -> None:
-    """End the daemons one after the other, those that were started last first."""
+    """Stop the daemons in the reverse order of their start."""
     for daemon in reversed(all_daemons(layout, settings)):
         daemon.stop()
 
@@ -138,34 +138,37 @@ def _remove(layout: Layout, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def bring_up(layout: Layout, options: Options) -> str:
-    """Start everything and wait until all nodes are idle; do nothing if that is so already."""
+def start_cluster(layout: Layout, options: Options) -> str:
+    """Start a cluster and wait until all nodes are idle; do nothing if it is already running."""
     settings = layout.load()
     if settings:
-        return _is_up(layout, settings, options)
-    require(options.accounting, options.namespaces)
-    if not layout.is_a_clusters():
-        raise UsageError(f"{layout.folder} holds other files; take an empty folder")
-    settings = _settle(options)
+        return _check_running(layout, settings, options)
+    check_requirements(options.accounting, options.namespaces)
+    if not layout.is_cluster_folder():
+        raise UsageError(f"{layout.folder} contains other files; use an empty folder")
+    settings = _allocate_addresses(options)
     try:
         _write(layout, settings)
         _start(layout, settings)
     except (ClusterError, OSError, KeyboardInterrupt):
-        take_down(layout)
+        stop_cluster(layout)
         raise
     return f"up: {options.nodes} nodes of {options.cpus} CPUs"
 
 
-def _is_up(layout: Layout, settings: Settings, options: Options) -> str:
+def _check_running(layout: Layout, settings: Settings, options: Options) -> str:
     if settings.options != options:
-        raise UsageError(f"up already, with {settings.options}; for others type down first")
-    missing = [one.name for one in all_daemons(layout, settings) if one.pid() is None]
+        raise UsageError(
+            f"already up with {settings.options}; run down first to change the options"
+        )
+    daemons = all_daemons(layout, settings)
+    missing = [daemon.name for daemon in daemons if daemon.pid() is None]
     if missing:
-        raise ClusterError(f"half up: {', '.join(missing)} not running; type down, then up")
-    return "up already"
+        raise ClusterError(f"{', '.join(missing)} not running; run down, then up")
+    return "already up"
 
 
-def _settle(options: Options) -> Settings:
+def _allocate_addresses(options: Options) -> Settings:
     controller, database, *nodes = free_ports(2 + options.nodes)
     subnet = network.free_subnet() if options.namespaces else None
     return Settings(options, controller, database, nodes, subnet)
@@ -180,12 +183,14 @@ def _write(layout: Layout, settings: Settings) -> None:
     layout.slurm_conf.write_text(config.slurm_conf(layout, settings))
     (etc / "gres.conf").write_text(config.gres_conf(layout))
     for number in range(config.GPUS_PER_NODE):
-        # Slurm takes only devices for GPUs: this one is the same as /dev/null.
+        # Slurm accepts only device files as GPUs; this one is the same device as /dev/null.
         gpu = layout.folder / "dev" / f"gpu{number}"
         try:
             os.mknod(gpu, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         except PermissionError:
-            raise UsageError("can't make the fake GPUs' devices: needs CAP_MKNOD") from None
+            raise UsageError(
+                "can't create the device files of the fake GPUs: CAP_MKNOD is missing"
+            ) from None
     layout.hosts.write_text(config.hosts(settings))
     _write_secret(etc / "slurmdbd.conf", config.slurmdbd_conf(layout, settings).encode())
     _write_secret(layout.run / "munge.key", os.urandom(128))
@@ -204,15 +209,15 @@ def _start(layout: Layout, settings: Settings) -> None:
         _start_accounting(layout)
     slurmctld(layout).start()
     nodes = [slurmd(layout, settings, name) for name in settings.node_names]
-    for daemon, launched in [(one, one.launch()) for one in nodes]:
-        daemon.await_pid(launched)
+    for daemon, process in [(node, node.launch()) for node in nodes]:
+        daemon.wait_for_pid(process)
     wait_until_idle(layout, settings)
 
 
 def _start_accounting(layout: Layout) -> None:
-    # MariaDB's temporary tables would else lie in /tmp, where clusters that start at once clash.
+    # Not in /tmp, where the temporary tables of clusters that start at the same time collide.
     data = (f"--datadir={layout.run}/mysql", f"--tmpdir={layout.run}/mysql-tmp")
-    tell(
+    run_client(
         layout,
         *("mariadb-install-db", "--no-defaults", "--user=root", *data, NO_SYNC),
         *("--skip-test-db", "--auth-root-authentication-method=normal"),
@@ -220,30 +225,30 @@ def _start_accounting(layout: Layout) -> None:
     )
     mariadbd(layout).start()
     query = ("mariadb", "--no-defaults", "-u", "root", "-S", str(layout.mysql_socket), "-e")
-    wait_for("mariadbd", lambda: ask(layout, *query, "select 1") is not None, 60)
+    wait_for("mariadbd", lambda: try_client(layout, *query, "select 1") is not None, 60)
     slurmdbd(layout).start()
     add = ("sacctmgr", "-i", "add", "cluster", layout.cluster_name)
-    wait_for("slurmdbd", lambda: ask(layout, *add) is not None, 60)
+    wait_for("slurmdbd", lambda: try_client(layout, *add) is not None, 60)
 
 
 def status(layout: Layout) -> str:
-    """List the daemons and sinfo's view."""
+    """List the daemons, and the nodes as sinfo shows them."""
     settings = require_up(layout)
     lines = [
         f"{daemon.name:12}{f'running, pid {pid}' if (pid := daemon.pid()) else 'not running'}"
         for daemon in all_daemons(layout, settings)
     ]
-    view = ask(layout, "sinfo", "-N", "-p", "main", "-o", "%N %T %C %E")
-    return "\n".join([*lines, "", view.rstrip() if view else "sinfo: no answer"])
+    nodes = try_client(layout, "sinfo", "-N", "-p", "main", "-o", "%N %T %C %E")
+    return "\n".join([*lines, "", nodes.rstrip() if nodes else "sinfo: no answer"])
 
 
 def export_line(layout: Layout) -> str:
-    """Return what makes a shell's Slurm commands talk to this cluster."""
+    """Return the shell line that makes Slurm commands use this cluster."""
     return f"export SLURM_CONF={layout.slurm_conf}"
 
 
 def require_up(layout: Layout) -> Settings:
     settings = layout.load()
     if settings is None:
-        raise ClusterError(f"no cluster is up in {layout.folder}; type: slurm/testcluster up")
+        raise ClusterError(f"no cluster is running in {layout.folder}; run slurm/testcluster up")
     return settings

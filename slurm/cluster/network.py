@@ -1,4 +1,4 @@
-"""Nodes as hosts of their own: a bridge, and for each node a network namespace and a link."""
+"""Network namespaces of nodes: a bridge, and for each node a namespace and a link."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .layout import ClusterError, Layout, Settings, UsageError
 
 
 def free_subnet() -> str:
-    """Find a 10.77.x that no interface of this machine uses."""
+    """Return a subnet 10.77.x that no interface of this machine uses."""
     if shutil.which("ip") is None:
         raise UsageError("--namespaces needs the ip command: apt-get install iproute2")
     used = {
@@ -23,7 +23,7 @@ def free_subnet() -> str:
 
 
 def connect(layout: Layout, settings: Settings) -> None:
-    """Make the bridge and every node's namespace."""
+    """Create the bridge and the namespace of every node."""
     bridge = _bridge(layout)
     lines = [
         f"link add {bridge} type bridge",
@@ -49,36 +49,36 @@ def connect(layout: Layout, settings: Settings) -> None:
 
 
 def disconnect(layout: Layout) -> None:
-    """Remove this cluster's links and namespaces, as many as there are."""
+    """Remove this cluster's links and namespaces."""
     if shutil.which("ip") is None:
         return
     links = [link["ifname"] for link in json.loads(_ip("-json", "link"))]
-    spaces = [space["name"] for space in json.loads(_ip("-json", "netns", "list") or "[]")]
+    namespaces = [space["name"] for space in json.loads(_ip("-json", "netns", "list") or "[]")]
     for name in links:
         if name.startswith(_prefix(layout)):
             _ip("link", "delete", name)
-    for name in spaces:
+    for name in namespaces:
         if name.startswith(_prefix(layout)):
             _ip("netns", "delete", name)
 
 
 def set_link(layout: Layout, node: str, state: str) -> None:
-    """Plug a node's cable in ("up") or pull it ("down")."""
+    """Connect ("up") or disconnect ("down") a node."""
     _ip("link", "set", link_name(layout, node), state)
 
 
 def inside(layout: Layout, node: str, command: tuple[str, ...]) -> tuple[str, ...]:
-    """Make a command run as if on a host that has the node's name.
+    """Return a command that runs in the node's namespace, with the node's host name.
 
-    Not by `ip netns exec`: that hides /sys/fs/cgroup, and slurmd dies.
+    It does not use `ip netns exec`, which hides /sys/fs/cgroup from slurmd.
     """
     script = f'hostname {node} && mount --bind {layout.hosts} /etc/hosts && exec "$@"'
-    space = f"--net=/run/netns/{link_name(layout, node)}"
-    return ("nsenter", space, "unshare", "--uts", "--mount", "sh", "-c", script, "sh", *command)
+    namespace = f"--net=/run/netns/{link_name(layout, node)}"
+    return ("nsenter", namespace, "unshare", "--uts", "--mount", "sh", "-c", script, "sh", *command)
 
 
 def link_name(layout: Layout, node: str) -> str:
-    """Name a node's link and namespace; an interface's name has at most 15 characters."""
+    """Return the name of a node's link and namespace, at most 15 characters."""
     return f"{_prefix(layout)}{node}"
 
 
@@ -92,8 +92,9 @@ def _bridge(layout: Layout) -> str:
 
 def _ip(*arguments: str, lines: list[str] | None = None) -> str:
     text = "".join(f"{line}\n" for line in lines or [])
-    done = subprocess.run(["ip", *arguments], input=text, capture_output=True, text=True)
-    if done.returncode:
-        words = " ".join(arguments)
-        raise ClusterError(f"ip {words}: {done.stderr.strip()} (--namespaces needs CAP_NET_ADMIN)")
-    return done.stdout
+    result = subprocess.run(["ip", *arguments], input=text, capture_output=True, text=True)
+    if result.returncode:
+        command = " ".join(["ip", *arguments])
+        message = result.stderr.strip()
+        raise ClusterError(f"{command}: {message} (--namespaces needs CAP_NET_ADMIN)")
+    return result.stdout

@@ -1,4 +1,4 @@
-"""The Debian packages that a cluster is made of."""
+"""Debian packages that a cluster needs."""
 
 from __future__ import annotations
 
@@ -18,44 +18,47 @@ PACKAGES = {
     "ip": "iproute2",
 }
 PLUGIN = "slurm-wlm-mysql-plugin"
-EVERYTHING = [*dict.fromkeys(PACKAGES.values()), PLUGIN]
+ALL_PACKAGES = [*dict.fromkeys(PACKAGES.values()), PLUGIN]
 
 
 def install() -> str:
-    """Install what is missing, with apt-get."""
-    missing = [package for package in EVERYTHING if not _has(package)]
+    """Install missing packages with apt-get."""
+    missing = [package for package in ALL_PACKAGES if not _is_installed(package)]
     if not missing:
         return "all packages are installed"
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
     if os.geteuid() != 0:
-        raise UsageError(f"needs root; type: sudo {' '.join(command)}")
+        raise UsageError(f"needs root; run: sudo {' '.join(command)}")
     if shutil.which("apt-get") is None:
         names = ", ".join(missing)
-        raise UsageError(f"no apt-get here; install what Debian calls {names}")
-    for one in (["apt-get", "update"], command):
-        if subprocess.run(one, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}).returncode:
-            raise ClusterError(f"{' '.join(one)} failed")
+        raise UsageError(
+            f"apt-get not found; install the equivalents of the Debian packages {names}"
+        )
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for step in (["apt-get", "update"], command):
+        if subprocess.run(step, env=env).returncode:
+            raise ClusterError(f"{' '.join(step)} failed")
     return f"installed {', '.join(missing)}"
 
 
-def require(accounting: bool, namespaces: bool) -> None:
-    """Refuse to go on when a program that the cluster needs is missing."""
+def check_requirements(accounting: bool, namespaces: bool) -> None:
+    """Raise UsageError if this user is not root or a required program is missing."""
     if os.geteuid() != 0:
-        raise UsageError("up needs root, for slurmd runs jobs as other users; type: sudo ...")
+        raise UsageError("up needs root, because slurmd runs jobs as other users; run it with sudo")
     needed = ["munged", "slurmctld", "slurmd"]
     needed += ["mariadbd", "slurmdbd"] if accounting else []
     needed += ["ip"] if namespaces else []
     for program in needed:
         if shutil.which(program, path=PATH) is None:
             raise UsageError(
-                f"{program} is not installed; type: sudo slurm/testcluster install "
-                f"(Debian's package {PACKAGES[program]})"
+                f"{program} is not installed; run: sudo slurm/testcluster install "
+                f"(Debian package {PACKAGES[program]})"
             )
 
 
-def _has(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     if shutil.which("dpkg-query") is None:
         return False
     query = ["dpkg-query", "-W", "-f=${Status}", package]
-    answer = subprocess.run(query, capture_output=True, text=True).stdout
-    return answer.endswith("ok installed")
+    output = subprocess.run(query, capture_output=True, text=True).stdout
+    return output.endswith("ok installed")

@@ -1,4 +1,4 @@
-"""Processes as /proc shows them; a zombie counts as gone."""
+"""Processes from /proc; zombies count as ended."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ CLIENTS = {"srun", "salloc", "sbatch", "squeue", "scancel", "scontrol", "sinfo",
 
 @dataclass(frozen=True)
 class Process:
-    """One living process."""
+    """A running process."""
 
     pid: int
-    started: int  # in clock ticks since boot: tells it from a later process of the same number
+    started: int  # in clock ticks since boot; identifies the process if its pid is reused
     parent: int
     name: str
     arguments: tuple[str, ...]
     environment: tuple[str, ...]  # "NAME=value"
 
     def mentions(self, text: str) -> bool:
-        return any(text in word for word in self.arguments + self.environment)
+        return any(text in value for value in self.arguments + self.environment)
 
-    def lives(self) -> bool:
-        """Return True if it still runs; one that is just ending shows no arguments, but lives."""
+    def is_alive(self) -> bool:
+        """Return True if it is still running, also while it is ending and has no arguments."""
         fields = _stat(self.pid)
         return fields is not None and int(fields[20]) == self.started
 
@@ -42,58 +42,58 @@ class Process:
             return []
 
 
-def process(pid: int) -> Process | None:
-    """Look at one process; None if there is none, or only a zombie."""
+def find_process(pid: int) -> Process | None:
+    """Return a process by its pid; None if it does not exist or is a zombie."""
     fields = _stat(pid)
     if fields is None:
         return None
     try:
-        arguments = _words(Path(f"/proc/{pid}/cmdline"))
-        environment = _words(Path(f"/proc/{pid}/environ"))
-    except OSError:  # it has just ended, or is not ours to see
+        arguments = _read_strings(Path(f"/proc/{pid}/cmdline"))
+        environment = _read_strings(Path(f"/proc/{pid}/environ"))
+    except OSError:  # it has just ended, or belongs to another user
         return None
     return Process(pid, int(fields[20]), int(fields[2]), fields[0], arguments, environment)
 
 
 def processes() -> list[Process]:
-    """Look at all living processes but this one."""
+    """Return all running processes except this one."""
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
-    found = (process(pid) for pid in pids if pid != os.getpid())
-    return [one for one in found if one is not None]
+    candidates = (find_process(pid) for pid in pids if pid != os.getpid())
+    return [candidate for candidate in candidates if candidate is not None]
 
 
-def with_descendants(roots: Iterable[Process], everything: list[Process]) -> list[Process]:
-    """Add all children of children, parents first."""
+def with_descendants(roots: Iterable[Process], all_processes: list[Process]) -> list[Process]:
+    """Return processes and all their descendants, parents first."""
     chosen = list(roots)
-    known = {one.pid for one in chosen}
-    for one in chosen:  # grows while it is walked
-        for child in everything:
-            if child.parent == one.pid and child.pid not in known:
+    known = {root.pid for root in chosen}
+    for parent in chosen:  # the loop appends to the list
+        for child in all_processes:
+            if child.parent == parent.pid and child.pid not in known:
                 known.add(child.pid)
                 chosen.append(child)
     return chosen
 
 
 def kill_all(choose: Callable[[list[Process]], list[Process]], seconds: float = 10) -> int:
-    """SIGKILL what `choose` picks until nothing of it lives; return how many processes it was."""
+    """Kill the processes that `choose` returns until none is left; return their number."""
     killed: dict[int, Process] = {}
     deadline = time.monotonic() + seconds
     while True:
         chosen = choose(processes())
-        for one in chosen:
-            send(one.pid, signal.SIGKILL)
-            killed[one.pid] = one
-        left = [one for one in killed.values() if one.lives()]
-        if not chosen and not left:
+        for target in chosen:
+            send(target.pid, signal.SIGKILL)
+            killed[target.pid] = target
+        alive = [target for target in killed.values() if target.is_alive()]
+        if not chosen and not alive:
             return len(killed)
         if time.monotonic() > deadline:
-            names = ", ".join(f"{one.pid} ({one.name})" for one in left)
+            names = ", ".join(f"{target.pid} ({target.name})" for target in alive)
             raise ClusterError(f"still alive {seconds:.0f} s after SIGKILL: {names}")
         time.sleep(0.02)
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Send a signal, to a process that may have ended."""
+    """Send a signal to a process; ignore that it has ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -101,7 +101,7 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Read the second and following fields of proc(5)'s stat; None for a zombie."""
+    """Return the fields of /proc/PID/stat from the second on; None for a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -111,42 +111,42 @@ def _stat(pid: int) -> list[str] | None:
     return None if fields[1] in "ZX" else fields
 
 
-def _words(path: Path) -> tuple[str, ...]:
+def _read_strings(path: Path) -> tuple[str, ...]:
     return tuple(path.read_bytes().decode(errors="replace").rstrip("\0").split("\0"))
 
 
-def of_cluster(layout: Layout, everything: list[Process]) -> list[Process]:
-    """Pick a cluster's daemons, step daemons, jobs, and clients that wait for an answer."""
+def cluster_processes(layout: Layout, all_processes: list[Process]) -> list[Process]:
+    """Return a cluster's daemons, step daemons, jobs, and clients waiting for an answer."""
 
-    def belongs(one: Process) -> bool:
-        if one.name in DAEMONS and one.mentions(f"{layout.folder}/"):
+    def belongs(process: Process) -> bool:
+        if process.name in DAEMONS and process.mentions(f"{layout.folder}/"):
             return True
-        if one.name in CLIENTS and f"SLURM_CONF={layout.slurm_conf}" in one.environment:
+        if process.name in CLIENTS and f"SLURM_CONF={layout.slurm_conf}" in process.environment:
             return True
-        return _is_step(layout, one) or _is_job(layout, one)
+        return _is_step(layout, process) or _is_job(layout, process)
 
-    return with_descendants(filter(belongs, everything), everything)
-
-
-def of_node(layout: Layout, node: str, everything: list[Process]) -> list[Process]:
-    """Pick what a power cut at one node ends: slurmd first, then step daemons, then jobs."""
-    daemon = [one for one in everything if _is_slurmd(layout, one, node)]
-    steps = [one for one in everything if _is_step(layout, one, node)]
-    jobs = [one for one in everything if _is_job(layout, one, node)]
-    return with_descendants([*daemon, *steps, *jobs], everything)
+    return with_descendants(filter(belongs, all_processes), all_processes)
 
 
-def _is_slurmd(layout: Layout, one: Process, node: str) -> bool:
+def node_processes(layout: Layout, node: str, all_processes: list[Process]) -> list[Process]:
+    """Return the processes of one node: slurmd first, then step daemons, then jobs."""
+    daemon = [process for process in all_processes if _is_slurmd(layout, process, node)]
+    steps = [process for process in all_processes if _is_step(layout, process, node)]
+    jobs = [process for process in all_processes if _is_job(layout, process, node)]
+    return with_descendants([*daemon, *steps, *jobs], all_processes)
+
+
+def _is_slurmd(layout: Layout, process: Process, node: str) -> bool:
     command = ("-f", str(layout.slurm_conf), "-N", node)
-    return one.name == "slurmd" and one.arguments[-4:] == command
+    return process.name == "slurmd" and process.arguments[-4:] == command
 
 
-def _is_step(layout: Layout, one: Process, node: str = "*") -> bool:
+def _is_step(layout: Layout, process: Process, node: str = "*") -> bool:
     log = f"{layout.log}/slurmd-{node}.log"
-    return one.name == "slurmstepd" and any(fnmatch(path, log) for path in one.open_files())
+    return process.name == "slurmstepd" and any(fnmatch(path, log) for path in process.open_files())
 
 
-def _is_job(layout: Layout, one: Process, node: str = "*") -> bool:
-    if f"SLURM_CLUSTER_NAME={layout.cluster_name}" not in one.environment:
+def _is_job(layout: Layout, process: Process, node: str = "*") -> bool:
+    if f"SLURM_CLUSTER_NAME={layout.cluster_name}" not in process.environment:
         return False
-    return any(fnmatch(word, f"SLURMD_NODENAME={node}") for word in one.environment)
+    return any(fnmatch(entry, f"SLURMD_NODENAME={node}") for entry in process.environment)
