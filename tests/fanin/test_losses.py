@@ -162,6 +162,8 @@ def test_binary_bce_asks_how_probable_class_one_is():
     z, y = torch.tensor([[3.0], [-3.0], [3.0]]), torch.tensor([1, 0, 0])
     binary = objective("bce", "sigmoid", n_classes=2)
     assert binary.correct(z, y).tolist() == [True, True, False]
+    near_zero = torch.tensor([[0.1], [-0.1]])  # class 1 is predicted above logit 0
+    assert binary.correct(near_zero, torch.tensor([1, 0])).tolist() == [True, True]
     expected = F.binary_cross_entropy_with_logits(z[:, 0], y.float())
     torch.testing.assert_close(binary.loss(z, y), expected)
 

@@ -82,7 +82,7 @@ def test_every_panel_shows_each_draw_and_a_line_for_each_theory(
                 (rows.theory == theory) & (rows.quantity == "preact_m2") & (rows.image == -1)
             ]
             np.testing.assert_array_equal(lines[label].get_xdata(), [1, 2, 3, 4])
-            np.testing.assert_allclose(lines[label].get_ydata(), np.log10(theory.value))
+            np.testing.assert_allclose(lines[label].get_ydata(), np.log10(rows.value))
 
 
 def test_nothing_drawn_falls_outside_its_panel(drawn: dict[str, Figure]) -> None:
@@ -154,7 +154,8 @@ def test_a_missing_combination_leaves_its_column_its_axis(
         c
         for c in comparisons
         if c.setting.axis_values["model"] == "plain"
-        and (c.setting.axis_values["activation"], c.setting.axis_values["init"]) != ("tanh", "xavier_normal")
+        and (c.setting.axis_values["activation"], c.setting.axis_values["init"])
+        != ("tanh", "xavier_normal")
     ]
     ((_, figure),) = figures(kept)
     figure.draw_without_rendering()

@@ -12,7 +12,9 @@ from torch.utils._pytree import tree_map
 
 from experiments.clip import Clip, ClipNorm, NoClip
 from experiments.optim import Adam, AdamW, Optimizer, Sgd
+from experiments.training.divergence import Divergence, diagnose
 from experiments.training.engines import stacked_step
+from experiments.training.loader import Batch
 from experiments.training.step import (
     ALIVE,
     NetworkState,
@@ -183,3 +185,17 @@ def test_one_entry_that_is_not_finite_is_enough(data, bad):
     after, _ = make_step(ours)(initial_state(ours), *data[0], 0.1, {})
     assert after["failed_at"] == 0
     assert all(p.isfinite().all() for p in after["params"].values())
+
+
+def test_the_bad_gradient_nearest_to_the_loss_is_named():
+    model = nn.Sequential()
+    for name, weight in (("fc1", 0.18), ("fc2", 1.0)):
+        layer = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(layer.weight, weight)
+        model.add_module(name, layer)
+    # The loss is (1.8e19)^2 = 3.2e38; both gradients exceed the largest float32, 3.4e38.
+    batch = Batch(torch.tensor([[1e20]]), torch.zeros(1), 0.1, {})
+    objective = make_objective(Loss("mse"), Head("none"), None)
+    config = StepConfig(model, objective, Sgd(), Clip(NoClip()), torch.inf)
+    divergence = diagnose(config, initial_state(config), batch)
+    assert divergence == Divergence(ALIVE, "grad of fc2.weight", "inf")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fanin.models import AlexNet, MeanOnly, Mlp, TwoLayer, dropout_masks
-from fanin.models.layers import Flatten, LocalResponseNorm
+from fanin.models.layers import Flatten, LocalResponseNorm, norm_layer
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -156,3 +156,11 @@ def test_a_gradient_comes_back_in_the_format_of_the_map(memory_format):
 
 def test_models_flatten_so():
     assert isinstance(TwoLayer().build((1, 8, 8), 3, nn.ReLU).flatten, Flatten)
+
+
+def test_layer_norm_keeps_the_difference_between_channels():
+    maps = images(1, 2, 4, 4) + torch.tensor([0.0, 10.0], dtype=torch.float64)[:, None, None]
+    norm = norm_layer("layer", 2, after_linear=False).double()
+    first, second = norm(maps)[0]
+    assert second.min() > first.max()
+    torch.testing.assert_close(norm(maps).square().mean().item(), 1.0, rtol=1e-6, atol=0)
