@@ -138,7 +138,7 @@ def _pointwise_shared(
 
 @dataclass(frozen=True)
 class _ResponseProducts:
-    """Expectations over a field of phi' phi'', of phi' (phi phi')'' and of (phi phi') (phi phi')''."""
+    """Field averages of phi' phi'', phi' (phi phi')'' and (phi phi') (phi phi')''."""
 
     slope: Pairs
     cross: Pairs
@@ -252,9 +252,10 @@ def _backward_sampled(
 def _cotangent_sampler(
     output_cotangent: Cotangent, preact: Preactivation, n_samples: int, key: StreamKey
 ) -> Callable[[slice, Tensor], Tensor]:
-    """Return a function that samples the output cotangent for a slice of fields and their outputs x.
+    """Return a function that samples the output cotangent for some fields and their outputs x.
 
-    The part that channels share is drawn once for each group of `FIELDS_PER_DRAW` consecutive samples.
+    The part that channels share is drawn once for each group of `FIELDS_PER_DRAW` consecutive
+    samples.
     """
     points = output_cotangent.m2.shape[-1]
     if output_cotangent.products is None:
@@ -267,7 +268,9 @@ def _cotangent_sampler(
     if output_cotangent.shared is None:
         return lambda index, _: z @ select_fields(own, preact.field_shape, index).mT
     n_draws = n_samples // FIELDS_PER_DRAW
-    n_leading = min(2 * points, n_draws // 4)  # the directions with the largest variance get exact moments
+    n_leading = min(
+        2 * points, n_draws // 4
+    )  # the directions with the largest variance get exact moments
     leading = whitened(n_draws, n_leading, *key, "shared")[:n_draws]
     stream = make_generator("shared", *key)
     trailing = torch.randn(n_draws, 2 * points - n_leading, generator=stream, dtype=torch.float64)
@@ -301,8 +304,8 @@ class _ResponseMoments:
     slope, value_slope
         E[phi'] and E[phi phi'].
     slope_derivative, value_slope_derivative
-        E[phi''] and E[(phi phi')'], by Stein's lemma E[f'(y)] = E[f(y) (y - mean)] / var, which also
-        holds at kinks.
+        E[phi''] and E[(phi phi')'], by Stein's lemma E[f'(y)] = E[f(y) (y - mean)] / var, which
+        also holds at kinks.
     slope_m2, cross_m2, value_slope_m2
         E[phi'^2], E[phi phi'^2] and E[phi^2 phi'^2].
     """

@@ -1,8 +1,9 @@
-"""Theory 3: the Gaussian field.
+"""Theory `field`: pre-activations as a Gaussian field over positions.
 
-Given an image, the pre-activations of a wide layer's channels are independent draws of one Gaussian
-field over positions, around a mean map that all channels share. Weight layers map its moments
-exactly; whatever stands between two of them is run on it.
+For a given image, the pre-activations of a wide layer's channels are independent samples of one
+Gaussian field over positions, around a mean map that all channels share. Weight layers map its
+moments exactly. The modules between two weight layers are computed in closed form, by quadrature or
+by sampling.
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ from fanin.theory.moments import LayerMoments
 from fanin.theory.network import ParsedNetwork, parse_network
 from fanin.theory.prediction import Prediction
 
-MAX_NUMBERS = 2**26  # numbers in one layer's covariances of all images that are walked at once
+MAX_NUMBERS = 2**26  # maximum size of one layer's covariances, over all images of a chunk
 Quantities = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class FieldResult:
-    """Walks through a network: independent repeats where the theory samples, else one.
+    """Moments of all layers of a network.
 
     Attributes
     ----------
     passes
-        For each repeat the weight layers, forward and backward moments in place.
-    images
-        How many images.
+        The weight layers with their moments, once per repeat. The repeats are independent if the
+        theory samples; otherwise there is one.
+    n_images
+        Number of images.
     joint
-        Whether they are one field, side by side along its points.
+        True if all images share one field, side by side along its points.
     """
 
     passes: tuple[tuple[FieldLayer, ...], ...]
@@ -59,23 +61,23 @@ def predict_field(
     sampling: Sampling | None = None,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
-    """Predict by the Gaussian field.
+    """Predict moments with theory `field`.
 
     Parameters
     ----------
     model
-        A sequence of modules; its weights are not read.
+        A sequence of modules. Its weights are not read.
     moments
-        Of each weight layer, by module path.
+        Moments of each weight layer, by module path.
     images
-        As the network is fed them, scaled.
+        Network inputs, already scaled.
     joint
-        Take all images as one field. Moments are the same; layers that make images act
-        on each other (`MeanOnly`, batch normalization) are always taken jointly.
+        Compute all images as one field. The moments stay the same. Layers that couple images
+        (`MeanOnly`, batch normalization) always use one field.
     sampling
-        How to sample where no closed form exists.
+        Options of sampling where no closed form exists.
     layer_kinds
-        Kinds of layers beside the built-in ones.
+        Additional layer kinds.
 
     Returns
     -------
@@ -86,7 +88,7 @@ def predict_field(
     Raises
     ------
     UnpredictableLayer
-        A module without a field theory; covariances over too many points.
+        A module without a field theory, or covariances over too many points.
     """
     sampling = sampling or Sampling()
     joint = joint or _couples_images(model, layer_kinds)
@@ -116,21 +118,27 @@ def propagate_field(
     choose_gain: GainRule | None = None,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> FieldResult:
-    """Walk through a network and keep everything: maps, covariances, cotangents.
+    """Compute maps, covariances and cotangents of all layers.
 
     Parameters
     ----------
     model, moments, images, joint, sampling, layer_kinds
         As in `predict_field`.
-    everywhere
-        Keep covariances of all layers, also where no moment depends on them.
-    gain_of
-        Asked, layer by layer, for a gain that multiplies its weights before the walk goes on.
+    keep_covariances
+        Compute covariances of all layers, even if no moment depends on them.
+    choose_gain
+        Function that returns a gain for each layer's weights, called layer by layer during the
+        forward pass.
+
+    Returns
+    -------
+    FieldResult
+        The layers with their moments.
 
     Raises
     ------
     UnpredictableLayer
-        As `predict_field`.
+        As in `predict_field`.
     """
     sampling = sampling or Sampling()
     joint = joint or _couples_images(model, layer_kinds)
@@ -144,7 +152,7 @@ def propagate_field(
 def per_image(
     x: Float[Tensor, "image particle group point"], images_per_field: int
 ) -> Float[Tensor, " image"]:
-    """Average over particles, groups and each image's points; `together` images share a field."""
+    """Average over particles, groups and the points of each image."""
     return x.unflatten(-1, (images_per_field, -1)).mean((1, 2, 4)).flatten()
 
 
@@ -191,7 +199,7 @@ def _run_passes(
     sampling: Sampling,
     choose_gain: GainRule | None,
 ) -> Iterator[tuple[FieldLayer, ...]]:
-    # One by one: a pass may hold gigabytes.
+    # A generator, because one pass may use gigabytes.
     repeats = 1
     repeat = 0
     while repeat < repeats:
@@ -229,7 +237,7 @@ def _layer_quantities(layer: FieldLayer, images_per_field: int) -> Quantities:
 
 
 def _unscaled(x: Tensor, log_scale: float) -> Tensor:
-    """e^log_scale times x: 0 or inf where float64 ends."""
+    """Multiply by e^log_scale; the result is 0 or inf beyond the range of float64."""
     half = math.exp(max(min(log_scale / 2, MAX_LOG), -MAX_LOG))
     return x if log_scale == 0 else torch.where(x == 0, x, half * (half * x))
 
@@ -249,7 +257,7 @@ def _weight_gradient(layer: FieldLayer, images_per_field: int) -> Float[Tensor, 
 
 
 def _stack_repeats(chunks: Sequence[Sequence[Quantities]], repeats: int) -> dict[str, np.ndarray]:
-    """[repeat, image, layer], chunks of images joined; what was not sampled is repeated."""
+    """Join chunks of images to [repeat, image, layer]; copy unsampled chunks to every repeat."""
     return {
         quantity: np.stack(
             [

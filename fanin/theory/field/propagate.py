@@ -1,8 +1,8 @@
-"""One walk through a network, forward and backward.
+"""Moments of all layers, forward and backward.
 
-Moments beyond what float64 holds are carried near 1e160 or 1e-160, and the rest as a logarithm. At
-such sizes every activation in use is linear or constant, so that what it makes of a field can be
-computed at the size that is rescaled (`_degree`); weight layers and cotangents are linear anyway.
+Moments beyond the range of float64 are stored near 1e160 or 1e-160 together with a log scale. At
+such sizes every supported activation is linear or constant, so its output can be computed from the
+stored values (`_degree`). Weight layers and cotangents are linear.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from fanin.theory.field.state import (
     SharedCotangent,
 )
 
-MAX_ABS_LOG = 200 * math.log(
-    10
-)  # of log q, either way: up to here moments are rescaled as they are
+MAX_ABS_LOG = 200 * math.log(10)  # of log E[y^2]: up to here moments keep their own scale
 TARGET_LOG = 160 * math.log(10)
 Scaled = TypeVar("Scaled", Preactivation, Cotangent, LayerInput)
-LINEAR_FIELDS = ("mean", "expected_mean", "root")  # which scale as y does, and not as its square
+LINEAR_FIELDS = (
+    "mean",
+    "expected_mean",
+    "root",
+)  # fields that scale as y; all others scale as its square
 GainRule = Callable[[str, tuple[float, float, float]], float]
-"""From a layer's name and (a, b, c), where its mean second moment is a g^2 + b g + c at gain g."""
+"""Return a layer's gain g, given its name and (a, b, c): its mean E[y^2] is a g^2 + b g + c."""
 
 
 def propagate(
@@ -51,18 +53,18 @@ def propagate(
     repeat: int,
     choose_gain: GainRule | None = None,
 ) -> tuple[FieldLayer, ...]:
-    """The layers of a network with their moments, forward and backward.
+    """Compute the moments of all layers, forward and backward.
 
     Parameters
     ----------
-    fed
-        What enters the first weight layer.
+    inputs
+        Input of the first weight layer.
     joint
-        Whether its images are one field.
+        True if all images share one field.
     repeat
-        Which of the independent repeats.
-    gain_of
-        Asked, layer by layer, for a gain that multiplies its weights before the walk goes on.
+        Index of the independent repeat; part of the random key.
+    choose_gain
+        Function that returns a gain for each layer's weights, called layer by layer.
     """
     return _backward(
         _forward(plans, inputs, joint, sampling, repeat, choose_gain), sampling, repeat
@@ -70,7 +72,7 @@ def propagate(
 
 
 def is_sampled(layers: Sequence[FieldLayer]) -> bool:
-    """Return True if the walk drew anything at random."""
+    """Return True if the result depends on random samples."""
     if any(not layer.weights.zero_mean for layer in layers[1:]):
         return True
     return any(
@@ -132,7 +134,7 @@ def _forward(
 
 
 def _scales_with_input(interlayer: Interlayer, *, exploding: bool) -> bool:
-    """Return True if what follows scales with very large, or very small, pre-activations."""
+    """Return True if outputs are proportional to very large, or very small, pre-activations."""
     if exploding and interlayer.normalizes:
         return False
     return _degree(interlayer.pointwise, exploding) == 1
@@ -193,14 +195,14 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
         )
         log_scale = output_cotangent.log_scale
         if layer.interlayer.normalizes and layer.preact.log_scale > 0:
-            log_scale -= layer.preact.log_scale  # it divides by the true size
+            log_scale -= layer.preact.log_scale  # it divides by the true scale
         cotangent = _rescale(replace(cotangent, log_scale=log_scale))
         finished.append(replace(layer, output_cotangent=output_cotangent, cotangent=cotangent))
     return tuple(finished[::-1])
 
 
 def _rescale(moments: Scaled) -> Scaled:
-    """The same moments, of a size that leaves room for squares and sums.
+    """Choose the log scale such that squares and sums of the stored values stay within float64.
 
     Examples
     --------
@@ -222,7 +224,7 @@ def _rescale(moments: Scaled) -> Scaled:
 
 
 def _scale_by(moments: Scaled, log_factor: float, log_scale: float) -> Scaled:
-    """Moments of e^log_factor times the variable, with another `log_scale`."""
+    """Multiply the variable by e^log_factor and set `log_scale`."""
     if log_factor == 0:
         return replace(moments, log_scale=log_scale)
     factor = math.exp(log_factor)
@@ -233,13 +235,14 @@ def _scale_by(moments: Scaled, log_factor: float, log_scale: float) -> Scaled:
             changes[field.name] = value.map(lambda x: factor * (factor * x))
         elif isinstance(value, Tensor):
             linear = field.name in LINEAR_FIELDS
-            # Twice by the length: its square may be beyond float64 where the moment is not.
+            # Two multiplications, because the squared factor may overflow where the product does
+            # not.
             changes[field.name] = factor * value if linear else factor * (factor * value)
     return replace(moments, **changes)
 
 
 def _degree(function: Function, exploding: bool) -> int:
-    """Degree of a function in very large, or very small, arguments: linear 1, constant 0.
+    """Return a function's degree at very large, or very small, arguments: 1 linear, 0 constant.
 
     Examples
     --------

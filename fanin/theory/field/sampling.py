@@ -1,7 +1,8 @@
-"""Samples of a Gaussian field whose empirical covariance is exactly the one asked for.
+"""Samples of a Gaussian field with an exact empirical covariance.
 
-Independent samples of a field carry the noise of a network of that many channels; antithetic and
-whitened ones pass a second moment through every linear step without any (derivations.md, 3.3).
+Independent samples of a field fluctuate like the channels of a finite network. Antithetic and
+whitened samples have no fluctuation in their second moments, which pass exactly through every
+linear step (docs/derivations.md, 3.3).
 """
 
 from __future__ import annotations
@@ -14,30 +15,28 @@ from torch import Tensor
 
 from fanin.seeds import make_generator
 
-OVERSAMPLING = (
-    1.25  # samples per dimension, halved by antithetic pairs, that whitening needs to be stable
-)
-JITTER = 1e-13  # of a correlation matrix's diagonal, raised until it factors
+OVERSAMPLING = 1.25  # antithetic pairs per dimension that stable whitening needs
+JITTER = 1e-13  # of a correlation matrix's diagonal; raised until the Cholesky factorization works
 MAX_JITTER = 1e-6
 MIN_PARTICLES = 8
-MAX_WORK = 4e9  # multiplications that one layer's particles may cost before there are fewer of them
+MAX_WORK = 4e9  # multiplications per layer, beyond which there are fewer particles
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Options of sampling where a walk has no closed form.
+    """Sampling options of theory `field`, used where no closed form exists.
 
     Attributes
     ----------
     samples
-        Whitened samples of each field, at least.
+        Minimum number of whitened samples of each field.
     repeats
-        Independent walks, whose scatter is the sampling error.
+        Independent repeats. Their scatter gives the sampling error.
     particles
-        Draws of the mean map where weights of non-zero mean make it random; fewer, but at least
-        8, for large maps.
+        Samples of the mean map, if weights of non-zero mean make it random. Large maps get fewer,
+        but at least 8.
     seed
-        Of all streams.
+        Seed of all random streams.
     """
 
     samples: int = 1024
@@ -46,22 +45,22 @@ class Sampling:
     seed: int = 0
 
     def particles_for(self, points: int) -> int:
-        """As many as the work on a field of that many points allows, an even number."""
+        """Return an affordable, even number of particles for a field of this many points."""
         affordable = int(MAX_WORK / (max(self.samples, 2.5 * points) * points**2))
         return max(MIN_PARTICLES, min(self.particles, affordable)) // 2 * 2
 
 
 def whitened(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sample dimension"]:
-    """Antithetic standard normals whose second moments are exactly the identity.
+    """Draw antithetic standard normals with an exact identity as second-moment matrix.
 
     Parameters
     ----------
     samples
-        At least; more are drawn where the dimensions need them.
+        Minimum number of samples. Many dimensions need more.
     dimensions
-        Of the space that they span.
-    place
-        Of the stream: seed, repeat, layer.
+        Length of each sample.
+    key
+        Key of the random stream: seed, repeat, layer.
 
     Examples
     --------
@@ -74,14 +73,15 @@ def whitened(samples: int, dimensions: int, *key: object) -> Float[Tensor, "samp
     z = torch.randn(half, dimensions, generator=stream, dtype=torch.float64)
     root = torch.linalg.cholesky(z.T @ z / half)
     z = torch.linalg.solve_triangular(root, z.T, upper=False).T
-    # Shuffled, so that modules that look at neighbouring channels don't meet a sample's negative.
+    # Shuffled, so that modules that combine neighbouring channels do not see a sample and its
+    # negative.
     return torch.cat([z, -z])[torch.randperm(2 * half, generator=stream)]
 
 
 def antithetic(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sample dimension"]:
-    """Antithetic standard normals, whitened where `samples` are enough for it.
+    """Draw antithetic standard normals, whitened if `samples` is large enough.
 
-    For fields of which many are averaged, each with a mean map of its own.
+    Used to average over many fields with different mean maps.
     """
     if samples // 2 > OVERSAMPLING * dimensions:
         return whitened(samples, dimensions, *key)
@@ -91,20 +91,20 @@ def antithetic(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sa
 
 
 def random_signs(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sample dim"]:
-    """Random signs: normals whose squares are exactly 1, for directions that don't mix."""
+    """Draw random signs, which replace normals with exact squares in directions that do not mix."""
     stream = make_generator("signs", *key)
     return 2.0 * torch.randint(0, 2, (samples, dimensions), generator=stream).double() - 1
 
 
 def factor(covariance: Float[Tensor, "*field point point"]) -> Float[Tensor, "*field point rank"]:
-    """A matrix F with F F^T = covariance, for singular ones too; its diagonal is exact.
+    """Return F with F F^T = covariance, also for singular matrices; its diagonal is exact.
 
-    Points of zero variance get zero rows. What rounding leaves of a singular matrix is lifted by
-    the smallest jitter that factors, 1e-13 to 1e-6 of the diagonal.
+    Points of zero variance get zero rows. Singular matrices get the smallest jitter with which the
+    Cholesky factorization works, 1e-13 to 1e-6 of the diagonal.
     """
     scale = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    # Scaled side by side, because the product of two small scales may vanish.
+    # Two multiplications, because the product of two small scales may underflow.
     correlation = covariance * inverse[..., :, None] * inverse[..., None, :]
     identity = torch.eye(correlation.shape[-1], dtype=torch.float64)
     jitter = torch.full(correlation.shape[:-2], JITTER, dtype=torch.float64)
@@ -123,6 +123,6 @@ def factor(covariance: Float[Tensor, "*field point point"]) -> Float[Tensor, "*f
 
 
 def eigen_root(covariance: Float[Tensor, "*field point point"]) -> Tensor:
-    """A matrix F with F F^T = covariance, its columns by falling length."""
+    """Return F with F F^T = covariance, columns sorted by decreasing length."""
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]).flip(-1)

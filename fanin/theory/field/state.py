@@ -180,10 +180,11 @@ class SharedCotangent:
     r"""Moments of the part of a cotangent that all channels share; needed if weights have a mean.
 
     Behind the modules, a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, where S
-    and theta are the same for all channels. S comes through the weights' mean. Theta appears because
-    :math:`W^T \delta` is not independent of x if the mean over channels of :math:`d\delta/dy` differs
-    from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor Programs II"). At the
-    pre-activations, S and theta are the means over channels of delta and of d delta / dy.
+    and theta are the same for all channels. S comes through the weights' mean. Theta appears
+    because :math:`W^T \delta` is not independent of x if the mean over channels of
+    :math:`d\delta/dy` differs from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor
+    Programs II"). At the pre-activations, S and theta are the means over channels of delta and of d
+    delta / dy.
 
     Attributes
     ----------
@@ -274,8 +275,8 @@ class FieldLayer:
     cotangent
         Moments of the cotangent at the pre-activations; None before the backward pass.
     output_cotangent
-        Moments of the cotangent behind `interlayer`; None before the backward pass, and for the last
-        layer.
+        Moments of the cotangent behind `interlayer`; None before the backward pass, and for the
+        last layer.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Theory 4: the law of one draw's moments at finite width.
+"""Theory `finite_width`: the distribution of one draw's moments.
 
-`predict_finite_width` gives a `Prediction` with the spread of one draw's log-moment.
+`predict_finite_width` returns a `Prediction` with the spread of one draw's log-moments.
 """
 
 from fanin.theory.finite_width.predict import predict_finite_width

@@ -1,9 +1,10 @@
-"""Adjoints of the field's recursion: derivatives of some targets, carried from layer to layer.
+"""Adjoints of the field's recursion: derivatives of target quantities, from layer to layer.
 
-Behind a layer's modules, F maps the covariance K of a field y to the second moments of x = f(y);
-backward, H maps K and the cotangent's second moments at x to those at y. Their adjoints carry the
-derivatives the other way. A derivative by a covariance is a form: a matrix over points, or its
-diagonal where nothing else matters; its first axis counts targets.
+Let F map the covariance K of a field y to the second moments of x = f(y), with f the modules behind
+a weight layer. Let H map K and the cotangent's second moments at x to those at y. The adjoints of F
+and H carry derivatives in the opposite direction. A derivative by a covariance is called a form. It
+is a matrix over points, or its diagonal if nothing else matters. The first axis of forms counts the
+targets.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ def is_closed(interlayer: Interlayer, preact: Preactivation) -> bool:
 class ClosedAdjoint:
     """Adjoints through one elementwise function between linear modules.
 
-    With G = E[phi(u) phi(v)] a function of the covariance k and the variances a and b of a pair,
+    G = E[phi(u) phi(v)] is a function of a pair's covariance k and variances a and b, and
     dG/dk = E[phi'(u) phi'(v)] (Price 1958). Other derivatives are symmetric differences.
     """
 
     layer: FieldLayer
 
     def cotangent_adjoint(self, forms: Forms) -> tuple[Forms, Forms]:
-        """H's adjoints: by the cotangent's moments at x, and by K."""
+        """Apply H's adjoints: by the cotangent's moments at x, and by K."""
         if forms.ndim == 2:
             return forms * self._units.slope_m2, forms * self._point_sensitivity
         forms = congruence(forms, _transposed(self._before))
@@ -70,7 +71,7 @@ class ClosedAdjoint:
         return output_forms, congruence(by_pairs, self._before)
 
     def field_adjoint(self, forms: Forms) -> Forms:
-        """F's adjoint, by K."""
+        """Apply F's adjoint, by K."""
         if forms.ndim == 2 and not self._interlayer.mixes_points:
             return forms * self._m2_rate
         forms = congruence(torch.diag_embed(forms) if forms.ndim == 2 else forms, self._after)
@@ -93,7 +94,7 @@ class ClosedAdjoint:
 
     @cached_property
     def _linear_maps(self) -> tuple[Tensor | None, Tensor | None]:
-        """The linear modules on both sides of the function, [in point, out point]."""
+        """The linear modules before and after the function, [in point, out point]."""
         form = closed_form_for(self._interlayer, self.layer.preact)
         assert form is not None
         before, after = linear_matrices(self._interlayer, form)
@@ -126,7 +127,7 @@ class ClosedAdjoint:
 
     @cached_property
     def _output_products(self) -> Pairs | None:
-        """The cotangent's moments behind the function; None where points are uncorrelated."""
+        """The cotangent's moments behind the function; None if points are uncorrelated."""
         output_cotangent = self.layer.output_cotangent
         assert output_cotangent is not None
         if output_cotangent.products is None and not self._interlayer.mixes_points:
@@ -150,12 +151,12 @@ class ClosedAdjoint:
 
     @property
     def _m2_rate(self) -> Points:
-        """dE[phi^2] / dq."""
+        """dE[phi^2] / d var."""
         return self._rates[0]
 
     @property
     def _slope_m2_rate(self) -> Points:
-        """dE[phi'^2] / dq."""
+        """dE[phi'^2] / d var."""
         return self._rates[1]
 
     @cached_property
@@ -180,14 +181,14 @@ class ClosedAdjoint:
 def _derivative_by_row_variance(
     function: PairFunction, cov: Pairs, var: Points, by_cov: Pairs
 ) -> Pairs:
-    """Derivative by the row's variance; first at fixed correlation, which can't leave [-1, 1]."""
+    """Differentiate by the row's variance, at fixed correlation, which must stay in [-1, 1]."""
     up, down = (function(cov * exp(h / 2), var * exp(h), var) for h in (LOG_STEP, -LOG_STEP))
     log_rate = (up - down) / (2 * LOG_STEP) - cov * by_cov / 2
     return log_rate / torch.where(var > 0, var, torch.inf)[:, None]
 
 
 def _chain_rule(forms: Tensor, by_cov: Pairs, by_var: Pairs, by_diagonal: Points) -> Tensor:
-    """Chain rule for moments that are functions of a pair's covariance and variances."""
+    """Apply the chain rule to moments that depend on a pair's covariance and variances."""
     diagonals = diagonal(forms)
     off_diagonal = forms - torch.diag_embed(diagonals)
     by_variances = 2 * (off_diagonal * by_var).sum(-1) + diagonals * by_diagonal
@@ -206,7 +207,7 @@ def _transposed(matrix: Tensor | None) -> Tensor | None:
 
 
 def tracked_layers(layers: Sequence[FieldLayer]) -> list[int]:
-    """The layers whose weight gradients are followed; all of them, but for very deep networks."""
+    """Return the layers with tracked weight gradients: all, except in very deep networks."""
     conv_layers = [index for index, layer in enumerate(layers) if not layer.taps.is_linear]
     if len(conv_layers) > MAX_ALL_TRACKED:
         conv_layers = [
@@ -218,12 +219,12 @@ def tracked_layers(layers: Sequence[FieldLayer]) -> list[int]:
 
 
 def gradient_by_cotangent(layer: FieldLayer, images_per_field: int) -> Tensor:
-    """Derivative of a layer's log weight gradient by its cotangent's moments."""
+    """Differentiate a layer's log weight gradient by its cotangent's moments."""
     taps, inputs = layer.taps, layer.inputs
     assert inputs.products is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
     form = taps.forward_products(squeeze_field(inputs.products, 2)[None], ones)[0]
-    # Each image has a gradient of its own.
+    # Each image has its own gradient.
     blocks = form.unflatten(1, (images_per_field, -1)).unflatten(0, (images_per_field, -1))
     same_image = torch.eye(images_per_field, dtype=torch.float64)[:, None, :, None]
     form = (blocks * same_image).flatten(2).flatten(0, 1)
@@ -231,7 +232,7 @@ def gradient_by_cotangent(layer: FieldLayer, images_per_field: int) -> Tensor:
 
 
 def gradient_by_input(layer: FieldLayer, images_per_field: int) -> Forms:
-    """The same by the moments of what the layer is fed; diagonal where that's all there is."""
+    """Differentiate a layer's log weight gradient by its input's moments."""
     taps, cotangent = layer.taps, layer.cotangent
     assert cotangent is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
@@ -243,7 +244,7 @@ def gradient_by_input(layer: FieldLayer, images_per_field: int) -> Forms:
 
 
 def _weight_gradient(layer: FieldLayer, images_per_field: int) -> float:
-    """The sum over taps of E[(dL/dw)^2]; inf where it vanishes."""
+    """Sum E[(dL/dw)^2] over taps; return inf if it vanishes."""
     taps, cotangent, inputs = layer.taps, layer.cotangent, layer.inputs
     assert cotangent is not None
     if cotangent.products is None:
@@ -258,19 +259,19 @@ def _weight_gradient(layer: FieldLayer, images_per_field: int) -> float:
 
 
 def as_matrices(forms: Forms) -> Tensor:
-    """Forms written out."""
+    """Return forms as full matrices."""
     return torch.diag_embed(forms) if forms.ndim == 2 else forms
 
 
 def symmetrize(forms: Tensor) -> Tensor:
-    """The symmetric part of matrices."""
+    """Return the symmetric part of matrices."""
     return (forms + forms.mT) / 2
 
 
 def quadratic_forms(
     x: Float[Tensor, "sample point"], forms: Forms
 ) -> Float[Tensor, "sample target"]:
-    """The forms' values at each sample.
+    """Evaluate forms at each sample.
 
     Examples
     --------
@@ -284,15 +285,15 @@ def quadratic_forms(
 
 
 def congruence(forms: Tensor, matrix: Tensor | None) -> Tensor:
-    """A form of B^T x as a form of x: B form B^T."""
+    """Convert a form of B^T x to a form of x: B form B^T."""
     return forms if matrix is None else matrix @ forms @ matrix.mT
 
 
 def diagonal(forms: Tensor) -> Tensor:
-    """The diagonals of matrices."""
+    """Return the diagonals of matrices."""
     return forms.diagonal(dim1=-2, dim2=-1)
 
 
 def squeeze_field(x: Tensor, axes: int) -> Tensor:
-    """A field's tensor without its axes of images, particles and groups, one of each."""
+    """Remove the axes of images, particles and groups, each of length 1."""
     return x.reshape(x.shape[-axes:])

@@ -1,4 +1,4 @@
-"""Samples of one channel of a layer: what scatters, and adjoints where no closed form exists."""
+"""Samples of a layer's channels, and adjoints by sampling where no closed form exists."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Cotangents = Float[Tensor, "channel point"]
 
 @dataclass(frozen=True)
 class ChannelSamples:
-    """Samples of a layer's channel, in the autograd graph of their pre-activations.
+    """Samples of a layer's channels, in the autograd graph of their pre-activations.
 
     Attributes
     ----------
     normals, root
         y = mean + normals root^T.
     y, x
-        Pre-activations, and what the modules make of them.
-    gamma, d
-        The cotangent at x, and at y.
+        Pre-activations, and the outputs of the modules behind them.
+    output_cotangent, cotangent
+        The cotangents at x and at y.
     """
 
     normals: Float[Tensor, "sample rank"]
@@ -42,7 +42,7 @@ class ChannelSamples:
     cotangent: Float[Tensor, "sample point"]
 
     def cotangent_adjoint(self, forms: Forms, output_moments: Cotangent) -> Forms:
-        """Adjoint of the cotangent's moments at y, by those at x."""
+        """Convert forms of the cotangent's moments at y to forms of those at x."""
         results = []
         for form in forms:
             with torch.enable_grad():
@@ -64,10 +64,10 @@ class ChannelSamples:
         return gradient if gradient.ndim == 2 else symmetrize(gradient)
 
     def normals_adjoint(self, forward: Forms, backward: Sequence[Tensor]) -> Forms:
-        """Adjoint of both moments by the field's covariance, on the coordinates `normals`.
+        """Convert forms of the moments at x and of the cotangent at y to forms of `normals`.
 
-        dE[f(y)] / dK = E[f''] / 2 = E[f' z^T] root^-1 / 2 (Price 1958, Stein 1981). Where f' jumps,
-        as the way that a cotangent takes through a maximum does, the jump is left out.
+        dE[f(y)] / dK = E[f''] / 2 = E[f' z^T] root^-1 / 2 (Price 1958, Stein 1981). Jumps of f',
+        such as a cotangent's change of path through a maximum, are ignored.
         """
         results = []
         for output_form, cotangent_form in zip(forward, backward, strict=True):
@@ -81,7 +81,7 @@ class ChannelSamples:
         return symmetrize(torch.stack(results))
 
     def to_points(self, forms: Forms) -> Forms:
-        """Forms on `normals` as forms on points."""
+        """Convert forms of `normals` to forms of points."""
         inverse = torch.linalg.pinv(self.root, rtol=RANK_TOLERANCE)
         return inverse.mT @ forms @ inverse
 
@@ -89,14 +89,16 @@ class ChannelSamples:
 def draw_channels(
     layer: FieldLayer, output_cotangent: Float[Tensor, "sample out"], *key: object
 ) -> tuple[ChannelSamples, Float[Tensor, "sample point"]]:
-    """Independent channels of a layer, without a graph, and what given cotangents become at y.
+    """Draw independent channels of a layer, and pull the given cotangents back to y.
+
+    The channels are detached from the autograd graph.
 
     Parameters
     ----------
-    gamma
-        Cotangents at x beside the channels' own, which have the expected moments.
-    place
-        Of the random stream: seed and layer.
+    output_cotangent
+        Additional cotangents at x. The channels' own cotangents have the expected moments.
+    key
+        Key of the random stream: seed and layer.
     """
     root, output_moments = _field_root(layer), layer.output_cotangent
     assert output_moments is not None
@@ -121,7 +123,7 @@ def draw_channels(
 
 
 def whitened_channels(layer: FieldLayer, *key: object) -> ChannelSamples:
-    """Channels whose empirical covariances are exact, as adjoints need them."""
+    """Draw channels with exact empirical covariances, as adjoints need them."""
     root, output_moments = _field_root(layer), layer.output_cotangent
     assert output_moments is not None
     points = output_moments.m2.shape[-1]
@@ -141,7 +143,7 @@ def _channels(
         y = (z @ root.mT + squeeze_field(layer.preact.mean, 1)).requires_grad_()
         x = layer.interlayer.apply(y, make_generator("masks", *key))
         output_cotangent = output_cotangent.detach().requires_grad_()
-        cotangent = torch.zeros_like(y)  # of a constant
+        cotangent = torch.zeros_like(y)  # if x is constant
         if x.requires_grad:
             (cotangent,) = torch.autograd.grad(x, y, output_cotangent, create_graph=True)
     return ChannelSamples(z, root, y, x, output_cotangent, cotangent)
@@ -172,7 +174,7 @@ def _derivative(value: Tensor, at: Tensor) -> Tensor:
 
 
 def logit_cotangents(last: FieldLayer, seed: int) -> Cotangents:
-    """Random cotangents at the logits, one for each image, of mean square 1."""
+    """Draw a random cotangent of mean square 1 at the logits for each image."""
     shape = (last.weights.out_channels, last.preact.var.shape[-1])
     u = torch.randn(shape, generator=make_generator("logits", seed), dtype=torch.float64)
     return u / u.square().mean(0).sqrt()
@@ -185,29 +187,29 @@ def draw_output_cotangents(
     samples: int,
     *key: object,
 ) -> Float[Tensor, "sample point"]:
-    """Draw what the channels of a layer receive from those above, through independent weights.
+    """Draw the cotangents that a layer's channels receive from the next layer's channels.
 
-    Points are uncorrelated on average behind a flattening, but not in any one draw: C channels
-    leave correlations of order 1 / sqrt(C) between neighbours, which add up over many of them. So
-    the cotangents are those that one draw of C channels sends; their second moments at each point
-    are then made the expected ones.
+    Behind a flattening, points are uncorrelated on average but not in a single draw: C channels
+    leave correlations of order 1 / sqrt(C) between neighbours, and sums over many points add them
+    up. So this function sends the cotangents of one draw of C channels through independent weights.
+    It then scales the second moment of each point to its expected value.
 
     Parameters
     ----------
-    above
-        The layer that sends them.
-    d
-        Cotangents at its pre-activations, a channel each.
-    received
+    next_layer
+        The layer that sends the cotangents.
+    cotangent
+        One cotangent per channel at its pre-activations.
+    output_moments
         The expected moments.
-    place
-        Of the random stream: seed and layer.
+    key
+        Key of the random stream: seed and layer.
     """
     taps, weights = next_layer.taps, next_layer.weights
     cotangent = cotangent[: weights.group_out_channels]
     stream = make_generator("directions", *key)
     if taps.is_linear:
-        # A weight of its own for each point; images share it.
+        # Each point has its own weight, the same for all images.
         root = torch.linalg.qr(cotangent, mode="r")[1]
         z = torch.randn(samples, taps.n_taps, len(root), generator=stream, dtype=torch.float64)
         output_cotangent = (z @ root).mT.flatten(1)

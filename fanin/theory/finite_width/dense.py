@@ -1,7 +1,8 @@
-"""Exact finite-width law of a net of linear layers: what many drawn nets do, without their weights.
+"""Exact simulation of networks of linear layers at finite width, without weight matrices.
 
-Given a layer's inputs its units are independent Gaussians, so a draw takes n normals a layer and no
-matrix, for any activation and weights of any mean (derivations.md, 5.2); so does the way back.
+Given a layer's inputs, its units are independent Gaussians. A draw therefore takes n normals per
+layer and no matrix, for any activation and any mean of the weights (docs/derivations.md, 5.2). The
+same holds for the backward pass.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fanin.theory.layers import BATCH_NORM
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork
 
-MAX_NUMBERS = 2**26  # numbers that the draws of one batch may hold: 512 MB
+MAX_NUMBERS = 2**26  # maximum size of one batch of draws: 512 MB
 
 
 def is_dense(model: nn.Module, net: ParsedNetwork) -> bool:
@@ -39,30 +40,30 @@ def simulate_dense(
     draws: int = 2000,
     seed: int = 0,
 ) -> DrawMoments:
-    """Draw what fresh networks make of some images, and send back, layer by layer.
+    """Simulate draws of a network of linear layers, forward and backward, without weight matrices.
 
-    Exact for Gaussian weights and biases, and for orthogonal weights; weights of another law are
-    taken as Gaussians of the same moments. All images meet the same network, each with a random
-    cotangent of its own at the logits.
+    The simulation is exact for Gaussian weights and biases, and for orthogonal weights. Weights of
+    another distribution are treated as Gaussians with the same moments. All images use the same
+    network, and each has its own random cotangent at the logits.
 
     Parameters
     ----------
     model, net, moments
-        Whose layers; weights are not read.
-    fed
-        What enters the first weight layer.
+        The network. Its weights are not read.
+    inputs
+        Input of the first weight layer.
     draws
-        Networks.
+        Number of networks.
 
     Returns
     -------
-    Samples
-        Of preact_m2, preact_mean, preact_var, vjp_m2 and weight_vjp_m2.
+    DrawMoments
+        preact_m2, preact_mean, preact_var, vjp_m2 and weight_vjp_m2.
 
     Raises
     ------
     UnpredictableLayer
-        A module that is neither elementwise nor dropout nor a normalization.
+        A module that is not elementwise, dropout or a normalization.
     """
     modules = dict(model.named_modules())
     layers = []
@@ -119,7 +120,8 @@ def _run(
         preactivations=[applied.preact.detach() for _, applied in forward],
         cotangents=cotangents[::-1],
         weight_gradients=[
-            # A gradient is an outer product: its mean square is that of the factors.
+            # A gradient is an outer product, so its mean square is the product of the factors' mean
+            # squares.
             d.square().mean(-1) * x.detach().square().mean(-1)
             for (x, _), d in zip(forward, cotangents[::-1], strict=True)
         ],
@@ -127,7 +129,7 @@ def _run(
 
 
 def _vjp(x: Tensor, y: Tensor, output_cotangent: Tensor) -> Tensor:
-    if not x.requires_grad:  # a constant
+    if not x.requires_grad:  # x is constant
         return torch.zeros_like(y)
     gradient = torch.autograd.grad(x, y, output_cotangent, allow_unused=True)[0]
     return torch.zeros_like(y) if gradient is None else gradient
@@ -135,19 +137,19 @@ def _vjp(x: Tensor, y: Tensor, output_cotangent: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DenseWeights:
-    """A linear layer's numbers.
+    """Moments and sizes of a linear layer's weights.
 
     Attributes
     ----------
     mean, std
-        Of a weight.
+        Mean and standard deviation of a weight.
     orthogonal
-        Whether rows or columns, whichever are fewer, are orthogonal; else entries are independent
-        and taken as Gaussian.
+        True if the rows or the columns, whichever are fewer, are orthogonal. Otherwise entries are
+        independent and treated as Gaussian.
     bias_mean, bias_std
-        Of a bias, taken as Gaussian.
-    inputs, outputs
-        Units.
+        Mean and standard deviation of a bias, treated as Gaussian.
+    in_features, out_features
+        Input and output units.
     """
 
     mean: float
@@ -160,7 +162,7 @@ class DenseWeights:
 
     @classmethod
     def of(cls, layer: torch.nn.Linear, moments: LayerMoments) -> DenseWeights:
-        """Of a layer, by its declared moments."""
+        """Read a layer's sizes and declared moments."""
         weight, bias, shape = moments.weight, moments.bias, WeightShape.of(layer)
         return cls(
             mean=float(weight.mean),
@@ -175,12 +177,14 @@ class DenseWeights:
 
 @dataclass(frozen=True)
 class AppliedWeights:
-    """Draws of a weight layer, of which only what they made of some inputs is known.
+    """Draws of a weight layer, known only by their action on some inputs.
 
     Attributes
     ----------
-    made
-        Pre-activations, biases included.
+    preact
+        Pre-activations, including biases.
+    basis, mapped_basis
+        Orthonormal basis Q of the inputs, and Z Q.
     """
 
     preact: Vectors
@@ -189,10 +193,10 @@ class AppliedWeights:
     mapped_basis: Float[Tensor, "draw larger rank"]
 
     def vjp(self, cotangent: Vectors, stream: torch.Generator) -> Vectors:
-        r"""W^T d, given what W made of its inputs.
+        """Draw W^T d, conditioned on the outputs of W for its inputs.
 
         With Q an orthonormal basis of the inputs and W = mu 1 1^T + s Z, Z^T d is known on Q and
-        has its unconditional law on the rest:
+        has its unconditional distribution on the complement:
 
         .. math:: Z^T d = Q (Z Q)^T d + (1 - Q Q^T) Z'^T d
         """
@@ -210,11 +214,11 @@ def apply_weights(
     draws: int,
     stream: torch.Generator,
 ) -> AppliedWeights:
-    r"""Draws of y = W x + b for the inputs of some images, jointly.
+    r"""Draw y = W x + b jointly for the inputs of some images.
 
     Rows of W are independent, so y is Gaussian with mean :math:`\mu \sum_j x_j + \mu_b` and
     covariance :math:`s^2 x_a \cdot x_b + \sigma_b^2` between images a and b. Orthogonal matrices
-    keep lengths instead: y is a part of a uniformly rotated x.
+    preserve lengths instead: y is a part of a uniformly rotated x.
 
     Examples
     --------
@@ -233,7 +237,7 @@ def apply_weights(
     preact = weights.std * (mapped_basis[:, : weights.out_features] @ root).mT
     preact = preact + weights.mean * inputs.sum(-1, keepdim=True) + weights.bias_mean
     if weights.bias_std:
-        # One bias for all images.
+        # All images share one bias.
         preact = preact + weights.bias_std * _normals((draws, 1, weights.out_features), stream)
     return AppliedWeights(preact, weights, basis, mapped_basis)
 
@@ -245,8 +249,8 @@ def _independent_complement(applied: AppliedWeights, d: Tensor, stream: torch.Ge
 
 
 def _orthogonal_complement(applied: AppliedWeights, d: Tensor, stream: torch.Generator) -> Tensor:
-    # As if the matrix were a part of a square one: a rotation of the larger space that carries the
-    # inputs to `image`, and whatever is orthogonal to them to anything orthogonal to that.
+    # Treat the matrix as a part of a square one: a rotation of the larger space that maps the
+    # inputs to `mapped_basis` and their orthogonal complement to the complement of `mapped_basis`.
     in_features, out_features = applied.weights.in_features, applied.weights.out_features
     n_rows = max(in_features, out_features)
     mapped_basis = applied.mapped_basis / n_rows**0.5
@@ -262,7 +266,7 @@ def _project_out(basis: Tensor, x: Tensor) -> Tensor:
 
 
 def _orthonormalize(normals: Float[Tensor, "draw unit rank"]) -> Tensor:
-    """Orthonormal columns, uniform over all such: QR's signs are the library's (Mezzadri 2007)."""
+    """Return uniformly random orthonormal columns, with corrected signs (Mezzadri 2007)."""
     q, r = torch.linalg.qr(normals)
     return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None]
 

@@ -1,13 +1,14 @@
 r"""Spread of one draw's log-moments, by differentiating the field's recursion.
 
-At finite width a layer's second moments are averages over its C channels. One channel's influence
-psi on a target log T (its samples' x x^T forward and d d^T backward, weighed by the derivatives of
-log T) scatters, and the channels are independent given the layers before (derivations.md, 5.3):
+At finite width, a layer's second moments are averages over its C channels. The influence psi of one
+channel on a target log T is its samples' x x^T (forward) and d d^T (backward), weighted by the
+derivatives of log T. Given the layers before, the channels' influences are independent
+(docs/derivations.md, 5.3):
 
 .. math:: Var[\log T] = \sum_j Var[\psi_j] / C_j + \text{own term}
 
-First order in 1/C. One sweep up the network carries derivatives with respect to cotangents, one
-down those with respect to covariances, all targets at once.
+The result is first order in 1/C. One sweep up the network carries derivatives by cotangents, one
+sweep down carries derivatives by covariances, for all targets at once.
 """
 
 from __future__ import annotations
@@ -41,16 +42,18 @@ from fanin.theory.finite_width.channels import (
     whitened_channels,
 )
 
-MIN_SAMPLES = 256  # samples of a channel; of a layer's share of the variance they know some 25 %
-MAX_SAMPLES = 16384  # some 4 %
-MAX_NUMBERS = 2**22  # numbers in the samples of all layers, between those bounds
+MIN_SAMPLES = 256  # channel samples; a layer's part of the variance then has an error of about 25 %
+MAX_SAMPLES = 16384  # an error of about 4 %
+MAX_NUMBERS = 2**22  # target size of the samples of all layers, between these bounds
 Matrix = Float[Tensor, "point point"]
 
 
 @dataclass(frozen=True)
 class FreeFraction:
-    """Share of a layer's second moments that its weights leave free, given its inputs: (1, 1) for
-    independent weights, less where orthogonal ones keep lengths, forward or backward.
+    """Fractions of the second moments' variance that a layer's weights add, given its inputs.
+
+    Independent weights have (1, 1). Orthogonal weights preserve lengths, so their fractions are
+    smaller.
     """
 
     forward: float = 1.0
@@ -64,23 +67,23 @@ def log_variances(
     images_per_field: int = 1,
     seed: int = 0,
 ) -> dict[str, Float64[np.ndarray, " layer"]]:
-    """Variance of the logarithm of one draw's moments, on the image of a walk.
+    """Compute the variance of the logarithm of one draw's moments.
 
-    Of several images taken jointly: of the mean over them.
+    If several images share the field, the moments are means over these images.
 
     Parameters
     ----------
     layers
-        One pass of `propagate_field`, covariances everywhere, with weights of mean zero.
-    freedoms
-        Of each layer's weights.
-    images
-        Taken jointly in the walk.
+        One pass of `propagate_field` with covariances of all layers and weights of mean zero.
+    free_fractions
+        Free fractions of each layer's weights.
+    images_per_field
+        Images that share the field.
 
     Returns
     -------
     dict
-        preact_m2, preact_var, vjp_m2, weight_vjp_m2 to an array over layers.
+        Arrays over layers for preact_m2, preact_var, vjp_m2 and weight_vjp_m2.
     """
     sweeps = _Sweeps(tuple(layers), tuple(free_fractions), images_per_field, seed)
     sweeps.sweep_up()
@@ -98,7 +101,7 @@ def log_variances(
 
 @dataclass
 class _TargetGroup:
-    """Targets whose derivatives by cotangents are carried together."""
+    """Targets with derivatives by cotangents that are propagated together."""
 
     targets: list[int] = field(default_factory=list)
     forms: Forms | None = None
@@ -110,22 +113,24 @@ class _TargetGroup:
 
 @dataclass
 class _LayerSamples:
-    """State of a layer between the sweeps.
+    """State of a layer between the two sweeps.
 
     Attributes
     ----------
     channels
-        Samples of one of its channels.
-    gamma, d
-        Cotangents that these received from one draw of the channels above, in front and behind.
+        Samples of its channels.
+    output_cotangent, cotangent
+        Cotangents from one draw of the next layer's channels, behind the modules and at the
+        pre-activations.
     whitened
-        Samples for adjoints; None where those have closed forms.
+        Samples for adjoints; None if the adjoints have closed forms.
     influence
-        Of samples on targets.
-    kept
-        The part of it that orthogonal weights keep fixed on the way back.
-    into_field
-        By the field's covariance; by the cotangent's moments where that has no closed form.
+        Influence of each sample on each target.
+    fixed_influence
+        The part of the influence that orthogonal weights fix in the backward pass.
+    field_forms
+        Targets and their forms of the field's covariance. If the adjoint has no closed form, they
+        are forms of the cotangent's moments instead.
     """
 
     channels: ChannelSamples
@@ -138,7 +143,7 @@ class _LayerSamples:
 
 
 class _Sweeps:
-    """Targets are counted: preact_m2 of all layers, then vjp_m2, then weight_vjp_m2."""
+    """The two sweeps. Targets are preact_m2 of all layers, then vjp_m2, then weight_vjp_m2."""
 
     def __init__(
         self,
@@ -153,7 +158,7 @@ class _Sweeps:
         self.seed = seed
         self.n = len(layers)
         self.variance = torch.zeros(3 * self.n, dtype=torch.float64)
-        # What a layer's own scatter changes by when it is taken around the mean over all units.
+        # Correction of a layer's own variance if moments are taken around the mean over all units.
         self.centring_correction = torch.zeros(self.n, dtype=torch.float64)
         self.weight_targets = tracked_layers(layers)
         self.samples = self._sample_layers()
@@ -180,7 +185,7 @@ class _Sweeps:
             closed = is_closed(layer.interlayer, layer.preact)
             whitened = None if closed else whitened_channels(layer, *key)
             if closed and self.free_fractions[index].forward == 1:
-                empty = torch.empty(0, dtype=torch.float64)  # asks for these again
+                empty = torch.empty(0, dtype=torch.float64)  # not needed again
                 channels = replace(channels, normals=empty, root=empty, y=empty)
             zeros = torch.zeros(n_samples, 3 * self.n, dtype=torch.float64)
             layer_samples.append(
@@ -189,7 +194,7 @@ class _Sweeps:
         return layer_samples[::-1]
 
     def sweep_up(self) -> None:
-        """From the first layer to the last but one: derivatives by cotangents' moments."""
+        """Carry derivatives by cotangents from the first layer to the last but one."""
         points, pairs = _TargetGroup(), _TargetGroup()
         for index, (layer, samples) in enumerate(zip(self.layers, self.samples, strict=False)):
             assert layer.cotangent is not None
@@ -212,7 +217,7 @@ class _Sweeps:
             self._add_cotangent_scatter(points, pairs)
 
     def _add_cotangent_scatter(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
-        """Of a random cotangent on maps, whose length alone is fixed."""
+        """Add the variance from a random cotangent on maps, which has a fixed length only."""
         last = self.layers[-1]
         if self.n - 1 in self.weight_targets:
             pairs.add(3 * self.n - 1, gradient_by_cotangent(last, self.images_per_field))
@@ -229,7 +234,7 @@ class _Sweeps:
         forms, targets = group.forms, torch.tensor(group.targets)
         assert forms is not None
         assert layer.output_cotangent is not None
-        # Diagonal forms don't see what one draw correlates; matrices carry it to the layer above.
+        # Diagonal forms ignore the correlations of one draw; matrices carry them to the next layer.
         channels, diagonal_forms = samples.channels, forms.ndim == 2
         influence = quadratic_forms(
             samples.cotangent if diagonal_forms else channels.cotangent, forms
@@ -264,7 +269,7 @@ class _Sweeps:
             )
 
     def sweep_down(self) -> None:
-        """From the last layer to the first: derivatives by covariances of the fields."""
+        """Carry derivatives by covariances of the fields from the last layer to the first."""
         last = self.layers[-1]
         forms = torch.zeros(3 * self.n, last.preact.var.shape[-1], dtype=torch.float64)
         forms = self._add_own_target(self.n - 1, forms)
@@ -299,7 +304,7 @@ class _Sweeps:
     def _to_field(
         self, index: int, samples: _LayerSamples, forms: Forms, free_fraction: float
     ) -> tuple[Forms, Tensor]:
-        """Forms on the field, and the part of the influence that is a form of it."""
+        """Return forms of the field, and the influence that these forms explain."""
         layer, channels, whitened = self.layers[index], samples.channels, samples.whitened
         if whitened is None:
             field_forms = ClosedAdjoint(layer).field_adjoint(forms)
@@ -320,11 +325,11 @@ class _Sweeps:
             if free_fraction < 1
             else torch.zeros(())
         )
-        # Below the first layer nothing is left to be differentiated.
+        # Nothing before the first layer needs a derivative.
         return whitened.to_points(normal_forms) if index else normal_forms, fixed_influence
 
     def _add_own_target(self, index: int, forms: Forms) -> Forms:
-        """Add the layer's own target, and what its channels scatter at the layer itself."""
+        """Add the layer's own target, and the variance of its channels at the layer itself."""
         preact, weights = self.layers[index].preact, self.layers[index].weights
         mean = squeeze_field(preact.mean, 1).expand(preact.var.shape[-1])
         var = squeeze_field(preact.var, 1)
@@ -345,7 +350,7 @@ class _Sweeps:
 
 
 def _length_part(output_forms: Forms, output_cotangent: Cotangent) -> Forms:
-    """The part of forms that a vector's length decides, its entries being alike."""
+    """Return the part of forms that depends on a vector's length only."""
     size = squeeze_field(output_cotangent.m2, 1)
     own = output_forms if output_forms.ndim == 2 else diagonal(output_forms)
     fraction = (own @ size) / size.sum().clamp(min=1e-300)
@@ -355,9 +360,10 @@ def _length_part(output_forms: Forms, output_cotangent: Cotangent) -> Forms:
 def _log_m2_variance(
     cov: Matrix, mean: Float[Tensor, " point"], channels: int, free_fraction: float
 ) -> float:
-    """Variance of the log of a layer's mean square, over C channels of a Gaussian field.
+    """Compute the variance of the log mean square of C channels of a Gaussian field.
 
-    2 tr(K^2) / (C tr(K)^2) for a centred one (derivations.md, 5.3): for a linear layer, 2 / C.
+    For a centred field it is 2 tr(K^2) / (C tr(K)^2) (docs/derivations.md, 5.3); for a linear
+    layer, 2 / C.
     """
     total = cov.trace() + mean.square().sum()
     if not total > 0:
@@ -369,14 +375,14 @@ def _log_m2_variance(
 def _log_var_variance(
     cov: Matrix, images_per_field: int, channels: int, free_fraction: float
 ) -> float:
-    """The same around the mean over an image's points and channels: of `preact_var`."""
+    """Compute the variance of log `preact_var`, taken around the mean over points and channels."""
     points = len(cov) // images_per_field
     means = torch.eye(images_per_field, dtype=torch.float64).repeat_interleave(points, 0) / points
     mean_products = cov @ means
     squares = means.mT @ mean_products / channels
     m2 = cov.diagonal().mean()
     value = m2 - squares.diagonal().mean()
-    if not value > 1e-9 * m2:  # a single unit is its own mean
+    if not value > 1e-9 * m2:  # a single unit equals its own mean
         return 0.0
     own = free_fraction * 2 * cov.square().mean() / channels
     cross = (
@@ -390,5 +396,5 @@ def _log_var_variance(
 
 
 def _log_variance(variance: float) -> float:
-    """Of the log of a chi-square that has this relative variance: a little more."""
+    """Return the variance of the log of a chi-square variable with this relative variance."""
     return float(torch.special.polygamma(1, torch.tensor(1 / variance))) if variance > 0 else 0.0

@@ -1,7 +1,8 @@
-"""Theory 4: one draw's moments at finite width.
+"""Theory `finite_width`: the moments of one draw.
 
-Nets of linear layers have an exact chain. Wide convolutional ones have the field's values, and a
-spread found by differentiating the field's recursion. Where that is no good, networks are drawn.
+Networks of linear layers are simulated exactly without weight matrices. Wide convolutional networks
+get the values of theory `field`, and a spread from differentiating the field's recursion. All other
+networks are drawn and measured.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork, parse_network
 from fanin.theory.prediction import DrawDistribution, Prediction
 
-MIN_CHANNELS = 64  # channels below which terms of second order in 1 / width matter
-MAX_POINTS = 2048  # of a field with covariances everywhere
-MAX_LOG_SENSITIVITY = 1.001  # log-sensitivity: rectifiers have 1
-LOG_STEP = 1e-3  # of log q
+MIN_CHANNELS = 64  # with fewer channels, second-order terms in 1 / width matter
+MAX_POINTS = 2048  # of a field with covariances of all layers
+MAX_LOG_SENSITIVITY = 1.001  # rectifiers have 1
+LOG_STEP = 1e-3  # of log E[y^2]
 LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
 
 
@@ -41,32 +42,32 @@ def predict_finite_width(
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Prediction:
-    """Predict one draw's moments, on each image and on the mean over them.
+    """Predict the moments of one draw, on each image and on the mean over images.
 
     Parameters
     ----------
     model
-        A sequence of modules; its weights are not read.
+        A sequence of modules. Its weights are not read.
     moments
-        Of each weight layer, by module path.
+        Moments of each weight layer, by module path.
     images
-        As the network is fed them, scaled.
+        Network inputs, already scaled.
     seed
-        Of what is sampled.
+        Seed of all samples.
     layer_kinds
-        Kinds of layers beside the built-in ones.
+        Additional layer kinds.
 
     Returns
     -------
     Prediction
         Theory `finite_width`: preact_m2, preact_mean, preact_var, vjp_m2, weight_vjp_m2, with the
-        spread of one draw's log-moment (none of preact_mean, which has a sign).
+        spread of one draw's log-moment (NaN for preact_mean, which has a sign).
 
     Raises
     ------
     UnpredictableLayer
-        A module without a formula, a model that is no plain sequence, or a layer whose moments
-        are unknown.
+        A module without a formula, a model that is not a plain sequence, or a layer with unknown
+        moments.
 
     Examples
     --------
@@ -126,11 +127,11 @@ def first_order_holds(
     images: Float[Tensor, "image ..."],
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
-    """Return True if a spread of first order in 1 / width, around the field's values, will do.
+    """Return True if the first-order spread around the field's values is accurate enough.
 
-    Not for weights of non-zero mean, whose mean maps scatter by themselves; not where errors grow
-    on their way through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
-    docs/appendix/derivations.md, section 2.3); not for narrow layers, nor maps of very many points.
+    It is not for weights of non-zero mean, because their mean maps fluctuate. It is not if errors
+    grow through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
+    docs/derivations.md, section 2.3). Narrow layers and maps of very many points are excluded too.
     """
     layers = (*net.before, *(layer for stage in net.stages for layer in stage.after))
     if not all(layer.kind.first_order for layer in layers):
@@ -139,7 +140,7 @@ def first_order_holds(
     if any(shapes[stage.name].out_features < MIN_CHANNELS for stage in net.stages[:-1]):
         return False
     if not all(layer.kind.reshapes for layer in net.stages[-1].after):
-        return False  # a pooling that makes logits of the last maps, or a head
+        return False  # a pooling that turns the last maps into logits, or a head
     if max(stage.positions for stage in net.stages) > MAX_POINTS:
         return False
     if shapes[net.stages[0].name].groups > 1:
@@ -175,15 +176,15 @@ def _amplifies(
 
 @dataclass(frozen=True)
 class Spread:
-    """Scatter of one draw's moments, for images and the mean over them.
+    """Spread of one draw's moments, for each image and for the mean over images.
 
     Attributes
     ----------
     log_sd
-        Of every quantity that has no sign.
-    grand_share
-        E[(mean over all units and positions of y)^2] in units of E[y^2]: of the order of 1 / width,
-        and not part of preact_var.
+        Standard deviation of the log-moment, for every quantity without a sign.
+    grand_mean_share
+        E[(mean of y over all units and positions)^2] / E[y^2]. It is of order 1 / width and not
+        part of preact_var.
     """
 
     log_sd: Mapping[str, Float64[np.ndarray, "row layer"]]
@@ -199,15 +200,15 @@ def spread_of_draws(
     seed: int,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Spread:
-    """Differentiate the field's recursion, image by image and for their mean.
+    """Compute the first-order spread for each image and for the mean over images.
 
-    The mean over a set needs the images' joint field. It is walked for the first images that fit,
-    and what correlation it shows between two images' log-moments is taken for any two.
+    The spread of the mean needs the joint field of the images. It is computed for the first images
+    that fit, and the correlation between two images' log-moments is assumed equal for all pairs.
 
     Parameters
     ----------
     field
-        Theory 3's prediction, as a table.
+        The table of theory `field`.
     """
     modules = weight_layers(model)
     free_fractions = [
@@ -276,7 +277,7 @@ def _variance_of_mean(
     values: Float64[np.ndarray, "image layer"],
     correlation: Float64[np.ndarray, " layer"],
 ) -> Float64[np.ndarray, " layer"]:
-    """Log-variance of a mean of moments that are alike correlated, to first order."""
+    """Compute the log-variance of a mean of equally correlated moments, to first order."""
     total = values.sum(0)
     weights = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
     parts = weights * np.sqrt(own)
@@ -286,10 +287,10 @@ def _variance_of_mean(
 
 
 def free_fraction(layer: WeightLayer, moments: LayerMoments) -> FreeFraction:
-    """Share of the second moments that a layer's weights leave free as they pass them on.
+    """Return the fractions of the second moments' variance that a layer's weights add.
 
-    An orthogonal matrix that makes no fewer outputs than it has inputs keeps products of vectors;
-    of one that makes fewer, a share. Backward likewise, if the matrix is one tap's alone.
+    An orthogonal matrix with at least as many outputs as inputs preserves dot products. With fewer
+    outputs it preserves a part of them. The same holds backward if the kernel has one tap.
 
     Examples
     --------
@@ -301,7 +302,7 @@ def free_fraction(layer: WeightLayer, moments: LayerMoments) -> FreeFraction:
     if moments.law == "independent":
         return FreeFraction()
     shape = WeightShape.of(layer)
-    # Variances that differ from tap to tap: a kernel of one tap.
+    # Different variances per tap mean that the kernel has one non-zero tap.
     one_tap = not shape.kernel or torch.as_tensor(moments.weight.var).ndim > 0
     inputs = shape.in_features // shape.groups if one_tap else shape.fan_in
     outputs = shape.out_features // shape.groups

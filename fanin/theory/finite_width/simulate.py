@@ -1,10 +1,11 @@
-"""Moments of drawn networks, and the law of one draw: log m ~ N(log(value) - sd^2 / 2, sd^2).
+"""Moments of drawn networks, and the distribution of one draw's moments.
 
-`simulate_networks` draws networks of the moments that are declared.
+`simulate_networks` draws networks with the declared moments. The fitted distribution is
+log m ~ N(log(value) - sd^2 / 2, sd^2).
 
-Given one layer's channels the next layer's fields are Gaussian, with a covariance over positions
-that is known from those channels. To draw the fields from it would cost more than to draw Gaussian
-weights and convolve, which gives the same law; so that is what happens here.
+Given one layer's channels, the next layer's fields are Gaussian with a known covariance over
+positions. Sampling these fields costs more than drawing Gaussian weights and convolving, which
+gives the same distribution.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork
 from fanin.theory.prediction import DrawDistribution
 
-MIN_DRAWS = 64  # draws: their spread is then known to 9 %
-MAX_DRAWS = 200  # to 5 %
-MAX_WORK = 1e10  # multiplications of a forward pass, all draws and images together: some 5 s
+MIN_DRAWS = 64  # the spread of the draws then has an error of 9 %
+MAX_DRAWS = 200  # an error of 5 %
+MAX_WORK = 1e10  # multiplications of a forward pass, over all draws and images: about 5 s
 SIGNED_QUANTITIES = ("preact_mean",)
-# A draw whose moment vanished or overflowed has no logarithm. Up to this share of them, half of
-# what a 95 % interval leaves out anyway, the law of the others is kept.
+# A draw with a moment of 0 or inf has no logarithm. Up to this fraction of such draws, half of what
+# a 95 % interval excludes anyway, the others are fitted.
 MAX_LOST = 0.025
-MIN_LOG_SD = 1e-12  # a smaller spread of logarithms is rounding's: of a cotangent of fixed length
+MIN_LOG_SD = 1e-12  # a smaller spread is rounding: a cotangent of fixed length
 
 
 def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
-    """As many draws as the work allows, from 64 to 200.
+    """Return as many draws as `MAX_WORK` allows, from 64 to 200.
 
     Examples
     --------
@@ -67,31 +68,30 @@ def simulate_networks(
     draws: int | None = None,
     seed: int = 0,
 ) -> DrawMoments:
-    """Draw networks and take their moments on some images.
+    """Draw networks and measure their moments on some images, in float64.
 
-    Weights and biases are Gaussian, or orthogonal where that is declared; with the moments of each
-    kernel tap where those differ. All images meet the same network, each with a random cotangent
-    of its own at the logits. Computed in float64.
+    Weights and biases are Gaussian, or orthogonal if declared, with the moments of each kernel tap.
+    All images use the same network, and each has its own random cotangent at the logits.
 
     Parameters
     ----------
     model, net, moments
-        The model is copied, its weights are not read.
+        The network. The model is copied and its weights are not read.
     images
-        As the network is fed them, scaled.
+        Network inputs, already scaled.
     draws
-        Networks; None: as many as the work allows, from 64 to 200.
+        Number of networks. None draws as many as `MAX_WORK` allows, from 64 to 200.
 
     Returns
     -------
-    Samples
-        Of preact_m2, preact_mean, preact_var, vjp_m2 and weight_vjp_m2.
+    DrawMoments
+        preact_m2, preact_mean, preact_var, vjp_m2 and weight_vjp_m2.
     """
     draws = draws or affordable_draws(model, net, len(images))
     network = deepcopy(model).to("cpu", torch.float64)
     images = images.detach().to("cpu", torch.float64)
     batches = []
-    with torch.random.fork_rng([]):  # torch's own dropout draws from the global stream
+    with torch.random.fork_rng([]):  # torch.nn.Dropout uses the global generator
         for draw in range(draws):
             stream = make_generator("conv chain", seed, draw)
             torch.manual_seed(stream.initial_seed())
@@ -116,7 +116,7 @@ def _initialize(
 
 
 def _gaussian(parameter: Tensor, moments: Moments, stream: torch.Generator) -> Tensor:
-    # Normals of 24 bits are drawn five times as fast as those of 53, and scatter alike.
+    # Float32 normals are five times as fast as float64 ones and have the same moments.
     z = torch.randn(parameter.shape, generator=stream).double()
     return torch.as_tensor(moments.mean) + torch.as_tensor(moments.var).double().sqrt() * z
 
@@ -124,7 +124,7 @@ def _gaussian(parameter: Tensor, moments: Moments, stream: torch.Generator) -> T
 def _orthogonal(layer: WeightLayer, moments: Moments, stream: torch.Generator) -> Tensor:
     shape = WeightShape.of(layer)
     var = torch.as_tensor(moments.var)
-    # Variances that differ from tap to tap are those of a kernel with one tap.
+    # Different variances per tap mean that the kernel has one non-zero tap.
     scheme = Orthogonal() if var.ndim == 0 else DeltaOrthogonal()
     unit = torch.as_tensor(scheme.moments(shape).var)
     return (var.max() / unit.max()).sqrt() * scheme.sample(shape, stream)
@@ -156,11 +156,11 @@ def _measure(network: nn.Module, images: Tensor, stream: torch.Generator) -> Dra
 
 
 def _weight_gradient(layer: LayerTrace, cotangent: Tensor) -> Float[Tensor, " image"]:
-    """Mean square over the weights of each image's own gradient."""
+    """Compute the mean square over the weights of each image's own gradient."""
     module, x = layer.module, layer.input.detach()
     if not isinstance(module, _ConvNd):
         return cotangent.square().mean(1) * x.square().mean(1)
-    # A kernel tap's gradient pairs each cotangent with the input that the tap read.
+    # A kernel tap's gradient pairs each cotangent with the input that the tap reads.
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     patches = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
     for axis, (size, stride, dilation) in enumerate(
@@ -177,17 +177,17 @@ def _weight_gradient(layer: LayerTrace, cotangent: Tensor) -> Float[Tensor, " im
 
 @dataclass(frozen=True)
 class DrawMoments:
-    """Moments of drawn networks, one draw's on each image."""
+    """Moments of each draw on each image."""
 
     values: Mapping[str, Float[Tensor, "draw image layer"]]
 
     def distributions(self) -> dict[str, DrawDistribution]:
-        """The law of one draw's moment, for every image and the mean over them."""
+        """Fit the distribution of one draw's moments, for every image and the mean over images."""
         return {name: _distribution(name, values) for name, values in self.values.items()}
 
 
 def concatenate(batches: Sequence[DrawMoments]) -> DrawMoments:
-    """Batches of draws as one."""
+    """Concatenate batches of draws."""
     names = batches[0].values
     return DrawMoments(
         {name: torch.cat([batch.values[name] for batch in batches]) for name in names}
@@ -199,7 +199,7 @@ def draw_moments(
     cotangents: Sequence[Float[Tensor, "draw image ..."]],
     weight_gradients: Sequence[Float[Tensor, "draw image"]],
 ) -> DrawMoments:
-    """The quantities of the `layers` table, from what each layer of the draws made and received.
+    """Compute the quantities of the `layers` table from pre-activations and cotangents of draws.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def draw_moments(
 
 
 def _stack_layers(moments: Sequence[Tensor]) -> Tensor:
-    """[draw, image, layer]; what came of inf - inf or 0 * inf overflowed."""
+    """Stack to [draw, image, layer]; inf - inf and 0 * inf count as overflow."""
     return torch.stack(list(moments), -1).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
@@ -233,11 +233,11 @@ def _distribution(name: str, values: Tensor) -> DrawDistribution:
 
 
 def fit_log_normal(rows: Float64[np.ndarray, "draw row layer"]) -> DrawDistribution:
-    """The lognormal law of draws of a moment.
+    """Fit a log-normal distribution to draws of a moment.
 
-    Where all draws are 0 the moment is certain: value 0, spread 0. Where some overflowed the value
-    is inf. Where more than one in forty vanished or overflowed there is no spread (NaN), and the
-    value is the plain mean.
+    If all draws are 0, the value and the spread are 0. If some draws overflow, the value is inf. If
+    more than one in forty draws is 0 or overflows, the spread is NaN and the value is the plain
+    mean.
 
     Examples
     --------
