@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP are the launcher's to answer, and not while it starts processes."""
+"""SIGINT, SIGTERM and SIGHUP: handled by the launcher, deferred while it starts processes."""
 
 from __future__ import annotations
 
@@ -7,53 +7,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)  # to all of its processes: Ctrl-C, and its end
-KINDS = (*TERMINAL_SIGNALS, signal.SIGTERM)
+# A terminal sends these to all of its processes: Ctrl-C, and its end.
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS = (*TERMINAL_SIGNALS, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A launcher is told to stop. No `KeyboardInterrupt`, which a cell's own code may raise."""
+    """The launcher received a stop signal.
+
+    Not a `KeyboardInterrupt`, which a cell's own code may raise.
+    """
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the first of `KINDS` raise `Interrupted`; more of them don't disturb the clearing up.
+    """Raise `Interrupted` at the first of `STOP_SIGNALS`, and ignore further ones.
 
-    What this process was started to ignore (`nohup`) it goes on ignoring.
+    Signals that this process was started to ignore (`nohup`) stay ignored.
     """
-    before = {kind: signal.signal(kind, _interrupt) for kind in _heard()}
+    previous = {number: signal.signal(number, _interrupt) for number in _signals_not_ignored()}
     try:
         yield
     finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _heard() -> list[signal.Signals]:
-    return [kind for kind in KINDS if signal.getsignal(kind) != signal.SIG_IGN]
+def _signals_not_ignored() -> list[signal.Signals]:
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _interrupt(*_: Any) -> None:
-    for kind in KINDS:
-        signal.signal(kind, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     raise Interrupted
 
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Put off `KINDS`; processes that start here get none of them from a terminal, from birth on.
+    """Deliver `STOP_SIGNALS` after the block; processes started in it get none from a terminal.
 
-    The mask is what those inherit. It can't keep interrupts from this process by itself: the signal
-    then goes to a thread of some library, and Python answers it in the middle of what is held.
+    Child processes inherit the signal mask. The mask alone does not protect this process: the
+    signal then goes to a thread of some library, and Python handles it within the block.
     """
-    came: list[int] = []
+    received: list[int] = []
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in _heard()}
+    previous = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in _signals_not_ignored()
+    }
     try:
         yield
     finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if came:
-        signal.raise_signal(came[0])
+    if received:
+        signal.raise_signal(received[0])

@@ -37,7 +37,7 @@ from experiments.sweep.store.plan_file import PlanRecord, check_plan, read_plan,
 from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import DONE, read_states
 from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack_key
-from experiments.sweep.worker.finalize import STOPPED, recover_journals
+from experiments.sweep.worker.finalize import CANCELLED, recover_journals
 from fanin.errors import ConfigError
 
 STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
@@ -166,7 +166,7 @@ def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> boo
     except Interrupted:
         if isinstance(request.runner, DetachedRunner) and confirm_cancel(folder, console):
             request.runner.cancel(folder, hold.heartbeat)
-        recover_journals(folder, read_plan(folder), STOPPED)
+        recover_journals(folder, read_plan(folder), CANCELLED)
         states = read_states(folder)
         left = sum(
             1 for cell in plan.cells if not (cell.id in states and states[cell.id].outcome in DONE)

@@ -1,4 +1,4 @@
-"""Types that the sweep's packages share: cells, packs, jobs for workers, runners."""
+"""Types that the packages of the sweep share: cells, packs, jobs for workers, runners."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from experiments.sweep.differences import full_label
 from experiments.sweep.store.paths import SweepFolder
 
 Assignment = dict[str, Any]
-"""Dotted keys and group names to values: what tells a cell from the default one."""
+"""Dotted keys and group names to values: how a cell differs from the default cell."""
 Choices = dict[str, str | None]
 """Config groups to the names of their options."""
 EngineName = Literal["serial", "stacked"]
 EngineChoice = Literal["serial", "stacked", "auto"]
 Heartbeat = Callable[[], None]
-"""Called now and then by whatever takes long."""
+"""A callback that long operations call regularly."""
 
-# Cells of a pack differ at most in these and in the numbers of their optimizer, so they share data,
+# Cells of a pack differ only in these and in the numbers of their optimizer. So they share data,
 # network and warmed-up code, and can be stacked into one program.
 VARIES_IN_PACK = ("init", "scaling", "seed", "seed_weights", "seed_data")
-STOP_FILE = "stop"  # a file's name
+STOP_FILE = "stop"  # name
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell before it runs: its coerced config and the options that it was made of."""
+    """A cell before it runs: its coerced config and the options that it was built from."""
 
     config: dict[str, Any]
     choices: Choices
@@ -39,20 +39,20 @@ class PlannedCell:
 
     @cached_property
     def id(self) -> str:
-        """The cell's identity."""
+        """The cell id."""
         return cell_id(self.config)
 
     @property
     def label(self) -> str:
-        """The assignment, as one would type it."""
+        """The assignment as a command line."""
         return full_label(self.assignment)
 
 
 @dataclass(frozen=True)
 class PackedCell:
-    """A cell to run, and which attempt at it this is; `lost`: how many were lost before it.
+    """A cell to run and the number of this attempt.
 
-    Counted from when it was asked for: a launch that finds it lost asks for it anew.
+    `n_lost` counts earlier attempts of this launch whose job was lost.
     """
 
     cell_id: str
@@ -66,7 +66,7 @@ class PackedCell:
 class Pack:
     """Cells that run in one process: `serial`, one after the other; `stacked`, as one program.
 
-    `seconds` is how long they are expected to take, more or less.
+    `seconds` estimates how long they take.
     """
 
     cells: tuple[PackedCell, ...]
@@ -75,13 +75,13 @@ class Pack:
 
 
 def pack_key(config: Mapping[str, Any]) -> str:
-    """Return what the cells of a pack have in common, as text. Such cells take about as long."""
-    kept = {key: value for key, value in config.items() if key not in VARIES_IN_PACK}
-    return json.dumps(kept | {"optim": config["optim"][TARGET]}, sort_keys=True)
+    """Return the config that the cells of a pack share, as JSON. Such cells take similar time."""
+    shared = {key: value for key, value in config.items() if key not in VARIES_IN_PACK}
+    return json.dumps(shared | {"optim": config["optim"][TARGET]}, sort_keys=True)
 
 
 def group_cells(cells: Iterable[PackedCell]) -> dict[str, list[PackedCell]]:
-    """Group cells that could share a pack, by their `pack_key`."""
+    """Group the cells that can share a pack, by `pack_key`."""
     groups: dict[str, list[PackedCell]] = {}
     for cell in cells:
         groups.setdefault(pack_key(cell.config), []).append(cell)
@@ -90,29 +90,29 @@ def group_cells(cells: Iterable[PackedCell]) -> dict[str, list[PackedCell]]:
 
 @dataclass(frozen=True)
 class PackJob:
-    """A pack to run, and all that a worker needs to know for it.
+    """A pack to run, with everything that a worker needs for it.
 
     Parameters
     ----------
     root
-        The sweep's folder.
+        Path of the sweep's folder.
     stem
-        Name of the pack's journal and of its parts; unique.
+        Unique name of the pack's journal and of its part files.
     pack, device
-        What to run, and where.
+        The pack, and the device to run it on.
     code, modules
-        The code that the sweep was launched with, and the user's own modules (`user_modules`).
+        The code version at launch, and the digests of the user's modules (`user_modules`).
     cell_seconds
-        Time limit of a cell that the worker sees to itself; None: its launcher does, if anybody.
+        Time limit of a cell, enforced by the worker. None: the launcher enforces one, or nobody.
     exit_on_oom
-        Whether the process may end when it has run out of memory: then the next cell finds all of
-        it free, whatever this one's code has kept. The launcher finalizes the journal.
+        End the process after it runs out of memory, so that the next cell starts with all of it
+        free. The launcher finalizes the journal.
     checkpoint_seconds
-        How often a cell in training is kept; None: never.
+        Seconds between two checkpoints of a cell. None disables them.
     lease
-        A folder for this pack's journal. Where it is gone, somebody else has the pack; where a
-        file `stop` lies in it, the worker stops as soon as it can. None: the sweep's own folder of
-        journals, and nobody but the launcher stops it.
+        Folder of this pack's journal. If it disappears, another process has taken the pack over.
+        If it contains the file `stop`, the worker stops as soon as possible. None: the journal
+        goes to the sweep's own folder of journals, and only the launcher stops the worker.
     """
 
     root: str
@@ -133,11 +133,11 @@ class PackJob:
 
     @property
     def journal(self) -> Path:
-        """The pack's journal."""
+        """Path of the pack's journal."""
         return Path(self.lease or self.folder.journals) / f"{self.stem}.journal"
 
-    def stopped(self) -> bool:
-        """Return True if the worker is to stop."""
+    def should_stop(self) -> bool:
+        """Return True if the worker should stop."""
         return self.lease is not None and (Path(self.lease) / STOP_FILE).exists()
 
 
@@ -151,17 +151,17 @@ class Runner(Protocol):
 
     @property
     def pack_cells(self) -> int | None:
-        """Most cells in a pack; None: by the work in them."""
+        """Maximum number of cells in a pack. None: chosen by the time that cells take."""
 
     @property
     def n_workers(self) -> int:
         """Number of packs that run at once."""
 
     def worker_memory(self) -> int:
-        """Bytes of memory that a worker may use."""
+        """Return the bytes of memory that a worker may use."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function where a pack would run: in a process set up as a worker.
+        """Call a function in a process that is set up as a worker.
 
         Raises
         ------
@@ -170,15 +170,15 @@ class Runner(Protocol):
         """
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
-        """Run packs to the end, calling `heartbeat` now and then."""
+        """Run all packs, calling `heartbeat` regularly."""
 
 
 @runtime_checkable
 class DetachedRunner(Runner, Protocol):
-    """A runner whose packs go on when their launcher has gone."""
+    """A runner whose packs keep running after their launcher has ended."""
 
     def submit(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
-        """Hand packs out, and leave them."""
+        """Submit packs without waiting for them."""
 
     def cancel(self, folder: SweepFolder, heartbeat: Heartbeat) -> None:
-        """Take back what was handed out."""
+        """Cancel submitted packs."""

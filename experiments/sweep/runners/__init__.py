@@ -1,1 +1,1 @@
-"""Runners of packs: in this process, or in a pool of workers on this machine."""
+"""Runners that run packs in this process or in a pool of workers on this machine."""

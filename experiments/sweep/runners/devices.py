@@ -1,4 +1,4 @@
-"""Devices and memory that a pack can run on."""
+"""Devices that packs can run on, and their memory."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ import torch
 from experiments.sweep.worker.limits import GIB, machine_memory
 from fanin.errors import ConfigError
 
-DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is its driver's and the allocator's
+DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is for its driver and the allocator
 
 
-def devices(asked: str) -> list[str]:
-    """Return the devices that workers take turns on.
+def devices(requested: str) -> list[str]:
+    """Return the names of the devices that workers use in turn.
 
     Raises
     ------
     ConfigError
-        There is no such device here.
+        This machine has no such device.
 
     Examples
     --------
     >>> devices("cpu")
     ['cpu']
     """
-    graphics = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if asked == "auto":
-        return graphics or ["cpu"]
-    if asked == "cuda" and graphics:
-        return graphics
-    if asked in ("cpu", *graphics):
-        return [asked]
-    there = ", ".join(["auto", "cpu", *graphics])
-    raise ConfigError(f"runner.device={asked}: no such device here; valid: {there}")
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if requested == "auto":
+        return gpus or ["cpu"]
+    if requested == "cuda" and gpus:
+        return gpus
+    if requested in ("cpu", *gpus):
+        return [requested]
+    valid = ", ".join(["auto", "cpu", *gpus])
+    raise ConfigError(f"runner.device={requested}: no such device on this machine; valid: {valid}")
 
 
 def available_cores() -> int:
-    """Cores that this process may use (macOS can't say, and names all)."""
+    """Return the number of cores that this process may use (on macOS: all cores)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def worker_memory_bytes(device: str, workers: int, memory_gb: float | None = None) -> int:
-    """Bytes that each of several workers may use: its share of the device's memory.
+    """Return the memory that each of several workers on one device may use, in bytes.
 
     Parameters
     ----------
     device
-        One of `devices`.
+        A name from `devices`.
     workers
-        How many share it.
+        Number of workers that share the device.
     memory_gb
-        What is to be taken instead (GiB); on a CPU only.
+        Memory of a worker in GiB, on a CPU only. None: an equal share of the machine's memory.
     """
     if device != "cpu":
-        whole = torch.cuda.get_device_properties(device).total_memory
-        return int(DEVICE_SHARE * whole / workers)
+        total = torch.cuda.get_device_properties(device).total_memory
+        return int(DEVICE_SHARE * total / workers)
     return int(memory_gb * GIB) if memory_gb is not None else machine_memory() // workers

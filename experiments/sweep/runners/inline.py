@@ -1,4 +1,4 @@
-"""Runner in this process: for debugging, and for a single cell."""
+"""Runner in this process, for debugging and single cells."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from experiments.sweep.worker.worker import run_pack
 
 @dataclass(frozen=True)
 class InlineRunner:
-    """In this process, one pack after the other.
+    """Runner in this process, one pack after the other.
 
     Parameters
     ----------
     device
         `auto`, `cpu`, `cuda` or `cuda:N`.
     pack_cells
-        Most cells in a pack; None: by the work in them.
+        Maximum number of cells in a pack. None: chosen by the time that cells take.
     cell_seconds
-        Time limit of a cell, where it runs Python code; None: no limit.
+        Time limit of a cell, enforced in Python code only. None: no limit.
     """
 
     device: str = "auto"
@@ -37,20 +37,20 @@ class InlineRunner:
 
     @property
     def n_workers(self) -> int:
-        """One."""
+        """Number of packs that run at once: 1."""
         return 1
 
     def worker_memory(self) -> int:
-        """All memory of the device."""
+        """Return the memory of the device in bytes."""
         return worker_memory_bytes(devices(self.device)[0], 1)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the function here."""
+        """Call the function in this process."""
         prepare_torch()
         return function(*arguments)
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
-        """Run packs here, calling `heartbeat` after each cell."""
+        """Run packs in this process, calling `heartbeat` regularly."""
         prepare_torch()
         root, device, code = str(folder.root), devices(self.device)[0], code_version()
         for pack in packs:

@@ -1,4 +1,4 @@
-"""A bounded pool of worker processes, and what is left of a pack whose worker dies."""
+"""Bounded pool of worker processes that recovers from the death of a worker."""
 
 from __future__ import annotations
 
@@ -28,32 +28,33 @@ from experiments.sweep.worker.limits import start_worker
 from experiments.sweep.worker.worker import EXIT_OOM, run_pack
 from fanin.errors import FaninError
 
-POLL = 0.25  # seconds between two looks at the journals
-MAX_STARTUP_FAILURES = 3  # workers in a row that die before a cell: something is wrong with all
-LEFT = "its worker process left in the middle of it, as by os._exit(0)"
-NO_WORKER = "workers die before they begin a cell; runner=inline shows why"
+POLL_INTERVAL = 0.25  # seconds between two readings of the journals
+MAX_STARTUP_FAILURES = 3  # workers in a row that died before a cell started
+EXITED = "worker process exited during the cell, as by os._exit(0)"
+STARTUP_FAILURE = "workers die before they start a cell; run with runner=inline to see the error"
 
 
 @dataclass(frozen=True)
 class LocalRunner:
-    """A bounded pool of worker processes, one thread (or one GPU) each.
+    """Runner with a bounded pool of worker processes, one thread (or one GPU) each.
 
     Parameters
     ----------
     workers
-        Processes; None: one a core, or one a GPU where the device is CUDA.
+        Number of processes. None: one per core, or one per GPU if the device is CUDA.
     device
         `auto`, `cpu`, `cuda` or `cuda:N`.
     pack_cells
-        Most cells handed to a worker at once, whose death costs one of them; None: by the work
-        in them.
+        Maximum number of cells in a pack; the death of a worker costs one of them. None: chosen by
+        the time that cells take.
     cell_seconds
-        Time limit of a cell, after which its worker is killed; None: no limit.
+        Time limit of a cell, after which its worker is killed. None: no limit.
     memory_gb
-        What a worker may allocate (GiB), on a CPU; None: its share of this machine's memory.
+        Memory that a worker may allocate, in GiB, on a CPU. None: an equal share of this machine's
+        memory.
     checkpoint_seconds
-        How often a cell in training is kept, so that it goes on from there after an interruption;
-        None: never.
+        Seconds between two checkpoints of a cell, from which it resumes after an interruption.
+        None disables them.
     """
 
     workers: PositiveInt | None = None
@@ -72,17 +73,17 @@ class LocalRunner:
         )
 
     def worker_memory(self) -> int:
-        """Bytes of memory that a worker may use."""
+        """Return the bytes of memory that a worker may use."""
         device_names = devices(self.device)
-        sharing = -(-self.n_workers // len(device_names))  # workers on one device, rounded up
-        return worker_memory_bytes(device_names[0], sharing, self.memory_gb)
+        workers_per_device = -(-self.n_workers // len(device_names))  # rounded up
+        return worker_memory_bytes(device_names[0], workers_per_device, self.memory_gb)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in a worker process of its own."""
+        """Call a function in a new worker process."""
         return call_in_pool(self._config(), function, *arguments)
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
-        """Run packs in the pool; a worker that dies costs the cell it was at, and no other."""
+        """Run packs in the pool; if a worker dies, only the cell that it was running fails."""
         run_pool(self._config(), folder, packs, heartbeat)
 
     def _config(self) -> PoolConfig:
@@ -95,28 +96,28 @@ class LocalRunner:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """The workers of a pool, and what they have to keep to.
+    """Configuration of a pool.
 
     Parameters
     ----------
     workers
-        How many.
+        Number of worker processes.
     device_names
-        The devices they take turns on.
+        Devices that packs are assigned to in turn.
     memory
-        Bytes that each may allocate; None: no limit of ours.
+        Bytes that a worker may allocate. None: no limit.
     cell_seconds
-        Time limit of a cell; None: no limit.
+        Time limit of a cell. None: no limit.
     checkpoint_seconds
-        How often a cell in training is kept; None: never.
+        Seconds between two checkpoints of a cell. None disables them.
     code
-        What the sweep was launched with; None: the code of this process.
+        Code version at launch. None: that of this process.
     modules
-        The user's own modules likewise.
+        Digests of the user's modules at launch. None: those of this process.
     lease
         See `PackJob`.
     prefix
-        What the names of journals and parts begin with.
+        Prefix of the names of journals and parts.
     """
 
     workers: int
@@ -130,7 +131,7 @@ class PoolConfig:
     prefix: str = ""
 
     def job(self, folder: SweepFolder, pack: Pack, number: int) -> PackJob:
-        """Return the job of the `number`-th pack that is handed to a worker."""
+        """Return the job of the `number`-th pack."""
         modules = self.modules
         return PackJob(
             str(folder.root),
@@ -138,7 +139,7 @@ class PoolConfig:
             pack,
             self.device_names[number % len(self.device_names)],
             self.code or code_version(),
-            user_modules(task.config for task in pack.cells) if modules is None else modules,
+            user_modules(cell.config for cell in pack.cells) if modules is None else modules,
             exit_on_oom=True,
             checkpoint_seconds=self.checkpoint_seconds,
             lease=self.lease,
@@ -148,30 +149,30 @@ class PoolConfig:
 def run_pool(
     config: PoolConfig, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat
 ) -> None:
-    """Run packs in a pool; a worker that dies costs the cell it was at, and no other."""
-    pool = _pool(config, min(config.workers, max(len(packs), 1)))
+    """Run packs in a pool; if a worker dies, only the cell that it was running fails."""
+    pool = _make_pool(config, min(config.workers, max(len(packs), 1)))
     queue = list(packs)
     running: dict[Future[None], tuple[PackJob, PackWatch]] = {}
     started = failed_starts = 0
     try:
         while queue or running:
-            with defer_interrupts():  # by what is started here too: Ctrl-C is not for workers
+            with defer_interrupts():  # also in the workers: Ctrl-C is for the launcher
                 for pack in queue:
                     job = config.job(folder, pack, started)
                     started += 1
                     watch = PackWatch(job.journal, config.cell_seconds)
-                    running[_scheduled(pool, run_pack, job)] = job, watch
+                    running[_schedule(pool, run_pack, job)] = job, watch
             queue = []
-            for ended in wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done:
-                job, watch = running.pop(ended)
-                rest = _settle(folder, job, watch, ended)
-                # A pack that comes back whole had a worker that died before its first cell.
-                failed_starts = failed_starts + 1 if rest == [job.pack] else 0
+            for future in wait(running, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED).done:
+                job, watch = running.pop(future)
+                remaining = _remaining_packs(folder, job, watch, future)
+                # If the whole pack remains, its worker died before the first cell started.
+                failed_starts = failed_starts + 1 if remaining == [job.pack] else 0
                 if failed_starts == MAX_STARTUP_FAILURES:
-                    raise FaninError(NO_WORKER)
-                queue += rest
-            if running and not pool.active:  # its workers died at birth, before it had tasks
-                raise FaninError(NO_WORKER)
+                    raise FaninError(STARTUP_FAILURE)
+                queue += remaining
+            if running and not pool.active:  # its workers died at startup
+                raise FaninError(STARTUP_FAILURE)
             heartbeat()
             for future, (_, watch) in running.items():
                 if future.running():
@@ -188,26 +189,26 @@ def run_pool(
 
 
 def call_in_pool(config: PoolConfig, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a worker process of its own.
+    """Call a function in a new worker process.
 
     Raises
     ------
     FaninError
         The process died.
     """
-    pool = _pool(config, 1)
+    pool = _make_pool(config, 1)
     try:
         with defer_interrupts():
-            future = _scheduled(pool, function, *arguments)
+            future = _schedule(pool, function, *arguments)
         return future.result()
     except ProcessExpired as error:
-        raise FaninError(f"its process died ({_exit(error.exitcode)})") from error
+        raise FaninError(f"worker process died ({_describe_exit(error.exitcode)})") from error
     finally:
         pool.stop()
         pool.join()
 
 
-def _pool(config: PoolConfig, workers: int) -> ProcessPool:
+def _make_pool(config: PoolConfig, workers: int) -> ProcessPool:
     start_server()
     return ProcessPool(
         max_workers=workers,
@@ -217,11 +218,13 @@ def _pool(config: PoolConfig, workers: int) -> ProcessPool:
     )
 
 
-def _settle(folder: SweepFolder, job: PackJob, watch: PackWatch, ended: Future[None]) -> list[Pack]:
-    """Return the packs that are left of one that has ended, well or with its worker."""
-    if ended.cancelled():
-        return handle_worker_death(folder, job, "killed", LEFT)
-    error = ended.exception()
+def _remaining_packs(
+    folder: SweepFolder, job: PackJob, watch: PackWatch, future: Future[None]
+) -> list[Pack]:
+    """Return packs with the cells that remain to run after a pack has ended."""
+    if future.cancelled():
+        return handle_worker_death(folder, job, "killed", EXITED)
+    error = future.exception()
     if error is None:
         return []
     if isinstance(error, ProcessExpired):
@@ -229,48 +232,48 @@ def _settle(folder: SweepFolder, job: PackJob, watch: PackWatch, ended: Future[N
             reason = f"ran longer than {watch.cell_seconds:g} s (runner.cell_seconds)"
             return handle_worker_death(folder, job, "timeout", reason)
         if error.exitcode == EXIT_OOM:
-            return handle_worker_death(folder, job, "oom", "its worker process had no memory left")
-        return handle_worker_death(folder, job, "killed", _died(error.exitcode))
+            return handle_worker_death(folder, job, "oom", "worker process ran out of memory")
+        return handle_worker_death(
+            folder, job, "killed", f"worker process died ({_describe_exit(error.exitcode)})"
+        )
     if isinstance(error, BrokenProcessPool):
-        raise FaninError(NO_WORKER) from error
+        raise FaninError(STARTUP_FAILURE) from error
     raise error
 
 
 def handle_worker_death(folder: SweepFolder, job: PackJob, outcome: str, reason: str) -> list[Pack]:
-    """Settle a dead worker's pack: keep what it finished, blame its cell, return the rest.
+    """Finalize a dead worker's journal and return packs with the remaining cells.
 
-    Of cells that ran together nobody knows which one it was: each comes back as a pack of its own,
-    so that the next death names it.
+    If several cells ran together, any of them may be the cause. Each returns as a pack of its own,
+    so that another death identifies it.
     """
     pack = job.pack
-    tasks = {task.cell_id: task for task in pack.cells}
-    # It may have died as it turned its journal into tables: then it had taken it itself.
-    mine = (job.journal, job.journal.with_suffix(".taken"))
-    found = (finalize_journal(folder, path, tasks, outcome, reason) for path in mine)
-    settled = next((each for each in found if each is not None), None)
-    if settled is None:  # it died before the first cell, or after the last
+    cells = {cell.cell_id: cell for cell in pack.cells}
+    # A worker that died while it wrote the tables had already taken its journal.
+    for journal in (job.journal, job.journal.with_suffix(".taken")):
+        finalized = finalize_journal(folder, journal, cells, outcome, reason)
+        if finalized is not None:
+            break
+    else:  # it died before the first cell, or after the last
         return [] if part_path(folder, "cells", job.stem).exists() else [pack]
-    ended = settled.finished | settled.failed
-    alone = [replace(pack, cells=(tasks[cell],)) for cell in tasks if cell in settled.candidates]
-    rest = tuple(t for t in pack.cells if t.cell_id not in ended | settled.candidates)
-    return alone + ([replace(pack, cells=rest)] if rest else [])
+    candidates = finalized.candidates
+    ended = finalized.finished | finalized.failed
+    isolated = [replace(pack, cells=(cells[key],)) for key in cells if key in candidates]
+    remaining = tuple(cell for cell in pack.cells if cell.cell_id not in ended | candidates)
+    return isolated + ([replace(pack, cells=remaining)] if remaining else [])
 
 
-def _scheduled(pool: ProcessPool, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+def _schedule(pool: ProcessPool, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
     try:
         return pool.schedule(function, args=arguments)
-    except RuntimeError as error:  # pebble gives up on workers that die at birth
-        raise FaninError(NO_WORKER) from error
+    except RuntimeError as error:  # pebble gives up on workers that die at startup
+        raise FaninError(STARTUP_FAILURE) from error
 
 
-def _died(code: int | None) -> str:
-    return f"its worker process died ({_exit(code)})"
+def _describe_exit(code: int | None) -> str:
+    """Describe an exit code, with the name of its signal.
 
-
-def _exit(code: int | None) -> str:
-    """Return an exit code with the name of its signal.
-
-    >>> _exit(-11), _exit(3)
+    >>> _describe_exit(-11), _describe_exit(3)
     ('exit code -11, SIGSEGV', 'exit code 3')
     """
     names = {-number.value: number.name for number in signal.Signals}

@@ -1,6 +1,6 @@
-"""Supervision of a worker by its launcher: time limits, and workers that are gone.
+"""Supervision of a worker by its launcher: time limits, and workers that ended unnoticed.
 
-All of it from the journals, and times by this process's own monotonic clock.
+All information comes from the journal, and all times from this process's monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 from experiments.sweep.store.journal import Event, Writer, read_events, read_writer
 from experiments.sweep.worker.finalize import update_running
 
-GRACE = 2.0  # seconds
+GRACE_SECONDS = 2.0
 
 
 @dataclass
 class PackWatch:
-    """Follows one pack's journal.
+    """Watch of one pack by its journal.
 
     Parameters
     ----------
     journal
-        It may not be there yet, or no longer.
+        Path of the journal, which need not exist yet.
     cell_seconds
-        Time limit of a cell; cells that run together have it together. None: no limit.
+        Time limit of a cell; cells that run together share the sum of their limits. None: no limit.
     """
 
     journal: Path
@@ -35,48 +35,48 @@ class PackWatch:
     timed_out: bool = False
     _writer: Writer | None = None
     _offset: int = 0
-    _at_work: dict[str, int] = field(default_factory=dict)
-    _since: float = field(default_factory=time.monotonic)
-    _missed: float | None = None
+    _running: dict[str, int] = field(default_factory=dict)
+    _cell_started: float = field(default_factory=time.monotonic)
+    _exit_noticed: float | None = None
 
     def poll(self) -> None:
-        """Read on; kill the worker where its cell has had its time."""
+        """Read new events, and kill the worker if its cell has exceeded the time limit."""
         try:
             if self._writer is None:
                 self._writer = read_writer(self.journal)
             events, self._offset = read_events(self.journal, self._offset)
         except FileNotFoundError:
             return
-        update_running(self._at_work, events)
-        if any(map(_restarts, events)):
-            self._since = time.monotonic()
-        if self.cell_seconds is None or not self._at_work or self._writer is None:
+        update_running(self._running, events)
+        if any(map(_restarts_clock, events)):
+            self._cell_started = time.monotonic()
+        if self.cell_seconds is None or not self._running or self._writer is None:
             return
-        allowed = self.cell_seconds * len(self._at_work)
-        if not self.timed_out and time.monotonic() - self._since > allowed:
+        limit = self.cell_seconds * len(self._running)
+        if not self.timed_out and time.monotonic() - self._cell_started > limit:
             self.timed_out = True
             if self._writer.process.is_running():
                 with suppress(ProcessLookupError):
                     os.kill(self._writer.process.pid, signal.SIGKILL)
 
     def is_orphaned(self) -> bool:
-        """Return True if the worker has been gone for a while though its journal is there.
+        """Return True if the worker ended a while ago but its journal still exists.
 
-        One that leaves with exit code 0 is not missed by the pool; of the others the pool tells
-        how they ended, and needs a moment for it.
+        The pool does not notice a worker that exits with code 0. It reports other exits itself,
+        which takes a moment.
         """
         if self._writer is None or not self.journal.exists():
             return False
         if self._writer.process.is_running() is not False:
             return False
-        if self._missed is None:
-            self._missed = time.monotonic()
-        return time.monotonic() - self._missed > GRACE
+        if self._exit_noticed is None:
+            self._exit_noticed = time.monotonic()
+        return time.monotonic() - self._exit_noticed > GRACE_SECONDS
 
 
-def _restarts(event: Event) -> bool:
-    """Return True if a cell's time counts from here: when it begins, and when its data is there.
+def _restarts_clock(event: Event) -> bool:
+    """Return True if a cell's time counts from this event: its start, or when its data is loaded.
 
-    The first cell of a worker loads the data for all.
+    The first cell of a worker loads the data for all cells.
     """
     return event.kind in ("start", "done") or (event.kind == "at" and float(event.value) == 0)

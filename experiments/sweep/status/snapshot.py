@@ -178,8 +178,8 @@ class JournalTail:
         self._notes: dict[str, None] = {}  # an ordered set
         self._polled = False
         files = retry_on_race(lambda: scan(folder))
-        self._unreadable = {fault.path: str(fault) for fault in files.faults}
-        self._ignored = {f.stem or f.path.stem for f in files.faults} | files.superseded
+        self._unreadable = {problem.path: str(problem) for problem in files.problems}
+        self._ignored = {problem.stem or problem.path.stem for problem in files.problems} | files.superseded
         times = self._part_times()
         self._old = {stem for stem, t in times.items() if since is None or t < since}
 

@@ -1,1 +1,1 @@
-"""Store of results: journals while a pack runs, Parquet when it has ended."""
+"""Store of results: journals while a pack runs, Parquet tables after it has ended."""

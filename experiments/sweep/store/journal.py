@@ -1,12 +1,18 @@
-"""A pack's journal: one committed line a finished cell, so a crash loses only the one running.
+"""A pack's journal: one committed line per finished cell, so a crash loses only running cells.
 
-The first line is `writer` and, as JSON, which process writes on what. Each cell has `start`, cell
-id, attempt; now and then `at`, cell id, share of its steps done; and `done`, cell id, outcome,
-checksum, JSON. `note` is a line for people. Tabs between.
-A line without its newline, or whose checksum is wrong, was never committed and is passed over.
+Fields of a line are separated by tabs:
 
-The file is also the pack's right to write tables. Whoever renames `STEM.journal` to `STEM.taken`
-has it: a writer whose journal is gone publishes nothing.
+    writer  JSON: the process that writes the journal, and the device and threads that it uses
+    start   cell id, attempt
+    at      cell id, fraction of its steps done
+    done    cell id, outcome, checksum, JSON: all rows of the cell
+    note    a message for people
+
+The first line is `writer`. Readers skip a line without a newline or with a wrong checksum: it was
+never committed.
+
+The file is also the right to write the pack's tables. The process that renames `STEM.journal` to
+`STEM.taken` owns that right; a writer whose journal is gone writes no tables.
 """
 
 from __future__ import annotations
@@ -24,53 +30,54 @@ from experiments.atomic_write import writing
 from experiments.result import CellResult
 from experiments.sweep.store.process import ProcessId
 
-SYNC_INTERVAL = 0.2  # seconds between two waits for the disk, which cost more than a tiny cell does
-TAKEN = ".taken"  # what a journal's name, or its folder's, ends in that somebody has taken
-LONGEST = 1 << 16  # bytes of a first line
-WRITER = {"host": str, "pid": int, "started": float | None, "about": dict}
-LINES = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}  # how many fields each has
+SYNC_INTERVAL = 0.2  # seconds between two calls of fsync, which takes longer than a tiny cell
+TAKEN = ".taken"  # suffix of a journal, or a folder of journals, that a process has taken
+MAX_FIRST_LINE = 1 << 16  # bytes
+WRITER_TYPES = {"host": str, "pid": int, "started": float | None, "about": dict}
+FIELD_COUNTS = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}
 
 
 @dataclass(frozen=True)
 class Event:
     """A committed line without its payload: `kind` is `start`, `at`, `done` or `note`.
 
-    `word` is the attempt, the share of steps done, the outcome, or the note (of no cell).
+    `value` is the attempt, the fraction of steps done, the outcome, or the text of the note (which
+    has no cell id).
     """
 
     kind: str
     cell_id: str
-    word: str
+    value: str
 
 
 @dataclass(frozen=True)
 class Writer:
-    """The process that writes a journal, and what it said about itself."""
+    """The process that writes a journal, and the device, threads and engine that it uses."""
 
     process: ProcessId
     about: dict[str, Any]
 
 
 class Journal:
-    """Writes a pack's journal, first of all which process that is.
+    """Writer of a pack's journal.
 
-    What a process wrote survives its death. A power cut may lose the cells that ended within the
-    last `SYNC_INTERVAL` seconds, or since the line before; they are run again.
+    Committed lines survive the death of the process. A power cut may lose the cells that ended
+    within the last `SYNC_INTERVAL` seconds, or since the previous line; they run again.
 
     Parameters
     ----------
     path
-        A file that isn't there yet.
+        Path of a new file.
     about
-        What else to say of this writer: device, threads, whatever JSON can hold.
+        Description of this writer as JSON: device, threads, engine.
     new_folder
-        Whether to make the folder where it is missing. Not where that means that somebody has
-        taken all of its journals, and so the right to write there.
+        Create the folder if it is missing. False for a lease, where a missing folder means that
+        another process has taken its journals.
 
     Raises
     ------
     FaninError
-        As `writing`, from here and from every other method.
+        The file can't be written. Every method may raise this.
     """
 
     def __init__(
@@ -80,27 +87,27 @@ class Journal:
         with writing(path):
             if new_folder:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what could not be written is not tried again when the file is closed.
+            # Unbuffered: closing the file must not write again what failed to be written.
             self._file = path.open("xb", buffering=0)
         self._torn = False
         self._synced, self._pending = time.monotonic(), True
-        who = asdict(ProcessId.current())
-        self._write(f"writer\t{json.dumps({**who, 'about': dict(about or {})})}")
+        process = asdict(ProcessId.current())
+        self._write(f"writer\t{json.dumps({**process, 'about': dict(about or {})})}")
 
     def is_owned(self) -> bool:
-        """Return True if this journal is still the pack's own."""
+        """Return True if no other process has taken the journal."""
         return self.path.exists()
 
     def start(self, cell_id: str, attempt: int) -> None:
-        """Note which cell is about to run."""
+        """Record that a cell starts."""
         self._write(f"start\t{cell_id}\t{attempt}")
 
     def progress(self, cell_id: str, done: int, total: int) -> None:
-        """Note how far the running cell is."""
+        """Record the progress of the running cell."""
         self._write(f"at\t{cell_id}\t{done / max(total, 1):.3f}")
 
     def note(self, text: str) -> None:
-        """Leave a warning for people."""
+        """Record a warning for people."""
         self._write(f"note\t{json.dumps(text, ensure_ascii=False)[1:-1]}")
 
     def done(self, result: CellResult) -> None:
@@ -112,13 +119,13 @@ class Journal:
         self._write(f"done\t{row['cell_id']}\t{row['outcome']}\t{checksum:08x}\t{payload}")
 
     def close(self) -> None:
-        """Force all of it to disk and close the file; it stays."""
+        """Flush the file to disk and close it, without deleting it."""
         with writing(self.path):
             os.fsync(self._file.fileno())
             self._file.close()
 
     def _write(self, line: str) -> None:
-        # After a line that a full disk cut short, the next one must not become its end.
+        # End a line that a full disk truncated, so that the next line does not continue it.
         text = "\n" * self._torn + f"{line}\n"
         data = memoryview(text.encode(errors="backslashreplace"))
         with writing(self.path):
@@ -131,17 +138,19 @@ class Journal:
 
 
 def take_journal(journal: Path) -> Path | None:
-    """Take a pack's right to write its tables; of several that try, one gets it.
+    """Take a journal, and with it the right to write its pack's tables.
+
+    Only one of several processes that try succeeds.
 
     Parameters
     ----------
     journal
-        `STEM.journal`, another's or one's own.
+        Path of `STEM.journal`, written by this or another process.
 
     Returns
     -------
     Path or None
-        The file's new name, `STEM.taken`; None where somebody else has it.
+        The new path, `STEM.taken`; None if another process has taken the journal.
     """
     taken = journal.with_suffix(".taken")
     with writing(journal):
@@ -153,20 +162,20 @@ def take_journal(journal: Path) -> Path | None:
 
 
 def journals_in(folder: Path) -> dict[str, Path]:
-    """Return the journals below a folder, taken or not, by their packs' stems."""
-    found: dict[str, Path] = {}
-    for where, _, names in os.walk(folder):
+    """Return the journals below a folder, taken or not, by the stems of their packs."""
+    journals: dict[str, Path] = {}
+    for parent, _, names in os.walk(folder):
         for name in names:
-            stem, _, kind = name.rpartition(".")
-            if kind in ("journal", "taken"):
-                found[stem] = Path(where, name)
-    return dict(sorted(found.items()))
+            stem, _, suffix = name.rpartition(".")
+            if suffix in ("journal", "taken"):
+                journals[stem] = Path(parent, name)
+    return dict(sorted(journals.items()))
 
 
 def read_results(path: Path) -> list[CellResult]:
     """Read every committed cell of a journal."""
     results = []
-    for fields in _committed(path.read_bytes()):
+    for fields in _committed_lines(path.read_bytes()):
         if fields[0] == "done":
             content: dict[str, Any] = json.loads(fields[4])
             results.append(CellResult(content["row"], content["tables"]))
@@ -174,56 +183,57 @@ def read_results(path: Path) -> list[CellResult]:
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Read what was committed after a byte offset, without results; return the next offset too."""
+    """Return the events committed after a byte offset, without payloads, and the next offset."""
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read()
     events = []
-    for kind, *words in _committed(data):
+    for kind, *fields in _committed_lines(data):
         if kind == "note":
-            events.append(Event(kind, "", json.loads(f'"{words[0]}"')))
+            events.append(Event(kind, "", json.loads(f'"{fields[0]}"')))
         elif kind != "writer":
-            events.append(Event(kind, words[0], words[1]))
+            events.append(Event(kind, fields[0], fields[1]))
     return events, offset + data.rfind(b"\n") + 1
 
 
 def read_writer(path: Path) -> Writer | None:
-    """Read which process writes a journal; None where it has not yet said so."""
+    """Read the writer of a journal; None if its first line is not committed yet."""
     with path.open("rb") as file:
-        first = file.readline(LONGEST)
-    for fields in _committed(first):
+        first = file.readline(MAX_FIRST_LINE)
+    for fields in _committed_lines(first):
         if fields[0] == "writer":
-            said = json.loads(fields[1])
-            return Writer(ProcessId(said["host"], said["pid"], said["started"]), said["about"])
+            content = json.loads(fields[1])
+            process = ProcessId(content["host"], content["pid"], content["started"])
+            return Writer(process, content["about"])
     return None
 
 
-def _committed(data: bytes) -> Iterator[list[str]]:
-    """Yield the fields of each line that is whole."""
+def _committed_lines(data: bytes) -> Iterator[list[str]]:
+    """Yield the fields of each committed line."""
     for line in data.split(b"\n")[:-1]:
         kind, _, rest = line.decode(errors="replace").partition("\t")
         fields = [kind, *rest.split("\t", 3 if kind == "done" else -1)]
-        if LINES.get(kind) != len(fields):
+        if FIELD_COUNTS.get(kind) != len(fields):
             continue
         if kind == "done":
             payload = line.split(b"\t", 4)[4]
-            whole = f"{zlib.crc32(payload):08x}" == fields[3]
+            committed = f"{zlib.crc32(payload):08x}" == fields[3]
         elif kind == "writer":
-            whole = _says(fields[1], WRITER)
+            committed = _is_json_mapping(fields[1], WRITER_TYPES)
         elif kind == "note":
-            whole = _says(f'{{"note": "{fields[1]}"}}', {"note": str})
+            committed = _is_json_mapping(f'{{"note": "{fields[1]}"}}', {"note": str})
         else:
-            whole = fields[2].replace(".", "", 1).isdecimal()
-        if whole:
+            committed = fields[2].replace(".", "", 1).isdecimal()
+        if committed:
             yield fields
 
 
-def _says(text: str, kinds: Mapping[str, Any]) -> bool:
-    """Return True if a text is a JSON mapping with values of these kinds."""
+def _is_json_mapping(text: str, types: Mapping[str, Any]) -> bool:
+    """Return True if a text is a JSON mapping with values of these types."""
     try:
-        said = json.loads(text)
+        content = json.loads(text)
     except ValueError:
         return False
-    return isinstance(said, dict) and all(
-        key in said and isinstance(said[key], kind) for key, kind in kinds.items()
+    return isinstance(content, dict) and all(
+        key in content and isinstance(content[key], value_type) for key, value_type in types.items()
     )

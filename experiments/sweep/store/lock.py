@@ -1,8 +1,8 @@
-"""One launcher a sweep: who runs it now is written down, and a dead launcher's note is void.
+"""Lock of a sweep: at most one launcher runs it, and the lock of a dead launcher is void.
 
-On its own host a launcher is dead when its process is. From another host nobody can tell but by the
-note's time, which a living launcher renews. That is the file system's time, of which both ends are
-read in one place: no host's own clock is asked.
+On its own host a launcher is dead if its process is. From another host it counts as dead if it has
+not renewed its lock file for a while. Both times come from the file system, so the clocks of the
+hosts need not agree.
 """
 
 from __future__ import annotations
@@ -23,101 +23,103 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import ProcessId
 from fanin.errors import FaninError
 
-BEAT_EVERY = 5.0  # seconds between two renewals of the note
-FRESH = 60.0  # seconds after which a note of another host that wasn't renewed is void
+RENEW_INTERVAL = 5.0  # seconds between two renewals of the lock file
+STALE_SECONDS = 60.0  # age of another host's lock file after which it is void
 
 
 @dataclass
 class SweepLock:
-    """A sweep held by this process."""
+    """A sweep that is locked by this process."""
 
-    note: Path
+    path: Path
     launcher: ProcessId
-    _last: float = field(default_factory=time.monotonic)
+    _renewed: float = field(default_factory=time.monotonic)
 
     def heartbeat(self) -> None:
-        """Renew the note, where that is due; to be called far more often than `FRESH`.
+        """Renew the lock file if it is due. Call this far more often than `STALE_SECONDS`.
 
         Raises
         ------
         FaninError
             A launcher on another host has taken the sweep over, because this one seemed dead.
         """
-        if time.monotonic() - self._last < BEAT_EVERY:
+        if time.monotonic() - self._renewed < RENEW_INTERVAL:
             return
-        self._last = time.monotonic()
-        there = read_launcher(self.note)
-        if there == self.launcher:
-            with writing(self.note), suppress(FileNotFoundError):
-                os.utime(self.note)
-        elif there is not None:
+        self._renewed = time.monotonic()
+        holder = read_launcher(self.path)
+        if holder == self.launcher:
+            with writing(self.path), suppress(FileNotFoundError):
+                os.utime(self.path)
+        elif holder is not None:
             raise FaninError(
-                f"{self.note}: process {there.pid} on {there.host} has taken this sweep over, as "
-                f"nothing was heard from here for {FRESH:.0f} s; what was finished is kept"
+                f"{self.path}: process {holder.pid} on {holder.host} has taken over this sweep, "
+                f"because this process did not renew its lock for {STALE_SECONDS:.0f} s. Finished "
+                "cells are kept."
             )
 
 
 @contextmanager
 def acquire_sweep_lock(folder: SweepFolder) -> Iterator[SweepLock]:
-    """Hold the sweep for this process.
+    """Lock the sweep for this process.
 
     Yields
     ------
     SweepLock
-        Its `heartbeat` is to be called now and then.
+        Call its `heartbeat` regularly.
 
     Raises
     ------
     FaninError
-        Another launcher is at work on it.
+        Another launcher runs the sweep.
     """
-    here = ProcessId.current()
+    this_process = ProcessId.current()
     with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
-    # The lock is for two that start at once, and held only while looking and writing. Where file
-    # systems know no such locks, the journals still keep the two apart.
+    # The file lock is for two launchers that start at once; it is released after reading and
+    # writing. On file systems without such locks the journals still keep the two apart.
     with writing(folder.launcher), FileLock(folder.root / ".launcher.lock"):
-        other = read_launcher(folder.launcher)
-        if other is not None and other != here:
-            _refuse_if_alive(folder, other)
-        atomic_write(folder.launcher, json.dumps(asdict(here)).encode())
+        holder = read_launcher(folder.launcher)
+        if holder is not None and holder != this_process:
+            _refuse_if_running(folder, holder)
+        atomic_write(folder.launcher, json.dumps(asdict(this_process)).encode())
     try:
-        yield SweepLock(folder.launcher, here)
+        yield SweepLock(folder.launcher, this_process)
     finally:
-        if read_launcher(folder.launcher) == here:
+        if read_launcher(folder.launcher) == this_process:
             folder.launcher.unlink(missing_ok=True)
 
 
-def _refuse_if_alive(folder: SweepFolder, other: ProcessId) -> None:
-    alive = other.is_running()
-    if alive:
+def _refuse_if_running(folder: SweepFolder, holder: ProcessId) -> None:
+    running = holder.is_running()
+    if running:
         raise FaninError(
-            f"{folder.root}: process {other.pid} is running this sweep; "
-            "wait for it, or stop it: Ctrl-C there, or python -m experiments.cancel NAME"
+            f"{folder.root}: process {holder.pid} is running this sweep. Wait for it, or stop it "
+            f"with Ctrl-C there or with: python -m experiments.cancel {folder.root.name}"
         )
-    if alive is None and _is_fresh(folder.launcher):
+    if running is None and _is_recent(folder.launcher):
         raise FaninError(
-            f"{folder.root}: process {other.pid} on {other.host} is running this sweep; wait for "
-            f"it, or stop it there: {FRESH:.0f} s after its end the same command goes on here"
+            f"{folder.root}: process {holder.pid} on {holder.host} is running this sweep. Wait for "
+            f"it, or stop it there; run the same command here {STALE_SECONDS:.0f} s after it ended."
         )
 
 
-def _is_fresh(note: Path) -> bool:
-    """Return True if a note was renewed of late, by the clock that stamps files there.
+def _is_recent(path: Path) -> bool:
+    """Return True if a file was written or renewed within `STALE_SECONDS`.
 
-    A note from the future is one from before that clock was put back.
+    The current time comes from a new file, so it is the file system's. A file from the future was
+    written before that clock was set back.
     """
-    with NamedTemporaryFile(dir=note.parent, prefix=".now.") as stamped:
+    with NamedTemporaryFile(dir=path.parent, prefix=".now.") as stamped:
         os.utime(stamped.name)
-        return abs(os.stat(stamped.name).st_mtime - note.stat().st_mtime) < FRESH
+        return abs(os.stat(stamped.name).st_mtime - path.stat().st_mtime) < STALE_SECONDS
 
 
 def read_launcher(path: Path) -> ProcessId | None:
-    """Read a launcher's note; None where there is none, or none that can be understood."""
+    """Read a lock file; None if it is missing or unreadable."""
     try:
-        note = json.loads(path.read_text())
-        host, pid = str(note["host"]), int(note["pid"])
-        started = note.get("started")
+        content = json.loads(path.read_text())
+        host, pid = str(content["host"]), int(content["pid"])
+        started = content.get("started")
         return ProcessId(host, pid, None if started is None else float(started))
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -1,8 +1,8 @@
-"""Tables as Parquet: immutable parts, each written whole.
+"""Tables as Parquet: immutable part files, written atomically.
 
-A pack's `cells` part vouches for itself, its sibling parts, and packs it replaces: its manifest
-is kept in the Parquet schema metadata. The part's own checksum can't be known before its bytes are:
-it is put in last, over eight zeros that it was computed with.
+The `cells` part of a pack carries a manifest in its schema metadata: sizes and checksums of the
+pack's other parts, and the packs that it replaces. It also carries its own checksum, which is
+computed with eight zeros in its place and then written over them.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from experiments.sweep.store.journal import read_results, take_journal
 from experiments.sweep.store.paths import DETAIL_TABLES, SweepFolder
 from fanin.errors import DataError
 
-PACK, OWN = b"fanin.pack", b"fanin.checksum"
+MANIFEST_KEY, CHECKSUM_KEY = b"fanin.pack", b"fanin.checksum"
 DIGITS = 8
 CHECKSUM = re.compile(rb"crc32=([0-9a-f]{%d})" % DIGITS)
 ZEROS = b"0" * DIGITS
 ROW_GROUP = 1 << 20  # rows
 INTEGERS = ("draw", "step", "image", "layer", "count", "index", "attempt", "outcome_step")
 FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")
-WORDS = ("outcome_tensor", "outcome_reason")  # even where all of a part's are null
+STRINGS = ("outcome_tensor", "outcome_reason")  # also if all values of a part are null
 
 
 def commit_journal(folder: SweepFolder, journal: Path) -> None:
-    """Take a journal, turn it into parts of the tables, and remove it.
+    """Take a journal, write its results as parts of the tables, and delete it.
 
-    The parts carry the journal's name, so doing it again after a crash halfway changes nothing,
-    and where the journal is gone somebody else has taken it: then nothing is written.
+    The parts are named after the journal, so repeating this after a crash changes nothing. If
+    another process has taken the journal, write nothing.
 
     Parameters
     ----------
     folder
-        The sweep's.
+        Folder of the sweep.
     journal
-        `STEM.journal`; or a `STEM.taken` whose taker is dead.
+        `STEM.journal`; or `STEM.taken`, if the process that took it is dead.
     """
     taken = journal if journal.suffix == ".taken" else take_journal(journal)
     if taken is None:
@@ -59,7 +59,7 @@ def commit_journal(folder: SweepFolder, journal: Path) -> None:
 
 
 def commit_results(folder: SweepFolder, taken: Path, results: Sequence[CellResult]) -> None:
-    """Write a taken journal's results, unless they are there already, and remove it."""
+    """Write the results of a taken journal, unless they are already stored, and delete it."""
     if results and not is_complete(folder, taken.stem):
         write_results(folder, taken.stem, results)
     with writing(taken):
@@ -72,11 +72,11 @@ def write_results(folder: SweepFolder, stem: str, results: Sequence[CellResult])
     Parameters
     ----------
     folder
-        The sweep's.
+        Folder of the sweep.
     stem
-        The parts' name; unique.
+        Unique name of the part files.
     results
-        The pack's cells, at least one.
+        Results of the pack's cells, at least one.
     """
     write_pack(folder, stem, {name: to_arrow(name, results) for name in (*DETAIL_TABLES, "cells")})
 
@@ -84,21 +84,21 @@ def write_results(folder: SweepFolder, stem: str, results: Sequence[CellResult])
 def write_pack(
     folder: SweepFolder, stem: str, tables: Mapping[str, pa.Table], supersedes: Sequence[str] = ()
 ) -> None:
-    """Write a pack's tables; `cells` comes last, and vouches for what was written before it."""
-    sums: dict[str, FileDigest] = {}
+    """Write a pack's tables; `cells` comes last, with the digests of the others."""
+    digests: dict[str, FileDigest] = {}
     for name in DETAIL_TABLES:
         if tables[name].num_rows:
             data = encode(tables[name])
-            sums[name] = FileDigest.of(data)
+            digests[name] = FileDigest.of(data)
             atomic_write(part_path(folder, name, stem), data)
-    cells = encode_cells(tables["cells"], Manifest(sums, tuple(supersedes)))
+    cells = encode_cells(tables["cells"], Manifest(digests, tuple(supersedes)))
     atomic_write(part_path(folder, "cells", stem), cells)
-    for name in (*sums, "cells"):
-        sync_folder(folder.table(name))  # before anything that the parts replace may go
+    for name in (*digests, "cells"):
+        sync_folder(folder.table(name))  # before the packs that they replace are deleted
 
 
 def write_part(folder: SweepFolder, name: str, stem: str, table: pa.Table) -> None:
-    """Write one part of a table, whole."""
+    """Write one part of a table atomically."""
     atomic_write(part_path(folder, name, stem), encode(table))
 
 
@@ -108,7 +108,7 @@ def part_path(folder: SweepFolder, name: str, stem: str) -> Path:
 
 
 def is_complete(folder: SweepFolder, stem: str) -> bool:
-    """Return True if all parts of a pack are there, as they were written."""
+    """Return True if all parts of a pack exist and are undamaged."""
     try:
         manifest = read_manifest(part_path(folder, "cells", stem).read_bytes())
         return manifest is not None and all(
@@ -120,102 +120,102 @@ def is_complete(folder: SweepFolder, stem: str) -> bool:
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one part, or some columns of it.
+    """Read one part, or some of its columns.
 
     Raises
     ------
     DataError
-        It can't be read; its file is named.
+        The file can't be read.
     """
     try:
         return decode(path.read_bytes(), columns)
     except (ValueError, OSError) as error:
         pattern = f"{path.parent.parent}/*/{path.name}"
         raise DataError(
-            f"{path}: not a readable Parquet file ({error}); move {pattern} away (a pack's parts "
-            "belong together) and run the sweep again: it makes those cells anew"
+            f"{path}: not a readable Parquet file ({error}). To recompute its cells, move "
+            f"{pattern} out of the folder (all parts of the pack) and run the sweep's command again."
         ) from error
 
 
 def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Decode a Parquet file, its pages checked; columns that it lacks are left out.
+    """Decode a Parquet file and verify its page checksums; ignore columns that it lacks.
 
     Raises
     ------
     ValueError, OSError
-        It isn't a whole Parquet file.
+        The file is not valid Parquet.
     """
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    # Arrow's own threads now and then abort a process that ends soon after (pyarrow 26).
+    # With Arrow's threads, a process that ends soon after sometimes aborts (pyarrow 26).
     return file.read(columns=list(columns) if columns else None, use_threads=False)
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """By which a file is known again."""
+    """Size and checksum of a file."""
 
     size: int  # bytes
     crc32: int
 
     @classmethod
     def of(cls, data: bytes) -> FileDigest:
-        """Return the sum of a file's content."""
+        """Return the digest of a file's content."""
         return cls(len(data), zlib.crc32(data))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Sums of a pack's parts besides `cells`, by table, and the packs that this one replaces."""
+    """Digests of a pack's parts except `cells`, by table, and the packs that it replaces."""
 
     parts: Mapping[str, FileDigest]
     supersedes: tuple[str, ...] = ()
 
 
 def encode_cells(cells: pa.Table, manifest: Manifest) -> bytes:
-    """Encode a `cells` part with its manifest and its own checksum in it."""
-    said = {
+    """Encode a `cells` part with its manifest and its own checksum."""
+    content = {
         "parts": {name: [part.size, part.crc32] for name, part in manifest.parts.items()},
         "supersedes": manifest.supersedes,
     }
-    notes = {PACK: json.dumps(said).encode(), OWN: b"crc32=" + ZEROS}
-    data = encode(cells.replace_schema_metadata(notes))
-    start, end = _checksum_place(data)
+    metadata = {MANIFEST_KEY: json.dumps(content).encode(), CHECKSUM_KEY: b"crc32=" + ZEROS}
+    data = encode(cells.replace_schema_metadata(metadata))
+    start, end = _checksum_span(data)
     return data[:start] + b"%08x" % zlib.crc32(data) + data[end:]
 
 
 def read_manifest(data: bytes) -> Manifest | None:
-    """Check a `cells` part against its own checksum and read what it says of its pack.
+    """Verify the checksum of a `cells` part and read its manifest.
 
     Returns
     -------
     Manifest or None
-        None where it never had one: the part is older than manifests, or somebody else's.
+        None if the part has no manifest: it is older than manifests, or of other origin.
 
     Raises
     ------
     ValueError
-        The content isn't what was written; the message says what is wrong.
+        The content is damaged.
     """
     if not data:
-        raise ValueError("it is empty")
+        raise ValueError("damaged (empty file)")
     try:
-        start, end = _checksum_place(data)
+        start, end = _checksum_span(data)
     except ValueError:
-        said = _notes(data)
-        if PACK in said or OWN in said:
+        metadata = _schema_metadata(data)
+        if MANIFEST_KEY in metadata or CHECKSUM_KEY in metadata:
             raise
         return None
     crc32 = zlib.crc32(data[end:], zlib.crc32(ZEROS, zlib.crc32(data[:start])))
     if crc32 != int(data[start:end], 16):
-        raise ValueError("its content isn't what was written there (wrong checksum)")
-    said = json.loads(_notes(data)[PACK])
-    sums = {name: FileDigest(*numbers) for name, numbers in said["parts"].items()}
-    return Manifest(sums, tuple(said["supersedes"]))
+        raise ValueError("damaged (wrong checksum)")
+    content = json.loads(_schema_metadata(data)[MANIFEST_KEY])
+    digests = {name: FileDigest(*numbers) for name, numbers in content["parts"].items()}
+    return Manifest(digests, tuple(content["supersedes"]))
 
 
 def encode(table: pa.Table) -> bytes:
-    """Encode a table as a Parquet file with a checksum on each page."""
-    # Measured numbers seldom repeat: a dictionary of them is larger, and ten times slower to write.
+    """Encode a table as a Parquet file with a checksum for each page."""
+    # Measured numbers seldom repeat: a dictionary of them is larger and ten times slower to write.
     repeated = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -228,15 +228,15 @@ def encode(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _checksum_place(data: bytes) -> tuple[int, int]:
-    """Find the digits: the last of what looks like them, as rows come before metadata."""
-    places = [match.span(1) for match in CHECKSUM.finditer(data)]
-    if not places:
-        raise ValueError("its checksum is gone")
-    return places[-1]
+def _checksum_span(data: bytes) -> tuple[int, int]:
+    """Return start and end of the checksum's digits: the last match, as rows precede metadata."""
+    spans = [match.span(1) for match in CHECKSUM.finditer(data)]
+    if not spans:
+        raise ValueError("damaged (no checksum)")
+    return spans[-1]
 
 
-def _notes(data: bytes) -> dict[bytes, bytes]:
+def _schema_metadata(data: bytes) -> dict[bytes, bytes]:
     try:
         return pq.read_schema(pa.BufferReader(data)).metadata or {}
     except (pa.ArrowException, OSError) as error:
@@ -244,35 +244,35 @@ def _notes(data: bytes) -> dict[bytes, bytes]:
 
 
 def to_arrow(name: str, results: Sequence[CellResult]) -> pa.Table:
-    """Make an Arrow table of some cells' rows; without a column where they have none."""
+    """Convert the rows of one table to Arrow; without rows, return a table without columns."""
     if name == "cells":
         keys = list(dict.fromkeys(key for result in results for key in result.row))
         return pa.table({key: _column(key, [r.row.get(key) for r in results]) for key in keys})
-    filled = [(r.row["cell_id"], r.tables[name]) for r in results if r.tables.get(name)]
-    if not filled:
+    non_empty = [(r.row["cell_id"], r.tables[name]) for r in results if r.tables.get(name)]
+    if not non_empty:
         return pa.table({})
-    lengths = [len(next(iter(columns.values()))) for _, columns in filled]
-    ids = [cell for (cell, _), n in zip(filled, lengths, strict=True) for _ in range(n)]
+    lengths = [len(next(iter(columns.values()))) for _, columns in non_empty]
+    ids = [cell for (cell, _), n in zip(non_empty, lengths, strict=True) for _ in range(n)]
     joined: dict[str, list[Any]] = {"cell_id": ids}
-    for key in filled[0][1]:
-        joined[key] = [value for _, columns in filled for value in columns[key]]
+    for key in non_empty[0][1]:
+        joined[key] = [value for _, columns in non_empty for value in columns[key]]
     return pa.table({key: _column(key, values) for key, values in joined.items()})
 
 
 def _column(key: str, values: list[Any]) -> pa.Array:
-    """Store numbers as numbers, words as a dictionary, a mixture of kinds as JSON text."""
+    """Store numbers as numbers, strings as a dictionary, and mixed types as JSON strings."""
     if key in INTEGERS:
         return pa.array(values, pa.int32())
     if key in FLOATS:
         return pa.array(values, pa.float64())
     present = [value for value in values if value is not None]
-    if not present and key not in WORDS:
-        return pa.nulls(len(values))  # which meets any type that other parts have
+    if not present and key not in STRINGS:
+        return pa.nulls(len(values))  # compatible with the type in other parts
     if all(isinstance(value, bool) for value in present) and present:
         return pa.array(values, pa.bool_())
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present) and present:
         whole = all(isinstance(value, int) for value in present)
-        with suppress(OverflowError, pa.ArrowInvalid):  # a number too large for either is words
+        with suppress(OverflowError, pa.ArrowInvalid):  # numbers too large for both become strings
             return pa.array(values, pa.int64() if whole else pa.float64())
     texts = [
         value if value is None or isinstance(value, str) else json.dumps(value) for value in values

@@ -1,4 +1,4 @@
-"""The layout of one sweep's folder."""
+"""Layout of one sweep's folder."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 DETAIL_TABLES = ("layers", "histograms", "tensors", "curves")
 TABLES = (*DETAIL_TABLES, "cells")
-"""What a pack writes; `cells` comes last, so where a pack has cells it has all of its rows."""
+"""Tables that a pack writes. `cells` comes last: a pack with `cells` has all of its rows."""
 
-TEMPORARY = ".*.part"  # files that have yet to take their name
+TEMPORARY = ".*.part"  # pattern of files that are still being written
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """`results/NAME/`: the frozen plan, journals of packs in progress, and tables."""
+    """`results/NAME/`: the plan, journals of packs in progress, and tables."""
 
     root: Path
 
     @property
     def plan(self) -> Path:
-        """Every resolved cell, one JSON line each."""
+        """All planned cells, one JSON line each."""
         return self.root / "cells.jsonl"
 
     @property
@@ -30,37 +30,37 @@ class SweepFolder:
 
     @property
     def provenance(self) -> Path:
-        """The sweep as asked, code, versions and machine, for people."""
+        """The request, code, versions and machine of each launch, as YAML."""
         return self.root / "sweep.yaml"
 
     @property
     def launcher(self) -> Path:
-        """The process that runs this sweep now."""
+        """Identity of the process that runs this sweep now."""
         return self.root / "launcher.json"
 
     @property
     def journals(self) -> Path:
-        """One file for each pack in progress (or that was, when something died)."""
+        """Folder of journals, one file per pack in progress or interrupted."""
         return self.root / "journals"
 
     @property
     def checkpoints(self) -> Path:
-        """Networks in the middle of their training: `CELL.pt`."""
+        """Folder of checkpoints of cells in training: `CELL_ID.pt`."""
         return self.root / "checkpoints"
 
     @property
     def slurm(self) -> Path:
-        """Submissions to Slurm: a folder for each job array."""
+        """Folder of Slurm submissions, one folder per job array."""
         return self.root / "slurm"
 
     @property
     def quarantine(self) -> Path:
-        """Parts that were damaged, out of the way: `TABLE/STEM.parquet`."""
+        """Folder of damaged packs: `TABLE/STEM.parquet`."""
         return self.root / "quarantine"
 
     @property
     def errors(self) -> Path:
-        """Tracebacks of cells that failed."""
+        """Folder of tracebacks of failed cells."""
         return self.root / "errors"
 
     def table(self, name: str) -> Path:

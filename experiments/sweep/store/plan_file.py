@@ -1,4 +1,4 @@
-"""The frozen plan: what was asked, of which code, on which machine."""
+"""Plan of a sweep on disk: `cells.jsonl` for machines, `sweep.yaml` for people."""
 
 from __future__ import annotations
 
@@ -19,87 +19,91 @@ from experiments.sweep.types import PlannedCell
 from fanin.errors import ConfigError
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")
-LINE = ("cell_id", "asked", "choices", "config")
-OPTIONAL = ("engine",)
+REQUIRED_KEYS = ("cell_id", "assignment", "choices", "config")
+OPTIONAL_KEYS = ("engine",)
 PlanRecord = dict[str, Any]
-"""A line of `cells.jsonl`: `cell_id`, what was `asked`, the `choices` and `config` that made."""
+"""A line of `cells.jsonl`.
+
+Its keys are `cell_id`; `asked`, the assignment; `choices`, the options; `config`, the resolved
+config; and `engine`, if timing chose one.
+"""
 
 
 def read_plan(folder: SweepFolder) -> dict[str, PlanRecord]:
-    """Read every cell that was ever planned in this folder, by id.
+    """Read the record of every cell that was ever planned in a folder, by cell id.
 
-    Lines that can't be read are passed over; the next launch writes those it needs anew.
+    Damaged lines are skipped. The next launch writes those that it needs again.
     """
-    lines: dict[str, PlanRecord] = {}
+    records: dict[str, PlanRecord] = {}
     if folder.plan.exists():
-        for text in folder.plan.read_bytes().splitlines():
+        for line in folder.plan.read_bytes().splitlines():
             with suppress(ValueError, KeyError, TypeError):
-                line = json.loads(text)
-                lines[line["cell_id"]] = {key: line[key] for key in LINE} | {
-                    key: line[key] for key in OPTIONAL if key in line
+                record = json.loads(line)
+                records[record["cell_id"]] = {key: record[key] for key in REQUIRED_KEYS} | {
+                    key: record[key] for key in OPTIONAL_KEYS if key in record
                 }
-    return lines
+    return records
 
 
 def check_plan(
-    folder: SweepFolder, frozen: Mapping[str, PlanRecord], cells: Sequence[PlannedCell]
+    folder: SweepFolder, records: Mapping[str, PlanRecord], cells: Sequence[PlannedCell]
 ) -> None:
-    """Compare the whole configurations of cells with those that are kept under their ids.
+    """Compare the configs of cells with the planned configs of the same ids.
 
     Raises
     ------
     ConfigError
-        A cell that is there under the same id has another configuration.
+        A cell id is already planned with another config.
     """
     for cell in cells:
-        before = frozen.get(cell.id, {"config": cell.config})["config"]
-        # Not by their hashes, which are in the ids: those would be equal where two cells collide.
-        if before != cell.config and scientific(before) != scientific(cell.config):
+        planned = records.get(cell.id, {"config": cell.config})["config"]
+        # Compare configs, not hashes: the ids contain the hashes, which are equal in a collision.
+        if planned != cell.config and scientific(planned) != scientific(cell.config):
             raise ConfigError(
-                f"{folder.plan}: {cell.id} is there with another configuration; "
+                f"{folder.plan}: {cell.id} is already planned with another config; "
                 "choose another sweep.name"
             )
 
 
 def write_plan(
     folder: SweepFolder,
-    frozen: Mapping[str, PlanRecord],
+    records: Mapping[str, PlanRecord],
     cells: Sequence[PlannedCell],
     engines: Mapping[str, str],
-    asked: Mapping[str, Any],
+    request: Mapping[str, Any],
 ) -> None:
-    """Write `cells.jsonl` and `sweep.yaml`, adding to what earlier launches wrote there.
+    """Write `cells.jsonl` and `sweep.yaml`, keeping the records of earlier launches.
 
     Parameters
     ----------
     folder
-        The sweep's.
-    frozen
-        What is there (`read_plan`).
+        Folder of the sweep.
+    records
+        Records that are already in the folder (`read_plan`).
     cells
-        What this launch asks for.
+        Cells that this launch requests.
     engines
-        Cells whose engine was found by timing, and which it was: it stays so.
-    asked
-        The sweep as asked, for people.
+        Engines that timing chose, by cell id. Later launches keep to them.
+    request
+        Description of the request for `sweep.yaml`.
     """
-    known = dict(frozen)
+    updated = dict(records)
     for cell in cells:
-        timed = {"engine": engines[cell.id]} if cell.id in engines else {}
-        before = known.get(cell.id, {})
-        known[cell.id] = {
+        engine = {"engine": engines[cell.id]} if cell.id in engines else {}
+        previous = updated.get(cell.id, {})
+        updated[cell.id] = {
             "cell_id": cell.id,
-            "asked": cell.assignment,
+            "assignment": cell.assignment,
             "choices": cell.choices,
             "config": cell.config,
-            **{key: before[key] for key in OPTIONAL if key in before},
-            **timed,
+            **{key: previous[key] for key in OPTIONAL_KEYS if key in previous},
+            **engine,
         }
-    lines = "".join(f"{json.dumps(line)}\n" for line in known.values())
-    write_format(folder)  # first: a plan without a version is refused
+    lines = "".join(f"{json.dumps(record)}\n" for record in updated.values())
+    write_format(folder)  # first: readers refuse a plan without a format version
     atomic_write(folder.plan, lines.encode())
-    about = {
-        **asked,
+    launch = {
+        **request,
         "cells": len(cells),
         "launched": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_version(),
@@ -107,7 +111,7 @@ def write_plan(
         "versions": versions("python", *LIBRARIES),
         "diff": git("diff", "HEAD") or "",
     }
-    # One YAML document a launch: results of earlier launches came from the code named there.
-    text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100)
+    # One YAML document per launch: results of earlier launches came from the code named there.
+    text = yaml.safe_dump(launch, sort_keys=False, allow_unicode=True, width=100)
     earlier = folder.provenance.read_bytes() if folder.provenance.exists() else b""
     atomic_write(folder.provenance, earlier + f"---\n{text}".encode())

@@ -1,4 +1,4 @@
-"""Identity of a process: which one wrote a file, and whether it still runs."""
+"""Identity of a process: which process wrote a file, and whether it still runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from functools import cache
 
 import psutil
 
-SAME = 2.0  # seconds between two times of start that are one, as the system gives them to a second
+START_TOLERANCE = 2.0  # seconds; the system reports start times to about a second
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process, known again though its number may be another's by now.
+    """Identity of a process that stays unique when the system reuses its number.
 
     Attributes
     ----------
     host, pid
-        Where it runs, and its number there.
+        Host name, and process number there.
     started
-        Seconds after the boot of its machine, which no jump of a clock changes (psutil's
-        `create_time` counts from 1970, and so depends on the clock). None: not known.
+        Start time in seconds after the boot of the host, which clock changes don't affect
+        (psutil's `create_time` counts from 1970). None: unknown.
     """
 
     host: str
@@ -31,28 +31,30 @@ class ProcessId:
 
     @classmethod
     def current(cls) -> ProcessId:
-        """Return this process's identity."""
-        return cls(platform.node(), os.getpid(), _own_start(os.getpid()))
+        """Return the identity of this process."""
+        return cls(platform.node(), os.getpid(), _start_of_this_process(os.getpid()))
 
     def is_running(self) -> bool | None:
-        """Return True if the process runs; None where it is another host's. A zombie has ended."""
+        """Return True if the process runs (a zombie does not); None if it is on another host."""
         if self.host != platform.node():
             return None
         try:
             process = psutil.Process(self.pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            return self.started is None or abs(_started(process) - self.started) < SAME
+            if self.started is None:
+                return True
+            return abs(_start_time(process) - self.started) < START_TOLERANCE
         except psutil.NoSuchProcess:
             return False
-        except psutil.AccessDenied:  # another user's
+        except psutil.AccessDenied:  # another user's process
             return True
 
 
 @cache
-def _own_start(pid: int) -> float:
-    return _started(psutil.Process(pid))
+def _start_of_this_process(pid: int) -> float:
+    return _start_time(psutil.Process(pid))
 
 
-def _started(process: psutil.Process) -> float:
+def _start_time(process: psutil.Process) -> float:
     return round(process.create_time() - psutil.boot_time(), 2)

@@ -1,4 +1,4 @@
-"""Scan of a sweep's folder: its sound packs, and files that are spoilt or none of ours."""
+"""Scan of a sweep's folder: its valid packs, damaged files, and files of other origin."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ import pyarrow.parquet as pq
 
 from experiments.atomic_write import writing
 from experiments.sweep.store.journal import journals_in
-from experiments.sweep.store.parquet import FileDigest, Manifest, decode, part_path, read_manifest
+from experiments.sweep.store.parquet import (
+    FileDigest,
+    Manifest,
+    decode,
+    part_path,
+    read_manifest,
+)
 from experiments.sweep.store.paths import DETAIL_TABLES, TABLES, TEMPORARY, SweepFolder
 from fanin.errors import FaninError
 
-WORDS = pa.dictionary(pa.int32(), pa.string())
-OURS = {"cell_id": WORDS, "attempt": pa.int32(), "outcome": WORDS}  # what all `cells` parts have
-TRIES, PAUSE = 20, 0.05  # how often to look again while files come and go, and seconds between
+STRINGS = pa.dictionary(pa.int32(), pa.string())
+REQUIRED_COLUMNS = {"cell_id": STRINGS, "attempt": pa.int32(), "outcome": STRINGS}  # of `cells`
+# Number of attempts, and seconds between two, while other processes add and remove files.
+ATTEMPTS, PAUSE = 20, 0.05
 
 T = TypeVar("T")
 Parts = dict[str, pa.Table]
-"""Parts of one table by the stem of their files, or of one pack by table."""
+"""Parts of one table by the stems of their files, or of one pack by table."""
 
 
 @dataclass(frozen=True)
 class FileProblem:
-    """A file that isn't what it should be, and why; `stem` where it spoils that pack."""
+    """A file that was left out, and the reason; `stem` names the pack that it damages, if any."""
 
     path: Path
     reason: str
@@ -42,88 +49,91 @@ class FileProblem:
 
 @dataclass(frozen=True)
 class StoredPack:
-    """A pack's parts: the read_verified content of `cells`, and the paths of the others by table."""
+    """A pack's parts: the verified content of `cells`, and the paths of the others by table."""
 
     stem: str
     cells: bytes
-    siblings: dict[str, Path]
-    manifest: Manifest | None  # None in parts that are older than manifests
+    details: dict[str, Path]
+    manifest: Manifest | None  # None for parts that are older than manifests
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Result of a scan: sound packs by their stems, faults, packs that others replace."""
+    """Result of a scan: valid packs by stem, problems, and packs that others replace."""
 
     packs: dict[str, StoredPack]
-    faults: list[FileProblem]
+    problems: list[FileProblem]
     superseded: frozenset[str]
 
 
-class _Foreign(ValueError):
-    """Sound, but not written by a sweep."""
+class _ForeignFile(ValueError):
+    """A valid Parquet file that no sweep wrote."""
 
 
 class FileVanished(Exception):
-    """A file went between the listing and the reading of it: packs are being merged."""
+    """A file disappeared between listing and reading, because packs are being merged."""
 
 
 def retry_on_race(read: Callable[[], T]) -> T:
-    """Read again while files vanish under the reader's hands.
+    """Call `read` again as long as it raises `FileVanished`.
 
     Raises
     ------
     FaninError
-        They don't cease to.
+        Files still vanished at the last attempt.
     """
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         try:
             return read()
-        except FileVanished as gone:
-            last = gone
+        except FileVanished as error:
+            last = error
             time.sleep(PAUSE)
-    raise FaninError(f"{last}: gone whenever it is to be read; does somebody clear this folder?")
+    raise FaninError(
+        f"{last}: the file was listed but gone when it was read, {ATTEMPTS} times in a row. "
+        "Stop whatever deletes files in this folder, then run the same command again."
+    )
 
 
 def scan(folder: SweepFolder) -> Scan:
-    """Look through a folder: `cells` parts are read_verified in full, of others only the size.
+    """Scan a folder: verify `cells` parts in full, and the sizes of the other parts.
 
     Raises
     ------
     FileVanished
-        As it says; see `retry_on_race`.
+        A file disappeared after the listing; see `retry_on_race`.
     """
-    listed, journals = _list_twice(folder)
-    faults = [
-        FileProblem(path, "not one of this sweep's tables; left alone")
+    listed, journals = _stable_listing(folder)
+    problems = [
+        FileProblem(path, "not a table of this sweep; left alone")
         for paths in listed.values()
         for path in paths
         if path.suffix != ".parquet"
     ]
     packs: dict[str, StoredPack] = {}
-    for stem, path in _parts(listed["cells"]).items():
+    for stem, path in _parts_by_stem(listed["cells"]).items():
         try:
-            packs[stem] = _open(folder, path, listed)
-        except _Foreign as error:
-            faults.append(FileProblem(path, str(error)))
+            packs[stem] = _open_pack(folder, path, listed)
+        except _ForeignFile as error:
+            problems.append(FileProblem(path, str(error)))
         except ValueError as error:
-            faults.append(FileProblem(path, str(error), stem))
+            problems.append(FileProblem(path, str(error), stem))
     for stem, pack in list(packs.items()):
-        if wrong := _missing_or_resized(folder, pack):
-            faults += wrong
+        if missing_or_resized := _missing_or_resized(folder, pack):
+            problems += missing_or_resized
             del packs[stem]
-    # What only a spoilt pack supersedes counts again, where it is still there.
+    # Packs that only a damaged pack supersedes count again, if they still exist.
     manifests = [pack.manifest for pack in packs.values() if pack.manifest is not None]
     superseded = frozenset(stem for manifest in manifests for stem in manifest.supersedes)
     packs = {stem: pack for stem, pack in packs.items() if stem not in superseded}
-    faults = [fault for fault in faults if fault.stem not in superseded]
-    known = {*_parts(listed["cells"]), *superseded, *journals}
+    problems = [problem for problem in problems if problem.stem not in superseded]
+    known = {*_parts_by_stem(listed["cells"]), *superseded, *journals}
     for name in DETAIL_TABLES:
-        faults += [
-            FileProblem(path, "no cells of this sweep go with it; left alone")
-            for stem, path in _parts(listed[name]).items()
+        problems += [
+            FileProblem(path, "no part of `cells` belongs to it; left alone")
+            for stem, path in _parts_by_stem(listed[name]).items()
             if stem not in known
         ]
-    return Scan(packs, faults, superseded)
+    return Scan(packs, problems, superseded)
 
 
 def read_pack(
@@ -132,13 +142,13 @@ def read_pack(
     names: Sequence[str] = TABLES,
     columns: Sequence[str] | None = None,
 ) -> Parts | FileProblem:
-    """Read a pack's parts by table, or say which of them is spoilt."""
+    """Read a pack's parts by table; return the problem if one of them is damaged."""
     parts: Parts = {}
     for name in names:
         try:
             if name == "cells":
                 parts[name] = decode(pack.cells, columns)
-            elif name in pack.siblings:
+            elif name in pack.details:
                 parts[name] = decode(read_verified(pack, name))
         except (ValueError, OSError) as error:
             return FileProblem(part_path(folder, name, pack.stem), str(error), pack.stem)
@@ -146,28 +156,28 @@ def read_pack(
 
 
 def read_verified(pack: StoredPack, name: str) -> bytes:
-    """Read a pack's other part, which `cells` vouches for.
+    """Read a pack's part of another table than `cells`, and verify its checksum.
 
     Raises
     ------
     ValueError
-        It isn't what was written; the message says so.
+        The content is damaged.
     FileVanished
         The pack is gone.
     """
-    data = read_existing(pack.siblings[name])
+    data = read_existing(pack.details[name])
     if pack.manifest is not None and FileDigest.of(data) != pack.manifest.parts[name]:
-        raise ValueError("its content isn't what was written there (wrong checksum)")
+        raise ValueError("damaged (wrong checksum)")
     return data
 
 
 def read_existing(path: Path) -> bytes:
-    """Read a file that was there just now.
+    """Read a file that was just listed.
 
     Raises
     ------
     FileVanished
-        It no longer is.
+        It no longer exists.
     ValueError
         It can't be read.
     """
@@ -176,34 +186,34 @@ def read_existing(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise FileVanished(path) from error
     except OSError as error:
-        raise ValueError(f"it can't be read ({error.strerror or error})") from error
+        raise ValueError(f"can't be read ({error.strerror or error})") from error
 
 
 Listing = dict[str, list[Path]]
 
 
-def _list_twice(folder: SweepFolder) -> tuple[Listing, set[str]]:
+def _stable_listing(folder: SweepFolder) -> tuple[Listing, set[str]]:
     """List the files of each table, and the stems of packs that are being written.
 
-    A folder that is read while files come and go may show neither a part nor what replaces it: so
-    the listing counts when a second one is the same. Of a pack that is just being written, first
-    the siblings are listed, then its journal, then `cells`: in the opposite order of their lives.
+    While files are added and removed, one listing may show neither a part nor its replacement. So
+    list again until two listings agree. For a pack that is being written, list the detail tables
+    first, then the journals, then `cells`: the reverse of the order in which they are written.
     """
-    before = None
-    for _ in range(TRIES):
-        listed = {name: _files(folder.table(name)) for name in DETAIL_TABLES}
-        # Claims of merges lie beside the journals, those of a cluster's jobs deeper.
-        journals = {path.stem for path in _files(folder.journals)}
+    previous = None
+    for _ in range(ATTEMPTS):
+        listed = {name: _list_files(folder.table(name)) for name in DETAIL_TABLES}
+        # Merges leave claims beside the journals; journals of Slurm jobs lie in subfolders.
+        journals = {path.stem for path in _list_files(folder.journals)}
         journals |= journals_in(folder.journals).keys()
-        listed["cells"] = _files(folder.table("cells"))
-        if listed == before:
+        listed["cells"] = _list_files(folder.table("cells"))
+        if listed == previous:
             break
-        before = listed
+        previous = listed
     return listed, journals
 
 
-def _files(folder: Path) -> list[Path]:
-    """List a folder, but for hidden files: those are half written, or somebody else's."""
+def _list_files(folder: Path) -> list[Path]:
+    """List a folder without hidden files, which are half-written or of other origin."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -211,85 +221,87 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if not name.startswith(".")]
 
 
-def _parts(paths: list[Path]) -> dict[str, Path]:
+def _parts_by_stem(paths: list[Path]) -> dict[str, Path]:
     return {path.stem: path for path in paths if path.suffix == ".parquet"}
 
 
-def _open(folder: SweepFolder, path: Path, listed: Listing) -> StoredPack:
+def _open_pack(folder: SweepFolder, path: Path, listed: Listing) -> StoredPack:
     data = read_existing(path)
     manifest = read_manifest(data)
     if manifest is not None:
-        siblings = {name: part_path(folder, name, path.stem) for name in manifest.parts}
-        return StoredPack(path.stem, data, siblings, manifest)
+        details = {name: part_path(folder, name, path.stem) for name in manifest.parts}
+        return StoredPack(path.stem, data, details, manifest)
     schema = pq.read_schema(pa.BufferReader(data))
-    if any(schema.get_field_index(n) < 0 or schema.field(n).type != t for n, t in OURS.items()):
-        raise _Foreign("not one of this sweep's tables; left alone")
-    there = {name: _parts(listed[name]).get(path.stem) for name in DETAIL_TABLES}
-    return StoredPack(path.stem, data, {n: p for n, p in there.items() if p is not None}, None)
+    for name, data_type in REQUIRED_COLUMNS.items():
+        if schema.get_field_index(name) < 0 or schema.field(name).type != data_type:
+            raise _ForeignFile("not a table of this sweep; left alone")
+    paths = {name: _parts_by_stem(listed[name]).get(path.stem) for name in DETAIL_TABLES}
+    details = {name: detail for name, detail in paths.items() if detail is not None}
+    return StoredPack(path.stem, data, details, None)
 
 
 def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[FileProblem]:
-    faults = []
+    problems = []
     for name, expected in pack.manifest.parts.items() if pack.manifest else ():
-        path = pack.siblings[name]
+        path = pack.details[name]
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            # Merging removes `cells` first: while that is there, nobody has replaced the pack.
+            # Merging removes `cells` first: as long as that exists, nobody has replaced the pack.
             if not part_path(folder, "cells", pack.stem).exists():
                 raise FileVanished(path) from None
-            faults.append(FileProblem(path, "it is missing", pack.stem))
+            problems.append(FileProblem(path, "missing", pack.stem))
         else:
             if size != expected.size:
-                reason = f"it has {size} bytes instead of {expected.size}"
-                faults.append(FileProblem(path, reason, pack.stem))
-    return faults
+                reason = f"damaged ({size} bytes instead of {expected.size})"
+                problems.append(FileProblem(path, reason, pack.stem))
+    return problems
 
 
 def quarantine(folder: SweepFolder) -> list[FileProblem]:
-    """Verify every part in full, and move all parts of spoilt packs to `quarantine/`.
+    """Verify every part in full, and move all parts of damaged packs to `quarantine/`.
 
-    Nothing is deleted but what killed processes left half written, and files that are none of the
-    sweep's are left alone. To be called under `acquire_sweep_lock`, before it is decided what runs.
+    Delete only half-written files of killed processes, and leave files of other origin alone. Call
+    this under `acquire_sweep_lock`, before planning.
 
     Returns
     -------
     list of FileProblem
-        What is wrong with which file, and where it is now.
+        The problem of each file, and its new place.
     """
-    _clear(folder)
-    faults = retry_on_race(lambda: _faults(folder))
-    for stem in dict.fromkeys(fault.stem for fault in faults if fault.stem is not None):
-        for name in reversed(TABLES):  # first `cells`, which readers go by
-            _set_aside(folder, name, stem)
+    _delete_temporary_files(folder)
+    problems = retry_on_race(lambda: _find_problems(folder))
+    for stem in dict.fromkeys(problem.stem for problem in problems if problem.stem is not None):
+        for name in reversed(TABLES):  # `cells` first, because readers start from it
+            _move_to_quarantine(folder, name, stem)
     return [
-        replace(fault, reason=f"{fault.reason}; its pack is now in {folder.quarantine}/")
-        if fault.stem is not None
-        else fault
-        for fault in faults
+        replace(problem, reason=f"{problem.reason}; moved its pack to {folder.quarantine}/")
+        if problem.stem is not None
+        else problem
+        for problem in problems
     ]
 
 
-def _clear(folder: SweepFolder) -> None:
-    """Remove temporary files; `predictions` may be written now, and are analysis's own affair."""
+def _delete_temporary_files(folder: SweepFolder) -> None:
+    """Delete temporary files, except those of `predictions`, which analysis may be writing now."""
     tables = (folder.table(name) for name in TABLES)
-    for where in (folder.root, folder.errors, folder.journals, *tables):
-        for path in where.glob(TEMPORARY):
+    for parent in (folder.root, folder.errors, folder.journals, *tables):
+        for path in parent.glob(TEMPORARY):
             with writing(path):
                 path.unlink(missing_ok=True)
 
 
-def _faults(folder: SweepFolder) -> list[FileProblem]:
-    found = scan(folder)
-    read = (read_pack(folder, pack) for pack in found.packs.values())
-    return found.faults + [parts for parts in read if isinstance(parts, FileProblem)]
+def _find_problems(folder: SweepFolder) -> list[FileProblem]:
+    stored = scan(folder)
+    packs = (read_pack(folder, pack) for pack in stored.packs.values())
+    return stored.problems + [pack for pack in packs if isinstance(pack, FileProblem)]
 
 
-def _set_aside(folder: SweepFolder, name: str, stem: str) -> None:
-    path, there = part_path(folder, name, stem), folder.quarantine / name
+def _move_to_quarantine(folder: SweepFolder, name: str, stem: str) -> None:
+    path, target = part_path(folder, name, stem), folder.quarantine / name
     with writing(path):
         if not path.exists():
             return
-        there.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         names = (f"{stem}{f'.{n}' if n else ''}.parquet" for n in count())
-        path.replace(next(there / new for new in names if not (there / new).exists()))
+        path.replace(next(target / new for new in names if not (target / new).exists()))

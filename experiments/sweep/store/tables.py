@@ -1,4 +1,4 @@
-"""Tables of a sweep from its sound parts, and the latest_by_part attempt of each cell."""
+"""Tables of a sweep, read from its valid parts, and the latest attempt of each cell."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ import pyarrow.compute as pc
 from experiments.sweep.store.journal import Event, journals_in, read_events
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import TABLES, SweepFolder
-from experiments.sweep.store.scan import FileProblem, Parts, StoredPack, read_pack, retry_on_race,
-scan
+from experiments.sweep.store.scan import (
+    FileProblem,
+    Parts,
+    StoredPack,
+    read_pack,
+    retry_on_race,
+    scan,
+)
 
 COLUMNS = ("cell_id", "outcome", "attempt", "seconds", "outcome_reason")
 DONE = ("ok", "diverged")
@@ -31,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CellState:
-    """The latest_by_part attempt of a cell."""
+    """The latest attempt of a cell."""
 
     outcome: str
     attempt: int
@@ -40,14 +46,14 @@ class CellState:
 
 
 def read_states(folder: SweepFolder) -> dict[str, CellState]:
-    """Return the latest_by_part attempt of every cell that has any, those in journals included.
+    """Return the latest attempt of every cell that has one in a table or a journal.
 
-    Cells of spoilt packs are not there: they are as good as missing.
+    Cells of damaged packs count as missing.
     """
-    # Journals first: one whose pack ends meanwhile is then found among the parts.
-    journals = {stem: _events(path) for stem, path in journals_in(folder.journals).items()}
-    found = retry_on_race(lambda: scan(folder))
-    ended = [
+    # Read the journals first: a pack that ends meanwhile is then found among the parts.
+    journals = {stem: _read_events(path) for stem, path in journals_in(folder.journals).items()}
+    stored = retry_on_race(lambda: scan(folder))
+    attempts = [
         (
             row["cell_id"],
             row["attempt"],
@@ -55,37 +61,37 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
                 row["outcome"], row["attempt"], row.get("seconds", NAN), row.get("outcome_reason")
             ),
         )
-        for pack in found.packs.values()
+        for pack in stored.packs.values()
         for row in decode(pack.cells, COLUMNS).to_pylist()
     ]
-    known = latest_attempts(ended)
+    states = latest_attempts(attempts)
     for stem, events in journals.items():
-        if stem in found.packs or stem in found.superseded:
+        if stem in stored.packs or stem in stored.superseded:
             continue
-        attempts = {event.cell_id: int(event.value) for event in events if event.kind == "start"}
+        started = {event.cell_id: int(event.value) for event in events if event.kind == "start"}
         for event in events:
             if event.kind == "done":
-                before = known.get(event.cell_id)
-                attempt = attempts.get(event.cell_id, before.attempt + 1 if before else 1)
-                ended.append((event.cell_id, attempt, CellState(event.value, attempt, NAN)))
-    return latest_attempts(ended)
+                previous = states.get(event.cell_id)
+                attempt = started.get(event.cell_id, previous.attempt + 1 if previous else 1)
+                attempts.append((event.cell_id, attempt, CellState(event.value, attempt, NAN)))
+    return latest_attempts(attempts)
 
 
 def latest_attempts(attempts: Iterable[tuple[str, int, T]]) -> dict[str, T]:
-    """Return what belongs to each cell's latest_by_part attempt; of two with one number, the last counts.
+    """Return the value of each cell's latest attempt; of equal numbers, the last one counts.
 
     >>> latest_attempts([("x", 2, "ok"), ("x", 1, "killed"), ("y", 1, "oom"), ("y", 1, "ok")])
     {'x': 'ok', 'y': 'ok'}
     """
-    found: dict[str, tuple[int, T]] = {}
-    for cell, attempt, what in attempts:
-        if cell not in found or attempt >= found[cell][0]:
-            found[cell] = attempt, what
-    return {cell: what for cell, (_, what) in found.items()}
+    latest: dict[str, tuple[int, T]] = {}
+    for cell, attempt, value in attempts:
+        if cell not in latest or attempt >= latest[cell][0]:
+            latest[cell] = attempt, value
+    return {cell: value for cell, (_, value) in latest.items()}
 
 
-def _events(journal: Path) -> list[Event]:
-    for path in (journal, journal.with_suffix(".taken")):  # it may be taken since the listing
+def _read_events(journal: Path) -> list[Event]:
+    for path in (journal, journal.with_suffix(".taken")):  # it may be renamed after the listing
         with suppress(FileNotFoundError):
             return read_events(path)[0]
     return []
@@ -94,27 +100,28 @@ def _events(journal: Path) -> list[Event]:
 def read_tables(
     folder: SweepFolder, names: Sequence[str] = TABLES, columns: Sequence[str] | None = None
 ) -> tuple[dict[str, Parts], list[FileProblem]]:
-    """Read tables, each part in full and verified.
+    """Read tables and verify every part.
 
     Parameters
     ----------
     folder
-        The sweep's; others may write and merge packs there meanwhile.
+        Folder of the sweep. Other processes may write and merge packs meanwhile.
     names
-        Which tables.
+        Names of the tables.
     columns
-        Which columns of `cells`; None: all.
+        Columns of `cells`. None: all.
 
     Returns
     -------
-    tables, faults
-        A pack of which any part is spoilt is in no table. Each file that was passed over is named.
+    tables, problems
+        The parts of each table, without packs of which a part is damaged; and the files that were
+        left out.
     """
-    return retry_on_race(lambda: _read(folder, names, columns))
+    return retry_on_race(lambda: _read_tables(folder, names, columns))
 
 
 def latest_by_part(cells: Parts) -> dict[str, list[str]]:
-    """Return, for each part, the cells whose latest_by_part attempt it holds (of two, the last part)."""
+    """Return, for each part, the cells of which it holds the latest attempt."""
     rows = (
         (cell, attempt, stem)
         for stem, part in sorted(cells.items())
@@ -122,88 +129,95 @@ def latest_by_part(cells: Parts) -> dict[str, list[str]]:
             part["cell_id"].to_pylist(), part["attempt"].to_pylist(), strict=True
         )
     )
-    found: dict[str, list[str]] = {}
+    by_part: dict[str, list[str]] = {}
     for cell, stem in latest_attempts(rows).items():
-        found.setdefault(stem, []).append(cell)
-    return found
+        by_part.setdefault(stem, []).append(cell)
+    return by_part
 
 
 def select_rows(part: pa.Table, cells: Iterable[str]) -> pa.Table:
-    """Return a part's rows of some cells."""
+    """Return the rows of the given cells."""
     ids = part["cell_id"].cast(pa.string())
     return part.filter(pc.is_in(ids, value_set=pa.array(list(cells), pa.string())))
 
 
-def _read(
+def _read_tables(
     folder: SweepFolder, names: Sequence[str], columns: Sequence[str] | None
 ) -> tuple[dict[str, Parts], list[FileProblem]]:
-    found = scan(folder)
+    stored = scan(folder)
     tables: dict[str, Parts] = {name: {} for name in names}
-    faults = list(found.faults)
+    problems = list(stored.problems)
 
     def read(pack: StoredPack) -> Parts | FileProblem:
         return read_pack(folder, pack, names, columns)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for stem, parts in zip(found.packs, pool.map(read, found.packs.values()), strict=True):
+        for stem, parts in zip(stored.packs, pool.map(read, stored.packs.values()), strict=True):
             if isinstance(parts, FileProblem):
-                faults.append(parts)
+                problems.append(parts)
                 continue
             for name, part in parts.items():
                 tables[name][stem] = part
-    return tables, faults
+    return tables, problems
 
 
 def concatenate(parts: Sequence[pa.Table]) -> pa.Table:
-    """Concatenate several parts' rows.
+    """Concatenate the rows of parts with different columns.
 
     Parameters
     ----------
     parts
-        At least one.
+        At least one part.
 
     Returns
     -------
     pyarrow.Table
-        Columns that a part lacks are null there, and numbers meet as floats. A column of words in
-        one part and of numbers in another is words: what was none as JSON, as within one part.
+        Columns that a part lacks are null in its rows. Integers and floats become floats. A column
+        of strings in one part and of numbers in another becomes strings, with the numbers as JSON,
+        as within one part.
     """
-    mixed = _mixed(parts)
-    parts = [_wide(_worded(part.replace_schema_metadata(None), mixed)) for part in parts]
+    mixed = _mixed_columns(parts)
+    parts = [
+        _widen_dictionaries(_to_strings(part.replace_schema_metadata(None), mixed))
+        for part in parts
+    ]
     return pa.concat_tables(parts, promote_options="permissive").unify_dictionaries()
 
 
-def _wide(part: pa.Table) -> pa.Table:
-    """Room for all parts' words: pandas numbers those of one in as few bits as it can."""
-    for place, field in enumerate(part.schema):
+def _widen_dictionaries(part: pa.Table) -> pa.Table:
+    """Index dictionary columns with int32, so that they hold the strings of all parts.
+
+    pandas uses as few bits as the strings of one part need.
+    """
+    for position, field in enumerate(part.schema):
         if pa.types.is_dictionary(field.type) and field.type.index_type != pa.int32():
-            kind = pa.dictionary(pa.int32(), field.type.value_type)
-            part = part.set_column(place, field.name, part[field.name].cast(kind))
+            wide = pa.dictionary(pa.int32(), field.type.value_type)
+            part = part.set_column(position, field.name, part[field.name].cast(wide))
     return part
 
 
-def _mixed(parts: Sequence[pa.Table]) -> set[str]:
-    """Columns of words in one part and of numbers, or of truth values, in another."""
+def _mixed_columns(parts: Sequence[pa.Table]) -> set[str]:
+    """Return the columns whose kind (string, number, boolean) differs between parts."""
     kinds: dict[str, set[str]] = {}
     for schema in {part.schema for part in parts}:
         for field in schema:
             if not pa.types.is_null(field.type):
                 kinds.setdefault(field.name, set()).add(_kind(field.type))
-    return {name for name, found in kinds.items() if len(found) > 1}
+    return {name for name, column_kinds in kinds.items() if len(column_kinds) > 1}
 
 
-def _kind(kind: pa.DataType) -> str:
-    if pa.types.is_boolean(kind):
-        return "truth"
-    return "number" if pa.types.is_primitive(kind) else "word"
+def _kind(data_type: pa.DataType) -> str:
+    if pa.types.is_boolean(data_type):
+        return "boolean"
+    return "number" if pa.types.is_primitive(data_type) else "string"
 
 
-def _worded(part: pa.Table, columns: set[str]) -> pa.Table:
-    """Turn some columns into words."""
+def _to_strings(part: pa.Table, columns: set[str]) -> pa.Table:
+    """Convert columns to strings, as JSON."""
     for name in columns & set(part.column_names):
         column = part[name]
-        if _kind(column.type) != "word":
-            texts = [None if v is None else json.dumps(v) for v in column.to_pylist()]
+        if _kind(column.type) != "string":
+            texts = [None if value is None else json.dumps(value) for value in column.to_pylist()]
             column = pa.array(texts, pa.string()).dictionary_encode()
             part = part.set_column(part.column_names.index(name), name, column)
     return part

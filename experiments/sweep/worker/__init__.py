@@ -1,1 +1,1 @@
-"""The worker's side: a pack runs in a process, and what becomes of its journal when that dies."""
+"""Worker side of a sweep: running packs, and finalizing the journals of dead workers."""

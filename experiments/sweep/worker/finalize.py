@@ -1,11 +1,11 @@
-"""Journals whose writer is gone, turned into tables: finished cells kept, those at work failed."""
+"""Finalizing journals of dead writers: keep finished cells, give running ones an outcome."""
 
 from __future__ import annotations
 
 import platform
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +28,52 @@ from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import PlanRecord
 from experiments.sweep.types import PackedCell
 
-MESSAGE = 2000  # characters of an error's message that a table keeps; the traceback's file has all
-DIED = ("killed", "its launcher died")
-STOPPED = ("cancelled", "the sweep was stopped")
+MAX_REASON_CHARS = 2000  # of a message in a table; the traceback's file has all of it
+KILLED = ("killed", "launcher died")
+CANCELLED = ("cancelled", "sweep was stopped")
 
 
 def recover_journals(
-    folder: SweepFolder, frozen: Mapping[str, PlanRecord], why: tuple[str, str] = DIED
+    folder: SweepFolder, records: Mapping[str, PlanRecord], cause: tuple[str, str] = KILLED
 ) -> None:
-    """Finalize every journal that a launcher left which died, or was told to stop.
+    """Finalize every journal of a launcher that died or was stopped.
 
-    To be called under `acquire_sweep_lock`. A worker that lives on all the same, as none should,
-    has lost its journal, and with it the right to write tables; its cells' next attempts have a
-    higher number. Jobs on a cluster live on as they should: their journals are left alone.
+    Call this under `acquire_sweep_lock`. A worker that survived its launcher loses its journal, and
+    with it the right to write tables; later attempts of its cells have higher numbers. Slurm jobs
+    outlive their launcher, so journals with a lease are left alone.
 
     Parameters
     ----------
     folder
-        The sweep's.
-    frozen
+        Folder of the sweep.
+    records
         Its planned cells (`read_plan`).
-    why
-        Outcome and reason of the cells that were at work.
+    cause
+        Outcome and reason of the cells that were running.
     """
-    cells = {c: PackedCell(c, 1, line["config"], line["choices"]) for c, line in frozen.items()}
+    cells = {
+        cell: PackedCell(cell, 1, record["config"], record["choices"])
+        for cell, record in records.items()
+    }
     for journal in journals_in(folder.journals).values():
-        if not _is_anothers(folder, journal):
-            finalize_journal(folder, journal, cells, *why, fail_all=True)
-    for left in folder.journals.glob(f"*{TAKEN}/"):  # its taker died before it was through
-        shutil.rmtree(left, ignore_errors=True)
+        if not _is_leased(folder, journal):
+            finalize_journal(folder, journal, cells, *cause, fail_all=True)
+    for lease_dir in folder.journals.glob(f"*{TAKEN}/"):  # left by a process that died
+        shutil.rmtree(lease_dir, ignore_errors=True)
 
 
-def _is_anothers(folder: SweepFolder, journal: Path) -> bool:
-    """Return True if a journal lies in a folder of its own which nobody has taken back."""
+def _is_leased(folder: SweepFolder, journal: Path) -> bool:
+    """Return True if a journal lies in the folder of a lease that has not expired."""
     first, *rest = journal.relative_to(folder.journals).parts
     return bool(rest) and not first.endswith(TAKEN)
 
 
 @dataclass(frozen=True)
 class FinalizedJournal:
-    """Cells of a journal: `finished` have their result, `failed` a row that says what befell them.
+    """Cells of a finalized journal.
 
-    `candidates` were at work together, so nobody knows which of them it was: they have no row.
+    `finished` cells have their result, `failed` cells a row with their outcome. `candidates` ran
+    together when the process died, so any of them may be the cause: they have no row.
     """
 
     finished: frozenset[str] = frozenset()
@@ -85,26 +89,26 @@ def finalize_journal(
     reason: str,
     fail_all: bool = False,
 ) -> FinalizedJournal | None:
-    """Take a journal, write its tables, and give what was at work an outcome.
+    """Take a journal, write its tables, and give the running cell an outcome.
 
     Parameters
     ----------
     folder
-        The sweep's.
+        Folder of the sweep.
     journal
-        `STEM.journal`, or a `STEM.taken` whose taker is dead.
+        `STEM.journal`; or `STEM.taken`, if the process that took it is dead.
     cells
-        The cells that may be in it, by id; the attempt is what the journal says.
+        The cells that may be in the journal, by id. The attempt number comes from the journal.
     outcome, reason
-        Of the cell that was at work.
+        Outcome and reason of the cell that was running.
     fail_all
-        Whether several that were at work together all have it: where no cell of them is to blame,
-        as when their launcher died or was told to stop.
+        Give all cells that ran together this outcome. For causes outside the cells, such as the
+        end of their launcher.
 
     Returns
     -------
     FinalizedJournal or None
-        None where somebody else has taken the journal, or there is none.
+        None if another process has taken the journal, or it does not exist.
     """
     taken = journal if journal.suffix == ".taken" else take_journal(journal)
     if taken is None:
@@ -115,37 +119,37 @@ def finalize_journal(
         results = read_results(taken)
     except FileNotFoundError:
         return None
-    at_work: dict[str, int] = {}
-    update_running(at_work, events)
+    running: dict[str, int] = {}
+    update_running(running, events)
     about = writer.about if writer is not None else {}
-    guilty = at_work if fail_all or len(at_work) == 1 else {}
-    for cell, attempt in guilty.items():
-        if cell in cells:
-            packed = PackedCell(cell, attempt, cells[cell].config, cells[cell].choices)
-            result = failed_result(packed, outcome, reason)
-            row = complete_row(packed, result.row, about.get("device"), about.get("engine"))
+    failed = running if fail_all or len(running) == 1 else {}
+    for cell_id, attempt in failed.items():
+        if cell_id in cells:
+            cell = replace(cells[cell_id], attempt=attempt, n_lost=0)
+            result = failed_result(cell, outcome, reason)
+            row = complete_row(cell, result.row, about.get("device"), about.get("engine"))
             results.append(CellResult(row, {}))
     commit_results(folder, taken, results)
     finished = frozenset(event.cell_id for event in events if event.kind == "done")
-    return FinalizedJournal(finished, frozenset(guilty), frozenset(at_work) - frozenset(guilty))
+    return FinalizedJournal(finished, frozenset(failed), frozenset(running) - frozenset(failed))
 
 
-def update_running(at_work: dict[str, int], events: Iterable[Event]) -> None:
-    """Update in place the cells that have begun and not ended, each with its attempt."""
+def update_running(running: dict[str, int], events: Iterable[Event]) -> None:
+    """Update in place the attempt numbers of running cells, by cell id."""
     for event in events:
         if event.kind == "start":
-            at_work[event.cell_id] = int(event.value)
+            running[event.cell_id] = int(event.value)
         elif event.kind == "done":
-            at_work.pop(event.cell_id, None)
+            running.pop(event.cell_id, None)
 
 
 def failed_result(cell: PackedCell, outcome: str, reason: str) -> CellResult:
-    """Return the row of a cell that left no result."""
+    """Return the result of a cell that wrote none."""
     row = dict(flatten(cell.config)) | {
         "outcome": outcome,
         "outcome_step": None,
         "outcome_tensor": None,
-        "outcome_reason": reason[:MESSAGE],
+        "outcome_reason": reason[:MAX_REASON_CHARS],
         "test_accuracy": float("nan"),
         "test_loss": float("nan"),
         "train_loss": float("nan"),
@@ -161,11 +165,11 @@ def complete_row(
     engine: str | None,
     code: str | None = None,
 ) -> dict[str, Any]:
-    """Add to a result's row its cell, the options it was made of, and where it ran.
+    """Return a result's row with the cell's id and options, and where it ran.
 
-    `code` where that isn't the code of this process.
+    `code` defaults to the code version of this process.
     """
-    where = {
+    origin = {
         "engine": engine,
         "attempt": cell.attempt,
         "host": platform.node(),
@@ -174,4 +178,4 @@ def complete_row(
         "code": code or code_version(),
         **versions("python", "torch", "numpy"),
     }
-    return {"cell_id": cell.cell_id, **cell.choices, **row, **where}
+    return {"cell_id": cell.cell_id, **cell.choices, **row, **origin}

@@ -1,4 +1,4 @@
-"""The process that workers are forked from; torch is not needed to start it."""
+"""Process that workers are forked from. Starting it does not import torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from experiments.sweep.interrupts import defer_interrupts
 
 
 def start_server() -> None:
-    """Start it, unless it runs: it loads the code while this process does, and plans."""
-    # Its own start would let interrupts in again in the middle of `defer_interrupts`; it ignores
-    # all but the end of the terminal by itself.
+    """Start the fork server, unless it runs. It imports the code while this process plans.
+
+    The resource tracker starts first: otherwise the fork server starts it, which unblocks signals
+    within `defer_interrupts`. The tracker ignores stop signals except SIGHUP.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,4 +1,4 @@
-"""A worker process: one thread, deterministic, limited in time and memory."""
+"""Limits of a worker process: one thread, deterministic, bounded time and memory."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start_worker(launcher: ProcessId, memory: int | None) -> None:
-    """Prepare a worker process, which ends with its launcher and may allocate `memory` bytes."""
+    """Set up a worker process that ends with its launcher and may allocate `memory` bytes."""
     if sys.platform == "linux":
-        # Its parent, which forks the workers, ends when the launcher does, in whatever way.
+        # The parent is the fork server, which ends when the launcher ends.
         die_with_parent()
-        if launcher.is_running() is False:  # it died before the line above
+        if launcher.is_running() is False:  # it died before die_with_parent()
             os._exit(1)
     if memory is not None:
         limit_memory(memory)
@@ -41,77 +41,76 @@ def die_with_parent() -> None:
 
 
 def prepare_torch() -> None:
-    """Set one thread and deterministic algorithms: the same cell gives the same bits."""
+    """Use one thread and deterministic algorithms, so that a cell repeats bit-identically."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
-    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, a second sooner
-    # Deterministic mode also fills every new tensor, for the sake of code that reads what it never
-    # wrote; none here does, and it doubles the time of small networks.
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, but a second faster
+    # Deterministic mode also fills every new tensor, for code that reads uninitialized memory. No
+    # code here does, and filling doubles the time of small networks.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 class CellTimeout(BaseException):
-    """A cell ran longer than it may. No `Exception`, so that a cell's own code doesn't catch it."""
+    """A cell exceeded its time limit. Not an `Exception`: its own code must not catch it."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `CellTimeout` in this thread's Python code after so many seconds.
+    """Raise `CellTimeout` in this thread's Python code after a number of seconds.
 
-    What hangs within a library's C code is not interrupted; a worker process can be killed, this
-    one not.
+    C code of a library is not interrupted; only killing the process stops that.
     """
     if seconds is None:
         yield
         return
 
-    def over(*_: Any) -> None:
+    def raise_timeout(*_: Any) -> None:
         raise CellTimeout(f"ran longer than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, over)
+    previous = signal.signal(signal.SIGALRM, raise_timeout)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def limit_memory(size: int) -> None:
-    """Let this process allocate no more than `size` bytes: what asks for more gets an error.
+    """Make allocations of this process fail beyond `size` bytes.
 
-    On what it allocates itself (RLIMIT_DATA), not on what it maps, as libraries and data files.
+    The limit counts allocated memory (RLIMIT_DATA), not mapped libraries and data files.
     """
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    most = size if hard == resource.RLIM_INFINITY else min(size, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def machine_memory() -> int:
-    """Return the bytes of memory that processes here share: the machine's, or the container's."""
+    """Return the memory of this machine or container in bytes."""
     physical = int(psutil.virtual_memory().total)
     try:
         return min(physical, int(CGROUP.read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit (`max`)
+    except (OSError, ValueError):  # not in a container, or no limit (`max`)
         return physical
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if an error says that memory, of the host or of a device, did not suffice.
+    """Return True if an error means that the host or a device ran out of memory.
 
     Examples
     --------
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
     (True, False)
-    >>> is_out_of_memory(OSError(errno.ENOMEM, "no room"))
+    >>> is_out_of_memory(OSError(errno.ENOMEM, "no memory"))
     True
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    if isinstance(error, ImportError):  # of a compiled module that found no room
+    if isinstance(error, ImportError):  # a compiled module could not be mapped
         return "failed to map segment" in str(error) or os.strerror(errno.ENOMEM) in str(error)
-    # torch's allocator for CPUs has no error class of its own, nor has what fails in C++.
+    # torch's CPU allocator and C++ code raise a plain RuntimeError.
     text = str(error) if isinstance(error, RuntimeError) else ""
     return "DefaultCPUAllocator" in text or "std::bad_alloc" in text

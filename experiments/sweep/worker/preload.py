@@ -1,7 +1,7 @@
-"""Imported once by the server that forks workers: loads what they need, and dies with its launcher.
+"""Preloading of the fork server: import the workers' modules, and end with the launcher.
 
-Workers are forked from a process that has loaded the code when the sweep was launched. So one that
-replaces a dead one is there at once, and runs what was launched, whatever was edited meanwhile.
+Workers are forked from a process that imported the code when the sweep was launched. So a worker
+that replaces a dead one starts at once and runs the launched code, even if files have been edited.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import sys
 from experiments.sweep.provenance import code_version
 from experiments.sweep.worker.limits import die_with_parent
 
-NEEDED = (
+MODULES = (
     "experiments.sweep.worker.worker",
     "experiments.sweep.cli",
     "hydra.main",
     "pebble.pool.process",
 )
 
-for name in NEEDED:
+for name in MODULES:
     importlib.import_module(name)
 code_version()
-# It would stay as long as a worker does, and workers as long as it: neither may outlive a launcher.
+# Otherwise the fork server and its workers would keep each other alive after the launcher's end.
 if sys.platform == "linux":
     die_with_parent()

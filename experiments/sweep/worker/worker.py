@@ -1,4 +1,4 @@
-"""A worker runs a pack: its cells one by one or as a stack, each result committed to a journal."""
+"""Running a pack: its cells one by one or as a stack; a journal commits each result."""
 
 from __future__ import annotations
 
@@ -27,63 +27,60 @@ from experiments.training.checkpoint import Checkpointer, Stopped
 from experiments.training.loop import OnProgress
 from fanin.errors import FaninError
 
-BEAT_EVERY = 1.0  # seconds
-RETRIED = ("timeout", "oom")  # outcomes that more time or memory may mend
-EXIT_OOM = 75  # exit status of a worker that was out of memory (sysexits.h: a temporary failure)
+PROGRESS_INTERVAL = 1.0  # seconds between two records of a cell's progress
+KEEP_CHECKPOINT = ("timeout", "oom")  # a retry with more time or memory may resume
+EXIT_OOM = 75  # exit status of a worker that ran out of memory (EX_TEMPFAIL)
 
-Checkpointers = Mapping[str, Checkpointer | None]  # by cell
+Checkpointers = Mapping[str, Checkpointer | None]  # by cell id
 
 
 def run_pack(job: PackJob, heartbeat: Heartbeat = lambda: None) -> None:
     """Run a pack's cells, then turn its journal into tables.
 
-    A process that ran out of memory ends (`PackJob.exit_on_oom`) with exit status `EXIT_OOM`.
-
-    `heartbeat` is called after each cell, and now and then.
+    If the job has `exit_on_oom`, a process that ran out of memory ends with exit status `EXIT_OOM`.
     """
     try:
-        spent = _run_pack(job, heartbeat)
-    except MemoryError:  # with so little left that a result can't even be kept
+        out_of_memory = _run_pack(job, heartbeat)
+    except MemoryError:  # too little memory even to record the result
         if not job.exit_on_oom:
             raise
-        spent = True
-    if spent:
+        out_of_memory = True
+    if out_of_memory:
         os._exit(EXIT_OOM)
 
 
 def _run_pack(job: PackJob, heartbeat: Heartbeat) -> bool:
-    """Run a pack; return True if memory ran out, and the launcher has to see to the rest."""
+    """Run a pack; return True if memory ran out and the launcher must run the remaining cells."""
     pack = job.pack
     if job.should_stop():
         return False
     about = {"device": job.device, "threads": torch.get_num_threads(), "engine": pack.engine}
     journal = Journal(job.journal, about, new_folder=job.lease is None)
     try:
-        known = {job.code}
+        noted = {job.code}
 
-        def note_code(code: str) -> str:
-            if code not in known:
+        def note_new_code(code: str) -> str:
+            if code not in noted:
                 journal.note(f"runs other code than the sweep was launched with: {code}")
-                known.add(code)
+                noted.add(code)
             return code
 
-        note_code(code_version())
+        note_new_code(code_version())
         run = _stacked if pack.engine == "stacked" else _serial
         checkpointers = {cell.cell_id: _checkpointer(job, cell) for cell in pack.cells}
-        for ended, (cell, result) in enumerate(
-            run(job, journal, checkpointers, heartbeat), start=1
-        ):
+        results = run(job, journal, checkpointers, heartbeat)
+        for n_ended, (cell, result) in enumerate(results, start=1):
             if not journal.is_owned():
                 return False
-            code = note_code(_code(job, cell))
+            code = note_new_code(_code_of_cell(job, cell))
             row = complete_row(cell, result.row, job.device, pack.engine, code)
-            spent = job.exit_on_oom and row["outcome"] == "oom"
-            if spent and pack.engine == "stacked" and ended < len(pack.cells):
-                return True  # nobody knows whose memory it was: each runs again alone
+            out_of_memory = job.exit_on_oom and row["outcome"] == "oom"
+            if out_of_memory and pack.engine == "stacked" and n_ended < len(pack.cells):
+                return True  # any of the cells may be the cause: each runs again alone
             journal.done(replace(result, row=row))
-            _end(checkpointers[cell.cell_id], row["outcome"], journal)
+            _finish_checkpoint(checkpointers[cell.cell_id], row["outcome"], journal)
             heartbeat()
-            if spent:
+            if out_of_memory:
                 return True
     finally:
         journal.close()
@@ -91,11 +88,13 @@ def _run_pack(job: PackJob, heartbeat: Heartbeat) -> bool:
     return False
 
 
-def _code(job: PackJob, cell: PackedCell) -> str:
-    """Return the code that ran a cell; with modules of the user's own that have changed since."""
+def _code_of_cell(job: PackJob, cell: PackedCell) -> str:
+    """Return the code version that ran a cell, with user modules that changed since launch."""
     modules = user_modules([cell.config]).items()
-    other = [f"+{name}:{now}" for name, now in modules if job.modules.get(name, now) != now]
-    return code_version() + "".join(other)
+    changed = [
+        f"+{name}:{digest}" for name, digest in modules if job.modules.get(name, digest) != digest
+    ]
+    return code_version() + "".join(changed)
 
 
 def _serial(
@@ -105,7 +104,7 @@ def _serial(
         if not journal.is_owned() or job.should_stop():
             return
         journal.start(cell.cell_id, cell.attempt)
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             with time_limit(job.cell_seconds):
                 device = torch.device(job.device)
@@ -114,8 +113,8 @@ def _serial(
         except Stopped:
             return
         except (*FAILURES, CellTimeout) as error:
-            result = _failure(job, cell, error)
-            result.row["seconds"] = time.perf_counter() - began
+            result = _result_of_error(job, cell, error)
+            result.row["seconds"] = time.perf_counter() - started
         yield cell, result
 
 
@@ -127,11 +126,14 @@ def _stacked(
         journal.start(cell.cell_id, cell.attempt)
     configs = [cell.config for cell in cells]
     progress = _progress(journal, cells[0], heartbeat)
-    used = [each for each in checkpointers.values() if each is not None]  # all or none
+    used = [c for c in checkpointers.values() if c is not None]  # all or none
     try:
-        for index, ended in run_stack(configs, torch.device(job.device), progress, used or None):
+        for index, result in run_stack(configs, torch.device(job.device), progress, used or None):
             cell = cells[index]
-            yield cell, ended if isinstance(ended, CellResult) else _failure(job, cell, ended)
+            yield (
+                cell,
+                result if isinstance(result, CellResult) else _result_of_error(job, cell, result),
+            )
     except Stopped:
         return
 
@@ -140,19 +142,18 @@ def _checkpointer(job: PackJob, cell: PackedCell) -> Checkpointer | None:
     """Return the cell's checkpointer; None if checkpointing is disabled."""
     if job.checkpoint_seconds is None and job.lease is None:
         return None
-    every = math.inf if job.checkpoint_seconds is None else job.checkpoint_seconds
+    interval = math.inf if job.checkpoint_seconds is None else job.checkpoint_seconds
     path = job.folder.checkpoints / f"{cell.cell_id}.pt"
-    # The user's own modules count as they were when the sweep was launched: by now they may not be
-    # loaded yet.
+    # Digests of the user's modules at launch: this process may not have imported them yet.
     code = json.dumps([code_version(), dict(job.modules)], sort_keys=True)
-    return Checkpointer(path, every, job.should_stop, code)
+    return Checkpointer(path, interval, job.should_stop, code)
 
 
-def _end(checkpointer: Checkpointer | None, outcome: str, journal: Journal) -> None:
+def _finish_checkpoint(checkpointer: Checkpointer | None, outcome: str, journal: Journal) -> None:
     """Delete the checkpoint of a cell that has ended, unless a retry may resume from it."""
     if checkpointer is None:
         return
-    if outcome not in RETRIED:
+    if outcome not in KEEP_CHECKPOINT:
         checkpointer.delete()
     if checkpointer.load_error:
         journal.note(f"{checkpointer.path}: not used: {checkpointer.load_error}")
@@ -161,18 +162,18 @@ def _end(checkpointer: Checkpointer | None, outcome: str, journal: Journal) -> N
 
 
 def _progress(journal: Journal, cell: PackedCell, heartbeat: Heartbeat) -> OnProgress:
-    """Return a callback that notes in the journal now and then how far a cell is.
+    """Return a callback that records a cell's progress every `PROGRESS_INTERVAL` seconds.
 
-    Of a stack, its first: they go along. And once when its data is there: from then on its time
-    counts.
+    In a stack it records the first cell's, as all have the same. It also records when the data is
+    loaded (no step done): from then on the cell's time counts.
     """
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal last
-        if done == 0 or time.monotonic() - last >= BEAT_EVERY:
+        if done == 0 or time.monotonic() - last >= PROGRESS_INTERVAL:
             last = time.monotonic()
-            # Whether the disk takes this line is nothing to a cell; its result will say.
+            # A full disk is no reason to fail here; writing the result will report it.
             with suppress(FaninError):
                 journal.progress(cell.cell_id, done, total)
             heartbeat()
@@ -180,10 +181,10 @@ def _progress(journal: Journal, cell: PackedCell, heartbeat: Heartbeat) -> OnPro
     return report
 
 
-def _failure(job: PackJob, cell: PackedCell, error: BaseException) -> CellResult:
-    """Return the result of a cell that raised; its traceback goes to a file."""
+def _result_of_error(job: PackJob, cell: PackedCell, error: BaseException) -> CellResult:
+    """Return the result of a cell that raised an error, and write the traceback to a file."""
     reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
-    # The reason comes first: a traceback's last line may be the end of a long message.
+    # The reason comes first, because a long message may hide it at the end of a traceback.
     text = f"{reason}\n\n{''.join(traceback.format_exception(error))}"
     path = job.folder.errors / f"{cell.cell_id}.{cell.attempt}.txt"
     atomic_write(path, text.encode(errors="backslashreplace"))

@@ -104,7 +104,7 @@ def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
         "import sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
         "    import experiments.sweep.worker.worker\n"
-        "    experiments.sweep.worker.worker.BEAT_EVERY = 0.0\n",
+        "    experiments.sweep.worker.worker.PROGRESS_INTERVAL = 0.0\n",
     )
     here = replace(here, words=tuple(w for w in here.words if not w.startswith("train.")))
     words = ("init.number=range(2)", "train.steps=2400", "runner.workers=1")

@@ -44,7 +44,7 @@ def plan(folder: SweepFolder, *seeds: int) -> None:
     """Cells `cell0`, `cell1`, ... that differ in their seed."""
     config = {"optim": {"_target_": "SGD"}}
     lines = [
-        {"cell_id": f"cell{seed}", "asked": {"seed": seed}, "config": config} for seed in seeds
+        {"cell_id": f"cell{seed}", "assignment": {"seed": seed}, "config": config} for seed in seeds
     ]
     folder.plan.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 

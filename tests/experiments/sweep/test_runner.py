@@ -20,7 +20,7 @@ from experiments.result import CellResult
 from experiments.sweep.cli import run_command
 from experiments.sweep.runners.devices import devices
 from experiments.sweep.runners.pool import handle_worker_death
-from experiments.sweep.store.journal import Journal, take
+from experiments.sweep.store.journal import Journal, take_journal
 from experiments.sweep.store.parquet import commit_journal
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import read_states
@@ -235,7 +235,7 @@ def test_a_dead_workers_cell_is_blamed_and_the_rest_given_back(tmp_path: Path) -
 
 def test_a_worker_that_dies_as_it_writes_its_tables_loses_nothing(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    assert take(begun(folder, "x"))
+    assert take_journal(begun(folder, "x"))
     assert handle_worker_death(folder, order_of(folder, "x", "y"), *KILLED) == [pack_of("y")]
     assert outcomes(folder) == {"x": "killed"}
     assert not list(folder.journals.iterdir())

@@ -28,7 +28,7 @@ from experiments.sweep.status.to_json import jobs_as_json
 from experiments.sweep.status.reader import Watch
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
-from experiments.sweep.store.lock import FRESH
+from experiments.sweep.store.lock import STALE_SECONDS
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Pack, PackedCell
 
@@ -187,7 +187,7 @@ def seen(folder: SweepFolder, answer: Answer) -> str:
 def test_a_sweep_without_a_launcher_is_what_its_jobs_are(folder: SweepFolder) -> None:
     submission = submitted(folder, size=2)
     folder.plan.write_text(
-        '{"cell_id": "a", "asked": {}, "config": {"optim": {"_target_": "SGD"}}}\n'
+        '{"cell_id": "a", "assignment": {}, "config": {"optim": {"_target_": "SGD"}}}\n'
     )
     write_format(folder)
     held = "PENDING,JobHeldUser"
@@ -214,7 +214,7 @@ def test_a_cell_runs_while_slurm_says_that_its_job_does(
         there.setattr(platform, "node", lambda: "a-node-of-the-cluster")
         journal = Journal(turn / "p.journal")
     journal.start("a", 1)
-    long_ago = time.time() - 2 * FRESH
+    long_ago = time.time() - 2 * STALE_SECONDS
     os.utime(journal.path, (long_ago, long_ago))
 
     def running(answer: Answer) -> int:
