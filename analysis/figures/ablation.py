@@ -90,7 +90,7 @@ def combinations(results: Results, criterion: Mapping[str, Any]) -> list[Combina
     FaninError
         The sweep has a cell that matches no suspect and remedy.
     """
-    overrides = {cell: record["asked"] for cell, record in read_plan(results.folder).items()}
+    overrides = {cell: record["assignment"] for cell, record in read_plan(results.folder).items()}
     keys = _keys(criterion)
     cells_by_signature: dict[frozenset[tuple[str, Any]], list[str]] = {}
     for cell in results.cells["cell_id"]:
@@ -189,8 +189,9 @@ def output_layer(layers: pd.DataFrame) -> int:
     return int(layers["layer"].max())
 
 
-def initial_outputs(results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]) ->
-pd.DataFrame:
+def initial_outputs(
+    results: Results, table: pd.DataFrame, criterion: Mapping[str, Any]
+) -> pd.DataFrame:
     """Compare measured and predicted logits before training, for each suspect without a remedy.
 
     m is the second moment of the logits over the probe set in one draw of the weights. Theory

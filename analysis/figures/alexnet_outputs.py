@@ -1,4 +1,4 @@
-"""UniformAlexNet in the millions, and what is said to keep them down: an AlexNet with huge weights."""
+"""Outputs of AlexNets with large uniform weights, with and without normalization."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "batch": {"color": PALETTE[3], "marker": "v", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
 }
 NORM_LABELS = {
-    "none": "nothing",
+    "none": "no normalization",
     "mean only": "means subtracted",
     "response": "local response normalization",
     "layer": "layer normalization",
@@ -41,19 +41,19 @@ NORM_LABELS = {
 
 @dataclass(frozen=True)
 class UniformAlexNet:
-    """One network: E[y^2] by layer, measured and predicted.
+    """Measured and predicted E[y^2] of one AlexNet by layer.
 
     Attributes
     ----------
     init, norm
-        Keys of `INITS`' values and of `STYLES`.
+        A value of `INITS` and a key of `STYLES`.
     table
-        `layer`, `layer_name`, `mean` and `se` over the draws, `theory` (theory `field`) and
-        `theory_se`; NaN where it has no formula.
+        One row per layer: `layer`, `layer_name`, `mean` and `se` over the draws, `theory` (theory
+        `field`) and `theory_se`. The prediction is NaN if the theory has no formula.
     draws, images
-        How many.
+        Number of draws and of probe images.
     fan_in
-        Of the output layer.
+        fan_in of the output layer.
     """
 
     init: str
@@ -65,25 +65,26 @@ class UniformAlexNet:
 
     @property
     def size(self) -> float:
-        """The networks' root mean square."""
+        """Measured root mean square of the outputs."""
         return float(self.table["mean"].iloc[-1] ** 0.5)
 
     @property
     def predicted(self) -> float:
-        """The same by theory."""
+        """Predicted root mean square of the outputs."""
         return float(self.table["theory"].iloc[-1] ** 0.5)
 
     def agrees(self, factor: float, se: float) -> bool:
-        """Return True if every layer agrees with theory, within a factor or so many errors."""
+        """Return True if each layer is within `factor` or `se` standard errors of the theory."""
         rows = self.table
         error = np.hypot(rows["se"] / rows["mean"], rows["theory_se"] / rows["theory"])
-        off = np.abs(np.log(rows["mean"] / rows["theory"]))
-        return bool((off <= np.maximum(np.log(factor), se * error)).all())
+        deviation = np.abs(np.log(rows["mean"] / rows["theory"]))
+        return bool((deviation <= np.maximum(np.log(factor), se * error)).all())
 
 
-def networks(results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]) ->
-list[UniformAlexNet]:
-    """The networks of the second grid, predicted.
+def load_networks(
+    results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]
+) -> list[UniformAlexNet]:
+    """Read and predict the networks of the sweep's second grid.
 
     Parameters
     ----------
@@ -93,26 +94,28 @@ list[UniformAlexNet]:
     Raises
     ------
     FaninError
-        One of them has not run.
+        A network has not run yet.
     """
-    found = [_load_network(setting, draws) for setting, draws in measured if _is_uniform_alexnet(setting)]
-    there = {(each.init, each.norm) for each in found}
-    missing = [(i, n) for i in INITS.values() for n in STYLES if (i, n) not in there]
+    networks = [
+        _load_network(setting, draws) for setting, draws in measured if _is_uniform_alexnet(setting)
+    ]
+    finished = {(network.init, network.norm) for network in networks}
+    missing = [(i, n) for i in INITS.values() for n in STYLES if (i, n) not in finished]
     if missing:
         init, norm = missing[0]
         raise FaninError(
-            f"{results.folder.root}: {len(missing)} AlexNets with uniform weights are missing, "
-            f"the first {init} with {NORM_LABELS[norm]}: the sweep has not ended"
+            f"{results.folder.root}: {len(missing)} AlexNets with uniform weights have not run, "
+            f"among them {init} with {NORM_LABELS[norm]}; run the rest of the sweep"
         )
-    return found
+    return networks
 
 
-def caption(found: list[UniformAlexNet]) -> str:
-    """Setting and n."""
+def caption(networks: list[UniformAlexNet]) -> str:
+    """Describe the second figure."""
     return (
-        f"Second: the same for uniform weights, mean over {found[0].images} images and "
-        f"{found[0].draws} draws (symbols) and theory `field` of the theory (lines; none for layer "
-        "normalization of weights with a mean); dotted: a million."
+        f"Second: root mean square of the pre-activations for uniform weights, mean over "
+        f"{networks[0].images} images and {networks[0].draws} draws (symbols) and theory `field` "
+        "(lines; none for layer normalization of weights with non-zero mean); dotted line: 1e6."
     )
 
 
@@ -143,44 +146,51 @@ def _load_network(setting: Setting, draws: pd.DataFrame) -> UniformAlexNet:
     )
 
 
-def claim_results(found: list[UniformAlexNet], criterion: Mapping[str, Any]) ->
-Iterator[ClaimResult]:
-    """Say what keeps the networks small."""
+def claim_results(
+    networks: list[UniformAlexNet], criterion: Mapping[str, Any]
+) -> Iterator[ClaimResult]:
+    """Test which normalizations keep the outputs small."""
     factor, se, huge = (float(criterion[key]) for key in ("theory", "se", "huge"))
-    by = {(each.init, each.norm): each for each in found}
+    by_key = {(network.init, network.norm): network for network in networks}
     for init, mean in (("U(0, 1)", "1/2"), ("U(-1, 1)", "0")):
-        none, only = by[init, "none"], by[init, "mean only"]
+        none, mean_only = by_key[init, "none"], by_key[init, "mean only"]
         yield ClaimResult(
-            f"weights {init}, mean {mean}: root mean square of the networks with each layer's mean "
+            f"weights {init}, mean {mean}: root mean square of the outputs with each layer's mean "
             "subtracted, and without",
-            f"false that this keeps them down: {_size(only.predicted)} and "
+            f"false that subtraction keeps them small: {_size(mean_only.predicted)} and "
             f"{_size(none.predicted)} (our theory)",
-            f"{_size(only.size)} and {_size(none.size)}",
-            only.size > huge and only.agrees(factor, se) and none.agrees(factor, se),
+            f"{_size(mean_only.size)} and {_size(none.size)}",
+            mean_only.size > huge and mean_only.agrees(factor, se) and none.agrees(factor, se),
         )
-    only, centred = by["U(0, 1)", "mean only"], by["U(-0.5, 0.5)", "none"]
+    mean_only, zero_mean = by_key["U(0, 1)", "mean only"], by_key["U(-0.5, 0.5)", "none"]
     yield ClaimResult(
-        "U(0, 1) with each layer's mean subtracted, over U(-0.5, 0.5) with nothing: networks",
-        "false that it takes away what the weights' mean adds: "
-        f"{_size(only.predicted / centred.predicted)} times (our theory)",
-        f"{_size(only.size / centred.size)} times",
-        only.size / centred.size > huge,
+        "outputs of U(0, 1) with each layer's mean subtracted, over those of U(-0.5, 0.5) without "
+        "normalization",
+        "false that subtraction removes the effect of the weights' mean: "
+        f"{_size(mean_only.predicted / zero_mean.predicted)} (our theory)",
+        _size(mean_only.size / zero_mean.size),
+        mean_only.size / zero_mean.size > huge,
     )
     for norm in ("response", "layer", "batch"):
         for init in ("U(0, 1)", "U(-1, 1)"):
-            yield _normalized(by[init, norm], factor, se, huge)
+            yield _normalization_claim(by_key[init, norm], factor, se, huge)
 
 
-def _normalized(each: UniformAlexNet, factor: float, se: float, huge: float) -> ClaimResult:
-    known = np.isfinite(each.predicted)
-    # |x|^2 <= n behind a norm and ReLU, and (sum of n weights of mean 1/2)^2 at most.
-    bound = (each.fan_in**2 / 4 + each.fan_in / 12) ** 0.5
-    small = each.size < huge or each.norm == "response"  # of which nothing is claimed but theory
+def _normalization_claim(
+    network: UniformAlexNet, factor: float, se: float, huge: float
+) -> ClaimResult:
+    is_predicted = np.isfinite(network.predicted)
+    # After a norm and ReLU |x|^2 <= n; the output is at most (sum of n weights of mean 1/2)^2.
+    bound = (network.fan_in**2 / 4 + network.fan_in / 12) ** 0.5
+    # Response normalization is not claimed to keep outputs small, only to be predicted.
+    small = network.size < huge or network.norm == "response"
     return ClaimResult(
-        f"weights {each.init}, {NORM_LABELS[each.norm]}: root mean square of the networks",
-        f"{_size(each.predicted)} (our theory)" if known else f"at most {bound:.0f} (closed form)",
-        _size(each.size),
-        small and (each.agrees(factor, se) if known else each.size <= bound),
+        f"weights {network.init}, {NORM_LABELS[network.norm]}: root mean square of the outputs",
+        f"{_size(network.predicted)} (our theory)"
+        if is_predicted
+        else f"at most {bound:.0f} (closed form)",
+        _size(network.size),
+        small and (network.agrees(factor, se) if is_predicted else network.size <= bound),
     )
 
 
@@ -188,38 +198,40 @@ def _size(value: float) -> str:
     return f"{value:.2g}"
 
 
-def figure(found: list[UniformAlexNet], huge: float) -> Figure:
-    """Root mean square of the pre-activations by layer, an init a panel."""
-    made = Figure(figsize=SIZE, layout="constrained")
-    axes = made.subplots(1, len(INITS), sharey=True)
+def outputs_figure(networks: list[UniformAlexNet], huge: float) -> Figure:
+    """Draw the root mean square of the pre-activations by layer, one panel per init."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots(1, len(INITS), sharey=True)
     for axis, init in zip(axes, INITS.values(), strict=True):
-        for each in found:
-            if each.init == init:
-                _line(axis, each)
+        for network in networks:
+            if network.init == init:
+                _draw_network(axis, network)
         axis.axhline(huge, color="0.4", linestyle=":", linewidth=0.8)
         axis.set_title(f"{init} weights", fontsize="small")
         axis.set_yscale("log")
         axis.minorticks_off()
         sns.despine(ax=axis)
     axes[0].set_ylabel(r"$\sqrt{\mathbb{E}[y_l^2]}$ (dimensionless)", fontsize="small")
-    made.supxlabel("weight layer $l$", fontsize="small")
+    figure.supxlabel("weight layer $l$", fontsize="small")
     handles, labels = axes[0].get_legend_handles_labels()
-    made.legend(
+    figure.legend(
         handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize="x-small"
     )
-    return made
+    return figure
 
 
-def _line(axis: Axes, each: UniformAlexNet) -> None:
-    style, rows = STYLES[each.norm], each.table
+def _draw_network(axis: Axes, network: UniformAlexNet) -> None:
+    style, rows = STYLES[network.norm], network.table
     axis.plot(
         rows["layer"], rows["theory"] ** 0.5,
         color=style["color"], linestyle=style["linestyle"], linewidth=1,
     )  # fmt: skip
-    error = rows["se"] / (2 * rows["mean"] ** 0.5)  # of a square root
+    error = rows["se"] / (2 * rows["mean"] ** 0.5)  # standard error of the square root
     axis.errorbar(
         rows["layer"], rows["mean"] ** 0.5, yerr=error, linestyle="", marker=style["marker"],
         color=style["color"], markersize=4, markerfacecolor="none", linewidth=0.8,
     )  # fmt: skip
-    axis.plot([], [], **style, markersize=4, markerfacecolor="none", label=NORM_LABELS[each.norm])
+    axis.plot(
+        [], [], **style, markersize=4, markerfacecolor="none", label=NORM_LABELS[network.norm]
+    )
     axis.set_xticks(rows["layer"], rows["layer_name"], rotation=60, fontsize="x-small")

@@ -1,4 +1,4 @@
-"""He's product formula held against an AlexNet on real images, and what keeps its outputs down."""
+"""Study `alexnet_variance`: He's product formula for AlexNets, and normalization."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from fanin.theory.explain import FORWARD, STEPS, Explanation, explain
 from fanin.theory.moments import declared_moments
 
 CLAIM = (
-    "He's product formula is false for an AlexNet, which has biases, padding and max-pools, and "
-    "the Gaussian field is right; subtracting means doesn't keep outputs down, and normalization "
-    "does, whatever the width, depth and weights."
+    "He's product formula is wrong for an AlexNet, because it ignores biases, padding and "
+    "max-pooling; the Gaussian field is right. Subtracting means does not keep outputs small; "
+    "normalization does, at any width, depth and init."
 )
 INITS = {
     "he_normal": "He",
-    "pytorch_default": "torch's default",
+    "pytorch_default": "PyTorch default",
     "alexnet2012": "2012",
 }
-WIDTH, HEIGHT = 6.8, 2.0  # inches: of the figure, and of one network
-SHARE = 0.8  # of a layer's place that its bars take
-STEP_LOOKS: dict[str, dict[str, Any]] = {  # told apart in grey by their hatches
+WIDTH, HEIGHT = 6.8, 2.0  # inches: figure width, height per network
+SHARE = 0.8  # share of the space between two layers that bars fill
+STEP_STYLES: dict[str, dict[str, Any]] = {  # the hatches differ in grayscale
     "activation": {"facecolor": PALETTE[4], "hatch": "----"},
     "weight mean": {"facecolor": PALETTE[5], "hatch": "++++"},
     "biases": {"facecolor": PALETTE[1], "hatch": "////"},
@@ -48,73 +48,74 @@ STEP_LOOKS: dict[str, dict[str, Any]] = {  # told apart in grey by their hatches
     "width": {"facecolor": PALETTE[7], "hatch": "||||"},
     "rest": {"facecolor": "white", "hatch": ""},
 }
-NOTHING = 0.02  # a factor nearer to 1 than that, in all layers and networks, is no bar
+MIN_CHANGE = 0.02  # a step that changes every layer of every network by less has no bar
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Hold the formula, and what is said to keep outputs down, against draws of the weights.
+    """Test He's formula, the Gaussian field and normalization against draws of the weights.
 
     Parameters
     ----------
     results
-        Of the sweep `alexnet_variance`.
+        Results of the sweep `alexnet_variance`.
     criterion
-        `formula`, `theory`: factors within which He's number and ours count as right, or ours
-        within `se` standard errors; `huge`: a root mean square in the millions; `half`, `learns`,
-        `more`: see `normalized_networks`.
+        `formula`, `theory`, `se`, `huge`, `moment_factor`, `trained`, `more_trained`. The comments
+        in conf/sweep/alexnet_variance.yaml define them.
 
     Raises
     ------
     FaninError
-        Cells that a figure needs have not run.
+        Cells that a figure needs have not run yet.
     """
     if results.cells.empty or results.layers.empty:
         raise FaninError(f"{results.folder.root}: no layer was measured yet")
     measured = measured_settings(results)
-    networks = _explained(results, measured)
-    outputs = alexnet_outputs.outputs(results, measured)
-    cells = normalized_networks.networks(results)
-    draws = min(each.draws for each in networks.values())
+    explanations = _explanations(results, measured)
+    uniform = alexnet_outputs.load_networks(results, measured)
+    normalized = normalized_networks.load_networks(results)
+    draws = min(explanation.draws for explanation in explanations.values())
     side = int(results.cells.loc[results.cells["model"] == "alexnet", "data.side"].iloc[0])
     caption = (
         f"First figure: E[y^2] of an AlexNet's pre-activations on a real image of {side} x "
-        f"{side} pixels, {draws} draws of all weights; bars: an assumption of He's formula lifted "
-        "at each, left to right, dots: geometric mean over the draws and its standard error, "
-        "numbers: measured / He's. Steps that change nothing by 2% anywhere are left out; "
-        "activation holds local response normalization too, rest is what no theory accounts "
-        f"for. {alexnet_outputs.caption(outputs)} {normalized_networks.caption(cells)}"
+        f"{side} pixels, {draws} draws of all weights. Each bar, from left to right, removes one "
+        "assumption of He's formula. Dots: geometric mean over draws with its standard error. "
+        "Numbers: measured / He's formula. Steps that change no layer by more than 2% are not "
+        "shown; 'activation' includes local response normalization, and 'rest' is the difference "
+        "between theory and measurement. "
+        f"{alexnet_outputs.caption(uniform)} {normalized_networks.caption(normalized)}"
     )
+    huge = float(criterion["huge"])
     figures = {
-        "alexnet_variance": waterfall(networks),
-        "alexnet_variance_outputs": alexnet_outputs.figure(outputs, float(criterion["huge"])),
-        "alexnet_variance_moments": normalized_networks.moments_figure(cells),
-        "alexnet_variance_accuracy": normalized_networks.accuracy_figure(cells),
+        "alexnet_variance": waterfall(explanations),
+        "alexnet_variance_outputs": alexnet_outputs.outputs_figure(uniform, huge),
+        "alexnet_variance_moments": normalized_networks.moments_figure(normalized),
+        "alexnet_variance_accuracy": normalized_networks.accuracy_figure(normalized),
     }
-    lines = (
-        *_claim_results(networks, criterion),
-        *alexnet_outputs.claim_results(outputs, criterion),
-        *normalized_networks.claim_results(cells, criterion),
+    claim_results = (
+        *_claim_results(explanations, criterion),
+        *alexnet_outputs.claim_results(uniform, criterion),
+        *normalized_networks.claim_results(normalized, criterion),
     )
-    return Study(CLAIM, figures, caption, lines)
+    return Study(CLAIM, figures, caption, claim_results)
 
 
-def _explained(
+def _explanations(
     results: Results, measured: Sequence[tuple[Setting, pd.DataFrame]]
 ) -> dict[str, Explanation]:
-    """The networks of the first grid, by what to call them."""
-    option = dict(zip(results.cells["cell_id"].astype(str), results.cells["init"], strict=True))
+    """Explain the networks of the first grid, by label."""
+    init = dict(zip(results.cells["cell_id"].astype(str), results.cells["init"], strict=True))
     model = dict(zip(results.cells["cell_id"].astype(str), results.cells["model"], strict=True))
-    found: dict[str, Explanation] = {}
+    explanations: dict[str, Explanation] = {}
     for setting, draws in measured:
         cell = setting.cell_ids[0]
-        if model.get(cell) == "alexnet" and option[cell] in INITS:
-            found[_name(setting, option[cell])] = _explanation(setting, draws)
-    if not found:
+        if model.get(cell) == "alexnet" and init[cell] in INITS:
+            explanations[_label(setting, init[cell])] = _explanation(setting, draws)
+    if not explanations:
         raise FaninError(f"{results.folder.root}: no AlexNet of the first grid was measured yet")
-    return found
+    return explanations
 
 
-def _name(setting: Setting, init: str) -> str:
+def _label(setting: Setting, init: str) -> str:
     model = setting.config["model"]
     parts = [f"{INITS[init]} init"]
     if model["lrn"]:
@@ -128,7 +129,7 @@ def _explanation(setting: Setting, draws: pd.DataFrame) -> Explanation:
     cell = build_cell(setting.config)
     images = probe_images(cell, *prepared(cell, torch.device("cpu"))).double()
     network = cell.network().double().eval()
-    # A draw is known by its seed and number together; `explain` counts them by one.
+    # Draws are numbered per seed; `explain` needs one number per draw.
     number = draws.groupby(["seed_weights", "draw"], observed=True).ngroup()
     return explain(
         network, images, declared_moments(network, cell.init), measured=draws.assign(draw=number)
@@ -136,55 +137,57 @@ def _explanation(setting: Setting, draws: pd.DataFrame) -> Explanation:
 
 
 def _claim_results(
-    networks: Mapping[str, Explanation], criterion: Mapping[str, Any]
+    explanations: Mapping[str, Explanation], criterion: Mapping[str, Any]
 ) -> Iterator[ClaimResult]:
     formula, theory = (np.log(float(criterion[key])) for key in ("formula", "theory"))
     se = float(criterion["se"])
-    for name, explanation in networks.items():
+    for name, explanation in explanations.items():
         ends = explanation.ends[explanation.ends.quantity == FORWARD]
-        off = np.log(ends.measured / ends.he).to_numpy()
+        log_ratio = np.log(ends.measured / ends.he).to_numpy()
         last = ends.iloc[-1]
-        right = ends.layer_name[np.abs(off) <= formula].tolist()
+        correct = ends.layer_name[np.abs(log_ratio) <= formula].tolist()
         yield ClaimResult(
             f"{name}: E[y^2] of the outputs",
             f"false: {last.he:.3g} (He's product formula)",
-            f"{last.measured:.3g} (se {100 * last.log_se:.2g}%), {np.exp(off[-1]):.2g} times that; "
-            f"within {100 * (np.exp(formula) - 1):.0f}% in {', '.join(right) or 'no layer'}",
-            bool(abs(off[-1]) - se * last.log_se > formula),
+            f"{last.measured:.3g} (se {100 * last.log_se:.2g}%), {np.exp(log_ratio[-1]):.2g} times "
+            f"the formula; within {100 * (np.exp(formula) - 1):.0f}% in "
+            f"{', '.join(correct) or 'no layer'}",
+            bool(abs(log_ratio[-1]) - se * last.log_se > formula),
         )
         rows = explanation.frame
         rest = rows[(rows.quantity == FORWARD) & (rows.step == "rest")]
-        miss, error = np.abs(np.log(rest.factor)).to_numpy(), rest.error.fillna(0).to_numpy()
-        worst = int(miss.argmax())
+        deviation = np.abs(np.log(rest.factor)).to_numpy()
+        error = rest.error.fillna(0).to_numpy()
+        worst = int(deviation.argmax())
         yield ClaimResult(
-            f"{name}: measured / predicted by the Gaussian field with its width, furthest from 1",
-            "1 (ours)",
+            f"{name}: measured / predicted by the Gaussian field at finite width, worst layer",
+            "1 (our theory)",
             f"{rest.factor.iloc[worst]:.3f} (se {error[worst]:.3f}) in "
             f"{rest.layer_name.iloc[worst]}, of {len(rest)} layers",
-            bool((miss <= np.maximum(theory, se * error)).all()),
+            bool((deviation <= np.maximum(theory, se * error)).all()),
         )
 
 
-def waterfall(networks: Mapping[str, Explanation]) -> Figure:
+def waterfall(explanations: Mapping[str, Explanation]) -> Figure:
     """Draw the second moment of each layer's pre-activations as a product of factors.
 
     Parameters
     ----------
-    networks
-        Explanations by what to call their networks, a row each.
+    explanations
+        By network label; one panel per network.
     """
-    shown = steps_that_matter(networks.values())
-    rows = len(networks)
+    steps = visible_steps(explanations.values())
+    rows = len(explanations)
     figure = Figure(figsize=(WIDTH, HEIGHT * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
-    for axis, (name, explanation) in zip(axes, networks.items(), strict=True):
-        _network(axis, explanation, shown)
+    for axis, (name, explanation) in zip(axes, explanations.items(), strict=True):
+        _draw_factors(axis, explanation, steps)
         axis.set_title(name, loc="left", fontsize="small")
     figure.supylabel(r"pre-activation $\mathbb{E}[y_l^2]$ (dimensionless)", fontsize="small")
     axes[-1].set_xlabel("weight layer $l$", fontsize="small")
     handles = [
         Line2D([], [], **{**THEORY_LINES["he"], "label": "He's product formula"}),
-        *(Patch(**_style(step), label=step) for step in shown),
+        *(Patch(**_style(step), label=step) for step in steps),
         Line2D([], [], color="black", marker="o", markersize=3, linestyle="", label="measured"),
     ]
     figure.legend(
@@ -193,17 +196,17 @@ def waterfall(networks: Mapping[str, Explanation]) -> Figure:
     return figure
 
 
-def steps_that_matter(networks: Iterable[Explanation]) -> list[str]:
-    """The steps that change something anywhere; what no theory accounts for is always shown."""
-    factors = pd.concat([each.factors(FORWARD) for each in networks])
-    moved = factors.apply(lambda column: np.abs(np.log(column)).max() > np.log1p(NOTHING))
-    return [step for step in STEPS if step == "rest" or moved[step]]
+def visible_steps(explanations: Iterable[Explanation]) -> list[str]:
+    """Return the steps that change any layer by more than `MIN_CHANGE`, and always `rest`."""
+    factors = pd.concat([explanation.factors(FORWARD) for explanation in explanations])
+    changes = factors.apply(lambda column: np.abs(np.log(column)).max() > np.log1p(MIN_CHANGE))
+    return [step for step in STEPS if step == "rest" or changes[step]]
 
 
-def times(factor: float) -> str:
-    """A factor for people.
+def format_factor(factor: float) -> str:
+    """Format a factor with two digits, or one digit and an exponent above 1e5.
 
-    >>> times(0.834), times(2400.0), times(5.2e10)
+    >>> format_factor(0.834), format_factor(2400.0), format_factor(5.2e10)
     ('×0.83', '×2,400', '×5e10')
     """
     if factor < 1e5:
@@ -213,35 +216,35 @@ def times(factor: float) -> str:
 
 
 def _style(step: str) -> dict[str, Any]:
-    return {**STEP_LOOKS[step], "edgecolor": "black", "linewidth": 0.4}
+    return {**STEP_STYLES[step], "edgecolor": "black", "linewidth": 0.4}
 
 
-def _network(axis: Axes, explanation: Explanation, shown: Sequence[str]) -> None:
+def _draw_factors(axis: Axes, explanation: Explanation, steps: Sequence[str]) -> None:
     ends = explanation.ends[explanation.ends.quantity == FORWARD].set_index("layer_name")
     factors = explanation.factors(FORWARD)
-    bar = SHARE / len(shown)
+    bar_width = SHARE / len(steps)
     axis.set_yscale("log")
-    for place, (name, row) in enumerate(factors.iterrows()):
-        level, left = float(ends.he[name]), place - SHARE / 2
-        axis.plot([left - bar / 2, left], [level, level], color=THEORY_LINES["he"]["color"])
+    for position, (name, row) in enumerate(factors.iterrows()):
+        value, x = float(ends.he[name]), position - SHARE / 2
+        axis.plot([x - bar_width / 2, x], [value, value], color=THEORY_LINES["he"]["color"])
         for step in STEPS:
-            after = level * row[step]
-            if step in shown:
-                low, high = min(level, after), max(level, after)
-                axis.bar(left, high - low, bar, low, align="edge", **_style(step))
-                left += bar
-            level = after
+            new_value = value * row[step]
+            if step in steps:
+                low, high = min(value, new_value), max(value, new_value)
+                axis.bar(x, high - low, bar_width, low, align="edge", **_style(step))
+                x += bar_width
+            value = new_value
         end = ends.loc[name]
         error = [[end.measured * (1 - np.exp(-end.log_se))], [end.measured * np.expm1(end.log_se)]]
-        axis.errorbar(left + bar / 2, end.measured, yerr=error, fmt="ko", ms=2.5, lw=1)
+        axis.errorbar(x + bar_width / 2, end.measured, yerr=error, fmt="ko", ms=2.5, lw=1)
         axis.annotate(
-            times(end.measured / end.he), (place, 1), xycoords=("data", "axes fraction"),
-            ha="center", va="top", fontsize="x-small",
+            format_factor(end.measured / end.he), (position, 1),
+            xycoords=("data", "axes fraction"), ha="center", va="top", fontsize="x-small",
         )  # fmt: skip
     axis.plot(range(len(ends)), ends.he, **THEORY_LINES["he"], linewidth=1)
-    levels = factors.cumprod(axis=1).mul(ends.he, axis=0).assign(he=ends.he).to_numpy()
-    low, high = levels.min(), levels.max()
-    axis.set_ylim(low * (low / high) ** 0.06, high * (high / low) ** 0.2)  # the numbers' room
+    values = factors.cumprod(axis=1).mul(ends.he, axis=0).assign(he=ends.he).to_numpy()
+    low, high = values.min(), values.max()
+    axis.set_ylim(low * (low / high) ** 0.06, high * (high / low) ** 0.2)  # space for the text
     axis.set_xticks(range(len(ends)), list(ends.index), fontsize="small")
     axis.tick_params(axis="y", labelsize="x-small")
     axis.minorticks_off()

@@ -196,8 +196,9 @@ def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterat
         yield ClaimResult(
             f"{row['suspect']}: size of the outputs before training, geometric mean over draws",
             f"{size(np.exp(row['log_predicted'] / 2))} (theory)",
-            f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; off by {deviation:.1f}
-            se)", bool(deviation <= criterion["se"]),
+            f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; "
+            f"off by {deviation:.1f} se)",
+            bool(deviation <= criterion["se"]),
         )
     unseen = [row["suspect"] for row in first.to_dict("records") if row["shares_prediction_of"]]
     yield ClaimResult(

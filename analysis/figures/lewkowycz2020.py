@@ -57,12 +57,13 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     caption = (
         f"Networks of width {int(cells['model.width'].iloc[0])} under full-batch gradient descent "
         f"on {int(cells['data.n_train'].iloc[0])} digits, {int(cells['train.steps'].iloc[0])} "
-        f"steps; {regimes['gain'].nunique()} gains of the weights (rows, {regimes['seed'].nunique()}
-        " "seeds each) and learning rates a factor of 1.25 apart, in units of 1 / lambda_0 of each "
-        "network, measured. Dashed: 2, 4 and 12 / lambda_0."
+        f"steps. Rows: {regimes['gain'].nunique()} gains of the weights, "
+        f"{regimes['seed'].nunique()} seeds each. Learning rates increase by a factor of 1.25, in "
+        "units of 1 / lambda_0, with lambda_0 measured for each network. Dashed lines: 2, 4 and 12 "
+        "/ lambda_0."
     )
-    lines = tuple(_claim_results(regimes, criterion))
-    return Study(CLAIM, {"lewkowycz2020": _figure(regimes)}, caption, lines)
+    results_of_claims = tuple(_claim_results(regimes, criterion))
+    return Study(CLAIM, {"lewkowycz2020": _figure(regimes)}, caption, results_of_claims)
 
 
 def _regimes(results: Results, first_steps: int) -> pd.DataFrame:

@@ -17,7 +17,13 @@ from fanin.theory.moments import LayerMoments, ScalarMoments, scalar_moments
 
 SCRIPT = Path(__file__).with_name("other_tools.py")
 VENV = "/tmp/compare-venv"
-REQUIREMENTS = ("anyinit==0.4.0", "neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30", "torch")
+REQUIREMENTS = (
+    "anyinit==0.4.0",
+    "neural-tangents==0.6.5",
+    "jax==0.4.30",
+    "jaxlib==0.4.30",
+    "torch",
+)
 NOT_INSTALLED = "not installed"
 
 ToolResult = list[float] | str

@@ -53,7 +53,9 @@ def inits(network: nn.Sequential, calibration: Images, venv: str = VENV) -> dict
         "prescribe, both ways": prescribe(network, calibration[:ASKED], direction="both").init,
     }
     moments = declared_moments(network, he)
-    variances = query_tools(network, moments, calibration[:ASKED], ["anyinit_init"], venv)["anyinit_init"]
+    variances = query_tools(network, moments, calibration[:ASKED], ["anyinit_init"], venv)[
+        "anyinit_init"
+    ]
     if isinstance(variances, str):
         return found
     layers = {

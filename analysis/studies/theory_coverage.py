@@ -246,7 +246,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         results = load(args.name, args.results)
         with prediction_progress() as on_predicted:
-            comparisons = compare_to_theory(results, workers=args.workers, on_predicted=on_predicted)
+            comparisons = compare_to_theory(
+                results, workers=args.workers, on_predicted=on_predicted
+            )
         text = markdown(evaluate_coverage(comparisons))
         publish(text, args.write, args.name)
 

@@ -1,4 +1,4 @@
-"""Study of a ReLU that dies after one step, and its remedies (a field report)."""
+"""Study `dying_relu`: a ReLU that dies after one training step, and its remedies."""
 
 from __future__ import annotations
 
@@ -7,47 +7,49 @@ from typing import Any
 
 from analysis.figures.dying_relu.cells import SweepCells
 from analysis.figures.dying_relu.claims import claim_results
-from analysis.figures.dying_relu.figures import pictures, remedies, steps
+from analysis.figures.dying_relu.figures import network_figure, remedies_figure, steps_figure
 from analysis.figures.study import Study
 from analysis.load import Results
 
 CLAIM = (
-    "One step on the cross turns the feature map of both images black; smaller or centred "
-    "weights, tanh, a smaller learning rate and a shrunk convolution gradient are said to help."
+    "One training step on the cross makes the feature maps of both images black. Smaller or "
+    "zero-mean weights, tanh, a smaller learning rate or a smaller convolution gradient help."
 )
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Hold what happened against the report, and against what was to be expected beforehand.
+    """Test the report's claims and the predictions of one filter in closed form.
 
     Parameters
     ----------
     results
-        Of the sweep `dying_relu`.
+        Results of the sweep `dying_relu`.
     criterion
-        `filter`, `circle`, `cross`: the report's numbers; `factor`, by which a filter or a
-        curvature may miss; `boundary`, by which a learning rate that smallest_dead may.
+        `filter`, `circle`, `cross`: the report's numbers. `factor`: allowed factor between a
+        measured filter or curvature and its claimed value. `boundary`: allowed factor between a
+        learning rate that kills and its prediction.
     """
-    runs = SweepCells.of(results)
-    trained = runs.part("remedies")
+    cells = SweepCells.load(results)
+    trained = cells.part("remedies")
     caption = (
-        f"A circle (label 1) and a cross (label 0), one 3x3x3 filter, ReLU, logistic regression; "
-        f"weights from U(0, 1) where nothing else is said. First: the network before and after "
-        f"its first step on the cross (learning rate 1, inputs 0 to 255), with smallest and "
-        f"largest value. Second: {trained['train.steps'].max():g} steps, one image each, "
-        f"{trained['seed'].nunique()} seeds; grey: share of runs whose maps are black for both "
-        "images in the end; number: runs that classify both; thick frame: all do; triangle: the "
-        "learning rate predicted to kill in one step. Third: A: rates that kill in one step (bars "
-        "from the largest that largest_alive to the smallest that smallest_dead, a bar a seed) and
-        the predicted " "ones (lines). B: curvature of the filter over that of the linear layer "
-        f"({runs.part('curvature')['probe.draws'].max():g} draws; bars: half of them) and the "
-        "prediction (lines). C: gradient descent on both images from unsaturated logits: what " "one
-        step does, beside 2 / lambda of each layer (dashed: filter, dotted: linear) and the " "rate
-        predicted to kill (triangle)."
+        "Images: a circle (label 1) and a cross (label 0). Network: one 3x3x3 filter, ReLU, "
+        "logistic regression; weights from U(0, 1) except where stated. A map is black if it is 0 "
+        "at every position; a learning rate kills if one step on the cross makes both maps black. "
+        "First figure: the network before and after its first step on the cross (learning rate 1, "
+        "inputs 0 to 255); under each image, its smallest and largest value. Second: "
+        f"{trained['train.steps'].max():g} steps of one image, {trained['seed'].nunique()} seeds; "
+        "shade: share of runs with both maps black at the end; number: runs that classify both "
+        "images; thick frame: all runs do; triangle: smallest learning rate predicted to kill. "
+        "Third: A: learning rates that kill (bar: from the largest rate that does not to the "
+        "smallest that does, one bar per seed) and prediction (lines). B: curvature of the filter "
+        "over curvature of the linear layer (median and quartiles of "
+        f"{cells.part('curvature')['probe.draws'].max():g} draws) and prediction (lines). C: first "
+        "step of gradient descent on both images from unsaturated logits, with 2 / lambda of each "
+        "layer (dashed: filter, dotted: linear layer) and the rate predicted to kill (triangle)."
     )
-    drawn = {
-        "dying_relu": pictures(runs),
-        "dying_relu_remedies": remedies(runs),
-        "dying_relu_steps": steps(runs),
+    figures = {
+        "dying_relu": network_figure(cells),
+        "dying_relu_remedies": remedies_figure(cells),
+        "dying_relu_steps": steps_figure(cells),
     }
-    return Study(CLAIM, drawn, caption, tuple(claim_results(runs, criterion)))
+    return Study(CLAIM, figures, caption, tuple(claim_results(cells, criterion)))

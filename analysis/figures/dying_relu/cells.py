@@ -1,4 +1,4 @@
-"""The sweep's cells with their outcomes, and one filter, ReLU and one logit in closed form."""
+"""Cells of the sweep `dying_relu`, and the closed-form theory of one filter, ReLU and one logit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fanin.errors import FaninError
 from fanin.inits import WeightShape
 
 Part = Literal["report", "remedies", "long", "boundary", "descent", "curvature"]
-LONG_RUN = 1000  # steps, and more
+LONG_RUN = 1000  # smallest number of steps of the part "long"
 CIRCLE, CROSS = 1, 0  # labels
 INPUTS = {"raw": "0 to 255", "unit": "0 to 1"}  # range of the inputs, by scaling
 KERNEL = 3
@@ -41,59 +41,65 @@ Layer = Literal["filter", "linear"]
 
 @dataclass(frozen=True)
 class SweepCells:
-    """Every cell of the sweep.
+    """All finished cells of the sweep, with their predictions.
+
+    A feature map is dead (black) if it is 0 at every position.
 
     Attributes
     ----------
     results
         The sweep's tables.
-    cells
-        By cell id: columns of the `cells` table, and `part`, `inputs` (in words), `remedy`,
-        `factor` (of the convolution's gradient), `cross_step` (the first step after which the cross
-        was cross_step), `dead_at_start`, `dead` and `dead_at_end` (whether all maps are black at
-        the start, then, and in the end), `cross_dead_at_end` (the cross's map alone, in the end),
-        `both_correct` (whether both images are classified in the end).
+    table
+        Indexed by cell id. Columns of the `cells` table, and: `part` (the sweep's grid); `inputs`
+        (range of the inputs); `remedy`; `factor` (of the convolution's gradient); `cross_step`
+        (first step after training on the cross); `dead_at_start`, `dead`, `dead_at_end` (True if
+        the maps of both images are dead before training, at `cross_step`, at the end);
+        `cross_dead_at_end` (map of the cross); `both_correct` (True if both images are classified
+        correctly at the end).
     """
 
     results: Results
-    cells: pd.DataFrame
+    table: pd.DataFrame
     _configs: Mapping[str, Mapping[str, Any]]
     _theories: dict[str, SingleFilterTheory] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, results: Results) -> SweepCells:
+    def load(cls, results: Results) -> SweepCells:
         """Read a sweep.
 
         Raises
         ------
         FaninError
-            Some part of it was not run yet.
+            A part of the sweep has no finished cell.
         """
         if results.cells.empty or results.layers.empty:
             raise FaninError(f"{results.folder.root}: no network was trained yet")
-        configs = {name: line["config"] for name, line in read_plan(results.folder).items()}
+        configs = {name: record["config"] for name, record in read_plan(results.folder).items()}
         cells = results.cells.set_index("cell_id")
-        done = cells[cells["outcome"].isin(["ok", "diverged"])]
-        cells = _cell_table(done, results.layers, configs)
+        finished = cells[cells["outcome"].isin(["ok", "diverged"])]
+        table = _cell_table(finished, results.layers, configs)
         for part in get_args(Part):
-            if not (cells["part"] == part).any():
-                raise FaninError(f"{results.folder.root}: none of its cells of {part} is done yet")
-        return cls(results, cells, configs)
+            if not (table["part"] == part).any():
+                raise FaninError(
+                    f"{results.folder.root}: no cell of the part '{part}' has finished; run the "
+                    "rest of the sweep"
+                )
+        return cls(results, table, configs)
 
     def part(self, part: Part) -> pd.DataFrame:
-        """The cells of one of the sweep's grids."""
-        return self.cells[self.cells["part"] == part]
+        """Return the cells of one of the sweep's grids."""
+        return self.table[self.table["part"] == part]
 
     def cell(self, cell_id: str) -> Cell:
-        """A cell's objects."""
+        """Instantiate a cell's config."""
         return build_cell(self._configs[cell_id])
 
     def labels(self, cell_id: str) -> Tensor:
-        """The labels of the two images."""
+        """Return the labels of the two images."""
         return prepared(self.cell(cell_id), CPU)[0].train.y
 
     def theory(self, cell_id: str) -> SingleFilterTheory:
-        """Predict a cell's network before it is drawn."""
+        """Return the theory of a cell's network, from its init and images."""
         if cell_id not in self._theories:
             cell = self.cell(cell_id)
             images = probe_images(cell, *prepared(cell, CPU))
@@ -101,64 +107,68 @@ class SweepCells:
             shape = WeightShape(1, images.shape[1], (KERNEL, KERNEL))
             weight, bias = layer.weight_moments(shape), layer.bias_moments(shape)
             if weight is None or bias is None:
-                raise FaninError(f"{cell_id}: the moments of its weights are not known")
-            numbers = float(weight.mean), float(weight.var), float(bias.mean)
-            self._theories[cell_id] = SingleFilterTheory(patches_of(images, KERNEL), *numbers)
+                raise FaninError(f"{cell_id}: the weight moments of its init are not known")
+            moments = float(weight.mean), float(weight.var), float(bias.mean)
+            self._theories[cell_id] = SingleFilterTheory(patches_of(images, KERNEL), *moments)
         return self._theories[cell_id]
 
     def killing_rate(self, cell_id: str) -> float:
-        """The learning rate predicted to kill in the first step on the cross."""
+        """Predict the smallest learning rate at which the first step on the cross kills."""
         cell, theory, labels = self.cell(cell_id), self.theory(cell_id), self.labels(cell_id)
         if cell.train.batch_size == len(labels):
             logit_gradients = theory.logit_gradients(labels.double())
-        else:  # alone, and the network is sure that it is a circle
+        else:  # one image per step, and p of the cross rounds to 1
             logit_gradients = (labels == CROSS).double()
         factor = cell.clip.factors.get("conv1", 1.0)
         return theory.killing_rate(logit_gradients, cell.clip.bias) / factor
 
     def max_curvature(self, cell_id: str) -> float:
-        """Largest curvature that logistic regression can have on the two images: at p = 1/2."""
+        """Return the largest curvature of logistic regression on the two images, at p = 1/2."""
         cell = self.cell(cell_id)
         images = probe_images(cell, *prepared(cell, CPU)).double().flatten(1)
         return float(torch.linalg.eigvalsh(images @ images.T)[-1]) / (4 * len(images))
 
-    def values(self, cell_id: str, layer: str, quantity: str, step: int, image: int) -> Tensor:
-        """A tensor that the sweep has kept, in its shape.
+    def tensor(self, cell_id: str, layer: str, quantity: str, step: int, image: int) -> Tensor:
+        """Return a probed tensor in its original shape.
 
         Raises
         ------
         FaninError
-            It was not kept.
+            The sweep did not save the tensor.
         """
-        of = {"cell_id": cell_id, "layer_name": layer, "quantity": quantity, "step": step}
-        mine = select(self.results.tensors, **of, image=image).sort_values("index")
-        if mine.empty:
-            raise FaninError(f"{cell_id}: {layer} {quantity} at step {step} was not kept")
-        shape = [int(side) for side in str(mine["shape"].iloc[0]).split("x")]
-        return torch.tensor(mine["value"].to_numpy()).view(shape)
+        keys = {"cell_id": cell_id, "layer_name": layer, "quantity": quantity, "step": step}
+        rows = select(self.results.tensors, **keys, image=image).sort_values("index")
+        if rows.empty:
+            raise FaninError(
+                f"{cell_id}: tensor {quantity} of layer {layer} at step {step} was not saved; add "
+                "it to probe.tensors and probe.steps"
+            )
+        shape = [int(side) for side in str(rows["shape"].iloc[0]).split("x")]
+        return torch.tensor(rows["value"].to_numpy()).view(shape)
 
     def curvatures(self, cells: pd.DataFrame) -> pd.DataFrame:
-        """By cell and draw, at the start: largest eigenvalue of `filter` and of `linear`."""
+        """Return the largest Hessian eigenvalue of each layer before training, by cell and draw."""
         layers = select(self.results.layers, quantity="sharpness", step=0)
-        mine = layers[layers["cell_id"].isin(cells.index) & (layers["layer"] > 0)]
-        table = mine.pivot_table(
+        rows = layers[layers["cell_id"].isin(cells.index) & (layers["layer"] > 0)]
+        by_layer = rows.pivot_table(
             index=["cell_id", "draw"], columns="layer", values="value", observed=True
         )
-        return table.rename(columns={1: "filter", 2: "linear"})
+        return by_layer.rename(columns={1: "filter", 2: "linear"})
 
 
 def _cell_table(
     cells: pd.DataFrame, layers: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]
 ) -> pd.DataFrame:
     dead = _at_steps(layers, "dead_fraction", "conv1", -1)
-    of_image = {image: _at_steps(layers, "dead_fraction", "conv1", image) for image in (0, 1)}
+    dead_image = {image: _at_steps(layers, "dead_fraction", "conv1", image) for image in (0, 1)}
     logits = {image: _at_steps(layers, "preact_mean", "fc1", image) for image in (0, 1)}
     rows = []
     for cell_id, row in cells.iterrows():
-        labels, first = _labels_and_first(build_cell(configs[str(cell_id)]))
+        labels, first = _labels_and_first_batch(build_cell(configs[str(cell_id)]))
         factor = row.get("clip.factors.conv1")
         factor = 1.0 if factor is None or pd.isna(factor) else float(factor)
-        named = (float(row["init.a"]), str(row["activation"]), factor, str(row["model"]))
+        key = (float(row["init.a"]), str(row["activation"]), factor, str(row["model"]))
+        cross = labels.tolist().index(CROSS)
         cross_step = 1 if CROSS in labels[first].tolist() else 2
         last = int(row["train.steps"])
         signs = [_value(logits[image], cell_id, last) > 0 for image in (0, 1)]
@@ -166,13 +176,13 @@ def _cell_table(
             {
                 "part": _part(row),
                 "inputs": f"inputs {INPUTS.get(str(row['scaling']), row['scaling'])}",
-                "remedy": REMEDIES.get(named, "other"),
+                "remedy": REMEDIES.get(key, "other"),
                 "factor": factor,
                 "cross_step": cross_step,
                 "dead_at_start": _value(dead, cell_id, 0) == 1,
                 "dead": _value(dead, cell_id, cross_step) == 1,
                 "dead_at_end": _value(dead, cell_id, last) == 1,
-                "cross_dead_at_end": _value(of_image[labels.tolist().index(CROSS)], cell_id, last) == 1,
+                "cross_dead_at_end": _value(dead_image[cross], cell_id, last) == 1,
                 "both_correct": signs == (labels == CIRCLE).tolist(),
             }
         )
@@ -191,18 +201,18 @@ def _part(row: pd.Series) -> Part:
     return "boundary" if row["train.steps"] == 2 else "remedies"
 
 
-def _labels_and_first(cell: Cell) -> tuple[Tensor, Tensor]:
-    """The labels of the images, and which of them the first step is fed."""
+def _labels_and_first_batch(cell: Cell) -> tuple[Tensor, Tensor]:
+    """Return the labels of all images and the indices of the first batch."""
     labels = prepared(cell, CPU)[0].train.y
     size = cell.train.batch_of(len(labels))
     return labels, BatchOrder(len(labels), size, cell.seed_data).at(0)
 
 
 def _at_steps(layers: pd.DataFrame, quantity: str, layer: str, image: int) -> pd.Series:
-    """The network that trains, by cell and step."""
-    mine = select(layers, quantity=quantity, layer_name=layer, image=image, draw=0)
-    keys = [mine["cell_id"].astype(str), mine["step"].astype(int)]
-    return pd.Series(mine["value"].to_numpy(), index=pd.MultiIndex.from_arrays(keys))
+    """Return a quantity of the trained networks by cell and step."""
+    rows = select(layers, quantity=quantity, layer_name=layer, image=image, draw=0)
+    keys = [rows["cell_id"].astype(str), rows["step"].astype(int)]
+    return pd.Series(rows["value"].to_numpy(), index=pd.MultiIndex.from_arrays(keys))
 
 
 def _value(series: pd.Series, cell_id: Any, step: int) -> float:
@@ -211,20 +221,21 @@ def _value(series: pd.Series, cell_id: Any, step: int) -> float:
 
 @dataclass(frozen=True)
 class SingleFilterTheory:
-    """A convolution of one channel under a linear layer of one output, both drawn alike.
+    """Theory of a one-channel convolution, ReLU and a linear layer with one output.
 
-    While every pre-activation is positive the ReLU does nothing, and the logit is bilinear,
-    z = sum over q of v_q (w . x_q + b) + c, with x_q the patch at position q. Weights w and v are
-    independent, each of one mean and variance; all numbers are expectations over their draws.
+    If every pre-activation is positive, the ReLU is the identity and the logit is bilinear in the
+    weights: z = sum over q of v_q (w . x_q + b) + c, with x_q the patch at position q. The weights
+    w and v are independent, with the same mean and variance. All results are expectations over
+    draws of the weights.
 
     Parameters
     ----------
     patches
-        What the filter sees at each position, zero padding included: `patches_of(images)`.
+        Input patch of the filter at each position, with zero padding: `patches_of(images)`.
     mean, var
-        Of every weight.
+        Mean and variance of each weight, in both layers.
     bias
-        Mean of every bias.
+        Mean of each bias.
     """
 
     patches: Float[Tensor, "image position tap"]
@@ -234,29 +245,29 @@ class SingleFilterTheory:
 
     @property
     def feature_map(self) -> Float[Tensor, "image position"]:
-        """The expected feature map."""
+        """Expected feature map of each image."""
         return self.mean * self.patches.sum(-1) + self.bias
 
     @property
     def logits(self) -> Float[Tensor, " image"]:
-        """The expected logits."""
+        """Expected logit of each image."""
         return self.mean * self.feature_map.sum(-1) + self.bias
 
     def killing_rate(self, logit_gradients: Float[Tensor, " image"], bias: BiasGradient) -> float:
-        """Smallest learning rate at which one step leaves every feature map black.
+        """Return the smallest learning rate at which one step kills the feature map of every image.
 
         Parameters
         ----------
         logit_gradients
-            The loss's derivative with respect to each image's logit: p - y of an image fed alone,
-            (p - y) / n of n fed together, 0 of one that is not fed.
+            Derivative of the loss with respect to the logit of each image: (p - y) / n for an image
+            in a batch of n, 0 for an image outside the batch.
         bias
-            Which gradient the filter's bias gets.
+            Gradient rule of the filter's bias.
 
         Returns
         -------
         float
-            Infinite where the step makes some map brighter.
+            inf if the step increases a pre-activation.
         """
         filter_gradient = self.mean * torch.einsum("i,iqk->k", logit_gradients, self.patches)
         if bias == "own":
@@ -265,21 +276,21 @@ class SingleFilterTheory:
             bias_gradient = filter_gradient.mean()
         else:
             bias_gradient = torch.zeros(()).double()
-        taken_off = self.patches @ filter_gradient + bias_gradient
-        if (taken_off <= 0).any():
+        decrease = self.patches @ filter_gradient + bias_gradient
+        if (decrease <= 0).any():
             return float("inf")
-        return float((self.feature_map / taken_off).max())
+        return float((self.feature_map / decrease).max())
 
     def logit_gradients(self, labels: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
-        """(p - y) / n of the logistic loss with all images fed together, at the expected logits."""
+        """Return (p - y) / n of the logistic loss of all images, at the expected logits."""
         return (self.logits.sigmoid() - labels) / len(labels)
 
     def curvature(self, layer: Layer) -> float:
-        """Largest eigenvalue of a layer's block of the Hessian of the mean logistic loss.
+        """Return the largest eigenvalue of a layer's Hessian block of the mean logistic loss.
 
-        The block is p (1 - p) times the outer product of the logit's derivative with itself,
-        averaged over the images; exact, for the logit is linear in each layer's weight. p is taken
-        at the expected logit.
+        The block is the mean over images of p (1 - p) times the outer product of the derivative of
+        the logit with itself. It is exact, because the logit is linear in the weights of each
+        layer. p is evaluated at the expected logit.
         """
         p = self.logits.sigmoid()
         root = (p * (1 - p) / len(p)).sqrt()
@@ -287,20 +298,20 @@ class SingleFilterTheory:
         return float(torch.linalg.eigvalsh(root[:, None] * gram * root)[-1])
 
     def derivative_gram(self, layer: Layer) -> Float[Tensor, "image image"]:
-        """Expected inner products of the derivatives of the images' logits."""
+        """Return the expected inner products of the logit derivatives of each pair of images."""
         x = self.patches
-        # Both derivatives are sums of products of a weight and a pixel: a mean, and a scatter.
-        scatter = self.var * torch.einsum("iqk,jqk->ij", x, x)
+        # Both derivatives are sums of weight times pixel, with a mean part and a variance part.
+        variance_part = self.var * torch.einsum("iqk,jqk->ij", x, x)
         if layer == "filter":
             expected = self.mean * x.sum(1)
-            return expected @ expected.T + scatter
-        return self.feature_map @ self.feature_map.T + scatter
+            return expected @ expected.T + variance_part
+        return self.feature_map @ self.feature_map.T + variance_part
 
     def curvature_ratio(self) -> float:
-        """The filter's curvature over the linear layer's, for one image.
+        """Return the curvature of the filter over that of the linear layer, mean over images.
 
-        About (number of positions) / (taps of the filter) where the mean of the weights rules, and
-        1 where it is 0: there only the scatter is left, which is the same of both.
+        About (number of positions) / (weights of the filter) if the mean of the weights dominates,
+        and 1 if it is 0, because the variance part is equal in both layers.
         """
         filters, linear = (self.derivative_gram(layer) for layer in ("filter", "linear"))
         return float((filters.diagonal() / linear.diagonal()).mean())
@@ -309,7 +320,7 @@ class SingleFilterTheory:
 def patches_of(
     images: Float[Tensor, "image channel height width"], kernel_size: int
 ) -> Float[Tensor, "image position tap"]:
-    """Return what a filter of that size sees at each position, zeros around the image; float64.
+    """Return the zero-padded patch of each image at each position, in float64.
 
     >>> patches_of(torch.ones(1, 3, 8, 8), 3).shape
     torch.Size([1, 64, 27])

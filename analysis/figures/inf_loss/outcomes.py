@@ -190,7 +190,9 @@ def _brackets(
 
 def by_clip(results: Results) -> pd.DataFrame:
     """Settings that were run with each clipping: a row each, `none`, `norm`, `value` (bad step)."""
-    parts = [part_cells(results, part) for part in ("settings", "clipped", "bad data", "regression")]
+    parts = [
+        part_cells(results, part) for part in ("settings", "clipped", "bad data", "regression")
+    ]
     cells = pd.concat(parts, ignore_index=True)
     # As objects: of strings, an absent value would stay absent, and its row be dropped.
     keys = [cells[key].astype(object).map(str) for key in SETTING_KEYS]

@@ -254,7 +254,9 @@ def _panel(axis: Axes, networks: pd.DataFrame, column: str) -> None:
     axis.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
     axis.axhline(60.0, color="0.85", linewidth=0.8, zorder=0)
     axis.axvline(60.0, color="0.85", linewidth=0.8, zorder=0)
-    told = networks.assign(x=networks[column].fillna(NO_LAYER), y=networks["measured"].fillna(NO_LAYER))
+    told = networks.assign(
+        x=networks[column].fillna(NO_LAYER), y=networks["measured"].fillna(NO_LAYER)
+    )
     for number, (dtype, (marker, size)) in enumerate(STYLES.items()):
         mine = told[told["dtype"] == dtype]
         # Side by side, for dtypes of one range lie on each other.

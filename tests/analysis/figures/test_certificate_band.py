@@ -100,8 +100,9 @@ def test_layers_have_their_names_and_axes_their_symbols(figure: Figure) -> None:
 def test_the_command_writes_three_files(
     sweep: Callable[..., Results], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("model=mlp", "model.depth=2", "model.width=16", "train.steps=0")
-    results = sweep("banded", *asked, "probe.size=1", "probe.images=[0]")
-    main(["banded", "--results", str(results.folder.root.parent), "--output", str(tmp_path /
-    "out")]) assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".pdf", ".png",
-    ".svg"] assert "certificate_band.{pdf,svg,png}" in capsys.readouterr().out
+    overrides = ("model=mlp", "model.depth=2", "model.width=16", "train.steps=0")
+    results = sweep("banded", *overrides, "probe.size=1", "probe.images=[0]")
+    output = tmp_path / "out"
+    main(["banded", "--results", str(results.folder.root.parent), "--output", str(output)])
+    assert sorted(path.suffix for path in output.iterdir()) == [".pdf", ".png", ".svg"]
+    assert "certificate_band.{pdf,svg,png}" in capsys.readouterr().out

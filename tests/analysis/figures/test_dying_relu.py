@@ -1,4 +1,4 @@
-"""Cells of `dying_relu` and their numbers, and one filter in closed form."""
+"""Tests of the study `dying_relu` and of its closed-form theory of one filter."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from analysis.figures.dying_relu.cells import (
     _cell_table,
     patches_of,
 )
-from analysis.figures.dying_relu.claims import _window, killing_thresholds, reported
+from analysis.figures.dying_relu.claims import _working_rates, killing_thresholds
+from analysis.figures.dying_relu.report_claims import report_claims
 from experiments.clip import BiasGradient
 from experiments.sweep.store.plan_file import read_plan
 from experiments.training.loader import BatchOrder
 from fanin.errors import FaninError
 
-# The first grid alone is told from the others by what it keeps.
+# `probe.tensors` marks these cells as the part "report".
 REPORT = (
     *("data=shapes", "data.train_size=2", "data.test_size=2", "data.side=8"),
     *("model=two_layer", "model.channels=1", "model.pool=false"),
@@ -42,33 +43,33 @@ SIDE = 6
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    where = tmp_path_factory.mktemp("dying")
-    words = (RATES, "seed=range(3)", "scaling=raw", "train.steps=4", "probe.steps=[1,2,4]")
-    return run_sweep(where, "s", *REPORT, *words, small=["runner=inline"])
+    folder = tmp_path_factory.mktemp("dying")
+    grid = (RATES, "seed=range(3)", "scaling=raw", "train.steps=4", "probe.steps=[1,2,4]")
+    return run_sweep(folder, "s", *REPORT, *grid, small=["runner=inline"])
 
 
 @pytest.fixture(scope="module")
-def runs(results: Results) -> SweepCells:
-    configs = {name: line["config"] for name, line in read_plan(results.folder).items()}
+def sweep(results: Results) -> SweepCells:
+    configs = {name: record["config"] for name, record in read_plan(results.folder).items()}
     cells = results.cells.set_index("cell_id")
     return SweepCells(results, _cell_table(cells, results.layers, configs), configs)
 
 
-def test_a_cell_is_looked_at_after_its_first_step_on_the_cross(runs: SweepCells) -> None:
-    assert set(runs.cells["part"]) == {"report"}
-    assert set(runs.cells["remedy"]) == {"none"}
-    for cell_id, row in runs.cells.iterrows():
-        labels = runs.labels(str(cell_id))
+def test_cross_step_is_the_first_step_on_the_cross(sweep: SweepCells) -> None:
+    assert set(sweep.table["part"]) == {"report"}
+    assert set(sweep.table["remedy"]) == {"none"}
+    for cell_id, row in sweep.table.iterrows():
+        labels = sweep.labels(str(cell_id))
         first = int(BatchOrder(2, 1, int(row["seed_data"])).at(0))
         assert row["cross_step"] == (1 if labels[first] == CROSS else 2)
-    assert set(runs.cells["cross_step"]) == {1, 2}  # both orders are among the seeds
+    assert set(sweep.table["cross_step"]) == {1, 2}  # the seeds include both orders of the images
 
 
-def test_a_black_map_is_a_filter_that_sees_nothing(runs: SweepCells) -> None:
-    for cell_id, row in runs.cells.iterrows():
-        theory = runs.theory(str(cell_id))
-        weight = runs.values(str(cell_id), "conv1", "weight", int(row["cross_step"]), -1)
-        # The bias is not kept here; it moves as the mean of the weights does, from near 1/2.
+def test_a_dead_map_has_negative_preactivations(sweep: SweepCells) -> None:
+    for cell_id, row in sweep.table.iterrows():
+        theory = sweep.theory(str(cell_id))
+        weight = sweep.tensor(str(cell_id), "conv1", "weight", int(row["cross_step"]), -1)
+        # The bias is not saved here; it changes by the mean change of the weights, from about 1/2.
         if row["optim.lr"] == 1.0:
             assert row["dead"]
             assert bool((theory.patches @ weight.flatten() < 0).all())
@@ -76,71 +77,75 @@ def test_a_black_map_is_a_filter_that_sees_nothing(runs: SweepCells) -> None:
             assert not row["dead"]
 
 
-def test_the_onset_lies_between_two_rates_and_by_the_predicted_one(runs: SweepCells) -> None:
-    found = killing_thresholds(runs, runs.cells, ["scaling", "seed"])
-    assert len(found) == 3
-    assert (found["largest_alive"] < found["smallest_dead"]).all()
-    assert (found["measured"] ** 2).tolist() == pytest.approx(
-        (found["largest_alive"] * found["smallest_dead"]).tolist()
+def test_the_killing_threshold_agrees_with_its_prediction(sweep: SweepCells) -> None:
+    thresholds = killing_thresholds(sweep, sweep.table, ["scaling", "seed"])
+    assert len(thresholds) == 3
+    assert (thresholds["largest_alive"] < thresholds["smallest_dead"]).all()
+    assert (thresholds["measured"] ** 2).tolist() == pytest.approx(
+        (thresholds["largest_alive"] * thresholds["smallest_dead"]).tolist()
     )
-    # Rates are a factor of 10 apart; the weights' scatter moves the onset by less than that.
-    assert (found["predicted"] > found["largest_alive"] / 3).all()
-    assert (found["predicted"] < found["smallest_dead"] * 3).all()
+    # Rates are a factor of 10 apart; the spread of the weights shifts the threshold by less.
+    assert (thresholds["predicted"] > thresholds["largest_alive"] / 3).all()
+    assert (thresholds["predicted"] < thresholds["smallest_dead"] * 3).all()
 
 
-def test_onsets_beyond_the_rates_tried_are_told(runs: SweepCells) -> None:
-    never = killing_thresholds(runs, runs.cells[runs.cells["optim.lr"] < 1e-5], ["scaling", "seed"])
+def test_thresholds_outside_the_grid_are_zero_or_infinite(sweep: SweepCells) -> None:
+    never = killing_thresholds(
+        sweep, sweep.table[sweep.table["optim.lr"] < 1e-5], ["scaling", "seed"]
+    )
     assert (never["smallest_dead"] == float("inf")).all()
-    always = killing_thresholds(runs, runs.cells[runs.cells["optim.lr"] == 1.0], ["scaling", "seed"])
+    always = killing_thresholds(
+        sweep, sweep.table[sweep.table["optim.lr"] == 1.0], ["scaling", "seed"]
+    )
     assert (always["largest_alive"] == 0).all()
 
 
-def test_the_reports_numbers_hold_only_where_they_are_measured(runs: SweepCells) -> None:
-    fast = SweepCells(runs.results, runs.cells[runs.cells["optim.lr"] == 1.0], runs._configs)
+def test_a_reported_number_holds_only_if_it_was_measured(sweep: SweepCells) -> None:
+    fast = SweepCells(sweep.results, sweep.table[sweep.table["optim.lr"] == 1.0], sweep._configs)
     weights = [
-        float(fast.values(str(name), "conv1", "weight", int(row["cross_step"]), -1).mean())
-        for name, row in fast.cells.iterrows()
+        float(fast.tensor(str(name), "conv1", "weight", int(row["cross_step"]), -1).mean())
+        for name, row in fast.table.iterrows()
     ]
-    asked = {"circle": [-12.0, -5.0], "cross": [1000.0, 2000.0], "factor": 2.0}
-    black, both_correct, gradients, _ = reported(fast, {**asked, "filter": min(weights)})
-    assert (black.holds, both_correct.holds, gradients.holds) == (True, True, False)
-    _, wrong, *_ = reported(fast, {**asked, "filter": 10 * min(weights)})
-    assert wrong.holds is False
-    # What is there: large positive ones on the circle, none on the cross, where p is 0.
-    turned = {"circle": [100.0, 5000.0], "cross": [-1.0, 0.5]}
-    *_, gradients, _ = reported(fast, {**asked, **turned, "filter": min(weights)})
+    reported = {"circle": [-12.0, -5.0], "cross": [1000.0, 2000.0], "factor": 2.0}
+    black, weight, gradients, _ = report_claims(fast, {**reported, "filter": min(weights)})
+    assert (black.holds, weight.holds, gradients.holds) == (True, True, False)
+    _, weight, *_ = report_claims(fast, {**reported, "filter": 10 * min(weights)})
+    assert weight.holds is False
+    # Actual gradients: large and positive for the circle, 0 for the cross, where p is 0.
+    actual = {"circle": [100.0, 5000.0], "cross": [-1.0, 0.5]}
+    *_, gradients, _ = report_claims(fast, {**reported, **actual, "filter": min(weights)})
     assert gradients.holds is True
 
 
-def test_what_was_not_kept_is_said(runs: SweepCells) -> None:
-    with pytest.raises(FaninError, match=r"fc1 act at step 1 was not kept"):
-        runs.values(str(runs.cells.index[0]), "fc1", "act", 1, 0)
+def test_a_tensor_that_was_not_saved_is_an_error(sweep: SweepCells) -> None:
+    with pytest.raises(FaninError, match=r"act of layer fc1 at step 1 was not saved"):
+        sweep.tensor(str(sweep.table.index[0]), "fc1", "act", 1, 0)
 
 
-def test_logistic_regression_is_steepest_at_one_half(runs: SweepCells) -> None:
-    name = str(runs.cells.index[0])
-    x = runs.theory(name).patches[:, :, 4::9].flatten(1)  # the middle taps: the images
+def test_max_curvature_of_logistic_regression(sweep: SweepCells) -> None:
+    name = str(sweep.table.index[0])
+    x = sweep.theory(name).patches[:, :, 4::9].flatten(1)  # center of each patch: the image
     block = x.T @ x / 8
-    assert runs.max_curvature(name) == pytest.approx(float(torch.linalg.eigvalsh(block)[-1]))
+    assert sweep.max_curvature(name) == pytest.approx(float(torch.linalg.eigvalsh(block)[-1]))
 
 
-def test_a_sweep_that_is_not_done_has_no_study(results: Results) -> None:
-    with pytest.raises(FaninError, match="none of its cells of remedies is done yet"):
+def test_an_unfinished_sweep_is_an_error(results: Results) -> None:
+    with pytest.raises(FaninError, match="no cell of the part 'remedies' has finished"):
         study(results, {})
 
 
 @pytest.mark.parametrize(
-    ("both_correct", "words"),
+    ("correct", "text"),
     [
         ([0, 4, 4, 0], "2 of 4 (0.1 to 1)"),
         ([0, 0, 0, 4], "1 of 4 (10)"),
-        ([0, 3, 1, 0], "none of 4, at best 3 of 4 runs (at 0.1)"),
-        ([0, 0, 0, 0], "none of 4, and no run at any"),
+        ([0, 3, 1, 0], "none of 4, at best 3 of 4 sweep (at 0.1)"),
+        ([0, 0, 0, 0], "none of 4, no run correct at any rate"),
     ],
 )
-def test_rates_that_work_in_words(both_correct: list[int], words: str) -> None:
+def test_working_rates_are_formatted(correct: list[int], text: str) -> None:
     rates = [0.01, 0.1, 1.0, 10.0]
-    assert _window(pd.Series(both_correct, rates), pd.Series([4] * 4, rates)) == words
+    assert _working_rates(pd.Series(correct, rates), pd.Series([4] * 4, rates)) == text
 
 
 def images() -> Tensor:
@@ -166,8 +171,7 @@ def test_patches_give_the_convolution() -> None:
 
 
 @pytest.mark.parametrize("rule", get_args(BiasGradient))
-def test_the_killing_rate_is_where_weights_without_spread_go_black(rule: BiasGradient) -> None:
-    """Weights of variance 0 are their mean, so the expectation is what happens."""
+def test_killing_rate_is_exact_for_weights_of_variance_zero(rule: BiasGradient) -> None:
     x = images()
     weights = constant(x, 0.5, 0.3)
     rate = SingleFilterTheory(patches_of(x, 3), 0.5, 0.0, 0.3).killing_rate(
@@ -177,11 +181,11 @@ def test_the_killing_rate_is_where_weights_without_spread_go_black(rule: BiasGra
     b = {"own": b, "mean_of_weights": w.mean().reshape(1), "zero": torch.zeros_like(b)}[rule]
     for share, black in ((0.999, False), (1.001, True)):
         stepped = [p - share * rate * g for p, g in zip(weights[:2], (w, b), strict=True)]
-        made = conv2d(x, *stepped, padding=1).relu()
-        assert bool((made == 0).all()) is black
+        feature_map = conv2d(x, *stepped, padding=1).relu()
+        assert bool((feature_map == 0).all()) is black
 
 
-def test_a_step_of_both_images_kills_where_it_is_told_to() -> None:
+def test_killing_rate_of_a_full_batch_step() -> None:
     x, y = images(), torch.tensor([1.0, 0.0], dtype=torch.float64)
     weights = constant(x, 0.05, 0.1)
     theory = SingleFilterTheory(patches_of(x, 3), 0.05, 0.0, 0.1)
@@ -193,50 +197,50 @@ def test_a_step_of_both_images_kills_where_it_is_told_to() -> None:
         assert bool((conv2d(x, *stepped, padding=1) <= 0).all()) is black
 
 
-def test_a_step_that_brightens_a_map_kills_at_no_rate() -> None:
+def test_a_step_that_increases_preactivations_never_kills() -> None:
     theory = SingleFilterTheory(patches_of(images(), 3), 0.5, 0.0)
     logit_gradients = torch.tensor([-1.0, 0.0], dtype=torch.float64)
     assert theory.killing_rate(logit_gradients, "mean_of_weights") == float("inf")
 
 
 @pytest.mark.parametrize("layer", get_args(Layer))
-def test_without_spread_a_curvature_is_the_hessians(layer: Layer) -> None:
+def test_curvature_equals_the_hessians_for_weights_of_variance_zero(layer: Layer) -> None:
     x, y = images(), torch.tensor([1.0, 0.0], dtype=torch.float64)
     weights = constant(x, 0.05, 0.1)
-    place = {"filter": 0, "linear": 2}[layer]
+    index = {"filter": 0, "linear": 2}[layer]
 
     def loss(tensor: Tensor) -> Tensor:
-        placed = [*weights[:place], tensor, *weights[place + 1 :]]
-        return binary_cross_entropy_with_logits(logits(x, *placed), y)
+        replaced = [*weights[:index], tensor, *weights[index + 1 :]]
+        return binary_cross_entropy_with_logits(logits(x, *replaced), y)
 
-    size = weights[place].numel()
-    hessian = torch.autograd.functional.hessian(loss, weights[place]).reshape(size, size)
+    size = weights[index].numel()
+    hessian = torch.autograd.functional.hessian(loss, weights[index]).reshape(size, size)
     exact = float(torch.linalg.eigvalsh(hessian)[-1])
-    told = SingleFilterTheory(patches_of(x, 3), 0.05, 0.0, 0.1).curvature(layer)
-    assert told == pytest.approx(exact, rel=1e-9)
+    predicted = SingleFilterTheory(patches_of(x, 3), 0.05, 0.0, 0.1).curvature(layer)
+    assert predicted == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize("layer", get_args(Layer))
-def test_the_gram_matrix_is_the_mean_over_draws(layer: Layer) -> None:
+def test_derivative_gram_is_the_mean_over_draws(layer: Layer) -> None:
     x, draws = images(), 4000
     theory = SingleFilterTheory(patches_of(x, 3), 0.5, 1 / 12)
     generator = torch.Generator().manual_seed(1)
-    found = []
+    grams = []
     for _ in range(draws):
         w = torch.rand(27, generator=generator, dtype=torch.float64)
         v = torch.rand(SIDE**2, generator=generator, dtype=torch.float64)
         patches = theory.patches
         derivative = torch.einsum("iqk,q->ik", patches, v) if layer == "filter" else patches @ w
-        found.append(derivative @ derivative.T)
-    measured = torch.stack(found)
+        grams.append(derivative @ derivative.T)
+    measured = torch.stack(grams)
     error = measured.std(0) / draws**0.5
-    # Five standard errors, of three numbers.
+    # Five standard errors for three distinct numbers.
     assert ((measured.mean(0) - theory.derivative_gram(layer)).abs() < 5 * error).all()
 
 
-def test_the_ratio_grows_with_the_positions_and_is_1_without_a_mean() -> None:
+def test_curvature_ratio_grows_with_positions_and_is_one_at_mean_zero() -> None:
     x = torch.ones(1, 3, 40, 40)
     with_mean = SingleFilterTheory(patches_of(x, 3), 0.5, 0.0).curvature_ratio()
-    # Constant images: positions / taps, but for the rim, whose patches hold zeros.
+    # Constant images give positions / taps, except at the border, where patches contain zeros.
     assert with_mean == pytest.approx(1600 / 27, rel=0.1)
     assert SingleFilterTheory(patches_of(x, 3), 0.0, 1.0).curvature_ratio() == pytest.approx(1.0)

@@ -124,7 +124,12 @@ def test_theory_predicts_which_suspects_change_the_first_outputs(
     results: Results, table: pd.DataFrame
 ) -> None:
     first = initial_outputs(results, table.reset_index(), CRITERION).set_index("suspect")
-    assert first["shares_prediction_of"].to_dict() == {"bare": "", "weights": "", "rate": "bare", "dtype": "bare"}
+    assert first["shares_prediction_of"].to_dict() == {
+        "bare": "",
+        "weights": "",
+        "rate": "bare",
+        "dtype": "bare",
+    }
     assert first["same"].to_dict() == {"bare": False, "weights": False, "rate": True, "dtype": True}
     assert (first["draws"] == 24).all()
     # Both inits scale the same normal draws, so in a ReLU network without biases the logits of

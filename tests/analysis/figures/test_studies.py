@@ -105,7 +105,10 @@ def test_the_command_draws_a_study_and_tells_its_verdict(
     study, results = made.study, made.results
     assert study.figures
     assert all(name.startswith(sweep) for name in study.figures)
-    assert all(line.claimed and line.measured and "nan" not in line.measured for line in study.claim_results)
+    assert all(
+        line.claimed and line.measured and "nan" not in line.measured
+        for line in study.claim_results
+    )
     assert any(line.holds is not None for line in study.claim_results)
     assert "draws" in study.caption or "seeds" in study.caption
     assert launch_record(results)["criterion"]

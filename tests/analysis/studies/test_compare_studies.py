@@ -67,7 +67,9 @@ def test_another_tools_numbers_are_set_against_the_measured_mean() -> None:
             "log_sd": 0.5,
         }
     )
-    found = CaseResult(SMALL, draws, predicted, {"anyinit": [8.0], "neural_tangents": "no max-pool"})
+    found = CaseResult(
+        SMALL, draws, predicted, {"anyinit": [8.0], "neural_tangents": "no max-pool"}
+    )
     assert compare_theories._furthest(found, "anyinit", "preact_m2").startswith("4.000")
     assert compare_theories._furthest(found, "neural_tangents", "preact_m2") == "no max-pool"
     assert compare_theories._furthest(found, "anyinit", "vjp_m2") == "-"

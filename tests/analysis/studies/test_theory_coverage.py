@@ -81,7 +81,9 @@ def test_a_cell_that_is_off_is_listed_with_its_first_layer(config: dict[str, Any
 
 
 def test_draws_that_scatter_more_than_predicted_fail_the_coverage(config: dict[str, Any]) -> None:
-    result = evaluate_coverage([lognormal(config, "he_normal", seed, spread=2.0) for seed in range(20)])
+    result = evaluate_coverage(
+        [lognormal(config, "he_normal", seed, spread=2.0) for seed in range(20)]
+    )
     assert result.hits["hit"].mean() < 0.75  # P(|z| < 1.96 / 2) = 0.673
 
 
