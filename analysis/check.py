@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
     parser.add_argument("--recompute", action="store_true", help="recompute stored predictions")
     parser.add_argument(
-        "--workers", type=int, default=1, help="number of prediction processes; default: 1"
+        "--workers", type=int, default=1, help="number of prediction processes; default: %(default)s"
     )
     return parser
 

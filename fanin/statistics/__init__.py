@@ -1,4 +1,4 @@
-"""Tests of measured draws against a predicted law; replicates are draws of the weights.
+"""Statistical tests of measured draws against a predicted distribution.
 
-Plain arrays and DataFrames in and out: nothing here knows a network.
+The functions take and return arrays and DataFrames. The replicates are draws of the weights.
 """

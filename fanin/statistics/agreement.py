@@ -1,21 +1,22 @@
-"""A verdict for every layer: does the draws' mean agree with the predicted law?
+"""Verdict for every layer on the agreement of the draws' mean with the prediction.
 
-The law of one draw's moment m is log m ~ N(log(value) - log_sd^2 / 2, log_sd^2), so that `value` is
-E[m]. Hence log(m / value) + log_sd^2 / 2 has mean 0, and a t-test over draws keeps its level where
-one on m itself, or on log m without the second term, does not (docs/derivations.md, section 5.4).
+The predicted distribution of one draw's moment m is log m ~ N(log(value) - log_sd^2 / 2, log_sd^2),
+so `value` is E[m]. Hence log(m / value) + log_sd^2 / 2 has mean 0, and its t-test over draws keeps
+the significance level. A t-test of m, or of log m without the second term, does not
+(docs/appendix/derivations.md, section 5.4).
 
-Verdicts, in this order:
+The verdicts, in the order in which they are decided:
 
 `agrees`
-    The ratio lies within the margin (two one-sided tests). It may still differ from 1 beyond doubt,
-    by less than the margin: with many draws every approximation does. `p_holm` tells.
+    The ratio lies within the margin (two one-sided tests). With many draws it may still differ
+    significantly from 1, by less than the margin; `p_holm` has the p-value.
 `disagrees`
-    The ratio differs from 1, after Holm's correction over everything tested together, and is not
-    shown to lie within the margin. Or what the layer adds to the one before it does (the step).
+    The ratio differs significantly from 1, after Holm's correction over all tests, and is not shown
+    to lie within the margin. Or this holds for the step, the ratio of this layer to the one before.
 `undecided`
-    Neither; `needed` says about how many draws would tell.
+    Neither. `draws_needed` estimates how many draws would decide.
 `not_tested`
-    Nothing was tested: see `kind`.
+    There was nothing to test: see `kind`.
 """
 
 from __future__ import annotations
@@ -29,48 +30,52 @@ from fanin.statistics.holm import holm
 from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
 
 AGREES, DISAGREES, UNDECIDED, NOT_TESTED = "agrees", "disagrees", "undecided", "not_tested"
-# Relative scatter that float32 makes of a moment that is the same in every draw.
+# Relative standard deviation, from float32 rounding, of a moment that is equal in all draws.
 ROUNDING = 1e-5
-# The square of what float32 rounds off a 1: saturated derivatives are 0 in it and not in theory.
+# Square of float32's rounding error of 1: below it a saturated derivative is 0 in float32.
 UNDERFLOW = 2.0**-48
 
 
 def verdicts(
     rows: pd.DataFrame, steps: LogRatio, *, margin: float = 1.1, level: float = 0.05
 ) -> pd.DataFrame:
-    """Judge every layer of a sweep.
+    """Return the verdict and the test results for every layer of a sweep.
 
     Parameters
     ----------
     rows
-        A row per layer: its draws (as `fanin.statistics.draws.summarize_draws` has them) and their
-        predicted law: `value`, `log_sd` (NaN: the theory predicts no spread), `sampling_se`, and
-        `linear_unit`, NaN but for quantities of either sign.
+        One row per layer, with a summary of its draws (columns of
+        `fanin.statistics.draws.summarize_draws`) and the prediction: `value`, `log_sd` (NaN if the
+        theory predicts no spread), `sampling_se`, and `linear_unit`, the scale of differences for
+        quantities of either sign (NaN for positive quantities).
     steps
-        What each layer adds to the one before it, measured against predicted; NaN where unknown.
+        Measured against predicted ratio of each layer to the one before it; NaN where unknown.
     margin
         Ratios between 1/margin and margin count as agreement.
     level
-        Chance of any false alarm over all rows and steps.
+        Probability of one or more false positives over all rows and steps.
 
     Returns
     -------
     pandas.DataFrame
-        With the rows' index: `kind` (`tested`; `constant`: no draw differs from another; `zero`;
-        `overflowed`; `unpredicted`), `test` (below), `log_ratio` of measured to predicted and
-        `log_ratio_se`, `p` and `p_holm`, `verdict`, `needed` draws, the `step` with `step_se`,
+        With the index of `rows`: `kind` (`tested`; `constant`, all draws are equal; `zero`;
+        `overflowed`; `unpredicted`), `test` (see Notes), `log_ratio` of measured to predicted and
+        `log_ratio_se`, `p` and `p_holm`, `verdict`, `draws_needed`, the `step` with `step_se`,
         `step_p`, `step_p_holm` and `step_verdict`, and the spread: `sd_ratio` (measured to
-        predicted sd of the log-moment), `spread_p` and `spread_p_holm` (a family of its own).
+        predicted standard deviation of the log-moment), `spread_p` and `spread_p_holm` (corrected
+        separately).
 
     Notes
     -----
-    `test` says where the spread came from. `log`: the law above. `mean`: the theory predicts no
-    spread, so the arithmetic mean is tested with the draws' own (on the logarithm, by the delta
-    method); with few draws and heavy tails it rejects up to twice as often as it should. `linear`:
-    a quantity of either sign, whose difference is told in `linear_unit`s and not as a ratio.
+    `test` is the kind of test. `log` uses the distribution above. `mean` is for theories that
+    predict no spread: it tests the arithmetic mean with the draws' standard deviation (on the
+    logarithm, by the delta method); with few draws and heavy tails it rejects up to twice as often
+    as its level. `linear` is for quantities of either sign and tests the difference in units of
+    `linear_unit`, not the ratio.
 
-    What has no scatter is compared and not tested: a constant outside the margin, or a layer that
-    is zero where theory says it is not, disagrees; inside, it is not tested.
+    Layers without spread are compared, not tested. A constant outside the margin, or a layer that
+    is zero in the measurement or the prediction but not in both, disagrees. Otherwise the verdict
+    is `not_tested`.
     """
     test = _tests(rows)
     kind = _kinds(rows, test)
@@ -88,10 +93,11 @@ def verdicts(
     ]
     family = max(int(np.isfinite(corrected).sum()), 1)
     predicted_sd = np.where(test == "log", rows["log_sd"], np.nan)
-    needed = draws_needed(ratio, margin, level / family, spread=predicted_sd)
-    spread_p = np.where(tested, spread_p_value(*_spread(rows), predicted_sd), np.nan)
+    needed = draws_needed(ratio, margin, level / family, predicted_sd=predicted_sd)
+    measured_sd, draws = rows["sd_log"].to_numpy(float), rows["draws"].to_numpy(float)
+    spread_p = np.where(tested, spread_p_value(measured_sd, draws, predicted_sd), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sd_ratio = np.where(tested & (predicted_sd > 0), rows["sd_log"] / predicted_sd, np.nan)
+        sd_ratio = np.where(tested & (predicted_sd > 0), measured_sd / predicted_sd, np.nan)
     columns = {
         "kind": kind,
         "test": np.where(tested, test, ""),
@@ -100,7 +106,7 @@ def verdicts(
         "p": p,
         "p_holm": p_holm,
         "verdict": verdict,
-        "needed": np.where(verdict == UNDECIDED, needed, np.nan),
+        "draws_needed": np.where(verdict == UNDECIDED, needed, np.nan),
         "step": steps.value,
         "step_se": steps.se,
         "step_p": step_p,
@@ -121,17 +127,17 @@ def _tests(rows: pd.DataFrame) -> np.ndarray:
 def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
     value = rows["value"].to_numpy(float)
     all_zero = (rows["zeros"] == rows["draws"]).to_numpy()
-    # The logarithm of some zero is none; the arithmetic mean of some is one.
-    none = np.where(test == "log", rows["zeros"] > 0, all_zero) | (value == 0)
+    # One zero is enough to make the mean of the logarithms undefined, but not the arithmetic mean.
+    zero = np.where(test == "log", rows["zeros"] > 0, all_zero) | (value == 0)
     with np.errstate(invalid="ignore"):
-        still = rows["sd"] <= ROUNDING * rows["mean"].abs()
-        still &= ~((test == "log") & (rows["log_sd"] > ROUNDING))
+        constant = rows["sd"] <= ROUNDING * rows["mean"].abs()
+        constant &= ~((test == "log") & (rows["log_sd"] > ROUNDING))
     kind = np.select(
         [
             np.isnan(value),
             (rows["overflowed"] > 0) | np.isinf(value),
-            np.where(test == "linear", all_zero & (value == 0), none),
-            still,
+            np.where(test == "linear", all_zero & (value == 0), zero),
+            constant,
         ],
         ["unpredicted", "overflowed", "zero", "constant"],
         "tested",
@@ -170,42 +176,44 @@ def _exactly_off(
     value = rows["value"].to_numpy(float)
     all_zero = (rows["zeros"] == rows["draws"]).to_numpy()
     measured = rows["mean"].abs().to_numpy(float) * rows["scale"].to_numpy(float)
-    # A wide law's mean is made by draws too rare to be seen; its median says what most are.
+    # Very rare draws dominate the mean of a wide distribution, so compare its median.
     with np.errstate(invalid="ignore", under="ignore"):
         median = value * np.exp(-(np.nan_to_num(rows["log_sd"].to_numpy(float)) ** 2) / 2)
-    # Draws of which some are zero are neither: float32 rounded some of them away.
-    one_of_both = (all_zero & (median > UNDERFLOW)) | ((value == 0) & (measured > UNDERFLOW))
-    constant = (kind == "constant") & (np.abs(ratio.value) > np.log(margin))
-    return np.asarray(constant | ((kind == "zero") & one_of_both))
-
-
-def _spread(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    return rows["sd_log"].to_numpy(float), rows["draws"].to_numpy(float)
+    # If only some draws are zero, they have underflowed in float32, which is no disagreement.
+    one_is_zero = (all_zero & (median > UNDERFLOW)) | ((value == 0) & (measured > UNDERFLOW))
+    constant_off = (kind == "constant") & (np.abs(ratio.value) > np.log(margin))
+    return np.asarray(constant_off | ((kind == "zero") & one_is_zero))
 
 
 def spread_p_value(
-    sample_sd: Float64[np.ndarray, " test"],
+    measured_sd: Float64[np.ndarray, " test"],
     draws: Float64[np.ndarray, " test"],
     predicted_sd: Float64[np.ndarray, " test"],
 ) -> Float64[np.ndarray, " test"]:
-    """Two-sided p-value of "the draws scatter as predicted": chi-squared with draws - 1.
+    """Return the two-sided p-value of "the draws have the predicted spread".
 
-    Where it rejects, the theory of the variance fails even if the mean passes (derivations.md,
-    5.4). It takes log-moments for normal; heavier tails than that make it reject too often, unlike
-    a test of means, so it is told beside a verdict rather than made part of it.
+    The statistic has a chi-squared distribution with draws - 1 degrees of freedom. If the test
+    rejects, the predicted variance is wrong, even if the predicted mean agrees (derivations.md,
+    section 5.4). The test assumes normal log-moments and rejects too often for heavier tails, so it
+    is not a part of the verdict.
 
     Parameters
     ----------
-    sample_sd
+    measured_sd
         Standard deviation of the draws' log-moments.
     draws
-        How many.
+        Number of draws.
     predicted_sd
-        NaN, or 0, where the theory predicts none: so is the p-value.
+        Predicted standard deviation. The p-value is NaN where this is NaN or 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        The p-values.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(
-            predicted_sd > 0, (draws - 1) * (sample_sd / predicted_sd) ** 2, np.nan
+            predicted_sd > 0, (draws - 1) * (measured_sd / predicted_sd) ** 2, np.nan
         )
     lower = stats.chi2.cdf(statistic, draws - 1)
     upper = stats.chi2.sf(statistic, draws - 1)

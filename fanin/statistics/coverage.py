@@ -1,4 +1,4 @@
-"""Share of draws inside theory's 95 % intervals, with a confidence interval."""
+"""Coverage: fraction of draws inside theory's 95 % intervals, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Z = float(stats.norm.ppf((1 + NOMINAL) / 2))
 
 @dataclass(frozen=True)
 class Coverage:
-    """A share of draws, with the 95 % interval of the share itself.
+    """Fraction of draws inside their intervals, with a 95 % confidence interval.
 
     Attributes
     ----------
     share
-        Draws inside their interval, of all.
+        Fraction of draws inside their interval.
     low, high
-        The share's interval.
+        Confidence interval of the fraction.
     draws, cells
-        What it was counted over.
+        Number of draws and cells.
     """
 
     share: float
@@ -32,8 +32,8 @@ class Coverage:
     draws: int
     cells: int
 
-    def misses(self, lowest: float = 0.93, highest: float = 0.97) -> bool:
-        """Return True if the share is beyond doubt outside the band that is aimed at."""
+    def is_outside(self, lowest: float = 0.93, highest: float = 0.97) -> bool:
+        """Return True if the confidence interval lies outside [lowest, highest]."""
         return self.high < lowest or self.low > highest
 
 
@@ -42,9 +42,9 @@ def inside(
     log_value: Float64[np.ndarray, " draw"],
     log_sd: Float64[np.ndarray, " draw"],
 ) -> Bool[np.ndarray, " draw"]:
-    """Return True where a draw's log-moment lies in its law's central 95 %.
+    """Return True where a draw's log-moment lies in the central 95 % of its predicted distribution.
 
-    The interval is for *one* draw; that of a mean over draws is narrower.
+    The interval is for one draw, not for a mean over draws.
     """
     return np.abs(log_moment - log_value + log_sd**2 / 2) <= Z * log_sd
 
@@ -54,28 +54,32 @@ def coverage(
     cell: Shaped[np.ndarray, " draw"],
     stream: Shaped[np.ndarray, " draw"],
 ) -> Coverage:
-    """Estimate coverage, with an interval that knows which draws go together.
+    """Estimate the coverage with a confidence interval that allows for dependent draws.
 
-    Layers, images and quantities of one draw share its weights; all draws of a cell share theory's
-    error about that cell; and cells of one weight seed are made from the same random numbers. So
-    the variance of the share is clustered both ways (Cameron, Gelbach & Miller 2011, eq. 2.13), and
-    turned into an interval by Wilson's formula at the sample size that has this variance, which
-    stays within 0 and 1.
+    Layers, images and quantities of one draw have the same weights, the draws of a cell have the
+    same error of the theory, and cells of one weight seed use the same random numbers. So the
+    variance of the fraction is clustered by cell and by random stream (Cameron, Gelbach & Miller
+    2011, eq. 2.13). The interval is Wilson's, within 0 and 1, at the sample size of equal variance.
 
     Parameters
     ----------
     hits
-        As `inside` says.
+        Result of `inside`.
     cell
-        Which cell each draw belongs to.
+        Label of each draw's cell.
     stream
-        Which random numbers made it: the weight seed and the draw.
+        Label of each draw's random stream: the weight seed and the draw.
+
+    Returns
+    -------
+    Coverage
+        The estimate; NaN without draws.
 
     Examples
     --------
     >>> hits = np.array([True] * 19 + [False])
-    >>> found = coverage(hits, np.arange(20), np.arange(20))
-    >>> found.share, round(found.low, 2), round(found.high, 2)
+    >>> result = coverage(hits, np.arange(20), np.arange(20))
+    >>> result.share, round(result.low, 2), round(result.high, 2)
     (0.95, 0.74, 0.99)
     """
     draws = len(hits)
@@ -85,17 +89,17 @@ def coverage(
     residual = hits - share
     by_cell, cells = _codes(cell)
     by_stream, streams = _codes(stream)
-    by_both, both = _codes(by_cell * streams + by_stream)
+    by_pair, pairs = _codes(by_cell * streams + by_stream)
     variance = (
         _clustered(residual, by_cell, cells)
         + _clustered(residual, by_stream, streams)
-        - _clustered(residual, by_both, both)
+        - _clustered(residual, by_pair, pairs)
     )
-    # A difference of estimates may come out too small, or negative: never below the larger part.
+    # The difference can be too small or negative; use the larger of the two clusterings at least.
     variance = max(
         variance, _clustered(residual, by_cell, cells), _clustered(residual, by_stream, streams)
     )
-    # All draws in, or all out, tell no variance; each cell is then taken for one observation.
+    # If all draws are inside, or all outside, the variance is unknown: count cells, not draws.
     size = share * (1 - share) / variance if variance > 0 else cells
     low, high = _wilson(share, min(size, draws), min(cells, streams))
     return Coverage(share, low, high, draws, cells)
@@ -107,7 +111,7 @@ def _codes(labels: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _clustered(residual: np.ndarray, codes: np.ndarray, clusters: int) -> float:
-    """Of the mean, with whole clusters as the independent pieces."""
+    """Return the variance of the mean for independent clusters."""
     if clusters < 2:
         return 0.0
     sums = np.bincount(codes, residual, clusters)

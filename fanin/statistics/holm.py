@@ -1,4 +1,4 @@
-"""Many tests at once: Holm's correction."""
+"""Holm's correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from numpy.typing import ArrayLike
 
 
 def holm(p_values: ArrayLike) -> Float64[np.ndarray, " test"]:
-    """Adjust p-values so that the chance of any false alarm among all tests keeps its level.
+    """Adjust p-values for multiple tests (Holm 1979), controlling the family-wise error rate.
 
-    Valid however the tests depend on each other, as those of one network's layers do.
+    The correction is valid for dependent tests, such as those of the layers of one network.
 
     Parameters
     ----------
     p_values
-        One per test; NaN where no test was made, which counts as none.
+        One per test; NaN where no test was made. NaN entries do not count as tests.
 
     Returns
     -------
     numpy.ndarray
-        Adjusted p-values (Holm 1979): reject where they are at most the level. NaN stays.
+        Adjusted p-values. Reject where they are at most the significance level. NaN entries stay.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def holm(p_values: ArrayLike) -> Float64[np.ndarray, " test"]:
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]
     adjusted = np.full(p.shape, np.nan)
-    # The smallest of m is multiplied by m, the next by m - 1, ...; none overtakes its follower.
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
-    adjusted[order] = np.minimum(stepped, 1.0)
+    # Multiply the smallest of m by m, the next by m - 1, ..., and keep the order.
+    products = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
+    adjusted[order] = np.minimum(products, 1.0)
     return adjusted

@@ -1,4 +1,4 @@
-"""A mean with its 95 % interval: Student's t for few values, BCa bootstrap for more."""
+"""Confidence interval of a mean: Student's t for few values, BCa bootstrap for more."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy import stats
 
-FEW = 10  # below it a bootstrap has too little to resample from
+MIN_BOOTSTRAP = 10  # a bootstrap of fewer values is too inaccurate
 RESAMPLES = 9_999
 Statistic = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval; NaN ends where one value tells no spread.
+    """Estimate with a confidence interval.
 
     Attributes
     ----------
     value
         The estimate.
     low, high
-        Ends of the interval.
+        Ends of the interval; NaN for a single value.
     """
 
     value: float
@@ -33,23 +33,30 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of independent values: t below 10 of them, BCa bootstrap from there on.
+    """Return the mean of independent values with a confidence interval.
+
+    The interval is Student's t for fewer than 10 values and a BCa bootstrap for 10 or more.
 
     Parameters
     ----------
     values
-        One per replicate, finite. None gives NaN.
+        One finite value per replicate. An empty array gives NaN.
     level
-        Of the interval.
+        Confidence level.
+
+    Returns
+    -------
+    Interval
+        Mean and interval.
 
     Examples
     --------
-    >>> found = mean_interval([1.0, 2.0, 3.0])
-    >>> found.value, round(found.low, 3), round(found.high, 3)
+    >>> interval = mean_interval([1.0, 2.0, 3.0])
+    >>> interval.value, round(interval.low, 3), round(interval.high, 3)
     (2.0, -0.484, 4.484)
     """
     x = np.asarray(values, float)
-    if len(x) >= FEW:
+    if len(x) >= MIN_BOOTSTRAP:
         return bca(x, np.mean, level)
     if not len(x):
         return Interval(np.nan, np.nan, np.nan)
@@ -60,27 +67,29 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def bca(values: Float64[np.ndarray, " value"], of: Statistic, level: float = 0.95) -> Interval:
-    """Bias-corrected and accelerated bootstrap (Efron 1987), the same at every call.
+def bca(
+    values: Float64[np.ndarray, " value"], statistic: Statistic, level: float = 0.95
+) -> Interval:
+    """Return a bias-corrected and accelerated bootstrap interval (Efron 1987) with a fixed seed.
 
     Parameters
     ----------
     values
-        Independent.
-    of
-        The statistic, vectorized over `axis`.
+        Independent values.
+    statistic
+        Function of the values, vectorized over `axis`.
     level
-        Of the interval.
+        Confidence level.
     """
-    value = float(of(values, axis=-1))
-    if np.ptp(values) == 0:  # no resample differs: no acceleration can be told
+    value = float(statistic(values, axis=-1))
+    if np.ptp(values) == 0:  # the acceleration of equal values is undefined
         return Interval(value, value, value)
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (values,),
-        of,
+        statistic,
         confidence_level=level,
         n_resamples=RESAMPLES,
         method="BCa",
         rng=np.random.default_rng(0),
     )
-    return Interval(value, *map(float, found.confidence_interval))
+    return Interval(value, *map(float, result.confidence_interval))

@@ -1,4 +1,4 @@
-"""Is a measured mean the predicted one? Estimates of log(measured / predicted), and their tests."""
+"""Estimates of log(measured / predicted) and tests of whether it is 0."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy import stats
 
-THEORY_DOF = 3  # theory's own sampling errors come from four independent repeats
-AGREEMENT = 0.95  # confidence of each of the two one-sided tests of equivalence
-POWER = 0.95  # of each of the same two, where a number of draws is asked for
+THEORY_DOF = 3  # theory estimates its sampling error from four independent repeats
+AGREEMENT = 0.95  # confidence level of each of the two one-sided tests of equivalence
+POWER = 0.95  # power of each of these tests with the number of draws from `draws_needed`
 
 
 @dataclass(frozen=True)
 class LogRatio:
-    """Estimates of log(measured / predicted), an entry per test.
+    """Estimates of log(measured / predicted), one entry per test.
 
     Attributes
     ----------
     value
-        The estimate: a mean over independent draws.
+        The estimate, a mean over independent draws.
     draw_sd
-        Standard deviation of one draw's contribution, from the draws.
+        Standard deviation over draws of one draw's contribution.
     draws
-        How many there are. Units, positions and images of one network share its weights: they are
-        no replicates.
+        Number of draws. (Units, positions and images of one network share its weights, so they are
+        not replicates.)
     theory_se
-        Standard error of the predicted logarithm, from the theory's own sampling.
+        Standard error of the predicted logarithm, from the theory's sampling.
     """
 
     value: Float64[np.ndarray, " test"]
@@ -38,12 +38,12 @@ class LogRatio:
 
     @property
     def se(self) -> Float64[np.ndarray, " test"]:
-        """Standard error of `value`: the draws' and the theory's, independent of each other."""
+        """Standard error of `value`, from the draws and the theory, which are independent."""
         return np.asarray(np.hypot(self._draws_se, self.theory_se))
 
     @property
     def dof(self) -> Float64[np.ndarray, " test"]:
-        """Degrees of freedom (Welch 1947): draws - 1, fewer where the theory's error counts."""
+        """Degrees of freedom (Welch 1947): draws - 1, or fewer if the theory's error matters."""
         with np.errstate(divide="ignore", invalid="ignore"):
             share = (self._draws_se / self.se) ** 2
             dof = 1 / (share**2 / (self.draws - 1) + (1 - share) ** 2 / THEORY_DOF)
@@ -55,81 +55,91 @@ class LogRatio:
 
 
 def ratio_p_value(ratio: LogRatio) -> Float64[np.ndarray, " test"]:
-    """Two-sided p-value of "the ratio is 1" (Student's t); NaN where one draw has no spread.
+    """Return the two-sided p-value of "the ratio is 1" (Student's t); NaN for a single draw.
 
     Notes
     -----
-    Exact for normal contributions, and near enough for sums over many units. Where one number that
-    all units share makes log m as skewed as log chi^2_1, it rejects too often, the more so far out:
-    with 64 draws a p of 0.05 is really 0.057, one of 2e-6 is 7e-5 (10^6 trials).
+    The test is exact for normal contributions and accurate for sums over many units. If all units
+    share one random number, log m can be as skewed as log chi^2_1, and the test rejects too often,
+    most of all at small p-values: with 64 draws, a p-value of 0.05 should be 0.057, and one of 2e-6
+    should be 7e-5 (10^6 trials).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(ratio.value) / ratio.se
-    # Draws that all say the same leave no doubt either way.
+    # With zero spread, the p-value is 1 if the ratio is exactly 1, otherwise 0.
     t = np.where((ratio.se == 0) & (ratio.value == 0), 0.0, t)
     return np.asarray(2 * stats.t.sf(t, ratio.dof))
 
 
 def is_equivalent(ratio: LogRatio, margin: float) -> np.ndarray:
-    """Return True if two one-sided t-tests place the ratio between 1/margin and margin.
+    """Return True where two one-sided t-tests show a ratio between 1/margin and margin.
 
-    Schuirmann (1987): that is where the 90 % interval of `ratio` lies within the margin. A layer
-    off by just the margin passes in at most 5 % of cases. That *every* layer lies within it is a
-    claim that needs no correction for many tests (Berger 1982).
+    This is equivalent to a 90 % confidence interval within the margin (Schuirmann 1987). A layer
+    with a ratio equal to the margin passes in at most 5 % of cases. The claim that *all* layers lie
+    within the margin needs no correction for multiple tests (Berger 1982).
 
     Parameters
     ----------
+    ratio
+        The estimates.
     margin
         A factor above 1, such as 1.1.
-    """
-    reach = np.abs(ratio.value) + stats.t.ppf(AGREEMENT, ratio.dof) * ratio.se
-    return np.asarray(reach < np.log(margin))  # NaN is none
-
-
-def draws_needed(
-    ratio: LogRatio, margin: float, level: ArrayLike, *, spread: ArrayLike = np.nan
-) -> Float64[np.ndarray, " test"]:
-    r"""Estimate how many draws would decide, were the true ratio the estimated one.
-
-    The fewer of two numbers, each for a power of 95 % a side (90 % in all where the ratio is 1):
-
-    .. math:: N_{agree} = (z_{.95} + z_{.95})^2 \sigma^2 / (\delta - |\theta|)^2, \quad
-              N_{differ} = (z_{1 - \alpha/2} + z_{.95})^2 \sigma^2 / \theta^2
-
-    with theta the estimate, delta = log margin and sigma the spread of one draw; at theta = 0 the
-    first is derivations.md's (section 5.4). A t-test in place of a normal one takes z^2 / 2 more
-    (Guenther 1981). What the theory's own sampling error takes of the distance to be told apart,
-    draws can't give back.
-
-    Parameters
-    ----------
-    margin
-        As in `is_equivalent`.
-    level
-        At which a single test rejects, after its share of a correction for many.
-    spread
-        The predicted spread of one draw. The larger of it and the draws' own is used.
 
     Returns
     -------
     numpy.ndarray
-        Draws, more than there are; infinite where only a surer theory could decide, NaN where
-        nothing tells the spread.
+        One boolean per test; False where the estimate is NaN.
     """
-    sigma = np.fmax(ratio.draw_sd, np.asarray(spread, float))
-    off = np.abs(ratio.value)
+    bound = np.abs(ratio.value) + stats.t.ppf(AGREEMENT, ratio.dof) * ratio.se
+    return np.asarray(bound < np.log(margin))  # False for NaN
+
+
+def draws_needed(
+    ratio: LogRatio, margin: float, level: ArrayLike, *, predicted_sd: ArrayLike = np.nan
+) -> Float64[np.ndarray, " test"]:
+    r"""Estimate how many draws would decide if the true ratio were the estimated one.
+
+    This is the smaller of two numbers, for agreement and for disagreement, each for a power of 95 %
+    per side (90 % in total if the ratio is 1):
+
+    .. math:: N_{agree} = (z_{.95} + z_{.95})^2 \sigma^2 / (\delta - |\theta|)^2, \quad
+              N_{differ} = (z_{1 - \alpha/2} + z_{.95})^2 \sigma^2 / \theta^2
+
+    with theta the estimate, delta = log margin and sigma the standard deviation of one draw. At
+    theta = 0, the first number is that of derivations.md, section 5.4. A t-test needs z^2 / 2 more
+    draws than a normal test (Guenther 1981). More draws cannot reduce the theory's sampling error.
+
+    Parameters
+    ----------
+    ratio
+        The estimates.
+    margin
+        As in `is_equivalent`.
+    level
+        Significance level of a single test, after the correction for multiple tests.
+    predicted_sd
+        Predicted standard deviation of one draw. Sigma is the larger of it and `ratio.draw_sd`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Number of draws, above the current number; infinite if the theory's sampling error is too
+        large, NaN if sigma is unknown.
+    """
+    sigma = np.fmax(ratio.draw_sd, np.asarray(predicted_sd, float))
+    from_one = np.abs(ratio.value)
+    from_margin = np.maximum(np.log(margin) - from_one, 0)
     one_sided = stats.norm.ppf(AGREEMENT)
     two_sided = stats.norm.isf(np.asarray(level, float) / 2)
-    room = np.maximum(np.log(margin) - off, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        agree = _draws(sigma, room, one_sided, ratio.theory_se)
-        differ = _draws(sigma, off, two_sided, ratio.theory_se)
+        agree = _draws_to_resolve(from_margin, sigma, one_sided, ratio.theory_se)
+        differ = _draws_to_resolve(from_one, sigma, two_sided, ratio.theory_se)
     needed = np.ceil(np.fmin(agree, differ))
     return np.where(np.isnan(sigma), np.nan, np.maximum(needed, ratio.draws + 1))
 
 
-def _draws(
-    sigma: np.ndarray, distance: np.ndarray, z: np.ndarray, theory_se: np.ndarray
+def _draws_to_resolve(
+    distance: np.ndarray, sigma: np.ndarray, z: np.ndarray, theory_se: np.ndarray
 ) -> np.ndarray:
-    left = (distance / (z + stats.norm.ppf(POWER))) ** 2 - theory_se**2
-    return np.where(left > 0, sigma**2 / left + z**2 / 2, np.inf)
+    draws_var = (distance / (z + stats.norm.ppf(POWER))) ** 2 - theory_se**2
+    return np.where(draws_var > 0, sigma**2 / draws_var + z**2 / 2, np.inf)

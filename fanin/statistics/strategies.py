@@ -1,8 +1,8 @@
-"""Strategies compared: in pairs, by ranks over many settings, by all of their runs.
+"""Comparison of strategies: paired differences, ranks over settings, and summaries of runs.
 
-Ranks as Demsar (2006) has them; interquartile mean and probability of improvement as Agarwal et al.
-(2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice") recommend for few
-runs a setting.
+Ranks follow Demsar (2006). Interquartile mean and probability of improvement follow Agarwal et al.
+(2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"), who recommend them
+for few runs per setting.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from fanin.statistics.interval import Interval, mean_interval
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A mean difference.
+class PairedDifference:
+    """Mean difference of two strategies.
 
     Attributes
     ----------
     difference
         Mean of a - b, with its 95 % interval.
     p
-        Two-sided, of "the mean difference is 0"; NaN for fewer than two pairs.
+        Two-sided p-value of "the mean difference is 0"; NaN for fewer than two pairs.
     pairs
-        How many replicates both have.
+        Number of replicates of both strategies.
     """
 
     difference: Interval
@@ -36,45 +36,47 @@ class Paired:
     pairs: int
 
 
-def paired(a: Float64[np.ndarray, " seed"], b: Float64[np.ndarray, " seed"]) -> Paired:
+def paired_difference(
+    a: Float64[np.ndarray, " seed"], b: Float64[np.ndarray, " seed"]
+) -> PairedDifference:
     """Compare two strategies over the replicates where neither is NaN (paired t-test).
 
-    Differences that are all the same tell no spread; they are given the p-value of a sign test, so
-    that three seeds can't be beyond doubt because a score is coarse.
+    If all differences are equal, as for a coarse score, the t-test is undefined; the p-value is
+    then that of a sign test.
 
     Examples
     --------
-    >>> found = paired(np.array([3.0, 5.0, 4.0]), np.array([1.0, 4.0, 2.0]))
-    >>> found.pairs, round(found.difference.value, 3), round(found.p, 3)
+    >>> result = paired_difference(np.array([3.0, 5.0, 4.0]), np.array([1.0, 4.0, 2.0]))
+    >>> result.pairs, round(result.difference.value, 3), round(result.p, 3)
     (3, 1.667, 0.038)
     """
-    both = ~(np.isnan(a) | np.isnan(b))
-    d = a[both] - b[both]
+    valid = ~(np.isnan(a) | np.isnan(b))
+    d = a[valid] - b[valid]
     difference = mean_interval(d)
     if len(d) < 2:
-        return Paired(difference, np.nan, len(d))
-    scale = max(np.abs(a[both]).max(), np.abs(b[both]).max())
-    if np.ptp(d) <= len(d) * np.finfo(float).eps * scale:  # the same but for rounding
-        same = abs(difference.value) <= len(d) * np.finfo(float).eps * scale
-        return Paired(difference, 1.0 if same else 2.0 ** (1 - len(d)), len(d))
-    return Paired(difference, float(stats.ttest_1samp(d, 0.0).pvalue), len(d))
+        return PairedDifference(difference, np.nan, len(d))
+    scale = max(np.abs(a[valid]).max(), np.abs(b[valid]).max())
+    if np.ptp(d) <= len(d) * np.finfo(float).eps * scale:  # equal up to rounding
+        is_zero = abs(difference.value) <= len(d) * np.finfo(float).eps * scale
+        return PairedDifference(difference, 1.0 if is_zero else 2.0 ** (1 - len(d)), len(d))
+    return PairedDifference(difference, float(stats.ttest_1samp(d, 0.0).pvalue), len(d))
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks.
+    """Average ranks of strategies over settings.
 
     Attributes
     ----------
     average
-        Of each strategy; 1 is best.
+        Average rank of each strategy; 1 is best.
     settings
-        Over how many.
+        Number of settings.
     p
-        Friedman's test of "all strategies are alike"; NaN for fewer than three.
+        P-value of Friedman's test of "all strategies are equal"; NaN for fewer than three.
     critical_difference
-        Average ranks that differ by less are not told apart, at the level: Nemenyi's; of two
-        strategies the sign test's, infinite where so few settings can tell nothing.
+        Smallest significant difference of average ranks: Nemenyi's, or for two strategies that of
+        the sign test. Infinite if there are too few settings for a significant difference.
     """
 
     average: Float64[np.ndarray, " strategy"]
@@ -84,14 +86,14 @@ class Ranks:
 
 
 def average_ranks(scores: Float64[np.ndarray, "setting strategy"], level: float = 0.05) -> Ranks:
-    """Rank strategies within each setting, and average (Demsar 2006, section 3.2).
+    """Rank the strategies within each setting and average the ranks (Demsar 2006, section 3.2).
 
     Parameters
     ----------
     scores
-        Larger is better; ties share their ranks. No NaN.
+        Scores without NaN; larger is better. Ties get their average rank.
     level
-        Of the critical difference, for all pairs of strategies together.
+        Significance level of the critical difference, for all pairs of strategies together.
 
     Examples
     --------
@@ -103,42 +105,42 @@ def average_ranks(scores: Float64[np.ndarray, "setting strategy"], level: float 
     average = ranks.mean(axis=0)
     if strategies < 3:
         return Ranks(average, settings, float("nan"), _sign_test(settings, level))
-    tied = not np.ptp(ranks, axis=1).any()
-    p = 1.0 if tied else float(stats.friedmanchisquare(*scores.T).pvalue)
+    all_tied = not np.ptp(ranks, axis=1).any()
+    p = 1.0 if all_tied else float(stats.friedmanchisquare(*scores.T).pvalue)
     q = stats.studentized_range.ppf(1 - level, strategies, np.inf) / np.sqrt(2)
     critical = q * np.sqrt(strategies * (strategies + 1) / (6 * settings))
     return Ranks(average, settings, p, float(critical))
 
 
 def _sign_test(settings: int, level: float) -> float:
-    """Least difference of two average ranks that coin tosses reach no more often than `level`.
+    """Return the smallest difference of two average ranks that is significant in the sign test.
 
-    Exact, for Nemenyi's normal approximation is too bold with few settings: winning all of four
-    happens to one of two equals in one case of eight.
+    The test is exact. Nemenyi's normal approximation is too liberal for few settings: one of two
+    equal strategies wins all of four settings with a probability of 1/8.
     """
     wins = np.arange(settings // 2 + 1, settings + 1)
-    rare = wins[2 * stats.binom.sf(wins - 1, settings, 0.5) <= level]
-    return float(2 * rare[0] - settings) / settings if len(rare) else float("inf")
+    significant = wins[2 * stats.binom.sf(wins - 1, settings, 0.5) <= level]
+    return float(2 * significant[0] - settings) / settings if len(significant) else float("inf")
 
 
 RESAMPLES = 2_000
 LEVEL = 0.95
 
-Runs = Sequence[Float64[np.ndarray, " run"]]  # of one strategy, one array a setting
+Runs = Sequence[Float64[np.ndarray, " run"]]  # scores of one strategy, one array per setting
 
 
 def interquartile_mean(runs: Runs) -> Interval:
-    """Mean of the middle half of all runs, their settings pooled.
+    """Return the mean of the middle half of all runs, pooled over settings.
 
     The interval is a percentile bootstrap that resamples runs within each setting (Agarwal et al.
-    2021, section 4.1); with few runs a setting it is rather too short. NaN ends for one run each.
+    2021, section 4.1). It is too narrow for few runs per setting, and NaN for one run per setting.
 
     Examples
     --------
     >>> interquartile_mean([np.array([5.0, 8, 4, 38, 8, 6]), np.array([9.0, 7, 7, 3, 1, 6])]).value
     6.5
     """
-    pooled = [each for each in runs if len(each)]
+    pooled = [setting_runs for setting_runs in runs if len(setting_runs)]
     if not pooled:
         return Interval(np.nan, np.nan, np.nan)
     value = float(stats.trim_mean(np.concatenate(pooled), 0.25))
@@ -146,7 +148,7 @@ def interquartile_mean(runs: Runs) -> Interval:
         return Interval(value, np.nan, np.nan)
     rng = np.random.default_rng(0)
     resampled = np.concatenate(
-        [each[rng.integers(len(each), size=(RESAMPLES, len(each)))] for each in pooled], axis=1
+        [run[rng.integers(len(run), size=(RESAMPLES, len(run)))] for run in pooled], axis=1
     )
     means = stats.trim_mean(resampled, 0.25, axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -154,19 +156,19 @@ def interquartile_mean(runs: Runs) -> Interval:
 
 
 def probability_of_improvement(a: Runs, b: Runs) -> float:
-    """Chance that a run of `a` has a larger score than one of `b`, averaged over settings.
+    """Return the probability that a run of `a` has a larger score than one of `b`.
 
-    In each setting the Mann-Whitney statistic over all pairs of runs; a tie is half a win (Agarwal
-    et al. 2021, section 4.3). NaN where no setting has runs of both.
+    It is the Mann-Whitney statistic over all pairs of runs of a setting, with a tie as half a win,
+    averaged over settings (Agarwal et al. 2021, section 4.3). NaN if no setting has runs of both.
 
     Examples
     --------
     >>> probability_of_improvement([np.array([2.0, 3.0])], [np.array([1.0, 3.0])])
     0.625
     """
-    shares = [
+    probabilities = [
         stats.mannwhitneyu(x, y, method="asymptotic").statistic / (len(x) * len(y))
         for x, y in zip(a, b, strict=True)
         if len(x) and len(y)
     ]
-    return float(np.mean(shares)) if shares else float("nan")
+    return float(np.mean(probabilities)) if probabilities else float("nan")

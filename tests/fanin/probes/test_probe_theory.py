@@ -20,15 +20,17 @@ def draws() -> dict[str, Tensor]:
     """Each draw's mean over 4 images, by `quantity layer_name`, of a wide bias-free He MLP."""
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
     model = Mlp(depth=4, width=256).build((1, 8, 8), 10, nn.ReLU)
-    found: dict[str, list[float]] = {}
+    values_by_name: dict[str, list[float]] = {}
     for draw in range(DRAWS):
-        initialize(model, Init(HeNormal()), lambda name, d=draw: make_generator("weights", 0, d,
-        name)) table = measure(model, images, random_cotangent(4, 10, make_generator("cotangent",
-        draw))) columns = [table.layers[name] for name in ("quantity", "layer_name", "value")] for
-        quantity, layer, value in zip(*columns, strict=True):
-            found.setdefault(f"{quantity} {layer}", []).append(value)
-    found["input"] = [images.double().square().sum((1, 2, 3)).mean().item()]
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+        initialize(
+            model, Init(HeNormal()), lambda name, d=draw: make_generator("weights", 0, d, name)
+        )
+        table = measure(model, images, random_cotangent(4, 10, make_generator("cotangent", draw)))
+        columns = [table.layers[name] for name in ("quantity", "layer_name", "value")]
+        for quantity, layer, value in zip(*columns, strict=True):
+            values_by_name.setdefault(f"{quantity} {layer}", []).append(value)
+    values_by_name["input"] = [images.double().square().sum((1, 2, 3)).mean().item()]
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in values_by_name.items()}
 
 
 def standard_errors_off(values: Tensor, expected: float) -> float:

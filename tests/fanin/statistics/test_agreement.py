@@ -8,7 +8,7 @@ import pytest
 from relu_chains import relu_chain, relu_log_sd
 
 from fanin.statistics.agreement import spread_p_value, verdicts
-from fanin.statistics.draws import steps, summarize_draws
+from fanin.statistics.draws import step_log_ratios, summarize_draws
 from fanin.statistics.log_ratio import LogRatio
 
 NO_STEPS = np.array([np.nan])
@@ -38,7 +38,7 @@ def _judged(
         }
     )
     rows = summarize_draws(frame, ["setting", "layer_order"]).merge(law, on=["setting", "layer_order"])
-    judged = verdicts(rows, steps(frame, rows, ["setting"]), margin=margin)
+    judged = verdicts(rows, step_log_ratios(frame, rows, ["setting"]), margin=margin)
     return pd.concat([rows, judged], axis=1)
 
 
@@ -110,9 +110,9 @@ def test_too_few_draws_are_undecided_and_say_how_many_would_do() -> None:
     rng = np.random.default_rng(4)
     few = _judged(relu_chain(64, 10, (1, 4), rng), np.ones(10), relu_log_sd(64, 10)).iloc[-1]
     assert few["verdict"] == "undecided"
-    assert few["needed"] > 500
+    assert few["draws_needed"] > 500
     # So many draws, and again where the first few promised too little, do decide.
-    many = relu_chain(64, 10, (1, 3 * int(few["needed"])), rng)
+    many = relu_chain(64, 10, (1, 3 * int(few["draws_needed"])), rng)
     assert _judged(many, np.ones(10), relu_log_sd(64, 10)).iloc[-1]["verdict"] == "agrees"
 
 
@@ -172,7 +172,7 @@ def test_what_has_no_scatter_is_never_tested(
 ) -> None:
     row = _one(draws, value, log_sd)
     assert (row["kind"], row["verdict"]) == (kind, verdict)
-    assert np.isnan([row["p"], row["p_holm"], row["sd_ratio"], row["needed"]]).all()
+    assert np.isnan([row["p"], row["p_holm"], row["sd_ratio"], row["draws_needed"]]).all()
 
 
 def test_draws_that_do_not_scatter_though_theory_says_so_are_compared_all_the_same() -> None:
@@ -184,7 +184,7 @@ def test_a_single_draw_is_undecided() -> None:
     row = _one([1.02], 1.0, 0.3)
     assert row["verdict"] == "undecided"
     assert np.isnan(row["p"])
-    assert row["needed"] > 100
+    assert row["draws_needed"] > 100
 
 
 def _rate(sds: np.ndarray, draws: int, predicted: float) -> float:

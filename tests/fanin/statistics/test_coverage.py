@@ -40,7 +40,7 @@ def test_the_laws_intervals_hold_95_percent_of_real_relu_chains() -> None:
     rng = np.random.default_rng(0)
     found = _counted(*(lambda m, c, s: (_hits(m), c, s))(*_sweep(40, 40, rng)))
     assert 0.93 < found.low < found.share < found.high < 0.97
-    assert not found.misses()
+    assert not found.is_outside()
     assert (found.draws, found.cells) == (40 * DRAWS * DEPTH, 40)
 
 
@@ -50,12 +50,12 @@ def test_intervals_shrunk_by_two_fail(cells: int, seeds: int) -> None:
     moments, cell, stream = _sweep(cells, seeds, np.random.default_rng(1))
     found = _counted(_hits(moments, 0.5), cell, stream)
     assert found.low < 0.673 < found.high
-    assert found.misses()
+    assert found.is_outside()
 
 
 def test_intervals_that_are_too_wide_fail_as_well() -> None:
     moments, cell, stream = _sweep(40, 40, np.random.default_rng(2))
-    assert _counted(_hits(moments, 1.5), cell, stream).misses()
+    assert _counted(_hits(moments, 1.5), cell, stream).is_outside()
 
 
 @cache
@@ -120,7 +120,7 @@ def test_what_always_holds_is_not_known_to_hold_always() -> None:
 def test_nothing_counted_is_no_share() -> None:
     none = coverage(np.zeros(0, bool), np.zeros(0), np.zeros(0))
     assert np.isnan(none.share)
-    assert not none.misses()
+    assert not none.is_outside()
 
 
 def test_the_interval_is_that_of_the_lognormal_law() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fanin.statistics.interval import FEW, bca, mean_interval
+from fanin.statistics.interval import MIN_BOOTSTRAP, bca, mean_interval
 
 # Extra hours of sleep by two drugs, ten patients (Student 1908, table I).
 LAEVO = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
@@ -40,7 +40,7 @@ def test_bca_of_the_published_example() -> None:
 
 
 def test_from_ten_values_on_it_is_bca() -> None:
-    assert len(LAEVO) == FEW
+    assert len(LAEVO) == MIN_BOOTSTRAP
     found = mean_interval(LAEVO - DEXTRO)
     assert found == bca(LAEVO - DEXTRO, np.mean)
     # One patient gained 4.6 hours: the interval must lean to that side, as t's can't.
@@ -54,7 +54,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say(size: int) -> None:
     found = [mean_interval(rng.standard_normal(size)) for _ in range(trials)]
     share = np.mean([each.low <= 0 <= each.high for each in found])
     # BCa of a normal mean is short by a factor sqrt((n - 1) / n) and has z for t: 93.1 % at 20.
-    nominal = 0.95 if size < FEW else 0.931
+    nominal = 0.95 if size < MIN_BOOTSTRAP else 0.931
     assert abs(share - nominal) < 3.5 * np.sqrt(nominal * (1 - nominal) / trials)
 
 

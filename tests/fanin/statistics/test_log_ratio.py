@@ -170,7 +170,7 @@ def test_one_draw_decides_nothing_but_the_predicted_spread_says_how_many_would()
     assert np.isnan(ratio_p_value(single)[0])
     assert not is_equivalent(single, 1.1)[0]
     assert np.isnan(draws_needed(single, 1.1, LEVEL)[0])
-    assert draws_needed(single, 1.1, LEVEL, spread=0.3)[0] > 100
+    assert draws_needed(single, 1.1, LEVEL, predicted_sd=0.3)[0] > 100
 
 
 @settings(derandomize=True)

@@ -11,7 +11,7 @@ from test_interval import DEXTRO, LAEVO
 from fanin.statistics.strategies import (
     average_ranks,
     interquartile_mean,
-    paired,
+    paired_difference,
     probability_of_improvement,
 )
 
@@ -19,7 +19,7 @@ from fanin.statistics.strategies import (
 def test_students_sleep_data() -> None:
     # Student 1908; t = 4.0621 on 9 degrees of freedom, p = 0.002833, mean 1.58, as every package's
     # manual prints it.
-    found = paired(LAEVO, DEXTRO)
+    found = paired_difference(LAEVO, DEXTRO)
     assert found.difference.value == pytest.approx(1.58)
     assert found.p == pytest.approx(0.002833, abs=5e-7)
     assert found.pairs == 10
@@ -27,16 +27,16 @@ def test_students_sleep_data() -> None:
 
 def test_only_seeds_that_both_have_make_pairs() -> None:
     a, b = np.array([1.0, 2.0, np.nan, 4.0]), np.array([0.0, np.nan, 2.0, 2.0])
-    found = paired(a, b)
+    found = paired_difference(a, b)
     assert (found.pairs, found.difference.value) == (2, 1.5)
-    assert np.isnan(paired(a[:2], b[:2]).p)
+    assert np.isnan(paired_difference(a[:2], b[:2]).p)
 
 
 def test_differences_without_spread_are_no_proof() -> None:
     a = np.array([0.912, 0.905, 0.921])
-    assert paired(a + 0.01, a).p == 0.25  # three signs of eight
-    assert paired(a, a).p == 1.0
-    assert paired(a, a).difference.value == 0.0
+    assert paired_difference(a + 0.01, a).p == 0.25  # three signs of eight
+    assert paired_difference(a, a).p == 1.0
+    assert paired_difference(a, a).difference.value == 0.0
 
 
 # AUC of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets (Demsar 2006, table 6). His ranks of
