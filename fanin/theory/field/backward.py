@@ -1,7 +1,8 @@
 """Cotangents backward through the modules between two weight layers.
 
 With x = f(y), a cotangent g at x becomes J(y)^T g at y. Its second moments are averages over the
-field y and over g, which are treated as independent (docs/derivations.md, section 4; Yang 2020).
+field y and over g, which are treated as independent (docs/appendix/derivations.md, section 4; Yang
+2020).
 """
 
 from __future__ import annotations

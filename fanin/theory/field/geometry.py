@@ -3,7 +3,7 @@
 A field's points are the positions of a map, or of several maps side by side when all images share
 one field. At each output point, a convolution tap reads one input point or the padding. The table
 of these points is all that the field needs: moments pass forward along it and cotangents backward
-(docs/derivations.md, 3.1 and 4).
+(docs/appendix/derivations.md, 3.1 and 4).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Taps:
         else:
             if layer.in_features != channels * grid.numel():
                 raise UnpredictableLayer(
-                    name, "a linear layer on the last axis of a map; put nn.Flatten() before it"
+                    name,
+                    "linear layer on unflattened maps is not supported; put nn.Flatten() before it",
                 )
             input_index, out = grid.reshape(1, -1), ()
         offsets = torch.arange(images_per_field)[:, None, None] * grid.numel()
@@ -94,11 +95,11 @@ class Taps:
         return dense[:, 1:]
 
     def forward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
-        """Sum `var` times the second moment read, over taps (docs/derivations.md, 3.1)."""
+        """Sum `var` times the second moment read, over taps (docs/appendix/derivations.md, 3.1)."""
         return self.gather(m2) @ var
 
     def forward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """Sum `var` times the product of the points read, over taps (docs/derivations.md, 3.2)."""
+        """Sum `var` times the product of the points read, over taps (derivations.md, 3.2)."""
         if self.is_linear:
             images_per_field = len(self.input_index)
             blocks = _image_blocks(m2, images_per_field)
@@ -148,7 +149,7 @@ class Taps:
     def gradient_m2(
         self, cotangent: Diagonal, inputs: Diagonal, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
-        """Average E[(dL/dw)^2] over taps, for each image (docs/derivations.md, section 4).
+        """Average E[(dL/dw)^2] over taps, for each image (docs/appendix/derivations.md, section 4).
 
         The cotangents of different points must be uncorrelated.
         """
@@ -242,7 +243,7 @@ def _sum_shifted(
     var: Float[Tensor, " tap"],
     positions: tuple[int, ...],
 ) -> Float[Tensor, "*field point point"]:
-    """Compute `forward_products` by shifting maps (docs/derivations.md, 3.2)."""
+    """Compute `forward_products` by shifting maps (docs/appendix/derivations.md, 3.2)."""
     images_per_field = m2.shape[-1] // int(torch.Size(positions).numel())
     maps = m2.reshape(-1, images_per_field, *positions, images_per_field, *positions)
     total = torch.zeros_like(maps)

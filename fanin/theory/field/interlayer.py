@@ -77,10 +77,7 @@ class Interlayer:
             if isinstance(step, Mixing):
                 try:
                     out_positions = step.shape_after(images_per_field, out_positions)
-                except (
-                    RuntimeError,
-                    ValueError,
-                ) as error:  # ValueError: normalization of one value
+                except (RuntimeError, ValueError) as error:  # ValueError: normalizing one value
                     reason = f"its input has the wrong shape: {error}"
                     raise UnpredictableLayer(layer.name, reason) from error
         return cls(

@@ -24,8 +24,8 @@ class FieldTooLarge(UnpredictableLayer):
     def __init__(self, name: str, points: int) -> None:
         super().__init__(
             name,
-            f"its field has {points} points and covariances are kept for {MAX_POINTS} at most; "
-            "take fewer images jointly, smaller images, or the coarser theory mean_field",
+            f"its field has {points} points, but covariances are limited to {MAX_POINTS} points;"
+            " use fewer joint images, smaller images, or theory mean_field",
         )
 
 
@@ -90,37 +90,37 @@ def plan_layers(
         positions = interlayer.out_positions if interlayer else taps.positions
         channels = weights.out_channels
         layers.append((stage.name, taps, weights, interlayer))
-    _check_over_channels(
+    _check_layer_norm(
         [interlayer for *_, interlayer in layers[:-1]], [weights for _, _, weights, _ in layers]
     )
     return _plan_needs(layers, keep_covariances)
 
 
-def _check_over_channels(
+def _check_layer_norm(
     interlayers: Sequence[Interlayer | None], weights: Sequence[LayerWeights]
 ) -> None:
-    """Reject a module that mixes all channels, unless the channels are one centred population."""
-    name_over_channels = next(
+    """Reject layer normalization, unless its channels are one centred population."""
+    name = next(
         (
-            name
+            step_name
             for interlayer in interlayers
             if interlayer is not None
-            for name, step in zip(interlayer.names, interlayer.steps, strict=True)
+            for step_name, step in zip(interlayer.names, interlayer.steps, strict=True)
             if isinstance(step, Mixing) and step.over_channels
         ),
         None,
     )
-    if name_over_channels is None:
+    if name is None:
         return
     if not all(layer.zero_mean for layer in weights):
         raise UnpredictableLayer(
-            name_over_channels,
-            "layer normalization over weights of non-zero mean: the cotangent that its channels"
-            " share has no field theory",
+            name,
+            "layer normalization is not supported with weights of non-zero mean;"
+            " use an init scheme of mean zero",
         )
     if weights[0].groups > 1:
         raise UnpredictableLayer(
-            name_over_channels, "layer normalization over groups that see different images"
+            name, "layer normalization is not supported after a grouped first layer"
         )
 
 

@@ -2,7 +2,7 @@
 
 Independent samples of a field fluctuate like the channels of a finite network. Antithetic and
 whitened samples have no fluctuation in their second moments, which pass exactly through every
-linear step (docs/derivations.md, 3.3).
+linear step (docs/appendix/derivations.md, 3.3).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class LayerInput:
         if self.cov is not None:
             return self.cov
         if self.products is None:
-            raise ValueError("the walk kept no products of points here")
+            raise ValueError("no products of points for this layer; pass keep_covariances=True")
         return self.products - self.mean[..., :, None] * self.mean[..., None, :]
 
 
@@ -165,7 +165,7 @@ class Preactivation:
     def covariance(self) -> Pairs:
         """`cov`, or an error if it was not kept."""
         if self.cov is None:
-            raise ValueError("the walk kept no covariance of points here")
+            raise ValueError("no covariances of points for this layer; pass keep_covariances=True")
         return self.cov
 
     @property

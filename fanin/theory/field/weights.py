@@ -69,7 +69,7 @@ def forward(
         K'(p, p') = C \sum_t s_t^2 E[x(p_t) x(p'_t)] + \sigma_b^2
 
     The noise is a field of covariance :math:`C \sum_{t t'} \mu_t \mu_{t'} Cov[x(p_t), x(p'_{t'})]`.
-    All output channels share it (docs/derivations.md, sections 2.4 and 3).
+    All output channels share it (docs/appendix/derivations.md, sections 2.4 and 3).
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, groups: in
     r"""Compute the moments of an input channel's cotangent from those of the output channels.
 
     With n output channels, a = E[d_j d_j'] of one channel and b = E[S S'] of the shared part
-    (docs/derivations.md, section 4, and `SharedCotangent`):
+    (docs/appendix/derivations.md, section 4, and `SharedCotangent`):
 
     .. math::
         \text{own}(p, p') = n \sum_t s_t^2 a(p_t, p'_t), \quad

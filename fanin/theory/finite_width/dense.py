@@ -1,8 +1,8 @@
 """Exact simulation of networks of linear layers at finite width, without weight matrices.
 
 Given a layer's inputs, its units are independent Gaussians. A draw therefore takes n normals per
-layer and no matrix, for any activation and any mean of the weights (docs/derivations.md, 5.2). The
-same holds for the backward pass.
+layer and no matrix, for any activation and any mean of the weights (docs/appendix/derivations.md,
+5.2). The same holds for the backward pass.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def simulate_dense(
         layers.append(DenseWeights.of(module, moments_of(moments, stage.name)))
     if inputs.ndim != 2 or inputs.shape[1] != layers[0].in_features:
         raise UnpredictableLayer(
-            net.stages[0].name, "a linear layer on the last axis of a map; put nn.Flatten() first"
+            net.stages[0].name,
+            "linear layer on unflattened maps is not supported; put nn.Flatten() before it",
         )
     interlayers = [
         [step for layer in stage.after if (step := layer.dense()) is not None]
@@ -81,7 +82,9 @@ def simulate_dense(
     ]
     for layer in (layer for stage in net.stages for layer in stage.after):
         if layer.kind is BATCH_NORM and len(inputs) == 1:
-            raise UnpredictableLayer(layer.name, "batch normalization of one image alone")
+            raise UnpredictableLayer(
+                layer.name, "batch normalization needs at least two images, but there is one image"
+            )
     units = layers[0].in_features + sum(5 * layer.out_features for layer in layers)
     batch_size = max(1, MAX_NUMBERS // (units * len(inputs)))
     batches = []

@@ -3,7 +3,7 @@ r"""Spread of one draw's log-moments, by differentiating the field's recursion.
 At finite width, a layer's second moments are averages over its C channels. The influence psi of one
 channel on a target log T is its samples' x x^T (forward) and d d^T (backward), weighted by the
 derivatives of log T. Given the layers before, the channels' influences are independent
-(docs/derivations.md, 5.3):
+(docs/appendix/derivations.md, 5.3):
 
 .. math:: Var[\log T] = \sum_j Var[\psi_j] / C_j + \text{own term}
 
@@ -362,8 +362,8 @@ def _log_m2_variance(
 ) -> float:
     """Compute the variance of the log mean square of C channels of a Gaussian field.
 
-    For a centred field it is 2 tr(K^2) / (C tr(K)^2) (docs/derivations.md, 5.3); for a linear
-    layer, 2 / C.
+    For a centred field it is 2 tr(K^2) / (C tr(K)^2) (docs/appendix/derivations.md, 5.3); for a
+    linear layer, 2 / C.
     """
     total = cov.trace() + mean.square().sum()
     if not total > 0:

@@ -131,7 +131,8 @@ def first_order_holds(
 
     It is not for weights of non-zero mean, because their mean maps fluctuate. It is not if errors
     grow through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
-    docs/derivations.md, section 2.3). Narrow layers and maps of very many points are excluded too.
+    docs/appendix/derivations.md, section 2.3). Narrow layers and maps of very many points are
+    excluded too.
     """
     layers = (*net.before, *(layer for stage in net.stages for layer in stage.after))
     if not all(layer.kind.first_order for layer in layers):

@@ -1,4 +1,4 @@
-"""Covariances and tangent kernels of wide dense networks, by the pair laws under test."""
+"""Covariances and tangent kernels of wide dense networks, from `pair_expectations`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from fanin.theory.gaussian_pairs import pair_expectations
 
 @dataclass(frozen=True)
 class Kernels:
-    """Of every layer: pre-activations' covariance and tangent kernel, [layer, input, input], and
-    sigma_w^2 E[phi'^2], [layer, input].
+    """Kernels of every layer.
+
+    Attributes
+    ----------
+    cov, ntk
+        Covariance of the pre-activations and tangent kernel, [layer, input, input].
+    gradient_factor
+        sigma_w^2 E[phi'^2], [layer, input].
     """
 
     cov: Tensor
@@ -29,7 +35,10 @@ class Kernels:
 def dense_kernels(
     function: Function, weight_var: float, bias_var: float, gram: Tensor, depth: int
 ) -> Kernels:
-    """Lee et al. (2018, eq. 5) for the covariances, Jacot et al. (2018, theorem 1) for the rest."""
+    """Compute covariances and tangent kernels.
+
+    Covariances: Lee et al. (2018, eq. 5). Tangent kernels: Jacot et al. (2018, theorem 1).
+    """
     law = pair_expectations(function)
     cov = ntk = weight_var * gram.double() + bias_var
     covs, ntks, factors = [], [], []

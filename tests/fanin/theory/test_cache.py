@@ -1,4 +1,4 @@
-"""Results are kept by what they depend on, and by nothing less."""
+"""The cache key includes everything that the result depends on, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 from fanin.theory.cache import memoized
 
-NUMBERS = count()  # each question of the tests is one of its own
+KEYS = count()  # a new key for every call of a helper
 
 
 class Power(nn.Module):
-    """An activation from outside, with a number that counts and a function that may differ."""
+    """A user-defined activation with a number, and a function that may not be hashable."""
 
     def __init__(self, exponent: float, function: object = None) -> None:
         super().__init__()
@@ -24,62 +24,62 @@ class Power(nn.Module):
         return x.abs() ** self.exponent
 
 
-def kept(*depends_on: object) -> bool:
-    """Whether a second call is spared."""
+def is_cached(*depends_on: object) -> bool:
+    """Return True if a second call uses the cache."""
     calls: list[int] = []
-    what = f"test {next(NUMBERS)}"
+    name = f"test {next(KEYS)}"
     for _ in range(2):
-        memoized(what, lambda: calls.append(1), *depends_on)
+        memoized(name, lambda: calls.append(1), *depends_on)
     return len(calls) < 2
 
 
-def same(first: object, second: object) -> bool:
-    """Whether the second is taken for the first."""
+def have_equal_keys(first: object, second: object) -> bool:
+    """Return True if the second argument gets the cached result of the first."""
     calls: list[int] = []
-    what = f"test {next(NUMBERS)}"
-    for each in (first, second):
-        memoized(what, lambda: calls.append(1), each)
+    name = f"test {next(KEYS)}"
+    for argument in (first, second):
+        memoized(name, lambda: calls.append(1), argument)
     return len(calls) == 1
 
 
-def net(activation: nn.Module, width: int = 3) -> nn.Sequential:
+def make_network(activation: nn.Module, width: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, width), activation, nn.Linear(width, 2))
 
 
-def test_weights_do_not_count_and_structure_does() -> None:
-    assert same(net(nn.ReLU()), net(nn.ReLU()))
-    assert not same(net(nn.ReLU()), net(nn.Tanh()))
-    assert not same(net(nn.ReLU()), net(nn.ReLU(), width=5))
-    assert not same(nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, padding=1))
+def test_cache_key_ignores_weights_but_not_structure() -> None:
+    assert have_equal_keys(make_network(nn.ReLU()), make_network(nn.ReLU()))
+    assert not have_equal_keys(make_network(nn.ReLU()), make_network(nn.Tanh()))
+    assert not have_equal_keys(make_network(nn.ReLU()), make_network(nn.ReLU(), width=5))
+    assert not have_equal_keys(nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, padding=1))
     zeros, circular = (nn.Conv2d(1, 2, 3, 1, 1, padding_mode=m) for m in ("zeros", "circular"))
-    assert not same(zeros, circular)
-    assert not same(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
+    assert not have_equal_keys(zeros, circular)
+    assert not have_equal_keys(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
 
 
-def test_what_an_activation_holds_counts() -> None:
-    assert same(net(Power(2.0)), net(Power(2.0)))
-    assert not same(net(Power(2.0)), net(Power(3.0)))
-    assert not same(net(nn.LeakyReLU(0.1)), net(nn.LeakyReLU(0.2)))
-    assert not same(net(nn.PReLU(init=0.1)), net(nn.PReLU(init=0.2)))
+def test_cache_key_includes_activation_state() -> None:
+    assert have_equal_keys(make_network(Power(2.0)), make_network(Power(2.0)))
+    assert not have_equal_keys(make_network(Power(2.0)), make_network(Power(3.0)))
+    assert not have_equal_keys(make_network(nn.LeakyReLU(0.1)), make_network(nn.LeakyReLU(0.2)))
+    assert not have_equal_keys(make_network(nn.PReLU(init=0.1)), make_network(nn.PReLU(init=0.2)))
 
 
-def test_the_mode_counts_and_so_does_sharing_a_layer() -> None:
-    assert not same(nn.Dropout(0.5).train(), nn.Dropout(0.5).eval())
+def test_cache_key_includes_mode_and_layer_sharing() -> None:
+    assert not have_equal_keys(nn.Dropout(0.5).train(), nn.Dropout(0.5).eval())
     layer = nn.Linear(3, 3)
-    assert not same(nn.Sequential(layer, layer), nn.Sequential(layer, nn.Linear(3, 3)))
+    assert not have_equal_keys(nn.Sequential(layer, layer), nn.Sequential(layer, nn.Linear(3, 3)))
 
 
-def test_tensors_count_by_value_shape_and_type() -> None:
+def test_cache_key_includes_tensor_value_shape_and_dtype() -> None:
     x = torch.arange(4.0)
-    assert same(x, x.clone())
-    assert same(x.bfloat16(), x.bfloat16())
-    for other in (x + 1, x.double(), x.reshape(2, 2)):
-        assert not same(x, other)
+    assert have_equal_keys(x, x.clone())
+    assert have_equal_keys(x.bfloat16(), x.bfloat16())
+    for changed in (x + 1, x.double(), x.reshape(2, 2)):
+        assert not have_equal_keys(x, changed)
 
 
-def test_what_no_key_can_stand_for_is_computed_each_time() -> None:
-    assert kept(net(nn.ReLU()))
-    assert not kept(net(Power(2.0, function=object())))
-    hooked = net(nn.ReLU())
+def test_unhashable_arguments_disable_the_cache() -> None:
+    assert is_cached(make_network(nn.ReLU()))
+    assert not is_cached(make_network(Power(2.0, function=object())))
+    hooked = make_network(nn.ReLU())
     hooked[0].register_forward_hook(lambda *_: None)
-    assert not kept(hooked)
+    assert not is_cached(hooked)

@@ -1,4 +1,4 @@
-"""Gaussian expectations are right at every scale, for smooth functions and at kinks."""
+"""Gaussian expectations are accurate at every scale, for smooth functions and at kinks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def expect(function, mean, var, order=EXACT):
 
 
 @given(variances)
-def test_closed_forms_hold_over_24_decades_of_variance(q):
+def test_quadrature_matches_closed_forms_over_24_decades_of_variance(q):
     def m2(function):
         return expect(lambda y: function(y).square(), 0.0, q)
 
@@ -36,8 +36,8 @@ def test_closed_forms_hold_over_24_decades_of_variance(q):
 
 
 @given(variances, st.floats(-3, 3))
-def test_a_population_around_a_mean_keeps_both_moments(q, shift):
-    mean = shift * math.sqrt(q)
+def test_quadrature_preserves_mean_and_second_moment(q, relative_mean):
+    mean = relative_mean * math.sqrt(q)
     assert expect(nn.Identity(), mean, q) == pytest.approx(mean, rel=1e-10, abs=1e-13 * q**0.5)
     assert expect(torch.square, mean, q) == pytest.approx(q + mean**2, rel=1e-10)
 
@@ -51,43 +51,43 @@ def test_a_population_around_a_mean_keeps_both_moments(q, shift):
     ids=lambda module: type(module).__name__,
 )
 @pytest.mark.parametrize(("mean", "var"), [(0.0, 1e-6), (0.0, 1.0), (0.0, 900.0), (-1.0, 4.0)])
-def test_agrees_with_adaptive_quadrature(activation, mean, var):
+def test_quadrature_agrees_with_adaptive_quadrature(activation, mean, var):
     scale = math.sqrt(var)
 
     def integrand(z):
         y = activation(torch.tensor(mean + scale * z, dtype=torch.float64)).item()
         return y * y * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
-    bends = [(y - mean) / scale for y in (-6, -3, -1, -0.5, 0, 0.5, 1, 3, 6)]
-    points = sorted(z for z in {*bends, -1.0, 1.0} if abs(z) < 9)
+    kinks = [(y - mean) / scale for y in (-6, -3, -1, -0.5, 0, 0.5, 1, 3, 6)]
+    points = sorted(z for z in {*kinks, -1.0, 1.0} if abs(z) < 9)
     reference, _ = quad(integrand, -9, 9, points=points, epsabs=0, epsrel=1e-12, limit=200)
     assert expect(lambda y: activation(y).square(), mean, var) == pytest.approx(
         reference, rel=1e-10
     )
 
 
-def test_coarse_nodes_err_less_than_particles_do():
+def test_coarse_quadrature_error_is_below_particle_noise():
     for function in (nn.ReLU(), nn.Tanh(), nn.GELU()):
         exact = expect(function, 0.7, 2.0, EXACT)
         assert expect(function, 0.7, 2.0, COARSE) == pytest.approx(exact, rel=1e-5)
 
 
-def test_no_variance_is_a_point_mass():
+def test_zero_variance_evaluates_the_function_at_the_mean():
     assert expect(torch.tanh, 0.3, 0.0) == pytest.approx(math.tanh(0.3), rel=1e-14)
     assert expect(torch.relu, 0.0, 0.0) == 0
 
 
 @pytest.mark.parametrize("function", [nn.ReLU(), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.Softplus()])
 @pytest.mark.parametrize("mean", [0.0, math.inf, -math.inf])
-def test_overflow_is_infinite_never_undefined(function, mean):
+def test_infinite_variance_never_gives_nan(function, mean):
     assert not math.isnan(expect(lambda y: function(y).square(), mean, math.inf))
 
 
-def test_a_saturating_function_of_infinite_variance_has_its_limit():
+def test_infinite_variance_of_a_saturating_function_gives_its_limit():
     assert expect(lambda y: torch.tanh(y).square(), 0.0, math.inf) == pytest.approx(1)
 
 
-def test_states_never_take_more_nodes_than_announced():
+def test_number_of_nodes_is_at_most_max_nodes():
     y, weight = gaussian_nodes(
         torch.linspace(-1, 1, 50).double(), torch.logspace(-8, 8, 50).double()
     )
@@ -95,28 +95,28 @@ def test_states_never_take_more_nodes_than_announced():
     torch.testing.assert_close(weight.sum(-1), torch.ones(50).double())
 
 
-class Outside(nn.Module):
-    """An activation this project has never heard of."""
+class CustomActivation(nn.Module):
+    """A user-defined activation."""
 
     def forward(self, x):
         return x * torch.sin(x)
 
 
 @pytest.mark.parametrize(
-    "module", [nn.ReLU(inplace=True), nn.PReLU(), nn.Identity(), nn.Softsign(), Outside()]
+    "module", [nn.ReLU(inplace=True), nn.PReLU(), nn.Identity(), nn.Softsign(), CustomActivation()]
 )
-def test_an_elementwise_module_is_recognized_by_what_it_does(module):
+def test_elementwise_accepts_elementwise_modules(module):
     assert elementwise(module) is not None
 
 
 @pytest.mark.parametrize(
     "module", [nn.Softmax(dim=1), nn.Dropout(0.5), nn.PReLU(3), nn.Flatten(0), nn.Linear(20, 20)]
 )
-def test_what_mixes_or_draws_is_not_elementwise(module):
+def test_elementwise_rejects_mixing_and_random_modules(module):
     assert elementwise(module) is None
 
 
-def test_derivatives_are_those_that_training_uses():
+def test_derivative_equals_autograd():
     x = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)
     value, slope = derivative(elementwise(nn.ReLU(inplace=True)), x)
     assert value.tolist() == [0, 0, 3]

@@ -1,4 +1,4 @@
-"""Drawn networks are measured as the lab measures them, and drawn as inits draw them."""
+"""Drawn networks have the moments that probes measure and init schemes declare."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fanin.inits import DeltaOrthogonal, Moments, WeightShape, weight_layers
 from fanin.models.layers import SeededDropout
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
-from fanin.theory.finite_width import simulate as chains
+from fanin.theory.finite_width import simulate
 from fanin.theory.finite_width.simulate import affordable_draws, simulate_networks
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
 
-IMAGES = 3
+N_IMAGES = 3
 DROPOUT_DRAWS = 150
 
 
-def every_geometry() -> nn.Sequential:
-    """Groups, stride, dilation, both paddings, a layer without bias, overlapping pooling."""
+def varied_conv_network() -> nn.Sequential:
+    """Build a network with groups, stride, dilation, circular padding and overlapping pooling."""
     return nn.Sequential(
         *(nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(6, 9, 3, stride=2, padding=(2, 1), groups=3, padding_mode="circular"),),
@@ -33,21 +33,23 @@ def every_geometry() -> nn.Sequential:
     ).double()
 
 
-def test_the_chain_measures_what_the_lab_measures() -> None:
-    model = every_geometry()
-    x = torch.randn(IMAGES, 2, 14, 14, generator=torch.Generator().manual_seed(0)).double()
-    samples = chains._measure(model, x, torch.Generator().manual_seed(1))
-    u = random_cotangent(IMAGES, 5, torch.Generator().manual_seed(1))
-    lab = pd.DataFrame(measure(model, x, u, single_images=tuple(range(IMAGES))).layers)
-    for quantity, values in samples.values.items():
-        for image in range(IMAGES):
-            rows = lab[(lab.quantity == quantity) & (lab.image == image)].sort_values("layer")
-            theirs = torch.tensor(rows.value.to_numpy())
-            torch.testing.assert_close(values[0, image], theirs, rtol=1e-12, atol=1e-15)
+def test_simulated_moments_equal_probe_measurements() -> None:
+    model = varied_conv_network()
+    x = torch.randn(N_IMAGES, 2, 14, 14, generator=torch.Generator().manual_seed(0)).double()
+    simulated = simulate._measure(model, x, torch.Generator().manual_seed(1))
+    u = random_cotangent(N_IMAGES, 5, torch.Generator().manual_seed(1))
+    measured = pd.DataFrame(measure(model, x, u, single_images=tuple(range(N_IMAGES))).layers)
+    for quantity, values in simulated.values.items():
+        for image in range(N_IMAGES):
+            rows = measured[
+                (measured.quantity == quantity) & (measured.image == image)
+            ].sort_values("layer")
+            expected = torch.tensor(rows.value.to_numpy())
+            torch.testing.assert_close(values[0, image], expected, rtol=1e-12, atol=1e-15)
 
 
-def test_the_model_is_left_alone() -> None:
-    model = every_geometry()
+def test_simulation_does_not_change_the_model() -> None:
+    model = varied_conv_network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x, state = torch.rand(1, 2, 14, 14), torch.random.get_rng_state()
     simulate_networks(
@@ -58,26 +60,26 @@ def test_the_model_is_left_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_the_same_seed_draws_the_same_networks() -> None:
-    model, x = every_geometry(), torch.rand(1, 2, 14, 14)
+def test_equal_seeds_draw_equal_networks() -> None:
+    model, x = varied_conv_network(), torch.rand(1, 2, 14, 14)
     net, moments = parse_network(model, (2, 14, 14)), declared(model, lambda s: 1.0)
-    one, again, other = (
+    first, repeated, other = (
         simulate_networks(model, net, moments, x, draws=2, seed=seed).values["vjp_m2"]
         for seed in (0, 0, 1)
     )
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
+    assert torch.equal(first, repeated)
+    assert not torch.equal(first, other)
 
 
-def test_weights_have_the_moments_that_are_declared_for_each_tap() -> None:
+def test_weights_have_the_declared_moments_of_each_tap() -> None:
     model = nn.Sequential(nn.Conv2d(32, 64, 2), nn.Flatten(), nn.Linear(64, 2)).double()
     mean, var = torch.arange(4.0).reshape(2, 2), torch.tensor([[0.0, 1.0], [2.0, 3.0]])
-    known = LayerMoments(Moments(mean, var), Moments(0.5, 0.0))
-    moments = declared(model, lambda s: 1.0) | {"0": known}
-    chains._initialize(model, moments, torch.Generator().manual_seed(0))
-    weight, n = model[0].weight.detach(), 32 * 64
-    assert ((weight.mean((0, 1)) - mean).abs() <= 4 * (var / n).sqrt()).all()
-    assert ((weight.var((0, 1)) - var).abs() <= 4 * var * (2 / n) ** 0.5).all()
+    layer_moments = LayerMoments(Moments(mean, var), Moments(0.5, 0.0))
+    moments = declared(model, lambda s: 1.0) | {"0": layer_moments}
+    simulate._initialize(model, moments, torch.Generator().manual_seed(0))
+    weight, n_weights = model[0].weight.detach(), 32 * 64
+    assert ((weight.mean((0, 1)) - mean).abs() <= 4 * (var / n_weights).sqrt()).all()
+    assert ((weight.var((0, 1)) - var).abs() <= 4 * var * (2 / n_weights) ** 0.5).all()
     assert (model[0].bias == 0.5).all()
 
 
@@ -87,7 +89,7 @@ def test_orthogonal_kernels_are_orthogonal(kernel_size: int) -> None:
     model(torch.zeros(1, 4, 8, 8).double())
     independent = declared(model, lambda s: 2 / max(s.out_features, s.fan_in))
     moments = {name: replace(layer, law="orthogonal") for name, layer in independent.items()}
-    chains._initialize(model, moments, torch.Generator().manual_seed(0))
+    simulate._initialize(model, moments, torch.Generator().manual_seed(0))
     matrix = model[0].weight.detach().flatten(1)
     torch.testing.assert_close(matrix.mT @ matrix, 2 * torch.eye(matrix.shape[1]).double())
 
@@ -98,19 +100,19 @@ def test_delta_orthogonal_kernels_have_one_tap() -> None:
     delta = DeltaOrthogonal().moments(shape).scaled(3.0)
     moments = declared(model, lambda s: 1.0)
     moments["0"] = LayerMoments(delta, Moments(0.0, 0.0), "orthogonal")
-    chains._initialize(model, moments, torch.Generator().manual_seed(0))
+    simulate._initialize(model, moments, torch.Generator().manual_seed(0))
     centre = model[0].weight.detach()[:, :, 1, 1]
     torch.testing.assert_close(centre.mT @ centre, 9 * torch.eye(4).double())
     assert int((model[0].weight != 0).sum()) == centre.numel()
 
 
-def test_dropout_in_training_has_fresh_masks() -> None:
-    seeded = nn.Sequential(
+def test_training_dropout_draws_masks() -> None:
+    network = nn.Sequential(
         *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), SeededDropout(0.5, (16,))),
         nn.Linear(16, 3),
     )
     x = torch.ones(1, 1, 4, 4)
-    dropped, kept = (
+    with_dropout, without_dropout = (
         simulate_networks(
             model,
             parse_network(model, (1, 4, 4)),
@@ -118,17 +120,17 @@ def test_dropout_in_training_has_fresh_masks() -> None:
             x,
             draws=DROPOUT_DRAWS,
         ).values["preact_m2"][:, 0, 1]
-        for model in (seeded.train(), seeded.eval())
+        for model in (network.train(), network.eval())
     )
     # E[y^2] doubles at p = 1/2 (Srivastava et al. 2014).
-    ratio, parts = (
-        dropped.mean() / kept.mean(),
-        [v.std() / v.mean() / DROPOUT_DRAWS**0.5 for v in (dropped, kept)],
-    )
-    assert abs(ratio - 2) < 4 * 2 * torch.hypot(*parts)
+    ratio = with_dropout.mean() / without_dropout.mean()
+    relative_errors = [
+        m2.std() / m2.mean() / DROPOUT_DRAWS**0.5 for m2 in (with_dropout, without_dropout)
+    ]
+    assert abs(ratio - 2) < 4 * 2 * torch.hypot(*relative_errors)
 
 
-def test_larger_networks_are_drawn_less_often() -> None:
+def test_larger_networks_get_fewer_draws() -> None:
     small = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
     large = nn.Sequential(nn.Conv2d(1, 999, 3), nn.Conv2d(999, 999, 3), nn.Flatten())
     assert affordable_draws(small, parse_network(small, (1, 28, 28)), 1) == 200

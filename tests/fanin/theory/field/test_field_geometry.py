@@ -1,4 +1,4 @@
-"""The reading table of a layer is the layer: padding, stride, dilation, circular borders."""
+"""`Taps` equals its layer for padding, stride, dilation and circular padding."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_table_with_the_layers_weights_does_what_the_layer_does(layer: nn.Module) -> None:
+def test_taps_matrix_equals_the_layer(layer: nn.Module) -> None:
     layer = layer.double()
-    table = Taps.of("layer", layer, (6, 7), 1, 1).matrix(layer.weight.detach().flatten())
+    matrix = Taps.of("layer", layer, (6, 7), 1, 1).matrix(layer.weight.detach().flatten())
     x = torch.randn(1, 1, 6, 7, generator=torch.Generator().manual_seed(0)).double()
-    preact = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x) - layer.bias
-    torch.testing.assert_close(table @ x.flatten(), preact.detach().flatten())
+    expected = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x) - layer.bias
+    torch.testing.assert_close(matrix @ x.flatten(), expected.detach().flatten())
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_moments_pass_by_the_table_and_come_back_by_its_transpose(layer: nn.Module) -> None:
+def test_backward_m2_is_the_transpose_of_forward_m2(layer: nn.Module) -> None:
     taps = Taps.of("layer", layer, (6, 7), 1, 1)
     generator = torch.Generator().manual_seed(0)
     var = torch.rand(1 if taps.is_linear else taps.n_taps, generator=generator).double()
     var = var.expand(taps.n_taps)
-    table = taps.matrix(var)
-    read = torch.rand(3, 42, generator=generator).double()
-    sent = torch.rand(3, len(taps.input_index), generator=generator).double()
-    torch.testing.assert_close(taps.forward_m2(read, var), read @ table.T)
-    torch.testing.assert_close(taps.backward_m2(sent, var), sent @ table)
+    matrix = taps.matrix(var)
+    input_m2 = torch.rand(3, 42, generator=generator).double()
+    cotangent_m2 = torch.rand(3, len(taps.input_index), generator=generator).double()
+    torch.testing.assert_close(taps.forward_m2(input_m2, var), input_m2 @ matrix.T)
+    torch.testing.assert_close(taps.backward_m2(cotangent_m2, var), cotangent_m2 @ matrix)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_shifting_sums_what_the_reading_table_sums(layer: nn.Module) -> None:
+def test_shifted_products_equal_indexed_products(layer: nn.Module) -> None:
     taps = Taps.of("layer", layer, (6, 7), 2, 1)
     generator = torch.Generator().manual_seed(0)
-    forms = torch.randn(3, 84, 84, generator=generator).double()
-    forms = forms + forms.mT
+    products = torch.randn(3, 84, 84, generator=generator).double()
+    products = products + products.mT
     var = torch.ones(taps.n_taps).double()
     if not taps.is_linear:
         var = torch.rand(taps.n_taps, generator=generator).double()
     torch.testing.assert_close(
-        taps.forward_products(forms, var), taps.forward_products_by_index(forms, var)
+        taps.forward_products(products, var), taps.forward_products_by_index(products, var)
     )

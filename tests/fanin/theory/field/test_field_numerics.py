@@ -1,4 +1,4 @@
-"""Theory 3 at the edges: sizes beyond float64, singular fields, determinism, refusals."""
+"""Theory `field` at its limits: values beyond float64, singular fields, seeds, errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fanin.theory.field.sampling import factor, whitened
 from fanin.theory.layer_kind import DropoutStep
 
 
-def deep(layers: int, act=nn.ReLU, pool: bool = False) -> nn.Sequential:
+def deep_network(layers: int, activation=nn.ReLU, pool: bool = False) -> nn.Sequential:
     modules: list[nn.Module] = []
     for layer in range(layers):
-        modules += [nn.Conv2d(2 if layer == 0 else 8, 8, 3, padding=1), act()]
+        modules += [nn.Conv2d(2 if layer == 0 else 8, 8, 3, padding=1), activation()]
     modules += [nn.MaxPool2d(7)] if pool else []
     return nn.Sequential(*modules, nn.Flatten(), nn.Linear(8 if pool else 8 * 49, 10)).double()
 
@@ -39,29 +39,29 @@ def log10_moments(model: nn.Module, weights: Weights) -> np.ndarray:
 
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("gain", [1e20, 1e-20])
-def test_moments_beyond_float64_keep_their_logarithm(gain, pool):
-    model = deep(16, pool=pool)
-    plain, extreme = log10_moments(model, Weights()), log10_moments(model, Weights(gain=gain))
-    # ReLU nets are homogeneous: each layer's weights add their own factor.
-    steps = 2 * math.log10(gain / 2**0.5) * np.arange(1, len(plain) + 1)
-    assert extreme == pytest.approx(plain + steps, abs=1e-6)
+def test_moments_beyond_float64_have_the_correct_logarithm(gain, pool):
+    model = deep_network(16, pool=pool)
+    reference, extreme = log10_moments(model, Weights()), log10_moments(model, Weights(gain=gain))
+    # ReLU networks are homogeneous, so each layer multiplies the moment by its gain^2.
+    steps = 2 * math.log10(gain / 2**0.5) * np.arange(1, len(reference) + 1)
+    assert extreme == pytest.approx(reference + steps, abs=1e-6)
     assert abs(extreme[-1]) > 600
 
 
-def test_moments_beyond_float64_are_reported_as_inf_or_zero_and_never_as_nan():
-    model = deep(16)
-    for gain, end in ((1e20, np.inf), (1e-20, 0.0)):
+def test_moments_beyond_float64_are_inf_or_zero_not_nan():
+    model = deep_network(16)
+    for gain, limit in ((1e20, np.inf), (1e-20, 0.0)):
         moments = Weights(gain=gain).moments(model)
         prediction = predict_field(model, moments, image())
         for quantity in ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2"):
             assert not np.isnan(prediction.value(quantity)).any()
-        assert prediction.value("preact_m2")[0, -1] == end
-        assert prediction.value("vjp_m2")[0, 0] == end
+        assert prediction.value("preact_m2")[0, -1] == limit
+        assert prediction.value("vjp_m2")[0, 0] == limit
 
 
 @pytest.mark.parametrize("size", [1e-100, 1e100])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2)])
-def test_images_of_any_size_scale_a_homogeneous_net(size, pool):
+def test_moments_scale_with_the_image_in_a_relu_network(size, pool):
     model = nn.Sequential(
         *(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 3, padding=1)),
         *(nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)),
@@ -73,26 +73,26 @@ def test_images_of_any_size_scale_a_homogeneous_net(size, pool):
     assert large.value("vjp_m2") == pytest.approx(small.value("vjp_m2"), rel=1e-9)
 
 
-def test_a_black_image_passes_nothing():
-    model = deep(2, pool=True)
+def test_moments_of_a_black_image_are_zero():
+    model = deep_network(2, pool=True)
     prediction = predict_field(model, Weights().moments(model), torch.zeros(1, 2, 7, 7).double())
     assert (prediction.value("preact_m2") == 0).all()
     assert (prediction.value("vjp_m2")[0, :-1] == 0).all()
 
 
-def test_a_factor_of_a_singular_covariance_with_zero_rows():
+def test_factor_of_a_singular_covariance_with_zero_rows():
     x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).double()
     x[3] = 0.0
     covariance = 1e-40 * x @ x.T
     root = factor(covariance)
     scale = covariance.diagonal().max()
-    # The jitter that factors a matrix of rank 2 is at most 1e-6 of it.
+    # The jitter is at most 1e-6 of the diagonal.
     assert ((root @ root.T - covariance).abs() <= 2e-6 * scale).all()
     assert torch.allclose((root @ root.T).diagonal(), covariance.diagonal(), rtol=1e-12, atol=0)
     assert (root[3] == 0).all()
 
 
-def test_whitened_normals_pass_second_moments_exactly_and_look_normal():
+def test_whitened_normals_have_exact_second_moments():
     z = whitened(4096, 5, 0)
     assert torch.allclose(z.T @ z / len(z), torch.eye(5).double(), atol=1e-12)
     # E z^4 = 3 with standard error sqrt(96 / n) over n / 2 independent pairs.
@@ -100,37 +100,37 @@ def test_whitened_normals_pass_second_moments_exactly_and_look_normal():
     assert ((z**4).mean(0) - 3).abs().max() < 4.5 * se
 
 
-def test_the_same_seed_gives_the_same_prediction_and_another_seed_another():
-    model = deep(2, pool=True)
+def test_prediction_depends_only_on_the_seed():
+    model = deep_network(2, pool=True)
     moments = Weights().moments(model)
-    first, again, other = (
+    first, repeated, other = (
         predict_field(model, moments, image(), sampling=Sampling(seed=seed)).value("preact_m2")
         for seed in (0, 0, 1)
     )
-    assert (first == again).all()
+    assert (first == repeated).all()
     assert (first != other).any()
 
 
-def test_a_prediction_does_not_depend_on_the_images_beside_it():
-    model = deep(2, pool=True)
-    moments = Weights(tilt=1.0).moments(model)
+def test_prediction_does_not_depend_on_other_images():
+    model = deep_network(2, pool=True)
+    moments = Weights(mean_ratio=1.0).moments(model)
     images = torch.cat([image(seed=seed) for seed in range(3)])
-    together = predict_field(model, moments, images).value("preact_m2")
+    joint = predict_field(model, moments, images).value("preact_m2")
     for index in range(3):
-        alone = predict_field(model, moments, images[index : index + 1]).value("preact_m2")
-        assert together[index] == pytest.approx(alone[0], rel=1e-12)
+        single = predict_field(model, moments, images[index : index + 1]).value("preact_m2")
+        assert joint[index] == pytest.approx(single[0], rel=1e-12)
 
 
-def test_images_taken_jointly_have_the_moments_they_have_alone():
-    model = deep(3)
+def test_joint_and_single_image_predictions_are_equal():
+    model = deep_network(3)
     moments = Weights().moments(model)
     images = torch.cat([image(seed=seed) for seed in range(2)])
-    alone, jointly = (predict_field(model, moments, images, joint=j) for j in (False, True))
+    single, joint = (predict_field(model, moments, images, joint=j) for j in (False, True))
     for quantity in ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2"):
-        assert jointly.value(quantity) == pytest.approx(alone.value(quantity), rel=1e-9)
+        assert joint.value(quantity) == pytest.approx(single.value(quantity), rel=1e-9)
 
 
-def test_a_field_too_large_is_refused_with_the_coarser_theory_named():
+def test_field_too_large_error_names_mean_field():
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     model = model.append(nn.Flatten()).append(nn.Linear(4, 10)).double()
     with pytest.raises(FieldTooLarge, match=r"4900 points.*mean_field"):
@@ -141,32 +141,32 @@ def test_a_field_too_large_is_refused_with_the_coarser_theory_named():
     "module",
     [nn.BatchNorm2d(4).eval(), nn.GroupNorm(2, 4), nn.Softmax(dim=1), nn.Upsample(scale_factor=2)],
 )
-def test_a_module_without_a_field_theory_is_refused_by_name(module):
+def test_unsupported_module_raises_with_its_name(module):
     model = nn.Sequential()
     model.add_module("conv1", nn.Conv2d(1, 4, 3, padding=1))
-    model.add_module("strange", module)
+    model.add_module("unsupported", module)
     model.add_module("conv2", nn.Conv2d(4, 4, 3))
-    with pytest.raises(UnpredictableLayer, match="strange"):
+    with pytest.raises(UnpredictableLayer, match="unsupported"):
         predict_field(model.double(), Weights().moments(model), torch.rand(1, 1, 7, 7).double())
 
 
-def test_a_linear_layer_on_unflattened_maps_is_refused():
+def test_linear_layer_on_unflattened_maps_raises():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(5, 10)).double()
     with pytest.raises(UnpredictableLayer, match="Flatten"):
         predict_field(model, Weights().moments(model), torch.rand(1, 1, 7, 7).double())
 
 
 @pytest.mark.parametrize(
-    ("act", "share"),
+    ("activation", "expected"),
     [(nn.ReLU, 0.5), (nn.Hardtanh, None), (nn.GELU, None), (nn.SiLU, None), (nn.Tanh, None)],
 )
-def test_zeros_are_predicted_where_a_function_is_flat_and_not_where_a_dtype_rounds(act, share):
+def test_zero_fraction_is_nan_unless_the_function_is_flat_at_zero(activation, expected):
     # GELU is 0 below -8.3 in float64, below -5.5 in float32.
-    model = deep(3, act)
-    found = predict_field(model, Weights().moments(model), image() * 10)
-    zeros = found.value("act_zero_fraction")[:, :-1]
-    if share is not None:
-        assert zeros == pytest.approx(share)
+    model = deep_network(3, activation)
+    prediction = predict_field(model, Weights().moments(model), image() * 10)
+    zeros = prediction.value("act_zero_fraction")[:, :-1]
+    if expected is not None:
+        assert zeros == pytest.approx(expected)
     else:
         assert np.isnan(zeros).all()
 

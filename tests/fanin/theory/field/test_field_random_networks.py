@@ -1,4 +1,4 @@
-"""Theory 3 agrees with draws of networks that nobody chose: layers, init, activation, image."""
+"""Theory `field` agrees with draws of random networks: layers, init, activation, image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from field_networks import Weights, image, rejected, z_scores_of_the_limit
+from field_networks import Weights, extrapolated_z_scores, image, rejected_scores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,8 +15,8 @@ SIDE = 7
 WIDTHS = (32, 64)
 
 
-class MadeUp(nn.Module):
-    """An activation that no library has."""
+class ArbitraryActivation(nn.Module):
+    """An activation that is in no library."""
 
     def __init__(self, wave: float, kink: float, slope: float) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ activations = st.one_of(
     st.sampled_from([nn.ReLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.GELU]).map(
         lambda kind: kind()
     ),
-    st.builds(MadeUp, tenths, tenths, tenths),
+    st.builds(ArbitraryActivation, tenths, tenths, tenths),
 )
 pools = st.sampled_from(
     [
@@ -44,12 +44,12 @@ pools = st.sampled_from(
         lambda: nn.AvgPool2d(2),
         lambda: nn.AvgPool2d(3, 1, padding=1),
     ]
-).map(lambda make: make())
+).map(lambda factory: factory())
 
 
 @dataclass(frozen=True)
 class Block:
-    """A convolution and what follows it."""
+    """A convolution, its activation and a pooling."""
 
     kernel: int
     stride: int
@@ -58,10 +58,10 @@ class Block:
     activation: nn.Module
     pool: nn.Module | None
 
-    def modules(self, inputs: int, outputs: int) -> list[nn.Module]:
+    def modules(self, in_channels: int, out_channels: int) -> list[nn.Module]:
         conv = nn.Conv2d(
-            inputs,
-            outputs,
+            in_channels,
+            out_channels,
             self.kernel,
             stride=self.stride,
             padding=self.kernel // 2,
@@ -72,21 +72,21 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A network of any width."""
+class RandomNetwork:
+    """A random network, to build at any width."""
 
     blocks: tuple[Block, ...]
-    gap: bool
-    dense: nn.Module | None
+    global_pool: bool
+    dense_activation: nn.Module | None
 
     def build(self, width: int) -> nn.Sequential:
         modules: list[nn.Module] = []
         for number, block in enumerate(self.blocks):
             modules += block.modules(2 if number == 0 else width, width)
-        modules += [*([nn.AdaptiveAvgPool2d(1)] if self.gap else []), nn.Flatten()]
+        modules += [*([nn.AdaptiveAvgPool2d(1)] if self.global_pool else []), nn.Flatten()]
         features = nn.Sequential(*modules)(torch.zeros(1, 2, SIDE, SIDE)).shape[1]
-        if self.dense is not None:
-            modules += [nn.Linear(features, width), self.dense]
+        if self.dense_activation is not None:
+            modules += [nn.Linear(features, width), self.dense_activation]
             features = width
         return nn.Sequential(*modules, nn.Linear(features, 10))
 
@@ -103,29 +103,29 @@ blocks = st.builds(
 
 
 @st.composite
-def plans(draw) -> Plan:
-    side, kept = SIDE, []
+def random_networks(draw) -> RandomNetwork:
+    side, valid_blocks = SIDE, []
     for block in draw(st.lists(blocks, min_size=1, max_size=3)):
-        # Maps shrink; what has no room left is left out.
+        # Drop strides and poolings that do not fit the remaining map.
         block = block if side > 3 else replace(block, stride=1)
         side = (side - 1) // block.stride + 1
         block = block if side >= 3 else replace(block, pool=None)
         if block.pool is not None:
             side = block.pool(torch.zeros(1, 1, side, side)).shape[-1]
-        kept.append(block)
-    dense = draw(st.one_of(st.none(), activations))
-    return Plan(tuple(kept), draw(st.booleans()), dense)
+        valid_blocks.append(block)
+    dense_activation = draw(st.one_of(st.none(), activations))
+    return RandomNetwork(tuple(valid_blocks), draw(st.booleans()), dense_activation)
 
 
 weights = st.builds(
-    Weights, gain=st.sampled_from([1.0, 2**0.5]), tilt=st.sampled_from([0.0, 0.0, 0.5, 1.5])
+    Weights, gain=st.sampled_from([1.0, 2**0.5]), mean_ratio=st.sampled_from([0.0, 0.0, 0.5, 1.5])
 )
 
 
 @pytest.mark.slow
-def test_random_networks_forward_and_backward():
+def test_random_networks_agree_with_predictions():
     scores: dict = {}
-    told: dict = {}
+    descriptions: dict = {}
 
     @settings(
         max_examples=16,
@@ -134,16 +134,18 @@ def test_random_networks_forward_and_backward():
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(plans(), weights, st.booleans(), st.integers(0, 3))
-    def collect(plan, weights, zero_sum, seed):
+    @given(random_networks(), weights, st.booleans(), st.integers(0, 3))
+    def collect(network, weights, zero_sum, seed):
         x = image(seed=seed)
         x = x - x.mean() if zero_sum else x
-        number = len(told)
-        told[number] = f"{weights} zero_sum={zero_sum} {plan.build(WIDTHS[0])}"
-        found = z_scores_of_the_limit(plan.build, WIDTHS, weights, x, draws=200, seed=seed)
-        scores.update({(number, *key): z for key, z in found.items()})
+        number = len(descriptions)
+        descriptions[number] = f"{weights} zero_sum={zero_sum} {network.build(WIDTHS[0])}"
+        z_scores = extrapolated_z_scores(network.build, WIDTHS, weights, x, draws=200, seed=seed)
+        scores.update({(number, *key): z for key, z in z_scores.items()})
 
     collect()
-    off = rejected(scores)
-    print({k: round(z, 1) for k, z in off.items()})
-    assert not off, "\n".join(f"{key}: z={z:.1f} {told[key[0]]}" for key, z in off.items())
+    significant = rejected_scores(scores)
+    print({k: round(z, 1) for k, z in significant.items()})
+    assert not significant, "\n".join(
+        f"{key}: z={z:.1f} {descriptions[key[0]]}" for key, z in significant.items()
+    )

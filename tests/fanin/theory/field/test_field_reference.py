@@ -1,4 +1,4 @@
-"""Theory 3 agrees with every convolutional row of other people's numbers."""
+"""Theory `field` agrees with every convolutional row of the published reference values."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ REFERENCE = pd.read_csv(
 CHANNELS = 64
 
 
-def rows(*prefixes: str):
-    mine = REFERENCE[REFERENCE.case.str.startswith(prefixes)]
-    ids = [f"{row.case}-{row.layer}-{row.quantity[:24]}" for row in mine.itertuples()]
-    return pytest.mark.parametrize("row", list(mine.itertuples()), ids=ids)
+def reference_rows(*prefixes: str):
+    selected = REFERENCE[REFERENCE.case.str.startswith(prefixes)]
+    ids = [f"{row.case}-{row.layer}-{row.quantity[:24]}" for row in selected.itertuples()]
+    return pytest.mark.parametrize("row", list(selected.itertuples()), ids=ids)
 
 
 def cnn_input(c: int, h: int, w: int) -> Tensor:
-    """`cnn_input` of the reference table."""
+    """Return `cnn_input` of the reference table."""
     k, i, j = (
         axis.double()
         for axis in torch.meshgrid(*(torch.arange(n) for n in (c, h, w)), indexing="ij")
@@ -41,7 +41,7 @@ def cnn_input(c: int, h: int, w: int) -> Tensor:
     return (wave + 0.02 * ((7 * i + 13 * j + 5 * k) % 11 - 5))[None]
 
 
-def declared(model: nn.Module, sigma_w2: float, sigma_b2: float) -> dict[str, LayerMoments]:
+def declare_moments(model: nn.Module, sigma_w2: float, sigma_b2: float) -> dict[str, LayerMoments]:
     return {
         name: LayerMoments(
             Moments(0.0, sigma_w2 / WeightShape.of(layer).fan_in), Moments(0.0, sigma_b2)
@@ -52,16 +52,16 @@ def declared(model: nn.Module, sigma_w2: float, sigma_b2: float) -> dict[str, La
 
 
 def tolerance(row) -> float:
-    # neural-tangents integrates tanh by the coarser quadrature of the two (derivations.md, 2.2).
+    # neural-tangents integrates tanh with a coarser quadrature (docs/appendix/derivations.md, 2.2).
     return 5e-5 if row.activation == "tanh" and "neural" in row.source else 1e-6
 
 
-def numbers(row) -> tuple[float, float]:
+def sigmas(row) -> tuple[float, float]:
     return float(row.sigma_w2), float(row.sigma_b2)
 
 
-@rows("cnn_relu", "cnn_tanh", "cnn_gelu", "cnn_lrelu", "cnn_erf")
-def test_plain_convolutions(row):
+@reference_rows("cnn_relu", "cnn_tanh", "cnn_gelu", "cnn_lrelu", "cnn_erf")
+def test_convolutions_match_the_reference(row):
     kernel, stride, depth = map(
         int, re.search(r"conv (\d)x\d stride (\d), (\d+) conv", row.architecture).groups()
     )
@@ -72,34 +72,38 @@ def test_plain_convolutions(row):
         inputs = 3 if layer == 0 else CHANNELS
         model.append(nn.Conv2d(inputs, CHANNELS, kernel, stride, padding, padding_mode=mode))
         model.append(ACTIVATIONS[row.activation]())
-    result = propagate_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12))
+    result = propagate_field(model, declare_moments(model, *sigmas(row)), cnn_input(3, 12, 12))
     last = result.passes[0][int(row.layer) - 1]
-    square = last.preact.m2[0, 0, 0].reshape(last.taps.positions)
-    side = len(square)
+    m2_map = last.preact.m2[0, 0, 0].reshape(last.taps.positions)
+    side = len(m2_map)
     value = {
-        "q mean over positions": square.mean(),
-        "q at corner (0,0)": square[0, 0],
-        "q at centre": square[side // 2, side // 2],
+        "q mean over positions": m2_map.mean(),
+        "q at corner (0,0)": m2_map[0, 0],
+        "q at centre": m2_map[side // 2, side // 2],
     }[row.quantity]
     assert value.item() == pytest.approx(row.reference_value, rel=tolerance(row))
 
 
-def pooled(row, readout: list[nn.Module]) -> nn.Sequential:
-    act = ACTIVATIONS[row.activation]
+def pooled_network(row, readout: list[nn.Module]) -> nn.Sequential:
+    activation = ACTIVATIONS[row.activation]
     blocks: list[nn.Module] = []
     for inputs in (3, CHANNELS):
-        blocks += [nn.Conv2d(inputs, CHANNELS, 3, padding=1), act(), nn.AvgPool2d(2)]
-    return nn.Sequential(*blocks, nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), act(), *readout)
+        blocks += [nn.Conv2d(inputs, CHANNELS, 3, padding=1), activation(), nn.AvgPool2d(2)]
+    return nn.Sequential(
+        *blocks, nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), activation(), *readout
+    )
 
 
-@rows("cnnavg_")
-def test_average_pooling_forward(row):
-    gap = "global" in row.quantity
+@reference_rows("cnnavg_")
+def test_average_pooling_matches_the_reference(row):
+    global_pool = "global" in row.quantity
     readout = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 10)]
-    if not gap:
+    if not global_pool:
         readout = [nn.Flatten(), nn.Linear(9 * CHANNELS, 10)]
-    model = pooled(row, readout)
-    (layers,) = propagate_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12)).passes
+    model = pooled_network(row, readout)
+    (layers,) = propagate_field(
+        model, declare_moments(model, *sigmas(row)), cnn_input(3, 12, 12)
+    ).passes
     value = {
         "pool1": lambda: layers[0].outputs.m2,
         "conv2": lambda: layers[1].preact.m2,
@@ -110,25 +114,25 @@ def test_average_pooling_forward(row):
     assert value.mean().item() == pytest.approx(row.reference_value, rel=tolerance(row))
 
 
-@rows("cnnbwd_")
-def test_convolutions_backward(row):
-    act = ACTIVATIONS[row.activation]
+@reference_rows("cnnbwd_")
+def test_cotangents_match_the_reference(row):
+    activation = ACTIVATIONS[row.activation]
 
     def convolutions(count: int) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for layer in range(count):
             inputs = 3 if layer == 0 else CHANNELS
-            layers += [nn.Conv2d(inputs, CHANNELS, 3, padding=1), act()]
+            layers += [nn.Conv2d(inputs, CHANNELS, 3, padding=1), activation()]
         return layers
 
     if "gap" in row.case:
         global_pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 10)]
         model = nn.Sequential(*convolutions(3), *global_pool)
     elif "avgpool" in row.case:
-        model = pooled(row, [nn.Flatten(), nn.Linear(9 * CHANNELS, 10)])
+        model = pooled_network(row, [nn.Flatten(), nn.Linear(9 * CHANNELS, 10)])
     else:
         model = nn.Sequential(*convolutions(8), nn.Flatten(), nn.Linear(144 * CHANNELS, 10))
-    prediction = predict_field(model, declared(model, *numbers(row)), cnn_input(3, 12, 12))
+    prediction = predict_field(model, declare_moments(model, *sigmas(row)), cnn_input(3, 12, 12))
     quantity = {
         "q mean over positions": "preact_m2",
         "logit variance": "preact_m2",
@@ -139,26 +143,31 @@ def test_convolutions_backward(row):
     assert value == pytest.approx(row.reference_value, rel=1e-6)
 
 
-@rows("cnn_maxpool")
-def test_max_pooling_forward(row):
-    act = ACTIVATIONS[row.activation]
+@reference_rows("cnn_maxpool")
+def test_max_pooling_matches_the_reference(row):
+    activation = ACTIVATIONS[row.activation]
     blocks: list[nn.Module] = []
     for inputs in (3, CHANNELS):
-        blocks += [nn.Conv2d(inputs, CHANNELS, 3, padding=1), act(), nn.MaxPool2d(2)]
+        blocks += [nn.Conv2d(inputs, CHANNELS, 3, padding=1), activation(), nn.MaxPool2d(2)]
     model = nn.Sequential(
         *blocks,
-        *(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), act()),
+        *(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), activation()),
         *(nn.Flatten(), nn.Linear(9 * CHANNELS, 10)),
     )
     frame = predict_field(
-        model, declared(model, *numbers(row)), cnn_input(3, 12, 12), sampling=Sampling(repeats=16)
+        model,
+        declare_moments(model, *sigmas(row)),
+        cnn_input(3, 12, 12),
+        sampling=Sampling(repeats=16),
     ).to_frame()
-    ours = frame[(frame.image == 0) & (frame.quantity == "preact_m2")].iloc[int(row.layer) - 1]
-    assert_near(ours.value, ours.sampling_se, row)
+    prediction_row = frame[(frame.image == 0) & (frame.quantity == "preact_m2")].iloc[
+        int(row.layer) - 1
+    ]
+    assert_close_to_reference(prediction_row.value, prediction_row.sampling_se, row)
 
 
-@rows("maxpool_factor")
-def test_one_window_of_equal_correlations(row):
+@reference_rows("maxpool_factor")
+def test_one_max_pool_window_matches_the_reference(row):
     side = int(row.padding[0])
     rho = float(re.search("rho=(.*)", row.quantity).group(1))
     n = side**2
@@ -170,7 +179,7 @@ def test_one_window_of_equal_correlations(row):
         1,
         (side, side),
     )
-    found = torch.stack(
+    samples = torch.stack(
         [
             interlayer_forward(
                 window, preact, needs_products=True, samples=2**14, key=(repeat,)
@@ -178,11 +187,11 @@ def test_one_window_of_equal_correlations(row):
             for repeat in range(16)
         ]
     )
-    assert_near(found.mean().item(), found.std().item() / 4, row)
+    assert_close_to_reference(samples.mean().item(), samples.std().item() / 4, row)
 
 
-def assert_near(value: float, sampling_se: float, row) -> None:
+def assert_close_to_reference(value: float, sampling_se: float, row) -> None:
     se = float(re.search("se=(.*)", row.source).group(1))
-    # 1e-9: what rounding leaves where neither side samples.
-    allowed = 3.5 * (se**2 + sampling_se**2) ** 0.5 + 1e-9 * row.reference_value
-    assert abs(value - row.reference_value) < allowed
+    # 1e-9: rounding errors if neither value is sampled.
+    max_error = 3.5 * (se**2 + sampling_se**2) ** 0.5 + 1e-9 * row.reference_value
+    assert abs(value - row.reference_value) < max_error
