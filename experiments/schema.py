@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from experiments.clip import Clip, ClipRule
-from experiments.config.groups import CELL_KEYS, GROUPS, SEEDS, SHAPED_BY
+from experiments.config.groups import CELL_KEYS, GROUPS, SEEDS, SHAPE_GROUPS
 from experiments.config.init_options import init_from_config, validate_init
 from experiments.config.instantiate import (
     TARGET,
@@ -219,7 +219,7 @@ class PartsChecker:
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise ConfigError if the parts of a coerced config are incompatible."""
-        memo = json.dumps([config[group] for group in SHAPED_BY], sort_keys=True)
+        memo = json.dumps([config[group] for group in SHAPE_GROUPS], sort_keys=True)
         if memo not in self._layers:
             cell = build_cell(config)
             _check_probe(cell)
@@ -249,6 +249,4 @@ def _check_probe(cell: Cell) -> None:
     total = cell.train.total_steps(n_train)
     late = [step for step in cell.probe.steps if step > total]
     if late:
-        raise ConfigError(
-            f"probe.steps names step {late[0]}, but training ends after step {total}"
-        )
+        raise ConfigError(f"probe.steps names step {late[0]}, but training ends after step {total}")

@@ -1,4 +1,4 @@
-"""The grid engine's entry point: Hydra 1.3 finds sweepers only in this namespace package."""
+"""Hydra sweeper plugin (Hydra 1.3 finds sweepers only in this namespace package)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ConfigStore.instance().store(
 
 
 class FaninSweeper(Sweeper):
-    """Hands Hydra's `-m` to `experiments.sweep`."""
+    """Sweeper that runs Hydra's `-m` with `experiments.sweep`."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra offers."""
+        """Store Hydra's config loader and config."""
         self._loader = hydra_context.config_loader
         self._config = config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the grid that the overrides ask for, and end the process with its status."""
+        """Run the grid of these overrides and exit with its status."""
         from experiments.sweep.cli import run_command
 
         hydra_overrides = OmegaConf.to_container(self._config.hydra.overrides.hydra)

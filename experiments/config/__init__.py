@@ -1,1 +1,1 @@
-"""The cell: what one configuration is, how it is typed, named and composed."""
+"""Configuration of a cell: compose, type-check, instantiate and identify it."""

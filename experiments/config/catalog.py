@@ -1,10 +1,11 @@
-"""Everything that can be configured: the default cell, and each option of each group.
+"""Catalog of the configuration: the default cell and all options of all groups.
 
-Hydra composes each option once, however many cells use it. A cell is then a plain mapping put
-together from those nodes: sound because no YAML under `conf/` looks into another group (a test
-keeps it so), and a thousand times faster than composing every cell.
+Hydra composes each option once. A cell's config is then assembled from these plain mappings, which
+is a thousand times faster than composing each cell with Hydra. The result is the same, because no
+YAML file under `conf/` refers to another group (`tests/experiments/config/test_conf_options.py`
+checks that).
 
-The one module that uses Hydra's internals, which pyproject.toml therefore holds below 1.4.
+This is the only module that uses Hydra's internals; pyproject.toml therefore requires hydra < 1.4.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from experiments.config.groups import CONF
 from experiments.config.identity import flatten
 from fanin.errors import ConfigError, suggest
 
-# Mappings without fixed keys: they name layers, or stand where a number or null may stand too.
+# Mappings without fixed keys: keyed by layer name, or an alternative to a number or null.
 OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")
-# An interpolation, but for environment variables, which mean the same wherever they stand.
-FOREIGN = re.compile(r"\$\{(?!oc\.env:)")
+# An interpolation of anything but an environment variable.
+KEY_INTERPOLATION = re.compile(r"\$\{(?!oc\.env:)")
 
 
 class ConfigCatalog:
-    """The options under `conf/` (and whatever `--config-dir` adds), composed as they are needed.
+    """The options under `conf/` and `--config-dir`, composed when they are first used.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ class ConfigCatalog:
     config_name
         The primary config.
     hydra_overrides
-        `hydra.*` overrides from the command line (`hydra.searchpath` matters here).
+        `hydra.*` overrides from the command line (`hydra.searchpath` adds options).
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class ConfigCatalog:
         }
 
     def options(self, group: str) -> list[str]:
-        """The options of a group, by name."""
+        """Return the names of a group's options."""
         return list(self._loader.get_group_options(group))
 
     def node(self, group: str, option: str) -> Any:
-        """One option's mapping, composed by Hydra once. Not to be changed in place."""
+        """Return an option's mapping, composed by Hydra once. Don't modify it in place."""
         if group not in self.defaults:
             raise ConfigError(f"{group}: no such group; {suggest(group, self.defaults)}")
         if option == self.defaults[group]:
@@ -78,24 +79,24 @@ class ConfigCatalog:
             options = self.options(group)
             if option not in options:
                 raise ConfigError(f"{group}={option}: no such option; {suggest(option, options)}")
-            self._nodes[group, option] = self._alone(group, option)
+            self._nodes[group, option] = self._compose_option(group, option)
         return self._nodes[group, option]
 
-    def _alone(self, group: str, option: str) -> Any:
-        """An option's mapping, once it is certain that composing it touches nothing else."""
-        # In quotes: a file's name may hold what Hydra's grammar can't read as it stands.
+    def _compose_option(self, group: str, option: str) -> Any:
+        """Compose an option; raise ConfigError if it changes anything outside its group."""
+        # Quoted, because a file name may contain characters that Hydra's grammar does not allow.
         quoted = option.replace("'", "\\'")
         composed = _plain(self._compose(f"{group}='{quoted}'"), f"{group}={option}")
-        touched = [k for k in composed if k != group and composed[k] != self.base.get(k)]
-        if touched:
+        changed = [k for k in composed if k != group and composed[k] != self.base.get(k)]
+        if changed:
             raise ConfigError(
-                f"{group}={option}: its YAML sets {', '.join(touched)} too; an option sets keys of "
-                "its own group only (no @package, no override of another group)"
+                f"{group}={option}: its YAML also sets {', '.join(changed)}; an option may only "
+                "set keys of its own group (no @package, no override of another group)"
             )
         return composed[group]
 
     def check_key(self, key: str, choices: Mapping[str, str | None]) -> None:
-        """Say what is wrong with a dotted key under these choices of options, if anything is."""
+        """Raise ConfigError if a dotted key does not exist for these choices of options."""
         group, _, rest = key.partition(".")
         if group not in self.base:
             raise ConfigError(f"{key}: no such key; {suggest(group, self.base)}")
@@ -110,8 +111,8 @@ class ConfigCatalog:
         ]
         if others:
             raise ConfigError(
-                f"{key}: {group}={option} has no such key, {group}={' or '.join(others)} has; "
-                f"{group}={option} has: {', '.join(_keys(node)) or 'none'}"
+                f"{key}: {group}={option} has no such key (but {group}={' or '.join(others)} "
+                f"has); keys of {group}={option}: {', '.join(_keys(node)) or 'none'}"
             )
         chosen = f"{group}={option}" if option is not None else group
         near = suggest(rest, _keys(node))
@@ -119,7 +120,7 @@ class ConfigCatalog:
 
     @staticmethod
     def is_open(key: str) -> bool:
-        """Return True if a key lies in a mapping that takes any key."""
+        """Return True if a key belongs to a mapping without fixed keys."""
         return key.startswith(tuple(f"{mapping}." for mapping in OPEN_MAPPINGS))
 
     def _compose(self, *overrides: str) -> DictConfig:
@@ -130,18 +131,18 @@ class ConfigCatalog:
 
 
 def hydra_arguments() -> Namespace:
-    """The process's command line as Hydra parses it: flags, and overrides as text."""
+    """Parse the process's command line with Hydra's parser: flags, and overrides as text."""
     arguments: Namespace = get_args_parser().parse_args()
     return arguments
 
 
 def config_loader(config_dir: str | None = None) -> ConfigLoader:
-    """Make a loader for `conf/`.
+    """Return a config loader for `conf/`.
 
     Parameters
     ----------
     config_dir
-        A folder with more options of the same groups (`--config-dir`).
+        Folder with additional options of the same groups (`--config-dir`).
     """
     path = create_config_search_path(f"file://{CONF}")
     if config_dir is not None:
@@ -154,7 +155,7 @@ def config_loader(config_dir: str | None = None) -> ConfigLoader:
 
 
 def has_key(node: Any, dotted: str) -> bool:
-    """Return True if nested mappings hold a dotted key."""
+    """Return True if nested mappings contain a dotted key."""
     for part in dotted.split("."):
         if not isinstance(node, Mapping) or part not in node:
             return False
@@ -163,7 +164,7 @@ def has_key(node: Any, dotted: str) -> bool:
 
 
 def value_at(node: Any, dotted: str) -> Any:
-    """Return the value under a dotted key of nested mappings; None if there is no such key.
+    """Return the value of a dotted key in nested mappings; None if there is no such key.
 
     >>> value_at({"a": {"b": 1}}, "a.b")
     1
@@ -174,9 +175,9 @@ def value_at(node: Any, dotted: str) -> Any:
 
 
 def assign(node: Any, dotted: str, value: Any) -> Any:
-    """A copy of nested mappings with one dotted key set.
+    """Return a copy of nested mappings with one dotted key set.
 
-    A mapping is merged into the mapping that is there, as Hydra does it.
+    A mapping is merged into the existing mapping, as in Hydra.
 
     >>> assign({"a": {"b": 1}, "c": 2}, "a.b", 3)
     {'a': {'b': 3}, 'c': 2}
@@ -195,25 +196,25 @@ def assign(node: Any, dotted: str, value: Any) -> Any:
 def _keys(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, Mapping):
         return []
-    found = []
+    keys = []
     for key, value in node.items():
         if not str(key).startswith("_"):
-            found += _keys(value, f"{prefix}{key}.") or [f"{prefix}{key}"]
-    return found
+            keys += _keys(value, f"{prefix}{key}.") or [f"{prefix}{key}"]
+    return keys
 
 
-def _plain(composed: DictConfig, what: str) -> dict[str, Any]:
-    kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    raw: Any = OmegaConf.to_container(kept)
+def _plain(composed: DictConfig, source: str) -> dict[str, Any]:
+    config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    raw: Any = OmegaConf.to_container(config)
     for key, value in flatten(raw):
-        if FOREIGN.search(str(value)):
+        if KEY_INTERPOLATION.search(str(value)):
             raise ConfigError(
-                f"{what}: {key}: {value} looks at another key; a cell is put together from options "
-                "that stand alone, so write the value"
+                f"{source}: {key}: {value}: interpolation of other keys is not supported here; "
+                "write the value"
             )
     with _as_config_error():
-        made: Any = OmegaConf.to_container(kept, resolve=True)
-    return {str(key): value for key, value in made.items()}
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return {str(key): value for key, value in resolved.items()}
 
 
 @contextmanager
@@ -226,6 +227,6 @@ def _as_config_error() -> Iterator[None]:
 
 
 def short(text: str) -> str:
-    """Shorten a message of Hydra's to at most four lines, without its search path."""
+    """Shorten a message from Hydra to at most four lines, without its search path."""
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
     return "\n  ".join([line for line in lines if line][:4])

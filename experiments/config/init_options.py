@@ -1,7 +1,7 @@
-"""The `init` group: a scheme's own keys, and those that all schemes share.
+"""The `init` group: the keys of each scheme and the keys common to all schemes.
 
-Shared are `gain`, `bias` and `layers`: by layer name, what differs there. `fanin.inits` declares
-the schemes; only this module reads them from a config.
+The common keys are `gain`, `bias` and `layers` (overrides by layer name). `fanin.inits` declares
+the schemes; this module reads them from a config.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from experiments.config.instantiate import (
 from fanin.errors import ConfigError, suggest
 from fanin.inits import FunctionScheme, Init, LayerInit, NormalBias, Scheme
 
-SHARED = ("gain", "bias")
-GIVEN = ("weight", "generator")  # what a bare function takes beside its arguments
+COMMON_KEYS = ("gain", "bias")
+SAMPLE_PARAMETERS = ("weight", "generator")  # first parameters of a bare function
 
 
 def init_from_config(node: Mapping[str, Any], where: str = "init") -> Init:
-    """Make the init that a config node describes, its layers' overrides resolved.
+    """Build the init of a config node and resolve its per-layer overrides.
 
-    A layer's override holds `gain`, `bias`, any field of the scheme, or `_target_` and its
-    arguments for another scheme; what it leaves out is as in the other layers.
+    An override contains `gain`, `bias`, fields of the scheme, or `_target_` and its arguments for
+    another scheme. Everything else is as in the other layers.
 
     Raises
     ------
     ConfigError
-        A key or value is wrong, in a layer's overrides too.
+        A key or value is wrong.
 
     Examples
     --------
@@ -49,31 +49,31 @@ def init_from_config(node: Mapping[str, Any], where: str = "init") -> Init:
     >>> init.for_layer("conv1").scheme, init.for_layer("conv2").scheme
     (Normal(std=0.02, mean=0.0), Normal(std=0.1, mean=0.0))
     """
-    scheme_node, shared, overrides = _split(node, where)
+    scheme_node, common, overrides = _split(node, where)
     scheme = scheme_from_config(scheme_node, where)
     layers = {}
     for name, override in overrides.items():
-        own_scheme, own = _layer_parts(scheme, override, f"{where}.layers.{name}")
-        layers[name] = LayerInit(own_scheme, **(shared | own))
-    return Init(scheme, layers=layers, **shared)
+        layer_scheme, layer_common = _layer_parts(scheme, override, f"{where}.layers.{name}")
+        layers[name] = LayerInit(layer_scheme, **(common | layer_common))
+    return Init(scheme, layers=layers, **common)
 
 
 def validate_init(node: Mapping[str, Any], where: str = "init") -> dict[str, Any]:
-    """Return a config node as plain data, every key present and of its declared type."""
-    scheme_node, shared, overrides = _split(node, where)
+    """Return a config node as type-checked plain data with all defaults."""
+    scheme_node, common, overrides = _split(node, where)
     validated = _validate_scheme(scheme_node, where)
     layers = {
         name: _validate_layer(validated, override, f"{where}.layers.{name}")
         for name, override in overrides.items()
     }
-    return {**validated, **_plain(shared), "layers": layers}
+    return {**validated, **_plain(common), "layers": layers}
 
 
 def scheme_from_config(node: Mapping[str, Any], where: str = "init") -> Scheme:
-    """Make the scheme that a config node describes.
+    """Build the scheme of a config node.
 
-    `_target_` names a class, a function that returns a scheme, or a function whose first two
-    parameters are called `weight` and `generator`: that one *is* the scheme's `sample`.
+    `_target_` names a class, a function that returns a scheme, or a function that samples a weight
+    (its first two parameters are called `weight` and `generator`).
     """
     target = locate(node, where)
     if _is_bare_function(target):
@@ -81,8 +81,8 @@ def scheme_from_config(node: Mapping[str, Any], where: str = "init") -> Scheme:
     scheme = instantiate(node, where)
     if not callable(getattr(scheme, "sample", None)):
         raise ConfigError(
-            f"{where}.{TARGET}={node[TARGET]}: expected an init scheme, but the"
-            f" {type(scheme).__name__} it makes has no sample(weight, generator)"
+            f"{where}.{TARGET}={node[TARGET]}: expected an init scheme, but it returns a"
+            f" {type(scheme).__name__} without a method sample(weight, generator)"
         )
     return scheme
 
@@ -101,10 +101,10 @@ def _validate_scheme(node: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _split(
     node: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, Any]]:
-    """Part a group's node into the scheme's keys, gain and bias, and the layers' overrides."""
-    scheme_node = {key: value for key, value in node.items() if key not in (*SHARED, "layers")}
+    """Split a node into the scheme's keys, `gain` and `bias`, and the per-layer overrides."""
+    scheme_node = {key: value for key, value in node.items() if key not in (*COMMON_KEYS, "layers")}
     known = _scheme_arguments(locate(scheme_node, where))
-    for key in (*SHARED, "layers"):
+    for key in (*COMMON_KEYS, "layers"):
         if key in known:
             raise ConfigError(
                 f"{where}: {scheme_node[TARGET]} has an argument {key}, which is already a key of"
@@ -112,59 +112,59 @@ def _split(
             )
     for key in scheme_node:
         if key != TARGET and key not in known:
-            meant = suggest(str(key), [*known, *SHARED, "layers"])
-            raise ConfigError(f"{where}.{key}: no such key; {meant}")
+            suggestion = suggest(str(key), [*known, *COMMON_KEYS, "layers"])
+            raise ConfigError(f"{where}.{key}: no such key; {suggestion}")
     hint = dict[str, dict[str, Any]]
     layers = check_value(node.get("layers") or {}, hint, f"{where}.layers")
-    return scheme_node, {"gain": 1.0, "bias": None} | _shared(node, where), layers
+    return scheme_node, {"gain": 1.0, "bias": None} | _common(node, where), layers
 
 
-def _shared(node: Mapping[str, Any], where: str) -> dict[str, Any]:
-    shared: dict[str, Any] = {}
+def _common(node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    common: dict[str, Any] = {}
     if "gain" in node:
-        shared["gain"] = check_value(node["gain"], FiniteFloat, f"{where}.gain")
+        common["gain"] = check_value(node["gain"], FiniteFloat, f"{where}.gain")
     if isinstance(node.get("bias"), Mapping):
-        shared["bias"] = check_value(node["bias"], NormalBias, f"{where}.bias")
+        common["bias"] = check_value(node["bias"], NormalBias, f"{where}.bias")
     elif "bias" in node:
-        shared["bias"] = check_value(node["bias"], FiniteFloat | None, f"{where}.bias")
-    return shared
+        common["bias"] = check_value(node["bias"], FiniteFloat | None, f"{where}.bias")
+    return common
 
 
 def _layer_parts(
     base: Scheme, override: Mapping[str, Any], where: str
 ) -> tuple[Scheme, dict[str, Any]]:
-    changes = {key: value for key, value in override.items() if key not in SHARED}
+    changes = {key: value for key, value in override.items() if key not in COMMON_KEYS}
     if TARGET in changes:
-        return scheme_from_config(changes, where), _shared(override, where)
-    return _with_fields(base, changes, where), _shared(override, where)
+        return scheme_from_config(changes, where), _common(override, where)
+    return _with_fields(base, changes, where), _common(override, where)
 
 
 def _validate_layer(
     validated: Mapping[str, Any], override: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    _, shared = _layer_parts(scheme_from_config(validated, where), override, where)
-    changes = {key: value for key, value in override.items() if key not in SHARED}
+    _, common = _layer_parts(scheme_from_config(validated, where), override, where)
+    changes = {key: value for key, value in override.items() if key not in COMMON_KEYS}
     if TARGET in changes:
-        return _validate_scheme(changes, where) | _plain(shared)
+        return _validate_scheme(changes, where) | _plain(common)
     changed = _validate_scheme({**validated, **changes}, where)
-    return {key: changed[key] for key in changes} | _plain(shared)
+    return {key: changed[key] for key in changes} | _plain(common)
 
 
 def _with_fields(scheme: Scheme, changes: Mapping[str, Any], where: str) -> Scheme:
-    """The scheme with some of its fields changed, each checked against its annotation."""
+    """Return a copy of the scheme with some fields changed, checked against their annotations."""
     if not changes:
         return scheme
     if not is_dataclass(scheme) or isinstance(scheme, FunctionScheme):
         raise ConfigError(
-            f"{where}.{next(iter(changes))}: this scheme's arguments can't be changed one by one,"
-            f" as only a dataclass's can; give {TARGET} and its arguments for the layer"
+            f"{where}.{next(iter(changes))}: single arguments can only be changed for a scheme"
+            f" that is a dataclass; give {TARGET} and all its arguments for the layer"
         )
     hints = _field_hints(type(scheme))
-    known = [each.name for each in fields(scheme) if each.init]
+    known = [field.name for field in fields(scheme) if field.init]
     values = {}
     for key, value in changes.items():
         if key not in known:
-            choices = [*known, *SHARED, TARGET]
+            choices = [*known, *COMMON_KEYS, TARGET]
             raise ConfigError(f"{where}.{key}: no such key; {suggest(str(key), choices)}")
         values[key] = check_value(value, hints[key], f"{where}.{key}")
     try:
@@ -179,13 +179,15 @@ def _field_hints(scheme: type) -> dict[str, Any]:
 
 
 def _scheme_arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The arguments of a scheme's `_target_` that a config gives."""
-    given = GIVEN if _is_bare_function(target) else ()
-    return {name: each for name, each in arguments(target).items() if name not in given}
+    """Return the arguments of a scheme's `_target_` that a config may set."""
+    excluded = SAMPLE_PARAMETERS if _is_bare_function(target) else ()
+    return {
+        name: parameter for name, parameter in arguments(target).items() if name not in excluded
+    }
 
 
 def _is_bare_function(target: Callable[..., Any]) -> bool:
-    return inspect.isfunction(target) and tuple(arguments(target))[:2] == GIVEN
+    return inspect.isfunction(target) and tuple(arguments(target))[:2] == SAMPLE_PARAMETERS
 
 
 def _function_arguments(
@@ -206,8 +208,8 @@ def _function_arguments(
     return values
 
 
-def _plain(shared: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(common: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: asdict(value) if isinstance(value, NormalBias) else value
-        for key, value in shared.items()
+        for key, value in common.items()
     }

@@ -1,9 +1,8 @@
-"""From a mapping with `_target_` to an object: the class's own annotations are the schema.
+"""Type-check and instantiate config nodes with `_target_`; the target's annotations are the schema.
 
 Every option under `conf/` names a class (or any callable) in `_target_`; the other keys are its
-arguments. `validate` checks them against the annotations, fills in defaults and returns plain data;
-`instantiate` makes the object. So an option is declared once, where it is used, and a class outside
-this repository is as good as one inside.
+arguments. `validate` checks them against the annotations, fills in defaults and returns plain
+data. `instantiate` returns the object. Classes outside this repository work the same way.
 """
 
 from __future__ import annotations
@@ -24,25 +23,26 @@ from pydantic.errors import PydanticSchemaGenerationError
 from fanin.errors import ConfigError, FaninError, suggest
 
 TARGET = "_target_"
-MISSING = "???"  # OmegaConf's mark of a value that the user must give
+MISSING = "???"  # OmegaConf's marker of a mandatory value
 
 W = TypeVar("W")  # a wrapper class
 
 
 def instantiate(node: Mapping[str, Any], where: str = "") -> Any:
-    """Make the object that a config node describes.
+    """Type-check a config node and call its `_target_`.
 
     Parameters
     ----------
     node
-        A mapping with `_target_` (the dotted name of a class or function) and its arguments.
+        Mapping with `_target_` (the dotted name of a class or function) and its arguments.
     where
         The node's dotted key, for error messages.
 
     Raises
     ------
     ConfigError
-        The target can't be imported, a key is no argument of it, or a value has the wrong type.
+        The target cannot be imported, has no argument of a key's name, or a value has the wrong
+        type.
 
     Examples
     --------
@@ -55,12 +55,12 @@ def instantiate(node: Mapping[str, Any], where: str = "") -> Any:
         return target(**values)
     except FaninError:
         raise
-    except Exception as error:  # a target may be anyone's, and say no in its own way
+    except Exception as error:  # a user's target may raise anything
         raise ConfigError(f"{where or node[TARGET]}: {error}") from error
 
 
 def validate(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return the node as plain data: every argument present, each of its declared type."""
+    """Return a node as type-checked plain data with all defaults."""
     target = locate(node, where)
     values = _checked(target, node, where)
     hints = hints_of(target)
@@ -91,10 +91,10 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
 
 
 def instantiate_wrapped(wrapper: Callable[..., W], node: Mapping[str, Any], where: str) -> W:
-    """Make a wrapper: a dataclass whose first field is the option, the others the common keys.
+    """Instantiate a wrapper, a dataclass of an option (its first field) and the common keys.
 
-    Groups whose options share keys (`data.n_train`) have one: a node holds the option's arguments
-    and the common keys side by side.
+    Groups with keys common to all options (`data.n_train`) have a wrapper. Their nodes contain the
+    option's arguments and the common keys side by side.
     """
     option, common = split_wrapped(wrapper, node, where)
     hints = hints_of(wrapper)
@@ -108,18 +108,18 @@ def instantiate_wrapped(wrapper: Callable[..., W], node: Mapping[str, Any], wher
 def validate_wrapped(
     wrapper: Callable[..., Any], node: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    """Return a wrapper's node as plain typed data, defaults included."""
+    """Return a wrapper's node as type-checked plain data with all defaults."""
     option, _ = split_wrapped(wrapper, node, where)
-    made = instantiate_wrapped(wrapper, node, where)
+    wrapped = instantiate_wrapped(wrapper, node, where)
     hints = hints_of(wrapper)
-    common = {key: plain(getattr(made, key), hints[key]) for key in common_keys(wrapper)}
+    common = {key: plain(getattr(wrapped, key), hints[key]) for key in common_keys(wrapper)}
     return validate(option, where) | common
 
 
 def split_wrapped(
     wrapper: Callable[..., Any], node: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide a node into its option (to be made) and the keys that all options share."""
+    """Split a node into the option's node and the keys common to all options."""
     common = common_keys(wrapper)
     known = {TARGET, *common, *arguments(locate(node, where))}
     for key in node:
@@ -131,7 +131,7 @@ def split_wrapped(
 
 
 def common_keys(wrapper: Any) -> list[str]:
-    """The keys that a wrapper adds to those of its options."""
+    """Return the keys that a wrapper adds to those of its options."""
     return [field.name for field in fields(wrapper)[1:]]
 
 
@@ -140,7 +140,7 @@ def _option(wrapper: Any) -> str:
 
 
 def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
-    """Import what `_target_` names."""
+    """Import the object that `_target_` names."""
     name = node.get(TARGET)
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
         got = "nothing" if name == MISSING else repr(name)
@@ -150,7 +150,7 @@ def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"{where}.{TARGET}={name}: {error}") from error
-    except Exception as error:  # a module of the user's own may fail in any way
+    except Exception as error:  # importing a user's module may raise anything
         raise ConfigError(f"{where}.{TARGET}={name}: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
@@ -165,11 +165,13 @@ def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
 
 @cache
 def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The keyword arguments a target takes."""
+    """Return the parameters that can be passed to a target by keyword."""
     try:
         parameters = inspect.signature(target).parameters
     except ValueError as error:  # some builtins have none
-        raise ConfigError(f"{target}: its arguments can't be read; wrap it in a class") from error
+        raise ConfigError(
+            f"{target}: can't read the names of its arguments; wrap it in a class"
+        ) from error
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return MappingProxyType(
         {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
@@ -178,14 +180,14 @@ def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 @cache
 def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
-    """The annotations of what a target takes."""
+    """Return the annotations of a target's parameters."""
     try:
         hints = get_type_hints(_annotated(target), include_extras=True)
     except NameError as error:
         name = getattr(target, "__qualname__", target)
         raise ConfigError(
-            f"{name}: its annotations can't be read ({error}); import what they name, and not only "
-            "for type checkers"
+            f"{name}: can't read its annotations ({error}); import these names at run time, not "
+            "only under TYPE_CHECKING"
         ) from error
     return MappingProxyType({name: hints[name] for name in arguments(target) if name in hints})
 
@@ -195,16 +197,16 @@ def _annotated(target: Callable[..., Any]) -> Any:
     if not inspect.isclass(target):
         return target
     owner = next(base for base in target.__mro__ if "__init__" in vars(base))
-    # The `__init__` that a dataclass is given has its bases' annotations too, as text, which mean
-    # something only in the modules that they come from; of the class itself, each is read there.
-    made = "__dataclass_params__" in vars(owner) and vars(owner)["__dataclass_params__"].init
-    return owner if made else target.__init__
+    # A generated dataclass `__init__` has the annotations of all base classes as text, which can
+    # only be resolved in the modules they come from. `get_type_hints(owner)` does that.
+    generated = "__dataclass_params__" in vars(owner) and vars(owner)["__dataclass_params__"].init
+    return owner if generated else target.__init__
 
 
 def check_value(value: Any, hint: Any, where: str) -> Any:
-    """Return `value` as the annotated type, or say what was expected."""
+    """Return `value` as the annotated type; raise ConfigError if it has another type."""
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        # Not by pydantic, which would pass over a key that the class lacks.
+        # pydantic would ignore unknown keys.
         return instantiate({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, where)
     if value == MISSING:
         raise ConfigError(f"{where}: must be given ({describe(hint)})")
@@ -214,25 +216,25 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
         if wrong := [e["input"] for e in error.errors() if e["type"] == "literal_error"]:
-            meant = suggest(str(wrong[0]), _choices(hint))
-            raise ConfigError(f"{where}: no such choice as {wrong[0]}; {meant}") from error
-        named = get_origin(hint) in (dict, collections.abc.Mapping)
-        reasons = "; ".join(dict.fromkeys(_reason(e, where, named) for e in error.errors()))
+            suggestion = suggest(str(wrong[0]), _choices(hint))
+            raise ConfigError(f"{where}: no such choice as {wrong[0]}; {suggestion}") from error
+        is_mapping = get_origin(hint) in (dict, collections.abc.Mapping)
+        reasons = "; ".join(dict.fromkeys(_reason(e, where, is_mapping) for e in error.errors()))
         raise ConfigError(f"{reasons}, got {shortened(repr(value))}") from error
 
 
 def shortened(text: str) -> str:
-    """As much of what the user typed as helps to find it."""
+    """Shorten a text to 100 characters."""
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def describe(hint: Any) -> str:
-    """A type as a person would say it.
+    """Describe a type in plain English, for error messages.
 
     >>> describe(float | None)
     'a number or null'
     """
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     if get_origin(hint) is Annotated:
         return describe(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
@@ -243,26 +245,28 @@ def describe(hint: Any) -> str:
 
 
 def plain(value: Any, hint: Any) -> Any:
-    """A checked value as plain data: numbers, words, lists and mappings."""
+    """Convert a checked value to plain data: numbers, strings, lists and mappings."""
     return _adapter(hint).dump_python(value, mode="json")
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     try:
         hash(hint)
-    except TypeError:  # an `Annotated` may carry anything
+    except TypeError:  # the metadata of an `Annotated` may be unhashable
         return _new_adapter(hint)
-    return _kept_adapter(hint)
+    return _cached_adapter(hint)
 
 
 def _new_adapter(hint: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(hint)
     except PydanticSchemaGenerationError as error:
-        raise ConfigError(f"an argument that is {describe(hint)} can't be configured") from error
+        raise ConfigError(
+            f"an argument of type {describe(hint)} can't be set from a config"
+        ) from error
 
 
-_kept_adapter = cache(_new_adapter)
+_cached_adapter = cache(_new_adapter)
 
 
 def _admits(hint: Any, kind: type) -> bool:
@@ -270,16 +274,16 @@ def _admits(hint: Any, kind: type) -> bool:
 
 
 def _choices(hint: Any) -> list[str]:
-    """The words that an annotation admits, wherever in it they stand."""
+    """Return the values of all `Literal`s in an annotation."""
     if get_origin(hint) is Literal:
         return [str(choice) for choice in get_args(hint)]
     return [choice for part in get_args(hint) for choice in _choices(part)]
 
 
-def _reason(error: Any, where: str, named: bool) -> str:
-    """One of pydantic's complaints, under the key or item that it is about."""
-    parts = [str(part) for part in error["loc"] if named or isinstance(part, int)]
-    if named:
+def _reason(error: Any, where: str, is_mapping: bool) -> str:
+    """Return one of pydantic's messages, prefixed by the key or item that is wrong."""
+    parts = [str(part) for part in error["loc"] if is_mapping or isinstance(part, int)]
+    if is_mapping:
         where = ".".join([where, *parts])
     elif parts:
         where = f"{where}: item {'.'.join(parts)}"

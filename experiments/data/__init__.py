@@ -1,4 +1,4 @@
-"""Images as tensors: seven sources, and the wrapper that subsets, resizes and corrupts them."""
+"""Data sets: seven sources of images, and a wrapper that subsets, resizes and corrupts them."""
 
 from experiments.data.cifar import Cifar10, Cifar100
 from experiments.data.dataset import Data, Dataset, Source, Split

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their *binary* version (Krizhevsky 2009): records, no pickles."""
+"""CIFAR-10 and CIFAR-100 in the *binary* version (Krizhevsky 2009), which has no pickles."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ CIFAR100_FILES = FileSet(
 
 @dataclass(frozen=True)
 class Cifar10:
-    """Photographs of ten kinds of things, 32x32 RGB: 50,000 to train on, 10,000 to test."""
+    """Photographs of ten classes, 32x32 RGB: 50,000 training and 10,000 test images."""
 
     files = CIFAR10_FILES
-    label_bytes = 1  # of which the last one is the label
+    label_bytes = 1  # per record; the last one is the label
     shape = (3, 32, 32)
     n_classes = 10
     train_size = 50_000
     test_size = 10_000
 
     def prepare(self, root: Path, download: bool) -> None:
-        """Find or fetch the files, and verify them."""
+        """Find or download the files, and verify them."""
         read(self.files, root, download)
 
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
-        """Read the record files; `seed` changes nothing."""
+        """Read the record files; `seed` has no effect."""
         return load_records(self.files, root, download, self.label_bytes, self.n_classes)
 
 
 @dataclass(frozen=True)
 class Cifar100(Cifar10):
-    """Photographs with CIFAR-100's *fine* labels, 32x32 RGB: 50,000 to train on, 10,000 to test."""
+    """Photographs with CIFAR-100's 100 *fine* labels, of the same size and number as CIFAR-10."""
 
     files = CIFAR100_FILES
     n_classes = 100
@@ -71,12 +71,12 @@ class Cifar100(Cifar10):
 def load_records(
     files: FileSet, root: Path, download: bool, label_bytes: int, n_classes: int
 ) -> Dataset:
-    """Read a data set of CIFAR's layout; files whose names begin with `test` are for testing.
+    """Read a data set in CIFAR's layout; files named `test*` form the test split.
 
     Raises
     ------
     DataError
-        A file is missing, damaged, or no whole number of records.
+        A file is missing or damaged, or its size is not a multiple of the record size.
     """
     contents = read(files, root, download)
 
@@ -94,26 +94,26 @@ def load_records(
 def parse_records(
     content: bytes, label_bytes: int, name: str = "file"
 ) -> tuple[UInt8[np.ndarray, "image 3 32 32"], UInt8[np.ndarray, " image"]]:
-    """Return the images and labels of a record file.
+    """Parse the images and labels of a record file.
 
     Parameters
     ----------
     content
-        Records of `label_bytes` labels, then 3,072 bytes of pixels, channel first.
+        Records of `label_bytes` label bytes and 3,072 bytes of pixels, channel first.
     label_bytes
         1, or 2 (coarse, fine); the last one is the label.
     name
-        What to call the file in errors.
+        Name of the file in error messages.
 
     Raises
     ------
     DataError
-        The content is no whole number of records, or empty.
+        The content is empty, or its size is not a multiple of the record size.
     """
     record = label_bytes + PIXELS
     if not content or len(content) % record:
         raise DataError(
-            f"{name} has {len(content)} bytes: no whole number of {record}-byte records"
+            f"{name} has {len(content)} bytes, not a multiple of the record size of {record} bytes"
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, record)
     return rows[:, label_bytes:].reshape(-1, 3, 32, 32), rows[:, label_bytes - 1]

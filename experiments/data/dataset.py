@@ -1,4 +1,4 @@
-"""Images as tensors: two splits, the source that they come from, and the `data` group."""
+"""Data sets as tensors: splits, the protocol of a source, and the `data` group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from jaxtyping import Num
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from experiments.data.transforms import CLEAN, Corrupt, choose, resize, spoil
+from experiments.data.transforms import (
+    NO_CORRUPTION,
+    Corrupt,
+    choose,
+    corrupt_images,
+    resize,
+)
 from fanin.errors import DataError
 from fanin.seeds import make_generator
 
@@ -23,15 +29,15 @@ class Split:
     Parameters
     ----------
     x
-        Images, channel first: uint8 in 0..255 for pictures, float32 for noise and for pictures
-        that `data.corrupt` touched.
+        Images, channel first: uint8 (0 to 255) for pictures, float32 for noise and for pictures
+        changed by `data.corrupt`.
     y
-        The class of each image (int64), or its real target (float32).
+        Class of each image (int64), or its real target (float32).
 
     Raises
     ------
     DataError
-        There are not as many targets as images.
+        The numbers of images and targets differ.
     """
 
     x: Num[Tensor, "image channel height width"]
@@ -47,9 +53,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split; `n_classes` is None for regression.
+    """A training and a test split.
 
-    `full_scale` is the largest value an image can take (255 for pictures), 1 for noise.
+    Parameters
+    ----------
+    train, test
+        The splits.
+    n_classes
+        Number of classes; None for regression.
+    full_scale
+        Largest possible pixel value: 255 for pictures, 1 for noise.
     """
 
     train: Split
@@ -60,9 +73,10 @@ class Dataset:
 
 @runtime_checkable
 class Source(Protocol):
-    """The origin of images. Its attributes are known before anything is read or drawn.
+    """Protocol of a source of images (an option of `conf/data/`).
 
-    One whose images must not be resized says why in an attribute `not_resizable`.
+    The attributes are known before any file is read. A source whose images must not be resized
+    gives the reason in an attribute `not_resizable`.
     """
 
     @property
@@ -71,7 +85,7 @@ class Source(Protocol):
 
     @property
     def n_classes(self) -> int | None:
-        """Number of classes, None for real targets."""
+        """Number of classes; None for regression."""
 
     @property
     def train_size(self) -> int:
@@ -82,32 +96,32 @@ class Source(Protocol):
         """Number of test images."""
 
     def prepare(self, root: Path, download: bool) -> None:
-        """Make sure that the files are there and whole; nothing to do where images are drawn."""
+        """Verify the files, downloading missing ones if allowed. Do nothing if images are drawn."""
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
-        """Read the files under `root` (fetching them if `download`), or draw from `seed`."""
+        """Read files under `root` (downloading them if `download`), or draw images from `seed`."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A source with the keys that all sources share.
+    """A source and the keys common to all sources.
 
     Parameters
     ----------
     source
-        Where the images come from.
+        Source of the images.
     n_train, n_test
-        How many images to use, stratified by class; None: all.
+        Number of images to use, stratified by class. None uses all.
     side
-        Side length to which images are resized, 7 or more; None: as they are.
+        Side length in pixels to resize images to, at least 7. None keeps their size.
     seed
-        Chooses the subsets and the corrupted images, and draws synthetic ones.
+        Seed of the subsets, of the corruption, and of synthetic images.
     corrupt
-        A share of the *training* images to spoil, after subset and resizing.
+        Corruption of the *training* images, after subsetting and resizing.
     root
-        Folder of data files; downloads go there.
+        Folder of the data files; downloads go there.
     download
-        Whether missing files may be fetched.
+        Download missing files.
     """
 
     source: Source
@@ -115,27 +129,27 @@ class Data:
     n_test: PositiveInt | None = None
     side: Annotated[int, Field(ge=7)] | None = None
     seed: int = 0
-    corrupt: Corrupt = CLEAN
+    corrupt: Corrupt = NO_CORRUPTION
     root: str = "~/.cache/fanin"
     download: bool = True
 
     def __post_init__(self) -> None:
         sizes = {"n_train": self.source.train_size, "n_test": self.source.test_size}
         for name, size in sizes.items():
-            wanted = getattr(self, name)
-            if wanted is not None and wanted > size:
-                raise ValueError(f"{name}={wanted}, but there are only {size} images")
+            n_images = getattr(self, name)
+            if n_images is not None and n_images > size:
+                raise ValueError(f"{name}={n_images}, but there are only {size} images")
         n_train = self.n_train or self.source.train_size
         if self.corrupt.share > 0 and self.corrupt.count(n_train) == 0:
             share = self.corrupt.share
-            raise ValueError(f"corrupt.share={share} of {n_train} images is not even one image")
-        why_not = getattr(self.source, "not_resizable", None)
-        if why_not is not None and self.side is not None:
-            raise ValueError(f"side: {why_not}")
+            raise ValueError(f"corrupt.share={share} of {n_train} images is less than one image")
+        reason = getattr(self.source, "not_resizable", None)
+        if reason is not None and self.side is not None:
+            raise ValueError(f"side: {reason}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that `load` gives."""
+        """Channels, height and width of the loaded images."""
         channels, height, width = self.source.shape
         return (channels, self.side or height, self.side or width)
 
@@ -145,7 +159,7 @@ class Data:
         return self.source.n_classes
 
     def prepare(self) -> None:
-        """Make sure that the files are there and whole, fetching them if need be.
+        """Verify the files, and download missing ones if `download`.
 
         Raises
         ------
@@ -155,26 +169,26 @@ class Data:
         self.source.prepare(Path(self.root).expanduser(), self.download)
 
     def load(self) -> Dataset:
-        """Read or draw the images, choose, resize and corrupt them.
+        """Read or draw the images; subset, resize and corrupt them.
 
         Raises
         ------
         DataError
             A file is missing or damaged.
         """
-        whole = self.source.load(Path(self.root).expanduser(), self.download, self.seed)
-        train = _subset(whole.train, self.n_train, make_generator("train subset", self.seed))
-        test = _subset(whole.test, self.n_test, make_generator("test subset", self.seed))
+        dataset = self.source.load(Path(self.root).expanduser(), self.download, self.seed)
+        train = _subset(dataset.train, self.n_train, make_generator("train subset", self.seed))
+        test = _subset(dataset.test, self.n_test, make_generator("test subset", self.seed))
         train, test = self._resized(train), self._resized(test)
-        x = spoil(train.x, self.corrupt, make_generator("corrupt", self.seed))
-        return replace(whole, train=Split(x, train.y), test=test)
+        x = corrupt_images(train.x, self.corrupt, make_generator("corrupt", self.seed))
+        return replace(dataset, train=Split(x, train.y), test=test)
 
     def _resized(self, split: Split) -> Split:
         return split if self.side is None else Split(resize(split.x, self.side), split.y)
 
 
 def _subset(split: Split, n: int | None, rng: torch.Generator) -> Split:
-    """Return `n` images in their old order; None or all of them: the split itself."""
+    """Return `n` images in their original order; None returns the whole split."""
     if n is None or n == len(split):
         return split
     chosen = choose(split.y, n, rng)

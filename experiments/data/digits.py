@@ -1,4 +1,4 @@
-"""The embedded default: 1,797 real handwritten digits that come with scikit-learn."""
+"""The default data set: 1,797 handwritten digits from scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fanin.seeds import make_generator
 PACKAGE = "scikit-learn"
 TABLE = "sklearn/datasets/data/digits.csv.gz"
 TABLE_SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
-BRIGHTEST = 16.0  # scikit-learn's digits count the dark points of 4x4 blocks: 0 to 16
+MAX_VALUE = 16.0  # of scikit-learn's digits: counts of the dark pixels in 4x4 blocks
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Digits of 43 writers (Alpaydin, Kaynak 1998), 8x8 brought to 28x28 bilinearly.
+    """Digits of 43 writers (Alpaydin, Kaynak 1998), resized from 8x8 to 28x28 bilinearly.
 
-    The split is stratified and always the same: 1,437 to train on, 360 to test.
+    The split is fixed and stratified: 1,437 training and 360 test images.
     """
 
     shape = (1, 28, 28)
@@ -35,13 +35,13 @@ class Digits:
     test_size = 360
 
     def prepare(self, root: Path, download: bool) -> None:
-        """Verify the installed package's file; neither argument matters."""
+        """Verify the file in the installed package; the arguments have no effect."""
         read_table()
 
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
-        """Read the digits out of the installed package; none of the arguments matters."""
+        """Read the digits from the installed package; the arguments have no effect."""
         table = torch.from_numpy(read_table())
-        small = table[:, :-1].reshape(-1, 1, 8, 8).float() * (255.0 / BRIGHTEST)
+        small = table[:, :-1].reshape(-1, 1, 8, 8).float() * (255.0 / MAX_VALUE)
         x = resize(small, self.shape[-1]).round().to(torch.uint8)
         y = table[:, -1]
         test = torch.zeros(len(y), dtype=torch.bool)
@@ -52,14 +52,14 @@ class Digits:
 
 
 def read_table() -> Int64[np.ndarray, "image 65"]:
-    """A row per image: its 64 numbers, and which digit it is.
+    """Read one row per image: its 64 pixels and its label.
 
-    The file is read as it lies in the package: importing scikit-learn takes a second.
+    Reads the package's file directly, because importing scikit-learn takes a second.
 
     Raises
     ------
     DataError
-        The package is not installed, or its file is not the one known.
+        The package is not installed, or its file has another SHA-256 sum.
     """
     try:
         path = Path(str(metadata.distribution(PACKAGE).locate_file(TABLE)))
@@ -69,7 +69,7 @@ def read_table() -> Int64[np.ndarray, "image 65"]:
         lines = verified(path, TABLE_SHA256).decode().splitlines()
     except ValueError as error:
         raise DataError(
-            f"{path}: not the digits that {PACKAGE} comes with:\n  {error}\n"
-            f"Install it anew: pip install --force-reinstall {PACKAGE}"
+            f"{path}: not the file of {PACKAGE}'s digits:\n  {error}\n"
+            f"Reinstall the package: pip install --force-reinstall {PACKAGE}"
         ) from error
     return np.loadtxt(lines, np.int64, delimiter=",")

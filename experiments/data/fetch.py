@@ -1,6 +1,6 @@
-"""The files of published data sets: found, fetched, verified, copied to a node's own disk.
+"""Files of published data sets: find, download, verify, and copy to a node's local disk.
 
-Nothing here unpickles, and an archive's members are read in memory.
+Nothing is unpickled, and members of archives are read in memory.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from filelock import FileLock
 
 from fanin.errors import DataError
 
-OFFLINE = "FANIN_OFFLINE"  # environment variable: where it is set, nothing is downloaded
-STAGE = "FANIN_STAGE"  # environment variable: a folder on this machine's own disk
-TIMEOUT = 30.0  # seconds without a byte after which a host is given up
+OFFLINE = "FANIN_OFFLINE"  # environment variable that disables downloads
+STAGE = "FANIN_STAGE"  # environment variable: folder on this node's local disk
+TIMEOUT = 30.0  # seconds without data after which a download is aborted
 
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.decompress,
     ".xz": lzma.decompress,
 }
-# What the standard library raises on compressed files that are cut short or garbled.
-TORN = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
+# Exceptions of the standard library for truncated or corrupted compressed files.
+CORRUPT_FILE = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar archive that holds all the files; `md5` where its members' sums are unpublished."""
+    """A tar archive of all files; `md5` is set if no sums of its members are published."""
 
     name: str
     md5: str | None = None
@@ -52,7 +52,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class FileSet:
-    """The files of one data set, and every place they may be.
+    """The files of one data set and their possible locations.
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ class FileSet:
         Folders under `data.root`, searched in this order before `data.root` itself. Downloads
         go to the first.
     sha256
-        File names, each with the SHA-256 sum of its decompressed content. None where no sum is
-        published: such a file is read only out of a verified archive.
+        SHA-256 sum of the decompressed content, by file name. None if no sum is published: such a
+        file is only read from a verified archive.
     mirrors
-        Addresses of folders, tried in this order; they hold the archive, or else NAME.gz.
+        URLs of folders with the archive (or with NAME.gz files), tried in this order.
     system
         Folders outside `data.root`, searched last.
     archive
-        An archive of all the files, used where they don't all lie about loose.
+        An archive of all files, used unless all of them exist as separate files.
     """
 
     folders: tuple[str, ...]
@@ -84,15 +84,14 @@ class FileSet:
 
 
 def read(files: FileSet, root: Path, download: bool) -> dict[str, bytes]:
-    """Return the verified, decompressed content of every file, by name.
+    """Return the verified, decompressed content of all files, by name.
 
-    The first file found is the one used: if it is not the official one, that is an error, and
-    never a reason to look further.
+    Only the first file found is used; if it is damaged, no other location is searched.
 
     Raises
     ------
     DataError
-        A file is damaged or missing; says which, and what to do.
+        A file is damaged or missing. The message names the file and a remedy.
     """
     if files.archive is None:
         return {name: _read_loose(files, name, root, download) for name in files.sha256}
@@ -100,13 +99,13 @@ def read(files: FileSet, root: Path, download: bool) -> dict[str, bytes]:
         return {name: _read_loose(files, name, root, download=False) for name in files.sha256}
     check = partial(verified_members, sha256=files.sha256, md5=files.archive.md5)
     path = _find_or_fetch(files, files.archive.name, ("",), root, download, check)
-    return _sound(check, path)
+    return _read_checked(check, path)
 
 
 def find(
     files: FileSet, name: str, root: Path, suffixes: tuple[str, ...] = tuple(DECOMPRESS)
 ) -> Path | None:
-    """Return the first place where the file lies, plain or compressed; None if nowhere."""
+    """Return the first location of a file, plain or compressed; None if there is none."""
     candidates = (place / f"{name}{end}" for place in files.places(root) for end in suffixes)
     return next((path for path in candidates if path.is_file()), None)
 
@@ -116,7 +115,7 @@ def _read_loose(files: FileSet, name: str, root: Path, download: bool) -> bytes:
     assert sha256 is not None
     check = partial(verified, sha256=sha256)
     path = _find_or_fetch(files, name, tuple(DECOMPRESS), root, download, check)
-    return _sound(check, path)
+    return _read_checked(check, path)
 
 
 def _find_or_fetch(
@@ -138,27 +137,33 @@ def _find_or_fetch(
     return destination
 
 
-def _sound(read_checked: Callable[[Path], T], path: Path) -> T:
+def _read_checked(check: Callable[[Path], T], path: Path) -> T:
     try:
-        return read_checked(path)
+        return check(path)
     except ValueError as error:
         raise DataError(
-            f"{path} is damaged, or not the official file:\n  {error}\n"
-            "Delete or replace it, or point data.root at another folder."
+            f"{path} is damaged or not the official file:\n  {error}\n"
+            "Delete or replace it, or set data.root to another folder."
         ) from error
 
 
 def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -> str:
     forms = " or ".join(f"{name}{end}" for end in suffixes)
-    why = "jobs on a cluster download nothing" if os.environ.get(OFFLINE) else "data.download=false"
-    lines = [f"{why}, and found no {forms} in"]
+    reason = (
+        f"downloads are disabled ({OFFLINE}, set in Slurm jobs)"
+        if os.environ.get(OFFLINE)
+        else "data.download=false"
+    )
+    lines = [f"{reason}, and found no {forms} in"]
     lines += [f"  {place}" for place in files.places(root)]
     if files.archive is not None and all(files.sha256.values()):
         lines.append(f"nor all of {', '.join(files.sha256)}, plain, .gz or .xz.")
     elif files.archive is not None:
-        lines.append(f"Loose {', '.join(files.sha256)} have no published sum: not used.")
+        lines.append(
+            f"Separate files {', '.join(files.sha256)} are not used: no checksums are published."
+        )
     lines.append(
-        "Point data.root at a folder that has it, or set data.download=true to fetch it from "
+        "Set data.root to a folder that has it, or set data.download=true to download it from "
         f"{' or '.join(files.mirrors)}"
     )
     return "\n".join(lines)
@@ -167,35 +172,45 @@ def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -
 def fetch(
     urls: Sequence[str], destination: Path, check: Callable[[Path], object], compressed: bool
 ) -> None:
-    """Bring the first sound copy among `urls` to `destination`, once however many processes ask.
+    """Download the first valid file among `urls`; concurrent processes download it once.
 
-    The file arrives (as URL.gz, where it is `compressed` there) and is decompressed in a temporary
-    folder beside its destination, is checked there, and is renamed into place whole. `check` raises
-    ValueError where it is not the right one.
+    The file is downloaded to a temporary folder beside `destination`, decompressed and checked
+    there, and then renamed.
+
+    Parameters
+    ----------
+    urls
+        Addresses, tried in this order.
+    destination
+        Path of the decompressed file.
+    check
+        Raises ValueError if the file is not the right one.
+    compressed
+        Download URL.gz and decompress it.
 
     Raises
     ------
     DataError
-        No host gave the right file, or the folder can't be written; names each reason.
+        No URL has a valid file, or the folder cannot be written. The message gives each reason.
     """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{destination}.lock"):
             if not destination.exists():
-                _fetch_first_sound(urls, destination, check, compressed)
+                _fetch_first_valid(urls, destination, check, compressed)
     except OSError as error:
         raise DataError(
-            f"can't write {destination}: {error.strerror or error}\nSet data.root to a folder of "
-            "yours."
+            f"can't write {destination}: {error.strerror or error}\n"
+            "Set data.root to a folder that you can write."
         ) from error
 
 
-def _fetch_first_sound(
+def _fetch_first_valid(
     urls: Sequence[str], destination: Path, check: Callable[[Path], object], compressed: bool
 ) -> None:
     name, suffix = destination.name, ".gz" if compressed else ""
     processor = pooch.Decompress(name=name) if compressed else None
-    # Identity: a host that compresses on the fly would change what arrives.
+    # "identity", because a host that compresses on the fly would change the file.
     downloader = pooch.HTTPDownloader(timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
     pooch.get_logger().setLevel(logging.WARNING)
     failures = []
@@ -203,43 +218,43 @@ def _fetch_first_sound(
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".download-") as folder:
             log.info("downloading %s%s", url, suffix)
             try:
-                # No `known_hash`: the one that is known is of the decompressed content.
+                # No `known_hash`: the known sum is of the decompressed content.
                 pooch.retrieve(
                     f"{url}{suffix}", None, f"{name}{suffix}", folder, processor, downloader
                 )
                 check(Path(folder) / name)
-            except (OSError, ValueError, *TORN) as error:  # what requests raises is an OSError
+            except (OSError, ValueError, *CORRUPT_FILE) as error:  # requests raises OSErrors
                 failures.append(f"{url}{suffix}:\n  {_reason(error)}")
             else:
                 (Path(folder) / name).replace(destination)
                 return
-    listed = "\n".join(failures)
+    reasons = "\n".join(failures)
     raise DataError(
-        f"could not download {name}{suffix}:\n{listed}\n"
-        f"Mend the connection, or put the file into {destination.parent} yourself."
+        f"could not download {name}{suffix}:\n{reasons}\n"
+        f"Check the network connection, or put the file into {destination.parent} yourself."
     )
 
 
 def _reason(error: Exception) -> str:
-    """Requests nests its errors: the innermost one says why."""
-    if isinstance(error, TORN):
-        return f"a torn file ({error})"
+    """Return the message of the innermost error, which in requests is the cause."""
+    if isinstance(error, CORRUPT_FILE):
+        return f"a truncated or corrupted file ({error})"
     if isinstance(error, ValueError):
         return str(error)
     inner: BaseException = error
     while inner.__context__ is not None:
         inner = inner.__context__
-    # A 404 has no inner error and a good text; a failed look-up has both.
+    # Without an inner error (a 404) `inner` is the error itself.
     return str(inner).splitlines()[0] if str(inner) else type(inner).__name__
 
 
 def verified(path: Path, sha256: str) -> bytes:
-    """Return a file's content, decompressed if its name ends in .gz or .xz.
+    """Return a file's verified content, decompressed if its name ends in .gz or .xz.
 
     Raises
     ------
     ValueError
-        The content has another SHA-256 sum, is torn, or can't be read.
+        The file has another SHA-256 sum, is corrupted, or cannot be read.
     """
     with _clear_errors(f"SHA-256 {sha256}"):
         content = DECOMPRESS.get(path.suffix, bytes)(path.read_bytes())
@@ -250,14 +265,21 @@ def verified(path: Path, sha256: str) -> bytes:
 def verified_members(
     path: Path, sha256: Mapping[str, str | None], md5: str | None
 ) -> dict[str, bytes]:
-    """Return the members of a .tar.gz archive that `sha256` names, wherever in it they lie.
+    """Return the verified members of a .tar.gz archive, in any of its folders.
 
-    `sha256` is None where only the archive's own `md5` is published, which is None otherwise.
+    Parameters
+    ----------
+    path
+        The archive.
+    sha256
+        SHA-256 sum of each member, by file name; None if only the archive's sum is published.
+    md5
+        MD5 sum of the archive; None if the members' sums are published.
 
     Raises
     ------
     ValueError
-        A sum differs, a member is missing, or the archive is torn or can't be read.
+        A sum differs, a member is missing, or the archive is corrupted or cannot be read.
     """
     members = {}
     with _clear_errors(f"md5 {md5}" if md5 else "a .tar.gz archive"):
@@ -287,41 +309,43 @@ def _compare(kind: str, expected: str, found: str) -> None:
 def _clear_errors(expected: str) -> Iterator[None]:
     try:
         yield
-    except TORN as error:
-        raise ValueError(f"expected {expected}\n  found    a torn file ({error})") from error
+    except CORRUPT_FILE as error:
+        raise ValueError(
+            f"expected {expected}\n  found    a truncated or corrupted file ({error})"
+        ) from error
     except OSError as error:
         raise ValueError(f"expected {expected}\n  found    {error.strerror or error}") from error
 
 
 def staged(path: Path) -> Path:
-    """A file's copy in the folder that `FANIN_STAGE` names; without that, the file itself.
+    """Copy a file to the folder `FANIN_STAGE` and return the copy; if unset, return the file.
 
-    Of several processes one copies it. A copy is there whole or not at all, and is made anew where
-    the file has changed.
+    Concurrent processes copy it once, atomically. A file that has changed is copied again.
 
     Raises
     ------
     DataError
-        It can't be copied there.
+        The file cannot be copied.
     """
-    where = os.environ.get(STAGE)
-    if not where:
+    stage = os.environ.get(STAGE)
+    if not stage:
         return path
     source = path.resolve()
     stat = source.stat()
-    known = f"{source} {stat.st_size} {stat.st_mtime_ns}"
-    folder = Path(where) / f"fanin-{os.getuid()}" / hashlib.sha256(known.encode()).hexdigest()[:16]
+    version = f"{source} {stat.st_size} {stat.st_mtime_ns}"
+    digest = hashlib.sha256(version.encode()).hexdigest()[:16]
+    folder = Path(stage) / f"fanin-{os.getuid()}" / digest
     copy = folder / path.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if not copy.exists():
-                with tempfile.TemporaryDirectory(dir=folder) as half:
-                    shutil.copyfile(source, Path(half) / path.name)
-                    (Path(half) / path.name).replace(copy)
+                with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                    shutil.copyfile(source, Path(temporary) / path.name)
+                    (Path(temporary) / path.name).replace(copy)
     except OSError as error:
         raise DataError(
-            f"{copy}: can't be copied there ({error.strerror or error}); "
-            "runner.stage_data names a folder on each node's own disk"
+            f"{copy}: can't write this copy of the data ({error.strerror or error}); set "
+            "runner.stage_data to a folder on each node's local disk"
         ) from error
     return copy

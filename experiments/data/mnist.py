@@ -1,4 +1,4 @@
-"""MNIST (LeCun, Cortes, Burges 1998) and Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): IDX files."""
+"""MNIST (LeCun, Cortes, Burges 1998) and Fashion-MNIST (Xiao, Rasul, Vollgraf 2017)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MNIST_FILES = FileSet(
     ),
 )
 
-# Sums of what Debian's package dataset-fashion-mnist (0.0~git20200523.55506a9-1) holds.
+# SHA-256 sums of the files in Debian's package dataset-fashion-mnist (0.0~git20200523.55506a9-1).
 FASHION_MNIST_FILES = FileSet(
     folders=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"),
     sha256={
@@ -61,7 +61,7 @@ FASHION_MNIST_FILES = FileSet(
 
 @dataclass(frozen=True)
 class Mnist:
-    """Handwritten digits, 28x28 grey: 60,000 to train on, 10,000 to test."""
+    """Handwritten digits, 28x28 greyscale: 60,000 training and 10,000 test images."""
 
     files = MNIST_FILES
     shape = (1, 28, 28)
@@ -70,28 +70,28 @@ class Mnist:
     test_size = 10_000
 
     def prepare(self, root: Path, download: bool) -> None:
-        """Find or fetch the files, and verify them."""
+        """Find or download the files, and verify them."""
         read(self.files, root, download)
 
     def load(self, root: Path, download: bool, seed: int = 0) -> Dataset:
-        """Read the four IDX files; `seed` changes nothing."""
+        """Read the four IDX files; `seed` has no effect."""
         return load_idx(self.files, root, download)
 
 
 @dataclass(frozen=True)
 class FashionMnist(Mnist):
-    """Clothes, 28x28 grey: 60,000 to train on, 10,000 to test."""
+    """Clothing, 28x28 greyscale: 60,000 training and 10,000 test images."""
 
     files = FASHION_MNIST_FILES
 
 
 def load_idx(files: FileSet, root: Path, download: bool) -> Dataset:
-    """Read a data set of MNIST's layout: images and labels, `train` and `t10k`, 10 classes.
+    """Read a data set in MNIST's layout: images and labels, `train` and `t10k`, 10 classes.
 
     Raises
     ------
     DataError
-        A file is missing, damaged, or does not match its fellow.
+        A file is missing or damaged, or the numbers of images and labels differ.
     """
     contents = read(files, root, download)
 
@@ -105,10 +105,9 @@ def load_idx(files: FileSet, root: Path, download: bool) -> Dataset:
 
 
 def parse_idx(content: bytes, ndim: int, name: str = "file") -> UInt8[np.ndarray, ...]:
-    """Return the array that an IDX file of unsigned bytes holds.
+    """Parse an IDX file of unsigned bytes.
 
-    It begins with a magic number and big-endian sizes; there must be `ndim` of them (1 for labels,
-    3 for images), and as many bytes as they say.
+    The file begins with a magic number and `ndim` big-endian sizes (1 for labels, 3 for images).
 
     >>> parse_idx(bytes([0, 0, 8, 1,  0, 0, 0, 2,  7, 9]), ndim=1)
     array([7, 9], dtype=uint8)
@@ -116,7 +115,7 @@ def parse_idx(content: bytes, ndim: int, name: str = "file") -> UInt8[np.ndarray
     magic = bytes([0, 0, UNSIGNED_BYTE, ndim])
     if content[:4] != magic:
         raise DataError(
-            f"{name} is no IDX file of {ndim} dimensions: it begins with "
+            f"{name} is not an IDX file of {ndim} dimensions: it begins with "
             f"{content[:4].hex() or 'nothing'}, not {magic.hex()}"
         )
     header = 4 + 4 * ndim
@@ -126,6 +125,6 @@ def parse_idx(content: bytes, ndim: int, name: str = "file") -> UInt8[np.ndarray
     size = int(np.prod(shape, dtype=object))
     if len(content) != header + size:
         raise DataError(
-            f"{name} has {len(content)} bytes, but its header announces {header + size}"
+            f"{name} has {len(content)} bytes, but {header + size} according to its header"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,4 +1,4 @@
-"""Images that are drawn from a seed: Gaussian noise, and circles and crosses."""
+"""Synthetic images drawn from a seed: Gaussian fields, and circles and crosses."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from torch import Tensor
 from experiments.data.dataset import Dataset, Split
 from fanin.seeds import make_generator
 
-CHUNK = 1024  # images drawn at once, so that no large set is in memory as float64
+CHUNK = 1024  # images drawn at once; limits the memory for float64 copies
 SIDE = 32
 STROKE = 1.5  # half the width of a line, in pixels
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Stationary Gaussian fields on a torus, labelled by a random linear teacher.
+    """Stationary Gaussian fields with periodic boundaries, labelled by a random linear teacher.
 
-    Every pixel is N(mean, std^2) exactly; two pixels of a channel that lie (dy, dx) apart have
-    correlation c(dy) * c(dx), with c from `correlation`. Channels are independent.
+    Each pixel is N(mean, std^2). Two pixels of a channel at distance (dy, dx) have correlation
+    c(dy) * c(dx), with c from `correlation`. Channels are independent.
 
     Parameters
     ----------
     mean, std
-        Of every pixel.
+        Mean and standard deviation of each pixel.
     correlation_length
-        In pixels; 0: white noise.
+        Correlation length in pixels; 0 gives white noise.
     channels, image_side
-        The images' shape; `data.side` does not apply.
+        Shape of the images; `data.side` does not apply.
     train_size, test_size
-        How many to draw.
+        Number of images to draw.
     task
-        `classification`: the largest of `classes` linear functions of the standardized image,
-        whose weights are N(0, 1). `regression`: one such function, scaled to variance 1 over
-        images, plus N(0, noise^2).
+        `classification`: the label is the index of the largest of `classes` linear functions of
+        the standardized image, with weights from N(0, 1). `regression`: the target is one such
+        function, scaled to variance 1 over images, plus noise from N(0, noise^2).
     classes
-        Number of classes, for classification.
+        Number of classes (classification).
     noise
-        Standard deviation of the noise on the targets, for regression.
+        Standard deviation of the noise on the targets (regression).
     """
 
     mean: FiniteFloat = 0.0
@@ -73,11 +73,13 @@ class Gaussian:
         return self.classes if self.task == "classification" else None
 
     def prepare(self, root: Path, download: bool) -> None:
-        """Nothing to do: there are no files."""
+        """Do nothing: there are no files."""
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
-        """Draw the images and the teacher from `seed`; there are no files."""
-        teacher = _normal(make_generator("gaussian teacher", seed), self.n_classes or 1, *self.shape)
+        """Draw the images and the teacher from `seed`."""
+        teacher = _normal(
+            make_generator("gaussian teacher", seed), self.n_classes or 1, *self.shape
+        )
         train = self._split(self.train_size, teacher, make_generator("gaussian train", seed))
         test = self._split(self.test_size, teacher, make_generator("gaussian test", seed))
         return Dataset(train, test, self.n_classes, full_scale=1.0)
@@ -100,17 +102,17 @@ class Gaussian:
 
 
 def correlation(side: int, length: float) -> Float64[Tensor, " lag"]:
-    """Correlation along one axis at lags 0, 1, ..., side - 1, of the periodic Gaussian field.
+    """Return the field's correlation along one axis at lags 0, 1, ..., side - 1.
 
-    c(d) is exp(-d^2 / (2 length^2)) summed over all images of d on the torus, divided by its
-    value at 0: the nearest a periodic field comes to a Gaussian correlation.
+    c(d) is the sum of exp(-(d + k side)^2 / (2 length^2)) over all integers k, divided by its
+    value at d = 0: the periodic version of a Gaussian correlation.
 
     Parameters
     ----------
     side
-        Pixels around the torus.
+        Period in pixels.
     length
-        Correlation length in pixels; 0: only c(0) = 1 is left.
+        Correlation length in pixels; 0 gives c(0) = 1 and 0 elsewhere.
 
     Examples
     --------
@@ -131,13 +133,13 @@ def correlation(side: int, length: float) -> Float64[Tensor, " lag"]:
 def correlate(
     white: Float[Tensor, "*any side side"], length: float
 ) -> Float[Tensor, "*any side side"]:
-    """Filter white noise of variance 1 into the field with `correlation`, by FFT.
+    """Filter white noise of variance 1 into a field with correlation `correlation`, by FFT.
 
-    The spectrum of the field is the transform of its covariance, so its root is the filter's
-    gain (Wiener-Khinchin), and the variance stays 1 exactly.
+    The power spectrum of the field is the transform of its covariance (Wiener-Khinchin). Its
+    square root is the gain of the filter. The variance stays 1.
     """
     side = white.shape[-1]
-    # A spectrum is non-negative; the transform of a smooth covariance strays below by rounding.
+    # A power spectrum is non-negative, but rounding may give small negative values.
     axis = torch.fft.fft(correlation(side, length)).real.clamp(min=0).sqrt()
     gain = torch.outer(axis, axis[: side // 2 + 1])
     return torch.fft.irfft2(torch.fft.rfft2(white) * gain, s=(side, side))
@@ -145,15 +147,15 @@ def correlate(
 
 @dataclass(frozen=True)
 class Shapes:
-    """Crosses (label 0) and circles (label 1), 32x32 RGB, as many of each.
+    """Crosses (label 0) and circles (label 1), 32x32 RGB, in equal numbers.
 
-    Place, size, colours and the cross's angle are random; the colours of shape and ground
-    differ by at least 64 of 255 in every channel.
+    Position, size, colours and the angle of the cross are random. The colours of shape and
+    background differ by at least 64 of 255 in each channel.
 
     Parameters
     ----------
     train_size, test_size
-        How many to render.
+        Number of images to render.
     """
 
     train_size: PositiveInt = 10_000
@@ -163,10 +165,10 @@ class Shapes:
     n_classes = 2
 
     def prepare(self, root: Path, download: bool) -> None:
-        """Nothing to do: there are no files."""
+        """Do nothing: there are no files."""
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
-        """Render the images from `seed`; there are no files."""
+        """Render the images from `seed`."""
         train = _split_of_shapes(self.train_size, make_generator("shapes train", seed))
         test = _split_of_shapes(self.test_size, make_generator("shapes test", seed))
         return Dataset(train, test, self.n_classes, full_scale=255.0)
@@ -192,11 +194,11 @@ def _split_of_shapes(n: int, rng: torch.Generator) -> Split:
         (torch.hypot(row, column) - radius).abs(),
         _distance_to_cross(row, column, radius, angle),
     )
-    # One pixel of soft edge: the share of the pixel that the line covers, to first order.
+    # Antialiasing: the fraction of the pixel that the line covers, to first order.
     cover = (STROKE + 0.5 - distance).clamp(0, 1)[:, None]
-    ground = uniform(0, 256, n, 3, 1, 1)
-    ink = (ground + uniform(64, 192, n, 3, 1, 1)) % 256
-    return Split(torch.lerp(ground, ink, cover).to(torch.uint8), y)
+    background = uniform(0, 256, n, 3, 1, 1)
+    colour = (background + uniform(64, 192, n, 3, 1, 1)) % 256
+    return Split(torch.lerp(background, colour, cover).to(torch.uint8), y)
 
 
 def _distance_to_cross(
@@ -207,6 +209,6 @@ def _distance_to_cross(
 ) -> Float[Tensor, "image height width"]:
     along = (angle.cos() * column + angle.sin() * row).abs()
     across = (angle.cos() * row - angle.sin() * column).abs()
-    to_one_bar = torch.hypot((along - arm).clamp(min=0), across)
-    to_the_other = torch.hypot((across - arm).clamp(min=0), along)
-    return torch.minimum(to_one_bar, to_the_other)
+    to_first_bar = torch.hypot((along - arm).clamp(min=0), across)
+    to_second_bar = torch.hypot((across - arm).clamp(min=0), along)
+    return torch.minimum(to_first_bar, to_second_bar)

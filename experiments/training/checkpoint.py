@@ -1,6 +1,6 @@
-"""Checkpoint of one cell, from which another process can resume it to the bit.
+"""Checkpoints of a cell, from which another process resumes with bit-identical results.
 
-The file is a line of JSON (what it belongs to, and its content's hash), followed by the content.
+The file is a line of JSON (the checkpoint's key and the content's hash), followed by the content.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from experiments.training.step import NetworkState, Params
 
 
 class Stopped(BaseException):
-    """A cell was told to stop and has saved its checkpoint; no failure of the cell's.
+    """Raised when a cell has been stopped and has saved its checkpoint.
 
-    Like `KeyboardInterrupt`, so that no `except Exception` takes it for one.
+    It derives from BaseException, like KeyboardInterrupt, so that `except Exception` does not
+    treat it as a failure of the cell.
     """
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """A network in the middle of its training.
+    """State of a network during training.
 
-    It holds no random numbers: those drawn for a step depend on the step's number alone.
+    It contains no random number state: random numbers depend only on the seed and the step.
 
     Parameters
     ----------
     step
         Number of steps taken.
     state
-        Parameters, the optimizer's state, and whether it has diverged (`training/step.py`).
+        Parameters, optimizer state and the step of divergence (`training/step.py`).
     buffers
-        Buffers of a user's own network.
+        Buffers of a user's network.
     losses
-        Loss of every step taken [step].
+        Loss of each step [step].
     curves
-        Columns of the `curves` table so far: points measured on the test set.
+        Columns of the `curves` table so far: evaluations on the test set.
     seconds
         Time spent on training.
     """
@@ -62,7 +63,7 @@ class TrainState:
     seconds: float
 
     def copy_to(self, device: torch.device | str) -> TrainState:
-        """Return a copy on a device, each tensor in its memory format and memory of its own."""
+        """Return a deep copy on a device; tensors keep their memory format."""
         tensors = (self.state, self.buffers, self.losses)
         state, buffers, losses = tree_map(lambda t: t.detach().to(device, copy=True), tensors)
         return replace(self, state=state, buffers=buffers, losses=losses)
@@ -76,19 +77,19 @@ class TrainState:
 
 @dataclass(frozen=True)
 class CellCheckpoint:
-    """A cell in the middle: measurements so far, and its training, once that has begun.
+    """Measurements of a cell so far, and the state of its training.
 
     Parameters
     ----------
     draws
-        By draw, the columns of the tables (`layers`, `histograms`, `tensors`) measured at
-        initialization.
+        Measurements at initialization: columns of the tables (`layers`, `histograms`, `tensors`),
+        by draw.
     probes
-        Those measured in training, each with its constant columns (draw and step).
+        Measurements during training, each with its constant columns (draw and step).
     seconds
         Time spent before training.
     train_state
-        Its training.
+        State of training; None before training.
     """
 
     draws: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -99,23 +100,24 @@ class CellCheckpoint:
 
 @dataclass
 class Checkpointer:
-    """Reads and writes one cell's checkpoint, and says when to.
+    """Reads and writes one cell's checkpoint, and decides when to save.
 
-    A damaged file or a full disk is no error: the cell runs without. `load_error` says why the
-    file found was not used, `save_error` why the last attempt to write failed; None if all is well.
+    A damaged file or a full disk is not an error; the cell runs without the checkpoint. The
+    attributes `load_error` and `save_error` give the reason why the last load or save failed (None
+    if it succeeded).
 
     Parameters
     ----------
     path
-        Path of the checkpoint; its folder is made when needed.
+        Path of the checkpoint; missing folders are created.
     every
         Seconds between two checkpoints.
     stop
-        Polled after draws and training steps; True stops the cell there.
+        Polled after draws and training steps; True stops the cell.
     code
-        Version of the code that runs. Checkpoints of other code are not used.
+        Version of the running code. Checkpoints of another version are not used.
     poll_every
-        Seconds between two calls of `stop`, which may have to look at a file on a slow disk.
+        Seconds between two calls of `stop`, which may be slow (a file on a network disk).
     """
 
     path: Path
@@ -131,13 +133,13 @@ class Checkpointer:
     _stopping: bool = field(default=False, init=False)
 
     def load(self, key: Mapping[str, str]) -> CellCheckpoint | None:
-        """Return the checkpoint, on the CPU; None if there is none that can be resumed from.
+        """Return the checkpoint on the CPU; None if there is no usable one.
 
         Parameters
         ----------
         key
-            Names and values that must be the same for a cell to resume, besides the code and
-            torch's version.
+            Values that must equal those at the time of saving. The versions of the code and of
+            torch must be equal too.
         """
         self._key = {**key, "code": self.code, "torch": torch.__version__}
         self._last_save, self._last_poll = time.monotonic(), -math.inf
@@ -147,13 +149,13 @@ class Checkpointer:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.load_error = f"it can't be read ({error.strerror or error})"
+            self.load_error = f"can't be read ({error.strerror or error})"
         except ValueError as error:
             self.load_error = str(error)
         return None
 
     def should_save(self) -> bool:
-        """Return True if it is time to save; to be called after every draw and training step."""
+        """Return True if it is time to save. Call this after each draw and training step."""
         now = time.monotonic()
         if now - self._last_poll >= self.poll_every:
             self._last_poll, self._stopping = now, self.stop()
@@ -167,16 +169,16 @@ class Checkpointer:
         except WriteError as error:
             self.save_error = f"{self.path}: {error.reason}"
         except MemoryError:
-            self.save_error = f"{self.path}: no memory to write it from"
+            self.save_error = f"{self.path}: out of memory while writing"
         self._last_save = time.monotonic()
 
     def raise_if_stopped(self) -> None:
-        """Raise `Stopped` if `stop` was the reason to save."""
+        """Raise `Stopped` if `stop` has returned True."""
         if self._stopping:
             raise Stopped
 
     def delete(self) -> None:
-        """Delete the file, and temporary files of a process that was killed while writing it."""
+        """Delete the file, and temporary files of processes that were killed while writing it."""
         leftovers = self.path.parent.glob(f".{escape(self.path.name)}.*.part")
         try:
             for path in (self.path, *leftovers):
@@ -186,7 +188,7 @@ class Checkpointer:
 
 
 def saved_progress(path: Path) -> tuple[int, int]:
-    """Return the numbers of training steps and draws in a checkpoint; (0, 0) if it is unusable."""
+    """Return a checkpoint's numbers of training steps and draws; (0, 0) if it is unusable."""
     try:
         checkpoint = _decode(path.read_bytes(), None)
     except (OSError, ValueError):
@@ -205,21 +207,21 @@ def _encode(checkpoint: CellCheckpoint, key: Mapping[str, str]) -> bytes:
 
 
 def _decode(data: bytes, key: Mapping[str, str] | None) -> CellCheckpoint:
-    """Raise ValueError if the data is damaged or was saved under another key (None: any)."""
+    """Decode a file; raise ValueError if it is damaged or has another key (None: any key)."""
     line, _, content = data.partition(b"\n")
     try:
         head = json.loads(line)
-        found, digest = head["about"], head["sha256"]
+        saved_key, digest = head["about"], head["sha256"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError("it is torn, or no checkpoint") from error
+        raise ValueError("damaged, or not a checkpoint") from error
     if digest != hashlib.sha256(content).hexdigest():
-        raise ValueError("it is torn: its content has another SHA-256 sum")
-    if key is not None and found != key:
-        different = [name for name in key if found.get(name) != key[name]]
-        raise ValueError(f"it was written for something else ({', '.join(different)})")
+        raise ValueError("damaged: the SHA-256 sum of the content differs")
+    if key is not None and saved_key != key:
+        different = [name for name in key if saved_key.get(name) != key[name]]
+        raise ValueError(f"saved with another {', '.join(different)}")
     try:
         fields = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # a user's own optimizer may keep anything
-        raise ValueError(f"it holds more than tensors and plain data ({error})") from error
+    except pickle.UnpicklingError as error:  # a user's optimizer may have any state
+        raise ValueError(f"contains more than tensors and plain data ({error})") from error
     train_state = fields["train_state"]
     return CellCheckpoint(**{**fields, "train_state": train_state and TrainState(**train_state)})

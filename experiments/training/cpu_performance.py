@@ -1,6 +1,6 @@
-"""Three ways in which training runs faster on a CPU: memory format, layer order, malloc.
+"""Three optimizations of training on a CPU: memory format, layer order, malloc settings.
 
-The first changes roundings, so every engine decides it in the same place; the others change no bit.
+Only the memory format changes results (by rounding); the others are bit-identical.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import nn
 # Parameters of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MAX_INT = 2**31 - 1
-MMAP_FROM = 2**28  # bytes; a tensor larger than this still goes back to the system when it is freed
+MMAP_THRESHOLD = 2**28  # bytes; larger tensors are returned to the system when they are freed
 
 
 def memory_format(
     model: nn.Module, dtype: torch.dtype, device: torch.device
 ) -> torch.memory_format:
-    """Return the memory format of images in which a single network trains fastest.
+    """Return the memory format of images that is fastest for training a single network.
 
-    On a CPU torch's max-pool goes through a map number by number, but through channels that lie
-    side by side vector by vector; convolutions take about as long either way, in the types that
-    oneDNN supports. A convolution, and what follows it, keeps the format of its input.
+    On a CPU torch's max-pool is vectorized over channels only in the channels-last format.
+    Convolutions take about the same time in both formats, in dtypes that oneDNN supports. Layers
+    keep the memory format of their input.
     """
     has_pool = any(isinstance(layer, nn.MaxPool2d) for layer in model.modules())
     if device.type == "cpu" and dtype != torch.float64 and has_pool:
@@ -34,12 +34,12 @@ def memory_format(
 
 
 def swap_relu_maxpool(model: nn.Module) -> nn.Module:
-    """Return the model's own layers, with every max-pool that follows a ReLU before it.
+    """Swap each ReLU with a max-pool that follows it; the result shares the model's layers.
 
-    A ReLU is monotonic, so its largest output is its output at the largest input, to the bit. So
-    is the gradient: where the order matters, which is among inputs that are not positive, it is 0.
-    Behind a 2x2 pool a quarter of the numbers is left, forward and backward, and time on a CPU is
-    memory traffic. Probes and diagnoses see the model as it was declared.
+    ReLU is monotonic, so both orders give bit-identical outputs. The gradients are identical too:
+    the orders differ only for windows without positive inputs, where the gradient is 0. After a
+    2x2 pool, ReLU has a quarter of the values to process, and time on a CPU is memory traffic.
+    Probes and diagnoses use the original model.
 
     Examples
     --------
@@ -59,12 +59,12 @@ def swap_relu_maxpool(model: nn.Module) -> nn.Module:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, if its C library is glibc.
+    """Make glibc keep freed memory in this process (no effect with another C library).
 
-    By default a step's tensors go back to the system at its end, and come again page by page: for
-    two_layer with 32 channels a third of the time.
+    By default glibc returns the memory of a step's tensors to the system, and the next step gets it
+    again page by page. For two_layer with 32 channels that is a third of the time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MMAP_FROM)
+        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
         mallopt(M_TRIM_THRESHOLD, MAX_INT)

@@ -1,4 +1,4 @@
-"""Divergence: detect diverged networks without waiting for the device, and name the bad tensor."""
+"""Divergence: detect diverged networks without blocking, and name the first non-finite tensor."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ from fanin.probes.trace import forward_hooks, leaf_modules
 class Divergence:
     """The step and tensor at which a network diverged.
 
-    `tensor` is the first bad one in the order in which a step computes them: `input`, the output of
-    each layer (its name), `loss`, `grad of NAME` from the last layer back, then the updated
-    parameter `NAME`. `reason` is `inf`, `nan` or `loss above bound`. A network that the last update
-    spoils diverges at the step after it, which is one more than there are.
+    Parameters
+    ----------
+    step
+        Step of divergence. It equals the number of steps if the last update made a parameter
+        non-finite.
+    tensor
+        First non-finite tensor in the order of computation: `input`, the output of a layer (its
+        name), `loss`, `grad of NAME` (from the last layer to the first), or the updated parameter
+        `NAME`.
+    reason
+        `inf`, `nan` or `loss above bound`.
     """
 
     step: int
@@ -29,74 +36,74 @@ class Divergence:
 
 
 class DivergenceMonitor:
-    """Reads `failed_at` of all networks back while the device goes on.
+    """Reads `failed_at` of all networks without blocking the host.
 
-    On a GPU a read-back makes the host wait until the device has done all its queued work. So the
-    marks are copied asynchronously and read at a later call, once the copy has arrived; a network
-    that has diverged is frozen meanwhile. (Written for CUDA, not yet run on it.)
+    A synchronous read makes the host wait for all queued work of a GPU. So the values are copied
+    asynchronously and returned by a later call, after the copy has finished. A diverged network is
+    frozen in the meantime. (Written for CUDA, not yet run on it.)
     """
 
     def __init__(self) -> None:
         self._copy: Tensor | None = None
-        self._arrived: torch.cuda.Event | None = None
+        self._copied: torch.cuda.Event | None = None
 
     def read(self, failed_at: Tensor, wait: bool = False) -> list[int] | None:
-        """Return the marks, possibly of an earlier call; None if no copy has arrived yet.
+        """Return the values, possibly those of an earlier call; None if no copy has finished.
 
         Parameters
         ----------
         failed_at
-            The step at which each network failed, or `ALIVE` [network].
+            Step at which each network diverged, or `ALIVE` [network].
         wait
-            Return the marks of this call, even if the host has to wait for the device.
+            Wait for the device and return the values of this call.
         """
         if wait or failed_at.device.type != "cuda":
             return failed_at.tolist()
-        answer = None
-        if self._copy is not None and self._arrived is not None and self._arrived.query():
-            answer = self._copy.tolist()
-        if self._copy is None or answer is not None:
+        steps = None
+        if self._copy is not None and self._copied is not None and self._copied.query():
+            steps = self._copy.tolist()
+        if self._copy is None or steps is not None:
             self._copy = failed_at.to("cpu", non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(failed_at.device))
-        return answer
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(failed_at.device))
+        return steps
 
     def reset(self) -> None:
-        """Drop the copy on its way: the networks have been renumbered."""
+        """Discard the pending copy, after networks have been renumbered."""
         self._copy = None
 
 
 def diagnose(config: StepConfig, state: NetworkState, batch: Batch) -> Divergence:
-    """Run the step that diverged again, tensor by tensor, and name the first bad one."""
+    """Repeat the step that diverged and return the first non-finite tensor."""
     x, y, lr, masks = batch
     params = state["params"]
-    bad = forward_fault(config, params, batch)
-    if bad is None:
+    fault = forward_fault(config, params, batch)
+    if fault is None:
         _, gradients = loss_and_gradients(config, params, x, y, masks)
         updated, _ = config.optim.update(params, gradients, state["optimizer"], lr)
         backward = [(f"grad of {name}", g) for name, g in reversed(gradients.items())]
-        bad = _first_bad([*backward, *updated.items()])
-    return Divergence(int(state["failed_at"]), *(bad or ("unknown", "not reproduced")))
+        fault = _first_nonfinite([*backward, *updated.items()])
+    return Divergence(int(state["failed_at"]), *(fault or ("unknown", "not reproduced")))
 
 
 @torch.no_grad()
 def forward_fault(config: StepConfig, params: Params, batch: Batch) -> tuple[str, str] | None:
-    """Return the first bad tensor up to the loss and the reason; None if all are good."""
+    """Return the first bad tensor of the forward pass and the reason; None if there is none."""
     tensors: list[tuple[str, Tensor]] = [("input", batch.x)]
 
-    def note(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def record(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         tensors.append((name, output))
 
-    with forward_hooks(leaf_modules(config.model), note):
+    with forward_hooks(leaf_modules(config.model), record):
         logits = functional_call(config.model, params | batch.masks, (batch.x,))
         loss = config.objective.loss(logits, batch.y)
-    bad = _first_bad([*tensors, ("loss", loss)])
-    if bad is None and bool(loss > config.loss_bound):
+    fault = _first_nonfinite([*tensors, ("loss", loss)])
+    if fault is None and bool(loss > config.loss_bound):
         return "loss", "loss above bound"
-    return bad
+    return fault
 
 
-def _first_bad(tensors: list[tuple[str, Tensor]]) -> tuple[str, str] | None:
+def _first_nonfinite(tensors: list[tuple[str, Tensor]]) -> tuple[str, str] | None:
     for name, tensor in tensors:
         if not bool(tensor.isfinite().all()):
             return name, "nan" if bool(tensor.isnan().any()) else "inf"

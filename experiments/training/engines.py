@@ -1,7 +1,7 @@
-"""Engines: one network alone, or several as one program under `torch.vmap`.
+"""Engines: train one network, or a stack of networks under `torch.vmap`.
 
-Both run the same step (`training/step.py`) on the same batches. The bits of one network do not
-depend on those beside it (`training/stack_size.py`).
+Both run the same step (`training/step.py`) on the same batches. A network's result does not depend
+on the other networks of its stack (`training/stack_size.py`).
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from fanin.models.layers import dropout_masks
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """One network to train: its cell, step and data, and what is called on the way.
+    """A network to train: its cell, step and data, and the callbacks.
 
     Parameters
     ----------
     on_probe
-        Called with (step, params) before each step that `probe.steps` names.
+        Called with (step, params) before each step in `probe.steps`.
     resume
         Training state to resume from; None starts with the model's weights.
     checkpointer
-        Says when to save. None disables checkpointing.
+        Decides when to save. None disables checkpointing.
     on_save
-        Called with the training state when `checkpointer` says so.
+        Called with the training state when it is time to save.
     """
 
     cell: Cell
@@ -61,21 +61,21 @@ class TrainSpec:
 
 
 class Engine(Protocol):
-    """Networks that take each step together."""
+    """Protocol of an engine: networks that take each step together."""
 
-    loaders: list[BatchLoader]  # one a network
+    loaders: list[BatchLoader]  # one per network
 
     def step(self, number: int) -> Tensor:
         """Take one step; return the losses [network]."""
 
     def failed_at(self) -> Tensor:
-        """Return the step at which each network diverged, `ALIVE` where none did [network]."""
+        """Return the step at which each network diverged, or `ALIVE` [network]."""
 
     def state(self, place: int) -> NetworkState:
-        """Return one network's state."""
+        """Return the state of one network."""
 
     def keep(self, places: Sequence[int]) -> None:
-        """Drop all other networks; renumber these in this order."""
+        """Keep only these networks, renumbered in this order."""
 
 
 class SerialEngine:
@@ -94,22 +94,22 @@ class SerialEngine:
         return loss.unsqueeze(0)
 
     def failed_at(self) -> Tensor:
-        """Return the step at which it diverged, or `ALIVE` [1]."""
+        """Return the step at which the network diverged, or `ALIVE` [1]."""
         failed: Tensor = self._state["failed_at"]
         return failed.unsqueeze(0)
 
     def state(self, place: int) -> NetworkState:
-        """Return its state."""
+        """Return the network's state."""
         return self._state
 
     def keep(self, places: Sequence[int]) -> None:
-        """Do nothing: there is no other network to drop."""
+        """Do nothing: there is only one network."""
 
 
 class StackedEngine:
-    """Engine of several networks of one architecture, as one program.
+    """Engine of a stack of networks of one architecture.
 
-    The specs differ in weights, data order, scaling and their optimizers' numbers alone.
+    The specs may differ only in weights, data order, scaling and the optimizers' numbers.
     """
 
     def __init__(self, specs: Sequence[TrainSpec]) -> None:
@@ -131,17 +131,17 @@ class StackedEngine:
         return losses[: len(self.loaders)]
 
     def failed_at(self) -> Tensor:
-        """Return the step at which each network diverged, `ALIVE` where none did [network]."""
+        """Return the step at which each network diverged, or `ALIVE` [network]."""
         failed: Tensor = self._state["failed_at"]
         return failed[: len(self.loaders)]
 
     def state(self, place: int) -> NetworkState:
-        """Return one network's state, as views of the stack's tensors."""
+        """Return the state of one network as views of the stack's tensors."""
         state: NetworkState = tree_map(lambda tensor: tensor[place], self._state)
         return state
 
     def keep(self, places: Sequence[int]) -> None:
-        """Drop all other networks; renumber these in this order."""
+        """Keep only these networks, renumbered in this order."""
         padded = self._padding.pad(places)
         chosen = torch.tensor(padded, device=self.loaders[0].device)
         self._state = tree_map(lambda tensor: tensor[chosen], self._state)
@@ -151,9 +151,10 @@ class StackedEngine:
 
 
 def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor]]:
-    """Return the step for tensors with a leading axis of networks.
+    """Return the step function for tensors with a leading axis of networks.
 
-    It takes one argument more: the optimizer's numbers that differ among the networks, by name.
+    Its additional last argument contains the optimizer's numbers that differ among the networks, by
+    name.
     """
     config = _faster(config)
 
@@ -168,7 +169,7 @@ def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor
 
 
 def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
-    """Return the optimizers' numbers that differ among them, as tensors [network].
+    """Return the numbers that differ among the optimizers, as tensors [network].
 
     Examples
     --------
@@ -189,7 +190,7 @@ def _loader(spec: TrainSpec) -> BatchLoader:
 
 
 def _first_state(spec: TrainSpec) -> NetworkState:
-    """Return the state before the first step of this process."""
+    """Return the resumed state, or the initial state."""
     if spec.resume is None:
         return initial_state(spec.step)
     resumed = spec.resume.copy_to(spec.data.train.x.device)
@@ -201,14 +202,14 @@ def _faster(config: StepConfig) -> StepConfig:
     return replace(config, model=swap_relu_maxpool(config.model))
 
 
-# --- which cells can be stacked ---------------------------------------------------------------
+# --- stackable cells --------------------------------------------------------------------------
 
 
 def why_serial(cell: Cell) -> str | None:
-    """Return the reason why a cell can't be trained in a stack; None if it can.
+    """Return the reason why a cell cannot be trained in a stack; None if it can.
 
-    The step is tried on two networks without storage (torch's `meta` device), so anything in the
-    network, optimizer, clip or loss that `torch.vmap` does not support shows here, at no cost.
+    Runs the step for two networks on torch's `meta` device, which allocates nothing. So everything
+    in the network, optimizer, clip or loss that `torch.vmap` does not support is found.
 
     Examples
     --------
@@ -224,17 +225,17 @@ def why_serial(cell: Cell) -> str | None:
     if cell.train.dtype not in ("float32", "float64"):
         return f"train.dtype={cell.train.dtype} would round each cell's learning rate differently"
     if not is_dataclass(cell.optim):
-        return f"{type(cell.optim).__name__} is no dataclass, so its numbers can't be exchanged"
-    odd = [f.name for f in fields(cell.optim) if not _is_number(getattr(cell.optim, f.name))]
-    if odd:
-        return f"{type(cell.optim).__name__}.{odd[0]} is no number"
+        return f"{type(cell.optim).__name__} is not a dataclass, so its numbers can't be replaced"
+    other = [f.name for f in fields(cell.optim) if not _is_number(getattr(cell.optim, f.name))]
+    if other:
+        return f"{type(cell.optim).__name__}.{other[0]} is not a number"
     with torch.device("meta"):
         model = cell.network().to(cell.train.torch_dtype)
     if buffers := [name for name, _ in model.named_buffers()]:
-        return f"the network keeps {buffers[0]} beside its parameters"
+        return f"the network has a buffer ({buffers[0]})"
     try:
         _try_step(cell, model.train())
-    except Exception as error:  # of the user's own parts, or of vmap
+    except Exception as error:  # user code or vmap may raise anything
         return f"torch.vmap: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return None
 

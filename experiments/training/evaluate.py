@@ -14,14 +14,14 @@ from experiments.scaling import FittedScaling
 from experiments.training.cpu_performance import memory_format, swap_relu_maxpool
 from fanin.losses import Objective
 
-# Images in one forward pass, at most: about a batch, whose maps stay in a CPU's cache. It is also
-# what batch normalization takes its statistics from.
+# Maximum number of images in one forward pass, so that the feature maps fit a CPU's cache. Batch
+# normalization computes its statistics over one chunk.
 CHUNK = 128
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over a set, and the share of correct answers (NaN for regression)."""
+    """Mean loss and accuracy on a set of images (the accuracy is NaN for regression)."""
 
     loss: float
     accuracy: float
@@ -36,21 +36,21 @@ def evaluate(
     objective: Objective,
     dtype: torch.dtype,
 ) -> Evaluation:
-    """Evaluate parameters on a split, dropout off, sums in float64."""
+    """Evaluate parameters on a split, without dropout; means are computed in float64."""
     training = model.training
     model.eval()
     format_, fast = memory_format(model, dtype, split.x.device), swap_relu_maxpool(model)
     losses: list[Tensor] = []
-    right: list[Tensor] = []
-    # Even parts: batch normalization can do nothing with a last batch of one image.
-    parts = math.ceil(len(split) / CHUNK)
-    for x, y in zip(split.x.tensor_split(parts), split.y.tensor_split(parts), strict=True):
+    correct: list[Tensor] = []
+    # Chunks of equal size, because batch normalization fails for a last chunk of one image.
+    n_chunks = math.ceil(len(split) / CHUNK)
+    for x, y in zip(split.x.tensor_split(n_chunks), split.y.tensor_split(n_chunks), strict=True):
         images = scaling.apply(x, dtype).to(memory_format=format_)
         logits = functional_call(fast, params, (images,))
         losses.append(objective.per_example(logits, y).double())
-        correct = objective.correct(logits, y)
-        if correct is not None:
-            right.append(correct)
+        correct_in_chunk = objective.correct(logits, y)
+        if correct_in_chunk is not None:
+            correct.append(correct_in_chunk)
     model.train(training)
-    accuracy = float(torch.cat(right).double().mean()) if right else float("nan")
+    accuracy = float(torch.cat(correct).double().mean()) if correct else float("nan")
     return Evaluation(float(torch.cat(losses).mean()), accuracy)

@@ -1,4 +1,4 @@
-"""Batches: images, targets, learning rate and dropout masks of any step, as often as needed."""
+"""Batches: images, targets, learning rate and dropout masks of any step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class BatchLoader:
-    """One cell's batch at any step, on the device of its data."""
+    """Loader of one cell's batches, on the device of its data."""
 
     def __init__(self, cell: Cell, model: nn.Module, data: Dataset, scaling: FittedScaling) -> None:
         self.cell = cell
@@ -54,7 +54,7 @@ class BatchLoader:
         return dropout_masks(self._model, self.batch_size, rng, self.cell.train.torch_dtype)
 
     def lr_factor(self, step: int) -> float:
-        """Return the schedule's factor of the learning rate."""
+        """Return the schedule's factor of the learning rate at a step."""
         return self.cell.schedule.factor(step, self.n_steps)
 
     def at(self, step: int) -> Batch:
@@ -68,14 +68,15 @@ class BatchLoader:
 
 
 class StackedBatchLoader:
-    """The batches of several cells on one data set, each with a leading axis of cells.
+    """Loader of batches with a leading axis of cells, for cells on one data set.
 
-    Every cell's slice has the bits that its own `BatchLoader` gives, in the plain memory format.
+    Each cell's slice is bit-identical to the batch of its `BatchLoader`, in the contiguous memory
+    format.
 
     Parameters
     ----------
     loaders
-        The cells' loaders; they differ in scaling, learning rate and seeds alone.
+        The cells' loaders, which may differ only in scaling, learning rate and seeds.
     """
 
     def __init__(self, loaders: Sequence[BatchLoader]) -> None:
@@ -90,29 +91,29 @@ class StackedBatchLoader:
         first = self._first
         indices = torch.stack([loader.indices(step) for loader in self._loaders])
         x = self._scaling.apply(take(first.train_set.x, indices), first.cell.train.torch_dtype)
-        drawn = [loader.masks(step) for loader in self._loaders]
+        cell_masks = [loader.masks(step) for loader in self._loaders]
         masks = {
-            name: to_device(torch.stack([masks[name] for masks in drawn]), first.device)
-            for name in drawn[0]
+            name: to_device(torch.stack([masks[name] for masks in cell_masks]), first.device)
+            for name in cell_masks[0]
         }
         y = take(first.train_set.y, indices)
         return Batch(x, y, self._lr * first.lr_factor(step), masks)
 
 
 class BatchOrder:
-    """The image indices of any step; every epoch is a new permutation.
+    """The image indices of each step; every epoch is a new permutation.
 
-    The order depends on the seed and the sizes alone, so cells that differ in anything else see
-    the same batches. The images left of an epoch after its last whole batch are dropped.
+    The order depends only on the seed and the sizes, so cells that differ in anything else get the
+    same batches. The images after the last whole batch of an epoch are dropped.
 
     Parameters
     ----------
     n_images, batch_size
-        Images in all, and in a step.
+        Number of images in total and per step.
     seed
-        Of the permutations.
+        Seed of the permutations.
     device
-        Device of the indices; they go there once an epoch.
+        Device of the indices, which are copied once per epoch.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class BatchOrder:
         self._order = torch.empty(0, dtype=torch.int64)
 
     def at(self, step: int) -> Indices:
-        """Return the indices of one step; steps in ascending order cost least."""
+        """Return the indices of one step; steps in ascending order are fastest."""
         epoch, position = divmod(step, self._n_images // self._batch_size)
         if epoch != self._epoch:
             rng = make_generator("order", self._seed, epoch)
@@ -137,7 +138,7 @@ class BatchOrder:
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Return the tensor on a device. A copy from pageable memory would make a GPU's host wait."""
+    """Copy a tensor to a device, through pinned memory so that the host doesn't wait."""
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
@@ -145,13 +146,13 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def take(values: Tensor, indices: Tensor) -> Tensor:
-    """Return `values[indices]`, which takes ten times as long over whole images."""
+    """Return `values[indices]`; for images this is ten times as fast as indexing."""
     rows = values.index_select(0, indices.flatten())
     return rows.view(*indices.shape, *values.shape[1:])
 
 
 def stacked_scaling(scalings: Sequence[FittedScaling], device: torch.device) -> FittedScaling:
-    """Join scalings into one for images [cell, image, channel, height, width]."""
+    """Stack scalings into one for images [cell, image, channel, height, width]."""
 
     def joined(statistics: list[Tensor]) -> Tensor:
         return torch.stack(torch.broadcast_tensors(*statistics)).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The training loop: batches in, losses out; probing and saving are callbacks."""
+"""The training loop. Probing and saving are callbacks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from experiments.training.evaluate import evaluate
 from experiments.training.loader import BatchLoader
 from experiments.training.step import ALIVE, NetworkState, Params
 
-# Steps between two looks at the device; a network that has diverged is frozen and idles until then.
-SYNC_EVERY = 16
+# Steps between two reads from the device; a diverged network stays in the stack, frozen, until then.
+SYNC_INTERVAL = 16
 
 OnProgress = Callable[[int, int], None]
 
@@ -37,12 +37,12 @@ class TrainResult:
     params
         Parameters after the last step, or before the step that diverged.
     divergence
-        Step and tensor at which it diverged; None if it did not.
+        Step and tensor of divergence; None if the network did not diverge.
     train_loss
-        Mean loss over the last epoch (or all steps, if fewer); the last loss of a network that
-        diverged; NaN if there were no steps.
+        Mean loss over the last epoch (or over all steps, if fewer). For a network that diverged,
+        its last loss. NaN if there were no steps.
     seconds
-        This network's share of the time; networks that train together get equal shares.
+        Training time; the networks of a stack get equal shares.
     curves
         Columns of the `curves` table.
     """
@@ -55,19 +55,19 @@ class TrainResult:
 
 
 def train(spec: TrainSpec, on_progress: OnProgress) -> TrainResult:
-    """Train one network, from the weights its model holds or from the state it resumes.
+    """Train one network, from its model's weights or from the state to resume.
 
     Parameters
     ----------
     spec
-        The network; its model and data are on one device.
+        The network. Its model and data are on the same device.
     on_progress
-        Called with (steps done, steps in all) now and then.
+        Called regularly with (steps done, total steps).
 
     Raises
     ------
     Stopped
-        The spec's checkpointer was told to stop.
+        `stop` of the spec's checkpointer returned True.
     """
     ((_, result),) = _train([spec], SerialEngine([spec]), on_progress)
     return result
@@ -76,20 +76,20 @@ def train(spec: TrainSpec, on_progress: OnProgress) -> TrainResult:
 def train_stacked(
     specs: Sequence[TrainSpec], on_progress: OnProgress
 ) -> Iterator[tuple[int, TrainResult]]:
-    """Train networks as one program; one that diverges leaves it and costs no more time.
+    """Train a stack of networks. Diverged networks are removed from the stack.
 
     Parameters
     ----------
     specs
-        Networks whose cells differ in scaling, init, seeds and their optimizer's numbers alone,
-        and are all at the same step. One of the checkpointers says for all when to save.
+        Networks at the same step. Their cells may differ only in scaling, init, seeds and the
+        optimizer's numbers. One of the checkpointers decides for all when to save.
     on_progress
         As for `train`.
 
     Yields
     ------
     tuple
-        Index in `specs`, and the network's result, as each one ends.
+        Index in `specs` and the network's result, when its training ends.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def _train(
     every = settings.evaluate_every
     evaluate_at = set(range(every, n_steps, every)) if every else set()
     probe_at = set(specs[0].cell.probe.steps)
-    sync_at = {*range(SYNC_EVERY, n_steps, SYNC_EVERY), n_steps, *evaluate_at, *probe_at}
+    sync_at = {*range(SYNC_INTERVAL, n_steps, SYNC_INTERVAL), n_steps, *evaluate_at, *probe_at}
 
     networks = [
         _Network(index, spec, loader)
@@ -133,7 +133,7 @@ def _train(
         done = step + 1
         if done in sync_at:
             on_progress(done, n_steps)
-            # Networks about to be evaluated or probed must be known to be alive.
+            # Diverged networks must be removed before an evaluation or probe.
             wait = done in evaluate_at | probe_at | {n_steps}
             failed_at = monitor.read(engine.failed_at(), wait)
             last_time = _share_time(running, last_time)
@@ -169,7 +169,7 @@ def _train(
 
 
 class _Network:
-    """One network in training: its curves and its share of the time so far."""
+    """A network in training, its curves and its training time so far."""
 
     def __init__(self, index: int, spec: TrainSpec, loader: BatchLoader) -> None:
         self.index = index  # in the specs, and its column of the losses
@@ -182,27 +182,27 @@ class _Network:
             self.seconds = spec.resume.seconds
 
     def evaluate(self, params: Params, step: int) -> None:
-        """Add the loss and accuracy on the test set after so many steps to the curves."""
+        """Add the loss and accuracy on the test set after a step to the curves."""
         spec, config = self.spec, self.spec.step
         dtype = spec.cell.train.torch_dtype
-        tested = evaluate(
+        evaluation = evaluate(
             config.model, params, spec.data.test, spec.scaling, config.objective, dtype
         )
-        self._add_point(step, "test_loss", tested.loss)
-        self._add_point(step, "test_accuracy", tested.accuracy)
+        self._add_point(step, "test_loss", evaluation.loss)
+        self._add_point(step, "test_accuracy", evaluation.accuracy)
 
     def diagnose(self, failed_at: int, state: NetworkState) -> Divergence:
-        """Name the tensor that was bad at the step that diverged."""
+        """Return the first non-finite tensor of the step that diverged."""
         return diagnose(self.spec.step, state, self.loader.at(failed_at))
 
     def last_fault(self, params: Params) -> Divergence | None:
-        """Return what the last update spoilt: it shows on the batch that would come next."""
+        """Check the last update by a forward pass on the next batch."""
         n_steps = self.loader.n_steps
-        bad = forward_fault(self.spec.step, params, self.loader.at(n_steps))
-        return None if bad is None else Divergence(n_steps, *bad)
+        fault = forward_fault(self.spec.step, params, self.loader.at(n_steps))
+        return None if fault is None else Divergence(n_steps, *fault)
 
     def save(self, state: NetworkState, losses: Tensor) -> None:
-        """Hand the training state so far to the spec's `on_save`."""
+        """Pass the training state to the spec's `on_save`."""
         buffers = dict(self.spec.step.model.named_buffers())
         self.spec.on_save(
             TrainState(len(losses), state, buffers, losses, self.curves, self.seconds)
@@ -212,7 +212,7 @@ class _Network:
         self, state: NetworkState, losses: Tensor, divergence: Divergence | None
     ) -> TrainResult:
         """Return the outcome of training, with the loss of each step in the curves."""
-        # Copies: a view of a stack's tensors would keep the whole of them in memory.
+        # Copy, because a view would keep the tensors of the whole stack in memory.
         params = {name: tensor.clone() for name, tensor in state["params"].items()}
         n_steps, train_loss = self.loader.n_steps, float("nan")
         count = n_steps if divergence is None else min(divergence.step + 1, n_steps)

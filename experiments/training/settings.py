@@ -1,4 +1,4 @@
-"""Settings of training: its length, its batches, its arithmetic."""
+"""Settings of training: its length, batch size and dtype."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from experiments.config.instantiate import validate
 
 @dataclass(frozen=True)
 class Train:
-    """The length and arithmetic of training.
+    """Settings of training.
 
     Parameters
     ----------
     steps
-        Number of updates; 0 probes the network at initialization and trains nothing. None: as
-        many as `epochs` makes.
+        Number of updates. 0 probes the network at initialization without training. None computes
+        the number from `epochs`.
     epochs
-        Passes over the training images; used where `steps` is None.
+        Passes over the training images; used if `steps` is None.
     batch_size
-        Images a step; the remainder of an epoch is dropped, so every batch is whole.
+        Images per step. The images after the last whole batch of an epoch are dropped.
     dtype
-        Of weights, activations and gradients alike.
+        Type of weights, activations and gradients.
     evaluate_every
-        Steps between evaluations on the test set for the `curves` table; 0: only at the end.
+        Steps between evaluations on the test set for the `curves` table. 0 evaluates only at the
+        end.
     loss_bound
-        A loss above it counts as divergence, like inf and NaN.
+        A loss above this bound counts as divergence, like inf and NaN.
     """
 
     steps: NonNegativeInt | None = None
@@ -42,27 +43,27 @@ class Train:
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs is None:
-            raise ValueError("one of train.steps and train.epochs must be given")
+            raise ValueError("train.steps and train.epochs can't both be null")
 
     @classmethod
     def coerce_config(cls, node: Mapping[str, Any], where: str = "train") -> dict[str, Any]:
-        """Plain typed data in which only the length that counts is named."""
+        """Return type-checked plain data; `epochs` is None if `steps` is given."""
         values = validate(node, where)
         return values if values["steps"] is None else values | {"epochs": None}
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The arithmetic as torch names it."""
+        """The dtype as a torch.dtype."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
     def batch_of(self, n_images: int) -> int:
-        """Images a step, where there are fewer than `batch_size` in all."""
+        """Return the number of images per step: `batch_size`, but at most `n_images`."""
         return min(self.batch_size, n_images)
 
     def total_steps(self, n_images: int) -> int:
-        """Number of updates on a training set of `n_images`."""
+        """Return the number of updates on a training set of `n_images`."""
         if self.steps is not None:
             return self.steps
-        assert self.epochs is not None  # __post_init__ saw to it
+        assert self.epochs is not None  # checked in __post_init__
         return max(1, round(self.epochs * (n_images // self.batch_of(n_images))))

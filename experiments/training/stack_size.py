@@ -1,4 +1,4 @@
-"""Sizes of a stack: how many copies pad it, and how much memory each of its networks takes."""
+"""Sizes of a stack: the number of networks that pad it, and the memory of each network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from fanin.probes.trace import forward_hooks, leaf_modules
 
 # --- padding ----------------------------------------------------------------------------------
 #
-# No bit of a network may depend on the networks beside it. But a kernel may take another path over
-# two networks than over three, and another formula for the last numbers of a tensor than for those
-# before. So a stack ends in copies of one of its networks, which are thrown away, wherever it has
-# too few networks or tensors that end in the middle of a vector. The bits of matrix products need
-# MKL_CBWR besides (`experiments/__init__.py`).
+# A network's result must not depend on the other networks of its stack, to the last bit. But
+# kernels may use another algorithm for two networks than for three, and another formula for the
+# last values of a tensor than for the values before. So a stack is padded with copies of one of
+# its networks if it has too few networks, or if tensors end in the middle of a vector. The results
+# of the copies are discarded. Matrix products also need MKL_CBWR (`experiments/__init__.py`).
 
-# oneDNN convolves by other algorithms below these: measured over 44,800 convolutions each with the
-# kernels of AVX2 and of AVX-512 (two groups of three channels; eight channels in all groups
-# together, and their outputs a multiple of eight; six maps over groups and images, of few pixels).
+# Below these sizes oneDNN uses other convolution algorithms (measured over 44,800 convolutions
+# each with the kernels of AVX2 and AVX-512). The cases that determine them: two groups of three
+# channels; eight channels over all groups, with a multiple of eight outputs; six maps of few pixels
+# over groups and images.
 MIN_NETWORKS, MIN_CHANNELS, MIN_MAPS = 3, 8, 6
-# Numbers that a vectorized loop takes at once, at most (AVX-512: two vectors of 16 float32). Those
-# left at the end of a tensor go through a scalar formula; the last bits of the two may differ.
+# Maximum number of values that a vectorized loop processes at once (AVX-512: two vectors of 16
+# float32). A scalar formula processes the values after the last whole vector; it may round
+# differently.
 VECTOR = 32
 
 
@@ -37,16 +39,16 @@ class StackPadding:
     Parameters
     ----------
     min_networks
-        Networks that a stack has at least, copies included.
+        Minimum number of networks of a stack, including copies.
     n_copies
-        Copies at the end of a stack, however many networks it has.
+        Minimum number of copies at the end of a stack.
     """
 
     min_networks: int
     n_copies: int
 
     def pad(self, places: Sequence[int]) -> list[int]:
-        """Return the places, followed by as many copies of the first as they need.
+        """Return the places, followed by copies of the first one as padding.
 
         Examples
         --------
@@ -60,13 +62,14 @@ class StackPadding:
 def stack_padding(cell: Cell, batch_size: int) -> StackPadding:
     """Return the padding that a stack of this cell's networks needs.
 
-    The last numbers of every tensor belong to copies. Maps lie in memory image by image, and within
-    an image network by network; so do features in front of a batch normalization, which counts all
-    networks' features as its own. Everything else lies network by network. Where the batch size is
-    a multiple of `VECTOR`, so is every tensor but the features in that normalization.
+    The copies must contain the last values of each tensor. In memory, feature maps are ordered by
+    image and then by network, and so are the features before a batch normalization (under `vmap`
+    it normalizes the features of all networks at once). All other tensors are ordered by network.
+    If the batch size is a multiple of `VECTOR`, then so are the sizes of all tensors except the
+    features before a batch normalization.
     """
     min_networks = MIN_NETWORKS
-    lengths = []  # of the part at a tensor's end that belongs to one network
+    lengths = []  # values of one network at the end of each tensor
     for layer, shape in layer_outputs(cell, batch_size):
         if isinstance(layer, nn.Conv2d):
             for_channels = math.ceil(MIN_CHANNELS / layer.in_channels)
@@ -81,40 +84,40 @@ def stack_padding(cell: Cell, batch_size: int) -> StackPadding:
 
 # --- memory -----------------------------------------------------------------------------------
 
-# Copies of a parameter that a functional step holds at once: of itself and of Adam's two means
-# those before, those after and what is kept of either; gradient, direction, and parts of formulas;
-# and freed memory in fragments (`keep_freed_memory` gives nothing back).
+# Copies of a parameter that are in memory during a functional step: the parameter and Adam's two
+# means before and after the update and after selecting one of them; gradient, update and
+# intermediate results; and fragmentation (`keep_freed_memory` returns nothing to the system).
 COPIES_OF_PARAMETERS = 16
-# Copies of a layer's output: the output, its gradient, what the layer holds within itself (local
-# response normalization), what batched convolutions rearrange, and fragments.
+# Copies of a layer's output: the output, its gradient, intermediate results of the layer (local
+# response normalization), rearranged inputs of batched convolutions, and fragmentation.
 COPIES_OF_OUTPUTS = 7
 
 
 def training_bytes(cell: Cell) -> int:
-    """Return an upper estimate of the memory that one network of a stack takes while it trains.
+    """Return an upper estimate of the memory in bytes that each network of a stack needs.
 
-    Parameters and every layer's output for a batch, times the copies that are held of them; the
-    data set, which all networks share, is left out.
+    Counts the parameters and all layers' outputs for a batch, times their numbers of copies. The
+    data set is not included; all networks share it.
     """
     batch_size = cell.train.batch_of(cell.data.n_train or cell.data.source.train_size)
     outputs = batch_size * math.prod(cell.data.shape)
     outputs += sum(math.prod(shape) for _, shape in layer_outputs(cell, batch_size))
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in cell.network().parameters())
-    numbers = COPIES_OF_PARAMETERS * parameters + COPIES_OF_OUTPUTS * outputs
-    return cell.train.torch_dtype.itemsize * numbers
+    n_values = COPIES_OF_PARAMETERS * parameters + COPIES_OF_OUTPUTS * outputs
+    return cell.train.torch_dtype.itemsize * n_values
 
 
 def layer_outputs(cell: Cell, batch_size: int) -> list[tuple[nn.Module, tuple[int, ...]]]:
-    """Return each layer without layers of its own, and the shape of its output for a batch."""
+    """Return each leaf module and the shape of its output for a batch."""
     outputs: list[tuple[nn.Module, tuple[int, ...]]] = []
 
-    def note(_name: str, layer: nn.Module, _inputs: object, output: object) -> None:
+    def record(_name: str, layer: nn.Module, _inputs: object, output: object) -> None:
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         outputs.extend((layer, tuple(tensor.shape)) for tensor in tensors)
 
     with torch.device("meta"), torch.no_grad():  # allocates nothing
         model = cell.network().to(cell.train.torch_dtype).eval()
-        with forward_hooks(leaf_modules(model), note):
+        with forward_hooks(leaf_modules(model), record):
             model(torch.empty(batch_size, *cell.data.shape, dtype=cell.train.torch_dtype))
     return outputs

@@ -1,9 +1,9 @@
-"""One training step as a pure function of tensors.
+"""The training step as a pure function of tensors.
 
-A network alone runs it as it is; a stack of networks runs the same under `torch.vmap`, where only
-`torch.func` can differentiate. It has no branch on a tensor's value and reads nothing back: a step
-that diverges is marked in the state, which is then frozen, and the loop reads the mark now and
-then.
+A single network calls it directly; a stack of networks calls it under `torch.vmap`, where only
+`torch.func` can differentiate. It does not branch on values and does not read tensors back to the
+host. A step that diverges writes its number to the state and freezes it; the loop checks this
+regularly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALIVE = -1  # `failed_at` of a network that has not diverged
 
 @dataclass(frozen=True)
 class StepConfig:
-    """Everything that one step depends on besides tensors."""
+    """The arguments of a step that are not tensors."""
 
     model: nn.Module
     objective: Objective
@@ -52,17 +52,17 @@ def initial_state(config: StepConfig) -> NetworkState:
 
 
 def by_autograd(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
-    """Return gradients and loss of a single network."""
+    """Return gradients and loss of a single network, by `torch.autograd`."""
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         loss = loss_of(leaves)
-    # A parameter that the loss does not depend on has gradient 0, as under `torch.func`.
+    # Like `torch.func`, return gradient 0 for parameters that the loss does not depend on.
     gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
 
 def by_transform(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
-    """Return the same under `torch.vmap`; it takes up to twice the time of a small network."""
+    """Return gradients and loss by `torch.func` (up to twice as slow, but works under vmap)."""
     gradients, loss = grad_and_value(loss_of)(params)
     return gradients, loss
 
@@ -75,7 +75,7 @@ def loss_and_gradients(
     masks: Params,
     differentiate: Differentiate = by_autograd,
 ) -> tuple[Tensor, Params]:
-    """Return the mean loss on a batch, and its gradients after the cell's clipping."""
+    """Return the mean loss on a batch and its clipped gradients."""
 
     def loss_of(p: Params) -> Tensor:
         return config.objective.loss(functional_call(config.model, p | masks, (x,)), y)
@@ -85,11 +85,11 @@ def loss_and_gradients(
 
 
 def make_step(config: StepConfig, differentiate: Differentiate = by_autograd) -> Step:
-    """Return the step of one cell: (state, x, y, lr, dropout masks) -> (state, loss).
+    """Return the step function of one cell: (state, x, y, lr, dropout masks) -> (state, loss).
 
-    A step that diverges (loss not finite or above the bound, or a parameter not finite after the
-    update) leaves parameters and optimizer as they were before it and writes its number into
-    `failed_at`; every later step leaves them too.
+    A step diverges if the loss is non-finite or above the bound, or if an updated parameter is
+    non-finite. It then keeps the parameters and the optimizer's state and writes its number to
+    `failed_at`. All later steps keep them too.
     """
 
     def step(
@@ -98,9 +98,9 @@ def make_step(config: StepConfig, differentiate: Differentiate = by_autograd) ->
         params = state["params"]
         loss, gradients = loss_and_gradients(config, params, x, y, masks, differentiate)
         updated, optimizer = config.optim.update(params, gradients, state["optimizer"], lr)
-        good = _all_finite(updated) & loss.isfinite() & (loss <= config.loss_bound)
-        alive = good & (state["failed_at"] == ALIVE)
-        newly_failed = ~good & (state["failed_at"] == ALIVE)
+        ok = _all_finite(updated) & loss.isfinite() & (loss <= config.loss_bound)
+        alive = ok & (state["failed_at"] == ALIVE)
+        newly_failed = ~ok & (state["failed_at"] == ALIVE)
         return {
             "params": _where(alive, updated, params),
             "optimizer": _where(alive, optimizer, state["optimizer"]),
@@ -112,7 +112,7 @@ def make_step(config: StepConfig, differentiate: Differentiate = by_autograd) ->
 
 
 def _all_finite(params: Params) -> Tensor:
-    # NaN counts as the largest there is. `isfinite` of whole tensors takes ten times as long.
+    # `amax` propagates NaN. `isfinite` of whole tensors is ten times as slow.
     return torch.stack([p.abs().amax() for p in params.values()]).isfinite().all()
 
 

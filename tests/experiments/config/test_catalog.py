@@ -38,8 +38,8 @@ def test_an_option_may_have_any_name_that_a_file_has(users, name):
     [
         ("# @package _global_\nseed: 3\n", "sets seed too"),
         ("defaults:\n  - override /optim: adam\n_target_: a.B\n", "override"),
-        ("_target_: fanin.inits.Normal\nstd: ${optim.lr}\n", "looks at another key"),
-        ("_target_: fanin.inits.Normal\nstd: [1, '${optim.lr}']\n", "looks at another key"),
+        ("_target_: fanin.inits.Normal\nstd: ${optim.lr}\n", "interpolation of other keys"),
+        ("_target_: fanin.inits.Normal\nstd: [1, '${optim.lr}']\n", "interpolation of other keys"),
         ("_target_: [", "mine"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_long_value_is_shown_in_short():
 
 
 def test_a_type_that_no_yaml_can_hold_is_refused():
-    with pytest.raises(ConfigError, match="can't be configured"):
+    with pytest.raises(ConfigError, match="can't be set from a config"):
         validate({"_target_": "fanin.inits.Init", "scheme": 3})
 
 

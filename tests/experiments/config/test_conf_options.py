@@ -9,9 +9,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from experiments.config.catalog import CONF, ConfigCatalog
-from experiments.config.groups import CELL_KEYS, HOW_IT_RUNS
+from experiments.config.groups import CELL_KEYS, EXECUTION_GROUPS
 from experiments.config.instantiate import instantiate
-from experiments.schema import MADE, build_cell, coerce_cell, coerce_group
+from experiments.schema import GROUP_TYPES, build_cell, coerce_cell, coerce_group
 from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.runners.pool import LocalRunner
 from experiments.sweep.types import Runner
@@ -59,7 +59,7 @@ def test_every_group_has_a_default(space):
     folders = {path.parent.name for path in [*OPTIONS, *SWEEPS]}
     assert folders == set(space.defaults)
     assert set(CELL_KEYS) <= set(space.base)
-    assert {*MADE, "init"} == (folders - set(HOW_IT_RUNS)) | {"train"}
+    assert {*GROUP_TYPES, "init"} == (folders - set(EXECUTION_GROUPS)) | {"train"}
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name)

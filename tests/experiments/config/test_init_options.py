@@ -197,7 +197,7 @@ def test_an_argument_that_a_shared_key_would_hide_is_refused():
 
 
 def test_a_target_that_is_no_scheme_is_refused():
-    with pytest.raises(ConfigError, match=r"Identity it makes has no sample"):
+    with pytest.raises(ConfigError, match=r"returns a Identity without a method sample"):
         init_from_config({"_target_": "torch.nn.Identity"})
 
 

@@ -54,7 +54,7 @@ def test_a_class_inherits_what_our_modules_import_for_its_annotations(tmp_path, 
         ("raise ValueError('not today')\n", "ValueError: not today"),
         (
             "class Odd:\n    def __init__(self, a: 'Elsewhere') -> None: pass\n",
-            "annotations can't be read .*Elsewhere",
+            "can't read its annotations .*Elsewhere",
         ),
     ],
 )

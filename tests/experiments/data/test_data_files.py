@@ -104,7 +104,7 @@ def test_wrong_content_is_refused_naming_file_both_sums_and_remedy(
     assert str(tmp_path / "tiny" / (IMAGES + suffix)) in message
     assert f"expected SHA-256 {tiny_files.sha256[IMAGES]}" in message
     assert f"found    SHA-256 {hashlib.sha256(spoilt).hexdigest()}" in message
-    assert "Delete or replace it, or point data.root at another folder" in message
+    assert "Delete or replace it, or set data.root to another folder" in message
     assert len(message.splitlines()) <= 4
 
 
@@ -121,7 +121,7 @@ def test_a_torn_file_is_refused_and_a_sound_one_further_on_is_not_used_instead(
     lay_out(tiny_mnist, tmp_path)
     whole = compress(tiny_mnist[IMAGES])
     lay_out({IMAGES + suffix: whole[: int(keep * len(whole))]}, tmp_path / "tiny")
-    with pytest.raises(DataError, match=rf"{IMAGES}\{suffix} is damaged(.|\n)*torn file"):
+    with pytest.raises(DataError, match=rf"{IMAGES}\{suffix} is damaged(.|\n)*truncated"):
         read(tiny_files, tmp_path, download=False)
 
 
@@ -145,7 +145,7 @@ def test_missing_files_without_download_say_where_was_looked_and_how_to_get_them
     message = str(caught.value)
     assert f"  {tmp_path}\n" in message
     assert "data.download=true" in message
-    assert "Point data.root" in message
+    assert "Set data.root" in message
     assert ("/usr/share/datasets/fashion-mnist" in message) == isinstance(source, FashionMnist)
 
 
@@ -213,11 +213,11 @@ def test_an_archive_that_lacks_a_member_or_is_torn_is_refused(
     with pytest.raises(DataError, match=r"the archive has no test\.bin"):
         read(archived(tiny_cifar), tmp_path, download=False)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match="torn file"):
+    with pytest.raises(DataError, match="truncated or corrupted file"):
         read(archived(tiny_cifar), tmp_path, download=False)
 
 
 def test_loose_cifar100_files_are_not_trusted(tiny_cifar: dict[str, bytes], tmp_path: Path) -> None:
     lay_out(tiny_cifar, tmp_path / "cifar100")
-    with pytest.raises(DataError, match=r"Loose train\.bin, test\.bin have no published sum"):
+    with pytest.raises(DataError, match=r"Separate files train\.bin, test\.bin are not used"):
         read(CIFAR100_FILES, tmp_path, download=False)

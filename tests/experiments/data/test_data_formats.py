@@ -31,7 +31,7 @@ def test_idx_images_survive_the_round_trip(shape: tuple[int, int, int]) -> None:
         (bytes([0, 0, 9, 1]) + HEADER[4:] + b"abc", "begins with 00000901, not 00000801"),
         (bytes([0, 0, 8, 3]) + HEADER[4:] + b"abc", "begins with 00000803"),
         (HEADER[:6], "ends within its header, after 6 bytes"),
-        (HEADER + b"ab", "has 10 bytes, but its header announces 11"),
+        (HEADER + b"ab", "has 10 bytes, but 11 according to its header"),
         (HEADER + b"abcd", "has 12 bytes"),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_file_that_is_no_idx_file_is_refused(content: bytes, reason: str) -> N
 
 @pytest.mark.parametrize("length", [0, 1, 3072, 3074])
 def test_a_torn_record_is_refused(length: int) -> None:
-    with pytest.raises(DataError, match=f"f has {length} bytes: no whole number of 3073-byte"):
+    with pytest.raises(DataError, match=f"f has {length} bytes, not a multiple of the record size of 3073"):
         parse_records(bytes(length), label_bytes=1, name="f")
 
 

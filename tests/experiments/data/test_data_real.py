@@ -12,7 +12,7 @@ from experiments.scaling import Scaling, Standardize
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
-HALF_A_DIGIT = 5e-6
+ROUNDING = 5e-6
 """What rounding to five decimals may hide; CIFAR's are given to six."""
 
 
@@ -34,8 +34,8 @@ def moments(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.realdata
 def test_mnist_has_its_published_moments(mnist: Dataset) -> None:
     mean, std = moments(mnist)
-    assert abs(mean.item() - 0.13066) <= HALF_A_DIGIT
-    assert abs(std.item() - 0.30811) <= HALF_A_DIGIT
+    assert abs(mean.item() - 0.13066) <= ROUNDING
+    assert abs(std.item() - 0.30811) <= ROUNDING
 
 
 @pytest.mark.realdata
@@ -50,8 +50,8 @@ def test_cifar10_has_its_published_moments(cifar10: Dataset) -> None:
     mean, std = moments(cifar10)
     published_mean = torch.tensor([0.491400, 0.482158, 0.446531], dtype=torch.float64)
     published_std = torch.tensor([0.247032, 0.243485, 0.261588], dtype=torch.float64)
-    assert (mean - published_mean).abs().max() <= HALF_A_DIGIT / 10
-    assert (std - published_std).abs().max() <= HALF_A_DIGIT / 10
+    assert (mean - published_mean).abs().max() <= ROUNDING / 10
+    assert (std - published_std).abs().max() <= ROUNDING / 10
 
 
 @pytest.mark.realdata

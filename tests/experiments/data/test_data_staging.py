@@ -97,7 +97,7 @@ def test_a_stage_that_cannot_be_written_is_named(tmp_path: Path, stage: Path) ->
     source = tmp_path / "file"
     source.write_bytes(b"content")
     stage.write_bytes(b"")  # no folder: a place that root can't write to either
-    with pytest.raises(DataError, match=rf"{stage}/.*runner.stage_data names a folder"):
+    with pytest.raises(DataError, match=rf"{stage}/.*set runner.stage_data to a folder"):
         staged(source)
 
 

@@ -30,7 +30,7 @@ def test_scikit_learn_is_not_imported():
 
 def test_another_table_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setattr(room, "TABLE", "sklearn/datasets/data/iris.csv")
-    with pytest.raises(DataError, match=r"iris.csv: not the digits"):
+    with pytest.raises(DataError, match=r"iris.csv: not the file of scikit-learn's digits"):
         Data(Digits()).prepare()
 
 

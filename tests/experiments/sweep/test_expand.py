@@ -26,7 +26,9 @@ def test_thousands_of_cells_compose_each_option_once(loader, monkeypatch):
     monkeypatch.setattr(
         ConfigCatalog, "_compose", lambda s, *o: composed.append(o) or compose(s, *o)
     )
-    cells = expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, WORDS), None))
+    cells = expand(
+        ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, WORDS), None)
+    )
     assert len({cell.id for cell in cells}) == 2_000
     # The default cell, and each option but those it is made of.
     assert len(composed) == 1 + (5 - 1) + (5 - 1) + (2 - 1)
@@ -65,8 +67,9 @@ def test_an_invalid_cell_is_named_among_the_valid(cells_of):
 
 def test_a_probe_after_the_last_step_is_refused(loader):
     words = ["train.steps=5", "probe.steps=[3,6]"]
-    with pytest.raises(ConfigError, match=r"probe\.steps names step 6, but training ends after step
-    5"):
+    with pytest.raises(
+        ConfigError, match=r"probe\.steps names step 6, but training ends after step 5"
+    ):
         expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
 
 

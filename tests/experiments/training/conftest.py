@@ -1,4 +1,4 @@
-"""Arithmetic as workers have it."""
+"""Fixtures: cached configs, and the torch settings of a worker."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CellConfig = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def cell_config(cell_config: CellConfig) -> CellConfig:
-    """As everywhere, remembering what was asked for: a stack's cells share most of it."""
+    """Return the `cell_config` of all tests with a cache, because stacks repeat overrides."""
     return cache(cell_config)
 
 
 @pytest.fixture
-def as_in_workers() -> Iterator[None]:
-    """One thread and deterministic algorithms, for the length of a test."""
+def worker_settings() -> Iterator[None]:
+    """Run a test with a worker's torch settings: one thread, deterministic algorithms."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     prepare_torch()
     yield

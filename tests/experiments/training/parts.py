@@ -1,4 +1,4 @@
-"""Cells that are run in parts: stopped and resumed again and again, from one checkpoint."""
+"""Helpers that stop cells and resume them from their checkpoints, several times."""
 
 from __future__ import annotations
 
@@ -24,111 +24,112 @@ SMALL = (
 )
 
 
-def words(*case: str) -> list[str]:
-    """Return overrides of a small cell, replaced where `case` names them."""
-    given = {text.partition("=")[0] for text in case}
-    return [*(text for text in SMALL if text.partition("=")[0] not in given), *case]
+def small_overrides(*case: str) -> list[str]:
+    """Return the overrides of a small cell, with those of `case`."""
+    keys = {text.partition("=")[0] for text in case}
+    return [*(text for text in SMALL if text.partition("=")[0] not in keys), *case]
 
 
-def after(checks: int) -> Callable[[], bool]:
-    """Return a `stop` that is True once so many draws and steps are done."""
-    left = checks
+def stop_after(polls: int) -> Callable[[], bool]:
+    """Return a `stop` that returns True from this poll on (one poll per draw and step)."""
+    remaining = polls
 
     def stop() -> bool:
-        nonlocal left
-        left -= 1
-        return left <= 0
+        nonlocal remaining
+        remaining -= 1
+        return remaining <= 0
 
     return stop
 
 
-def stopping(path: Path, checks: int) -> Checkpointer:
-    """Return a checkpointer that stops its cell after so many draws and steps."""
-    return Checkpointer(path, stop=after(checks), poll_every=0)
+def stopping_checkpointer(path: Path, polls: int) -> Checkpointer:
+    """Return a checkpointer that stops its cell after this number of draws and steps."""
+    return Checkpointer(path, stop=stop_after(polls), poll_every=0)
 
 
-def in_parts(config: dict[str, Any], path: Path, stops: Sequence[int]) -> CellResult:
-    """Run one cell, stopped after so many draws and steps of each part, and then to its end."""
-    for checks in stops:
+def run_in_parts(config: dict[str, Any], path: Path, stops: Sequence[int]) -> CellResult:
+    """Run a cell, stop it after each number of draws and steps, resume it, and finish it."""
+    for polls in stops:
         with pytest.raises(Stopped):
-            run_and_check(config, stopping(path, checks))
+            run_and_check(config, stopping_checkpointer(path, polls))
         assert path.exists()
     return run_and_check(config, Checkpointer(path))
 
 
 def run_and_check(config: dict[str, Any], checkpointer: Checkpointer) -> CellResult:
-    """Run a cell; check that its checkpoints could be read and written."""
+    """Run a cell and check that its checkpoint has been read and written without errors."""
     try:
         return run_cell(config, CPU, checkpointer=checkpointer)
     finally:
         assert checkpointer.load_error is checkpointer.save_error is None
 
 
-def stack_in_parts(
+def run_stack_in_parts(
     configs: Sequence[dict[str, Any]], folder: Path, stops: Sequence[int]
 ) -> dict[int, CellResult]:
-    """Run a stack in parts; each part takes the cells that have not ended before."""
-    ended: dict[int, Any] = {}
-    for checks in [*stops, 10**9]:
-        left = [index for index in range(len(configs)) if index not in ended]
-        stop = after(checks)
-        used = [Checkpointer(folder / str(index), stop=stop, poll_every=0) for index in left]
+    """Run a stack in parts; each part runs the cells that are not finished."""
+    results: dict[int, Any] = {}
+    for polls in [*stops, 10**9]:
+        rest = [index for index in range(len(configs)) if index not in results]
+        stop = stop_after(polls)
+        checkpointers = [Checkpointer(folder / str(i), stop=stop, poll_every=0) for i in rest]
         try:
-            for place, result in run_stack([configs[i] for i in left], CPU, checkpointers=used):
-                ended[left[place]] = result
-                used[place].delete()
+            stack = run_stack([configs[i] for i in rest], CPU, checkpointers=checkpointers)
+            for place, result in stack:
+                results[rest[place]] = result
+                checkpointers[place].delete()
         except Stopped:
-            assert {checkpointer.load_error for checkpointer in used} == {None}
-    assert all(isinstance(result, CellResult) for result in ended.values())
-    return ended
+            assert {checkpointer.load_error for checkpointer in checkpointers} == {None}
+    assert all(isinstance(result, CellResult) for result in results.values())
+    return results
 
 
 def bits(result: CellResult) -> str:
-    """Return all of a result but the time; as text, since NaN is not equal to itself."""
+    """Return a result without its time, as text (NaN is not equal to itself)."""
     row = {name: value for name, value in result.row.items() if name != "seconds"}
     return repr((row, result.tables))
 
 
 @contextmanager
-def steps_counted() -> Iterator[list[int]]:
-    """Record the numbers of all steps that are taken meanwhile."""
-    taken: list[int] = []
+def recorded_steps() -> Iterator[list[int]]:
+    """Record the numbers of all training steps."""
+    numbers: list[int] = []
 
-    def counting(step: Callable[[Any, int], Tensor]) -> Callable[[Any, int], Tensor]:
-        def counted(engine: Any, number: int) -> Tensor:
-            taken.append(number)
+    def recording(step: Callable[[Any, int], Tensor]) -> Callable[[Any, int], Tensor]:
+        def recording_step(engine: Any, number: int) -> Tensor:
+            numbers.append(number)
             return step(engine, number)
 
-        return counted
+        return recording_step
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (SerialEngine, StackedEngine):
-            patch.setattr(kind, "step", counting(kind.step))
-        yield taken
+        for engine in (SerialEngine, StackedEngine):
+            patch.setattr(engine, "step", recording(engine.step))
+        yield numbers
 
 
-class Remembering(nn.Module):
-    """An activation with a memory, of the kind that batch normalization has."""
+class Stateful(nn.Module):
+    """An activation with a buffer that changes during training."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("seen", torch.zeros(()), persistent=False)
+        self.register_buffer("total", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.ndim == 2:
-            self.seen.add_(x.detach().mean())
-        return torch.tanh(x + self.seen)
+            self.total.add_(x.detach().mean())
+        return torch.tanh(x + self.total)
 
 
-class Swallowing(nn.Module):
-    """An activation that lets no exception pass, and is stopped in its fifth pass of training."""
+class CatchingExceptions(nn.Module):
+    """An activation that catches all Exceptions; its fifth training pass raises Stopped."""
 
     passes = 0
 
     def forward(self, x: Tensor) -> Tensor:
         try:
-            Swallowing.passes += self.training and x.ndim == 2
-            if Swallowing.passes == 5:
+            CatchingExceptions.passes += self.training and x.ndim == 2
+            if CatchingExceptions.passes == 5:
                 raise Stopped
         except Exception:
             return x

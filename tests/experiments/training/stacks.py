@@ -1,4 +1,4 @@
-"""Cells to stack: small, unlike in all that they may differ in, and how far two of them part."""
+"""Helpers for stacks: small cells that differ in everything they may, and their comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCALINGS = (
     *("standardize", "unit scaling.scale=2", "signed", "raw scaling.shift=0.5"),
     *("pixel_mean", "per_feature_minmax"),
 )
-# Numbers of each optimizer that are another's in every cell.
+# Numbers of each optimizer in the cells with even and odd index.
 NUMBERS = {
     "sgd": ("lr=0.05 momentum=0.9 weight_decay=0", "lr=0.02 momentum=0 weight_decay=0.01"),
     "adam": ("lr=0.003 beta1=0.9 eps=1e-8", "lr=0.001 beta1=0.5 beta2=0.99 weight_decay=0.1"),
@@ -29,11 +29,11 @@ NUMBERS = {
 }
 
 
-OWN = ("init", "scaling", "optim", "seed", "seed_weights", "seed_data")
+VARYING_KEYS = ("init", "scaling", "optim", "seed", "seed_weights", "seed_data")
 
 
-def unlike(index: int, optim: str) -> list[str]:
-    """What cell number `index` of a stack has for itself."""
+def varying_overrides(index: int, optim: str) -> list[str]:
+    """Return the overrides in which cell `index` differs from the other cells of its stack."""
     numbers = NUMBERS[optim][index % 2].split()
     return [
         *(f"seed_weights={index}", f"seed_data={index // 2}", f"seed={index}"),
@@ -43,69 +43,69 @@ def unlike(index: int, optim: str) -> list[str]:
     ]
 
 
-def configs(cell_config, case: str, count: int) -> list[dict[str, Any]]:
-    """Configs of one stack, alike in what `case` says, and unlike in all else that may be."""
-    words = case.split()
-    optim = next((word[6:] for word in words if word.startswith("optim=")), "sgd")
-    given = [text.partition("=")[0] for text in words]
-    common = cell_config(*(t for t in SMALL if t.partition("=")[0] not in given), *words)
-    own = [cell_config(*unlike(index, optim)) for index in range(count)]
-    return [common | {key: config[key] for key in OWN} for config in own]
+def stack_configs(cell_config, case: str, count: int) -> list[dict[str, Any]]:
+    """Return the configs of one stack: `case`, and different values of `VARYING_KEYS`."""
+    overrides = case.split()
+    optim = next((text[6:] for text in overrides if text.startswith("optim=")), "sgd")
+    keys = [text.partition("=")[0] for text in overrides]
+    common = cell_config(*(t for t in SMALL if t.partition("=")[0] not in keys), *overrides)
+    varying = [cell_config(*varying_overrides(index, optim)) for index in range(count)]
+    return [common | {key: config[key] for key in VARYING_KEYS} for config in varying]
 
 
-def members(cell_config, case: str, count: int) -> list[TrainSpec]:
-    """The cells of `configs`, ready to train."""
-    return [ready(config) for config in configs(cell_config, case, count)]
+def stack_specs(cell_config, case: str, count: int) -> list[TrainSpec]:
+    """Return the train specs of `stack_configs`."""
+    return [train_spec(config) for config in stack_configs(cell_config, case, count)]
 
 
-def ready(config: dict[str, Any]) -> TrainSpec:
-    """A cell's network with its draw 0, ready to train."""
+def train_spec(config: dict[str, Any]) -> TrainSpec:
+    """Return a cell's network with the weights of draw 0, ready to train."""
     run = CellRun.start(config, CPU)
     run.measure_draws()
     return run.train_spec()
 
 
-def alone(member: TrainSpec) -> TrainResult:
-    """TrainResult by the serial engine."""
-    return train(member, lambda done, total: None)
+def train_serial(spec: TrainSpec) -> TrainResult:
+    """Train one network by the serial engine."""
+    return train(spec, lambda done, total: None)
 
 
-def together(members: Sequence[TrainSpec]) -> list[TrainResult]:
-    """TrainResult by the stacked engine."""
-    ended = dict(train_stacked(members, lambda done, total: None))
-    assert len(ended) == len(members)
-    return [ended[index] for index in range(len(members))]
+def train_as_stack(specs: Sequence[TrainSpec]) -> list[TrainResult]:
+    """Train networks by the stacked engine."""
+    results = dict(train_stacked(specs, lambda done, total: None))
+    assert len(results) == len(specs)
+    return [results[index] for index in range(len(specs))]
 
 
 def assert_stacking_changes_no_bit(configs: Sequence[dict[str, Any]], sizes: Sequence[int]) -> None:
-    """The first two cells are the same alone and, in reverse order, at the end of a stack."""
-    stack = [ready(config) for config in configs]
-    first, second = together(stack[:1])[0], together(stack[1:2])[0]
+    """Compare the first two cells in stacks of one with the same cells at the end of stacks."""
+    specs = [train_spec(config) for config in configs]
+    first, second = train_as_stack(specs[:1])[0], train_as_stack(specs[1:2])[0]
     for size in sizes:
-        *_, in_second, in_first = together(stack[:size][::-1])
-        assert same_bits(in_first, first)
-        assert same_bits(in_second, second)
+        *_, stacked_second, stacked_first = train_as_stack(specs[:size][::-1])
+        assert bit_identical(stacked_first, first)
+        assert bit_identical(stacked_second, second)
 
 
-def largest(trained: TrainResult) -> float:
-    """The largest entry of any parameter."""
-    return max(float(tensor.abs().max()) for tensor in trained.params.values())
+def max_parameter(result: TrainResult) -> float:
+    """Return the largest absolute value of all parameters."""
+    return max(float(tensor.abs().max()) for tensor in result.params.values())
 
 
-def apart(one: TrainResult, other: TrainResult) -> float:
-    """The largest difference between two networks' parameters.
+def max_difference(first: TrainResult, second: TrainResult) -> float:
+    """Return the largest absolute difference between two networks' parameters.
 
-    Over the whole network: a bias in front of a normalization that takes means away has a gradient
-    of rounding errors only, which agree in no digit however well the networks do.
+    The maximum is over the whole network, because single parameters may differ in all digits: the
+    gradient of a bias before a normalization that subtracts means consists of rounding errors.
     """
-    pairs = zip(one.params.values(), other.params.values(), strict=True)
-    return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+    pairs = zip(first.params.values(), second.params.values(), strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs)
 
 
-def same_bits(one: TrainResult, other: TrainResult) -> bool:
-    """Whether nothing but the time differs."""
+def bit_identical(first: TrainResult, second: TrainResult) -> bool:
+    """Return True if two results differ at most in their time."""
     return (
-        one.divergence == other.divergence
-        and repr(one.curves) == repr(other.curves)
-        and all(torch.equal(one.params[name], tensor) for name, tensor in other.params.items())
+        first.divergence == second.divergence
+        and repr(first.curves) == repr(second.curves)
+        and all(torch.equal(first.params[name], tensor) for name, tensor in second.params.items())
     )

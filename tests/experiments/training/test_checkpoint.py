@@ -1,4 +1,4 @@
-"""A cell that is stopped and resumed is, to the bit, the cell that is run at once."""
+"""A cell that is stopped and resumed gives the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from parts import CPU, Swallowing, bits, in_parts, steps_counted, stopping, words
+from parts import (
+    CPU,
+    CatchingExceptions,
+    bits,
+    recorded_steps,
+    run_in_parts,
+    small_overrides,
+    stopping_checkpointer,
+)
 
 from experiments.cell import CellRun, run_cell
 from experiments.inputs import prepared
@@ -23,7 +31,7 @@ from experiments.stack import run_stack
 from experiments.training.checkpoint import CellCheckpoint, Checkpointer, Stopped
 from experiments.training.loader import BatchOrder
 
-pytestmark = pytest.mark.usefixtures("as_in_workers")
+pytestmark = pytest.mark.usefixtures("worker_settings")
 HERE = Path(__file__).parent
 ALEXNET = "model=alexnet model.width=4 model.dense=8 data.side=15 probe.draws=1 train.steps=12"
 
@@ -39,28 +47,28 @@ ALEXNET = "model=alexnet model.width=4 model.dense=8 data.side=15 probe.draws=1 
         (f"{ALEXNET} model.dropout=0.5 clip=value train.dtype=float64 optim=adam", (7,)),
         (f"{ALEXNET} model.norm=batch model.lrn=true train.dtype=bfloat16", (7,)),
         ("model=plain model.depth=3 model.norm=layer train.dtype=float16 probe.draws=0", (13,)),
-        ("model=mlp activation._target_=parts.Remembering", (9, 9)),
+        ("model=mlp activation._target_=parts.Stateful", (9, 9)),
     ],
     ids=str,
 )
-def test_a_cell_in_parts_is_the_cell_at_once(cell_config, tmp_path, case, stops):
-    config = cell_config(*words(*case.split()))
-    with steps_counted() as at_once:
-        whole = run_cell(config, CPU)
-    with steps_counted() as taken:
-        parts = in_parts(config, tmp_path / "kept", stops)
-    assert bits(parts) == bits(whole)
-    assert taken == at_once == list(range(len(at_once)))
+def test_a_resumed_cell_equals_an_uninterrupted_one(cell_config, tmp_path, case, stops):
+    config = cell_config(*small_overrides(*case.split()))
+    with recorded_steps() as uninterrupted_steps:
+        uninterrupted = run_cell(config, CPU)
+    with recorded_steps() as resumed_steps:
+        resumed = run_in_parts(config, tmp_path / "checkpoint", stops)
+    assert bits(resumed) == bits(uninterrupted)
+    assert resumed_steps == uninterrupted_steps == list(range(len(resumed_steps)))
 
 
 @pytest.fixture(scope="module")
 def mlp(cell_config):
     case = "model=mlp model.width=8 optim=adam optim.lr=0.01 probe.steps=[5,17]"
-    return cell_config(*words(*case.split(), "train.evaluate_every=4"))
+    return cell_config(*small_overrides(*case.split(), "train.evaluate_every=4"))
 
 
 @pytest.fixture(scope="module")
-def mlp_at_once(mlp) -> str:
+def mlp_uninterrupted(mlp) -> str:
     return bits(run_cell(mlp, CPU))
 
 
@@ -70,20 +78,20 @@ def mlp_at_once(mlp) -> str:
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(stops=st.lists(st.integers(1, 8), max_size=3))  # fewer in all than draws and steps
+@given(stops=st.lists(st.integers(1, 8), max_size=3))  # their sum is below the draws and steps
 @example(stops=[26])  # after the last step
-def test_wherever_it_is_stopped(mlp, mlp_at_once, tmp_path_factory, stops):
-    with steps_counted() as taken:
-        parts = in_parts(mlp, tmp_path_factory.mktemp("kept") / "kept", stops)
-    assert bits(parts) == mlp_at_once
-    assert taken == list(range(24))
+def test_a_cell_can_be_stopped_anywhere(mlp, mlp_uninterrupted, tmp_path_factory, stops):
+    with recorded_steps() as steps:
+        resumed = run_in_parts(mlp, tmp_path_factory.mktemp("cell") / "checkpoint", stops)
+    assert bits(resumed) == mlp_uninterrupted
+    assert steps == list(range(24))
 
 
 @pytest.mark.parametrize("stop", [2, 7, 8, 12, 14])
-def test_divergence_after_a_stop_is_that_without_it(cell_config, tmp_path, monkeypatch, stop):
-    """Step 7 is bad, which shows at step 16: some stops lie before, some after it."""
-    spoilt = ("data.corrupt.share=0.011", "data.corrupt.kind=missing", "scaling=unit")
-    config = cell_config(*words("model=mlp", "probe.draws=0", *spoilt))
+def test_a_stop_does_not_change_the_step_of_divergence(cell_config, tmp_path, monkeypatch, stop):
+    """Stop before and after step 7, which diverges (detected at step 16)."""
+    corrupt = ("data.corrupt.share=0.011", "data.corrupt.kind=missing", "scaling=unit")
+    config = cell_config(*small_overrides("model=mlp", "probe.draws=0", *corrupt))
     data, _ = prepared(build_cell(config), CPU)
     bad = data.train.x.isnan().flatten(1).any(1)
     assert bad.sum() == 1
@@ -92,135 +100,137 @@ def test_divergence_after_a_stop_is_that_without_it(cell_config, tmp_path, monke
         return (bad if step == 7 else ~bad).nonzero()[:, 0].repeat(24)[:24]
 
     monkeypatch.setattr(BatchOrder, "at", bad_at_7)
-    whole = run_cell(config, CPU)
-    assert (whole.row["outcome"], whole.row["outcome_step"]) == ("diverged", 7)
-    assert bits(in_parts(config, tmp_path / "kept", [stop])) == bits(whole)
+    uninterrupted = run_cell(config, CPU)
+    row = uninterrupted.row
+    assert (row["outcome"], row["outcome_step"]) == ("diverged", 7)
+    assert bits(run_in_parts(config, tmp_path / "checkpoint", [stop])) == bits(uninterrupted)
 
 
-def test_a_cell_that_only_probes_resumes_at_the_draw_it_lacks(cell_config, tmp_path, monkeypatch):
-    config = cell_config(*words("train.steps=0", "probe.draws=6", "probe.histograms=true"))
-    whole = run_cell(config, CPU)
-    measured: list[int] = []
+def test_a_cell_without_training_resumes_at_the_next_draw(cell_config, tmp_path, monkeypatch):
+    overrides = ("train.steps=0", "probe.draws=6", "probe.histograms=true")
+    config = cell_config(*small_overrides(*overrides))
+    uninterrupted = run_cell(config, CPU)
+    draws: list[int] = []
     measure = CellRun.measure
     monkeypatch.setattr(
-        CellRun, "measure", lambda self, draw: measured.append(draw) or measure(self, draw)
+        CellRun, "measure", lambda self, draw: draws.append(draw) or measure(self, draw)
     )
-    assert bits(in_parts(config, tmp_path / "kept", [2, 1])) == bits(whole)
-    assert measured == [5, 4, 3, 2, 1, 0]
+    assert bits(run_in_parts(config, tmp_path / "checkpoint", [2, 1])) == bits(uninterrupted)
+    assert draws == [5, 4, 3, 2, 1, 0]
 
 
 def test_seconds_add_up(cell_config, tmp_path, monkeypatch):
-    config, path, save = cell_config(*words("model=mlp")), tmp_path / "kept", Checkpointer.save
+    config, path = cell_config(*small_overrides("model=mlp")), tmp_path / "checkpoint"
+    save = Checkpointer.save
 
-    def save_as_if_long(self: Checkpointer, kept: CellCheckpoint) -> None:
-        train_state = replace(kept.train_state, seconds=2e6)
-        save(self, replace(kept, seconds=1e6, train_state=train_state))
+    def save_with_large_times(self: Checkpointer, checkpoint: CellCheckpoint) -> None:
+        train_state = replace(checkpoint.train_state, seconds=2e6)
+        save(self, replace(checkpoint, seconds=1e6, train_state=train_state))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpointer, "save", save_as_if_long)
+        patch.setattr(Checkpointer, "save", save_with_large_times)
         with pytest.raises(Stopped):
-            run_cell(config, CPU, checkpointer=stopping(path, 9))
+            run_cell(config, CPU, checkpointer=stopping_checkpointer(path, 9))
     started = time.perf_counter()
     seconds = run_cell(config, CPU, checkpointer=Checkpointer(path)).row["seconds"]
     assert 3e6 < seconds <= 3e6 + time.perf_counter() - started
 
 
-def test_progress_starts_at_the_step_that_is_resumed(cell_config, tmp_path):
-    config = cell_config(*words("model=mlp", "probe.draws=0"))
+def test_progress_starts_at_the_resumed_step(cell_config, tmp_path):
+    config = cell_config(*small_overrides("model=mlp", "probe.draws=0"))
     with pytest.raises(Stopped):
-        run_cell(config, CPU, checkpointer=stopping(tmp_path / "kept", 9))
+        run_cell(config, CPU, checkpointer=stopping_checkpointer(tmp_path / "checkpoint", 9))
     calls: list[tuple[int, int]] = []
-    run_cell(config, CPU, lambda *at: calls.append(at), Checkpointer(tmp_path / "kept"))
+    run_cell(config, CPU, lambda *at: calls.append(at), Checkpointer(tmp_path / "checkpoint"))
     assert calls == [(0, 24), (9, 24), (16, 24), (24, 24)]
 
 
 @pytest.mark.parametrize(("every", "writes"), [(0.0, 26), (1e9, 0)])
-def test_a_cell_is_saved_every_so_many_seconds(cell_config, tmp_path, monkeypatch, every, writes):
+def test_a_cell_is_saved_at_the_given_interval(cell_config, tmp_path, monkeypatch, every, writes):
     saved: list[CellCheckpoint] = []
-    monkeypatch.setattr(Checkpointer, "save", lambda self, kept: saved.append(kept))
-    config = cell_config(*words("model=mlp"))
-    run_cell(config, CPU, checkpointer=Checkpointer(tmp_path / "kept", every))
+    monkeypatch.setattr(Checkpointer, "save", lambda self, checkpoint: saved.append(checkpoint))
+    config = cell_config(*small_overrides("model=mlp"))
+    run_cell(config, CPU, checkpointer=Checkpointer(tmp_path / "checkpoint", every))
     assert len(saved) == writes  # two draws and 24 steps
 
 
-def test_stop_is_polled_now_and_then(cell_config, tmp_path, monkeypatch):
-    """On a clock that goes on by a second a step: it may take a look at a file, over a network."""
+def test_stop_is_polled_at_the_given_interval(cell_config, tmp_path, monkeypatch):
+    """Use a clock that advances by one second per step."""
     polled: list[int] = []
-    with steps_counted() as taken:
-        clock = SimpleNamespace(monotonic=lambda: float(len(taken)))
+    with recorded_steps() as steps:
+        clock = SimpleNamespace(monotonic=lambda: float(len(steps)))
         monkeypatch.setattr("experiments.training.checkpoint.time", clock)
         checkpointer = Checkpointer(
-            tmp_path / "kept", stop=lambda: bool(polled.append(len(taken))), poll_every=10
+            tmp_path / "checkpoint", stop=lambda: bool(polled.append(len(steps))), poll_every=10
         )
-        config = cell_config(*words("model=mlp", "probe.draws=0"))
+        config = cell_config(*small_overrides("model=mlp", "probe.draws=0"))
         run_cell(config, CPU, checkpointer=checkpointer)
     assert polled == [1, 11, 21]
 
 
-def test_no_network_catches_the_stop(cell_config, monkeypatch, tmp_path):
-    """Not even where it is raised in the middle of the network's own code."""
-    case = ("model=mlp", "model.depth=2", "probe.draws=0", "activation._target_=parts.Swallowing")
-    config = cell_config(*words(*case))
+def test_except_exception_in_a_network_does_not_catch_stopped(cell_config, monkeypatch, tmp_path):
+    activation = "activation._target_=parts.CatchingExceptions"
+    case = ("model=mlp", "model.depth=2", "probe.draws=0", activation)
+    config = cell_config(*small_overrides(*case))
     with pytest.raises(Stopped):
-        run_cell(config, CPU, checkpointer=stopping(tmp_path / "kept", 3))
-    monkeypatch.setattr(Swallowing, "passes", 0)
+        run_cell(config, CPU, checkpointer=stopping_checkpointer(tmp_path / "checkpoint", 3))
+    monkeypatch.setattr(CatchingExceptions, "passes", 0)
     with pytest.raises(Stopped):
         run_cell(config, CPU)
     with pytest.raises(Stopped):
-        list(run_stack([config], CPU, checkpointers=[stopping(tmp_path / "other", 3)]))
+        list(run_stack([config], CPU, checkpointers=[stopping_checkpointer(tmp_path / "other", 3)]))
 
 
-# --- killed -----------------------------------------------------------------------------------
+# --- killed processes -------------------------------------------------------------------------
 
 STEPS = 1000
-PATIENCE = 300  # seconds; far above what it takes
+TIMEOUT = 300  # seconds
 
 
-def started(folder: Path, name: str, config: dict) -> subprocess.Popen[str]:
-    command = [sys.executable, HERE / "kept_process.py", folder, name, json.dumps(config)]
+def start_process(folder: Path, name: str, config: dict) -> subprocess.Popen[str]:
+    command = [sys.executable, HERE / "saving_process.py", folder, name, json.dumps(config)]
     paths = [str(HERE), str(HERE.parents[2])]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
-def steps(folder: Path, name: str) -> list[int]:
+def read_steps(folder: Path, name: str) -> list[int]:
     path = folder / name
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def killed(process: subprocess.Popen[str], folder: Path, name: str, many: int) -> list[int]:
-    """Kill a process after so many steps at least; return the steps that it took."""
-    began = time.monotonic()
-    while len(steps(folder, name)) < many:
+def kill_after(process: subprocess.Popen[str], folder: Path, name: str, n_steps: int) -> list[int]:
+    """Kill a process after at least `n_steps` steps; return the numbers of its steps."""
+    started = time.monotonic()
+    while len(read_steps(folder, name)) < n_steps:
         assert process.poll() is None
-        assert time.monotonic() - began < PATIENCE
+        assert time.monotonic() - started < TIMEOUT
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -9
-    return steps(folder, name)
+    return read_steps(folder, name)
 
 
 @pytest.mark.slow
-def test_a_killed_cell_takes_no_step_again_that_was_saved(cell_config, tmp_path):
-    config = cell_config(
-        *words("model=mlp", "optim=adam", f"train.steps={STEPS}", "train.evaluate_every=30")
-    )
-    # Written before a step is taken, and saved after it: the last one written may be done or not.
+def test_a_killed_cell_repeats_no_saved_step(cell_config, tmp_path):
+    overrides = ("model=mlp", "optim=adam", f"train.steps={STEPS}", "train.evaluate_every=30")
+    config = cell_config(*small_overrides(*overrides))
+    # A number is written before its step and saved after it, so the last step may be saved or not.
     first = 0
-    for part in ("one", "two", "three"):
-        taken = killed(started(tmp_path, part, config), tmp_path, part, 40)
-        assert taken == list(range(taken[0], taken[0] + len(taken)))
-        assert taken[0] in (first, first + 1)
-        first = taken[-1]
-    assert 100 < first < STEPS - 1, "it was not killed in the middle"
-    last = started(tmp_path, "last", config)
-    printed, _ = last.communicate(timeout=PATIENCE)
-    assert json.loads(printed) == {"load_error": None, "save_error": None}
-    rest = steps(tmp_path, "last")
+    for name in ("one", "two", "three"):
+        steps = kill_after(start_process(tmp_path, name, config), tmp_path, name, 40)
+        assert steps == list(range(steps[0], steps[0] + len(steps)))
+        assert steps[0] in (first, first + 1)
+        first = steps[-1]
+    assert 100 < first < STEPS - 1, "the process was not killed during training"
+    last = start_process(tmp_path, "last", config)
+    output, _ = last.communicate(timeout=TIMEOUT)
+    assert json.loads(output) == {"load_error": None, "save_error": None}
+    rest = read_steps(tmp_path, "last")
     assert rest[0] in (first, first + 1)
     assert rest == list(range(rest[0], STEPS))
 
-    (tmp_path / "kept").unlink()
-    assert started(tmp_path, "whole", config).wait(PATIENCE) == 0
-    assert (tmp_path / "last-bits").read_text() == (tmp_path / "whole-bits").read_text()
-    assert steps(tmp_path, "whole") == list(range(STEPS))
+    (tmp_path / "checkpoint").unlink()
+    assert start_process(tmp_path, "uninterrupted", config).wait(TIMEOUT) == 0
+    assert (tmp_path / "last-bits").read_text() == (tmp_path / "uninterrupted-bits").read_text()
+    assert read_steps(tmp_path, "uninterrupted") == list(range(STEPS))

@@ -1,4 +1,4 @@
-"""Whatever has become of the file or the disk, the cell runs."""
+"""A damaged checkpoint file or a full disk does not stop the cell."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts import CPU, bits, in_parts, steps_counted, stopping, words
+from parts import CPU, bits, recorded_steps, run_in_parts, small_overrides, stopping_checkpointer
 
 from experiments.cell import run_cell
 from experiments.training.checkpoint import CellCheckpoint, Checkpointer, Stopped, saved_progress
 
-pytestmark = pytest.mark.usefixtures("as_in_workers")
+pytestmark = pytest.mark.usefixtures("worker_settings")
 FEW = settings(
     max_examples=40,
     deadline=None,
@@ -26,129 +26,131 @@ FEW = settings(
 
 @pytest.fixture(scope="module")
 def config(cell_config):
-    return cell_config(*words("model=mlp", "model.width=8", "probe.draws=1"))
+    return cell_config(*small_overrides("model=mlp", "model.width=8", "probe.draws=1"))
 
 
 @pytest.fixture(scope="module")
-def whole(config) -> str:
+def uninterrupted(config) -> str:
     return bits(run_cell(config, CPU))
 
 
 @pytest.fixture(scope="module")
 def content(config, tmp_path_factory) -> bytes:
-    """What a cell keeps that was stopped after nine of its steps."""
-    path = tmp_path_factory.mktemp("kept") / "kept"
-    stopped(config, stopping(path, 10))
+    """Return the checkpoint file of a cell that was stopped after nine steps."""
+    path = tmp_path_factory.mktemp("cell") / "checkpoint"
+    run_until_stopped(config, stopping_checkpointer(path, 10))
     return path.read_bytes()
 
 
-def stopped(config, checkpointer: Checkpointer) -> None:
+def run_until_stopped(config, checkpointer: Checkpointer) -> None:
     with pytest.raises(Stopped):
         run_cell(config, CPU, checkpointer=checkpointer)
 
 
-def starts_over(config, checkpointer: Checkpointer, whole: str) -> None:
-    with steps_counted() as taken:
+def assert_runs_from_the_start(config, checkpointer: Checkpointer, uninterrupted: str) -> None:
+    with recorded_steps() as steps:
         result = run_cell(config, CPU, checkpointer=checkpointer)
-    assert bits(result) == whole
-    assert taken == list(range(24))
+    assert bits(result) == uninterrupted
+    assert steps == list(range(24))
 
 
-def test_what_was_kept_is_used(config, whole, content, tmp_path):
-    (tmp_path / "kept").write_bytes(content)
-    assert saved_progress(tmp_path / "kept") == (9, 1)
-    with steps_counted() as taken:
-        result = run_cell(config, CPU, checkpointer=Checkpointer(tmp_path / "kept"))
-    assert bits(result) == whole
-    assert taken == list(range(9, 24))
+def test_a_checkpoint_is_used(config, uninterrupted, content, tmp_path):
+    (tmp_path / "checkpoint").write_bytes(content)
+    assert saved_progress(tmp_path / "checkpoint") == (9, 1)
+    with recorded_steps() as steps:
+        result = run_cell(config, CPU, checkpointer=Checkpointer(tmp_path / "checkpoint"))
+    assert bits(result) == uninterrupted
+    assert steps == list(range(9, 24))
 
 
 # --- the file ---------------------------------------------------------------------------------
 
 
 def read(data: bytes, folder: Path) -> tuple[CellCheckpoint | None, str | None]:
-    checkpointer = Checkpointer(folder / "kept")
+    checkpointer = Checkpointer(folder / "checkpoint")
     checkpointer.path.write_bytes(data)
     return checkpointer.load({}), checkpointer.load_error
 
 
 @FEW
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_torn_file_is_ignored(content, tmp_path, share):
-    kept, why = read(content[: int(share * len(content))], tmp_path)
-    assert kept is None
-    assert why.startswith("it is torn")
+def test_a_truncated_file_is_ignored(content, tmp_path, share):
+    checkpoint, error = read(content[: int(share * len(content))], tmp_path)
+    assert checkpoint is None
+    assert error.startswith("damaged")
 
 
 @FEW
 @given(place=st.integers(0, 10**9), bit=st.integers(0, 7))
-def test_a_file_with_one_wrong_bit_is_ignored(config, content, tmp_path, place, bit):
-    spoilt = bytearray(content)
-    spoilt[place % len(content)] ^= 1 << bit
-    kept, why = read(bytes(spoilt), tmp_path)
-    assert kept is None
-    assert why is not None
+def test_a_file_with_one_flipped_bit_is_ignored(config, content, tmp_path, place, bit):
+    damaged = bytearray(content)
+    damaged[place % len(content)] ^= 1 << bit
+    checkpoint, error = read(bytes(damaged), tmp_path)
+    assert checkpoint is None
+    assert error is not None
 
 
 @FEW
 @given(noise=st.binary(max_size=200))
-def test_noise_is_ignored(tmp_path, noise):
+def test_a_file_of_random_bytes_is_ignored(tmp_path, noise):
     for data in (noise, b"[" * 100_000 + noise, b"{}\n" + noise, b"\0" * 10_000):
-        kept, why = read(data, tmp_path)
-        assert (kept, why) == (None, "it is torn, or no checkpoint")
-        assert saved_progress(tmp_path / "kept") == (0, 0)
+        checkpoint, error = read(data, tmp_path)
+        assert (checkpoint, error) == (None, "damaged, or not a checkpoint")
+        assert saved_progress(tmp_path / "checkpoint") == (0, 0)
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_a_cell_whose_file_is_torn_starts_over(config, whole, content, tmp_path, share):
-    checkpointer = Checkpointer(tmp_path / "kept")
+def test_a_cell_with_a_truncated_checkpoint_runs_from_the_start(
+    config, uninterrupted, content, tmp_path, share
+):
+    checkpointer = Checkpointer(tmp_path / "checkpoint")
     checkpointer.path.write_bytes(content[: int(share * len(content))])
-    starts_over(config, checkpointer, whole)
-    assert checkpointer.load_error.startswith("it is torn")
+    assert_runs_from_the_start(config, checkpointer, uninterrupted)
+    assert checkpointer.load_error.startswith("damaged")
 
 
-def test_another_cell_s_file_is_ignored(config, cell_config, content, tmp_path):
-    path = tmp_path / "kept"
+def test_a_checkpoint_of_another_cell_is_ignored(config, cell_config, content, tmp_path):
+    path = tmp_path / "checkpoint"
     path.write_bytes(content)
     checkpointer, other = Checkpointer(path), config | {"seed": 5}
     assert bits(run_cell(other, CPU, checkpointer=checkpointer)) == bits(run_cell(other, CPU))
-    assert checkpointer.load_error == "it was written for something else (config)"
+    assert checkpointer.load_error == "saved with another config"
 
 
-def test_what_other_code_has_kept_is_ignored(config, whole, content, tmp_path):
-    checkpointer = Checkpointer(tmp_path / "kept", code="other")
+def test_a_checkpoint_of_another_code_version_is_ignored(config, uninterrupted, content, tmp_path):
+    checkpointer = Checkpointer(tmp_path / "checkpoint", code="other")
     checkpointer.path.write_bytes(content)
-    starts_over(config, checkpointer, whole)
-    assert checkpointer.load_error == "it was written for something else (code)"
+    assert_runs_from_the_start(config, checkpointer, uninterrupted)
+    assert checkpointer.load_error == "saved with another code"
 
 
-def test_what_can_t_be_loaded_as_plain_data_is_ignored(tmp_path):
-    checkpointer = Checkpointer(tmp_path / "kept")
+def test_a_checkpoint_with_other_objects_is_ignored(tmp_path):
+    checkpointer = Checkpointer(tmp_path / "checkpoint")
     checkpointer.load({})
-    checkpointer.save(CellCheckpoint(draws={0: {"layers": Path("of a kind that can run code")}}))
+    checkpointer.save(CellCheckpoint(draws={0: {"layers": Path("an object that may run code")}}))
     assert checkpointer.save_error is None
     assert checkpointer.load({}) is None
-    assert checkpointer.load_error.startswith("it holds more than tensors and plain data")
+    assert checkpointer.load_error.startswith("contains more than tensors and plain data")
 
 
-def test_a_folder_in_its_place_is_no_error(config, whole, tmp_path):
-    checkpointer = Checkpointer(tmp_path / "kept", every=0)
+def test_a_folder_at_the_checkpoint_path_does_not_stop_the_cell(config, uninterrupted, tmp_path):
+    checkpointer = Checkpointer(tmp_path / "checkpoint", every=0)
     checkpointer.path.mkdir()
-    starts_over(config, checkpointer, whole)
-    assert checkpointer.load_error == "it can't be read (Is a directory)"
+    assert_runs_from_the_start(config, checkpointer, uninterrupted)
+    assert checkpointer.load_error == "can't be read (Is a directory)"
     assert checkpointer.save_error == f"{checkpointer.path}: can't be written (Is a directory)"
     checkpointer.delete()
     assert checkpointer.save_error == f"{checkpointer.path}: can't be deleted (Is a directory)"
     assert list(tmp_path.iterdir()) == [checkpointer.path]
 
 
-def test_done_leaves_nothing(config, tmp_path):
-    checkpointer = Checkpointer(tmp_path / "folder" / "kept", every=0)
+def test_delete_removes_the_file_and_temporary_files(config, tmp_path):
+    checkpointer = Checkpointer(tmp_path / "folder" / "checkpoint", every=0)
     run_cell(config, CPU, checkpointer=checkpointer)
-    for name in (".kept.123.part", ".kept2.123.part"):  # of a process that was killed
+    for name in (".checkpoint.123.part", ".checkpoint2.123.part"):  # of a killed process
         (checkpointer.path.parent / name).touch()
     checkpointer.delete()
-    assert [path.name for path in checkpointer.path.parent.iterdir()] == [".kept2.123.part"]
+    assert [path.name for path in checkpointer.path.parent.iterdir()] == [".checkpoint2.123.part"]
     checkpointer.delete()
     assert checkpointer.save_error is None
 
@@ -157,8 +159,8 @@ def test_done_leaves_nothing(config, tmp_path):
 
 
 @pytest.fixture
-def no_room(tmp_path: Path) -> Iterator[Path]:
-    """A folder that takes nothing more: its disk is full, or, but for root, it is read-only."""
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder that cannot be written: on a full disk as root, read-only otherwise."""
     path = tmp_path / "disk"
     path.mkdir()
     if os.getuid() != 0:
@@ -173,34 +175,34 @@ def no_room(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def test_a_cell_that_can_t_be_kept_trains_on(config, whole, no_room):
-    checkpointer = Checkpointer(no_room / "kept", every=0)
-    starts_over(config, checkpointer, whole)
+def test_a_full_disk_does_not_stop_the_cell(config, uninterrupted, full_disk):
+    checkpointer = Checkpointer(full_disk / "checkpoint", every=0)
+    assert_runs_from_the_start(config, checkpointer, uninterrupted)
     assert "can't be written" in checkpointer.save_error
     assert not checkpointer.path.exists()
 
 
-def test_a_cell_that_can_t_be_kept_stops_all_the_same(config, no_room):
-    checkpointer = stopping(no_room / "kept", 10)
-    with steps_counted() as taken:
-        stopped(config, checkpointer)
-    assert taken == list(range(9))
+def test_a_cell_can_be_stopped_on_a_full_disk(config, full_disk):
+    checkpointer = stopping_checkpointer(full_disk / "checkpoint", 10)
+    with recorded_steps() as steps:
+        run_until_stopped(config, checkpointer)
+    assert steps == list(range(9))
     assert "can't be written" in checkpointer.save_error
 
 
-def test_what_was_kept_before_the_disk_filled_still_counts(config, whole, no_room):
+def test_a_checkpoint_from_before_the_disk_was_full_is_used(config, uninterrupted, full_disk):
     if os.getuid() == 0:
-        os.truncate(no_room / "filler", 0)
+        os.truncate(full_disk / "filler", 0)
     else:
-        no_room.chmod(0o700)
-    path = no_room / "kept"
-    stopped(config, stopping(path, 10))
+        full_disk.chmod(0o700)
+    path = full_disk / "checkpoint"
+    run_until_stopped(config, stopping_checkpointer(path, 10))
     if os.getuid() == 0:
-        with (no_room / "filler").open("wb") as filler:
+        with (full_disk / "filler").open("wb") as filler:
             subprocess.run(["dd", "if=/dev/zero", "bs=4096"], stdout=filler, capture_output=False)
     else:
-        no_room.chmod(0o500)
-    stopped(config, stopping(path, 5))
-    with steps_counted() as taken:
-        assert bits(in_parts(config, path, [])) == whole
-    assert taken == list(range(9, 24))
+        full_disk.chmod(0o500)
+    run_until_stopped(config, stopping_checkpointer(path, 5))
+    with recorded_steps() as steps:
+        assert bits(run_in_parts(config, path, [])) == uninterrupted
+    assert steps == list(range(9, 24))

@@ -1,4 +1,4 @@
-"""What makes training faster on a CPU changes no result, or roundings only."""
+"""Optimizations for CPUs change no result, except for rounding by the memory format."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from stacks import alone, apart, largest, members
+from stacks import max_difference, max_parameter, stack_specs, train_serial
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -30,35 +30,36 @@ CHANNELS_LAST = "model=two_layer data.channels=3"
         ("model=mlp data.channels=3", torch.contiguous_format),
     ],
 )
-def test_images_have_the_memory_format_that_suits_the_network(cell_config, case, expected):
-    (spec,) = members(cell_config, case, 1)
+def test_images_have_the_fastest_memory_format(cell_config, case, expected):
+    (spec,) = stack_specs(cell_config, case, 1)
     loader = BatchLoader(spec.cell, spec.step.model, spec.data, spec.scaling)
     assert loader.at(0).x.is_contiguous(memory_format=expected)
 
 
-def test_a_gpu_takes_images_as_they_are():
+def test_images_on_a_gpu_are_contiguous():
     model, cuda = TwoLayer().build((3, 6, 6), 3, nn.ReLU), torch.device("cuda")
     assert memory_format(model, torch.float32, cuda) == torch.contiguous_format
 
 
-def test_training_is_the_same_up_to_rounding(cell_config, monkeypatch, as_in_workers):
-    (spec,) = members(cell_config, f"{CHANNELS_LAST} train.steps=1", 1)
-    ours = alone(spec)
-    plain = torch.contiguous_format
-    monkeypatch.setattr("experiments.training.loader.memory_format", lambda *_: plain)
-    # A sum of at most 8 images x 36 positions x 27 products: its rounding errors at their worst.
+def test_channels_last_changes_training_by_rounding_only(cell_config, monkeypatch, worker_settings):
+    (spec,) = stack_specs(cell_config, f"{CHANNELS_LAST} train.steps=1", 1)
+    channels_last = train_serial(spec)
+    contiguous = torch.contiguous_format
+    monkeypatch.setattr("experiments.training.loader.memory_format", lambda *_: contiguous)
+    # Worst-case rounding error of a sum of at most 8 images x 36 positions x 27 products.
     bound = 8 * 36 * 27 * torch.finfo(torch.float32).eps
-    assert apart(ours, alone(spec)) <= bound * largest(ours)
+    difference = max_difference(channels_last, train_serial(spec))
+    assert difference <= bound * max_parameter(channels_last)
 
 
 # --- max-pool before ReLU ---------------------------------------------------------------------
 
-POOLS = {"apart": (2, 2), "overlapping": (3, 2), "dense": (3, 1)}
+POOLS = {"disjoint": (2, 2), "overlapping": (3, 2), "dense": (3, 1)}
 SPECIAL = [0.0, -0.0, torch.inf, -torch.inf, torch.nan]
 
 
 def maps(memory_format: torch.memory_format, *special: float) -> Tensor:
-    """Maps of few values, so that windows hold ties, or nothing positive."""
+    """Return maps with few distinct values: some windows have ties or no positive value."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randint(-3, 2, (16, 8, 9, 9), generator=rng).float()
     for value in special:
@@ -66,7 +67,7 @@ def maps(memory_format: torch.memory_format, *special: float) -> Tensor:
     return x.to(memory_format=memory_format)
 
 
-def there_and_back(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def output_and_gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
     y = model(x)
     rng = torch.Generator().manual_seed(1)
@@ -77,24 +78,26 @@ def there_and_back(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("special", [[], SPECIAL[:2], SPECIAL[2:4], SPECIAL], ids=str)
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
-def test_values_and_gradients_are_the_same(pool, special, memory_format):
+def test_swapping_changes_no_output_and_no_gradient(pool, special, memory_format):
     model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(*pool))
     x = maps(memory_format, *special)
-    for ours, theirs in zip(
-        there_and_back(swap_relu_maxpool(model), x), there_and_back(model, x), strict=True
+    for swapped, original in zip(
+        output_and_gradient(swap_relu_maxpool(model), x),
+        output_and_gradient(model, x),
+        strict=True,
     ):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(swapped, original, rtol=0, atol=0, equal_nan=True)
 
 
-def test_it_takes_the_models_own_parameters():
+def test_the_swapped_model_has_the_same_parameter_names():
     model = TwoLayer(channels=4).build((1, 8, 8), 3, nn.ReLU)
-    quick = swap_relu_maxpool(model)
-    assert [name for name, _ in quick.named_children()] == [
+    swapped = swap_relu_maxpool(model)
+    assert [name for name, _ in swapped.named_children()] == [
         *("conv1", "pool1", "act1", "flatten", "fc1")
     ]
     params = {name: torch.rand_like(p) for name, p in model.named_parameters()}
     x = torch.randn(5, 1, 8, 8)
-    assert torch.equal(functional_call(quick, params, x), functional_call(model, params, x))
+    assert torch.equal(functional_call(swapped, params, x), functional_call(model, params, x))
 
 
 class Relu6(nn.ReLU):
@@ -113,11 +116,11 @@ class Relu6(nn.ReLU):
         nn.Linear(3, 3),
     ],
 )
-def test_any_other_order_stays(model):
+def test_other_layers_are_not_swapped(model):
     assert [*swap_relu_maxpool(model).children()] == [*model.children()]
 
 
-def test_every_pool_of_a_deep_network_goes_first():
+def test_all_pools_of_a_deep_network_are_swapped():
     names = [
         name
         for name, _ in swap_relu_maxpool(AlexNet().build((3, 32, 32), 10, nn.ReLU)).named_children()
@@ -137,7 +140,7 @@ def step():
     return [torch.ones(2**22) for _ in range(3)]  # 16 MB each
 
 def page_faults():
-    for _ in range(10):  # until what lies between the tensors has found its place
+    for _ in range(10):  # until the heap's layout is stable
         step()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
@@ -152,14 +155,14 @@ print(resource.getpagesize())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc, and there is none")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again():
-    """Five rounds in which 48 MB are taken and freed, where glibc keeps nothing by itself."""
-    keeps_nothing = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    """Count page faults while 48 MB are allocated and freed five times."""
+    default_thresholds = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     command = [sys.executable, "-c", PAGE_FAULTS]
-    env = os.environ | keeps_nothing
-    printed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-    without, kept, page_size = map(int, printed.split())
-    round_of_pages = 48 * 2**20 // page_size
-    assert without >= 5 * round_of_pages
-    assert kept < round_of_pages
+    env = os.environ | default_thresholds
+    output = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    faults_before, faults_after, page_size = map(int, output.split())
+    pages_per_step = 48 * 2**20 // page_size
+    assert faults_before >= 5 * pages_per_step
+    assert faults_after < pages_per_step

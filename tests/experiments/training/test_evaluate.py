@@ -1,4 +1,4 @@
-"""Loss and accuracy on a set, whatever its parts."""
+"""Loss and accuracy on a set do not depend on the chunk size."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from experiments.data import Split
 from experiments.scaling import Raw, Scaling
-from experiments.training import evaluate as room
+from experiments.training import evaluate as evaluate_module
 from fanin.losses import make_objective
 from fanin.losses.table import Head, Loss
 from fanin.models import Mlp
@@ -21,26 +21,27 @@ def split() -> Split:
     return Split(torch.randn(N, 1, 3, 3, generator=rng), torch.randint(4, (N,), generator=rng))
 
 
-def evaluated(split: Split, norm: str) -> tuple[nn.Module, room.Evaluation]:
+def run_evaluate(split: Split, norm: str) -> tuple[nn.Module, evaluate_module.Evaluation]:
     torch.manual_seed(0)
     model = Mlp(depth=2, width=8, norm=norm).build((1, 3, 3), 4, nn.ReLU).double()
     objective = make_objective(Loss("cross_entropy"), Head("none"), 4)
     scaling = Scaling(Raw()).fit(split.x, 1.0)
     params = dict(model.named_parameters())
-    return model, room.evaluate(model, params, split, scaling, objective, torch.float64)
+    evaluation = evaluate_module.evaluate(model, params, split, scaling, objective, torch.float64)
+    return model, evaluation
 
 
 @pytest.mark.parametrize("chunk", [1, 4, N - 1, N, 1000])
-def test_parts_add_up_to_the_whole(split, monkeypatch, chunk):
-    monkeypatch.setattr(room, "CHUNK", chunk)
-    model, found = evaluated(split, "none")
+def test_the_result_does_not_depend_on_the_chunk_size(split, monkeypatch, chunk):
+    monkeypatch.setattr(evaluate_module, "CHUNK", chunk)
+    model, result = run_evaluate(split, "none")
     logits = model(split.x.double())
-    assert found.loss == pytest.approx(F.cross_entropy(logits, split.y).item(), rel=1e-12)
-    assert found.accuracy == pytest.approx((logits.argmax(1) == split.y).double().mean().item())
+    assert result.loss == pytest.approx(F.cross_entropy(logits, split.y).item(), rel=1e-12)
+    assert result.accuracy == pytest.approx((logits.argmax(1) == split.y).double().mean().item())
 
 
-def test_one_image_more_than_a_part_is_no_batch_of_one(split, monkeypatch):
-    """Batch normalization refuses a single image."""
-    monkeypatch.setattr(room, "CHUNK", N - 1)
-    _, found = evaluated(split, "batch")
-    assert found.loss > 0
+def test_no_chunk_has_a_single_image(split, monkeypatch):
+    """Batch normalization raises an error for a single image."""
+    monkeypatch.setattr(evaluate_module, "CHUNK", N - 1)
+    _, result = run_evaluate(split, "batch")
+    assert result.loss > 0

@@ -1,4 +1,4 @@
-"""The order of the images."""
+"""The order of the images in batches."""
 
 import torch
 
@@ -12,21 +12,21 @@ def batches(n_images: int, batch_size: int, steps: int, seed: int) -> list[torch
 
 
 def test_every_epoch_is_a_new_permutation_without_the_remainder():
-    seen = batches(23, 5, steps=12, seed=0)
-    epochs = [torch.cat(seen[i : i + 4]) for i in (0, 4, 8)]
+    order = batches(23, 5, steps=12, seed=0)
+    epochs = [torch.cat(order[i : i + 4]) for i in (0, 4, 8)]
     for epoch in epochs:
         assert len(epoch.unique()) == 20
         assert epoch.max() < 23
     assert not torch.equal(epochs[0], epochs[1])
 
 
-def test_a_seed_gives_one_order_whatever_the_number_of_steps():
+def test_the_order_depends_on_the_seed_and_not_on_the_number_of_steps():
     short, long = batches(23, 5, 3, seed=1), batches(23, 5, 9, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(short, long, strict=False))
     assert not torch.equal(short[0], batches(23, 5, 3, seed=2)[0])
 
 
-def test_a_step_can_be_asked_for_again_in_any_order():
+def test_steps_can_be_read_repeatedly_in_any_order():
     order = BatchOrder(23, 5, seed=1)
     first = [order.at(step).clone() for step in range(12)]
     assert all(torch.equal(order.at(step), first[step]) for step in (11, 0, 5, 4))

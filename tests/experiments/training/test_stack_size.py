@@ -1,4 +1,4 @@
-"""Padding keeps the bits of a stack's cells apart; a stack is planned with enough memory."""
+"""Padding makes results independent of the stack; memory estimates are upper bounds."""
 
 import json
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from stacks import SMALL, assert_stacking_changes_no_bit, configs
+from stacks import SMALL, assert_stacking_changes_no_bit, stack_configs
 
 from experiments.schema import build_cell
 from experiments.training.stack_size import stack_padding, training_bytes
 
 # --- padding ----------------------------------------------------------------------------------
 
-# Each where some kernel gives other last bits in a stack of another size, if it is not padded.
+# In each case some kernel rounds differently in stacks of different sizes without padding.
 CASES = {
     "products at odd addresses": (
         "model=mlp model.width=13 train.dtype=float64 train.batch_size=7 data.image_side=7"
@@ -71,16 +71,18 @@ SLOW = {
 
 
 def case_configs(cell_config, case: str, count: int) -> list[dict]:
-    # The first step shows what gradients depend on, the second what updates do.
-    return configs(cell_config, case if "train.steps" in case else f"{case} train.steps=2", count)
+    # The first step shows differences in gradients, the second those in updates.
+    return stack_configs(
+        cell_config, case if "train.steps" in case else f"{case} train.steps=2", count
+    )
 
 
-# Without padding, cases fail at 2; with a least size but no copies, with copies but no least size,
-# or with a least size of three, some still fail at 9 (measured with AVX-512 and with AVX2).
+# Without padding, cases fail at size 2. Without copies, without a minimum size, or with a minimum
+# size of three, some cases fail at size 9 (measured with AVX-512 and AVX2).
 SIZES = (2, 9)
 
 
-@pytest.mark.usefixtures("as_in_workers")
+@pytest.mark.usefixtures("worker_settings")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_stacking_changes_no_bit(cell_config, case):
     sizes = (9,) if "train.steps" in case else SIZES
@@ -90,7 +92,7 @@ def test_stacking_changes_no_bit(cell_config, case):
 IN_A_PROCESS = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from stacks import assert_stacking_changes_no_bit
+from stacks import SMALL, assert_stacking_changes_no_bit, stack_configs
 from experiments.sweep.worker.limits import prepare_torch
 
 prepare_torch()
@@ -101,10 +103,10 @@ for configs in cases:
 
 
 @pytest.mark.skipif(
-    "AVX512" not in torch.backends.cpu.get_cpu_capability(), reason="has no larger vectors"
+    "AVX512" not in torch.backends.cpu.get_cpu_capability(), reason="uses AVX2 anyway"
 )
-def test_stacking_changes_no_bit_by_the_kernels_of_smaller_vectors(cell_config):
-    """OneDNN asks this machine once what it can do, so another process is told that it can less."""
+def test_stacking_changes_no_bit_with_avx2_kernels(cell_config):
+    """Run in another process, because oneDNN reads the instruction set once."""
     cases = [case_configs(cell_config, CASES[name], 9) for name in CASES if "convolutions" in name]
     assert len(cases) == 3
     arguments = [str(Path(__file__).parent), json.dumps([cases, SIZES])]
@@ -113,14 +115,14 @@ def test_stacking_changes_no_bit_by_the_kernels_of_smaller_vectors(cell_config):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("as_in_workers")
+@pytest.mark.usefixtures("worker_settings")
 @pytest.mark.parametrize("case", SLOW.values(), ids=SLOW)
 def test_stacking_changes_no_bit_of_larger_networks(cell_config, case):
     cells = case_configs(cell_config, f"{case} data.train_size=128", 32)
     assert_stacking_changes_no_bit(cells, (2, 8, 32))
 
 
-def test_only_convolutions_of_few_channels_or_images_need_large_stacks(cell_config):
+def test_only_convolutions_of_few_channels_need_large_stacks(cell_config):
     def min_networks(*texts: str) -> int:
         return stack_padding(build_cell(cell_config(*texts)), batch_size=64).min_networks
 
@@ -130,13 +132,13 @@ def test_only_convolutions_of_few_channels_or_images_need_large_stacks(cell_conf
 
 # --- memory -----------------------------------------------------------------------------------
 
-# In a process of its own: what others freed before would hide what is taken. The first two steps
-# warm up what all stacks share (kernels, their buffers); the peak is that of the steps after.
+# Run in a new process, because memory freed by other tests would be reused. Serial training first
+# warms up the kernels and their buffers; the peak is that of the stacked steps.
 MEASURE = """
 import json, re, sys
 sys.path.insert(0, "tests/experiments/training")
 import torch
-from stacks import alone, ready
+from stacks import train_serial, train_spec
 from experiments.sweep.worker.limits import prepare_torch
 from experiments.training.engines import StackedEngine
 
@@ -146,18 +148,18 @@ def status(name):
 
 prepare_torch()
 config, count = json.loads(sys.argv[1]), int(sys.argv[2])
-members = [ready(config) for _ in range(count)]
-alone(members[0])
+specs = [train_spec(config) for _ in range(count)]
+train_serial(specs[0])
 before = status("VmRSS")
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
-engine = StackedEngine(members)
+engine = StackedEngine(specs)
 for step in range(3):
     engine.step(step)
 print(status("VmHWM") - before)
 """
 COUNT = 8
-LARGE = (  # so large that what a step takes stands out from what a process takes
+LARGE = (  # large enough that a step's memory dominates that of the process
     "model=mlp model.width=1024 train.batch_size=64",
     "model=two_layer model.channels=32 train.batch_size=128",
     "model=plain model.depth=6 model.width=16 train.batch_size=64",
@@ -169,13 +171,13 @@ LARGE = (  # so large that what a step takes stands out from what a process take
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("case", LARGE)
-def test_a_stack_takes_less_than_is_planned(cell_config, case):
-    words = [*case.split(), "data.image_side=28", "data.train_size=128", "optim=adam"]
-    given = {text.partition("=")[0] for text in words}
-    small = [text for text in SMALL if text.partition("=")[0] not in given]
-    config = cell_config(*small, *words, "train.steps=2")
-    planned = COUNT * training_bytes(build_cell(config))
-    taken = int(
+def test_a_stack_needs_at_most_the_estimated_memory(cell_config, case):
+    overrides = [*case.split(), "data.image_side=28", "data.train_size=128", "optim=adam"]
+    keys = {text.partition("=")[0] for text in overrides}
+    small = [text for text in SMALL if text.partition("=")[0] not in keys]
+    config = cell_config(*small, *overrides, "train.steps=2")
+    estimated = COUNT * training_bytes(build_cell(config))
+    measured = int(
         subprocess.run(
             [sys.executable, "-c", MEASURE, json.dumps(config), str(COUNT)],
             capture_output=True,
@@ -184,17 +186,17 @@ def test_a_stack_takes_less_than_is_planned(cell_config, case):
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         ).stdout
     )
-    print(f"planned / taken: {planned / taken:.2f}")
-    assert taken <= planned
+    print(f"estimated / measured: {estimated / measured:.2f}")
+    assert measured <= estimated
 
 
-def test_a_wider_network_or_batch_is_planned_with_more(cell_config):
-    def planned(*overrides: str) -> int:
+def test_the_estimate_grows_with_width_batch_size_and_dtype(cell_config):
+    def estimate(*overrides: str) -> int:
         return training_bytes(
             build_cell(cell_config("data=gaussian", "data.side=null", *overrides))
         )
 
-    least = planned("model=mlp", "model.width=16", "train.batch_size=8")
-    assert least < planned("model=mlp", "model.width=16", "train.batch_size=16")
-    assert least < planned("model=mlp", "model.width=32", "train.batch_size=8")
-    assert planned("train.dtype=float64") == 2 * planned("train.dtype=float32")
+    smallest = estimate("model=mlp", "model.width=16", "train.batch_size=8")
+    assert smallest < estimate("model=mlp", "model.width=16", "train.batch_size=16")
+    assert smallest < estimate("model=mlp", "model.width=32", "train.batch_size=8")
+    assert estimate("train.dtype=float64") == 2 * estimate("train.dtype=float32")

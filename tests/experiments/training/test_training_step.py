@@ -1,4 +1,4 @@
-"""One step: torch's own training, as a function that stacks and never waits for the device."""
+"""The training step: equal to torch's, works under vmap, and never reads values to the host."""
 
 from dataclasses import replace
 
@@ -65,72 +65,72 @@ def trained(config: StepConfig, data, lr) -> NetworkState:
 
 
 @pytest.mark.parametrize(
-    ("optim", "theirs"),
+    ("optim", "torch_optim"),
     [
         (Sgd(momentum=0.9, weight_decay=0.01), torch.optim.SGD),
         (Adam(), torch.optim.Adam),
     ],
     ids=["sgd", "adam"],
 )
-def test_steps_are_those_of_torch(data, optim, theirs):
-    ours = step_config(optim, Clip(ClipNorm(max_norm=0.5)))
-    after = trained(ours, data, 0.01)["params"]
-    more = {"momentum": 0.9, "weight_decay": 0.01} if theirs is torch.optim.SGD else {}
-    optimizer = theirs(ours.model.parameters(), lr=0.01, **more)
+def test_steps_equal_those_of_torch(data, optim, torch_optim):
+    config = step_config(optim, Clip(ClipNorm(max_norm=0.5)))
+    after = trained(config, data, 0.01)["params"]
+    kwargs = {"momentum": 0.9, "weight_decay": 0.01} if torch_optim is torch.optim.SGD else {}
+    optimizer = torch_optim(config.model.parameters(), lr=0.01, **kwargs)
     for x, y in data:
         optimizer.zero_grad()
-        F.cross_entropy(ours.model(x), y).backward()
-        nn.utils.clip_grad_norm_(ours.model.parameters(), 0.5)
+        F.cross_entropy(config.model(x), y).backward()
+        nn.utils.clip_grad_norm_(config.model.parameters(), 0.5)
         optimizer.step()
-    for name, parameter in ours.model.named_parameters():
+    for name, parameter in config.model.named_parameters():
         torch.testing.assert_close(after[name], parameter.detach(), **CLOSE)
 
 
 @pytest.mark.parametrize("optim", [Sgd(momentum=0.9), Adam()], ids=["sgd", "adam"])
-def test_a_stack_of_learning_rates_is_so_many_serial_runs(data, optim):
-    ours = step_config(optim)
+def test_a_stack_of_learning_rates_equals_serial_runs(data, optim):
+    config = step_config(optim)
     rates = torch.tensor([0.001, 0.01, 0.03], dtype=torch.float64)
-    one = initial_state(ours)
-    step = vmap(make_step(ours, by_transform), in_dims=(0, None, None, 0, None))
+    initial = initial_state(config)
+    step = vmap(make_step(config, by_transform), in_dims=(0, None, None, 0, None))
     state = {
-        "params": {n: p.expand(3, *p.shape) for n, p in one["params"].items()},
-        "optimizer": tree_map(lambda t: t.expand(3, *t.shape), one["optimizer"]),
-        "step": one["step"].expand(3),
-        "failed_at": one["failed_at"].expand(3),
+        "params": {n: p.expand(3, *p.shape) for n, p in initial["params"].items()},
+        "optimizer": tree_map(lambda t: t.expand(3, *t.shape), initial["optimizer"]),
+        "step": initial["step"].expand(3),
+        "failed_at": initial["failed_at"].expand(3),
     }
     for x, y in data:
         state, _ = step(state, x, y, rates, {})
     for place, lr in enumerate(rates.tolist()):
-        alone = trained(ours, data, lr)["params"]
-        for name, parameter in alone.items():
+        serial = trained(config, data, lr)["params"]
+        for name, parameter in serial.items():
             torch.testing.assert_close(state["params"][name][place], parameter, **CLOSE)
 
 
-def test_nothing_in_a_step_is_read_back():
-    """Fake tensors have no values: whatever asks for one raises."""
+def test_a_step_reads_no_value_to_the_host():
+    """Use fake tensors, which have no values and raise if one is read."""
     with FakeTensorMode(allow_non_fake_inputs=False):
-        ours = StepConfig(network(), OBJECTIVE, Adam(), Clip(ClipNorm()), 1e12)
+        config = StepConfig(network(), OBJECTIVE, Adam(), Clip(ClipNorm()), 1e12)
         x, y = torch.zeros(10, 1, 8, 8), torch.zeros(10, dtype=torch.int64)
-        _, loss = make_step(ours)(initial_state(ours), x, y, 0.1, {})
+        _, loss = make_step(config)(initial_state(config), x, y, 0.1, {})
         with pytest.raises(DataDependentOutputException):
             bool(loss > 0)
 
 
 @pytest.mark.parametrize("optim", [Sgd(), Adam(), AdamW()], ids=["sgd", "adam", "adamw"])
-def test_nothing_in_a_stacked_step_is_read_back(optim):
+def test_a_stacked_step_reads_no_value_to_the_host(optim):
     with FakeTensorMode(allow_non_fake_inputs=False):
         model = Plain(depth=2, width=2, norm="batch").build((1, 6, 6), 3, nn.ReLU)
-        ours = StepConfig(model, OBJECTIVE, optim, Clip(ClipNorm()), 1e12)
-        state = tree_map(lambda t: torch.stack([t, t, t]), initial_state(ours))
+        config = StepConfig(model, OBJECTIVE, optim, Clip(ClipNorm()), 1e12)
+        state = tree_map(lambda t: torch.stack([t, t, t]), initial_state(config))
         x, y = torch.zeros(3, 8, 1, 6, 6), torch.zeros(3, 8, dtype=torch.int64)
         rates = torch.zeros(3, dtype=torch.float64)
-        state, losses = stacked_step(ours)(state, x, y, rates, {}, {"weight_decay": rates})
+        state, losses = stacked_step(config)(state, x, y, rates, {}, {"weight_decay": rates})
         assert losses.shape == (3,)
 
 
-def test_a_diverged_network_is_frozen_as_it_was_before_the_bad_step(data):
-    ours = step_config(Sgd(momentum=0.9))
-    step, state = make_step(ours), initial_state(ours)
+def test_a_diverged_network_keeps_its_state_before_the_bad_step(data):
+    config = step_config(Sgd(momentum=0.9))
+    step, state = make_step(config), initial_state(config)
     for number, (x, y) in enumerate(data[:8]):
         before = state
         state, _ = step(state, x * (torch.inf if number == 3 else 1), y, 0.01, {})
@@ -143,12 +143,12 @@ def test_a_diverged_network_is_frozen_as_it_was_before_the_bad_step(data):
         assert torch.equal(state["optimizer"]["velocity"][name], velocity)
 
 
-def test_a_loss_at_the_bound_is_still_alive(data):
+def test_a_loss_equal_to_the_bound_is_no_divergence(data):
     x, y = data[0]
     loss = make_step(step_config())(initial_state(step_config()), x, y, 0.1, {})[1].item()
     for bound, failed_at in ((loss, ALIVE), (loss * 0.999, 0)):
-        ours = step_config(bound=bound)
-        assert make_step(ours)(initial_state(ours), x, y, 0.1, {})[0]["failed_at"] == failed_at
+        config = step_config(bound=bound)
+        assert make_step(config)(initial_state(config), x, y, 0.1, {})[0]["failed_at"] == failed_at
 
 
 class Unused(nn.Module):
@@ -161,33 +161,31 @@ class Unused(nn.Module):
 
 
 @pytest.mark.parametrize("differentiate", [by_autograd, by_transform])
-def test_a_parameter_that_nothing_depends_on_stays(data, differentiate):
+def test_an_unused_parameter_does_not_change(data, differentiate):
     model = TwoLayer(channels=4).build((1, 8, 8), 3, Unused).double()
-    ours = replace(step_config(), model=model)
-    (x, y), state = data[0], initial_state(ours)
-    after, _ = make_step(ours, differentiate)(state, x, y, 0.1, {})
+    config = replace(step_config(), model=model)
+    (x, y), state = data[0], initial_state(config)
+    after, _ = make_step(config, differentiate)(state, x, y, 0.1, {})
     assert after["params"]["act1.slope"] == 1
     assert not torch.equal(after["params"]["fc1.weight"], state["params"]["fc1.weight"])
 
 
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
-def test_one_entry_that_is_not_finite_is_enough(data, bad):
-    """The loss is what it is; only the update spoils a parameter."""
-
-    class Spoiling(Sgd):
+def test_one_non_finite_entry_after_an_update_is_divergence(data, bad):
+    class NonFiniteSgd(Sgd):
         def update(self, params, grads, state, lr):
             params, state = super().update(params, grads, state, lr)
-            spoilt = params["fc1.weight"].flatten()
-            spoilt = torch.cat([spoilt[:-1], torch.full_like(spoilt[-1:], bad)])
-            return params | {"fc1.weight": spoilt.view_as(params["fc1.weight"])}, state
+            weight = params["fc1.weight"].flatten()
+            weight = torch.cat([weight[:-1], torch.full_like(weight[-1:], bad)])
+            return params | {"fc1.weight": weight.view_as(params["fc1.weight"])}, state
 
-    ours = step_config(Spoiling())
-    after, _ = make_step(ours)(initial_state(ours), *data[0], 0.1, {})
+    config = step_config(NonFiniteSgd())
+    after, _ = make_step(config)(initial_state(config), *data[0], 0.1, {})
     assert after["failed_at"] == 0
     assert all(p.isfinite().all() for p in after["params"].values())
 
 
-def test_the_bad_gradient_nearest_to_the_loss_is_named():
+def test_the_overflowed_gradient_nearest_to_the_loss_is_named():
     model = nn.Sequential()
     for name, weight in (("fc1", 0.18), ("fc2", 1.0)):
         layer = nn.Linear(1, 1, bias=False)

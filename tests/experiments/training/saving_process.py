@@ -1,6 +1,6 @@
-"""A process that runs one cell, saves it after every step, and writes each step's number first.
+"""Process that runs one cell, writes each step's number, and saves a checkpoint after each step.
 
-Arguments: the folder for all of it, a name for the steps' file, and the cell's config as JSON.
+Arguments: a folder, the name of the file of step numbers, and the cell's config as JSON.
 """
 
 import json
@@ -23,12 +23,12 @@ def main(folder: Path, name: str, config: dict) -> None:
     step = SerialEngine.step
     steps = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def noted(engine: SerialEngine, number: int) -> Tensor:
+    def recording_step(engine: SerialEngine, number: int) -> Tensor:
         os.write(steps, f"{number}\n".encode())
         return step(engine, number)
 
-    SerialEngine.step = noted
-    checkpointer = Checkpointer(folder / "kept", every=0)
+    SerialEngine.step = recording_step
+    checkpointer = Checkpointer(folder / "checkpoint", every=0)
     result = run_cell(config, torch.device("cpu"), checkpointer=checkpointer)
     (folder / f"{name}-bits").write_text(bits(result))
     errors = {"load_error": checkpointer.load_error, "save_error": checkpointer.save_error}
