@@ -19,8 +19,8 @@ from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.worker.forkserver import start_server
 from fanin.errors import ConfigError
 
-HYDRAS = re.compile(r"[+~]*hydra([./@=]|$)")  # Hydra's own settings
-ENGINE = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
+HYDRA_OVERRIDE = re.compile(r"[+~]*hydra([./@=]|$)")
+HYDRA_PLUGIN = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
 
 
 def run_command(
@@ -35,124 +35,131 @@ def run_command(
             exit_on_error(interrupted="Interrupted before anything ran.", by=Interrupted),
             interruptible(),
         ):
-            space = compose_catalog(loader, config_name, tuple(hydra_overrides))
+            catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))
             arguments = parse_arguments(loader, overrides)
-            if _will_fork(space, arguments):
+            if _needs_workers(catalog, arguments):
                 start_server()
-            # These load torch, which takes seconds, as it does in the server meanwhile.
+            # These import torch, which takes seconds; the fork server imports it at the same time.
             from experiments.sweep.launch import launch
             from experiments.sweep.request import parse_request
 
-            return launch(space, parse_request(space, arguments), BrokenPipeConsole())
-    except SystemExit as ended:  # while planning; a launcher that runs cells has its own answer
-        return int(ended.code or 0)
+            return launch(catalog, parse_request(catalog, arguments), BrokenPipeConsole())
+    except SystemExit as error:  # from exit_on_error, while planning
+        return int(error.code or 0)
 
 
-def _will_fork(space: ConfigCatalog, arguments: Sequence[Argument]) -> bool:
-    """Return True if the command probably runs cells in workers (if not, a process is wasted)."""
-    given = {argument.key: argument.values[0] for argument in arguments}
-    runner = given.get("runner", space.defaults["runner"])
-    return runner == "local" and given.get("sweep.mode") != "plan"
+def _needs_workers(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> bool:
+    """Return True if the command probably runs cells in workers.
+
+    If it does not, an unneeded fork server is started.
+    """
+    values = {argument.key: argument.values[0] for argument in arguments}
+    runner = values.get("runner", catalog.defaults["runner"])
+    return runner == "local" and values.get("sweep.mode") != "plan"
 
 
 def check_argv(config_name: str) -> None:
-    """Check the process's command line, and end the process where it can't be meant.
+    """Check the command line of this process; print an error and exit if it is invalid.
 
-    Help and completion pass; what is left in `sys.argv` is what Hydra can take.
+    Flags for help and completion are not checked. Rewrite `sys.argv` so that Hydra accepts it.
     """
-    asked = hydra_arguments()
-    if asked.help or asked.hydra_help or asked.shell_completion:
+    flags = hydra_arguments()
+    if flags.help or flags.hydra_help or flags.shell_completion:
         return
     with exit_on_error():
-        if asked.multirun and (asked.cfg or asked.info):
-            raise ConfigError("--cfg and --info show one cell: leave out -m")
-        if asked.config_path:
+        if flags.multirun and (flags.cfg or flags.info):
+            raise ConfigError("--cfg and --info show one cell; remove -m")
+        if flags.config_path:
             raise ConfigError(
-                "--config-path would leave out conf/: add your own options with --config-dir"
+                "--config-path would replace conf/; add your own options with --config-dir"
             )
-        loader = config_loader(asked.config_dir)
-        name = asked.config_name or config_name
-        checked = check_command(loader, name, asked.overrides, asked.multirun)
-    renamed = dict(zip(asked.overrides, checked, strict=True))
-    sys.argv[1:] = [renamed.get(word, word) for word in sys.argv[1:]]
+        loader = config_loader(flags.config_dir)
+        name = flags.config_name or config_name
+        checked = check_command(loader, name, flags.overrides, flags.multirun)
+    rewritten = dict(zip(flags.overrides, checked, strict=True))
+    sys.argv[1:] = [rewritten.get(text, text) for text in sys.argv[1:]]
 
 
 def check_command(
     loader: ConfigLoader, config_name: str, overrides: Sequence[str], multirun: bool
 ) -> list[str]:
-    """Check overrides before Hydra sees them, and put `++` before those that set keys.
+    """Check overrides before Hydra does, and prefix those that set keys with `++`.
 
     Hydra would refuse `init.layers.conv1.gain=2` (no such key yet), run one default cell for a
-    sweep without `-m`, and know nothing of nearest choices.
+    sweep without `-m`, and suggest no nearest choices.
 
     Raises
     ------
     ConfigError
-        An override can't be meant as it stands.
+        An override is invalid.
     """
-    ours = [text for text in overrides if not HYDRAS.match(text)]
-    theirs = tuple(text for text in overrides if HYDRAS.match(text))
-    for text in theirs:
+    cell_overrides = [text for text in overrides if not HYDRA_OVERRIDE.match(text)]
+    hydra_overrides = tuple(text for text in overrides if HYDRA_OVERRIDE.match(text))
+    for text in hydra_overrides:
         if "submitit" in text:
             raise ConfigError(
-                f"{text}: say runner=slurm instead, which packs many cells into a job and finds "
-                "jobs again; runner.slurm.partition=NAME and the like are in conf/runner/slurm.yaml"
+                f"{text}: use runner=slurm instead, which packs many cells into a job and "
+                "reattaches to running jobs; set runner.slurm.partition=NAME (see "
+                "conf/runner/slurm.yaml)"
             )
-        if ENGINE.match(text):
+        if HYDRA_PLUGIN.match(text):
             raise ConfigError(
-                f"{text}: Hydra's parts can't be exchanged; runner= says where cells run"
+                f"{text}: Hydra's sweeper and launcher can't be replaced; choose where cells run "
+                "with runner=NAME"
             )
-    space = compose_catalog(loader, config_name, theirs)
-    arguments = parse_arguments(loader, ours)
+    catalog = compose_catalog(loader, config_name, hydra_overrides)
+    arguments = parse_arguments(loader, cell_overrides)
     for argument in arguments:
         if not multirun and (argument.swept or argument.key == "sweep"):
             raise ConfigError(
                 f"{argument.text}: a grid needs -m: python -m experiments.run -m {argument.text}"
             )
-    _check_keys(space, arguments)
+    _check_keys(catalog, arguments)
     keys = {argument.text for argument in arguments if not argument.is_group}
     return [f"++{text.lstrip('+')}" if text in keys else text for text in overrides]
 
 
-def _check_keys(space: ConfigCatalog, arguments: Sequence[Argument]) -> None:
+def _check_keys(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> None:
     """Check that every key exists for every option chosen for its group.
 
-    Where a named sweep chooses, its cells are checked one by one when they are made.
+    Keys of groups whose option a named sweep chooses are checked later, cell by cell.
     """
     chosen = {a.key: a.values for a in arguments if a.is_group}
-    sweep = chosen.get("sweep", (space.defaults.get("sweep"),))[-1]
-    by_sweep = keys_in_sweep(space.node("sweep", sweep)) if sweep is not None else set()
-    elsewhere = {a.key for a in arguments if a.key.endswith(f".{TARGET}")}
+    sweep = chosen.get("sweep", (catalog.defaults.get("sweep"),))[-1]
+    sweep_keys = keys_in_sweep(catalog.node("sweep", sweep)) if sweep is not None else set()
+    retargeted = {a.key for a in arguments if a.key.endswith(f".{TARGET}")}
     for argument in arguments:
         group = argument.key.partition(".")[0]
         if argument.is_group:
             for option in argument.values:
-                space.node(argument.key, option)
-        elif f"{group}.{TARGET}" in elsewhere:
-            space.check_key(group, {})  # what other keys there are is that target's to judge
-        elif group in chosen or group not in by_sweep:
-            for option in chosen.get(group, (space.defaults.get(group),)):
-                space.check_key(argument.key, {group: option})
+                catalog.node(argument.key, option)
+        elif f"{group}.{TARGET}" in retargeted:
+            catalog.check_key(
+                group, {}
+            )  # the target's own keys are checked when it is instantiated
+        elif group in chosen or group not in sweep_keys:
+            for option in chosen.get(group, (catalog.defaults.get(group),)):
+                catalog.check_key(argument.key, {group: option})
 
 
 def compose_catalog(
     loader: ConfigLoader, config_name: str, hydra_overrides: tuple[str, ...]
 ) -> ConfigCatalog:
-    """Return the options, composed once a process however often they are asked for.
+    """Return the catalog of all options, composed once per process.
 
-    Hydra makes a loader of its own besides the one that checks the command line; what both look
-    through is the same.
+    Hydra creates a second loader besides the one that checks the command line, with the same search
+    path.
     """
     paths = [element.path or "" for element in loader.get_search_path().get_path()]
-    places = tuple(path.removeprefix("file://") for path in paths)
-    # What Hydra adds to the overrides by itself.
-    asked = tuple(text for text in hydra_overrides if not text.startswith("hydra.mode="))
-    return _composed(_Source(places, config_name, asked, loader))
+    search_path = tuple(path.removeprefix("file://") for path in paths)
+    # Without the override that Hydra adds.
+    overrides = tuple(text for text in hydra_overrides if not text.startswith("hydra.mode="))
+    return _composed(_Source(search_path, config_name, overrides, loader))
 
 
 @dataclass(frozen=True)
 class _Source:
-    places: tuple[str, ...]
+    search_path: tuple[str, ...]
     config_name: str
     hydra_overrides: tuple[str, ...]
     loader: ConfigLoader = field(compare=False)

@@ -1,7 +1,7 @@
 """Differences between the cells of a sweep: varying keys, shared values, labels.
 
-A row is a cell, or a group of cells: dotted keys and config groups with their values, `{"init":
-"normal", "init.std": 0.01}`. Two values are the same where their JSON is, so 1 and 1.0 are two.
+A row is a cell or a group of cells: dotted keys and config groups with their values, `{"init":
+"normal", "init.std": 0.01}`. Values are compared as JSON, so 1 and 1.0 differ.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ ABSENT = "<absent>"
 
 
 def varies(values: Iterable[Any]) -> bool:
-    """Return True if not all values are the same; works for a column of a DataFrame too.
+    """Return True if the values differ; accepts a column of a DataFrame too.
 
     >>> varies([1, 1.0]), varies([[1], [1]]), varies([])
     (True, False, False)
     """
-    return len({_text(value) for value in values}) > 1
+    return len({_as_json(value) for value in values}) > 1
 
 
 def varying_keys(rows: Sequence[Row], missing: Any = None) -> list[str]:
@@ -32,7 +32,7 @@ def varying_keys(rows: Sequence[Row], missing: Any = None) -> list[str]:
     rows
         One mapping per cell.
     missing
-        The value of a key that a row lacks.
+        Value to assume for a key that a row lacks.
 
     Examples
     --------
@@ -44,20 +44,20 @@ def varying_keys(rows: Sequence[Row], missing: Any = None) -> list[str]:
 
 
 def shared_values(rows: Iterable[Row]) -> dict[str, Any]:
-    """Return the keys that all rows have with one value.
+    """Return the keys that have the same value in all rows.
 
     >>> shared_values([{"init": "he", "seed": 0}, {"init": "he", "seed": 1}])
     {'init': 'he'}
     """
     first, *others = [*rows] or [{}]
-    texts = {key: _text(value) for key, value in first.items()}
+    texts = {key: _as_json(value) for key, value in first.items()}
     for row in others:
-        texts = {k: text for k, text in texts.items() if k in row and _text(row[k]) == text}
+        texts = {k: text for k, text in texts.items() if k in row and _as_json(row[k]) == text}
     return {key: first[key] for key in texts}
 
 
 def full_label(row: Row) -> str:
-    """Return a row as one would type it.
+    """Return a row as command-line overrides.
 
     >>> full_label({"init": "normal", "init.std": 0.01})
     'init=normal init.std=0.01'
@@ -71,10 +71,10 @@ def short_label(row: Row, names: Mapping[str, str] | None = None) -> str:
     Parameters
     ----------
     row
-        A config group's value is the name of an option; a key without a dot whose value is no
-        text, or `none`, is shown with its name.
+        Values by key. The option of a config group appears without the group's name; other keys
+        without a dot, and the option `none`, appear as `key=value`.
     names
-        How to write some keys. Others are written without their group.
+        Names to use for some keys. Default: the key without its group.
     """
     known = names or {}
     return " ".join(
@@ -85,21 +85,20 @@ def short_label(row: Row, names: Mapping[str, str] | None = None) -> str:
     )
 
 
-def short_labels(asked: Mapping[str, Row]) -> dict[str, str]:
+def short_labels(assignments: Mapping[str, Row]) -> dict[str, str]:
     """Label each cell by the keys whose values differ within the sweep.
 
-    An option stands for itself, without its group; a key is cut to its last word where no other
-    key ends on it.
+    Options appear without their group, and keys by their last part if that is unique.
 
     Parameters
     ----------
-    asked
-        By cell id, the dotted keys that were set and their values.
+    assignments
+        Assignments by cell id: the dotted keys that were set, and their values.
 
     Returns
     -------
     dict
-        By cell id. A cell that nothing tells from the others has its id for a label.
+        Labels by cell id. The label of a cell that equals all others is its id.
 
     Examples
     --------
@@ -107,14 +106,14 @@ def short_labels(asked: Mapping[str, Row]) -> dict[str, str]:
     >>> short_labels({"a": same | {"init": "he", "optim.lr": 1}, "b": same | {"optim.lr": 2}})
     {'a': 'he lr=1', 'b': 'lr=2'}
     """
-    keys = varying_keys([*asked.values()], missing=ABSENT)
-    last = Counter(key.rpartition(".")[2] for key in keys)
-    names = {k: word if last[word := k.rpartition(".")[2]] == 1 else k for k in keys}
+    keys = varying_keys([*assignments.values()], missing=ABSENT)
+    counts = Counter(key.rpartition(".")[2] for key in keys)
+    names = {k: last if counts[last := k.rpartition(".")[2]] == 1 else k for k in keys}
     return {
         cell: short_label({k: v for k, v in row.items() if k in names}, names) or cell
-        for cell, row in asked.items()
+        for cell, row in assignments.items()
     }
 
 
-def _text(value: Any) -> str:
+def _as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)

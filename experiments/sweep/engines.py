@@ -1,4 +1,4 @@
-"""Engine (serial or stacked) of each group of similar cells, chosen by rule or by timing."""
+"""Choice of the engine (serial or stacked) of each group of similar cells: by rule or timing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from experiments.training.engines import Engine, SerialEngine, StackedEngine, Tr
 from experiments.training.step import Params
 from fanin.errors import FaninError
 
-TIMED_CELLS = 16  # most cells of the stack that is timings
-CLEARLY = 0.9  # a stack must take less than this share of the serial time, for timings are noisy
-TIMED_STEPS = 5  # of each engine, after one that warms up
-COMPARED_STEPS = 2  # the first shows what gradients depend on, the second what updates do
+TIMED_CELLS = 16  # maximum size of a timed stack
+MAX_TIME_RATIO = 0.9  # stacked over serial time, below which stacking wins; timings are noisy
+TIMED_STEPS = 5  # of each engine, after a warm-up step
+COMPARED_STEPS = 2  # the first compares gradients, the second also updates
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class EngineDecisions:
     Attributes
     ----------
     chosen
-        By what the group has in common (`pack_key`).
+        Engine of each group, by `pack_key`.
     untimed
-        Groups that `engine=auto` has yet to time; `chosen` has them as serial.
+        Groups that `engine=auto` still has to time; their engine in `chosen` is serial.
     reasons
-        Why a group can't be stacked, where that was asked for.
+        Reason why a group can't be stacked, by group.
     trial_groups
-        Groups whose engine was decided by a trial, whatever came of it.
+        Groups whose engine was decided by a trial, whatever its result.
     timings
-        Groups whose engine was found by timing, with (serial, stacked) seconds a cell and step.
+        Serial and stacked seconds per cell and step, for the groups whose engine timing chose.
     """
 
     chosen: dict[str, EngineName]
@@ -51,161 +51,165 @@ class EngineDecisions:
 
 def choose_by_rule(
     groups: Mapping[str, Sequence[PackedCell]],
-    asked: EngineChoice,
+    requested: EngineChoice,
     recorded: Mapping[str, EngineName],
 ) -> EngineDecisions:
-    """Choose engines as far as that takes no timing.
+    """Choose engines where that takes no timing.
 
     Parameters
     ----------
     groups
-        Cells by what they have in common (`pack_key`).
-    asked
-        What `engine=` says.
+        Cells by `pack_key`.
+    requested
+        Value of `engine=`.
     recorded
-        What an earlier launch's timing chose; `auto` keeps to it, so that a sweep repeats
-        bit-identically.
+        Engines that timing chose in an earlier launch. `auto` keeps to them, so that a sweep
+        repeats bit-identically.
     """
-    if asked == "serial":
+    if requested == "serial":
         return EngineDecisions(dict.fromkeys(groups, "serial"))
     chosen: dict[str, EngineName] = {}
     untimed, reasons = [], {}
-    for key, tasks in groups.items():
-        reason = why_serial(build_cell(tasks[0].config))
+    for key, cells in groups.items():
+        reason = why_serial(build_cell(cells[0].config))
         if reason is not None:
             chosen[key], reasons[key] = "serial", reason
-        elif asked == "stacked":
+        elif requested == "stacked":
             chosen[key] = "stacked"
         elif key in recorded:
             chosen[key] = recorded[key]
         else:
             chosen[key] = "serial"
-            if len(tasks) > 1:
+            if len(cells) > 1:
                 untimed.append(key)
     return EngineDecisions(chosen, tuple(untimed), reasons)
 
 
 def time_engines(
-    engines: EngineDecisions,
+    decisions: EngineDecisions,
     groups: Mapping[str, Sequence[PackedCell]],
     runner: Runner,
     device: str,
     heartbeat: Heartbeat = lambda: None,
 ) -> EngineDecisions:
-    """Time both engines on the groups that are untimed, and take the faster one.
+    """Time both engines on the untimed groups, and choose the faster one.
 
     Parameters
     ----------
-    engines, groups
-        As decided, and the tasks of each group.
+    decisions
+        Result of `choose_by_rule`.
+    groups
+        Cells by `pack_key`.
     runner, device
-        Where the steps are taken.
+        Runner and device that take the steps.
     heartbeat
         Called before each group.
     """
-    chosen, timings = dict(engines.chosen), {}
-    reasons = dict(engines.reasons)
-    for key in engines.untimed:
+    chosen, timings = dict(decisions.chosen), {}
+    reasons = dict(decisions.reasons)
+    for key in decisions.untimed:
         heartbeat()
-        configs = [task.config for task in groups[key][:TIMED_CELLS]]
+        configs = [cell.config for cell in groups[key][:TIMED_CELLS]]
         try:
-            found: Trial = runner.call(time_trial, configs, device)
+            trial: EngineTrial = runner.call(run_trial, configs, device)
         except FaninError as error:
-            reasons[key] = f"timing it failed: {error}"
+            reasons[key] = f"timing failed: {error}"
             continue
-        if not found.independent:
-            reasons[key] = "on this machine its bits depend on the cells beside it"
+        if not trial.batch_invariant:
+            reasons[key] = "on this machine, a cell's bits depend on the other cells of its stack"
             continue
-        timings[key] = found.serial, found.stacked
-        chosen[key] = "stacked" if found.stacked < CLEARLY * found.serial else "serial"
-    return EngineDecisions(chosen, (), reasons, engines.untimed, timings)
+        timings[key] = trial.serial, trial.stacked
+        is_faster = trial.stacked < MAX_TIME_RATIO * trial.serial
+        chosen[key] = "stacked" if is_faster else "serial"
+    return EngineDecisions(chosen, (), reasons, decisions.untimed, timings)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Median seconds a cell and step under each engine, and whether the stack passed.
+class EngineTrial:
+    """Median seconds per cell and step under each engine.
 
-    `independent`: in another order and number, the stack gave every cell the same bits.
+    `batch_invariant`: with another order and number of cells, the stack gave each cell the same
+    bits.
     """
 
     serial: float
     stacked: float
-    independent: bool
+    batch_invariant: bool
 
 
-def time_trial(configs: Sequence[Mapping[str, Any]], device: str) -> Trial:
-    """Take a few steps of the first cell alone and of all as a stack, in turns.
+def run_trial(configs: Sequence[Mapping[str, Any]], device: str) -> EngineTrial:
+    """Take a few steps of the first cell alone and of all cells as a stack, alternately.
 
     Parameters
     ----------
     configs
-        Similar cells, two at least.
+        Similar cells, at least two.
     device
-        Where to.
+        Device to run on.
 
     Raises
     ------
     FaninError
-        Fewer than two cells can be made, or one can't be trained.
+        Fewer than two cells can be built, or one can't be trained.
     """
     try:
-        specs = _started(configs, device)
-        serial, stacked = _seconds_each(specs, device)
-        return Trial(serial, stacked, _independent(specs))
+        specs = _start_cells(configs, device)
+        serial, stacked = _median_seconds(specs, device)
+        return EngineTrial(serial, stacked, _is_batch_invariant(specs))
     except FAILURES as error:
         raise FaninError(f"{type(error).__name__}: {error}") from error
 
 
-def _started(configs: Sequence[Mapping[str, Any]], device: str) -> list[TrainSpec]:
-    """Return the cells that can be started; what is wrong with another, its own run says."""
+def _start_cells(configs: Sequence[Mapping[str, Any]], device: str) -> list[TrainSpec]:
+    """Return the cells that can be started. Running the others will report their errors."""
     specs: list[TrainSpec] = []
-    for left, config in zip(reversed(range(len(configs))), configs, strict=True):
+    for n_remaining, config in zip(reversed(range(len(configs))), configs, strict=True):
         unprobed = {**config, "probe": {**config["probe"], "draws": 0}}
         try:
             run = CellRun.start(unprobed, torch.device(device))
             run.measure_draws()
             specs.append(run.train_spec())
         except FAILURES:
-            if len(specs) + left < 2:
+            if len(specs) + n_remaining < 2:
                 raise
     return specs
 
 
-def _seconds_each(specs: Sequence[TrainSpec], device: str) -> tuple[float, float]:
+def _median_seconds(specs: Sequence[TrainSpec], device: str) -> tuple[float, float]:
     engines: tuple[Engine, Engine] = SerialEngine(specs[:1]), StackedEngine(specs)
-    taken: tuple[list[float], list[float]] = ([], [])
+    seconds: tuple[list[float], list[float]] = ([], [])
     for step in range(1 + TIMED_STEPS):
-        for engine, times in zip(engines, taken, strict=True):
-            times.append(_seconds(engine, step, device))
-    serial, stacked = (statistics.median(times[1:]) for times in taken)
+        for engine, times in zip(engines, seconds, strict=True):
+            times.append(_time_step(engine, step, device))
+    serial, stacked = (statistics.median(times[1:]) for times in seconds)
     return serial, stacked / len(specs)
 
 
-def _seconds(engine: Engine, step: int, device: str) -> float:
-    _wait_for(device)
-    began = time.perf_counter()
+def _time_step(engine: Engine, step: int, device: str) -> float:
+    _synchronize(device)
+    started = time.perf_counter()
     engine.step(step)
-    _wait_for(device)
-    return time.perf_counter() - began
+    _synchronize(device)
+    return time.perf_counter() - started
 
 
-def _wait_for(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)
 
 
-def _independent(specs: Sequence[TrainSpec]) -> bool:
-    """Return True if the parameters are the same to the bit in reverse order, and with fewer."""
-    expected = _after(specs)
-    backwards = _after(specs[::-1])[::-1]
-    fewer = _after(specs[: len(specs) // 2])
-    pairs = [*zip(expected, backwards, strict=True), *zip(expected, fewer, strict=False)]
-    return all(torch.equal(mine[name], other[name]) for mine, other in pairs for name in mine)
+def _is_batch_invariant(specs: Sequence[TrainSpec]) -> bool:
+    """Return True if reversed order and fewer cells give bit-identical parameters."""
+    expected = _params_after_steps(specs)
+    reverse = _params_after_steps(specs[::-1])[::-1]
+    fewer = _params_after_steps(specs[: len(specs) // 2])
+    pairs = [*zip(expected, reverse, strict=True), *zip(expected, fewer, strict=False)]
+    return all(torch.equal(a[name], b[name]) for a, b in pairs for name in a)
 
 
-def _after(specs: Sequence[TrainSpec]) -> list[Params]:
+def _params_after_steps(specs: Sequence[TrainSpec]) -> list[Params]:
     """Return each cell's parameters after a few steps of a stack."""
     engine = StackedEngine(specs)
     for step in range(COMPARED_STEPS):
         engine.step(step)
-    return [engine.state(place)["params"] for place in range(len(specs))]
+    return [engine.state(index)["params"] for index in range(len(specs))]

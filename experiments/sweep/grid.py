@@ -12,14 +12,14 @@ from experiments.sweep.overrides import Argument
 from experiments.sweep.types import Assignment
 from fanin.errors import ConfigError, suggest
 
-NAMED_KEYS = {"question", "source", "criterion", "fixed", "grid", "exclude"}
+SWEEP_KEYS = {"question", "source", "criterion", "fixed", "grid", "exclude"}
+PAPER_KEYS = {"fixed", "grid"}
 Size = Literal["small", "paper"]
-CHANGES = {"fixed", "grid"}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A name and, for each of its values, what that value assigns."""
+    """An axis of a grid: its name, and what each of its values assigns."""
 
     name: str
     values: tuple[Assignment, ...]
@@ -27,14 +27,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """The product of axes, less what is excluded."""
+    """The product of axes, without the excluded combinations.
+
+    `overridden` is True if the command line overrides axes, so that an exclusion may match nothing.
+    """
 
     axes: tuple[Axis, ...]
     exclude: tuple[Assignment, ...] = ()
-    overridden: bool = False  # by the command line, so that an exclusion may find nothing
+    overridden: bool = False
 
     def assignments(self) -> Iterator[Assignment]:
-        """Yield every combination of the axes' values, the last axis running fastest.
+        """Yield every combination of the axes' values; the last axis varies fastest.
 
         >>> grid = Grid((Axis("a", ({"a": 1}, {"a": 2})), Axis("b", ({"b": 3},))))
         >>> list(grid.assignments())
@@ -52,51 +55,48 @@ class Grid:
             yield merged
 
 
-def make_grids(arguments: Sequence[Argument], named: Mapping[str, Any] | None) -> list[Grid]:
-    """Return the grids that a command asks for.
+def make_grids(arguments: Sequence[Argument], definition: Mapping[str, Any] | None) -> list[Grid]:
+    """Return the grids of a command.
 
     Parameters
     ----------
     arguments
         The command line, without `sweep` and `sweep.*`.
-    named
-        The named sweep's YAML (`conf/sweep/NAME.yaml`), or None. What the command line sets
-        replaces the sweep's axis of that name and overrides the key wherever else it is set.
+    definition
+        A named sweep's YAML (`conf/sweep/NAME.yaml`), or None. The command line replaces axes of
+        the same name, and overrides the keys that it sets in all other axes.
     """
-    given = [Axis(a.key, tuple({a.key: value} for value in a.values)) for a in arguments]
-    if named is None:
-        return [Grid(tuple(given))]
-    named = _checked(named)
-    overridden = {axis.name for axis in given}
-    fixed = [
-        Axis(key, ({key: value},)) for key, value in named["fixed"].items() if key not in overridden
+    cli_axes = [Axis(a.key, tuple({a.key: value} for value in a.values)) for a in arguments]
+    if definition is None:
+        return [Grid(tuple(cli_axes))]
+    definition = _normalize(definition)
+    overridden = {axis.name for axis in cli_axes}
+    fixed_axes = [
+        Axis(key, ({key: value},))
+        for key, value in definition["fixed"].items()
+        if key not in overridden
     ]
-    return [
-        Grid(
-            (
-                *fixed,
-                *(_without(axis, overridden) for axis in _axes(one, overridden)),
-                *given,
-            ),
-            tuple(named["exclude"]),
-            overridden=bool(overridden),
-        )
-        for one in named["grid"]
-    ]
+    exclude = tuple(definition["exclude"])
+    grids = []
+    for grid in definition["grid"]:
+        axes = [_drop_keys(axis, overridden) for axis in _axes(grid, overridden)]
+        grids.append(Grid((*fixed_axes, *axes, *cli_axes), exclude, overridden=bool(overridden)))
+    return grids
 
 
-def keys_in_sweep(named: Mapping[str, Any]) -> set[str]:
+def keys_in_sweep(definition: Mapping[str, Any]) -> set[str]:
     """Return every key and group that a named sweep's YAML sets, in either size.
 
     >>> grid = {"optim.lr, seed": [[0.1, 0]], "init": ["zeros", {"init": "normal", "init.std": 1}]}
     >>> sorted(keys_in_sweep({"fixed": {"model": "mlp"}, "grid": grid}))
     ['init', 'init.std', 'model', 'optim.lr', 'seed']
     """
-    grids = named.get("grid") or {}
-    parts = [named.get("fixed") or {}, *(grids if isinstance(grids, list) else [grids])]
-    keys: set[str] = set(keys_in_sweep(named["paper"])) if named.get("paper") else set()
+    grids = definition.get("grid") or {}
+    parts = [definition.get("fixed") or {}, *(grids if isinstance(grids, list) else [grids])]
+    paper = definition.get("paper")
+    keys: set[str] = set(keys_in_sweep(paper)) if paper else set()
     for part in parts:
-        if isinstance(part, Mapping):  # else it is refused when the grid is made
+        if isinstance(part, Mapping):  # make_grids reports other types
             for axis, values in part.items():
                 keys |= {key.strip() for key in str(axis).split(",")}
                 for value in values if isinstance(values, list) else []:
@@ -104,27 +104,30 @@ def keys_in_sweep(named: Mapping[str, Any]) -> set[str]:
     return keys
 
 
-def _checked(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a named sweep with all keys: `fixed` a mapping, the others lists of mappings."""
-    for key in named:
-        if key not in NAMED_KEYS:
-            near = suggest(str(key), NAMED_KEYS)
-            raise ConfigError(f"sweep: a named sweep has no key {key}; {near}")
-    grids, excluded = named.get("grid") or {}, named.get("exclude") or []
+def _normalize(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a definition with all keys: `fixed` a mapping, the others lists of mappings."""
+    for key in definition:
+        if key not in SWEEP_KEYS:
+            raise ConfigError(
+                f"sweep: a named sweep has no key {key}; {suggest(str(key), SWEEP_KEYS)}"
+            )
+    grids, exclude = definition.get("grid") or {}, definition.get("exclude") or []
     return {
-        "fixed": _mapping(named.get("fixed") or {}, "fixed"),
-        "grid": [_mapping(one, "grid") for one in (grids if isinstance(grids, list) else [grids])],
+        "fixed": _mapping(definition.get("fixed") or {}, "fixed"),
+        "grid": [
+            _mapping(grid, "grid") for grid in (grids if isinstance(grids, list) else [grids])
+        ],
         "exclude": [
-            _mapping(one or None, "exclude")
-            for one in (excluded if isinstance(excluded, list) else [excluded])
+            _mapping(pattern or None, "exclude")
+            for pattern in (exclude if isinstance(exclude, list) else [exclude])
         ],
     }
 
 
-def _mapping(value: Any, where: str) -> Assignment:
+def _mapping(value: Any, key: str) -> Assignment:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"sweep.{where}: expected keys and their values, got {value!r}")
-    return {str(key): inner for key, inner in value.items()}
+        raise ConfigError(f"sweep.{key}: expected keys and their values, got {value!r}")
+    return {str(name): inner for name, inner in value.items()}
 
 
 def _axes(grid: Mapping[str, Any], overridden: set[str]) -> Iterator[Axis]:
@@ -132,40 +135,40 @@ def _axes(grid: Mapping[str, Any], overridden: set[str]) -> Iterator[Axis]:
         keys = [key.strip() for key in str(name).split(",")]
         if set(keys) <= overridden:
             continue
-        listed = _listed(values, str(name))
-        yield Axis(str(name), tuple(_value(keys, value, str(name)) for value in listed))
+        listed = _list_values(values, str(name))
+        yield Axis(str(name), tuple(_axis_assignment(keys, value, str(name)) for value in listed))
 
 
-def _without(axis: Axis, overridden: set[str]) -> Axis:
-    """Drop the keys that the command line sets from an axis, and what is then there twice."""
+def _drop_keys(axis: Axis, overridden: set[str]) -> Axis:
+    """Drop overridden keys from an axis, and the duplicate values that result."""
     if not any(overridden & assignment.keys() for assignment in axis.values):
         return axis
-    kept: list[Assignment] = []
+    values: list[Assignment] = []
     for assignment in axis.values:
-        left = {key: value for key, value in assignment.items() if key not in overridden}
-        if left not in kept:
-            kept.append(left)
-    return Axis(axis.name, tuple(kept))
+        remaining = {key: value for key, value in assignment.items() if key not in overridden}
+        if remaining not in values:
+            values.append(remaining)
+    return Axis(axis.name, tuple(values))
 
 
-def _listed(values: Any, name: str) -> list[Any]:
-    if isinstance(values, str) and (found := re.fullmatch(r"range\(([-\d,\s]+)\)", values)):
+def _list_values(values: Any, name: str) -> list[Any]:
+    if isinstance(values, str) and (match := re.fullmatch(r"range\(([-\d,\s]+)\)", values)):
         try:
-            values = list(range(*(int(part) for part in found[1].split(","))))
+            values = list(range(*(int(part) for part in match[1].split(","))))
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"sweep.grid.{name}: {found[0]}: {error}") from error
+            raise ConfigError(f"sweep.grid.{name}: {match[0]}: {error}") from error
     if isinstance(values, list) and values:
         return values
     raise ConfigError(f"sweep.grid.{name}: expected a list of values or 'range(n)', got {values!r}")
 
 
-def _value(keys: list[str], value: Any, name: str) -> Assignment:
+def _axis_assignment(keys: list[str], value: Any, name: str) -> Assignment:
     if len(keys) > 1:
-        # Axes that move together: "model.width, optim.lr": [[16, 0.1], [32, 0.05]]
+        # Keys that move together: "model.width, optim.lr": [[16, 0.1], [32, 0.05]]
         if not isinstance(value, list) or len(value) != len(keys):
             raise ConfigError(
-                f"sweep.grid.{name}: these {len(keys)} keys move together, so each value is a "
-                f"list of {len(keys)}, got {value!r}"
+                f"sweep.grid.{name}: these {len(keys)} keys move together, so each value must be a "
+                f"list of {len(keys)}; got {value!r}"
             )
         return dict(zip(keys, value, strict=True))
     if isinstance(value, Mapping):
@@ -173,49 +176,49 @@ def _value(keys: list[str], value: Any, name: str) -> Assignment:
     return {keys[0]: value}
 
 
-def select_size(named: Mapping[str, Any], size: Size) -> dict[str, Any]:
+def select_size(definition: Mapping[str, Any], size: Size) -> dict[str, Any]:
     """Return a named sweep's YAML at one size, without its key `paper`.
 
     Parameters
     ----------
-    named
-        The YAML. `paper: {fixed: ..., grid: ...}` holds keys and axes that have other values at
-        the published size; an axis of that name is replaced in every grid that has it.
+    definition
+        The YAML. `paper: {fixed: ..., grid: ...}` holds the keys and axes that have other values at
+        the published size. An axis is replaced in every grid that has it.
     size
-        `small`: the YAML as it stands.
+        `small` (the YAML without `paper`) or `paper`.
 
     Raises
     ------
     ConfigError
-        `paper` was asked for and isn't there, or changes an axis that no grid has.
+        Size `paper` is requested but not defined, or `paper` changes an axis that no grid has.
 
     Examples
     --------
-    >>> named = {"grid": {"seed": [0]}, "paper": {"grid": {"seed": [0, 1]}}}
-    >>> select_size(named, "small")["grid"], select_size(named, "paper")["grid"]
+    >>> definition = {"grid": {"seed": [0]}, "paper": {"grid": {"seed": [0, 1]}}}
+    >>> select_size(definition, "small")["grid"], select_size(definition, "paper")["grid"]
     ({'seed': [0]}, {'seed': [0, 1]})
     """
-    own = {key: value for key, value in named.items() if key != "paper"}
+    small = {key: value for key, value in definition.items() if key != "paper"}
     if size == "small":
-        return own
-    if not named.get("paper"):
-        raise ConfigError("sweep.size=paper: this sweep has one size only")
-    paper = named["paper"]
+        return small
+    if not definition.get("paper"):
+        raise ConfigError("sweep.size=paper: this sweep has only the size small")
+    paper = definition["paper"]
     for key in paper:
-        if key not in CHANGES:
-            raise ConfigError(f"sweep.paper: there is no key {key}; {suggest(str(key), CHANGES)}")
-    grids = own.get("grid") or {}
-    changed = paper.get("grid") or {}
-    there = {name for grid in (grids if isinstance(grids, list) else [grids]) for name in grid}
-    for axis in changed:
-        if axis not in there:
-            raise ConfigError(f"sweep.paper.grid: no axis {axis}; {suggest(str(axis), there)}")
+        if key not in PAPER_KEYS:
+            raise ConfigError(f"sweep.paper: no key {key}; {suggest(str(key), PAPER_KEYS)}")
+    grids = small.get("grid") or {}
+    paper_axes = paper.get("grid") or {}
+    axis_names = {name for grid in (grids if isinstance(grids, list) else [grids]) for name in grid}
+    for axis in paper_axes:
+        if axis not in axis_names:
+            raise ConfigError(f"sweep.paper.grid: no axis {axis}; {suggest(str(axis), axis_names)}")
     resized = [
-        {name: changed.get(name, values) for name, values in grid.items()}
+        {name: paper_axes.get(name, values) for name, values in grid.items()}
         for grid in (grids if isinstance(grids, list) else [grids])
     ]
     return {
-        **own,
-        "fixed": {**(own.get("fixed") or {}), **(paper.get("fixed") or {})},
+        **small,
+        "fixed": {**(small.get("fixed") or {}), **(paper.get("fixed") or {})},
         "grid": resized if isinstance(grids, list) else resized[0],
     }

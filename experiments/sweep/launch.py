@@ -1,4 +1,4 @@
-"""From a request to a finished sweep: expand, compare with what is there, run the rest."""
+"""Launch of a sweep: expand the grid, skip finished cells, run the others."""
 
 from __future__ import annotations
 
@@ -40,102 +40,104 @@ from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack
 from experiments.sweep.worker.finalize import CANCELLED, recover_journals
 from fanin.errors import ConfigError
 
-STACK_SHARE = 0.5  # of a worker's memory, for a stack: the rest holds data, code and what is probed
+STACK_SHARE = 0.5  # of a worker's memory for a stack; the rest is for data, code and probes
 
 
-def launch(space: ConfigCatalog, request: Request, console: Console) -> int:
-    """Plan the request and, unless only the plan is asked for, run it.
+def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:
+    """Plan the request, and run it unless `sweep.mode=plan`.
 
     Returns
     -------
     int
-        The exit status: 0, 1 where a cell of this sweep has failed, 130 after an interruption.
+        Exit status: 0; 1 if a cell of this request has failed; 130 after an interruption.
 
     Raises
     ------
     Interrupted
-        Within `interruptible`: it came before any cell ran.
+        A stop signal came before any cell ran (within `interruptible`).
     """
     folder, mode = request.folder, request.settings.mode
     if mode == "submit" and not isinstance(request.runner, DetachedRunner):
         raise ConfigError(
-            "sweep.mode=submit needs a runner whose jobs go on by themselves: runner=slurm"
+            "sweep.mode=submit needs a runner whose jobs outlive this process; use runner=slurm"
         )
     check_format(folder)
-    cells = expand(space, request.grids)
+    cells = expand(catalog, request.grids)
     if mode == "plan":
         show_plan(console, request, _plan(request, cells, read_plan(folder)))
         return 0
-    with acquire_sweep_lock(folder) as hold:
-        frozen = read_plan(folder)
-        recover_journals(folder, frozen)
-        for fault in quarantine(folder):
-            console.print(str(fault), highlight=False, markup=False)
-        plan = _plan(request, cells, frozen)
+    with acquire_sweep_lock(folder) as lock:
+        records = read_plan(folder)
+        recover_journals(folder, records)
+        for problem in quarantine(folder):
+            console.print(str(problem), highlight=False, markup=False)
+        plan = _plan(request, cells, records)
         show_counts(console, request, plan)
         if plan.queued and not isinstance(request.runner, DetachedRunner):
             raise ConfigError(
-                f"{folder.root}: Slurm has {plural(plan.queued, 'cell')} of this sweep in hand: "
-                "runner=slurm waits for them, python -m experiments.cancel takes them back"
+                f"{folder.root}: {plural(plan.queued, 'cell')} of this sweep are in Slurm jobs. "
+                "Wait for them with runner=slurm, or run: "
+                f"python -m experiments.cancel {request.name}"
             )
         if plan.packs:
-            prepare_data(plan, hold.heartbeat)
-            plan = _timed(request, plan, hold.heartbeat, console)
-            timings = {
-                task.cell_id: plan.engines.chosen[key]
+            prepare_data(plan, lock.heartbeat)
+            plan = _time_engines(request, plan, lock.heartbeat, console)
+            engines = {
+                cell.cell_id: plan.engines.chosen[key]
                 for key in plan.engines.trial_groups
-                for task in plan.groups[key]
+                for cell in plan.groups[key]
             }
-            write_plan(folder, frozen, cells, timings, _asked(request))
+            write_plan(folder, records, cells, engines, _describe(request))
         if mode == "submit":
             assert isinstance(request.runner, DetachedRunner)
-            request.runner.submit(folder, plan.packs, hold.heartbeat)
+            request.runner.submit(folder, plan.packs, lock.heartbeat)
             show_jobs(console, folder)
             return 0
-        if (plan.packs or plan.queued) and not _run(request, plan, hold, console):
+        if (plan.packs or plan.queued) and not _run(request, plan, lock, console):
             return INTERRUPTED
     ids = {cell.id for cell in cells}
     states = {key: state for key, state in read_states(folder).items() if key in ids}
     return show_end(console, request, states, len(cells))
 
 
-def _timed(request: Request, plan: Plan, heartbeat: Heartbeat, console: Console) -> Plan:
-    """Return the plan with the engines that `engine=auto` found fastest."""
+def _time_engines(request: Request, plan: Plan, heartbeat: Heartbeat, console: Console) -> Plan:
+    """Return the plan with the engines that `engine=auto` measured as fastest."""
     if plan.engines.untimed:
         kinds = plural(len(plan.engines.untimed), "kind")
         console.print(f"engine=auto: timing {kinds} of cells", highlight=False)
         device = devices(request.runner.device)[0]
         engines = time_engines(plan.engines, plan.groups, request.runner, device, heartbeat)
-        plan = with_engines(plan, engines, _bounds(request))
+        plan = with_engines(plan, engines, _pack_limits(request))
     show_engines(console, plan.engines)
     return plan
 
 
 def prepare_data(plan: Plan, heartbeat: Heartbeat) -> None:
-    """Find or fetch the files of every data set that is about to be used, and verify them.
+    """Find or download the files of every data set that the plan uses, and verify them.
 
     Parameters
     ----------
     plan
-        What is about to run.
+        Packs to run.
     heartbeat
         Called before each data set.
 
     Raises
     ------
     DataError
-        A file is missing or damaged: better said once, now, than by every cell.
+        A file is missing or damaged. Reported once here instead of by every cell.
     """
-    nodes = {json.dumps(t.config["data"]): t.config["data"] for p in plan.packs for t in p.cells}
+    cells = [cell for pack in plan.packs for cell in pack.cells]
+    nodes = {json.dumps(cell.config["data"]): cell.config["data"] for cell in cells}
     for node in nodes.values():
         heartbeat()
         instantiate_wrapped(Data, node, "data").prepare()
 
 
-def _asked(request: Request) -> dict[str, Any]:
+def _describe(request: Request) -> dict[str, Any]:
     return {
         "name": request.name,
-        **_about(request),
+        **_describe_sweep(request),
         "axes": [
             {a.name: [full_label(v) for v in a.values] for a in g.axes} for g in request.grids
         ],
@@ -143,59 +145,63 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _about(request: Request) -> dict[str, Any]:
+def _describe_sweep(request: Request) -> dict[str, Any]:
     if request.named is None:
         return {}
-    told = {"sweep": request.named.sweep, "size": request.settings.size}
-    return told | {k: v for k, v in asdict(request.named).items() if v is not None}
+    description = {key: value for key, value in asdict(request.named).items() if value is not None}
+    return {"sweep": request.named.sweep, "size": request.settings.size} | description
 
 
-def _run(request: Request, plan: Plan, hold: SweepLock, console: Console) -> bool:
-    """Run a plan's packs; False where it was interrupted, with all that was finished kept."""
+def _run(request: Request, plan: Plan, lock: SweepLock, console: Console) -> bool:
+    """Run a plan's packs; return False after an interruption. Finished cells are kept."""
     folder = request.folder
     try:
-        due = [task.cell_id for pack in plan.packs for task in pack.cells]
-        due += cells_in_jobs(folder)
-        with show_progress(folder, due, console) as show:
+        cell_ids = [cell.cell_id for pack in plan.packs for cell in pack.cells]
+        cell_ids += cells_in_jobs(folder)
+        with show_progress(folder, cell_ids, console) as show:
 
-            def tick() -> None:
-                hold.heartbeat()
+            def heartbeat() -> None:
+                lock.heartbeat()
                 show()
 
-            request.runner.run(folder, plan.packs, tick)
+            request.runner.run(folder, plan.packs, heartbeat)
     except Interrupted:
         if isinstance(request.runner, DetachedRunner) and confirm_cancel(folder, console):
-            request.runner.cancel(folder, hold.heartbeat)
+            request.runner.cancel(folder, lock.heartbeat)
         recover_journals(folder, read_plan(folder), CANCELLED)
         states = read_states(folder)
-        left = sum(
-            1 for cell in plan.cells if not (cell.id in states and states[cell.id].outcome in DONE)
+        done = sum(
+            1 for cell in plan.cells if cell.id in states and states[cell.id].outcome in DONE
         )
         console.print(
-            f"Interrupted: {len(plan.cells) - left} of {len(plan.cells)} cells are done and kept "
-            f"in {folder.root}; the same command runs the other {left}."
+            f"Interrupted: {done} of {len(plan.cells)} cells are done and kept in {folder.root}. "
+            f"Run the same command again for the other {len(plan.cells) - done}."
         )
         show_jobs(console, folder)
         return False
     return True
 
 
-def _plan(request: Request, cells: Sequence[PlannedCell], frozen: Mapping[str, PlanRecord]) -> Plan:
-    check_plan(request.folder, frozen, cells)
+def _plan(
+    request: Request, cells: Sequence[PlannedCell], records: Mapping[str, PlanRecord]
+) -> Plan:
+    check_plan(request.folder, records, cells)
     recorded = {
-        pack_key(line["config"]): line["engine"] for line in frozen.values() if "engine" in line
+        pack_key(record["config"]): record["engine"]
+        for record in records.values()
+        if "engine" in record
     }
     return make_plan(
         cells,
         read_states(request.folder),
         request.settings.retry,
         lambda groups: choose_by_rule(groups, request.engine, recorded),
-        _bounds(request),
+        _pack_limits(request),
         cells_in_jobs(request.folder),
     )
 
 
-def _bounds(request: Request) -> PackLimits:
+def _pack_limits(request: Request) -> PackLimits:
     runner = request.runner
     return PackLimits(
         runner.n_workers, runner.pack_cells, int(STACK_SHARE * runner.worker_memory())

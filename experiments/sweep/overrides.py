@@ -1,4 +1,4 @@
-"""Command-line overrides, in Hydra's grammar, as axes."""
+"""Parsing of command-line overrides in Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from fanin.errors import ConfigError
 class Argument:
     """One `key=values` of the command line.
 
-    `values` holds option names for a group, plain values else; more than one where it is swept.
+    `values` holds the names of options for a group, plain values otherwise, and more than one if
+    `swept`.
     """
 
     key: str
@@ -31,39 +32,39 @@ class Argument:
 
 
 def parse_arguments(loader: ConfigLoader, texts: Sequence[str]) -> list[Argument]:
-    """Parse overrides, leaving out `hydra.*`.
+    """Parse overrides, without `hydra.*`.
 
     Raises
     ------
     ConfigError
-        Hydra's grammar can't read one, or it asks for something that a cell can't have: a deleted
-        key, a continuous interval, an interpolation, a key given twice.
+        An override does not follow Hydra's grammar, or uses what cells don't support: a deleted
+        key, a continuous interval, an interpolation, a duplicate key.
     """
-    # The loader is what lets `init=glob(he*)` see the options.
+    # `init=glob(he*)` needs the loader, to list the options.
     parser = OverridesParser.create(config_loader=loader)
-    parsed = [_parsed(parser, text) for text in texts]
-    groups = frozenset(loader.list_groups(""))  # once: Hydra reads the folders each time
+    parsed = [_parse(parser, text) for text in texts]
+    groups = frozenset(loader.list_groups(""))  # once, because Hydra reads the folders each time
     arguments = [
-        _argument(loader, groups, override) for override in parsed if not _is_hydra(override)
+        _to_argument(loader, groups, override) for override in parsed if not _is_hydra(override)
     ]
-    seen: dict[str, str] = {}
+    text_by_key: dict[str, str] = {}
     for argument in arguments:
-        if argument.key in seen:
+        if argument.key in text_by_key:
             raise ConfigError(
-                f"{argument.key} is given twice: {seen[argument.key]} and {argument.text}"
+                f"{argument.key} is given twice: {text_by_key[argument.key]} and {argument.text}"
             )
-        seen[argument.key] = argument.text
+        text_by_key[argument.key] = argument.text
     return arguments
 
 
-def _parsed(parser: OverridesParser, text: str) -> Override:
+def _parse(parser: OverridesParser, text: str) -> Override:
     try:
         return parser.parse_overrides([text])[0]
     except (HydraException, ValueError) as error:
         reason = shortened(short(str(error)).partition("\n")[0])
         raise ConfigError(
-            f"{shortened(repr(text))} can't be read as key=value ({reason}); put odd characters "
-            "in quotes: hydra.cc/docs/1.3/advanced/override_grammar/basic"
+            f"{shortened(repr(text))} can't be read as key=value ({reason}); quote special "
+            "characters: hydra.cc/docs/1.3/advanced/override_grammar/basic"
         ) from error
 
 
@@ -74,32 +75,36 @@ def _is_hydra(override: Override) -> bool:
     return bool(override.is_hydra_override())
 
 
-def _argument(loader: ConfigLoader, groups: frozenset[str], override: Override) -> Argument:
+def _to_argument(loader: ConfigLoader, groups: frozenset[str], override: Override) -> Argument:
     key, text = override.key_or_group, str(override.input_line)
     is_group = key in groups
     if override.is_delete():
         options = f", one of: {', '.join(loader.get_group_options(key))}" if is_group else ""
         raise ConfigError(
-            f"{text}: nothing can be deleted from a cell; give a value, {key}=...{options}"
+            f"{text}: keys of a cell can't be deleted; set a value, {key}=...{options}"
         )
     if not key:
-        raise ConfigError(f"{text}: there is no key before the =")
+        raise ConfigError(f"{text}: no key before the =")
     if "/" in key:
-        raise ConfigError(f"{text}: no such group; a key is written {key.replace('/', '.')}")
+        raise ConfigError(
+            f"{text}: no such group; keys are written with dots: {key.replace('/', '.')}"
+        )
     if override.package is not None:
-        raise ConfigError(f"{text}: packages (group@package) have no meaning here")
+        raise ConfigError(f"{text}: packages (group@package) are not supported; remove @...")
     if override.is_add() and is_group:
-        raise ConfigError(f"{text}: {key} is already there; leave out the +")
+        raise ConfigError(f"{text}: {key} exists already; remove the +")
     if override.is_interval_sweep():
-        raise ConfigError(f"{text}: an interval has no end of values; list some, or use range()")
+        raise ConfigError(
+            f"{text}: interval() is not supported in a grid; list the values or use range()"
+        )
     swept = override.is_sweep_override()
-    values = _swept_values(override) if swept else (_plain(override.value()),)
+    values = _swept_values(override) if swept else (_to_python(override.value()),)
     if not values:
         raise ConfigError(f"{text}: no value matches")
     if "${" in str(values):
-        raise ConfigError(f"{text}: an interpolation has no meaning here; write the value")
+        raise ConfigError(f"{text}: interpolation is not supported here; write the value")
     if is_group:
-        values = tuple(_option(value, key, text) for value in values)
+        values = tuple(_check_option(value, key, text) for value in values)
     return Argument(key, values, swept, is_group, text)
 
 
@@ -108,25 +113,25 @@ def _swept_values(override: Override) -> tuple[Any, ...]:
     inner = getattr(value, "list", None) or []
     if any(isinstance(item, Sweep | Glob) for item in inner):
         raise ConfigError(
-            f"{override.input_line}: ranges can't be chained with commas; "
+            f"{override.input_line}: range() and glob() can't be combined with commas; "
             "write one range, or list the values"
         )
-    return tuple(_plain(item) for item in override.sweep_iterator())
+    return tuple(_to_python(item) for item in override.sweep_iterator())
 
 
-def _option(value: Any, key: str, text: str) -> str:
+def _check_option(value: Any, key: str, text: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(
-            f"{text}: {key} is a group: choose one option, or with -m several, separated by commas"
+            f"{text}: {key} is a config group; give one option, or with -m several, comma-separated"
         )
     return value
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_to_python(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_python(item) for key, item in value.items()}
     return value

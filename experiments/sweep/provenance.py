@@ -19,17 +19,16 @@ import fanin
 from experiments.config.instantiate import TARGET
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = (REPOSITORY / "experiments", Path(fanin.__file__).parent)  # what runs cells
-LIBRARIES = sysconfig.get_path("platlib")  # what lies there is known by its version
+PACKAGES = (REPOSITORY / "experiments", Path(fanin.__file__).parent)  # the code that runs cells
+LIBRARIES = sysconfig.get_path("platlib")  # modules there are identified by their version
 
 
 @cache
 def code_version() -> str:
-    """Return the commit that this process runs; where the tree differs from it, `+` and a digest of
-    what was there when first asked.
+    """Return the commit of this code; if files differ from it, with `+` and a digest of them.
 
-    Processes that were forked from this one afterwards give the same answer, as they run the same
-    code, whatever has become of the files.
+    The result is cached, so processes forked later return the same version: they run the same code
+    even if the files have changed since.
 
     Examples
     --------
@@ -44,9 +43,9 @@ def code_version() -> str:
 
 
 def user_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the user's own modules that parts of configs come from, with digests of their files.
+    """Return digests of the user's own modules that configs name as targets.
 
-    To be asked once they are loaded; what they import in their turn isn't looked at.
+    Call this after they are imported. Modules that they import are not included.
 
     Examples
     --------
@@ -56,7 +55,9 @@ def user_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     targets = {target for config in configs for target in _targets(config)}
     names = {target.rpartition(".")[0] for target in targets}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(names)}
-    return {n: _digest_of(file) for n, file in files.items() if file and _is_own(Path(file))}
+    return {
+        n: _digest_of(file) for n, file in files.items() if file and _is_user_module(Path(file))
+    }
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -67,34 +68,34 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(value)
 
 
-def _is_own(file: Path) -> bool:
+def _is_user_module(file: Path) -> bool:
     return not any(file.is_relative_to(folder) for folder in (*PACKAGES, LIBRARIES))
 
 
 @cache
 def _digest_of(file: str) -> str:
-    """Return 32 bits of SHA-256 over a module's file, as it is when this process first asks."""
+    """Return 32 bits of SHA-256 over a module's file; cached for this process."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
 
 
 def git(*arguments: str) -> str | None:
-    """Return the output of a git command in this code's repository; None where it fails."""
+    """Return the output of a git command in this repository; None if it fails."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout
+    return process.stdout
 
 
 def _digest() -> str:
     """Return 32 bits of SHA-256 over the source files that run cells."""
-    hashed = hashlib.sha256()
+    digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted(package.rglob("*.py")):
-            hashed.update(f"{path.relative_to(package.parent)}\n".encode() + path.read_bytes())
-    return hashed.hexdigest()[:8]
+            digest.update(f"{path.relative_to(package.parent)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 @cache
@@ -106,7 +107,7 @@ def versions(*names: str) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe where this process runs."""
+    """Describe this machine and the command line of this process."""
     return {
         "host": platform.node(),
         "system": platform.platform(),

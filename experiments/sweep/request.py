@@ -1,4 +1,4 @@
-"""Request: a parsed command, with its sweep, settings, runner and grids."""
+"""Parsing of a command into a request: sweep, settings, runner, engine and grids."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from experiments.sweep.types import EngineChoice, Runner
 from fanin.errors import ConfigError
 
 
-def _a_folder_name(name: str) -> str:
+def _check_folder_name(name: str) -> str:
     if not name or name != Path(name).name or name.startswith("."):
-        raise ValueError("a sweep's name is the name of a folder, without slashes")
+        raise ValueError("a sweep's name must be a folder name, without slashes")
     return name
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """SweepSettings of a sweep: `sweep.*` of the config.
+    """Settings of a sweep: `sweep.*` of the config.
 
     Parameters
     ----------
     name
-        The folder under `results`; None: the named sweep's own name, or one made of the axes.
+        Name of the folder under `results`. None: the named sweep's name, or a name built from the
+        swept keys.
     mode
-        `run`; `plan`: say what would run, and run nothing; `submit`: hand cells to Slurm, and don't
-        wait for them.
+        `run`; `plan`: print what would run; `submit`: submit to Slurm without waiting.
     retry
-        Outcomes to run again.
+        Outcomes of cells to run again.
     results
-        Where sweeps are kept.
+        Folder of all sweeps.
     size
-        Of a named sweep: `small`, minutes on a laptop; `paper`, as published, for a cluster.
+        Size of a named sweep: `small`, minutes on a laptop; `paper`, as published, for a cluster.
     """
 
-    name: Annotated[str, AfterValidator(_a_folder_name)] | None = None
+    name: Annotated[str, AfterValidator(_check_folder_name)] | None = None
     mode: Literal["run", "plan", "submit"] = "run"
     retry: tuple[Literal["error", "oom", "timeout", "killed"], ...] = ()
     results: str = "results"
@@ -53,18 +53,18 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class NamedSweep:
-    """Description of a named sweep, beside its grid.
+    """Description of a named sweep.
 
     Attributes
     ----------
     sweep
-        Its name in `conf/sweep/`.
+        Name in `conf/sweep/`.
     question
-        That it answers.
+        Question that the sweep answers.
     source
-        The publication whose figure it makes again.
+        Publication that it reproduces.
     criterion
-        What has to come out for the publication's claim to count as reproduced.
+        Condition under which the publication's claim counts as reproduced.
     """
 
     sweep: str
@@ -75,7 +75,7 @@ class NamedSweep:
 
 @dataclass(frozen=True)
 class Request:
-    """A parsed command: cells to run, their folder, their runner."""
+    """A parsed command: the grids to run, their folder, runner and engine."""
 
     settings: SweepSettings
     name: str
@@ -90,64 +90,65 @@ class Request:
         return SweepFolder(Path(self.settings.results) / self.name)
 
 
-def parse_request(space: ConfigCatalog, arguments: Sequence[Argument]) -> Request:
-    """Sort the command line into the sweep, its settings, the runner and the grid.
+def parse_request(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> Request:
+    """Return the sweep, settings, runner, engine and grids that the command line specifies.
 
     Raises
     ------
     ConfigError
-        See `experiments.sweep.overrides` and `expand`; nothing has run then.
+        An invalid setting, runner, engine or grid.
     """
-    about: dict[str, list[Argument]] = {"sweep": [], "runner": [], "engine": [], "cell": []}
+    by_group: dict[str, list[Argument]] = {"sweep": [], "runner": [], "engine": [], "cell": []}
     for argument in arguments:
         group = argument.key.partition(".")[0]
-        about[group if group in about else "cell"].append(argument)
+        by_group[group if group in by_group else "cell"].append(argument)
         if group in ("sweep", "runner", "engine") and argument.swept:
-            typed = argument.text.lstrip("+")  # `check_command` puts them there
-            raise ConfigError(f"{typed}: {argument.key} can't be swept; give one value")
-    option, node = _chosen(space, "sweep", about["sweep"])
-    _, runner = _chosen(space, "runner", about["runner"])
-    own = [field.name for field in fields(SweepSettings)]
-    settings = _settings({key: node.pop(key) for key in own})
-    engine = about["engine"][0].values[0] if about["engine"] else space.base["engine"]
-    node = select_size(node, settings.size)
-    grids = make_grids(about["cell"], node if option is not None else None)
+            text = argument.text.lstrip("+")  # added by `check_command`
+            raise ConfigError(f"{text}: {argument.key} can't be swept; give one value")
+    option, definition = _select(catalog, "sweep", by_group["sweep"])
+    _, runner = _select(catalog, "runner", by_group["runner"])
+    keys = [field.name for field in fields(SweepSettings)]
+    settings = _settings({key: definition.pop(key) for key in keys})
+    engine = by_group["engine"][0].values[0] if by_group["engine"] else catalog.base["engine"]
+    definition = select_size(definition, settings.size)
+    grids = make_grids(by_group["cell"], definition if option is not None else None)
     return Request(
         settings=settings,
-        name=settings.name or _option_name(option, settings) or _default_name(about["cell"]),
-        named=None if option is None else _named(option, node),
+        name=settings.name or _sized_name(option, settings) or _default_name(by_group["cell"]),
+        named=None if option is None else _describe(option, definition),
         grids=grids,
         runner=instantiate(runner, "runner"),
         engine=check_value(engine, EngineChoice, "engine"),
     )
 
 
-def _chosen(
-    space: ConfigCatalog, group: str, arguments: Sequence[Argument]
+def _select(
+    catalog: ConfigCatalog, group: str, arguments: Sequence[Argument]
 ) -> tuple[str | None, dict[str, Any]]:
-    """Return a group's option and its mapping, with the command line's keys set."""
-    option = space.defaults.get(group)
+    """Return a group's option and mapping, with the keys that the command line sets."""
+    option = catalog.defaults.get(group)
     for argument in arguments:
         if argument.key == group:
             option = argument.values[0]
-    node = dict(space.base[group] if option is None else space.node(group, option))
+    node = dict(catalog.base[group] if option is None else catalog.node(group, option))
     for argument in arguments:
         if argument.key != group:
-            space.check_key(argument.key, {group: option})
+            catalog.check_key(argument.key, {group: option})
             node = assign(node, argument.key.partition(".")[2], argument.values[0])
     return option, node
 
 
-def _named(option: str, node: Mapping[str, Any]) -> NamedSweep:
+def _describe(option: str, definition: Mapping[str, Any]) -> NamedSweep:
     hints = get_type_hints(NamedSweep)
-    about = ("question", "source", "criterion")
+    keys = ("question", "source", "criterion")
     return NamedSweep(
-        option, **{key: check_value(node.get(key), hints[key], f"sweep.{key}") for key in about}
+        option,
+        **{key: check_value(definition.get(key), hints[key], f"sweep.{key}") for key in keys},
     )
 
 
-def _option_name(option: str | None, settings: SweepSettings) -> str | None:
-    """Return the folder of a named sweep; each size has its own."""
+def _sized_name(option: str | None, settings: SweepSettings) -> str | None:
+    """Return the folder name of a named sweep; each size has its own."""
     return f"{option}-paper" if option and settings.size == "paper" else option
 
 
@@ -159,13 +160,13 @@ def _settings(node: Mapping[str, Any]) -> SweepSettings:
 
 
 def _default_name(arguments: Sequence[Argument]) -> str:
-    """Return `single`, or for a grid its swept keys and a hash of the whole command.
+    """Return `single`, or for a grid the swept keys and a hash of the command.
 
-    The same command finds its folder again.
+    The same command gives the same name.
     """
     swept = [argument.key.rpartition(".")[2] for argument in arguments if argument.swept]
     if not swept:
         return "single"
-    asked = [a.text for a in arguments if a.key not in ("data.root", "data.download")]
-    digest = hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()
+    texts = [a.text for a in arguments if a.key not in ("data.root", "data.download")]
+    digest = hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
     return f"{'-'.join(swept)}-{digest[:8]}"

@@ -179,7 +179,9 @@ class JournalTail:
         self._polled = False
         files = retry_on_race(lambda: scan(folder))
         self._unreadable = {problem.path: str(problem) for problem in files.problems}
-        self._ignored = {problem.stem or problem.path.stem for problem in files.problems} | files.superseded
+        self._ignored = {
+            problem.stem or problem.path.stem for problem in files.problems
+        } | files.superseded
         times = self._part_times()
         self._old = {stem for stem, t in times.items() if since is None or t < since}
 

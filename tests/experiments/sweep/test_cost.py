@@ -7,8 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.schema import build_cell
-from experiments.sweep.plan import FLOPS_PER_SECOND, MIN_CELL_SECONDS, CostEstimator,
-estimate_seconds
+from experiments.sweep.plan import (
+    FLOPS_PER_SECOND,
+    MIN_CELL_SECONDS,
+    CostEstimator,
+    estimate_seconds,
+)
 
 ONE_STEP = (
     "train.steps=1",

@@ -13,7 +13,7 @@ import torch
 from analysis import load
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
-from experiments.sweep.engines import time_engines, choose_by_rule, time_trial
+from experiments.sweep.engines import time_engines, choose_by_rule, run_trial
 from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell, PlannedCell, group_cells
@@ -112,9 +112,9 @@ def test_a_cell_that_can_t_be_made_does_not_keep_the_others_from_being_timed(
     monkeypatch.syspath_prepend(str(tmp_path))
     own = ("init=custom", "init._target_=picky.sample", "init.std=2,0.1,0.2")
     configs = [cell.config for cell in cells_of(*TINY, *own)]
-    assert time_trial(configs, "cpu").independent
+    assert run_trial(configs, "cpu").independent
     with pytest.raises(FaninError, match="ValueError: too wide"):
-        time_trial(configs[:2], "cpu")
+        run_trial(configs[:2], "cpu")
 
 
 def sweep(results: Path, *overrides: str, name: str = "s") -> int:
@@ -175,7 +175,7 @@ def plain(cells: pd.DataFrame) -> pd.DataFrame:
 
 def test_a_trial_finds_that_cells_of_a_stack_keep_apart(cells_of) -> None:
     configs = [cell.config for cell in cells_of(*TINY, "seed=range(3)")]
-    found = time_trial(configs, "cpu")
+    found = run_trial(configs, "cpu")
     assert found.independent
     assert found.serial > 0
     assert found.stacked > 0

@@ -9,7 +9,7 @@ from experiments.sweep.plan import (
     MAX_PACK_SECONDS,
     MAX_SERIAL_CELLS,
     MAX_STACKED_CELLS,
-    SHARES,
+    PACKS_PER_WORKER,
     PackLimits,
     make_packs,
 )
@@ -61,7 +61,7 @@ def test_no_serial_pack_holds_more_work_than_is_good(sizes, seconds, workers):
 
 def test_workers_get_several_packs_so_that_all_end_together():
     packs = packs_of({"a": 1000}, {"a": 0.1}, PackLimits(workers=4))
-    assert len(packs) >= SHARES * 4
+    assert len(packs) >= PACKS_PER_WORKER * 4
 
 
 def test_a_stack_is_as_large_as_memory_and_workers_allow():

@@ -35,7 +35,7 @@ def test_an_axis_is_replaced_in_every_grid_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ({"grid": {"seed": [0]}}, "this sweep has one size only"),
+        ({"grid": {"seed": [0]}}, "this sweep has only the size small"),
         ({"grid": {"seed": [0]}, "paper": {"grid": {"sed": [1]}}}, "did you mean seed"),
         ({"grid": {}, "paper": {"fixd": {}}}, "did you mean fixed"),
     ],
