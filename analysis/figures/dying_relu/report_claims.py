@@ -101,8 +101,8 @@ def _median_gradients(cells: SweepCells, report: pd.DataFrame) -> pd.DataFrame:
     keys = [rows["cell_id"].astype(str), rows["step"], rows["image"]]
     by_image = rows["value"].groupby(keys).median().unstack("image").reset_index()
     cross_step = by_image["cell_id"].map(report["cross_step"])
-    by_image = by_image[by_image["step"] >= cross_step]
     by_image = by_image.assign(first=by_image["step"] == cross_step)
+    by_image = by_image[by_image["step"] >= cross_step]
     labels = cells.labels(str(report.index[0])).tolist()
     return by_image.rename(columns=dict(enumerate(labels)))
 

@@ -1,4 +1,4 @@
-"""The settings that give an inf or NaN loss, failure_time, and what theory predicts of them."""
+"""Study `inf_loss`: settings with an inf or NaN loss, and predictions of the first overflow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from analysis.figures.inf_loss.outcomes import (
 )
 from analysis.figures.inf_loss.overflow import (
     loss_claims,
-    loss_onsets,
+    loss_failure_depths,
     overflow_by_draw,
     overflow_claims,
     overflow_figure,
@@ -35,31 +35,31 @@ from analysis.load import Results
 
 __all__ = ["study"]
 CLAIM = (
-    "Whether the first loss is inf or NaN follows from the init, the input's range, the depth and "
-    "the dtype before anything is drawn: theory names the layer that overflows first."
+    "Init, input range, depth and dtype determine if the first loss is inf or NaN: theory predicts "
+    "which layer overflows first, before any weights are drawn."
 )
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Hold each part of the sweep against theory, or against what is usually said.
+    """Test each part of the sweep against theory or against a common claim.
 
     Parameters
     ----------
     results
-        Of the sweep `inf_loss`.
+        Results of the sweep `inf_loss`.
     criterion
-        As commented in conf/sweep/inf_loss.yaml.
+        Bounds; the comments in conf/sweep/inf_loss.yaml define them.
 
     Raises
     ------
     FaninError
-        Some part of the sweep has not run yet.
+        A part of the sweep has not run yet.
     """
     cells = predict_overflow(results)
     networks = overflow_by_draw(results, cells)
-    lines = (
+    claim_results = (
         *overflow_claims(cells, networks, criterion),
-        *loss_claims(loss_onsets(results), criterion),
+        *loss_claims(loss_failure_depths(results), criterion),
         *outcome_claims(cells),
         *clipping_claims(by_clip(results)),
         *bad_data_claims(results),
@@ -73,7 +73,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "inf_loss_first_layer": overflow_figure(networks),
         "inf_loss_regression": regression_figure(results),
     }
-    return Study(CLAIM, figures, _caption(cells, networks), lines)
+    return Study(CLAIM, figures, _caption(cells, networks), claim_results)
 
 
 def _caption(cells: pd.DataFrame, networks: pd.DataFrame) -> str:
@@ -81,11 +81,11 @@ def _caption(cells: pd.DataFrame, networks: pd.DataFrame) -> str:
     lr = float(cells["optim.lr"].iloc[0])
     draws = int(networks.groupby("cell_id").size().min())
     return (
-        f"First figure: digits, cross entropy, plain SGD at a learning rate of {lr:g}, {steps} "
-        f"steps of {batch} images; the number in a box is the first step at which the loss is inf "
-        "or NaN (dark: step 0), a dot means that it stayed finite, ! that theory had step 0 wrong. "
-        "Input: standardized, or from 0 to the number. "
-        f"Second: the first layer whose pre-activations overflow, {draws} draws of each of these "
-        "networks, but those whose input overflows. Third: the 10-50-1 regression "
-        "under full-batch gradient descent with mean squared error."
+        f"First figure: digits, cross entropy, SGD with a learning rate of {lr:g}, {steps} steps "
+        f"of {batch} images. Number in a box: first step at which the loss is inf or NaN (dark: "
+        "step 0); dot: the loss stays finite; !: theory predicts step 0 wrongly. Input: "
+        "standardized (std), or in the given range. "
+        f"Second: first layer with overflowing pre-activations, {draws} draws of each of these "
+        "networks, without those with an overflowing input. Third: a 10-50-1 regression trained by "
+        "full-batch gradient descent on the mean squared error."
     )

@@ -1,4 +1,4 @@
-"""Settings and the step at which their loss is inf or NaN; clipping; the 10-50-1 regression."""
+"""First step with an inf or NaN loss by setting, with clipping, and for a 10-50-1 regression."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from analysis.load import Results
 OUTCOME_SIZE = (7.2, 6.2)  # inches
 SHADES = {"at step 0": "0.15", "later": "0.68", "never": "1.0"}
 ACTIVATIONS = ("relu", "tanh")
-INITS = ("N(0, 1)", "U(0, 1)", "He", "Xavier", "torch's default")
-INPUTS = ("stand.", "0..255", "0..1e6")
+INITS = ("N(0, 1)", "U(0, 1)", "He", "Xavier", "PyTorch default")
+INPUTS = ("std", "0..255", "0..1e6")
 DTYPES = ("float32", "bfloat16", "float16")
-TITLES = {"mlp": "A  MLP, {} units a layer", "plain": "B  CNN, {} channels of 3 x 3"}
-MISPREDICTED = "!"  # beside a step: theory had said otherwise of step 0
+TITLES = {"mlp": "A  MLP, {} units per layer", "plain": "B  CNN, 3 x 3 kernels, {} channels"}
+MISPREDICTED = "!"  # marks a setting for which theory predicts step 0 wrongly
 CLIPS = {"none": "no clipping", "norm": "gradient norm <= 1", "value": "gradient entries <= 1"}
-# What a setting is, clipping aside.
+# Config keys of a setting, without clipping.
 SETTING_KEYS = [
     *("model", "model.depth", "model.width", "activation", "init", "train.dtype", "train.steps"),
     *("scaling", "scaling.scale", "optim.lr", "data.corrupt.kind", "data.corrupt.share"),
@@ -36,7 +36,7 @@ REGRESSION_SIZE = (7.0, 3.9)  # inches
 
 
 def failure_time(step: float) -> str:
-    """At step 0, later or never.
+    """Classify the first step with a non-finite loss.
 
     Examples
     --------
@@ -49,28 +49,28 @@ def failure_time(step: float) -> str:
 
 
 def outcome_claims(cells: pd.DataFrame) -> Iterator[ClaimResult]:
-    """Of each init, how many settings fail, and what is told of torch's own."""
-    words = cells.assign(name=[init_name(row) for _, row in cells.iterrows()])
-    for name, mine in words.groupby("name", sort=False):
-        late = int((mine["bad_step"] > 0).sum())
-        told = (
-            f"{int(mine['at_start'].sum())} at step 0, {late} later, of {len(mine)} settings"
-            f"{_where(mine)}"
+    """Count the settings with an inf or NaN loss by init, and test a common claim on PyTorch's."""
+    named = cells.assign(name=[init_name(row) for _, row in cells.iterrows()])
+    for name, rows in named.groupby("name", sort=False):
+        later = int((rows["bad_step"] > 0).sum())
+        counts = (
+            f"{int(rows['at_start'].sum())} at step 0, {later} later, of {len(rows)} settings"
+            f"{_failing_conditions(rows)}"
         )
-        if name == "torch's default":
+        if name == "PyTorch default":
             yield ClaimResult(
-                "torch's default init: inf or NaN loss",
-                "false: 'it can't give one'; it does where the input's range is too large",
-                told,
-                bool(mine["bad_step"].notna().any()),
+                "PyTorch default init: inf or NaN loss",
+                "false: 'it never gives one'; it does if the input range is too large",
+                counts,
+                bool(rows["bad_step"].notna().any()),
             )
         else:
-            yield ClaimResult(f"{name}: inf or NaN loss", "nothing is claimed", told, None)
+            yield ClaimResult(f"{name}: inf or NaN loss", "no claim", counts, None)
 
 
-def _where(mine: pd.DataFrame) -> str:
-    """In which dtypes and on which inputs."""
-    bad = mine[mine["bad_step"].notna()]
+def _failing_conditions(rows: pd.DataFrame) -> str:
+    """Return the dtypes and the inputs of the settings with an inf or NaN loss."""
+    bad = rows[rows["bad_step"].notna()]
     if bad.empty:
         return ""
     dtypes = [name for name in DTYPES if name in set(bad["train.dtype"].astype(str))]
@@ -80,28 +80,29 @@ def _where(mine: pd.DataFrame) -> str:
 
 
 def outcome_figure(cells: pd.DataFrame) -> Figure:
-    """Rows: activation and init; columns: dtype, input and depth; in each box the step."""
-    drawn = Figure(figsize=OUTCOME_SIZE, layout="constrained")
+    """Draw a box per setting: rows by activation and init, columns by dtype, input and depth."""
+    figure = Figure(figsize=OUTCOME_SIZE, layout="constrained")
     models = [name for name in TITLES if name in set(cells["model"].astype(str))]
-    axes = drawn.subplots(
+    axes = figure.subplots(
         len(models), 1, squeeze=False, height_ratios=[_rows(cells, name) + 3 for name in models]
     )[:, 0]
     for axis, model in zip(axes, models, strict=True):
-        mine = cells[cells["model"].astype(str) == model]
-        _panel(axis, mine)
-        title = TITLES[model].format(int(mine["model.width"].iloc[0]))
+        rows = cells[cells["model"].astype(str) == model]
+        _panel(axis, rows)
+        title = TITLES[model].format(int(rows["model.width"].iloc[0]))
         axis.set_title(title, loc="left", fontsize="medium", pad=34)
     steps = int(cells["train.steps"].max())
-    words = {
+    labels = {
         "at step 0": "inf or NaN at step 0",
         "later": "later",
         "never": f"not in {steps} steps",
     }
     handles = [
-        Patch(facecolor=shade, edgecolor="0.5", label=words[name]) for name, shade in SHADES.items()
+        Patch(facecolor=shade, edgecolor="0.5", label=labels[name])
+        for name, shade in SHADES.items()
     ]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    return drawn
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
 def _rows(cells: pd.DataFrame, model: str) -> int:
@@ -109,7 +110,7 @@ def _rows(cells: pd.DataFrame, model: str) -> int:
 
 
 def _named(cells: pd.DataFrame) -> pd.DataFrame:
-    """Label a box's row and column."""
+    """Return the row and column labels of each cell's box."""
     return pd.DataFrame(
         {
             "activation": cells["activation"].astype(str),
@@ -125,11 +126,11 @@ def _named(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _panel(axis: Axes, cells: pd.DataFrame) -> None:
     named = _named(cells)
-    there = set(zip(named["activation"], named["init"], strict=True))
-    rows = [row for row in product(ACTIVATIONS, INITS) if row in there]
-    has = set(zip(named["dtype"], named["input"], named["depth"], strict=True))
+    row_keys = set(zip(named["activation"], named["init"], strict=True))
+    rows = [row for row in product(ACTIVATIONS, INITS) if row in row_keys]
+    column_keys = set(zip(named["dtype"], named["input"], named["depth"], strict=True))
     depths = sorted(named["depth"].unique())
-    columns = [column for column in product(DTYPES, INPUTS, depths) if column in has]
+    columns = [column for column in product(DTYPES, INPUTS, depths) if column in column_keys]
     axis.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     for box in named.to_dict("records"):
         x = columns.index((box["dtype"], box["input"], box["depth"]))
@@ -139,7 +140,7 @@ def _panel(axis: Axes, cells: pd.DataFrame) -> None:
 
 
 def text_in_box(axis: Axes, x: float, y: float, width: float, step: float, note: str = "") -> None:
-    """One setting: shade and step of the first loss that is inf or NaN; a dot where none is."""
+    """Draw one setting's box with its first step with an inf or NaN loss, or a dot."""
     shade = SHADES[failure_time(step)]
     box = Rectangle((x, y), width, 1, facecolor=shade, edgecolor="0.8", linewidth=0.4)
     axis.add_patch(box)
@@ -167,74 +168,74 @@ def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, st
 
 
 def _brackets(
-    axis: Axes, name: str, words: list[str], y: float, linewidth: float, style: dict[str, Any]
+    axis: Axes, name: str, labels: list[str], y: float, linewidth: float, style: dict[str, Any]
 ) -> None:
-    """A word over each run of columns that have it, and a line before it; `name` at the left."""
+    """Label each run of equal columns, with a line before it and `name` at the left."""
     axis.text(-0.15, y, name, ha="right", va="bottom", fontsize=6.5)
-    at = 0
-    for word, run in groupby(words):
+    x = 0
+    for label, run in groupby(labels):
         size = len(list(run))
-        label = word.partition("/")[2] or word
+        text = label.partition("/")[2] or label
         axis.text(
-            at + size / 2,
+            x + size / 2,
             y,
-            label,
+            text,
             ha="center",
             va="bottom",
             fontsize=6.5 if size > 1 else 5.2,
             **style,
         )
-        axis.axvline(at, color="black", linewidth=linewidth)
-        at += size
+        axis.axvline(x, color="black", linewidth=linewidth)
+        x += size
 
 
 def by_clip(results: Results) -> pd.DataFrame:
-    """Settings that were run with each clipping: a row each, `none`, `norm`, `value` (bad step)."""
+    """Return the first bad step with each clipping, for the settings that ran with all of them."""
     parts = [
         part_cells(results, part) for part in ("settings", "clipped", "bad data", "regression")
     ]
     cells = pd.concat(parts, ignore_index=True)
-    # As objects: of strings, an absent value would stay absent, and its row be dropped.
+    # As objects, so that a missing value becomes a string and `groupby` keeps its row.
     keys = [cells[key].astype(object).map(str) for key in SETTING_KEYS]
     groups = cells.groupby([*keys, cells["clip"].astype(str)])["bad_step"]
-    ran = groups.size().unstack().reindex(columns=list(CLIPS))
-    return groups.min().unstack().reindex(columns=list(CLIPS))[ran.notna().all(axis=1)]
+    counts = groups.size().unstack().reindex(columns=list(CLIPS))
+    return groups.min().unstack().reindex(columns=list(CLIPS))[counts.notna().all(axis=1)]
 
 
 def clipping_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
     """Test clipping on settings that fail at step 0, and on those that fail later."""
-    start, late = table[table["none"] == 0], table[table["none"] > 0]
-    spoilt = late.index.get_level_values("data.corrupt.kind") == "missing"
-    spoilt &= late.index.get_level_values("data.corrupt.share").astype(float) > 0
-    never = {
-        "the loss is inf or NaN at step 0": (start, "the loss comes before the gradient"),
-        "a later batch holds a missing value": (late[spoilt], "the loss comes before the gradient"),
+    start, later = table[table["none"] == 0], table[table["none"] > 0]
+    has_nan = later.index.get_level_values("data.corrupt.kind") == "missing"
+    has_nan &= later.index.get_level_values("data.corrupt.share").astype(float) > 0
+    unaffected = {
+        "the loss is inf or NaN at step 0": start,
+        "a later batch contains a missing value": later[has_nan],
     }
-    for where, (mine, why) in never.items():
-        same = (mine["norm"] == mine["none"]) & (mine["value"] == mine["none"])
+    for condition, rows in unaffected.items():
+        same = (rows["norm"] == rows["none"]) & (rows["value"] == rows["none"])
         yield ClaimResult(
-            f"clipping, where {where}",
-            f"can't help: {why}",
+            f"clipping, if {condition}",
+            "does not help: the loss is computed before the gradient",
             f"the same step with either clip in {share(int(same.sum()), len(same))} settings",
-            bool(same.all()) if len(mine) else None,
+            bool(same.all()) if len(rows) else None,
         )
-    longer = late[~spoilt]
-    saved = {name: int(longer[name].isna().sum()) for name in ("norm", "value")}
+    too_large = later[~has_nan]
+    finite = {name: int(too_large[name].isna().sum()) for name in ("norm", "value")}
     yield ClaimResult(
-        "clipping, where a step too long makes it so later",
+        "clipping, if a too large step makes a later loss inf or NaN",
         "can help",
-        f"finite to the end with clip=norm in {share(saved['norm'], len(longer))} settings, "
-        f"with clip=value in {share(saved['value'], len(longer))}",
-        bool(max(saved.values()) > 0) if len(longer) else None,
+        f"finite to the end with clip=norm in {share(finite['norm'], len(too_large))} settings, "
+        f"with clip=value in {share(finite['value'], len(too_large))}",
+        bool(max(finite.values()) > 0) if len(too_large) else None,
     )
 
 
 def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    """The 10-50-1 network: where it ends in inf, by the learning rate times the curvature."""
+    """Test at which learning rates, in units of 1 / curvature, the 10-50-1 regression diverges."""
     cells = part_cells(results, "regression")
-    plain = cells[(cells["clip"].astype(str) == "none") & (cells["train.dtype"] == "float32")]
-    x = _lr_times_curvature(results, plain)
-    bad, (low, high) = plain["bad_step"].notna().to_numpy(), criterion["stable"]
+    unclipped = cells[(cells["clip"].astype(str) == "none") & (cells["train.dtype"] == "float32")]
+    x = _lr_times_curvature(results, unclipped)
+    bad, (low, high) = unclipped["bad_step"].notna().to_numpy(), criterion["stable"]
     below, above = x < low, x > high
     yield ClaimResult(
         f"10-50-1 regression, mse: inf or NaN below lr = {low:g} / lambda_0",
@@ -243,30 +244,30 @@ def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterato
         not (bad & below).any(),
     )
     parts = []
-    for name in plain["activation"].astype(str).unique():
-        mine = above & (plain["activation"].astype(str) == name).to_numpy()
-        parts.append(f"{name} {share(int((bad & mine).sum()), int(mine.sum()))}")
+    for name in unclipped["activation"].astype(str).unique():
+        mask = above & (unclipped["activation"].astype(str) == name).to_numpy()
+        parts.append(f"{name} {share(int((bad & mask).sum()), int(mask.sum()))}")
     yield ClaimResult(
         f"10-50-1 regression, mse: inf or NaN above lr = {high:g} / lambda_0",
         "always",
         f"{', '.join(parts)} settings",
         bool(bad[above].all()) if above.any() else None,
     )
-    usual = plain[(plain["scaling.scale"] == 1) & (plain["data.noise"] < 1)]
-    fine = int(usual["bad_step"].isna().sum())
+    unit_size = unclipped[(unclipped["scaling.scale"] == 1) & (unclipped["data.noise"] < 1)]
+    finite = int(unit_size["bad_step"].isna().sum())
     yield ClaimResult(
-        "10-50-1 regression, inputs and targets of size 1",
-        "nothing is claimed",
-        f"finite in {share(fine, len(usual))} settings",
+        "10-50-1 regression, inputs and targets with standard deviation 1",
+        "no claim",
+        f"finite in {share(finite, len(unit_size))} settings",
         None,
     )
     half = cells[cells["train.dtype"] == "float16"]
     start = half[half["at_start"]]
     scales = sorted(start["scaling.scale"].unique())
     yield ClaimResult(
-        "10-50-1 regression in float16, torch's default init: inf at step 0",
-        "where an output exceeds 256: its square is above 65,504",
-        f"{share(len(start), len(half))} settings (inputs of size "
+        "10-50-1 regression in float16, PyTorch default init: inf at step 0",
+        "if an output exceeds 256: its square is above 65,504",
+        f"{share(len(start), len(half))} settings (standard deviation of the inputs "
         f"{', '.join(f'{scale:g}' for scale in scales) or 'none'})",
         None,
     )
@@ -278,22 +279,22 @@ def _lr_times_curvature(results: Results, cells: pd.DataFrame) -> np.ndarray:
 
 
 def regression_figure(results: Results) -> Figure:
-    """The regression: learning rate against input scale, with each clipping, for both targets."""
+    """Draw the first bad step by learning rate and input scale: columns by clip, rows by target."""
     cells = part_cells(results, "regression")
     cells = cells[cells["train.dtype"] == "float32"]
-    drawn = Figure(figsize=REGRESSION_SIZE, layout="constrained")
+    figure = Figure(figsize=REGRESSION_SIZE, layout="constrained")
     noises = sorted(cells["data.noise"].unique())
     clips = [name for name in CLIPS if name in set(cells["clip"].astype(str))]
-    axes = drawn.subplots(len(noises), len(clips), sharex=True, sharey=True, squeeze=False)
+    axes = figure.subplots(len(noises), len(clips), sharex=True, sharey=True, squeeze=False)
     for row, noise in zip(axes, noises, strict=True):
         for axis, clip in zip(row, clips, strict=True):
-            mine = cells[(cells["data.noise"] == noise) & (cells["clip"].astype(str) == clip)]
-            _regression_panel(axis, mine)
-            size = (1 + noise**2) ** 0.5
-            axis.set_title(f"{CLIPS[clip]}\ntargets of size {size:.0f}", fontsize="small")
-    drawn.supxlabel("learning rate; in each box ReLU left, tanh right", fontsize="small")
-    drawn.supylabel("size of the inputs", fontsize="small")
-    return drawn
+            rows = cells[(cells["data.noise"] == noise) & (cells["clip"].astype(str) == clip)]
+            _regression_panel(axis, rows)
+            sd = (1 + noise**2) ** 0.5
+            axis.set_title(f"{CLIPS[clip]}\nsd of targets: {sd:.0f}", fontsize="small")
+    figure.supxlabel("learning rate (left half of a box: ReLU, right: tanh)", fontsize="small")
+    figure.supylabel("standard deviation of inputs", fontsize="small")
+    return figure
 
 
 def _regression_panel(axis: Axes, cells: pd.DataFrame) -> None:

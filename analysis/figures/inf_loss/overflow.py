@@ -1,4 +1,4 @@
-"""The first layer and the first loss that overflow: predicted before any draw, and measured."""
+"""First layer and first loss that overflow: predicted from the init, and measured."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ from fanin.theory.moments import declared_moments
 from fanin.theory.network import parse_network
 from fanin.theory.overflow import first_overflow, overflow_probabilities, overflow_probability
 
-INPUT = 0  # where a layer's number would stand, the input itself
+INPUT = 0  # layer number of the input
 SIZE = (6.8, 3.6)  # inches
-NO_LAYER = 80.0  # where "no layer" stands on the figure's axes
+NO_LAYER = 80.0  # position of "none" on the figure's axes
 TICKS = (1, 2, 3, 5, 10, 20, 40)
-STYLES = {  # of a dtype: marker, size
+STYLES = {  # marker and size
     "float16": ("o", 26),
     "bfloat16": ("^", 30),
     "float32": ("s", 22),
 }
 CLASSES = 10
-# float32 has exp(-z) = 0 from here (half of its smallest number), and inf 128 log 2 on the other
-# side, where 1 / (1 + exp(-z)) is 0; that is 1 where exp(-z) is lost beside 1.
+# In float32, exp(-z) rounds to 0 for z above 150 log 2 (half of the smallest subnormal number). It
+# overflows for z below -128 log 2, so the sigmoid 1 / (1 + exp(-z)) is 0. The sigmoid rounds to 1
+# for z above 24 log 2.
 EXP_IS_0 = 150 * np.log(2.0)
 SIGMOID_IS_0 = 128 * np.log(2.0)
 SIGMOID_IS_1 = 24 * np.log(2.0)
@@ -57,11 +58,12 @@ class OverflowPrediction:
     Attributes
     ----------
     layer
-        The first layer that overflows likelier than not, from 1; 0: the input; None: none does.
+        First layer (counted from 1) that overflows with a probability above 1/2. 0: the input.
+        None: no layer.
     he_layer
         The same by He's product formula.
     is_finite
-        Whether the first loss is a finite number.
+        True if the first loss is predicted to be finite.
     log_m2
         log E[y^2] of every layer.
     """
@@ -77,68 +79,69 @@ class _LayerMoments:
     largest_input: float
     log_m2: tuple[float, ...]
     log_m2_by_he: tuple[float, ...]
-    between: tuple[float, ...]  # the share of that which is no mean common to the units
-    counts: tuple[int, ...]
-    propagates_inf: bool  # whether the activation of an infinity is one
+    variance_shares: tuple[float, ...]  # share of E[y^2] that varies between the units
+    counts: tuple[int, ...]  # pre-activations per layer
+    propagates_inf: bool  # True if the activation of inf or -inf is infinite
 
 
 class OverflowPredictor:
-    """Foretells cells; what differs only in training or dtype is walked once."""
+    """Predictor of overflow; cells that differ only in training or dtype share one computation."""
 
     def __init__(self) -> None:
-        self._levels: dict[str, _LayerMoments] = {}
+        self._moments: dict[str, _LayerMoments] = {}
 
     def predict(self, config: Mapping[str, Any]) -> OverflowPrediction:
-        """Say of a cell's config which layer overflows first.
+        """Predict which layer of a cell overflows first.
 
-        The spread of single draws is left out: it moves the layer by a fraction of one.
+        The spread of single draws is ignored; it shifts the layer by less than one.
         """
-        levels = self._of(config)
+        moments = self._layer_moments(config)
         dtype = getattr(torch, config["train"]["dtype"])
-        if levels.largest_input > torch.finfo(dtype).max:
-            return OverflowPrediction(INPUT, INPUT, False, levels.log_m2)
-        chances = overflow_probabilities(
-            levels.log_m2, levels.counts, dtype, variance_share=levels.between
+        if moments.largest_input > torch.finfo(dtype).max:
+            return OverflowPrediction(INPUT, INPUT, False, moments.log_m2)
+        probabilities = overflow_probabilities(
+            moments.log_m2, moments.counts, dtype, variance_share=moments.variance_shares
         )
-        he = overflow_probabilities(levels.log_m2_by_he, levels.counts, dtype)
-        layer = first_overflow(chances)
-        # What saturates swallows a hidden layer's infinities.
-        matters = chances if levels.propagates_inf else chances[-1:]
-        is_finite = first_overflow(matters) is None
-        return OverflowPrediction(layer, first_overflow(he), is_finite, levels.log_m2)
+        by_he = overflow_probabilities(moments.log_m2_by_he, moments.counts, dtype)
+        layer = first_overflow(probabilities)
+        # A saturating activation maps infinities of hidden layers to finite values.
+        relevant = probabilities if moments.propagates_inf else probabilities[-1:]
+        is_finite = first_overflow(relevant) is None
+        return OverflowPrediction(layer, first_overflow(by_he), is_finite, moments.log_m2)
 
-    def _of(self, config: Mapping[str, Any]) -> _LayerMoments:
-        wide = {**config, "train": {**config["train"], "dtype": "float32"}}
-        decides = ("data", "scaling", "model", "activation", "init", "probe")
-        key = json.dumps({group: wide[group] for group in decides}, sort_keys=True)
-        if key not in self._levels:
-            self._levels[key] = _levels(wide)
-        return self._levels[key]
+    def _layer_moments(self, config: Mapping[str, Any]) -> _LayerMoments:
+        float32_config = {**config, "train": {**config["train"], "dtype": "float32"}}
+        groups = ("data", "scaling", "model", "activation", "init", "probe")
+        key = json.dumps({group: float32_config[group] for group in groups}, sort_keys=True)
+        if key not in self._moments:
+            self._moments[key] = _predict_layer_moments(float32_config)
+        return self._moments[key]
 
 
-def _levels(config: Mapping[str, Any]) -> _LayerMoments:
+def _predict_layer_moments(config: Mapping[str, Any]) -> _LayerMoments:
     cell = build_cell(config)
     data, scaling = prepared(cell, torch.device("cpu"))
     images = probe_images(cell, data, scaling)
     model = cell.network()
-    centred = not any(
-        bool(torch.as_tensor(known.weight.mean).any())
-        for known in declared_moments(model, cell.init).values()
+    has_zero_mean = not any(
+        bool(torch.as_tensor(moments.weight.mean).any())
+        for moments in declared_moments(model, cell.init).values()
     )
     stages = parse_network(model, tuple(images.shape[1:])).stages
-    maps = any(stage.positions > 1 for stage in stages)
-    # Padding is the field's; with weights of non-zero mean the field of a deep net takes minutes.
-    theories = ("he", "field") if maps and centred else ("he", "mean_field")
+    has_maps = any(stage.positions > 1 for stage in stages)
+    # Only `field` handles padding, but for weights of non-zero mean and a deep network it takes
+    # minutes.
+    theories = ("he", "field") if has_maps and has_zero_mean else ("he", "mean_field")
     frame = predict_cell(config, theories)
     modules = dict(model.named_modules())
-    named = finest_predictions(frame)
+    finest = finest_predictions(frame)
     he = finest_predictions(frame[frame["theory"] == "he"])
     infinities = cell.activation()(torch.tensor([-inf, inf]))
     return _LayerMoments(
         float(images.abs().max()),
-        tuple(_log(named[stage.name]["preact_m2"].value) for stage in stages),
+        tuple(_log(finest[stage.name]["preact_m2"].value) for stage in stages),
         tuple(_log(he[stage.name]["preact_m2"].value) for stage in stages),
-        tuple(variance_share(named[stage.name], stage.positions) for stage in stages),
+        tuple(variance_share(finest[stage.name], stage.positions) for stage in stages),
         tuple(
             WeightShape.of(modules[stage.name]).out_features * stage.positions * len(images)
             for stage in stages
@@ -152,101 +155,113 @@ def _log(value: float) -> float:
 
 
 def first_bad_layers(layers: pd.DataFrame) -> pd.Series:
-    """By cell and draw, the first layer whose measured second moment overflowed; NaN: none did.
+    """Return the first layer with a non-finite second moment by cell and draw; NaN if none has.
 
     Parameters
     ----------
     layers
         The `layers` table.
     """
-    mine = select(layers[layers["layer"] > 0], quantity="preact_m2", image=-1, step=0)
-    bad = mine["layer"].where(~np.isfinite(mine["value"]))
-    keys = [mine["cell_id"].astype(str), mine["draw"]]
+    rows = select(layers[layers["layer"] > 0], quantity="preact_m2", image=-1, step=0)
+    bad = rows["layer"].where(~np.isfinite(rows["value"]))
+    keys = [rows["cell_id"].astype(str), rows["draw"]]
     return bad.groupby(keys).min().rename("measured")
 
 
 def predict_overflow(results: Results) -> pd.DataFrame:
-    """The part `settings` of the sweep with theory's word.
+    """Predict the first overflow of each cell of the part `settings`.
 
     Returns
     -------
     pandas.DataFrame
-        Its cells, and `layer`, `he_layer` (first overflowing layer: 0 the input, NaN none),
-        `finite` (is the first loss, by theory).
+        The cells, with `layer` and `he_layer` (first overflowing layer by theory and by He's
+        formula; 0: the input, NaN: none) and `finite` (True if the first loss is predicted to be
+        finite).
     """
     cells = part_cells(results, "settings")
-    predictor, frozen = OverflowPredictor(), read_plan(results.folder)
-    said: list[OverflowPrediction] = [
-        predictor.predict(frozen[str(cell)]["config"]) for cell in cells["cell_id"]
+    predictor, plan = OverflowPredictor(), read_plan(results.folder)
+    predictions: list[OverflowPrediction] = [
+        predictor.predict(plan[str(cell)]["config"]) for cell in cells["cell_id"]
     ]
     return cells.assign(
-        layer=np.array([each.layer for each in said], float),  # None becomes NaN
-        he_layer=np.array([each.he_layer for each in said], float),
-        finite=[each.is_finite for each in said],
+        layer=np.array([prediction.layer for prediction in predictions], float),  # None: NaN
+        he_layer=np.array([prediction.he_layer for prediction in predictions], float),
+        finite=[prediction.is_finite for prediction in predictions],
     )
 
 
 def overflow_by_draw(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
-    """A row per network drawn: `model`, `dtype`, `layer`, `he_layer` and `measured` (NaN: none).
+    """Return the measured and the predicted first overflowing layer of each draw.
 
-    Cells whose input overflows are left out: there is no layer to foretell.
+    Cells with an overflowing input are excluded.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per cell and draw: `model`, `dtype`, `layer`, `he_layer`, `measured` (NaN: none).
     """
     measured = first_bad_layers(results.layers).reset_index()
-    about = cells[cells["layer"] != 0].assign(
+    configs = cells[cells["layer"] != 0].assign(
         cell_id=lambda frame: frame["cell_id"].astype(str),
         model=lambda frame: frame["model"].astype(str),
         dtype=lambda frame: frame["train.dtype"].astype(str),
     )
-    return measured.merge(about[["cell_id", "model", "dtype", "layer", "he_layer"]], on="cell_id")
+    return measured.merge(configs[["cell_id", "model", "dtype", "layer", "he_layer"]], on="cell_id")
 
 
 def overflow_claims(
     cells: pd.DataFrame, networks: pd.DataFrame, criterion: Mapping[str, Any]
 ) -> Iterator[ClaimResult]:
-    """Compare the first layer to overflow, and the first loss, with their predictions."""
-    within = int(criterion["layers"])
-    for dtype, mine in networks.groupby("dtype", sort=False):
-        some = mine[mine["layer"].notna() | mine["measured"].notna()]
-        off = (some["measured"] - some["layer"]).abs().fillna(np.inf)
+    """Test the predicted first overflowing layer and the predicted finiteness of the first loss."""
+    max_error = int(criterion["layers"])
+    for dtype, rows in networks.groupby("dtype", sort=False):
+        overflowing = rows[rows["layer"].notna() | rows["measured"].notna()]
+        error = (overflowing["measured"] - overflowing["layer"]).abs().fillna(np.inf)
+        exact, close = int((error == 0).sum()), int((error <= max_error).sum())
         yield ClaimResult(
-            f"{dtype}: first overflowing layer at step 0, {len(some)} networks in which one does",
-            f"theory's, at most {within} off",
-            f"the very layer in {share(int((off == 0).sum()), len(some))}, at most {within} off in "
-            f"{share(int((off <= within).sum()), len(some))}",
-            bool((off <= within).all()) if len(some) else None,
+            f"{dtype}: first overflowing layer at step 0, in {len(overflowing)} networks",
+            f"predicted layer, at most {max_error} off",
+            f"exact in {share(exact, len(overflowing))}, at most {max_error} off in "
+            f"{share(close, len(overflowing))}",
+            bool((error <= max_error).all()) if len(overflowing) else None,
         )
-    right = networks["he_layer"].fillna(NO_LAYER) == networks["measured"].fillna(NO_LAYER)
-    ours = networks["layer"].fillna(NO_LAYER) == networks["measured"].fillna(NO_LAYER)
+    measured = networks["measured"].fillna(NO_LAYER)
+    he_correct = networks["he_layer"].fillna(NO_LAYER) == measured
+    correct = networks["layer"].fillna(NO_LAYER) == measured
     yield ClaimResult(
-        "the same by He's product formula, all dtypes and networks, those without overflow too",
-        "the very layer more seldom (it leaves out weight means and saturation)",
-        f"{share(int(right.sum()), len(right))}, theory here {share(int(ours.sum()), len(ours))}",
-        bool(right.sum() < ours.sum()),
+        "first overflowing layer by He's product formula, all dtypes, also networks without "
+        "overflow",
+        "exact less often than our theory (ignores weight means and saturation)",
+        f"exact in {share(int(he_correct.sum()), len(he_correct))}, our theory in "
+        f"{share(int(correct.sum()), len(correct))}",
+        bool(he_correct.sum() < correct.sum()),
     )
-    bad, told = cells["at_start"], ~cells["finite"]
+    bad, predicted_bad = cells["at_start"], ~cells["finite"]
+    min_share = float(criterion["predicted_share"])
     yield ClaimResult(
-        f"is the loss finite at step 0? {len(cells)} networks",
-        f"theory is right in {float(criterion['predicted_share']):.0%}",
-        f"right in {share(int((bad == told).sum()), len(cells))} ({int(bad.sum())} are not finite: "
-        f"{int((bad & told).sum())} predicted_share; false alarms: {int((told & ~bad).sum())})",
-        bool((bad == told).mean() >= float(criterion["predicted_share"])),
+        f"finite loss at step 0, {len(cells)} networks",
+        f"predicted correctly in {min_share:.0%}",
+        f"correct in {share(int((bad == predicted_bad).sum()), len(cells))} ({int(bad.sum())} are "
+        f"not finite: {int((bad & predicted_bad).sum())} predicted; false positives: "
+        f"{int((predicted_bad & ~bad).sum())})",
+        bool((bad == predicted_bad).mean() >= min_share),
     )
 
 
 def overflow_figure(networks: pd.DataFrame) -> Figure:
-    """Measured against predicted_share layer, by this theory and by He's formula."""
-    drawn = Figure(figsize=SIZE, layout="constrained")
-    axes = drawn.subplots(1, 2, sharex=True, sharey=True)
-    panels = {"layer": "this theory", "he_layer": "He's product formula"}
-    for axis, (column, words) in zip(axes, panels.items(), strict=True):
+    """Plot the measured against the predicted first overflowing layer, by theory and by He."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    panels = {"layer": "our theory", "he_layer": "He's product formula"}
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
         _panel(axis, networks, column)
-        axis.set_title(words, fontsize="medium")
-        axis.set_xlabel("first layer to overflow, predicted")
+        axis.set_title(title, fontsize="medium")
+        axis.set_xlabel("predicted first overflowing layer")
         sns.despine(ax=axis)
-    axes[0].set_ylabel("first layer to overflow, measured")
+    axes[0].set_ylabel("measured first overflowing layer")
     handles, labels = axes[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=7)
-    return drawn
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=7)
+    return figure
 
 
 def _panel(axis: Axes, networks: pd.DataFrame, column: str) -> None:
@@ -254,59 +269,59 @@ def _panel(axis: Axes, networks: pd.DataFrame, column: str) -> None:
     axis.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
     axis.axhline(60.0, color="0.85", linewidth=0.8, zorder=0)
     axis.axvline(60.0, color="0.85", linewidth=0.8, zorder=0)
-    told = networks.assign(
+    points = networks.assign(
         x=networks[column].fillna(NO_LAYER), y=networks["measured"].fillna(NO_LAYER)
     )
     for number, (dtype, (marker, size)) in enumerate(STYLES.items()):
-        mine = told[told["dtype"] == dtype]
-        # Side by side, for dtypes of one range lie on each other.
+        by_dtype = points[points["dtype"] == dtype]
+        # Shifted, because points of dtypes with the same range coincide.
         shift = 1 + 0.05 * (number - 1)
-        for is_map, fill in ((False, "none"), (True, PALETTE[number])):
-            here = mine[(mine["model"] != "mlp") == is_map]
+        for is_cnn, fill in ((False, "none"), (True, PALETTE[number])):
+            rows = by_dtype[(by_dtype["model"] != "mlp") == is_cnn]
             axis.scatter(
-                here["x"] * shift, here["y"] * shift, s=size, marker=marker, linewidth=0.8,
+                rows["x"] * shift, rows["y"] * shift, s=size, marker=marker, linewidth=0.8,
                 edgecolor=PALETTE[number], facecolor=fill, alpha=0.8,
-                label=f"{dtype}, {'CNN' if is_map else 'MLP'}" if len(here) else None,
+                label=f"{dtype}, {'CNN' if is_cnn else 'MLP'}" if len(rows) else None,
             )  # fmt: skip
-    for which in ("x", "y"):
-        axis.set(**{f"{which}scale": "log", f"{which}lim": (0.8, 110)})
-        ticks = getattr(axis, f"{which}axis")
+    for name in ("x", "y"):
+        axis.set(**{f"{name}scale": "log", f"{name}lim": (0.8, 110)})
+        ticks = getattr(axis, f"{name}axis")
         ticks.set_ticks([*TICKS, NO_LAYER], [*map(str, TICKS), "none"])
         ticks.set_minor_locator(NullLocator())
 
 
 def softmax_underflows(sd: float, images: int) -> float:
-    """Chance that on some image the label's softmax is 0 in float32.
+    """Return the probability that the label's softmax is 0 in float32 for an image of the batch.
 
     Parameters
     ----------
     sd
-        Of the logits, which count as independent Gaussians.
+        Standard deviation of the logits, taken as independent Gaussians.
     images
-        In the batch; they count as independent.
+        Batch size; images are taken as independent.
     """
     z = np.random.default_rng(0).standard_normal((SAMPLES, CLASSES)) * sd
-    one = float((z.max(1) - z[:, 0] > EXP_IS_0).mean())
-    return 1 - (1 - one) ** images
+    per_image = float((z.max(1) - z[:, 0] > EXP_IS_0).mean())
+    return 1 - (1 - per_image) ** images
 
 
 def sigmoid_rounds(sd: float, images: int) -> float:
-    """Chance that some sigmoid of the batch is exactly 0 or 1 in float32."""
-    one = sum(0.5 * erfc(limit / sd / 2**0.5) for limit in (SIGMOID_IS_0, SIGMOID_IS_1))
-    return float(1 - (1 - one) ** (images * CLASSES))
+    """Return the probability that a sigmoid of the batch is exactly 0 or 1 in float32."""
+    per_logit = sum(0.5 * erfc(limit / sd / 2**0.5) for limit in (SIGMOID_IS_0, SIGMOID_IS_1))
+    return float(1 - (1 - per_logit) ** (images * CLASSES))
 
 
 def overflows(squared: bool) -> Callable[[float, int], float]:
-    """Chance that some logit, or its square, is too large for float32."""
+    """Return a function for the probability that a logit, or its square, overflows float32."""
 
-    def chance(sd: float, images: int) -> float:
+    def probability(sd: float, images: int) -> float:
         count = images * CLASSES
         return overflow_probability(2 * float(np.log(sd)), count, torch.float32, squared=squared)
 
-    return chance
+    return probability
 
 
-CHANCES: Mapping[tuple[str, str], Callable[[float, int], float]] = {
+FAILURE_PROBABILITIES: Mapping[tuple[str, str], Callable[[float, int], float]] = {
     ("bce", "naive"): sigmoid_rounds,
     ("cross_entropy", "naive"): softmax_underflows,
     ("mse", "stable"): overflows(squared=True),
@@ -315,44 +330,58 @@ CHANCES: Mapping[tuple[str, str], Callable[[float, int], float]] = {
 }
 
 
-def loss_onsets(results: Results) -> pd.DataFrame:
-    """A row per loss: `loss`, `form`, `told`, `below`, `at` (all depths).
+def loss_failure_depths(results: Results) -> pd.DataFrame:
+    """Return the smallest depth at which each loss is inf or NaN at step 0.
 
-    `told` is theory's, NaN where no depth up to the deepest is likelier bad than not; measured are
-    the last depth tried that is finite and the first that isn't.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per `loss` and `form`. `predicted`: smallest depth with a failure probability above
+        1/2 (NaN if none). `last_finite`: largest depth below the first failure (0 if none).
+        `first_bad`: smallest depth that fails (inf if none).
     """
-    cells, frozen = part_cells(results, "losses"), read_plan(results.folder)
+    cells, plan = part_cells(results, "losses"), read_plan(results.folder)
     deepest = cells.loc[cells["model.depth"].idxmax(), "cell_id"]
-    # Logits of a net of depth d have the second moment of this one's layer d.
-    log_m2 = OverflowPredictor().predict(frozen[str(deepest)]["config"]).log_m2
-    least = int(cells["model.depth"].min())
-    sds = {n: float(np.exp(level / 2)) for n, level in enumerate(log_m2, start=1) if n >= least}
-    rows = []
-    for (loss, form), chance in CHANCES.items():
-        of_loss = (cells["loss"].astype(str) == loss) & (cells["loss.form"].astype(str) == form)
-        mine = cells[of_loss].sort_values("model.depth")
-        if mine.empty:
+    # The logits at depth d have the second moment of layer d of the deepest network.
+    log_m2 = OverflowPredictor().predict(plan[str(deepest)]["config"]).log_m2
+    min_depth = int(cells["model.depth"].min())
+    sds = {n: float(np.exp(value / 2)) for n, value in enumerate(log_m2, 1) if n >= min_depth}
+    depths = []
+    for (loss, form), probability in FAILURE_PROBABILITIES.items():
+        mask = (cells["loss"].astype(str) == loss) & (cells["loss.form"].astype(str) == form)
+        rows = cells[mask].sort_values("model.depth")
+        if rows.empty:
             continue
-        images = int(mine["train.batch_size"].iloc[0])
-        told = next((d for d, sd in sds.items() if chance(sd, images) > 0.5), np.nan)
-        bad = mine.loc[mine["at_start"], "model.depth"]
-        first = float(bad.min()) if len(bad) else np.inf
-        good = mine.loc[mine["model.depth"] < first, "model.depth"]
-        below = float(good.max()) if len(good) else 0.0
-        rows.append({"loss": loss, "form": form, "told": told, "below": below, "at": first})
-    return pd.DataFrame(rows)
+        images = int(rows["train.batch_size"].iloc[0])
+        predicted = next((d for d, sd in sds.items() if probability(sd, images) > 0.5), np.nan)
+        bad = rows.loc[rows["at_start"], "model.depth"]
+        first_bad = float(bad.min()) if len(bad) else np.inf
+        finite = rows.loc[rows["model.depth"] < first_bad, "model.depth"]
+        depths.append(
+            {
+                "loss": loss,
+                "form": form,
+                "predicted": predicted,
+                "last_finite": float(finite.max()) if len(finite) else 0.0,
+                "first_bad": first_bad,
+            }
+        )
+    return pd.DataFrame(depths)
 
 
-def loss_claims(found: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    """Theory's depth beside the depths between which the loss first fails."""
-    within = int(criterion["layers"])
-    for row in found.to_dict("records"):
-        told = np.inf if np.isnan(row["told"]) else row["told"]
-        between = row["below"] - within < told <= row["at"] + within
-        shown = "no depth tried" if np.isinf(row["at"]) else f"depth {row['at']:.0f}"
+def loss_claims(depths: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
+    """Test the predicted depth at which each loss first fails."""
+    max_error = int(criterion["layers"])
+    for row in depths.to_dict("records"):
+        predicted = np.inf if np.isnan(row["predicted"]) else row["predicted"]
+        holds = row["last_finite"] - max_error < predicted <= row["first_bad"] + max_error
+        measured = "none" if np.isinf(row["first_bad"]) else f"depth {row['first_bad']:.0f}"
+        if row["last_finite"]:
+            measured += f"; finite at depth {row['last_finite']:.0f}"
         yield ClaimResult(
-            f"{row['loss']}, {row['form']}: first depth that is inf or NaN at step 0, N(0, 1)",
-            "none" if np.isinf(told) else f"depth {told:.0f} (theory)",
-            f"{shown}; still finite at {row['below']:.0f}" if row["below"] else shown,
-            bool(between),
+            f"{row['loss']}, {row['form']}: smallest depth with an inf or NaN loss at step 0, "
+            "N(0, 1)",
+            "none" if np.isinf(predicted) else f"depth {predicted:.0f} (theory)",
+            measured,
+            bool(holds),
         )
