@@ -1,4 +1,4 @@
-"""A real Slurm cluster for tests, made by `slurm/testcluster`."""
+"""Fixtures with a real Slurm cluster, started by `slurm/testcluster`."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ TESTCLUSTER = Path(__file__).parents[2] / "slurm" / "testcluster"
 
 @dataclass(frozen=True)
 class Cluster:
-    """One folder's cluster, worked by commands as a person would."""
+    """Cluster in a folder, controlled by the commands of `slurm/testcluster` and Slurm."""
 
     folder: Path
 
-    def attempt(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def try_run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a testcluster command that may fail."""
-        command = [sys.executable, str(TESTCLUSTER), *words, "--folder", str(self.folder)]
+        command = [sys.executable, str(TESTCLUSTER), *arguments, "--folder", str(self.folder)]
         return run(command, 180)
 
-    def run(self, *words: str) -> str:
-        """Run a testcluster command that has to succeed; return what it prints."""
-        done = self.attempt(*words)
-        assert done.returncode == 0, f"testcluster {' '.join(words)}: {done.stderr}"
-        return done.stdout
+    def run(self, *arguments: str) -> str:
+        """Run a testcluster command, assert that it succeeds, and return its output."""
+        result = self.try_run(*arguments)
+        assert result.returncode == 0, f"testcluster {' '.join(arguments)}: {result.stderr}"
+        return result.stdout
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment in which Slurm's commands talk to this cluster."""
+        """Environment in which Slurm's commands use this cluster."""
         return os.environ | {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
 
     def sh(self, command: str) -> str:
-        """Run a shell line with Slurm commands that has to succeed; return its output."""
-        done = run(["bash", "-c", command], 60, env=self.env)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        return done.stdout.strip()
+        """Run a shell line with Slurm commands, assert that it succeeds, and return its output."""
+        result = run(["bash", "-c", command], 60, env=self.env)
+        assert result.returncode == 0, f"{command}: {result.stderr}"
+        return result.stdout.strip()
 
     def wait(self, predicate: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait until something holds; the seconds are a limit, never a claim."""
+        """Wait until the predicate is true, at most `seconds` on a quiet machine."""
         limit = Limit(seconds)
         while not predicate():
-            assert not limit.is_over(), f"waited {seconds} s\n{self.attempt('status')}"
+            assert not limit.is_over(), f"waited {seconds} s\n{self.try_run('status')}"
             time.sleep(0.1)
 
     def submit(self, script: str, *options: str) -> str:
-        """Submit a shell line as a job; return the job's number."""
-        words = " ".join(options)
-        return self.sh(f"sbatch --parsable -o {self.folder}/%j.out {words} --wrap '{script}'")
+        """Submit a shell line as a job; return the job id."""
+        output = f"{self.folder}/%j.out"
+        return self.sh(f"sbatch --parsable -o {output} {' '.join(options)} --wrap '{script}'")
 
     def state(self, job: str) -> str:
-        """Return a queued job's state, or "" when it has left the queue."""
+        """Return the state of a queued job, or "" if it has left the queue."""
         return self.sh(f"squeue -h -o %T -j {job} 2>/dev/null || true")
 
     def output(self, job: str) -> str:
-        """Return what a job from `submit` has printed so far."""
+        """Return the output so far of a job started by `submit`."""
         path = self.folder / f"{job}.out"
         return path.read_text() if path.exists() else ""
 
@@ -71,13 +71,13 @@ class Cluster:
         return dict(line.split() for line in self.sh("sinfo -hNp main -o '%N %T'").splitlines())
 
     def resume(self) -> None:
-        """Give work again to nodes that Slurm has drained, as it does after some accidents."""
+        """Resume nodes that Slurm has drained after a failure."""
         drained = [name for name, state in self.nodes().items() if state.startswith("drain")]
         if drained:
             self.sh(f"scontrol update nodename={','.join(drained)} state=resume")
 
     def heal(self) -> None:
-        """Bring it back to how `up` left it: all daemons running, nothing queued, nodes idle."""
+        """Restore the state after `up`: all daemons running, empty queue, idle nodes."""
         if self._is_healthy():
             return
         self.run("start-controller")
@@ -100,7 +100,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes with accounting, in whatever state the last test left them."""
+    """Three nodes with accounting, in the state that the last test left."""
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     cluster.run("up", "--nodes", "3", "--max-array-size", "11")
     yield cluster
@@ -109,24 +109,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def healthy_cluster(cluster: Cluster) -> Cluster:
-    """The same cluster with all daemons running, an empty queue and idle nodes."""
+    """Restore the cluster: all daemons running, an empty queue and idle nodes."""
     cluster.heal()
     return cluster
 
 
 @pytest.fixture(scope="module")
-def beside(
+def concurrent_bodies(
     request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    """Start the bodies of a file's tests that were asked for and are `beside_others`."""
-    from faulty import Faulty
+    """Start the bodies of the file's selected tests that are marked with `run_concurrently`."""
+    from faulty_sweep import FaultySweep
 
-    asked = [item.function for item in request.session.items if item.module is request.module]
-    bodies = [test.body for test in asked if hasattr(test, "body")]
+    selected = [item.function for item in request.session.items if item.module is request.module]
+    bodies = [test.body for test in selected if hasattr(test, "body")]
     cluster.heal()
-    sweeps = {body: Faulty(cluster, tmp_path_factory.mktemp("s")) for body in bodies}
+    sweeps = {body: FaultySweep(cluster, tmp_path_factory.mktemp("s")) for body in bodies}
     with ThreadPoolExecutor(len(bodies)) as pool:
-        started = {body: pool.submit(body, sweep) for body, sweep in sweeps.items()}
-        yield started.__getitem__
+        futures = {body: pool.submit(body, sweep) for body, sweep in sweeps.items()}
+        yield futures.__getitem__
     for sweep in sweeps.values():
         sweep.kill_all()

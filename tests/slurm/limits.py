@@ -1,4 +1,4 @@
-"""Time limits that grow with how busy the machine is: they end only what hangs."""
+"""Time limits that are scaled by the load of the machine, so that they only end what hangs."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import sys
 import time
 from typing import Any
 
-QUIET = 0.3  # seconds that a process takes on a quiet machine that starts and loads NumPy
+QUIET_SECONDS = 0.3  # to start Python and import NumPy on a quiet machine
 
 
 def slowness() -> float:
-    """Return how many times longer things take just now than on a quiet machine, at least 1."""
-    began = time.monotonic()
+    """Return how many times slower the machine is now than when it is quiet, at least 1."""
+    start = time.monotonic()
     subprocess.run([sys.executable, "-c", "import numpy"], check=True)
-    measured = (time.monotonic() - began) / QUIET
+    measured = (time.monotonic() - start) / QUIET_SECONDS
     return max(1.0, measured, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class Limit:
-    """A limit on a wait, of so many seconds on a quiet machine.
+    """Time limit of a wait, given in seconds on a quiet machine.
 
-    The machine's speed is measured when that time is over, so a wait that is short costs nothing.
+    The speed of the machine is measured only when this time is over, so a short wait costs nothing.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = self._granted = seconds
-        self._began = time.monotonic()
+        self._seconds = self._limit = seconds
+        self._start = time.monotonic()
 
     def is_over(self) -> bool:
-        took = time.monotonic() - self._began
-        if took > self._granted:
-            self._granted = self._seconds * slowness()
-        return took > self._granted
+        elapsed = time.monotonic() - self._start
+        if elapsed > self._limit:
+            self._limit = self._seconds * slowness()
+        return elapsed > self._limit
 
 
 def communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
-    """Wait for a process's end; return what it printed. A process over the limit is killed."""
+    """Wait until a process ends and return its output; kill it when the limit is over."""
     limit = Limit(seconds)
     while True:
         try:
@@ -45,14 +45,15 @@ def communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, st
         except subprocess.TimeoutExpired:
             if limit.is_over():
                 process.kill()
-                said = process.communicate()
-                raise AssertionError(f"{process.args}: no end in {seconds:g} s\n{said}") from None
+                output = process.communicate()
+                message = f"{process.args}: still running after {seconds:g} s\n{output}"
+                raise AssertionError(message) from None
 
 
-def run(words: list[str], seconds: float, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with a limit."""
+def run(command: list[str], seconds: float, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command with a time limit."""
     process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
-    said = communicate(process, seconds)
-    return subprocess.CompletedProcess(words, process.returncode, *said)
+    output = communicate(process, seconds)
+    return subprocess.CompletedProcess(command, process.returncode, *output)

@@ -1,4 +1,4 @@
-"""A command at a terminal of its own, and somebody who types there."""
+"""A command in a pseudo-terminal, with simulated keys."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ from contextlib import suppress
 
 CTRL_C = "\x03"
 ENTER = "\r"
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and where to write
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor positions
 
 
 class Terminal:
-    """A pseudo-terminal: what is typed goes through it, Ctrl-C to all processes of the command."""
+    """Command in a pseudo-terminal; Ctrl-C reaches all of its processes."""
 
-    def __init__(self, words: Sequence[str], env: Mapping[str, str]) -> None:
-        self._ours, theirs = pty.openpty()
-        # Whoever runs the tests in the background has them ignore Ctrl-C: not what starts here.
-        own = ["env", "--default-signal=INT", "setsid", "--ctty", *words]
-        self.process = subprocess.Popen(own, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        self._seen = b""
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        # Tests that run in the background ignore Ctrl-C; the command must not inherit that.
+        full_command = ["env", "--default-signal=INT", "setsid", "--ctty", *command]
+        self.process = subprocess.Popen(
+            full_command, env=env, stdin=slave, stdout=slave, stderr=slave
+        )
+        os.close(slave)
+        self._output_bytes = b""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        with suppress(OSError):  # as Linux says that the last writer is gone
-            while more := os.read(self._ours, 1 << 16):
-                self._seen += more
+        with suppress(OSError):  # Linux raises it when the last writer has closed the terminal
+            while chunk := os.read(self._master, 1 << 16):
+                self._output_bytes += chunk
 
     @property
-    def said(self) -> str:
-        """All that has been written there so far, without colours."""
-        return CONTROL.sub("", self._seen.decode(errors="replace"))
+    def output(self) -> str:
+        """Output so far, without colours."""
+        return CONTROL.sub("", self._output_bytes.decode(errors="replace"))
 
     def type(self, keys: str) -> None:
-        os.write(self._ours, keys.encode())
+        os.write(self._master, keys.encode())
 
     def end(self, seconds: float) -> int:
-        """Wait for the command's end; its exit status."""
+        """Wait until the command ends; return its exit status."""
         status = self.process.wait(seconds)
         self._reader.join(seconds)
-        os.close(self._ours)
+        os.close(self._master)
         return status

@@ -1,4 +1,4 @@
-"""250 cells while nodes die, the controller is killed and jobs are requeued, all the time."""
+"""A sweep of 250 cells while nodes die, the controller is killed and jobs are requeued."""
 
 from __future__ import annotations
 
@@ -11,93 +11,91 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Cluster
-from launching import Grid
 from limits import slowness
+from sweep_command import SweepCommand
 
 from analysis import load
 
 pytestmark = pytest.mark.slurm
 
 CELLS = 250
-KINDS = ("node", "controller", "requeue")
+FAULT_KINDS = ("node", "controller", "requeue")
 PAUSE = (1.0, 3.0)  # seconds between two faults
-MOST = 9  # faults, one of each kind first; then the sweep is left in peace, to come to an end
-SET_UP = {"seconds", "attempt", "host", "device", "code"}  # columns that say how, not what
+MAX_FAULTS = 9  # one of each kind first; then the sweep finishes without further faults
+RUN_COLUMNS = {"seconds", "attempt", "host", "device", "code"}  # they describe the run
 
 
-def test_a_sweep_under_random_faults_is_the_undisturbed_one(
-    healthy_cluster: Cluster, tmp_path: Path
-) -> None:
+def test_random_faults_do_not_change_the_results(healthy_cluster: Cluster, tmp_path: Path) -> None:
     cluster, seed = healthy_cluster, random.randrange(1 << 32)
-    grid, calm = Grid(cluster, tmp_path / "chaos"), Grid(cluster, tmp_path / "calm")
-    # Some 50 ms a cell, so that faults hit some in the middle.
-    words = (f"seed=range({CELLS})", "train.steps=100", "runner.pack_cells=10")
-    chance, faults = random.Random(seed), Counter[str]()
-    silent = (
-        f"runner.heartbeat_timeout_seconds={max(60, 8 * slowness()):.0f}"  # a job that loads is
-        silent too
-    )
-    ours = ("runner.target_minutes=0.000001", "runner.attempts=50", silent)
-    process = grid.start(*words, *ours)
-    grid.until(grid.running)
+    sweep = SweepCommand(cluster, tmp_path / "chaos")
+    reference = SweepCommand(cluster, tmp_path / "reference")
+    # About 50 ms per cell, so that faults hit running cells.
+    overrides = (f"seed=range({CELLS})", "train.steps=100", "runner.pack_cells=10")
+    rng, faults = random.Random(seed), Counter[str]()
+    # A job sends no heartbeat while it imports its modules.
+    timeout = f"runner.heartbeat_timeout_seconds={max(60, 8 * slowness()):.0f}"
+    limits = ("runner.target_minutes=0.000001", "runner.attempts=50", timeout)
+    process = sweep.start(*overrides, *limits)
+    sweep.wait_until(sweep.open_journals)
     while process.poll() is None:
-        if sum(faults.values()) < MOST:
-            missing = [kind for kind in KINDS if not faults[kind]]
-            kind = chance.choice(missing or [*KINDS, "requeue"])
-            faults[kind] += strike(cluster, kind, chance)
-        see_to_it(cluster)
-        time.sleep(chance.uniform(*PAUSE))
-    said = grid.end(process)
-    assert process.returncode == 0, (seed, faults, said)
-    assert min(faults[kind] for kind in KINDS) > 0, faults
-    assert calm.run(*words, runner=("runner=local",))[0] == 0
-    found, expected = load("s", grid.root), load("s", calm.root)
-    assert sorted(found.cells["cell_id"]) == sorted(expected.cells["cell_id"])
-    assert len(set(found.cells["cell_id"])) == len(found.cells) == CELLS
+        if sum(faults.values()) < MAX_FAULTS:
+            missing = [kind for kind in FAULT_KINDS if not faults[kind]]
+            kind = rng.choice(missing or [*FAULT_KINDS, "requeue"])
+            faults[kind] += inject_fault(cluster, kind, rng)
+        repair_cluster(cluster)
+        time.sleep(rng.uniform(*PAUSE))
+    output = sweep.finish(process)
+    assert process.returncode == 0, (seed, faults, output)
+    assert min(faults[kind] for kind in FAULT_KINDS) > 0, faults
+    assert reference.run(*overrides, runner=("runner=local",))[0] == 0
+    actual, expected = load("s", sweep.root), load("s", reference.root)
+    assert sorted(actual.cells["cell_id"]) == sorted(expected.cells["cell_id"])
+    assert len(set(actual.cells["cell_id"])) == len(actual.cells) == CELLS
     for table in ("cells", "layers", "histograms", "curves"):
         pd.testing.assert_frame_equal(
-            ordered(getattr(found, table)), ordered(getattr(expected, table)), check_exact=True
+            sort_rows(getattr(actual, table)), sort_rows(getattr(expected, table)), check_exact=True
         )
-    assert not list(grid.folder.journals.glob("*"))
-    assert len(grid.arrays()) >= 3  # of 25 jobs: an array has 11 elements at most here
-    print(f"seed {seed}: {dict(faults)}; {sum(grid.rows().values()) - CELLS} lost attempts")
+    assert not list(sweep.folder.journals.glob("*"))
+    assert len(sweep.arrays()) >= 3  # 25 jobs; an array has at most 11 tasks here
+    print(f"seed {seed}: {dict(faults)}; {sum(sweep.count_rows().values()) - CELLS} lost attempts")
 
 
-def strike(cluster: Cluster, kind: str, chance: random.Random) -> bool:
-    """One fault; whether there was anything to hit."""
+def inject_fault(cluster: Cluster, kind: str, rng: random.Random) -> bool:
+    """Inject one fault; return False if there was no running job to requeue."""
     if kind == "controller":
         cluster.run("restart-controller")
         return True
     if kind == "node":
-        node = chance.choice(sorted(cluster.nodes()))
+        node = rng.choice(sorted(cluster.nodes()))
         cluster.run("kill-node", node)
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(rng.uniform(0, 2))
         cluster.run("start-node", node)
         return True
     running = cluster.sh("squeue -h -r -t RUNNING -o %F_%K || true").split()
     if not running:
         return False
-    cluster.sh(f"scontrol requeue {chance.choice(running)} || true")  # it may have just ended
+    cluster.sh(f"scontrol requeue {rng.choice(running)} || true")  # it may have just ended
     return True
 
 
-def see_to_it(cluster: Cluster) -> None:
-    """What an operator does: Slurm holds jobs that a node refused, and drains nodes that it doubts.
+def repair_cluster(cluster: Cluster) -> None:
+    """Resume drained nodes and release held jobs, as an operator does.
 
-    It does so ("Duplicate jobid") where a controller that was killed has forgotten a job's start.
+    A killed controller that forgot a job's start makes Slurm drain nodes ("Duplicate jobid") and
+    hold jobs that a node refused.
     """
-    with suppress(AssertionError):  # the controller may be busy: the next time
+    with suppress(AssertionError):  # the controller may be busy; try again the next time
         cluster.resume()
     held = cluster.sh("squeue -h -r -t PENDING -o '%F_%K %r' | grep held || true").splitlines()
     for line in held:
         cluster.sh(f"scontrol release {line.split()[0]} || true")
 
 
-def ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """A table without what says how it was made, in an order of its own."""
-    kept = table.drop(columns=SET_UP & set(table.columns))
+def sort_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a sorted table without the columns that describe the run."""
+    kept = table.drop(columns=RUN_COLUMNS & set(table.columns))
     keys = [name for name in ("cell_id", "draw", "step", "image", "layer", "quantity", "metric")
             if name in kept.columns]  # fmt: skip
-    # Lost attempts leave outcomes among the categories that no cell has in the end.
+    # Lost attempts leave unused outcomes among the categories.
     plain = kept.astype({name: str for name in kept if str(kept[name].dtype) == "category"})
     return plain.sort_values(keys, kind="stable").reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Nodes that die, or seem to."""
+"""Nodes that die or lose their network connection."""
 
 from __future__ import annotations
 
@@ -6,67 +6,69 @@ import time
 from pathlib import Path
 
 import pytest
-from beside import beside_others
+from concurrent_tests import run_concurrently
 from conftest import Cluster
-from faulty import Faulty, assert_same_tables, undisturbed
+from faulty_sweep import FaultySweep, assert_same_tables, reference_results
 
-from experiments.sweep.slurm.job_manager import CONFIRMED
+from experiments.sweep.slurm.job_manager import MISSING_SECONDS
 
 pytestmark = pytest.mark.slurm
 
 
-@beside_others
-def test_while_slurm_looks_for_another_node_nobody_submits_anew(faulty: Faulty) -> None:
-    cluster = faulty.cluster
+@run_concurrently
+def test_jobs_of_a_dead_node_are_not_resubmitted_while_slurm_requeues_them(
+    sweep: FaultySweep,
+) -> None:
+    cluster = sweep.cluster
     cluster.sh("scontrol update nodename=n2,n3 state=drain reason=test")
-    faulty.tell("deaf", 1, 4)
-    sweep = faulty.start("init.number=range(6)", "runner.pack_cells=3")
-    faulty.until(lambda: faulty.count("steps", 1) == 1 and faulty.count("steps", 4) == 1)
-    before = faulty.runs()
+    sweep.set_fault("hang", 1, 4)
+    process = sweep.start("init.number=range(6)", "runner.pack_cells=3")
+    sweep.wait_until(lambda: sweep.count("steps", 1) == 1 and sweep.count("steps", 4) == 1)
+    before = sweep.count_starts()
     cluster.run("kill-node", "n1")
-    faulty.until(lambda: len([line for line in faulty.active() if "PENDING" in line]) == 2)
-    time.sleep(CONFIRMED + 4)  # a job that had ended would have been missed by then
-    assert len(faulty.arrays()) == 1
+    sweep.wait_until(lambda: len([line for line in sweep.active_tasks() if "PENDING" in line]) == 2)
+    time.sleep(MISSING_SECONDS + 4)  # by then an ended job would have been reclaimed
+    assert len(sweep.arrays()) == 1
     cluster.sh("scontrol update nodename=n2,n3 state=resume")
-    faulty.until(lambda: faulty.count("drawn", 1) == 2 and faulty.count("drawn", 4) == 2)
-    faulty.forget(1, 4)
-    said = faulty.end(sweep)
-    assert sweep.returncode == 0, said
-    assert faulty.runs() == dict.fromkeys(before, 2)
-    rows = faulty.history()
+    sweep.wait_until(lambda: sweep.count("draws", 1) == 2 and sweep.count("draws", 4) == 2)
+    sweep.clear_fault(1, 4)
+    output = sweep.finish(process)
+    assert process.returncode == 0, output
+    assert sweep.count_starts() == dict.fromkeys(before, 2)
+    rows = sweep.history()
     assert [row.outcome for row in rows[1]] == ["node_fail", "ok"]
     assert [row.outcome for row in rows[4]] == ["node_fail", "ok"]
     assert all([row.outcome for row in rows[number]] == ["ok"] for number in (0, 2, 3, 5))
-    assert_same_tables(faulty.root, undisturbed(faulty), list(range(6)))
-    assert len(faulty.arrays()) == 1
-    assert not faulty.left_over()
+    assert_same_tables(sweep.root, reference_results(sweep), list(range(6)))
+    assert len(sweep.arrays()) == 1
+    assert not sweep.leftovers()
 
 
-@beside_others
-def test_a_job_on_a_node_that_is_cut_off_publishes_nothing(faulty: Faulty) -> None:
-    wired = Cluster(faulty.root / "wired")
-    faulty.cluster = wired
+@run_concurrently
+def test_a_job_on_a_disconnected_node_writes_nothing(sweep: FaultySweep) -> None:
+    cluster = Cluster(sweep.root / "cluster")
+    sweep.cluster = cluster
     try:
-        wired.run("up", "--nodes", "2", "--no-accounting", "--namespaces")
-        split(faulty)
+        cluster.run("up", "--nodes", "2", "--no-accounting", "--namespaces")
+        check_disconnected_node(sweep)
     finally:
-        wired.run("down")
+        cluster.run("down")
 
 
-def split(faulty: Faulty) -> None:
-    faulty.tell("deaf", 1)
-    sweep = faulty.start("init.number=range(3)", "runner.pack_cells=3")
-    faulty.until(lambda: faulty.count("steps", 1) == 1)
-    (orphan,) = faulty.elements()
-    node = faulty.cluster.sh("squeue -h -o %N")
-    faulty.cluster.run("cut-node", node)
-    faulty.until(lambda: faulty.count("steps", 1) == 2)  # elsewhere too
-    assert len(faulty.elements()) == 2
-    faulty.forget(1)  # now both go on, and end
-    said = faulty.end(sweep)
-    assert sweep.returncode == 0, said
-    faulty.until(lambda: not Path(f"/proc/{orphan}").exists(), while_alive=False)
-    assert "somebody else has taken these cells over" in faulty.logs()
-    assert faulty.attempts() == {0: ["ok"], 1: ["killed", "ok"], 2: ["ok"]}
-    assert_same_tables(faulty.root, undisturbed(faulty), [0, 1, 2])
-    assert not faulty.left_over()
+def check_disconnected_node(sweep: FaultySweep) -> None:
+    sweep.set_fault("hang", 1)
+    process = sweep.start("init.number=range(3)", "runner.pack_cells=3")
+    sweep.wait_until(lambda: sweep.count("steps", 1) == 1)
+    (orphan,) = sweep.array_task_pids()
+    node = sweep.cluster.sh("squeue -h -o %N")
+    sweep.cluster.run("cut-node", node)
+    sweep.wait_until(lambda: sweep.count("steps", 1) == 2)  # on the other node too
+    assert len(sweep.array_task_pids()) == 2
+    sweep.clear_fault(1)  # both copies continue and end
+    output = sweep.finish(process)
+    assert process.returncode == 0, output
+    sweep.wait_until(lambda: not Path(f"/proc/{orphan}").exists(), while_alive=False)
+    assert "lease lost: another process runs these cells now" in sweep.job_output()
+    assert sweep.attempts() == {0: ["ok"], 1: ["killed", "ok"], 2: ["ok"]}
+    assert_same_tables(sweep.root, reference_results(sweep), [0, 1, 2])
+    assert not sweep.leftovers()

@@ -1,4 +1,4 @@
-"""`slurm/testcluster`: a real cluster that comes up, breaks on command and leaves nothing."""
+"""Tests of `slurm/testcluster`: start, fault injection and complete removal of a cluster."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import pytest
 
 pytestmark = pytest.mark.slurm
 
-SAY_WHERE = "echo $SLURMD_NODENAME ${SLURM_RESTART_COUNT:-0}"
+PRINT_NODE = "echo $SLURMD_NODENAME ${SLURM_RESTART_COUNT:-0}"
 Up = Callable[..., Any]
 
 
-def mentioning(text: str) -> list[str]:
-    """List the command lines of processes whose command line or environment holds a text."""
-    found = []
+def processes_mentioning(text: str) -> list[str]:
+    """Return the command lines of processes with a text in their command line or environment."""
+    command_lines = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal() or int(folder.name) == os.getpid():
             continue
         try:
             command = (folder / "cmdline").read_bytes()
-            words = command + (folder / "environ").read_bytes()
+            text_bytes = command + (folder / "environ").read_bytes()
         except OSError:
             continue
-        if text.encode() in words:
-            found.append(command.replace(b"\0", b" ").decode())
-    return found
+        if text.encode() in text_bytes:
+            command_lines.append(command.replace(b"\0", b" ").decode())
+    return command_lines
 
 
 @pytest.fixture
 def up(cluster: Any, tmp_path: Path) -> Iterator[Up]:
-    """Bring up a cluster of the test's own."""
+    """Yield a function that starts a separate cluster with the given options."""
     own = type(cluster)(tmp_path / "own")
 
     def bring_up(*options: str) -> Any:
@@ -46,12 +46,12 @@ def up(cluster: Any, tmp_path: Path) -> Iterator[Up]:
 
 def test_up_again_does_nothing(healthy_cluster: Any) -> None:
     before = healthy_cluster.run("status")
-    assert "up already" in healthy_cluster.run("up", "--max-array-size", "11")
+    assert "already up" in healthy_cluster.run("up", "--max-array-size", "11")
     assert healthy_cluster.run("status") == before
 
 
 def test_up_with_other_options_is_refused(healthy_cluster: Any) -> None:
-    refused = healthy_cluster.attempt("up", "--nodes", "2")
+    refused = healthy_cluster.try_run("up", "--nodes", "2")
     assert refused.returncode == 2
     assert "--nodes 3" in refused.stderr
     assert "down" in refused.stderr
@@ -63,12 +63,12 @@ def test_a_finished_job_is_in_the_accounting(healthy_cluster: Any) -> None:
     healthy_cluster.wait(lambda: healthy_cluster.sh(listing) == "FAILED|3:0")
 
 
-def test_a_job_gets_the_fake_gpus_it_asks_for(healthy_cluster: Any) -> None:
+def test_a_job_gets_the_requested_fake_gpus(healthy_cluster: Any) -> None:
     job = healthy_cluster.submit("echo $CUDA_VISIBLE_DEVICES", "--gres=gpu:2")
     healthy_cluster.wait(lambda: healthy_cluster.output(job) == "0,1\n")
 
 
-def test_an_array_as_large_as_asked_for_and_no_larger(healthy_cluster: Any) -> None:
+def test_max_array_size_limits_arrays(healthy_cluster: Any) -> None:
     healthy_cluster.submit("true", "--array=10", "--hold")
     with pytest.raises(AssertionError, match="Invalid job array specification"):
         healthy_cluster.submit("true", "--array=11", "--hold")
@@ -77,14 +77,14 @@ def test_an_array_as_large_as_asked_for_and_no_larger(healthy_cluster: Any) -> N
 def test_a_dead_nodes_job_runs_again_elsewhere(healthy_cluster: Any) -> None:
     cluster = healthy_cluster
     marker = f"86{os.getpid():08}"
-    escapes = f"{SAY_WHERE}; setsid env -i /bin/sleep {marker} & {SAY_WHERE} >&2; sleep 600"
-    job = cluster.submit(escapes, "--open-mode=append", "-e /dev/null")
+    script = f"{PRINT_NODE}; setsid env -i /bin/sleep {marker} & {PRINT_NODE} >&2; sleep 600"
+    job = cluster.submit(script, "--open-mode=append", "-e /dev/null")
     cluster.wait(lambda: cluster.output(job).endswith(" 0\n"))
-    cluster.wait(lambda: len(mentioning(f"sleep\0{marker}")) == 1)
+    cluster.wait(lambda: len(processes_mentioning(f"sleep\0{marker}")) == 1)
     node = cluster.output(job).split()[0]
 
     cluster.run("kill-node", node)
-    assert mentioning(f"sleep\0{marker}") == []
+    assert processes_mentioning(f"sleep\0{marker}") == []
     cluster.wait(lambda: cluster.output(job).endswith(" 1\n"))
     assert cluster.output(job).split()[2] != node
     assert cluster.nodes()[node] == "down*"
@@ -93,18 +93,18 @@ def test_a_dead_nodes_job_runs_again_elsewhere(healthy_cluster: Any) -> None:
     assert cluster.nodes()[node] == "idle"
 
 
-def test_a_job_outlives_its_controller(healthy_cluster: Any, tmp_path: Path) -> None:
+def test_a_job_survives_a_restart_of_the_controller(healthy_cluster: Any, tmp_path: Path) -> None:
     cluster = healthy_cluster
-    gate = tmp_path / "gate"
-    job = cluster.submit(f"{SAY_WHERE}; until test -e {gate}; do sleep 0.1; done")
+    finish = tmp_path / "finish"
+    job = cluster.submit(f"{PRINT_NODE}; until test -e {finish}; do sleep 0.1; done")
     output, state = cluster.folder / f"{job}.out", cluster.folder / "run/slurmctld/job_state"
     cluster.wait(lambda: cluster.output(job) != "")
-    # What slurmctld has not saved yet, it forgets when it is killed.
+    # A killed slurmctld forgets what it has not saved.
     cluster.wait(lambda: state.stat().st_mtime > output.stat().st_mtime)
 
     cluster.run("restart-controller")
     assert cluster.state(job) == "RUNNING"
-    gate.touch()
+    finish.touch()
     cluster.wait(lambda: "COMPLETED" in cluster.sh(f"sacct -X -n -P -j {job} -o State"))
     assert len(cluster.output(job).splitlines()) == 1
 
@@ -126,14 +126,14 @@ def test_without_its_database_sacct_has_no_answer(healthy_cluster: Any) -> None:
     healthy_cluster.sh("sacct -X")
 
 
-def test_two_clusters_side_by_side(healthy_cluster: Any, up: Up) -> None:
+def test_two_clusters_do_not_interfere(healthy_cluster: Any, up: Up) -> None:
     other = up("--nodes", "1", "--no-accounting")
-    here, there = healthy_cluster.submit("sleep 600"), other.submit("sleep 600")
-    healthy_cluster.wait(lambda: healthy_cluster.state(here) == "RUNNING")
-    other.wait(lambda: other.state(there) == "RUNNING")
+    job, other_job = healthy_cluster.submit("sleep 600"), other.submit("sleep 600")
+    healthy_cluster.wait(lambda: healthy_cluster.state(job) == "RUNNING")
+    other.wait(lambda: other.state(other_job) == "RUNNING")
     other.run("kill-node", "n1")
     other.run("down")
-    assert healthy_cluster.state(here) == "RUNNING"
+    assert healthy_cluster.state(job) == "RUNNING"
     assert set(healthy_cluster.nodes().values()) == {"idle", "mixed"}
 
 
@@ -144,11 +144,11 @@ def test_down_leaves_nothing_of_a_crashed_cluster(up: Up) -> None:
     own.wait(lambda: own.output(job) == "orphan\n")
     own.run("kill-controller")
     (own.folder / "run" / "slurmd-n1.pid").unlink()
-    assert mentioning(str(own.folder))
+    assert processes_mentioning(str(own.folder))
     own.run("down")
-    assert mentioning(str(own.folder)) == []
+    assert processes_mentioning(str(own.folder)) == []
     assert {entry.name for entry in own.folder.iterdir()} == {"log", f"{job}.out"}
-    assert own.run("down") == "nothing was up\n"
+    assert own.run("down") == "no cluster was running\n"
 
 
 def test_a_cluster_without_accounting_has_no_database(up: Up) -> None:
@@ -156,14 +156,14 @@ def test_a_cluster_without_accounting_has_no_database(up: Up) -> None:
     job = own.submit("echo done")
     own.wait(lambda: own.output(job) == "done\n")
     assert "slurmdbd" not in own.run("status")
-    refused = own.attempt("stop-database")
+    refused = own.try_run("stop-database")
     assert refused.returncode == 2
     assert "up --accounting" in refused.stderr
 
 
-def test_a_cut_off_node_works_on_beside_its_successor(up: Up) -> None:
+def test_a_job_on_a_disconnected_node_keeps_running(up: Up) -> None:
     own = up("--nodes", "2", "--no-accounting", "--namespaces")
-    job = own.submit(f"{SAY_WHERE}; exec sleep 600", "--open-mode=append")
+    job = own.submit(f"{PRINT_NODE}; exec sleep 600", "--open-mode=append")
     own.wait(lambda: own.output(job) != "")
     node = own.output(job).split()[0]
     own.run("cut-node", node)
@@ -171,32 +171,34 @@ def test_a_cut_off_node_works_on_beside_its_successor(up: Up) -> None:
     ((first, _), (second, restarts)) = map(str.split, own.output(job).splitlines())
     assert {first, second} == {"n1", "n2"}
     assert restarts == "1"
-    assert len(mentioning(f"SLURM_JOB_ID={job}\0")) == 2
+    assert len(processes_mentioning(f"SLURM_JOB_ID={job}\0")) == 2
     own.run("join-node", node)
     own.wait(lambda: own.nodes() == {first: "idle", second: "mixed"})
 
 
-def test_cables_can_be_cut_only_where_there_are_any(cluster: Any) -> None:
-    refused = cluster.attempt("cut-node", "n1")
+def test_cut_node_needs_namespaces(cluster: Any) -> None:
+    refused = cluster.try_run("cut-node", "n1")
     assert refused.returncode == 2
     assert "up --namespaces" in refused.stderr
 
 
-def test_an_unknown_node_is_answered_by_those_there_are(cluster: Any) -> None:
-    refused = cluster.attempt("kill-node", "n7")
+def test_an_unknown_node_error_lists_the_nodes(cluster: Any) -> None:
+    refused = cluster.try_run("kill-node", "n7")
     assert refused.returncode == 2
     assert "n1, n2, n3" in refused.stderr
 
 
-@pytest.mark.parametrize(("name", "word"), [("x" * 100, "characters"), ("a b", "letters")])
-def test_a_folder_that_slurm_cannot_use(cluster: Any, tmp_path: Path, name: str, word: str) -> None:
-    refused = type(cluster)(tmp_path / name).attempt("up")
+@pytest.mark.parametrize(("name", "message"), [("x" * 100, "characters"), ("a b", "letters")])
+def test_a_path_that_slurm_cannot_use_is_refused(
+    cluster: Any, tmp_path: Path, name: str, message: str
+) -> None:
+    refused = type(cluster)(tmp_path / name).try_run("up")
     assert refused.returncode == 2
-    assert word in refused.stderr
+    assert message in refused.stderr
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(cluster: Any, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_touched(cluster: Any, tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    assert type(cluster)(tmp_path).attempt("up").returncode == 2
+    assert type(cluster)(tmp_path).try_run("up").returncode == 2
     type(cluster)(tmp_path).run("down")
     assert (tmp_path / "etc").is_dir()
