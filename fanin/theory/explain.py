@@ -1,4 +1,4 @@
-"""`explain`: what lies between He's number and the measured one, factor by factor."""
+"""`explain`: the ratio of measured to He-predicted second moments, factor by factor."""
 
 from __future__ import annotations
 
@@ -36,19 +36,21 @@ FORWARD, BACKWARD = "preact_m2", "vjp_m2"
 
 @dataclass(frozen=True)
 class Explanation:
-    """The factors between He's number and the measured one. Made by `explain`.
+    """Factors between He's prediction and the measurement. Created by `explain`.
 
     Attributes
     ----------
     frame
-        `quantity` (`preact_m2`, `vjp_m2`), `layer`, `layer_name`, `step` (one of `STEPS`),
-        `factor` (of the whole net up to this layer, or back to it), `error` (standard error of its
-        logarithm), `own` (this layer's share: its factor over the one of the layer that feeds it).
+        Columns `quantity` (`preact_m2`, `vjp_m2`), `layer`, `layer_name`, `step` (one of `STEPS`),
+        `factor` (cumulative from the first layer, or for `vjp_m2` from the last), `log_se`
+        (standard error of log `factor`) and `layer_factor` (`factor` divided by that of the
+        previous layer in the same direction).
     ends
-        `quantity`, `layer`, `layer_name`, `he`, `measured` (geometric mean over the draws) and
-        `log_se`, the standard error of its logarithm. The factors multiply to measured / he.
+        Columns `quantity`, `layer`, `layer_name`, `he`, `measured` (geometric mean over the draws)
+        and `log_se` (standard error of log `measured`). The product of all factors is
+        `measured` / `he`.
     draws
-        How many were measured.
+        Number of measured draws.
     """
 
     frame: pd.DataFrame
@@ -56,20 +58,20 @@ class Explanation:
     draws: int
 
     def factors(self, quantity: str = FORWARD) -> pd.DataFrame:
-        """The factors as a table: a row per layer, a column per step."""
+        """Return the factors as a table with a row per layer and a column per step."""
         rows = self.frame[self.frame.quantity == quantity]
         wide = rows.pivot(index="layer_name", columns="step", values="factor")
         return wide.loc[rows.layer_name.unique(), list(STEPS)]
 
     def network_factors(self, quantity: str = FORWARD) -> pd.Series:
-        """The factors of the whole net: at the last layer, or for the way back at the first."""
+        """Return the factors of the whole network (last layer, or first layer for `vjp_m2`)."""
         factors = self.factors(quantity)
         return factors.iloc[-1 if quantity == FORWARD else 0]
 
     def __rich__(self) -> Group:
         note = (
-            f"measured: geometric mean over {self.draws} draws, the typical network; width is what"
-            " theory says its width does to that"
+            f"measured: geometric mean over {self.draws} draws; width: predicted ratio of geometric"
+            " to arithmetic mean at this width"
         )
         return Group(_table(self, FORWARD, "E[y²]"), _table(self, BACKWARD, "E[δ²]"), Text(note))
 
@@ -84,99 +86,114 @@ def explain(
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Explanation:
-    """Lift the assumptions of He's formula one after the other, up to the measured number.
+    """Explain the difference between He's prediction and the measurement as a product of factors.
 
-    The steps, in this order, each a ratio of two predictions (theory 2 for the first three, then
-    the field): `activation`, the function that is really there; `weight mean`; `biases`; `stride`,
-    positions that are left out, on an image without structure (convolutions padded in a circle,
-    pooling windows replaced by their middles); `real data`, the image itself; `padding`, as it is;
-    `pooling`, as it is; `width`, the typical network of this width against the mean over infinitely
-    wide ones; `rest`, the measured number against all that. They multiply to measured / He exactly.
+    Each step drops one assumption of He's formula. Its factor is the ratio of two predictions, by
+    theory `mean_field` for the first three steps and by theory `field` after that:
+
+    1. `activation`: the actual activation function instead of He's gain.
+    2. `weight mean`: weights of non-zero mean.
+    3. `biases`: biases.
+    4. `stride`: positions skipped by strides, for an image without structure, circular padding,
+       and pooling replaced by the middle of each window.
+    5. `real data`: the actual images.
+    6. `padding`: the actual padding.
+    7. `pooling`: the actual pooling.
+    8. `width`: geometric mean over networks of this width instead of the arithmetic mean.
+    9. `rest`: measurement divided by the prediction with all steps.
+
+    The product of all factors is exactly measured / He.
 
     Parameters
     ----------
-    model, images, init
-        As for `certify`.
+    model, images, init, layer_kinds
+        Same as for `certify`.
     measured
-        Draws to explain (`Certificate.draws`); None measures `draws` fresh ones.
-    draws, seed
-        How many, and of what stream.
-    layer_kinds
-        As for `certify`.
+        Measured draws to explain (`Certificate.draws`). None measures `draws` new ones.
+    draws
+        Number of draws to measure.
+    seed
+        Seed of the draws and of the theories' own sampling.
+
+    Returns
+    -------
+    Explanation
+        Print it with rich to see the factors of every layer.
 
     Raises
     ------
     UnpredictableLayer
-        A layer without a formula.
+        A theory has no formula for a layer.
 
     Examples
     --------
     >>> import torch
     >>> from fanin.inits import HeNormal
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
-    >>> found = explain(net, torch.ones(1, 1, 8, 8), HeNormal(), draws=4)
-    >>> round(float(found.network_factors()["activation"]), 2)  # of tanh; He's formula takes it for linear
+    >>> explanation = explain(net, torch.ones(1, 1, 8, 8), HeNormal(), draws=4)
+    >>> round(float(explanation.network_factors()["activation"]), 2)  # He's formula assumes linear
     0.26
     """
-    net, fed = cpu_copy(model), images.detach().to("cpu").double()
+    net, inputs = cpu_copy(model), images.detach().to("cpu").double()
     weights = resolve_moments(net, init)
     if measured is None:
-        measured = measure_draws(net, fed, weights, draws, seed)
-    logs, errors = _theories(net, weights.moments, fed, seed, layer_kinds)
-    ends, rows = [], []
+        measured = measure_draws(net, inputs, weights, draws, seed)
+    predicted, predicted_se = _log_predictions(net, weights.moments, inputs, seed, layer_kinds)
+    ends, factors = [], []
     for quantity in (FORWARD, BACKWARD):
-        typical, typical_error, n = _typical(measured, quantity, list(logs[quantity].index))
-        levels = logs[quantity].assign(rest=typical)
-        level_errors = errors[quantity].assign(rest=typical_error)
-        rows.append(_factors(quantity, levels, level_errors))
+        names = list(predicted[quantity].index)
+        log_measured, log_se, n = _mean_log(measured, quantity, names)
+        logs = predicted[quantity].assign(rest=log_measured)
+        log_ses = predicted_se[quantity].assign(rest=log_se)
+        factors.append(_factors(quantity, logs, log_ses))
         ends.append(
             pd.DataFrame(
                 {
                     "quantity": quantity,
-                    "layer": range(1, len(levels) + 1),
-                    "layer_name": levels.index,
-                    "he": np.exp(levels["he"].to_numpy()),
-                    "measured": np.exp(typical),
-                    "log_se": typical_error,
+                    "layer": range(1, len(logs) + 1),
+                    "layer_name": logs.index,
+                    "he": np.exp(logs["he"].to_numpy()),
+                    "measured": np.exp(log_measured),
+                    "log_se": log_se,
                 }
             )
         )
-    return Explanation(pd.concat(rows, ignore_index=True), pd.concat(ends, ignore_index=True), n)
+    return Explanation(pd.concat(factors, ignore_index=True), pd.concat(ends, ignore_index=True), n)
 
 
-def _theories(
+def _log_predictions(
     net: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Tensor,
     seed: int,
     layer_kinds: Sequence[LayerKind],
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-    """Log predictions and their errors, [layer, step], by quantity; the first column is He's."""
-    centred, bare = without_means(moments), without_biases(moments)
-    plain = use_subsampling(net)
-    flat = remove_structure(images, moments, seed)
-    chain: Sequence[tuple[str, nn.Module, Mapping[str, LayerMoments], str, Tensor]] = (
+    """Return log predictions and their errors, [layer, step], by quantity; first column `he`."""
+    zero_mean, no_bias = without_means(moments), without_biases(moments)
+    subsampled = use_subsampling(net)
+    structureless = remove_structure(images, moments, seed)
+    steps: Sequence[tuple[str, nn.Module, Mapping[str, LayerMoments], str, Tensor]] = (
         ("he", net, moments, "he", images),
-        ("activation", net, without_biases(centred), "mean_field", images),
-        ("weight mean", net, bare, "mean_field", images),
+        ("activation", net, without_biases(zero_mean), "mean_field", images),
+        ("weight mean", net, no_bias, "mean_field", images),
         ("biases", net, moments, "mean_field", images),
-        ("stride", use_circular_padding(plain), moments, "field", flat),
-        ("real data", use_circular_padding(plain), moments, "field", images),
-        ("padding", plain, moments, "field", images),
+        ("stride", use_circular_padding(subsampled), moments, "field", structureless),
+        ("real data", use_circular_padding(subsampled), moments, "field", images),
+        ("padding", subsampled, moments, "field", images),
         ("pooling", net, moments, "field", images),
         ("width", net, moments, "finite_width", images),
     )
     logs: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     errors: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
-    for step, variant, known, theory, fed in chain:
-        frame = predict_moments(variant, known, fed, (theory,), seed, layer_kinds)
+    for step, variant, variant_moments, theory, inputs in steps:
+        frame = predict_moments(variant, variant_moments, inputs, (theory,), seed, layer_kinds)
         for quantity in logs:
             rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
             rows = rows.set_index("layer_name")
             with np.errstate(divide="ignore", invalid="ignore"):
-                level = np.log(rows.value)
-                # The typical network lies below the mean one (Hanin & Nica 2020).
-                logs[quantity][step] = level - rows.log_sd.fillna(0.0) ** 2 / 2
+                log_value = np.log(rows.value)
+                # The geometric mean over networks is below the mean (Hanin & Nica 2020).
+                logs[quantity][step] = log_value - rows.log_sd.fillna(0.0) ** 2 / 2
                 errors[quantity][step] = rows.sampling_se / rows.value
     return (
         {quantity: pd.DataFrame(columns) for quantity, columns in logs.items()},
@@ -184,7 +201,7 @@ def _theories(
     )
 
 
-def _typical(
+def _mean_log(
     draws: pd.DataFrame, quantity: str, names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, int]:
     rows = draws[(draws.image == -1) & (draws.quantity == quantity)]
@@ -198,8 +215,8 @@ def _typical(
 
 def _factors(quantity: str, logs: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:
     steps = logs.diff(axis=1)[list(STEPS)]
-    error = np.sqrt(errors**2 + errors.shift(1, axis=1) ** 2)[list(STEPS)]
-    own = steps - steps.shift(1 if quantity == FORWARD else -1).fillna(0.0)
+    log_se = np.sqrt(errors**2 + errors.shift(1, axis=1) ** 2)[list(STEPS)]
+    layer_steps = steps - steps.shift(1 if quantity == FORWARD else -1).fillna(0.0)
     n = len(logs)
     return pd.DataFrame(
         {
@@ -208,8 +225,8 @@ def _factors(quantity: str, logs: pd.DataFrame, errors: pd.DataFrame) -> pd.Data
             "layer_name": np.repeat(logs.index.to_numpy(object), len(STEPS)),
             "step": np.tile(np.array(STEPS, dtype=object), n),
             "factor": np.exp(steps.to_numpy()).ravel(),
-            "error": error.to_numpy().ravel(),
-            "own": np.exp(own.to_numpy()).ravel(),
+            "log_se": log_se.to_numpy().ravel(),
+            "layer_factor": np.exp(layer_steps.to_numpy()).ravel(),
         }
     )
 
@@ -235,7 +252,7 @@ POOLINGS = (*MAX_POOL.modules, *AVERAGE_POOL.modules)
 
 
 def without_means(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoments]:
-    """WeightMoments of mean 0 and the same variance."""
+    """Set the mean of the weights to 0 and keep their variance."""
     return {
         name: replace(layer, weight=Moments(0.0, layer.weight.var))
         for name, layer in moments.items()
@@ -243,17 +260,17 @@ def without_means(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoments
 
 
 def without_biases(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoments]:
-    """The same weights, and no biases."""
+    """Set the biases to 0."""
     return {name: replace(layer, bias=Moments(0.0, 0.0)) for name, layer in moments.items()}
 
 
 def remove_structure(
     images: Float[Tensor, "image ..."], moments: Mapping[str, LayerMoments], seed: int = 0
 ) -> Float[Tensor, "image ..."]:
-    """Images of the same mean square without any structure.
+    """Return images without spatial structure and with the same mean square.
 
-    All pixels alike where every weight has mean zero; otherwise the pixels of each image shuffled,
-    which keeps their mean as well.
+    If all weights have mean 0, all pixels of an image get the same value. Otherwise the pixels are
+    shuffled, which also keeps their mean.
     """
     pixels = images.flatten(1)
     if all(not torch.as_tensor(layer.weight.mean).any() for layer in moments.values()):
@@ -265,7 +282,7 @@ def remove_structure(
 
 
 def use_circular_padding(model: nn.Module) -> nn.Module:
-    """A copy whose convolutions pad with the map's other side: it has no border."""
+    """Return a copy whose convolutions use circular padding instead of zero padding."""
     copy = deepcopy(model)
     for module in copy.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.padding_mode == "zeros":
@@ -274,14 +291,14 @@ def use_circular_padding(model: nn.Module) -> nn.Module:
 
 
 def use_subsampling(model: nn.Module) -> nn.Module:
-    """A copy that takes the middle of each pooling window, instead of its maximum or mean."""
+    """Return a copy that replaces pooling by the middle element of each window."""
     copy = deepcopy(model)
-    _replace(copy)
+    _replace_pooling(copy)
     return copy
 
 
 class Subsample(nn.AvgPool2d):
-    """The middle element of each window: an average pooling, with one weight 1 and the rest 0.
+    """Pooling layer that returns the middle element of each window.
 
     Examples
     --------
@@ -307,19 +324,19 @@ class Subsample(nn.AvgPool2d):
             starts = [i * inputs // outputs for i in range(outputs)]
             stops = [ceil((i + 1) * inputs / outputs) for i in range(outputs)]
             return [(start + stop - 1) // 2 for start, stop in zip(starts, stops, strict=True)]
-        size, padding = _along(self.pool.kernel_size, axis), _along(self.pool.padding, axis)
-        stride = _along(self.pool.stride, axis)
-        reach = (size - 1) * _along(getattr(self.pool, "dilation", 1), axis)
+        size, padding = _axis_option(self.pool.kernel_size, axis), _axis_option(self.pool.padding, axis)
+        stride = _axis_option(self.pool.stride, axis)
+        reach = (size - 1) * _axis_option(getattr(self.pool, "dilation", 1), axis)
         return [min(max(i * stride - padding + reach // 2, 0), inputs - 1) for i in range(outputs)]
 
 
-def _along(option: object, axis: int) -> int:
+def _axis_option(option: object, axis: int) -> int:
     return int(option[axis]) if isinstance(option, tuple) else int(str(option))
 
 
-def _replace(module: nn.Module) -> None:
+def _replace_pooling(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, POOLINGS):
             setattr(module, name, Subsample(child))
         else:
-            _replace(child)
+            _replace_pooling(child)

@@ -125,7 +125,7 @@ class Mixing:
     over_channels: bool = False
 
     def __call__(self, x: Maps, networks: int) -> Maps:
-        """Apply the step to the channels of several networks, concatenated along the channel axis."""
+        """Apply the step to channels of several networks, concatenated along the channel axis."""
         if self.over_channels:
             return self._run(x.unflatten(1, (networks, -1))).flatten(1, 2)
         return self._run(x)

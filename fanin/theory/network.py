@@ -98,7 +98,8 @@ def parse_network(
     --------
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2704, 10))
-    >>> [(s.name, s.fan_in, s.positions, len(s.after)) for s in parse_network(model, (1, 28, 28)).stages]
+    >>> stages = parse_network(model, (1, 28, 28)).stages
+    >>> [(s.name, s.fan_in, s.positions, len(s.after)) for s in stages]
     [('0', 9, 676, 2), ('3', 2704, 1, 0)]
     """
     modules = list(flattened(model))

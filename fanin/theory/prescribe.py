@@ -1,4 +1,4 @@
-"""`prescribe`: the certificate inverted, gains that keep this network level on these images."""
+"""`prescribe`: gains that keep a network's second moments constant on given images."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Prescription:
-    """Gains for one network's layers. Made by `prescribe`.
+    """Gains of one network's layers. Created by `prescribe`.
 
     Attributes
     ----------
     gains
-        By layer name: what multiplies the weights that the init draws.
+        Factors on the weights that the init draws, by layer name.
     init
-        The init with these gains in it.
+        The init with these gains.
     moments
-        Of the prescribed weights.
+        Moments of the weights with these gains, by layer name.
     direction, target
-        What was asked.
+        Arguments of `prescribe`.
     """
 
     gains: Mapping[str, float]
@@ -50,7 +50,7 @@ class Prescription:
     moments: Mapping[str, LayerMoments]
     direction: Direction
     target: float
-    _of: tuple[nn.Module, Tensor, tuple[LayerKind, ...]] = field(repr=False, compare=False)
+    _inputs: tuple[nn.Module, Tensor, tuple[LayerKind, ...]] = field(repr=False, compare=False)
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -62,20 +62,28 @@ class Prescription:
 
     @property
     def torch_code(self) -> str:
-        """A few lines of torch that draw Gaussian weights of the prescribed moments."""
-        rows = [f"    {name!r}: {_numbers(self.moments[name])}," for name in self.gains]
+        """PyTorch code that draws Gaussian weights with the prescribed moments."""
+        rows = [f"    {name!r}: {_mean_and_std(self.moments[name])}," for name in self.gains]
         return _CODE.format(rows="\n".join(rows))
 
     def check(self, draws: int = 16, seed: int = 0) -> pd.DataFrame:
-        """Measure fresh draws of the prescribed network.
+        """Measure new draws of the network with the prescribed gains.
+
+        Parameters
+        ----------
+        draws
+            Number of draws.
+        seed
+            Seed of the draws.
 
         Returns
         -------
         pandas.DataFrame
-            A row per layer: `layer_name`, `gain`, and for `preact_m2` and `vjp_m2` the prediction
-            of theory `field`, the mean over the draws and its standard error.
+            A row per layer with columns `layer_name`, `gain`, and for each of `preact_m2` and
+            `vjp_m2` the prediction of theory `field` (`preact_m2`), the mean over the draws
+            (`preact_m2_measured`) and its standard error (`preact_m2_se`).
         """
-        model, images, layer_kinds = self._of
+        model, images, layer_kinds = self._inputs
         weights = WeightMoments(self.moments, "declared", self.init)
         measured = summarize_draws(measure_draws(model, images, weights, draws, seed))
         frame = predict_moments(model, self.moments, images, ("field",), seed, layer_kinds)
@@ -104,68 +112,74 @@ def prescribe(
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Prescription:
-    """Find the gains that keep this network's second moments level on these images.
+    """Compute the gains that keep a network's second moments constant on given images.
 
-    Unlike LSUV (Mishkin & Matas 2016), which rescales one draw batch after batch, this asks the
-    theory once: through zero padding, pooling, biases and the real images, whatever the draw.
+    Theory `field` computes the gains once, with zero padding, pooling, biases and the actual
+    images. They hold for every draw of the weights. LSUV (Mishkin & Matas 2016), in contrast,
+    rescales each draw with a forward pass per layer.
 
     Parameters
     ----------
     model
-        An `nn.Sequential`; its weights are neither read nor changed.
+        An `nn.Sequential`. Its weights are neither read nor changed.
     images
-        As the network is fed them; a handful.
+        A few preprocessed inputs, as the network receives them.
     target
-        E[y^2] of every layer's pre-activations, for the forward gains.
+        E[y^2] of the pre-activations of every layer with forward gains.
     init
-        The init that the gains go on top of; None for `HeNormal()`.
+        Init whose weights the gains multiply. None uses `HeNormal()`.
     direction
-        `forward` levels E[y^2], `backward` the cotangent's E[d^2], `both` takes the geometric mean
-        of the two gains.
+        `forward` keeps E[y^2] of the pre-activations constant, `backward` keeps E[d^2] of the
+        cotangents constant, and `both` uses the geometric mean of the two gains.
     seed
-        Of what theory samples.
+        Seed of the theory's own sampling.
     layer_kinds
-        As for `certify`.
+        Same as for `certify`.
+
+    Returns
+    -------
+    Prescription
+        The gains, the init with these gains, and ways to apply and check them.
 
     Raises
     ------
     UnpredictableLayer
-        A layer without a formula, or one that no gain can level.
+        A layer has no formula, or no gain can reach the target.
 
     Examples
     --------
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-    >>> found = prescribe(net, torch.full((1, 1, 8, 8), 2.0))
-    >>> found.overrides[0]  # He's gain would give 2 * 4
+    >>> prescription = prescribe(net, torch.full((1, 1, 8, 8), 2.0))
+    >>> prescription.overrides[0]  # He init alone gives E[y^2] = 2 * 4
     'init.layers.1.gain=0.353553'
     """
     base = init if isinstance(init, Init) else Init(init if init is not None else HeNormal())
-    net, fed = cpu_copy(model), images.detach().to("cpu").double()
+    net, inputs = cpu_copy(model), images.detach().to("cpu").double()
     moments = resolve_moments(net, base).moments
-    gains = find_gains(net, moments, fed, target, direction, seed, layer_kinds)
+    gains = find_gains(net, moments, inputs, target, direction, seed, layer_kinds)
     return Prescription(
         gains=gains,
         init=_with_gains(base, base.for_model(net), gains),
         moments=scale_moments(moments, gains),
         direction=direction,
         target=target,
-        _of=(net, fed, tuple(layer_kinds)),
+        _inputs=(net, inputs, tuple(layer_kinds)),
     )
 
 
 def _with_gains(init: Init, layers: Mapping[str, LayerInit], gains: Mapping[str, float]) -> Init:
-    changed = {
+    scaled = {
         name: replace(layers[name], gain=layers[name].gain * gain) for name, gain in gains.items()
     }
-    return replace(init, layers={**init.layers, **changed})
+    return replace(init, layers={**init.layers, **scaled})
 
 
-def _numbers(moments: LayerMoments) -> tuple[float, float, float, float]:
-    """Mean and standard deviation of weights and biases, over kernel taps where they differ."""
-    return (*_pair(moments.weight), *_pair(moments.bias))
+def _mean_and_std(moments: LayerMoments) -> tuple[float, float, float, float]:
+    """Return mean and standard deviation of weights and biases, averaged over kernel taps."""
+    return (*_rounded(moments.weight), *_rounded(moments.bias))
 
 
-def _pair(moments: Moments) -> tuple[float, float]:
+def _rounded(moments: Moments) -> tuple[float, float]:
     mean = torch.as_tensor(moments.mean, dtype=torch.float64)
     var = torch.as_tensor(moments.var, dtype=torch.float64)
     std = (var.mean() + mean.var(correction=0)).sqrt()
@@ -175,7 +189,7 @@ def _pair(moments: Moments) -> tuple[float, float]:
 _CODE = """\
 import torch
 
-# layer: mean and standard deviation of its weights, then of its biases
+# layer: (weight mean, weight std, bias mean, bias std)
 MOMENTS = {{
 {rows}
 }}
@@ -193,20 +207,21 @@ def init_weights(model):
 
 @dataclass(frozen=True)
 class Certified:
-    """He's weights, times gains that level this network's second moments on its own images.
+    """He init with the gains of `prescribe`, which keep the second moments constant.
 
-    `calibrate` looks at the images, never at what a draw makes of them: the gains are theory's, the
-    same for every draw, and found once. Which they are depends on the images, so `moments` are
-    unknown. All layers are taken to be draw_networks like this one, with the biases that they have.
+    `calibrate` computes the gains from the images with theory `field`, not from activations, so
+    they are the same for every draw and are computed once. They depend on the images, so `moments`
+    returns None. The gains assume that this scheme draws all layers, with their current biases.
 
     Parameters
     ----------
     target
-        E[y^2] of every layer's pre-activations.
+        E[y^2] of the pre-activations of every layer.
     direction
-        `forward` levels E[y^2], `backward` the cotangent's, `both` takes the geometric mean.
+        `forward` keeps E[y^2] constant, `backward` the E[d^2] of the cotangents, `both` uses the
+        geometric mean of the two gains.
     images
-        How many of the calibration images theory is asked about, the first ones.
+        Number of calibration images to use, from the first on.
     """
 
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -228,7 +243,7 @@ class Certified:
         images: Float[Tensor, "image channel height width"],
         layers: Collection[str],
     ) -> None:
-        """Multiply the weights of the layers of those names by their gains, in place."""
+        """Multiply the weights of the named layers by their gains, in place."""
         modules = weight_layers(model)
         moments = {
             name: LayerMoments(
@@ -236,7 +251,7 @@ class Certified:
             )
             for name, module in modules.items()
         }
-        fed = images[: self.images].to("cpu", torch.float64)
-        gains = find_gains(cpu_copy(model), moments, fed, self.target, self.direction)
+        inputs = images[: self.images].to("cpu", torch.float64)
+        gains = find_gains(cpu_copy(model), moments, inputs, self.target, self.direction)
         for name in layers:
             modules[name].weight.mul_(gains[name])

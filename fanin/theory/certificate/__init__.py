@@ -1,6 +1,7 @@
-"""The init certificate: predictions of every layer of a user's own network, on their images.
+"""Init certificate: predictions for every layer of a network on given images.
 
-`certify` makes a `Certificate`, `assert_healthy` checks one in CI, `print_certificate` prints one.
+`certify` creates a `Certificate`, `print_certificate` prints it, and `assert_healthy` raises if a
+layer is unhealthy, for use in tests.
 """
 
 from fanin.theory.certificate.certificate import Certificate, print_certificate

@@ -1,4 +1,4 @@
-"""From predictions of segments to a certificate's records."""
+"""Layer records of a certificate, assembled from the predictions of its segments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fanin.inits.weight_shape import WeightShape
-from fanin.theory.certificate.record import DepthScales, LayerCertificate, PredictedValue
+from fanin.theory.certificate.record import LayerCertificate, LayerDepthScales, PredictedValue
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.certificate.weights import (
     WeightMoments,
@@ -34,36 +34,36 @@ Predictions = Mapping[str, Mapping[str, PredictedValue]]
 
 
 def finest_predictions(frame: pd.DataFrame) -> Predictions:
-    """By layer and quantity, what the finest_predictions theory says of the mean over the images."""
+    """Return the mean over images by layer and quantity, from the last theory that predicts it."""
     rows = frame[frame.image == -1]
-    # A signed mean has no law of its own at finite width; the field's is not sampled.
+    # For a signed mean, `field` is exact where `finite_width` samples.
     rows = rows[~((rows.quantity == "preact_mean") & (rows.theory == "finite_width"))]
-    order = rows.theory.map({theory: place for place, theory in enumerate(THEORIES)})
-    found: dict[str, dict[str, PredictedValue]] = {}
+    order = rows.theory.map({theory: index for index, theory in enumerate(THEORIES)})
+    predictions: dict[str, dict[str, PredictedValue]] = {}
     for row in rows.iloc[order.argsort(kind="stable")].itertuples():
-        found.setdefault(row.layer_name, {})[row.quantity] = PredictedValue(
+        predictions.setdefault(row.layer_name, {})[row.quantity] = PredictedValue(
             float(row.value), float(row.log_sd), float(row.sampling_se), str(row.theory)
         )
-    return found
+    return predictions
 
 
 def values_by_theory(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """By layer, theory and quantity, the mean over the images."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    """Return the mean over images by layer, theory and quantity."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
     for row in frame[frame.image == -1].itertuples():
-        theory = found.setdefault(row.layer_name, {}).setdefault(row.theory, {})
-        theory[row.quantity] = float(row.value)
-    return found
+        quantities = values.setdefault(row.layer_name, {}).setdefault(row.theory, {})
+        quantities[row.quantity] = float(row.value)
+    return values
 
 
 def number_layers(
     model: nn.Module, segments: Sequence[Segment], joint: pd.DataFrame
 ) -> pd.DataFrame:
-    """All segments' rows, layers number_layers as the probe numbers them: every one that has weights."""
+    """Concatenate the rows of all segments and number the layers as the probe does."""
     names = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | _ConvNd)]
-    place = {name: number for number, name in enumerate(names, start=1)}
+    numbers = {name: number for number, name in enumerate(names, start=1)}
     frame = pd.concat([*(segment.frame for segment in segments), joint], ignore_index=True)
-    return frame.assign(layer=frame.layer_name.map(place))
+    return frame.assign(layer=frame.layer_name.map(numbers))
 
 
 def make_records(
@@ -73,35 +73,35 @@ def make_records(
     weights: WeightMoments,
     measured: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> tuple[LayerCertificate, ...]:
-    """A record per predicted weight layer, without what is derived from several numbers."""
-    index = dict(zip(frame.layer_name, frame.layer, strict=True))
+    """Create the record of every predicted weight layer."""
+    layer_numbers = dict(zip(frame.layer_name, frame.layer, strict=True))
     predicted, theories = finest_predictions(frame), values_by_theory(frame)
     modules = dict(model.named_modules())
-    coded = {encode_name(name): known for name, known in weights.moments.items()}
+    encoded_moments = {encode_name(name): m for name, m in weights.moments.items()}
     records = []
     for segment in segments:
-        for stage in stages(segment):
+        for stage in segment_stages(segment):
             name = decode_name(stage.name)
-            numbers = predicted[name]
+            values = predicted[name]
             channels = WeightShape.of(modules[name]).out_features
             images = len(segment.inputs[0])
             records.append(
                 LayerCertificate(
-                    layer=int(index[name]),
+                    layer=int(layer_numbers[name]),
                     name=name,
                     fan_in=stage.fan_in,
                     fan_out=stage.fan_out,
                     channels=channels,
                     positions=stage.positions,
-                    predicted=numbers,
+                    predicted=values,
                     theories=theories[name],
                     basis=segment.basis,
                     moments=weights.source,
-                    has_zero_mean_weights=_centred(weights.moments[name]),
+                    has_zero_mean_weights=_has_zero_mean(weights.moments[name]),
                     restarted_at=segment.restarted_at,
-                    overflow=overflow_by_dtype(numbers, channels, stage.positions, images),
-                    log_sensitivity=_sensitivity(stage, numbers),
-                    depth=layer_depth_scales(stage, coded, numbers["preact_m2"].value),
+                    overflow=overflow_by_dtype(values, channels, stage.positions, images),
+                    log_sensitivity=_sensitivity(stage, values),
+                    depth=layer_depth_scales(stage, encoded_moments, values["preact_m2"].value),
                     measured=measured.get(name, {}),
                 )
             )
@@ -111,7 +111,7 @@ def make_records(
 def update_records(
     layers: Sequence[LayerCertificate], frame: pd.DataFrame
 ) -> tuple[LayerCertificate, ...]:
-    """The records with what the frame holds by now."""
+    """Return the records with the predictions of an extended frame."""
     predicted, theories = finest_predictions(frame), values_by_theory(frame)
     return tuple(
         replace(layer, predicted=predicted[layer.name], theories=theories[layer.name])
@@ -119,57 +119,58 @@ def update_records(
     )
 
 
-def stages(segment: Segment) -> tuple[Stage, ...]:
-    """The weight layers of a segment; their names are coded."""
+def segment_stages(segment: Segment) -> tuple[Stage, ...]:
+    """Return the weight layers of a segment, with encoded names."""
     net: nn.Module = build_sequential(segment.parts)
     return parse_network(net, tuple(segment.inputs[0].shape[1:]), segment.layer_kinds).stages
 
 
-def _centred(moments: LayerMoments) -> bool:
+def _has_zero_mean(moments: LayerMoments) -> bool:
     return not bool(torch.as_tensor(moments.weight.mean).any())
 
 
-def _sensitivity(stage: Stage, numbers: Mapping[str, PredictedValue]) -> float:
-    mean, var = numbers.get("preact_mean"), numbers.get("preact_var")
+def _sensitivity(stage: Stage, predicted: Mapping[str, PredictedValue]) -> float:
+    mean, var = predicted.get("preact_mean"), predicted.get("preact_var")
     if mean is None or var is None or not any(True for _ in stage.after):
         return nan
-    return log_sensitivity(stage.after, mean.value, var.value)
+    return layer_log_sensitivity(stage.after, mean.value, var.value)
 
 
 def overflow_by_dtype(
-    numbers: Mapping[str, PredictedValue], units: int, positions: int, images: int
+    predicted: Mapping[str, PredictedValue], units: int, positions: int, images: int
 ) -> dict[str, float]:
-    """By dtype, the chance that one of a layer's pre-activations is too large for it.
+    """Return the probability that a pre-activation of a layer overflows, by dtype.
 
     Parameters
     ----------
-    numbers
-        A layer's, by quantity: `preact_m2`, and `preact_var` where it is known.
+    predicted
+        Predictions of the layer by quantity: `preact_m2`, and `preact_var` if known.
     units, positions, images
-        How many pre-activations there are is their product.
+        Their product is the number of pre-activations.
     """
-    found = numbers.get("preact_m2")
-    if found is None:
+    m2 = predicted.get("preact_m2")
+    if m2 is None:
         return {}
-    value = found.value
-    level = nan if value < 0 else -inf if value == 0 else log(value) if isfinite(value) else value
-    spread = found.log_sd if isfinite(found.log_sd) else 0.0
-    between = variance_share(numbers, positions)
+    value = m2.value
+    log_m2 = nan if value < 0 else -inf if value == 0 else log(value) if isfinite(value) else value
+    log_sd = m2.log_sd if isfinite(m2.log_sd) else 0.0
+    share = variance_share(predicted, positions)
     count = units * positions * images
     return {
         str(dtype).removeprefix("torch."): overflow_probability(
-            level, count, dtype, spread, variance_share=between
+            log_m2, count, dtype, log_sd, variance_share=share
         )
         for dtype in DTYPES
     }
 
 
-def variance_share(numbers: Mapping[str, PredictedValue], positions: int) -> float:
-    """Of E[y^2], the share that is not a mean common to units and positions; 1 where unknown.
+def variance_share(predicted: Mapping[str, PredictedValue], positions: int) -> float:
+    """Return the fraction of E[y^2] that is variance between units and positions; 1 if unknown.
 
-    Mean-field theory takes the positions of a map as alike, and knows nothing of their share.
+    Theory `mean_field` treats all positions of a map as equal, so it does not know the fraction for
+    maps of several positions.
     """
-    m2, var = numbers.get("preact_m2"), numbers.get("preact_var")
+    m2, var = predicted.get("preact_m2"), predicted.get("preact_var")
     if m2 is None or var is None or not (m2.value > 0 and isfinite(m2.value)):
         return 1.0
     if positions > 1 and var.theory == "mean_field":
@@ -179,78 +180,82 @@ def variance_share(numbers: Mapping[str, PredictedValue], positions: int) -> flo
 
 
 def overflows_at(layers: Sequence[LayerCertificate]) -> dict[str, str | None]:
-    """By dtype, the first layer where overflow is likelier than not."""
+    """Return the first layer with an overflow probability above 1/2, by dtype."""
     dtypes = layers[0].overflow if layers else {}
-    first = {dtype: first_overflow([each.overflow[dtype] for each in layers]) for dtype in dtypes}
+    first = {dtype: first_overflow([layer.overflow[dtype] for layer in layers]) for dtype in dtypes}
     return {
-        dtype: None if place is None else layers[place - 1].name for dtype, place in first.items()
+        dtype: None if number is None else layers[number - 1].name
+        for dtype, number in first.items()
     }
 
 
-def layer_depth_scales(stage: Stage, moments: Mapping[str, LayerMoments], q: float) -> DepthScales:
-    """Depth scales of a deep dense net of layers like this one, its weights' mean left out.
+def layer_depth_scales(
+    stage: Stage, moments: Mapping[str, LayerMoments], q: float
+) -> LayerDepthScales:
+    """Return the depth scales of a deep dense network of layers like this one.
 
-    Padding and pooling are left out too: they are statements about the activation and the
-    variances at hand.
+    They depend on the activation and the variances only. The mean of the weights, padding and
+    pooling are ignored.
     """
     weights = scalar_moments(moments, [stage.name])[stage.name]
     sigma_w2, sigma_b2 = stage.fan_in * weights.weight_var, weights.bias_var
     function = _activation(stage)
     if function is None or not (isfinite(q) and q > 0):
-        return DepthScales(sigma_w2, sigma_b2)
-    found = depth_scales(function, sigma_w2, sigma_b2, start=min(max(q, 1e-19), 1e19))
+        return LayerDepthScales(sigma_w2, sigma_b2)
+    scales = depth_scales(function, sigma_w2, sigma_b2, start=min(max(q, 1e-19), 1e19))
     try:
         critical = critical_weight_var(function, sigma_b2)
     except ValueError:
         critical = nan
-    return DepthScales(
-        *(sigma_w2, sigma_b2, found.chi_1, found.q_star, found.xi_q, found.xi_c, found.phase),
+    return LayerDepthScales(
+        *(sigma_w2, sigma_b2, scales.chi_1, scales.q_star, scales.xi_q, scales.xi_c, scales.phase),
         critical_sigma_w2=critical,
     )
 
 
 def _activation(stage: Stage) -> Function | None:
-    """The elementwise modules that follow, as one function; None where there is none."""
+    """Return the composition of the elementwise modules of a stage, or None without any."""
     layers = [layer for layer in stage.after if layer.kind.scalar is not unchanged]
-    found = [function for layer in layers if (function := elementwise(layer.module))]
-    if not found:
+    functions = [function for layer in layers if (function := elementwise(layer.module))]
+    if not functions:
         return None
 
     def composed(x: torch.Tensor) -> torch.Tensor:
-        for function in found:
+        for function in functions:
             x = function(x)
         return x
 
     return composed
 
 
-STEP = 1e-3  # of log q: the second difference is below 1e-6, quadrature's noise below 1e-7
+STEP = 1e-3  # of log q; the truncation error is below 1e-6, the quadrature error below 1e-7
 
 
-def log_sensitivity(after: Sequence[NamedLayer], mean: float, var: float) -> float:
-    """D log E[x^2] / d log q of what follows a weight layer, by a symmetric difference.
+def layer_log_sensitivity(after: Sequence[NamedLayer], mean: float, var: float) -> float:
+    """Return d log E[x^2] / d log q for the output x of a stage, by a symmetric difference.
 
-    1 for rectifiers, below 1 for saturating activations, above 1 for GELU and SiLU at He's gain:
-    there a relative error, of any origin, is amplified layer by layer (derivations.md, 2.3).
+    It is 1 for rectifiers, below 1 for saturating activations, and above 1 for GELU and SiLU at
+    He's gain. Above 1, relative errors of the second moment grow from layer to layer
+    (derivations.md, 2.3).
 
     Parameters
     ----------
     after
-        The modules up to the next weight layer; pooling counts for nothing here.
+        Modules up to the next weight layer. Pooling is ignored.
     mean, var
-        Of the pre-activation.
+        Mean and variance of the pre-activation.
 
     Returns
     -------
     float
-        NaN where the moments are 0 or not finite, or a module has no formula.
+        NaN if the moments are 0 or not finite, or if a module has no formula.
 
     Examples
     --------
     >>> from torch import nn
-    >>> round(log_sensitivity([NamedLayer.of("act", nn.ReLU())], 0.0, 3.0), 6)
+    >>> round(layer_log_sensitivity([NamedLayer.of("act", nn.ReLU())], 0.0, 3.0), 6)
     1.0
-    >>> log_sensitivity([NamedLayer.of("act", nn.GELU())], 0.0, 0.1) > 1.1
+    >>> layer_log_sensitivity([NamedLayer.of("act", nn.GELU())], 0.0, 0.1) > 1.1
     True
     """
     if not (isfinite(mean) and isfinite(var) and mean**2 + var > 0):

@@ -1,4 +1,4 @@
-"""The certificate: every layer of one network predicted, as data and as a table."""
+"""`Certificate`: predictions for every layer of one network, as data and as a printed table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from fanin.theory.certificate.measured import sharpness_note
-from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, plain
+from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, to_json_types
 from fanin.theory.certificate.verdicts import Verdict, judge
 from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.field import Sampling, propagate_field
@@ -26,19 +26,21 @@ from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 
 MAX_VERDICTS = 6
-MIN_WIDTH = 100  # columns that the table needs at most
-CellText = Callable[[LayerCertificate], str]
+MIN_WIDTH = 100  # columns of the widest table
+CellFormatter = Callable[[LayerCertificate], str]
 Map = Float[np.ndarray, "image *position"]
 
 
 @dataclass(frozen=True)
-class Maps:
+class MomentMaps:
     """Moments over draws of the weights, at each position of each image.
 
     Attributes
     ----------
-    mean, m2
-        E[y(p)] and E[y(p)^2] of the pre-activation.
+    mean
+        E[y(p)] of the pre-activation.
+    m2
+        E[y(p)^2] of the pre-activation.
     vjp_m2
         E[d(p)^2] of the cotangent.
     """
@@ -50,7 +52,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class CertificateInputs:
-    """The certified network with its inputs, kept so that more can be asked of it."""
+    """Network, images and settings of a certificate, for computing further predictions."""
 
     model: nn.Module
     images: Float[Tensor, "image ..."]
@@ -61,35 +63,35 @@ class CertificateInputs:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Predictions for every layer of one network before it is trained. Made by `certify`.
+    """Predictions for every layer of one network before training. Created by `certify`.
 
     Attributes
     ----------
     layers
         A record per weight layer, in forward order.
     output
-        What follows for the logits.
+        Predictions for the logits.
     frame
-        Rows of the `predictions` table without `cell_id`, and `basis`: `theory` or `measured
-        restart`. Every image, and -1 for the mean over them.
+        Rows of the `predictions` table without `cell_id`, for every image and their mean (-1), with
+        the column `basis`: `theory` or `measured restart`.
     theories
-        What was asked, from coarse to fine.
+        Names of the requested theories.
     moments
-        Whether the weights' moments were `declared`, `given` or `estimated` from one draw.
+        Source of the weight moments: `declared` by the init, `given`, or `estimated` from one draw.
     overflows_at
-        By dtype, the first layer where overflow is likely (its chance is over a half), or None.
-    unpredicted
-        Layers that theory has no formula for, and why; empty unless `restart` was asked.
-    sharpness
-        The largest Hessian eigenvalue of one draw, by layer and (key "") of the whole net; empty
-        unless asked.
+        First layer with an overflow probability above 1/2, or None, by dtype.
+    inputs
+        Network, images and settings.
     draws
-        Measured draws, where they were asked for: `draw`, `image`, `layer`, `layer_name`,
-        `quantity`, `value`.
+        Measured draws, with columns `draw`, `image`, `layer`, `layer_name`, `quantity`, `value`;
+        empty without measurement.
+    unpredicted
+        Reasons by name of the layers without a formula; empty without `restart`.
+    sharpness
+        Largest Hessian eigenvalue of one draw by layer, and for the whole network under the key
+        ""; empty unless requested.
     loss
-        Its name.
-    of
-        The network itself.
+        Name of the loss.
     """
 
     layers: tuple[LayerCertificate, ...]
@@ -98,53 +100,55 @@ class Certificate:
     theories: tuple[str, ...]
     moments: str
     overflows_at: Mapping[str, str | None]
-    of: CertificateInputs = field(repr=False, compare=False)
+    inputs: CertificateInputs = field(repr=False, compare=False)
     draws: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     unpredicted: Mapping[str, str] = field(default_factory=dict)
     sharpness: Mapping[str, float] = field(default_factory=dict)
     loss: str = "cross_entropy"
 
     def layer(self, name: str) -> LayerCertificate:
-        """The layer of that name.
+        """Return the record of one layer.
 
         Raises
         ------
         KeyError
-            There is none.
+            The layer does not exist.
         """
-        for each in self.layers:
-            if each.name == name:
-                return each
-        raise KeyError(f"no layer {name}; there are {', '.join(each.name for each in self.layers)}")
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = ", ".join(layer.name for layer in self.layers)
+        raise KeyError(f"no layer named {name}; choose one of {names}")
 
-    def maps(self, name: str) -> Maps:
-        """A layer's moments position by position, by the field.
+    def maps(self, name: str) -> MomentMaps:
+        """Return the moments of one layer at every position, predicted by theory `field`.
 
         Raises
         ------
         KeyError
-            There is no such layer.
+            The layer does not exist.
         UnpredictableLayer
-            The field has no formula for the network.
+            Theory `field` has no formula for a layer.
         """
         self.layer(name)
+        inputs = self.inputs
         return _layer_maps(
-            *(self.of.model, self.of.weights.moments, self.of.images, name),
-            *(self.of.seed, self.of.layer_kinds),
+            *(inputs.model, inputs.weights.moments, inputs.images, name),
+            *(inputs.seed, inputs.layer_kinds),
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """The predictions, a row a number."""
+        """Return a copy of `frame`, with one row per predicted value."""
         return self.frame.copy()
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """The unhealthy layers, by the default `Limits`."""
+        """Problems of unhealthy layers, according to the default `Limits`."""
         return judge(self.layers)
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole certificate as plain data; what is no finite number is None."""
-        told = {
+        """Return the certificate as nested dictionaries, with None for non-finite numbers."""
+        contents = {
             "moments": self.moments,
             "theories": list(self.theories),
             "layers": [layer.as_dict() for layer in self.layers],
@@ -155,11 +159,11 @@ class Certificate:
             "sharpness": dict(self.sharpness),
             "verdicts": [vars(verdict) for verdict in self.verdicts],
         }
-        cleaned: dict[str, Any] = plain(told)
-        return cleaned
+        json_contents: dict[str, Any] = to_json_types(contents)
+        return json_contents
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The whole certificate as a JSON object."""
+        """Return the certificate as a JSON object."""
         return json.dumps(self.as_dict(), indent=indent, allow_nan=False)
 
     def __rich__(self) -> Group:
@@ -167,14 +171,24 @@ class Certificate:
 
 
 def print_certificate(certificate: Certificate, title: str = "", width: int | None = None) -> None:
-    """Print the table, what follows for the logits, and what is unhealthy."""
-    # Narrower, numbers would be cut; a terminal that is wraps lines instead.
+    """Print a certificate: a table with a row per layer, the logits, and the verdicts.
+
+    Parameters
+    ----------
+    certificate
+        Result of `certify`.
+    title
+        Title of the table.
+    width
+        Width in columns. None uses the width of the terminal, but at least 100.
+    """
+    # A narrower table would truncate numbers; a narrow terminal wraps the lines instead.
     width = width or max(MIN_WIDTH, Console().width)
     Console(width=width, markup=False, highlight=False).print(render(certificate, title))
 
 
 def render(certificate: Certificate, title: str = "") -> Group:
-    """The certificate as rich sees it."""
+    """Return the certificate as a rich renderable."""
     parts: list[RenderableType] = [_table(certificate, title)]
     parts += [Text(line) for line in _notes(certificate)]
     return Group(*parts)
@@ -190,49 +204,52 @@ def _table(certificate: Certificate, title: str) -> Table:
         padding=(0, 1, 0, 0),
     )
     columns = _columns(certificate)
-    table.add_column("", justify="right")
+    table.add_column("#", justify="right")
     table.add_column("layer", no_wrap=True, max_width=16)
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in certificate.layers:
-        cells = [cell(layer) for cell in columns.values()]
+        cells = [format_cell(layer) for format_cell in columns.values()]
         mark = "*" if layer.restarted_at is not None else ""
         table.add_row(str(layer.layer), layer.name + mark, *cells)
     return table
 
 
-def _columns(certificate: Certificate) -> dict[str, CellText]:
-    """Headings and what stands under them; what no layer has is left out.
+def _columns(certificate: Certificate) -> dict[str, CellFormatter]:
+    """Return the formatters of all columns that are not empty, by heading.
 
-    Measured numbers take the place of some predicted ones: a terminal is only so wide.
+    Measured values replace some predicted columns, to limit the width.
     """
     layers = certificate.layers
-    beside = any(layer.measured for layer in layers)
-    every: dict[str, CellText] = {
+    has_measured = any(layer.measured for layer in layers)
+    columns: dict[str, CellFormatter] = {
         "He": lambda layer: _format(layer.theories.get("he", {}), "preact_m2", 2),
-        "mean": lambda layer: "" if beside else _predicted(layer, "preact_mean", 2),
+        "mean": lambda layer: "" if has_measured else _predicted(layer, "preact_mean", 2),
         "E[y²]": lambda layer: _predicted(layer, "preact_m2"),
         "95 % of draws": _interval,
         "measured": lambda layer: _measured(layer, "preact_m2"),
-        "zeros": lambda layer: "" if beside else percent(layer.value("act_zero_fraction")),
+        "zeros": lambda layer: "" if has_measured else percent(layer.value("act_zero_fraction")),
         "dead": lambda layer: percent(layer.dead_fraction),
-        "corr": lambda layer: "" if beside else number(layer.value("input_correlation"), 2),
+        "corr": lambda layer: "" if has_measured else number(layer.value("input_correlation"), 2),
         "E[δ²]": lambda layer: _predicted(layer, "vjp_m2"),
         "measured δ²": lambda layer: _measured(layer, "vjp_m2"),
-        "E[∂W²]": lambda layer: "" if beside else _predicted(layer, "weight_vjp_m2", 2),
-        "χ₁": lambda layer: "" if beside or not layer.depth else number(layer.depth.chi_1, 2),
+        "E[∂W²]": lambda layer: "" if has_measured else _predicted(layer, "weight_vjp_m2", 2),
+        "χ₁": lambda layer: "" if has_measured or not layer.depth else number(layer.depth.chi_1, 2),
     }
     return {
-        heading: cell for heading, cell in every.items() if any(cell(layer) for layer in layers)
+        heading: format_cell
+        for heading, format_cell in columns.items()
+        if any(format_cell(layer) for layer in layers)
     }
 
 
 def _predicted(layer: LayerCertificate, quantity: str, digits: int = 3) -> str:
-    return _format({name: each.value for name, each in layer.predicted.items()}, quantity, digits)
+    values = {name: prediction.value for name, prediction in layer.predicted.items()}
+    return _format(values, quantity, digits)
 
 
 def _format(values: Mapping[str, float], quantity: str, digits: int) -> str:
-    """A predicted NaN (images with missing pixels) is told from what nobody predicted."""
+    """Format a value; a predicted NaN prints as nan, a missing prediction as an empty string."""
     return f"{values[quantity]:.{digits}g}" if quantity in values else ""
 
 
@@ -251,53 +268,53 @@ def _measured(layer: LayerCertificate, quantity: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Short, and empty for what is unknown."""
+    """Format a number to some significant digits; NaN gives an empty string."""
     return "" if isnan(value) else f"{value:.{digits}g}"
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, and empty for what is unknown."""
+    """Format a fraction as a percentage; NaN gives an empty string."""
     return "" if isnan(share) else f"{share:.0%}"
 
 
 def _notes(certificate: Certificate) -> list[str]:
     output = certificate.output
     losses = [f"{name} {number(loss)}" for name, loss in output.initial_loss.items()]
-    logits = f"{output.n_logits} logits, variance {number(output.logit_var)}"
-    lines = [
-        "; ".join([logits, *(["loss before training: " + ", ".join(losses)] if losses else [])])
-    ]
+    lines = [f"{output.n_logits} logits with variance {number(output.logit_var)}"]
+    if losses:
+        lines[0] += "; expected loss before training: " + ", ".join(losses)
     if certificate.moments == "estimated":
-        lines.append("weight moments estimated from the model's own tensors (one draw)")
+        lines.append("weight moments are estimated from the model's current weights (one draw)")
     for name, reason in certificate.unpredicted.items():
-        lines.append(f"* after {name} from measured moments: {reason}")
+        lines.append(f"* predicted from measured activations of layer {name}: {reason}")
     for dtype, layer in certificate.overflows_at.items():
         if layer is not None:
-            lines.append(f"{dtype} overflows from {layer} on")
+            lines.append(f"{dtype} overflows from layer {layer} on")
     lines += _sharpness(certificate)
-    found = certificate.verdicts
-    lines += [str(verdict) for verdict in found[:MAX_VERDICTS]]
-    if len(found) > MAX_VERDICTS:
-        lines.append(f"and {len(found) - MAX_VERDICTS} more")
-    if not found:
+    verdicts = certificate.verdicts
+    lines += [str(verdict) for verdict in verdicts[:MAX_VERDICTS]]
+    if len(verdicts) > MAX_VERDICTS:
+        lines.append(f"... and {len(verdicts) - MAX_VERDICTS} more (attribute `verdicts`)")
+    if not verdicts:
         lines.append(
-            f"healthy: nothing vanishes, explodes, overflows or is dead ({_basis(certificate)})"
+            "healthy: no layer is vanishing, exploding, overflowing, dead or depth-unstable"
+            f" ({_basis(certificate)})"
         )
     return lines
 
 
 def _basis(certificate: Certificate) -> str:
-    """Name the theories that a verdict rests on, and what none of them predicted."""
+    """Name the theories behind a healthy verdict, and quantities that none of them predicts."""
     layers = certificate.layers
-    used = [
+    theories = [
         theory
         for theory in certificate.theories
         if any(theory in layer.theories for layer in layers)
     ]
-    words = f"by {', '.join(used)}"
+    basis = f"theories: {', '.join(theories)}"
     if all(isnan(layer.dead_fraction) for layer in layers):
-        words += "; dead units not predicted"
-    return words
+        basis += "; dead units not predicted"
+    return basis
 
 
 def _sharpness(certificate: Certificate) -> list[str]:
@@ -305,12 +322,14 @@ def _sharpness(certificate: Certificate) -> list[str]:
         return []
     whole = certificate.sharpness[""]
     if not whole > 0:
-        return [f"sharpness {whole:.3g} (one draw): the loss is flat, or curves down everywhere"]
+        return [
+            f"sharpness {whole:.3g} (one draw): the loss has no direction of positive curvature"
+        ]
     layers = {name: value for name, value in certificate.sharpness.items() if name}
     sharpest = max(layers, key=lambda name: layers[name])
     return [
-        f"sharpness {number(whole)} (one draw; of single layers most in {sharpest}:"
-        f" {number(layers[sharpest])}), 2/sharpness {number(2 / whole)}:"
+        f"sharpness {number(whole)} (one draw; largest of a single layer: {sharpest},"
+        f" {number(layers[sharpest])}). 2/sharpness = {number(2 / whole)} is"
         f" {sharpness_note(certificate.loss)}"
     ]
 
@@ -322,19 +341,20 @@ def _layer_maps(
     name: str,
     seed: int,
     layer_kinds: Sequence[LayerKind],
-) -> Maps:
-    """Walk the field and keep one layer's maps, averaged over what the theory samples."""
+) -> MomentMaps:
+    """Return one layer's maps predicted by theory `field`, averaged over its repeats."""
     sampling = Sampling(seed=seed)
-    passes = propagate_field(model, moments, images, sampling=sampling, layer_kinds=layer_kinds).passes
-    found = [next(layer for layer in layers if layer.name == name) for layers in passes]
-    shape = (len(images), *found[0].taps.positions)
+    result = propagate_field(model, moments, images, sampling=sampling, layer_kinds=layer_kinds)
+    repeats = [next(layer for layer in layers if layer.name == name) for layers in result.passes]
+    shape = (len(images), *repeats[0].taps.positions)
 
-    def over_repeats(maps: list[Tensor]) -> Map:
-        # Over particles and, in a grouped first layer, over its groups.
-        return np.mean([each.mean((1, 2)).reshape(shape).numpy() for each in maps], axis=0)
+    def average(maps: list[Tensor]) -> Map:
+        # Averages over repeats, particles and the groups of a grouped first layer.
+        return np.mean([m.mean((1, 2)).reshape(shape).numpy() for m in maps], axis=0)
 
-    return Maps(
-        mean=over_repeats([layer.preact.expected_mean for layer in found]),
-        m2=over_repeats([layer.preact.m2 for layer in found]),
-        vjp_m2=over_repeats([layer.cotangent.m2 for layer in found if layer.cotangent is not None]),
+    cotangents = [layer.cotangent for layer in repeats if layer.cotangent is not None]
+    return MomentMaps(
+        mean=average([layer.preact.expected_mean for layer in repeats]),
+        m2=average([layer.preact.m2 for layer in repeats]),
+        vjp_m2=average([cotangent.m2 for cotangent in cotangents]),
     )

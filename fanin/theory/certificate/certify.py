@@ -1,4 +1,4 @@
-"""`certify`: predict every layer. `assert_healthy`: raise if a layer is unhealthy."""
+"""`certify` predicts every layer of a network; `assert_healthy` raises if one is unhealthy."""
 
 from __future__ import annotations
 
@@ -54,53 +54,51 @@ def certify(
     sharpness: bool = False,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> Certificate:
-    """Predict every layer of a network on some images, before it is trained.
+    """Predict every layer of a network on given images, before training.
 
     Parameters
     ----------
     model
-        An `nn.Sequential`, nested or not, in the mode it will be used in (dropout counts in train
-        mode). It is left as it is.
+        An `nn.Sequential`, nested or not, in the mode in which it will be used (dropout is active
+        in training mode). The model is not modified.
     images
-        As the network is fed them, scale_moments; a handful. Theory takes them one by one.
+        A few preprocessed inputs, as the network receives them.
     init
-        How the weights are draw_networks: an `Init`, a bare scheme such as `HeNormal()`, or moments
-        by layer name. None: they have been draw_networks already, by hand or by torch, and their
-        moments are estimated from the model's own tensors.
+        Distribution of the weights: an `Init`, a scheme such as `HeNormal()`, or moments by layer
+        name. None estimates the moments from the model's current weights.
     theories
-        Which theories: `he`, `mean_field`, `field`, `finite_width`. Error bars come from
-        `finite_width`.
+        Names of theories: `he`, `mean_field`, `field`, `finite_width`. Only `finite_width` predicts
+        the variation between draws.
     seed
-        Of what theory samples, and of the draws where something is measured.
+        Seed of the theories' own sampling and of the measured draws.
     labels
-        Of the images; for the sharpness.
+        Labels of the images, needed by `sharpness`.
     loss
-        Whose gradients the `grad` quantities are of: `cross_entropy`, `mse`, `bce`, or an
-        `Objective`.
+        Loss of the `grad` quantities: `cross_entropy`, `mse`, `bce`, or an `Objective`.
     measure
-        That many real draws are measured and set beside the prediction. A model whose moments
-        were estimated is the one draw there is.
+        Number of draws to measure for comparison. If `init` is None, the model itself is the only
+        draw.
     restart
-        Start again from measured moments after a layer that theory has no formula for, instead of
-        raising.
+        If a layer has no formula, continue after it from measured activations instead of raising.
     joint
-        Whether images are taken together where that is needed (correlation between inputs, dead
-        units); None: where it is cheap.
+        Also predict the quantities that depend on several images (correlation between inputs,
+        fraction of dead units). None predicts them if the network is small.
     sharpness
-        Also measure the largest Hessian eigenvalue of one draw; needs `labels`.
+        Also measure the largest Hessian eigenvalue of one draw. Requires `labels`.
     layer_kinds
-        Rules for kinds of layers beside the built-in ones (`fanin.theory.layers`); they come first.
+        Rules for additional kinds of layers. They take precedence over `fanin.theory.layers`.
 
     Returns
     -------
     Certificate
+        A record per weight layer. Use `print_certificate` to print it as a table.
 
     Raises
     ------
     UnpredictableLayer
-        A layer that theory has no formula for; it is named.
+        A theory has no formula for a layer. The message names the layer.
     ConfigError
-        An init, theory or loss that can't be.
+        An argument is invalid.
 
     Examples
     --------
@@ -113,12 +111,14 @@ def certify(
     [('1', 2.0), ('3', 2.0)]
     """
     net = cpu_copy(model)
-    fed = images.detach().to("cpu").double()
+    inputs = images.detach().to("cpu").double()
     weights = resolve_moments(net, init)
-    segments = predict_segments(net, weights, fed, theories, seed, restart, layer_kinds)
-    together = joint_rows(segments, weights, seed, joint) if "field" in theories else pd.DataFrame()
-    frame = number_layers(net, segments, together)
-    draws = measure_draws(net, fed, weights, measure, seed, labels, loss)
+    segments = predict_segments(net, weights, inputs, theories, seed, restart, layer_kinds)
+    joint_frame = pd.DataFrame()
+    if "field" in theories:
+        joint_frame = joint_rows(segments, weights, seed, joint)
+    frame = number_layers(net, segments, joint_frame)
+    draws = measure_draws(net, inputs, weights, measure, seed, labels, loss)
     layers = make_records(net, segments, frame, weights, summarize_draws(draws))
     objective = resolve_objective(loss, layers[-1].channels)
     output = output_certificate(layers[-1], objective)
@@ -128,8 +128,8 @@ def certify(
     curvature: dict[str, float] = {}
     if sharpness:
         if labels is None:
-            raise ConfigError("sharpness=True: expected labels too, for it is the loss that curves")
-        curvature = sharpness_by_layer(net, fed, labels, weights, objective, seed)
+            raise ConfigError("sharpness=True: labels are missing; pass labels=... to certify()")
+        curvature = sharpness_by_layer(net, inputs, labels, weights, objective, seed)
     return Certificate(
         layers=layers,
         output=output,
@@ -137,7 +137,7 @@ def certify(
         theories=tuple(theories),
         moments=weights.source,
         overflows_at=overflows_at(layers),
-        of=CertificateInputs(net, fed, weights, seed, tuple(layer_kinds)),
+        inputs=CertificateInputs(net, inputs, weights, seed, tuple(layer_kinds)),
         draws=draws,
         sharpness=curvature,
         loss=loss_and_head(objective)[0].name,
@@ -152,21 +152,23 @@ def assert_healthy(
     init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
     **limits: Any,
 ) -> None:
-    """Raise if a network's init is unhealthy: one line for someone's CI.
+    """Raise an AssertionError if the init of a network is unhealthy.
 
     Parameters
     ----------
     certificate
-        Made by `certify`; or the model itself, which is then certified.
+        A `Certificate`, or a model, which is certified first.
     images, init
-        As for `certify`, with a model.
-    limits
-        Fields of `Limits` that shall differ from their defaults.
+        Arguments of `certify`, if `certificate` is a model.
+    **limits
+        Fields of `Limits` to change from their defaults.
 
     Raises
     ------
     UnhealthyInit
-        An AssertionError that names each layer, the number and the remedy.
+        At least one layer is unhealthy. The message names each layer, its value and a remedy.
+    ConfigError
+        `certificate` is a model and `images` is missing.
 
     Examples
     --------
@@ -183,8 +185,8 @@ def assert_healthy(
     """
     if not isinstance(certificate, Certificate):
         if images is None:
-            raise ConfigError("assert_healthy: a model needs the images that it is fed")
+            raise ConfigError("images is missing; call assert_healthy(model, images)")
         certificate = certify(certificate, images, init=init)
-    found = judge(certificate.layers, Limits(**limits))
-    if found:
-        raise UnhealthyInit(found)
+    verdicts = judge(certificate.layers, Limits(**limits))
+    if verdicts:
+        raise UnhealthyInit(verdicts)

@@ -1,4 +1,4 @@
-"""Real draws of a network: the probe's quantities, and the sharpness of the loss."""
+"""Measurements of sampled networks: the probe's quantities, and the sharpness of the loss."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def measure_draws(
     labels: Shaped[Tensor, " image"] | None = None,
     loss: str | Objective = "cross_entropy",
 ) -> pd.DataFrame:
-    """Measure fresh draws of a network's weights, in float64.
+    """Measure new draws of a network's weights, in float64.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `draw`, `image` (-1: mean over the images), `layer` (-1: the whole net),
-        `layer_name`, `quantity` (those of the `layers` table), `value`.
+        Columns `draw`, `image` (-1: mean over the images), `layer` (-1: the whole network),
+        `layer_name`, `quantity` (names of the `layers` table) and `value`.
     """
     frames = [pd.DataFrame(columns=list(COLUMNS))]
     for number, network in enumerate(draw_networks(model, weights, draws, seed) if draws else ()):
@@ -46,7 +46,8 @@ def measure_draws(
                 shape = tuple(network(images.clone()).shape)
             if len(shape) != 2:
                 raise ConfigError(
-                    f"measuring: expected a model that returns [image, logit], got {shape}"
+                    f"the model returns an output of shape {shape}; measuring needs a model that"
+                    " returns (image, logit)"
                 )
             n_images, n_logits = shape
             losses = None
@@ -68,30 +69,33 @@ def measure_draws(
 
 
 def summarize_draws(draws: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
-    """By layer and quantity, the mean over draws and its standard error, of the mean image."""
+    """Return the mean over draws and its standard error, by layer and quantity."""
     rows = draws[(draws.image == -1) & (draws.layer > 0)]
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    summary: dict[str, dict[str, tuple[float, float]]] = {}
     for (name, quantity), group in rows.groupby(["layer_name", "quantity"], sort=False):
         values = group.value.to_numpy(float)
         n = len(values)
         error = values.std(ddof=1) / n**0.5 if n > 1 else float("nan")
-        found.setdefault(str(name), {})[str(quantity)] = (float(values.mean()), float(error))
-    return found
+        summary.setdefault(str(name), {})[str(quantity)] = (float(values.mean()), float(error))
+    return summary
 
 
-WHOLE_NET = ""
+WHOLE_NETWORK = ""
 # derivations.md, section 6: 32 points, width 256, full batch; what was seen, not what was proved.
 SHARPNESS_NOTES = {
     "mse": (
-        "full-batch gradient descent overshoots from a learning rate of 2/sharpness on; nets of two"
-        " layers diverge at 4/sharpness, deeper rectifier nets at 8 to 40/sharpness"
+        "the learning rate at which full-batch gradient descent starts to overshoot; two-layer"
+        " networks diverge at 4/sharpness, deeper ReLU networks at 8/sharpness to 40/sharpness"
     ),
     "cross_entropy": (
-        "a cautious bound only: this loss flattens as soon as the batch is fitted, and rectifier"
-        " nets first overshot at 20 to 40 times 1/sharpness"
+        "a cautious bound on the learning rate: the curvature of this loss decreases once the batch"
+        " is fitted, and ReLU networks first overshot at 20/sharpness to 40/sharpness"
     ),
 }
-OTHER = "a cautious bound: gradient descent on a quadratic of this curvature diverges beyond it"
+DEFAULT_SHARPNESS_NOTE = (
+    "a cautious bound on the learning rate: above it, gradient descent on a quadratic with this"
+    " curvature diverges"
+)
 
 
 def sharpness_by_layer(
@@ -102,44 +106,44 @@ def sharpness_by_layer(
     objective: Objective,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Largest Hessian eigenvalue of the mean loss of one draw, whole net and single layers.
+    """Return the largest Hessian eigenvalue of the mean loss of one draw.
 
-    In evaluation mode: a loss that changes with each dropout mask has no curvature.
+    The network is in evaluation mode, because a loss with random dropout masks has no Hessian.
 
     Returns
     -------
     dict
-        By layer name, where only that layer's weights and biases may move; the whole net's under
-        the empty name.
+        Eigenvalue with respect to the weights and biases of each layer, by layer name, and with
+        respect to all parameters, under the key "".
     """
     (network,) = draw_networks(model, weights, 1, seed)
     network.eval()
-    found = {WHOLE_NET: sharpness(network, objective.loss, images, labels)}
+    eigenvalues = {WHOLE_NETWORK: sharpness(network, objective.loss, images, labels)}
     for name, layer in weight_layers(network).items():
-        alone = _OnlyLayer(network, name, layer)
-        found[name] = sharpness(alone, objective.loss, images, labels)
-    return found
+        single = _SingleLayer(network, name, layer)
+        eigenvalues[name] = sharpness(single, objective.loss, images, labels)
+    return eigenvalues
 
 
 def sharpness_note(loss: str) -> str:
-    """Say what 2 / sharpness does and does not mean for a loss."""
-    return SHARPNESS_NOTES.get(loss, OTHER)
+    """Explain the meaning of the learning rate 2 / sharpness for a loss."""
+    return SHARPNESS_NOTES.get(loss, DEFAULT_SHARPNESS_NOTE)
 
 
-class _OnlyLayer(nn.Module):
-    """A network in which one layer's parameters are the only ones."""
+class _SingleLayer(nn.Module):
+    """A network whose only parameters are those of one layer."""
 
     def __init__(self, network: nn.Module, name: str, layer: nn.Module) -> None:
         super().__init__()
-        self._network = (network,)  # in a tuple, so that its parameters aren't taken for ours
+        self._network = (network,)  # a tuple, so that its parameters are not registered here
         self._prefix = name
         for key, parameter in layer.named_parameters():
             self.register_parameter(key, nn.Parameter(parameter.detach()))
 
     def forward(self, x: Tensor) -> Tensor:
         (network,) = self._network
-        own: dict[str, Tensor] = {
+        parameters: dict[str, Tensor] = {
             f"{self._prefix}.{key}": value for key, value in self.named_parameters()
         }
-        y: Tensor = functional_call(network, own, (x,))
+        y: Tensor = functional_call(network, parameters, (x,))
         return y

@@ -1,4 +1,4 @@
-"""Records of a certificate: one layer's, and the logits'."""
+"""Records of a certificate, for one layer and for the logits."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 from math import exp, isfinite, nan
 from typing import Any
 
-Z95 = 1.959963984540054  # a standard normal lies within it 95 times in 100
+Z95 = 1.959963984540054  # half width of the 95 % interval of a standard normal
 
 
 @dataclass(frozen=True)
 class PredictedValue:
-    """One predicted number, a mean over the images.
+    """Prediction of one quantity, averaged over the images.
 
     Attributes
     ----------
     value
-        Its expectation over draws of the weights.
+        Expectation over draws of the weights.
     log_sd
-        Spread of one draw's logarithm; NaN where no theory knows it.
+        Standard deviation of the logarithm of one draw's value; NaN if no theory predicts it.
     sampling_se
-        Standard error of `value` from the theory's own sampling.
+        Standard error of `value` caused by the theory's own sampling.
     theory
-        Which theory.
+        Name of the theory.
     """
 
     value: float
@@ -33,10 +33,10 @@ class PredictedValue:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of one draw's number; None without a spread.
+        """95 % interval of one draw's value; None if `log_sd` is unknown.
 
-        One draw's logarithm is N(log value - log_sd^2 / 2, log_sd^2): the median lies below the
-        mean (Hanin & Nica 2020).
+        The logarithm of one draw's value is N(log value - log_sd^2 / 2, log_sd^2), so the median is
+        below the mean (Hanin & Nica 2020).
 
         Examples
         --------
@@ -46,30 +46,32 @@ class PredictedValue:
         """
         if not isfinite(self.log_sd) or not self.value > 0:
             return None
-        # The theory's own error widens it.
-        spread = Z95 * (self.log_sd**2 + (self.sampling_se / self.value) ** 2) ** 0.5
-        centre = self.value * exp(-(self.log_sd**2) / 2)
-        return centre * exp(-min(spread, 700.0)), centre * exp(min(spread, 700.0))
+        # Includes the theory's own sampling error.
+        half_width = Z95 * (self.log_sd**2 + (self.sampling_se / self.value) ** 2) ** 0.5
+        median = self.value * exp(-(self.log_sd**2) / 2)
+        return median * exp(-min(half_width, 700.0)), median * exp(min(half_width, 700.0))
 
 
 @dataclass(frozen=True)
-class DepthScales:
-    """Depth scales of a deep net of layers like this one (Schoenholz et al. 2017).
+class LayerDepthScales:
+    """Depth scales of a deep network of layers like this one (Schoenholz et al. 2017).
 
     Attributes
     ----------
-    sigma_w2, sigma_b2
-        fan_in Var[w], and Var[b].
+    sigma_w2
+        fan_in Var[w].
+    sigma_b2
+        Var[b].
     chi_1
-        Growth of a squared gradient per layer; 1 is critical.
+        Factor per layer on the second moment of a gradient; 1 is critical.
     q_star
-        The second moment that depth leads to.
+        Second moment of the pre-activations at infinite depth.
     xi_q, xi_c
         Depth scales, in layers, of the second moment and of the correlation between inputs.
     phase
-        `ordered`, `critical` or `chaotic`; or what q does instead of having a fixed point.
+        `ordered`, `critical` or `chaotic`; without a fixed point `q grows`, `q shrinks` or `any q`.
     critical_sigma_w2
-        What sigma_w2 would have to be for chi_1 = 1 at this sigma_b2.
+        Value of sigma_w2 with chi_1 = 1 at this sigma_b2.
     """
 
     sigma_w2: float
@@ -84,35 +86,42 @@ class DepthScales:
 
 @dataclass(frozen=True)
 class LayerCertificate:
-    """One weight layer. Numbers that no asked theory predicts are NaN.
+    """Predictions for one weight layer. Quantities that no requested theory predicts are NaN.
 
     Attributes
     ----------
-    layer, name
-        Index in forward order, from 1, and module path.
-    fan_in, fan_out, channels, positions
-        As theory sees the layer; channels are a linear layer's units.
+    layer
+        Number of the layer in forward order, from 1.
+    name
+        Module path.
+    fan_in, fan_out
+        Number of inputs per output, and of outputs per input.
+    channels
+        Number of output channels, or of units of a linear layer.
+    positions
+        Number of output positions per channel of one image.
     predicted
-        By quantity of the `layers` table, the finest_predictions theory's number.
+        Predictions by quantity of the `layers` table, each from the last theory of `THEORIES` that
+        predicts it.
     theories
-        By theory and quantity, every theory's value.
-    overflow
-        By dtype, the chance that some pre-activation of the batch overflows.
-    log_sensitivity
-        d log E[x^2] / d log q of what follows the layer: by how much a relative error of its
-        second moment grows before the next one.
-    depth
-        Depth scales for this layer's weights and what follows it.
+        Predicted values of every theory, by theory and quantity.
     basis
-        `theory`, or `measured restart` where theory started again from measured activations.
-    restarted_at
-        The layer that made it do so.
+        `theory`, or `measured restart` if the prediction starts from measured activations.
     moments
-        Of the weights: `declared`, `given` or `estimated`.
+        Source of the weight moments: `declared`, `given` or `estimated`.
     has_zero_mean_weights
-        Whether they have mean zero.
+        True if the weights have mean 0.
+    restarted_at
+        The layer without a formula after which the prediction restarted; None without a restart.
+    overflow
+        Probability that a pre-activation of the batch overflows, by dtype.
+    log_sensitivity
+        d log E[x^2] / d log q of the modules after the layer: the factor on a relative error of
+        the second moment up to the next layer.
+    depth
+        Depth scales for this layer's weights and the activation after it.
     measured
-        By quantity, mean over fresh draws and its standard error, where measuring was asked for.
+        Mean over draws and its standard error, by quantity; empty without measurement.
     """
 
     layer: int
@@ -129,51 +138,51 @@ class LayerCertificate:
     restarted_at: str | None = None
     overflow: Mapping[str, float] = field(default_factory=dict)
     log_sensitivity: float = nan
-    depth: DepthScales | None = None
+    depth: LayerDepthScales | None = None
     measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def value(self, quantity: str) -> float:
-        """The predicted number of that name, a mean over the images; NaN if there is none."""
-        found = self.predicted.get(quantity)
-        return nan if found is None else found.value
+        """Return the predicted mean over the images of one quantity; NaN if not predicted."""
+        prediction = self.predicted.get(quantity)
+        return nan if prediction is None else prediction.value
 
     @property
     def mean(self) -> float:
-        """E[y] of the pre-activation."""
+        """E[y] of the pre-activations."""
         return self.value("preact_mean")
 
     @property
     def q(self) -> float:
-        """E[y^2] of the pre-activation."""
+        """E[y^2] of the pre-activations."""
         return self.value("preact_m2")
 
     @property
     def var(self) -> float:
-        """Variance of the pre-activation over units and positions of one image."""
+        """Variance of the pre-activations over units and positions of one image."""
         return self.value("preact_var")
 
     @property
     def dead_fraction(self) -> float:
-        """Expected share of units that are zero on the whole batch."""
+        """Expected fraction of units that are zero on the whole batch."""
         return self.value("dead_fraction")
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of one draw's second moment."""
-        found = self.predicted.get("preact_m2")
-        return None if found is None else found.interval
+        """95 % interval of one draw's second moment; None if unknown."""
+        prediction = self.predicted.get("preact_m2")
+        return None if prediction is None else prediction.interval
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
-        numbers = {
+        """Return the record as nested dictionaries."""
+        predicted = {
             quantity: {
-                "value": each.value,
-                "log_sd": each.log_sd,
-                "interval": each.interval,
-                "sampling_se": each.sampling_se,
-                "theory": each.theory,
+                "value": prediction.value,
+                "log_sd": prediction.log_sd,
+                "interval": prediction.interval,
+                "sampling_se": prediction.sampling_se,
+                "theory": prediction.theory,
             }
-            for quantity, each in self.predicted.items()
+            for quantity, prediction in self.predicted.items()
         }
         measured = {
             quantity: {"mean": mean, "se": se} for quantity, (mean, se) in self.measured.items()
@@ -189,7 +198,7 @@ class LayerCertificate:
             "basis": self.basis,
             "restarted_at": self.restarted_at,
             "moments": self.moments,
-            "predicted": numbers,
+            "predicted": predicted,
             "dead_fraction": self.dead_fraction,
             "overflow": dict(self.overflow),
             "log_sensitivity": self.log_sensitivity,
@@ -201,18 +210,18 @@ class LayerCertificate:
 
 @dataclass(frozen=True)
 class OutputCertificate:
-    """Predictions for the logits, means over the images.
+    """Predictions for the logits, averaged over the images.
 
     Attributes
     ----------
     n_logits
-        How many.
+        Number of logits.
     logit_var
-        Expected variance over an image's logits.
+        Expected variance over the logits of one image.
     initial_loss
-        By loss (`cross_entropy`, `mse`, `bce`), its expectation before training.
+        Expected loss before training, by loss (`cross_entropy`, `mse`, `bce`).
     gradient_m2
-        E[|dL/dlogits|^2] / n_logits of the loss that was asked for, each image's own loss.
+        E[|dL/dlogits|^2] / n_logits of the requested loss of one image.
     """
 
     n_logits: int
@@ -221,7 +230,7 @@ class OutputCertificate:
     gradient_m2: float = nan
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
+        """Return the record as a dictionary."""
         return {
             "n_logits": self.n_logits,
             "logit_var": self.logit_var,
@@ -230,19 +239,19 @@ class OutputCertificate:
         }
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON can hold it: a number that is not finite becomes None.
+def to_json_types(value: Any) -> Any:
+    """Convert to types that JSON supports; non-finite numbers become None.
 
     Examples
     --------
-    >>> plain({"q": (1.0, float("inf"))})
+    >>> to_json_types({"q": (1.0, float("inf"))})
     {'q': [1.0, None]}
     """
     match value:
         case Mapping():
-            return {key: plain(entry) for key, entry in value.items()}
+            return {key: to_json_types(entry) for key, entry in value.items()}
         case list() | tuple():
-            return [plain(entry) for entry in value]
+            return [to_json_types(entry) for entry in value]
         case float():
             return value if isfinite(value) else None
     return value

@@ -1,4 +1,4 @@
-"""A network predicted whole, or in parts: anew after each layer that theory has no formula for."""
+"""Predictions of a network as a whole, or in segments that restart after unsupported layers."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ THEORY, MEASURED_RESTART = "theory", "measured restart"
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a network that theory walks in one go.
+    """Part of a network that is predicted in one pass.
 
     Attributes
     ----------
     frame
-        Predictions, with the column `basis`: `theory`, or `measured restart` where the inputs of
-        this part were measured instead of predicted.
+        Predictions, with the column `basis`: `theory`, or `measured restart` if the inputs of the
+        segment are measured.
     parts
-        Its modules.
+        Modules of the segment.
     inputs
-        What it is fed: the images, or one draw's activations for each of them.
-    restarted_at, reason
-        The layer after which theory started again, and why; None at the network's beginning.
+        The images, or the measured activations of each draw.
+    restarted_at
+        The layer without a formula before the segment; None for the first segment.
+    reason
+        The error message of that layer.
     layer_kinds
-        Kinds of layers beside the built-in ones.
+        Additional layer kinds. They take precedence over the built-in ones.
     """
 
     frame: pd.DataFrame
@@ -69,16 +71,16 @@ def predict_segments(
     restart: bool,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> list[Segment]:
-    """Predict a network, in parts where `restart` allows it.
+    """Predict a network, in several segments if `restart` is True.
 
-    After a layer without a formula, theory starts again from what a few fresh draws of the layers
-    so far make of the images. Before it, the forward pass is theory as ever; the way back is not
-    predicted there, for it comes through that layer.
+    After a layer without a formula, the prediction restarts from the activations of a few new
+    draws. Before that layer only the forward pass is predicted, because cotangents come through the
+    layer.
 
     Raises
     ------
     UnpredictableLayer
-        A layer without a formula, if `restart` is false or nothing can be started after it.
+        A layer has no formula, and `restart` is False or no weight layer can be predicted.
     """
     whole = Segment(
         pd.DataFrame(), tuple(flattened(model)), (images,), layer_kinds=tuple(layer_kinds)
@@ -86,8 +88,8 @@ def predict_segments(
     if not (restart and isinstance(model, nn.Sequential)):
         frame = predict_moments(model, weights.moments, images, theories, seed, layer_kinds)
         return [replace(whole, frame=frame.assign(basis=THEORY))]
-    walker = _SegmentPredictor(model, weights, images, tuple(theories), seed)
-    return walker.predict(whole, is_end=True)
+    predictor = _SegmentPredictor(model, weights, images, tuple(theories), seed)
+    return predictor.predict(whole, is_end=True)
 
 
 @dataclass(frozen=True)
@@ -106,25 +108,25 @@ class _SegmentPredictor:
             name = decode_name(error.name)
             if name not in names:
                 raise
-            place = names.index(name)
-            head, tail = part.parts[:place], part.parts[place + 1 :]
-            found: list[Segment] = []
-            if _has_weights(head):
-                found += self.predict(replace(part, parts=head), is_end=False)
-            if _has_weights(tail):
-                after = Segment(
-                    *(pd.DataFrame(), tail, self._measured(name), name, str(error)),
+            index = names.index(name)
+            before, after = part.parts[:index], part.parts[index + 1 :]
+            segments: list[Segment] = []
+            if _has_weights(before):
+                segments += self.predict(replace(part, parts=before), is_end=False)
+            if _has_weights(after):
+                next_segment = Segment(
+                    *(pd.DataFrame(), after, self._measure_outputs(name), name, str(error)),
                     part.layer_kinds,
                 )
-                found += self.predict(after, is_end)
-            if not found:
+                segments += self.predict(next_segment, is_end)
+            if not segments:
                 raise
-            return found
+            return segments
 
     def _frame(self, part: Segment, is_end: bool) -> pd.DataFrame:
         net = build_sequential(part.parts)
-        moments = {encode_name(name): known for name, known in self.weights.moments.items()}
-        frame = _over_draws(
+        moments = {encode_name(name): layer for name, layer in self.weights.moments.items()}
+        frame = _average_over_draws(
             [
                 predict_moments(net, moments, x, self.theories, self.seed, part.layer_kinds)
                 for x in part.inputs
@@ -134,30 +136,30 @@ class _SegmentPredictor:
             frame = frame[~frame.quantity.isin(BACKWARD)]
         return frame.assign(basis=part.basis, layer_name=frame.layer_name.map(decode_name))
 
-    def _measured(self, name: str) -> tuple[Tensor, ...]:
-        """Return the named module's run_modules in each of a few fresh draws."""
-        made = []
+    def _measure_outputs(self, name: str) -> tuple[Tensor, ...]:
+        """Return the outputs of a module in a few new draws."""
+        outputs = []
         for network in draw_networks(self.model, self.weights, RESTART_DRAWS, self.seed, "restart"):
             parts = list(flattened(network))
-            end = [each for each, _ in parts].index(name) + 1
-            made.append(run_modules(parts[:end], self.images.double().cpu(), self.seed))
-        return tuple(made)
+            end = [part_name for part_name, _ in parts].index(name) + 1
+            outputs.append(run_modules(parts[:end], self.images.double().cpu(), self.seed))
+        return tuple(outputs)
 
 
 def _has_weights(parts: Sequence[Named]) -> bool:
     return any(isinstance(module, WeightLayer) for _, module in parts)
 
 
-def _over_draws(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One prediction from several draws' inputs: their mean, and their scatter in its errors."""
+def _average_over_draws(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Average predictions over the measured inputs of several draws; add their variance."""
     if len(frames) == 1:
         return frames[0]
     values = np.stack([frame.value for frame in frames])
-    spreads = np.stack([frame.log_sd for frame in frames])
+    log_sds = np.stack([frame.log_sd for frame in frames])
     errors = np.stack([frame.sampling_se for frame in frames])
     n = len(frames)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        between = np.log(np.abs(values)).var(0, ddof=1)
-        error = np.sqrt((errors**2).mean(0) / n + values.var(0, ddof=1) / n)
-        spread = np.sqrt((spreads**2).mean(0) + between)
-    return frames[0].assign(value=values.mean(0), log_sd=spread, sampling_se=error)
+        log_var_of_inputs = np.log(np.abs(values)).var(0, ddof=1)
+        sampling_se = np.sqrt((errors**2).mean(0) / n + values.var(0, ddof=1) / n)
+        log_sd = np.sqrt((log_sds**2).mean(0) + log_var_of_inputs)
+    return frames[0].assign(value=values.mean(0), log_sd=log_sd, sampling_se=sampling_se)

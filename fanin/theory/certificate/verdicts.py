@@ -1,4 +1,4 @@
-"""Verdicts: the unhealthy layers of a network before it is trained, each with a remedy."""
+"""Verdicts: the unhealthy layers of a network before training, each with a remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from fanin.theory.certificate.record import LayerCertificate
 
-MAX_SHOWN = 8  # lines of an error message
+MAX_SHOWN = 8  # verdicts in an error message
 Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstable"]
 
 
@@ -21,22 +21,23 @@ class Limits:
     Parameters
     ----------
     low, high
-        How far the second moment of the pre-activations may move away from the first layer's, and
-        the whole cotangent (summed over units and positions) from the logits'. A thousandfold is a
-        factor 30 in scale: more than one learning rate for all layers serves well, and what three
-        decades a few layers deep become with depth is the failure of He et al. 2015, figure 3 (a
-        second moment of 2^-29 after 30 layers). It is a cautious limit: 22 layers at 2^-21 still
-        trained there, only slower.
+        Smallest and largest accepted ratio of the second moment of the pre-activations to that of
+        the first layer, and of the expected squared norm of the cotangent to that of the last
+        hidden layer. A ratio of 1000 is a factor of 30 in scale, which is hard to train with one
+        learning rate for all layers. He et al. (2015, figure 3) report that a 30-layer network
+        with a second moment of 2^-29 fails to train and a 22-layer one with 2^-21 trains slowly,
+        so the default limits are cautious.
     dtype
-        `float32`, `bfloat16` or `float16`: what the network will run in.
+        `float32`, `bfloat16` or `float16`: the dtype that the network will run in.
     max_overflow
-        Largest accepted chance of an overflow.
+        Largest accepted probability of an overflow in a layer.
     max_dead
-        The share of units that may be dead on the whole batch. A half is normal in a deep
-        rectifier net whose inputs have become alike (derivations.md, 7); nine tenths are not.
+        Largest accepted fraction of units that are zero on the whole batch. One half is normal for
+        deep ReLU networks with highly correlated activations (derivations.md, 7).
     max_sensitivity
-        By how much a relative error of a second moment may be amplified over the whole net. At 2
-        a network's own scatter is twice what its width makes, and no gain holds over several nets.
+        Largest accepted factor on a relative error of the second moment from the first layer to
+        the last. At a factor of 2, second moments vary twice as much between draws as the width
+        alone explains.
     """
 
     low: float = 1e-3
@@ -54,13 +55,19 @@ class Verdict:
     Attributes
     ----------
     layer
-        Its name.
+        Name of the layer.
     problem
-        `vanishing`, `exploding`, `overflowing`, `dead`, `depth-unstable`.
-    quantity, value, limit
-        What was looked at, relative to what the limit is relative to.
-    message, remedy
-        For people.
+        `vanishing`, `exploding`, `overflowing`, `dead` or `depth-unstable`.
+    quantity
+        Quantity that exceeds its limit.
+    value
+        Value that was compared to the limit; a ratio for `low` and `high` of `Limits`.
+    limit
+        Limit that the value exceeds.
+    message
+        Description of the problem.
+    remedy
+        Instruction that fixes the problem.
     """
 
     layer: str
@@ -72,18 +79,24 @@ class Verdict:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.layer} is {self.problem}: {self.message}; {self.remedy}"
+        return f"layer {self.layer} is {self.problem}: {self.message}. To fix: {self.remedy}."
 
 
 class UnhealthyInit(AssertionError):
-    """A network's init is unhealthy; `verdicts` says how."""
+    """Error: the init of a network is unhealthy.
 
-    def __init__(self, found: Sequence[Verdict]) -> None:
-        lines = [f"  {verdict}" for verdict in found[:MAX_SHOWN]]
-        if len(found) > MAX_SHOWN:
-            lines.append(f"  and {len(found) - MAX_SHOWN} more (.verdicts has them all)")
-        super().__init__("\n".join(["this init is unhealthy:", *lines]))
-        self.verdicts = tuple(found)
+    Attributes
+    ----------
+    verdicts
+        The problems, as a tuple of `Verdict`.
+    """
+
+    def __init__(self, verdicts: Sequence[Verdict]) -> None:
+        lines = [f"  {verdict}" for verdict in verdicts[:MAX_SHOWN]]
+        if len(verdicts) > MAX_SHOWN:
+            lines.append(f"  ... and {len(verdicts) - MAX_SHOWN} more (attribute `verdicts`)")
+        super().__init__("\n".join(["the init is unhealthy:", *lines]))
+        self.verdicts = tuple(verdicts)
 
 
 def judge(layers: Sequence[LayerCertificate], limits: Limits | None = None) -> tuple[Verdict, ...]:
@@ -92,15 +105,15 @@ def judge(layers: Sequence[LayerCertificate], limits: Limits | None = None) -> t
     Parameters
     ----------
     layers
-        `Certificate.layers`.
+        Records of the weight layers: `Certificate.layers`.
     limits
-        Defaults to `Limits()`.
+        Limits of a healthy init. None uses `Limits()`.
 
     Returns
     -------
     tuple of Verdict
-        In forward order within each problem; empty for a healthy init. Quantities that no theory
-        predicted are not judged.
+        One verdict per problem, in forward order within each kind of problem. Empty for a healthy
+        init. Quantities that no theory predicts are not checked.
     """
     limits = limits or Limits()
     return (
@@ -117,40 +130,40 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
     if isnan(first) and "preact_m2" in layers[0].predicted:
         yield Verdict(
             *(layers[0].name, "exploding", "preact_m2", first, limits.high),
-            "its pre-activations are not numbers",
-            "look for NaN or infinity in the images",
+            "E[y^2] of its pre-activations is NaN",
+            "remove NaN and infinite values from the images",
         )
     if first > limits.high:
         gain = _gain(1.0, first)
         yield Verdict(
             *(layers[0].name, "exploding", "preact_m2", first, limits.high),
-            f"its pre-activations have second moment {first:.3g}",
-            f"scale the images, or multiply its gain by {gain:.3g}",
+            f"E[y^2] = {first:.3g} of its pre-activations exceeds the limit {limits.high:.3g}",
+            f"scale the images, or multiply init.layers.{layers[0].name}.gain by {gain:.3g}",
         )
     for before, layer in pairwise(layers):
         ratio = _ratio(layer.q, first)
         problem = _problem(ratio, limits)
         if problem is None:
             continue
-        remedy = "lower the gains before it; prescribe() finds them"
+        remedy = "lower the gains of earlier layers (prescribe() computes them)"
         if layer.q == 0:
-            remedy = "its weights or its inputs are all zero: no gain mends that"
+            remedy = "use nonzero weights; its weights or inputs are all zero, so no gain helps"
         elif isfinite(layer.q):
             gain = _gain(before.q, layer.q)
             remedy = (
-                f"multiply init.layers.{layer.name}.gain by {gain:.3g} to keep {before.name}'s"
-                " level; prescribe() finds all gains"
+                f"multiply init.layers.{layer.name}.gain by {gain:.3g} to keep E[y^2] of layer"
+                f" {before.name} (prescribe() computes all gains)"
             )
         yield Verdict(
             *(layer.name, problem, "preact_m2", ratio, _limit(problem, limits)),
-            f"E[y^2] = {layer.q:.3g} is {ratio:.3g} times {layers[0].name}'s",
+            f"E[y^2] = {layer.q:.3g} is {ratio:.3g} times that of layer {layers[0].name}",
             remedy,
         )
 
 
 def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
-    # The last hidden layer is the measure: a small output layer is often meant, and a global
-    # average just before it shares the cotangent out, which is no loss.
+    # The reference is the last hidden layer, because a small output layer is often intended, and a
+    # global average pooling before it only distributes the cotangent over positions.
     hidden = layers[:-1]
     if not hidden or not _total_m2(hidden[-1]) > 0:
         return
@@ -159,30 +172,35 @@ def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
         problem = _problem(ratio, limits)
         if problem is None:
             continue
-        remedy = "lower the gains above it"
+        remedy = "lower the gains of later layers"
         if _total_m2(layer) == 0:
-            remedy = f"what lies between it and {above.name} has slope 0 (dead or saturated)"
+            remedy = (
+                f"avoid dead or saturated units between it and layer {above.name}; all their slopes"
+                " are 0"
+            )
         elif isfinite(_total_m2(layer)):
             gain = _gain(_total_m2(above), _total_m2(layer))
             remedy = (
-                f"multiply init.layers.{above.name}.gain by {gain:.3g} to keep the cotangent's"
-                ' level; prescribe(direction="backward") finds all gains'
+                f"multiply init.layers.{above.name}.gain by {gain:.3g} to keep the cotangent of"
+                f' layer {above.name} (prescribe(direction="backward") computes all gains)'
             )
         yield Verdict(
             *(layer.name, problem, "vjp_m2", ratio, _limit(problem, limits)),
-            f"the cotangent that reaches it is {ratio:.3g} times {hidden[-1].name}'s",
+            f"the squared norm of its cotangent is {ratio:.3g} times that of layer"
+            f" {hidden[-1].name}",
             remedy,
         )
 
 
 def _overflow(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
     for layer in layers:
-        chance = layer.overflow.get(limits.dtype, nan)
-        if chance > limits.max_overflow:
+        probability = layer.overflow.get(limits.dtype, nan)
+        if probability > limits.max_overflow:
             yield Verdict(
-                *(layer.name, "overflowing", "overflow", chance, limits.max_overflow),
-                f"its pre-activations overflow {limits.dtype} with chance {chance:.3g}",
-                "lower the gain here or before, or use a wider dtype",
+                *(layer.name, "overflowing", "overflow", probability, limits.max_overflow),
+                f"its pre-activations overflow {limits.dtype} with probability {probability:.3g}",
+                "lower the gain of this layer or of earlier ones, or use a dtype with a larger"
+                " range",
             )
 
 
@@ -192,7 +210,7 @@ def _dead(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdic
             yield Verdict(
                 *(layer.name, "dead", "dead_fraction", layer.dead_fraction, limits.max_dead),
                 f"{layer.dead_fraction:.0%} of its units are zero on every image",
-                "center its weights or raise its biases (init.layers.NAME.bias)",
+                f"use weights of mean 0 or raise init.layers.{layer.name}.bias",
             )
 
 
@@ -205,16 +223,16 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
             yield Verdict(
                 *(layer.name, "depth-unstable", "log_sensitivity"),
                 *(amplified, limits.max_sensitivity),
-                f"a relative error of the second moment is {amplified:.3g} times as large behind"
-                " it as at the first layer",
-                "raise the second moment (GELU and SiLU then act as rectifiers), use fewer such"
-                " layers, or normalize",
+                f"a relative error of E[y^2] grows by a factor of {amplified:.3g} from the first"
+                " layer to the output of this one",
+                "raise the second moment (GELU and SiLU then act like ReLU), use fewer such layers,"
+                " or add normalization",
             )
-            return  # it compounds: every later layer would say the same
+            return  # the factor accumulates, so every later layer has the same problem
 
 
 def _total_m2(layer: LayerCertificate) -> float:
-    """Of the whole cotangent: He init keeps it through rectifiers, whatever the widths."""
+    """Return the expected squared norm of a layer's cotangent, which does not depend on widths."""
     return layer.value("vjp_m2") * layer.channels * layer.positions
 
 
@@ -234,6 +252,6 @@ def _limit(problem: Problem, limits: Limits) -> float:
     return limits.low if problem == "vanishing" else limits.high
 
 
-def _gain(wanted: float, found: float) -> float:
-    """Return the factor of the weights that turns one second moment into another."""
-    return (wanted / found) ** 0.5 if isfinite(found) and found > 0 else 0.0
+def _gain(target: float, current: float) -> float:
+    """Return the factor on the weights that changes one second moment to another."""
+    return (target / current) ** 0.5 if isfinite(current) and current > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Moments of a network's weights: declared by its init, given, or estimated from them."""
+"""Moments of a network's weights (declared, given or estimated), and networks sampled from them."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from fanin.theory.moments import LayerMoments, declared_moments
 from fanin.theory.network import Named
 
 Source = Literal["declared", "given", "estimated"]
-# An estimated mean within so many standard errors of 0 is taken for a declared 0: a real mean so
-# small is seldom meant, and theory would have to follow it with particles.
+# Estimated means within this many standard errors of 0 are set to 0. Such small means are rarely
+# intended, and a non-zero mean requires particles in the theories.
 MEAN_THRESHOLD = 4.0
 
 
 @dataclass(frozen=True)
 class WeightMoments:
-    """Moments of every weight layer, and where they come from.
+    """Moments of every weight layer, and their source.
 
     Attributes
     ----------
     moments
-        By layer name.
+        Moments by layer name.
     source
-        `declared` by an init scheme, `given` as numbers, or `estimated` from the model's own
-        tensors. An estimate from n entries has a relative standard error of sqrt(2 / n) in the
-        variance (Gaussian weights), so 3 % for the 1,728 weights of a 3x3 convolution from 3 to
-        64 channels.
+        `declared` by an init scheme, `given` as numbers, or `estimated` from the model's current
+        weights. A variance estimated from n Gaussian weights has a relative standard error of
+        sqrt(2 / n), for example 3 % for the 1,728 weights of a 3x3 convolution from 3 to 64
+        channels.
     init
-        What declared them; None otherwise.
+        The init that declares the moments, or None.
     """
 
     moments: Mapping[str, LayerMoments]
@@ -50,20 +50,20 @@ class WeightMoments:
 def resolve_moments(
     model: nn.Module, init: Init | Scheme | Mapping[str, LayerMoments] | None
 ) -> WeightMoments:
-    """Moments of a model's weight layers, from whatever is known of them.
+    """Return the moments of a model's weight layers.
 
     Parameters
     ----------
     model
-        Its weights are read only where `init` is None.
+        The model. Its weights are read only if `init` is None.
     init
-        An `Init`, a bare scheme, moments by layer name, or None: the model was initialized by
-        hand, and its own tensors tell.
+        An `Init`, a scheme, or moments by layer name. None estimates the moments from the model's
+        current weights.
 
     Raises
     ------
     ConfigError
-        It is nothing of the above.
+        `init` has another type.
     UnpredictableLayer
         The scheme declares no moments.
 
@@ -83,8 +83,8 @@ def resolve_moments(
     if not isinstance(init, Init):
         if not callable(getattr(init, "sample", None)):
             raise ConfigError(
-                f"init={init!r}: expected an fanin.inits.Init, a scheme with"
-                " sample(weight, generator), moments by layer name, or None"
+                f"init={init!r} is not supported; pass a fanin.inits.Init, a scheme with a method"
+                " sample(weight, generator), a mapping of layer names to moments, or None"
             )
         init = Init(init)
     return WeightMoments(declared_moments(model, init), "declared", init)
@@ -93,20 +93,22 @@ def resolve_moments(
 def _estimated(name: str, layer: WeightLayer) -> LayerMoments:
     weight, bias = layer.weight, layer.bias
     if weight.is_meta:
-        raise UnpredictableLayer(name, "its weights hold no numbers (meta device); give an init")
+        raise UnpredictableLayer(
+            name, "its weights are on the meta device and hold no values; pass init=..."
+        )
     taps = weight.detach().double().cpu().flatten(2) if weight.ndim > 2 else None
     empty = None if taps is None else (taps == 0).all(0).all(0)
     if taps is not None and empty is not None and empty.any() and not empty.all():
-        # Some taps are 0 throughout, as delta-orthogonal kernels have them.
+        # Some kernel taps are 0 for all channels, as in delta-orthogonal kernels.
         var = taps.square().mean((0, 1)).reshape(weight.shape[2:])
         return LayerMoments(Moments(0.0, var), estimated_moments(bias))
     return LayerMoments(estimated_moments(weight), estimated_moments(bias))
 
 
 def estimated_moments(entries: Tensor | None) -> Moments:
-    """Mean and variance of a draw_networks tensor; exact where all entries are alike, 0 where it is None.
+    """Estimate mean and variance from a sampled tensor; None has mean and variance 0.
 
-    A mean within 4 standard errors of 0 is taken for 0.
+    A mean within 4 standard errors of 0 is set to 0. A constant tensor gives exact results.
     """
     if entries is None:
         return Moments(0.0, 0.0)
@@ -119,23 +121,23 @@ def estimated_moments(entries: Tensor | None) -> Moments:
     return Moments(mean, var)
 
 
-SEPARATOR = "/"  # a module's name can't hold the dot of a nested one
+SEPARATOR = "/"  # replaces the dots of module paths, which module names cannot contain
 
 
 def draw_networks(
     model: nn.Module, weights: WeightMoments, draws: int, seed: int = 0, purpose: str = "measure"
 ) -> Iterator[nn.Module]:
-    """Float64 copies of a model, each with weights of its own; other ones for another purpose.
+    """Yield float64 copies of a model with newly drawn weights.
 
-    By the init that declared the moments; as Gaussians where moments were given; and where they
-    were estimated from the model, the model itself, once: it is the one draw there is.
+    Declared moments draw with their init, given moments draw Gaussian weights, and estimated
+    moments yield a single copy of the model itself. Different purposes give different draws.
     """
     if weights.source == "estimated":
         yield cpu_copy(model)
         return
     for number in range(draws):
         copy = cpu_copy(model)
-        stream_of = partial(generator, purpose, seed, number)
+        stream_of = partial(make_generator, purpose, seed, number)
         if weights.init is not None:
             initialize(copy, weights.init, stream_of)
         else:
@@ -144,12 +146,12 @@ def draw_networks(
 
 
 def cpu_copy(model: nn.Module) -> nn.Module:
-    """A float64 copy on the CPU, in the mode that the model is in."""
+    """Return a float64 copy of a model on the CPU."""
     return deepcopy(model).to("cpu", torch.float64)
 
 
 def build_sequential(parts: Sequence[Named]) -> nn.Sequential:
-    """A part of a network as a network; `decode_name` undoes what the names go through."""
+    """Return modules as a sequential network, with encoded names (see `decode_name`)."""
     net = nn.Sequential()
     for name, module in parts:
         net.add_module(encode_name(name), module)
@@ -157,12 +159,12 @@ def build_sequential(parts: Sequence[Named]) -> nn.Sequential:
 
 
 def encode_name(name: str) -> str:
-    """A module's path as one name."""
+    """Convert a module path to a module name."""
     return name.replace(".", SEPARATOR)
 
 
 def decode_name(name: str) -> str:
-    """The path that a module of `build_sequential` has in the whole network."""
+    """Convert a module name of `build_sequential` back to a module path."""
     return name.replace(SEPARATOR, ".")
 
 
@@ -170,7 +172,7 @@ def decode_name(name: str) -> str:
 def run_modules(
     parts: Sequence[Named], images: Float[Tensor, "image ..."], seed: int = 0
 ) -> Float[Tensor, "image ..."]:
-    """Apply modules to images, one after the other, in the mode they are in."""
+    """Apply modules to images, one after the other."""
     x = images
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)  # dropout masks
