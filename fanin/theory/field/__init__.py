@@ -1,4 +1,4 @@
-"""Theory 3: moments of the Gaussian field over positions, forward and backward.
+"""Theory `field`: moments of the Gaussian field over positions, forward and backward.
 
 `predict_field` returns a `Prediction`; `propagate_field` returns the maps and covariances of every
 layer.

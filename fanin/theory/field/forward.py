@@ -22,9 +22,8 @@ MAX_NUMBERS = 2**24  # numbers in one tensor of samples: 128 MB
 NEAR_ZERO = torch.tensor([-3.0, -1.0, -0.1, -1e-3, 1e-3, 0.1, 1.0, 3.0], dtype=torch.float64)
 """A function that is flat at 0 on some interval is 0 at one of these points."""
 NEGLIGIBLE = 1e-9  # a fraction of units too small to observe in any network
-SAMPLES_PER_PARTICLE = (
-    256  # samples of each particle's field, if quadrature gives the moments of points
-)
+# Samples of each particle's field, if quadrature gives the moments of points.
+SAMPLES_PER_PARTICLE = 256
 StreamKey = tuple[object, ...]
 """Key of a random stream: seed, repeat, layer."""
 

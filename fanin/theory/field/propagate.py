@@ -36,11 +36,8 @@ from fanin.theory.field.state import (
 MAX_ABS_LOG = 200 * math.log(10)  # of log E[y^2]: up to here moments keep their own scale
 TARGET_LOG = 160 * math.log(10)
 Scaled = TypeVar("Scaled", Preactivation, Cotangent, LayerInput)
-LINEAR_FIELDS = (
-    "mean",
-    "expected_mean",
-    "root",
-)  # fields that scale as y; all others scale as its square
+# Fields that scale as y; all others scale as its square.
+LINEAR_FIELDS = ("mean", "expected_mean", "root")
 GainRule = Callable[[str, tuple[float, float, float]], float]
 """Return a layer's gain g, given its name and (a, b, c): its mean E[y^2] is a g^2 + b g + c."""
 

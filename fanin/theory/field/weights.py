@@ -20,10 +20,8 @@ from fanin.theory.field.state import (
 from fanin.theory.moments import LayerMoments
 from fanin.theory.quadrature import stratified_normals
 
-FEWER_PARTICLES = (
-    (0.05, 4),
-    (0.3, 8),
-)  # (upper limit of the mean's share of the second moment, particles)
+# (upper limit of the mean's fraction of the second moment, particles)
+FEWER_PARTICLES = ((0.05, 4), (0.3, 8))
 TINY = torch.finfo(torch.float64).tiny
 MIN_POINTS_PER_COLUMN = 2  # a covariance's root with fewer columns than this saves work
 

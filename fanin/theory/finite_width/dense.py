@@ -80,10 +80,11 @@ def simulate_dense(
         [step for layer in stage.after if (step := layer.dense()) is not None]
         for stage in net.stages[:-1]
     ]
-    for layer in (layer for stage in net.stages for layer in stage.after):
-        if layer.kind is BATCH_NORM and len(inputs) == 1:
+    for named_layer in (layer for stage in net.stages for layer in stage.after):
+        if named_layer.kind is BATCH_NORM and len(inputs) == 1:
             raise UnpredictableLayer(
-                layer.name, "batch normalization needs at least two images, but there is one image"
+                named_layer.name,
+                "batch normalization needs at least two images; there is only one image",
             )
     units = layers[0].in_features + sum(5 * layer.out_features for layer in layers)
     batch_size = max(1, MAX_NUMBERS // (units * len(inputs)))

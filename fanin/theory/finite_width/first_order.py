@@ -171,11 +171,9 @@ class _Sweeps:
             assert layer.interlayer is not None
             assert layer.output_cotangent is not None
             key = (self.seed, index)
-            n_senders = (
-                1
-                if next_layer.taps.is_linear
-                else min(len(cotangent), next_layer.weights.group_out_channels)
-            )
+            n_senders = min(len(cotangent), next_layer.weights.group_out_channels)
+            if next_layer.taps.is_linear:
+                n_senders = 1
             points = max(layer.preact.var.shape[-1], next_layer.taps.n_taps * n_senders // self.n)
             n_samples = max(MIN_SAMPLES, min(MAX_SAMPLES, MAX_NUMBERS // (self.n * points)))
             output_cotangent = draw_output_cotangents(
@@ -214,9 +212,9 @@ class _Sweeps:
                 if group.forms is not None:
                     self._propagate_up(index, adjoint, group)
         if not self.layers[-1].taps.is_linear:
-            self._add_cotangent_scatter(points, pairs)
+            self._add_cotangent_variance(points, pairs)
 
-    def _add_cotangent_scatter(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
+    def _add_cotangent_variance(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
         """Add the variance from a random cotangent on maps, which has a fixed length only."""
         last = self.layers[-1]
         if self.n - 1 in self.weight_targets:
@@ -236,30 +234,22 @@ class _Sweeps:
         assert layer.output_cotangent is not None
         # Diagonal forms ignore the correlations of one draw; matrices carry them to the next layer.
         channels, diagonal_forms = samples.channels, forms.ndim == 2
-        influence = quadratic_forms(
-            samples.cotangent if diagonal_forms else channels.cotangent, forms
-        )
+        influence = quadratic_forms((samples if diagonal_forms else channels).cotangent, forms)
         samples.influence = samples.influence.index_add(1, targets, influence)
         if adjoint is not None:
             output_forms, field_forms = adjoint.cotangent_adjoint(forms)
         else:
             assert samples.whitened is not None
-            output_forms, field_forms = (
-                samples.whitened.cotangent_adjoint(forms, layer.output_cotangent),
-                forms,
-            )
+            output_forms = samples.whitened.cotangent_adjoint(forms, layer.output_cotangent)
+            field_forms = forms
         samples.field_forms.append((list(group.targets), field_forms))
         taps, weights = next_layer.taps, next_layer.weights
         if self.free_fractions[index + 1].backward < 1:
-            fixed_forms = (
-                _length_part(output_forms, layer.output_cotangent)
-                if taps.is_linear
-                else output_forms
-            )
-            fixed_influence = quadratic_forms(
-                samples.output_cotangent if diagonal_forms else channels.output_cotangent,
-                fixed_forms,
-            )
+            fixed_forms = output_forms
+            if taps.is_linear:
+                fixed_forms = _length_part(output_forms, layer.output_cotangent)
+            cotangent = (samples if diagonal_forms else channels).output_cotangent
+            fixed_influence = quadratic_forms(cotangent, fixed_forms)
             samples.fixed_influence = samples.fixed_influence.index_add(1, targets, fixed_influence)
         if output_forms.ndim == 2:
             group.forms = weights.group_out_channels * taps.forward_m2(output_forms, weights.var)
@@ -338,10 +328,10 @@ class _Sweeps:
             return forms
         cov = torch.diag(var) if preact.cov is None else squeeze_field(preact.cov, 2)
         free_fraction, channels = self.free_fractions[index].forward, weights.out_channels
-        scatter = _log_m2_variance(cov, mean, channels, free_fraction)
-        self.variance[index] += scatter
+        own_variance = _log_m2_variance(cov, mean, channels, free_fraction)
+        self.variance[index] += own_variance
         self.centring_correction[index] = (
-            _log_var_variance(cov, self.images_per_field, channels, free_fraction) - scatter
+            _log_var_variance(cov, self.images_per_field, channels, free_fraction) - own_variance
         )
         form = torch.full_like(var, 1 / float(total))
         if forms.shape[-1] == len(var):
@@ -385,12 +375,8 @@ def _log_var_variance(
     if not value > 1e-9 * m2:  # a single unit equals its own mean
         return 0.0
     own = free_fraction * 2 * cov.square().mean() / channels
-    cross = (
-        free_fraction
-        * 2
-        * mean_products.square().sum()
-        / (len(cov) * images_per_field * channels**2)
-    )
+    size = len(cov) * images_per_field * channels**2
+    cross = free_fraction * 2 * mean_products.square().sum() / size
     variance = own + 2 * squares.square().mean() - 2 * cross
     return _log_variance(float(variance / value.square()))
 

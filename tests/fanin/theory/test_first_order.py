@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fanin.theory.finite_width.samples import whitened_channels
 from scipy import stats
 from theory_networks import declared
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from fanin.inits import (
 from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, propagate_field
 from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
+from fanin.theory.finite_width.channels import whitened_channels
 from fanin.theory.finite_width.first_order import FreeFraction, log_variances
 from fanin.theory.finite_width.predict import free_fraction
 from fanin.theory.finite_width.simulate import simulate_networks

@@ -157,7 +157,7 @@ def nonuniform_batch_norm() -> nn.Module:
         (nn.GroupNorm(2, 4), 0.0, "num_groups=2"),
         (nn.GroupNorm(1, 4), 1.0, "non-zero mean"),
         (nn.BatchNorm2d(4).eval(), 0.0, "BatchNorm2d"),
-        (nonuniform_batch_norm(), 0.0, "differently"),
+        (nonuniform_batch_norm(), 0.0, "differs between channels"),
     ],
 )
 def test_unsupported_normalization_raises_with_the_layer_name(norm, mean_ratio, reason):
