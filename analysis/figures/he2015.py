@@ -1,4 +1,4 @@
-"""Training loss of 22- and 30-layer ReLU networks, He's init beside Xavier's (He et al. 2015)."""
+"""Study `he2015`: training of 22- and 30-layer ReLU networks from He's and Xavier's init."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ from analysis.figures.style import PALETTE
 from analysis.load import Results
 
 CLAIM = (
-    "A 22-layer ReLU network converges from both inits, from He's earlier; a 30-layer one "
-    "converges from He's and stalls from Xavier's."
+    "A 22-layer ReLU network converges from both inits, earlier from He's. A 30-layer network "
+    "converges from He's init and stalls from Xavier's."
 )
 SIZE = (6.6, 2.9)  # inches
 STYLES: dict[str, tuple[str, str, Any]] = {
     "he_normal": ("He", PALETTE[0], "-"),
     "xavier_normal": ("Xavier", PALETTE[3], "--"),
 }
-LOSS_WINDOW = 25  # steps that a point of a curve is the mean of
+LOSS_WINDOW = 25  # steps averaged per point of a curve
 SHALLOW, DEEP = 22, 30
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Say which networks trained.
+    """Test which networks converge and which stall.
 
     Parameters
     ----------
     results
-        Of the sweep `he2015`.
+        Results of the sweep `he2015`.
     criterion
-        `converged` and `stalled`: shares of the loss of chance_loss, below and above which a run's
-        last loss counts as that.
+        Bounds on the final loss divided by the loss at chance. `converged`: upper bound of a run
+        that converged. `stalled`: lower bound of a run that stalled.
     """
     curves = smooth_losses(results, ["model.depth", "init"], LOSS_WINDOW)
-    of_guessing = chance_loss(results)
-    last = final_loss_ratio(curves, ["model.depth", "init"], of_guessing)
+    loss_at_chance = chance_loss(results)
+    final = final_loss_ratio(curves, ["model.depth", "init"], loss_at_chance)
     cells = results.cells
     caption = (
         f"Plain ReLU networks of 3 x 3 convolutions, {int(cells['model.width'].iloc[0])} channels, "
         f"{training_caption(results, LOSS_WINDOW)}"
     )
-    figure = _figure(curves, of_guessing)
-    return Study(CLAIM, {"he2015": figure}, caption, tuple(_claim_results(curves, last, criterion)))
+    figure = _figure(curves, loss_at_chance)
+    return Study(
+        CLAIM, {"he2015": figure}, caption, tuple(_claim_results(curves, final, criterion))
+    )
 
 
 def _claim_results(
-    curves: pd.DataFrame, last: pd.Series, criterion: Mapping[str, Any]
+    curves: pd.DataFrame, final: pd.Series, criterion: Mapping[str, Any]
 ) -> Iterator[ClaimResult]:
     converged, stalled = float(criterion["converged"]), float(criterion["stalled"])
     for depth, init, stalls in (
@@ -67,49 +69,49 @@ def _claim_results(
         (DEEP, "he_normal", False),
         (DEEP, "xavier_normal", True),
     ):
-        shares = last.loc[depth, init]
+        shares = final.loc[depth, init]
         yield ClaimResult(
-            f"{depth} layers, {STYLES[init][0]}: last training loss over that of chance_loss",
-            f"{'stalls' if stalls else 'converges'} (their figure); "
+            f"{depth} layers, {STYLES[init][0]}: final training loss over loss at chance",
+            f"{'stalls' if stalls else 'converges'} (paper's figure); "
             f"{'above' if stalls else 'below'} {stalled if stalls else converged:g}",
             ", ".join(f"{share:.3f}" for share in sorted(shares)),
             bool((shares > stalled).all() if stalls else (shares < converged).all()),
         )
-    he, xavier = (_half_way(curves, init) for init in STYLES)
+    he, xavier = (_steps_to_half_loss(curves, init) for init in STYLES)
     yield ClaimResult(
         f"{SHALLOW} layers: steps until the loss is half that of the first {LOSS_WINDOW} steps",
-        "He earlier (their figure)",
+        "He earlier (paper's figure)",
         f"He {_steps(he)}, Xavier {_steps(xavier)}",
         max(he) < min(xavier),
     )
 
 
-def _half_way(curves: pd.DataFrame, init: str) -> list[float]:
-    """Of each seed of the shallower network; inf where it never is."""
-    mine = curves[(curves["model.depth"] == SHALLOW) & (curves["init"] == init)]
-    found = []
-    for _, run in mine.groupby("cell_id"):
+def _steps_to_half_loss(curves: pd.DataFrame, init: str) -> list[float]:
+    """Return the steps to half of the initial loss of each 22-layer run; inf if never reached."""
+    rows = curves[(curves["model.depth"] == SHALLOW) & (curves["init"] == init)]
+    steps = []
+    for _, run in rows.groupby("cell_id"):
         below = run.loc[run["loss"] < run["loss"].iloc[0] / 2, "step"]
-        found.append(float(below.min()) if len(below) else float("inf"))
-    return found
+        steps.append(float(below.min()) if len(below) else float("inf"))
+    return steps
 
 
 def _steps(values: list[float]) -> str:
     return ", ".join("never" if np.isinf(v) else f"{v:.0f}" for v in sorted(values))
 
 
-def _figure(curves: pd.DataFrame, of_guessing: float) -> Figure:
+def _figure(curves: pd.DataFrame, loss_at_chance: float) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, (depth, mine) in zip(axes, curves.groupby("model.depth"), strict=True):
-        for init, (_, color, dash) in STYLES.items():
-            runs = mine[mine["init"] == init]
-            plot_losses(axis, runs, of_guessing, color=color, linestyle=dash)
+    for axis, (depth, rows) in zip(axes, curves.groupby("model.depth"), strict=True):
+        for init, (_, color, linestyle) in STYLES.items():
+            runs = rows[rows["init"] == init]
+            plot_losses(axis, runs, loss_at_chance, color=color, linestyle=linestyle)
         axis.set_title(f"{depth:.0f} weight layers", fontsize="medium")
     axes[0].set_ylabel(r"training loss $\mathcal{L}$ (nats)")
     handles = [
-        Line2D([], [], color=color, linestyle=dash, label=f"{name} init")
-        for name, color, dash in STYLES.values()
+        Line2D([], [], color=color, linestyle=linestyle, label=f"{name} init")
+        for name, color, linestyle in STYLES.values()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure

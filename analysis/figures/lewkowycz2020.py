@@ -1,4 +1,4 @@
-"""Stable learning rates, by the curvature at initialization (Lewkowycz et al. 2020)."""
+"""Study `lewkowycz2020`: stable learning rates and the curvature at initialization."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from analysis.load import Results
 from fanin.errors import FaninError
 
 CLAIM = (
-    "With mean squared error the loss falls at once below 2 / lambda_0, lambda_0 the largest "
-    "Hessian eigenvalue at initialization; above it rises first and settles at lower curvature; a "
-    "linear network with one hidden layer diverges above 4 / lambda_0."
+    "With mean squared error, the loss decreases from the first step at learning rates below "
+    "2 / lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization. Above, the loss "
+    "first rises, then training reaches lower curvature. A linear network with one hidden layer "
+    "diverges above 4 / lambda_0."
 )
 SIZE = (6.8, 4.4)  # inches
-MIN_RISE = 1e-4  # of the loss, from one step to the next, relative
+MIN_RISE = 1e-4  # relative increase of the loss in one step that counts as a rise
 LOSSES = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
 NETWORKS = {
     "identity": "linear, 1 hidden layer",
-    "relu": "ReLU, 2 hidden",
-    "tanh": "tanh, 2 hidden",
+    "relu": "ReLU, 2 hidden layers",
+    "tanh": "tanh, 2 hidden layers",
 }
-REFERENCE_LINES = (2.0, 4.0, 12.0)  # times 1 / lambda_0
+REFERENCE_LINES = (2.0, 4.0, 12.0)  # in units of 1 / lambda_0
 REGIMES: dict[str, dict[str, Any]] = {
     "falls at once": {"color": PALETTE[0], "marker": "o", "s": 8},
     "rises first": {"color": PALETTE[1], "marker": "^", "s": 12},
@@ -40,15 +41,16 @@ REGIMES: dict[str, dict[str, Any]] = {
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Say in units of 1 / lambda_0 where the loss first rises and where training diverges.
+    """Test at which learning rates the loss first rises and at which training diverges.
 
     Parameters
     ----------
     results
-        Of the sweep `lewkowycz2020`.
+        Results of the sweep `lewkowycz2020`.
     criterion
-        `onset` and `linear`: between which values every network's onset (mean squared error), and
-        the linear one's divergence, have to lie; `first_steps`, in which the loss has to rise.
+        Ranges in units of 1 / lambda_0: `onset`, for the smallest learning rate at which the loss
+        of a network rises (mean squared error), and `linear`, for the smallest at which the linear
+        network diverges. `first_steps`: number of steps in which a rise counts.
     """
     regimes = _regimes(results, int(criterion["first_steps"]))
     if regimes.empty:
@@ -62,12 +64,12 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "units of 1 / lambda_0, with lambda_0 measured for each network. Dashed lines: 2, 4 and 12 "
         "/ lambda_0."
     )
-    results_of_claims = tuple(_claim_results(regimes, criterion))
-    return Study(CLAIM, {"lewkowycz2020": _figure(regimes)}, caption, results_of_claims)
+    claim_results = tuple(_claim_results(regimes, criterion))
+    return Study(CLAIM, {"lewkowycz2020": _figure(regimes)}, caption, claim_results)
 
 
 def _regimes(results: Results, first_steps: int) -> pd.DataFrame:
-    """A row per cell: `network`, `loss`, `gain`, `seed`, `x` (lr lambda_0) and its `regime`."""
+    """Return one row per cell: `network`, `loss`, `gain`, `seed`, `x` (lr lambda_0), `regime`."""
     if results.curves.empty or results.layers.empty:
         return pd.DataFrame()
     layers, curves, cells = results.layers, results.curves, results.cells.set_index("cell_id")
@@ -91,59 +93,60 @@ def _regimes(results: Results, first_steps: int) -> pd.DataFrame:
     )
 
 
-def onsets(regimes: pd.DataFrame, wanted: tuple[str, ...]) -> list[float]:
-    """Of each network, where its learning rates first have such a regime, in units of 1 / lambda_0.
+def onsets(regimes: pd.DataFrame, names: tuple[str, ...]) -> list[float]:
+    """Return the smallest learning rate of each network in one of the regimes, times lambda_0.
 
-    Midway, in logarithm, between the last learning rate below and the first above; inf where none
-    of those tried has it, NaN where all have.
+    It is the geometric mean of the first rate in the regime and the rate before it; inf if no rate
+    of the grid is in the regime, NaN if the first one is.
     """
-    found = []
-    for _, mine in regimes.groupby(["network", "loss", "gain", "seed"]):
-        run = mine.sort_values("x")
-        below, above = bracket(run["x"].to_numpy(float), run["regime"].isin(wanted).to_numpy())
-        found.append(float(np.sqrt(below * above)) if below else float("nan"))
-    return found
+    values = []
+    for _, rows in regimes.groupby(["network", "loss", "gain", "seed"]):
+        by_rate = rows.sort_values("x")
+        in_regime = by_rate["regime"].isin(names).to_numpy()
+        before, first = bracket(by_rate["x"].to_numpy(float), in_regime)
+        values.append(float(np.sqrt(before * first)) if before else float("nan"))
+    return values
 
 
 def _claim_results(regimes: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    for loss, words in LOSSES.items():
-        for network, name in NETWORKS.items():
-            mine = regimes[(regimes["network"] == network) & (regimes["loss"] == loss)]
-            onset = onsets(mine, ("rises first", "diverges"))
-            end = onsets(mine, ("diverges",))
+    for loss, loss_label in LOSSES.items():
+        for network, label in NETWORKS.items():
+            rows = regimes[(regimes["network"] == network) & (regimes["loss"] == loss)]
+            rises = onsets(rows, ("rises first", "diverges"))
+            diverges = onsets(rows, ("diverges",))
             claimed = loss == "mse"
             low, high = criterion["onset"]
             yield ClaimResult(
-                f"{words}, {name}: where the loss first rises, times 1 / lambda_0",
-                "2 (their theory)" if claimed else "nothing is claimed",
-                _range(onset),
-                _within(onset, low, high) if claimed else None,
+                f"{loss_label}, {label}: smallest lr at which the loss rises, times lambda_0",
+                "2 (paper's theory)" if claimed else "no claim",
+                _range(rises),
+                _within(rises, low, high) if claimed else None,
             )
             low, high = criterion["linear"]
-            linear = claimed and network == "identity"
+            is_linear = claimed and network == "identity"
             yield ClaimResult(
-                f"{words}, {name}: where it diverges, times 1 / lambda_0",
-                "4 (their theory)" if linear else "nothing exact is claimed",
-                _range(end),
-                _within(end, low, high) if linear else None,
+                f"{loss_label}, {label}: smallest lr that diverges, times lambda_0",
+                "4 (paper's theory)" if is_linear else "no exact claim",
+                _range(diverges),
+                _within(diverges, low, high) if is_linear else None,
             )
 
 
 def _within(values: list[float], low: float, high: float) -> bool | None:
-    """Return True if all that the grid brackets lie there; None where it brackets none."""
-    seen = [value for value in values if not np.isnan(value)]
-    return low <= min(seen) and max(seen) <= high if seen else None
+    """Return True if all values that are not NaN are in the range; None if all are NaN."""
+    valid = [value for value in values if not np.isnan(value)]
+    return low <= min(valid) and max(valid) <= high if valid else None
 
 
 def _range(values: list[float]) -> str:
-    seen = [value for value in values if not np.isnan(value)]
-    if not seen:
+    valid = [value for value in values if not np.isnan(value)]
+    if not valid:
         return "below the grid"
-    low, high = min(seen), max(seen)
-    told = [f"{v:.2g}" if np.isfinite(v) else "beyond the grid" for v in (low, high)]
-    span = told[0] if told[0] == told[1] else f"{told[0]} to {told[1]}"
-    below = f", below the grid in {len(values) - len(seen)}" if len(seen) < len(values) else ""
-    return f"{span} ({len(seen)} networks{below})"
+    ends = min(valid), max(valid)
+    low, high = (f"{v:.2g}" if np.isfinite(v) else "above the grid" for v in ends)
+    span = low if low == high else f"{low} to {high}"
+    below = f", below the grid in {len(values) - len(valid)}" if len(valid) < len(values) else ""
+    return f"{span} ({len(valid)} networks{below})"
 
 
 def _figure(regimes: pd.DataFrame) -> Figure:
@@ -170,8 +173,8 @@ def _panel(axis: Axes, regimes: pd.DataFrame) -> None:
     for line in REFERENCE_LINES:
         axis.axvline(line, color="0.5", linestyle="--", linewidth=0.8, zorder=0)
     for regime, style in REGIMES.items():
-        mine = regimes["regime"] == regime
-        axis.scatter(regimes.loc[mine, "x"], place[mine], **style)
+        rows = regimes["regime"] == regime
+        axis.scatter(regimes.loc[rows, "x"], place[rows], **style)
     axis.set_xscale("log")
     axis.set_yticks(range(len(gains)), [f"{gain:g}" for gain in gains])
     sns.despine(ax=axis)

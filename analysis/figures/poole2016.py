@@ -1,4 +1,4 @@
-"""Length and correlation of signals in wide tanh networks (Poole et al. 2016, Figs 1 and 2)."""
+"""Study `poole2016`: length and correlation of signals in wide tanh networks (Figs 1 and 2)."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ from fanin.theory.depth_scales import DepthScales, depth_scales
 from fanin.theory.gaussian_pairs import pair_expectations
 
 CLAIM = (
-    "The length of a signal converges within about 4 layers, the correlation of two within about "
-    "20: to 1 in the ordered phase (chi_1 < 1), to less in the chaotic one (chi_1 > 1)."
+    "The length of a signal converges within about 4 layers. The correlation of two signals "
+    "converges within about 20 layers, to 1 in the ordered phase (chi_1 < 1) and to less than 1 in "
+    "the chaotic phase (chi_1 > 1)."
 )
 SIZE = (6.6, 5.2)  # inches
 STYLES: dict[int, tuple[Any, str]] = {
     0: ("-", "o"),
     1: ("--", "s"),
     2: (":", "^"),
-}  # of each sigma_w, told apart in grey too
+}  # of each sigma_w, layers apart in grey too
 STARTS = ["scaling.scale", "scaling.shift"]
-LONGEST = 16.0  # q in panel A: what is longer is so in the first layer alone
+MAX_Q = 16.0  # axis limit of panel A; only first layers have a larger q
 LAW = pair_expectations(torch.tanh)
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Hold measured maps against theory's.
+    """Compare measured lengths and correlations with the paper's maps.
 
     Parameters
     ----------
     results
-        Of the sweep `poole2016`.
+        Results of the sweep `poole2016`.
     criterion
-        `within`, largest deviation of a layer's mean over draws from theory (a ratio for lengths, a
-        difference for correlations), and `q_layers`, `c_layers`, after which they have converged.
+        `within`: allowed deviation of a layer's mean over draws from theory (relative for lengths,
+        absolute for correlations). `q_layers`, `c_layers`: layers after which q and c must have
+        converged.
     """
     lines = _lines(results)
     if lines.empty:
@@ -55,9 +57,9 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     scales = {gain: depth_scales(torch.tanh, gain**2, _bias_var(results)) for gain in gains}
     caption = (
         f"Tanh networks, 30 layers of width {width}, sigma_b = {_bias_var(results) ** 0.5:g}, "
-        f"two Gaussian images of 784 pixels at six lengths and correlations. Symbols: mean over "
-        f"{draws} draws of the weights. Lines: theory, from each start's first layer on. "
-        "A, C: one layer against the one before; B, D: by layer."
+        f"two Gaussian images of 784 pixels at six pairs of length and correlation. Symbols: mean "
+        f"over {draws} draws of the weights. Lines: theory, iterated from the measured first "
+        "layer. A, C: value of a layer against the previous layer. B, D: value by layer."
     )
     return Study(
         CLAIM,
@@ -70,13 +72,13 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
 def next_layer(
     q: np.ndarray, c: np.ndarray, gain: np.ndarray | float, bias_var: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both maps, one layer on, for any number of pairs of inputs at once (their eqs 3 to 5)."""
+    """Apply the length and correlation maps (eqs 3 to 5 of the paper) to pairs of inputs."""
     var = torch.from_numpy(q)
     products = LAW.covariance(
         (torch.from_numpy(c) * var)[:, None, None], var[:, None], var[:, None]
     )
-    after = gain**2 * LAW.second_moment(var).numpy() + bias_var
-    return after, (gain**2 * products[:, 0, 0].numpy() + bias_var) / after
+    next_q = gain**2 * LAW.second_moment(var).numpy() + bias_var
+    return next_q, (gain**2 * products[:, 0, 0].numpy() + bias_var) / next_q
 
 
 def _bias_var(results: Results) -> float:
@@ -84,14 +86,14 @@ def _bias_var(results: Results) -> float:
 
 
 def _lines(results: Results) -> pd.DataFrame:
-    """By gain, start and layer: `q`, `c` (means over draws) and theory's `q_theory`, ..."""
+    """Return means over draws (`q`, `c`) and predictions (`q_theory`, `c_theory`) by layer."""
     layers = results.layers
     readout = layers["layer"].max() if len(layers) else 0
     inner = layers[(layers["layer"] > 0) & (layers["layer"] < readout) & (layers["image"] == -1)]
     about = results.cells[["cell_id", "init.gain", *STARTS]]
-    told = inner[inner["quantity"].isin(["preact_m2", "input_correlation"])].merge(about)
+    layers = inner[inner["quantity"].isin(["preact_m2", "input_correlation"])].merge(about)
     keys = ["init.gain", *STARTS, "layer"]
-    groups = told.groupby([*keys, "quantity"], observed=True)["value"]
+    groups = layers.groupby([*keys, "quantity"], observed=True)["value"]
     both = groups.mean().unstack("quantity").reset_index()
     counts = groups.count().groupby(keys, observed=True).min().reset_index(drop=True)
     both = both.assign(draws=counts).rename(
@@ -101,14 +103,14 @@ def _lines(results: Results) -> pd.DataFrame:
 
 
 def _with_theory(lines: pd.DataFrame, bias_var: float) -> pd.DataFrame:
-    """The maps iterated from each start's measured first layer on."""
+    """Add the maps iterated from the measured first layer of each start."""
     shape = (-1, lines["layer"].nunique())
     gain = lines["gain"].to_numpy(float).reshape(shape)[:, 0]
     q, c = (lines[name].to_numpy(float).reshape(shape)[:, 0].copy() for name in ("q", "c"))
-    passed = [(q, c)]
+    by_layer = [(q, c)]
     for _ in range(shape[1] - 1):
-        passed.append(next_layer(*passed[-1], gain, bias_var))
-    theory = np.array(passed)  # [layer, q or c, start]
+        by_layer.append(next_layer(*by_layer[-1], gain, bias_var))
+    theory = np.array(by_layer)  # [layer, q or c, start]
     return lines.assign(q_theory=theory[:, 0].T.ravel(), c_theory=theory[:, 1].T.ravel())
 
 
@@ -117,20 +119,20 @@ def _claim_results(
 ) -> Iterator[ClaimResult]:
     within = float(criterion["within"])
     for gain, scale in scales.items():
-        mine = lines[lines["gain"] == gain]
-        q_off = float((mine["q"] / mine["q_theory"] - 1).abs().max())
-        c_off = float((mine["c"] - mine["c_theory"]).abs().max())
-        last = mine[mine["layer"] == mine["layer"].max()]
+        rows = lines[lines["gain"] == gain]
+        q_off = float((rows["q"] / rows["q_theory"] - 1).abs().max())
+        c_off = float((rows["c"] - rows["c_theory"]).abs().max())
+        last = rows[rows["layer"] == rows["layer"].max()]
         yield ClaimResult(
             f"sigma_w = {gain:g}: q*",
-            f"{scale.q_star:.3f} (their map)",
-            f"{last['q'].mean():.3f} in the last layer, furthest from the map {q_off:.1%}",
+            f"{scale.q_star:.3f} (paper's map)",
+            f"{last['q'].mean():.3f} in the last layer, largest deviation from the map {q_off:.1%}",
             q_off <= within,
         )
         yield ClaimResult(
             f"sigma_w = {gain:g}: c* (chi_1 = {scale.chi_1:.3f}, {scale.phase})",
-            f"{scale.c_star:.3f} (their map)",
-            f"{last['c'].mean():.3f} in the last layer, furthest from the map {c_off:.3f}",
+            f"{scale.c_star:.3f} (paper's map)",
+            f"{last['c'].mean():.3f} in the last layer, largest deviation from the map {c_off:.3f}",
             c_off <= within,
         )
     fixed = lines["gain"].map({gain: scale.q_star for gain, scale in scales.items()})
@@ -138,19 +140,19 @@ def _claim_results(
     q_left = float((lines["q"] / fixed - 1)[after].abs().max())
     yield ClaimResult(
         f"q is within {within:.0%} of q* after layer {criterion['q_layers']}",
-        "about 4 layers (their text)",
-        f"furthest {q_left:.1%}",
+        "about 4 layers (paper's text)",
+        f"largest deviation {q_left:.1%}",
         q_left <= within,
     )
     limit = lines["gain"].map({gain: scale.c_star for gain, scale in scales.items()})
     c_after = lines["layer"] > criterion["c_layers"]
     for phase, chaotic in (("chaotic", True), ("ordered", False)):
-        mine = c_after & ((limit < 1) == chaotic)
-        c_left = float((lines["c"] - limit)[mine].abs().max())
+        rows = c_after & ((limit < 1) == chaotic)
+        c_left = float((lines["c"] - limit)[rows].abs().max())
         yield ClaimResult(
             f"c is within {within:g} of c* after layer {criterion['c_layers']}, {phase} phase",
-            "about 20 layers (their text)",
-            f"furthest {c_left:.3f}",
+            "about 20 layers (paper's text)",
+            f"largest deviation {c_left:.3f}",
             c_left <= within,
         )
 
@@ -162,9 +164,9 @@ def _figure(lines: pd.DataFrame, scales: Mapping[float, DepthScales]) -> Figure:
         dash, mark = STYLES[number % len(STYLES)]
         style = {"color": PALETTE[number], "linestyle": dash, "linewidth": 1.2}
         dots = {"color": PALETTE[number], "marker": mark, "s": 9, "linewidth": 0, "alpha": 0.7}
-        mine = lines[lines["gain"] == gain]
-        _maps(axes[:, 0], mine, scale, style, dots)
-        for _, start in mine.groupby(STARTS):
+        rows = lines[lines["gain"] == gain]
+        _maps(axes[:, 0], rows, scale, style, dots)
+        for _, start in rows.groupby(STARTS):
             axes[0, 1].plot(start["layer"], start["q_theory"], **style)
             axes[0, 1].scatter(start["layer"], start["q"], **dots)
             axes[1, 1].plot(start["layer"], start["c_theory"], **style)
@@ -181,26 +183,26 @@ def _figure(lines: pd.DataFrame, scales: Mapping[float, DepthScales]) -> Figure:
 
 def _maps(
     axes: np.ndarray,
-    mine: pd.DataFrame,
+    rows: pd.DataFrame,
     scale: DepthScales,
     style: Mapping[str, Any],
     dots: Mapping[str, Any],
 ) -> None:
-    """One layer against the one before: lengths above, correlations below (there at q near q*)."""
-    gain, bias_var = mine["gain"].iloc[0], _bias_of(scale, mine["gain"].iloc[0])
-    q = np.linspace(1e-3, LONGEST, 200)
+    """Draw each layer against the previous one: lengths (top), correlations near q* (bottom)."""
+    gain, bias_var = rows["gain"].iloc[0], _bias_of(scale, rows["gain"].iloc[0])
+    q = np.linspace(1e-3, MAX_Q, 200)
     var = torch.from_numpy(q)
     axes[0].plot(q, gain**2 * LAW.second_moment(var).numpy() + bias_var, **style)
     c = np.linspace(0.0, 1.0, 100)
     axes[1].plot(c, next_layer(np.full(100, scale.q_star), c, gain, bias_var)[1], **style)
-    for _, start in mine.groupby(STARTS):
+    for _, start in rows.groupby(STARTS):
         axes[0].scatter(start["q"].iloc[:-1], start["q"].iloc[1:], **dots)
         settled = start[start["layer"] > 4]
         axes[1].scatter(settled["c"].iloc[:-1], settled["c"].iloc[1:], **dots)
 
 
 def _bias_of(scale: DepthScales, gain: float) -> float:
-    """sigma_b^2, which the fixed point tells."""
+    """Return sigma_b^2 from the fixed point q*."""
     var = torch.tensor([scale.q_star], dtype=torch.float64)
     return scale.q_star - gain**2 * float(LAW.second_moment(var))
 
@@ -209,12 +211,12 @@ def _label(axes: np.ndarray) -> None:
     for axis, name in zip(axes.flat, "ABCD", strict=True):
         axis.set_title(name, loc="left", fontweight="bold", fontsize="medium")
         sns.despine(ax=axis)
-    for row, (symbol, words) in enumerate((("q", "length"), ("c", "correlation"))):
-        by_map: Axes = axes[row, 0]
-        by_map.axline((0, 0), slope=1, color="0.7", linewidth=0.8, zorder=0)
-        by_map.set_xlabel(rf"{words} ${symbol}^{{l-1}}$")
-        by_map.set_ylabel(rf"${symbol}^l$")
+    for row, (symbol, name) in enumerate((("q", "length"), ("c", "correlation"))):
+        map_axis: Axes = axes[row, 0]
+        map_axis.axline((0, 0), slope=1, color="0.7", linewidth=0.8, zorder=0)
+        map_axis.set_xlabel(rf"{name} ${symbol}^{{l-1}}$")
+        map_axis.set_ylabel(rf"${symbol}^l$")
         axes[row, 1].set_xlabel("layer $l$")
-        axes[row, 1].set_ylabel(rf"{words} ${symbol}^l$")
-    axes[0, 0].set(xlim=(0, LONGEST), ylim=(0, LONGEST))
+        axes[row, 1].set_ylabel(rf"{name} ${symbol}^l$")
+    axes[0, 0].set(xlim=(0, MAX_Q), ylim=(0, MAX_Q))
     axes[0, 1].set_yscale("log")

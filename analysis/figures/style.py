@@ -47,10 +47,10 @@ def panel_columns(panels: int) -> int:
 
 
 def escape_mathtext(text: str) -> str:
-    """Escape dollar signs, which start a formula in matplotlib.
+    r"""Escape dollar signs, which start a formula in matplotlib.
 
     >>> escape_mathtext("cost=$5")
-    'cost=\\\\$5'
+    'cost=\\$5'
     """
     return text.replace("$", r"\$")
 

@@ -1,4 +1,4 @@
-"""Measured draws and predicted second moments against depth, a panel per init and activation."""
+"""Figure of measured and predicted second moments by layer, one panel per init and activation."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from analysis.theory_comparison import TheoryComparison
 
 QUANTITY = "preact_m2"
 PANEL = (2.3, 1.9)  # inches
-TITLE_WIDTH = 30  # characters that fit over a panel
+TITLE_WIDTH = 30  # characters per line of a panel title
 
 
 def figures(comparisons: Sequence[TheoryComparison]) -> Iterator[tuple[str, Figure]]:
-    """One figure a network (everything that is neither init nor activation), with its name."""
-    for network, mine in by_network(comparisons).items():
-        yield file_name(network), network_figure(mine)
+    """Draw one figure per network; yield its file name and the figure."""
+    for network, group in by_network(comparisons).items():
+        yield file_name(network), network_figure(group)
 
 
 def file_name(network: str) -> str:
-    """The name of a network's figure."""
+    """Return the file name of a network's figure, without suffix."""
     return "-".join(filter(None, ["variance_by_layer", re.sub(r"[^\w.=-]+", "_", network)]))
 
 
 def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[TheoryComparison]]:
-    """Settings by what is neither init nor activation, in words."""
+    """Group settings by all axis values except init and activation."""
     grouped: dict[str, list[TheoryComparison]] = {}
     for comparison in comparisons:
         words = comparison.setting.axis_values
@@ -47,10 +47,10 @@ def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[Theory
 
 
 def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
-    """Draw one network's settings: columns of inits, rows of activations."""
+    """Draw one network's settings: a column per init, a row per activation."""
     rows = list(dict.fromkeys(_label(c, "activation") for c in comparisons))
     columns = list(dict.fromkeys(_label(c, "init") for c in comparisons))
-    # Not pyplot's, which keeps every figure it makes.
+    # pyplot would keep every figure in memory.
     figure = Figure(
         figsize=(PANEL[0] * len(columns) + 0.6, PANEL[1] * len(rows) + 1.0), layout="constrained"
     )
@@ -58,7 +58,7 @@ def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
         len(rows),
         len(columns),
         sharex=True,
-        sharey="col",  # inits differ by tens of decades, activations under one init by few
+        sharey="col",  # inits differ by tens of decades, activations of one init by few
         squeeze=False,
     )
     for axis in axes.flat:
@@ -107,7 +107,7 @@ def _legend(figure: Figure, comparisons: Sequence[TheoryComparison], wide: bool)
 
 
 def _limits(axis: Axes) -> None:
-    """Less than two decades in a column of panels: room for two ticks, and no drama."""
+    """Extend the y axis to at least two decades, so that it has two ticks."""
     low, high = axis.get_ylim()
     if high - low < 2:
         middle = (low + high) / 2
@@ -134,7 +134,7 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
         mine = select(comparison.predicted, theory=theory, quantity=QUANTITY, image=-1).sort_values(
             "layer"
         )
-        # A line through one point would not be seen, nor a mark under one as wide.
+        # A line through one point is invisible; markers of different widths all stay visible.
         width = {"he": 10, "mean_field": 20}.get(theory, 30)
         marker: dict[str, Any] = {"marker": "_", "markersize": width} if len(mine) == 1 else {}
         axis.plot(mine.layer, _decades(mine.value), **{"linewidth": 1.6} | style | marker)
@@ -149,7 +149,7 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
 
 
 def _decades(values: pd.Series) -> np.ndarray:
-    """log10, with what is zero or has overflowed left out."""
+    """Return log10 of the values, NaN for zero and non-finite values."""
     array = values.to_numpy(float)
     array = np.where(np.isfinite(array) & (array > 0), array, np.nan)
     return np.asarray(np.log10(array))

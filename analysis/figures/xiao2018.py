@@ -1,4 +1,4 @@
-"""Training a tanh CNN of 100 layers, at the critical point and off it (Xiao et al. 2018)."""
+"""Study `xiao2018`: training of a 100-layer tanh CNN at and off the critical point."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from analysis.figures.style import PALETTE
 from analysis.load import Results
 
 CLAIM = (
-    "Very deep tanh CNNs train from delta-orthogonal weights at the critical point, and not from "
-    "Gaussian ones or off it."
+    "Very deep tanh CNNs train from delta-orthogonal weights at the critical point. They do not "
+    "train from Gaussian weights or off the critical point."
 )
 SIZE = (5.2, 3.2)  # inches
-LOSS_WINDOW = 10  # steps that a point of a curve is the mean of
+LOSS_WINDOW = 10  # steps averaged per point of a curve
 KEYS = ["init", "init.gain"]
 STYLES: dict[tuple[str, str], tuple[str, str, Any]] = {
     ("delta_orthogonal", "critical"): ("delta-orthogonal, critical", PALETTE[0], "-"),
@@ -37,30 +37,30 @@ CRITICAL = 1.05  # sigma_w^2, at sigma_b^2 = 2.01e-5
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Say which networks trained.
+    """Test which networks train.
 
     Parameters
     ----------
     results
-        Of the sweep `xiao2018`.
+        Results of the sweep `xiao2018`.
     criterion
-        `trained` and `stalled`: shares of the loss of chance_loss, below and above which a run's
-        last loss counts as that.
+        Bounds on the final loss divided by the loss at chance. `trained`: upper bound of a run that
+        trained. `stalled`: lower bound of a run that did not.
     """
     curves = smooth_losses(results, KEYS, LOSS_WINDOW)
     curves = curves.assign(
         init=curves["init"].astype(str), phase=(curves["init.gain"].astype(float) ** 2).map(_phase)
     )
-    of_guessing = chance_loss(results)
-    last = final_loss_ratio(curves, ["init", "phase"], of_guessing)
+    loss_at_chance = chance_loss(results)
+    final = final_loss_ratio(curves, ["init", "phase"], loss_at_chance)
     cells = results.cells
     caption = (
         f"Tanh CNNs of {int(cells['model.depth'].iloc[0]) - 1} layers of 3 x 3 convolutions, "
         f"{int(cells['model.width'].iloc[0])} channels, circular padding, "
         f"{training_caption(results, LOSS_WINDOW)}"
     )
-    figure = _figure(curves, of_guessing)
-    return Study(CLAIM, {"xiao2018": figure}, caption, tuple(_claim_results(last, criterion)))
+    figure = _figure(curves, loss_at_chance)
+    return Study(CLAIM, {"xiao2018": figure}, caption, tuple(_claim_results(final, criterion)))
 
 
 def _phase(weight_var: float) -> str:
@@ -69,29 +69,29 @@ def _phase(weight_var: float) -> str:
     return "ordered" if weight_var < CRITICAL else "chaotic"
 
 
-def _claim_results(last: pd.Series, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
+def _claim_results(final: pd.Series, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     trained, stalled = float(criterion["trained"]), float(criterion["stalled"])
     for (init, phase), (name, _, _) in STYLES.items():
-        shares = last.loc[init, phase]
+        shares = final.loc[init, phase]
         trains = (init, phase) == ("delta_orthogonal", "critical")
         yield ClaimResult(
-            f"{name}: last training loss over that of chance_loss",
-            f"{'trains' if trains else 'does not train'} (their text); "
+            f"{name}: final training loss over loss at chance",
+            f"{'trains' if trains else 'does not train'} (paper's text); "
             f"{'below' if trains else 'above'} {trained if trains else stalled:g}",
             ", ".join(f"{share:.3f}" for share in sorted(shares)),
             bool((shares < trained).all() if trains else (shares > stalled).all()),
         )
 
 
-def _figure(curves: pd.DataFrame, of_guessing: float) -> Figure:
+def _figure(curves: pd.DataFrame, loss_at_chance: float) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     axis = figure.subplots()
-    for (init, phase), (_, color, dash) in STYLES.items():
+    for (init, phase), (_, color, linestyle) in STYLES.items():
         runs = curves[(curves["init"] == init) & (curves["phase"] == phase)]
-        plot_losses(axis, runs, of_guessing, color=color, linestyle=dash)
+        plot_losses(axis, runs, loss_at_chance, color=color, linestyle=linestyle)
     axis.set_ylabel(r"training loss $\mathcal{L}$ (nats)")
     handles = [
-        Line2D([], [], color=color, linestyle=dash, label=name) for name, color, dash in
+        Line2D([], [], color=color, linestyle=linestyle, label=name) for name, color, linestyle in
         STYLES.values()
     ]  # fmt: skip
     axis.legend(handles=handles, frameon=False, fontsize="small", loc="best")

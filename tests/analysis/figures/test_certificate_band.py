@@ -1,4 +1,4 @@
-"""The figure of one certificate, read from its axes."""
+"""Tests of the certificate figure: dots, lines, band and labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DRAWS = 20
 
 @pytest.fixture(scope="module")
 def comparison() -> TheoryComparison:
-    """Three layers; He is right in the first and a hundred times too small in the last."""
+    """Return three layers; He is exact in the first and 100 times too small in the last."""
     rng = np.random.default_rng(0)
     rows, theory = [], []
     for quantity in ("preact_m2", "vjp_m2"):
@@ -31,10 +31,10 @@ def comparison() -> TheoryComparison:
             at = {"layer": n + 1, "layer_name": name, "quantity": quantity, "image": -1}
             value = 400.0 / 10 ** (2 - n)
             he = 4.0 if quantity == "preact_m2" else value * 10.0 ** (2 - n)
-            both = {"he": (he, np.nan), "finite_width": (value, 0.2)}
+            values = {"he": (he, np.nan), "finite_width": (value, 0.2)}
             theory += [
                 {**at, "theory": theory, "value": v, "log_sd": sd}
-                for theory, (v, sd) in both.items()
+                for theory, (v, sd) in values.items()
             ]
             draws = value * np.exp(0.2 * rng.normal(size=DRAWS) - 0.02)
             rows += [{**at, "draw": d, "seed_weights": 0, "value": v} for d, v in enumerate(draws)]
@@ -54,12 +54,12 @@ def _dots(axis: Any) -> np.ndarray:
     return np.asarray(axis.collections[-1].get_offsets(), float)
 
 
-def test_every_draw_is_a_dot_beside_its_layer(figure: Figure, comparison: TheoryComparison) -> None:
+def test_every_draw_is_a_dot_at_its_layer(figure: Figure, comparison: TheoryComparison) -> None:
     for axis, quantity in zip(figure.axes[:2], ("preact_m2", "vjp_m2"), strict=True):
-        mine = comparison.draws[comparison.draws.quantity == quantity]
+        rows = comparison.draws[comparison.draws.quantity == quantity]
         dots = _dots(axis)
-        np.testing.assert_array_equal(dots[:, 0].round(), mine.layer)
-        np.testing.assert_allclose(dots[:, 1], mine.value)
+        np.testing.assert_array_equal(dots[:, 0].round(), rows.layer)
+        np.testing.assert_allclose(dots[:, 1], rows.value)
 
 
 def test_the_band_is_the_central_95_percent_of_the_predicted_law() -> None:
@@ -69,7 +69,7 @@ def test_the_band_is_the_central_95_percent_of_the_predicted_law() -> None:
     assert abs(inside - 0.95) < 4 * (0.95 * 0.05 / 100_000) ** 0.5
 
 
-def test_lines_are_what_the_theories_say(figure: Figure) -> None:
+def test_lines_are_the_predictions(figure: Figure) -> None:
     for axis in figure.axes[:2]:
         certificate, he = (np.asarray(line.get_ydata(), float) for line in axis.lines)
         np.testing.assert_allclose(certificate, [4.0, 40.0, 400.0])
@@ -78,16 +78,16 @@ def test_lines_are_what_the_theories_say(figure: Figure) -> None:
         np.testing.assert_allclose(axis.lines[0].get_ydata(), 1.0)
 
 
-def test_it_says_by_how_much_he_is_off(figure: Figure) -> None:
+def test_the_annotation_gives_the_ratio_of_he_to_the_mean(figure: Figure) -> None:
     texts = [axis.texts[0].get_text() for axis in figure.axes[:2]]
     assert [text.startswith("He: ") for text in texts] == [True, True]
     assert texts[0].endswith("times too small")
     assert texts[1].endswith("times too large")
-    for text in texts:  # a hundred, but for the scatter of twenty draws
+    for text in texts:  # 100, up to the sampling error of 20 draws
         assert 80 <= float(text.split()[1].replace(",", "")) <= 125
 
 
-def test_layers_have_their_names_and_axes_their_symbols(figure: Figure) -> None:
+def test_axes_have_layer_names_and_symbols(figure: Figure) -> None:
     for axis in figure.axes[2:]:
         assert [tick.get_text() for tick in axis.get_xticklabels()] == list(LAYERS)
     assert all(axis.get_yscale() == "log" for axis in figure.axes)

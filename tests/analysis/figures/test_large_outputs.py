@@ -13,7 +13,7 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.figures.ablation import NOTHING, initial_outputs
-from analysis.figures.large_outputs import _over_seeds, ended, outcomes, size, study, cell_text
+from analysis.figures.large_outputs import _over_seeds, cell_text, ended, outcomes, size, study
 from fanin.errors import FaninError
 
 SWEEP = """

@@ -1,4 +1,4 @@
-"""Where learning rates first do something, between two of a grid."""
+"""Tests of the onsets of the study `lewkowycz2020`."""
 
 import math
 
@@ -27,15 +27,15 @@ def test_it_is_midway_between_the_last_below_and_the_first_above():
     ]
 
 
-def test_a_grid_that_begins_too_high_or_ends_too_low_brackets_nothing():
+def test_an_onset_outside_the_grid_is_nan_or_infinite():
     (below,) = onsets(runs(MIN_RISE, DIVERGES), (MIN_RISE, DIVERGES))
     assert math.isnan(below)
     assert onsets(runs(FALLS, MIN_RISE), (DIVERGES,)) == [math.inf]
 
 
-def test_only_what_is_bracketed_is_held_against_a_claim():
+def test_onsets_below_the_grid_do_not_count():
     assert _within([2.0, math.nan], 1.6, 2.5) is True
     assert _within([2.0, math.inf], 1.6, 2.5) is False
     assert _within([math.nan], 1.6, 2.5) is None
     assert _range([2.0, 2.4, math.nan]) == "2 to 2.4 (2 networks, below the grid in 1)"
-    assert _range([math.inf, math.inf]) == "beyond the grid (2 networks)"
+    assert _range([math.inf, math.inf]) == "above the grid (2 networks)"

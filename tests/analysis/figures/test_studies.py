@@ -1,4 +1,4 @@
-"""Published figures made again, each from a small run of its own sweep."""
+"""Tests of all studies, each on a small run of its sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.figures.study import FIELD_REPORT, ClaimResult, Study, launch_reco
 from analysis.studies import questions, reproductions
 from fanin.errors import FaninError
 
-# What makes each small: fewer draws, narrower networks.
+# Overrides that make each sweep small.
 SMALLER = {
     "alexnet_variance": (
         *("data=digits", "model.width=8", "train.epochs=0.1"),
@@ -43,24 +43,24 @@ SMALLER = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A sweep, its study, and what the command that drew it printed."""
+    """A sweep, its study, and the output of the command that drew it."""
 
     results: Results
     study: Study
-    printed: str
+    output: str
 
 
 @pytest.fixture(scope="session")
 def draw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Drawn]:
-    """`draw(sweep)` runs a sweep and the command; each sweep runs, and is studied, once."""
-    known: dict[str, Drawn] = {}
+    """Return a function that runs and draws a sweep, once per session."""
+    cache: dict[str, Drawn] = {}
 
     def drawn(sweep: str) -> Drawn:
-        if sweep not in known:
-            words = (f"sweep={sweep}", *SMALLER[sweep])
+        if sweep not in cache:
+            arguments = (f"sweep={sweep}", *SMALLER[sweep])
             folder = tmp_path_factory.mktemp("studies")
-            known[sweep] = _draw(run_sweep(folder, sweep, *words, small=["runner=inline"]))
-        return known[sweep]
+            cache[sweep] = _draw(run_sweep(folder, sweep, *arguments, small=["runner=inline"]))
+        return cache[sweep]
 
     return drawn
 
@@ -68,41 +68,41 @@ def draw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Drawn]:
 def _draw(results: Results) -> Drawn:
     studies: list[Study] = []
 
-    def recorded(loaded: Results) -> Callable[[], Study]:
-        make = study_factory(loaded)
-        assert make is not None
-        studies.append(make())
+    def recording_factory(loaded: Results) -> Callable[[], Study]:
+        compute_study = study_factory(loaded)
+        assert compute_study is not None
+        studies.append(compute_study())
         return lambda: studies[0]
 
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        patch.setattr(command, "study_factory", recorded)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
+        patch.setattr(command, "study_factory", recording_factory)
         command.main([results.name, "--results", str(results.folder.root.parent)])
-    return Drawn(results, studies[0], printed.getvalue())
+    return Drawn(results, studies[0], output.getvalue())
 
 
 @pytest.fixture(params=["glorot2010", "dying_relu"])
-def one_of_each(
+def studied_sweep(
     request: pytest.FixtureRequest, draw: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch
 ) -> Results:
-    """A publication and a field report; pages take the study that was made of it."""
-    made = draw(request.param)
+    """Return the results of a publication and of a field report, with their study cached."""
+    drawn = draw(request.param)
     for page in (reproductions, questions):
-        monkeypatch.setattr(page, "require_study", lambda results: made.study)
-    return made.results
+        monkeypatch.setattr(page, "require_study", lambda results: drawn.study)
+    return drawn.results
 
 
-def test_every_published_sweep_is_tried() -> None:
+def test_every_sweep_with_a_source_is_tested() -> None:
     conf = Path(__file__).parents[3] / "conf" / "sweep"
     published = {path.stem for path in conf.glob("*.yaml") if "\nsource:" in path.read_text()}
     assert published == set(SMALLER)
 
 
 @pytest.mark.parametrize("sweep", sorted(SMALLER))
-def test_the_command_draws_a_study_and_tells_its_verdict(
+def test_the_command_draws_a_study_and_prints_its_conclusion(
     sweep: str, draw: Callable[[str], Drawn]
 ) -> None:
-    made = draw(sweep)
-    study, results = made.study, made.results
+    drawn = draw(sweep)
+    study, results = drawn.study, drawn.results
     assert study.figures
     assert all(name.startswith(sweep) for name in study.figures)
     assert all(
@@ -112,35 +112,35 @@ def test_the_command_draws_a_study_and_tells_its_verdict(
     assert any(line.holds is not None for line in study.claim_results)
     assert "draws" in study.caption or "seeds" in study.caption
     assert launch_record(results)["criterion"]
-    assert "eproduced: " in made.printed
-    for ends in ("pdf", "svg", "png", "txt"):
-        drawn = list((results.folder.root / "figures").glob(f"{sweep}*.{ends}"))
-        assert drawn
-        assert all(path.stat().st_size > 100 for path in drawn)
+    assert "eproduced: " in drawn.output
+    for suffix in ("pdf", "svg", "png", "txt"):
+        paths = list((results.folder.root / "figures").glob(f"{sweep}*.{suffix}"))
+        assert paths
+        assert all(path.stat().st_size > 100 for path in paths)
 
 
-def test_the_page_of_all_has_publications_and_links_to_questions(
-    one_of_each: Results, capsys: pytest.CaptureFixture[str]
+def test_reproductions_lists_publications_and_links_to_questions(
+    studied_sweep: Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = one_of_each
-    reproductions.main([made.name, "--results", str(made.folder.root.parent)])
+    name, folder = studied_sweep.name, studied_sweep.folder.root.parent
+    reproductions.main([name, "--results", str(folder)])
     page = capsys.readouterr().out
-    if launch_record(made)["source"] == FIELD_REPORT:
-        assert f"[{made.name}](questions/{made.name}.md)" in page
+    if launch_record(studied_sweep)["source"] == FIELD_REPORT:
+        assert f"[{name}](questions/{name}.md)" in page
         assert "### " not in page
     else:
-        assert f"### {made.name}" in page
-        assert f"sweep={made.name}`" in page
+        assert f"### {name}" in page
+        assert f"sweep={name}`" in page
 
 
-def test_a_questions_page_gets_numbers_and_figures(one_of_each: Results, tmp_path: Path) -> None:
-    made = one_of_each
+def test_a_questions_page_gets_a_table_and_figures(studied_sweep: Results, tmp_path: Path) -> None:
+    name = studied_sweep.name
     page = tmp_path / "docs" / "questions" / "page.md"
     page.parent.mkdir(parents=True)
-    page.write_text(f"By hand.\n<!-- begin {made.name} -->\n<!-- end {made.name} -->\n")
+    page.write_text(f"By hand.\n<!-- begin {name} -->\n<!-- end {name} -->\n")
     figures = tmp_path / "docs" / "figures"
-    words = ["--write", str(page), "--figures", str(figures)]
-    questions.main([made.name, "--results", str(made.folder.root.parent), *words])
+    options = ["--write", str(page), "--figures", str(figures)]
+    questions.main([name, "--results", str(studied_sweep.folder.root.parent), *options])
     text = page.read_text()
     assert text.startswith("By hand.\n")
     linked = re.findall(r"\]\((\S+\.png)\)", text)
@@ -148,10 +148,10 @@ def test_a_questions_page_gets_numbers_and_figures(one_of_each: Results, tmp_pat
         page.parent / ".." / "figures" / path.name for path in figures.iterdir()
     }
     assert linked
-    assert f"-m sweep={made.name}`" in text
+    assert f"-m sweep={name}`" in text
 
 
-OLDER = """| sweep | source | verdict | lines that hold |
+EXISTING = """| sweep | source | conclusion | claims that hold |
 | --- | ---: | ---: | ---: |
 | [hebb1949](#hebb1949) | Hebb 1949 | reproduced | 1 of 1 |
 | [why](questions/why.md) | field report | not reproduced | 0 of 1 |
@@ -161,36 +161,38 @@ OLDER = """| sweep | source | verdict | lines that hold |
 Hebb 1949. Claim: Text with a | in it."""
 
 
-def test_the_page_of_all_keeps_what_is_not_named(one_of_each: Results, tmp_path: Path) -> None:
-    made = one_of_each
+def test_reproductions_keeps_sweeps_that_are_not_named(
+    studied_sweep: Results, tmp_path: Path
+) -> None:
+    name, folder = studied_sweep.name, studied_sweep.folder.root.parent
     page = tmp_path / "page.md"
-    page.write_text(f"<!-- begin reproductions -->\n{OLDER}\n<!-- end reproductions -->\n")
-    words = [made.name, "--results", str(made.folder.root.parent), "--write", str(page)]
-    reproductions.main(words)
-    once = page.read_text()
-    names = re.findall(r"^\| \[(\w+)\]", once, re.M)
-    assert sorted(names) == sorted(["hebb1949", "why", made.name])
+    page.write_text(f"<!-- begin reproductions -->\n{EXISTING}\n<!-- end reproductions -->\n")
+    arguments = [name, "--results", str(folder), "--write", str(page)]
+    reproductions.main(arguments)
+    text = page.read_text()
+    names = re.findall(r"^\| \[(\w+)\]", text, re.M)
+    assert sorted(names) == sorted(["hebb1949", "why", name])
     assert names[0] == "hebb1949"  # publications by year, field reports last
-    for line in OLDER.splitlines():
-        assert f"{line}\n" in once
-    reproductions.main(words)
-    assert page.read_text() == once
+    for line in EXISTING.splitlines():
+        assert f"{line}\n" in text
+    reproductions.main(arguments)
+    assert page.read_text() == text
 
 
 @pytest.mark.parametrize(
-    ("holds", "verdict"),
+    ("holds", "conclusion"),
     [
         ((True, True, None), "reproduced"),
         ((True, False), "partly reproduced"),
         ((False, None), "not reproduced"),
     ],
 )
-def test_the_verdict_is_the_criterions(holds: tuple[bool | None, ...], verdict: str) -> None:
-    lines = tuple(ClaimResult("x", "1", "2", each) for each in holds)
-    assert Study("claim", {}, "caption", lines).conclusion == verdict
+def test_conclusion_of_several_claims(holds: tuple[bool | None, ...], conclusion: str) -> None:
+    lines = tuple(ClaimResult("x", "1", "2", value) for value in holds)
+    assert Study("claim", {}, "caption", lines).conclusion == conclusion
 
 
-def test_what_the_data_cant_tell_is_not_reproduced() -> None:
+def test_an_undecided_claim_is_not_reproduced() -> None:
     lines = (ClaimResult("x", "1", "1", True), ClaimResult("y", "1", "?", None, undecided=True))
     assert Study("claim", {}, "caption", lines).conclusion == "partly reproduced"
 
@@ -201,13 +203,13 @@ def test_a_sweep_without_a_source_has_no_study(
     assert study_factory(small) is None
     with pytest.raises(SystemExit):
         reproductions.main(["small", "--results", str(small.folder.root.parent)])
-    assert "makes no study" in capsys.readouterr().err
+    assert "has no study" in capsys.readouterr().err
 
 
-def test_a_source_without_a_module_is_said(tmp_path: Path) -> None:
+def test_a_source_without_a_module_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "conf" / "sweep").mkdir(parents=True)
     text = "source: Nobody 2030\nfixed: {probe.draws: 1}\n"
     (tmp_path / "conf" / "sweep" / "nobody2030.yaml").write_text(text)
-    found = run_sweep(tmp_path, "mine", "sweep=nobody2030", config_dir=tmp_path / "conf")
+    results = run_sweep(tmp_path, "unknown", "sweep=nobody2030", config_dir=tmp_path / "conf")
     with pytest.raises(FaninError, match=r"no module analysis\.figures\.nobody2030"):
-        study_factory(found)
+        study_factory(results)

@@ -1,4 +1,4 @@
-"""What the figure draws, read from its axes, and the files that it becomes."""
+"""Tests of the figure of second moments by layer: axes, legend and files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _alone(comparison: TheoryComparison) -> Axes:
     return axis
 
 
-def test_one_figure_a_network_and_one_panel_an_init_and_activation(
+def test_one_figure_per_network_and_one_panel_per_init_and_activation(
     drawn: dict[str, Figure],
 ) -> None:
     assert set(drawn) == {
@@ -58,7 +58,7 @@ def test_one_figure_a_network_and_one_panel_an_init_and_activation(
         }
 
 
-def test_every_panel_shows_each_draw_and_a_line_for_each_theory(
+def test_a_panel_shows_every_draw_and_a_line_per_theory(
     drawn: dict[str, Figure], by_label: dict[str, TheoryComparison]
 ) -> None:
     panels = _panels(drawn["variance_by_layer-plain_depth=4_width=4"])
@@ -72,7 +72,7 @@ def test_every_panel_shows_each_draw_and_a_line_for_each_theory(
         np.testing.assert_allclose(dots[:, 1], np.log10(draws.value))
         np.testing.assert_array_equal(dots[:, 0], draws.layer)
         lines = {line.get_label(): line for line in axis.lines}
-        if init == "lsuv":  # no prediction: dots alone
+        if init == "lsuv":  # no prediction, only dots
             assert not lines
             continue
         assert set(lines) == set(LABELS.values())
@@ -86,7 +86,7 @@ def test_every_panel_shows_each_draw_and_a_line_for_each_theory(
 
 
 def test_nothing_drawn_falls_outside_its_panel(drawn: dict[str, Figure]) -> None:
-    """Panels of one init share their axis, whichever of them needs the room."""
+    """Panels of one init share an axis, which must fit all of them."""
     for figure in drawn.values():
         for axis in _panels(figure).values():
             low, high = axis.get_ylim()
@@ -94,10 +94,10 @@ def test_nothing_drawn_falls_outside_its_panel(drawn: dict[str, Figure]) -> None
             values = np.concatenate(points)
             assert low <= values.min()
             assert values.max() <= high
-            assert high - low >= 2 - 1e-9  # two decades at the least
+            assert high - low >= 2 - 1e-9  # at least two decades
 
 
-def test_the_legend_explains_dots_and_lines_once(drawn: dict[str, Figure]) -> None:
+def test_the_legend_has_one_entry_per_theory(drawn: dict[str, Figure]) -> None:
     for figure in drawn.values():
         (legend,) = figure.legends
         texts = [text.get_text() for text in legend.get_texts()]
@@ -121,20 +121,20 @@ def test_zero_and_infinite_moments_are_left_out(comparisons: list[TheoryComparis
         axis = _alone(broken)
     dots = _dots(axis)
     dots = dots[np.isfinite(dots).all(1)]
-    assert len(dots) == 6  # one layer left, and of four draws in two seeds the first is inf
+    assert len(dots) == 6  # one layer; two seeds of four draws, of which draw 0 is inf
     assert set(dots[:, 0]) == {1}
     assert all(np.isnan(line.get_ydata()).all() for line in axis.lines)
 
 
-def test_a_panel_with_nothing_to_draw_says_so(comparisons: list[TheoryComparison]) -> None:
+def test_a_panel_without_finite_moments_has_a_note(comparisons: list[TheoryComparison]) -> None:
     comparison = next(c for c in comparisons if c.unpredicted)
     axis = _alone(dataclasses.replace(comparison, draws=comparison.draws.assign(value=0.0)))
     (text,) = axis.texts
     assert text.get_text() == "all measured moments\nare zero or infinite"
 
 
-def test_one_layer_is_still_seen(sweep: Callable[..., Results]) -> None:
-    """A line through one point has no length, so the point is marked."""
+def test_a_network_of_one_layer_has_markers(sweep: Callable[..., Results]) -> None:
+    """A line through one point has no length, so the figure draws a marker."""
     results = sweep("linear", "model=linear", "train.steps=0")
     ((name, figure),) = figures(compare_to_theory(results))
     assert name == "variance_by_layer"
@@ -146,18 +146,18 @@ def test_one_layer_is_still_seen(sweep: Callable[..., Results]) -> None:
     assert [tick for tick in axis.get_xticks() if 0.7 <= tick <= 1.3] == [1]
 
 
-def test_a_missing_combination_leaves_its_column_its_axis(
+def test_a_column_with_a_missing_panel_keeps_its_axis_labels(
     comparisons: list[TheoryComparison],
 ) -> None:
-    """Where the lowest panel of a column is missing, the one above it numbers the layers."""
-    kept = [
+    """If the lowest panel of a column is missing, the panel above it numbers the layers."""
+    complete_but_one = [
         c
         for c in comparisons
         if c.setting.axis_values["model"] == "plain"
         and (c.setting.axis_values["activation"], c.setting.axis_values["init"])
         != ("tanh", "xavier_normal")
     ]
-    ((_, figure),) = figures(kept)
+    ((_, figure),) = figures(complete_but_one)
     figure.draw_without_rendering()
     panels = _panels(figure)
     assert len(panels) == 9
@@ -170,14 +170,16 @@ def test_a_missing_combination_leaves_its_column_its_axis(
     assert numbered("he_normal · tanh")
 
 
-def test_names_of_files_hold_no_path_and_no_brackets(comparisons: list[TheoryComparison]) -> None:
+def test_file_names_have_no_path_separators_or_brackets(
+    comparisons: list[TheoryComparison],
+) -> None:
     words = {"data": "../x y", "model.layers": [1, 2], **comparisons[0].setting.axis_values}
     setting = dataclasses.replace(comparisons[0].setting, words=words)
     ((name, _),) = figures([dataclasses.replace(comparisons[0], setting=setting)])
     assert not set(name) & set("/\\ []{}:,'\"")
 
 
-def test_the_files_are_what_their_names_say(drawn: dict[str, Figure], tmp_path: Path) -> None:
+def test_files_have_the_format_of_their_suffix(drawn: dict[str, Figure], tmp_path: Path) -> None:
     paths = save(drawn["variance_by_layer-two_layer_channels=4"], tmp_path / "figures", "v")
     assert [path.name for path in paths] == ["v.pdf", "v.svg", "v.png"]
     starts = {path.suffix: path.read_bytes()[:200] for path in paths}
@@ -187,7 +189,7 @@ def test_the_files_are_what_their_names_say(drawn: dict[str, Figure], tmp_path: 
     assert "he_normal · relu" in paths[1].read_text()  # text stays text
 
 
-def test_the_command_writes_into_the_sweeps_folder(
+def test_the_command_saves_into_the_sweeps_folder(
     sweep: Callable[..., Results], capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = sweep("drawn", "train.steps=0")
@@ -199,10 +201,8 @@ def test_the_command_writes_into_the_sweeps_folder(
     assert f"{folder}/figures/variance_by_layer.{{pdf,svg,png}}" in capsys.readouterr().out
 
 
-def test_the_command_refuses_a_sweep_that_is_not_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as left:
+def test_a_missing_sweep_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
         main(["nothing", "--results", str(tmp_path)])
-    assert left.value.code == 2
+    assert error.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
