@@ -15,7 +15,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
-from analysis.report.page import Theory, write_report
+from analysis.report.page import TheoryOptions, write_report
 from benchmarks.large_sweep import CELLS_A_SEED, fill, plan
 from benchmarks.page import Section, circumstances, show, write
 from experiments.console import exit_on_error
@@ -95,7 +95,7 @@ def section(seeds: int, repeats: int, folder: SweepFolder) -> Section:
     cells = plan(seeds)
     fill(folder, cells)
     began = time.perf_counter()
-    path = write_report(folder.root.name, folder.root.parent, Theory(wanted=False))
+    path = write_report(folder.root.name, folder.root.parent, TheoryOptions(wanted=False))
     made = time.perf_counter() - began
     with chromium() as browser:
         visits = [visit(browser, path) for _ in range(repeats)]

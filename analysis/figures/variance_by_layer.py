@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.figures.query import select
-from analysis.figures.style import MEASURED_COLOR, THEORY_LINES, plain
+from analysis.figures.style import MEASURED_COLOR, THEORY_LINES, escape_mathtext
 from analysis.theory_comparison import TheoryComparison
 
 QUANTITY = "preact_m2"
@@ -72,7 +72,7 @@ def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
         axis.set_visible(True)
         _panel(axis, comparison)
         title = " · ".join(part for part in (columns[column], rows[row]) if part)
-        axis.set_title(plain(fill(title, TITLE_WIDTH)), fontsize="small")
+        axis.set_title(escape_mathtext(fill(title, TITLE_WIDTH)), fontsize="small")
     for column in axes.T:
         shown = [axis for axis in column if axis.get_visible()]
         if shown:

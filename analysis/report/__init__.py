@@ -1,5 +1,5 @@
-"""One page about a sweep, and an index of all: `python -m analysis.report`.
+"""HTML report of a sweep, and an index of all sweeps: `python -m analysis.report`.
 
-Each module gathers a part as plain data (cells, outcomes, provenance, theory, comparison, figures);
-`page.py` puts them into the templates. A page needs nothing but itself.
+Each module computes one section as plain data (cells, outcomes, provenance, theory check, init
+comparison, figures). `page.py` renders them with the templates. A page needs no other file.
 """

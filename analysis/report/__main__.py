@@ -1,4 +1,4 @@
-"""One page about a sweep: `python -m analysis.report NAME`; an index of all: `--all`."""
+"""Write the report of a sweep: `python -m analysis.report NAME`, or an index with `--all`."""
 
 from __future__ import annotations
 
@@ -7,40 +7,45 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.cli import add_sweep_arguments, prediction_progress
-from analysis.report.page import Theory, write_index, write_report
+from analysis.report.page import TheoryOptions, write_index, write_report
 from experiments.console import exit_on_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the page, and say where it is."""
+    """Write the page and print its path."""
     parser = _parser()
-    asked = parser.parse_args(argv)
-    if (asked.name is None) != asked.all:
-        parser.error("say a sweep's name, or --all")
+    args = parser.parse_args(argv)
+    if (args.name is None) != args.all:
+        parser.error("give the name of a sweep, or --all")
     with exit_on_error():
-        if asked.all:
-            page = write_index(Path(asked.results))
+        if args.all:
+            page = write_index(Path(args.results))
         else:
             with prediction_progress() as on_predicted:
-                theory = Theory(asked.theory, asked.workers, on_predicted)
-                page = write_report(asked.name, asked.results, theory)
+                theory = TheoryOptions(args.theory, args.workers, on_predicted)
+                page = write_report(args.name, args.results, theory)
     print(page)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
-        description="A sweep as one HTML page, which needs no network; its path is printed.",
+        description="Write the report of a sweep as one self-contained HTML page; print its path.",
     )
     add_sweep_arguments(parser, nargs="?")
     parser.add_argument(
-        "--all", action="store_true", help="instead: a page that lists all sweeps in results/"
+        "--all",
+        action="store_true",
+        help="write an index of all sweeps in the results folder instead",
     )
     parser.add_argument(
-        "--no-theory", dest="theory", action="store_false", help="leave out the theory check"
+        "--no-theory", dest="theory", action="store_false", help="skip the theory check"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes that predict; default: %(default)s"
+        "--workers",
+        type=int,
+        default=1,
+        help="number of prediction processes; default: %(default)s",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Figures of the page as inline SVG, each with its text alternative and its command."""
+"""Figures of the report as inline SVG, with text alternatives and commands."""
 
 from __future__ import annotations
 
@@ -21,33 +21,27 @@ from analysis.load import Results
 from analysis.theory_comparison import TheoryComparison, layer_table
 from fanin.errors import FaninError
 
-MOST = 12  # figures that a page holds; the command makes them all
+MAX_FIGURES = 12  # on the page; `analysis.figures` writes all of them
 CAPTION = (
-    "Second moment of the pre-activations against depth{network}. A dot is one draw of all the "
-    "weights; lines are predictions: He's and Glorot's product formula (dashed), mean field "
-    "(dotted), the Gaussian field (solid). Each panel is one init and one activation."
+    "Second moment of the pre-activations against depth{network}. A dot is one draw of all "
+    "weights; lines are predictions: the He/Glorot product formula (dashed), mean field (dotted), "
+    "the Gaussian field (solid). One panel per init and activation."
 )
-MEASURED = (
-    "Second moment of the pre-activations against depth{network}. A dot is one draw of all the "
-    "weights; no theory was asked for. Each panel is one init and one activation."
+CAPTION_WITHOUT_THEORY = (
+    "Second moment of the pre-activations against depth{network}. A dot is one draw of all "
+    "weights. One panel per init and activation. The predictions were skipped or failed."
 )
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 REFERENCE = re.compile(r"(?<=url\(#)[^)]+")
-# Text as shapes: what fonts a reader has doesn't matter. Fixed: the same figure, the same bytes.
+# Text as paths needs no fonts. A fixed salt makes the output reproducible.
 STYLE: dict[Any, Any] = {"svg.fonttype": "path", "svg.hashsalt": "fanin"}
 POINTS_TO_PIXELS = 4 / 3
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure of the page.
-
-    Attributes
-    ----------
-    name
-        Its files' name under `figures/`.
-    """
+class PageFigure:
+    """A figure of the page; `name` is the stem of its files in `figures/`."""
 
     name: str
     svg: Markup
@@ -55,110 +49,111 @@ class Drawn:
     command: str
 
 
-def drawn(name: str, figure: Figure, title: str, seen: str, caption: str, command: str) -> Drawn:
-    """A figure, drawn.
-
-    Parameters
-    ----------
-    title, seen
-        A name, and what is to be seen, for those who can't.
-    """
+def make_page_figure(
+    name: str, figure: Figure, title: str, description: str, caption: str, command: str
+) -> PageFigure:
+    """Render a figure; title and description are its text alternative."""
     prefix = f"figure-{crc32(name.encode()):08x}"
-    return Drawn(name, inline_svg(figure, prefix, title, seen), caption, command)
+    return PageFigure(name, inline_svg(figure, prefix, title, description), caption, command)
 
 
 def moments_by_layer(
     comparisons: Sequence[TheoryComparison], command: str
-) -> tuple[list[Drawn], int]:
-    """The sweep's figures, and how many more there are than a page holds."""
+) -> tuple[list[PageFigure], int]:
+    """Return the figures for the page, and the number of figures left out."""
     use_style()
     networks = variance_by_layer.by_network(comparisons) if comparisons else {}
-    shown = dict(list(networks.items())[:MOST])
-    pictures = []
-    for network, mine in shown.items():
-        where = f", {network}" if network else ""
-        theory = any(not comparison.predicted.empty for comparison in mine)
-        name, figure = variance_by_layer.file_name(network), variance_by_layer.network_figure(mine)
-        caption = (CAPTION if theory else MEASURED).format(network=where)
-        title = f"Second moments by layer{where}"
-        pictures.append(drawn(name, figure, title, " ".join(_seen(mine)), caption, command))
-    return pictures, len(networks) - len(shown)
+    page_figures = []
+    for network, panels in list(networks.items())[:MAX_FIGURES]:
+        suffix = f", {network}" if network else ""
+        theory = any(not comparison.predicted.empty for comparison in panels)
+        name = variance_by_layer.file_name(network)
+        figure = variance_by_layer.network_figure(panels)
+        caption = (CAPTION if theory else CAPTION_WITHOUT_THEORY).format(network=suffix)
+        title = f"Second moments by layer{suffix}"
+        description = " ".join(_panel_sentences(panels))
+        page_figures.append(make_page_figure(name, figure, title, description, caption, command))
+    return page_figures, len(networks) - len(page_figures)
 
 
-def _seen(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
-    """Describe the panels, a sentence each."""
+def _panel_sentences(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
+    """Describe each panel in one sentence."""
     yield f"{len(comparisons)} panels."
     for comparison in comparisons:
         rows = layer_table(comparison)
         if rows.empty:
             continue
         first, last = rows.iloc[0], rows.iloc[-1]
-        words = (
+        measured = (
             f"{comparison.setting.label}: measured {first['measured']:.2g} in layer "
             f"{first['layer']}, {last['measured']:.2g} in layer {last['layer']}"
         )
         theories = [
             theory for theory in ("he", "finite_width", "field") if rows[theory].notna().any()
         ]
-        told = [f"{last[theory]:.2g} by {theory}" for theory in theories[:2]]
-        yield f"{words}{'; predicted there: ' + ', '.join(told) if told else ''}."
+        predicted = [f"{last[theory]:.2g} by {theory}" for theory in theories[:2]]
+        suffix = f"; predicted there: {', '.join(predicted)}" if predicted else ""
+        yield f"{measured}{suffix}."
 
 
 @dataclass(frozen=True)
-class Studied:
-    """Outcome of a publication's claim, or why there is none (`skip_reason`)."""
+class StudySection:
+    """Claims of a publication and their conclusion, or the reason for none (`skip_reason`)."""
 
     claim: str = ""
     conclusion: str = ""
     claim_results: Sequence[ClaimResult] = ()
-    figures: Sequence[Drawn] = ()
+    figures: Sequence[PageFigure] = ()
     skip_reason: str | None = None
 
 
-def studied(results: Results, command: str) -> Studied | None:
-    """A sweep's study; None for a sweep that reproduces nothing."""
+def build_study_section(results: Results, command: str) -> StudySection | None:
+    """Build the section on a sweep's study; None if the sweep reproduces no publication."""
     use_style()
     try:
-        make = study_factory(results)
-        study = None if make is None else make()
+        factory = study_factory(results)
+        study = None if factory is None else factory()
     except FaninError as error:
-        return Studied(skip_reason=str(error))
+        return StudySection(skip_reason=str(error))
     if study is None:
         return None
-    seen = " ".join(
-        f"{h.description}: claimed {h.claimed}, measured {h.measured}." for h in study.claim_results
+    description = " ".join(
+        f"{result.description}: claimed {result.claimed}, measured {result.measured}."
+        for result in study.claim_results
     )
-    return Studied(
+    return StudySection(
         claim=study.claim,
         conclusion=study.conclusion,
         claim_results=study.claim_results,
         figures=[
-            drawn(name, figure, study.claim, seen, study.caption, command)
+            make_page_figure(name, figure, study.claim, description, study.caption, command)
             for name, figure in study.figures.items()
         ],
     )
 
 
 def inline_svg(figure: Figure, prefix: str, title: str, description: str) -> Markup:
-    """Draw a figure.
+    """Render a figure as an SVG element for HTML.
 
     Parameters
     ----------
+    figure
+        The figure.
     prefix
-        Begins every id in it, and so must differ from figure to figure of a page.
+        Prefix of all ids in the SVG; must be unique on the page.
     title, description
-        What those hear who can't see it.
+        Text alternative for screen readers.
     """
-    drawn = io.StringIO()
+    output = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(
-            drawn, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None}
+            output, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None}
         )
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(drawn.getvalue())
-    _drop(root, "metadata")
-    _drop(root, "style")  # it would be the whole page's
+    root = ElementTree.fromstring(output.getvalue())
+    _remove(root, "metadata")
+    _remove(root, "style")  # it would apply to the whole page
     for element in root.iter():
         for name, value in element.attrib.items():
             if name == "id":
@@ -171,22 +166,22 @@ def inline_svg(figure: Figure, prefix: str, title: str, description: str) -> Mar
     width = float(root.attrib.pop("width").removesuffix("pt")) * POINTS_TO_PIXELS
     del root.attrib["height"]
     root.set("style", f"width: {width:.0f}px")
-    # Escaped by what wrote it.
+    # ElementTree escapes the text.
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _drop(root: ElementTree.Element, tag: str) -> None:
+def _remove(root: ElementTree.Element, tag: str) -> None:
     for parent in list(root.iter()):
         for child in parent.findall(f"{{{SVG}}}{tag}"):
             parent.remove(child)
 
 
 def _describe(root: ElementTree.Element, prefix: str, title: str, description: str) -> None:
-    words = {"title": title, "desc": description}
-    for place, (tag, text) in enumerate(words.items()):
+    texts = {"title": title, "desc": description}
+    for position, (tag, text) in enumerate(texts.items()):
         element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{prefix}-{tag}"})
         element.text = text
-        root.insert(place, element)
+        root.insert(position, element)
     root.set("role", "img")
     root.set("aria-labelledby", f"{prefix}-title")
     root.set("aria-describedby", f"{prefix}-desc")

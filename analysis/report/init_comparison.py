@@ -1,4 +1,4 @@
-"""Init against init, from `analysis.compare`; or in one line why there is no comparison."""
+"""The comparison section of the report: init schemes, compared by `analysis.compare`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from analysis.compare.sentences import group_sentences, overall_sentences
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import Results
 from analysis.report.cells import Column
-from analysis.report.figures import Drawn, drawn
-from analysis.report.provenance import on_sweep
+from analysis.report.figures import PageFigure, make_page_figure
+from analysis.report.provenance import analysis_command
 from fanin.errors import FaninError
 
-SPLIT = ("data", "model")  # each data set and each model gets a table of its own
+WITHIN = ("data", "model")  # axes with a separate table for each value
 METRICS = ("test_accuracy", "test_loss")
-STANDINGS = (
-    "The strategies in a row: a light dot is a seed, the dark one the mean over seeds, its bar the "
-    "mean's 95 % interval."
+STANDINGS_CAPTION = (
+    "Strategies in rows. A light dot is one seed. A dark dot is the mean over seeds with its 95 % "
+    "confidence interval."
 )
-TUNED = (
-    "The mean score at every value that was tried. A dagger marks where some run diverged, a box "
-    "each row's best."
+TUNING_CAPTION = (
+    "Mean score at every tuned value. A dagger marks values where some run diverged; a box marks "
+    "the best value of a row."
 )
 
 
 @dataclass(frozen=True)
 class ComparedGroup:
-    """One table, and what it says."""
+    """The table and the sentences of one group."""
 
     title: str
     sentences: Sequence[str]
@@ -41,66 +41,73 @@ class ComparedGroup:
 
 @dataclass(frozen=True)
 class ComparisonSection:
-    """The whole comparison, or why there is none (`skip_reason`).
+    """The whole comparison, or the reason for its absence (`skip_reason`).
 
     Attributes
     ----------
-    answers
-        What the settings say together.
+    groups
+        Tables of the groups, and of the ranks over all settings.
+    figures
+        Standings and tuned values.
+    findings
+        Sentences for the summary at the top of the page.
     legend
-        What the tables' columns mean.
+        Explanation of the tables' columns.
+    command
+        Command that makes the comparison.
     """
 
     groups: Sequence[ComparedGroup] = ()
-    figures: Sequence[Drawn] = ()
-    answers: Sequence[str] = ()
+    figures: Sequence[PageFigure] = ()
+    findings: Sequence[str] = ()
     legend: str = ""
     command: str = ""
     skip_reason: str | None = None
 
 
-def compared(results: Results, columns: Sequence[Column]) -> ComparisonSection:
-    """Compare a sweep's init schemes.
+def compare_inits(results: Results, columns: Sequence[Column]) -> ComparisonSection:
+    """Compare the init schemes of a sweep.
 
     Parameters
     ----------
+    results
+        The sweep.
     columns
-        The sweep's `cell_columns`: which axes there are.
+        The sweep's `cell_columns`, which define the axes.
     """
     varying = {column.key for column in columns if column.role == "varies"}
-    metric = next((key for key in METRICS if _is_there(results.cells, key)), None)
+    metric = next((key for key in METRICS if _has_values(results.cells, key)), None)
     if "init" not in {key.partition(".")[0] for key in varying}:
-        return ComparisonSection(skip_reason="all cells have one init")
+        return ComparisonSection(skip_reason="all cells use the same init")
     if metric is None:
-        return ComparisonSection(skip_reason="no cell was trained to its end")
-    within = tuple(key for key in SPLIT if key in varying)
-    spec = ComparisonSpec(metric=metric, within=within)
+        return ComparisonSection(skip_reason="no cell has finished training")
+    within = tuple(key for key in WITHIN if key in varying)
     try:
-        found = compare_strategies(results, spec)
+        comparison = compare_strategies(results, ComparisonSpec(metric=metric, within=within))
     except FaninError as error:
         return ComparisonSection(skip_reason=str(error))
-    words = ["--metric", metric] if metric != ComparisonSpec().metric else []
-    words += ["--within", ",".join(within)] if within else []
-    command = on_sweep(results.folder, "compare", *words)
-    return _told(found, command)
+    arguments = ["--metric", metric] if metric != ComparisonSpec().metric else []
+    arguments += ["--within", ",".join(within)] if within else []
+    return _section(comparison, analysis_command(results.folder, "compare", *arguments))
 
 
-def _told(found: InitComparison, command: str) -> ComparisonSection:
+def _section(comparison: InitComparison, command: str) -> ComparisonSection:
+    spec = comparison.spec
     groups = [
-        _group(group.title, standings_table(group, found.spec), group_sentences(group, found.spec))
-        for group in found.groups
+        _group(group.title, standings_table(group, spec), group_sentences(group, spec))
+        for group in comparison.groups
     ]
-    answers = overall_sentences(found)
-    if found.overall is not None:
-        groups.append(_group("All settings together", ranks_table(found), answers))
-    seen = " ".join(line for group in groups for line in group.sentences)
-    captions = [STANDINGS, TUNED]
-    pictures = [
-        drawn(name, figure, caption, seen, caption, command)
-        for (name, figure), caption in zip(figures(found), captions, strict=False)
+    overall = overall_sentences(comparison)
+    if comparison.overall is not None:
+        groups.append(_group("All settings together", ranks_table(comparison), overall))
+    description = " ".join(line for group in groups for line in group.sentences)
+    captions = [STANDINGS_CAPTION, TUNING_CAPTION]
+    page_figures = [
+        make_page_figure(name, figure, caption, description, caption, command)
+        for (name, figure), caption in zip(figures(comparison), captions, strict=False)
     ]
-    short = answers or [f"{g.title}: {line}" for g in groups for line in g.sentences[:1]]
-    return ComparisonSection(groups, pictures, short, legend(found), command)
+    findings = overall or [f"{g.title}: {line}" for g in groups for line in g.sentences[:1]]
+    return ComparisonSection(groups, page_figures, findings, legend(comparison), command)
 
 
 def _group(title: str, table: pd.DataFrame, sentences: Sequence[str]) -> ComparedGroup:
@@ -108,5 +115,5 @@ def _group(title: str, table: pd.DataFrame, sentences: Sequence[str]) -> Compare
     return ComparedGroup(title or "All cells", sentences, [str(name) for name in table], rows)
 
 
-def _is_there(cells: pd.DataFrame, key: str) -> bool:
+def _has_values(cells: pd.DataFrame, key: str) -> bool:
     return key in cells and bool(cells[key].notna().any())

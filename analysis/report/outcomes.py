@@ -1,4 +1,4 @@
-"""Outcomes of cells as bars, and failures grouped by their reason."""
+"""Outcome counts of cells, and failures grouped by their reason."""
 
 from __future__ import annotations
 
@@ -12,74 +12,74 @@ from experiments.config.groups import SEEDS
 from experiments.sweep.status.status import Failure
 from experiments.sweep.store.tables import DONE, FAILED
 
-MOST_VALUES = 12  # of an axis that is shown
-FULL = 3  # failures of one reason that are told in full
-NAMED = 20  # and further ones that are named
-LONGEST = 20_000  # characters of a traceback: its end counts
+MAX_AXIS_VALUES = 12  # axes with more values are left out
+MAX_DETAILED = 3  # failures per reason with a traceback
+MAX_LISTED = 20  # further failures per reason that are listed by name
+MAX_TRACEBACK_LENGTH = 20_000  # characters; longer ones lose their beginning
 
 
 @dataclass(frozen=True)
-class Share:
-    """Cells of one outcome; `kind` is how the page paints it."""
+class OutcomeCount:
+    """Number of cells with one outcome; `css_class` selects its color on the page."""
 
     outcome: str
     count: int
-    kind: str
+    css_class: str
 
 
 @dataclass(frozen=True)
 class AxisOutcomes:
-    """For each value of an axis, how its cells ended."""
+    """Outcome counts for each value of an axis."""
 
     name: str
-    bars: list[tuple[str, list[Share]]]
+    values: list[tuple[str, list[OutcomeCount]]]
 
 
-def shares(outcomes: Iterable[str]) -> list[Share]:
-    """Cells by outcome, in an order that is the same for every bar.
+def count_outcomes(outcomes: Iterable[str]) -> list[OutcomeCount]:
+    """Count cells by outcome, in a fixed order of outcomes.
 
-    >>> [(share.outcome, share.count) for share in shares(["diverged", "ok", "oom", "ok"])]
+    >>> [(count.outcome, count.count) for count in count_outcomes(["diverged", "ok", "oom", "ok"])]
     [('ok', 2), ('diverged', 1), ('oom', 1)]
     """
-    return as_shares(Counter(outcomes))
+    return sorted_counts(Counter(outcomes))
 
 
-def as_shares(counts: Mapping[str, int]) -> list[Share]:
-    """The same, of cells that somebody has counted."""
+def sorted_counts(counts: Mapping[str, int]) -> list[OutcomeCount]:
+    """Convert counts by outcome to a list in a fixed order of outcomes."""
     order = [*DONE, *FAILED]
-    place = {outcome: n for n, outcome in enumerate(order)} | {"running": 98, "missing": 99}
-    ordered = sorted(counts, key=lambda outcome: (place.get(outcome, len(order)), outcome))
-    return [Share(outcome, counts[outcome], kind(outcome)) for outcome in ordered]
+    position = {outcome: n for n, outcome in enumerate(order)} | {"running": 98, "missing": 99}
+    ordered = sorted(counts, key=lambda outcome: (position.get(outcome, len(order)), outcome))
+    return [OutcomeCount(outcome, counts[outcome], css_class(outcome)) for outcome in ordered]
 
 
-def kind(outcome: str) -> str:
-    """`ok`, `diverged`, `failed`, `interrupted`, `running` or `missing`."""
+def css_class(outcome: str) -> str:
+    """Return `ok`, `diverged`, `failed`, `interrupted`, `running` or `missing`."""
     if outcome in (*DONE, "running", "missing"):
         return outcome
     return "failed" if outcome in FAILED else "interrupted"
 
 
-def by_axis(columns: Sequence[Column]) -> list[AxisOutcomes]:
-    """Count how the cells of each value ended, where that differs between values of an axis."""
+def outcomes_by_axis(columns: Sequence[Column]) -> list[AxisOutcomes]:
+    """Count outcomes for each value of each axis except seeds; empty if all outcomes are equal."""
     outcomes = next(column.values for column in columns if column.role == "outcome")
     if len(set(outcomes)) < 2:
         return []
-    found = []
+    axes = []
     for column in columns:
         if column.role != "varies" or column.key in SEEDS:
             continue
-        mine: dict[str, list[str]] = {}
+        by_value: dict[str, list[str]] = {}
         for row, outcome in enumerate(outcomes):
-            mine.setdefault(column.shown(row), []).append(outcome)
-        if len(mine) <= MOST_VALUES:
-            bars = [(value, shares(ended)) for value, ended in mine.items()]
-            found.append(AxisOutcomes(column.key, bars))
-    return found
+            by_value.setdefault(column.display(row), []).append(outcome)
+        if len(by_value) <= MAX_AXIS_VALUES:
+            counts = [(value, count_outcomes(group)) for value, group in by_value.items()]
+            axes.append(AxisOutcomes(column.key, counts))
+    return axes
 
 
 @dataclass(frozen=True)
 class FailureDetail:
-    """A failure in full; `traceback` is None where nobody could write one."""
+    """A failure with its traceback, or None if there is no traceback."""
 
     failure: Failure
     traceback: str | None
@@ -87,22 +87,22 @@ class FailureDetail:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Failures of one outcome for one reason."""
+    """Failures with one outcome and one reason."""
 
     outcome: str
     reason: str
     count: int
-    told: tuple[FailureDetail, ...]
-    named: tuple[Failure, ...]
+    details: tuple[FailureDetail, ...]
+    listed: tuple[Failure, ...]
 
     @property
-    def unnamed(self) -> int:
-        """Number of failures that are not listed."""
-        return self.count - len(self.told) - len(self.named)
+    def n_unlisted(self) -> int:
+        """Number of failures that are neither detailed nor listed."""
+        return self.count - len(self.details) - len(self.listed)
 
 
-def grouped(failures: Sequence[Failure]) -> list[FailureGroup]:
-    """Failures by outcome and reason, the most frequent first."""
+def group_failures(failures: Sequence[Failure]) -> list[FailureGroup]:
+    """Group failures by outcome and reason, the most frequent first."""
     groups: dict[tuple[str, str], list[Failure]] = {}
     for failure in failures:
         groups.setdefault((failure.outcome, failure.summary), []).append(failure)
@@ -110,19 +110,20 @@ def grouped(failures: Sequence[Failure]) -> list[FailureGroup]:
     return [
         FailureGroup(
             outcome=outcome,
-            reason=reason or "no reason was left",
-            count=len(alike),
-            told=tuple(FailureDetail(failure, _traceback(failure)) for failure in alike[:FULL]),
-            named=tuple(alike[FULL : FULL + NAMED]),
+            reason=reason or "no reason recorded",
+            count=len(group),
+            details=tuple(FailureDetail(f, _traceback(f)) for f in group[:MAX_DETAILED]),
+            listed=tuple(group[MAX_DETAILED : MAX_DETAILED + MAX_LISTED]),
         )
-        for (outcome, reason), alike in ordered
+        for (outcome, reason), group in ordered
     ]
 
 
 def _traceback(failure: Failure) -> str | None:
     if failure.traceback is not None:
-        with suppress(OSError):  # it was removed since
+        with suppress(OSError):  # the file was removed
             text = failure.traceback.read_text(errors="replace").strip()
-            return text if len(text) <= LONGEST else f"[...]\n{text[-LONGEST:]}"
-    # All of a message of several lines; one of a single line is told already.
+            truncated = f"[...]\n{text[-MAX_TRACEBACK_LENGTH:]}"
+            return text if len(text) <= MAX_TRACEBACK_LENGTH else truncated
+    # The reason may have several lines, of which the summary holds only one.
     return failure.reason if failure.reason != failure.summary else None

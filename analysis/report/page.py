@@ -1,4 +1,4 @@
-"""Pages: the report of one sweep, and the index of all sweeps."""
+"""Pages of the report: one page per sweep, and the index of all sweeps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from urllib.parse import quote
 from analysis.load import Results, load
 from analysis.predictions import OnPredicted
 from analysis.report import figures, outcomes, provenance, template
-from analysis.report.cells import Column, cell_columns, folded, shared
-from analysis.report.export import as_csv, as_latex, seeds_together
-from analysis.report.figures import studied
-from analysis.report.init_comparison import compared
-from analysis.report.outcomes import Share, as_shares
-from analysis.report.provenance import read_launches
-from analysis.report.theory_check import LEFT_OUT, Checked, checked, predicted, unpredicted
+from analysis.report.cells import Column, cell_columns, common_values, fold_options
+from analysis.report.export import average_over_seeds, cells_csv, seed_means_latex
+from analysis.report.figures import build_study_section
+from analysis.report.init_comparison import compare_inits
+from analysis.report.outcomes import OutcomeCount, sorted_counts
+from analysis.report.provenance import Launch, read_launches
+from analysis.report.theory_check import (
+    SKIPPED,
+    TheorySection,
+    check_theory,
+    try_compare,
+    without_predictions,
+)
 from analysis.theory_comparison import TheoryComparison
 from experiments.atomic_write import atomic_write
 from experiments.sweep.status.format import count_outcomes, state_text
@@ -29,173 +35,178 @@ from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import read_states
 from fanin.errors import FaninError
 
-FIRST_ROWS = 50  # of the table of cells, that are there without JavaScript
+FIRST_ROWS = 50  # rows of the table of cells without JavaScript
 PAGE = Path("report") / "index.html"  # in the sweep's folder
 INDEX = "index.html"
 
 
 @dataclass(frozen=True)
-class Theory:
-    """Options of the predictions."""
+class TheoryOptions:
+    """Options of the theory section."""
 
-    wanted: bool = True
+    enabled: bool = True
     workers: int = 1
     on_predicted: OnPredicted = lambda done, total: None
 
 
-def write_report(name: str, results: str | Path, theory: Theory) -> Path:
-    """Make a sweep's page and the tables beside it; the page's path.
+def write_report(name: str, results: str | Path, theory: TheoryOptions) -> Path:
+    """Write the page of a sweep and its downloads; return the path of the page.
 
     Raises
     ------
     FaninError
-        There is no such sweep, or the page can't be written.
+        The sweep does not exist, or the page cannot be written.
     """
     folder = find_sweep(Path(results), name)
     loaded = load(folder.root.name, folder.root.parent)
     status = StatusReader(folder).read()
-    columns = _columns(folder, loaded, status)
-    comparisons, why = _compared_with_theory(loaded, theory)
-    shown = folded(columns)
+    all_columns = _columns(folder, loaded, status)
+    comparisons, skip_reason = _compare_to_theory(loaded, theory)
+    columns = fold_options(all_columns)
     page = folder.root / PAGE
-    atomic_write(page.with_name("cells.csv"), as_csv(columns))
-    atomic_write(page.with_name("cells.tex"), as_latex(seeds_together(shown), status.name))
-    text = template.render(
-        "page.html", **_told(loaded, status, shown, comparisons, why, theory.wanted)
-    )
-    atomic_write(page, text.encode())
+    atomic_write(page.with_name("cells.csv"), cells_csv(all_columns))
+    latex = seed_means_latex(average_over_seeds(columns), status.name)
+    atomic_write(page.with_name("cells.tex"), latex)
+    context = _template_context(loaded, status, columns, comparisons, skip_reason, theory.enabled)
+    atomic_write(page, template.render("page.html", **context).encode())
     return page
 
 
 def _columns(folder: SweepFolder, loaded: Results, status: Status) -> list[Column]:
-    ended = {cell: state.outcome for cell, state in read_states(folder).items()}
+    cell_outcomes = {cell: state.outcome for cell, state in read_states(folder).items()}
     running = {cell.cell_id for worker in status.workers for cell in worker.cells}
-    return cell_columns(read_plan(folder), loaded.cells, ended, running)
+    return cell_columns(read_plan(folder), loaded.cells, cell_outcomes, running)
 
 
-def _compared_with_theory(
-    loaded: Results, theory: Theory
+def _compare_to_theory(
+    loaded: Results, theory: TheoryOptions
 ) -> tuple[Sequence[TheoryComparison], str | None]:
-    if theory.wanted:
-        comparisons, why = predicted(loaded, theory.workers, theory.on_predicted)
-        return comparisons, why
-    return unpredicted(loaded), LEFT_OUT
+    if theory.enabled:
+        return try_compare(loaded, theory.workers, theory.on_predicted)
+    return without_predictions(loaded), SKIPPED
 
 
-def _told(
+def _template_context(
     loaded: Results,
     status: Status,
     columns: Sequence[Column],
     comparisons: Sequence[TheoryComparison],
-    why: str | None,
+    skip_reason: str | None,
     with_theory: bool,
 ) -> dict[str, Any]:
-    """Everything that the template shows."""
     folder = loaded.folder
-    there, unread = read_launches(folder)
-    axes = provenance.axes_of(there)
-    draw = provenance.on_sweep(folder, "figures")
-    study = studied(loaded, draw)
-    published = [] if study is None else list(study.figures)
-    pictures = figures.moments_by_layer
-    shown, more = (published, 0) if published else pictures(comparisons, draw)
+    launches, warnings = read_launches(folder)
+    axes = provenance.collect_axes(launches)
+    figures_command = provenance.analysis_command(folder, "figures")
+    study = build_study_section(loaded, figures_command)
+    page_figures, n_more = ([], 0) if study is None else (list(study.figures), 0)
+    if not page_figures:
+        page_figures, n_more = figures.moments_by_layer(comparisons, figures_command)
+    cell_outcomes = _outcomes(columns)
     return {
         "name": status.name,
-        "question": next((each.question for each in reversed(there) if each.question), None),
-        "source": next((each.source for each in there if each.source), None),
-        "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "question": _last_question(launches),
+        "source": next((launch.source for launch in launches if launch.source), None),
+        "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "status": status,
         "state_text": state_text(status),
-        "notes": [*status.warnings, *unread],
+        "notes": [*status.warnings, *warnings],
         "axes": [axis for axis in axes if len(axis.values) > 1],
-        "fixed": [axis for axis in axes if len(axis.values) == 1],
-        "exclude": sorted({pattern for each in there for pattern in each.exclude}),
-        "shared": shared(read_plan(folder)),
-        "launches": there,
-        "facts": provenance.facts(status, there, loaded.cells),
-        "shares": outcomes.shares(_outcomes(columns)),
-        "by_axis": outcomes.by_axis(columns),
-        "figures": shown,
-        "more_figures": more,
-        "figures_command": draw,
+        "single_valued": [axis for axis in axes if len(axis.values) == 1],
+        "exclude": sorted({pattern for launch in launches for pattern in launch.exclude}),
+        "common_values": common_values(read_plan(folder)),
+        "launches": launches,
+        "facts": provenance.sweep_facts(status, launches, loaded.cells),
+        "outcome_counts": outcomes.count_outcomes(cell_outcomes),
+        "outcomes_by_axis": outcomes.outcomes_by_axis(columns),
+        "figures": page_figures,
+        "n_more_figures": n_more,
+        "figures_command": figures_command,
         "study": study,
-        "checked": checked(loaded, comparisons) if why is None else Checked(skip_reason=why),
-        "check_command": provenance.on_sweep(folder, "check"),
+        "theory": check_theory(loaded, comparisons)
+        if skip_reason is None
+        else TheorySection(skip_reason=skip_reason),
+        "check_command": provenance.analysis_command(folder, "check"),
         "with_theory": with_theory,
-        "compared": compared(loaded, columns),
+        "comparison": compare_inits(loaded, columns),
         "columns": columns,
-        "rows": len(_outcomes(columns)),
-        "first_rows": min(FIRST_ROWS, len(_outcomes(columns))),
-        "cells_data": _data(columns),
-        "failures": outcomes.grouped(status.failures),
-        "steps": provenance.steps(folder, there),
+        "n_cells": len(cell_outcomes),
+        "n_first_rows": min(FIRST_ROWS, len(cell_outcomes)),
+        "cells_data": [vars(column) for column in columns],
+        "failures": outcomes.group_failures(status.failures),
+        "steps": provenance.reproduction_steps(folder, launches),
     }
+
+
+def _last_question(launches: Sequence[Launch]) -> str | None:
+    return next((launch.question for launch in reversed(launches) if launch.question), None)
 
 
 def _outcomes(columns: Sequence[Column]) -> list[str]:
     return next((column.values for column in columns if column.role == "outcome"), [])
 
 
-def _data(columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """Collect the data that the page's script reads."""
-    return [vars(column) for column in columns]
-
-
 @dataclass(frozen=True)
 class SweepRow:
-    """One sweep of the list; `link` is None where it has no report, `when` where nothing ran."""
+    """One sweep of the index; `link` is None without a report, `last_change` before any result."""
 
     name: str
     question: str | None
     status: Status
-    shares: Sequence[Share]
-    when: str | None
+    outcome_counts: Sequence[OutcomeCount]
+    last_change: str | None
     link: str | None
     notes: Sequence[str]
 
 
 def write_index(results: Path) -> Path:
-    """Make the page; its path.
+    """Write the index of all sweeps; return its path.
 
     Raises
     ------
     FaninError
-        There is no such folder, or the page can't be written.
+        The folder does not exist, or the page cannot be written.
     """
     if not results.is_dir():
-        raise FaninError(f"{results}: no such folder (--results says where sweeps are kept)")
-    rows, torn, foreign = [], [], []
+        raise FaninError(f"{results}: no such folder; set --results to the folder of the sweeps")
+    rows, unreadable, other_folders = [], [], []
     for path in sorted(results.iterdir()):
         if not path.is_dir() or path.name.startswith("."):
             continue
         folder = SweepFolder(path)
         if not is_sweep(folder):
-            foreign.append(path.name)
+            other_folders.append(path.name)
             continue
         try:
-            rows.append(_row(folder))
-        except (FaninError, OSError, ValueError) as error:  # its other neighbours count too
-            torn.append(f"{path.name}: {error}")
+            rows.append(_sweep_row(folder))
+        except (FaninError, OSError, ValueError) as error:  # list the other sweeps nevertheless
+            unreadable.append(f"{path.name}: {error}")
     rows.sort(key=lambda row: row.status.last_change or 0.0, reverse=True)
     page = results / INDEX
-    told = {"rows": rows, "torn": torn, "foreign": foreign, "results": str(results)}
-    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    atomic_write(page, template.render("index.html", made=made, **told).encode())
+    text = template.render(
+        "index.html",
+        rows=rows,
+        unreadable=unreadable,
+        other_folders=other_folders,
+        results=str(results),
+        created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+    atomic_write(page, text.encode())
     return page
 
 
-def _row(folder: SweepFolder) -> SweepRow:
+def _sweep_row(folder: SweepFolder) -> SweepRow:
     status = StatusReader(folder).read(0)
-    launches, unread = read_launches(folder)
+    launches, warnings = read_launches(folder)
     name = folder.root.name
     return SweepRow(
         name=name,
-        question=next((each.question for each in reversed(launches) if each.question), None),
+        question=_last_question(launches),
         status=status,
-        shares=as_shares(dict(count_outcomes(status))),
-        when=None
+        outcome_counts=sorted_counts(dict(count_outcomes(status))),
+        last_change=None
         if status.last_change is None
         else f"{datetime.fromtimestamp(status.last_change, UTC):%Y-%m-%d %H:%M}",
         link=f"{quote(name)}/{PAGE.as_posix()}" if (folder.root / PAGE).exists() else None,
-        notes=[*status.warnings, *unread],
+        notes=[*status.warnings, *warnings],
     )

@@ -1,4 +1,4 @@
-"""Launches, time, machines and code of a sweep, and the commands that make it again."""
+"""Launches, run time, machines and code of a sweep, and the commands to reproduce it."""
 
 from __future__ import annotations
 
@@ -16,30 +16,41 @@ from experiments.sweep.status.format import duration, plural
 from experiments.sweep.status.status import Status
 from experiments.sweep.store.paths import SweepFolder
 
-VERSIONS = ("python", "torch", "numpy")
+LIBRARIES = ("python", "torch", "numpy")
+MAX_HOSTS = 8  # listed by name
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch.
+    """One launch of a sweep, as recorded in `sweep.yaml`.
 
     Attributes
     ----------
+    question
+        Question that the sweep answers, or None.
     source
-        The publication that the sweep makes again.
+        Publication that the sweep reproduces, or None.
     axes
-        Of each grid, its axes' values as one would type them.
+        For each grid, the values of its axes in command-line notation.
+    exclude
+        Excluded combinations.
+    launched
+        ISO time.
     code
-        The commit; `+` and a digest where the files differed from it.
+        Commit; with uncommitted changes, followed by `+` and a digest of the changes.
     diff_lines
-        Lines of what differed, which `sweep.yaml` keeps.
+        Number of lines of the diff of uncommitted changes.
+    machine
+        Host, system, number of cores and command.
+    versions
+        Versions of Python and libraries.
     """
 
     question: str | None
     source: str | None
     axes: tuple[Mapping[str, Sequence[str]], ...]
     exclude: tuple[str, ...]
-    when: str
+    launched: str
     code: str
     diff_lines: int
     machine: Mapping[str, Any]
@@ -47,12 +58,12 @@ class Launch:
 
     @property
     def commit(self) -> str:
-        """Without what tells a changed tree from the commit."""
+        """The commit without the digest of uncommitted changes."""
         return self.code.partition("+")[0]
 
     @property
     def dirty(self) -> bool:
-        """True if the code differed from its commit."""
+        """True if the code had uncommitted changes."""
         return "+" in self.code
 
     @property
@@ -67,121 +78,122 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A key that was asked for, and its values."""
+class AxisValues:
+    """An axis and its values."""
 
     name: str
     values: tuple[str, ...]
 
 
 def read_launches(folder: SweepFolder) -> tuple[list[Launch], list[str]]:
-    """The launches of a sweep from the first to the last, and what can't be read, for people."""
+    """Read the launches of a sweep, oldest first, and warnings about unreadable ones."""
     try:
         text = folder.provenance.read_text(errors="replace")
     except OSError as error:
-        return [], [f"{folder.provenance}: can't be read ({error.strerror})"]
-    launches, spoilt = [], 0
+        return [], [f"{folder.provenance}: not readable ({error.strerror})"]
+    launches, n_unreadable = [], 0
     for document in re.split(r"^---\n", text, flags=re.M):
         if document.strip():
             try:
                 launches.append(_launch(yaml.safe_load(document)))
             except (yaml.YAMLError, TypeError, AttributeError, ValueError):
-                spoilt += 1
-    return launches, [
-        f"{folder.provenance}: {spoilt} of its launches can't be read"
-    ] if spoilt else []
+                n_unreadable += 1
+    if not n_unreadable:
+        return launches, []
+    return launches, [f"{folder.provenance}: {plural(n_unreadable, 'launch record')} not readable"]
 
 
-def axes_of(launches: Sequence[Launch]) -> list[Axis]:
-    """Every axis that any launch had, with all the values that it ever had."""
-    found: dict[str, dict[str, None]] = {}
+def collect_axes(launches: Sequence[Launch]) -> list[AxisValues]:
+    """Return the axes of all launches, each with all its values."""
+    axes: dict[str, dict[str, None]] = {}
     for launch in launches:
         for grid in launch.axes:
             for name, values in grid.items():
-                words = (_without(name, value) for value in values)
-                found.setdefault(name, {}).update(dict.fromkeys(words))
-    return [Axis(name, tuple(values)) for name, values in found.items()]
+                # The value `init=normal init.std=0.01` of the axis `init`: `normal init.std=0.01`.
+                texts = (value.removeprefix(f"{name}=") for value in values)
+                axes.setdefault(name, {}).update(dict.fromkeys(texts))
+    return [AxisValues(name, tuple(values)) for name, values in axes.items()]
 
 
-def _launch(about: Mapping[str, Any]) -> Launch:
+def _launch(record: Mapping[str, Any]) -> Launch:
+    grids = record.get("axes", ())
     return Launch(
-        question=about.get("question"),
-        source=about.get("source"),
-        axes=tuple({str(k): tuple(map(str, v)) for k, v in grid.items()} for grid in about["axes"])
-        if "axes" in about
-        else (),
-        exclude=tuple(map(str, about.get("exclude") or ())),
-        when=str(about.get("launched", "")),
-        code=str(about.get("code", "unknown")),
-        diff_lines=len(str(about.get("diff") or "").splitlines()),
-        machine=dict(about.get("machine") or {}),
-        versions={str(k): str(v) for k, v in (about.get("versions") or {}).items()},
+        question=record.get("question"),
+        source=record.get("source"),
+        axes=tuple({str(k): tuple(map(str, v)) for k, v in grid.items()} for grid in grids),
+        exclude=tuple(map(str, record.get("exclude") or ())),
+        launched=str(record.get("launched", "")),
+        code=str(record.get("code", "unknown")),
+        diff_lines=len(str(record.get("diff") or "").splitlines()),
+        machine=dict(record.get("machine") or {}),
+        versions={str(k): str(v) for k, v in (record.get("versions") or {}).items()},
     )
 
 
-def _without(name: str, value: str) -> str:
-    """`init=normal init.std=0.01` of the axis `init` is `normal init.std=0.01`."""
-    return value.removeprefix(f"{name}=")
-
-
-def facts(status: Status, launches: Sequence[Launch], cells: pd.DataFrame) -> dict[str, str]:
-    """Words and what they stand for, in the order in which they are told."""
-    found = {"Cells": _cells(status), "Cell time": _cell_time(cells), "Wall time": _wall(status)}
+def sweep_facts(status: Status, launches: Sequence[Launch], cells: pd.DataFrame) -> dict[str, str]:
+    """Return labels and texts on cells, time, machines and code, in the order of the page."""
+    facts = {
+        "Cells": _cells(status),
+        "Cell time": _cell_time(cells),
+        "Wall time": _wall_time(status),
+    }
     if launches:
         last = launches[-1]
-        again = f", the last of {len(launches)} launches" if len(launches) > 1 else ""
-        found["Launched"] = _minute(last.when) + again
-        found["Machine"] = _machine(last)
-    found["Ran on"] = _hosts(cells)
-    found["Versions"] = _versions(launches, cells)
-    found["Code"] = _code(status, launches)
-    return {word: said for word, said in found.items() if said}
+        suffix = f", the last of {len(launches)} launches" if len(launches) > 1 else ""
+        facts["Launched"] = _to_minute(last.launched) + suffix
+        facts["Launcher"] = _machine(last)
+    facts["Workers"] = _hosts(cells)
+    facts["Versions"] = _versions(launches, cells)
+    facts["Code"] = _code(status, launches)
+    return {label: text for label, text in facts.items() if text}
 
 
 def _cells(status: Status) -> str:
     ended = status.counts["done"] + status.counts["failed"]
-    return f"{status.cells:,}" + (f", of which {ended:,} ended" if ended < status.cells else "")
+    return f"{status.cells:,}" + (f", {ended:,} of them ended" if ended < status.cells else "")
 
 
 def _cell_time(cells: pd.DataFrame) -> str:
     if cells.empty or not cells["seconds"].notna().any():
         return ""
     seconds = cells["seconds"]
-    each = f"median {duration(seconds.median())}, longest {duration(seconds.max())}"
-    return f"{duration(seconds.sum())} together; {each}"
+    return (
+        f"{duration(seconds.sum())} in total; median {duration(seconds.median())}, "
+        f"longest {duration(seconds.max())}"
+    )
 
 
-def _wall(status: Status) -> str:
+def _wall_time(status: Status) -> str:
     if status.elapsed <= 0:
         return ""
-    so_far = "" if status.state == "finished" else " so far"
-    return f"{duration(status.elapsed)} in the last launch{so_far}"
+    suffix = "" if status.state == "finished" else " so far"
+    return f"{duration(status.elapsed)} in the last launch{suffix}"
 
 
 def _machine(launch: Launch) -> str:
-    told = [str(launch.machine.get(key, "")) for key in ("host", "system")]
+    parts = [str(launch.machine.get(key, "")) for key in ("host", "system")]
     cores = launch.machine.get("cores")
-    return ", ".join(filter(None, [*told, f"{cores} cores" if cores else ""]))
+    return ", ".join(filter(None, [*parts, f"{cores} cores" if cores else ""]))
 
 
 def _hosts(cells: pd.DataFrame) -> str:
     if cells.empty:
         return ""
     hosts = cells["host"].astype(str).value_counts()
-    named = [f"{host} ({plural(count, 'cell')})" for host, count in hosts.head(8).items()]
-    more = [f"{len(hosts) - 8} more hosts"] if len(hosts) > 8 else []
+    listed = [f"{host} ({plural(count, 'cell')})" for host, count in hosts.head(MAX_HOSTS).items()]
+    more = [f"{len(hosts) - MAX_HOSTS} more hosts"] if len(hosts) > MAX_HOSTS else []
     devices = ", ".join(map(str, cells["device"].dropna().unique()))
-    return ", ".join([*named, *more]) + (f"; {devices}" if devices else "")
+    return ", ".join([*listed, *more]) + (f"; {devices}" if devices else "")
 
 
 def _versions(launches: Sequence[Launch], cells: pd.DataFrame) -> str:
-    said = dict(launches[-1].versions) if launches else {}
-    for library in VERSIONS:
+    versions = dict(launches[-1].versions) if launches else {}
+    for library in LIBRARIES:
         if not cells.empty and library in cells:
-            ran = cells[library].dropna().astype(str).unique()
-            if len(ran):
-                said[library] = " and ".join(sorted(ran))
-    return ", ".join(f"{library} {version}" for library, version in said.items())
+            used = cells[library].dropna().astype(str).unique()
+            if len(used):
+                versions[library] = " and ".join(sorted(used))
+    return ", ".join(f"{library} {version}" for library, version in versions.items())
 
 
 def _code(status: Status, launches: Sequence[Launch]) -> str:
@@ -191,45 +203,50 @@ def _code(status: Status, launches: Sequence[Launch]) -> str:
     return "; ".join(_commit(code, count, len(codes) > 1) for code, count in codes.items())
 
 
-def _commit(code: str, count: int, several_codes: bool) -> str:
+def _commit(code: str, count: int, with_count: bool) -> str:
     commit, _, digest = code.partition("+")
-    clean = f"with uncommitted changes ({digest}; sweep.yaml keeps them)" if digest else "clean"
-    cells = f" ({plural(count, 'cell')})" if several_codes else ""
-    return f"{commit}, {clean}{cells}"
+    state = f"with uncommitted changes ({digest}; diff in sweep.yaml)" if digest else "clean"
+    cells = f" ({plural(count, 'cell')})" if with_count else ""
+    return f"{commit}, {state}{cells}"
 
 
-def _minute(when: str) -> str:
-    """`2026-11-25 19:52 UTC` of an ISO time."""
-    return f"{when[:16].replace('T', ' ')} UTC" if when.endswith("+00:00") else when
+def _to_minute(time: str) -> str:
+    """Format an ISO time in UTC as `2026-11-25 19:52 UTC`."""
+    return f"{time[:16].replace('T', ' ')} UTC" if time.endswith("+00:00") else time
 
 
 @dataclass(frozen=True)
 class Step:
-    """Commands, and what they are for."""
+    """Commands with their purpose."""
 
-    what: str
+    title: str
     commands: tuple[str, ...]
 
 
-def on_sweep(folder: SweepFolder, module: str, *words: str) -> str:
-    """A command of `analysis` on a sweep, as one would type it."""
+def analysis_command(folder: SweepFolder, module: str, *arguments: str) -> str:
+    """Return the command line that runs a module of `analysis` on a sweep."""
     results = folder.root.parent
-    where = [] if results == Path("results") else ["--results", str(results)]
-    return shlex.join(["python", "-m", f"analysis.{module}", folder.root.name, *words, *where])
+    options = [] if results == Path("results") else ["--results", str(results)]
+    words = ["python", "-m", f"analysis.{module}", folder.root.name, *arguments, *options]
+    return shlex.join(words)
 
 
-def steps(folder: SweepFolder, launches: Sequence[Launch]) -> list[Step]:
-    """Commands to type, in order."""
-    changed = launches and launches[-1].dirty
-    more = f"; {folder.provenance.name} keeps what was changed in it, as a diff" if changed else ""
-    found = [Step(f"The code and what it needs{more}", tuple(_checkout(launches)))]
-    typed = tuple(dict.fromkeys(launch.command for launch in launches if launch.command))
-    if typed:
-        found.append(Step("The cells (those that are done are not run again)", typed))
-    found.append(Step("Theory, checked layer by layer", (on_sweep(folder, "check"),)))
-    found.append(Step("The figures as PDF, SVG and PNG", (on_sweep(folder, "figures"),)))
-    found.append(Step("This page", (on_sweep(folder, "report"),)))
-    return found
+def reproduction_steps(folder: SweepFolder, launches: Sequence[Launch]) -> list[Step]:
+    """Return the commands that reproduce a sweep and its analysis, in order."""
+    dirty = launches and launches[-1].dirty
+    diff = (
+        f"; then apply the diff in {folder.provenance.name} (uncommitted changes)" if dirty else ""
+    )
+    steps = [Step(f"Check out and install the code{diff}", tuple(_checkout(launches)))]
+    commands = tuple(dict.fromkeys(launch.command for launch in launches if launch.command))
+    if commands:
+        steps.append(Step("Run the cells (finished cells are skipped)", commands))
+    steps.append(Step("Check against theory", (analysis_command(folder, "check"),)))
+    steps.append(
+        Step("Write the figures as PDF, SVG and PNG", (analysis_command(folder, "figures"),))
+    )
+    steps.append(Step("Write this page", (analysis_command(folder, "report"),)))
+    return steps
 
 
 def _checkout(launches: Sequence[Launch]) -> list[str]:

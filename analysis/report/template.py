@@ -1,4 +1,4 @@
-"""The page's templates: everything that goes in is escaped, all that it needs is in it."""
+"""Jinja templates of the report: values are escaped, style and script are inlined."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
-def render(template: str, **told: Any) -> str:
-    """A template's text, with the style and the script in it."""
+def render(template: str, **context: Any) -> str:
+    """Render a template with the inlined style and script."""
     environment = _environment()
     script = _source("page.js")
     return environment.get_template(template).render(
-        **told,
-        style=Markup(_source("style.css")),  # ours, like the script
+        **context,
+        style=Markup(_source("style.css")),  # trusted, like the script
         script=Markup(script),
         policy=_policy(script),
         quote=shlex.quote,
@@ -26,7 +26,7 @@ def render(template: str, **told: Any) -> str:
 
 
 def _policy(script: str) -> str:
-    """Nothing is fetched (figures hold images as data:), and no script runs but this one."""
+    """Return a content security policy: no network, only this script, images only as data."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "

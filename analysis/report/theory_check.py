@@ -1,4 +1,4 @@
-"""Measured against predicted: sentences, a row a setting, and the intervals' coverage."""
+"""The theory section of the report: sentences, verdicts by setting, coverage of intervals."""
 
 from __future__ import annotations
 
@@ -19,92 +19,95 @@ from analysis.verdicts import compute_verdicts, count_verdicts, interval_coverag
 from fanin.errors import FaninError
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 
-MARGIN, LEVEL = 1.1, 0.05  # those of `analysis.check`
-COUNTED = (AGREES, UNDECIDED, DISAGREES, NOT_TESTED)
-LEFT_OUT = "left out (--no-theory)"
+MARGIN, LEVEL = 1.1, 0.05  # the defaults of `analysis.check`
+VERDICTS = (AGREES, UNDECIDED, DISAGREES, NOT_TESTED)
+SKIPPED = "skipped (--no-theory)"
 
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting: how many layers got each verdict, what it comes to, the layer furthest off."""
+    """One setting: number of layers by verdict, outcome, and the layer with the largest error."""
 
     label: str
     counts: dict[str, int]
     outcome: str
-    worst: str
+    largest_error: str
 
 
 @dataclass(frozen=True)
-class Checked:
-    """Result of the theory check, or why there is none (`skip_reason`).
+class TheorySection:
+    """Result of the theory check, or the reason for its absence (`skip_reason`).
 
     Attributes
     ----------
-    answers
-        What the sweep found, in words: how near each theory comes, who trained.
+    findings
+        Sentences on the distance of each theory and on training.
     sentences
-        What the verdicts come to.
+        Sentences that summarize the verdicts.
+    settings
+        One row per setting.
     intervals
         Rows of `analysis.verdicts.interval_coverage`.
     """
 
-    answers: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     settings: list[SettingRow] = field(default_factory=list)
     intervals: list[dict[str, Any]] = field(default_factory=list)
     skip_reason: str | None = None
 
     @property
-    def least(self) -> float:
-        """Lower end of the scale on which coverage is drawn."""
+    def scale_start(self) -> float:
+        """Lower end of the coverage scale."""
         return min([0.8, *(floor(10 * row["low"]) / 10 for row in self.intervals)])
 
 
-def predicted(
+def try_compare(
     results: Results, workers: int, on_predicted: OnPredicted
 ) -> tuple[list[TheoryComparison], str | None]:
-    """Every setting beside its prediction; or, and why, without one."""
+    """Compare every setting to theory; on failure, return settings without predictions and why."""
     try:
         return compare_to_theory(results, workers=workers, on_predicted=on_predicted), None
     except FaninError as error:
-        return unpredicted(results), str(error).removeprefix(f"{results.folder.root}: ")
+        reason = str(error).removeprefix(f"{results.folder.root}: ")
+        return without_predictions(results), reason
 
 
-def unpredicted(results: Results) -> list[TheoryComparison]:
-    """Every setting that was measured, without a prediction."""
+def without_predictions(results: Results) -> list[TheoryComparison]:
+    """Return every measured setting without a prediction."""
     if results.layers.empty or not (results.layers.step == 0).any():
         return []
     return [
-        TheoryComparison(setting, draws, pd.DataFrame(), LEFT_OUT)
+        TheoryComparison(setting, draws, pd.DataFrame(), SKIPPED)
         for setting, draws in measured_settings(results)
     ]
 
 
-def checked(results: Results, comparisons: Sequence[TheoryComparison]) -> Checked:
-    """Hold every layer against theory; the same numbers as `analysis.check` prints."""
+def check_theory(results: Results, comparisons: Sequence[TheoryComparison]) -> TheorySection:
+    """Compute the verdicts that `analysis.check` prints."""
     try:
-        return _checked(results, comparisons)
-    except FaninError as error:  # a part of somebody's own that isn't there any more
-        return Checked(skip_reason=str(error))
+        return _check(results, comparisons)
+    except FaninError as error:  # for example, user code that no longer exists
+        return TheorySection(skip_reason=str(error))
 
 
-def _checked(results: Results, comparisons: Sequence[TheoryComparison]) -> Checked:
+def _check(results: Results, comparisons: Sequence[TheoryComparison]) -> TheorySection:
     rows = compute_verdicts(comparisons, margin=MARGIN, level=LEVEL)
-    covered = interval_coverage(comparisons, rows)
-    return Checked(
-        answers=summarize_findings(results, comparisons),
-        sentences=summarize_verdicts(comparisons, rows, covered, margin=MARGIN, level=LEVEL),
+    coverage = interval_coverage(comparisons, rows)
+    return TheorySection(
+        findings=summarize_findings(results, comparisons),
+        sentences=summarize_verdicts(comparisons, rows, coverage, margin=MARGIN, level=LEVEL),
         settings=_setting_rows(comparisons, rows),
-        intervals=_told_apart(covered),
+        intervals=_select_intervals(coverage),
     )
 
 
-def _told_apart(covered: pd.DataFrame) -> list[dict[str, Any]]:
-    """By width where there are both kinds of networks; else all of them are of one."""
-    if covered.empty:
+def _select_intervals(coverage: pd.DataFrame) -> list[dict[str, Any]]:
+    """Split by width only if there are both wide and narrow networks."""
+    if coverage.empty:
         return []
-    both = set(covered["width"]) == {"all", "wide", "narrow"}
-    return (covered if both else covered[covered["width"] == "all"]).to_dict("records")
+    split = set(coverage["width"]) == {"all", "wide", "narrow"}
+    return (coverage if split else coverage[coverage["width"] == "all"]).to_dict("records")
 
 
 def _setting_rows(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> list[SettingRow]:
@@ -115,9 +118,9 @@ def _setting_rows(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -
     return [
         SettingRow(
             label=comparison.setting.label,
-            counts={word: int(counts[n][word]) for word in COUNTED},
+            counts={verdict: int(counts[n][verdict]) for verdict in VERDICTS},
             outcome=str(counts[n]["outcome"]),
-            worst=_furthest(groups[n]),
+            largest_error=_largest_error(groups[n]),
         )
         if n in counts
         else SettingRow(comparison.setting.label, {}, "unpredicted", comparison.unpredicted or "")
@@ -125,15 +128,16 @@ def _setting_rows(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -
     ]
 
 
-def _furthest(rows: pd.DataFrame) -> str:
-    """The tested layer that is furthest from its prediction in standard errors."""
+def _largest_error(rows: pd.DataFrame) -> str:
+    """Describe the tested layer that is furthest from its prediction in standard errors."""
     tested = rows[(rows["kind"] == "tested") & (rows["log_ratio_se"] > 0)]
     if tested.empty:
-        return "nothing was tested"
+        return "no layer was tested"
     row = tested.loc[(tested["log_ratio"].abs() / tested["log_ratio_se"]).idxmax()]
-    where = f"{row['quantity']} of layer {row['layer']} ({row['layer_name']})"
-    errors = f"({abs(row['log_ratio'] / row['log_ratio_se']):.1f} se)"
+    layer = f"{row['quantity']} of layer {row['layer']} ({row['layer_name']})"
+    errors = f"({abs(row['log_ratio'] / row['log_ratio_se']):.1f} standard errors)"
     if row["test"] == "linear":
-        return f"{where}: off by {row['log_ratio']:+.3g} of its unit {errors}"
+        unit = "1" if row["quantity"] == "input_correlation" else "the predicted RMS"
+        return f"{layer}: difference {row['log_ratio']:+.3g} in units of {unit} {errors}"
     with np.errstate(over="ignore"):
-        return f"{where}: {np.exp(row['log_ratio']):.3g} times predicted {errors}"
+        return f"{layer}: {np.exp(row['log_ratio']):.3g} times predicted {errors}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from relu_chains import relu_chain, relu_log_sd
+from relu_moments import sample_relu_moments, relu_log_sd
 
 from analysis.settings import Setting
 from analysis.theory_comparison import TheoryComparison
@@ -35,7 +35,7 @@ def simulated(
         for quantity in QUANTITIES:
             forward = quantity == "preact_m2"
             for image in images:
-                moments = relu_chain(width, depth, (draws,), rng)
+                moments = sample_relu_moments(width, depth, (draws,), rng)
                 for (which, name, layer), factor in (off or {}).items():
                     if (which, name) == (number, quantity):
                         moments[:, layer - 1 if forward else depth - layer :] *= factor

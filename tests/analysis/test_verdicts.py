@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from relu_chains import relu_log_sd
+from relu_moments import relu_log_sd
 from simulated_sweep import simulated
 
 from analysis import Results

@@ -1,4 +1,4 @@
-"""A small real sweep with everything that a report tells, its page, and a real browser."""
+"""Fixtures: a small sweep for the report, its page, and a headless browser."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hostile_sweep import run_hostile_sweep
 from playwright.sync_api import Browser, Page, sync_playwright
-from told_sweep import run_told
 
 from analysis import Results
-from analysis.report.page import Theory, write_report
+from analysis.report.page import TheoryOptions, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Four inits, two learning rates, three seeds: some diverge, some fail."""
-    return run_told(tmp_path_factory.mktemp("report"))
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Run a sweep of 24 cells; some diverge and some fail."""
+    return run_hostile_sweep(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="session")
-def page_path(told: Results) -> Path:
-    """Its page, with theory."""
-    return write_report(told.name, told.folder.root.parent, Theory())
+def page_path(hostile: Results) -> Path:
+    """Write the report of `hostile`, with theory."""
+    return write_report(hostile.name, hostile.folder.root.parent, TheoryOptions())
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
+    """Start a headless Chromium."""
     if CHROMIUM is None:
-        pytest.skip("there is no chromium: as root, apt-get install chromium; then this is tested")
+        pytest.skip("Chromium is not installed; run apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         yield browser
@@ -41,8 +41,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """`open_page(path)` opens a file; whatever the console or the page complains of fails."""
-    complaints: list[str] = []
+    """`open_page(path)` opens a file. The test fails on console messages and network requests."""
+    problems: list[str] = []
     contexts = []
 
     def open_page(path: Path, **options: object) -> Page:
@@ -50,14 +50,14 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)  # milliseconds, on a busy machine
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda r: r.url.startswith("http") and complaints.append(r.url))
+        page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda r: r.url.startswith("http") and problems.append(r.url))
         page.goto(path.as_uri())
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []

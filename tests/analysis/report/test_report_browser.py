@@ -1,4 +1,4 @@
-"""The page in a real browser: it loads, sorts, filters, enlarges, prints, and fits a phone."""
+"""Tests of the report in a headless browser: sorting, filtering, zoom, print and phone layout."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hostile_sweep import CELLS, MARKUP, NAME
 from playwright.sync_api import Page
 from pypdf import PdfReader
-from told_sweep import CELLS, NAME, WORD
 
 from analysis import Results
 from analysis.report.page import write_index
 
-Open = Callable[..., Page]
+OpenPage = Callable[..., Page]
 PHONE = {"width": 390, "height": 844}
-# Every text against what lies behind it; figures and their cards aside, which are always light.
+# Contrast of every text with its background, except figures, which are always light.
 CONTRASTS = """
 () => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -30,56 +30,58 @@ CONTRASTS = """
     canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
-  const light = (color) => color.slice(0, 3).map((c) => c / 255)
+  const luminance = (color) => color.slice(0, 3).map((c) => c / 255)
     .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
-  const behind = (element) => {
+  const background = (element) => {
     for (let e = element; e; e = e.parentElement) {
       const color = rgba(getComputedStyle(e).backgroundColor);
       if (color[3] === 255) return color;
     }
     return [255, 255, 255, 255];
   };
-  const found = [];
+  const contrasts = [];
   for (const element of document.body.querySelectorAll("*:not(svg, svg *, script)")) {
     const texts = [...element.childNodes].filter((node) => node.nodeType === 3);
     const text = texts.map((node) => node.data).join("");
     if (!text.trim() || !element.checkVisibility()) continue;
-    const [a, b] = [light(rgba(getComputedStyle(element).color)), light(behind(element))];
+    const a = luminance(rgba(getComputedStyle(element).color)), b = luminance(background(element));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    found.push([ratio, element.tagName + "." + element.className, text.trim().slice(0, 40)]);
+    contrasts.push([ratio, element.tagName + "." + element.className, text.trim().slice(0, 40)]);
   }
-  return found;
+  return contrasts;
 }
 """
 
 
 def column(page: Page, key: str) -> list[str]:
-    """What a column of the table shows, from the first row to the last."""
+    """Return the displayed texts of a column of the table."""
     heads = page.locator("#table thead th").all_inner_texts()
-    (place,) = (n for n, head in enumerate(heads) if head.strip() == key)
-    return page.locator(f"#table tbody td:nth-child({place + 1})").all_inner_texts()
+    (index,) = (n for n, head in enumerate(heads) if head.strip() == key)
+    return page.locator(f"#table tbody td:nth-child({index + 1})").all_inner_texts()
 
 
 def head(page: Page, key: str):
     return page.locator("#table thead button", has_text=re.compile(rf"^{re.escape(key)}$"))
 
 
-def test_what_is_written_in_configs_and_errors_shows_as_text(open_page: Open, page_path: Path):
-    page = open_page(page_path)  # a dialog or a complaint of the console fails
+def test_markup_in_configs_and_errors_shows_as_text(open_page: OpenPage, page_path: Path):
+    page = open_page(page_path)  # fails on a dialog or a console message
     assert page.locator("h1").inner_text() == NAME
     assert page.title() == f"{NAME} · fanin report"
-    assert WORD in page.locator(".question").inner_text()
-    assert WORD in page.locator("#setting").inner_text()
-    assert f"ValueError: it says {WORD}" in page.locator("#failures pre").first.inner_text()
-    assert any(WORD in text for text in column(page, "init"))
+    assert MARKUP in page.locator(".question").inner_text()
+    assert MARKUP in page.locator("#grid").inner_text()
+    assert f"ValueError: it says {MARKUP}" in page.locator("#failures pre").first.inner_text()
+    assert any(MARKUP in text for text in column(page, "init"))
     assert page.locator("body img").count() == 0
-    assert page.evaluate("document.scripts.length") == 2  # the page's own, and the data
+    assert page.evaluate("document.scripts.length") == 2  # the script and the data
 
 
-def test_columns_sort_by_click_and_by_keyboard(open_page: Open, page_path: Path, told: Results):
+def test_columns_sort_by_click_and_by_keyboard(
+    open_page: OpenPage, page_path: Path, hostile: Results
+):
     page = open_page(page_path)
-    losses = [f"{loss:.4f}" for loss in sorted(told.cells.test_loss.dropna())]
+    losses = [f"{loss:.4f}" for loss in sorted(hostile.cells.test_loss.dropna())]
     head(page, "test_loss").click()
     assert column(page, "test_loss")[: len(losses)] == losses
     assert set(column(page, "test_loss")[len(losses) :]) == {"–"}
@@ -93,53 +95,53 @@ def test_columns_sort_by_click_and_by_keyboard(open_page: Open, page_path: Path,
     assert sorted_by.count() == 1
 
 
-def test_infinities_come_after_numbers_and_what_is_no_number_last(
-    open_page: Open, page_path: Path, tmp_path: Path
-):
+def test_nan_and_missing_values_sort_last(open_page: OpenPage, page_path: Path, tmp_path: Path):
     values = [3.0, None, "inf", "nan", -2.0, 10.0, "-inf", None]
     data = [{"key": "x", "kind": "number", "values": values, "decimals": 1, "role": "metric"}]
-    # The page, of which only the numbers are others.
+    # The same page with other data.
     text = re.sub(
         r'(id="cells-data">).*?(</script>)',
-        lambda found: found[1] + json.dumps(data) + found[2],
+        lambda match: match[1] + json.dumps(data) + match[2],
         page_path.read_text(),
         flags=re.S,
     )
     text = re.sub(
         r'(<table id="table".*?<thead><tr>).*?(</tr>)', r"\1<th>x</th>\2", text, flags=re.S
     )
-    other = tmp_path / "other.html"
-    other.write_text(text)
-    page = open_page(other)
+    changed = tmp_path / "changed.html"
+    changed.write_text(text)
+    page = open_page(changed)
     head(page, "x").click()
     assert column(page, "x") == ["-inf", "-2.0", "3.0", "10.0", "inf", "nan", "–", "–"]
     head(page, "x").click()
     assert column(page, "x") == ["inf", "10.0", "3.0", "-2.0", "-inf", "nan", "–", "–"]
 
 
-def test_filters_narrow_the_table_and_the_download(open_page: Open, page_path: Path, told: Results):
+def test_filters_apply_to_the_table_and_the_download(
+    open_page: OpenPage, page_path: Path, hostile: Results
+):
     page = open_page(page_path)
-    shown = page.locator("#shown")
-    assert shown.get_attribute("aria-live") == "polite"
-    assert shown.inner_text() == f"{CELLS} of {CELLS} cells; here 1 to {CELLS}"
+    displayed = page.locator("#displayed")
+    assert displayed.get_attribute("aria-live") == "polite"
+    assert displayed.inner_text() == f"{CELLS} of {CELLS} cells; rows 1 to {CELLS}"
     page.get_by_label("Filter").fill("HE_NORMAL 0.1")
-    assert shown.inner_text() == f"3 of {CELLS} cells; here 1 to 3"
+    assert displayed.inner_text() == f"3 of {CELLS} cells; rows 1 to 3"
     assert set(column(page, "init")) == {"he_normal"}
     page.get_by_label("Filter").fill("")
     page.locator("#selects").get_by_label("outcome").select_option(label="error")
-    failed = int((told.cells.outcome == "error").sum())
+    failed = int((hostile.cells.outcome == "error").sum())
     assert len(column(page, "outcome")) == failed == 6
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").click()
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
     assert len(rows) == failed
     assert {row["outcome"] for row in rows} == {"error"}
-    assert all(WORD in row["init"] for row in rows)
+    assert all(MARKUP in row["init"] for row in rows)
     page.get_by_label("Filter").fill("no such thing")
-    assert shown.inner_text() == f"0 of {CELLS} cells"
+    assert displayed.inner_text() == f"0 of {CELLS} cells"
 
 
-def test_columns_can_be_put_away(open_page: Open, page_path: Path):
+def test_columns_can_be_hidden(open_page: OpenPage, page_path: Path):
     page = open_page(page_path)
     page.get_by_text("Columns", exact=True).click()
     page.locator("#chooser").get_by_label("cell_id").uncheck()
@@ -148,11 +150,11 @@ def test_columns_can_be_put_away(open_page: Open, page_path: Path):
     assert page.locator("#table tbody tr").first.locator("td").count() == len(heads)
 
 
-def test_a_figure_is_enlarged_moved_and_put_back_by_keyboard(open_page: Open, page_path: Path):
+def test_zooming_a_figure_by_keyboard_restores_it_on_escape(open_page: OpenPage, page_path: Path):
     page = open_page(page_path)
     button, dialog = page.locator("button.enlarge").first, page.locator("dialog")
     before = page.locator("figure.plot svg").first.get_attribute("viewBox")
-    pictures = page.locator("figure.plot svg").count()
+    n_figures = page.locator("figure.plot svg").count()
     button.focus()
     button.press("Enter")
     assert dialog.is_visible()
@@ -161,48 +163,48 @@ def test_a_figure_is_enlarged_moved_and_put_back_by_keyboard(open_page: Open, pa
     x, _, width, _ = map(float, page.locator("#stage svg").get_attribute("viewBox").split())
     assert width < float(before.split()[2])
     assert x > 0
-    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
     assert len(ids) == len(set(ids))
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
-    assert page.locator("figure.plot svg").count() == pictures
+    assert page.locator("figure.plot svg").count() == n_figures
     assert page.locator("figure.plot svg").first.get_attribute("viewBox") == before
     assert button.evaluate("(button) => button === document.activeElement")
 
 
-def test_with_the_mouse_what_lies_under_it_stays_there(open_page: Open, page_path: Path):
+def test_zoom_and_drag_keep_the_point_under_the_mouse(open_page: OpenPage, page_path: Path):
     page = open_page(page_path)
     page.locator("figure.plot .card").first.click()
-    picture = page.locator("#stage svg")
-    under = """(svg, [x, y]) => {
+    svg = page.locator("#stage svg")
+    point_under = """(svg, [x, y]) => {
       const point = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM().inverse());
       return [point.x, point.y];
     }"""
     page.mouse.move(500, 400)
-    before = picture.evaluate(under, [500, 400])
-    page.mouse.wheel(0, -300)  # nearer
+    before = svg.evaluate(point_under, [500, 400])
+    page.mouse.wheel(0, -300)  # zoom in
     page.wait_for_function("document.querySelector('#stage svg').viewBox.baseVal.x > 0")
-    assert picture.evaluate(under, [500, 400]) == pytest.approx(before, abs=0.5)
+    assert svg.evaluate(point_under, [500, 400]) == pytest.approx(before, abs=0.5)
     page.mouse.down()
     page.mouse.move(560, 430)
     page.mouse.up()
-    assert picture.evaluate(under, [560, 430]) == pytest.approx(before, abs=0.5)
+    assert svg.evaluate(point_under, [560, 430]) == pytest.approx(before, abs=0.5)
     page.get_by_role("button", name="Close").click()
     assert page.locator("#stage svg").count() == 0
 
 
-def test_every_figure_says_what_is_seen(open_page: Open, page_path: Path):
+def test_figures_have_text_alternatives_and_commands(open_page: OpenPage, page_path: Path):
     page = open_page(page_path)
     figures = page.get_by_role("img", name=re.compile("Second moments by layer"))
     assert figures.count() == 1
-    described = figures.first.get_attribute("aria-describedby")
-    assert "measured" in page.locator(f"#{described}").text_content()
+    description_id = figures.first.get_attribute("aria-describedby")
+    assert "measured" in page.locator(f"#{description_id}").text_content()
     for figure in page.locator("figure").all():
         assert figure.locator("figcaption").inner_text().startswith("Figure ")
         assert figure.locator("code").inner_text().startswith("python -m analysis.")
 
 
-def test_headings_landmarks_and_tables_are_in_order(open_page: Open, page_path: Path):
+def test_headings_landmarks_and_tables_are_accessible(open_page: OpenPage, page_path: Path):
     page = open_page(page_path)
     levels = page.evaluate(
         "[...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map((h) => +h.tagName[1])"
@@ -224,52 +226,56 @@ def test_headings_landmarks_and_tables_are_in_order(open_page: Open, page_path: 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_lies_behind_it(
-    scheme: str, open_page: Open, page_path: Path
-):
+def test_every_text_has_enough_contrast(scheme: str, open_page: OpenPage, page_path: Path):
     page = open_page(page_path, color_scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-    found = page.evaluate(CONTRASTS)
-    assert len(found) > 300
-    assert [each for each in found if each[0] < 4.5] == []
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (int(re.findall(r"\d+", paper)[0]) < 128) == (scheme == "dark")
+    page.evaluate(
+        "document.querySelectorAll('details').forEach((details) => { details.open = true; })"
+    )
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 300
+    assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (int(re.findall(r"\d+", background)[0]) < 128) == (scheme == "dark")
 
 
-def test_a_phone_never_scrolls_the_page_sideways(open_page: Open, page_path: Path):
+def test_the_page_does_not_scroll_sideways_on_a_phone(open_page: OpenPage, page_path: Path):
     page = open_page(page_path, viewport=PHONE)
-    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    page.evaluate(
+        "document.querySelectorAll('details').forEach((details) => { details.open = true; })"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     boxes = page.locator(".scroll").evaluate_all(
         "(boxes) => boxes.map((box) => [box.scrollWidth > box.clientWidth, box.tabIndex === 0])"
     )
-    # What scrolls can be reached by keyboard; what doesn't makes nobody stop.
+    # Exactly the boxes that scroll are in the tab order.
     assert {scrolls for scrolls, _ in boxes} == {True, False}
-    assert all(scrolls == reached for scrolls, reached in boxes)
+    assert all(scrolls == in_tab_order for scrolls, in_tab_order in boxes)
 
 
-def test_on_paper_everything_is_open(open_page: Open, page_path: Path, tmp_path: Path):
+def test_the_printed_page_contains_closed_details(
+    open_page: OpenPage, page_path: Path, tmp_path: Path
+):
     page = open_page(page_path)
     page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)
     pages = PdfReader(tmp_path / "page.pdf").pages
-    text = re.sub(r"\s", "", "\n".join(each.extract_text() for each in pages))
+    text = re.sub(r"\s", "", "\n".join(sheet.extract_text() for sheet in pages))
     assert len(pages) > 2
     assert "Traceback(mostrecentcalllast)" in text
-    assert "train.loss_bound" in text  # of the values that all cells share, which were closed
+    assert "train.loss_bound" in text  # in closed details
     assert "Figure1." in text
     assert "cells.csv" in text
 
 
-def test_without_its_script_the_page_still_tells(open_page: Open, page_path: Path):
+def test_the_page_works_without_its_script(open_page: OpenPage, page_path: Path):
     page = open_page(page_path, java_script_enabled=False)
-    assert page.locator("#shown").inner_text() == f"The first {CELLS} of {CELLS} cells."
+    assert page.locator("#displayed").inner_text() == f"The first {CELLS} of {CELLS} cells."
     assert page.locator("#table tbody tr").count() == CELLS
     assert not page.locator(".controls").is_visible()
     assert page.locator("figure svg").first.is_visible()
 
 
-def test_the_index_leads_to_the_page(open_page: Open, page_path: Path, told: Results):
-    page = open_page(write_index(told.folder.root.parent))
+def test_the_index_links_to_the_page(open_page: OpenPage, page_path: Path, hostile: Results):
+    page = open_page(write_index(hostile.folder.root.parent))
     assert page.locator("tbody tr").count() == 1
     page.get_by_role("link", name=NAME).click()
     assert page.locator("h1").inner_text() == NAME

@@ -1,4 +1,4 @@
-"""What the page is made of, each by itself."""
+"""Unit tests of the report's modules."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from matplotlib.figure import Figure
 
 from analysis import Results
 from analysis.figures.study import ClaimResult, Study
-from analysis.report.cells import Column, cell_columns, folded
-from analysis.report.export import seeds_together
-from analysis.report.figures import inline_svg, studied
-from analysis.report.outcomes import FULL, NAMED, by_axis, grouped
-from analysis.report.provenance import Launch, axes_of, read_launches
+from analysis.report.cells import Column, cell_columns, fold_options
+from analysis.report.export import average_over_seeds
+from analysis.report.figures import build_study_section, inline_svg
+from analysis.report.outcomes import MAX_DETAILED, MAX_LISTED, group_failures, outcomes_by_axis
+from analysis.report.provenance import Launch, collect_axes, read_launches
 from experiments.sweep.status.status import Failure
 from experiments.sweep.store.paths import SweepFolder
 
 CHOICES = {"model": "mlp", "init": "he_normal"}
 
 
-def line(cell: str, init: str = "he_normal", **config: object) -> dict:
-    """A line of a plan; `init_std=1` is `init.std: 1`."""
+def plan_record(cell: str, init: str = "he_normal", **config: object) -> dict:
+    """Build a plan record; `init_std=1` sets `init.std: 1`."""
     nested: dict = {}
     for key, value in config.items():
         group, _, name = key.partition("_")
         nested.setdefault(group, {})[name or "x"] = value
-    asked = {"init": init} | {k.replace("_", ".", 1): v for k, v in config.items()}
+    assignment = {"init": init} | {k.replace("_", ".", 1): v for k, v in config.items()}
     return {
         "cell_id": cell,
-        "assignment": asked,
+        "assignment": assignment,
         "choices": CHOICES | {"init": init},
         "config": nested,
     }
@@ -41,31 +41,35 @@ def column(key: str, *values: object, role: str = "varies", kind: str = "text") 
     return Column(key, kind, list(values), role=role)
 
 
-def test_columns_are_what_varies_outcomes_and_metrics():
-    lines = [line("a", optim_lr=0.1, data_n=5), line("b", optim_lr=float("inf"), data_n=5)]
+def test_columns_are_varying_keys_outcomes_and_metrics():
+    records = [
+        plan_record("a", optim_lr=0.1, data_n=5),
+        plan_record("b", optim_lr=float("inf"), data_n=5),
+    ]
     row = {"cell_id": "a", "outcome": "ok", "test_loss": 0.5, "train_loss": float("inf")}
     row |= {"outcome_step": float("nan"), "seconds": float("nan"), "host": "here"}
-    found = cell_columns({each["cell_id"]: each for each in lines}, pd.DataFrame([row]))
-    assert [each.key for each in found] == [
+    by_id = {record["cell_id"]: record for record in records}
+    columns = cell_columns(by_id, pd.DataFrame([row]))
+    assert [column.key for column in columns] == [
         *("optim.lr", "outcome", "test_loss", "train_loss", "cell_id")
     ]
-    by_key = {each.key: each for each in found}
+    by_key = {column.key: column for column in columns}
     assert by_key["optim.lr"].values == [0.1, "inf"]
     assert by_key["optim.lr"].kind == "number"
     assert by_key["outcome"].values == ["ok", "missing"]
     assert by_key["train_loss"].values == ["inf", None]
-    assert [by_key["test_loss"].shown(n) for n in (0, 1)] == ["0.5000", "–"]
+    assert [by_key["test_loss"].display(n) for n in (0, 1)] == ["0.5000", "–"]
 
 
-def test_cells_of_journals_and_cells_at_work_have_outcomes():
-    lines = {name: line(name, optim_lr=n) for n, name in enumerate("abc")}
-    found = cell_columns(lines, pd.DataFrame(), ended={"a": "ok"}, running={"b"})
-    (outcome,) = (each for each in found if each.role == "outcome")
+def test_ended_and_running_cells_without_a_table_have_outcomes():
+    records = {name: plan_record(name, optim_lr=n) for n, name in enumerate("abc")}
+    columns = cell_columns(records, pd.DataFrame(), outcomes={"a": "ok"}, running={"b"})
+    (outcome,) = (column for column in columns if column.role == "outcome")
     assert outcome.values == ["ok", "running", "missing"]
 
 
 @pytest.mark.parametrize(
-    ("value", "decimals", "shown"),
+    ("value", "decimals", "text"),
     [
         (100.0, None, "100"),
         (1e-5, None, "1e-05"),
@@ -77,16 +81,16 @@ def test_cells_of_journals_and_cells_at_work_have_outcomes():
         (None, 3, "–"),
     ],
 )
-def test_numbers_are_shown_as_people_write_them(value: object, decimals: int | None, shown: str):
-    assert Column("x", "number", [value], decimals).shown(0) == shown
+def test_display_of_numbers(value: object, decimals: int | None, text: str):
+    assert Column("x", "number", [value], decimals).display(0) == text
 
 
-def test_keys_that_come_with_an_option_stand_in_its_column():
+def test_keys_of_an_option_are_merged_into_its_column():
     init = column("init", "normal", "uniform", "normal", "uniform")
-    std = column("init.std", 0.1, None, 0.2, None)  # not every cell has it
-    gain = column("init.gain", 2, 3, 2, 3)  # the option decides it
-    bias = column("init.bias", 0, 0, 1, 1)  # an axis of its own
-    (first, second) = folded([init, bias, gain, std])
+    std = column("init.std", 0.1, None, 0.2, None)  # missing in some cells
+    gain = column("init.gain", 2, 3, 2, 3)  # determined by the option
+    bias = column("init.bias", 0, 0, 1, 1)  # an independent axis
+    (first, second) = fold_options([init, bias, gain, std])
     assert first.values == [
         *("normal gain=2 std=0.1", "uniform gain=3"),
         *("normal gain=2 std=0.2", "uniform gain=3"),
@@ -94,13 +98,13 @@ def test_keys_that_come_with_an_option_stand_in_its_column():
     assert second is bias
 
 
-def test_a_key_whose_option_does_not_vary_keeps_its_column():
+def test_a_key_of_a_constant_option_keeps_its_column():
     std = column("init.std", 0.1, 0.2)
-    assert folded([std]) == [std]
+    assert fold_options([std]) == [std]
 
 
-def test_seeds_are_put_together():
-    found = seeds_together(
+def test_metrics_are_averaged_over_seeds():
+    means = average_over_seeds(
         [
             column("init", "a", "a", "b", "b"),
             column("seed", 0, 1, 0, 1, kind="number"),
@@ -108,91 +112,94 @@ def test_seeds_are_put_together():
             column("test_loss", 1.0, 3.0, 5.0, None, role="metric", kind="number"),
         ]
     )
-    assert found["init"].tolist() == ["a", "b"]
-    assert found["cells"].tolist() == [2, 2]
-    assert found["ok"].tolist() == [2, 1]
-    assert found["diverged"].tolist() == [0, 1]
-    assert found["test_loss"].tolist() == [2.0, 5.0]
-    assert found["test_loss sd"].round(3).tolist()[:1] == [1.414]
+    assert means["init"].tolist() == ["a", "b"]
+    assert means["cells"].tolist() == [2, 2]
+    assert means["ok"].tolist() == [2, 1]
+    assert means["diverged"].tolist() == [0, 1]
+    assert means["test_loss"].tolist() == [2.0, 5.0]
+    assert means["test_loss sd"].round(3).tolist()[:1] == [1.414]
 
 
-def test_outcomes_are_told_for_each_value_of_each_axis_but_seeds():
+def test_outcomes_are_counted_by_value_of_each_axis_except_seeds():
     init, seed = column("init", "a", "a", "b", "b"), column("seed", 0, 1, 0, 1)
-    ended = column("outcome", "ok", "ok", "diverged", "ok", role="outcome")
-    (axis,) = by_axis([init, seed, ended])
+    outcomes = column("outcome", "ok", "ok", "diverged", "ok", role="outcome")
+    (axis,) = outcomes_by_axis([init, seed, outcomes])
     assert axis.name == "init"
-    told = {value: [(s.outcome, s.count) for s in shares] for value, shares in axis.bars}
-    assert told == {"a": [("ok", 2)], "b": [("ok", 1), ("diverged", 1)]}
+    counts = {value: [(item.outcome, item.count) for item in items] for value, items in axis.values}
+    assert counts == {"a": [("ok", 2)], "b": [("ok", 1), ("diverged", 1)]}
 
 
 def failure(n: int, reason: str, traceback: Path | None = None) -> Failure:
     return Failure(f"cell-{n}", f"n={n}", "error", 1, reason, traceback)
 
 
-def test_failures_of_one_reason_are_told_once(tmp_path: Path):
+def test_failures_with_one_reason_form_one_group(tmp_path: Path):
     trace = tmp_path / "trace.txt"
     trace.write_text("Traceback ...\nValueError: often\n")
-    many = [failure(n, "ValueError: often", trace) for n in range(FULL + NAMED + 5)]
-    first, second = grouped([failure(99, "OSError: once"), *many])
-    assert (first.count, first.reason) == (FULL + NAMED + 5, "ValueError: often")
-    assert [told.traceback for told in first.told] == [trace.read_text().strip()] * FULL
-    assert (len(first.named), first.unnamed) == (NAMED, 5)
-    assert (second.count, second.told[0].traceback) == (1, None)  # its reason says it all
+    many = [failure(n, "ValueError: often", trace) for n in range(MAX_DETAILED + MAX_LISTED + 5)]
+    first, second = group_failures([failure(99, "OSError: once"), *many])
+    assert (first.count, first.reason) == (MAX_DETAILED + MAX_LISTED + 5, "ValueError: often")
+    assert [detail.traceback for detail in first.details] == [
+        trace.read_text().strip()
+    ] * MAX_DETAILED
+    assert (len(first.listed), first.n_unlisted) == (MAX_LISTED, 5)
+    assert (second.count, second.details[0].traceback) == (1, None)  # the reason is complete
 
 
-def launch(**about: object) -> str:
-    told = {"axes": [{"init": ["init=a"]}], "code": "abc+dirty", "launched": "2026"} | about
-    return "---\n" + yaml.safe_dump(told, sort_keys=False)
+def launch_document(**record: object) -> str:
+    default = {"axes": [{"init": ["init=a"]}], "code": "abc+dirty", "launched": "2026"}
+    return "---\n" + yaml.safe_dump(default | record, sort_keys=False)
 
 
-def test_launches_are_read_though_one_is_torn(tmp_path: Path):
+def test_a_damaged_launch_record_does_not_hide_others(tmp_path: Path):
     diff = "--- a/x\n+++ b/x\n---\n-old\n+new\n"
-    text = launch(question="Why?", diff=diff) + "---\n{torn\n"
-    text += launch(axes=[{"init": ["init=b init.std=0.1", "init=a"]}])
+    text = launch_document(question="Why?", diff=diff) + "---\n{torn\n"
+    text += launch_document(axes=[{"init": ["init=b init.std=0.1", "init=a"]}])
     (tmp_path / "sweep.yaml").write_text(text)
-    launches, unread = read_launches(SweepFolder(tmp_path))
-    assert [each.question for each in launches] == ["Why?", None]
+    launches, warnings = read_launches(SweepFolder(tmp_path))
+    assert [launch.question for launch in launches] == ["Why?", None]
     assert launches[0].diff_lines == 5
     assert (launches[0].commit, launches[0].dirty) == ("abc", True)
-    assert len(unread) == 1
-    (axis,) = axes_of(launches)
+    assert len(warnings) == 1
+    (axis,) = collect_axes(launches)
     assert axis.values == ("a", "b init.std=0.1")
 
 
 @pytest.mark.parametrize(
-    ("ran", "typed"),
+    ("recorded", "typed"),
     [
         ("/x/.venv/bin/python3 -m experiments.run -m 'seed=range(3)'", None),
         ("/x/bin/python3 /x/bin/fanin-run init=a", "fanin-run init=a"),
         ("", ""),
     ],
 )
-def test_commands_are_told_as_one_types_them(ran: str, typed: str | None):
-    told = Launch(None, None, (), (), "", "", 0, {"command": ran}, {}).command
-    assert told == (ran.replace("/x/.venv/bin/python3", "python") if typed is None else typed)
+def test_recorded_commands_are_formatted_as_typed(recorded: str, typed: str | None):
+    command = Launch(None, None, (), (), "", "", 0, {"command": recorded}, {}).command
+    expected = recorded.replace("/x/.venv/bin/python3", "python") if typed is None else typed
+    assert command == expected
 
 
-def test_a_published_figure_is_told_with_its_numbers(monkeypatch: pytest.MonkeyPatch):
-    line = ClaimResult("q*", "0.61 (their map)", "0.62 in the last layer", True)
-    study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (line,))
+def test_a_study_section_contains_claims_and_figures(monkeypatch: pytest.MonkeyPatch):
+    result = ClaimResult("q*", "0.61 (their map)", "0.62 in the last layer", True)
+    study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (result,))
     monkeypatch.setattr("analysis.report.figures.study_factory", lambda results: lambda: study)
     results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 6)
-    found = studied(results, "python -m analysis.figures poole")
-    assert found is not None
-    assert (found.conclusion, found.claim_results) == ("reproduced", (line,))
-    (drawn,) = found.figures
-    assert "claimed 0.61 (their map), measured 0.62" in drawn.svg
-    assert drawn.caption == "Tanh networks."
+    section = build_study_section(results, "python -m analysis.figures poole")
+    assert section is not None
+    assert (section.conclusion, section.claim_results) == ("reproduced", (result,))
+    (page_figure,) = section.figures
+    assert "claimed 0.61 (their map), measured 0.62" in page_figure.svg
+    assert page_figure.caption == "Tanh networks."
 
 
-def test_figures_of_one_page_share_no_id_and_need_no_font():
+def test_inline_svgs_share_no_ids_and_need_no_fonts():
     figure = Figure(figsize=(2, 2))
     axis = figure.subplots()
     axis.plot([0, 1], [0, 5])
     axis.set_title("a < b & c")
-    one, other = (inline_svg(figure, name, "A <title>", "what & which") for name in ("f1", "f2"))
-    assert "<text" not in one
-    assert "<style" not in one
-    assert "A &lt;title&gt;" in one
-    assert one != other
-    assert one.replace("f1-", "f2-") == other
+    first, second = (inline_svg(figure, name, "A <title>", "what & which") for name in ("f1", "f2"))
+    assert "<text" not in first
+    assert "<style" not in first
+    assert "A &lt;title&gt;" in first
+    assert first != second
+    assert first.replace("f1-", "f2-") == second

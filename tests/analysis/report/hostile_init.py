@@ -1,4 +1,4 @@
-"""An init scheme of somebody's own, with a word in its config, that may fail and say it."""
+"""Init scheme for tests with a text in its config that may raise an error with this text."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fanin.inits import HeNormal, Moments, WeightShape
 
 
 @dataclass(frozen=True)
-class Outspoken:
-    """He's weights; or, where it `raises`, an error that says its `word`."""
+class HostileInit:
+    """He normal weights, or an error that contains `text` if `raises` is True."""
 
-    word: str = ""
+    text: str = ""
     raises: bool = False
 
     def moments(self, weight: WeightShape) -> Moments:
-        """He's."""
+        """Return the moments of He normal weights."""
         return HeNormal().moments(weight)
 
     def sample(self, weight: WeightShape, generator: torch.Generator) -> torch.Tensor:
-        """He's weights."""
+        """Sample He normal weights, or raise."""
         if self.raises:
-            raise ValueError(f"it says {self.word}")
+            raise ValueError(f"it says {self.text}")
         return HeNormal().sample(weight, generator)
