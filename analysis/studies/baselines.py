@@ -1,4 +1,4 @@
-"""Ask anyinit and neural-tangents, which live in a virtual environment of their own."""
+"""Predictions of anyinit and neural-tangents, computed in their own virtual environment."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ REQUIREMENTS = (
 NOT_INSTALLED = "not installed"
 
 ToolResult = list[float] | str
-"""A number per weight layer, or why there is none."""
+"""One number per weight layer, or the reason for having none."""
 
 
-def how_to_install(venv: str) -> str:
-    """Return the command that installs the other tools."""
+def install_hint(venv: str) -> str:
+    """Return a message with the commands that install the other tools."""
     return (
-        "anyinit and neural-tangents are compared where they are installed, in a virtual "
-        f"environment of their own:\n  python3 -m venv {venv}\n"
+        f"anyinit and neural-tangents are not installed in {venv}, so the tables lack them. To "
+        f"install them:\n  python3 -m venv {venv}\n"
         f"  {venv}/bin/pip install {' '.join(REQUIREMENTS)}"
     )
 
@@ -46,45 +46,45 @@ def query_tools(
     tools: Sequence[str],
     venv: str = VENV,
 ) -> dict[str, ToolResult]:
-    """Each tool's second moments of the pre-activations, by weight layer.
+    """Return each tool's second moments of the pre-activations by weight layer.
 
     Parameters
     ----------
     network
-        A plain sequence of modules that `other_tools` knows.
+        A sequence of modules that `other_tools` supports.
     moments
-        Of its weights.
+        Weight moments by layer.
     images
-        What it is shown; moments are means over them.
+        Input images; moments are means over them.
     tools
-        `anyinit`, `neural_tangents`; `anyinit_init` gives the variances that anyinit would draw
-        the weights with, `anyinit_own` the moments it predicts for those.
+        `anyinit`, `neural_tangents`, `anyinit_init` (weight variances of anyinit's own init) or
+        `anyinit_own` (moments that anyinit predicts for its own init).
     venv
-        Where the tools are installed.
+        Virtual environment of the tools.
 
     Raises
     ------
     FaninError
-        A module that the other tools' script has no name for, or the script failed.
+        `other_tools` does not support a module, or the script failed.
     """
     python = Path(venv) / "bin" / "python"
     if not python.exists():
         return dict.fromkeys(tools, NOT_INSTALLED)
     described = as_layers(network, moments)
-    fed = images.flatten(1) if described[0]["kind"] == "linear" else images
-    request = {"layers": described, "images": fed.tolist(), "query_tools": list(tools)}
-    done = subprocess.run(
+    inputs = images.flatten(1) if described[0]["kind"] == "linear" else images
+    request = {"layers": described, "images": inputs.tolist(), "tools": list(tools)}
+    process = subprocess.run(
         [str(python), str(SCRIPT)], input=json.dumps(request), capture_output=True, text=True
     )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise FaninError(f"{SCRIPT.name}: {' '.join(last)}")
-    answers: dict[str, ToolResult] = json.loads(done.stdout.splitlines()[-1])
-    return answers
+    if process.returncode:
+        last_line = process.stderr.strip().splitlines()[-1:]
+        raise FaninError(f"{SCRIPT.name} failed: {' '.join(last_line)}")
+    tool_results: dict[str, ToolResult] = json.loads(process.stdout.splitlines()[-1])
+    return tool_results
 
 
 def as_layers(network: nn.Sequential, moments: Mapping[str, LayerMoments]) -> list[dict[str, Any]]:
-    """The network as plain data; a flattening before the first weight layer is left out.
+    """Describe a network as plain data, without a flattening before the first weight layer.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def _described(name: str, module: nn.Module, scalars: ScalarMoments | None) -> d
         case nn.Flatten() | nn.ReLU() | nn.Tanh():
             return {"kind": type(module).__name__.lower()}
     kind = type(module).__name__
-    raise FaninError(f"layer {name}: {SCRIPT.name} has no name for a {kind} like this")
+    raise FaninError(f"layer {name}: {SCRIPT.name} does not support this {kind}")
 
 
 def _weights(module: nn.Linear | nn.Conv2d, scalars: ScalarMoments | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Theories side by side on five networks, against measured draws: for docs/appendix/theory-networks.md.
+"""Command that compares theories with measured draws on five networks, for docs/appendix/.
 
 python -m analysis.studies.compare_theories --write docs/appendix/theory-networks.md
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.studies.baselines import NOT_INSTALLED, VENV, ToolResult, how_to_install, query_tools
+from analysis.studies.baselines import NOT_INSTALLED, VENV, ToolResult, install_hint, query_tools
 from analysis.studies.draws import mean_and_error, measure_draws
 from analysis.studies.networks import ANYINIT_CASE, CASES, NetworkCase
 from analysis.studies.tables import markdown_table, publish
@@ -25,53 +25,55 @@ from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside
 from fanin.theory.predict import predict_moments
 
-OURS = {
+THEORY_LABELS = {
     "he": "He",
     "mean_field": "mean field",
     "field": "fanin: field",
-    "finite_width": "fanin: finite",
+    "finite_width": "fanin: finite_width",
 }
-OTHERS = {"anyinit": "anyinit", "neural_tangents": "neural-tangents"}
+TOOL_LABELS = {"anyinit": "anyinit", "neural_tangents": "neural-tangents"}
 QUANTITIES = {
     "preact_m2": "second moment of the pre-activation",
-    "vjp_m2": "second moment of a random cotangent that came back to the pre-activation",
-    "weight_vjp_m2": "the same, of the weight's gradient",
+    "vjp_m2": "second moment of the cotangent at the pre-activation",
+    "weight_vjp_m2": "second moment of the cotangent at the weight",
 }
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One network's measurement and what each theory said.
+    """Measured draws and predictions of one network.
 
     Attributes
     ----------
+    case
+        The network.
     draws
-        As `measure_draws`.
+        Table of `measure_draws`.
     predicted
-        Rows of the `predictions` table, for the one image.
-    others
-        By tool: a number per weight layer (`preact_m2`), or why there is none.
+        Rows of the `predictions` table for the image.
+    tools
+        By tool: one `preact_m2` per weight layer, or the reason for having none.
     """
 
-    subject: NetworkCase
+    case: NetworkCase
     draws: pd.DataFrame
     predicted: pd.DataFrame
-    others: dict[str, ToolResult]
+    tools: dict[str, ToolResult]
 
     @property
     def n_draws(self) -> int:
-        """Number of networks measured."""
+        """Number of draws."""
         return self.draws.draw.nunique()
 
     def means(self, quantity: str) -> pd.DataFrame:
-        """Measured mean and its standard error, a row per layer."""
+        """Return the measured mean and its standard error, one row per layer."""
         return mean_and_error(self.draws, quantity)
 
     def ratio(self, theory: str, quantity: str) -> np.ndarray | None:
-        """Predicted / measured, by layer; None where the theory says nothing.
+        """Return predicted / measured by layer; None if the theory has no prediction.
 
-        A mean over draws is held against the draws' mean, but theory `finite_width`, whose law is
-        one of logarithms, by the median of its law against the draws' geometric mean.
+        Predicted means are divided by the mean over draws. Theory `finite_width` predicts a
+        lognormal distribution; its median is divided by the geometric mean over draws.
         """
         value = self.value(theory, quantity)
         if value is None:
@@ -83,28 +85,28 @@ class CaseResult:
         return np.asarray(value * np.exp(-(self.log_sd(quantity) ** 2) / 2 - measured))
 
     def value(self, theory: str, quantity: str) -> np.ndarray | None:
-        """Return a theory's value for each layer; None where it has none."""
-        if theory in self.others:
-            answer = self.others[theory]
-            if quantity != "preact_m2" or isinstance(answer, str):
+        """Return a theory's prediction for each layer; None if it has none."""
+        if theory in self.tools:
+            tool_result = self.tools[theory]
+            if quantity != "preact_m2" or isinstance(tool_result, str):
                 return None
-            return np.array(answer)
+            return np.array(tool_result)
         rows = self._rows(theory, quantity)
         return rows.value.to_numpy() if len(rows) else None
 
-    def covered(self, quantity: str) -> np.ndarray:
-        """Share of the draws inside the interval of 95 %, by layer; NaN where all are the same."""
+    def coverage(self, quantity: str) -> np.ndarray:
+        """Return the share of draws inside the 95 % interval by layer; NaN if all are equal."""
         rows = self._rows("finite_width", quantity)
         shares = []
         for row in rows.itertuples():
-            mine = self.draws[(self.draws.quantity == quantity) & (self.draws.layer == row.layer)]
-            logs = np.log(mine.value.to_numpy())
+            is_row = (self.draws.quantity == quantity) & (self.draws.layer == row.layer)
+            logs = np.log(self.draws[is_row].value.to_numpy())
             hits = inside(logs, np.full(len(logs), log(row.value)), np.full(len(logs), row.log_sd))
             shares.append(hits.mean() if row.log_sd > ROUNDING else np.nan)
         return np.array(shares)
 
     def log_sd(self, quantity: str) -> np.ndarray:
-        """The predicted spread of one draw's log-moment, by layer."""
+        """Return the predicted standard deviation of one draw's log moment, by layer."""
         return self._rows("finite_width", quantity).log_sd.to_numpy()
 
     def _rows(self, theory: str, quantity: str) -> pd.DataFrame:
@@ -112,63 +114,63 @@ class CaseResult:
         return rows[(rows.theory == theory) & (rows.quantity == quantity)].sort_values("layer")
 
 
-def compare(subject: NetworkCase, draws: int, root: str, venv: str = VENV) -> CaseResult:
+def compare(case: NetworkCase, draws: int, root: str, venv: str = VENV) -> CaseResult:
     """Measure one network, and query_tools everybody."""
-    image = subject.image(root)
-    network = subject.network(image)
-    moments = subject.moments(network)
-    predicted = predict_moments(network, moments, image, tuple(OURS))
-    others = query_tools(network, moments, image, tuple(OTHERS), venv)
-    measured = measure_draws(network, subject.init, image, draws)
-    return CaseResult(subject, measured, predicted[predicted.image == -1], others)
+    image = case.image(root)
+    network = case.network(image)
+    moments = case.moments(network)
+    predicted = predict_moments(network, moments, image, tuple(THEORY_LABELS))
+    tool_results = query_tools(network, moments, image, tuple(TOOL_LABELS), venv)
+    measured = measure_draws(network, case.init, image, draws)
+    return CaseResult(case, measured, predicted[predicted.image == -1], tool_results)
 
 
 def compare_anyinit_init(draws: int, root: str, venv: str = VENV) -> CaseResult | None:
-    """The max-pool network with the weights that anyinit gives it; None where that is missing."""
+    """Compare the theories at the weights of anyinit's own init; None without anyinit."""
     image = ANYINIT_CASE.image(root)
     network = ANYINIT_CASE.network(image)
     moments = ANYINIT_CASE.moments(network)
-    answers = query_tools(network, moments, image, ("anyinit_init", "anyinit_own"), venv)
-    variances, own = answers["anyinit_init"], answers["anyinit_own"]
-    if isinstance(variances, str) or isinstance(own, str):
+    tool_results = query_tools(network, moments, image, ("anyinit_init", "anyinit_own"), venv)
+    variances, predicted = tool_results["anyinit_init"], tool_results["anyinit_own"]
+    if isinstance(variances, str) or isinstance(predicted, str):
         return None
     layers = {
         name: LayerInit(Normal(std=var**0.5)) for name, var in zip(moments, variances, strict=True)
     }
-    subject = replace(ANYINIT_CASE, layers=layers)
-    return replace(compare(subject, draws, root, venv), others={"anyinit": own})
+    case = replace(ANYINIT_CASE, layers=layers)
+    return replace(compare(case, draws, root, venv), tools={"anyinit": predicted})
 
 
 def markdown(compared: Sequence[CaseResult]) -> str:
-    """The whole block: a summary, then each network's layers."""
+    """Format a summary, then a table of layers for each network."""
     return "\n\n".join([_summary(compared), *(_network(c) for c in compared)])
 
 
 def _summary(compared: Sequence[CaseResult]) -> str:
-    theories = {**OURS, **OTHERS}
+    theories = {**THEORY_LABELS, **TOOL_LABELS}
     lines = [
-        "Furthest from 1 of predicted / measured over a network's layers; where the measured mean "
-        "is itself uncertain by more than 1 %, its largest standard error stands in brackets.",
+        "Predicted / measured in the layer of each network in which it is furthest from 1. In "
+        "brackets: largest standard error of the measured mean, if it is above 1 %.",
     ]
-    for quantity, words in QUANTITIES.items():
+    for quantity, label in QUANTITIES.items():
         rows = [
             [_short(c), *(_furthest(c, t, quantity) for t in theories), _overall(c, quantity)]
             for c in compared
         ]
-        header = ["network", *theories.values(), "draws in fanin's 95 %"]
-        lines += [f"**{words[0].upper()}{words[1:]}**", markdown_table(header, rows)]
+        header = ["network", *theories.values(), "draws inside the 95 % interval"]
+        lines += [f"**{label.capitalize()}**", markdown_table(header, rows)]
     return "\n\n".join(lines)
 
 
 def _short(compared: CaseResult) -> str:
-    return compared.subject.title.partition(":")[0]
+    return compared.case.title.partition(":")[0]
 
 
 def _furthest(compared: CaseResult, theory: str, quantity: str) -> str:
     ratio = compared.ratio(theory, quantity)
     if ratio is None:
-        answer = compared.others.get(theory)
-        return answer if isinstance(answer, str) and quantity == "preact_m2" else "-"
+        reason = compared.tools.get(theory)
+        return reason if isinstance(reason, str) and quantity == "preact_m2" else "-"
     means = compared.means(quantity)
     worst = int(np.abs(np.log(ratio)).argmax())
     error = (means.se / means["mean"]).max()
@@ -176,35 +178,36 @@ def _furthest(compared: CaseResult, theory: str, quantity: str) -> str:
 
 
 def _overall(compared: CaseResult, quantity: str) -> str:
-    return f"{np.nanmean(compared.covered(quantity)):.1%}"
+    return f"{np.nanmean(compared.coverage(quantity)):.1%}"
 
 
 def _network(compared: CaseResult) -> str:
-    lines = [f"### {compared.subject.title}", f"{compared.n_draws} draws."]
-    for quantity, words in QUANTITIES.items():
+    lines = [f"### {compared.case.title}", f"{compared.n_draws} draws."]
+    for quantity, label in QUANTITIES.items():
         lines += [
-            f"{words[0].upper()}{words[1:]}, predicted / measured:",
+            f"{label.capitalize()}, predicted / measured:",
             _layers(compared, quantity),
         ]
-    said = [f"{OTHERS[t]}: {a}" for t, a in compared.others.items() if isinstance(a, str)]
-    return "\n\n".join([*lines, *said])
+    reasons = [f"{TOOL_LABELS[t]}: {r}" for t, r in compared.tools.items() if isinstance(r, str)]
+    return "\n\n".join([*lines, *reasons])
 
 
 def _layers(compared: CaseResult, quantity: str) -> str:
     means = compared.means(quantity)
     theories = {
-        words: ratio
-        for theory, words in {**OURS, **OTHERS}.items()
+        label: ratio
+        for theory, label in {**THEORY_LABELS, **TOOL_LABELS}.items()
         if (ratio := compared.ratio(theory, quantity)) is not None
     }
-    spread, covered = compared.log_sd(quantity), compared.covered(quantity)
+    log_sd, coverage = compared.log_sd(quantity), compared.coverage(quantity)
     header = ["layer", "measured", "error", *theories, "sd of a draw's log", "inside 95 %"]
     rows = []
     for i, row in enumerate(means.itertuples()):
         measured = [f"{row.mean:.4g}", f"{row.se / row.mean:.1%}"]
         ratios = [_number(ratio[i]) for ratio in theories.values()]
-        scatter = ["0", "-"] if np.isnan(covered[i]) else [f"{spread[i]:.3f}", f"{covered[i]:.1%}"]
-        rows.append([row.layer_name, *measured, *ratios, *scatter])
+        is_constant = np.isnan(coverage[i])
+        spread = ["0", "-"] if is_constant else [f"{log_sd[i]:.3f}", f"{coverage[i]:.1%}"]
+        rows.append([row.layer_name, *measured, *ratios, *spread])
     return markdown_table(header, rows)
 
 
@@ -217,17 +220,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.compare_theories", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--draws", type=int, default=400, help="default: %(default)s")
-    parser.add_argument("--data-root", default="~/.cache/fanin", help="default: %(default)s")
-    parser.add_argument("--venv", default=VENV, help="where the other tools are; %(default)s")
-    parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
+    parser.add_argument(
+        "--draws", type=int, default=400, help="draws per network (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data-root",
+        default="~/.cache/fanin",
+        help="folder of the data sets (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--venv", default=VENV, help="virtual environment of the other tools (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--write",
+        metavar="PAGE",
+        type=Path,
+        help="write the tables into this page, between its marker lines (default: print them)",
+    )
     args = parser.parse_args(argv)
     with exit_on_error():
         compared = [compare(s, args.draws, args.data_root, args.venv) for s in CASES]
-        if any(NOT_INSTALLED in c.others.values() for c in compared):
-            print(how_to_install(args.venv), file=sys.stderr)
-        own = compare_anyinit_init(args.draws, args.data_root, args.venv)
-        text = markdown([*compared, own] if own else compared)
+        if any(NOT_INSTALLED in c.tools.values() for c in compared):
+            print(install_hint(args.venv), file=sys.stderr)
+        anyinit_init = compare_anyinit_init(args.draws, args.data_root, args.venv)
+        text = markdown([*compared, anyinit_init] if anyinit_init else compared)
         publish(text, args.write, "compare_theories")
 
 

@@ -1,4 +1,4 @@
-"""Fresh draws of a network's weights, measured on a few images."""
+"""Independent draws of a network's weights, measured on a few images."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def measure_draws(
     seed: int = 0,
     calibration: Float[Tensor, "image channel height width"] | None = None,
 ) -> pd.DataFrame:
-    """Measure every weight layer of `draws` networks that share nothing but their init.
+    """Measure every weight layer of independently drawn networks.
 
     Parameters
     ----------
     network
-        Its weights are overwritten; it computes in its own dtype.
+        Network in the dtype of the computation. Its weights are overwritten.
     init
-        How they are drawn.
+        Init of the weights.
     images
-        What it is shown; moments are means over them.
+        Input images; moments are means over them.
     draws
-        How many networks.
+        Number of draws.
     seed
-        Of weights and cotangents.
+        Seed of weights and cotangents.
     calibration
-        Images for an init that styles at data (LSUV).
+        Calibration images of an init that uses data (LSUV).
 
     Returns
     -------
@@ -56,16 +56,16 @@ def measure_draws(
     fitted_on = None if calibration is None else calibration.to(dtype)
     frames = []
     for draw in range(draws):
-        initialize(network, init, partial(generator, "weights", seed, draw), fitted_on)
+        initialize(network, init, partial(make_generator, "weights", seed, draw), fitted_on)
         cotangent = random_cotangent(len(images), logits, make_generator("cotangent", seed, draw))
-        found = pd.DataFrame(measure(network, images, cotangent).layers)
-        kept = found[(found.image == -1) & (found.layer > 0)]
-        frames.append(kept[list(COLUMNS)].assign(draw=draw))
+        layers = pd.DataFrame(measure(network, images, cotangent).layers)
+        means = layers[(layers.image == -1) & (layers.layer > 0)]
+        frames.append(means[list(COLUMNS)].assign(draw=draw))
     return pd.concat(frames, ignore_index=True)[["draw", *COLUMNS]]
 
 
 def mean_and_error(draws: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """Mean over draws and its standard error, a row per layer.
+    """Return the mean over draws and its standard error, one row per layer.
 
     Examples
     --------
@@ -76,5 +76,4 @@ def mean_and_error(draws: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """
     rows = draws[draws.quantity == quantity]
     grouped = rows.groupby(["layer", "layer_name"], sort=True).value
-    found = grouped.agg(mean="mean", se="sem").reset_index()
-    return found
+    return grouped.agg(mean="mean", se="sem").reset_index()

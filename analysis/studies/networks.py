@@ -1,4 +1,4 @@
-"""The networks that docs/appendix/theory-networks.md compares theories on, each with its init and one real image."""
+"""Networks, inits and images of the comparisons in docs/appendix/theory-networks.md."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ Network = Callable[[ImageShape], nn.Sequential]
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """A network, how its weights are drawn, and what it is shown.
+    """A network with its init and one input image.
 
     Attributes
     ----------
     title
-        What a reader has to know, in a line.
+        Name and description in one line, separated by a colon.
     build
-        Makes the network for an image's shape.
+        Function that builds the network for an image shape.
     scheme, layers
-        The init, and what differs in single layers (as `Init.layers`).
+        Init scheme, and exceptions for single layers (as `Init.layers`).
     source, scaling, side
-        Where the image comes from: the first training image.
+        Data source, input scaling and side of the image, which is the first training image.
     """
 
     title: str
@@ -56,25 +56,25 @@ class NetworkCase:
 
     @property
     def init(self) -> Init:
-        """The init as the lab draws it."""
+        """Init of the network."""
         return Init(self.scheme, layers=self.layers)
 
     def network(self, image: Float[Tensor, "1 channel height width"]) -> nn.Sequential:
-        """The network in evaluation mode and float64; its weights are torch's own."""
+        """Build the network in evaluation mode and float64, with PyTorch's default weights."""
         _, channels, height, width = image.shape
         return self.build((channels, height, width)).double().eval()
 
     def moments(self, network: nn.Sequential) -> dict[str, LayerMoments]:
-        """Moments of the weights, as the theory reads them."""
+        """Return the declared weight moments, the theory's input."""
         return declared_moments(network, self.init)
 
     def image(self, root: str) -> Float[Tensor, "1 channel height width"]:
-        """The image as the network is fed it, float64.
+        """Load and scale the image, in float64.
 
         Raises
         ------
         DataError
-            The files are neither under `root` nor to be had.
+            The files are not under `root` and cannot be downloaded.
         """
         data = Data(self.source, side=self.side, root=root).load()
         fitted = self.scaling.fit(data.train.x, data.full_scale)
@@ -82,7 +82,7 @@ class NetworkCase:
 
 
 def tanh_pooled(shape: ImageShape) -> nn.Sequential:
-    """Three padded convolutions of 64 channels, an average-pool between, one over all at the end.
+    """Build three padded convolutions of 64 channels with average-pooling, tanh.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def tanh_pooled(shape: ImageShape) -> nn.Sequential:
 
 
 def max_pooled(shape: ImageShape) -> nn.Sequential:
-    """[conv 3x3 padded - ReLU - max-pool] twice, conv - ReLU, linear; 64 channels."""
+    """Build [padded 3x3 conv - ReLU - max-pool] twice, conv - ReLU - linear; 64 channels."""
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 64, 3, padding=1),
@@ -121,7 +121,7 @@ def max_pooled(shape: ImageShape) -> nn.Sequential:
 
 
 def alexnet(shape: ImageShape) -> nn.Sequential:
-    """The cut-down AlexNet at 64 channels."""
+    """Build fanin's small AlexNet with 64 channels."""
     return AlexNet(width=64).build(shape, 10, nn.ReLU)
 
 
@@ -166,7 +166,7 @@ CASES = (
         side=16,
     ),
 )
-"""What docs/appendix/theory-networks.md compares on."""
+"""Networks on which the theories are compared."""
 
 ANYINIT_CASE = NetworkCase(
     "anyinit's own: the network of `means` with Gaussian weights of the variances that anyinit "
@@ -177,4 +177,4 @@ ANYINIT_CASE = NetworkCase(
     Scaling(Standardize()),
     side=16,
 )
-"""Its standard deviations, layer by layer, have to be asked for."""
+"""Network for anyinit's own init; `compare_anyinit_init` fills in the standard deviations."""

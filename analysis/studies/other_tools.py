@@ -1,8 +1,9 @@
-"""Predictions of anyinit and neural-tangents; run by `compare_theories` with another Python.
+"""Script that predicts second moments with anyinit and neural-tangents.
 
-Reads a network from stdin as JSON and writes each tool's second moments of the pre-activations, a
-number per weight layer, or the reason why it has none. Nothing of this project is imported: the
-tools live in a virtual environment of their own, see `query_tools`.
+`analysis.studies.baselines.query_tools` runs it with the Python of the tools' virtual environment,
+so it must not import this project. It reads a network from stdin as JSON and writes JSON to stdout:
+each tool's second moments of the pre-activations, one number per weight layer, or the reason for
+having none.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ WEIGHT_LAYERS = ("linear", "conv")
 
 
 class Unsupported(Exception):
-    """The tool has no notion of something in this network."""
+    """The tool does not support this network; the message says why."""
 
 
 def predict_anyinit(net: dict[str, Any]) -> list[float]:
-    """Follow anyinit's moments through the network, at the scales the network really has.
+    """Predict the pre-activation moments with anyinit, at the network's weight variances.
 
-    Its report says which second moment each weight layer's successor receives, for weights of
-    standard deviation gain / sqrt(fan_in); a layer's pre-activation is fan_in Var[w] times that.
+    anyinit's report has the second moment of the input of each weight layer's successor, for
+    weights of standard deviation gain / sqrt(fan_in). The second moment of a pre-activation is
+    fan_in Var[w] times that of the layer's input.
     """
     _zero_mean(net["layers"])
     anyinit, torch = import_module("anyinit"), import_module("torch")
@@ -43,12 +45,12 @@ def predict_anyinit(net: dict[str, Any]) -> list[float]:
         input_spec=torch.tensor(net["images"]),
         gains={activation: scales[0] ** 0.5},
     )
-    received = [_mean_square(net["images"]), *(layer.predicted for layer in report.layers[:-1])]
-    return [scale * m2 for scale, m2 in zip(scales, received, strict=True)]
+    input_m2 = [_mean_square(net["images"]), *(layer.predicted for layer in report.layers[:-1])]
+    return [scale * m2 for scale, m2 in zip(scales, input_m2, strict=True)]
 
 
 def anyinit_init(net: dict[str, Any]) -> list[float]:
-    """The variances that anyinit's own init gives the weight layers on these images."""
+    """Return the weight variances of anyinit's own init on these images."""
     anyinit, torch = import_module("anyinit"), import_module("torch")
     images = torch.tensor(net["images"])
     report = anyinit.initialize(_torch_net(net["layers"]), input_spec=images)
@@ -56,18 +58,18 @@ def anyinit_init(net: dict[str, Any]) -> list[float]:
 
 
 def anyinit_own(net: dict[str, Any]) -> list[float]:
-    """Predict the pre-activations by anyinit under its own init, whatever the net's."""
+    """Predict the pre-activation moments with anyinit under its own init."""
     anyinit, torch = import_module("anyinit"), import_module("torch")
     images = torch.tensor(net["images"])
     report = anyinit.initialize(_torch_net(net["layers"]), input_spec=images)
-    received = [_mean_square(net["images"]), *(layer.predicted for layer in report.layers[:-1])]
+    input_m2 = [_mean_square(net["images"]), *(layer.predicted for layer in report.layers[:-1])]
     return [
-        layer.fan * layer.scale**2 * m2 for layer, m2 in zip(report.layers, received, strict=True)
+        layer.fan * layer.scale**2 * m2 for layer, m2 in zip(report.layers, input_m2, strict=True)
     ]
 
 
 def predict_neural_tangents(net: dict[str, Any]) -> list[float]:
-    """The NNGP kernel's diagonal after each weight layer, averaged over positions."""
+    """Return the diagonal of the NNGP kernel after each weight layer, mean over positions."""
     _zero_mean(net["layers"])
     if "max_pool" in _kinds(net["layers"]):
         raise Unsupported("no max-pool")
@@ -75,13 +77,13 @@ def predict_neural_tangents(net: dict[str, Any]) -> list[float]:
     stax = import_module("neural_tangents.stax")
     images = np.array(net["images"], dtype=np.float64)
     x = np.moveaxis(images, 1, -1) if images.ndim == 4 else images
-    layers, found = [], []
+    layers, moments = [], []
     for layer in net["layers"]:
         layers.append(_stax_layer(stax, layer))
         if layer["kind"] in WEIGHT_LAYERS:
             kernel = stax.serial(*layers)[2]
-            found.append(_diagonal_mean(np.asarray(kernel(x, None, "nngp"))))
-    return found
+            moments.append(_diagonal_mean(np.asarray(kernel(x, None, "nngp"))))
+    return moments
 
 
 def _zero_mean(layers: list[Layer]) -> None:
@@ -132,37 +134,40 @@ def _stax_layer(stax: Any, layer: Layer) -> Any:
     simple = {
         "relu": stax.Relu,
         "flatten": stax.Flatten,
-        # Its flattening is a linear layer's, and follows as a layer of its own.
+        # The description has a separate flatten layer after it.
         "global_avg_pool": stax.GlobalAvgPool,
     }
     return simple[kind]()
 
 
 def _diagonal_mean(nngp: Any) -> float:
-    """[image, image] of a linear layer, or [image, image, row, row, column, column]."""
-    own = np.einsum("aa...->a...", nngp)
-    return float((own if own.ndim == 1 else np.einsum("ahhww->ahw", own)).mean())
+    """Return the mean of the diagonal of an NNGP kernel.
+
+    Axes are [image, image], or [image, image, row, row, column, column] after a convolution.
+    """
+    by_image = np.einsum("aa...->a...", nngp)
+    return float((by_image if by_image.ndim == 1 else np.einsum("ahhww->ahw", by_image)).mean())
 
 
 def main() -> None:
-    """ToolResult one request."""
+    """Read a request from stdin and write the results to stdout."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     warnings.simplefilter("ignore")
     net = json.load(sys.stdin)
-    answers: dict[str, Any] = {}
-    for name, query_tools in {
+    results: dict[str, Any] = {}
+    for name, predict in {
         "anyinit": predict_anyinit,
         "anyinit_init": anyinit_init,
         "anyinit_own": anyinit_own,
         "neural_tangents": predict_neural_tangents,
     }.items():
-        if name not in net["query_tools"]:
+        if name not in net["tools"]:
             continue
         try:
-            answers[name] = query_tools(net)
+            results[name] = predict(net)
         except Unsupported as reason:
-            answers[name] = str(reason)
-    json.dump(answers, sys.stdout)
+            results[name] = str(reason)
+    json.dump(results, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ def markdown(studies: Sequence[tuple[Results, Study]], existing: str = "") -> st
 
 
 def _parse(text: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return the rows of an overview and the sections below it, by sweep.
+    r"""Return the rows of an overview and the sections below it, by sweep.
 
-    >>> _parse("| sweep | s |\\n| --- | --- |\\n| [a](#a) | b |\\n\\n### a\\n\\nText.")
-    ({'a': ['[a](#a)', 'b']}, {'a': '### a\\n\\nText.'})
+    >>> _parse("| sweep | s |\n| --- | --- |\n| [a](#a) | b |\n\n### a\n\nText.")
+    ({'a': ['[a](#a)', 'b']}, {'a': '### a\n\nText.'})
     """
     overview, *sections = re.split(r"^(?=### )", text, flags=re.M)
     rows = {}

@@ -13,7 +13,7 @@ HOLDS = {True: "yes", False: "**no**", None: ""}
 
 
 def write_block(page: Path, name: str, text: str) -> None:
-    """Replace the text between a page's two marker lines of a name.
+    r"""Replace the text between a page's two marker lines of a name.
 
     The markers are a line that starts with `<!-- begin NAME` and a line `<!-- end NAME -->`.
 
@@ -27,7 +27,7 @@ def write_block(page: Path, name: str, text: str) -> None:
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     page = Path(folder) / "page.md"
-    ...     _ = page.write_text("By hand.\\n<!-- begin sums -->\\nold\\n<!-- end sums -->\\n")
+    ...     _ = page.write_text("By hand.\n<!-- begin sums -->\nold\n<!-- end sums -->\n")
     ...     write_block(page, "sums", "1 + 1 = 2")
     ...     print(page.read_text(), end="")
     By hand.

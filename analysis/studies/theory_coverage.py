@@ -1,4 +1,4 @@
-"""Coverage of theory's intervals over a sweep: docs/appendix/theory-coverage.md.
+"""Command that writes the coverage of theory's intervals into docs/appendix/theory-coverage.md.
 
 python -m analysis.studies.theory_coverage theory_grid --write docs/appendix/theory-coverage.md
 """
@@ -32,29 +32,29 @@ from experiments.console import exit_on_error
 from fanin.statistics.agreement import DISAGREES
 from fanin.statistics.coverage import Coverage, Z, coverage
 
-MEAN = -1  # over the probe set, which is one image in these sweeps
+MEAN = -1  # `image` of the mean over the probe set, which has one image in these sweeps
 EXCLUDED = {
-    "zero": "zero in some draw or in theory (dead, or rounded to zero by float32)",
-    "constant": "the same in every draw",
-    "overflowed": "overflowed in some draw or in theory",
+    "zero": "zero in a draw or in theory (dead, or rounded to zero by float32)",
+    "constant": "equal in all draws",
+    "overflowed": "overflowed in a draw or in theory",
     "unpredicted": "no prediction",
 }
 QUANTITIES = ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2")
-"""What is counted: the moments that theory gives an interval for."""
+"""Moments for which theory predicts an interval."""
 
 
 @dataclass(frozen=True)
 class CoverageResult:
-    """A sweep held against theory.
+    """Verdicts and interval hits of a sweep.
 
     Attributes
     ----------
     comparisons
-        Its settings.
+        Settings with measured draws and predictions.
     rows
-        A row per setting, quantity and layer, as `analysis.verdicts.compute_verdicts`.
+        One row per setting, quantity and layer (`analysis.verdicts.compute_verdicts`).
     hits
-        A row per draw of each row that was tested: `hit`, whether it fell into its interval.
+        One row per draw of each tested row. `hit`: True if the draw is inside its interval.
     """
 
     comparisons: Sequence[TheoryComparison]
@@ -63,27 +63,29 @@ class CoverageResult:
 
 
 def evaluate_coverage(comparisons: Sequence[TheoryComparison]) -> CoverageResult:
-    """Test every layer of every setting, and see which draws fell into their intervals."""
-    mine = [_counted(comparison) for comparison in comparisons]
-    rows = compute_verdicts(mine)
-    return CoverageResult(mine, rows, mark_interval_hits(mine, layers_with_spread(rows)))
+    """Test every layer of every setting, and mark the draws inside their intervals."""
+    selected = [_select_quantities(comparison) for comparison in comparisons]
+    rows = compute_verdicts(selected)
+    return CoverageResult(selected, rows, mark_interval_hits(selected, layers_with_spread(rows)))
 
 
-def _counted(comparison: TheoryComparison) -> TheoryComparison:
-    def kept(table: pd.DataFrame) -> pd.DataFrame:
+def _select_quantities(comparison: TheoryComparison) -> TheoryComparison:
+    def select(table: pd.DataFrame) -> pd.DataFrame:
         if table.empty:
             return table
         return table[(table["image"] == MEAN) & table["quantity"].isin(QUANTITIES)]
 
-    return replace(comparison, draws=kept(comparison.draws), predicted=kept(comparison.predicted))
+    return replace(
+        comparison, draws=select(comparison.draws), predicted=select(comparison.predicted)
+    )
 
 
 def markdown(result: CoverageResult) -> str:
-    """The whole block."""
+    """Format all tables as Markdown."""
     parts = [
         _numbers(result),
-        "Coverage at nominal 95 %, with its own 95 % interval (clustered by cell and by weight "
-        "seed), and the median over layers of half an interval's width, as a factor.",
+        "Coverage of the nominal 95 % interval, with its own 95 % confidence interval (clustered "
+        "by cell and by weight seed), and the median over layers of the half-width, as a factor.",
         _coverage_table("", {"all cells": lambda c: True}, result),
         _coverage_table("by width", _by_width(result.comparisons), result),
         *(_coverage_table(f"by {group}", _by(result, group), result) for group in _groups(result)),
@@ -97,17 +99,17 @@ def markdown(result: CoverageResult) -> str:
 
 def _numbers(result: CoverageResult) -> str:
     outcomes = count_verdicts(result.rows)["outcome"].value_counts()
-    explained, off = outcomes.get("explained", 0), outcomes.get(DISAGREES, 0)
-    untested = len(result.comparisons) - explained - off
+    explained, disagreeing = outcomes.get("explained", 0), outcomes.get(DISAGREES, 0)
+    not_tested = len(result.comparisons) - explained - disagreeing
     draws = int(result.rows["draws"].max())
     lines = [
         f"{len(result.comparisons)} cells of {draws} draws: {explained} explained (no layer "
         f"disagrees after Holm's correction over all {len(result.rows)} layers and quantities), "
-        f"{off} not explained, {untested} not tested.",
-        "Excluded, of those layers and quantities:",
+        f"{disagreeing} not explained, {not_tested} not tested.",
+        "Tested and excluded layers and quantities:",
     ]
     kinds = result.rows["kind"].value_counts()
-    rows = [[words, str(kinds.get(kind, 0))] for kind, words in EXCLUDED.items()]
+    rows = [[label, str(kinds.get(kind, 0))] for kind, label in EXCLUDED.items()]
     tested = ["tested", str(kinds.get("tested", 0))]
     return "\n\n".join([*lines, markdown_table(["", "layers x quantities"], [tested, *rows])])
 
@@ -117,14 +119,14 @@ Selector = Callable[[TheoryComparison], bool]
 
 def _coverage_table(title: str, groups: Mapping[str, Selector], result: CoverageResult) -> str:
     rows = []
-    for name, chosen in groups.items():
-        numbers = [n for n, c in enumerate(result.comparisons) if chosen(c)]
+    for name, is_member in groups.items():
+        numbers = [n for n, c in enumerate(result.comparisons) if is_member(c)]
         cells = [name, str(len(numbers))]
         for backward in (False, True):
             cells += _cells(result, numbers, backward)
         rows.append(cells)
-    sides = [f"{side}{words}" for side in ("forward", "backward") for words in ("", ": width")]
-    table = markdown_table([title or "all", "cells", *sides], rows)
+    columns = ["forward", "forward: half-width", "backward", "backward: half-width"]
+    table = markdown_table([title or "all", "cells", *columns], rows)
     return f"**{title.capitalize()}**\n\n{table}" if title else table
 
 
@@ -145,16 +147,15 @@ def format_share(share: Coverage) -> str:
 def _by_width(comparisons: Sequence[TheoryComparison]) -> dict[str, Selector]:
     widths = {id(c): narrowest_width(c.setting.config) for c in comparisons}
     return {
-        f"{WIDE} and more": lambda c: widths[id(c)] >= WIDE,
+        f"at least {WIDE}": lambda c: widths[id(c)] >= WIDE,
         f"below {WIDE}": lambda c: widths[id(c)] < WIDE,
     }
 
 
 def _groups(result: CoverageResult) -> list[str]:
-    words = [c.setting.axis_values for c in result.comparisons]
-    return [
-        g for g in ("model", "activation", "init", "data", "scaling") if any(g in w for w in words)
-    ]
+    axis_values = [c.setting.axis_values for c in result.comparisons]
+    groups = ("model", "activation", "init", "data", "scaling")
+    return [group for group in groups if any(group in values for values in axis_values)]
 
 
 def _by(result: CoverageResult, group: str) -> dict[str, Selector]:
@@ -167,54 +168,57 @@ def _has(group: str, name: str, comparison: TheoryComparison) -> bool:
 
 
 def _option(comparison: TheoryComparison, group: str) -> str:
-    words = comparison.setting.axis_values
-    own = [f"{k.partition('.')[2]}={v}" for k, v in words.items() if k.startswith(f"{group}.")]
-    return " ".join([str(words.get(group, "")), *own]).strip()
+    values = comparison.setting.axis_values
+    keys = [f"{k.partition('.')[2]}={v}" for k, v in values.items() if k.startswith(f"{group}.")]
+    return " ".join([str(values.get(group, "")), *keys]).strip()
 
 
 def _by_quantity(result: CoverageResult) -> str:
     rows = []
     for quantity, hits in result.hits.groupby("quantity", sort=False):
         share = coverage(*(hits[column].to_numpy() for column in ("hit", "setting", "stream")))
-        own = result.rows[(result.rows["quantity"] == quantity) & (result.rows["kind"] == "tested")]
-        ratio = np.exp(own["log_ratio"].abs())
+        is_tested = (result.rows["quantity"] == quantity) & (result.rows["kind"] == "tested")
+        tested = result.rows[is_tested]
+        ratio = np.exp(tested["log_ratio"].abs())
         rows.append(
             [
                 str(quantity),
                 format_share(share),
-                f"{own['sd_ratio'].median():.2f}",
+                f"{tested['sd_ratio'].median():.2f}",
                 f"{ratio.median():.3f}",
                 f"{ratio.quantile(0.95):.3f}",
             ]
         )
-    header = ["quantity", "coverage", "sd of log: measured / predicted, median"]
-    header += ["mean: off by a factor of, median", "95 % of layers within"]
+    header = ["quantity", "coverage", "sd of log: median of measured / predicted"]
+    header += ["mean: median factor off", "95 % quantile of the factor"]
     return markdown_table(header, rows)
 
 
 def _not_explained(result: CoverageResult) -> str:
-    rows = [_reason(result, n, off) for n, off in _off(result.rows)]
+    rows = [_first_disagreement(result, n, rows) for n, rows in _disagreeing(result.rows)]
     if not rows:
         return "Every tested cell is explained."
-    header = ["cell", "layers off", "first off", "measured / predicted", "error", "sd ratio"]
+    header = ["cell", "layers that disagree", "first", "measured / predicted", "error", "sd ratio"]
     return "**Not explained**\n\n" + markdown_table(header, rows)
 
 
-def _off(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    off = rows[rows["verdict"] == DISAGREES].sort_values(["setting", "layer_order"])
-    for setting, mine in off.groupby("setting"):
-        yield int(str(setting)), mine
+def _disagreeing(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    disagreeing = rows[rows["verdict"] == DISAGREES].sort_values(["setting", "layer_order"])
+    for setting, by_setting in disagreeing.groupby("setting"):
+        yield int(str(setting)), by_setting
 
 
-def _reason(result: CoverageResult, setting: int, off: pd.DataFrame) -> list[str]:
-    """Find where a cell first disagrees: forward if anywhere, else backward from the logits."""
-    forward = off[~off["quantity"].isin(BACKWARD)]
-    first = (forward if len(forward) else off).iloc[0]
+def _first_disagreement(
+    result: CoverageResult, setting: int, disagreeing: pd.DataFrame
+) -> list[str]:
+    """Return the first layer that disagrees: forward if any does, else backward from the logits."""
+    forward = disagreeing[~disagreeing["quantity"].isin(BACKWARD)]
+    first = (forward if len(forward) else disagreeing).iloc[0]
     total = (result.rows["setting"] == setting).sum()
     ratio, error = np.exp(first["log_ratio"]), first["log_ratio_se"]
     return [
         result.comparisons[setting].setting.label,
-        f"{len(off)} of {total}",
+        f"{len(disagreeing)} of {total}",
         f"{first['layer_name']} {first['quantity']} ({_how(first)})",
         f"{ratio:.3g}",
         f"{error:.1%}" if error < 1 else f"{error:.1f}",
@@ -223,7 +227,7 @@ def _reason(result: CoverageResult, setting: int, off: pd.DataFrame) -> list[str
 
 
 def _how(row: pd.Series) -> str:
-    """By what a layer disagrees: its moment, its step from the layer before, or kind alone."""
+    """Return what disagrees: the moment, its change from the previous layer, or the row's kind."""
     if row["kind"] != "tested":
         return str(row["kind"])
     return "step" if row["p_holm"] > 0.05 else "moment"
@@ -235,13 +239,20 @@ def _unpredicted(comparisons: Sequence[TheoryComparison]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Judge a sweep, and write or print its page."""
+    """Write or print a sweep's coverage tables."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.theory_coverage", description=__doc__.splitlines()[0]
     )
     add_sweep_arguments(parser)
-    parser.add_argument("--workers", type=int, default=1, help="processes that predict")
-    parser.add_argument("--write", metavar="PAGE", type=Path, help="put the tables there")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="number of processes for predictions (default: 1)"
+    )
+    parser.add_argument(
+        "--write",
+        metavar="PAGE",
+        type=Path,
+        help="write the tables into this page, between its marker lines (default: print them)",
+    )
     args = parser.parse_args(argv)
     with exit_on_error():
         results = load(args.name, args.results)

@@ -173,8 +173,8 @@ def test_a_column_with_a_missing_panel_keeps_its_axis_labels(
 def test_file_names_have_no_path_separators_or_brackets(
     comparisons: list[TheoryComparison],
 ) -> None:
-    words = {"data": "../x y", "model.layers": [1, 2], **comparisons[0].setting.axis_values}
-    setting = dataclasses.replace(comparisons[0].setting, words=words)
+    values = {"data": "../x y", "model.layers": [1, 2], **comparisons[0].setting.axis_values}
+    setting = dataclasses.replace(comparisons[0].setting, axis_values=values)
     ((name, _),) = figures([dataclasses.replace(comparisons[0], setting=setting)])
     assert not set(name) & set("/\\ []{}:,'\"")
 

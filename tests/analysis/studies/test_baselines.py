@@ -1,4 +1,4 @@
-"""The other tools: how a network is described to them, and what is made of their answers."""
+"""The other tools: how a network is described to them, and what is made of their results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fanin.theory.moments import declared_moments
 IMAGES = torch.ones(1, 1, 8, 8, dtype=torch.float64)
 
 
-def fake_venv(folder: Path, answer: str) -> str:
-    """A Python that says the same whatever it is asked, and keeps the question."""
+def fake_venv(folder: Path, result: str) -> str:
+    """Create a Python that saves its stdin as request.json and prints a fixed result."""
     python = folder / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f"#!/bin/sh\ncat > {folder}/asked\n{answer}\n")
+    python.write_text(f"#!/bin/sh\ncat > {folder}/request.json\n{result}\n")
     python.chmod(0o755)
     return str(folder)
 
@@ -42,41 +42,42 @@ def test_a_network_is_described_layer_by_layer() -> None:
     assert first["bias_var"] == pytest.approx(1 / 27)
 
 
-@pytest.mark.parametrize("subject", CASES, ids=lambda subject: subject.title.partition(":")[0])
-def test_each_of_the_five_networks_can_be_described(subject) -> None:
-    channels, side = subject.source.shape[0], subject.side or subject.source.shape[1]
-    network = subject.network(torch.zeros(1, channels, side, side))
-    layers = as_layers(network, subject.moments(network))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title.partition(":")[0])
+def test_every_case_can_be_described(case) -> None:
+    channels, side = case.source.shape[0], case.side or case.source.shape[1]
+    network = case.network(torch.zeros(1, channels, side, side))
+    layers = as_layers(network, case.moments(network))
     assert sum(layer["kind"] in ("linear", "conv") for layer in layers) == len(
-        subject.moments(network)
+        case.moments(network)
     )
     json.dumps(layers)
 
 
-def test_what_the_script_has_no_name_for_is_refused() -> None:
+def test_an_unsupported_module_is_an_error() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.ReLU())
-    with pytest.raises(FaninError, match=r"layer 0: .* no name for a Conv2d like this"):
+    with pytest.raises(FaninError, match=r"layer 0: .* does not support this Conv2d"):
         as_layers(network, declared_moments(network, Init(HeNormal())))
 
 
-def test_tools_that_are_not_there_are_said_not_to_be(tmp_path: Path) -> None:
+def test_a_missing_tool_is_reported_as_not_installed(tmp_path: Path) -> None:
     network = max_pooled((1, 8, 8))
     moments = declared_moments(network, Init(HeNormal()))
-    answers = query_tools(network, moments, IMAGES, ["anyinit"], str(tmp_path))
-    assert answers == {"anyinit": NOT_INSTALLED}
+    results = query_tools(network, moments, IMAGES, ["anyinit"], str(tmp_path))
+    assert results == {"anyinit": NOT_INSTALLED}
 
 
-def test_question_and_answer_are_json(tmp_path: Path) -> None:
+def test_request_and_result_are_json(tmp_path: Path) -> None:
     venv = fake_venv(tmp_path, """echo 'chatter'; echo '{"anyinit": [1.0, 2.0]}'""")
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
     moments = declared_moments(network, Init(HeNormal()))
     assert query_tools(network, moments, IMAGES, ["anyinit"], venv) == {"anyinit": [1.0, 2.0]}
-    asked = json.loads((tmp_path / "asked").read_text())
-    assert asked["images"] == [[1.0] * 64]
-    assert [layer["kind"] for layer in asked["layers"]] == ["linear", "relu", "linear"]
+    request = json.loads((tmp_path / "request.json").read_text())
+    assert request["images"] == [[1.0] * 64]
+    assert request["tools"] == ["anyinit"]
+    assert [layer["kind"] for layer in request["layers"]] == ["linear", "relu", "linear"]
 
 
-def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_failing_script_gives_its_last_error_line(tmp_path: Path) -> None:
     venv = fake_venv(tmp_path, "echo 'No module named anyinit' >&2; exit 1")
     network = max_pooled((1, 8, 8))
     moments = declared_moments(network, Init(HeNormal()))
@@ -84,13 +85,13 @@ def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
         query_tools(network, moments, IMAGES, ["anyinit"], venv)
 
 
-def test_the_script_imports_nothing_of_ours() -> None:
+def test_the_script_does_not_import_this_project() -> None:
     source = Path(other_tools.__file__).read_text()
     assert "experiments" not in source
     assert "from analysis" not in source
 
 
-def test_weights_with_a_mean_are_refused_for_the_other_tools() -> None:
+def test_weights_with_a_mean_are_unsupported() -> None:
     network = max_pooled((1, 8, 8))
     layers = as_layers(network, declared_moments(network, Init(Uniform(a=-0.02, b=0.05))))
     with pytest.raises(other_tools.Unsupported, match="zero mean"):
@@ -99,10 +100,10 @@ def test_weights_with_a_mean_are_refused_for_the_other_tools() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (Path(VENV) / "bin/python").exists(), reason="anyinit is not installed")
-def test_a_plain_relu_mlp_is_hes_for_everybody() -> None:
-    """The one network on which all theories are exact, and agree."""
+def test_all_tools_agree_on_a_relu_mlp() -> None:
+    """All theories are exact for this network."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
     moments = declared_moments(network, Init(HeNormal()))
-    answers = query_tools(network, moments, IMAGES, ["anyinit", "neural_tangents"])
-    for answer in answers.values():
-        assert answer == pytest.approx([2.0, 2.0], rel=1e-6)
+    results = query_tools(network, moments, IMAGES, ["anyinit", "neural_tangents"])
+    for result in results.values():
+        assert result == pytest.approx([2.0, 2.0], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Pages of which a command writes a part."""
+"""Tests of writing tables between the marker lines of a page."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
-def test_only_what_stands_between_the_marks_changes(page: Path) -> None:
+def test_only_text_between_the_markers_changes(page: Path) -> None:
     write_block(page, "one", "new\n")
     before, after = PAGE.split("old\n")
     assert page.read_text() == f"{before}\nnew\n\n{after}"
     assert [p.name for p in page.parent.iterdir()] == ["page.md"]
 
 
-def test_writing_twice_is_writing_once(page: Path) -> None:
+def test_writing_twice_changes_nothing(page: Path) -> None:
     write_block(page, "two", "text")
     once = page.read_text()
     write_block(page, "two", "text")
@@ -44,7 +44,7 @@ def test_writing_twice_is_writing_once(page: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<!-- end one -->\n<!-- begin one -->\n", PAGE + PAGE])
-def test_a_page_without_its_two_marks_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_page_without_markers_is_an_error_and_unchanged(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(text)
     with pytest.raises(FaninError, match="expected one line '<!-- begin one -->'"):
@@ -52,7 +52,7 @@ def test_a_page_without_its_two_marks_is_left_alone(tmp_path: Path, text: str) -
     assert path.read_text() == text
 
 
-def test_a_page_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_page_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(FaninError, match="no such page"):
         write_block(tmp_path / "none.md", "one", "new")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The coverage page, from draws whose law is known."""
+"""Tests of the coverage tables, on draws of a known distribution."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ DRAWS = 64
 def lognormal(
     config: dict[str, Any], init: str, seed: int, off: float = 1.0, spread: float = 1.0
 ) -> TheoryComparison:
-    """A setting whose draws obey theory, but for a factor from fc2 on and a factor of the spread.
+    """Return draws that agree with theory, except for a factor from fc2 on and one of the spread.
 
-    Layers of one draw go together, as they do in a network.
+    The layers of one draw are correlated, as in a network.
     """
     rng = np.random.default_rng([1, seed])
     rows, theory = [], []
@@ -55,13 +55,13 @@ def config(cell_config: CellConfig) -> dict[str, Any]:
     return cell_config("model=mlp", "model.width=64", "activation=relu")
 
 
-def test_draws_that_obey_theory_are_covered_and_explained(config: dict[str, Any]) -> None:
+def test_draws_that_agree_with_theory_are_covered_and_explained(config: dict[str, Any]) -> None:
     result = evaluate_coverage([lognormal(config, "he_normal", seed) for seed in range(20)])
     text = markdown(result)
     assert "20 cells of 64 draws: 20 explained" in text
     assert "Every tested cell is explained." in text
     share = result.hits["hit"].mean()
-    # 20 cells, 2 independent walks each, of 64 draws whose 3 layers go together.
+    # 20 cells with 2 independent sequences of 64 draws each; the 3 layers are correlated.
     assert abs(share - 0.95) < 4 * (0.95 * 0.05 / (20 * 2 * 64)) ** 0.5
     forward = result.hits["hit"][result.hits["quantity"] == "preact_m2"].mean()
     assert f"| all cells | 20 | {forward:.1%}" in text
@@ -69,7 +69,7 @@ def test_draws_that_obey_theory_are_covered_and_explained(config: dict[str, Any]
     assert "x 1.80" in text
 
 
-def test_a_cell_that_is_off_is_listed_with_its_first_layer(config: dict[str, Any]) -> None:
+def test_a_disagreeing_cell_is_listed_with_its_first_layer(config: dict[str, Any]) -> None:
     good = [lognormal(config, "he_normal", seed) for seed in range(3)]
     text = markdown(evaluate_coverage([*good, lognormal(config, "uniform", 3, off=1.5)]))
     assert "3 explained" in text
@@ -80,14 +80,14 @@ def test_a_cell_that_is_off_is_listed_with_its_first_layer(config: dict[str, Any
     assert abs(np.log(ratio / 1.5)) < 4 * LOG_SD / DRAWS**0.5
 
 
-def test_draws_that_scatter_more_than_predicted_fail_the_coverage(config: dict[str, Any]) -> None:
+def test_a_larger_spread_than_predicted_lowers_the_coverage(config: dict[str, Any]) -> None:
     result = evaluate_coverage(
         [lognormal(config, "he_normal", seed, spread=2.0) for seed in range(20)]
     )
     assert result.hits["hit"].mean() < 0.75  # P(|z| < 1.96 / 2) = 0.673
 
 
-def test_zero_overflowed_and_unpredicted_layers_are_counted_apart(config: dict[str, Any]) -> None:
+def test_zero_overflowed_and_unpredicted_layers_are_counted(config: dict[str, Any]) -> None:
     dead, hot = lognormal(config, "a", 1), lognormal(config, "b", 2)
     dead.draws.loc[dead.draws.layer == 3, "value"] = 0.0
     hot.draws.loc[hot.draws.layer == 2, "value"] = np.inf
@@ -106,11 +106,11 @@ def test_zero_overflowed_and_unpredicted_layers_are_counted_apart(config: dict[s
     assert "mlp lsuv: only data tells" in text
 
 
-def test_the_command_writes_into_its_page(
+def test_the_command_writes_into_a_page(
     sweep: Callable[..., Results], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("model=mlp", "model.depth=2", "model.width=64", "train.steps=0", "init=he_normal")
-    results = sweep("tiny", *asked, "probe.draws=24", "probe.size=1", "probe.images=[0]")
+    model = ("model=mlp", "model.depth=2", "model.width=64", "train.steps=0", "init=he_normal")
+    results = sweep("tiny", *model, "probe.draws=24", "probe.size=1", "probe.images=[0]")
     page = tmp_path / "page.md"
     page.write_text("<!-- begin tiny -->\n<!-- end tiny -->\n")
     main(["tiny", "--results", str(results.folder.root.parent), "--write", str(page)])
@@ -122,10 +122,8 @@ def test_the_command_writes_into_its_page(
     assert capsys.readouterr().out.strip() in text
 
 
-def test_the_command_refuses_a_sweep_that_is_not_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as left:
+def test_a_missing_sweep_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
         main(["nothing", "--results", str(tmp_path)])
-    assert left.value.code == 2
+    assert error.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
