@@ -120,7 +120,7 @@ class Uniform:
 
     def __post_init__(self) -> None:
         if not self.a < self.b:
-            raise ValueError(f"a must lie below b, got a={self.a}, b={self.b}")
+            raise ValueError(f"a must be less than b, got a={self.a}, b={self.b}")
 
     def moments(self, weight: WeightShape) -> Moments:
         return Moments(mean=(self.a + self.b) / 2, var=(self.b - self.a) ** 2 / 12)
@@ -165,7 +165,7 @@ class TruncatedNormal:
 
     def __post_init__(self) -> None:
         if not self.a < self.b:
-            raise ValueError(f"a must lie below b, got a={self.a}, b={self.b}")
+            raise ValueError(f"a must be less than b, got a={self.a}, b={self.b}")
 
     def moments(self, weight: WeightShape) -> Moments:
         mean, var = _standard_moments(

@@ -1,4 +1,4 @@
-"""Every activation under conf/activation/ is the function it says."""
+"""Tests of the activations in conf/activation/."""
 
 from inspect import Parameter
 from math import asin, erf, pi
@@ -45,7 +45,7 @@ def gaussian_average(values, z: torch.Tensor, weights: torch.Tensor) -> float:
 
 
 def quadrature() -> tuple[torch.Tensor, torch.Tensor]:
-    """Gauss-Legendre panels of width 1 from -10 to 10: no panel has a kink (-1, 0, 1) inside."""
+    """Return Gauss-Legendre nodes in panels of width 1 from -10 to 10, with kinks at their ends."""
     nodes, weights = np.polynomial.legendre.leggauss(20)
     z = np.add.outer(np.arange(-10, 10) + 0.5, nodes / 2).ravel()
     return torch.from_numpy(z), torch.from_numpy(np.tile(weights / 2, 20))
@@ -56,22 +56,22 @@ def test_every_option_has_a_known_gaussian_moment():
 
 
 @pytest.mark.parametrize("name", GAUSSIAN_MOMENTS)
-def test_gaussian_moments_are_those_of_the_theory(name):
+def test_gaussian_moments_match_theory(name):
     z, weights = quadrature()
     z.requires_grad_()
     phi = instantiate(OPTIONS[name])(z)
     (slope,) = torch.autograd.grad(phi.sum(), z)
     for values, expected in zip((phi, slope), GAUSSIAN_MOMENTS[name], strict=True):
-        # The table has six decimals.
+        # The table has six decimal places.
         assert gaussian_average(values**2, z, weights) == pytest.approx(expected, abs=5.1e-7)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_an_option_s_arguments_are_the_target_s_with_its_defaults(name):
+def test_option_arguments_match_the_target_defaults(name):
     node = OPTIONS[name]
-    known = arguments(locate(node, name))
+    parameters = arguments(locate(node, name))
     for key in node.keys() - {TARGET}:
-        default = known[key].default
+        default = parameters[key].default
         assert default is not Parameter.empty
         assert (type(node[key]), node[key]) == (type(default), default)
 
@@ -84,25 +84,24 @@ def test_an_activation_is_elementwise_and_keeps_shape_and_dtype(name, dtype):
     y = activation(x)
     eps = torch.finfo(dtype).eps
     assert (y.shape, y.dtype) == (x.shape, dtype)
-    # One element at a time runs without SIMD, whose last bits may differ: those of a factor such
-    # as 1 + erf, of size 1, which multiplies x.
-    alone = torch.stack([activation(v) for v in x.flatten()]).reshape(x.shape)
-    torch.testing.assert_close(y, alone, rtol=8 * eps, atol=8 * eps * 3)
+    # Single elements run without SIMD, so a factor of x such as 1 + erf may have other last bits.
+    elementwise = torch.stack([activation(v) for v in x.flatten()]).reshape(x.shape)
+    torch.testing.assert_close(y, elementwise, rtol=8 * eps, atol=8 * eps * 3)
 
 
 @pytest.mark.parametrize("q", [0.1, 1.0, 5.0])
-def test_erf_has_its_closed_gaussian_moment(q):
+def test_erf_second_moment_matches_the_closed_form(q):
     z, weights = quadrature()
-    second = gaussian_average(Erf()(q**0.5 * z) ** 2, z, weights)
-    assert second == pytest.approx(2 / pi * asin(2 * q / (1 + 2 * q)), rel=1e-12)
+    second_moment = gaussian_average(Erf()(q**0.5 * z) ** 2, z, weights)
+    assert second_moment == pytest.approx(2 / pi * asin(2 * q / (1 + 2 * q)), rel=1e-12)
 
 
-def test_every_option_can_be_turned_off_its_default():
+def test_option_arguments_can_be_changed():
     leaky = instantiate(OPTIONS["leaky_relu"] | {"negative_slope": 0.5})
     assert leaky(torch.tensor(-2.0)) == -1.0
 
 
-def test_maxout_takes_the_largest_of_neighbouring_channels_at_each_position():
+def test_maxout_takes_the_maximum_of_adjacent_channels():
     x = torch.randn(2, 6, 3, 4, generator=torch.Generator().manual_seed(0))
     y = Maxout(3)(x)
     assert y.shape == (2, 2, 3, 4)
@@ -112,8 +111,8 @@ def test_maxout_takes_the_largest_of_neighbouring_channels_at_each_position():
     assert torch.equal(Maxout(2)(torch.tensor([[4.0, 1.0, 2.0, 3.0]])), torch.tensor([[4.0, 3.0]]))
 
 
-def test_two_gaussian_pieces_keep_the_second_moment():
-    """max^2 + min^2 = a^2 + b^2, and max and -min are alike, so E[max(a, b)^2] = q."""
+def test_maxout_of_two_gaussian_pieces_keeps_the_second_moment():
+    """max^2 + min^2 = a^2 + b^2, and max and -min have one distribution, so E[max(a, b)^2] = q."""
     n, q = 400_000, 2.5
     x = q**0.5 * torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     squares = Maxout(2)(x).square()
@@ -124,8 +123,8 @@ def test_two_gaussian_pieces_keep_the_second_moment():
 @pytest.mark.parametrize(
     "model", [TwoLayer(channels=4), AlexNet(width=4, dense=8, groups=2, lrn=True), Mlp(), Plain()]
 )
-def test_maxout_leaves_a_network_its_units(model, norm: Norm):
-    """What a weight layer is fed is as wide as under ReLU; what it makes, twice as wide."""
+def test_maxout_keeps_the_number_of_units(model, norm: Norm):
+    """Weight layers have the same number of inputs as with ReLU, and twice as many outputs."""
     model = type(model)(**{**vars(model), "norm": norm})
     relu, maxout = (model.build((1, 16, 16), 10, phi) for phi in (torch.nn.ReLU, Maxout))
     pairs = [
@@ -133,14 +132,14 @@ def test_maxout_leaves_a_network_its_units(model, norm: Norm):
         for a, b in zip(relu, maxout, strict=True)
         if isinstance(a, (torch.nn.Linear, torch.nn.Conv2d))
     ]
-    for (out, *fed), (out_of_maxout, *fed_to_maxout) in pairs[:-1]:
-        assert (out_of_maxout, fed_to_maxout) == (2 * out, fed)
+    for (relu_outputs, *relu_inputs), (maxout_outputs, *maxout_inputs) in pairs[:-1]:
+        assert (maxout_outputs, maxout_inputs) == (2 * relu_outputs, relu_inputs)
     assert pairs[-1][0] == pairs[-1][1]
     images = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert maxout(images).shape == (4, 10)
 
 
-def test_what_an_activation_takes_together_is_what_it_says():
+def test_custom_activations_may_combine_pieces():
     class Pairs(torch.nn.Module):
         pieces = 2
 
@@ -153,9 +152,8 @@ def test_what_an_activation_takes_together_is_what_it_says():
 
     assert channels_per_unit(Pairs()) == 2
     globals().update(Pairs=Pairs, Mixes=Mixes)
-    for good in ("Maxout", "Pairs"):
-        where = "fanin.activations" if good == "Maxout" else __name__
-        assert coerce_group("activation", {"_target_": f"{where}.{good}"})
+    for target in ("fanin.activations.Maxout", f"{__name__}.Pairs"):
+        assert coerce_group("activation", {"_target_": target})
     with pytest.raises(ConfigError, match="not elementwise"):
         coerce_group("activation", {"_target_": f"{__name__}.Mixes"})
     with pytest.raises(ConfigError, match="pieces=1: must be 2 or more"):

@@ -1,4 +1,4 @@
-"""The `init` group: its options, keys that they share, overrides per layer, users' schemes."""
+"""The `init` group: options, common keys, per-layer overrides, and users' schemes."""
 
 import sys
 from inspect import Parameter
@@ -44,12 +44,12 @@ def transposed(weight, generator):
     return torch.ones(weight.shape[::-1])
 
 
-def makes_a_scheme(std: float = 2.0):
+def returns_scheme(std: float = 2.0):
     return Normal(std=std)
 
 
 class MyInit:
-    """No dataclass, no moments."""
+    """A scheme that is not a dataclass and has no known moments."""
 
     def __init__(self, scale: float = 1.0):
         self.scale = scale
@@ -64,13 +64,13 @@ def my_package(monkeypatch):
     vars(module).update(
         {
             f.__name__: f
-            for f in (my_init, needs_scale, takes_gain, transposed, makes_a_scheme, MyInit)
+            for f in (my_init, needs_scale, takes_gain, transposed, returns_scheme, MyInit)
         }
     )
     monkeypatch.setitem(sys.modules, "my_package", module)
 
 
-def test_shared_keys_have_defaults():
+def test_common_keys_have_defaults():
     coerced = validate_init(HE)
     assert coerced == HE | {
         "fan": "fan_in",
@@ -95,7 +95,7 @@ def test_coercing_twice_changes_nothing():
     assert isinstance(once["layers"]["conv1"]["std"], float)
 
 
-def test_a_layer_can_have_another_gain_bias_field_or_scheme():
+def test_a_layer_can_override_gain_bias_field_or_scheme():
     layers = {
         "conv1": {"gain": 0.5},
         "conv2": {"std": 0.02},
@@ -132,14 +132,14 @@ def test_a_layer_can_have_another_gain_bias_field_or_scheme():
     ids=str,
 )
 @pytest.mark.parametrize("read", [validate_init, init_from_config])
-def test_a_wrong_key_or_value_is_named_with_what_was_meant(read, extra, message):
+def test_the_error_names_a_wrong_key_or_value_and_the_nearest(read, extra, message):
     with pytest.raises(ConfigError, match=message):
         read(NORMAL | extra)
 
 
-def test_a_field_that_breaks_the_scheme_s_own_rule_is_refused_in_a_layer():
+def test_a_layer_override_that_the_scheme_rejects_is_an_error():
     node = {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1, "layers": {"fc1": {"a": 2}}}
-    with pytest.raises(ConfigError, match=r"init\.layers\.fc1: a must lie below b"):
+    with pytest.raises(ConfigError, match=r"init\.layers\.fc1: a must be less than b"):
         init_from_config(node)
 
 
@@ -153,7 +153,7 @@ def test_a_bare_function_is_a_scheme():
     assert torch.equal(layer.sample_bias(WEIGHT, torch.Generator()), torch.zeros(3).double())
 
 
-def test_a_bare_function_s_config_is_coerced_by_its_annotations():
+def test_arguments_of_a_bare_function_are_type_checked():
     coerced = validate_init({"_target_": "my_package.my_init"})
     assert coerced["scale"] == 1.0
     assert isinstance(validate_init({"_target_": "my_package.my_init", "scale": 3})["scale"], float)
@@ -162,7 +162,7 @@ def test_a_bare_function_s_config_is_coerced_by_its_annotations():
 
 
 @pytest.mark.parametrize("read", [validate_init, init_from_config])
-def test_a_layer_s_bare_function_is_checked_too(read):
+def test_arguments_of_a_bare_function_in_a_layer_are_type_checked(read):
     override = {"_target_": "my_package.needs_scale"}
     with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scale: missing"):
         read(HE | {"layers": {"fc1": override}})
@@ -172,31 +172,31 @@ def test_a_layer_s_bare_function_is_checked_too(read):
     assert float(layer.sample_weight(WEIGHT, torch.Generator()).mean()) == 2.0
 
 
-def test_a_class_without_moments_is_a_scheme_of_unknown_moments():
+def test_a_class_without_moments_is_a_scheme_with_unknown_moments():
     layer = init_from_config({"_target_": "my_package.MyInit", "scale": 2}).for_layer("fc1")
     assert layer.weight_moments(WEIGHT) is None
     assert float(layer.sample_weight(WEIGHT, torch.Generator()).mean()) == 2.0
 
 
 def test_a_function_may_return_a_scheme():
-    init = init_from_config({"_target_": "my_package.makes_a_scheme", "std": 3})
+    init = init_from_config({"_target_": "my_package.returns_scheme", "std": 3})
     assert init.scheme == Normal(std=3.0)
 
 
 @pytest.mark.parametrize("name", ["my_init", "MyInit"])
-def test_only_a_dataclass_s_fields_can_be_changed_per_layer(name):
+def test_only_fields_of_a_dataclass_can_be_changed_per_layer(name):
     node = {"_target_": f"my_package.{name}", "layers": {"fc1": {"gain": 2.0, "bias": 1.0}}}
     assert init_from_config(node).for_layer("fc1").gain == 2.0
     with pytest.raises(ConfigError, match=r"init\.layers\.fc1\.scale: .*give _target_"):
         init_from_config(node | {"layers": {"fc1": {"scale": 2.0}}})
 
 
-def test_an_argument_that_a_shared_key_would_hide_is_refused():
+def test_an_argument_with_the_name_of_a_common_key_is_refused():
     with pytest.raises(ConfigError, match="takes_gain has an argument gain"):
         init_from_config({"_target_": "my_package.takes_gain"})
 
 
-def test_a_target_that_is_no_scheme_is_refused():
+def test_a_target_that_is_not_a_scheme_is_refused():
     with pytest.raises(ConfigError, match=r"returns a Identity without a method sample"):
         init_from_config({"_target_": "torch.nn.Identity"})
 
@@ -208,7 +208,7 @@ def test_a_sample_of_the_wrong_shape_is_refused():
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
-def test_an_option_lists_every_argument_with_the_target_s_default(path):
+def test_an_option_lists_every_argument_with_its_default(path):
     node = yaml.safe_load(path.read_text())
     known = arguments(locate(node, path.stem))
     assert node.keys() - {TARGET} == known.keys()
@@ -218,14 +218,14 @@ def test_an_option_lists_every_argument_with_the_target_s_default(path):
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
-def test_an_option_is_already_of_the_declared_types(path):
+def test_the_values_of_an_option_have_the_declared_types(path):
     node = yaml.safe_load(path.read_text())
     coerced = validate_init(node)
     assert coerced == node | {"gain": 1.0, "bias": None, "layers": {}}
     assert {name: type(coerced[name]) for name in node} == {n: type(v) for n, v in node.items()}
 
 
-def test_custom_asks_for_its_target():
+def test_custom_requires_a_target():
     node = yaml.safe_load((CONF / "init" / "custom.yaml").read_text())
     assert node == {TARGET: "???"}
     with pytest.raises(ConfigError, match=r"init\._target_: expected package\.module\.Name"):

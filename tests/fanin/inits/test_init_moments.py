@@ -1,4 +1,4 @@
-"""Every scheme under conf/init/: what it declares is what it draws."""
+"""Tests that every scheme in conf/init/ draws weights and biases of its declared moments."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,22 +31,23 @@ def layer_init(option: str) -> LayerInit:
 
 
 def disagreement(draws: torch.Tensor, moments: Moments) -> float:
-    """Largest deviation of a tap's mean or variance from the declared one, in standard errors.
+    """Return the largest deviation of a mean or variance from the declared one, in standard errors.
 
-    Entries of one draw may depend on each other (orthogonal); draws don't. `draws` is
-    [draw, out, in, *kernel]. Statistics that don't vary from draw to draw must agree to rounding.
+    Means and variances are per kernel element. `draws` is [draw, out, in, *kernel]. The entries of
+    one draw may be dependent (orthogonal); draws are independent. Statistics that are equal in all
+    draws must agree up to rounding.
     """
     kernel = draws.shape[3:]
     mean = torch.as_tensor(moments.mean, dtype=torch.float64).expand(kernel)
     var = torch.as_tensor(moments.var, dtype=torch.float64).expand(kernel)
     rounding = 64 * torch.finfo(torch.float64).eps * float(draws.abs().max() ** 2 + 1)
-    worst = 0.0
+    largest = 0.0
     for entries, declared in ((draws, mean), ((draws - mean) ** 2, var)):
         per_draw = entries.mean((1, 2))
         error = per_draw.std(0) / len(draws) ** 0.5
         excess = ((per_draw.mean(0) - declared).abs() - rounding).clamp(min=0)
-        worst = max(worst, float((excess / error.clamp(min=rounding)).max()))
-    return worst
+        largest = max(largest, float((excess / error.clamp(min=rounding)).max()))
+    return largest
 
 
 def draws_of(layer: LayerInit, weight: WeightShape) -> torch.Tensor:
@@ -56,18 +57,18 @@ def draws_of(layer: LayerInit, weight: WeightShape) -> torch.Tensor:
 
 @pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("option", OPTIONS)
-def test_weights_have_the_declared_mean_and_variance_at_each_tap(option, weight):
+def test_weights_have_the_declared_moments(option, weight):
     layer = layer_init(option)
     moments = layer.weight_moments(weight)
     if moments is None:
-        assert hasattr(layer.scheme, "calibrate"), "only data may make moments unknown"
+        assert hasattr(layer.scheme, "calibrate"), "only schemes that calibrate may have no moments"
         return
     assert disagreement(draws_of(layer, weight), moments) < STANDARD_ERRORS
 
 
 @pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("option", OPTIONS)
-def test_biases_have_the_declared_mean_and_variance(option, weight):
+def test_biases_have_the_declared_moments(option, weight):
     layer = layer_init(option)
     generator = torch.Generator().manual_seed(2)
     biases = torch.stack([layer.sample_bias(weight, generator) for _ in range(DRAWS)])
@@ -78,7 +79,7 @@ def test_biases_have_the_declared_mean_and_variance(option, weight):
 
 @pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_draw_is_float64_and_repeats_with_its_generator(option, weight):
+def test_draws_are_float64_and_reproducible(option, weight):
     layer = layer_init(option)
     first, second, other = (
         layer.sample_weight(weight, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
@@ -89,7 +90,7 @@ def test_a_draw_is_float64_and_repeats_with_its_generator(option, weight):
     assert option in ("zeros", "constant") or not torch.equal(first, other)
 
 
-def test_a_gain_scales_mean_and_standard_deviation_alike():
+def test_a_gain_scales_mean_and_standard_deviation():
     node = {"_target_": "fanin.inits.Uniform", "a": 0, "b": 1, "gain": 3}
     layer = init_from_config(node).for_layer("fc1")
     moments = layer.weight_moments(SHAPES["linear"])
@@ -99,7 +100,7 @@ def test_a_gain_scales_mean_and_standard_deviation_alike():
 
 @dataclass(frozen=True)
 class TwoPercentOff(HeNormal):
-    """Draws a standard deviation 2 % above the declared one."""
+    """Scheme with a standard deviation 2 % above the declared one."""
 
     def sample(self, weight, generator):
         return 1.02 * super().sample(weight, generator)
@@ -107,7 +108,7 @@ class TwoPercentOff(HeNormal):
 
 @dataclass(frozen=True)
 class ShiftedAtOneTap(HeNormal):
-    """Draws a mean of a tenth of a standard deviation at one tap, where 0 is declared."""
+    """Scheme with a mean of 0.1 standard deviations at one kernel element, where 0 is declared."""
 
     def sample(self, weight, generator):
         sampled = super().sample(weight, generator)
@@ -116,7 +117,7 @@ class ShiftedAtOneTap(HeNormal):
 
 
 @pytest.mark.parametrize("wrong", [TwoPercentOff(), ShiftedAtOneTap()])
-def test_the_check_notices_a_scheme_that_draws_something_else_than_it_declares(wrong):
+def test_wrong_moments_are_detected(wrong):
     weight = WeightShape(48, 32, kernel=(3, 3))
     layer = LayerInit(wrong)
     assert disagreement(draws_of(layer, weight), wrong.moments(weight)) > STANDARD_ERRORS

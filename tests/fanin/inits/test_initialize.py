@@ -1,4 +1,4 @@
-"""Drawing a model: one stream per tensor, whatever else is in the net."""
+"""Tests of the initialization of a whole model."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def mlp(depth: int = 2, **kwargs) -> nn.Sequential:
     return net
 
 
-def test_another_depth_changes_no_layer_s_draw():
+def test_draws_do_not_depend_on_the_depth():
     shallow, deep = mlp(2), mlp(5)
     for net in (shallow, deep):
         initialize(net, Init(PytorchDefault()), generator_for)
@@ -39,7 +39,7 @@ def test_another_depth_changes_no_layer_s_draw():
         assert torch.equal(parameter, deep.get_parameter(name))
 
 
-def test_another_scheme_in_one_layer_changes_no_other_layer_s_draw():
+def test_an_override_does_not_change_other_layers():
     plain, mixed = mlp(), mlp()
     initialize(plain, Init(HeNormal()), generator_for)
     override = {"fc1": LayerInit(Orthogonal())}
@@ -49,7 +49,7 @@ def test_another_scheme_in_one_layer_changes_no_other_layer_s_draw():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a_draw_is_one_float64_sample_rounded_to_the_model_s_dtype(dtype):
+def test_draws_are_rounded_to_the_dtype_of_the_model(dtype):
     net = mlp(dtype=dtype)
     initialize(net, Init(HeNormal(), bias=NormalBias(std=0.1)), generator_for)
     layer = Init(HeNormal(), bias=NormalBias(std=0.1)).for_layer("fc1")
@@ -69,27 +69,27 @@ def test_normalization_layers_keep_weight_1_and_bias_0():
     assert torch.equal(net.fc2.bias, torch.full((6,), 2.0))
 
 
-def test_layers_without_a_bias_are_fine():
+def test_layers_may_have_no_bias():
     net = mlp(bias=False)
     initialize(net, Init(HeNormal(), bias=1.0), generator_for)
     assert net.fc1.bias is None
 
 
-def test_weights_still_require_gradients_and_are_leaves():
+def test_weights_remain_leaves_that_require_gradients():
     net = mlp()
     initialize(net, Init(HeNormal()), generator_for)
     assert net.fc1.weight.requires_grad
     assert net.fc1.weight.is_leaf
 
 
-def test_an_override_for_a_layer_that_is_not_there_names_the_nearest():
+def test_an_override_for_an_unknown_layer_is_rejected():
     with pytest.raises(ConfigError, match=r"init\.layers\.fc9: no such layer; did you mean fc"):
         initialize(
             mlp(), Init(HeNormal(), layers={"fc9": LayerInit(HeNormal(), gain=2.0)}), generator_for
         )
 
 
-def test_alexnet_2012_biases_are_those_of_the_paper():
+def test_alexnet_2012_biases_match_the_paper():
     net = nn.Sequential()
     for index in range(1, 6):
         net.add_module(f"conv{index}", nn.Conv2d(2, 2, 3))
@@ -103,6 +103,6 @@ def test_alexnet_2012_biases_are_those_of_the_paper():
     assert zeros == {"conv1", "conv3", "fc3"}
 
 
-def test_a_given_bias_replaces_the_scheme_s_own():
+def test_a_given_bias_replaces_the_scheme_bias():
     layer = Init(Alexnet2012(), bias=0.0).for_layer("conv2")
     assert layer.bias_moments(WeightShape(2, 2, (3,))).mean == 0.0

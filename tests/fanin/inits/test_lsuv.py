@@ -1,4 +1,4 @@
-"""Layer-sequential unit variance (Mishkin & Matas 2016)."""
+"""Tests of layer-sequential unit variance (Mishkin & Matas 2016)."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def output_variances(model: nn.Sequential, x: torch.Tensor) -> dict[str, float]:
     return variances
 
 
-def test_every_layer_s_output_has_unit_variance_within_the_tolerance():
+def test_calibrated_outputs_have_unit_variance():
     model = net()
     initialize(model, Init(Lsuv(tolerance=0.02)), generator_for, images())
     variances = output_variances(model, images())
@@ -56,8 +56,8 @@ def test_a_gain_multiplies_the_calibrated_weights():
         assert torch.equal(weight_layers(doubled)[name].weight, 2 * module.weight)
 
 
-def test_a_gain_takes_no_part_in_the_calibration():
-    """A tolerance that any variance meets leaves orthogonal weights, times the gain once."""
+def test_the_gain_does_not_affect_the_calibration():
+    """If every variance is within the tolerance, the weights are orthogonal times the gain."""
     model = net()
     initialize(model, Init(Lsuv(tolerance=1e9), gain=2.0), generator_for, images())
     first = model[0].weight.flatten(1)
@@ -74,36 +74,36 @@ def test_weights_stay_orthogonal_up_to_a_factor():
 
 
 @pytest.mark.parametrize("scale", [0.0, float("inf")])
-def test_a_layer_whose_output_no_scale_would_mend_is_left_alone(scale):
+def test_calibration_skips_zero_and_non_finite_outputs(scale):
     model = net()
     initialize(model, Init(Lsuv()), generator_for, images(0.0) + scale)
     first = model[0].weight.flatten(1)
     torch.testing.assert_close(first @ first.mT, torch.eye(16))
 
 
-def test_iterations_are_bounded():
-    """A bias of variance 4 stays in the output however small the weights: no convergence."""
+def test_max_iterations_limits_the_calibration():
+    """With biases of variance 4, no weights give an output of variance 1, so it cannot converge."""
     model = net()
     with torch.no_grad():
         model[0].bias.copy_(torch.tensor([2.0, -2.0]).repeat(8))
-        before = model[0].weight.clone()
+        initial = model[0].weight.clone()
         Lsuv(max_iterations=3).calibrate(model, images(), ["0"])
-        ratio = (model[0].weight / before).mean()
+        ratio = (model[0].weight / initial).mean()
         assert 0 < ratio < (4.0**-0.5) ** 2
         assert output_variances(model, images())["0"] >= 4
 
 
-def test_layers_that_are_not_asked_for_keep_their_weights():
+def test_calibration_skips_other_layers():
     model = net()
     layers = {"3": LayerInit(HeNormal())}
     initialize(model, Init(Lsuv(), layers=layers), generator_for, images())
-    plain = net()
-    initialize(plain, Init(HeNormal()), generator_for)
-    assert torch.equal(model[3].weight, plain[3].weight)
+    he_model = net()
+    initialize(he_model, Init(HeNormal()), generator_for)
+    assert torch.equal(model[3].weight, he_model[3].weight)
     assert abs(output_variances(model, images())["6"] - 1) < 0.1
 
 
-def test_calibration_leaves_buffers_and_random_state_as_they_were():
+def test_calibration_restores_buffers_and_random_state():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 4, 3))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     state = torch.get_rng_state()
@@ -113,6 +113,6 @@ def test_calibration_leaves_buffers_and_random_state_as_they_were():
     assert not model[0]._forward_hooks
 
 
-def test_lsuv_without_images_is_refused():
-    with pytest.raises(ConfigError, match="Lsuv calibrates on data, and no images"):
+def test_lsuv_needs_images():
+    with pytest.raises(ConfigError, match="Lsuv calibrates on data; pass images"):
         initialize(net(), Init(Lsuv()), generator_for)

@@ -1,4 +1,4 @@
-"""Orthogonal matrices, per group and at the kernel's centre."""
+"""Tests of orthogonal weights, per group and at the kernel's centre."""
 
 import torch
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def assert_orthonormal(matrix: torch.Tensor) -> None:
-    """The rows, or the columns if they are fewer, are orthonormal.
+    """Check that the rows, or the columns if there are fewer, are orthonormal.
 
     Householder QR is backward stable: |Q^T Q - 1| is a small multiple of rows x columns x eps.
     """
@@ -53,24 +53,21 @@ def test_delta_orthogonal_has_its_matrix_at_the_centre(outputs, inputs, kernel, 
 
 def test_groups_are_independent():
     weight = WeightShape(8, 8, kernel=(1,), groups=2)
-    one, two = Orthogonal().sample(weight, torch.Generator().manual_seed(0)).split(4)
-    assert not torch.equal(one, two)
+    first, second = Orthogonal().sample(weight, torch.Generator().manual_seed(0)).split(4)
+    assert not torch.equal(first, second)
 
 
 def test_delta_orthogonal_of_a_linear_layer_is_orthogonal():
     weight = WeightShape(7, 5)
-    draws = [s.sample(weight, torch.Generator().manual_seed(0)) for s in _both()]
+    schemes = Orthogonal(), DeltaOrthogonal()
+    draws = [scheme.sample(weight, torch.Generator().manual_seed(0)) for scheme in schemes]
     assert torch.equal(*draws)
-    assert len({s.moments(weight) for s in _both()}) == 1
+    assert len({scheme.moments(weight) for scheme in schemes}) == 1
 
 
-def test_a_delta_orthogonal_convolution_keeps_the_length_of_an_image():
+def test_delta_orthogonal_keeps_the_norm_of_an_image():
     conv = nn.Conv2d(4, 6, 3, padding=1, bias=False, dtype=torch.float64)
     with torch.no_grad():
         conv.weight.copy_(DeltaOrthogonal().sample(WeightShape.of(conv), torch.Generator()))
         image = torch.randn(1, 4, 9, 9, dtype=torch.float64, generator=torch.Generator())
         torch.testing.assert_close(conv(image).norm(), image.norm(), rtol=1e3 * EPS, atol=0)
-
-
-def _both():
-    return Orthogonal(), DeltaOrthogonal()

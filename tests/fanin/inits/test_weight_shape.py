@@ -1,4 +1,4 @@
-"""Fans: counted as torch counts them, but for groups in fan_out."""
+"""Tests of weight shapes and fans, which match torch except for fan_out of grouped layers."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_fans_agree_with_torch(inputs, outputs, kernel, groups):
 
 @settings(deadline=None)
 @given(SIZES, SIZES)
-def test_a_linear_layer_is_a_convolution_of_one_tap(inputs, outputs):
+def test_a_linear_layer_has_the_fans_of_a_1x1_convolution(inputs, outputs):
     linear = WeightShape.of(nn.Linear(inputs, outputs))
     conv = WeightShape.of(nn.Conv2d(inputs, outputs, 1))
     assert linear.shape == (outputs, inputs)
@@ -35,7 +35,7 @@ def test_a_linear_layer_is_a_convolution_of_one_tap(inputs, outputs):
 
 @settings(deadline=None)
 @given(SIZES, SIZES, SIZES)
-def test_fan_out_counts_the_outputs_that_one_input_reaches(inputs, outputs, groups):
+def test_fan_out_counts_the_outputs_of_one_input(inputs, outputs, groups):
     conv = nn.Conv1d(inputs * groups, outputs * groups, 3, groups=groups, padding=2, bias=False)
     nn.init.ones_(conv.weight)
     image = torch.zeros(1, inputs * groups, 7)
@@ -48,7 +48,7 @@ def test_other_layers_have_no_weight_shape():
         WeightShape.of(nn.BatchNorm2d(3))
 
 
-def test_weight_layers_are_found_in_nested_modules_in_forward_order():
+def test_weight_layers_of_nested_modules_in_order():
     block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
     net = nn.Sequential()
     net.add_module("block", block)

@@ -1,4 +1,4 @@
-"""What each model is made of, on the images it is meant for."""
+"""Tests of the layers and sizes of each model."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def conv_parameters(c_in: int, c_out: int, taps: int) -> int:
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
-def test_yaml_lists_every_knob_at_its_default(path: Path):
+def test_yaml_lists_every_option_with_its_default(path: Path):
     node = yaml.safe_load(path.read_text())
     assert validate({"_target_": node["_target_"]}) == node
 
@@ -129,19 +129,20 @@ def test_layers_are_named_in_forward_order():
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("norm", ["batch", "layer", "mean_only"])
-def test_norm_follows_every_weight_layer_but_the_last(name: str, norm: str):
+def test_norm_follows_every_weight_layer_except_the_last(name: str, norm: str):
     if name == "linear":
         return
     network = type(MODELS[name])(norm=norm).build(MNIST, 10, nn.Tanh)
-    weights = [n for n in names(network) if n.startswith(("conv", "fc"))]
-    after = [names(network)[names(network).index(n) + 1] for n in weights[:-1]]
-    assert after == [f"norm{i}" for i in range(1, len(weights))]
-    assert names(network)[-1] == weights[-1]
+    layers = names(network)
+    weight_layers = [layer for layer in layers if layer.startswith(("conv", "fc"))]
+    following = [layers[layers.index(layer) + 1] for layer in weight_layers[:-1]]
+    assert following == [f"norm{i}" for i in range(1, len(weight_layers))]
+    assert layers[-1] == weight_layers[-1]
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("side", [7, 14, 15])
-def test_small_images_work_or_are_refused_with_the_side_that_works(name: str, side: int):
+def test_small_images_work_or_are_rejected_with_a_hint(name: str, side: int):
     if name == "alexnet" and side < 15:
         pooled = {7: 1, 14: 2}[side]
         message = f"pool5: a 3x3 pool does not fit on a {pooled}x{pooled} map; set data.side to 15 or more"
@@ -153,21 +154,21 @@ def test_small_images_work_or_are_refused_with_the_side_that_works(name: str, si
 
 
 @pytest.mark.parametrize("model", [TwoLayer, Plain, AlexNet])
-def test_circular_padding_sees_no_border(model):
-    """A shifted image gives shifted maps: on a torus every place is alike."""
+def test_circular_padding_commutes_with_shifts(model):
+    """A shifted image gives shifted maps, because a torus has no border."""
     network = model(padding_mode="circular").build(MNIST, 10, nn.Tanh).double()
     image = torch.rand(1, *MNIST, dtype=torch.float64)
     shifted = network.conv1(image.roll((5, 9), dims=(2, 3)))
     torch.testing.assert_close(shifted, network.conv1(image).roll((5, 9), dims=(2, 3)))
 
 
-def test_a_kernel_that_wraps_around_twice_is_refused():
+def test_circular_padding_beyond_the_map_is_rejected():
     with pytest.raises(ConfigError, match=r"conv1: circular padding by 8 .* 7x7 map"):
         TwoLayer(kernel_size=17, padding_mode="circular").build((1, 7, 7), 10, nn.ReLU)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "complaint"),
+    ("key", "value", "message"),
     [
         ("kernel_size", 4, "must be odd"),
         ("padding_mode", "circlar", "did you mean circular"),
@@ -176,8 +177,8 @@ def test_a_kernel_that_wraps_around_twice_is_refused():
         ("width", 8, "no such key"),
     ],
 )
-def test_a_wrong_knob_is_refused(key: str, value: object, complaint: str):
-    with pytest.raises(ConfigError, match=complaint):
+def test_an_invalid_option_is_rejected(key: str, value: object, message: str):
+    with pytest.raises(ConfigError, match=message):
         instantiate({"_target_": "fanin.models.TwoLayer", key: value}, "model")
 
 
@@ -186,8 +187,8 @@ def test_groups_need_an_even_width():
         instantiate({"_target_": "fanin.models.AlexNet", "width": 25, "groups": 2}, "model")
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"fitnet4"}))  # takes any map
-def test_a_network_can_be_planned_without_memory(name: str):
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"fitnet4"}))  # its size is constant
+def test_networks_can_be_built_on_the_meta_device(name: str):
     with torch.device("meta"):
         network = MODELS[name].build((1, 4096, 4096), 10, nn.ReLU)
     assert {p.device.type for p in network.parameters()} == {"meta"}
@@ -195,7 +196,7 @@ def test_a_network_can_be_planned_without_memory(name: str):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_alexnet_with_everything_on_runs_in_every_dtype(dtype: torch.dtype):
+def test_alexnet_with_all_options_runs_in_every_dtype(dtype: torch.dtype):
     model = AlexNet(groups=2, lrn=True, dropout=0.5, norm="batch")
     network = model.build(CIFAR, 10, nn.ReLU).to(dtype).eval()
     assert network(torch.rand(2, *CIFAR, dtype=dtype)).dtype == dtype

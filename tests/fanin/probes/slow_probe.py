@@ -1,4 +1,4 @@
-"""The probes once more, the slow way: one image at a time, loops over entries, real backwards."""
+"""Slow reference implementation of the probes: loops over images, entries and backward passes."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Key = tuple[int, str, str]  # image, layer name, quantity
 
 
 @dataclass
-class Seen:
+class RecordedLayer:
     name: str
     module: nn.Module
-    made: Tensor
+    preactivation: Tensor
     activation: Tensor | None = None
 
 
-def leaves(model: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def leaf_modules(model: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     for name, child in model._modules.items():
         if isinstance(child, nn.Sequential):
-            yield from leaves(child, f"{prefix}{name}.")
+            yield from leaf_modules(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 
 
-def walk(model: nn.Module, x: Tensor) -> tuple[list[Seen], Tensor]:
-    """Run one image through a sequence by hand; other modules walk themselves."""
+def record_layers(model: nn.Module, x: Tensor) -> tuple[list[RecordedLayer], Tensor]:
+    """Run one image through a sequence; other modules have a method `record_layers`."""
     if not isinstance(model, nn.Sequential):
-        return model.walk(x)
-    seen: list[Seen] = []
-    hidden, waiting = x, False
-    for name, module in leaves(model):
-        hidden = module(hidden.clone())  # the clone is what an in-place module writes to
+        return model.record_layers(x)
+    layers: list[RecordedLayer] = []
+    hidden, expects_activation = x, False
+    for name, module in leaf_modules(model):
+        hidden = module(hidden.clone())  # in-place modules write to the clone
         if isinstance(module, WEIGHTS):
-            seen.append(Seen(name, module, hidden))
-            waiting = True
+            layers.append(RecordedLayer(name, module, hidden))
+            expects_activation = True
         elif not isinstance(module, NORMS):
-            if waiting and isinstance(module, ACTIVATIONS):
-                seen[-1].activation = hidden
-            waiting = False
-    return seen, hidden
+            if expects_activation and isinstance(module, ACTIVATIONS):
+                layers[-1].activation = hidden
+            expects_activation = False
+    return layers, hidden
 
 
 def slow_probe(
@@ -58,59 +58,58 @@ def slow_probe(
     targets: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[Key, float]:
-    """Every quantity of every image (and -1: of the set) by layer name; "" is the whole net."""
-    found: dict[Key, float] = {}
-    made_by_layer: dict[str, list[list[float]]] = {}
-    silent_by_layer: dict[str, list[list[bool]]] = {}
+    """Return every quantity by image (-1: the probe set) and layer name ("": the whole network)."""
+    values: dict[Key, float] = {}
+    preactivations_by_layer: dict[str, list[list[float]]] = {}
+    inactive_by_layer: dict[str, list[list[bool]]] = {}
     for image in range(len(images)):
-        seen, logits = walk(model, images[image : image + 1])
+        layers, logits = record_layers(model, images[image : image + 1])
         outputs = {
             "vjp": (logits[0] * cotangent[image]).sum(),
             "grad": loss(logits, targets[image : image + 1]),
         }
-        for layer in seen:
-            made = entries(layer.made)
-            made_by_layer.setdefault(layer.name, []).append(made)
-            found[image, layer.name, "preact_mean"] = average(made)
-            found[image, layer.name, "preact_m2"] = average([y * y for y in made])
-            found[image, layer.name, "preact_var"] = average(
-                [(y - average(made)) ** 2 for y in made]
-            )
+        for layer in layers:
+            name, y = layer.name, entries(layer.preactivation)
+            preactivations_by_layer.setdefault(name, []).append(y)
+            values[image, name, "preact_mean"] = average(y)
+            values[image, name, "preact_m2"] = average([v * v for v in y])
+            values[image, name, "preact_var"] = average([(v - average(y)) ** 2 for v in y])
             if layer.activation is not None:
                 acts = entries(layer.activation)
-                silent = [all(a == 0 for a in entries(u)) for u in units(layer)]
-                silent_by_layer.setdefault(layer.name, []).append(silent)
-                found[image, layer.name, "act_m2"] = average([a * a for a in acts])
-                found[image, layer.name, "act_zero_fraction"] = average([a == 0 for a in acts])
-                found[image, layer.name, "dead_fraction"] = average(silent)
+                inactive = [all(a == 0 for a in entries(u)) for u in units(layer)]
+                inactive_by_layer.setdefault(name, []).append(inactive)
+                values[image, name, "act_m2"] = average([a * a for a in acts])
+                values[image, name, "act_zero_fraction"] = average([a == 0 for a in acts])
+                values[image, name, "dead_fraction"] = average(inactive)
             for kind, output in outputs.items():
-                (received,) = torch.autograd.grad(output, layer.made, retain_graph=True)
-                found[image, layer.name, f"{kind}_m2"] = average([g * g for g in entries(received)])
+                (grad,) = torch.autograd.grad(output, layer.preactivation, retain_graph=True)
+                values[image, name, f"{kind}_m2"] = average([g * g for g in entries(grad)])
         for kind, output in outputs.items():
             model.zero_grad()
             output.backward(retain_graph=True)
-            for layer in seen:
+            for layer in layers:
                 gradient = entries(layer.module.weight.grad)
-                found[image, layer.name, f"weight_{kind}_m2"] = average([g * g for g in gradient])
+                values[image, layer.name, f"weight_{kind}_m2"] = average([g * g for g in gradient])
         z = entries(logits)
-        found[image, "", "logit_var"] = average([(a - average(z)) ** 2 for a in z])
+        values[image, "", "logit_var"] = average([(a - average(z)) ** 2 for a in z])
     model.zero_grad()
-    for name, quantity in {(name, quantity) for _, name, quantity in found}:
-        found[-1, name, quantity] = average(
-            [found[image, name, quantity] for image in range(len(images))]
+    for name, quantity in {(name, quantity) for _, name, quantity in values}:
+        values[-1, name, quantity] = average(
+            [values[image, name, quantity] for image in range(len(images))]
         )
-    for layer in seen:
+    for layer in layers:
         weights = entries(layer.module.weight)
-        found[-1, layer.name, "weight_m2"] = average([w * w for w in weights])
-        found[-1, layer.name, "input_correlation"] = mean_cosine(made_by_layer[layer.name])
+        values[-1, layer.name, "weight_m2"] = average([w * w for w in weights])
+        correlation = mean_cosine(preactivations_by_layer[layer.name])
+        values[-1, layer.name, "input_correlation"] = correlation
         if layer.activation is not None:
-            everywhere = [all(on) for on in zip(*silent_by_layer[layer.name], strict=True)]
-            found[-1, layer.name, "dead_fraction"] = average(everywhere)
-    return found
+            dead = [all(images) for images in zip(*inactive_by_layer[layer.name], strict=True)]
+            values[-1, layer.name, "dead_fraction"] = average(dead)
+    return values
 
 
-def units(layer: Seen) -> list[Tensor]:
-    """The activation of one image, unit by unit."""
+def units(layer: RecordedLayer) -> list[Tensor]:
+    """Return the activation of one image by unit."""
     axis = -1 if isinstance(layer.module, nn.Linear) else 0
     return list(layer.activation[0].unbind(axis))
 

@@ -1,4 +1,4 @@
-"""`from fanin import probe`: any model, any batch, nothing changed."""
+"""Tests of `from fanin import probe`."""
 
 import copy
 
@@ -30,13 +30,13 @@ def images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_model_and_images_are_left_as_they_were(model, images, training):
+def test_model_and_images_are_not_changed(model, images, training):
     model.train(training)
-    before, pixels = copy.deepcopy(model.state_dict()), images.clone()
+    initial_state, initial_images = copy.deepcopy(model.state_dict()), images.clone()
     probe(model, (images, torch.zeros(6, dtype=torch.int64)), loss=F.cross_entropy)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-    assert torch.equal(images, pixels)
+        assert torch.equal(tensor, initial_state[name]), name
+    assert torch.equal(images, initial_images)
     assert model.training is training
     assert model[0].inplace
     assert model[3].inplace
@@ -44,7 +44,7 @@ def test_model_and_images_are_left_as_they_were(model, images, training):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_hooks_are_removed_also_when_the_model_fails(model):
+def test_hooks_are_removed_if_the_model_fails(model):
     with pytest.raises(RuntimeError):
         probe(model, torch.zeros(2, 1, 9, 9))
     assert all(not m._forward_hooks for m in model.modules())
@@ -61,27 +61,27 @@ def test_a_loader_gives_its_first_batch(model, images):
     assert probe(model, only_images).equals(probe(model, images[:4]))
 
 
-def test_it_measures_under_no_grad_too(model, images):
+def test_probe_works_under_no_grad(model, images):
     model.eval()
     with torch.no_grad():
-        inside = probe(model, images)
-    assert inside.equals(probe(model, images))
+        table = probe(model, images)
+    assert table.equals(probe(model, images))
 
 
-def test_frozen_weights_are_measured_too(model, images):
+def test_frozen_weights_can_be_measured(model, images):
     model.eval()
-    free = probe(model, images)
+    trainable = probe(model, images)
     model.requires_grad_(False)
-    assert probe(model, images).equals(free)
+    assert probe(model, images).equals(trainable)
 
 
-def test_images_of_another_type_are_cast_to_the_models(model, images):
+def test_images_are_cast_to_the_dtype_of_the_model(model, images):
     model.eval()
-    whole = torch.randint(0, 256, images.shape, dtype=torch.uint8)
-    assert probe(model, whole).equals(probe(model, whole.float()))
+    pixels = torch.randint(0, 256, images.shape, dtype=torch.uint8)
+    assert probe(model, pixels).equals(probe(model, pixels.float()))
 
 
-def test_a_seed_gives_one_direction(model, images):
+def test_a_seed_determines_the_cotangent(model, images):
     def vjp(seed: int) -> list[float]:
         table = probe(model.eval(), images, seed=seed)
         return table[table.quantity == "vjp_m2"].value.tolist()
@@ -89,16 +89,16 @@ def test_a_seed_gives_one_direction(model, images):
     assert vjp(1) == vjp(1) != vjp(2)
 
 
-@pytest.mark.parametrize("wrong", [(-1,), (6,)])
-def test_an_image_that_the_batch_lacks_is_refused(model, images, wrong):
+@pytest.mark.parametrize("single_images", [(-1,), (6,)])
+def test_an_image_outside_the_batch_is_rejected(model, images, single_images):
     with pytest.raises(ValueError, match="the batch has images 0 to 5"):
-        probe(model, images, images=wrong)
+        probe(model, images, images=single_images)
 
 
-@pytest.mark.parametrize("wrong", [{"x": torch.zeros(1)}, "images", 3, [{"x": 1}]])
-def test_what_is_no_batch_is_refused(model, wrong):
-    with pytest.raises(TypeError, match="expected images"):
-        probe(model, wrong)
+@pytest.mark.parametrize("batch", [{"x": torch.zeros(1)}, "images", 3, [{"x": 1}]])
+def test_an_invalid_batch_is_rejected(model, batch):
+    with pytest.raises(TypeError, match="batch must be images"):
+        probe(model, batch)
 
 
 def test_a_loss_needs_targets(model, images):
@@ -106,6 +106,6 @@ def test_a_loss_needs_targets(model, images):
         probe(model, images, loss=F.cross_entropy)
 
 
-def test_a_model_without_logits_is_refused(images):
-    with pytest.raises(ValueError, match="returns \\[image, logit\\]"):
+def test_a_model_without_logits_is_rejected(images):
+    with pytest.raises(ValueError, match="must return \\[image, logit\\]"):
         probe(nn.Sequential(nn.Conv2d(1, 2, 3)), images)

@@ -1,9 +1,9 @@
-"""Every number of the probes, against loops over images, units and positions."""
+"""Tests of every quantity of the probes against a slow reference implementation."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from slow_probe import Seen, slow_probe
+from slow_probe import RecordedLayer, slow_probe
 from torch import Tensor, nn
 
 from fanin.probes.measure import LossFunctions, measure
@@ -16,7 +16,7 @@ ROUNDING = 4 * 1_000 * torch.finfo(torch.float64).eps
 
 
 class Functional(nn.Module):
-    """A network as many write it: in-place functions, out of a hook's sight."""
+    """Network with an in-place function as its activation, which hooks cannot record."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,10 +27,11 @@ class Functional(nn.Module):
         x = F.relu(self.conv(x), inplace=True)
         return self.fc(x.flatten(1))
 
-    def walk(self, x: Tensor) -> tuple[list[Seen], Tensor]:
-        made = F.conv2d(x, self.conv.weight, self.conv.bias)
-        logits = F.relu(made).flatten(1) @ self.fc.weight.T + self.fc.bias
-        return [Seen("conv", self.conv, made), Seen("fc", self.fc, logits)], logits
+    def record_layers(self, x: Tensor) -> tuple[list[RecordedLayer], Tensor]:
+        hidden = F.conv2d(x, self.conv.weight, self.conv.bias)
+        logits = F.relu(hidden).flatten(1) @ self.fc.weight.T + self.fc.bias
+        layers = [RecordedLayer("conv", self.conv, hidden), RecordedLayer("fc", self.fc, logits)]
+        return layers, logits
 
 
 NETWORKS = {
@@ -75,8 +76,8 @@ def network(name: str) -> nn.Module:
     model = NETWORKS[name]().double().eval()
     first = next(m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d))
     with torch.no_grad():
-        first.bias[0] = -100.0  # dead on all images
-        first.bias[1] = -0.9  # dead on some
+        first.bias[0] = -100.0  # inactive on all images
+        first.bias[1] = -0.9  # inactive on some images
     return model
 
 
@@ -89,7 +90,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_quantity_is_what_loops_over_images_and_entries_give(name, batch):
+def test_every_quantity_matches_the_slow_reference(name, batch):
     images, targets = batch
     model = network(name)
     table = probe(model, batch, loss=F.cross_entropy, images=(0, 1, 4), seed=3)
@@ -100,48 +101,48 @@ def test_every_quantity_is_what_loops_over_images_and_entries_give(name, batch):
         )
     }
     cotangent = random_cotangent(5, 3, make_generator("cotangent", 3))
-    slow = slow_probe(model, images, cotangent, targets, F.cross_entropy)
-    listed = {key: value for key, value in slow.items() if key[0] in (-1, 0, 1, 4)}
-    assert len(table) == len(measured)  # no number twice
-    assert measured.keys() == listed.keys()
-    for key, value in listed.items():
+    reference = slow_probe(model, images, cotangent, targets, F.cross_entropy)
+    expected = {key: value for key, value in reference.items() if key[0] in (-1, 0, 1, 4)}
+    assert len(table) == len(measured)  # no duplicates
+    assert measured.keys() == expected.keys()
+    for key, value in expected.items():
         assert measured[key] == pytest.approx(value, rel=ROUNDING, abs=1e-15), key
 
 
-def test_dead_on_the_set_means_dead_on_every_image(batch):
+def test_dead_units_are_inactive_on_every_image(batch):
     table = probe(network("conv"), batch[0], images=(0, 1, 2, 3, 4))
     dead = table[(table.quantity == "dead_fraction") & (table.layer_name == "0")]
-    shares = dead[dead.image >= 0].value
-    on_the_set = dead[dead.image == -1].value.item()
-    assert on_the_set == shares.min() < shares.mean()
+    by_image = dead[dead.image >= 0].value
+    on_probe_set = dead[dead.image == -1].value.item()
+    assert on_probe_set == by_image.min() < by_image.mean()
 
 
-def test_the_second_moment_is_not_the_variance_over_a_batch():
+def test_the_second_moment_is_not_the_batch_variance():
     layer = nn.Linear(6, 50).double()
     table = probe(nn.Sequential(layer), torch.ones(4, 6) + 2)
     value = table.set_index("quantity").value
-    made = layer(torch.ones(4, 6).double() + 2)
-    assert value.preact_m2 == pytest.approx(made.square().mean().item())
-    assert value.preact_m2 > 2 * made.var(dim=0).mean().item()
+    preactivation = layer(torch.ones(4, 6).double() + 2)
+    assert value.preact_m2 == pytest.approx(preactivation.square().mean().item())
+    assert value.preact_m2 > 2 * preactivation.var(dim=0).mean().item()
 
 
-def test_the_random_direction_has_as_many_as_logits_for_its_squared_length():
+def test_random_cotangents_have_the_documented_norm():
     u = random_cotangent(100, 7, torch.Generator().manual_seed(0))
     torch.testing.assert_close(u.square().sum(1), torch.full((100,), 7.0, dtype=torch.float64))
 
 
-def test_layers_are_counted_from_1_in_the_order_they_run(batch):
+def test_layers_are_numbered_from_1_in_forward_order(batch):
     table = probe(network("nested_norms"), batch[0])
     numbered = table[["layer", "layer_name"]].drop_duplicates().itertuples(index=False)
     assert dict(numbered) == {1: "0.0", 2: "1.0", 3: "4.0", 4: "5", -1: ""}
 
 
-def test_functions_called_in_forward_have_no_activation_rows(batch):
+def test_functional_activations_have_no_rows(batch):
     quantities = set(probe(network("functional"), batch[0]).quantity)
     assert not quantities & {"act_m2", "act_zero_fraction", "dead_fraction"}
 
 
-def test_another_branch_is_not_taken_for_the_activation(batch):
+def test_a_parallel_branch_is_not_the_activation(batch):
     class Residual(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -154,21 +155,21 @@ def test_another_branch_is_not_taken_for_the_activation(batch):
     assert "act_m2" not in set(probe(Residual(), batch[0]).quantity)
 
 
-def test_silent_images_have_no_part_in_the_correlation():
+def test_images_without_activity_are_not_correlated():
     images = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
-    rows = nn.functional.normalize(images, dim=1)  # what an orthogonal layer would keep
+    directions = nn.functional.normalize(images, dim=1)
     model = nn.Sequential(nn.Linear(2, 2, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(2))
     value = probe(model, images).set_index("quantity").value.input_correlation
-    assert value == pytest.approx((rows[0] @ rows[2]).item())
+    assert value == pytest.approx((directions[0] @ directions[2]).item())
 
 
 @pytest.mark.parametrize(
     ("dtype", "scale"),
     [(torch.float16, 1e4), (torch.bfloat16, 1e38), (torch.float32, 1e38), (torch.float64, 1e307)],
 )
-def test_a_moment_that_overflowed_is_inf_neither_dropped_nor_nan(dtype, scale):
+def test_an_overflowed_moment_is_inf(dtype, scale):
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3)).to(dtype)
     images = torch.ones(3, 8, dtype=dtype)
     with torch.no_grad():
@@ -182,7 +183,7 @@ def test_a_moment_that_overflowed_is_inf_neither_dropped_nor_nan(dtype, scale):
     assert value.weight_m2 > 0
 
 
-def test_squares_beyond_float32_are_still_numbers():
+def test_squares_beyond_float32_are_finite():
     model = nn.Sequential(nn.Linear(4, 8, bias=False))
     with torch.no_grad():
         model[0].weight.fill_(1e30)
@@ -193,36 +194,36 @@ def test_squares_beyond_float32_are_still_numbers():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_convolutions_are_measured_too(dtype, batch):
+def test_half_precision_convolutions_can_be_measured(dtype, batch):
     model = network("conv").to(dtype)
     table = probe(model, batch, loss=F.cross_entropy)
     assert table.value.notna().all()
-    full = probe(model.double(), batch, loss=F.cross_entropy)
+    double = probe(model.double(), batch, loss=F.cross_entropy)
     m2 = table.quantity == "preact_m2"
-    # Three layers, each rounding its weights, inputs and outputs.
+    # Each of three layers rounds its weights, inputs and outputs.
     tolerance = 9 * torch.finfo(dtype).eps
-    assert table[m2].value.to_numpy() == pytest.approx(full[m2].value.to_numpy(), rel=tolerance)
+    assert table[m2].value.to_numpy() == pytest.approx(double[m2].value.to_numpy(), rel=tolerance)
 
 
-def test_weight_gradients_in_chunks_are_those_of_all_images_at_once(batch):
+def test_weight_gradients_do_not_depend_on_chunks(batch):
     images = torch.randn(150, 3, 7, 7, dtype=torch.float64)
-    whole = probe(network("conv"), images, images=(149,))
-    alone = measure(
+    table = probe(network("conv"), images, images=(149,))
+    single = measure(
         network("conv"),
         images[149:],
         random_cotangent(150, 3, make_generator("cotangent", 0))[149:],
         single_images=(0,),
     ).layers
-    expected = [v for v, image in zip(alone["value"], alone["image"], strict=True) if image == 0]
-    assert whole[whole.image == 149].value.tolist() == pytest.approx(expected, rel=ROUNDING)
+    expected = [v for v, image in zip(single["value"], single["image"], strict=True) if image == 0]
+    assert table[table.image == 149].value.tolist() == pytest.approx(expected, rel=ROUNDING)
 
 
-def test_without_a_loss_nothing_comes_from_it(batch):
+def test_loss_gradients_need_a_loss(batch):
     model, cotangent = network("mlp"), torch.ones(5, 3)
     quantities = measure(model, batch[0], cotangent, targets=batch[1]).layers["quantity"]
     assert not {"grad_m2", "weight_grad_m2", "sharpness"} & set(quantities)
     losses = LossFunctions(lambda z, y: F.cross_entropy(z, y, reduction="none"), F.cross_entropy)
-    both = measure(
+    quantities = measure(
         model, batch[0], cotangent, targets=batch[1], losses=losses, with_sharpness=True
     ).layers["quantity"]
-    assert {"grad_m2", "weight_grad_m2", "sharpness"} <= set(both)
+    assert {"grad_m2", "weight_grad_m2", "sharpness"} <= set(quantities)

@@ -1,4 +1,4 @@
-"""What is measured, set beside what is known: once, so that both are read the same way."""
+"""Tests of measured moments against published formulas for wide ReLU networks."""
 
 import math
 
@@ -17,7 +17,7 @@ DRAWS = 60
 
 @pytest.fixture(scope="module")
 def draws() -> dict[str, Tensor]:
-    """Each draw's mean over 4 images, by `quantity layer_name`, of a wide bias-free He MLP."""
+    """Return each draw's mean over 4 images by `quantity layer_name`, for a wide He MLP."""
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
     model = Mlp(depth=4, width=256).build((1, 8, 8), 10, nn.ReLU)
     values_by_name: dict[str, list[float]] = {}
@@ -30,7 +30,9 @@ def draws() -> dict[str, Tensor]:
         for quantity, layer, value in zip(*columns, strict=True):
             values_by_name.setdefault(f"{quantity} {layer}", []).append(value)
     values_by_name["input"] = [images.double().square().sum((1, 2, 3)).mean().item()]
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in values_by_name.items()}
+    return {
+        name: torch.tensor(values, dtype=torch.float64) for name, values in values_by_name.items()
+    }
 
 
 def standard_errors_off(values: Tensor, expected: float) -> float:
@@ -39,23 +41,23 @@ def standard_errors_off(values: Tensor, expected: float) -> float:
 
 
 @pytest.mark.parametrize("layer", ["fc1", "fc2", "fc3", "fc4"])
-def test_he_weights_keep_the_second_moment_through_rectifiers(draws, layer):
-    # He et al. 2015, eq. 10: E[y_1^2] = 2 |x|^2 / n, and every layer's is the same.
+def test_he_weights_keep_the_second_moment_with_relu(draws, layer):
+    # He et al. 2015, eq. 10: E[y_l^2] = 2 |x|^2 / n in every layer.
     expected = 2 * draws["input"].item() / 64
     assert standard_errors_off(draws[f"preact_m2 {layer}"], expected) < 3
 
 
-def test_half_of_the_second_moment_passes_a_rectifier(draws):
-    share = draws["act_m2 fc2"] / draws["preact_m2 fc2"]
-    assert standard_errors_off(share, 0.5) < 3
+def test_relu_halves_the_second_moment(draws):
+    ratio = draws["act_m2 fc2"] / draws["preact_m2 fc2"]
+    assert standard_errors_off(ratio, 0.5) < 3
 
 
-def test_a_random_direction_comes_back_as_hes_backward_product_says(draws):
-    # |u|^2 = 10 logits; E[delta_3^2] = 10 Var[w_4] / 2 = 10 (2/256) / 2, and He keeps it below.
+def test_vjp_follows_the_he_backward_product(draws):
+    # |u|^2 = 10 logits, so E[delta_3^2] = 10 Var[w_4] / 2 = 10 (2/256) / 2, as in all lower layers.
     for layer in ("fc3", "fc2", "fc1"):
         assert standard_errors_off(draws[f"vjp_m2 {layer}"], 10 / 256) < 3
     assert draws["vjp_m2 fc4"] == pytest.approx(torch.ones(DRAWS), rel=1e-6)
 
 
-def test_weights_have_the_variance_that_he_asks_for(draws):
+def test_he_weights_have_the_he_variance(draws):
     assert standard_errors_off(draws["weight_m2 fc2"], 2 / 256) < 3

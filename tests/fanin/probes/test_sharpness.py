@@ -1,4 +1,4 @@
-"""Sharpness: the Hessian's largest eigenvalue, whole Hessian at hand."""
+"""Tests of the sharpness against eigenvalues of the full Hessian."""
 
 import math
 
@@ -22,13 +22,13 @@ def eigenvalues(model: nn.Module, loss, x: Tensor, y: Tensor) -> Tensor:
     params = {name: p.detach() for name, p in model.named_parameters()}
     shapes = [p.shape for p in params.values()]
 
-    def of_vector(vector: Tensor) -> Tensor:
+    def loss_of(vector: Tensor) -> Tensor:
         parts = vector.split([shape.numel() for shape in shapes])
         named = {n: q.view(s) for n, q, s in zip(params, parts, shapes, strict=True)}
         return loss(functional_call(model, named, (x,)), y)
 
     return torch.linalg.eigvalsh(
-        hessian(of_vector)(torch.cat([p.flatten() for p in params.values()]))
+        hessian(loss_of)(torch.cat([p.flatten() for p in params.values()]))
     )
 
 
@@ -38,7 +38,7 @@ def mse(z: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("loss", [F.cross_entropy, mse], ids=["cross_entropy", "mse"])
 @pytest.mark.parametrize("seed", range(5))
-def test_sharpness_is_the_hessians_largest_eigenvalue(loss, seed):
+def test_sharpness_is_the_largest_hessian_eigenvalue(loss, seed):
     model = network(seed)
     x, y = torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
     largest = eigenvalues(model, loss, x, y)[-1].item()
@@ -47,28 +47,28 @@ def test_sharpness_is_the_hessians_largest_eigenvalue(loss, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_layers_sharpness_is_that_of_its_weights_block(seed):
+def test_layer_sharpness_uses_the_block_of_its_weight(seed):
     model = network(seed)
     x, y = torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
     for name in ("0.weight", "4.weight"):
-        own = dict(model.named_parameters())[name].detach()
+        weight = dict(model.named_parameters())[name].detach()
 
-        def of_block(weight: Tensor, name: str = name) -> Tensor:
+        def loss_of(weight: Tensor, name: str = name) -> Tensor:
             return F.cross_entropy(functional_call(model, {name: weight}, (x,)), y)
 
-        block = hessian(of_block)(own).reshape(own.numel(), own.numel())
+        block = hessian(loss_of)(weight).reshape(weight.numel(), weight.numel())
         largest = torch.linalg.eigvalsh(block.detach())[-1].item()
-        found = sharpness(model, F.cross_entropy, x, y, parameters={name}, tolerance=1e-9)
-        assert found == pytest.approx(largest, rel=1e-9)
-        assert found <= sharpness(model, F.cross_entropy, x, y, tolerance=1e-9)
+        value = sharpness(model, F.cross_entropy, x, y, parameters={name}, tolerance=1e-9)
+        assert value == pytest.approx(largest, rel=1e-9)
+        assert value <= sharpness(model, F.cross_entropy, x, y, tolerance=1e-9)
 
 
-def test_a_negative_eigenvalue_that_is_larger_in_absolute_value_is_not_the_largest():
+def test_sharpness_is_not_the_largest_absolute_eigenvalue():
     model, x, y = network(), torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
     exact = eigenvalues(model, lambda z, t: -F.cross_entropy(z, t), x, y)
     assert -exact[0] > exact[-1] > 0
-    flipped = sharpness(model, lambda z, t: -F.cross_entropy(z, t), x, y)
-    assert flipped == pytest.approx(exact[-1].item(), rel=0.01)
+    value = sharpness(model, lambda z, t: -F.cross_entropy(z, t), x, y)
+    assert value == pytest.approx(exact[-1].item(), rel=0.01)
 
 
 def test_a_concave_loss_has_negative_sharpness():
@@ -76,19 +76,19 @@ def test_a_concave_loss_has_negative_sharpness():
     model, x, y = nn.Linear(2, 3).double(), torch.randn(12, 2).double(), torch.arange(12) % 3
     exact = eigenvalues(model, lambda z, t: -mse(z, t), x, y)
     assert exact[-1] < 0
-    found = sharpness(model, lambda z, t: -mse(z, t), x, y)
-    assert found == pytest.approx(exact[-1].item(), rel=0.01)
+    value = sharpness(model, lambda z, t: -mse(z, t), x, y)
+    assert value == pytest.approx(exact[-1].item(), rel=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_weights_have_the_sharpness_of_the_same_weights_in_float32(dtype):
+def test_half_precision_sharpness_equals_float32(dtype):
     x, y = torch.randn(12, 1, 5, 5).to(dtype), torch.arange(12) % 3
     model = network().to(dtype)
     half = sharpness(model, F.cross_entropy, x, y)
     assert half == sharpness(model.float(), F.cross_entropy, x.float(), y)
 
 
-def test_a_loss_that_is_not_finite_has_no_sharpness():
+def test_sharpness_of_a_non_finite_loss_is_nan():
     x, y = torch.full((4, 1, 5, 5), torch.nan).double(), torch.arange(4) % 3
     assert math.isnan(sharpness(network(), F.cross_entropy, x, y))
 
@@ -98,7 +98,7 @@ def test_a_flat_loss_has_sharpness_0():
     assert sharpness(model, lambda z, y: 0 * z.sum(), x, torch.zeros(4)) == 0
 
 
-def test_it_goes_through_batch_norm():
+def test_sharpness_with_batch_norm():
     torch.manual_seed(0)
     norm = nn.BatchNorm1d(3, track_running_stats=False)
     model = nn.Sequential(nn.Linear(4, 3), norm, nn.Tanh(), nn.Linear(3, 3)).double()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from relu_chains import relu_chain, relu_log_sd
+from relu_moments import sample_relu_moments, relu_log_sd
 
 from fanin.statistics.agreement import spread_p_value, verdicts
 from fanin.statistics.draws import step_log_ratios, summarize_draws
@@ -37,7 +37,9 @@ def _judged(
             "linear_unit": np.nan,
         }
     )
-    rows = summarize_draws(frame, ["setting", "layer_order"]).merge(law, on=["setting", "layer_order"])
+    rows = summarize_draws(frame, ["setting", "layer_order"]).merge(
+        law, on=["setting", "layer_order"]
+    )
     judged = verdicts(rows, step_log_ratios(frame, rows, ["setting"]), margin=margin)
     return pd.concat([rows, judged], axis=1)
 
@@ -49,7 +51,7 @@ def _one(draws: list[float], value: float, log_sd: float, unit: float = np.nan) 
     return verdicts(rows, nothing).iloc[0]
 
 
-def test_a_true_theory_explains_whole_sweeps() -> None:
+def test_a_correct_theory_rarely_disagrees_in_a_sweep() -> None:
     """Any false alarm in a sweep of 8 nets x 10 layers and 9 steps: 5 % of sweeps at most.
 
     80 sweeps have a standard error of 2.4 %; not every disagreement is one of them, for what lies
@@ -60,12 +62,12 @@ def test_a_true_theory_explains_whole_sweeps() -> None:
     sd = relu_log_sd(n, depth)
     alarms = []
     for _ in range(80):
-        judged = _judged(relu_chain(n, depth, (8, 24), rng), np.ones(depth), sd)
+        judged = _judged(sample_relu_moments(n, depth, (8, 24), rng), np.ones(depth), sd)
         alarms.append((judged["verdict"] == "disagrees").any())
     assert np.mean(alarms) < 0.05 + 3 * 0.0244
 
 
-def test_a_planted_error_is_found_where_it_is() -> None:
+def test_steps_locate_a_wrong_layer() -> None:
     """Layer 6 of 10 draws its weights with a variance 10 % too large; 64 draws, width 256.
 
     Its step alone is off. The moments from there on are off as well, but at their own spread 64
@@ -75,7 +77,7 @@ def test_a_planted_error_is_found_where_it_is() -> None:
     rng = np.random.default_rng(1)
     found = []
     for _ in range(trials):
-        moments = relu_chain(n, depth, (1, 64), rng)
+        moments = sample_relu_moments(n, depth, (1, 64), rng)
         moments[..., wrong:] *= 1.1
         judged = _judged(moments, np.ones(depth), relu_log_sd(n, depth))
         found.append((judged["step_verdict"] == "disagrees").to_numpy())
@@ -87,9 +89,9 @@ def test_a_planted_error_is_found_where_it_is() -> None:
     assert np.delete(rate, wrong).sum() < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
 
 
-def test_the_cells_other_layers_lean_on_the_layer_before() -> None:
+def test_steps_isolate_an_error_that_moments_accumulate() -> None:
     """A gross error at layer 3: moments disagree from there on, steps at layer 3 alone."""
-    moments = relu_chain(256, 6, (1, 64), np.random.default_rng(2))
+    moments = sample_relu_moments(256, 6, (1, 64), np.random.default_rng(2))
     moments[..., 2:] *= 2
     judged = _judged(moments, np.ones(6), relu_log_sd(256, 6))
     assert judged["verdict"].tolist() == ["agrees", "agrees", *["disagrees"] * 4]
@@ -97,8 +99,8 @@ def test_the_cells_other_layers_lean_on_the_layer_before() -> None:
     assert judged["step"].iloc[2] == pytest.approx(np.log(2), abs=4 * judged["step_se"].iloc[2])
 
 
-def test_a_difference_beyond_doubt_but_within_the_margin_agrees() -> None:
-    moments = 1.03 * relu_chain(256, 1, (1, 4000), np.random.default_rng(3))
+def test_a_significant_difference_within_the_margin_agrees() -> None:
+    moments = 1.03 * sample_relu_moments(256, 1, (1, 4000), np.random.default_rng(3))
     row = _judged(moments, np.ones(1), relu_log_sd(256, 1)).iloc[0]
     assert row["verdict"] == "agrees"
     assert row["p_holm"] < 1e-6
@@ -106,18 +108,20 @@ def test_a_difference_beyond_doubt_but_within_the_margin_agrees() -> None:
     assert narrower["verdict"] == "disagrees"
 
 
-def test_too_few_draws_are_undecided_and_say_how_many_would_do() -> None:
+def test_too_few_draws_are_undecided_with_an_estimate() -> None:
     rng = np.random.default_rng(4)
-    few = _judged(relu_chain(64, 10, (1, 4), rng), np.ones(10), relu_log_sd(64, 10)).iloc[-1]
+    few = _judged(sample_relu_moments(64, 10, (1, 4), rng), np.ones(10), relu_log_sd(64, 10)).iloc[
+        -1
+    ]
     assert few["verdict"] == "undecided"
     assert few["draws_needed"] > 500
     # So many draws, and again where the first few promised too little, do decide.
-    many = relu_chain(64, 10, (1, 3 * int(few["draws_needed"])), rng)
+    many = sample_relu_moments(64, 10, (1, 3 * int(few["draws_needed"])), rng)
     assert _judged(many, np.ones(10), relu_log_sd(64, 10)).iloc[-1]["verdict"] == "agrees"
 
 
-def test_holm_is_over_all_settings_and_steps() -> None:
-    moments = relu_chain(64, 3, (5, 16), np.random.default_rng(5))
+def test_holm_corrects_over_all_settings_and_steps() -> None:
+    moments = sample_relu_moments(64, 3, (5, 16), np.random.default_rng(5))
     judged = _judged(moments, np.ones(3), relu_log_sd(64, 3))
     p = np.concatenate([judged["p"], judged["step_p"].dropna()])
     assert len(p) == 15 + 10
@@ -126,14 +130,14 @@ def test_holm_is_over_all_settings_and_steps() -> None:
     assert corrected == pytest.approx(min(len(p) * smallest, 1))
 
 
-def test_a_predicted_spread_that_is_wrong_shows_beside_the_verdict() -> None:
-    moments = relu_chain(256, 5, (1, 64), np.random.default_rng(6))
+def test_a_wrong_predicted_spread_is_detected() -> None:
+    moments = sample_relu_moments(256, 5, (1, 64), np.random.default_rng(6))
     row = _judged(moments, np.ones(5), np.full(5, 0.1)).iloc[-1]
     assert row["sd_ratio"] == pytest.approx(relu_log_sd(256, 5)[-1] / 0.1, rel=0.3)
     assert row["spread_p_holm"] < 0.01
 
 
-def test_without_a_predicted_spread_the_arithmetic_mean_is_tested_with_the_draws_own() -> None:
+def test_without_a_predicted_spread_the_mean_is_tested() -> None:
     m = np.random.default_rng(7).lognormal(-0.02, 0.2, 400)  # E[m] = 1
     row = _one(m.tolist(), 1.0, np.nan)
     assert (row["test"], row["verdict"]) == ("mean", "agrees")
@@ -143,7 +147,7 @@ def test_without_a_predicted_spread_the_arithmetic_mean_is_tested_with_the_draws
     assert _one(m.tolist(), 1.5, np.nan)["verdict"] == "disagrees"
 
 
-def test_a_quantity_of_either_sign_is_told_in_its_unit() -> None:
+def test_quantities_of_either_sign_are_compared_linearly() -> None:
     m = np.random.default_rng(8).normal(0.0, 0.1, 400)
     row = _one(m.tolist(), 0.0, np.nan, unit=2.0)
     assert (row["test"], row["verdict"]) == ("linear", "agrees")
@@ -167,7 +171,7 @@ def test_a_quantity_of_either_sign_is_told_in_its_unit() -> None:
         ([1.0, 2.0], np.nan, np.nan, "unpredicted", "not_tested"),
     ],
 )
-def test_what_has_no_scatter_is_never_tested(
+def test_constant_zero_and_overflowed_moments_are_not_tested(
     draws: list[float], value: float, log_sd: float, kind: str, verdict: str
 ) -> None:
     row = _one(draws, value, log_sd)
@@ -175,7 +179,7 @@ def test_what_has_no_scatter_is_never_tested(
     assert np.isnan([row["p"], row["p_holm"], row["sd_ratio"], row["draws_needed"]]).all()
 
 
-def test_draws_that_do_not_scatter_though_theory_says_so_are_compared_all_the_same() -> None:
+def test_equal_draws_are_compared_with_a_predicted_spread() -> None:
     assert _one([2.0, 2.0, 2.0], 3.0, 0.4)["verdict"] == "disagrees"
     assert _one([2.0, 2.0, 2.0], 2.0 * np.exp(0.08), 0.4)["verdict"] == "agrees"
 
@@ -193,7 +197,7 @@ def _rate(sds: np.ndarray, draws: int, predicted: float) -> float:
     return float((spread_p_value(sds, draws * full, predicted * full) <= 0.05).mean())
 
 
-def test_false_alarms_on_normal_numbers_are_the_nominal_ones() -> None:
+def test_spread_p_value_keeps_the_level_on_normal_numbers() -> None:
     trials = 20_000
     for draws in (3, 10, 64):
         sds = np.random.default_rng(draws).standard_normal((trials, draws)).std(1, ddof=1)
@@ -201,17 +205,17 @@ def test_false_alarms_on_normal_numbers_are_the_nominal_ones() -> None:
 
 
 @pytest.mark.parametrize(("n", "depth", "draws"), [(256, 20, 10), (512, 30, 20), (256, 20, 64)])
-def test_wide_relu_networks_scatter_as_predicted(n: int, depth: int, draws: int) -> None:
+def test_wide_relu_networks_have_the_predicted_spread(n: int, depth: int, draws: int) -> None:
     """First order in 1/n: at these widths the predicted spread is 1 % off at most."""
-    logs = np.log(relu_chain(n, depth, (5000, draws), np.random.default_rng(0))[..., -1])
+    logs = np.log(sample_relu_moments(n, depth, (5000, draws), np.random.default_rng(0))[..., -1])
     assert 0.04 < _rate(logs.std(1, ddof=1), draws, relu_log_sd(n, depth)[-1]) < 0.065
 
 
-def test_half_the_spread_is_seen_with_thirty_draws() -> None:
-    logs = np.log(relu_chain(256, 20, (1000, 30), np.random.default_rng(0))[..., -1])
+def test_thirty_draws_detect_half_the_spread() -> None:
+    logs = np.log(sample_relu_moments(256, 20, (1000, 30), np.random.default_rng(0))[..., -1])
     assert _rate(logs.std(1, ddof=1), 30, relu_log_sd(256, 20)[-1] / 2) > 0.99
 
 
-def test_without_a_predicted_spread_there_is_no_test() -> None:
+def test_spread_p_value_is_nan_without_a_prediction() -> None:
     p = spread_p_value(np.array([0.1, 0.1]), np.array([9.0, 9.0]), np.array([np.nan, 0.0]))
     assert np.isnan(p).all()

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from relu_chains import relu_chain, relu_log_sd
+from relu_moments import sample_relu_moments, relu_log_sd
 
 from fanin.statistics.coverage import Coverage, coverage, inside
 
@@ -25,7 +25,7 @@ def _hits(moments: np.ndarray, shrink: float = 1.0) -> np.ndarray:
 
 def _sweep(cells: int, seeds: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Moments [cell, draw, layer], with each one's cell and stream: cells share their seeds'."""
-    moments = np.tile(relu_chain(N, DEPTH, (seeds, DRAWS), rng), (cells // seeds, 1, 1))
+    moments = np.tile(sample_relu_moments(N, DEPTH, (seeds, DRAWS), rng), (cells // seeds, 1, 1))
     cell = np.broadcast_to(np.arange(cells)[:, None, None], moments.shape)
     draw = (np.arange(cells) % seeds)[:, None, None] * DRAWS + np.arange(DRAWS)[:, None]
     return moments, cell, np.broadcast_to(draw, moments.shape)
@@ -35,7 +35,7 @@ def _counted(hits: np.ndarray, cell: np.ndarray, stream: np.ndarray) -> Coverage
     return coverage(hits.ravel(), cell.ravel(), stream.ravel())
 
 
-def test_the_laws_intervals_hold_95_percent_of_real_relu_chains() -> None:
+def test_intervals_cover_95_percent_of_relu_chains() -> None:
     """First-order theory at width 64, depth 10: within the 93 to 97 % that is aimed at."""
     rng = np.random.default_rng(0)
     found = _counted(*(lambda m, c, s: (_hits(m), c, s))(*_sweep(40, 40, rng)))
@@ -45,7 +45,7 @@ def test_the_laws_intervals_hold_95_percent_of_real_relu_chains() -> None:
 
 
 @pytest.mark.parametrize(("cells", "seeds"), [(40, 40), (64, 4), (16, 1)])
-def test_intervals_shrunk_by_two_fail(cells: int, seeds: int) -> None:
+def test_intervals_of_half_the_width_fail(cells: int, seeds: int) -> None:
     """They hold 67 % (erf(0.98 / sqrt 2)); so it shows however few independent draws there are."""
     moments, cell, stream = _sweep(cells, seeds, np.random.default_rng(1))
     found = _counted(_hits(moments, 0.5), cell, stream)
@@ -53,7 +53,7 @@ def test_intervals_shrunk_by_two_fail(cells: int, seeds: int) -> None:
     assert found.is_outside()
 
 
-def test_intervals_that_are_too_wide_fail_as_well() -> None:
+def test_intervals_that_are_too_wide_fail() -> None:
     moments, cell, stream = _sweep(40, 40, np.random.default_rng(2))
     assert _counted(_hits(moments, 1.5), cell, stream).is_outside()
 
@@ -61,7 +61,7 @@ def test_intervals_that_are_too_wide_fail_as_well() -> None:
 @cache
 def _true_share() -> float:
     """Of 2 million moments, so that its own error, 0.02 %, does not matter."""
-    return float(_hits(relu_chain(N, DEPTH, (200_000,), np.random.default_rng(4))).mean())
+    return float(_hits(sample_relu_moments(N, DEPTH, (200_000,), np.random.default_rng(4))).mean())
 
 
 def _share_of_sweeps_whose_interval_holds(
@@ -73,9 +73,7 @@ def _share_of_sweeps_whose_interval_holds(
 
 
 @pytest.mark.parametrize(("cells", "seeds"), [(20, 20), (32, 4), (16, 1)])
-def test_the_interval_of_coverage_holds_the_truth_as_often_as_it_says(
-    cells: int, seeds: int
-) -> None:
+def test_coverage_intervals_have_their_nominal_coverage(cells: int, seeds: int) -> None:
     """Layers of a draw go together, and so do cells made from the same random numbers.
 
     100 sweeps: one standard error of 95 % is 2.2 %.
@@ -89,7 +87,7 @@ def test_the_interval_of_coverage_holds_the_truth_as_often_as_it_says(
     assert _share_of_sweeps_whose_interval_holds(truth, counted) > 0.95 - 3 * 0.0218
 
 
-def test_cells_alone_as_clusters_would_not_see_that_they_share_their_draws() -> None:
+def test_clustering_by_cell_alone_is_too_narrow() -> None:
     truth = _true_share()
 
     def counted(rng: np.random.Generator) -> Coverage:
@@ -99,7 +97,7 @@ def test_cells_alone_as_clusters_would_not_see_that_they_share_their_draws() -> 
     assert _share_of_sweeps_whose_interval_holds(truth, counted) < 0.8
 
 
-def test_theory_that_is_off_by_cell_widens_the_interval() -> None:
+def test_errors_shared_by_a_cell_widen_the_interval() -> None:
     """Its error is shared by all draws of a cell: as many draws tell less."""
     rng = np.random.default_rng(5)
     moments, cell, stream = _sweep(20, 20, rng)
@@ -110,20 +108,20 @@ def test_theory_that_is_off_by_cell_widens_the_interval() -> None:
     assert wrong.high - wrong.low > 2 * (right.high - right.low)
 
 
-def test_what_always_holds_is_not_known_to_hold_always() -> None:
+def test_full_coverage_has_a_lower_bound_below_one() -> None:
     found = coverage(np.ones(100, bool), np.arange(100) // 10, np.arange(100))
     # Ten cells: Wilson's interval for 10 of 10 by Student's t with 9 degrees of freedom.
     assert (found.share, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(10 / (10 + 2.2622**2), rel=1e-4)
 
 
-def test_nothing_counted_is_no_share() -> None:
+def test_coverage_without_draws_is_nan() -> None:
     none = coverage(np.zeros(0, bool), np.zeros(0), np.zeros(0))
     assert np.isnan(none.share)
     assert not none.is_outside()
 
 
-def test_the_interval_is_that_of_the_lognormal_law() -> None:
+def test_intervals_match_the_lognormal_distribution() -> None:
     """E[m] = value: the median lies at value exp(-log_sd^2 / 2), 1.96 sd span 95 %."""
     sd = np.full(200_000, 0.8)
     m = np.random.default_rng(6).lognormal(np.log(3) - 0.8**2 / 2, 0.8, sd.shape)

@@ -20,7 +20,7 @@ def _summary(*values: float) -> pd.Series:
     return pd.Series(row)
 
 
-def test_groups_are_summarized_as_numpy_would() -> None:
+def test_summaries_match_numpy() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"layer": rng.integers(1, 4, 90), "value": rng.lognormal(size=90)})
     for row in summarize_draws(frame, ["layer"]).itertuples():
@@ -33,13 +33,13 @@ def test_groups_are_summarized_as_numpy_would() -> None:
 
 
 @pytest.mark.parametrize("magnitude", [1e-300, 1e200, 1e308])
-def test_moments_at_the_end_of_float64_keep_their_spread(magnitude: float) -> None:
+def test_moments_near_the_float64_limits_have_a_spread(magnitude: float) -> None:
     row = _summary(magnitude, magnitude / 2)
     assert row["sd"] / row["mean"] == pytest.approx(np.sqrt(0.125) / 0.75)
     assert row["sd_log"] == pytest.approx(np.log(2) / np.sqrt(2))
 
 
-def test_zeros_and_overflow_are_counted_and_leave_no_logarithm() -> None:
+def test_zeros_and_overflow_are_counted() -> None:
     for values, zeros, overflowed in (
         ((0.0, 1.0), 1, 0),
         ((0.0, 0.0), 2, 0),

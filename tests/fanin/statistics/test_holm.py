@@ -12,12 +12,12 @@ from fanin.statistics.holm import holm
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
-def test_holms_own_example_of_three() -> None:
+def test_holm_of_three_p_values() -> None:
     # By hand: 0.01 x 3, then 0.02 x 2, then 0.04 x 1 raised to the one before it.
     np.testing.assert_allclose(holm([0.04, 0.01, 0.02]), [0.04, 0.03, 0.04], rtol=1e-15)
 
 
-def test_tests_that_were_not_made_count_as_none() -> None:
+def test_nan_does_not_count_as_a_test() -> None:
     corrected = holm([np.nan, 0.01, np.nan, 0.02])
     np.testing.assert_allclose(corrected[[1, 3]], holm([0.01, 0.02]))
     assert np.isnan(corrected[[0, 2]]).all()
@@ -26,7 +26,7 @@ def test_tests_that_were_not_made_count_as_none() -> None:
 
 @settings(derandomize=True)
 @given(P_VALUES)
-def test_corrected_values_lie_between_the_plain_and_bonferronis(p: list[float]) -> None:
+def test_holm_lies_between_no_correction_and_bonferroni(p: list[float]) -> None:
     corrected = holm(p)
     assert (corrected >= np.array(p)).all()
     assert (corrected <= np.minimum(np.array(p) * len(p), 1)).all()
@@ -46,7 +46,7 @@ def test_the_step_down_procedure_rejects_the_same_tests(p: list[float]) -> None:
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.9])
-def test_false_alarms_among_forty_dependent_tests_keep_the_level(shared: float) -> None:
+def test_holm_keeps_the_level_for_dependent_tests(shared: float) -> None:
     """Layers of one network are not independent of each other; Holm need not know."""
     from scipy import stats
 

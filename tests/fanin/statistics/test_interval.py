@@ -20,7 +20,7 @@ SPATIAL = np.array(
 )
 
 
-def test_few_values_get_student_t() -> None:
+def test_few_values_use_student_t() -> None:
     found = mean_interval([1.9, 0.8, 1.1, 0.1])
     # t(3) at 97.5 % is 3.18245 in every table; the standard error by hand.
     half = 3.18245 * np.sqrt(((0.925**2 + 0.175**2 + 0.125**2 + 0.875**2) / 3) / 4)
@@ -29,7 +29,7 @@ def test_few_values_get_student_t() -> None:
     assert found.value - found.low == pytest.approx(half, rel=1e-5)
 
 
-def test_bca_of_the_published_example() -> None:
+def test_bca_matches_the_published_example() -> None:
     # Efron & Tibshirani 1993, section 14.2: variance 171.5, 90 % BCa interval (115.8, 259.6), from
     # 2,000 resamples. Their ends scatter by 1.9 and 3.4 from one set of resamples to another
     # (standard deviation over 60 sets), ours, from 9,999, by 0.85 and 1.5.
@@ -39,7 +39,7 @@ def test_bca_of_the_published_example() -> None:
     assert found.high == pytest.approx(259.6, abs=3.5 * np.hypot(3.4, 1.5))
 
 
-def test_from_ten_values_on_it_is_bca() -> None:
+def test_ten_or_more_values_use_bca() -> None:
     assert len(LAEVO) == MIN_BOOTSTRAP
     found = mean_interval(LAEVO - DEXTRO)
     assert found == bca(LAEVO - DEXTRO, np.mean)
@@ -48,7 +48,7 @@ def test_from_ten_values_on_it_is_bca() -> None:
 
 
 @pytest.mark.parametrize("size", [5, 20])
-def test_intervals_hold_the_mean_as_often_as_they_say(size: int) -> None:
+def test_intervals_have_their_nominal_coverage(size: int) -> None:
     rng = np.random.default_rng(0)
     trials = 200
     found = [mean_interval(rng.standard_normal(size)) for _ in range(trials)]
@@ -58,7 +58,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say(size: int) -> None:
     assert abs(share - nominal) < 3.5 * np.sqrt(nominal * (1 - nominal) / trials)
 
 
-def test_what_tells_no_spread() -> None:
+def test_intervals_without_spread() -> None:
     one, none = mean_interval([2.0]), mean_interval([])
     assert one.value == 2.0
     assert np.isnan([one.low, one.high, none.value, none.low, none.high]).all()

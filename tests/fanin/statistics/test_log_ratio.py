@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relu_chains import relu_chain, relu_log_sd
+from relu_moments import sample_relu_moments, relu_log_sd
 from scipy import stats
 
 from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
@@ -40,28 +40,28 @@ NETS = [(256, 20, 10), (64, 10, 10), (512, 30, 20), (64, 10, 64)]
 
 
 @pytest.mark.parametrize(("n", "depth", "draws"), NETS)
-def test_false_alarms_on_moments_lie_within_what_is_asked(n: int, depth: int, draws: int) -> None:
+def test_false_positives_of_moments_keep_the_level(n: int, depth: int, draws: int) -> None:
     trials = 8000
     rng = np.random.default_rng(n + draws)
-    logs = np.log(relu_chain(n, depth, (trials, draws), rng))
+    logs = np.log(sample_relu_moments(n, depth, (trials, draws), rng))
     # Over 8,000 trials one standard error is 0.24 %: 4 and 6.5 % are four and six of them away.
     for layer in (0, depth // 2, depth - 1):
         correction = relu_log_sd(n, depth)[layer] ** 2 / 2
         assert LOWEST < false_alarms(ratios(logs[..., layer] + correction)) < HIGHEST
 
 
-def test_without_the_second_term_the_test_would_cry_wolf() -> None:
+def test_tests_without_the_second_term_reject_too_often() -> None:
     """derivations.md measures 0.13 to 0.23 for a t-test on log m alone, and 0.09 to 0.14 on m."""
-    m = relu_chain(64, 10, (4000, 10), np.random.default_rng(0))[..., -1]
+    m = sample_relu_moments(64, 10, (4000, 10), np.random.default_rng(0))[..., -1]
     assert false_alarms(ratios(np.log(m))) > 0.15
     assert false_alarms(ratios(m - 1)) > 0.09
 
 
 @pytest.mark.parametrize(("n", "depth", "draws"), NETS)
-def test_false_alarms_on_steps_lie_within_what_is_asked(n: int, depth: int, draws: int) -> None:
+def test_false_positives_of_steps_keep_the_level(n: int, depth: int, draws: int) -> None:
     trials = 8000
     rng = np.random.default_rng(n + draws)
-    logs = np.log(relu_chain(n, depth, (trials, draws), rng))
+    logs = np.log(sample_relu_moments(n, depth, (trials, draws), rng))
     expected = -np.diff(relu_log_sd(n, depth) ** 2) / 2
     for layer in (0, depth - 2):
         step = logs[..., layer + 1] - logs[..., layer] - expected[layer]
@@ -69,12 +69,12 @@ def test_false_alarms_on_steps_lie_within_what_is_asked(n: int, depth: int, draw
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0])
-def test_false_alarms_keep_their_level_where_theory_itself_is_sampled(share: float) -> None:
+def test_false_positives_keep_the_level_with_theory_error(share: float) -> None:
     """Four repeats tell the theory's standard error; it is `share` times the draws' own."""
     n, depth, draws, trials = 256, 5, 64, 8000
     rng = np.random.default_rng(5)
     sd = relu_log_sd(n, depth)[-1]
-    contributions = np.log(relu_chain(n, depth, (trials, draws), rng)[..., -1]) + sd**2 / 2
+    contributions = np.log(sample_relu_moments(n, depth, (trials, draws), rng)[..., -1]) + sd**2 / 2
     repeats = rng.normal(0, 2 * share * sd / np.sqrt(draws), (trials, 4))
     noisy = contributions - repeats.mean(1, keepdims=True)
     rate = false_alarms(ratios(noisy, repeats.std(1, ddof=1) / 2))
@@ -86,7 +86,7 @@ def test_false_alarms_keep_their_level_where_theory_itself_is_sampled(share: flo
         assert (p <= LEVEL).mean() > HIGHEST
 
 
-def test_small_samples_are_as_good_as_large_ones() -> None:
+def test_small_samples_keep_the_level() -> None:
     """Student's law: with three draws as with thirty. Five standard errors of 20,000 trials."""
     for draws in (2, 3, 30):
         trials = 20_000
@@ -95,7 +95,7 @@ def test_small_samples_are_as_good_as_large_ones() -> None:
 
 
 @pytest.mark.parametrize("corrected_for", [1, 39])
-def test_a_ten_percent_error_in_one_layer_is_caught_with_the_stated_draws(
+def test_draws_needed_detect_a_ten_percent_error(
     corrected_for: int,
 ) -> None:
     """A weight variance 10 % too large at layer 11 of 20, width 256, alone or by Holm's first step.
@@ -107,45 +107,51 @@ def test_a_ten_percent_error_in_one_layer_is_caught_with_the_stated_draws(
     level, error = LEVEL / corrected_for, np.log(1.1)
     rng = np.random.default_rng(corrected_for)
     sd = relu_log_sd(n, depth)
-    pilot = np.log(relu_chain(n, depth, (5000,), rng))
+    pilot = np.log(sample_relu_moments(n, depth, (5000,), rng))
     step_sd = (pilot[:, wrong] - pilot[:, wrong - 1]).std()
     on_moment = int(draws_needed(one(error, sd[-1]), 1.1, level)[0])
     on_step = int(draws_needed(one(error, step_sd), 1.1, level)[0])
     assert on_moment > 500
     assert on_step < 60
 
-    logs = np.log(relu_chain(n, depth, (trials, on_step), rng))
+    logs = np.log(sample_relu_moments(n, depth, (trials, on_step), rng))
     logs[..., wrong:] += error
     step = logs[..., wrong] - logs[..., wrong - 1] + (sd[wrong] ** 2 - sd[wrong - 1] ** 2) / 2
     caught = (ratio_p_value(ratios(step)) <= level).mean()
     assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
 
     trials = 100
-    last = np.log(relu_chain(n, depth, (trials, on_moment), rng)[..., -1]) + error + sd[-1] ** 2 / 2
+    last = (
+        np.log(sample_relu_moments(n, depth, (trials, on_moment), rng)[..., -1])
+        + error
+        + sd[-1] ** 2 / 2
+    )
     caught = (ratio_p_value(ratios(last)) <= level).mean()
     assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
 
 
-def test_a_right_theory_is_told_to_agree_with_the_stated_draws() -> None:
+def test_a_correct_theory_agrees_with_draws_needed() -> None:
     """90 % of the time, both sides having to pass: (z.95 + z.95)^2 beta / log(1.1)^2 draws."""
     n, depth, trials = 256, 5, 800
     rng = np.random.default_rng(3)
     sd = relu_log_sd(n, depth)[-1]
     needed = int(draws_needed(one(0.0, sd), 1.1, LEVEL)[0])
     assert needed == pytest.approx((2 * 1.6449) ** 2 * sd**2 / np.log(1.1) ** 2, abs=2.5)
-    contributions = np.log(relu_chain(n, depth, (trials, needed), rng)[..., -1]) + sd**2 / 2
+    contributions = (
+        np.log(sample_relu_moments(n, depth, (trials, needed), rng)[..., -1]) + sd**2 / 2
+    )
     agrees = is_equivalent(ratios(contributions), 1.1).mean()
     assert agrees > 0.9 - 4 * np.sqrt(0.9 * 0.1 / trials)
 
 
-def test_a_layer_off_by_the_margin_passes_for_equivalent_one_time_in_twenty() -> None:
+def test_a_layer_at_the_margin_passes_in_5_percent() -> None:
     trials = 20_000
     z = np.random.default_rng(0).standard_normal((trials, 20)) * 0.1 + np.log(1.1)
     passes = is_equivalent(ratios(z), 1.1).mean()
     assert abs(passes - 0.05) < 4 * np.sqrt(0.05 * 0.95 / trials)
 
 
-def test_equivalence_is_the_ninety_percent_interval_inside_the_margin() -> None:
+def test_equivalence_matches_the_90_percent_interval() -> None:
     z = np.random.default_rng(0).standard_normal((200, 12)) * 0.15
     low, high = stats.t.interval(0.9, 11, z.mean(1), stats.sem(z, axis=1))
     inside = (low > -np.log(1.1)) & (high < np.log(1.1))
@@ -154,18 +160,18 @@ def test_equivalence_is_the_ninety_percent_interval_inside_the_margin() -> None:
     np.testing.assert_array_equal(is_equivalent(ratios(z), 1.1), inside)
 
 
-def test_the_p_value_is_scipys() -> None:
+def test_p_values_match_scipy() -> None:
     z = np.random.default_rng(0).standard_normal((50, 9)) + 0.3
     np.testing.assert_allclose(ratio_p_value(ratios(z)), stats.ttest_1samp(z, 0, axis=1).pvalue)
 
 
-def test_more_draws_cannot_mend_a_theory_that_is_unsure_itself() -> None:
+def test_more_draws_do_not_reduce_the_theory_error() -> None:
     assert draws_needed(one(0.0, 0.1, theory_se=0.05), 1.1, LEVEL)[0] == np.inf
     finite = draws_needed(one(0.0, 0.1, theory_se=0.01), 1.1, LEVEL)[0]
     assert draws_needed(one(0.0, 0.1), 1.1, LEVEL)[0] < finite < np.inf
 
 
-def test_one_draw_decides_nothing_but_the_predicted_spread_says_how_many_would() -> None:
+def test_one_draw_is_undecided() -> None:
     single = one(0.02, np.nan, draws=1)
     assert np.isnan(ratio_p_value(single)[0])
     assert not is_equivalent(single, 1.1)[0]
@@ -177,7 +183,7 @@ def test_one_draw_decides_nothing_but_the_predicted_spread_says_how_many_would()
 @given(
     st.floats(-3, 3), st.floats(1e-3, 3), st.integers(2, 1000), st.floats(0, 1), st.floats(1.01, 3)
 )
-def test_needed_draws_are_always_more_than_there_are(
+def test_draws_needed_exceeds_the_current_number(
     value: float, sd: float, draws: int, theory_se: float, margin: float
 ) -> None:
     assert draws_needed(one(value, sd, draws, theory_se), margin, LEVEL)[0] > draws

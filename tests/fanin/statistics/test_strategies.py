@@ -16,7 +16,7 @@ from fanin.statistics.strategies import (
 )
 
 
-def test_students_sleep_data() -> None:
+def test_paired_difference_of_students_sleep_data() -> None:
     # Student 1908; t = 4.0621 on 9 degrees of freedom, p = 0.002833, mean 1.58, as every package's
     # manual prints it.
     found = paired_difference(LAEVO, DEXTRO)
@@ -25,14 +25,14 @@ def test_students_sleep_data() -> None:
     assert found.pairs == 10
 
 
-def test_only_seeds_that_both_have_make_pairs() -> None:
+def test_pairs_need_both_seeds() -> None:
     a, b = np.array([1.0, 2.0, np.nan, 4.0]), np.array([0.0, np.nan, 2.0, 2.0])
     found = paired_difference(a, b)
     assert (found.pairs, found.difference.value) == (2, 1.5)
     assert np.isnan(paired_difference(a[:2], b[:2]).p)
 
 
-def test_differences_without_spread_are_no_proof() -> None:
+def test_equal_differences_use_the_sign_test() -> None:
     a = np.array([0.912, 0.905, 0.921])
     assert paired_difference(a + 0.01, a).p == 0.25  # three signs of eight
     assert paired_difference(a, a).p == 1.0
@@ -84,19 +84,19 @@ def test_critical_difference_of_demsars_example() -> None:
     assert average_ranks(DEMSAR, level=0.1).critical_difference == pytest.approx(1.12, abs=0.005)
 
 
-def test_friedman_of_hollander_and_wolfes_example() -> None:
+def test_friedman_matches_hollander_and_wolfe() -> None:
     # Chi-squared 11.1429 on 2 degrees of freedom, p = 0.003805.
     assert average_ranks(-ROUNDING).p == pytest.approx(0.003805, abs=5e-7)
 
 
-def test_two_strategies_have_ranks_and_no_friedman() -> None:
+def test_two_strategies_have_no_friedman_test() -> None:
     found = average_ranks(np.array([[1.0, 2.0], [1.0, 1.0], [0.0, 3.0]]))
     assert found.average.tolist() == pytest.approx([2.5 / 3 + 1, 3.5 / 3])
     assert np.isnan(found.p)
 
 
 @pytest.mark.parametrize("settings", range(2, 21))
-def test_two_equals_are_told_apart_no_more_often_than_stated(settings: int) -> None:
+def test_the_critical_difference_keeps_the_level(settings: int) -> None:
     found = average_ranks(np.zeros((settings, 2))).critical_difference
     apart = [wins for wins in range(settings + 1) if abs(2 * wins - settings) / settings >= found]
     chance = sum(math.comb(settings, wins) for wins in apart) / 2**settings
@@ -114,7 +114,7 @@ def test_two_strategies_by_the_sign_test() -> None:
     assert average_ranks(np.zeros((20, 2))).critical_difference == (15 - 5) / 20
 
 
-def test_strategies_that_tie_everywhere_are_alike() -> None:
+def test_strategies_that_always_tie_are_equal() -> None:
     found = average_ranks(np.ones((4, 3)))
     assert found.p == 1.0
     assert found.average.tolist() == [2.0, 2.0, 2.0]
@@ -125,31 +125,31 @@ TERM = np.array([0.80, 0.83, 1.89, 1.04, 1.45, 1.38, 1.91, 1.64, 0.73, 1.46])
 EARLY = np.array([1.15, 0.88, 0.90, 0.74, 1.21])
 
 
-def test_probability_of_improvement_is_mann_whitneys() -> None:
+def test_probability_of_improvement_matches_mann_whitney() -> None:
     # Their U is 35 of 10 x 5 pairs.
     assert probability_of_improvement([TERM], [EARLY]) == pytest.approx(35 / 50)
     assert probability_of_improvement([EARLY], [TERM]) == pytest.approx(15 / 50)
 
 
-def test_settings_weigh_alike_however_many_runs_they_have() -> None:
+def test_settings_have_equal_weight() -> None:
     surely, never = (np.array([2.0, 2.0]), np.array([1.0])), (np.array([1.0]), np.array([2.0] * 9))
     found = probability_of_improvement([surely[0], never[0]], [surely[1], never[1]])
     assert found == 0.5
     assert np.isnan(probability_of_improvement([np.array([])], [TERM]))
 
 
-def test_a_run_without_a_score_loses_to_all_that_have_one() -> None:
+def test_a_run_without_a_score_loses_to_all_others() -> None:
     assert probability_of_improvement([np.array([-np.inf, 1.0])], [np.array([0.0])]) == 0.5
     assert probability_of_improvement([np.array([-np.inf])], [np.array([-np.inf])]) == 0.5
 
 
-def test_interquartile_mean_by_hand() -> None:
+def test_interquartile_mean_of_twelve_runs() -> None:
     # Of 1, 3, 4, 5, 6, 6, 7, 7, 8, 8, 9, 38 the middle six: (5 + 6 + 6 + 7 + 7 + 8) / 6 = 6.5.
     runs = [np.array([5.0, 8, 4, 38, 8, 6]), np.array([9.0, 7, 7, 3, 1, 6])]
     assert interquartile_mean(runs).value == 6.5
 
 
-def test_its_interval_resamples_within_settings() -> None:
+def test_interquartile_mean_resamples_within_settings() -> None:
     # Settings far apart, runs within each alike: runs tell no spread, though pooled they differ.
     found = interquartile_mean([np.full(5, 1.0), np.full(5, 3.0)])
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
