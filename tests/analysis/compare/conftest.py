@@ -1,4 +1,4 @@
-"""A small real sweep with three seeds, of which some cells diverge."""
+"""Fixture: a small real sweep with three seeds in which some cells diverge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ grid:
 
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Two activations, three inits, three learning rates, three seeds: 54 cells of digits."""
+    """Run 54 cells: two activations, three inits, three learning rates, three seeds."""
     root: Path = tmp_path_factory.mktemp("seeded")
     (root / "conf" / "sweep").mkdir(parents=True)
     (root / "conf" / "sweep" / "seeded.yaml").write_text(SEEDED)

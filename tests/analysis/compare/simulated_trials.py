@@ -1,12 +1,12 @@
-"""Trials as a sweep leaves them, of scores drawn from a known law."""
+"""Simulated trials with scores from a known distribution."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-FLAT = (0.50, 0.78, 0.80, 0.79, 0.30)  # mean score by tuned value: three nearly alike
-PEAKED = (0.50, 0.60, 0.80, 0.60, 0.30)  # every seed finds the best
+FLAT = (0.50, 0.78, 0.80, 0.79, 0.30)  # mean score by tuned value: three nearly equal
+PEAKED = (0.50, 0.60, 0.80, 0.60, 0.30)  # one clear maximum
 
 
 def simulate_trials(
@@ -19,10 +19,10 @@ def simulate_trials(
     planted: float = 0.0,
     sd: float = 0.02,
 ) -> pd.DataFrame:
-    """All strategies alike, but for the first, which scores `planted` more.
+    """Simulate trials of equal strategies, except the first, which scores `planted` more.
 
-    A score is the surface at the tuned value, plus what all strategies of a seed share, plus noise
-    of standard deviation `sd`; the training loss follows the surface with noise of its own.
+    A score is the sum of the surface at the tuned value, an effect shared by all strategies of a
+    seed, and noise of standard deviation `sd`. The training loss has independent noise.
     """
     shape = (settings, strategies, seeds, len(surface))
     shared = sd * rng.standard_normal((settings, 1, seeds, 1))

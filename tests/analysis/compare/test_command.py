@@ -1,4 +1,4 @@
-"""`python -m analysis.compare` on a small real sweep."""
+"""Tests of `python -m analysis.compare` on a small real sweep."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from analysis.compare.__main__ import main
 
 
 @pytest.fixture
-def copied(seeded: Results, tmp_path: Path) -> Path:
-    """The sweep's results, in a folder of the test's own."""
+def results_copy(seeded: Results, tmp_path: Path) -> Path:
+    """Copy the results so that a test may write to them."""
     shutil.copytree(seeded.folder.root, tmp_path / "seeded")
     return tmp_path
 
 
-def test_tables_sentences_and_files(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["seeded", "--results", str(copied), "--within", "activation"])
-    said = capsys.readouterr().out
-    assert "a run that diverged scores chance (1 / classes)" in said
-    assert said.count("has the highest mean test accuracy") == 1
-    assert said.count("share the highest mean test accuracy") == 1  # tanh: all at chance but one
-    assert "best lr" in said
-    assert "Over 2 settings" in said
+def test_tables_sentences_and_files(results_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["seeded", "--results", str(results_copy), "--within", "activation"])
+    output = capsys.readouterr().out
+    assert "a diverged run scores chance (1 / classes)" in output
+    assert output.count("has the highest mean test accuracy") == 1
+    assert output.count("share the highest mean test accuracy") == 1  # tanh: all but one at chance
+    assert "best lr" in output
+    assert "Over 2 settings," in output
     name = "init-test_accuracy-within-activation"
-    folder = copied / "seeded" / "compare"
+    folder = results_copy / "seeded" / "compare"
     standings = pd.read_csv(folder / f"{name}.csv")
     assert set(standings["group"]) == {"relu", "tanh"}
     assert (standings["runs_all"] == 9).all()
@@ -42,40 +42,44 @@ def test_tables_sentences_and_files(copied: Path, capsys: pytest.CaptureFixture[
     assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 3
     assert r"he\_normal" in tex
     assert "he_normal" not in tex.replace(r"he\_normal", "")
-    for ends in ("pdf", "svg", "png"):
-        assert (folder / f"{name}.{ends}").stat().st_size > 1_000
-        assert (folder / f"{name}-by-optim.lr.{ends}").stat().st_size > 1_000
+    for suffix in ("pdf", "svg", "png"):
+        assert (folder / f"{name}.{suffix}").stat().st_size > 1_000
+        assert (folder / f"{name}-by-optim.lr.{suffix}").stat().st_size > 1_000
 
 
-def test_a_loss_is_not_averaged_over_what_diverged(
-    copied: Path, capsys: pytest.CaptureFixture[str]
+def test_a_loss_is_not_averaged_over_diverged_runs(
+    results_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["seeded", "--results", str(copied), "--metric", "test_loss", "--tune", "none"])
-    said = capsys.readouterr().out
-    assert "it is counted in `diverged`, not averaged" in said
-    assert "is not ranked: no score" in said
-    assert "best lr" not in said
-    assert not list((copied / "seeded" / "compare").glob("*by-optim.lr*"))
+    main(["seeded", "--results", str(results_copy), "--metric", "test_loss", "--tune", "none"])
+    output = capsys.readouterr().out
+    assert "it is counted in `diverged` and not averaged" in output
+    assert "is not ranked: no score" in output
+    assert "best lr" not in output
+    assert not list((results_copy / "seeded" / "compare").glob("*by-optim.lr*"))
 
 
-def test_too_few_seeds_are_said(small_results: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+def test_too_few_seeds_are_refused(small_results: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         main(["small", "--results", small_results])
-    assert ended.value.code == 2
-    assert "2 seeds a setting: too few to rank strategies by." in capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert "2 seeds per setting: too few to rank strategies." in capsys.readouterr().err
 
 
-def test_no_such_sweep(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["seded", "--results", str(copied)])
-    assert ended.value.code == 2
+def test_an_unknown_sweep_is_refused(
+    results_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["seded", "--results", str(results_copy)])
+    assert exit_info.value.code == 2
     assert "did you mean seeded?" in capsys.readouterr().err
 
 
-def test_the_same_sweep_gives_the_same_numbers(copied: Path) -> None:
+def test_output_is_deterministic(results_copy: Path) -> None:
     for _ in range(2):
-        main(["seeded", "--results", str(copied)])
-        found = [path.read_bytes() for path in sorted((copied / "seeded/compare").glob("*.csv"))]
-    main(["seeded", "--results", str(copied)])
-    again = [path.read_bytes() for path in sorted((copied / "seeded/compare").glob("*.csv"))]
-    assert found == again
+        main(["seeded", "--results", str(results_copy)])
+        first = [
+            path.read_bytes() for path in sorted((results_copy / "seeded/compare").glob("*.csv"))
+        ]
+    main(["seeded", "--results", str(results_copy)])
+    second = [path.read_bytes() for path in sorted((results_copy / "seeded/compare").glob("*.csv"))]
+    assert first == second

@@ -1,4 +1,4 @@
-"""Files that a comparison leaves: what is in them can be read back, and compiled."""
+"""Tests of the output files of a comparison: CSV round trip and valid LaTeX."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from analysis.compare.spec import ComparisonSpec
 ODD = {"s0": 'a_b=$5, "x"', "s1": "<i>|{[~^\\", "s2": "ünï & 50%#"}
 
 
-def compared(**law: float) -> InitComparison:
-    planned = simulate_trials(np.random.default_rng(0), surface=PEAKED, **{"strategies": 3, **law})
+def make_comparison(**options: float) -> InitComparison:
+    planned = simulate_trials(
+        np.random.default_rng(0), surface=PEAKED, **{"strategies": 3, **options}
+    )
     return compare_trials(planned.replace({"strategy": ODD}), ComparisonSpec())
 
 
-def test_every_number_is_read_back_from_csv(tmp_path: Path) -> None:
-    found = compared()
-    paths = [path for path in write_files(found, tmp_path) if path.suffix == ".csv"]
-    for path, frame in zip(paths, csv_frames(found).values(), strict=True):
+def test_csv_round_trip(tmp_path: Path) -> None:
+    comparison = make_comparison()
+    paths = [path for path in write_files(comparison, tmp_path) if path.suffix == ".csv"]
+    for path, frame in zip(paths, csv_frames(comparison).values(), strict=True):
         read = pd.read_csv(path, dtype=dict.fromkeys(("seed", "best"), str))
         pd.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-15)
     standings = pd.read_csv(paths[0])
@@ -33,9 +35,9 @@ def test_every_number_is_read_back_from_csv(tmp_path: Path) -> None:
     assert tried == [[0.001, 0.01, 0.1, 1.0, 10.0]] * 3
 
 
-def test_latex_prints_every_sign_as_it_is() -> None:
-    found = latex(compared(planted=0.2, settings=2))
-    body = "".join(line for line in found.splitlines() if not line.startswith("%"))
+def test_latex_is_escaped() -> None:
+    latex_text = latex(make_comparison(planted=0.2, settings=2))
+    body = "".join(line for line in latex_text.splitlines() if not line.startswith("%"))
     assert r'a\_b=\$5, "x"' in body
     assert r"\textless{}i\textgreater{}\textbar{}\{{[}\textasciitilde{}\textasciicircum{}" in body
     assert r"\textbackslash{}" in body
@@ -45,13 +47,15 @@ def test_latex_prints_every_sign_as_it_is() -> None:
     assert "(-" not in body
 
 
-def test_latex_tables_are_whole() -> None:
-    found = latex(compared(settings=2))
-    rows = [line for line in found.splitlines() if line.endswith(r"\\")]
+def test_latex_tables_are_complete() -> None:
+    latex_text = latex(make_comparison(settings=2))
+    rows = [line for line in latex_text.splitlines() if line.endswith(r"\\")]
     assert {row.count(" & ") for row in rows} == {10, 1}
     for opens, closes in ((r"\begin{table}", r"\end{table}"), (r"\toprule", r"\bottomrule")):
-        assert found.count(opens) == found.count(closes) == 2
-    assert found.count(r"\resizebox{\linewidth}{!}{%") == found.count(r"\end{tabular}}") == 1
+        assert latex_text.count(opens) == latex_text.count(closes) == 2
+    assert (
+        latex_text.count(r"\resizebox{\linewidth}{!}{%") == latex_text.count(r"\end{tabular}}") == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,6 @@ def test_latex_tables_are_whole() -> None:
         ),
     ],
 )
-def test_other_questions_have_other_files(spec: ComparisonSpec, name: str) -> None:
+def test_file_names_depend_on_the_specification(spec: ComparisonSpec, name: str) -> None:
     planned = simulate_trials(np.random.default_rng(0), surface=PEAKED, strategies=2)
     assert file_name(compare_trials(planned, spec)) == name

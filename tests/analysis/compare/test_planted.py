@@ -1,4 +1,4 @@
-"""A planted difference is found, and a planted null is not, at the stated rates."""
+"""Simulated sweeps: the rates of false alarms and of detected differences are as stated."""
 
 from __future__ import annotations
 
@@ -19,58 +19,62 @@ STRATEGIES = 8
 PAIRS = STRATEGIES * (STRATEGIES - 1) // 2
 
 
-def most(level: float, sweeps: int) -> float:
-    """What a share of that level doesn't surpass in so many sweeps, but once in 1,000 times."""
+def largest_share(level: float, sweeps: int) -> float:
+    """Return the 99.9 % quantile of the share of rejections at this level."""
     return float(stats.binom.ppf(0.999, sweeps, level) / sweeps)
 
 
-def beyond_doubt(made: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of a sweep's one group that differ beyond doubt: all that `compare` does for it."""
-    scored = chosen_scores(tune_by_setting(made, METRIC))
-    found = pd.DataFrame(compare_pairs(scored, list(dict.fromkeys(made["strategy"])), METRIC))
-    return found[holm(found["p"]) <= LEVEL]
+def significant_pairs(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the significantly different pairs of a sweep with one group."""
+    scored = chosen_scores(tune_by_setting(trials, METRIC))
+    pairs = pd.DataFrame(compare_pairs(scored, list(dict.fromkeys(trials["strategy"])), METRIC))
+    return pairs[holm(pairs["p"]) <= LEVEL]
 
 
-def false_alarms(sweeps: int, **law: int) -> float:
-    """Share of sweeps with any difference beyond doubt, where all strategies are alike."""
+def false_alarms(sweeps: int, **options: int) -> float:
+    """Return the share of sweeps with a significant difference between equal strategies."""
     rngs = map(np.random.default_rng, range(sweeps))
-    return sum(not beyond_doubt(simulate_trials(rng, **law)).empty for rng in rngs) / sweeps
+    return (
+        sum(not significant_pairs(simulate_trials(rng, **options)).empty for rng in rngs) / sweeps
+    )
 
 
 @pytest.mark.slow
-def test_a_planted_null_is_found_no_more_often_than_stated() -> None:
-    assert false_alarms(400) <= most(LEVEL, 400)
+def test_false_alarm_rate_over_many_sweeps() -> None:
+    assert false_alarms(400) <= largest_share(LEVEL, 400)
 
 
 @pytest.mark.parametrize("seeds", [5, 12])
-def test_a_planted_null_over_a_few_sweeps(seeds: int) -> None:
-    assert false_alarms(40, seeds=seeds) <= most(LEVEL, 40)
+def test_false_alarm_rate_over_a_few_sweeps(seeds: int) -> None:
+    assert false_alarms(40, seeds=seeds) <= largest_share(LEVEL, 40)
 
 
 @pytest.mark.slow
-def test_a_planted_difference_is_found_as_often_as_it_should() -> None:
+def test_power_is_at_least_that_of_bonferroni() -> None:
     sweeps, seeds, sd, planted = 300, 5, 0.02, 0.12
-    found = np.zeros(sweeps)
+    detected = np.zeros(sweeps)
     for seed in range(sweeps):
-        made = simulate_trials(np.random.default_rng(seed), surface=PEAKED, planted=planted, sd=sd)
-        surely = beyond_doubt(made)
-        right = (surely["a"] == "s0") & (surely["difference"] > 0)
-        found[seed] = right.sum() / (STRATEGIES - 1)
-    # Holm finds no less than Bonferroni, whose power the noncentral t tells exactly: differences of
-    # two scores scatter by sd * sqrt(2).
-    beyond = stats.t.ppf(1 - LEVEL / PAIRS / 2, seeds - 1)
+        trials = simulate_trials(
+            np.random.default_rng(seed), surface=PEAKED, planted=planted, sd=sd
+        )
+        pairs = significant_pairs(trials)
+        correct = (pairs["a"] == "s0") & (pairs["difference"] > 0)
+        detected[seed] = correct.sum() / (STRATEGIES - 1)
+    # Holm's power is at least Bonferroni's, which follows from the noncentral t distribution: the
+    # difference of two scores has a standard deviation of sd * sqrt(2).
+    critical = stats.t.ppf(1 - LEVEL / PAIRS / 2, seeds - 1)
     shift = planted / (sd * np.sqrt(2 / seeds))
-    power = stats.nct.sf(beyond, seeds - 1, shift)
-    assert 0.5 < power < 0.95  # neither sure nor hopeless
-    assert found.mean() >= power - 3.5 * found.std(ddof=1) / np.sqrt(sweeps)
+    power = stats.nct.sf(critical, seeds - 1, shift)
+    assert 0.5 < power < 0.95  # neither certain nor impossible
+    assert detected.mean() >= power - 3.5 * detected.std(ddof=1) / np.sqrt(sweeps)
 
 
-def test_over_settings_a_small_difference_is_sure() -> None:
-    made = simulate_trials(np.random.default_rng(0), settings=12, planted=0.05)
-    found = compare_trials(made, ComparisonSpec())
-    assert found.overall is not None
-    assert found.overall.strategies[0] == "s0"
-    assert found.overall.ranks.average[0] == 1.0
-    table = found.groups[0].pairs
+def test_a_small_difference_is_significant_over_many_settings() -> None:
+    trials = simulate_trials(np.random.default_rng(0), settings=12, planted=0.05)
+    comparison = compare_trials(trials, ComparisonSpec())
+    assert comparison.overall is not None
+    assert comparison.overall.strategies[0] == "s0"
+    assert comparison.overall.ranks.average[0] == 1.0
+    table = comparison.groups[0].pairs
     assert (table.loc[table["a"] == "s0", "p_holm"] <= LEVEL).all()
     assert (table.loc[table["a"] != "s0", "p_holm"] > LEVEL).all()

@@ -1,4 +1,4 @@
-"""What is said of a comparison, and what must not be."""
+"""Tests of the sentences on a comparison."""
 
 from __future__ import annotations
 
@@ -14,141 +14,148 @@ from analysis.compare.spec import ComparisonSpec
 ACCURACY = ComparisonSpec()
 
 
-def made(seed: int = 0, **law: float) -> pd.DataFrame:
-    return simulate_trials(np.random.default_rng(seed), surface=PEAKED, **{"strategies": 3, **law})
-
-
-def unfinished(planned: pd.DataFrame, which: pd.Series) -> pd.DataFrame:
-    """Trials of which some have no result."""
-    planned.loc[which, ["score", "loss"]] = np.nan
-    planned.loc[which, "done"] = False
-    return planned
-
-
-def said(planned: pd.DataFrame, spec: ComparisonSpec = ACCURACY) -> str:
-    return " ".join(group_sentences(compare_trials(planned, spec).groups[0], spec))
-
-
-def test_who_stands_first_by_its_seeds_may_be_worse_on_common_ones() -> None:
-    """Seeds 3 and 4 are easy, and s1 lacks them."""
-    planned = made(strategies=2, sd=0.001)
-    easy = planned["seed"].isin(["3", "4"])
-    planned.loc[easy, "score"] += 0.15
-    planned.loc[planned["strategy"] == "s1", "score"] += 0.04
-    told = said(unfinished(planned, easy & (planned["strategy"] == "s1")))
-    assert told.startswith("s0 has the highest mean")
-    assert "It is, on the seeds that both have, worse than s1 (by 0.04" in told
-    assert "It is better than" not in told
-
-
-def test_strategies_without_common_seeds_are_not_tested() -> None:
-    planned = made(strategies=2, seeds=6)
-    late = planned["seed"].isin(["3", "4", "5"])
-    planned = planned[late == (planned["strategy"] == "s1")]
-    told = said(planned)
-    assert "It has too few seeds in common with s" in told
-    assert "told apart" not in told
-
-
-def test_equals_share_the_first_place() -> None:
-    planned = made(settings=2).assign(score=0.1, loss=np.nan, diverged=True)
-    told = said(planned)
-    assert "s0, s1 and s2 share the highest mean test accuracy, 0.100, over 5 seeds" in told
-    assert "has the highest" not in told
-    (overall,) = overall_sentences(compare_trials(planned, ACCURACY))
-    assert overall.startswith(
-        "Over 2 settings s0, s1 and s2 share the best average rank, 2.00 of 3 (Friedman p = 1.000;"
+def make_trials(seed: int = 0, **options: float) -> pd.DataFrame:
+    return simulate_trials(
+        np.random.default_rng(seed), surface=PEAKED, **{"strategies": 3, **options}
     )
 
 
-def test_the_only_one_that_is_ranked_beats_nobody() -> None:
-    planned = made()
-    told = said(unfinished(planned, (planned["strategy"] != "s1") & (planned["seed"] > "1")))
-    assert told.startswith("Only s1 is ranked: mean test accuracy 0.")
-    assert "s0 is not ranked: 2 of 3 seeds needed (15 cells without a result)." in told
+def unfinished(planned: pd.DataFrame, selected: pd.Series) -> pd.DataFrame:
+    """Remove the result of the selected trials."""
+    planned.loc[selected, ["score", "loss"]] = np.nan
+    planned.loc[selected, "done"] = False
+    return planned
 
 
-def test_a_mean_over_the_seeds_that_survived_says_so() -> None:
-    planned = made()
+def sentences(planned: pd.DataFrame, spec: ComparisonSpec = ACCURACY) -> str:
+    return " ".join(group_sentences(compare_trials(planned, spec).groups[0], spec))
+
+
+def test_the_first_strategy_may_be_worse_on_common_seeds() -> None:
+    """Seeds 3 and 4 have high scores, and s1 does not have them."""
+    planned = make_trials(strategies=2, sd=0.001)
+    easy = planned["seed"].isin(["3", "4"])
+    planned.loc[easy, "score"] += 0.15
+    planned.loc[planned["strategy"] == "s1", "score"] += 0.04
+    text = sentences(unfinished(planned, easy & (planned["strategy"] == "s1")))
+    assert text.startswith("s0 has the highest mean")
+    assert "It is significantly worse, on the seeds of both, than s1 (by 0.04" in text
+    assert "better than" not in text
+
+
+def test_strategies_without_common_seeds_are_not_tested() -> None:
+    planned = make_trials(strategies=2, seeds=6)
+    late = planned["seed"].isin(["3", "4", "5"])
+    planned = planned[late == (planned["strategy"] == "s1")]
+    text = sentences(planned)
+    assert "It has too few seeds in common with s" in text
+    assert "significant" not in text
+
+
+def test_equal_strategies_share_the_first_place() -> None:
+    planned = make_trials(settings=2).assign(score=0.1, loss=np.nan, diverged=True)
+    text = sentences(planned)
+    assert "s0, s1 and s2 share the highest mean test accuracy, 0.100, over 5 seeds" in text
+    assert "has the highest" not in text
+    (overall,) = overall_sentences(compare_trials(planned, ACCURACY))
+    assert overall.startswith(
+        "Over 2 settings, s0, s1 and s2 share the best average rank, 2.00 of 3 "
+        "(Friedman test, p = 1.000;"
+    )
+
+
+def test_a_single_ranked_strategy_is_not_compared() -> None:
+    planned = make_trials()
+    text = sentences(unfinished(planned, (planned["strategy"] != "s1") & (planned["seed"] > "1")))
+    assert text.startswith("Only s1 is ranked: mean test accuracy 0.")
+    assert "s0 is not ranked: 2 of 3 seeds needed (15 cells without a result)." in text
+
+
+def test_a_mean_over_some_seeds_is_stated() -> None:
+    planned = make_trials()
     lost = (planned["strategy"] == "s0") & (planned["seed"] == "0")
     planned.loc[lost, ["score", "loss"]] = np.nan
     planned.loc[lost, "diverged"] = True
     planned.loc[(planned["strategy"] == "s0") & ~lost, "score"] /= 2
     spec = ComparisonSpec(metric="test_loss")
-    assert "s0 has the lowest mean test loss" in said(planned, spec)
-    assert "over 4 of 5 seeds" in said(planned, spec)
+    assert "s0 has the lowest mean test loss" in sentences(planned, spec)
+    assert "over 4 of 5 seeds" in sentences(planned, spec)
 
 
-def test_cells_without_a_result_are_told() -> None:
-    planned = made()
-    told = said(unfinished(planned, (planned["strategy"] == "s1") & (planned["tuned"] > 0.05)))
-    assert "Not run or failed, of all cells: s1 15 of 25. This may change with them." in told
-    assert "Not run" not in said(made())
+def test_cells_without_a_result_are_counted() -> None:
+    planned = make_trials()
+    text = sentences(unfinished(planned, (planned["strategy"] == "s1") & (planned["tuned"] > 0.05)))
+    assert "Cells not run or failed: s1 15 of 25. They may change the ranking." in text
+    assert "Cells not run" not in sentences(make_trials())
 
 
-def test_unequal_numbers_of_tries_are_told() -> None:
-    planned = made()
+def test_unequal_grids_are_stated() -> None:
+    planned = make_trials()
     few = (planned["strategy"] == "s1") & (planned["tuned"] > 0.05)
-    told = said(planned[~few])
-    assert "Not all were tried at the same values of optim.lr" in told
-    assert "s1 2" in told
-    assert "Not all were tried" not in said(made())
+    text = sentences(planned[~few])
+    assert "The strategies were tried at different values of optim.lr" in text
+    assert "s1 2" in text
+    assert "tried at different values" not in sentences(make_trials())
 
 
-def test_a_strategy_that_lacks_a_setting_says_why_it_is_not_ranked() -> None:
-    planned = made(settings=2)
-    lacks = (planned["strategy"] == "s2") & (planned["setting"] == "t1")
-    told = said(planned[~lacks])
-    assert "s2 is not ranked: no score (planned in 1 of 2 settings: --within" in told
+def test_a_strategy_without_some_setting_is_not_ranked() -> None:
+    planned = make_trials(settings=2)
+    absent = (planned["strategy"] == "s2") & (planned["setting"] == "t1")
+    text = sentences(planned[~absent])
+    assert "s2 is not ranked: no score (planned in 1 of 2 settings; use --within" in text
 
 
-def test_edges_are_told_with_the_number_of_settings() -> None:
-    planned = made(settings=2, sd=0.001)
+def test_grid_edges_are_stated_with_the_number_of_settings() -> None:
+    planned = make_trials(settings=2, sd=0.001)
     edge = (planned["setting"] == "t1") & (planned["tuned"] == planned["tuned"].max())
     planned.loc[edge & (planned["strategy"] == "s0"), "score"] = 0.95
-    assert "tried for s0 (in 1 of 2 settings): a wider" in said(planned)
+    assert "tried for s0 (in 1 of 2 settings); a wider" in sentences(planned)
 
 
-def test_one_run_that_diverged_of_many_is_not_told_as_none() -> None:
-    planned = made(seeds=60)
+def test_one_diverged_run_of_many_is_not_rounded_to_zero() -> None:
+    planned = make_trials(seeds=60)
     planned.loc[planned.index[0], ["score", "loss", "diverged"]] = [0.1, np.nan, True]
-    assert "Diverged, of all runs: s0 <1%" in said(planned)
+    assert "Share of all runs that diverged: s0 <1%" in sentences(planned)
 
 
 def test_groups_without_a_result_are_named() -> None:
-    planned = made(settings=2)
+    planned = make_trials(settings=2)
     planned["group"] = planned["setting"]
-    found = compare_trials(unfinished(planned, planned["setting"] == "t1"), ACCURACY)
-    assert [group.title for group in found.groups] == ["t0"]
-    assert missing_sentences(found) == ["No cell has a result yet: t1."]
-    assert missing_sentences(compare_trials(made(), ACCURACY)) == []
+    comparison = compare_trials(unfinished(planned, planned["setting"] == "t1"), ACCURACY)
+    assert [group.title for group in comparison.groups] == ["t0"]
+    assert missing_sentences(comparison) == ["No cell has a result yet in t1."]
+    assert missing_sentences(compare_trials(make_trials(), ACCURACY)) == []
 
 
-@pytest.mark.parametrize(("settings", "words"), [(4, "too few settings"), (6, ": better than s1.")])
-def test_two_strategies_need_six_settings(settings: int, words: str) -> None:
-    planned = made(strategies=2, settings=settings, planted=0.2)
-    (told,) = overall_sentences(compare_trials(planned, ACCURACY))
-    assert words in told
-    assert "sign test, 5%" in told
-    assert "Nemenyi" not in told
+@pytest.mark.parametrize(
+    ("settings", "expected"), [(4, "too few settings"), (6, ": significantly better than s1.")]
+)
+def test_two_strategies_need_six_settings(settings: int, expected: str) -> None:
+    planned = make_trials(strategies=2, settings=settings, planted=0.2)
+    (text,) = overall_sentences(compare_trials(planned, ACCURACY))
+    assert expected in text
+    assert "sign test, 5%" in text
+    assert "Nemenyi" not in text
 
 
-def test_a_small_level_is_told_as_it_is() -> None:
-    (told,) = overall_sentences(compare_trials(made(settings=3), ComparisonSpec(level=0.001)))
-    assert "Nemenyi, 0.1%" in told
+def test_a_small_level_is_not_rounded() -> None:
+    (text,) = overall_sentences(
+        compare_trials(make_trials(settings=3), ComparisonSpec(level=0.001))
+    )
+    assert "Nemenyi test, 0.1%" in text
 
 
-def test_over_settings_nobody_is_ranked_by_fewer_seeds_than_within() -> None:
-    planned = made(settings=4)
-    short = (planned["strategy"] == "s1") & (planned["seed"] > "0")
-    unfinished(planned, short)
+def test_ranks_over_settings_need_enough_seeds_of_all() -> None:
+    planned = make_trials(settings=4)
+    few_seeds = (planned["strategy"] == "s1") & (planned["seed"] > "0")
+    unfinished(planned, few_seeds)
     assert compare_trials(planned, ACCURACY).overall is None
     assert compare_trials(planned, ComparisonSpec(few_seeds=True)).overall is not None
 
 
-def test_rounding_makes_no_rank() -> None:
-    planned = made(settings=2, strategies=2)
+def test_rounding_errors_do_not_change_ranks() -> None:
+    planned = make_trials(settings=2, strategies=2)
     planned["score"] = np.where(planned["strategy"] == "s0", 0.1 + 0.2, 0.3)
-    found = compare_trials(planned, ACCURACY)
-    assert found.overall is not None
-    assert found.overall.ranks.average.tolist() == [1.5, 1.5]
+    comparison = compare_trials(planned, ACCURACY)
+    assert comparison.overall is not None
+    assert comparison.overall.ranks.average.tolist() == [1.5, 1.5]

@@ -1,4 +1,4 @@
-"""The tuned value: who chooses it, which is best, and what missing it costs."""
+"""Tests of tuning: choice of the value, the best value, and the cost of another one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 NAN = float("nan")
 
 
-def made(
+def make_tuned(
     score: list[list[float]], loss: list[list[float]] | None = None, **more: object
 ) -> TunedStrategy:
-    """Seeds are rows, tuned values 0.1, 0.2, ... columns; a NaN score has diverged."""
+    """Build results with seeds in rows, tuned values 0.1, 0.2, ... in columns; NaN is diverged."""
     x = np.array(score)
     values = {
         "values": np.arange(1, x.shape[1] + 1) / 10,
@@ -30,47 +30,47 @@ def made(
     return TunedStrategy(**{**values, **more})
 
 
-def test_each_seed_takes_its_own_lowest_training_loss() -> None:
-    tuned = made([[0.5, 0.6, 0.7], [0.7, 0.6, 0.5]], loss=[[2.0, 1.0, 3.0], [2.0, 3.0, 1.0]])
-    assert list(tuned.chosen()) == [(0, 1), (1, 2)]
+def test_each_seed_uses_its_lowest_training_loss() -> None:
+    tuned = make_tuned([[0.5, 0.6, 0.7], [0.7, 0.6, 0.5]], loss=[[2.0, 1.0, 3.0], [2.0, 3.0, 1.0]])
+    assert list(tuned.chosen_values()) == [(0, 1), (1, 2)]
 
 
-def test_a_run_that_has_not_ended_is_not_chosen_nor_one_that_diverged() -> None:
+def test_missing_and_diverged_runs_are_not_chosen() -> None:
     done = np.array([[True, False, True], [False, False, False]])
     loss = [[5.0, 1.0, NAN], [1.0, 1.0, 1.0]]
-    tuned = made([[0.5, 0.9, 0.1], [0.9, 0.9, 0.9]], loss=loss, done=done)
-    assert list(tuned.chosen()) == [(0, 0)]
+    tuned = make_tuned([[0.5, 0.9, 0.1], [0.9, 0.9, 0.9]], loss=loss, done=done)
+    assert list(tuned.chosen_values()) == [(0, 0)]
 
 
-def test_a_seed_that_always_diverged_still_has_its_score() -> None:
-    tuned = made([[0.1, 0.1]], loss=[[NAN, NAN]], diverged=np.array([[True, True]]))
-    assert list(tuned.chosen()) == [(0, 0)]
+def test_a_seed_that_always_diverged_has_a_score() -> None:
+    tuned = make_tuned([[0.1, 0.1]], loss=[[NAN, NAN]], diverged=np.array([[True, True]]))
+    assert list(tuned.chosen_values()) == [(0, 0)]
 
 
-def test_cost_is_the_best_mean_less_the_mean_of_means() -> None:
-    tuned = made([[0.2, 0.8, 0.5], [0.4, 0.8, 0.3]])
+def test_cost_is_the_best_mean_minus_the_mean_of_means() -> None:
+    tuned = make_tuned([[0.2, 0.8, 0.5], [0.4, 0.8, 0.3]])
     assert tuned.best() == 1
     assert tuned.cost() == pytest.approx(0.8 - (0.3 + 0.8 + 0.4) / 3)
     assert not tuned.at_edge()
 
 
-def test_edges_are_told_unless_all_values_are_alike() -> None:
-    assert made([[0.9, 0.8, 0.7]]).at_edge()
-    assert made([[0.7, 0.8, 0.9]]).at_edge()
-    assert not made([[0.1, 0.1, 0.1]]).at_edge()
-    assert not made([[0.9]]).at_edge()
+def test_at_edge_unless_all_values_are_equal() -> None:
+    assert make_tuned([[0.9, 0.8, 0.7]]).at_edge()
+    assert make_tuned([[0.7, 0.8, 0.9]]).at_edge()
+    assert not make_tuned([[0.1, 0.1, 0.1]]).at_edge()
+    assert not make_tuned([[0.9]]).at_edge()
 
 
-def test_of_losses_the_value_with_fewest_diverged_is_best() -> None:
-    tuned = made([[1.0, 2.0], [NAN, 2.0]], metric=LOSS)
+def test_the_best_value_of_a_loss_has_fewest_diverged_runs() -> None:
+    tuned = make_tuned([[1.0, 2.0], [NAN, 2.0]], metric=LOSS)
     assert tuned.best() == 1
     assert tuned.mean().tolist() == [1.0, 2.0]
-    lost = made([[NAN, NAN], [NAN, NAN]], metric=LOSS)
-    assert lost.best() == 0
-    assert np.isnan(lost.cost())
+    all_diverged = make_tuned([[NAN, NAN], [NAN, NAN]], metric=LOSS)
+    assert all_diverged.best() == 0
+    assert np.isnan(all_diverged.cost())
 
 
-def test_tables_keep_every_run() -> None:
+def test_tables_contain_every_run() -> None:
     frame = pd.DataFrame(
         {
             "group": "g",
@@ -94,15 +94,15 @@ def test_tables_keep_every_run() -> None:
     assert values["diverged"].sum() == 1
 
 
-def test_of_losses_the_cost_is_over_values_that_can_be_compared() -> None:
-    # The mean at 0.1 is of the one run that survived there.
-    tuned = made([[1.0, 2.0, 4.0], [NAN, 2.0, 4.0]], metric=LOSS)
+def test_the_cost_of_a_loss_is_over_comparable_values() -> None:
+    # The mean at 0.1 is over a single run, because the other diverged.
+    tuned = make_tuned([[1.0, 2.0, 4.0], [NAN, 2.0, 4.0]], metric=LOSS)
     assert tuned.cost() == pytest.approx(1.0)
-    assert np.isnan(made([[1.0, 2.0], [NAN, 2.0]], metric=LOSS).cost())
+    assert np.isnan(make_tuned([[1.0, 2.0], [NAN, 2.0]], metric=LOSS).cost())
 
 
-def test_a_value_inside_that_is_as_good_is_no_edge() -> None:
-    assert not made([[0.8, 0.8, 0.5]]).at_edge()
+def test_not_at_edge_if_an_inner_value_is_as_good() -> None:
+    assert not make_tuned([[0.8, 0.8, 0.5]]).at_edge()
     done = np.array([[True, False, True]])
-    assert not made([[0.1, NAN, 0.1]], diverged=np.zeros((1, 3), bool), done=done).at_edge()
-    assert not made([[NAN, NAN, NAN]], metric=LOSS).at_edge()
+    assert not make_tuned([[0.1, NAN, 0.1]], diverged=np.zeros((1, 3), bool), done=done).at_edge()
+    assert not make_tuned([[NAN, NAN, NAN]], metric=LOSS).at_edge()
