@@ -115,7 +115,7 @@ class CaseResult:
 
 
 def compare(case: NetworkCase, draws: int, root: str, venv: str = VENV) -> CaseResult:
-    """Measure one network, and query_tools everybody."""
+    """Measure one network and predict it with all theories and tools."""
     image = case.image(root)
     network = case.network(image)
     moments = case.moments(network)
@@ -216,7 +216,7 @@ def _number(ratio: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, query_tools, and write or print."""
+    """Compare all networks, and write or print the tables."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.compare_theories", description=__doc__.splitlines()[0]
     )

@@ -1,4 +1,4 @@
-"""The other tools: how a network is described to them, and what is made of their results."""
+"""Tests of the interface to anyinit and neural-tangents."""
 
 from __future__ import annotations
 
