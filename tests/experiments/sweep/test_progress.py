@@ -1,4 +1,4 @@
-"""Progress counts each finished cell once, and suits where it is shown."""
+"""Progress of a running sweep: counts of cells, log lines and the live screen."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.console import Console
 
 from experiments.result import CellResult
 from experiments.sweep.status import progress, snapshot
-from experiments.sweep.status.progress import shown
-from experiments.sweep.status.reader import Watch
+from experiments.sweep.status.progress import show_progress
+from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.parquet import commit_journal
@@ -22,13 +22,15 @@ from experiments.sweep.store.paths import SweepFolder
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
-    monkeypatch.setattr(progress, "pause", lambda took: 0.0)
+    monkeypatch.setattr(progress, "read_interval", lambda took: 0.0)
     folder = SweepFolder(tmp_path / "s")
     write_format(folder)
     return folder
 
 
-def done(journal: Journal, cell: str, outcome: str = "ok", reason: str | None = None) -> None:
+def finish_cell(
+    journal: Journal, cell: str, outcome: str = "ok", reason: str | None = None
+) -> None:
     journal.start(cell, 1)
     row = {
         "cell_id": cell,
@@ -40,8 +42,8 @@ def done(journal: Journal, cell: str, outcome: str = "ok", reason: str | None = 
     journal.done(CellResult(row, {}))
 
 
-def plan(folder: SweepFolder, *seeds: int) -> None:
-    """Cells `cell0`, `cell1`, ... that differ in their seed."""
+def write_plan(folder: SweepFolder, *seeds: int) -> None:
+    """Plan the cells `cell0`, `cell1`, ... that differ in their seed."""
     config = {"optim": {"_target_": "SGD"}}
     lines = [
         {"cell_id": f"cell{seed}", "assignment": {"seed": seed}, "config": config} for seed in seeds
@@ -51,76 +53,78 @@ def plan(folder: SweepFolder, *seeds: int) -> None:
 
 def test_every_finished_cell_is_counted_once(folder: SweepFolder) -> None:
     earlier = Journal(folder.journals / "earlier.journal")
-    done(earlier, "old")
+    finish_cell(earlier, "old")
     commit_journal(folder, earlier.path)
-    watch = Watch(folder, ["old", *"abcd"])
+    reader = StatusReader(folder, ["old", *"abcd"])
 
     def finished() -> int:
-        return sum(watch.look().outcomes.values())
+        return sum(reader.read().outcomes.values())
 
-    assert finished() == 0  # what was done in earlier runs is not this one's
+    assert finished() == 0  # cells finished in earlier runs do not count
 
     first = Journal(folder.journals / "first.journal")
-    done(first, "a")
+    finish_cell(first, "a")
     assert finished() == 1
     assert finished() == 1
-    done(first, "b", "diverged")
-    left = first.path.read_bytes()
-    commit_journal(folder, first.path)  # its last cell was never seen in the journal
+    finish_cell(first, "b", "diverged")
+    content = first.path.read_bytes()
+    commit_journal(folder, first.path)  # its last cell was not read from the journal
     assert finished() == 2
-    first.path.write_bytes(left)  # parts are written, the journal is not yet gone
+    first.path.write_bytes(content)  # the part is written, the journal not yet deleted
     assert finished() == 2
     second = Journal(folder.journals / "second.journal")
-    done(second, "c")
-    commit_journal(folder, second.path)  # begun and ended between two looks
+    finish_cell(second, "c")
+    commit_journal(folder, second.path)  # started and ended between two reads
     assert finished() == 3
-    assert watch.look().outcomes == {"ok": 2, "diverged": 1}
+    assert reader.read().outcomes == {"ok": 2, "diverged": 1}
 
 
-def test_only_what_is_new_in_a_journal_is_read(
+def test_only_new_lines_of_a_journal_are_read(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    offsets: list[int] = []
     read = snapshot.read_events
 
-    def noted(path: Path, offset: int = 0) -> object:
-        asked.append(offset)
+    def recording_read(path: Path, offset: int = 0) -> object:
+        offsets.append(offset)
         return read(path, offset)
 
-    monkeypatch.setattr(snapshot, "read_events", noted)
-    watch, journal = Watch(folder, "abc"), Journal(folder.journals / "p.journal")
+    monkeypatch.setattr(snapshot, "read_events", recording_read)
+    reader, journal = StatusReader(folder, "abc"), Journal(folder.journals / "p.journal")
     ends = [0]
     for cell in "abc":
-        done(journal, cell)
-        watch.look()
+        finish_cell(journal, cell)
+        reader.read()
         ends.append(journal.path.stat().st_size)
-    assert asked == ends[:-1]
+    assert offsets == ends[:-1]
 
 
-def test_the_cells_of_a_stack_go_along(folder: SweepFolder) -> None:
-    watch, journal = Watch(folder, "abc"), Journal(folder.journals / "p.journal")
+def test_the_cells_of_a_stack_have_the_same_progress(folder: SweepFolder) -> None:
+    reader, journal = StatusReader(folder, "abc"), Journal(folder.journals / "p.journal")
     for cell in "abc":
         journal.start(cell, 1)
     journal.done(CellResult({"cell_id": "a", "outcome": "diverged"}, {}))
-    journal.progress("a", 30, 120)  # the stack's first speaks for all, be it gone
-    (worker,) = watch.look().workers
-    assert {cell.cell_id: cell.share for cell in worker.cells} == {"b": 0.25, "c": 0.25}
+    journal.progress("a", 30, 120)  # the first cell reports for the stack, even after it ended
+    (worker,) = reader.read().workers
+    assert {cell.cell_id: cell.progress for cell in worker.cells} == {"b": 0.25, "c": 0.25}
 
 
-def test_in_a_log_progress_is_plain_lines(
+def test_the_log_shows_plain_progress_lines(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     text = io.StringIO()
     journal = Journal(folder.journals / "p.journal")
-    with shown(folder, "abcd", Console(file=text, force_terminal=False, width=200)) as tick:
-        done(journal, "a")
-        tick()
+    with show_progress(
+        folder, "abcd", Console(file=text, force_terminal=False, width=200)
+    ) as update:
+        finish_cell(journal, "a")
+        update()
         journal.start("b", 1)
         journal.progress("b", 30, 120)
-        tick()
-        done(journal, "b", "diverged")
-    lines = [re.sub(r", [\d,.]+ cells/\w+.*|, [\d.]+ s so.*", "", x) for x in lines_of(text)]
+        update()
+        finish_cell(journal, "b", "diverged")
+    lines = [re.sub(r", [\d,.]+ cells/\w+.*|, [\d.]+ s elapsed.*", "", x) for x in lines_of(text)]
     assert lines == [
         "0 of 4 cells",
         "1 of 4 cells (1 ok)",
@@ -130,43 +134,43 @@ def test_in_a_log_progress_is_plain_lines(
     ]
 
 
-def test_a_log_tells_failures_and_notes_as_they_come_and_alike_ones_once(
+def test_the_log_shows_new_failures_and_notes_once(
     folder: SweepFolder,
 ) -> None:
-    plan(folder, 0, 1, 2, 3)
+    write_plan(folder, 0, 1, 2, 3)
     text = io.StringIO()
     journal = Journal(folder.journals / "p.journal")
-    with shown(
+    with show_progress(
         folder, [f"cell{n}" for n in range(4)], Console(file=text, force_terminal=False)
-    ) as tick:
+    ) as update:
         journal.note("this worker runs other code")
         folder.errors.mkdir()
         for number in range(3):
             path = folder.errors / f"cell{number}.1.txt"
-            said = "ValueError: [red]no luck[/red]\nnor will there be"
-            path.write_text(f"{said}\n\nTraceback ...\n  File ...\n{said}\n")
-            done(journal, f"cell{number}", "error", "ValueError: [red]no luck[/red]")
-        tick()
-        tick()
+            message = "ValueError: [red]no luck[/red]\nnor will there be"
+            path.write_text(f"{message}\n\nTraceback ...\n  File ...\n{message}\n")
+            finish_cell(journal, f"cell{number}", "error", "ValueError: [red]no luck[/red]")
+        update()
+        update()
     lines = lines_of(text)
     assert lines[:-1] == [
         "warning: this worker runs other code",
-        "error in seed=0: ValueError: [red]no luck[/red], and 2 alike; "
+        "error in seed=0: ValueError: [red]no luck[/red], and 2 similar; "
         f"traceback: {folder.errors}/cell0.1.txt",
     ]
     assert lines[-1].startswith("3 of 4 cells (3 error)")
 
 
-def test_on_a_terminal_progress_is_a_screen_of_which_one_line_stays(folder: SweepFolder) -> None:
+def test_on_a_terminal_one_line_remains_of_the_screen(folder: SweepFolder) -> None:
     text = io.StringIO()
     journal = Journal(folder.journals / "p.journal")
     console = Console(file=text, force_terminal=True, width=200, height=40, color_system=None)
-    with shown(folder, "ab", console) as tick:
-        done(journal, "a")
-        tick()
-        done(journal, "b")
+    with show_progress(folder, "ab", console) as update:
+        finish_cell(journal, "a")
+        update()
+        finish_cell(journal, "b")
         commit_journal(folder, journal.path)
-        tick()
+        update()
     assert "1 of 2 cells" in text.getvalue()
     assert "2 of 2 cells (2 ok), " in lines_of(text)[-1]
 

@@ -1,4 +1,4 @@
-"""On Slurm, `sweep.mode=plan` shows the arrays and the very script that sbatch would be given."""
+"""With runner=slurm, `sweep.mode=plan` shows the job arrays and the batch script."""
 
 from __future__ import annotations
 
@@ -46,18 +46,20 @@ SITES = {
         "runner.slurm.python='/opt/my python/bin/python'",
     ],
 }
-# A cell a pack, a pack a job.
-SMALL = ["runner.pack_cells=1", "runner.target_minutes=1e-9"]
+# One cell per pack, one pack per job.
+ONE_CELL_PER_JOB = ["runner.pack_cells=1", "runner.target_minutes=1e-9"]
 
 Plan = Callable[[Sequence[str]], int]
 
 
 @pytest.fixture
-def said(plan_of: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the plan of a sweep on Slurm prints; nothing is left behind."""
+def plan_output(
+    plan_of: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return a function that plans a sweep, asserts that no file is written, returns the output."""
 
-    def run(*words: str) -> str:
-        assert plan_of([*TINY, *words]) == 0
+    def run(*arguments: str) -> str:
+        assert plan_of([*TINY, *arguments]) == 0
         assert list(tmp_path.iterdir()) == []
         return capsys.readouterr().out
 
@@ -65,68 +67,77 @@ def said(plan_of: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> C
 
 
 @pytest.mark.parametrize("name", SITES)
-def test_the_script_is_as_it_should_be(said: Callable[..., str], tmp_path: Path, name: str) -> None:
-    printed = said("seed=range(6)", *SMALL, *SITES[name])
-    script = "#!/bin/bash" + printed.partition("#!/bin/bash")[2]
-    places = {str(tmp_path): "HERE", sys.executable: "PYTHON", str(PROJECT_ROOT): "PROJECT_ROOT"}
-    for place, word in places.items():
-        script = script.replace(place, word)
+def test_the_batch_script_is_the_expected_one(
+    plan_output: Callable[..., str], tmp_path: Path, name: str
+) -> None:
+    output = plan_output("seed=range(6)", *ONE_CELL_PER_JOB, *SITES[name])
+    script = "#!/bin/bash" + output.partition("#!/bin/bash")[2]
+    names = {str(tmp_path): "TMP_PATH", sys.executable: "PYTHON", str(PROJECT_ROOT): "PROJECT_ROOT"}
+    for value, placeholder in names.items():
+        script = script.replace(value, placeholder)
     path = GOLDEN / f"{name}.sh"
     if os.environ.get("WRITE_SCRIPTS"):
         path.write_text(script)
     assert script == path.read_text()
 
 
-def test_arrays_are_cut_at_the_sites_limit(said: Callable[..., str]) -> None:
-    printed = said("seed=range(6)", *SMALL, "runner=slurm", "runner.max_array_size=4")
-    assert "6 cells in 6 packs (6 serial) as 6 jobs in 2 arrays of 4, the last of 2" in printed
-    assert "MaxArraySize 4, as you say" in printed
-    assert "no timings of such cells yet to say how many GPU-hours" in printed
-    assert "each job asks for: 2 h 0 min, 4 cores, 16 GB, gpu:1" in printed
-    assert "--array=0-3%4" in printed
+def test_max_array_size_splits_the_jobs_into_arrays(plan_output: Callable[..., str]) -> None:
+    output = plan_output(
+        "seed=range(6)", *ONE_CELL_PER_JOB, "runner=slurm", "runner.max_array_size=4"
+    )
+    assert "6 cells in 6 packs (6 serial) as 6 jobs in 2 arrays of 4 (the last of 2)" in output
+    assert "MaxArraySize 4 (runner.max_array_size)" in output
+    assert "GPU-hours unknown: no such cell has been timed yet" in output
+    assert "resources of each job: 2 h 0 min, 4 cores, 16 GB, gpu:1" in output
+    assert "--array=0-3%4" in output
 
 
-def test_jobs_are_cut_at_the_users_limit(said: Callable[..., str]) -> None:
-    words = ["runner=slurm_cpu", "runner.max_array_size=9", "runner.max_jobs=5"]
-    printed = said("seed=range(6)", *SMALL, *words)
-    assert "6 jobs in 2 arrays of 5, the last of 1" in printed
-    assert "at most 5 jobs of this sweep at once (runner.max_jobs)" in printed
-    assert "how many core-hours" in printed
+def test_max_jobs_limits_the_size_of_arrays(plan_output: Callable[..., str]) -> None:
+    arguments = ["runner=slurm_cpu", "runner.max_array_size=9", "runner.max_jobs=5"]
+    output = plan_output("seed=range(6)", *ONE_CELL_PER_JOB, *arguments)
+    assert "6 jobs in 2 arrays of 5 (the last of 1)" in output
+    assert "at most 5 jobs of this sweep at once (runner.max_jobs)" in output
+    assert "core-hours unknown" in output
 
 
-def test_without_slurm_its_default_is_assumed(
-    said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_slurm_its_default_array_size_is_assumed(
+    plan_output: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    printed = said("seed=range(2)", "runner=slurm")
-    assert "as 1 job in 1 array:" in printed
-    assert "MaxArraySize 1001, Slurm's default: there is no Slurm to ask" in printed
+    output = plan_output("seed=range(2)", "runner=slurm")
+    assert "as 1 job in 1 array:" in output
+    assert "MaxArraySize 1001 (Slurm's default; Slurm did not answer)" in output
 
 
-def test_a_sites_own_file_may_be_a_copy_or_say_only_what_differs(
+def test_a_sites_runner_file_may_be_a_copy_or_override_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     conf = tmp_path / "runner"
     conf.mkdir()
-    ours = (PROJECT_ROOT / "conf" / "runner" / "slurm.yaml").read_text()
-    (conf / "slurm_local.yaml").write_text(ours.replace("gres: gpu:1", "gres: gpu:h100:1"))
+    default = (PROJECT_ROOT / "conf" / "runner" / "slurm.yaml").read_text()
+    (conf / "slurm_local.yaml").write_text(default.replace("gres: gpu:1", "gres: gpu:h100:1"))
     (conf / "slurm_less.yaml").write_text("defaults: [slurm]\nslurm: {gres: gpu:h100:1}\n")
     loader = config_loader(str(tmp_path))
-    said = []
+    outputs = []
     for name in ("slurm_local", "slurm_less"):
-        words = ["seed=range(2)", f"runner={name}", "runner.max_array_size=9", "sweep.mode=plan"]
-        checked = check_command(loader, "config", [*TINY, *words], multirun=True)
+        arguments = [
+            "seed=range(2)",
+            f"runner={name}",
+            "runner.max_array_size=9",
+            "sweep.mode=plan",
+        ]
+        checked = check_command(loader, "config", [*TINY, *arguments], multirun=True)
         assert run_command(loader, "config", checked) == 0
-        said.append(capsys.readouterr().out)
-    assert "#SBATCH --gres=gpu:h100:1" in said[0]
-    assert "#SBATCH --time=120" in said[0]
-    assert said[0] == said[1]
+        outputs.append(capsys.readouterr().out)
+    assert "#SBATCH --gres=gpu:h100:1" in outputs[0]
+    assert "#SBATCH --time=120" in outputs[0]
+    assert outputs[0] == outputs[1]
 
 
-def test_git_leaves_a_sites_own_file_alone() -> None:
-    def ignored(name: str) -> bool:
+def test_git_ignores_a_sites_runner_file() -> None:
+    def is_ignored(name: str) -> bool:
         return subprocess.run(["git", "check-ignore", "-q", name], cwd=PROJECT_ROOT).returncode == 0
 
-    assert ignored("conf/runner/slurm_local.yaml")
-    assert not ignored("conf/runner/local.yaml")
-    assert not ignored("conf/runner/slurm.yaml")
+    assert is_ignored("conf/runner/slurm_local.yaml")
+    assert not is_ignored("conf/runner/local.yaml")
+    assert not is_ignored("conf/runner/slurm.yaml")

@@ -1,4 +1,4 @@
-"""A setting of the cluster's that can't be meant is refused before Slurm is asked anything."""
+"""Invalid Slurm settings are refused before any Slurm command is called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fanin.errors import ConfigError
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Instead of Slurm's commands some that note that they were called; where they note it."""
+    """Replace Slurm's commands by scripts that record their calls; return the record's path."""
     called = tmp_path / "called"
     for name in ("sbatch", "scontrol", "squeue", "sacct", "scancel"):
         path = tmp_path / "bin" / name
@@ -27,7 +27,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("setting", "message"),
     [
         ("runner.slurm.partiton=gpu", "runner.slurm.partiton: .*did you mean slurm.partition"),
         ("+runner.slurm.gpus=1", "runner.slurm.gpus: .*did you mean slurm.cpus or slurm.gres"),
@@ -46,33 +46,33 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sweep.mode=submi", "sweep.mode: no such choice as submi; did you mean submit"),
     ],
 )
-def test_a_wrong_setting_dies_before_slurm_is_asked(
+def test_an_invalid_setting_is_refused_before_slurm_is_called(
     loader: ConfigLoader,
     slurm: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    line: str,
-    says: str,
+    setting: str,
+    message: str,
 ) -> None:
     results = f"sweep.results={tmp_path}/results"
-    words = [*TINY, "seed=range(2)", "runner=slurm", results, line]
-    if "sweep.mode" not in line:
-        words.append("sweep.mode=submit")
+    arguments = [*TINY, "seed=range(2)", "runner=slurm", results, setting]
+    if "sweep.mode" not in setting:
+        arguments.append("sweep.mode=submit")
     try:
-        checked = check_command(loader, "config", words, multirun=True)
+        checked = check_command(loader, "config", arguments, multirun=True)
         status, text = run_command(loader, "config", checked), capsys.readouterr().err
     except ConfigError as error:
         status, text = 2, f"{error}\n"
     assert status == 2
-    assert re.search(says, text, re.DOTALL), text
+    assert re.search(message, text, re.DOTALL), text
     assert len(text.splitlines()) == 1
     assert not slurm.exists()
     assert not (tmp_path / "results").exists()
 
 
-def test_the_stand_ins_would_have_noted_it(
+def test_the_replaced_commands_record_their_calls(
     loader: ConfigLoader, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*TINY, "runner=slurm", f"sweep.results={tmp_path}/results", "sweep.mode=submit"]
-    assert run_command(loader, "config", words) == 2
+    arguments = [*TINY, "runner=slurm", f"sweep.results={tmp_path}/results", "sweep.mode=submit"]
+    assert run_command(loader, "config", arguments) == 2
     assert "scontrol" in slurm.read_text()

@@ -1,4 +1,4 @@
-"""A sweep's status is right while it runs, after a crash and at its end; asking changes nothing."""
+"""Status of a sweep while it runs, after a crash and at its end; reading it changes no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_process import PATIENCE, Site, finish, gone, site, until
+from sweep_process import PATIENCE, Site, has_ended, make_site, wait_for_output, wait_until
 
 from experiments import status
 from experiments.sweep.store.journal import Journal
@@ -27,210 +27,210 @@ GRID = (f"init.number=range({CELLS})", "runner.pack_cells=3")
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Site:
-    return site(tmp_path)
+def fresh_site(tmp_path: Path) -> Site:
+    return make_site(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A sweep that has ended well."""
-    there = site(tmp_path_factory.mktemp("once"))
-    finish(there.start(*GRID, "runner=inline"))
-    return there
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Run a sweep to its end, once for all tests."""
+    finished = make_site(tmp_path_factory.mktemp("once"))
+    wait_for_output(finished.start(*GRID, "runner=inline"))
+    return finished
 
 
 @pytest.fixture
-def ended(once: Site, tmp_path: Path) -> Site:
-    """A copy of it, to do with as one likes."""
-    shutil.copytree(once.folder.root, tmp_path / "s")
+def finished_site(finished_once: Site, tmp_path: Path) -> Site:
+    """Copy the finished sweep, so that the test may change it."""
+    shutil.copytree(finished_once.folder.root, tmp_path / "s")
     return Site(tmp_path)
 
 
-def asked(here: Site, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
-    """Exit status and JSON of `python -m experiments.status s --json`."""
+def read_json(site: Site, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    """Run `python -m experiments.status s --json`; return its exit status and JSON."""
     capsys.readouterr()
-    code = told("s", f"--results={here.root}", "--json")
+    code = run_status("s", f"--results={site.root}", "--json")
     return code, json.loads(capsys.readouterr().out)
 
 
-def told(*words: str) -> int:
+def run_status(*arguments: str) -> int:
     try:
-        status.main(words)
-    except SystemExit as ended:
-        return int(ended.code or 0)
+        status.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
     return 0
 
 
-def contents(here: Site) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in here.folder.root.rglob("*") if path.is_file()}
+def file_contents(site: Site) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in site.folder.root.rglob("*") if path.is_file()}
 
 
-def test_a_sweep_is_seen_while_it_runs_after_it_is_killed_and_when_it_has_ended(
-    here: Site, capsys: pytest.CaptureFixture[str]
+def test_status_while_running_after_a_kill_and_at_the_end(
+    fresh_site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here.tell("hold-1")
-    here.tell("hold-4")
-    here.tell("trouble-0", "raise")
-    sweep = here.start(*GRID, "runner.workers=2")
-    until(lambda: len(here.held()) == 2, sweep)
-    until(lambda: here.runs(3), sweep)  # the other worker's first cell
-    workers = here.held()
+    fresh_site.write_file("hold-1")
+    fresh_site.write_file("hold-4")
+    fresh_site.write_file("trouble-0", "raise")
+    sweep = fresh_site.start(*GRID, "runner.workers=2")
+    wait_until(lambda: len(fresh_site.held_workers()) == 2, sweep)
+    wait_until(lambda: fresh_site.runs(3), sweep)  # the other worker's first cell
+    workers = fresh_site.held_workers()
 
-    before = contents(here)
-    code, seen = asked(here, capsys)
-    assert contents(here) == before
+    before = file_contents(fresh_site)
+    code, state = read_json(fresh_site, capsys)
+    assert file_contents(fresh_site) == before
     assert code == 1
-    assert seen["state"] == "running"
-    assert (seen["launcher"]["pid"], seen["launcher"]["alive"]) == (sweep.pid, True)
-    assert seen["cells"] == sum(seen["counts"].values()) == CELLS
-    assert seen["counts"] == {
+    assert state["state"] == "running"
+    assert (state["launcher"]["pid"], state["launcher"]["alive"]) == (sweep.pid, True)
+    assert state["cells"] == sum(state["counts"].values()) == CELLS
+    assert state["counts"] == {
         "done": 1,
         "failed": 1,
         "interrupted": 0,
         "running": 2,
         "missing": 2,
     }
-    assert seen["outcomes"] == {"error": 1, "ok": 1}
+    assert state["outcomes"] == {"error": 1, "ok": 1}
     assert {
-        (worker["pid"], cell["label"]) for worker in seen["workers"] for cell in worker["cells"]
+        (worker["pid"], cell["label"]) for worker in state["workers"] for cell in worker["cells"]
     } == {(workers[1], "number=1"), (workers[4], "number=4")}
-    assert seen["cells_per_minute"] > 0
-    assert datetime.fromisoformat(seen["expected_end"]) >= datetime.fromisoformat(seen["now"])
-    (failure,) = seen["failures"]
+    assert state["cells_per_minute"] > 0
+    assert datetime.fromisoformat(state["expected_end"]) >= datetime.fromisoformat(state["now"])
+    (failure,) = state["failures"]
     assert failure["label"] == "number=0"
     assert failure["reason"] == "ValueError: no luck with 0"
     assert "no luck with 0" in Path(failure["traceback"]).read_text()
 
     sweep.kill()
-    finish(sweep)
-    until(lambda: all(gone(pid) for pid in workers.values()))
-    code, seen = asked(here, capsys)
+    wait_for_output(sweep)
+    wait_until(lambda: all(has_ended(pid) for pid in workers.values()))
+    code, state = read_json(fresh_site, capsys)
     assert code == 1
-    assert seen["state"] == "stopped"
-    assert seen["launcher"]["alive"] is False
-    assert seen["counts"] == {
+    assert state["state"] == "stopped"
+    assert state["launcher"]["alive"] is False
+    assert state["counts"] == {
         "done": 1,
         "failed": 1,
         "interrupted": 2,
         "running": 0,
         "missing": 2,
     }
-    assert seen["workers"] == []
-    assert seen["expected_end"] is None
+    assert state["workers"] == []
+    assert state["expected_end"] is None
 
-    here.forget("hold-*", "trouble-*")
-    finish(here.start(*GRID, "runner.workers=2", "sweep.retry=[error]"))
-    code, seen = asked(here, capsys)
+    fresh_site.remove_files("hold-*", "trouble-*")
+    wait_for_output(fresh_site.start(*GRID, "runner.workers=2", "sweep.retry=[error]"))
+    code, state = read_json(fresh_site, capsys)
     assert code == 0
-    assert (seen["state"], seen["launcher"]) == ("finished", None)
-    assert seen["outcomes"] == {"ok": CELLS}
-    assert seen["engines"] == {"serial": CELLS}
-    assert sum(seen["codes"].values()) == CELLS
+    assert (state["state"], state["launcher"]) == ("finished", None)
+    assert state["outcomes"] == {"ok": CELLS}
+    assert state["engines"] == {"serial": CELLS}
+    assert sum(state["code_versions"].values()) == CELLS
 
 
-def test_watching_on_a_terminal_ends_with_the_sweep(here: Site) -> None:
-    here.tell("hold-1")
-    sweep = here.start(*GRID, "runner=inline")
-    until(lambda: here.held(), sweep)
-    watcher, terminal = watched(here.root)
-    here.forget("hold-*")
-    finish(sweep)
-    seen = rest_of(terminal)
+def test_watching_in_a_terminal_ends_with_the_sweep(fresh_site: Site) -> None:
+    fresh_site.write_file("hold-1")
+    sweep = fresh_site.start(*GRID, "runner=inline")
+    wait_until(lambda: fresh_site.held_workers(), sweep)
+    watcher, terminal = start_watching(fresh_site.root)
+    fresh_site.remove_files("hold-*")
+    wait_for_output(sweep)
+    output = read_to_end(terminal)
     assert watcher.wait(PATIENCE) == 0
-    last = seen.rpartition("s: finished")[2]
+    last = output.rpartition("s: finished")[2]
     assert f"{CELLS} of {CELLS} cells" in last
     assert f"{CELLS} ok" in last
 
 
-def test_one_may_stop_watching(tmp_path: Path) -> None:
+def test_ctrl_c_ends_watching(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "s")
-    with acquire_sweep_lock(folder):  # this process runs it, for all that a watcher can know
-        watcher, terminal = watched(tmp_path)
+    with acquire_sweep_lock(folder):  # so this process is the launcher
+        watcher, terminal = start_watching(tmp_path)
         watcher.send_signal(signal.SIGINT)
-        assert "Traceback" not in rest_of(terminal)
+        assert "Traceback" not in read_to_end(terminal)
         assert watcher.wait(PATIENCE) == 0
 
 
-def watched(results: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """`python -m experiments.status s --watch` in a pseudo-terminal, when it shows that it runs."""
-    ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "experiments.status", "s", f"--results={results}", "--watch"]
-    watcher = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    while b"running: process" not in seen:
-        seen += os.read(ours, 1 << 16)
-    return watcher, ours
+def start_watching(results: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Run `experiments.status s --watch` in a pseudo-terminal until it shows a running sweep."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "experiments.status", "s", f"--results={results}", "--watch"]
+    watcher = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    output = b""
+    while b"running: process" not in output:
+        output += os.read(master, 1 << 16)
+    return watcher, master
 
 
-def rest_of(terminal: int) -> str:
-    """What is still written to a pseudo-terminal until its last writer is gone."""
-    seen = b""
-    with suppress(OSError):  # as Linux says it
-        while more := os.read(terminal, 1 << 16):
-            seen += more
-    return seen.decode()
+def read_to_end(terminal: int) -> str:
+    """Read a pseudo-terminal until its last writer closes it."""
+    output = b""
+    with suppress(OSError):  # Linux raises it when the last writer has closed the terminal
+        while chunk := os.read(terminal, 1 << 16):
+            output += chunk
+    return output.decode()
 
 
-def test_spoilt_files_are_named_and_their_cells_missing(
-    ended: Site, capsys: pytest.CaptureFixture[str]
+def test_unreadable_files_are_listed_and_their_cells_missing(
+    finished_site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    part = next(ended.folder.table("cells").glob("*.parquet"))
+    part = next(finished_site.folder.table("cells").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
-    with ended.folder.plan.open("a") as plan:
+    with finished_site.folder.plan.open("a") as plan:
         plan.write('{"cell_id": "torn')
-    code, seen = asked(ended, capsys)
+    code, state = read_json(finished_site, capsys)
     assert code == 0
-    assert (seen["state"], seen["counts"]["missing"]) == ("stopped", 3)
-    named = "\n".join(seen["warnings"])
-    assert str(part) in named
-    assert f"{ended.folder.plan}: 1 lines can't be read" in named
+    assert (state["state"], state["counts"]["missing"]) == ("stopped", 3)
+    warnings = "\n".join(state["warnings"])
+    assert str(part) in warnings
+    assert f"{finished_site.folder.plan}: 1 lines can't be read" in warnings
 
 
-def test_files_from_a_time_to_come_have_no_negative_age(
-    ended: Site, capsys: pytest.CaptureFixture[str]
+def test_files_with_future_times_have_age_0(
+    finished_site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with acquire_sweep_lock(ended.folder):
-        journal = Journal(ended.folder.journals / "p.journal", {"device": "cpu"})
+    with acquire_sweep_lock(finished_site.folder):
+        journal = Journal(finished_site.folder.journals / "p.journal", {"device": "cpu"})
         journal.start("another", 1)
-        later = datetime.now().timestamp() + 86400  # as if the clock had been put back a day
-        for path in [ended.folder.provenance, ended.folder.launcher, journal.path]:
+        later = datetime.now().timestamp() + 86400  # as if the clock had been set back a day
+        for path in [finished_site.folder.provenance, finished_site.folder.launcher, journal.path]:
             os.utime(path, (later, later))
-        seen = asked(ended, capsys)[1]
-        assert (seen["state"], seen["counts"]["running"]) == ("running", 1)
-        assert seen["elapsed_seconds"] == 0
-        assert seen["launcher"]["heard_seconds"] == 0
-        assert [worker["heard_seconds"] for worker in seen["workers"]] == [0]
+        state = read_json(finished_site, capsys)[1]
+        assert (state["state"], state["counts"]["running"]) == ("running", 1)
+        assert state["elapsed_seconds"] == 0
+        assert state["launcher"]["heartbeat_age_seconds"] == 0
+        assert [worker["heartbeat_age_seconds"] for worker in state["workers"]] == [0]
 
 
-def test_a_launcher_on_another_host_is_at_work_while_it_gives_signs(
-    ended: Site, capsys: pytest.CaptureFixture[str]
+def test_a_launcher_on_another_host_runs_while_it_sends_heartbeats(
+    finished_site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note = ended.folder.launcher
-    note.write_text(json.dumps({"host": "elsewhere", "pid": 7, "started": None}))
-    seen = asked(ended, capsys)[1]
-    assert (seen["state"], seen["launcher"]["alive"]) == ("running", None)
-    os.utime(note, (0, 0))
-    assert asked(ended, capsys)[1]["state"] == "finished"
+    lock_file = finished_site.folder.launcher
+    lock_file.write_text(json.dumps({"host": "elsewhere", "pid": 7, "started": None}))
+    state = read_json(finished_site, capsys)[1]
+    assert (state["state"], state["launcher"]["alive"]) == ("running", None)
+    os.utime(lock_file, (0, 0))
+    assert read_json(finished_site, capsys)[1]["state"] == "finished"
 
 
 def test_without_a_name_all_sweeps_are_listed(
-    ended: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "none").mkdir()
-    assert told(f"--results={tmp_path}/none") == 0
+    assert run_status(f"--results={tmp_path}/none") == 0
     assert "no sweeps in" in capsys.readouterr().out
-    assert told(f"--results={tmp_path}") == 0
+    assert run_status(f"--results={tmp_path}") == 0
     header, line = capsys.readouterr().out.splitlines()
-    words = ["sweep", "cells", "done", "failed", "missing", "state", "last", "change"]
-    assert header.split() == words
+    columns = ["sweep", "cells", "done", "failed", "unfinished", "state", "last", "change"]
+    assert header.split() == columns
     assert line.split()[:6] == ["s", str(CELLS), str(CELLS), "0", "0", "finished"]
 
 
-def test_an_unknown_sweep_is_told_with_the_nearest_names(
+def test_unknown_sweep_suggests_the_nearest_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "he2015").mkdir()
     (tmp_path / "he2015" / "cells.jsonl").touch()
-    assert told("he2016", f"--results={tmp_path}") == 2
+    assert run_status("he2016", f"--results={tmp_path}") == 2
     assert "no such sweep; did you mean he2015?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A sweep's screen tells all there is to tell, with or without colour, and keeps to its width."""
+"""The status screen shows all parts of a status and never exceeds the width of the terminal."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ RUNNING = Status(
     launcher=Launcher("node17", 99, True, 0.1),
     workers=(worker(1), worker(2, cells=16)),
     elapsed=803.0,
-    per_minute=312.4,
-    left=1105.0,
+    cells_per_minute=312.4,
+    seconds_left=1105.0,
     failures=(
         Failure(ID, "he_normal [red]", "error", 1, f"ValueError: [bold]{'no ' * 50}\nmore", None),
         Failure(ID, "zeros", "oom", 2, "MemoryError: full", FOLDER.errors / f"{ID}.2.txt"),
     ),
     engines={"serial": 4211},
-    codes={"abc": 4211},
+    code_versions={"abc": 4211},
     warnings=(),
-    changed=1.0,
+    last_change=1.0,
 )
 
 
-def shown(status: Status, width: int, height: int | None = None) -> list[str]:
+def render(status: Status, width: int, height: int | None = None) -> list[str]:
     console = Console(file=io.StringIO(), width=width, record=True, force_terminal=True)
     console.print(screen(status, height))
     return console.export_text().splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_a_line_is_never_longer_than_the_screen_is_wide_and_none_wraps(width: int) -> None:
-    lines = shown(RUNNING, width)
+def test_no_line_exceeds_the_width_or_wraps(width: int) -> None:
+    lines = render(RUNNING, width)
     assert max(map(len, lines)) <= width
     name, bar, pace, counts, _, _, first, second, _, _, *failures = lines
     assert name.strip() == "depth: running: process 99 on node17"
     assert bar.endswith("4,211 of 10,000 cells")
-    assert pace.startswith("312 cells/min, 13 min so far, about 18 min left (until ")
+    assert pace.startswith("312 cells/min, 13 min elapsed, about 18 min left (until ")
     assert counts == "4,100 ok, 98 diverged, 12 error, 1 killed, 18 running, 5,771 missing"
     assert first.startswith("a-host-with-a-l…:101  cuda:0  xavier_normal two_layer [red]tanh")
     assert first.endswith("25%  1:01")
@@ -71,22 +71,22 @@ def test_a_line_is_never_longer_than_the_screen_is_wide_and_none_wraps(width: in
     assert failures[2:] == ["oom  zeros", "  MemoryError: full", f"  {ID}.2.txt"]
 
 
-def test_workers_that_find_no_room_are_counted() -> None:
+def test_workers_that_do_not_fit_are_counted() -> None:
     many = replace(RUNNING, workers=tuple(worker(number) for number in range(32)))
-    lines = shown(many, 80, height=24)
+    lines = render(many, 80, height=24)
     assert len(lines) < 24
     named = sum("cuda:0" in line for line in lines)
     assert f"and {32 - named} more workers" in lines
 
 
-def test_a_cell_that_had_begun_before_anybody_looked_has_run_longer_than_seen() -> None:
+def test_a_cell_first_seen_after_its_start_shows_a_lower_bound() -> None:
     (cell,) = worker(1).cells
-    seen = replace(worker(1), cells=(replace(cell, at_least=True),))
-    assert shown(replace(RUNNING, workers=(seen,)), 80)[6].endswith(">1:01")
+    late = replace(worker(1), cells=(replace(cell, lower_bound=True),))
+    assert render(replace(RUNNING, workers=(late,)), 80)[6].endswith(">1:01")
 
 
-def test_a_sweep_that_stopped_says_how_to_go_on() -> None:
-    stopped = replace(RUNNING, state="stopped", launcher=None, workers=(), left=None)
-    assert shown(stopped, 80)[0] == "depth: stopped: nobody runs it; the same command goes on"
+def test_a_stopped_sweep_shows_how_to_resume_it() -> None:
+    stopped = replace(RUNNING, state="stopped", launcher=None, workers=(), seconds_left=None)
+    assert render(stopped, 80)[0] == "depth: stopped; run the same command again to resume"
     dead = replace(stopped, launcher=Launcher("node17", 99, False, 9.0))
-    assert "process 99 on node17 is dead" in shown(dead, 80)[0]
+    assert "stopped (process 99 on node17 died); run" in render(dead, 80)[0]

@@ -1,4 +1,4 @@
-"""What Slurm says of a sweep's jobs is told in plain words; a silent Slurm holds nobody up."""
+"""Status of Slurm jobs: states, reasons and commands; a Slurm that hangs does not block."""
 
 from __future__ import annotations
 
@@ -21,18 +21,25 @@ from experiments.sweep.slurm.submission import (
     write_submission,
 )
 from experiments.sweep.status import slurm
-from experiments.sweep.status.format import in_short, warnings
+from experiments.sweep.status.format import job_warnings, jobs_summary
+from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.status.screen import jobs_table
-from experiments.sweep.status.slurm import Answer, JobArray, Jobs, SlurmPoller, Wait, jobs_of
-from experiments.sweep.status.to_json import jobs_as_json
-from experiments.sweep.status.reader import Watch
+from experiments.sweep.status.slurm import (
+    JobArray,
+    Jobs,
+    PendingTasks,
+    SlurmAnswer,
+    SlurmPoller,
+    summarize_jobs,
+)
+from experiments.sweep.status.to_json import jobs_to_json
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
 from experiments.sweep.store.lock import STALE_SECONDS
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Pack, PackedCell
 
-NOWHERE = {"node": "", "start": "N/A", "restarts": 0}
+NO_NODE = {"node": "", "start": "N/A", "restarts": 0}
 
 
 @pytest.fixture
@@ -40,50 +47,52 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path / "s")
 
 
-def submitted(folder: SweepFolder, size: int = 6, job: str | None = "7") -> Submission:
-    """An array of so many elements, each with the right to run, as if sbatch had taken it."""
+def submitted_array(folder: SweepFolder, size: int = 6, job: str | None = "7") -> Submission:
+    """Write an array with its leases as if sbatch had accepted it with this job id."""
     submission = write_submission(folder, [()] * size, JobConfig("code"))
     if job is not None:
-        submission.submitted(job)
+        submission.write_job_id(job)
     return submission
 
 
 def test_a_job_reads_what_its_launcher_wrote(folder: SweepFolder) -> None:
     cell = PackedCell("a-1", 2, {"init": {"gain": 1.0}}, {"init": "he_normal"}, n_lost=1)
     shard = (Pack((cell, cell), "stacked", 3.5), Pack((cell,)))
-    written = write_submission(folder, [(), shard], JobConfig("code", {"mine": "/here"}, tries=1))
+    written = write_submission(
+        folder, [(), shard], JobConfig("code", {"my_module": "/path"}, startup_failures=1)
+    )
     read = read_submission(folder, written.token)
     assert read == written
     assert (read.shard(0), read.shard(1)) == ((), shard)
 
 
-def slurm_says(submission: Submission, **elements: str) -> Answer:
-    """An answer about elements `_0`, `_1`, ...: of each its state, comma, the reason."""
-    there = {}
-    for name, said in elements.items():
-        index, (state, _, reason) = int(name[1:]), said.partition(",")
-        one = QueuedTask(submission.job_name, index, "7", state, reason or "None", **NOWHERE)
-        there[one.name, index] = one
-    return Answer(there, frozenset([submission.job_name]))
+def slurm_answer(submission: Submission, **states: str) -> SlurmAnswer:
+    """Return an answer about the tasks `_0`, `_1`, ...: the state of each, comma, the reason."""
+    tasks = {}
+    for key, value in states.items():
+        index, (state, _, reason) = int(key[1:]), value.partition(",")
+        task = QueuedTask(submission.job_name, index, "7", state, reason or "None", **NO_NODE)
+        tasks[task.name, index] = task
+    return SlurmAnswer(tasks, frozenset([submission.job_name]))
 
 
-def of(submission: Submission, answer: Answer) -> JobArray:
-    jobs = jobs_of([submission], answer)
+def only_array(submission: Submission, answer: SlurmAnswer) -> JobArray:
+    jobs = summarize_jobs([submission], answer)
     assert jobs is not None
     (array,) = jobs.arrays
     return array
 
 
-def shown(jobs: Jobs, width: int = 80, most: int | None = None) -> list[str]:
+def render(jobs: Jobs, width: int = 80, max_arrays: int | None = None) -> list[str]:
     console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(*jobs_table(jobs, most)[0], sep="\n")
+    console.print(*jobs_table(jobs, max_arrays)[0], sep="\n")
     return [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
 
 
-def test_each_element_that_is_left_is_counted_once(folder: SweepFolder) -> None:
-    submission = submitted(folder, size=7)
+def test_each_unfinished_task_is_counted_once(folder: SweepFolder) -> None:
+    submission = submitted_array(folder, size=7)
     submission.lease_dir(6).rmdir()  # its cells have ended
-    said = slurm_says(
+    answer = slurm_answer(
         submission,
         _0="RUNNING",
         _1="COMPLETING",
@@ -92,15 +101,16 @@ def test_each_element_that_is_left_is_counted_once(folder: SweepFolder) -> None:
         _4="PENDING,JobHeldUser",
         _6="COMPLETING",
     )
-    array = of(submission, said)
-    assert (array.left, array.running, array.waiting, array.absent) == (6, 2, 1, 1)
-    assert array.waits == (Wait(1, "Priority"),)
+    array = only_array(submission, answer)
+    assert (array.unfinished, array.running, array.n_pending, array.missing) == (6, 2, 1, 1)
+    assert array.pending == (PendingTasks(1, "Priority"),)
     assert sorted(array.held) == [3, 4]
-    assert array.left == array.running + array.waiting + len(array.held) + array.absent
-    jobs = jobs_of([submission], said)
+    n_tasks = array.running + array.n_pending + len(array.held) + array.missing
+    assert array.unfinished == n_tasks
+    jobs = summarize_jobs([submission], answer)
     assert jobs is not None
-    assert jobs.at_work == {submission.lease_dir(0).name, submission.lease_dir(1).name}
-    assert in_short(jobs) == "2 jobs running, 1 waiting, 2 held, 1 gone"
+    assert jobs.running_leases == {submission.lease_dir(0).name, submission.lease_dir(1).name}
+    assert jobs_summary(jobs) == "2 jobs running, 1 pending, 2 held, 1 missing"
 
 
 @pytest.mark.parametrize(
@@ -111,215 +121,225 @@ def test_each_element_that_is_left_is_counted_once(folder: SweepFolder) -> None:
         (range(6), "scontrol release 7"),
     ],
 )
-def test_what_frees_held_jobs_is_told_to_the_letter(
+def test_the_command_that_releases_held_tasks_is_shown(
     folder: SweepFolder, held: list[int], command: str
 ) -> None:
-    submission = submitted(folder)
+    submission = submitted_array(folder)
     states = {f"_{i}": "PENDING,JobHeldUser" if i in held else "RUNNING" for i in range(6)}
-    jobs = jobs_of([submission], slurm_says(submission, **states))
+    jobs = summarize_jobs([submission], slurm_answer(submission, **states))
     assert jobs is not None
-    assert f"to free them: {command}" in "\n".join(shown(jobs))
-    (warning,) = warnings(jobs)
-    assert warning == f"job 7: {len(held)} held by its user; to free them: {command}"
-    assert jobs_as_json(jobs)["submissions"][0]["release"] == command
+    assert f"to release: {command}" in "\n".join(render(jobs))
+    (warning,) = job_warnings(jobs)
+    assert warning == f"job 7: {len(held)} held by its user; to release: {command}"
+    assert jobs_to_json(jobs)["submissions"][0]["release_command"] == command
 
 
-def test_where_they_run_why_they_wait_and_from_when(folder: SweepFolder) -> None:
-    submission = submitted(folder, size=9)
+def test_nodes_reasons_and_expected_starts_are_shown(folder: SweepFolder) -> None:
+    submission = submitted_array(folder, size=9)
     states = {f"_{i}": "RUNNING" for i in range(6)} | {"_6": "PENDING,Resources"}
-    said = slurm_says(submission, **states, _7="PENDING,Resources", _8="PENDING,QOSMaxJobsPerUser")
-    assert said.elements is not None
-    elements = {
-        (name, i): replace(each, node=f"n{i}" if i < 6 else "", restarts=int(i in (0, 6)))
-        for (name, i), each in said.elements.items()
+    answer = slurm_answer(
+        submission, **states, _7="PENDING,Resources", _8="PENDING,QOSMaxJobsPerUser"
+    )
+    assert answer.tasks is not None
+    tasks = {
+        (name, i): replace(task, node=f"n{i}" if i < 6 else "", restarts=int(i in (0, 6)))
+        for (name, i), task in answer.tasks.items()
     }
-    begins = (datetime.now() + timedelta(days=20)).replace(microsecond=0)
-    for i, later in ((6, 2), (7, 0)):
+    first_start = (datetime.now() + timedelta(days=20)).replace(microsecond=0)
+    for i, hours in ((6, 2), (7, 0)):
         key = submission.job_name, i
-        start = (begins + timedelta(hours=later)).isoformat()
-        elements[key] = replace(elements[key], start=start)
-    jobs = jobs_of([submission], replace(said, elements=elements))
+        start = (first_start + timedelta(hours=hours)).isoformat()
+        tasks[key] = replace(tasks[key], start=start)
+    jobs = summarize_jobs([submission], replace(answer, tasks=tasks))
     assert jobs is not None
-    assert shown(jobs) == [
-        "job 7  6 run      on n0, n1, n2, n3 and 2 more",
-        f"       2 wait     until nodes are free; expected at {begins:%Y-%m-%d %H:%M}",
-        "       1 wait     a limit of its QOS is reached (QOSMaxJobsPerUser)",
+    assert render(jobs) == [
+        "job 7  6 running  on n0, n1, n2, n3 and 2 more",
+        f"       2 pending  waiting for free nodes; expected at {first_start:%Y-%m-%d %H:%M}",
+        "       1 pending  limit of its QOS reached (QOSMaxJobsPerUser)",
         "      2× requeued",
     ]
-    (array,) = jobs_as_json(jobs)["submissions"]
+    (array,) = jobs_to_json(jobs)["submissions"]
     assert array["nodes"] == [f"n{i}" for i in range(6)]
-    assert datetime.fromisoformat(array["expected_start"]) == begins.astimezone()
-    assert (array["requeued"], array["waiting"][0]["reason"]) == (2, "Resources")
+    assert datetime.fromisoformat(array["expected_start"]) == first_start.astimezone()
+    assert (array["requeued"], array["pending"][0]["reason"]) == (2, "Resources")
 
 
-def test_an_array_that_is_not_submitted_yet_has_lost_nothing(folder: SweepFolder) -> None:
-    submission = submitted(folder, job=None)
-    array = of(submission, Answer({}, frozenset([submission.job_name])))
-    assert (array.job_id, array.left, array.absent) == (None, 6, 0)
+def test_an_array_not_submitted_yet_has_no_missing_tasks(folder: SweepFolder) -> None:
+    submission = submitted_array(folder, job=None)
+    array = only_array(submission, SlurmAnswer({}, frozenset([submission.job_name])))
+    assert (array.job_id, array.unfinished, array.missing) == (None, 6, 0)
 
 
-def test_an_array_that_slurm_was_not_yet_asked_about_is_told_from_the_files(
+def test_an_array_not_in_the_answer_is_read_from_the_files(
     folder: SweepFolder,
 ) -> None:
-    older, newer = submitted(folder), submitted(folder, job="8")
-    (older.lease_dir(0) / "turn").mkdir()
-    (newer.lease_dir(1) / "turn").mkdir()
-    (newer.lease_dir(2) / "turn.taken").mkdir()
-    jobs = jobs_of([older, newer], slurm_says(older, **{f"_{i}": "PENDING" for i in range(6)}))
+    older, newer = submitted_array(folder), submitted_array(folder, job="8")
+    (older.lease_dir(0) / "writer").mkdir()
+    (newer.lease_dir(1) / "writer").mkdir()
+    (newer.lease_dir(2) / "writer.taken").mkdir()
+    jobs = summarize_jobs(
+        [older, newer], slurm_answer(older, **{f"_{i}": "PENDING" for i in range(6)})
+    )
     assert jobs is not None
     by_id = {array.job_id: array for array in jobs.arrays}
-    assert (by_id["7"].running, by_id["7"].waiting) == (0, 6)
-    assert (by_id["8"].running, by_id["8"].waiting, by_id["8"].absent) == (1, 5, 0)
+    assert (by_id["7"].running, by_id["7"].n_pending) == (0, 6)
+    assert (by_id["8"].running, by_id["8"].n_pending, by_id["8"].missing) == (1, 5, 0)
 
 
-def test_many_arrays_leave_room_for_the_rest_but_held_ones_are_shown(folder: SweepFolder) -> None:
-    arrays = [JobArray(str(i), "s", str(i), 3, 1, waits=(Wait(2, "Priority"),)) for i in range(9)]
+def test_of_many_arrays_those_with_held_tasks_are_shown_first(folder: SweepFolder) -> None:
+    arrays = [
+        JobArray(str(i), "s", str(i), 3, 1, pending=(PendingTasks(2, "Priority"),))
+        for i in range(9)
+    ]
     arrays.append(JobArray("x", "s", "99", 1, 0, held={0: "JobHeldAdmin"}))
-    lines = shown(Jobs(tuple(arrays), frozenset()), most=4)
-    assert lines[0].startswith("job 99 1 held by an administrator")
-    assert lines[-1] == "and 6 more arrays: 6 jobs running, 12 waiting"
+    lines = render(Jobs(tuple(arrays), frozenset()), max_arrays=4)
+    assert lines[0].startswith("job 99 1 held    by an administrator")
+    assert lines[-1] == "and 6 more arrays: 6 jobs running, 12 pending"
 
 
-def seen(folder: SweepFolder, answer: Answer) -> str:
-    return Watch(folder, answer=answer).look().state
+def sweep_state(folder: SweepFolder, answer: SlurmAnswer) -> str:
+    return StatusReader(folder, answer=answer).read().state
 
 
-def test_a_sweep_without_a_launcher_is_what_its_jobs_are(folder: SweepFolder) -> None:
-    submission = submitted(folder, size=2)
+def test_without_a_launcher_the_state_follows_from_the_jobs(folder: SweepFolder) -> None:
+    submission = submitted_array(folder, size=2)
     folder.plan.write_text(
         '{"cell_id": "a", "assignment": {}, "config": {"optim": {"_target_": "SGD"}}}\n'
     )
     write_format(folder)
     held = "PENDING,JobHeldUser"
-    assert seen(folder, slurm_says(submission, _0="RUNNING", _1="PENDING")) == "running"
-    assert seen(folder, slurm_says(submission, _0=held, _1="PENDING")) == "queued"
-    assert seen(folder, slurm_says(submission, _0="PENDING")) == "queued"
-    assert seen(folder, slurm_says(submission)) == "stopped"
-    silent = Answer(note="Slurm doesn't answer")
-    assert seen(folder, silent) == "queued"
-    (submission.lease_dir(0) / "turn").mkdir()
-    assert seen(folder, silent) == "running"
+    assert sweep_state(folder, slurm_answer(submission, _0="RUNNING", _1="PENDING")) == "running"
+    assert sweep_state(folder, slurm_answer(submission, _0=held, _1="PENDING")) == "queued"
+    assert sweep_state(folder, slurm_answer(submission, _0="PENDING")) == "queued"
+    assert sweep_state(folder, slurm_answer(submission)) == "stopped"
+    no_answer = SlurmAnswer(note="Slurm doesn't answer")
+    assert sweep_state(folder, no_answer) == "queued"
+    (submission.lease_dir(0) / "writer").mkdir()
+    assert sweep_state(folder, no_answer) == "running"
     for index in range(2):
         submission.lease_dir(index).rename(submission.lease_dir(index).with_suffix(".taken"))
-    assert seen(folder, silent) == "stopped"
+    assert sweep_state(folder, no_answer) == "stopped"
 
 
-def test_a_cell_runs_while_slurm_says_that_its_job_does(
+def test_a_cell_runs_if_slurm_lists_its_job_as_running(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submission = submitted(folder, size=1)
-    turn = submission.lease_dir(0) / "00000-turn"
-    turn.mkdir()
-    with monkeypatch.context() as there:
-        there.setattr(platform, "node", lambda: "a-node-of-the-cluster")
-        journal = Journal(turn / "p.journal")
+    submission = submitted_array(folder, size=1)
+    writer_dir = submission.lease_dir(0) / "00000-writer"
+    writer_dir.mkdir()
+    with monkeypatch.context() as context:
+        context.setattr(platform, "node", lambda: "a-node-of-the-cluster")
+        journal = Journal(writer_dir / "p.journal")
     journal.start("a", 1)
     long_ago = time.time() - 2 * STALE_SECONDS
     os.utime(journal.path, (long_ago, long_ago))
 
-    def running(answer: Answer) -> int:
-        return Watch(folder, answer=answer).look().counts["running"]
+    def running(answer: SlurmAnswer) -> int:
+        return StatusReader(folder, answer=answer).read().counts["running"]
 
-    assert running(slurm_says(submission, _0="RUNNING")) == 1
-    assert running(slurm_says(submission, _0="PENDING,BeginTime")) == 0
-    silent = Answer(note="Slurm doesn't answer")
-    assert running(silent) == 0
+    assert running(slurm_answer(submission, _0="RUNNING")) == 1
+    assert running(slurm_answer(submission, _0="PENDING,BeginTime")) == 0
+    no_answer = SlurmAnswer(note="Slurm doesn't answer")
+    assert running(no_answer) == 0
     os.utime(journal.path)
-    assert running(silent) == 1
-    turn.rename(turn.with_name("00000-turn.taken"))
-    assert running(slurm_says(submission, _0="RUNNING")) == 0
+    assert running(no_answer) == 1
+    writer_dir.rename(writer_dir.with_name("00000-writer.taken"))
+    assert running(slurm_answer(submission, _0="RUNNING")) == 0
 
 
-def test_a_process_whose_turn_is_over_runs_nothing_though_it_lives(folder: SweepFolder) -> None:
-    turn = submitted(folder, size=1).lease_dir(0) / "00000-turn"
-    turn.mkdir()
-    Journal(turn / "p.journal").start("a", 1)  # this process lives
-    assert Watch(folder, answer=Answer()).look().counts["running"] == 1
-    turn.rename(turn.with_name("00000-turn.taken"))
-    assert Watch(folder, answer=Answer()).look().counts["running"] == 0
+def test_a_live_process_without_lease_runs_no_cell(folder: SweepFolder) -> None:
+    writer_dir = submitted_array(folder, size=1).lease_dir(0) / "00000-writer"
+    writer_dir.mkdir()
+    Journal(writer_dir / "p.journal").start("a", 1)  # the writer is this process
+    assert StatusReader(folder, answer=SlurmAnswer()).read().counts["running"] == 1
+    writer_dir.rename(writer_dir.with_name("00000-writer.taken"))
+    assert StatusReader(folder, answer=SlurmAnswer()).read().counts["running"] == 0
 
 
 @pytest.fixture
 def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands in for squeue on this host, to be written."""
+    """Return the path of a fake squeue, to be written by the test."""
     path = tmp_path / "bin" / "squeue"
     path.parent.mkdir()
     monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
     return path
 
 
-def says(squeue: Path, *lines: str) -> None:
+def write_squeue(squeue: Path, *lines: str) -> None:
     squeue.write_text("\n".join(["#!/bin/bash", f"echo >>{squeue}.calls", *lines, ""]))
     squeue.chmod(0o755)
 
 
-def calls(squeue: Path) -> int:
+def count_calls(squeue: Path) -> int:
     path = squeue.with_name("squeue.calls")
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_squeue_is_asked_once_however_often_one_looks(squeue: Path) -> None:
-    says(squeue)
-    asking = SlurmPoller()
+def test_frequent_polls_call_squeue_once(squeue: Path) -> None:
+    write_squeue(squeue)
+    poller = SlurmPoller()
     for _ in range(5):
-        assert asking.look(["a", "b"]) == Answer({}, frozenset("ab"))
-        assert asking._thread is not None
-        asking._thread.join()
-    assert calls(squeue) == 1
+        assert poller.poll(["a", "b"]) == SlurmAnswer({}, frozenset("ab"))
+        assert poller._thread is not None
+        poller._thread.join()
+    assert count_calls(squeue) == 1
 
 
-def test_no_look_waits_for_a_silent_slurm_longer_than_the_first(
+def test_polls_do_not_block_while_slurm_hangs(
     squeue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "PATIENCE", 0.2)
-    says(squeue, f"until test -e {squeue}.wake; do sleep 0.05; done")
-    asking = SlurmPoller()
-    assert asking.look(["a"]) == Answer(note=slurm.SILENT)
+    monkeypatch.setattr(slurm, "ANSWER_TIMEOUT", 0.2)
+    write_squeue(squeue, f"until test -e {squeue}.wake; do sleep 0.05; done")
+    poller = SlurmPoller()
+    assert poller.poll(["a"]) == SlurmAnswer(note=slurm.NO_ANSWER)
     for _ in range(50):
-        assert asking.look(["a"]) == Answer(note=slurm.SILENT)
+        assert poller.poll(["a"]) == SlurmAnswer(note=slurm.NO_ANSWER)
     squeue.with_name("squeue.wake").touch()
     end = time.monotonic() + 60
-    while asking.look(["a"]).elements is None:
+    while poller.poll(["a"]).tasks is None:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert calls(squeue) == 1
+    assert count_calls(squeue) == 1
 
 
-def test_what_is_launched_never_waits_for_slurm(squeue: Path) -> None:
-    says(squeue, f"until test -e {squeue}.wake; do sleep 0.05; done")
-    assert SlurmPoller(waits=False).look(["a"]) == Answer()
+def test_a_launcher_does_not_wait_for_slurm(squeue: Path) -> None:
+    write_squeue(squeue, f"until test -e {squeue}.wake; do sleep 0.05; done")
+    assert SlurmPoller(wait_for_first=False).poll(["a"]) == SlurmAnswer()
     squeue.with_name("squeue.wake").touch()
 
 
-def test_a_refusal_is_told_and_slurm_asked_again_soon(
+def test_an_error_of_squeue_is_shown_and_the_query_repeated(
     squeue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "EVERY", 0.0)
-    says(squeue, "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2", "exit 1")
-    asking = SlurmPoller()
-    note = asking.look(["a"]).note
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.0)
+    write_squeue(
+        squeue, "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2", "exit 1"
+    )
+    poller = SlurmPoller()
+    note = poller.poll(["a"]).note
     assert note is not None
-    assert note.startswith("Slurm doesn't answer; this is from the files (squeue: ")
-    says(squeue)
+    assert note.startswith(f"{slurm.NO_ANSWER} (squeue: ")
+    write_squeue(squeue)
     end = time.monotonic() + 60
-    while asking.look(["a"]).elements is None:
+    while poller.poll(["a"]).tasks is None:
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_without_squeue_on_this_host_the_files_tell(
+def test_without_squeue_the_jobs_are_read_from_the_files(
     folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    submission = submitted(folder)
-    (submission.lease_dir(4) / "turn").mkdir()
-    jobs = Watch(folder).look().jobs
+    submission = submitted_array(folder)
+    (submission.lease_dir(4) / "writer").mkdir()
+    jobs = StatusReader(folder).read().jobs
     assert jobs is not None
-    assert shown(jobs) == [
-        "job 7 1 begun",
-        "      5 not begun",
-        "there is no squeue on this host; this is from the files",
+    assert render(jobs) == [
+        "job 7 1 started",
+        "      5 not started",
+        "squeue is not installed here; showing the state from the sweep's files",
     ]
-    said = jobs_as_json(jobs)
-    assert said["answered"] is False
-    assert said["submissions"][0]["waiting"] == [{"count": 5, "reason": None, "words": ""}]
+    data = jobs_to_json(jobs)
+    assert data["answered"] is False
+    pending = data["submissions"][0]["pending"]
+    assert pending == [{"count": 5, "reason": None, "explanation": ""}]

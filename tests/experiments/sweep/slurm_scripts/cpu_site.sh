@@ -3,13 +3,13 @@
 # Parameters
 #SBATCH --array=0-5%6
 #SBATCH --cpus-per-task=8
-#SBATCH --error=HERE/results/s/slurm/TOKEN/logs/%A_%a_0_log.err
+#SBATCH --error=TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_0_log.err
 #SBATCH --job-name=s.TOKEN
 #SBATCH --mem=16000M
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=HERE/results/s/slurm/TOKEN/logs/%A_%a_0_log.out
+#SBATCH --output=TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_0_log.out
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
 #SBATCH --time=120
@@ -19,5 +19,5 @@ export PYTHONPATH=PROJECT_ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err PYTHON -u -m experiments.sweep.slurm.array_task HERE/results/s TOKEN
+srun --unbuffered --output TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err PYTHON -u -m experiments.sweep.slurm.array_task TMP_PATH/results/s TOKEN
 

@@ -5,7 +5,7 @@
 #SBATCH --array=0-3%3
 #SBATCH --constraint='infiniband&avx512'
 #SBATCH --cpus-per-task=16
-#SBATCH --error=HERE/results/s/slurm/TOKEN/logs/%A_%a_0_log.err
+#SBATCH --error=TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_0_log.err
 #SBATCH --exclude=node7
 #SBATCH --exclusive
 #SBATCH --gres=gpu:a100:2
@@ -17,7 +17,7 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=HERE/results/s/slurm/TOKEN/logs/%A_%a_0_log.out
+#SBATCH --output=TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_0_log.out
 #SBATCH --partition=a100
 #SBATCH --qos=long
 #SBATCH --requeue
@@ -30,5 +30,5 @@ export PYTHONPATH=PROJECT_ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error HERE/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err PYTHON -u -m experiments.sweep.slurm.array_task HERE/results/s TOKEN
+srun --unbuffered --output TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_%t_log.out --error TMP_PATH/results/s/slurm/TOKEN/logs/%A_%a_%t_log.err PYTHON -u -m experiments.sweep.slurm.array_task TMP_PATH/results/s TOKEN
 
