@@ -1,4 +1,4 @@
-"""From words of a command line to cells, in this process and with every option composed once."""
+"""Fixtures that turn command lines into cells, with every option composed once."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fault_rows import Record, faults, write_page
 from hydra.core.config_loader import ConfigLoader
-from sweep_process import FAULTY, Site, site
+from sweep_process import FAULTY, Site, make_site
 
 from experiments.config.catalog import ConfigCatalog, config_loader
-from experiments.sweep.cli import check_command, run_command, compose_catalog
+from experiments.sweep.cli import check_command, compose_catalog, run_command
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import make_grids
 from experiments.sweep.overrides import parse_arguments
@@ -26,24 +26,24 @@ def loader() -> ConfigLoader:
 
 
 @pytest.fixture(scope="session")
-def space(loader: ConfigLoader) -> ConfigCatalog:
+def catalog(loader: ConfigLoader) -> ConfigCatalog:
     return compose_catalog(loader, "config", ())
 
 
 @pytest.fixture(scope="session")
-def cells_of(loader: ConfigLoader, space: ConfigCatalog) -> Cells:
-    """The cells that a grid's command line, and the YAML of a named sweep, ask for."""
+def cells_of(loader: ConfigLoader, catalog: ConfigCatalog) -> Cells:
+    """Return a function that expands a command line and the YAML of a named sweep into cells."""
 
     def cells(*words: str, named: Mapping[str, Any] | None = None) -> list[PlannedCell]:
         checked = check_command(loader, "config", words, multirun=True)
-        return expand(space, make_grids(parse_arguments(loader, checked), named))
+        return expand(catalog, make_grids(parse_arguments(loader, checked), named))
 
     return cells
 
 
 @pytest.fixture
 def plan_of(loader: ConfigLoader, tmp_path: Any) -> Callable[[Sequence[str]], int]:
-    """Runs a whole command with `sweep.mode=plan`; gives its exit status."""
+    """Return a function that runs a command with `sweep.mode=plan`; it returns the exit status."""
 
     def plan(words: Sequence[str]) -> int:
         checked = check_command(loader, "config", words, multirun=True)
@@ -55,20 +55,20 @@ def plan_of(loader: ConfigLoader, tmp_path: Any) -> Callable[[Sequence[str]], in
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A place for sweeps whose cells do what files say, in processes or in this one."""
+    """Return a folder for sweeps whose cells fail as its files say."""
     monkeypatch.setenv("TROUBLED", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    return site(tmp_path, FAULTY)
+    return make_site(tmp_path, FAULTY)
 
 
 @pytest.fixture(scope="session")
 def record() -> Iterator[Record]:
-    """Keep a fault's row; with WRITE_RELIABILITY set, all rows go to docs/appendix/faults.md."""
+    """Record the rows of faults; write them to the page if WRITE_RELIABILITY is set."""
     rows: dict[str, tuple[str, str]] = {}
 
-    def keep(what: str, happened: str, again: str) -> None:
+    def keep(what: str, first_run: str, second_run: str) -> None:
         assert what in faults()
-        rows[what] = happened, again
+        rows[what] = first_run, second_run
 
     yield keep
     if os.environ.get("WRITE_RELIABILITY"):

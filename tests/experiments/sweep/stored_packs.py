@@ -40,14 +40,14 @@ def store(folder: SweepFolder, stem: str, *results: CellResult) -> None:
 
 
 def loaded(folder: SweepFolder) -> Results:
-    """What a reader finds, who is told nothing about files that were passed over."""
+    """Load the sweep, and fail on any warning about files that were left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return load(folder.root.name, folder.root.parent)
 
 
 def contents(found: Results) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table, in an order of its own."""
+    """Return the sorted rows of every table."""
     rows = {}
     for name in TABLES:
         frame = getattr(found, name)

@@ -1,4 +1,4 @@
-"""Real sweeps in real processes, whose cells fail or wait where a test says so (`troubled`)."""
+"""Sweeps in real processes whose cells fail or wait as a test says (see `troubled`)."""
 
 from __future__ import annotations
 
@@ -49,18 +49,19 @@ PATIENCE = 300  # seconds, far above what anything here takes; scaled by the spe
 
 @dataclass(frozen=True)
 class Site:
-    """A folder with files that tell the troubled scheme what to do, and results there or elsewhere.
+    """A folder of files that make cells fail (see `troubled`), and of a sweep's results.
 
-    `words` make the cells; a command says them first.
+    `words` are overrides that every command starts with. `results_root` is the folder of results;
+    None: `root`.
     """
 
     root: Path
     words: tuple[str, ...] = tuple(TROUBLED)
-    elsewhere: Path | None = None
+    results_root: Path | None = None
 
     @property
     def results(self) -> Path:
-        return self.elsewhere or self.root
+        return self.results_root or self.root
 
     @property
     def folder(self) -> SweepFolder:
@@ -69,21 +70,21 @@ class Site:
     def overrides(self, *more: str) -> list[str]:
         return [*self.words, f"sweep.results={self.results}", *more]
 
-    def tell(self, what: str, content: str = "") -> None:
-        (self.root / what).write_text(content)
+    def write_file(self, name: str, content: str = "") -> None:
+        (self.root / name).write_text(content)
 
-    def forget(self, *patterns: str) -> None:
+    def remove_files(self, *patterns: str) -> None:
         for pattern in patterns:
             for path in self.root.glob(pattern):
                 path.unlink()
 
     def runs(self, number: int) -> int:
-        """How often the scheme was asked for the cell of that number's weights."""
+        """Return how often the weights of a cell were drawn."""
         path = self.root / f"ran-{number}"
         return len(path.read_text()) if path.exists() else 0
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        """`python -m experiments.run -m ...`, leader of a process group of its own."""
+        """Start `python -m experiments.run -m ...` in a new process group."""
         words = [sys.executable, "-m", "experiments.run", "-m", *self.overrides(*more)]
         path = os.pathsep.join([str(self.root), os.environ.get("PYTHONPATH", "")])
         return subprocess.Popen(
@@ -96,8 +97,8 @@ class Site:
             start_new_session=True,
         )
 
-    def held(self) -> dict[int, int]:
-        """The worker that waits in each held cell, by the cell's number."""
+    def held_workers(self) -> dict[int, int]:
+        """Return the process numbers of waiting workers, by the number of their cell."""
         waiting = {}
         for path in self.folder.journals.glob("*.journal"):
             try:
@@ -111,13 +112,13 @@ class Site:
         return waiting
 
     def numbers(self) -> dict[str, int]:
-        """The troubled scheme's number of each planned cell."""
+        """Return the number (`init.number`) of each planned cell, by cell id."""
         lines = self.folder.plan.read_text().splitlines()
         planned = [json.loads(line) for line in lines]
         return {line["cell_id"]: line["config"]["init"]["number"] for line in planned}
 
     def rows(self) -> Counter[int]:
-        """How many rows, of all attempts, the cell of each number has."""
+        """Return the number of rows of each cell, over all attempts."""
         numbers = self.numbers()
         ids = [
             i for _, part in read_parts(self.folder, "cells") for i in part["cell_id"].to_pylist()
@@ -125,33 +126,35 @@ class Site:
         return Counter(numbers[i] for i in ids)
 
 
-def site(root: Path, words: Sequence[str] = TROUBLED) -> Site:
+def make_site(root: Path, words: Sequence[str] = TROUBLED) -> Site:
     (root / "troubled.py").write_bytes(SCHEME.read_bytes())
     return Site(root, tuple(words))
 
 
-def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait for something to come true, not longer than the process lives."""
+def wait_until(
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None
+) -> None:
+    """Wait until a condition is true; fail if the process ends first."""
     end = Deadline(PATIENCE)
     while not condition():
-        assert end.left > 0, "waited in vain"
+        assert end.remaining > 0, "the condition did not become true in time"
         if process is not None and process.poll() is not None:
-            raise AssertionError(f"it ended first:\n{finish(process)}")
+            raise AssertionError(f"the process ended first:\n{wait_for_output(process)}")
         time.sleep(0.01)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for the end of a process, and of all that can write to its output; what it printed."""
+def wait_for_output(process: subprocess.Popen[str]) -> str:
+    """Wait until a process and all its children have ended; return their output."""
     end = Deadline(PATIENCE)
     while True:
         try:
-            return process.communicate(timeout=max(end.left, 0))[0]
+            return process.communicate(timeout=max(end.remaining, 0))[0]
         except subprocess.TimeoutExpired:
-            if end.left <= 0:
+            if end.remaining <= 0:
                 raise
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     return not is_alive(pid)
 
 

@@ -1,4 +1,4 @@
-"""Every way to ask for the wrong run without noticing is an error that says what to type."""
+"""Invalid command lines: each is an error that says what to type."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from fanin.errors import ConfigError
         (["init=glob(he*)"], "a grid needs -m"),
     ],
 )
-def test_a_grid_without_m_is_refused(loader, words, says):
+def test_grid_without_multirun_is_refused(loader, words, says):
     with pytest.raises(ConfigError, match=says):
         check_command(loader, "config", words, multirun=False)
 
@@ -99,14 +99,14 @@ REFUSED = [
     ("clip.factors.conv9=3", "conv9: no such layer"),
     ("probe.images=[0,99]", "index 99, but the probe set has images 0 to 31"),
     ("head=softmax loss=bce", "softmax"),
-    ("model=alexnet data.side=7", "side 15 or more"),
+    ("model=alexnet data.side=7", "set data.side to 15 or more"),
     ("init=custom", r"init._target_: expected package.module.Name"),
     ("init=custom init._target_=my_pkg.mod.MyInit", "No module named 'my_pkg'"),
 ]
 
 
 @pytest.mark.parametrize(("line", "says"), REFUSED, ids=[line for line, _ in REFUSED])
-def test_a_wrong_word_is_refused(plan_of, capsys, line, says):
+def test_invalid_override_is_refused(plan_of, capsys, line, says):
     try:
         status = plan_of(line.split(" "))
         text = capsys.readouterr().err
@@ -125,24 +125,24 @@ letters = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
 
 @st.composite
 def typo(draw, word: str) -> str:
-    """The word with a letter put in somewhere."""
+    """Insert a letter into a word."""
     at = draw(st.integers(1, len(word)))
     return word[:at] + draw(st.sampled_from("qxz")) + word[at:]
 
 
 @st.composite
-def wrong(draw, space) -> tuple[str, str]:
-    """An override that can't be meant, and what an error about it has to name."""
+def invalid_override(draw, catalog) -> tuple[str, str]:
+    """Draw an invalid override, and the text that its error must contain."""
     kind = draw(st.sampled_from(["group", "option", "key", "type", "range", "layer", "new"]))
     if kind == "group":
         key = draw(typo(draw(st.sampled_from(OPTIONS))))
         return f"{key}=zeros", key
     if kind == "option":
         group = draw(st.sampled_from(OPTIONS))
-        option = draw(typo(draw(st.sampled_from(space.options(group)))))
+        option = draw(typo(draw(st.sampled_from(catalog.options(group)))))
         return f"{group}={option}", option
     if kind == "key":
-        leaves = [k for k, _ in flatten(space.base) if "." in k and not k.endswith("_target_")]
+        leaves = [k for k, _ in flatten(catalog.base) if "." in k and not k.endswith("_target_")]
         key = draw(typo(draw(st.sampled_from(leaves))))
         return f"{key}=1", key
     if kind == "type":
@@ -161,9 +161,9 @@ def wrong(draw, space) -> tuple[str, str]:
     return f"+{draw(st.sampled_from(OPTIONS))}.{key}=1", key
 
 
-def cells(loader, space, words):
+def cells(loader, catalog, words):
     checked = check_command(loader, "config", words, multirun=True)
-    return expand(space, parse_request(space, parse_arguments(loader, checked)).grids)
+    return expand(catalog, parse_request(catalog, parse_arguments(loader, checked)).grids)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
@@ -176,19 +176,19 @@ def cells(loader, space, words):
         st.text(max_size=12) | st.recursive(st.integers() | letters, st.lists).map(json.dumps),
     )
 )
-def test_whatever_is_typed_is_a_cell_or_a_config_error(loader, space, text):
-    said = ""
+def test_any_text_is_a_cell_or_a_config_error(loader, catalog, text):
+    output = ""
     try:
-        cells(loader, space, [text])
+        cells(loader, catalog, [text])
     except ConfigError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 4
+        output = str(error)
+    assert len(output.splitlines()) <= 4
 
 
-def test_very_long_words_get_short_answers(loader, space):
+def test_long_values_give_short_errors(loader, catalog):
     for text in ("optim.lr=" + "x" * 9999, "optim.lr=" + "9" * 9999, "[" * 500):
         with pytest.raises(ConfigError) as refused:
-            cells(loader, space, [text])
+            cells(loader, catalog, [text])
         assert len(str(refused.value)) < 400
 
 
@@ -201,19 +201,19 @@ def test_errors_go_to_standard_error(loader, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["model.width=64"], None),  # the sweep's own model has it, the default one has not
+        (["model.width=64"], None),  # a key of the sweep's model, not of the default one
         (["model.widht=64"], "model.widht: .*did you mean width"),
         (["model.channels=8"], "model.channels: model=mlp has no such key"),
         (["model=two_layer", "model.width=8"], "model.width: model=two_layer has no such key"),
         (["optim.lrr=1"], "optim.lrr: .*did you mean lr"),
     ],
 )
-def test_keys_of_a_named_sweep_are_those_of_its_options(loader, capsys, tmp_path, words, says):
-    asked = ["sweep=poole2016", "sweep.mode=plan", f"sweep.results={tmp_path}", *words]
+def test_keys_follow_the_options_of_a_named_sweep(loader, capsys, tmp_path, words, says):
+    overrides = ["sweep=poole2016", "sweep.mode=plan", f"sweep.results={tmp_path}", *words]
     try:
-        status = run_command(loader, "config", check_command(loader, "config", asked, True))
-        said = capsys.readouterr().err
+        status = run_command(loader, "config", check_command(loader, "config", overrides, True))
+        output = capsys.readouterr().err
     except ConfigError as error:
-        status, said = 2, str(error)
-    assert status == (0 if says is None else 2), said
-    assert says is None or re.search(says, said, re.DOTALL), said
+        status, output = 2, str(error)
+    assert status == (0 if says is None else 2), output
+    assert says is None or re.search(says, output, re.DOTALL), output

@@ -1,4 +1,4 @@
-"""Merging changes how many files there are, and nothing that a reader can see."""
+"""`experiments.compact`: fewer files, same tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from experiments.sweep.store.tables import read_states
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SweepFolder:
-    """Five packs; `x` and `y` were tried again, and `y` is then all that its first pack held."""
+    """Return five packs with retries of `x` and `y`; the first pack of `y` holds no other cell."""
     folder = SweepFolder(tmp_path / "s")
     store(folder, "a", result("x", outcome="killed"), result("w"))
     store(folder, "b", result("y", outcome="error"))
@@ -42,14 +42,14 @@ def parts(folder: SweepFolder) -> list[Path]:
     return sorted(path for table in TABLES for path in folder.table(table).iterdir())
 
 
-def test_what_is_loaded_stays_the_same(
+def test_compact_keeps_the_loaded_tables(
     folder: SweepFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, states = contents(loaded(folder)), read_states(folder)
     compact(folder)
-    # An attempt at x and one at y; each has a row in `cells`, 3 in `layers` and 1 in two others.
-    said = "s: merged 25 part files into 5; dropped 14 rows of superseded attempts\n"
-    assert capsys.readouterr().out == said
+    # One attempt of x and one of y: rows in `cells` (1), `layers` (3) and others (1 each).
+    output = "s: merged 25 part files into 5; dropped 14 rows of superseded attempts\n"
+    assert capsys.readouterr().out == output
     assert contents(loaded(folder)) == before
     assert read_states(folder) == states
     after = parts(folder)
@@ -58,7 +58,7 @@ def test_what_is_loaded_stays_the_same(
     assert parts(folder) == after
 
 
-def test_what_comes_later_is_merged_with_what_was_merged(folder: SweepFolder) -> None:
+def test_later_packs_merge_with_a_merged_one(folder: SweepFolder) -> None:
     compact(folder)
     store(folder, "f", result("u", 2), result("t"))
     before = contents(loaded(folder))
@@ -67,7 +67,7 @@ def test_what_comes_later_is_merged_with_what_was_merged(folder: SweepFolder) ->
     assert contents(loaded(folder)) == before
 
 
-def test_packs_that_are_large_enough_are_left_alone(
+def test_large_packs_are_not_merged(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("experiments.compact.TARGET_ROWS", 14)  # two cells' rows
@@ -80,7 +80,7 @@ def test_packs_that_are_large_enough_are_left_alone(
     assert capsys.readouterr().out == "s: 15 part files; nothing to do\n"
 
 
-def test_a_pack_of_nothing_but_superseded_attempts_goes(
+def test_pack_of_superseded_attempts_is_deleted(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.compact.TARGET_ROWS", 30)  # five cells' rows
@@ -89,12 +89,12 @@ def test_a_pack_of_nothing_but_superseded_attempts_goes(
     assert {path.stem for path in parts(folder)} == {"f"}
 
 
-def test_a_pack_that_comes_back_after_it_was_merged_is_passed_over(folder: SweepFolder) -> None:
+def test_superseded_pack_that_reappears_is_ignored(folder: SweepFolder) -> None:
     old = {path: path.read_bytes() for path in parts(folder)}
     compact(folder)
     before = contents(loaded(folder))
     store(folder, "f", result("t"))
-    compact(folder)  # what the first merge superseded, the second does too
+    compact(folder)  # the second merge supersedes what the first did
     for path, content in old.items():
         path.write_bytes(content)
     assert set(read_states(folder)) == {*"tuvwxy"}
@@ -103,7 +103,7 @@ def test_a_pack_that_comes_back_after_it_was_merged_is_passed_over(folder: Sweep
     assert len(parts(folder)) == len(TABLES)
 
 
-def test_a_spoilt_pack_is_moved_away_and_the_rest_merged(
+def test_compact_quarantines_a_damaged_pack(
     folder: SweepFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = folder.table("layers") / "e.parquet"
@@ -113,7 +113,7 @@ def test_a_spoilt_pack_is_moved_away_and_the_rest_merged(
     assert set(loaded(folder).cells.cell_id) == {*"vwxy"}
 
 
-def test_what_a_dead_launcher_left_in_journals_is_kept(folder: SweepFolder) -> None:
+def test_compact_keeps_journals_of_a_dead_launcher(folder: SweepFolder) -> None:
     journal = Journal(folder.journals / "g.journal")
     journal.done(result("t"))
     journal.close()
@@ -121,7 +121,7 @@ def test_what_a_dead_launcher_left_in_journals_is_kept(folder: SweepFolder) -> N
     assert set(loaded(folder).cells.cell_id) == {*"tuvwxy"}
 
 
-def test_a_sweep_that_runs_is_not_touched(
+def test_compact_refuses_a_running_sweep(
     folder: SweepFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = parts(folder)
@@ -135,7 +135,7 @@ def test_a_sweep_that_runs_is_not_touched(
     assert parts(folder) == before
 
 
-def test_a_name_that_is_not_there_gets_the_nearest(
+def test_unknown_name_suggests_the_nearest(
     folder: SweepFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -145,7 +145,7 @@ def test_a_name_that_is_not_there_gets_the_nearest(
 
 
 def _compact_and_die(folder: SweepFolder, step: int) -> None:
-    """Compact, and be killed just before the file system is changed for the `step`th time."""
+    """Compact; kill this process just before its `step`th change of the file system."""
     left = iter(range(step))
 
     def dying(change: Any) -> Any:
@@ -161,9 +161,7 @@ def _compact_and_die(folder: SweepFolder, step: int) -> None:
     compact(folder)
 
 
-def test_killed_at_any_step_it_loses_and_doubles_nothing(
-    folder: SweepFolder, tmp_path: Path
-) -> None:
+def test_kill_at_any_step_loses_and_duplicates_nothing(folder: SweepFolder, tmp_path: Path) -> None:
     for path in parts(folder):  # two packs are enough
         if path.stem not in ("a", "c"):
             path.unlink()
@@ -171,18 +169,18 @@ def test_killed_at_any_step_it_loses_and_doubles_nothing(
     context = multiprocessing.get_context("fork")
     exits = []
     while 0 not in exits:
-        here = SweepFolder(tmp_path / f"try-{len(exits)}" / "s")
-        shutil.copytree(folder.root, here.root)
-        child = context.Process(target=_compact_and_die, args=(here, len(exits)))
+        site = SweepFolder(tmp_path / f"try-{len(exits)}" / "s")
+        shutil.copytree(folder.root, site.root)
+        child = context.Process(target=_compact_and_die, args=(site, len(exits)))
         child.start()
         child.join()
         exits.append(child.exitcode)
-        assert contents(loaded(here)) == before, len(exits)  # as it was left
-        compact(here)  # the same command again
-        assert contents(loaded(here)) == before, len(exits)
-        assert read_states(here) == states
-        assert len(parts(here)) == len(TABLES)
-        assert not here.quarantine.exists()
-        assert not list(here.journals.iterdir())
+        assert contents(loaded(site)) == before, len(exits)  # as it was left
+        compact(site)  # the same command again
+        assert contents(loaded(site)) == before, len(exits)
+        assert read_states(site) == states
+        assert len(parts(site)) == len(TABLES)
+        assert not site.quarantine.exists()
+        assert not list(site.journals.iterdir())
     assert set(exits) == {0, -signal.SIGKILL}
     assert len(exits) > 20

@@ -1,4 +1,4 @@
-"""The estimate by which packs are ordered before anything is timed."""
+"""Estimated seconds of cells, which order packs before anything is timed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGES = 3 + 10  # a step forward and backward, and the test set
 
 
 @pytest.mark.parametrize("model", ["linear", "mlp", "two_layer", "plain", "alexnet"])
-def test_it_counts_the_operations_that_torch_counts(cell_config, model):
+def test_estimate_counts_the_operations_that_torch_counts(cell_config, model):
     cell = build_cell(cell_config(*ONE_STEP, f"model={model}"))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         cell.network().eval()(torch.zeros(1, *cell.data.shape))
@@ -33,7 +33,7 @@ def test_it_counts_the_operations_that_torch_counts(cell_config, model):
     assert counted == pytest.approx(IMAGES * counter.get_total_flops(), rel=1e-9)
 
 
-def test_longer_training_more_draws_and_larger_networks_take_longer(cell_config):
+def test_estimate_grows_with_steps_draws_and_width(cell_config):
     def seconds(*overrides: str) -> float:
         return CostEstimator().seconds(cell_config(*overrides))
 
@@ -42,7 +42,7 @@ def test_longer_training_more_draws_and_larger_networks_take_longer(cell_config)
     assert seconds("model=plain", "model.width=32") > seconds("model=plain", "model.width=16")
 
 
-def test_an_estimate_draws_nothing_from_torchs_own_generator(cell_config):
+def test_estimate_leaves_the_global_generator_alone(cell_config):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Which engine cells run under: what was asked, what can be, and what an earlier launch found."""
+"""Choice of the engine: by request, by what can be stacked, by earlier or new timing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from analysis import load
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import run_command
-from experiments.sweep.engines import time_engines, choose_by_rule, run_trial
+from experiments.sweep.engines import choose_by_rule, run_trial, time_engines
 from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell, PlannedCell, group_cells
@@ -31,8 +31,8 @@ TINY = [
 
 
 @pytest.fixture(autouse=True)
-def torch_as_before() -> Iterator[None]:
-    """The inline runner sets this process up as a worker."""
+def restore_torch_settings() -> Iterator[None]:
+    """Restore torch's settings, which the inline runner changes in this process."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     yield
     torch.set_num_threads(threads)
@@ -47,7 +47,7 @@ def by_model(groups: dict[str, list[PackedCell]], engines: dict[str, str]) -> di
     return {groups[key][0].choices["model"] or "": engine for key, engine in engines.items()}
 
 
-def test_serial_is_serial_and_stacked_is_stacked_where_it_can_be(cells_of):
+def test_requested_engine_is_used_where_possible(cells_of):
     cells = cells_of(*TINY, "train.dtype=float32,bfloat16", "seed=0,1")
     groups = groups_of(cells)
     assert set(choose_by_rule(groups, "serial", {}).chosen.values()) == {"serial"}
@@ -61,22 +61,22 @@ def test_serial_is_serial_and_stacked_is_stacked_where_it_can_be(cells_of):
     assert "train.dtype=bfloat16" in reason
 
 
-def test_auto_keeps_to_what_was_found_and_times_the_rest(cells_of):
+def test_auto_keeps_recorded_engines_and_times_others(cells_of):
     groups = groups_of(cells_of(*TINY[1:], "model=linear,mlp,two_layer", "seed=0,1"))
     keys = {groups[key][0].choices["model"]: key for key in groups}
     recorded = {keys["linear"]: "stacked", keys["mlp"]: "serial"}
     engines = choose_by_rule(groups, "auto", recorded)
-    found = by_model(groups, engines.chosen)
-    assert found == {"linear": "stacked", "mlp": "serial", "two_layer": "serial"}
+    by_name = by_model(groups, engines.chosen)
+    assert by_name == {"linear": "stacked", "mlp": "serial", "two_layer": "serial"}
     assert engines.untimed == (keys["two_layer"],)
 
 
-def test_a_cell_alone_is_not_timed(cells_of):
+def test_single_cell_is_not_timed(cells_of):
     engines = choose_by_rule(groups_of(cells_of(*TINY)), "auto", {})
     assert (list(engines.chosen.values()), engines.untimed) == (["serial"], ())
 
 
-def test_timing_takes_steps_of_both_and_the_choice_follows_from_it(cells_of):
+def test_timing_chooses_the_faster_engine(cells_of):
     groups = groups_of(cells_of(*TINY, "seed=range(4)"))
     engines = time_engines(choose_by_rule(groups, "auto", {}), groups, InlineRunner(), "cpu")
     ((key, (serial, stacked)),) = engines.timings.items()
@@ -86,7 +86,7 @@ def test_timing_takes_steps_of_both_and_the_choice_follows_from_it(cells_of):
     assert engines.untimed == ()
 
 
-def test_cells_that_can_t_be_made_run_serially_and_say_why(cells_of, monkeypatch, tmp_path):
+def test_cells_that_fail_to_build_run_serially(cells_of, monkeypatch, tmp_path):
     (tmp_path / "unlucky.py").write_text(
         "def sample(weight, generator):\n    raise OSError('no')\n"
     )
@@ -99,9 +99,7 @@ def test_cells_that_can_t_be_made_run_serially_and_say_why(cells_of, monkeypatch
     assert "OSError: no" in next(iter(engines.reasons.values()))
 
 
-def test_a_cell_that_can_t_be_made_does_not_keep_the_others_from_being_timed(
-    cells_of, monkeypatch, tmp_path
-):
+def test_one_failing_cell_does_not_prevent_timing(cells_of, monkeypatch, tmp_path):
     (tmp_path / "picky.py").write_text(
         "import torch\n"
         "def sample(weight, generator, std: float):\n"
@@ -112,7 +110,7 @@ def test_a_cell_that_can_t_be_made_does_not_keep_the_others_from_being_timed(
     monkeypatch.syspath_prepend(str(tmp_path))
     own = ("init=custom", "init._target_=picky.sample", "init.std=2,0.1,0.2")
     configs = [cell.config for cell in cells_of(*TINY, *own)]
-    assert run_trial(configs, "cpu").independent
+    assert run_trial(configs, "cpu").batch_invariant
     with pytest.raises(FaninError, match="ValueError: too wide"):
         run_trial(configs[:2], "cpu")
 
@@ -127,26 +125,26 @@ def ran_under(results: Path, name: str = "s") -> dict[int, str]:
     return dict(zip(cells["seed"], cells["engine"], strict=True))
 
 
-def test_a_timed_choice_is_kept_in_the_plan_and_holds_for_new_cells(tmp_path: Path) -> None:
+def test_plan_keeps_the_timed_engine_for_new_cells(tmp_path: Path) -> None:
     assert sweep(tmp_path, "engine=auto", "seed=range(3)") == 0
     plan = SweepFolder(tmp_path / "s").plan
     lines = [json.loads(line) for line in plan.read_text().splitlines()]
-    (found,) = {line["engine"] for line in lines}
-    assert set(ran_under(tmp_path).values()) == {found}
-    # As if timing had found the other one, whatever it would find now.
-    other = {"serial": "stacked", "stacked": "serial"}[found]
+    (engine,) = {line["engine"] for line in lines}
+    assert set(ran_under(tmp_path).values()) == {engine}
+    # Record the other engine, as if timing had chosen it.
+    other = {"serial": "stacked", "stacked": "serial"}[engine]
     plan.write_text("".join(f"{json.dumps(line | {'engine': other})}\n" for line in lines))
     assert sweep(tmp_path, "engine=auto", "seed=range(5)") == 0
-    assert ran_under(tmp_path) == dict.fromkeys(range(3), found) | {3: other, 4: other}
+    assert ran_under(tmp_path) == dict.fromkeys(range(3), engine) | {3: other, 4: other}
 
 
-def test_without_a_recorded_choice_cells_run_serially(tmp_path: Path) -> None:
+def test_cells_run_serially_by_default(tmp_path: Path) -> None:
     assert sweep(tmp_path, "seed=range(2)") == 0
     assert set(ran_under(tmp_path).values()) == {"serial"}
     assert "engine" not in json.loads(SweepFolder(tmp_path / "s").plan.read_text().splitlines()[0])
 
 
-def test_planning_times_nothing_and_says_what_would_be(
+def test_plan_mode_times_nothing(
     plan_of: Callable[[list[str]], int],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -155,14 +153,14 @@ def test_planning_times_nothing_and_says_what_would_be(
     words = [*TINY, "runner=inline", "train.dtype=float32,float16", "seed=range(2)"]
     assert plan_of([*words, "engine=auto"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "engine=auto: 1 kind of cells to be timings first" in shown
+    assert "engine=auto: 1 kind of cells will be timed first" in shown
     assert "train.dtype=float16 would round" in shown
 
 
-def test_a_stacked_sweep_repeats_to_the_bit_however_it_is_packed(tmp_path: Path) -> None:
-    asked = ("engine=stacked", "seed=range(5)", "optim.lr=0.1,0.01", "optim.momentum=0,0.9")
-    assert sweep(tmp_path, *asked, name="one") == 0
-    assert sweep(tmp_path, *asked, "runner.pack_cells=3", name="other") == 0
+def test_stacked_sweep_is_bit_identical_for_any_packing(tmp_path: Path) -> None:
+    overrides = ("engine=stacked", "seed=range(5)", "optim.lr=0.1,0.01", "optim.momentum=0,0.9")
+    assert sweep(tmp_path, *overrides, name="one") == 0
+    assert sweep(tmp_path, *overrides, "runner.pack_cells=3", name="other") == 0
     one, other = (plain(load(name, tmp_path).cells) for name in ("one", "other"))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert set(one["engine"]) == {"stacked"}
@@ -173,25 +171,25 @@ def plain(cells: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values("cell_id", ignore_index=True)
 
 
-def test_a_trial_finds_that_cells_of_a_stack_keep_apart(cells_of) -> None:
+def test_trial_reports_batch_invariance(cells_of) -> None:
     configs = [cell.config for cell in cells_of(*TINY, "seed=range(3)")]
-    found = run_trial(configs, "cpu")
-    assert found.independent
-    assert found.serial > 0
-    assert found.stacked > 0
+    trial = run_trial(configs, "cpu")
+    assert trial.batch_invariant
+    assert trial.serial > 0
+    assert trial.stacked > 0
 
 
-def test_a_stack_whose_cells_depend_on_their_place_is_not_used(cells_of, monkeypatch) -> None:
-    """The dependence is made up: where there are none, as on this machine, it can't be had."""
-    honest = StackedBatchLoader.at
+def test_stack_without_batch_invariance_is_not_used(cells_of, monkeypatch) -> None:
+    """Add a dependence on the position, because this machine has none."""
+    original = StackedBatchLoader.at
 
-    def by_place(loader, step):
-        inputs = honest(loader, step)
-        place = torch.arange(len(inputs.x)).reshape(-1, 1, 1, 1, 1)
-        return inputs._replace(x=inputs.x * (1 + 1e-6 * place))
+    def add_position(loader, step):
+        inputs = original(loader, step)
+        position = torch.arange(len(inputs.x)).reshape(-1, 1, 1, 1, 1)
+        return inputs._replace(x=inputs.x * (1 + 1e-6 * position))
 
-    monkeypatch.setattr(StackedBatchLoader, "at", by_place)
+    monkeypatch.setattr(StackedBatchLoader, "at", add_position)
     groups = groups_of(cells_of(*TINY, "seed=range(3)"))
     engines = time_engines(choose_by_rule(groups, "auto", {}), groups, InlineRunner(), "cpu")
     assert list(engines.chosen.values()) == ["serial"]
-    assert "depend on the cells beside it" in next(iter(engines.reasons.values()))
+    assert "depend on the other cells of its stack" in next(iter(engines.reasons.values()))

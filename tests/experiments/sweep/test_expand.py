@@ -1,4 +1,4 @@
-"""Large grids cost a sum of options, not a product."""
+"""Expansion of grids: cost, labels, and refused cells."""
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -30,28 +30,28 @@ def test_thousands_of_cells_compose_each_option_once(loader, monkeypatch):
         ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, WORDS), None)
     )
     assert len({cell.id for cell in cells}) == 2_000
-    # The default cell, and each option but those it is made of.
+    # The default cell, and each option that is not a default.
     assert len(composed) == 1 + (5 - 1) + (5 - 1) + (2 - 1)
     assert len(set(composed)) == len(composed)
 
 
-def test_hydras_own_loader_sees_the_options_that_ours_has_composed(tmp_path):
-    """Hydra writes the same places in another way, and says by itself whether -m was given."""
-    theirs = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    ours = compose_catalog(config_loader(), "config", ())
-    assert compose_catalog(theirs, "config", ("hydra.mode=MULTIRUN",)) is ours
-    assert compose_catalog(config_loader(str(tmp_path)), "config", ()) is not ours
-    elsewhere = f"hydra.searchpath=[file://{tmp_path}]"
-    assert compose_catalog(theirs, "config", (elsewhere,)) is not ours
+def test_catalog_is_shared_with_hydras_own_loader(tmp_path):
+    """Hydra's loader writes the search path differently and adds an override for -m."""
+    hydra_loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    catalog = compose_catalog(config_loader(), "config", ())
+    assert compose_catalog(hydra_loader, "config", ("hydra.mode=MULTIRUN",)) is catalog
+    assert compose_catalog(config_loader(str(tmp_path)), "config", ()) is not catalog
+    searchpath = f"hydra.searchpath=[file://{tmp_path}]"
+    assert compose_catalog(hydra_loader, "config", (searchpath,)) is not catalog
 
 
-def test_cells_do_not_share_what_one_could_change_for_another(cells_of):
+def test_cells_do_not_share_mutable_config(cells_of):
     first, second = cells_of("seed=0,1")
     assert first.config["seed"] != second.config["seed"]
     assert first.id != second.id
 
 
-def test_a_cell_says_what_it_was_asked_for(cells_of):
+def test_label_is_the_assignment(cells_of):
     cells = cells_of("init=zeros,he_normal", "optim.lr=0.5")
     assert [cell.label for cell in cells] == [
         "init=zeros optim.lr=0.5",
@@ -60,12 +60,12 @@ def test_a_cell_says_what_it_was_asked_for(cells_of):
     assert cells_of()[0].label == "(all defaults)"
 
 
-def test_an_invalid_cell_is_named_among_the_valid(cells_of):
+def test_error_names_the_invalid_cell(cells_of):
     with pytest.raises(ConfigError, match=r"in the cell model=alexnet data\.side=7"):
         cells_of("model=two_layer,alexnet", "data.side=28,7")
 
 
-def test_a_probe_after_the_last_step_is_refused(loader):
+def test_probe_after_the_last_step_is_refused(loader):
     words = ["train.steps=5", "probe.steps=[3,6]"]
     with pytest.raises(
         ConfigError, match=r"probe\.steps names step 6, but training ends after step 5"
@@ -73,7 +73,7 @@ def test_a_probe_after_the_last_step_is_refused(loader):
         expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
 
 
-def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
+def test_target_on_the_command_line_replaces_the_option(loader):
     words = ["init._target_=fanin.inits.Normal", "init.std=0.3", "init.gain=2"]
     (cell,) = expand(
         ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None)
@@ -89,7 +89,7 @@ def test_a_target_on_the_command_line_takes_the_place_of_the_option(loader):
     assert cell.choices["init"] == "custom"
 
 
-def test_a_normal_bias_may_be_set_key_by_key(loader):
+def test_normal_bias_is_set_key_by_key(loader):
     words = ["init.bias.std=0.1"]
     (cell,) = expand(
         ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None)
@@ -97,13 +97,13 @@ def test_a_normal_bias_may_be_set_key_by_key(loader):
     assert cell.config["init"]["bias"] == {"mean": 0.0, "std": 0.1}
 
 
-def test_a_probed_image_that_is_not_there_is_refused(loader):
+def test_missing_probe_image_is_refused(loader):
     words = ["data.n_train=2", "probe.images=[0,2]"]
     with pytest.raises(ConfigError, match=r"names image 2, but there are 2 training images"):
         expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
 
 
-def test_an_activation_that_mixes_its_inputs_is_refused(loader):
+def test_activation_that_is_not_elementwise_is_refused(loader):
     words = ["activation._target_=torch.nn.Softmax", "activation.dim=1"]
     with pytest.raises(ConfigError, match="activation: not elementwise"):
         expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))

@@ -1,4 +1,4 @@
-"""A clock that jumps by a day, back and forth, while a sweep runs."""
+"""Clock jumps of a day, backward and forward, while a sweep runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again_here, ended, fault
-from sweep_process import Site, finish, until
+from fault_rows import Record, describe_end, fault, rerun
+from sweep_process import Site, wait_for_output, wait_until
 
 DAY = 24 * 3600
-# Every clock that says what time of day it is, ahead by the seconds that stand in a file.
+# Library that shifts all clocks of the time of day by the seconds in a file.
 CLOCK = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -52,7 +52,7 @@ time_t time(time_t *out) {
 
 @pytest.fixture
 def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """How many seconds the clock of the processes that start from here is ahead."""
+    """Shift the clock of all child processes; return the file with the seconds."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if sys.platform != "linux" or compiler is None:
         pytest.skip("needs Linux and a C compiler")
@@ -74,30 +74,28 @@ def jump(clock: Path, seconds: int) -> None:
 
 
 def python(*words: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout
+    process = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, ""), process.stderr
+    return process.stdout
 
 
-def test_a_clock_that_jumps_by_a_day_changes_nothing(
-    faulty: Site, clock: Path, record: Record
-) -> None:
+def test_clock_jumps_change_nothing(faulty: Site, clock: Path, record: Record) -> None:
     words = ("init.number=range(6)", "runner.workers=1", "runner.cell_seconds=100")
     for number in (1, 4):
-        faulty.tell(f"step-{number}", "hold")
+        faulty.write_file(f"step-{number}", "hold")
     sweep = faulty.start(*words)
     for number, ahead in ((1, -DAY), (4, DAY)):
-        until(lambda n=number: (faulty.root / f"at-{n}").exists(), sweep)
+        wait_until(lambda n=number: (faulty.root / f"at-{n}").exists(), sweep)
         before = float(python("-c", "import time; print(time.time())", cwd=faulty.root))
         jump(clock, ahead)
         after = float(python("-c", "import time; print(time.time())", cwd=faulty.root))
-        assert (after - before > 0) == (ahead > 0)  # it does jump
+        assert (after - before > 0) == (ahead > 0)  # the jump took effect
         status = ["-m", "experiments.status", "s", f"--results={faulty.root}"]
         assert f"{number} ok" in python(*status, cwd=faulty.root)
-        faulty.forget(f"step-{number}")
-    said = finish(sweep)
-    assert sweep.returncode == 0, said
-    happened = ended(faulty, sweep.returncode)
-    assert happened == "exit 0; 6 ok"
-    next_ = again_here(faulty, *words, cells=6)
-    record(fault("a clock that jumps back by a day, then forward by two"), happened, next_)
+        faulty.remove_files(f"step-{number}")
+    output = wait_for_output(sweep)
+    assert sweep.returncode == 0, output
+    first_run = describe_end(faulty, sweep.returncode)
+    assert first_run == "exit 0; 6 ok"
+    second_run = rerun(faulty, *words, cells=6)
+    record(fault("a clock that jumps back by a day, then forward by two"), first_run, second_run)

@@ -1,4 +1,4 @@
-"""A hundred commands that can't be meant: each dies before anything runs, naming its fault."""
+"""A hundred invalid commands: each fails before anything runs and names the fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fault_rows import Record, fault
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_command_refused import COUNTS, NUMBERS, OPTIONS, wrong
+from test_command_refused import COUNTS, NUMBERS, OPTIONS, invalid_override
 
 from experiments.sweep.cli import check_command, run_command
 from fanin.errors import ConfigError
@@ -22,7 +22,7 @@ VALID = (
     ("sweep=he_vs_glorot",),
     ("activation=tanh,relu", "optim=adam", "clip=norm", "probe.draws=2"),
 )
-LINES = 4  # most that is said
+MAX_LINES = 4
 
 odd = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], min_codepoint=0xA1),
@@ -41,12 +41,12 @@ nested = st.recursive(
 
 
 @st.composite
-def unmeant(draw: Any, space: Any) -> tuple[str, tuple[str, ...]]:
-    """A word that can't be meant, and what the first line about it has to name (any of it)."""
+def any_invalid_override(draw: Any, catalog: Any) -> tuple[str, tuple[str, ...]]:
+    """Draw an invalid override, and texts of which the first line of its error names one."""
     kind = draw(st.sampled_from(["wrong", "odd key", "odd value", "nested", "setting"]))
     key = draw(st.sampled_from(NUMBERS + COUNTS))
     if kind == "wrong":
-        text, fault = draw(wrong(space))
+        text, fault = draw(invalid_override(catalog))
         return text, (fault,)
     if kind == "odd key":
         strange = draw(odd)
@@ -61,20 +61,20 @@ def unmeant(draw: Any, space: Any) -> tuple[str, tuple[str, ...]]:
     return f"{name}={draw(st.sampled_from(['-1', 'x', '[x]', 'true']))}", (name,)
 
 
-def refused(loader: Any, words: list[str], results: Path, said: Callable[[], str]) -> str:
-    """What a command that is refused says, as `python -m experiments.run -m` would."""
+def error_of(loader: Any, words: list[str], results: Path, read_output: Callable[[], str]) -> str:
+    """Return the error message of a refused command."""
     try:
         checked = check_command(loader, "config", words, multirun=True)
     except ConfigError as error:  # which `check_argv` prints before it ends with status 2
         return f"{error}\n"
-    where = [f"sweep.results={results}", "runner=inline"]
-    assert run_command(loader, "config", [*checked, *where]) == 2
-    return said()
+    options = [f"sweep.results={results}", "runner=inline"]
+    assert run_command(loader, "config", [*checked, *options]) == 2
+    return read_output()
 
 
-def test_a_hundred_wrong_commands_die_before_anything_runs(
+def test_invalid_commands_fail_before_anything_runs(
     loader: Any,
-    space: Any,
+    catalog: Any,
     tmp_path: Path,
     record: Record,
     capsys: pytest.CaptureFixture[str],
@@ -86,19 +86,19 @@ def test_a_hundred_wrong_commands_die_before_anything_runs(
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         nonlocal seen
-        word, faults = data.draw(unmeant(space))
+        word, faults = data.draw(any_invalid_override(catalog))
         key = word.partition("=")[0].lstrip("+~")
         words = [w for w in data.draw(st.sampled_from(VALID)) if w.partition("=")[0] != key]
         words.insert(data.draw(st.integers(0, len(words))), word)
-        said = refused(loader, words, results, lambda: capsys.readouterr().err)
-        first = said.partition("\n")[0]
-        assert any(fault in first for fault in faults), (words, said)
-        assert said.endswith("\n")
-        assert len(said.splitlines()) <= LINES, said
+        output = error_of(loader, words, results, lambda: capsys.readouterr().err)
+        first = output.partition("\n")[0]
+        assert any(fault in first for fault in faults), (words, output)
+        assert output.endswith("\n")
+        assert len(output.splitlines()) <= MAX_LINES, output
         assert not results.exists()
         seen += 1
 
     check()
     assert seen >= EXAMPLES
-    happened = f"exit 2 before anything runs; at most {LINES} lines, the first names the fault"
-    record(fault("100 random commands that can't be meant"), happened, "the same")
+    first_run = f"exit 2 before anything runs; at most {MAX_LINES} lines, the first names the fault"
+    record(fault("100 random commands that can't be meant"), first_run, "the same")

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again_here, ended, fault, run_here
-from sweep_process import FAULTY, Site, finish, site, until
+from fault_rows import Record, describe_end, fault, rerun, run_inline
+from sweep_process import FAULTY, Site, make_site, wait_for_output, wait_until
 
 from experiments.sweep.store.journal import read_events
 from experiments.sweep.store.tables import read_states
@@ -27,19 +27,19 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     words = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)]
     mounted = subprocess.run(words, capture_output=True, text=True)
     if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"no file system can be mounted site: {mounted.stderr.strip()}")
     yield path
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @pytest.fixture
-def here(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("TROUBLED", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(
         "experiments.sweep.store.plan_file.git", lambda *_: ""
     )  # a diff may be large
-    return replace(site(tmp_path, FAULTY), elsewhere=disk)
+    return replace(make_site(tmp_path, FAULTY), results_root=disk)
 
 
 def fill(disk: Path, free: int = 0) -> None:
@@ -50,78 +50,76 @@ def fill(disk: Path, free: int = 0) -> None:
     os.truncate(disk / "filler", max(size - free * PAGE, 0))
 
 
-def test_whatever_the_full_disk_does_not_take_the_next_command_goes_on(
-    here: Site, disk: Path, record: Record, capsys: pytest.CaptureFixture[str]
+def test_sweep_resumes_after_a_full_disk_at_any_write(
+    site: Site, disk: Path, record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (f"init.number=range({CELLS})", "runner.pack_cells=3")
     refused, free, kept = [], 0, {}
     while True:
         fill(disk, free)
-        status = run_here(here, *words)
-        said = capsys.readouterr().err
+        status = run_inline(site, *words)
+        output = capsys.readouterr().err
         if status == 0:
             break
         # One line, which names the file that had no room.
-        assert (status, said.count("\n")) == (2, 1), said
-        assert FULL in said
-        refused.append(Path(said.partition(":")[0]).relative_to(disk).parts[1])
-        states = read_states(here.folder)
+        assert (status, output.count("\n")) == (2, 1), output
+        assert FULL in output
+        refused.append(Path(output.partition(":")[0]).relative_to(disk).parts[1])
+        states = read_states(site.folder)
         assert kept.items() <= {cell: s.attempt for cell, s in states.items()}.items()
         kept = {cell: s.attempt for cell, s in states.items() if s.outcome == "ok"}
         free += 1
     assert {"launcher.json", "cells.jsonl", "sweep.yaml", "journals", "cells"} <= set(refused)
     (disk / "filler").unlink()
-    told = again_here(here, *words, cells=CELLS)
-    happened = "exit 2, a line that names the file; what was finished is kept"
-    record(fault("the disk is full, at each of a sweep's writes in turn"), happened, told)
+    second_run = rerun(site, *words, cells=CELLS)
+    first_run = "exit 2, a line that names the file; what was finished is kept"
+    record(fault("the disk is full, at each of a sweep's writes in turn"), first_run, second_run)
 
 
-def test_a_worker_whose_disk_is_full_ends_the_sweep_in_a_line(
-    here: Site, disk: Path, record: Record
-) -> None:
+def test_full_disk_in_a_worker_prints_one_line(site: Site, disk: Path, record: Record) -> None:
     words = (f"init.number=range({CELLS})", "runner.pack_cells=6", "runner.workers=1")
-    here.tell("step-2", "hold")
-    sweep = here.start(*words)
-    until(lambda: (here.root / "at-2").exists(), sweep)
+    site.write_file("step-2", "hold")
+    sweep = site.start(*words)
+    wait_until(lambda: (site.root / "at-2").exists(), sweep)
     fill(disk)
-    here.forget("step-2")
-    said = finish(sweep)
-    assert sweep.returncode == 2, said
-    assert [line for line in said.splitlines() if FULL in line] == said.splitlines()[-1:]
-    assert "Traceback" not in said
+    site.remove_files("step-2")
+    output = wait_for_output(sweep)
+    assert sweep.returncode == 2, output
+    assert [line for line in output.splitlines() if FULL in line] == output.splitlines()[-1:]
+    assert "Traceback" not in output
     (disk / "filler").unlink()
-    happened = f"a line that names the file; {ended(here, sweep.returncode)}"
-    told = again_here(here, *words, cells=CELLS)
-    record(fault("the disk fills while a worker trains"), happened, told)
+    first_run = f"a line that names the file; {describe_end(site, sweep.returncode)}"
+    second_run = rerun(site, *words, cells=CELLS)
+    record(fault("the disk fills while a worker trains"), first_run, second_run)
 
 
 @pytest.mark.slow
-def test_a_heartbeat_that_the_disk_does_not_take_is_nothing_to_a_cell(
-    here: Site, disk: Path, record: Record
-) -> None:
-    here.tell(
+def test_lost_progress_records_do_not_fail_a_cell(site: Site, disk: Path, record: Record) -> None:
+    site.write_file(
         "sitecustomize.py",
         "import sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
         "    import experiments.sweep.worker.worker\n"
         "    experiments.sweep.worker.worker.PROGRESS_INTERVAL = 0.0\n",
     )
-    here = replace(here, words=tuple(w for w in here.words if not w.startswith("train.")))
+    site = replace(site, words=tuple(w for w in site.words if not w.startswith("train.")))
     words = ("init.number=range(2)", "train.steps=2400", "runner.workers=1")
-    here.tell("step-0", "hold")
-    here.tell("late-0", "hold")
-    sweep = here.start(*words)
-    until(lambda: (here.root / "at-0").exists(), sweep)
+    site.write_file("step-0", "hold")
+    site.write_file("late-0", "hold")
+    sweep = site.start(*words)
+    wait_until(lambda: (site.root / "at-0").exists(), sweep)
     fill(disk)
-    here.forget("at-0", "step-0")
-    until(lambda: (here.root / "at-0").exists(), sweep)
-    (journal,) = here.folder.journals.iterdir()
+    site.remove_files("at-0", "step-0")
+    wait_until(lambda: (site.root / "at-0").exists(), sweep)
+    (journal,) = site.folder.journals.iterdir()
     beats = [float(event.value) for event in read_events(journal)[0] if event.kind == "at"]
     assert max(beats, default=0.0) < 0.8  # of those until now the disk took only the first
     (disk / "filler").unlink()
-    here.forget("late-0")
-    said = finish(sweep)
-    assert sweep.returncode == 0, said
-    happened = ended(here, sweep.returncode)
-    told = again_here(here, *words, cells=2)
-    record(fault("the disk is full for a while, and only heartbeats are lost"), happened, told)
+    site.remove_files("late-0")
+    output = wait_for_output(sweep)
+    assert sweep.returncode == 0, output
+    first_run = describe_end(site, sweep.returncode)
+    second_run = rerun(site, *words, cells=2)
+    record(
+        fault("the disk is full for a while, and only heartbeats are lost"), first_run, second_run
+    )

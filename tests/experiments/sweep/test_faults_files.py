@@ -1,4 +1,4 @@
-"""Files of a finished or interrupted sweep that are damaged: named, and their cells made anew."""
+"""Damaged files of a sweep: named, and their cells computed again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fault_rows import Record, again_here, fault, run_here
+from fault_rows import Record, fault, rerun, run_inline
 from sweep_process import Site
 
 from experiments.sweep.store.tables import read_states
@@ -39,35 +39,35 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def test_a_damaged_part_costs_its_pack_which_runs_again(
+def test_damaged_pack_is_quarantined_and_runs_again(
     faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here(faulty, *GRID) == 0
-    told = {}
-    for damage, spoil in DAMAGES.items():
+    assert run_inline(faulty, *GRID) == 0
+    second_run = {}
+    for damage, damage_data in DAMAGES.items():
         stems = sorted(path.stem for path in faulty.folder.table("cells").glob("*.parquet"))
-        spoilt = [
+        damaged = [
             faulty.folder.table(table) / f"{stem}.parquet"
             for table, stem in zip(("cells", "layers"), stems, strict=False)
         ]
-        for path in spoilt:
-            path.write_bytes(spoil(path.read_bytes()))
+        for path in damaged:
+            path.write_bytes(damage_data(path.read_bytes()))
         capsys.readouterr()
-        told[damage] = again_here(faulty, *GRID, cells=CELLS)
-        said = capsys.readouterr().out.replace("\n", "")
-        assert f"{CELLS} cells: {CELLS - 2 * PACK} done, {2 * PACK} missing" in said
-        for path in spoilt:
-            assert str(path) in said
+        second_run[damage] = rerun(faulty, *GRID, cells=CELLS)
+        output = capsys.readouterr().out.replace("\n", "")
+        assert f"{CELLS} cells: {CELLS - 2 * PACK} done, {2 * PACK} missing" in output
+        for path in damaged:
+            assert str(path) in output
             assert (faulty.folder.quarantine / path.parent.name / path.name).exists()
     for damage in DAMAGES:
-        happened = f"named; its pack is moved to `quarantine/`, and its {PACK} cells are missing"
-        record(damage, happened, told[damage])
+        first_run = f"named; its pack is moved to `quarantine/`, and its {PACK} cells are missing"
+        record(damage, first_run, second_run[damage])
 
 
-def test_a_foreign_file_is_named_and_left_alone(
+def test_foreign_file_is_named_and_left_alone(
     faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here(faulty, *GRID) == 0
+    assert run_inline(faulty, *GRID) == 0
     foreign = [
         faulty.folder.table("cells") / "notes.txt",
         faulty.folder.table("layers") / "x.parquet",
@@ -76,62 +76,62 @@ def test_a_foreign_file_is_named_and_left_alone(
         path.write_text("Tuesday")
     capsys.readouterr()
     with pytest.warns(match="skipped unreadable files"):
-        next_ = again_here(faulty, *GRID, cells=CELLS)
-    said = capsys.readouterr().out.replace("\n", "")
-    assert all(str(path) in said for path in foreign)
-    assert f"{CELLS} done" in said
+        second_run = rerun(faulty, *GRID, cells=CELLS)
+    output = capsys.readouterr().out.replace("\n", "")
+    assert all(str(path) in output for path in foreign)
+    assert f"{CELLS} done" in output
     assert [path.read_text() for path in foreign] == ["Tuesday", "Tuesday"]
-    record(fault("a file of somebody else among the parts"), "named and left alone", next_)
+    record(fault("a file of somebody else among the parts"), "named and left alone", second_run)
 
 
 TORN = {
     fault(
         "`sweep.yaml` truncated"
-    ): "what earlier launches said stays as it is; this launch adds its own",
+    ): "what earlier launches output stays as it is; this launch adds its own",
     fault("`cells.jsonl` truncated"): "lines that are whole count; the others are written anew",
     fault("`launcher.json` truncated"): "a note that can't be read is void",
 }
 
 
-def test_a_torn_text_file_is_mended(
+def test_truncated_text_file_is_repaired(
     faulty: Site, record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here(faulty, *GRID) == 0
-    for cells, (what, happened) in enumerate(TORN.items(), start=CELLS + 1):
+    assert run_inline(faulty, *GRID) == 0
+    for cells, (what, first_run) in enumerate(TORN.items(), start=CELLS + 1):
         path = faulty.folder.root / what.split("`")[1]
         data = path.read_bytes() if path.exists() else b'{"host": "elsewhere", "pid": 1234}'
         path.write_bytes(data[: len(data) * 2 // 3])
         grown = (f"init.number=range({cells})", GRID[1])
-        next_ = again_here(faulty, *grown, cells=cells)
+        second_run = rerun(faulty, *grown, cells=cells)
         assert f"{cells} cells: {cells - 1} done, 1 missing" in capsys.readouterr().out
         assert len(faulty.folder.plan.read_text().splitlines()) == cells
-        record(what, happened, next_)
+        record(what, first_run, second_run)
 
 
-def test_a_journal_cut_anywhere_keeps_its_whole_lines(
+def test_truncated_journal_keeps_its_committed_lines(
     faulty: Site, record: Record, tmp_path: Path
 ) -> None:
-    faulty.tell("step-4", "kill")
+    faulty.write_file("step-4", "kill")
     words = (f"init.number=range({CELLS})", f"runner.pack_cells={CELLS}")
-    launcher = multiprocessing.get_context("fork").Process(target=run_here, args=(faulty, *words))
+    launcher = multiprocessing.get_context("fork").Process(target=run_inline, args=(faulty, *words))
     launcher.start()
     launcher.join()
     assert launcher.exitcode == -signal.SIGKILL
-    faulty.forget("step-4")
+    faulty.remove_files("step-4")
     (journal,) = faulty.folder.journals.iterdir()
     data = journal.read_bytes()
     ends = [at for at, byte in enumerate(data) if byte == ord("\n")]
-    cuts = (0, len(data) // 2, ends[-2], ends[-2] + 1)  # tests of journals cut at every byte
+    cuts = (0, len(data) // 2, ends[-2], ends[-2] + 1)  # test_journal.py truncates at every byte
     for number, cut in enumerate(cuts):
         copy = tmp_path / "copies" / str(number)
         shutil.copytree(faulty.folder.root, copy / "s")
-        here = replace(faulty, elsewhere=copy)
-        (here.folder.journals / journal.name).write_bytes(data[:cut])
+        site = replace(faulty, results_root=copy)
+        (site.folder.journals / journal.name).write_bytes(data[:cut])
         done = sum(line.startswith(b"done") for line in data[:cut].split(b"\n")[:-1])
-        assert len([s for s in read_states(here.folder).values() if s.outcome == "ok"]) == done
-        next_ = again_here(here, *words, cells=CELLS)
+        assert len([s for s in read_states(site.folder).values() if s.outcome == "ok"]) == done
+        second_run = rerun(site, *words, cells=CELLS)
     record(
         fault("a journal that ends in the middle of a line"),
         "the cells of its whole lines are kept",
-        next_,
+        second_run,
     )

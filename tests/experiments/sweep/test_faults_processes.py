@@ -1,11 +1,11 @@
-"""Workers that all die before they begin a cell."""
+"""Workers that all die before they start a cell."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from sweep_process import finish, site
+from sweep_process import make_site, wait_for_output
 
 GRID = ("init.number=range(12)", "runner.pack_cells=6")
 
@@ -22,18 +22,18 @@ GRID = ("init.number=range(12)", "runner.pack_cells=6")
         ),
     ],
 )
-def test_workers_that_all_die_end_in_an_error_not_in_a_loop(
+def test_workers_that_die_at_startup_end_in_an_error(
     tmp_path: Path, where: str, patch: str
 ) -> None:
-    here = site(tmp_path)
-    here.tell(
+    site = make_site(tmp_path)
+    site.write_file(
         "sitecustomize.py",
         "import os, sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
         f"    {patch}\n",
     )
-    sweep = here.start(*GRID, "runner.workers=2")
-    said = finish(sweep)
-    assert sweep.returncode == 2, said
-    assert "workers die before they begin a cell; runner=inline shows why" in said
-    assert "Traceback" not in said
+    sweep = site.start(*GRID, "runner.workers=2")
+    output = wait_for_output(sweep)
+    assert sweep.returncode == 2, output
+    assert "workers die before they start a cell; run with runner=inline" in output
+    assert "Traceback" not in output

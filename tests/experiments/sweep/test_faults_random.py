@@ -1,4 +1,4 @@
-"""Workers and launchers killed again and again, at moments that nobody chose."""
+"""Workers and launchers killed repeatedly at random times."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import signal
 from contextlib import suppress
 
 import pytest
-from fault_rows import again_here
-from sweep_process import Site, finish, gone, until
+from fault_rows import rerun
+from sweep_process import Site, has_ended, wait_for_output, wait_until
 
 from experiments.sweep.store.journal import read_writer
 from experiments.sweep.store.tables import read_states
@@ -19,37 +19,37 @@ WORDS = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=5
 LAUNCHES, KILLS = 2, 6  # of workers, in each launch
 
 
-def writers(here: Site) -> list[int]:
-    """The workers that have a journal now."""
-    found = []
-    for path in here.folder.journals.glob("*.journal"):
+def writers(site: Site) -> list[int]:
+    """Return the workers that have a journal now."""
+    pids = []
+    for path in site.folder.journals.glob("*.journal"):
         with suppress(FileNotFoundError):
             if (writer := read_writer(path)) is not None:
-                found.append(writer.process.pid)
-    return found
+                pids.append(writer.process.pid)
+    return pids
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_lose_no_finished_cell(faulty: Site) -> None:
-    choose = random.Random(4)
+def test_random_kills_lose_no_finished_cell(faulty: Site) -> None:
+    rng = random.Random(4)
     kept: dict[str, int] = {}
     for _ in range(LAUNCHES):
         sweep = faulty.start(*WORDS)
-        until(lambda: writers(faulty), sweep)
+        wait_until(lambda: writers(faulty), sweep)
         for _ in range(KILLS):
-            for _ in range(choose.randrange(100)):  # looks at the folder: some part of a pack
+            for _ in range(rng.randrange(100)):  # readings of the folder: a fraction of a pack
                 workers = writers(faulty)
             if sweep.poll() is None and workers:
                 with suppress(ProcessLookupError):
-                    os.kill(choose.choice(workers), signal.SIGKILL)
+                    os.kill(rng.choice(workers), signal.SIGKILL)
         sweep.kill()
-        said = finish(sweep)
-        assert "Traceback" not in said, said
-        until(lambda: all(gone(pid) for pid in writers(faulty)))
+        output = wait_for_output(sweep)
+        assert "Traceback" not in output, output
+        wait_until(lambda: all(has_ended(pid) for pid in writers(faulty)))
         states = read_states(faulty.folder)
         assert kept.items() <= {cell: s.attempt for cell, s in states.items()}.items()
         kept = {cell: s.attempt for cell, s in states.items() if s.outcome == "ok"}
-    told = again_here(faulty, *WORDS, cells=CELLS)
-    assert told.startswith("exit 0")
+    second_run = rerun(faulty, *WORDS, cells=CELLS)
+    assert second_run.startswith("exit 0")
     states = read_states(faulty.folder)
     assert kept.items() <= {cell: s.attempt for cell, s in states.items()}.items()

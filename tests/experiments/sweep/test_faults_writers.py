@@ -1,6 +1,4 @@
-"""Two that would write the same sweep: one launcher runs it, and who lost the right publishes
-nothing.
-"""
+"""Two processes that write one sweep: one launcher runs it; a writer without rights stops."""
 
 from __future__ import annotations
 
@@ -13,75 +11,79 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_rows import Record, again_here, ended, fault, run_here
-from sweep_process import PATIENCE, Site, gone, is_alive, until
+from fault_rows import Record, describe_end, fault, rerun, run_inline
+from sweep_process import PATIENCE, Site, has_ended, is_alive, wait_until
 
 from analysis import load
 
 ROUNDS = 2
 
 
-def _launch(here: Site, words: tuple[str, ...], ready: Any, said: Path) -> None:
-    ready.wait()
-    with said.open("w") as file, redirect_stdout(file), redirect_stderr(file):
-        status = run_here(here, *words)
+def _launch(site: Site, words: tuple[str, ...], start: Any, output: Path) -> None:
+    start.wait()
+    with output.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        status = run_inline(site, *words)
     sys.exit(status)
 
 
-def test_of_two_launchers_at_the_same_moment_one_runs(faulty: Site, record: Record) -> None:
+def test_only_one_of_two_simultaneous_launchers_runs(faulty: Site, record: Record) -> None:
     context = multiprocessing.get_context("fork")
     for number in range(ROUNDS):
-        faulty.tell(f"step-{number}", "hold")  # so that it runs until the other has given up
+        faulty.write_file(f"step-{number}", "hold")  # so that it runs until the other has given up
         words = (f"init.number=range({number + 1})",)
-        ready = context.Barrier(2)
-        said = [faulty.root / f"said-{who}" for who in range(2)]
-        both = [context.Process(target=_launch, args=(faulty, words, ready, s)) for s in said]
-        for process in both:
+        start = context.Barrier(2)
+        output = [faulty.root / f"said-{who}" for who in range(2)]
+        launchers = [
+            context.Process(target=_launch, args=(faulty, words, start, s)) for s in output
+        ]
+        for process in launchers:
             process.start()
-        until(lambda both=both: any(process.exitcode is not None for process in both))
-        loser = next(who for who in range(2) if both[who].exitcode is not None)
-        assert both[loser].exitcode == 2, said[loser].read_text()
-        assert f"process {both[1 - loser].pid} is running this sweep" in said[loser].read_text()
-        assert said[loser].read_text().count("\n") == 1
-        faulty.forget("step-*")
-        both[1 - loser].join(PATIENCE)
-        assert both[1 - loser].exitcode == 0, said[1 - loser].read_text()
-    next_ = again_here(faulty, *words, cells=ROUNDS)
+        wait_until(
+            lambda launchers=launchers: any(process.exitcode is not None for process in launchers)
+        )
+        loser = next(who for who in range(2) if launchers[who].exitcode is not None)
+        assert launchers[loser].exitcode == 2, output[loser].read_text()
+        assert (
+            f"process {launchers[1 - loser].pid} is running this sweep" in output[loser].read_text()
+        )
+        assert output[loser].read_text().count("\n") == 1
+        faulty.remove_files("step-*")
+        launchers[1 - loser].join(PATIENCE)
+        assert launchers[1 - loser].exitcode == 0, output[1 - loser].read_text()
+    second_run = rerun(faulty, *words, cells=ROUNDS)
     assert set(load("s", faulty.root).cells["attempt"]) == {1}
-    happened = "one runs; the other: exit 2, and a line that says which process does"
-    record(fault("two launchers of one sweep at the same moment"), happened, next_)
+    first_run = "one runs; the other: exit 2, and a line that says which process does"
+    record(fault("two launchers of one sweep at the same moment"), first_run, second_run)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers always outlive a launcher")
-def test_a_worker_that_outlives_its_launcher_publishes_nothing(
-    faulty: Site, record: Record
-) -> None:
-    faulty.tell(
+def test_worker_that_outlives_its_launcher_writes_no_table(faulty: Site, record: Record) -> None:
+    faulty.write_file(
         "sitecustomize.py",  # workers without the signal that ends them with their launcher
         "import sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
         "    import experiments.sweep.worker.limits\n"
         "    experiments.sweep.worker.limits.PR_SET_PDEATHSIG = 0\n",
     )
-    faulty.tell("step-2", "hold")
+    faulty.write_file("step-2", "hold")
     words = ("init.number=range(6)", "runner.workers=1", "runner.pack_cells=6")
     sweep = faulty.start(*words)
-    until(lambda: (faulty.root / "at-2").exists(), sweep)
+    wait_until(lambda: (faulty.root / "at-2").exists(), sweep)
     orphan = int((faulty.root / "at-2").read_text())
     sweep.kill()
     sweep.wait(PATIENCE)
     assert is_alive(orphan)
     os.kill(orphan, signal.SIGSTOP)
-    faulty.forget("step-2")
+    faulty.remove_files("step-2")
 
-    next_ = again_here(faulty, *words, cells=6)
+    second_run = rerun(faulty, *words, cells=6)
     cells = load("s", faulty.root).cells.set_index("init.number").sort_index()
     assert list(cells["attempt"]) == [1, 1, 2, 1, 1, 1]
     before = {path: path.read_bytes() for path in faulty.folder.root.rglob("*") if path.is_file()}
     os.kill(orphan, signal.SIGCONT)
-    until(lambda: gone(orphan))
+    wait_until(lambda: has_ended(orphan))
     after = {path: path.read_bytes() for path in faulty.folder.root.rglob("*") if path.is_file()}
     assert after == before
-    assert ended(faulty, 0) == "exit 0; 6 ok"
-    happened = "its journal is taken from it by the next launch; it ends without writing a table"
-    record(fault("a worker that outlives its launcher"), happened, next_)
+    assert describe_end(faulty, 0) == "exit 0; 6 ok"
+    first_run = "its journal is taken from it by the next launch; it ends without writing a table"
+    record(fault("a worker that outlives its launcher"), first_run, second_run)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_rows import run_here
+from fault_rows import run_inline
 from stored_packs import result, store
 from sweep_process import Site
 
@@ -48,20 +48,20 @@ def files(folder: SweepFolder) -> dict[Path, bytes]:
 def test_run_writes_the_format_version_and_refuses_others(
     faulty: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here(faulty) == 0
+    assert run_inline(faulty) == 0
     assert json.loads(faulty.folder.format.read_text()) == {"format": FORMAT_VERSION}
-    assert run_here(faulty) == 0
+    assert run_inline(faulty) == 0
     for content, version in OTHERS.items():
         faulty.folder.format.write_text(content)
         before = files(faulty.folder)
         for words in ((), ("sweep.mode=plan",), ("init.number=7",)):
             capsys.readouterr()
-            assert run_here(faulty, *words) == 2
+            assert run_inline(faulty, *words) == 2
             message = capsys.readouterr().err
             assert f"{faulty.folder.root}: this sweep has {version}; {ADVICE}" in message
         assert files(faulty.folder) == before
     faulty.folder.format.unlink()
-    assert run_here(faulty) == 2
+    assert run_inline(faulty) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)

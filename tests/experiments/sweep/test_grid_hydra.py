@@ -1,4 +1,4 @@
-"""A cell put together from options composed alone equals the one that Hydra composes whole."""
+"""A cell built from single options equals the cell that Hydra composes."""
 
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
@@ -50,7 +50,7 @@ def grids(draw):
 
 
 def shared_key(grid: dict) -> bool:
-    """Whether a key and one inside it are both swept: two ways to say one cell, maybe twice."""
+    """Return True if a key and one nested in it are both swept, which may duplicate cells."""
     return any(a != b and b.startswith(f"{a}.") and a not in GROUPS for a in grid for b in grid)
 
 
@@ -59,7 +59,7 @@ GROUPS = {key for key in AXES if "." not in key} - {"train", "seed", "seed_data"
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(grid=grids().filter(lambda g: not shared_key(g)), data=st.data())
-def test_a_cell_is_what_hydra_composes(cells_of, loader, grid, data):
+def test_cell_equals_what_hydra_composes(cells_of, loader, grid, data):
     cells = cells_of(*(f"{key}={','.join(values)}" for key, values in grid.items()))
     size = 1
     for values in grid.values():
@@ -67,25 +67,25 @@ def test_a_cell_is_what_hydra_composes(cells_of, loader, grid, data):
     assert len(cells) == size
     assert len({cell.id for cell in cells}) == size
     for index in data.draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=1)):
-        asked, rest = {}, index
+        values_of_cell, rest = {}, index
         for key, values in reversed(grid.items()):  # the last axis runs fastest
             rest, digit = divmod(rest, len(values))
-            asked[key] = values[digit]
+            values_of_cell[key] = values[digit]
         words = [
             f"{key}={value}" if key in GROUPS else f"++{key}={value}"
-            for key, value in reversed(asked.items())
+            for key, value in reversed(values_of_cell.items())
         ]
         composed = loader.load_configuration("config", words, RunMode.RUN)
-        whole = {
+        expected = {
             key: OmegaConf.to_container(composed[key])
             if OmegaConf.is_config(composed[key])
             else composed[key]
             for key in CELL_KEYS
         }
-        assert cells[index].config == coerce_cell(whole)
+        assert cells[index].config == coerce_cell(expected)
 
 
-def test_keys_within_keys_apply_in_the_order_given(cells_of, loader):
+def test_nested_keys_apply_in_order(cells_of, loader):
     words = ["init.layers={conv1:{gain:2}}", "init.layers.conv1.bias=1", "train={steps:4}"]
     (cell,) = cells_of(*words, "train.batch_size=8")
     assert cell.config["init"]["layers"] == {"conv1": {"gain": 2.0, "bias": 1.0}}

@@ -1,17 +1,17 @@
-"""What a named sweep's YAML can say, and what the command line changes of it."""
+"""YAML of named sweeps, and overrides from the command line."""
 
 import pytest
 
 from fanin.errors import ConfigError
 
 
-def asked(cells, *keys):
+def assigned(cells, *keys):
     return [tuple(cell.assignment.get(key) for key in keys) for cell in cells]
 
 
-def test_axes_multiply_and_the_last_runs_fastest(cells_of):
+def test_last_axis_varies_fastest(cells_of):
     cells = cells_of(named={"grid": {"activation": ["relu", "tanh"], "seed": [0, 1]}})
-    assert asked(cells, "activation", "seed") == [
+    assert assigned(cells, "activation", "seed") == [
         ("relu", 0),
         ("relu", 1),
         ("tanh", 0),
@@ -23,12 +23,12 @@ def test_axes_multiply_and_the_last_runs_fastest(cells_of):
     ("text", "seeds"),
     [("range(3)", [0, 1, 2]), ("range(1, 3)", [1, 2]), ("range(0,10,5)", [0, 5])],
 )
-def test_range_means_the_numbers(cells_of, text, seeds):
+def test_range_gives_integers(cells_of, text, seeds):
     cells = cells_of(named={"grid": {"seed": text}})
     assert [cell.config["seed"] for cell in cells] == seeds
 
 
-def test_a_value_may_be_a_mapping(cells_of):
+def test_axis_value_may_be_a_mapping(cells_of):
     init = ["zeros", {"init": "uniform", "init.a": -1, "init.b": 1}]
     cells = cells_of(named={"grid": {"init": init}})
     assert [cell.choices["init"] for cell in cells] == ["zeros", "uniform"]
@@ -41,24 +41,24 @@ def test_axes_move_together(cells_of):
     assert pairs == [(8, 0.1), (16, 0.05)]
 
 
-def test_several_grids_are_one_sweep(cells_of):
+def test_several_grids_form_one_sweep(cells_of):
     grid = [{"init": ["zeros"], "seed": [0, 1]}, {"init": ["he_normal"], "optim.lr": [0.3]}]
     cells = cells_of(named={"fixed": {"train.steps": 0}, "grid": grid})
-    assert asked(cells, "init", "seed") == [("zeros", 0), ("zeros", 1), ("he_normal", None)]
+    assert assigned(cells, "init", "seed") == [("zeros", 0), ("zeros", 1), ("he_normal", None)]
     assert {cell.config["train"]["steps"] for cell in cells} == {0}
 
 
-def test_fixed_keys_alone_are_one_cell(cells_of):
+def test_fixed_keys_alone_give_one_cell(cells_of):
     (cell,) = cells_of(named={"question": "?", "fixed": {"optim": "adam", "optim.beta1": 0.8}})
     assert cell.config["optim"]["beta1"] == 0.8
 
 
-def test_null_is_a_value(cells_of):
+def test_null_is_a_valid_value(cells_of):
     cells = cells_of(named={"grid": {"data.n_train": [None, 100]}})
     assert [cell.config["data"]["n_train"] for cell in cells] == [None, 100]
 
 
-def test_a_list_is_a_value(cells_of):
+def test_list_is_a_valid_value(cells_of):
     cells = cells_of(named={"grid": {"probe.steps": [[], [1, 2]]}})
     assert [cell.config["probe"]["steps"] for cell in cells] == [[], [1, 2]]
 
@@ -74,23 +74,23 @@ EXCLUDE = {
 
 
 @pytest.mark.parametrize(
-    ("exclude", "left"),
+    ("exclude", "count"),
     [
         ([{"init": "zeros"}], 3),
         ({"init": "zeros"}, 3),
         ([{"model": "plain", "model.depth": 3}], 4),
         ([{"model": "plain", "model.depth": [3, 4], "init": "zeros"}], 4),
         ([{"init": ["zeros", "he_normal"], "model": "plain"}], 2),
-        ([{"optim.lr": 0.1, "init": "zeros"}], 3),  # a default, not an axis
+        ([{"optim.lr": 0.1, "init": "zeros"}], 3),  # a default value, not an axis
         ([{"init": "zeros"}, {"model": "two_layer"}], 2),
-        ([{"optim.lr": "1e-1", "init": "zeros"}], 3),  # of its type
+        ([{"optim.lr": "1e-1", "init": "zeros"}], 3),  # coerced to its type
     ],
 )
-def test_exclusions_drop_the_cells_they_match(cells_of, exclude, left):
-    assert len(cells_of(named={"grid": EXCLUDE, "exclude": exclude})) == left
+def test_exclusions_drop_matching_cells(cells_of, exclude, count):
+    assert len(cells_of(named={"grid": EXCLUDE, "exclude": exclude})) == count
 
 
-def test_a_combination_without_meaning_can_be_excluded(cells_of):
+def test_invalid_combination_can_be_excluded(cells_of):
     named = {
         "grid": {"head": ["none", "softmax"], "loss": ["cross_entropy", "bce"]},
         "exclude": [{"head": "softmax", "loss": "bce"}],
@@ -117,33 +117,33 @@ NAMED = {
         (["model=plain", "model.depth=4"], 4, ("model", "depth", 4)),
     ],
 )
-def test_the_command_line_wins_over_the_grid(cells_of, words, count, holds):
+def test_command_line_overrides_the_grid(cells_of, words, count, holds):
     cells = cells_of(*words, named=NAMED)
     group, key, value = holds
     assert len(cells) == count
     assert {cell.config[group][key] for cell in cells} == {value}
 
 
-def test_a_key_set_within_a_mapping_is_overridden_there(cells_of):
+def test_command_line_overrides_keys_within_mappings(cells_of):
     narrow = {"grid": {"size": [{"model.channels": 4, "optim.lr": 0.2}, {"model.channels": 8}]}}
     cells = cells_of("model.channels=6", named=narrow)
     assert [c.config["model"]["channels"] for c in cells] == [6, 6]
     assert len(cells_of("model.channels=6", "optim.lr=0.3", named=narrow)) == 1
 
 
-def test_axes_that_move_together_lose_the_one_that_is_overridden(cells_of):
+def test_command_line_overrides_one_of_joint_keys(cells_of):
     cells = cells_of("optim.lr=0.5", named=NAMED)
     assert len(cells) == 8
     assert {cell.config["seed"] for cell in cells} == {0, 1}
     assert {cell.config["optim"]["lr"] for cell in cells} == {0.5}
 
 
-def test_the_command_line_adds_axes(cells_of):
+def test_command_line_adds_axes(cells_of):
     assert len(cells_of("activation=relu,tanh,gelu", named=NAMED)) == 24
 
 
 @pytest.mark.parametrize(
-    ("named", "says"),
+    ("named", "message"),
     [
         ({"gird": {}}, "no key gird; did you mean grid"),
         ({"grid": {"init": ["he_norml"]}}, "did you mean he_normal"),
@@ -196,7 +196,7 @@ def test_the_command_line_adds_axes(cells_of):
         ({"grid": {"optim": ["sgd", "adam"], "optim.momentum": [0.9]}}, "optim=sgd has"),
     ],
 )
-def test_a_sweep_that_cannot_be_meant_is_refused(cells_of, named, says):
-    with pytest.raises(ConfigError, match=f"(?s){says}") as refused:
+def test_invalid_named_sweep_is_refused(cells_of, named, message):
+    with pytest.raises(ConfigError, match=f"(?s){message}") as refused:
         cells_of(named=named)
     assert len(str(refused.value).splitlines()) <= 4

@@ -1,4 +1,4 @@
-"""A journal that was cut off or spoilt anywhere costs the lines that were hit, and nothing else."""
+"""Journals: damage costs only the lines that it hits."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ from experiments.sweep.store.journal import (
 from experiments.sweep.store.process import ProcessId
 from fanin.errors import FaninError
 
-ODD = [math.inf, -math.inf, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
+EXTREME_VALUES = [math.inf, -math.inf, 0.1, 5e-324, 1.7976931348623157e308, -0.0]
 
 
 def result(name: str, outcome: str = "ok") -> CellResult:
     row = {"cell_id": name, "outcome": outcome, "note": "tab\tand\nline"}
-    return CellResult(row, {"curves": {"step": list(range(len(ODD))), "value": ODD}})
+    return CellResult(
+        row, {"curves": {"step": list(range(len(EXTREME_VALUES))), "value": EXTREME_VALUES}}
+    )
 
 
-def written(path: Path, *names: str) -> bytes:
+def write_journal(path: Path, *names: str) -> bytes:
     journal = Journal(path)
     for name in names:
         journal.start(name, 1)
@@ -44,12 +46,12 @@ def written(path: Path, *names: str) -> bytes:
     return path.read_bytes()
 
 
-def test_what_was_committed_is_read_back_exactly(tmp_path: Path) -> None:
+def test_committed_results_are_read_back_exactly(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
-    written(path, "x", "y")
-    found = read_results(path)
-    assert found == [result("x"), result("y")]
-    assert math.copysign(1, found[0].tables["curves"]["value"][-1]) == -1
+    write_journal(path, "x", "y")
+    results = read_results(path)
+    assert results == [result("x"), result("y")]
+    assert math.copysign(1, results[0].tables["curves"]["value"][-1]) == -1
     writer = read_writer(path)
     assert writer is not None
     assert writer.process.pid == os.getpid()
@@ -57,26 +59,26 @@ def test_what_was_committed_is_read_back_exactly(tmp_path: Path) -> None:
     assert kinds == [("start", "x"), ("done", "x"), ("start", "y"), ("done", "y")]
 
 
-def test_a_writer_says_who_it_is(tmp_path: Path) -> None:
+def test_journal_records_its_writer(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "a.journal", {"device": "cuda:1", "threads": 1})
     journal.close()
     writer = read_writer(journal.path)
     assert writer == Writer(ProcessId.current(), {"device": "cuda:1", "threads": 1})
     process = writer.process
     assert process.is_running()
-    assert replace(process, started=1.0).is_running() is False, "another that got its number"
+    assert replace(process, started=1.0).is_running() is False, "a reused process number"
     assert replace(process, host="elsewhere").is_running() is None
 
 
 @pytest.mark.parametrize("text", ["plain", 'tab\tline\n\\ "quoted"', "\u03c3 \udc80", ""])
-def test_a_note_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
+def test_note_round_trips(tmp_path: Path, text: str) -> None:
     journal = Journal(tmp_path / "a.journal")
     journal.note(text)
     journal.close()
     assert read_events(journal.path)[0] == [Event("note", "", text)]
 
 
-def test_only_finished_cells_and_the_end_wait_for_the_disk(
+def test_only_finished_cells_and_close_call_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, syncs = [100.0], []
@@ -89,7 +91,7 @@ def test_only_finished_cells_and_the_end_wait_for_the_disk(
         journal.done(result("x"))
     assert len(syncs) == 2
     clock[0] += 1.0
-    journal.progress("x", 1, 2)  # what was done is safe even if the next cell takes hours
+    journal.progress("x", 1, 2)  # flushes earlier cells even if the next one takes hours
     assert len(syncs) == 3
     clock[0] += 1.0
     journal.progress("x", 2, 2)
@@ -105,44 +107,44 @@ def test_nan_survives_the_journal(tmp_path: Path) -> None:
     assert math.isnan(read_results(journal.path)[0].row["loss"])
 
 
-def test_cut_anywhere_only_whole_lines_count(tmp_path: Path) -> None:
+def test_truncation_keeps_committed_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
-    whole = written(path, "x", "y", "z")
-    for length in range(len(whole) + 1):
-        path.write_bytes(whole[:length])
-        finished = [found.row["cell_id"] for found in read_results(path)]
-        lines = whole[:length].split(b"\n")[:-1]
+    content = write_journal(path, "x", "y", "z")
+    for length in range(len(content) + 1):
+        path.write_bytes(content[:length])
+        finished = [result.row["cell_id"] for result in read_results(path)]
+        lines = content[:length].split(b"\n")[:-1]
         assert finished == ["x", "y", "z"][: sum(line.startswith(b"done") for line in lines)]
         events, _ = read_events(path)
         assert [e.cell_id for e in events if e.kind == "done"] == finished
 
 
 @given(place=st.integers(min_value=0), byte=st.integers(0, 255))
-def test_a_spoilt_byte_costs_at_most_one_cell(
+def test_damaged_byte_costs_at_most_one_cell(
     tmp_path_factory: pytest.TempPathFactory, place: int, byte: int
 ) -> None:
     path = tmp_path_factory.mktemp("j") / "a.journal"
-    whole = bytearray(written(path, "x", "y", "z"))
-    whole[place % len(whole)] = byte
-    path.write_bytes(whole)
-    finished = [found.row["cell_id"] for found in read_results(path)]
+    content = bytearray(write_journal(path, "x", "y", "z"))
+    content[place % len(content)] = byte
+    path.write_bytes(content)
+    finished = [result.row["cell_id"] for result in read_results(path)]
     assert len(finished) >= 2
     events, _ = read_events(path)
     assert len([e for e in events if e.kind == "done"]) == len(finished)
     read_writer(path)
 
 
-def test_a_wrong_checksum_is_no_finished_cell_for_any_reader(tmp_path: Path) -> None:
+def test_line_with_a_wrong_checksum_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
-    whole = written(path, "x", "y")
-    path.write_bytes(whole.replace(b'"cell_id": "x"', b'"cell_id": "w"'))
-    assert [found.row["cell_id"] for found in read_results(path)] == ["y"]
+    content = write_journal(path, "x", "y")
+    path.write_bytes(content.replace(b'"cell_id": "x"', b'"cell_id": "w"'))
+    assert [result.row["cell_id"] for result in read_results(path)] == ["y"]
     done = [event for event in read_events(path)[0] if event.kind == "done"]
     assert done == [Event("done", "y", "ok")]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"done", b"start\tx", b"\xff\xfe\n\t\t\t\t\n"])
-def test_a_journal_without_a_whole_line_is_empty(tmp_path: Path, content: bytes) -> None:
+def test_journal_without_a_committed_line_is_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.journal"
     path.write_bytes(content)
     assert read_results(path) == []
@@ -150,20 +152,20 @@ def test_a_journal_without_a_whole_line_is_empty(tmp_path: Path, content: bytes)
     assert read_writer(path) is None
 
 
-def test_reading_on_sees_each_line_once_however_the_file_grows(tmp_path: Path) -> None:
+def test_incremental_reading_sees_each_line_once(tmp_path: Path) -> None:
     path, growing = tmp_path / "a.journal", tmp_path / "b.journal"
-    whole = written(path, "x", "y")
-    seen, offset = [], 0
-    for length in range(0, len(whole) + 7, 7):
-        growing.write_bytes(whole[:length])
+    content = write_journal(path, "x", "y")
+    all_events, offset = [], 0
+    for length in range(0, len(content) + 7, 7):
+        growing.write_bytes(content[:length])
         events, after = read_events(growing, offset)
         assert after >= offset
-        seen, offset = seen + events, after
-    assert seen == read_events(path)[0]
-    assert offset == len(whole)
+        all_events, offset = all_events + events, after
+    assert all_events == read_events(path)[0]
+    assert offset == len(content)
 
 
-def test_a_journal_taken_over_is_no_longer_held(tmp_path: Path) -> None:
+def test_deleted_journal_is_not_owned(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "a.journal")
     assert journal.is_owned()
     journal.path.unlink()
@@ -171,14 +173,14 @@ def test_a_journal_taken_over_is_no_longer_held(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_two_packs_cannot_write_one_journal(tmp_path: Path) -> None:
+def test_journal_refuses_an_existing_file(tmp_path: Path) -> None:
     Journal(tmp_path / "a.journal").close()
     with pytest.raises(FaninError, match=r"a\.journal: can't be written"):
         Journal(tmp_path / "a.journal")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_said_in_a_line_and_spoils_nothing(tmp_path: Path) -> None:
+def test_full_disk_raises_one_line_and_keeps_results(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "a.journal")
     journal.done(result("x"))
     journal._file.close()
@@ -186,10 +188,10 @@ def test_a_full_disk_is_said_in_a_line_and_spoils_nothing(tmp_path: Path) -> Non
         journal._file = full
         with pytest.raises(FaninError, match=r"No space left on device.*the same command goes on"):
             journal.done(result("y"))
-    assert [found.row["cell_id"] for found in read_results(journal.path)] == ["x"]
+    assert [result.row["cell_id"] for result in read_results(journal.path)] == ["x"]
 
 
-def test_a_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+def test_truncated_line_does_not_damage_the_next(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "a.journal")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 5, hard))
@@ -201,11 +203,11 @@ def test_a_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path) -> No
     journal.done(result("y"))
     journal.close()
     assert b"done\t\ndone\ty" in journal.path.read_bytes()
-    assert [found.row["cell_id"] for found in read_results(journal.path)] == ["y"]
+    assert [result.row["cell_id"] for result in read_results(journal.path)] == ["y"]
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_no_half_one(
+def test_failed_atomic_write_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def full(*_: object) -> None:

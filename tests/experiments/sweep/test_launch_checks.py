@@ -1,4 +1,4 @@
-"""What is found wrong before anything runs, and what a launch writes down."""
+"""Checks before a sweep runs, and the records of its launches."""
 
 import yaml
 
@@ -12,22 +12,22 @@ def run(tmp_path, *overrides: str) -> int:
     return run_command(config_loader(), "config", [*overrides, f"sweep.results={tmp_path}"])
 
 
-def test_a_missing_data_file_is_said_once_and_nothing_is_frozen(tmp_path, capsys):
+def test_missing_data_is_reported_once_before_planning(tmp_path, capsys):
     words = ("data=mnist", f"data.root={tmp_path}/none", "data.download=false")
     assert run(tmp_path, *TINY, *words, "seed=range(3)", "sweep.name=s") == 2
-    said = capsys.readouterr().err
-    assert said.count("train-images-idx3-ubyte.gz") == 1
-    assert "data.download" in said
+    output = capsys.readouterr().err
+    assert output.count("train-images-idx3-ubyte.gz") == 1
+    assert "data.download" in output
     assert not (tmp_path / "s" / "cells.jsonl").exists()
 
 
-def test_an_unknown_device_is_said_before_anything_is_frozen(tmp_path, capsys):
+def test_unknown_device_is_reported_before_planning(tmp_path, capsys):
     assert run(tmp_path, *TINY, "runner.device=tpu", "sweep.name=s") == 2
     assert "tpu" in capsys.readouterr().err
     assert not (tmp_path / "s" / "cells.jsonl").exists()
 
 
-def test_each_launch_that_runs_something_is_written_down(tmp_path):
+def test_sweep_yaml_records_each_launch_that_runs_cells(tmp_path):
     for seeds in ("0,1", "0", "0,1,2"):  # the second has nothing to do
         assert run(tmp_path, *TINY, f"seed={seeds}", "sweep.name=s") == 0
     launches = list(yaml.safe_load_all((tmp_path / "s" / "sweep.yaml").read_text()))
@@ -35,13 +35,13 @@ def test_each_launch_that_runs_something_is_written_down(tmp_path):
     assert all({"code", "versions", "machine", "diff"} <= launch.keys() for launch in launches)
 
 
-def test_what_went_wrong_in_many_cells_is_said_once(tmp_path, capsys, monkeypatch):
+def test_same_error_of_many_cells_is_reported_once(tmp_path, capsys, monkeypatch):
     (tmp_path / "broken_init.py").write_text(
         "def sample(weight, generator):\n    raise ValueError('no luck')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     words = ("init=custom", "init._target_=broken_init.sample", "seed=range(4)", "sweep.name=s")
     assert run(tmp_path, *TINY, *words) == 1
-    said = capsys.readouterr().out
-    assert said.count("ValueError: no luck") == 2  # as it happens, and at the end
-    assert "4 cells, one of them" in said
+    output = capsys.readouterr().out
+    assert output.count("ValueError: no luck") == 2  # when it happens, and at the end
+    assert "4 cells, for example" in output

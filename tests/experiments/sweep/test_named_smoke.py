@@ -1,4 +1,4 @@
-"""Cells at both ends of every named sweep run: two steps, one draw, digits for real images."""
+"""First and last cell of every named sweep: two steps, one draw, digits for real images."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from experiments.sweep.types import PlannedCell, pack_key
 
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
 TWO_SIZES = [name for name in SWEEPS if "\npaper:" in (CONF / f"sweep/{name}.yaml").read_text()]
-NOT_HERE = {"mnist": 28, "cifar10": 32}  # files that a bare machine lacks, and their sides
+DOWNLOADED = {"mnist": 28, "cifar10": 32}  # data sets that need a download, and their image sides
 
 
 @pytest.fixture(scope="module")
-def space() -> ConfigCatalog:
+def catalog() -> ConfigCatalog:
     return ConfigCatalog(config_loader(), "config")
 
 
 @cache
-def cells_of(space: ConfigCatalog, sweep: str, size: str) -> list[PlannedCell]:
+def cells_of(catalog: ConfigCatalog, sweep: str, size: str) -> list[PlannedCell]:
     words = [f"sweep={sweep}", f"sweep.size={size}"]
-    return expand(space, parse_request(space, parse_arguments(config_loader(), words)).grids)
+    return expand(catalog, parse_request(catalog, parse_arguments(config_loader(), words)).grids)
 
 
-def shortened(space: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:
+def shortened(catalog: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:
     config = copy.deepcopy(cell.config)
     named = str(cell.choices["data"])
-    if named in NOT_HERE:
-        side = config["data"]["side"] or NOT_HERE[named]
-        config["data"] = coerce_group("data", space.node("data", "digits")) | {"side": side}
-    if "image_side" not in config["data"]:  # synthetic images come as many as they are
-        given = config["data"]
+    if named in DOWNLOADED:
+        side = config["data"]["side"] or DOWNLOADED[named]
+        config["data"] = coerce_group("data", catalog.node("data", "digits")) | {"side": side}
+    if "image_side" not in config["data"]:  # synthetic data has a fixed size
+        data = config["data"]
         sizes = {"n_train": ("train_size", 100), "n_test": ("test_size", 50)}
-        given |= {key: min(given.get(size, few), few) for key, (size, few) in sizes.items()}
+        data |= {key: min(data.get(size, limit), limit) for key, (size, limit) in sizes.items()}
     if config["train"]["steps"] != 0:
         config["train"] |= {"steps": 2, "batch_size": 20, "evaluate_every": 0}
     config["probe"] |= {"draws": min(1, config["probe"]["draws"]), "steps": []}
@@ -50,19 +50,19 @@ def shortened(space: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_its_first_and_last_cell_run(space: ConfigCatalog, sweep: str) -> None:
-    cells = cells_of(space, sweep, "small")
+def test_first_and_last_cell_of_each_sweep_run(catalog: ConfigCatalog, sweep: str) -> None:
+    cells = cells_of(catalog, sweep, "small")
     ends = [cells[0], cells[-1]]
     if pack_key(ends[0].config) == pack_key(ends[1].config):
-        del ends[0]  # the same data, network and optimizer
+        del ends[0]  # same data, network and optimizer
     for cell in ends:
-        found = run_cell(shortened(space, cell), torch.device("cpu"))
-        assert found.row["outcome"] in ("ok", "diverged"), cell.label
-        assert len(found.tables["layers"]["value"]) > 0
+        result = run_cell(shortened(catalog, cell), torch.device("cpu"))
+        assert result.row["outcome"] in ("ok", "diverged"), cell.label
+        assert len(result.tables["layers"]["value"]) > 0
 
 
 @pytest.mark.parametrize("sweep", TWO_SIZES)
-def test_its_published_size_is_another_and_no_smaller(space: ConfigCatalog, sweep: str) -> None:
-    small, paper = (cells_of(space, sweep, size) for size in ("small", "paper"))
+def test_paper_size_has_other_cells_and_no_fewer(catalog: ConfigCatalog, sweep: str) -> None:
+    small, paper = (cells_of(catalog, sweep, size) for size in ("small", "paper"))
     assert len(paper) >= len(small)
     assert {cell.id for cell in small} != {cell.id for cell in paper}

@@ -1,4 +1,4 @@
-"""What a command line that is right means."""
+"""Meaning of valid overrides."""
 
 import sys
 
@@ -11,7 +11,7 @@ from fanin.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("text", "means"),
+    ("text", "values"),
     [
         ("optim.lr=0.1,1e-2", [0.1, 0.01]),
         ("seed=range(3)", [0, 1, 2]),
@@ -28,12 +28,12 @@ from fanin.errors import ConfigError
         ("hydra.job.name=x", []),
     ],
 )
-def test_hydras_grammar_is_the_grammar(loader, text, means):
-    found = parse_arguments(loader, [text])
-    assert [value for argument in found for value in argument.values] == means
+def test_overrides_follow_hydras_grammar(loader, text, values):
+    arguments = parse_arguments(loader, [text])
+    assert [value for argument in arguments for value in argument.values] == values
 
 
-def test_keys_get_a_prefix_so_that_hydra_takes_what_fanin_takes(loader):
+def test_keys_are_prefixed_for_hydra(loader):
     words = ["init.layers.conv1.gain=2", "init=zeros", "+seed_data=1", "hydra.verbose=true"]
     checked = check_command(loader, "config", words, multirun=False)
     assert checked == ["++init.layers.conv1.gain=2", "init=zeros", "++seed_data=1", words[3]]
@@ -56,20 +56,20 @@ def my_package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])
-def test_an_init_of_ones_own_is_given_by_target(my_package, cells_of, plus):
+def test_user_init_is_given_by_target(my_package, cells_of, plus):
     cells = cells_of("init=custom", "init._target_=my_inits.MyInit", f"{plus}init.x=1,2")
     assert [cell.config["init"]["x"] for cell in cells] == [1.0, 2.0]
     assert cells[0].id.startswith("digits-twolayer-relu-myinit-s0-")
 
 
-def test_an_init_of_ones_own_has_its_keys_checked(my_package, cells_of):
+def test_keys_of_a_user_init_are_checked(my_package, cells_of):
     with pytest.raises(ConfigError, match=r"init\.y: no such key"):
         cells_of("init=custom", "init._target_=my_inits.MyInit", "+init.y=1")
     with pytest.raises(ConfigError, match=r"init\.x: .*'one'"):
         cells_of("init=custom", "init._target_=my_inits.MyInit", "+init.x=one")
 
 
-def test_options_and_sweeps_of_ones_own_stand_in_a_config_dir(my_package, tmp_path, capsys):
+def test_config_dir_adds_options_and_sweeps(my_package, tmp_path, capsys):
     for folder, name, text in [
         ("init", "mine", "_target_: my_inits.MyInit\nx: 3\n"),
         ("sweep", "ours", "grid:\n  init: [mine, zeros]\n  seed: range(2)\n"),

@@ -1,4 +1,4 @@
-"""How long a launcher lets a cell run: a made-up clock, real journals and processes."""
+"""Time limits of cells, with a fake clock and real journals and processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A process that writes a journal as it is told."""
+    """A process that writes the lines it is sent to a journal."""
 
     def __init__(self, journal: Path) -> None:
         self.process = subprocess.Popen(
@@ -34,7 +34,7 @@ class Worker:
         )  # fmt: skip
         self._answer()
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
@@ -62,17 +62,17 @@ def worker(tmp_path: Path):
     worker.process.communicate()
 
 
-def test_a_cell_has_its_time_from_when_its_data_is_there(
+def test_time_limit_starts_when_the_data_is_loaded(
     worker: Worker, clock: list[float], tmp_path: Path
 ) -> None:
     watch = PackWatch(tmp_path / "p.journal", cell_seconds=10)
-    worker.tell("start x 1")
+    worker.send("start x 1")
     watch.poll()
-    clock[0] += 9  # loading
-    worker.tell("heartbeat x 0 100")
+    clock[0] += 9  # loading the data
+    worker.send("progress x 0 100")
     watch.poll()
     clock[0] += 9
-    worker.tell("heartbeat x 50 100")  # how far it is gives it no more time
+    worker.send("progress x 50 100")  # progress does not extend the limit
     watch.poll()
     assert not watch.timed_out
     clock[0] += 2
@@ -81,12 +81,12 @@ def test_a_cell_has_its_time_from_when_its_data_is_there(
     assert worker.process.wait() == -9
 
 
-def test_cells_that_run_together_have_their_time_together(
+def test_stacked_cells_share_the_sum_of_their_limits(
     worker: Worker, clock: list[float], tmp_path: Path
 ) -> None:
     watch = PackWatch(tmp_path / "p.journal", cell_seconds=10)
     for cell in "xyz":
-        worker.tell(f"start {cell} 1")
+        worker.send(f"start {cell} 1")
     watch.poll()
     clock[0] += 29
     watch.poll()

@@ -1,4 +1,4 @@
-"""The tables that a sweep leaves: their schema, and numbers that come back as they were."""
+"""Parquet tables: their schema, and values that round-trip."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cells(folder: SweepFolder) -> Any:
     return load(folder.root.name, folder.root.parent).cells.set_index("cell_id")
 
 
-def test_numbers_come_back_bit_for_bit(folder: SweepFolder) -> None:
+def test_numbers_round_trip_bit_identically(folder: SweepFolder) -> None:
     commit(folder, "p", row("x", loss=math.nan))
     ((_, curves),) = read_parts(folder, "curves")
     assert [v.hex() for v in curves["value"].to_pylist()] == [v.hex() for v in NUMBERS]
@@ -59,7 +59,7 @@ def test_numbers_come_back_bit_for_bit(folder: SweepFolder) -> None:
     assert math.isnan(table["loss"][0].as_py())
 
 
-def test_committing_twice_changes_nothing(folder: SweepFolder) -> None:
+def test_second_commit_changes_nothing(folder: SweepFolder) -> None:
     path = journal(folder, "p", row("x"), row("y"))
     left = path.read_bytes()
     commit_journal(folder, path)
@@ -72,12 +72,12 @@ def test_committing_twice_changes_nothing(folder: SweepFolder) -> None:
     assert not path.exists()
 
 
-def test_a_journal_of_nothing_leaves_no_part(folder: SweepFolder) -> None:
+def test_empty_journal_writes_no_part(folder: SweepFolder) -> None:
     commit(folder, "p")
     assert [table for table in TABLES if folder.table(table).exists()] == []
 
 
-def test_words_are_a_dictionary_and_indices_small(folder: SweepFolder) -> None:
+def test_strings_are_dictionaries_and_indices_int32(folder: SweepFolder) -> None:
     commit(folder, "p", row("x", **{"init": "normal", "init.gain": 1.0, "seed": 3, "flag": True}))
     ((_, table),) = read_parts(folder, "cells")
     types = dict(zip(table.schema.names, table.schema.types, strict=True))
@@ -95,7 +95,7 @@ VALUES: list[list[Any]] = [[None, 200], [None, "zeros"], [1, 0.5], [None, True],
 
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("packs", [1, 2])
-def test_an_option_may_be_null_in_some_cells(
+def test_option_may_be_null_in_some_cells(
     folder: SweepFolder, values: list[Any], packs: int
 ) -> None:
     rows = [row(str(index), option=value) for index, value in enumerate(values)]
@@ -110,7 +110,7 @@ def test_an_option_may_be_null_in_some_cells(
         assert got == value or (value is None and got != got) or (value is got is None)
 
 
-def test_a_bias_may_be_null_a_number_or_a_mapping(folder: SweepFolder) -> None:
+def test_bias_may_be_null_a_number_or_a_mapping(folder: SweepFolder) -> None:
     commit(
         folder,
         "p",
@@ -123,19 +123,19 @@ def test_a_bias_may_be_null_a_number_or_a_mapping(folder: SweepFolder) -> None:
     assert found["init.bias.std"].dropna().to_dict() == {"normal": 0.1}
 
 
-def test_kinds_that_have_no_common_type_are_kept_as_json(folder: SweepFolder) -> None:
+def test_mixed_types_are_stored_as_json(folder: SweepFolder) -> None:
     commit(folder, "p", row("a", o=[1, 2]), row("b", o="word"), row("c", o=2**70), row("d", o={}))
     assert cells(folder)["o"].to_dict() == {"a": "[1, 2]", "b": "word", "c": str(2**70), "d": "{}"}
 
 
-def test_a_whole_number_too_large_for_a_column_does_not_stop_the_sweep(
+def test_too_large_integer_is_stored_as_a_string(
     folder: SweepFolder,
 ) -> None:
     commit(folder, "p", row("a", seed=2**70))
     assert cells(folder)["seed"].to_dict() == {"a": str(2**70)}
 
 
-def test_the_latest_attempt_is_the_one_that_is_loaded(folder: SweepFolder) -> None:
+def test_load_gives_the_latest_attempt(folder: SweepFolder) -> None:
     commit(folder, "z", row("x", note="first"))
     commit(folder, "a", row("x", attempt=2, note="second"))
     assert cells(folder)["note"].to_dict() == {"x": "second"}

@@ -1,4 +1,4 @@
-"""What runs: the missing and the interrupted, failures if asked for, in packs that share data."""
+"""Plan of a sweep: cells to run, packs, expected time."""
 
 import pytest
 
@@ -13,15 +13,15 @@ def state(outcome: str, attempt: int = 1, seconds: float = 1.0) -> CellState:
     return CellState(outcome, attempt, seconds)
 
 
-def make_plan(cells, states, retry, pack_cells=None, asked="serial", workers=2) -> Plan:
+def make_plan(cells, states, retry, pack_cells=None, requested="serial", workers=2) -> Plan:
     def engines(groups):
-        return choose_by_rule(groups, asked, {})
+        return choose_by_rule(groups, requested, {})
 
     return plan_for(cells, states, retry, engines, PackLimits(workers, pack_cells))
 
 
-def tasks(plan):
-    return [task for pack in plan.packs for task in pack.cells]
+def planned_cells(plan):
+    return [cell for pack in plan.packs for cell in pack.cells]
 
 
 OUTCOMES = {
@@ -37,25 +37,27 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize(("outcome", "kind"), OUTCOMES.items())
-def test_the_interrupted_run_again_and_the_failed_do_not(cells_of, outcome, kind):
+def test_interrupted_cells_run_again_and_failed_do_not(cells_of, outcome, kind):
     cells = cells_of("seed=range(2)")
     plan = make_plan(cells, {cells[0].id: state(outcome, attempt=3)}, (), 16)
     assert plan.counts == {"done": 0, "missing": 1, "failed": 0, "interrupted": 0} | {kind: 1}
-    again = {task.cell_id: task.attempt for task in tasks(plan)}
+    again = {cell.cell_id: cell.attempt for cell in planned_cells(plan)}
     assert again == {cells[1].id: 1} | ({cells[0].id: 4} if kind == "interrupted" else {})
     assert plan.pending == len(again)
 
 
 @pytest.mark.parametrize("outcome", ["error", "oom", "timeout"])
-def test_retry_runs_the_named_failures_and_no_other(cells_of, outcome):
+def test_retry_runs_only_the_named_outcomes(cells_of, outcome):
     cells = cells_of("seed=range(4)")
     ended = ["error", "oom", "timeout", "ok"]
     states = {cell.id: state(end) for cell, end in zip(cells, ended, strict=True)}
     plan = make_plan(cells, states, (outcome,), 16)
-    assert [(t.cell_id, t.attempt) for t in tasks(plan)] == [(cells[ended.index(outcome)].id, 2)]
+    assert [(t.cell_id, t.attempt) for t in planned_cells(plan)] == [
+        (cells[ended.index(outcome)].id, 2)
+    ]
 
 
-def test_a_pack_holds_cells_that_share_data_and_network(cells_of):
+def test_cells_of_a_pack_share_data_and_network(cells_of):
     cells = cells_of(
         "model=two_layer,plain", "init=zeros,he_normal", "optim.lr=0.1,0.2", "seed=0,1",
         "scaling=unit,raw", "activation=relu,tanh", "optim=sgd,adam",
@@ -69,43 +71,43 @@ def test_a_pack_holds_cells_that_share_data_and_network(cells_of):
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(3, [3, 3, 1]), (7, [7]), (1, [1] * 7)])
-def test_packs_are_bounded_and_lose_no_cell(cells_of, most, sizes):
+def test_pack_size_is_limited(cells_of, most, sizes):
     cells = cells_of("seed=range(7)")
     plan = make_plan(cells, {}, (), most)
     assert [len(pack.cells) for pack in plan.packs] == sizes
-    assert [task.cell_id for task in tasks(plan)] == [cell.id for cell in cells]
+    assert [cell.cell_id for cell in planned_cells(plan)] == [cell.id for cell in cells]
 
 
-def test_the_expected_time_is_that_of_finished_cells_like_these(cells_of):
+def test_expected_time_is_the_median_of_similar_cells(cells_of):
     cells = cells_of("seed=range(5)")
     times = [1.0, 3.0, 100.0]
     states = {c.id: state("ok", seconds=s) for c, s in zip(cells, times, strict=False)}
     assert make_plan(cells, states, (), 16).expected_seconds == 2 * 3.0  # their median
 
 
-def test_without_timings_of_such_cells_no_time_is_made_up(cells_of):
+def test_expected_time_is_unknown_without_timings(cells_of):
     cells = cells_of("model=two_layer,plain")
     assert make_plan(cells, {cells[0].id: state("ok")}, (), 16).expected_seconds is None
 
 
-def test_nothing_is_left_to_do_when_all_is_done(cells_of):
+def test_plan_is_empty_when_all_cells_are_done(cells_of):
     cells = cells_of("seed=range(3)")
     plan = make_plan(cells, {cell.id: state("ok") for cell in cells}, ("error",), 16)
     assert (plan.packs, plan.pending, plan.expected_seconds) == ((), 0, 0.0)
 
 
-def test_mode_plan_says_axes_and_counts_and_writes_nothing(plan_of, tmp_path, capsys):
+def test_plan_mode_prints_axes_and_writes_nothing(plan_of, tmp_path, capsys):
     assert plan_of(["sweep=he_vs_glorot", "runner.pack_cells=16"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert not (tmp_path / "results").exists()
     for axis in ("activation", "init", "model", "optim.lr", "seed"):
-        assert axis in shown
-    assert "he_vs_glorot: 120 cells: 0 done, 120 missing" in shown
-    # Packs share model and activation; 120 cells of 4 kinds, 16 a pack.
-    assert "Would run 120 cells in 8 packs" in shown
+        assert axis in output
+    assert "he_vs_glorot: 120 cells: 0 done, 120 missing" in output
+    # Packs share model and activation: 120 cells of 4 groups, 16 per pack.
+    assert "Would run 120 cells in 8 packs" in output
 
 
-def test_the_same_command_finds_its_folder_again(plan_of, capsys):
+def test_same_command_gives_the_same_folder(plan_of, capsys):
     names = []
     for words in (["seed=0,1", "optim.lr=1,2"], ["optim.lr=1,2", "seed=0,1"], ["seed=0,2"]):
         plan_of(words)

@@ -1,4 +1,4 @@
-"""A named sweep in its two sizes."""
+"""The two sizes of a named sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED = {
 }
 
 
-def test_paper_changes_what_it_names_and_nothing_else() -> None:
+def test_paper_size_changes_only_named_keys() -> None:
     assert select_size(NAMED, "small") == {key: NAMED[key] for key in ("fixed", "grid")}
     assert select_size(NAMED, "paper") == {
         "fixed": {"train.steps": 9, "data.n_train": 20},
@@ -27,35 +27,35 @@ def test_paper_changes_what_it_names_and_nothing_else() -> None:
     }
 
 
-def test_an_axis_is_replaced_in_every_grid_that_has_it() -> None:
+def test_paper_axis_replaces_it_in_every_grid() -> None:
     named = {"grid": [{"seed": [0]}, {"init": ["zeros"]}], "paper": {"grid": {"seed": [1, 2]}}}
     assert select_size(named, "paper")["grid"] == [{"seed": [1, 2]}, {"init": ["zeros"]}]
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "message"),
     [
         ({"grid": {"seed": [0]}}, "this sweep has only the size small"),
         ({"grid": {"seed": [0]}, "paper": {"grid": {"sed": [1]}}}, "did you mean seed"),
         ({"grid": {}, "paper": {"fixd": {}}}, "did you mean fixed"),
     ],
 )
-def test_what_cannot_be_meant_is_said(named: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_size_is_refused(named: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         select_size(named, "paper")
 
 
-def test_each_size_has_a_folder_and_says_what_it_is(tmp_path: Path) -> None:
+def test_each_size_has_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     small = {"data.side": 8, "data.n_train": 20, "data.n_test": 20, "probe.draws": 0}
     about = {"question": "Why?", "source": "Somebody 2015", "criterion": {"at_most": 2}}
     named = NAMED | about | {"fixed": {**NAMED["fixed"], **small}}
-    (tmp_path / "sweep" / "mine.yaml").write_text(yaml.safe_dump(named))
+    (tmp_path / "sweep" / "demo.yaml").write_text(yaml.safe_dump(named))
     loader = config_loader(str(tmp_path))
-    base = ["sweep=mine", f"sweep.results={tmp_path / 'results'}", "runner=inline", "optim.lr=0.1"]
+    base = ["sweep=demo", f"sweep.results={tmp_path / 'results'}", "runner=inline", "optim.lr=0.1"]
     assert run_command(loader, "config", base) == 0
     assert run_command(loader, "config", [*base, "sweep.size=paper"]) == 0
-    for folder, size, cells in (("mine", "small", 1), ("mine-paper", "paper", 5)):
-        told = yaml.safe_load((tmp_path / "results" / folder / "sweep.yaml").read_text()[4:])
-        assert (told["sweep"], told["size"], told["cells"]) == ("mine", size, cells)
-        assert {key: told[key] for key in about} == about
+    for folder, size, cells in (("demo", "small", 1), ("demo-paper", "paper", 5)):
+        launch = yaml.safe_load((tmp_path / "results" / folder / "sweep.yaml").read_text()[4:])
+        assert (launch["sweep"], launch["size"], launch["cells"]) == ("demo", size, cells)
+        assert {key: launch[key] for key in about} == about

@@ -1,4 +1,4 @@
-"""A damaged file costs its pack and nothing else; a foreign one costs nothing."""
+"""Damaged and foreign files: damage costs only its pack, a foreign file nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fanin.errors import FaninWarning
 
 
 def noise(data: bytes) -> bytes:
-    """Another content of the same size, of which the ends are as before."""
+    """Change the middle third of the content."""
     third = len(data) // 3
     return data[:third] + bytes(255 - byte for byte in data[third:-third]) + data[-third:]
 
@@ -49,7 +49,7 @@ def part(folder: SweepFolder, table: str, stem: str = "a") -> Path:
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_part_is_named_and_the_other_packs_are_read(
+def test_load_names_a_damaged_part_and_reads_other_packs(
     folder: SweepFolder, table: str, damage: str
 ) -> None:
     path = part(folder, table)
@@ -63,9 +63,7 @@ def test_a_damaged_part_is_named_and_the_other_packs_are_read(
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_spoilt_pack_is_moved_away_whole_and_its_cells_are_missing(
-    folder: SweepFolder, table: str, damage: str
-) -> None:
+def test_quarantine_moves_a_damaged_pack(folder: SweepFolder, table: str, damage: str) -> None:
     before = contents(loaded(folder))
     path = part(folder, table)
     bad = DAMAGES[damage](path.read_bytes())
@@ -82,7 +80,7 @@ def test_a_spoilt_pack_is_moved_away_whole_and_its_cells_are_missing(
 
 
 @pytest.mark.parametrize("table", ["layers", "histograms", "tensors", "curves"])
-def test_a_part_that_is_gone_spoils_its_pack(folder: SweepFolder, table: str) -> None:
+def test_missing_part_damages_its_pack(folder: SweepFolder, table: str) -> None:
     part(folder, table).unlink()
     (fault,) = quarantine(folder)
     assert fault.path == part(folder, table)
@@ -92,7 +90,7 @@ def test_a_part_that_is_gone_spoils_its_pack(folder: SweepFolder, table: str) ->
 
 @settings(deadline=None, max_examples=60)
 @given(table=st.sampled_from(TABLES), place=st.integers(0), change=st.integers(1, 255))
-def test_no_changed_byte_goes_unnoticed(
+def test_every_changed_byte_is_detected(
     tmp_path_factory: pytest.TempPathFactory, table: str, place: int, change: int
 ) -> None:
     folder = SweepFolder(tmp_path_factory.mktemp("d") / "s")
@@ -104,7 +102,7 @@ def test_no_changed_byte_goes_unnoticed(
     assert [fault.path for fault in quarantine(folder)] == [path]
 
 
-def test_nothing_in_quarantine_is_overwritten(folder: SweepFolder) -> None:
+def test_quarantine_overwrites_nothing(folder: SweepFolder) -> None:
     for content in (b"first", b"second"):
         part(folder, "layers").write_bytes(content)
         quarantine(folder)
@@ -114,7 +112,7 @@ def test_nothing_in_quarantine_is_overwritten(folder: SweepFolder) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_files_of_others_are_named_and_left_alone(folder: SweepFolder, table: str) -> None:
+def test_foreign_files_are_named_and_left_alone(folder: SweepFolder, table: str) -> None:
     before = contents(loaded(folder))
     text, foreign = folder.table(table) / "notes.txt", part(folder, table, "mine")
     text.write_text("Tuesday")
@@ -128,7 +126,7 @@ def test_files_of_others_are_named_and_left_alone(folder: SweepFolder, table: st
     assert set(read_states(folder)) == {"x", "y", "z"}
 
 
-def test_parts_older_than_manifests_are_read(folder: SweepFolder) -> None:
+def test_parts_without_a_manifest_are_read(folder: SweepFolder) -> None:
     before = contents(loaded(folder))
     for table in TABLES:
         path = part(folder, table)
@@ -138,7 +136,7 @@ def test_parts_older_than_manifests_are_read(folder: SweepFolder) -> None:
     assert quarantine(folder) == []
 
 
-def test_a_half_written_file_is_no_fault_and_goes(folder: SweepFolder) -> None:
+def test_half_written_file_is_deleted_silently(folder: SweepFolder) -> None:
     half = folder.table("layers") / ".c.parquet.17.part"
     half.write_bytes(b"PAR1")
     assert set(loaded(folder).cells.cell_id) == {"x", "y", "z"}

@@ -1,4 +1,4 @@
-"""A pack's tables are written by whoever took its journal, and by nobody else."""
+"""Only the process that takes a journal writes its pack's tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _take_all(folder: SweepFolder, who: int, ready: Any, took: Any) -> None:
             write_results(folder, str(number), [result(f"cell-{number}", by=who)])
 
 
-def test_of_two_that_take_a_journal_one_gets_it(folder: SweepFolder) -> None:
+def test_only_one_process_takes_a_journal(folder: SweepFolder) -> None:
     for number in range(PACKS):
         Journal(folder.journals / f"{number}.journal").close()
     context = multiprocessing.get_context("fork")
@@ -74,7 +74,7 @@ commit_journal(folder, journal.path)
 """
 
 
-def test_a_writer_that_lost_its_journal_publishes_nothing(folder: SweepFolder) -> None:
+def test_writer_without_its_journal_writes_no_table(folder: SweepFolder) -> None:
     words = [sys.executable, "-c", ORPHAN, str(folder.root)]
     with subprocess.Popen(
         words, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -86,7 +86,7 @@ def test_a_writer_that_lost_its_journal_publishes_nothing(folder: SweepFolder) -
         assert writer is not None
         assert (writer.process.pid, writer.about) == (orphan.pid, {"device": "cpu"})
         assert writer.process.is_running()
-        commit_journal(folder, path)  # another launcher thinks it dead
+        commit_journal(folder, path)  # another launcher considers it dead
         parts = {p: p.read_bytes() for p in folder.root.rglob("*.parquet")}
         orphan.communicate("\n")
     assert orphan.returncode == 0
@@ -96,13 +96,13 @@ def test_a_writer_that_lost_its_journal_publishes_nothing(folder: SweepFolder) -
     assert journals_in(folder.journals) == {}
 
 
-def test_what_a_dead_taker_left_is_committed_by_the_next(folder: SweepFolder) -> None:
+def test_taken_journal_of_a_dead_process_is_committed(folder: SweepFolder) -> None:
     journal = Journal(folder.journals / "p.journal")
     journal.done(result("x"))
     journal.close()
     taken = take_journal(journal.path)
     assert taken is not None
-    commit_journal(folder, journal.path)  # its writer's own end
+    commit_journal(folder, journal.path)  # by its writer, which has lost it
     assert set(read_states(folder)) == {"x"}
     assert not list(folder.root.rglob("*.parquet"))
     commit_journal(folder, taken)

@@ -1,4 +1,4 @@
-"""Who reads while others write and merge finds each cell once, with all of its rows."""
+"""Reading while packs are written and merged: each cell once, with all of its rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKS = 60
 
 
 def _write_and_merge(folder: SweepFolder) -> None:
-    """Packs of two cells each, the first of which is tried again in the next; all merged often."""
+    """Write packs of two cells, retry the first cell in the next pack, and merge often."""
     with acquire_sweep_lock(folder):
         for number in range(PACKS):
             again = [result(f"{number - 1}-a", 2)] if number else []
@@ -40,19 +40,19 @@ def test_reading_while_packs_are_written_and_merged(tmp_path: Path) -> None:
     earlier: set[str] = set()
     ended = False
     while not ended:
-        ended = not writer.is_alive()  # then one more look
-        found = loaded(folder)  # and nothing is passed over as a fault
+        ended = not writer.is_alive()  # then read once more
+        found = loaded(folder)  # fails if a file is left out
         if found.cells.empty:
             continue
         cells = set(found.cells.cell_id)
         assert len(found.cells) == len(cells)
-        assert cells >= before, "what was there once stays there"
+        assert cells >= before, "loaded cells stay"
         before = cells
         assert set(found.layers.groupby("cell_id", observed=True).size()) == {LAYERS}
         attempts = found.cells.set_index("cell_id").attempt
         curves = found.curves.set_index("cell_id").value
         assert (curves.sort_index() == attempts.astype(float).sort_index()).all()
-        seen = set(read_states(folder))  # with those in journals
+        seen = set(read_states(folder))  # includes journals
         assert seen >= cells | earlier
         earlier = seen
     writer.join()
@@ -60,11 +60,11 @@ def test_reading_while_packs_are_written_and_merged(tmp_path: Path) -> None:
     assert cells == {f"{number}-{letter}" for number in range(PACKS) for letter in "ab"}
 
 
-def test_a_file_that_never_stays_ends_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vanishing_files_end_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.sweep.store.scan.PAUSE", 0.0)
 
     def gone() -> None:
         raise FileVanished("results/s/cells/a.parquet")
 
-    with pytest.raises(Exception, match=r"a\.parquet: gone whenever it is to be read"):
+    with pytest.raises(Exception, match=r"a\.parquet: the file was listed but gone"):
         retry_on_race(gone)

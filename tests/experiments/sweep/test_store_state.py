@@ -1,4 +1,4 @@
-"""Where each cell stands, from journals and parts alone, whatever crashed when."""
+"""State of each cell, read from journals and parts, also after crashes."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ def journal(folder: SweepFolder, stem: str, *cells: str, attempt: int = 1) -> Pa
     return writer.path
 
 
-def commit_left(folder: SweepFolder) -> None:
+def commit_all(folder: SweepFolder) -> None:
     for path in journals_in(folder.journals).values():
         commit_journal(folder, path)
 
 
-def test_a_cell_counts_from_the_moment_its_line_is_there(folder: SweepFolder) -> None:
+def test_cell_counts_once_its_line_is_committed(folder: SweepFolder) -> None:
     assert read_states(folder) == {}
     journal(folder, "p", "x", "y")
     assert {cell: state.outcome for cell, state in read_states(folder).items()} == {
         "x": "ok",
         "y": "ok",
     }
-    commit_left(folder)
+    commit_all(folder)
     assert read_states(folder) == {"x": CellState("ok", 1, 2.0), "y": CellState("ok", 1, 2.0)}
     assert not list(folder.journals.iterdir())
 
 
 @pytest.mark.parametrize("table", ["curves", "cells"])
-def test_a_crash_while_a_journal_becomes_tables_is_made_good(
+def test_commit_recovers_from_a_crash(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     path = journal(folder, "p", "x", "y")
@@ -72,13 +72,13 @@ def test_a_crash_while_a_journal_becomes_tables_is_made_good(
             commit_journal(folder, path)
     assert path.with_suffix(".taken").exists()
     assert {state.attempt for state in read_states(folder).values()} == {1}
-    commit_left(folder)
+    commit_all(folder)
     assert set(read_states(folder)) == {"x", "y"}
     assert [part.num_rows for _, part in read_parts(folder, "curves")] == [2]
     assert not list(folder.journals.iterdir())
 
 
-def test_a_pack_that_ends_while_we_look_is_not_missed(
+def test_pack_that_ends_during_a_scan_is_found(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = journal(folder, "p", "x")
@@ -94,22 +94,20 @@ def test_a_pack_that_ends_while_we_look_is_not_missed(
     assert set(read_states(folder)) == {"x"}
 
 
-def test_the_latest_attempt_decides(folder: SweepFolder) -> None:
+def test_latest_attempt_counts(folder: SweepFolder) -> None:
     commit_journal(folder, journal(folder, "z", "x"))
     commit_journal(folder, journal(folder, "a", "x", attempt=2))
     assert read_states(folder)["x"].attempt == 2
 
 
 @pytest.mark.parametrize("suffix", [".journal", ".taken"])
-def test_an_attempt_that_is_only_in_a_journal_counts_as_what_it_says(
-    folder: SweepFolder, suffix: str
-) -> None:
+def test_attempt_in_a_journal_counts(folder: SweepFolder, suffix: str) -> None:
     left = journal(folder, "p", "x", attempt=3)
     left.rename(left.with_suffix(suffix))
     assert read_states(folder)["x"].attempt == 3
 
 
-def test_cells_of_a_spoilt_pack_are_missing(folder: SweepFolder) -> None:
+def test_cells_of_a_damaged_pack_are_missing(folder: SweepFolder) -> None:
     commit_journal(folder, journal(folder, "p", "x"))
     commit_journal(folder, journal(folder, "q", "y"))
     (folder.table("curves") / "p.parquet").unlink()

@@ -1,8 +1,8 @@
-"""An init scheme and an activation that wait, fail or worse where a file says so.
+"""An init scheme and an activation that wait or fail as files say.
 
-`hold-N` makes the cell of number N wait while its weights are drawn, `trouble-N` says what befalls
-it there, and `step-N` what befalls it in the middle of its third training step (`late-N`: of its
-two thousandth), alone or in a stack. The files lie in the folder that `TROUBLED` names.
+The file `hold-N` makes cell N wait while its weights are drawn. The content of `trouble-N` is the
+failure to trigger there, and that of `step-N` (`late-N`) the failure in its third (two thousandth)
+training step, alone or in a stack. The environment variable `TROUBLED` is the folder of the files.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ from torch import nn
 
 STEPS = {"step": 3, "late": 2000}
 MEBI = 1 << 20
-drawn: list[int] = []  # the cells whose weights were drawn since a training last ended
-kept: list[torch.Tensor] = []  # for as long as the process lives
-forwards = 0  # passes since then
+drawn: list[int] = []  # cells drawn since the last training
+kept: list[torch.Tensor] = []  # never freed
+forwards = 0  # training passes since then
 
 
 def sample(weight, generator, number: int = 0):
@@ -30,16 +30,16 @@ def sample(weight, generator, number: int = 0):
         forwards = 0
     if number not in drawn:
         drawn.append(number)
-    here = Path(os.environ["TROUBLED"])
-    with (here / f"ran-{number}").open("a") as file:
+    folder = Path(os.environ["TROUBLED"])
+    with (folder / f"ran-{number}").open("a") as file:
         file.write(".")
-    wait_while(here / f"hold-{number}")
-    suffer(here / f"trouble-{number}", number)
+    wait_while(folder / f"hold-{number}")
+    trigger_failure(folder / f"trouble-{number}", number)
     return 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
 
 
 class Activation(nn.Module):
-    """tanh, which in training is where the trouble comes."""
+    """tanh that triggers failures during training."""
 
     def forward(self, x):
         global forwards
@@ -47,12 +47,12 @@ class Activation(nn.Module):
             forwards += 1
             for when in (name for name, step in STEPS.items() if step == forwards):
                 for number in drawn:
-                    suffer(Path(os.environ["TROUBLED"]) / f"{when}-{number}", number)
+                    trigger_failure(Path(os.environ["TROUBLED"]) / f"{when}-{number}", number)
         return torch.tanh(x)
 
 
-def suffer(order: Path, number: int) -> None:
-    """Do what a file says, and leave this process's number in `at-N` first."""
+def trigger_failure(order: Path, number: int) -> None:
+    """Trigger the failure that a file names; write this process's number to `at-N` first."""
     if not order.exists():
         return
     kind = order.read_text()
@@ -83,7 +83,7 @@ def suffer(order: Path, number: int) -> None:
         with suppress(RuntimeError):
             while True:
                 kept.append(torch.ones(64 * MEBI, dtype=torch.uint8))
-        while True:  # to the last
+        while True:  # the last bytes too
             kept.append(torch.ones(1))
     if kind == "hold":
         wait_while(order)
@@ -93,7 +93,7 @@ def suffer(order: Path, number: int) -> None:
     if kind == "hang with the GIL":
         ctypes.PyDLL(None).pause()
     if kind == "fork" and os.fork() == 0:
-        wait_while(order)  # with everything that it has inherited
+        wait_while(order)  # holds all inherited files
         os._exit(0)
 
 
