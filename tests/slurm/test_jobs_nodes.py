@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slurm
 
 
 @run_concurrently
-def test_jobs_of_a_dead_node_are_not_resubmitted_while_slurm_requeues_them(
+def test_jobs_of_a_dead_node_are_requeued_and_not_resubmitted(
     sweep: FaultySweep,
 ) -> None:
     cluster = sweep.cluster

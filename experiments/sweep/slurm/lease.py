@@ -20,7 +20,7 @@ from pathlib import Path
 
 from experiments.atomic_write import writing
 from experiments.sweep.slurm.commands import TaskKey
-from experiments.sweep.store.journal import TAKEN, journals_in, read_events
+from experiments.sweep.store.journal import TAKEN_SUFFIX, journals_in, read_events
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell
 from experiments.sweep.worker.finalize import finalize_journal, update_running
@@ -41,7 +41,7 @@ def acquire(lease_dir: Path, restart: int) -> Path | None:
         except FileNotFoundError:
             return None
     try:
-        writers = [path for path in lease_dir.iterdir() if not path.name.endswith(TAKEN)]
+        writers = [path for path in lease_dir.iterdir() if not path.name.endswith(TAKEN_SUFFIX)]
     except FileNotFoundError:  # revoked just now, with the new folder in it
         return None
     if any(path.name > writer_dir.name for path in writers):
@@ -51,7 +51,7 @@ def acquire(lease_dir: Path, restart: int) -> Path | None:
     for path in writers:
         if path != writer_dir:
             with suppress(FileNotFoundError):  # its process has just released it
-                path.rename(path.with_name(path.name + TAKEN))
+                path.rename(path.with_name(path.name + TAKEN_SUFFIX))
     return writer_dir
 
 
@@ -72,7 +72,7 @@ def revoke(lease_dir: Path) -> Path | None:
 
     Returns None if the job has released the lease.
     """
-    revoked = lease_dir.with_name(lease_dir.name + TAKEN)
+    revoked = lease_dir.with_name(lease_dir.name + TAKEN_SUFFIX)
     with writing(lease_dir):
         try:
             lease_dir.rename(revoked)
@@ -84,8 +84,8 @@ def revoke(lease_dir: Path) -> Path | None:
 def expire_writers(lease_dir: Path) -> None:
     """Expire every writer folder of a revoked lease."""
     for path in lease_dir.iterdir():
-        if not path.name.endswith(TAKEN):
-            path.rename(path.with_name(path.name + TAKEN))
+        if not path.name.endswith(TAKEN_SUFFIX):
+            path.rename(path.with_name(path.name + TAKEN_SUFFIX))
 
 
 def finalize_expired(
@@ -125,7 +125,7 @@ def _count_running(journal: Path) -> int:
 def _expired_writers(lease_dir: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError):
         names = sorted(os.listdir(lease_dir))
-        yield from (lease_dir / name for name in names if name.endswith(TAKEN))
+        yield from (lease_dir / name for name in names if name.endswith(TAKEN_SUFFIX))
 
 
 @dataclass

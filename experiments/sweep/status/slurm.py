@@ -14,7 +14,7 @@ from datetime import datetime
 
 from experiments.sweep.slurm.commands import QueuedTask, SlurmError, TaskKey, squeue
 from experiments.sweep.slurm.submission import Submission
-from experiments.sweep.store.journal import TAKEN
+from experiments.sweep.store.journal import TAKEN_SUFFIX
 
 PENDING_STATES = (
     "PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
@@ -204,7 +204,7 @@ def _has_started(submission: Submission, index: int) -> bool:
     """Return True if a task's lease has a writer folder that is not expired."""
     with suppress(OSError):
         writer_dirs = submission.lease_dir(index).iterdir()
-        return any(not path.name.endswith(TAKEN) for path in writer_dirs)
+        return any(not path.name.endswith(TAKEN_SUFFIX) for path in writer_dirs)
     return False
 
 

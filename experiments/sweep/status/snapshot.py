@@ -15,7 +15,7 @@ from typing import Any
 from experiments.sweep.differences import short_labels
 from experiments.sweep.slurm.submission import read_log
 from experiments.sweep.store.journal import (
-    TAKEN,
+    TAKEN_SUFFIX,
     Event,
     Writer,
     journals_in,
@@ -233,7 +233,7 @@ class JournalTail:
                     with suppress(ValueError):  # a damaged line
                         self._apply(stem, started, event)
                 folders = path.relative_to(self._folder.journals).parts[:-1]
-                expired = any(folder.endswith(TAKEN) for folder in folders)
+                expired = any(folder.endswith(TAKEN_SUFFIX) for folder in folders)
                 lease = folders[0] if folders else None
                 self._journals[stem] = OpenJournal(
                     writer, modified, tuple(started.values()), lease, expired

@@ -31,7 +31,7 @@ from experiments.result import CellResult
 from experiments.sweep.store.process import ProcessId
 
 SYNC_INTERVAL = 0.2  # seconds between two calls of fsync, which takes longer than a tiny cell
-TAKEN = ".taken"  # suffix of a journal, or a folder of journals, that a process has taken
+TAKEN_SUFFIX = ".taken"  # suffix of a journal, or a folder of journals, that a process has taken
 MAX_FIRST_LINE = 1 << 16  # bytes
 WRITER_TYPES = {"host": str, "pid": int, "started": float | None, "about": dict}
 FIELD_COUNTS = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}

@@ -15,7 +15,7 @@ from experiments.config.identity import flatten
 from experiments.result import CellResult
 from experiments.sweep.provenance import code_version, versions
 from experiments.sweep.store.journal import (
-    TAKEN,
+    TAKEN_SUFFIX,
     Event,
     journals_in,
     read_events,
@@ -58,14 +58,14 @@ def recover_journals(
     for journal in journals_in(folder.journals).values():
         if not _is_leased(folder, journal):
             finalize_journal(folder, journal, cells, *cause, fail_all=True)
-    for lease_dir in folder.journals.glob(f"*{TAKEN}/"):  # left by a process that died
+    for lease_dir in folder.journals.glob(f"*{TAKEN_SUFFIX}/"):  # left by a process that died
         shutil.rmtree(lease_dir, ignore_errors=True)
 
 
 def _is_leased(folder: SweepFolder, journal: Path) -> bool:
     """Return True if a journal lies in the folder of a lease that has not expired."""
     first, *rest = journal.relative_to(folder.journals).parts
-    return bool(rest) and not first.endswith(TAKEN)
+    return bool(rest) and not first.endswith(TAKEN_SUFFIX)
 
 
 @dataclass(frozen=True)
