@@ -122,7 +122,7 @@ def check_command(
 def _check_keys(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> None:
     """Check that every key exists for every option chosen for its group.
 
-    Keys of groups whose option a named sweep chooses are checked later, cell by cell.
+    If a named sweep chooses a group's option, the group's keys are checked later, cell by cell.
     """
     chosen = {a.key: a.values for a in arguments if a.is_group}
     sweep = chosen.get("sweep", (catalog.defaults.get("sweep"),))[-1]
@@ -134,9 +134,8 @@ def _check_keys(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> None:
             for option in argument.values:
                 catalog.node(argument.key, option)
         elif f"{group}.{TARGET}" in retargeted:
-            catalog.check_key(
-                group, {}
-            )  # the target's own keys are checked when it is instantiated
+            # Instantiating the target checks its own keys.
+            catalog.check_key(group, {})
         elif group in chosen or group not in sweep_keys:
             for option in chosen.get(group, (catalog.defaults.get(group),)):
                 catalog.check_key(argument.key, {group: option})

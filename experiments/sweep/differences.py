@@ -25,7 +25,7 @@ def varies(values: Iterable[Any]) -> bool:
 
 
 def varying_keys(rows: Sequence[Row], missing: Any = None) -> list[str]:
-    """Return the keys whose values differ between rows, in the order of their first appearance.
+    """Return the keys with values that differ between rows, in order of first appearance.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def shared_values(rows: Iterable[Row]) -> dict[str, Any]:
     >>> shared_values([{"init": "he", "seed": 0}, {"init": "he", "seed": 1}])
     {'init': 'he'}
     """
-    first, *others = [*rows] or [{}]
+    first, *rest = [*rows] or [{}]
     texts = {key: _as_json(value) for key, value in first.items()}
-    for row in others:
+    for row in rest:
         texts = {k: text for k, text in texts.items() if k in row and _as_json(row[k]) == text}
     return {key: first[key] for key in texts}
 
@@ -86,7 +86,7 @@ def short_label(row: Row, names: Mapping[str, str] | None = None) -> str:
 
 
 def short_labels(assignments: Mapping[str, Row]) -> dict[str, str]:
-    """Label each cell by the keys whose values differ within the sweep.
+    """Label each cell by the keys that vary within the sweep.
 
     Options appear without their group, and keys by their last part if that is unique.
 

@@ -37,9 +37,9 @@ class EngineDecisions:
     reasons
         Reason why a group can't be stacked, by group.
     trial_groups
-        Groups whose engine was decided by a trial, whatever its result.
+        Groups that were timed, including those where timing failed.
     timings
-        Serial and stacked seconds per cell and step, for the groups whose engine timing chose.
+        Serial and stacked seconds per cell and step, by group.
     """
 
     chosen: dict[str, EngineName]

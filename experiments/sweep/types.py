@@ -103,7 +103,7 @@ class PackJob:
     code, modules
         The code version at launch, and the digests of the user's modules (`user_modules`).
     cell_seconds
-        Time limit of a cell, enforced by the worker. None: the launcher enforces one, or nobody.
+        Time limit of a cell, enforced by the worker. None: the worker enforces none.
     exit_on_oom
         End the process after it runs out of memory, so that the next cell starts with all of it
         free. The launcher finalizes the journal.

@@ -12,7 +12,7 @@ FORMAT_VERSION = 1  # raise it when a column, a value or a file changes its name
 
 
 def write_format(folder: SweepFolder) -> None:
-    """Write the format version, unless the folder has one."""
+    """Write the format version, if the folder has none."""
     if not folder.format.exists():
         atomic_write(folder.format, json.dumps({"format": FORMAT_VERSION}).encode())
 
@@ -29,11 +29,11 @@ def check_format(folder: SweepFolder) -> None:
     if version == FORMAT_VERSION or (version is None and not _has_results(folder)):
         return
     if version is None:
-        found = f"no readable format version ({folder.format.name})"
+        actual = f"no readable format version ({folder.format.name})"
     else:
-        found = f"format version {version}"
+        actual = f"format version {version}"
     raise FaninError(
-        f"{folder.root}: this sweep has {found}; this version of fanin reads format version "
+        f"{folder.root}: this sweep has {actual}; this version of fanin reads format version "
         f"{FORMAT_VERSION}. Run the sweep again under another sweep.name, or delete the folder; "
         f"to read it as it is, check out the commit that wrote it (see {folder.provenance})"
     )

@@ -271,9 +271,9 @@ def _column(key: str, values: list[Any]) -> pa.Array:
     if all(isinstance(value, bool) for value in present) and present:
         return pa.array(values, pa.bool_())
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present) and present:
-        whole = all(isinstance(value, int) for value in present)
+        all_integers = all(isinstance(value, int) for value in present)
         with suppress(OverflowError, pa.ArrowInvalid):  # numbers too large for both become strings
-            return pa.array(values, pa.int64() if whole else pa.float64())
+            return pa.array(values, pa.int64() if all_integers else pa.float64())
     texts = [
         value if value is None or isinstance(value, str) else json.dumps(value) for value in values
     ]

@@ -247,7 +247,7 @@ def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[FileProbl
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            # Merging removes `cells` first: as long as that exists, nobody has replaced the pack.
+            # Merging removes `cells` first: as long as that exists, the pack has not been replaced.
             if not part_path(folder, "cells", pack.stem).exists():
                 raise FileVanished(path) from None
             problems.append(FileProblem(path, "missing", pack.stem))

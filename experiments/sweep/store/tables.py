@@ -50,7 +50,7 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
 
     Cells of damaged packs count as missing.
     """
-    # Read the journals first: a pack that ends meanwhile is then found among the parts.
+    # Read the journals first: a pack that ends during this call is then found among the parts.
     journals = {stem: _read_events(path) for stem, path in journals_in(folder.journals).items()}
     stored = retry_on_race(lambda: scan(folder))
     attempts = [
@@ -105,7 +105,7 @@ def read_tables(
     Parameters
     ----------
     folder
-        Folder of the sweep. Other processes may write and merge packs meanwhile.
+        Folder of the sweep. Other processes may write and merge packs at the same time.
     names
         Names of the tables.
     columns
@@ -114,14 +114,13 @@ def read_tables(
     Returns
     -------
     tables, problems
-        The parts of each table, without packs of which a part is damaged; and the files that were
-        left out.
+        The parts of each table, without damaged packs; and the files that were left out.
     """
     return retry_on_race(lambda: _read_tables(folder, names, columns))
 
 
 def latest_by_part(cells: Parts) -> dict[str, list[str]]:
-    """Return, for each part, the cells of which it holds the latest attempt."""
+    """Return, for each part, the cells with their latest attempt in it."""
     rows = (
         (cell, attempt, stem)
         for stem, part in sorted(cells.items())
@@ -197,7 +196,7 @@ def _widen_dictionaries(part: pa.Table) -> pa.Table:
 
 
 def _mixed_columns(parts: Sequence[pa.Table]) -> set[str]:
-    """Return the columns whose kind (string, number, boolean) differs between parts."""
+    """Return the columns with different kinds (string, number, boolean) in different parts."""
     kinds: dict[str, set[str]] = {}
     for schema in {part.schema for part in parts}:
         for field in schema:

@@ -36,7 +36,7 @@ TINY = [
     "train.steps=2",
     "runner=inline",
 ]
-STRINGS = pa.dictionary(pa.int32(), pa.string())
+TEXT = pa.dictionary(pa.int32(), pa.string())
 NOT_COMPARED = {
     "seconds",
     "attempt",
@@ -106,16 +106,16 @@ def test_tables_have_the_documented_columns(tmp_path: Path) -> None:
     assert sweep(tmp_path, *overrides) == 0
     folder = SweepFolder(tmp_path / "s")
     expected = {
-        "layers": {"cell_id": STRINGS, "draw": pa.int32(), "step": pa.int32(), "image": pa.int32(),
-                   "layer": pa.int32(), "layer_name": STRINGS, "quantity": STRINGS,
+        "layers": {"cell_id": TEXT, "draw": pa.int32(), "step": pa.int32(), "image": pa.int32(),
+                   "layer": pa.int32(), "layer_name": TEXT, "quantity": TEXT,
                    "value": pa.float64()},
-        "histograms": {"cell_id": STRINGS, "draw": pa.int32(), "step": pa.int32(),
-                       "layer": pa.int32(), "layer_name": STRINGS, "quantity": STRINGS,
+        "histograms": {"cell_id": TEXT, "draw": pa.int32(), "step": pa.int32(),
+                       "layer": pa.int32(), "layer_name": TEXT, "quantity": TEXT,
                        "left": pa.float64(), "right": pa.float64(), "count": pa.int32()},
-        "tensors": {"cell_id": STRINGS, "draw": pa.int32(), "step": pa.int32(), "image": pa.int32(),
-                    "layer": pa.int32(), "layer_name": STRINGS, "quantity": STRINGS, "shape": STRINGS,
+        "tensors": {"cell_id": TEXT, "draw": pa.int32(), "step": pa.int32(), "image": pa.int32(),
+                    "layer": pa.int32(), "layer_name": TEXT, "quantity": TEXT, "shape": TEXT,
                     "index": pa.int32(), "value": pa.float64()},
-        "curves": {"cell_id": STRINGS, "step": pa.int32(), "metric": STRINGS, "value": pa.float64()},
+        "curves": {"cell_id": TEXT, "step": pa.int32(), "metric": TEXT, "value": pa.float64()},
     }  # fmt: skip
     for name, columns in expected.items():
         for _, part in read_parts(folder, name):
