@@ -1,1 +1,1 @@
-"""Speed, side by side in one run with what people use today; docs/appendix/performance.md keeps it."""
+"""Benchmarks of speed against common tools; results are in docs/appendix/performance.md."""

@@ -1,4 +1,4 @@
-"""A large sweep that nobody ran: a real plan, and made-up results."""
+"""A large synthetic sweep: a real plan with random results."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ AXES = (
     "model=two_layer,mlp",
     "optim.lr=0.001,0.003,0.01,0.03,0.1",
 )
-CELLS_A_SEED = 8 * 5 * 2 * 5
+CELLS_PER_SEED = 8 * 5 * 2 * 5
 PACK = 100
 
 
 def plan(seeds: int) -> list[PlannedCell]:
-    """As many cells as 400 times the seeds."""
+    """Return the cells of a grid with `CELLS_PER_SEED` cells per seed."""
     loader = config_loader()
-    asked = [*AXES, f"seed=range({seeds})", "train.steps=1", "probe=none"]
-    request = parse_request(space := compose_catalog(loader, "config", ()), parse_arguments(loader, asked))
-    return expand(space, request.grids)
+    overrides = [*AXES, f"seed=range({seeds})", "train.steps=1", "probe=none"]
+    catalog = compose_catalog(loader, "config", ())
+    request = parse_request(catalog, parse_arguments(loader, overrides))
+    return expand(catalog, request.grids)
 
 
 def fill(folder: SweepFolder, cells: Sequence[PlannedCell]) -> None:
-    """Write a sweep's plan, and made-up results as workers write real ones."""
-    asked = {"name": folder.root.name, "question": "How fast?", "axes": [], "exclude": []}
-    write_plan(folder, {}, cells, {}, asked)
+    """Write a sweep's plan and random results in the format of the workers."""
+    plan_info = {"name": folder.root.name, "question": "How fast?", "axes": [], "exclude": []}
+    write_plan(folder, {}, cells, {}, plan_info)
     random = np.random.default_rng(0)
     for first in range(0, len(cells), PACK):
         results = [_result(cell, random) for cell in cells[first : first + PACK]]

@@ -1,4 +1,4 @@
-"""On what machine and with which versions a number was measured."""
+"""Description of the machine and the versions of a measurement."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ LIBRARIES = ("torch", "hydra-core", "hydra-joblib-launcher", "joblib", "pyarrow"
 
 
 def machine() -> str:
-    """Cores, processor, system and load, in a line.
+    """Return cores, processor, system and load as one line.
 
-    The load is the system's own average over the last minute: well above 0 before a benchmark
-    starts, and other programs have slowed it down.
+    The load is the system's average over the last minute. If it is well above 0 before a benchmark
+    starts, other programs slow the benchmark down.
     """
     load = f"load {os.getloadavg()[0]:.1f}"
     return f"{cores()} cores of {_processor()}, {platform.system()} {platform.release()}, {load}"
 
 
 def versions() -> str:
-    """Versions of python, of this code, and of what speed depends on, in a line."""
-    named = [f"{library} {_version(library)}" for library in LIBRARIES]
-    return ", ".join([f"python {platform.python_version()}", f"fanin {code_version()}", *named])
+    """Return the versions of Python, of this code, and of the main libraries as one line."""
+    libraries = [f"{library} {_version(library)}" for library in LIBRARIES]
+    return ", ".join([f"python {platform.python_version()}", f"fanin {code_version()}", *libraries])
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

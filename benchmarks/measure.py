@@ -1,4 +1,4 @@
-"""Whole commands, timed from outside, so that start-up and shut-down count."""
+"""Timing of complete commands, including start-up and shut-down."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 from fanin.errors import FaninError
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a shell may have set for one program would decide how fast another one is.
+# Variables that are removed, because the shell's settings would change the speed.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Durations of repeated runs of the same thing."""
+    """Durations of repeated runs."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The median, in seconds."""
+        """Median in seconds."""
         return statistics.median(self.seconds)
 
     @property
@@ -35,34 +35,34 @@ class Timing:
         return len(self.seconds)
 
 
-def python(module: str, *words: str) -> list[str]:
-    """The command line of a module of this repository."""
-    return [sys.executable, "-m", module, *words]
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command line of a module of this repository."""
+    return [sys.executable, "-m", module, *arguments]
 
 
 def run(command: Sequence[str]) -> str:
-    """Run a command with the machine's default number of threads; return what it printed.
+    """Run a command with the default number of threads; return its output.
 
     Raises
     ------
     FaninError
-        It failed; the end of what it printed is shown.
+        The command failed. The message has the last lines of its output.
     """
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise FaninError(f"{' '.join(command)}: exit status {done.returncode}\n{tail}")
-    return done.stdout
+    if process.returncode != 0:
+        tail = "\n".join((process.stdout + process.stderr).splitlines()[-15:])
+        raise FaninError(f"{' '.join(command)}: exit status {process.returncode}\n{tail}")
+    return process.stdout
 
 
-def timed(action: Callable[[Path], object], places: Sequence[Path]) -> Timing:
-    """Do something once for each place, a folder that is not there yet."""
+def timed(action: Callable[[Path], object], folders: Sequence[Path]) -> Timing:
+    """Time an action once for each folder. The folders do not exist yet."""
     seconds = []
-    for place in places:
-        began = time.perf_counter()
-        action(place)
-        seconds.append(time.perf_counter() - began)
+    for folder in folders:
+        started = time.perf_counter()
+        action(folder)
+        seconds.append(time.perf_counter() - started)
     return Timing(tuple(seconds))

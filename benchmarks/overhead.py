@@ -1,4 +1,4 @@
-"""Cost of a cell that does nothing: planning, launching, keeping its result."""
+"""Benchmark: the overhead of a cell without training (planning, launching, storing its result)."""
 
 from __future__ import annotations
 
@@ -8,120 +8,119 @@ from itertools import pairwise
 from pathlib import Path
 
 from analysis.load import load
+from benchmarks.baselines import trivial
 from benchmarks.measure import Timing, python, run, timed
 from benchmarks.page import Section
-from benchmarks.rivals import trivial
 from fanin.errors import FaninError
 
-OURS = "fanin, runner=local"
-RIVALS = ("basic", "joblib")  # Hydra's launchers
-Say = Callable[[str], None]
+FANIN = "fanin, runner=local"
+HYDRA_LAUNCHERS = ("basic", "joblib")  # Hydra's launchers
+Log = Callable[[str], None]
 Timings = dict[int, Timing]  # by number of cells
 Grid = Callable[[int, Path], None]
 Count = Callable[[Path], int]
 
 
-def overhead(quick: bool, folder: Path, say: Say) -> Section:
-    """Time grids of trivial cells, ours and theirs.
+def overhead(quick: bool, folder: Path, log: Log) -> Section:
+    """Time grids of trivial cells with fanin and with Hydra's launchers.
 
     Parameters
     ----------
     quick
-        At most 100 cells of theirs, instead of 1,000, and fewer repeats.
+        At most 100 cells with Hydra's launchers instead of 1,000, and fewer repeats.
     folder
-        Where results go.
-    say
-        Told what is about to be measured.
+        Folder for the results.
+    log
+        Called with a message before each measurement.
     """
     # Repeats by number of cells.
-    ours = {10: 3, 100: 1, 1000: 1, 10_000: 1} if quick else {10: 3, 100: 1, 1000: 3, 10_000: 1}
-    theirs = {10: 1, 100: 1} if quick else {10: 3, 100: 1, 1000: 1}
-    plans: dict[str, tuple[dict[int, int], Grid, Count]] = {OURS: (ours, run_ours, count_ours)}
-    plans |= {name_of(by): (theirs, partial(run_theirs, by), count_theirs) for by in RIVALS}
-    found: dict[str, Timings] = {name: {} for name in plans}
-    for name, (repeats, grid, count) in plans.items():
+    fanin = {10: 3, 100: 1, 1000: 1, 10_000: 1} if quick else {10: 3, 100: 1, 1000: 3, 10_000: 1}
+    hydra = {10: 1, 100: 1} if quick else {10: 3, 100: 1, 1000: 1}
+    methods: dict[str, tuple[dict[int, int], Grid, Count]] = {
+        FANIN: (fanin, run_fanin, count_fanin)
+    }
+    for launcher in HYDRA_LAUNCHERS:
+        methods[launcher_label(launcher)] = (hydra, partial(run_hydra, launcher), count_hydra)
+    timings: dict[str, Timings] = {name: {} for name in methods}
+    for name, (repeats, grid, count) in methods.items():
         for cells, n in repeats.items():
-            say(f"{cells:,} trivial cells under {name}, {n} times")
-            places = [folder / f"{name}, {cells}, {repeat}" for repeat in range(n)]
-            found[name][cells] = timed(partial(grid, cells), places)
-            for place in places:  # not timed
-                check_complete(count(place), cells, place)
+            log(f"{cells:,} trivial cells under {name}, {n} times")
+            folders = [folder / f"{name}, {cells}, {repeat}" for repeat in range(n)]
+            timings[name][cells] = timed(partial(grid, cells), folders)
+            for results in folders:  # not timed
+                check_complete(count(results), cells, results)
     return Section(
-        title="Overhead: cells that do nothing",
-        columns=("", "cells", "n", "median s", "ms a cell", "ms for one more cell"),
-        rows=tuple(_row(name, cells, of) for name, of in found.items() for cells in of),
-        remarks=tuple(_remarks(found)),
+        title="Overhead: cells without training",
+        columns=("", "cells", "n", "median s", "ms per cell", "ms per additional cell"),
+        rows=tuple(
+            _row(name, cells, by_cells) for name, by_cells in timings.items() for cells in by_cells
+        ),
+        remarks=tuple(_remarks(timings)),
     )
 
 
-def run_ours(cells: int, results: Path) -> None:
-    """A grid of ours, through the store: ten images, a linear network, no step, no probe."""
+def run_fanin(cells: int, results: Path) -> None:
+    """Run a grid with fanin: ten images, a linear network, no steps, no probes."""
     size = ["data.n_train=10", "data.n_test=10", "train.steps=0", "model=linear", "probe=none"]
-    where = ["runner=local", f"sweep.results='{results}'", "sweep.name=trivial"]
-    run(python("experiments.run", "-m", *size, *where, f"seed=range({cells})"))
+    runner = ["runner=local", f"sweep.results='{results}'", "sweep.name=trivial"]
+    run(python("experiments.run", "-m", *size, *runner, f"seed=range({cells})"))
 
 
-def run_theirs(launcher: str, cells: int, results: Path) -> None:
-    """A grid of `benchmarks.rivals.trivial` under one of Hydra's launchers."""
-    by = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{results}'"]
-    by += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    run(python(trivial.__name__, "-m", *by, f"seed=range({cells})"))
+def run_hydra(launcher: str, cells: int, results: Path) -> None:
+    """Run a grid of `benchmarks.baselines.trivial` with one of Hydra's launchers."""
+    overrides = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{results}'"]
+    overrides += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    run(python(trivial.__name__, "-m", *overrides, f"seed=range({cells})"))
 
 
-def count_ours(results: Path) -> int:
-    """Cells in our table that ended well."""
+def count_fanin(results: Path) -> int:
+    """Return the number of cells with outcome `ok`."""
     cells = load("trivial", results).cells
     return int((cells["outcome"] == "ok").sum())
 
 
-def count_theirs(results: Path) -> int:
-    """Jobs that left their folder."""
+def count_hydra(results: Path) -> int:
+    """Return the number of job folders."""
     return len(list(results.glob("*/.hydra/config.yaml")))
 
 
-def name_of(launcher: str) -> str:
-    """A launcher as the tables call it."""
+def launcher_label(launcher: str) -> str:
+    """Return a launcher's name in the tables."""
     return f"hydra -m, {launcher}"
 
 
-def check_complete(found: int, cells: int, where: Path) -> None:
-    """See that a grid left all of its cells.
-
-    Raises
-    ------
-    FaninError
-        It did not.
-    """
-    if found != cells:
-        raise FaninError(f"{where}: {found} cells instead of {cells}; there is nothing to compare")
+def check_complete(count: int, cells: int, results: Path) -> None:
+    """Raise FaninError if a grid has not run all of its cells."""
+    if count != cells:
+        raise FaninError(f"{results}: {count} cells instead of {cells}; can't compare times")
 
 
-def _row(name: str, cells: int, of: Timings) -> tuple[str, ...]:
-    timing = of[cells]
-    more = f"{1e3 * _slope(of):.2f}" if cells == max(of) else ""
-    each = f"{1e3 * timing.median / cells:.2f}"
-    return name, f"{cells:,}", str(timing.n), f"{timing.median:.2f}", each, more
+def _row(name: str, cells: int, timings: Timings) -> tuple[str, ...]:
+    timing = timings[cells]
+    slope = f"{1e3 * _slope(timings):.2f}" if cells == max(timings) else ""
+    mean = f"{1e3 * timing.median / cells:.2f}"
+    return name, f"{cells:,}", str(timing.n), f"{timing.median:.2f}", mean, slope
 
 
-def _slope(of: Timings) -> float:
-    """Seconds for one more cell, between the two largest grids: start-up cancels out."""
-    smaller, larger = list(pairwise(sorted(of)))[-1]
-    return (of[larger].median - of[smaller].median) / (larger - smaller)
+def _slope(timings: Timings) -> float:
+    """Return the seconds per additional cell, from the two largest grids."""
+    smaller, larger = list(pairwise(sorted(timings)))[-1]
+    return (timings[larger].median - timings[smaller].median) / (larger - smaller)
 
 
-def _remarks(found: dict[str, Timings]) -> list[str]:
-    ours = found[OURS]
+def _remarks(timings: dict[str, Timings]) -> list[str]:
+    fanin = timings[FANIN]
     remarks = []
-    for launcher in RIVALS:
-        theirs = found[name_of(launcher)]
-        shared, most = max(theirs), max(ours)
-        same = theirs[shared].median / ours[shared].median
-        whole = (theirs[shared].median / shared) / (ours[most].median / most)
-        resolved = _slope(ours) > 0  # a busy machine's noise can hide what a cell of ours costs
-        more = f"{_slope(theirs) / _slope(ours):.0f} times" if resolved else "more than we can tell"
+    for launcher in HYDRA_LAUNCHERS:
+        hydra = timings[launcher_label(launcher)]
+        common, largest = max(hydra), max(fanin)
+        ratio = hydra[common].median / fanin[common].median
+        mean_ratio = (hydra[common].median / common) / (fanin[largest].median / largest)
+        resolved = _slope(fanin) > 0  # noise on a busy machine may exceed the time per cell
+        slope = f"{_slope(hydra) / _slope(fanin):.0f} times" if resolved else "not resolved"
         remarks.append(
-            f"Hydra's {launcher} launcher against fanin: {more} for one more cell; {same:.1f} "
-            f"times, start-up included, for the same {shared:,} cells; {whole:.0f} times a cell, "
-            "start-up included, at the largest grid of each."
+            f"Time of Hydra's {launcher} launcher relative to fanin: {slope} per additional cell; "
+            f"{ratio:.1f} times for the same {common:,} cells, including start-up; "
+            f"{mean_ratio:.0f} times per cell at the largest grid of each, including start-up."
         )
     return remarks

@@ -1,4 +1,4 @@
-"""Output of a benchmark, for the terminal and for docs/appendix/performance.md."""
+"""Output of benchmarks to the terminal and to docs/appendix/performance.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "appendix" / "performance.md"
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a title, and what follows from it."""
+    """A table with a title and remarks."""
 
     title: str
     columns: tuple[str, ...]
@@ -30,25 +30,25 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """Command, date and machine of a run; taken before anything is measured."""
+class RunInfo:
+    """Command, date and machine of a run."""
 
     command: str
     lines: tuple[str, ...]
 
 
-def circumstances(module: str) -> Circumstances:
-    """Those of this process.
+def run_info(module: str) -> RunInfo:
+    """Return the run info of this process. Call this before measuring, to get the idle load.
 
     Parameters
     ----------
     module
-        The benchmark's module, as one types it after `python -m`.
+        Name of the benchmark's module, as in `python -m MODULE`.
     """
-    words = [word for word in sys.argv[1:] if word != "--write"]
+    arguments = [text for text in sys.argv[1:] if text != "--write"]
     day = datetime.now(UTC).date().isoformat()
-    return Circumstances(
-        shlex.join(["python", "-m", module, *words]), (f"{day}: {machine()}", versions())
+    return RunInfo(
+        shlex.join(["python", "-m", module, *arguments]), (f"{day}: {machine()}", versions())
     )
 
 
@@ -65,25 +65,25 @@ def show(console: Console, section: Section) -> None:
     console.print()
 
 
-def write(name: str, known: Circumstances, sections: Sequence[Section], path: Path = PAGE) -> None:
-    """Put sections between a benchmark's two markers in the page.
+def write(name: str, info: RunInfo, sections: Sequence[Section], path: Path = PAGE) -> None:
+    """Replace the text between a benchmark's two markers in the page by sections.
 
     Raises
     ------
     FaninError
-        The page lacks the markers.
+        The page has no such markers.
     """
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    before, found, rest = path.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise FaninError(f"{path}: lacks the lines {begin.strip()} and {end}")
-    about = [f"Measured by `{known.command}`, {known.lines[0]};", f"{known.lines[1]}."]
-    text = "\n\n".join(["\n".join(about), *map(_markdown, sections)])
+    before, begin_marker, rest = path.read_text().partition(begin)
+    _, end_marker, after = rest.partition(end)
+    if not (begin_marker and end_marker):
+        raise FaninError(f"{path}: add the lines {begin.strip()} and {end}")
+    header = [f"Measured by `{info.command}`, {info.lines[0]};", f"{info.lines[1]}."]
+    text = "\n\n".join(["\n".join(header), *map(_markdown, sections)])
     path.write_text(f"{before}{begin}\n{text}\n\n{end}{after}")
 
 
 def _markdown(section: Section) -> str:
-    aligned = ["---", *["---:"] * (len(section.columns) - 1)]
-    lines = ["| " + " | ".join(row) + " |" for row in (section.columns, aligned, *section.rows)]
+    alignment = ["---", *["---:"] * (len(section.columns) - 1)]
+    lines = ["| " + " | ".join(row) + " |" for row in (section.columns, alignment, *section.rows)]
     return "\n\n".join([f"### {section.title}", "\n".join(lines), *section.remarks])

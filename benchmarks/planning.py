@@ -1,6 +1,6 @@
-"""From a command line to typed, hashed cells; nothing runs.
+"""Benchmark: planning a grid, from the command line to type-checked cells with ids.
 
-`python -m benchmarks.planning WORDS` plans one grid in a fresh process and prints what it took.
+`python -m benchmarks.planning OVERRIDES` plans one grid and prints the time as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import parse_request
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 GRIDS = {
     "mixed axes": (
         "init=he_normal,xavier_normal,lecun_normal,normal,uniform,"
@@ -29,7 +29,7 @@ GRIDS = {
         "optim.lr=0.1,0.01,0.001,0.3",
         "seed=range(25)",
     ),
-    "groups alone": (
+    "groups only": (
         "data=digits,shapes,mnist",
         "model=two_layer,plain",
         "activation=relu,tanh,gelu,elu",
@@ -42,41 +42,41 @@ GRIDS = {
 }
 
 
-def planning(repeats: int, say: Say) -> Section:
-    """Time the planning of large grids, imports left out, each time in a fresh process."""
+def planning(repeats: int, log: Log) -> Section:
+    """Time the planning of large grids without imports, each time in a new process."""
     rows = []
-    for name, words in GRIDS.items():
-        say(f"planning, {name}, {repeats} times")
-        found = [planned_afresh(words) for _ in range(repeats)]
-        cells, seconds = found[0][0], statistics.median(took for _, took in found)
+    for name, overrides in GRIDS.items():
+        log(f"planning, {name}, {repeats} times")
+        results = [plan_in_subprocess(overrides) for _ in range(repeats)]
+        cells, seconds = results[0][0], statistics.median(seconds for _, seconds in results)
         rows.append((name, f"{cells:,}", str(repeats), f"{seconds:.2f}"))
     return Section(
-        title="Planning: composed, type-checked and hashed, after imports",
+        title="Planning: compose, type-check and hash all cells, without imports",
         columns=("grid", "cells", "n", "median s"),
         rows=tuple(rows),
     )
 
 
-def planned_afresh(words: Sequence[str]) -> tuple[int, float]:
-    """Cells and seconds of a grid's planning in a process of its own."""
-    found = json.loads(run(python(__name__, *words)))
-    return found["cells"], found["seconds"]
+def plan_in_subprocess(overrides: Sequence[str]) -> tuple[int, float]:
+    """Plan a grid in a subprocess; return the number of cells and the seconds."""
+    result = json.loads(run(python(__name__, *overrides)))
+    return result["cells"], result["seconds"]
 
 
-def plan(words: Sequence[str]) -> int:
-    """Plan a grid as the command line does; the number of different cells."""
+def plan(overrides: Sequence[str]) -> int:
+    """Plan a grid as the command line does; return the number of different cells."""
     loader = config_loader()
-    checked = check_command(loader, "config", words, multirun=True)
+    checked = check_command(loader, "config", overrides, multirun=True)
     space = compose_catalog(loader, "config", ())
     request = parse_request(space, parse_arguments(loader, checked))
     return len({cell.id for cell in expand(space, request.grids)})
 
 
 def main() -> None:
-    """Plan the grid that the command line describes."""
-    began = time.perf_counter()
+    """Plan the grid of the command line."""
+    started = time.perf_counter()
     cells = plan(sys.argv[1:])
-    print(json.dumps({"cells": cells, "seconds": time.perf_counter() - began}))
+    print(json.dumps({"cells": cells, "seconds": time.perf_counter() - started}))
 
 
 if __name__ == "__main__":

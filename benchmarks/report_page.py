@@ -1,4 +1,4 @@
-"""A report of a large sweep in Chromium: `python -m benchmarks.report_page [--quick] [--write]`."""
+"""Benchmark: a report in Chromium (`python -m benchmarks.report_page [--quick] [--write]`)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
 from analysis.report.page import TheoryOptions, write_report
-from benchmarks.large_sweep import CELLS_A_SEED, fill, plan
-from benchmarks.page import Section, circumstances, show, write
+from benchmarks.large_sweep import CELLS_PER_SEED, fill, plan
+from benchmarks.page import Section, run_info, show, write
 from experiments.console import exit_on_error
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
 
 NAME = "benchmarks.report_page"
-WORDS = ("relu", "lecun 0.03", "diverged", "xavier tanh s7")
-# Milliseconds since the page was asked for, at the first frame that shows the table.
-WHEN_THERE = """
+FILTER_TEXTS = ("relu", "lecun 0.03", "diverged", "xavier tanh s7")
+# Milliseconds from the request to the first frame that shows the table.
+TIME_TO_TABLE = """
 const look = () => document.getElementById("place")?.textContent
-  ? setTimeout(() => { window.there = performance.now(); }) : requestAnimationFrame(look);
+  ? setTimeout(() => { window.shown = performance.now(); }) : requestAnimationFrame(look);
 requestAnimationFrame(look);
 """
-# Milliseconds from an action to the end of the frame that shows what became of it.
-TIMED = """
+# Milliseconds from an action to the end of the frame that shows its effect.
+TIME_OF_ACTION = """
 (action) => new Promise((done) => {
-  const began = performance.now();
+  const started = performance.now();
   if (action === null) {
     document.querySelector("#table thead button").click();
   } else {
@@ -41,49 +41,43 @@ TIMED = """
     field.value = action;
     field.dispatchEvent(new Event("input"));
   }
-  requestAnimationFrame(() => setTimeout(() => done(performance.now() - began)));
+  requestAnimationFrame(() => setTimeout(() => done(performance.now() - started)));
 })
 """
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Durations of one visit of the page, in milliseconds."""
+class VisitTimes:
+    """Durations in one visit of the page, in milliseconds."""
 
-    there: float
+    shown: float
     first_key: float
     keys: tuple[float, ...]
     sort: float
 
 
-def visit(browser: Browser, page_path: Path) -> Seen:
-    """Load the page in a context of its own, filter letter by letter, and sort."""
+def visit(browser: Browser, page_path: Path) -> VisitTimes:
+    """Load the page in a new context, type into the filter, and sort."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.add_init_script(WHEN_THERE)
+    page.add_init_script(TIME_TO_TABLE)
     page.goto(page_path.as_uri())
-    page.wait_for_function("window.there")
-    there = float(page.evaluate("window.there"))
-    typed = [word[:n] for word in WORDS for n in range(1, len(word) + 1)]
-    first, *keys = (float(page.evaluate(TIMED, text)) for text in typed)
-    page.evaluate(TIMED, "")
-    sort = float(page.evaluate(TIMED, None))
+    page.wait_for_function("window.shown")
+    shown = float(page.evaluate("window.shown"))
+    prefixes = [text[:n] for text in FILTER_TEXTS for n in range(1, len(text) + 1)]
+    first, *keys = (float(page.evaluate(TIME_OF_ACTION, text)) for text in prefixes)
+    page.evaluate(TIME_OF_ACTION, "")
+    sort = float(page.evaluate(TIME_OF_ACTION, None))
     context.close()
-    return Seen(there, first, tuple(keys), sort)
+    return VisitTimes(shown, first, tuple(keys), sort)
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium.
-
-    Raises
-    ------
-    FaninError
-        There is none.
-    """
+    """Start a headless Chromium; raise FaninError if it is not installed."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
-        raise FaninError("there is no chromium: as root, apt-get install chromium")
+        raise FaninError("Chromium not found. Install it as root: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
@@ -91,55 +85,58 @@ def chromium() -> Iterator[Browser]:
 
 
 def section(seeds: int, repeats: int, folder: SweepFolder) -> Section:
-    """Make the page once; visit it several times."""
+    """Write the report once and visit it several times."""
     cells = plan(seeds)
     fill(folder, cells)
-    began = time.perf_counter()
+    started = time.perf_counter()
     path = write_report(folder.root.name, folder.root.parent, TheoryOptions(wanted=False))
-    made = time.perf_counter() - began
+    write_seconds = time.perf_counter() - started
     with chromium() as browser:
         visits = [visit(browser, path) for _ in range(repeats)]
-    keys = [key for each in visits for key in each.keys]
+    keys = [key for times in visits for key in times.keys]
     row = (
-        *(f"{len(cells):,}", f"{path.stat().st_size / 1e6:.1f}", f"{made:.1f}", f"{repeats}"),
-        f"{statistics.median(each.there for each in visits) / 1000:.2f}",
-        f"{statistics.median(each.first_key for each in visits):.0f}",
+        *(f"{len(cells):,}", f"{path.stat().st_size / 1e6:.1f}", f"{write_seconds:.1f}"),
+        f"{repeats}",
+        f"{statistics.median(times.shown for times in visits) / 1000:.2f}",
+        f"{statistics.median(times.first_key for times in visits):.0f}",
         *(f"{statistics.median(keys):.0f}", f"{max(keys):.0f}"),
-        f"{statistics.median(each.sort for each in visits):.0f}",
+        f"{statistics.median(times.sort for times in visits):.0f}",
     )
     return Section(
         title="The report of a large sweep in Chromium",
         columns=(
-            *("cells", "MB", "made in s", "n", "table there, median s"),
-            *("first key, median ms", "a key, median ms", "a key, longest ms", "sort, median ms"),
+            *("cells", "MB", "written in s", "n", "table shown, median s"),
+            *("first key, median ms", "key, median ms", "key, longest ms", "sort, median ms"),
         ),
         rows=(row,),
         remarks=(
-            "From asking for the file to the first frame with the table; from a key in the filter, "
-            "or a click on a heading, to the end of the frame that shows what became of it (a "
-            "frame alone takes up to 17 ms). The first key also makes the text of every row. "
-            f"{len(keys):,} further keys. Outcomes and scores are made up; no layers, so no theory "
-            "and no figures but those of the comparison.",
+            "Time from the request to the first frame with the table, and from a key in the filter "
+            "or a click on a heading to the end of the frame that shows its effect (a frame takes "
+            f"up to 17 ms). The first key also builds the text of all rows; {len(keys):,} further "
+            "keys. Outcomes and scores are random. There are no layers, so the report has no "
+            "theory and only the figures of the comparison.",
         ),
     )
 
 
 def main() -> int:
-    """Measure, print, and with --write put what came out into docs/appendix/performance.md."""
+    """Measure, print, and with --write update docs/appendix/performance.md."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth or so of the cells, once")
-    parser.add_argument("--write", action="store_true", help="into docs/appendix/performance.md")
-    asked = parser.parse_args()
-    known, out = circumstances(NAME), Console()
-    for line in known.lines:
+    parser.add_argument(
+        "--quick", action="store_true", help="measure about a tenth of the cells, once"
+    )
+    parser.add_argument("--write", action="store_true", help="update docs/appendix/performance.md")
+    args = parser.parse_args()
+    info, out = run_info(NAME), Console()
+    for line in info.lines:
         out.print(line, highlight=False, markup=False)
-    seeds, repeats = (3, 1) if asked.quick else (10_000 // CELLS_A_SEED, 7)
+    seeds, repeats = (3, 1) if args.quick else (10_000 // CELLS_PER_SEED, 7)
     with exit_on_error():
-        with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
-            found = section(seeds, repeats, SweepFolder(Path(made) / "large"))
-        show(out, found)
-        if asked.write:
-            write(NAME, known, [found])
+        with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as name:
+            result = section(seeds, repeats, SweepFolder(Path(name) / "large"))
+        show(out, result)
+        if args.write:
+            write(NAME, info, [result])
     return 0
 
 

@@ -1,6 +1,6 @@
-"""On a real Slurm cluster: `python -m benchmarks.slurm [--data-root DIR] [--write]`.
+"""Benchmark on a Slurm cluster: `python -m benchmarks.slurm [--data-root DIR] [--write]`.
 
-The cluster is one of three nodes on this machine, which `slurm/testcluster` starts and takes down.
+`slurm/testcluster` starts a cluster of three nodes on this machine and stops it at the end.
 """
 
 from __future__ import annotations
@@ -17,63 +17,63 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.measure import ROOT
-from benchmarks.page import Section, circumstances, show, write
-from benchmarks.whole_sweep import Size, check_files, run_ours, run_script
+from benchmarks.mnist_sweep import Size, check_files, run_fanin, run_script
+from benchmarks.page import Section, run_info, show, write
 from experiments.console import exit_on_error
 from fanin.errors import FaninError
 
 NAME = "benchmarks.slurm"
 NODES, CPUS = 3, 2
-OURS, THEIRS = "fanin, runner=slurm_cpu", "hydra -m, submitit_slurm"
-ON_SLURM = (
+FANIN, HYDRA = "fanin, runner=slurm_cpu", "hydra -m, submitit_slurm"
+SLURM_SETTINGS = (
     "runner=slurm_cpu", f"runner.slurm.cpus={CPUS}", "runner.slurm.mem_gb=null",
     "runner.target_minutes=0.05", "runner.poll_seconds=5",
 )  # fmt: skip
-# These nodes bind no job to the CPU that it asked for, as clusters do: torch would start as many
-# threads as the machine has cores, in six jobs at once.
-STOCK = (
+# Unlike most clusters, the test cluster does not bind jobs to CPUs, so each of six concurrent jobs
+# would start as many torch threads as the machine has cores.
+HYDRA_SETTINGS = (
     "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=60",
     "hydra.launcher.setup=['export OMP_NUM_THREADS=1']",
 )  # fmt: skip
-SHORT = Size(seeds=4, n_train=128, n_test=100)  # some 10 ms a cell
-LONG = Size(seeds=4)  # about a second
+SHORT = Size(seeds=4, n_train=128, n_test=100)  # about 10 ms per cell
+LONG = Size(seeds=4)  # about 1 s per cell
 MANY = Size(seeds=64, n_train=128, n_test=100)
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def main() -> int:
-    """Measure, print, and with --write put what came out into docs/appendix/performance.md."""
+    """Measure, print, and with --write update docs/appendix/performance.md."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
-    parser.add_argument("--write", action="store_true", help="into docs/appendix/performance.md")
+    parser.add_argument("--write", action="store_true", help="update docs/appendix/performance.md")
     parser.add_argument(
         "--data-root",
         type=Path,
         default=Path("~/.cache/fanin").expanduser(),
         help="folder with MNIST's files in mnist/ (default: %(default)s)",
     )
-    asked = parser.parse_args()
-    out, log = Console(), Console(stderr=True)
-    known = circumstances(NAME)
+    args = parser.parse_args()
+    out, progress = Console(), Console(stderr=True)
+    info = run_info(NAME)
     with exit_on_error():
-        check_files(asked.data_root)
-        with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
-            folder = Path(made)
+        check_files(args.data_root)
+        with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as name:
+            folder = Path(name)
             with cluster(folder / "cluster"):
                 section = on_slurm(
-                    asked.data_root,
+                    args.data_root,
                     folder,
-                    lambda what: log.print(f"... {what}", highlight=False, markup=False),
+                    lambda text: progress.print(f"... {text}", highlight=False, markup=False),
                 )
         show(out, section)
-        if asked.write:
-            write(NAME, known, [section])
+        if args.write:
+            write(NAME, info, [section])
     return 0
 
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[None]:
-    """A cluster that Slurm's commands of this process, and of those it starts, talk to."""
+    """Start a cluster and use it for Slurm commands of this process and its children."""
     _testcluster(folder, "up", "--nodes", str(NODES), "--cpus", str(CPUS))
     os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
     try:
@@ -82,56 +82,58 @@ def cluster(folder: Path) -> Iterator[None]:
         _testcluster(folder, "down")
 
 
-def on_slurm(root: Path, folder: Path, say: Say) -> Section:
-    """Cells a minute, theirs and ours, of cells that are short and cells that are long.
+def on_slurm(root: Path, folder: Path, log: Log) -> Section:
+    """Measure the throughput of fanin and of Hydra's submitit launcher for short and long cells.
 
     Parameters
     ----------
     root
-        `data.root`, with MNIST's four files in its folder `mnist`.
+        `data.root`, with MNIST's four files in the subfolder `mnist`.
     folder
-        Where results go.
-    say
-        Told what is about to be measured.
+        Folder for the results.
+    log
+        Called with a message before each measurement.
     """
     rows, rates = [], {}
-    for number, (size, kind, ways) in enumerate(
-        ((SHORT, "10 ms", (THEIRS, OURS)), (MANY, "10 ms", (OURS,)), (LONG, "1 s", (THEIRS, OURS)))
+    for number, (size, duration, methods) in enumerate(
+        ((SHORT, "10 ms", (HYDRA, FANIN)), (MANY, "10 ms", (FANIN,)), (LONG, "1 s", (HYDRA, FANIN)))
     ):
-        for name in ways:
-            say(f"{size.cells} cells of {kind}: {name}")
+        for name in methods:
+            log(f"{size.cells} cells of {duration}: {name}")
             seconds = _seconds(name, size, root, folder / f"{number} {name}")
-            rates[kind, name, size.cells] = rate = 60 * size.cells / seconds
-            rows.append((name, kind, f"{size.cells:,}", f"{seconds:.1f}", f"{rate:.0f}"))
-    short = rates["10 ms", OURS, SHORT.cells] / rates["10 ms", THEIRS, SHORT.cells]
-    many = rates["10 ms", OURS, MANY.cells] / rates["10 ms", THEIRS, SHORT.cells]
-    long = rates["1 s", OURS, LONG.cells] / rates["1 s", THEIRS, LONG.cells]
+            rates[duration, name, size.cells] = rate = 60 * size.cells / seconds
+            rows.append((name, duration, f"{size.cells:,}", f"{seconds:.1f}", f"{rate:.0f}"))
+    short = rates["10 ms", FANIN, SHORT.cells] / rates["10 ms", HYDRA, SHORT.cells]
+    many = rates["10 ms", FANIN, MANY.cells] / rates["10 ms", HYDRA, SHORT.cells]
+    long = rates["1 s", FANIN, LONG.cells] / rates["1 s", HYDRA, LONG.cells]
     return Section(
         title=f"On Slurm: {NODES} nodes of {CPUS} CPUs, all on this machine's cores",
-        columns=("", "a cell", "cells", "s (n=1)", "cells/min"),
+        columns=("", "time per cell", "cells", "s (n=1)", "cells/min"),
         rows=tuple(rows),
         remarks=(
-            f"fanin against Hydra's submitit launcher, start-up included, cells a minute: "
-            f"{short:.1f} times with {SHORT.cells} cells of 10 ms ({many:.0f} times with "
-            f"{MANY.cells:,} of ours), {long:.1f} times with {LONG.cells} cells of a second.",
+            f"Cells per minute of fanin relative to Hydra's submitit launcher, including start-up: "
+            f"{short:.1f} times with {SHORT.cells} cells of 10 ms ({many:.0f} times if fanin runs "
+            f"{MANY.cells:,} cells), {long:.1f} times with {LONG.cells} cells of 1 s.",
         ),
     )
 
 
 def _seconds(name: str, size: Size, root: Path, results: Path) -> float:
-    began = time.perf_counter()
-    if name == OURS:
-        run_ours(size, root, results, ON_SLURM)
+    started = time.perf_counter()
+    if name == FANIN:
+        run_fanin(size, root, results, SLURM_SETTINGS)
     else:
-        run_script("submitit_slurm", size, root, results, STOCK)
-    return time.perf_counter() - began
+        run_script("submitit_slurm", size, root, results, HYDRA_SETTINGS)
+    return time.perf_counter() - started
 
 
-def _testcluster(folder: Path, *words: str) -> None:
-    command: Sequence[str] = [str(ROOT / "slurm" / "testcluster"), *words, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise FaninError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+def _testcluster(folder: Path, *arguments: str) -> None:
+    script = str(ROOT / "slurm" / "testcluster")
+    command: Sequence[str] = [script, *arguments, "--folder", str(folder)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode != 0:
+        output = process.stderr.strip() or process.stdout.strip()
+        raise FaninError(f"{' '.join(command)}: {output}")
 
 
 if __name__ == "__main__":

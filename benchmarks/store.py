@@ -1,7 +1,6 @@
-"""A large sweep's tables, loaded: `python -m benchmarks.store [--quick] [--write]`.
+"""Benchmark: load a large sweep's tables (`python -m benchmarks.store [--quick] [--write]`).
 
-`python -m benchmarks.store --load FOLDER` loads one sweep in a fresh process and prints what it
-took, as JSON.
+`python -m benchmarks.store --load FOLDER` loads one sweep and prints the time as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rich.console import Console
 
 from analysis.load import load
 from benchmarks.measure import python, run
-from benchmarks.page import Section, circumstances, show, write
+from benchmarks.page import Section, run_info, show, write
 from experiments.atomic_write import atomic_write
 from experiments.cell import run_cell
 from experiments.config.catalog import assign, config_loader
@@ -55,18 +54,18 @@ class Size:
     cells: int = 10_000
     layers: int = 10
     draws: int = 8
-    pack: int = 16  # cells a part file
+    pack: int = 16  # cells per part file
 
     @property
     def rows(self) -> int:
-        """Rows of `layers`."""
+        """Number of rows of `layers`."""
         return self.cells * self.layers * len(QUANTITIES) * self.draws
 
 
 def fill(folder: SweepFolder, size: Size) -> None:
-    """Write a sweep of made-up measurements as workers write real ones."""
+    """Write a sweep of random measurements in the format of the workers."""
     write_format(folder)
-    atomic_write(folder.plan, b"")  # loading needs no more than these two files
+    atomic_write(folder.plan, b"")  # loading needs only these two files
     batch: list[CellResult] = []
     for number, result in enumerate(_results(size), start=1):
         batch.append(result)
@@ -75,82 +74,78 @@ def fill(folder: SweepFolder, size: Size) -> None:
             batch = []
 
 
-def loaded_afresh(folder: SweepFolder) -> dict[str, float]:
-    """Rows of `cells` and `layers`, seconds and megabytes of one load, after imports."""
-    found: dict[str, float] = json.loads(run(python(NAME, "--load", str(folder.root))))
-    return found
+def load_in_subprocess(folder: SweepFolder) -> dict[str, float]:
+    """Load a sweep in a subprocess; return its rows of `cells` and `layers`, and the seconds."""
+    result: dict[str, float] = json.loads(run(python(NAME, "--load", str(folder.root))))
+    return result
 
 
 def section(size: Size, repeats: int, folder: SweepFolder) -> Section:
-    """Write once, load several times; merge the parts, and load again."""
-    began = time.perf_counter()
+    """Write a sweep and load it several times, before and after merging its part files."""
+    started = time.perf_counter()
     fill(folder, size)
-    rows = [_row("as written", size, repeats, folder, time.perf_counter() - began)]
-    began = time.perf_counter()
+    rows = [_row("as written", size, repeats, folder, time.perf_counter() - started)]
+    started = time.perf_counter()
     run(python("experiments.compact", folder.root.name, f"--results={folder.root.parent}"))
-    rows.append(_row("compacted", size, repeats, folder, time.perf_counter() - began))
+    rows.append(_row("compacted", size, repeats, folder, time.perf_counter() - started))
     return Section(
-        title="The store: a whole sweep into pandas, after imports",
-        columns=("", "cells", "rows of layers", "files", "MB", "n", "median s", "made in s"),
+        title="Store: loading a complete sweep into pandas, without imports",
+        columns=("", "cells", "rows of layers", "files", "MB", "n", "median s", "written in s"),
         rows=tuple(rows),
         remarks=(
             f"{size.layers} layers, {len(QUANTITIES)} quantities, {size.draws} draws, packs of "
-            f"{size.pack} cells; every part is verified against its checksum; repeated words are "
+            f"{size.pack} cells. The checksum of each part file is verified; repeated texts are "
             "categoricals.",
         ),
     )
 
 
-def _row(what: str, size: Size, repeats: int, folder: SweepFolder, made: float) -> tuple[str, ...]:
-    """Load several times.
-
-    Raises
-    ------
-    FaninError
-        What is loaded is not what was written.
-    """
-    found = [loaded_afresh(folder) for _ in range(repeats)]
-    for each in found:
-        if (each["cells"], each["layers"]) != (size.cells, size.rows):
-            raise FaninError(f"{folder.root}: loaded {each}, wrote {size.cells} and {size.rows}")
-    seconds = statistics.median(each["seconds"] for each in found)
+def _row(
+    name: str, size: Size, repeats: int, folder: SweepFolder, write_seconds: float
+) -> tuple[str, ...]:
+    """Load a sweep several times; raise FaninError if the number of rows is wrong."""
+    loads = [load_in_subprocess(folder) for _ in range(repeats)]
+    for result in loads:
+        if (result["cells"], result["layers"]) != (size.cells, size.rows):
+            raise FaninError(f"{folder.root}: loaded {result}, wrote {size.cells} and {size.rows}")
+    seconds = statistics.median(result["seconds"] for result in loads)
     parts = [path.stat().st_size for path in folder.root.rglob("*.parquet")]
     sizes = (f"{size.cells:,}", f"{size.rows:,}", f"{len(parts):,}", f"{sum(parts) / 1e6:.0f}")
-    return what, *sizes, str(repeats), f"{seconds:.2f}", f"{made:.0f}"
+    return name, *sizes, str(repeats), f"{seconds:.2f}", f"{write_seconds:.0f}"
 
 
 def main() -> int:
-    """Measure, print, and with --write put what came out into docs/appendix/performance.md."""
+    """Measure, print, and with --write update docs/appendix/performance.md."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the cells, once")
-    parser.add_argument("--write", action="store_true", help="into docs/appendix/performance.md")
-    parser.add_argument("--load", type=Path, metavar="FOLDER", help="time one load, print JSON")
-    asked = parser.parse_args()
-    if asked.load:
-        print(json.dumps(_load(asked.load)))
+    parser.add_argument("--quick", action="store_true", help="measure a tenth of the cells, once")
+    parser.add_argument("--write", action="store_true", help="update docs/appendix/performance.md")
+    parser.add_argument("--load", type=Path, metavar="FOLDER", help="time one load and print JSON")
+    args = parser.parse_args()
+    if args.load:
+        print(json.dumps(_load(args.load)))
         return 0
-    known, out = circumstances(NAME), Console()
-    for line in known.lines:
+    info, out = run_info(NAME), Console()
+    for line in info.lines:
         out.print(line, highlight=False, markup=False)
-    size, repeats = (Size(cells=1000), 1) if asked.quick else (Size(), 5)
+    size, repeats = (Size(cells=1000), 1) if args.quick else (Size(), 5)
     with exit_on_error():
-        with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as made:
-            found = section(size, repeats, SweepFolder(Path(made) / "large"))
-        show(out, found)
-        if asked.write:
-            write(NAME, known, [found])
+        with tempfile.TemporaryDirectory(prefix="fanin-benchmark-") as name:
+            result = section(size, repeats, SweepFolder(Path(name) / "large"))
+        show(out, result)
+        if args.write:
+            write(NAME, info, [result])
     return 0
 
 
 def _load(root: Path) -> dict[str, float]:
-    began = time.perf_counter()
+    started = time.perf_counter()
     results = load(root.name, root.parent)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     return {"seconds": seconds, "cells": len(results.cells), "layers": len(results.layers)}
 
 
 def _results(size: Size) -> Iterator[CellResult]:
-    """Rows of a real cell, and as many measurements as asked for, under other seeds."""
+    """Yield results with the row of a real cell, different seeds and random measurements."""
     space = compose_catalog(config_loader(), "config", ())
     base = space.base
     for key, value in {"data.n_train": 10, "train.steps": 0, "probe.draws": 0}.items():
@@ -166,15 +161,15 @@ def _results(size: Size) -> Iterator[CellResult]:
 
 def _layers(size: Size, random: np.random.Generator) -> dict[str, list[object]]:
     draws, layers = range(size.draws), range(1, size.layers + 1)
-    places = [(draw, layer, q) for draw in draws for layer in layers for q in QUANTITIES]
+    keys = [(draw, layer, q) for draw in draws for layer in layers for q in QUANTITIES]
     columns: dict[str, Iterable[object]] = {
-        "image": [-1] * len(places),
-        "layer": [layer for _, layer, _ in places],
-        "layer_name": [f"conv{layer}" for _, layer, _ in places],
-        "quantity": [quantity for _, _, quantity in places],
-        "value": random.lognormal(size=len(places)).tolist(),
-        "draw": [draw for draw, _, _ in places],
-        "step": [0] * len(places),
+        "image": [-1] * len(keys),
+        "layer": [layer for _, layer, _ in keys],
+        "layer_name": [f"conv{layer}" for _, layer, _ in keys],
+        "quantity": [quantity for _, _, quantity in keys],
+        "value": random.lognormal(size=len(keys)).tolist(),
+        "draw": [draw for draw, _, _ in keys],
+        "step": [0] * len(keys),
     }
     return {name: list(values) for name, values in columns.items()}
 

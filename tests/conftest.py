@@ -1,4 +1,4 @@
-"""What tests of every room may use."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from experiments.sweep.request import parse_request
 
 CellConfig = Callable[..., dict[str, Any]]
 
-# A shell ignores Ctrl-C for what it starts in the background (`make test &`), and processes pass
-# that on to those that they start: the tests that press Ctrl-C would wait for ever.
+# A shell starts background processes (`make test &`) with SIGINT ignored, and child processes
+# inherit that. The tests that send SIGINT would never end.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def cell_config() -> CellConfig:
-    """Make one cell's coerced config from overrides, as the command line would."""
+    """Return a function that makes a cell's coerced config from command-line overrides."""
     loader = config_loader()
     space = ConfigCatalog(loader, "config")
 

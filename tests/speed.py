@@ -1,4 +1,4 @@
-"""Speed of the machine, by which time limits in tests are scaled: a busy machine has more time."""
+"""Scaling of the time limits of tests by the speed of the machine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 from functools import cache
 from pathlib import Path
 
-QUIET = 1.0  # seconds that `python -m experiments.run --help` takes at most on an idle machine
+IDLE_SECONDS = 1.0  # upper bound for `python -m experiments.run --help` on an idle machine
 ROOT = Path(__file__).parents[1]
 
 
 @cache
 def slowness() -> float:
-    """Return how many times longer than on an idle machine a short command takes, at least 1."""
+    """Return the time of a short command relative to an idle machine, at least 1."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    began = time.monotonic()
+    started = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "experiments.run", "--help"],
         cwd=ROOT,
@@ -25,19 +25,19 @@ def slowness() -> float:
         capture_output=True,
         check=True,
     )
-    return max(1.0, (time.monotonic() - began) / QUIET)
+    return max(1.0, (time.monotonic() - started) / IDLE_SECONDS)
 
 
 class Deadline:
-    """An end to waiting, so many seconds from now; measured and scaled only when that is over."""
+    """A time limit in seconds; it is multiplied by `slowness()` when it has passed."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._began = seconds, time.monotonic()
+        self._seconds, self._started = seconds, time.monotonic()
 
     @property
-    def left(self) -> float:
-        """Seconds that are left; not more than 0 when time is up."""
-        taken = time.monotonic() - self._began
-        if taken < self._seconds:
-            return self._seconds - taken
-        return self._seconds * slowness() - taken
+    def remaining(self) -> float:
+        """Remaining seconds; 0 or negative after the deadline."""
+        elapsed = time.monotonic() - self._started
+        if elapsed < self._seconds:
+            return self._seconds - elapsed
+        return self._seconds * slowness() - elapsed

@@ -1,4 +1,4 @@
-"""Parts of one table of a sweep, for tests."""
+"""Helper that reads the part files of a sweep's table."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from experiments.sweep.store.tables import read_tables
 
 
 def read_parts(folder: SweepFolder, name: str) -> list[tuple[str, pa.Table]]:
-    """Return the sound parts of a table, with their stems."""
+    """Return (stem, table) for all valid parts of a table."""
     return list(read_tables(folder, (name,))[0][name].items())

@@ -1,4 +1,4 @@
-"""The documents' commands and examples are run, in the order in which a reader would."""
+"""Run the commands and examples of the documentation, in their order."""
 
 import os
 import re
@@ -21,49 +21,49 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_every_example_of_a_page_runs(page: str, tmp_path: Path):
-    """Blocks that begin with `# file: NAME` are written; bash and python blocks are run."""
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": search, "OMP_NUM_THREADS": "1"}
+def test_all_examples_of_a_page_run(page: str, tmp_path: Path):
+    """Write blocks that begin with `# file: NAME`; run the other bash and python blocks."""
+    search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": search_path, "OMP_NUM_THREADS": "1"}
     for language, text in blocks(page):
-        named = re.match(r"# file: (\S+)\n", text)
-        if named:
-            path = tmp_path / named[1]
+        file_name = re.match(r"# file: (\S+)\n", text)
+        if file_name:
+            path = tmp_path / file_name[1]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
             continue
         command = (
             ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
         )
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, text], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, f"{page}:\n{text}\n{done.stdout}\n{done.stderr}"
+        assert process.returncode == 0, f"{page}:\n{text}\n{process.stdout}\n{process.stderr}"
 
 
-def test_every_page_with_commands_is_run():
+def test_every_page_with_commands_is_tested():
     pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
     with_bash = [str(p.relative_to(ROOT)) for p in pages if "```bash" in p.read_text()]
     assert sorted(with_bash) == sorted(PAGES + ON_SLURM)
 
 
-def test_links_between_pages_lead_somewhere():
+def test_links_between_pages_have_existing_targets():
     for page in [ROOT / "README.md", ROOT / "results/README.md", *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_make_targets_that_the_readme_names_exist():
+def test_the_make_targets_in_the_readme_exist():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
-    named = re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())
-    assert {"demo", "test"} <= set(named) <= set(targets)
+    used = re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())
+    assert {"demo", "test"} <= set(used) <= set(targets)
 
 
-def test_every_dependency_says_why_it_is_here():
+def test_docs_give_the_reason_for_every_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = [*project["dependencies"], *project["optional-dependencies"]["suite"]]
-    names = [re.match(r"[a-z0-9-]+", requirement)[0] for requirement in listed]
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["suite"]]
+    names = [re.match(r"[a-z0-9-]+", requirement)[0] for requirement in requirements]
     reasons = (ROOT / "docs/dependencies.md").read_text()
     assert len(names) > 10
     assert [name for name in names if not re.search(rf"^\|.*\b{name}\b.*\|", reasons, re.M)] == []

@@ -1,4 +1,4 @@
-"""The examples in docstrings are run."""
+"""Run the examples in docstrings."""
 
 import doctest
 import importlib
@@ -19,12 +19,12 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_are_true(name: str):
+def test_the_examples_of_a_module_pass(name: str):
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.testmod(importlib.import_module(name), optionflags=options).failed == 0
 
 
 def test_there_are_examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = [finder.find(importlib.import_module(name)) for name in MODULES]
-    assert sum(bool(test.examples) for tests in found for test in tests) > 50
+    doctests = [finder.find(importlib.import_module(name)) for name in MODULES]
+    assert sum(bool(test.examples) for tests in doctests for test in tests) > 50

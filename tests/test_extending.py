@@ -1,4 +1,4 @@
-"""Additions to a copy of the repository, in the places that docs/architecture.md names."""
+"""Extend a copy of the repository by the steps of docs/architecture.md."""
 
 import os
 import re
@@ -30,7 +30,7 @@ class HalfHe:
         normal = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         return normal * self.moments(weight).var ** 0.5
 '''
-MODEL = '''"""One hidden layer and an upsampling that the theory has to be told about."""
+MODEL = '''"""One hidden layer and an upsampling that needs a rule in the theory."""
 
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Upsampled:
         net.add_module("fc1", nn.Linear(32 * height * width, n_outputs))
         return net
 '''
-DATA = '''"""Images of one brightness, which is the class."""
+DATA = '''"""Images of uniform brightness, which depends on the class."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ grid:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the repository and add one thing of each of seven kinds."""
+    """Copy the repository and add one extension of each of seven kinds."""
     copy = tmp_path_factory.mktemp("repository")
     tracked = subprocess.check_output(
         [
@@ -193,14 +193,13 @@ def changed(copy: Path) -> set[str]:
     }
 
 
-def python(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *words], cwd=copy, env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
 
 
-def test_only_the_places_that_the_page_names_were_edited(extended: Path):
+def test_the_page_names_all_files_that_are_edited(extended: Path):
     rows = re.findall(
         r"^\| (?:an?) .*\| (.*) \|$", (ROOT / "docs/architecture.md").read_text(), re.M
     )
@@ -214,16 +213,16 @@ def test_only_the_places_that_the_page_names_were_edited(extended: Path):
 
 @pytest.mark.slow
 def test_all_seven_additions_work_together(extended: Path):
-    ran = python(extended, "experiments.run", "-m", "sweep=brightness")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    checked = python(extended, "analysis.check", "brightness")
-    assert checked.returncode in (0, 1), checked.stdout + checked.stderr
-    assert "no prediction" not in checked.stdout + checked.stderr
-    compared = python(
+    run = python(extended, "experiments.run", "-m", "sweep=brightness")
+    assert run.returncode == 0, run.stdout + run.stderr
+    check = python(extended, "analysis.check", "brightness")
+    assert check.returncode in (0, 1), check.stdout + check.stderr
+    assert "no prediction" not in check.stdout + check.stderr
+    compare = python(
         extended, "analysis.compare", "brightness", "--by", "init", "--metric", "seconds"
     )
-    assert compared.returncode == 0, compared.stdout + compared.stderr
-    assert "half_he" in compared.stdout
-    drawn = python(extended, "analysis.figures", "brightness")
-    assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    assert compare.returncode == 0, compare.stdout + compare.stderr
+    assert "half_he" in compare.stdout
+    figures = python(extended, "analysis.figures", "brightness")
+    assert figures.returncode == 0, figures.stdout + figures.stderr
     assert list((extended / "results/brightness").rglob("brightness.png"))

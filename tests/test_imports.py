@@ -1,4 +1,4 @@
-"""Imports run one way, from analysis to experiments to fanin, and never in a circle."""
+"""Layering: analysis imports experiments, which imports fanin, without import cycles."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -24,19 +24,19 @@ SOURCES = {
 
 
 def imports(module: str) -> set[str]:
-    """Return the names of the modules that a module imports, those inside functions included."""
-    found = set()
+    """Return the names of the modules that a module imports, including imports in functions."""
+    names = set()
     for node in ast.walk(SOURCES[module]):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (submodules & SOURCES.keys()) or {node.module}
-    return found - {module}
+            names |= (submodules & SOURCES.keys()) or {node.module}
+    return names - {module}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_imports_only_those_below_it(layer):
+def test_a_layer_imports_only_lower_layers(layer):
     above = LAYERS[LAYERS.index(layer) + 1 :]
     wrong = {
         (module, name)
@@ -48,7 +48,7 @@ def test_a_layer_imports_only_those_below_it(layer):
     assert wrong == set()
 
 
-def test_fanin_needs_nothing_of_the_sweep_runner():
+def test_fanin_does_not_import_dependencies_of_the_sweep_runner():
     wrong = {
         (module, name)
         for module in SOURCES
@@ -61,7 +61,7 @@ def test_fanin_needs_nothing_of_the_sweep_runner():
 
 def test_no_import_cycles():
     graph = {module: imports(module) & SOURCES.keys() for module in SOURCES}
-    graph["fanin"] = set()  # it imports its public names when they are first used
+    graph["fanin"] = set()  # it imports its public names lazily
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -1,4 +1,4 @@
-"""The main job on the full real files: MNIST and CIFAR-10, as `../shared/data/prepare` lays out."""
+"""Sweeps on the full real files of MNIST and CIFAR-10, in the folder `FANIN_DATA`."""
 
 import os
 
@@ -13,15 +13,16 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.realdata,
     pytest.mark.skipif(
-        "FANIN_DATA" not in os.environ, reason="FANIN_DATA names no folder with MNIST and CIFAR-10"
+        "FANIN_DATA" not in os.environ,
+        reason="FANIN_DATA is not set (folder with MNIST and CIFAR-10)",
     ),
 ]
 
 
 def run(tmp_path, *overrides: str) -> int:
-    where = [f"data.root={os.environ.get('FANIN_DATA')}", "data.download=false"]
-    where += [f"sweep.results={tmp_path}"]
-    return run_command(config_loader(), "config", [*where, *overrides])
+    folders = [f"data.root={os.environ.get('FANIN_DATA')}", "data.download=false"]
+    folders += [f"sweep.results={tmp_path}"]
+    return run_command(config_loader(), "config", [*folders, *overrides])
 
 
 def test_two_layer_reaches_95_percent_on_mnist_at_default_settings(tmp_path):

@@ -1,4 +1,4 @@
-"""The wheel: what `pip install fanin` gives other projects."""
+"""The wheel contains only `fanin`, and it works in other projects."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ print(explain(net, images, HeNormal()))
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # building leaves files beside the sources
+    source = folder / "source"  # a copy, because building writes files beside the sources
     tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
     for name in filter(None, tracked.split("\0")):
         if (ROOT / name).is_file() and not name.startswith("docs/figures/"):
@@ -44,11 +44,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (source / name).write_bytes((ROOT / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--wheel-dir", folder, source], check=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    (path,) = folder.glob("*.whl")
+    return path
 
 
-def test_the_wheel_holds_the_package_fanin_alone(wheel: Path):
+def test_the_wheel_contains_only_fanin(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"fanin"}
@@ -56,21 +56,19 @@ def test_the_wheel_holds_the_package_fanin_alone(wheel: Path):
     assert {f"fanin/{folder}/__init__.py" for folder in ("inits", "theory", "probes")} <= set(names)
 
 
-def test_fanin_works_beside_a_project_with_an_analysis_package_of_its_own(
-    wheel: Path, tmp_path: Path
-):
-    """The environment holds the wheel and fanin's own dependencies, not this repository."""
+def test_fanin_works_in_a_project_with_its_own_analysis_package(wheel: Path, tmp_path: Path):
+    """Use an environment with the wheel and its dependencies, without this repository."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     site = next(venv.glob("lib/python*/site-packages"))
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    # A .pth line adds a folder without reading the .pth files in it, such as that of the clone.
+    # A .pth file adds a folder without processing the .pth files in it (such as the clone's).
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for package in ("experiments", "analysis"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise ImportError('not fanin's')")
-    done = subprocess.run(
+    process = subprocess.run(
         [venv / "bin" / "python", "-c", USE],
         cwd=tmp_path,
         env={"PATH": "", "OMP_NUM_THREADS": "1"},
@@ -78,5 +76,5 @@ def test_fanin_works_beside_a_project_with_an_analysis_package_of_its_own(
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(site))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(str(site))

@@ -1,1 +1,1 @@
-"""One command that checks the project on a GPU: correctness, throughput, environment."""
+"""Check of the project on a GPU: correctness, throughput, environment."""

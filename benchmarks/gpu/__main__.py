@@ -33,50 +33,50 @@ NAME = "benchmarks.gpu"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all checks, print a table, write JSON; return the exit status."""
-    asked = _parser().parse_args(arguments)
-    device = torch.device(asked.device)
+    """Run all checks, print a table, write a JSON file, and return the exit status."""
+    args = _parser().parse_args(arguments)
+    device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("No CUDA device here; --device cpu is a dry run.", file=sys.stderr)
+        print("No CUDA device found. Use --device cpu for a dry run.", file=sys.stderr)
         return USAGE_ERROR
-    prepare_torch()  # as workers do: one thread, deterministic algorithms
-    out, began = Console(width=max(Console().width, 120)), time.perf_counter()
-    known = environment(device)
-    for name, value in known.items():
+    prepare_torch()  # a worker's settings: one thread, deterministic algorithms
+    out, started = Console(width=max(Console().width, 120)), time.perf_counter()
+    info = environment(device)
+    for name, value in info.items():
         out.print(f"{name}: {value}", highlight=False, markup=False)
     checks: list[Check] = []
-    with tempfile.TemporaryDirectory(prefix="fanin-gpu-") as made:
-        for check in all_checks(device, tiny=asked.tiny, folder=Path(made)):
+    with tempfile.TemporaryDirectory(prefix="fanin-gpu-") as path:
+        for check in all_checks(device, tiny=args.tiny, folder=Path(path)):
             checks.append(check)
             if check in failures([check]):
                 _print_failure(out, check)
-    # What is known so far, for when a time limit ends the process.
-    _write(asked.json, known, checks, None, time.perf_counter() - began)
-    load = TINY if asked.tiny else Load(repeats=1 if asked.quick else 5)
+    # Write the results so far, in case a time limit ends the process.
+    _write(args.json, info, checks, None, time.perf_counter() - started)
+    load = TINY if args.tiny else Load(repeats=1 if args.quick else 5)
     speeds = list(throughputs(device, load))
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     show(out, summary(checks, speeds))
     failed = failures(checks)
     counts = {s: sum(c.status == s for c in checks) for s in ("pass", "fail", "error", "refused")}
     line = ", ".join(f"{status} {count}" for status, count in counts.items())
     out.print(f"{len(checks)} checks in {seconds:.0f} s: {line}", highlight=False)
-    _write(asked.json, known, checks, speeds, seconds)
-    out.print(f"All numbers: {asked.json}", highlight=False, markup=False)
+    _write(args.json, info, checks, speeds, seconds)
+    out.print(f"All numbers: {args.json}", highlight=False, markup=False)
     broken = [speed for speed in speeds if speed.error]
     return 1 if failed or broken else 0
 
 
 def all_checks(device: torch.device, *, tiny: bool, folder: Path) -> Iterator[Check]:
-    """Run every check, one after the other.
+    """Run all checks one after the other.
 
     Parameters
     ----------
     device
-        Checked against the CPU.
+        Device to check against the CPU.
     tiny
-        Options in float32 alone, stacks of models alone, one sweep.
+        Check options only in float32, stacks only of models, and one sweep.
     folder
-        Takes checkpoints and sweeps.
+        Folder for checkpoints and sweeps.
     """
     yield from step_checks(device, every_dtype=not tiny)
     yield from stack_checks(device, every_option=not tiny)
@@ -89,21 +89,21 @@ def all_checks(device: torch.device, *, tiny: bool, folder: Path) -> Iterator[Ch
 
 
 def summary(checks: Iterable[Check], speeds: Iterable[Throughput]) -> Section:
-    """Make the table: a row for each part and group, then one for each throughput."""
+    """Return a table with a row for each part and group, then one for each throughput."""
     groups: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
         groups.setdefault((check.part, check.group), []).append(check)
     rows = []
     for (part, group), members in groups.items():
         worst = max(members, key=lambda check: check.ratio)
-        bad = failures(members)
+        failed = failures(members)
         refused = sum(check.status == "refused" for check in members)
         compared = worst.difference is not None and worst.tolerance is not None
         rows.append(
             (
                 f"{part}: {group}",
-                f"{len(members) - len(bad) - refused}/{len(members) - refused}",
-                "FAIL" if bad else "pass",
+                f"{len(members) - len(failed) - refused}/{len(members) - refused}",
+                "FAIL" if failed else "pass",
                 f"{worst.difference:.1e}" if compared else "",
                 f"{worst.tolerance:.1e}" if compared else "",
                 f"{worst.case} ({worst.quantity})",
@@ -128,28 +128,32 @@ def summary(checks: Iterable[Check], speeds: Iterable[Throughput]) -> Section:
             "result",
             "difference",
             "tolerance",
-            "nearest to its tolerance",
+            "closest to its tolerance",
             "s",
         ),
         rows=tuple(rows),
         remarks=(
-            "Differences are relative; shown is the one nearest to its tolerance. Throughput: "
-            "cells a second, stacked over one at a time.",
+            "Differences are relative; each row shows the one closest to its tolerance. "
+            "Throughput: cells per second, stacked relative to one at a time.",
         ),
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
-    parser.add_argument("--quick", action="store_true", help="time throughput once (under 4 min)")
-    parser.add_argument("--tiny", action="store_true", help="a dry run: the least of each check")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure throughput once (under 4 min)"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="run the smallest version of each check (dry run)"
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
     parser.add_argument(
         *("--json", "-o"),
         type=Path,
         default=Path("outputs/gpu.json"),
         metavar="FILE",
-        help="where all numbers are written (default: outputs/gpu.json)",
+        help="JSON file for all results (default: outputs/gpu.json)",
     )
     return parser
 
@@ -164,27 +168,27 @@ def _print_failure(out: Console, check: Check) -> None:
 
 
 def _milliseconds(speed: Throughput) -> str:
-    assert speed.serial_seconds is not None  # a ratio needs both
+    assert speed.serial_seconds is not None  # because the ratio is not None
     assert speed.stacked_seconds is not None
-    return f"{1e3 * speed.serial_seconds:.1f} ms, {1e3 * speed.stacked_seconds:.1f} ms a cell"
+    return f"{1e3 * speed.serial_seconds:.1f} ms, {1e3 * speed.stacked_seconds:.1f} ms per cell"
 
 
 def _write(
     path: Path,
-    known: dict[str, Any],
+    info: dict[str, Any],
     checks: Sequence[Check],
     speeds: Sequence[Throughput] | None,
     seconds: float,
 ) -> None:
-    """Write the report; `speeds` is None while throughput is still to be measured."""
-    measured = speeds or ()
+    """Write the report; `speeds` is None before throughput is measured."""
+    throughput = speeds or ()
     report = {
         "complete": speeds is not None,
-        "environment": known,
+        "environment": info,
         "seconds": seconds,
-        "passed": not failures(checks) and all(speed.error is None for speed in measured),
+        "passed": not failures(checks) and all(speed.error is None for speed in throughput),
         "checks": [asdict(check) for check in checks],
-        "throughput": [asdict(speed) | {"ratio": speed.ratio} for speed in measured],
+        "throughput": [asdict(speed) | {"ratio": speed.ratio} for speed in throughput],
     }
     atomic_write(path, json.dumps(report, indent=1).encode())
 

@@ -1,4 +1,4 @@
-"""The cells that are checked: every option of every group at least once, read from `conf/`."""
+"""The cells to check: every option of every group at least once, read from `conf/`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from experiments.schema import coerce_cell, shared_keys
 from experiments.training.engines import TrainSpec
 from fanin.losses.table import TABLE
 
-# Smooth activations and no max-pool unless a case asks for them: then rounding bounds are linear.
+# By default cells have smooth activations and no max-pool, so that rounding bounds are linear.
 DEFAULTS = (
     *("data=gaussian", "data.image_side=8", "data.classes=3", "data.train_size=96"),
     *("data.test_size=32", "model=two_layer", "model.pool=false", "activation=tanh"),
     *("train.batch_size=32", "train.steps=4", "probe=none"),
 )
 ALEXNET = ("data.image_side=16", "model.width=8", "model.dense=32")
-# What makes an option small, or its rounding errors small. Adam: where a gradient is all rounding
-# error, the default eps would make a full step of it; the default beta2 leaves a thousandth of a
-# square, which float16 rounds to 0.
+# Settings that make an option's network or rounding errors small. With Adam's default eps a
+# gradient that consists of rounding errors would give a full step; its default beta2 keeps a
+# thousandth of a square, which float16 rounds to 0.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "model=alexnet": ALEXNET,
     "model=fitnet4": ("model.width=4",),
@@ -44,7 +44,7 @@ GROUPS = ("model", "activation", "init", "optim", "schedule", "clip", "scaling")
 
 @dataclass(frozen=True)
 class Case:
-    """A cell to check: the group it stands for, its name, and the overrides that make it."""
+    """A cell to check: the group that it covers, its name, and its overrides."""
 
     group: str
     name: str
@@ -52,25 +52,25 @@ class Case:
 
 
 def config_of(*overrides: str) -> dict[str, Any]:
-    """Make a cell's config from `DEFAULTS` and overrides; the last of one key holds.
+    """Return a cell's config from `DEFAULTS` and overrides; the last value of a key counts.
 
-    An option's YAML is read as it stands, since no option sets keys of another group. Hydra's own
-    composition gives the same and takes a third of a second for every option.
+    Reads the YAML files of the options directly. Composing them with Hydra gives the same config
+    (no option sets keys of another group) and takes a third of a second per option.
     """
-    words = {text.partition("=")[0]: text for text in (*DEFAULTS, *overrides)}
-    if words["model"] != "model=two_layer":
-        words.pop("model.pool", None)
-    chosen = {key: words.pop(key) for key in list(words) if (CONF / key).is_dir()}
+    values = {text.partition("=")[0]: text for text in (*DEFAULTS, *overrides)}
+    if values["model"] != "model=two_layer":
+        values.pop("model.pool", None)
+    chosen = {key: values.pop(key) for key in list(values) if (CONF / key).is_dir()}
     config = dict(_base())
-    for group, word in chosen.items():
+    for group, choice in chosen.items():
         common = {key: config[group][key] for key in shared_keys(group)}
-        config[group] = common | option_node(group, word.partition("=")[2])
-    settings = OmegaConf.to_container(OmegaConf.from_dotlist(list(words.values())))
+        config[group] = common | option_node(group, choice.partition("=")[2])
+    settings = OmegaConf.to_container(OmegaConf.from_dotlist(list(values.values())))
     return coerce_cell(assign(config, "", settings))
 
 
 def options(group: str) -> list[str]:
-    """Return the options of a group, as the files of `conf/` name them."""
+    """Return the names of a group's options in `conf/`."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -87,10 +87,10 @@ def _base() -> dict[str, Any]:
 
 
 def option_cases() -> Iterator[Case]:
-    """Yield every option of the groups that a training step depends on, and every model variant."""
+    """Yield all options of the groups that a training step depends on, and all model variants."""
     for group in GROUPS:
         for option in options(group):
-            if option_node(group, option).get(TARGET) != MISSING:  # the user's own class
+            if option_node(group, option).get(TARGET) != MISSING:  # skip `custom`
                 name = f"{group}={option}"
                 yield Case(group, name, (name, *SETTINGS.get(name, ())))
     for loss, head, form in TABLE:
@@ -101,9 +101,9 @@ def option_cases() -> Iterator[Case]:
             yield Case(key, f"model.{key}={value}", (f"model.{key}={value}",))
     for bias in get_args(BiasGradient):
         yield Case("clip", f"clip.bias={bias}", (f"clip.bias={bias}",))
-    changed = ("model.dropout=0.5", "model.lrn=true", "model.groups=2")
-    whole = ("model=alexnet", *ALEXNET, *changed)
-    yield Case("model", "model=alexnet dropout, lrn, groups", whole)
+    overrides = ("model.dropout=0.5", "model.lrn=true", "model.groups=2")
+    alexnet = ("model=alexnet", *ALEXNET, *overrides)
+    yield Case("model", "model=alexnet dropout, lrn, groups", alexnet)
     yield Case(
         "model", "model=two_layer pool", ("model=two_layer", "model.pool=true", "activation=relu")
     )
@@ -111,7 +111,7 @@ def option_cases() -> Iterator[Case]:
 
 
 def choices(group: str, option: str, key: str) -> tuple[str, ...]:
-    """Return the words that a key of an option accepts, as its annotation lists them."""
+    """Return the values that a key of an option accepts, from its annotation."""
     return get_args(hints_of(locate(option_node(group, option), group))[key])
 
 
@@ -121,11 +121,11 @@ def dtypes() -> tuple[str, ...]:
 
 
 def train_spec(config: dict[str, Any], device: torch.device) -> TrainSpec:
-    """Draw a cell's weights on the device, and return what the engines train."""
+    """Draw a cell's weights on the device and return its train spec."""
     run = CellRun.start(config, device)
     run.measure_draws()
     return run.train_spec()
 
 
 def ignore_progress(done: int, total: int) -> None:
-    """Take no notice of progress."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""A single check: its result, and the rule by which it passes."""
+"""Check and its result: pass or fail by relative differences and tolerances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Status = Literal["pass", "fail", "error", "refused"]
 
 @dataclass(frozen=True)
 class Difference:
-    """A relative difference and the largest value that is allowed."""
+    """A relative difference and its tolerance."""
 
     quantity: str
     value: float
@@ -24,12 +24,12 @@ class Difference:
 
     @property
     def passed(self) -> bool:
-        """True if the value is within the tolerance; NaN never is."""
+        """True if the value is within the tolerance; False for NaN."""
         return self.value <= self.tolerance
 
     @property
     def ratio(self) -> float:
-        """The value in units of its tolerance; inf where the value is NaN or must be 0."""
+        """Value divided by the tolerance; inf if the value is NaN or should be 0 but is not."""
         if math.isnan(self.value):
             return math.inf
         if self.tolerance == 0:
@@ -39,16 +39,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that one check compared.
+    """The differences that one check has computed.
 
     Parameters
     ----------
     differences
-        The check passes if all of them do. With none the check is an error, unless `refused`.
+        The check passes if all of them pass. Without differences it is an error, unless `refused`.
     detail
-        What else a reader should know.
+        Additional information.
     refused
-        The reason for which the project itself refuses this combination; None: it does not.
+        Reason why the project does not support this combination; None if it does.
     """
 
     differences: tuple[Difference, ...] = ()
@@ -65,7 +65,7 @@ class Check:
     part, group, case
         For example `one step`, `optim` and `optim=adam float32`.
     difference, tolerance
-        Of the quantity that came closest to its tolerance, or exceeded it most.
+        Those with the largest ratio of difference to tolerance.
     """
 
     part: str
@@ -80,48 +80,48 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        """The difference in units of its tolerance; 0 if nothing was compared."""
+        """Difference divided by its tolerance; 0 if nothing was compared."""
         if self.difference is None or self.tolerance is None:
             return 0.0
         return Difference(self.quantity, self.difference, self.tolerance).ratio
 
 
 def run_check(part: str, group: str, case: str, compare: Callable[[], Comparison]) -> Check:
-    """Run one check; an exception is the result `error` of this check and stops no other."""
+    """Run one check; an exception gives the status `error`."""
     started = time.perf_counter()
     try:
-        made = compare()
+        comparison = compare()
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # an error of the device belongs to the check that caused it
-    except Exception as error:  # the checks that follow must still run
+            torch.cuda.synchronize()  # raises errors of the device in the check that caused them
+    except Exception as error:  # the other checks must still run
         seconds = time.perf_counter() - started
-        return Check(part, group, case, "error", seconds, detail=_described(error))
+        return Check(part, group, case, "error", seconds, detail=_describe(error))
     seconds = time.perf_counter() - started
-    if made.refused is not None:
-        return Check(part, group, case, "refused", seconds, detail=made.refused)
-    if not made.differences:
+    if comparison.refused is not None:
+        return Check(part, group, case, "refused", seconds, detail=comparison.refused)
+    if not comparison.differences:
         return Check(part, group, case, "error", seconds, detail="nothing was compared")
-    worst = max(made.differences, key=lambda each: each.ratio)
-    failed = [each.quantity for each in made.differences if not each.passed]
-    detail = "; ".join(filter(None, [", ".join(failed), made.detail]))
+    worst = max(comparison.differences, key=lambda difference: difference.ratio)
+    failed = [diff.quantity for diff in comparison.differences if not diff.passed]
+    detail = "; ".join(filter(None, [", ".join(failed), comparison.detail]))
     return Check(
         *(part, group, case, "fail" if failed else "pass", seconds),
         *(worst.value, worst.tolerance, worst.quantity, detail),
     )
 
 
-def same(quantity: str, one: object, other: object) -> Difference:
-    """Require two values to be equal; the difference is 0 or 1."""
-    return Difference(quantity, 0.0 if one == other else 1.0, 0.0)
+def equal(quantity: str, actual: object, expected: object) -> Difference:
+    """Return a difference of 0 if two values are equal, else 1."""
+    return Difference(quantity, 0.0 if actual == expected else 1.0, 0.0)
 
 
 def failures(checks: Iterable[Check]) -> list[Check]:
-    """Return the checks that failed or ended in an error."""
+    """Return the checks with status `fail` or `error`."""
     return [check for check in checks if check.status in ("fail", "error")]
 
 
-def _described(error: Exception) -> str:
-    """The error's own words and the line of code that raised it."""
+def _describe(error: Exception) -> str:
+    """Return an error's message and the line of code that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text} ({frame.filename}:{frame.lineno})"

@@ -1,4 +1,4 @@
-"""One training step on the device against the same step on the CPU in float64."""
+"""Check of one training step on the device against the same step on the CPU in float64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from benchmarks.gpu.cases import Case, config_of, dtypes, option_cases, train_spec
-from benchmarks.gpu.check import Check, Comparison, Difference, run_check, same
+from benchmarks.gpu.check import Check, Comparison, Difference, equal, run_check
 from benchmarks.gpu.tolerance import (
     ROUNDOFF,
     TF32,
@@ -48,7 +48,7 @@ def step_checks(device: torch.device, every_dtype: bool) -> Iterator[Check]:
 
 
 def arithmetics(device: torch.device) -> tuple[str, ...]:
-    """Return every dtype, and TF32 where torch convolves float32 in it by default."""
+    """Return all dtypes, and TF32 if torch uses it for float32 convolutions by default."""
     tf32 = default_arithmetic("float32", device) == TF32
     return (*dtypes(), TF32) if tf32 else dtypes()
 
@@ -56,9 +56,8 @@ def arithmetics(device: torch.device) -> tuple[str, ...]:
 def compare_step(case: Case, arithmetic: str, device: torch.device) -> Comparison:
     """Compare the state and loss after one step.
 
-    Both steps begin with the same numbers: those that the device holds in its dtype. The bound on
-    the parameters adds what rounding them to that dtype can do, since an update is much smaller
-    than what it is added to.
+    Both steps start from the same state, in the device's dtype. The bound on the parameters
+    includes rounding them to that dtype, because updates are much smaller than parameters.
     """
     dtype = "float32" if arithmetic == TF32 else arithmetic
     cell = build_cell(config_of(*case.overrides, f"train.dtype={dtype}"))
@@ -75,18 +74,18 @@ def compare_step(case: Case, arithmetic: str, device: torch.device) -> Compariso
         (
             Difference("loss", relative(loss, reference_loss), bound),
             *(
-                # A square is twice as far off as its root, in relative terms.
+                # The relative error of a square is twice that of its root.
                 Difference(
                     f"optimizer {key}", relative(tree, reference["optimizer"][key]), 2 * gradients
                 )
                 for key, tree in after["optimizer"].items()
             ),
             Difference("params", float(drift / scale), float(allowed / scale)),
-            same("diverged", int(after["failed_at"]), ALIVE),
-            same("steps", int(after["step"]), 1),
-            same("device", after["step"].device.type, device.type),
+            equal("diverged", int(after["failed_at"]), ALIVE),
+            equal("steps", int(after["step"]), 1),
+            equal("device", after["step"].device.type, device.type),
             *(
-                same(f"dtype of {name}", str(tensor.dtype), f"torch.{dtype}")
+                equal(f"dtype of {name}", str(tensor.dtype), f"torch.{dtype}")
                 for name, tensor in after["params"].items()
             ),
         )
@@ -103,7 +102,7 @@ def _check(case: Case, arithmetic: str, device: torch.device) -> Check:
 def _device_step(
     case: Case, dtype: str, device: torch.device
 ) -> tuple[NetworkState, Batch, tuple[NetworkState, Any]]:
-    """Return the state before a step on the device, the batch, and the state and loss after."""
+    """Take a step on the device; return the state before, the batch, and the state and loss."""
     engine = SerialEngine([train_spec(config_of(*case.overrides, f"train.dtype={dtype}"), device)])
     before, batch = engine.state(0), engine.loaders[0].at(0)
     (loss,) = engine.step(0)
@@ -111,12 +110,12 @@ def _device_step(
 
 
 def _reference_step(case: Case, before: NetworkState, batch: Batch) -> tuple[NetworkState, Any]:
-    """Take the same step on the CPU in float64, from the same numbers."""
+    """Take the same step on the CPU in float64, from the same state."""
     cell = build_cell(config_of(*case.overrides, "train.dtype=float64"))
     model = cell.network().to(CPU, torch.float64).train()
     config = StepConfig(model, cell.objective, cell.optim, cell.clip, cell.train.loss_bound)
-    state, given = tree_map(_as_reference, (before, tuple(batch)))
-    return make_step(config)(state, *given)
+    state, arguments = tree_map(_as_reference, (before, tuple(batch)))
+    return make_step(config)(state, *arguments)
 
 
 def _as_reference(value: Any) -> Any:

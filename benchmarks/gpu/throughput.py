@@ -1,4 +1,4 @@
-"""Cells a second on the device: stacked against one at a time, as ratios within one run."""
+"""Throughput on the device: stacked cells relative to one at a time."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ IMAGES = ("data.image_side=28", "data.classes=10", "activation=relu", "data.trai
 
 @dataclass(frozen=True)
 class Load:
-    """Size of what is timed.
+    """Sizes of a throughput measurement.
 
     Parameters
     ----------
     cells
         Sizes of the stacks.
     steps, batch_size
-        Of every cell.
-    alone
-        At most so many cells are timed one at a time; their mean stands for the others.
+        Steps and batch size of each cell.
+    max_serial
+        Maximum number of cells that are timed one at a time; their mean is used for all cells.
     repeats
-        Times that each is timed; the median counts.
+        Number of measurements; the median is used.
     overrides
-        More overrides for every network.
+        Additional overrides for all networks.
     """
 
     cells: tuple[int, ...] = (1, 16, 128)
     steps: int = 30
     batch_size: int = 64
-    alone: int = 4
+    max_serial: int = 4
     repeats: int = 1
     overrides: tuple[str, ...] = ()
 
@@ -52,14 +52,14 @@ TINY = Load(
     cells=(2,),
     steps=2,
     batch_size=16,
-    alone=1,
+    max_serial=1,
     overrides=("data.image_side=16", "data.train_size=64"),
 )
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Seconds of training a cell, stacked and one at a time; `error` says why there are none."""
+    """Training seconds per cell, stacked and one at a time, or the error of the measurement."""
 
     network: str
     cells: int
@@ -69,37 +69,37 @@ class Throughput:
 
     @property
     def ratio(self) -> float | None:
-        """Cells a second, stacked over one at a time."""
+        """Cells per second, stacked relative to one at a time."""
         if self.serial_seconds is None or self.stacked_seconds is None:
             return None
         return self.serial_seconds / self.stacked_seconds
 
 
 def throughputs(device: torch.device, load: Load) -> Iterator[Throughput]:
-    """Time every network and number of cells; running out of memory ends one row, not the run."""
+    """Time all networks and numbers of cells; an error (out of memory) affects only its row."""
     for network, overrides in NETWORKS.items():
         for cells in load.cells:
             try:
-                yield _measured(network, overrides, cells, device, load)
-            except Exception as error:  # the next size may fit, and the report is still to come
+                yield _measure(network, overrides, cells, device, load)
+            except Exception as error:  # the next measurement may succeed
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 yield Throughput(network, cells, error=reason)
-                with suppress(RuntimeError):  # a device that has failed fails here again
+                with suppress(RuntimeError):  # raised again if the device has failed
                     torch.cuda.empty_cache()
 
 
-def _measured(
+def _measure(
     network: str, overrides: Sequence[str], cells: int, device: torch.device, load: Load
 ) -> Throughput:
-    words = (*IMAGES, *overrides, *load.overrides, f"train.batch_size={load.batch_size}")
-    configs = [config_of(*words, f"train.steps={load.steps}", f"seed={n}") for n in range(cells)]
-    alone = configs[: load.alone]
-    # The first steps choose convolution algorithms and load kernels.
-    _train(_specs([config_of(*words, "train.steps=2")], device), device, stacked=False)
+    common = (*IMAGES, *overrides, *load.overrides, f"train.batch_size={load.batch_size}")
+    configs = [config_of(*common, f"train.steps={load.steps}", f"seed={n}") for n in range(cells)]
+    serial_configs = configs[: load.max_serial]
+    # Warm up: the first steps select convolution algorithms and load kernels.
+    _train(_specs([config_of(*common, "train.steps=2")], device), device, stacked=False)
     warm_up = [config | {"train": config["train"] | {"steps": 2}} for config in configs]
     _train(_specs(warm_up, device), device, stacked=True)
     serial = [
-        _train(_specs(alone, device), device, stacked=False) / len(alone)
+        _train(_specs(serial_configs, device), device, stacked=False) / len(serial_configs)
         for _ in range(load.repeats)
     ]
     stacked = [
@@ -114,17 +114,17 @@ def _specs(configs: Sequence[dict[str, Any]], device: torch.device) -> list[Trai
 
 def _train(specs: Sequence[TrainSpec], device: torch.device, stacked: bool) -> float:
     """Train the cells; return the seconds until the device has finished."""
-    _wait_for(device)
-    began = time.perf_counter()
+    _synchronize(device)
+    started = time.perf_counter()
     if stacked:
-        ended = len(dict(train_stacked(specs, ignore_progress)))
+        n_results = len(dict(train_stacked(specs, ignore_progress)))
     else:
-        ended = len([train(spec, ignore_progress) for spec in specs])
-    _wait_for(device)
-    assert ended == len(specs)
-    return time.perf_counter() - began
+        n_results = len([train(spec, ignore_progress) for spec in specs])
+    _synchronize(device)
+    assert n_results == len(specs)
+    return time.perf_counter() - started
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,17 +1,18 @@
-"""Relative differences between two computations, and how large rounding alone can make them.
+"""Relative differences between two computations, and bounds on differences from rounding.
 
-Every operation of a network rounds its result by at most the unit roundoff u of its arithmetic, in
-relative terms. Roundings are independent, so those of n operations in sequence add up to sqrt(n) u.
-A weight layer has at most `OPERATIONS` of them in one direction (input, weight, product, bias,
-the four of a normalization, activation), and a step goes through each layer forward and backward.
-A sum of K terms of random sign, added one after the other, is off by another sqrt(K / 2) u of the
-type that sums are accumulated in (float32 for the half types). `SAFETY` standard deviations are
-allowed. Differences are norms over whole networks, not over entries: a single entry may be the
-rounding error of terms that cancel.
+Each operation of a network has a relative rounding error of at most u, the unit roundoff of its
+arithmetic. The errors are independent, so n operations in sequence have an error of sqrt(n) u. A
+weight layer has at most `OPERATIONS` operations in one direction (input, weight, product, bias,
+four in a normalization, activation), and a step passes each layer forward and backward. A
+sequential sum of K terms of random sign has an additional error of sqrt(K / 2) u, with u of the
+type of the accumulator (float32 for the half types). The tolerance is `SAFETY` standard deviations.
+Differences are norms over whole networks, because a single entry may be the rounding error of terms
+that cancel.
 
-Where the derivative jumps (ReLU, max-pool), an input so close to the jump that rounding moves it
-across changes its gradient entirely. If d is the relative rounding error, a share of about d of all
-inputs is that close. They make a share d of the squared norm, so the gradient is off by sqrt(d).
+Where the derivative jumps (ReLU, max-pool), rounding may move an input across the jump, which
+changes its gradient completely. If d is the relative rounding error, a fraction of about d of all
+inputs is that close to a jump. They have a fraction d of the squared norm, so the relative error of
+the gradient is sqrt(d).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from experiments.training.stack_size import layer_outputs
 from fanin.activations import Maxout
 
 TF32 = "tf32"
-# Half a unit in the last place. TF32 keeps ten bits of a factor and may cut the rest off.
+# Half a unit in the last place. TF32 keeps ten bits of a factor and may truncate the others.
 ROUNDOFF = {
     "float64": 2.0**-53,
     "float32": 2.0**-24,
@@ -43,44 +44,46 @@ JUMPS = (nn.MaxPool2d, nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.SELU, Maxout)
 
 
 def rounding(cell: Cell, arithmetic: str, batch_size: int) -> float:
-    """Bound the relative rounding error of one step's loss and gradients, jumps left out.
+    """Return a bound on the relative rounding error of one step's loss and gradients.
+
+    The bound is for networks with smooth functions (see `with_jumps`).
 
     Parameters
     ----------
     cell
-        Its network decides how many operations and terms there are.
+        Cell with the network that determines the numbers of operations and terms.
     arithmetic
         A key of `ROUNDOFF`.
     batch_size
-        Images in the batch.
+        Number of images in the batch.
     """
     outputs = layer_outputs(cell, batch_size)
-    weighted = [(each, s) for each, s in outputs if isinstance(each, nn.Conv2d | nn.Linear)]
-    passes = 2 * len(weighted)
-    # A weight's gradient is a sum over images and positions, an output one over the fan-in.
+    layers = [(layer, s) for layer, s in outputs if isinstance(layer, nn.Conv2d | nn.Linear)]
+    passes = 2 * len(layers)
+    # The gradient of a weight is a sum over images and positions, an output is one over the fan-in.
     terms = max(
-        max(shape[0] * math.prod(shape[2:]), layer.weight[0].numel()) for layer, shape in weighted
+        max(shape[0] * math.prod(shape[2:]), layer.weight[0].numel()) for layer, shape in layers
     )
     accumulator = ROUNDOFF["float64" if arithmetic == "float64" else "float32"]
-    each = math.sqrt(OPERATIONS) * ROUNDOFF[arithmetic] + math.sqrt(terms / 2) * accumulator
-    return SAFETY * math.sqrt(passes) * each
+    per_pass = math.sqrt(OPERATIONS) * ROUNDOFF[arithmetic] + math.sqrt(terms / 2) * accumulator
+    return SAFETY * math.sqrt(passes) * per_pass
 
 
 def with_jumps(cell: Cell, bound: float) -> float:
-    """Bound the relative rounding error of one step's gradients, given that of smooth functions."""
+    """Return the bound on the gradients' error for a network with or without jumps."""
     jumps = any(isinstance(layer, JUMPS) for layer in cell.network().modules())
     return math.sqrt(bound) if jumps else bound
 
 
 def default_arithmetic(dtype: str, device: torch.device) -> str:
-    """Name the arithmetic of a dtype on a device: torch convolves float32 in TF32 on a GPU."""
+    """Return the arithmetic of a dtype on a device (by default float32 convolutions use TF32)."""
     tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return TF32 if dtype == "float32" and tf32 else dtype
 
 
 @contextmanager
 def tf32_allowed(allowed: bool) -> Iterator[None]:
-    """Let torch use TF32 for float32 convolutions, or forbid it; matrix products never use it."""
+    """Enable or disable TF32 for float32 convolutions (it is never enabled for matrix products)."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -90,20 +93,20 @@ def tf32_allowed(allowed: bool) -> Iterator[None]:
 
 
 def joined(tree: object) -> Tensor:
-    """Join all tensors of nested containers into one vector, in float64 on the CPU."""
+    """Concatenate all tensors of nested containers to one vector, in float64 on the CPU."""
     return torch.cat([leaf.detach().cpu().double().flatten() for leaf in tree_leaves(tree)])
 
 
-def relative(ours: object, reference: object) -> float:
-    """Return |ours - reference| / |reference| over all tensors of two trees of one structure.
+def relative(actual: object, reference: object) -> float:
+    """Return |actual - reference| / |reference| over all tensors of two trees.
 
     Examples
     --------
     >>> relative({"w": torch.tensor([3.0, 5.0])}, {"w": torch.tensor([3.0, 4.0])})
     0.2
     """
-    one, other = joined(ours), joined(reference)
-    norm, difference = float(other.norm()), float((one - other).norm())
+    expected = joined(reference)
+    norm, difference = float(expected.norm()), float((joined(actual) - expected).norm())
     if norm == 0:
         return 0.0 if difference == 0 else math.inf
     return difference / norm

@@ -1,4 +1,4 @@
-"""The GPU check on a CPU: every part runs and passes, and every part can fail."""
+"""The GPU check, run on a CPU: all parts pass, and each part fails for a planted error."""
 
 import json
 import math
@@ -30,17 +30,17 @@ TWO_LAYER = Case("model", "model=two_layer", ())
 
 
 def failed(comparison: Comparison) -> set[str]:
-    """Names of the quantities that differ by more than their tolerance."""
-    return {each.quantity for each in comparison.differences if not each.passed}
+    """Return the quantities that differ by more than their tolerance."""
+    return {diff.quantity for diff in comparison.differences if not diff.passed}
 
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory):
-    """The report of a dry run: the command, as a user types it."""
+    """Run the command as a dry run; return its exit status, output and report."""
     path = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    words = ["--device", "cpu", "--tiny", "--json", str(path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *words],
+    flags = ["--device", "cpu", "--tiny", "--json", str(path)]
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *flags],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -48,12 +48,14 @@ def dry_run(tmp_path_factory):
         check=False,
     )
     return SimpleNamespace(
-        status=done.returncode, said=done.stdout + done.stderr, report=json.loads(path.read_text())
+        status=process.returncode,
+        output=process.stdout + process.stderr,
+        report=json.loads(path.read_text()),
     )
 
 
 def test_the_dry_run_passes(dry_run):
-    assert dry_run.status == 0, dry_run.said
+    assert dry_run.status == 0, dry_run.output
     assert dry_run.report["passed"]
     assert dry_run.report["complete"]
     assert {check["status"] for check in dry_run.report["checks"]} <= {"pass", "refused"}
@@ -66,133 +68,133 @@ def test_every_part_is_checked(dry_run):
         *("one step", "stacked = serial", "probes", "divergence", "checkpoint", "sweep"),
         "imports",
     }
-    assert all(f" {part}: " in dry_run.said for part in parts)
+    assert all(f" {part}: " in dry_run.output for part in parts)
     imported = {check["group"] for check in dry_run.report["checks"] if check["part"] == "imports"}
     assert {"fanin", "experiments", "analysis", "benchmarks"} <= imported
 
 
 def test_every_option_takes_a_step(dry_run):
-    """All files of `conf/`, every row of the table of losses, every norm and dtype."""
+    """Check all files of `conf/`, all rows of the table of losses, all norms and dtypes."""
     steps = {c["case"] for c in dry_run.report["checks"] if c["part"] == "one step"}
-    wanted = {f"{group}={option} float32" for group in GROUPS for option in options(group)}
-    wanted -= {"init=custom float32"}  # the user's own class
-    wanted |= {f"loss={loss} head={h} loss.form={form} float32" for loss, h, form in TABLE}
-    wanted |= {f"model.norm={n} float32" for n in ("none", "batch", "layer", "mean_only")}
-    wanted |= {f"default {d}" for d in ("float64", "float32", "bfloat16", "float16")}
-    assert wanted <= steps
+    expected = {f"{group}={option} float32" for group in GROUPS for option in options(group)}
+    expected -= {"init=custom float32"}  # has no target
+    expected |= {f"loss={loss} head={h} loss.form={form} float32" for loss, h, form in TABLE}
+    expected |= {f"model.norm={n} float32" for n in ("none", "batch", "layer", "mean_only")}
+    expected |= {f"default {d}" for d in ("float64", "float32", "bfloat16", "float16")}
+    assert expected <= steps
 
 
-def test_what_the_project_refuses_is_no_failure(dry_run):
+def test_an_unsupported_combination_is_not_a_failure(dry_run):
     refused = [c["case"] for c in dry_run.report["checks"] if c["status"] == "refused"]
     assert refused == ["float16 overflows"]
 
 
 def test_throughput_and_environment_are_reported(dry_run):
-    found = {(row["network"], row["cells"]) for row in dry_run.report["throughput"]}
-    assert found == {("two_layer", 2), ("alexnet", 2)}
+    rows = {(row["network"], row["cells"]) for row in dry_run.report["throughput"]}
+    assert rows == {("two_layer", 2), ("alexnet", 2)}
     assert all(row["ratio"] > 0 for row in dry_run.report["throughput"])
-    known = dry_run.report["environment"]
-    assert known["torch"] == torch.__version__
-    assert {"device", "python", "cuda", "cudnn", "tf32_convolutions"} <= set(known)
+    info = dry_run.report["environment"]
+    assert info["torch"] == torch.__version__
+    assert {"device", "python", "cuda", "cudnn", "tf32_convolutions"} <= set(info)
 
 
-def test_configs_are_those_of_the_command_line(cell_config):
-    """The check reads option files itself; Hydra must make the same of them."""
+def test_configs_equal_those_of_the_command_line(cell_config):
+    """Compare with Hydra, because the check reads option files directly."""
     for case in (CLIPPED, *(case for case in option_cases() if case.group == "optim")):
-        own = config_of(*case.overrides)
-        words = [
+        config = config_of(*case.overrides)
+        overrides = [
             *("data=gaussian", "data.image_side=8", "data.classes=3", "data.train_size=96"),
             *("data.test_size=32", "model.pool=false", "activation=tanh", "train.batch_size=32"),
             *("train.steps=4", "probe=none"),
         ]
-        assert own == cell_config(*words, *case.overrides)
+        assert config == cell_config(*overrides, *case.overrides)
 
 
-def test_a_wrong_gradient_in_one_dtype_fails_that_step_alone(monkeypatch):
-    right = ClipValue.apply
+def test_a_wrong_gradient_in_one_dtype_fails_only_that_step(monkeypatch):
+    original = ClipValue.apply
 
-    def planted(self, grads):
-        clipped = right(self, grads)
-        wrong = next(iter(grads.values())).dtype == torch.float32
-        return {name: 1.001 * g for name, g in clipped.items()} if wrong else clipped
+    def wrong_apply(self, grads):
+        clipped = original(self, grads)
+        is_float32 = next(iter(grads.values())).dtype == torch.float32
+        return {name: 1.001 * g for name, g in clipped.items()} if is_float32 else clipped
 
-    monkeypatch.setattr(ClipValue, "apply", planted)
+    monkeypatch.setattr(ClipValue, "apply", wrong_apply)
     assert failed(compare_step(CLIPPED, "float32", CPU)) == {"optimizer velocity", "params"}
     assert failed(compare_step(CLIPPED, "float64", CPU)) == set()
     assert failed(compare_step(TWO_LAYER, "float32", CPU)) == set()
 
 
-def test_a_stack_that_trains_otherwise_fails(monkeypatch):
-    right = runs.train_stacked
+def test_a_stack_with_another_result_fails(monkeypatch):
+    original = runs.train_stacked
 
-    def planted(specs, on_progress):
-        for index, trained in right(specs, on_progress):
+    def wrong_train_stacked(specs, on_progress):
+        for index, trained in original(specs, on_progress):
             if index == 1:
                 trained.params["fc1.weight"] = trained.params["fc1.weight"] * (1 + 1e-10)
             yield index, trained
 
     assert failed(runs.compare_engines(TWO_LAYER, "float64", CPU)) == set()
-    monkeypatch.setattr(runs, "train_stacked", planted)
+    monkeypatch.setattr(runs, "train_stacked", wrong_train_stacked)
     assert failed(runs.compare_engines(TWO_LAYER, "float64", CPU)) == {"params of cell 1"}
 
 
-def test_a_probe_that_measures_otherwise_fails(monkeypatch):
-    right, calls = runs.run_cell, []
+def test_a_probe_with_another_result_fails(monkeypatch):
+    original, calls = runs.run_cell, []
 
-    def planted(config, device):
-        result = right(config, device)
+    def wrong_run_cell(config, device):
+        result = original(config, device)
         calls.append(device)
-        if len(calls) == 1:  # the device's
+        if len(calls) == 1:  # the cell on the device
             rows = result.tables["layers"]
-            place = rows["quantity"].index("act_m2")
-            rows["value"][place] *= 1 + 1e-9
+            index = rows["quantity"].index("act_m2")
+            rows["value"][index] *= 1 + 1e-9
         return result
 
-    monkeypatch.setattr(runs, "run_cell", planted)
+    monkeypatch.setattr(runs, "run_cell", wrong_run_cell)
     assert failed(runs.compare_probes(TWO_LAYER, CPU)) == {"act_m2"}
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_a_cell_that_diverges_a_step_later_fails(monkeypatch, stacked):
+def test_divergence_at_another_step_fails(monkeypatch, stacked):
     config = config_of(*runs.DIVERGING["loss above bound"], "train.steps=40")
-    right = runs.run_cell
+    original = runs.run_cell
     assert failed(runs.compare_divergence(config, CPU, stacked)) == set()
     calls = []
 
-    def planted(config, device):
-        result = right(config, device)
+    def wrong_run_cell(config, device):
+        result = original(config, device)
         calls.append(device)
         if len(calls) == 1:  # the reference
             result.row["outcome_step"] += 1
         return result
 
-    monkeypatch.setattr(runs, "run_cell", planted)
+    monkeypatch.setattr(runs, "run_cell", wrong_run_cell)
     assert failed(runs.compare_divergence(config, CPU, stacked)) == {"outcome_step"}
 
 
 @pytest.mark.parametrize("engine", ["serial", "stacked"])
-def test_a_checkpoint_with_other_numbers_fails(monkeypatch, tmp_path, engine):
+def test_a_checkpoint_with_other_values_fails(monkeypatch, tmp_path, engine):
     config = config_of("optim=adam", "train.steps=20", *runs.PROBE)
-    right = CellRun.restore
+    original = CellRun.restore
 
-    def planted(self, checkpoint):
+    def wrong_restore(self, checkpoint):
         checkpoint.train_state.state["params"]["fc1.weight"] *= 1.001
-        right(self, checkpoint)
+        original(self, checkpoint)
 
-    monkeypatch.setattr(CellRun, "restore", planted)
-    found = failed(runs.compare_resumed(engine, config, CPU, tmp_path))
-    assert {"row of cell 0", "curves of cell 0"} <= found
+    monkeypatch.setattr(CellRun, "restore", wrong_restore)
+    quantities = failed(runs.compare_resumed(engine, config, CPU, tmp_path))
+    assert {"row of cell 0", "curves of cell 0"} <= quantities
 
 
 def test_a_checkpoint_that_is_not_used_fails(monkeypatch, tmp_path):
-    """The same numbers come out, since the cell runs again from its start."""
+    """The result is the same, because the cell runs again from the start."""
     config = config_of("train.steps=20", *runs.PROBE)
     monkeypatch.setattr(CellRun, "restore", lambda self, checkpoint: None)
     assert failed(runs.compare_resumed("serial", config, CPU, tmp_path)) == {"first step"}
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "device", "wrong"),
+    ("outcomes", "device", "expected"),
     [
         (["ok", "ok", "ok"], "cpu", set()),
         (["ok", "ok", "oom"], "cpu", {"outcomes"}),
@@ -200,19 +202,19 @@ def test_a_checkpoint_that_is_not_used_fails(monkeypatch, tmp_path):
     ],
 )
 def test_a_sweep_with_a_failed_cell_or_on_another_device_fails(
-    monkeypatch, tmp_path, outcomes, device, wrong
+    monkeypatch, tmp_path, outcomes, device, expected
 ):
     cells = pd.DataFrame({"outcome": outcomes, "seed": [0, 1, 2], "device": device})
     cells = cells.assign(**{"engine": "serial", "test_loss": 1.0, "train.dtype": "float32"})
     curves = pd.DataFrame({"metric": ["train_loss"] * (sweep.SEEDS * sweep.STEPS)})
     layers = pd.DataFrame({"layer_name": list(sweep.LAYERS)})
     tables = SimpleNamespace(cells=cells, curves=curves, layers=layers)
-    monkeypatch.setattr(sweep, "run", lambda words: "")
+    monkeypatch.setattr(sweep, "run", lambda command: "")
     monkeypatch.setattr(sweep, "load", lambda name, folder: tables)
-    assert failed(sweep.compare_sweep("serial", CPU, tmp_path)) == wrong
+    assert failed(sweep.compare_sweep("serial", CPU, tmp_path)) == expected
 
 
-def test_a_module_that_does_not_import_is_named(monkeypatch, tmp_path):
+def test_a_module_that_cannot_be_imported_is_named(monkeypatch, tmp_path):
     package = tmp_path / "broken_package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -220,15 +222,15 @@ def test_a_module_that_does_not_import_is_named(monkeypatch, tmp_path):
     (package / "bad.py").write_text("import no_such_module\n")
     (package / "developers.py").write_text("import playwright_of_developers\n")
     monkeypatch.setattr(environment, "ROOT", tmp_path)
-    monkeypatch.setattr(environment, "_development", lambda: {"playwright_of_developers"})
+    monkeypatch.setattr(environment, "_dev_packages", lambda: {"playwright_of_developers"})
     monkeypatch.syspath_prepend(tmp_path)
     comparison = environment.compare_imports("broken_package")
     assert failed(comparison) == {"modules that fail"}
     assert "4 modules; broken_package.bad (no module no_such_module)" in comparison.detail
-    assert "development only: broken_package.developers" in comparison.detail
+    assert "(development only): broken_package.developers" in comparison.detail
 
 
-def test_an_error_is_one_checks_result_and_names_its_line():
+def test_an_exception_is_the_result_of_its_check_and_names_its_line():
     def broken():
         raise RuntimeError("CUDA error: an illegal memory access")
 
@@ -239,14 +241,14 @@ def test_an_error_is_one_checks_result_and_names_its_line():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.2])
-def test_what_exceeds_its_tolerance_fails(value):
-    both = Comparison((Difference("good", 0.0, 0.1), Difference("bad", value, 0.1)))
-    check = run_check("a", "b", "c", lambda: both)
+def test_a_difference_above_its_tolerance_fails(value):
+    comparison = Comparison((Difference("good", 0.0, 0.1), Difference("bad", value, 0.1)))
+    check = run_check("a", "b", "c", lambda: comparison)
     assert (check.status, check.quantity, check.detail) == ("fail", "bad", "bad")
     assert failures([check]) == [check]
 
 
-def test_a_failed_check_stops_no_other_and_is_the_exit_status(monkeypatch, tmp_path, capsys):
+def test_all_checks_run_after_a_failure_and_the_exit_status_is_1(monkeypatch, tmp_path, capsys):
     bad = Comparison((Difference("params", 0.2, 0.1),))
     good = Comparison((Difference("params", 0.0, 0.1),))
 
@@ -263,21 +265,21 @@ def test_a_failed_check_stops_no_other_and_is_the_exit_status(monkeypatch, tmp_p
     report = json.loads(path.read_text())
     assert [check["status"] for check in report["checks"]] == ["fail", "error", "pass"]
     assert report["passed"] is False
-    said = capsys.readouterr().out
-    assert "FAIL one step: model=bad: params 0.2 > 0.1" in said
-    assert "ERROR one step: optim=broken" in said
-    assert "3 checks" in said
+    output = capsys.readouterr().out
+    assert "FAIL one step: model=bad: params 0.2 > 0.1" in output
+    assert "ERROR one step: optim=broken" in output
+    assert "3 checks" in output
 
 
-def test_running_out_of_memory_ends_one_row_of_the_throughput(monkeypatch):
-    right = throughput._measured
+def test_out_of_memory_affects_only_one_row_of_the_throughput(monkeypatch):
+    original = throughput._measure
 
-    def planted(network, *rest):
+    def failing_measure(network, *rest):
         if network == "two_layer":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return right(network, *rest)
+        return original(network, *rest)
 
-    monkeypatch.setattr(throughput, "_measured", planted)
+    monkeypatch.setattr(throughput, "_measure", failing_measure)
     rows = list(throughput.throughputs(CPU, throughput.TINY))
     assert [(row.network, row.ratio is None) for row in rows] == [
         ("two_layer", True),
@@ -286,30 +288,30 @@ def test_running_out_of_memory_ends_one_row_of_the_throughput(monkeypatch):
     assert rows[0].error == "OutOfMemoryError: CUDA out of memory"
 
 
-def test_without_a_gpu_the_command_says_so(monkeypatch, capsys):
+def test_the_command_is_refused_without_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert command.main(["--quick"]) == 2
-    assert "No CUDA device here" in capsys.readouterr().err
+    assert "No CUDA device found" in capsys.readouterr().err
 
 
-def test_the_wheels_are_all_that_a_bare_torch_lacks():
-    """Every direct dependency but the large ones, and all that these need in turn."""
+def test_the_wheels_are_all_dependencies_except_the_large_ones():
+    """Include indirect dependencies."""
     large = {"torch", "numpy", "pandas", "pyarrow", "scipy", "scikit_learn", "matplotlib"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    waiting, needed = [*project["dependencies"], *project["optional-dependencies"]["suite"]], set()
-    installed = {found.name.lower().replace("-", "_") for found in distributions()}
-    while waiting:
-        text = waiting.pop()
+    queue, needed = [*project["dependencies"], *project["optional-dependencies"]["suite"]], set()
+    installed = {package.name.lower().replace("-", "_") for package in distributions()}
+    while queue:
+        text = queue.pop()
         name = re.split(r"[^\w.-]", text)[0].lower().replace("-", "_")
-        # What a condition rules out (an extra, another Python or system) is not installed here.
+        # Dependencies for other Pythons or systems are not installed here.
         if name in installed - large - needed and "extra ==" not in text:
             needed.add(name)
-            waiting += requires(name) or []
-    done = subprocess.run(
+            queue += requires(name) or []
+    process = subprocess.run(
         [str(ROOT / "benchmarks" / "gpu_wheels"), "--list"],
         capture_output=True,
         text=True,
         check=True,
     )
-    listed = {line.partition("==")[0].lower().replace("-", "_") for line in done.stdout.split()}
+    listed = {line.partition("==")[0].lower().replace("-", "_") for line in process.stdout.split()}
     assert listed == needed

@@ -1,4 +1,4 @@
-"""The smallest piece of each benchmark: it does what it says; how fast is not asked here."""
+"""Small versions of the benchmarks run and give complete results (times are not tested)."""
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from benchmarks import planning
-from benchmarks.engines import NETWORKS, seconds_a_cell
+from benchmarks.engines import NETWORKS, seconds_per_cell
 from benchmarks.measure import Timing, python, run
+from benchmarks.mnist_sweep import Size, check_files, run_pool, run_script
 from benchmarks.overhead import (
-    OURS,
+    FANIN,
     check_complete,
-    count_ours,
-    count_theirs,
-    name_of,
+    count_fanin,
+    count_hydra,
+    launcher_label,
     overhead,
-    run_ours,
-    run_theirs,
+    run_fanin,
+    run_hydra,
 )
-from benchmarks.whole_sweep import Size, check_files, run_pool, run_script
 from fanin.errors import DataError, FaninError
 
 SMALL = Size(seeds=1, n_train=64, n_test=32, batch_size=32, channels=1)
@@ -36,7 +36,7 @@ def launcher(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory) -> Path:
-    """Noise in MNIST's format."""
+    """Return a folder with random images in MNIST's format."""
     root = tmp_path_factory.mktemp("data")
     (root / "mnist").mkdir()
     random = np.random.default_rng(0)
@@ -48,21 +48,21 @@ def data_root(tmp_path_factory) -> Path:
     return root
 
 
-def test_trivial_cells_of_ours_go_through_the_store(tmp_path):
-    run_ours(2, tmp_path)
+def test_trivial_cells_of_fanin_are_stored(tmp_path):
+    run_fanin(2, tmp_path)
     assert list((tmp_path / "trivial" / "cells").glob("*.parquet"))
-    assert count_ours(tmp_path) == 2
+    assert count_fanin(tmp_path) == 2
 
 
 @pytest.mark.parametrize("name", ["basic", "joblib"])
-def test_trivial_jobs_of_theirs_leave_their_folders(tmp_path, name):
-    run_theirs(launcher(name), 2, tmp_path)
-    assert count_theirs(tmp_path) == 2
+def test_trivial_jobs_of_hydra_have_folders(tmp_path, name):
+    run_hydra(launcher(name), 2, tmp_path)
+    assert count_hydra(tmp_path) == 2
 
 
-def test_a_grid_that_lost_a_job_is_not_compared(tmp_path):
+def test_an_incomplete_grid_is_not_compared(tmp_path):
     with pytest.raises(FaninError, match="0 cells instead of 2"):
-        check_complete(count_theirs(tmp_path), 2, tmp_path)
+        check_complete(count_hydra(tmp_path), 2, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["basic", "joblib"])
@@ -77,46 +77,52 @@ def test_the_bare_pool_trains_a_grid(data_root):
     assert 0 <= accuracy <= 1
 
 
-def test_missing_files_are_asked_for(tmp_path):
+def test_missing_files_are_an_error_with_a_remedy(tmp_path):
     with pytest.raises(DataError, match=r"python -m experiments\.run data=mnist data\.root="):
         check_files(tmp_path)
 
 
-def test_a_grid_is_planned_in_a_process_of_its_own():
-    cells, seconds = planning.planned_afresh(["seed=range(3)", "init=zeros,he_normal"])
+def test_a_grid_is_planned_in_a_subprocess():
+    cells, seconds = planning.plan_in_subprocess(["seed=range(3)", "init=zeros,he_normal"])
     assert cells == 6
     assert seconds > 0
 
 
-def test_the_grids_that_are_planned_are_as_large_as_they_say():
-    assert {name: planning.plan(words) for name, words in planning.GRIDS.items()} == {
+def test_the_planned_grids_have_the_expected_sizes():
+    assert {name: planning.plan(grid) for name, grid in planning.GRIDS.items()} == {
         "mixed axes": 10_000,
-        "groups alone": 2880,
+        "groups only": 2880,
     }
 
 
 @pytest.mark.parametrize("engine", ["serial", "stacked"])
-def test_each_engine_runs_when_asked_for(tmp_path, engine):
-    assert seconds_a_cell(NETWORKS["linear"], 2, engine, tmp_path) > 0
+def test_each_engine_can_be_selected(tmp_path, engine):
+    assert seconds_per_cell(NETWORKS["linear"], 2, engine, tmp_path) > 0
 
 
-def test_start_up_is_told_from_the_cost_of_one_more_cell(tmp_path, monkeypatch):
-    """A launcher that takes 2 s to start and 10 ms a cell, against 1 s and 0.1 ms."""
-    monkeypatch.setattr("benchmarks.overhead.timed", lambda action, places: action(places[0]))
+def test_start_up_is_separated_from_the_time_per_cell(tmp_path, monkeypatch):
+    """Use start-up times of 2 s and 1 s, and times per cell of 10 ms and 0.1 ms."""
+    monkeypatch.setattr("benchmarks.overhead.timed", lambda action, folders: action(folders[0]))
     monkeypatch.setattr(
-        "benchmarks.overhead.run_ours", lambda cells, where: Timing((1 + 1e-4 * cells,))
+        "benchmarks.overhead.run_fanin", lambda cells, results: Timing((1 + 1e-4 * cells,))
     )
     monkeypatch.setattr(
-        "benchmarks.overhead.run_theirs", lambda by, cells, where: Timing((2 + 1e-2 * cells,))
+        "benchmarks.overhead.run_hydra",
+        lambda launcher, cells, results: Timing((2 + 1e-2 * cells,)),
     )
-    for name in ("count_ours", "count_theirs", "check_complete"):
+    for name in ("count_fanin", "count_hydra", "check_complete"):
         monkeypatch.setattr(f"benchmarks.overhead.{name}", lambda *_: None)
-    section = overhead(quick=False, folder=tmp_path, say=lambda what: None)
-    assert {row[0] for row in section.rows} == {OURS, name_of("basic"), name_of("joblib")}
+    section = overhead(quick=False, folder=tmp_path, log=lambda text: None)
+    assert {row[0] for row in section.rows} == {
+        FANIN,
+        launcher_label("basic"),
+        launcher_label("joblib"),
+    }
     assert [row[-1] for row in section.rows if row[-1]] == ["0.10", "10.00", "10.00"]
-    assert "fanin: 100 times for one more cell; 10.9 times, start-up included" in section.remarks[0]
+    expected = "100 times per additional cell; 10.9 times for the same 1,000 cells"
+    assert expected in section.remarks[0]
 
 
-def test_a_command_that_fails_says_what_it_printed():
+def test_the_error_of_a_failed_command_has_its_output():
     with pytest.raises(FaninError, match=r"exit status 2\n.*init=he_norml: no such option"):
         run(python("experiments.run", "init=he_norml"))

@@ -1,4 +1,4 @@
-"""A cell: what comes out of one configuration."""
+"""Results of a cell: draws, tables, schedules and divergence."""
 
 import math
 
@@ -12,7 +12,7 @@ from experiments.inputs import prepared
 from experiments.result import CellResult
 from experiments.schema import build_cell
 from experiments.training.loader import BatchOrder
-from experiments.training.loop import SYNC_EVERY
+from experiments.training.loop import SYNC_INTERVAL
 
 SMALL = ("data.side=7", "data.n_train=128", "data.n_test=64", "train.batch_size=32")
 ALEXNET = ("model=alexnet", "model.width=8", "model.dense=16", "data.side=15")
@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def run(cell_config):
     def run_small(*overrides: str) -> CellResult:
-        given = {text.partition("=")[0] for text in overrides}
-        small = [text for text in SMALL if text.partition("=")[0] not in given]
+        keys = {text.partition("=")[0] for text in overrides}
+        small = [text for text in SMALL if text.partition("=")[0] not in keys]
         return run_cell(cell_config(*small, *overrides), CPU)
 
     return run_small
@@ -33,11 +33,11 @@ def layers(result: CellResult) -> pd.DataFrame:
     return pd.DataFrame(result.tables["layers"])
 
 
-def values(result: CellResult, quantity: str, **where: object) -> list[float]:
+def values(result: CellResult, quantity: str, **conditions: object) -> list[float]:
     table = layers(result)
     table = table[table.quantity == quantity]
-    for column, wanted in where.items():
-        table = table[table[column] == wanted]
+    for column, value in conditions.items():
+        table = table[table[column] == value]
     return table.value.tolist()
 
 
@@ -55,14 +55,14 @@ def outcome(result: CellResult) -> tuple:
 
 
 def test_draw_0_is_the_network_that_trains(run):
-    alone = run("train.steps=2", "probe.draws=1", "optim.lr=0", "probe.steps=[1]")
-    among = run("train.steps=2", "probe.draws=4", "optim.lr=0", "probe.steps=[1]")
-    start = values(among, "preact_m2", draw=0, step=0)
-    assert start == values(among, "preact_m2", step=1) == values(alone, "preact_m2", step=0)
+    one_draw = run("train.steps=2", "probe.draws=1", "optim.lr=0", "probe.steps=[1]")
+    draws = run("train.steps=2", "probe.draws=4", "optim.lr=0", "probe.steps=[1]")
+    start = values(draws, "preact_m2", draw=0, step=0)
+    assert start == values(draws, "preact_m2", step=1) == values(one_draw, "preact_m2", step=0)
 
 
 def test_random_directions_differ_over_draws(run):
-    """Constant weights are the same in every draw, so what differs is the direction."""
+    """Use constant weights, which are the same in every draw."""
     result = run("init=constant", "init.value=0.1", "train.steps=0", "probe.draws=5")
     assert len(set(values(result, "weight_m2", layer=1))) == 1
     assert len(set(values(result, "vjp_m2", layer=1, image=-1))) == 5
@@ -74,22 +74,22 @@ def test_draws_differ(run):
 
 
 def test_cells_that_differ_in_learning_rate_share_their_draws(run):
-    one, other = (run("train.steps=0", f"optim.lr={lr}") for lr in (0.1, 0.01))
-    assert one.tables == other.tables
+    first, second = (run("train.steps=0", f"optim.lr={lr}") for lr in (0.1, 0.01))
+    assert first.tables == second.tables
 
 
 def test_cells_that_differ_in_init_share_batches_and_random_directions(run):
-    # With equal weights, as zeros and constant(0) have, all that is left is what is drawn else.
+    # zeros and constant(0) give equal weights, so only the other random numbers could differ.
     settings = ("train.steps=6", "probe.steps=[6]")
-    one = run("init=zeros", *settings)
-    other = run("init=constant", "init.value=0", *settings)
-    assert repr(one.tables) == repr(other.tables)  # by repr: NaN is not equal to itself
+    zeros = run("init=zeros", *settings)
+    constant = run("init=constant", "init.value=0", *settings)
+    assert repr(zeros.tables) == repr(constant.tables)  # repr, as NaN is not equal to itself
     he, xavier = (run(f"init={init}", "train.steps=0") for init in ("he_normal", "xavier_normal"))
     logits = layers(he).layer.max()
     assert values(he, "vjp_m2", layer=logits) == values(xavier, "vjp_m2", layer=logits)
 
 
-def test_another_depth_leaves_the_other_layers_draws_alone(run):
+def test_the_depth_does_not_change_the_draws_of_the_first_layers(run):
     shallow, deep = (
         run("model=plain", f"model.depth={depth}", "train.steps=0", "probe.draws=2")
         for depth in (3, 6)
@@ -99,10 +99,10 @@ def test_another_depth_leaves_the_other_layers_draws_alone(run):
         assert weights == values(deep, "weight_m2", layer_name=layer)
 
 
-@pytest.mark.parametrize(("seed", "same"), [("seed_data", True), ("seed_weights", False)])
-def test_the_data_seed_moves_no_weight(run, seed, same):
-    one, other = (run("train.steps=0", f"{seed}={value}") for value in (1, 2))
-    assert (one.tables["layers"] == other.tables["layers"]) is same
+@pytest.mark.parametrize(("seed", "equal"), [("seed_data", True), ("seed_weights", False)])
+def test_the_data_seed_does_not_change_the_weights(run, seed, equal):
+    first, second = (run("train.steps=0", f"{seed}={value}") for value in (1, 2))
+    assert (first.tables["layers"] == second.tables["layers"]) is equal
 
 
 # --- the tables -------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_the_data_seed_moves_no_weight(run, seed, same):
     ],
     ids=["two_layer", "alexnet"],
 )
-def test_the_same_cell_twice_is_the_same_to_the_bit(run, overrides):
+def test_running_a_cell_twice_gives_the_same_bits(run, overrides):
     first, second = (run(*overrides, "train.steps=6", "probe.steps=[3]") for _ in range(2))
     assert repr(first.tables) == repr(second.tables)
     first.row.pop("seconds")
@@ -139,23 +139,23 @@ def test_dropout_masks_come_from_the_seed(run):
     assert losses("seed=0") == losses("seed=1")
 
 
-def test_probes_see_the_network_before_the_steps_they_name(run):
+def test_a_probe_measures_the_network_before_its_step(run):
     result = run("train.steps=5", "probe.steps=[2,5]", "probe.draws=1", "probe.images=[]")
     shorter = run("train.steps=2", "probe.steps=[2]", "probe.draws=1", "probe.images=[]")
     assert sorted(set(layers(result).step)) == [0, 2, 5]
     assert values(result, "weight_m2", step=2) == values(shorter, "weight_m2", step=2)
-    seen = [tuple(values(result, "weight_m2", step=step)) for step in (0, 2, 5)]
-    assert len(set(seen)) == 3
+    weights = [tuple(values(result, "weight_m2", step=step)) for step in (0, 2, 5)]
+    assert len(set(weights)) == 3
 
 
-def test_probing_changes_no_training(run):
+def test_probes_do_not_change_training(run):
     probed = run("train.steps=5", "probe.steps=[1,3]", "train.evaluate_every=2")
     plain = run("train.steps=5", "probe=none")
     assert curve(probed, "train_loss") == curve(plain, "train_loss")
     assert probed.row["test_loss"] == plain.row["test_loss"]
 
 
-def test_a_row_says_how_the_cell_ended(run):
+def test_the_row_of_a_cell_has_its_outcome(run):
     row = run("train.epochs=2").row
     assert row["outcome"] == "ok"
     assert row["outcome_step"] is row["outcome_tensor"] is row["outcome_reason"] is None
@@ -172,12 +172,12 @@ def test_train_loss_is_the_mean_over_the_last_epoch(run):
     assert result.row["train_loss"] == pytest.approx(sum(last) / 4)
 
 
-def test_curves_have_test_points_at_the_steps_asked_for(run):
+def test_curves_have_the_evaluations_at_the_configured_steps(run):
     result = run("train.steps=7", "train.evaluate_every=3")
     assert list(curve(result, "test_loss")) == list(curve(result, "test_accuracy")) == [3, 6]
 
 
-def test_no_steps_means_probes_only(run):
+def test_zero_steps_run_probes_only(run):
     result = run("train.steps=0", "probe.draws=2")
     assert result.row["outcome"] == "ok"
     assert math.isnan(result.row["test_accuracy"])
@@ -185,7 +185,7 @@ def test_no_steps_means_probes_only(run):
     assert not result.tables["curves"]
 
 
-def test_no_probes_means_training_only(run):
+def test_without_probes_a_cell_only_trains(run):
     result = run("probe=none", "train.steps=2")
     assert not result.tables["layers"]
     assert result.row["outcome"] == "ok"
@@ -222,25 +222,25 @@ def test_every_kind_of_cell_trains(run, overrides):
 # --- schedules --------------------------------------------------------------------------------
 
 
-def test_a_learning_rate_that_has_fallen_to_0_changes_no_weight(run):
+def test_a_learning_rate_of_0_changes_no_weight(run):
     stops = ("schedule=step", "schedule.milestones=[0.5]", "schedule.gamma=0")
     result = run(*stops, "train.steps=6", "probe.steps=[2,3,4,6]", "probe.draws=0")
     two, three, four, six = (values(result, "weight_m2", step=step) for step in (2, 3, 4, 6))
     assert two != three == four == six
 
 
-def test_a_warmup_takes_its_first_step_at_a_share_of_the_learning_rate(run):
-    # Steps of 1/2 and then 1 times the learning rate; a loss is that of the weights before a step.
-    warmed = run("schedule=warmup", "schedule.warmup=0.5", "train.steps=4", "optim.lr=0.1")
-    halved = run("train.steps=4", "optim.lr=0.05")
-    one, other = curve(warmed, "train_loss"), curve(halved, "train_loss")
-    assert [one[step] == other[step] for step in range(3)] == [True, True, False]
+def test_a_warmup_starts_at_a_fraction_of_the_learning_rate(run):
+    # The factors are 1/2 and then 1; a loss is computed before the update of its step.
+    warmup = run("schedule=warmup", "schedule.warmup=0.5", "train.steps=4", "optim.lr=0.1")
+    constant = run("train.steps=4", "optim.lr=0.05")
+    losses, expected = curve(warmup, "train_loss"), curve(constant, "train_loss")
+    assert [losses[step] == expected[step] for step in range(3)] == [True, True, False]
 
 
 # --- divergence -------------------------------------------------------------------------------
 
 
-def test_a_first_layer_that_overflows_is_named_at_step_0(run):
+def test_divergence_names_a_first_layer_that_overflows(run):
     result = run("train.dtype=float16", "init=normal", "init.std=1e5", "train.steps=3")
     status, step, tensor, reason = outcome(result)
     assert (status, step, tensor) == ("diverged", 0, "conv1")
@@ -248,20 +248,20 @@ def test_a_first_layer_that_overflows_is_named_at_step_0(run):
     assert curve(result, "train_loss").keys() == {0}
 
 
-def test_a_later_layer_that_overflows_is_named(run):
-    # Weights of 1 and pixels in [0, 1] make no negative number, so no inf - inf.
+def test_divergence_names_a_later_layer_that_overflows(run):
+    # With weights of 1 and pixels in [0, 1] nothing is negative, so inf - inf cannot occur.
     huge = ("init=constant", "init.value=1", "scaling=unit", "init.layers.fc1.gain=3e38")
     assert outcome(run(*huge, "train.steps=3")) == ("diverged", 0, "fc1", "inf")
 
 
-def test_a_missing_pixel_is_found_in_the_input(run):
+def test_divergence_names_the_input_for_a_missing_pixel(run):
     result = run(
         "data.corrupt.share=0.1", "data.corrupt.kind=missing", "scaling=unit", "train.steps=8"
     )
     assert outcome(result) == ("diverged", 0, "input", "nan")
 
 
-def test_a_learning_rate_beyond_all_numbers_spoils_a_parameter(run):
+def test_divergence_names_a_parameter_that_overflows(run):
     status, step, tensor, reason = outcome(run("optim.lr=1e38", "init.gain=10", "train.steps=3"))
     assert (status, step) == ("diverged", 0)
     assert (tensor.rpartition(".")[2], reason) == ("weight", "inf")
@@ -281,13 +281,13 @@ def test_the_naive_loss_overflows_where_the_stable_one_does_not(run):
 
 @pytest.mark.parametrize(
     ("bad_step", "total"),
-    [(0, 37), (SYNC_EVERY - 1, 37), (SYNC_EVERY, 37), (36, 37), (4, 5)],
+    [(0, 37), (SYNC_INTERVAL - 1, 37), (SYNC_INTERVAL, 37), (36, 37), (4, 5)],
 )
-def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
+def test_the_step_of_divergence_does_not_depend_on_the_sync_interval(
     run, cell_config, monkeypatch, bad_step, total
 ):
-    spoilt = ("data.corrupt.share=0.008", "data.corrupt.kind=missing", "scaling=unit")
-    data, _ = prepared(build_cell(cell_config(*SMALL, *spoilt)), CPU)
+    corrupt = ("data.corrupt.share=0.008", "data.corrupt.kind=missing", "scaling=unit")
+    data, _ = prepared(build_cell(cell_config(*SMALL, *corrupt)), CPU)
     bad = data.train.x.isnan().flatten(1).any(1)
     assert bad.sum() == 1
 
@@ -296,15 +296,15 @@ def test_divergence_is_at_the_step_it_happens_wherever_the_loop_looks(
 
     monkeypatch.setattr(BatchOrder, "at", good_until_bad)
     length = (f"train.steps={total}", "train.evaluate_every=5", f"probe.steps=[3,{total}]")
-    result = run(*spoilt, *length, "optim.lr=1e-3", "probe.draws=0")
+    result = run(*corrupt, *length, "optim.lr=1e-3", "probe.draws=0")
     assert outcome(result) == ("diverged", bad_step, "input", "nan")
     assert list(curve(result, "train_loss")) == list(range(bad_step + 1))
-    # No point, and no probe, of a network that had diverged.
+    # A diverged network is neither evaluated nor probed.
     assert list(curve(result, "test_loss")) == [s for s in range(5, total, 5) if s <= bad_step]
     assert ("layer" in result.tables["layers"]) == (bad_step >= 3)
 
 
-def test_a_network_that_the_last_update_spoilt_has_diverged(cell_config):
+def test_a_non_finite_last_update_is_divergence(cell_config):
     config = cell_config(
         "model=linear", "data.n_train=64", "train.steps=1", "optim.lr=1e30", "probe=none"
     )
@@ -314,20 +314,19 @@ def test_a_network_that_the_last_update_spoilt_has_diverged(cell_config):
 
 
 def test_outputs_are_measured_after_the_head(run):
-    """Cross entropy trains a network the same with its softmax and without."""
+    """Compare cells with and without softmax, which cross entropy trains identically."""
     bare, softmax = (
         run("train.steps=2", "probe.steps=[2]", f"head={head}") for head in ("none", "softmax")
     )
     logits = values(bare, "preact_m2", layer=layers(bare).layer.max())
     assert values(bare, "output_m2") == logits
     assert values(softmax, "preact_m2", layer=layers(softmax).layer.max()) == logits
-    # Ten probabilities that sum to 1, from all alike to a single one; rounded in float32.
+    # The mean square of ten probabilities is between 0.01 and 0.1, up to float32 rounding.
     for value in values(softmax, "output_m2"):
         assert 0.01 * (1 - 1e-6) <= value <= 0.1 * (1 + 1e-6)
 
 
-def test_probing_changes_no_lsuv_weights(cell_config):
-    """LSUV looks at images of its own, not at the probe set."""
+def test_lsuv_weights_do_not_depend_on_the_probe_set(cell_config):
     small = ("init=lsuv", "model=mlp", "data.n_train=64", "train.steps=3")
     losses = [
         run_cell(cell_config(*small, *probe), CPU).tables["curves"]["value"]

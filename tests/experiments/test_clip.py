@@ -1,4 +1,4 @@
-"""Clipping against torch's, with non-finite gradients left in sight."""
+"""Clipping equals torch's, except that non-finite gradients stay where they are."""
 
 import math
 from pathlib import Path
@@ -47,14 +47,14 @@ def test_yaml_lists_every_number_at_its_default(path: Path):
 
 
 @pytest.mark.parametrize("bound", [0.5, 1000.0])
-def test_norm_and_value_are_torchs(bound: float):
+def test_clipping_by_norm_and_value_equals_torchs(bound: float):
     by_norm = clipped_by_torch(torch.nn.utils.clip_grad_norm_, gradients(), bound)
     torch.testing.assert_close(ClipNorm(bound).apply(gradients()), by_norm)
     by_value = clipped_by_torch(torch.nn.utils.clip_grad_value_, gradients(), bound)
     torch.testing.assert_close(ClipValue(bound).apply(gradients()), by_value)
 
 
-def test_no_clip_returns_what_it_was_given():
+def test_no_clip_returns_the_gradients_unchanged():
     grads = gradients()
     assert NoClip().apply(grads) is grads
 
@@ -76,7 +76,7 @@ def test_small_gradients_pass_unchanged():
     assert all(torch.equal(ClipNorm().apply(grads)[name], grads[name]) for name in grads)
 
 
-def test_a_norm_too_large_for_float16_still_clips():
+def test_a_norm_that_overflows_float16_is_clipped():
     clipped = ClipNorm(max_norm=1.0).apply({"w": torch.full((4,), 30000.0, dtype=torch.float16)})
     assert clipped["w"].tolist() == [0.5] * 4
     many = {"w": torch.full((4096, 16), 60000.0, dtype=torch.float16)}
@@ -85,7 +85,7 @@ def test_a_norm_too_large_for_float16_still_clips():
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_a_bad_number_stays_where_it_is(bad: float):
+def test_a_non_finite_entry_does_not_spread(bad: float):
     grads = gradients()
     grads["conv1.bias"][2] = bad
     clipped = ClipNorm(max_norm=0.1).apply(grads)
@@ -93,14 +93,14 @@ def test_a_bad_number_stays_where_it_is(bad: float):
     assert clipped["conv1.bias"][2].item() == pytest.approx(bad, nan_ok=True)
 
 
-def test_in_a_stack_each_cell_is_clipped_by_its_own_norm():
+def test_each_cell_of_a_stack_is_clipped_by_its_own_norm():
     scales = torch.tensor([1e-3, 1.0, 1e3, math.nan], dtype=torch.float64)
     stacked = {name: g * scales.view(-1, *[1] * g.ndim) for name, g in gradients().items()}
-    together = vmap(ClipNorm(max_norm=1.0).apply)(stacked)
+    clipped = vmap(ClipNorm(max_norm=1.0).apply)(stacked)
     for index in range(3):
         cell = {name: g[index] for name, g in stacked.items()}
-        for name, alone in ClipNorm(max_norm=1.0).apply(cell).items():
-            torch.testing.assert_close(together[name][index], alone)
+        for name, serial in ClipNorm(max_norm=1.0).apply(cell).items():
+            torch.testing.assert_close(clipped[name][index], serial)
 
 
 def test_a_factor_scales_its_layer_before_the_rule():
@@ -126,24 +126,24 @@ def test_a_bias_may_get_the_mean_of_its_units_weight_gradients():
     }
     clip = Clip(ClipValue(max_value=8.0), factors={"conv1": 2.0}, bias="mean_of_weights")
     clipped = {name: grad.tolist() for name, grad in clip.apply(grads).items()}
-    # Means 2.5 and 8.5 of the two units, twice that, at most 8.
+    # Means 2.5 and 8.5 of the two units, times 2, clipped at 8.
     assert clipped["conv1.bias"] == [5.0, 8.0]
     assert clipped["norm1.bias"] == [3.0, 4.0]
     assert clipped["head.bias"] == [5.0]
     assert grads["conv1.bias"].tolist() == [100.0, 200.0]
-    still = Clip(NoClip(), bias="zero").apply(grads)
-    assert still["conv1.bias"].tolist() == [0.0, 0.0]
-    assert all(torch.equal(still[name], grads[name]) for name in grads if name != "conv1.bias")
+    zeroed = Clip(NoClip(), bias="zero").apply(grads)
+    assert zeroed["conv1.bias"].tolist() == [0.0, 0.0]
+    assert all(torch.equal(zeroed[name], grads[name]) for name in grads if name != "conv1.bias")
 
 
-def test_one_mapping_holds_the_rule_and_the_factors():
+def test_a_node_contains_the_rule_and_the_common_keys():
     node = NORM | {"factors": {"conv1": 1}, "bias": "own"}
     assert instantiate_wrapped(Clip, node, "clip") == Clip(ClipNorm(2.0), {"conv1": 1.0})
     assert validate_wrapped(Clip, node, "clip") == node
     assert type(validate_wrapped(Clip, node, "clip")["factors"]["conv1"]) is float
 
 
-def test_what_is_not_said_is_filled_in():
+def test_defaults_are_filled_in():
     node = {"_target_": "experiments.clip.ClipValue"}
     assert validate_wrapped(Clip, node, "clip") == node | {
         "max_value": 1.0,
@@ -154,7 +154,7 @@ def test_what_is_not_said_is_filled_in():
 
 
 @pytest.mark.parametrize(
-    ("changed", "complaint"),
+    ("changed", "message"),
     [
         ({"factor": {"conv1": 0.5}}, r"clip\.factor: no such key; did you mean factors"),
         ({"max_nrom": 1.0}, r"clip\.max_nrom: no such key; did you mean max_norm"),
@@ -168,8 +168,8 @@ def test_what_is_not_said_is_filled_in():
         ),
     ],
 )
-def test_a_wrong_key_or_value_is_refused(changed: dict, complaint: str):
-    with pytest.raises(ConfigError, match=complaint):
+def test_a_wrong_key_or_value_is_refused(changed: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
         instantiate_wrapped(Clip, NORM | changed, "clip")
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(ConfigError, match=message):
         validate_wrapped(Clip, NORM | changed, "clip")

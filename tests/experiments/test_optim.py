@@ -1,4 +1,4 @@
-"""Optimizers: step for step what torch's do, for one cell and for a stack of them."""
+"""Each step of an optimizer equals torch's, for one cell and for a stack."""
 
 import dataclasses
 from pathlib import Path
@@ -73,11 +73,11 @@ def trained_by_torch(make, network: nn.Module, batch, lr: float) -> dict[str, Te
     return {name: p.detach() for name, p in params.items()}
 
 
-def assert_same(ours: dict[str, Tensor], torchs: dict[str, Tensor]) -> None:
-    # Rounding of 50 steps, each a few hundred ulps after the convolution's sums.
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    # Rounding errors of 50 steps, each a few hundred ulps (sums in convolutions).
     tolerance = STEPS * 200 * torch.finfo(torch.float64).eps
-    for name in torchs:
-        torch.testing.assert_close(ours[name], torchs[name], rtol=tolerance, atol=tolerance)
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
@@ -87,21 +87,20 @@ def test_yaml_lists_every_number_at_its_default(path: Path):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_fifty_steps_are_torchs(name: str, network, batch):
-    ours, torchs = PAIRS[name]
-    assert_same(
-        trained(ours, network, batch, ours.lr), trained_by_torch(torchs, network, batch, ours.lr)
-    )
+def test_fifty_steps_equal_torchs(name: str, network, batch):
+    optim, make = PAIRS[name]
+    expected = trained_by_torch(make, network, batch, optim.lr)
+    assert_close(trained(optim, network, batch, optim.lr), expected)
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_stack_with_a_learning_rate_each_is_torch_cell_by_cell(name: str, network, batch):
-    ours, torchs = PAIRS[name]
+def test_each_cell_of_a_stack_equals_torchs_at_its_learning_rate(name: str, network, batch):
+    optim, make = PAIRS[name]
     rates = torch.tensor([0.001, 0.003, 0.01], dtype=torch.float64)
-    together = vmap(lambda lr: trained(ours, network, batch, lr))(rates)
+    stacked = vmap(lambda lr: trained(optim, network, batch, lr))(rates)
     for index, lr in enumerate(rates.tolist()):
-        cell = {name: p[index] for name, p in together.items()}
-        assert_same(cell, trained_by_torch(torchs, network, batch, lr))
+        cell = {name: p[index] for name, p in stacked.items()}
+        assert_close(cell, trained_by_torch(make, network, batch, lr))
 
 
 def test_any_number_of_an_optimizer_can_differ_within_a_stack(network, batch):
@@ -110,10 +109,10 @@ def test_any_number_of_an_optimizer_can_differ_within_a_stack(network, batch):
     def train(momentum: Tensor) -> dict[str, Tensor]:
         return trained(dataclasses.replace(Sgd(), momentum=momentum), network, batch, 0.02)
 
-    together = vmap(train)(momenta)
+    stacked = vmap(train)(momenta)
     for index, momentum in enumerate(momenta.tolist()):
-        alone = trained(Sgd(momentum=momentum), network, batch, 0.02)
-        assert_same({name: p[index] for name, p in together.items()}, alone)
+        serial = trained(Sgd(momentum=momentum), network, batch, 0.02)
+        assert_close({name: p[index] for name, p in stacked.items()}, serial)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -122,10 +121,10 @@ def test_an_update_changes_nothing_in_place(name: str):
     params, grads = {"w": torch.ones(2)}, {"w": torch.full((2,), 3.0)}
     state = optimizer.init(params)
     first = optimizer.update(params, grads, state, optimizer.lr)
-    again = optimizer.update(params, grads, state, optimizer.lr)
+    second = optimizer.update(params, grads, state, optimizer.lr)
     assert params["w"].tolist() == [1, 1]
     assert grads["w"].tolist() == [3, 3]
-    assert torch.equal(first[0]["w"], again[0]["w"])
+    assert torch.equal(first[0]["w"], second[0]["w"])
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -145,10 +144,10 @@ def test_parameters_and_state_keep_their_dtype_in_a_stack(name: str, dtype: torc
     assert {tensor.dtype for tensor in tensors} == {dtype}
 
 
-def test_sgd_stays_where_it_is_without_a_gradient():
+def test_sgd_changes_nothing_for_zero_gradients():
     sgd, params = Sgd(), {"w": torch.ones(2)}
-    stayed, _ = sgd.update(params, {"w": torch.zeros(2)}, sgd.init(params), 0.1)
-    assert torch.equal(stayed["w"], params["w"])
+    updated, _ = sgd.update(params, {"w": torch.zeros(2)}, sgd.init(params), 0.1)
+    assert torch.equal(updated["w"], params["w"])
 
 
 @pytest.mark.parametrize(

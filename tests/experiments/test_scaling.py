@@ -1,4 +1,4 @@
-"""Input scalings do what their names say, with the training images' statistics."""
+"""Scaling methods, with the statistics of the training images."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ EPS = torch.finfo(torch.float64).eps
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    """More than one chunk of random bytes, each channel with a range of its own."""
+    """Return more than one chunk of random bytes; the ranges of the channels differ."""
     rng = torch.Generator().manual_seed(0)
     shape = (CHUNK + 300, 1, 6, 5)
-    top = (256, 100, 7)
-    channels = [torch.randint(0, t, shape, generator=rng, dtype=torch.uint8) for t in top]
+    limits = (256, 100, 7)
+    channels = [torch.randint(0, n, shape, generator=rng, dtype=torch.uint8) for n in limits]
     return torch.cat(channels, 1)
 
 
@@ -41,7 +41,7 @@ def scaled(method: Method, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.stem)
-def test_every_option_builds_and_states_every_argument(option: Path) -> None:
+def test_every_option_lists_every_argument_with_its_default(option: Path) -> None:
     node = yaml.safe_load(option.read_text())
     assert node == validate({"_target_": node["_target_"]})
     assert hasattr(instantiate(node), "fit")
@@ -53,35 +53,35 @@ def test_there_are_six_methods() -> None:
     assert names == affine | {"standardize", "per_feature_minmax", "pixel_mean"}
 
 
-def test_every_byte_keeps_its_place_in_the_fixed_ranges() -> None:
+def test_fixed_scalings_map_every_byte_as_defined() -> None:
     x = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
     value = torch.arange(256, dtype=torch.float64).reshape(256, 1, 1, 1)
     assert torch.equal(scaled(Raw(), x), value)
     assert torch.equal(scaled(Unit(), x), value / 255)
-    # (x - 127.5) / 127.5 is exact at both ends, and rounds once, as 2 x / 255 - 1 does.
+    # (x - 127.5) / 127.5 is exact at both ends, and rounds once, like 2 x / 255 - 1.
     torch.testing.assert_close(scaled(Signed(), x), 2 * value / 255 - 1, rtol=0, atol=2 * EPS)
     assert scaled(Signed(), x).aminmax() == (-1, 1)
 
 
 def test_standardized_channels_have_mean_zero_and_variance_one(images: torch.Tensor) -> None:
     z = scaled(Standardize(), images)
-    # Rounding of n summed terms grows at most like n eps.
+    # The rounding error of a sum of n terms is at most n eps.
     n = z[:, 0].numel()
     assert z.mean((0, 2, 3)).abs().max() < n * EPS
     assert (z.square().mean((0, 2, 3)) - 1).abs().max() < n * EPS
 
 
-def test_statistics_of_chunks_are_those_of_the_whole(images: torch.Tensor) -> None:
+def test_statistics_in_chunks_equal_those_of_all_images(images: torch.Tensor) -> None:
     fitted = Scaling(Standardize()).fit(images, 255)
-    whole = images.double()
-    n = whole[:, 0].numel()
-    mean, std = whole.mean((0, 2, 3)), whole.std((0, 2, 3), correction=0)
+    x = images.double()
+    n = x[:, 0].numel()
+    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3), correction=0)
     torch.testing.assert_close(fitted.center.flatten(), mean, rtol=n * EPS, atol=0)
     torch.testing.assert_close(fitted.spread.flatten(), std, rtol=n * EPS, atol=0)
 
 
-def test_a_small_spread_on_a_large_mean_is_not_cancelled_away() -> None:
-    # The squares, 1e18 and some, are known only to the nearest 128.
+def test_a_small_spread_around_a_large_mean_is_exact() -> None:
+    # The squares, about 1e18, would be rounded to multiples of 128.
     x = 1e9 + torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1)
     assert Scaling(Standardize()).fit(x, 1.0).spread.item() == 0.5
 
@@ -111,25 +111,25 @@ def test_pixel_mean_leaves_a_mean_image_of_zero(images: torch.Tensor) -> None:
     torch.testing.assert_close(z.amax(0) - z.amin(0), spread / 255)
 
 
-def test_scale_and_shift_come_last(images: torch.Tensor) -> None:
+def test_scale_and_shift_are_applied_last(images: torch.Tensor) -> None:
     fitted = Scaling(Unit(), scale=-3.0, shift=0.5).fit(images, 255)
     expected = -3 * (images.double() / 255) + 0.5
     assert torch.equal(fitted.apply(images, torch.float64), expected)
 
 
-def test_statistics_come_from_the_training_images_alone(images: torch.Tensor) -> None:
+def test_statistics_depend_only_on_the_training_images(images: torch.Tensor) -> None:
     fitted = Scaling(Standardize()).fit(images, 255)
-    one = images[:1] // 2
-    assert torch.equal(fitted.apply(one), fitted.apply(torch.cat([one, images]))[:1])
+    image = images[:1] // 2
+    assert torch.equal(fitted.apply(image), fitted.apply(torch.cat([image, images]))[:1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_narrow_types_round_once_at_the_end(images: torch.Tensor, dtype: torch.dtype) -> None:
+def test_half_types_are_rounded_once_at_the_end(images: torch.Tensor, dtype: torch.dtype) -> None:
     fitted = Scaling(Standardize()).fit(images, 255)
     z = fitted.apply(images, dtype)
     assert z.dtype == dtype
     exact = fitted.apply(images, torch.float64)
-    # One rounding to the type; float32 arithmetic adds a few of its own, on terms up to 255 / std.
+    # One rounding to the type, and a few in float32 arithmetic, of terms up to 255 / std.
     largest = (fitted.center / fitted.spread).max() + exact.abs().max()
     arithmetic = 4 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * largest
     error = (z.double() - exact).abs()
@@ -141,7 +141,7 @@ def test_noise_has_full_scale_one() -> None:
     assert torch.equal(Scaling(Unit()).fit(x, 1.0).apply(x), x)
 
 
-def test_one_missing_value_poisons_its_channel_and_no_other() -> None:
+def test_a_missing_value_makes_only_its_channel_nan() -> None:
     x = torch.rand(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     x[1, 0, 2, 2] = torch.nan
     z = scaled(Standardize(), x)

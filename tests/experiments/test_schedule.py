@@ -1,4 +1,4 @@
-"""Schedules against torch's schedulers of the same name."""
+"""Schedules equal torch's schedulers."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,13 @@ from fanin.errors import ConfigError
 
 TOTAL = 40
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "schedule").glob("*.yaml"))
-EVERY = [Constant(), Warmup(0.3), Cosine(), Cosine(warmup=0.2, final=0.1), Step((0.3, 0.9), 0.5)]
+SCHEDULES = [
+    Constant(),
+    Warmup(0.3),
+    Cosine(),
+    Cosine(warmup=0.2, final=0.1),
+    Step((0.3, 0.9), 0.5),
+]
 
 
 def factors(schedule: Schedule) -> list[float]:
@@ -43,41 +49,41 @@ def test_constant_is_one():
     assert factors(Constant()) == [1.0] * TOTAL
 
 
-def test_cosine_is_torchs():
+def test_cosine_equals_torchs():
     expected = torch_factors(
         lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=TOTAL, eta_min=0.1)
     )
     assert factors(Cosine(final=0.1)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_step_is_torchs_multistep():
+def test_step_equals_torchs_multistep():
     expected = torch_factors(
         lambda o: torch.optim.lr_scheduler.MultiStepLR(o, milestones=[20, 30], gamma=0.1)
     )
     assert factors(Step()) == pytest.approx(expected, rel=1e-12)
 
 
-def test_warmup_is_torchs_linear():
+def test_warmup_equals_torchs_linear():
     expected = torch_factors(
         lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=1 / 10, total_iters=9)
     )
     assert factors(Warmup(warmup=10 / TOTAL)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_cosine_falls_from_one_once_warm():
-    warm = factors(Cosine(warmup=0.25))
-    assert warm[:10] == factors(Warmup(warmup=0.25))[:10]
-    assert warm[10] == 1
-    assert all(later < earlier for earlier, later in pairwise(warm[10:]))
+def test_cosine_decreases_from_one_after_the_warmup():
+    values = factors(Cosine(warmup=0.25))
+    assert values[:10] == factors(Warmup(warmup=0.25))[:10]
+    assert values[10] == 1
+    assert all(later < earlier for earlier, later in pairwise(values[10:]))
 
 
-def test_a_milestone_is_not_lost_to_rounding():
-    """0.1 * 30 is 3.0000000000000004, yet the factor changes at step 3."""
+def test_milestones_are_rounded_to_steps():
+    """Although 0.1 * 30 is 3.0000000000000004, the factor changes at step 3."""
     tenth = Step(milestones=(0.1,), gamma=0.5)
     assert [tenth.factor(step, 30) for step in (2, 3)] == [1.0, 0.5]
 
 
-@given(st.sampled_from(EVERY), st.integers(1, 1000), st.data())
+@given(st.sampled_from(SCHEDULES), st.integers(1, 1000), st.data())
 def test_a_factor_lies_between_zero_and_one_at_every_step(schedule, total, data):
     step = data.draw(st.integers(0, total - 1))
     assert 0 < schedule.factor(step, total) <= 1

@@ -1,4 +1,4 @@
-"""Several cells as one program: each as `run_cell` has it, and each for itself when things fail."""
+"""A stack gives the results of `run_cell`, and a failing cell does not affect the others."""
 
 import math
 
@@ -33,12 +33,12 @@ def one_thread():
 @pytest.fixture
 def stack(cell_config):
     def configs(*common: str, rates=(0.1, 0.05, 0.01)) -> list[dict]:
-        given = {text.partition("=")[0] for text in common}
+        keys = {text.partition("=")[0] for text in common}
         small = [
             text
             for text in SMALL
-            if text.partition("=")[0] not in given
-            and not ("model" in given and text.startswith("model"))
+            if text.partition("=")[0] not in keys
+            and not ("model" in keys and text.startswith("model"))
         ]
         return [
             cell_config(*small, *common, f"optim.lr={lr}", f"seed={seed}")
@@ -49,9 +49,9 @@ def stack(cell_config):
 
 
 def results(configs) -> dict[int, object]:
-    ended = list(run_stack(configs, CPU))
-    assert len({index for index, _ in ended}) == len(ended)
-    return dict(ended)
+    ends = list(run_stack(configs, CPU))
+    assert len({index for index, _ in ends}) == len(ends)
+    return dict(ends)
 
 
 def at_initialization(result: CellResult) -> pd.DataFrame:
@@ -60,11 +60,11 @@ def at_initialization(result: CellResult) -> pd.DataFrame:
 
 
 def assert_same_table(stacked: CellResult, serial: CellResult, name: str, column: str) -> None:
-    ours, theirs = (pd.DataFrame(result.tables[name]) for result in (stacked, serial))
-    rest = [each for each in ours.columns if each != column]
-    pd.testing.assert_frame_equal(ours[rest], theirs[rest])
-    # Ten steps in float64; a gradient that is 0 but for rounding agrees in no digit.
-    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-9, atol=1e-12)
+    actual, expected = (pd.DataFrame(result.tables[name]) for result in (stacked, serial))
+    keys = [key for key in actual.columns if key != column]
+    pd.testing.assert_frame_equal(actual[keys], expected[keys])
+    # Ten steps in float64. The absolute tolerance is for gradients that consist of rounding errors.
+    pd.testing.assert_frame_equal(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def assert_same_table(stacked: CellResult, serial: CellResult, name: str, column
     ],
     ids=" ".join,
 )
-def test_a_stack_gives_what_run_cell_gives(stack, common):
+def test_a_stack_gives_the_results_of_run_cell(stack, common):
     configs = stack(*common, rates=(0.1, 0.01))
-    found = results(configs)
+    stacked_results = results(configs)
     for index, config in enumerate(configs):
-        stacked, serial = found[index], run_cell(config, CPU)
+        stacked, serial = stacked_results[index], run_cell(config, CPU)
         assert list(stacked.row) == list(serial.row)
         assert list(stacked.tables) == list(serial.tables)
         for key, value in serial.row.items():
@@ -110,31 +110,31 @@ def test_a_stack_gives_what_run_cell_gives(stack, common):
 
 def test_progress_is_reported_as_for_one_cell(stack):
     def reports(run) -> list[tuple[int, int]]:
-        seen: list[tuple[int, int]] = []
-        list(run(lambda done, total: seen.append((done, total))))
-        return seen
+        calls: list[tuple[int, int]] = []
+        list(run(lambda done, total: calls.append((done, total))))
+        return calls
 
     configs = stack("train.steps=40", "probe.draws=0")
-    together = reports(lambda look: run_stack(configs, CPU, look))
-    alone = reports(lambda look: run_cell(configs[0], CPU, look).tables)
-    assert alone[0] == (0, 40)  # its data is there, which every cell says for itself
-    assert together == [alone[0]] * len(configs) + alone[1:]
+    stacked = reports(lambda on_progress: run_stack(configs, CPU, on_progress))
+    serial = reports(lambda on_progress: run_cell(configs[0], CPU, on_progress).tables)
+    assert serial[0] == (0, 40)  # the data is loaded; each cell of a stack reports this
+    assert stacked == [serial[0]] * len(configs) + serial[1:]
 
 
-def test_a_cell_that_diverges_is_given_before_the_others_are_done(stack):
+def test_a_diverged_cell_is_yielded_before_the_others(stack):
     configs = stack("train.steps=40", "probe.draws=0", rates=(0.1, 1e300, 0.01))
-    ended = list(run_stack(configs, CPU))
-    assert [index for index, _ in ended] == [1, 0, 2]
-    assert [result.row["outcome"] for _, result in ended] == ["diverged", "ok", "ok"]
-    assert ended[0][1].row["outcome_step"] == run_cell(configs[1], CPU).row["outcome_step"]
-    assert math.isnan(ended[0][1].row["test_loss"])
+    ends = list(run_stack(configs, CPU))
+    assert [index for index, _ in ends] == [1, 0, 2]
+    assert [result.row["outcome"] for _, result in ends] == ["diverged", "ok", "ok"]
+    assert ends[0][1].row["outcome_step"] == run_cell(configs[1], CPU).row["outcome_step"]
+    assert math.isnan(ends[0][1].row["test_loss"])
 
 
 # --- failures ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_a_cell_that_fails_before_training_costs_only_itself(stack, monkeypatch, error):
+def test_a_cell_that_fails_before_training_does_not_affect_others(stack, monkeypatch, error):
     configs = stack("train.steps=3")
     measure_draws = CellRun.measure_draws
 
@@ -144,12 +144,12 @@ def test_a_cell_that_fails_before_training_costs_only_itself(stack, monkeypatch,
         measure_draws(run)
 
     monkeypatch.setattr(CellRun, "measure_draws", failing)
-    found = results(configs)
-    assert found[1] is error
-    assert found[0].row["outcome"] == found[2].row["outcome"] == "ok"
+    ends = results(configs)
+    assert ends[1] is error
+    assert ends[0].row["outcome"] == ends[2].row["outcome"] == "ok"
 
 
-def test_an_interrupt_is_nobodys_failure(stack, monkeypatch):
+def test_an_interrupt_before_training_is_not_a_failure(stack, monkeypatch):
     def interrupted(run: CellRun) -> None:
         raise Interrupted
 
@@ -160,7 +160,7 @@ def test_an_interrupt_is_nobodys_failure(stack, monkeypatch):
 
 @pytest.fixture
 def patched_step(monkeypatch):
-    """Let every step raise that `fails` (of the batch loaders) says."""
+    """Return a function that makes each step raise for which `fails(loaders)` is True."""
 
     def patch(fails, error: BaseException) -> list[int]:
         sizes: list[int] = []
@@ -181,25 +181,25 @@ def patched_step(monkeypatch):
 def test_a_stack_too_large_for_memory_is_halved(stack, patched_step):
     sizes = patched_step(lambda loaders: len(loaders) > 2, MemoryError())
     configs = stack("train.steps=2", "probe.draws=0", rates=(0.1,) * 7)
-    found = results(configs)
-    assert [found[index].row["outcome"] for index in range(7)] == ["ok"] * 7
+    ends = results(configs)
+    assert [ends[index].row["outcome"] for index in range(7)] == ["ok"] * 7
     assert sizes == [7, 3, 1, 1, 2, 2, 4, 2, 2, 2, 2]
 
 
-def test_a_stack_is_halved_until_the_culprit_is_alone(stack, patched_step):
-    patched_step(lambda loaders: any(each.cell.seed == 3 for each in loaders), FaninError("bad"))
-    found = results(stack("train.steps=2", "probe.draws=0", rates=(0.1,) * 5))
-    assert isinstance(found[3], FaninError)
-    assert [found[i].row["outcome"] for i in (0, 1, 2, 4)] == ["ok"] * 4
+def test_a_stack_is_halved_until_the_failing_cell_is_alone(stack, patched_step):
+    patched_step(lambda loaders: any(ld.cell.seed == 3 for ld in loaders), FaninError("bad"))
+    ends = results(stack("train.steps=2", "probe.draws=0", rates=(0.1,) * 5))
+    assert isinstance(ends[3], FaninError)
+    assert [ends[i].row["outcome"] for i in (0, 1, 2, 4)] == ["ok"] * 4
 
 
-def test_an_interrupt_in_training_passes_through(stack, patched_step):
+def test_an_interrupt_during_training_is_not_a_failure(stack, patched_step):
     patched_step(lambda loaders: True, Interrupted())
     with pytest.raises(Interrupted):
         results(stack("train.steps=2", "probe.draws=0"))
 
 
-def test_what_was_given_before_a_failure_is_not_given_again(stack, patched_step):
+def test_a_cell_yielded_before_a_failure_is_not_yielded_again(stack, patched_step):
     steps: list[int] = []
 
     def late(loaders) -> bool:
@@ -208,5 +208,5 @@ def test_what_was_given_before_a_failure_is_not_given_again(stack, patched_step)
 
     patched_step(late, MemoryError())
     configs = stack("train.steps=30", "probe.draws=0", rates=(0.1, 1e300, 0.01))
-    found = results(configs)
-    assert [found[i].row["outcome"] for i in range(3)] == ["ok", "diverged", "ok"]
+    ends = results(configs)
+    assert [ends[i].row["outcome"] for i in range(3)] == ["ok", "diverged", "ok"]

@@ -1,7 +1,7 @@
-"""A pytest plugin: coverage contexts that name tests, CPU seconds, and a selection.
+"""Pytest plugin: records coverage by test and CPU seconds, and selects tests.
 
-`record_coverage.py` starts coverage by COVERAGE_PROCESS_START. A process that a test starts reads
-the test's node id from the environment, as the static context of its coverage.
+`record_coverage.py` starts coverage by COVERAGE_PROCESS_START. Child processes of a test read the
+test's node id from the environment, as the static context of their coverage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from coverage import Coverage
 
-TEST = "FANIN_TEST"  # environment variable: the node id of the test that runs
+TEST = "FANIN_TEST"  # environment variable: node id of the running test
 RECORD = "FANIN_TEST_RECORD"  # environment variable: folder for `durations.txt` and `failed.txt`
 SELECTION = "FANIN_TEST_SELECTION"  # environment variable: file of node ids, in the order to run
 
@@ -26,9 +26,9 @@ _outcomes: dict[str, set[str]] = defaultdict(set)
 
 
 class _SetTest:
-    """Sets the environment variable in a process that unpickles it.
+    """Sets the environment variable in the process that unpickles it.
 
-    A forkserver outlives the test that started it, so what it forks would name that test.
+    Without it, processes of a forkserver would have the test that started the forkserver.
     """
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
@@ -68,7 +68,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def _cpu_seconds() -> float:
-    """CPU time of this process and of those that it has waited for; a wall clock sees others'."""
+    """Return the CPU time of this process and of its finished children."""
     return sum(os.times()[:4])
 
 
@@ -81,8 +81,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if RECORD not in os.environ or hasattr(session.config, "workerinput"):
         return
     folder = Path(os.environ[RECORD])
-    passed = [test for test, seen in _outcomes.items() if seen == {"passed"}]
+    passed = [test for test, outcomes in _outcomes.items() if outcomes == {"passed"}]
     lines = [f"{_durations[test]:.3f} {test}\n" for test in sorted(passed, key=_durations.get)]
     (folder / "durations.txt").write_text("".join(lines))
-    failed = sorted(test for test, seen in _outcomes.items() if "failed" in seen)
+    failed = sorted(test for test, outcomes in _outcomes.items() if "failed" in outcomes)
     (folder / "failed.txt").write_text("".join(f"{test}\n" for test in failed))

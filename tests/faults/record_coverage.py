@@ -1,4 +1,4 @@
-"""Record which fast tests execute each line, and how much CPU time each test takes.
+"""Record the fast tests that execute each line, and the CPU time of each test.
 
     python -m tests.faults.record_coverage
 
@@ -24,7 +24,7 @@ FAST = ["-m", "not slow and not slurm"]
 
 
 def clone(repo: Path, to: Path) -> Path:
-    """Clone a repository's last commit, with the plugin that the tests' runs need."""
+    """Clone a repository's last commit and copy the pytest plugin into the clone."""
     subprocess.run(["git", "clone", "--quiet", "--shared", repo, to], check=True)
     (to / "tests" / "faults").mkdir(exist_ok=True)
     shutil.copy(HERE / "contexts.py", to / "tests" / "faults")
@@ -32,12 +32,12 @@ def clone(repo: Path, to: Path) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the variables with which tests import the code of a clone."""
+    """Return environment variables so that tests import the code of a clone."""
     return os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 def settings(folder: Path, data: Path) -> str:
-    """Return a coverage configuration; a process reads its test's name as its context."""
+    """Return a coverage configuration with the test's name as context."""
     include = "".join(f"\n    {folder / package}/*" for package in PACKAGES)
     return (
         f"[run]\ndata_file = {data}\nparallel = true\nsigterm = true\n"
@@ -61,17 +61,19 @@ def main() -> None:
         data.mkdir()
         config = temporary / "coveragerc"
         config.write_text(settings(folder, data / "coverage"))
-        own = {"COVERAGE_PROCESS_START": str(config), "FANIN_TEST_RECORD": name}
-        words = ["-n", arguments.workers, "--dist", "loadfile", "-vv", "--durations=0"]
+        variables = {"COVERAGE_PROCESS_START": str(config), "FANIN_TEST_RECORD": name}
+        flags = ["-n", arguments.workers, "--dist", "loadfile", "-vv", "--durations=0"]
         subprocess.run(
-            [*PYTEST, *words, *FAST, *arguments.tests], cwd=folder, env=environment(folder) | own
+            [*PYTEST, *flags, *FAST, *arguments.tests],
+            cwd=folder,
+            env=environment(folder) | variables,
         )
         shutil.copy(temporary / "durations.txt", arguments.durations)
         shutil.copy(temporary / "failed.txt", arguments.durations.with_suffix(".failed"))
         combine = [sys.executable, "-m", "coverage", "combine", "--quiet", f"--rcfile={config}"]
         subprocess.run([*combine, data], check=True)
         shutil.copy(data / "coverage", arguments.write)
-        with sqlite3.connect(arguments.write) as database:  # names relative to the repository
+        with sqlite3.connect(arguments.write) as database:  # make paths relative to the repository
             start = len(f"{folder}/") + 1
             database.execute("UPDATE file SET path = substr(path, ?)", (start,))
 

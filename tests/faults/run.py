@@ -1,11 +1,11 @@
-"""Plant one fault after the other, and tell which tests catch it.
+"""Plant faults in the code and check that tests catch them (mutation testing).
 
     python -m tests.faults.run
 
-A fault is a substitution in a clone of the repository's last commit. Its tests are those that
-executed the changed lines (`python -m tests.faults.record_coverage` records that), then those that
-executed anything else in the file, each the fastest first. Lines outside functions run at import,
-so all tests of their file count. What is caught by a test that fails anyway is `unsure`.
+A fault is a substitution in a clone of the repository's last commit. First run the tests that
+executed the changed lines (recorded by `python -m tests.faults.record_coverage`), then those that
+executed other lines of the file, the fastest first. Lines outside functions run at import, so all
+tests of the file count. The outcome is `unsure` if the test also fails without the fault.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from coverage.numbits import numbits_to_nums
 from tests.faults.record_coverage import HERE, PYTEST, RECORDED, clone, environment
 
 
-def substituted(text: str, change: dict[str, str]) -> str:
-    """Return a file's text with the fault in it."""
+def substitute(text: str, change: dict[str, str]) -> str:
+    """Return a file's text with the fault."""
     if (count := text.count(change["old"])) != 1:
-        raise ValueError(f"{change['file']}: found {count} times: {change['old']}")
+        raise ValueError(f"{change['file']}: found {count} times instead of once: {change['old']}")
     return text.replace(change["old"], change["new"])
 
 
@@ -52,24 +52,24 @@ def changed_lines(text: str, change: dict[str, str]) -> tuple[set[int], set[int]
     }
     lines: set[int] = set()
     for statement in statements:
-        inner = [each.lineno for each in ast.walk(statement) if isinstance(each, ast.stmt)][1:]
-        # Of what holds other statements, only its head.
+        inner = [node.lineno for node in ast.walk(statement) if isinstance(node, ast.stmt)][1:]
+        # Only the first lines of a compound statement, before its body.
         end = min(inner, default=(statement.end_lineno or statement.lineno) + 1) - 1
-        own = set(range(statement.lineno, max(statement.lineno, end) + 1))
-        lines |= own if own & changed else set()
+        head = set(range(statement.lineno, max(statement.lineno, end) + 1))
+        lines |= head if head & changed else set()
     return lines & within, within
 
 
 class Tests:
-    """Which passing tests executed which lines, and how many CPU seconds each takes."""
+    """Recorded tests that passed: the lines that each executed, and its CPU seconds."""
 
     def __init__(self, coverage: Path, durations: Path) -> None:
         pairs = [line.split(" ", 1) for line in durations.read_text().splitlines()]
         self.seconds = {test: float(seconds) for seconds, test in pairs}
         self._coverage = coverage
 
-    def of(self, file: str, lines: set[int], within: set[int], budget: float) -> list[str]:
-        """Return tests for changed lines, as many as take `budget` seconds (one at least)."""
+    def select(self, file: str, lines: set[int], within: set[int], budget: float) -> list[str]:
+        """Return tests for changed lines that take at most `budget` seconds (at least one test)."""
         with sqlite3.connect(self._coverage) as database:
             rows = database.execute(
                 "SELECT context, numbits FROM line_bits JOIN context ON context.id = context_id"
@@ -77,10 +77,10 @@ class Tests:
                 (file,),
             ).fetchall()
         executed = {test: set(numbits_to_nums(bits)) for test, bits in rows if test in self.seconds}
-        exact = [test for test, seen in executed.items() if seen & lines]
-        near = [test for test, seen in executed.items() if seen & (within or seen)]
+        exact = [test for test, numbers in executed.items() if numbers & lines]
+        same_file = [test for test, numbers in executed.items() if numbers & (within or numbers)]
         chosen: list[str] = []
-        for tests in (exact, set(near) - set(exact)):
+        for tests in (exact, set(same_file) - set(exact)):
             fitting: list[str] = []
             for test in sorted(tests, key=self.seconds.__getitem__):
                 budget -= self.seconds[test]
@@ -90,7 +90,7 @@ class Tests:
         return chosen
 
     def _by_file(self, tests: list[str]) -> list[str]:
-        """Keep a file's tests together, for they may share what takes long to make."""
+        """Sort tests by file, because the tests of a file may share fixtures."""
         total: dict[str, float] = defaultdict(float)
         for test in tests:
             total[test.partition("::")[0]] += self.seconds[test]
@@ -98,15 +98,15 @@ class Tests:
 
 
 def failures(folder: Path, tests: list[str], timeout: float, *options: str) -> list[str]:
-    """Run tests in this order; return those that fail, or why none could run."""
+    """Run tests in this order; return those that fail, or the last line if none could run."""
     selection = folder / "selection.txt"
     selection.write_text("".join(f"{test}\n" for test in tests))
-    own = {"FANIN_TEST_SELECTION": str(selection), "FANIN_TEST_RECORD": str(folder)}
+    variables = {"FANIN_TEST_SELECTION": str(selection), "FANIN_TEST_RECORD": str(folder)}
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
     process = subprocess.Popen(
         [*PYTEST, "-q", "--tb=no", *options, *files],
         cwd=folder,
-        env=environment(folder) | own,
+        env=environment(folder) | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -124,14 +124,14 @@ def failures(folder: Path, tests: list[str], timeout: float, *options: str) -> l
     return failed or output.strip().splitlines()[-1:]
 
 
-def judged(fault: dict[str, Any], arguments: Any, root: Path, tests: Tests) -> dict[str, Any]:
-    """Plant one fault; return which of its tests failed, or that it survived."""
+def run_fault(fault: dict[str, Any], arguments: Any, root: Path, tests: Tests) -> dict[str, Any]:
+    """Plant one fault and run its tests; return the outcome and the test that failed."""
     change, start = fault[arguments.version], time.monotonic()
     folder = clone(arguments.repo, root / fault["id"])
     path = folder / change["file"]
     text = path.read_text()
-    path.write_text(substituted(text, change))
-    chosen = tests.of(change["file"], *changed_lines(text, change), arguments.budget)
+    path.write_text(substitute(text, change))
+    chosen = tests.select(change["file"], *changed_lines(text, change), arguments.budget)
     outcome, test = "survived" if chosen else "no tests", None
     try:
         if chosen and (failed := failures(folder, chosen, arguments.timeout, "-x")):
@@ -140,8 +140,8 @@ def judged(fault: dict[str, Any], arguments: Any, root: Path, tests: Tests) -> d
         outcome = "timeout"
     seconds = round(time.monotonic() - start, 1)
     print(f"{outcome:9} {seconds:6.1f} s  {fault['id']:25} {test or ''}", flush=True)
-    found = {"outcome": outcome, "test": test, "tests": len(chosen), "seconds": seconds}
-    return {"id": fault["id"], "sentence": fault["sentence"]} | found
+    result = {"outcome": outcome, "test": test, "tests": len(chosen), "seconds": seconds}
+    return {"id": fault["id"], "sentence": fault["sentence"]} | result
 
 
 def main() -> None:
@@ -152,9 +152,11 @@ def main() -> None:
     parser.add_argument("--coverage", type=Path, default=RECORDED / "coverage.sqlite")
     parser.add_argument("--durations", type=Path, default=RECORDED / "durations.txt")
     parser.add_argument("--write", type=Path, default=RECORDED / "faults.json")
-    parser.add_argument("--budget", type=float, default=200.0, help="CPU seconds of tests a fault")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds a fault")
-    parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
+    parser.add_argument(
+        "--budget", type=float, default=200.0, help="CPU seconds of tests per fault"
+    )
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds per fault")
+    parser.add_argument("--jobs", type=int, default=2, help="number of concurrent faults")
     arguments = parser.parse_args()
     faults = yaml.safe_load((HERE / "faults.yaml").read_text())
     faults = [fault for fault in faults if fault["id"] in (arguments.only or [fault["id"]])]
@@ -163,8 +165,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fanin-faults-") as name:
         root = Path(name).resolve()
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            results = list(pool.map(lambda fault: judged(fault, arguments, root, tests), faults))
-        # A test that fails without any fault has caught none.
+            results = list(pool.map(lambda fault: run_fault(fault, arguments, root, tests), faults))
+        # Find tests that fail without any fault.
         catching = {result["test"] for result in results} & tests.seconds.keys()
         clean = clone(arguments.repo, root / "clean")
         broken = failures(clean, sorted(catching), arguments.timeout) if catching else []

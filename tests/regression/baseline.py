@@ -1,17 +1,16 @@
-"""Record what the code computes, and compare two such recordings cell by cell.
+"""Record the results of the code, and compare two recordings cell by cell.
 
-    python tests/regression/baseline.py record FOLDER --repo DIR    some two minutes of one core
-    python tests/regression/baseline.py compare OLD NEW             exit status 1 where they differ
+    python tests/regression/baseline.py record FOLDER --repo DIR    about two minutes on one core
+    python tests/regression/baseline.py compare OLD NEW             exit status 1 if they differ
 
-`record` drives the checkout DIR through its public commands: it trains some 140 tiny cells that
-cover every option of conf/ (`conf/sweep/regression_*.yaml` beside this file), both engines, checks
-one sweep against theory, and prints a dozen predictions and two certificates. FOLDER then holds
-every table as Parquet, under SWEEP/TABLE/; verdicts, predictions and certificates are in the table
-`documents`, one row per number. With FANIN_DATA set, MNIST and CIFAR-10 are covered as well.
+`record` runs the public commands of the checkout DIR. It trains about 140 tiny cells with every
+option of conf/ (`conf/sweep/regression_*.yaml` beside this file) and both engines, checks one sweep
+against theory, and computes a dozen predictions and two certificates. It writes all tables to
+FOLDER as Parquet files, under SWEEP/TABLE/. Verdicts, predictions and certificates are in the table
+`documents`, one row per number. If FANIN_DATA is set, it also trains on MNIST and CIFAR-10.
 
-`compare` matches cells by their config, not by their id, and reads a `_target_` by its class name
-alone, so that modules may move. Words that were renamed on purpose are listed in RENAMES, in
-`compare_recordings.py`, or given as `--rename OLD=NEW`.
+`compare` matches cells by their config instead of their id, and ignores the module of a `_target_`.
+Intended renames are listed in RENAMES (`compare_recordings.py`) or given as `--rename OLD=NEW`.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ CERTIFY = """
 import inspect, json, os, sys
 from importlib import import_module
 from importlib.util import find_spec
-# An editable install may put another checkout, which has other packages, on the path.
-ours = ("", os.getcwd())
-sys.path = [p for p in sys.path if p in ours or not os.path.isdir(os.path.join(p, "experiments"))]
+# Remove other checkouts from the path; an editable install may have added one.
+own = ("", os.getcwd())
+sys.path = [p for p in sys.path if p in own or not os.path.isdir(os.path.join(p, "experiments"))]
 import torch
 from torch import nn
 
@@ -86,7 +85,7 @@ print(json.dumps({
 
 
 class Checkout:
-    """Runs the commands of one checkout of the repository, on one thread."""
+    """A checkout of the repository; its commands run on one thread."""
 
     def __init__(self, repo: Path) -> None:
         self.repo = repo.resolve()
@@ -95,19 +94,22 @@ class Checkout:
         self.env = {**os.environ, "PYTHONPATH": path, **one_thread}
 
     def python(self, *arguments: str, may_fail: bool = False) -> str:
-        """Return what `python ARGUMENTS` prints; `may_fail` allows exit status 1 too."""
+        """Run `python ARGUMENTS` and return its output; `may_fail` allows exit status 1."""
         command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=self.repo, env=self.env, capture_output=True, text=True)
-        crashed = "Traceback (most recent call last)" in done.stderr
-        if crashed or done.returncode not in ((0, 1) if may_fail else (0,)):
-            raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr}")
-        return done.stdout
+        process = subprocess.run(
+            command, cwd=self.repo, env=self.env, capture_output=True, text=True
+        )
+        crashed = "Traceback (most recent call last)" in process.stderr
+        if crashed or process.returncode not in ((0, 1) if may_fail else (0,)):
+            status = f"exit status {process.returncode}"
+            raise SystemExit(f"{' '.join(command)}: {status}\n{process.stderr}")
+        return process.stdout
 
 
 def record(folder: Path, repo: Path) -> None:
-    """Run everything and leave its tables in a new folder."""
+    """Run all commands and write their tables to a new folder."""
     if folder.exists() and any(folder.iterdir()):
-        raise SystemExit(f"{folder}: not empty; name a new folder")
+        raise SystemExit(f"{folder}: not empty; give a new folder")
     checkout, results = Checkout(repo), folder.resolve()
     sweeps = dict(SWEEPS)
     data_root = os.environ.get("FANIN_DATA")
@@ -115,12 +117,12 @@ def record(folder: Path, repo: Path) -> None:
         sweeps[IMAGES] = ("runner=inline", f"data.root={data_root}")
     start = ("-m", "experiments.run", "--config-dir", str(HERE / "conf"), "-m")
     for name, overrides in sweeps.items():
-        # Exit status 1: a cell failed; one does so on purpose.
-        where = (f"sweep={name}", f"sweep.results={results}")
-        checkout.python(*start, *where, *overrides, may_fail=True)
+        # The exit status may be 1, because one cell fails on purpose.
+        destination = (f"sweep={name}", f"sweep.results={results}")
+        checkout.python(*start, *destination, *overrides, may_fail=True)
     table = results / "verdicts.csv"
     flags = ("--results", str(results), "--csv", str(table))
-    # Exit status 1: theory disagrees somewhere.
+    # The exit status is 1 if theory disagrees in any layer.
     checkout.python("-m", "analysis.check", "regression_checked", *flags, may_fail=True)
     verdicts = pd.read_csv(table).to_dict("records")
     write_documents(results / "check", {"verdicts": verdicts})
@@ -128,7 +130,7 @@ def record(folder: Path, repo: Path) -> None:
     write_documents(
         results / "predict",
         {
-            command: json.loads(checkout.python(*predict, *merged(command)))
+            command: json.loads(checkout.python(*predict, *with_tiny(command)))
             for command in PREDICTIONS
         },
     )
@@ -140,8 +142,8 @@ def record_certificates(checkout: Checkout, results: Path) -> None:
     write_documents(results / "certify", json.loads(checkout.python("-c", CERTIFY)))
 
 
-def merged(command: str) -> list[str]:
-    """Return a prediction's overrides, which replace those of TINY."""
+def with_tiny(command: str) -> list[str]:
+    """Return the overrides of TINY, replaced by those of a prediction."""
     return list({text.partition("=")[0]: text for text in (*TINY, *command.split())}.values())
 
 
@@ -154,7 +156,7 @@ def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
 
 
 def leaves(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the path and text of every leaf, cell ids left out."""
+    """Yield the path and text of every leaf, except cell ids."""
     if isinstance(document, Mapping | list):
         entries = document.items() if isinstance(document, Mapping) else enumerate(document)
         for key, entry in entries:
@@ -165,19 +167,17 @@ def leaves(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Record or compare, as the command line says."""
+    """Run the subcommand `record` or `compare`."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    recording = commands.add_parser("record", help="run everything and keep the numbers")
+    recording = commands.add_parser("record", help="run all commands and record the results")
     recording.add_argument("folder", type=Path, help="a new folder")
-    recording.add_argument(
-        "--repo", type=Path, default=HERE.parents[1], help="the checkout that is run"
-    )
+    recording.add_argument("--repo", type=Path, default=HERE.parents[1], help="checkout to run")
     comparing = commands.add_parser("compare", help="compare two recordings")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
     comparing.add_argument(
-        "--rename", action="append", default=[], metavar="OLD=NEW", help="besides RENAMES"
+        "--rename", action="append", default=[], metavar="OLD=NEW", help="in addition to RENAMES"
     )
     arguments = parser.parse_args(argv)
     if arguments.command == "record":
@@ -192,10 +192,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for rename in arguments.rename:
         if "=" not in rename:
             parser.error(f"--rename {rename}: expected OLD=NEW")
-    more = dict(rename.split("=", 1) for rename in arguments.rename)
-    comparisons = compare(arguments.old, arguments.new, {**RENAMES, **more})
+    extra = dict(rename.split("=", 1) for rename in arguments.rename)
+    comparisons = compare(arguments.old, arguments.new, {**RENAMES, **extra})
     print(report(comparisons))
-    if any(each.mismatches for each in comparisons.values()):
+    if any(comparison.mismatches for comparison in comparisons.values()):
         raise SystemExit(1)
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-# Old word to new word: column names, steps of JSON paths, class names, and whole values of text
-# columns. Both sides are translated, so recordings from before and after a renaming are equal.
+# New name by old name, for columns, keys in JSON paths, classes, and values of text columns. Both
+# recordings are translated, so recordings from before and after a rename are equal.
 RENAMES = {"rung": "theory", "finite": "finite_width", "apart": "not_tested"}
 
-# Where and when a cell ran, and by which versions: never compared.
+# Columns that are not compared: host, time and versions of a cell's run.
 IGNORED = {"cell_id", "seconds", "attempt", "host", "device", "threads", "code"}
 IGNORED |= {"python", "torch", "numpy", "data.root", "data.download"}
 # Columns to compare; every other column identifies the row.
@@ -27,16 +27,16 @@ CELL_RESULTS = (
 VALUES = (*CELL_RESULTS, "value", "log_sd", "sampling_se", "left", "right", "count")
 
 TOLERANCE = 1e-6  # relative
-# A number that is zero but for rounding has no meaningful relative error. Its rounding error is
-# epsilon times the size of the terms that cancelled: float32's epsilon for what networks measure;
-# theory sums up to some 4096 terms in float64.
+# The relative error of a number that is zero up to rounding has no meaning. Its rounding error is
+# epsilon times the size of the terms that cancel: float32's epsilon for measurements, and 4096
+# times float64's for theory, which sums up to about 4096 terms.
 MEASURED_EPSILON = float(np.finfo(np.float32).eps)
 THEORY_EPSILON = 4096 * float(np.finfo(np.float64).eps)
 THEORY_TABLES = ("predictions", "documents")
-# Rows whose numbers have one size: one quantity of one layer, over draws and images.
-ALIKE = ("sweep", "cell", "step", "layer", "quantity", RENAMES["rung"])
+# Rows with numbers of the same order: one quantity of one layer, over draws and images.
+SIZE_KEYS = ("sweep", "cell", "step", "layer", "quantity", RENAMES["rung"])
 NUMBER = re.compile(r"[-+]?\.?\d")
-SHOWN = 20  # mismatches
+MAX_SHOWN = 20  # mismatches
 
 CellKey = tuple[str, str]
 """Sweep and cell id."""
@@ -49,13 +49,13 @@ class Comparison:
     Attributes
     ----------
     rows
-        Rows that both recordings have.
+        Number of rows in both recordings.
     largest
-        Largest relative difference of a number; inf where text, NaN or inf differs.
+        Largest relative difference; inf if a text, NaN or inf differs.
     mismatches
-        How many values differ, and how many rows and columns one side lacks.
+        Number of values that differ, and of rows and columns in only one recording.
     lines
-        The first of them, a line each.
+        One line for each of the first mismatches.
     """
 
     rows: int
@@ -70,7 +70,7 @@ def compare(old: Path, new: Path, renames: Mapping[str, str] = RENAMES) -> dict[
     Raises
     ------
     SystemExit
-        A folder holds no cells, or two of its cells have the same config.
+        A folder has no cells, or two of its cells have the same config.
     """
     left, right = read_tables(old, renames), read_tables(new, renames)
     shared = set(left["cells"]) & set(right["cells"])
@@ -119,7 +119,7 @@ def renamed(text: str, renames: Mapping[str, str]) -> str:
 
 
 def normalize(value: Any, column: str, renames: Mapping[str, str]) -> str:
-    """Return a value as text that is equal for 1 and 1.0, and wherever a class is defined.
+    """Return a value as text, the same for 1 and 1.0, and without the module of a class.
 
     >>> normalize("experiments.models.Mlp", "model._target_", {}), normalize("1.0", "seed", {})
     ('Mlp', '1')
@@ -137,17 +137,17 @@ def normalize(value: Any, column: str, renames: Mapping[str, str]) -> str:
 
 
 def config_of_cells(cells: pd.DataFrame, configs: Sequence[str]) -> dict[CellKey, tuple[str, ...]]:
-    """Return each cell's sweep and config values, which identify it."""
+    """Return the sweep and config values of each cell, which identify it."""
     ids = zip(cells["sweep"], cells["cell_id"], strict=True)
     values = cells[[*configs]].fillna("null").itertuples(index=False, name=None)
-    found = dict(zip(ids, values, strict=True))
-    if len(set(found.values())) < len(cells):
-        raise SystemExit("two recorded cells have the same config, or one was run twice")
-    return found
+    by_id = dict(zip(ids, values, strict=True))
+    if len(set(by_id.values())) < len(cells):
+        raise SystemExit("two recorded cells have the same config, or a cell was run twice")
+    return by_id
 
 
 def name_cells(tables: Mapping[str, pd.DataFrame], names: Mapping[CellKey, str]) -> None:
-    """Add a column `cell`, the same in both recordings, to the tables that have cell ids."""
+    """Add a column `cell` with names common to both recordings to tables with cell ids."""
     for frame in tables.values():
         if "cell_id" in frame:
             keys = zip(frame["sweep"], frame["cell_id"], strict=True)
@@ -159,72 +159,72 @@ def compare_table(table: str, old: pd.DataFrame, new: pd.DataFrame) -> Compariso
     if old.empty or new.empty:
         side, rows = ("OLD", len(old)) if new.empty else ("NEW", len(new))
         return Comparison(0, 0.0, rows, (f"{table}: only in {side} ({rows} rows)",))
-    sides = {"OLD": set(old) - set(new) - IGNORED, "NEW": set(new) - set(old) - IGNORED}
-    lines = [f"{table}: column {c} only in {side}" for side in sides for c in sorted(sides[side])]
+    extra = {"OLD": set(old) - set(new) - IGNORED, "NEW": set(new) - set(old) - IGNORED}
+    lines = [f"{table}: column {c} only in {side}" for side in extra for c in sorted(extra[side])]
     shared = [column for column in old if column in new.columns and column not in IGNORED]
     values = [column for column in shared if column in VALUES]
     keys = [column for column in ("sweep", "cell") if column in shared]
     keys += [column for column in shared if column not in (*keys, *VALUES)]
     if table == "cells":
         keys = ["sweep", "cell"]
-    both = [numbered(frame[[*keys, *values]], keys) for frame in (old, new)]
-    joined = both[0].merge(
-        both[1], on=[*keys, "nth"], how="outer", suffixes=("_old", "_new"), indicator="side"
+    frames = [numbered(frame[[*keys, *values]], keys) for frame in (old, new)]
+    joined = frames[0].merge(
+        frames[1], on=[*keys, "nth"], how="outer", suffixes=("_old", "_new"), indicator="side"
     )
     mismatches = len(lines)
     for side, name in (("left_only", "OLD"), ("right_only", "NEW")):
-        lone = joined[joined["side"] == side]
-        mismatches += len(lone)
-        lines += [f"{table}: row only in {name}: {label(row, keys)}" for row in first(lone)]
+        unmatched = joined[joined["side"] == side]
+        mismatches += len(unmatched)
+        lines += [f"{table}: row only in {name}: {label(row, keys)}" for row in first(unmatched)]
     rows, largest = joined[joined["side"] == "both"].reset_index(drop=True), 0.0
     for column in values:
         before, after = rows[f"{column}_old"], rows[f"{column}_new"]
         gap = relative_gap(before, after, rounding_error(table, rows, column))
         largest = max(largest, gap.max(initial=0.0))
-        wrong = gap > TOLERANCE
-        mismatches += int(wrong.sum())
-        shown = rows.assign(gap=gap, before=before, after=after)[wrong]
+        differs = gap > TOLERANCE
+        mismatches += int(differs.sum())
+        changed = rows.assign(gap=gap, before=before, after=after)[differs]
         lines += [
             f"{table}: {column} {row['before']} -> {row['after']} "
             f"(relative {row['gap']:.2g}): {label(row, keys)}"
-            for row in first(shown)
+            for row in first(changed)
         ]
     return Comparison(len(rows), largest, mismatches, tuple(lines))
 
 
 def numbered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Add a column `nth` that tells rows of the same keys apart: a histogram's bins."""
+    """Add a column `nth` that numbers rows with the same keys (the bins of a histogram)."""
     if "left" in frame:
         frame = frame.sort_values("left", kind="stable")
     return frame.assign(nth=frame.groupby(list(keys)).cumcount())
 
 
 def first(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows that are shown."""
-    found: list[dict[str, Any]] = rows.head(SHOWN).to_dict("records")
-    return found
+    """Return the first rows as dictionaries."""
+    records: list[dict[str, Any]] = rows.head(MAX_SHOWN).to_dict("records")
+    return records
 
 
 def label(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return what identifies a row."""
+    """Return the keys of a row as text."""
     return " ".join(f"{key}={row[key]}" for key in keys)
 
 
 def relative_gap(before: pd.Series, after: pd.Series, rounding: np.ndarray) -> np.ndarray:
-    """Return each pair's difference over the larger of the two; inf where it is not of size.
+    """Return each pair's difference relative to the larger value; inf if it is not finite.
 
-    A difference within `rounding` counts as `TOLERANCE` at most.
+    A difference within `rounding` gives at most `TOLERANCE`.
     """
     a, b = (pd.to_numeric(side, errors="coerce").to_numpy(float) for side in (before, after))
     texts = [side.where(side.notna(), "null").astype(str) for side in (before, after)]
-    same = (a == b) | (np.isnan(a) & np.isnan(b) & (texts[0] == texts[1]).to_numpy())
+    equal = (a == b) | (np.isnan(a) & np.isnan(b) & (texts[0] == texts[1]).to_numpy())
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         gap = np.abs(a - b) / np.maximum.reduce([np.abs(a), np.abs(b), rounding / TOLERANCE])
-    return np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
+    return np.where(equal, 0.0, np.where(np.isnan(gap), np.inf, gap))
 
 
 def rounding_error(table: str, rows: pd.DataFrame, column: str) -> np.ndarray:
-    """Return the absolute error that rounding may leave in each value."""
+    """Return the absolute rounding error of each value."""
     epsilon = THEORY_EPSILON if table in THEORY_TABLES else MEASURED_EPSILON
     if table == "documents":  # numbers of order 1
         is_root = rows["path"].str.endswith("log_sd")
@@ -235,10 +235,10 @@ def rounding_error(table: str, rows: pd.DataFrame, column: str) -> np.ndarray:
         return np.zeros(len(rows))
     source = "value" if column == "sampling_se" else column
     sizes = pd.to_numeric(rows[f"{source}_old"], errors="coerce").abs()
-    alike = [key for key in ALIKE if key in rows]
-    largest = sizes.where(np.isfinite(sizes)).groupby([rows[key] for key in alike]).max()
+    keys = [key for key in SIZE_KEYS if key in rows]
+    largest = sizes.where(np.isfinite(sizes)).groupby([rows[key] for key in keys]).max()
     # A mean is a sum of terms of size sqrt(m2), and the variance is m2 - mean^2.
-    group = rows[alike].assign(
+    group = rows[keys].assign(
         quantity=rows["quantity"].replace(["preact_mean", "preact_var"], "preact_m2")
     )
     size = largest.reindex(pd.MultiIndex.from_frame(group)).fillna(0.0).to_numpy()
@@ -247,11 +247,11 @@ def rounding_error(table: str, rows: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def report(comparisons: Mapping[str, Comparison]) -> str:
-    """Return a table of the comparisons, and the first mismatches."""
+    """Return a table of the comparisons and the first mismatches."""
     lines = [f"{'table':12} {'rows':>8} {'largest relative':>17} {'mismatches':>11}"]
     lines += [
-        f"{name:12} {each.rows:8} {each.largest:17.3g} {each.mismatches:11}"
-        for name, each in comparisons.items()
+        f"{name:12} {result.rows:8} {result.largest:17.3g} {result.mismatches:11}"
+        for name, result in comparisons.items()
     ]
-    wrong = [line for each in comparisons.values() for line in each.lines]
-    return "\n".join([*lines, *wrong[:SHOWN]])
+    mismatches = [line for result in comparisons.values() for line in result.lines]
+    return "\n".join([*lines, *mismatches[:MAX_SHOWN]])

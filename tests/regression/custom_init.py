@@ -1,4 +1,4 @@
-"""Init schemes of a user's own, for `init=custom init._target_=custom_init.HalfHe`."""
+"""A user's init schemes, for `init=custom init._target_=custom_init.HalfHe`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HalfHe:
 
 @dataclass(frozen=True)
 class Broken:
-    """A scheme that fails when it is drawn from."""
+    """A scheme that raises an error when it is sampled."""
 
     def moments(self, weight: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""A comparison of recordings finds what was planted in one of them, and nothing else."""
+"""A comparison of recordings finds each difference, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tables = dict[str, pd.DataFrame]
 
 
 def small_tables() -> Tables:
-    """Two cells, one diverged, three measured layers each."""
+    """Return the tables of two cells, one diverged, with three measurements each."""
     cells = pd.DataFrame(
         {
             "cell_id": ["mlp-1", "mlp-2"],
@@ -49,7 +49,7 @@ def small_tables() -> Tables:
     }
 
 
-def written(folder: Path, tables: Tables) -> Path:
+def write_recording(folder: Path, tables: Tables) -> Path:
     for name, frame in tables.items():
         (folder / "sweep" / name).mkdir(parents=True)
         frame.to_parquet(folder / "sweep" / name / "part.parquet")
@@ -57,28 +57,28 @@ def written(folder: Path, tables: Tables) -> Path:
 
 
 @pytest.fixture
-def compared(tmp_path: Path) -> Callable[[Tables], dict[str, Comparison]]:
-    """Compare the small tables with others."""
+def compare_with(tmp_path: Path) -> Callable[[Tables], dict[str, Comparison]]:
+    """Return a function that compares the small tables with other tables."""
 
-    def compared_with(tables: Tables) -> dict[str, Comparison]:
-        old = written(tmp_path / "old", small_tables())
-        return compare(old, written(tmp_path / "new", tables))
+    def run_compare(tables: Tables) -> dict[str, Comparison]:
+        old = write_recording(tmp_path / "old", small_tables())
+        return compare(old, write_recording(tmp_path / "new", tables))
 
-    return compared_with
+    return run_compare
 
 
 def mismatches(comparisons: dict[str, Comparison]) -> dict[str, int]:
-    return {name: each.mismatches for name, each in comparisons.items() if each.mismatches}
+    return {name: result.mismatches for name, result in comparisons.items() if result.mismatches}
 
 
-def test_equal_recordings_have_no_mismatch(compared):
-    found = compared(small_tables())
-    assert mismatches(found) == {}
+def test_equal_recordings_have_no_mismatch(compare_with):
+    comparisons = compare_with(small_tables())
+    assert mismatches(comparisons) == {}
     rows = {"cells": 2, "histograms": 3, "layers": 6, "predictions": 1}
-    assert {name: each.rows for name, each in found.items()} == rows
+    assert {name: result.rows for name, result in comparisons.items()} == rows
 
 
-def test_moved_classes_other_ids_renamed_words_and_timings_are_no_mismatch(compared):
+def test_moved_classes_new_ids_renames_and_timings_are_no_mismatch(compare_with):
     tables = small_tables()
     for frame in tables.values():
         frame["cell_id"] = frame["cell_id"].str.replace("mlp-", "perceptron-")
@@ -87,92 +87,92 @@ def test_moved_classes_other_ids_renamed_words_and_timings_are_no_mismatch(compa
     tables["predictions"] = tables["predictions"].rename(columns={"rung": "theory"})
     tables["predictions"]["theory"] = "finite_width"
     tables["cells"] = tables["cells"][::-1]
-    assert mismatches(compared(tables)) == {}
+    assert mismatches(compare_with(tables)) == {}
 
 
 @pytest.mark.parametrize("factor", [1 + 3 * TOLERANCE, 0.0, np.inf, np.nan])
-def test_a_changed_value_is_a_mismatch(compared, factor):
+def test_a_changed_value_is_a_mismatch(compare_with, factor):
     tables = small_tables()
     tables["layers"].loc[1, "value"] *= factor
-    found = compared(tables)
-    assert mismatches(found) == {"layers": 1}
-    (line,) = found["layers"].lines
+    comparisons = compare_with(tables)
+    assert mismatches(comparisons) == {"layers": 1}
+    (line,) = comparisons["layers"].lines
     assert "value 4.0 -> " in line
     assert "cell=mlp-1 layer=2 quantity=preact_m2" in line
 
 
-def test_a_difference_within_rounding_is_no_mismatch(compared):
+def test_a_difference_within_rounding_is_no_mismatch(compare_with):
     tables = small_tables()
     tables["layers"].loc[1, "value"] *= 1 + 0.5 * TOLERANCE
-    found = compared(tables)
-    assert mismatches(found) == {}
-    assert found["layers"].largest == pytest.approx(0.5 * TOLERANCE, rel=1e-6)
+    comparisons = compare_with(tables)
+    assert mismatches(comparisons) == {}
+    assert comparisons["layers"].largest == pytest.approx(0.5 * TOLERANCE, rel=1e-6)
 
 
 @pytest.mark.parametrize(("epsilons", "expected"), [(0.9, {}), (1.1, {"layers": 1})])
-def test_a_mean_is_zero_up_to_rounding_of_its_terms(compared, epsilons, expected):
+def test_a_mean_is_zero_up_to_rounding_of_its_terms(compare_with, epsilons, expected):
     tables = small_tables()
     # The layer's second moment is 4: terms of size 2 cancelled.
     tables["layers"].loc[2, "value"] += epsilons * 2 * MEASURED_EPSILON
-    assert mismatches(compared(tables)) == expected
+    assert mismatches(compare_with(tables)) == expected
 
 
 @pytest.mark.parametrize(
     ("column", "value"),
     [("outcome", "error"), ("outcome_reason", None), ("outcome_reason", "inf")],
 )
-def test_a_changed_outcome_is_a_mismatch(compared, column, value):
+def test_a_changed_outcome_is_a_mismatch(compare_with, column, value):
     tables = small_tables()
     tables["cells"].loc[1, column] = value
-    assert mismatches(compared(tables)) == {"cells": 1}
+    assert mismatches(compare_with(tables)) == {"cells": 1}
 
 
-def test_a_missing_row_is_a_mismatch(compared):
+def test_a_missing_row_is_a_mismatch(compare_with):
     tables = small_tables()
     tables["layers"] = tables["layers"].drop(index=4)
-    found = compared(tables)
-    assert mismatches(found) == {"layers": 1}
-    assert "row only in OLD" in found["layers"].lines[0]
+    comparisons = compare_with(tables)
+    assert mismatches(comparisons) == {"layers": 1}
+    assert "row only in OLD" in comparisons["layers"].lines[0]
 
 
-def test_another_config_is_another_cell(compared):
+def test_another_config_is_another_cell(compare_with):
     tables = small_tables()
     tables["cells"].loc[0, "init.bias"] = 0.2
-    found = compared(tables)  # its rows are missing on one side and new on the other
-    assert mismatches(found) == {"cells": 2, "layers": 6, "predictions": 2, "histograms": 6}
+    comparisons = compare_with(tables)  # its rows are missing in one recording and new in the other
+    assert mismatches(comparisons) == {"cells": 2, "layers": 6, "predictions": 2, "histograms": 6}
 
 
-def test_a_missing_column_or_table_is_a_mismatch(compared):
+def test_a_missing_column_or_table_is_a_mismatch(compare_with):
     tables = small_tables()
     tables["cells"] = tables["cells"].drop(columns="test_loss")
     del tables["predictions"]
-    assert mismatches(compared(tables)) == {"cells": 1, "predictions": 1}
+    assert mismatches(compare_with(tables)) == {"cells": 1, "predictions": 1}
 
 
-def test_a_changed_bin_is_a_mismatch(compared):
+def test_a_changed_bin_is_a_mismatch(compare_with):
     tables = small_tables()
     tables["histograms"].loc[2, "count"] = 9
-    assert mismatches(compared(tables)) == {"histograms": 1}
+    assert mismatches(compare_with(tables)) == {"histograms": 1}
 
 
-def test_the_command_prints_a_table_and_fails_where_something_differs(tmp_path, capsys):
+def test_the_command_prints_a_table_and_fails_if_something_differs(tmp_path, capsys):
     tables = small_tables()
-    old, same = (written(tmp_path / name, tables) for name in ("old", "same"))
-    main(["compare", str(old), str(same)])
+    old, equal = (write_recording(tmp_path / name, tables) for name in ("old", "equal"))
+    main(["compare", str(old), str(equal)])
     assert "cells" in capsys.readouterr().out
     tables["layers"]["value"] *= 2
     with pytest.raises(SystemExit, match="1"):
-        main(["compare", str(old), str(written(tmp_path / "new", tables))])
+        main(["compare", str(old), str(write_recording(tmp_path / "new", tables))])
     assert "layers" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no cells"):
         main(["compare", str(old), str(tmp_path / "nowhere")])
 
 
-def test_a_renamed_value_is_no_mismatch_where_it_is_named(tmp_path, capsys):
+def test_a_value_renamed_on_the_command_line_is_no_mismatch(tmp_path, capsys):
     tables = small_tables()
-    old = written(tmp_path / "old", tables)
+    old = write_recording(tmp_path / "old", tables)
     tables["cells"]["outcome_reason"] = [None, "NaN in the loss"]
-    new = written(tmp_path / "new", tables)
+    new = write_recording(tmp_path / "new", tables)
     with pytest.raises(SystemExit):
         main(["compare", str(old), str(new)])
     main(["compare", str(old), str(new), "--rename", "nan=NaN in the loss"])

@@ -1,4 +1,4 @@
-"""The options under `conf/`, composed once for all tests of this folder."""
+"""Fixtures: the options under `conf/`, composed once for all tests of this folder."""
 
 import pytest
 from hydra.core.config_loader import ConfigLoader
@@ -12,5 +12,5 @@ def loader() -> ConfigLoader:
 
 
 @pytest.fixture(scope="session")
-def space(loader: ConfigLoader) -> ConfigCatalog:
+def catalog(loader: ConfigLoader) -> ConfigCatalog:
     return ConfigCatalog(loader, "config")

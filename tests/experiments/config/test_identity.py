@@ -1,4 +1,4 @@
-"""Which configurations are one cell, and which are two."""
+"""Cell ids: equal for equivalent configs, different for all others, and stable."""
 
 import json
 
@@ -17,8 +17,8 @@ from experiments.schema import coerce_cell
 from experiments.sweep.expand import expand
 from experiments.sweep.grid import Axis, Grid
 
-# Another valid value for every leaf of the default cell (`group=option` stands for its target).
-FLIPS = {
+# Another valid value for each key of the default cell (a tuple is a group and another option).
+OTHER_VALUES = {
     "init._target_": ("init", "xavier_normal"),
     "init.fan": "fan_out",
     "init.negative_slope": 0.1,
@@ -77,10 +77,9 @@ FLIPS = {
     "seed_data": 1,
 }
 
-# Ids that results out there bear. Where a change of the code breaks one, either the change is a
-# mistake (a default moved), or it adds an option: then put (its dotted key, the value that means
-# what was there before) into `identity.MIGRATIONS`, and these stay as they are. Ids change only
-# with `SCHEMA_VERSION`.
+# Ids of existing results. If a code change breaks one, either the change is a mistake (a changed
+# default), or it adds an option. In that case add (its dotted key, the value with the old
+# behaviour) to `identity.MIGRATIONS`. These ids only change with `SCHEMA_VERSION`.
 GOLDEN = {
     "digits-twolayer-relu-henormal-s0-dfcf1f8fa6286dc7": {},
     "mnist-plain-tanh-normal-s3-0cec6b754a314eca": {
@@ -107,29 +106,29 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def default(space: ConfigCatalog) -> dict:
-    return space.base
+def default(catalog: ConfigCatalog) -> dict:
+    return catalog.base
 
 
-def test_every_leaf_of_the_default_cell_has_a_flip(default):
-    assert set(FLIPS) == set(scientific(coerce_cell(default), migrations=()))
+def test_every_key_of_the_default_cell_has_another_value(default):
+    assert set(OTHER_VALUES) == set(scientific(coerce_cell(default), migrations=()))
 
 
-@pytest.mark.parametrize("key", [key for key, value in FLIPS.items() if value is not None])
-def test_a_changed_value_is_another_cell(space, default, key):
-    value = FLIPS[key]
+@pytest.mark.parametrize("key", [key for key, value in OTHER_VALUES.items() if value is not None])
+def test_a_changed_value_changes_the_id(catalog, default, key):
+    value = OTHER_VALUES[key]
     if isinstance(value, tuple):
-        changed = default | {value[0]: space.node(*value)}
+        changed = default | {value[0]: catalog.node(*value)}
     else:
         changed = assign(default, key, value)
     assert fingerprint(coerce_cell(changed)) != fingerprint(coerce_cell(default))
 
 
-def test_all_flips_differ_from_each_other(space, default):
+def test_all_flips_differ_from_each_other(catalog, default):
     ids = []
-    for key, value in FLIPS.items():
+    for key, value in OTHER_VALUES.items():
         if isinstance(value, tuple):
-            ids.append(fingerprint(coerce_cell(default | {value[0]: space.node(*value)})))
+            ids.append(fingerprint(coerce_cell(default | {value[0]: catalog.node(*value)})))
         elif value is not None:
             ids.append(fingerprint(coerce_cell(assign(default, key, value))))
     assert len(set(ids)) == len(ids)
@@ -141,23 +140,23 @@ def test_all_flips_differ_from_each_other(space, default):
         ("data.root", "/elsewhere"),
         ("data.download", False),
         ("runner.workers", 7),
-        ("sweep.name", "mine"),
+        ("sweep.name", "my_sweep"),
         ("sweep.mode", "plan"),
         ("engine", "stacked"),
     ],
 )
-def test_where_and_how_a_cell_runs_is_not_what_it_is(default, key, value):
+def test_execution_settings_do_not_change_the_id(default, key, value):
     changed = assign(default, key, value)
     assert fingerprint(coerce_cell(changed)) == fingerprint(coerce_cell(default))
     assert not any(name.startswith(EXCLUDED) for name in scientific(changed))
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "same"),
+    ("key", "value", "equivalent"),
     [("init.gain", 1, 1.0), ("scaling.scale", 2, 2.0), ("seed", 3.0, 3), ("optim.lr", "0.1", 0.1)],
 )
-def test_a_number_has_one_id_however_it_is_written(default, key, value, same):
-    first, second = (coerce_cell(assign(default, key, v)) for v in (value, same))
+def test_notations_of_a_number_have_the_same_id(default, key, value, equivalent):
+    first, second = (coerce_cell(assign(default, key, v)) for v in (value, equivalent))
     assert fingerprint(first) == fingerprint(second)
 
 
@@ -168,7 +167,7 @@ def test_the_order_of_keys_does_not_matter(default):
     assert cell_id(reordered) == cell_id(config)
 
 
-def test_an_id_survives_json(default):
+def test_an_id_is_unchanged_after_a_json_round_trip(default):
     config = coerce_cell(default)
     assert cell_id(json.loads(json.dumps(config))) == cell_id(config)
 
@@ -178,16 +177,16 @@ def test_coercing_twice_changes_nothing(default):
     assert coerce_cell(config) == config
 
 
-def test_epochs_count_for_nothing_once_steps_are_given(default):
+def test_epochs_are_ignored_if_steps_are_given(default):
     ten = assign(default, "train.steps", 10)
     assert cell_id(coerce_cell(ten)) == cell_id(coerce_cell(assign(ten, "train.epochs", 99)))
 
 
-def test_seed_stands_in_for_the_seeds_that_are_not_given(default):
-    one = assign(default, "seed", 1)
-    spelt = assign(assign(one, "seed_weights", 1), "seed_data", 1)
-    assert coerce_cell(one) == coerce_cell(spelt)
-    assert coerce_cell(assign(one, "seed_data", 5))["seed_weights"] == 1
+def test_seed_is_the_default_of_the_other_seeds(default):
+    config = assign(default, "seed", 1)
+    explicit = assign(assign(config, "seed_weights", 1), "seed_data", 1)
+    assert coerce_cell(config) == coerce_cell(explicit)
+    assert coerce_cell(assign(config, "seed_data", 5))["seed_weights"] == 1
 
 
 def test_a_mapping_flattens_to_dotted_keys():
@@ -195,18 +194,18 @@ def test_a_mapping_flattens_to_dotted_keys():
     assert dict(flatten(config)) == {"a.b.c": 1, "a.d": {}, "e": [1, {"f": 2}]}
 
 
-def test_an_option_added_later_leaves_old_ids_valid(default):
+def test_adding_an_option_does_not_change_existing_ids(default):
     old = coerce_cell(default)
     migrations = (*MIGRATIONS, ("optim.nesterov", False), ("init.noise.share", 0.0))
     new = assign(assign(old, "optim.nesterov", False), "init.noise.share", 0.0)
     assert fingerprint(new) != fingerprint(old)
     assert fingerprint(new, migrations) == fingerprint(old)
-    used = assign(new, "optim.nesterov", True)
-    assert fingerprint(used, migrations) != fingerprint(old)
+    changed = assign(new, "optim.nesterov", True)
+    assert fingerprint(changed, migrations) != fingerprint(old)
 
 
 @pytest.mark.parametrize("golden", GOLDEN)
-def test_ids_of_published_cells_stay(space, golden):
+def test_ids_of_existing_results_are_unchanged(catalog, golden):
     axes = tuple(Axis(key, ({key: value},)) for key, value in GOLDEN[golden].items())
-    (cell,) = expand(space, [Grid(axes)])
+    (cell,) = expand(catalog, [Grid(axes)])
     assert cell.id == golden

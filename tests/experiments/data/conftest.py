@@ -1,4 +1,4 @@
-"""Tiny data sets of the published layouts, and the real ones where they are at hand."""
+"""Fixtures: tiny data sets in the published layouts, and the folder of the real ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from experiments.data.fetch import FileSet
 
 @pytest.fixture
 def tiny_mnist() -> dict[str, bytes]:
-    """Six training and four test images of 28x28 in MNIST's layout: content by file name."""
+    """Return six training and four test images in MNIST's layout: content by file name."""
     rng = np.random.default_rng(0)
     contents = {}
     for prefix, n in (("train", 6), ("t10k", 4)):
@@ -26,14 +26,14 @@ def tiny_mnist() -> dict[str, bytes]:
 
 @pytest.fixture
 def tiny_files(tiny_mnist: dict[str, bytes]) -> FileSet:
-    """What is known of those files before they are read."""
+    """Return the file set of `tiny_mnist`."""
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in tiny_mnist.items()}
-    return FileSet(folders=("tiny", "tiny-spelt-otherwise"), sha256=sums, mirrors=())
+    return FileSet(folders=("tiny", "tiny-other-name"), sha256=sums, mirrors=())
 
 
 @pytest.fixture(scope="session")
 def real_root() -> str:
-    """The folder with all of MNIST and CIFAR-10."""
+    """Return the folder of the real MNIST and CIFAR-10 files."""
     if "FANIN_DATA" not in os.environ:
-        pytest.skip("FANIN_DATA names no folder with the real MNIST and CIFAR-10 files")
+        pytest.skip("set FANIN_DATA to a folder with the real MNIST and CIFAR-10 files")
     return os.environ["FANIN_DATA"]

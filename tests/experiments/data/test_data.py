@@ -1,4 +1,4 @@
-"""`data`: embedded and rendered sources, subsets, sizes, and images spoilt on purpose."""
+"""The `data` group: local and synthetic sources, subsets, resizing, and corruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.stem)
-def test_every_option_states_every_argument_with_its_default(option: Path) -> None:
+def test_every_option_lists_every_argument_with_its_default(option: Path) -> None:
     node = yaml.safe_load(option.read_text())
     assert node == validate({"_target_": node["_target_"]})
     source = instantiate(node)
@@ -46,7 +46,7 @@ def test_there_are_seven_sources() -> None:
 
 
 @pytest.mark.parametrize("source", SMALL, ids=lambda source: type(source).__name__)
-def test_what_a_source_says_of_itself_is_what_it_gives(source: Source) -> None:
+def test_the_attributes_of_a_source_describe_its_data(source: Source) -> None:
     data = Data(source).load()
     assert (len(data.train), len(data.test)) == (source.train_size, source.test_size)
     assert data.train.x.shape[1:] == data.test.x.shape[1:] == source.shape
@@ -62,7 +62,7 @@ def test_digits_are_bright_on_black_and_split_by_class() -> None:
     assert x.min() == 0
     assert x.max() == 255
     shares = data.test.y.bincount() / torch.cat([data.train.y, data.test.y]).bincount()
-    # 10 classes of some 180: a count within one of its share.
+    # About 180 images per class; each count is within one of its proportional count.
     assert (shares - 360 / 1797).abs().max() < 1 / 174
 
 
@@ -72,24 +72,24 @@ def test_no_digit_is_in_both_splits() -> None:
     assert len(images.unique(dim=0)) == len(images)
 
 
-def test_circles_are_empty_in_the_middle_and_crosses_are_not() -> None:
+def test_the_centre_of_a_cross_is_filled_and_that_of_a_circle_is_empty() -> None:
     data = Data(Shapes(train_size=400, test_size=2)).load()
     x = data.train.x.float()
-    ground = x[:, :, 0, 0]  # shapes keep clear of the corner
-    inked = (x - ground[..., None, None]).abs().amax(1) > 32
+    background = x[:, :, 0, 0]  # no shape reaches the corner
+    filled = (x - background[..., None, None]).abs().amax(1) > 32
     row, column = (torch.arange(32.0)[:, None], torch.arange(32.0))
-    ink = inked.sum((1, 2))
-    centre_row = ((inked * row).sum((1, 2)) / ink).round().long()
-    centre_column = ((inked * column).sum((1, 2)) / ink).round().long()
-    at_centre = inked[torch.arange(400), centre_row, centre_column]
+    n_filled = filled.sum((1, 2))
+    centre_row = ((filled * row).sum((1, 2)) / n_filled).round().long()
+    centre_column = ((filled * column).sum((1, 2)) / n_filled).round().long()
+    at_centre = filled[torch.arange(400), centre_row, centre_column]
     assert torch.equal(at_centre, data.train.y == 0)
     assert data.train.y.bincount().tolist() == [200, 200]
 
 
 @pytest.mark.parametrize("source", [Shapes(train_size=20, test_size=4)])
-def test_the_seed_reaches_the_renderer(source: Source) -> None:
-    first, same, other = (Data(source, seed=seed).load() for seed in (0, 0, 1))
-    assert torch.equal(first.train.x, same.train.x)
+def test_rendered_images_depend_on_the_seed(source: Source) -> None:
+    first, repeated, other = (Data(source, seed=seed).load() for seed in (0, 0, 1))
+    assert torch.equal(first.train.x, repeated.train.x)
     assert not torch.equal(first.train.x, other.train.x)
     assert not torch.equal(first.train.x[:4], first.test.x)
 
@@ -103,20 +103,22 @@ def test_a_subset_keeps_class_shares_to_within_one_image(
     n = data.draw(st.integers(1, len(y)))
     chosen = choose(y, n, rng(data.draw(st.integers(0, 9))))
     assert len(chosen) == len(chosen.unique()) == n
-    got = y[chosen].bincount(minlength=len(counts)).tolist()
-    # In integers: |got - count * n / len| < 1.
-    off = [g * len(y) - c * n for g, c in zip(got, counts, strict=True)]
-    assert max(map(abs, off)) < len(y)
+    subset_counts = y[chosen].bincount(minlength=len(counts)).tolist()
+    # |subset_count - count * n / len(y)| < 1, in integers.
+    errors = [s * len(y) - c * n for s, c in zip(subset_counts, counts, strict=True)]
+    assert max(map(abs, errors)) < len(y)
 
 
-def test_subsets_depend_on_the_seed_alone() -> None:
-    first, same, other = (Data(Digits(), n_train=100, n_test=30, seed=s).load() for s in (0, 0, 1))
+def test_subsets_depend_on_the_seed_only() -> None:
+    first, repeated, other = (
+        Data(Digits(), n_train=100, n_test=30, seed=seed).load() for seed in (0, 0, 1)
+    )
     assert first.train.y.bincount().tolist() == [10] * 10
     assert first.test.y.bincount().tolist() == [3] * 10
     for split in ("train", "test"):
-        x, again, elsewhere = (getattr(data, split).x for data in (first, same, other))
-        assert torch.equal(x, again)
-        assert not torch.equal(x, elsewhere)
+        x, repeated_x, other_x = (getattr(data, split).x for data in (first, repeated, other))
+        assert torch.equal(x, repeated_x)
+        assert not torch.equal(x, other_x)
 
 
 def test_real_targets_are_sampled_without_replacement() -> None:
@@ -136,14 +138,14 @@ def test_real_targets_are_sampled_without_replacement() -> None:
         ({"n_train": 10, "corrupt": Corrupt(share=0.01)}, "is less than one image"),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_anything_is_read(
+def test_impossible_settings_are_refused_before_reading_files(
     keys: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Data(Mnist(), **keys)
 
 
-def test_noise_is_not_resized() -> None:
+def test_resizing_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="image_side"):
         Data(Gaussian(), side=14)
 
@@ -155,7 +157,7 @@ def test_a_misspelt_corrupt_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("side", [7, 14, 28, 40])
-def test_resized_images_are_square_bytes_of_the_stated_side(side: int) -> None:
+def test_resized_images_have_the_given_side_and_stay_uint8(side: int) -> None:
     data = Data(Digits(), side=side, n_train=50, n_test=20)
     images = data.load()
     assert images.train.x.shape == (50, *data.shape) == (50, 1, side, side)
@@ -164,34 +166,34 @@ def test_resized_images_are_square_bytes_of_the_stated_side(side: int) -> None:
     assert images.n_classes == data.n_classes == 10
 
 
-def test_shrinking_stripes_gives_their_mean_and_not_one_of_them() -> None:
+def test_shrinking_averages_stripes() -> None:
     stripes = (255 * (torch.arange(63) % 2)).to(torch.uint8).expand(1, 1, 63, 63)
-    inner = resize(stripes, 9)[..., 1:-1]  # at the border a stripe more or less counts
-    # A triangle 14 pixels wide puts 25/49 of its weight on one kind of stripe, 24/49 on the other.
+    inner = resize(stripes, 9)[..., 1:-1]  # without the border, where the filter is cut off
+    # A triangular filter of 14 pixels has weight 25/49 on one kind of stripe, 24/49 on the other.
     assert inner.float().sub(127.5).abs().max() <= 255 / 98 + 0.5
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_outliers_are_a_hundredfold_in_exactly_the_stated_share(share: float) -> None:
+def test_outliers_multiply_exactly_the_given_share_by_100(share: float) -> None:
     clean = Data(Digits(), n_train=200).load()
-    dirty = Data(Digits(), n_train=200, corrupt=Corrupt(share, "outlier")).load()
-    assert dirty.train.x.dtype == torch.float32
-    factor = dirty.train.x.amax((1, 2, 3)) / clean.train.x.amax((1, 2, 3))
+    corrupted = Data(Digits(), n_train=200, corrupt=Corrupt(share, "outlier")).load()
+    assert corrupted.train.x.dtype == torch.float32
+    factor = corrupted.train.x.amax((1, 2, 3)) / clean.train.x.amax((1, 2, 3))
     n_outliers = round(share * 200)
     assert (factor == 100).sum() == n_outliers
     assert share == 1 or not (factor[:n_outliers] == 100).all()  # not simply the first images
     assert ((factor == 100) | (factor == 1)).all()
-    assert torch.equal(dirty.test.x, clean.test.x)
+    assert torch.equal(corrupted.test.x, clean.test.x)
 
 
-def test_missing_values_are_a_quarter_of_the_positions_of_the_stated_share() -> None:
+def test_a_quarter_of_the_positions_is_missing_in_the_given_share() -> None:
     source = Shapes(train_size=40, test_size=4)
     clean = Data(source, side=10).load().train.x
-    dirty = Data(source, side=10, corrupt=Corrupt(0.3, "missing")).load().train.x
-    missing = dirty.isnan()
+    corrupted = Data(source, side=10, corrupt=Corrupt(0.3, "missing")).load().train.x
+    missing = corrupted.isnan()
     assert torch.equal(missing[:, 0], missing[:, 2])  # all channels of a position
     counts = missing[:, 0].sum((1, 2))
     assert sorted(counts.tolist()) == [0] * 28 + [25] * 12
-    hit = missing[counts > 0]
-    assert len(hit.flatten(1).unique(dim=0)) == 12  # each image misses its own quarter
-    assert torch.equal(dirty[~missing], clean[~missing].float())
+    masks = missing[counts > 0]
+    assert len(masks.flatten(1).unique(dim=0)) == 12  # the masks of all images differ
+    assert torch.equal(corrupted[~missing], clean[~missing].float())

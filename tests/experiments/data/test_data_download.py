@@ -1,4 +1,4 @@
-"""A missing file is fetched once, from the first host that gives the right one."""
+"""A missing file is downloaded once, from the first mirror with a valid file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from experiments.data.fetch import FileSet, read
 from fanin.errors import DataError
 
 SLOW_TRANSFER = 0.5
-"""Seconds: long enough for a second process to ask while the first is still waiting."""
+"""Seconds; long enough for a second process to start while the first one downloads."""
 
 
 class Host(ThreadingHTTPServer):
-    """Serves /good/NAME.gz and, with a changed byte, /corrupt/NAME.gz; counts requests."""
+    """HTTP server of the files under folders `good`, `corrupt`, `truncated` and `absent`."""
 
     def __init__(self, contents: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if folder == "torn" else body)
+        self.wfile.write(body[: len(body) // 2] if folder == "truncated" else body)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -65,18 +65,18 @@ def host(tiny_mnist: dict[str, bytes]) -> Iterator[Host]:
         thread.join()
 
 
-def test_the_next_mirror_serves_when_one_has_nothing_garbage_or_half(
+def test_the_next_mirror_is_used_after_a_missing_or_damaged_file(
     host: Host, tiny_mnist: dict[str, bytes], tiny_files: FileSet, tmp_path: Path
 ) -> None:
-    mirrors = tuple(host.mirror(kind) for kind in ("absent", "corrupt", "torn", "good"))
+    mirrors = tuple(host.mirror(kind) for kind in ("absent", "corrupt", "truncated", "good"))
     files = replace(tiny_files, mirrors=mirrors)
     assert read(files, tmp_path, download=True) == tiny_mnist
     assert len(host.requests) == 4 * len(tiny_mnist)
-    left = {path.name for path in (tmp_path / "tiny").iterdir() if path.suffix != ".lock"}
-    assert left == set(tiny_mnist)
+    files_on_disk = {path.name for path in (tmp_path / "tiny").iterdir() if path.suffix != ".lock"}
+    assert files_on_disk == set(tiny_mnist)
 
 
-def test_what_was_fetched_is_not_fetched_again(
+def test_existing_files_are_not_downloaded_again(
     host: Host, tiny_mnist: dict[str, bytes], tiny_files: FileSet, tmp_path: Path
 ) -> None:
     files = replace(tiny_files, mirrors=(host.mirror("good"),))
@@ -86,24 +86,28 @@ def test_what_was_fetched_is_not_fetched_again(
     assert host.requests == []
 
 
-def test_when_no_host_helps_the_error_names_each_and_its_reason(
+def test_the_error_gives_the_reason_for_each_mirror(
     host: Host, tiny_files: FileSet, tmp_path: Path
 ) -> None:
-    mirrors = (host.mirror("absent"), host.mirror("corrupt"), "http://127.0.0.1:1/nobody-listens")
+    mirrors = (
+        host.mirror("absent"),
+        host.mirror("corrupt"),
+        "http://127.0.0.1:1/connection-refused",
+    )
     name, expected = next(iter(tiny_files.sha256.items()))
     with pytest.raises(DataError) as caught:
         read(replace(tiny_files, mirrors=mirrors), tmp_path, download=True)
     lines = str(caught.value).splitlines()
     urls = [f"{mirror}/{name}.gz:" for mirror in mirrors]
-    absent, corrupt, silent = (lines.index(url) + 1 for url in urls)
+    absent, corrupt, refused = (lines.index(url) + 1 for url in urls)
     assert "404" in lines[absent]
     assert lines[corrupt] == f"  expected SHA-256 {expected}"
     assert "found" in lines[corrupt + 1]
-    assert "Connection refused" in lines[silent]
+    assert "Connection refused" in lines[refused]
     assert not (tmp_path / "tiny" / name).exists()
 
 
-def test_nothing_is_fetched_when_downloads_are_forbidden(
+def test_nothing_is_downloaded_if_downloads_are_disabled(
     host: Host, tiny_files: FileSet, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=r"data\.download=false"):
@@ -111,25 +115,25 @@ def test_nothing_is_fetched_when_downloads_are_forbidden(
     assert host.requests == []
 
 
-def test_a_root_that_cannot_be_made_is_said_plainly(tiny_files: FileSet, tmp_path: Path) -> None:
+def test_the_error_names_a_root_that_cannot_be_created(tiny_files: FileSet, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"can't write .*Not a directory(.|\n)*data\.root"):
         read(tiny_files, tmp_path / "file", download=True)
 
 
-def read_together(files: FileSet, root: Path, start: Barrier) -> None:
+def read_after(files: FileSet, root: Path, start: Barrier) -> None:
     start.wait()
     read(files, root, download=True)
 
 
-def test_two_processes_asking_at_once_download_once(
+def test_concurrent_processes_download_once(
     host: Host, tiny_mnist: dict[str, bytes], tiny_files: FileSet, tmp_path: Path
 ) -> None:
     host.delay = SLOW_TRANSFER
     files = replace(tiny_files, mirrors=(host.mirror("good"),))
     spawn = multiprocessing.get_context("spawn")
     start = spawn.Barrier(2)
-    readers = [spawn.Process(target=read_together, args=(files, tmp_path, start)) for _ in "ab"]
+    readers = [spawn.Process(target=read_after, args=(files, tmp_path, start)) for _ in "ab"]
     for reader in readers:
         reader.start()
     for reader in readers:

@@ -1,4 +1,4 @@
-"""IDX and CIFAR records are parsed by their headers and lengths, or refused."""
+"""IDX and CIFAR files are parsed, or refused if their header or length is wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADER = bytes([0, 0, 8, 1, 0, 0, 0, 3])
 
 @settings(deadline=None)
 @given(shape=st.tuples(*[st.integers(0, 5)] * 3))
-def test_idx_images_survive_the_round_trip(shape: tuple[int, int, int]) -> None:
+def test_idx_images_round_trip(shape: tuple[int, int, int]) -> None:
     images = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
     content = bytes([0, 0, 8, 3]) + np.array(shape, ">u4").tobytes() + images.tobytes()
     np.testing.assert_array_equal(parse_idx(content, ndim=3), images)
@@ -35,14 +35,16 @@ def test_idx_images_survive_the_round_trip(shape: tuple[int, int, int]) -> None:
         (HEADER + b"abcd", "has 12 bytes"),
     ],
 )
-def test_a_file_that_is_no_idx_file_is_refused(content: bytes, reason: str) -> None:
+def test_a_file_in_another_format_is_refused(content: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=f"labels .*{reason}"):
         parse_idx(content, ndim=1, name="labels")
 
 
 @pytest.mark.parametrize("length", [0, 1, 3072, 3074])
-def test_a_torn_record_is_refused(length: int) -> None:
-    with pytest.raises(DataError, match=f"f has {length} bytes, not a multiple of the record size of 3073"):
+def test_a_truncated_record_is_refused(length: int) -> None:
+    with pytest.raises(
+        DataError, match=f"f has {length} bytes, not a multiple of the record size of 3073"
+    ):
         parse_records(bytes(length), label_bytes=1, name="f")
 
 

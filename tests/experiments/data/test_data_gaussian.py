@@ -1,4 +1,4 @@
-"""Noise images have the moments and correlations that they are asked to have."""
+"""Gaussian images have the configured moments and correlations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.data import Gaussian, Split
 from experiments.data.synthetic import correlation
 
 SIGMAS = 4.5
-"""Standard errors allowed: 1 false alarm in 150,000 for a right sampler."""
+"""Tolerance in standard errors; a correct sampler fails with probability 1 in 150,000."""
 
 
 def load(source: Gaussian, seed: int = 0) -> Split:
@@ -22,14 +22,14 @@ def load(source: Gaussian, seed: int = 0) -> Split:
 
 
 def dense_correlation(side: int, length: float) -> torch.Tensor:
-    """Correlation of every pair of the side^2 pixels."""
+    """Return the correlation of all pairs of the side^2 pixels."""
     lag = (torch.arange(side)[:, None] - torch.arange(side)) % side
     axis = correlation(side, length)[lag]
     return torch.kron(axis, axis)
 
 
 @pytest.mark.parametrize("length", [0.0, 0.7, 2.0, 5.0])
-def test_mean_variance_and_correlation_are_those_of_theory(length: float) -> None:
+def test_mean_variance_and_correlation_have_the_expected_values(length: float) -> None:
     source = Gaussian(
         mean=3.0, std=2.0, correlation_length=length, channels=2, image_side=12, train_size=4000
     )
@@ -46,9 +46,9 @@ def test_mean_variance_and_correlation_are_those_of_theory(length: float) -> Non
     for lag in (1, 3):
         expected = correlation(12, length)[lag]
         measured = (z * z.roll(-lag, 2)).mean()
-        ahead = torch.arange(pixels).reshape(12, 12).roll(-lag, 1).flatten()
+        neighbour = torch.arange(pixels).reshape(12, 12).roll(-lag, 1).flatten()
         # Cov(z_p z_p', z_q z_q') = rho_pq rho_p'q' + rho_pq' rho_p'q (Isserlis).
-        pairs = rho * rho[ahead][:, ahead] + rho[:, ahead] * rho[ahead]
+        pairs = rho * rho[neighbour][:, neighbour] + rho[:, neighbour] * rho[neighbour]
         assert abs(measured - expected) < SIGMAS * math.sqrt(pairs.mean() / n)
 
 
@@ -61,13 +61,11 @@ def test_channels_are_independent() -> None:
 
 @settings(deadline=None)
 @given(side=st.integers(1, 40), length=st.floats(0, 20))
-def test_correlation_is_one_at_lag_zero_symmetric_and_has_a_spectrum(
-    side: int, length: float
-) -> None:
+def test_correlation_is_symmetric_and_positive_semidefinite(side: int, length: float) -> None:
     c = correlation(side, length)
     assert c[0] == 1
     torch.testing.assert_close(c[1:], c[1:].flip(0))
-    # A covariance is positive semi-definite: its spectrum is not negative (but for rounding).
+    # The spectrum of a covariance is non-negative, up to rounding.
     assert torch.fft.fft(c).real.min() >= -side * torch.finfo(torch.float64).eps
 
 
@@ -83,7 +81,7 @@ def test_regression_targets_have_variance_one_plus_noise() -> None:
     assert abs(y.square().mean() - variance) < SIGMAS * variance * math.sqrt(2 / n)
 
 
-def test_regression_targets_are_a_linear_function_of_the_image_up_to_noise() -> None:
+def test_regression_targets_are_linear_in_the_image_up_to_noise() -> None:
     noise = 0.1
     source = Gaussian(image_side=7, train_size=4000, task="regression", noise=noise)
     split = load(source)
@@ -100,7 +98,7 @@ def test_train_and_test_share_a_teacher() -> None:
     x, y = data.train.x.flatten(1).double(), data.train.y[:, None].double()
     teacher = torch.linalg.lstsq(x, y).solution
     predicted = data.test.x.flatten(1).double() @ teacher
-    # Images and targets are float32; the 49 weights multiply that rounding at most 49-fold.
+    # Images and targets are float32; the sum over 49 weights multiplies rounding by at most 49.
     tolerance = 49 * torch.finfo(torch.float32).eps * data.test.y.abs().max()
     assert (predicted[:, 0] - data.test.y).abs().max() < tolerance
 
@@ -110,14 +108,14 @@ def test_train_and_test_images_differ() -> None:
     assert not torch.isclose(data.train.x, data.test.x).all((1, 2, 3)).any()
 
 
-def test_classes_are_many_and_depend_on_the_seed() -> None:
+def test_labels_cover_all_classes_and_depend_on_the_seed() -> None:
     source = Gaussian(image_side=7, train_size=500, classes=3)
     assert load(source, seed=0).y.unique().tolist() == [0, 1, 2]
     assert torch.equal(load(source, seed=0).x, load(source, seed=0).x)
     assert not torch.equal(load(source, seed=0).x, load(source, seed=1).x)
 
 
-def test_what_is_known_beforehand_is_what_is_drawn() -> None:
+def test_the_attributes_of_the_source_describe_its_data() -> None:
     source = Gaussian(channels=3, image_side=9, train_size=1500, test_size=5, task="regression")
     data = source.load(Path(), download=False, seed=0)
     assert data.train.x.shape == (1500, *source.shape)

@@ -1,4 +1,4 @@
-"""The real MNIST, Fashion-MNIST and CIFAR-10 read as their published statistics say."""
+"""The real MNIST, Fashion-MNIST and CIFAR-10 have their published statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from experiments.scaling import Scaling, Standardize
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 ROUNDING = 5e-6
-"""What rounding to five decimals may hide; CIFAR's are given to six."""
+"""Rounding error of published values with five decimals; CIFAR's have six."""
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +63,17 @@ def test_cifar10_has_its_published_labels_and_first_pixel(cifar10: Dataset) -> N
 
 
 @pytest.mark.realdata
-def test_no_two_cifar10_images_are_alike(cifar10: Dataset) -> None:
+def test_all_cifar10_images_differ(cifar10: Dataset) -> None:
     images = torch.cat([cifar10.train.x, cifar10.test.x]).flatten(1).numpy()
     assert len({image.tobytes() for image in images}) == 60_000
 
 
 @pytest.mark.realdata
 def test_a_subset_of_mnist_is_stratified(mnist: Dataset, real_root: str) -> None:
-    few = Data(Mnist(), n_train=1000, n_test=10, root=real_root, download=False).load()
+    subset = Data(Mnist(), n_train=1000, n_test=10, root=real_root, download=False).load()
     expected = mnist.train.y.bincount() / 60
-    assert (few.train.y.bincount() - expected).abs().max() < 1
-    assert few.test.y.bincount().tolist() == [1] * 10
+    assert (subset.train.y.bincount() - expected).abs().max() < 1
+    assert subset.test.y.bincount().tolist() == [1] * 10
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="apt install dataset-fashion-mnist")

@@ -1,4 +1,4 @@
-"""The digits are scikit-learn's, read without importing it."""
+"""The digits equal scikit-learn's and are read without importing it."""
 
 import subprocess
 import sys
@@ -9,14 +9,14 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments.data import Data, Digits
-from experiments.data import digits as room
+from experiments.data import digits as digits_module
 from fanin.errors import DataError
 
 
-def test_the_table_is_what_scikit_learn_reads():
-    table, theirs = room.read_table(), load_digits()
-    assert np.array_equal(table[:, :-1], theirs.data)
-    assert np.array_equal(table[:, -1], theirs.target)
+def test_the_table_equals_that_of_scikit_learn():
+    table, expected = digits_module.read_table(), load_digits()
+    assert np.array_equal(table[:, :-1], expected.data)
+    assert np.array_equal(table[:, -1], expected.target)
 
 
 def test_scikit_learn_is_not_imported():
@@ -24,26 +24,27 @@ def test_scikit_learn_is_not_imported():
         "import sys; from experiments.data import Data, Digits; Data(Digits()).load(); "
         "print([name for name in sys.modules if name.startswith('sklearn')])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
-def test_another_table_is_refused_before_anything_runs(monkeypatch):
-    monkeypatch.setattr(room, "TABLE", "sklearn/datasets/data/iris.csv")
+def test_another_table_is_refused(monkeypatch):
+    monkeypatch.setattr(digits_module, "TABLE", "sklearn/datasets/data/iris.csv")
     with pytest.raises(DataError, match=r"iris.csv: not the file of scikit-learn's digits"):
         Data(Digits()).prepare()
 
 
-def test_a_table_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(room, "TABLE", "sklearn/datasets/data/none.csv.gz")
+def test_the_error_names_a_missing_table(monkeypatch):
+    monkeypatch.setattr(digits_module, "TABLE", "sklearn/datasets/data/none.csv.gz")
     with pytest.raises(DataError, match=r"none.csv.gz.*\n.*\n.*No such file"):
         Data(Digits()).prepare()
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch):
+def test_the_error_names_a_missing_package(monkeypatch):
     def missing(name: str) -> metadata.Distribution:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(room.metadata, "distribution", missing)
+    monkeypatch.setattr(digits_module.metadata, "distribution", missing)
     with pytest.raises(DataError, match="pip install scikit-learn"):
         Data(Digits()).load()

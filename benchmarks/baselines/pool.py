@@ -1,7 +1,7 @@
-"""The arithmetic and nothing else: the same cells in a bare pool of one-thread workers.
+"""The same cells in a bare pool of one-thread workers: an upper bound on the speed.
 
-No configs, no results kept, the data read and normalized once a worker: a bound on what any engine
-that trains one cell after the other can reach.
+It reads no configs, stores no results, and reads and normalizes the data once per worker. No
+engine that trains one cell after the other can be faster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.rivals.mnist import MEAN, STD, Mnist, made
+from benchmarks.baselines.mnist import MEAN, STD, Mnist, make_net
 
 Pair = tuple[Tensor, Tensor]  # images, labels
 _data: dict[str, Pair] = {}
@@ -34,27 +34,27 @@ def main() -> None:
     parser.add_argument("--n-test", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--channels", type=int, default=32)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    sizes = (asked.root, asked.n_train, asked.n_test)
-    with ProcessPoolExecutor(asked.workers, context, _start, sizes) as pool:
-        cells = itertools.product(asked.inits, asked.lrs, range(asked.seeds))
-        ended = [pool.submit(_train, asked.channels, asked.batch_size, *cell) for cell in cells]
-        accuracies = [each.result() for each in ended]
+    sizes = (args.root, args.n_train, args.n_test)
+    with ProcessPoolExecutor(args.workers, context, _start, sizes) as pool:
+        cells = itertools.product(args.inits, args.lrs, range(args.seeds))
+        futures = [pool.submit(_train, args.channels, args.batch_size, *cell) for cell in cells]
+        accuracies = [future.result() for future in futures]
     print(f"accuracy {sum(accuracies) / len(accuracies):.4f}")
 
 
 def _start(root: Path, n_train: int, n_test: int) -> None:
     torch.set_num_threads(1)
     for split, size in (("train", n_train), ("t10k", n_test)):
-        read = Mnist(root / "mnist", split)
-        x = (read.images[:size].float() / 255 - MEAN) / STD
-        y = torch.from_numpy(read.labels[:size].astype("int64"))
+        dataset = Mnist(root / "mnist", split)
+        x = (dataset.images[:size].float() / 255 - MEAN) / STD
+        y = torch.from_numpy(dataset.labels[:size].astype("int64"))
         _data[split] = x.to(memory_format=torch.channels_last), y
 
 
 def _train(channels: int, batch_size: int, init: str, lr: float, seed: int) -> float:
-    net = made(channels, init, seed)
+    net = make_net(channels, init, seed)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
     x, y = _data["train"]

@@ -1,4 +1,4 @@
-"""A training script as many people write it: a Dataset, a DataLoader, an nn.Module, Hydra."""
+"""A typical training script: a Dataset, a DataLoader, an nn.Module, Hydra."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Mnist(Dataset[tuple[Tensor, int]]):
-    """Images as bytes in memory, each made a normalized float when it is asked for."""
+    """MNIST in memory as bytes; each item is converted to normalized floats."""
 
     def __init__(self, root: Path, split: str) -> None:
         images = np.fromfile(root / f"{split}-images-idx3-ubyte", np.uint8)[16:]
@@ -53,8 +53,8 @@ class Net(nn.Module):
         return self.fc1(x.flatten(1))
 
 
-def made(channels: int, init: str, seed: int) -> Net:
-    """The network with its weights drawn; biases are 0."""
+def make_net(channels: int, init: str, seed: int) -> Net:
+    """Return a network with random weights and zero biases."""
     torch.manual_seed(seed)
     net = Net(channels)
     for layer in (net.conv1, net.fc1):
@@ -66,7 +66,7 @@ def made(channels: int, init: str, seed: int) -> Net:
 
 @hydra.main(config_path="mnist_conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> float:
-    net = made(config.channels, config.init, config.seed)
+    net = make_net(config.channels, config.init, config.seed)
     root = Path(config.root).expanduser() / "mnist"
     train = Subset(Mnist(root, "train"), range(config.n_train))
     test = Subset(Mnist(root, "t10k"), range(config.n_test))

@@ -1,1 +1,0 @@
-"""Baselines: plain scripts under Hydra's launchers, and the arithmetic alone."""
