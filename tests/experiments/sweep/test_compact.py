@@ -169,18 +169,18 @@ def test_kill_at_any_step_loses_and_duplicates_nothing(folder: SweepFolder, tmp_
     context = multiprocessing.get_context("fork")
     exits = []
     while 0 not in exits:
-        site = SweepFolder(tmp_path / f"try-{len(exits)}" / "s")
-        shutil.copytree(folder.root, site.root)
-        child = context.Process(target=_compact_and_die, args=(site, len(exits)))
+        copy = SweepFolder(tmp_path / f"try-{len(exits)}" / "s")
+        shutil.copytree(folder.root, copy.root)
+        child = context.Process(target=_compact_and_die, args=(copy, len(exits)))
         child.start()
         child.join()
         exits.append(child.exitcode)
-        assert contents(loaded(site)) == before, len(exits)  # as it was left
-        compact(site)  # the same command again
-        assert contents(loaded(site)) == before, len(exits)
-        assert read_states(site) == states
-        assert len(parts(site)) == len(TABLES)
-        assert not site.quarantine.exists()
-        assert not list(site.journals.iterdir())
+        assert contents(loaded(copy)) == before, len(exits)  # as it was left
+        compact(copy)  # the same command again
+        assert contents(loaded(copy)) == before, len(exits)
+        assert read_states(copy) == states
+        assert len(parts(copy)) == len(TABLES)
+        assert not copy.quarantine.exists()
+        assert not list(copy.journals.iterdir())
     assert set(exits) == {0, -signal.SIGKILL}
     assert len(exits) > 20

@@ -25,7 +25,7 @@ FAILS: dict[str, Failure] = {
     fault("a cell that allocates without bound (`runner.memory_gb=3`)"): (
         "allocate", "oom", "can't allocate memory",
     ),
-    fault("a cell whose module keeps all memory there is"): (
+    fault("a cell whose module uses up all memory"): (
         "leak", "oom", "emory|bad_alloc",
     ),
     fault("a cell that raises `KeyboardInterrupt`"): ("interrupt", "error", "KeyboardInterrupt"),

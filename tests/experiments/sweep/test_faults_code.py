@@ -86,7 +86,7 @@ def test_edits_do_not_affect_queued_cells(checkout: Site, record: Record) -> Non
     second_run = rerun(checkout, *WORDS, cells=CELLS)
     record(
         fault("configs and code edited while a sweep is queued, and a worker killed"),
-        f"what was launched runs on; {first_run}",
+        f"the launched code keeps running; {first_run}",
         f"with the edit undone: {second_run} (edited configs are other cells)",
     )
 
@@ -113,7 +113,7 @@ def test_worker_warns_of_changed_code(checkout: Site, record: Record) -> None:
     second_run = rerun(checkout, *WORDS, cells=CELLS)
     record(
         fault("the same, and the process that workers are forked from killed"),
-        f"new workers say so in `status`, and in their rows' `code`; {first_run}",
+        f"`status` warns of the new workers, and their rows' `code` differs; {first_run}",
         second_run,
     )
 
@@ -135,7 +135,7 @@ def test_worker_warns_of_a_changed_user_module(faulty: Site, record: Record) -> 
     assert ["+troubled:" in code for code in cells["code"]] == [False] * 2 + [True] * 6
     second_run = rerun(faulty, *WORDS, cells=CELLS)
     record(
-        fault("a module of one's own edited while a sweep is queued, and a worker killed"),
-        f"as above, for new workers load it; {first_run}",
+        fault("a user's module edited while a sweep is queued, and a worker killed"),
+        f"as above, because new workers import it; {first_run}",
         second_run,
     )

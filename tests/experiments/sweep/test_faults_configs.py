@@ -42,7 +42,7 @@ nested = st.recursive(
 
 @st.composite
 def any_invalid_override(draw: Any, catalog: Any) -> tuple[str, tuple[str, ...]]:
-    """Draw an invalid override, and texts of which the first line of its error names one."""
+    """Draw an invalid override, and texts; the first line of its error must contain one."""
     kind = draw(st.sampled_from(["wrong", "odd key", "odd value", "nested", "setting"]))
     key = draw(st.sampled_from(NUMBERS + COUNTS))
     if kind == "wrong":
@@ -101,4 +101,4 @@ def test_invalid_commands_fail_before_anything_runs(
     check()
     assert seen >= EXAMPLES
     first_run = f"exit 2 before anything runs; at most {MAX_LINES} lines, the first names the fault"
-    record(fault("100 random commands that can't be meant"), first_run, "the same")
+    record(fault("100 random invalid commands"), first_run, "the same")

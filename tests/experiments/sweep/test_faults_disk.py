@@ -72,7 +72,7 @@ def test_sweep_resumes_after_a_full_disk_at_any_write(
     assert {"launcher.json", "cells.jsonl", "sweep.yaml", "journals", "cells"} <= set(refused)
     (disk / "filler").unlink()
     second_run = rerun(site, *words, cells=CELLS)
-    first_run = "exit 2, a line that names the file; what was finished is kept"
+    first_run = "exit 2, a line that names the file; finished cells are kept"
     record(fault("the disk is full, at each of a sweep's writes in turn"), first_run, second_run)
 
 
@@ -121,5 +121,7 @@ def test_lost_progress_records_do_not_fail_a_cell(site: Site, disk: Path, record
     first_run = describe_end(site, sweep.returncode)
     second_run = rerun(site, *words, cells=2)
     record(
-        fault("the disk is full for a while, and only heartbeats are lost"), first_run, second_run
+        fault("the disk is full for a while, and only progress records are lost"),
+        first_run,
+        second_run,
     )

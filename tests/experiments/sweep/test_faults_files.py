@@ -32,7 +32,7 @@ def noise(at: float) -> Callable[[bytes], bytes]:
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     fault("a part of `cells` or `layers` truncated"): lambda data: data[: len(data) // 2],
-    fault("a part of `cells` or `layers` of no length"): lambda data: b"",
+    fault("an empty part of `cells` or `layers`"): lambda data: b"",
     fault("a part of `cells` or `layers` with noise at its start"): noise(0.0),
     fault("a part of `cells` or `layers` with noise in its middle"): noise(0.5),
     fault("a part of `cells` or `layers` with noise at its end"): noise(1.0),
@@ -81,15 +81,15 @@ def test_foreign_file_is_named_and_left_alone(
     assert all(str(path) in output for path in foreign)
     assert f"{CELLS} done" in output
     assert [path.read_text() for path in foreign] == ["Tuesday", "Tuesday"]
-    record(fault("a file of somebody else among the parts"), "named and left alone", second_run)
+    record(fault("a foreign file among the parts"), "named and left alone", second_run)
 
 
 TORN = {
     fault(
         "`sweep.yaml` truncated"
-    ): "what earlier launches output stays as it is; this launch adds its own",
-    fault("`cells.jsonl` truncated"): "lines that are whole count; the others are written anew",
-    fault("`launcher.json` truncated"): "a note that can't be read is void",
+    ): "the records of earlier launches stay; this launch adds its own",
+    fault("`cells.jsonl` truncated"): "complete lines count; the others are written again",
+    fault("`launcher.json` truncated"): "an unreadable lock file is void",
 }
 
 
@@ -132,6 +132,6 @@ def test_truncated_journal_keeps_its_committed_lines(
         second_run = rerun(site, *words, cells=CELLS)
     record(
         fault("a journal that ends in the middle of a line"),
-        "the cells of its whole lines are kept",
+        "the cells of its committed lines are kept",
         second_run,
     )

@@ -19,7 +19,7 @@ GRID = (f"init.number=range({CELLS})", "runner.workers=2", "runner.pack_cells=6"
 RUNNING = {
     signal.SIGINT: fault("Ctrl-C, twice, while cells run"),
     signal.SIGTERM: fault("SIGTERM, twice, while cells run"),
-    signal.SIGHUP: fault("the terminal goes away (SIGHUP) while cells run"),
+    signal.SIGHUP: fault("the terminal closes (SIGHUP) while cells run"),
 }
 STARTING = {
     signal.SIGINT: fault("Ctrl-C, twice, while workers start"),

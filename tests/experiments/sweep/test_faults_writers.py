@@ -52,7 +52,7 @@ def test_only_one_of_two_simultaneous_launchers_runs(faulty: Site, record: Recor
         assert launchers[1 - loser].exitcode == 0, output[1 - loser].read_text()
     second_run = rerun(faulty, *words, cells=ROUNDS)
     assert set(load("s", faulty.root).cells["attempt"]) == {1}
-    first_run = "one runs; the other: exit 2, and a line that says which process does"
+    first_run = "one runs; the other: exit 2, and a line that names the running process"
     record(fault("two launchers of one sweep at the same moment"), first_run, second_run)
 
 
@@ -85,5 +85,5 @@ def test_worker_that_outlives_its_launcher_writes_no_table(faulty: Site, record:
     after = {path: path.read_bytes() for path in faulty.folder.root.rglob("*") if path.is_file()}
     assert after == before
     assert describe_end(faulty, 0) == "exit 0; 6 ok"
-    first_run = "its journal is taken from it by the next launch; it ends without writing a table"
+    first_run = "the next launch takes its journal; it ends without writing a table"
     record(fault("a worker that outlives its launcher"), first_run, second_run)

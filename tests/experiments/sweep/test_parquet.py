@@ -68,7 +68,7 @@ def test_second_commit_changes_nothing(folder: SweepFolder) -> None:
     path.write_bytes(left)  # as after a crash between the parts and the unlinking
     commit_journal(folder, path)
     assert {p: p.read_bytes() for p in folder.root.rglob("*.parquet")} == before
-    commit_journal(folder, path)  # and somebody else has just done it
+    commit_journal(folder, path)  # as if another process had just done it
     assert not path.exists()
 
 
