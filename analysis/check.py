@@ -41,7 +41,8 @@ LEGEND = (
 )
 VERDICT_COLUMNS = (
     *("theory", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm", "verdict"),
-    *("draws_needed", "step", "step_se", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
+    *("draws_needed", "step", "step_se", "step_p_holm", "step_verdict"),
+    *("sd_ratio", "spread_p_holm"),
 )
 
 
@@ -103,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
     parser.add_argument("--recompute", action="store_true", help="recompute stored predictions")
     parser.add_argument(
-        "--workers", type=int, default=1, help="number of prediction processes; default: %(default)s"
+        "--workers", type=int, default=1, help="prediction processes; default: %(default)s"
     )
     return parser
 

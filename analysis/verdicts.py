@@ -20,8 +20,16 @@ from fanin.statistics.draws import step_log_ratios, summarize_draws
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # keys that the layers of one network share
 EMPTY_COLUMNS = (  # columns of the frame without rows
-    *("label", "layer_name", "theory", "value", "log_sd", "kind", "test", "verdict", "draws_needed"),
-    *("p_holm", "step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
+    *("label", "layer_name", "theory", "value", "log_sd", "kind", "test", "verdict"),
+    *(
+        "draws_needed",
+        "p_holm",
+        "step_p",
+        "step_p_holm",
+        "step_verdict",
+        "sd_ratio",
+        "spread_p_holm",
+    ),
 )
 BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
 WIDE = 64  # channels or units; the first-order finite-width law should hold from here on

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         default=1,
-        help="number of prediction processes; default: %(default)s",
+        help="prediction processes; default: %(default)s",
     )
     return parser
 

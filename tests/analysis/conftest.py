@@ -1,4 +1,4 @@
-"""A small real sweep, made once; every test reads its files."""
+"""Fixtures: small real sweeps, run once per session."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Sweep = Callable[..., Results]
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    """`sweep(name, *overrides)` runs a small sweep into a folder of the test's own."""
+    """Return a function `sweep(name, *overrides)` that runs a small sweep in `tmp_path`."""
     return lambda name, *overrides: run_sweep(tmp_path, name, *overrides)
 
 
-NAMED = """
+SWEEP_YAML = """
 grid:
   model: [{model: two_layer, model.channels: 4}, {model: plain, model.depth: 4, model.width: 4}]
   activation: [relu, tanh]
@@ -37,34 +37,34 @@ grid:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Two networks, two activations, five inits, two learning rates, two seeds: 80 cells."""
+    """Run 80 cells: two networks, two activations, five inits, two learning rates, two seeds."""
     root = tmp_path_factory.mktemp("small")
     (root / "conf" / "sweep").mkdir(parents=True)
-    (root / "conf" / "sweep" / "small.yaml").write_text(NAMED)
+    (root / "conf" / "sweep" / "small.yaml").write_text(SWEEP_YAML)
     return run_sweep(root / "results", "small", "sweep=small", config_dir=root / "conf")
 
 
 @pytest.fixture(scope="session")
 def small_results(small: Results) -> str:
-    """Where `small` is kept, as the command lines want it."""
+    """Return the results folder of `small`, for command lines."""
     return str(small.folder.root.parent)
 
 
 @pytest.fixture(scope="session")
 def comparisons(small: Results) -> list[TheoryComparison]:
-    """Every setting of `small`, predicted."""
+    """Return every setting of `small` with its prediction."""
     return compare_to_theory(small)
 
 
 @pytest.fixture(scope="session")
 def by_label(comparisons: list[TheoryComparison]) -> dict[str, TheoryComparison]:
-    """The same, by label."""
+    """Return the comparisons by label."""
     return {comparison.setting.label: comparison for comparison in comparisons}
 
 
 @pytest.fixture(scope="session")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A bias-free ReLU mlp of width 512 on digits, probed and not trained."""
+    """Probe a bias-free ReLU MLP of width 512 on digits, without training."""
     root = tmp_path_factory.mktemp("wide")
     network = ("model=mlp", "model.width=512", "model.depth=3", "activation=relu")
     probed = ("train.steps=0", "probe.draws=16", "data.side=28")

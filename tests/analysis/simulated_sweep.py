@@ -1,10 +1,10 @@
-"""Comparisons as a sweep leaves them, of simulated ReLU chains and their first-order law."""
+"""Simulated comparisons: ReLU chains with their first-order finite-width law."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from relu_moments import sample_relu_moments, relu_log_sd
+from relu_moments import relu_log_sd, sample_relu_moments
 
 from analysis.settings import Setting
 from analysis.theory_comparison import TheoryComparison
@@ -23,39 +23,42 @@ def simulated(
     shrink: float = 1.0,
     seed: int = 0,
 ) -> list[TheoryComparison]:
-    """A sweep of right theory, but for the factors `off` by (setting, quantity, layer).
+    """Simulate a sweep with a correct theory, except for given errors.
 
-    What layers of one setting measure from `layer` on in the direction of the quantity is larger by
-    the factor than the prediction; predicted spreads are `shrink` times the true ones.
+    `off` maps (setting, quantity, layer) to a factor: the measured moments of that layer and of all
+    later layers in the direction of the quantity are larger than predicted by the factor. Predicted
+    standard deviations are `shrink` times the true ones.
     """
     rng = np.random.default_rng(seed)
-    found = []
+    comparisons = []
     for number in range(settings):
         measured, predicted = [], []
         for quantity in QUANTITIES:
             forward = quantity == "preact_m2"
             for image in images:
                 moments = sample_relu_moments(width, depth, (draws,), rng)
-                for (which, name, layer), factor in (off or {}).items():
-                    if (which, name) == (number, quantity):
+                for (n, name, layer), factor in (off or {}).items():
+                    if (n, name) == (number, quantity):
                         moments[:, layer - 1 if forward else depth - layer :] *= factor
                 sd = relu_log_sd(width, depth) * shrink
                 if not forward:  # the signal passes from the last layer to the first
                     moments, sd = moments[:, ::-1], sd[::-1]
                 measured.append(_draws(quantity, image, moments, number))
-                predicted.append(_law(quantity, image, sd))
+                predicted.append(_prediction(quantity, image, sd))
         setting = Setting({}, f"net {number}", {"init": f"i{number}"}, (f"c{number}",))
         frame = pd.concat(predicted, ignore_index=True)
-        found.append(TheoryComparison(setting, pd.concat(measured, ignore_index=True), frame, None))
-    return found
+        comparisons.append(
+            TheoryComparison(setting, pd.concat(measured, ignore_index=True), frame, None)
+        )
+    return comparisons
 
 
 def _draws(quantity: str, image: int, moments: np.ndarray, seed: int) -> pd.DataFrame:
-    draw, place = np.indices(moments.shape)
+    draw, position = np.indices(moments.shape)
     return pd.DataFrame(
         {
-            "layer": place.ravel() + 1,
-            "layer_name": [f"fc{n + 1}" for n in place.ravel()],
+            "layer": position.ravel() + 1,
+            "layer_name": [f"fc{n + 1}" for n in position.ravel()],
             "quantity": quantity,
             "image": image,
             "value": moments.ravel(),
@@ -65,7 +68,7 @@ def _draws(quantity: str, image: int, moments: np.ndarray, seed: int) -> pd.Data
     )
 
 
-def _law(quantity: str, image: int, sd: np.ndarray) -> pd.DataFrame:
+def _prediction(quantity: str, image: int, sd: np.ndarray) -> pd.DataFrame:
     layers = np.arange(len(sd)) + 1
     common = {"image": image, "layer": layers, "quantity": quantity, "sampling_se": 0.0}
     common["layer_name"] = [f"fc{n}" for n in layers]

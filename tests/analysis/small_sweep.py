@@ -1,4 +1,4 @@
-"""Run small real sweeps in this process."""
+"""Small real sweeps that run in this process."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def run_sweep(
     config_dir: Path | None = None,
     small: Sequence[str] = SMALL,
 ) -> Results:
-    """Run a small sweep in this process and load it; overrides replace what makes it small."""
-    asked = {text.partition("=")[0]: text for text in (*small, *overrides)}
-    where = (f"sweep.results={results}", f"sweep.name={name}")
+    """Run a small sweep in this process and load it; overrides take precedence over `small`."""
+    arguments = {text.partition("=")[0]: text for text in (*small, *overrides)}
+    target = (f"sweep.results={results}", f"sweep.name={name}")
     loader = config_loader(None if config_dir is None else str(config_dir))
-    assert run_command(loader, "config", [*asked.values(), *where]) == 0
+    assert run_command(loader, "config", [*arguments.values(), *target]) == 0
     return load(name, results)

@@ -1,4 +1,4 @@
-"""A sweep's files become DataFrames: of each cell its latest attempt, and nothing else."""
+"""Tests of `analysis.load`: the latest attempt of each cell, and damaged files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fanin.errors import FaninError, FaninWarning
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SweepFolder:
-    """A planned sweep of which nothing has ended."""
-    folder = SweepFolder(tmp_path / "hand_made")
+    """Create a planned sweep without results."""
+    folder = SweepFolder(tmp_path / "by_hand")
     folder.root.mkdir()
     folder.plan.write_text("")
     write_format(folder)
@@ -51,9 +51,9 @@ def _commit(folder: SweepFolder, stem: str, *results: CellResult) -> None:
     commit_journal(folder, journal.path)
 
 
-# In the files' order of names an attempt may come before or after the one that replaces it.
+# By file name, an attempt may come before or after the one that replaces it.
 @pytest.mark.parametrize(("first", "second"), [("aa", "zz"), ("zz", "aa")])
-def test_the_latest_attempt_wins_in_every_table(
+def test_the_latest_attempt_is_used_in_every_table(
     folder: SweepFolder, first: str, second: str
 ) -> None:
     _commit(folder, first, _result("x", 1, "killed", [1.0, 2.0]), _result("y", 1, "ok", [3.0]))
@@ -67,8 +67,7 @@ def test_the_latest_attempt_wins_in_every_table(
     assert sorted(results.histograms["count"]) == [1, 2]
 
 
-def test_an_attempt_that_left_no_rows_takes_the_older_ones_away(folder: SweepFolder) -> None:
-    """A cell whose latest attempt failed has no measurement, whatever an older one measured."""
+def test_a_failed_latest_attempt_removes_older_rows(folder: SweepFolder) -> None:
     _commit(folder, "a", _result("x", 1, "ok", [1.0]), _result("y", 1, "ok", [2.0]))
     _commit(folder, "b", _result("x", 2, "error", []))
     results = _loaded(folder)
@@ -80,16 +79,16 @@ def test_an_attempt_that_left_no_rows_takes_the_older_ones_away(folder: SweepFol
 
 
 def test_rows_without_their_pack_in_cells_are_not_results(folder: SweepFolder) -> None:
-    """`cells` is written last: a crash before it leaves rows that no cell vouches for."""
+    """`cells` is written last, so a crash before it leaves rows without a cell."""
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
-    write_part(folder, "layers", "torn", pa.table({"cell_id": ["x"], "value": [9.0]}))
-    with pytest.warns(FaninWarning, match=r"layers/torn\.parquet: no cells of this sweep"):
+    write_part(folder, "layers", "incomplete", pa.table({"cell_id": ["x"], "value": [9.0]}))
+    with pytest.warns(FaninWarning, match=r"layers/incomplete\.parquet: no cells of this sweep"):
         assert _loaded(folder).layers.value.tolist() == [1.0]
-    Journal(folder.journals / "torn.journal").close()  # the pack is still being written
+    Journal(folder.journals / "incomplete.journal").close()  # the pack is still being written
     assert _loaded(folder).layers.value.tolist() == [1.0]
 
 
-def test_repeated_words_are_categoricals(small: Results) -> None:
+def test_repeated_strings_are_categoricals(small: Results) -> None:
     for column in ("cell_id", "layer_name", "quantity"):
         assert isinstance(small.layers[column].dtype, pd.CategoricalDtype), column
 
@@ -102,7 +101,7 @@ def test_every_cell_is_loaded_once_with_its_rows(small: Results) -> None:
     assert small.name == "small"
 
 
-def test_columns_that_a_part_lacks_are_null_there(folder: SweepFolder) -> None:
+def test_missing_columns_of_a_part_are_null(folder: SweepFolder) -> None:
     for cell, option in (("x", {"model.depth": 10}), ("y", {"model.channels": 3})):
         row = {"cell_id": cell, "outcome": "ok", "attempt": 1, **option}
         _commit(folder, cell, CellResult(row, {}))
@@ -113,7 +112,7 @@ def test_columns_that_a_part_lacks_are_null_there(folder: SweepFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "together"),
+    ("first", "second", "expected"),
     [
         (None, 0.5, [None, 0.5]),
         (1, 0.5, [1.0, 0.5]),
@@ -124,17 +123,17 @@ def test_columns_that_a_part_lacks_are_null_there(folder: SweepFolder) -> None:
         (True, 3, ["true", "3"]),
     ],
 )
-def test_a_column_of_other_kinds_in_other_parts_is_read(
-    folder: SweepFolder, one: Any, other: Any, together: list[Any]
+def test_a_column_with_different_types_in_parts_is_read(
+    folder: SweepFolder, first: Any, second: Any, expected: list[Any]
 ) -> None:
-    for cell, value in (("x", one), ("y", other)):
+    for cell, value in (("x", first), ("y", second)):
         row = {"cell_id": cell, "outcome": "ok", "attempt": 1, "init.bias": value}
         _commit(folder, cell, CellResult(row, {}))
-    read = _loaded(folder).cells.sort_values("cell_id")["init.bias"]
-    assert [None if pd.isna(value) else value for value in read] == together
+    column = _loaded(folder).cells.sort_values("cell_id")["init.bias"]
+    assert [None if pd.isna(value) else value for value in column] == expected
 
 
-def test_a_sweep_of_which_nothing_has_ended_has_empty_tables(folder: SweepFolder) -> None:
+def test_a_sweep_without_results_has_empty_tables(folder: SweepFolder) -> None:
     results = _loaded(folder)
     tables = ("cells", "layers", "histograms", "curves", "predictions")
     assert all(getattr(results, table).empty for table in tables)
@@ -142,34 +141,34 @@ def test_a_sweep_of_which_nothing_has_ended_has_empty_tables(folder: SweepFolder
         compare_to_theory(results)
 
 
-def test_a_sweep_that_is_not_there_names_the_nearest(small: Results) -> None:
+def test_an_unknown_sweep_is_refused_with_the_nearest_name(small: Results) -> None:
     with pytest.raises(FaninError, match=r"smal: no such sweep; did you mean small\?"):
         load("smal", small.folder.root.parent)
 
 
-def test_without_any_sweep_the_error_says_so(tmp_path: Path) -> None:
+def test_an_empty_results_folder_has_no_valid_names(tmp_path: Path) -> None:
     with pytest.raises(FaninError, match="no such sweep; there are no valid choices"):
         load("anything", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("table", ["cells", "layers", "predictions"])
-def test_one_warning_names_what_cannot_be_read_and_the_rest_is_loaded(
+def test_one_warning_lists_unreadable_files_and_the_rest_is_loaded(
     folder: SweepFolder, table: str
 ) -> None:
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
-    bad = folder.table(table) / "torn.parquet"
-    bad.parent.mkdir(exist_ok=True)
-    bad.write_bytes(b"PAR1 not really")
+    damaged = folder.table(table) / "damaged.parquet"
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(b"PAR1 not really")
     note = folder.table("cells") / "notes.txt"
-    note.write_text("Tuesday")
+    note.write_text("a note")
     with pytest.warns(FaninWarning) as warned:
         results = _loaded(folder)
     assert len(warned) == 1
-    assert all(str(path) in str(warned[0].message) for path in (bad, note))
+    assert all(str(path) in str(warned[0].message) for path in (damaged, note))
     assert results.layers.value.tolist() == [1.0]
 
 
-def test_a_pack_with_one_spoilt_part_is_in_no_table(folder: SweepFolder) -> None:
+def test_a_pack_with_a_damaged_part_is_skipped(folder: SweepFolder) -> None:
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
     _commit(folder, "b", _result("y", 1, "ok", [2.0]))
     part = folder.table("histograms") / "a.parquet"
@@ -181,13 +180,13 @@ def test_a_pack_with_one_spoilt_part_is_in_no_table(folder: SweepFolder) -> None
     assert results.curves.cell_id.tolist() == ["y"]
 
 
-def test_a_command_says_of_a_foreign_file_what_load_warns_of(
+def test_commands_print_warnings_about_foreign_files(
     folder: SweepFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
     (folder.table("cells") / "stray.txt").write_text("somebody's notes")
     with exit_on_error():
         _loaded(folder)
-    said = capsys.readouterr().err
-    assert "stray.txt: not one of this sweep's tables" in said
-    assert "FaninWarning" not in said
+    output = capsys.readouterr().err
+    assert "stray.txt: not one of this sweep's tables" in output
+    assert "FaninWarning" not in output

@@ -1,4 +1,4 @@
-"""`python -m analysis.predict`: a configured cell's moments, without training it."""
+"""Tests of `python -m analysis.predict`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from analysis import predict
 
 SMALL = ("data.n_train=200", "data.n_test=100", "probe.size=4", "probe.images=1")
-TINY = (*SMALL, "theories=[he,mean_field]")  # the finer theories are the slower ones
+TINY = (*SMALL, "theories=[he,mean_field]")  # higher theories are slower
 QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}
 ALEXNET = [f"conv{n}" for n in range(1, 6)] + [f"fc{n}" for n in range(1, 4)]
 
@@ -23,7 +23,7 @@ Predict = Callable[..., str]
 
 @pytest.fixture
 def run_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
-    """`run_predict(*overrides)` is the command line, in this process."""
+    """Return a function `run_predict(*overrides)` that runs the command in this process."""
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: str) -> str:
@@ -36,7 +36,7 @@ def run_predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 
 def _no_constant(name: str) -> float:
-    raise AssertionError(f"{name} is no JSON")
+    raise AssertionError(f"{name} is not valid JSON")
 
 
 def _layers(text: str) -> list[dict[str, Any]]:
@@ -76,16 +76,16 @@ def test_he_normal_keeps_the_second_moment_of_a_relu_network(run_predict: Predic
     assert moments == pytest.approx([moments[0]] * 6, rel=1e-12)
 
 
-def test_a_layers_own_gain_reaches_that_layer(run_predict: Predict) -> None:
+def test_a_gain_of_one_layer_applies_to_that_layer(run_predict: Predict) -> None:
     def second_moments(*overrides: str) -> list[float]:
         layers = _layers(run_predict(*TINY, *overrides, "format=json"))
         return [layer["he"]["preact_m2"] for layer in layers]
 
-    plain, halved = second_moments(), second_moments("init.layers.fc1.gain=0.5")
-    assert halved == pytest.approx([plain[0], plain[1] / 4])
+    default, halved = second_moments(), second_moments("init.layers.fc1.gain=0.5")
+    assert halved == pytest.approx([default[0], default[1] / 4])
 
 
-def test_the_mean_of_uniform_weights_shows_in_mean_field_alone(run_predict: Predict) -> None:
+def test_only_mean_field_includes_the_weight_mean(run_predict: Predict) -> None:
     uniform = ("init=uniform", "init.a=0.0", "init.b=1.0")
     (_, last) = _layers(run_predict(*TINY, *uniform, "format=json"))
     assert last["he"]["preact_mean"] == 0
@@ -93,7 +93,7 @@ def test_the_mean_of_uniform_weights_shows_in_mean_field_alone(run_predict: Pred
     assert last["mean_field"]["preact_m2"] > 1e3 * last["he"]["preact_m2"]
 
 
-def test_moments_beyond_float64_are_null_in_json_and_inf_in_the_table(run_predict: Predict) -> None:
+def test_overflow_is_null_in_json_and_inf_in_the_table(run_predict: Predict) -> None:
     huge = ("model=alexnet", "init=normal", "init.std=1e30")
     layers = _layers(run_predict(*TINY, *huge, "format=json"))
     assert layers[0]["he"]["preact_m2"] > 1e60
@@ -101,7 +101,7 @@ def test_moments_beyond_float64_are_null_in_json_and_inf_in_the_table(run_predic
     assert "inf" in run_predict(*TINY, *huge)
 
 
-def test_missing_pixels_are_null_in_json_and_nan_in_the_table(run_predict: Predict) -> None:
+def test_nan_is_null_in_json_and_nan_in_the_table(run_predict: Predict) -> None:
     missing = ("data.corrupt.share=0.5", "data.corrupt.kind=missing")
     layers = _layers(run_predict(*TINY, *missing, "format=json"))
     assert {layer[theory]["preact_m2"] for layer in layers for theory in ("he", "mean_field")} == {
@@ -112,11 +112,11 @@ def test_missing_pixels_are_null_in_json_and_nan_in_the_table(run_predict: Predi
 
 
 @pytest.mark.parametrize("measure", [0, 2])
-def test_the_table_has_a_row_for_every_layer_and_fits_a_hundred_columns(
+def test_the_table_has_a_row_per_layer_and_fits_100_columns(
     run_predict: Predict, measure: int
 ) -> None:
-    gained = ("model=alexnet", "init.gain=1e-5")
-    out = run_predict(*SMALL, *gained, f"measure={measure}", "theories=[he,mean_field,field]")
+    small_gain = ("model=alexnet", "init.gain=1e-5")
+    out = run_predict(*SMALL, *small_gain, f"measure={measure}", "theories=[he,mean_field,field]")
     table = out.splitlines()[3 : 3 + len(ALEXNET)]
     assert [line.split()[1] for line in table] == ALEXNET
     assert "…" not in out
@@ -125,7 +125,7 @@ def test_the_table_has_a_row_for_every_layer_and_fits_a_hundred_columns(
     assert ("measured" in out.splitlines()[1]) == (measure > 0)
 
 
-def test_all_theories_are_asked_by_default_and_the_finest_is_believed(run_predict: Predict) -> None:
+def test_all_theories_predict_by_default_and_the_highest_is_used(run_predict: Predict) -> None:
     layers = _layers(run_predict(*SMALL, "model=mlp", "format=json"))
     for layer in layers:
         for theory in ("he", "mean_field", "field", "finite_width"):
@@ -136,16 +136,16 @@ def test_all_theories_are_asked_by_default_and_the_finest_is_believed(run_predic
         assert low < predicted["value"] < high
 
 
-def test_a_network_that_only_coarse_theories_know_is_predicted_by_those(
+def test_theories_without_a_formula_are_skipped(
     run_predict: Predict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     positive = ("init=uniform", "init.a=0.0", "init.b=0.1")
-    words = (*SMALL, *positive, "model=mlp", "model.norm=layer", "format=json")
-    layers = _layers(run_predict(*words))
+    overrides = (*SMALL, *positive, "model=mlp", "model.norm=layer", "format=json")
+    layers = _layers(run_predict(*overrides))
     assert all("mean_field" in layer and "field" not in layer for layer in layers)
 
 
-def test_the_waterfall_has_a_factor_for_each_lifted_assumption(run_predict: Predict) -> None:
+def test_the_explanation_has_a_factor_for_each_assumption(run_predict: Predict) -> None:
     small = ("model=two_layer", "model.channels=4", "images=1")
     out = run_predict(*SMALL, *small, "format=explain", "measure=4")
     for step in ("activation", "weight mean", "biases", "padding", "pooling", "width", "rest"):
@@ -154,7 +154,7 @@ def test_the_waterfall_has_a_factor_for_each_lifted_assumption(run_predict: Pred
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("init=lsuv",), "no prediction for layer conv1: Lsuv declares no moments"),
         (("init=he_norml",), "init=he_norml: no such option; did you mean he_normal"),
@@ -166,29 +166,29 @@ def test_the_waterfall_has_a_factor_for_each_lifted_assumption(run_predict: Pred
         (("format=xml",), "format=xml: expected one of table, json, explain"),
         (("theories=[feild]",), "theories: no theory feild; did you mean field?"),
         (("theories=he",), "theories=he: expected a list, such as theories=[he,mean_field]"),
-        (("images=0",), "images=0: expected a whole number, 1 or more"),
-        (("measure=many",), "measure=many: expected a whole number, 0 or more"),
+        (("images=0",), "images=0: expected an integer of at least 1"),
+        (("measure=many",), "measure=many: expected an integer of at least 0"),
         (("fromat=json",), "fromat: no such key; did you mean format?"),
         (("init=he_normal,zeros",), "init=he_normal,zeros: "),
-        (("-m", "init=he_normal"), "analysis.predict takes one cell; leave out -m"),
+        (("-m", "init=he_normal"), "analysis.predict accepts one cell; remove -m"),
         (("init.layers.conv9.gain=2",), "init.layers.conv9: no such layer"),
     ],
 )
-def test_what_cannot_be_is_a_line_and_exit_status_2(
+def test_invalid_arguments_exit_with_status_2(
     run_predict: Predict,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
-    told: str,
+    message: str,
 ) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         run_predict(*arguments)
-    assert left.value.code == 2
+    assert exit_info.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(told)
+    assert error.startswith(message)
     assert len(error.splitlines()) <= 2
 
 
-def test_a_scheme_of_ones_own_without_moments_is_a_clear_line(
+def test_a_custom_scheme_without_moments_is_refused(
     run_predict: Predict,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -205,8 +205,8 @@ def test_a_scheme_of_ones_own_without_moments_is_a_clear_line(
         "        return torch.zeros(weight.shape, dtype=torch.float64)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         run_predict(*TINY, "init=custom", "init._target_=my_package.MyInit")
-    assert left.value.code == 2
-    told = "no prediction for layer conv1: MyInit declares no moments, which theory needs\n"
-    assert capsys.readouterr().err == told
+    assert exit_info.value.code == 2
+    message = "no prediction for layer conv1: MyInit declares no moments, which theory needs\n"
+    assert capsys.readouterr().err == message

@@ -1,4 +1,4 @@
-"""Predictions are kept in the sweep's folder, and made anew when the theory changes."""
+"""Tests of stored predictions: reuse, and recomputation after a change of the code."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from analysis.theory_comparison import compare_to_theory
 from experiments.sweep.store.plan_file import read_plan
 from fanin.theory.network import UnpredictableLayer
 
-Counted = Callable[[], int]
+Count = Callable[[], int]
 
 
 @pytest.fixture
-def copied(small: Results, tmp_path: Path) -> Results:
-    """The small sweep in a folder of the test's own, with nothing predicted."""
-    shutil.copytree(small.folder.root, tmp_path / "copied", ignore=_no_predictions)
-    return load("copied", tmp_path)
+def sweep_copy(small: Results, tmp_path: Path) -> Results:
+    """Copy the small sweep without its predictions."""
+    shutil.copytree(small.folder.root, tmp_path / "sweep_copy", ignore=_no_predictions)
+    return load("sweep_copy", tmp_path)
 
 
 def _no_predictions(_: str, names: list[str]) -> list[str]:
@@ -39,7 +39,7 @@ def _settings(results: Results) -> list[Setting]:
 
 
 def _theory(config: dict[str, Any]) -> pd.DataFrame:
-    """As quick as theory gets: one layer, whose moment tells configs apart."""
+    """Return a fast fake prediction: one layer with a value that depends on the config."""
     if config["init"]["_target_"].endswith("Lsuv"):
         raise UnpredictableLayer("conv1", "Lsuv declares no moments")
     value = float(sum(json.dumps(config["init"]).encode()))
@@ -49,71 +49,71 @@ def _theory(config: dict[str, Any]) -> pd.DataFrame:
 
 
 @pytest.fixture(autouse=True)
-def predictions_made(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    """How many settings theory was asked about."""
-    made = []
+def n_predicted(monkeypatch: pytest.MonkeyPatch) -> Count:
+    """Replace theory by a fake; return a function that counts the predicted settings."""
+    configs = []
 
-    def counted(config: dict[str, Any]) -> pd.DataFrame:
-        made.append(config)
+    def predict(config: dict[str, Any]) -> pd.DataFrame:
+        configs.append(config)
         return _theory(config)
 
-    monkeypatch.setattr(predictions, "predict_cell", counted)
-    return lambda: len(made)
+    monkeypatch.setattr(predictions, "predict_cell", predict)
+    return lambda: len(configs)
 
 
-def test_predictions_are_kept_once_however_often_one_checks(copied: Results) -> None:
-    compare_to_theory(copied)
-    once = load(copied.name, copied.folder.root.parent).predictions
-    compare_to_theory(copied)
-    twice = load(copied.name, copied.folder.root.parent).predictions
-    pd.testing.assert_frame_equal(once, twice)
-    assert set(once.columns) == {
+def test_a_second_check_reuses_stored_predictions(sweep_copy: Results) -> None:
+    compare_to_theory(sweep_copy)
+    first = load(sweep_copy.name, sweep_copy.folder.root.parent).predictions
+    compare_to_theory(sweep_copy)
+    second = load(sweep_copy.name, sweep_copy.folder.root.parent).predictions
+    pd.testing.assert_frame_equal(first, second)
+    assert set(first.columns) == {
         *("cell_id", "image", "layer", "layer_name", "quantity", "theory", "value"),
         *("log_sd", "sampling_se"),
     }
-    assert not once.duplicated(["cell_id", "image", "layer", "quantity", "theory"]).any()
-    assert once.cell_id.nunique() == 64  # 80 less lsuv's 16
-    assert set(once.cell_id) < set(copied.cells.cell_id)
-    assert isinstance(once.cell_id.dtype, pd.CategoricalDtype)
-    assert set(once.image) == {-1, 0, 1}
+    assert not first.duplicated(["cell_id", "image", "layer", "quantity", "theory"]).any()
+    assert first.cell_id.nunique() == 64  # 80 cells, 16 of them LSUV
+    assert set(first.cell_id) < set(sweep_copy.cells.cell_id)
+    assert isinstance(first.cell_id.dtype, pd.CategoricalDtype)
+    assert set(first.image) == {-1, 0, 1}
 
 
-def test_what_is_stored_is_what_was_predicted(copied: Results) -> None:
-    settings = _settings(copied)
-    fresh = predict_settings(copied.folder, settings)
-    stored = predict_settings(copied.folder, settings)
-    for one, other in zip(fresh, stored, strict=True):
-        assert one.reason == other.reason
+def test_stored_predictions_equal_fresh_ones(sweep_copy: Results) -> None:
+    settings = _settings(sweep_copy)
+    fresh = predict_settings(sweep_copy.folder, settings)
+    stored = predict_settings(sweep_copy.folder, settings)
+    for prediction, reloaded in zip(fresh, stored, strict=True):
+        assert prediction.reason == reloaded.reason
         pd.testing.assert_frame_equal(
-            one.frame, other.frame, check_dtype=False, check_categorical=False
+            prediction.frame, reloaded.frame, check_dtype=False, check_categorical=False
         )
 
 
-def test_a_second_check_predicts_nothing_but_what_has_no_prediction(
-    copied: Results, predictions_made: Counted
+def test_only_missing_predictions_are_computed_again(
+    sweep_copy: Results, n_predicted: Count
 ) -> None:
-    settings = _settings(copied)
-    predict_settings(copied.folder, settings)
-    assert predictions_made() == 20
-    predict_settings(copied.folder, settings)
-    assert predictions_made() == 20 + 4  # lsuv's four say so again
-    predict_settings(copied.folder, settings, recompute=True)
-    assert predictions_made() == 24 + 20
+    settings = _settings(sweep_copy)
+    predict_settings(sweep_copy.folder, settings)
+    assert n_predicted() == 20
+    predict_settings(sweep_copy.folder, settings)
+    assert n_predicted() == 20 + 4  # the four LSUV settings have nothing stored
+    predict_settings(sweep_copy.folder, settings, recompute=True)
+    assert n_predicted() == 24 + 20
 
 
-def test_another_theory_predicts_anew(
-    copied: Results, predictions_made: Counted, monkeypatch: pytest.MonkeyPatch
+def test_a_changed_fingerprint_causes_recomputation(
+    sweep_copy: Results, n_predicted: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = _settings(copied)[:2]
-    predict_settings(copied.folder, settings)
+    settings = _settings(sweep_copy)[:2]
+    predict_settings(sweep_copy.folder, settings)
     monkeypatch.setattr(predictions, "theory_fingerprint", lambda: "another")
-    predict_settings(copied.folder, settings)
-    assert predictions_made() == 4
-    predict_settings(copied.folder, settings)
-    assert predictions_made() == 4
+    predict_settings(sweep_copy.folder, settings)
+    assert n_predicted() == 4
+    predict_settings(sweep_copy.folder, settings)
+    assert n_predicted() == 4
 
 
-def test_any_edit_of_a_source_is_another_theory(
+def test_any_source_edit_changes_the_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "theory"
@@ -129,91 +129,95 @@ def test_any_edit_of_a_source_is_another_theory(
     assert theory_fingerprint.__wrapped__() != before
 
 
-def test_cells_added_to_a_setting_get_its_predictions_too(copied: Results) -> None:
-    first, *_ = _settings(copied)
-    fewer = Setting(first.config, first.label, first.words, first.cell_ids[:1])
-    predict_settings(copied.folder, [fewer])
-    predict_settings(copied.folder, [first])
-    rows = load(copied.name, copied.folder.root.parent).predictions
+def test_cells_added_to_a_setting_get_predictions(sweep_copy: Results) -> None:
+    first, *_ = _settings(sweep_copy)
+    fewer = Setting(first.config, first.label, first.axis_values, first.cell_ids[:1])
+    predict_settings(sweep_copy.folder, [fewer])
+    predict_settings(sweep_copy.folder, [first])
+    rows = load(sweep_copy.name, sweep_copy.folder.root.parent).predictions
     assert set(rows.cell_id) == set(first.cell_ids)
 
 
-def test_settings_that_left_the_plan_leave_the_table(copied: Results) -> None:
-    first, second, *_ = _settings(copied)
-    predict_settings(copied.folder, [first, second])
-    predict_settings(copied.folder, [second])
-    rows = load(copied.name, copied.folder.root.parent).predictions
+def test_predictions_of_removed_settings_are_deleted(sweep_copy: Results) -> None:
+    first, second, *_ = _settings(sweep_copy)
+    predict_settings(sweep_copy.folder, [first, second])
+    predict_settings(sweep_copy.folder, [second])
+    rows = load(sweep_copy.name, sweep_copy.folder.root.parent).predictions
     assert set(rows.cell_id) == set(second.cell_ids)
 
 
-def test_who_asks_about_some_settings_can_leave_the_others_there(copied: Results) -> None:
-    first, second, *_ = _settings(copied)
-    predict_settings(copied.folder, [first])
-    predict_settings(copied.folder, [second], keep_others=True)
-    rows = load(copied.name, copied.folder.root.parent).predictions
+def test_keep_others_keeps_predictions_of_other_settings(sweep_copy: Results) -> None:
+    first, second, *_ = _settings(sweep_copy)
+    predict_settings(sweep_copy.folder, [first])
+    predict_settings(sweep_copy.folder, [second], keep_others=True)
+    rows = load(sweep_copy.name, sweep_copy.folder.root.parent).predictions
     assert set(rows.cell_id) == {*first.cell_ids, *second.cell_ids}
 
 
-def test_a_setting_that_can_no_longer_be_predicted_keeps_no_old_rows(
-    copied: Results, monkeypatch: pytest.MonkeyPatch
+def test_an_unpredictable_setting_loses_its_old_rows(
+    sweep_copy: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = _settings(copied)[:1]
-    predict_settings(copied.folder, settings)
+    settings = _settings(sweep_copy)[:1]
+    predict_settings(sweep_copy.folder, settings)
 
     def refuse(config: object) -> pd.DataFrame:
-        raise UnpredictableLayer("conv1", "not any more")
+        raise UnpredictableLayer("conv1", "no longer predictable")
 
     monkeypatch.setattr(predictions, "predict_cell", refuse)
-    (refused,) = predict_settings(copied.folder, settings, recompute=True)
-    assert "not any more" in str(refused.reason)
-    assert load(copied.name, copied.folder.root.parent).predictions.empty
+    (refused,) = predict_settings(sweep_copy.folder, settings, recompute=True)
+    assert "no longer predictable" in str(refused.reason)
+    assert load(sweep_copy.name, sweep_copy.folder.root.parent).predictions.empty
 
 
-def test_code_of_the_users_own_is_never_trusted_to_be_what_it_was(
-    copied: Results, predictions_made: Counted, monkeypatch: pytest.MonkeyPatch
+def test_predictions_with_user_code_are_always_recomputed(
+    sweep_copy: Results, n_predicted: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fingerprint covers this project's sources, and no others."""
-    settings = _settings(copied)[:1]
+    """The fingerprint covers only this project's sources."""
+    settings = _settings(sweep_copy)[:1]
     monkeypatch.setattr(predictions, "COVERED_PACKAGES", ("torch.",))
-    predict_settings(copied.folder, settings)
-    predict_settings(copied.folder, settings)
-    assert predictions_made() == 2
+    predict_settings(sweep_copy.folder, settings)
+    predict_settings(sweep_copy.folder, settings)
+    assert n_predicted() == 2
 
 
-def test_a_failure_halfway_keeps_what_was_done(
-    copied: Results, monkeypatch: pytest.MonkeyPatch
+def test_an_interruption_keeps_finished_predictions(
+    sweep_copy: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = _settings(copied)[:3]
-    asked: list[object] = []
+    settings = _settings(sweep_copy)[:3]
+    predicted_configs: list[object] = []
 
     def fail_at_third(config: dict[str, object]) -> pd.DataFrame:
-        asked.append(config)
-        if len(asked) == 3:
+        predicted_configs.append(config)
+        if len(predicted_configs) == 3:
             raise KeyboardInterrupt
         return _theory(config)
 
     monkeypatch.setattr(predictions, "predict_cell", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
-        predict_settings(copied.folder, settings)
-    predict_settings(copied.folder, settings)
-    assert len(asked) == 4
+        predict_settings(sweep_copy.folder, settings)
+    predict_settings(sweep_copy.folder, settings)
+    assert len(predicted_configs) == 4
 
 
-def test_progress_is_told_up_to_the_end(copied: Results) -> None:
-    told: list[tuple[int, int]] = []
-    settings = _settings(copied)[:3]
-    predict_settings(copied.folder, settings, on_predicted=lambda n, of: told.append((n, of)))
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+def test_progress_is_reported_up_to_the_end(sweep_copy: Results) -> None:
+    calls: list[tuple[int, int]] = []
+    settings = _settings(sweep_copy)[:3]
+    predict_settings(
+        sweep_copy.folder, settings, on_predicted=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.slow
-def test_workers_change_no_bit(copied: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real theory: another process knows of no stand-in."""
+def test_results_do_not_depend_on_the_number_of_workers(
+    sweep_copy: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Use the real theory, because the fake does not exist in worker processes."""
     monkeypatch.setattr(predictions, "predict_cell", predict_cell)
-    settings = [s for s in _settings(copied) if s.words["model"] == "two_layer"][:5]
-    alone = predict_settings(copied.folder, settings)
-    together = predict_settings(copied.folder, settings, recompute=True, workers=2)
-    assert [p.reason is None for p in alone] == [True] * 4 + [False]
-    for one, other in zip(alone, together, strict=True):
-        assert one.reason == other.reason
-        pd.testing.assert_frame_equal(one.frame, other.frame, check_exact=True)
+    settings = [s for s in _settings(sweep_copy) if s.axis_values["model"] == "two_layer"][:5]
+    serial = predict_settings(sweep_copy.folder, settings)
+    parallel = predict_settings(sweep_copy.folder, settings, recompute=True, workers=2)
+    assert [p.reason is None for p in serial] == [True] * 4 + [False]
+    for prediction, reloaded in zip(serial, parallel, strict=True):
+        assert prediction.reason == reloaded.reason
+        pd.testing.assert_frame_equal(prediction.frame, reloaded.frame, check_exact=True)

@@ -1,4 +1,4 @@
-"""The closing sentences say what the verdicts and tables hold."""
+"""Tests of the summary sentences."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from analysis import Results
 from analysis import verdicts as verdicts_module
 from analysis.summary import NEAR_FACTOR, summarize_verdicts, summarize_with_paths
 from analysis.theory_comparison import TheoryComparison, compare_to_theory, layer_table
-from analysis.verdicts import compute_verdicts
-from analysis.verdicts import intervals as counted
+from analysis.verdicts import compute_verdicts, interval_coverage
 
 Sweep = Callable[..., Results]
 PERCENT = r"([\d.]+)%"
@@ -25,13 +24,15 @@ PERCENT = r"([\d.]+)%"
 
 @pytest.fixture(autouse=True)
 def widths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated settings have no network to be built."""
+    """Replace `narrowest_width`, because simulated settings have no network."""
     monkeypatch.setattr(verdicts_module, "narrowest_width", lambda config: 64)
 
 
-def _told(sweep: list[TheoryComparison]) -> str:
+def _summarize(sweep: list[TheoryComparison]) -> str:
     rows = compute_verdicts(sweep)
-    return "\n".join(summarize_verdicts(sweep, rows, counted(sweep, rows), margin=1.1, level=0.05))
+    return "\n".join(
+        summarize_verdicts(sweep, rows, interval_coverage(sweep, rows), margin=1.1, level=0.05)
+    )
 
 
 def test_settings_are_explained_disagree_or_are_not_tested() -> None:
@@ -42,25 +43,27 @@ def test_settings_are_explained_disagree_or_are_not_tested() -> None:
         draws=sweep[4].draws.assign(value=0.0),
         predicted=sweep[4].predicted.assign(value=0.0, log_sd=np.nan),
     )
-    told = _told([*sweep[:4], zeros, unpredicted])
-    assert "Of 6 settings, theory explains 3 " in told
-    assert (
-        "and disagrees with 1; not tested: 1 without a prediction, 1 with nothing to test" in told
+    text = _summarize([*sweep[:4], zeros, unpredicted])
+    assert "Theory explains 3 of 6 settings " in text
+    assert "disagrees with 1; not tested: 1 without a prediction, 1 with only constant" in text
+    assert "16 are not tested (16 zero)" in text
+
+
+def test_a_disagreement_names_the_most_significant_layer() -> None:
+    text = _summarize(simulated(4, off={(2, "preact_m2", 3): 2.0}))
+    (line,) = (line for line in text.splitlines() if line.startswith("Disagrees"))
+    assert line.startswith(
+        "Disagrees: net 2: 4 of 16 layers; most significant: preact_m2 of layer 3 (fc3"
     )
-    assert "16 are not tested (16 zero)" in told
-
-
-def test_what_disagrees_is_named_with_the_layer_where_it_is_surest() -> None:
-    told = _told(simulated(4, off={(2, "preact_m2", 3): 2.0}))
-    (line,) = (line for line in told.splitlines() if line.startswith("Disagrees"))
-    assert line.startswith("Disagrees: net 2: 4 of 16 layers, surest preact_m2 of layer 3 (fc3")
     ratio, se = (float(x) for x in re.findall(r"([+-][\d.]+) \(se ([\d.]+)\)", line)[0])
     assert ratio == pytest.approx(np.log(2), abs=4 * se)
 
 
-def test_coverage_is_told_with_its_interval_and_the_width_of_the_intervals() -> None:
-    told = _told(simulated(10))
-    (line,) = (line for line in told.splitlines() if line.startswith("95 % intervals, backward:"))
+def test_coverage_is_stated_with_its_interval_and_width() -> None:
+    text = _summarize(simulated(10))
+    (line,) = (
+        line for line in text.splitlines() if line.startswith("Predicted 95 % intervals, backward:")
+    )
     share, low, high = (float(x) for x in re.findall(r"([\d.]+)%", line))
     assert low < share < high
     assert "5,120 draws of 10 settings" in line
@@ -68,21 +71,21 @@ def test_coverage_is_told_with_its_interval_and_the_width_of_the_intervals() -> 
     assert "a factor of 2.11" in line
 
 
-def test_a_spread_that_is_off_is_told() -> None:
-    right = _told(simulated(5))
-    assert "it differs from 1 beyond doubt in 0 of 80 layers" in right
-    wrong = _told(simulated(5, shrink=0.5))
-    found = re.search(r"median ([\d.]+).*in (\d+) of 80 layers", wrong)
-    assert found is not None
-    assert float(found[1]) == pytest.approx(2, abs=0.1)
-    assert int(found[2]) > 75
+def test_a_wrong_spread_is_stated() -> None:
+    correct = _summarize(simulated(5))
+    assert "significantly different from 1 in 0 of 80 layers" in correct
+    wrong = _summarize(simulated(5, shrink=0.5))
+    match = re.search(r"median ([\d.]+).*in (\d+) of 80 layers", wrong)
+    assert match is not None
+    assert float(match[1]) == pytest.approx(2, abs=0.1)
+    assert int(match[2]) > 75
 
 
-def test_a_sweep_of_lsuv_alone_has_nothing_to_hold() -> None:
+def test_a_sweep_without_predictions_is_not_tested() -> None:
     (one,) = simulated(1)
-    told = _told([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
-    assert "theory explains 0" in told
-    assert "not tested: 1 without a prediction" in told
+    text = _summarize([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
+    assert "Theory explains 0" in text
+    assert "not tested: 1 without a prediction" in text
 
 
 def _line(lines: list[str], start: str) -> str:
@@ -93,7 +96,7 @@ def _line(lines: list[str], start: str) -> str:
 @pytest.mark.parametrize(
     ("theory", "name"), [("he", "The He/Glorot product formula"), ("mean_field", "Mean field")]
 )
-def test_how_near_each_theory_comes(
+def test_the_distance_of_each_theory_is_stated(
     small: Results, comparisons: list[TheoryComparison], theory: str, name: str
 ) -> None:
     ratios = {
@@ -106,11 +109,11 @@ def test_how_near_each_theory_comes(
     (label, layer), worst = max(ratios.items(), key=lambda item: abs(math.log(item[1])))
     line = _line(summarize_with_paths(small, comparisons), name)
     assert f"in {near} of {len(ratios)} layers" in line
-    assert f"furthest off at layer {layer} of {label}, " in line
+    assert f"the largest error is at layer {layer} of {label}, " in line
     assert line.endswith(f"is {worst:.3g}.")
 
 
-def test_why_settings_have_no_prediction_is_said_once(
+def test_the_reason_for_missing_predictions_is_stated_once(
     small: Results, comparisons: list[TheoryComparison]
 ) -> None:
     without = [c.setting.label for c in comparisons if c.unpredicted]
@@ -144,7 +147,7 @@ def _with_cells(results: Results, **columns: object) -> Results:
 
 
 def test_a_diverged_run_scores_chance(small: Results, comparisons: list[TheoryComparison]) -> None:
-    """Half of each pair of seeds at 50 %, the other half diverged: 0.5 * 50 % + 0.5 * 10 %."""
+    """One seed scores 50 %, the other diverged: the mean of 50 % and 10 % is 30 %."""
     odd = small.cells.seed == 1
     results = _with_cells(
         small,
@@ -156,10 +159,12 @@ def test_a_diverged_run_scores_chance(small: Results, comparisons: list[TheoryCo
     )
     lines = summarize_with_paths(results, comparisons)
     assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["30.0", "30.0"]
-    assert "40 of 80 cells diverged (the earliest at step 2, nan in loss)." in lines
+    assert "40 of 80 cells diverged (the earliest at step 2: nan in loss)." in lines
 
 
-def test_a_failed_run_is_no_answer(small: Results, comparisons: list[TheoryComparison]) -> None:
+def test_a_failed_run_is_left_out_of_the_accuracy(
+    small: Results, comparisons: list[TheoryComparison]
+) -> None:
     odd = small.cells.seed == 1
     outcome, accuracy = np.where(odd, "error", "ok"), np.where(odd, np.nan, 0.5)
     lines = summarize_with_paths(
@@ -168,7 +173,7 @@ def test_a_failed_run_is_no_answer(small: Results, comparisons: list[TheoryCompa
     assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["50.0", "50.0"]
 
 
-def test_the_earliest_divergence_is_told(
+def test_the_earliest_divergence_is_stated(
     small: Results, comparisons: list[TheoryComparison]
 ) -> None:
     steps = np.arange(len(small.cells), 0, -1)
@@ -177,11 +182,11 @@ def test_the_earliest_divergence_is_told(
         small, outcome="diverged", outcome_step=steps, outcome_reason=reasons, outcome_tensor="w"
     )
     assert _line(summarize_with_paths(results, comparisons), "80 of 80").endswith(
-        "step 1, inf 1 in w)."
+        "step 1: inf 1 in w)."
     )
 
 
-def test_infinite_ratios_are_the_furthest_off(
+def test_an_infinite_ratio_is_the_largest_error(
     comparisons: list[TheoryComparison], small: Results
 ) -> None:
     one = next(c for c in comparisons if c.unpredicted is None)
@@ -191,28 +196,28 @@ def test_infinite_ratios_are_the_furthest_off(
     assert line.endswith(f"layer 2 of {one.setting.label}, where measured / predicted is inf.")
 
 
-def test_ways_of_training_are_not_averaged_over(sweep: Sweep) -> None:
-    """A setting's best is one optimizer at one learning rate, not a mean over optimizers."""
+def test_training_configs_are_not_averaged(sweep: Sweep) -> None:
+    """The best accuracy belongs to one optimizer and learning rate, not to a mean over them."""
     results = sweep("optimizers", "optim=sgd,adam", "optim.lr=0.001,0.1", "seed=range(2)")
     comparisons = compare_to_theory(results)
     assert len(comparisons) == 1
     means = results.cells.groupby(["optim", "optim.lr"], observed=True).test_accuracy.mean()
     line = _line(summarize_with_paths(results, comparisons), "Best test accuracy")
-    assert re.findall(PERCENT, line) == [f"{100 * means.max():.1f}"]  # and no worst of one
+    assert re.findall(PERCENT, line) == [f"{100 * means.max():.1f}"]  # no lowest with one setting
     optimizer, rate = means.idxmax()
     assert f"optim={optimizer} optim.lr={rate}" in line
 
 
-def test_what_a_settings_label_tells_is_no_way_of_training(sweep: Sweep) -> None:
+def test_keys_in_the_setting_label_are_not_repeated(sweep: Sweep) -> None:
     axes = ("loss=cross_entropy,mse", "train.dtype=float32,float64", "optim.lr=0.01,0.1")
     results = sweep("losses", *axes)
     line = _line(summarize_with_paths(results, compare_to_theory(results)), "Best test accuracy")
-    ways = re.findall(r" with (?:cross_entropy|mse) dtype=float\d\d at (\S+)", line)
-    assert [way.partition("=")[0] for way in ways] == ["optim.lr", "optim.lr"]
+    training = re.findall(r" with (?:cross_entropy|mse) dtype=float\d\d at (\S+)", line)
+    assert [label.partition("=")[0] for label in training] == ["optim.lr", "optim.lr"]
     assert "loss" not in line
 
 
-def test_a_regression_has_no_accuracy_to_tell(sweep: Sweep) -> None:
+def test_a_regression_has_no_accuracy(sweep: Sweep) -> None:
     noise = ("data=gaussian", "data.task=regression", "data.side=null", "data.image_side=14")
     results = sweep("regression", *noise, "loss=mse")
     assert results.cells.test_accuracy.isna().all()
@@ -221,34 +226,34 @@ def test_a_regression_has_no_accuracy_to_tell(sweep: Sweep) -> None:
     assert any(line.startswith("Mean field") for line in lines)
 
 
-def test_a_sweep_that_trains_nothing_tells_theory_alone(sweep: Sweep) -> None:
+def test_a_sweep_without_training_has_no_accuracy(sweep: Sweep) -> None:
     results = sweep("probed", "train.steps=0", "init=he_normal,zeros")
     lines = summarize_with_paths(results, compare_to_theory(results))
     assert not any("accuracy" in line or "diverged" in line for line in lines)
     assert any(line.startswith("The He/Glorot") for line in lines)
 
 
-def test_zeros_alone_leave_theory_nothing_to_say(sweep: Sweep) -> None:
+def test_zeros_have_no_theory_sentences(sweep: Sweep) -> None:
     results = sweep("zeros", "train.steps=0", "init=zeros")
     (tables,) = summarize_with_paths(results, compare_to_theory(results))
-    assert tables.startswith("Tables: ")
+    assert tables.startswith("Tables of the sweep: ")
 
 
-def test_lsuv_alone_says_why_there_is_no_prediction(sweep: Sweep) -> None:
+def test_lsuv_states_the_reason_for_no_prediction(sweep: Sweep) -> None:
     results = sweep("lsuv", "train.steps=0", "init=lsuv")
-    told, tables = summarize_with_paths(results, compare_to_theory(results))
-    assert told == (
+    text, tables = summarize_with_paths(results, compare_to_theory(results))
+    assert text == (
         "all cells: no prediction for layer conv1: Lsuv declares no moments, which theory needs."
     )
-    assert tables.startswith("Tables: ")
+    assert tables.startswith("Tables of the sweep: ")
 
 
-def test_a_sweep_that_all_diverged_says_so(sweep: Sweep) -> None:
+def test_a_sweep_with_only_diverged_cells_has_no_accuracy(sweep: Sweep) -> None:
     results = sweep("diverged", "optim.lr=1e30", "seed=range(2)")
     assert set(results.cells.outcome) == {"diverged"}
     lines = summarize_with_paths(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
     steps = pd.to_numeric(results.cells.outcome_step)
     assert _line(lines, "2 of 2 cells diverged").startswith(
-        f"2 of 2 cells diverged (the earliest at step {steps.min()}, "
+        f"2 of 2 cells diverged (the earliest at step {steps.min()}: "
     )

@@ -1,4 +1,4 @@
-"""Real sweeps against theory: wide networks agree, and certified weights level the layers."""
+"""Real sweeps against theory: wide networks agree, and certified inits equalize the layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.theory_comparison import compare_to_theory, layer_table
 
 @pytest.fixture(scope="module")
 def layer_2(wide: Results) -> dict[str, pd.Series]:
-    """Layer 2's row of the check's table, by init; `sampling_se` is mean field's own."""
+    """Return the row of layer 2 by init, with the sampling error of mean field."""
     rows = {}
     for comparison in compare_to_theory(wide):
         row = layer_table(comparison).set_index("layer").loc[2]
@@ -32,32 +32,30 @@ def layer_2(wide: Results) -> dict[str, pd.Series]:
 
 
 @pytest.mark.parametrize("theory", ["he", "mean_field"])
-def test_he_normal_keeps_the_second_moment_that_both_theories_predict(
-    layer_2: dict[str, pd.Series], theory: str
-) -> None:
+def test_he_normal_agrees_with_both_theories(layer_2: dict[str, pd.Series], theory: str) -> None:
     row = layer_2["he_normal"]
     assert row.draws == 16
     assert abs(row[f"measured/{theory}"] - 1) < 3 * row.se / row[theory]
-    # The band is narrow enough to be a statement: it excludes Glorot's gain of 1.
+    # The band is narrow enough to exclude Glorot's gain of 1.
     assert 3 * row.se / row[theory] < 0.5
 
 
 def test_positive_weights_agree_with_mean_field(layer_2: dict[str, pd.Series]) -> None:
-    """Weights of mean 1/2 make all units alike; theory 2 follows that shared mean."""
+    """A weight mean of 1/2 makes all units similar; mean field includes it."""
     row = layer_2["uniform"]
-    spread = (row.se**2 + row.sampling**2) ** 0.5
-    assert abs(row.measured - row.mean_field) < 3 * spread
-    assert 3 * spread < 0.1 * row.measured
+    error = (row.se**2 + row.sampling**2) ** 0.5
+    assert abs(row.measured - row.mean_field) < 3 * error
+    assert 3 * error < 0.1 * row.measured
 
 
-def test_positive_weights_refute_the_product_formula_by_orders_of_magnitude(
+def test_positive_weights_disagree_with_the_product_formula(
     layer_2: dict[str, pd.Series],
 ) -> None:
     assert layer_2["uniform"]["measured/he"] > 1e3
 
 
-def test_certified_is_an_option_like_any_other(sweep: Callable[..., Results]) -> None:
-    """Against He's, on a padded network with poolings, whose moments He's formula misses."""
+def test_certified_keeps_second_moments_near_one(sweep: Callable[..., Results]) -> None:
+    """Compare with He on a network with padding and pooling, where He's formula fails."""
     network = ("model=two_layer", "model.channels=16", "train.steps=2", "probe.draws=6")
     results = sweep("certified", "init=certified,he_normal", *network)
     assert (results.cells.outcome == "ok").all()
@@ -66,6 +64,6 @@ def test_certified_is_an_option_like_any_other(sweep: Callable[..., Results]) ->
     logs = rows.assign(value=np.log(rows.value)).groupby(["init._target_", "layer"], observed=True)
     mean, error = logs.value.mean(), logs.value.std() / 6**0.5
     certified = "fanin.theory.prescribe.Certified"
-    # It saw eight of the images that are probed, and sixteen channels leave a bias of order 1/16.
+    # It used eight of the probe images, and sixteen channels leave a bias of order 1/16.
     assert (mean[certified].abs() < 4 * error[certified] + 0.2).all()
     assert mean["fanin.inits.HeNormal"].abs().max() > 2 * mean[certified].abs().max()

@@ -1,4 +1,4 @@
-"""Verdicts on a whole sweep, and coverage of the intervals of theory."""
+"""Tests of verdicts on a sweep and of the coverage of predicted intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.verdicts import compute_verdicts, count_verdicts, interval_coverag
 from fanin.statistics.coverage import Z
 
 
-def test_a_right_theory_disagrees_nowhere() -> None:
+def test_a_correct_theory_disagrees_nowhere() -> None:
     rows = compute_verdicts(simulated(20))
     assert len(rows) == 20 * 2 * 2 * 4
     assert set(rows.theory) == {"finite_width"}
@@ -27,16 +27,15 @@ def test_a_right_theory_disagrees_nowhere() -> None:
     assert set(count_verdicts(rows).outcome) == {"explained"}
 
 
-@pytest.mark.parametrize(("quantity", "wrong_ones"), [("preact_m2", [3, 4]), ("vjp_m2", [1, 2, 3])])
-def test_an_error_shows_from_its_layer_on_and_its_step_says_where(
-    quantity: str, wrong_ones: list[int]
-) -> None:
-    """Forward on the way up, backward on the way down."""
+@pytest.mark.parametrize(
+    ("quantity", "wrong_layers"), [("preact_m2", [3, 4]), ("vjp_m2", [1, 2, 3])]
+)
+def test_an_error_affects_later_layers_and_one_step(quantity: str, wrong_layers: list[int]) -> None:
     rows = compute_verdicts(simulated(5, off={(2, quantity, 3): 1.5}))
     wrong = rows[rows.verdict == "disagrees"]
     assert set(wrong.setting) == {2}
     assert set(wrong.quantity) == {quantity}
-    assert sorted(set(wrong.layer)) == wrong_ones
+    assert sorted(set(wrong.layer)) == wrong_layers
     steps = rows[rows.step_verdict == "disagrees"]
     assert set(zip(steps.setting, steps.quantity, steps.layer, strict=True)) == {(2, quantity, 3)}
     assert (
@@ -45,26 +44,26 @@ def test_an_error_shows_from_its_layer_on_and_its_step_says_where(
     )
 
 
-def test_the_signal_enters_where_no_step_leads_to() -> None:
+def test_the_first_layer_in_signal_direction_has_no_step() -> None:
     rows = compute_verdicts(simulated(2))
     first = rows.layer.where(rows.quantity == "preact_m2", 5 - rows.layer) == 1
     assert rows.step[first].isna().all()
     assert rows.step[~first].notna().all()
 
 
-def test_where_the_highest_theory_is_silent_the_next_below_speaks() -> None:
+def test_the_next_lower_theory_is_used_if_the_highest_is_missing() -> None:
     (one,) = simulated(1)
-    silent = (one.predicted.theory == "finite_width") & (one.predicted.layer == 2)
-    predicted = one.predicted.assign(value=one.predicted.value.mask(silent))
+    missing = (one.predicted.theory == "finite_width") & (one.predicted.layer == 2)
+    predicted = one.predicted.assign(value=one.predicted.value.mask(missing))
     rows = compute_verdicts([dataclasses.replace(one, predicted=predicted)])
     lower = rows[rows.layer == 2]
     assert set(lower.theory) == {"he"}
     assert set(lower.test) == {"mean"}  # He's formula predicts no spread
-    assert set(lower.verdict) == {"disagrees"}  # here it says half of what is measured
+    assert set(lower.verdict) == {"disagrees"}  # its prediction is half of the measured value
     assert set(rows[rows.layer != 2].theory) == {"finite_width"}
 
 
-def test_draws_of_two_weight_seeds_are_draws_of_one_setting() -> None:
+def test_draws_of_two_weight_seeds_are_pooled() -> None:
     (one,) = simulated(1, draws=32)
     other = one.draws.assign(seed_weights=7, value=one.draws.value * 1.01)
     both = pd.concat([one.draws, other], ignore_index=True)
@@ -72,17 +71,17 @@ def test_draws_of_two_weight_seeds_are_draws_of_one_setting() -> None:
     assert set(rows.draws) == {64}
 
 
-def test_the_order_of_rows_decides_nothing() -> None:
+def test_the_order_of_rows_does_not_matter() -> None:
     sweep = simulated(3, off={(1, "vjp_m2", 2): 2.0})
     shuffled = [
         dataclasses.replace(c, draws=c.draws.sample(frac=1, random_state=n))
         for n, c in enumerate(sweep)
     ]
-    left, right = compute_verdicts(sweep), compute_verdicts(shuffled)
-    pd.testing.assert_frame_equal(left, right, rtol=1e-9)
+    original, reordered = compute_verdicts(sweep), compute_verdicts(shuffled)
+    pd.testing.assert_frame_equal(original, reordered, rtol=1e-9)
 
 
-def test_a_mean_is_told_in_units_of_its_roots_second_moment() -> None:
+def test_a_mean_is_tested_in_units_of_the_rms() -> None:
     rng = np.random.default_rng(0)
     draws = pd.concat(
         [
@@ -110,18 +109,18 @@ def test_a_sweep_without_any_prediction_has_no_verdicts() -> None:
 
 @pytest.fixture(autouse=True)
 def widths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated settings have no network to be built: all are 64 wide."""
+    """Replace `narrowest_width`, because simulated settings have no network; default width 64."""
     monkeypatch.setattr(verdicts_module, "narrowest_width", lambda config: config.get("width", 64))
 
 
-def _counted(sweep: list[TheoryComparison]) -> pd.DataFrame:
+def _coverage(sweep: list[TheoryComparison]) -> pd.DataFrame:
     return interval_coverage(sweep, compute_verdicts(sweep)).set_index(["direction", "width"])
 
 
-def test_a_right_theory_covers_95_percent_both_ways() -> None:
-    found = _counted(simulated(30, width=256))  # where the law's first order is all there is
+def test_a_correct_theory_covers_95_percent_in_both_directions() -> None:
+    coverage = _coverage(simulated(30, width=256))  # wide enough for the first-order law
     for direction in ("forward", "backward"):
-        row = found.loc[direction, "all"]
+        row = coverage.loc[direction, "all"]
         assert row.low < 0.95 < row.high
         assert not row.misses
         assert row.high - row.low < 0.03
@@ -130,41 +129,41 @@ def test_a_right_theory_covers_95_percent_both_ways() -> None:
 
 
 def test_intervals_shrunk_by_two_miss() -> None:
-    found = _counted(simulated(10, shrink=0.5))
-    assert found.misses.all()
-    assert found.coverage.between(0.6, 0.75).all()
+    coverage = _coverage(simulated(10, shrink=0.5))
+    assert coverage.misses.all()
+    assert coverage.coverage.between(0.6, 0.75).all()
 
 
-def test_wide_and_narrow_networks_are_counted_apart() -> None:
+def test_wide_and_narrow_networks_are_coverage_apart() -> None:
     sweep = simulated(4) + simulated(2, width=16, seed=1)
     for n, comparison in enumerate(sweep):
         config = {"width": 64 if n < 4 else 16}
         setting = dataclasses.replace(comparison.setting, config=config)
         sweep[n] = dataclasses.replace(comparison, setting=setting)
-    found = _counted(sweep)
-    assert found.settings.to_dict() == {
+    coverage = _coverage(sweep)
+    assert coverage.settings.to_dict() == {
         (direction, width): n
         for direction in ("forward", "backward")
         for width, n in (("all", 6), ("wide", 4), ("narrow", 2))
     }
-    assert (found.factor.xs("narrow", level="width") > 2).all()
+    assert (coverage.factor.xs("narrow", level="width") > 2).all()
 
 
-def test_overflowed_and_constant_layers_are_not_counted() -> None:
+def test_overflowed_and_constant_layers_are_not_coverage() -> None:
     first, second = simulated(2)
     broken = first.draws.value.mask(first.draws.layer == 4, np.inf)
-    still = first.predicted.log_sd.mask(first.predicted.layer == 1, 0.0)
+    constant = first.predicted.log_sd.mask(first.predicted.layer == 1, 0.0)
     broken = broken.mask(first.draws.layer == 1, 1.0)
     first = dataclasses.replace(
         first,
         draws=first.draws.assign(value=broken),
-        predicted=first.predicted.assign(log_sd=still),
+        predicted=first.predicted.assign(log_sd=constant),
     )
-    found = _counted([first, second])
-    assert found.loc["forward", "all"].draws == 2 * 64 * (2 + 4)
+    coverage = _coverage([first, second])
+    assert coverage.loc["forward", "all"].draws == 2 * 64 * (2 + 4)
 
 
-def test_without_a_predicted_spread_there_is_nothing_to_count() -> None:
+def test_without_a_predicted_spread_there_is_no_coverage() -> None:
     (one,) = simulated(1)
     lower = one.predicted[one.predicted.theory == "he"]
     assert interval_coverage(
@@ -172,7 +171,7 @@ def test_without_a_predicted_spread_there_is_nothing_to_count() -> None:
     ).empty
 
 
-def test_the_logits_are_no_narrow_layer(
+def test_the_logits_do_not_count_as_narrowest_layer(
     small: Results, comparisons: list[TheoryComparison]
 ) -> None:
     """`small` has convolutions of four channels before ten logits."""
