@@ -53,13 +53,13 @@ def compact(folder: SweepFolder) -> None:
         recover_journals(folder, read_plan(folder))
         for fault in quarantine(folder):
             print(fault)
-        done = merge_packs(folder, hold.heartbeat)
-    if done.before == done.after and not done.dropped:
-        print(f"{name}: {done.after:,} part files; nothing to do")
+        counts = merge_packs(folder, hold.heartbeat)
+    if counts.before == counts.after and not counts.dropped:
+        print(f"{name}: {counts.after:,} part files; nothing to do")
     else:
         print(
-            f"{name}: merged {done.before:,} part files into {done.after:,}; "
-            f"dropped {done.dropped:,} rows of superseded attempts"
+            f"{name}: merged {counts.before:,} part files into {counts.after:,}; "
+            f"dropped {counts.dropped:,} rows of superseded attempts"
         )
 
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeCounts:
     """Numbers of part files before and after merging, and of dropped rows."""
 
     before: int
@@ -89,7 +89,7 @@ class Merged:
     dropped: int
 
 
-def merge_packs(folder: SweepFolder, heartbeat: Callable[[], None] = lambda: None) -> Merged:
+def merge_packs(folder: SweepFolder, heartbeat: Callable[[], None] = lambda: None) -> MergeCounts:
     """Merge small packs and drop superseded attempts. A second call changes nothing.
 
     The caller holds `acquire_sweep_lock` and has called `quarantine`.
@@ -116,7 +116,7 @@ def merge_packs(folder: SweepFolder, heartbeat: Callable[[], None] = lambda: Non
         dropped += sum(pack.dropped for pack in group)
         if len(group) > 1 or group[0].dropped:
             _replace(folder, group)
-    return Merged(before, _count(folder), dropped)
+    return MergeCounts(before, _count(folder), dropped)
 
 
 @dataclass(frozen=True)

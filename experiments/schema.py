@@ -147,12 +147,12 @@ def _check_elementwise(activation: nn.Module) -> None:
     shuffled = x.unflatten(1, (2, pieces)).movedim(2, -1).reshape(18, pieces)[order]
     try:
         y = activation(x.clone())
-        again = activation(shuffled.reshape(1, 2, 3, 3, pieces).movedim(-1, 2).flatten(1, 2))
+        shuffled_y = activation(shuffled.reshape(1, 2, 3, 3, pieces).movedim(-1, 2).flatten(1, 2))
     except Exception as error:
         raise ConfigError(f"activation: {error}") from error
     if not isinstance(y, torch.Tensor) or y.shape != (1, 2, 3, 3):
         raise ConfigError("activation: output and input must have the same shape")
-    if not torch.allclose(y.flatten()[order], again.flatten()):
+    if not torch.allclose(y.flatten()[order], shuffled_y.flatten()):
         raise ConfigError(
             "activation: not elementwise (each output may only depend on its own input)"
         )

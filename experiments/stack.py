@@ -82,13 +82,13 @@ def _train(
     training = train_stacked([run.train_spec() for run in runs.values()], on_progress)
     while unfinished:
         try:
-            place, trained = next(training)
+            slot, trained = next(training)
         except FAILURES as error:
             if len(unfinished) == 1:
                 yield unfinished.pop(), error
                 return
             break
-        index = indices[place]
+        index = indices[slot]
         unfinished.remove(index)
         yield index, _finish(runs[index], trained)
     rest = sorted(unfinished)
@@ -100,8 +100,8 @@ def _train(
                 for index in half
                 if (checkpointer := runs[index].checkpointer) is not None
             ]
-            for place, end in run_stack(configs, device, on_progress, checkpointers or None):
-                yield half[place], end
+            for slot, end in run_stack(configs, device, on_progress, checkpointers or None):
+                yield half[slot], end
 
 
 def _finish(run: CellRun, trained: TrainResult) -> CellResult | BaseException:

@@ -148,8 +148,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def edit(name: str, anchor: str, line: str) -> None:
         """Insert a line after the first line that contains the anchor."""
         lines = (copy / name).read_text().splitlines(keepends=True)
-        place = next(n for n, text in enumerate(lines) if anchor in text) + 1
-        (copy / name).write_text("".join([*lines[:place], line + "\n", *lines[place:]]))
+        index = next(n for n, text in enumerate(lines) if anchor in text) + 1
+        (copy / name).write_text("".join([*lines[:index], line + "\n", *lines[index:]]))
 
     add("fanin/inits/half_he.py", INIT)
     edit("fanin/inits/__init__.py", "import Lsuv", "from fanin.inits.half_he import HalfHe")

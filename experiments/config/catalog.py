@@ -104,19 +104,20 @@ class ConfigCatalog:
         node = self.base[group] if option is None else self.node(group, option)
         if not rest or has_key(node, rest) or self.is_open(key):
             return
-        others = [
-            other
-            for other in (self.options(group) if option is not None else [])
-            if other != option and has_key(self.node(group, other), rest)
+        options_with_key = [
+            name
+            for name in (self.options(group) if option is not None else [])
+            if name != option and has_key(self.node(group, name), rest)
         ]
-        if others:
+        if options_with_key:
+            names = " or ".join(options_with_key)
             raise ConfigError(
-                f"{key}: {group}={option} has no such key (but {group}={' or '.join(others)} "
-                f"has); keys of {group}={option}: {', '.join(_keys(node)) or 'none'}"
+                f"{key}: {group}={option} has no such key (but {group}={names} has); "
+                f"keys of {group}={option}: {', '.join(_keys(node)) or 'none'}"
             )
         chosen = f"{group}={option}" if option is not None else group
-        near = suggest(rest, _keys(node))
-        raise ConfigError(f"{key}: {chosen} has no such key; {near}")
+        suggestion = suggest(rest, _keys(node))
+        raise ConfigError(f"{key}: {chosen} has no such key; {suggestion}")
 
     @staticmethod
     def is_open(key: str) -> bool:

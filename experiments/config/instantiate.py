@@ -28,14 +28,14 @@ MISSING = "???"  # OmegaConf's marker of a mandatory value
 W = TypeVar("W")  # a wrapper class
 
 
-def instantiate(node: Mapping[str, Any], where: str = "") -> Any:
+def instantiate(node: Mapping[str, Any], key_path: str = "") -> Any:
     """Type-check a config node and call its `_target_`.
 
     Parameters
     ----------
     node
         Mapping with `_target_` (the dotted name of a class or function) and its arguments.
-    where
+    key_path
         The node's dotted key, for error messages.
 
     Raises
@@ -49,20 +49,20 @@ def instantiate(node: Mapping[str, Any], where: str = "") -> Any:
     >>> instantiate({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})
     Fraction(1, 2)
     """
-    target = locate(node, where)
-    values = _checked(target, node, where)
+    target = locate(node, key_path)
+    values = _checked(target, node, key_path)
     try:
         return target(**values)
     except FaninError:
         raise
     except Exception as error:  # a user's target may raise anything
-        raise ConfigError(f"{where or node[TARGET]}: {error}") from error
+        raise ConfigError(f"{key_path or node[TARGET]}: {error}") from error
 
 
-def validate(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def validate(node: Mapping[str, Any], key_path: str = "") -> dict[str, Any]:
     """Return a node as type-checked plain data with all defaults."""
-    target = locate(node, where)
-    values = _checked(target, node, where)
+    target = locate(node, key_path)
+    values = _checked(target, node, key_path)
     hints = hints_of(target)
     return {TARGET: node[TARGET]} | {
         name: plain(value, hints[name]) if name in hints else value
@@ -70,8 +70,8 @@ def validate(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     }
 
 
-def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) -> dict[str, Any]:
-    prefix = f"{where}." if where else ""
+def _checked(target: Callable[..., Any], node: Mapping[str, Any], key_path: str) -> dict[str, Any]:
+    prefix = f"{key_path}." if key_path else ""
     known = arguments(target)
     for key in node:
         if key != TARGET and key not in known:
@@ -90,42 +90,42 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], where: str) ->
     return values
 
 
-def instantiate_wrapped(wrapper: Callable[..., W], node: Mapping[str, Any], where: str) -> W:
+def instantiate_wrapped(wrapper: Callable[..., W], node: Mapping[str, Any], key_path: str) -> W:
     """Instantiate a wrapper, a dataclass of an option (its first field) and the common keys.
 
     Groups with keys common to all options (`data.n_train`) have a wrapper. Their nodes contain the
     option's arguments and the common keys side by side.
     """
-    option, common = split_wrapped(wrapper, node, where)
+    option, common = split_wrapped(wrapper, node, key_path)
     hints = hints_of(wrapper)
-    values = {key: check_value(v, hints[key], f"{where}.{key}") for key, v in common.items()}
+    values = {key: check_value(v, hints[key], f"{key_path}.{key}") for key, v in common.items()}
     try:
-        return wrapper(**{_option(wrapper): instantiate(option, where)}, **values)
+        return wrapper(**{_option(wrapper): instantiate(option, key_path)}, **values)
     except ValueError as error:
-        raise ConfigError(f"{where}.{error}") from error
+        raise ConfigError(f"{key_path}.{error}") from error
 
 
 def validate_wrapped(
-    wrapper: Callable[..., Any], node: Mapping[str, Any], where: str
+    wrapper: Callable[..., Any], node: Mapping[str, Any], key_path: str
 ) -> dict[str, Any]:
     """Return a wrapper's node as type-checked plain data with all defaults."""
-    option, _ = split_wrapped(wrapper, node, where)
-    wrapped = instantiate_wrapped(wrapper, node, where)
+    option, _ = split_wrapped(wrapper, node, key_path)
+    wrapped = instantiate_wrapped(wrapper, node, key_path)
     hints = hints_of(wrapper)
     common = {key: plain(getattr(wrapped, key), hints[key]) for key in common_keys(wrapper)}
-    return validate(option, where) | common
+    return validate(option, key_path) | common
 
 
 def split_wrapped(
-    wrapper: Callable[..., Any], node: Mapping[str, Any], where: str
+    wrapper: Callable[..., Any], node: Mapping[str, Any], key_path: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a node into the option's node and the keys common to all options."""
     common = common_keys(wrapper)
-    known = {TARGET, *common, *arguments(locate(node, where))}
+    known = {TARGET, *common, *arguments(locate(node, key_path))}
     for key in node:
         if key not in known:
             choices = suggest(str(key), known - {TARGET})
-            raise ConfigError(f"{where}.{key}: no such key; {choices}")
+            raise ConfigError(f"{key_path}.{key}: no such key; {choices}")
     option = {key: value for key, value in node.items() if key not in common}
     return option, {key: value for key, value in node.items() if key in common}
 
@@ -139,27 +139,27 @@ def _option(wrapper: Any) -> str:
     return fields(wrapper)[0].name
 
 
-def locate(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+def locate(node: Mapping[str, Any], key_path: str) -> Callable[..., Any]:
     """Import the object that `_target_` names."""
     name = node.get(TARGET)
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
         got = "nothing" if name == MISSING else repr(name)
-        raise ConfigError(f"{where}.{TARGET}: expected package.module.Name, got {got}")
+        raise ConfigError(f"{key_path}.{TARGET}: expected package.module.Name, got {got}")
     module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"{where}.{TARGET}={name}: {error}") from error
+        raise ConfigError(f"{key_path}.{TARGET}={name}: {error}") from error
     except Exception as error:  # importing a user's module may raise anything
-        raise ConfigError(f"{where}.{TARGET}={name}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{key_path}.{TARGET}={name}: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise ConfigError(
-            f"{where}.{TARGET}: {module_name} has no {attribute}; {suggest(attribute, public)}"
+            f"{key_path}.{TARGET}: {module_name} has no {attribute}; {suggest(attribute, public)}"
         )
     target: Callable[..., Any] = getattr(module, attribute)
     if not callable(target):
-        raise ConfigError(f"{where}.{TARGET}={name}: not a class or function")
+        raise ConfigError(f"{key_path}.{TARGET}={name}: not a class or function")
     return target
 
 
@@ -203,23 +203,23 @@ def _annotated(target: Callable[..., Any]) -> Any:
     return owner if generated else target.__init__
 
 
-def check_value(value: Any, hint: Any, where: str) -> Any:
+def check_value(value: Any, hint: Any, key_path: str) -> Any:
     """Return `value` as the annotated type; raise ConfigError if it has another type."""
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         # pydantic would ignore unknown keys.
-        return instantiate({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, where)
+        return instantiate({TARGET: f"{hint.__module__}.{hint.__qualname__}", **value}, key_path)
     if value == MISSING:
-        raise ConfigError(f"{where}: must be given ({describe(hint)})")
+        raise ConfigError(f"{key_path}: must be given ({describe(hint)})")
     if isinstance(value, bool) and not _admits(hint, bool):
-        raise ConfigError(f"{where}: expected {describe(hint)}, got {value}")
+        raise ConfigError(f"{key_path}: expected {describe(hint)}, got {value}")
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
         if wrong := [e["input"] for e in error.errors() if e["type"] == "literal_error"]:
             suggestion = suggest(str(wrong[0]), _choices(hint))
-            raise ConfigError(f"{where}: no such choice as {wrong[0]}; {suggestion}") from error
+            raise ConfigError(f"{key_path}: no such choice as {wrong[0]}; {suggestion}") from error
         is_mapping = get_origin(hint) in (dict, collections.abc.Mapping)
-        reasons = "; ".join(dict.fromkeys(_reason(e, where, is_mapping) for e in error.errors()))
+        reasons = "; ".join(dict.fromkeys(_reason(e, key_path, is_mapping) for e in error.errors()))
         raise ConfigError(f"{reasons}, got {shortened(repr(value))}") from error
 
 
@@ -280,11 +280,11 @@ def _choices(hint: Any) -> list[str]:
     return [choice for part in get_args(hint) for choice in _choices(part)]
 
 
-def _reason(error: Any, where: str, is_mapping: bool) -> str:
+def _reason(error: Any, key_path: str, is_mapping: bool) -> str:
     """Return one of pydantic's messages, prefixed by the key or item that is wrong."""
     parts = [str(part) for part in error["loc"] if is_mapping or isinstance(part, int)]
     if is_mapping:
-        where = ".".join([where, *parts])
+        key_path = ".".join([key_path, *parts])
     elif parts:
-        where = f"{where}: item {'.'.join(parts)}"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+        key_path = f"{key_path}: item {'.'.join(parts)}"
+    return f"{key_path}: {error['msg'].removeprefix('Value error, ')}"

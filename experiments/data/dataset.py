@@ -75,8 +75,8 @@ class Dataset:
 class Source(Protocol):
     """Protocol of a source of images (an option of `conf/data/`).
 
-    The attributes are known before any file is read. A source whose images must not be resized
-    gives the reason in an attribute `not_resizable`.
+    The attributes are known before any file is read. If images of a source must not be resized, its
+    attribute `not_resizable` has the reason.
     """
 
     @property

@@ -76,7 +76,7 @@ class FileSet:
     system: tuple[str, ...] = ()
     archive: Archive | None = None
 
-    def places(self, root: Path) -> Iterator[Path]:
+    def search_folders(self, root: Path) -> Iterator[Path]:
         """Yield the folders in the order in which they are searched."""
         yield from (root / folder for folder in self.folders)
         yield root
@@ -106,7 +106,8 @@ def find(
     files: FileSet, name: str, root: Path, suffixes: tuple[str, ...] = tuple(DECOMPRESS)
 ) -> Path | None:
     """Return the first location of a file, plain or compressed; None if there is none."""
-    candidates = (place / f"{name}{end}" for place in files.places(root) for end in suffixes)
+    folders = files.search_folders(root)
+    candidates = (folder / f"{name}{suffix}" for folder in folders for suffix in suffixes)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -155,7 +156,7 @@ def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -
         else "data.download=false"
     )
     lines = [f"{reason}, and found no {forms} in"]
-    lines += [f"  {place}" for place in files.places(root)]
+    lines += [f"  {folder}" for folder in files.search_folders(root)]
     if files.archive is not None and all(files.sha256.values()):
         lines.append(f"nor all of {', '.join(files.sha256)}, plain, .gz or .xz.")
     elif files.archive is not None:
@@ -295,14 +296,14 @@ def verified_members(
         if name not in members:
             raise ValueError(f"the archive has no {name}")
         if expected is not None:
-            found = hashlib.sha256(members[name]).hexdigest()
-            _compare(f"SHA-256 of {name}:", expected, found)
+            actual = hashlib.sha256(members[name]).hexdigest()
+            _compare(f"SHA-256 of {name}:", expected, actual)
     return members
 
 
-def _compare(kind: str, expected: str, found: str) -> None:
-    if found != expected:
-        raise ValueError(f"expected {kind} {expected}\n  found    {kind} {found}")
+def _compare(kind: str, expected: str, actual: str) -> None:
+    if actual != expected:
+        raise ValueError(f"expected {kind} {expected}\n  found    {kind} {actual}")
 
 
 @contextmanager

@@ -50,10 +50,10 @@ def swap_relu_maxpool(model: nn.Module) -> nn.Module:
     if type(model) is not nn.Sequential:
         return model
     layers = list(model.named_children())
-    for place in range(len(layers) - 1):
-        first, second = layers[place : place + 2]
+    for index in range(len(layers) - 1):
+        first, second = layers[index : index + 2]
         if type(first[1]) is nn.ReLU and type(second[1]) is nn.MaxPool2d:
-            layers[place : place + 2] = [second, first]
+            layers[index : index + 2] = [second, first]
     return nn.Sequential(OrderedDict(layers))
 
 

@@ -71,10 +71,10 @@ class Engine(Protocol):
     def failed_at(self) -> Tensor:
         """Return the step at which each network diverged, or `ALIVE` [network]."""
 
-    def state(self, place: int) -> NetworkState:
+    def state(self, slot: int) -> NetworkState:
         """Return the state of one network."""
 
-    def keep(self, places: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """Keep only these networks, renumbered in this order."""
 
 
@@ -98,11 +98,11 @@ class SerialEngine:
         failed: Tensor = self._state["failed_at"]
         return failed.unsqueeze(0)
 
-    def state(self, place: int) -> NetworkState:
+    def state(self, slot: int) -> NetworkState:
         """Return the network's state."""
         return self._state
 
-    def keep(self, places: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """Do nothing: there is only one network."""
 
 
@@ -119,9 +119,9 @@ class StackedEngine:
         self._padding = stack_padding(first.cell, first.batch_size)
         padded = self._padding.pad(range(len(specs)))
         states = [_first_state(spec) for spec in specs]
-        self._state = tree_map(lambda *ts: torch.stack(ts), *[states[place] for place in padded])
-        self._numbers = varying_numbers([specs[place].step.optim for place in padded], first.device)
-        self._batches = StackedBatchLoader([self.loaders[place] for place in padded])
+        self._state = tree_map(lambda *ts: torch.stack(ts), *[states[slot] for slot in padded])
+        self._numbers = varying_numbers([specs[slot].step.optim for slot in padded], first.device)
+        self._batches = StackedBatchLoader([self.loaders[slot] for slot in padded])
         self._step = stacked_step(specs[0].step)
 
     def step(self, number: int) -> Tensor:
@@ -135,19 +135,19 @@ class StackedEngine:
         failed: Tensor = self._state["failed_at"]
         return failed[: len(self.loaders)]
 
-    def state(self, place: int) -> NetworkState:
+    def state(self, slot: int) -> NetworkState:
         """Return the state of one network as views of the stack's tensors."""
-        state: NetworkState = tree_map(lambda tensor: tensor[place], self._state)
+        state: NetworkState = tree_map(lambda tensor: tensor[slot], self._state)
         return state
 
-    def keep(self, places: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """Keep only these networks, renumbered in this order."""
-        padded = self._padding.pad(places)
+        padded = self._padding.pad(slots)
         chosen = torch.tensor(padded, device=self.loaders[0].device)
         self._state = tree_map(lambda tensor: tensor[chosen], self._state)
         self._numbers = {name: numbers[chosen] for name, numbers in self._numbers.items()}
-        self._batches = StackedBatchLoader([self.loaders[place] for place in padded])
-        self.loaders = [self.loaders[place] for place in places]
+        self._batches = StackedBatchLoader([self.loaders[slot] for slot in padded])
+        self.loaders = [self.loaders[slot] for slot in slots]
 
 
 def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor]]:

@@ -22,7 +22,7 @@ from experiments.training.evaluate import evaluate
 from experiments.training.loader import BatchLoader
 from experiments.training.step import ALIVE, NetworkState, Params
 
-# Steps between two reads from the device; a diverged network stays in the stack, frozen, until then.
+# Steps between two reads from the device; until then a diverged network stays in the stack, frozen.
 SYNC_INTERVAL = 16
 
 OnProgress = Callable[[int, int], None]
@@ -127,8 +127,8 @@ def _train(
 
     for step in range(first_step, n_steps):
         if step in probe_at:
-            for place, network in enumerate(running):
-                network.spec.on_probe(step, engine.state(place)["params"])
+            for slot, network in enumerate(running):
+                network.spec.on_probe(step, engine.state(slot)["params"])
         losses[step, columns] = engine.step(step).double()
         done = step + 1
         if done in sync_at:
@@ -138,30 +138,30 @@ def _train(
             failed_at = monitor.read(engine.failed_at(), wait)
             last_time = _share_time(running, last_time)
             if failed_at is not None and any(at != ALIVE for at in failed_at):
-                for place, network in enumerate(running):
-                    if failed_at[place] != ALIVE:
-                        state = engine.state(place)
-                        divergence = network.diagnose(failed_at[place], state)
+                for slot, network in enumerate(running):
+                    if failed_at[slot] != ALIVE:
+                        state = engine.state(slot)
+                        divergence = network.diagnose(failed_at[slot], state)
                         yield network.index, network.result(state, losses, divergence)
-                alive = [place for place, at in enumerate(failed_at) if at == ALIVE]
-                running = [running[place] for place in alive]
+                alive = [slot for slot, at in enumerate(failed_at) if at == ALIVE]
+                running = [running[slot] for slot in alive]
                 if not running:
                     return
                 engine.keep(alive)
                 columns = torch.tensor([network.index for network in running], device=device)
                 monitor.reset()
             if done in evaluate_at:
-                for place, network in enumerate(running):
-                    network.evaluate(engine.state(place)["params"], done)
+                for slot, network in enumerate(running):
+                    network.evaluate(engine.state(slot)["params"], done)
         checkpointer = running[0].spec.checkpointer
         if checkpointer is not None and checkpointer.should_save():
             last_time = _share_time(running, last_time)
-            for place, network in enumerate(running):
-                network.save(engine.state(place), losses[:done, network.index])
+            for slot, network in enumerate(running):
+                network.save(engine.state(slot), losses[:done, network.index])
             checkpointer.raise_if_stopped()
 
-    for place, network in enumerate(running):
-        state = engine.state(place)
+    for slot, network in enumerate(running):
+        state = engine.state(slot)
         fault = network.last_fault(state["params"])
         if n_steps in probe_at:
             network.spec.on_probe(n_steps, state["params"])

@@ -46,9 +46,9 @@ class Train:
             raise ValueError("train.steps and train.epochs can't both be null")
 
     @classmethod
-    def coerce_config(cls, node: Mapping[str, Any], where: str = "train") -> dict[str, Any]:
+    def coerce_config(cls, node: Mapping[str, Any], key_path: str = "train") -> dict[str, Any]:
         """Return type-checked plain data; `epochs` is None if `steps` is given."""
-        values = validate(node, where)
+        values = validate(node, key_path)
         return values if values["steps"] is None else values | {"epochs": None}
 
     @property

@@ -47,16 +47,16 @@ class StackPadding:
     min_networks: int
     n_copies: int
 
-    def pad(self, places: Sequence[int]) -> list[int]:
-        """Return the places, followed by copies of the first one as padding.
+    def pad(self, slots: Sequence[int]) -> list[int]:
+        """Return the slots, followed by copies of the first one as padding.
 
         Examples
         --------
         >>> StackPadding(min_networks=3, n_copies=0).pad([4, 7])
         [4, 7, 4]
         """
-        n_copies = max(self.n_copies, self.min_networks - len(places))
-        return [*places, *[places[0]] * n_copies]
+        n_copies = max(self.n_copies, self.min_networks - len(slots))
+        return [*slots, *[slots[0]] * n_copies]
 
 
 def stack_padding(cell: Cell, batch_size: int) -> StackPadding:

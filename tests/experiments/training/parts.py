@@ -75,9 +75,9 @@ def run_stack_in_parts(
         checkpointers = [Checkpointer(folder / str(i), stop=stop, poll_every=0) for i in rest]
         try:
             stack = run_stack([configs[i] for i in rest], CPU, checkpointers=checkpointers)
-            for place, result in stack:
-                results[rest[place]] = result
-                checkpointers[place].delete()
+            for slot, result in stack:
+                results[rest[slot]] = result
+                checkpointers[slot].delete()
         except Stopped:
             assert {checkpointer.load_error for checkpointer in checkpointers} == {None}
     assert all(isinstance(result, CellResult) for result in results.values())
