@@ -1,1 +1,1 @@
-"""Figures, one module each."""
+"""Figures of sweeps, and studies that compare published figures with sweeps."""

@@ -157,7 +157,7 @@ def _claim_results(
         rows = explanation.frame
         rest = rows[(rows.quantity == FORWARD) & (rows.step == "rest")]
         deviation = np.abs(np.log(rest.factor)).to_numpy()
-        error = rest.error.fillna(0).to_numpy()
+        error = rest.log_se.fillna(0).to_numpy()
         worst = int(deviation.argmax())
         yield ClaimResult(
             f"{name}: measured / predicted by the Gaussian field at finite width, worst layer",

@@ -152,10 +152,10 @@ def _range(values: list[float]) -> str:
 def _figure(regimes: pd.DataFrame) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots(len(LOSSES), len(NETWORKS), sharex=True, sharey=True)
-    for row, (loss, words) in zip(axes, LOSSES.items(), strict=True):
+    for row, (loss, loss_label) in zip(axes, LOSSES.items(), strict=True):
         for axis, (network, name) in zip(row, NETWORKS.items(), strict=True):
             _panel(axis, regimes[(regimes["network"] == network) & (regimes["loss"] == loss)])
-            axis.set_title(f"{name}\n{words}", fontsize="small")
+            axis.set_title(f"{name}\n{loss_label}", fontsize="small")
         row[0].set_ylabel("gain of the weights", fontsize="small")
     figure.supxlabel(r"learning rate $\eta\,\lambda_0$ (dimensionless)", fontsize="medium")
     handles = [

@@ -39,8 +39,8 @@ def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[Theory
     """Group settings by all axis values except init and activation."""
     grouped: dict[str, list[TheoryComparison]] = {}
     for comparison in comparisons:
-        words = comparison.setting.axis_values
-        groups = [g for g in dict.fromkeys(map(_group, words)) if g not in ("init", "activation")]
+        keys = comparison.setting.axis_values
+        groups = [g for g in dict.fromkeys(map(_group, keys)) if g not in ("init", "activation")]
         rest = " ".join(_label(comparison, group) for group in groups)
         grouped.setdefault(rest, []).append(comparison)
     return grouped
@@ -131,13 +131,12 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
     for theory, style in THEORY_LINES.items():
         if comparison.predicted.empty:
             continue
-        mine = select(comparison.predicted, theory=theory, quantity=QUANTITY, image=-1).sort_values(
-            "layer"
-        )
+        line = select(comparison.predicted, theory=theory, quantity=QUANTITY, image=-1)
+        line = line.sort_values("layer")
         # A line through one point is invisible; markers of different widths all stay visible.
         width = {"he": 10, "mean_field": 20}.get(theory, 30)
-        marker: dict[str, Any] = {"marker": "_", "markersize": width} if len(mine) == 1 else {}
-        axis.plot(mine.layer, _decades(mine.value), **{"linewidth": 1.6} | style | marker)
+        marker: dict[str, Any] = {"marker": "_", "markersize": width} if len(line) == 1 else {}
+        axis.plot(line.layer, _decades(line.value), **{"linewidth": 1.6} | style | marker)
     if measured.decades.isna().all():
         note = "all measured moments\nare zero or infinite"
         axis.text(0.5, 0.5, note, transform=axis.transAxes, ha="center", fontsize="small")
@@ -164,10 +163,9 @@ def _group(key: str) -> str:
 
 
 def _label(comparison: TheoryComparison, group: str) -> str:
-    words = comparison.setting.axis_values
-    own = [
+    values = [
         str(value) if key == group else f"{key.partition('.')[2]}={value}"
-        for key, value in words.items()
+        for key, value in comparison.setting.axis_values.items()
         if _group(key) == group
     ]
-    return " ".join(own)
+    return " ".join(values)

@@ -142,10 +142,10 @@ def _remedy_panel(axis: Axes, sweep: SweepCells, cells: pd.DataFrame, remedies: 
         predicted = rows[(rows["init.a"] == 0) & (rows["activation"] == "relu")]
         predicted = predicted[predicted["model"] != "linear"]
         if len(predicted) and len(rates) > 1:
-            x = _position(rates, sweep.killing_rate(str(predicted.index[0])))
-            if x < len(rates) - 0.5:
-                axis.plot(x, remedies.index(remedy) + 0.36, marker="^", markersize=5, zorder=5,
-                          color=PALETTE[3])  # fmt: skip
+            position = _position(rates, sweep.killing_rate(str(predicted.index[0])))
+            if position < len(rates) - 0.5:
+                axis.plot(position, remedies.index(remedy) + 0.36, marker="^", markersize=5,
+                          zorder=5, color=PALETTE[3])  # fmt: skip
     axis.set_xlim(-0.5, len(rates) - 0.5)
     axis.set_ylim(len(remedies) - 0.5, -0.5)
     axis.set_xticks(range(len(rates)), [_rate_label(rate) for rate in rates], fontsize="x-small")

@@ -31,7 +31,7 @@ STARTS = {
 
 def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Test that E[y^2] of the first layer on a zero image is the mean square of its biases."""
-    cells, plan = part_cells(results, "black"), read_plan(results.folder)
+    cells, plan = part_cells(results, "zero image"), read_plan(results.folder)
     key = {"quantity": "preact_m2", "image": -1, "layer": 1}
     first = select(results.layers, **key)
     for _, cell in cells.iterrows():
@@ -54,7 +54,7 @@ def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[Clai
 
 def init_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Compare He and Xavier with ReLU and tanh: best accuracy and moments by layer."""
-    cells = part_cells(results, "which init")
+    cells = part_cells(results, "inits")
     cells = cells.assign(
         init=cells["init"].astype(str),
         activation=cells["activation"].astype(str),

@@ -32,11 +32,11 @@ def _part(cells: pd.DataFrame) -> pd.Series:
     width = column(cells, "model.width")
     tests = [
         ("regression", cells["data"].astype(str) == "gaussian"),
-        ("black", cells["scaling.scale"] == 0),
+        ("zero image", cells["scaling.scale"] == 0),
         ("bad data", cells["data.corrupt.share"] > 0),
         ("clipped", cells["clip"].astype(str) != "none"),
         ("symmetry", width == 32),
-        ("which init", width == 64),
+        ("inits", width == 64),
         ("losses", cells["train.steps"] == 1),
     ]
     names = [name for name, _ in tests]

@@ -7,11 +7,11 @@ import pytest
 
 from analysis.figures.lewkowycz2020 import _range, _within, onsets
 
-FALLS, MIN_RISE, DIVERGES = "falls at once", "rises first", "diverges"
+FALLS, RISES, DIVERGES = "falls at once", "rises first", "diverges"
 
 
 def runs(*regimes: str) -> pd.DataFrame:
-    """One network at learning rates 1, 2, 4, ... times 1 / lambda_0, in any order."""
+    """Return one network at learning rates 1, 2, 4, ... times 1 / lambda_0, in reverse order."""
     rows = [
         {"network": "relu", "loss": "mse", "gain": 1.0, "seed": 0, "x": 2.0**i, "regime": regime}
         for i, regime in enumerate(regimes)
@@ -19,18 +19,18 @@ def runs(*regimes: str) -> pd.DataFrame:
     return pd.DataFrame(rows[::-1])
 
 
-def test_it_is_midway_between_the_last_below_and_the_first_above():
-    found = onsets(runs(FALLS, FALLS, MIN_RISE, DIVERGES), (MIN_RISE, DIVERGES))
-    assert found == [pytest.approx(math.sqrt(2 * 4))]
-    assert onsets(runs(FALLS, MIN_RISE, DIVERGES, MIN_RISE), (DIVERGES,)) == [
+def test_an_onset_is_the_geometric_mean_of_two_rates():
+    values = onsets(runs(FALLS, FALLS, RISES, DIVERGES), (RISES, DIVERGES))
+    assert values == [pytest.approx(math.sqrt(2 * 4))]
+    assert onsets(runs(FALLS, RISES, DIVERGES, RISES), (DIVERGES,)) == [
         pytest.approx(math.sqrt(2 * 4))
     ]
 
 
 def test_an_onset_outside_the_grid_is_nan_or_infinite():
-    (below,) = onsets(runs(MIN_RISE, DIVERGES), (MIN_RISE, DIVERGES))
+    (below,) = onsets(runs(RISES, DIVERGES), (RISES, DIVERGES))
     assert math.isnan(below)
-    assert onsets(runs(FALLS, MIN_RISE), (DIVERGES,)) == [math.inf]
+    assert onsets(runs(FALLS, RISES), (DIVERGES,)) == [math.inf]
 
 
 def test_onsets_below_the_grid_do_not_count():

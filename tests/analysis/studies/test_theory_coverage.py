@@ -23,7 +23,7 @@ DRAWS = 64
 
 
 def lognormal(
-    config: dict[str, Any], init: str, seed: int, off: float = 1.0, spread: float = 1.0
+    config: dict[str, Any], init: str, seed: int, ratio: float = 1.0, spread: float = 1.0
 ) -> TheoryComparison:
     """Return draws that agree with theory, except for a factor from fc2 on and one of the spread.
 
@@ -39,14 +39,14 @@ def lognormal(
                 {**at, "theory": "finite_width", "value": 2.0, "log_sd": LOG_SD, "sampling_se": 0.0}
             )
             z = (common + rng.normal(size=DRAWS)) / 2**0.5
-            factor = off if n > 0 and quantity == "preact_m2" else 1.0
+            factor = ratio if n > 0 and quantity == "preact_m2" else 1.0
             values = 2 * factor * np.exp(spread * LOG_SD * z - LOG_SD**2 / 2)
             rows += [
                 {**at, "draw": draw, "seed_weights": seed, "value": value}
                 for draw, value in enumerate(values)
             ]
-    words = {"model": "mlp", "init": init}
-    setting = Setting(config, f"mlp {init}", words, (f"{init}-{seed}",))
+    axis_values = {"model": "mlp", "init": init}
+    setting = Setting(config, f"mlp {init}", axis_values, (f"{init}-{seed}",))
     return TheoryComparison(setting, pd.DataFrame(rows), pd.DataFrame(theory), None)
 
 
@@ -71,7 +71,7 @@ def test_draws_that_agree_with_theory_are_covered_and_explained(config: dict[str
 
 def test_a_disagreeing_cell_is_listed_with_its_first_layer(config: dict[str, Any]) -> None:
     good = [lognormal(config, "he_normal", seed) for seed in range(3)]
-    text = markdown(evaluate_coverage([*good, lognormal(config, "uniform", 3, off=1.5)]))
+    text = markdown(evaluate_coverage([*good, lognormal(config, "uniform", 3, ratio=1.5)]))
     assert "3 explained" in text
     assert "1 not explained" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| mlp uniform |")]
