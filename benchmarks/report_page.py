@@ -89,7 +89,7 @@ def section(seeds: int, repeats: int, folder: SweepFolder) -> Section:
     cells = plan(seeds)
     fill(folder, cells)
     started = time.perf_counter()
-    path = write_report(folder.root.name, folder.root.parent, TheoryOptions(wanted=False))
+    path = write_report(folder.root.name, folder.root.parent, TheoryOptions(enabled=False))
     write_seconds = time.perf_counter() - started
     with chromium() as browser:
         visits = [visit(browser, path) for _ in range(repeats)]

@@ -36,6 +36,8 @@ def exit_on_error(
 ) -> Iterator[None]:
     """Exit with a message instead of a traceback after an error that the user can fix.
 
+    Warnings of the package are printed without their source line.
+
     Parameters
     ----------
     *errors
@@ -44,8 +46,6 @@ def exit_on_error(
         Message printed after an interruption; the exit status is `INTERRUPTED`.
     by
         Exception that an interruption raises.
-
-    Warnings of the package are printed without their source line.
     """
     shown: tuple[type[Exception], ...] = (FaninError, *errors)
     with warnings.catch_warnings():

@@ -46,7 +46,7 @@ def violations(check: Check) -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{line}: {text}"
         for path in FILES
-        for line, text in check(ast.parse(path.read_text()))
+        for line, text in check(ast.parse(path.read_text(), str(path)))
     ]
 
 
