@@ -1,4 +1,4 @@
-"""Command that compares `prescribe`, He, LSUV and anyinit on an AlexNet, for docs/appendix/.
+"""Compare `prescribe`, He, LSUV and anyinit on an AlexNet, for docs/appendix/.
 
 python -m analysis.studies.compare_inits --write docs/appendix/theory-networks.md
 """

@@ -1,4 +1,4 @@
-"""Command that compares theories with measured draws on five networks, for docs/appendix/.
+"""Compare theories with measured draws on five networks, for docs/appendix/.
 
 python -m analysis.studies.compare_theories --write docs/appendix/theory-networks.md
 """

@@ -1,4 +1,4 @@
-"""Command that writes a study's figures and table into its page in docs/questions/.
+"""Write a study's figures and table into its page in docs/questions/.
 
 python -m analysis.studies.questions inf_loss --write docs/questions/inf_loss.md
 """

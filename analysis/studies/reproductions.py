@@ -1,4 +1,4 @@
-"""Command that writes all studies into docs/reproductions.md: an overview and a table for each.
+"""Write all studies into docs/reproductions.md: an overview and a table for each.
 
 python -m analysis.studies.reproductions glorot2010 hanin2018 --write docs/reproductions.md
 """

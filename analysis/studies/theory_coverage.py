@@ -1,4 +1,4 @@
-"""Command that writes the coverage of theory's intervals into docs/appendix/theory-coverage.md.
+"""Write the coverage of theory's intervals into docs/appendix/theory-coverage.md.
 
 python -m analysis.studies.theory_coverage theory_grid --write docs/appendix/theory-coverage.md
 """
@@ -219,14 +219,14 @@ def _first_disagreement(
     return [
         result.comparisons[setting].setting.label,
         f"{len(disagreeing)} of {total}",
-        f"{first['layer_name']} {first['quantity']} ({_how(first)})",
+        f"{first['layer_name']} {first['quantity']} ({_disagreement_kind(first)})",
         f"{ratio:.3g}",
         f"{error:.1%}" if error < 1 else f"{error:.1f}",
         f"{first['sd_ratio']:.2f}",
     ]
 
 
-def _how(row: pd.Series) -> str:
+def _disagreement_kind(row: pd.Series) -> str:
     """Return what disagrees: the moment, its change from the previous layer, or the row's kind."""
     if row["kind"] != "tested":
         return str(row["kind"])

@@ -159,9 +159,11 @@ class SweepCells:
 def _cell_table(
     cells: pd.DataFrame, layers: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]
 ) -> pd.DataFrame:
-    dead = _at_steps(layers, "dead_fraction", "conv1", -1)
-    dead_image = {image: _at_steps(layers, "dead_fraction", "conv1", image) for image in (0, 1)}
-    logits = {image: _at_steps(layers, "preact_mean", "fc1", image) for image in (0, 1)}
+    dead = _quantity_by_step(layers, "dead_fraction", "conv1", -1)
+    dead_image = {
+        image: _quantity_by_step(layers, "dead_fraction", "conv1", image) for image in (0, 1)
+    }
+    logits = {image: _quantity_by_step(layers, "preact_mean", "fc1", image) for image in (0, 1)}
     rows = []
     for cell_id, row in cells.iterrows():
         labels, first = _labels_and_first_batch(build_cell(configs[str(cell_id)]))
@@ -208,7 +210,7 @@ def _labels_and_first_batch(cell: Cell) -> tuple[Tensor, Tensor]:
     return labels, BatchOrder(len(labels), size, cell.seed_data).at(0)
 
 
-def _at_steps(layers: pd.DataFrame, quantity: str, layer: str, image: int) -> pd.Series:
+def _quantity_by_step(layers: pd.DataFrame, quantity: str, layer: str, image: int) -> pd.Series:
     """Return a quantity of the trained networks by cell and step."""
     rows = select(layers, quantity=quantity, layer_name=layer, image=image, draw=0)
     keys = [rows["cell_id"].astype(str), rows["step"].astype(int)]

@@ -1,4 +1,4 @@
-"""When a loss stops being finite, predicted_share and read from the tables; by real small runs."""
+"""Tests of the study `inf_loss`: predicted and measured overflow in small real runs."""
 
 from __future__ import annotations
 
