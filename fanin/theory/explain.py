@@ -324,7 +324,8 @@ class Subsample(nn.AvgPool2d):
             starts = [i * inputs // outputs for i in range(outputs)]
             stops = [ceil((i + 1) * inputs / outputs) for i in range(outputs)]
             return [(start + stop - 1) // 2 for start, stop in zip(starts, stops, strict=True)]
-        size, padding = _axis_option(self.pool.kernel_size, axis), _axis_option(self.pool.padding, axis)
+        size = _axis_option(self.pool.kernel_size, axis)
+        padding = _axis_option(self.pool.padding, axis)
         stride = _axis_option(self.pool.stride, axis)
         reach = (size - 1) * _axis_option(getattr(self.pool, "dilation", 1), axis)
         return [min(max(i * stride - padding + reach // 2, 0), inputs - 1) for i in range(outputs)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from theory_networks import assert_same_law, declared, image, mlp, reference_input
+from theory_networks import assert_same_distribution, image, layer_moments, mlp, reference_input
 from torch import Tensor, nn
 
 from fanin.inits import Moments, WeightShape
@@ -52,7 +52,7 @@ def test_finite_width_matches_the_reference() -> None:
     rows = [row for row in table if row["case"].startswith("finitewidth")]
     assert len(rows) == 2
     model = mlp(nn.Tanh, width=256, depth=15, inputs=64)
-    moments = declared(model, lambda shape: 1 / shape.fan_in)
+    moments = layer_moments(model, lambda shape: 1 / shape.fan_in)
     m2 = simulate_units(model, moments, reference_input(64), draws=2000).values["preact_m2"][
         :, 0, -1
     ]
@@ -70,7 +70,7 @@ def test_finite_width_matches_the_reference() -> None:
 def test_gelu_amplifies_finite_width_fluctuations() -> None:
     """Mean 0.0138 and sd of log 1.38; mean-field theory has 0.0044 (derivations.md, 2.3)."""
     model = mlp(nn.GELU, width=256, depth=15, inputs=64)
-    m2 = simulate_units(model, declared(model, he), reference_input(64)).values["preact_m2"][
+    m2 = simulate_units(model, layer_moments(model, he), reference_input(64)).values["preact_m2"][
         :, 0, -1
     ]
     log = m2.log()
@@ -91,22 +91,22 @@ def test_weights_with_a_mean_on_inputs_of_zero_sum(activation: Callable[[], nn.M
     model = mlp(activation, width=64, depth=4)
     x = torch.randn(64, generator=torch.Generator().manual_seed(1)).double()
     x = image(x - x.mean())
-    moments = declared(model, lambda s: 1 / s.fan_in, lambda s: 0.5 * s.fan_in**-0.5)
-    assert_same_law(simulate_units(model, moments, x), draw_networks(model, moments, x))
+    moments = layer_moments(model, lambda s: 1 / s.fan_in, lambda s: 0.5 * s.fan_in**-0.5)
+    assert_same_distribution(simulate_units(model, moments, x), draw_networks(model, moments, x))
 
 
 def test_images_share_the_weights_of_a_draw() -> None:
     model = mlp(nn.Tanh, width=48, depth=4, inputs=36)
     x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(2)).double()
-    moments = declared(model, he, bias=Moments(0.1, 0.3))
-    assert_same_law(simulate_units(model, moments, x), draw_networks(model, moments, x))
+    moments = layer_moments(model, he, bias=Moments(0.1, 0.3))
+    assert_same_distribution(simulate_units(model, moments, x), draw_networks(model, moments, x))
 
 
 def test_equal_images_have_equal_moments_in_every_draw() -> None:
     """Equal images share weights and biases; the root of their singular covariance has jitter."""
     model = mlp(nn.Tanh, width=16, depth=3, inputs=36)
     x = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(2)).double()
-    moments = declared(model, he, bias=Moments(0.1, 0.3))
+    moments = layer_moments(model, he, bias=Moments(0.1, 0.3))
     values = simulate_units(model, moments, x.repeat(2, 1, 1, 1), draws=10).values["preact_m2"]
     torch.testing.assert_close(values[:, 0], values[:, 1], rtol=1e-3, atol=0)
 
@@ -120,9 +120,9 @@ def test_orthogonal_weights_of_different_shapes(
         layers += [activation(), nn.Linear(inputs, outputs)]
     model = nn.Sequential(*layers)
     x = torch.randn(n_images, 1, 1, 40, generator=torch.Generator().manual_seed(3)).double()
-    independent = declared(model, lambda s: 1.5 / max(s.in_features, s.out_features))
+    independent = layer_moments(model, lambda s: 1.5 / max(s.in_features, s.out_features))
     moments = {name: replace(layer, law="orthogonal") for name, layer in independent.items()}
-    assert_same_law(simulate_units(model, moments, x), draw_networks(model, moments, x))
+    assert_same_distribution(simulate_units(model, moments, x), draw_networks(model, moments, x))
 
 
 def test_dropout_and_mean_only_normalization_between_layers() -> None:
@@ -131,8 +131,8 @@ def test_dropout_and_mean_only_normalization_between_layers() -> None:
         *(nn.Linear(40, 40), nn.ReLU(), MeanOnly(), nn.Linear(40, 10)),
     )
     x = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(4)).double()
-    moments = declared(model, he)
-    assert_same_law(simulate_units(model, moments, x), draw_networks(model, moments, x))
+    moments = layer_moments(model, he)
+    assert_same_distribution(simulate_units(model, moments, x), draw_networks(model, moments, x))
 
 
 @pytest.mark.parametrize(
@@ -150,21 +150,21 @@ def test_normalization_between_layers(norm: nn.Module) -> None:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
     x = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(4)).double()
-    moments = declared(model.double(), he)
-    assert_same_law(simulate_units(model, moments, x), draw_networks(model, moments, x))
+    moments = layer_moments(model.double(), he)
+    assert_same_distribution(simulate_units(model, moments, x), draw_networks(model, moments, x))
 
 
 def test_batch_normalization_of_one_image_raises() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4, track_running_stats=False))
     model.append(nn.Linear(4, 2))
     with pytest.raises(UnpredictableLayer, match="one image"):
-        simulate_units(model, declared(model, he), torch.ones(1, 8).double())
+        simulate_units(model, layer_moments(model, he), torch.ones(1, 8).double())
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e100])
 def test_relu_networks_are_scale_invariant(scale: float) -> None:
     model = mlp(nn.ReLU, width=32, depth=6)
-    moments = declared(model, he)
+    moments = layer_moments(model, he)
     x = image(torch.ones(32))
     unscaled, scaled = (
         simulate_units(model, moments, s * x, 200).distributions()["preact_m2"]
@@ -177,12 +177,12 @@ def test_relu_networks_are_scale_invariant(scale: float) -> None:
 def test_overflow_gives_inf_and_zero_weights_give_zero() -> None:
     model = mlp(nn.ReLU, width=32, depth=4)
     x = image(torch.ones(32))
-    overflowed = simulate_units(model, declared(model, lambda s: 1e150), x, 100).distributions()[
-        "preact_m2"
-    ]
+    overflowed = simulate_units(
+        model, layer_moments(model, lambda s: 1e150), x, 100
+    ).distributions()["preact_m2"]
     assert np.isinf(overflowed.value[:, -1]).all()
     assert np.isnan(overflowed.log_sd[:, -1]).all()
-    vanished = simulate_units(model, declared(model, lambda s: 0.0), x, 100).distributions()[
+    vanished = simulate_units(model, layer_moments(model, lambda s: 0.0), x, 100).distributions()[
         "preact_m2"
     ]
     assert (vanished.value == 0).all()
@@ -192,4 +192,4 @@ def test_overflow_gives_inf_and_zero_weights_give_zero() -> None:
 def test_unsupported_layer_raises_with_its_name() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.GroupNorm(2, 8), nn.Linear(8, 4))
     with pytest.raises(UnpredictableLayer, match="layer 2: GroupNorm"):
-        simulate_units(model, declared(model, he), image(torch.ones(8)))
+        simulate_units(model, layer_moments(model, he), image(torch.ones(8)))

@@ -1,4 +1,4 @@
-"""Depth scales agree with the literature's numbers and with iterating the maps themselves."""
+"""Depth scales agree with the literature and with iterated maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def t(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_the_paper_s_critical_tanh():
+def test_critical_tanh_of_schoenholz2017():
     # Schoenholz et al. (2017), figure 2: sigma_w^2 = 1.76 at sigma_b^2 = 0.05.
     assert round(critical_weight_var(torch.tanh, 0.05), 2) == 1.76
 
@@ -42,13 +42,13 @@ def test_correlation_depths_of_tanh(weight_var, depth):
     ("name", "weight_var", "bias_var"),
     [("tanh", 1.3, 0.05), ("tanh", 3.0, 0.1), ("gelu", 2.0, 0.1), ("sigmoid", 9.0, 0.2)],
 )
-def test_iterating_the_maps_leads_to_the_fixed_point_at_the_stated_rate(name, weight_var, bias_var):
+def test_iterated_maps_converge_at_the_predicted_rate(name, weight_var, bias_var):
     scales = depth_scales(FUNCTIONS[name], weight_var, bias_var)
-    # Lengths from which GELU does not escape to infinity.
+    # Initial second moments for which GELU does not diverge.
     gram = t([0.4, 0.1], [0.1, 0.4])
     kernels = dense_kernels(FUNCTIONS[name], weight_var, bias_var, gram, 60)
     q, c = kernels.cov[:, 0, 0], kernels.correlation()[:, 0, 1]
-    # Where the distance is small, but far above rounding, it shrinks by chi each layer.
+    # Small distances, still far above rounding errors, shrink by a factor chi per layer.
     for path, end, chi in ((q, scales.q_star, scales.chi_q), (c, scales.c_star, scales.chi_c)):
         distance = (path - end).abs()
         near = ((distance < 1e-3) & (distance > 1e-8)).nonzero().flatten()
@@ -57,7 +57,7 @@ def test_iterating_the_maps_leads_to_the_fixed_point_at_the_stated_rate(name, we
             assert (distance[layer + 1] / distance[layer]).item() == pytest.approx(chi, rel=0.05)
 
 
-def test_a_drifting_q_is_said_so():
+def test_phase_without_a_fixed_point():
     phases = {w: depth_scales(torch.relu, w).phase for w in (1.0, 2.0, 3.0)}
     assert phases == {1.0: "q shrinks", 2.0: "any q", 3.0: "q grows"}
     assert depth_scales(torch.relu, 2.0, 0.1).phase == "q grows"
@@ -65,7 +65,7 @@ def test_a_drifting_q_is_said_so():
     assert depth_scales(F.gelu, 2.5).phase == "q grows"
 
 
-def test_relu_with_a_bias_forgets_its_input():
+def test_relu_with_biases_is_ordered():
     # derivations.md, 1: torch's default on ReLU, q* = 0.4 / n and gradients by 1 / 6 a layer.
     scales = depth_scales(torch.relu, 1 / 3, 1 / (3 * 64))
     assert scales.q_star == pytest.approx(0.4 / 64)
@@ -73,7 +73,7 @@ def test_relu_with_a_bias_forgets_its_input():
     assert scales.phase == "ordered"
 
 
-def test_a_vanishing_length_is_a_fixed_point_at_0():
+def test_fixed_point_at_zero():
     scales = depth_scales(torch.tanh, 0.5)
     assert (scales.phase, scales.q_star) == ("ordered", 0.0)
     assert scales.chi_1 == pytest.approx(0.5)
@@ -82,13 +82,13 @@ def test_a_vanishing_length_is_a_fixed_point_at_0():
 
 @pytest.mark.parametrize("bias_var", [0.0, 0.01, 0.3])
 @pytest.mark.parametrize("name", ["tanh", "elu", "sigmoid"])
-def test_the_critical_weight_variance_is_critical(name, bias_var):
+def test_critical_weight_var_is_critical(name, bias_var):
     weight_var = critical_weight_var(FUNCTIONS[name], bias_var)
     point = depth_scales(FUNCTIONS[name], weight_var, bias_var)
     assert point.chi_1 == pytest.approx(1.0, abs=1e-6)
 
 
-def test_where_nothing_is_critical_the_error_says_what_to_ask():
+def test_error_without_critical_point_suggests_function():
     with pytest.raises(ValueError, match="critical_point"):
         critical_weight_var(F.softplus, 0.05)
     assert critical_point(F.softplus, 1.0)[1] < 0
@@ -96,15 +96,15 @@ def test_where_nothing_is_critical_the_error_says_what_to_ask():
 
 @pytest.mark.parametrize("function", [torch.tanh, F.gelu, F.selu, F.hardtanh])
 @pytest.mark.parametrize("q", [1e-3, 0.4, 7.0])
-def test_log_sensitivity_is_the_slope_of_the_length_map(function, q):
+def test_log_sensitivity_is_the_slope_of_the_q_map(function, q):
     law, step = pair_expectations(function), 1e-4
     low, high = law.second_moment(t(q * math.exp(-step), q * math.exp(step))).log().tolist()
     slope = (high - low) / (2 * step)
-    # The difference quotient is off by step^2, and by rounding over step.
+    # The difference quotient has errors of step^2 and of rounding / step.
     assert log_sensitivity(function, t(q)).item() == pytest.approx(slope, abs=1e-7)
 
 
-def test_gelu_amplifies_relative_errors_and_homogeneous_functions_keep_them():
+def test_log_sensitivity_of_gelu_relu_and_tanh():
     # docs/appendix/derivations.md, section 2.3.
     q = t(0.3, 0.1)
     assert ((log_sensitivity(F.gelu, q) > 1.1) & (log_sensitivity(F.gelu, q) < 1.2)).all()
@@ -112,7 +112,7 @@ def test_gelu_amplifies_relative_errors_and_homogeneous_functions_keep_them():
     assert (log_sensitivity(torch.tanh, t(0.1, 10.0)) < 1).all()
 
 
-def test_he_s_correlation_nears_1_by_a_power_of_the_depth():
+def test_relu_correlation_converges_like_a_power():
     # docs/appendix/derivations.md, section 2.2: 1 - c_l ~ 9 pi^2 / (2 l^2).
     gram = t([1.0, 0.2], [0.2, 1.0])
     c = dense_kernels(torch.relu, 2.0, 0.0, gram, 3000).correlation()[-1, 0, 1].item()

@@ -1,4 +1,4 @@
-"""The waterfall from He's number to the measured one: each assumption has its own factor."""
+"""`explain`: each assumption of He's formula has its own factor."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fanin.theory.explain import (
     use_subsampling,
 )
 
-LATE = [step for step in STEPS if step not in ("width", "rest")]
+INFINITE_WIDTH_STEPS = [step for step in STEPS if step not in ("width", "rest")]
 
 
 def image(side: int = 10) -> torch.Tensor:
-    place = torch.linspace(0, 3, side, dtype=torch.float64)
-    return (torch.sin(place)[:, None] * torch.cos(place)[None, :] + 1)[None, None]
+    t = torch.linspace(0, 3, side, dtype=torch.float64)
+    return (torch.sin(t)[:, None] * torch.cos(t)[None, :] + 1)[None, None]
 
 
-def only(explanation: Explanation, quantity: str = "preact_m2") -> set[str]:
-    """Theory's steps that change anything, at any layer."""
+def significant_steps(explanation: Explanation, quantity: str = "preact_m2") -> set[str]:
+    """Return the steps with a factor other than 1 in any layer, without `width` and `rest`."""
     rows = explanation.frame[explanation.frame.quantity == quantity]
-    rows = rows[rows.step.isin(LATE)]
-    # Errors come from four repeats: a t-distribution of 3 degrees of freedom, at one in a thousand.
-    return set(rows.step[np.log(rows.factor).abs() > 1e-9 + 12.9 * rows.error])
+    rows = rows[rows.step.isin(INFINITE_WIDTH_STEPS)]
+    # Errors come from 4 repeats: t-distribution with 3 degrees of freedom, at level 0.001.
+    return set(rows.step[np.log(rows.factor).abs() > 1e-9 + 12.9 * rows.log_se])
 
 
 def mlp(activation: nn.Module, depth: int = 3, width: int = 64) -> nn.Sequential:
@@ -46,7 +46,7 @@ strided = nn.Sequential(
 )
 
 
-def test_the_factors_multiply_to_measured_over_he() -> None:
+def test_factors_multiply_to_measured_over_he() -> None:
     net = nn.Sequential(
         *(nn.Conv2d(1, 6, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 6, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(54, 10)),
@@ -72,49 +72,48 @@ def test_the_factors_multiply_to_measured_over_he() -> None:
     ],
     ids=["nothing", "activation", "mean", "biases", "padding", "data", "stride"],
 )
-def test_an_assumption_that_is_broken_alone_is_the_only_factor(
+def test_single_violated_assumption_is_the_only_factor(
     net: nn.Module, init: Init | Normal | HeNormal, steps: set[str]
 ) -> None:
-    """A linear readout sees all of an image; a padded circle sees each pixel equally often."""
-    assert only(explain(net, image(), init, draws=2)) == steps
+    """A linear layer reads all of an image; circular padding reads each pixel equally often."""
+    assert significant_steps(explain(net, image(), init, draws=2)) == steps
 
 
-def test_a_stride_leaves_out_positions_on_the_way_back() -> None:
-    """Each of the output's cotangents reaches one position in four."""
+def test_stride_factor_backward() -> None:
+    """Each output cotangent reaches one of four positions."""
     backward = explain(strided, image(), HeNormal(), draws=2).factors("vjp_m2").stride
     assert backward.tolist() == pytest.approx([1 / 4, 1])
 
 
-def test_pooling_is_a_factor_of_the_layers_behind_it() -> None:
+def test_pooling_factor_of_later_layers() -> None:
     net = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(200, 10)),
     )
-    flat = torch.ones(1, 1, 10, 10, dtype=torch.float64)
-    rough = torch.randn(1, 1, 10, 10, generator=torch.Generator().manual_seed(0)).double()
-    assert explain(net, flat, HeNormal(), draws=2).factors().pooling.tolist() == pytest.approx(
-        [1, 1]
-    )
-    first, last = explain(net, rough, HeNormal(), draws=2).factors().pooling
+    constant = torch.ones(1, 1, 10, 10, dtype=torch.float64)
+    noise = torch.randn(1, 1, 10, 10, generator=torch.Generator().manual_seed(0)).double()
+    factors = explain(net, constant, HeNormal(), draws=2).factors()
+    assert factors.pooling.tolist() == pytest.approx([1, 1])
+    first, last = explain(net, noise, HeNormal(), draws=2).factors().pooling
     assert first == 1
-    assert last > 1.2  # the larger of several
+    assert last > 1.2  # a maximum of several values
 
 
-def test_a_nets_own_share_is_what_a_layer_adds() -> None:
+def test_layer_factors_multiply_to_factors() -> None:
     frame = explain(mlp(nn.Tanh(), depth=4), image(), HeNormal(), draws=2).frame
     forward = frame[(frame.quantity == "preact_m2") & (frame.step == "activation")]
-    assert forward.own.cumprod().tolist() == pytest.approx(forward.factor.tolist())
-    back = frame[(frame.quantity == "vjp_m2") & (frame.step == "activation")][::-1]
-    assert back.own.cumprod().tolist() == pytest.approx(back.factor.tolist())
+    assert forward.layer_factor.cumprod().tolist() == pytest.approx(forward.factor.tolist())
+    backward = frame[(frame.quantity == "vjp_m2") & (frame.step == "activation")][::-1]
+    assert backward.layer_factor.cumprod().tolist() == pytest.approx(backward.factor.tolist())
 
 
-def test_what_is_left_over_lies_within_its_error() -> None:
+def test_rest_is_within_its_error() -> None:
     explanation = explain(mlp(nn.ReLU(), depth=4), image(), HeNormal(), draws=48)
     rest = explanation.frame[explanation.frame.step == "rest"]
-    assert (np.log(rest.factor).abs() < 4 * rest.error + 1e-9).all()
+    assert (np.log(rest.factor).abs() < 4 * rest.log_se + 1e-9).all()
 
 
-def test_it_prints_within_a_hundred_and_twenty_columns(
+def test_explanation_fits_120_columns(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from rich.console import Console
@@ -125,17 +124,17 @@ def test_it_prints_within_a_hundred_and_twenty_columns(
     assert "…" not in out
 
 
-def test_subsampling_takes_the_middle_of_a_window() -> None:
-    """So a pooling of windows that are flat inside is no pooling at all."""
+def test_subsample_takes_the_middle_of_windows() -> None:
+    """Pooling over windows of equal values does not change the values."""
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     blocks = x.repeat_interleave(3, 2).repeat_interleave(3, 3)
     for pool in (nn.MaxPool2d(3), nn.AvgPool2d(3), nn.AdaptiveAvgPool2d(4)):
         assert torch.equal(Subsample(pool)(blocks), x)
-    kept = use_subsampling(nn.Sequential(nn.MaxPool2d(3, 2, padding=1)))(blocks)
-    assert kept.shape == nn.MaxPool2d(3, 2, padding=1)(blocks).shape
+    subsampled = use_subsampling(nn.Sequential(nn.MaxPool2d(3, 2, padding=1)))(blocks)
+    assert subsampled.shape == nn.MaxPool2d(3, 2, padding=1)(blocks).shape
 
 
-def test_variants_leave_the_network_alone() -> None:
+def test_variants_do_not_change_the_network() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Sequential(nn.MaxPool2d(2)))
     use_circular_padding(net), use_subsampling(net)
     assert net[0].padding_mode == "zeros"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from theory_networks import declared
+from theory_networks import layer_moments
 from torch import Tensor, nn
 
 from fanin.inits import Moments
@@ -43,7 +43,7 @@ def conv_network(
 
 
 def he(model: nn.Module) -> dict[str, LayerMoments]:
-    return declared(model, lambda s: 2 / s.fan_in)
+    return layer_moments(model, lambda s: 2 / s.fan_in)
 
 
 def first_order_is_used(model: nn.Module, moments: dict[str, LayerMoments] | None = None) -> bool:
@@ -99,7 +99,7 @@ def test_first_order_holds_only_for_wide_centred_stable_networks() -> None:
     assert not first_order_is_used(conv_network(nn.SiLU))
     shifted = conv_network()
     assert not first_order_is_used(
-        shifted, declared(shifted, lambda s: 2 / s.fan_in, lambda s: 0.01)
+        shifted, layer_moments(shifted, lambda s: 2 / s.fan_in, lambda s: 0.01)
     )
     centred = conv_network()
     centred[4] = nn.Sequential(MeanOnly(), nn.ReLU())
@@ -139,7 +139,7 @@ def test_grand_mean_reduces_the_variance(wide_prediction: Prediction) -> None:
 def test_mean_over_equal_images_has_the_spread_of_one_image() -> None:
     """The mean over different images has a smaller spread."""
     model = conv_network(nn.Tanh)
-    moments = declared(model, lambda s: 1 / s.fan_in)
+    moments = layer_moments(model, lambda s: 1 / s.fan_in)
     copies = images(1).repeat(3, 1, 1, 1)
     log_sd = column_by_image(
         predict_finite_width(model, moments, copies).to_frame(), "preact_m2", "log_sd"
@@ -153,7 +153,7 @@ def test_mean_over_equal_images_has_the_spread_of_one_image() -> None:
 
 def test_zero_weights_have_zero_spread() -> None:
     model = conv_network()
-    moments = declared(model, lambda s: 0.0, bias=Moments(0.0, 0.0))
+    moments = layer_moments(model, lambda s: 0.0, bias=Moments(0.0, 0.0))
     frame = predict_finite_width(model, moments, images(1)).to_frame()
     rows = frame[(frame.quantity == "preact_m2") | (frame.quantity == "weight_vjp_m2")]
     assert (rows.value == 0).all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
-from theory_networks import declared
+from theory_networks import layer_moments
 from torch import Tensor, nn
 
 from fanin.inits import (
@@ -130,7 +130,7 @@ def test_first_order_spread_agrees_with_drawn_networks(
     sigma_w2: float,
 ) -> None:
     model, x = network(activation)
-    moments = declared(model, lambda s: sigma_w2 / s.fan_in, bias=Moments(0.0, 0.01))
+    moments = layer_moments(model, lambda s: sigma_w2 / s.fan_in, bias=Moments(0.0, 0.01))
     assert_spreads_agree(model, moments, x, draws=DRAWS)
 
 
@@ -157,7 +157,7 @@ def test_spread_of_orthogonal_weights_agrees_with_drawn_networks(
 
 def test_spread_of_the_mean_over_images_agrees_with_drawn_networks() -> None:
     model, _ = conv_network(nn.Tanh)
-    moments = declared(model, lambda s: 1.5 / s.fan_in)
+    moments = layer_moments(model, lambda s: 1.5 / s.fan_in)
     assert_spreads_agree(model, moments, smooth_images(3, 1, 8), draws=DRAWS)
 
 
@@ -168,7 +168,7 @@ def test_spread_of_a_network_that_ends_in_a_map() -> None:
         *(nn.Conv2d(channels, 20, 3), nn.Flatten()),
     )
     assert_spreads_agree(
-        model, declared(model, lambda s: 1 / s.fan_in), smooth_images(1, 1, 12), draws=DRAWS
+        model, layer_moments(model, lambda s: 1 / s.fan_in), smooth_images(1, 1, 12), draws=DRAWS
     )
 
 
@@ -179,7 +179,7 @@ def test_spread_of_a_relu_layer_is_five_over_its_width() -> None:
         *(nn.Conv2d(1, n, 1), nn.ReLU(), nn.Flatten(), nn.Linear(n, n)),
         *(nn.ReLU(), nn.Linear(n, 10)),
     )
-    moments = declared(model, lambda s: 2 / s.fan_in)
+    moments = layer_moments(model, lambda s: 2 / s.fan_in)
     (layers,) = propagate_images(model, moments, torch.ones(1, 1, 1, 1)).passes
     variance = log_variances(layers, [FreeFraction()] * 3)
     expected = [2 / n, (5 + 2) / n]
@@ -194,13 +194,13 @@ def test_closed_adjoints_equal_finite_differences(activation: Activation) -> Non
     model, x = averaged_network(activation)
 
     def log_moments(scale: float) -> Tensor:
-        moments = declared(model, lambda s: 1.5 / s.fan_in)
+        moments = layer_moments(model, lambda s: 1.5 / s.fan_in)
         first = moments["0"]
         moments["0"] = replace(first, weight=first.weight.scaled(scale))
         (layers,) = propagate_images(model, moments, x).passes
         return torch.stack([layer.preact.m2.mean() for layer in layers]).log()
 
-    (layers,) = propagate_images(model, declared(model, lambda s: 1.5 / s.fan_in), x).passes
+    (layers,) = propagate_images(model, layer_moments(model, lambda s: 1.5 / s.fan_in), x).passes
     step = 1e-3
     change = log_moments(1 + step) - log_moments(1 - step)
     finite_difference = change / (4 * step)  # by the log variance

@@ -1,4 +1,4 @@
-"""The table of layer kinds: invented kinds are predicted once their rules are given."""
+"""Built-in and custom layer kinds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from scipy import stats
-from theory_networks import assert_same_law, declared
+from theory_networks import assert_same_distribution, layer_moments
 from torch import Tensor, nn
 
 from fanin.inits import HeNormal, WeightShape
@@ -25,14 +25,14 @@ X = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)).double()
 
 
 class Double(nn.Module):
-    """Every pixel twice, along both axes."""
+    """Repeats every pixel along both axes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
 class RMSNorm(nn.Module):
-    """Each image over the root mean square of its channels and positions."""
+    """Divides each image by the root mean square over channels and positions."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * rate(x, range(1, x.ndim))
@@ -46,18 +46,18 @@ def unchanged(module: nn.Module, units: Units) -> Units:
     return units
 
 
-def summed(x: Tensor, cotangent: Tensor) -> Tensor:
-    """What comes back through `Double`."""
+def double_vjp(x: Tensor, cotangent: Tensor) -> Tensor:
+    """Return the vector-Jacobian product of `Double`."""
     return 4 * nn.functional.avg_pool2d(cotangent, 2)
 
 
 DOUBLE = LayerKind((Double,), unchanged, lambda module: Mixing(module, linear=True))
 SAMPLED = LayerKind((Double,), unchanged, Mixing)  # backward by autograd
-BY_HAND = LayerKind((Double,), unchanged, lambda module: Mixing(module, summed))
+WITH_BACKWARD = LayerKind((Double,), unchanged, lambda module: Mixing(module, double_vjp))
 RMS = LayerKind(
     (RMSNorm,),
     scalar=lambda module, units: units.scale((units.average(units.value.square()) + EPS).rsqrt()),
-    # Infinitely many channels: their root mean square answers to no single one's cotangent.
+    # With infinitely many channels, no cotangent flows through the root mean square.
     field=lambda module: Mixing(
         forward=lambda x: x * rate(x, range(2, x.ndim)),
         backward=lambda x, cotangent: cotangent * rate(x, range(2, x.ndim)),
@@ -70,8 +70,11 @@ RMS = LayerKind(
 )
 
 
-def doubled(channels: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Pixels doubled and read in pairs of pairs; and the same by weights that are their sums."""
+def equivalent_networks(channels: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return a network with `Double` before a 2 x 2 convolution, and one with a 1 x 1 convolution.
+
+    They are equal in distribution if each weight of the second is the sum of four of the first.
+    """
 
     def net(*middle: nn.Module) -> nn.Sequential:
         first = nn.Conv2d(1, channels, 3, padding=1)
@@ -85,50 +88,52 @@ def doubled(channels: int) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def variance(shape: WeightShape) -> float:
-    """2 / fan_in, of all taps of a kernel together."""
+    """Return 2 / fan_in, without the number of taps for 1 x 1 kernels."""
     return 2 / (shape.fan_in if shape.kernel != (1, 1) else shape.in_features)
 
 
 @pytest.mark.parametrize("theory", THEORIES[:3])
-def test_four_copies_of_a_pixel_meet_the_sum_of_four_weights(theory: str) -> None:
+def test_custom_kind_equals_summed_weights(theory: str) -> None:
     values = [
-        predict_moments(model, declared(model, variance), X, (theory,), layer_kinds=kinds).value
-        for model, kinds in zip(doubled(channels=8), ([DOUBLE], []), strict=True)
+        predict_moments(
+            model, layer_moments(model, variance), X, (theory,), layer_kinds=kinds
+        ).value
+        for model, kinds in zip(equivalent_networks(channels=8), ([DOUBLE], []), strict=True)
     ]
     assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("kind", [SAMPLED, BY_HAND])
-def test_samples_stand_in_for_a_closed_form(kind: LayerKind) -> None:
-    net, alike = doubled(channels=8)
+@pytest.mark.parametrize("kind", [SAMPLED, WITH_BACKWARD])
+def test_sampled_rule_agrees_with_closed_form(kind: LayerKind) -> None:
+    net, equivalent = equivalent_networks(channels=8)
     sampling = Sampling(repeats=8)
     sampled, exact = (
         predict_field(
-            model, declared(model, variance), X[:1], sampling=sampling, layer_kinds=[kind]
+            model, layer_moments(model, variance), X[:1], sampling=sampling, layer_kinds=[kind]
         ).to_frame()
-        for model in (net, alike)
+        for model in (net, equivalent)
     )
-    off = (sampled.value - exact.value).abs()
-    n = int((off > 1e-9 * exact.value).sum())
+    error = (sampled.value - exact.value).abs()
+    n = int((error > 1e-9 * exact.value).sum())
     assert n > 0
-    assert (off <= stats.t.isf(1e-3 / (2 * n), 7) * sampled.sampling_se + 1e-9 * exact.value)[
+    assert (error <= stats.t.isf(1e-3 / (2 * n), 7) * sampled.sampling_se + 1e-9 * exact.value)[
         exact.value.notna()
     ].all()
     assert (sampled.sampling_se <= 0.02 * exact.value)[exact.value.notna()].all()
 
 
-def test_an_invented_kind_has_the_spread_of_a_wide_net() -> None:
-    spreads = []
-    for model, kinds in zip(doubled(channels=64), ([DOUBLE], []), strict=True):
-        moments = declared(model, variance)
+def test_custom_kind_in_finite_width_theory() -> None:
+    log_sds = []
+    for model, kinds in zip(equivalent_networks(channels=64), ([DOUBLE], []), strict=True):
+        moments = layer_moments(model, variance)
         frame = predict_moments(model, moments, X[:1], ("finite_width",), layer_kinds=kinds)
-        spreads.append(frame[frame.quantity.isin(["preact_m2", "vjp_m2"])].log_sd.to_numpy())
-    # A channel's samples know its share of the variance to some 4 %.
-    assert spreads[0] == pytest.approx(spreads[1], rel=0.1, abs=1e-6)
+        log_sds.append(frame[frame.quantity.isin(["preact_m2", "vjp_m2"])].log_sd.to_numpy())
+    # The samples of a channel estimate its variance to about 4 %.
+    assert log_sds[0] == pytest.approx(log_sds[1], rel=0.1, abs=1e-6)
 
 
 @pytest.mark.parametrize("theory", ["mean_field", "field"])
-def test_root_mean_squares_are_standard_deviations_where_no_channel_has_a_mean(theory: str) -> None:
+def test_rms_norm_equals_layer_norm_without_means(theory: str) -> None:
     def net(norm: nn.Module) -> nn.Sequential:
         first = nn.Conv2d(1, 8, 3), norm, nn.Tanh(), nn.Conv2d(8, 8, 2)
         return nn.Sequential(*first, nn.Flatten(), nn.Linear(32, 4)).double()
@@ -136,27 +141,27 @@ def test_root_mean_squares_are_standard_deviations_where_no_channel_has_a_mean(t
     values = []
     for norm, kinds in ((RMSNorm(), [RMS]), (nn.GroupNorm(1, 8), [])):
         model = net(norm)
-        moments = declared(model, lambda shape: 2 / shape.fan_in)
+        moments = layer_moments(model, lambda shape: 2 / shape.fan_in)
         values.append(predict_moments(model, moments, X, (theory,), layer_kinds=kinds).value)
     assert values[0].to_numpy() == pytest.approx(values[1].to_numpy(), rel=1e-9, nan_ok=True)
 
 
-def test_an_invented_kind_between_linear_layers_has_the_law_of_drawn_nets() -> None:
+def test_custom_dense_kind_has_the_sampled_distribution() -> None:
     model = nn.Sequential(
         *(nn.Flatten(), nn.Linear(25, 16), RMSNorm(), nn.Tanh()),
         *(nn.Linear(16, 16), RMSNorm(), nn.ReLU(), nn.Linear(16, 4)),
     ).double()
     net, moments = (
         parse_network(model, (1, 5, 5), [RMS]),
-        declared(model, lambda shape: 2 / shape.fan_in),
+        layer_moments(model, lambda shape: 2 / shape.fan_in),
     )
     chain = simulate_dense(model, net, moments, net.first_input(X), draws=1000)
-    assert_same_law(chain, simulate_networks(model, net, moments, X, draws=150))
+    assert_same_distribution(chain, simulate_networks(model, net, moments, X, draws=150))
 
 
-def test_certify_explain_and_prescribe_take_invented_kinds() -> None:
-    model, _ = doubled(channels=8)
-    moments = declared(model, variance)
+def test_certify_explain_prescribe_accept_custom_kinds() -> None:
+    model, _ = equivalent_networks(channels=8)
+    moments = layer_moments(model, variance)
     with pytest.raises(UnpredictableLayer, match="layer 2: Double is neither"):
         certify(model, X, init=moments, theories=("field",))
     certificate = certify(model, X, init=moments, theories=("he", "field"), layer_kinds=[DOUBLE])
@@ -169,10 +174,10 @@ def test_certify_explain_and_prescribe_take_invented_kinds() -> None:
     assert list(explained.ends.layer_name.unique()) == list(gains)
 
 
-def test_a_kind_gives_the_product_formula_its_gain() -> None:
+def test_custom_kind_sets_the_he_gain() -> None:
     quarter = LayerKind((Double,), gain=lambda module: 0.25)
-    model = doubled(channels=8)[0]
-    moments = declared(model, variance)
+    model = equivalent_networks(channels=8)[0]
+    moments = layer_moments(model, variance)
     q, unknown = (
         predict_moments(model, moments, X, ("he",), layer_kinds=kinds).value.to_numpy()
         for kinds in ([quarter], [])
@@ -180,18 +185,18 @@ def test_a_kind_gives_the_product_formula_its_gain() -> None:
     assert q[1] == pytest.approx(unknown[1] / 4)
 
 
-def test_users_kinds_come_first_and_rules_may_reject() -> None:
-    def never(module: nn.Module) -> None:
-        raise UnsupportedModule("only on Sundays")
+def test_custom_kinds_take_precedence_and_may_raise() -> None:
+    def reject(module: nn.Module) -> None:
+        raise UnsupportedModule("not supported in this test")
 
-    own = LayerKind((nn.ReLU,), field=never)
-    assert find_kind(nn.ReLU(), [own]) is own
+    custom = LayerKind((nn.ReLU,), field=reject)
+    assert find_kind(nn.ReLU(), [custom]) is custom
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)).double()
-    with pytest.raises(UnpredictableLayer, match="layer 1: only on Sundays"):
-        predict_moments(model, declared(model, variance), X, ("field",), layer_kinds=[own])
+    with pytest.raises(UnpredictableLayer, match="layer 1: not supported in this test"):
+        predict_moments(model, layer_moments(model, variance), X, ("field",), layer_kinds=[custom])
 
 
-def test_a_kind_may_depend_on_the_modules_state() -> None:
+def test_kind_depends_on_module_state() -> None:
     assert find_kind(nn.BatchNorm2d(4)) is BATCH_NORM
     assert find_kind(nn.BatchNorm2d(4).eval()) is not BATCH_NORM
     assert find_kind(nn.GroupNorm(1, 4)) is LAYER_NORM

@@ -1,4 +1,4 @@
-"""A network is read as its weight layers in forward order, whatever nests or stands between."""
+"""`parse_network` and the lookup of weight moments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fanin.theory.moments import scalar_moments
 from fanin.theory.network import parse_network
 
 
-def test_nested_sequences_are_one_sequence():
+def test_nested_sequences_are_flattened():
     block = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     model = nn.Sequential(block, nn.Flatten(), SeededDropout(0.5, (64,)), nn.Linear(64, 3))
     conv, dense = parse_network(model, (1, 8, 8)).stages
@@ -22,13 +22,13 @@ def test_nested_sequences_are_one_sequence():
     assert (dense.name, dense.fan_in, dense.fan_out, dense.positions) == ("3", 64, 3, 1)
 
 
-def test_an_activation_used_twice_stands_in_both_places():
+def test_activation_may_be_used_twice():
     act = nn.Tanh()
     model = nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4), act, nn.Linear(4, 4))
     assert [len(stage.after) for stage in parse_network(model, (4,)).stages] == [1, 1, 0]
 
 
-def test_positions_follow_stride_padding_and_pooling():
+def test_positions_after_stride_padding_and_pooling():
     model = nn.Sequential(
         nn.Conv2d(3, 8, 5, stride=2, padding=2), nn.MaxPool2d(3, 2), nn.Conv2d(8, 8, 3, groups=2)
     )
@@ -37,15 +37,15 @@ def test_positions_follow_stride_padding_and_pooling():
     assert (second.fan_in, second.fan_out) == (4 * 9, 4 * 9)
 
 
-def test_reading_a_network_leaves_it_untouched():
+def test_parsing_does_not_change_the_network():
     norm = nn.BatchNorm2d(1)
     model = nn.Sequential(
         norm, nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     net = parse_network(model, (1, 4, 4))
-    fed = net.first_input(torch.rand(5, 1, 4, 4) + 3)
-    assert fed.mean().abs() < 1e-6
+    inputs = net.first_input(torch.rand(5, 1, 4, 4) + 3)
+    assert inputs.mean().abs() < 1e-6
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -66,24 +66,24 @@ class Residual(nn.Module):
         (nn.Linear(5, 4), "1"),
     ],
 )
-def test_what_is_no_plain_sequence_is_refused_by_name(inner, name):
-    with pytest.raises(UnpredictableLayer, match=f"layer {name}: ") as caught:
+def test_nested_weights_raise(inner, name):
+    with pytest.raises(UnpredictableLayer, match=f"layer {name}: ") as error:
         parse_network(nn.Sequential(nn.Linear(4, 4), inner), (4,))
-    assert caught.value.name == name
+    assert error.value.name == name
 
 
-def test_shared_weights_are_refused():
+def test_shared_weights_raise():
     layer = nn.Linear(4, 4)
     with pytest.raises(UnpredictableLayer, match="used twice"):
         parse_network(nn.Sequential(layer, nn.ReLU(), layer), (4,))
 
 
-def test_a_model_without_weights_is_refused():
+def test_model_without_weights_raises():
     with pytest.raises(UnpredictableLayer, match="no weight layer"):
         parse_network(nn.Sequential(nn.Flatten()), (4,))
 
 
-def test_taps_that_differ_are_averaged_with_the_spread_of_their_means():
+def test_different_kernel_taps_are_averaged():
     mean, var = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, 4.0]])
     moments = {"conv1": LayerMoments(Moments(mean, var), Moments(3.0, 0.5))}
     (conv,) = scalar_moments(moments, ["conv1"]).values()
@@ -91,6 +91,6 @@ def test_taps_that_differ_are_averaged_with_the_spread_of_their_means():
     assert (conv.bias_mean, conv.bias_var) == (3, 0.5)
 
 
-def test_a_scheme_that_declares_no_moments_is_an_error_that_names_the_layer():
+def test_missing_moments_raise():
     with pytest.raises(UnpredictableLayer, match=r"fc2: its init scheme declares no moments"):
         scalar_moments({}, ["fc2"])

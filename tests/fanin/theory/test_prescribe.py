@@ -1,4 +1,4 @@
-"""Prescribed gains level a network's second moments, through padding, pooling and its data."""
+"""Prescribed gains keep a network's second moments constant."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fanin.theory.prescribe import Certified, prescribe
 
 
 def image(n: int = 2, side: int = 12) -> torch.Tensor:
-    place = torch.linspace(0, 3, side, dtype=torch.float64)
+    t = torch.linspace(0, 3, side, dtype=torch.float64)
     phase = torch.arange(n, dtype=torch.float64)[:, None, None, None]
-    return (torch.sin(place[:, None] + phase) * torch.cos(2 * place[None, :])).clamp(min=0)
+    return (torch.sin(t[:, None] + phase) * torch.cos(2 * t[None, :])).clamp(min=0)
 
 
 def net(activation: nn.Module, channels: int = 32) -> nn.Sequential:
@@ -32,7 +32,7 @@ def net(activation: nn.Module, channels: int = 32) -> nn.Sequential:
     )
 
 
-def levels(model: nn.Module, init: Init, x: torch.Tensor, quantity: str) -> np.ndarray:
+def predicted(model: nn.Module, init: Init, x: torch.Tensor, quantity: str) -> np.ndarray:
     from fanin.theory.certificate.weights import resolve_moments
 
     frame = predict_moments(model, resolve_moments(model, init).moments, x, ("field",), seed=1)
@@ -41,30 +41,31 @@ def levels(model: nn.Module, init: Init, x: torch.Tensor, quantity: str) -> np.n
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.GELU()])
-def test_forward_gains_bring_every_layer_to_the_target(activation: nn.Module) -> None:
+def test_forward_gains_reach_the_target(activation: nn.Module) -> None:
     model = net(activation).double()
-    found = prescribe(model, image(), target=0.7)
-    # By walks with another seed: what is left is the field's own sampling error.
-    assert levels(model, found.init, image(), "preact_m2") == pytest.approx(0.7, rel=0.03)
+    prescription = prescribe(model, image(), target=0.7)
+    # With another seed, so that the theory's own sampling error remains.
+    assert predicted(model, prescription.init, image(), "preact_m2") == pytest.approx(0.7, rel=0.03)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh()])
-def test_backward_gains_keep_the_cotangent_as_it_is_at_the_logits(activation: nn.Module) -> None:
+def test_backward_gains_keep_the_cotangent_constant(activation: nn.Module) -> None:
     model = net(activation).double()
-    found = prescribe(model, image(), direction="backward")
-    assert levels(model, found.init, image(), "vjp_m2") == pytest.approx(1.0, rel=0.1)
+    prescription = prescribe(model, image(), direction="backward")
+    assert predicted(model, prescription.init, image(), "vjp_m2") == pytest.approx(1.0, rel=0.1)
 
 
 def test_both_is_the_geometric_mean() -> None:
     model = net(nn.ReLU())
     forward, backward, both = (
-        prescribe(model, image(), direction=way).gains for way in ("forward", "backward", "both")
+        prescribe(model, image(), direction=direction).gains
+        for direction in ("forward", "backward", "both")
     )
     for name in forward:
         assert both[name] == pytest.approx((forward[name] * backward[name]) ** 0.5)
 
 
-def test_a_rectifier_mlp_needs_no_gain_but_the_first() -> None:
+def test_relu_mlp_needs_only_the_first_gain() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(144, 64), nn.ReLU(), nn.Linear(64, 10))
     gains = prescribe(model, 2 * image(1)).gains
     mean_square = (2 * image(1)).square().mean().item()
@@ -72,29 +73,29 @@ def test_a_rectifier_mlp_needs_no_gain_but_the_first() -> None:
     assert gains["3"] == pytest.approx(1.0)
 
 
-def test_weights_of_non_zero_mean_and_biases_are_reckoned_with() -> None:
+def test_gains_account_for_weight_mean_and_biases() -> None:
     model = net(nn.ReLU()).double()
-    found = prescribe(model, image(), init=Init(Normal(std=0.1, mean=0.01), bias=0.3))
-    assert levels(model, found.init, image(), "preact_m2") == pytest.approx(1.0, rel=0.05)
+    prescription = prescribe(model, image(), init=Init(Normal(std=0.1, mean=0.01), bias=0.3))
+    assert predicted(model, prescription.init, image(), "preact_m2") == pytest.approx(1.0, rel=0.05)
 
 
-def test_measurement_confirms_it() -> None:
+def test_check_measures_the_target() -> None:
     checked = prescribe(net(nn.ReLU(), 64), image()).check(draws=24)
     excess = (checked.preact_m2_measured - 1).abs() / checked.preact_m2_se
     assert (excess < 4).all()
     assert (checked.preact_m2_se < 0.2).all()
 
 
-def test_overrides_and_torch_code_say_the_same() -> None:
+def test_overrides_and_torch_code_agree() -> None:
     model = net(nn.ReLU())
-    found = prescribe(model, image())
-    overrides = dict(text.split("=") for text in found.overrides)
-    assert {f"init.layers.{name}.gain" for name in found.gains} == set(overrides)
+    prescription = prescribe(model, image())
+    overrides = dict(text.split("=") for text in prescription.overrides)
+    assert {f"init.layers.{name}.gain" for name in prescription.gains} == set(overrides)
     scope: dict = {}
-    exec(found.torch_code, scope)
+    exec(prescription.torch_code, scope)
     torch.manual_seed(0)
     scope["init_weights"](model)
-    for name, gain in found.gains.items():
+    for name, gain in prescription.gains.items():
         weight = model.get_submodule(name).weight.detach().double()
         std = gain * HeNormal().moments(WeightShape.of(model.get_submodule(name))).var ** 0.5
         assert float(overrides[f"init.layers.{name}.gain"]) == pytest.approx(gain, rel=1e-5)
@@ -102,7 +103,7 @@ def test_overrides_and_torch_code_say_the_same() -> None:
         assert not model.get_submodule(name).bias.any()
 
 
-def test_an_inits_own_gain_is_multiplied() -> None:
+def test_gain_of_the_init_is_multiplied() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(144, 64), nn.ReLU(), nn.Linear(64, 10))
     plain = prescribe(model, image(1))
     doubled = prescribe(model, image(1), init=Init(HeNormal(), gain=2.0))
@@ -111,18 +112,21 @@ def test_an_inits_own_gain_is_multiplied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("init", "told"),
+    ("init", "message"),
     [
-        (Zeros(), "its weights, are all zero"),
-        (Init(HeNormal(), bias=2.0), "its biases alone have second moment 4, beyond the target 1"),
+        (Zeros(), "its weights are all zero"),
+        (
+            Init(HeNormal(), bias=2.0),
+            "its biases alone have second moment 4, which exceeds target=1",
+        ),
     ],
 )
-def test_a_layer_that_no_gain_can_level_is_named(init: Init | Zeros, told: str) -> None:
-    with pytest.raises(UnpredictableLayer, match=told):
+def test_unreachable_target_names_the_layer(init: Init | Zeros, message: str) -> None:
+    with pytest.raises(UnpredictableLayer, match=message):
         prescribe(net(nn.ReLU()), image(), init=init)
 
 
-def test_scaled_moments_keep_the_biases() -> None:
+def test_scale_moments_keeps_biases() -> None:
     from fanin.theory.certificate.weights import resolve_moments
 
     model = nn.Sequential(nn.Linear(4, 4))
@@ -131,7 +135,7 @@ def test_scaled_moments_keep_the_biases() -> None:
     assert (twice.weight.var, twice.bias.mean) == (2.0, 0.5)
 
 
-def test_the_init_option_applies_the_prescription_whatever_the_draw() -> None:
+def test_certified_init_applies_the_gains_to_every_draw() -> None:
     model, x = net(nn.ReLU()), image(8)
     gains = prescribe(model, x).gains
     for draw in range(2):
@@ -145,7 +149,7 @@ def test_the_init_option_applies_the_prescription_whatever_the_draw() -> None:
             torch.testing.assert_close(certified, he * gain, rtol=1e-5, atol=0)
 
 
-def test_the_init_option_reckons_with_the_biases_that_are_there() -> None:
+def test_certified_init_accounts_for_biases() -> None:
     model, x = net(nn.Tanh()), image(8)
     expected = prescribe(model, x, init=Init(HeNormal(), bias=0.5)).gains
     stream = partial(make_generator, "w", 0)

@@ -1,4 +1,4 @@
-"""Every reference row about scalars: functionals, dense kernels, fixed points, initial losses."""
+"""Scalar values of the reference table: functionals, kernels, fixed points, initial losses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rows(pattern: str):
 
 @cache
 def kernels(activation: str, sigma_w2: float, sigma_b2: float) -> Kernels:
-    """Of two inputs through as many layers as any row asks for."""
+    """Return the kernels of two inputs for the deepest network of the table."""
     mlps = REFERENCE[REFERENCE.case.str.startswith("mlp_") & (REFERENCE.activation == activation)]
     mlps = mlps[(mlps.sigma_w2 == sigma_w2) & (mlps.sigma_b2 == sigma_b2)]
     deepest = max(15, *mlps.layer.astype(int))
@@ -65,20 +65,20 @@ def test_gaussian_functionals(row):
 @rows("mlp_(?!bwd)")
 def test_dense_kernels(row):
     layer = int(row.layer) - 1
-    found = kernels(row.activation, row.sigma_w2, row.sigma_b2)
-    of = {"q": found.cov[layer, 0, 0], "c": found.correlation()[layer, 0, 1]}
-    of["N"] = found.ntk[layer, 0, 0]
-    # neural-tangents integrates tanh by the coarser quadrature of the two (derivations.md, 2.2).
+    result = kernels(row.activation, row.sigma_w2, row.sigma_b2)
+    values = {"q": result.cov[layer, 0, 0], "c": result.correlation()[layer, 0, 1]}
+    values["N"] = result.ntk[layer, 0, 0]
+    # neural-tangents uses the less accurate quadrature for tanh (derivations.md, 2.2).
     tolerance = 5e-5 if row.activation == "tanh" and "neural" in row.source else 1e-6
-    value = of[row.quantity[0]].item()
+    value = values[row.quantity[0]].item()
     assert value == pytest.approx(row.reference_value, rel=tolerance)
 
 
 @rows("mlp_bwd")
 def test_gradients_of_dense_networks(row):
     last = int(re.search(r"E\[d_(\d+)\^2\]$", row.quantity).group(1))
-    found = kernels(row.activation, row.sigma_w2, row.sigma_b2)
-    ratio = found.gradient_factor[: last - 1, 0].prod().item()
+    result = kernels(row.activation, row.sigma_w2, row.sigma_b2)
+    ratio = result.gradient_factor[: last - 1, 0].prod().item()
     assert ratio == pytest.approx(row.reference_value, rel=1e-6)
 
 
@@ -106,5 +106,5 @@ def test_initial_cross_entropy(row):
     n_classes, variance = re.search(r"K(\d+)_s2_(.*)$", row.case).groups()
     start = initial_loss(Loss("cross_entropy"), Head("softmax"), int(n_classes), float(variance))
     se = float(re.search(r"se=(.*)$", row.source).group(1))
-    # Without any variance the reference is exact, and its digits are the tolerance.
+    # At variance 0 the reference value is exact to its printed digits.
     assert abs(start.loss - row.reference_value) <= max(3.5 * se, 1e-11)

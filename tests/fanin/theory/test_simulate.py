@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from theory_networks import declared
+from theory_networks import layer_moments
 from torch import nn
 
 from fanin.inits import DeltaOrthogonal, Moments, WeightShape, weight_layers
@@ -53,7 +53,7 @@ def test_simulation_does_not_change_the_model() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x, state = torch.rand(1, 2, 14, 14), torch.random.get_rng_state()
     simulate_networks(
-        model, parse_network(model, (2, 14, 14)), declared(model, lambda s: 1.0), x, draws=3
+        model, parse_network(model, (2, 14, 14)), layer_moments(model, lambda s: 1.0), x, draws=3
     )
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -62,7 +62,7 @@ def test_simulation_does_not_change_the_model() -> None:
 
 def test_equal_seeds_draw_equal_networks() -> None:
     model, x = varied_conv_network(), torch.rand(1, 2, 14, 14)
-    net, moments = parse_network(model, (2, 14, 14)), declared(model, lambda s: 1.0)
+    net, moments = parse_network(model, (2, 14, 14)), layer_moments(model, lambda s: 1.0)
     first, repeated, other = (
         simulate_networks(model, net, moments, x, draws=2, seed=seed).values["vjp_m2"]
         for seed in (0, 0, 1)
@@ -74,8 +74,8 @@ def test_equal_seeds_draw_equal_networks() -> None:
 def test_weights_have_the_declared_moments_of_each_tap() -> None:
     model = nn.Sequential(nn.Conv2d(32, 64, 2), nn.Flatten(), nn.Linear(64, 2)).double()
     mean, var = torch.arange(4.0).reshape(2, 2), torch.tensor([[0.0, 1.0], [2.0, 3.0]])
-    layer_moments = LayerMoments(Moments(mean, var), Moments(0.5, 0.0))
-    moments = declared(model, lambda s: 1.0) | {"0": layer_moments}
+    tap_moments = LayerMoments(Moments(mean, var), Moments(0.5, 0.0))
+    moments = layer_moments(model, lambda s: 1.0) | {"0": tap_moments}
     simulate._initialize(model, moments, torch.Generator().manual_seed(0))
     weight, n_weights = model[0].weight.detach(), 32 * 64
     assert ((weight.mean((0, 1)) - mean).abs() <= 4 * (var / n_weights).sqrt()).all()
@@ -87,7 +87,7 @@ def test_weights_have_the_declared_moments_of_each_tap() -> None:
 def test_orthogonal_kernels_are_orthogonal(kernel_size: int) -> None:
     model = nn.Sequential(nn.Conv2d(4, 48, kernel_size), nn.Flatten(), nn.LazyLinear(2)).double()
     model(torch.zeros(1, 4, 8, 8).double())
-    independent = declared(model, lambda s: 2 / max(s.out_features, s.fan_in))
+    independent = layer_moments(model, lambda s: 2 / max(s.out_features, s.fan_in))
     moments = {name: replace(layer, law="orthogonal") for name, layer in independent.items()}
     simulate._initialize(model, moments, torch.Generator().manual_seed(0))
     matrix = model[0].weight.detach().flatten(1)
@@ -98,7 +98,7 @@ def test_delta_orthogonal_kernels_have_one_tap() -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 2)).double()
     shape = WeightShape.of(weight_layers(model)["0"])
     delta = DeltaOrthogonal().moments(shape).scaled(3.0)
-    moments = declared(model, lambda s: 1.0)
+    moments = layer_moments(model, lambda s: 1.0)
     moments["0"] = LayerMoments(delta, Moments(0.0, 0.0), "orthogonal")
     simulate._initialize(model, moments, torch.Generator().manual_seed(0))
     centre = model[0].weight.detach()[:, :, 1, 1]
@@ -116,7 +116,7 @@ def test_training_dropout_draws_masks() -> None:
         simulate_networks(
             model,
             parse_network(model, (1, 4, 4)),
-            declared(model, lambda s: 2 / s.fan_in),
+            layer_moments(model, lambda s: 2 / s.fan_in),
             x,
             draws=DROPOUT_DRAWS,
         ).values["preact_m2"][:, 0, 1]

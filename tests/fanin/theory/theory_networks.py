@@ -1,4 +1,4 @@
-"""Small networks with declared moments, and their moments measured over fresh draws."""
+"""Small networks with given weight moments, and moments measured over draws."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fanin.theory import LayerMoments
 from fanin.theory.finite_width.simulate import DrawMoments
 
 Sampler = Callable[[WeightShape, torch.Generator, int], Tensor]
-LEVEL = 1e-3  # of all comparisons of a test together
+LEVEL = 1e-3  # significance level of all comparisons of a test together
 BACKWARD = ("vjp_m2", "weight_vjp_m2")
-# By the names of the reference table.
+# Names as in the reference table.
 ACTIVATIONS = {
     "linear": nn.Identity,
     "relu": nn.ReLU,
@@ -38,20 +38,20 @@ ACTIVATIONS = {
 def mlp(
     activation: Callable[[], nn.Module], width: int, depth: int, inputs: int | None = None
 ) -> nn.Sequential:
-    """`depth` linear layers of one width, on `width` inputs unless said otherwise."""
+    """Return `depth` linear layers of equal width, with `width` inputs by default."""
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(inputs or width, width)]
     for _ in range(depth - 1):
         layers += [activation(), nn.Linear(width, width)]
     return nn.Sequential(*layers)
 
 
-def declared(
+def layer_moments(
     model: nn.Module,
     variance: Callable[[WeightShape], float],
     mean: Callable[[WeightShape], float] = lambda shape: 0.0,
     bias: Moments | None = None,
 ) -> dict[str, LayerMoments]:
-    """The same scheme's moments for every weight layer."""
+    """Return the moments of every weight layer as functions of its shape."""
     return {
         name: LayerMoments(
             Moments(mean(WeightShape.of(layer)), variance(WeightShape.of(layer))),
@@ -63,19 +63,19 @@ def declared(
 
 
 def image(values: Tensor) -> Tensor:
-    """A vector as one image, [1, 1, 1, n]."""
+    """Return a vector as one image, [1, 1, 1, n]."""
     return values.double().reshape(1, 1, 1, -1)
 
 
 def reference_input(n: int) -> Tensor:
-    """`mlp_input(n)` of the reference table."""
+    """Return the input `mlp_input(n)` of the reference table."""
     return image(torch.sin(0.37 * torch.arange(1, n + 1, dtype=torch.float64)) + 0.25)
 
 
-def measure(
+def measure_moments(
     model: nn.Sequential, x: Tensor, draws: int, sample: Sampler, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Every quantity of every weight layer for one image, [draw, layer]; zero biases, float64."""
+    """Measure all quantities for one image, [draw, layer], with zero biases, in float64."""
     generator = torch.Generator().manual_seed(seed)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     weights = {n: sample(WeightShape.of(m), generator, draws) for n, m in layers.items()}
@@ -85,22 +85,22 @@ def measure(
 
     def one_draw(weights: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
         def logits(shifts: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple:
-            y, seen = x, {}
+            y, outputs = x, {}
             for name, module in model.named_children():
                 if name in layers:
                     bias = torch.zeros(layers[name].bias.shape, dtype=torch.float64)
                     y = functional_call(module, {"weight": weights[name], "bias": bias}, (y,))
-                    seen[name] = y
+                    outputs[name] = y
                     y = y + shifts.get(name, 0.0)
                 else:
                     y = module(y)
-            return y[0], seen
+            return y[0], outputs
 
-        _, shapes = logits({}, weights)
-        zeros = {name: torch.zeros_like(y) for name, y in shapes.items()}
-        _, pull, seen = vjp(logits, zeros, weights, has_aux=True)
-        cotangents, gradients = pull(u)
-        ys = [seen[name].flatten() for name in layers]
+        _, preacts = logits({}, weights)
+        zeros = {name: torch.zeros_like(y) for name, y in preacts.items()}
+        _, vjp_function, outputs = vjp(logits, zeros, weights, has_aux=True)
+        cotangents, gradients = vjp_function(u)
+        ys = [outputs[name].flatten() for name in layers]
         return {
             "preact_m2": torch.stack([y.square().mean() for y in ys]),
             "preact_mean": torch.stack([y.mean() for y in ys]),
@@ -113,7 +113,7 @@ def measure(
 
 
 def normal(std: Callable[[WeightShape], float], mean: float = 0.0) -> Sampler:
-    """N(mean * std, std^2) weights."""
+    """Return a sampler of N(mean * std, std^2) weights."""
 
     def sample(shape: WeightShape, generator: torch.Generator, draws: int) -> Tensor:
         z = torch.randn((draws, *shape.shape), generator=generator, dtype=torch.float64)
@@ -123,7 +123,7 @@ def normal(std: Callable[[WeightShape], float], mean: float = 0.0) -> Sampler:
 
 
 def uniform(low: float, high: float) -> Sampler:
-    """U(low, high) weights."""
+    """Return a sampler of U(low, high) weights."""
 
     def sample(shape: WeightShape, generator: torch.Generator, draws: int) -> Tensor:
         u = torch.rand((draws, *shape.shape), generator=generator, dtype=torch.float64)
@@ -133,20 +133,20 @@ def uniform(low: float, high: float) -> Sampler:
 
 
 def standard_errors(measured: Tensor, predicted: Tensor, sampling_se: Tensor) -> Tensor:
-    """How many standard errors the mean over draws lies from the prediction, per layer."""
+    """Return the difference of the mean over draws and the prediction in standard errors."""
     se = torch.hypot(measured.std(0) / len(measured) ** 0.5, sampling_se)
-    # Where a layer's moment has no scatter at all, only rounding is left.
+    # Allows for rounding errors in moments that do not vary between draws.
     return (measured.mean(0) - predicted) / torch.maximum(se, 1e-9 * predicted.abs())
 
 
-def assert_same_law(one: DrawMoments, other: DrawMoments) -> None:
-    """Kolmogorov and Smirnov find no difference, in any layer's moment on any image."""
-    chances = []
-    for quantity, values in one.values.items():
-        pairs = [torch.cat([v, v.mean(1, True)], 1) for v in (values, other.values[quantity])]
-        for mine, theirs in zip(*(pair.flatten(1).T for pair in pairs), strict=True):
-            if mine.std() <= 1e-9 * mine.abs().mean():  # certain, but for rounding
-                torch.testing.assert_close(mine.mean(), theirs.mean(), rtol=1e-6, atol=0)
+def assert_same_distribution(first: DrawMoments, second: DrawMoments) -> None:
+    """Assert that Kolmogorov-Smirnov tests find no difference, for every layer and image."""
+    p_values = []
+    for quantity, values in first.values.items():
+        pairs = [torch.cat([v, v.mean(1, True)], 1) for v in (values, second.values[quantity])]
+        for a, b in zip(*(pair.flatten(1).T for pair in pairs), strict=True):
+            if a.std() <= 1e-9 * a.abs().mean():  # equal in all draws, except for rounding
+                torch.testing.assert_close(a.mean(), b.mean(), rtol=1e-6, atol=0)
                 continue
-            chances.append(stats.ks_2samp(mine.numpy(), theirs.numpy()).pvalue)
-    assert min(chances) > LEVEL / len(chances)
+            p_values.append(stats.ks_2samp(a.numpy(), b.numpy()).pvalue)
+    assert min(p_values) > LEVEL / len(p_values)

@@ -1,4 +1,4 @@
-"""What a certificate says beside the moments, held against real draws and known values."""
+"""Contents of a certificate, compared to draws and known values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from io import StringIO
 import numpy as np
 import pytest
 import torch
-from certified_networks import COARSE, conv_net, deep, images
+from certified_networks import FAST_THEORIES, conv_net, images, mlp
 from rich.console import Console
 from torch import nn
 
@@ -19,11 +19,11 @@ from fanin.probes.sharpness import sharpness
 from fanin.theory.certificate import Certificate, certify
 from fanin.theory.field import FieldTooLarge
 
-FIELD = (*COARSE, "field")
+FIELD = (*FAST_THEORIES, "field")
 
 
-def within(certificate: Certificate, quantity: str, layers: slice = slice(None)) -> None:
-    """Mean over draws and prediction, 4 standard errors apart at most."""
+def assert_agrees(certificate: Certificate, quantity: str, layers: slice = slice(None)) -> None:
+    """Assert that the mean over draws is within 4 standard errors of the prediction."""
     for layer in certificate.layers[layers]:
         mean, error = layer.measured[quantity]
         assert abs(mean - layer.value(quantity)) < 4 * error, (layer.name, quantity)
@@ -37,31 +37,31 @@ def printed(certificate: Certificate) -> str:
 
 @pytest.fixture(scope="module")
 def measured() -> Certificate:
-    """Padding and an overlapping maximum, 48 channels, four images, cross entropy."""
+    """Return a certificate with 32 measured draws of a CNN with 48 channels, on four images."""
     labels = torch.tensor([1, 2, 3, 4])
     return certify(
         *(conv_net(48), images(4)), init=HeNormal(), theories=FIELD, measure=32, labels=labels
     )
 
 
-def test_moments_agree_with_real_draws_forward_and_backward(measured: Certificate) -> None:
-    within(measured, "preact_m2")
-    within(measured, "vjp_m2", slice(2))  # at the logits it is 1 by its norm
-    within(measured, "weight_vjp_m2")
+def test_predicted_moments_agree_with_draws(measured: Certificate) -> None:
+    assert_agrees(measured, "preact_m2")
+    assert_agrees(measured, "vjp_m2", slice(2))  # at the logits it is 1 by its norm
+    assert_agrees(measured, "weight_vjp_m2")
 
 
-def test_the_losss_own_gradients_agree_with_real_draws(measured: Certificate) -> None:
-    within(measured, "grad_m2")
-    within(measured, "weight_grad_m2")
+def test_loss_gradients_agree_with_draws(measured: Certificate) -> None:
+    assert_agrees(measured, "grad_m2")
+    assert_agrees(measured, "weight_grad_m2")
 
 
-def test_images_taken_together_agree_with_real_draws(measured: Certificate) -> None:
-    within(measured, "dead_fraction", slice(2))
-    # Between ten logits a correlation is smaller, by a share of order 1/10.
-    within(measured, "input_correlation", slice(2))
+def test_joint_quantities_agree_with_draws(measured: Certificate) -> None:
+    assert_agrees(measured, "dead_fraction", slice(2))
+    # Excludes the ten logits, whose correlation is smaller by about 1/10.
+    assert_agrees(measured, "input_correlation", slice(2))
 
 
-def test_the_loss_before_training_agrees_with_real_draws(measured: Certificate) -> None:
+def test_initial_loss_agrees_with_draws(measured: Certificate) -> None:
     draws = measured.draws
     logits = draws[(draws.quantity == "logit_var") & (draws.image == -1)].value
     error = logits.std() / len(logits) ** 0.5
@@ -71,35 +71,35 @@ def test_the_loss_before_training_agrees_with_real_draws(measured: Certificate) 
     assert zero.gradient_m2 == pytest.approx(0.9 / 10)
 
 
-def test_gradients_are_not_claimed_where_logits_share_a_mean() -> None:
+def test_no_loss_gradients_if_logits_share_a_mean() -> None:
     shared = Init(HeNormal(), layers={"2": LayerInit(Uniform(0, 1))})
-    layers = certify(conv_net(), images(), init=shared, theories=COARSE).layers
+    layers = certify(conv_net(), images(), init=shared, theories=FAST_THEORIES).layers
     assert "vjp_m2" in layers[0].predicted
     assert "grad_m2" not in layers[0].predicted
 
 
-def test_maps_average_to_the_layers_moments() -> None:
+def test_maps_average_to_the_layer_moments() -> None:
     certificate = certify(conv_net(), images(3), init=HeNormal(), theories=("field",))
     maps = certificate.maps("0.0")
     assert maps.m2.shape == maps.mean.shape == maps.vjp_m2.shape == (3, 12, 12)
     assert maps.m2.mean() == pytest.approx(certificate.layer("0.0").q)
     flat = certify(conv_net(), torch.ones(1, 1, 12, 12), init=HeNormal(), theories=("field",))
     (m2,) = flat.maps("0.0").m2
-    assert m2[0, 0] / m2[6, 6] == pytest.approx(4 / 9)  # of a corner's taps fall on the image
-    with pytest.raises(KeyError, match=r"no layer conv1; there are 0\.0, 0\.3, 2"):
+    assert m2[0, 0] / m2[6, 6] == pytest.approx(4 / 9)  # a corner reads 4 of 9 taps
+    with pytest.raises(KeyError, match=r"no layer named conv1; choose one of 0\.0, 0\.3, 2"):
         certificate.maps("conv1")
 
 
-def test_depth_scales_are_those_of_the_layers_activation_and_variances() -> None:
+def test_depth_scales_of_activation_and_variances() -> None:
     wide = Normal(std=(1.5 / 64) ** 0.5)
-    tanh = certify(deep(nn.Tanh(), 3), images(side=8), init=wide, theories=COARSE)
+    tanh = certify(mlp(nn.Tanh(), 3), images(side=8), init=wide, theories=FAST_THEORIES)
     depth = tanh.layers[1].depth
     assert depth is not None
     assert depth.sigma_w2 == pytest.approx(1.5)
     assert depth.phase == "chaotic"
     assert depth.critical_sigma_w2 == pytest.approx(1.0, rel=1e-6)  # tanh without bias
     he = (
-        certify(deep(nn.ReLU(), 3), images(side=8), init=HeNormal(), theories=COARSE)
+        certify(mlp(nn.ReLU(), 3), images(side=8), init=HeNormal(), theories=FAST_THEORIES)
         .layers[1]
         .depth
     )
@@ -108,10 +108,12 @@ def test_depth_scales_are_those_of_the_layers_activation_and_variances() -> None
     assert he.critical_sigma_w2 == pytest.approx(2.0)
 
 
-def test_overflow_is_named_where_it_becomes_likely() -> None:
-    """derivations.md, 3.6: N(0, 1) weights of width 256 overflow float16 in layer 4 or 5."""
+def test_overflows_at_names_the_first_likely_layer() -> None:
+    """N(0, 1) weights of width 256 overflow float16 in layer 4 or 5 (derivations.md, 3.6)."""
     certificate = certify(
-        *(deep(nn.ReLU(), 8, 256), torch.ones(1, 1, 8, 8)), init=Normal(std=1.0), theories=COARSE
+        *(mlp(nn.ReLU(), 8, 256), torch.ones(1, 1, 8, 8)),
+        init=Normal(std=1.0),
+        theories=FAST_THEORIES,
     )
     assert certificate.overflows_at["float16"] in {"7", "9"}
     assert certificate.overflows_at["float32"] is None
@@ -120,10 +122,10 @@ def test_overflow_is_named_where_it_becomes_likely() -> None:
     assert "float16 overflows from" in printed(certificate)
 
 
-def test_units_that_share_a_mean_overflow_where_that_does() -> None:
-    """64 bright pixels through U(0, 1) weights: some 40,000 in every unit, none near 65,504."""
-    net, bright = deep(nn.ReLU(), 3, 64), torch.full((1, 1, 8, 8), 1250.0)
-    certificate = certify(net, bright, init=Uniform(0.0, 1.0), theories=COARSE, measure=8)
+def test_overflow_of_units_with_a_common_mean() -> None:
+    """64 pixels through U(0, 1) weights give about 40,000 in every unit, far from 65,504."""
+    net, image = mlp(nn.ReLU(), 3, 64), torch.full((1, 1, 8, 8), 1250.0)
+    certificate = certify(net, image, init=Uniform(0.0, 1.0), theories=FAST_THEORIES, measure=8)
     first, second = (layer.name for layer in certificate.layers[:2])
     assert certificate.overflows_at["float16"] == second
     assert certificate.layer(first).overflow["float16"] < 0.01
@@ -131,34 +133,34 @@ def test_units_that_share_a_mean_overflow_where_that_does() -> None:
     assert mean == pytest.approx(40_000**2, rel=0.05)
 
 
-def test_sharpness_of_the_whole_net_and_of_single_layers() -> None:
-    net, labels = deep(nn.Tanh(), 3, 16), torch.tensor([0, 1])
-    found = certify(
-        *(net, images(side=8)), theories=COARSE, labels=labels, loss="mse", sharpness=True
+def test_sharpness_of_network_and_single_layers() -> None:
+    net, labels = mlp(nn.Tanh(), 3, 16), torch.tensor([0, 1])
+    eigenvalues = certify(
+        *(net, images(side=8)), theories=FAST_THEORIES, labels=labels, loss="mse", sharpness=True
     ).sharpness
     objective = make_objective(Loss("mse"), Head("none"), 10)
     whole = sharpness(net.double(), objective.loss, images(side=8), labels)
-    assert found[""] == pytest.approx(whole, rel=0.02)  # the iteration's tolerance, twice
-    assert set(found) == {"", "1", "3", "5"}
-    # Fewer directions hold no larger an eigenvalue (Cauchy's interlacing).
-    assert max(found[name] for name in ("1", "3", "5")) <= 1.02 * whole
+    assert eigenvalues[""] == pytest.approx(whole, rel=0.02)  # twice the iteration's tolerance
+    assert set(eigenvalues) == {"", "1", "3", "5"}
+    # A principal submatrix has no larger eigenvalue (Cauchy interlacing).
+    assert max(eigenvalues[name] for name in ("1", "3", "5")) <= 1.02 * whole
 
 
-def test_sharpness_without_labels_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected labels too"):
-        certify(conv_net(), images(), init=HeNormal(), theories=COARSE, sharpness=True)
+def test_sharpness_requires_labels() -> None:
+    with pytest.raises(ConfigError, match="labels are missing"):
+        certify(conv_net(), images(), init=HeNormal(), theories=FAST_THEORIES, sharpness=True)
 
 
-def test_weights_that_silence_a_layer_are_dead_and_say_so() -> None:
+def test_dead_units_give_a_verdict() -> None:
     certificate = certify(
-        deep(nn.ReLU(), 4), images(3, side=8), init=Uniform(-0.5, 0.1), theories=FIELD
+        mlp(nn.ReLU(), 4), images(3, side=8), init=Uniform(-0.5, 0.1), theories=FIELD
     )
     dead = [v for v in certificate.verdicts if v.problem == "dead"]
     assert dead
     assert dead[0].value > 0.9
 
 
-def test_a_field_too_large_offers_the_coarser_theory() -> None:
+def test_too_large_field_suggests_mean_field() -> None:
     net = nn.Sequential(
         *(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(2 * 48 * 48, 10)),
@@ -166,5 +168,5 @@ def test_a_field_too_large_offers_the_coarser_theory() -> None:
     with pytest.raises(FieldTooLarge, match="coarser theory mean_field"):
         certify(net, torch.ones(1, 1, 96, 96), init=HeNormal())
     assert np.isfinite(
-        certify(net, torch.ones(1, 1, 96, 96), init=HeNormal(), theories=COARSE).layers[-1].q
+        certify(net, torch.ones(1, 1, 96, 96), init=HeNormal(), theories=FAST_THEORIES).layers[-1].q
     )

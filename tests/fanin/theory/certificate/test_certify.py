@@ -1,4 +1,4 @@
-"""`certify`: every layer of a network, predicted from whatever is known of its weights."""
+"""`certify`: predictions, weight moments, measured draws and output formats."""
 
 from __future__ import annotations
 
@@ -8,47 +8,54 @@ import math
 
 import pytest
 import torch
-from certified_networks import COARSE, conv_net, deep, images
+from certified_networks import FAST_THEORIES, conv_net, images, mlp
 from rich.console import Console
 from torch import nn
 
 from fanin.errors import ConfigError
 from fanin.inits import Constant, HeNormal, HeUniform, Init, Lsuv, PytorchDefault
-from fanin.theory import theories
+from fanin.theory import predict
 from fanin.theory.certificate import PredictedValue, certify, print_certificate
 from fanin.theory.certificate.weights import resolve_moments
 from fanin.theory.layer_kind import UnpredictableLayer
 
 
-def test_layers_of_nested_sequences_keep_their_paths() -> None:
-    certificate = certify(conv_net(), images(), init=HeNormal(), theories=COARSE)
+def test_nested_layers_have_module_paths() -> None:
+    certificate = certify(conv_net(), images(), init=HeNormal(), theories=FAST_THEORIES)
     assert [layer.name for layer in certificate.layers] == ["0.0", "0.3", "2"]
     assert [layer.layer for layer in certificate.layers] == [1, 2, 3]
     assert [layer.positions for layer in certificate.layers] == [144, 25, 1]
 
 
-def test_an_init_its_scheme_and_its_moments_make_the_same_predictions() -> None:
+def test_init_scheme_and_moments_give_equal_predictions() -> None:
     net, x = conv_net(), images()
     moments = resolve_moments(net, HeNormal()).moments
     first, *others = (
-        certify(net, x, init=init, theories=COARSE).frame
+        certify(net, x, init=init, theories=FAST_THEORIES).frame
         for init in (Init(HeNormal()), HeNormal(), moments)
     )
     assert all(first.equals(other) for other in others)
 
 
-def test_certifying_leaves_the_model_and_the_random_state_alone() -> None:
+def test_certify_keeps_model_and_random_state() -> None:
     net = conv_net().train()
     before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    certify(net, images(), init=HeNormal(), theories=COARSE, measure=2, labels=torch.tensor([0, 1]))
+    certify(
+        net,
+        images(),
+        init=HeNormal(),
+        theories=FAST_THEORIES,
+        measure=2,
+        labels=torch.tensor([0, 1]),
+    )
     assert net.training
     assert next(net.parameters()).dtype == torch.float32
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], entry) for name, entry in net.state_dict().items())
 
 
-def test_torchs_default_is_recognized_in_a_model_that_torch_initialized() -> None:
-    """N entries tell a variance to a relative sqrt(2 / n), or less for uniform weights."""
+def test_estimated_moments_match_pytorch_default() -> None:
+    """A variance of n entries has a relative error of at most sqrt(2 / n)."""
     torch.manual_seed(0)
     net = conv_net(32)
     estimated, declared = (resolve_moments(net, init) for init in (None, PytorchDefault()))
@@ -56,11 +63,11 @@ def test_torchs_default_is_recognized_in_a_model_that_torch_initialized() -> Non
     for name, layer in estimated.moments.items():
         n = net.get_submodule(name).weight.numel()
         expected = declared.moments[name].weight.var
-        assert layer.weight.mean == 0  # within 4 standard errors, so taken for 0
+        assert layer.weight.mean == 0  # within 4 standard errors of 0, so set to 0
         assert layer.weight.var == pytest.approx(expected, rel=4 * (2 / n) ** 0.5)
 
 
-def test_what_all_entries_share_is_estimated_exactly() -> None:
+def test_constant_weights_are_estimated_exactly() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
     with torch.no_grad():
         net[1].weight.fill_(0.25)
@@ -70,7 +77,7 @@ def test_what_all_entries_share_is_estimated_exactly() -> None:
     assert (layer.bias.mean, layer.bias.var) == (0.0, 0.0)
 
 
-def test_taps_that_are_zero_throughout_are_estimated_as_such() -> None:
+def test_zero_kernel_taps_are_estimated_as_zero() -> None:
     conv = nn.Conv2d(8, 8, 3)
     with torch.no_grad():
         conv.weight.zero_()
@@ -81,56 +88,59 @@ def test_taps_that_are_zero_throughout_are_estimated_as_such() -> None:
     assert var.sum() == var[1, 1]
 
 
-def test_a_layer_without_biases_has_none_whatever_the_scheme_declares() -> None:
+def test_layer_without_biases_ignores_declared_biases() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8, bias=False))
-    certificate = certify(net, torch.zeros(1, 1, 8, 8), init=PytorchDefault(), theories=COARSE)
+    certificate = certify(
+        net, torch.zeros(1, 1, 8, 8), init=PytorchDefault(), theories=FAST_THEORIES
+    )
     assert certificate.layers[0].q == 0
 
 
-def test_measured_draws_stand_beside_the_prediction() -> None:
-    net = deep(nn.ReLU(), depth=2)
-    certificate = certify(net, images(side=8), init=HeNormal(), theories=COARSE, measure=40)
+def test_measured_draws_agree_with_the_prediction() -> None:
+    net = mlp(nn.ReLU(), depth=2)
+    certificate = certify(net, images(side=8), init=HeNormal(), theories=FAST_THEORIES, measure=40)
     assert certificate.draws.draw.nunique() == 40
-    for layer in certificate.layers:  # exact at every width, for ReLU without biases
+    for layer in certificate.layers:  # exact at every width for ReLU without biases
         mean, error = layer.measured["preact_m2"]
         assert abs(mean - layer.q) < 4 * error
 
 
-def test_a_model_initialized_by_hand_is_the_one_draw_there_is() -> None:
-    certificate = certify(conv_net(), images(), theories=COARSE, measure=16)
+def test_estimated_moments_measure_the_model_once() -> None:
+    certificate = certify(conv_net(), images(), theories=FAST_THEORIES, measure=16)
     assert certificate.draws.draw.nunique() == 1
     assert certificate.moments == "estimated"
     assert {layer.moments for layer in certificate.layers} == {"estimated"}
 
 
-def test_schemes_of_equal_moments_share_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    walks = []
-    real = theories.predict_mean_field
+def test_schemes_with_equal_moments_share_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = predict.predict_mean_field
     monkeypatch.setattr(
-        theories, "predict_mean_field", lambda *a, **k: walks.append(1) or real(*a, **k)
+        predict, "predict_mean_field", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     x = images(3)
     for scheme in (HeNormal(), HeUniform()):
         certify(conv_net(5), x, init=scheme, theories=("mean_field",))
-    assert len(walks) == 1
+    assert len(calls) == 1
     certify(conv_net(5), 2 * x, init=HeNormal(), theories=("mean_field",))
-    assert len(walks) == 2
+    assert len(calls) == 2
 
 
-def test_json_holds_every_layer_and_no_infinity() -> None:
-    wild = certify(conv_net(), images(), init=Init(HeNormal(), gain=1e100), theories=COARSE)
-    assert wild.layers[-1].q == math.inf
+def test_json_has_all_layers_and_no_infinity() -> None:
+    init = Init(HeNormal(), gain=1e100)
+    certificate = certify(conv_net(), images(), init=init, theories=FAST_THEORIES)
+    assert certificate.layers[-1].q == math.inf
 
-    def refuse(constant: str) -> float:
-        raise AssertionError(f"{constant} is no JSON")
+    def reject_constant(constant: str) -> float:
+        raise AssertionError(f"{constant} is not valid JSON")
 
-    told = json.loads(wild.to_json(), parse_constant=refuse)
-    assert [layer["layer_name"] for layer in told["layers"]] == ["0.0", "0.3", "2"]
-    assert told["layers"][-1]["predicted"]["preact_m2"]["value"] is None
-    assert {verdict["problem"] for verdict in told["verdicts"]} >= {"exploding"}
+    contents = json.loads(certificate.to_json(), parse_constant=reject_constant)
+    assert [layer["layer_name"] for layer in contents["layers"]] == ["0.0", "0.3", "2"]
+    assert contents["layers"][-1]["predicted"]["preact_m2"]["value"] is None
+    assert {verdict["problem"] for verdict in contents["verdicts"]} >= {"exploding"}
 
 
-def test_the_table_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_fits_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
     certificate = certify(
         *(conv_net(), images(1)),
         init=HeNormal(),
@@ -144,12 +154,12 @@ def test_the_table_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) ->
     for layer in certificate.layers:
         assert f" {layer.name} " in out
     console = Console(width=100)
-    console.print(certificate)  # the same, as rich objects print
+    console.print(certificate)  # rich prints the same table without a title
     assert "a network" not in capsys.readouterr().out
 
 
-def test_one_draw_lies_between_the_bounds_that_its_spread_sets() -> None:
-    """Log m ~ N(log value - s^2 / 2, s^2)."""
+def test_interval_of_a_predicted_value() -> None:
+    """The interval is that of log m ~ N(log value - s^2 / 2, s^2)."""
     low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width").interval or (0, 0)
     assert math.log(high / low) == pytest.approx(2 * 1.959964 * 0.5, rel=1e-6)
     assert math.sqrt(low * high) == pytest.approx(2.0 * math.exp(-0.125))
@@ -157,19 +167,19 @@ def test_one_draw_lies_between_the_bounds_that_its_spread_sets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"theories": ("feild",)}, "no theory feild; did you mean field"),
-        ({"init": 3}, "init=3: expected an fanin.inits.Init"),
+        ({"init": 3}, "init=3 is not supported; pass a fanin.inits.Init"),
         ({"loss": "crossentropy", "measure": 1}, "loss=crossentropy: did you mean cross_entropy"),
     ],
 )
-def test_what_cannot_be_is_said(arguments: dict, told: str) -> None:
-    known = {"init": Constant(0.1), "labels": torch.tensor([0, 1]), "theories": COARSE}
-    with pytest.raises(ConfigError, match=told):
-        certify(conv_net(), images(), **(known | arguments))
+def test_invalid_arguments_raise(arguments: dict, message: str) -> None:
+    valid = {"init": Constant(0.1), "labels": torch.tensor([0, 1]), "theories": FAST_THEORIES}
+    with pytest.raises(ConfigError, match=message):
+        certify(conv_net(), images(), **(valid | arguments))
 
 
-def test_a_scheme_that_only_data_determine_is_refused_by_name() -> None:
+def test_scheme_without_moments_raises() -> None:
     with pytest.raises(UnpredictableLayer, match=r"layer 0\.0: Lsuv declares no moments"):
         certify(conv_net(), images(), init=Lsuv())

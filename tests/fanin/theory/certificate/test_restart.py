@@ -1,10 +1,10 @@
-"""A layer without a formula: an error that names it, or a new start from what is measured there."""
+"""Layers without a formula: an error, or a restart from measured activations."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from certified_networks import COARSE, images
+from certified_networks import FAST_THEORIES, images
 from torch import Tensor, nn
 
 from fanin.inits import HeNormal
@@ -13,7 +13,7 @@ from fanin.theory.layer_kind import UnpredictableLayer
 
 
 class Residual(nn.Module):
-    """x + W x: no plain sequence."""
+    """Residual block x + W x."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Residual(nn.Module):
 
 
 class MiddleAverage(nn.Module):
-    """Mixes units, without weights."""
+    """Module without weights that mixes units."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x - x.mean(1, keepdim=True) ** 2
@@ -36,17 +36,17 @@ def residual_net(width: int = 128) -> nn.Sequential:
     return nn.Sequential(*before, Residual(width), *after)
 
 
-def test_a_residual_block_is_refused_by_name() -> None:
+def test_residual_block_raises() -> None:
     with pytest.raises(UnpredictableLayer, match="layer 3: Residual has weights"):
-        certify(residual_net(), images(side=8), init=HeNormal(), theories=COARSE)
+        certify(residual_net(), images(side=8), init=HeNormal(), theories=FAST_THEORIES)
 
 
-def test_theory_starts_again_behind_it_and_says_so() -> None:
+def test_restart_continues_after_the_block() -> None:
     certificate = certify(
-        residual_net(), images(side=8), init=HeNormal(), theories=COARSE, restart=True
+        residual_net(), images(side=8), init=HeNormal(), theories=FAST_THEORIES, restart=True
     )
     assert [layer.name for layer in certificate.layers] == ["1", "4", "6"]
-    # The block's own weight layer is counted, as the probe counts it.
+    # The weight layer inside the block is also numbered.
     assert [layer.layer for layer in certificate.layers] == [1, 3, 4]
     assert [layer.basis for layer in certificate.layers] == [
         *("theory", "measured restart", "measured restart")
@@ -56,20 +56,20 @@ def test_theory_starts_again_behind_it_and_says_so() -> None:
     assert "Residual" in certificate.unpredicted["3"]
 
 
-def test_the_way_back_is_predicted_only_behind_the_break() -> None:
-    before, *behind = certify(
-        residual_net(), images(side=8), init=HeNormal(), theories=COARSE, restart=True
+def test_cotangents_are_predicted_only_after_the_restart() -> None:
+    before, *after = certify(
+        residual_net(), images(side=8), init=HeNormal(), theories=FAST_THEORIES, restart=True
     ).layers
     assert "vjp_m2" not in before.predicted
-    assert all(layer.value("vjp_m2") > 0 for layer in behind)
+    assert all(layer.value("vjp_m2") > 0 for layer in after)
 
 
-def test_restarted_predictions_agree_with_other_draws() -> None:
-    """The inputs behind the break come from four draws; sixteen others are measured."""
+def test_restarted_predictions_agree_with_new_draws() -> None:
+    """Predictions restart from the activations of 4 draws and are compared to 16 other draws."""
     certificate = certify(
         *(residual_net(512), images(side=8)),
         init=HeNormal(),
-        theories=COARSE,
+        theories=FAST_THEORIES,
         restart=True,
         measure=16,
     )
@@ -77,26 +77,30 @@ def test_restarted_predictions_agree_with_other_draws() -> None:
         mean, error = layer.measured["preact_m2"]
         predicted = layer.predicted["preact_m2"]
         assert abs(mean - predicted.value) < 4 * (error**2 + predicted.sampling_se**2) ** 0.5
-    # What the four draws' scatter adds is in the error bar.
+    # The variation between the four draws is part of the sampling error.
     assert certificate.layers[1].predicted["preact_m2"].sampling_se > 0
 
 
-def test_there_may_be_several_breaks() -> None:
+def test_several_restarts() -> None:
     net = residual_net(32)
-    twice = nn.Sequential(*net[:-1], Residual(32), nn.ReLU(), nn.Linear(32, 10))
-    layers = certify(twice, images(side=8), init=HeNormal(), theories=COARSE, restart=True).layers
+    two_blocks = nn.Sequential(*net[:-1], Residual(32), nn.ReLU(), nn.Linear(32, 10))
+    layers = certify(
+        two_blocks, images(side=8), init=HeNormal(), theories=FAST_THEORIES, restart=True
+    ).layers
     assert [layer.restarted_at for layer in layers] == [None, "3", "6"]
 
 
-def test_a_module_that_mixes_units_is_no_formula_either() -> None:
+def test_restart_after_a_module_without_weights() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), MiddleAverage(), nn.Linear(32, 10))
     with pytest.raises(UnpredictableLayer, match="layer 2: MiddleAverage"):
         certify(net, images(side=8), init=HeNormal(), theories=("mean_field",))
-    layers = certify(net, images(side=8), init=HeNormal(), theories=COARSE, restart=True).layers
+    layers = certify(
+        net, images(side=8), init=HeNormal(), theories=FAST_THEORIES, restart=True
+    ).layers
     assert [layer.restarted_at for layer in layers] == [None, "2"]
 
 
-def test_normalization_of_groups_is_refused_by_the_field_and_restarted_after() -> None:
+def test_restart_after_group_norm() -> None:
     net = nn.Sequential(
         *(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(800, 10)),
@@ -107,6 +111,8 @@ def test_normalization_of_groups_is_refused_by_the_field_and_restarted_after() -
     assert [layer.restarted_at for layer in layers] == [None, "1"]
 
 
-def test_a_model_that_is_no_sequence_cannot_be_restarted() -> None:
+def test_restart_needs_a_sequential_model() -> None:
     with pytest.raises(UnpredictableLayer, match="the whole model"):
-        certify(Residual(64), torch.ones(1, 64), init=HeNormal(), theories=COARSE, restart=True)
+        certify(
+            Residual(64), torch.ones(1, 64), init=HeNormal(), theories=FAST_THEORIES, restart=True
+        )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import norm
-from theory_networks import measure
+from theory_networks import measure_moments
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import Moments, WeightShape
@@ -71,7 +71,7 @@ def measure_draws(
     """Measure every quantity of independent draws, [draw, layer]."""
     model = model.double().eval()
     chunks = [
-        measure(model, x, DRAWS_PER_CHUNK, weights.sample, seed=1000 * seed + chunk)
+        measure_moments(model, x, DRAWS_PER_CHUNK, weights.sample, seed=1000 * seed + chunk)
         for chunk in range(draws // DRAWS_PER_CHUNK)
     ]
     return {q: torch.cat([chunk[q] for chunk in chunks]).numpy() for q in chunks[0]}
