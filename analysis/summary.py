@@ -242,9 +242,9 @@ def _unpredicted_sentences(comparisons: Sequence[TheoryComparison]) -> list[str]
     for comparison in comparisons:
         if comparison.unpredicted:
             reasons.setdefault(comparison.unpredicted, []).append(comparison.setting.label)
-    others = {reason: len(labels) - 1 for reason, labels in reasons.items()}
+    n_more = {reason: len(labels) - 1 for reason, labels in reasons.items()}
     return [
-        f"{labels[0]}{f' and {others[reason]} more' if others[reason] else ''}: {reason}."
+        f"{labels[0]}{f' and {n_more[reason]} more' if n_more[reason] else ''}: {reason}."
         for reason, labels in reasons.items()
     ]
 

@@ -82,8 +82,10 @@ def test_a_wrong_spread_is_stated() -> None:
 
 
 def test_a_sweep_without_predictions_is_not_tested() -> None:
-    (one,) = simulated(1)
-    text = _summarize([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
+    (comparison,) = simulated(1)
+    text = _summarize(
+        [dataclasses.replace(comparison, predicted=pd.DataFrame(), unpredicted="why")]
+    )
     assert "Theory explains 0" in text
     assert "not tested: 1 without a prediction" in text
 
@@ -189,11 +191,15 @@ def test_the_earliest_divergence_is_stated(
 def test_an_infinite_ratio_is_the_largest_error(
     comparisons: list[TheoryComparison], small: Results
 ) -> None:
-    one = next(c for c in comparisons if c.unpredicted is None)
-    draws = one.draws.assign(value=np.where(one.draws.layer == 2, np.inf, one.draws.value))
-    lines = summarize_with_paths(small, [dataclasses.replace(one, draws=draws)])
+    comparison = next(c for c in comparisons if c.unpredicted is None)
+    draws = comparison.draws.assign(
+        value=np.where(comparison.draws.layer == 2, np.inf, comparison.draws.value)
+    )
+    lines = summarize_with_paths(small, [dataclasses.replace(comparison, draws=draws)])
     line = _line(lines, "Mean field")
-    assert line.endswith(f"layer 2 of {one.setting.label}, where measured / predicted is inf.")
+    assert line.endswith(
+        f"layer 2 of {comparison.setting.label}, where measured / predicted is inf."
+    )
 
 
 def test_training_configs_are_not_averaged(sweep: Sweep) -> None:

@@ -52,10 +52,10 @@ def test_the_first_layer_in_signal_direction_has_no_step() -> None:
 
 
 def test_the_next_lower_theory_is_used_if_the_highest_is_missing() -> None:
-    (one,) = simulated(1)
-    missing = (one.predicted.theory == "finite_width") & (one.predicted.layer == 2)
-    predicted = one.predicted.assign(value=one.predicted.value.mask(missing))
-    rows = compute_verdicts([dataclasses.replace(one, predicted=predicted)])
+    (comparison,) = simulated(1)
+    missing = (comparison.predicted.theory == "finite_width") & (comparison.predicted.layer == 2)
+    predicted = comparison.predicted.assign(value=comparison.predicted.value.mask(missing))
+    rows = compute_verdicts([dataclasses.replace(comparison, predicted=predicted)])
     lower = rows[rows.layer == 2]
     assert set(lower.theory) == {"he"}
     assert set(lower.test) == {"mean"}  # He's formula predicts no spread
@@ -64,10 +64,10 @@ def test_the_next_lower_theory_is_used_if_the_highest_is_missing() -> None:
 
 
 def test_draws_of_two_weight_seeds_are_pooled() -> None:
-    (one,) = simulated(1, draws=32)
-    other = one.draws.assign(seed_weights=7, value=one.draws.value * 1.01)
-    both = pd.concat([one.draws, other], ignore_index=True)
-    rows = compute_verdicts([dataclasses.replace(one, draws=both)])
+    (comparison,) = simulated(1, draws=32)
+    other = comparison.draws.assign(seed_weights=7, value=comparison.draws.value * 1.01)
+    pooled = pd.concat([comparison.draws, other], ignore_index=True)
+    rows = compute_verdicts([dataclasses.replace(comparison, draws=pooled)])
     assert set(rows.draws) == {64}
 
 
@@ -101,8 +101,10 @@ def test_a_mean_is_tested_in_units_of_the_rms() -> None:
 
 
 def test_a_sweep_without_any_prediction_has_no_verdicts() -> None:
-    (one,) = simulated(1)
-    rows = compute_verdicts([dataclasses.replace(one, predicted=pd.DataFrame(), unpredicted="why")])
+    (comparison,) = simulated(1)
+    rows = compute_verdicts(
+        [dataclasses.replace(comparison, predicted=pd.DataFrame(), unpredicted="why")]
+    )
     assert rows.empty
     assert count_verdicts(rows).empty
 
@@ -164,10 +166,10 @@ def test_overflowed_and_constant_layers_are_not_coverage() -> None:
 
 
 def test_without_a_predicted_spread_there_is_no_coverage() -> None:
-    (one,) = simulated(1)
-    lower = one.predicted[one.predicted.theory == "he"]
+    (comparison,) = simulated(1)
+    lower = comparison.predicted[comparison.predicted.theory == "he"]
     assert interval_coverage(
-        [one], compute_verdicts([dataclasses.replace(one, predicted=lower)])
+        [comparison], compute_verdicts([dataclasses.replace(comparison, predicted=lower)])
     ).empty
 
 
