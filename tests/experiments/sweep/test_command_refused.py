@@ -16,7 +16,7 @@ from fanin.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["sweep=he_vs_glorot"], "a grid needs -m: .*-m sweep=he_vs_glorot"),
         (["init=he_normal,zeros"], "a grid needs -m"),
@@ -24,8 +24,8 @@ from fanin.errors import ConfigError
         (["init=glob(he*)"], "a grid needs -m"),
     ],
 )
-def test_grid_without_multirun_is_refused(loader, words, says):
-    with pytest.raises(ConfigError, match=says):
+def test_grid_without_multirun_is_refused(loader, words, message):
+    with pytest.raises(ConfigError, match=message):
         check_command(loader, "config", words, multirun=False)
 
 
@@ -105,8 +105,8 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("line", "says"), REFUSED, ids=[line for line, _ in REFUSED])
-def test_invalid_override_is_refused(plan_of, capsys, line, says):
+@pytest.mark.parametrize(("line", "message"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_invalid_override_is_refused(plan_of, capsys, line, message):
     try:
         status = plan_of(line.split(" "))
         text = capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_invalid_override_is_refused(plan_of, capsys, line, says):
         status, text = 2, f"{error}\n"
     assert status == 2
     assert len(text.splitlines()) <= 4
-    assert re.search(says, text, re.DOTALL), text
+    assert re.search(message, text, re.DOTALL), text
 
 
 NUMBERS = ("optim.lr", "optim.momentum", "scaling.scale", "init.gain", "train.loss_bound")
@@ -199,7 +199,7 @@ def test_errors_go_to_standard_error(loader, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["model.width=64"], None),  # a key of the sweep's model, not of the default one
         (["model.widht=64"], "model.widht: .*did you mean width"),
@@ -208,12 +208,12 @@ def test_errors_go_to_standard_error(loader, capsys):
         (["optim.lrr=1"], "optim.lrr: .*did you mean lr"),
     ],
 )
-def test_keys_follow_the_options_of_a_named_sweep(loader, capsys, tmp_path, words, says):
+def test_keys_follow_the_options_of_a_named_sweep(loader, capsys, tmp_path, words, message):
     overrides = ["sweep=poole2016", "sweep.mode=plan", f"sweep.results={tmp_path}", *words]
     try:
         status = run_command(loader, "config", check_command(loader, "config", overrides, True))
         output = capsys.readouterr().err
     except ConfigError as error:
         status, output = 2, str(error)
-    assert status == (0 if says is None else 2), output
-    assert says is None or re.search(says, output, re.DOTALL), output
+    assert status == (0 if message is None else 2), output
+    assert message is None or re.search(message, output, re.DOTALL), output

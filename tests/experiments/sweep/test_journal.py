@@ -186,7 +186,9 @@ def test_full_disk_raises_one_line_and_keeps_results(tmp_path: Path) -> None:
     journal._file.close()
     with Path("/dev/full").open("wb", buffering=0) as full:
         journal._file = full
-        with pytest.raises(FaninError, match=r"No space left on device.*the same command goes on"):
+        with pytest.raises(
+            FaninError, match=r"No space left on device.*run the same command again"
+        ):
             journal.done(result("y"))
     assert [result.row["cell_id"] for result in read_results(journal.path)] == ["x"]
 

@@ -176,7 +176,7 @@ def test_sweep_resumes_after_a_full_disk(
         assert sweep(tmp_path, *overrides) == 2
     output = capsys.readouterr().err
     assert "can't be written (No space left on device)" in output
-    assert "the same command goes on" in output
+    assert "run the same command again" in output
     kept = read_states(SweepFolder(tmp_path / "s"))
     assert 1 <= len(kept) < 6
     assert sweep(tmp_path, *overrides) == 0

@@ -68,9 +68,9 @@ def test_quarantine_moves_a_damaged_pack(folder: SweepFolder, table: str, damage
     path = part(folder, table)
     bad = DAMAGES[damage](path.read_bytes())
     path.write_bytes(bad)
-    (fault,) = quarantine(folder)
-    assert fault.path == path
-    assert "quarantine" in str(fault)
+    (problem,) = quarantine(folder)
+    assert problem.path == path
+    assert "quarantine" in str(problem)
     assert {p.parent.name for p in folder.quarantine.rglob("a.parquet")} == set(TABLES)
     assert (folder.quarantine / table / "a.parquet").read_bytes() == bad
     assert set(read_states(folder)) == set(loaded(folder).cells.cell_id) == {"z"}
@@ -82,9 +82,9 @@ def test_quarantine_moves_a_damaged_pack(folder: SweepFolder, table: str, damage
 @pytest.mark.parametrize("table", ["layers", "histograms", "tensors", "curves"])
 def test_missing_part_damages_its_pack(folder: SweepFolder, table: str) -> None:
     part(folder, table).unlink()
-    (fault,) = quarantine(folder)
-    assert fault.path == part(folder, table)
-    assert "missing" in fault.reason
+    (problem,) = quarantine(folder)
+    assert problem.path == part(folder, table)
+    assert "missing" in problem.reason
     assert set(read_states(folder)) == {"z"}
 
 
@@ -99,7 +99,7 @@ def test_every_changed_byte_is_detected(
     data = bytearray(path.read_bytes())
     data[place % len(data)] ^= change
     path.write_bytes(data)
-    assert [fault.path for fault in quarantine(folder)] == [path]
+    assert [problem.path for problem in quarantine(folder)] == [path]
 
 
 def test_quarantine_overwrites_nothing(folder: SweepFolder) -> None:
@@ -120,7 +120,7 @@ def test_foreign_files_are_named_and_left_alone(folder: SweepFolder, table: str)
     with pytest.warns(FaninWarning) as warned:
         assert contents(load("s", folder.root.parent)) == before
     assert all(str(path) in str(warned[0].message) for path in (text, foreign))
-    assert {fault.path for fault in quarantine(folder)} == {text, foreign}
+    assert {problem.path for problem in quarantine(folder)} == {text, foreign}
     assert text.exists()
     assert foreign.exists()
     assert set(read_states(folder)) == {"x", "y", "z"}
