@@ -174,8 +174,8 @@ def _homogeneous_values(function: Function) -> tuple[float, float, float] | None
     x = torch.tensor(
         [1e-8, 1e-3, 0.1, 0.5, 1.0, 2.0, 3.0, 7.0, 13.0, 60.0, 1e4, 1e8], dtype=torch.float64
     )
-    one = torch.ones(1, dtype=torch.float64)
-    plus, minus = float(function(one)), float(function(-one))
+    x_1 = torch.ones(1, dtype=torch.float64)
+    plus, minus = float(function(x_1)), float(function(-x_1))
     is_homogeneous = torch.allclose(function(x), plus * x, rtol=1e-13, atol=0) and torch.allclose(
         function(-x), minus * x, rtol=1e-13, atol=0
     )

@@ -241,8 +241,8 @@ def _image_moments(images: Tensor, shape: tuple[int, int, int]) -> UnitMoments:
 
     mean, m2 = images.mean(1), images.square().mean(1)
     var = images.var(1, correction=0)
-    one = torch.ones_like(mean)
-    return UnitMoments(state(mean), state(m2), state(var), state(one), state(one))
+    ones = torch.ones_like(mean)
+    return UnitMoments(state(mean), state(m2), state(var), state(ones), state(ones))
 
 
 def _backward(

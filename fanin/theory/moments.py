@@ -26,7 +26,7 @@ class LayerMoments:
         Mean and variance of the weights.
     bias
         Mean and variance of the biases.
-    law
+    dependence
         `independent`: the weights are independent of each other. `orthogonal`: the rows or the
         columns, whichever are fewer, are orthogonal, which makes the moments vary less between
         draws.
@@ -34,7 +34,7 @@ class LayerMoments:
 
     weight: Moments
     bias: Moments
-    law: Dependence = "independent"
+    dependence: Dependence = "independent"
 
 
 def declared_moments(model: nn.Module, init: Init) -> dict[str, LayerMoments]:

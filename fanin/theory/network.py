@@ -137,8 +137,10 @@ def flattened(module: nn.Module, name: str = "") -> Iterator[Named]:
 
 
 def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[LayerKind]) -> None:
-    known = isinstance(module, WeightLayer) or find_kind(module, layer_kinds) is not ELEMENTWISE
-    if not known and any(parameter.ndim > 1 for parameter in module.parameters()):
+    is_supported = (
+        isinstance(module, WeightLayer) or find_kind(module, layer_kinds) is not ELEMENTWISE
+    )
+    if not is_supported and any(parameter.ndim > 1 for parameter in module.parameters()):
         kind = type(module).__name__
         raise UnpredictableLayer(name, f"{kind} has weights but is not a plain sequence of layers")
 

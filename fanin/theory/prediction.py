@@ -47,9 +47,9 @@ class Prediction:
     repeats
         Arrays [repeat, image, layer] by quantity. A deterministic theory gives one repeat, a
         sampling theory gives independent ones. Quantities have the names of the `layers` table.
-    draws
+    distributions
         Distributions by quantity, from theories that predict the variation between draws. Each
-        quantity is either in `repeats` or in `draws`.
+        quantity is either in `repeats` or in `distributions`.
 
     Examples
     --------
@@ -64,12 +64,12 @@ class Prediction:
     theory: str
     layer_names: tuple[str, ...]
     repeats: Mapping[str, Float64[np.ndarray, "repeat image layer"]]
-    draws: Mapping[str, DrawDistribution] = field(default_factory=dict)
+    distributions: Mapping[str, DrawDistribution] = field(default_factory=dict)
 
     def value(self, quantity: str) -> Float64[np.ndarray, "image layer"]:
         """Return the predicted values of one quantity for every image."""
-        if quantity in self.draws:
-            return self.draws[quantity].value[:-1]
+        if quantity in self.distributions:
+            return self.distributions[quantity].value[:-1]
         return _mean(self.repeats[quantity])
 
     def to_frame(self) -> pd.DataFrame:
@@ -84,7 +84,7 @@ class Prediction:
             sampling; 0 for a deterministic theory).
         """
         distributions = {name: _distribution(repeats) for name, repeats in self.repeats.items()}
-        distributions.update(self.draws)
+        distributions.update(self.distributions)
         frames = [self._rows(*item) for item in distributions.items()]
         return pd.concat(frames, ignore_index=True)
 

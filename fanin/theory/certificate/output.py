@@ -62,7 +62,7 @@ def resolve_objective(loss: str | Objective, n_logits: int) -> Objective:
     raise ConfigError(f"loss={loss}: {suggest(str(loss), get_args(LossName))}")
 
 
-NODES = 9  # quadrature nodes over one draw's logit variance, of which the loss is a smooth function
+NODES = 9  # few quadrature nodes suffice, because the loss is smooth in the logit variance
 
 
 def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCertificate:

@@ -188,11 +188,11 @@ def _gaussian(
     for name, module in weight_layers(model).items():
         if name not in weights.moments:
             continue
-        known, shape = weights.moments[name], WeightShape.of(module)
-        module.weight.copy_(_normal(shape, known.weight, stream_of(f"{name}.weight")))
+        layer, shape = weights.moments[name], WeightShape.of(module)
+        module.weight.copy_(_normal(shape, layer.weight, stream_of(f"{name}.weight")))
         if module.bias is not None:
             column = WeightShape(shape.out_features, 1)
-            module.bias.copy_(_normal(column, known.bias, stream_of(f"{name}.bias")).flatten())
+            module.bias.copy_(_normal(column, layer.bias, stream_of(f"{name}.bias")).flatten())
 
 
 def _normal(shape: WeightShape, moments: Moments, stream: torch.Generator) -> Tensor:

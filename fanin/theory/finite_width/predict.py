@@ -300,7 +300,7 @@ def free_fraction(layer: WeightLayer, moments: LayerMoments) -> FreeFraction:
     >>> free_fraction(nn.Linear(40, 10), moments)
     FreeFraction(forward=0.75, backward=0.0)
     """
-    if moments.law == "independent":
+    if moments.dependence == "independent":
         return FreeFraction()
     shape = WeightShape.of(layer)
     # Different variances per tap mean that the kernel has one non-zero tap.

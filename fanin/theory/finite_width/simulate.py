@@ -107,7 +107,7 @@ def _initialize(
 ) -> None:
     for name, layer in weight_layers(network).items():
         layer_moments = moments_of(moments, name)
-        if layer_moments.law == "orthogonal":
+        if layer_moments.dependence == "orthogonal":
             layer.weight.copy_(_orthogonal(layer, layer_moments.weight, stream))
         else:
             layer.weight.copy_(_gaussian(layer.weight, layer_moments.weight, stream))

@@ -121,7 +121,7 @@ def test_orthogonal_weights_of_different_shapes(
     model = nn.Sequential(*layers)
     x = torch.randn(n_images, 1, 1, 40, generator=torch.Generator().manual_seed(3)).double()
     independent = layer_moments(model, lambda s: 1.5 / max(s.in_features, s.out_features))
-    moments = {name: replace(layer, law="orthogonal") for name, layer in independent.items()}
+    moments = {name: replace(layer, dependence="orthogonal") for name, layer in independent.items()}
     assert_same_distribution(simulate_units(model, moments, x), draw_networks(model, moments, x))
 
 

@@ -88,7 +88,7 @@ def test_orthogonal_kernels_are_orthogonal(kernel_size: int) -> None:
     model = nn.Sequential(nn.Conv2d(4, 48, kernel_size), nn.Flatten(), nn.LazyLinear(2)).double()
     model(torch.zeros(1, 4, 8, 8).double())
     independent = layer_moments(model, lambda s: 2 / max(s.out_features, s.fan_in))
-    moments = {name: replace(layer, law="orthogonal") for name, layer in independent.items()}
+    moments = {name: replace(layer, dependence="orthogonal") for name, layer in independent.items()}
     simulate._initialize(model, moments, torch.Generator().manual_seed(0))
     matrix = model[0].weight.detach().flatten(1)
     torch.testing.assert_close(matrix.mT @ matrix, 2 * torch.eye(matrix.shape[1]).double())
