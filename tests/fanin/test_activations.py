@@ -20,7 +20,7 @@ CONF = Path(__file__).parents[2] / "conf" / "activation"
 OPTIONS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(CONF.glob("*.yaml"))}
 ELEMENTWISE = OPTIONS.keys() - {"maxout"}
 
-# E[phi(z)^2] and E[phi'(z)^2] for z ~ N(0, 1), as docs of the theory to_arrow them.
+# E[phi(z)^2] and E[phi'(z)^2] for z ~ N(0, 1), as tabulated in docs/appendix/derivations.md.
 GAUSSIAN_MOMENTS = {
     "identity": (1.0, 1.0),
     "relu": (0.5, 0.5),

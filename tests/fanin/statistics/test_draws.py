@@ -1,4 +1,4 @@
-"""Summaries of draws, plain and in logarithm, over the whole range of float64."""
+"""Tests of summaries of draws and of their logarithms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holm's correction keeps the chance of any false alarm, and never changes an order."""
+"""Tests of Holm's correction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
 def test_holm_of_three_p_values() -> None:
-    # By hand: 0.01 x 3, then 0.02 x 2, then 0.04 x 1 raised to the one before it.
+    # 0.01 x 3, then 0.02 x 2, then 0.04 x 1, which is at least the value before it.
     np.testing.assert_allclose(holm([0.04, 0.01, 0.02]), [0.04, 0.03, 0.04], rtol=1e-15)
 
 
@@ -35,7 +35,7 @@ def test_holm_lies_between_no_correction_and_bonferroni(p: list[float]) -> None:
 @settings(derandomize=True)
 @given(P_VALUES)
 def test_the_step_down_procedure_rejects_the_same_tests(p: list[float]) -> None:
-    """Holm 1979 as he words it: go up from the smallest, stop at the first that is too large."""
+    """Holm (1979): start at the smallest p-value and stop at the first that is too large."""
     level = 0.05
     rejected = set()
     for step, n in enumerate(np.argsort(p, kind="stable")):
@@ -47,13 +47,13 @@ def test_the_step_down_procedure_rejects_the_same_tests(p: list[float]) -> None:
 
 @pytest.mark.parametrize("shared", [0.0, 0.9])
 def test_holm_keeps_the_level_for_dependent_tests(shared: float) -> None:
-    """Layers of one network are not independent of each other; Holm need not know."""
+    """Holm's correction does not need independent tests."""
     from scipy import stats
 
     trials, tests = 4000, 40
     rng = np.random.default_rng(0)
-    common, own = rng.standard_normal((trials, 1)), rng.standard_normal((trials, tests))
-    z = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
-    alarms = np.mean([(holm(p) <= 0.05).any() for p in 2 * stats.norm.sf(np.abs(z))])
+    common, individual = rng.standard_normal((trials, 1)), rng.standard_normal((trials, tests))
+    z = np.sqrt(shared) * common + np.sqrt(1 - shared) * individual
+    error_rate = np.mean([(holm(p) <= 0.05).any() for p in 2 * stats.norm.sf(np.abs(z))])
     se = np.sqrt(0.05 * 0.95 / trials)
-    assert alarms < 0.05 + 3 * se
+    assert error_rate < 0.05 + 3 * se

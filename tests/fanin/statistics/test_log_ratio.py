@@ -1,4 +1,4 @@
-"""The test of a mean keeps its level and finds what it promises to find, on real ReLU chains."""
+"""Tests of the level and power of the tests of a mean, on simulated ReLU networks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relu_moments import sample_relu_moments, relu_log_sd
+from relu_moments import relu_log_sd, sample_relu_moments
 from scipy import stats
 
 from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
 
 LEVEL = 0.05
-# What is asked of the test: a nominal 5 % that lies between these.
+# Accepted range of the false positive rate of a test at a nominal 5 %.
 LOWEST, HIGHEST = 0.04, 0.065
 
 
 def ratios(contributions: np.ndarray, theory_se: float | np.ndarray = 0.0) -> LogRatio:
-    """One test a trial of `contributions` [trial, draw]."""
+    """Return one test per trial of `contributions` [trial, draw]."""
     trials, draws = contributions.shape
     return LogRatio(
         value=contributions.mean(1),
@@ -27,11 +27,11 @@ def ratios(contributions: np.ndarray, theory_se: float | np.ndarray = 0.0) -> Lo
     )
 
 
-def one(value: float, draw_sd: float, draws: int = 2, theory_se: float = 0.0) -> LogRatio:
+def single_ratio(value: float, draw_sd: float, draws: int = 2, theory_se: float = 0.0) -> LogRatio:
     return LogRatio(*(np.array([float(x)]) for x in (value, draw_sd, draws, theory_se)))
 
 
-def false_alarms(ratio: LogRatio) -> float:
+def rejection_rate(ratio: LogRatio) -> float:
     return float((ratio_p_value(ratio) <= LEVEL).mean())
 
 
@@ -44,17 +44,17 @@ def test_false_positives_of_moments_keep_the_level(n: int, depth: int, draws: in
     trials = 8000
     rng = np.random.default_rng(n + draws)
     logs = np.log(sample_relu_moments(n, depth, (trials, draws), rng))
-    # Over 8,000 trials one standard error is 0.24 %: 4 and 6.5 % are four and six of them away.
+    # The standard error of 8,000 trials is 0.24 %, so 4 and 6.5 % are four and six of them away.
     for layer in (0, depth // 2, depth - 1):
         correction = relu_log_sd(n, depth)[layer] ** 2 / 2
-        assert LOWEST < false_alarms(ratios(logs[..., layer] + correction)) < HIGHEST
+        assert LOWEST < rejection_rate(ratios(logs[..., layer] + correction)) < HIGHEST
 
 
 def test_tests_without_the_second_term_reject_too_often() -> None:
-    """derivations.md measures 0.13 to 0.23 for a t-test on log m alone, and 0.09 to 0.14 on m."""
+    """derivations.md gives 0.13 to 0.23 for a t-test of log m alone, and 0.09 to 0.14 for m."""
     m = sample_relu_moments(64, 10, (4000, 10), np.random.default_rng(0))[..., -1]
-    assert false_alarms(ratios(np.log(m))) > 0.15
-    assert false_alarms(ratios(m - 1)) > 0.09
+    assert rejection_rate(ratios(np.log(m))) > 0.15
+    assert rejection_rate(ratios(m - 1)) > 0.09
 
 
 @pytest.mark.parametrize(("n", "depth", "draws"), NETS)
@@ -65,43 +65,43 @@ def test_false_positives_of_steps_keep_the_level(n: int, depth: int, draws: int)
     expected = -np.diff(relu_log_sd(n, depth) ** 2) / 2
     for layer in (0, depth - 2):
         step = logs[..., layer + 1] - logs[..., layer] - expected[layer]
-        assert LOWEST < false_alarms(ratios(step)) < HIGHEST
+        assert LOWEST < rejection_rate(ratios(step)) < HIGHEST
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0])
 def test_false_positives_keep_the_level_with_theory_error(share: float) -> None:
-    """Four repeats tell the theory's standard error; it is `share` times the draws' own."""
+    """The theory's standard error, from four repeats, is `share` times that of the draws."""
     n, depth, draws, trials = 256, 5, 64, 8000
     rng = np.random.default_rng(5)
     sd = relu_log_sd(n, depth)[-1]
     contributions = np.log(sample_relu_moments(n, depth, (trials, draws), rng)[..., -1]) + sd**2 / 2
     repeats = rng.normal(0, 2 * share * sd / np.sqrt(draws), (trials, 4))
     noisy = contributions - repeats.mean(1, keepdims=True)
-    rate = false_alarms(ratios(noisy, repeats.std(1, ddof=1) / 2))
+    rate = rejection_rate(ratios(noisy, repeats.std(1, ddof=1) / 2))
     assert LOWEST < rate < HIGHEST
-    # Four repeats taken for as many draws as there are would not do.
+    # With the degrees of freedom of the draws alone, the test rejects too often.
     if share > 1:
-        known = ratios(noisy, repeats.std(1, ddof=1) / 2)
-        p = 2 * stats.t.sf(np.abs(known.value) / known.se, draws - 1)
+        ratio = ratios(noisy, repeats.std(1, ddof=1) / 2)
+        p = 2 * stats.t.sf(np.abs(ratio.value) / ratio.se, draws - 1)
         assert (p <= LEVEL).mean() > HIGHEST
 
 
 def test_small_samples_keep_the_level() -> None:
-    """Student's law: with three draws as with thirty. Five standard errors of 20,000 trials."""
+    """The tolerance is five standard errors of 20,000 trials."""
     for draws in (2, 3, 30):
         trials = 20_000
         z = np.random.default_rng(draws).standard_normal((trials, draws))
-        assert abs(false_alarms(ratios(z)) - LEVEL) < 5 * np.sqrt(LEVEL * (1 - LEVEL) / trials)
+        assert abs(rejection_rate(ratios(z)) - LEVEL) < 5 * np.sqrt(LEVEL * (1 - LEVEL) / trials)
 
 
 @pytest.mark.parametrize("corrected_for", [1, 39])
 def test_draws_needed_detect_a_ten_percent_error(
     corrected_for: int,
 ) -> None:
-    """A weight variance 10 % too large at layer 11 of 20, width 256, alone or by Holm's first step.
+    """The weight variance is 10 % too large at layer 11 of 20, width 256.
 
-    `draws_needed` promises a power of 95 %; 800 trials have a standard error of 0.8 %. On the
-    last layer's moment that takes hundreds of draws, on the step where the error is a few tens.
+    `draws_needed` gives a power of 95 %; the standard error of 800 trials is 0.8 %. Detecting the
+    error takes hundreds of draws with the last layer's moment, and tens with the layer's step.
     """
     n, depth, wrong, trials = 256, 20, 10, 800
     level, error = LEVEL / corrected_for, np.log(1.1)
@@ -109,16 +109,16 @@ def test_draws_needed_detect_a_ten_percent_error(
     sd = relu_log_sd(n, depth)
     pilot = np.log(sample_relu_moments(n, depth, (5000,), rng))
     step_sd = (pilot[:, wrong] - pilot[:, wrong - 1]).std()
-    on_moment = int(draws_needed(one(error, sd[-1]), 1.1, level)[0])
-    on_step = int(draws_needed(one(error, step_sd), 1.1, level)[0])
+    on_moment = int(draws_needed(single_ratio(error, sd[-1]), 1.1, level)[0])
+    on_step = int(draws_needed(single_ratio(error, step_sd), 1.1, level)[0])
     assert on_moment > 500
     assert on_step < 60
 
     logs = np.log(sample_relu_moments(n, depth, (trials, on_step), rng))
     logs[..., wrong:] += error
     step = logs[..., wrong] - logs[..., wrong - 1] + (sd[wrong] ** 2 - sd[wrong - 1] ** 2) / 2
-    caught = (ratio_p_value(ratios(step)) <= level).mean()
-    assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
+    power = (ratio_p_value(ratios(step)) <= level).mean()
+    assert power > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
 
     trials = 100
     last = (
@@ -126,16 +126,16 @@ def test_draws_needed_detect_a_ten_percent_error(
         + error
         + sd[-1] ** 2 / 2
     )
-    caught = (ratio_p_value(ratios(last)) <= level).mean()
-    assert caught > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
+    power = (ratio_p_value(ratios(last)) <= level).mean()
+    assert power > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
 
 
 def test_a_correct_theory_agrees_with_draws_needed() -> None:
-    """90 % of the time, both sides having to pass: (z.95 + z.95)^2 beta / log(1.1)^2 draws."""
+    """(z.95 + z.95)^2 beta / log(1.1)^2 draws give a power of 90 % for both one-sided tests."""
     n, depth, trials = 256, 5, 800
     rng = np.random.default_rng(3)
     sd = relu_log_sd(n, depth)[-1]
-    needed = int(draws_needed(one(0.0, sd), 1.1, LEVEL)[0])
+    needed = int(draws_needed(single_ratio(0.0, sd), 1.1, LEVEL)[0])
     assert needed == pytest.approx((2 * 1.6449) ** 2 * sd**2 / np.log(1.1) ** 2, abs=2.5)
     contributions = (
         np.log(sample_relu_moments(n, depth, (trials, needed), rng)[..., -1]) + sd**2 / 2
@@ -166,13 +166,13 @@ def test_p_values_match_scipy() -> None:
 
 
 def test_more_draws_do_not_reduce_the_theory_error() -> None:
-    assert draws_needed(one(0.0, 0.1, theory_se=0.05), 1.1, LEVEL)[0] == np.inf
-    finite = draws_needed(one(0.0, 0.1, theory_se=0.01), 1.1, LEVEL)[0]
-    assert draws_needed(one(0.0, 0.1), 1.1, LEVEL)[0] < finite < np.inf
+    assert draws_needed(single_ratio(0.0, 0.1, theory_se=0.05), 1.1, LEVEL)[0] == np.inf
+    small_error = draws_needed(single_ratio(0.0, 0.1, theory_se=0.01), 1.1, LEVEL)[0]
+    assert draws_needed(single_ratio(0.0, 0.1), 1.1, LEVEL)[0] < small_error < np.inf
 
 
 def test_one_draw_is_undecided() -> None:
-    single = one(0.02, np.nan, draws=1)
+    single = single_ratio(0.02, np.nan, draws=1)
     assert np.isnan(ratio_p_value(single)[0])
     assert not is_equivalent(single, 1.1)[0]
     assert np.isnan(draws_needed(single, 1.1, LEVEL)[0])
@@ -186,4 +186,4 @@ def test_one_draw_is_undecided() -> None:
 def test_draws_needed_exceeds_the_current_number(
     value: float, sd: float, draws: int, theory_se: float, margin: float
 ) -> None:
-    assert draws_needed(one(value, sd, draws, theory_se), margin, LEVEL)[0] > draws
+    assert draws_needed(single_ratio(value, sd, draws, theory_se), margin, LEVEL)[0] > draws

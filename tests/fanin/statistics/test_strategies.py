@@ -1,4 +1,4 @@
-"""Paired differences, ranks, and summaries of runs."""
+"""Tests of paired differences, ranks and summaries of runs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ from fanin.statistics.strategies import (
 
 
 def test_paired_difference_of_students_sleep_data() -> None:
-    # Student 1908; t = 4.0621 on 9 degrees of freedom, p = 0.002833, mean 1.58, as every package's
-    # manual prints it.
-    found = paired_difference(LAEVO, DEXTRO)
-    assert found.difference.value == pytest.approx(1.58)
-    assert found.p == pytest.approx(0.002833, abs=5e-7)
-    assert found.pairs == 10
+    # Student 1908: t = 4.0621 with 9 degrees of freedom, p = 0.002833, mean 1.58.
+    result = paired_difference(LAEVO, DEXTRO)
+    assert result.difference.value == pytest.approx(1.58)
+    assert result.p == pytest.approx(0.002833, abs=5e-7)
+    assert result.pairs == 10
 
 
 def test_pairs_need_both_seeds() -> None:
     a, b = np.array([1.0, 2.0, np.nan, 4.0]), np.array([0.0, np.nan, 2.0, 2.0])
-    found = paired_difference(a, b)
-    assert (found.pairs, found.difference.value) == (2, 1.5)
+    result = paired_difference(a, b)
+    assert (result.pairs, result.difference.value) == (2, 1.5)
     assert np.isnan(paired_difference(a[:2], b[:2]).p)
 
 
 def test_equal_differences_use_the_sign_test() -> None:
     a = np.array([0.912, 0.905, 0.921])
-    assert paired_difference(a + 0.01, a).p == 0.25  # three signs of eight
+    assert paired_difference(a + 0.01, a).p == 0.25  # sign test: 2 / 2^3
     assert paired_difference(a, a).p == 1.0
     assert paired_difference(a, a).difference.value == 0.0
 
 
-# AUC of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets (Demsar 2006, table 6). His ranks of
-# "voting" tell its third and fourth, both printed 0.975, apart.
+# AUC of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets (Demsar 2006, table 6). The last two
+# scores of "voting" are both printed as 0.975, but have different ranks.
 DEMSAR = np.array(
     [
         [0.763, 0.768, 0.771, 0.798],
@@ -59,7 +58,7 @@ DEMSAR = np.array(
         [0.957, 0.978, 0.946, 0.970],
     ]
 )
-# Seconds by three ways to round first base, 22 players (Hollander & Wolfe 1973, p. 140).
+# Seconds for three methods of rounding first base, 22 players (Hollander & Wolfe 1973, p. 140).
 ROUNDING = np.array(
     [
         *([5.40, 5.50, 5.55], [5.85, 5.70, 5.75], [5.20, 5.60, 5.50], [5.55, 5.50, 5.40]),
@@ -73,9 +72,9 @@ ROUNDING = np.array(
 
 
 def test_average_ranks_of_demsars_example() -> None:
-    found = average_ranks(DEMSAR)
-    assert found.average.round(3).tolist() == [3.143, 2.0, 2.893, 1.964]
-    assert found.settings == 14
+    result = average_ranks(DEMSAR)
+    assert result.average.round(3).tolist() == [3.143, 2.0, 2.893, 1.964]
+    assert result.settings == 14
 
 
 def test_critical_difference_of_demsars_example() -> None:
@@ -90,24 +89,26 @@ def test_friedman_matches_hollander_and_wolfe() -> None:
 
 
 def test_two_strategies_have_no_friedman_test() -> None:
-    found = average_ranks(np.array([[1.0, 2.0], [1.0, 1.0], [0.0, 3.0]]))
-    assert found.average.tolist() == pytest.approx([2.5 / 3 + 1, 3.5 / 3])
-    assert np.isnan(found.p)
+    result = average_ranks(np.array([[1.0, 2.0], [1.0, 1.0], [0.0, 3.0]]))
+    assert result.average.tolist() == pytest.approx([2.5 / 3 + 1, 3.5 / 3])
+    assert np.isnan(result.p)
 
 
 @pytest.mark.parametrize("settings", range(2, 21))
 def test_the_critical_difference_keeps_the_level(settings: int) -> None:
-    found = average_ranks(np.zeros((settings, 2))).critical_difference
-    apart = [wins for wins in range(settings + 1) if abs(2 * wins - settings) / settings >= found]
-    chance = sum(math.comb(settings, wins) for wins in apart) / 2**settings
-    assert chance <= 0.05
-    most_won_by_the_others = max(set(range(settings + 1)) - set(apart), default=0)
-    one_win_less = 2 * math.comb(settings, most_won_by_the_others)
-    assert chance + one_win_less / 2**settings > 0.05
+    critical = average_ranks(np.zeros((settings, 2))).critical_difference
+    significant = [
+        wins for wins in range(settings + 1) if abs(2 * wins - settings) / settings >= critical
+    ]
+    probability = sum(math.comb(settings, wins) for wins in significant) / 2**settings
+    assert probability <= 0.05
+    largest_other = max(set(range(settings + 1)) - set(significant), default=0)
+    next_probability = 2 * math.comb(settings, largest_other) / 2**settings
+    assert probability + next_probability > 0.05
 
 
 def test_two_strategies_by_the_sign_test() -> None:
-    # Five wins of five happen to one of two equals in 2 of 32 cases, six of six in 2 of 64.
+    # One of two equal strategies wins five of five with probability 2/32, six of six with 2/64.
     assert average_ranks(np.zeros((5, 2))).critical_difference == np.inf
     assert average_ranks(np.zeros((6, 2))).critical_difference == 1.0
     # 15 or more of 20: p = 0.0414.
@@ -115,9 +116,9 @@ def test_two_strategies_by_the_sign_test() -> None:
 
 
 def test_strategies_that_always_tie_are_equal() -> None:
-    found = average_ranks(np.ones((4, 3)))
-    assert found.p == 1.0
-    assert found.average.tolist() == [2.0, 2.0, 2.0]
+    result = average_ranks(np.ones((4, 3)))
+    assert result.p == 1.0
+    assert result.average.tolist() == [2.0, 2.0, 2.0]
 
 
 # Permeability of the human chorioamnion at term, and at 12 to 26 weeks (Hollander & Wolfe 1973).
@@ -126,15 +127,15 @@ EARLY = np.array([1.15, 0.88, 0.90, 0.74, 1.21])
 
 
 def test_probability_of_improvement_matches_mann_whitney() -> None:
-    # Their U is 35 of 10 x 5 pairs.
+    # U is 35 of 10 x 5 pairs.
     assert probability_of_improvement([TERM], [EARLY]) == pytest.approx(35 / 50)
     assert probability_of_improvement([EARLY], [TERM]) == pytest.approx(15 / 50)
 
 
 def test_settings_have_equal_weight() -> None:
-    surely, never = (np.array([2.0, 2.0]), np.array([1.0])), (np.array([1.0]), np.array([2.0] * 9))
-    found = probability_of_improvement([surely[0], never[0]], [surely[1], never[1]])
-    assert found == 0.5
+    a = [np.array([2.0, 2.0]), np.array([1.0])]
+    b = [np.array([1.0]), np.array([2.0] * 9)]
+    assert probability_of_improvement(a, b) == 0.5
     assert np.isnan(probability_of_improvement([np.array([])], [TERM]))
 
 
@@ -144,17 +145,17 @@ def test_a_run_without_a_score_loses_to_all_others() -> None:
 
 
 def test_interquartile_mean_of_twelve_runs() -> None:
-    # Of 1, 3, 4, 5, 6, 6, 7, 7, 8, 8, 9, 38 the middle six: (5 + 6 + 6 + 7 + 7 + 8) / 6 = 6.5.
+    # The middle six of 1, 3, 4, 5, 6, 6, 7, 7, 8, 8, 9, 38: (5 + 6 + 6 + 7 + 7 + 8) / 6 = 6.5.
     runs = [np.array([5.0, 8, 4, 38, 8, 6]), np.array([9.0, 7, 7, 3, 1, 6])]
     assert interquartile_mean(runs).value == 6.5
 
 
 def test_interquartile_mean_resamples_within_settings() -> None:
-    # Settings far apart, runs within each alike: runs tell no spread, though pooled they differ.
-    found = interquartile_mean([np.full(5, 1.0), np.full(5, 3.0)])
-    assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
+    # The runs of each setting are equal, so the interval has no width, though settings differ.
+    interval = interquartile_mean([np.full(5, 1.0), np.full(5, 3.0)])
+    assert (interval.value, interval.low, interval.high) == (2.0, 2.0, 2.0)
     rng = np.random.default_rng(0)
-    wide = interquartile_mean([rng.standard_normal(50)])
-    # A 25 % trimmed mean of normal values has 1.0955 times the mean's standard error, about.
-    assert (wide.high - wide.low) / 2 == pytest.approx(1.96 * 1.0955 / np.sqrt(50), rel=0.25)
+    normal = interquartile_mean([rng.standard_normal(50)])
+    # A 25 % trimmed mean of normal values has about 1.0955 times the mean's standard error.
+    assert (normal.high - normal.low) / 2 == pytest.approx(1.96 * 1.0955 / np.sqrt(50), rel=0.25)
     assert np.isnan(interquartile_mean([np.array([1.0]), np.array([2.0])]).low)
