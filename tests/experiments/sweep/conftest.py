@@ -34,8 +34,8 @@ def catalog(loader: ConfigLoader) -> ConfigCatalog:
 def cells_of(loader: ConfigLoader, catalog: ConfigCatalog) -> Cells:
     """Return a function that expands a command line and the YAML of a named sweep into cells."""
 
-    def cells(*words: str, named: Mapping[str, Any] | None = None) -> list[PlannedCell]:
-        checked = check_command(loader, "config", words, multirun=True)
+    def cells(*arguments: str, named: Mapping[str, Any] | None = None) -> list[PlannedCell]:
+        checked = check_command(loader, "config", arguments, multirun=True)
         return expand(catalog, make_grids(parse_arguments(loader, checked), named))
 
     return cells
@@ -45,8 +45,8 @@ def cells_of(loader: ConfigLoader, catalog: ConfigCatalog) -> Cells:
 def plan_of(loader: ConfigLoader, tmp_path: Any) -> Callable[[Sequence[str]], int]:
     """Return a function that runs a command with `sweep.mode=plan`; it returns the exit status."""
 
-    def plan(words: Sequence[str]) -> int:
-        checked = check_command(loader, "config", words, multirun=True)
+    def plan(arguments: Sequence[str]) -> int:
+        checked = check_command(loader, "config", arguments, multirun=True)
         results = f"sweep.results='{tmp_path}/results'"
         return run_command(loader, "config", [*checked, "sweep.mode=plan", results])
 

@@ -67,15 +67,17 @@ def describe_end(site: Site, status: int) -> str:
     return f"exit {status}; {counted or 'nothing ran'}"
 
 
-def run_inline(site: Site, *words: str) -> int:
+def run_inline(site: Site, *arguments: str) -> int:
     """Run a command in this process, which is faster; return the exit status."""
-    kept = [word for word in words if not word.startswith(("runner.workers", "runner.memory_gb"))]
+    kept = [
+        word for word in arguments if not word.startswith(("runner.workers", "runner.memory_gb"))
+    ]
     return run_command(config_loader(), "config", site.overrides(*kept, "runner=inline"))
 
 
-def rerun(site: Site, *words: str, cells: int) -> str:
+def rerun(site: Site, *arguments: str, cells: int) -> str:
     """Run the command again in this process, check the results and describe them."""
-    assert run_inline(site, *words) == 0
+    assert run_inline(site, *arguments) == 0
     return _check_results(site, cells)
 
 

@@ -31,8 +31,8 @@ def result(cell: str, attempt: int = 1, outcome: str = "ok", **more: Any) -> Cel
 def store(folder: SweepFolder, stem: str, *results: CellResult) -> None:
     """Write a pack of these cells by way of its journal."""
     journal = Journal(folder.journals / f"{stem}.journal")
-    for one in results:
-        journal.done(one)
+    for cell_result in results:
+        journal.done(cell_result)
     journal.close()
     commit_journal(folder, journal.path)
     folder.plan.touch()
@@ -46,11 +46,11 @@ def loaded(folder: SweepFolder) -> Results:
         return load(folder.root.name, folder.root.parent)
 
 
-def contents(found: Results) -> dict[str, list[tuple[Any, ...]]]:
+def contents(results: Results) -> dict[str, list[tuple[Any, ...]]]:
     """Return the sorted rows of every table."""
     rows = {}
     for name in TABLES:
-        frame = getattr(found, name)
+        frame = getattr(results, name)
         columns = sorted(frame.columns)
         rows[name] = sorted(map(repr, frame[columns].astype(object).itertuples(index=False)))
     return rows

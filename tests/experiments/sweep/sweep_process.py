@@ -51,12 +51,12 @@ PATIENCE = 300  # seconds, far above what anything here takes; scaled by the spe
 class Site:
     """A folder of files that make cells fail (see `troubled`), and of a sweep's results.
 
-    `words` are overrides that every command starts with. `results_root` is the folder of results;
-    None: `root`.
+    `base_arguments` are overrides that every command starts with. `results_root` is the folder of
+    results; None: `root`.
     """
 
     root: Path
-    words: tuple[str, ...] = tuple(TROUBLED)
+    base_arguments: tuple[str, ...] = tuple(TROUBLED)
     results_root: Path | None = None
 
     @property
@@ -68,7 +68,7 @@ class Site:
         return SweepFolder(self.results / "s")
 
     def overrides(self, *more: str) -> list[str]:
-        return [*self.words, f"sweep.results={self.results}", *more]
+        return [*self.base_arguments, f"sweep.results={self.results}", *more]
 
     def write_file(self, name: str, content: str = "") -> None:
         (self.root / name).write_text(content)
@@ -85,10 +85,10 @@ class Site:
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         """Start `python -m experiments.run -m ...` in a new process group."""
-        words = [sys.executable, "-m", "experiments.run", "-m", *self.overrides(*more)]
+        arguments = [sys.executable, "-m", "experiments.run", "-m", *self.overrides(*more)]
         path = os.pathsep.join([str(self.root), os.environ.get("PYTHONPATH", "")])
         return subprocess.Popen(
-            words,
+            arguments,
             cwd=self.root,
             env=os.environ | {"TROUBLED": str(self.root), "PYTHONPATH": path},
             stdout=subprocess.PIPE,
@@ -126,9 +126,9 @@ class Site:
         return Counter(numbers[i] for i in ids)
 
 
-def make_site(root: Path, words: Sequence[str] = TROUBLED) -> Site:
+def make_site(root: Path, arguments: Sequence[str] = TROUBLED) -> Site:
     (root / "troubled.py").write_bytes(SCHEME.read_bytes())
-    return Site(root, tuple(words))
+    return Site(root, tuple(arguments))
 
 
 def wait_until(

@@ -17,8 +17,10 @@ STEPS = "train.steps=2050"
 @pytest.mark.parametrize("every", ["0", "null"])
 def test_killed_cell_resumes_from_its_checkpoint(faulty: Site, every: str) -> None:
     """Each process dies at its two thousandth training step of cell 0."""
-    words = tuple(STEPS if word.startswith("train.steps") else word for word in faulty.words)
-    faulty = replace(faulty, words=(*words, "runner.workers=1"))
+    arguments = tuple(
+        STEPS if word.startswith("train.steps") else word for word in faulty.base_arguments
+    )
+    faulty = replace(faulty, base_arguments=(*arguments, "runner.workers=1"))
     faulty.write_file("late-0", "kill")
     for _ in range(2):
         sweep = faulty.start("init.number=range(2)", f"runner.checkpoint_seconds={every}")

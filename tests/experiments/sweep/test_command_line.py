@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 
-def run_process(*words, cwd, **environment):
+def run_process(*arguments, cwd, **environment):
     return subprocess.run(
-        [str(word) for word in words],
+        [str(word) for word in arguments],
         cwd=cwd,
         env=os.environ | environment,
         capture_output=True,
@@ -16,8 +16,8 @@ def run_process(*words, cwd, **environment):
     )
 
 
-def run(*words, cwd):
-    return run_process(sys.executable, "-m", "experiments.run", *words, cwd=cwd)
+def run(*arguments, cwd):
+    return run_process(sys.executable, "-m", "experiments.run", *arguments, cwd=cwd)
 
 
 def test_help_lists_the_options_without_importing_torch(tmp_path):

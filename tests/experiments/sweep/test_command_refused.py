@@ -16,7 +16,7 @@ from fanin.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["sweep=he_vs_glorot"], "a grid needs -m: .*-m sweep=he_vs_glorot"),
         (["init=he_normal,zeros"], "a grid needs -m"),
@@ -24,9 +24,9 @@ from fanin.errors import ConfigError
         (["init=glob(he*)"], "a grid needs -m"),
     ],
 )
-def test_grid_without_multirun_is_refused(loader, words, message):
+def test_grid_without_multirun_is_refused(loader, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        check_command(loader, "config", words, multirun=False)
+        check_command(loader, "config", arguments, multirun=False)
 
 
 REFUSED = [
@@ -161,8 +161,8 @@ def invalid_override(draw, catalog) -> tuple[str, str]:
     return f"+{draw(st.sampled_from(OPTIONS))}.{key}=1", key
 
 
-def cells(loader, catalog, words):
-    checked = check_command(loader, "config", words, multirun=True)
+def cells(loader, catalog, arguments):
+    checked = check_command(loader, "config", arguments, multirun=True)
     return expand(catalog, parse_request(catalog, parse_arguments(loader, checked)).grids)
 
 
@@ -199,7 +199,7 @@ def test_errors_go_to_standard_error(loader, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["model.width=64"], None),  # a key of the sweep's model, not of the default one
         (["model.widht=64"], "model.widht: .*did you mean width"),
@@ -208,8 +208,8 @@ def test_errors_go_to_standard_error(loader, capsys):
         (["optim.lrr=1"], "optim.lrr: .*did you mean lr"),
     ],
 )
-def test_keys_follow_the_options_of_a_named_sweep(loader, capsys, tmp_path, words, message):
-    overrides = ["sweep=poole2016", "sweep.mode=plan", f"sweep.results={tmp_path}", *words]
+def test_keys_follow_the_options_of_a_named_sweep(loader, capsys, tmp_path, arguments, message):
+    overrides = ["sweep=poole2016", "sweep.mode=plan", f"sweep.results={tmp_path}", *arguments]
     try:
         status = run_command(loader, "config", check_command(loader, "config", overrides, True))
         output = capsys.readouterr().err

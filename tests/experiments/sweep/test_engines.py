@@ -116,8 +116,14 @@ def test_one_failing_cell_does_not_prevent_timing(cells_of, monkeypatch, tmp_pat
 
 
 def sweep(results: Path, *overrides: str, name: str = "s") -> int:
-    words = [*TINY, f"sweep.results={results}", f"sweep.name={name}", "runner=inline", *overrides]
-    return run_command(config_loader(None), "config", words)
+    arguments = [
+        *TINY,
+        f"sweep.results={results}",
+        f"sweep.name={name}",
+        "runner=inline",
+        *overrides,
+    ]
+    return run_command(config_loader(None), "config", arguments)
 
 
 def ran_under(results: Path, name: str = "s") -> dict[int, str]:
@@ -150,8 +156,8 @@ def test_plan_mode_times_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(InlineRunner, "call", lambda *_: pytest.fail("something ran"))
-    words = [*TINY, "runner=inline", "train.dtype=float32,float16", "seed=range(2)"]
-    assert plan_of([*words, "engine=auto"]) == 0
+    arguments = [*TINY, "runner=inline", "train.dtype=float32,float16", "seed=range(2)"]
+    assert plan_of([*arguments, "engine=auto"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "engine=auto: 1 kind of cells will be timed first" in shown
     assert "train.dtype=float16 would round" in shown

@@ -66,17 +66,19 @@ def test_error_names_the_invalid_cell(cells_of):
 
 
 def test_probe_after_the_last_step_is_refused(loader):
-    words = ["train.steps=5", "probe.steps=[3,6]"]
+    arguments = ["train.steps=5", "probe.steps=[3,6]"]
     with pytest.raises(
         ConfigError, match=r"probe\.steps names step 6, but training ends after step 5"
     ):
-        expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
+        expand(
+            ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
+        )
 
 
 def test_target_on_the_command_line_replaces_the_option(loader):
-    words = ["init._target_=fanin.inits.Normal", "init.std=0.3", "init.gain=2"]
+    arguments = ["init._target_=fanin.inits.Normal", "init.std=0.3", "init.gain=2"]
     (cell,) = expand(
-        ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None)
+        ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
     )
     assert cell.config["init"] == {
         "_target_": "fanin.inits.Normal",
@@ -90,20 +92,24 @@ def test_target_on_the_command_line_replaces_the_option(loader):
 
 
 def test_normal_bias_is_set_key_by_key(loader):
-    words = ["init.bias.std=0.1"]
+    arguments = ["init.bias.std=0.1"]
     (cell,) = expand(
-        ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None)
+        ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
     )
     assert cell.config["init"]["bias"] == {"mean": 0.0, "std": 0.1}
 
 
 def test_missing_probe_image_is_refused(loader):
-    words = ["data.n_train=2", "probe.images=[0,2]"]
+    arguments = ["data.n_train=2", "probe.images=[0,2]"]
     with pytest.raises(ConfigError, match=r"names image 2, but there are 2 training images"):
-        expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
+        expand(
+            ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
+        )
 
 
 def test_activation_that_is_not_elementwise_is_refused(loader):
-    words = ["activation._target_=torch.nn.Softmax", "activation.dim=1"]
+    arguments = ["activation._target_=torch.nn.Softmax", "activation.dim=1"]
     with pytest.raises(ConfigError, match="activation: not elementwise"):
-        expand(ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, words), None))
+        expand(
+            ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
+        )

@@ -58,11 +58,11 @@ def limits() -> tuple[str, str]:
     return f"runner.cell_seconds={round(LIMIT * slowness())}", "runner.memory_gb=3"
 
 
-def run(site: Site, failures: Mapping[int, Failure], *words: str) -> None:
+def run(site: Site, failures: Mapping[int, Failure], *arguments: str) -> None:
     """Run a sweep with failing cells until it ends."""
     for number, (kind, _, _) in failures.items():
         site.write_file(f"step-{number}", kind)
-    sweep = site.start(*words)
+    sweep = site.start(*arguments)
     try:
         wait_until(lambda: sweep.poll() is not None)
         assert sweep.returncode == 1
@@ -78,11 +78,11 @@ def test_failing_cells_affect_no_other_cell(faulty: Site, record: Record) -> Non
     )
     failures = {number: {**KILLS, **FAILS, **HANGS}[what] for number, what in fault_of_cell.items()}
     faulty.write_file("step-14", "fork")
-    words = ("init.number=range(16)", "runner.workers=2", "runner.pack_cells=8", *limits())
-    run(faulty, failures, *words)
+    arguments = ("init.number=range(16)", "runner.workers=2", "runner.pack_cells=8", *limits())
+    run(faulty, failures, *arguments)
     assert_outcomes(faulty, 16, failures)
     assert describe_end(faulty, 1) == "exit 1; 3 error, 3 killed, 6 ok, 2 oom, 2 timeout"
-    rerun(faulty, *words, RETRY, cells=16)
+    rerun(faulty, *arguments, RETRY, cells=16)
     for number, what in fault_of_cell.items():
         outcome = failures[number][1]
         kept = "it runs again" if outcome == "killed" else f"`sweep.retry=[{outcome}]` runs it"
@@ -105,8 +105,8 @@ def test_every_failure_in_a_stack_is_identified(faulty: Site) -> None:
 
 def stacked(site: Site, failures: dict[int, Failure], cells: int, size: int) -> None:
     grid = (f"init.number=range({cells})", f"runner.pack_cells={size}", "runner.workers=1")
-    words = (*grid, "engine=stacked", *limits())
-    run(site, failures, *words)
+    arguments = (*grid, "engine=stacked", *limits())
+    run(site, failures, *arguments)
     assert_outcomes(site, cells, failures)
     assert set(load("s", site.root).cells["engine"]) == {"stacked"}
-    rerun(site, *words, RETRY, cells=cells)
+    rerun(site, *arguments, RETRY, cells=cells)

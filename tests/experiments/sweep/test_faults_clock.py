@@ -58,8 +58,8 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("needs Linux and a C compiler")
     (tmp_path / "clock.c").write_text(CLOCK)
     library = tmp_path / "clock.so"
-    words = [compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "clock.c")]
-    subprocess.run(words, check=True)
+    arguments = [compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "clock.c")]
+    subprocess.run(arguments, check=True)
     ahead = tmp_path / "ahead"
     monkeypatch.setenv("CLOCK_AHEAD", str(ahead))
     monkeypatch.setenv("LD_PRELOAD", str(library))
@@ -73,17 +73,17 @@ def jump(clock: Path, seconds: int) -> None:
     new.replace(clock)
 
 
-def python(*words: str, cwd: Path) -> str:
-    process = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+def python(*arguments: str, cwd: Path) -> str:
+    process = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True)
     assert (process.returncode, process.stderr) == (0, ""), process.stderr
     return process.stdout
 
 
 def test_clock_jumps_change_nothing(faulty: Site, clock: Path, record: Record) -> None:
-    words = ("init.number=range(6)", "runner.workers=1", "runner.cell_seconds=100")
+    arguments = ("init.number=range(6)", "runner.workers=1", "runner.cell_seconds=100")
     for number in (1, 4):
         faulty.write_file(f"step-{number}", "hold")
-    sweep = faulty.start(*words)
+    sweep = faulty.start(*arguments)
     for number, ahead in ((1, -DAY), (4, DAY)):
         wait_until(lambda n=number: (faulty.root / f"at-{n}").exists(), sweep)
         before = float(python("-c", "import time; print(time.time())", cwd=faulty.root))
@@ -97,5 +97,5 @@ def test_clock_jumps_change_nothing(faulty: Site, clock: Path, record: Record) -
     assert sweep.returncode == 0, output
     first_run = describe_end(faulty, sweep.returncode)
     assert first_run == "exit 0; 6 ok"
-    second_run = rerun(faulty, *words, cells=6)
+    second_run = rerun(faulty, *arguments, cells=6)
     record(fault("a clock that jumps back by a day, then forward by two"), first_run, second_run)

@@ -31,10 +31,10 @@ def checkout(faulty: Site) -> Site:
     return faulty
 
 
-def hold(site: Site, *words: str) -> subprocess.Popen[str]:
+def hold(site: Site, *arguments: str) -> subprocess.Popen[str]:
     """Start a sweep whose worker waits in cell 1, with one pack running and one queued."""
     site.write_file("step-1", "hold")
-    sweep = site.start(*words)
+    sweep = site.start(*arguments)
     wait_until(lambda: (site.root / "at-1").exists(), sweep)
     return sweep
 

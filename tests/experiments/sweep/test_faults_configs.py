@@ -61,10 +61,12 @@ def any_invalid_override(draw: Any, catalog: Any) -> tuple[str, tuple[str, ...]]
     return f"{name}={draw(st.sampled_from(['-1', 'x', '[x]', 'true']))}", (name,)
 
 
-def error_of(loader: Any, words: list[str], results: Path, read_output: Callable[[], str]) -> str:
+def error_of(
+    loader: Any, arguments: list[str], results: Path, read_output: Callable[[], str]
+) -> str:
     """Return the error message of a refused command."""
     try:
-        checked = check_command(loader, "config", words, multirun=True)
+        checked = check_command(loader, "config", arguments, multirun=True)
     except ConfigError as error:  # which `check_argv` prints before it ends with status 2
         return f"{error}\n"
     options = [f"sweep.results={results}", "runner=inline"]
@@ -88,11 +90,11 @@ def test_invalid_commands_fail_before_anything_runs(
         nonlocal seen
         word, faults = data.draw(any_invalid_override(catalog))
         key = word.partition("=")[0].lstrip("+~")
-        words = [w for w in data.draw(st.sampled_from(VALID)) if w.partition("=")[0] != key]
-        words.insert(data.draw(st.integers(0, len(words))), word)
-        output = error_of(loader, words, results, lambda: capsys.readouterr().err)
+        arguments = [w for w in data.draw(st.sampled_from(VALID)) if w.partition("=")[0] != key]
+        arguments.insert(data.draw(st.integers(0, len(arguments))), word)
+        output = error_of(loader, arguments, results, lambda: capsys.readouterr().err)
         first = output.partition("\n")[0]
-        assert any(fault in first for fault in faults), (words, output)
+        assert any(fault in first for fault in faults), (arguments, output)
         assert output.endswith("\n")
         assert len(output.splitlines()) <= MAX_LINES, output
         assert not results.exists()

@@ -24,8 +24,8 @@ FULL = "can't be written (No space left on device)"
 def disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "disk"
     path.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)]
-    mounted = subprocess.run(words, capture_output=True, text=True)
+    arguments = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)]
+    mounted = subprocess.run(arguments, capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"no file system can be mounted site: {mounted.stderr.strip()}")
     yield path
@@ -53,11 +53,11 @@ def fill(disk: Path, free: int = 0) -> None:
 def test_sweep_resumes_after_a_full_disk_at_any_write(
     site: Site, disk: Path, record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (f"init.number=range({CELLS})", "runner.pack_cells=3")
+    arguments = (f"init.number=range({CELLS})", "runner.pack_cells=3")
     refused, free, kept = [], 0, {}
     while True:
         fill(disk, free)
-        status = run_inline(site, *words)
+        status = run_inline(site, *arguments)
         output = capsys.readouterr().err
         if status == 0:
             break
@@ -71,15 +71,15 @@ def test_sweep_resumes_after_a_full_disk_at_any_write(
         free += 1
     assert {"launcher.json", "cells.jsonl", "sweep.yaml", "journals", "cells"} <= set(refused)
     (disk / "filler").unlink()
-    second_run = rerun(site, *words, cells=CELLS)
+    second_run = rerun(site, *arguments, cells=CELLS)
     first_run = "exit 2, a line that names the file; finished cells are kept"
     record(fault("the disk is full, at each of a sweep's writes in turn"), first_run, second_run)
 
 
 def test_full_disk_in_a_worker_prints_one_line(site: Site, disk: Path, record: Record) -> None:
-    words = (f"init.number=range({CELLS})", "runner.pack_cells=6", "runner.workers=1")
+    arguments = (f"init.number=range({CELLS})", "runner.pack_cells=6", "runner.workers=1")
     site.write_file("step-2", "hold")
-    sweep = site.start(*words)
+    sweep = site.start(*arguments)
     wait_until(lambda: (site.root / "at-2").exists(), sweep)
     fill(disk)
     site.remove_files("step-2")
@@ -89,7 +89,7 @@ def test_full_disk_in_a_worker_prints_one_line(site: Site, disk: Path, record: R
     assert "Traceback" not in output
     (disk / "filler").unlink()
     first_run = f"a line that names the file; {describe_end(site, sweep.returncode)}"
-    second_run = rerun(site, *words, cells=CELLS)
+    second_run = rerun(site, *arguments, cells=CELLS)
     record(fault("the disk fills while a worker trains"), first_run, second_run)
 
 
@@ -102,11 +102,13 @@ def test_lost_progress_records_do_not_fail_a_cell(site: Site, disk: Path, record
         "    import experiments.sweep.worker.worker\n"
         "    experiments.sweep.worker.worker.PROGRESS_INTERVAL = 0.0\n",
     )
-    site = replace(site, words=tuple(w for w in site.words if not w.startswith("train.")))
-    words = ("init.number=range(2)", "train.steps=2400", "runner.workers=1")
+    site = replace(
+        site, base_arguments=tuple(w for w in site.base_arguments if not w.startswith("train."))
+    )
+    arguments = ("init.number=range(2)", "train.steps=2400", "runner.workers=1")
     site.write_file("step-0", "hold")
     site.write_file("late-0", "hold")
-    sweep = site.start(*words)
+    sweep = site.start(*arguments)
     wait_until(lambda: (site.root / "at-0").exists(), sweep)
     fill(disk)
     site.remove_files("at-0", "step-0")
@@ -119,7 +121,7 @@ def test_lost_progress_records_do_not_fail_a_cell(site: Site, disk: Path, record
     output = wait_for_output(sweep)
     assert sweep.returncode == 0, output
     first_run = describe_end(site, sweep.returncode)
-    second_run = rerun(site, *words, cells=2)
+    second_run = rerun(site, *arguments, cells=2)
     record(
         fault("the disk is full for a while, and only progress records are lost"),
         first_run,

@@ -112,8 +112,10 @@ def test_truncated_journal_keeps_its_committed_lines(
     faulty: Site, record: Record, tmp_path: Path
 ) -> None:
     faulty.write_file("step-4", "kill")
-    words = (f"init.number=range({CELLS})", f"runner.pack_cells={CELLS}")
-    launcher = multiprocessing.get_context("fork").Process(target=run_inline, args=(faulty, *words))
+    arguments = (f"init.number=range({CELLS})", f"runner.pack_cells={CELLS}")
+    launcher = multiprocessing.get_context("fork").Process(
+        target=run_inline, args=(faulty, *arguments)
+    )
     launcher.start()
     launcher.join()
     assert launcher.exitcode == -signal.SIGKILL
@@ -129,7 +131,7 @@ def test_truncated_journal_keeps_its_committed_lines(
         (site.folder.journals / journal.name).write_bytes(data[:cut])
         done = sum(line.startswith(b"done") for line in data[:cut].split(b"\n")[:-1])
         assert len([s for s in read_states(site.folder).values() if s.outcome == "ok"]) == done
-        second_run = rerun(site, *words, cells=CELLS)
+        second_run = rerun(site, *arguments, cells=CELLS)
     record(
         fault("a journal that ends in the middle of a line"),
         "the cells of its committed lines are kept",

@@ -98,15 +98,15 @@ def test_interrupt_while_engines_are_timed(
     faulty: Site, record: Record, kind: signal.Signals
 ) -> None:
     faulty.write_file("hold-0")
-    words = ("init.number=range(4)", "runner.workers=2", "engine=auto")
-    sweep = faulty.start(*words)
+    arguments = ("init.number=range(4)", "runner.workers=2", "engine=auto")
+    sweep = faulty.start(*arguments)
     wait_until(lambda: faulty.runs(0), sweep)
     assert "Interrupted before anything ran." in interrupt(sweep, kind)
     first_run = describe_end(faulty, sweep.returncode)
     assert first_run == "exit 130; nothing ran"
     assert_no_leftovers(faulty)
     faulty.remove_files("hold-0")
-    second_run = rerun(faulty, *words, cells=4)
+    second_run = rerun(faulty, *arguments, cells=4)
     record(TIMING[kind], first_run, second_run)
 
 

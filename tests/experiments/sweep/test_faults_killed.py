@@ -19,11 +19,13 @@ STACKED = (*SERIAL, "engine=stacked")
 HELD = (2, 8)  # one in each pack
 
 
-def start_and_hold(site: Site, *words: str, held: tuple[int, ...] = HELD) -> subprocess.Popen[str]:
+def start_and_hold(
+    site: Site, *arguments: str, held: tuple[int, ...] = HELD
+) -> subprocess.Popen[str]:
     """Start a sweep, and wait until each worker is in the third training step of a cell."""
     for number in held:
         site.write_file(f"step-{number}", "hold")
-    sweep = site.start(*words)
+    sweep = site.start(*arguments)
     wait_until(lambda: all((site.root / f"at-{number}").exists() for number in held), sweep)
     return sweep
 
@@ -72,11 +74,11 @@ def test_killed_worker_of_a_stack_costs_no_cell(faulty: Site, record: Record) ->
     record(fault("the same, of a worker that trains a stack of cells"), first_run, second_run)
 
 
-@pytest.mark.parametrize("words", [SERIAL, pytest.param(STACKED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arguments", [SERIAL, pytest.param(STACKED, marks=pytest.mark.slow)])
 def test_workers_end_with_a_killed_launcher(
-    faulty: Site, record: Record, words: tuple[str, ...]
+    faulty: Site, record: Record, arguments: tuple[str, ...]
 ) -> None:
-    sweep = start_and_hold(faulty, *words)
+    sweep = start_and_hold(faulty, *arguments)
     workers = [worker(faulty, number) for number in HELD]
     processes = {*workers, *map(parent, workers)}
     sweep.kill()
@@ -84,8 +86,8 @@ def test_workers_end_with_a_killed_launcher(
     wait_until(lambda: all(has_ended(pid) for pid in processes))
     first_run = describe_end(faulty, sweep.returncode)
     faulty.remove_files("step-*")
-    second_run = rerun(faulty, *words, cells=CELLS)
-    if words == SERIAL:
+    second_run = rerun(faulty, *arguments, cells=CELLS)
+    if arguments == SERIAL:
         first_run = f"its workers die with it; {first_run}"
         record(fault("SIGKILL of the launcher"), first_run, second_run)
 

@@ -19,10 +19,10 @@ from analysis import load
 ROUNDS = 2
 
 
-def _launch(site: Site, words: tuple[str, ...], start: Any, output: Path) -> None:
+def _launch(site: Site, arguments: tuple[str, ...], start: Any, output: Path) -> None:
     start.wait()
     with output.open("w") as file, redirect_stdout(file), redirect_stderr(file):
-        status = run_inline(site, *words)
+        status = run_inline(site, *arguments)
     sys.exit(status)
 
 
@@ -30,18 +30,18 @@ def test_only_one_of_two_simultaneous_launchers_runs(faulty: Site, record: Recor
     context = multiprocessing.get_context("fork")
     for number in range(ROUNDS):
         faulty.write_file(f"step-{number}", "hold")  # so that it runs until the other has given up
-        words = (f"init.number=range({number + 1})",)
+        arguments = (f"init.number=range({number + 1})",)
         start = context.Barrier(2)
-        output = [faulty.root / f"said-{who}" for who in range(2)]
+        output = [faulty.root / f"said-{index}" for index in range(2)]
         launchers = [
-            context.Process(target=_launch, args=(faulty, words, start, s)) for s in output
+            context.Process(target=_launch, args=(faulty, arguments, start, s)) for s in output
         ]
         for process in launchers:
             process.start()
         wait_until(
             lambda launchers=launchers: any(process.exitcode is not None for process in launchers)
         )
-        loser = next(who for who in range(2) if launchers[who].exitcode is not None)
+        loser = next(index for index in range(2) if launchers[index].exitcode is not None)
         assert launchers[loser].exitcode == 2, output[loser].read_text()
         assert (
             f"process {launchers[1 - loser].pid} is running this sweep" in output[loser].read_text()
@@ -50,7 +50,7 @@ def test_only_one_of_two_simultaneous_launchers_runs(faulty: Site, record: Recor
         faulty.remove_files("step-*")
         launchers[1 - loser].join(PATIENCE)
         assert launchers[1 - loser].exitcode == 0, output[1 - loser].read_text()
-    second_run = rerun(faulty, *words, cells=ROUNDS)
+    second_run = rerun(faulty, *arguments, cells=ROUNDS)
     assert set(load("s", faulty.root).cells["attempt"]) == {1}
     first_run = "one runs; the other: exit 2, and a line that names the running process"
     record(fault("two launchers of one sweep at the same moment"), first_run, second_run)
@@ -66,8 +66,8 @@ def test_worker_that_outlives_its_launcher_writes_no_table(faulty: Site, record:
         "    experiments.sweep.worker.limits.PR_SET_PDEATHSIG = 0\n",
     )
     faulty.write_file("step-2", "hold")
-    words = ("init.number=range(6)", "runner.workers=1", "runner.pack_cells=6")
-    sweep = faulty.start(*words)
+    arguments = ("init.number=range(6)", "runner.workers=1", "runner.pack_cells=6")
+    sweep = faulty.start(*arguments)
     wait_until(lambda: (faulty.root / "at-2").exists(), sweep)
     orphan = int((faulty.root / "at-2").read_text())
     sweep.kill()
@@ -76,7 +76,7 @@ def test_worker_that_outlives_its_launcher_writes_no_table(faulty: Site, record:
     os.kill(orphan, signal.SIGSTOP)
     faulty.remove_files("step-2")
 
-    second_run = rerun(faulty, *words, cells=6)
+    second_run = rerun(faulty, *arguments, cells=6)
     cells = load("s", faulty.root).cells.set_index("init.number").sort_index()
     assert list(cells["attempt"]) == [1, 1, 2, 1, 1, 1]
     before = {path: path.read_bytes() for path in faulty.folder.root.rglob("*") if path.is_file()}

@@ -54,9 +54,9 @@ def test_run_writes_the_format_version_and_refuses_others(
     for content, version in OTHERS.items():
         faulty.folder.format.write_text(content)
         before = files(faulty.folder)
-        for words in ((), ("sweep.mode=plan",), ("init.number=7",)):
+        for arguments in ((), ("sweep.mode=plan",), ("init.number=7",)):
             capsys.readouterr()
-            assert run_inline(faulty, *words) == 2
+            assert run_inline(faulty, *arguments) == 2
             message = capsys.readouterr().err
             assert f"{faulty.folder.root}: this sweep has {version}; {ADVICE}" in message
         assert files(faulty.folder) == before

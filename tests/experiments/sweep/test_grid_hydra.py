@@ -71,11 +71,11 @@ def test_cell_equals_what_hydra_composes(cells_of, loader, grid, data):
         for key, values in reversed(grid.items()):  # the last axis runs fastest
             rest, digit = divmod(rest, len(values))
             values_of_cell[key] = values[digit]
-        words = [
+        arguments = [
             f"{key}={value}" if key in GROUPS else f"++{key}={value}"
             for key, value in reversed(values_of_cell.items())
         ]
-        composed = loader.load_configuration("config", words, RunMode.RUN)
+        composed = loader.load_configuration("config", arguments, RunMode.RUN)
         expected = {
             key: OmegaConf.to_container(composed[key])
             if OmegaConf.is_config(composed[key])
@@ -86,7 +86,7 @@ def test_cell_equals_what_hydra_composes(cells_of, loader, grid, data):
 
 
 def test_nested_keys_apply_in_order(cells_of, loader):
-    words = ["init.layers={conv1:{gain:2}}", "init.layers.conv1.bias=1", "train={steps:4}"]
-    (cell,) = cells_of(*words, "train.batch_size=8")
+    arguments = ["init.layers={conv1:{gain:2}}", "init.layers.conv1.bias=1", "train={steps:4}"]
+    (cell,) = cells_of(*arguments, "train.batch_size=8")
     assert cell.config["init"]["layers"] == {"conv1": {"gain": 2.0, "bias": 1.0}}
     assert (cell.config["train"]["steps"], cell.config["train"]["batch_size"]) == (4, 8)

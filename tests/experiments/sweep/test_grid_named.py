@@ -109,7 +109,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize(
-    ("words", "count", "holds"),
+    ("arguments", "count", "holds"),
     [
         (["init=he_normal"], 4, ("init", "_target_", "fanin.inits.HeNormal")),
         (["train.steps=5"], 8, ("train", "steps", 5)),
@@ -117,8 +117,8 @@ NAMED = {
         (["model=plain", "model.depth=4"], 4, ("model", "depth", 4)),
     ],
 )
-def test_command_line_overrides_the_grid(cells_of, words, count, holds):
-    cells = cells_of(*words, named=NAMED)
+def test_command_line_overrides_the_grid(cells_of, arguments, count, holds):
+    cells = cells_of(*arguments, named=NAMED)
     group, key, value = holds
     assert len(cells) == count
     assert {cell.config[group][key] for cell in cells} == {value}

@@ -13,8 +13,8 @@ def run(tmp_path, *overrides: str) -> int:
 
 
 def test_missing_data_is_reported_once_before_planning(tmp_path, capsys):
-    words = ("data=mnist", f"data.root={tmp_path}/none", "data.download=false")
-    assert run(tmp_path, *TINY, *words, "seed=range(3)", "sweep.name=s") == 2
+    arguments = ("data=mnist", f"data.root={tmp_path}/none", "data.download=false")
+    assert run(tmp_path, *TINY, *arguments, "seed=range(3)", "sweep.name=s") == 2
     output = capsys.readouterr().err
     assert output.count("train-images-idx3-ubyte.gz") == 1
     assert "data.download" in output
@@ -40,8 +40,8 @@ def test_same_error_of_many_cells_is_reported_once(tmp_path, capsys, monkeypatch
         "def sample(weight, generator):\n    raise ValueError('no luck')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    words = ("init=custom", "init._target_=broken_init.sample", "seed=range(4)", "sweep.name=s")
-    assert run(tmp_path, *TINY, *words) == 1
+    arguments = ("init=custom", "init._target_=broken_init.sample", "seed=range(4)", "sweep.name=s")
+    assert run(tmp_path, *TINY, *arguments) == 1
     output = capsys.readouterr().out
     assert output.count("ValueError: no luck") == 2  # when it happens, and at the end
     assert "4 cells, for example" in output

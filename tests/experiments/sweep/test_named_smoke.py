@@ -29,8 +29,10 @@ def catalog() -> ConfigCatalog:
 
 @cache
 def cells_of(catalog: ConfigCatalog, sweep: str, size: str) -> list[PlannedCell]:
-    words = [f"sweep={sweep}", f"sweep.size={size}"]
-    return expand(catalog, parse_request(catalog, parse_arguments(config_loader(), words)).grids)
+    arguments = [f"sweep={sweep}", f"sweep.size={size}"]
+    return expand(
+        catalog, parse_request(catalog, parse_arguments(config_loader(), arguments)).grids
+    )
 
 
 def shortened(catalog: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:

@@ -34,9 +34,9 @@ def test_overrides_follow_hydras_grammar(loader, text, values):
 
 
 def test_keys_are_prefixed_for_hydra(loader):
-    words = ["init.layers.conv1.gain=2", "init=zeros", "+seed_data=1", "hydra.verbose=true"]
-    checked = check_command(loader, "config", words, multirun=False)
-    assert checked == ["++init.layers.conv1.gain=2", "init=zeros", "++seed_data=1", words[3]]
+    arguments = ["init.layers.conv1.gain=2", "init=zeros", "+seed_data=1", "hydra.verbose=true"]
+    checked = check_command(loader, "config", arguments, multirun=False)
+    assert checked == ["++init.layers.conv1.gain=2", "init=zeros", "++seed_data=1", arguments[3]]
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_config_dir_adds_options_and_sweeps(my_package, tmp_path, capsys):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{name}.yaml").write_text(text)
     loader = config_loader(str(tmp_path))
-    words = ["sweep=ours", "sweep.mode=plan", f"sweep.results='{tmp_path}/results'"]
-    checked = check_command(loader, "config", words, multirun=True)
+    arguments = ["sweep=ours", "sweep.mode=plan", f"sweep.results='{tmp_path}/results'"]
+    checked = check_command(loader, "config", arguments, multirun=True)
     assert run_command(loader, "config", checked) == 0
     shown = capsys.readouterr().out
     assert "ours: 4 cells" in shown

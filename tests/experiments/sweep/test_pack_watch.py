@@ -18,8 +18,8 @@ from experiments.sweep.store.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 print(flush=True)
 for line in sys.stdin:
-    kind, *words = line.split()
-    getattr(journal, kind)(*(int(w) if w.isdecimal() else w for w in words))
+    kind, *arguments = line.split()
+    getattr(journal, kind)(*(int(w) if w.isdecimal() else w for w in arguments))
     print(flush=True)
 """
 

@@ -104,9 +104,9 @@ def test_option_may_be_null_in_some_cells(
     else:
         for one in rows:
             commit(folder, one["cell_id"], one)
-    found = cells(folder)["option"]
+    results = cells(folder)["option"]
     for index, value in enumerate(values):
-        got = found[str(index)]
+        got = results[str(index)]
         assert got == value or (value is None and got != got) or (value is got is None)
 
 
@@ -118,9 +118,9 @@ def test_bias_may_be_null_a_number_or_a_mapping(folder: SweepFolder) -> None:
         row("number", **{"init.bias": 0.5}),
         row("normal", **{"init.bias.mean": 0.0, "init.bias.std": 0.1}),
     )
-    found = cells(folder)
-    assert found["init.bias"].dropna().to_dict() == {"number": 0.5}
-    assert found["init.bias.std"].dropna().to_dict() == {"normal": 0.1}
+    results = cells(folder)
+    assert results["init.bias"].dropna().to_dict() == {"number": 0.5}
+    assert results["init.bias.std"].dropna().to_dict() == {"normal": 0.1}
 
 
 def test_mixed_types_are_stored_as_json(folder: SweepFolder) -> None:
@@ -139,5 +139,5 @@ def test_load_gives_the_latest_attempt(folder: SweepFolder) -> None:
     commit(folder, "z", row("x", note="first"))
     commit(folder, "a", row("x", attempt=2, note="second"))
     assert cells(folder)["note"].to_dict() == {"x": "second"}
-    found = load(folder.root.name, folder.root.parent)
-    assert list(found.curves["step"]) == list(range(6))
+    results = load(folder.root.name, folder.root.parent)
+    assert list(results.curves["step"]) == list(range(6))

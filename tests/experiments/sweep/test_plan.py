@@ -109,7 +109,7 @@ def test_plan_mode_prints_axes_and_writes_nothing(plan_of, tmp_path, capsys):
 
 def test_same_command_gives_the_same_folder(plan_of, capsys):
     names = []
-    for words in (["seed=0,1", "optim.lr=1,2"], ["optim.lr=1,2", "seed=0,1"], ["seed=0,2"]):
-        plan_of(words)
+    for arguments in (["seed=0,1", "optim.lr=1,2"], ["optim.lr=1,2", "seed=0,1"], ["seed=0,2"]):
+        plan_of(arguments)
         names.append(capsys.readouterr().out.split(":")[0].splitlines()[-1].rpartition("-")[2])
     assert names[0] == names[1] != names[2]

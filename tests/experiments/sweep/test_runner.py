@@ -56,8 +56,10 @@ def restore_torch_settings() -> Iterator[None]:
 
 
 def sweep(results: Path, *overrides: str, name: str = "s") -> int:
-    words = [*TINY, f"sweep.results={results}", f"sweep.name={name}", *overrides]
-    by_key = {word.partition("=")[0]: word for word in words}  # the last override of a key counts
+    arguments = [*TINY, f"sweep.results={results}", f"sweep.name={name}", *overrides]
+    by_key = {
+        word.partition("=")[0]: word for word in arguments
+    }  # the last override of a key counts
     return run_command(config_loader(None), "config", list(by_key.values()))
 
 

@@ -55,10 +55,10 @@ def test_load_names_a_damaged_part_and_reads_other_packs(
     path = part(folder, table)
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.warns(FaninWarning) as warned:
-        found = load("s", folder.root.parent)
+        results = load("s", folder.root.parent)
     assert len(warned) == 1
     assert str(path) in str(warned[0].message)
-    assert [set(getattr(found, name)["cell_id"]) for name in TABLES] == [{"z"}] * len(TABLES)
+    assert [set(getattr(results, name)["cell_id"]) for name in TABLES] == [{"z"}] * len(TABLES)
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -29,12 +29,12 @@ def folder(tmp_path: Path) -> SweepFolder:
     return folder
 
 
-def _take_all(folder: SweepFolder, who: int, ready: Any, took: Any) -> None:
+def _take_all(folder: SweepFolder, process_index: int, ready: Any, took: Any) -> None:
     ready.wait()
     for number in range(PACKS):
         if take_journal(folder.journals / f"{number}.journal") is not None:
-            took.put((number, who))
-            write_results(folder, str(number), [result(f"cell-{number}", by=who)])
+            took.put((number, process_index))
+            write_results(folder, str(number), [result(f"cell-{number}", by=process_index)])
 
 
 def test_only_one_process_takes_a_journal(folder: SweepFolder) -> None:
@@ -50,9 +50,9 @@ def test_only_one_process_takes_a_journal(folder: SweepFolder) -> None:
         process.join()
     assert [process.exitcode for process in takers] == [0, 0]
     assert took.empty()
-    found = loaded(folder).cells
-    assert dict(zip(found.cell_id, found.by, strict=True)) == {
-        f"cell-{number}": who for number, who in won.items()
+    results = loaded(folder).cells
+    assert dict(zip(results.cell_id, results.by, strict=True)) == {
+        f"cell-{number}": process_index for number, process_index in won.items()
     }
 
 
@@ -75,9 +75,13 @@ commit_journal(folder, journal.path)
 
 
 def test_writer_without_its_journal_writes_no_table(folder: SweepFolder) -> None:
-    words = [sys.executable, "-c", ORPHAN, str(folder.root)]
+    arguments = [sys.executable, "-c", ORPHAN, str(folder.root)]
     with subprocess.Popen(
-        words, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        arguments,
+        cwd=Path(__file__).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as orphan:
         assert orphan.stdout is not None
         assert orphan.stdout.readline() == "written\n"

@@ -41,16 +41,16 @@ def test_reading_while_packs_are_written_and_merged(tmp_path: Path) -> None:
     ended = False
     while not ended:
         ended = not writer.is_alive()  # then read once more
-        found = loaded(folder)  # fails if a file is left out
-        if found.cells.empty:
+        results = loaded(folder)  # fails if a file is left out
+        if results.cells.empty:
             continue
-        cells = set(found.cells.cell_id)
-        assert len(found.cells) == len(cells)
+        cells = set(results.cells.cell_id)
+        assert len(results.cells) == len(cells)
         assert cells >= before, "loaded cells stay"
         before = cells
-        assert set(found.layers.groupby("cell_id", observed=True).size()) == {LAYERS}
-        attempts = found.cells.set_index("cell_id").attempt
-        curves = found.curves.set_index("cell_id").value
+        assert set(results.layers.groupby("cell_id", observed=True).size()) == {LAYERS}
+        attempts = results.cells.set_index("cell_id").attempt
+        curves = results.curves.set_index("cell_id").value
         assert (curves.sort_index() == attempts.astype(float).sort_index()).all()
         seen = set(read_states(folder))  # includes journals
         assert seen >= cells | earlier

@@ -82,13 +82,13 @@ def test_pack_that_ends_during_a_scan_is_found(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = journal(folder, "p", "x")
-    listed = tables.journals_in
+    original = tables.journals_in
 
-    def list_then_commit(where: Path) -> dict[str, Path]:
-        found = listed(where)
+    def list_then_commit(journals_folder: Path) -> dict[str, Path]:
+        journals = original(journals_folder)
         if path.exists():
             commit_journal(folder, path)
-        return found
+        return journals
 
     monkeypatch.setattr(tables, "journals_in", list_then_commit)
     assert set(read_states(folder)) == {"x"}
@@ -102,8 +102,8 @@ def test_latest_attempt_counts(folder: SweepFolder) -> None:
 
 @pytest.mark.parametrize("suffix", [".journal", ".taken"])
 def test_attempt_in_a_journal_counts(folder: SweepFolder, suffix: str) -> None:
-    left = journal(folder, "p", "x", attempt=3)
-    left.rename(left.with_suffix(suffix))
+    path = journal(folder, "p", "x", attempt=3)
+    path.rename(path.with_suffix(suffix))
     assert read_states(folder)["x"].attempt == 3
 
 
