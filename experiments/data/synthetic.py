@@ -69,7 +69,7 @@ class Gaussian:
 
     @property
     def n_classes(self) -> int | None:
-        """None for regression."""
+        """Number of classes; None for regression."""
         return self.classes if self.task == "classification" else None
 
     def prepare(self, root: Path, download: bool) -> None:

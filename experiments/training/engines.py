@@ -27,7 +27,7 @@ from experiments.training.step import (
     Params,
     StepConfig,
     by_autograd,
-    by_transform,
+    by_torch_func,
     initial_state,
     make_step,
 )
@@ -85,7 +85,7 @@ class SerialEngine:
         (spec,) = specs
         keep_freed_memory()
         self.loaders = [_loader(spec)]
-        self._step = make_step(_faster(spec.step), by_autograd)
+        self._step = make_step(_with_swapped_layers(spec.step), by_autograd)
         self._state = _first_state(spec)
 
     def step(self, number: int) -> Tensor:
@@ -156,14 +156,14 @@ def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor
     Its additional last argument contains the optimizer's numbers that differ among the networks, by
     name.
     """
-    config = _faster(config)
+    config = _with_swapped_layers(config)
 
     def one_network(
         state: NetworkState, x: Tensor, y: Tensor, lr: Tensor, masks: Params, numbers: Params
     ) -> tuple[NetworkState, Tensor]:
         optim: Any = config.optim
         own = replace(config, optim=replace(optim, **numbers)) if numbers else config
-        return make_step(own, by_transform)(state, x, y, lr, masks)
+        return make_step(own, by_torch_func)(state, x, y, lr, masks)
 
     return vmap(one_network)
 
@@ -198,7 +198,7 @@ def _first_state(spec: TrainSpec) -> NetworkState:
     return resumed.state
 
 
-def _faster(config: StepConfig) -> StepConfig:
+def _with_swapped_layers(config: StepConfig) -> StepConfig:
     return replace(config, model=swap_relu_maxpool(config.model))
 
 
@@ -251,14 +251,16 @@ def _try_step(cell: Cell, model: nn.Module) -> None:
     labels = torch.float32 if cell.objective.n_classes is None else torch.int64
     numbers = [f.name for f in fields(cast(Any, cell.optim))]
     stacked_step(config)(
-        tree_map(lambda tensor: _two(tuple(tensor.shape), tensor.dtype), initial_state(config)),
-        _two((batch_size, *cell.data.shape), cell.train.torch_dtype),
-        _two((batch_size,), labels),
-        _two((), torch.float64),
-        {name: _two(tuple(mask.shape), mask.dtype) for name, mask in masks.items()},
-        {name: _two((), torch.float64) for name in numbers},
+        tree_map(
+            lambda tensor: _empty_pair(tuple(tensor.shape), tensor.dtype), initial_state(config)
+        ),
+        _empty_pair((batch_size, *cell.data.shape), cell.train.torch_dtype),
+        _empty_pair((batch_size,), labels),
+        _empty_pair((), torch.float64),
+        {name: _empty_pair(tuple(mask.shape), mask.dtype) for name, mask in masks.items()},
+        {name: _empty_pair((), torch.float64) for name in numbers},
     )
 
 
-def _two(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _empty_pair(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty((2, *shape), dtype=dtype, device="meta")

@@ -61,7 +61,7 @@ def by_autograd(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
     return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
 
-def by_transform(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
+def by_torch_func(loss_of: LossOf, params: Params) -> tuple[Params, Tensor]:
     """Return gradients and loss by `torch.func` (up to twice as slow, but works under vmap)."""
     gradients, loss = grad_and_value(loss_of)(params)
     return gradients, loss

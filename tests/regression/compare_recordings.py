@@ -72,31 +72,32 @@ def compare(old: Path, new: Path, renames: Mapping[str, str] = RENAMES) -> dict[
     SystemExit
         A folder has no cells, or two of its cells have the same config.
     """
-    left, right = read_tables(old, renames), read_tables(new, renames)
-    shared = set(left["cells"]) & set(right["cells"])
+    old_tables, new_tables = read_tables(old, renames), read_tables(new, renames)
+    shared = set(old_tables["cells"]) & set(new_tables["cells"])
     configs = sorted(shared - IGNORED - set(CELL_RESULTS))
-    old_ids = {config: cell for cell, config in config_of_cells(left["cells"], configs).items()}
+    old_configs = config_of_cells(old_tables["cells"], configs)
+    old_ids = {config: cell for cell, config in old_configs.items()}
     new_ids = {
         cell: old_ids[config][1] if config in old_ids else f"{cell[1]} (NEW)"
-        for cell, config in config_of_cells(right["cells"], configs).items()
+        for cell, config in config_of_cells(new_tables["cells"], configs).items()
     }
-    name_cells(left, {cell: cell[1] for cell in old_ids.values()})
-    name_cells(right, new_ids)
-    nothing = pd.DataFrame()
+    name_cells(old_tables, {cell: cell[1] for cell in old_ids.values()})
+    name_cells(new_tables, new_ids)
+    empty = pd.DataFrame()
     return {
-        table: compare_table(table, left.get(table, nothing), right.get(table, nothing))
-        for table in sorted({*left, *right})
+        table: compare_table(table, old_tables.get(table, empty), new_tables.get(table, empty))
+        for table in sorted({*old_tables, *new_tables})
     }
 
 
 def read_tables(folder: Path, renames: Mapping[str, str]) -> dict[str, pd.DataFrame]:
-    """Read FOLDER/SWEEP/TABLE/*.parquet, with a column `sweep`, all but numbers normalized."""
+    """Read FOLDER/SWEEP/TABLE/*.parquet; add a column `sweep` and normalize texts."""
     parts: dict[str, list[pd.DataFrame]] = {}
     for path in sorted(folder.glob("*/*/*.parquet")):
         part = pq.ParquetFile(path).read(use_threads=False).to_pandas().reset_index(drop=True)
         columns: dict[str, Any] = {"sweep": path.parent.parent.name}
         for name, values in part.items():
-            column = renamed(str(name), renames)
+            column = apply_renames(str(name), renames)
             if column not in VALUES or not pd.api.types.is_numeric_dtype(values):
                 texts = [normalize(value, column, renames) for value in values]
                 values = pd.Series(texts, dtype=object)
@@ -104,15 +105,15 @@ def read_tables(folder: Path, renames: Mapping[str, str]) -> dict[str, pd.DataFr
         frame = pd.DataFrame(columns, index=part.index)
         parts.setdefault(path.parent.name, []).append(frame)
     if "cells" not in parts:
-        raise SystemExit(f"{folder}: no cells recorded there")
-    # copy: joined parts have a block of memory for each column, which pandas warns of.
+        raise SystemExit(f"{folder}: no cells recorded")
+    # Copy, because pandas warns about fragmented frames.
     return {table: pd.concat(frames, ignore_index=True).copy() for table, frames in parts.items()}
 
 
-def renamed(text: str, renames: Mapping[str, str]) -> str:
-    """Translate a word, or each step of a JSON path.
+def apply_renames(text: str, renames: Mapping[str, str]) -> str:
+    """Translate a name, or each key of a JSON path.
 
-    >>> renamed("layers/0/rung", {"rung": "theory"})
+    >>> apply_renames("layers/0/rung", {"rung": "theory"})
     'layers/0/theory'
     """
     return "/".join(renames.get(part, part) for part in text.split("/"))
@@ -129,7 +130,7 @@ def normalize(value: Any, column: str, renames: Mapping[str, str]) -> str:
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
     if isinstance(value, str) and not NUMBER.match(value):
-        return renamed(value.rpartition(".")[2] if "_target_" in column else value, renames)
+        return apply_renames(value.rpartition(".")[2] if "_target_" in column else value, renames)
     try:
         return repr(float(value)).removesuffix(".0")
     except ValueError:

@@ -20,7 +20,7 @@ from experiments.training.step import (
     NetworkState,
     StepConfig,
     by_autograd,
-    by_transform,
+    by_torch_func,
     initial_state,
     make_step,
 )
@@ -91,7 +91,7 @@ def test_a_stack_of_learning_rates_equals_serial_runs(data, optim):
     config = step_config(optim)
     rates = torch.tensor([0.001, 0.01, 0.03], dtype=torch.float64)
     initial = initial_state(config)
-    step = vmap(make_step(config, by_transform), in_dims=(0, None, None, 0, None))
+    step = vmap(make_step(config, by_torch_func), in_dims=(0, None, None, 0, None))
     state = {
         "params": {n: p.expand(3, *p.shape) for n, p in initial["params"].items()},
         "optimizer": tree_map(lambda t: t.expand(3, *t.shape), initial["optimizer"]),
@@ -160,7 +160,7 @@ class Unused(nn.Module):
         return x.tanh()
 
 
-@pytest.mark.parametrize("differentiate", [by_autograd, by_transform])
+@pytest.mark.parametrize("differentiate", [by_autograd, by_torch_func])
 def test_an_unused_parameter_does_not_change(data, differentiate):
     model = TwoLayer(channels=4).build((1, 8, 8), 3, Unused).double()
     config = replace(step_config(), model=model)
