@@ -71,8 +71,10 @@ class Cluster:
         return dict(line.split() for line in self.sh("sinfo -hNp main -o '%N %T'").splitlines())
 
     def resume(self) -> None:
-        """Resume nodes that Slurm has drained after a failure."""
-        drained = [name for name, state in self.nodes().items() if state.startswith("drain")]
+        """Resume nodes that Slurm has drained or set down after a failure."""
+        drained = [
+            name for name, state in self.nodes().items() if state.startswith(("drain", "down"))
+        ]
         if drained:
             self.sh(f"scontrol update nodename={','.join(drained)} state=resume")
 
@@ -86,10 +88,22 @@ class Cluster:
         names = list(self.nodes())
         for name in names:
             self.run("start-node", name)
-        self.sh("squeue -h -o %A | sort -u | xargs -r scancel")
-        self.wait(lambda: not self.sh("squeue -h"))
+        if not self._cancel_all(Limit(20)):
+            # A controller that was killed may wait forever for the end of a job that it forgot.
+            # A node that goes down ends its jobs.
+            self.sh(f"scontrol update nodename={','.join(names)} state=down reason=heal")
+            self.wait(lambda: self._cancel_all(Limit(5)))
         self.resume()
         self.wait(lambda: self.nodes() == dict.fromkeys(names, "idle"))
+
+    def _cancel_all(self, limit: Limit) -> bool:
+        """Cancel all jobs; return True if the queue becomes empty before the limit."""
+        while jobs := self.sh("squeue -h -o %A | sort -u"):
+            if limit.is_over():
+                return False
+            self.sh(f"scancel {' '.join(jobs.split())} || true")  # some may have just ended
+            time.sleep(0.5)
+        return True
 
     def _is_healthy(self) -> bool:
         queue = subprocess.run(["squeue", "-h"], env=self.env, capture_output=True, text=True)
