@@ -232,7 +232,7 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
 
 
 def _total_m2(layer: LayerCertificate) -> float:
-    """Return the expected squared norm of a layer's cotangent, which does not depend on widths."""
+    """Return the squared norm of a layer's cotangent, which He init keeps constant at any width."""
     return layer.value("vjp_m2") * layer.channels * layer.positions
 
 
