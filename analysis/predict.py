@@ -114,7 +114,7 @@ def build_certificate(
     from fanin.theory.certificate.weights import resolve_moments
 
     model, inputs, labels, cell = _network(config, images)
-    resolve_moments(model, cell.init)  # an init that declares no moments fails every theory
+    resolve_moments(model, cell.init)  # raises if the init declares no moments
     while True:
         try:
             return certify(

@@ -82,7 +82,7 @@ def test_rows_without_their_pack_in_cells_are_not_results(folder: SweepFolder) -
     """`cells` is written last, so a crash before it leaves rows without a cell."""
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
     write_part(folder, "layers", "incomplete", pa.table({"cell_id": ["x"], "value": [9.0]}))
-    with pytest.warns(FaninWarning, match=r"layers/incomplete\.parquet: no cells of this sweep"):
+    with pytest.warns(FaninWarning, match=r"layers/incomplete\.parquet: no part of `cells` belongs to it"):
         assert _loaded(folder).layers.value.tolist() == [1.0]
     Journal(folder.journals / "incomplete.journal").close()  # the pack is still being written
     assert _loaded(folder).layers.value.tolist() == [1.0]
@@ -188,5 +188,5 @@ def test_commands_print_warnings_about_foreign_files(
     with exit_on_error():
         _loaded(folder)
     output = capsys.readouterr().err
-    assert "stray.txt: not one of this sweep's tables" in output
+    assert "stray.txt: not a table of this sweep" in output
     assert "FaninWarning" not in output
