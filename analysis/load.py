@@ -144,7 +144,7 @@ def _warn_unreadable(faults: list[FileProblem]) -> None:
     hint = (
         "\nTo run the cells of damaged packs again, repeat the sweep's command." if damaged else ""
     )
-    warn(f"skipped unreadable files:{lines}{hint}", FaninWarning, stacklevel=3)
+    warn(f"skipped these files:{lines}{hint}", FaninWarning, stacklevel=3)
 
 
 def _concat(parts: list[pa.Table]) -> pd.DataFrame:
