@@ -16,6 +16,11 @@ import pyarrow.parquet as pq
 # recordings are translated, so recordings from before and after a rename are equal.
 RENAMES = {"rung": "theory", "finite": "finite_width", "apart": "not_tested"}
 
+# Renames of keys in JSON paths only; `left` is also a column of histograms.
+PATH_RENAMES = {"rungs": "theories", "needed": "draws_needed", "left": "residual"}
+
+# Keys of texts in documents that are not compared; the numbers in them are recorded elsewhere.
+MESSAGE_KEYS = ("message", "remedy")
 # Columns that are not compared: host, time and versions of a cell's run.
 IGNORED = {"cell_id", "seconds", "attempt", "host", "device", "threads", "code"}
 IGNORED |= {"python", "torch", "numpy", "data.root", "data.download"}
@@ -103,6 +108,8 @@ def read_tables(folder: Path, renames: Mapping[str, str]) -> dict[str, pd.DataFr
                 values = pd.Series(texts, dtype=object)
             columns[column] = values
         frame = pd.DataFrame(columns, index=part.index)
+        if "path" in frame:
+            frame = frame[~frame["path"].str.rpartition("/")[2].isin(MESSAGE_KEYS)]
         parts.setdefault(path.parent.name, []).append(frame)
     if "cells" not in parts:
         raise SystemExit(f"{folder}: no cells recorded")
@@ -125,6 +132,8 @@ def normalize(value: Any, column: str, renames: Mapping[str, str]) -> str:
     >>> normalize("experiments.models.Mlp", "model._target_", {}), normalize("1.0", "seed", {})
     ('Mlp', '1')
     """
+    if column == "path":
+        renames = {**renames, **PATH_RENAMES}
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "null"
     if isinstance(value, bool | np.bool_):
@@ -133,8 +142,8 @@ def normalize(value: Any, column: str, renames: Mapping[str, str]) -> str:
         return apply_renames(value.rpartition(".")[2] if "_target_" in column else value, renames)
     try:
         return repr(float(value)).removesuffix(".0")
-    except ValueError:
-        return str(value)  # such as 1x32x32
+    except ValueError:  # such as 1x32x32, or a JSON path that begins with an index
+        return apply_renames(str(value), renames)
 
 
 def config_of_cells(cells: pd.DataFrame, configs: Sequence[str]) -> dict[CellKey, tuple[str, ...]]:

@@ -178,6 +178,20 @@ def test_a_value_renamed_on_the_command_line_is_no_mismatch(tmp_path, capsys):
     main(["compare", str(old), str(new), "--rename", "nan=NaN in the loss"])
 
 
+def test_renamed_keys_and_messages_of_documents_are_no_mismatch(tmp_path):
+    tables = small_tables()
+    paths = ["0/left", "layers/0/rungs/0", "verdicts/0/message"]
+    old_documents = pd.DataFrame({"document": "d", "path": paths, "value": ["1", "finite", "old"]})
+    old = write_recording(tmp_path / "old", {**tables, "documents": old_documents})
+    paths = ["0/residual", "layers/0/theories/0", "verdicts/0/message"]
+    values = ["1", "finite_width", "new"]
+    new_documents = pd.DataFrame({"document": "d", "path": paths, "value": values})
+    new = write_recording(tmp_path / "new", {**tables, "documents": new_documents})
+    comparisons = compare(old, new)
+    assert mismatches(comparisons) == {}
+    assert comparisons["documents"].rows == 2
+
+
 def test_a_document_becomes_a_row_per_leaf():
     document = {"cell_id": "mlp-1", "layers": [{"q": 0.1, "basis": "theory"}], "none": None}
     expected = [("layers/0/q", "0.1"), ("layers/0/basis", "theory"), ("none", "null")]
