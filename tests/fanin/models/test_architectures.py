@@ -145,7 +145,7 @@ def test_norm_follows_every_weight_layer_except_the_last(name: str, norm: str):
 def test_small_images_work_or_are_rejected_with_a_hint(name: str, side: int):
     if name == "alexnet" and side < 15:
         pooled = {7: 1, 14: 2}[side]
-        message = f"pool5: a 3x3 pool does not fit on a {pooled}x{pooled} map; set data.side to 15 or more"
+        message = f"pool5: a 3x3 pool does not fit on a {pooled}x{pooled} map; set data.side to 15"
         with pytest.raises(ConfigError, match=message):
             MODELS[name].build((1, side, side), 10, nn.ReLU)
     else:
