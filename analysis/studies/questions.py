@@ -16,29 +16,41 @@ from analysis.cli import add_sweep_arguments
 from analysis.figures.study import Study
 from analysis.figures.style import use_style
 from analysis.load import Results, load
-from analysis.studies.tables import claims_table, provenance_line, publish, require_study
+from analysis.studies.tables import (
+    claims_table,
+    count_holding,
+    provenance_line,
+    publish,
+    require_study,
+)
 from experiments.console import exit_on_error
 
 DPI = 150
 
 
-def markdown(results: Results, study: Study, figures: str) -> str:
-    """Format a study as Markdown: figures, caption, table of claims, provenance.
+def markdown(results: Results, study: Study, figures: str, claims: str) -> str:
+    """Format a study as Markdown: figures, caption, number of claims that hold, provenance.
 
     Parameters
     ----------
-    figures
-        Folder of the PNG files, relative to the page.
+    figures, claims
+        Folder of the PNG files and page of the claims, relative to the study's page.
     """
     images = [f"![{study.claim}]({figures}/{name}.png)" for name in study.figures]
+    link = f"[table of claims]({claims}#{results.name})"
     return "\n\n".join(
         [
             *images,
             f"*{study.caption}*",
-            claims_table(study),
+            f"{count_holding(study)} tested claims hold; the {link} has every number.",
             provenance_line(results),
         ]
     )
+
+
+def claims_markdown(results: Results, study: Study) -> str:
+    """Format a study's table of claims and its provenance as Markdown."""
+    return "\n\n".join([claims_table(study), provenance_line(results)])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,14 +73,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=Path("docs/figures"),
         help="folder in which --write saves the figures (default: docs/figures)",
     )
+    parser.add_argument(
+        "--claims",
+        metavar="PAGE",
+        type=Path,
+        default=Path("docs/appendix/claims.md"),
+        help="page for the table of claims, with marker lines (default: docs/appendix/claims.md)",
+    )
     args = parser.parse_args(argv)
     use_style()
     with exit_on_error(OSError):
         results = load(args.name, args.results)
         study = require_study(results)
         page_folder = args.write.parent if args.write else Path()
-        text = markdown(results, study, os.path.relpath(args.figures, page_folder))
-        publish(text, args.write, args.name)
+        links = (os.path.relpath(path, page_folder) for path in (args.figures, args.claims))
+        publish(markdown(results, study, *links), args.write, args.name)
+        publish(claims_markdown(results, study), args.write and args.claims, args.name)
         if args.write:
             _save_figures(study.figures, args.figures)
 

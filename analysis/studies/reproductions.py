@@ -14,6 +14,7 @@ from analysis.figures.study import FIELD_REPORT, Study, launch_record
 from analysis.load import Results, load
 from analysis.studies.tables import (
     claims_table,
+    count_holding,
     markdown_table,
     provenance_line,
     publish,
@@ -40,7 +41,7 @@ def markdown(studies: Sequence[tuple[Results, Study]], existing: str = "") -> st
     rows, sections = _parse(existing)
     for results, study in studies:
         rows[results.name] = [
-            _link(results), _source(results), study.conclusion, _count_holding(study)
+            _link(results), _source(results), study.conclusion, count_holding(study)
         ]  # fmt: skip
         if _source(results) != FIELD_REPORT:
             sections[results.name] = _section(results, study)
@@ -82,12 +83,6 @@ def _link(results: Results) -> str:
     is_report = _source(results) == FIELD_REPORT
     target = f"questions/{results.name}.md" if is_report else f"#{results.name}"
     return f"[{results.name}]({target})"
-
-
-def _count_holding(study: Study) -> str:
-    tested = [result.holds for result in study.claim_results if result.holds is not None]
-    undecided = sum(result.undecided for result in study.claim_results)
-    return f"{sum(tested)} of {len(tested)}" + (f", {undecided} undecided" if undecided else "")
 
 
 def _source(results: Results) -> str:

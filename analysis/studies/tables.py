@@ -128,6 +128,13 @@ def claims_table(study: Study) -> str:
     return markdown_table(["quantity", "claimed", "measured", "holds"], rows)
 
 
+def count_holding(study: Study) -> str:
+    """Return the number of claims that hold, of those that were decided."""
+    tested = [result.holds for result in study.claim_results if result.holds is not None]
+    undecided = sum(result.undecided for result in study.claim_results)
+    return f"{sum(tested)} of {len(tested)}" + (f", {undecided} undecided" if undecided else "")
+
+
 def provenance_line(results: Results) -> str:
     """Return the number of cells per commit and the commands that run and draw the sweep."""
     record = launch_record(results)

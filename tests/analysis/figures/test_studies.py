@@ -133,13 +133,17 @@ def test_reproductions_lists_publications_and_links_to_questions(
         assert f"sweep={name}`" in page
 
 
-def test_a_questions_page_gets_a_table_and_figures(studied_sweep: Results, tmp_path: Path) -> None:
+def test_a_questions_page_gets_figures_and_a_link_to_its_claims(
+    studied_sweep: Results, tmp_path: Path
+) -> None:
     name = studied_sweep.name
     page = tmp_path / "docs" / "questions" / "page.md"
     page.parent.mkdir(parents=True)
     page.write_text(f"By hand.\n<!-- begin {name} -->\n<!-- end {name} -->\n")
+    claims = tmp_path / "docs" / "appendix.md"
+    claims.write_text(f"<!-- begin {name} -->\n<!-- end {name} -->\n")
     figures = tmp_path / "docs" / "figures"
-    options = ["--write", str(page), "--figures", str(figures)]
+    options = ["--write", str(page), "--figures", str(figures), "--claims", str(claims)]
     questions.main([name, "--results", str(studied_sweep.folder.root.parent), *options])
     text = page.read_text()
     assert text.startswith("By hand.\n")
@@ -149,6 +153,8 @@ def test_a_questions_page_gets_a_table_and_figures(studied_sweep: Results, tmp_p
     }
     assert linked
     assert f"-m sweep={name}`" in text
+    assert f"(../appendix.md#{name})" in text
+    assert claims.read_text().count("\n| ") >= 3  # header, rule and at least one claim
 
 
 EXISTING = """| sweep | source | conclusion | claims that hold |
