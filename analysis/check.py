@@ -15,39 +15,49 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import add_sweep_arguments, parse_probability, plain_console, prediction_progress
+from analysis.cli import (
+    add_sweep_arguments,
+    parse_probability,
+    plain_console,
+    prediction_progress,
+    print_sentence,
+)
 from analysis.load import load
-from analysis.summary import format_needed, summarize_verdicts, summarize_with_paths
+from analysis.summary import describe_files, format_needed, summarize_sweep
 from analysis.theory_comparison import (
     TheoryComparison,
     compare_to_theory,
     decompose_gap,
     layer_table,
 )
-from analysis.verdicts import compute_verdicts, interval_coverage
+from analysis.verdict_details import describe_verdicts
+from analysis.verdicts import SIMULATED, compute_verdicts, coverage_by, interval_coverage
 from experiments.console import exit_on_error
 from fanin.errors import FaninError, suggest
-from fanin.statistics.agreement import DISAGREES, NOT_TESTED, UNDECIDED
+from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 from fanin.theory.predict import THEORIES
 
 EXIT_DISAGREES = 1
 LEGEND = (
     "In each row, the prediction of the first theory, times the factor (x) of each further theory, "
-    "times measured/highest, equals the measured value. Verdict against the highest theory: "
-    "`agrees`: within a factor of {margin:g}; `disagrees`: significantly different (chance of any "
-    "false alarm in the whole sweep: {level:g}); `undecided: needs N draws`: about N draws would "
-    "decide; `undecided: prediction error too large`: the sampling error of the prediction is too "
-    "large for any number of draws."
+    "times measured/highest, equals the measured value; `spread` is the standard deviation of the "
+    "draws' logarithms, measured / predicted; `method` is how the highest theory computed its "
+    "prediction. Verdict against the highest theory: `agrees`: within a factor of {margin:g}; "
+    "`disagrees`: significantly different (chance of any false alarm in the whole sweep: "
+    "{level:g}); `undecided: needs N draws`: about N draws would decide; `undecided: prediction "
+    "error too large`: the sampling error of the prediction is too large for any number of draws; "
+    "`agrees (simulated)`: not counted as confirmed."
 )
 VERDICT_COLUMNS = (
-    *("theory", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm", "verdict"),
-    *("draws_needed", "step", "step_se", "step_p_holm", "step_verdict"),
+    *("theory", "method", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm"),
+    *("verdict", "draws_needed", "step", "step_se", "step_p_holm", "step_verdict"),
     *("sd_ratio", "spread_p_holm"),
 )
+COLORS = {AGREES: "green", DISAGREES: "bold red", UNDECIDED: "yellow", NOT_TESTED: "dim"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table for every setting of a sweep, then a summary in sentences."""
+    """Print the summary of a sweep, and with `--tables` a table for every setting."""
     args = _parser().parse_args(argv)
     console = plain_console()
     with exit_on_error(OSError):
@@ -61,14 +71,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.csv:
             frame = build_csv_frame(comparisons, rows, args.quantity, args.image)
             frame.to_csv(args.csv, index=False)
-    console.print(LEGEND.format(margin=args.margin, level=args.level), soft_wrap=True)
-    for n, comparison in enumerate(comparisons):
-        verdict_rows = rows[rows["setting"] == n]
-        console.print(render_setting(comparison, verdict_rows, args.quantity, args.image))
-    covered = interval_coverage(comparisons, rows)
-    sentences = summarize_verdicts(comparisons, rows, covered, margin=args.margin, level=args.level)
-    for line in [*sentences, *summarize_with_paths(results, comparisons)]:
-        console.print(line, soft_wrap=True)
+    by_method = coverage_by(comparisons, rows)
+    bounds = {"margin": args.margin, "level": args.level}
+    for sentence in summarize_sweep(results, comparisons, rows, by_method, **bounds):
+        print_sentence(console, sentence)
+    print_sentence(console, describe_files(results, tables=args.tables))
+    if args.tables:
+        console.print()
+        intervals = interval_coverage(comparisons, rows)
+        for sentence in describe_verdicts(comparisons, rows, intervals, by_method, **bounds):
+            print_sentence(console, sentence)
+        console.print()
+        print_sentence(console, LEGEND.format(**bounds))
+        for n, comparison in enumerate(comparisons):
+            verdict_rows = rows[rows["setting"] == n]
+            console.print(render_setting(comparison, verdict_rows, args.quantity, args.image))
     if (rows["verdict"] == DISAGREES).any():
         raise SystemExit(EXIT_DISAGREES)
 
@@ -81,13 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_sweep_arguments(parser)
     parser.add_argument(
-        "--quantity", default="preact_m2", help="quantity in the tables; default: %(default)s"
+        "--quantity",
+        default="preact_m2",
+        help="quantity in the tables (--tables, --csv); default: %(default)s",
     )
     parser.add_argument(
         "--image",
         type=int,
         default=-1,
-        help="probe image in the tables; -1: mean over the probe set; default: %(default)s",
+        help="probe image in the tables (--tables, --csv); -1: mean over the probe set; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--margin",
@@ -100,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         type=parse_probability,
         default=0.05,
         help="chance of any false alarm in the whole sweep; default: %(default)s",
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="also print details and a table for every setting"
     )
     parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
     parser.add_argument("--recompute", action="store_true", help="recompute stored predictions")
@@ -168,9 +191,9 @@ def build_layer_table(frame: pd.DataFrame, verdict_rows: pd.DataFrame) -> Table:
     headings = ["layer", "name", "measured", "se", *theories[:1]]
     headings += [f"x\n{theory}" for theory in theories[1:]]
     headings += [f"measured\n/{theory}" for theory in theories[-1:]]
-    headings += ["sd\n/log_sd", "verdict"] if verdict_texts else []
+    headings += ["spread", "method", "verdict"] if verdict_texts else []
     for heading in headings:
-        justify: JustifyMethod = "left" if heading in ("name", "verdict") else "right"
+        justify: JustifyMethod = "left" if heading in ("name", "method", "verdict") else "right"
         layers.add_column(heading, justify=justify, no_wrap=True)
     factors = _factors(frame, theories)
     for n, row in enumerate(frame.to_dict("records")):
@@ -213,13 +236,17 @@ def _factors(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:
         return np.column_stack([lower[:, 0], upper / lower])
 
 
-def _verdict_texts(verdict_rows: pd.DataFrame) -> dict[int, tuple[str, str]]:
-    """Map each layer to two texts: measured over predicted spread, and the verdict."""
+def _verdict_texts(verdict_rows: pd.DataFrame) -> dict[int, tuple[str, str, Text]]:
+    """Map each layer to three texts: measured / predicted spread, method, and verdict."""
     texts = {}
     for row in verdict_rows.to_dict("records"):
+        verdict = row["verdict"]
         details = {UNDECIDED: format_needed(row["draws_needed"]), NOT_TESTED: row["kind"]}
+        if row["method"] == SIMULATED:
+            details[AGREES] = f"{AGREES} ({SIMULATED})"
         spread = "" if np.isnan(row["sd_ratio"]) else f"{row['sd_ratio']:.2f}"
-        texts[row["layer"]] = (spread, details.get(row["verdict"], row["verdict"]))
+        verdict_text = Text(details.get(verdict, verdict), style=COLORS[verdict])
+        texts[row["layer"]] = (spread, row["method"], verdict_text)
     return texts
 
 

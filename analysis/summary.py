@@ -1,60 +1,98 @@
-"""Summary of a sweep in sentences: verdicts, distance of each theory, and training results."""
+"""Summary of a sweep in at most eight sentences; the first three say what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.load import Results
 from analysis.theory_comparison import TheoryComparison, layer_table
-from analysis.verdicts import count_verdicts
-from experiments.config.groups import UPDATE_GROUPS
-from experiments.config.instantiate import TARGET
-from experiments.schema import build_cell
+from analysis.training_summary import summarize_training
+from analysis.verdicts import (
+    EXPLAINED,
+    METHODS,
+    NOT_REJECTED,
+    SIMULATED,
+    UNKNOWN,
+    count_verdicts,
+    is_confirmed,
+)
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 from fanin.theory.predict import THEORIES
 
 THEORY_LABELS = {
-    "he": "The He/Glorot product formula",
-    "mean_field": "Mean field",
-    "field": "The Gaussian field",
-    "finite_width": "The finite-width law",
+    "he": "the He/Glorot formula",
+    "mean_field": "mean field",
+    "field": "the Gaussian field",
+    "finite_width": "the finite-width law",
 }
-TRAINING_GROUPS = (*UPDATE_GROUPS, "train")  # groups that change training but not the setting
-LABELED_KEY = "train.dtype"  # the one key of them that setting labels contain
+QUANTITY_LABELS = {
+    "preact_m2": "mean square of the forward signal (preact_m2)",
+    "preact_var": "variance of the forward signal (preact_var)",
+    "preact_mean": "mean of the forward signal (preact_mean)",
+    "act_m2": "mean square of the activations (act_m2)",
+    "act_zero_fraction": "share of zero activations (act_zero_fraction)",
+    "vjp_m2": "mean square of the backward signal (vjp_m2)",
+    "weight_vjp_m2": "mean square of the weight gradient (weight_vjp_m2)",
+    "grad_m2": "mean square of the loss gradient (grad_m2)",
+    "weight_grad_m2": "mean square of the loss's weight gradient (weight_grad_m2)",
+}
+# Quantities of which a difference says more than a factor.
+DIFFERENCES = ("preact_mean", "input_correlation", "act_zero_fraction")
 NEAR_FACTOR = 1.25
+SD_RATIO = (0.9, 1.1)  # expected range of predicted / measured standard deviation
+LARGEST_PLAIN = 1e4  # larger factors are written as powers of ten
 
 
-def summarize_verdicts(
+def summarize_sweep(
+    results: Results,
     comparisons: Sequence[TheoryComparison],
     rows: pd.DataFrame,
-    intervals: pd.DataFrame,
+    by_method: pd.DataFrame,
     *,
     margin: float,
     level: float,
 ) -> list[str]:
-    """Summarize settings, layers, steps, spread, intervals and disagreements in sentences.
+    """Summarize a sweep in at most seven sentences.
 
     Parameters
     ----------
+    results
+        The sweep.
     comparisons
-        All settings of a sweep.
-    rows, intervals
-        Their `analysis.verdicts.compute_verdicts` and `analysis.verdicts.interval_coverage`.
+        All its settings.
+    rows, by_method
+        Their `analysis.verdicts.compute_verdicts` and `analysis.verdicts.coverage_by`.
     margin, level
         The arguments of `compute_verdicts`.
+
+    Returns
+    -------
+    list of str
+        Settings explained, not rejected and in disagreement, with the worst layer; layers by
+        verdict; distance of each theory; layers by method; coverage; missing predictions; training.
+        Sentences without a subject, such as training in a sweep that trained nothing, are left out.
     """
-    settings = count_verdicts(rows)
     return [
-        *_setting_sentence(comparisons, settings),
-        *_layer_sentence(rows, margin, level),
-        *_step_sentence(rows),
-        *_spread_sentence(rows, level),
-        *_interval_sentences(intervals),
-        *_disagreement_sentences(rows, settings),
+        _setting_sentence(comparisons, rows, margin, level),
+        *_layer_sentence(rows),
+        *_theory_sentence(comparisons),
+        *_method_sentence(rows),
+        *_interval_sentence(by_method, level),
+        *_unpredicted_sentence(comparisons),
+        *summarize_training(results, comparisons),
     ]
+
+
+def describe_files(results: Results, *, tables: bool) -> str:
+    """Name the options and folders that have the details."""
+    option = "" if tables else "add --tables to see every layer, "
+    return (
+        f"For details, {option}add --csv FILE to save the layers, or read the tables "
+        f"{results.folder.table('layers')}/ and {results.folder.table('predictions')}/."
+    )
 
 
 def format_needed(needed: float) -> str:
@@ -74,179 +112,141 @@ def _format_draws(needed: float) -> str:
     return f"{float(f'{needed:.2g}'):,.0f}"
 
 
+def format_factor(log_ratio: float) -> str:
+    """Format measured / predicted in words.
+
+    >>> format_factor(np.log(3.0)), format_factor(-np.log(3.0)), format_factor(np.log(1e30))
+    ('3 times as large as predicted', '3 times smaller than predicted', '10^30 times as large as \
+predicted')
+    """
+    direction = "as large as" if log_ratio >= 0 else "smaller than"
+    return f"{format_size(abs(log_ratio))} times {direction} predicted"
+
+
+def format_size(log_factor: float) -> str:
+    """Format a factor above 1, given its logarithm, which may be too large for its exponential.
+
+    >>> format_size(np.log(5.219)), format_size(2000.0), format_size(np.inf)
+    ('5.22', '10^869', 'infinitely many')
+    """
+    if np.isinf(log_factor):
+        return "infinitely many"
+    if log_factor > np.log(LARGEST_PLAIN):
+        return f"10^{log_factor / np.log(10):.0f}"
+    return f"{float(f'{np.exp(log_factor):.3g}'):,.5g}"
+
+
 def _setting_sentence(
-    comparisons: Sequence[TheoryComparison], settings: pd.DataFrame
-) -> Iterator[str]:
-    outcomes = settings["outcome"].value_counts()
-    fully = ((settings["outcome"] == "explained") & (settings[UNDECIDED] == 0)).sum()
-    unpredicted = len(comparisons) - len(settings)
-    not_tested = outcomes.get(NOT_TESTED, 0)
-    reasons = [
-        f"{number} {reason}"
-        for number, reason in (
-            (unpredicted, "without a prediction"),
-            (not_tested, "with only constant, zero or overflowed layers"),
-        )
-        if number
-    ]
-    explained = outcomes.get("explained", 0)
-    yield (
-        f"Theory explains {explained} of {len(comparisons)} settings ({fully} in every layer, "
-        f"{explained - fully} with undecided layers) and disagrees with "
-        f"{outcomes.get(DISAGREES, 0)}{'; not tested: ' + ', '.join(reasons) if reasons else ''}."
+    comparisons: Sequence[TheoryComparison], rows: pd.DataFrame, margin: float, level: float
+) -> str:
+    outcomes = count_verdicts(rows)["outcome"].value_counts()
+    explained, not_rejected, disagreeing, not_tested = (
+        int(outcomes.get(outcome, 0))
+        for outcome in (EXPLAINED, NOT_REJECTED, DISAGREES, NOT_TESTED)
+    )
+    missing = {
+        "without a prediction": len(comparisons) - int(outcomes.sum()),
+        "with only constant, zero or overflowed layers": not_tested,
+    }
+    reasons = [f"{number} {reason}" for reason, number in missing.items() if number]
+    untested = f"; not tested: {', '.join(reasons)}" if reasons else ""
+    return (
+        f"Theory explains {explained} of {len(comparisons)} settings (every tested layer is within "
+        f"a factor of {margin:g} of its prediction), is not rejected in {not_rejected} (no layer "
+        f"disagrees, but some are undecided or simulated), and disagrees with {disagreeing}"
+        f"{_describe_worst(rows, level) if disagreeing else ''}{untested}."
     )
 
 
-def _layer_sentence(rows: pd.DataFrame, margin: float, level: float) -> Iterator[str]:
+def _describe_worst(rows: pd.DataFrame, level: float) -> str:
+    """Describe the layer that disagrees by the largest factor."""
+    disagreeing = rows[rows["verdict"] == DISAGREES]
+    # A layer may agree to within its error, but not its ratio to the layer before (the step).
+    only_step = (disagreeing["kind"] == "tested") & ~(disagreeing["p_holm"] <= level)
+    log_ratio = disagreeing["log_ratio"].where(~only_step, disagreeing["step"])
+    size = log_ratio.abs().where(disagreeing["kind"] != "zero", np.inf)
+    size = size.where(~disagreeing["quantity"].isin(DIFFERENCES), 0.0)
+    worst = disagreeing.loc[size.idxmax()]
+    quantity = QUANTITY_LABELS.get(worst["quantity"], worst["quantity"])
+    return (
+        f"; the largest error is in layer {worst['layer_name']} of {worst['label']}: the {quantity}"
+        f" is {_describe_error(worst, bool(only_step[worst.name]))}"
+    )
+
+
+def _describe_error(row: pd.Series, only_step: bool) -> str:
+    if only_step:
+        return f"{format_factor(row['step'])}, relative to the layer before"
+    if row["kind"] == "zero" or row["quantity"] in DIFFERENCES:
+        return f"{row['mean'] * row['scale']:.3g} instead of {row['value']:.3g}"
+    return format_factor(row["log_ratio"])
+
+
+def _layer_sentence(rows: pd.DataFrame) -> Iterator[str]:
+    if rows.empty:
+        return
     counts = rows["verdict"].value_counts()
-    agrees = rows[rows["verdict"] == AGREES]
-    differing = (agrees["p_holm"] <= level).sum()
-    differ = f" ({differing} of them differ significantly, by less than that)" if differing else ""
-    needed = rows.loc[rows["verdict"] == UNDECIDED, "draws_needed"].astype(float)
-    details = []
-    if np.isfinite(needed).any():
-        median = _format_draws(needed[np.isfinite(needed)].median())
-        details.append(f"median: about {median} draws would decide")
-    if np.isinf(needed).any():
-        details.append(f"{np.isinf(needed).sum()} because the prediction error is too large")
-    undecided = f" ({'; '.join(details)})" if details else ""
+    confirmed = int(is_confirmed(rows).sum())
+    simulated = int(counts.get(AGREES, 0)) - confirmed
+    agree_simulated = f"{simulated:,} agree with a simulated prediction, " if simulated else ""
     kinds = rows.loc[rows["verdict"] == NOT_TESTED, "kind"].value_counts()
-    reasons = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
-    theories = rows["theory"].value_counts() if len(rows) else {}
+    reasons = f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
     yield (
-        f"{counts.get(AGREES, 0)} of {len(rows)} layers (each quantity and image counted "
-        f"separately) agree within a factor of {margin:g}{differ}, "
-        f"{counts.get(DISAGREES, 0)} disagree, {counts.get(UNDECIDED, 0)} are undecided"
-        f"{undecided}, {counts.get(NOT_TESTED, 0)} are not tested{reasons}. "
-        f"Layers by theory: {', '.join(f'{theory} ({n})' for theory, n in theories.items())}."
+        f"Of {len(rows):,} layer quantities (each layer counts once per quantity and image), "
+        f"{confirmed:,} agree with theory, {agree_simulated}"
+        f"{counts.get(UNDECIDED, 0):,} are undecided{_describe_undecided(rows)}, "
+        f"{counts.get(DISAGREES, 0):,} disagree, and {counts.get(NOT_TESTED, 0):,} could not be "
+        f"tested{reasons}."
     )
 
 
-def _step_sentence(rows: pd.DataFrame) -> Iterator[str]:
-    steps = rows.loc[rows["step_p"].notna(), "step_verdict"].value_counts()
-    if len(steps):
-        yield (
-            f"{steps.get(AGREES, 0)} of {steps.sum()} steps from one layer to the next agree, "
-            f"{steps.get(DISAGREES, 0)} disagree, {steps.get(UNDECIDED, 0)} are undecided "
-            "(a step varies less between draws than a layer, so its test is sharper)."
-        )
+def _describe_undecided(rows: pd.DataFrame) -> str:
+    needed = rows.loc[rows["verdict"] == UNDECIDED, "draws_needed"].astype(float)
+    finite = needed[np.isfinite(needed)]
+    details = []
+    if len(finite):
+        median = _format_draws(finite.median())
+        details.append(f"{len(finite):,} need more draws, in the median about {median}")
+    if np.isinf(needed).any():
+        details.append(f"{np.isinf(needed).sum():,} need a more precise prediction")
+    return f" ({'; '.join(details)})" if details else ""
 
 
-def _spread_sentence(rows: pd.DataFrame, level: float) -> Iterator[str]:
-    ratios = rows["sd_ratio"].dropna() if len(rows) else []
-    if len(ratios):
-        low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9])
-        significant = (rows["spread_p_holm"] <= level).sum()
-        yield (
-            f"Standard deviation of a draw's log-moment, measured / predicted: median "
-            f"{median:.2f} (80 % of layers between {low:.2f} and {high:.2f}); significantly "
-            f"different from 1 in {significant} of {len(ratios)} layers."
-        )
-
-
-def _interval_sentences(intervals: pd.DataFrame) -> Iterator[str]:
-    split = set(intervals["width"]) == {"all", "wide", "narrow"} if len(intervals) else False
-    for row in intervals.to_dict("records"):
-        if row["width"] != "all" and not split:
-            continue  # same rows as `all`
-        networks = {
-            "all": "",
-            "wide": ", networks with 64 or more channels",
-            "narrow": ", narrower networks",
-        }
-        yield (
-            f"Predicted 95 % intervals, {row['direction']}{networks[row['width']]}: "
-            f"{row['coverage']:.1%} of draws are inside (95 % confidence interval "
-            f"{row['low']:.1%} to {row['high']:.1%}, clustered; {row['draws']:,} draws of "
-            f"{row['settings']} settings); median half-width: a factor of {row['factor']:.2f}."
-        )
-
-
-def _disagreement_sentences(rows: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
-    """Name each setting that disagrees, with its most significant layer."""
-    for setting in settings.index[settings["outcome"] == DISAGREES]:
-        setting_rows = rows[(rows["setting"] == setting)]
-        disagreeing = setting_rows[setting_rows["verdict"] == DISAGREES]
-        p_values = disagreeing[["p_holm", "step_p_holm"]].min(axis=1).fillna(0)
-        worst = disagreeing.loc[p_values.idxmin()]
-        yield (
-            f"Disagrees: {worst['label']}: {len(disagreeing)} of {len(setting_rows)} layers; most "
-            f"significant: {worst['quantity']} of layer {worst['layer']} ({worst['layer_name']}, "
-            f"image {worst['image']}): {_describe_disagreement(worst)}."
-        )
-
-
-def _describe_disagreement(row: pd.Series) -> str:
-    if row["kind"] == "zero":
-        measured = row["mean"] * row["scale"]
-        return f"measured {measured:.3g}, {row['theory']} predicts {row['value']:.3g}"
-    if row["kind"] == "constant":
-        return (
-            f"every draw is {np.exp(row['log_ratio']):.3g} times the prediction of {row['theory']}"
-        )
-    if row["test"] == "linear":
-        unit = "1" if row["quantity"] == "input_correlation" else "the predicted RMS"
-        return f"difference to {row['theory']} in units of {unit} {_with_error(row, 'log_ratio')}"
-    # Report the step if it is more significant than the layer itself.
-    if not row["p_holm"] <= row["step_p_holm"] and not np.isnan(row["step_p_holm"]):
-        return (
-            f"step from the layer before, log-ratio to {row['theory']} {_with_error(row, 'step')}"
-        )
-    return f"log-ratio to {row['theory']} {_with_error(row, 'log_ratio')}"
-
-
-def _with_error(row: pd.Series, column: str) -> str:
-    return f"{row[column]:+.3g} (se {row[f'{column}_se']:.2g})"
-
-
-def summarize_with_paths(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """Return `summarize_findings` and a line with the paths of the tables."""
-    return [
-        *summarize_findings(results, comparisons),
-        f"Tables of the sweep: {results.folder.root}/. "
-        f"Predictions: {results.folder.table('predictions')}/. "
-        "To save the layer tables above, add --csv FILE.",
-    ]
-
-
-def summarize_findings(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """Summarize how near each theory comes, where it is furthest off, and which cells trained."""
-    return [*_theory_sentences(comparisons), *_training_sentences(results, comparisons)]
-
-
-def _theory_sentences(comparisons: Sequence[TheoryComparison]) -> list[str]:
+def theory_distances(
+    comparisons: Sequence[TheoryComparison],
+) -> dict[str, list[tuple[float, int, str]]]:
+    """Map each theory to measured / predicted, layer and setting of every layer's second moment."""
     tables = [(c.setting.label, layer_table(c)) for c in comparisons if c.unpredicted is None]
-    sentences = []
+    distances = {}
     for theory in THEORIES:
         ratios = [
             (row[f"measured/{theory}"], row["layer"], label)
             for label, frame in tables
             for row in frame.to_dict("records")
         ]
-        distances = [_log_distance(ratio) for ratio, _, _ in ratios]
-        if np.isnan(distances).all():  # no ratios, or all are 0/0
-            continue
-        near = sum(distance < np.log(NEAR_FACTOR) for distance in distances)
-        ratio, layer, label = ratios[int(np.nanargmax(distances))]
-        sentences.append(
-            f"{THEORY_LABELS[theory]} is within a factor of {NEAR_FACTOR} of the measured second "
-            f"moment in {near} of {len(ratios)} layers; the largest error is at layer {layer} of "
-            f"{label}, where measured / predicted is {ratio:.3g}."
+        if not np.isnan([_log_distance(ratio) for ratio, *_ in ratios]).all():  # or all are 0/0
+            distances[theory] = ratios
+    return distances
+
+
+def largest_error(ratios: Sequence[tuple[float, int, str]]) -> tuple[float, int, str]:
+    """Return the entry of `theory_distances` that is furthest from 1."""
+    return ratios[int(np.nanargmax([_log_distance(ratio) for ratio, *_ in ratios]))]
+
+
+def _theory_sentence(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
+    parts, total = [], 0
+    for theory, ratios in theory_distances(comparisons).items():
+        near = sum(_log_distance(ratio) < np.log(NEAR_FACTOR) for ratio, *_ in ratios)
+        worst = format_size(_log_distance(largest_error(ratios)[0]))
+        parts.append(f"{near} by {THEORY_LABELS[theory]} (worst: {worst} times off)")
+        total = len(ratios)
+    if parts:
+        yield (
+            "The predicted signal (mean square of a layer's output before the activation) is "
+            f"within a factor of {NEAR_FACTOR} of the measured one in this many of {total} layers: "
+            f"{', '.join(parts)}."
         )
-    return [*sentences, *_unpredicted_sentences(comparisons)]
-
-
-def _unpredicted_sentences(comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """List the reasons for missing predictions, each reason once."""
-    reasons: dict[str, list[str]] = {}
-    for comparison in comparisons:
-        if comparison.unpredicted:
-            reasons.setdefault(comparison.unpredicted, []).append(comparison.setting.label)
-    n_more = {reason: len(labels) - 1 for reason, labels in reasons.items()}
-    return [
-        f"{labels[0]}{f' and {n_more[reason]} more' if n_more[reason] else ''}: {reason}."
-        for reason, labels in reasons.items()
-    ]
 
 
 def _log_distance(ratio: float) -> float:
@@ -255,66 +255,63 @@ def _log_distance(ratio: float) -> float:
         return abs(float(np.log(ratio)))
 
 
-def _training_sentences(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    return [
-        *_accuracy_sentences(results.cells, comparisons),
-        *_divergence_sentences(results.cells),
+def _method_sentence(rows: pd.DataFrame) -> Iterator[str]:
+    if rows.empty:
+        return
+    counts = rows["method"].value_counts()
+    order = [*(method for method in METHODS if method in counts), *counts.index.difference(METHODS)]
+    simulated = int(((rows["verdict"] == AGREES) & (rows["method"] == SIMULATED)).sum())
+    note = ""
+    if SIMULATED in counts:
+        note = (
+            "; a simulated prediction is a mean over networks drawn at random, so the "
+            f"{simulated:,} layers that agree with one do not count as confirmed"
+        )
+    elif UNKNOWN in counts:
+        note = "; the stored predictions do not record their method"
+    yield f"Layers by method: {', '.join(f'{m} ({counts[m]:,})' for m in order)}{note}."
+
+
+def _interval_sentence(by_method: pd.DataFrame, level: float) -> Iterator[str]:
+    if by_method.empty:
+        return
+    parts = []
+    for method, group in by_method.groupby("method", sort=False):
+        shares, ratios = (
+            " and ".join(texts)
+            for texts in (
+                [f"{row.coverage:.1%} {row.direction}" for row in group.itertuples()],
+                [f"{ratio:.2f}" for ratio in group["sd_ratio"]],
+            )
+        )
+        parts.append(f"{method} {shares} (predicted / measured spread {ratios})")
+    wrong = [
+        f"{row['method']} {row['direction']}"
+        for row in by_method.to_dict("records")
+        if is_miscalibrated(row, level / len(by_method))
     ]
-
-
-def _accuracy_sentences(cells: pd.DataFrame, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """Name the settings with the best and the lowest accuracy, each at its best training config."""
-    training = _training_labels(cells)
-    scores = []
-    for comparison in comparisons:
-        rows = cells[cells.cell_id.isin(comparison.setting.cell_ids)]
-        # A diverged run counts as guessing.
-        accuracy = rows.test_accuracy.mask(rows.outcome == "diverged", _chance_accuracy(comparison))
-        means = accuracy.groupby(training[rows.index]).mean().dropna()
-        if len(means):
-            suffix = f" at {means.idxmax()}" if means.idxmax() else ""
-            scores.append((means.max(), comparison.setting.label + suffix))
-    if not cells.test_accuracy.notna().any() or not scores:
-        return []  # regression, nothing trained, or every run failed or diverged
-    (high, best), (low, worst) = max(scores), min(scores)
-    lowest = f"; lowest of the {len(scores)} settings, each at its best: {low:.1%} with {worst}"
-    return [
-        f"Best test accuracy (mean over seeds): {high:.1%} with {best}"
-        f"{lowest if len(scores) > 1 else ''}."
-    ]
-
-
-def _training_labels(cells: pd.DataFrame) -> pd.Series:
-    """Label each cell by the training keys that vary within the sweep."""
-    keys = [
-        key
-        for key in cells
-        if key.partition(".")[0] in TRAINING_GROUPS
-        and not key.endswith(TARGET)
-        and key != LABELED_KEY
-        and cells[key].nunique(dropna=False) > 1
-    ]
-    return pd.Series(
-        [
-            " ".join(f"{key}={value}" for key, value in row.items() if not pd.isna(value))
-            for row in cells[keys].to_dict("records")
-        ],
-        index=cells.index,
-        dtype=object,
+    note = f"; the predicted distribution is wrong for: {', '.join(wrong)}" if wrong else ""
+    yield (
+        "Share of single draws of the weights inside the predicted 95 % intervals: "
+        f"{', '.join(parts)}{note}."
     )
 
 
-def _chance_accuracy(comparison: TheoryComparison) -> float:
-    n_classes = build_cell(comparison.setting.config).data.n_classes
-    return 1 / n_classes if n_classes else float("nan")
+def is_miscalibrated(row: Mapping[str, float], level: float) -> bool:
+    """Return True if the spread is outside `SD_RATIO` or the draws are not as predicted."""
+    low, high = SD_RATIO
+    return not low <= row["sd_ratio"] <= high or row["pit_p"] <= level
 
 
-def _divergence_sentences(cells: pd.DataFrame) -> list[str]:
-    diverged = cells[cells.outcome == "diverged"]
-    if diverged.empty:
-        return []
-    first = diverged.loc[diverged.outcome_step.idxmin()]
-    return [
-        f"{len(diverged)} of {len(cells)} cells diverged (the earliest at step "
-        f"{int(first.outcome_step)}: {first.outcome_reason} in {first.outcome_tensor})."
+def _unpredicted_sentence(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
+    """List the reasons for missing predictions, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        if comparison.unpredicted:
+            reasons.setdefault(comparison.unpredicted, []).append(comparison.setting.label)
+    parts = [
+        f"{labels[0]}{f' and {len(labels) - 1} more' if labels[1:] else ''}: {reason}"
+        for reason, labels in reasons.items()
     ]
+    if parts:
+        yield f"{'; '.join(parts)}."

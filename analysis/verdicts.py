@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from analysis.theory_comparison import TheoryComparison
 from experiments.schema import build_cell
@@ -16,11 +17,12 @@ from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, UNDECIDED
 from fanin.statistics.coverage import Z, coverage, inside
 from fanin.statistics.draws import step_log_ratios, summarize_draws
+from fanin.statistics.pit import probability_transform, uniformity
 
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # keys that the layers of one network share
 EMPTY_COLUMNS = (  # columns of the frame without rows
-    *("label", "layer_name", "theory", "value", "log_sd", "kind", "test", "verdict"),
+    *("label", "layer_name", "theory", "method", "value", "log_sd", "kind", "test", "verdict"),
     *(
         "draws_needed",
         "p_holm",
@@ -32,6 +34,10 @@ EMPTY_COLUMNS = (  # columns of the frame without rows
     ),
 )
 BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
+EXPLAINED, NOT_REJECTED = "explained", "not_rejected"  # outcomes of a setting, besides verdicts
+SIMULATED = "simulated"  # the prediction is a mean over networks drawn at random
+METHODS = ("exact", "first_order", "sampled", SIMULATED)
+UNKNOWN = "unknown"  # predictions without the column `method`
 WIDE = 64  # channels or units; the first-order finite-width law should hold from here on
 
 
@@ -51,7 +57,8 @@ def compute_verdicts(
     -------
     pandas.DataFrame
         A row per setting (its index in `comparisons`), quantity, image and layer: `label`,
-        `layer_name`; the prediction (`theory`, `value`, `log_sd`, `sampling_se`); the draws
+        `layer_name`; the prediction (`theory`, `method`, which is `unknown` in predictions without
+        that column, `value`, `log_sd`, `sampling_se`); the draws
         (`draws`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
         `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
     """
@@ -104,23 +111,49 @@ def collect_draws(
 def count_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Summarize the verdicts of each setting.
 
+    Parameters
+    ----------
+    rows
+        Output of `compute_verdicts`; `setting`, `verdict` and `method` are used.
+
     Returns
     -------
     pandas.DataFrame
-        Indexed by `setting`: the number of layers with each verdict, and `outcome`: `disagrees` if
-        some layer disagrees, `not_tested` if no layer was tested, else `explained`.
+        Indexed by `setting`: the number of layers with each verdict; `simulated`, how many of those
+        that agree are compared with a simulated prediction; and `outcome`:
+
+        - `disagrees`: some layer disagrees;
+        - `not_tested`: no layer was tested;
+        - `explained`: every tested layer agrees, and none of their predictions is simulated (a
+          network drawn by theory agrees with a drawn network by construction);
+        - `not_rejected`: otherwise, so no layer disagrees, but some are undecided or simulated.
 
     Examples
     --------
-    >>> rows = pd.DataFrame({"setting": [0, 0, 1], "verdict": ["agrees", "undecided", "disagrees"]})
+    >>> rows = pd.DataFrame({"setting": [0, 1, 1, 2], "method": "exact"})
+    >>> rows["verdict"] = ["agrees", "agrees", "undecided", "disagrees"]
     >>> count_verdicts(rows)["outcome"].tolist()
-    ['explained', 'disagrees']
+    ['explained', 'not_rejected', 'disagrees']
     """
     order = [AGREES, DISAGREES, UNDECIDED, NOT_TESTED]
     counts = pd.crosstab(rows["setting"], rows["verdict"]).reindex(columns=order, fill_value=0)
-    tested = counts[AGREES] + counts[UNDECIDED] > 0
-    outcome = np.select([counts[DISAGREES] > 0, tested], [DISAGREES, "explained"], NOT_TESTED)
+    simulated = rows.loc[(rows["verdict"] == AGREES) & ~is_confirmed(rows), "setting"]
+    counts[SIMULATED] = simulated.value_counts().reindex(counts.index, fill_value=0)
+    outcome = np.select(
+        [
+            counts[DISAGREES] > 0,
+            counts[AGREES] + counts[UNDECIDED] == 0,
+            counts[UNDECIDED] + counts[SIMULATED] == 0,
+        ],
+        [DISAGREES, NOT_TESTED, EXPLAINED],
+        NOT_REJECTED,
+    )
     return counts.assign(outcome=outcome)
+
+
+def is_confirmed(rows: pd.DataFrame) -> pd.Series:
+    """Return True where a layer agrees with a prediction that is not simulated."""
+    return (rows["verdict"] == AGREES) & (rows["method"] != SIMULATED)
 
 
 def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
@@ -135,8 +168,11 @@ def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFram
     predictions = pd.concat(frames, ignore_index=True)
     categorical = ["quantity", "layer_name", "theory"]
     predictions[categorical] = predictions[categorical].astype(object)
+    if "method" not in predictions:  # predictions of an older version
+        predictions["method"] = UNKNOWN
+    predictions["method"] = predictions["method"].astype(object).fillna(UNKNOWN)
     predicted = predictions[predictions["value"].notna()]
-    columns = [*LAYER, "layer_name", "theory", "value", "log_sd", "sampling_se"]
+    columns = [*LAYER, "layer_name", "theory", "method", "value", "log_sd", "sampling_se"]
     return predicted.drop_duplicates(LAYER, keep="last")[columns]
 
 
@@ -163,7 +199,7 @@ def _signal_order(rows: pd.DataFrame) -> pd.Series:
 
 
 def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -> pd.DataFrame:
-    """Compute the share of draws that lie inside the predicted 95 % intervals.
+    """Compare the draws of each direction and width with their predicted distributions.
 
     Parameters
     ----------
@@ -177,10 +213,16 @@ def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFram
     pandas.DataFrame
         A row per `direction` (`forward`, `backward`) and `width` of the networks: `all`, `wide`
         (the narrowest layer before the logits has 64 or more channels or units) and `narrow`.
-        Columns: `coverage`, its 95 % interval `low`, `high` (`fanin.statistics.coverage`), the
-        numbers of `draws` and `settings`, and `factor`, the median over layers of
-        exp(1.96 log_sd), half the width of an interval as a factor: good coverage by wide intervals
-        means little. Empty if no spread is predicted.
+        Empty if no spread is predicted. Columns:
+
+        - `coverage`, the share of draws inside the predicted 95 % intervals, its 95 % interval
+          `low`, `high` (`fanin.statistics.coverage`), and the numbers of `draws` and `settings`;
+        - `factor`, the median over layers of exp(1.96 log_sd), half the width of an interval as a
+          factor: good coverage by wide intervals means little;
+        - `sd_ratio`, the median over layers of predicted / measured standard deviation of the
+          log-moment, corrected for the number of draws (0.9 to 1.1 is expected);
+        - `pit_distance`, `pit_p`: Kolmogorov-Smirnov distance of the draws' probability integral
+          transform from the uniform distribution, and its p-value (`fanin.statistics.pit`).
     """
     layers = layers_with_spread(rows)
     if layers.empty:
@@ -194,39 +236,109 @@ def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFram
     for width, wide in (("all", None), ("wide", True), ("narrow", False)):
         for direction, backward in (("forward", False), ("backward", True)):
             selected = _select(draws, is_wide, wide, backward)
-            log_sd = _select(layers, is_wide, wide, backward)["log_sd"]
-            share = coverage(*(selected[c].to_numpy() for c in ("hit", "setting", "stream")))
-            summaries.append(
-                {
-                    "direction": direction,
-                    "width": width,
-                    "coverage": share.share,
-                    "low": share.low,
-                    "high": share.high,
-                    "draws": share.draws,
-                    "settings": share.cells,
-                    "factor": np.exp(Z * log_sd.median()),
-                    "misses": share.is_outside(),
-                }
-            )
-    frame = pd.DataFrame(summaries)
-    return frame[frame["draws"] > 0].reset_index(drop=True)
+            if len(selected):
+                keys = {"direction": direction, "width": width}
+                by_layer = _select(layers, is_wide, wide, backward)
+                summaries.append(keys | _calibration(selected, by_layer))
+    return pd.DataFrame(summaries)
+
+
+def coverage_by(
+    comparisons: Sequence[TheoryComparison], rows: pd.DataFrame, key: str = "method"
+) -> pd.DataFrame:
+    """Compare the draws with their predicted distributions, by direction and by a column of `rows`.
+
+    Parameters
+    ----------
+    comparisons, rows
+        As for `interval_coverage`.
+    key
+        Column of `rows` that defines the groups. Methods are in the order of `METHODS`, other
+        values in the order of their first layer.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per `direction` and value of `key`, with the columns of `interval_coverage` and
+        `layers`, the number of tested layers. Empty if no spread is predicted.
+    """
+    layers = layers_with_spread(rows)
+    if layers.empty:
+        return pd.DataFrame()
+    layers[key] = rows.loc[layers.index, key]
+    draws = mark_interval_hits(comparisons, layers)
+    # A stable sort: values that are no method keep their order.
+    rank = {method: n for n, method in enumerate(METHODS)}
+    values = sorted(layers[key].unique(), key=lambda value: rank.get(value, len(rank)))
+    summaries = []
+    for direction, backward in (("forward", False), ("backward", True)):
+        for value in values:
+            is_group = layers[key] == value
+            by_layer = layers[is_group & (layers["quantity"].isin(BACKWARD) == backward)]
+            selected = draws[draws[key] == value]
+            selected = selected[selected["quantity"].isin(BACKWARD) == backward]
+            if len(selected):
+                keys = {"direction": direction, key: value, "layers": len(by_layer)}
+                summaries.append(keys | _calibration(selected, by_layer))
+    return pd.DataFrame(summaries)
+
+
+def _calibration(draws: pd.DataFrame, layers: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns of `interval_coverage` for a group of draws and their layers."""
+    clusters = draws["setting"].to_numpy(), draws["stream"].to_numpy()
+    share = coverage(draws["hit"].to_numpy(), *clusters)
+    pit = uniformity(draws["transformed"].to_numpy(), *clusters)
+    return {
+        "coverage": share.share,
+        "low": share.low,
+        "high": share.high,
+        "draws": share.draws,
+        "settings": share.cells,
+        "factor": np.exp(Z * layers["log_sd"].median()),
+        "sd_ratio": _predicted_to_measured(layers),
+        "pit_distance": pit.distance,
+        "pit_p": pit.p,
+        "misses": share.is_outside(),
+    }
+
+
+def _predicted_to_measured(layers: pd.DataFrame) -> float:
+    """Return the median ratio of standard deviations, unbiased for normal draws.
+
+    A sample variance of n draws has the distribution of chi-squared/(n - 1), whose median is not 1.
+    """
+    dof = layers["n_draws"] - 1
+    median_variance = stats.chi2.median(dof) / dof
+    return float((np.sqrt(median_variance) / layers["measured_sd_ratio"]).median())
 
 
 def layers_with_spread(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return `LAYER`, `predicted` and `log_sd` of the tested layers whose spread is predicted."""
+    """Return the tested layers whose spread is predicted.
+
+    Columns: `LAYER`, `predicted`, `log_sd`, `measured_sd_ratio` (measured to predicted) and
+    `n_draws`.
+    """
     tested = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
     tested = tested[tested["log_sd"] > ROUNDING]
-    return tested[[*LAYER, "value", "log_sd"]].rename(columns={"value": "predicted"})
+    names = {"value": "predicted", "sd_ratio": "measured_sd_ratio", "draws": "n_draws"}
+    return tested[[*LAYER, "log_sd", *names]].rename(columns=names)
 
 
 def mark_interval_hits(
     comparisons: Sequence[TheoryComparison], layers: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the draws of `layers` (`layers_with_spread`); `hit` is True inside the interval."""
+    """Return the draws of `layers` (`layers_with_spread`).
+
+    `hit` is True inside the 95 % interval; `transformed` is the draw's quantile in its predicted
+    distribution.
+    """
     draws = collect_draws(comparisons, layers["quantity"].unique()).merge(layers, on=LAYER)
     values, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
-    return draws.assign(hit=inside(values, predicted, draws["log_sd"].to_numpy()))
+    log_sd = draws["log_sd"].to_numpy()
+    return draws.assign(
+        hit=inside(values, predicted, log_sd),
+        transformed=probability_transform(values, predicted, log_sd),
+    )
 
 
 def narrowest_width(config: Mapping[str, Any]) -> int:

@@ -13,20 +13,30 @@ import pandas as pd
 from analysis.load import Results
 from analysis.predictions import OnPredicted
 from analysis.settings import measured_settings
-from analysis.summary import summarize_findings, summarize_verdicts
+from analysis.summary import summarize_sweep
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
-from analysis.verdicts import compute_verdicts, count_verdicts, interval_coverage
+from analysis.verdict_details import describe_verdicts
+from analysis.verdicts import (
+    SIMULATED,
+    compute_verdicts,
+    count_verdicts,
+    coverage_by,
+    interval_coverage,
+)
 from fanin.errors import FaninError
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 
 MARGIN, LEVEL = 1.1, 0.05  # the defaults of `analysis.check`
-VERDICTS = (AGREES, UNDECIDED, DISAGREES, NOT_TESTED)
+COUNTS = (AGREES, SIMULATED, UNDECIDED, DISAGREES, NOT_TESTED)
 SKIPPED = "skipped (--no-theory)"
 
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting: number of layers by verdict, outcome, and the layer with the largest error."""
+    """One setting: number of layers by verdict, outcome, and the layer with the largest error.
+
+    `counts` has the columns of `count_verdicts` except `outcome`; `agrees` includes `simulated`.
+    """
 
     label: str
     counts: dict[str, int]
@@ -41,19 +51,22 @@ class TheorySection:
     Attributes
     ----------
     findings
-        Sentences on the distance of each theory and on training.
+        The sentences of `analysis.summary.summarize_sweep`.
     sentences
-        Sentences that summarize the verdicts.
+        The sentences of `analysis.verdict_details.describe_verdicts`.
     settings
         One row per setting.
     intervals
         Rows of `analysis.verdicts.interval_coverage`.
+    methods
+        Rows of `analysis.verdicts.coverage_by`, by method.
     """
 
     findings: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     settings: list[SettingRow] = field(default_factory=list)
     intervals: list[dict[str, Any]] = field(default_factory=list)
+    methods: list[dict[str, Any]] = field(default_factory=list)
     skip_reason: str | None = None
 
     @property
@@ -93,12 +106,14 @@ def check_theory(results: Results, comparisons: Sequence[TheoryComparison]) -> T
 
 def _check(results: Results, comparisons: Sequence[TheoryComparison]) -> TheorySection:
     rows = compute_verdicts(comparisons, margin=MARGIN, level=LEVEL)
-    coverage = interval_coverage(comparisons, rows)
+    intervals, by_method = interval_coverage(comparisons, rows), coverage_by(comparisons, rows)
+    bounds = {"margin": MARGIN, "level": LEVEL}
     return TheorySection(
-        findings=summarize_findings(results, comparisons),
-        sentences=summarize_verdicts(comparisons, rows, coverage, margin=MARGIN, level=LEVEL),
+        findings=summarize_sweep(results, comparisons, rows, by_method, **bounds),
+        sentences=describe_verdicts(comparisons, rows, intervals, by_method, **bounds),
         settings=_setting_rows(comparisons, rows),
-        intervals=_select_intervals(coverage),
+        intervals=_select_intervals(intervals),
+        methods=by_method.to_dict("records"),
     )
 
 
@@ -118,7 +133,7 @@ def _setting_rows(comparisons: Sequence[TheoryComparison], rows: pd.DataFrame) -
     return [
         SettingRow(
             label=comparison.setting.label,
-            counts={verdict: int(counts[n][verdict]) for verdict in VERDICTS},
+            counts={verdict: int(counts[n][verdict]) for verdict in COUNTS},
             outcome=str(counts[n]["outcome"]),
             largest_error=_largest_error(groups[n]),
         )

@@ -20,10 +20,13 @@ from analysis.studies.tables import markdown_table, publish
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from analysis.verdicts import (
     BACKWARD,
+    EXPLAINED,
     LAYER,
+    NOT_REJECTED,
     WIDE,
     compute_verdicts,
     count_verdicts,
+    coverage_by,
     layers_with_spread,
     mark_interval_hits,
     narrowest_width,
@@ -91,7 +94,9 @@ def markdown(result: CoverageResult) -> str:
         *(_coverage_table(f"by {group}", _by(result, group), result) for group in _groups(result)),
         "**By quantity**",
         _by_quantity(result),
-        _not_explained(result),
+        _calibration_table(result, "method"),
+        _calibration_table(result, "depth"),
+        _disagreements(result),
         _unpredicted(result.comparisons),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -99,13 +104,16 @@ def markdown(result: CoverageResult) -> str:
 
 def _numbers(result: CoverageResult) -> str:
     outcomes = count_verdicts(result.rows)["outcome"].value_counts()
-    explained, disagreeing = outcomes.get("explained", 0), outcomes.get(DISAGREES, 0)
-    not_tested = len(result.comparisons) - explained - disagreeing
+    explained, not_rejected, disagreeing = (
+        outcomes.get(outcome, 0) for outcome in (EXPLAINED, NOT_REJECTED, DISAGREES)
+    )
+    not_tested = len(result.comparisons) - explained - not_rejected - disagreeing
     draws = int(result.rows["draws"].max())
     lines = [
-        f"{len(result.comparisons)} cells of {draws} draws: {explained} explained (no layer "
-        f"disagrees after Holm's correction over all {len(result.rows)} layers and quantities), "
-        f"{disagreeing} not explained, {not_tested} not tested.",
+        f"{len(result.comparisons)} cells of {draws} draws: {explained} explained (every layer "
+        f"agrees, none by simulation), {not_rejected} not rejected (no layer disagrees after "
+        f"Holm's correction over all {len(result.rows)} layers and quantities), {disagreeing} "
+        f"disagree, {not_tested} not tested.",
         "Tested and excluded layers and quantities:",
     ]
     kinds = result.rows["kind"].value_counts()
@@ -194,12 +202,44 @@ def _by_quantity(result: CoverageResult) -> str:
     return markdown_table(header, rows)
 
 
-def _not_explained(result: CoverageResult) -> str:
+def _calibration_table(result: CoverageResult, key: str) -> str:
+    """Return the table of coverage, spread and distribution by direction and method or depth."""
+    rows = result.rows.assign(depth=_depth(result.rows))
+    table = coverage_by(result.comparisons, rows, key)
+    cells = [
+        [
+            str(row[key]),
+            row["direction"],
+            f"{row['layers']:,}",
+            f"{row['coverage']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
+            f"{row['sd_ratio']:.2f}",
+            f"{row['pit_distance']:.3f}",
+            f"{row['pit_p']:.2g}",
+        ]
+        for row in table.to_dict("records")
+    ]
+    header = [key, "direction", "layers x quantities", "coverage", "sd: predicted / measured"]
+    header += ["PIT distance", "PIT p"]
+    return f"**By {key}**\n\n{markdown_table(header, cells)}" if cells else ""
+
+
+def _depth(rows: pd.DataFrame) -> pd.Series:
+    """Return the number of the layer in the direction of propagation, in groups of similar size."""
+    first = rows.groupby("setting")["layer_order"].transform("min")
+    backward = rows["quantity"].isin(BACKWARD)
+    # `layer_order` is negative backward: -1 is the first layer of the network, reached last.
+    depth = rows["layer_order"].where(~backward, rows["layer_order"] - first + 1)
+    bins = [0, 1, 2, 4, 8, 16, np.inf]
+    labels = ["1", "2", "3 to 4", "5 to 8", "9 to 16", "over 16"]
+    return pd.cut(depth, bins, labels=labels).astype(object)
+
+
+def _disagreements(result: CoverageResult) -> str:
     rows = [_first_disagreement(result, n, rows) for n, rows in _disagreeing(result.rows)]
     if not rows:
-        return "Every tested cell is explained."
+        return "No cell disagrees."
     header = ["cell", "layers that disagree", "first", "measured / predicted", "error", "sd ratio"]
-    return "**Not explained**\n\n" + markdown_table(header, rows)
+    return "**Disagreeing cells**\n\n" + markdown_table(header, rows)
 
 
 def _disagreeing(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:

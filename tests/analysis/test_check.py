@@ -1,4 +1,4 @@
-"""Tests of `python -m analysis.check`: tables, CSV and exit status."""
+"""Tests of `python -m analysis.check`: summary, tables, CSV, colors and exit status."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from rich.console import Console
 from simulated_sweep import simulated
 
 import analysis.check
+import analysis.summary
 import analysis.verdicts
 from analysis import Results
 from analysis.check import build_csv_frame, build_layer_table, main, render_setting
+from analysis.cli import UNBOUNDED, print_sentence
 from analysis.settings import Setting
 from analysis.theory_comparison import TheoryComparison, layer_table
 from analysis.verdicts import compute_verdicts
 from fanin.theory.predict import THEORIES
 
-NO_VERDICTS = pd.DataFrame(columns=["setting", "quantity", "image", "layer", "verdict"])
+NO_VERDICTS = pd.DataFrame(columns=["setting", "quantity", "image", "layer", "method", "verdict"])
+TITLE = re.compile(r"\(\w+, \d+ draws\)$", re.MULTILINE)  # of a setting's table
 
 
 def _print(renderable: object, width: int = 80) -> str:
@@ -72,15 +75,57 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def test_every_setting_has_a_table(
+def test_the_output_is_at_most_eight_sentences_without_tables(
+    run_check: Callable[..., str],
+) -> None:
+    lines = run_check().splitlines()
+    assert lines[0].startswith("Theory explains ")
+    assert " of 20 settings (" in lines[0]
+    assert lines[1].startswith("Of ")
+    assert " are undecided" in lines[1]
+    assert lines[2].startswith("The predicted signal ")
+    assert len(lines) <= 8
+    # Each line is one sentence.
+    assert all(line.endswith(".") and ". " not in line for line in lines)
+    assert "--tables" in lines[-1]
+
+
+def test_tables_come_after_the_summary_for_every_setting(
     run_check: Callable[..., str], comparisons: list[TheoryComparison]
 ) -> None:
-    out = run_check()
+    summary, tables = run_check(), run_check("--tables")
+    assert not TITLE.search(summary)
+    assert tables.splitlines()[:-1][:3] == summary.splitlines()[:3]
     for comparison in comparisons:
-        assert f"{comparison.setting.label}   (preact_m2, 8 draws)" in out
-    assert "…" not in out
-    assert "Best test accuracy" in out
-    assert " of 20 settings (" in out
+        assert f"{comparison.setting.label}   (preact_m2, 8 draws)" in tables
+    assert len(TITLE.findall(tables)) == len(comparisons)
+    assert "…" not in tables
+    assert "Best test accuracy" in tables
+    assert "steps from one layer to the next" in tables
+
+
+def test_colors_appear_on_a_terminal_and_not_in_a_pipe() -> None:
+    sentence = (
+        "Theory explains 3 of 4 settings, and disagrees with 1: 3 times as large as predicted."
+    )
+    terminal, pipe = io.StringIO(), io.StringIO()
+    print_sentence(Console(file=terminal, force_terminal=True, color_system="standard"), sentence)
+    print_sentence(Console(file=pipe), sentence)
+    assert pipe.getvalue() == f"{sentence}\n"
+    green, red = "\x1b[32mexplains 3", "\x1b[1;31mdisagrees with 1"
+    assert green in terminal.getvalue()
+    assert red in terminal.getvalue()
+
+
+def test_a_sentence_is_wrapped_at_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = io.StringIO()
+    words = ["word" * n for n in (1, 2, 3, 4, 5)] * 4
+    console = Console(file=terminal, force_terminal=True, width=UNBOUNDED)
+    print_sentence(console, " ".join(words))
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).split() == words
 
 
 def test_the_factors_of_a_row_multiply_to_the_measured_value(
@@ -97,7 +142,7 @@ def test_the_factors_of_a_row_multiply_to_the_measured_value(
     factors = [f"x{theory}" for theory in list(THEORIES)[1:]]
     assert headings == [
         *("layer", "name", "measured", "se", "he", *factors),
-        *(f"measured/{highest}", "sd/log_sd", "verdict"),
+        *(f"measured/{highest}", "spread", "method", "verdict"),
     ]
     lines = _print(layers, 200).splitlines()
     for row in layer_table(comparison).to_dict("records"):
@@ -163,7 +208,7 @@ def test_quantity_and_image_apply_to_tables_and_csv(
     tmp_path: Path,
 ) -> None:
     flags = ("--quantity", "vjp_m2", "--image", "1")
-    out = run_check(*flags, "--csv", str(tmp_path / "all.csv"))
+    out = run_check("--tables", *flags, "--csv", str(tmp_path / "all.csv"))
     label = "plain depth=4 width=4 tanh he_normal"
     section = out.partition(f"{label}   (vjp_m2")[2]
     row = layer_table(by_label[label], "vjp_m2", 1).iloc[0]
@@ -192,6 +237,21 @@ def test_csv_contains_the_gap_parts_and_the_verdict(
     assert frame.verdict.isna().sum() == sum(
         len(layer_table(c)) for c in comparisons if c.unpredicted
     )
+    assert frame.method.isna().sum() == frame.verdict.isna().sum()
+
+
+def test_the_method_is_in_the_table_and_in_the_csv() -> None:
+    methods = ["exact", "first_order", "sampled", "simulated"]
+    sweep = simulated(1, method=methods)
+    rows = compute_verdicts(sweep, margin=2)
+    assert set(rows.verdict) == {"agrees"}
+    frame = build_csv_frame(sweep, rows, "preact_m2", -1)
+    assert frame.method.tolist() == methods
+    lines = _print(render_setting(sweep[0], rows, "preact_m2", -1), 200).splitlines()
+    for n, method in enumerate(methods):
+        (line,) = (line for line in lines if f" fc{n + 1} " in line)
+        verdict = "agrees (simulated)" if method == "simulated" else "agrees"
+        assert re.search(f" {method} +{re.escape(verdict)} *$", line)
 
 
 @pytest.mark.parametrize("flag", ["--margin=1", "--margin=inf", "--level=0", "--level=1.5"])
@@ -260,7 +320,7 @@ def test_the_exit_status_is_1_if_the_highest_theory_disagrees(
     """The displayed quantity and errors of lower theories do not matter."""
     sweep = simulated(3, off=off)
     monkeypatch.setattr(analysis.check, "compare_to_theory", lambda *_, **__: sweep)
-    monkeypatch.setattr(analysis.check, "summarize_with_paths", lambda *_: [])
+    monkeypatch.setattr(analysis.summary, "summarize_training", lambda *_: [])
     monkeypatch.setattr(analysis.verdicts, "narrowest_width", lambda config: 64)
     assert _run("small", "--results", small_results, "--quantity", "preact_m2") == status
     assert f"disagrees with {status}" in capsys.readouterr().out

@@ -14,12 +14,14 @@ from simulated_sweep import simulated
 
 from analysis import Results
 from analysis import verdicts as verdicts_module
-from analysis.summary import NEAR_FACTOR, summarize_verdicts, summarize_with_paths
+from analysis.summary import NEAR_FACTOR, describe_files, summarize_sweep
 from analysis.theory_comparison import TheoryComparison, compare_to_theory, layer_table
-from analysis.verdicts import compute_verdicts, interval_coverage
+from analysis.verdict_details import describe_verdicts
+from analysis.verdicts import compute_verdicts, coverage_by, interval_coverage
 
 Sweep = Callable[..., Results]
 PERCENT = r"([\d.]+)%"
+LEVEL = 0.05
 
 
 @pytest.fixture(autouse=True)
@@ -28,29 +30,150 @@ def widths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts_module, "narrowest_width", lambda config: 64)
 
 
-def _summarize(sweep: list[TheoryComparison]) -> str:
+def summarize(results: Results, sweep: list[TheoryComparison], margin: float = 1.1) -> list[str]:
+    rows = compute_verdicts(sweep, margin=margin)
+    by_method = coverage_by(sweep, rows)
+    return summarize_sweep(results, sweep, rows, by_method, margin=margin, level=LEVEL)
+
+
+def _summarize(sweep: list[TheoryComparison], margin: float = 1.1) -> list[str]:
+    """Summarize simulated settings, which trained nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.summary.summarize_training", lambda *_: [])
+        return summarize(None, sweep, margin)  # type: ignore[arg-type]
+
+
+def _describe(sweep: list[TheoryComparison]) -> str:
     rows = compute_verdicts(sweep)
-    return "\n".join(
-        summarize_verdicts(sweep, rows, interval_coverage(sweep, rows), margin=1.1, level=0.05)
-    )
+    tables = interval_coverage(sweep, rows), coverage_by(sweep, rows)
+    return "\n".join(describe_verdicts(sweep, rows, *tables, margin=1.1, level=LEVEL))
 
 
-def test_settings_are_explained_disagree_or_are_not_tested() -> None:
-    sweep = simulated(6, off={(1, "preact_m2", 2): 3.0})
+def test_the_first_sentence_counts_settings_by_outcome() -> None:
+    sweep = simulated(6, off={(1, "preact_m2", 2): 30.0})
     unpredicted = dataclasses.replace(sweep[5], predicted=pd.DataFrame(), unpredicted="why")
     zeros = dataclasses.replace(
         sweep[4],
         draws=sweep[4].draws.assign(value=0.0),
         predicted=sweep[4].predicted.assign(value=0.0, log_sd=np.nan),
     )
-    text = _summarize([*sweep[:4], zeros, unpredicted])
-    assert "Theory explains 3 of 6 settings " in text
-    assert "disagrees with 1; not tested: 1 without a prediction, 1 with only constant" in text
-    assert "16 are not tested (16 zero)" in text
+    line, layers = _summarize([*sweep[:4], zeros, unpredicted], margin=3)[:2]
+    assert line.startswith("Theory explains 3 of 6 settings (")
+    assert "is not rejected in 0 " in line
+    assert "disagrees with 1; the largest error is in layer fc" in line
+    assert line.endswith(
+        "; not tested: 1 without a prediction, 1 with only constant, zero or overflowed layers."
+    )
+    assert "16 could not be tested (16 zero)" in layers
+    undecided = _summarize(sweep[2:4], margin=1.001)[0]
+    assert undecided.startswith("Theory explains 0 of 2 settings (")
+    assert "is not rejected in 2 " in undecided
+    assert "disagrees with 0." in undecided
+
+
+@pytest.mark.parametrize(("factor", "direction"), [(30.0, "as large as"), (1 / 30, "smaller than")])
+def test_the_worst_layer_is_named_with_its_factor(factor: float, direction: str) -> None:
+    sweep = simulated(4, off={(2, "preact_m2", 3): factor, (1, "vjp_m2", 2): 4.0})
+    line = _summarize(sweep)[0]
+    match = re.search(
+        r"largest error is in layer fc([34]) of net 2: the mean square of the forward signal "
+        rf"\(preact_m2\) is ([\d.]+) times {direction} predicted",
+        line,
+    )
+    assert match is not None
+    # 64 draws with a standard deviation below 0.5: four standard errors of the logarithm.
+    assert float(match[2]) == pytest.approx(30, rel=4 * 0.5 / 8)
+
+
+def test_a_measured_zero_is_the_worst_disagreement() -> None:
+    sweep = simulated(3, off={(1, "preact_m2", 2): 30.0})
+    draws = sweep[2].draws
+    dead = (draws.layer == 2) & (draws.quantity == "preact_m2") & (draws.image == 0)
+    sweep[2] = dataclasses.replace(sweep[2], draws=draws.assign(value=draws.value.mask(dead, 0.0)))
+    worst = "in layer fc2 of net 2: the mean square of the forward signal (preact_m2) is 0 instead"
+    assert f"{worst} of 1" in _summarize(sweep)[0]
+
+
+def test_a_step_that_disagrees_is_relative_to_the_layer_before() -> None:
+    """The layer's own error is within its spread, but its ratio to the layer before is off."""
+    sweep = simulated(2, depth=40, width=64, off={(1, "preact_m2", 40): 1.25})
+    rows = compute_verdicts(sweep)
+    wrong = rows[rows.verdict == "disagrees"]
+    assert set(wrong.layer) == {40}
+    assert (wrong.p_holm > LEVEL).all()
+    line = _summarize(sweep)[0]
+    match = re.search(r"([\d.]+) times as large as predicted, relative to the layer before", line)
+    assert match is not None
+    # The step has the spread of one layer: a log-variance near 5/64, over 64 draws.
+    assert float(match[1]) == pytest.approx(1.25, rel=4 * (5 / 64 / 64) ** 0.5)
+
+
+def test_undecided_layers_are_counted_by_reason() -> None:
+    sweep = simulated(2)
+    imprecise = sweep[1].predicted.assign(sampling_se=0.5)
+    sweep[1] = dataclasses.replace(sweep[1], predicted=imprecise)
+    rows = compute_verdicts(sweep, margin=1.02)
+    undecided = rows[rows.verdict == "undecided"]
+    few, imprecise_rows = np.isfinite(undecided.draws_needed), np.isinf(undecided.draws_needed)
+    assert few.any()
+    assert imprecise_rows.any()
+    line = _summarize(sweep, margin=1.02)[1]
+    assert f"Of {len(rows)} layer quantities" in line
+    assert f"{len(undecided)} are undecided ({few.sum()} need more draws, about " in line
+    assert f"; {imprecise_rows.sum()} need a more precise prediction)" in line
+
+
+def test_layers_are_counted_by_method_and_simulated_ones_are_not_confirmed() -> None:
+    methods = ["exact", "first_order", "sampled", "simulated"]
+    lines = _summarize(simulated(3, method=methods), margin=3)
+    assert "36 agree with theory, 12 agree with a simulated prediction, 0 are undecided" in lines[1]
+    line = _line(lines, "Layers by method: ")
+    assert "exact (12), first_order (12), sampled (12), simulated (12); " in line
+    assert "the 12 layers that agree with one do not count as confirmed" in line
+    assert lines[0].startswith("Theory explains 0 of 3 settings")
+    assert "is not rejected in 3" in lines[0]
+
+
+def test_without_simulated_layers_nothing_is_said_about_them() -> None:
+    text = "\n".join(_summarize(simulated(3), margin=3))
+    assert "Layers by method: first_order (48)." in text
+    assert "a simulated prediction" not in text
+    assert text.startswith("Theory explains 3 of 3 settings")
+
+
+def test_predictions_without_a_method_are_unknown() -> None:
+    line = _line(_summarize(simulated(2, method=None)), "Layers by method: ")
+    assert line.startswith("Layers by method: unknown (32); ")
+    assert "--recompute" in line
+
+
+def test_a_wrong_spread_of_a_method_is_stated() -> None:
+    start = "Share of single draws"
+    correct = _line(_summarize(simulated(20, width=256)), start)
+    assert "wrong" not in correct
+    wrong = _line(_summarize(simulated(20, width=256, shrink=0.5)), start)
+    assert wrong.endswith(
+        "the predicted distribution is wrong for: first_order forward, first_order backward."
+    )
+
+
+def test_a_summary_has_at_most_seven_sentences(
+    small: Results, comparisons: list[TheoryComparison]
+) -> None:
+    lines = summarize(small, comparisons)
+    assert len(lines) <= 7  # and one on the files
+    assert all(line.endswith(".") and ". " not in line for line in lines)
+
+
+def test_the_files_are_named(small: Results) -> None:
+    line = describe_files(small, tables=False)
+    assert "--tables" in line
+    assert str(small.folder.table("predictions")) in line
+    assert "--tables" not in describe_files(small, tables=True)
 
 
 def test_a_disagreement_names_the_most_significant_layer() -> None:
-    text = _summarize(simulated(4, off={(2, "preact_m2", 3): 2.0}))
+    text = _describe(simulated(4, off={(2, "preact_m2", 3): 2.0}))
     (line,) = (line for line in text.splitlines() if line.startswith("Disagrees"))
     assert line.startswith(
         "Disagrees: net 2: 4 of 16 layers; most significant: preact_m2 of layer 3 (fc3"
@@ -60,7 +183,7 @@ def test_a_disagreement_names_the_most_significant_layer() -> None:
 
 
 def test_coverage_is_stated_with_its_interval_and_width() -> None:
-    text = _summarize(simulated(10))
+    text = _describe(simulated(10))
     (line,) = (
         line for line in text.splitlines() if line.startswith("Predicted 95 % intervals, backward:")
     )
@@ -71,10 +194,20 @@ def test_coverage_is_stated_with_its_interval_and_width() -> None:
     assert "a factor of 2.11" in line
 
 
+def test_the_calibration_of_each_method_is_stated() -> None:
+    line = _line(_describe(simulated(10)).splitlines(), "Method first_order, backward (80 layers)")
+    match = re.search(r"deviation ([\d.]+) .*distance ([\d.]+) from uniform \(p = ([\d.]+),", line)
+    assert match is not None
+    ratio, distance, p = map(float, match.groups())
+    assert 0.9 < ratio < 1.1
+    assert 0 < distance < 0.2
+    assert 0 < p <= 1
+
+
 def test_a_wrong_spread_is_stated() -> None:
-    correct = _summarize(simulated(5))
+    correct = _describe(simulated(5))
     assert "significantly different from 1 in 0 of 80 layers" in correct
-    wrong = _summarize(simulated(5, shrink=0.5))
+    wrong = _describe(simulated(5, shrink=0.5))
     match = re.search(r"median ([\d.]+).*in (\d+) of 80 layers", wrong)
     assert match is not None
     assert float(match[1]) == pytest.approx(2, abs=0.1)
@@ -83,11 +216,13 @@ def test_a_wrong_spread_is_stated() -> None:
 
 def test_a_sweep_without_predictions_is_not_tested() -> None:
     (comparison,) = simulated(1)
-    text = _summarize(
-        [dataclasses.replace(comparison, predicted=pd.DataFrame(), unpredicted="why")]
-    )
-    assert "Theory explains 0" in text
-    assert "not tested: 1 without a prediction" in text
+    sweep = [dataclasses.replace(comparison, predicted=pd.DataFrame(), unpredicted="why")]
+    lines = _summarize(sweep)
+    assert len(lines) == 2
+    assert lines[0].startswith("Theory explains 0 of 1 settings")
+    assert lines[0].endswith("; not tested: 1 without a prediction.")
+    assert lines[1] == "net 0: why."
+    assert _describe(sweep) == ""
 
 
 def _line(lines: list[str], start: str) -> str:
@@ -96,7 +231,7 @@ def _line(lines: list[str], start: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("theory", "name"), [("he", "The He/Glorot product formula"), ("mean_field", "Mean field")]
+    ("theory", "name"), [("he", "the He/Glorot formula"), ("mean_field", "mean field")]
 )
 def test_the_distance_of_each_theory_is_stated(
     small: Results, comparisons: list[TheoryComparison], theory: str, name: str
@@ -109,10 +244,18 @@ def test_the_distance_of_each_theory_is_stated(
     }
     near = sum(1 / NEAR_FACTOR < ratio < NEAR_FACTOR for ratio in ratios.values())
     (label, layer), worst = max(ratios.items(), key=lambda item: abs(math.log(item[1])))
-    line = _line(summarize_with_paths(small, comparisons), name)
-    assert f"in {near} of {len(ratios)} layers" in line
-    assert f"the largest error is at layer {layer} of {label}, " in line
-    assert line.endswith(f"is {worst:.3g}.")
+    line = _line(summarize(small, comparisons), "The predicted signal")
+    assert f"in this many of {len(ratios)} layers: " in line
+    match = re.search(rf" {near} by {name} \(worst: (\S+) times off\)", line)
+    assert match is not None
+    size = float(match[1].replace("10^", "1e").replace(",", ""))
+    # Rounded to three digits, or to a power of ten.
+    rounding = 0.5 if "^" in match[1] else 0.005
+    assert math.log10(size) == pytest.approx(abs(math.log10(worst)), abs=rounding)
+    line = _line(_describe(comparisons).splitlines(), f"The largest error of {name} is at layer")
+    assert line.endswith(
+        f" at layer {layer} of {label}, where measured / predicted is {worst:.3g}."
+    )
 
 
 def test_the_reason_for_missing_predictions_is_stated_once(
@@ -120,7 +263,7 @@ def test_the_reason_for_missing_predictions_is_stated_once(
 ) -> None:
     without = [c.setting.label for c in comparisons if c.unpredicted]
     assert len(without) == 4
-    line = _line(summarize_with_paths(small, comparisons), f"{without[0]} and 3 more: ")
+    line = _line(summarize(small, comparisons), f"{without[0]} and 3 more: ")
     assert "Lsuv declares no moments" in line
 
 
@@ -132,7 +275,7 @@ def test_best_and_worst_setting_by_accuracy(
     keys = ["model", "activation", "init", "optim.lr"]
     means = cells.groupby(keys, observed=True).test_accuracy.mean()
     at_best = means.groupby(["model", "activation", "init"], observed=True).max()
-    line = _line(summarize_with_paths(small, comparisons), "Best test accuracy")
+    line = _line(summarize(small, comparisons), "Best test accuracy")
     high, low = (float(number) for number in re.findall(PERCENT, line))
     # Printed to a tenth of a percent.
     assert high == pytest.approx(100 * at_best.max(), abs=0.05 + 1e-9)
@@ -159,9 +302,10 @@ def test_a_diverged_run_scores_chance(small: Results, comparisons: list[TheoryCo
         outcome_reason="nan",
         outcome_tensor="loss",
     )
-    lines = summarize_with_paths(results, comparisons)
+    lines = summarize(results, comparisons)
     assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["30.0", "30.0"]
-    assert "40 of 80 cells diverged (the earliest at step 2: nan in loss)." in lines
+    line = _line(lines, "Best test accuracy")
+    assert line.endswith("; 40 of 80 cells diverged (the earliest at step 2: nan in loss).")
 
 
 def test_a_failed_run_is_left_out_of_the_accuracy(
@@ -169,9 +313,7 @@ def test_a_failed_run_is_left_out_of_the_accuracy(
 ) -> None:
     odd = small.cells.seed == 1
     outcome, accuracy = np.where(odd, "error", "ok"), np.where(odd, np.nan, 0.5)
-    lines = summarize_with_paths(
-        _with_cells(small, outcome=outcome, test_accuracy=accuracy), comparisons
-    )
+    lines = summarize(_with_cells(small, outcome=outcome, test_accuracy=accuracy), comparisons)
     assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["50.0", "50.0"]
 
 
@@ -183,9 +325,7 @@ def test_the_earliest_divergence_is_stated(
     results = _with_cells(
         small, outcome="diverged", outcome_step=steps, outcome_reason=reasons, outcome_tensor="w"
     )
-    assert _line(summarize_with_paths(results, comparisons), "80 of 80").endswith(
-        "step 1: inf 1 in w)."
-    )
+    assert _line(summarize(results, comparisons), "80 of 80").endswith("step 1: inf 1 in w).")
 
 
 def test_an_infinite_ratio_is_the_largest_error(
@@ -195,8 +335,10 @@ def test_an_infinite_ratio_is_the_largest_error(
     draws = comparison.draws.assign(
         value=np.where(comparison.draws.layer == 2, np.inf, comparison.draws.value)
     )
-    lines = summarize_with_paths(small, [dataclasses.replace(comparison, draws=draws)])
-    line = _line(lines, "Mean field")
+    lines = summarize(small, [dataclasses.replace(comparison, draws=draws)])
+    assert "by mean field (worst: infinitely many times off)" in _line(lines, "The predicted")
+    broken = [dataclasses.replace(comparison, draws=draws)]
+    line = _line(_describe(broken).splitlines(), "The largest error of mean field")
     assert line.endswith(
         f"layer 2 of {comparison.setting.label}, where measured / predicted is inf."
     )
@@ -208,7 +350,7 @@ def test_training_configs_are_not_averaged(sweep: Sweep) -> None:
     comparisons = compare_to_theory(results)
     assert len(comparisons) == 1
     means = results.cells.groupby(["optim", "optim.lr"], observed=True).test_accuracy.mean()
-    line = _line(summarize_with_paths(results, comparisons), "Best test accuracy")
+    line = _line(summarize(results, comparisons), "Best test accuracy")
     assert re.findall(PERCENT, line) == [f"{100 * means.max():.1f}"]  # no lowest with one setting
     optimizer, rate = means.idxmax()
     assert f"optim={optimizer} optim.lr={rate}" in line
@@ -217,7 +359,7 @@ def test_training_configs_are_not_averaged(sweep: Sweep) -> None:
 def test_keys_in_the_setting_label_are_not_repeated(sweep: Sweep) -> None:
     axes = ("loss=cross_entropy,mse", "train.dtype=float32,float64", "optim.lr=0.01,0.1")
     results = sweep("losses", *axes)
-    line = _line(summarize_with_paths(results, compare_to_theory(results)), "Best test accuracy")
+    line = _line(summarize(results, compare_to_theory(results)), "Best test accuracy")
     training = re.findall(r" with (?:cross_entropy|mse) dtype=float\d\d at (\S+)", line)
     assert [label.partition("=")[0] for label in training] == ["optim.lr", "optim.lr"]
     assert "loss" not in line
@@ -227,37 +369,38 @@ def test_a_regression_has_no_accuracy(sweep: Sweep) -> None:
     noise = ("data=gaussian", "data.task=regression", "data.side=null", "data.image_side=14")
     results = sweep("regression", *noise, "loss=mse")
     assert results.cells.test_accuracy.isna().all()
-    lines = summarize_with_paths(results, compare_to_theory(results))
+    lines = summarize(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
-    assert any(line.startswith("Mean field") for line in lines)
+    assert " by mean field " in _line(lines, "The predicted signal")
 
 
 def test_a_sweep_without_training_has_no_accuracy(sweep: Sweep) -> None:
     results = sweep("probed", "train.steps=0", "init=he_normal,zeros")
-    lines = summarize_with_paths(results, compare_to_theory(results))
+    lines = summarize(results, compare_to_theory(results))
     assert not any("accuracy" in line or "diverged" in line for line in lines)
-    assert any(line.startswith("The He/Glorot") for line in lines)
+    assert " by the He/Glorot formula " in _line(lines, "The predicted signal")
 
 
-def test_zeros_have_no_theory_sentences(sweep: Sweep) -> None:
+def test_zeros_have_no_theory_sentence(sweep: Sweep) -> None:
     results = sweep("zeros", "train.steps=0", "init=zeros")
-    (tables,) = summarize_with_paths(results, compare_to_theory(results))
-    assert tables.startswith("Tables of the sweep: ")
+    lines = summarize(results, compare_to_theory(results))
+    assert not any(line.startswith("The predicted signal") for line in lines)
+    assert "1 with only constant, zero or overflowed layers" in lines[0]
 
 
 def test_lsuv_states_the_reason_for_no_prediction(sweep: Sweep) -> None:
     results = sweep("lsuv", "train.steps=0", "init=lsuv")
-    text, tables = summarize_with_paths(results, compare_to_theory(results))
-    assert text == (
+    settings, reason = summarize(results, compare_to_theory(results))
+    assert "1 without a prediction" in settings
+    assert reason == (
         "all cells: no prediction for layer conv1: Lsuv declares no moments, which theory needs."
     )
-    assert tables.startswith("Tables of the sweep: ")
 
 
 def test_a_sweep_with_only_diverged_cells_has_no_accuracy(sweep: Sweep) -> None:
     results = sweep("diverged", "optim.lr=1e30", "seed=range(2)")
     assert set(results.cells.outcome) == {"diverged"}
-    lines = summarize_with_paths(results, compare_to_theory(results))
+    lines = summarize(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
     steps = pd.to_numeric(results.cells.outcome_step)
     assert _line(lines, "2 of 2 cells diverged").startswith(

@@ -14,7 +14,13 @@ from analysis import Results
 from analysis import verdicts as verdicts_module
 from analysis.settings import Setting
 from analysis.theory_comparison import TheoryComparison
-from analysis.verdicts import compute_verdicts, count_verdicts, interval_coverage, narrowest_width
+from analysis.verdicts import (
+    compute_verdicts,
+    count_verdicts,
+    coverage_by,
+    interval_coverage,
+    narrowest_width,
+)
 from fanin.statistics.coverage import Z
 
 
@@ -24,7 +30,63 @@ def test_a_correct_theory_disagrees_nowhere() -> None:
     assert set(rows.theory) == {"finite_width"}
     assert set(rows.test) == {"log"}
     assert not (rows.verdict == "disagrees").any()
-    assert set(count_verdicts(rows).outcome) == {"explained"}
+    assert not set(count_verdicts(rows).outcome) - {"explained", "not_rejected"}
+
+
+def _outcomes(*verdicts: str, method: str | list[str] = "first_order") -> pd.Series:
+    rows = pd.DataFrame({"setting": 0, "verdict": verdicts, "method": method})
+    return count_verdicts(rows).loc[0]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome"),
+    [
+        (["agrees"], "explained"),
+        (["agrees", "not_tested"], "explained"),
+        (["agrees", "undecided"], "not_rejected"),
+        (["undecided"], "not_rejected"),
+        (["undecided", "not_tested"], "not_rejected"),
+        (["agrees", "undecided", "disagrees"], "disagrees"),
+        (["not_tested", "disagrees"], "disagrees"),
+        (["not_tested"], "not_tested"),
+    ],
+)
+def test_a_setting_is_explained_if_every_tested_layer_agrees(
+    verdicts: list[str], outcome: str
+) -> None:
+    assert _outcomes(*verdicts).outcome == outcome
+
+
+@pytest.mark.parametrize("method", ["exact", "first_order", "sampled", "unknown"])
+def test_a_prediction_that_is_not_simulated_confirms(method: str) -> None:
+    row = _outcomes("agrees", "agrees", method=method)
+    assert (row.outcome, row.simulated) == ("explained", 0)
+
+
+def test_a_simulated_prediction_never_confirms_but_can_be_wrong() -> None:
+    methods = ["first_order", "simulated", "simulated"]
+    row = _outcomes("agrees", "agrees", "undecided", method=methods)
+    assert (row.outcome, row.agrees, row.simulated) == ("not_rejected", 2, 1)
+    assert _outcomes("agrees", "agrees", method="simulated").outcome == "not_rejected"
+    assert _outcomes("agrees", "disagrees", method="simulated").outcome == "disagrees"
+    # A simulated layer that was not tested doesn't matter.
+    assert _outcomes("agrees", "not_tested", method=methods[:2]).outcome == "explained"
+
+
+def test_an_undecided_layer_is_not_counted_as_explained_by_a_wider_margin() -> None:
+    """With the margin below the error, nothing is decided; with a wide one, every layer agrees."""
+    sweep = simulated(3)
+    narrow, wide = (compute_verdicts(sweep, margin=margin) for margin in (1.001, 3.0))
+    assert set(count_verdicts(narrow).outcome) == {"not_rejected"}
+    assert set(count_verdicts(wide).outcome) == {"explained"}
+
+
+def test_the_method_is_that_of_the_highest_theory_and_unknown_without_the_column() -> None:
+    rows = compute_verdicts(simulated(1, method="simulated"))
+    assert set(rows.method) == {"simulated"}
+    assert set(compute_verdicts(simulated(1, method=None)).method) == {"unknown"}
+    mixed = compute_verdicts(simulated(1, method=None) + simulated(1, method="sampled"))
+    assert mixed.groupby("setting").method.unique().map(list).tolist() == [["unknown"], ["sampled"]]
 
 
 @pytest.mark.parametrize(
@@ -38,10 +100,7 @@ def test_an_error_affects_later_layers_and_one_step(quantity: str, wrong_layers:
     assert sorted(set(wrong.layer)) == wrong_layers
     steps = rows[rows.step_verdict == "disagrees"]
     assert set(zip(steps.setting, steps.quantity, steps.layer, strict=True)) == {(2, quantity, 3)}
-    assert (
-        count_verdicts(rows).outcome.tolist()
-        == ["explained"] * 2 + ["disagrees"] + ["explained"] * 2
-    )
+    assert (count_verdicts(rows).outcome == "disagrees").tolist() == [n == 2 for n in range(5)]
 
 
 def test_the_first_layer_in_signal_direction_has_no_step() -> None:
@@ -136,6 +195,57 @@ def test_intervals_shrunk_by_two_miss() -> None:
     assert coverage.coverage.between(0.6, 0.75).all()
 
 
+def test_a_correct_spread_has_a_ratio_near_1_and_a_uniform_transform() -> None:
+    coverage = _coverage(simulated(30, width=256)).xs("all", level="width")
+    # The ratio is a median over 240 layers of 64 draws. The layers of a network are dependent; at
+    # worst there are 60 independent ones. The relative error of one ratio is 1/sqrt(2*63).
+    error = 1.25 / np.sqrt(2 * 63 * 60)
+    assert coverage.sd_ratio.between(1 - 4 * error, 1 + 4 * error).all()
+    assert (coverage.pit_p > 0.001).all()
+    assert (coverage.pit_distance < 0.1).all()
+
+
+@pytest.mark.parametrize("shrink", [0.8, 1.25])
+def test_a_wrong_spread_shows_in_the_ratio_and_in_the_transform(shrink: float) -> None:
+    coverage = _coverage(simulated(20, width=256, shrink=shrink)).xs("all", level="width")
+    error = 1.25 / np.sqrt(2 * 63 * 40)
+    assert coverage.sd_ratio.between(shrink * (1 - 4 * error), shrink * (1 + 4 * error)).all()
+    assert (coverage.pit_p < 0.01).all()
+
+
+def test_the_ratio_of_spreads_does_not_depend_on_the_number_of_draws() -> None:
+    """The median of a sample standard deviation of four draws is 11 % below the true one."""
+    few = _coverage(simulated(200, width=1024, depth=2, draws=4)).loc[("forward", "all")]
+    # 800 layers, pairwise dependent; the relative error of one is 1/sqrt(2*3).
+    assert few.sd_ratio == pytest.approx(1, abs=4 * 1.25 / np.sqrt(2 * 3 * 400))
+
+
+def test_each_method_has_its_own_coverage() -> None:
+    wrong = simulated(6, width=256, method="simulated", shrink=0.5, seed=1)
+    sweep = simulated(6, width=256) + wrong
+    table = coverage_by(sweep, compute_verdicts(sweep)).set_index(["direction", "method"])
+    assert table.index.tolist() == [
+        (direction, method)
+        for direction in ("forward", "backward")
+        for method in ("first_order", "simulated")
+    ]
+    assert (table.layers == 6 * 2 * 4).all()
+    assert (table.draws == 64 * table.layers).all()
+    assert (table.settings == 6).all()
+    first, simulated_rows = table.xs("first_order", level=1), table.xs("simulated", level=1)
+    assert (first.sd_ratio.between(0.9, 1.1) & (first.low < 0.95) & (first.high > 0.95)).all()
+    assert (simulated_rows.sd_ratio < 0.6).all()
+    assert (simulated_rows.coverage < 0.8).all()
+
+
+def test_methods_without_a_predicted_spread_have_no_coverage() -> None:
+    (comparison,) = simulated(1, method=["exact", "exact", "sampled", "sampled"])
+    log_sd = comparison.predicted.log_sd.mask(comparison.predicted.layer <= 2)
+    predicted = comparison.predicted.assign(log_sd=log_sd)
+    sweep = [dataclasses.replace(comparison, predicted=predicted)]
+    assert set(coverage_by(sweep, compute_verdicts(sweep)).method) == {"sampled"}
+
+
 def test_wide_and_narrow_networks_are_coverage_apart() -> None:
     sweep = simulated(4) + simulated(2, width=16, seed=1)
     for n, comparison in enumerate(sweep):
@@ -168,9 +278,9 @@ def test_overflowed_and_constant_layers_are_not_coverage() -> None:
 def test_without_a_predicted_spread_there_is_no_coverage() -> None:
     (comparison,) = simulated(1)
     lower = comparison.predicted[comparison.predicted.theory == "he"]
-    assert interval_coverage(
-        [comparison], compute_verdicts([dataclasses.replace(comparison, predicted=lower)])
-    ).empty
+    rows = compute_verdicts([dataclasses.replace(comparison, predicted=lower)])
+    assert interval_coverage([comparison], rows).empty
+    assert coverage_by([comparison], rows).empty
 
 
 def test_the_logits_do_not_count_as_narrowest_layer(
