@@ -90,4 +90,4 @@ def predict_he(
             "weight_vjp_m2": np.exp(np.log(positions) + cotangents + inputs),
         }
     names = tuple(stage.name for stage in net.stages)
-    return Prediction("he", names, {name: value[None] for name, value in values.items()})
+    return Prediction("he", "exact", names, {name: value[None] for name, value in values.items()})

@@ -102,7 +102,8 @@ def predict_mean_field(
     weights = scalar_moments(moments, (stage.name for stage in net.stages))
     layers = [weights[stage.name] for stage in net.stages]
     inputs = net.first_input(images).flatten(1)
-    if any(layer.weight_mean != 0 for layer in layers):
+    sampled = any(layer.weight_mean != 0 for layer in layers)
+    if sampled:
         shape, order = (len(images), repeats, particles), COARSE
     else:
         shape, order = (len(images), 1, 1), EXACT
@@ -120,7 +121,7 @@ def predict_mean_field(
     }
     names = tuple(stage.name for stage in net.stages)
     repeated = {quantity: _over_particles(layers) for quantity, layers in values.items()}
-    return Prediction("mean_field", names, repeated)
+    return Prediction("mean_field", "sampled" if sampled else "exact", names, repeated)
 
 
 @dataclass(frozen=True)

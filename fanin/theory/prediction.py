@@ -9,6 +9,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+METHODS = ("exact", "first_order", "sampled", "simulated")
+"""Ways to compute a predicted number, from the strictest to one that tests no theory.
+
+- `exact`: a closed form or quadrature.
+- `first_order`: theory `field` with a first-order law in 1 / width; includes the sampling of the
+  field.
+- `sampled`: samples of a layer's exact conditional distribution, without drawing weights.
+- `simulated`: weights were drawn and images propagated through the networks. Such a number agrees
+  with measured draws by construction.
+"""
 MEAN_OVER_IMAGES = -1
 """Value of `image` in rows that average over the images, as in the `layers` table."""
 
@@ -42,6 +52,8 @@ class Prediction:
     ----------
     theory
         Name of the theory.
+    method
+        Name from `METHODS`.
     layer_names
         Module paths of the weight layers in forward order.
     repeats
@@ -53,7 +65,7 @@ class Prediction:
 
     Examples
     --------
-    >>> he = Prediction("he", ("fc1",), {"preact_m2": np.array([[[1.0], [3.0]]])})
+    >>> he = Prediction("he", "exact", ("fc1",), {"preact_m2": np.array([[[1.0], [3.0]]])})
     >>> print(he.to_frame()[["image", "layer", "layer_name", "value"]].to_string(index=False))
      image  layer layer_name  value
          0      1        fc1    1.0
@@ -62,6 +74,7 @@ class Prediction:
     """
 
     theory: str
+    method: str
     layer_names: tuple[str, ...]
     repeats: Mapping[str, Float64[np.ndarray, "repeat image layer"]]
     distributions: Mapping[str, DrawDistribution] = field(default_factory=dict)
@@ -79,9 +92,9 @@ class Prediction:
         -------
         pandas.DataFrame
             Columns `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`,
-            `theory`, `value`, `log_sd` (standard deviation of the log of one draw's moment; NaN if
-            unknown) and `sampling_se` (standard error of `value` caused by the theory's own
-            sampling; 0 for a deterministic theory).
+            `theory`, `method`, `value`, `log_sd` (standard deviation of the log of one draw's
+            moment; NaN if unknown) and `sampling_se` (standard error of `value` caused by the
+            theory's own sampling; 0 for a deterministic theory).
         """
         distributions = {name: _distribution(repeats) for name, repeats in self.repeats.items()}
         distributions.update(self.distributions)
@@ -97,6 +110,7 @@ class Prediction:
                 "layer_name": np.tile(np.array(self.layer_names, dtype=object), rows),
                 "quantity": quantity,
                 "theory": self.theory,
+                "method": self.method,
                 "value": distribution.value.ravel(),
                 "log_sd": distribution.log_sd.ravel(),
                 "sampling_se": distribution.sampling_se.ravel(),

@@ -104,7 +104,8 @@ def predict_field(
     ]
     repeats = max(len(passes) for passes in chunks)
     names = tuple(stage.name for stage in net.stages)
-    return Prediction("field", names, _stack_repeats(chunks, repeats))
+    method = "sampled" if repeats > 1 else "exact"
+    return Prediction("field", method, names, _stack_repeats(chunks, repeats))
 
 
 def propagate_field(

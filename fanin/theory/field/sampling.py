@@ -68,7 +68,7 @@ def whitened(samples: int, dimensions: int, *key: object) -> Float[Tensor, "samp
     >>> torch.allclose(z.T @ z / len(z), torch.eye(3).double()), z.sum(0).abs().max().item() < 1e-9
     (True, True)
     """
-    half = max(samples // 2, int(OVERSAMPLING * dimensions) + 8)
+    half = max(-(-samples // 2), int(OVERSAMPLING * dimensions) + 8)
     stream = make_generator("field", *key)
     z = torch.randn(half, dimensions, generator=stream, dtype=torch.float64)
     root = torch.linalg.cholesky(z.T @ z / half)
@@ -86,7 +86,7 @@ def antithetic(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sa
     if samples // 2 > OVERSAMPLING * dimensions:
         return whitened(samples, dimensions, *key)
     stream = make_generator("field", *key)
-    z = torch.randn(samples // 2, dimensions, generator=stream, dtype=torch.float64)
+    z = torch.randn(-(-samples // 2), dimensions, generator=stream, dtype=torch.float64)
     return torch.cat([z, -z])
 
 

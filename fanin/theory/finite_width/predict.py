@@ -1,8 +1,9 @@
 """Theory `finite_width`: the moments of one draw.
 
-Networks of linear layers are simulated exactly without weight matrices. Wide convolutional networks
-get the values of theory `field`, and a spread from differentiating the field's recursion. All other
-networks are drawn and measured.
+Networks of linear layers are sampled exactly without weight matrices (method `sampled`).
+Convolutional networks get the values of theory `field`, and a spread from differentiating the
+field's recursion (method `first_order`), if the estimated error of that spread is small. All other
+networks are drawn and measured (method `simulated`).
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from fanin.theory.field import FieldLayer, Sampling, predict_field, propagate_fi
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
 from fanin.theory.finite_width.first_order import FreeFraction, log_variances
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
-from fanin.theory.layer_kind import LayerKind
-from fanin.theory.mean_field import predict_mean_field, unit_moments
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
+from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.network import ParsedNetwork, parse_network
+from fanin.theory.network import ParsedNetwork, Stage, parse_network
 from fanin.theory.prediction import DrawDistribution, Prediction
 
-MIN_CHANNELS = 64  # with fewer channels, second-order terms in 1 / width matter
 MAX_POINTS = 2048  # of a field with covariances of all layers
-MAX_LOG_SENSITIVITY = 1.001  # rectifiers have 1
+MAX_SPREAD_ERROR = 0.1  # largest estimated relative error of a first-order spread
 LOG_STEP = 1e-3  # of log E[y^2]
+SPREAD_NODES = 15  # of the quadrature over log E[y^2]
 LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
 
 
@@ -83,29 +84,37 @@ def predict_finite_width(
     names = tuple(stage.name for stage in net.stages)
     if is_dense(model, net):
         samples = simulate_dense(model, net, moments, net.first_input(images), seed=seed)
-        return Prediction("finite_width", names, {}, samples.distributions())
-    if first_order_holds(model, net, moments, images, layer_kinds):
-        sampling = Sampling(seed=seed)
-        field = predict_field(
-            model, moments, images, sampling=sampling, layer_kinds=layer_kinds
-        ).to_frame()
-        if np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
-            laws = _predict_first_order(field, model, net, moments, images, seed, layer_kinds)
-            return Prediction("finite_width", names, {}, laws)
+        return Prediction("finite_width", "sampled", names, {}, samples.distributions())
+    if reason_against_first_order(model, net, moments) is None:
+        laws = _predict_first_order(model, net, moments, images, seed, layer_kinds)
+        if laws is not None:
+            return Prediction("finite_width", "first_order", names, {}, laws)
     samples = simulate_networks(model, net, moments, images, seed=seed)
-    return Prediction("finite_width", names, {}, samples.distributions())
+    return Prediction("finite_width", "simulated", names, {}, samples.distributions())
 
 
 def _predict_first_order(
-    field: pd.DataFrame,
     model: nn.Module,
     net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
     images: Tensor,
     seed: int,
     layer_kinds: Sequence[LayerKind],
-) -> dict[str, DrawDistribution]:
+) -> dict[str, DrawDistribution] | None:
+    """Predict with the first-order law; None if its estimated error is too large."""
+    sampling = Sampling(seed=seed)
+    prediction = predict_field(model, moments, images, sampling=sampling, layer_kinds=layer_kinds)
+    field = prediction.to_frame()
+    if not np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
+        return None
     spread = spread_of_draws(model, net, moments, images, field, seed, layer_kinds)
+    m2, log_sd = prediction.value("preact_m2"), spread.log_sd["preact_m2"]
+    try:
+        error = estimate_spread_error(model, net, m2, log_sd[:-1])
+    except UnpredictableLayer:  # a layer kind of the user without a scalar rule
+        return None
+    if error > MAX_SPREAD_ERROR:
+        return None
     laws: dict[str, DrawDistribution] = {}
     for quantity in (*spread.log_sd, *SIGNED_QUANTITIES):
         rows = field[field.quantity == quantity]
@@ -120,59 +129,81 @@ def _predict_first_order(
     return laws
 
 
-def first_order_holds(
-    model: nn.Module,
-    net: ParsedNetwork,
-    moments: Mapping[str, LayerMoments],
-    images: Float[Tensor, "image ..."],
-    layer_kinds: Sequence[LayerKind] = (),
-) -> bool:
-    """Return True if the first-order spread around the field's values is accurate enough.
+def reason_against_first_order(
+    model: nn.Module, net: ParsedNetwork, moments: Mapping[str, LayerMoments]
+) -> str | None:
+    """Return the reason why a network has no first-order law; None if it has one.
 
-    It is not for weights of non-zero mean, because their mean maps fluctuate. It is not if errors
-    grow through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
-    docs/appendix/derivations.md, section 2.3). Narrow layers and maps of very many points are
-    excluded too.
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    >>> net = parse_network(model.train(), (1, 4, 4))
+    >>> reason_against_first_order(model, net, {})
+    'BatchNorm2d has no first-order law'
     """
-    layers = (*net.before, *(layer for stage in net.stages for layer in stage.after))
-    if not all(layer.kind.first_order for layer in layers):
-        return False
-    shapes = {name: WeightShape.of(layer) for name, layer in weight_layers(model).items()}
-    if any(shapes[stage.name].out_features < MIN_CHANNELS for stage in net.stages[:-1]):
-        return False
+    for layer in (*net.before, *(layer for stage in net.stages for layer in stage.after)):
+        if not layer.kind.first_order:
+            return f"{type(layer.module).__name__} has no first-order law"
     if not all(layer.kind.reshapes for layer in net.stages[-1].after):
-        return False  # a pooling that turns the last maps into logits, or a head
+        return "a module after the last weight layer combines or changes the logits"
     if max(stage.positions for stage in net.stages) > MAX_POINTS:
-        return False
-    if shapes[net.stages[0].name].groups > 1:
-        return False
+        return f"a layer has more than {MAX_POINTS} positions"
+    if WeightShape.of(weight_layers(model)[net.stages[0].name]).groups > 1:
+        return "the first layer is grouped"
     if any(_has_nonzero_mean(moments_of(moments, stage.name)) for stage in net.stages):
-        return False
-    return not _amplifies(model, net, moments, images, layer_kinds)
+        return "weights have a non-zero mean"
+    return None
 
 
 def _has_nonzero_mean(layer: LayerMoments) -> bool:
     return bool(torch.as_tensor(layer.weight.mean).any())
 
 
-def _amplifies(
+def estimate_spread_error(
     model: nn.Module,
     net: ParsedNetwork,
-    moments: Mapping[str, LayerMoments],
-    images: Tensor,
-    layer_kinds: Sequence[LayerKind],
-) -> bool:
-    predicted = predict_mean_field(model, moments, images, layer_kinds=layer_kinds)
-    q = predicted.value("preact_m2").mean(0)
-    scales = torch.tensor([-LOG_STEP, LOG_STEP], dtype=torch.float64).exp()
-    for stage, moment in zip(net.stages[:-1], q[:-1], strict=True):
-        if not 0 < moment < float("inf"):
-            continue
-        var = moment * scales
-        low, high = unit_moments(stage.after, torch.zeros_like(var), var).m2.log().tolist()
-        if (high - low) / (2 * LOG_STEP) > MAX_LOG_SENSITIVITY:
-            return True
-    return False
+    m2: Float64[np.ndarray, "image layer"],
+    log_sd: Float64[np.ndarray, "image layer"],
+) -> float:
+    """Estimate the largest relative error of the first-order spreads of a network.
+
+    Two terms of second order are counted. (1) Between two layers the log-moment passes through the
+    function f: log E[y^2] -> log E[x^2], which the first-order law replaces by its tangent. Here
+    the passed variance is that of f(t), t normal, and each layer keeps its own contribution, the
+    rest of its first-order variance. (2) The relative error of a law in 1 / C with C channels is of
+    order 1 / C; it is taken as 1 / (2 C) of the narrowest layer.
+
+    Parameters
+    ----------
+    m2, log_sd
+        Second moments of the pre-activations, and first-order spreads of their logarithms.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(SPREAD_NODES)
+    weights = weights / weights.sum()
+    largest = 0.0
+    for moments, first_order in zip(m2, log_sd**2, strict=True):
+        variance = first_order[0]
+        for index, stage in enumerate(net.stages[:-1]):
+            if not (0 < moments[index] < np.inf and variance > 0):
+                variance = first_order[index + 1]
+                continue
+            steps = np.array([-LOG_STEP, LOG_STEP, *(variance**0.5 * nodes - variance / 2)])
+            log_output = _log_output_m2(stage, moments[index] * np.exp(steps))
+            slope = (log_output[1] - log_output[0]) / (2 * LOG_STEP)
+            values = log_output[2:]
+            passed = weights @ values**2 - (weights @ values) ** 2
+            own = max(first_order[index + 1] - slope**2 * first_order[index], 0.0)
+            variance = own + passed
+            if first_order[index + 1] > 0 and variance > 0:
+                largest = max(largest, abs(np.log(variance / first_order[index + 1])) / 2)
+    layers = weight_layers(model)
+    channels = [WeightShape.of(layers[stage.name]).out_features for stage in net.stages[:-1]]
+    return largest + 1 / (2 * min(channels, default=np.inf))
+
+
+def _log_output_m2(stage: Stage, m2: np.ndarray) -> np.ndarray:
+    var = torch.as_tensor(m2)
+    return np.asarray(unit_moments(stage.after, torch.zeros_like(var), var).m2.log())
 
 
 @dataclass(frozen=True)

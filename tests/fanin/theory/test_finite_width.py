@@ -16,7 +16,7 @@ from fanin.inits import Moments
 from fanin.models.layers import MeanOnly
 from fanin.theory.field import predict_field
 from fanin.theory.finite_width import predict_finite_width
-from fanin.theory.finite_width.predict import first_order_holds
+from fanin.theory.finite_width.predict import estimate_spread_error
 from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
@@ -46,11 +46,8 @@ def he(model: nn.Module) -> dict[str, LayerMoments]:
     return layer_moments(model, lambda s: 2 / s.fan_in)
 
 
-def first_order_is_used(model: nn.Module, moments: dict[str, LayerMoments] | None = None) -> bool:
-    x = images(1)
-    return first_order_holds(
-        model, parse_network(model, tuple(x.shape[1:])), moments or he(model), x
-    )
+def method(model: nn.Module, moments: dict[str, LayerMoments] | None = None) -> str:
+    return predict_finite_width(model, moments or he(model), images(1)).method
 
 
 def column_by_image(frame: pd.DataFrame, quantity: str, column: str) -> np.ndarray:
@@ -90,20 +87,61 @@ def test_equal_seeds_give_equal_predictions(wide_prediction: Prediction) -> None
     pd.testing.assert_frame_equal(wide_prediction.to_frame(), repeated.to_frame())
 
 
-def test_first_order_holds_only_for_wide_centred_stable_networks() -> None:
-    assert first_order_is_used(conv_network())
-    assert first_order_is_used(conv_network(nn.Tanh))
-    assert first_order_is_used(conv_network(nn.Sigmoid))
-    assert not first_order_is_used(conv_network(channels=32))
-    assert not first_order_is_used(conv_network(nn.GELU))
-    assert not first_order_is_used(conv_network(nn.SiLU))
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU])
+def test_networks_of_zero_mean_weights_are_not_simulated(activation) -> None:
+    assert method(conv_network(activation, channels=8)) == "first_order"
+
+
+def test_networks_without_a_first_order_law_are_simulated() -> None:
     shifted = conv_network()
-    assert not first_order_is_used(
-        shifted, layer_moments(shifted, lambda s: 2 / s.fan_in, lambda s: 0.01)
-    )
+    moments = layer_moments(shifted, lambda s: 2 / s.fan_in, lambda s: 0.01)
+    assert method(shifted, moments) == "simulated"
     centred = conv_network()
     centred[4] = nn.Sequential(MeanOnly(), nn.ReLU())
-    assert not first_order_is_used(centred)
+    assert method(centred) == "simulated"
+    assert method(conv_network(channels=4)) == "simulated"  # 1 / (2 C) is 0.125
+
+
+def test_networks_of_linear_layers_are_sampled() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    assert method(model) == "sampled"
+
+
+def spread_error(activation: nn.Module, *log_sd: float) -> float:
+    """Estimate the error for wide layers of second moment 1 with these first-order spreads."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 10**6, 1, device="meta")]
+    for _ in log_sd[1:]:
+        layers += [activation, nn.Conv2d(10**6, 10**6, 1, device="meta")]
+    model = nn.Sequential(*layers)
+    net = parse_network(model, (1, 2, 2))
+    return estimate_spread_error(model, net, np.ones((1, len(log_sd))), np.array([log_sd]))
+
+
+def test_a_homogeneous_activation_adds_no_error() -> None:
+    # log E[relu(y)^2] is linear in log E[y^2]; 1 / (2 C) is 5e-7.
+    assert spread_error(nn.ReLU(), 1.0, 1.5, 2.0) < 1e-6
+
+
+def test_the_error_of_a_curved_activation_is_that_of_its_tangent() -> None:
+    # f = log E[tanh^2] as a function of log q; sd(f(t)) / (|f'| s), t ~ N(-s^2 / 2, s^2), by
+    # drawing t and integrating on a fine grid. The second layer adds no spread of its own.
+    sd, step = 1.0, 1e-3
+    t = np.random.default_rng(0).normal(-(sd**2) / 2, sd, 20_000)
+    grid = np.linspace(-8, 8, 4001)
+
+    def log_moment(log_q: np.ndarray) -> np.ndarray:
+        y = grid * np.exp(log_q / 2)[:, None]
+        return np.log(np.trapezoid(np.tanh(y) ** 2 * np.exp(-(grid**2) / 2), grid))
+
+    slope = np.diff(log_moment(np.array([-step, step])))[0] / (2 * step)
+    drawn = np.concatenate([log_moment(part) for part in np.split(t, 20)])
+    expected = abs(np.log(drawn.std() / (slope * sd)))
+    error = spread_error(nn.Tanh(), sd, slope * sd)
+    # Standard error of the log of a standard deviation: at most 1 / sqrt(n) for these light tails.
+    assert error == pytest.approx(expected, abs=4 / len(t) ** 0.5)
+    # A spread that the second layer adds dilutes the error.
+    assert spread_error(nn.Tanh(), sd, 3.0) < 0.2 * error
+    assert spread_error(nn.Tanh(), 0.1, slope * 0.1) < 0.05 * error
 
 
 def test_confidence_intervals_of_a_wide_network_cover_draws(wide_prediction: Prediction) -> None:

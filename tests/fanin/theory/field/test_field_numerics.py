@@ -13,7 +13,7 @@ from torch import nn
 from fanin.theory import UnpredictableLayer
 from fanin.theory.field import FieldTooLarge, Sampling, predict_field, propagate_field
 from fanin.theory.field.forward import apply_dropout
-from fanin.theory.field.sampling import factor, whitened
+from fanin.theory.field.sampling import antithetic, factor, whitened
 from fanin.theory.layer_kind import DropoutStep
 
 
@@ -177,3 +177,9 @@ def test_points_share_a_dropout_mask_only_if_it_drops_whole_channels():
     assert torch.equal(by_point, ones + torch.eye(4))
     by_channel = apply_dropout(ones, DropoutStep(0.5, whole_channel=True), images_per_field=2)
     assert torch.equal(by_channel, ones + torch.block_diag(ones[:2, :2], ones[:2, :2]))
+
+
+@pytest.mark.parametrize("samples", [213, 214])
+def test_at_least_the_requested_number_of_samples_is_drawn(samples: int):
+    assert len(whitened(samples, 2, 0)) >= samples
+    assert len(antithetic(samples, 500, 0)) >= samples
