@@ -6,22 +6,17 @@ The exit status is 1 if some layer disagrees with the highest theory that predic
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, JustifyMethod
+from rich.console import Console, Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import (
-    add_sweep_arguments,
-    parse_probability,
-    plain_console,
-    prediction_progress,
-    print_sentence,
-)
+from analysis.cli import add_sweep_arguments, parse_probability, plain_console, prediction_progress
 from analysis.load import load
 from analysis.summary import describe_files, format_needed, summarize_sweep
 from analysis.theory_comparison import (
@@ -42,18 +37,25 @@ LEGEND = (
     "In each row, the prediction of the first theory, times the factor (x) of each further theory, "
     "times measured/highest, equals the measured value; `spread` is the standard deviation of the "
     "draws' logarithms, measured / predicted; `method` is how the highest theory computed its "
-    "prediction. Verdict against the highest theory: `agrees`: within a factor of {margin:g}; "
-    "`disagrees`: significantly different (chance of any false alarm in the whole sweep: "
-    "{level:g}); `undecided: needs N draws`: about N draws would decide; `undecided: prediction "
-    "error too large`: the sampling error of the prediction is too large for any number of draws; "
-    "`agrees (simulated)`: not counted as confirmed."
+    "prediction. Verdict against the highest theory: `agrees`: within a factor of {margin:g} "
+    "(`simulated`: not counted as confirmed); `disagrees`: significantly different (probability of "
+    "one or more false positives in the whole sweep: {level:g}); `undecided: needs N draws`: about "
+    "N draws would decide; `undecided: prediction error too large`: the sampling error of the "
+    "prediction is too large for any number of draws."
 )
 VERDICT_COLUMNS = (
     *("theory", "method", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm"),
     *("verdict", "draws_needed", "step", "step_se", "step_p_holm", "step_verdict"),
     *("sd_ratio", "spread_p_holm"),
 )
+# Colors on a terminal, of verdicts in tables and of matches in sentences.
 COLORS = {AGREES: "green", DISAGREES: "bold red", UNDECIDED: "yellow", NOT_TESTED: "dim"}
+HIGHLIGHTS = {
+    r"\bexplains [1-9]\d*|[1-9][\d,]* agree with theory": COLORS[AGREES],
+    r"not rejected in [1-9]\d*|[1-9][\d,]* are undecided": COLORS[UNDECIDED],
+    r"disagrees with [1-9]\d*|[1-9][\d,]* disagree\b|^Disagrees": COLORS[DISAGREES],
+    r"\d[\d.,^]* times (as large as|smaller than) predicted": COLORS[DISAGREES],
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "--level",
         type=parse_probability,
         default=0.05,
-        help="chance of any false alarm in the whole sweep; default: %(default)s",
+        help="probability of one or more false positives in the whole sweep; default: %(default)s",
     )
     parser.add_argument(
         "--tables", action="store_true", help="also print details and a table for every setting"
@@ -152,6 +154,19 @@ def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, imag
     if image not in images[quantity]:
         valid = ", ".join(map(str, sorted(images[quantity])))
         raise FaninError(f"--image {image}: {quantity} was not measured for it; valid: {valid}")
+
+
+def print_sentence(console: Console, sentence: str) -> None:
+    """Print a sentence: a colored, wrapped list item on a terminal, one plain line in a pipe."""
+    text = Text(sentence)
+    for pattern, style in HIGHLIGHTS.items():
+        text.highlight_regex(pattern, style)
+    if console.is_terminal:
+        item = Table.grid(padding=(0, 1))
+        item.add_row("•", text)
+        console.print(item, width=shutil.get_terminal_size().columns)
+    else:
+        console.print(text, soft_wrap=True)
 
 
 def render_setting(

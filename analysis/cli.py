@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from analysis.predictions import OnPredicted
 from experiments.console import BrokenPipeConsole
 
 UNBOUNDED = 10_000  # characters
-# Words that are colored on a terminal.
-HIGHLIGHTS = {
-    r"\bexplains \d+|[\d,]+ agree with theory": "green",
-    r"\bdisagrees? with [1-9]\d*|[1-9][\d,]* disagree\b|\d[\d.,^]* times (as large|smaller)"
-    r"( as| than)? predicted|^Disagrees": "bold red",
-    r"[1-9][\d,]* are undecided|not rejected in [1-9]\d*": "yellow",
-}
 
 
 def plain_console() -> Console:
     """Return a console that never truncates and ignores markup, because labels hold brackets."""
     return BrokenPipeConsole(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
-
-
-def print_sentence(console: Console, sentence: str) -> None:
-    """Print a sentence: colored and wrapped at words on a terminal, plain on one line in a pipe."""
-    text = Text(sentence)
-    for pattern, style in HIGHLIGHTS.items():
-        text.highlight_regex(pattern, style)
-    if console.is_terminal:
-        console.print(text, width=shutil.get_terminal_size().columns)
-    else:
-        console.print(text, soft_wrap=True)
 
 
 @contextmanager

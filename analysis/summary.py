@@ -12,7 +12,6 @@ from analysis.theory_comparison import TheoryComparison, layer_table
 from analysis.training_summary import summarize_training
 from analysis.verdicts import (
     EXPLAINED,
-    METHODS,
     NOT_REJECTED,
     SIMULATED,
     UNKNOWN,
@@ -21,6 +20,7 @@ from analysis.verdicts import (
 )
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 from fanin.theory.predict import THEORIES
+from fanin.theory.prediction import METHODS
 
 THEORY_LABELS = {
     "he": "the He/Glorot formula",
@@ -192,7 +192,8 @@ def _layer_sentence(rows: pd.DataFrame) -> Iterator[str]:
     kinds = rows.loc[rows["verdict"] == NOT_TESTED, "kind"].value_counts()
     reasons = f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
     yield (
-        f"Of {len(rows):,} layer quantities (each layer counts once per quantity and image), "
+        f"Of {len(rows):,} layer quantities (each layer counts once per quantity and image, "
+        "compared with the most complete theory that predicts it), "
         f"{confirmed:,} agree with theory, {agree_simulated}"
         f"{counts.get(UNDECIDED, 0):,} are undecided{_describe_undecided(rows)}, "
         f"{counts.get(DISAGREES, 0):,} disagree, and {counts.get(NOT_TESTED, 0):,} could not be "

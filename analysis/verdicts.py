@@ -18,25 +18,18 @@ from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, 
 from fanin.statistics.coverage import Z, coverage, inside
 from fanin.statistics.draws import step_log_ratios, summarize_draws
 from fanin.statistics.pit import probability_transform, uniformity
+from fanin.theory.prediction import METHODS
 
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # keys that the layers of one network share
 EMPTY_COLUMNS = (  # columns of the frame without rows
-    *("label", "layer_name", "theory", "method", "value", "log_sd", "kind", "test", "verdict"),
-    *(
-        "draws_needed",
-        "p_holm",
-        "step_p",
-        "step_p_holm",
-        "step_verdict",
-        "sd_ratio",
-        "spread_p_holm",
-    ),
+    *("label", "layer_name", "theory", "method", "value", "log_sd", "draws"),
+    *("kind", "test", "verdict", "draws_needed", "p_holm"),
+    *("step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
 BACKWARD = ("vjp_m2", "weight_vjp_m2", "grad_m2", "weight_grad_m2")
 EXPLAINED, NOT_REJECTED = "explained", "not_rejected"  # outcomes of a setting, besides verdicts
-SIMULATED = "simulated"  # the prediction is a mean over networks drawn at random
-METHODS = ("exact", "first_order", "sampled", SIMULATED)
+SIMULATED = METHODS[-1]  # the prediction is a mean over networks drawn at random
 UNKNOWN = "unknown"  # predictions without the column `method`
 WIDE = 64  # channels or units; the first-order finite-width law should hold from here on
 

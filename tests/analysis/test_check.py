@@ -17,8 +17,14 @@ import analysis.check
 import analysis.summary
 import analysis.verdicts
 from analysis import Results
-from analysis.check import build_csv_frame, build_layer_table, main, render_setting
-from analysis.cli import UNBOUNDED, print_sentence
+from analysis.check import (
+    build_csv_frame,
+    build_layer_table,
+    main,
+    print_sentence,
+    render_setting,
+)
+from analysis.cli import UNBOUNDED
 from analysis.settings import Setting
 from analysis.theory_comparison import TheoryComparison, layer_table
 from analysis.verdicts import compute_verdicts
@@ -125,7 +131,7 @@ def test_a_sentence_is_wrapped_at_words_on_a_terminal(monkeypatch: pytest.Monkey
     print_sentence(console, " ".join(words))
     lines = terminal.getvalue().splitlines()
     assert max(map(len, lines)) <= 40
-    assert " ".join(lines).split() == words
+    assert " ".join(lines).split() == ["•", *words]
 
 
 def test_the_factors_of_a_row_multiply_to_the_measured_value(

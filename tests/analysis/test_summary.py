@@ -119,7 +119,7 @@ def test_undecided_layers_are_counted_by_reason() -> None:
     assert imprecise_rows.any()
     line = _summarize(sweep, margin=1.02)[1]
     assert f"Of {len(rows)} layer quantities" in line
-    assert f"{len(undecided)} are undecided ({few.sum()} need more draws, about " in line
+    assert f"{len(undecided)} are undecided ({few.sum()} need more draws, in the median" in line
     assert f"; {imprecise_rows.sum()} need a more precise prediction)" in line
 
 
@@ -143,8 +143,7 @@ def test_without_simulated_layers_nothing_is_said_about_them() -> None:
 
 def test_predictions_without_a_method_are_unknown() -> None:
     line = _line(_summarize(simulated(2, method=None)), "Layers by method: ")
-    assert line.startswith("Layers by method: unknown (32); ")
-    assert "--recompute" in line
+    assert line.startswith("Layers by method: unknown (32); the stored predictions do not record")
 
 
 def test_a_wrong_spread_of_a_method_is_stated() -> None:

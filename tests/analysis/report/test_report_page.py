@@ -16,6 +16,7 @@ from analysis.report.__main__ import main
 from analysis.report.page import PAGE, TheoryOptions, write_report
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import TEMPORARY, SweepFolder
+from fanin.theory.prediction import METHODS
 
 
 @pytest.fixture
@@ -110,8 +111,18 @@ def test_no_theory_is_stated_on_the_page(sweep_copy: Path, capsys):
 
 def test_the_page_contains_the_summary_of_the_theory_check(page_path: Path):
     text = page_path.read_text()
-    assert "Theory explains 3 of 3 settings" in text
+    assert re.search(r"Theory explains \d of 3 settings", text)
+    assert "disagrees with 0" in text
+    assert "Layers by method: " in text
     assert "Predicted 95 % intervals, forward:" in text
+    ((method, row),) = re.findall(r'<th scope="row">([a-z ]+)</th><td>forward</td>(.*)</tr>', text)
+    assert method.replace(" ", "_") in METHODS
+    layers, inside, ratio, distance, p = re.findall(r'<td class="n">([\d.,]+)', row)
+    assert int(layers) > 0
+    assert float(inside) > 50
+    assert 0 < float(ratio) < 3
+    assert 0 < float(distance) < 1
+    assert 0 < float(p) <= 1
 
 
 def test_an_unknown_sweep_is_refused_with_the_nearest_name(hostile: Results, capsys):

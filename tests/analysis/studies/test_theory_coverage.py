@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ DRAWS = 64
 
 
 def lognormal(
-    config: dict[str, Any], init: str, seed: int, ratio: float = 1.0, spread: float = 1.0
+    config: dict[str, Any],
+    init: str,
+    seed: int,
+    ratio: float = 1.0,
+    spread: float = 1.0,
+    draws: int = DRAWS,
 ) -> TheoryComparison:
     """Return draws that agree with theory, except for a factor from fc2 on and one of the spread.
 
@@ -32,13 +38,13 @@ def lognormal(
     rng = np.random.default_rng([1, seed])
     rows, theory = [], []
     for quantity in QUANTITIES:
-        common = rng.normal(size=DRAWS)
+        common = rng.normal(size=draws)
         for n, name in enumerate(LAYERS):
             at = {"layer": n + 1, "layer_name": name, "quantity": quantity, "image": -1}
             theory.append(
                 {**at, "theory": "finite_width", "value": 2.0, "log_sd": LOG_SD, "sampling_se": 0.0}
             )
-            z = (common + rng.normal(size=DRAWS)) / 2**0.5
+            z = (common + rng.normal(size=draws)) / 2**0.5
             factor = ratio if n > 0 and quantity == "preact_m2" else 1.0
             values = 2 * factor * np.exp(spread * LOG_SD * z - LOG_SD**2 / 2)
             rows += [
@@ -58,8 +64,10 @@ def config(cell_config: CellConfig) -> dict[str, Any]:
 def test_draws_that_agree_with_theory_are_covered_and_explained(config: dict[str, Any]) -> None:
     result = evaluate_coverage([lognormal(config, "he_normal", seed) for seed in range(20)])
     text = markdown(result)
-    assert "20 cells of 64 draws: 20 explained" in text
-    assert "Every tested cell is explained." in text
+    counts = re.search(r"20 cells of 64 draws: (\d+) explained .*, (\d+) not rejected", text)
+    assert counts is not None
+    assert int(counts[1]) + int(counts[2]) == 20
+    assert "No cell disagrees." in text
     share = result.hits["hit"].mean()
     # 20 cells with 2 independent sequences of 64 draws each; the 3 layers are correlated.
     assert abs(share - 0.95) < 4 * (0.95 * 0.05 / (20 * 2 * 64)) ** 0.5
@@ -72,8 +80,11 @@ def test_draws_that_agree_with_theory_are_covered_and_explained(config: dict[str
 def test_a_disagreeing_cell_is_listed_with_its_first_layer(config: dict[str, Any]) -> None:
     good = [lognormal(config, "he_normal", seed) for seed in range(3)]
     text = markdown(evaluate_coverage([*good, lognormal(config, "uniform", 3, ratio=1.5)]))
-    assert "3 explained" in text
-    assert "1 not explained" in text
+    outcomes = re.search(r"draws: (\d+) explained .*, (\d+) not rejected .*, (\d+) disagree,", text)
+    assert outcomes is not None
+    explained, not_rejected, disagree = map(int, outcomes.groups())
+    assert (explained + not_rejected, disagree) == (3, 1)
+    assert "**Disagreeing cells**" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| mlp uniform |")]
     assert "fc2 preact_m2 (moment)" in row
     ratio = float(row.split("|")[4])
@@ -85,6 +96,39 @@ def test_a_larger_spread_than_predicted_lowers_the_coverage(config: dict[str, An
         [lognormal(config, "he_normal", seed, spread=2.0) for seed in range(20)]
     )
     assert result.hits["hit"].mean() < 0.75  # P(|z| < 1.96 / 2) = 0.673
+
+
+def test_a_simulated_cell_is_not_explained(config: dict[str, Any]) -> None:
+    """At 1024 draws every layer agrees within the margin of 10 %: standard error 0.3/32."""
+    cells = [lognormal(config, "he_normal", seed, draws=1024) for seed in range(2)]
+    cells[0].predicted["method"] = "first_order"
+    cells[1].predicted["method"] = "simulated"
+    text = markdown(evaluate_coverage(cells))
+    assert "2 cells of 1024 draws: 1 explained" in text
+    assert ", 1 not rejected" in text
+
+
+def test_coverage_is_given_by_method_and_depth(config: dict[str, Any]) -> None:
+    right = [lognormal(config, "he_normal", seed) for seed in range(10)]
+    wide = [lognormal(config, "he_normal", seed, spread=0.5) for seed in range(10, 20)]
+    for cells, method in ((right, "first_order"), (wide, "simulated")):
+        for comparison in cells:
+            comparison.predicted["method"] = method
+    text = markdown(evaluate_coverage([*right, *wide]))
+    table = {
+        tuple(cells[1:3]): (int(cells[3]), float(cells[5]))
+        for line in text.partition("**By method**")[2].splitlines()
+        if len(cells := [cell.strip() for cell in line.split("|")]) == 9 and cells[3].isdigit()
+    }
+    # Ten cells of three layers. Four standard errors of a median over 10 independent cells.
+    error = 4 * 1.25 / (2 * 63 * 10) ** 0.5
+    for direction in ("forward", "backward"):
+        for method, ratio in (("first_order", 1.0), ("simulated", 2.0)):
+            layers, measured_ratio = table[method, direction]
+            assert layers == 30
+            assert measured_ratio == pytest.approx(ratio, rel=error)
+        # Depth counts in the direction of propagation; each has one of the three layers.
+        assert [table[depth, direction][0] for depth in ("1", "2", "3 to 4")] == [20, 20, 20]
 
 
 def test_zero_overflowed_and_unpredicted_layers_are_counted(config: dict[str, Any]) -> None:
@@ -116,7 +160,9 @@ def test_the_command_writes_into_a_page(
     main(["tiny", "--results", str(results.folder.root.parent), "--write", str(page)])
     text = page.read_text()
     capsys.readouterr()
-    assert "1 cells of 24 draws: 1 explained" in text
+    assert "1 cells of 24 draws: " in text
+    assert ", 0 disagree, 0 not tested." in text
+    assert "**By method**" in text
     assert "| preact_m2 |" in text
     main(["tiny", "--results", str(results.folder.root.parent)])
     assert capsys.readouterr().out.strip() in text
