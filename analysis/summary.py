@@ -165,7 +165,7 @@ def _describe_worst(rows: pd.DataFrame, level: float) -> str:
     only_step = (disagreeing["kind"] == "tested") & ~(disagreeing["p_holm"] <= level)
     log_ratio = disagreeing["log_ratio"].where(~only_step, disagreeing["step"])
     size = log_ratio.abs().where(disagreeing["kind"] != "zero", np.inf)
-    size = size.where(~disagreeing["quantity"].isin(DIFFERENCES), 0.0)
+    size = size.where(~disagreeing["quantity"].isin(DIFFERENCES), 0.0).fillna(0.0)
     worst = disagreeing.loc[size.idxmax()]
     quantity = QUANTITY_LABELS.get(worst["quantity"], worst["quantity"])
     return (

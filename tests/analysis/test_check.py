@@ -175,6 +175,7 @@ def test_each_row_ends_with_its_verdict(comparisons: list[TheoryComparison]) -> 
             texts = {
                 "undecided": r"undecided: (?:needs [\d,]+ draws|prediction error too large)",
                 "not_tested": row.kind,
+                "agrees": r"agrees \(simulated\)" if row.method == "simulated" else "agrees",
             }
             assert re.search(f"(?:{texts.get(row.verdict, row.verdict)}) *$", line)
             printed.add(row.verdict)

@@ -324,7 +324,8 @@ def test_the_earliest_divergence_is_stated(
     results = _with_cells(
         small, outcome="diverged", outcome_step=steps, outcome_reason=reasons, outcome_tensor="w"
     )
-    assert _line(summarize(results, comparisons), "80 of 80").endswith("step 1: inf 1 in w).")
+    line = _line(summarize(results, comparisons), "Best test accuracy")
+    assert line.endswith("; 80 of 80 cells diverged (the earliest at step 1: inf 1 in w).")
 
 
 def test_an_infinite_ratio_is_the_largest_error(
@@ -361,7 +362,7 @@ def test_keys_in_the_setting_label_are_not_repeated(sweep: Sweep) -> None:
     line = _line(summarize(results, compare_to_theory(results)), "Best test accuracy")
     training = re.findall(r" with (?:cross_entropy|mse) dtype=float\d\d at (\S+)", line)
     assert [label.partition("=")[0] for label in training] == ["optim.lr", "optim.lr"]
-    assert "loss" not in line
+    assert "loss=" not in line
 
 
 def test_a_regression_has_no_accuracy(sweep: Sweep) -> None:
