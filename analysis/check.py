@@ -34,14 +34,16 @@ from fanin.theory.predict import THEORIES
 
 EXIT_DISAGREES = 1
 LEGEND = (
-    "In each row, the prediction of the first theory, times the factor (x) of each further theory, "
-    "times measured/highest, equals the measured value; `spread` is the standard deviation of the "
-    "draws' logarithms, measured / predicted; `method` is how the highest theory computed its "
-    "prediction. Verdict against the highest theory: `agrees`: within a factor of {margin:g} "
-    "(`simulated`: not counted as confirmed); `disagrees`: significantly different (probability of "
-    "one or more false positives in the whole sweep: {level:g}); `undecided: needs N draws`: about "
-    "N draws would decide; `undecided: prediction error too large`: the sampling error of the "
-    "prediction is too large for any number of draws."
+    "measured: mean over the draws; se: its standard error. The first theory column is a "
+    "prediction. `x THEORY` is the ratio of that theory's prediction to the one on its left, and "
+    "measured/THEORY the ratio of measured to the last prediction; the product of these columns is "
+    "measured. spread: standard deviation of log values over the draws, measured / predicted. "
+    "method: how the last prediction was computed. The verdict compares measured with the last "
+    "prediction: `agrees`: within a factor of {margin:g} (`simulated`: not counted as confirmed); "
+    "`disagrees`: significantly different (probability of one or more false positives in the whole "
+    "sweep: {level:g}); `undecided: needs N draws`: about N draws are needed to decide; "
+    "`undecided: prediction error too large`: the sampling error of the prediction is too large "
+    "for any number of draws."
 )
 VERDICT_COLUMNS = (
     *("theory", "method", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm"),

@@ -38,7 +38,10 @@ def _describe_accuracy(cells: pd.DataFrame, comparisons: Sequence[TheoryComparis
     if not cells.test_accuracy.notna().any() or not scores:
         return ""  # regression, nothing trained, or every run failed or diverged
     (high, best), (low, worst) = max(scores), min(scores)
-    lowest = f"; lowest of the {len(scores)} settings, each at its best: {low:.1%} with {worst}"
+    lowest = (
+        f"; lowest of the {len(scores)} settings, each with its best options: "
+        f"{low:.1%} with {worst}"
+    )
     return (
         f"Best test accuracy (mean over seeds): {high:.1%} with {best}"
         f"{lowest if len(scores) > 1 else ''}"

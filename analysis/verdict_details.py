@@ -63,7 +63,7 @@ def _step_sentence(rows: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{steps.get(AGREES, 0)} of {steps.sum()} steps from one layer to the next agree, "
             f"{steps.get(DISAGREES, 0)} disagree, {steps.get(UNDECIDED, 0)} are undecided "
-            "(a step varies less between draws than a layer, so its test is sharper)."
+            "(a step varies less between draws than a layer, so its test has more power)."
         )
 
 
@@ -73,7 +73,7 @@ def _spread_sentence(rows: pd.DataFrame, level: float) -> Iterator[str]:
         low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9])
         significant = (rows["spread_p_holm"] <= level).sum()
         yield (
-            f"Standard deviation of a draw's log-moment, measured / predicted: median "
+            "Standard deviation of log moments over the draws, measured / predicted: median "
             f"{median:.2f} (80 % of layers between {low:.2f} and {high:.2f}); significantly "
             f"different from 1 in {significant} of {len(ratios)} layers."
         )
@@ -142,14 +142,15 @@ def _describe_disagreement(row: pd.Series) -> str:
             f"every draw is {np.exp(row['log_ratio']):.3g} times the prediction of {row['theory']}"
         )
     if row["test"] == "linear":
-        unit = "1" if row["quantity"] == "input_correlation" else "the predicted RMS"
-        return f"difference to {row['theory']} in units of {unit} {_with_error(row, 'log_ratio')}"
+        unit = "" if row["quantity"] == "input_correlation" else ", divided by the predicted RMS"
+        return f"measured - {row['theory']}{unit}: {_with_error(row, 'log_ratio')}"
     # Report the step if it is more significant than the layer itself.
     if not row["p_holm"] <= row["step_p_holm"] and not np.isnan(row["step_p_holm"]):
         return (
-            f"step from the layer before, log-ratio to {row['theory']} {_with_error(row, 'step')}"
+            f"change of log(measured / {row['theory']}) from the layer before: "
+            f"{_with_error(row, 'step')}"
         )
-    return f"log-ratio to {row['theory']} {_with_error(row, 'log_ratio')}"
+    return f"log(measured / {row['theory']}) = {_with_error(row, 'log_ratio')}"
 
 
 def _with_error(row: pd.Series, column: str) -> str:
