@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 BLOCK = re.compile(r"^```(bash|yaml)\n(.*?)^```", re.M | re.S)
 COMMANDS = re.compile(r"^[a-z].*$", re.M)  # continuation lines are indented
-FIRST_SECTION = "## From a fresh login node"
+FIRST_SECTION = "## From a login node to results"
 
 
 @pytest.fixture
