@@ -51,7 +51,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"Tanh network with 5 hidden layers of {width} units at initialization, digits of 28 x 28 "
         "pixels. Histograms of activations (top) and of gradients of the loss with respect to the "
         "pre-activations (bottom), one network each. Left: standard init, right: normalized init. "
-        f"Ratios of standard deviations: {draws} draws of the weights."
+        f"The ratios in the table are over {draws} draws of the weights."
     )
     return Study(
         CLAIM,

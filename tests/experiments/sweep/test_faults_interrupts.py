@@ -26,8 +26,8 @@ STARTING = {
     signal.SIGTERM: fault("SIGTERM, twice, while workers start"),
 }
 TIMING = {
-    signal.SIGINT: fault("Ctrl-C, twice, while `engine=auto` times"),
-    signal.SIGTERM: fault("SIGTERM, twice, while `engine=auto` times"),
+    signal.SIGINT: fault("Ctrl-C, twice, while `engine=auto` measures the engines"),
+    signal.SIGTERM: fault("SIGTERM, twice, while `engine=auto` measures the engines"),
 }
 MAX_LINES = 6  # of an interrupted sweep
 
