@@ -34,8 +34,8 @@ EXIT_DISAGREES = 1
 LEGEND = (
     "In each row, the prediction of the first theory, times the factor (x) of each further theory, "
     "times measured/highest, equals the measured value. Verdict against the highest theory: "
-    "`agrees`: within a factor of {margin:g}; `disagrees`: significantly different (chance of any "
-    "false alarm in the whole sweep: {level:g}); `undecided: needs N draws`: about N draws would "
+    "`agrees`: within a factor of {margin:g}; `disagrees`: significantly different (probability of "
+    "one or more false positives in the whole sweep: {level:g}); `undecided: needs N draws`: about N draws would "
     "decide; `undecided: prediction error too large`: the sampling error of the prediction is too "
     "large for any number of draws."
 )
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--level",
         type=parse_probability,
         default=0.05,
-        help="chance of any false alarm in the whole sweep; default: %(default)s",
+        help="probability of one or more false positives in the whole sweep; default: %(default)s",
     )
     parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
     parser.add_argument("--recompute", action="store_true", help="recompute stored predictions")

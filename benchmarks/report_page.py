@@ -121,7 +121,7 @@ def section(seeds: int, repeats: int, folder: SweepFolder) -> Section:
 
 
 def main() -> int:
-    """Measure, print, and with --write update docs/appendix/performance.md."""
+    """Measure how fast Chromium shows the report of a large sweep; print the table."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="measure about a tenth of the cells, once"

@@ -115,7 +115,7 @@ def _row(
 
 
 def main() -> int:
-    """Measure, print, and with --write update docs/appendix/performance.md."""
+    """Measure how long loading a large sweep takes; print the table."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="measure a tenth of the cells, once")
     parser.add_argument("--write", action="store_true", help="update docs/appendix/performance.md")

@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--level",
         type=parse_probability,
         default=default.level,
-        help="chance of any false alarm among all pairs; default: %(default)s",
+        help="probability of one or more false positives among all pairs; default: %(default)s",
     )
     parser.add_argument(
         "--few-seeds", action="store_true", help=f"also rank with fewer than {MIN_SEEDS} seeds"

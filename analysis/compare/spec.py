@@ -95,7 +95,7 @@ class ComparisonSpec:
     tune
         Axis that is tuned for each strategy, or "" for none.
     level
-        Chance of any false alarm among all pairs of all groups.
+        Probability of one or more false positives among all pairs of all groups.
     few_seeds
         Rank with fewer than three seeds.
     """

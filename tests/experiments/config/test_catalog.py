@@ -103,7 +103,7 @@ def test_assign_does_not_modify_the_original():
         ("a..b", "expected package.module.Name"),
         (3, "expected package.module.Name"),
         (None, "expected package.module.Name"),
-        ("???", "got nothing"),
+        ("???", r"must be given: .*_target_=package\.module\.Name"),
     ],
 )
 def test_the_error_names_a_target_that_cannot_be_imported(target, message):

@@ -19,7 +19,7 @@ from analysis import load
 ROOT = Path(__file__).parents[3]
 CELLS = 8
 WORDS = (f"init.number=range({CELLS})", "runner.workers=1", "runner.pack_cells=4")
-OTHER = "runs other code than the sweep was launched with"
+OTHER = "the sweep was launched with"
 
 
 @pytest.fixture
