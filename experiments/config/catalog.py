@@ -150,8 +150,7 @@ def hydra_arguments() -> Namespace:
         overrides = [*arguments.overrides, *unknown]
         flags = [text for text in sys.argv[1:] if text not in overrides]
         raise ConfigError(
-            f"{flags[-1]} must be written before all key=value arguments: "
-            f"{shlex.join([*flags, *overrides])}"
+            f"options must come before all key=value arguments: {shlex.join([*flags, *overrides])}"
         )
     return arguments
 
@@ -243,7 +242,8 @@ def _as_config_error() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise ConfigError(short(f"{error}{cause}")) from error
+        prefix = "invalid YAML: " if isinstance(error, YAMLError) else ""
+        raise ConfigError(short(f"{prefix}{error}{cause}")) from error
 
 
 def short(text: str) -> str:

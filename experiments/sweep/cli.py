@@ -33,7 +33,7 @@ def run_command(
     """Run the cell or grid that overrides ask for; return the exit status."""
     try:
         with (
-            exit_on_error(interrupted="Interrupted before anything ran.", by=Interrupted),
+            exit_on_error(interrupted="Interrupted before any cell ran.", by=Interrupted),
             interruptible(),
         ):
             catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))

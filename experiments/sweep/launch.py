@@ -68,7 +68,7 @@ def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:
         records = read_plan(folder)
         recover_journals(folder, records)
         for problem in quarantine(folder):
-            console.print(str(problem), highlight=False, markup=False)
+            console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
         plan = _plan(request, cells, records)
         show_counts(console, request, plan)
         if plan.queued and not isinstance(request.runner, DetachedRunner):
@@ -173,7 +173,8 @@ def _run(request: Request, plan: Plan, lock: SweepLock, console: Console) -> boo
         )
         console.print(
             f"Interrupted: {done} of {len(plan.cells)} cells are done and saved in {folder.root}/. "
-            f"Run the same command again to run the other {len(plan.cells) - done}."
+            "Run the same command again to resume.",
+            soft_wrap=True,
         )
         show_jobs(console, folder)
         return False

@@ -275,7 +275,9 @@ def quarantine(folder: SweepFolder) -> list[FileProblem]:
         for name in reversed(TABLES):  # `cells` first, because readers start from it
             _move_to_quarantine(folder, name, stem)
     return [
-        replace(problem, reason=f"{problem.reason}; moved its pack to {folder.quarantine}/")
+        replace(
+            problem, reason=f"{problem.reason}; moved all files of its pack to {folder.quarantine}/"
+        )
         if problem.stem is not None
         else problem
         for problem in problems

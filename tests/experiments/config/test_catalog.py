@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.config.catalog import ConfigCatalog, assign, config_loader
+from experiments.config.catalog import ConfigCatalog, assign, config_loader, hydra_arguments
 from experiments.config.instantiate import check_value, instantiate, locate, validate
 from experiments.schema import PartsChecker, coerce_cell, coerce_group
 from fanin.errors import ConfigError
@@ -65,6 +65,19 @@ def test_a_mandatory_value_that_is_missing_is_an_error(user_catalog):
 def test_the_error_names_a_missing_config_dir():
     with pytest.raises(ConfigError, match="--config-dir nowhere: no such folder"):
         config_loader("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["seed=1", "-m", "init=zeros"], "before all key=value arguments: -m seed=1 init=zeros"),
+        (["--multi-run"], "--multi-run: no such option"),
+    ],
+)
+def test_a_misplaced_or_unknown_option_is_refused(monkeypatch, arguments, message):
+    monkeypatch.setattr("sys.argv", ["run.py", *arguments])
+    with pytest.raises(ConfigError, match=message):
+        hydra_arguments()
 
 
 def test_an_unknown_group_is_refused(user_catalog):
