@@ -68,7 +68,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         Cells that a figure needs have not run yet.
     """
     if results.cells.empty or results.layers.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
     measured = measured_settings(results)
     explanations = _explanations(results, measured)
     uniform = alexnet_outputs.load_networks(results, measured)
@@ -110,7 +110,10 @@ def _explanations(
         if model.get(cell) == "alexnet" and init[cell] in INITS:
             explanations[_label(setting, init[cell])] = _explanation(setting, draws)
     if not explanations:
-        raise FaninError(f"{results.folder.root}: no AlexNet of the first grid was measured yet")
+        raise FaninError(
+            f"{results.folder.root}: no AlexNet of the first grid was measured yet; "
+            "run the rest of the sweep"
+        )
     return explanations
 
 

@@ -43,7 +43,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         signal. `uneven`: upper bound for the standard init. `even`: lower bound for the normalized.
     """
     if results.layers.empty or results.histograms.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
     deviations = _deviations(results)
     draws = deviations.groupby("init")["draw"].nunique().min()
     width = int(results.cells["model.width"].max())

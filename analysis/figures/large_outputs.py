@@ -52,7 +52,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         A suspect without a remedy, or its reference, has not run yet.
     """
     if results.cells.empty or results.layers.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet")
+        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
     table = outcomes(results, criterion)
     first = initial_outputs(results, table, criterion)
     cells = results.cells

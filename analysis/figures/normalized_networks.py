@@ -84,7 +84,10 @@ def load_networks(results: Results) -> Networks:
     """
     cells = results.cells[results.cells["model"] == "plain"]
     if cells.empty or "init.a" not in cells:
-        raise FaninError(f"{results.folder.root}: no plain network of uniform weights has run yet")
+        raise FaninError(
+            f"{results.folder.root}: no plain network of uniform weights has run yet; "
+            "run the rest of the sweep"
+        )
     cells = cells.assign(init=_inits(cells)).astype(dict.fromkeys(SIZE_KEYS, int))
     trained = cells[cells["train.steps"] != 0]
     draws = _draws(results.layers, cells)

@@ -50,7 +50,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     lines = _lines(results)
     if lines.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
     draws = int(lines["draws"].min())
     width = int(results.cells["model.width"].max())
     gains = sorted(lines["gain"].unique())
