@@ -16,7 +16,13 @@ from rich.console import Console, Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import add_sweep_arguments, parse_probability, plain_console, prediction_progress
+from analysis.cli import (
+    add_sweep_arguments,
+    parse_number,
+    parse_probability,
+    plain_console,
+    prediction_progress,
+)
 from analysis.load import load
 from analysis.summary import describe_files, format_needed, summarize_sweep
 from analysis.theory_comparison import (
@@ -98,48 +104,52 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.check",
         description="Compare the measurements of a sweep with theory, layer by layer.",
-        epilog="Exit status: 1 if some layer disagrees with the highest theory that predicts it.",
+        epilog="Exit status: 0; 1 if a layer disagrees with theory; 2 after an error.",
     )
     add_sweep_arguments(parser)
     parser.add_argument(
         "--quantity",
         default="preact_m2",
-        help="quantity in the tables (--tables, --csv); default: %(default)s",
+        help="quantity in the tables, such as vjp_m2 (default: %(default)s)",
     )
     parser.add_argument(
         "--image",
         type=int,
         default=-1,
-        help="probe image in the tables (--tables, --csv); -1: mean over the probe set; "
-        "default: %(default)s",
+        help="probe image in the tables; -1 is the mean over the probe set (default: %(default)s)",
     )
     parser.add_argument(
         "--margin",
         type=_parse_factor,
         default=1.1,
-        help="a layer within this factor of its prediction agrees; default: %(default)s",
+        help="a layer within this factor of its prediction agrees (default: %(default)s)",
     )
     parser.add_argument(
         "--level",
         type=parse_probability,
         default=0.05,
-        help="probability of one or more false positives in the whole sweep; default: %(default)s",
+        help="probability of one or more false positives in the whole sweep (default: %(default)s)",
     )
     parser.add_argument(
         "--tables", action="store_true", help="also print details and a table for every setting"
     )
     parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
-    parser.add_argument("--recompute", action="store_true", help="recompute stored predictions")
     parser.add_argument(
-        "--workers", type=int, default=1, help="prediction processes; default: %(default)s"
+        "--recompute", action="store_true", help="ignore stored predictions and compute them again"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="number of prediction processes (default: %(default)s)",
     )
     return parser
 
 
 def _parse_factor(text: str) -> float:
-    number = float(text)
+    number = parse_number(text)
     if not 1 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a factor above 1, such as 1.1")
+        raise argparse.ArgumentTypeError(f"{text}: must be above 1, such as 1.1")
     return number
 
 
@@ -155,7 +165,7 @@ def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, imag
         raise FaninError(f"--quantity {quantity}: not measured; {suggest(quantity, images)}")
     if image not in images[quantity]:
         valid = ", ".join(map(str, sorted(images[quantity])))
-        raise FaninError(f"--image {image}: {quantity} was not measured for it; valid: {valid}")
+        raise FaninError(f"--image {image}: {quantity} was not measured on it; valid: {valid}")
 
 
 def print_sentence(console: Console, sentence: str) -> None:

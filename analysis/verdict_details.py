@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.compare.tables import plural
 from analysis.summary import THEORY_LABELS, largest_error, theory_distances
 from analysis.theory_comparison import TheoryComparison
 from analysis.verdicts import count_verdicts
@@ -93,7 +94,8 @@ def _interval_sentences(intervals: pd.DataFrame) -> Iterator[str]:
             f"Predicted 95 % intervals, {row['direction']}{networks[row['width']]}: "
             f"{row['coverage']:.1%} of draws are inside (95 % confidence interval "
             f"{row['low']:.1%} to {row['high']:.1%}, clustered; {row['draws']:,} draws of "
-            f"{row['settings']} settings); median half-width: a factor of {row['factor']:.2f}."
+            f"{plural(row['settings'], 'setting')}); median half-width: a factor of "
+            f"{row['factor']:.2f}."
         )
 
 

@@ -393,7 +393,8 @@ def test_lsuv_states_the_reason_for_no_prediction(sweep: Sweep) -> None:
     settings, reason = summarize(results, compare_to_theory(results))
     assert "1 without a prediction" in settings
     assert reason == (
-        "all cells: no prediction for layer conv1: Lsuv declares no moments, which theory needs."
+        "all cells: no prediction for layer conv1: Lsuv declares no moments of the weights, which "
+        "theory needs."
     )
 
 

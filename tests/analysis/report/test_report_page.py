@@ -137,7 +137,7 @@ def test_exactly_one_of_name_and_all_is_required(arguments: list[str], capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
     assert exit_info.value.code == 2
-    assert "give the name of a sweep, or --all" in capsys.readouterr().err
+    assert "give either the name of a sweep or --all" in capsys.readouterr().err
 
 
 def test_the_index_lists_sweeps_and_other_folders(
