@@ -81,5 +81,5 @@ def test_no_draws_and_a_single_cluster_have_no_p_value() -> None:
     none = np.array([])
     assert np.isnan(uniformity(none, none, none).distance)
     one = uniformity(np.array([0.3, 0.4]), np.zeros(2), np.zeros(2))
-    assert one.distance == pytest.approx(0.6, abs=1 / 200)  # the distance between two levels
+    assert one.distance == pytest.approx(1 - 81 / 200)  # both draws are below the level 81/200
     assert np.isnan(one.p)
