@@ -42,7 +42,11 @@ def finest_predictions(frame: pd.DataFrame) -> Predictions:
     predictions: dict[str, dict[str, PredictedValue]] = {}
     for row in rows.iloc[order.argsort(kind="stable")].itertuples():
         predictions.setdefault(row.layer_name, {})[row.quantity] = PredictedValue(
-            float(row.value), float(row.log_sd), float(row.sampling_se), str(row.theory)
+            float(row.value),
+            float(row.log_sd),
+            float(row.sampling_se),
+            str(row.theory),
+            str(row.method),
         )
     return predictions
 

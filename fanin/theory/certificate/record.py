@@ -24,12 +24,15 @@ class PredictedValue:
         Standard error of `value` caused by the theory's own sampling.
     theory
         Name of the theory.
+    method
+        How the number was computed: a name from `fanin.theory.prediction.METHODS`.
     """
 
     value: float
     log_sd: float
     sampling_se: float
     theory: str
+    method: str
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -40,7 +43,7 @@ class PredictedValue:
 
         Examples
         --------
-        >>> low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width").interval
+        >>> low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width", "first_order").interval
         >>> round(low, 3), round(high, 3)
         (0.662, 4.703)
         """
@@ -167,6 +170,12 @@ class LayerCertificate:
         return self.value("dead_fraction")
 
     @property
+    def method(self) -> str:
+        """Method of the predicted second moment and its interval; "" if not predicted."""
+        prediction = self.predicted.get("preact_m2")
+        return "" if prediction is None else prediction.method
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of one draw's second moment; None if unknown."""
         prediction = self.predicted.get("preact_m2")
@@ -181,6 +190,7 @@ class LayerCertificate:
                 "interval": prediction.interval,
                 "sampling_se": prediction.sampling_se,
                 "theory": prediction.theory,
+                "method": prediction.method,
             }
             for quantity, prediction in self.predicted.items()
         }
