@@ -94,7 +94,7 @@ def make_records(
                     layer=int(layer_numbers[name]),
                     name=name,
                     fan_in=stage.fan_in,
-                    fan_out=stage.fan_out,
+                    outputs_per_input=stage.outputs_per_input,
                     channels=channels,
                     positions=stage.positions,
                     predicted=values,

@@ -97,8 +97,8 @@ class LayerCertificate:
         Number of the layer in forward order, from 1.
     name
         Module path.
-    fan_in, fan_out
-        Number of inputs per output, and of outputs per input.
+    fan_in, outputs_per_input
+        Number of inputs per output, and of outputs per input, inside one group.
     channels
         Number of output channels, or of units of a linear layer.
     positions
@@ -130,7 +130,7 @@ class LayerCertificate:
     layer: int
     name: str
     fan_in: int
-    fan_out: int
+    outputs_per_input: int
     channels: int
     positions: int
     predicted: Mapping[str, PredictedValue]
@@ -202,7 +202,7 @@ class LayerCertificate:
             "layer": self.layer,
             "layer_name": self.name,
             "fan_in": self.fan_in,
-            "fan_out": self.fan_out,
+            "outputs_per_input": self.outputs_per_input,
             "channels": self.channels,
             "positions": self.positions,
             "basis": self.basis,
