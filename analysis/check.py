@@ -15,7 +15,13 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import add_sweep_arguments, parse_probability, plain_console, prediction_progress
+from analysis.cli import (
+    add_sweep_arguments,
+    parse_number,
+    parse_probability,
+    plain_console,
+    prediction_progress,
+)
 from analysis.load import load
 from analysis.summary import format_needed, summarize_verdicts, summarize_with_paths
 from analysis.theory_comparison import (
@@ -32,10 +38,13 @@ from fanin.theory.predict import THEORIES
 
 EXIT_DISAGREES = 1
 LEGEND = (
-    "In each row, the prediction of the first theory, times the factor (x) of each further theory, "
-    "times measured/highest, equals the measured value. Verdict against the highest theory: "
-    "`agrees`: within a factor of {margin:g}; `disagrees`: significantly different (chance of any "
-    "false alarm in the whole sweep: {level:g}); `undecided: needs N draws`: about N draws would "
+    "measured: mean over the draws; se: its standard error. The first theory column is a "
+    "prediction. `x THEORY` is the ratio of that theory's prediction to the one on its left, and "
+    "measured/THEORY the ratio of measured to the last prediction; the product of these columns is "
+    "measured. sd/log_sd: standard deviation of log values over the draws, measured / predicted. "
+    "The verdict compares measured with the last prediction: `agrees`: within a factor of "
+    "{margin:g}; `disagrees`: significantly different (probability of one or more false positives "
+    "in the whole sweep: {level:g}); `undecided: needs N draws`: about N draws are needed to "
     "decide; `undecided: prediction error too large`: the sampling error of the prediction is too "
     "large for any number of draws."
 )
@@ -77,42 +86,49 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.check",
         description="Compare the measurements of a sweep with theory, layer by layer.",
-        epilog="Exit status: 1 if some layer disagrees with the highest theory that predicts it.",
+        epilog="Exit status: 0; 1 if a layer disagrees with theory; 2 after an error.",
     )
     add_sweep_arguments(parser)
     parser.add_argument(
-        "--quantity", default="preact_m2", help="quantity in the tables; default: %(default)s"
+        "--quantity",
+        default="preact_m2",
+        help="quantity in the tables, such as vjp_m2 (default: %(default)s)",
     )
     parser.add_argument(
         "--image",
         type=int,
         default=-1,
-        help="probe image in the tables; -1: mean over the probe set; default: %(default)s",
+        help="probe image in the tables; -1 is the mean over the probe set (default: %(default)s)",
     )
     parser.add_argument(
         "--margin",
         type=_parse_factor,
         default=1.1,
-        help="a layer within this factor of its prediction agrees; default: %(default)s",
+        help="a layer within this factor of its prediction agrees (default: %(default)s)",
     )
     parser.add_argument(
         "--level",
         type=parse_probability,
         default=0.05,
-        help="chance of any false alarm in the whole sweep; default: %(default)s",
+        help="probability of one or more false positives in the whole sweep (default: %(default)s)",
     )
     parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
-    parser.add_argument("--recompute", action="store_true", help="recompute stored predictions")
     parser.add_argument(
-        "--workers", type=int, default=1, help="prediction processes; default: %(default)s"
+        "--recompute", action="store_true", help="ignore stored predictions and compute them again"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="number of prediction processes (default: %(default)s)",
     )
     return parser
 
 
 def _parse_factor(text: str) -> float:
-    number = float(text)
+    number = parse_number(text)
     if not 1 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a factor above 1, such as 1.1")
+        raise argparse.ArgumentTypeError(f"{text}: must be above 1, such as 1.1")
     return number
 
 
@@ -128,7 +144,7 @@ def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, imag
         raise FaninError(f"--quantity {quantity}: not measured; {suggest(quantity, images)}")
     if image not in images[quantity]:
         valid = ", ".join(map(str, sorted(images[quantity])))
-        raise FaninError(f"--image {image}: {quantity} was not measured for it; valid: {valid}")
+        raise FaninError(f"--image {image}: {quantity} was not measured on it; valid: {valid}")
 
 
 def render_setting(

@@ -34,10 +34,13 @@ def prediction_progress() -> Iterator[OnPredicted]:
 
 def add_sweep_arguments(parser: argparse.ArgumentParser, **options: object) -> None:
     """Add the arguments NAME and --results; `options` apply to NAME."""
-    help_text = "name of the sweep's folder in the results folder"
+    help_text = "name of the sweep: its folder in the results folder"
     parser.add_argument("name", **{"metavar": "NAME", "help": help_text, **options})  # type: ignore[arg-type]
     parser.add_argument(
-        "--results", default="results", help="folder that contains the sweeps; default: %(default)s"
+        "--results",
+        default="results",
+        metavar="FOLDER",
+        help="folder that contains the sweeps (default: %(default)s)",
     )
 
 
@@ -47,7 +50,15 @@ def parse_probability(text: str) -> float:
     >>> parse_probability("0.05")
     0.05
     """
-    number = float(text)
+    number = parse_number(text)
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a probability between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text}: must be between 0 and 1, such as 0.05")
     return number
+
+
+def parse_number(text: str) -> float:
+    """Parse a number; `argparse` would name this function in its own message."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: not a number") from None

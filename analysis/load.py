@@ -84,7 +84,10 @@ def load(name: str, results: str | Path = "results") -> Results:
     folder = SweepFolder(Path(results) / name)
     if not folder.plan.exists():
         names = [path.parent.name for path in Path(results).glob("*/cells.jsonl")]
-        raise FaninError(f"{folder.root}: no such sweep; {suggest(name, names)}")
+        hint = (
+            suggest(name, names) if names else f"{results}/ contains no sweep; set --results FOLDER"
+        )
+        raise FaninError(f"{folder.root}: no such sweep; {hint}")
     check_format(folder)
     with _system_allocator():
         tables, faults = read_tables(folder)
@@ -144,7 +147,7 @@ def _warn_unreadable(faults: list[FileProblem]) -> None:
     hint = (
         "\nTo run the cells of damaged packs again, repeat the sweep's command." if damaged else ""
     )
-    warn(f"skipped these files:{lines}{hint}", FaninWarning, stacklevel=3)
+    warn(f"Skipped these files:{lines}{hint}", FaninWarning, stacklevel=3)
 
 
 def _concat(parts: list[pa.Table]) -> pd.DataFrame:

@@ -76,7 +76,7 @@ def show(
 
         model, inputs, _, cell = _network(config, images)
         explanation = explain(model, inputs, cell.init, draws=measure or EXPLAIN_DRAWS)
-        console = BrokenPipeConsole(width=EXPLAIN_WIDTH, highlight=False)
+        console = BrokenPipeConsole(width=EXPLAIN_WIDTH, markup=False, highlight=False)
         console.print(cell_id, explanation, sep="\n")
         return
     certificate = build_certificate(config, theories, images, measure)
@@ -129,7 +129,7 @@ def build_certificate(
             if len(theories) == 1:
                 raise
             skipped = error.theory or theories[-1]
-            print(f"skipped theory {skipped}: {error}", file=sys.stderr)
+            print(f"Skipped theory {skipped}: {error}", file=sys.stderr)
             theories = tuple(theory for theory in theories if theory != skipped)
 
 
@@ -149,7 +149,9 @@ def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Te
 
 def _parse_theories(value: object) -> tuple[str, ...]:
     if not isinstance(value, ListConfig) or not value:
-        raise ConfigError(f"theories={value}: expected a list, such as theories=[he,mean_field]")
+        raise ConfigError(
+            f"theories={value}: expected a list of theories, such as theories=[he,mean_field]"
+        )
     return tuple(map(str, value))
 
 
@@ -164,7 +166,7 @@ def main() -> None:
     """Check the command line, then run Hydra."""
     with exit_on_error():
         if hydra_arguments().multirun:
-            raise ConfigError("analysis.predict accepts one cell; remove -m")
+            raise ConfigError("-m: analysis.predict accepts only one cell; remove -m")
     check_argv(CONFIG_NAME)
     predict_one()
 

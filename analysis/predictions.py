@@ -202,8 +202,8 @@ def _predict_all(
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise FaninError(
-                "a prediction process died (out of memory?). Finished predictions are stored; "
-                "run the same command with fewer --workers to continue."
+                "A prediction process ended unexpectedly (out of memory?). Finished predictions "
+                "are stored; run the same command with fewer --workers to continue."
             ) from None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.compare.tables import plural
 from analysis.load import Results
 from analysis.theory_comparison import TheoryComparison, layer_table
 from analysis.verdicts import count_verdicts
@@ -17,10 +18,10 @@ from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 from fanin.theory.predict import THEORIES
 
 THEORY_LABELS = {
-    "he": "The He/Glorot product formula",
-    "mean_field": "Mean field",
-    "field": "The Gaussian field",
-    "finite_width": "The finite-width law",
+    "he": "Theory `he` (the He/Glorot product formula)",
+    "mean_field": "Theory `mean_field`",
+    "field": "Theory `field`",
+    "finite_width": "Theory `finite_width`",
 }
 TRAINING_GROUPS = (*UPDATE_GROUPS, "train")  # groups that change training but not the setting
 LABELED_KEY = "train.dtype"  # the one key of them that setting labels contain
@@ -91,9 +92,10 @@ def _setting_sentence(
     ]
     explained = outcomes.get("explained", 0)
     yield (
-        f"Theory explains {explained} of {len(comparisons)} settings ({fully} in every layer, "
-        f"{explained - fully} with undecided layers) and disagrees with "
-        f"{outcomes.get(DISAGREES, 0)}{'; not tested: ' + ', '.join(reasons) if reasons else ''}."
+        f"No layer disagrees with theory in {explained} of {len(comparisons)} settings (every "
+        f"tested layer agrees in {fully}, some are undecided in {explained - fully}). At least "
+        f"one layer disagrees in {plural(outcomes.get(DISAGREES, 0), 'setting')}"
+        f"{'. Not tested: ' + ', '.join(reasons) if reasons else ''}."
     )
 
 
@@ -106,7 +108,7 @@ def _layer_sentence(rows: pd.DataFrame, margin: float, level: float) -> Iterator
     details = []
     if np.isfinite(needed).any():
         median = _format_draws(needed[np.isfinite(needed)].median())
-        details.append(f"median: about {median} draws would decide")
+        details.append(f"median of the draws needed: about {median}")
     if np.isinf(needed).any():
         details.append(f"{np.isinf(needed).sum()} because the prediction error is too large")
     undecided = f" ({'; '.join(details)})" if details else ""
@@ -128,7 +130,7 @@ def _step_sentence(rows: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{steps.get(AGREES, 0)} of {steps.sum()} steps from one layer to the next agree, "
             f"{steps.get(DISAGREES, 0)} disagree, {steps.get(UNDECIDED, 0)} are undecided "
-            "(a step varies less between draws than a layer, so its test is sharper)."
+            "(a step varies less between draws than a layer, so its test has more power)."
         )
 
 
@@ -138,7 +140,7 @@ def _spread_sentence(rows: pd.DataFrame, level: float) -> Iterator[str]:
         low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9])
         significant = (rows["spread_p_holm"] <= level).sum()
         yield (
-            f"Standard deviation of a draw's log-moment, measured / predicted: median "
+            "Standard deviation of log moments over the draws, measured / predicted: median "
             f"{median:.2f} (80 % of layers between {low:.2f} and {high:.2f}); significantly "
             f"different from 1 in {significant} of {len(ratios)} layers."
         )
@@ -158,7 +160,8 @@ def _interval_sentences(intervals: pd.DataFrame) -> Iterator[str]:
             f"Predicted 95 % intervals, {row['direction']}{networks[row['width']]}: "
             f"{row['coverage']:.1%} of draws are inside (95 % confidence interval "
             f"{row['low']:.1%} to {row['high']:.1%}, clustered; {row['draws']:,} draws of "
-            f"{row['settings']} settings); median half-width: a factor of {row['factor']:.2f}."
+            f"{plural(row['settings'], 'setting')}); median half-width: a factor of "
+            f"{row['factor']:.2f}."
         )
 
 
@@ -185,14 +188,15 @@ def _describe_disagreement(row: pd.Series) -> str:
             f"every draw is {np.exp(row['log_ratio']):.3g} times the prediction of {row['theory']}"
         )
     if row["test"] == "linear":
-        unit = "1" if row["quantity"] == "input_correlation" else "the predicted RMS"
-        return f"difference to {row['theory']} in units of {unit} {_with_error(row, 'log_ratio')}"
+        unit = "" if row["quantity"] == "input_correlation" else ", divided by the predicted RMS"
+        return f"measured - {row['theory']}{unit}: {_with_error(row, 'log_ratio')}"
     # Report the step if it is more significant than the layer itself.
     if not row["p_holm"] <= row["step_p_holm"] and not np.isnan(row["step_p_holm"]):
         return (
-            f"step from the layer before, log-ratio to {row['theory']} {_with_error(row, 'step')}"
+            f"change of log(measured / {row['theory']}) from the layer before: "
+            f"{_with_error(row, 'step')}"
         )
-    return f"log-ratio to {row['theory']} {_with_error(row, 'log_ratio')}"
+    return f"log(measured / {row['theory']}) = {_with_error(row, 'log_ratio')}"
 
 
 def _with_error(row: pd.Series, column: str) -> str:
@@ -277,7 +281,10 @@ def _accuracy_sentences(cells: pd.DataFrame, comparisons: Sequence[TheoryCompari
     if not cells.test_accuracy.notna().any() or not scores:
         return []  # regression, nothing trained, or every run failed or diverged
     (high, best), (low, worst) = max(scores), min(scores)
-    lowest = f"; lowest of the {len(scores)} settings, each at its best: {low:.1%} with {worst}"
+    lowest = (
+        f"; lowest of the {len(scores)} settings, each with its best options: "
+        f"{low:.1%} with {worst}"
+    )
     return [
         f"Best test accuracy (mean over seeds): {high:.1%} with {best}"
         f"{lowest if len(scores) > 1 else ''}."

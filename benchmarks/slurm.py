@@ -43,7 +43,7 @@ Log = Callable[[str], None]
 
 
 def main() -> int:
-    """Measure, print, and with --write update docs/appendix/performance.md."""
+    """Measure fanin and other launchers on a Slurm cluster on this machine; print the tables."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
     parser.add_argument("--write", action="store_true", help="update docs/appendix/performance.md")
     parser.add_argument(

@@ -89,13 +89,13 @@ def section(size: Size, repeats: int, folder: SweepFolder) -> Section:
     run(python("experiments.compact", folder.root.name, f"--results={folder.root.parent}"))
     rows.append(_row("compacted", size, repeats, folder, time.perf_counter() - started))
     return Section(
-        title="Store: loading a complete sweep into pandas, without imports",
-        columns=("", "cells", "rows of layers", "files", "MB", "n", "median s", "written in s"),
+        title="Store: loading a complete sweep into pandas (time of imports excluded)",
+        columns=("", "cells", "rows of layers", "files", "MB", "n", "median s", "time to write, s"),
         rows=tuple(rows),
         remarks=(
             f"{size.layers} layers, {len(QUANTITIES)} quantities, {size.draws} draws, packs of "
-            f"{size.pack} cells. The checksum of each part file is verified; repeated texts are "
-            "categoricals.",
+            f"{size.pack} cells. The checksum of each part file is verified; repeated strings "
+            "become pandas categoricals.",
         ),
     )
 
@@ -115,7 +115,7 @@ def _row(
 
 
 def main() -> int:
-    """Measure, print, and with --write update docs/appendix/performance.md."""
+    """Measure how long loading a large sweep takes; print the table."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="measure a tenth of the cells, once")
     parser.add_argument("--write", action="store_true", help="update docs/appendix/performance.md")

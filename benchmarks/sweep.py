@@ -21,7 +21,7 @@ NAME = "benchmarks.sweep"
 
 
 def main() -> int:
-    """Measure, print, and with --write update docs/appendix/performance.md."""
+    """Measure sweeps and compare them with other tools; print the tables."""
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="run smaller grids (a few minutes)")
     parser.add_argument("--write", action="store_true", help="update docs/appendix/performance.md")

@@ -51,8 +51,11 @@ def compact(folder: SweepFolder) -> None:
     name = folder.root.name
     with acquire_sweep_lock(folder) as hold:
         recover_journals(folder, read_plan(folder))
-        for fault in quarantine(folder):
-            print(fault)
+        problems = quarantine(folder)
+        for problem in problems:
+            print(problem)
+        if any(problem.stem is not None for problem in problems):
+            print("Run the sweep's command again to run the cells of the damaged packs.")
         counts = merge_packs(folder, hold.heartbeat)
     if counts.before == counts.after and not counts.dropped:
         print(f"{name}: {counts.after:,} part files; nothing to do")

@@ -244,9 +244,9 @@ def _check_probe(cell: Cell) -> None:
     missing = [image for image in cell.probe.images if image >= n_train]
     if missing:
         raise ConfigError(
-            f"probe.images names image {missing[0]}, but there are {n_train} training images"
+            f"probe.images contains {missing[0]}, but there are {n_train} training images"
         )
     total = cell.train.total_steps(n_train)
     late = [step for step in cell.probe.steps if step > total]
     if late:
-        raise ConfigError(f"probe.steps names step {late[0]}, but training ends after step {total}")
+        raise ConfigError(f"probe.steps contains {late[0]}, but training ends after step {total}")

@@ -77,33 +77,39 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.compare",
         description="Compare the strategies of a sweep: means with confidence intervals over "
-        "seeds, paired differences, Holm-corrected tests, ranks, the best learning rate, and the "
-        "cost of another learning rate. Prints tables and sentences; writes CSV, LaTeX and figures "
-        "to the sweep's folder compare/.",
+        "seeds, paired differences, Holm-corrected tests, ranks, the best learning rate, and how "
+        "much worse the other learning rates are. Prints tables and sentences; writes CSV, LaTeX "
+        "and figures to the sweep's folder compare/.",
     )
     default = ComparisonSpec()
     add_sweep_arguments(parser)
     parser.add_argument(
-        "--by", default=default.by, metavar="AXIS", help="axis to compare; default: %(default)s"
+        "--by",
+        default=default.by,
+        metavar="AXIS",
+        help="axis whose values are compared (default: %(default)s)",
     )
     parser.add_argument(
-        "--metric", default=default.metric, help=f"{', '.join(METRICS)}; default: %(default)s"
+        "--metric", default=default.metric, help=f"{', '.join(METRICS)} (default: %(default)s)"
     )
     parser.add_argument(
-        "--within", default="", metavar="AXIS,...", help="make one comparison per value of these"
+        "--within",
+        default="",
+        metavar="AXIS,...",
+        help="make a separate comparison for each value of these axes",
     )
     parser.add_argument(
         "--tune",
         default=default.tune,
         metavar="AXIS",
-        help="tune this axis: each seed uses the value with the lowest final training loss; none: "
-        "compare at every value; default: %(default)s",
+        help="tune this axis: each seed uses the value with the lowest final training loss; none "
+        "compares at each value separately (default: %(default)s)",
     )
     parser.add_argument(
         "--level",
         type=parse_probability,
         default=default.level,
-        help="chance of any false alarm among all pairs; default: %(default)s",
+        help="probability of one or more false positives among all pairs (default: %(default)s)",
     )
     parser.add_argument(
         "--few-seeds", action="store_true", help=f"also rank with fewer than {MIN_SEEDS} seeds"

@@ -164,7 +164,7 @@ def _check(planned: pd.DataFrame, spec: ComparisonSpec) -> None:
         raise FaninError(
             f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''} per setting: too few to rank "
             f"strategies. Run {MIN_SEEDS} or more (add 'seed=range(5)' to the sweep's command), or "
-            "add --few-seeds for a ranking that may be due to chance"
+            "add --few-seeds to rank anyway; the ranking may be due to chance"
         )
 
 

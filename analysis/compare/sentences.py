@@ -91,14 +91,14 @@ def _first_sentences(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     subject = "It" if len(leaders) == 1 else first
     for selected, predicate in (
         (significant & (gain > 0), "is significantly better than"),
-        (significant & (gain < 0), "is significantly worse, on the seeds of both, than"),
+        (significant & (gain < 0), "is significantly worse, on the seeds that both have, than"),
         (~significant & pairs["p"].notna(), "is not significantly different from"),
     ):
         if selected.any():
             others = [_with_difference(row, spec) for row in pairs[selected].to_dict("records")]
             yield f"{subject} {predicate} {join_names(others)}."
     if (untested := pairs[pairs["p"].isna()]["b"]).size:
-        yield f"It has too few seeds in common with {join_names(list(untested))} for a test."
+        yield f"{subject} has too few seeds in common with {join_names(list(untested))} for a test."
 
 
 def _leader_sentence(
@@ -153,7 +153,7 @@ def _unranked(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     unranked = group.standings[~group.standings["ranked"]]
     for row in unranked.to_dict("records"):
         reason = (
-            f"{row['seeds']} of {plural(spec.min_seeds, 'seed')} needed"
+            f"{plural(row['seeds'], 'seed')} with a score, {spec.min_seeds} needed"
             if row["seeds"]
             else "no score"
         )
@@ -222,5 +222,5 @@ def _grid_edges(group: Group, spec: ComparisonSpec) -> Iterator[str]:
     if names:
         yield (
             f"The best {spec.tune} is the smallest or largest tried for {join_names(names)}; "
-            "a wider grid may change the ranking."
+            "the ranking may change with smaller or larger values."
         )

@@ -52,7 +52,7 @@ class Metric:
     def diverged_note(self) -> str:
         """Sentence on the score of a diverged run."""
         if self.bounded:
-            return "a diverged run scores chance (1 / classes)"
+            return "a diverged run has the accuracy of guessing, 1 / classes"
         return "a diverged run has no loss; it is counted in `diverged` and not averaged"
 
 
@@ -75,7 +75,7 @@ def get_metric(name: str) -> Metric:
         The metric does not exist; the message lists the nearest names.
     """
     if name not in METRICS:
-        raise FaninError(f"metric {name}: unknown metric; {suggest(name, METRICS)}")
+        raise FaninError(f"metric {name}: no such metric; {suggest(name, METRICS)}")
     return METRICS[name]
 
 
@@ -95,7 +95,7 @@ class ComparisonSpec:
     tune
         Axis that is tuned for each strategy, or "" for none.
     level
-        Chance of any false alarm among all pairs of all groups.
+        Probability of one or more false positives among all pairs of all groups.
     few_seeds
         Rank with fewer than three seeds.
     """

@@ -71,18 +71,21 @@ def legend(comparison: InitComparison) -> str:
     metric, tuned_name = comparison.spec.metric_info, _short_key(comparison.spec.tune)
     tuned = not all(map(_untuned, comparison.groups))
     selection = f", each seed at the {tuned_name} with its lowest training loss" if tuned else ""
-    restriction = "" if metric.bounded else " where no more runs diverged"
+    restriction = "" if metric.bounded else " at which no more runs diverged than at the best"
     cost = (
+        f"At the edge: the best {tuned_name} is the smallest or largest tried. "
         f"Cost of {tuned_name}: the best mean minus the mean over all values tried{restriction}. "
         if tuned
         else ""
     )
     return (
+        f"Strategies are the values of {comparison.spec.by}, best first. "
         f"Mean: mean over seeds of the {metric.label}, averaged over the group's settings"
         f"{selection}. 95 % confidence intervals: Student's t with fewer than 10 seeds, else BCa "
         f"bootstrap. IQM: interquartile mean of all runs. First - this: difference to the first "
-        f"strategy, paired over seeds. p (Holm): t-test with Holm's correction over all pairs of "
-        f"all groups. {cost}Diverged: {metric.diverged_note}."
+        f"strategy, paired over seeds. P(first beats this): probability that a run of the first "
+        f"strategy is better than one of this strategy. p (Holm): t-test with Holm's correction "
+        f"over all pairs of all groups. {cost}Diverged: {metric.diverged_note}."
     )
 
 

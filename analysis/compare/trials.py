@@ -64,7 +64,7 @@ def read_trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
     )
     scored = frame.join(_scores(results, records, spec.metric_info))
     if not scored["done"].any():
-        raise FaninError(f"{results.folder.root}: no trained cell is done yet")
+        raise FaninError(f"{results.folder.root}: no cell with train.steps above 0 has finished")
     scored = scored[scored["has_metric"]]
     if scored.empty:
         raise FaninError(f"{spec.metric}: the data has no classes; use --metric test_loss")
@@ -134,15 +134,17 @@ def resolve_axes(
     """
     requested = [spec.by, *spec.within]
     if repeated := {key for key in requested if requested.count(key) > 1}:
-        raise FaninError(f"{', '.join(sorted(repeated))}: given twice; name each axis once")
+        raise FaninError(
+            f"{', '.join(sorted(repeated))}: given twice in --by and --within; name each axis once"
+        )
     if spec.tune in requested:
         raise FaninError(
-            f"{spec.tune}: also the tuned axis; use --tune none, or --tune with another axis"
+            f"{spec.tune}: both compared and tuned; use --tune none, or --tune with another axis"
         )
     valid = {key for column in axis_values.columns for key in (column, column.partition(".")[0])}
     for key in requested:
         if not _columns(axis_values, key):
-            raise FaninError(f"{key}: not an axis of this sweep; {suggest(key, sorted(valid))}")
+            raise FaninError(_not_an_axis(key, valid))
     tuned = [spec.tune] if spec.tune in axis_values.columns else []
     if spec.tune not in (*tuned, ComparisonSpec.tune, ""):
         raise FaninError(
@@ -167,6 +169,13 @@ def resolve_axes(
     return columns[spec.by], tuned, [c for key in spec.within for c in columns[key]]
 
 
+def _not_an_axis(key: str, valid: set[str]) -> str:
+    if key in SEEDS:
+        return f"{key}: seeds are averaged, not compared; {suggest(key, sorted(valid))}"
+    hint = suggest(key, sorted(valid)) if valid else "its cells differ only in seeds"
+    return f"{key}: not an axis of this sweep; {hint}"
+
+
 def tuned_values(
     axis_values: pd.DataFrame, records: Sequence[Mapping[str, Any]], tuned: Sequence[str]
 ) -> list[float]:
@@ -178,7 +187,9 @@ def tuned_values(
         for record, value in zip(records, axis_values[tuned[0]], strict=True)
     ]
     if ABSENT in values:
-        raise FaninError(f"{tuned[0]}: some cells do not have it; use another --tune, or none")
+        raise FaninError(
+            f"--tune {tuned[0]}: some cells do not have this key; use --tune none or another key"
+        )
     invalid = [value for value in values if isinstance(value, bool | str)]
     if invalid:
         raise FaninError(f"--tune {tuned[0]}: only numbers can be tuned, not {invalid[0]}")

@@ -3,7 +3,7 @@
 Each seed uses the value with the lowest final training loss *of that seed*. Selection by test score
 would favor strategies with noisier scores. Selection by the mean over seeds would make the seeds
 dependent: if all seeds of one of two equal strategies share a slightly worse value, the strategies
-differ significantly (13 to 30 % false alarms at a level of 5 % in simulations).
+differ significantly (13 to 30 % false positives at a level of 5 % in simulations).
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ def _log_moments(folder: SweepFolder, predicted: SettingPrediction) -> tuple[flo
     """Return the predicted mean and standard deviation of log m over draws."""
     frame = predicted.frame
     if frame.empty or THEORY not in set(frame["theory"]):
-        reason = predicted.reason or f"theory '{THEORY}' has none for this network"
+        reason = predicted.reason or f"theory '{THEORY}' has no formula for this network"
         raise FaninError(f"{folder.root}: no prediction: {reason}")
     layer = output_layer(frame)
     row = select(frame, theory=THEORY, quantity="preact_m2", image=-1, layer=layer).iloc[0]

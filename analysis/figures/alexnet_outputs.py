@@ -157,8 +157,7 @@ def claim_results(
         yield ClaimResult(
             f"weights {init}, mean {mean}: root mean square of the outputs with each layer's mean "
             "subtracted, and without",
-            f"false that subtraction keeps them small: {_size(mean_only.predicted)} and "
-            f"{_size(none.predicted)} (our theory)",
+            f"not small: {_size(mean_only.predicted)} and {_size(none.predicted)} (our theory)",
             f"{_size(mean_only.size)} and {_size(none.size)}",
             mean_only.size > huge and mean_only.agrees(factor, se) and none.agrees(factor, se),
         )
@@ -166,7 +165,7 @@ def claim_results(
     yield ClaimResult(
         "outputs of U(0, 1) with each layer's mean subtracted, over those of U(-0.5, 0.5) without "
         "normalization",
-        "false that subtraction removes the effect of the weights' mean: "
+        "not 1, because the effect of the weights' mean remains: "
         f"{_size(mean_only.predicted / zero_mean.predicted)} (our theory)",
         _size(mean_only.size / zero_mean.size),
         mean_only.size / zero_mean.size > huge,

@@ -27,8 +27,8 @@ from fanin.theory.moments import declared_moments
 
 CLAIM = (
     "He's product formula is wrong for an AlexNet, because it ignores biases, padding and "
-    "max-pooling; the Gaussian field is right. Subtracting means does not keep outputs small; "
-    "normalization does, at any width, depth and init."
+    "max-pooling; theory `finite_width` accounts for them. Subtracting means does not keep outputs "
+    "small; normalization does, at any width, depth and init."
 )
 INITS = {
     "he_normal": "He",
@@ -52,7 +52,7 @@ MIN_CHANGE = 0.02  # a step that changes every layer of every network by less ha
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test He's formula, the Gaussian field and normalization against draws of the weights.
+    """Test He's formula, theory `finite_width` and normalization against draws of the weights.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         Cells that a figure needs have not run yet.
     """
     if results.cells.empty or results.layers.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
     measured = measured_settings(results)
     explanations = _explanations(results, measured)
     uniform = alexnet_outputs.load_networks(results, measured)
@@ -76,12 +76,11 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     draws = min(explanation.draws for explanation in explanations.values())
     side = int(results.cells.loc[results.cells["model"] == "alexnet", "data.side"].iloc[0])
     caption = (
-        f"First figure: E[y^2] of an AlexNet's pre-activations on a real image of {side} x "
-        f"{side} pixels, {draws} draws of all weights. Each bar, from left to right, removes one "
+        f"First figure: E[y^2] of an AlexNet's pre-activations on a real image of {side} x {side} "
+        f"pixels, {draws} draws of all weights. Each bar, from left to right, removes one "
         "assumption of He's formula. Dots: geometric mean over draws with its standard error. "
-        "Numbers: measured / He's formula. Steps that change no layer by more than 2% are not "
-        "shown; 'activation' includes local response normalization, and 'rest' is the difference "
-        "between theory and measurement. "
+        "Numbers: measured / He's formula. Assumptions that change no layer by more than 2% have "
+        "no bar. 'activation' includes local response normalization; 'rest' is measured / theory. "
         f"{alexnet_outputs.caption(uniform)} {normalized_networks.caption(normalized)}"
     )
     huge = float(criterion["huge"])
@@ -111,7 +110,10 @@ def _explanations(
         if model.get(cell) == "alexnet" and init[cell] in INITS:
             explanations[_label(setting, init[cell])] = _explanation(setting, draws)
     if not explanations:
-        raise FaninError(f"{results.folder.root}: no AlexNet of the first grid was measured yet")
+        raise FaninError(
+            f"{results.folder.root}: no AlexNet of the first grid was measured yet; "
+            "run the rest of the sweep"
+        )
     return explanations
 
 
@@ -148,7 +150,7 @@ def _claim_results(
         correct = ends.layer_name[np.abs(log_ratio) <= formula].tolist()
         yield ClaimResult(
             f"{name}: E[y^2] of the outputs",
-            f"false: {last.he:.3g} (He's product formula)",
+            f"not {last.he:.3g} (He's product formula)",
             f"{last.measured:.3g} (se {100 * last.log_se:.2g}%), {np.exp(log_ratio[-1]):.2g} times "
             f"the formula; within {100 * (np.exp(formula) - 1):.0f}% in "
             f"{', '.join(correct) or 'no layer'}",
@@ -160,7 +162,7 @@ def _claim_results(
         error = rest.log_se.fillna(0).to_numpy()
         worst = int(deviation.argmax())
         yield ClaimResult(
-            f"{name}: measured / predicted by the Gaussian field at finite width, worst layer",
+            f"{name}: measured / predicted by theory `finite_width`, layer furthest from 1",
             "1 (our theory)",
             f"{rest.factor.iloc[worst]:.3f} (se {error[worst]:.3f}) in "
             f"{rest.layer_name.iloc[worst]}, of {len(rest)} layers",

@@ -43,7 +43,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         signal. `uneven`: upper bound for the standard init. `even`: lower bound for the normalized.
     """
     if results.layers.empty or results.histograms.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
     deviations = _deviations(results)
     draws = deviations.groupby("init")["draw"].nunique().min()
     width = int(results.cells["model.width"].max())
@@ -51,7 +51,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"Tanh network with 5 hidden layers of {width} units at initialization, digits of 28 x 28 "
         "pixels. Histograms of activations (top) and of gradients of the loss with respect to the "
         "pre-activations (bottom), one network each. Left: standard init, right: normalized init. "
-        f"Ratios of standard deviations: {draws} draws of the weights."
+        f"The ratios in the table are over {draws} draws of the weights."
     )
     return Study(
         CLAIM,

@@ -46,7 +46,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     lengths = _lengths(results)
     if lengths.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
     table = _summary(lengths)
     draws = int(table["draws"].min())
     caption = (
@@ -54,7 +54,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         "Length M_d: second moment of the activations of layer d over that of the input. A: mean "
         "at width 64 (error bars: one standard error from the predicted spread; lines: product of "
         "the factors of the layers). B: variance of log M_d under He's init at widths 16 to 128, "
-        "one dot per layer; line: 5 beta."
+        "one dot per layer; line: 5 beta, with beta the sum of 1/width over the layers."
     )
     figure = _figure(table)
     return Study(CLAIM, {"hanin2018": figure}, caption, tuple(_claim_results(table, criterion)))

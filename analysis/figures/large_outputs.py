@@ -52,25 +52,26 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         A suspect without a remedy, or its reference, has not run yet.
     """
     if results.cells.empty or results.layers.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet")
+        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
     table = outcomes(results, criterion)
     first = initial_outputs(results, table, criterion)
     cells = results.cells
     caption = (
         f"Plain ReLU CNN of {int(cells['model.depth'].iloc[0])} layers, "
-        f"{int(cells['model.width'].iloc[0])} channels, on "
-        f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].mode().iloc[0]}, "
-        f"{int(cells['train.steps'].iloc[0])} steps of SGD, {cells['seed'].nunique()} seeds per "
-        "box. Size of the outputs: root mean square of the logits over "
-        f"{int(cells['probe.size'].iloc[0])} images. First figure, first line of a box: largest "
-        "size over all seeds and probed steps (≥: a seed diverged after its last probed step); in "
-        "brackets, the size after the final activation. Second line: number of seeds that diverged "
-        "(div.) and the worst accuracy of the other seeds (R²: share of the targets' variance that "
-        "a regression explains). ✓: healthy by the sweep's criterion. Hatched: the remedy undoes "
-        "the suspect, so the box shows the healthy network (for the regression target: the same "
-        "CNN as a classifier of the same images). "
-        f"Second figure: the same networks before training, {int(first['draws'].min())} draws of "
-        "the weights each, and their largest outputs in training."
+        f"{int(cells['model.width'].iloc[0])} channels, on {int(cells['data.n_train'].iloc[0])} "
+        f"images of {cells['data'].mode().iloc[0]}, {int(cells['train.steps'].iloc[0])} steps of "
+        f"SGD, {cells['seed'].nunique()} seeds per box. Size of the outputs: root mean square of "
+        f"the logits over {int(cells['probe.size'].iloc[0])} images. First figure: suspected "
+        "causes (suspects) in rows, remedies in columns. First line of a box: largest size over "
+        "all seeds and probed steps (≥: a seed diverged after its last probed step); in brackets, "
+        "the size after the final activation. Second line: number of seeds that diverged (div.) "
+        "and the worst accuracy of the other seeds (R²: share of the targets' variance that a "
+        "regression explains). ✓: healthy, that is, outputs and accuracy are close to those of the "
+        "healthy network in every seed (conf/sweep/large_outputs.yaml has the bounds). Hatched: "
+        "the remedy undoes the suspect, so the box shows the healthy network (for the regression "
+        "target: the same CNN as a classifier of the same images). Second figure: the same "
+        f"networks before training, {int(first['draws'].min())} draws of the weights each, and "
+        "their largest outputs in training."
     )
     figures = {
         "large_outputs": heat_map(table),
@@ -143,8 +144,8 @@ def _claim_results(
         alone = table[(table["suspect"] == suspect) & (table["remedy"] == NOTHING)].iloc[0]
         claimed = suspect in criterion["huge"]
         yield ClaimResult(
-            f"{suspect}, no remedy: makes the outputs huge",
-            "true" if claimed else "false",
+            f"{suspect}, no remedy: size of the outputs",
+            "huge" if claimed else "not huge",
             ended(alone),
             bool(alone["huge"]) == claimed,
         )
@@ -162,8 +163,8 @@ def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
     first, remedies = table["suspect"].iloc[0], table.set_index(["suspect", "remedy"])
     bare, softmax = remedies.loc[(first, NOTHING)], remedies.loc[(first, FINAL_ACTIVATION)]
     yield ClaimResult(
-        "no final activation makes the outputs huge: logits without and with a final softmax",
-        "false: the logits are bitwise equal, because the loss applies a softmax in both cases",
+        "logits without and with a final softmax",
+        "bitwise equal, because the loss applies a softmax in both cases",
         f"{size(bare['end'])} and {size(softmax['end'])}, "
         f"accuracy {bare['accuracy']:.1%} and {softmax['accuracy']:.1%}",
         bool(bare["per_seed"] == softmax["per_seed"]),
@@ -173,9 +174,9 @@ def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
     cured = hidden[hidden["healthy"] & ~_healthy_without_remedy(table, hidden)]
     worst = hidden.sort_values("largest").iloc[-1]
     yield ClaimResult(
-        "a final activation cures a suspect that does harm",
-        "false: it bounds the output, not the logits",
-        f"cures {_join(cured['suspect'].tolist())}; logits up to {size(worst['largest'])} "
+        "suspects that a final activation cures",
+        "none, because it bounds the output, not the logits",
+        f"{_join(cured['suspect'].tolist())}; logits up to {size(worst['largest'])} "
         f"({worst['suspect']}) give outputs of {size(worst['output'])}",
         cured.empty,
     )
@@ -197,7 +198,7 @@ def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterat
             f"{row['suspect']}: size of the outputs before training, geometric mean over draws",
             f"{size(np.exp(row['log_predicted'] / 2))} (theory)",
             f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; "
-            f"off by {deviation:.1f} se)",
+            f"{deviation:.1f} se from the prediction)",
             bool(deviation <= criterion["se"]),
         )
     unseen = [row["suspect"] for row in first.to_dict("records") if row["shares_prediction_of"]]
@@ -213,7 +214,12 @@ def ended(row: Mapping[str, Any]) -> str:
     """Describe the largest outputs and the outcome of one row of `outcomes`."""
     relation = "at least" if row["diverged"] else "up to"
     category = "huge" if row["huge"] else "not huge"
-    return f"{category}: {relation} {size(row['largest'])}; {ended_text(row)}"
+    parts = [f"{row['diverged']} of {row['seeds']} seeds diverged"] if row["diverged"] else []
+    if not np.isnan(row["accuracy"]):
+        parts.append(f"accuracy {row['accuracy']:.0%}")
+    if not np.isnan(row["explained"]):
+        parts.append(f"R² {row['explained']:.2f}")
+    return f"{category}: {relation} {size(row['largest'])}; {', '.join(parts)}"
 
 
 def _join(names: list[str]) -> str:

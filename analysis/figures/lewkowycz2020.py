@@ -19,10 +19,10 @@ from analysis.load import Results
 from fanin.errors import FaninError
 
 CLAIM = (
-    "With mean squared error, the loss decreases from the first step at learning rates below "
-    "2 / lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization. Above, the loss "
-    "first rises, then training reaches lower curvature. A linear network with one hidden layer "
-    "diverges above 4 / lambda_0."
+    "With mean squared error, the loss decreases from the first step at learning rates below 2 / "
+    "lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization. Above that rate, "
+    "the loss first rises, then training reaches a lower curvature. A linear network with one "
+    "hidden layer diverges above 4 / lambda_0."
 )
 SIZE = (6.8, 4.4)  # inches
 MIN_RISE = 1e-4  # relative increase of the loss in one step that counts as a rise
@@ -54,7 +54,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     regimes = _regimes(results, int(criterion["first_steps"]))
     if regimes.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet")
+        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
     cells = results.cells
     caption = (
         f"Networks of width {int(cells['model.width'].iloc[0])} under full-batch gradient descent "
@@ -141,12 +141,13 @@ def _within(values: list[float], low: float, high: float) -> bool | None:
 def _range(values: list[float]) -> str:
     valid = [value for value in values if not np.isnan(value)]
     if not valid:
-        return "below the grid"
+        return "already at the smallest lr of the grid"
     ends = min(valid), max(valid)
-    low, high = (f"{v:.2g}" if np.isfinite(v) else "above the grid" for v in ends)
+    low, high = (f"{v:.2g}" if np.isfinite(v) else "no lr of the grid" for v in ends)
     span = low if low == high else f"{low} to {high}"
-    below = f", below the grid in {len(values) - len(valid)}" if len(valid) < len(values) else ""
-    return f"{span} ({len(valid)} networks{below})"
+    missing = len(values) - len(valid)
+    others = f"; in {missing} others already at the smallest lr of the grid" if missing else ""
+    return f"{span} ({len(valid)} networks{others})"
 
 
 def _figure(regimes: pd.DataFrame) -> Figure:

@@ -84,7 +84,10 @@ def load_networks(results: Results) -> Networks:
     """
     cells = results.cells[results.cells["model"] == "plain"]
     if cells.empty or "init.a" not in cells:
-        raise FaninError(f"{results.folder.root}: no plain network of uniform weights has run yet")
+        raise FaninError(
+            f"{results.folder.root}: no plain network of uniform weights has run yet; "
+            "run the rest of the sweep"
+        )
     cells = cells.assign(init=_inits(cells)).astype(dict.fromkeys(SIZE_KEYS, int))
     trained = cells[cells["train.steps"] != 0]
     draws = _draws(results.layers, cells)
@@ -157,13 +160,13 @@ def caption(networks: Networks) -> str:
     moments = networks.moments
     rates = ", ".join(f"{rate:g}" for rate in networks.learning_rates)
     return (
-        "Third: plain ReLU networks on digits at initialization, second moment after "
-        f"normalization and ReLU, mean over {int(moments['draws'].min())} draws, depth "
+        "Third: plain ReLU networks on digits at initialization, second moment after normalization "
+        f"and ReLU, mean over {int(moments['draws'].min())} draws, depth "
         f"{moments['model.depth'].max()} (thin lines: width {moments['model.width'].min()}, thick "
         f"lines: width {moments['model.width'].max()}); dotted line: 1/2. Fourth: test accuracy "
         f"after {networks.epochs:g} epochs on {networks.train_images} digits at the best learning "
-        f"rate of {rates}, mean over {networks.seeds} seeds; a run that diverged counts as chance; "
-        "x: all runs diverged."
+        f"rate of {rates}, mean over {networks.seeds} seeds; a diverged run counts with the "
+        "accuracy of chance; x: all runs diverged."
     )
 
 
@@ -255,8 +258,8 @@ def _training_claims(
             f"{NORM_LABELS[norm]}: networks with large weights, U(0, 1) and U(-1, 1), that train",
             "more than without normalization (common advice)"
             if claimed
-            else "no more than without (the question's doubt)",
-            f"{_count(trained[norm])}; without {_count(trained['none'])}",
+            else "no more than without it (the question doubts that it helps)",
+            f"{_count(trained[norm])}; without normalization {_count(trained['none'])}",
             better if claimed else not better,
         )
     for norm, label in NORM_LABELS.items():

@@ -50,15 +50,15 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     lines = _lines(results)
     if lines.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet")
+        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
     draws = int(lines["draws"].min())
     width = int(results.cells["model.width"].max())
     gains = sorted(lines["gain"].unique())
     scales = {gain: depth_scales(torch.tanh, gain**2, _bias_var(results)) for gain in gains}
     caption = (
-        f"Tanh networks, 30 layers of width {width}, sigma_b = {_bias_var(results) ** 0.5:g}, "
-        f"two Gaussian images of 784 pixels at six pairs of length and correlation. Symbols: mean "
-        f"over {draws} draws of the weights. Lines: theory, iterated from the measured first "
+        f"Tanh networks, 30 layers of width {width}, sigma_b = {_bias_var(results) ** 0.5:g}, two "
+        "Gaussian images of 784 pixels with six combinations of length and correlation. Symbols: "
+        f"mean over {draws} draws of the weights. Lines: theory, iterated from the measured first "
         "layer. A, C: value of a layer against the previous layer. B, D: value by layer."
     )
     return Study(

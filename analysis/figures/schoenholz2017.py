@@ -16,8 +16,8 @@ from fanin.errors import FaninError
 from fanin.theory.depth_scales import depth_scales
 
 CLAIM = (
-    "A network trains if a signal propagates through it: up to a depth proportional to the depth "
-    "scale xi_c(sigma_w^2) of the correlation, on both sides of the critical point."
+    "A network trains up to the depth to which a signal propagates. This depth is proportional to "
+    "the depth scale xi_c(sigma_w^2) of the correlation, on both sides of the critical point."
 )
 SIZE = (4.6, 3.4)  # inches
 FACTOR = 6.0  # the figure shows the curve FACTOR xi_c
@@ -36,7 +36,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     accuracy = _accuracy(results)
     if accuracy.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet")
+        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
     cells = results.cells
     bias_var = float(cells["init.bias.std"].iloc[0]) ** 2
     scales = {var: depth_scales(torch.tanh, var, bias_var).xi_c for var in accuracy.columns}
@@ -85,7 +85,7 @@ def _claim_results(
         yield ClaimResult(
             f"sigma_w^2 = {weight_var:.3g}: deepest network that trains",
             f"{FACTOR:g} xi_c = {_depth(FACTOR * xi)} (paper's theory)",
-            f"{deepest:.0f} of {', '.join(f'{d:.0f}' for d in depths)}",
+            f"{deepest:.0f} (tested: {', '.join(f'{d:.0f}' for d in depths)})",
             bool(
                 (column[must_train] >= trained).all() and (column[must_not_train] < trained).all()
             ),

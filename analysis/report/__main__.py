@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     if (args.name is None) != args.all:
-        parser.error("give the name of a sweep, or --all")
+        parser.error("give either the name of a sweep or --all")
     with exit_on_error():
         if args.all:
             page = write_index(Path(args.results))
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         default=1,
-        help="prediction processes; default: %(default)s",
+        help="number of prediction processes (default: %(default)s)",
     )
     return parser
 

@@ -24,8 +24,8 @@ from fanin.errors import FaninError
 MAX_FIGURES = 12  # on the page; `analysis.figures` writes all of them
 CAPTION = (
     "Second moment of the pre-activations against depth{network}. A dot is one draw of all "
-    "weights; lines are predictions: the He/Glorot product formula (dashed), mean field (dotted), "
-    "the Gaussian field (solid). One panel per init and activation."
+    "weights; lines are predictions: theory `he` (the He/Glorot product formula, dashed), theory "
+    "`mean_field` (dotted), theory `field` (solid). One panel per init and activation."
 )
 CAPTION_WITHOUT_THEORY = (
     "Second moment of the pre-activations against depth{network}. A dot is one draw of all "

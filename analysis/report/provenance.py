@@ -141,8 +141,8 @@ def sweep_facts(status: Status, launches: Sequence[Launch], cells: pd.DataFrame)
         last = launches[-1]
         suffix = f", the last of {len(launches)} launches" if len(launches) > 1 else ""
         facts["Launched"] = _to_minute(last.launched) + suffix
-        facts["Launcher"] = _machine(last)
-    facts["Workers"] = _hosts(cells)
+        facts["Launch host"] = _machine(last)
+    facts["Worker hosts"] = _hosts(cells)
     facts["Versions"] = _versions(launches, cells)
     facts["Code"] = _code(status, launches)
     return {label: text for label, text in facts.items() if text}
@@ -205,7 +205,11 @@ def _code(status: Status, launches: Sequence[Launch]) -> str:
 
 def _commit(code: str, count: int, with_count: bool) -> str:
     commit, _, digest = code.partition("+")
-    state = f"with uncommitted changes ({digest}; diff in sweep.yaml)" if digest else "clean"
+    state = (
+        f"with uncommitted changes ({digest}; diff in sweep.yaml)"
+        if digest
+        else "no uncommitted changes"
+    )
     cells = f" ({plural(count, 'cell')})" if with_count else ""
     return f"{commit}, {state}{cells}"
 

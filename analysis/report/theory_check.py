@@ -137,7 +137,7 @@ def _largest_error(rows: pd.DataFrame) -> str:
     layer = f"{row['quantity']} of layer {row['layer']} ({row['layer_name']})"
     errors = f"({abs(row['log_ratio'] / row['log_ratio_se']):.1f} standard errors)"
     if row["test"] == "linear":
-        unit = "1" if row["quantity"] == "input_correlation" else "the predicted RMS"
-        return f"{layer}: difference {row['log_ratio']:+.3g} in units of {unit} {errors}"
+        unit = "" if row["quantity"] == "input_correlation" else ", divided by the predicted RMS"
+        return f"{layer}: measured - predicted{unit}: {row['log_ratio']:+.3g} {errors}"
     with np.errstate(over="ignore"):
         return f"{layer}: {np.exp(row['log_ratio']):.3g} times predicted {errors}"

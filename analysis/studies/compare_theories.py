@@ -200,7 +200,8 @@ def _layers(compared: CaseResult, quantity: str) -> str:
         if (ratio := compared.ratio(theory, quantity)) is not None
     }
     log_sd, coverage = compared.log_sd(quantity), compared.coverage(quantity)
-    header = ["layer", "measured", "error", *theories, "sd of a draw's log", "inside 95 %"]
+    header = ["layer", "measured", "standard error", *theories]
+    header += ["predicted sd of log", "draws inside 95 %"]
     rows = []
     for i, row in enumerate(means.itertuples()):
         measured = [f"{row.mean:.4g}", f"{row.se / row.mean:.1%}"]

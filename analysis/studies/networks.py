@@ -158,7 +158,7 @@ CASES = (
         side=16,
     ),
     NetworkCase(
-        "means: 3 padded convolutions of 64 channels with max-pools, ReLU, weights "
+        "non-zero mean: 3 padded convolutions of 64 channels with max-pools, ReLU, weights "
         "U(-0.02, 0.05); a CIFAR-10 image at 16x16 in [0, 1]",
         max_pooled,
         Uniform(a=-0.02, b=0.05),
@@ -169,8 +169,8 @@ CASES = (
 """Networks on which the theories are compared."""
 
 ANYINIT_CASE = NetworkCase(
-    "anyinit's own: the network of `means` with Gaussian weights of the variances that anyinit "
-    "gives them; a CIFAR-10 image at 16x16, standardized",
+    "anyinit init: the network of *non-zero mean*, with Gaussian weights of the variances that "
+    "anyinit chooses; a CIFAR-10 image at 16x16, standardized",
     max_pooled,
     Normal(std=1.0),
     Cifar10(),

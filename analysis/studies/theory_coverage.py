@@ -34,9 +34,9 @@ from fanin.statistics.coverage import Coverage, Z, coverage
 
 MEAN = -1  # `image` of the mean over the probe set, which has one image in these sweeps
 EXCLUDED = {
-    "zero": "zero in a draw or in theory (dead, or rounded to zero by float32)",
+    "zero": "zero in a draw or in the prediction (dead, or rounded to zero by float32)",
     "constant": "equal in all draws",
-    "overflowed": "overflowed in a draw or in theory",
+    "overflowed": "overflowed in a draw or in the prediction",
     "unpredicted": "no prediction",
 }
 QUANTITIES = ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2")
@@ -84,8 +84,9 @@ def markdown(result: CoverageResult) -> str:
     """Format all tables as Markdown."""
     parts = [
         _numbers(result),
-        "Coverage of the nominal 95 % interval, with its own 95 % confidence interval (clustered "
-        "by cell and by weight seed), and the median over layers of the half-width, as a factor.",
+        "Coverage: share of draws inside their 95 % interval, with its 95 % confidence interval "
+        "(clustered by cell and by weight seed). Half-width: factor from the middle of the "
+        "interval to its ends, median over layers.",
         _coverage_table("", {"all cells": lambda c: True}, result),
         _coverage_table("by width", _by_width(result.comparisons), result),
         *(_coverage_table(f"by {group}", _by(result, group), result) for group in _groups(result)),
@@ -126,7 +127,7 @@ def _coverage_table(title: str, groups: Mapping[str, Selector], result: Coverage
             cells += _cells(result, numbers, backward)
         rows.append(cells)
     columns = ["forward", "forward: half-width", "backward", "backward: half-width"]
-    table = markdown_table([title or "all", "cells", *columns], rows)
+    table = markdown_table([title, "cells", *columns], rows)
     return f"**{title.capitalize()}**\n\n{table}" if title else table
 
 
@@ -190,7 +191,7 @@ def _by_quantity(result: CoverageResult) -> str:
             ]
         )
     header = ["quantity", "coverage", "sd of log: median of measured / predicted"]
-    header += ["mean: median factor off", "95 % quantile of the factor"]
+    header += ["mean: factor between measured and predicted, median", "95 % quantile of the factor"]
     return markdown_table(header, rows)
 
 
@@ -198,7 +199,8 @@ def _not_explained(result: CoverageResult) -> str:
     rows = [_first_disagreement(result, n, rows) for n, rows in _disagreeing(result.rows)]
     if not rows:
         return "Every tested cell is explained."
-    header = ["cell", "layers that disagree", "first", "measured / predicted", "error", "sd ratio"]
+    header = ["cell", "layers that disagree", "first of these", "measured / predicted"]
+    header += ["standard error", "sd of log, measured / predicted"]
     return "**Not explained**\n\n" + markdown_table(header, rows)
 
 

@@ -1,4 +1,4 @@
-"""The same cells in a bare pool of one-thread workers: an upper bound on the speed.
+"""The same cells in a pool of one-thread processes: an upper bound on the speed.
 
 It reads no configs, stores no results, and reads and normalizes the data once per worker. No
 engine that trains one cell after the other can be faster.

@@ -33,7 +33,7 @@ NAME = "benchmarks.gpu"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all checks, print a table, write a JSON file, and return the exit status."""
+    """Check that results on a GPU agree with those on the CPU; print a table, write a JSON file."""
     args = _parser().parse_args(arguments)
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -11,6 +11,8 @@ This is the only module that uses Hydra's internals; pyproject.toml therefore re
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -110,9 +112,9 @@ class ConfigCatalog:
             if name != option and has_key(self.node(group, name), rest)
         ]
         if options_with_key:
-            names = " or ".join(options_with_key)
+            names = ", ".join(options_with_key)
             raise ConfigError(
-                f"{key}: {group}={option} has no such key (but {group}={names} has); "
+                f"{key}: {group}={option} has no such key; options with this key: {names}; "
                 f"keys of {group}={option}: {', '.join(_keys(node)) or 'none'}"
             )
         chosen = f"{group}={option}" if option is not None else group
@@ -132,8 +134,24 @@ class ConfigCatalog:
 
 
 def hydra_arguments() -> Namespace:
-    """Parse the process's command line with Hydra's parser: flags, and overrides as text."""
-    arguments: Namespace = get_args_parser().parse_args()
+    """Parse the process's command line with Hydra's parser: flags, and overrides as text.
+
+    Raises
+    ------
+    ConfigError
+        A flag does not exist or is not before all overrides.
+    """
+    parser = get_args_parser()
+    arguments: Namespace
+    arguments, unknown = parser.parse_known_args()
+    if flags := [text for text in unknown if text.startswith("-")]:
+        raise ConfigError(f"{flags[0]}: no such option; --help lists all options")
+    if unknown:
+        overrides = [*arguments.overrides, *unknown]
+        flags = [text for text in sys.argv[1:] if text not in overrides]
+        raise ConfigError(
+            f"options must come before all key=value arguments: {shlex.join([*flags, *overrides])}"
+        )
     return arguments
 
 
@@ -224,7 +242,8 @@ def _as_config_error() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise ConfigError(short(f"{error}{cause}")) from error
+        prefix = "invalid YAML: " if isinstance(error, YAMLError) else ""
+        raise ConfigError(short(f"{prefix}{error}{cause}")) from error
 
 
 def short(text: str) -> str:

@@ -201,7 +201,9 @@ def _function_arguments(
     values = {}
     for name, parameter in known.items():
         if name not in node and parameter.default is inspect.Parameter.empty:
-            raise ConfigError(f"{key_path}.{name}: missing, and {node[TARGET]} has no default")
+            raise ConfigError(
+                f"{key_path}.{name}: must be given; {node[TARGET]} has no default for it"
+            )
         value = node.get(name, parameter.default)
         checked = name in node and name in hints
         values[name] = check_value(value, hints[name], f"{key_path}.{name}") if checked else value

@@ -24,6 +24,13 @@ from fanin.errors import ConfigError, FaninError, suggest
 
 TARGET = "_target_"
 MISSING = "???"  # OmegaConf's marker of a mandatory value
+# Messages instead of pydantic's, by its type of error.
+EXPECTED = {
+    "tuple_type": "expected a list, such as [a,b]",
+    "list_type": "expected a list, such as [a,b]",
+    "dict_type": "expected a mapping, such as {key: value}",
+    "mapping_type": "expected a mapping, such as {key: value}",
+}
 
 W = TypeVar("W")  # a wrapper class
 
@@ -81,7 +88,9 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], key_path: str)
     for name, parameter in known.items():
         if name not in node:
             if parameter.default is inspect.Parameter.empty:
-                raise ConfigError(f"{prefix}{name}: missing, and {node[TARGET]} has no default")
+                raise ConfigError(
+                    f"{prefix}{name}: must be given; {node[TARGET]} has no default for it"
+                )
             values[name] = parameter.default
         elif name in hints:
             values[name] = check_value(node[name], hints[name], f"{prefix}{name}")
@@ -143,8 +152,9 @@ def locate(node: Mapping[str, Any], key_path: str) -> Callable[..., Any]:
     """Import the object that `_target_` names."""
     name = node.get(TARGET)
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
-        got = "nothing" if name == MISSING else repr(name)
-        raise ConfigError(f"{key_path}.{TARGET}: expected package.module.Name, got {got}")
+        if name == MISSING:
+            raise ConfigError(f"{key_path}: must be given: {key_path}.{TARGET}=package.module.Name")
+        raise ConfigError(f"{key_path}.{TARGET}: expected package.module.Name, got {name!r}")
     module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -217,10 +227,11 @@ def check_value(value: Any, hint: Any, key_path: str) -> Any:
     except ValidationError as error:
         if wrong := [e["input"] for e in error.errors() if e["type"] == "literal_error"]:
             suggestion = suggest(str(wrong[0]), _choices(hint))
-            raise ConfigError(f"{key_path}: no such choice as {wrong[0]}; {suggestion}") from error
+            raise ConfigError(f"{key_path}: invalid value {wrong[0]!r}; {suggestion}") from error
         is_mapping = get_origin(hint) in (dict, collections.abc.Mapping)
         reasons = "; ".join(dict.fromkeys(_reason(e, key_path, is_mapping) for e in error.errors()))
-        raise ConfigError(f"{reasons}, got {shortened(repr(value))}") from error
+        got = "null" if value is None else shortened(repr(value))
+        raise ConfigError(f"{reasons}, got {got}") from error
 
 
 def shortened(text: str) -> str:
@@ -287,4 +298,5 @@ def _reason(error: Any, key_path: str, is_mapping: bool) -> str:
         key_path = ".".join([key_path, *parts])
     elif parts:
         key_path = f"{key_path}: item {'.'.join(parts)}"
-    return f"{key_path}: {error['msg'].removeprefix('Value error, ')}"
+    message = EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return f"{key_path}: {message}"

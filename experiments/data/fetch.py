@@ -158,7 +158,7 @@ def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -
     lines = [f"{reason}, and found no {forms} in"]
     lines += [f"  {folder}" for folder in files.search_folders(root)]
     if files.archive is not None and all(files.sha256.values()):
-        lines.append(f"nor all of {', '.join(files.sha256)}, plain, .gz or .xz.")
+        lines.append(f"nor all of these files (plain, .gz or .xz): {', '.join(files.sha256)}.")
     elif files.archive is not None:
         lines.append(
             f"Separate files {', '.join(files.sha256)} are not used: no checksums are published."

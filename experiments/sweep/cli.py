@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ def run_command(
     """Run the cell or grid that overrides ask for; return the exit status."""
     try:
         with (
-            exit_on_error(interrupted="Interrupted before anything ran.", by=Interrupted),
+            exit_on_error(interrupted="Interrupted before any cell ran.", by=Interrupted),
             interruptible(),
         ):
             catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))
@@ -63,15 +64,15 @@ def check_argv(config_name: str) -> None:
 
     Flags for help and completion are not checked. Rewrite `sys.argv` so that Hydra accepts it.
     """
-    flags = hydra_arguments()
-    if flags.help or flags.hydra_help or flags.shell_completion:
-        return
     with exit_on_error():
+        flags = hydra_arguments()
+        if flags.help or flags.hydra_help or flags.shell_completion:
+            return
         if flags.multirun and (flags.cfg or flags.info):
             raise ConfigError("--cfg and --info show one cell; remove -m")
         if flags.config_path:
             raise ConfigError(
-                "--config-path would replace conf/; add your own options with --config-dir"
+                "--config-path would replace conf/; add your own options with --config-dir FOLDER"
             )
         loader = config_loader(flags.config_dir)
         name = flags.config_name or config_name
@@ -98,8 +99,8 @@ def check_command(
     for text in hydra_overrides:
         if "submitit" in text:
             raise ConfigError(
-                f"{text}: use runner=slurm instead, which packs many cells into a job and "
-                "reattaches to running jobs; set runner.slurm.partition=NAME (see "
+                f"{text}: use runner=slurm instead, which runs many cells in a job and "
+                "resumes after an interruption; set runner.slurm.partition=NAME (see "
                 "conf/runner/slurm.yaml)"
             )
         if HYDRA_PLUGIN.match(text):
@@ -112,7 +113,8 @@ def check_command(
     for argument in arguments:
         if not multirun and (argument.swept or argument.key == "sweep"):
             raise ConfigError(
-                f"{argument.text}: a grid needs -m: python -m experiments.run -m {argument.text}"
+                f"{argument.text}: a grid needs -m: python -m experiments.run -m "
+                f"{shlex.join(overrides)}"
             )
     _check_keys(catalog, arguments)
     keys = {argument.text for argument in arguments if not argument.is_group}

@@ -59,10 +59,12 @@ def shared_values(rows: Iterable[Row]) -> dict[str, Any]:
 def full_label(row: Row) -> str:
     """Return a row as command-line overrides.
 
-    >>> full_label({"init": "normal", "init.std": 0.01})
-    'init=normal init.std=0.01'
+    >>> full_label({"init": "normal", "init.std": 0.01, "train.epochs": None})
+    'init=normal init.std=0.01 train.epochs=null'
     """
-    return " ".join(f"{key}={value}" for key, value in row.items()) or "(all defaults)"
+    # Hydra would read `None` as text.
+    texts = {key: "null" if value is None else value for key, value in row.items()}
+    return " ".join(f"{key}={text}" for key, text in texts.items()) or "(all defaults)"
 
 
 def short_label(row: Row, names: Mapping[str, str] | None = None) -> str:

@@ -116,7 +116,10 @@ def time_engines(
             reasons[key] = f"timing failed: {error}"
             continue
         if not trial.batch_invariant:
-            reasons[key] = "on this machine, a cell's bits depend on the other cells of its stack"
+            reasons[key] = (
+                "on this machine, the last bits of a cell's results depend on the other cells of "
+                "its stack"
+            )
             continue
         timings[key] = trial.serial, trial.stacked
         is_faster = trial.stacked < MAX_TIME_RATIO * trial.serial

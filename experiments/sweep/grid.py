@@ -202,7 +202,7 @@ def select_size(definition: Mapping[str, Any], size: Size) -> dict[str, Any]:
     if size == "small":
         return small
     if not definition.get("paper"):
-        raise ConfigError("sweep.size=paper: this sweep has only the size small")
+        raise ConfigError("sweep.size=paper: this sweep has only sweep.size=small")
     paper = definition["paper"]
     for key in paper:
         if key not in PAPER_KEYS:

@@ -58,9 +58,7 @@ def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:
     """
     folder, mode = request.folder, request.settings.mode
     if mode == "submit" and not isinstance(request.runner, DetachedRunner):
-        raise ConfigError(
-            "sweep.mode=submit needs a runner whose jobs outlive this process; use runner=slurm"
-        )
+        raise ConfigError("sweep.mode=submit needs a runner that submits jobs; add runner=slurm")
     check_format(folder)
     cells = expand(catalog, request.grids)
     if mode == "plan":
@@ -70,14 +68,14 @@ def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:
         records = read_plan(folder)
         recover_journals(folder, records)
         for problem in quarantine(folder):
-            console.print(str(problem), highlight=False, markup=False)
+            console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
         plan = _plan(request, cells, records)
         show_counts(console, request, plan)
         if plan.queued and not isinstance(request.runner, DetachedRunner):
             raise ConfigError(
-                f"{folder.root}: {plural(plan.queued, 'cell')} of this sweep are in Slurm jobs. "
+                f"{folder.root}: Slurm jobs still run {plural(plan.queued, 'cell')} of this sweep. "
                 "Wait for them with runner=slurm, or run: "
-                f"python -m experiments.cancel {request.name}"
+                f"python -m experiments.cancel {folder.argument}"
             )
         if plan.packs:
             prepare_data(plan, lock.heartbeat)
@@ -174,8 +172,9 @@ def _run(request: Request, plan: Plan, lock: SweepLock, console: Console) -> boo
             1 for cell in plan.cells if cell.id in states and states[cell.id].outcome in DONE
         )
         console.print(
-            f"Interrupted: {done} of {len(plan.cells)} cells are done and kept in {folder.root}. "
-            f"Run the same command again for the other {len(plan.cells) - done}."
+            f"Interrupted: {done} of {len(plan.cells)} cells are done and saved in {folder.root}/. "
+            "Run the same command again to resume.",
+            soft_wrap=True,
         )
         show_jobs(console, folder)
         return False

@@ -51,7 +51,8 @@ def parse_arguments(loader: ConfigLoader, texts: Sequence[str]) -> list[Argument
     for argument in arguments:
         if argument.key in text_by_key:
             raise ConfigError(
-                f"{argument.key} is given twice: {text_by_key[argument.key]} and {argument.text}"
+                f"{argument.key} is given twice: {text_by_key[argument.key]} and {argument.text}; "
+                "remove one"
             )
         text_by_key[argument.key] = argument.text
     return arguments
@@ -63,8 +64,8 @@ def _parse(parser: OverridesParser, text: str) -> Override:
     except (HydraException, ValueError) as error:
         reason = shortened(short(str(error)).partition("\n")[0])
         raise ConfigError(
-            f"{shortened(repr(text))} can't be read as key=value ({reason}); quote special "
-            "characters: hydra.cc/docs/1.3/advanced/override_grammar/basic"
+            f"{shortened(repr(text))}: invalid override ({reason}); write key=value and quote "
+            "special characters: https://hydra.cc/docs/1.3/advanced/override_grammar/basic"
         ) from error
 
 
@@ -79,10 +80,8 @@ def _to_argument(loader: ConfigLoader, groups: frozenset[str], override: Overrid
     key, text = override.key_or_group, str(override.input_line)
     is_group = key in groups
     if override.is_delete():
-        options = f", one of: {', '.join(loader.get_group_options(key))}" if is_group else ""
-        raise ConfigError(
-            f"{text}: keys of a cell can't be deleted; set a value, {key}=...{options}"
-        )
+        options = f"; options: {', '.join(loader.get_group_options(key))}" if is_group else ""
+        raise ConfigError(f"{text}: keys of a cell can't be deleted; set {key}=VALUE{options}")
     if not key:
         raise ConfigError(f"{text}: no key before the =")
     if "/" in key:

@@ -104,7 +104,7 @@ def parse_request(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> Requ
         by_group[group if group in by_group else "cell"].append(argument)
         if group in ("sweep", "runner", "engine") and argument.swept:
             text = argument.text.lstrip("+")  # added by `check_command`
-            raise ConfigError(f"{text}: {argument.key} can't be swept; give one value")
+            raise ConfigError(f"{text}: {argument.key} can't have several values; give one")
     option, definition = _select(catalog, "sweep", by_group["sweep"])
     _, runner = _select(catalog, "runner", by_group["runner"])
     keys = [field.name for field in fields(SweepSettings)]

@@ -206,7 +206,9 @@ def initialize(
         return
     if images is None:
         kinds = sorted({type(scheme).__name__ for scheme in calibrated.values()})
-        raise ConfigError(f"init: {', '.join(kinds)} calibrates on data; pass images to initialize")
+        raise ConfigError(
+            f"init: {', '.join(kinds)} calibrates on data; pass images to initialize()"
+        )
     # One layer at a time, in forward order, because the layers' schemes may differ.
     for name, scheme in calibrated.items():
         scheme.calibrate(model, images, [name])

@@ -236,7 +236,7 @@ def _reason(loss: Loss, head: Head, regression: bool) -> str:
     if loss.form == "twice":
         return "loss.form=twice needs loss=cross_entropy and head=softmax"
     if loss.form == "naive":
-        return "the squared error has only the stable form"
+        return "loss=mse has only loss.form=stable"
     return f"the data have real-valued targets, but {head.name} outputs lie between 0 and 1"
 
 

@@ -63,7 +63,7 @@ def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | Non
             return nn.GroupNorm(1, channels)
         case "mean_only", _:
             return MeanOnly()
-    raise ValueError(f"norm={norm}: valid are {', '.join(get_args(Norm))}")
+    raise ValueError(f"norm={norm}: valid: {', '.join(get_args(Norm))}")
 
 
 class LocalResponseNorm(nn.Module):

@@ -74,7 +74,9 @@ def probe(
         with torch.no_grad():
             shape = tuple(model(x.clone()).shape)
         if len(shape) != 2 or shape[0] != len(x):
-            raise ValueError(f"the model must return [image, logit], got the shape {shape}")
+            raise ValueError(
+                f"the model must return a tensor of shape (images, logits), got {shape}"
+            )
         tables = measure(
             model,
             x,

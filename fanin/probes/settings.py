@@ -71,6 +71,6 @@ class Probe:
     def __post_init__(self) -> None:
         if any(image >= self.size for image in self.images):
             raise ValueError(
-                f"probe.images has index {max(self.images)}, but the probe set has images 0 to "
+                f"index {max(self.images)} in probe.images, but the probe has images 0 to "
                 f"{self.size - 1}; increase probe.size"
             )

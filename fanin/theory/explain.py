@@ -18,6 +18,7 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.modules import pooling
 
+from fanin.errors import ConfigError
 from fanin.inits import Init, Moments, Scheme
 from fanin.seeds import make_generator
 from fanin.theory.certificate.measured import measure_draws
@@ -74,8 +75,9 @@ class Explanation:
 
     def __rich__(self) -> Group:
         note = (
-            f"measured: geometric mean over {self.draws} draws; width: predicted ratio of geometric"
-            f" to arithmetic mean at this width ({self.width_method})"
+            f"He times all factors (×) is measured, the geometric mean over {self.draws} draws"
+            " ± its relative standard error; width: predicted ratio of geometric to arithmetic mean"
+            f" at this width ({self.width_method})"
         )
         if self.width_method == "simulated":
             note += (
@@ -133,6 +135,8 @@ def explain(
     ------
     UnpredictableLayer
         A theory has no formula for a layer.
+    ConfigError
+        `draws` is below 1.
 
     Examples
     --------
@@ -143,6 +147,8 @@ def explain(
     >>> round(float(explanation.network_factors()["activation"]), 2)  # He's formula assumes linear
     0.26
     """
+    if measured is None and draws < 1:
+        raise ConfigError(f"draws={draws}: must be 1 or more")
     net, inputs = cpu_copy(model), images.detach().to("cpu").double()
     weights = resolve_moments(net, init)
     if measured is None:
@@ -250,10 +256,10 @@ def _factors(quantity: str, logs: pd.DataFrame, errors: pd.DataFrame) -> pd.Data
 def _table(explanation: Explanation, quantity: str, symbol: str) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("layer", no_wrap=True, max_width=12)
-    table.add_column(f"{symbol}\nHe", justify="right", no_wrap=True)
+    table.add_column(Text(f"{symbol}\nHe"), justify="right", no_wrap=True)
     for step in STEPS:
         table.add_column("×\n" + step, justify="right", no_wrap=True)
-    table.add_column(f"{symbol}\nmeasured", justify="right", no_wrap=True)
+    table.add_column(Text(f"{symbol}\nmeasured"), justify="right", no_wrap=True)
     factors = explanation.factors(quantity)
     ends = explanation.ends[explanation.ends.quantity == quantity].set_index("layer_name")
     for name, row in factors.iterrows():

@@ -118,12 +118,12 @@ def _solve_gain(name: str, coefficients: tuple[float, float, float], target: flo
     a, b, c = coefficients
     if not a > 0 or not isfinite(a):
         raise UnpredictableLayer(
-            name, "its inputs or its weights are all zero, so no gain reaches the target"
+            name, "its inputs or weights are all zero or not finite, so no gain reaches the target"
         )
     if not c < target:
         raise UnpredictableLayer(
             name,
-            f"its biases alone have second moment {c:.3g}, which exceeds target={target:.3g};"
+            f"E[y^2] from its biases alone is {c:.3g}, not below target={target:.3g};"
             " use a larger target or smaller biases",
         )
     half = b / (2 * a)

@@ -33,7 +33,7 @@ class UnpredictableLayer(FaninError):
     theory: str | None = None
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"no prediction for layer {name or '(the whole model)'}: {reason}")
+        super().__init__(f"no prediction for {f'layer {name}' if name else 'the model'}: {reason}")
         self.name = name
 
 

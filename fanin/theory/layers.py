@@ -238,7 +238,9 @@ def _common_value(values: object, default: float) -> float:
     values = values.detach()
     first = float(values.flatten()[0])
     if bool((values != first).any()):
-        raise UnsupportedModule("its weight or bias differs between channels")
+        raise UnsupportedModule(
+            "its weight or bias differs between channels, which is not supported"
+        )
     return first
 
 

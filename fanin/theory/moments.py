@@ -60,7 +60,9 @@ def declared_moments(model: nn.Module, init: Init) -> dict[str, LayerMoments]:
         weight, bias = layer.weight_moments(shape), layer.bias_moments(shape)
         if weight is None or bias is None:
             scheme = type(layer.scheme).__name__
-            raise UnpredictableLayer(name, f"{scheme} declares no moments, which theory needs")
+            raise UnpredictableLayer(
+                name, f"{scheme} declares no moments of the weights, which theory needs"
+            )
         # A scheme declares bias moments for every layer, also for layers without biases.
         moments[name] = LayerMoments(
             weight,
@@ -113,7 +115,7 @@ def moments_of(moments: Mapping[str, LayerMoments], name: str) -> LayerMoments:
         The layer has no declared moments.
     """
     if name not in moments:
-        raise UnpredictableLayer(name, "its init scheme declares no moments, which theory needs")
+        raise UnpredictableLayer(name, "init has no moments of its weights, which theory needs")
     return moments[name]
 
 

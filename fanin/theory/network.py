@@ -145,7 +145,11 @@ def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[L
     )
     if not is_supported and any(parameter.ndim > 1 for parameter in module.parameters()):
         kind = type(module).__name__
-        raise UnpredictableLayer(name, f"{kind} has weights but is not a plain sequence of layers")
+        raise UnpredictableLayer(
+            name,
+            f"{kind} is not supported; theory needs an nn.Sequential with all weights in linear and"
+            " convolution layers (fanin.probe measures any model)",
+        )
 
 
 def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, int]:
@@ -159,7 +163,9 @@ def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, 
         try:
             x = functional_call(module, copy_state(module, "meta"), (x,))
         except RuntimeError as error:
-            raise UnpredictableLayer(name, f"its input has the wrong shape: {error}") from error
+            shape = tuple(x.shape[1:])
+            reason = f"its forward pass on inputs of shape {shape} fails: {error}"
+            raise UnpredictableLayer(name, reason) from error
         if isinstance(module, WeightLayer):
             positions[i] = x.numel() // (images * WeightShape.of(module).out_features)
     return positions

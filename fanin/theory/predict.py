@@ -57,10 +57,12 @@ def predict_moments(
     Raises
     ------
     ConfigError
-        A theory does not exist.
+        A theory does not exist, or `theories` is empty or not a sequence.
     UnpredictableLayer
         A theory has no formula for a layer. `theory` names the theory.
     """
+    if isinstance(theories, str) or not theories:
+        raise ConfigError(f"theories={theories!r}: expected a list of theories, such as ['he']")
     for theory in theories:
         if theory not in THEORIES:
             raise ConfigError(f"theories: no theory {theory}; {suggest(theory, THEORIES)}")

@@ -78,7 +78,10 @@ def _change(arguments: argparse.Namespace, layout: Layout) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="slurm/testcluster", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="slurm/testcluster",
+        description="Start, change and stop a Slurm cluster on this machine, for tests.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help: str) -> argparse.ArgumentParser:
@@ -91,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(add("up", "start a cluster and wait until all nodes are idle"))
     add("down", "end all processes of the cluster and remove its state")
     add("status", "list the daemons and the states of the nodes")
-    add("env", "print the shell line that makes Slurm commands use this cluster")
+    add("env", "print the export command that makes Slurm commands use this cluster")
     for name, (_, help) in NODE_FAULTS.items():
         add(name, help).add_argument("node", metavar="NAME", help="n1, n2, ...")
     for name, (_, help) in [*CONTROLLER_FAULTS.items(), *DATABASE_FAULTS.items()]:

@@ -81,9 +81,14 @@ def start_database(layout: Layout, settings: Settings) -> str:
 
 def _need_accounting(settings: Settings) -> None:
     if not settings.options.accounting:
-        raise UsageError("this cluster has no database; run down, then up --accounting")
+        raise UsageError(
+            "this cluster has no database; run slurm/testcluster down, then up --accounting"
+        )
 
 
 def _need_namespaces(settings: Settings) -> None:
     if not settings.options.namespaces:
-        raise UsageError("this cluster's nodes share one network; run down, then up --namespaces")
+        raise UsageError(
+            "this cluster's nodes share one network; run slurm/testcluster down, then up "
+            "--namespaces"
+        )

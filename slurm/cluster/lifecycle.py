@@ -69,7 +69,7 @@ def start_node(layout: Layout, settings: Settings, node: str) -> str:
     since = datetime.now().replace(microsecond=0)
     daemon.start()
     if slurmctld(layout).pid() is None:
-        return f"{node} started; the controller is down and will notice the node when it is back"
+        return f"{node} started; slurmctld is not running and registers the node when it starts"
     wait_for(f"{node} registered", lambda: _started_since(layout, node, since), 60)
     return wait_until_usable(layout, node)
 
@@ -159,12 +159,13 @@ def start_cluster(layout: Layout, options: Options) -> str:
 def _check_running(layout: Layout, settings: Settings, options: Options) -> str:
     if settings.options != options:
         raise UsageError(
-            f"already up with {settings.options}; run down first to change the options"
+            f"already up with {settings.options}; to change the options, run slurm/testcluster "
+            "down first"
         )
     daemons = all_daemons(layout, settings)
     missing = [daemon.name for daemon in daemons if daemon.pid() is None]
     if missing:
-        raise ClusterError(f"{', '.join(missing)} not running; run down, then up")
+        raise ClusterError(f"{', '.join(missing)} not running; run slurm/testcluster down, then up")
     return "already up"
 
 

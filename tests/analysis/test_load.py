@@ -149,7 +149,7 @@ def test_an_unknown_sweep_is_refused_with_the_nearest_name(small: Results) -> No
 
 
 def test_an_empty_results_folder_has_no_valid_names(tmp_path: Path) -> None:
-    with pytest.raises(FaninError, match="no such sweep; there are no valid choices"):
+    with pytest.raises(FaninError, match=r"no such sweep; .*contains no sweep"):
         load("anything", tmp_path / "nowhere")
 
 

@@ -165,7 +165,10 @@ def test_the_explanation_has_a_factor_for_each_assumption(run_predict: Predict) 
         ),
         (("format=xml",), "format=xml: expected one of table, json, explain"),
         (("theories=[feild]",), "theories: no theory feild; did you mean field?"),
-        (("theories=he",), "theories=he: expected a list, such as theories=[he,mean_field]"),
+        (
+            ("theories=he",),
+            "theories=he: expected a list of theories, such as theories=[he,mean_field]",
+        ),
         (("images=0",), "images=0: expected an integer of at least 1"),
         (("measure=many",), "measure=many: expected an integer of at least 0"),
         (("fromat=json",), "fromat: no such key; did you mean format?"),
@@ -208,5 +211,8 @@ def test_a_custom_scheme_without_moments_is_refused(
     with pytest.raises(SystemExit) as exit_info:
         run_predict(*TINY, "init=custom", "init._target_=my_package.MyInit")
     assert exit_info.value.code == 2
-    message = "no prediction for layer conv1: MyInit declares no moments, which theory needs\n"
+    message = (
+        "no prediction for layer conv1: MyInit declares no moments of the weights, which theory "
+    )
+    message += "needs\n"
     assert capsys.readouterr().err == message

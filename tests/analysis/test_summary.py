@@ -44,8 +44,8 @@ def test_settings_are_explained_disagree_or_are_not_tested() -> None:
         predicted=sweep[4].predicted.assign(value=0.0, log_sd=np.nan),
     )
     text = _summarize([*sweep[:4], zeros, unpredicted])
-    assert "Theory explains 3 of 6 settings " in text
-    assert "disagrees with 1; not tested: 1 without a prediction, 1 with only constant" in text
+    assert "No layer disagrees with theory in 3 of 6 settings " in text
+    assert "disagrees in 1 setting. Not tested: 1 without a prediction, 1 with only" in text
     assert "16 are not tested (16 zero)" in text
 
 
@@ -86,8 +86,8 @@ def test_a_sweep_without_predictions_is_not_tested() -> None:
     text = _summarize(
         [dataclasses.replace(comparison, predicted=pd.DataFrame(), unpredicted="why")]
     )
-    assert "Theory explains 0" in text
-    assert "not tested: 1 without a prediction" in text
+    assert "No layer disagrees with theory in 0" in text
+    assert "Not tested: 1 without a prediction" in text
 
 
 def _line(lines: list[str], start: str) -> str:
@@ -96,7 +96,7 @@ def _line(lines: list[str], start: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("theory", "name"), [("he", "The He/Glorot product formula"), ("mean_field", "Mean field")]
+    ("theory", "name"), [("he", "Theory `he`"), ("mean_field", "Theory `mean_field`")]
 )
 def test_the_distance_of_each_theory_is_stated(
     small: Results, comparisons: list[TheoryComparison], theory: str, name: str
@@ -196,7 +196,7 @@ def test_an_infinite_ratio_is_the_largest_error(
         value=np.where(comparison.draws.layer == 2, np.inf, comparison.draws.value)
     )
     lines = summarize_with_paths(small, [dataclasses.replace(comparison, draws=draws)])
-    line = _line(lines, "Mean field")
+    line = _line(lines, "Theory `mean_field`")
     assert line.endswith(
         f"layer 2 of {comparison.setting.label}, where measured / predicted is inf."
     )
@@ -229,14 +229,14 @@ def test_a_regression_has_no_accuracy(sweep: Sweep) -> None:
     assert results.cells.test_accuracy.isna().all()
     lines = summarize_with_paths(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
-    assert any(line.startswith("Mean field") for line in lines)
+    assert any(line.startswith("Theory `mean_field`") for line in lines)
 
 
 def test_a_sweep_without_training_has_no_accuracy(sweep: Sweep) -> None:
     results = sweep("probed", "train.steps=0", "init=he_normal,zeros")
     lines = summarize_with_paths(results, compare_to_theory(results))
     assert not any("accuracy" in line or "diverged" in line for line in lines)
-    assert any(line.startswith("The He/Glorot") for line in lines)
+    assert any(line.startswith("Theory `he`") for line in lines)
 
 
 def test_zeros_have_no_theory_sentences(sweep: Sweep) -> None:
@@ -249,7 +249,8 @@ def test_lsuv_states_the_reason_for_no_prediction(sweep: Sweep) -> None:
     results = sweep("lsuv", "train.steps=0", "init=lsuv")
     text, tables = summarize_with_paths(results, compare_to_theory(results))
     assert text == (
-        "all cells: no prediction for layer conv1: Lsuv declares no moments, which theory needs."
+        "all cells: no prediction for layer conv1: Lsuv declares no moments of the weights, which "
+        "theory needs."
     )
     assert tables.startswith("Tables of the sweep: ")
 

@@ -161,10 +161,10 @@ def test_defaults_are_filled_in():
         ({"max_norm": 0.0}, r"clip\.max_norm: .*greater than 0"),
         ({"factors": {"conv1": "half"}}, r"clip\.factors\.conv1: .*valid number"),
         ({"factors": {"conv1": -1.0}}, r"clip\.factors\.conv1: .*greater than or equal to 0"),
-        ({"factors": 0.5}, r"clip\.factors: .*valid dictionary"),
+        ({"factors": 0.5}, r"clip\.factors: expected a mapping"),
         (
             {"bias": "mean"},
-            r"clip\.bias: no such choice as mean; valid: mean_of_weights, own, zero",
+            r"clip\.bias: invalid value 'mean'; valid: mean_of_weights, own, zero",
         ),
     ],
 )

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 BLOCK = re.compile(r"^```(bash|yaml)\n(.*?)^```", re.M | re.S)
 COMMANDS = re.compile(r"^[a-z].*$", re.M)  # continuation lines are indented
-FIRST_SECTION = "## From a fresh login node"
+FIRST_SECTION = "## From a login node to results"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_ten_commands_of_the_page_finish_a_sweep(healthy_cluster: Cluster, c
     assert not (clone / "results/first").exists()
     output = run_commands(healthy_cluster, clone, setup + run_sweep)
     assert "active on Slurm" in output
-    assert "on Slurm; run the same command again to wait for its jobs" in output
+    assert "on Slurm; run the sweep's command again to wait for its jobs" in output
     assert "8 ok" in output
     cells = load("first", clone / "results").cells
     assert list(cells["outcome"].astype(str)) == ["ok"] * 8

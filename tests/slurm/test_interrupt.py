@@ -32,7 +32,7 @@ def final_output(terminal: Terminal) -> str:
     assert terminal.end(TIMEOUT) == 130, terminal.output
     output = " ".join(terminal.output.split())
     assert "Traceback" not in output
-    assert "Interrupted: 2 of 4 cells are done and kept" in output
+    assert "Interrupted: 2 of 4 cells are done and saved" in output
     return output
 
 

@@ -83,7 +83,7 @@ def test_a_cell_without_progress_times_out(sweep: FaultySweep) -> None:
     rows = sweep.attempts()
     assert (rows[0], rows[2]) == (["ok"], ["ok"])
     assert rows[1] == ["killed", "killed", "killed", "timeout"]
-    assert "the time limit of its jobs is too short" in str(sweep.history()[1][-1].reason)
+    assert "the time limit of the jobs is too short" in str(sweep.history()[1][-1].reason)
     assert_same_tables(sweep.root, reference_results(sweep), [0, 2])
     assert len(sweep.arrays()) == 1
     assert not sweep.leftovers()

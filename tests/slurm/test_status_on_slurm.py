@@ -56,7 +56,7 @@ def test_every_state_of_a_task_is_shown(three_jobs: SweepCommand) -> None:
     assert [(p["count"], p["reason"]) for p in array["pending"]] == [(2, "JobArrayTaskLimit")]
     cluster.wait(lambda: read_status(sweep)["counts"]["running"] == 1)
     screen = sweep.run_module("status").stdout
-    assert "running on Slurm; run the same command again to wait for its jobs" in screen
+    assert "running on Slurm; run the sweep's command again to wait for its jobs" in screen
     assert f"job {job} 1 running on {array['nodes'][0]}" in screen
     assert "2 pending limit runner.slurm.array_parallelism reached" in screen
 

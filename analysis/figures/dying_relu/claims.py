@@ -57,10 +57,10 @@ def _cross_map_claim(rows: pd.DataFrame) -> ClaimResult:
     alive = rows[~rows["dead_at_end"]]
     correct = int((alive["cross_dead_at_end"] & alive["both_correct"]).sum())
     return ClaimResult(
-        f"none: map of the cross after {int(rows['train.steps'].max())} steps, in runs in which "
-        "the map of the circle is not black",
+        f"no remedy: map of the cross after {int(rows['train.steps'].max())} steps, in runs in "
+        "which the map of the circle is not black",
         "no claim. If it is black, the logit of the cross is the classifier's bias, which never "
-        "changes: it gets the average of its weights' gradients, and they are all 0",
+        "changes: its gradient is the mean of its weights' gradients, which are all 0",
         f"black in {alive['cross_dead_at_end'].sum()} of {len(alive)} runs; {correct} of these "
         "classify both images",
         None,
@@ -82,8 +82,8 @@ def _remedy_claim(remedy: str, claimed: str, cells: pd.DataFrame) -> ClaimResult
         parts.append(text)
         holds.append(bool((correct.mean() == 1).any()))
     return ClaimResult(
-        f"{remedy}: learning rates at which all runs classify both images "
-        f"({int(cells['train.steps'].max())} steps)",
+        f"{remedy.replace('none', 'no remedy')}: learning rates at which all runs classify both "
+        f"images ({int(cells['train.steps'].max())} steps)",
         claimed,
         "; ".join(parts),
         all(holds),
@@ -195,8 +195,7 @@ def _curvature_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
             agrees,
         )
         yield ClaimResult(
-            f"U(0, 1), unsaturated: largest stable step, 2 / lambda, of the {name}, sides "
-            f"{_sides(uniform)}",
+            f"U(0, 1), unsaturated: 2 / lambda of the {name}, sides {_sides(uniform)}",
             f"{_join([_stable_step(value) for value in predicted])} (theory)",
             f"{_join([_stable_step(value) for value in measured])} (medians of {draws})",
             agrees,
@@ -235,7 +234,7 @@ def _stability_claims(cells: SweepCells) -> Iterator[ClaimResult]:
         yield ClaimResult(
             f"{inputs}, linear layer alone: largest rate at which all runs classify both images, "
             "times lambda / 2 at p = 1/2",
-            "false: at most 1. Cross entropy has no such stability bound. "
+            "above 1, because 2 / lambda does not bound the stable rates of cross entropy; "
             f"2 / lambda = {stable:.1e}",
             f"{working.max() / stable:.1e}",
             bool(working.max() > 2 * stable),
@@ -266,7 +265,7 @@ def _descent_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]:
     flat = int((curvature == 0).all(axis=1).sum())
     yield ClaimResult(
         "as reported: curvature of both layers before training",
-        "false: it determines the step that kills. It is 0, because p rounds to 1",
+        "0, because p rounds to 1; so it does not determine which learning rates kill",
         f"exactly 0 in {flat} of {len(curvature)} runs; {report['dead'].sum()} of the runs are "
         "black after the step",
         flat == len(curvature) and bool(report["dead"].all()),
@@ -281,7 +280,7 @@ def _descent_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]:
     yield ClaimResult(
         "unsaturated logits, no biases: smallest learning rate at which one step kills, times "
         "lambda / 2 of the filter",
-        f"false: 1. Theory of the step: {predicted.min():.2g} to {predicted.max():.2g}",
+        f"not 1, but {predicted.min():.2g} to {predicted.max():.2g} (theory of one step)",
         f"between {low.min():.2g} and {high.max():.2g} ({len(thresholds)} networks, half of them "
         "with a shrunk gradient)",
         _all_within(thresholds, factor) and bool((high < 1).all()),

@@ -86,8 +86,8 @@ def _gradient_claims(
     logits = _shared_logits(cells, report)
     yield ClaimResult(
         "logit of both images once the maps are black",
-        f"{np.log(odds):.1f} if the gradients were as reported: they are (p - 1) v and p v with "
-        "the same classifier weights v > 0",
+        f"{np.log(odds):.1f} would follow from the reported gradients if they are (p - 1) v and "
+        "p v, with the same classifier weights v > 0",
         f"{logits.min():.3g} to {logits.max():.3g}; median v after the step: "
         f"{_classifier_weights(cells, report)}",
         None,

@@ -83,9 +83,9 @@ def _caption(cells: pd.DataFrame, networks: pd.DataFrame) -> str:
     return (
         f"First figure: digits, cross entropy, SGD with a learning rate of {lr:g}, {steps} steps "
         f"of {batch} images. Number in a box: first step at which the loss is inf or NaN (dark: "
-        "step 0); dot: the loss stays finite; !: theory predicts step 0 wrongly. Input: "
-        "standardized (std), or in the given range. "
-        f"Second: first layer with overflowing pre-activations, {draws} draws of each of these "
-        "networks, without those with an overflowing input. Third: a 10-50-1 regression trained by "
-        "full-batch gradient descent on the mean squared error."
+        "step 0); dot: the loss stays finite; !: theory predicts wrongly if the loss of step 0 is "
+        "finite. Input: standardized (std), or in the given range. Second: first layer with "
+        f"overflowing pre-activations, {draws} draws of each of these networks, except networks "
+        "whose input overflows. Third: a 10-50-1 regression (10 inputs, 50 hidden units, 1 output) "
+        "trained by full-batch gradient descent on the mean squared error."
     )

@@ -60,7 +60,7 @@ def outcome_claims(cells: pd.DataFrame) -> Iterator[ClaimResult]:
         if name == "PyTorch default":
             yield ClaimResult(
                 "PyTorch default init: inf or NaN loss",
-                "false: 'it never gives one'; it does if the input range is too large",
+                "occurs if the input range is too large (common claim: never)",
                 counts,
                 bool(rows["bad_step"].notna().any()),
             )
@@ -222,7 +222,7 @@ def clipping_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
     too_large = later[~has_nan]
     finite = {name: int(too_large[name].isna().sum()) for name in ("norm", "value")}
     yield ClaimResult(
-        "clipping, if a too large step makes a later loss inf or NaN",
+        "clipping, if too large a step makes a later loss inf or NaN",
         "can help",
         f"finite to the end with clip=norm in {share(finite['norm'], len(too_large))} settings, "
         f"with clip=value in {share(finite['value'], len(too_large))}",

@@ -220,8 +220,8 @@ def overflow_claims(
         exact, close = int((error == 0).sum()), int((error <= max_error).sum())
         yield ClaimResult(
             f"{dtype}: first overflowing layer at step 0, in {len(overflowing)} networks",
-            f"predicted layer, at most {max_error} off",
-            f"exact in {share(exact, len(overflowing))}, at most {max_error} off in "
+            f"the predicted layer, within {max_error}",
+            f"exact in {share(exact, len(overflowing))}, within {max_error} in "
             f"{share(close, len(overflowing))}",
             bool((error <= max_error).all()) if len(overflowing) else None,
         )
@@ -231,7 +231,7 @@ def overflow_claims(
     yield ClaimResult(
         "first overflowing layer by He's product formula, all dtypes, also networks without "
         "overflow",
-        "exact less often than our theory (ignores weight means and saturation)",
+        "exact less often than our theory, because it ignores weight means and saturation",
         f"exact in {share(int(he_correct.sum()), len(he_correct))}, our theory in "
         f"{share(int(correct.sum()), len(correct))}",
         bool(he_correct.sum() < correct.sum()),
@@ -240,7 +240,7 @@ def overflow_claims(
     min_share = float(criterion["predicted_share"])
     yield ClaimResult(
         f"finite loss at step 0, {len(cells)} networks",
-        f"predicted correctly in {min_share:.0%}",
+        f"predicted correctly in at least {min_share:.0%}",
         f"correct in {share(int((bad == predicted_bad).sum()), len(cells))} ({int(bad.sum())} are "
         f"not finite: {int((bad & predicted_bad).sum())} predicted; false positives: "
         f"{int((predicted_bad & ~bad).sum())})",

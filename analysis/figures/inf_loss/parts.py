@@ -20,7 +20,10 @@ def part_cells(results: Results, part: str) -> pd.DataFrame:
     cells = results.cells
     rows = cells[_part(cells) == part] if len(cells) else cells
     if rows.empty:
-        raise FaninError(f"{results.folder.root}: the part '{part}' of the sweep has not run yet")
+        raise FaninError(
+            f"{results.folder.root}: the part '{part}' of the sweep has not run yet; "
+            "run the rest of the sweep"
+        )
     # Packs finish in any order; sort, so that the tables do not depend on it.
     rows = rows.sort_values("cell_id", key=lambda ids: ids.astype(str))
     steps = bad_steps(rows)

@@ -30,7 +30,7 @@ from fanin.errors import FaninError
 
 POLL_INTERVAL = 0.25  # seconds between two readings of the journals
 MAX_STARTUP_FAILURES = 3  # workers in a row that died before a cell started
-EXITED = "worker process exited during the cell, as by os._exit(0)"
+EXITED = "worker process exited during the cell, for example by os._exit(0)"
 STARTUP_FAILURE = "workers die before they start a cell; run with runner=inline to see the error"
 
 

@@ -168,7 +168,9 @@ class JobManager:
         except SlurmNoAccounting:
             runs, accounting = {}, False
         except SlurmError as error:
-            self._log_once(f"{error}; ended jobs will be handled without sacct if it stays so")
+            self._log_once(
+                f"{error}; after {NO_ACCOUNTING_SECONDS:g} s, ended jobs are handled without sacct"
+            )
             runs, accounting, min_missing = {}, False, NO_ACCOUNTING_SECONDS
         for key in sorted(missing):
             last = runs[key][-1] if runs.get(key) else None
@@ -261,7 +263,7 @@ class JobManager:
         if self.fatal_errors:
             raise FaninError(
                 f"{MAX_STARTUP_FAILURES} jobs in a row failed before starting a cell. Last error: "
-                f"{self.fatal_errors[-1]}. Fix it and run the same command again to resume"
+                f"{self.fatal_errors[-1]}. Fix it and run the same command again to resume."
             )
 
     def _log_once(self, text: str) -> None:

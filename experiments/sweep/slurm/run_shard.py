@@ -33,7 +33,7 @@ from fanin.errors import FaninError
 GRACE = 20.0  # maximum seconds that workers have to save their state
 MAX_STALLED = 3  # runs in a row without progress, after which a running cell times out
 EXIT_STOPPED = 75  # exit status of a job that was stopped and does not continue (EX_TEMPFAIL)
-TOO_SHORT = "the time limit of its jobs is too short (runner.slurm.time_minutes)"
+TOO_SHORT = "the time limit of the jobs is too short; increase runner.slurm.time_minutes"
 
 ProgressSnapshot = Mapping[str, tuple[int, int]]  # saved progress by cell id
 

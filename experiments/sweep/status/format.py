@@ -143,7 +143,7 @@ def state_text(status: Status) -> str:
         return "finished"
     launcher_active = launcher is not None and launcher.is_active
     if status.jobs is not None and status.jobs.active and not launcher_active:
-        return f"{status.state} on Slurm; run the same command again to wait for its jobs"
+        return f"{status.state} on Slurm; run the sweep's command again to wait for its jobs"
     if status.state == "running":
         if launcher is None or not launcher_active:
             return "workers are running, but no launcher"
@@ -151,7 +151,7 @@ def state_text(status: Status) -> str:
         heartbeat = f" (last heartbeat {age} ago)" if launcher.alive is None else ""
         return f"running: {process}{heartbeat}"
     cause = "" if launcher is None else f" ({process} died)"
-    return f"stopped{cause}; run the same command again to resume"
+    return f"stopped{cause}; run the sweep's command again to resume"
 
 
 def pace_text(status: Status) -> str:

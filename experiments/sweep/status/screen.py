@@ -109,7 +109,9 @@ def _failures(status: Status) -> Iterator[RenderableType]:
     if not status.failures:
         return
     yield Text()
-    yield _line(Text(f"last failures (tracebacks in {status.folder.errors}/)", style="dim"))
+    tracebacks = any(failure.traceback is not None for failure in status.failures)
+    where = f" (tracebacks in {status.folder.errors}/)" if tracebacks else ""
+    yield _line(Text(f"last failures{where}", style="dim"))
     for failure in status.failures:
         yield _line(Text.assemble((failure.outcome, FAILURE_STYLE), f"  {failure.label}"))
         if failure.summary:

@@ -68,7 +68,7 @@ def array_size(runner: SlurmRunner) -> tuple[int, str]:
         size = max_array_size()
     except SlurmError:
         size = DEFAULT_MAX_ARRAY_SIZE
-        return size, f"MaxArraySize {size} (Slurm's default; Slurm did not answer)"
+        return size, f"MaxArraySize {size} (Slurm's default; scontrol did not answer)"
     return size, f"MaxArraySize {size} (scontrol show config)"
 
 
@@ -78,17 +78,17 @@ def cost_text(runner: SlurmRunner, seconds: float | None) -> str:
     Examples
     --------
     >>> cost_text(SlurmRunner(workers=2, slurm=SlurmSettings(gres="gpu:1")), 36_000.0)
-    'about 5.0 GPU-hours, measured on such cells'
+    'about 5.0 GPU-hours, measured on similar cells'
     >>> cost_text(SlurmRunner(slurm=SlurmSettings(cpus=8)), 60.0)
-    'less than 0.1 core-hours, measured on such cells'
+    'less than 0.1 core-hours, measured on similar cells'
     """
     gpus = runner.slurm.gpus
     units, unit = (gpus, "GPU") if gpus else (runner.slurm.cpus, "core")
     if seconds is None:
-        return f"{unit}-hours unknown: no such cell has been timed yet"
+        return f"{unit}-hours unknown: no similar cell has been timed yet"
     hours = seconds * units / (runner.workers or units) / 3600
     amount = "less than 0.1" if hours < 0.1 else f"about {hours:,.{0 if hours >= 10 else 1}f}"
-    return f"{amount} {unit}-hours, measured on such cells"
+    return f"{amount} {unit}-hours, measured on similar cells"
 
 
 def resources_text(settings: SlurmSettings) -> str:

@@ -151,7 +151,8 @@ def read_planned(folder: SweepFolder) -> PlannedCells:
             assignments[cell_id], kinds[cell_id] = line["assignment"], pack_key(config)
         except (ValueError, TypeError, KeyError):
             n_unreadable += 1
-    message = f"{folder.plan}: {n_unreadable} lines can't be read"
+    lines = "line" if n_unreadable == 1 else "lines"
+    message = f"{folder.plan}: skipped {n_unreadable} damaged {lines}"
     return PlannedCells(short_labels(assignments), kinds, (message,) if n_unreadable else ())
 
 

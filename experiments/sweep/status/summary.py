@@ -52,7 +52,7 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
     if plan.engines.untimed:
         console.print(
             f"  engine=auto: {plural(len(plan.engines.untimed), 'kind')} of cells will be "
-            "timed first and run with the faster engine",
+            "timed first, then run with the faster engine",
             highlight=False,
         )
     show_engines(console, plan.engines)
@@ -71,7 +71,7 @@ def _engines(plan: Plan) -> str:
 def _expected(plan: Plan, workers: int) -> str:
     seconds = plan.expected_seconds
     if seconds is None:
-        return "time unknown: no such cell has been timed yet"
+        return "time unknown: no similar cell has been timed yet"
     if workers == 1:
         return f"about {duration(seconds)}"
     return f"about {duration(seconds / workers)}, {duration(seconds)} of one worker's time"
@@ -103,14 +103,17 @@ def show_engines(console: Console, engines: EngineDecisions) -> None:
     """Print the results of timing the engines, and why some cells cannot be stacked."""
     for engine, count in Counter(engines.chosen[key] for key in engines.timings).items():
         ratios = [s / t for key, (s, t) in engines.timings.items() if engines.chosen[key] == engine]
+        speed = " to ".join(dict.fromkeys(f"{r:.2f}" for r in (min(ratios), max(ratios))))
         console.print(
-            f"  {engine}: {plural(count, 'kind')}; stacked is {min(ratios):.2f} to "
-            f"{max(ratios):.2f} times as fast as serial",
+            f"  {engine}: {plural(count, 'kind')} of cells; stacked is {speed} times as fast as "
+            "serial",
             highlight=False,
         )
     for reason, count in Counter(engines.reasons.values()).items():
         first = reason.partition("\n")[0]
-        console.print(f"  serial: {plural(count, 'kind')} can't be stacked: {first}", markup=False)
+        console.print(
+            f"  serial: {plural(count, 'kind')} of cells can't be stacked: {first}", markup=False
+        )
 
 
 def show_end(
@@ -136,14 +139,15 @@ def show_end(
         console.print(f"  tracebacks: {folder.errors}/", highlight=False, soft_wrap=True)
     if missing := n_requested - len(states):
         console.print(
-            f"  {plural(missing, 'cell')} without result: run the same command again to run them"
+            f"  {plural(missing, 'cell')} without a result. Run the same command again to run them."
         )
     return 1 if failed or missing else 0
 
 
 def _value_label(assignment: Mapping[str, Any], name: str) -> str:
     if list(assignment) == [name]:
-        return str(assignment[name])
+        value = assignment[name]
+        return "null" if value is None else str(value)
     return full_label(dict(assignment))
 
 
@@ -154,7 +158,7 @@ def show_jobs(console: Console, folder: SweepFolder) -> None:
         return
     count = sum(len(submission.open_indices()) for submission in submissions)
     ids = ", ".join(submission.job_id() or "(not submitted)" for submission in submissions)
-    name = folder.root.name
+    name = folder.argument
     console.print(
         f"{plural(count, 'job')} active on Slurm: {ids}. Run the same command again to wait, "
         f"`python -m experiments.status {name}` to check or `python -m experiments.cancel {name}` "

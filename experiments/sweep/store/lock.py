@@ -93,8 +93,8 @@ def _refuse_if_running(folder: SweepFolder, holder: ProcessId) -> None:
     running = holder.is_running()
     if running:
         raise FaninError(
-            f"{folder.root}: process {holder.pid} is running this sweep. Wait for it, or stop it "
-            f"with Ctrl-C there or with: python -m experiments.cancel {folder.root.name}"
+            f"{folder.root}: process {holder.pid} is running this sweep. Wait for it, or stop it: "
+            f"python -m experiments.cancel {folder.argument}"
         )
     if running is None and _is_recent(folder.launcher):
         raise FaninError(

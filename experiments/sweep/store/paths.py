@@ -9,6 +9,9 @@ DETAIL_TABLES = ("layers", "histograms", "tensors", "curves")
 TABLES = (*DETAIL_TABLES, "cells")
 """Tables that a pack writes. `cells` comes last: a pack with `cells` has all of its rows."""
 
+DEFAULT_RESULTS = Path(
+    "results"
+)  # folder of all sweeps, unless sweep.results or --results names another
 TEMPORARY = ".*.part"  # pattern of files that are still being written
 
 
@@ -17,6 +20,11 @@ class SweepFolder:
     """`results/NAME/`: the plan, journals of packs in progress, and tables."""
 
     root: Path
+
+    @property
+    def argument(self) -> str:
+        """Argument that names this sweep in `python -m experiments.status`, `cancel` and others."""
+        return self.root.name if self.root.parent == DEFAULT_RESULTS else str(self.root)
 
     @property
     def plan(self) -> Path:

@@ -24,8 +24,8 @@ OPTIONAL_KEYS = ("engine",)
 PlanRecord = dict[str, Any]
 """A line of `cells.jsonl`.
 
-Its keys are `cell_id`; `asked`, the assignment; `choices`, the options; `config`, the resolved
-config; and `engine`, if timing chose one.
+Its keys are `cell_id`; `assignment`, the keys that the command or the named sweep sets; `choices`,
+the option of each group; `config`, the resolved config; and `engine`, if timing chose one.
 """
 
 

@@ -89,8 +89,8 @@ def retry_on_race(read: Callable[[], T]) -> T:
             last = error
             time.sleep(PAUSE)
     raise FaninError(
-        f"{last}: the file was listed but gone when it was read, {ATTEMPTS} times in a row. "
-        "Stop whatever deletes files in this folder, then run the same command again."
+        f"{last}: the file disappeared between listing and reading, {ATTEMPTS} times in a row. "
+        "Stop the process that deletes files in this folder, then run the same command again."
     )
 
 
@@ -104,7 +104,7 @@ def scan(folder: SweepFolder) -> Scan:
     """
     listed, journals = _stable_listing(folder)
     problems = [
-        FileProblem(path, "not a table of this sweep; left alone")
+        FileProblem(path, "not a table of this sweep; ignored")
         for paths in listed.values()
         for path in paths
         if path.suffix != ".parquet"
@@ -129,7 +129,7 @@ def scan(folder: SweepFolder) -> Scan:
     known = {*_parts_by_stem(listed["cells"]), *superseded, *journals}
     for name in DETAIL_TABLES:
         problems += [
-            FileProblem(path, "no part of `cells` belongs to it; left alone")
+            FileProblem(path, "no matching part in cells/; ignored")
             for stem, path in _parts_by_stem(listed[name]).items()
             if stem not in known
         ]
@@ -234,7 +234,7 @@ def _open_pack(folder: SweepFolder, path: Path, listed: Listing) -> StoredPack:
     schema = pq.read_schema(pa.BufferReader(data))
     for name, data_type in REQUIRED_COLUMNS.items():
         if schema.get_field_index(name) < 0 or schema.field(name).type != data_type:
-            raise _ForeignFile("not a table of this sweep; left alone")
+            raise _ForeignFile("not a table of this sweep; ignored")
     paths = {name: _parts_by_stem(listed[name]).get(path.stem) for name in DETAIL_TABLES}
     details = {name: detail for name, detail in paths.items() if detail is not None}
     return StoredPack(path.stem, data, details, None)
@@ -275,7 +275,9 @@ def quarantine(folder: SweepFolder) -> list[FileProblem]:
         for name in reversed(TABLES):  # `cells` first, because readers start from it
             _move_to_quarantine(folder, name, stem)
     return [
-        replace(problem, reason=f"{problem.reason}; moved its pack to {folder.quarantine}/")
+        replace(
+            problem, reason=f"{problem.reason}; moved all files of its pack to {folder.quarantine}/"
+        )
         if problem.stem is not None
         else problem
         for problem in problems

@@ -61,7 +61,9 @@ def _run_pack(job: PackJob, heartbeat: Heartbeat) -> bool:
 
         def note_new_code(code: str) -> str:
             if code not in noted:
-                journal.note(f"runs other code than the sweep was launched with: {code}")
+                journal.note(
+                    f"cells ran code version {code}; the sweep was launched with {job.code}"
+                )
                 noted.add(code)
             return code
 

@@ -208,7 +208,7 @@ def _table(certificate: Certificate, title: str) -> Table:
     table.add_column("#", justify="right")
     table.add_column("layer", no_wrap=True, max_width=16)
     for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for layer in certificate.layers:
         cells = [format_cell(layer) for format_cell in columns.values()]
         mark = "*" if layer.restarted_at is not None else ""

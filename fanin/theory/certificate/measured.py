@@ -46,8 +46,8 @@ def measure_draws(
                 shape = tuple(network(images.clone()).shape)
             if len(shape) != 2:
                 raise ConfigError(
-                    f"the model returns an output of shape {shape}; measuring needs a model that"
-                    " returns (image, logit)"
+                    f"the model returns a tensor of shape {shape}; measuring needs a model that"
+                    " returns shape (images, logits)"
                 )
             n_images, n_logits = shape
             losses = None
@@ -88,12 +88,12 @@ SHARPNESS_NOTES = {
         " networks diverge at 4/sharpness, deeper ReLU networks at 8/sharpness to 40/sharpness"
     ),
     "cross_entropy": (
-        "a cautious bound on the learning rate: the curvature of this loss decreases once the batch"
-        " is fitted, and ReLU networks first overshot at 20/sharpness to 40/sharpness"
+        "a conservative bound on the learning rate: the curvature of this loss decreases once the"
+        " batch is fitted, and ReLU networks first overshot at 20/sharpness to 40/sharpness"
     ),
 }
 DEFAULT_SHARPNESS_NOTE = (
-    "a cautious bound on the learning rate: above it, gradient descent on a quadratic with this"
+    "a conservative bound on the learning rate: above it, gradient descent on a quadratic with this"
     " curvature diverges"
 )
 

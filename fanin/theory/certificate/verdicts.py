@@ -133,11 +133,17 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
             "E[y^2] of its pre-activations is NaN",
             "remove NaN and infinite values from the images",
         )
-    if first > limits.high:
+    elif first == inf:
+        yield Verdict(
+            *(layers[0].name, "exploding", "preact_m2", first, limits.high),
+            "E[y^2] of its pre-activations is infinite",
+            "remove NaN and infinite values from the images, or scale the images down",
+        )
+    elif first > limits.high:
         gain = _gain(1.0, first)
         yield Verdict(
             *(layers[0].name, "exploding", "preact_m2", first, limits.high),
-            f"E[y^2] = {first:.3g} of its pre-activations exceeds the limit {limits.high:.3g}",
+            f"E[y^2] of its pre-activations is {first:.3g}, above the limit {limits.high:.3g}",
             f"scale the images, or multiply init.layers.{layers[0].name}.gain by {gain:.3g}",
         )
     for before, layer in pairwise(layers):
@@ -151,12 +157,13 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
         elif isfinite(layer.q):
             gain = _gain(before.q, layer.q)
             remedy = (
-                f"multiply init.layers.{layer.name}.gain by {gain:.3g} to keep E[y^2] of layer"
-                f" {before.name} (prescribe() computes all gains)"
+                f"multiply init.layers.{layer.name}.gain by {gain:.3g} to make E[y^2] equal to that"
+                f" of layer {before.name} (prescribe() computes all gains)"
             )
         yield Verdict(
             *(layer.name, problem, "preact_m2", ratio, _limit(problem, limits)),
-            f"E[y^2] = {layer.q:.3g} is {ratio:.3g} times that of layer {layers[0].name}",
+            f"E[y^2] of its pre-activations is {layer.q:.3g}, {ratio:.3g} times that of layer"
+            f" {layers[0].name}",
             remedy,
         )
 
@@ -175,13 +182,13 @@ def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
         remedy = "lower the gains of later layers"
         if _total_m2(layer) == 0:
             remedy = (
-                f"avoid dead or saturated units between it and layer {above.name}; all their slopes"
-                " are 0"
+                f"avoid dead or saturated units between it and layer {above.name}: the derivatives"
+                " of all their activations are 0"
             )
         elif isfinite(_total_m2(layer)):
             gain = _gain(_total_m2(above), _total_m2(layer))
             remedy = (
-                f"multiply init.layers.{above.name}.gain by {gain:.3g} to keep the cotangent of"
+                f"multiply init.layers.{above.name}.gain by {gain:.3g} to make it equal to that of"
                 f' layer {above.name} (prescribe(direction="backward") computes all gains)'
             )
         yield Verdict(
@@ -210,7 +217,9 @@ def _dead(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdic
             yield Verdict(
                 *(layer.name, "dead", "dead_fraction", layer.dead_fraction, limits.max_dead),
                 f"{layer.dead_fraction:.0%} of its units are zero on every image",
-                f"use weights of mean 0 or raise init.layers.{layer.name}.bias",
+                "use nonzero weights and images; its weights or inputs are all zero"
+                if layer.q == 0
+                else f"use weights of mean 0 or raise init.layers.{layer.name}.bias",
             )
 
 
@@ -225,8 +234,8 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
                 *(amplified, limits.max_sensitivity),
                 f"a relative error of E[y^2] grows by a factor of {amplified:.3g} from the first"
                 " layer to the output of this one",
-                "raise the second moment (GELU and SiLU then act like ReLU), use fewer such layers,"
-                " or add normalization",
+                "increase the gains (GELU and SiLU act like ReLU at a larger second moment), use"
+                " fewer such layers, or add normalization",
             )
             return  # the factor accumulates, so every later layer has the same problem
 

@@ -81,10 +81,11 @@ def resolve_moments(
     if isinstance(init, Mapping):
         return WeightMoments(init, "given", None)
     if not isinstance(init, Init):
-        if not callable(getattr(init, "sample", None)):
+        if isinstance(init, type) or not callable(getattr(init, "sample", None)):
             raise ConfigError(
-                f"init={init!r} is not supported; pass a fanin.inits.Init, a scheme with a method"
-                " sample(weight, generator), a mapping of layer names to moments, or None"
+                f"init={init!r} is not supported; pass an instance of a scheme, such as"
+                " fanin.inits.HeNormal(), a fanin.inits.Init, a mapping of layer names to moments,"
+                " or None"
             )
         init = Init(init)
     return WeightMoments(declared_moments(model, init), "declared", init)

@@ -78,7 +78,7 @@ class Interlayer:
                 try:
                     out_positions = step.shape_after(images_per_field, out_positions)
                 except (RuntimeError, ValueError) as error:  # ValueError: normalizing one value
-                    reason = f"its input has the wrong shape: {error}"
+                    reason = f"its forward pass fails: {error}"
                     raise UnpredictableLayer(layer.name, reason) from error
         return cls(
             tuple(layer for layer, step in pairs if not isinstance(step, Mixing)),

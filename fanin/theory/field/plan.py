@@ -24,8 +24,8 @@ class FieldTooLarge(UnpredictableLayer):
     def __init__(self, name: str, points: int) -> None:
         super().__init__(
             name,
-            f"its field has {points} points, but covariances are limited to {MAX_POINTS} points;"
-            " use fewer joint images, smaller images, or theory mean_field",
+            f"it has {points} positions on the jointly predicted images, and theory `field`"
+            f" supports at most {MAX_POINTS}; use fewer or smaller images, or theory `mean_field`",
         )
 
 

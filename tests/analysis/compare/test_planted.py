@@ -1,4 +1,4 @@
-"""Simulated sweeps: the rates of false alarms and of detected differences are as stated."""
+"""Simulated sweeps: the rates of false positives and of detected differences are as stated."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_the_first_strategy_may_be_worse_on_common_seeds() -> None:
     planned.loc[planned["strategy"] == "s1", "score"] += 0.04
     text = sentences(unfinished(planned, easy & (planned["strategy"] == "s1")))
     assert text.startswith("s0 has the highest mean")
-    assert "It is significantly worse, on the seeds of both, than s1 (by 0.04" in text
+    assert "It is significantly worse, on the seeds that both have, than s1 (by 0.04" in text
     assert "better than" not in text
 
 
@@ -68,7 +68,7 @@ def test_a_single_ranked_strategy_is_not_compared() -> None:
     planned = make_trials()
     text = sentences(unfinished(planned, (planned["strategy"] != "s1") & (planned["seed"] > "1")))
     assert text.startswith("Only s1 is ranked: mean test accuracy 0.")
-    assert "s0 is not ranked: 2 of 3 seeds needed (15 cells without a result)." in text
+    assert "s0 is not ranked: 2 seeds with a score, 3 needed (15 cells without a result)." in text
 
 
 def test_a_mean_over_some_seeds_is_stated() -> None:
@@ -109,7 +109,7 @@ def test_grid_edges_are_stated_with_the_number_of_settings() -> None:
     planned = make_trials(settings=2, sd=0.001)
     edge = (planned["setting"] == "t1") & (planned["tuned"] == planned["tuned"].max())
     planned.loc[edge & (planned["strategy"] == "s0"), "score"] = 0.95
-    assert "tried for s0 (in 1 of 2 settings); a wider" in sentences(planned)
+    assert "tried for s0 (in 1 of 2 settings); the ranking" in sentences(planned)
 
 
 def test_one_diverged_run_of_many_is_not_rounded_to_zero() -> None:

@@ -73,8 +73,8 @@ def test_any_axis_can_be_compared(seeded: Results) -> None:
             ComparisonSpec(by="model"),
             "not an axis of this sweep; valid: activation, init, init.a, init.b",
         ),
-        (ComparisonSpec(within=("init",)), "init: given twice; name each axis once"),
-        (ComparisonSpec(by="optim.lr"), "optim.lr: also the tuned axis; use --tune none"),
+        (ComparisonSpec(within=("init",)), "init: given twice in --by and --within"),
+        (ComparisonSpec(by="optim.lr"), "optim.lr: both compared and tuned; use --tune none"),
         (
             ComparisonSpec(tune="optim.rl"),
             "--tune optim.rl: not an axis of this sweep; did you mean ",
@@ -100,7 +100,7 @@ def test_missing_and_failed_cells_are_not_done(seeded: Results) -> None:
     assert len(trials) == 54
     assert (~trials["done"]).sum() == 9
     assert trials.loc[~trials["done"], "score"].isna().all()
-    with pytest.raises(FaninError, match="no trained cell is done yet"):
+    with pytest.raises(FaninError, match=r"no cell with train\.steps above 0 has finished"):
         read_trials(dataclasses.replace(seeded, cells=cells.iloc[:0]), ComparisonSpec())
 
 

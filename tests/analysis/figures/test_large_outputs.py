@@ -145,13 +145,13 @@ def test_theory_predicts_which_suspects_change_the_first_outputs(
 
 def test_a_claim_holds_only_if_it_was_measured(results: Results) -> None:
     rows = {row.description: row for row in study(results, CRITERION).claim_results}
-    assert rows["weights, no remedy: makes the outputs huge"].holds
+    assert rows["weights, no remedy: size of the outputs"].holds
     assert rows["weights: cured by"].measured == "He"
     assert rows["weights: cured by"].holds
     other = {**CRITERION, "cures": {"weights": ["He", "final activation"]}, "huge": []}
     rows = {row.description: row for row in study(results, other).claim_results}
     assert rows["weights: cured by"].holds is False
-    assert rows["weights, no remedy: makes the outputs huge"].holds is False
+    assert rows["weights, no remedy: size of the outputs"].holds is False
 
 
 def test_an_unfinished_sweep_is_an_error(results: Results) -> None:
@@ -166,10 +166,10 @@ def test_text_of_a_box_and_of_the_table() -> None:
     row = {"largest": 118.4, "has_head": True, "output": 0.31, "healthy": True, "seeds": 3}
     row |= {"diverged": 0, "accuracy": 0.934, "explained": math.nan, "huge": True}
     assert cell_text(row) == "118 (0.31)\n93% ✓"
-    assert ended(row) == "huge: up to 118; 93%"
+    assert ended(row) == "huge: up to 118; accuracy 93%"
     row |= {"diverged": 2, "healthy": False, "has_head": False}
     assert cell_text(row) == "≥118\n2/3 div., 93%"
-    assert ended(row) == "huge: at least 118; 2/3 div., 93%"
+    assert ended(row) == "huge: at least 118; 2 of 3 seeds diverged, accuracy 93%"
     row |= {"diverged": 0, "accuracy": math.nan, "explained": -0.5}
     assert cell_text(row) == "118\nR² -0.50"
     assert size(math.nan) == "-"

@@ -110,7 +110,7 @@ def test_no_theory_is_stated_on_the_page(sweep_copy: Path, capsys):
 
 def test_the_page_contains_the_summary_of_the_theory_check(page_path: Path):
     text = page_path.read_text()
-    assert "Theory explains 3 of 3 settings" in text
+    assert "No layer disagrees with theory in 3 of 3 settings" in text
     assert "Predicted 95 % intervals, forward:" in text
 
 
@@ -126,7 +126,7 @@ def test_exactly_one_of_name_and_all_is_required(arguments: list[str], capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
     assert exit_info.value.code == 2
-    assert "give the name of a sweep, or --all" in capsys.readouterr().err
+    assert "give either the name of a sweep or --all" in capsys.readouterr().err
 
 
 def test_the_index_lists_sweeps_and_other_folders(

@@ -78,7 +78,7 @@ def test_a_tools_prediction_is_divided_by_the_measured_mean() -> None:
 
 def test_names_of_the_cases() -> None:
     names = [case.title.partition(":")[0] for case in CASES]
-    assert names == ["mlp", "plain", "alexnet", "tanh", "means"]
+    assert names == ["mlp", "plain", "alexnet", "tanh", "non-zero mean"]
 
 
 def test_prescribe_equalizes_layers_with_padding_and_pooling(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.config.catalog import ConfigCatalog, assign, config_loader
+from experiments.config.catalog import ConfigCatalog, assign, config_loader, hydra_arguments
 from experiments.config.instantiate import check_value, instantiate, locate, validate
 from experiments.schema import PartsChecker, coerce_cell, coerce_group
 from fanin.errors import ConfigError
@@ -67,6 +67,19 @@ def test_the_error_names_a_missing_config_dir():
         config_loader("nowhere")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["seed=1", "-m", "init=zeros"], "before all key=value arguments: -m seed=1 init=zeros"),
+        (["--multi-run"], "--multi-run: no such option"),
+    ],
+)
+def test_a_misplaced_or_unknown_option_is_refused(monkeypatch, arguments, message):
+    monkeypatch.setattr("sys.argv", ["run.py", *arguments])
+    with pytest.raises(ConfigError, match=message):
+        hydra_arguments()
+
+
 def test_an_unknown_group_is_refused(user_catalog):
     catalog = user_catalog("colour", "red", "_target_: a.B\n")
     with pytest.raises(ConfigError, match="colour: no such group"):
@@ -103,7 +116,7 @@ def test_assign_does_not_modify_the_original():
         ("a..b", "expected package.module.Name"),
         (3, "expected package.module.Name"),
         (None, "expected package.module.Name"),
-        ("???", "got nothing"),
+        ("???", r"must be given: .*_target_=package\.module\.Name"),
     ],
 )
 def test_the_error_names_a_target_that_cannot_be_imported(target, message):

@@ -43,7 +43,7 @@ def test_annotations_of_base_classes_are_resolved_in_their_own_module(tmp_path, 
     monkeypatch.syspath_prepend(tmp_path)
     instance = instantiate({"_target_": "inherits.Halved", "fan": "fan_out", "times": 3})
     assert (instance.fan, instance.times) == ("fan_out", 3)
-    with pytest.raises(ConfigError, match=r"fan: no such choice as fan_uot; did you mean fan_out"):
+    with pytest.raises(ConfigError, match=r"fan: invalid value 'fan_uot'; did you mean fan_out"):
         instantiate({"_target_": "inherits.Halved", "fan": "fan_uot"})
 
 

@@ -16,7 +16,7 @@ from experiments.sweep.store.tables import read_states
 
 Record = Callable[[str, str, str], None]  # a fault, its result, and the result of a second run
 PAGE = Path(__file__).parents[3] / "docs" / "appendix" / "faults.md"
-HEAD = "| what was done | what happened | the same command again |\n| --- | --- | --- |\n"
+HEAD = "| fault | result | when the same command runs again |\n| --- | --- | --- |\n"
 TESTS = ("killed", "interrupts", "cells", "disk", "files", "writers", "clock", "code", "configs")
 
 
@@ -93,7 +93,7 @@ def _check_results(site: Site, cells: int) -> str:
         assert not table.duplicated(keys).any()
     assert_no_leftovers(site)
     more = int((results.cells["attempt"] > 1).sum())
-    return f"exit 0; {cells} ok" + (f", {more} of them at a further attempt" if more else "")
+    return f"exit 0; {cells} ok" + (f", {more} of them retried" if more else "")
 
 
 def assert_no_leftovers(site: Site) -> None:

@@ -68,7 +68,7 @@ def test_error_names_the_invalid_cell(cells_of):
 def test_probe_after_the_last_step_is_refused(loader):
     arguments = ["train.steps=5", "probe.steps=[3,6]"]
     with pytest.raises(
-        ConfigError, match=r"probe\.steps names step 6, but training ends after step 5"
+        ConfigError, match=r"probe\.steps contains 6, but training ends after step 5"
     ):
         expand(
             ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
@@ -101,7 +101,7 @@ def test_normal_bias_is_set_key_by_key(loader):
 
 def test_missing_probe_image_is_refused(loader):
     arguments = ["data.n_train=2", "probe.images=[0,2]"]
-    with pytest.raises(ConfigError, match=r"names image 2, but there are 2 training images"):
+    with pytest.raises(ConfigError, match=r"contains 2, but there are 2 training images"):
         expand(
             ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
         )

@@ -30,17 +30,17 @@ FAILS: dict[str, Failure] = {
     ),
     fault("a cell that raises `KeyboardInterrupt`"): ("interrupt", "error", "KeyboardInterrupt"),
     fault("a cell that calls `sys.exit(3)`"): ("exit", "error", "SystemExit: 3"),
-    fault("a cell that raises"): ("raise", "error", "ValueError: no luck with"),
+    fault("a cell that raises an exception"): ("raise", "error", "ValueError: no luck with"),
 }  # fmt: skip
 HANGS: dict[str, Failure] = {
     fault("a cell that hangs in C and ignores SIGTERM (`runner.cell_seconds`)"): (
         "hang", "timeout", "ran longer than",
     ),
-    fault("a cell that hangs in C and holds Python's lock"): (
+    fault("a cell that hangs in C and holds the GIL"): (
         "hang with the GIL", "timeout", "ran longer than",
     ),
 }  # fmt: skip
-CHILD = fault("a cell whose child process outlives it")
+CHILD = fault("a cell that starts a process and ends before it")
 
 
 def assert_outcomes(site: Site, cells: int, failures: Mapping[int, Failure]) -> None:
@@ -85,9 +85,15 @@ def test_failing_cells_affect_no_other_cell(faulty: Site, record: Record) -> Non
     rerun(faulty, *arguments, RETRY, cells=16)
     for number, what in fault_of_cell.items():
         outcome = failures[number][1]
-        kept = "it runs again" if outcome == "killed" else f"`sweep.retry=[{outcome}]` runs it"
-        record(what, f"`{outcome}`; exit 1; all other cells run", f"{kept}; exit 0, each cell once")
-    record(CHILD, "`ok`; exit 0; the child is left alone", "nothing to do; exit 0")
+        kept = (
+            "the cell runs again" if outcome == "killed" else f"`sweep.retry=[{outcome}]` runs it"
+        )
+        record(
+            what,
+            f"`{outcome}`; exit 1; all other cells run",
+            f"{kept}; exit 0, one result per cell",
+        )
+    record(CHILD, "`ok`; exit 0; the process keeps running", "nothing to do; exit 0")
 
 
 def test_failing_cell_of_a_stack_is_identified(faulty: Site) -> None:

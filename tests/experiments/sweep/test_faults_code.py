@@ -19,7 +19,7 @@ from analysis import load
 ROOT = Path(__file__).parents[3]
 CELLS = 8
 WORDS = (f"init.number=range({CELLS})", "runner.workers=1", "runner.pack_cells=4")
-OTHER = "runs other code than the sweep was launched with"
+OTHER = "the sweep was launched with"
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_edits_do_not_affect_queued_cells(checkout: Site, record: Record) -> Non
     second_run = rerun(checkout, *WORDS, cells=CELLS)
     record(
         fault("configs and code edited while a sweep is queued, and a worker killed"),
-        f"the launched code keeps running; {first_run}",
-        f"with the edit undone: {second_run} (edited configs are other cells)",
+        f"the new worker still runs the launched code; {first_run}",
+        f"after the edit is undone: {second_run} (cells with edited configs are different cells)",
     )
 
 
@@ -112,8 +112,12 @@ def test_worker_warns_of_changed_code(checkout: Site, record: Record) -> None:
     assert list(cells["code"].astype(str)) == [launched] * 2 + [loaded] * 6
     second_run = rerun(checkout, *WORDS, cells=CELLS)
     record(
-        fault("the same, and the process that workers are forked from killed"),
-        f"`status` warns of the new workers, and their rows' `code` differs; {first_run}",
+        fault(
+            "configs and code edited while a sweep is queued, and the process that workers are "
+            "forked from killed"
+        ),
+        "new workers run the edited code: `status` warns, and `code` differs in their rows; "
+        f"{first_run}",
         second_run,
     )
 
@@ -136,6 +140,6 @@ def test_worker_warns_of_a_changed_user_module(faulty: Site, record: Record) -> 
     second_run = rerun(faulty, *WORDS, cells=CELLS)
     record(
         fault("a user's module edited while a sweep is queued, and a worker killed"),
-        f"as above, because new workers import it; {first_run}",
+        f"new workers import the edited module, with the same effect; {first_run}",
         second_run,
     )

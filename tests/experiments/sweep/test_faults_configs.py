@@ -102,5 +102,5 @@ def test_invalid_commands_fail_before_anything_runs(
 
     check()
     assert seen >= EXAMPLES
-    first_run = f"exit 2 before anything runs; at most {MAX_LINES} lines, the first names the fault"
+    first_run = f"exit 2 before anything runs; at most {MAX_LINES} lines, the first names the error"
     record(fault("100 random invalid commands"), first_run, "the same")

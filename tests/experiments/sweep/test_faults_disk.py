@@ -72,8 +72,8 @@ def test_sweep_resumes_after_a_full_disk_at_any_write(
     assert {"launcher.json", "cells.jsonl", "sweep.yaml", "journals", "cells"} <= set(refused)
     (disk / "filler").unlink()
     second_run = rerun(site, *arguments, cells=CELLS)
-    first_run = "exit 2, a line that names the file; finished cells are kept"
-    record(fault("the disk is full, at each of a sweep's writes in turn"), first_run, second_run)
+    first_run = "exit 2; the error names the file; finished cells are kept"
+    record(fault("the disk is full (tested at every write of a sweep)"), first_run, second_run)
 
 
 def test_full_disk_in_a_worker_prints_one_line(site: Site, disk: Path, record: Record) -> None:
@@ -88,7 +88,7 @@ def test_full_disk_in_a_worker_prints_one_line(site: Site, disk: Path, record: R
     assert [line for line in output.splitlines() if FULL in line] == output.splitlines()[-1:]
     assert "Traceback" not in output
     (disk / "filler").unlink()
-    first_run = f"a line that names the file; {describe_end(site, sweep.returncode)}"
+    first_run = f"the error names the file; {describe_end(site, sweep.returncode)}"
     second_run = rerun(site, *arguments, cells=CELLS)
     record(fault("the disk fills while a worker trains"), first_run, second_run)
 
@@ -123,7 +123,7 @@ def test_lost_progress_records_do_not_fail_a_cell(site: Site, disk: Path, record
     first_run = describe_end(site, sweep.returncode)
     second_run = rerun(site, *arguments, cells=2)
     record(
-        fault("the disk is full for a while, and only progress records are lost"),
+        fault("the disk is full for a moment, while only progress is written"),
         first_run,
         second_run,
     )

@@ -31,11 +31,11 @@ def noise(at: float) -> Callable[[bytes], bytes]:
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    fault("a part of `cells` or `layers` truncated"): lambda data: data[: len(data) // 2],
-    fault("an empty part of `cells` or `layers`"): lambda data: b"",
-    fault("a part of `cells` or `layers` with noise at its start"): noise(0.0),
-    fault("a part of `cells` or `layers` with noise in its middle"): noise(0.5),
-    fault("a part of `cells` or `layers` with noise at its end"): noise(1.0),
+    fault("a truncated part file of `cells` or `layers`"): lambda data: data[: len(data) // 2],
+    fault("an empty part file of `cells` or `layers`"): lambda data: b"",
+    fault("a part file of `cells` or `layers` with random bytes at its start"): noise(0.0),
+    fault("a part file of `cells` or `layers` with random bytes in its middle"): noise(0.5),
+    fault("a part file of `cells` or `layers` with random bytes at its end"): noise(1.0),
 }
 
 
@@ -60,7 +60,10 @@ def test_damaged_pack_is_quarantined_and_runs_again(
             assert str(path) in output
             assert (faulty.folder.quarantine / path.parent.name / path.name).exists()
     for damage in DAMAGES:
-        first_run = f"named; its pack is moved to `quarantine/`, and its {PACK} cells are missing"
+        first_run = (
+            f"reported; the files of its pack are moved to `quarantine/`, and its {PACK} cells are "
+            "missing"
+        )
         record(damage, first_run, second_run[damage])
 
 
@@ -81,15 +84,19 @@ def test_foreign_file_is_named_and_left_alone(
     assert all(str(path) in output for path in foreign)
     assert f"{CELLS} done" in output
     assert [path.read_text() for path in foreign] == ["Tuesday", "Tuesday"]
-    record(fault("a foreign file among the parts"), "named and left alone", second_run)
+    record(
+        fault("a foreign file in the folders of `cells` and `layers`"),
+        "reported and not changed",
+        second_run,
+    )
 
 
 TORN = {
     fault(
         "`sweep.yaml` truncated"
-    ): "the records of earlier launches stay; this launch adds its own",
-    fault("`cells.jsonl` truncated"): "complete lines count; the others are written again",
-    fault("`launcher.json` truncated"): "an unreadable lock file is void",
+    ): "the records of earlier launches are kept; this launch adds its own",
+    fault("`cells.jsonl` truncated"): "complete lines are kept; the others are written again",
+    fault("`launcher.json` truncated"): "an unreadable lock file is ignored",
 }
 
 
@@ -134,6 +141,6 @@ def test_truncated_journal_keeps_its_committed_lines(
         second_run = rerun(site, *arguments, cells=CELLS)
     record(
         fault("a journal that ends in the middle of a line"),
-        "the cells of its committed lines are kept",
+        "the cells of its complete lines are kept",
         second_run,
     )

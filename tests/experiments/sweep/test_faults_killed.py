@@ -71,7 +71,9 @@ def test_killed_worker_of_a_stack_costs_no_cell(faulty: Site, record: Record) ->
     first_run = describe_end(faulty, sweep.returncode)
     assert first_run == "exit 0; 12 ok", output
     second_run = rerun(faulty, *STACKED, cells=CELLS)
-    record(fault("the same, of a worker that trains a stack of cells"), first_run, second_run)
+    record(
+        fault("SIGKILL of a worker that trains cells with `engine=stacked`"), first_run, second_run
+    )
 
 
 @pytest.mark.parametrize("arguments", [SERIAL, pytest.param(STACKED, marks=pytest.mark.slow)])
@@ -88,7 +90,7 @@ def test_workers_end_with_a_killed_launcher(
     faulty.remove_files("step-*")
     second_run = rerun(faulty, *arguments, cells=CELLS)
     if arguments == SERIAL:
-        first_run = f"its workers die with it; {first_run}"
+        first_run = f"its workers are killed too; {first_run}"
         record(fault("SIGKILL of the launcher"), first_run, second_run)
 
 

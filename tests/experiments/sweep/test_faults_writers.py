@@ -52,7 +52,7 @@ def test_only_one_of_two_simultaneous_launchers_runs(faulty: Site, record: Recor
         assert launchers[1 - loser].exitcode == 0, output[1 - loser].read_text()
     second_run = rerun(faulty, *arguments, cells=ROUNDS)
     assert set(load("s", faulty.root).cells["attempt"]) == {1}
-    first_run = "one runs; the other: exit 2, and a line that names the running process"
+    first_run = "one runs; the other: exit 2, and the error names the running process"
     record(fault("two launchers of one sweep at the same moment"), first_run, second_run)
 
 
@@ -85,5 +85,7 @@ def test_worker_that_outlives_its_launcher_writes_no_table(faulty: Site, record:
     after = {path: path.read_bytes() for path in faulty.folder.root.rglob("*") if path.is_file()}
     assert after == before
     assert describe_end(faulty, 0) == "exit 0; 6 ok"
-    first_run = "the next launch takes its journal; it ends without writing a table"
-    record(fault("a worker that outlives its launcher"), first_run, second_run)
+    first_run = "the next launch takes over its journal; the worker ends without writing a table"
+    record(
+        fault("a worker that keeps running after its launcher was killed"), first_run, second_run
+    )

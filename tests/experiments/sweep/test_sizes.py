@@ -35,7 +35,7 @@ def test_paper_axis_replaces_it_in_every_grid() -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ({"grid": {"seed": [0]}}, "this sweep has only the size small"),
+        ({"grid": {"seed": [0]}}, "this sweep has only sweep.size=small"),
         ({"grid": {"seed": [0]}, "paper": {"grid": {"sed": [1]}}}, "did you mean seed"),
         ({"grid": {}, "paper": {"fixd": {}}}, "did you mean fixed"),
     ],

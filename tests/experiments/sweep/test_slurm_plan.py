@@ -87,7 +87,7 @@ def test_max_array_size_splits_the_jobs_into_arrays(plan_output: Callable[..., s
     )
     assert "6 cells in 6 packs (6 serial) as 6 jobs in 2 arrays of 4 (the last of 2)" in output
     assert "MaxArraySize 4 (runner.max_array_size)" in output
-    assert "GPU-hours unknown: no such cell has been timed yet" in output
+    assert "GPU-hours unknown: no similar cell has been timed yet" in output
     assert "resources of each job: 2 h 0 min, 4 cores, 16 GB, gpu:1" in output
     assert "--array=0-3%4" in output
 
@@ -106,7 +106,7 @@ def test_without_slurm_its_default_array_size_is_assumed(
     monkeypatch.setenv("PATH", str(tmp_path))
     output = plan_output("seed=range(2)", "runner=slurm")
     assert "as 1 job in 1 array:" in output
-    assert "MaxArraySize 1001 (Slurm's default; Slurm did not answer)" in output
+    assert "MaxArraySize 1001 (Slurm's default; scontrol did not answer)" in output
 
 
 def test_a_sites_runner_file_may_be_a_copy_or_override_keys(

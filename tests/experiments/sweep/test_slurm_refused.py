@@ -36,14 +36,14 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("runner.slurm.cpus=1.5", "runner.slurm.cpus: .*fractional"),
         ("runner.slurm.mem_gb=16G", "runner.slurm.mem_gb: .*valid number"),
         ("runner.slurm.gres=[gpu]", "runner.slurm.gres: "),
-        ("runner.slurm.setup=module", "runner.slurm.setup: .*tuple"),
+        ("runner.slurm.setup=module", "runner.slurm.setup: expected a list"),
         ("runner.slurm.extra={nice: [1]}", "runner.slurm.extra.nice"),
         ("runner.slurm=3", "runner.slurm"),
         ("runner.slurmm.cpus=3", "did you mean slurm"),
         ("runner.max_job=3", "runner.max_job: .*did you mean max_jobs"),
         ("runner.max_array_size=0", "runner.max_array_size: .*greater than 0"),
         ("runner.target_minutes=-1", "runner.target_minutes: .*greater than 0"),
-        ("sweep.mode=submi", "sweep.mode: no such choice as submi; did you mean submit"),
+        ("sweep.mode=submi", "sweep.mode: invalid value 'submi'; did you mean submit"),
     ],
 )
 def test_an_invalid_setting_is_refused_before_slurm_is_called(

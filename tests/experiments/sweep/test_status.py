@@ -184,7 +184,7 @@ def test_unreadable_files_are_listed_and_their_cells_missing(
     assert (state["state"], state["counts"]["missing"]) == ("stopped", 3)
     warnings = "\n".join(state["warnings"])
     assert str(part) in warnings
-    assert f"{finished_site.folder.plan}: 1 lines can't be read" in warnings
+    assert f"{finished_site.folder.plan}: skipped 1 damaged line" in warnings
 
 
 def test_files_with_future_times_have_age_0(

@@ -87,6 +87,6 @@ def test_a_cell_first_seen_after_its_start_shows_a_lower_bound() -> None:
 
 def test_a_stopped_sweep_shows_how_to_resume_it() -> None:
     stopped = replace(RUNNING, state="stopped", launcher=None, workers=(), seconds_left=None)
-    assert render(stopped, 80)[0] == "depth: stopped; run the same command again to resume"
+    assert render(stopped, 80)[0] == "depth: stopped; run the sweep's command again to resume"
     dead = replace(stopped, launcher=Launcher("node17", 99, False, 9.0))
     assert "stopped (process 99 on node17 died); run" in render(dead, 80)[0]

@@ -66,5 +66,5 @@ def test_vanishing_files_end_in_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     def gone() -> None:
         raise FileVanished("results/s/cells/a.parquet")
 
-    with pytest.raises(Exception, match=r"a\.parquet: the file was listed but gone"):
+    with pytest.raises(Exception, match=r"a\.parquet: the file disappeared between"):
         retry_on_race(gone)

@@ -107,5 +107,5 @@ def test_a_loss_needs_targets(model, images):
 
 
 def test_a_model_without_logits_is_rejected(images):
-    with pytest.raises(ValueError, match="must return \\[image, logit\\]"):
+    with pytest.raises(ValueError, match="must return a tensor of shape"):
         probe(nn.Sequential(nn.Conv2d(1, 2, 3)), images)

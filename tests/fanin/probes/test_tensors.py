@@ -85,6 +85,6 @@ def test_a_cell_records_tensors_before_and_after_steps(cell_config):
 
 def test_an_unknown_tensor_is_rejected(cell_config):
     with pytest.raises(
-        ConfigError, match=r"probe\.tensors: no such choice as activations; valid: act, bias"
+        ConfigError, match=r"probe\.tensors: invalid value 'activations'; valid: act, bias"
     ):
         cell_config(*SMALL, "probe.tensors=[activations]")

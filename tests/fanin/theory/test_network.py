@@ -92,5 +92,5 @@ def test_different_kernel_taps_are_averaged():
 
 
 def test_missing_moments_raise():
-    with pytest.raises(UnpredictableLayer, match=r"fc2: its init scheme declares no moments"):
+    with pytest.raises(UnpredictableLayer, match=r"fc2: init has no moments"):
         scalar_moments({}, ["fc2"])

@@ -117,7 +117,7 @@ def test_gain_of_the_init_is_multiplied() -> None:
         (Zeros(), "its weights are all zero"),
         (
             Init(HeNormal(), bias=2.0),
-            "its biases alone have second moment 4, which exceeds target=1",
+            "from its biases alone is 4, not below target=1",
         ),
     ],
 )

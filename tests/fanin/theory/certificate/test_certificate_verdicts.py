@@ -72,7 +72,7 @@ def test_deep_gelu_is_depth_unstable() -> None:
     (verdict,) = certificate.verdicts
     assert verdict.problem == "depth-unstable"
     assert verdict.value > 2
-    assert "raise the second moment" in verdict.remedy
+    assert "increase the gains" in verdict.remedy
 
 
 def test_zero_weights_do_not_suggest_a_gain() -> None:

@@ -170,7 +170,7 @@ def test_interval_of_a_predicted_value() -> None:
     ("arguments", "message"),
     [
         ({"theories": ("feild",)}, "no theory feild; did you mean field"),
-        ({"init": 3}, "init=3 is not supported; pass a fanin.inits.Init"),
+        ({"init": 3}, "init=3 is not supported; pass an instance of a scheme"),
         ({"loss": "crossentropy", "measure": 1}, "loss=crossentropy: did you mean cross_entropy"),
     ],
 )
