@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -17,8 +18,12 @@ EXCLUDED = ("data.root", "data.download", *EXECUTION_GROUPS, "engine", "hydra")
 SCHEMA_VERSION = 2
 
 # Options added after this schema version: (dotted key, default when it was added). The key is left
-# out of the hash of cells that have this value, so older ids stay valid. Only append to this list.
-MIGRATIONS: tuple[tuple[str, Any], ...] = ()
+# out of the hash of cells that have this value, so older ids stay valid. In a key, `*` matches any
+# layer name. Only append to this list.
+MIGRATIONS: tuple[tuple[str, Any], ...] = (
+    ("init.per_group", False),
+    ("init.layers.*.per_group", False),
+)
 
 SCALARS = (str, int, float, type(None))
 
@@ -47,9 +52,10 @@ def scientific(
         for key, value in flatten(config)
         if key not in EXCLUDED and not key.startswith(excluded)
     }
-    for key, default in migrations:
-        if key in values and values[key] == default:
-            del values[key]
+    for pattern, default in migrations:
+        for key in fnmatch.filter(values, pattern) if "*" in pattern else (pattern,):
+            if key in values and values[key] == default:
+                del values[key]
     return values
 
 

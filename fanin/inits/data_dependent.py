@@ -22,8 +22,8 @@ from fanin.probes.trace import forward_hooks
 class Lsuv:
     """Orthogonal weights, rescaled until each layer's output has variance 1 (Mishkin & Matas 2016).
 
-    `sample` draws the orthogonal weights; `calibrate` rescales the weights of a whole model. The
-    final scale depends on the images, so `moments` are unknown.
+    `sample` draws the weights of `Orthogonal`, one matrix for all groups; `calibrate` rescales the
+    weights of a whole model. The final scale depends on the images, so `moments` are unknown.
 
     Parameters
     ----------

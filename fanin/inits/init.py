@@ -115,7 +115,7 @@ class Init:
     >>> from fanin.inits import HeNormal, LayerInit, Normal
     >>> init = Init(HeNormal(), layers={"conv1": LayerInit(Normal(std=0.02), bias=1.0)})
     >>> init.for_layer("conv1").scheme, init.for_layer("conv2").scheme
-    (Normal(std=0.02, mean=0.0), HeNormal(fan='fan_in', negative_slope=0.0))
+    (Normal(std=0.02, mean=0.0), HeNormal(fan='fan_in', negative_slope=0.0, per_group=False))
     """
 
     scheme: Scheme

@@ -15,26 +15,38 @@ from fanin.inits.weight_shape import Moments, WeightShape
 class Orthogonal:
     """Random matrices with orthonormal rows or columns (Saxe et al. 2014).
 
-    The matrix of a convolution is C_out x (C_in taps), as in `torch.nn.init.orthogonal_`. Each
-    group has its own independent matrix, C_out/groups x (C_in/groups taps). The rows are
-    orthonormal if there are fewer rows than columns, otherwise the columns are. So
-    E[w^2] = 1 / max(rows, columns).
+    The matrix of a convolution is C_out x (C_in/groups taps). The rows are orthonormal if there are
+    fewer rows than columns, otherwise the columns are. So E[w^2] = 1 / max(rows, columns). In
+    float64, `torch.nn.init.orthogonal_` draws the same values with the same generator.
+
+    Parameters
+    ----------
+    per_group
+        For a grouped convolution. False draws one matrix for all groups, as
+        `torch.nn.init.orthogonal_` does. True draws an independent matrix for each group,
+        C_out/groups x (C_in/groups taps), so that each group by itself is orthogonal.
 
     Examples
     --------
     >>> Orthogonal().moments(WeightShape(16, 8, kernel=(3, 3)))
     Moments(mean=0.0, var=0.013888888888888888)
+    >>> conv = WeightShape(16, 8, kernel=(1, 1), groups=2)
+    >>> Orthogonal().moments(conv).var, Orthogonal(per_group=True).moments(conv).var
+    (0.0625, 0.125)
     """
 
+    per_group: bool = False
+
     def moments(self, weight: WeightShape) -> Moments:
-        return Moments(mean=0.0, var=1 / max(weight.out_features // weight.groups, weight.fan_in))
+        shape = weight.one_group if self.per_group else weight
+        return Moments(mean=0.0, var=1 / max(shape.out_features, shape.fan_in))
 
     def sample(
         self, weight: WeightShape, generator: torch.Generator
     ) -> Float64[Tensor, "out in *kernel"]:
-        rows = weight.out_features // weight.groups
-        matrices = _orthogonal(weight.groups, rows, weight.fan_in, generator)
-        return matrices.reshape(weight.shape)
+        matrices, shape = (weight.groups, weight.one_group) if self.per_group else (1, weight)
+        sampled = _orthogonal(matrices, shape.out_features, shape.fan_in, generator)
+        return sampled.reshape(weight.shape)
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,8 @@ class DeltaOrthogonal:
     Such a layer has no border effects. The centre is tap k//2 along each axis; for an even kernel
     that is the tap after the middle. Xiao et al. require C_in <= C_out, which keeps lengths; with
     more inputs than outputs the rows are orthonormal instead of the columns. A linear layer has one
-    tap, so there it is the same as `Orthogonal`.
+    tap, so there it is the same as `Orthogonal`. Each group of a grouped convolution has its own
+    independent matrix, because one matrix for all groups would not keep lengths.
 
     Examples
     --------
@@ -53,17 +66,18 @@ class DeltaOrthogonal:
     """
 
     def moments(self, weight: WeightShape) -> Moments:
-        rows, columns = weight.out_features // weight.groups, weight.in_features // weight.groups
+        group = weight.one_group
+        centre_var = 1 / max(group.out_features, group.in_features)
         if not weight.kernel:
-            return Moments(mean=0.0, var=1 / max(rows, columns))
+            return Moments(mean=0.0, var=centre_var)
         var = torch.zeros(weight.kernel, dtype=torch.float64)
-        var[_centre(weight)] = 1 / max(rows, columns)
+        var[_centre(weight)] = centre_var
         return Moments(mean=0.0, var=var)
 
     def sample(
         self, weight: WeightShape, generator: torch.Generator
     ) -> Float64[Tensor, "out in *kernel"]:
-        rows, columns = weight.out_features // weight.groups, weight.in_features // weight.groups
+        rows, columns = weight.one_group.out_features, weight.one_group.in_features
         matrices = _orthogonal(weight.groups, rows, columns, generator)
         sampled = torch.zeros(weight.shape, dtype=torch.float64)
         at_centre: tuple[slice | int, ...] = (slice(None), slice(None), *_centre(weight))
@@ -76,11 +90,11 @@ def _centre(weight: WeightShape) -> tuple[int, ...]:
 
 
 def _orthogonal(
-    groups: int, rows: int, columns: int, generator: torch.Generator
-) -> Float64[Tensor, "group row column"]:
-    tall = (groups, max(rows, columns), min(rows, columns))
-    z = torch.randn(tall, generator=generator, dtype=torch.float64)
-    q, r = torch.linalg.qr(z)
+    matrices: int, rows: int, columns: int, generator: torch.Generator
+) -> Float64[Tensor, "matrix row column"]:
+    # In the order of `torch.nn.init.orthogonal_`, so that equal generators give equal values.
+    z = torch.randn((matrices, rows, columns), generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(z if rows >= columns else z.mT)
     # The sign of each column of q depends on the library. With a positive diagonal of r, q is
     # uniform over all such matrices (Mezzadri 2007) and E[w] = 0.
     diagonal = r.diagonal(dim1=-2, dim2=-1)

@@ -23,6 +23,10 @@ class HeNormal(GaussianScheme):
         (eq. 14).
     negative_slope
         Slope of a leaky ReLU below 0 (eq. 15); 0 for ReLU.
+    per_group
+        For `fan_out` of a grouped convolution. False counts all output channels, as
+        `torch.nn.init.kaiming_normal_` does. True counts those of one group, which keeps the
+        scale of the backward pass.
 
     Examples
     --------
@@ -32,9 +36,11 @@ class HeNormal(GaussianScheme):
 
     fan: Literal["fan_in", "fan_out"] = "fan_in"
     negative_slope: FiniteFloat = 0.0
+    per_group: bool = False
 
     def moments(self, weight: WeightShape) -> Moments:
-        return Moments(mean=0.0, var=2 / ((1 + self.negative_slope**2) * weight.fan(self.fan)))
+        shape = weight.one_group if self.per_group else weight
+        return Moments(mean=0.0, var=2 / ((1 + self.negative_slope**2) * shape.fan(self.fan)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class HeUniform(UniformScheme):
 
     Parameters
     ----------
-    fan, negative_slope
+    fan, negative_slope, per_group
         As in `HeNormal`.
 
     Examples
@@ -54,28 +60,47 @@ class HeUniform(UniformScheme):
 
     fan: Literal["fan_in", "fan_out"] = "fan_in"
     negative_slope: FiniteFloat = 0.0
+    per_group: bool = False
 
     def moments(self, weight: WeightShape) -> Moments:
-        return HeNormal(self.fan, self.negative_slope).moments(weight)
+        return HeNormal(self.fan, self.negative_slope, self.per_group).moments(weight)
 
 
 @dataclass(frozen=True)
 class XavierNormal(GaussianScheme):
     """N(0, 2 / (fan_in + fan_out)) weights (Glorot & Bengio 2010, eq. 12).
 
+    Parameters
+    ----------
+    per_group
+        For `fan_out` of a grouped convolution. False counts all output channels, as
+        `torch.nn.init.xavier_normal_` does. True counts those of one group, as if each group were
+        a layer of its own.
+
     Examples
     --------
     >>> XavierNormal().moments(WeightShape(10, 30))
     Moments(mean=0.0, var=0.05)
+    >>> conv = WeightShape(30, 20, kernel=(1, 1), groups=2)  # fan_in 10, fan_out 30
+    >>> XavierNormal().moments(conv).var, XavierNormal(per_group=True).moments(conv).var
+    (0.05, 0.08)
     """
 
+    per_group: bool = False
+
     def moments(self, weight: WeightShape) -> Moments:
-        return Moments(mean=0.0, var=1 / weight.fan("fan_avg"))
+        shape = weight.one_group if self.per_group else weight
+        return Moments(mean=0.0, var=1 / shape.fan("fan_avg"))
 
 
 @dataclass(frozen=True)
 class XavierUniform(UniformScheme):
     """Uniform weights of variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010, eq. 16).
+
+    Parameters
+    ----------
+    per_group
+        As in `XavierNormal`; False matches `torch.nn.init.xavier_uniform_`.
 
     Examples
     --------
@@ -83,8 +108,10 @@ class XavierUniform(UniformScheme):
     Moments(mean=0.0, var=0.05)
     """
 
+    per_group: bool = False
+
     def moments(self, weight: WeightShape) -> Moments:
-        return Moments(mean=0.0, var=1 / weight.fan("fan_avg"))
+        return XavierNormal(self.per_group).moments(weight)
 
 
 @dataclass(frozen=True)

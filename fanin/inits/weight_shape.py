@@ -29,7 +29,9 @@ class WeightShape:
     --------
     >>> conv = WeightShape(out_features=96, in_features=64, kernel=(3, 3), groups=2)
     >>> conv.shape, conv.fan_in, conv.fan_out
-    ((96, 32, 3, 3), 288, 432)
+    ((96, 32, 3, 3), 288, 864)
+    >>> conv.outputs_per_input
+    432
     """
 
     out_features: int
@@ -76,13 +78,33 @@ class WeightShape:
 
     @property
     def fan_out(self) -> int:
+        """Number of output channels times kernel elements, as in `torch.nn.init`.
+
+        It counts the output channels of all groups. For init schemes; theory uses
+        `outputs_per_input`.
+        """
+        return self.out_features * self.taps
+
+    @property
+    def outputs_per_input(self) -> int:
         """Number of output units that one input unit is connected to (at stride 1).
 
-        `torch.nn.init` counts the output channels of all groups, also those that the input is not
-        connected to. The derivation for the backward pass counts connections (He et al. 2015,
-        section 2.2).
+        It determines the backward pass (He et al. 2015, section 2.2). In a grouped convolution, an
+        input is connected to the output channels of its own group only.
         """
         return self.out_features // self.groups * self.taps
+
+    @property
+    def one_group(self) -> WeightShape:
+        """Shape of one group's weight, as a convolution of its own.
+
+        Examples
+        --------
+        >>> WeightShape(96, 64, kernel=(3, 3), groups=2).one_group
+        WeightShape(out_features=48, in_features=32, kernel=(3, 3), groups=1)
+        """
+        outputs, inputs = self.out_features // self.groups, self.in_features // self.groups
+        return WeightShape(outputs, inputs, self.kernel)
 
     def fan(self, fan: Fan) -> float:
         """Return the fan of that name; `fan_avg` is their mean (Glorot & Bengio 2010, eq. 12)."""

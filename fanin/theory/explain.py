@@ -52,11 +52,15 @@ class Explanation:
         `measured` / `he`.
     draws
         Number of measured draws.
+    width_method
+        Method of the step `width`, a name from `fanin.theory.prediction.METHODS`. If it is
+        `simulated`, the factors `width` and `rest` compare drawn networks with drawn networks.
     """
 
     frame: pd.DataFrame
     ends: pd.DataFrame
     draws: int
+    width_method: str
 
     def factors(self, quantity: str = FORWARD) -> pd.DataFrame:
         """Return the factors as a table with a row per layer and a column per step."""
@@ -73,8 +77,13 @@ class Explanation:
         note = (
             f"He times all factors (×) is measured, the geometric mean over {self.draws} draws"
             " ± its relative standard error; width: predicted ratio of geometric to arithmetic mean"
-            " at this width"
+            f" at this width ({self.width_method})"
         )
+        if self.width_method == "simulated":
+            note += (
+                ": networks were drawn, so `width` includes the errors of theory `field`, and"
+                " `rest` tests no theory"
+            )
         return Group(_table(self, FORWARD, "E[y²]"), _table(self, BACKWARD, "E[δ²]"), Text(note))
 
 
@@ -144,7 +153,9 @@ def explain(
     weights = resolve_moments(net, init)
     if measured is None:
         measured = measure_draws(net, inputs, weights, draws, seed)
-    predicted, predicted_se = _log_predictions(net, weights.moments, inputs, seed, layer_kinds)
+    predicted, predicted_se, width_method = _log_predictions(
+        net, weights.moments, inputs, seed, layer_kinds
+    )
     ends, factors = [], []
     for quantity in (FORWARD, BACKWARD):
         names = list(predicted[quantity].index)
@@ -164,7 +175,8 @@ def explain(
                 }
             )
         )
-    return Explanation(pd.concat(factors, ignore_index=True), pd.concat(ends, ignore_index=True), n)
+    factor_table, end_table = (pd.concat(t, ignore_index=True) for t in (factors, ends))
+    return Explanation(factor_table, end_table, n, width_method)
 
 
 def _log_predictions(
@@ -173,8 +185,11 @@ def _log_predictions(
     images: Tensor,
     seed: int,
     layer_kinds: Sequence[LayerKind],
-) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-    """Return log predictions and their errors, [layer, step], by quantity; first column `he`."""
+) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], str]:
+    """Return log predictions and their errors, [layer, step], by quantity, and the last method.
+
+    The first column is `he`.
+    """
     zero_mean, no_bias = without_means(moments), without_biases(moments)
     subsampled = use_subsampling(net)
     structureless = remove_structure(images, moments, seed)
@@ -204,6 +219,7 @@ def _log_predictions(
     return (
         {quantity: pd.DataFrame(columns) for quantity, columns in logs.items()},
         {quantity: pd.DataFrame(columns) for quantity, columns in errors.items()},
+        str(frame.method.iloc[0]),
     )
 
 

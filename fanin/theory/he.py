@@ -71,7 +71,7 @@ def predict_he(
         [prod(layer.kind.gain(layer.module) for layer in stage.after) for stage in net.stages]
     )
     forward = np.array([stage.fan_in for stage in net.stages]) * variances
-    backward = np.array([stage.fan_out for stage in net.stages]) * variances
+    backward = np.array([stage.outputs_per_input for stage in net.stages]) * variances
     positions = np.array([stage.positions for stage in net.stages])
 
     mean_square = net.first_input(images).flatten(1).square().mean(1).numpy()[:, None]

@@ -255,7 +255,7 @@ def _backward(
     m2, product = torch.ones(shape).double(), torch.zeros(shape).double()
     cotangents = [_Cotangent(m2, product)]
     for stage, layer, forward in zip(stages[:0:-1], layers[:0:-1], passes[:0:-1], strict=True):
-        n, inputs = stage.fan_out, forward.inputs
+        n, inputs = stage.outputs_per_input, forward.inputs
         shared = _times(layer.weight_mean**2, n * m2 + n * (n - 1) * product)
         m2 = _times(_times(n * layer.weight_var, m2) + shared, inputs.slope_m2)
         product = _times(shared, inputs.slope_mean.square())

@@ -9,11 +9,18 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fanin.inits import DeltaOrthogonal, Init, Moments, Orthogonal, WeightShape, weight_layers
+from fanin.inits import (
+    DeltaOrthogonal,
+    Init,
+    Moments,
+    Orthogonal,
+    Scheme,
+    WeightShape,
+    weight_layers,
+)
 from fanin.theory.layer_kind import UnpredictableLayer
 
-Dependence = Literal["independent", "orthogonal"]
-ORTHOGONAL = (Orthogonal, DeltaOrthogonal)
+Dependence = Literal["independent", "orthogonal", "orthogonal_per_group"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class LayerMoments:
     dependence
         `independent`: the weights are independent of each other. `orthogonal`: the rows or the
         columns, whichever are fewer, are orthogonal, which makes the moments vary less between
-        draws.
+        draws; a grouped convolution has one matrix for all groups. `orthogonal_per_group`: each
+        group has an independent orthogonal matrix.
     """
 
     weight: Moments
@@ -59,9 +67,20 @@ def declared_moments(model: nn.Module, init: Init) -> dict[str, LayerMoments]:
         moments[name] = LayerMoments(
             weight,
             Moments(0.0, 0.0) if modules[name].bias is None else bias,
-            "orthogonal" if isinstance(layer.scheme, ORTHOGONAL) else "independent",
+            _dependence(layer.scheme, shape),
         )
     return moments
+
+
+def _dependence(scheme: Scheme, shape: WeightShape) -> Dependence:
+    match scheme:
+        case Orthogonal():
+            per_group = scheme.per_group
+        case DeltaOrthogonal():
+            per_group = True
+        case _:
+            return "independent"
+    return "orthogonal_per_group" if per_group and shape.groups > 1 else "orthogonal"
 
 
 @dataclass(frozen=True)

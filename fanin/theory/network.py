@@ -32,8 +32,11 @@ class Stage:
     ----------
     name
         Module path of the weight layer.
-    fan_in, fan_out
-        Number of inputs per output, and of outputs per input (away from borders, at stride 1).
+    fan_in
+        Number of inputs per output.
+    outputs_per_input
+        Number of outputs per input (away from borders, at stride 1), inside one group of a grouped
+        convolution.
     positions
         Output positions per channel of one image; 1 for a linear layer on a flat input.
     after
@@ -42,7 +45,7 @@ class Stage:
 
     name: str
     fan_in: int
-    fan_out: int
+    outputs_per_input: int
     positions: int
     after: tuple[NamedLayer, ...]
 
@@ -122,7 +125,7 @@ def parse_network(
         name, layer = modules[i]
         shape = WeightShape.of(layer)
         after = named(modules[i + 1 : end])
-        stages.append(Stage(name, shape.fan_in, shape.fan_out, positions[i], after))
+        stages.append(Stage(name, shape.fan_in, shape.outputs_per_input, positions[i], after))
     return ParsedNetwork(named(modules[: splits[0]]), tuple(stages))
 
 

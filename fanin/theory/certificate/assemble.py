@@ -42,7 +42,11 @@ def finest_predictions(frame: pd.DataFrame) -> Predictions:
     predictions: dict[str, dict[str, PredictedValue]] = {}
     for row in rows.iloc[order.argsort(kind="stable")].itertuples():
         predictions.setdefault(row.layer_name, {})[row.quantity] = PredictedValue(
-            float(row.value), float(row.log_sd), float(row.sampling_se), str(row.theory)
+            float(row.value),
+            float(row.log_sd),
+            float(row.sampling_se),
+            str(row.theory),
+            str(row.method),
         )
     return predictions
 
@@ -90,7 +94,7 @@ def make_records(
                     layer=int(layer_numbers[name]),
                     name=name,
                     fan_in=stage.fan_in,
-                    fan_out=stage.fan_out,
+                    outputs_per_input=stage.outputs_per_input,
                     channels=channels,
                     positions=stage.positions,
                     predicted=values,

@@ -121,6 +121,7 @@ def joint_rows(
                         "layer_name": decode_name(name),
                         "quantity": quantity,
                         "theory": "field",
+                        "method": "sampled",
                         "value": values.mean(),
                         "log_sd": nan,
                         "sampling_se": error,

@@ -24,12 +24,15 @@ class PredictedValue:
         Standard error of `value` caused by the theory's own sampling.
     theory
         Name of the theory.
+    method
+        How the number was computed: a name from `fanin.theory.prediction.METHODS`.
     """
 
     value: float
     log_sd: float
     sampling_se: float
     theory: str
+    method: str
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -40,7 +43,7 @@ class PredictedValue:
 
         Examples
         --------
-        >>> low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width").interval
+        >>> low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width", "first_order").interval
         >>> round(low, 3), round(high, 3)
         (0.662, 4.703)
         """
@@ -94,8 +97,8 @@ class LayerCertificate:
         Number of the layer in forward order, from 1.
     name
         Module path.
-    fan_in, fan_out
-        Number of inputs per output, and of outputs per input.
+    fan_in, outputs_per_input
+        Number of inputs per output, and of outputs per input, inside one group.
     channels
         Number of output channels, or of units of a linear layer.
     positions
@@ -127,7 +130,7 @@ class LayerCertificate:
     layer: int
     name: str
     fan_in: int
-    fan_out: int
+    outputs_per_input: int
     channels: int
     positions: int
     predicted: Mapping[str, PredictedValue]
@@ -167,6 +170,12 @@ class LayerCertificate:
         return self.value("dead_fraction")
 
     @property
+    def method(self) -> str:
+        """Method of the predicted second moment and its interval; "" if not predicted."""
+        prediction = self.predicted.get("preact_m2")
+        return "" if prediction is None else prediction.method
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of one draw's second moment; None if unknown."""
         prediction = self.predicted.get("preact_m2")
@@ -181,6 +190,7 @@ class LayerCertificate:
                 "interval": prediction.interval,
                 "sampling_se": prediction.sampling_se,
                 "theory": prediction.theory,
+                "method": prediction.method,
             }
             for quantity, prediction in self.predicted.items()
         }
@@ -192,7 +202,7 @@ class LayerCertificate:
             "layer": self.layer,
             "layer_name": self.name,
             "fan_in": self.fan_in,
-            "fan_out": self.fan_out,
+            "outputs_per_input": self.outputs_per_input,
             "channels": self.channels,
             "positions": self.positions,
             "basis": self.basis,

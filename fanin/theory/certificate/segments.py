@@ -134,6 +134,8 @@ class _SegmentPredictor:
         )
         if not is_end:
             frame = frame[~frame.quantity.isin(BACKWARD)]
+        if part.basis != THEORY:  # starts from the activations of drawn networks
+            frame = frame.assign(method="simulated")
         return frame.assign(basis=part.basis, layer_name=frame.layer_name.map(decode_name))
 
     def _measure_outputs(self, name: str) -> tuple[Tensor, ...]:

@@ -171,7 +171,7 @@ class DenseWeights:
         return cls(
             mean=float(weight.mean),
             std=float(weight.var) ** 0.5,
-            orthogonal=moments.dependence == "orthogonal",
+            orthogonal=moments.dependence != "independent",
             bias_mean=float(bias.mean) if layer.bias is not None else 0.0,
             bias_std=float(bias.var) ** 0.5 if layer.bias is not None else 0.0,
             in_features=shape.in_features,

@@ -243,9 +243,6 @@ def spread_of_draws(
         The table of theory `field`.
     """
     modules = weight_layers(model)
-    free_fractions = [
-        free_fraction(modules[s.name], moments_of(moments, s.name)) for s in net.stages
-    ]
 
     def propagate_layers(images: Tensor) -> tuple[FieldLayer, ...]:
         result = propagate_field(
@@ -261,6 +258,12 @@ def spread_of_draws(
         return layers
 
     def variances(layers: tuple[FieldLayer, ...], images_per_field: int) -> LogVariances:
+        free_fractions = []
+        for layer in layers:
+            declared = moments_of(moments, layer.name)
+            is_shared = declared.dependence == "orthogonal"
+            similarity = group_similarity(layer) if is_shared else 0.0
+            free_fractions.append(free_fraction(modules[layer.name], declared, similarity))
         return log_variances(layers, free_fractions, images_per_field=images_per_field, seed=seed)
 
     own_variances, grand_mean_shares = [], []
@@ -318,11 +321,19 @@ def _variance_of_mean(
     return mean
 
 
-def free_fraction(layer: WeightLayer, moments: LayerMoments) -> FreeFraction:
+def free_fraction(
+    layer: WeightLayer, moments: LayerMoments, group_similarity: float = 0.0
+) -> FreeFraction:
     """Return the fractions of the second moments' variance that a layer's weights add.
 
     An orthogonal matrix with at least as many outputs as inputs preserves dot products. With fewer
-    outputs it preserves a part of them. The same holds backward if the kernel has one tap.
+    outputs it preserves a part of them. The same holds backward if the kernel has one tap. Section
+    5.3 of docs/appendix/derivations.md derives the case of one matrix for several groups.
+
+    Parameters
+    ----------
+    group_similarity
+        Squared cosine of the inputs of two groups; it matters if groups share a matrix.
 
     Examples
     --------
@@ -335,8 +346,31 @@ def free_fraction(layer: WeightLayer, moments: LayerMoments) -> FreeFraction:
         return FreeFraction()
     shape = WeightShape.of(layer)
     # Different variances per tap mean that the kernel has one non-zero tap.
-    one_tap = not shape.kernel or torch.as_tensor(moments.weight.var).ndim > 0
-    inputs = shape.in_features // shape.groups if one_tap else shape.fan_in
-    outputs = shape.out_features // shape.groups
-    backward = max(0.0, 1 - inputs / outputs) if one_tap else 1.0
-    return FreeFraction(max(0.0, 1 - outputs / inputs), backward)
+    one_tap = shape.taps == 1 or torch.as_tensor(moments.weight.var).ndim > 0
+    inputs = shape.one_group.in_features if one_tap else shape.fan_in
+    outputs = shape.one_group.out_features
+    if moments.dependence == "orthogonal_per_group":
+        size, similar_groups = max(outputs, inputs), 1.0
+    else:
+        size = max(shape.out_features, inputs)
+        similar_groups = 1 + (shape.groups - 1) * group_similarity
+    return FreeFraction(
+        forward=max(0.0, 1 - outputs / size * similar_groups),
+        backward=max(0.0, 1 - inputs / size) if one_tap else 1.0,
+    )
+
+
+def group_similarity(layer: FieldLayer) -> float:
+    """Return the squared cosine of the inputs of two groups, averaged over pairs of positions.
+
+    Two groups read different channels, which are independent and have equal means. So the cosine is
+    E[x]^2 / E[x^2] at a single position: 1 / pi behind a ReLU.
+    """
+    if layer.weights.groups == 1:
+        return 0.0
+    inputs, taps, var = layer.inputs, layer.taps, layer.weights.var
+    assert inputs.products is not None
+    means = inputs.mean[..., :, None] * inputs.mean[..., None, :]
+    within, between = (taps.forward_products(x, var) for x in (inputs.products, means))
+    total = float(within.square().sum())
+    return float(between.square().sum()) / total if total > 0 else 0.0

@@ -107,10 +107,10 @@ def _initialize(
 ) -> None:
     for name, layer in weight_layers(network).items():
         layer_moments = moments_of(moments, name)
-        if layer_moments.dependence == "orthogonal":
-            layer.weight.copy_(_orthogonal(layer, layer_moments.weight, stream))
-        else:
+        if layer_moments.dependence == "independent":
             layer.weight.copy_(_gaussian(layer.weight, layer_moments.weight, stream))
+        else:
+            layer.weight.copy_(_orthogonal(layer, layer_moments, stream))
         if layer.bias is not None:
             layer.bias.copy_(_gaussian(layer.bias, layer_moments.bias, stream))
 
@@ -121,11 +121,12 @@ def _gaussian(parameter: Tensor, moments: Moments, stream: torch.Generator) -> T
     return torch.as_tensor(moments.mean) + torch.as_tensor(moments.var).double().sqrt() * z
 
 
-def _orthogonal(layer: WeightLayer, moments: Moments, stream: torch.Generator) -> Tensor:
+def _orthogonal(layer: WeightLayer, moments: LayerMoments, stream: torch.Generator) -> Tensor:
     shape = WeightShape.of(layer)
-    var = torch.as_tensor(moments.var)
+    var = torch.as_tensor(moments.weight.var)
+    per_group = moments.dependence == "orthogonal_per_group"
     # Different variances per tap mean that the kernel has one non-zero tap.
-    scheme = Orthogonal() if var.ndim == 0 else DeltaOrthogonal()
+    scheme = Orthogonal(per_group) if var.ndim == 0 else DeltaOrthogonal()
     unit = torch.as_tensor(scheme.moments(shape).var)
     return (var.max() / unit.max()).sqrt() * scheme.sample(shape, stream)
 

@@ -22,6 +22,7 @@ OTHER_VALUES = {
     "init._target_": ("init", "xavier_normal"),
     "init.fan": "fan_out",
     "init.negative_slope": 0.1,
+    "init.per_group": True,
     "init.gain": 2.0,
     "init.bias": 0.0,
     "init.layers": {"conv1": {"gain": 2.0}},
@@ -101,6 +102,10 @@ GOLDEN = {
         "schedule": "cosine",
         "probe": "none",
         "train.steps": 100,
+    },
+    "digits-twolayer-relu-orthogonal-s0-795bc738ea7c8785": {
+        "init": "orthogonal",
+        "init.layers.conv1._target_": "fanin.inits.XavierUniform",
     },
 }
 
@@ -202,6 +207,17 @@ def test_adding_an_option_does_not_change_existing_ids(default):
     assert fingerprint(new, migrations) == fingerprint(old)
     changed = assign(new, "optim.nesterov", True)
     assert fingerprint(changed, migrations) != fingerprint(old)
+
+
+def test_a_migrated_option_of_a_layer_does_not_change_existing_ids(default):
+    migrations = (("init.layers.*.noise", 0.0),)
+    old, new, changed = (
+        assign(default, "init.layers", {"conv1": {"gain": 2.0} | noise})
+        for noise in ({}, {"noise": 0.0}, {"noise": 0.1})
+    )
+    assert fingerprint(new) != fingerprint(old)
+    assert fingerprint(new, migrations) == fingerprint(old, migrations)
+    assert fingerprint(changed, migrations) != fingerprint(old, migrations)
 
 
 @pytest.mark.parametrize("golden", GOLDEN)

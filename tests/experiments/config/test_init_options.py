@@ -75,6 +75,7 @@ def test_common_keys_have_defaults():
     assert coerced == HE | {
         "fan": "fan_in",
         "negative_slope": 0.0,
+        "per_group": False,
         "gain": 1.0,
         "bias": None,
         "layers": {},

@@ -18,16 +18,25 @@ SHAPES = {
     "conv": WeightShape(12, 6, kernel=(3, 3)),
     "conv_few_inputs": WeightShape(32, 1, kernel=(3, 5)),
     "grouped_conv": WeightShape(12, 8, kernel=(3, 3), groups=2),
+    "tall_grouped_conv": WeightShape(32, 4, kernel=(2, 3), groups=4),
+    "depthwise_conv": WeightShape(12, 6, kernel=(3, 3), groups=6),
     "conv1d": WeightShape(6, 10, kernel=(4,)),
 }
+PER_GROUP_OPTIONS = ["he_normal", "he_uniform", "orthogonal", "xavier_normal", "xavier_uniform"]
 DRAWS = 200
 STANDARD_ERRORS = 5  # Two sides of a t-distribution with 199 degrees of freedom: p = 1e-6.
 
 
+def read_option(option: str) -> dict[str, object]:
+    return yaml.safe_load((CONF / f"{option}.yaml").read_text())
+
+
 def layer_init(option: str) -> LayerInit:
-    return init_from_config(yaml.safe_load((CONF / f"{option}.yaml").read_text())).for_layer(
-        "conv2"
-    )
+    return init_from_config(read_option(option)).for_layer("conv2")
+
+
+def test_options_with_groups_are_listed():
+    assert [name for name in OPTIONS if "per_group" in read_option(name)] == PER_GROUP_OPTIONS
 
 
 def disagreement(draws: torch.Tensor, moments: Moments) -> float:
@@ -64,6 +73,15 @@ def test_weights_have_the_declared_moments(option, weight):
         assert hasattr(layer.scheme, "calibrate"), "only schemes that calibrate may have no moments"
         return
     assert disagreement(draws_of(layer, weight), moments) < STANDARD_ERRORS
+
+
+@pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("option", PER_GROUP_OPTIONS)
+def test_weights_per_group_have_the_declared_moments(option, weight):
+    node = read_option(option) | {"per_group": True}
+    node |= {"fan": "fan_out"} if "fan" in node else {}
+    layer = init_from_config(node).for_layer("conv2")
+    assert disagreement(draws_of(layer, weight), layer.weight_moments(weight)) < STANDARD_ERRORS
 
 
 @pytest.mark.parametrize("weight", SHAPES.values(), ids=SHAPES)

@@ -1,4 +1,4 @@
-"""Tests of orthogonal weights, per group and at the kernel's centre."""
+"""Tests of orthogonal weights, for all groups, per group and at the kernel's centre."""
 
 import torch
 from hypothesis import given, settings
@@ -25,15 +25,29 @@ def assert_orthonormal(matrix: torch.Tensor) -> None:
 
 @settings(deadline=None)
 @given(SIZES, SIZES, KERNELS, st.integers(1, 3), SEEDS)
-def test_each_group_has_an_orthogonal_matrix(outputs, inputs, kernel, groups, seed):
+def test_all_groups_share_one_orthogonal_matrix(outputs, inputs, kernel, groups, seed):
     groups = groups if kernel else 1
     weight = WeightShape(outputs * groups, inputs * groups, kernel, groups)
     sampled = Orthogonal().sample(weight, torch.Generator().manual_seed(seed))
+    matrix = sampled.reshape(outputs * groups, weight.fan_in)
+    assert_orthonormal(matrix)
+    mean_square = float((sampled**2).mean())
+    # The error of each squared column (or row) is at most the one of `assert_orthonormal`.
+    assert abs(mean_square / Orthogonal().moments(weight).var - 1) <= 4 * matrix.numel() * EPS
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES, KERNELS, st.integers(1, 3), SEEDS)
+def test_each_group_has_an_orthogonal_matrix(outputs, inputs, kernel, groups, seed):
+    groups = groups if kernel else 1
+    weight = WeightShape(outputs * groups, inputs * groups, kernel, groups)
+    scheme = Orthogonal(per_group=True)
+    sampled = scheme.sample(weight, torch.Generator().manual_seed(seed))
     matrices = sampled.reshape(groups, outputs, weight.fan_in)
     for matrix in matrices:
         assert_orthonormal(matrix)
     mean_square = float((sampled**2).mean())
-    assert abs(mean_square / Orthogonal().moments(weight).var - 1) <= 4 * weight.fan_in * 12 * EPS
+    assert abs(mean_square / scheme.moments(weight).var - 1) <= 4 * weight.fan_in * 12 * EPS
 
 
 @settings(deadline=None)
@@ -53,7 +67,8 @@ def test_delta_orthogonal_has_its_matrix_at_the_centre(outputs, inputs, kernel, 
 
 def test_groups_are_independent():
     weight = WeightShape(8, 8, kernel=(1,), groups=2)
-    first, second = Orthogonal().sample(weight, torch.Generator().manual_seed(0)).split(4)
+    sampled = Orthogonal(per_group=True).sample(weight, torch.Generator().manual_seed(0))
+    first, second = sampled.split(4)
     assert not torch.equal(first, second)
 
 

@@ -1,4 +1,4 @@
-"""Tests of weight shapes and fans, which match torch except for fan_out of grouped layers."""
+"""Tests of weight shapes, fans (as in torch) and outputs per input."""
 
 import pytest
 import torch
@@ -19,9 +19,19 @@ def test_fans_agree_with_torch(inputs, outputs, kernel, groups):
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(conv.weight)
     weight = WeightShape.of(conv)
     assert weight.shape == tuple(conv.weight.shape)
-    assert weight.fan_in == fan_in
-    assert weight.fan_out * groups == fan_out  # torch counts the outputs of all groups.
-    assert weight.fan("fan_avg") == (weight.fan_in + weight.fan_out) / 2
+    assert (weight.fan_in, weight.fan_out) == (fan_in, fan_out)
+    assert (weight.fan("fan_in"), weight.fan("fan_out")) == (fan_in, fan_out)
+    assert weight.fan("fan_avg") == (fan_in + fan_out) / 2
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES, st.lists(SIZES, min_size=1, max_size=3), SIZES)
+def test_one_group_is_a_convolution_of_its_own(inputs, outputs, kernel, groups):
+    conv = CONVS[len(kernel)](inputs * groups, outputs * groups, kernel, groups=groups)
+    weight = WeightShape.of(conv)
+    assert weight.one_group == WeightShape.of(CONVS[len(kernel)](inputs, outputs, kernel))
+    assert weight.one_group.fan_in == weight.fan_in
+    assert weight.one_group.fan_out == weight.outputs_per_input
 
 
 @settings(deadline=None)
@@ -35,12 +45,12 @@ def test_a_linear_layer_has_the_fans_of_a_1x1_convolution(inputs, outputs):
 
 @settings(deadline=None)
 @given(SIZES, SIZES, SIZES)
-def test_fan_out_counts_the_outputs_of_one_input(inputs, outputs, groups):
+def test_outputs_per_input_counts_the_outputs_of_one_input(inputs, outputs, groups):
     conv = nn.Conv1d(inputs * groups, outputs * groups, 3, groups=groups, padding=2, bias=False)
     nn.init.ones_(conv.weight)
     image = torch.zeros(1, inputs * groups, 7)
     image[0, 0, 3] = 1
-    assert int(conv(image).count_nonzero()) == WeightShape.of(conv).fan_out
+    assert int(conv(image).count_nonzero()) == WeightShape.of(conv).outputs_per_input
 
 
 def test_other_layers_have_no_weight_shape():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fanin.inits import (
     DeltaOrthogonal,
+    Init,
     Moments,
     Orthogonal,
     Scheme,
@@ -26,8 +27,9 @@ from fanin.theory.field import FieldResult, Sampling, propagate_field
 from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite_width.channels import whitened_channels
 from fanin.theory.finite_width.first_order import FreeFraction, log_variances
-from fanin.theory.finite_width.predict import free_fraction
+from fanin.theory.finite_width.predict import free_fraction, group_similarity
 from fanin.theory.finite_width.simulate import simulate_networks
+from fanin.theory.moments import declared_moments
 from fanin.theory.network import parse_network
 
 CHANNELS = 64
@@ -153,6 +155,83 @@ def test_spread_of_orthogonal_weights_agrees_with_drawn_networks(
         moments[name] = LayerMoments(weight, Moments(0.0, 0.0), "orthogonal")
     free_fractions = [free_fraction(layer, moments[name]) for name, layer in modules.items()]
     assert_spreads_agree(model, moments, smooth_images(1, 3, 10), DRAWS, free_fractions)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "activation", "sigma_w2"),
+    [
+        (Orthogonal(), nn.ReLU, 2.0),
+        (Orthogonal(), nn.Sigmoid, 1.0),
+        (Orthogonal(per_group=True), nn.Tanh, 1.0),
+    ],
+)
+def test_spread_of_grouped_orthogonal_weights_agrees_with_drawn_networks(
+    scheme: Scheme, activation: Activation, sigma_w2: float
+) -> None:
+    channels = 4 * CHANNELS  # four groups
+    model = nn.Sequential(
+        *(nn.Conv2d(1, channels, 3), activation()),
+        *(nn.Conv2d(channels, channels, 1, groups=4), activation(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, channels, 1, groups=4), activation(), nn.Flatten()),
+        nn.Linear(4 * channels, 10),
+    )
+    modules = weight_layers(model)
+    init = Init(scheme, gain=sigma_w2**0.5)
+    moments, x = declared_moments(model, init), smooth_images(1, 1, 6)
+    (layers,) = propagate_images(model, moments, x).passes
+    free_fractions = [
+        free_fraction(modules[layer.name], moments[layer.name], group_similarity(layer))
+        for layer in layers
+    ]
+    assert_spreads_agree(model, moments, x, DRAWS, free_fractions)
+
+
+@pytest.mark.parametrize(
+    ("per_group", "cosine"), [(False, 0.0), (False, 0.6), (False, 1.0), (True, 0.6)]
+)
+@pytest.mark.parametrize(("outputs", "inputs"), [(48, 96), (24, 192)])
+def test_free_fractions_of_grouped_orthogonal_weights(
+    outputs: int, inputs: int, per_group: bool, cosine: float
+) -> None:
+    """Compare the variance of |W x|^2 and |W^T d|^2 with that of independent weights.
+
+    The inputs of the four groups are unit vectors with the given cosines. The measured variance has
+    a relative error of sqrt(2 / draws). The next order of the law is below 3 / size: for one group
+    it has the factor size / (size + 2).
+    """
+    conv, groups, draws = nn.Conv2d(inputs, outputs, 1, groups=4), 4, 3000
+    weight, scheme = WeightShape.of(conv), Orthogonal(per_group)
+    moments = declared_moments(nn.Sequential(conv), Init(scheme))["0"]
+    generator = torch.Generator().manual_seed(0)
+    w = torch.stack([scheme.sample(weight, generator).flatten(1) for _ in range(draws)])
+    w = w.unflatten(1, (groups, -1))
+    group_out, group_in = w.shape[2:]
+    x = (1 - cosine) ** 0.5 * torch.eye(groups, group_in, dtype=torch.float64)
+    x[:, groups] = cosine**0.5
+    d = torch.eye(groups, group_out, dtype=torch.float64)
+    size = max(outputs // groups if per_group else outputs, group_in)
+    expected = free_fraction(conv, moments, cosine**2)
+    for vectors, fraction, units in (
+        (torch.einsum("dgoi,gi->dgo", w, x), expected.forward, group_out),
+        (torch.einsum("dgoi,go->dgi", w, d), expected.backward, group_in),
+    ):
+        independent = 2 * groups * units * float(moments.weight.var) ** 2
+        measured = float(vectors.square().sum((1, 2)).var()) / independent
+        if fraction == 0:  # lengths are preserved in every draw
+            assert measured < 1e-20
+        else:
+            assert abs(measured - fraction) < 4 * (2 / draws) ** 0.5 + 3 / size
+
+
+def test_similarity_of_groups_behind_a_relu() -> None:
+    """E[x]^2 / E[x^2] = 1 / pi for x = relu(z) (Cho & Saul 2009, at angles 0 and pi / 2)."""
+    conv = nn.Conv2d(8, 8, 1, groups=2)
+    for activation, cosine in ((nn.ReLU(), 1 / np.pi), (nn.Tanh(), 0.0)):
+        model = nn.Sequential(nn.Conv2d(1, 8, 1), activation, conv)
+        moments = layer_moments(model, lambda s: 1.0)
+        (layers,) = propagate_images(model, moments, torch.ones(1, 1, 1, 1)).passes
+        assert group_similarity(layers[1]) == pytest.approx(cosine**2, rel=1e-9, abs=1e-20)
+        assert group_similarity(layers[0]) == 0
 
 
 def test_spread_of_the_mean_over_images_agrees_with_drawn_networks() -> None:

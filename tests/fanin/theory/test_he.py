@@ -11,8 +11,9 @@ import torch
 from theory_networks import image, layer_moments, mlp, reference_input
 from torch import nn
 
-from fanin.inits.weight_shape import Moments
+from fanin.inits import Init, Moments, XavierNormal
 from fanin.theory import predict_he
+from fanin.theory.moments import declared_moments
 
 
 def test_he_init_keeps_relu_moments_constant():
@@ -69,6 +70,18 @@ def test_weight_gradient_sums_over_positions():
     d = 0.5 * 3 / 144  # gain times fan_out times Var[w] of the linear layer
     np.testing.assert_allclose(he.value("vjp_m2")[:, 0], d)
     np.testing.assert_allclose(he.value("weight_vjp_m2")[:, 0], 36 * d * mean_square)
+
+
+def test_backward_counts_the_outputs_of_one_group():
+    """Whichever outputs Xavier's fan_out counts, an input reaches those of its own group."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 2, 1))
+    for scheme, factor in (
+        (XavierNormal(), 3 * 2 / (2 + 6)),
+        (XavierNormal(True), 3 * 2 / (2 + 3)),
+    ):
+        he = predict_he(model, declared_moments(model, Init(scheme)), torch.rand(1, 2, 3, 3))
+        vjp = he.value("vjp_m2")[0]
+        assert vjp[0] / vjp[1] == pytest.approx(factor, rel=1e-12)
 
 
 def test_intermediate_products_may_overflow_float64():

@@ -18,8 +18,8 @@ def test_nested_sequences_are_flattened():
     model = nn.Sequential(block, nn.Flatten(), SeededDropout(0.5, (64,)), nn.Linear(64, 3))
     conv, dense = parse_network(model, (1, 8, 8)).stages
     assert [layer.name for layer in conv.after] == ["0.1", "0.2", "1", "2"]
-    assert (conv.name, conv.fan_in, conv.fan_out, conv.positions) == ("0.0", 9, 36, 64)
-    assert (dense.name, dense.fan_in, dense.fan_out, dense.positions) == ("3", 64, 3, 1)
+    assert (conv.name, conv.fan_in, conv.outputs_per_input, conv.positions) == ("0.0", 9, 36, 64)
+    assert (dense.name, dense.fan_in, dense.outputs_per_input, dense.positions) == ("3", 64, 3, 1)
 
 
 def test_activation_may_be_used_twice():
@@ -34,7 +34,7 @@ def test_positions_after_stride_padding_and_pooling():
     )
     first, second = parse_network(model, (3, 32, 32)).stages
     assert (first.positions, second.positions) == (16 * 16, 5 * 5)
-    assert (second.fan_in, second.fan_out) == (4 * 9, 4 * 9)
+    assert (second.fan_in, second.outputs_per_input) == (4 * 9, 4 * 9)
 
 
 def test_parsing_does_not_change_the_network():

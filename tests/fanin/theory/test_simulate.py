@@ -10,13 +10,21 @@ import torch
 from theory_networks import layer_moments
 from torch import nn
 
-from fanin.inits import DeltaOrthogonal, Moments, WeightShape, weight_layers
+from fanin.inits import (
+    DeltaOrthogonal,
+    HeNormal,
+    Init,
+    Moments,
+    Orthogonal,
+    WeightShape,
+    weight_layers,
+)
 from fanin.models.layers import SeededDropout
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
 from fanin.theory.finite_width import simulate
 from fanin.theory.finite_width.simulate import affordable_draws, simulate_networks
-from fanin.theory.moments import LayerMoments
+from fanin.theory.moments import LayerMoments, declared_moments
 from fanin.theory.network import parse_network
 
 N_IMAGES = 3
@@ -92,6 +100,30 @@ def test_orthogonal_kernels_are_orthogonal(kernel_size: int) -> None:
     simulate._initialize(model, moments, torch.Generator().manual_seed(0))
     matrix = model[0].weight.detach().flatten(1)
     torch.testing.assert_close(matrix.mT @ matrix, 2 * torch.eye(matrix.shape[1]).double())
+
+
+@pytest.mark.parametrize("per_group", [False, True])
+def test_groups_share_an_orthogonal_kernel_unless_they_have_their_own(per_group: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 48, 3, groups=2), nn.Flatten(), nn.Linear(48, 2)).double()
+    moments = declared_moments(model, Init(Orthogonal(per_group), gain=3.0))
+    simulate._initialize(model, moments, torch.Generator().manual_seed(0))
+    matrix = model[0].weight.detach().flatten(1)
+    matrices = matrix.chunk(2) if per_group else [matrix]
+    for matrix in matrices:
+        torch.testing.assert_close(matrix.mT @ matrix, 9 * torch.eye(18).double())
+
+
+def test_dependence_of_grouped_orthogonal_weights() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(8, 2))
+    for scheme, grouped in (
+        (Orthogonal(), "orthogonal"),
+        (Orthogonal(per_group=True), "orthogonal_per_group"),
+        (DeltaOrthogonal(), "orthogonal_per_group"),
+        (HeNormal(), "independent"),
+    ):
+        moments = declared_moments(model, Init(scheme))
+        linear = "independent" if grouped == "independent" else "orthogonal"
+        assert (moments["0"].dependence, moments["2"].dependence) == (grouped, linear)
 
 
 def test_delta_orthogonal_kernels_have_one_tap() -> None:

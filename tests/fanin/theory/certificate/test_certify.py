@@ -160,10 +160,10 @@ def test_table_fits_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_interval_of_a_predicted_value() -> None:
     """The interval is that of log m ~ N(log value - s^2 / 2, s^2)."""
-    low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width").interval or (0, 0)
+    low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width", "sampled").interval or (0, 0)
     assert math.log(high / low) == pytest.approx(2 * 1.959964 * 0.5, rel=1e-6)
     assert math.sqrt(low * high) == pytest.approx(2.0 * math.exp(-0.125))
-    assert PredictedValue(2.0, math.nan, 0.0, "field").interval is None
+    assert PredictedValue(2.0, math.nan, 0.0, "field", "exact").interval is None
 
 
 @pytest.mark.parametrize(

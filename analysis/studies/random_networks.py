@@ -1,0 +1,245 @@
+"""Command that tests theory `finite_width` on random networks: coverage by method, width and more.
+
+python -m analysis.studies.random_networks --networks 200 --write docs/appendix/random-networks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from analysis.studies.tables import markdown_table, publish
+from experiments.console import exit_on_error
+from experiments.data import Cifar10, Data, Mnist
+from experiments.data.dataset import Source
+from experiments.sweep.provenance import code_version
+from fanin.inits import (
+    HeNormal,
+    HeUniform,
+    Init,
+    LecunNormal,
+    LecunUniform,
+    Orthogonal,
+    PytorchDefault,
+    Scheme,
+    XavierNormal,
+)
+from fanin.statistics.coverage import coverage, inside
+from fanin.theory.certificate.measured import measure_draws
+from fanin.theory.certificate.weights import WeightMoments
+from fanin.theory.finite_width import predict_finite_width
+from fanin.theory.moments import declared_moments
+
+NAME = "random_networks"
+ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU),
+    *(nn.SiLU, nn.Softplus, nn.Tanh, nn.Hardtanh, nn.Sigmoid),
+)
+SCHEMES: tuple[Callable[[], Scheme], ...] = (
+    *(HeNormal, HeUniform, XavierNormal, LecunNormal, LecunUniform, PytorchDefault, Orthogonal),
+)
+DATA: dict[str, Source] = {"mnist": Mnist(), "cifar10": Cifar10()}
+N_IMAGES = 200  # training images to choose from
+MIN_SPREAD = 1e-9  # smaller spreads of a log-moment are rounding errors
+GROUPS = ("method", "width", "depth", "activation", "init", "readout")
+
+
+@dataclass(frozen=True)
+class RandomNetwork:
+    """A random network with its init and the data of its image."""
+
+    seed: int
+    model: nn.Sequential
+    scheme: Scheme
+    data: str
+    side: int
+    width: int
+    depth: int
+    readout: str
+
+    def image(self, root: str) -> Tensor:
+        """Return one standardized training image, [1, channel, side, side]."""
+        source = Data(DATA[self.data], root=root, n_train=N_IMAGES, n_test=10, side=self.side)
+        image = source.load().train.x[self.seed % N_IMAGES][None].double()
+        return (image - image.mean()) / image.std()
+
+
+def random_network(seed: int) -> RandomNetwork:
+    """Draw a network of 1 to 5 convolutions with pooling, activation, init and data."""
+    rng = random.Random(seed)
+    data, side = rng.choice(sorted(DATA)), rng.choice([14, 20, 28])
+    activation, scheme = rng.choice(ACTIVATIONS), rng.choice(SCHEMES)
+    width, depth = rng.choice([32, 48, 64]), rng.randint(1, 5)
+    channels = 1 if data == "mnist" else 3
+    modules: list[nn.Module] = []
+    image_side = side
+    for index in range(depth):
+        kernel, dilation = rng.choice([1, 3, 3, 5]), rng.choice([1, 1, 1, 2])
+        stride = rng.choice([1, 1, 1, 2]) if side > 6 else 1
+        groups = rng.choice([1, 1, 1, 2]) if index else 1
+        padding = rng.choice([0, 1, 1]) * dilation * (kernel // 2)
+        conv_side = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        if conv_side < 2:
+            continue
+        conv = nn.Conv2d(
+            channels,
+            width,
+            kernel,
+            stride=stride,
+            dilation=dilation,
+            padding=padding,
+            groups=groups,
+        )
+        modules += [conv, activation()]
+        channels, side = width, conv_side
+        pool = rng.choice([None, None, nn.MaxPool2d(2), nn.MaxPool2d(3, 2), nn.AvgPool2d(2)])
+        if pool is not None and side >= 6:
+            modules.append(pool)
+            side = pool(torch.zeros(1, 1, side, side)).shape[-1]
+    readout = rng.choice(["flat", "flat", "flat", "global"])
+    if readout == "global":
+        modules.append(nn.AdaptiveAvgPool2d(1))
+        side = 1
+    modules.append(nn.Flatten())
+    features = channels * side**2
+    if rng.random() < 0.6:
+        hidden = rng.choice([64, 128])
+        modules += [nn.Linear(features, hidden), activation()]
+        features = hidden
+    modules.append(nn.Linear(features, 10))
+    model = nn.Sequential(*modules).double()
+    return RandomNetwork(seed, model, scheme(), data, image_side, width, depth, readout)
+
+
+def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
+    """Compare draws of one random network with the prediction.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per draw, layer and quantity whose spread is predicted: the network's properties,
+        `method`, `predicted_sd` and `measured_sd` of the log-moment, `z` (the draw's log-moment in
+        predicted standard deviations from its predicted mean) and `hit` (inside the 95 % interval).
+    """
+    torch.set_num_threads(1)
+    network = random_network(seed)
+    x = network.image(root)
+    init = Init(network.scheme)
+    moments = declared_moments(network.model, init)
+    predicted = predict_finite_width(network.model, moments, x, seed=seed).to_frame()
+    measured = measure_draws(
+        network.model, x, WeightMoments(moments, "declared", init), draws, seed=seed
+    )
+    keys = ["layer_name", "quantity"]
+    rows = measured[measured.image == -1].merge(
+        predicted[predicted.image == -1][[*keys, "method", "value", "log_sd"]],
+        on=keys,
+        suffixes=("", "_predicted"),
+    )
+    groups = rows.groupby(keys, sort=False)
+    usable = (groups.value.transform("min") > 0) & (rows.log_sd > MIN_SPREAD)
+    rows = rows[usable]
+    log_moment, log_value = np.log(rows.value.to_numpy(float)), np.log(rows.value_predicted)
+    log_sd = rows.log_sd.to_numpy()
+    measured_sd = rows.assign(log=log_moment).groupby(keys).log.transform("std")
+    frame = pd.DataFrame(
+        {
+            "network": seed,
+            "draw": rows.draw,
+            "layer_name": rows.layer_name,
+            "quantity": rows.quantity,
+            "backward": rows.quantity.isin(["vjp_m2", "weight_vjp_m2"]),
+            "method": rows.method,
+            "width": network.width,
+            "depth": network.depth,
+            "activation": type(network.model[1]).__name__,
+            "init": type(network.scheme).__name__,
+            "readout": network.readout,
+            "predicted_sd": log_sd,
+            "measured_sd": measured_sd,
+            "z": (log_moment - log_value + log_sd**2 / 2) / log_sd,
+            "hit": inside(log_moment, log_value.to_numpy(), log_sd),
+        }
+    )
+    return frame[frame.measured_sd > MIN_SPREAD]
+
+
+def markdown(frame: pd.DataFrame, draws: int) -> str:
+    """Format coverage and spread ratios, in total and by each property, as Markdown."""
+    n = frame.network.nunique()
+    layers = frame.drop_duplicates(["network", "layer_name", "quantity"])
+    shares = layers.method.value_counts(normalize=True)
+    methods = ", ".join(f"`{method}` {share:.0%}" for method, share in shares.items())
+    parts = [
+        f"{n} networks, {draws} draws each; {len(layers)} layer quantities by method: {methods}. "
+        f"Commit {code_version()}, {datetime.now(UTC).date().isoformat()}.",
+        "**All**\n\n" + _table("", [("all", frame)]),
+    ]
+    for group in GROUPS:
+        rows = [(str(name), part) for name, part in frame.groupby(group)]
+        parts.append(f"**By {group}**\n\n" + _table(group, rows))
+    return "\n\n".join(parts)
+
+
+def _table(title: str, rows: Sequence[tuple[str, pd.DataFrame]]) -> str:
+    header = [title, "networks"]
+    for side in ("forward", "backward"):
+        header += [f"{side}: coverage", "predicted / measured sd", "PIT distance"]
+    return markdown_table(header, [[name, *_cells(part)] for name, part in rows])
+
+
+def _cells(frame: pd.DataFrame) -> Iterator[str]:
+    yield str(frame.network.nunique())
+    for backward in (False, True):
+        rows = frame[frame.backward == backward]
+        if rows.empty:
+            yield from ("-", "-", "-")
+            continue
+        stream = rows.groupby(["network", "draw"]).ngroup()
+        share = coverage(*(column.to_numpy() for column in (rows.hit, rows.network, stream)))
+        layers = rows.drop_duplicates(["network", "layer_name", "quantity"])
+        ratio = np.exp(np.median(np.log(layers.predicted_sd / layers.measured_sd)))
+        # Kolmogorov's distance of the probability integral transform from the uniform distribution.
+        distance = stats.kstest(stats.norm.cdf(rows.z), "uniform").statistic
+        yield f"{share.share:.1%} ({share.low:.1%} to {share.high:.1%})"
+        yield f"{ratio:.2f}"
+        yield f"{distance:.3f}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw random networks, compare them with theory, and write or print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.studies.random_networks", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--networks", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--draws", type=int, default=200, help="per network; default: %(default)s")
+    parser.add_argument("--first-seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--data-root", default="~/.cache/fanin", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=1, help="processes; default: %(default)s")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="default: print")
+    args = parser.parse_args(argv)
+    seeds = range(args.first_seed, args.first_seed + args.networks)
+    with exit_on_error(OSError):
+        with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+            futures = [pool.submit(evaluate, seed, args.draws, args.data_root) for seed in seeds]
+            frames = []
+            for seed, future in zip(seeds, futures, strict=True):
+                frames.append(future.result())
+                print(f"network {seed}: {frames[-1].method.iloc[0]}", flush=True)
+        publish(markdown(pd.concat(frames), args.draws), args.write, NAME)
+
+
+if __name__ == "__main__":
+    main()
