@@ -83,7 +83,7 @@ def test_rows_without_their_pack_in_cells_are_not_results(folder: SweepFolder) -
     _commit(folder, "a", _result("x", 1, "ok", [1.0]))
     write_part(folder, "layers", "incomplete", pa.table({"cell_id": ["x"], "value": [9.0]}))
     with pytest.warns(
-        FaninWarning, match=r"layers/incomplete\.parquet: no part of `cells` belongs to it"
+        FaninWarning, match=r"layers/incomplete\.parquet: no matching part in cells/"
     ):
         assert _loaded(folder).layers.value.tolist() == [1.0]
     Journal(folder.journals / "incomplete.journal").close()  # the pack is still being written

@@ -151,8 +151,8 @@ def read_planned(folder: SweepFolder) -> PlannedCells:
             assignments[cell_id], kinds[cell_id] = line["assignment"], pack_key(config)
         except (ValueError, TypeError, KeyError):
             n_unreadable += 1
-    lines = "line" if n_unreadable == 1 else "lines"
-    message = f"{folder.plan}: skipped {n_unreadable} damaged {lines}"
+    noun = "line" if n_unreadable == 1 else "lines"
+    message = f"{folder.plan}: skipped {n_unreadable} damaged {noun}"
     return PlannedCells(short_labels(assignments), kinds, (message,) if n_unreadable else ())
 
 

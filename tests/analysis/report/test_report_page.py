@@ -97,7 +97,7 @@ def test_damaged_files_are_named_and_the_rest_is_reported(sweep_copy: Path):
         file.write("{torn\n")
     text = report_text(sweep_copy)
     assert "sweep.yaml: 1 launch record not readable" in text
-    assert "cells.jsonl: 1 lines can&#39;t be read" in text
+    assert "cells.jsonl: skipped 1 damaged line" in text
     assert "he_normal" in text
 
 

@@ -78,7 +78,7 @@ def test_foreign_file_is_named_and_left_alone(
     for path in foreign:
         path.write_text("Tuesday")
     capsys.readouterr()
-    with pytest.warns(match="skipped these files"):
+    with pytest.warns(match="Skipped these files"):
         second_run = rerun(faulty, *GRID, cells=CELLS)
     output = capsys.readouterr().out.replace("\n", "")
     assert all(str(path) in output for path in foreign)

@@ -114,7 +114,7 @@ def test_gain_of_the_init_is_multiplied() -> None:
 @pytest.mark.parametrize(
     ("init", "message"),
     [
-        (Zeros(), "its weights are all zero"),
+        (Zeros(), "its inputs or weights are all zero"),
         (
             Init(HeNormal(), bias=2.0),
             "from its biases alone is 4, not below target=1",
