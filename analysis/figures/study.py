@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from analysis.load import Results
 from fanin.errors import FaninError
 
+LAST_KEY = "diff"  # of a launch record; a truncated one lacks it
 FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
 Conclusion = Literal["reproduced", "partly reproduced", "not reproduced"]
 
@@ -105,9 +107,22 @@ def study_factory(results: Results) -> Callable[[], Study] | None:
 
 
 def launch_record(results: Results) -> dict[str, Any]:
-    """Read the record of a sweep's first launch, with `source` and `criterion` as of then."""
+    """Read the record of a sweep's first launch, with `source` and `criterion` as of then.
+
+    A record that is damaged, for example because the file was truncated, is skipped.
+    """
+    path = results.folder.provenance
     try:
-        documents = list(yaml.safe_load_all(results.folder.provenance.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
-        raise FaninError(f"{results.folder.provenance}: {error}") from None
-    return dict(documents[0] or {}) if documents else {}
+        texts = re.split(r"^---$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    except OSError as error:
+        raise FaninError(f"{path}: {error}") from None
+    records, problem = [], None
+    for text in filter(str.strip, texts):
+        try:
+            records.append(dict(yaml.safe_load(text)))
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            problem = error
+    if not records and problem is not None:
+        raise FaninError(f"{path}: no readable record of a launch: {problem}")
+    complete = [record for record in records if LAST_KEY in record]
+    return (complete or records or [{}])[0]

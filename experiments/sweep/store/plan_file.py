@@ -114,4 +114,6 @@ def write_plan(
     # One YAML document per launch: results of earlier launches came from the code named there.
     text = yaml.safe_dump(launch, sort_keys=False, allow_unicode=True, width=100)
     earlier = folder.provenance.read_bytes() if folder.provenance.exists() else b""
+    if earlier and not earlier.endswith(b"\n"):  # the file was truncated
+        earlier += b"\n"
     atomic_write(folder.provenance, earlier + f"---\n{text}".encode())

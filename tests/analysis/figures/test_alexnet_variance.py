@@ -141,7 +141,7 @@ def training_claims(networks: Networks) -> dict[str, ClaimResult]:
 def test_training_claims_count_trained_networks() -> None:
     results = training_claims(trained(lambda norm, init: norm == "batch" or init == "He"))
     assert results["batch normalization"].holds is True
-    assert results["batch normalization"].measured == "4 of 4; without 0 of 4"
+    assert results["batch normalization"].measured == "4 of 4; without normalization 0 of 4"
     assert results["layer normalization"].holds is False
     assert results["means subtracted"].holds is True  # claimed not to help
     results = training_claims(trained(lambda norm, init: norm != "none"))

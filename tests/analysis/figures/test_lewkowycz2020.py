@@ -37,5 +37,8 @@ def test_onsets_below_the_grid_do_not_count():
     assert _within([2.0, math.nan], 1.6, 2.5) is True
     assert _within([2.0, math.inf], 1.6, 2.5) is False
     assert _within([math.nan], 1.6, 2.5) is None
-    assert _range([2.0, 2.4, math.nan]) == "2 to 2.4 (2 networks, below the grid in 1)"
-    assert _range([math.inf, math.inf]) == "above the grid (2 networks)"
+    assert (
+        _range([2.0, 2.4, math.nan])
+        == "2 to 2.4 (2 networks; in 1 others already at the smallest lr of the grid)"
+    )
+    assert _range([math.inf, math.inf]) == "no lr of the grid (2 networks)"

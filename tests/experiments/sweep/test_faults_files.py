@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from fault_rows import Record, fault, rerun, run_inline
 from sweep_process import Site
 
@@ -113,6 +114,12 @@ def test_truncated_text_file_is_repaired(
         assert f"{cells} cells: {cells - 1} done, 1 missing" in capsys.readouterr().out
         assert len(faulty.folder.plan.read_text().splitlines()) == cells
         record(what, first_run, second_run)
+    launches = faulty.folder.provenance.read_text().split("\n---\n")
+    assert [yaml.safe_load(text)["cells"] for text in launches[1:]] == [
+        CELLS + 1,
+        CELLS + 2,
+        CELLS + 3,
+    ]
 
 
 def test_truncated_journal_keeps_its_committed_lines(

@@ -133,7 +133,7 @@ def test_joint_and_single_image_predictions_are_equal():
 def test_field_too_large_error_names_mean_field():
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     model = model.append(nn.Flatten()).append(nn.Linear(4, 10)).double()
-    with pytest.raises(FieldTooLarge, match=r"4900 points.*mean_field"):
+    with pytest.raises(FieldTooLarge, match=r"4900 positions.*mean_field"):
         predict_field(model, Weights().moments(model), torch.rand(1, 1, 70, 70).double())
 
 
