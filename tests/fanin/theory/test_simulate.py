@@ -23,7 +23,12 @@ from fanin.models.layers import SeededDropout
 from fanin.probes.measure import measure
 from fanin.probes.moments import random_cotangent
 from fanin.theory.finite_width import simulate
-from fanin.theory.finite_width.simulate import affordable_draws, simulate_networks
+from fanin.theory.finite_width.simulate import (
+    MAX_DRAWS,
+    TARGET_LOG_SE,
+    affordable_draws,
+    simulate_networks,
+)
 from fanin.theory.moments import LayerMoments, declared_moments
 from fanin.theory.network import parse_network
 
@@ -165,5 +170,24 @@ def test_training_dropout_draws_masks() -> None:
 def test_larger_networks_get_fewer_draws() -> None:
     small = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
     large = nn.Sequential(nn.Conv2d(1, 999, 3), nn.Conv2d(999, 999, 3), nn.Flatten())
-    assert affordable_draws(small, parse_network(small, (1, 28, 28)), 1) == 200
+    assert affordable_draws(small, parse_network(small, (1, 28, 28)), 1) == 1024
     assert affordable_draws(large, parse_network(large, (1, 28, 28)), 1) == 64
+
+
+def test_drawing_stops_when_the_mean_log_moments_are_precise() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Flatten(), nn.Linear(64 * 4, 64)).double()
+    net = parse_network(model, (1, 4, 4))
+    x = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+
+    def log_moments(mean: float) -> dict[str, torch.Tensor]:
+        moments = layer_moments(model, lambda s: 1 / s.fan_in, lambda s: mean)
+        values = simulate_networks(model, net, moments, x).values
+        return {name: value.mean(1).log() for name, value in values.items()}
+
+    precise = log_moments(0.0)
+    assert 64 <= len(precise["vjp_m2"]) < MAX_DRAWS
+    for name in ("preact_m2", "vjp_m2", "weight_vjp_m2"):
+        assert (precise[name].std(0) <= TARGET_LOG_SE * len(precise[name]) ** 0.5).all()
+    # The cotangent of units with equal weights is the square of one sum: its logarithm has a
+    # standard deviation above 2, so 1024 draws are not enough.
+    assert len(log_moments(100.0)["vjp_m2"]) == MAX_DRAWS
