@@ -41,7 +41,7 @@ class TheorySection:
     Attributes
     ----------
     findings
-        Sentences on the distance of each theory and on training.
+        Sentences on the distance between each theory and the measurement, and on training.
     sentences
         Sentences that summarize the verdicts.
     settings
@@ -65,7 +65,10 @@ class TheorySection:
 def try_compare(
     results: Results, workers: int, on_predicted: OnPredicted
 ) -> tuple[list[TheoryComparison], str | None]:
-    """Compare every setting to theory; on failure, return settings without predictions and why."""
+    """Compare every setting to theory.
+
+    On failure, return the settings without predictions, and the reason.
+    """
     try:
         return compare_to_theory(results, workers=workers, on_predicted=on_predicted), None
     except FaninError as error:
