@@ -107,7 +107,10 @@ def _row(
     loads = [load_in_subprocess(folder) for _ in range(repeats)]
     for result in loads:
         if (result["cells"], result["layers"]) != (size.cells, size.rows):
-            raise FaninError(f"{folder.root}: loaded {result}, wrote {size.cells} and {size.rows}")
+            raise FaninError(
+                f"{folder.root}: loaded {result['cells']} cells and {result['layers']} rows of "
+                f"layers; expected {size.cells} and {size.rows}"
+            )
     seconds = statistics.median(result["seconds"] for result in loads)
     parts = [path.stat().st_size for path in folder.root.rglob("*.parquet")]
     sizes = (f"{size.cells:,}", f"{size.rows:,}", f"{len(parts):,}", f"{sum(parts) / 1e6:.0f}")

@@ -88,7 +88,7 @@ class ClipValue:
 
 @dataclass(frozen=True)
 class Clip:
-    """Bias-gradient replacement, then per-layer factors, then a clipping rule.
+    """Changes of the gradients: replace those of biases, multiply by factors per layer, then clip.
 
     Parameters
     ----------

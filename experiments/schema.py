@@ -244,7 +244,8 @@ def _check_probe(cell: Cell) -> None:
     missing = [image for image in cell.probe.images if image >= n_train]
     if missing:
         raise ConfigError(
-            f"probe.images contains {missing[0]}, but there are {n_train} training images"
+            f"probe.images contains index {missing[0]}; the {n_train} training images have the "
+            f"indices 0 to {n_train - 1}"
         )
     total = cell.train.total_steps(n_train)
     late = [step for step in cell.probe.steps if step > total]

@@ -41,7 +41,7 @@ class Metric:
         return 1.0 if self.larger_is_better else -1.0
 
     def chance_score(self, config: Mapping[str, Any]) -> float:
-        """Return the accuracy of guessing, 1 / classes; NaN for a loss or without classes."""
+        """Return the accuracy of guessing, 1 / number of classes; NaN for a loss or regression."""
         if not self.bounded:
             return float("nan")
         data: Data = instantiate_wrapped(Data, config["data"], "data")
@@ -52,7 +52,7 @@ class Metric:
     def diverged_note(self) -> str:
         """Sentence on the score of a diverged run."""
         if self.bounded:
-            return "a diverged run has the accuracy of guessing, 1 / classes"
+            return "a diverged run counts as an accuracy of 1 / number of classes"
         return "a diverged run has no loss; it is counted in `diverged` and not averaged"
 
 
@@ -97,7 +97,7 @@ class ComparisonSpec:
     level
         Probability of one or more false positives among all pairs of all groups.
     few_seeds
-        Rank with fewer than three seeds.
+        Also rank strategies with fewer than three seeds.
     """
 
     by: str = "init"

@@ -1,4 +1,4 @@
-"""Tuning of one axis: the best value of each strategy, and the cost of another value.
+"""Tuning of one axis: the best value of each strategy, and the cost of not tuning.
 
 Each seed uses the value with the lowest final training loss *of that seed*. Selection by test score
 would favor strategies with noisier scores. Selection by the mean over seeds would make the seeds
@@ -34,7 +34,7 @@ class TunedStrategy:
     score, loss
         The metric, and the training loss used for selection; NaN if missing.
     diverged, done
-        State of each run.
+        `diverged`: True for a run that diverged. `done`: True for a run that has finished.
     metric
         The metric of `score`.
     """
@@ -54,7 +54,10 @@ class TunedStrategy:
             return np.asarray(np.nansum(self.score, axis=0) / runs)
 
     def share_without_score(self) -> Float64[np.ndarray, " value"]:
-        """Return the share of runs that diverged and have no score; infinite if none is done."""
+        """Return the share of runs that diverged and have no score.
+
+        It is infinite at a value without finished runs.
+        """
         runs = self.done.sum(axis=0)
         share = self.diverged.sum(axis=0) / np.maximum(runs, 1)
         return np.where(runs > 0, 0.0 if self.metric.bounded else share, np.inf)
@@ -79,9 +82,10 @@ class TunedStrategy:
         return not all_equal and not ties[1:-1].any()
 
     def cost(self) -> float:
-        """Return the best mean minus the mean of all means: the cost of an arbitrary value.
+        """Return the difference between the best mean and the mean over all tuned values.
 
-        For a loss, only values count where no more runs diverged than at the best value.
+        This is the cost of not tuning (for example the learning rate). For a loss, values at which
+        more runs diverged than at the best value are excluded.
         """
         best, mean = self.best(), self._comparable_means()
         if best is None or np.isfinite(mean).sum() < 2:

@@ -115,7 +115,8 @@ def caption(networks: list[UniformAlexNet]) -> str:
     return (
         f"Second: root mean square of the pre-activations for uniform weights, mean over "
         f"{networks[0].images} images and {networks[0].draws} draws (symbols) and theory `field` "
-        "(lines; none for layer normalization of weights with non-zero mean); dotted line: 1e6."
+        "(lines; none for layer normalization in networks whose weights have a non-zero mean); "
+        "dotted line: 1e6."
     )
 
 

@@ -199,7 +199,7 @@ def waterfall(explanations: Mapping[str, Explanation]) -> Figure:
 
 
 def visible_steps(explanations: Iterable[Explanation]) -> list[str]:
-    """Return the steps that change any layer by more than `MIN_CHANGE`, and always `rest`."""
+    """Return the steps of `explain` that change a layer by more than `MIN_CHANGE`, and `rest`."""
     factors = pd.concat([explanation.factors(FORWARD) for explanation in explanations])
     changes = factors.apply(lambda column: np.abs(np.log(column)).max() > np.log1p(MIN_CHANGE))
     return [step for step in STEPS if step == "rest" or changes[step]]

@@ -79,7 +79,7 @@ def certificate_band(comparison: TheoryComparison) -> Figure:
 
 
 def band(value: np.ndarray, log_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % interval of lognormal draws with mean `value` and log standard deviation.
+    """Return the 95 % interval of lognormal draws m with mean `value` and sd(log m) = `log_sd`.
 
     Examples
     --------

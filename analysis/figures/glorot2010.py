@@ -32,15 +32,16 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), "--", "-.", ":")
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test if activations and gradients keep their standard deviation from layer to layer.
+    """Test whether activations and gradients keep their standard deviation from layer to layer.
 
     Parameters
     ----------
     results
         Results of the sweep `glorot2010`.
     criterion
-        Bounds on the ratio of standard deviations, last layer over first in the direction of the
-        signal. `uneven`: upper bound for the standard init. `even`: lower bound for the normalized.
+        Bounds on the ratio of two standard deviations: that of the layer that the signal reaches
+        last, divided by that of the layer that it reaches first. `uneven`: upper bound for the
+        standard init. `even`: lower bound for the normalized.
     """
     if results.layers.empty or results.histograms.empty:
         raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
@@ -79,9 +80,10 @@ def _deviations(results: Results) -> pd.DataFrame:
 
 
 def sd_ratio(deviations: pd.DataFrame, init: str, quantity: str) -> Interval:
-    """Return the ratio of standard deviations, last layer over first in the signal's direction.
+    """Return the ratio of two standard deviations: last layer over first.
 
-    The value is the geometric mean over draws, with its 95 % interval.
+    For gradients, which run backward, the last layer is layer 1. The value is the geometric mean
+    over draws, with its 95 % interval.
     """
     rows = deviations[(deviations["init"] == init) & (deviations["quantity"] == quantity)]
     by_layer = rows.pivot_table(index="draw", columns="layer", values="sd")

@@ -159,7 +159,7 @@ def _claim_results(
 
 
 def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
-    """Test if a final activation changes the logits or cures any suspect."""
+    """Test whether a final activation changes the logits or cures any suspect."""
     first, remedies = table["suspect"].iloc[0], table.set_index(["suspect", "remedy"])
     bare, softmax = remedies.loc[(first, NOTHING)], remedies.loc[(first, FINAL_ACTIVATION)]
     yield ClaimResult(
@@ -189,7 +189,7 @@ def _healthy_without_remedy(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Serie
 
 
 def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    """Compare predicted and measured output sizes before training."""
+    """Compare the predicted and measured root mean square of the outputs before training."""
     for row in first.to_dict("records"):
         if row["shares_prediction_of"]:
             continue

@@ -164,9 +164,9 @@ def caption(networks: Networks) -> str:
         f"and ReLU, mean over {int(moments['draws'].min())} draws, depth "
         f"{moments['model.depth'].max()} (thin lines: width {moments['model.width'].min()}, thick "
         f"lines: width {moments['model.width'].max()}); dotted line: 1/2. Fourth: test accuracy "
-        f"after {networks.epochs:g} epochs on {networks.train_images} digits at the best learning "
-        f"rate of {rates}, mean over {networks.seeds} seeds; a diverged run counts with the "
-        "accuracy of chance; x: all runs diverged."
+        f"after {networks.epochs:g} epochs on {networks.train_images} digits at the best of "
+        f"the learning rates {rates}, mean over {networks.seeds} seeds; a diverged run counts as "
+        "an accuracy of 1 / number of classes; x: all runs diverged."
     )
 
 

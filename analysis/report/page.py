@@ -148,7 +148,10 @@ def _outcomes(columns: Sequence[Column]) -> list[str]:
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One sweep of the index; `link` is None without a report, `last_change` before any result."""
+    """One sweep of the index.
+
+    `link` is None if the sweep has no report, `last_change` is None if it has no results.
+    """
 
     name: str
     question: str | None

@@ -78,7 +78,10 @@ class TheorySection:
 def try_compare(
     results: Results, workers: int, on_predicted: OnPredicted
 ) -> tuple[list[TheoryComparison], str | None]:
-    """Compare every setting to theory; on failure, return settings without predictions and why."""
+    """Compare every setting to theory.
+
+    On failure, return the settings without predictions, and the reason.
+    """
     try:
         return compare_to_theory(results, workers=workers, on_predicted=on_predicted), None
     except FaninError as error:

@@ -36,7 +36,11 @@ def markdown(results: Results, study: Study, figures: str, claims: str) -> str:
     figures, claims
         Folder of the PNG files and page of the claims, relative to the study's page.
     """
-    images = [f"![{study.claim}]({figures}/{name}.png)" for name in study.figures]
+    total = len(study.figures)
+    images = [
+        f"![{_alt_text(study, n, total)}]({figures}/{name}.png)"
+        for n, name in enumerate(study.figures, start=1)
+    ]
     link = f"[table of claims]({claims}#{results.name})"
     return "\n\n".join(
         [
@@ -46,6 +50,11 @@ def markdown(results: Results, study: Study, figures: str, claims: str) -> str:
             provenance_line(results),
         ]
     )
+
+
+def _alt_text(study: Study, number: int, total: int) -> str:
+    """Return the claim for the first figure; for the others, a reference to the caption."""
+    return study.claim if number == 1 else f"Figure {number} of {total}; see the caption."
 
 
 def claims_markdown(results: Results, study: Study) -> str:

@@ -94,6 +94,7 @@ def markdown(result: CoverageResult) -> str:
         _coverage_table("by width", _by_width(result.comparisons), result),
         *(_coverage_table(f"by {group}", _by(result, group), result) for group in _groups(result)),
         "**By quantity**",
+        "Medians and quantiles are over layers.",
         _by_quantity(result),
         _calibration_table(result, "method"),
         _calibration_table(result, "depth"),
@@ -198,8 +199,9 @@ def _by_quantity(result: CoverageResult) -> str:
                 f"{ratio.quantile(0.95):.3f}",
             ]
         )
-    header = ["quantity", "coverage", "sd of log: median of measured / predicted"]
-    header += ["mean: factor between measured and predicted, median", "95 % quantile of the factor"]
+    header = ["quantity", "coverage", "sd of the log moment, measured / predicted: median"]
+    header += ["mean, measured / predicted or its inverse if below 1: median"]
+    header += ["the same: 95 % quantile"]
     return markdown_table(header, rows)
 
 

@@ -1,7 +1,7 @@
-"""The same cells in a pool of one-thread processes: an upper bound on the speed.
+"""The same cells in a pool of one-thread processes, without configs and stored results.
 
-It reads no configs, stores no results, and reads and normalizes the data once per worker. No
-engine that trains one cell after the other can be faster.
+Each worker reads and normalizes the data once. The training step is plain PyTorch, without the
+optimizations of `experiments/training/cpu_performance.py`.
 """
 
 from __future__ import annotations

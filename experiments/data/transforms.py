@@ -46,7 +46,7 @@ NO_CORRUPTION = Corrupt()
 def choose(y: Num[Tensor, " image"], n: int, rng: torch.Generator) -> Int64[Tensor, " chosen"]:
     """Sample `n` indices without replacement, in ascending order.
 
-    The sample is stratified for classes (integer `y`): each class gets its proportional count,
+    The sample is stratified by class (integer `y`): each class gets its proportional count,
     rounded down or up so that the total is `n` (largest remainders; ties are broken at random).
 
     Raises
@@ -110,7 +110,7 @@ def corrupt_images(
 
 
 def _apportion(counts: Tensor, n: int, rng: torch.Generator) -> list[int]:
-    """Return the number of images of each class; they sum to `n`."""
+    """Return the number of images of each class; the numbers sum to `n`."""
     # Integer arithmetic: in floating point 7/10 of 10 may round down to 6.
     products = counts * n
     quotas = products // counts.sum()

@@ -54,7 +54,7 @@ def choose_by_rule(
     requested: EngineChoice,
     recorded: Mapping[str, EngineName],
 ) -> EngineDecisions:
-    """Choose engines where that takes no timing.
+    """Choose the engines that need no timing; list the other groups in `untimed`.
 
     Parameters
     ----------

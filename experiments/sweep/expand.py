@@ -84,7 +84,7 @@ class _Expander:
         return PlannedCell(config, names, assignment)
 
     def matches(self, assignment: Assignment, pattern: Assignment) -> bool:
-        """Return True if a cell matches all keys of an exclusion; in a list, any value matches."""
+        """Return True if a cell matches each key of an exclusion (one value, or one of a list)."""
         choices = self._choices(assignment)
         # Options first: `{model: plain, model.depth: 10}` must not look up two_layer's depth.
         for key, expected in sorted(pattern.items(), key=lambda item: "." in item[0]):
@@ -120,7 +120,7 @@ class _Expander:
         return self._coerced[cache_key]
 
     def _node(self, group: str, choices: Choices, values: Assignment) -> Any:
-        """Return a group's mapping before coercion."""
+        """Return a group's config mapping before coercion."""
         option = choices.get(group)
         node = self._catalog.base[group] if option is None else self._option(group, option)
         retargeted = f"{group}.{TARGET}" in values

@@ -85,7 +85,7 @@ def make_grids(arguments: Sequence[Argument], definition: Mapping[str, Any] | No
 
 
 def keys_in_sweep(definition: Mapping[str, Any]) -> set[str]:
-    """Return every key and group that a named sweep's YAML sets, in either size.
+    """Return every key and group that a named sweep's YAML sets, at size `small` or `paper`.
 
     >>> grid = {"optim.lr, seed": [[0.1, 0]], "init": ["zeros", {"init": "normal", "init.std": 1}]}
     >>> sorted(keys_in_sweep({"fixed": {"model": "mlp"}, "grid": grid}))
@@ -164,10 +164,10 @@ def _list_values(values: Any, name: str) -> list[Any]:
 
 def _axis_assignment(keys: list[str], value: Any, name: str) -> Assignment:
     if len(keys) > 1:
-        # Keys that move together: "model.width, optim.lr": [[16, 0.1], [32, 0.05]]
+        # Keys that vary together: "model.width, optim.lr": [[16, 0.1], [32, 0.05]]
         if not isinstance(value, list) or len(value) != len(keys):
             raise ConfigError(
-                f"sweep.grid.{name}: these {len(keys)} keys move together, so each value must be a "
+                f"sweep.grid.{name}: these {len(keys)} keys vary together, so each value must be a "
                 f"list of {len(keys)}; got {value!r}"
             )
         return dict(zip(keys, value, strict=True))

@@ -20,8 +20,8 @@ from fanin.errors import ConfigError
 class Argument:
     """One `key=values` of the command line.
 
-    `values` holds the names of options for a group, plain values otherwise, and more than one if
-    `swept`.
+    For a config group, `values` are names of options; for a key, they are plain values. There can
+    be more than one if `swept`.
     """
 
     key: str

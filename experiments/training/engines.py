@@ -1,7 +1,7 @@
 """Engines: train one network, or a stack of networks under `torch.vmap`.
 
-Both run the same step (`training/step.py`) on the same batches. A network's result does not depend
-on the other networks of its stack (`training/stack_size.py`).
+Both engines run the same step (`training/step.py`) on the same batches. A network's result does not
+depend on the other networks of its stack (`training/stack_size.py`).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class SerialEngine:
 class StackedEngine:
     """Engine of a stack of networks of one architecture.
 
-    The specs may differ only in weights, data order, scaling and the optimizers' numbers.
+    The specs may differ only in weights, data order, scaling and numeric options of the optimizers.
     """
 
     def __init__(self, specs: Sequence[TrainSpec]) -> None:
@@ -153,8 +153,8 @@ class StackedEngine:
 def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor]]:
     """Return the step function for tensors with a leading axis of networks.
 
-    Its additional last argument contains the optimizer's numbers that differ among the networks, by
-    name.
+    Its additional last argument contains the numeric options of the optimizer that differ among the
+    networks, by name.
     """
     config = _with_swapped_layers(config)
 
@@ -169,7 +169,7 @@ def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor
 
 
 def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
-    """Return the numbers that differ among the optimizers, as tensors [network].
+    """Return the numeric options that differ among the optimizers, as tensors [network].
 
     Examples
     --------

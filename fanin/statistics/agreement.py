@@ -1,8 +1,8 @@
-"""Verdict for every layer on the agreement of the draws' mean with the prediction.
+"""Verdict for every layer on whether the mean over draws agrees with the prediction.
 
 The predicted distribution of one draw's moment m is log m ~ N(log(value) - log_sd^2 / 2, log_sd^2),
 so `value` is E[m]. Hence log(m / value) + log_sd^2 / 2 has mean 0, and its t-test over draws keeps
-the significance level. A t-test of m, or of log m without the second term, does not
+the significance level. A t-test of m, or of log m without the second term, does not keep it
 (docs/appendix/derivations.md, section 5.4).
 
 The verdicts, in the order in which they are decided:

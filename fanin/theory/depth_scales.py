@@ -269,7 +269,10 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
 def _fixed_correlation(
     law: PairExpectations, weight_var: float, bias_var: float, var: Tensor
 ) -> float:
-    """Return the stable c < 1 of a chaotic network, unique because the map is convex on [0, 1]."""
+    """Return the stable fixed point c* < 1 of the correlation map of a chaotic network.
+
+    It is unique because the map is convex on [0, 1].
+    """
     low, high = 0.0, 1.0
     for _ in range(6):
         c = torch.linspace(low, high, 201, dtype=torch.float64)

@@ -213,12 +213,12 @@ class LayerKind:
     --------
     A module that repeats every pixel along both axes:
 
-    >>> double = LayerKind(
+    >>> upsample = LayerKind(
     ...     (nn.UpsamplingNearest2d,),
     ...     scalar=lambda module, units: units,
     ...     field=lambda module: Mixing(module, linear=True),
     ... )
-    >>> double.field(nn.UpsamplingNearest2d(scale_factor=2)).shape_after(1, (2, 3))
+    >>> upsample.field(nn.UpsamplingNearest2d(scale_factor=2)).shape_after(1, (2, 3))
     (4, 6)
     """
 

@@ -163,7 +163,10 @@ def _centred_vectors(module: nn.Module) -> DenseStep:
 
 
 def _standardized_units(module: Any, units: Units) -> Units:
-    """Normalize to mean 0 and variance 1, with statistics that no single unit changes."""
+    """Normalize to mean 0 and variance 1.
+
+    The statistics are those of infinitely many units: they have no derivative with respect to one.
+    """
     units = _centred_units(module, units)
     return units.scale((units.average(units.value.square()) + float(module.eps)).rsqrt())
 

@@ -101,7 +101,10 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat from the second on; None for a zombie."""
+    """Return the fields of /proc/PID/stat from the second on; None if the process has ended.
+
+    A process has ended if it is a zombie or does not exist.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

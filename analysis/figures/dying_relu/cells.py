@@ -113,7 +113,7 @@ class SweepCells:
         return self._theories[cell_id]
 
     def killing_rate(self, cell_id: str) -> float:
-        """Predict the smallest learning rate at which the first step on the cross kills."""
+        """Predict the smallest learning rate whose first step on the cross makes maps black."""
         cell, theory, labels = self.cell(cell_id), self.theory(cell_id), self.labels(cell_id)
         if cell.train.batch_size == len(labels):
             logit_gradients = theory.logit_gradients(labels.double())
@@ -256,7 +256,7 @@ class SingleFilterTheory:
         return self.mean * self.feature_map.sum(-1) + self.bias
 
     def killing_rate(self, logit_gradients: Float[Tensor, " image"], bias: BiasGradient) -> float:
-        """Return the smallest learning rate at which one step kills the feature map of every image.
+        """Return the smallest learning rate at which one step makes all feature maps black.
 
         Parameters
         ----------

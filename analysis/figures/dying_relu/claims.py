@@ -1,4 +1,4 @@
-"""Claims of the study `dying_relu` on remedies, killing learning rates and curvature."""
+"""Claims of the study `dying_relu`: remedies, learning rates that make maps black, curvature."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def _working_rates(correct: pd.Series, runs: pd.Series) -> str:
 
 
 def killing_thresholds(cells: SweepCells, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Find the smallest learning rate at which one step kills, for each group of cells.
+    """Find the smallest learning rate that kills, for each group of cells.
+
+    A learning rate kills if one step makes the feature maps of both images black.
+
 
     Returns
     -------
@@ -222,7 +225,7 @@ def _curvature_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
 
 
 def _stability_claims(cells: SweepCells) -> Iterator[ClaimResult]:
-    """Test if the linear layer alone trains only below 2 / lambda at its largest curvature."""
+    """Test whether the linear layer alone trains only below 2 / lambda at its largest curvature."""
     trained = cells.part("remedies")
     linear = trained[trained["model"] == "linear"]
     for inputs, rows in linear.groupby("inputs"):

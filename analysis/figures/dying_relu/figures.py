@@ -1,4 +1,7 @@
-"""Figures of the study `dying_relu`: one network, remedies, and learning rates that kill."""
+"""Figures of the study `dying_relu`: one network, remedies, and learning rates that kill.
+
+A learning rate kills if one step on the cross makes the feature maps of both images black.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +156,7 @@ def _remedy_panel(axis: Axes, sweep: SweepCells, cells: pd.DataFrame, remedies: 
 
 
 def _position(rates: list[float], rate: float) -> float:
-    """Return the position of a rate on an axis of geometrically spaced rates."""
+    """Return the position of a learning rate on an axis of geometrically spaced rates."""
     step = math.log(rates[1] / rates[0])
     return math.log(rate / rates[0]) / step
 
@@ -164,7 +167,7 @@ def _rate_label(rate: float) -> str:
 
 
 def steps_figure(sweep: SweepCells) -> Figure:
-    """Draw rates that kill, ratios of curvatures, and gradient descent around 2 / lambda."""
+    """Draw learning rates that kill, ratios of curvatures, and descent around 2 / lambda."""
     figure = Figure(figsize=STEPS_SIZE, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[1, 0.9])
     axes = [figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])]
@@ -283,7 +286,7 @@ def _descent_panel(axis: Axes, sweep: SweepCells) -> None:
 
 
 def _rises(sweep: SweepCells, cells: pd.DataFrame) -> pd.Series:
-    """Return True if the loss is higher after the first step than before it."""
+    """Return, for each cell, True if the loss is higher after the first step than before it."""
     curves = sweep.results.curves
     rows = curves[curves["cell_id"].isin(cells.index) & (curves["metric"] == "train_loss")]
     early = rows[rows["step"] <= 1].pivot_table(

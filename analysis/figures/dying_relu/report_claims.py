@@ -95,7 +95,10 @@ def _gradient_claims(
 
 
 def _median_gradients(cells: SweepCells, report: pd.DataFrame) -> pd.DataFrame:
-    """Return the median gradient for circle and cross, by cell and step from `cross_step` on."""
+    """Return the median input gradient of the classifier (`fc1`) for the images circle and cross.
+
+    One row per cell and step, from `cross_step` on.
+    """
     rows = select(cells.results.tensors, layer_name="fc1", quantity="input_grad")
     rows = rows[rows["cell_id"].isin(report.index)]
     keys = [rows["cell_id"].astype(str), rows["step"], rows["image"]]

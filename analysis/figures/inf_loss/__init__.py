@@ -35,8 +35,8 @@ from analysis.load import Results
 
 __all__ = ["study"]
 CLAIM = (
-    "Init, input range, depth and dtype determine if the first loss is inf or NaN: theory predicts "
-    "which layer overflows first, before any weights are drawn."
+    "Init, input range, depth and dtype determine whether the first loss is inf or NaN: theory "
+    "predicts which layer overflows first, before any weights are drawn."
 )
 
 
@@ -83,9 +83,9 @@ def _caption(cells: pd.DataFrame, networks: pd.DataFrame) -> str:
     return (
         f"First figure: digits, cross entropy, SGD with a learning rate of {lr:g}, {steps} steps "
         f"of {batch} images. Number in a box: first step at which the loss is inf or NaN (dark: "
-        "step 0); dot: the loss stays finite; !: theory predicts wrongly if the loss of step 0 is "
-        "finite. Input: standardized (std), or in the given range. Second: first layer with "
-        f"overflowing pre-activations, {draws} draws of each of these networks, except networks "
-        "whose input overflows. Third: a 10-50-1 regression (10 inputs, 50 hidden units, 1 output) "
-        "trained by full-batch gradient descent on the mean squared error."
+        "step 0); dot: the loss stays finite; !: the theory predicts wrongly whether the loss at "
+        "step 0 is finite. Input: standardized (std), or in the given range. Second: first layer "
+        f"with overflowing pre-activations, {draws} draws of each of these networks, except "
+        "networks whose input overflows. Third: a 10-50-1 regression (10 inputs, 50 hidden "
+        "units, 1 output) trained by full-batch gradient descent on the mean squared error."
     )

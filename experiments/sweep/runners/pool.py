@@ -221,7 +221,7 @@ def _make_pool(config: PoolConfig, workers: int) -> ProcessPool:
 def _remaining_packs(
     folder: SweepFolder, job: PackJob, watch: PackWatch, future: Future[None]
 ) -> list[Pack]:
-    """Return packs with the cells that remain to run after a pack has ended."""
+    """Return the packs of the cells that a pack left unfinished."""
     if future.cancelled():
         return handle_worker_death(folder, job, "killed", EXITED)
     error = future.exception()

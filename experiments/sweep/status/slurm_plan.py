@@ -22,7 +22,7 @@ TOKEN = "TOKEN"  # placeholder for the token of a submission
 def show_slurm_plan(console: Console, request: Request, plan: Plan, summary: str) -> None:
     """Print the number of jobs and arrays, the resources of a job, and the first batch script.
 
-    `summary` is the start of the first line: the cells and packs.
+    `summary` is the start of the first line: the numbers of cells and packs.
     """
     runner = request.runner
     if not isinstance(runner, SlurmRunner):

@@ -23,7 +23,7 @@ def check_format(folder: SweepFolder) -> None:
     Raises
     ------
     FaninError
-        The folder has another format version, or none.
+        The folder has results and another format version, or none.
     """
     version = _read_format(folder)
     if version == FORMAT_VERSION or (version is None and not _has_results(folder)):

@@ -19,7 +19,7 @@ class ProcessId:
     Attributes
     ----------
     host, pid
-        Host name, and process number there.
+        Host name, and process id on that host.
     started
         Start time in seconds after the boot of the host, which clock changes don't affect
         (psutil's `create_time` counts from 1970). None: unknown.

@@ -150,7 +150,7 @@ def zero_fraction(
 def field_normals(
     interlayer: Interlayer, preact: Preactivation, samples: int, *key: object
 ) -> Tensor:
-    """Return the normals that generate samples of a field, [sample, rank]."""
+    """Return standard normal numbers [sample, rank] from which samples of a field are computed."""
     # Without mixing, points are exact and products are averages over particles, so few samples do.
     if preact.field_shape[1] > 1 and not interlayer.mixes_points:
         return antithetic(min(samples, SAMPLES_PER_PARTICLE), preact.rank, *key)

@@ -95,11 +95,18 @@ class Taps:
         return dense[:, 1:]
 
     def forward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
-        """Sum `var` times the second moment read, over taps (docs/appendix/derivations.md, 3.1)."""
+        """Return the second moment of the pre-activation (docs/appendix/derivations.md, 3.1).
+
+        It is the sum over taps (kernel positions) of `var` times the second moment of the input
+        that the tap reads.
+        """
         return self.gather(m2) @ var
 
     def forward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """Sum `var` times the product of the points read, over taps (derivations.md, 3.2)."""
+        """Return the products of the pre-activations at pairs of points (derivations.md, 3.2).
+
+        Each is the sum over taps of `var` times the product of the two inputs that the tap reads.
+        """
         if self.is_linear:
             images_per_field = len(self.input_index)
             blocks = _image_blocks(m2, images_per_field)

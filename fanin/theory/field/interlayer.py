@@ -147,7 +147,7 @@ class Interlayer:
         stream
             Random generator of dropout masks.
         n_fields
-            Number of fields, with their samples one after the other.
+            Number of fields. The samples of each field follow those of the field before it.
         """
         x = fields.unflatten(-1, (self.images_per_field, *self.positions)).transpose(0, 1)
         for step in self.steps:

@@ -221,7 +221,7 @@ def _rescale(moments: Scaled) -> Scaled:
 
 
 def _scale_by(moments: Scaled, log_factor: float, log_scale: float) -> Scaled:
-    """Multiply the variable by e^log_factor and set `log_scale`."""
+    """Multiply the variable whose moments are given by e^log_factor, and set `log_scale`."""
     if log_factor == 0:
         return replace(moments, log_scale=log_scale)
     factor = math.exp(log_factor)

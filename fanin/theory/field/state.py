@@ -74,7 +74,7 @@ class LayerInput:
         if self.cov is not None:
             return self.cov
         if self.products is None:
-            raise ValueError("no products of points for this layer; pass keep_covariances=True")
+            raise ValueError("this layer's covariances were not kept; pass keep_covariances=True")
         return self.products - self.mean[..., :, None] * self.mean[..., None, :]
 
 
@@ -158,14 +158,14 @@ class Preactivation:
 
     @property
     def rank(self) -> int:
-        """Number of independent normals that generate a field."""
+        """Number of independent standard normal numbers from which a field is computed."""
         return self.root.shape[-1] if self.root is not None else self.var.shape[-1]
 
     @property
     def covariance(self) -> Pairs:
         """`cov`, or an error if it was not kept."""
         if self.cov is None:
-            raise ValueError("no covariances of points for this layer; pass keep_covariances=True")
+            raise ValueError("this layer's covariances were not kept; pass keep_covariances=True")
         return self.cov
 
     @property

@@ -94,7 +94,7 @@ def simulate_networks(
     max_draws = draws or affordable_draws(model, net, len(images))
     network = deepcopy(model).to("cpu", torch.float64)
     images = images.detach().to("cpu", torch.float64)
-    batches = []
+    batches: list[DrawMoments] = []
     with torch.random.fork_rng([]):  # torch.nn.Dropout uses the global generator
         for draw in range(max_draws):
             if draws is None and draw and draw % MIN_DRAWS == 0 and _is_precise(batches):

@@ -22,7 +22,7 @@ def results_copy(seeded: Results, tmp_path: Path) -> Path:
 def test_tables_sentences_and_files(results_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["seeded", "--results", str(results_copy), "--within", "activation"])
     output = capsys.readouterr().out
-    assert "a diverged run has the accuracy of guessing, 1 / classes" in output
+    assert "a diverged run counts as an accuracy of 1 / number of classes" in output
     assert output.count("has the highest mean test accuracy") == 1
     assert output.count("share the highest mean test accuracy") == 1  # tanh: all but one at chance
     assert "best lr" in output

@@ -101,7 +101,9 @@ def test_normal_bias_is_set_key_by_key(loader):
 
 def test_missing_probe_image_is_refused(loader):
     arguments = ["data.n_train=2", "probe.images=[0,2]"]
-    with pytest.raises(ConfigError, match=r"contains 2, but there are 2 training images"):
+    with pytest.raises(
+        ConfigError, match=r"index 2; the 2 training images have the indices 0 to 1"
+    ):
         expand(
             ConfigCatalog(loader, "config"), make_grids(parse_arguments(loader, arguments), None)
         )

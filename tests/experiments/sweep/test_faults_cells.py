@@ -25,7 +25,8 @@ FAILS: dict[str, Failure] = {
     fault("a cell that allocates without bound (`runner.memory_gb=3`)"): (
         "allocate", "oom", "can't allocate memory",
     ),
-    fault("a cell whose module uses up all memory"): (
+        fault("a cell that leaks memory: a global of the user's module keeps all tensors"): (
+
         "leak", "oom", "emory|bad_alloc",
     ),
     fault("a cell that raises `KeyboardInterrupt`"): ("interrupt", "error", "KeyboardInterrupt"),
@@ -40,7 +41,7 @@ HANGS: dict[str, Failure] = {
         "hang with the GIL", "timeout", "ran longer than",
     ),
 }  # fmt: skip
-CHILD = fault("a cell that starts a process and ends before it")
+CHILD = fault("a cell that starts a process and ends before that process")
 
 
 def assert_outcomes(site: Site, cells: int, failures: Mapping[int, Failure]) -> None:

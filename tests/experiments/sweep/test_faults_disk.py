@@ -43,7 +43,7 @@ def site(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def fill(disk: Path, free: int = 0) -> None:
-    """Leave so many pages free."""
+    """Fill the disk except for `free` pages of 4 KiB."""
     subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=4096"], capture_output=True)
     assert os.statvfs(disk).f_bavail == 0
     size = (disk / "filler").stat().st_size
@@ -72,8 +72,9 @@ def test_sweep_resumes_after_a_full_disk_at_any_write(
     assert {"launcher.json", "cells.jsonl", "sweep.yaml", "journals", "cells"} <= set(refused)
     (disk / "filler").unlink()
     second_run = rerun(site, *arguments, cells=CELLS)
-    first_run = "exit 2; the error names the file; finished cells are kept"
-    record(fault("the disk is full (tested at every write of a sweep)"), first_run, second_run)
+    first_run = "exit 2 each time; the error names the file; finished cells are kept"
+    what = fault("the disk is full (at every write of a sweep, one launch each)")
+    record(what, first_run, second_run)
 
 
 def test_full_disk_in_a_worker_prints_one_line(site: Site, disk: Path, record: Record) -> None:

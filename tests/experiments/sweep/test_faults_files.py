@@ -95,9 +95,11 @@ def test_foreign_file_is_named_and_left_alone(
 TORN = {
     fault(
         "`sweep.yaml` truncated"
-    ): "the records of earlier launches are kept; this launch adds its own",
-    fault("`cells.jsonl` truncated"): "complete lines are kept; the others are written again",
-    fault("`launcher.json` truncated"): "an unreadable lock file is ignored",
+    ): "what is left of the file is kept; the next launch appends its record",
+    fault(
+        "`cells.jsonl` truncated"
+    ): "complete lines are kept; the next launch writes the others again",
+    fault("`launcher.json` truncated"): "the next launch ignores the unreadable lock file",
 }
 
 

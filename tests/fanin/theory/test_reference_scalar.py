@@ -44,7 +44,10 @@ def rows(pattern: str):
 
 @cache
 def kernels(activation: str, sigma_w2: float, sigma_b2: float) -> Kernels:
-    """Return the kernels of two inputs for the deepest network of the table."""
+    """Return the NNGP and tangent kernels of two inputs.
+
+    The depth is that of the deepest matching MLP in reference.csv, and at least 15.
+    """
     mlps = REFERENCE[REFERENCE.case.str.startswith("mlp_") & (REFERENCE.activation == activation)]
     mlps = mlps[(mlps.sigma_w2 == sigma_w2) & (mlps.sigma_b2 == sigma_b2)]
     deepest = max(15, *mlps.layer.astype(int))
