@@ -57,7 +57,7 @@ def test_the_formula_is_called_false_only_if_it_is(explanations: dict[str, Expla
 def test_a_wrong_theory_does_not_hold(explanations: dict[str, Explanation]) -> None:
     frame = explanations["pooled"].frame.copy()
     frame.loc[(frame.step == "rest") & (frame.layer == 2), "factor"] *= 2.0
-    wrong = Explanation(frame, explanations["pooled"].ends, 60)
+    wrong = Explanation(frame, explanations["pooled"].ends, 60, "first_order")
     results = alexnet_variance._claim_results({"x": wrong}, CRITERION)
     assert [result.holds for result in results] == [True, False]
 
