@@ -27,7 +27,7 @@ class TheoryComparison:
     draws
         Measured rows at initialization, each draw once (`analysis.settings.initial_draws`).
     predicted
-        Rows of the `predictions` table without `cell_id`; empty if no theory applies.
+        Rows of the `predictions` table without the column `cell_id`; empty if no theory applies.
     unpredicted
         Reason for a missing prediction, or None.
     """

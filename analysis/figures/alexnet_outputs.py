@@ -74,7 +74,10 @@ class UniformAlexNet:
         return float(self.table["theory"].iloc[-1] ** 0.5)
 
     def agrees(self, factor: float, se: float) -> bool:
-        """Return True if each layer is within `factor` or `se` standard errors of the theory."""
+        """Return True if each layer agrees with the theory.
+
+        A layer agrees if it is within a factor of `factor`, or within `se` standard errors.
+        """
         rows = self.table
         error = np.hypot(rows["se"] / rows["mean"], rows["theory_se"] / rows["theory"])
         deviation = np.abs(np.log(rows["mean"] / rows["theory"]))

@@ -117,7 +117,7 @@ class Taps:
         return self.forward_products_by_index(m2, var)
 
     def forward_products_by_index(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """Compute `forward_products` from the table alone, for any layer."""
+        """Compute `forward_products` without its shortcuts for linear layers and shifts."""
         padded = F.pad(m2, (1, 0, 1, 0))
         total = m2.new_zeros(*m2.shape[:-2], len(self.input_index), len(self.input_index))
         for tap, variance in zip(self.input_index.T, var.tolist(), strict=True):

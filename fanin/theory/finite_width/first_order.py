@@ -319,7 +319,7 @@ class _Sweeps:
         return whitened.to_points(normal_forms) if index else normal_forms, fixed_influence
 
     def _add_own_target(self, index: int, forms: Forms) -> Forms:
-        """Add the layer's own target, and the variance of its channels at the layer itself."""
+        """Add the form of the layer's target log `preact_m2`, and the own term of its variance."""
         preact, weights = self.layers[index].preact, self.layers[index].weights
         mean = squeeze_field(preact.mean, 1).expand(preact.var.shape[-1])
         var = squeeze_field(preact.var, 1)
