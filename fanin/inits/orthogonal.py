@@ -15,10 +15,11 @@ from fanin.inits.weight_shape import Moments, WeightShape
 class Orthogonal:
     """Random matrices with orthonormal rows or columns (Saxe et al. 2014).
 
-    The matrix of a convolution is C_out x (C_in taps), as in `torch.nn.init.orthogonal_`. Each
-    group has its own independent matrix, C_out/groups x (C_in/groups taps). The rows are
-    orthonormal if there are fewer rows than columns, otherwise the columns are. So
-    E[w^2] = 1 / max(rows, columns).
+    The matrix of a convolution has C_out rows and C_in * taps columns, as in
+    `torch.nn.init.orthogonal_` (taps: number of kernel elements). Each group has its own
+    independent matrix, with C_out / groups rows and C_in / groups * taps columns. The rows are
+    orthonormal if there are fewer rows than columns, otherwise the columns are. So E[w^2] = 1 /
+    max(rows, columns).
 
     Examples
     --------
