@@ -133,7 +133,7 @@ def _parse_factor(text: str) -> float:
 
 
 def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, image: int) -> None:
-    """Raise unless some layer has this quantity measured on this image."""
+    """Raise FaninError if this quantity was not measured on this image in any layer."""
     images: dict[str, set[int]] = {}
     for comparison in comparisons:
         draws = comparison.draws
@@ -220,7 +220,11 @@ def build_csv_frame(
 
 
 def _factors(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:
-    """Return [layer, factor]: the lowest theory, the ratios of theories, measured over highest."""
+    """Return the factors of each layer's measured moment, [layer, factor].
+
+    They are the lowest theory's value, each further theory's value divided by that of the theory
+    before, and the measured value divided by that of the highest theory.
+    """
     if not theories:
         return np.empty((len(frame), 0))
     lower = frame[list(theories)].ffill(axis=1).to_numpy(float)
@@ -230,7 +234,7 @@ def _factors(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:
 
 
 def _verdict_texts(verdict_rows: pd.DataFrame) -> dict[int, tuple[str, str]]:
-    """Map each layer to two texts: measured over predicted spread, and the verdict."""
+    """Map each layer to two texts: the ratio of measured to predicted spread, and the verdict."""
     texts = {}
     for row in verdict_rows.to_dict("records"):
         details = {UNDECIDED: format_needed(row["draws_needed"]), NOT_TESTED: row["kind"]}

@@ -24,7 +24,7 @@ THEORY_LABELS = {
     "finite_width": "Theory `finite_width`",
 }
 TRAINING_GROUPS = (*UPDATE_GROUPS, "train")  # groups that change training but not the setting
-LABELED_KEY = "train.dtype"  # the one key of them that setting labels contain
+LABELED_KEY = "train.dtype"  # the only key of these groups in the labels of settings
 NEAR_FACTOR = 1.25
 
 
@@ -36,7 +36,7 @@ def summarize_verdicts(
     margin: float,
     level: float,
 ) -> list[str]:
-    """Summarize settings, layers, steps, spread, intervals and disagreements in sentences.
+    """Summarize the verdicts in sentences, and name the settings that disagree.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def _describe_disagreement(row: pd.Series) -> str:
     if row["test"] == "linear":
         unit = "" if row["quantity"] == "input_correlation" else ", divided by the predicted RMS"
         return f"measured - {row['theory']}{unit}: {_with_error(row, 'log_ratio')}"
-    # Report the step if it is more significant than the layer itself.
+    # Report the change from the layer before if it is more significant than the layer's moment.
     if not row["p_holm"] <= row["step_p_holm"] and not np.isnan(row["step_p_holm"]):
         return (
             f"change of log(measured / {row['theory']}) from the layer before: "
@@ -214,7 +214,7 @@ def summarize_with_paths(results: Results, comparisons: Sequence[TheoryCompariso
 
 
 def summarize_findings(results: Results, comparisons: Sequence[TheoryComparison]) -> list[str]:
-    """Summarize how near each theory comes, where it is furthest off, and which cells trained."""
+    """Summarize each theory's distance from the measurements, and the results of training."""
     return [*_theory_sentences(comparisons), *_training_sentences(results, comparisons)]
 
 

@@ -116,7 +116,10 @@ def layer_table(
 
 
 def _standard_error(values: pd.Series) -> float:
-    """Return the standard error of the mean; scaled, because squares near 1e200 overflow."""
+    """Return the standard error of the mean.
+
+    The values are scaled first, because the squares of values near 1e200 overflow.
+    """
     array = values.to_numpy(float)
     scale = np.abs(array).max()
     if len(array) < 2 or not np.isfinite(scale):

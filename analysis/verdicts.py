@@ -50,8 +50,9 @@ def compute_verdicts(
     Returns
     -------
     pandas.DataFrame
-        A row per setting (its index in `comparisons`), quantity, image and layer: `label`,
-        `layer_name`; the prediction (`theory`, `value`, `log_sd`, `sampling_se`); the draws
+        One row for each combination of `setting` (an index in `comparisons`), `quantity`, `image`
+        and `layer`. Further columns: `label`, `layer_name`; the prediction (`theory`, `value`,
+        `log_sd`, `sampling_se`); the draws
         (`draws`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
         `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
     """
@@ -145,7 +146,10 @@ def _is_signed(rows: pd.DataFrame) -> pd.Series:
 
 
 def _linear_unit(rows: pd.DataFrame) -> np.ndarray:
-    """Return the unit of signed quantities (the RMS for a mean); NaN where ratios are tested."""
+    """Return the unit of differences of signed quantities; NaN for quantities tested by ratios.
+
+    The unit of a mean is the predicted root mean square.
+    """
     moments = rows[rows["quantity"] == "preact_m2"].set_index(["setting", "image", "layer"])
     index = pd.MultiIndex.from_frame(rows[["setting", "image", "layer"]])
     rms = np.sqrt(moments["value"].reindex(index).to_numpy())
@@ -158,7 +162,7 @@ def _linear_unit(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _signal_order(rows: pd.DataFrame) -> pd.Series:
-    """Return each layer's position in the order of the signal."""
+    """Return numbers that sort layers as the signal passes them: backward, the last layer first."""
     return rows["layer"].where(~rows["quantity"].isin(BACKWARD), -rows["layer"])
 
 
@@ -175,12 +179,13 @@ def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFram
     Returns
     -------
     pandas.DataFrame
-        A row per `direction` (`forward`, `backward`) and `width` of the networks: `all`, `wide`
-        (the narrowest layer before the logits has 64 or more channels or units) and `narrow`.
-        Columns: `coverage`, its 95 % interval `low`, `high` (`fanin.statistics.coverage`), the
-        numbers of `draws` and `settings`, and `factor`, the median over layers of
-        exp(1.96 log_sd), half the width of an interval as a factor: good coverage by wide intervals
-        means little. Empty if no spread is predicted.
+        One row for each combination of `direction` (`forward`, `backward`) and `width` of the
+        networks: `all`, `wide` (the narrowest layer before the logits has 64 or more channels or
+        units) and `narrow`. Columns: `coverage`, its 95 % interval `low`, `high`
+        (`fanin.statistics.coverage`), the numbers of `draws` and `settings`, and `factor`. An
+        interval extends from its center by this factor, exp(1.96 log_sd), in both directions
+        (median over layers); if it is large, good coverage means little. Empty if no spread is
+        predicted.
     """
     layers = layers_with_spread(rows)
     if layers.empty:

@@ -30,7 +30,7 @@ STYLES: dict[int, tuple[Any, str]] = {
     0: ("-", "o"),
     1: ("--", "s"),
     2: (":", "^"),
-}  # of each sigma_w, layers apart in grey too
+}  # line and marker of each sigma_w, which differ in grayscale too
 STARTS = ["scaling.scale", "scaling.shift"]
 MAX_Q = 16.0  # axis limit of panel A; only first layers have a larger q
 LAW = pair_expectations(torch.tanh)

@@ -52,10 +52,10 @@ class SweepCells:
     table
         Indexed by cell id. Columns of the `cells` table, and: `part` (the sweep's grid); `inputs`
         (range of the inputs); `remedy`; `factor` (of the convolution's gradient); `cross_step`
-        (first step after training on the cross); `dead_at_start`, `dead`, `dead_at_end` (True if
-        the maps of both images are dead before training, at `cross_step`, at the end);
-        `cross_dead_at_end` (map of the cross); `both_correct` (True if both images are classified
-        correctly at the end).
+        (number of steps until the cross was in a batch, that step included); `dead_at_start`,
+        `dead`, `dead_at_end` (True if the maps of both images are dead before training, at
+        `cross_step`, at the end); `cross_dead_at_end` (the same for the map of the cross);
+        `both_correct` (True if both images are classified correctly at the end).
     """
 
     results: Results

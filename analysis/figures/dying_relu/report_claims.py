@@ -81,7 +81,7 @@ def _gradient_claims(
         f"{_format_range(after_step[CIRCLE])}, cross {_format_range(after_step[CROSS])}",
         bool(as_reported.any()),
     )
-    # Black maps give both images one logit, so the gradients are (p - 1) v and p v.
+    # Black maps give both images the same logit, so the gradients are (p - 1) v and p v.
     odds = -np.mean(cross) / np.mean(circle)  # p / (1 - p)
     logits = _shared_logits(cells, report)
     yield ClaimResult(
