@@ -1,8 +1,8 @@
 """Optimizers as pure functions of (parameters, gradients, state), equal to those of `torch.optim`.
 
-They change nothing in place and don't branch on values, so they work under `torch.func.vmap`. In
-the mapped function their numbers may be tensors, one per cell:
-`dataclasses.replace(optimizer, momentum=momentum)`.
+They change nothing in place and don't branch on values, so they work under `torch.func.vmap`.
+Within the mapped function, a numeric option may be a tensor, so that it differs between the cells
+of a stack: `dataclasses.replace(optimizer, momentum=momentum)`.
 """
 
 from __future__ import annotations
