@@ -114,9 +114,9 @@ def prescribe(
 ) -> Prescription:
     """Compute the gains that keep a network's second moments constant on given images.
 
-    Theory `field` computes the gains once, with zero padding, pooling, biases and the actual
-    images. They hold for every draw of the weights. LSUV (Mishkin & Matas 2016), in contrast,
-    rescales each draw with a forward pass per layer.
+    Theory `field` computes the gains once and takes zero padding, pooling, biases and the actual
+    images into account. They hold for every draw of the weights. LSUV (Mishkin & Matas 2016), in
+    contrast, rescales each draw with a forward pass per layer.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def prescribe(
     images
         A few preprocessed inputs, as the network receives them.
     target
-        E[y^2] of the pre-activations of every layer with forward gains.
+        E[y^2] that the pre-activations of every layer have with forward gains.
     init
         Init whose weights the gains multiply. None uses `HeNormal()`.
     direction

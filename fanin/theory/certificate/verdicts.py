@@ -242,8 +242,10 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
 
 
 def _total_m2(layer: LayerCertificate) -> float:
-    """Return the expected squared norm of a layer's cotangent; with He init, no width changes
-    it."""
+    """Return the expected squared norm of a layer's cotangent.
+
+    With He init it is equal in all layers, whatever their widths.
+    """
     return layer.value("vjp_m2") * layer.channels * layer.positions
 
 

@@ -35,7 +35,7 @@ class Taps:
     input_index
         1 + the input point that each tap reads at each output point; 0 is zero padding.
     n_inputs
-        Input points.
+        Number of input points.
     positions
         Shape of the output map, `()` for a linear layer.
     is_linear
@@ -81,7 +81,7 @@ class Taps:
 
     @property
     def n_taps(self) -> int:
-        """Weights between one input channel and one output channel."""
+        """Number of weights between one input channel and one output channel."""
         return self.input_index.shape[1]
 
     def gather(self, x: Float[Tensor, "*field point"]) -> Float[Tensor, "*field out tap"]:

@@ -131,8 +131,8 @@ def first_order_holds(
 
     It is not for weights of non-zero mean, because their mean maps fluctuate. It is not if errors
     grow through an activation (log-sensitivity above 1: GELU and SiLU at He's gain;
-    docs/appendix/derivations.md, section 2.3). Narrow layers and maps of very many points are
-    excluded too.
+    docs/appendix/derivations.md, section 2.3). Layers of fewer than `MIN_CHANNELS` channels and
+    fields of more than `MAX_POINTS` points are excluded too.
     """
     layers = (*net.before, *(layer for stage in net.stages for layer in stage.after))
     if not all(layer.kind.first_order for layer in layers):
@@ -204,7 +204,8 @@ def spread_of_draws(
     """Compute the first-order spread for each image and for the mean over images.
 
     The spread of the mean needs the joint field of the images. It is computed for the first images
-    that fit, and the correlation between two images' log-moments is assumed equal for all pairs.
+    that fit into `MAX_POINTS` points, and the correlation between two images' log-moments is
+    assumed equal for all pairs.
 
     Parameters
     ----------
@@ -288,7 +289,7 @@ def _variance_of_mean(
 
 
 def free_fraction(layer: WeightLayer, moments: LayerMoments) -> FreeFraction:
-    """Return the fractions of the second moments' variance that a layer's weights add.
+    """Return the variance that a layer's weights add, divided by that of independent weights.
 
     An orthogonal matrix with at least as many outputs as inputs preserves dot products. With fewer
     outputs it preserves a part of them. The same holds backward if the kernel has one tap.
