@@ -155,7 +155,7 @@ def _backward(
             raise UnpredictableLayer(
                 layer, "its cotangent is zero or overflows, so no gain keeps it constant"
             )
-        steps = np.log(vjp_m2[1:]) - np.log(vjp_m2[:-1])  # changed by the weights of layers 2 on
+        steps = np.log(vjp_m2[1:]) - np.log(vjp_m2[:-1])  # step i: gain of names[i + 1]
         if np.abs(steps).max(initial=0.0) < TOLERANCE:
             break
         for name, step in zip(names[1:], steps.tolist(), strict=True):

@@ -62,9 +62,9 @@ def predict_mean_field(
     .. math:: c = \mu^2 (n a + n (n - 1) b), \quad
               a' = (n s^2 a + c) E[x'^2], \quad b' = c E[x']^2
 
-    A weight's gradient sums cotangent times input over P positions. The products have mean square
-    a E[x^2] and mean product b E[x]^2 (derivations.md, 4; Schoenholz et al. 2017, eq. 12, for
-    mu = 0).
+    A weight's gradient sums cotangent times input over P positions. The mean square of each product
+    is a E[x^2], and b E[x]^2 is the mean of the product of two of them at different positions
+    (derivations.md, 4; Schoenholz et al. 2017, eq. 12, for mu = 0).
 
     Parameters
     ----------

@@ -47,8 +47,8 @@ def overflow_probability(
         They overflow at half the depth.
     variance_share
         Fraction of E[y^2] that is variance between units. The rest comes from a mean that all units
-        share (from weights of non-zero mean). This mean is random; its root mean square is used
-        instead.
+        share (from weights of non-zero mean). This mean is random; the formula uses its root mean
+        square.
 
     Examples
     --------

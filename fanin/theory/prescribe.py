@@ -115,8 +115,8 @@ def prescribe(
     """Compute the gains that keep a network's second moments constant on given images.
 
     Theory `field` computes the gains once and takes zero padding, pooling, biases and the actual
-    images into account. They hold for every draw of the weights. LSUV (Mishkin & Matas 2016), in
-    contrast, rescales each draw with a forward pass per layer.
+    images into account. The gains hold for every draw of the weights. LSUV (Mishkin & Matas 2016),
+    in contrast, rescales each draw with a forward pass per layer.
 
     Parameters
     ----------

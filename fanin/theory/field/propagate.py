@@ -192,7 +192,7 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
         )
         log_scale = output_cotangent.log_scale
         if layer.interlayer.normalizes and layer.preact.log_scale > 0:
-            log_scale -= layer.preact.log_scale  # it divides by the true scale
+            log_scale -= layer.preact.log_scale  # a normalization divides by the true scale
         cotangent = _rescale(replace(cotangent, log_scale=log_scale))
         finished.append(replace(layer, output_cotangent=output_cotangent, cotangent=cotangent))
     return tuple(finished[::-1])

@@ -23,7 +23,7 @@ from fanin.theory.quadrature import stratified_normals
 # (upper limit of the mean's fraction of the second moment, particles)
 FEWER_PARTICLES = ((0.05, 4), (0.3, 8))
 TINY = torch.finfo(torch.float64).tiny
-MIN_POINTS_PER_COLUMN = 2  # a covariance's root with fewer columns than this saves work
+MIN_POINTS_PER_COLUMN = 2  # points per column from which a covariance's root saves work
 
 
 def layer_weights(layer: nn.Module, moments: LayerMoments, taps: Taps) -> LayerWeights:

@@ -53,7 +53,7 @@ Matrix = Float[Tensor, "point point"]
 class FreeFraction:
     """Variance that a layer's weights add, divided by that of independent weights.
 
-    It is the variance of the layer's second moments, forward and backward, given its inputs.
+    The variance is that of the layer's second moments, forward and backward, given its inputs.
 
     Independent weights have (1, 1). Orthogonal weights preserve lengths, so their fractions are
     smaller.
