@@ -86,7 +86,7 @@ class Adam:
     beta1, beta2
         Decay of the running means of the gradient and of its square.
     eps
-        Added to the denominator. The default is 0 in float16 (smallest positive number: 6e-8).
+        Added to the denominator. float16 rounds the default to 0 (smallest positive number: 6e-8).
     weight_decay
         L2 penalty, added to the gradient.
     """

@@ -149,7 +149,7 @@ def _signature(network: Change) -> frozenset[tuple[str, Any]]:
 
 
 def measure_outputs(results: Results) -> pd.DataFrame:
-    """Collect the size of each cell's logits, and its outcome.
+    """Collect the root mean square of each cell's logits, and its outcome.
 
     Returns
     -------

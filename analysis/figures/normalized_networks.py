@@ -217,7 +217,10 @@ def _last_hidden(moments: pd.DataFrame) -> pd.Series:
 
 
 def _logit_claims(networks: Networks, se: float) -> Iterator[ClaimResult]:
-    """Test that E[y^2] of the logits is n Var[w] / 2 of the output layer, at any depth."""
+    """Test that E[y^2] of the logits is n Var[w] / 2 at any depth.
+
+    n and Var[w] are the fan_in and the weight variance of the output layer.
+    """
     moments = networks.moments
     depths = " and ".join(map(str, sorted(moments["model.depth"].unique())))
     for norm in NORMALIZATIONS:

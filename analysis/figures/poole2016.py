@@ -103,7 +103,7 @@ def _lines(results: Results) -> pd.DataFrame:
 
 
 def _with_theory(lines: pd.DataFrame, bias_var: float) -> pd.DataFrame:
-    """Add the maps iterated from the measured first layer of each start."""
+    """Add predictions: apply the maps repeatedly to the measured first layer of each start."""
     shape = (-1, lines["layer"].nunique())
     gain = lines["gain"].to_numpy(float).reshape(shape)[:, 0]
     q, c = (lines[name].to_numpy(float).reshape(shape)[:, 0].copy() for name in ("q", "c"))

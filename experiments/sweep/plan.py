@@ -54,7 +54,7 @@ class Plan:
     packs
         Packs to run.
     expected_seconds
-        Total seconds of one worker. None if such cells have not been timed yet.
+        Seconds that a single worker would take for all packs. None if no similar cells have run.
     """
 
     cells: Sequence[PlannedCell]

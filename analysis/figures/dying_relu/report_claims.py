@@ -60,7 +60,7 @@ def _filter_claim(
 def _gradient_claims(
     cells: SweepCells, report: pd.DataFrame, criterion: Mapping[str, Any]
 ) -> Iterator[ClaimResult]:
-    """Test the reported gradients at all probed steps from the first step on the cross."""
+    """Test the reported gradients at all probed steps, starting after the first on the cross."""
     medians = _median_gradients(cells, report)
     circle, cross = (criterion[name] for name in ("circle", "cross"))
     as_reported = medians[CIRCLE].between(*circle) & medians[CROSS].between(*cross)
