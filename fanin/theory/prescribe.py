@@ -79,9 +79,9 @@ class Prescription:
         Returns
         -------
         pandas.DataFrame
-            A row per layer with columns `layer_name`, `gain`, and for each of `preact_m2` and
-            `vjp_m2` the prediction of theory `field` (`preact_m2`), the mean over the draws
-            (`preact_m2_measured`) and its standard error (`preact_m2_se`).
+            A row per layer with the columns `layer_name`, `gain`, `preact_m2` (prediction of theory
+            `field`), `preact_m2_measured` (mean over the draws) and `preact_m2_se` (standard error
+            of that mean), and the same three columns for `vjp_m2`.
         """
         model, images, layer_kinds = self._inputs
         weights = WeightMoments(self.moments, "declared", self.init)

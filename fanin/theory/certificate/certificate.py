@@ -77,7 +77,8 @@ class Certificate:
     theories
         Names of the requested theories.
     moments
-        Source of the weight moments: `declared` by the init, `given`, or `estimated` from one draw.
+        Source of the weight moments: `declared` by the init, `given`, or `estimated` from the
+        model's current weights.
     overflows_at
         By dtype, the first layer with an overflow probability above 1/2, or None.
     inputs

@@ -181,10 +181,10 @@ class SharedCotangent:
 
     At the output of the modules, a channel x receives :math:`g = \text{own} + S(p) + \theta(p)
     x(p)`, where S and theta are the same for all channels. S comes through the weights' mean. Theta
-    appears because :math:`W^T \delta` is not independent of x if the mean over channels of
-    :math:`d\delta/dy` differs from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor
-    Programs II"). At the pre-activations, S and theta are the means over channels of delta and of d
-    delta / dy.
+    appears because :math:`W^T \delta` (:math:`\delta`: cotangent at the next layer's
+    pre-activations y) is not independent of x if the mean over channels of :math:`d\delta/dy`
+    differs from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor Programs II"). At the
+    pre-activations, S and theta are the means over channels of delta and of d delta / dy.
 
     Attributes
     ----------
