@@ -25,7 +25,7 @@ demo: $(STAMP)   ## run a grid on real digits and compare each layer with He and
 	$(BIN)/python -m analysis.check he_vs_glorot --workers 2 || test $$? -eq 1
 	$(BIN)/python -m analysis.figures he_vs_glorot
 
-test: $(STAMP)   ## run the fast tests (13 CPU-minutes on two cores of an AMD EPYC)
+test: $(STAMP)   ## run the fast tests (11 CPU-minutes on two cores of an AMD EPYC)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not slurm"
 
 test-slow: $(STAMP)  ## run the slow tests, which `make test` skips (12 CPU-minutes)

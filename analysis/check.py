@@ -154,7 +154,7 @@ def _parse_factor(text: str) -> float:
 
 
 def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, image: int) -> None:
-    """Raise unless some layer has this quantity measured on this image."""
+    """Raise FaninError if this quantity was not measured on this image in any layer."""
     images: dict[str, set[int]] = {}
     for comparison in comparisons:
         draws = comparison.draws
@@ -254,7 +254,11 @@ def build_csv_frame(
 
 
 def _factors(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:
-    """Return [layer, factor]: the lowest theory, the ratios of theories, measured over highest."""
+    """Return the factors of each layer's measured moment, [layer, factor].
+
+    They are the lowest theory's value, each further theory's value divided by that of the theory
+    before, and the measured value divided by that of the highest theory.
+    """
     if not theories:
         return np.empty((len(frame), 0))
     lower = frame[list(theories)].ffill(axis=1).to_numpy(float)

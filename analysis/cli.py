@@ -33,7 +33,7 @@ def prediction_progress() -> Iterator[OnPredicted]:
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser, **options: object) -> None:
-    """Add the arguments NAME and --results; `options` apply to NAME."""
+    """Add the arguments NAME and --results; `options` are arguments of `add_argument` for NAME."""
     help_text = "name of the sweep: its folder in the results folder"
     parser.add_argument("name", **{"metavar": "NAME", "help": help_text, **options})  # type: ignore[arg-type]
     parser.add_argument(
@@ -57,7 +57,10 @@ def parse_probability(text: str) -> float:
 
 
 def parse_number(text: str) -> float:
-    """Parse a number; `argparse` would name this function in its own message."""
+    """Parse a number.
+
+    argparse's own message for a ValueError would contain the name of this function.
+    """
     try:
         return float(text)
     except ValueError:

@@ -115,8 +115,8 @@ def load(name: str, results: str | Path = "results") -> Results:
 def _system_allocator() -> Iterator[None]:
     """Make Arrow use the system allocator while reading.
 
-    Arrow's own allocator returns freed memory to the system. With many parts, requesting it again
-    took longer than everything else in reading them.
+    Arrow's own allocator returns freed memory to the system. With many parts, requesting that
+    memory again took longer than the rest of the read.
     """
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())

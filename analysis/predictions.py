@@ -54,7 +54,7 @@ class SettingPrediction:
     Attributes
     ----------
     frame
-        Rows of the `predictions` table without `cell_id`; empty if no theory applies.
+        Rows of the `predictions` table without the column `cell_id`; empty if no theory applies.
     reason
         Reason for a missing prediction, or None.
     """
@@ -238,8 +238,8 @@ def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) 
     Returns
     -------
     pandas.DataFrame
-        Rows of the `predictions` table without `cell_id`: for each single probe image, and for the
-        mean over the probe set (image -1).
+        Rows of the `predictions` table without the column `cell_id`: for each single probe image,
+        and for the mean over the probe set (image -1).
 
     Raises
     ------

@@ -27,7 +27,7 @@ class Setting:
     label
         The axis values of this setting in one line, in command-line notation.
     axis_values
-        The same by key: options (`init`: `normal`) and dotted keys (`init.std`: 0.01).
+        The same values by key: options (`init`: `normal`) and dotted keys (`init.std`: 0.01).
     cell_ids
         Ids of all cells of the setting.
     """

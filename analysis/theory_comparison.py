@@ -27,7 +27,7 @@ class TheoryComparison:
     draws
         Measured rows at initialization, each draw once (`analysis.settings.initial_draws`).
     predicted
-        Rows of the `predictions` table without `cell_id`; empty if no theory applies.
+        Rows of the `predictions` table without the column `cell_id`; empty if no theory applies.
     unpredicted
         Reason for a missing prediction, or None.
     """
@@ -116,7 +116,10 @@ def layer_table(
 
 
 def _standard_error(values: pd.Series) -> float:
-    """Return the standard error of the mean; scaled, because squares near 1e200 overflow."""
+    """Return the standard error of the mean.
+
+    The values are scaled first, because the squares of values near 1e200 overflow.
+    """
     array = values.to_numpy(float)
     scale = np.abs(array).max()
     if len(array) < 2 or not np.isfinite(scale):

@@ -174,7 +174,10 @@ def _is_signed(rows: pd.DataFrame) -> pd.Series:
 
 
 def _linear_unit(rows: pd.DataFrame) -> np.ndarray:
-    """Return the unit of signed quantities (the RMS for a mean); NaN where ratios are tested."""
+    """Return the unit of differences of signed quantities; NaN for quantities tested by ratios.
+
+    The unit of a mean is the predicted root mean square.
+    """
     moments = rows[rows["quantity"] == "preact_m2"].set_index(["setting", "image", "layer"])
     index = pd.MultiIndex.from_frame(rows[["setting", "image", "layer"]])
     rms = np.sqrt(moments["value"].reindex(index).to_numpy())
@@ -187,7 +190,7 @@ def _linear_unit(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _signal_order(rows: pd.DataFrame) -> pd.Series:
-    """Return each layer's position in the order of the signal."""
+    """Return numbers that sort layers as the signal passes them: backward, the last layer first."""
     return rows["layer"].where(~rows["quantity"].isin(BACKWARD), -rows["layer"])
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fanin.errors import FaninError
 
 ROOT = Path(__file__).resolve().parents[1]
-# Variables that are removed, because the shell's settings would change the speed.
+# Environment variables that are removed, because their values would change the speed.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

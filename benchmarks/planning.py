@@ -43,7 +43,7 @@ GRIDS = {
 
 
 def planning(repeats: int, log: Log) -> Section:
-    """Time the planning of large grids without imports, each time in a new process."""
+    """Time the planning of large grids, each in a new process; do not count the imports."""
     rows = []
     for name, overrides in GRIDS.items():
         log(f"planning, {name}, {repeats} times")

@@ -95,8 +95,8 @@ class Clip:
     rule
         The option chosen in `conf/clip/`.
     factors
-        Factor of the gradients of a layer's weight and bias, by layer name. 0 freezes the layer
-        (up to weight decay). Other layers have factor 1.
+        Factors by layer name; each multiplies the gradients of the layer's weight and bias. 0
+        freezes the layer (except for weight decay). Other layers have factor 1.
     bias
         Gradient that biases get. `own`: the derivative of the loss. `mean_of_weights`: the mean of
         the gradients of the weights into the same unit (a mistake found in published code).

@@ -27,7 +27,7 @@ from experiments.sweep.store.tables import concatenate, latest_by_part, select_r
 from experiments.sweep.worker.finalize import recover_journals
 from fanin.errors import DataError
 
-TARGET_ROWS = 1 << 21  # rows over all tables from which on a pack is not merged further
+TARGET_ROWS = 1 << 21  # a pack with so many rows, over all tables, is not merged further
 CLAIM = ".merging"  # file beside the journals; marks the parts of a merge that is not complete
 
 
@@ -175,7 +175,7 @@ def _replace(folder: SweepFolder, group: list[_FilteredPack]) -> None:
         for name in TABLES
     }
     if tables["cells"].num_rows:
-        # Include the packs that those superseded: a slow process may still write one of them.
+        # Include the packs that these packs supersede: a slow process may still write one of them.
         manifests = [member.pack.manifest for member in group]
         older = (manifest.supersedes for manifest in manifests if manifest is not None)
         stems = [member.pack.stem for member in group] + [stem for stems in older for stem in stems]

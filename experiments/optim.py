@@ -1,8 +1,8 @@
 """Optimizers as pure functions of (parameters, gradients, state), equal to those of `torch.optim`.
 
-They change nothing in place and don't branch on values, so they work under `torch.func.vmap`. In
-the mapped function their numbers may be tensors, one per cell:
-`dataclasses.replace(optimizer, momentum=momentum)`.
+They change nothing in place and don't branch on values, so they work under `torch.func.vmap`.
+Within the mapped function, a numeric option may be a tensor, so that it differs between the cells
+of a stack: `dataclasses.replace(optimizer, momentum=momentum)`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Adam:
     beta1, beta2
         Decay of the running means of the gradient and of its square.
     eps
-        Added to the denominator. The default is 0 in float16 (smallest positive number: 6e-8).
+        Added to the denominator. float16 rounds the default to 0 (smallest positive number: 6e-8).
     weight_decay
         L2 penalty, added to the gradient.
     """

@@ -143,7 +143,7 @@ def _check_elementwise(activation: nn.Module) -> None:
     """Check that each output depends only on its own input (or, for maxout, its own group)."""
     pieces = channels_per_unit(activation)
     x = torch.linspace(-2, 2, 18 * pieces).pow(3).reshape(1, 2 * pieces, 3, 3)
-    order = torch.arange(18).reshape(3, 6).T.flatten()  # of units at positions
+    order = torch.arange(18).reshape(3, 6).T.flatten()  # shuffles (unit, position) pairs
     shuffled = x.unflatten(1, (2, pieces)).movedim(2, -1).reshape(18, pieces)[order]
     try:
         y = activation(x.clone())

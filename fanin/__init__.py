@@ -1,6 +1,6 @@
 """Predict a network's activations and gradients at initialization, and measure them.
 
-The public names are imported on first use (PEP 562), because some of them do not need torch.
+The public names are imported on first use (PEP 562), so that `import fanin` does not import torch.
 """
 
 from importlib import import_module

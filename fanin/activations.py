@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Erf(nn.Module):
     """Error function, elementwise: 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x.
 
-    This sigmoid between -1 and 1 has Gaussian moments in closed form: for z ~ N(0, 1),
-    E[erf(sqrt(q) z)^2] = (2/pi) asin(2q / (1 + 2q)) (Williams 1998, eq. 11).
+    Its Gaussian moments have a closed form: for z ~ N(0, 1), E[erf(sqrt(q) z)^2] = (2/pi) asin(2q /
+    (1 + 2q)) (Williams 1998, eq. 11).
 
     Examples
     --------

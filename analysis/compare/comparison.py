@@ -80,7 +80,7 @@ class InitComparison:
 
     @property
     def order(self) -> list[str]:
-        """All strategies, by average rank if there is one, else as ranked in the first groups."""
+        """All strategies: first those with an average rank, then the others as they appear."""
         ranked = self.overall.strategies if self.overall else []
         return list(
             dict.fromkeys([*ranked, *(n for g in self.groups for n in g.standings["strategy"])])
@@ -212,12 +212,12 @@ def compute_standings(
     -------
     pandas.DataFrame
         `strategy`; `mean`, `low`, `high` (95 % confidence interval over seeds) of the score at the
-        tuned values; `seeds` with a score and `seeds_planned`; `ranked`; `iqm`, `iqm_low`,
-        `iqm_high`; `best` (the distinct best values of the settings, ascending), `tried` (all
-        planned values), `at_edge` (number of settings whose best value is the first or last tried),
-        `cost` (mean over settings of `TunedStrategy.cost`), `settings`; `diverged` and `runs` at
-        the tuned values, `diverged_all` and `runs_all` at all values; `missing` cells without a
-        result.
+        tuned values; `seeds` (number with a score) and `seeds_planned`; `ranked`; `iqm`, `iqm_low`,
+        `iqm_high` (interquartile mean); `best` (the distinct best values of the settings,
+        ascending), `tried` (all planned values), `at_edge` (number of settings whose best value is
+        the first or last tried), `cost` (mean over settings of `TunedStrategy.cost`), `settings`
+        (their number); `diverged` and `runs` (numbers of runs at the tuned values), `diverged_all`
+        and `runs_all` (at all values); `missing` (number of cells without a result).
     """
     seeds = scores_by_seed(scores)
     rows = [
@@ -360,7 +360,10 @@ def rank_overall(
 
 
 def _sort_keys(unscored: np.ndarray, merit: np.ndarray) -> np.ndarray:
-    """Return numbers that increase with (fewer unscored runs, merit rounded to 12 digits)."""
+    """Return one number per strategy, larger for fewer runs without a score, then for more merit.
+
+    Merits that differ only after 12 significant digits give the same number.
+    """
     merit = np.array([float(f"{value:.12g}") for value in merit])
     pairs = np.array(
         list(zip(-unscored, merit, strict=True)), dtype=[("scored", float), ("merit", float)]

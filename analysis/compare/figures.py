@@ -181,7 +181,7 @@ def _norm(means: list[np.ndarray], comparison: InitComparison) -> Normalize:
 
 
 def _colormap(comparison: InitComparison) -> str:
-    """Return the colormap in which light is better."""
+    """Return the colormap in which a lighter color is a better score."""
     return COLORMAP if comparison.spec.metric_info.larger_is_better else f"{COLORMAP}_r"
 
 
@@ -211,7 +211,10 @@ def _annotate(
 
 
 def _best_columns(mean: np.ndarray, diverged: np.ndarray, metric: Metric) -> list[int | None]:
-    """Return the best column of each row, by the rule of the tables; None if all are equal."""
+    """Return the column of the best value in each row; None if all its values are equal.
+
+    For a loss, only values with the fewest diverged runs count, as in the tables.
+    """
     best: list[int | None] = []
     for means, shares in zip(metric.sign * mean, diverged, strict=True):
         merit = np.where(np.isnan(means), -np.inf, means)

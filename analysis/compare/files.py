@@ -52,7 +52,7 @@ def figures(comparison: InitComparison) -> Iterator[tuple[str, Figure]]:
 
 
 def csv_frames(comparison: InitComparison) -> dict[str, pd.DataFrame]:
-    """Return all numbers, unrounded, by the suffix of the file name."""
+    """Return the tables with unrounded numbers, by the suffix of the file's name."""
     return {
         "": _join_groups(comparison, "standings"),
         "-pairs": _join_groups(comparison, "pairs"),

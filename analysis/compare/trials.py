@@ -34,8 +34,8 @@ def read_trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
         seeds and tuned axis); `group` (the axes of `within`); `seed` (all seeds of the cell; trials
         with equal seeds are paired); `tuned` (the tuned value, NaN without tuning); `score` (NaN
         for a diverged run compared by a loss, and for a cell that is not done); `loss` (the
-        training loss, or NaN); `diverged`; `done`. For an accuracy, cells without classes are left
-        out.
+        training loss, or NaN); `diverged`; `done`. If the metric is an accuracy, cells of
+        regressions are left out.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def _not_an_axis(key: str, valid: set[str]) -> str:
 def tuned_values(
     axis_values: pd.DataFrame, records: Sequence[Mapping[str, Any]], tuned: Sequence[str]
 ) -> list[float]:
-    """Return the tuned value of every cell: its own, or its option's default."""
+    """Return each cell's value of the tuned key; the option's default if the cell sets none."""
     if not tuned:
         return [float("nan")] * len(records)
     values = [
@@ -211,9 +211,9 @@ def varying_values(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Index `cell_id`; a column per option group (`init`: `normal`) and per dotted key that was
-        set explicitly (`init.std`: 0.01), in the order of labels. `ABSENT` where a cell's option
-        does not have the key.
+        Index `cell_id`. The columns are the option groups (`init`: `normal`) and the dotted keys
+        that were set explicitly (`init.std`: 0.01), in the order of labels. `ABSENT` where a cell's
+        option does not have the key.
     """
     set_keys = {
         (key, _option(record, key))
@@ -241,7 +241,7 @@ def belongs_to(key: str, axis: str) -> bool:
 
 
 def _cell_values(record: Mapping[str, Any], set_keys: set[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a cell's options, and its values of keys that some cell with this option sets."""
+    """Return a cell's options, and its values of the keys in `set_keys` for these options."""
     values: dict[str, Any] = dict(record["choices"])
     config = dict(flatten(record["config"]))
     explicit = scientific(record["assignment"])

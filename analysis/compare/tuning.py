@@ -2,8 +2,8 @@
 
 Each seed uses the value with the lowest final training loss *of that seed*. Selection by test score
 would favor strategies with noisier scores. Selection by the mean over seeds would make the seeds
-dependent: if all seeds of one of two equal strategies share a slightly worse value, the strategies
-differ significantly (13 to 30 % false positives at a level of 5 % in simulations).
+dependent. Then two equally good strategies differ significantly if all seeds of one of them share a
+slightly worse value (13 to 30 % false positives at a level of 5 % in simulations).
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def _signature(network: Change) -> frozenset[tuple[str, Any]]:
 
 
 def measure_outputs(results: Results) -> pd.DataFrame:
-    """Collect the size of each cell's logits, and its outcome.
+    """Collect the root mean square of each cell's logits, and its outcome.
 
     Returns
     -------
@@ -271,7 +271,8 @@ def _initial_row(
     values, predicted_row = row["values"], row["predicted_row"]
     dtypes = [item["setting"].config["train"]["dtype"] for item in (row, first)]
     eps = max(torch.finfo(getattr(torch, dtype)).eps for dtype in dtypes)
-    # Each layer rounds its weights, inputs and outputs, by eps / 2 each; the square doubles that.
+    # Each layer rounds its weights, inputs and outputs, with relative errors of eps / 2 each. The
+    # relative error of a square is twice as large.
     rounding = 3 * row["layers"] * eps
     return {
         "suspect": row["suspect"],

@@ -74,7 +74,10 @@ class UniformAlexNet:
         return float(self.table["theory"].iloc[-1] ** 0.5)
 
     def agrees(self, factor: float, se: float) -> bool:
-        """Return True if each layer is within `factor` or `se` standard errors of the theory."""
+        """Return True if each layer agrees with the theory.
+
+        A layer agrees if it is within a factor of `factor`, or within `se` standard errors.
+        """
         rows = self.table
         error = np.hypot(rows["se"] / rows["mean"], rows["theory_se"] / rows["theory"])
         deviation = np.abs(np.log(rows["mean"] / rows["theory"]))
@@ -180,9 +183,11 @@ def _normalization_claim(
     network: UniformAlexNet, factor: float, se: float, huge: float
 ) -> ClaimResult:
     is_predicted = np.isfinite(network.predicted)
-    # After a norm and ReLU |x|^2 <= n; the output is at most (sum of n weights of mean 1/2)^2.
+    # After normalization and ReLU, the n inputs of the output layer have |x|^2 <= n. Its weights
+    # have mean 1/2 and variance 1/12, so E[(w . x)^2] <= n^2 / 4 + n / 12.
     bound = (network.fan_in**2 / 4 + network.fan_in / 12) ** 0.5
-    # Response normalization is not claimed to keep outputs small, only to be predicted.
+    # We do not claim that response normalization keeps outputs small, only that theory predicts
+    # them.
     small = network.size < huge or network.norm == "response"
     return ClaimResult(
         f"weights {network.init}, {NORM_LABELS[network.norm]}: root mean square of the outputs",

@@ -36,7 +36,7 @@ INITS = {
     "alexnet2012": "2012",
 }
 WIDTH, HEIGHT = 6.8, 2.0  # inches: figure width, height per network
-SHARE = 0.8  # share of the space between two layers that bars fill
+SHARE = 0.8  # share of the space between two layers that is filled with bars
 STEP_STYLES: dict[str, dict[str, Any]] = {  # the hatches differ in grayscale
     "activation": {"facecolor": PALETTE[4], "hatch": "----"},
     "weight mean": {"facecolor": PALETTE[5], "hatch": "++++"},
@@ -48,7 +48,7 @@ STEP_STYLES: dict[str, dict[str, Any]] = {  # the hatches differ in grayscale
     "width": {"facecolor": PALETTE[7], "hatch": "||||"},
     "rest": {"facecolor": "white", "hatch": ""},
 }
-MIN_CHANGE = 0.02  # a step that changes every layer of every network by less has no bar
+MIN_CHANGE = 0.02  # relative; a step of `explain` that changes each layer by less has no bar
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:

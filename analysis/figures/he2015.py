@@ -87,7 +87,7 @@ def _claim_results(
 
 
 def _steps_to_half_loss(curves: pd.DataFrame, init: str) -> list[float]:
-    """Return the steps to half of the initial loss of each 22-layer run; inf if never reached."""
+    """Return the step at which each 22-layer run has half of its initial loss; inf if never."""
     rows = curves[(curves["model.depth"] == SHALLOW) & (curves["init"] == init)]
     steps = []
     for _, run in rows.groupby("cell_id"):

@@ -89,8 +89,9 @@ def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
         One row per combination. `suspect`, `remedy`, `kind`, `cell_ids`
         (`analysis.figures.ablation.Combination`); `seeds`: number of seeds; `has_head`; `start`,
         `largest`, `end`, `output`: largest value over seeds; `diverged`: number of seeds that
-        diverged; `accuracy`, `explained`: smallest value over seeds; `huge`: True if any seed is;
-        `healthy`: True if all seeds are; `per_seed`: sorted sizes and accuracies of all seeds.
+        diverged; `accuracy`, `explained`: smallest value over seeds; `huge`: True if any seed has
+        huge outputs; `healthy`: True if all seeds are healthy; `per_seed`: root mean squares and
+        accuracies of all seeds, sorted.
     """
     cells = measure_outputs(results)
     pairs = combinations(results, criterion)
@@ -100,7 +101,8 @@ def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
     for pair in pairs:
         cure = criterion.get("reference", {}).get(pair.suspect)
         reference = ids[(pair.suspect, cure) if cure else (first, FINAL_ACTIVATION)]
-        # A remedy may lower the healthy network's accuracy too; compare at the same remedy.
+        # A remedy may lower the healthy network's accuracy too, so compare accuracies with those of
+        # the healthy network with the same remedy.
         same_remedy = reference if cure else ids[first, pair.remedy]
         if not (reference and ids[pair.suspect, NOTHING] and same_remedy):
             raise FaninError(
@@ -312,7 +314,7 @@ def ended_text(row: Mapping[str, Any]) -> str:
 
 
 def initial_figure(first: pd.DataFrame, alone: pd.DataFrame) -> Figure:
-    """Draw predicted and measured output sizes before training, and the largest in training."""
+    """Draw the root mean square of the outputs: predicted, measured, and largest in training."""
     figure = Figure(figsize=INITIAL_SIZE, layout="constrained")
     axis = figure.subplots()
     trained = alone.set_index("suspect")

@@ -94,10 +94,10 @@ def _regimes(results: Results, first_steps: int) -> pd.DataFrame:
 
 
 def onsets(regimes: pd.DataFrame, names: tuple[str, ...]) -> list[float]:
-    """Return the smallest learning rate of each network in one of the regimes, times lambda_0.
+    """Return lambda_0 times the learning rate above which each network is in one of the regimes.
 
-    It is the geometric mean of the first rate in the regime and the rate before it; inf if no rate
-    of the grid is in the regime, NaN if the first one is.
+    The rate is the geometric mean of the first rate in one of the regimes and the rate before it.
+    It is inf if no rate of the grid is in them, and NaN if the smallest rate is.
     """
     values = []
     for _, rows in regimes.groupby(["network", "loss", "gain", "seed"]):

@@ -217,7 +217,10 @@ def _last_hidden(moments: pd.DataFrame) -> pd.Series:
 
 
 def _logit_claims(networks: Networks, se: float) -> Iterator[ClaimResult]:
-    """Test that E[y^2] of the logits is n Var[w] / 2 of the output layer, at any depth."""
+    """Test that E[y^2] of the logits is n Var[w] / 2 at any depth.
+
+    n and Var[w] are the fan_in and the weight variance of the output layer.
+    """
     moments = networks.moments
     depths = " and ".join(map(str, sorted(moments["model.depth"].unique())))
     for norm in NORMALIZATIONS:
@@ -251,14 +254,16 @@ def _training_claims(
     is_trained = rows["accuracy"] > min_accuracy
     large = rows["init"].isin(LARGE_INITS)
     trained = {norm: is_trained[large & (rows["model.norm"] == norm)] for norm in NORM_LABELS}
+    share = f"{min_gain:.0%} of the networks"
     for norm in ("mean_only", *NORMALIZATIONS):
         better = bool(trained[norm].mean() >= trained["none"].mean() + min_gain)
         claimed = norm in NORMALIZATIONS
         yield ClaimResult(
             f"{NORM_LABELS[norm]}: networks with large weights, U(0, 1) and U(-1, 1), that train",
-            "more than without normalization (common advice)"
+            f"more than without normalization, by at least {share} (common advice)"
             if claimed
-            else "no more than without it (the question doubts that it helps)",
+            else f"no more than without normalization, or by less than {share} "
+            "(the question doubts that it helps)",
             f"{_count(trained[norm])}; without normalization {_count(trained['none'])}",
             better if claimed else not better,
         )

@@ -30,7 +30,7 @@ STYLES: dict[int, tuple[Any, str]] = {
     0: ("-", "o"),
     1: ("--", "s"),
     2: (":", "^"),
-}  # of each sigma_w, layers apart in grey too
+}  # line and marker of each sigma_w, which differ in grayscale too
 STARTS = ["scaling.scale", "scaling.shift"]
 MAX_Q = 16.0  # axis limit of panel A; only first layers have a larger q
 LAW = pair_expectations(torch.tanh)
@@ -103,7 +103,7 @@ def _lines(results: Results) -> pd.DataFrame:
 
 
 def _with_theory(lines: pd.DataFrame, bias_var: float) -> pd.DataFrame:
-    """Add the maps iterated from the measured first layer of each start."""
+    """Add predictions: apply the maps repeatedly to the measured first layer of each start."""
     shape = (-1, lines["layer"].nunique())
     gain = lines["gain"].to_numpy(float).reshape(shape)[:, 0]
     q, c = (lines[name].to_numpy(float).reshape(shape)[:, 0].copy() for name in ("q", "c"))

@@ -1,4 +1,4 @@
-"""The table of cells: one column per varying key, outcome, metric and provenance."""
+"""Columns of the table of cells: varying keys, outcome, metrics and provenance."""
 
 from __future__ import annotations
 

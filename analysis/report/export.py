@@ -31,9 +31,9 @@ def average_over_seeds(columns: Sequence[Column]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per configuration: the varying keys except seeds; `cells`, their number; one column
-        per outcome with its count; per metric, the mean and (`METRIC sd`) the standard deviation
-        over the cells that have it.
+        One row per configuration. Columns: the varying keys except seeds; `cells`, the number of
+        cells; each outcome, with its count; each metric, with its mean over the cells that have it,
+        and `METRIC sd`, with its standard deviation.
     """
     frame = pd.DataFrame({column.key: column.values for column in columns})
     axes = {c.key: c for c in columns if c.role == "varies" and c.key not in SEEDS}

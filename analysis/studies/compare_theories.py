@@ -126,7 +126,7 @@ def compare(case: NetworkCase, draws: int, root: str, venv: str = VENV) -> CaseR
 
 
 def compare_anyinit_init(draws: int, root: str, venv: str = VENV) -> CaseResult | None:
-    """Compare the theories at the weights of anyinit's own init; None without anyinit."""
+    """Compare the theories on a network with anyinit's own init; None if it is not installed."""
     image = ANYINIT_CASE.image(root)
     network = ANYINIT_CASE.network(image)
     moments = ANYINIT_CASE.moments(network)

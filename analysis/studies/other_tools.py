@@ -29,9 +29,9 @@ class Unsupported(Exception):
 def predict_anyinit(net: dict[str, Any]) -> list[float]:
     """Predict the pre-activation moments with anyinit, at the network's weight variances.
 
-    anyinit's report has the second moment of the input of each weight layer's successor, for
-    weights of standard deviation gain / sqrt(fan_in). The second moment of a pre-activation is
-    fan_in Var[w] times that of the layer's input.
+    For each weight layer, anyinit reports the second moment of the next weight layer's input. It
+    assumes weights of standard deviation gain / sqrt(fan_in). The second moment of a pre-activation
+    is fan_in Var[w] times that of the layer's input.
     """
     _zero_mean(net["layers"])
     anyinit, torch = import_module("anyinit"), import_module("torch")

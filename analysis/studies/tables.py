@@ -13,7 +13,7 @@ HOLDS = {True: "yes", False: "**no**", None: ""}
 
 
 def write_block(page: Path, name: str, text: str) -> None:
-    r"""Replace the text between a page's two marker lines of a name.
+    r"""Replace the text between a page's two marker lines with this name.
 
     The markers are a line that starts with `<!-- begin NAME` and a line `<!-- end NAME -->`.
 
@@ -45,7 +45,7 @@ def write_block(page: Path, name: str, text: str) -> None:
 
 
 def read_block(page: Path, name: str) -> str:
-    """Read the text between a page's two marker lines of a name.
+    """Read the text between a page's two marker lines with this name.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def read_block(page: Path, name: str) -> str:
 
 
 def _find_markers(page: Path, name: str) -> tuple[list[str], int, int]:
-    """Return a page's lines and the indices of its two marker lines."""
+    """Return a page's lines, and the indices of its two marker lines with this name."""
     if not page.is_file():
         raise FaninError(
             f"{page}: no such page. Create it with the lines '<!-- begin {name} -->' and "
@@ -129,7 +129,7 @@ def claims_table(study: Study) -> str:
 
 
 def count_holding(study: Study) -> str:
-    """Return the number of claims that hold, of those that were decided."""
+    """Return how many of the decided claims hold, and how many claims are undecided."""
     tested = [result.holds for result in study.claim_results if result.holds is not None]
     undecided = sum(result.undecided for result in study.claim_results)
     return f"{sum(tested)} of {len(tested)}" + (f", {undecided} undecided" if undecided else "")

@@ -255,7 +255,11 @@ def _disagreeing(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
 def _first_disagreement(
     result: CoverageResult, setting: int, disagreeing: pd.DataFrame
 ) -> list[str]:
-    """Return the first layer that disagrees: forward if any does, else backward from the logits."""
+    """Return the table row of a setting that disagrees, with its first layer that disagrees.
+
+    That is the first layer with a disagreeing forward quantity. If there is none, it is the first
+    with a disagreeing backward quantity, counted from the logits.
+    """
     forward = disagreeing[~disagreeing["quantity"].isin(BACKWARD)]
     first = (forward if len(forward) else disagreeing).iloc[0]
     total = (result.rows["setting"] == setting).sum()
@@ -271,7 +275,7 @@ def _first_disagreement(
 
 
 def _disagreement_kind(row: pd.Series) -> str:
-    """Return what disagrees: the moment, its change from the previous layer, or the row's kind."""
+    """Return what disagrees: `moment`, `step` (its change from the previous layer), or the kind."""
     if row["kind"] != "tested":
         return str(row["kind"])
     return "step" if row["p_holm"] > 0.05 else "moment"

@@ -74,7 +74,7 @@ def all_checks(device: torch.device, *, tiny: bool, folder: Path) -> Iterator[Ch
     device
         Device to check against the CPU.
     tiny
-        Check options only in float32, stacks only of models, and one sweep.
+        Check options only in float32, stacks only for the options of `model`, and only one sweep.
     folder
         Folder for checkpoints and sweeps.
     """

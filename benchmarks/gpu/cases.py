@@ -25,9 +25,9 @@ DEFAULTS = (
     *("train.batch_size=32", "train.steps=4", "probe=none"),
 )
 ALEXNET = ("data.image_side=16", "model.width=8", "model.dense=32")
-# Settings that make an option's network or rounding errors small. With Adam's default eps a
-# gradient that consists of rounding errors would give a full step; its default beta2 keeps a
-# thousandth of a square, which float16 rounds to 0.
+# Settings that make an option's network or its rounding errors small. With Adam's default eps, a
+# gradient that consists only of rounding errors would give a full step. With its default beta2, a
+# squared gradient is multiplied by 0.001, and float16 rounds the product to 0.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "model=alexnet": ALEXNET,
     "model=fitnet4": ("model.width=4",),

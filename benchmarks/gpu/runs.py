@@ -28,12 +28,13 @@ from experiments.training.loop import OnProgress, TrainResult, train, train_stac
 
 CPU = torch.device("cpu")
 DRAWS = 2
-STOP_AFTER = 12  # draws and steps
+STOP_AFTER = 12  # number of draws and steps after which a run is stopped
 PROBE = (
     *("probe=default", f"probe.draws={DRAWS}", "probe.size=16", "probe.images=[0,1]"),
     "probe.histograms=true",
 )
-# Used only for two_layer: hundreds of small products, which take seconds for deep networks.
+# Used only for two_layer: the Lanczos iteration takes hundreds of Hessian-vector products, which
+# take seconds for deep networks.
 CURVATURE = ("probe.sharpness=true", "probe.layer_sharpness=true")
 # Twice the relative error of the Lanczos iteration (fanin/probes/sharpness.py).
 SHARPNESS = 2 * 0.01
@@ -168,7 +169,10 @@ def compare_probes(case: Case, device: torch.device) -> Comparison:
 
 
 def compare_divergence(config: dict[str, Any], device: torch.device, stacked: bool) -> Comparison:
-    """Compare outcome, step, tensor and reason; a stack has two cells that don't diverge."""
+    """Compare outcome, step, tensor and reason of a diverging cell with those on the CPU.
+
+    If `stacked`, the cell runs in a stack with copies of it that have other seeds.
+    """
     reference = run_cell(config, CPU)
     columns = [name for name in reference.row if name.startswith("outcome")]
     if not stacked:

@@ -1,4 +1,4 @@
-"""Throughput on the device: stacked cells relative to one at a time."""
+"""Throughput on the device: cells trained in a stack, compared with cells trained one at a time."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ class Throughput:
 
 
 def throughputs(device: torch.device, load: Load) -> Iterator[Throughput]:
-    """Time all networks and numbers of cells; an error (out of memory) affects only its row."""
+    """Time all networks and numbers of cells.
+
+    An error, for example a lack of memory, affects only the measurement that raised it.
+    """
     for network, overrides in NETWORKS.items():
         for cells in load.cells:
             try:

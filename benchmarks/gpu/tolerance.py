@@ -10,9 +10,9 @@ Differences are norms over whole networks, because a single entry may be the rou
 that cancel.
 
 Where the derivative jumps (ReLU, max-pool), rounding may move an input across the jump, which
-changes its gradient completely. If d is the relative rounding error, a fraction of about d of all
-inputs is that close to a jump. They have a fraction d of the squared norm, so the relative error of
-the gradient is sqrt(d).
+changes its gradient completely. If d is the relative rounding error, about a fraction d of all
+inputs is so close to a jump that rounding moves them across. The gradients of these inputs make up
+a fraction d of the squared norm, so the relative error of the gradient is sqrt(d).
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def rounding(cell: Cell, arithmetic: str, batch_size: int) -> float:
     outputs = layer_outputs(cell, batch_size)
     layers = [(layer, s) for layer, s in outputs if isinstance(layer, nn.Conv2d | nn.Linear)]
     passes = 2 * len(layers)
-    # The gradient of a weight is a sum over images and positions, an output is one over the fan-in.
+    # The gradient of a weight is a sum over images and positions; an output is a sum over fan_in
+    # inputs.
     terms = max(
         max(shape[0] * math.prod(shape[2:]), layer.weight[0].numel()) for layer, shape in layers
     )

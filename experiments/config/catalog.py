@@ -33,9 +33,9 @@ from experiments.config.groups import CONF
 from experiments.config.identity import flatten
 from fanin.errors import ConfigError, suggest
 
-# Mappings without fixed keys: keyed by layer name, or an alternative to a number or null.
+# Mappings without fixed keys: their keys are layer names, or the value need not be a mapping.
 OPEN_MAPPINGS = ("init.layers", "init.bias", "clip.factors")
-# An interpolation of anything but an environment variable.
+# An OmegaConf interpolation (`${...}`) of anything but an environment variable.
 KEY_INTERPOLATION = re.compile(r"\$\{(?!oc\.env:)")
 
 

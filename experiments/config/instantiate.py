@@ -100,7 +100,7 @@ def _checked(target: Callable[..., Any], node: Mapping[str, Any], key_path: str)
 
 
 def instantiate_wrapped(wrapper: Callable[..., W], node: Mapping[str, Any], key_path: str) -> W:
-    """Instantiate a wrapper, a dataclass of an option (its first field) and the common keys.
+    """Instantiate a wrapper: a dataclass that holds an option (first field) and the common keys.
 
     Groups with keys common to all options (`data.n_train`) have a wrapper. Their nodes contain the
     option's arguments and the common keys side by side.

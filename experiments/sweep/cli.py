@@ -153,7 +153,7 @@ def compose_catalog(
     """
     paths = [element.path or "" for element in loader.get_search_path().get_path()]
     search_path = tuple(path.removeprefix("file://") for path in paths)
-    # Without the override that Hydra adds.
+    # Drop `hydra.mode`, which Hydra adds by itself.
     overrides = tuple(text for text in hydra_overrides if not text.startswith("hydra.mode="))
     return _composed(_Source(search_path, config_name, overrides, loader))
 

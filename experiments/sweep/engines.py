@@ -19,9 +19,9 @@ from experiments.training.step import Params
 from fanin.errors import FaninError
 
 TIMED_CELLS = 16  # maximum size of a timed stack
-MAX_TIME_RATIO = 0.9  # stacked over serial time, below which stacking wins; timings are noisy
+MAX_TIME_RATIO = 0.9  # stack if stacked / serial time is below this; below 1, as timings are noisy
 TIMED_STEPS = 5  # of each engine, after a warm-up step
-COMPARED_STEPS = 2  # the first compares gradients, the second also updates
+COMPARED_STEPS = 2  # the second step also depends on the update of the first
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def time_engines(
 class EngineTrial:
     """Median seconds per cell and step under each engine.
 
-    `batch_invariant`: with another order and number of cells, the stack gave each cell the same
-    bits.
+    `batch_invariant` is True if each cell's parameters were bit-identical in a stack with another
+    order and number of cells.
     """
 
     serial: float

@@ -76,7 +76,7 @@ class _Expander:
         except ConfigError as error:
             cell = f"\n  in the cell {full_label(assignment)}" if len(assignment) > 1 else ""
             raise ConfigError(f"{error}{cell}") from error
-        # With another target, a group no longer has its named option.
+        # A group whose `_target_` is set no longer has its named option.
         names: Choices = {
             group: "custom" if f"{group}.{TARGET}" in assignment else option
             for group, option in choices.items()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# A terminal sends these to all of its processes: Ctrl-C, and its end.
+# A terminal sends these to all of its processes: SIGINT on Ctrl-C, SIGHUP when it is closed.
 TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 STOP_SIGNALS = (*TERMINAL_SIGNALS, signal.SIGTERM)
 
@@ -45,10 +45,11 @@ def _interrupt(*_: Any) -> None:
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Deliver `STOP_SIGNALS` after the block; processes started in it get none from a terminal.
+    """Defer `STOP_SIGNALS` to the end of the block.
 
-    Child processes inherit the signal mask. The mask alone does not protect this process: the
-    signal then goes to a thread of some library, and Python handles it within the block.
+    `TERMINAL_SIGNALS` stay blocked in processes that are started in the block, because they inherit
+    the signal mask. The mask alone does not protect this process: a thread of some library would
+    receive the signal, and Python would handle it within the block.
     """
     received: list[int] = []
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)

@@ -40,7 +40,7 @@ from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack
 from experiments.sweep.worker.finalize import CANCELLED, recover_journals
 from fanin.errors import ConfigError
 
-STACK_SHARE = 0.5  # of a worker's memory for a stack; the rest is for data, code and probes
+STACK_SHARE = 0.5  # share of a worker's memory for a stack; the rest: data, code and probes
 
 
 def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:

@@ -23,14 +23,14 @@ from fanin.probes.trace import forward_hooks
 Groups = Mapping[str, Sequence[PackedCell]]
 """Cells by `pack_key`."""
 
-# Seconds of work in a serial pack: enough that writing its tables takes little beside it.
+# Seconds of work in a serial pack: much more than the time to write its tables.
 MIN_PACK_SECONDS, MAX_PACK_SECONDS = 1.0, 20.0
 MAX_SERIAL_CELLS = 128
 MAX_STACKED_CELLS = 64
 PACKS_PER_WORKER = 4  # at least, if there are enough cells, so that workers end at similar times
 
 PASSES_PER_STEP = 3  # cost of a training step in forward passes, by convention
-FLOPS_PER_SECOND = 5e9  # of one CPU core on small networks; only ratios between cells matter
+FLOPS_PER_SECOND = 5e9  # of one CPU core on small networks; only ratios of cell times matter
 DUMMY_IMAGES = 2  # batch normalization needs at least two
 MIN_CELL_SECONDS = 2e-3  # time of a cell that computes nothing
 
@@ -54,7 +54,7 @@ class Plan:
     packs
         Packs to run.
     expected_seconds
-        Total seconds of one worker. None if such cells have not been timed yet.
+        Seconds that a single worker would take for all packs. None if no similar cells have run.
     """
 
     cells: Sequence[PlannedCell]
@@ -118,7 +118,8 @@ def make_plan(
     engines = choose_engines(groups)
     measured = _median_seconds(cells, states) if len(pending) < len(cells) else {}
     all_measured = measured.keys() >= groups.keys()
-    # Either all from measurements or none: estimates compare only with estimates.
+    # Use measured times for all groups or for none, because estimates are comparable only with
+    # each other.
     estimator = CostEstimator()
     cell_seconds = {
         key: measured[key] if all_measured else estimator.seconds(group[0].config)

@@ -25,7 +25,7 @@ LIBRARIES = sysconfig.get_path("platlib")  # modules there are identified by the
 
 @cache
 def code_version() -> str:
-    """Return the commit of this code; if files differ from it, with `+` and a digest of them.
+    """Return the commit of this code; if files differ from it, followed by `+` and their digest.
 
     The result is cached, so processes forked later return the same version: they run the same code
     even if the files have changed since.

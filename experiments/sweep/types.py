@@ -15,9 +15,9 @@ from experiments.sweep.differences import full_label
 from experiments.sweep.store.paths import SweepFolder
 
 Assignment = dict[str, Any]
-"""Dotted keys and group names to values: how a cell differs from the default cell."""
+"""Mapping from dotted keys and group names to values: how a cell differs from the default cell."""
 Choices = dict[str, str | None]
-"""Config groups to the names of their options."""
+"""Mapping from config groups to the names of their options."""
 EngineName = Literal["serial", "stacked"]
 EngineChoice = Literal["serial", "stacked", "auto"]
 Heartbeat = Callable[[], None]

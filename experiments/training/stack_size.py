@@ -21,10 +21,11 @@ from fanin.probes.trace import forward_hooks, leaf_modules
 # its networks if it has too few networks, or if tensors end in the middle of a vector. The results
 # of the copies are discarded. Matrix products also need MKL_CBWR (`experiments/__init__.py`).
 
-# Below these sizes oneDNN uses other convolution algorithms (measured over 44,800 convolutions
-# each with the kernels of AVX2 and AVX-512). The cases that determine them: two groups of three
-# channels; eight channels over all groups, with a multiple of eight outputs; six maps of few pixels
-# over groups and images.
+# Minimum numbers of networks, of input channels over all networks, and of feature maps over all
+# networks and images. With fewer, oneDNN uses other convolution algorithms (measured over 44,800
+# convolutions each with the kernels of AVX2 and AVX-512). Each network is a group of a convolution.
+# The cases that determine these numbers: two groups of three channels; eight channels over all
+# groups, with a multiple of eight outputs; six maps of few pixels over groups and images.
 MIN_NETWORKS, MIN_CHANNELS, MIN_MAPS = 3, 8, 6
 # Maximum number of values that a vectorized loop processes at once (AVX-512: two vectors of 16
 # float32). A scalar formula processes the values after the last whole vector; it may round

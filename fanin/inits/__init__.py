@@ -1,4 +1,4 @@
-"""Init schemes, which experiments sample and theory reads as moments.
+"""Init schemes: experiments draw weights from them, theories read their mean and variance.
 
 `Init` combines a scheme with a gain, biases and overrides for single layers.
 """

@@ -28,7 +28,7 @@ class Lsuv:
     Parameters
     ----------
     tolerance
-        Largest accepted distance of the variance from 1.
+        Largest accepted difference between the variance and 1.
     max_iterations
         Largest number of rescalings of one layer.
 
@@ -61,10 +61,10 @@ class Lsuv:
     ) -> None:
         """Rescale the weights in place, layer by layer (Mishkin & Matas 2016, algorithm 1).
 
-        As in the paper, the variance is over images, units and positions. A layer with a variance
-        of 0 or a non-finite one keeps its weights, because no scale makes it 1. The model runs in
-        its current mode; its buffers (batch norm's running averages) and torch's global random
-        state (dropout) are restored afterwards.
+        As in the paper, the variance is over images, units and positions. If the variance of a
+        layer is 0 or not finite, its weights are not rescaled, because no factor gives it a
+        variance of 1. The model runs in its current mode; its buffers (batch norm's running
+        averages) and torch's global random state (dropout) are restored afterwards.
 
         Parameters
         ----------

@@ -17,7 +17,7 @@ from fanin.inits.weight_shape import Moments, WeightShape
 
 CONVS_WITH_UNIT_BIAS = ("conv2", "conv4", "conv5")
 
-# exp(-40) = 4e-18: the density beyond it is below float64's resolution of the moments.
+# Where the density is below exp(-40) = 4e-18 of its peak, it does not change a moment in float64.
 NEGLIGIBLE_LOG_DENSITY = 40.0
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 
@@ -197,7 +197,8 @@ def _standard_moments(low: float, high: float, width: float) -> tuple[float, flo
         mean, var = _standard_moments(-high, -low, width)
         return -mean, var
     mode = max(low, 0.0)
-    # The t at which the log density has fallen by NEGLIGIBLE_LOG_DENSITY = mode t + t^2 / 2.
+    # Solve mode t + t^2 / 2 = NEGLIGIBLE_LOG_DENSITY for t: the left side is the decrease of the
+    # log density at distance t from the mode.
     reach = 2 * NEGLIGIBLE_LOG_DENSITY / (mode + sqrt(mode**2 + 2 * NEGLIGIBLE_LOG_DENSITY))
     start = max(low, -reach) if mode == 0 else 0.0
     stop = min(high, reach) if mode == 0 else min(width, reach)

@@ -40,9 +40,11 @@ class LayerInit:
     scheme
         Distribution of the weights.
     gain
-        Factor of the weights (of mean and standard deviation alike); biases are not multiplied.
+        Factor on the weights, and so on their mean and standard deviation. Biases are not
+        multiplied.
     bias
-        A number sets all biases to it. None uses the scheme's own biases, or 0 if it has none.
+        Value of all biases, or their normal distribution. None uses the biases that the scheme
+        defines, or 0 if it defines none.
     context
         Name of the layer, for schemes with layer-dependent biases. `Init` sets it.
 
@@ -59,7 +61,7 @@ class LayerInit:
     context: LayerContext = field(default=LayerContext(""))
 
     def weight_moments(self, weight: WeightShape) -> Moments | None:
-        """Return mean and variance of a weight times the gain; None if they are unknown."""
+        """Return mean and variance of a weight after the gain; None if they are unknown."""
         moments = _moments(self.scheme, weight)
         return moments and moments.scaled(self.gain)
 

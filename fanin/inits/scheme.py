@@ -16,9 +16,10 @@ from fanin.inits.weight_shape import Moments, WeightShape
 class Scheme(Protocol):
     """Interface of an init scheme.
 
-    A scheme may also have `moments(weight) -> Moments | None`, which theory reads (missing or None
-    means unknown), and `bias(weight, layer) -> Scheme`, the distribution of the biases, drawn as
-    the weight of a linear layer with one input.
+    A scheme may have two further methods. `moments(weight) -> Moments | None` returns the mean and
+    variance of a weight, which theories need; they are unknown if the method is missing or returns
+    None. `bias(weight, layer) -> Scheme` returns the scheme of the biases, which are drawn like the
+    weights of a linear layer with one input.
     """
 
     def sample(self, weight: WeightShape, generator: torch.Generator) -> Tensor:
@@ -27,7 +28,7 @@ class Scheme(Protocol):
 
 @runtime_checkable
 class CalibratedScheme(Scheme, Protocol):
-    """Interface of a scheme that adjusts the drawn weights on data."""
+    """Interface of a scheme that adjusts drawn weights to data."""
 
     def calibrate(self, model: nn.Module, images: Tensor, layers: Collection[str]) -> None:
         """Adjust the weights of the named layers in place."""
@@ -50,7 +51,9 @@ class LayerContext:
 
 
 class GaussianScheme:
-    """Base class of schemes with independent Gaussian entries of the declared `moments`.
+    """Base class of schemes with independent Gaussian weights.
+
+    `moments` returns their mean and variance.
 
     Draws are float64 on the CPU, so one seed gives the same weights for every dtype and device,
     except for the final rounding.
@@ -68,9 +71,11 @@ class GaussianScheme:
 
 
 class UniformScheme:
-    """Base class of schemes with independent uniform entries of the declared `moments`.
+    """Base class of schemes with independent uniform weights.
 
-    The entries lie within sqrt(3 var) of the mean.
+    `moments` returns their mean and variance.
+
+    The weights lie within sqrt(3 var) of the mean.
     """
 
     def moments(self, weight: WeightShape) -> Moments:

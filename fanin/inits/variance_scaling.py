@@ -19,8 +19,8 @@ class HeNormal(GaussianScheme):
     Parameters
     ----------
     fan
-        `fan_in` keeps the scale of the forward pass (eq. 10), `fan_out` that of the backward pass
-        (eq. 14).
+        `fan_in` keeps second moments constant in the forward pass (eq. 10), `fan_out` in the
+        backward pass (eq. 14).
     negative_slope
         Slope of a leaky ReLU below 0 (eq. 15); 0 for ReLU.
     per_group

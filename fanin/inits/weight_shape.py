@@ -114,7 +114,7 @@ class WeightShape:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance over draws of one entry of a weight or bias.
+    """Mean and variance, over draws, of one entry of a weight or bias tensor.
 
     Parameters
     ----------

@@ -55,8 +55,8 @@ class Objective:
     ) -> Bool[Tensor, " batch"] | None:
         """Return True where the predicted class is correct; None in a regression.
 
-        All heads increase with the logit, so the prediction is the largest logit, or the sign of a
-        single one.
+        All heads increase with the logit, so the predicted class is that of the largest logit. A
+        single logit predicts class 1 if it is positive.
         """
         if self.n_classes is None:
             return None
@@ -79,8 +79,8 @@ class Objective:
 def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
     """Combine a loss and a head.
 
-    A regression has one output, and so does `bce` with two classes: the logit of class 1. With more
-    classes, `bce` is one-vs-rest with one output per class.
+    A regression has one output. `bce` with two classes also has one output, the logit of class 1.
+    With more classes, `bce` is one-vs-rest and has one output per class.
 
     Parameters
     ----------

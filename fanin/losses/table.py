@@ -118,7 +118,8 @@ def naive_binary_cross_entropy(
 ) -> Float[Tensor, " batch"]:
     """Return the mean over outputs of -(t log p + (1 - t) log(1 - p)) with p = sigmoid(z).
 
-    It is NaN where p is 0 or 1, because of 0 * log 0.
+    If p is rounded to 0 or 1, the loss is NaN (0 * log 0) where p equals t, and inf where it does
+    not.
     """
     p = torch.sigmoid(logits)
     return -(target * p.log() + (1 - target) * (1 - p).log()).mean(-1)

@@ -18,9 +18,9 @@ CHANNELS_2012 = (96, 256, 384, 384, 256)
 class AlexNet:
     """Five convolutions, three overlapping max-pools, three linear layers.
 
-    The ratios of the channels are those of the paper. The 11x11 stride-4 and 5x5 kernels for 224
-    pixels become 5x5 kernels with stride 1; pools are 3x3 with stride 2 as in the paper, so images
-    need a side of 15 or more.
+    The ratios of the channels are those of the paper. The first convolution is 5x5 with stride 1;
+    in the paper, for images of 224 pixels, it is 11x11 with stride 4. Pools are 3x3 with stride 2
+    as in the paper, so images need a side of 15 or more.
 
     Parameters
     ----------

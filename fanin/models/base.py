@@ -27,7 +27,7 @@ ImageShape = tuple[int, int, int]
 
 @runtime_checkable
 class Model(Protocol):
-    """Interface of an option of `conf/model/`."""
+    """Interface of a model, an option of the config group `conf/model/`."""
 
     def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
         """Build the network for images of `shape`."""

@@ -17,7 +17,7 @@ BLOCKS = ((32, 32, 32, 48, 48), (80,) * 6, (128,) * 6)
 
 @dataclass(frozen=True)
 class FitNet4:
-    """Deep, narrow network: three blocks of 17 3x3 convolutions in all, and a linear layer.
+    """Deep, narrow network: 17 convolutions of 3x3 in three blocks, and a linear layer.
 
     A max-pool follows each block. The first two are 2x2 and the last covers the whole map, so
     images need a side of 4 or more. Channels are counted after the activation: with maxout the

@@ -67,7 +67,7 @@ def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | Non
 
 
 class LocalResponseNorm(nn.Module):
-    r"""Local response normalization: divides each channel by the energy of its neighbours.
+    r"""Local response normalization: divides each channel by a power of its neighbours' squares.
 
     .. math:: b_i = a_i \Big/ \Big(k + \alpha \sum_{j=i-n/2}^{i+n/2} a_j^2\Big)^\beta
 
@@ -173,7 +173,7 @@ def dropout_masks(
     generator
         CPU generator, seeded for this cell and step.
     dtype
-        Dtype of the masks. The dropped features do not depend on it.
+        Dtype of the masks. Which features are dropped does not depend on it.
 
     Returns
     -------
@@ -199,8 +199,9 @@ def dropout_masks(
 class Flatten(nn.Flatten):
     """Flatten as in torch, with a gradient in the memory format of the input.
 
-    Otherwise torch's max-pool converts the gradient of its channels-last input to the other format
-    and back, which takes a third of the time of a small network's step.
+    With `nn.Flatten`, the backward pass of a max-pool with a channels-last input converts the
+    gradient to the other format and back, which takes a third of the time of a training step of a
+    small network.
     """
 
     def forward(self, x: Float[Tensor, "image ..."]) -> Tensor:

@@ -69,7 +69,7 @@ class TwoLayer:
     channels
         Channels of the convolution.
     kernel_size
-        Side of its kernel, an odd number.
+        Side of the convolution's kernel, an odd number.
     pool
         Add a 2x2 max-pool after the activation.
     padding_mode, norm

@@ -42,7 +42,7 @@ class ProbeTables:
 
 @dataclass
 class LayerTable:
-    """Columns of the table `layers`, with rows for the mean and for the single images `images`."""
+    """Columns of the table `layers`, with rows for the mean and for each of `images`."""
 
     images: tuple[int, ...]
     columns: dict[str, list[Any]] = field(default_factory=lambda: empty_columns(LAYER_COLUMNS))
@@ -87,7 +87,7 @@ def measure(
     images
         The probe set, scaled, in the model's dtype.
     cotangent
-        Random directions of the `vjp` quantities (`moments.random_cotangent`).
+        Random cotangents at the logits, for the `vjp` quantities (`moments.random_cotangent`).
     single_images
         Images to report individually, in addition to the mean over the probe set.
     targets, losses
@@ -144,7 +144,9 @@ def measure(
 
 
 def histogram(values: Tensor, bins: int) -> list[tuple[float, float, int]]:
-    """Count values in equal bins between the finite extremes; return (left, right, count) rows.
+    """Count values in bins of equal width; return rows (left, right, count).
+
+    The bins cover the range from the smallest to the largest finite value.
 
     Non-finite values have separate bins with left = right = inf, -inf or NaN, so the counts always
     add up to the number of values.
@@ -244,9 +246,10 @@ def _tensor_columns(
 ) -> dict[str, list[Any]]:
     """Return the columns of the table `tensors`, with one row per element.
 
-    `loss` is the sum over images, for `input_grad`, its gradient with respect to a layer's input
-    (None: no such rows). `shape` is the shape of one image's tensor or of the weight, such as
-    `1x32x32`; `index` counts the elements in row-major order.
+    `loss` is the sum of the losses of the images. Its gradient with respect to a layer's input is
+    `input_grad`; if `loss` is None, there are no rows of `input_grad`. `shape` is the shape of one
+    image's tensor or of the weight, such as `1x32x32`; `index` counts the elements in row-major
+    order.
     """
     columns = empty_columns(TENSOR_COLUMNS)
     for number, layer in enumerate(layers, start=1):

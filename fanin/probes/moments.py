@@ -10,7 +10,7 @@ from torch.func import functional_call, vjp, vmap
 from fanin.probes.trace import Layer
 
 PerImage = Float[Tensor, "image"]
-CHUNK = 64  # number of images with weight gradients in memory at the same time
+CHUNK = 64  # number of images whose weight gradients are in memory at the same time
 
 
 def second_moment(values: Float[Tensor, "image ..."]) -> PerImage:
@@ -26,7 +26,8 @@ def mean(values: Float[Tensor, "image ..."]) -> PerImage:
 def variance(values: Float[Tensor, "image ..."]) -> PerImage:
     """Return each image's population variance, or inf if the second moment overflows.
 
-    It equals the second moment minus the squared mean, without the cancellation.
+    It is computed from the differences to the mean. Subtracting the squared mean from the second
+    moment would lose digits.
     """
     var = values.detach().double().flatten(1).var(1, correction=0)
     m2 = second_moment(values)
@@ -51,10 +52,10 @@ def inactive_units(
 
 
 def input_correlation(values: Float[Tensor, "image ..."]) -> float:
-    """Return the mean over pairs of images of y_a.y_b / (|y_a| |y_b|).
+    """Return the mean over pairs of images a, b of y_a.y_b / (|y_a| |y_b|), with y = `values`.
 
-    Images with only zeros are left out. The result is NaN for fewer than two images, or if a value
-    overflowed.
+    Images whose values are all 0 are left out. The result is NaN for fewer than two images, or if a
+    value overflowed.
     """
     flat = values.detach().double().flatten(1)
     largest = flat.abs().amax(1, keepdim=True)

@@ -34,8 +34,8 @@ def probe(
         Images [image, ...], a pair (images, targets), or a loader of either, which gives its first
         batch. Images are moved to the model's device and dtype.
     loss
-        Function (logits, targets) that returns the mean loss over the batch. It adds the quantities
-        `grad_m2` and `weight_grad_m2` and needs targets.
+        Function (logits, targets) that returns the mean loss over the batch. With a loss, `batch`
+        needs targets, and the table also has the quantities `grad_m2` and `weight_grad_m2`.
     images
         Indices of images to report individually. Rows with image -1 are means over the batch.
     seed

@@ -34,10 +34,11 @@ class Probe:
         Images of the probe set to report individually: a list of indices, or a number n for the
         first n.
     size
-        Number of images in the probe set, the first training images. Rows with image -1 are means
-        over the probe set.
+        Number of images in the probe set, which consists of the first training images. Rows with
+        image -1 are means over the probe set.
     steps
-        Training steps before which to measure the network again, from 1. (`draws` covers step 0.)
+        Numbers of training steps, counted from 1: the network is measured again before each of
+        them. (`draws` selects the measurements at step 0.)
     histograms
         Also record histograms of pre-activations, activations and their gradients.
     bins

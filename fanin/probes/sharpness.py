@@ -27,7 +27,7 @@ def sharpness(
 ) -> float:
     """Return the largest eigenvalue of the Hessian of the mean loss on a batch.
 
-    The largest eigenvalue can be negative; it is not the largest in absolute value.
+    It can be negative, because it is the largest eigenvalue and not the largest in absolute value.
 
     The method is implicitly restarted Lanczos (ARPACK) from a fixed random start vector. It needs
     about 20 Hessian-vector products, each as expensive as two backward passes. (Power iteration
@@ -37,9 +37,10 @@ def sharpness(
     Parameters
     ----------
     model, loss, x, y
-        The function is `loss(model(x), y)` of the model's parameters.
+        The Hessian is that of `loss(model(x), y)` as a function of the model's parameters.
     parameters
-        Names of the parameters of the Hessian; the others are constant. None uses all.
+        Names of the parameters with respect to which the Hessian is computed; the others are
+        constant. None uses all.
     tolerance
         Largest relative error of the eigenvalue.
 

@@ -90,7 +90,10 @@ def trace(
 
 
 def _keeps_units(module: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Return True if the shapes are those of an activation (maxout reduces the channels)."""
+    """Return True if `x` and `y` have the shapes of the input and output of an activation.
+
+    Maxout reduces the number of channels.
+    """
     return y.numel() * channels_per_unit(module) == x.numel() and y.shape[2:] == x.shape[2:]
 
 

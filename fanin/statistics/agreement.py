@@ -2,7 +2,7 @@
 
 The predicted distribution of one draw's moment m is log m ~ N(log(value) - log_sd^2 / 2, log_sd^2),
 so `value` is E[m]. Hence log(m / value) + log_sd^2 / 2 has mean 0, and its t-test over draws keeps
-the significance level. A t-test of m, or of log m without the second term, does not keep it
+the significance level. A t-test of m, or of log(m / value) alone, does not keep that level
 (docs/appendix/derivations.md, section 5.4).
 
 The verdicts, in the order in which they are decided:
@@ -12,7 +12,8 @@ The verdicts, in the order in which they are decided:
     significantly from 1, by less than the margin; `p_holm` has the p-value.
 `disagrees`
     The ratio differs significantly from 1, after Holm's correction over all tests, and is not shown
-    to lie within the margin. Or this holds for the step, the ratio of this layer to the one before.
+    to lie within the margin. Or both hold for the step, the ratio of this layer's moment to that of
+    the layer before.
 `undecided`
     Neither. `draws_needed` estimates how many draws would decide.
 `not_tested`
@@ -32,7 +33,8 @@ from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ra
 AGREES, DISAGREES, UNDECIDED, NOT_TESTED = "agrees", "disagrees", "undecided", "not_tested"
 # Relative standard deviation, from float32 rounding, of a moment that is equal in all draws.
 ROUNDING = 1e-5
-# Square of float32's rounding error of 1: below it a saturated derivative is 0 in float32.
+# Square of float32's rounding error at 1, 2^-24. If a predicted mean square is below it, the
+# derivative of a saturated activation may be exactly 0 in float32.
 UNDERFLOW = 2.0**-48
 
 
@@ -46,10 +48,11 @@ def verdicts(
     rows
         One row per layer, with a summary of its draws (columns of
         `fanin.statistics.draws.summarize_draws`) and the prediction: `value`, `log_sd` (NaN if the
-        theory predicts no spread), `sampling_se`, and `linear_unit`, the scale of differences for
-        quantities of either sign (NaN for positive quantities).
+        theory predicts no spread), `sampling_se`, and `linear_unit`, the unit of differences for
+        quantities that can be negative (NaN for others).
     steps
-        Measured against predicted ratio of each layer to the one before it; NaN where unknown.
+        Estimates of log(measured / predicted) for the step of each layer, the ratio of its moment
+        to that of the layer before; NaN where unknown.
     margin
         Ratios between 1/margin and margin count as agreement.
     level
@@ -67,11 +70,11 @@ def verdicts(
 
     Notes
     -----
-    `test` is the kind of test. `log` uses the distribution above. `mean` is for theories that
-    predict no spread: it tests the arithmetic mean with the draws' standard deviation (on the
-    logarithm, by the delta method); with few draws and heavy tails it rejects up to twice as often
-    as its level. `linear` is for quantities of either sign and tests the difference in units of
-    `linear_unit`, not the ratio.
+    `test` is the kind of test. `log` uses the log-normal distribution of the module's docstring.
+    `mean` is for theories that predict no spread: it tests the arithmetic mean with the draws'
+    standard deviation (on the logarithm, by the delta method); with few draws and heavy tails it
+    rejects up to twice as often as its level. `linear` is for quantities that can be negative and
+    tests the difference in units of `linear_unit`, not the ratio.
 
     Layers without spread are compared, not tested. A constant outside the margin, or a layer that
     is zero in the measurement or the prediction but not in both, disagrees. Otherwise the verdict
@@ -176,7 +179,8 @@ def _exactly_off(
     value = rows["value"].to_numpy(float)
     all_zero = (rows["zeros"] == rows["draws"]).to_numpy()
     measured = rows["mean"].abs().to_numpy(float) * rows["scale"].to_numpy(float)
-    # Very rare draws dominate the mean of a wide distribution, so compare its median.
+    # If a distribution is wide, very rare draws dominate its mean, so compare its median with
+    # UNDERFLOW.
     with np.errstate(invalid="ignore", under="ignore"):
         median = value * np.exp(-(np.nan_to_num(rows["log_sd"].to_numpy(float)) ** 2) / 2)
     # If only some draws are zero, they have underflowed in float32, which is no disagreement.

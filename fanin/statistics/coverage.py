@@ -33,7 +33,7 @@ class Coverage:
     cells: int
 
     def is_outside(self, lowest: float = 0.93, highest: float = 0.97) -> bool:
-        """Return True if the confidence interval lies outside [lowest, highest]."""
+        """Return True if the confidence interval and [lowest, highest] do not overlap."""
         return self.high < lowest or self.low > highest
 
 
@@ -56,10 +56,11 @@ def coverage(
 ) -> Coverage:
     """Estimate the coverage with a confidence interval that allows for dependent draws.
 
-    Layers, images and quantities of one draw have the same weights, the draws of a cell have the
-    same error of the theory, and cells of one weight seed use the same random numbers. So the
-    variance of the fraction is clustered by cell and by random stream (Cameron, Gelbach & Miller
-    2011, eq. 2.13). The interval is Wilson's, within 0 and 1, at the sample size of equal variance.
+    Layers, images and quantities of one draw have the same weights, the draws of a cell share the
+    theory's error, and cells of one weight seed use the same random numbers. So the variance of the
+    fraction is clustered by cell and by random stream (Cameron, Gelbach & Miller 2011, eq. 2.13).
+    The interval is Wilson's, which stays within 0 and 1. Its sample size is the number of
+    independent draws that would give the same variance.
 
     Parameters
     ----------
@@ -95,7 +96,8 @@ def coverage(
         + _clustered(residual, by_stream, streams)
         - _clustered(residual, by_pair, pairs)
     )
-    # The difference can be too small or negative; use the larger of the two clusterings at least.
+    # The subtraction can give a variance that is too small or negative, so use at least the larger
+    # of the two clustered variances.
     variance = max(
         variance, _clustered(residual, by_cell, cells), _clustered(residual, by_stream, streams)
     )

@@ -1,4 +1,4 @@
-"""Summaries of the draws of a network: mean, spread, and the ratio of each layer to the last."""
+"""Summaries of the draws of a network: mean, spread, and ratios of successive layers."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def step_log_ratios(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]
     -------
     LogRatio
         One entry per row; NaN for the first layer, if the theory predicts no spread, and if a draw
-        is zero or infinite. `draw_sd` is that of the draws. `theory_se` adds the errors of both
-        layers as if they were independent. They mostly cancel, so it is too large.
+        is zero or infinite. `draw_sd` is the standard deviation over the measured draws.
+        `theory_se` adds the errors of both layers as if they were independent. In fact these errors
+        mostly cancel, so `theory_se` is too large.
     """
     index = [*keys, "layer_order"]
     predicted = _predicted_steps(rows, keys)

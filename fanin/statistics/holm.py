@@ -31,7 +31,8 @@ def holm(p_values: ArrayLike) -> Float64[np.ndarray, " test"]:
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]
     adjusted = np.full(p.shape, np.nan)
-    # Multiply the smallest of m by m, the next by m - 1, ..., and keep the order.
+    # Multiply the smallest of m p-values by m, the next by m - 1, and so on. The running maximum
+    # keeps their order.
     products = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
     adjusted[order] = np.minimum(products, 1.0)
     return adjusted

@@ -23,12 +23,12 @@ class LogRatio:
     value
         The estimate, a mean over independent draws.
     draw_sd
-        Standard deviation over draws of one draw's contribution.
+        Standard deviation over draws of the numbers whose mean is `value`.
     draws
         Number of draws. (Units, positions and images of one network share its weights, so they are
         not replicates.)
     theory_se
-        Standard error of the predicted logarithm, from the theory's sampling.
+        Standard error of log(predicted) caused by the theory's own sampling.
     """
 
     value: Float64[np.ndarray, " test"]
@@ -59,10 +59,10 @@ def ratio_p_value(ratio: LogRatio) -> Float64[np.ndarray, " test"]:
 
     Notes
     -----
-    The test is exact for normal contributions and accurate for sums over many units. If all units
-    share one random number, log m can be as skewed as log chi^2_1, and the test rejects too often,
-    most of all at small p-values: with 64 draws, a p-value of 0.05 should be 0.057, and one of 2e-6
-    should be 7e-5 (10^6 trials).
+    The test is exact if the logarithm of a draw's moment m is normal, and accurate if m is a sum
+    over many units. If all units share one random number, log m can be as skewed as log chi^2_1,
+    and the test rejects too often, most of all at small p-values: with 64 draws, a p-value of 0.05
+    should be 0.057, and one of 2e-6 should be 7e-5 (10^6 trials).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(ratio.value) / ratio.se
@@ -97,7 +97,7 @@ def is_equivalent(ratio: LogRatio, margin: float) -> np.ndarray:
 def draws_needed(
     ratio: LogRatio, margin: float, level: ArrayLike, *, predicted_sd: ArrayLike = np.nan
 ) -> Float64[np.ndarray, " test"]:
-    r"""Estimate how many draws would decide if the true ratio were the estimated one.
+    r"""Estimate how many draws would decide the verdict if the true ratio were the estimated one.
 
     This is the smaller of two numbers, for agreement and for disagreement, each for a power of 95 %
     per side (90 % in total if the ratio is 1):

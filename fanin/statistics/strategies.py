@@ -28,7 +28,7 @@ class PairedDifference:
     p
         Two-sided p-value of "the mean difference is 0"; NaN for fewer than two pairs.
     pairs
-        Number of replicates of both strategies.
+        Number of replicates that have a value for both strategies.
     """
 
     difference: Interval
@@ -73,7 +73,8 @@ class Ranks:
     settings
         Number of settings.
     p
-        P-value of Friedman's test of "all strategies are equal"; NaN for fewer than three.
+        P-value of Friedman's test of "all strategies are equal"; NaN for fewer than three
+        strategies.
     critical_difference
         Smallest significant difference of average ranks: Nemenyi's, or for two strategies that of
         the sign test. Infinite if there are too few settings for a significant difference.

@@ -52,7 +52,8 @@ class DepthScales:
         Number of layers over which q - q_star and c - c_star decrease by a factor e; inf if they
         decrease slower than exponentially.
     log_sensitivity
-        d log V / d log q at q_star. Above 1, relative errors of q grow from layer to layer.
+        d log V / d log q at q_star, with V(q) the second moment after the activation. Above 1,
+        relative errors of q grow from layer to layer.
     """
 
     phase: Phase
@@ -124,8 +125,8 @@ def depth_scales(
 def log_sensitivity(function: Function, var: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     """Return d log V / d log q of V(q) = E[phi(sqrt(q) z)^2].
 
-    Uses V'(q) = E[phi(u)^2 (z^2 - 1)] / (2 q), which needs no derivative of phi and therefore
-    allows kinks.
+    The formula is V'(q) = E[phi(u)^2 (z^2 - 1)] / (2 q) with u = sqrt(q) z, which needs no
+    derivative of phi and therefore allows kinks.
 
     Examples
     --------
@@ -207,8 +208,8 @@ def _homogeneous_factor(law: PairExpectations) -> float:
 def _homogeneous_scales(factor: float, bias_var: float) -> DepthScales:
     """Return the depth scales of a positively homogeneous activation without a single fixed point.
 
-    Without biases the map of the correlation does not depend on q and is tangent to the diagonal
-    at c = 1, so c converges to 1 like a power of the depth.
+    Without biases, the map from the correlation c in one layer to that in the next does not depend
+    on q and is tangent to the diagonal at c = 1. So c converges to 1 like a power of the depth.
     """
     phase: Phase = "q grows" if factor > 1 or bias_var > 0 else "q shrinks"
     if bias_var == 0 and abs(factor - 1) < AT_CRITICAL:

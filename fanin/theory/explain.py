@@ -99,14 +99,15 @@ def explain(
 ) -> Explanation:
     """Explain the difference between He's prediction and the measurement as a product of factors.
 
-    Each step drops one assumption of He's formula. Its factor is the ratio of two predictions, by
-    theory `mean_field` for the first three steps and by theory `field` after that:
+    Each step drops one assumption of He's formula. Its factor is the prediction after the step
+    divided by the prediction before it. The predictions are those of theory `mean_field` for the
+    first three steps and of theory `field` after that:
 
     1. `activation`: the actual activation function instead of He's gain.
     2. `weight mean`: weights of non-zero mean.
     3. `biases`: biases.
-    4. `stride`: positions skipped by strides, for an image without structure, circular padding,
-       and pooling replaced by the middle of each window.
+    4. `stride`: the positions that strides skip. In this step, images have no structure, padding
+       is circular, and pooling takes the middle of each window.
     5. `real data`: the actual images.
     6. `padding`: the actual padding.
     7. `pooling`: the actual pooling.
@@ -213,7 +214,7 @@ def _log_predictions(
             rows = rows.set_index("layer_name")
             with np.errstate(divide="ignore", invalid="ignore"):
                 log_value = np.log(rows.value)
-                # The geometric mean over networks is below the mean (Hanin & Nica 2020).
+                # The geometric mean over networks is below the arithmetic mean (Hanin & Nica 2020).
                 logs[quantity][step] = log_value - rows.log_sd.fillna(0.0) ** 2 / 2
                 errors[quantity][step] = rows.sampling_se / rows.value
     return (

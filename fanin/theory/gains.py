@@ -36,16 +36,16 @@ def find_gains(
     `forward`: E[y^2] equals `target` in every layer. One pass of theory `field` is enough, because
     E[y^2] of a layer is a quadratic function of its gain. `backward`: E[d^2] of the cotangent in
     every layer equals its value at the logits. The solution is iterated (ReLU networks need one
-    iteration, because their slopes do not depend on the scale). No cotangent passes through the
-    first layer, which gets its forward gain. `both`: the geometric mean of the two gains, similar
-    to the compromise of Glorot & Bengio (2010) between eqs 10 and 11.
+    iteration, because their slopes do not depend on the scale). The weights of the first layer
+    change no cotangent, so this layer gets its forward gain. `both`: the geometric mean of the two
+    gains, similar to the compromise of Glorot & Bengio (2010) between eqs 10 and 11.
 
     Parameters
     ----------
     model, moments, images, layer_kinds
         Same as for `predict_field`.
     target
-        E[y^2] of every layer with forward gains.
+        E[y^2] that every layer has with forward gains.
     direction
         `forward`, `backward` or `both`.
     seed
@@ -109,7 +109,7 @@ def _forward(
     propagate_field(
         model, moments, images, sampling=sampling, choose_gain=choose_gain, layer_kinds=layer_kinds
     )
-    # Repeats that sample give slightly different gains.
+    # If the theory samples, its repeats give slightly different gains.
     return {name: float(np.exp(np.log(gains).mean())) for name, gains in gains_by_layer.items()}
 
 
@@ -155,7 +155,7 @@ def _backward(
             raise UnpredictableLayer(
                 layer, "its cotangent is zero or overflows, so no gain keeps it constant"
             )
-        steps = np.log(vjp_m2[1:]) - np.log(vjp_m2[:-1])  # changed by the weights of layers 2 on
+        steps = np.log(vjp_m2[1:]) - np.log(vjp_m2[:-1])  # step i: gain of names[i + 1]
         if np.abs(steps).max(initial=0.0) < TOLERANCE:
             break
         for name, step in zip(names[1:], steps.tolist(), strict=True):

@@ -43,7 +43,9 @@ class UnsupportedModule(Exception):
 
 @dataclass(frozen=True)
 class Units:
-    """Distribution of a layer's units as quadrature nodes, for each state.
+    """Distribution of a layer's units as quadrature nodes, one set of nodes per state.
+
+    A state is one pair of mean and variance of the pre-activations.
 
     Attributes
     ----------

@@ -165,7 +165,8 @@ def _centred_vectors(module: nn.Module) -> DenseStep:
 def _standardized_units(module: Any, units: Units) -> Units:
     """Normalize to mean 0 and variance 1.
 
-    The statistics are those of infinitely many units: they have no derivative with respect to one.
+    The statistics are those of infinitely many units, so they have no derivative with respect to a
+    single unit.
     """
     units = _centred_units(module, units)
     return units.scale((units.average(units.value.square()) + float(module.eps)).rsqrt())
@@ -265,7 +266,7 @@ CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 ELEMENTWISE = LayerKind((), _pointwise_units, _pointwise_field, _pointwise_vectors)
 """Kind of elementwise modules; also used when no other kind matches."""
 IDENTITY = LayerKind((nn.Identity,), _pointwise_units, _no_step, _no_step, reshapes=True)
-# Keeps the positions; the next linear layer reads all of them.
+# Flattening keeps the positions; the next linear layer reads all of them.
 FLATTEN = LayerKind((nn.Flatten,), unchanged, _no_step, _no_step, reshapes=True)
 UNFLATTEN = LayerKind((nn.Unflatten,), unchanged)
 AVERAGE_POOL = LayerKind(

@@ -102,7 +102,8 @@ def initial_loss(
         parts = [
             _by_output(objective.implementation, n, p_1, shift, v + shift_var) for v in variances
         ]
-    # All variances use the same random numbers, so their errors add up instead of averaging out.
+    # The samples for all variance nodes use the same random numbers. Their errors therefore do not
+    # average out, and the standard error is the weighted sum.
     columns = zip(*parts, strict=True)
     return InitialLoss(
         *(sum(w * x for w, x in zip(weights, column, strict=True)) for column in columns)

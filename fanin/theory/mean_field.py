@@ -1,9 +1,10 @@
 """Theory `mean_field`: scalar mean-field theory with the actual activation and weight mean.
 
-For each image, the units of a wide layer are distributed as N(m, v). Weights w = mu + s z give all
-units the same mean m, which is random. If some mu is not 0, m is represented by particles, because
-its expectation can be 0 while its square grows (derivations.md, 2.4). With zero-mean weights one
-particle is exact, and the recursion is Poole et al. (2016), eq. 3, on q = m^2 + v.
+For each image, the units of a wide layer are distributed as N(m, v). Weights w = mu + s z (z:
+standard normal) give all units the same mean m, which is random. If some mu is not 0, m is
+represented by samples, called particles, because its expectation can be 0 while its square grows
+(derivations.md, 2.4). With zero-mean weights one particle is exact, and the recursion is Poole et
+al. (2016), eq. 3, on q = m^2 + v.
 
 This theory treats all positions of a map as equal. Theory `field` accounts for zero padding, stride
 and pooling, and for the dependence of a cotangent on the forward pass if the weights have a mean
@@ -61,9 +62,9 @@ def predict_mean_field(
     .. math:: c = \mu^2 (n a + n (n - 1) b), \quad
               a' = (n s^2 a + c) E[x'^2], \quad b' = c E[x']^2
 
-    A weight's gradient sums cotangent times input over P positions. The products have mean square
-    a E[x^2] and mean product b E[x]^2 (derivations.md, 4; Schoenholz et al. 2017, eq. 12, for
-    mu = 0).
+    A weight's gradient sums cotangent times input over P positions. The mean square of each product
+    is a E[x^2], and b E[x]^2 is the mean of the product of two of them at different positions
+    (derivations.md, 4; Schoenholz et al. 2017, eq. 12, for mu = 0).
 
     Parameters
     ----------
@@ -126,7 +127,7 @@ def predict_mean_field(
 
 @dataclass(frozen=True)
 class UnitMoments:
-    """Moments over units of their output x and of its slope dx/dy with the pre-activation y."""
+    """Moments, over units, of the output x and of its derivative dx/dy (y: pre-activation)."""
 
     mean: Float[Tensor, "*state"]
     m2: Float[Tensor, "*state"]

@@ -28,7 +28,8 @@ TERMS, MANY_TERMS = 600, 2400
 sum of the remaining terms is known; its dependence on the correlation is that of a jump or kink."""
 MANY_TERMS_SD = 4.0  # standard deviation from which `MANY_TERMS` is used
 NEGLIGIBLE = 1e-12
-# Outside this range, functions are linear on either side of 0 to double precision.
+# At standard deviations outside this range, functions count as linear on either side of 0: the
+# difference is below double precision.
 SMALLEST_SD, LARGEST_SD = 1e-9, 1e9
 MAX_EXACT_VARIANCES = 24  # more distinct variances than this are interpolated
 INTERPOLATION_ERROR = 1e-11
@@ -43,7 +44,8 @@ class Breakpoints:
     Attributes
     ----------
     jumps
-        True if the function jumps at `locations`, or at 0 if there are none.
+        True if the function jumps at `locations` (at 0 if there are none), False if it only has
+        kinks.
     locations
         Positions of jumps and kinks other than 0.
     """
@@ -127,7 +129,8 @@ class _Grid:
         sd = sd.clamp(SMALLEST_SD, LARGEST_SD)
         if not self.interpolated:
             return (sd[..., None] == self.sd).double()
-        # Barycentric, at Chebyshev points of the second kind (Berrut & Trefethen 2004, eq. 5.4).
+        # Barycentric interpolation at Chebyshev points of the second kind (Berrut & Trefethen 2004,
+        # eq. 5.4).
         signs = (-1.0) ** torch.arange(len(self.sd), dtype=torch.float64)
         signs[0], signs[-1] = signs[0] / 2, signs[-1] / 2
         gap = sd.log()[..., None] - self.sd.log()

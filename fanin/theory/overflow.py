@@ -46,8 +46,9 @@ def overflow_probability(
         True if the squares must also be representable, as in a variance computed in that type.
         They overflow at half the depth.
     variance_share
-        Fraction of E[y^2] that is variance between units. The rest is the square of a mean that
-        all units share (from weights of non-zero mean), taken at its root mean square.
+        Fraction of E[y^2] that is variance between units. The rest comes from a mean that all units
+        share (from weights of non-zero mean). This mean is random; the formula uses its root mean
+        square.
 
     Examples
     --------
@@ -69,7 +70,7 @@ def overflow_probability(
     density = weight * np.exp(-(z**2) / 2)
     # The mean of m is exp(log_m2), so its median is lower.
     log_m = log_m2 - log_sd**2 / 2 + log_sd * z
-    limit = np.exp(np.minimum(log_limit - log_m / 2, 50.0))  # in root mean squares
+    limit = np.exp(np.minimum(log_limit - log_m / 2, 50.0))  # in units of the root mean square
     mean = math.sqrt(1 - variance_share)
     sd = math.sqrt(max(variance_share, MIN_VARIANCE_SHARE))
     # The two tails differ if the units have a common mean.

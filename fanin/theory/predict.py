@@ -52,7 +52,8 @@ def predict_moments(
     Returns
     -------
     pandas.DataFrame
-        Rows of the `predictions` table without `cell_id`: every image, and their mean (-1).
+        Rows of the table `predictions`, without the column `cell_id`, for every image and for their
+        mean (image -1).
 
     Raises
     ------

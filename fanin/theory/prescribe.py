@@ -79,9 +79,9 @@ class Prescription:
         Returns
         -------
         pandas.DataFrame
-            A row per layer with columns `layer_name`, `gain`, and for each of `preact_m2` and
-            `vjp_m2` the prediction of theory `field` (`preact_m2`), the mean over the draws
-            (`preact_m2_measured`) and its standard error (`preact_m2_se`).
+            A row per layer with the columns `layer_name`, `gain`, `preact_m2` (prediction of theory
+            `field`), `preact_m2_measured` (mean over the draws) and `preact_m2_se` (standard error
+            of that mean), and the same three columns for `vjp_m2`.
         """
         model, images, layer_kinds = self._inputs
         weights = WeightMoments(self.moments, "declared", self.init)
@@ -114,9 +114,9 @@ def prescribe(
 ) -> Prescription:
     """Compute the gains that keep a network's second moments constant on given images.
 
-    Theory `field` computes the gains once, with zero padding, pooling, biases and the actual
-    images. They hold for every draw of the weights. LSUV (Mishkin & Matas 2016), in contrast,
-    rescales each draw with a forward pass per layer.
+    Theory `field` computes the gains once and takes zero padding, pooling, biases and the actual
+    images into account. The gains hold for every draw of the weights. LSUV (Mishkin & Matas 2016),
+    in contrast, rescales each draw with a forward pass per layer.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def prescribe(
     images
         A few preprocessed inputs, as the network receives them.
     target
-        E[y^2] of the pre-activations of every layer with forward gains.
+        E[y^2] that the pre-activations of every layer have with forward gains.
     init
         Init whose weights the gains multiply. None uses `HeNormal()`.
     direction

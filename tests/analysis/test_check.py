@@ -324,7 +324,7 @@ def test_the_exit_status_is_1_if_the_highest_theory_disagrees(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The displayed quantity and errors of lower theories do not matter."""
+    """The quantity that `--quantity` displays and disagreements of lower theories do not count."""
     sweep = simulated(3, off=off)
     monkeypatch.setattr(analysis.check, "compare_to_theory", lambda *_, **__: sweep)
     monkeypatch.setattr(analysis.summary, "summarize_training", lambda *_: [])

@@ -35,7 +35,7 @@ def test_a_job_id_reused_by_another_job_is_not_ours(own_cluster: Cluster, tmp_pa
     status, output = sweep.run("seed=range(2)")
     assert status == 1, output
     assert "disappeared from the queue" in output
-    assert "run the same command again" in output
+    assert "Run the same command again" in output
     status, output = sweep.run("seed=range(2)")
     assert status == 0, output
     assert sweep.outcomes() == Counter(ok=2)

@@ -26,8 +26,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         Results of the sweep `dying_relu`.
     criterion
         `filter`, `circle`, `cross`: the report's numbers. `factor`: allowed factor between a
-        measured filter or curvature and its claimed value. `boundary`: allowed factor between a
-        learning rate that kills and its prediction.
+        measured filter or curvature and its claimed value. `boundary`: allowed factor between the
+        measured and the predicted learning rate above which one step makes the maps black.
     """
     cells = SweepCells.load(results)
     trained = cells.part("remedies")

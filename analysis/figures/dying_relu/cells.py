@@ -52,10 +52,10 @@ class SweepCells:
     table
         Indexed by cell id. Columns of the `cells` table, and: `part` (the sweep's grid); `inputs`
         (range of the inputs); `remedy`; `factor` (of the convolution's gradient); `cross_step`
-        (first step after training on the cross); `dead_at_start`, `dead`, `dead_at_end` (True if
-        the maps of both images are dead before training, at `cross_step`, at the end);
-        `cross_dead_at_end` (map of the cross); `both_correct` (True if both images are classified
-        correctly at the end).
+        (number of steps until the cross was in a batch, that step included); `dead_at_start`,
+        `dead`, `dead_at_end` (True if the maps of both images are dead before training, at
+        `cross_step`, at the end); `cross_dead_at_end` (the same for the map of the cross);
+        `both_correct` (True if both images are classified correctly at the end).
     """
 
     results: Results
@@ -284,14 +284,14 @@ class SingleFilterTheory:
         return float((self.feature_map / decrease).max())
 
     def logit_gradients(self, labels: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
-        """Return (p - y) / n of the logistic loss of all images, at the expected logits."""
+        """Return the derivative of the mean logistic loss by each logit, at the expected logits."""
         return (self.logits.sigmoid() - labels) / len(labels)
 
     def curvature(self, layer: Layer) -> float:
-        """Return the largest eigenvalue of a layer's Hessian block of the mean logistic loss.
+        """Return the largest Hessian eigenvalue of the mean logistic loss, for one layer's weights.
 
-        The block is the mean over images of p (1 - p) times the outer product of the derivative of
-        the logit with itself. It is exact, because the logit is linear in the weights of each
+        The Hessian is the mean over images of p (1 - p) times the outer product of the logit's
+        derivative with itself. That is exact, because the logit is linear in the weights of each
         layer. p is evaluated at the expected logit.
         """
         p = self.logits.sigmoid()
@@ -300,7 +300,7 @@ class SingleFilterTheory:
         return float(torch.linalg.eigvalsh(root[:, None] * gram * root)[-1])
 
     def derivative_gram(self, layer: Layer) -> Float[Tensor, "image image"]:
-        """Return the expected inner products of the logit derivatives of each pair of images."""
+        """Return the expected inner product of the logits' derivatives for each pair of images."""
         x = self.patches
         # Both derivatives are sums of weight times pixel, with a mean part and a variance part.
         variance_part = self.var * torch.einsum("iqk,jqk->ij", x, x)
@@ -312,8 +312,9 @@ class SingleFilterTheory:
     def curvature_ratio(self) -> float:
         """Return the curvature of the filter over that of the linear layer, mean over images.
 
-        About (number of positions) / (weights of the filter) if the mean of the weights dominates,
-        and 1 if it is 0, because the variance part is equal in both layers.
+        The ratio is about (number of positions) / (weights of the filter) if the mean of the
+        weights dominates. It is 1 if that mean is 0, because the variance part is equal in both
+        layers.
         """
         filters, linear = (self.derivative_gram(layer) for layer in ("filter", "linear"))
         return float((filters.diagonal() / linear.diagonal()).mean())

@@ -53,7 +53,7 @@ def _remedy_claims(cells: SweepCells) -> Iterator[ClaimResult]:
 
 
 def _cross_map_claim(rows: pd.DataFrame) -> ClaimResult:
-    """Count the runs with a smaller learning rate in which only the cross's map dies."""
+    """Count the runs in which the map of the cross dies but that of the circle does not."""
     alive = rows[~rows["dead_at_end"]]
     correct = int((alive["cross_dead_at_end"] & alive["both_correct"]).sum())
     return ClaimResult(
@@ -114,13 +114,12 @@ def killing_thresholds(cells: SweepCells, rows: pd.DataFrame, by: list[str]) -> 
 
     A learning rate kills if one step makes the feature maps of both images black.
 
-
     Returns
     -------
     pandas.DataFrame
-        One row per group, with the group's keys. `largest_alive`: largest rate below the first that
-        kills (0 if the first rate kills). `smallest_dead`: smallest rate that kills (inf if none
-        does). `measured`: their geometric mean. `predicted`. `cell_id`: one of the group's cells.
+        One row per group, with the group's keys. `smallest_dead`: smallest rate that kills (inf if
+        none does). `largest_alive`: the rate before it (0 if the smallest rate kills). `measured`:
+        their geometric mean. `predicted`. `cell_id`: one of the group's cells.
     """
     thresholds = []
     for key, group in rows.groupby(by, observed=True):
@@ -175,7 +174,7 @@ def _format_bracket(rows: pd.DataFrame) -> str:
 
 
 def _all_within(thresholds: pd.DataFrame, factor: float) -> bool:
-    """Return True if every prediction is within `factor` of the measured bracket."""
+    """Return True if every prediction is within `factor` of [largest_alive, smallest_dead]."""
     predicted = thresholds["predicted"]
     above = predicted * factor >= thresholds["largest_alive"]
     return bool((above & (predicted <= factor * thresholds["smallest_dead"])).all())
@@ -225,7 +224,10 @@ def _curvature_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
 
 
 def _stability_claims(cells: SweepCells) -> Iterator[ClaimResult]:
-    """Test whether the linear layer alone trains only below 2 / lambda at its largest curvature."""
+    """Test whether the linear layer alone also trains at learning rates above 2 / lambda.
+
+    lambda is its largest curvature, at p = 1/2.
+    """
     trained = cells.part("remedies")
     linear = trained[trained["model"] == "linear"]
     for inputs, rows in linear.groupby("inputs"):

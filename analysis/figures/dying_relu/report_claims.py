@@ -60,7 +60,7 @@ def _filter_claim(
 def _gradient_claims(
     cells: SweepCells, report: pd.DataFrame, criterion: Mapping[str, Any]
 ) -> Iterator[ClaimResult]:
-    """Test the reported gradients at all probed steps from the first step on the cross."""
+    """Test the reported gradients at all probed steps, starting after the first on the cross."""
     medians = _median_gradients(cells, report)
     circle, cross = (criterion[name] for name in ("circle", "cross"))
     as_reported = medians[CIRCLE].between(*circle) & medians[CROSS].between(*cross)
@@ -81,7 +81,7 @@ def _gradient_claims(
         f"{_format_range(after_step[CIRCLE])}, cross {_format_range(after_step[CROSS])}",
         bool(as_reported.any()),
     )
-    # Black maps give both images one logit, so the gradients are (p - 1) v and p v.
+    # Black maps give both images the same logit, so the gradients are (p - 1) v and p v.
     odds = -np.mean(cross) / np.mean(circle)  # p / (1 - p)
     logits = _shared_logits(cells, report)
     yield ClaimResult(

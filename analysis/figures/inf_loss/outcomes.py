@@ -1,4 +1,4 @@
-"""First step with an inf or NaN loss by setting, with clipping, and for a 10-50-1 regression."""
+"""First step with an inf or NaN loss: by setting, by clipping, and in a 10-50-1 regression MLP."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def failure_time(step: float) -> str:
 
 
 def outcome_claims(cells: pd.DataFrame) -> Iterator[ClaimResult]:
-    """Count the settings with an inf or NaN loss by init, and test a common claim on PyTorch's."""
+    """Count settings with an inf or NaN loss by init; test a claim on PyTorch's default init."""
     named = cells.assign(name=[init_name(row) for _, row in cells.iterrows()])
     for name, rows in named.groupby("name", sort=False):
         later = int((rows["bad_step"] > 0).sum())
@@ -140,7 +140,7 @@ def _panel(axis: Axes, cells: pd.DataFrame) -> None:
 
 
 def text_in_box(axis: Axes, x: float, y: float, width: float, step: float, note: str = "") -> None:
-    """Draw one setting's box with its first step with an inf or NaN loss, or a dot."""
+    """Draw a setting's box: its first step with an inf or NaN loss, or a dot if there is none."""
     shade = SHADES[failure_time(step)]
     box = Rectangle((x, y), width, 1, facecolor=shade, edgecolor="0.8", linewidth=0.4)
     axis.add_patch(box)
@@ -170,7 +170,7 @@ def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, st
 def _brackets(
     axis: Axes, name: str, labels: list[str], y: float, linewidth: float, style: dict[str, Any]
 ) -> None:
-    """Label each run of equal columns, with a line before it and `name` at the left."""
+    """Label each group of adjacent equal columns; draw a line before it, and `name` at the left."""
     axis.text(-0.15, y, name, ha="right", va="bottom", fontsize=6.5)
     x = 0
     for label, run in groupby(labels):
@@ -190,7 +190,7 @@ def _brackets(
 
 
 def by_clip(results: Results) -> pd.DataFrame:
-    """Return the first bad step with each clipping, for the settings that ran with all of them."""
+    """Return the first bad step under each clip option, for settings that ran with all options."""
     parts = [
         part_cells(results, part) for part in ("settings", "clipped", "bad data", "regression")
     ]
@@ -231,7 +231,7 @@ def clipping_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
 
 
 def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    """Test at which learning rates, in units of 1 / curvature, the 10-50-1 regression diverges."""
+    """Test at which learning rates (times the curvature) the 10-50-1 regression MLP diverges."""
     cells = part_cells(results, "regression")
     unclipped = cells[(cells["clip"].astype(str) == "none") & (cells["train.dtype"] == "float32")]
     x = _lr_times_curvature(results, unclipped)

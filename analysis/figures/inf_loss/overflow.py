@@ -80,7 +80,7 @@ class _LayerMoments:
     log_m2: tuple[float, ...]
     log_m2_by_he: tuple[float, ...]
     variance_shares: tuple[float, ...]  # share of E[y^2] that varies between the units
-    counts: tuple[int, ...]  # pre-activations per layer
+    counts: tuple[int, ...]  # number of pre-activations by layer
     propagates_inf: bool  # True if the activation of inf or -inf is infinite
 
 
@@ -129,8 +129,8 @@ def _predict_layer_moments(config: Mapping[str, Any]) -> _LayerMoments:
     )
     stages = parse_network(model, tuple(images.shape[1:])).stages
     has_maps = any(stage.positions > 1 for stage in stages)
-    # Only `field` handles padding, but for weights of non-zero mean and a deep network it takes
-    # minutes.
+    # Only `field` handles padding. It is not used for weights of non-zero mean, because it then
+    # takes minutes for a deep network.
     theories = ("he", "field") if has_maps and has_zero_mean else ("he", "mean_field")
     frame = predict_cell(config, theories)
     modules = dict(model.named_modules())
@@ -291,7 +291,7 @@ def _panel(axis: Axes, networks: pd.DataFrame, column: str) -> None:
 
 
 def softmax_underflows(sd: float, images: int) -> float:
-    """Return the probability that the label's softmax is 0 in float32 for an image of the batch.
+    """Return the probability that some image's softmax at its label is 0 in float32.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def part_cells(results: Results, part: str) -> pd.DataFrame:
 
 
 def _part(cells: pd.DataFrame) -> pd.Series:
-    """Return the grid of conf/sweep/inf_loss.yaml of each cell, from its distinguishing keys."""
+    """Return each cell's part (a grid of conf/sweep/inf_loss.yaml), found from its config keys."""
     width = column(cells, "model.width")
     tests = [
         ("regression", cells["data"].astype(str) == "gaussian"),

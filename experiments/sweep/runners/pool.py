@@ -244,12 +244,12 @@ def _remaining_packs(
 def handle_worker_death(folder: SweepFolder, job: PackJob, outcome: str, reason: str) -> list[Pack]:
     """Finalize a dead worker's journal and return packs with the remaining cells.
 
-    If several cells ran together, any of them may be the cause. Each returns as a pack of its own,
-    so that another death identifies it.
+    If several cells ran together, any of them may be the cause. Each of them becomes a pack of its
+    own, so that the next death of a worker identifies the cause.
     """
     pack = job.pack
     cells = {cell.cell_id: cell for cell in pack.cells}
-    # A worker that died while it wrote the tables had already taken its journal.
+    # A worker that died while it wrote the tables had already renamed its journal to `.taken`.
     for journal in (job.journal, job.journal.with_suffix(".taken")):
         finalized = finalize_journal(folder, journal, cells, outcome, reason)
         if finalized is not None:

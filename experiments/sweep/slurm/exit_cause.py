@@ -63,7 +63,8 @@ def find_cause(run: TaskRun | None, stderr: str, accounting: bool) -> Cause:
         return outcome, reason + job
     if state == "COMPLETED":
         return "killed", f"Slurm job exited with code 0 before its cells had finished{job}"
-    # sacct shows srun's exit code, which for a signal is its number; srun's message is precise.
+    # sacct shows srun's exit code, which may be the number of a signal or an exit code of the
+    # program. srun's message says which.
     errors = SRUN_ERROR.findall(stderr)
     end = _describe_srun_error(errors[-1]) if errors else _describe_exit_code(run.exit_code)
     return "killed", f"Slurm job ended with {end}{job}"

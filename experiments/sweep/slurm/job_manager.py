@@ -47,7 +47,9 @@ from experiments.sweep.store.tables import read_states
 from experiments.sweep.types import Heartbeat
 from fanin.errors import FaninError
 
-MISSING_SECONDS = 8.0  # a job counts as dead after that; Slurm requeues the jobs of dead nodes
+# Seconds after which a job that squeue does not list is dead. Slurm requeues jobs of failed nodes,
+# so squeue still lists those.
+MISSING_SECONDS = 8.0
 NO_ACCOUNTING_SECONDS = 60.0  # the same, while sacct does not answer
 MAX_STARTUP_FAILURES = 3  # jobs in a row that fail before starting a cell
 CANCEL_GRACE = 30.0  # seconds that cancelled jobs have to save their state
@@ -285,7 +287,7 @@ def array_sizes(shards: Sequence[Shard], array_size: int) -> list[int]:
 
 
 def reclaim_shard(submission: Submission, index: int, outcome: str, reason: str) -> int | None:
-    """Revoke a task's lease and finalize its journals; a process still running cannot write.
+    """Revoke a task's lease, so that its processes cannot write, and finalize its journals.
 
     Parameters
     ----------

@@ -132,13 +132,13 @@ def _expired_writers(lease_dir: Path) -> Iterator[Path]:
 class StaleJobDetector:
     """Detector of jobs that Slurm lists as running although none of their processes is left.
 
-    This happens after some accidents: a node that is back before Slurm missed it, or a controller
-    that forgot its last seconds. A job's process touches its writer folder every few seconds; a
-    job without a new time stamp for `timeout` seconds is stale.
+    This happens if a node restarts before Slurm notices its failure, or if the controller restarts
+    without its records of the last seconds. A job's process touches its writer folder every few
+    seconds; a job without a new time stamp for `timeout` seconds is stale.
     """
 
     timeout: float
-    _stamps: dict[TaskKey, tuple[float, float]] = field(default_factory=dict)  # stamp, when seen
+    _stamps: dict[TaskKey, tuple[float, float]] = field(default_factory=dict)  # stamp, seen since
 
     def stale(self, lease_dirs: Mapping[TaskKey, Path]) -> list[TaskKey]:
         """Return the running tasks without a new time stamp for `timeout` seconds."""

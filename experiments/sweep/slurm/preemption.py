@@ -49,7 +49,7 @@ class PreemptionHandler:
         unblock_signals()
 
     def _on_signal(self, number: int, _: object) -> None:
-        # Keep the first: a preemption sends SIGUSR2 and then SIGTERM.
+        # Keep the first signal: a preemption sends SIGUSR2 and then SIGTERM.
         self.received = self.received or signal.Signals(number)
 
     def heartbeat(self) -> None:

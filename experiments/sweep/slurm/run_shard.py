@@ -74,7 +74,7 @@ def run_shard(submission: Submission, index: int) -> int:
 
 def _has_other_writers(lease_dir: Path, writer_dir: Path) -> bool:
     """Return True if earlier runs have left writer folders."""
-    with suppress(FileNotFoundError):  # the lease is revoked: the first journal will notice it
+    with suppress(FileNotFoundError):  # the lease is revoked, so creating a journal will fail
         return any(path != writer_dir for path in lease_dir.iterdir())
     return False
 

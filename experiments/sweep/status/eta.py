@@ -17,12 +17,12 @@ def estimate_cell_seconds(
 ) -> tuple[CellSeconds, bool]:
     """Estimate the time of a cell: the median of its kind, or of all cells if its kind is new.
 
-    Returns the estimate as a function of the cell id, and True if any cell was measured; otherwise
-    every cell counts as 1.
+    Returns the estimate as a function of the cell id, and True if any cell was measured. If none
+    was, the estimate of every cell is 1 s.
     """
     timings: dict[str, list[float]] = {}
     for cell_id, result in results.items():
-        if result.outcome in DONE and result.seconds >= 0:  # False for NaN, from a journal
+        if result.outcome in DONE and result.seconds >= 0:  # False if it is NaN (in a journal)
             timings.setdefault(kinds.get(cell_id, ""), []).append(result.seconds)
     medians = {kind: statistics.median(seconds) for kind, seconds in timings.items()}
     all_seconds = [value for seconds in timings.values() for value in seconds]

@@ -45,9 +45,9 @@ class RunningCell:
     progress
         Finished fraction of its training steps, 0 to 1.
     seconds
-        Time since it was first seen.
+        Time since this process first read that the cell runs.
     lower_bound
-        True if it had started before it was first seen, so it has run longer than `seconds`.
+        True if the cell started before that, so it has run longer than `seconds`.
     """
 
     cell_id: str

@@ -1,8 +1,8 @@
 """Lock of a sweep: at most one launcher runs it, and the lock of a dead launcher is void.
 
-On its own host a launcher is dead if its process is. From another host it counts as dead if it has
-not renewed its lock file for a while. Both times come from the file system, so the clocks of the
-hosts need not agree.
+On its own host, a launcher counts as dead if its process has ended. From another host, it counts as
+dead if it has not renewed its lock file for a while. The time of the last renewal and the current
+time both come from the file system, so the clocks of the hosts need not agree.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def acquire_sweep_lock(folder: SweepFolder) -> Iterator[SweepLock]:
     this_process = ProcessId.current()
     with writing(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
-    # The file lock is for two launchers that start at once; it is released after reading and
-    # writing. On file systems without such locks the journals still keep the two apart.
+    # The file lock makes two launchers that start at once read and write the launcher file one
+    # after the other. On file systems without such locks, at most one of them can commit each
+    # journal.
     with writing(folder.launcher), FileLock(folder.root / ".launcher.lock"):
         holder = read_launcher(folder.launcher)
         if holder is not None and holder != this_process:

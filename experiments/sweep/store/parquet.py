@@ -32,7 +32,7 @@ ZEROS = b"0" * DIGITS
 ROW_GROUP = 1 << 20  # rows
 INTEGERS = ("draw", "step", "image", "layer", "count", "index", "attempt", "outcome_step")
 FLOATS = ("value", "left", "right", "test_accuracy", "test_loss", "train_loss", "seconds")
-STRINGS = ("outcome_tensor", "outcome_reason")  # also if all values of a part are null
+STRINGS = ("outcome_tensor", "outcome_reason")  # strings even if all values of a part are null
 
 
 def commit_journal(folder: SweepFolder, journal: Path) -> None:
@@ -229,7 +229,10 @@ def encode(table: pa.Table) -> bytes:
 
 
 def _checksum_span(data: bytes) -> tuple[int, int]:
-    """Return start and end of the checksum's digits: the last match, as rows precede metadata."""
+    """Return the start and the end of the checksum's digits.
+
+    That is the last match of the pattern, because the metadata follows the rows.
+    """
     spans = [match.span(1) for match in CHECKSUM.finditer(data)]
     if not spans:
         raise ValueError("damaged (no checksum)")

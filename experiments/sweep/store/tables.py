@@ -78,7 +78,7 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
 
 
 def latest_attempts(attempts: Iterable[tuple[str, int, T]]) -> dict[str, T]:
-    """Return the value of each cell's latest attempt; of equal numbers, the last one counts.
+    """Return the value of each cell's latest attempt; of attempts with equal numbers, the last one.
 
     >>> latest_attempts([("x", 2, "ok"), ("x", 1, "killed"), ("y", 1, "oom"), ("y", 1, "ok")])
     {'x': 'ok', 'y': 'ok'}
@@ -120,7 +120,7 @@ def read_tables(
 
 
 def latest_by_part(cells: Parts) -> dict[str, list[str]]:
-    """Return, for each part, the cells with their latest attempt in it."""
+    """Return, for each part, the cells whose latest attempt is in it."""
     rows = (
         (cell, attempt, stem)
         for stem, part in sorted(cells.items())

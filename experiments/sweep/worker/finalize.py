@@ -102,8 +102,8 @@ def finalize_journal(
     outcome, reason
         Outcome and reason of the cell that was running.
     fail_all
-        Give all cells that ran together this outcome. For causes outside the cells, such as the
-        end of their launcher.
+        Give this outcome to all cells that ran together, because the cause is none of the cells
+        (for example, their launcher ended).
 
     Returns
     -------

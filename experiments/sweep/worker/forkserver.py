@@ -12,8 +12,9 @@ from experiments.sweep.interrupts import defer_interrupts
 def start_server() -> None:
     """Start the fork server, unless it runs. It imports the code while this process plans.
 
-    The resource tracker starts first: otherwise the fork server starts it, which unblocks signals
-    within `defer_interrupts`. The tracker ignores stop signals except SIGHUP.
+    The resource tracker starts first, because Python unblocks SIGINT when it starts the tracker. If
+    the fork server started the tracker, this would happen within `defer_interrupts`. The tracker
+    itself ignores SIGINT and SIGTERM; it inherits a mask that blocks SIGHUP.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     resource_tracker.ensure_running()

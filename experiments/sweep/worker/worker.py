@@ -128,7 +128,7 @@ def _stacked(
         journal.start(cell.cell_id, cell.attempt)
     configs = [cell.config for cell in cells]
     progress = _progress(journal, cells[0], heartbeat)
-    used = [c for c in checkpointers.values() if c is not None]  # all or none
+    used = [c for c in checkpointers.values() if c is not None]  # either all cells or none
     try:
         for index, result in run_stack(configs, torch.device(job.device), progress, used or None):
             cell = cells[index]

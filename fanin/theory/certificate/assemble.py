@@ -36,7 +36,7 @@ Predictions = Mapping[str, Mapping[str, PredictedValue]]
 def finest_predictions(frame: pd.DataFrame) -> Predictions:
     """Return the mean over images by layer and quantity, from the last theory that predicts it."""
     rows = frame[frame.image == -1]
-    # For a signed mean, `field` is exact where `finite_width` samples.
+    # The `preact_mean` of `field` is exact; that of `finite_width` is a mean over samples.
     rows = rows[~((rows.quantity == "preact_mean") & (rows.theory == "finite_width"))]
     order = rows.theory.map({theory: index for index, theory in enumerate(THEORIES)})
     predictions: dict[str, dict[str, PredictedValue]] = {}
@@ -124,7 +124,7 @@ def update_records(
 
 
 def segment_stages(segment: Segment) -> tuple[Stage, ...]:
-    """Return the weight layers of a segment, with encoded names."""
+    """Return the weight layers of a segment, with encoded names (see `encode_name`)."""
     net: nn.Module = build_sequential(segment.parts)
     return parse_network(net, tuple(segment.inputs[0].shape[1:]), segment.layer_kinds).stages
 
@@ -196,10 +196,10 @@ def overflows_at(layers: Sequence[LayerCertificate]) -> dict[str, str | None]:
 def layer_depth_scales(
     stage: Stage, moments: Mapping[str, LayerMoments], q: float
 ) -> LayerDepthScales:
-    """Return the depth scales of a deep dense network of layers like this one.
+    """Return the depth scales of a deep dense network that repeats this layer.
 
-    They depend on the activation and the variances only. The mean of the weights, padding and
-    pooling are ignored.
+    They depend on the activation and on the variances of weights and biases only. Padding, pooling
+    and the mean of the weights are ignored.
     """
     weights = scalar_moments(moments, [stage.name])[stage.name]
     sigma_w2, sigma_b2 = stage.fan_in * weights.weight_var, weights.bias_var

@@ -73,21 +73,22 @@ class Certificate:
     output
         Predictions for the logits.
     frame
-        Rows of the `predictions` table without `cell_id`, for every image and their mean (-1), with
-        the column `basis`: `theory` or `measured restart`.
+        Rows of the table `predictions`, for every image and their mean (-1). Instead of `cell_id`
+        there is the column `basis`: `theory` or `measured restart`.
     theories
         Names of the requested theories.
     moments
-        Source of the weight moments: `declared` by the init, `given`, or `estimated` from one draw.
+        Source of the weight moments: `declared` by the init, `given`, or `estimated` from the
+        model's current weights.
     overflows_at
-        First layer with an overflow probability above 1/2, or None, by dtype.
+        By dtype, the first layer with an overflow probability above 1/2, or None.
     inputs
         Network, images and settings.
     draws
         Measured draws, with columns `draw`, `image`, `layer`, `layer_name`, `quantity`, `value`;
         empty without measurement.
     unpredicted
-        Reasons by name of the layers without a formula; empty without `restart`.
+        By name of each layer without a formula, the reason; empty without `restart`.
     sharpness
         Largest Hessian eigenvalue of one draw by layer, and for the whole network under the key
         ""; empty unless requested.

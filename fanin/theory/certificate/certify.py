@@ -74,7 +74,8 @@ def certify(
     labels
         Labels of the images, needed by `sharpness`.
     loss
-        Loss of the `grad` quantities: `cross_entropy`, `mse`, `bce`, or an `Objective`.
+        Loss for the quantities `grad_m2` and `weight_grad_m2`: `cross_entropy`, `mse`, `bce`, or an
+        `Objective`.
     measure
         Number of draws to measure for comparison. If `init` is None, the model itself is the only
         draw.
@@ -82,7 +83,8 @@ def certify(
         If a layer has no formula, continue after it from measured activations instead of raising.
     joint
         Also predict the quantities that depend on several images (correlation between inputs,
-        fraction of dead units). None predicts them if the network is small.
+        fraction of dead units). None predicts them if the number of images times the output
+        positions of the largest layer is at most 1,024.
     sharpness
         Also measure the largest Hessian eigenvalue of one draw. Requires `labels`.
     layer_kinds

@@ -136,7 +136,7 @@ def is_cheap(
     images: Float[Tensor, "image ..."],
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
-    """Return True if the joint field of the images is small in every layer."""
+    """Return True if no layer has more than `MAX_CHEAP_POINTS` points for all images together."""
     stages = parse_network(model, tuple(images.shape[1:]), layer_kinds).stages
     return len(images) * max(stage.positions for stage in stages) <= MAX_CHEAP_POINTS
 

@@ -82,7 +82,7 @@ def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCe
         name: initial(Loss(name), Head(head)).loss for name, head in DEFAULT_HEADS.items() if n > 1
     }
     gradient = initial(*loss_and_head(objective)).gradient_m2 / n
-    # The variance within n logits is smaller by the factor 1 - 1/n.
+    # The variance among an image's n logits is smaller than over draws, by the factor 1 - 1/n.
     return OutputCertificate(n, logit_var * (1 - 1 / n), losses, gradient)
 
 
@@ -108,7 +108,7 @@ def gradient_rows(frame: pd.DataFrame, last: LayerCertificate, gradient_m2: floa
 
 
 def _logit_variance(last: LayerCertificate) -> float:
-    """Return the variance of a logit over draws, without the shift common to all logits."""
+    """Return the variance of a logit over draws, without that of the shift common to all logits."""
     for theory in ("field", "mean_field", "he"):
         values = last.theories.get(theory, {})
         if values.get("preact_m2", 0.0) > 0 and isfinite(last.q):

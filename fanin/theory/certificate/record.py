@@ -57,7 +57,7 @@ class PredictedValue:
 
 @dataclass(frozen=True)
 class LayerDepthScales:
-    """Depth scales of a deep network of layers like this one (Schoenholz et al. 2017).
+    """Depth scales of a deep network that repeats this layer (Schoenholz et al. 2017).
 
     Attributes
     ----------
@@ -72,9 +72,10 @@ class LayerDepthScales:
     xi_q, xi_c
         Depth scales, in layers, of the second moment and of the correlation between inputs.
     phase
-        `ordered`, `critical` or `chaotic`; without a fixed point `q grows`, `q shrinks` or `any q`.
+        `ordered`, `critical` or `chaotic`; without a single fixed point `q grows`, `q shrinks` or
+        `any q`.
     critical_sigma_w2
-        Value of sigma_w2 with chi_1 = 1 at this sigma_b2.
+        Value of sigma_w2 that gives chi_1 = 1 with this sigma_b2.
     """
 
     sigma_w2: float
@@ -119,8 +120,8 @@ class LayerCertificate:
     overflow
         Probability that a pre-activation of the batch overflows, by dtype.
     log_sensitivity
-        d log E[x^2] / d log q of the modules after the layer: the factor on a relative error of
-        the second moment up to the next layer.
+        d log E[x^2] / d log q, where x is the next layer's input: a relative error of q becomes
+        this factor times as large in E[x^2].
     depth
         Depth scales for this layer's weights and the activation after it.
     measured
@@ -231,7 +232,7 @@ class OutputCertificate:
     initial_loss
         Expected loss before training, by loss (`cross_entropy`, `mse`, `bce`).
     gradient_m2
-        E[|dL/dlogits|^2] / n_logits of the requested loss of one image.
+        E[|dL/dlogits|^2] / n_logits, where L is the requested loss of one image.
     """
 
     n_logits: int

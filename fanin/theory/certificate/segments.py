@@ -74,8 +74,8 @@ def predict_segments(
     """Predict a network, in several segments if `restart` is True.
 
     After a layer without a formula, the prediction restarts from the activations of a few new
-    draws. Before that layer only the forward pass is predicted, because cotangents come through the
-    layer.
+    draws. For the layers before it, only the forward pass is predicted, because their cotangents
+    pass through the layer without a formula.
 
     Raises
     ------
@@ -153,7 +153,10 @@ def _has_weights(parts: Sequence[Named]) -> bool:
 
 
 def _average_over_draws(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Average predictions over the measured inputs of several draws; add their variance."""
+    """Average predictions that start from the measured inputs of several draws.
+
+    The spread also contains the variance between these predictions.
+    """
     if len(frames) == 1:
         return frames[0]
     values = np.stack([frame.value for frame in frames])

@@ -21,12 +21,13 @@ class Limits:
     Parameters
     ----------
     low, high
-        Smallest and largest accepted ratio of the second moment of the pre-activations to that of
-        the first layer, and of the expected squared norm of the cotangent to that of the last
-        hidden layer. A ratio of 1000 is a factor of 30 in scale, which is hard to train with one
-        learning rate for all layers. He et al. (2015, figure 3) report that a 30-layer network
-        with a second moment of 2^-29 fails to train and a 22-layer one with 2^-21 trains slowly,
-        so the default limits are cautious.
+        Smallest and largest accepted ratio, in both directions. Forward, it is the second moment of
+        a layer's pre-activations divided by that of the first layer. Backward, it is the expected
+        squared norm of a layer's cotangent divided by that of the last hidden layer. A ratio of
+        1000 is a factor of 30 in scale, which is hard to train with one learning rate for all
+        layers. He et al. (2015, figure 3) report that a 30-layer network with a second moment of
+        2^-29 fails to train and a 22-layer one with 2^-21 trains slowly, so the default limits are
+        cautious.
     dtype
         `float32`, `bfloat16` or `float16`: the dtype that the network will run in.
     max_overflow
@@ -35,9 +36,9 @@ class Limits:
         Largest accepted fraction of units that are zero on the whole batch. One half is normal for
         deep ReLU networks with highly correlated activations (derivations.md, 7).
     max_sensitivity
-        Largest accepted factor on a relative error of the second moment from the first layer to
-        the last. At a factor of 2, second moments vary twice as much between draws as the width
-        alone explains.
+        Largest accepted growth of a relative error of the second moment, as a factor from the first
+        layer to the last. At a factor of 2, second moments vary twice as much between draws as the
+        width alone explains.
     """
 
     low: float = 1e-3
@@ -61,7 +62,7 @@ class Verdict:
     quantity
         Quantity that exceeds its limit.
     value
-        Value that was compared to the limit; a ratio for `low` and `high` of `Limits`.
+        Value that was compared to the limit. For the limits `low` and `high` it is a ratio.
     limit
         Limit that the value exceeds.
     message
@@ -241,7 +242,10 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
 
 
 def _total_m2(layer: LayerCertificate) -> float:
-    """Return the squared norm of a layer's cotangent, which He init keeps constant at any width."""
+    """Return the expected squared norm of a layer's cotangent.
+
+    With He init it is equal in all layers, whatever their widths.
+    """
     return layer.value("vjp_m2") * layer.channels * layer.positions
 
 

@@ -21,7 +21,7 @@ from fanin.theory.network import Named
 
 Source = Literal["declared", "given", "estimated"]
 # Estimated means within this many standard errors of 0 are set to 0. Such small means are rarely
-# intended, and a non-zero mean requires particles in the theories.
+# intended, and with a non-zero mean the theories have to sample.
 MEAN_THRESHOLD = 4.0
 
 
@@ -130,8 +130,9 @@ def draw_networks(
 ) -> Iterator[nn.Module]:
     """Yield float64 copies of a model with newly drawn weights.
 
-    Declared moments draw with their init, given moments draw Gaussian weights, and estimated
-    moments yield a single copy of the model itself. Different purposes give different draws.
+    If the moments are declared, their init draws the weights. If they are given, the weights are
+    Gaussian. If they are estimated, the only network is a copy of the model itself. Different
+    values of `purpose` give different draws.
     """
     if weights.source == "estimated":
         yield cpu_copy(model)

@@ -1,8 +1,8 @@
 """Cotangents backward through the modules between two weight layers.
 
-With x = f(y), a cotangent g at x becomes J(y)^T g at y. Its second moments are averages over the
-field y and over g, which are treated as independent (docs/appendix/derivations.md, section 4; Yang
-2020).
+With x = f(y) and J the Jacobian of f, a cotangent g at x becomes J(y)^T g at y. Its second moments
+are averages over the field y and over g, which are treated as independent
+(docs/appendix/derivations.md, section 4; Yang 2020).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def interlayer_backward(
     Parameters
     ----------
     output_cotangent
-        Moments of the cotangent behind the modules.
+        Moments of the cotangent at the output of the modules.
     samples
         Minimum number of samples of each field.
     key
@@ -260,8 +260,8 @@ def _cotangent_sampler(
     """
     points = output_cotangent.m2.shape[-1]
     if output_cotangent.products is None:
-        # If points are uncorrelated, signs have the same second moments as normals and add no
-        # noise.
+        # If points are uncorrelated, random signs have the same second moments as normals, and
+        # without sampling noise.
         sign, rms = random_signs(n_samples, points, *key), output_cotangent.m2.sqrt()
         return lambda index, _: sign * select_fields(rms, preact.field_shape, index)[:, None]
     own = factor(output_cotangent.products)
@@ -334,7 +334,7 @@ def _response_chunk(function: Function, mean: Tensor, var: Tensor) -> tuple[Tens
     y, weight = gaussian_nodes(mean, var, COARSE)
     value, slope = derivative(function, y)
     value_slope = value * slope
-    # A unit without variance has no derivative by its pre-activation.
+    # A unit without variance has no derivative with respect to its pre-activation.
     score = torch.where(var > 0, 1 / var, 0.0)[:, None] * (y - mean[:, None])
 
     def average(x: Tensor) -> Tensor:

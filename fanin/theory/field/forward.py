@@ -22,7 +22,7 @@ MAX_NUMBERS = 2**24  # numbers in one tensor of samples: 128 MB
 NEAR_ZERO = torch.tensor([-3.0, -1.0, -0.1, -1e-3, 1e-3, 0.1, 1.0, 3.0], dtype=torch.float64)
 """A function that is flat at 0 on some interval is 0 at one of these points."""
 NEGLIGIBLE = 1e-9  # a fraction of units too small to observe in any network
-# Samples of each particle's field, if quadrature gives the moments of points.
+# Samples of each particle's field, if the moments of single points come from quadrature.
 SAMPLES_PER_PARTICLE = 256
 StreamKey = tuple[object, ...]
 """Key of a random stream: seed, repeat, layer."""
@@ -36,7 +36,7 @@ def interlayer_forward(
     samples: int,
     key: StreamKey,
 ) -> LayerInput:
-    """Compute the moments of one channel behind the modules.
+    """Compute the moments of one channel at the output of the modules.
 
     The method is a closed form if linear modules surround at most one elementwise function and the
     mean is constant, quadrature if only moments of single points are needed, and sampling
@@ -45,7 +45,7 @@ def interlayer_forward(
     Parameters
     ----------
     needs_products
-        Also compute products of points.
+        Also compute E[x(p) x(p')] for all pairs of points.
     samples
         Minimum number of samples of each field.
     key
@@ -102,7 +102,10 @@ def linear_matrices(
 
 
 def apply_dropout(products: Pairs, step: DropoutStep, images_per_field: int) -> Pairs:
-    """Apply dropout to second moments of values or cotangents: points with a common mask grow."""
+    """Apply dropout to second moments of values or cotangents.
+
+    Only products of points with a common mask grow, by the factor 1 / (1 - p).
+    """
     points = products.shape[-1]
     share_mask = torch.eye(points, dtype=torch.float64)
     if step.whole_channel:  # each image's channel has one mask
@@ -151,7 +154,8 @@ def field_normals(
     interlayer: Interlayer, preact: Preactivation, samples: int, *key: object
 ) -> Tensor:
     """Return standard normal numbers [sample, rank] from which samples of a field are computed."""
-    # Without mixing, points are exact and products are averages over particles, so few samples do.
+    # If no module combines points, the moments of single points are exact and products are averages
+    # over particles, so few samples are enough.
     if preact.field_shape[1] > 1 and not interlayer.mixes_points:
         return antithetic(min(samples, SAMPLES_PER_PARTICLE), preact.rank, *key)
     return whitened(samples, preact.rank, *key)

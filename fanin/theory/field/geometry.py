@@ -35,7 +35,7 @@ class Taps:
     input_index
         1 + the input point that each tap reads at each output point; 0 is zero padding.
     n_inputs
-        Input points.
+        Number of input points.
     positions
         Shape of the output map, `()` for a linear layer.
     is_linear
@@ -81,7 +81,7 @@ class Taps:
 
     @property
     def n_taps(self) -> int:
-        """Weights between one input channel and one output channel."""
+        """Number of weights between one input channel and one output channel."""
         return self.input_index.shape[1]
 
     def gather(self, x: Float[Tensor, "*field point"]) -> Float[Tensor, "*field out tap"]:
@@ -117,7 +117,7 @@ class Taps:
         return self.forward_products_by_index(m2, var)
 
     def forward_products_by_index(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
-        """Compute `forward_products` from the table alone, for any layer."""
+        """Compute `forward_products` without its shortcuts for linear layers and shifts."""
         padded = F.pad(m2, (1, 0, 1, 0))
         total = m2.new_zeros(*m2.shape[:-2], len(self.input_index), len(self.input_index))
         for tap, variance in zip(self.input_index.T, var.tolist(), strict=True):

@@ -29,7 +29,8 @@ class ClosedForm:
     Attributes
     ----------
     function
-        Function of the centred field. It adds the mean itself.
+        Elementwise function of the field minus its mean. It adds the mean before it applies the
+        activation.
     """
 
     before: tuple[Mixing, ...]
@@ -48,7 +49,7 @@ class Interlayer:
     names, steps
         All steps in order, and the names of their modules.
     images_per_field, positions
-        Maps side by side in the field, and the shape of each.
+        Number of maps side by side in the field, and the shape of each map.
     out_positions
         Shape of a map after the last step.
     """
@@ -69,7 +70,7 @@ class Interlayer:
         Raises
         ------
         UnpredictableLayer
-            A module of a kind without a field rule, or one that the rule of its kind rejects.
+            The kind of a module has no rule for theory `field`, or that rule rejects the module.
         """
         pairs = [(layer, step) for layer in layers if (step := layer.field()) is not None]
         out_positions = positions

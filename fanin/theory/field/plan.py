@@ -75,9 +75,9 @@ def plan_layers(
     Raises
     ------
     UnpredictableLayer
-        A module without a field theory.
+        Theory `field` has no formula for a module.
     FieldTooLarge
-        Covariances are needed over too many points.
+        A layer needs covariances of more than `MAX_POINTS` points.
     """
     modules = dict(model.named_modules())
     channels, positions = input_shape[0], tuple(input_shape[1:])
@@ -99,7 +99,7 @@ def plan_layers(
 def _check_layer_norm(
     interlayers: Sequence[Interlayer | None], weights: Sequence[LayerWeights]
 ) -> None:
-    """Reject layer normalization, unless its channels are one centred population."""
+    """Reject layer normalization, unless its channels have mean 0 and equal distributions."""
     name = next(
         (
             step_name

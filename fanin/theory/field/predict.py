@@ -75,7 +75,7 @@ def predict_field(
         Compute all images as one field. The moments stay the same. Layers that couple images
         (`MeanOnly`, batch normalization) always use one field.
     sampling
-        Options of sampling where no closed form exists.
+        Options of the sampling, which is used where no closed form exists.
     layer_kinds
         Additional layer kinds.
 
@@ -88,7 +88,7 @@ def predict_field(
     Raises
     ------
     UnpredictableLayer
-        A module without a field theory, or covariances over too many points.
+        Theory `field` has no formula for a module, or a layer needs covariances of too many points.
     """
     sampling = sampling or Sampling()
     joint = joint or _couples_images(model, layer_kinds)

@@ -2,7 +2,7 @@
 
 Moments beyond the range of float64 are stored near 1e160 or 1e-160 together with a log scale. At
 such sizes every supported activation is linear or constant, so its output can be computed from the
-stored values (`_degree`). Weight layers and cotangents are linear.
+stored values (`_degree`). Weight layers and the backward pass are linear.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from fanin.theory.field.state import (
     SharedCotangent,
 )
 
-MAX_ABS_LOG = 200 * math.log(10)  # of log E[y^2]: up to here moments keep their own scale
+MAX_ABS_LOG = 200 * math.log(10)  # largest |log E[y^2]| of moments that are stored without a scale
 TARGET_LOG = 160 * math.log(10)
 Scaled = TypeVar("Scaled", Preactivation, Cotangent, LayerInput)
-# Fields that scale as y; all others scale as its square.
+# Attributes that scale as y; all others scale as y^2.
 LINEAR_FIELDS = ("mean", "expected_mean", "root")
 GainRule = Callable[[str, tuple[float, float, float]], float]
 """Return a layer's gain g, given its name and (a, b, c): its mean E[y^2] is a g^2 + b g + c."""
@@ -192,7 +192,7 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
         )
         log_scale = output_cotangent.log_scale
         if layer.interlayer.normalizes and layer.preact.log_scale > 0:
-            log_scale -= layer.preact.log_scale  # it divides by the true scale
+            log_scale -= layer.preact.log_scale  # a normalization divides by the true scale
         cotangent = _rescale(replace(cotangent, log_scale=log_scale))
         finished.append(replace(layer, output_cotangent=output_cotangent, cotangent=cotangent))
     return tuple(finished[::-1])

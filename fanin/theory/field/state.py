@@ -132,7 +132,7 @@ class Preactivation:
     cov
         Covariance of points; None where no later layer needs it.
     root
-        F with F F^T = cov, if a thin one is known.
+        F with F F^T = cov, if one with few columns is known.
     m2, expected_mean
         E[y(p)^2] and E[y(p)], with this layer's own random mean integrated exactly.
     grand_mean_square
@@ -179,12 +179,12 @@ class Preactivation:
 class SharedCotangent:
     r"""Moments of the part of a cotangent that all channels share; needed if weights have a mean.
 
-    Behind the modules, a channel x receives :math:`g = \text{own} + S(p) + \theta(p) x(p)`, where S
-    and theta are the same for all channels. S comes through the weights' mean. Theta appears
-    because :math:`W^T \delta` is not independent of x if the mean over channels of
-    :math:`d\delta/dy` differs from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor
-    Programs II"). At the pre-activations, S and theta are the means over channels of delta and of d
-    delta / dy.
+    At the output of the modules, a channel x receives :math:`g = \text{own} + S(p) + \theta(p)
+    x(p)`, where S and theta are the same for all channels. S comes through the weights' mean. Theta
+    appears because :math:`W^T \delta` (:math:`\delta`: cotangent at the next layer's
+    pre-activations y) is not independent of x if the mean over channels of :math:`d\delta/dy`
+    differs from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor Programs II"). At the
+    pre-activations, S and theta are the means over channels of delta and of d delta / dy.
 
     Attributes
     ----------
@@ -218,8 +218,8 @@ class Cotangent:
     ----------
     m2, products
         E[d(p)^2] and E[d(p) d(p')] of one channel. `products` is None if different points are
-        uncorrelated. Behind the modules they exclude the shared part, at the pre-activations they
-        include it.
+        uncorrelated. At the output of the modules they exclude the shared part; at the
+        pre-activations they include it.
     shared
         The part that all channels share; None if channels are uncorrelated.
     log_scale
@@ -271,12 +271,13 @@ class FieldLayer:
     interlayer
         The modules up to the next weight layer; None for the last layer.
     outputs
-        Moments behind `interlayer`, the next layer's `inputs`; None for the last layer.
+        Moments at the output of `interlayer`, which are the next layer's `inputs`; None for the
+        last layer.
     cotangent
         Moments of the cotangent at the pre-activations; None before the backward pass.
     output_cotangent
-        Moments of the cotangent behind `interlayer`; None before the backward pass, and for the
-        last layer.
+        Moments of the cotangent at the output of `interlayer`; None before the backward pass, and
+        for the last layer.
     """
 
     name: str

@@ -23,7 +23,7 @@ from fanin.theory.quadrature import stratified_normals
 # (upper limit of the mean's fraction of the second moment, particles)
 FEWER_PARTICLES = ((0.05, 4), (0.3, 8))
 TINY = torch.finfo(torch.float64).tiny
-MIN_POINTS_PER_COLUMN = 2  # a covariance's root with fewer columns than this saves work
+MIN_POINTS_PER_COLUMN = 2  # points per column from which a covariance's root saves work
 
 
 def layer_weights(layer: nn.Module, moments: LayerMoments, taps: Taps) -> LayerWeights:
@@ -80,7 +80,7 @@ def forward(
     stream
         Random generator of these samples. None for the last layer, which needs no samples.
     root
-        A thin root of the covariance, if one is known.
+        A root of the covariance with few columns, if one is known.
     """
     inputs = inputs.for_groups(weights.groups)
     weights = weights.with_bias_scale(inputs.log_scale)
@@ -215,7 +215,10 @@ def image_moments(
 def first_layer_root(
     taps: Taps, weights: LayerWeights, images: Tensor, joint: bool
 ) -> Tensor | None:
-    """Return the image patches as a root of the first layer's covariance; None if not thin."""
+    """Return the image patches as a root of the first layer's covariance.
+
+    Return None if the root has too many columns to save work.
+    """
     count, channels = images.shape[:2]
     points = len(taps.input_index)
     x = images.reshape(count, weights.groups, channels // weights.groups, -1)

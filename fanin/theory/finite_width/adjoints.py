@@ -1,10 +1,10 @@
 """Adjoints of the field's recursion: derivatives of target quantities, from layer to layer.
 
-Let F map the covariance K of a field y to the second moments of x = f(y), with f the modules behind
+Let F map the covariance K of a field y to the second moments of x = f(y), with f the modules after
 a weight layer. Let H map K and the cotangent's second moments at x to those at y. The adjoints of F
-and H carry derivatives in the opposite direction. A derivative by a covariance is called a form. It
-is a matrix over points, or its diagonal if nothing else matters. The first axis of forms counts the
-targets.
+and H carry derivatives in the opposite direction. A derivative with respect to a covariance is
+called a form. It is a matrix over points, or only its diagonal where the other entries do not
+matter. The first axis of a tensor of forms counts the targets.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from fanin.theory.mean_field import UnitMoments, unit_moments
 MAX_ALL_TRACKED = 16
 # Relative depths of the tracked conv layers in deeper networks; the others are interpolated.
 TRACKED_POSITIONS = (0.0, 0.15, 0.5, 1.0)
-# Step of a log-variance: the second difference is below 1e-6, the quadrature noise below 1e-7.
+# Step of differences in a log-variance: the second difference is below 1e-6, the quadrature noise
+# below 1e-7.
 LOG_STEP = 1e-3
-# Step of a correlation: at 1, the slope products of a kink have an infinite derivative.
+# Step of differences in a correlation: at 1, the slope products of a kink have an infinite
+# derivative.
 CORRELATION_STEP = 1e-2
 Points = Float[Tensor, " point"]
 Pairs = Float[Tensor, "point point"]
@@ -59,7 +61,7 @@ class ClosedAdjoint:
     layer: FieldLayer
 
     def cotangent_adjoint(self, forms: Forms) -> tuple[Forms, Forms]:
-        """Apply H's adjoints: by the cotangent's moments at x, and by K."""
+        """Apply H's adjoints, with respect to the cotangent's moments at x and to K."""
         if forms.ndim == 2:
             return forms * self._units.slope_m2, forms * self._point_sensitivity
         forms = congruence(forms, _transposed(self._before))
@@ -71,7 +73,7 @@ class ClosedAdjoint:
         return output_forms, congruence(by_pairs, self._before)
 
     def field_adjoint(self, forms: Forms) -> Forms:
-        """Apply F's adjoint, by K."""
+        """Apply F's adjoint, with respect to K."""
         if forms.ndim == 2 and not self._interlayer.mixes_points:
             return forms * self._m2_rate
         forms = congruence(torch.diag_embed(forms) if forms.ndim == 2 else forms, self._after)
@@ -127,7 +129,7 @@ class ClosedAdjoint:
 
     @cached_property
     def _output_products(self) -> Pairs | None:
-        """The cotangent's moments behind the function; None if points are uncorrelated."""
+        """The cotangent's moments at the function's output; None if points are uncorrelated."""
         output_cotangent = self.layer.output_cotangent
         assert output_cotangent is not None
         if output_cotangent.products is None and not self._interlayer.mixes_points:
@@ -181,7 +183,10 @@ class ClosedAdjoint:
 def _derivative_by_row_variance(
     function: PairFunction, cov: Pairs, var: Points, by_cov: Pairs
 ) -> Pairs:
-    """Differentiate by the row's variance, at fixed correlation, which must stay in [-1, 1]."""
+    """Differentiate with respect to the row's variance.
+
+    The correlation is held fixed, because it must stay in [-1, 1].
+    """
     up, down = (function(cov * exp(h / 2), var * exp(h), var) for h in (LOG_STEP, -LOG_STEP))
     log_rate = (up - down) / (2 * LOG_STEP) - cov * by_cov / 2
     return log_rate / torch.where(var > 0, var, torch.inf)[:, None]
@@ -207,7 +212,10 @@ def _transposed(matrix: Tensor | None) -> Tensor | None:
 
 
 def tracked_layers(layers: Sequence[FieldLayer]) -> list[int]:
-    """Return the layers with tracked weight gradients: all, except in very deep networks."""
+    """Return the layers whose weight gradients are tracked through the network.
+
+    These are all layers, unless there are more than `MAX_ALL_TRACKED` convolutions.
+    """
     conv_layers = [index for index, layer in enumerate(layers) if not layer.taps.is_linear]
     if len(conv_layers) > MAX_ALL_TRACKED:
         conv_layers = [
@@ -219,7 +227,7 @@ def tracked_layers(layers: Sequence[FieldLayer]) -> list[int]:
 
 
 def gradient_by_cotangent(layer: FieldLayer, images_per_field: int) -> Tensor:
-    """Differentiate a layer's log weight gradient by its cotangent's moments."""
+    """Differentiate a layer's log weight gradient with respect to its cotangent's moments."""
     taps, inputs = layer.taps, layer.inputs
     assert inputs.products is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
@@ -232,7 +240,7 @@ def gradient_by_cotangent(layer: FieldLayer, images_per_field: int) -> Tensor:
 
 
 def gradient_by_input(layer: FieldLayer, images_per_field: int) -> Forms:
-    """Differentiate a layer's log weight gradient by its input's moments."""
+    """Differentiate a layer's log weight gradient with respect to its input's moments."""
     taps, cotangent = layer.taps, layer.cotangent
     assert cotangent is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)

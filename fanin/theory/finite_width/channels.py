@@ -29,7 +29,7 @@ class ChannelSamples:
     normals, root
         y = mean + normals root^T.
     y, x
-        Pre-activations, and the outputs of the modules behind them.
+        Pre-activations, and the outputs of the modules after them.
     output_cotangent, cotangent
         The cotangents at x and at y.
     """
@@ -89,7 +89,7 @@ class ChannelSamples:
 def draw_channels(
     layer: FieldLayer, output_cotangent: Float[Tensor, "sample out"], *key: object
 ) -> tuple[ChannelSamples, Float[Tensor, "sample point"]]:
-    """Draw independent channels of a layer, and pull the given cotangents back to y.
+    """Draw independent channels of a layer, and propagate the given cotangents back to y.
 
     The channels are detached from the autograd graph.
 
@@ -189,10 +189,11 @@ def draw_output_cotangents(
 ) -> Float[Tensor, "sample point"]:
     """Draw the cotangents that a layer's channels receive from the next layer's channels.
 
-    Behind a flattening, points are uncorrelated on average but not in a single draw: C channels
-    leave correlations of order 1 / sqrt(C) between neighbours, and sums over many points add them
-    up. So this function sends the cotangents of one draw of C channels through independent weights.
-    It then scales the second moment of each point to its expected value.
+    After a flatten layer, cotangents of different points are uncorrelated on average but not in a
+    single draw: C channels leave correlations of order 1 / sqrt(C) between neighbours, and sums
+    over many points add them up. So this function sends the cotangents of one draw of C channels
+    through independent weights. It then scales the second moment of each point to its expected
+    value.
 
     Parameters
     ----------

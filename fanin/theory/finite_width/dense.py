@@ -188,7 +188,7 @@ class AppliedWeights:
     preact
         Pre-activations, including biases.
     basis, mapped_basis
-        Orthonormal basis Q of the inputs, and Z Q.
+        Orthonormal basis Q of the inputs, and Z Q, with Z the standardized weights (see `vjp`).
     """
 
     preact: Vectors

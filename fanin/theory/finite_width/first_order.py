@@ -7,8 +7,9 @@ derivatives of log T. Given the layers before, the channels' influences are inde
 
 .. math:: Var[\log T] = \sum_j Var[\psi_j] / C_j + \text{own term}
 
-The result is first order in 1/C. One sweep up the network carries derivatives by cotangents, one
-sweep down carries derivatives by covariances, for all targets at once.
+The result is first order in 1/C. `sweep_up` goes from the first layer to the last and carries
+derivatives with respect to cotangents; `sweep_down` goes back and carries derivatives with respect
+to covariances. Both do so for all targets at once.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ Matrix = Float[Tensor, "point point"]
 
 @dataclass(frozen=True)
 class FreeFraction:
-    """Fractions of the second moments' variance that a layer's weights add, given its inputs.
+    """Variance that a layer's weights add, divided by that of independent weights.
+
+    The variance is that of the layer's second moments, forward and backward, given its inputs.
 
     Independent weights have (1, 1). Orthogonal weights preserve lengths, so their fractions are
     smaller.
@@ -101,7 +104,7 @@ def log_variances(
 
 @dataclass
 class _TargetGroup:
-    """Targets with derivatives by cotangents that are propagated together."""
+    """Targets whose derivatives with respect to cotangents are propagated together."""
 
     targets: list[int] = field(default_factory=list)
     forms: Forms | None = None
@@ -113,15 +116,15 @@ class _TargetGroup:
 
 @dataclass
 class _LayerSamples:
-    """State of a layer between the two sweeps.
+    """Data of a layer that `sweep_up` leaves for `sweep_down`.
 
     Attributes
     ----------
     channels
         Samples of its channels.
     output_cotangent, cotangent
-        Cotangents from one draw of the next layer's channels, behind the modules and at the
-        pre-activations.
+        Cotangents from one draw of the next layer's channels, at the output of the modules and at
+        the pre-activations.
     whitened
         Samples for adjoints; None if the adjoints have closed forms.
     influence
@@ -143,7 +146,10 @@ class _LayerSamples:
 
 
 class _Sweeps:
-    """The two sweeps. Targets are preact_m2 of all layers, then vjp_m2, then weight_vjp_m2."""
+    """The two passes through the layers, up and down.
+
+    Targets are preact_m2 of all layers, then vjp_m2, then weight_vjp_m2.
+    """
 
     def __init__(
         self,
@@ -192,7 +198,7 @@ class _Sweeps:
         return layer_samples[::-1]
 
     def sweep_up(self) -> None:
-        """Carry derivatives by cotangents from the first layer to the last but one."""
+        """Carry derivatives with respect to cotangents from the first layer to the last but one."""
         points, pairs = _TargetGroup(), _TargetGroup()
         for index, (layer, samples) in enumerate(zip(self.layers, self.samples, strict=False)):
             assert layer.cotangent is not None
@@ -215,7 +221,7 @@ class _Sweeps:
             self._add_cotangent_variance(points, pairs)
 
     def _add_cotangent_variance(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
-        """Add the variance from a random cotangent on maps, which has a fixed length only."""
+        """Add the variance from a random cotangent on maps, of which only the length is fixed."""
         last = self.layers[-1]
         if self.n - 1 in self.weight_targets:
             pairs.add(3 * self.n - 1, gradient_by_cotangent(last, self.images_per_field))
@@ -259,7 +265,7 @@ class _Sweeps:
             )
 
     def sweep_down(self) -> None:
-        """Carry derivatives by covariances of the fields from the last layer to the first."""
+        """Carry derivatives with respect to field covariances from the last layer to the first."""
         last = self.layers[-1]
         forms = torch.zeros(3 * self.n, last.preact.var.shape[-1], dtype=torch.float64)
         forms = self._add_own_target(self.n - 1, forms)
@@ -319,7 +325,7 @@ class _Sweeps:
         return whitened.to_points(normal_forms) if index else normal_forms, fixed_influence
 
     def _add_own_target(self, index: int, forms: Forms) -> Forms:
-        """Add the layer's own target, and the variance of its channels at the layer itself."""
+        """Add the form of the layer's target log `preact_m2`, and the own term of its variance."""
         preact, weights = self.layers[index].preact, self.layers[index].weights
         mean = squeeze_field(preact.mean, 1).expand(preact.var.shape[-1])
         var = squeeze_field(preact.var, 1)

@@ -235,7 +235,8 @@ def spread_of_draws(
     """Compute the first-order spread for each image and for the mean over images.
 
     The spread of the mean needs the joint field of the images. It is computed for the first images
-    that fit, and the correlation between two images' log-moments is assumed equal for all pairs.
+    that fit into `MAX_POINTS` points, and the correlation between two images' log-moments is
+    assumed equal for all pairs.
 
     Parameters
     ----------

@@ -38,10 +38,10 @@ MAX_DRAWS = 1024  # an error of 2 %
 TARGET_LOG_SE = 0.02
 MAX_WORK = 1e10  # multiplications of a forward pass, over all draws and images: about 5 s
 SIGNED_QUANTITIES = ("preact_mean",)
-# A draw with a moment of 0 or inf has no logarithm. Up to this fraction of such draws, half of what
-# a 95 % interval excludes anyway, the others are fitted.
+# A draw with a moment of 0 or inf has no logarithm. If at most this fraction of draws has none
+# (half of what a 95 % interval excludes anyway), the distribution is fitted to the others.
 MAX_LOST = 0.025
-MIN_LOG_SD = 1e-12  # a smaller spread is rounding: a cotangent of fixed length
+MIN_LOG_SD = 1e-12  # a smaller spread is rounding error, as of a cotangent of fixed length
 
 
 def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
@@ -180,7 +180,7 @@ def _weight_gradient(layer: LayerTrace, cotangent: Tensor) -> Float[Tensor, " im
     module, x = layer.module, layer.input.detach()
     if not isinstance(module, _ConvNd):
         return cotangent.square().mean(1) * x.square().mean(1)
-    # A kernel tap's gradient pairs each cotangent with the input that the tap reads.
+    # The gradient of a kernel tap multiplies each cotangent by the input that the tap reads.
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     patches = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
     for axis, (size, stride, dilation) in enumerate(

@@ -63,7 +63,7 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 @pytest.fixture(scope="session")
 def record() -> Iterator[Record]:
-    """Record the rows of faults; write them to the page if WRITE_RELIABILITY is set."""
+    """Record rows of docs/appendix/faults.md; write the page if WRITE_RELIABILITY is set."""
     rows: dict[str, tuple[str, str]] = {}
 
     def keep(what: str, first_run: str, second_run: str) -> None:

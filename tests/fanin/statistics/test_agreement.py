@@ -92,7 +92,10 @@ def test_steps_locate_a_wrong_layer() -> None:
 
 
 def test_steps_isolate_an_error_that_moments_accumulate() -> None:
-    """With an error at layer 3, moments disagree from layer 3 on, steps only at layer 3."""
+    """With an error at layer 3, moments disagree from layer 3 on, but only one step disagrees.
+
+    A step is the ratio of a layer's moment to that of the layer before.
+    """
     moments = sample_relu_moments(256, 6, (1, 64), np.random.default_rng(2))
     moments[..., 2:] *= 2
     table = sweep_verdicts(moments, np.ones(6), relu_log_sd(256, 6))
