@@ -1,4 +1,4 @@
-"""Layer records of a certificate, assembled from the predictions of its segments."""
+"""Layer records of a certificate, from the predictions of a network's segments (`segments.py`)."""
 
 from __future__ import annotations
 
