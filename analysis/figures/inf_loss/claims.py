@@ -216,7 +216,7 @@ def first_nan_step(config: Mapping[str, Any]) -> int | None:
 
 
 def bad_data_claims(results: Results) -> Iterator[ClaimResult]:
-    """Test the prediction of the first NaN loss if values are missing; count failures by outliers."""
+    """Test the prediction of the first NaN loss with missing values; count failures by outliers."""
     cells, plan = part_cells(results, "bad data"), read_plan(results.folder)
     unclipped = cells[cells["clip"].astype(str) == "none"]
     for scaling in unclipped["scaling"].astype(str).unique():
