@@ -37,6 +37,7 @@ from fanin.inits import (
     XavierNormal,
 )
 from fanin.statistics.coverage import coverage, inside
+from fanin.statistics.pit import probability_transform
 from fanin.theory.certificate.measured import measure_draws
 from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.finite_width import predict_finite_width
@@ -130,8 +131,8 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row per draw, layer and quantity whose spread is predicted: the network's properties,
-        `method`, `predicted_sd` and `measured_sd` of the log-moment, `z` (the draw's log-moment in
-        predicted standard deviations from its predicted mean) and `hit` (inside the 95 % interval).
+        `method`, `predicted_sd` and `measured_sd` of the log-moment, `pit` (the draw's
+        quantile in its predicted distribution) and `hit` (inside the 95 % interval).
     """
     torch.set_num_threads(1)
     network = random_network(seed)
@@ -169,7 +170,7 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
             "readout": network.readout,
             "predicted_sd": log_sd,
             "measured_sd": measured_sd,
-            "z": (log_moment - log_value + log_sd**2 / 2) / log_sd,
+            "pit": probability_transform(log_moment, log_value.to_numpy(), log_sd),
             "hit": inside(log_moment, log_value.to_numpy(), log_sd),
         }
     )
@@ -212,7 +213,7 @@ def _cells(frame: pd.DataFrame) -> Iterator[str]:
         layers = rows.drop_duplicates(["network", "layer_name", "quantity"])
         ratio = np.exp(np.median(np.log(layers.predicted_sd / layers.measured_sd)))
         # Kolmogorov's distance of the probability integral transform from the uniform distribution.
-        distance = stats.kstest(stats.norm.cdf(rows.z), "uniform").statistic
+        distance = stats.kstest(rows.pit, "uniform").statistic
         yield f"{share.share:.1%} ({share.low:.1%} to {share.high:.1%})"
         yield f"{ratio:.2f}"
         yield f"{distance:.3f}"
