@@ -15,7 +15,8 @@ from experiments.schema import build_cell
 from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, UNDECIDED
-from fanin.statistics.coverage import Z, coverage, inside
+from fanin.statistics.coverage import coverage, inside
+from fanin.statistics.draw_distribution import Z, interval_probability
 from fanin.statistics.draws import step_log_ratios, summarize_draws
 from fanin.statistics.pit import probability_transform, uniformity
 from fanin.theory.prediction import METHODS
@@ -23,7 +24,7 @@ from fanin.theory.prediction import METHODS
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # keys that the layers of one network share
 EMPTY_COLUMNS = (  # columns of the frame without rows
-    *("label", "layer_name", "theory", "method", "value", "log_sd", "draws"),
+    *("label", "layer_name", "theory", "method", "value", "log_sd", "zero_probability", "draws"),
     *("kind", "test", "verdict", "draws_needed", "p_holm"),
     *("step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
@@ -51,8 +52,8 @@ def compute_verdicts(
     pandas.DataFrame
         A row per setting (its index in `comparisons`), quantity, image and layer: `label`,
         `layer_name`; the prediction (`theory`, `method`, which is `unknown` in predictions without
-        that column, `value`, `log_sd`, `sampling_se`); the draws
-        (`draws`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
+        that column, `value`, `log_sd`, `sampling_se`, `zero_probability`); the draws
+        (`draws`, `zeros`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
         `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
     """
     predictions = _highest_predictions(comparisons)
@@ -164,9 +165,11 @@ def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFram
     if "method" not in predictions:  # predictions of an older version
         predictions["method"] = UNKNOWN
     predictions["method"] = predictions["method"].astype(object).fillna(UNKNOWN)
+    if "zero_probability" not in predictions:
+        predictions["zero_probability"] = np.nan
     predicted = predictions[predictions["value"].notna()]
-    columns = [*LAYER, "layer_name", "theory", "method", "value", "log_sd", "sampling_se"]
-    return predicted.drop_duplicates(LAYER, keep="last")[columns]
+    columns = ["layer_name", "theory", "method", "value", "log_sd", "sampling_se"]
+    return predicted.drop_duplicates(LAYER, keep="last")[[*LAYER, *columns, "zero_probability"]]
 
 
 def _is_signed(rows: pd.DataFrame) -> pd.Series:
@@ -213,6 +216,8 @@ def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFram
 
         - `coverage`, the share of draws inside the predicted 95 % intervals, its 95 % interval
           `low`, `high` (`fanin.statistics.coverage`), and the numbers of `draws` and `settings`;
+        - `misses`, True if that interval excludes the probability of the predicted intervals
+          (95 %, or more if moments can be 0) by more than 2 %;
         - `factor`, the median over layers of exp(1.96 log_sd), half the width of an interval as a
           factor: good coverage by wide intervals means little;
         - `sd_ratio`, the median over layers of predicted / measured standard deviation of the
@@ -282,7 +287,8 @@ def coverage_by(
 def _calibration(draws: pd.DataFrame, layers: pd.DataFrame) -> dict[str, Any]:
     """Return the columns of `interval_coverage` for a group of draws and their layers."""
     clusters = draws["setting"].to_numpy(), draws["stream"].to_numpy()
-    share = coverage(draws["hit"].to_numpy(), *clusters)
+    expected = interval_probability(draws["zero_probability"])
+    share = coverage(draws["hit"].to_numpy(), *clusters, expected)
     pit = uniformity(draws["transformed"].to_numpy(), *clusters)
     return {
         "coverage": share.share,
@@ -303,7 +309,7 @@ def _predicted_to_measured(layers: pd.DataFrame) -> float:
 
     A sample variance of n draws has the distribution of chi-squared/(n - 1), whose median is not 1.
     """
-    dof = layers["n_draws"] - 1
+    dof = layers["n_draws"] - layers["zeros"] - 1
     median_variance = stats.chi2.median(dof) / dof
     return float((np.sqrt(median_variance) / layers["measured_sd_ratio"]).median())
 
@@ -311,13 +317,14 @@ def _predicted_to_measured(layers: pd.DataFrame) -> float:
 def layers_with_spread(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the tested layers whose spread is predicted.
 
-    Columns: `LAYER`, `predicted`, `log_sd`, `measured_sd_ratio` (measured to predicted) and
-    `n_draws`.
+    Columns: `LAYER`, `predicted`, `log_sd`, `zero_probability`, `measured_sd_ratio` (measured to
+    predicted), `n_draws` and `zeros`, the number of draws that are 0.
     """
     tested = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
     tested = tested[tested["log_sd"] > ROUNDING]
     names = {"value": "predicted", "sd_ratio": "measured_sd_ratio", "draws": "n_draws"}
-    return tested[[*LAYER, "log_sd", *names]].rename(columns=names)
+    columns = [*LAYER, "log_sd", "zero_probability", "zeros", *names]
+    return tested[columns].rename(columns=names)
 
 
 def mark_interval_hits(
@@ -329,11 +336,13 @@ def mark_interval_hits(
     distribution.
     """
     draws = collect_draws(comparisons, layers["quantity"].unique()).merge(layers, on=LAYER)
-    values, predicted = np.log(draws["value"].to_numpy()), np.log(draws["predicted"].to_numpy())
-    log_sd = draws["log_sd"].to_numpy()
+    with np.errstate(divide="ignore"):  # a draw of 0
+        values = np.log(draws["value"].to_numpy())
+    predicted = np.log(draws["predicted"].to_numpy())
+    distribution = draws["log_sd"].to_numpy(), draws["zero_probability"].fillna(0.0).to_numpy()
     return draws.assign(
-        hit=inside(values, predicted, log_sd),
-        transformed=probability_transform(values, predicted, log_sd),
+        hit=inside(values, predicted, *distribution),
+        transformed=probability_transform(values, predicted, *distribution),
     )
 
 

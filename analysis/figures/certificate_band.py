@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
+from numpy.typing import ArrayLike
 
 from analysis.cli import add_sweep_arguments, plain_console
 from analysis.figures.query import select
@@ -25,7 +26,7 @@ from analysis.load import load
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from experiments.console import exit_on_error
 from fanin.errors import FaninError
-from fanin.statistics.coverage import Z
+from fanin.statistics.draw_distribution import log_interval, log_median
 
 SIZE = (6.6, 4.1)  # inches: the width of a page's text
 PANELS = {
@@ -78,8 +79,10 @@ def certificate_band(comparison: TheoryComparison) -> Figure:
     return figure
 
 
-def band(value: np.ndarray, log_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % interval of lognormal draws m with mean `value` and sd(log m) = `log_sd`.
+def band(
+    value: np.ndarray, log_sd: np.ndarray, zero_probability: ArrayLike = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval of draws m of mean `value` and sd(log m) = `log_sd`, if not 0.
 
     Examples
     --------
@@ -87,14 +90,15 @@ def band(value: np.ndarray, log_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     >>> low.round(3), high.round(3)
     (array([0.818]), array([1.21]))
     """
-    median = value * np.exp(-(log_sd**2) / 2)
-    return median * np.exp(-Z * log_sd), median * np.exp(Z * log_sd)
+    median = log_median(np.log(value), log_sd, zero_probability)
+    low, high = log_interval(median, log_sd, zero_probability)
+    return np.exp(low), np.exp(high)
 
 
 def _moments(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
     measured, he, certificate = _tables(comparison, quantity)
     axis.set_yscale("log")
-    low, high = band(certificate.value.to_numpy(), certificate.log_sd.to_numpy())
+    low, high = band(*certificate[["value", "log_sd", "zero_probability"]].to_numpy(float).T)
     axis.fill_between(certificate.layer, low, high, **BAND)
     axis.plot(certificate.layer, certificate.value, **MEAN_LINE)
     axis.plot(he.layer, he.value, **HE)
@@ -107,7 +111,7 @@ def _ratios(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
     measured, he, certificate = _tables(comparison, quantity)
     layers, ones = certificate.layer, np.ones(len(certificate))
     mean = certificate.set_index("layer").value
-    low, high = band(ones, certificate.log_sd.to_numpy())
+    low, high = band(ones, *certificate[["log_sd", "zero_probability"]].to_numpy(float).T)
     axis.set_yscale("log")
     axis.fill_between(layers, low, high, **BAND)
     axis.plot(layers, ones, **MEAN_LINE)

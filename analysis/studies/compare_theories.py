@@ -23,6 +23,7 @@ from experiments.console import exit_on_error
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside
+from fanin.statistics.draw_distribution import log_median
 from fanin.theory.predict import predict_moments
 
 THEORY_LABELS = {
@@ -73,16 +74,19 @@ class CaseResult:
         """Return predicted / measured by layer; None if the theory has no prediction.
 
         Predicted means are divided by the mean over draws. Theory `finite_width` predicts a
-        lognormal distribution; its median is divided by the geometric mean over draws.
+        lognormal distribution of the draws that are not 0; its median is divided by their geometric
+        mean.
         """
         value = self.value(theory, quantity)
         if value is None:
             return None
         if theory != "finite_width":
             return np.asarray(value / self.means(quantity)["mean"].to_numpy())
-        rows = self.draws[self.draws.quantity == quantity]
+        rows = self.draws[(self.draws.quantity == quantity) & (self.draws.value > 0)]
         measured = np.log(rows.value).groupby(rows.layer).mean().sort_index().to_numpy()
-        return np.asarray(value * np.exp(-(self.log_sd(quantity) ** 2) / 2 - measured))
+        predicted = self._rows("finite_width", quantity)
+        median = log_median(np.log(value), predicted.log_sd, predicted.zero_probability)
+        return np.exp(median - measured)
 
     def value(self, theory: str, quantity: str) -> np.ndarray | None:
         """Return a theory's prediction for each layer; None if it has none."""
@@ -100,8 +104,14 @@ class CaseResult:
         shares = []
         for row in rows.itertuples():
             is_row = (self.draws.quantity == quantity) & (self.draws.layer == row.layer)
-            logs = np.log(self.draws[is_row].value.to_numpy())
-            hits = inside(logs, np.full(len(logs), log(row.value)), np.full(len(logs), row.log_sd))
+            with np.errstate(divide="ignore"):  # a draw of 0
+                logs = np.log(self.draws[is_row].value.to_numpy())
+            hits = inside(
+                logs,
+                np.full(len(logs), log(row.value)),
+                np.full(len(logs), row.log_sd),
+                row.zero_probability,
+            )
             shares.append(hits.mean() if row.log_sd > ROUNDING else np.nan)
         return np.array(shares)
 

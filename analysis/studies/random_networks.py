@@ -131,8 +131,8 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row per draw, layer and quantity whose spread is predicted: the network's properties,
-        `method`, `predicted_sd` and `measured_sd` of the log-moment, `pit` (the draw's
-        quantile in its predicted distribution) and `hit` (inside the 95 % interval).
+        `method`, `predicted_sd` and `measured_sd` of the log-moment of draws that are not 0, `pit`
+        (the draw's quantile in its predicted distribution) and `hit` (inside the 95 % interval).
     """
     torch.set_num_threads(1)
     network = random_network(seed)
@@ -145,16 +145,16 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
     )
     keys = ["layer_name", "quantity"]
     rows = measured[measured.image == -1].merge(
-        predicted[predicted.image == -1][[*keys, "method", "value", "log_sd"]],
+        predicted[predicted.image == -1][[*keys, "method", "value", "log_sd", "zero_probability"]],
         on=keys,
         suffixes=("", "_predicted"),
     )
-    groups = rows.groupby(keys, sort=False)
-    usable = (groups.value.transform("min") > 0) & (rows.log_sd > MIN_SPREAD)
-    rows = rows[usable]
-    log_moment, log_value = np.log(rows.value.to_numpy(float)), np.log(rows.value_predicted)
-    log_sd = rows.log_sd.to_numpy()
-    measured_sd = rows.assign(log=log_moment).groupby(keys).log.transform("std")
+    rows = rows[rows.log_sd > MIN_SPREAD]
+    with np.errstate(divide="ignore"):  # a draw of 0
+        log_moment, log_value = np.log(rows.value.to_numpy(float)), np.log(rows.value_predicted)
+    distribution = log_value.to_numpy(), rows.log_sd.to_numpy(), rows.zero_probability.to_numpy()
+    log_of_positive = np.where(rows.value > 0, log_moment, np.nan)
+    measured_sd = rows.assign(log=log_of_positive).groupby(keys).log.transform("std")
     frame = pd.DataFrame(
         {
             "network": seed,
@@ -168,13 +168,13 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
             "activation": type(network.model[1]).__name__,
             "init": type(network.scheme).__name__,
             "readout": network.readout,
-            "predicted_sd": log_sd,
+            "predicted_sd": rows.log_sd,
             "measured_sd": measured_sd,
-            "pit": probability_transform(log_moment, log_value.to_numpy(), log_sd),
-            "hit": inside(log_moment, log_value.to_numpy(), log_sd),
+            "pit": probability_transform(log_moment, *distribution),
+            "hit": inside(log_moment, *distribution),
         }
     )
-    return frame[frame.measured_sd > MIN_SPREAD]
+    return frame[~(frame.measured_sd <= MIN_SPREAD)]
 
 
 def markdown(frame: pd.DataFrame, draws: int) -> str:
@@ -211,7 +211,7 @@ def _cells(frame: pd.DataFrame) -> Iterator[str]:
         stream = rows.groupby(["network", "draw"]).ngroup()
         share = coverage(*(column.to_numpy() for column in (rows.hit, rows.network, stream)))
         layers = rows.drop_duplicates(["network", "layer_name", "quantity"])
-        ratio = np.exp(np.median(np.log(layers.predicted_sd / layers.measured_sd)))
+        ratio = np.exp(np.nanmedian(np.log(layers.predicted_sd / layers.measured_sd)))
         # Kolmogorov's distance of the probability integral transform from the uniform distribution.
         distance = stats.kstest(rows.pit, "uniform").statistic
         yield f"{share.share:.1%} ({share.low:.1%} to {share.high:.1%})"

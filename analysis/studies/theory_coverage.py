@@ -33,11 +33,12 @@ from analysis.verdicts import (
 )
 from experiments.console import exit_on_error
 from fanin.statistics.agreement import DISAGREES
-from fanin.statistics.coverage import Coverage, Z, coverage
+from fanin.statistics.coverage import Coverage, coverage
+from fanin.statistics.draw_distribution import Z
 
 MEAN = -1  # `image` of the mean over the probe set, which has one image in these sweeps
 EXCLUDED = {
-    "zero": "zero in a draw or in the prediction (dead, or rounded to zero by float32)",
+    "zero": "zero in all draws or in the prediction, or rounded to zero by float32 in some draws",
     "constant": "equal in all draws",
     "overflowed": "overflowed in a draw or in the prediction",
     "unpredicted": "no prediction",

@@ -5,6 +5,9 @@ so `value` is E[m]. Hence log(m / value) + log_sd^2 / 2 has mean 0, and its t-te
 the significance level. A t-test of m, or of log(m / value) alone, does not keep that level
 (docs/appendix/derivations.md, section 5.4).
 
+If a moment is exactly 0 in some draws, the estimate of E[m] is exp(mean of log m + log_sd^2 / 2)
+over the other draws, times their fraction, whose binomial error is included.
+
 The verdicts, in the order in which they are decided:
 
 `agrees`
@@ -27,6 +30,7 @@ import pandas as pd
 from jaxtyping import Float64
 from scipy import stats
 
+from fanin.statistics.draw_distribution import Z, log_median
 from fanin.statistics.holm import holm
 from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
 
@@ -36,6 +40,7 @@ ROUNDING = 1e-5
 # Square of float32's rounding error at 1, 2^-24. If a predicted mean square is below it, the
 # derivative of a saturated activation may be exactly 0 in float32.
 UNDERFLOW = 2.0**-48
+PREDICTED_DRAWS = 64  # a theory that draws networks draws at least so many
 
 
 def verdicts(
@@ -48,8 +53,9 @@ def verdicts(
     rows
         One row per layer, with a summary of its draws (columns of
         `fanin.statistics.draws.summarize_draws`) and the prediction: `value`, `log_sd` (NaN if the
-        theory predicts no spread), `sampling_se`, and `linear_unit`, the unit of differences for
-        quantities that can be negative (NaN for others).
+        theory predicts no spread), `sampling_se`, `zero_probability`, the probability that a draw is
+        exactly 0, and `linear_unit`, the unit of differences for quantities that can be negative
+        (NaN for others).
     steps
         Estimates of log(measured / predicted) for the step of each layer, the ratio of its moment
         to that of the layer before; NaN where unknown.
@@ -76,9 +82,10 @@ def verdicts(
     rejects up to twice as often as its level. `linear` is for quantities that can be negative and
     tests the difference in units of `linear_unit`, not the ratio.
 
-    Layers without spread are compared, not tested. A constant outside the margin, or a layer that
-    is zero in the measurement or the prediction but not in both, disagrees. Otherwise the verdict
-    is `not_tested`.
+    Layers without spread are compared, not tested. A constant outside the margin disagrees. So does
+    a layer that is zero in all draws or in the prediction but not in both, if the probability of
+    this is significantly small. Otherwise the verdict is `not_tested`. It is also `not_tested` if
+    some draws are zero and may have underflowed in float32.
     """
     test = _tests(rows)
     kind = _kinds(rows, test)
@@ -91,15 +98,16 @@ def verdicts(
     step_verdict = _decided(steps, step_p_holm, margin, level)
     verdict = _decided(ratio, p_holm, margin, level)
     verdict[step_verdict == DISAGREES] = DISAGREES
-    verdict[~tested] = np.where(_exactly_off(rows, kind, ratio, margin), DISAGREES, NOT_TESTED)[
-        ~tested
-    ]
     family = max(int(np.isfinite(corrected).sum()), 1)
+    zero_level = level / (family + int((kind == "zero").sum()))
+    exactly_off = _exactly_off(rows, kind, ratio, margin, zero_level)
+    verdict[~tested] = np.where(exactly_off, DISAGREES, NOT_TESTED)[~tested]
     predicted_sd = np.where(test == "log", rows["log_sd"], np.nan)
     needed = draws_needed(ratio, margin, level / family, predicted_sd=predicted_sd)
-    measured_sd, draws = rows["sd_log"].to_numpy(float), rows["draws"].to_numpy(float)
-    spread_p = np.where(tested, spread_p_value(measured_sd, draws, predicted_sd), np.nan)
+    measured_sd = rows["sd_log"].to_numpy(float)
+    spread_p = np.where(tested, spread_p_value(measured_sd, ratio.draws, predicted_sd), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
+        needed = np.ceil(needed * rows["draws"].to_numpy(float) / ratio.draws)
         sd_ratio = np.where(tested & (predicted_sd > 0), measured_sd / predicted_sd, np.nan)
     columns = {
         "kind": kind,
@@ -130,8 +138,10 @@ def _tests(rows: pd.DataFrame) -> np.ndarray:
 def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
     value = rows["value"].to_numpy(float)
     all_zero = (rows["zeros"] == rows["draws"]).to_numpy()
-    # One zero is enough to make the mean of the logarithms undefined, but not the arithmetic mean.
-    zero = np.where(test == "log", rows["zeros"] > 0, all_zero) | (value == 0)
+    some_zero = (test == "log") & (rows["zeros"] > 0).to_numpy()
+    with np.errstate(under="ignore", over="ignore"):
+        lowest = np.exp(_log_median(rows) - Z * rows["log_sd"].to_numpy(float))
+    zero = all_zero | (value == 0) | (some_zero & (lowest <= UNDERFLOW))
     with np.errstate(invalid="ignore"):
         constant = rows["sd"] <= ROUNDING * rows["mean"].abs()
         constant &= ~((test == "log") & (rows["log_sd"] > ROUNDING))
@@ -148,22 +158,40 @@ def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
     return np.asarray(kind, dtype=object)
 
 
+def _log_median(rows: pd.DataFrame) -> np.ndarray:
+    """Return the predicted log-median of the draws that are not 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_value = np.log(rows["value"].to_numpy(float))
+    return log_median(log_value, np.nan_to_num(rows["log_sd"].to_numpy(float)), _zero_share(rows))
+
+
+def _zero_share(rows: pd.DataFrame) -> np.ndarray:
+    """Return the predicted probability of 0; 0 for a theory that predicts no distribution."""
+    return np.asarray(np.nan_to_num(rows["zero_probability"].to_numpy(float)))
+
+
 def _ratios(rows: pd.DataFrame, test: np.ndarray) -> LogRatio:
     value, log_sd = rows["value"].to_numpy(float), rows["log_sd"].to_numpy(float)
     mean, sd, scale = (rows[name].to_numpy(float) for name in ("mean", "sd", "scale"))
     unit = rows["linear_unit"].to_numpy(float)
+    draws, zeros = rows["draws"].to_numpy(float), rows["zeros"].to_numpy(float)
+    not_zero = np.where(test == "log", np.maximum(draws - zeros, 1), draws)
     with np.errstate(all="ignore"):
         predicted = np.log(value)
         by_log = rows["mean_log"].to_numpy(float) - predicted + log_sd**2 / 2
+        by_log += np.log(not_zero / draws)
+        # The variance of log(not_zero / draws) is p / (1 - p) / draws.
+        p = np.maximum(zeros / draws, _zero_share(rows))
+        log_draw_sd = np.sqrt(rows["sd_log"] ** 2 + p / (1 - p) * not_zero / draws)
         by_mean = np.log(mean) + np.log(scale) - predicted
         linear = (mean * scale - value) / unit
         of = [test == "log", test == "linear"]
-        draw_sd = np.select(of, [rows["sd_log"], sd * scale / unit], sd / mean)
+        draw_sd = np.select(of, [log_draw_sd, sd * scale / unit], sd / mean)
         theory_se = rows["sampling_se"].to_numpy(float) / np.where(test == "linear", unit, value)
     return LogRatio(
         value=np.select(of, [by_log, linear], by_mean),
         draw_sd=draw_sd,
-        draws=rows["draws"].to_numpy(float),
+        draws=not_zero,
         theory_se=theory_se,
     )
 
@@ -174,19 +202,22 @@ def _decided(ratio: LogRatio, p_holm: np.ndarray, margin: float, level: float) -
 
 
 def _exactly_off(
-    rows: pd.DataFrame, kind: np.ndarray, ratio: LogRatio, margin: float
+    rows: pd.DataFrame, kind: np.ndarray, ratio: LogRatio, margin: float, zero_level: float
 ) -> np.ndarray:
-    value = rows["value"].to_numpy(float)
-    all_zero = (rows["zeros"] == rows["draws"]).to_numpy()
+    value, draws = rows["value"].to_numpy(float), rows["draws"].to_numpy(float)
+    zeros = rows["zeros"].to_numpy(float)
     measured = rows["mean"].abs().to_numpy(float) * rows["scale"].to_numpy(float)
     # If a distribution is wide, very rare draws dominate its mean, so compare its median with
     # UNDERFLOW.
     with np.errstate(invalid="ignore", under="ignore"):
-        median = value * np.exp(-(np.nan_to_num(rows["log_sd"].to_numpy(float)) ** 2) / 2)
-    # If only some draws are zero, they have underflowed in float32, which is no disagreement.
-    one_is_zero = (all_zero & (median > UNDERFLOW)) | ((value == 0) & (measured > UNDERFLOW))
+        median = np.exp(_log_median(rows))
+    # The probability that all measured draws, or all draws of the theory, are zero.
+    only_measured = (zeros == draws) & (median > UNDERFLOW)
+    only_measured &= _zero_share(rows) ** draws <= zero_level
+    only_predicted = (value == 0) & (measured > UNDERFLOW)
+    only_predicted &= (zeros / draws) ** PREDICTED_DRAWS <= zero_level
     constant_off = (kind == "constant") & (np.abs(ratio.value) > np.log(margin))
-    return np.asarray(constant_off | ((kind == "zero") & one_is_zero))
+    return np.asarray(constant_off | ((kind == "zero") & (only_measured | only_predicted)))
 
 
 def spread_p_value(

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
+from numpy.typing import ArrayLike
 from scipy import stats
 
-NOMINAL = 0.95
-Z = float(stats.norm.ppf((1 + NOMINAL) / 2))
+from fanin.statistics.draw_distribution import NOMINAL, log_interval, log_median
+
+TOLERANCE = 0.02  # of `Coverage.is_outside`
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Coverage:
         Confidence interval of the fraction.
     draws, cells
         Number of draws and cells.
+    expected
+        Fraction expected from a right prediction: 95 %, or more if some moments can be 0.
     """
 
     share: float
@@ -31,28 +35,34 @@ class Coverage:
     high: float
     draws: int
     cells: int
+    expected: float = NOMINAL
 
-    def is_outside(self, lowest: float = 0.93, highest: float = 0.97) -> bool:
-        """Return True if the confidence interval and [lowest, highest] do not overlap."""
-        return self.high < lowest or self.low > highest
+    def is_outside(self, tolerance: float = TOLERANCE) -> bool:
+        """Return True if the confidence interval excludes `expected` by more than a tolerance."""
+        return self.high < self.expected - tolerance or self.low > self.expected + tolerance
 
 
 def inside(
     log_moment: Float64[np.ndarray, " draw"],
     log_value: Float64[np.ndarray, " draw"],
     log_sd: Float64[np.ndarray, " draw"],
+    zero_probability: ArrayLike = 0.0,
 ) -> Bool[np.ndarray, " draw"]:
-    """Return True where a draw's log-moment lies in the central 95 % of its predicted distribution.
+    """Return True where a draw lies between the 2.5 % and 97.5 % quantiles of its distribution.
 
-    The interval is for one draw, not for a mean over draws.
+    The interval is for one draw, not for a mean over draws. A draw of 0 has a log-moment of -inf;
+    it is inside if its `zero_probability` is at least 2.5 %.
     """
-    return np.abs(log_moment - log_value + log_sd**2 / 2) <= Z * log_sd
+    median = log_median(log_value, log_sd, zero_probability)
+    low, high = log_interval(median, log_sd, zero_probability)
+    return np.asarray((low <= log_moment) & (log_moment <= high))
 
 
 def coverage(
     hits: Bool[np.ndarray, " draw"],
     cell: Shaped[np.ndarray, " draw"],
     stream: Shaped[np.ndarray, " draw"],
+    expected: ArrayLike = NOMINAL,
 ) -> Coverage:
     """Estimate the coverage with a confidence interval that allows for dependent draws.
 
@@ -70,6 +80,8 @@ def coverage(
         Label of each draw's cell.
     stream
         Label of each draw's random stream: the weight seed and the draw.
+    expected
+        Probability of each draw's interval (`draw_distribution.interval_probability`).
 
     Returns
     -------
@@ -104,7 +116,7 @@ def coverage(
     # If all draws are inside, or all outside, the variance is unknown: count cells, not draws.
     size = share * (1 - share) / variance if variance > 0 else cells
     low, high = _wilson(share, min(size, draws), min(cells, streams))
-    return Coverage(share, low, high, draws, cells)
+    return Coverage(share, low, high, draws, cells, float(np.mean(expected)))
 
 
 def _codes(labels: np.ndarray) -> tuple[np.ndarray, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fanin.statistics.draw_distribution import log_median
 from fanin.statistics.log_ratio import LogRatio
 
 
@@ -26,7 +27,8 @@ def summarize_draws(draws: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         One row per group: `keys`; the numbers of `draws`, of `zeros` and of non-finite values
         (`overflowed`); `scale`, the largest magnitude (1 if that is 0 or infinite); `mean` and `sd`
         in units of `scale`, because squares of moments near 1e200 would overflow; `mean_log` and
-        `sd_log` of the logarithms, NaN if a draw is not positive and finite.
+        `sd_log` of the logarithms of the draws that are not 0, NaN if a draw is negative or not
+        finite, or if all are 0.
 
     Examples
     --------
@@ -46,7 +48,7 @@ def summarize_draws(draws: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         usable = np.isfinite(logarithm)
         scaled = _by_group(np.where(np.isfinite(value), value / scale[number], np.nan), number)
         logs = _by_group(np.where(usable, logarithm, np.nan), number)
-    complete = _by_group(usable, number).all().to_numpy()
+    complete = _by_group(usable | (value == 0), number).all().to_numpy()
     return summary.assign(
         zeros=_by_group(value == 0, number).sum().to_numpy(),
         overflowed=_by_group(~np.isfinite(value), number).sum().to_numpy(),
@@ -75,8 +77,8 @@ def step_log_ratios(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]
     draws
         One row per draw: `keys`, `layer_order`, `draw` (its index within the group) and `value`.
     rows
-        One row per layer, in any order: `keys`, `layer_order`, `value`, `log_sd` and `sampling_se`,
-        as for `fanin.statistics.agreement.verdicts`.
+        One row per layer, in any order: `keys`, `layer_order`, `value`, `log_sd`, `sampling_se`
+        and `zero_probability`, as for `fanin.statistics.agreement.verdicts`.
     keys
         Columns that define one network, image and quantity. `layer_order` numbers its layers in
         the direction of propagation: the last layer comes first in the backward pass.
@@ -114,7 +116,7 @@ def step_log_ratios(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]
 def _predicted_steps(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative_se = rows["sampling_se"] / rows["value"]
-        mean_log = np.log(rows["value"].to_numpy(float)) - rows["log_sd"] ** 2 / 2
+        mean_log = log_median(np.log(rows["value"]), rows["log_sd"], rows["zero_probability"])
     layers = rows[[*keys, "layer_order"]].assign(mean_log=mean_log, relative_se=relative_se)
     previous = layers.assign(layer_order=layers["layer_order"] + 1)
     pairs = layers.merge(

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Shaped
+from numpy.typing import ArrayLike
 from scipy import stats
+
+from fanin.statistics.draw_distribution import log_median
 
 LEVELS = 200  # the distance is evaluated at the multiples of 1/LEVELS
 REPLICATES = 999  # of the bootstrap; the smallest p-value is 1/1000
@@ -33,13 +36,23 @@ def probability_transform(
     log_moment: Float64[np.ndarray, " draw"],
     log_value: Float64[np.ndarray, " draw"],
     log_sd: Float64[np.ndarray, " draw"],
+    zero_probability: ArrayLike = 0.0,
 ) -> Float64[np.ndarray, " draw"]:
     """Return each draw's quantile in its predicted distribution: uniform if that is right.
+
+    A draw of 0 (a log-moment of -inf) has the quantiles from 0 to `zero_probability`. It gets one
+    of these at random, from a fixed seed: the randomized transform is uniform although the
+    distribution has a jump (Smith 1985, Diagnostic checks of non-standard time series models).
 
     >>> probability_transform(np.array([-0.5]), np.array([0.0]), np.array([1.0]))
     array([0.5])
     """
-    return np.asarray(stats.norm.cdf((log_moment - log_value + log_sd**2 / 2) / log_sd))
+    median = log_median(log_value, log_sd, zero_probability)
+    positive = stats.norm.cdf((log_moment - median) / log_sd)
+    zero = np.random.default_rng(0).random(np.shape(log_moment)) * zero_probability
+    return np.where(
+        np.isneginf(log_moment), zero, zero_probability + (1 - np.asarray(zero_probability)) * positive
+    )
 
 
 def uniformity(

@@ -21,6 +21,7 @@ from torch.nn.modules import pooling
 from fanin.errors import ConfigError
 from fanin.inits import Init, Moments, Scheme
 from fanin.seeds import make_generator
+from fanin.statistics.draw_distribution import log_median
 from fanin.theory.certificate.measured import measure_draws
 from fanin.theory.certificate.weights import cpu_copy, resolve_moments
 from fanin.theory.layer_kind import LayerKind
@@ -47,7 +48,8 @@ class Explanation:
         (standard error of log `factor`) and `layer_factor` (`factor` divided by that of the
         previous layer in the same direction).
     ends
-        Columns `quantity`, `layer`, `layer_name`, `he`, `measured` (geometric mean over the draws)
+        Columns `quantity`, `layer`, `layer_name`, `he`, `measured` (geometric mean over the draws
+        that are not 0)
         and `log_se` (standard error of log `measured`). The product of all factors is
         `measured` / `he`.
     draws
@@ -215,7 +217,10 @@ def _log_predictions(
             with np.errstate(divide="ignore", invalid="ignore"):
                 log_value = np.log(rows.value)
                 # The geometric mean over networks is below the arithmetic mean (Hanin & Nica 2020).
-                logs[quantity][step] = log_value - rows.log_sd.fillna(0.0) ** 2 / 2
+                # It leaves out networks with a moment of 0.
+                distribution = rows[["log_sd", "zero_probability"]].fillna(0.0)
+                median = log_median(log_value, distribution.log_sd, distribution.zero_probability)
+                logs[quantity][step] = pd.Series(median, rows.index)
                 errors[quantity][step] = rows.sampling_se / rows.value
     return (
         {quantity: pd.DataFrame(columns) for quantity, columns in logs.items()},
@@ -229,11 +234,10 @@ def _mean_log(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     rows = draws[(draws.image == -1) & (draws.quantity == quantity)]
     wide = rows.pivot(index="draw", columns="layer_name", values="value")[list(names)]
+    wide = wide.where(wide != 0)  # the geometric mean leaves out draws of 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(wide.to_numpy(float))
-        n = len(logs)
-        error = logs.std(0, ddof=1) / n**0.5 if n > 1 else np.full(logs.shape[1], np.nan)
-        return logs.mean(0), error, n
+        logs = np.log(wide)
+    return logs.mean().to_numpy(), logs.sem(ddof=1).to_numpy(), len(logs)
 
 
 def _factors(quantity: str, logs: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:

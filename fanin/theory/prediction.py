@@ -30,18 +30,21 @@ class DrawDistribution:
     Attributes
     ----------
     value
-        Expectation over draws.
+        Expectation over all draws.
     log_sd
-        Standard deviation of the logarithm of one draw's moment:
-        log m ~ N(log(value) - log_sd^2 / 2, log_sd^2). NaN for signed quantities and for moments
-        that can be 0.
+        Standard deviation of the logarithm of one draw's moment m if m is not 0:
+        log m ~ N(log(value / (1 - zero_probability)) - log_sd^2 / 2, log_sd^2). NaN for signed
+        quantities and if nearly all draws are 0.
     sampling_se
         Standard error of `value` caused by the theory's own sampling.
+    zero_probability
+        Probability that one draw's moment is exactly 0, as in a network with a dead layer.
     """
 
     value: Float64[np.ndarray, "row layer"]
     log_sd: Float64[np.ndarray, "row layer"]
     sampling_se: Float64[np.ndarray, "row layer"]
+    zero_probability: Float64[np.ndarray, "row layer"] | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,10 @@ class Prediction:
         pandas.DataFrame
             Columns `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`,
             `theory`, `method`, `value`, `log_sd` (standard deviation of the log of one draw's
-            moment; NaN if unknown) and `sampling_se` (standard error of `value` caused by the
-            theory's own sampling; 0 for a deterministic theory).
+            moment, if it is not 0; NaN if unknown), `sampling_se` (standard error of `value` caused
+            by the theory's own sampling; 0 for a deterministic theory) and `zero_probability`
+            (probability that one draw's moment is exactly 0; NaN if the theory predicts no
+            variation between draws).
         """
         distributions = {name: _distribution(repeats) for name, repeats in self.repeats.items()}
         distributions.update(self.distributions)
@@ -114,6 +119,9 @@ class Prediction:
                 "value": distribution.value.ravel(),
                 "log_sd": distribution.log_sd.ravel(),
                 "sampling_se": distribution.sampling_se.ravel(),
+                "zero_probability": np.broadcast_to(
+                    distribution.zero_probability, (rows, layers)
+                ).ravel(),
             }
         )
 
@@ -122,7 +130,8 @@ def _distribution(repeats: Float64[np.ndarray, "repeat image layer"]) -> DrawDis
     with np.errstate(over="ignore"):  # a mean beyond the range of float64 is inf
         over_images = repeats.mean(1, keepdims=True)
     rows = np.concatenate([repeats, over_images], axis=1)
-    return DrawDistribution(_mean(rows), np.full(rows.shape[1:], np.nan), _standard_error(rows))
+    unknown = np.full(rows.shape[1:], np.nan)
+    return DrawDistribution(_mean(rows), unknown, _standard_error(rows), unknown)
 
 
 def _mean(repeats: np.ndarray) -> np.ndarray:

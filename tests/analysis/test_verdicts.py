@@ -21,7 +21,7 @@ from analysis.verdicts import (
     interval_coverage,
     narrowest_width,
 )
-from fanin.statistics.coverage import Z
+from fanin.statistics.draw_distribution import Z
 
 
 def test_a_correct_theory_disagrees_nowhere() -> None:

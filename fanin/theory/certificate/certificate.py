@@ -18,6 +18,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from fanin.theory.certificate.measured import sharpness_note
+from fanin.theory.certificate.notes import SIMULATED_MARK, method_notes, zero_notes
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, to_json_types
 from fanin.theory.certificate.verdicts import Verdict, judge
 from fanin.theory.certificate.weights import WeightMoments
@@ -26,7 +27,6 @@ from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 
 MAX_VERDICTS = 6
-SIMULATED_MARK = "~"
 MIN_WIDTH = 100  # columns of the widest table
 CellFormatter = Callable[[LayerCertificate], str]
 Map = Float[np.ndarray, "image *position"]
@@ -288,7 +288,7 @@ def _notes(certificate: Certificate) -> list[str]:
         lines[0] += "; expected loss before training: " + ", ".join(losses)
     if certificate.moments == "estimated":
         lines.append("weight moments are estimated from the model's current weights (one draw)")
-    lines += _methods(certificate)
+    lines += [*method_notes(certificate.layers), *zero_notes(certificate.layers)]
     for name, reason in certificate.unpredicted.items():
         lines.append(f"* predicted from measured activations of layer {name}: {reason}")
     for dtype, layer in certificate.overflows_at.items():
@@ -303,27 +303,6 @@ def _notes(certificate: Certificate) -> list[str]:
         lines.append(
             "healthy: no layer is vanishing, exploding, overflowing, dead or depth-unstable"
             f" ({_basis(certificate)})"
-        )
-    return lines
-
-
-def _methods(certificate: Certificate) -> list[str]:
-    """Name the method of the intervals, and say what a simulated one is worth."""
-    names: dict[str, list[str]] = {}
-    for layer in certificate.layers:
-        if layer.interval is not None:
-            names.setdefault(layer.method, []).append(layer.name)
-    if not names:
-        return []
-    groups = [
-        method if len(names) == 1 else f"{method} (layers {', '.join(layers)})"
-        for method, layers in names.items()
-    ]
-    lines = [f"method of the intervals: {', '.join(groups)}"]
-    if "simulated" in names:
-        lines.append(
-            f"{SIMULATED_MARK} simulated: networks were drawn and measured, because no formula for"
-            " the spread of one draw applies; these numbers do not test the theory"
         )
     return lines
 

@@ -125,6 +125,7 @@ def joint_rows(
                         "value": values.mean(),
                         "log_sd": nan,
                         "sampling_se": error,
+                        "zero_probability": nan,
                         "basis": segment.basis,
                     }
                 )

@@ -68,13 +68,14 @@ NODES = 9  # few quadrature nodes suffice, because the loss is smooth in the log
 def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCertificate:
     """Predict the variance of the logits, the expected initial loss and its squared gradient."""
     n = last.channels
-    logit_var, log_sd = _logit_variance(last), last.predicted["preact_m2"].log_sd
+    logit_var, m2 = _logit_variance(last), last.predicted["preact_m2"]
+    zero_probability = m2.zero_probability if isfinite(m2.zero_probability) else 0.0
     if not isfinite(logit_var):
         return OutputCertificate(n, logit_var)
     shift_var = max(last.q - logit_var - last.mean**2, 0.0)
 
     def initial(loss: Loss, head: Head) -> InitialLoss:
-        arguments = (logit_var, last.mean, shift_var, n, log_sd)
+        arguments = (logit_var, last.mean, shift_var, n, m2.log_sd, zero_probability)
         name = f"initial {loss} {head}"
         return memoized(name, lambda: _average_initial_loss(loss, head, *arguments), *arguments)
 
@@ -117,15 +118,25 @@ def _logit_variance(last: LayerCertificate) -> float:
 
 
 def _average_initial_loss(
-    loss: Loss, head: Head, var: float, shift: float, shift_var: float, n: int, log_sd: float
+    loss: Loss,
+    head: Head,
+    var: float,
+    shift: float,
+    shift_var: float,
+    n: int,
+    log_sd: float,
+    zero_probability: float,
 ) -> InitialLoss:
     classes = 2 if n == 1 else n
-    if not isfinite(log_sd) or log_sd == 0 or var == 0:
+    if not isfinite(log_sd) or var == 0 or (log_sd == 0 and zero_probability == 0):
         return initial_loss(loss, head, classes, var, shift=shift, shift_var=shift_var)
     nodes, weights = hermegauss(NODES)
     total = gradient = 0.0
-    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-        draw_var = var * exp(log_sd * node - log_sd**2 / 2)
+    if zero_probability:  # draws in which all logits are 0
+        draw = initial_loss(loss, head, classes, 0.0)
+        total, gradient = zero_probability * draw.loss, zero_probability * draw.gradient_m2
+    for node, weight in zip(nodes, (1 - zero_probability) * weights / weights.sum(), strict=True):
+        draw_var = var / (1 - zero_probability) * exp(log_sd * node - log_sd**2 / 2)
         draw = initial_loss(loss, head, classes, draw_var, shift=shift, shift_var=shift_var)
         total += weight * draw.loss
         gradient += weight * draw.gradient_m2

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, isfinite, nan
+from math import exp, inf, isfinite, log, nan
 from typing import Any
 
-Z95 = 1.959963984540054  # half width of the 95 % interval of a standard normal
+from fanin.statistics.draw_distribution import LEVELS, log_interval, log_median
+
+MAX_LOG = 700.0  # of the bounds of an interval; exp(710) overflows
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,16 @@ class PredictedValue:
     value
         Expectation over draws of the weights.
     log_sd
-        Standard deviation of the logarithm of one draw's value; NaN if no theory predicts it.
+        Standard deviation of the logarithm of one draw's value, if it is not 0; NaN if no theory
+        predicts it.
     sampling_se
         Standard error of `value` caused by the theory's own sampling.
     theory
         Name of the theory.
     method
         How the number was computed: a name from `fanin.theory.prediction.METHODS`.
+    zero_probability
+        Probability that one draw's value is exactly 0; NaN if no theory predicts it.
     """
 
     value: float
@@ -33,26 +38,34 @@ class PredictedValue:
     sampling_se: float
     theory: str
     method: str
+    zero_probability: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of one draw's value; None if `log_sd` is unknown.
 
         The logarithm of one draw's value is N(log value - log_sd^2 / 2, log_sd^2), so the median is
-        below the mean (Hanin & Nica 2020).
+        below the mean (Hanin & Nica 2020). If the value is exactly 0 in at least 2.5 % of the
+        draws, the lower bound is 0 (see `fanin.statistics.draw_distribution`).
 
         Examples
         --------
         >>> low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width", "first_order").interval
         >>> round(low, 3), round(high, 3)
         (0.662, 4.703)
+        >>> PredictedValue(2.0, 0.5, 0.0, "finite_width", "simulated", 0.3).interval[0]
+        0.0
         """
-        if not isfinite(self.log_sd) or not self.value > 0:
+        p = self.zero_probability if isfinite(self.zero_probability) else 0.0
+        if p >= LEVELS[1]:
+            return 0.0, 0.0
+        if not isfinite(self.log_sd) or not 0 < self.value < inf:
             return None
         # Includes the theory's own sampling error.
-        half_width = Z95 * (self.log_sd**2 + (self.sampling_se / self.value) ** 2) ** 0.5
-        median = self.value * exp(-(self.log_sd**2) / 2)
-        return median * exp(-min(half_width, 700.0)), median * exp(min(half_width, 700.0))
+        sd = (self.log_sd**2 + (self.sampling_se / self.value) ** 2) ** 0.5
+        bounds = log_interval(log_median(log(self.value), self.log_sd, p), sd, p)
+        low, high = (exp(min(float(bound), MAX_LOG)) for bound in bounds)
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -192,6 +205,7 @@ class LayerCertificate:
                 "sampling_se": prediction.sampling_se,
                 "theory": prediction.theory,
                 "method": prediction.method,
+                "zero_probability": prediction.zero_probability,
             }
             for quantity, prediction in self.predicted.items()
         }

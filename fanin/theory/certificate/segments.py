@@ -159,12 +159,18 @@ def _average_over_draws(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     if len(frames) == 1:
         return frames[0]
-    values = np.stack([frame.value for frame in frames])
-    log_sds = np.stack([frame.log_sd for frame in frames])
-    errors = np.stack([frame.sampling_se for frame in frames])
+    values, log_sds, errors, zero_probabilities = (
+        np.stack([frame[column] for frame in frames])
+        for column in ("value", "log_sd", "sampling_se", "zero_probability")
+    )
     n = len(frames)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         log_var_of_inputs = np.log(np.abs(values)).var(0, ddof=1)
         sampling_se = np.sqrt((errors**2).mean(0) / n + values.var(0, ddof=1) / n)
         log_sd = np.sqrt((log_sds**2).mean(0) + log_var_of_inputs)
-    return frames[0].assign(value=values.mean(0), log_sd=log_sd, sampling_se=sampling_se)
+    return frames[0].assign(
+        value=values.mean(0),
+        log_sd=log_sd,
+        sampling_se=sampling_se,
+        zero_probability=zero_probabilities.mean(0),
+    )

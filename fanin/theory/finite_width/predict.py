@@ -8,6 +8,7 @@ networks are drawn and measured (method `simulated`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
+from fanin.theory.elementwise import derivative, elementwise
 from fanin.theory.field import FieldLayer, Sampling, predict_field, propagate_field
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
 from fanin.theory.finite_width.first_order import FreeFraction, log_variances
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
+from fanin.theory.layers import unchanged
 from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork, Stage, parse_network
@@ -30,6 +33,8 @@ from fanin.theory.prediction import DrawDistribution, Prediction
 
 MAX_POINTS = 2048  # of a field with covariances of all layers
 MAX_SPREAD_ERROR = 0.1  # largest estimated relative error of a first-order spread
+MAX_DEAD = 0.01  # largest probability of a dead layer; first order predicts no moments of 0
+DEAD_NODES = 64  # of the quadrature over each of two pre-activations
 LOG_STEP = 1e-3  # of log E[y^2]
 SPREAD_NODES = 15  # of the quadrature over log E[y^2]
 LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
@@ -108,6 +113,8 @@ def _predict_first_order(
     if not np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
         return None
     spread = spread_of_draws(model, net, moments, images, field, seed, layer_kinds)
+    if spread.dead_probability > MAX_DEAD:
+        return None
     m2, log_sd = prediction.value("preact_m2"), spread.log_sd["preact_m2"]
     try:
         error = estimate_spread_error(model, net, m2, log_sd[:-1])
@@ -217,10 +224,13 @@ class Spread:
     grand_mean_share
         E[(mean of y over all units and positions)^2] / E[y^2]. It is of order 1 / width and not
         part of preact_var.
+    dead_probability
+        Largest `dead_probability` of an image.
     """
 
     log_sd: Mapping[str, Float64[np.ndarray, "row layer"]]
     grand_mean_share: Float64[np.ndarray, "row layer"]
+    dead_probability: float
 
 
 def spread_of_draws(
@@ -267,11 +277,12 @@ def spread_of_draws(
             free_fractions.append(free_fraction(modules[layer.name], declared, similarity))
         return log_variances(layers, free_fractions, images_per_field=images_per_field, seed=seed)
 
-    own_variances, grand_mean_shares = [], []
+    own_variances, grand_mean_shares, dead = [], [], 0.0
     for image in images:
         layers = propagate_layers(image[None])
         own_variances.append(variances(layers, 1))
         grand_mean_shares.append([_grand_mean_share(layer) for layer in layers])
+        dead = max(dead, dead_probability(net, layers))
     n_joint = min(len(images), MAX_POINTS // max(stage.positions for stage in net.stages))
     joint = variances(propagate_layers(images[:n_joint]), n_joint) if n_joint > 1 else None
     log_sd = {}
@@ -286,7 +297,39 @@ def spread_of_draws(
         variance = np.concatenate([own, _variance_of_mean(own, values, correlation)[None]])
         is_zero = np.concatenate([values, values.sum(0)[None]]) == 0
         log_sd[quantity] = np.where(is_zero, 0.0, np.sqrt(variance))
-    return Spread(log_sd, np.array([*grand_mean_shares, np.mean(grand_mean_shares, 0)]))
+    return Spread(log_sd, np.array([*grand_mean_shares, np.mean(grand_mean_shares, 0)]), dead)
+
+
+def dead_probability(net: ParsedNetwork, layers: Sequence[FieldLayer]) -> float:
+    """Estimate the probability that all slopes of some layer are 0 on an image, from above.
+
+    The layers' probabilities are added. Channels are independent, and a channel is dead only if it
+    is dead at the two positions whose pre-activations are least correlated: for a ReLU with
+    probability 1/4 + asin(correlation) / 2 pi, which is 1/2 if all positions are equal. The
+    correlation is that of the field; in a narrow network it varies between draws, so this is no
+    strict bound.
+    """
+    quantiles = torch.special.ndtri((torch.arange(DEAD_NODES).double() + 0.5) / DEAD_NODES)
+    z = torch.cartesian_prod(quantiles, quantiles).T
+    total = 0.0
+    for stage, layer in zip(net.stages[:-1], layers, strict=False):
+        y = layer.preact
+        var, cov, mean = y.var[0, 0, 0], y.covariance[0, 0, 0], y.mean[0, 0, 0]
+        correlation = torch.where(cov.diagonal() > 0, cov / (var * var[:, None]).sqrt(), 1.0)
+        first, second = divmod(int(correlation.argmin()), len(var))
+        r = correlation[first, second].clamp(-1, 1)
+        pair = torch.stack([z[0], r * z[0] + (1 - r**2).sqrt() * z[1]])
+        at = [first, second]
+        pair = math.exp(y.log_scale) * (mean[at, None] + var[at, None].sqrt() * pair)
+        slope = torch.ones_like(pair)
+        for named_layer in stage.after:
+            function = elementwise(named_layer.module)
+            if named_layer.kind.scalar is not unchanged and function is not None:
+                pair, factor = derivative(function, pair)
+                slope = slope * factor
+        share = (slope == 0).all(0).double().mean()
+        total += float(share) ** layer.weights.out_channels
+    return total
 
 
 def _grand_mean_share(layer: FieldLayer) -> float:

@@ -6,6 +6,9 @@ log m ~ N(log(value) - sd^2 / 2, sd^2).
 Given one layer's channels, the next layer's fields are Gaussian with a known covariance over
 positions. Sampling these fields costs more than drawing Gaussian weights and convolving, which
 gives the same distribution.
+
+A moment of 0, as in a network with a dead layer, has a probability of its own, and the log-normal
+distribution is that of the other draws.
 """
 
 from __future__ import annotations
@@ -38,9 +41,13 @@ MAX_DRAWS = 1024  # an error of 2 %
 TARGET_LOG_SE = 0.02
 MAX_WORK = 1e10  # multiplications of a forward pass, over all draws and images: about 5 s
 SIGNED_QUANTITIES = ("preact_mean",)
-# A draw with a moment of 0 or inf has no logarithm. If at most this fraction of draws has none
-# (half of what a 95 % interval excludes anyway), the distribution is fitted to the others.
-MAX_LOST = 0.025
+# If at most this fraction of draws overflows (half of what a 95 % interval excludes anyway), the
+# distribution is fitted to the others.
+MAX_OVERFLOWED = 0.025
+MIN_POSITIVE = 16  # draws that are not 0: the spread then has an error of 18 %
+# Largest relative error of a mean if some draws are 0. Slopes that underflow in only some draws
+# spread over hundreds of powers of ten, and are not log-normal.
+MAX_RELATIVE_SE = 1.0
 MIN_LOG_SD = 1e-12  # a smaller spread is rounding error, as of a cotangent of fixed length
 
 
@@ -108,14 +115,19 @@ def simulate_networks(
 
 
 def _is_precise(batches: Sequence[DrawMoments]) -> bool:
-    """Return True if the mean logarithm of every moment over the images is known well enough."""
+    """Return True if the mean logarithm of every moment over the images is known well enough.
+
+    The logarithm is that of the draws that are not 0. Their fraction is to be known as well.
+    """
     for name, values in concatenate(batches).values.items():
         if name in SIGNED_QUANTITIES:
             continue
-        moments = values.mean(1)
-        usable = (moments > 0) & moments.isfinite()
-        logs = torch.where(usable, moments, 1.0).log()[:, usable.all(0)]
-        if bool((logs.std(0) > TARGET_LOG_SE * len(logs) ** 0.5).any()):
+        fit = fit_log_normal(values.mean(1).numpy())
+        n_positive = len(values) * (1 - fit.zero_probability)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.sqrt((fit.log_sd**2 + fit.zero_probability) / n_positive)
+        unfitted = np.isnan(fit.log_sd) & np.isfinite(fit.value)  # few draws are not 0
+        if (unfitted | (error > TARGET_LOG_SE)).any():
             return False
     return True
 
@@ -248,16 +260,17 @@ def _distribution(name: str, values: Tensor) -> DrawDistribution:
         rows = torch.cat([values, values.mean(1, keepdim=True)], 1).numpy()
         if name in SIGNED_QUANTITIES:
             mean, se = rows.mean(0), rows.std(0, ddof=1) / len(rows) ** 0.5
-            return DrawDistribution(mean, np.full_like(mean, np.nan), se)
+            return DrawDistribution(mean, np.full_like(mean, np.nan), se, (rows == 0).mean(0))
         return fit_log_normal(rows)
 
 
-def fit_log_normal(rows: Float64[np.ndarray, "draw row layer"]) -> DrawDistribution:
-    """Fit a log-normal distribution to draws of a moment.
+def fit_log_normal(rows: Float64[np.ndarray, "draw *row layer"]) -> DrawDistribution:
+    """Fit the probability of 0, and a log-normal distribution to the other draws of a moment.
 
-    If all draws are 0, the value and the spread are 0. If some draws overflow, the value is inf. If
-    more than one in forty draws is 0 or overflows, the spread is NaN and the value is the plain
-    mean.
+    If all draws are 0, the value and the spread are 0. The spread is NaN and the value is the plain
+    mean if more than one in forty draws overflows, or if some draws are 0 and the others are too
+    few (`MIN_POSITIVE`) or too different (`MAX_RELATIVE_SE`). If some draws overflow, the value is
+    inf.
 
     Examples
     --------
@@ -265,23 +278,35 @@ def fit_log_normal(rows: Float64[np.ndarray, "draw row layer"]) -> DrawDistribut
     >>> fit = fit_log_normal(draws)
     >>> fit.log_sd.item(), float(np.log(fit.value.item()))
     (1.0, 0.5)
+    >>> with_zeros = fit_log_normal(np.concatenate([*[draws] * 10, *[0 * draws] * 10]))
+    >>> with_zeros.zero_probability.item(), float(with_zeros.value.item() / fit.value.item()) < 0.5
+    (0.5, True)
     """
     n = len(rows)
-    lost = (rows == 0) | ~np.isfinite(rows)
-    log = np.where(lost, np.nan, np.log(np.where(lost, 1.0, rows)))
-    n_kept = n - lost.sum(0)
-    centre = np.nansum(log, 0) / np.maximum(n_kept, 1)
-    log_sd = np.sqrt(np.nansum(np.square(log - centre), 0) / np.maximum(n_kept - 1, 1))
+    is_zero, overflowed = rows == 0, ~np.isfinite(rows)
+    usable = ~(is_zero | overflowed)
+    log = np.where(usable, np.log(np.where(usable, rows, 1.0)), np.nan)
+    n_usable = usable.sum(0)
+    centre = np.nansum(log, 0) / np.maximum(n_usable, 1)
+    log_sd = np.sqrt(np.nansum(np.square(log - centre), 0) / np.maximum(n_usable - 1, 1))
     log_sd = np.where(log_sd < MIN_LOG_SD, 0.0, log_sd)
-    value = np.exp(centre + log_sd**2 / 2) * (n_kept / n)
-    relative_se = np.sqrt(log_sd**2 / n + log_sd**4 / (2 * (n - 1)))
-    is_lognormal = lost.mean(0) <= MAX_LOST
+    zero_probability = is_zero.mean(0)
+    value = np.exp(centre + log_sd**2 / 2) * (1 - zero_probability)
+    relative_se = np.sqrt(
+        (log_sd**2 + zero_probability) / np.maximum(n_usable, 1)
+        + log_sd**4 / (2 * np.maximum(n_usable - 1, 1))
+    )
+    is_lognormal = overflowed.mean(0) <= MAX_OVERFLOWED
+    is_lognormal &= ~is_zero.any(0) | (
+        (n_usable >= MIN_POSITIVE) & (relative_se <= MAX_RELATIVE_SE)
+    )
     plain = rows.mean(0), rows.std(0, ddof=1) / n**0.5
-    overflowed = np.isinf(rows).any(0)
+    any_overflowed = overflowed.any(0)
     return DrawDistribution(
-        value=np.where(overflowed, np.inf, np.where(is_lognormal, value, plain[0])),
-        log_sd=np.where((rows == 0).all(0), 0.0, np.where(is_lognormal, log_sd, np.nan)),
+        value=np.where(any_overflowed, np.inf, np.where(is_lognormal, value, plain[0])),
+        log_sd=np.where(is_zero.all(0), 0.0, np.where(is_lognormal, log_sd, np.nan)),
         sampling_se=np.where(
-            overflowed, np.inf, np.where(is_lognormal, value * relative_se, plain[1])
+            any_overflowed, np.inf, np.where(is_lognormal, value * relative_se, plain[1])
         ),
+        zero_probability=zero_probability,
     )

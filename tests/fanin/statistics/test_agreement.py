@@ -34,6 +34,7 @@ def sweep_verdicts(
             "value": np.tile(value, settings),
             "log_sd": np.tile(log_sd, settings),
             "sampling_se": sampling_se,
+            "zero_probability": 0.0,
             "linear_unit": np.nan,
         }
     )
@@ -45,10 +46,15 @@ def sweep_verdicts(
 
 
 def layer_verdict(
-    draws: list[float], value: float, log_sd: float, linear_unit: float = np.nan
+    draws: list[float],
+    value: float,
+    log_sd: float,
+    linear_unit: float = np.nan,
+    zero_probability: float = 0.0,
 ) -> pd.Series:
     rows = summarize_draws(pd.DataFrame({"layer": 1, "value": draws}), ["layer"])
     rows = rows.assign(value=value, log_sd=log_sd, sampling_se=0.0, linear_unit=linear_unit)
+    rows = rows.assign(zero_probability=zero_probability)
     steps = LogRatio(NO_STEPS, NO_STEPS, NO_STEPS, NO_STEPS)
     return verdicts(rows, steps).iloc[0]
 
@@ -164,7 +170,7 @@ def test_quantities_of_either_sign_are_compared_linearly() -> None:
     ("draws", "value", "log_sd", "kind", "verdict"),
     [
         ([0.0, 0.0], 0.0, np.nan, "zero", "not_tested"),
-        ([0.0, 0.3, 0.2], 0.1, 0.5, "zero", "not_tested"),  # one draw underflowed in float32
+        ([0.0, 1e-9, 1e-8], 1e-8, 9.0, "zero", "not_tested"),  # one draw underflowed in float32
         ([0.0, 0.0], 1e-20, 0.5, "zero", "not_tested"),  # both draws underflowed
         ([0.0, 0.0], 0.3, 0.5, "zero", "disagrees"),
         ([0.3, 0.2], 0.0, np.nan, "zero", "disagrees"),
