@@ -301,7 +301,7 @@ def _interval_sentence(by_method: pd.DataFrame, level: float) -> Iterator[str]:
 def is_miscalibrated(row: Mapping[str, float], level: float) -> bool:
     """Return True if the spread is outside `SD_RATIO` or the draws are not as predicted."""
     low, high = SD_RATIO
-    return not low <= row["sd_ratio"] <= high or row["pit_p"] <= level
+    return row["sd_ratio"] < low or row["sd_ratio"] > high or row["pit_p"] <= level
 
 
 def _unpredicted_sentence(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:

@@ -53,8 +53,8 @@ def compute_verdicts(
         A row per setting (its index in `comparisons`), quantity, image and layer: `label`,
         `layer_name`; the prediction (`theory`, `method`, which is `unknown` in predictions without
         that column, `value`, `log_sd`, `sampling_se`, `zero_probability`); the draws
-        (`draws`, `zeros`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns of
-        `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
+        (`draws`, `zeros`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns
+        of `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
     """
     predictions = _highest_predictions(comparisons)
     if predictions.empty:

@@ -30,7 +30,7 @@ import pandas as pd
 from jaxtyping import Float64
 from scipy import stats
 
-from fanin.statistics.draw_distribution import Z, log_median
+from fanin.statistics.draw_distribution import LEVELS, Z, log_median
 from fanin.statistics.holm import holm
 from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
 
@@ -53,8 +53,8 @@ def verdicts(
     rows
         One row per layer, with a summary of its draws (columns of
         `fanin.statistics.draws.summarize_draws`) and the prediction: `value`, `log_sd` (NaN if the
-        theory predicts no spread), `sampling_se`, `zero_probability`, the probability that a draw is
-        exactly 0, and `linear_unit`, the unit of differences for quantities that can be negative
+        theory predicts no spread), `sampling_se`, `zero_probability`, the probability that a draw
+        is exactly 0, and `linear_unit`, the unit of differences for quantities that can be negative
         (NaN for others).
     steps
         Estimates of log(measured / predicted) for the step of each layer, the ratio of its moment
@@ -71,8 +71,8 @@ def verdicts(
         `overflowed`; `unpredicted`), `test` (see Notes), `log_ratio` of measured to predicted and
         `log_ratio_se`, `p` and `p_holm`, `verdict`, `draws_needed`, the `step` with `step_se`,
         `step_p`, `step_p_holm` and `step_verdict`, and the spread: `sd_ratio` (measured to
-        predicted standard deviation of the log-moment), `spread_p` and `spread_p_holm` (corrected
-        separately).
+        predicted standard deviation of the log-moment; NaN if 0 has a probability above 2.5 %),
+        `spread_p` and `spread_p_holm` (corrected separately).
 
     Notes
     -----
@@ -104,6 +104,8 @@ def verdicts(
     verdict[~tested] = np.where(exactly_off, DISAGREES, NOT_TESTED)[~tested]
     predicted_sd = np.where(test == "log", rows["log_sd"], np.nan)
     needed = draws_needed(ratio, margin, level / family, predicted_sd=predicted_sd)
+    # With zeros, the log-normal has the mean and the mean logarithm of the draws, not their spread.
+    predicted_sd = np.where(_zero_share(rows) > LEVELS[0], np.nan, predicted_sd)
     measured_sd = rows["sd_log"].to_numpy(float)
     spread_p = np.where(tested, spread_p_value(measured_sd, ratio.draws, predicted_sd), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):

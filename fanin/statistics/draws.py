@@ -116,7 +116,9 @@ def step_log_ratios(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]
 def _predicted_steps(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative_se = rows["sampling_se"] / rows["value"]
-        mean_log = log_median(np.log(rows["value"]), rows["log_sd"], rows["zero_probability"])
+        mean_log = log_median(
+            np.log(rows["value"]), rows["log_sd"], rows["zero_probability"].fillna(0.0)
+        )
     layers = rows[[*keys, "layer_order"]].assign(mean_log=mean_log, relative_se=relative_se)
     previous = layers.assign(layer_order=layers["layer_order"] + 1)
     pairs = layers.merge(

@@ -51,7 +51,9 @@ def probability_transform(
     positive = stats.norm.cdf((log_moment - median) / log_sd)
     zero = np.random.default_rng(0).random(np.shape(log_moment)) * zero_probability
     return np.where(
-        np.isneginf(log_moment), zero, zero_probability + (1 - np.asarray(zero_probability)) * positive
+        np.isneginf(log_moment),
+        zero,
+        zero_probability + (1 - np.asarray(zero_probability)) * positive,
     )
 
 

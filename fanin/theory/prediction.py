@@ -34,7 +34,7 @@ class DrawDistribution:
     log_sd
         Standard deviation of the logarithm of one draw's moment m if m is not 0:
         log m ~ N(log(value / (1 - zero_probability)) - log_sd^2 / 2, log_sd^2). NaN for signed
-        quantities and if nearly all draws are 0.
+        quantities and for moments without such a distribution.
     sampling_se
         Standard error of `value` caused by the theory's own sampling.
     zero_probability

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,14 @@ from simulated_sweep import simulated
 from analysis import Results
 from analysis import verdicts as verdicts_module
 from analysis.settings import Setting
-from analysis.theory_comparison import TheoryComparison
+from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from analysis.verdicts import (
     compute_verdicts,
     count_verdicts,
     coverage_by,
     interval_coverage,
+    layers_with_spread,
+    mark_interval_hits,
     narrowest_width,
 )
 from fanin.statistics.draw_distribution import Z
@@ -288,3 +291,22 @@ def test_the_logits_do_not_count_as_narrowest_layer(
 ) -> None:
     """`small` has convolutions of four channels before ten logits."""
     assert {narrowest_width(comparison.setting.config) for comparison in comparisons} == {4}
+
+
+def test_networks_that_are_dead_in_some_draws_do_not_disagree(
+    sweep: Callable[..., Results],
+) -> None:
+    """Three ReLU units are all inactive in one of eight draws."""
+    network = ("model=mlp", "model.width=3", "model.depth=3", "activation=relu", "init=he_normal")
+    probed = ("train.steps=0", "probe.draws=48", "probe.size=2", "seed=0,1")
+    comparisons = compare_to_theory(sweep("dead", *network, *probed))
+    rows = compute_verdicts(comparisons)
+    with_zeros = rows[(rows.theory == "finite_width") & rows.zeros.between(1, rows.draws - 1)]
+    assert (with_zeros.kind == "tested").any()
+    p, draws = with_zeros.zero_probability, with_zeros.draws
+    error = np.sqrt(p * (1 - p) * (1 / draws + 1 / 2000))  # the theory samples 2000 draws
+    assert ((with_zeros.zeros / draws - p).abs() <= 4 * error).all()
+    assert (rows.verdict != "disagrees").all()
+    tables = interval_coverage(comparisons, rows)
+    assert not tables.misses.any()
+    assert mark_interval_hits(comparisons, layers_with_spread(rows)).transformed.between(0, 1).all()

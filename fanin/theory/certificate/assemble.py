@@ -164,9 +164,7 @@ def overflow_by_dtype(
     count = units * positions * images
     return {
         str(dtype).removeprefix("torch."): not_zero
-        * overflow_probability(
-            log_m2 - log(not_zero), count, dtype, log_sd, variance_share=share
-        )
+        * overflow_probability(log_m2 - log(not_zero), count, dtype, log_sd, variance_share=share)
         for dtype in DTYPES
     }
 

@@ -30,6 +30,7 @@ from fanin.models.layers import SeededDropout
 from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
 from fanin.seeds import make_generator
+from fanin.statistics.draw_distribution import LEVELS, log_interval
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork
 from fanin.theory.prediction import DrawDistribution
@@ -41,13 +42,13 @@ MAX_DRAWS = 1024  # an error of 2 %
 TARGET_LOG_SE = 0.02
 MAX_WORK = 1e10  # multiplications of a forward pass, over all draws and images: about 5 s
 SIGNED_QUANTITIES = ("preact_mean",)
-# If at most this fraction of draws overflows (half of what a 95 % interval excludes anyway), the
-# distribution is fitted to the others.
-MAX_OVERFLOWED = 0.025
-MIN_POSITIVE = 16  # draws that are not 0: the spread then has an error of 18 %
-# Largest relative error of a mean if some draws are 0. Slopes that underflow in only some draws
-# spread over hundreds of powers of ten, and are not log-normal.
-MAX_RELATIVE_SE = 1.0
+# If at most this fraction of draws is 0, or overflows (the part of a 95 % interval's complement on
+# one side), the distribution is fitted to the others as if there were none.
+MAX_LOST = LEVELS[0]
+MIN_POSITIVE = 16  # draws that are not 0, of a distribution with zeros
+# Largest fraction of draws above the 97.5 % quantile that is fitted to them. Slopes that underflow
+# are not log-normal: they spread over hundreds of powers of ten.
+MAX_ABOVE = 0.05
 MIN_LOG_SD = 1e-12  # a smaller spread is rounding error, as of a cotangent of fixed length
 
 
@@ -267,10 +268,12 @@ def _distribution(name: str, values: Tensor) -> DrawDistribution:
 def fit_log_normal(rows: Float64[np.ndarray, "draw *row layer"]) -> DrawDistribution:
     """Fit the probability of 0, and a log-normal distribution to the other draws of a moment.
 
-    If all draws are 0, the value and the spread are 0. The spread is NaN and the value is the plain
-    mean if more than one in forty draws overflows, or if some draws are 0 and the others are too
-    few (`MIN_POSITIVE`) or too different (`MAX_RELATIVE_SE`). If some draws overflow, the value is
-    inf.
+    If more than one in forty draws is 0, the value is the plain mean, and the log-normal
+    distribution has the mean and the mean logarithm of the draws that are not 0. Its `log_sd` is
+    then less than their standard deviation: some of them are nearly 0, as if the network is nearly
+    dead. If these draws are too few (`MIN_POSITIVE`) or not log-normal (`MAX_ABOVE`), or if more
+    than one in forty draws overflows, the spread is NaN. If all draws are 0, the value and the
+    spread are 0. If some draws overflow, the value is inf.
 
     Examples
     --------
@@ -290,23 +293,22 @@ def fit_log_normal(rows: Float64[np.ndarray, "draw *row layer"]) -> DrawDistribu
     centre = np.nansum(log, 0) / np.maximum(n_usable, 1)
     log_sd = np.sqrt(np.nansum(np.square(log - centre), 0) / np.maximum(n_usable - 1, 1))
     log_sd = np.where(log_sd < MIN_LOG_SD, 0.0, log_sd)
-    zero_probability = is_zero.mean(0)
-    value = np.exp(centre + log_sd**2 / 2) * (1 - zero_probability)
-    relative_se = np.sqrt(
-        (log_sd**2 + zero_probability) / np.maximum(n_usable, 1)
-        + log_sd**4 / (2 * np.maximum(n_usable - 1, 1))
-    )
-    is_lognormal = overflowed.mean(0) <= MAX_OVERFLOWED
-    is_lognormal &= ~is_zero.any(0) | (
-        (n_usable >= MIN_POSITIVE) & (relative_se <= MAX_RELATIVE_SE)
-    )
-    plain = rows.mean(0), rows.std(0, ddof=1) / n**0.5
+    p = is_zero.mean(0)
+    value = np.exp(centre + log_sd**2 / 2) * (1 - p)
+    relative_se = np.sqrt(log_sd**2 / n + log_sd**4 / (2 * (n - 1)))
+    se, plain, plain_se = value * relative_se, rows.mean(0), rows.std(0, ddof=1) / n**0.5
+    has_zeros = p > MAX_LOST
+    is_lognormal = overflowed.mean(0) <= MAX_LOST
+    with np.errstate(divide="ignore", invalid="ignore"):
+        matched = np.sqrt(np.maximum(2 * (np.log(plain / (1 - p)) - centre), 0.0))
+        log_sd = np.where(has_zeros & (log_sd > 0), matched, log_sd)
+        is_above = np.log(rows) > log_interval(centre, log_sd, p)[1] + MIN_LOG_SD
+    is_lognormal &= ~has_zeros | ((n_usable >= MIN_POSITIVE) & (is_above.mean(0) <= MAX_ABOVE))
+    use_plain = has_zeros | ~is_lognormal
     any_overflowed = overflowed.any(0)
     return DrawDistribution(
-        value=np.where(any_overflowed, np.inf, np.where(is_lognormal, value, plain[0])),
+        value=np.where(any_overflowed, np.inf, np.where(use_plain, plain, value)),
         log_sd=np.where(is_zero.all(0), 0.0, np.where(is_lognormal, log_sd, np.nan)),
-        sampling_se=np.where(
-            any_overflowed, np.inf, np.where(is_lognormal, value * relative_se, plain[1])
-        ),
-        zero_probability=zero_probability,
+        sampling_se=np.where(any_overflowed, np.inf, np.where(use_plain, plain_se, se)),
+        zero_probability=p,
     )

@@ -21,6 +21,7 @@ def sweep_verdicts(
     *,
     margin: float = 1.1,
     sampling_se: float = 0.0,
+    zero_probability: float = 0.0,
 ) -> pd.DataFrame:
     """Return verdicts on moments [setting, draw, layer] with one prediction for all settings."""
     settings, _, layers = moments.shape
@@ -34,7 +35,7 @@ def sweep_verdicts(
             "value": np.tile(value, settings),
             "log_sd": np.tile(log_sd, settings),
             "sampling_se": sampling_se,
-            "zero_probability": 0.0,
+            "zero_probability": zero_probability,
             "linear_unit": np.nan,
         }
     )
