@@ -324,7 +324,9 @@ def layers_with_spread(rows: pd.DataFrame) -> pd.DataFrame:
     tested = tested[tested["log_sd"] > ROUNDING]
     names = {"value": "predicted", "sd_ratio": "measured_sd_ratio", "draws": "n_draws"}
     columns = [*LAYER, "log_sd", "zero_probability", "zeros", *names]
-    return tested[columns].rename(columns=names)
+    tested = tested[columns].rename(columns=names)
+    # Unknown in predictions of an older version.
+    return tested.assign(zero_probability=tested["zero_probability"].fillna(0.0))
 
 
 def mark_interval_hits(
@@ -339,7 +341,7 @@ def mark_interval_hits(
     with np.errstate(divide="ignore"):  # a draw of 0
         values = np.log(draws["value"].to_numpy())
     predicted = np.log(draws["predicted"].to_numpy())
-    distribution = draws["log_sd"].to_numpy(), draws["zero_probability"].fillna(0.0).to_numpy()
+    distribution = draws["log_sd"].to_numpy(), draws["zero_probability"].to_numpy()
     return draws.assign(
         hit=inside(values, predicted, *distribution),
         transformed=probability_transform(values, predicted, *distribution),

@@ -116,7 +116,7 @@ def coverage(
     # If all draws are inside, or all outside, the variance is unknown: count cells, not draws.
     size = share * (1 - share) / variance if variance > 0 else cells
     low, high = _wilson(share, min(size, draws), min(cells, streams))
-    return Coverage(share, low, high, draws, cells, float(np.mean(expected)))
+    return Coverage(share, low, high, draws, cells, float(np.mean(np.asarray(expected, float))))
 
 
 def _codes(labels: np.ndarray) -> tuple[np.ndarray, int]:

@@ -47,14 +47,10 @@ def probability_transform(
     >>> probability_transform(np.array([-0.5]), np.array([0.0]), np.array([1.0]))
     array([0.5])
     """
-    median = log_median(log_value, log_sd, zero_probability)
-    positive = stats.norm.cdf((log_moment - median) / log_sd)
-    zero = np.random.default_rng(0).random(np.shape(log_moment)) * zero_probability
-    return np.where(
-        np.isneginf(log_moment),
-        zero,
-        zero_probability + (1 - np.asarray(zero_probability)) * positive,
-    )
+    p = np.asarray(zero_probability, float)
+    positive = stats.norm.cdf((log_moment - log_median(log_value, log_sd, p)) / log_sd)
+    zero = np.random.default_rng(0).random(np.shape(log_moment)) * p
+    return np.where(np.isneginf(log_moment), zero, p + (1 - p) * positive)
 
 
 def uniformity(
