@@ -12,8 +12,10 @@ from fanin import certify, print_certificate
 from fanin.inits import Moments
 from fanin.statistics.coverage import inside
 from fanin.statistics.draw_distribution import interval_probability
+from fanin.theory.field import Sampling, propagate_field
 from fanin.theory.finite_width import predict_finite_width, simulate
 from fanin.theory.finite_width.dense import simulate_dense
+from fanin.theory.finite_width.predict import dead_probability
 from fanin.theory.finite_width.simulate import MAX_ABOVE, DrawMoments, simulate_networks
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
@@ -117,7 +119,7 @@ def test_slopes_of_saturated_sigmoids_are_exactly_zero_but_not_log_normal() -> N
 def test_first_order_is_not_used_where_zeros_are_likely(
     channels: int, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all positions see the same input, a layer is dead with probability 2^-channels."""
+    """A layer is dead with probability 2^-channels if all positions see the same input."""
     monkeypatch.setattr(simulate, "MAX_DRAWS", 64)
     model, moments = network(nn.ReLU(), channels, 3, 1, gain=2.0)
     constant = torch.ones(1, 1, SIDE, SIDE).double()
@@ -125,9 +127,6 @@ def test_first_order_is_not_used_where_zeros_are_likely(
 
 
 def test_the_dead_probability_is_that_of_drawn_networks() -> None:
-    from fanin.theory.field import Sampling, propagate_field
-    from fanin.theory.finite_width.predict import dead_probability
-
     model, moments = network(nn.ReLU(), 3, 2, 1, gain=2.0)
     constant = torch.ones(1, 1, SIDE, SIDE).double()
     net = parse_network(model, (1, SIDE, SIDE))
