@@ -29,7 +29,8 @@ CELL_RESULTS = (
     *("outcome", "outcome_step", "outcome_tensor", "outcome_reason"),
     *("test_accuracy", "test_loss", "train_loss", "engine"),
 )
-VALUES = (*CELL_RESULTS, "value", "log_sd", "sampling_se", "left", "right", "count")
+VALUES = (*CELL_RESULTS, "value", "log_sd", "sampling_se", "zero_probability")
+VALUES += ("left", "right", "count")
 
 TOLERANCE = 1e-6  # relative
 # The relative error of a number that is zero up to rounding has no meaning. Its rounding error is

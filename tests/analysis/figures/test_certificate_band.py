@@ -33,7 +33,7 @@ def comparison() -> TheoryComparison:
             he = 4.0 if quantity == "preact_m2" else value * 10.0 ** (2 - n)
             values = {"he": (he, np.nan), "finite_width": (value, 0.2)}
             theory += [
-                {**at, "theory": theory, "value": v, "log_sd": sd}
+                {**at, "theory": theory, "value": v, "log_sd": sd, "zero_probability": 0.0}
                 for theory, (v, sd) in values.items()
             ]
             draws = value * np.exp(0.2 * rng.normal(size=DRAWS) - 0.02)
