@@ -8,7 +8,6 @@ networks are drawn and measured (method `simulated`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,13 +18,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
-from fanin.theory.elementwise import derivative, elementwise
 from fanin.theory.field import FieldLayer, Sampling, predict_field, propagate_field
+from fanin.theory.finite_width.dead import dead_probability
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
 from fanin.theory.finite_width.first_order import FreeFraction, log_variances
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
-from fanin.theory.layers import unchanged
 from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork, Stage, parse_network
@@ -34,7 +32,6 @@ from fanin.theory.prediction import DrawDistribution, Prediction
 MAX_POINTS = 2048  # of a field with covariances of all layers
 MAX_SPREAD_ERROR = 0.1  # largest estimated relative error of a first-order spread
 MAX_DEAD = 0.01  # largest probability of a dead layer; first order predicts no moments of 0
-DEAD_NODES = 64  # of the quadrature over each of two pre-activations
 LOG_STEP = 1e-3  # of log E[y^2]
 SPREAD_NODES = 15  # of the quadrature over log E[y^2]
 LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
@@ -298,38 +295,6 @@ def spread_of_draws(
         is_zero = np.concatenate([values, values.sum(0)[None]]) == 0
         log_sd[quantity] = np.where(is_zero, 0.0, np.sqrt(variance))
     return Spread(log_sd, np.array([*grand_mean_shares, np.mean(grand_mean_shares, 0)]), dead)
-
-
-def dead_probability(net: ParsedNetwork, layers: Sequence[FieldLayer]) -> float:
-    """Estimate the probability that all slopes of some layer are 0 on an image, from above.
-
-    The layers' probabilities are added. Channels are independent, and a channel is dead only if it
-    is dead at the two positions whose pre-activations are least correlated: for a ReLU with
-    probability 1/4 + asin(correlation) / 2 pi, which is 1/2 if all positions are equal. The
-    correlation is that of the field; in a narrow network it varies between draws, so this is no
-    strict bound.
-    """
-    quantiles = torch.special.ndtri((torch.arange(DEAD_NODES).double() + 0.5) / DEAD_NODES)
-    z = torch.cartesian_prod(quantiles, quantiles).T
-    total = 0.0
-    for stage, layer in zip(net.stages[:-1], layers, strict=False):
-        y = layer.preact
-        var, cov, mean = y.var[0, 0, 0], y.covariance[0, 0, 0], y.mean[0, 0, 0]
-        correlation = torch.where(cov.diagonal() > 0, cov / (var * var[:, None]).sqrt(), 1.0)
-        first, second = divmod(int(correlation.argmin()), len(var))
-        r = correlation[first, second].clamp(-1, 1)
-        pair = torch.stack([z[0], r * z[0] + (1 - r**2).sqrt() * z[1]])
-        at = [first, second]
-        pair = math.exp(y.log_scale) * (mean[at, None] + var[at, None].sqrt() * pair)
-        slope = torch.ones_like(pair)
-        for named_layer in stage.after:
-            function = elementwise(named_layer.module)
-            if named_layer.kind.scalar is not unchanged and function is not None:
-                pair, factor = derivative(function, pair)
-                slope = slope * factor
-        share = (slope == 0).all(0).double().mean()
-        total += float(share) ** layer.weights.out_channels
-    return total
 
 
 def _grand_mean_share(layer: FieldLayer) -> float:
