@@ -1,6 +1,7 @@
 """Print the init certificate of a configured cell, without training: `python -m analysis.predict`.
 
 python -m analysis.predict model=alexnet init=he_normal activation=tanh data=mnist
+python -m analysis.predict model=plain verbose=true        also the table of all moments
 python -m analysis.predict model=plain format=json         one JSON object
 python -m analysis.predict model=two_layer measure=16      compare with 16 measured draws
 python -m analysis.predict model=two_layer format=explain  explain measured / He, step by step
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "predict"
 FORMATS = ("table", "json", "explain")
 EXPLAIN_DRAWS = 16  # draws for `format=explain` with `measure=0`
-OWN_KEYS = ("format", "theories", "images", "measure")  # keys outside the cell config
+OWN_KEYS = ("format", "theories", "images", "measure", "verbose")  # keys outside the cell config
 WIDTH, EXPLAIN_WIDTH = 100, 120
 
 
@@ -59,7 +60,10 @@ def predict_one(config: DictConfig) -> None:
             _parse_count("images", config.images),
             _parse_count("measure", config.measure),
         )
-        show(cell.config, cell.id, config.format, _parse_theories(config.theories), images, measure)
+        if not isinstance(config.verbose, bool):
+            raise ConfigError(f"verbose={config.verbose}: expected true or false")
+        theories = _parse_theories(config.theories)
+        show(cell.config, cell.id, config.format, theories, images, measure, config.verbose)
 
 
 def show(
@@ -69,6 +73,7 @@ def show(
     theories: Sequence[str],
     images: int,
     measure: int,
+    verbose: bool,
 ) -> None:
     """Print the certificate as a table or as JSON, or the explanation."""
     if output_format == "explain":
@@ -86,7 +91,7 @@ def show(
         return
     from fanin.theory import print_certificate
 
-    print_certificate(certificate, title=cell_id, width=WIDTH)
+    print_certificate(certificate, cell_id, WIDTH, verbose=verbose, from_config=True)
 
 
 def build_certificate(

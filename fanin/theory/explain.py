@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.modules import pooling
 
@@ -23,10 +20,13 @@ from fanin.inits import Init, Moments, Scheme
 from fanin.seeds import make_generator
 from fanin.statistics.draw_distribution import log_median
 from fanin.theory.certificate.measured import measure_draws
+from fanin.theory.certificate.text import to_html, to_text
 from fanin.theory.certificate.weights import cpu_copy, resolve_moments
+from fanin.theory.explanation_table import TABLE_WIDTH, render_explanation
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
 from fanin.theory.moments import LayerMoments
+from fanin.theory.network import describe_module, parse_network
 from fanin.theory.predict import predict_moments
 
 STEPS = (
@@ -57,12 +57,15 @@ class Explanation:
     width_method
         Method of the step `width`, a name from `fanin.theory.prediction.METHODS`. If it is
         `simulated`, the factors `width` and `rest` compare drawn networks with drawn networks.
+    modules
+        Type and output shape of each layer, by layer name.
     """
 
     frame: pd.DataFrame
     ends: pd.DataFrame
     draws: int
     width_method: str
+    modules: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def factors(self, quantity: str = FORWARD) -> pd.DataFrame:
         """Return the factors as a table with a row per layer and a column per step."""
@@ -75,18 +78,20 @@ class Explanation:
         factors = self.factors(quantity)
         return factors.iloc[-1 if quantity == FORWARD else 0]
 
+    def __repr__(self) -> str:
+        return f"Explanation({self.ends.layer.nunique()} layers, {self.draws} draws)"
+
+    def __str__(self) -> str:
+        return to_text(self.__rich__(), TABLE_WIDTH)
+
     def __rich__(self) -> Group:
-        note = (
-            f"He times all factors (×) is measured, the geometric mean over {self.draws} draws"
-            " ± its relative standard error; width: predicted ratio of geometric to arithmetic mean"
-            f" at this width ({self.width_method})"
+        return render_explanation(
+            {quantity: self.factors(quantity) for quantity in (FORWARD, BACKWARD)},
+            *(self.ends, self.modules, self.draws, self.width_method),
         )
-        if self.width_method == "simulated":
-            note += (
-                ": networks were drawn, so `width` includes the errors of theory `field`, and"
-                " `rest` tests no theory"
-            )
-        return Group(_table(self, FORWARD, "E[y²]"), _table(self, BACKWARD, "E[δ²]"), Text(note))
+
+    def _repr_html_(self) -> str:
+        return to_html(self.__rich__(), TABLE_WIDTH)
 
 
 def explain(
@@ -132,7 +137,7 @@ def explain(
     Returns
     -------
     Explanation
-        Print it with rich to see the factors of every layer.
+        Print it to see the factors of every layer.
 
     Raises
     ------
@@ -179,7 +184,15 @@ def explain(
             )
         )
     factor_table, end_table = (pd.concat(t, ignore_index=True) for t in (factors, ends))
-    return Explanation(factor_table, end_table, n, width_method)
+    stages = parse_network(net, tuple(inputs.shape[1:]), layer_kinds).stages
+    modules = {
+        stage.name: (
+            describe_module(net.get_submodule(stage.name)),
+            "×".join(map(str, stage.output_shape)),
+        )
+        for stage in stages
+    }
+    return Explanation(factor_table, end_table, n, width_method, modules)
 
 
 def _log_predictions(
@@ -256,23 +269,6 @@ def _factors(quantity: str, logs: pd.DataFrame, errors: pd.DataFrame) -> pd.Data
             "layer_factor": np.exp(layer_steps.to_numpy()).ravel(),
         }
     )
-
-
-def _table(explanation: Explanation, quantity: str, symbol: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("layer", no_wrap=True, max_width=12)
-    table.add_column(Text(f"{symbol}\nHe"), justify="right", no_wrap=True)
-    for step in STEPS:
-        table.add_column("×\n" + step, justify="right", no_wrap=True)
-    table.add_column(Text(f"{symbol}\nmeasured"), justify="right", no_wrap=True)
-    factors = explanation.factors(quantity)
-    ends = explanation.ends[explanation.ends.quantity == quantity].set_index("layer_name")
-    for name, row in factors.iterrows():
-        end = ends.loc[name]
-        cells = [f"{factor:.3g}" for factor in row]
-        measured = f"{end.measured:.3g}±{100 * end.log_se:.2g}%"
-        table.add_row(str(name), f"{end.he:.3g}", *cells, measured)
-    return table
 
 
 POOLINGS = (*MAX_POOL.modules, *AVERAGE_POOL.modules)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -39,6 +40,8 @@ class Stage:
         convolution.
     positions
         Output positions per channel of one image; 1 for a linear layer on a flat input.
+    output_shape
+        Shape of the output for one image, such as (channels, height, width).
     after
         Modules between this weight layer and the next.
     """
@@ -47,6 +50,7 @@ class Stage:
     fan_in: int
     outputs_per_input: int
     positions: int
+    output_shape: tuple[int, ...]
     after: tuple[NamedLayer, ...]
 
 
@@ -115,7 +119,7 @@ def parse_network(
         raise UnpredictableLayer(
             "", "a weight layer is used twice; theory needs independent weights in each layer"
         )
-    positions = _positions(modules, image_shape)
+    output_shapes = _output_shapes(modules, image_shape)
 
     def named(part: Sequence[Named]) -> tuple[NamedLayer, ...]:
         return tuple(NamedLayer.of(name, module, layer_kinds) for name, module in part)
@@ -125,8 +129,38 @@ def parse_network(
         name, layer = modules[i]
         shape = WeightShape.of(layer)
         after = named(modules[i + 1 : end])
-        stages.append(Stage(name, shape.fan_in, shape.outputs_per_input, positions[i], after))
+        positions = prod(output_shapes[i]) // shape.out_features
+        stages.append(
+            Stage(
+                *(name, shape.fan_in, shape.outputs_per_input, positions),
+                *(output_shapes[i], after),
+            )
+        )
     return ParsedNetwork(named(modules[: splits[0]]), tuple(stages))
+
+
+def describe_module(module: nn.Module) -> str:
+    """Return the type and sizes of a linear or convolution layer.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> describe_module(nn.Conv2d(3, 16, 5, stride=2)), describe_module(nn.Linear(8, 4))
+    ('Conv2d(3, 16, 5, stride=2)', 'Linear(8, 4)')
+    """
+    shape = WeightShape.of(module)
+    sizes = [str(shape.in_features), str(shape.out_features)]
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        sizes.append(_kernel_text(shape.kernel))
+        if set(module.stride) != {1}:
+            sizes.append(f"stride={_kernel_text(module.stride)}")
+        if module.groups > 1:
+            sizes.append(f"groups={module.groups}")
+    return f"{type(module).__name__}({', '.join(sizes)})"
+
+
+def _kernel_text(sizes: tuple[int, ...]) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else str(tuple(sizes))
 
 
 def flattened(module: nn.Module, name: str = "") -> Iterator[Named]:
@@ -152,11 +186,13 @@ def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[L
         )
 
 
-def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, int]:
-    """Return the output positions of every weight layer, from a forward pass on the meta device."""
+def _output_shapes(
+    modules: list[Named], image_shape: tuple[int, ...]
+) -> dict[int, tuple[int, ...]]:
+    """Return the output shape of every weight layer, from a forward pass on the meta device."""
     images = 2  # batch normalization rejects one value per channel
     x = torch.empty((images, *image_shape), device="meta", dtype=torch.float64)
-    positions = {}
+    shapes = {}
     for i, (name, module) in enumerate(modules):
         if find_kind(module) in (DROPOUT, CHANNEL_DROPOUT):  # keeps the shape; has no mask here
             continue
@@ -167,5 +203,5 @@ def _positions(modules: list[Named], image_shape: tuple[int, ...]) -> dict[int, 
             reason = f"its forward pass on inputs of shape {shape} fails: {error}"
             raise UnpredictableLayer(name, reason) from error
         if isinstance(module, WeightLayer):
-            positions[i] = x.numel() // (images * WeightShape.of(module).out_features)
-    return positions
+            shapes[i] = tuple(x.shape[1:])
+    return shapes

@@ -52,6 +52,13 @@ class Prescription:
     target: float
     _inputs: tuple[nn.Module, Tensor, tuple[LayerKind, ...]] = field(repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        low, high = min(self.gains.values()), max(self.gains.values())
+        return (
+            f"Prescription({len(self.gains)} layers, direction={self.direction!r},"
+            f" gains from {low:.3g} to {high:.3g})"
+        )
+
     @property
     def overrides(self) -> tuple[str, ...]:
         """The gains as overrides for `python -m experiments.run`."""

@@ -26,7 +26,7 @@ from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.layers import NamedLayer, unchanged
 from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, scalar_moments
-from fanin.theory.network import Stage, parse_network
+from fanin.theory.network import Stage, describe_module, parse_network
 from fanin.theory.overflow import DTYPES, first_overflow, overflow_probability
 from fanin.theory.predict import THEORIES
 
@@ -108,6 +108,10 @@ def make_records(
                     log_sensitivity=_sensitivity(stage, values),
                     depth=layer_depth_scales(stage, encoded_moments, values["preact_m2"].value),
                     measured=measured.get(name, {}),
+                    module=describe_module(modules[name]),
+                    output_shape=stage.output_shape,
+                    parameters=sum(p.numel() for p in modules[name].parameters()),
+                    activation=_activation_name(stage),
                 )
             )
     return tuple(records)
@@ -231,6 +235,16 @@ def _activation(stage: Stage) -> Function | None:
         return x
 
     return composed
+
+
+def _activation_name(stage: Stage) -> str:
+    """Return the type of the first elementwise module of a stage, or "" without any."""
+    names = (
+        type(layer.module).__name__
+        for layer in stage.after
+        if layer.kind.scalar is not unchanged and elementwise(layer.module)
+    )
+    return next(names, "")
 
 
 STEP = 1e-3  # of log q; the truncation error is below 1e-6, the quadrature error below 1e-7

@@ -20,6 +20,7 @@ from fanin.theory.certificate.assemble import (
 )
 from fanin.theory.certificate.certificate import Certificate, CertificateInputs
 from fanin.theory.certificate.joint import joint_rows
+from fanin.theory.certificate.judge import Limits, judge
 from fanin.theory.certificate.measured import (
     measure_draws,
     sharpness_by_layer,
@@ -32,7 +33,7 @@ from fanin.theory.certificate.output import (
     resolve_objective,
 )
 from fanin.theory.certificate.segments import predict_segments
-from fanin.theory.certificate.verdicts import Limits, UnhealthyInit, judge
+from fanin.theory.certificate.verdicts import UnhealthyInit
 from fanin.theory.certificate.weights import cpu_copy, resolve_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments

@@ -139,6 +139,14 @@ class LayerCertificate:
         Depth scales for this layer's weights and the activation after it.
     measured
         Mean over draws and its standard error, by quantity; empty without measurement.
+    module
+        Type and sizes of the module, such as `Conv2d(16, 32, 3)`.
+    output_shape
+        Shape of the output for one image, such as (32, 16, 16).
+    parameters
+        Number of weights and biases.
+    activation
+        Type of the activation after the layer, such as `ReLU`; "" if there is none.
     """
 
     layer: int
@@ -157,6 +165,32 @@ class LayerCertificate:
     log_sensitivity: float = nan
     depth: LayerDepthScales | None = None
     measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    module: str = ""
+    output_shape: tuple[int, ...] = ()
+    parameters: int = 0
+    activation: str = ""
+
+    def __repr__(self) -> str:
+        return f"LayerCertificate({self.description}, E[y^2]={self.q:.3g})"
+
+    @property
+    def description(self) -> str:
+        """Name, type and output shape, for messages."""
+        details = [self.module, f"output {self.shape_text}"] if self.module else []
+        return f"layer {self.name}" + (f" ({', '.join(details)})" if details else "")
+
+    @property
+    def shape_text(self) -> str:
+        """Output shape for one image, such as `32×16×16`."""
+        return "×".join(map(str, self.output_shape))
+
+    @property
+    def backward_norm_m2(self) -> float:
+        """Expected squared norm of the gradient with respect to the output, for a random cotangent.
+
+        With He init it is equal in all layers, whatever their widths.
+        """
+        return self.value("vjp_m2") * self.channels * self.positions
 
     def value(self, quantity: str) -> float:
         """Return the predicted mean over the images of one quantity; NaN if not predicted."""
@@ -216,6 +250,10 @@ class LayerCertificate:
         return {
             "layer": self.layer,
             "layer_name": self.name,
+            "module": self.module,
+            "output_shape": list(self.output_shape),
+            "parameters": self.parameters,
+            "activation": self.activation,
             "fan_in": self.fan_in,
             "outputs_per_input": self.outputs_per_input,
             "channels": self.channels,

@@ -1,52 +1,13 @@
-"""Verdicts: the unhealthy layers of a network before training, each with a remedy."""
+"""Verdicts: problems of a network's layers before training, and their combination per network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import inf, isfinite, isnan, nan
+from math import inf, isnan, log
 from typing import Literal
 
-from fanin.theory.certificate.record import LayerCertificate
-
-MAX_SHOWN = 8  # verdicts in an error message
 Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstable"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a healthy init.
-
-    Parameters
-    ----------
-    low, high
-        Smallest and largest accepted ratio, in both directions. Forward, it is the second moment of
-        a layer's pre-activations divided by that of the first layer. Backward, it is the expected
-        squared norm of a layer's cotangent divided by that of the last hidden layer. A ratio of
-        1000 is a factor of 30 in scale, which is hard to train with one learning rate for all
-        layers. He et al. (2015, figure 3) report that a 30-layer network with a second moment of
-        2^-29 fails to train and a 22-layer one with 2^-21 trains slowly, so the default limits are
-        cautious.
-    dtype
-        `float32`, `bfloat16` or `float16`: the dtype that the network will run in.
-    max_overflow
-        Largest accepted probability of an overflow in a layer.
-    max_dead
-        Largest accepted fraction of units that are zero on the whole batch. One half is normal for
-        deep ReLU networks with highly correlated activations (derivations.md, 7).
-    max_sensitivity
-        Largest accepted growth of a relative error of the second moment, as a factor from the first
-        layer to the last. At a factor of 2, second moments vary twice as much between draws as the
-        width alone explains.
-    """
-
-    low: float = 1e-3
-    high: float = 1e3
-    dtype: str = "float32"
-    max_overflow: float = 0.01
-    max_dead: float = 0.9
-    max_sensitivity: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,13 +23,24 @@ class Verdict:
     quantity
         Quantity that exceeds its limit.
     value
-        Value that was compared to the limit. For the limits `low` and `high` it is a ratio.
+        Value that was compared to the limit. For the limits `low` and `high` it is a ratio of
+        squares.
     limit
         Limit that the value exceeds.
     message
         Description of the problem.
     remedy
         Instruction that fixes the problem.
+    description
+        Name, type and output shape of the layer.
+    cause
+        Property of the weights that causes the problem; "" if unknown.
+    effect
+        Consequence for training.
+    torch_code
+        Line of PyTorch code that fixes the problem; "" if there is none.
+    override
+        Override of `experiments.run` that fixes the problem, for a model from a config.
     """
 
     layer: str
@@ -78,9 +50,85 @@ class Verdict:
     limit: float
     message: str
     remedy: str
+    description: str = ""
+    cause: str = ""
+    effect: str = ""
+    torch_code: str = ""
+    override: str = ""
 
     def __str__(self) -> str:
-        return f"layer {self.layer} is {self.problem}: {self.message}. To fix: {self.remedy}."
+        return (
+            f"{self.description or f'layer {self.layer}'} is {self.problem}: {self.message}."
+            f" To fix: {self.remedy}{f': {self.torch_code}' if self.torch_code else '.'}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.layer!r}, {self.problem!r}, {self.quantity}: {self.message})"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of a network: verdicts with the same problem and quantity.
+
+    Attributes
+    ----------
+    text
+        The problem in words, with the first affected layer.
+    cause, effect
+        Cause and consequence for training, as sentences; "" if unknown.
+    remedy
+        Instruction that fixes the problem.
+    torch_code, override
+        Line of PyTorch code and override that fix the problem; "" if there are none.
+    """
+
+    text: str
+    cause: str
+    effect: str
+    remedy: str
+    torch_code: str
+    override: str
+
+
+def find_problems(verdicts: Sequence[Verdict]) -> list[Finding]:
+    """Combine the verdicts of a network into one finding per problem and quantity."""
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault((verdict.problem, verdict.quantity), []).append(verdict)
+    return [_finding(group) for group in groups.values()]
+
+
+def _finding(verdicts: Sequence[Verdict]) -> Finding:
+    # Gradients propagate from the last layer to the first.
+    order = verdicts[::-1] if verdicts[0].quantity == "vjp_m2" else verdicts
+    first = order[0]
+    worst = max(order, key=_severity)
+    name = first.description or f"layer {first.layer}"
+    text = f"{_capitalize(name)} is {first.problem}: {first.message}"
+    if order[1:]:
+        text = (
+            f"{_capitalize(worst.message)}; {len(order)} layers are {first.problem}, the first is"
+            f" {name}"
+        )
+    return Finding(
+        text=f"{text}.",
+        cause=f"{_capitalize(first.cause)}." if first.cause else "",
+        effect=f"{_capitalize(first.effect)}.",
+        remedy=f"{_capitalize(first.remedy)}.",
+        torch_code=first.torch_code,
+        override=first.override,
+    )
+
+
+def _severity(verdict: Verdict) -> float:
+    """Return the distance of a verdict's value from its limit; infinite for zero and NaN."""
+    if isnan(verdict.value) or verdict.value == 0 or verdict.value == inf:
+        return inf
+    return abs(log(verdict.value / verdict.limit))
+
+
+def _capitalize(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 class UnhealthyInit(AssertionError):
@@ -93,178 +141,12 @@ class UnhealthyInit(AssertionError):
     """
 
     def __init__(self, verdicts: Sequence[Verdict]) -> None:
-        lines = [f"  {verdict}" for verdict in verdicts[:MAX_SHOWN]]
-        if len(verdicts) > MAX_SHOWN:
-            lines.append(f"  ... and {len(verdicts) - MAX_SHOWN} more (attribute `verdicts`)")
-        super().__init__("\n".join(["the init is unhealthy:", *lines]))
+        lines = ["the init is unhealthy (attribute `verdicts` lists every layer):"]
+        findings = find_problems(verdicts)
+        lines += [
+            f"  {' '.join(filter(None, (finding.text, finding.cause)))}" for finding in findings
+        ]
+        codes = dict.fromkeys(finding.torch_code or finding.remedy for finding in findings)
+        lines += [f"  To fix: {code}" for code in codes]
+        super().__init__("\n".join(lines))
         self.verdicts = tuple(verdicts)
-
-
-def judge(layers: Sequence[LayerCertificate], limits: Limits | None = None) -> tuple[Verdict, ...]:
-    """Find the unhealthy layers of a network.
-
-    Parameters
-    ----------
-    layers
-        Records of the weight layers: `Certificate.layers`.
-    limits
-        Limits of a healthy init. None uses `Limits()`.
-
-    Returns
-    -------
-    tuple of Verdict
-        One verdict per problem, in forward order within each kind of problem. Empty for a healthy
-        init. Quantities that no theory predicts are not checked.
-    """
-    limits = limits or Limits()
-    return (
-        *_forward(layers, limits),
-        *_backward(layers, limits),
-        *_overflow(layers, limits),
-        *_dead(layers, limits),
-        *_unstable(layers, limits),
-    )
-
-
-def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
-    first = layers[0].q
-    if isnan(first) and "preact_m2" in layers[0].predicted:
-        yield Verdict(
-            *(layers[0].name, "exploding", "preact_m2", first, limits.high),
-            "E[y^2] of its pre-activations is NaN",
-            "remove NaN and infinite values from the images",
-        )
-    elif first == inf:
-        yield Verdict(
-            *(layers[0].name, "exploding", "preact_m2", first, limits.high),
-            "E[y^2] of its pre-activations is infinite",
-            "remove NaN and infinite values from the images, or scale the images down",
-        )
-    elif first > limits.high:
-        gain = _gain(1.0, first)
-        yield Verdict(
-            *(layers[0].name, "exploding", "preact_m2", first, limits.high),
-            f"E[y^2] of its pre-activations is {first:.3g}, above the limit {limits.high:.3g}",
-            f"scale the images, or multiply init.layers.{layers[0].name}.gain by {gain:.3g}",
-        )
-    for before, layer in pairwise(layers):
-        ratio = _ratio(layer.q, first)
-        problem = _problem(ratio, limits)
-        if problem is None:
-            continue
-        remedy = "lower the gains of earlier layers (prescribe() computes them)"
-        if layer.q == 0:
-            remedy = "use nonzero weights; its weights or inputs are all zero, so no gain helps"
-        elif isfinite(layer.q):
-            gain = _gain(before.q, layer.q)
-            remedy = (
-                f"multiply init.layers.{layer.name}.gain by {gain:.3g} to make E[y^2] equal to that"
-                f" of layer {before.name} (prescribe() computes all gains)"
-            )
-        yield Verdict(
-            *(layer.name, problem, "preact_m2", ratio, _limit(problem, limits)),
-            f"E[y^2] of its pre-activations is {layer.q:.3g}, {ratio:.3g} times that of layer"
-            f" {layers[0].name}",
-            remedy,
-        )
-
-
-def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
-    # The reference is the last hidden layer, because a small output layer is often intended, and a
-    # global average pooling before it only distributes the cotangent over positions.
-    hidden = layers[:-1]
-    if not hidden or not _total_m2(hidden[-1]) > 0:
-        return
-    for layer, above in pairwise(hidden):
-        ratio = _ratio(_total_m2(layer), _total_m2(hidden[-1]))
-        problem = _problem(ratio, limits)
-        if problem is None:
-            continue
-        remedy = "lower the gains of later layers"
-        if _total_m2(layer) == 0:
-            remedy = (
-                f"avoid dead or saturated units between it and layer {above.name}: the derivatives"
-                " of all their activations are 0"
-            )
-        elif isfinite(_total_m2(layer)):
-            gain = _gain(_total_m2(above), _total_m2(layer))
-            remedy = (
-                f"multiply init.layers.{above.name}.gain by {gain:.3g} to make it equal to that of"
-                f' layer {above.name} (prescribe(direction="backward") computes all gains)'
-            )
-        yield Verdict(
-            *(layer.name, problem, "vjp_m2", ratio, _limit(problem, limits)),
-            f"the squared norm of its cotangent is {ratio:.3g} times that of layer"
-            f" {hidden[-1].name}",
-            remedy,
-        )
-
-
-def _overflow(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
-    for layer in layers:
-        probability = layer.overflow.get(limits.dtype, nan)
-        if probability > limits.max_overflow:
-            yield Verdict(
-                *(layer.name, "overflowing", "overflow", probability, limits.max_overflow),
-                f"its pre-activations overflow {limits.dtype} with probability {probability:.3g}",
-                "lower the gain of this layer or of earlier ones, or use a dtype with a larger"
-                " range",
-            )
-
-
-def _dead(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
-    for layer in layers:
-        if layer.dead_fraction > limits.max_dead:
-            yield Verdict(
-                *(layer.name, "dead", "dead_fraction", layer.dead_fraction, limits.max_dead),
-                f"{layer.dead_fraction:.0%} of its units are zero on every image",
-                "use nonzero weights and images; its weights or inputs are all zero"
-                if layer.q == 0
-                else f"use weights of mean 0 or raise init.layers.{layer.name}.bias",
-            )
-
-
-def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
-    amplified = 1.0
-    for layer in layers:
-        if isfinite(layer.log_sensitivity):
-            amplified *= layer.log_sensitivity
-        if amplified > limits.max_sensitivity:
-            yield Verdict(
-                *(layer.name, "depth-unstable", "log_sensitivity"),
-                *(amplified, limits.max_sensitivity),
-                f"a relative error of E[y^2] grows by a factor of {amplified:.3g} from the first"
-                " layer to the output of this one",
-                "increase the gains (GELU and SiLU act like ReLU at a larger second moment), use"
-                " fewer such layers, or add normalization",
-            )
-            return  # the factor accumulates, so every later layer has the same problem
-
-
-def _total_m2(layer: LayerCertificate) -> float:
-    """Return the expected squared norm of a layer's cotangent.
-
-    With He init it is equal in all layers, whatever their widths.
-    """
-    return layer.value("vjp_m2") * layer.channels * layer.positions
-
-
-def _ratio(value: float, reference: float) -> float:
-    if reference == 0:
-        return nan if value == 0 else inf
-    return value / reference
-
-
-def _problem(ratio: float, limits: Limits) -> Problem | None:
-    if ratio < limits.low:
-        return "vanishing"
-    return "exploding" if ratio > limits.high else None
-
-
-def _limit(problem: Problem, limits: Limits) -> float:
-    return limits.low if problem == "vanishing" else limits.high
-
-
-def _gain(target: float, current: float) -> float:
-    """Return the factor on the weights that changes one second moment to another."""
-    return (target / current) ** 0.5 if isfinite(current) and current > 0 else 0.0

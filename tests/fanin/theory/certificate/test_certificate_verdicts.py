@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import math
+import re
+from io import StringIO
+
 import pytest
 import torch
 from certified_networks import FAST_THEORIES, images, mlp
+from rich.console import Console
 from torch import nn
 
 from fanin.errors import ConfigError
-from fanin.inits import HeNormal, Init, LayerInit, Normal, Scheme, XavierNormal, Zeros
+from fanin.inits import (
+    HeNormal,
+    Init,
+    LayerInit,
+    Normal,
+    Scheme,
+    Uniform,
+    XavierNormal,
+    Zeros,
+    initialize,
+)
 from fanin.theory.certificate import (
     Certificate,
     UnhealthyInit,
     assert_healthy,
     certify,
-    print_certificate,
 )
+from fanin.theory.certificate.render import render
+from fanin.theory.certificate.text import to_text
 from fanin.theory.predict import THEORIES
 
 
@@ -39,7 +55,10 @@ def test_glorot_with_relu_vanishes() -> None:
     # Layers 2 to 13 halve the moment; 2^-10 in layer 11 is the first value below 1e-3.
     assert forward[0].problem == "vanishing"
     assert forward[0].value == pytest.approx(2**-10, rel=0.2)
-    assert f"{2**0.5:.3g}" in forward[0].remedy  # He's gain
+    assert forward[0].cause.startswith(
+        "the variance of the weights of layer 3 is 2 times too small"
+    )
+    assert "kaiming_normal_" in forward[0].torch_code
 
 
 def test_large_weights_explode_in_both_directions() -> None:
@@ -79,19 +98,28 @@ def test_zero_weights_do_not_suggest_a_gain() -> None:
     init = Init(Zeros(), layers={"1": LayerInit(HeNormal())})
     first, *_ = certified(nn.ReLU(), init).verdicts
     assert first.problem == "vanishing"
-    assert "no gain helps" in first.remedy
+    assert first.message == "the output of layer 3 is 0"
+    assert first.cause == "its weights or inputs are 0"
+
+
+def test_a_network_of_zeros_is_vanishing() -> None:
+    (verdict,) = certified(nn.ReLU(), Zeros()).verdicts
+    assert (verdict.layer, verdict.problem) == ("1", "vanishing")
 
 
 def test_error_names_layer_value_and_remedy() -> None:
     with pytest.raises(AssertionError, match="the init is unhealthy") as error:
         assert_healthy(certified(nn.ReLU(), Normal(std=0.01)))
     assert isinstance(error.value, UnhealthyInit)
-    first = error.value.verdicts[0]
+    forward = [v for v in error.value.verdicts if v.quantity == "preact_m2"]
     message = str(error.value)
-    assert f"layer {first.layer} is vanishing" in message
-    assert f"{first.value:.3g}" in message
-    assert "gain" in message
-    assert len(message.splitlines()) <= 10  # further verdicts are only counted
+    assert f"{len(forward)} layers are vanishing, the first is {forward[0].description}" in message
+    # Each layer multiplies the moment by 64 * 0.01^2 / 2 = 0.0032; 0.0032^2 is below 1e-3.
+    assert forward[0].description == "layer 5 (Linear(64, 64), output 64)"
+    times = (64 * 0.01**2 / 2) ** (-12 / 2)  # from layer 1 to layer 25, each shrinks alike
+    assert f"10^{math.log10(times):.0f} times" in message
+    assert forward[0].torch_code in message
+    assert len(message.splitlines()) <= 10  # one line per kind of problem
 
 
 def test_assert_healthy_accepts_a_model() -> None:
@@ -103,21 +131,121 @@ def test_assert_healthy_accepts_a_model() -> None:
         assert_healthy(net)
 
 
-@pytest.mark.parametrize(
-    ("theories", "basis"),
-    [
-        (("he",), "(theories: he; dead units not predicted)"),
-        (THEORIES, f"(theories: {', '.join(THEORIES)})"),
-    ],
-)
-def test_healthy_message_names_the_theories(
-    theories: tuple[str, ...], basis: str, capsys: pytest.CaptureFixture[str]
+def shown(certificate: Certificate, **options: bool) -> str:
+    """Return the printed certificate as one line."""
+    return " ".join(to_text(render(certificate, **options)).split())
+
+
+@pytest.mark.parametrize(("theories", "not_checked"), [(("he",), True), (THEORIES, False)])
+def test_healthy_message_names_unchecked_problems(
+    theories: tuple[str, ...], not_checked: bool
 ) -> None:
-    print_certificate(
-        certify(mlp(nn.ReLU(), 3), images(side=8), init=HeNormal(), theories=theories)
-    )
-    healthy = capsys.readouterr().out.partition("healthy: ")[2]
-    assert basis in " ".join(healthy.split())
+    certificate = certify(mlp(nn.ReLU(), 3), images(side=8), init=HeNormal(), theories=theories)
+    text = shown(certificate)
+    assert text.startswith("✓ Healthy: no layer vanishes")
+    assert ("Not checked: dead units." in text) == not_checked
+
+
+def test_theory_names_are_printed_only_if_verbose() -> None:
+    certificate = certified(nn.ReLU(), HeNormal())
+    assert "mean_field" not in shown(certificate)
+    assert "cotangent" not in shown(certificate)
+    assert "theories: he, mean_field" in shown(certificate, verbose=True)
+
+
+def test_overrides_are_printed_only_for_models_from_a_config() -> None:
+    certificate = certified(nn.ReLU(), XavierNormal())
+    assert "init=he_normal" not in shown(certificate)
+    assert "In a config: init=he_normal" in shown(certificate, from_config=True)
+
+
+def test_printed_verdict_has_problem_cause_effect_and_code() -> None:
+    text = shown(certified(nn.Tanh(), Normal(std=1.0)))
+    # The variance of 1 is 64 times Glorot's 1/64.
+    assert re.match(r"✗ Gradients grow [\d,]+ times between layer 25 and layer 1; ", text)
+    assert "Cause: The variance of the weights of layer 3 is 64 times too large for Tanh" in text
+    assert "Training: A learning rate that suits the later layers" in text
+    assert "[nn.init.xavier_normal_(w) for w in model.parameters() if w.ndim > 1]" in text
+
+
+@pytest.mark.parametrize(
+    ("activation", "scheme"),
+    [
+        (nn.ReLU(), XavierNormal()),
+        (nn.ReLU(), Normal(std=1.0)),
+        (nn.ReLU(), Uniform(0.0, 1.0)),
+        (nn.ReLU(), Zeros()),
+        (nn.LeakyReLU(0.2), Normal(std=0.01)),
+        (nn.ELU(), Normal(std=0.01)),
+        (nn.Tanh(), Normal(std=0.01)),
+        (nn.Tanh(), Normal(std=1.0)),
+        (nn.Identity(), Normal(std=1.0)),
+    ],
+    ids=str,
+)
+def test_torch_code_fixes_the_init(activation: nn.Module, scheme: Scheme) -> None:
+    model = mlp(activation, 14)
+    (code,) = {v.torch_code for v in certified(activation, scheme).verdicts}
+    torch.manual_seed(0)
+    exec(code, {"model": model, "nn": nn})
+    for module in model:
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    assert certify(model, images(side=8), theories=FAST_THEORIES).verdicts == ()
+
+
+class Tenth(nn.Module):
+    """Activation without a recommended variance."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 10
+
+
+def test_torch_code_for_an_unknown_activation_scales_the_weights() -> None:
+    """The scale of the signal is 1/10 per layer; gains of 10 fix both directions."""
+    model = mlp(Tenth(), 6)
+    init = Init(XavierNormal())
+    verdicts = certify(model, images(side=8), init=init, theories=FAST_THEORIES).verdicts
+    assert {verdict.quantity for verdict in verdicts} == {"preact_m2", "vjp_m2"}
+    (code,) = {verdict.torch_code for verdict in verdicts}
+    assert '"3": 10' in code
+    initialize(model, init, lambda name: torch.Generator().manual_seed(len(name)))
+    assert certify(model, images(side=8), theories=FAST_THEORIES).verdicts
+    exec(code, {"model": model})
+    assert certify(model, images(side=8), theories=FAST_THEORIES).verdicts == ()
+
+
+@pytest.mark.parametrize("problem", ["zero", "vanishing", "healthy"])
+def test_repr_is_short(problem: str) -> None:
+    scheme = {"zero": Zeros(), "vanishing": XavierNormal(), "healthy": HeNormal()}[problem]
+    certificate = certified(nn.ReLU(), scheme)
+    health = "healthy" if problem == "healthy" else "unhealthy: vanishing"
+    assert repr(certificate) == f"Certificate(14 layers, {health})"
+    assert repr(certificate.layers[0]).startswith("LayerCertificate(layer 1 (Linear(64, 64)")
+
+
+def test_notebooks_show_the_printed_certificate() -> None:
+    certificate = certified(nn.ReLU(), XavierNormal())
+    html = certificate._repr_html_()
+    assert html.startswith("<pre")
+    assert "Linear(64, 64)" in html
+    assert str(certificate).startswith("✗ The signal")
+    assert "\x1b" not in str(certificate)
+
+
+def test_rich_prints_colors_unless_no_color_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = certified(nn.ReLU(), XavierNormal())
+
+    def printed() -> str:
+        console = Console(file=StringIO(), force_terminal=True, width=100)
+        console.print(certificate)
+        return console.file.getvalue()
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[31m" in printed()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[31m" not in printed()
 
 
 def test_as_dict_contains_verdicts() -> None:

@@ -1,0 +1,295 @@
+"""Print a certificate: the verdict, a row per layer and notes; with `verbose` all predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite, isnan
+from typing import Protocol
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fanin.theory.certificate.measured import sharpness_note
+from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, PredictedValue
+from fanin.theory.certificate.text import number, percent, terminal_width
+from fanin.theory.certificate.verbose import render_details
+from fanin.theory.certificate.verdicts import Verdict, find_problems
+
+SIMULATED_MARK = "~"
+METHOD_TEXTS = {
+    "exact": "exact formula",
+    "first_order": "formula, first order in 1/width",
+    "sampled": "sampled from the exact distribution of each layer",
+    "simulated": "measured on networks drawn at random, which tests no theory",
+}
+PRESCRIBE_HINT = (
+    "print(fanin.prescribe(model, images).torch_code) prints an init computed for these images."
+)
+CellFormatter = Callable[[LayerCertificate], str]
+
+
+class PrintableCertificate(Protocol):
+    """Attributes of a certificate that are printed."""
+
+    @property
+    def layers(self) -> tuple[LayerCertificate, ...]: ...
+    @property
+    def output(self) -> OutputCertificate: ...
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]: ...
+    @property
+    def theories(self) -> tuple[str, ...]: ...
+    @property
+    def moments(self) -> str: ...
+    @property
+    def overflows_at(self) -> Mapping[str, str | None]: ...
+    @property
+    def unpredicted(self) -> Mapping[str, str]: ...
+    @property
+    def sharpness(self) -> Mapping[str, float]: ...
+    @property
+    def loss(self) -> str: ...
+
+
+def print_certificate(
+    certificate: PrintableCertificate,
+    title: str = "",
+    width: int | None = None,
+    *,
+    verbose: bool = False,
+    from_config: bool = False,
+) -> None:
+    """Print a certificate: the verdict, a row per layer, and the logits.
+
+    Parameters
+    ----------
+    certificate
+        Result of `certify`.
+    title
+        Title, printed above the verdict.
+    width
+        Width in columns. None uses the width of the terminal, but at least 100.
+    verbose
+        Also print the table of all predicted moments, with the names of the theories.
+    from_config
+        Print the overrides of `experiments.run` that fix the problems, for a model from a config.
+    """
+    console = Console(width=width or terminal_width(), markup=False, highlight=False)
+    console.print(render(certificate, title, verbose=verbose, from_config=from_config))
+
+
+def render(
+    certificate: PrintableCertificate,
+    title: str = "",
+    *,
+    verbose: bool = False,
+    from_config: bool = False,
+) -> Group:
+    """Return the certificate as a rich renderable."""
+    parts: list[RenderableType] = [Text(title, style="bold")] if title else []
+    parts += _verdict(certificate, from_config)
+    parts += [Text(), _layer_table(certificate), Text()]
+    parts += [Text(line) for line in _notes(certificate)]
+    if verbose:
+        parts += [Text(), *render_details(certificate.layers, certificate.theories)]
+    return Group(*parts)
+
+
+def _verdict(certificate: PrintableCertificate, from_config: bool) -> list[RenderableType]:
+    problems = find_problems(certificate.verdicts)
+    if not problems:
+        return [_healthy(certificate)]
+    lines: list[RenderableType] = []
+    for problem in problems:
+        lines.append(Text.assemble(("✗ ", "bold red"), (problem.text, "red")))
+        for label, text in (("Cause", problem.cause), ("Training", problem.effect)):
+            if text:
+                lines.append(Padding(Text(f"{label}: {text}"), (0, 0, 0, 2), expand=False))
+    fixes = {problem.torch_code or problem.remedy: problem for problem in reversed(problems)}
+    for fix in reversed(fixes.values()):
+        lines.append(Text.assemble(("→ ", "bold green"), f"To fix: {fix.remedy}"))
+        if fix.torch_code:
+            lines.append(Padding(Text(fix.torch_code, style="cyan"), (0, 0, 0, 4), expand=False))
+        if from_config and fix.override:
+            override = Text(f"In a config: {fix.override}", style="cyan")
+            lines.append(Padding(override, (0, 0, 0, 4), expand=False))
+    if any(verdict.quantity == "preact_m2" for verdict in certificate.verdicts):
+        lines.append(Text(PRESCRIBE_HINT))
+    return lines
+
+
+def _healthy(certificate: PrintableCertificate) -> Text:
+    layers = certificate.layers
+    ranges = [f"an rms {_range([_root(layer.q) for layer in layers])}"]
+    norms = [_root(layer.value("vjp_m2") * _units(layer, layers[-1])) for layer in layers[:-1]]
+    if norms and not any(isnan(norm) for norm in norms):
+        ranges.append(f"gradients {_range(norms)} times those at the logits")
+    unchecked = {
+        "gradients": all(isnan(norm) for norm in norms),
+        "dead units": all(isnan(layer.dead_fraction) for layer in layers),
+    }
+    missing = [name for name, is_missing in unchecked.items() if is_missing]
+    note = f" Not checked: {', '.join(missing)}." if missing else ""
+    return Text.assemble(
+        ("✓ Healthy", "bold green"),
+        ": no layer vanishes, explodes, overflows, is dead, or differs much between draws.",
+        f" The outputs of the {len(layers)} layers have {' and '.join(ranges)}.{note}",
+    )
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    return f"of {low}" if low == high else f"between {low} and {high}"
+
+
+def _layer_table(certificate: PrintableCertificate) -> Table:
+    layers = certificate.layers
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
+    columns = _columns(certificate)
+    table.add_column("layer", no_wrap=True, max_width=16)
+    table.add_column("type", overflow="fold")
+    table.add_column("output", justify="right", no_wrap=True)
+    for heading in columns:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    unhealthy = {verdict.layer for verdict in certificate.verdicts}
+    for layer in layers:
+        cells = [format_cell(layer) for format_cell in columns.values()]
+        mark = "*" if layer.restarted_at is not None else ""
+        style = "red" if layer.name in unhealthy else ""
+        texts = [layer.name + mark, layer.module, layer.shape_text, *cells]
+        table.add_row(*map(Text, texts), style=style)
+    return table
+
+
+def _columns(certificate: PrintableCertificate) -> dict[str, CellFormatter]:
+    """Return the formatters of all columns that are not empty, by heading.
+
+    Measured values replace some predicted columns, to limit the width.
+    """
+    layers = certificate.layers
+    last = layers[-1]
+    has_measured = any(layer.measured for layer in layers)
+    columns: dict[str, CellFormatter] = {
+        "parameters": lambda layer: "" if has_measured else f"{layer.parameters:,}",
+        "signal": lambda layer: _rms(layer.predicted.get("preact_m2"), 1.0),
+        "95 %": lambda layer: _interval(layer.predicted.get("preact_m2"), 1.0),
+        "measured": lambda layer: _measured(layer, "preact_m2", 1.0),
+        "gradient": lambda layer: _rms(layer.predicted.get("vjp_m2"), _units(layer, last)),
+        "95 % ": lambda layer: (
+            "" if has_measured else _interval(layer.predicted.get("vjp_m2"), _units(layer, last))
+        ),
+        "measured ": lambda layer: _measured(layer, "vjp_m2", _units(layer, last)),
+        "dead": lambda layer: "" if has_measured else percent(layer.dead_fraction),
+    }
+    return {
+        heading: format_cell
+        for heading, format_cell in columns.items()
+        if any(format_cell(layer) for layer in layers)
+    }
+
+
+def _units(layer: LayerCertificate, last: LayerCertificate) -> float:
+    """Return the layer's number of outputs divided by that of the last layer.
+
+    The cotangent at the last layer has a mean square of 1.
+    """
+    return layer.channels * layer.positions / (last.channels * last.positions)
+
+
+def _rms(predicted: PredictedValue | None, factor: float) -> str:
+    """Format the root of a second moment times a factor; NaN prints as nan."""
+    return "" if predicted is None else f"{_root(predicted.value * factor):.3g}"
+
+
+def _root(value: float) -> float:
+    return value**0.5 if value >= 0 else float("nan")
+
+
+def _interval(predicted: PredictedValue | None, factor: float) -> str:
+    if predicted is None or predicted.interval is None:
+        return ""
+    low, high = (number((bound * factor) ** 0.5, 2) for bound in predicted.interval)
+    if low == high:  # the gradient at the logits, which is fixed
+        return ""
+    mark = SIMULATED_MARK if predicted.method == "simulated" else ""
+    return f"{low}–{high}{mark}"
+
+
+def _measured(layer: LayerCertificate, quantity: str, factor: float) -> str:
+    if quantity not in layer.measured:
+        return ""
+    mean, error = layer.measured[quantity]
+    rms = _root(mean * factor)
+    if not rms > 0 or not isfinite(rms) or not error > 1e-9 * mean:  # the last gradient is fixed
+        return number(rms)
+    return f"{number(rms)}±{number(error * factor / (2 * rms), 1)}"
+
+
+def _notes(certificate: PrintableCertificate) -> list[str]:
+    layers, output = certificate.layers, certificate.output
+    explanations = ["signal: rms of the layer's output, before the activation"]
+    if any("vjp_m2" in layer.predicted for layer in layers):
+        explanations.append(
+            "gradient: norm of the gradient with respect to that output, relative to the logits"
+        )
+    if any(layer.interval for layer in layers):
+        explanations.append("95 %: interval for one draw of the weights")
+    lines = ["; ".join(explanations) + "."]
+    losses = [f"{name} {number(loss)}" for name, loss in output.initial_loss.items()]
+    lines.append(f"{output.n_logits} logits with standard deviation {_rms_text(output.logit_var)}")
+    if losses:
+        lines[-1] += "; expected loss before training: " + ", ".join(losses)
+    lines[-1] += "."
+    if certificate.moments == "estimated":
+        lines.append("Mean and variance of the weights are estimated from the model's weights.")
+    lines += _methods(layers)
+    for name, reason in certificate.unpredicted.items():
+        lines.append(f"* predicted from measured activations of layer {name}: {reason}")
+    for dtype, overflowing in certificate.overflows_at.items():
+        if overflowing is not None:
+            lines.append(f"{dtype} overflows from layer {overflowing} on.")
+    lines += _sharpness(certificate)
+    return lines
+
+
+def _rms_text(variance: float) -> str:
+    return number(_root(variance))
+
+
+def _methods(layers: tuple[LayerCertificate, ...]) -> list[str]:
+    """Name the method of the intervals, and say what a simulated one is worth."""
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.interval is not None:
+            names.setdefault(layer.method, []).append(layer.name)
+    if not names:
+        return []
+    groups = [
+        f"{method} ({METHOD_TEXTS.get(method, '')})"
+        + ("" if len(names) == 1 else f" in {len(group)} layers")
+        for method, group in names.items()
+    ]
+    mark = f"; {SIMULATED_MARK} marks simulated ones" if {"simulated"} < set(names) else ""
+    return [f"Method of the intervals: {'; '.join(groups)}{mark}."]
+
+
+def _sharpness(certificate: PrintableCertificate) -> list[str]:
+    if "" not in certificate.sharpness:
+        return []
+    whole = certificate.sharpness[""]
+    if not whole > 0:
+        return [
+            f"Sharpness {whole:.3g} (one draw): the loss has no direction of positive curvature."
+        ]
+    layers = {name: value for name, value in certificate.sharpness.items() if name}
+    sharpest = max(layers, key=lambda name: layers[name])
+    return [
+        f"Sharpness {number(whole)} (one draw; largest of a single layer: {sharpest},"
+        f" {number(layers[sharpest])}). 2/sharpness = {number(2 / whole)} is"
+        f" {sharpness_note(certificate.loss)}."
+    ]

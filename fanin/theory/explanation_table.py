@@ -1,0 +1,120 @@
+"""Print an explanation: a sentence per direction, then the factors of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite, log
+
+import numpy as np
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fanin.theory.certificate.remedies import format_times
+
+TABLE_WIDTH = 120  # columns
+NEGLIGIBLE = 0.005  # relative deviation from 1 of factors that are left out
+LARGE = 1.1  # factors beyond this are named in the sentence
+NAMED = 3  # factors in the sentence
+TITLES = {
+    "preact_m2": "Forward: mean square of each layer's output, before the activation",
+    "vjp_m2": "Backward: mean square of the gradient with respect to that output",
+}
+
+
+def render_explanation(
+    factors: Mapping[str, pd.DataFrame],
+    ends: pd.DataFrame,
+    modules: Mapping[str, tuple[str, str]],
+    draws: int,
+    width_method: str,
+) -> Group:
+    """Return an `Explanation` as a rich renderable.
+
+    Parameters
+    ----------
+    factors
+        `Explanation.factors` by quantity.
+    ends, modules, draws, width_method
+        The attributes of `Explanation`.
+    """
+    parts: list[RenderableType] = []
+    for quantity, table in factors.items():
+        rows = ends[ends.quantity == quantity].set_index("layer_name")
+        name = str(table.index[-1 if quantity == "preact_m2" else 0])
+        parts.append(Text(_sentence(quantity, name, table.loc[name], rows.loc[name])))
+    for quantity, table in factors.items():
+        rows = ends[ends.quantity == quantity].set_index("layer_name")
+        parts += [Text(), Text(TITLES[quantity], style="bold"), _table(table, rows, modules)]
+    parts += [Text(), Text(_note(draws, width_method))]
+    return Group(*parts)
+
+
+def _sentence(quantity: str, name: str, factors: pd.Series, end: pd.Series) -> str:
+    """Compare the whole network with He's formula and name the largest factors."""
+    direction = "signal" if quantity == "preact_m2" else "gradient"
+    ratio = end.measured / end.he if end.he else float("nan")
+    if not (ratio > 0 and isfinite(ratio)):
+        return (
+            f"The mean square of the {direction} in layer {name} is {end.measured:.3g};"
+            f" He's formula gives {end.he:.3g}."
+        )
+    if abs(log(ratio)) < log(LARGE):
+        size = "within 10 % of the value of He's formula"
+    else:
+        comparison = "larger" if ratio > 1 else "smaller"
+        size = f"{format_times(abs(log(ratio)))} times {comparison} than He's formula gives"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sizes = np.log(factors.astype(float)).abs()
+    largest = sizes[sizes > log(LARGE)].sort_values(ascending=False).index[:NAMED]
+    named = ", ".join(f"{step} (×{factors[step]:.2g})" for step in largest)
+    reason = f"; largest factors: {named}" if named else ""
+    return f"The mean square of the {direction} in layer {name} is {size}{reason}."
+
+
+def _table(
+    factors: pd.DataFrame, ends: pd.DataFrame, modules: Mapping[str, tuple[str, str]]
+) -> Table:
+    table = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
+    relevant = [step for step in factors if not _is_negligible(factors[step])]
+    table.add_column("layer", no_wrap=True, max_width=12)
+    table.add_column("type", overflow="fold")
+    table.add_column("output", overflow="fold")
+    for heading in ("He", *(f"× {step}" for step in relevant), "= measured"):
+        table.add_column(Text(heading), justify="right")
+    for name, row in factors[relevant].iterrows():
+        end = ends.loc[name]
+        numbers = [f"{end.he:.3g}", *(f"{factor:.3g}" for factor in row)]
+        error = 0.0 if end.log_se < 1e-9 else 100 * end.log_se  # the last gradient is fixed
+        measured = f"{end.measured:.3g} ± {error:.2g} %"
+        table.add_row(
+            *map(Text, (str(name), *modules.get(str(name), ("", "")), *numbers, measured))
+        )
+    omitted = [step for step in factors if step not in relevant]
+    if omitted:
+        table.caption = Text(f"Factors of 1 in every layer: {', '.join(omitted)}.")
+        table.caption_justify = "left"
+    return table
+
+
+def _is_negligible(factors: pd.Series) -> bool:
+    return bool(((factors - 1).abs() < NEGLIGIBLE).all())
+
+
+def _note(draws: int, width_method: str) -> str:
+    note = (
+        "He: He's product formula. Each factor (×) drops one assumption of it, and all factors"
+        f" together give the measurement: the geometric mean over {draws} draws of the weights ±"
+        " its relative standard error. width: ratio of the geometric to the arithmetic mean over"
+        f" networks of this width ({width_method}). rest: not explained by the other factors."
+    )
+    if width_method == "simulated":
+        note += (
+            " Here `width` was simulated: networks were drawn, so it includes the errors of the"
+            " steps before it, and `rest` tests no theory."
+        )
+    return note
