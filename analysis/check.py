@@ -59,9 +59,9 @@ VERDICT_COLUMNS = (
 # Colors on a terminal, of verdicts in tables and of matches in sentences.
 COLORS = {AGREES: "green", DISAGREES: "bold red", UNDECIDED: "yellow", NOT_TESTED: "dim"}
 HIGHLIGHTS = {
-    r"\bexplains [1-9]\d*|[1-9][\d,]* agree with theory": COLORS[AGREES],
-    r"not rejected in [1-9]\d*|[1-9][\d,]* are undecided": COLORS[UNDECIDED],
-    r"disagrees with [1-9]\d*|[1-9][\d,]* disagree\b|^Disagrees": COLORS[DISAGREES],
+    r"in [1-9]\d* of \d+ (settings|layers)|[1-9][\d,]* agree with theory": COLORS[AGREES],
+    r"in [1-9]\d* others|[1-9][\d,]* are undecided": COLORS[UNDECIDED],
+    r"layers disagree in [1-9]\d*|[1-9][\d,]* disagree\b|^Disagrees": COLORS[DISAGREES],
     r"\d[\d.,^]* times (as large as|smaller than) predicted": COLORS[DISAGREES],
 }
 

@@ -24,9 +24,14 @@ from fanin.theory.prediction import METHODS
 
 THEORY_LABELS = {
     "he": "the He/Glorot formula",
-    "mean_field": "mean field",
+    "mean_field": "mean-field theory",
     "field": "the Gaussian field",
     "finite_width": "the finite-width law",
+}
+FIELD_THEORIES = ("field", "finite_width")  # include padding, pooling and the actual images
+METHOD_DETAILS = {
+    "first_order": " (formula, first order in 1/width)",
+    "sampled": " (each layer's exact distribution)",
 }
 QUANTITY_LABELS = {
     "preact_m2": "mean square of the forward signal (preact_m2)",
@@ -71,18 +76,18 @@ def summarize_sweep(
     Returns
     -------
     list of str
-        Settings explained, not rejected and in disagreement, with the worst layer; layers by
-        verdict; distance of each theory; layers by method; coverage; missing predictions; training.
+        Distance of each theory; settings explained, not rejected and in disagreement, with the
+        worst layer; training; layers by verdict; layers by method; coverage; missing predictions.
         Sentences without a subject, such as training in a sweep that trained nothing, are left out.
     """
     return [
-        _setting_sentence(comparisons, rows, margin, level),
-        *_layer_sentence(rows),
         *_theory_sentence(comparisons),
+        _setting_sentence(comparisons, rows, margin, level),
+        *summarize_training(results, comparisons),
+        *_layer_sentence(rows),
         *_method_sentence(rows),
         *_interval_sentence(by_method, level),
         *_unpredicted_sentence(comparisons),
-        *summarize_training(results, comparisons),
     ]
 
 
@@ -150,10 +155,11 @@ def _setting_sentence(
     }
     reasons = [f"{number} {reason}" for reason, number in missing.items() if number]
     untested = f"; not tested: {', '.join(reasons)}" if reasons else ""
+    uncertain = " (some layers are undecided or simulated)" if not_rejected else ""
     return (
-        f"Theory explains {explained} of {len(comparisons)} settings (every tested layer is within "
-        f"a factor of {margin:g} of its prediction), is not rejected in {not_rejected} (no layer "
-        f"disagrees, but some are undecided or simulated), and disagrees with {disagreeing}"
+        f"Every layer agrees with theory within a factor of {margin:g} in {explained} of "
+        f"{len(comparisons)} settings (combinations of model, activation and init), no layer "
+        f"disagrees in {not_rejected} others{uncertain}, and layers disagree in {disagreeing}"
         f"{_describe_worst(rows, level) if disagreeing else ''}{untested}."
     )
 
@@ -169,7 +175,7 @@ def _describe_worst(rows: pd.DataFrame, level: float) -> str:
     worst = disagreeing.loc[size.idxmax()]
     quantity = QUANTITY_LABELS.get(worst["quantity"], worst["quantity"])
     return (
-        f"; the largest error is in layer {worst['layer_name']} of {worst['label']}: the {quantity}"
+        f", most strongly layer {worst['layer_name']} of {worst['label']}: the {quantity}"
         f" is {_describe_error(worst, bool(only_step[worst.name]))}"
     )
 
@@ -188,16 +194,15 @@ def _layer_sentence(rows: pd.DataFrame) -> Iterator[str]:
     counts = rows["verdict"].value_counts()
     confirmed = int(is_confirmed(rows).sum())
     simulated = int(counts.get(AGREES, 0)) - confirmed
-    agree_simulated = f"{simulated:,} agree with a simulated prediction, " if simulated else ""
+    agree_simulated = f"{simulated:,} agree with simulated networks, " if simulated else ""
     kinds = rows.loc[rows["verdict"] == NOT_TESTED, "kind"].value_counts()
     reasons = f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds.items())})" if len(kinds) else ""
     yield (
-        f"Of {len(rows):,} layer quantities (each layer counts once per quantity and image, "
-        "compared with the most complete theory that predicts it), "
+        f"Of {len(rows):,} comparisons (one per layer, image and measured quantity), "
         f"{confirmed:,} agree with theory, {agree_simulated}"
+        f"{counts.get(DISAGREES, 0):,} disagree, "
         f"{counts.get(UNDECIDED, 0):,} are undecided{_describe_undecided(rows)}, "
-        f"{counts.get(DISAGREES, 0):,} disagree, and {counts.get(NOT_TESTED, 0):,} could not be "
-        f"tested{reasons}."
+        f"and {counts.get(NOT_TESTED, 0):,} cannot be tested{reasons}."
     )
 
 
@@ -207,7 +212,7 @@ def _describe_undecided(rows: pd.DataFrame) -> str:
     details = []
     if len(finite):
         median = _format_draws(finite.median())
-        details.append(f"{len(finite):,} need more draws, in the median about {median}")
+        details.append(f"{len(finite):,} need more draws of the weights, typically {median}")
     if np.isinf(needed).any():
         details.append(f"{np.isinf(needed).sum():,} need a more precise prediction")
     return f" ({'; '.join(details)})" if details else ""
@@ -236,18 +241,33 @@ def largest_error(ratios: Sequence[tuple[float, int, str]]) -> tuple[float, int,
 
 
 def _theory_sentence(comparisons: Sequence[TheoryComparison]) -> Iterator[str]:
-    parts, total = [], 0
-    for theory, ratios in theory_distances(comparisons).items():
-        near = sum(_log_distance(ratio) < np.log(NEAR_FACTOR) for ratio, *_ in ratios)
-        worst = format_size(_log_distance(largest_error(ratios)[0]))
-        parts.append(f"{near} by {THEORY_LABELS[theory]} (worst: {worst} times off)")
-        total = len(ratios)
-    if parts:
-        yield (
-            "The predicted signal (mean square of a layer's output before the activation) is "
-            f"within a factor of {NEAR_FACTOR} of the measured one in this many of {total} layers: "
-            f"{', '.join(parts)}."
-        )
+    distances = theory_distances(comparisons)
+    if not distances:
+        return
+    best = next(theory for theory in reversed(THEORIES) if theory in distances)
+    ratios = distances[best]
+    worst, layer, label = largest_error(ratios)
+    subject = "Theory" if best in FIELD_THEORIES else _capitalize(THEORY_LABELS[best])
+    others = [
+        f"{THEORY_LABELS[theory]} does so in {_count_near(distances[theory])} (largest error: "
+        f"{format_size(_log_distance(largest_error(distances[theory])[0]))} times)"
+        for theory in distances
+        if theory != best and theory not in FIELD_THEORIES
+    ]
+    yield (
+        f"{subject} predicts the signal (mean square of a layer's output before the activation) "
+        f"within a factor of {NEAR_FACTOR} in {_count_near(ratios)} of {len(ratios)} layers "
+        f"(largest error: {format_size(_log_distance(worst))} times, layer {layer} of {label})"
+        f"{''.join(f'; {other}' for other in others)}."
+    )
+
+
+def _count_near(ratios: Sequence[tuple[float, int, str]]) -> int:
+    return sum(_log_distance(ratio) < np.log(NEAR_FACTOR) for ratio, *_ in ratios)
+
+
+def _capitalize(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _log_distance(ratio: float) -> float:
@@ -262,15 +282,13 @@ def _method_sentence(rows: pd.DataFrame) -> Iterator[str]:
     counts = rows["method"].value_counts()
     order = [*(method for method in METHODS if method in counts), *counts.index.difference(METHODS)]
     simulated = int(((rows["verdict"] == AGREES) & (rows["method"] == SIMULATED)).sum())
-    note = ""
-    if SIMULATED in counts:
-        note = (
-            "; a simulated prediction is a mean over networks drawn at random, so the "
-            f"{simulated:,} layers that agree with one do not count as confirmed"
-        )
-    elif UNKNOWN in counts:
-        note = "; the stored predictions do not record their method"
-    yield f"Layers by method: {', '.join(f'{m} ({counts[m]:,})' for m in order)}{note}."
+    details = dict(METHOD_DETAILS)
+    if simulated:
+        agree = f"the {simulated:,} that agree do not test the theory"
+        details[SIMULATED] = f" (networks drawn at random, so {agree})"
+    parts = [f"{counts[method]:,} {method}{details.get(method, '')}" for method in order]
+    note = "; the stored predictions do not record their method" if UNKNOWN in counts else ""
+    yield f"Predictions by method: {', '.join(parts)}{note}."
 
 
 def _interval_sentence(by_method: pd.DataFrame, level: float) -> Iterator[str]:
@@ -278,14 +296,8 @@ def _interval_sentence(by_method: pd.DataFrame, level: float) -> Iterator[str]:
         return
     parts = []
     for method, group in by_method.groupby("method", sort=False):
-        shares, ratios = (
-            " and ".join(texts)
-            for texts in (
-                [f"{row.coverage:.1%} {row.direction}" for row in group.itertuples()],
-                [f"{ratio:.2f}" for ratio in group["sd_ratio"]],
-            )
-        )
-        parts.append(f"{method} {shares} (predicted / measured spread {ratios})")
+        shares = [f"{row.coverage:.1%} {row.direction}" for row in group.itertuples()]
+        parts.append(f"{' and '.join(shares)} ({method})")
     wrong = [
         f"{row['method']} {row['direction']}"
         for row in by_method.to_dict("records")
@@ -293,8 +305,8 @@ def _interval_sentence(by_method: pd.DataFrame, level: float) -> Iterator[str]:
     ]
     note = f"; the predicted distribution is wrong for: {', '.join(wrong)}" if wrong else ""
     yield (
-        "Share of single draws of the weights inside the predicted 95 % intervals: "
-        f"{', '.join(parts)}{note}."
+        "The predicted 95 % intervals contain this share of the measured networks, each one draw "
+        f"of the weights: {', '.join(parts)}{note}."
     )
 
 

@@ -39,7 +39,7 @@ def _describe_accuracy(cells: pd.DataFrame, comparisons: Sequence[TheoryComparis
         return ""  # regression, nothing trained, or every run failed or diverged
     (high, best), (low, worst) = max(scores), min(scores)
     lowest = (
-        f"; lowest of the {len(scores)} settings, each with its best options: "
+        f"; lowest among the {len(scores)} settings at their best training options: "
         f"{low:.1%} with {worst}"
     )
     return (
@@ -78,7 +78,10 @@ def _describe_divergence(cells: pd.DataFrame) -> str:
     if diverged.empty:
         return ""
     first = diverged.loc[diverged.outcome_step.idxmin()]
+    reason = first.outcome_reason
+    if not str(reason).startswith(str(first.outcome_tensor)):  # not "loss above bound in loss"
+        reason = f"{reason} in {first.outcome_tensor}"
     return (
-        f"{len(diverged)} of {len(cells)} cells diverged (the earliest at step "
-        f"{int(first.outcome_step)}: {first.outcome_reason} in {first.outcome_tensor})"
+        f"{len(diverged)} of {len(cells)} training runs diverged (the earliest at step "
+        f"{int(first.outcome_step)}: {reason})"
     )

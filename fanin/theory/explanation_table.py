@@ -84,13 +84,13 @@ def _table(
     table.add_column("layer", no_wrap=True, max_width=12)
     table.add_column("type", overflow="fold")
     table.add_column("output", overflow="fold")
-    for heading in ("He", *(f"× {step}" for step in relevant), "= measured"):
-        table.add_column(Text(heading), justify="right")
+    for heading in ("He", *(f"×\n{step}".replace(" ", "\n") for step in relevant), "=\nmeasured"):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for name, row in factors[relevant].iterrows():
         end = ends.loc[name]
         numbers = [f"{end.he:.3g}", *(f"{factor:.3g}" for factor in row)]
         error = 0.0 if end.log_se < 1e-9 else 100 * end.log_se  # the last gradient is fixed
-        measured = f"{end.measured:.3g} ± {error:.2g} %"
+        measured = f"{end.measured:.3g}±{error:.2g}%"
         table.add_row(
             *map(Text, (str(name), *modules.get(str(name), ("", "")), *numbers, measured))
         )

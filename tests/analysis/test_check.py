@@ -85,11 +85,11 @@ def test_the_output_is_at_most_eight_sentences_without_tables(
     run_check: Callable[..., str],
 ) -> None:
     lines = run_check().splitlines()
-    assert lines[0].startswith("Theory explains ")
-    assert " of 20 settings (" in lines[0]
-    assert lines[1].startswith("Of ")
-    assert " are undecided" in lines[1]
-    assert lines[2].startswith("The predicted signal ")
+    assert lines[0].startswith("Theory predicts the signal ")
+    assert " of 20 settings (" in lines[1]
+    assert lines[2].startswith("Best test accuracy ")
+    assert lines[3].startswith("Of ")
+    assert " are undecided" in lines[3]
     assert len(lines) <= 8
     # Each line is one sentence.
     assert all(line.endswith(".") and ". " not in line for line in lines)
@@ -112,13 +112,14 @@ def test_tables_come_after_the_summary_for_every_setting(
 
 def test_colors_appear_on_a_terminal_and_not_in_a_pipe() -> None:
     sentence = (
-        "Theory explains 3 of 4 settings, and disagrees with 1: 3 times as large as predicted."
+        "Every layer agrees in 3 of 4 settings, and layers disagree in 1: 3 times as large as "
+        "predicted."
     )
     terminal, pipe = io.StringIO(), io.StringIO()
     print_sentence(Console(file=terminal, force_terminal=True, color_system="standard"), sentence)
     print_sentence(Console(file=pipe), sentence)
     assert pipe.getvalue() == f"{sentence}\n"
-    green, red = "\x1b[32mexplains 3", "\x1b[1;31mdisagrees with 1"
+    green, red = "\x1b[32min 3 of 4 settings", "\x1b[1;31mlayers disagree in 1"
     assert green in terminal.getvalue()
     assert red in terminal.getvalue()
 
@@ -275,7 +276,7 @@ def test_the_exit_status_is_0_if_nothing_disagrees(
     small_results: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["small", "--results", small_results, "--margin", "1e300"])
-    assert "disagrees with 0" in capsys.readouterr().out
+    assert "layers disagree in 0" in capsys.readouterr().out
 
 
 def test_an_unknown_quantity_is_refused_with_the_nearest(
@@ -330,4 +331,4 @@ def test_the_exit_status_is_1_if_the_highest_theory_disagrees(
     monkeypatch.setattr(analysis.summary, "summarize_training", lambda *_: [])
     monkeypatch.setattr(analysis.verdicts, "narrowest_width", lambda config: 64)
     assert _run("small", "--results", small_results, "--quantity", "preact_m2") == status
-    assert f"disagrees with {status}" in capsys.readouterr().out
+    assert f"layers disagree in {status}" in capsys.readouterr().out

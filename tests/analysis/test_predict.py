@@ -107,8 +107,8 @@ def test_nan_is_null_in_json_and_nan_in_the_table(run_predict: Predict) -> None:
     assert {layer[theory]["preact_m2"] for layer in layers for theory in ("he", "mean_field")} == {
         None
     }
-    rows = [line.split() for line in run_predict(*TINY, *missing).splitlines() if "fc1" in line]
-    assert rows[0][2] == rows[0][4] == "nan"
+    rows = [line.split() for line in run_predict(*TINY, *missing).splitlines()]
+    assert next(row for row in rows if row[:1] == ["fc1"])[5] == "nan"
 
 
 @pytest.mark.parametrize("measure", [0, 2])
@@ -117,12 +117,27 @@ def test_the_table_has_a_row_per_layer_and_fits_100_columns(
 ) -> None:
     small_gain = ("model=alexnet", "init.gain=1e-5")
     out = run_predict(*SMALL, *small_gain, f"measure={measure}", "theories=[he,mean_field,field]")
-    table = out.splitlines()[3 : 3 + len(ALEXNET)]
-    assert [line.split()[1] for line in table] == ALEXNET
+    lines = out.splitlines()
+    (heading,) = [n for n, line in enumerate(lines) if line.startswith("layer ")]
+    table = lines[heading + 2 : heading + 2 + len(ALEXNET)]
+    assert [line.split()[0] for line in table] == ALEXNET
     assert "…" not in out
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
     assert out.startswith("digits-alexnet-relu-henormal-s0-")
-    assert ("measured" in out.splitlines()[1]) == (measure > 0)
+    assert ("measured" in lines[heading]) == (measure > 0)
+    assert lines[1].startswith("✗ The signal (rms of the layers' outputs) shrinks ")
+    assert "In a config: init=he_normal" in out
+    verbose = run_predict(*TINY, *small_gain, "verbose=true")
+    assert "theories: he, mean_field" in verbose
+    assert "theories" not in out
+
+
+def test_verbose_must_be_a_boolean(
+    run_predict: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_predict(*TINY, "verbose=all")
+    assert "verbose=all: expected true or false" in capsys.readouterr().err
 
 
 def test_all_theories_predict_by_default_and_the_highest_is_used(run_predict: Predict) -> None:
@@ -148,7 +163,7 @@ def test_theories_without_a_formula_are_skipped(
 def test_the_explanation_has_a_factor_for_each_assumption(run_predict: Predict) -> None:
     small = ("model=two_layer", "model.channels=4", "images=1")
     out = run_predict(*SMALL, *small, "format=explain", "measure=4")
-    for step in ("activation", "weight mean", "biases", "padding", "pooling", "width", "rest"):
+    for step in ("activation", "weight", "biases", "padding", "pooling", "width", "rest"):
         assert step in out
     assert "4 draws" in out
 

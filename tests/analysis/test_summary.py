@@ -43,13 +43,18 @@ def _summarize(sweep: list[TheoryComparison], margin: float = 1.1) -> list[str]:
         return summarize(None, sweep, margin)  # type: ignore[arg-type]
 
 
+def _settings(sweep: list[TheoryComparison], margin: float = 1.1) -> str:
+    """Return the sentence that counts settings."""
+    return _line(_summarize(sweep, margin), "Every layer agrees")
+
+
 def _describe(sweep: list[TheoryComparison]) -> str:
     rows = compute_verdicts(sweep)
     tables = interval_coverage(sweep, rows), coverage_by(sweep, rows)
     return "\n".join(describe_verdicts(sweep, rows, *tables, margin=1.1, level=LEVEL))
 
 
-def test_the_first_sentence_counts_settings_by_outcome() -> None:
+def test_settings_are_counted_by_outcome() -> None:
     sweep = simulated(6, off={(1, "preact_m2", 2): 30.0})
     unpredicted = dataclasses.replace(sweep[5], predicted=pd.DataFrame(), unpredicted="why")
     zeros = dataclasses.replace(
@@ -57,26 +62,27 @@ def test_the_first_sentence_counts_settings_by_outcome() -> None:
         draws=sweep[4].draws.assign(value=0.0),
         predicted=sweep[4].predicted.assign(value=0.0, log_sd=np.nan),
     )
-    line, layers = _summarize([*sweep[:4], zeros, unpredicted], margin=3)[:2]
-    assert line.startswith("Theory explains 3 of 6 settings (")
-    assert "is not rejected in 0 " in line
-    assert "disagrees with 1; the largest error is in layer fc" in line
+    lines = _summarize([*sweep[:4], zeros, unpredicted], margin=3)
+    line, layers = _line(lines, "Every layer agrees"), _line(lines, "Of ")
+    assert line.startswith("Every layer agrees with theory within a factor of 3 in 3 of 6 settings")
+    assert "no layer disagrees in 0 others, " in line
+    assert "and layers disagree in 1, most strongly layer fc" in line
     assert line.endswith(
         "; not tested: 1 without a prediction, 1 with only constant, zero or overflowed layers."
     )
-    assert "16 could not be tested (16 zero)" in layers
-    undecided = _summarize(sweep[2:4], margin=1.001)[0]
-    assert undecided.startswith("Theory explains 0 of 2 settings (")
-    assert "is not rejected in 2 " in undecided
-    assert "disagrees with 0." in undecided
+    assert "16 cannot be tested (16 zero)" in layers
+    undecided = _settings(sweep[2:4], margin=1.001)
+    assert " in 0 of 2 settings (" in undecided
+    assert "no layer disagrees in 2 others (some layers are undecided or simulated)" in undecided
+    assert undecided.endswith("and layers disagree in 0.")
 
 
 @pytest.mark.parametrize(("factor", "direction"), [(30.0, "as large as"), (1 / 30, "smaller than")])
 def test_the_worst_layer_is_named_with_its_factor(factor: float, direction: str) -> None:
     sweep = simulated(4, off={(2, "preact_m2", 3): factor, (1, "vjp_m2", 2): 4.0})
-    line = _summarize(sweep)[0]
+    line = _settings(sweep)
     match = re.search(
-        r"largest error is in layer fc([34]) of net 2: the mean square of the forward signal "
+        r"most strongly layer fc([34]) of net 2: the mean square of the forward signal "
         rf"\(preact_m2\) is ([\d.]+) times {direction} predicted",
         line,
     )
@@ -90,8 +96,8 @@ def test_a_measured_zero_is_the_worst_disagreement() -> None:
     draws = sweep[2].draws
     dead = (draws.layer == 2) & (draws.quantity == "preact_m2") & (draws.image == 0)
     sweep[2] = dataclasses.replace(sweep[2], draws=draws.assign(value=draws.value.mask(dead, 0.0)))
-    worst = "in layer fc2 of net 2: the mean square of the forward signal (preact_m2) is 0 instead"
-    assert f"{worst} of 1" in _summarize(sweep)[0]
+    worst = "layer fc2 of net 2: the mean square of the forward signal (preact_m2) is 0 instead"
+    assert f"{worst} of 1" in _settings(sweep)
 
 
 def test_a_step_that_disagrees_is_relative_to_the_layer_before() -> None:
@@ -101,7 +107,7 @@ def test_a_step_that_disagrees_is_relative_to_the_layer_before() -> None:
     wrong = rows[rows.verdict == "disagrees"]
     assert set(wrong.layer) == {40}
     assert (wrong.p_holm > LEVEL).all()
-    line = _summarize(sweep)[0]
+    line = _settings(sweep)
     match = re.search(r"([\d.]+) times as large as predicted, relative to the layer before", line)
     assert match is not None
     # The step has the spread of one layer: a log-variance near 5/64, over 64 draws.
@@ -117,37 +123,41 @@ def test_undecided_layers_are_counted_by_reason() -> None:
     few, imprecise_rows = np.isfinite(undecided.draws_needed), np.isinf(undecided.draws_needed)
     assert few.any()
     assert imprecise_rows.any()
-    line = _summarize(sweep, margin=1.02)[1]
-    assert f"Of {len(rows)} layer quantities" in line
-    assert f"{len(undecided)} are undecided ({few.sum()} need more draws, in the median" in line
+    line = _line(_summarize(sweep, margin=1.02), "Of ")
+    assert f"Of {len(rows)} comparisons" in line
+    assert f"{len(undecided)} are undecided ({few.sum()} need more draws of the weights, " in line
     assert f"; {imprecise_rows.sum()} need a more precise prediction)" in line
 
 
 def test_layers_are_counted_by_method_and_simulated_ones_are_not_confirmed() -> None:
     methods = ["exact", "first_order", "sampled", "simulated"]
     lines = _summarize(simulated(3, method=methods), margin=3)
-    assert "36 agree with theory, 12 agree with a simulated prediction, 0 are undecided" in lines[1]
-    line = _line(lines, "Layers by method: ")
-    assert "exact (12), first_order (12), sampled (12), simulated (12); " in line
-    assert "the 12 layers that agree with one do not count as confirmed" in line
-    assert lines[0].startswith("Theory explains 0 of 3 settings")
-    assert "is not rejected in 3" in lines[0]
+    counts = _line(lines, "Of ")
+    assert "36 agree with theory, 12 agree with simulated networks, 0 disagree" in counts
+    line = _line(lines, "Predictions by method: ")
+    assert re.search(r"12 exact, 12 first_order \(.*\), 12 sampled \(.*\), 12 simulated \(", line)
+    assert "so the 12 that agree do not test the theory" in line
+    settings = _line(lines, "Every layer agrees")
+    assert " in 0 of 3 settings" in settings
+    assert "no layer disagrees in 3 others" in settings
 
 
 def test_without_simulated_layers_nothing_is_said_about_them() -> None:
     text = "\n".join(_summarize(simulated(3), margin=3))
-    assert "Layers by method: first_order (48)." in text
-    assert "a simulated prediction" not in text
-    assert text.startswith("Theory explains 3 of 3 settings")
+    assert "Predictions by method: 48 first_order (" in text
+    assert "simulated" not in text
+    assert "Every layer agrees with theory within a factor of 3 in 3 of 3 settings" in text
 
 
 def test_predictions_without_a_method_are_unknown() -> None:
-    line = _line(_summarize(simulated(2, method=None)), "Layers by method: ")
-    assert line.startswith("Layers by method: unknown (32); the stored predictions do not record")
+    line = _line(_summarize(simulated(2, method=None)), "Predictions by method: ")
+    assert line == (
+        "Predictions by method: 32 unknown; the stored predictions do not record their method."
+    )
 
 
 def test_a_wrong_spread_of_a_method_is_stated() -> None:
-    start = "Share of single draws"
+    start = "The predicted 95 % intervals"
     correct = _line(_summarize(simulated(20, width=256)), start)
     assert "wrong" not in correct
     wrong = _line(_summarize(simulated(20, width=256, shrink=0.5)), start)
@@ -218,7 +228,7 @@ def test_a_sweep_without_predictions_is_not_tested() -> None:
     sweep = [dataclasses.replace(comparison, predicted=pd.DataFrame(), unpredicted="why")]
     lines = _summarize(sweep)
     assert len(lines) == 2
-    assert lines[0].startswith("Theory explains 0 of 1 settings")
+    assert " in 0 of 1 settings" in lines[0]
     assert lines[0].endswith("; not tested: 1 without a prediction.")
     assert lines[1] == "net 0: why."
     assert _describe(sweep) == ""
@@ -230,7 +240,7 @@ def _line(lines: list[str], start: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("theory", "name"), [("he", "the He/Glorot formula"), ("mean_field", "mean field")]
+    ("theory", "name"), [("he", "the He/Glorot formula"), ("mean_field", "mean-field theory")]
 )
 def test_the_distance_of_each_theory_is_stated(
     small: Results, comparisons: list[TheoryComparison], theory: str, name: str
@@ -243,9 +253,9 @@ def test_the_distance_of_each_theory_is_stated(
     }
     near = sum(1 / NEAR_FACTOR < ratio < NEAR_FACTOR for ratio in ratios.values())
     (label, layer), worst = max(ratios.items(), key=lambda item: abs(math.log(item[1])))
-    line = _line(summarize(small, comparisons), "The predicted signal")
-    assert f"in this many of {len(ratios)} layers: " in line
-    match = re.search(rf" {near} by {name} \(worst: (\S+) times off\)", line)
+    line = _line(summarize(small, comparisons), "Theory predicts the signal")
+    assert f" of {len(ratios)} layers (" in line
+    match = re.search(rf"; {name} does so in {near} \(largest error: (\S+) times\)", line)
     assert match is not None
     size = float(match[1].replace("10^", "1e").replace(",", ""))
     # Rounded to three digits, or to a power of ten.
@@ -304,7 +314,7 @@ def test_a_diverged_run_scores_chance(small: Results, comparisons: list[TheoryCo
     lines = summarize(results, comparisons)
     assert re.findall(PERCENT, _line(lines, "Best test accuracy")) == ["30.0", "30.0"]
     line = _line(lines, "Best test accuracy")
-    assert line.endswith("; 40 of 80 cells diverged (the earliest at step 2: nan in loss).")
+    assert line.endswith("; 40 of 80 training runs diverged (the earliest at step 2: nan in loss).")
 
 
 def test_a_failed_run_is_left_out_of_the_accuracy(
@@ -325,7 +335,7 @@ def test_the_earliest_divergence_is_stated(
         small, outcome="diverged", outcome_step=steps, outcome_reason=reasons, outcome_tensor="w"
     )
     line = _line(summarize(results, comparisons), "Best test accuracy")
-    assert line.endswith("; 80 of 80 cells diverged (the earliest at step 1: inf 1 in w).")
+    assert line.endswith("; 80 of 80 training runs diverged (the earliest at step 1: inf 1 in w).")
 
 
 def test_an_infinite_ratio_is_the_largest_error(
@@ -336,9 +346,10 @@ def test_an_infinite_ratio_is_the_largest_error(
         value=np.where(comparison.draws.layer == 2, np.inf, comparison.draws.value)
     )
     lines = summarize(small, [dataclasses.replace(comparison, draws=draws)])
-    assert "by mean field (worst: infinitely many times off)" in _line(lines, "The predicted")
+    line = _line(lines, "Theory predicts the signal")
+    assert "(largest error: infinitely many times, layer 2 of " in line
     broken = [dataclasses.replace(comparison, draws=draws)]
-    line = _line(_describe(broken).splitlines(), "The largest error of mean field")
+    line = _line(_describe(broken).splitlines(), "The largest error of mean-field theory")
     assert line.endswith(
         f"layer 2 of {comparison.setting.label}, where measured / predicted is inf."
     )
@@ -371,20 +382,20 @@ def test_a_regression_has_no_accuracy(sweep: Sweep) -> None:
     assert results.cells.test_accuracy.isna().all()
     lines = summarize(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
-    assert " by mean field " in _line(lines, "The predicted signal")
+    assert "; mean-field theory does so in " in _line(lines, "Theory predicts the signal")
 
 
 def test_a_sweep_without_training_has_no_accuracy(sweep: Sweep) -> None:
     results = sweep("probed", "train.steps=0", "init=he_normal,zeros")
     lines = summarize(results, compare_to_theory(results))
     assert not any("accuracy" in line or "diverged" in line for line in lines)
-    assert " by the He/Glorot formula " in _line(lines, "The predicted signal")
+    assert "; the He/Glorot formula does so in " in _line(lines, "Theory predicts the signal")
 
 
 def test_zeros_have_no_theory_sentence(sweep: Sweep) -> None:
     results = sweep("zeros", "train.steps=0", "init=zeros")
     lines = summarize(results, compare_to_theory(results))
-    assert not any(line.startswith("The predicted signal") for line in lines)
+    assert not any("predicts the signal" in line for line in lines)
     assert "1 with only constant, zero or overflowed layers" in lines[0]
 
 
@@ -404,6 +415,6 @@ def test_a_sweep_with_only_diverged_cells_has_no_accuracy(sweep: Sweep) -> None:
     lines = summarize(results, compare_to_theory(results))
     assert not any("accuracy" in line for line in lines)
     steps = pd.to_numeric(results.cells.outcome_step)
-    assert _line(lines, "2 of 2 cells diverged").startswith(
-        f"2 of 2 cells diverged (the earliest at step {steps.min()}: "
+    assert _line(lines, "2 of 2 training runs diverged").startswith(
+        f"2 of 2 training runs diverged (the earliest at step {steps.min()}: "
     )

@@ -199,12 +199,12 @@ def _backward_gains(layers: Sequence[LayerCertificate]) -> dict[str, float]:
 
 
 FORWARD_EFFECTS: dict[Problem, str] = {
-    "vanishing": "the logits hardly depend on the image, so the loss starts to fall late or never",
-    "exploding": "the initial loss is huge, so usual learning rates give a loss of inf or NaN",
+    "vanishing": "the logits are near 0 for every image, so the loss can start to fall late or never",
+    "exploding": "the initial loss is huge, so usual learning rates can give a loss of inf or NaN",
 }
 BACKWARD_EFFECTS: dict[Problem, str] = {
-    "vanishing": "the early layers hardly learn with a learning rate that suits the later ones",
-    "exploding": "a learning rate that suits the later layers makes the early ones diverge",
+    "vanishing": "the early layers learn slowly at a learning rate that suits the later ones",
+    "exploding": "a learning rate that suits the later layers can make the early ones diverge",
 }
 
 

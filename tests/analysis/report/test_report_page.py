@@ -111,8 +111,8 @@ def test_no_theory_is_stated_on_the_page(sweep_copy: Path, capsys):
 
 def test_the_page_contains_the_summary_of_the_theory_check(page_path: Path):
     text = page_path.read_text()
-    assert re.search(r"Theory explains \d of 3 settings", text)
-    assert "disagrees with 0" in text
+    assert re.search(r"in \d of 3 settings", text)
+    assert "layers disagree in 0" in text
     assert "Layers by method: " in text
     assert "Predicted 95 % intervals, forward:" in text
     ((method, row),) = re.findall(r'<th scope="row">([a-z ]+)</th><td>forward</td>(.*)</tr>', text)

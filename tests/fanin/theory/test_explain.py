@@ -113,15 +113,22 @@ def test_rest_is_within_its_error() -> None:
     assert (np.log(rest.factor).abs() < 4 * rest.log_se + 1e-9).all()
 
 
-def test_explanation_fits_120_columns(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from rich.console import Console
-
-    Console(width=120).print(explain(mlp(nn.ReLU()), image(), HeNormal(), draws=2))
-    out = capsys.readouterr().out
-    assert all(step in out for step in STEPS)
-    assert "…" not in out
+def test_printed_explanation_has_sentences_and_a_row_per_layer() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(200, 10)),
+    )
+    explanation = explain(net, image(), Init(HeNormal(), bias=0.1), draws=2)
+    text = str(explanation)
+    assert all(word in text for step in STEPS for word in step.split())
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert text.startswith("The mean square of the signal in layer 6 is ")
+    assert text.count("8, 3)") == 4  # two convolutions, forward and backward
+    assert "8×5×5" in text
+    assert "Factors of 1 in every layer: weight mean, stride" in text
+    assert repr(explanation) == "Explanation(3 layers, 2 draws)"
+    assert explanation._repr_html_().startswith("<pre")
 
 
 def test_subsample_takes_the_middle_of_windows() -> None:

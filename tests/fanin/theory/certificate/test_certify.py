@@ -25,6 +25,9 @@ def test_nested_layers_have_module_paths() -> None:
     assert [layer.name for layer in certificate.layers] == ["0.0", "0.3", "2"]
     assert [layer.layer for layer in certificate.layers] == [1, 2, 3]
     assert [layer.positions for layer in certificate.layers] == [144, 25, 1]
+    assert [layer.output_shape for layer in certificate.layers] == [(8, 12, 12), (8, 5, 5), (10,)]
+    assert [layer.parameters for layer in certificate.layers] == [80, 584, 2010]
+    assert [layer.activation for layer in certificate.layers] == ["ReLU", "ReLU", ""]
 
 
 def test_init_scheme_and_moments_give_equal_predictions() -> None:
@@ -152,7 +155,8 @@ def test_table_fits_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 100
     assert "…" not in out
     for layer in certificate.layers:
-        assert f" {layer.name} " in out
+        assert f"\n{layer.name} " in out
+        assert layer.module in out
     console = Console(width=100)
     console.print(certificate)  # rich prints the same table without a title
     assert "a network" not in capsys.readouterr().out
