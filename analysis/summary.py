@@ -93,10 +93,10 @@ def summarize_sweep(
 
 def describe_files(results: Results, *, tables: bool) -> str:
     """Name the options and folders that have the details."""
-    option = "" if tables else "add --tables to see every layer, "
+    option = "" if tables else "--tables to see every layer or with "
     return (
-        f"For details, {option}add --csv FILE to save the layers, or read the tables "
-        f"{results.folder.table('layers')}/ and {results.folder.table('predictions')}/."
+        f"For details, run this command with {option}--csv FILE to save the layers, or read the "
+        f"tables {results.folder.table('layers')}/ and {results.folder.table('predictions')}/."
     )
 
 
