@@ -199,7 +199,7 @@ def _backward_gains(layers: Sequence[LayerCertificate]) -> dict[str, float]:
 
 
 FORWARD_EFFECTS: dict[Problem, str] = {
-    "vanishing": "the logits are near 0 for every image, so the loss can start to fall late or never",
+    "vanishing": "all logits are near 0, so the loss can start to fall late or never",
     "exploding": "the initial loss is huge, so usual learning rates can give a loss of inf or NaN",
 }
 BACKWARD_EFFECTS: dict[Problem, str] = {
