@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from fanin.theory.certificate.record import LayerCertificate
 
 SIMULATED_MARK = "~"
-SYMBOLS = {"preact_m2": "E[y²]", "vjp_m2": "E[δ²]", "weight_vjp_m2": "E[∂W²]"}
+SYMBOLS = {
+    "preact_m2": "The signal",
+    "vjp_m2": "The gradient",
+    "weight_vjp_m2": "The weight gradient",
+}
+METHOD_TEXTS = {
+    "exact": "exact formula",
+    "first_order": "formula, first order in 1/width",
+    "sampled": "sampled from the exact distribution of each layer",
+    "simulated": "measured on networks drawn at random, which tests no theory",
+}
 
 
 def method_notes(layers: Sequence[LayerCertificate]) -> list[str]:
@@ -19,16 +29,12 @@ def method_notes(layers: Sequence[LayerCertificate]) -> list[str]:
     if not names:
         return []
     groups = [
-        method if len(names) == 1 else f"{method} (layers {', '.join(layers)})"
-        for method, layers in names.items()
+        f"{method} ({METHOD_TEXTS.get(method, '')})"
+        + ("" if len(names) == 1 else f" in {len(group)} layers")
+        for method, group in names.items()
     ]
-    lines = [f"method of the intervals: {', '.join(groups)}"]
-    if "simulated" in names:
-        lines.append(
-            f"{SIMULATED_MARK} simulated: networks were drawn and measured, because no formula for"
-            " the spread of one draw applies; these numbers do not test the theory"
-        )
-    return lines
+    mark = f"; {SIMULATED_MARK} marks simulated ones" if {"simulated"} < set(names) else ""
+    return [f"Method of the intervals: {'; '.join(groups)}{mark}."]
 
 
 def zero_notes(layers: Sequence[LayerCertificate]) -> list[str]:
@@ -46,5 +52,5 @@ def zero_notes(layers: Sequence[LayerCertificate]) -> list[str]:
             for share, at in names.items()
         ]
         if parts:
-            notes.append(f"{symbol} is {', '.join(parts)}")
+            notes.append(f"{symbol} is {', '.join(parts)}.")
     return notes

@@ -13,18 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fanin.theory.certificate.measured import sharpness_note
+from fanin.theory.certificate.notes import SIMULATED_MARK, method_notes, zero_notes
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, PredictedValue
 from fanin.theory.certificate.text import number, percent, terminal_width
 from fanin.theory.certificate.verbose import render_details
 from fanin.theory.certificate.verdicts import Verdict, find_problems
 
-SIMULATED_MARK = "~"
-METHOD_TEXTS = {
-    "exact": "exact formula",
-    "first_order": "formula, first order in 1/width",
-    "sampled": "sampled from the exact distribution of each layer",
-    "simulated": "measured on networks drawn at random, which tests no theory",
-}
 PRESCRIBE_HINT = (
     "print(fanin.prescribe(model, images).torch_code) prints an init computed for these images."
 )
@@ -247,7 +241,7 @@ def _notes(certificate: PrintableCertificate) -> list[str]:
     lines[-1] += "."
     if certificate.moments == "estimated":
         lines.append("Mean and variance of the weights are estimated from the model's weights.")
-    lines += _methods(layers)
+    lines += [*method_notes(layers), *zero_notes(layers)]
     for name, reason in certificate.unpredicted.items():
         lines.append(f"* predicted from measured activations of layer {name}: {reason}")
     for dtype, overflowing in certificate.overflows_at.items():
@@ -259,23 +253,6 @@ def _notes(certificate: PrintableCertificate) -> list[str]:
 
 def _rms_text(variance: float) -> str:
     return number(_root(variance))
-
-
-def _methods(layers: tuple[LayerCertificate, ...]) -> list[str]:
-    """Name the method of the intervals, and say what a simulated one is worth."""
-    names: dict[str, list[str]] = {}
-    for layer in layers:
-        if layer.interval is not None:
-            names.setdefault(layer.method, []).append(layer.name)
-    if not names:
-        return []
-    groups = [
-        f"{method} ({METHOD_TEXTS.get(method, '')})"
-        + ("" if len(names) == 1 else f" in {len(group)} layers")
-        for method, group in names.items()
-    ]
-    mark = f"; {SIMULATED_MARK} marks simulated ones" if {"simulated"} < set(names) else ""
-    return [f"Method of the intervals: {'; '.join(groups)}{mark}."]
 
 
 def _sharpness(certificate: PrintableCertificate) -> list[str]:
