@@ -159,18 +159,19 @@ def claim_results(
     for init, mean in (("U(0, 1)", "1/2"), ("U(-1, 1)", "0")):
         none, mean_only = by_key[init, "none"], by_key[init, "mean only"]
         yield ClaimResult(
-            f"weights {init}, mean {mean}: root mean square of the outputs with each layer's mean "
-            "subtracted, and without",
-            f"not small: {_size(mean_only.predicted)} and {_size(none.predicted)} (our theory)",
-            f"{_size(mean_only.size)} and {_size(none.size)}",
+            f"weights {init}, mean {mean}: root mean square of the outputs, with and without "
+            "subtraction of each layer's mean",
+            f"not small: {_size(mean_only.predicted)} with subtraction, {_size(none.predicted)} "
+            "without (theory)",
+            f"{_size(mean_only.size)} with subtraction, {_size(none.size)} without",
             mean_only.size > huge and mean_only.agrees(factor, se) and none.agrees(factor, se),
         )
     mean_only, zero_mean = by_key["U(0, 1)", "mean only"], by_key["U(-0.5, 0.5)", "none"]
     yield ClaimResult(
-        "outputs of U(0, 1) with each layer's mean subtracted, over those of U(-0.5, 0.5) without "
-        "normalization",
-        "not 1, because the effect of the weights' mean remains: "
-        f"{_size(mean_only.predicted / zero_mean.predicted)} (our theory)",
+        "root mean square of the outputs: weights U(0, 1) with subtraction of each layer's mean, "
+        "divided by weights U(-0.5, 0.5) without normalization",
+        "not 1, because subtraction does not remove the effect of the weights' mean: "
+        f"{_size(mean_only.predicted / zero_mean.predicted)} (theory)",
         _size(mean_only.size / zero_mean.size),
         mean_only.size / zero_mean.size > huge,
     )
@@ -191,7 +192,7 @@ def _normalization_claim(
     small = network.size < huge or network.norm == "response"
     return ClaimResult(
         f"weights {network.init}, {NORM_LABELS[network.norm]}: root mean square of the outputs",
-        f"{_size(network.predicted)} (our theory)"
+        f"{_size(network.predicted)} (theory)"
         if is_predicted
         else f"at most {bound:.0f} (closed form)",
         _size(network.size),

@@ -150,9 +150,9 @@ def _claim_results(
         correct = ends.layer_name[np.abs(log_ratio) <= formula].tolist()
         yield ClaimResult(
             f"{name}: E[y^2] of the outputs",
-            f"not {last.he:.3g} (He's product formula)",
+            f"not the {last.he:.3g} of He's product formula",
             f"{last.measured:.3g} (se {100 * last.log_se:.2g}%), {np.exp(log_ratio[-1]):.2g} times "
-            f"the formula; within {100 * (np.exp(formula) - 1):.0f}% in "
+            f"the formula. The formula is right within {100 * (np.exp(formula) - 1):.0f}% in "
             f"{', '.join(correct) or 'no layer'}",
             bool(abs(log_ratio[-1]) - se * last.log_se > formula),
         )
@@ -162,10 +162,11 @@ def _claim_results(
         error = rest.log_se.fillna(0).to_numpy()
         worst = int(deviation.argmax())
         yield ClaimResult(
-            f"{name}: measured / predicted by theory `finite_width`, layer furthest from 1",
-            "1 (our theory)",
+            f"{name}: E[y^2], measured / predicted by theory `finite_width`, in the layer in which "
+            "it is furthest from 1",
+            "1 (theory)",
             f"{rest.factor.iloc[worst]:.3f} (se {error[worst]:.3f}) in "
-            f"{rest.layer_name.iloc[worst]}, of {len(rest)} layers",
+            f"{rest.layer_name.iloc[worst]} (of {len(rest)} layers)",
             bool((deviation <= np.maximum(theory, se * error)).all()),
         )
 

@@ -146,7 +146,7 @@ def _claim_results(
         alone = table[(table["suspect"] == suspect) & (table["remedy"] == NOTHING)].iloc[0]
         claimed = suspect in criterion["huge"]
         yield ClaimResult(
-            f"{suspect}, no remedy: size of the outputs",
+            f"'{suspect}' without remedy: size of the outputs",
             "huge" if claimed else "not huge",
             ended(alone),
             bool(alone["huge"]) == claimed,
@@ -155,7 +155,10 @@ def _claim_results(
         rows = table[(table["suspect"] == suspect) & table["kind"].isin(["distinct", "reverted"])]
         cures = rows[rows["healthy"] & (rows["remedy"] != NOTHING)]["remedy"].tolist()
         yield ClaimResult(
-            f"{suspect}: cured by", _join(claims), _join(cures), set(cures) == set(claims)
+            f"'{suspect}': remedies that cure it",
+            _join(claims),
+            _join(cures),
+            set(cures) == set(claims),
         )
     yield from _initial_claims(first, criterion)
 
@@ -167,7 +170,7 @@ def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
     yield ClaimResult(
         "logits without and with a final softmax",
         "bitwise equal, because the loss applies a softmax in both cases",
-        f"{size(bare['end'])} and {size(softmax['end'])}, "
+        f"size {size(bare['end'])} and {size(softmax['end'])}, "
         f"accuracy {bare['accuracy']:.1%} and {softmax['accuracy']:.1%}",
         bool(bare["per_seed"] == softmax["per_seed"]),
     )
@@ -178,8 +181,9 @@ def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
     yield ClaimResult(
         "suspects that a final activation cures",
         "none, because it bounds the output, not the logits",
-        f"{_join(cured['suspect'].tolist())}; logits up to {size(worst['largest'])} "
-        f"({worst['suspect']}) give outputs of {size(worst['output'])}",
+        f"{_join(cured['suspect'].tolist())}. The largest logits are those of "
+        f"'{worst['suspect']}': {size(worst['largest'])}, with outputs of {size(worst['output'])} "
+        "after the activation",
         cured.empty,
     )
 
@@ -197,10 +201,10 @@ def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterat
             continue
         deviation = abs(row["log_mean"] - row["log_predicted"]) / row["log_se"]
         yield ClaimResult(
-            f"{row['suspect']}: size of the outputs before training, geometric mean over draws",
+            f"'{row['suspect']}': size of the outputs before training, geometric mean over draws",
             f"{size(np.exp(row['log_predicted'] / 2))} (theory)",
             f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; "
-            f"{deviation:.1f} se from the prediction)",
+            f"{deviation:.1f} standard errors from the prediction)",
             bool(deviation <= criterion["se"]),
         )
     unseen = [row["suspect"] for row in first.to_dict("records") if row["shares_prediction_of"]]

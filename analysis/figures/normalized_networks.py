@@ -185,8 +185,8 @@ def _moment_claims(networks: Networks, factor: float) -> Iterator[ClaimResult]:
     for norm in ("none", "mean_only"):
         last = _last_hidden(moments[moments["model.norm"] == norm])
         yield ClaimResult(
-            f"{NORM_LABELS[norm]}: E[x^2] after the last ReLU, {sizes}, {len(STYLES)} inits",
-            "depends on depth, width and init",
+            f"{NORM_LABELS[norm]}: E[x^2] after the last ReLU, in {sizes} and {len(STYLES)} inits",
+            "no test: depends on depth, width and init",
             f"{last.min():.2g} to {last.max():.2g}",
             None,
         )
@@ -197,15 +197,15 @@ def _moment_claims(networks: Networks, factor: float) -> Iterator[ClaimResult]:
         extremes = zero_mean.iloc[[0, -1]].itertuples()
         yield ClaimResult(
             f"{NORM_LABELS[norm]}, weights of mean 0: E[x^2] after ReLU, mean over a network's "
-            f"layers, {sizes}, {len(ZERO_MEAN_INITS)} inits",
-            "1/2 at any size and init (our theory)",
+            f"layers, in {sizes} and {len(ZERO_MEAN_INITS)} inits",
+            f"1/2 at any size and init, within a factor of {factor:g} (theory)",
             " to ".join(f"{row.value:.3f} (se {row.se:.3f})" for row in extremes),
             bool(near_half.all()),
         )
         rows = moments[moments["model.norm"] == norm]
         uniform = rows[~rows["init"].isin(ZERO_MEAN_INITS)]["value"]
         yield ClaimResult(
-            f"{NORM_LABELS[norm]}, weights U(0, 1): E[x^2] after ReLU, each layer, {sizes}",
+            f"{NORM_LABELS[norm]}, weights U(0, 1): E[x^2] after ReLU in each layer, in {sizes}",
             "at most 1 at any size (closed form)",
             f"{uniform.min():.3f} to {uniform.max():.3f}",
             bool(uniform.max() <= 1),
@@ -239,9 +239,10 @@ def _logit_claims(networks: Networks, se: float) -> Iterator[ClaimResult]:
             values = ", ".join(f"{r:.2f} (se {e:.2f})" for r, e in zip(ratio, error, strict=True))
             parts.append(f"width {width}: {values}")
         yield ClaimResult(
-            f"{NORM_LABELS[norm]}, weights U(-1, 1): E[y^2] of the outputs over n Var[w] / 2 of "
-            f"the output layer, depth {depths}",
-            "1 at any depth (our theory); E[y^2] grows with the width",
+            f"{NORM_LABELS[norm]}, weights U(-1, 1): E[y^2] of the outputs / (n Var[w] / 2), at "
+            f"depths {depths}",
+            "1 at any depth and width n (theory). So E[y^2] grows with the width, not with the "
+            "depth",
             "; ".join(parts),
             holds,
         )
@@ -254,16 +255,15 @@ def _training_claims(
     is_trained = rows["accuracy"] > min_accuracy
     large = rows["init"].isin(LARGE_INITS)
     trained = {norm: is_trained[large & (rows["model.norm"] == norm)] for norm in NORM_LABELS}
-    share = f"{min_gain:.0%} of the networks"
+    points = f"{100 * min_gain:.0f} percentage points above that without normalization"
     for norm in ("mean_only", *NORMALIZATIONS):
         better = bool(trained[norm].mean() >= trained["none"].mean() + min_gain)
         claimed = norm in NORMALIZATIONS
         yield ClaimResult(
-            f"{NORM_LABELS[norm]}: networks with large weights, U(0, 1) and U(-1, 1), that train",
-            f"more than without normalization, by at least {share} (common advice)"
+            f"{NORM_LABELS[norm]}: share of networks with weights U(0, 1) or U(-1, 1) that train",
+            f"at least {points} (common advice)"
             if claimed
-            else f"no more than without normalization, or by less than {share} "
-            "(the question doubts that it helps)",
+            else f"less than {points} (the question doubts that it helps)",
             f"{_count(trained[norm])}; without normalization {_count(trained['none'])}",
             better if claimed else not better,
         )
@@ -271,7 +271,7 @@ def _training_claims(
         of_norm = rows["model.norm"] == norm
         by_init = {init: is_trained[of_norm & (rows["init"] == init)] for init in STYLES}
         yield ClaimResult(
-            f"{label}: networks that train, by init",
+            f"{label}: number of networks that train, by init",
             "no claim",
             ", ".join(f"{init} {_count(values)}" for init, values in by_init.items()),
             None,

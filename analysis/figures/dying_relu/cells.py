@@ -141,7 +141,7 @@ class SweepCells:
         if rows.empty:
             raise FaninError(
                 f"{cell_id}: tensor {quantity} of layer {layer} at step {step} was not saved; add "
-                "it to probe.tensors and probe.steps"
+                f"{quantity} to probe.tensors and {step} to probe.steps"
             )
         shape = [int(side) for side in str(rows["shape"].iloc[0]).split("x")]
         return torch.tensor(rows["value"].to_numpy()).view(shape)

@@ -17,12 +17,12 @@ from analysis.figures.study import ClaimResult
 LAYERS: dict[Layer, str] = {"filter": "filter", "linear": "linear layer"}
 TAPS = 3 * KERNEL**2  # weights of the filter, over three color channels
 REPORTED = {
-    "none": "a smaller learning rate alone helps (report)",
-    "U(-0.1, 0.1)": "helps (report)",
-    "tanh": "helps (report)",
-    "conv gradient x 1e-3": "helps (report)",
-    "conv gradient x 1e-6": "helps (report)",
-    "linear layer alone": "classifies both images (report)",
+    "none": "at least one (report: a smaller learning rate alone helps)",
+    "U(-0.1, 0.1)": "at least one (report: helps)",
+    "tanh": "at least one (report: helps)",
+    "conv gradient x 1e-3": "at least one (report: helps)",
+    "conv gradient x 1e-6": "at least one (report: helps)",
+    "linear layer alone": "at least one (report: classifies both images)",
 }
 
 
@@ -59,10 +59,11 @@ def _cross_map_claim(rows: pd.DataFrame) -> ClaimResult:
     return ClaimResult(
         f"no remedy: map of the cross after {int(rows['train.steps'].max())} steps, in runs in "
         "which the map of the circle is not black",
-        "no claim. If it is black, the logit of the cross is the classifier's bias, which never "
-        "changes: its gradient is the mean of its weights' gradients, which are all 0",
-        f"black in {alive['cross_dead_at_end'].sum()} of {len(alive)} runs; {correct} of these "
-        "classify both images",
+        "no claim. If it is black, the logit of the cross is the classifier's bias. Steps on the "
+        "cross do not change this bias, because its gradient is the mean of the weights' "
+        "gradients, which are all 0",
+        f"black in {alive['cross_dead_at_end'].sum()} of {len(alive)} runs. {correct} of these "
+        "runs classify both images",
         None,
     )
 
@@ -71,21 +72,22 @@ def _remedy_claim(remedy: str, claimed: str, cells: pd.DataFrame) -> ClaimResult
     parts, holds = [], []
     for inputs, rows in cells.groupby("inputs"):
         correct = rows.groupby("optim.lr")["both_correct"]
-        text = f"{inputs}: {_working_rates(correct.sum(), correct.size())}"
+        text = f"{inputs.capitalize()}: {_working_rates(correct.sum(), correct.size())}."
         if rows["model"].iloc[0] != "linear":
             largest = rows[rows["optim.lr"] == rows["optim.lr"].max()]
             rate = largest["optim.lr"].iloc[0]
-            text += f", black after the step at rate {rate:g}: "
-            text += f"{largest['dead'].sum()} of {len(largest)}"
+            text += f" At rate {rate:g}, the first step on the cross makes both maps black in "
+            text += f"{largest['dead'].sum()} of {len(largest)} runs."
         if rows["dead_at_start"].any():
-            text += f", black before training: {rows['dead_at_start'].sum()} of {len(rows)}"
+            text += f" Both maps are black before training in {rows['dead_at_start'].sum()} of "
+            text += f"{len(rows)} runs."
         parts.append(text)
         holds.append(bool((correct.mean() == 1).any()))
     return ClaimResult(
         f"{remedy.replace('none', 'no remedy')}: learning rates at which all runs classify both "
-        f"images ({int(cells['train.steps'].max())} steps)",
+        f"images after {int(cells['train.steps'].max())} steps",
         claimed,
-        "; ".join(parts),
+        " ".join(parts),
         all(holds),
     )
 
@@ -102,24 +104,25 @@ def _working_rates(correct: pd.Series, runs: pd.Series) -> str:
     if len(working):
         lowest, highest = working.min(), working.max()
         span = f"{lowest:g} to {highest:g}" if len(working) > 1 else f"{lowest:g}"
-        return f"{len(working)} of {len(runs)} ({span})"
+        return f"{len(working)} of {len(runs)} rates ({span})"
     if correct.max() == 0:
-        return f"none of {len(runs)}, no run correct at any rate"
+        return f"none of {len(runs)} rates; no run is correct at any rate"
     best = correct.idxmax()
-    return f"none of {len(runs)}, at best {correct.max():g} of {runs[best]:g} runs (at {best:g})"
+    return (
+        f"none of {len(runs)} rates; at best {correct.max():g} of {runs[best]:g} runs (at {best:g})"
+    )
 
 
 def killing_thresholds(cells: SweepCells, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Find the smallest learning rate that kills, for each group of cells.
-
-    A learning rate kills if one step makes the feature maps of both images black.
+    """Find the smallest learning rate at which one step makes both maps black, by group of cells.
 
     Returns
     -------
     pandas.DataFrame
-        One row per group, with the group's keys. `smallest_dead`: smallest rate that kills (inf if
-        none does). `largest_alive`: the rate before it (0 if the smallest rate kills). `measured`:
-        their geometric mean. `predicted`. `cell_id`: one of the group's cells.
+        One row per group, with the group's keys. `smallest_dead`: smallest tested rate that makes
+        both maps black (inf if none does). `largest_alive`: the next smaller tested rate (0 if
+        there is none). `measured`: their geometric mean. `predicted`: the prediction for
+        `measured`. `cell_id`: one of the group's cells.
     """
     thresholds = []
     for key, group in rows.groupby(by, observed=True):
@@ -144,11 +147,12 @@ def _threshold_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
     thresholds = killing_thresholds(cells, boundary, ["inputs", "data.side", "seed"])
     for inputs, by_input in thresholds.groupby("inputs"):
         by_side = list(by_input.groupby("data.side"))
-        predicted = [f"{rows['predicted'].iloc[0]:.1e} ({side})" for side, rows in by_side]
-        measured = [f"{_format_bracket(rows)} (side {side})" for side, rows in by_side]
+        predicted = [f"side {side}: {rows['predicted'].iloc[0]:.1e}" for side, rows in by_side]
+        measured = [f"side {side}: {_format_bracket(rows)}" for side, rows in by_side]
         yield ClaimResult(
-            f"{inputs}: smallest learning rate at which one step on the cross kills",
-            f"{', '.join(predicted)} (theory, by side)",
+            f"{inputs}: smallest learning rate at which one step on the cross makes both maps "
+            "black",
+            f"{', '.join(predicted)} (theory)",
             ", ".join(measured),
             _all_within(by_input, factor),
         )
@@ -160,8 +164,9 @@ def _threshold_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
         ratios = (pairs[1e-3] / pairs[1.0]).replace(np.inf, np.nan).dropna()
         if len(ratios):
             yield ClaimResult(
-                "smallest learning rate that kills: conv gradient x 1e-3 over no remedy (rates a "
-                "factor of 10 apart)",
+                "smallest learning rate at which the first step on the cross makes both maps "
+                "black: with conv gradient x 1e-3, divided by that without remedy (tested rates "
+                "are a factor of 10 apart)",
                 "1e3 (theory)",
                 f"{ratios.min():.0e} to {ratios.max():.0e} ({len(ratios)} pairs of runs)",
                 bool(((ratios > 0.99e2) & (ratios < 1.01e4)).all()),
@@ -209,13 +214,13 @@ def _curvature_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
         positions_per_tap = [side**2 / TAPS for side in group["data.side"]]
         has_mean = group is uniform
         yield ClaimResult(
-            f"{init}: curvature of the filter over curvature of the linear layer, sides "
+            f"{init}: curvature of the filter divided by that of the linear layer, sides "
             f"{_sides(group)}",
             f"{_join(predicted)} (theory"
             + (
-                f"); positions / taps: {_join(positions_per_tap)}"
+                f"); positions / weights of the filter: {_join(positions_per_tap)}"
                 if has_mean
-                else " without the ReLU, ratio of mean curvatures)"
+                else " without the ReLU: ratio of the mean curvatures; not tested)"
             ),
             f"{_join(measured)} (medians)",
             _within_factor(predicted, measured, factor) if has_mean else None,
@@ -237,10 +242,9 @@ def _stability_claims(cells: SweepCells) -> Iterator[ClaimResult]:
             continue
         stable = 2 / cells.max_curvature(str(rows.index[0]))
         yield ClaimResult(
-            f"{inputs}, linear layer alone: largest rate at which all runs classify both images, "
-            "times lambda / 2 at p = 1/2",
-            "above 1, because 2 / lambda does not bound the stable rates of cross entropy; "
-            f"2 / lambda = {stable:.1e}",
+            f"{inputs}, linear layer alone: largest learning rate at which all runs classify both "
+            f"images, divided by 2 / lambda = {stable:.1e} (lambda at p = 1/2)",
+            "above 2, because 2 / lambda does not bound the stable rates of cross entropy",
             f"{working.max() / stable:.1e}",
             bool(working.max() > 2 * stable),
         )
@@ -269,10 +273,11 @@ def _descent_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]:
     curvature = cells.curvatures(report)
     flat = int((curvature == 0).all(axis=1).sum())
     yield ClaimResult(
-        "as reported: curvature of both layers before training",
-        "0, because p rounds to 1; so it does not determine which learning rates kill",
-        f"exactly 0 in {flat} of {len(curvature)} runs; {report['dead'].sum()} of the runs are "
-        "black after the step",
+        "network of the report: curvature of both layers before training",
+        "0, because p rounds to 1. So 2 / lambda does not limit the learning rate, but the first "
+        "step on the cross still makes both maps black",
+        f"exactly 0 in {flat} of {len(curvature)} runs. Both maps are black after this step in "
+        f"{report['dead'].sum()} runs",
         flat == len(curvature) and bool(report["dead"].all()),
     )
     descent = cells.part("descent")
@@ -283,10 +288,10 @@ def _descent_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]:
     low, high = thresholds["largest_alive"] / stable, thresholds["smallest_dead"] / stable
     predicted = thresholds["predicted"] / stable
     yield ClaimResult(
-        "unsaturated logits, no biases: smallest learning rate at which one step kills, times "
-        "lambda / 2 of the filter",
-        f"not 1, but {predicted.min():.2g} to {predicted.max():.2g} (theory of one step)",
-        f"between {low.min():.2g} and {high.max():.2g} ({len(thresholds)} networks, half of them "
-        "with a shrunk gradient)",
+        "unsaturated, no biases, one step on both images: smallest learning rate that makes both "
+        "maps black, divided by 2 / lambda of the filter",
+        f"below 1: {predicted.min():.2g} to {predicted.max():.2g} (theory)",
+        f"{low.min():.2g} to {high.max():.2g} ({len(thresholds)} networks; in half of them the "
+        f"filter's gradient is multiplied by {thresholds['factor'].min():g})",
         _all_within(thresholds, factor) and bool((high < 1).all()),
     )

@@ -20,7 +20,7 @@ def report_claims(cells: SweepCells, criterion: Mapping[str, Any]) -> Iterator[C
     yield ClaimResult(
         "feature maps of both images after the first step on the cross, learning rate 1",
         "black (report)",
-        ", ".join(
+        "; ".join(
             f"{inputs}: black in {rows['dead'].sum()} of {len(rows)} runs"
             for inputs, rows in report.groupby("inputs")
         ),
@@ -33,7 +33,7 @@ def report_claims(cells: SweepCells, criterion: Mapping[str, Any]) -> Iterator[C
 def _filter_claim(
     cells: SweepCells, report: pd.DataFrame, reported: float, factor: float
 ) -> ClaimResult:
-    groups, measured, predicted, holds = [], [], [], []
+    groups, measured, holds = [], [], []
     for (inputs, side), rows in report.groupby(["inputs", "data.side"]):
         means = [
             float(cells.tensor(str(name), "conv1", "weight", int(row["cross_step"]), -1).mean())
@@ -45,14 +45,17 @@ def _filter_claim(
         gradient = theory.mean * theory.patches[cross].sum(0)
         mean_weight = theory.mean - float(rows["optim.lr"].iloc[0]) * float(gradient.mean())
         groups.append(f"{inputs}, side {side}")
-        measured.append(f"{inputs}, side {side}: {min(means):.1e} to {max(means):.1e}")
-        predicted.append(f"{mean_weight:.1e}")
+        measured.append(
+            f"{inputs}, side {side}: {min(means):.1e} to {max(means):.1e} "
+            f"(theory: {mean_weight:.1e})"
+        )
         holds.append(all(reported * factor <= mean <= reported / factor for mean in means))
     close = [group for group, is_close in zip(groups, holds, strict=True) if is_close]
     return ClaimResult(
-        "mean weight of the filter after this step",
-        f"{reported:.0e} (report); theory, in the order of the next column: {', '.join(predicted)}",
-        f"{'; '.join(measured)}. Within a factor of {factor:g}: {', '.join(close) or 'none'}",
+        "mean weight of the filter after this step, over the runs of each input range and side",
+        f"{reported:.0e} within a factor of {factor:g}, for some input range and side (report)",
+        f"{'; '.join(measured)}. Within a factor of {factor:g} of the report: "
+        f"{', '.join(close) or 'none'}",
         any(holds),
     )
 
@@ -66,18 +69,19 @@ def _gradient_claims(
     as_reported = medians[CIRCLE].between(*circle) & medians[CROSS].between(*cross)
     opposite = (-medians[CIRCLE]).between(*circle) & (-medians[CROSS]).between(*cross)
     swapped = medians[medians[CIRCLE].between(*cross)]
-    swapped_inputs = ", ".join(sorted(report.loc[swapped["cell_id"], "inputs"].unique()))
+    inputs = ", ".join(sorted(report.loc[swapped["cell_id"], "inputs"].unique()))
+    swapped_inputs = f" (all with {inputs})" if inputs else ""
     widest = report[report["data.side"] == report["data.side"].max()]
     raw = widest[widest["scaling"] == "raw"]
     example = raw if len(raw) else widest
     after_step = medians[medians["cell_id"].isin(example.index) & medians["first"]]
     yield ClaimResult(
-        "median gradient with respect to the classifier's inputs, for the circle and the cross",
-        f"{_format_bounds(circle)} and {_format_bounds(cross)} (report)",
-        f"as reported at {int(as_reported.sum())} of {len(medians)} probed steps of {len(report)} "
-        f"runs, with opposite signs at {int(opposite.sum())}. {_format_bounds(cross)} for the "
-        f"*circle* at {len(swapped)} ({swapped_inputs or 'no inputs'}). After the step, "
-        f"{example['inputs'].iloc[0]}, side {example['data.side'].iloc[0]}: circle "
+        "median gradient with respect to the classifier's inputs, for each image",
+        f"{_format_bounds(circle)} for the circle, {_format_bounds(cross)} for the cross (report)",
+        f"of {len(medians)} probed steps ({len(report)} runs): {int(as_reported.sum())} as "
+        f"reported, {int(opposite.sum())} with both signs reversed, {len(swapped)} with "
+        f"{_format_bounds(cross)} for the circle{swapped_inputs}. After the first step on the "
+        f"cross, for {example['inputs'].iloc[0]} and side {example['data.side'].iloc[0]}: circle "
         f"{_format_range(after_step[CIRCLE])}, cross {_format_range(after_step[CROSS])}",
         bool(as_reported.any()),
     )
@@ -86,9 +90,9 @@ def _gradient_claims(
     logits = _shared_logits(cells, report)
     yield ClaimResult(
         "logit of both images once the maps are black",
-        f"{np.log(odds):.1f} would follow from the reported gradients if they are (p - 1) v and "
-        "p v, with the same classifier weights v > 0",
-        f"{logits.min():.3g} to {logits.max():.3g}; median v after the step: "
+        f"not tested. {np.log(odds):.1f} would follow from the reported gradients: they would be "
+        "(p - 1) v for the circle and p v for the cross, with weights v > 0 of the classifier",
+        f"{logits.min():.3g} to {logits.max():.3g}. Median of v after the first step on the cross: "
         f"{_classifier_weights(cells, report)}",
         None,
     )
@@ -124,7 +128,7 @@ def _classifier_weights(cells: SweepCells, report: pd.DataFrame) -> str:
             float(cells.tensor(str(name), "fc1", "weight", int(row["cross_step"]), -1).median())
             for name, row in rows.iterrows()
         ]
-        parts.append(f"{inputs} {min(medians):.3g} to {max(medians):.3g}")
+        parts.append(f"{min(medians):.3g} to {max(medians):.3g} for {inputs}")
     return ", ".join(parts)
 
 

@@ -40,10 +40,10 @@ def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[Clai
         expected = float(select(prediction, **key)["value"].iloc[0])
         mean, error = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
         is_default = pd.isna(cell["init.bias"]) if "init.bias" in cell.index else True
-        name = f"{cell['model']}, first layer on a zero image, {len(values)} draws: E[y^2]"
+        name = f"{cell['model']}: E[y^2] of the first layer on a zero image, {len(values)} draws"
         if is_default:
             yield ClaimResult(
-                f"{name}, PyTorch default biases",
+                f"{name}, PyTorch's default biases",
                 f"{expected:.3g}: biases are U(-1, 1) / sqrt(fan_in), not 0",
                 f"{mean:.3g} (se {error:.1g})",
                 bool(abs(mean - expected) <= criterion["bias_se"] * error) and mean > 0,
@@ -69,8 +69,10 @@ def init_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[Clai
         accuracy = best[activation]
         difference = float(accuracy[partner] - accuracy[other])
         yield ClaimResult(
-            f"{activation}, depth {depth}: test accuracy at the best learning rate, {seeds} seeds",
-            f"{NAMES[partner]} better than {NAMES[other]} (common claim)",
+            f"{activation}, depth {depth}: test accuracy at the best learning rate, mean over "
+            f"{seeds} seeds",
+            f"{NAMES[partner]} better than {NAMES[other]} (common claim), by at least "
+            f"{criterion['accuracy']:g}",
             ", ".join(f"{name} {accuracy[init]:.2f}" for init, name in NAMES.items()),
             difference >= float(criterion["accuracy"]),
         )
@@ -89,8 +91,8 @@ def _moments(results: Results, cells: pd.DataFrame) -> Iterator[ClaimResult]:
             backward = _ratio(rows, "vjp_m2", 1, depth - 1)
             parts.append(f"{name} {forward:.1g} and {backward:.1g}")
         yield ClaimResult(
-            f"{activation}, depth {depth}: E[y^2] of the last hidden layer over the first, and "
-            "cotangent second moment of the first over the last",
+            f"{activation}, depth {depth}: E[y^2], last hidden layer / first layer; and second "
+            "moment of the cotangent, first layer / last hidden layer",
             "no claim",
             "; ".join(parts),
             None,
@@ -165,13 +167,13 @@ def symmetry_claims(spreads: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             continue
         equal = rows["spread"] < max_spread
         claimed, holds = {
-            "zeros": ("always equal (common claim on any zero init)", bool(equal.all())),
-            "zeros, biases": ("not equal, because the biases differ", not equal.any()),
-            "constant": ("always equal", bool(equal.all())),
+            "zeros": ("0: the units stay equal (common claim on any zero init)", bool(equal.all())),
+            "zeros, biases": ("above 0, because the biases differ", not equal.any()),
+            "constant": ("0: the units stay equal", bool(equal.all())),
         }.get(start, ("no claim", None))
         yield ClaimResult(
-            f"{label}: standard deviation over a hidden layer's units / root mean square, after "
-            f"{int(rows['steps'].iloc[0])} steps",
+            f"{label}: pre-activations of a hidden layer after {int(rows['steps'].iloc[0])} steps, "
+            "standard deviation over its units / root mean square",
             claimed,
             _by_activation(rows, "spread", ".1g"),
             holds,
@@ -182,13 +184,13 @@ def symmetry_claims(spreads: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
         if rows.empty:
             continue
         yield ClaimResult(
-            f"zero weights and biases, {activation}: all weights are 0 after training",
+            f"zero weights and biases, {activation}: are all weights 0 after training?",
             "yes: only the last layer's bias changes" if expected else "no: sigmoid(0) is 1/2",
             "yes" if bool(rows["weights_zero"].all()) else "no",
             bool(rows["weights_zero"].all()) == expected,
         )
     yield ClaimResult(
-        "test accuracy after training from these inits",
+        "test accuracy after training from each of these inits",
         "no claim",
         "; ".join(
             f"{label}: {_by_activation(spreads[spreads['start'] == start], 'accuracy', '.2f')}"
@@ -228,19 +230,19 @@ def bad_data_claims(results: Results) -> Iterator[ClaimResult]:
             p == s or (p is None and np.isnan(s)) for p, s in zip(predicted, steps, strict=True)
         ]
         reason = {
-            "standardize": "0: the mean is NaN, and so is every image",
-            "unit": "the first batch with a missing value",
+            "standardize": "the mean is NaN, and so is every image",
+            "unit": "the first step whose batch has a missing value",
         }.get(scaling, "")
         yield ClaimResult(
-            f"missing values, scaling={scaling}: step of the first NaN loss",
-            f"{reason} ({', '.join(map(str, predicted))})",
+            f"missing values, scaling={scaling}: step of the first NaN loss, by cell",
+            f"{', '.join(map(str, predicted))}: {reason}",
             ", ".join("never" if np.isnan(s) else f"{s:.0f}" for s in steps),
             all(agree) if agree else None,
         )
         outliers = rows[rows["data.corrupt.kind"].astype(str) == "outlier"]
         bad = int(outliers["bad_step"].notna().sum())
         yield ClaimResult(
-            f"images times 100, scaling={scaling}: inf or NaN loss",
+            f"some images multiplied by 100, scaling={scaling}: cells with an inf or NaN loss",
             "no claim",
             share(bad, len(outliers)),
             None,

@@ -54,18 +54,20 @@ def outcome_claims(cells: pd.DataFrame) -> Iterator[ClaimResult]:
     for name, rows in named.groupby("name", sort=False):
         later = int((rows["bad_step"] > 0).sum())
         counts = (
-            f"{int(rows['at_start'].sum())} at step 0, {later} later, of {len(rows)} settings"
+            f"{int(rows['at_start'].sum())} at step 0 and {later} later, of {len(rows)} settings"
             f"{_failing_conditions(rows)}"
         )
         if name == "PyTorch default":
             yield ClaimResult(
-                "PyTorch default init: inf or NaN loss",
-                "occurs if the input range is too large (common claim: never)",
+                "PyTorch default init: settings with an inf or NaN loss",
+                "some, if the input range is too large (common claim: none)",
                 counts,
                 bool(rows["bad_step"].notna().any()),
             )
         else:
-            yield ClaimResult(f"{name}: inf or NaN loss", "no claim", counts, None)
+            yield ClaimResult(
+                f"{name} init: settings with an inf or NaN loss", "no claim", counts, None
+            )
 
 
 def _failing_conditions(rows: pd.DataFrame) -> str:
@@ -76,7 +78,7 @@ def _failing_conditions(rows: pd.DataFrame) -> str:
     dtypes = [name for name in DTYPES if name in set(bad["train.dtype"].astype(str))]
     inputs = {input_name(row) for _, row in bad.iterrows()}
     shown = [name for name in INPUTS if name in inputs]
-    return f" ({', '.join(dtypes)}; inputs {', '.join(shown)})"
+    return f". Their dtypes: {', '.join(dtypes)}; their inputs: {', '.join(shown)}"
 
 
 def outcome_figure(cells: pd.DataFrame) -> Figure:
@@ -216,16 +218,17 @@ def clipping_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
         yield ClaimResult(
             f"clipping, if {condition}",
             "does not help: the loss is computed before the gradient",
-            f"the same step with either clip in {share(int(same.sum()), len(same))} settings",
+            f"the loss fails at the same step with and without clipping, in "
+            f"{share(int(same.sum()), len(same))} settings",
             bool(same.all()) if len(rows) else None,
         )
     too_large = later[~has_nan]
     finite = {name: int(too_large[name].isna().sum()) for name in ("norm", "value")}
     yield ClaimResult(
-        "clipping, if too large a step makes a later loss inf or NaN",
+        "clipping, if a step that is too large makes a later loss inf or NaN",
         "can help",
-        f"finite to the end with clip=norm in {share(finite['norm'], len(too_large))} settings, "
-        f"with clip=value in {share(finite['value'], len(too_large))}",
+        f"the loss stays finite with clip=norm in {share(finite['norm'], len(too_large))} "
+        f"settings, with clip=value in {share(finite['value'], len(too_large))}",
         bool(max(finite.values()) > 0) if len(too_large) else None,
     )
 
@@ -238,8 +241,9 @@ def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterato
     bad, (low, high) = unclipped["bad_step"].notna().to_numpy(), criterion["stable"]
     below, above = x < low, x > high
     yield ClaimResult(
-        f"10-50-1 regression, mse: inf or NaN below lr = {low:g} / lambda_0",
-        "never",
+        f"10-50-1 regression with mse: settings with an inf or NaN loss at a learning rate below "
+        f"{low:g} / lambda_0",
+        "none",
         f"{share(int((bad & below).sum()), int(below.sum()))} settings",
         not (bad & below).any(),
     )
@@ -248,8 +252,9 @@ def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterato
         mask = above & (unclipped["activation"].astype(str) == name).to_numpy()
         parts.append(f"{name} {share(int((bad & mask).sum()), int(mask.sum()))}")
     yield ClaimResult(
-        f"10-50-1 regression, mse: inf or NaN above lr = {high:g} / lambda_0",
-        "always",
+        f"10-50-1 regression with mse: settings with an inf or NaN loss at a learning rate above "
+        f"{high:g} / lambda_0",
+        "all",
         f"{', '.join(parts)} settings",
         bool(bad[above].all()) if above.any() else None,
     )
@@ -258,17 +263,18 @@ def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterato
     yield ClaimResult(
         "10-50-1 regression, inputs and targets with standard deviation 1",
         "no claim",
-        f"finite in {share(finite, len(unit_size))} settings",
+        f"the loss stays finite in {share(finite, len(unit_size))} settings",
         None,
     )
     half = cells[cells["train.dtype"] == "float16"]
     start = half[half["at_start"]]
     scales = sorted(start["scaling.scale"].unique())
     yield ClaimResult(
-        "10-50-1 regression in float16, PyTorch default init: inf at step 0",
-        "if an output exceeds 256: its square is above 65,504",
-        f"{share(len(start), len(half))} settings (standard deviation of the inputs "
-        f"{', '.join(f'{scale:g}' for scale in scales) or 'none'})",
+        "10-50-1 regression in float16, PyTorch default init: settings with an inf loss at step 0",
+        "no claim. The loss is inf if an output is 256 or more from its target, because the "
+        "square is above 65,504",
+        f"{share(len(start), len(half))} settings; standard deviation of their inputs: "
+        f"{', '.join(f'{scale:g}' for scale in scales) or 'none'}",
         None,
     )
 

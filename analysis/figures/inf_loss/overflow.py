@@ -219,31 +219,32 @@ def overflow_claims(
         error = (overflowing["measured"] - overflowing["layer"]).abs().fillna(np.inf)
         exact, close = int((error == 0).sum()), int((error <= max_error).sum())
         yield ClaimResult(
-            f"{dtype}: first overflowing layer at step 0, in {len(overflowing)} networks",
-            f"the predicted layer, within {max_error}",
-            f"exact in {share(exact, len(overflowing))}, within {max_error} in "
-            f"{share(close, len(overflowing))}",
+            f"{dtype}: first overflowing layer at step 0, in {len(overflowing)} draws",
+            f"at most {max_error} layer{'s' * (max_error > 1)} from the predicted one (theory)",
+            f"the predicted layer in {share(exact, len(overflowing))}, at most "
+            f"{max_error} away in {share(close, len(overflowing))}",
             bool((error <= max_error).all()) if len(overflowing) else None,
         )
     measured = networks["measured"].fillna(NO_LAYER)
     he_correct = networks["he_layer"].fillna(NO_LAYER) == measured
     correct = networks["layer"].fillna(NO_LAYER) == measured
     yield ClaimResult(
-        "first overflowing layer by He's product formula, all dtypes, also networks without "
-        "overflow",
-        "exact less often than our theory, because it ignores weight means and saturation",
-        f"exact in {share(int(he_correct.sum()), len(he_correct))}, our theory in "
-        f"{share(int(correct.sum()), len(correct))}",
+        "first overflowing layer, or none, predicted by He's product formula (all dtypes)",
+        "exact less often than our theory, because the formula ignores the mean of the weights "
+        "and saturation",
+        f"He's formula is exact in {share(int(he_correct.sum()), len(he_correct))} draws, our "
+        f"theory in {share(int(correct.sum()), len(correct))}",
         bool(he_correct.sum() < correct.sum()),
     )
     bad, predicted_bad = cells["at_start"], ~cells["finite"]
     min_share = float(criterion["predicted_share"])
     yield ClaimResult(
-        f"finite loss at step 0, {len(cells)} networks",
-        f"predicted correctly in at least {min_share:.0%}",
-        f"correct in {share(int((bad == predicted_bad).sum()), len(cells))} ({int(bad.sum())} are "
-        f"not finite: {int((bad & predicted_bad).sum())} predicted; false positives: "
-        f"{int((predicted_bad & ~bad).sum())})",
+        f"prediction of whether the loss at step 0 is finite, {len(cells)} networks",
+        f"correct in at least {min_share:.0%}",
+        f"correct in {share(int((bad == predicted_bad).sum()), len(cells))}. The loss is inf or "
+        f"NaN in {int(bad.sum())} networks: the theory predicts this for "
+        f"{int((bad & predicted_bad).sum())} of them, and for {int((predicted_bad & ~bad).sum())} "
+        "of the others",
         bool((bad == predicted_bad).mean() >= min_share),
     )
 
@@ -377,10 +378,10 @@ def loss_claims(depths: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[
         holds = row["last_finite"] - max_error < predicted <= row["first_bad"] + max_error
         measured = "none" if np.isinf(row["first_bad"]) else f"depth {row['first_bad']:.0f}"
         if row["last_finite"]:
-            measured += f"; finite at depth {row['last_finite']:.0f}"
+            measured += f" (finite at the next smaller tested depth, {row['last_finite']:.0f})"
         yield ClaimResult(
-            f"{row['loss']}, {row['form']}: smallest depth with an inf or NaN loss at step 0, "
-            "N(0, 1)",
+            f"{row['loss']}, {row['form']}, weights N(0, 1): smallest depth with an inf or NaN "
+            "loss at step 0",
             "none" if np.isinf(predicted) else f"depth {predicted:.0f} (theory)",
             measured,
             bool(holds),

@@ -137,10 +137,10 @@ def test_an_unfinished_sweep_is_an_error(results: Results) -> None:
 @pytest.mark.parametrize(
     ("correct", "text"),
     [
-        ([0, 4, 4, 0], "2 of 4 (0.1 to 1)"),
+        ([0, 4, 4, 0], "2 of 4 rates (0.1 to 1)"),
         ([0, 0, 0, 4], "1 of 4 (10)"),
-        ([0, 3, 1, 0], "none of 4, at best 3 of 4 runs (at 0.1)"),
-        ([0, 0, 0, 0], "none of 4, no run correct at any rate"),
+        ([0, 3, 1, 0], "none of 4 rates; at best 3 of 4 runs (at 0.1)"),
+        ([0, 0, 0, 0], "none of 4 rates; no run is correct at any rate"),
     ],
 )
 def test_working_rates_are_formatted(correct: list[int], text: str) -> None:

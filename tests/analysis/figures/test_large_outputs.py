@@ -145,13 +145,13 @@ def test_theory_predicts_which_suspects_change_the_first_outputs(
 
 def test_a_claim_holds_only_if_it_was_measured(results: Results) -> None:
     rows = {row.description: row for row in study(results, CRITERION).claim_results}
-    assert rows["weights, no remedy: size of the outputs"].holds
-    assert rows["weights: cured by"].measured == "He"
-    assert rows["weights: cured by"].holds
+    assert rows["'weights' without remedy: size of the outputs"].holds
+    assert rows["'weights': remedies that cure it"].measured == "He"
+    assert rows["'weights': remedies that cure it"].holds
     other = {**CRITERION, "cures": {"weights": ["He", "final activation"]}, "huge": []}
     rows = {row.description: row for row in study(results, other).claim_results}
-    assert rows["weights: cured by"].holds is False
-    assert rows["weights, no remedy: size of the outputs"].holds is False
+    assert rows["'weights': remedies that cure it"].holds is False
+    assert rows["'weights' without remedy: size of the outputs"].holds is False
 
 
 def test_an_unfinished_sweep_is_an_error(results: Results) -> None:
