@@ -52,7 +52,7 @@ def parse_probability(text: str) -> float:
     """
     number = parse_number(text)
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be between 0 and 1, such as 0.05")
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and below 1, such as 0.05")
     return number
 
 

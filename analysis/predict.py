@@ -139,7 +139,7 @@ def build_certificate(
 
 
 def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Tensor, Cell]:
-    """Build the cell's network, its first probe images as inputs, and their labels."""
+    """Return the network, `images` probe images as its inputs, their labels, and the cell."""
     import torch
 
     from experiments.inputs import prepared, probe_images

@@ -57,7 +57,7 @@ class Signed:
     """[-1, 1]: 2 x / full_scale - 1."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
-        """Return half of full_scale as center and spread."""
+        """Return full_scale / 2 as the center and as the spread."""
         return _number(full_scale / 2), _number(full_scale / 2)
 
 
@@ -109,9 +109,10 @@ class FittedScaling:
     def apply(
         self, x: Images, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "image channel height width"]:
-        """Scale images of any dtype on their device.
+        """Scale images of any dtype on their device; the result has dtype `dtype`.
 
-        Computes in float32 or float64: bfloat16 has too few bits for `x - center`.
+        Computes in float64 if `dtype` is float64, otherwise in float32, because bfloat16 has too
+        few bits for `x - center`.
         """
         wide = torch.promote_types(dtype, torch.float32)
         center, spread = self.center.to(x.device, wide), self.spread.to(x.device, wide)

@@ -132,8 +132,8 @@ def _check_type(group: str, node: Mapping[str, Any], instance: Any) -> None:
     """Raise ConfigError if a group's `_target_` returned an object of the wrong type."""
     if not isinstance(instance, GROUP_TYPES[group]):
         raise ConfigError(
-            f"{group}.{TARGET}={node[TARGET]}: expected a {GROUP_TYPES[group].__name__}, but it "
-            f"returns a {type(instance).__name__}"
+            f"{group}.{TARGET}={node[TARGET]}: expected a {GROUP_TYPES[group].__name__}, "
+            f"got a {type(instance).__name__}"
         )
     if group == "activation":
         _check_elementwise(instance)

@@ -82,10 +82,10 @@ class TunedStrategy:
         return not all_equal and not ties[1:-1].any()
 
     def cost(self) -> float:
-        """Return the difference between the best mean and the mean over all tuned values.
+        """Return the best mean over seeds minus the average of the means of all tuned values.
 
-        This is the cost of not tuning (for example the learning rate). For a loss, values at which
-        more runs diverged than at the best value are excluded.
+        This is the cost of not tuning the learning rate, for example. For a loss, learning rates at
+        which more runs diverged than at the best one are excluded.
         """
         best, mean = self.best(), self._comparable_means()
         if best is None or np.isfinite(mean).sum() < 2:

@@ -68,7 +68,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         Cells that a figure needs have not run yet.
     """
     if results.cells.empty or results.layers.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")
     measured = measured_settings(results)
     explanations = _explanations(results, measured)
     uniform = alexnet_outputs.load_networks(results, measured)
@@ -111,7 +111,7 @@ def _explanations(
             explanations[_label(setting, init[cell])] = _explanation(setting, draws)
     if not explanations:
         raise FaninError(
-            f"{results.folder.root}: no AlexNet of the first grid was measured yet; "
+            f"{results.folder.root}: no AlexNet of the first grid has been measured yet; "
             "run the rest of the sweep"
         )
     return explanations

@@ -44,7 +44,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         standard init. `even`: lower bound for the normalized.
     """
     if results.layers.empty or results.histograms.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")
     deviations = _deviations(results)
     draws = deviations.groupby("init")["draw"].nunique().min()
     width = int(results.cells["model.width"].max())

@@ -46,7 +46,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     lengths = _lengths(results)
     if lengths.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")
     table = _summary(lengths)
     draws = int(table["draws"].min())
     caption = (

@@ -52,7 +52,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         A suspect without a remedy, or its reference, has not run yet.
     """
     if results.cells.empty or results.layers.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
     table = outcomes(results, criterion)
     first = initial_outputs(results, table, criterion)
     cells = results.cells
@@ -148,7 +148,7 @@ def _claim_results(
         yield ClaimResult(
             f"'{suspect}' without remedy: size of the outputs",
             "huge" if claimed else "not huge",
-            ended(alone),
+            describe_outcome(alone),
             bool(alone["huge"]) == claimed,
         )
     for suspect, claims in criterion["cures"].items():
@@ -216,7 +216,7 @@ def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterat
     )
 
 
-def ended(row: Mapping[str, Any]) -> str:
+def describe_outcome(row: Mapping[str, Any]) -> str:
     """Describe the largest outputs and the outcome of one row of `outcomes`."""
     relation = "at least" if row["diverged"] else "up to"
     category = "huge" if row["huge"] else "not huge"
@@ -304,10 +304,10 @@ def cell_text(row: Mapping[str, Any]) -> str:
     at_least = "≥" if row["diverged"] else ""  # it diverged after the last probed step
     output = f" ({size(row['output'])})" if row["has_head"] else ""
     check = " ✓" if row["healthy"] else ""
-    return f"{at_least}{size(row['largest'])}{output}\n{ended_text(row)}{check}"
+    return f"{at_least}{size(row['largest'])}{output}\n{short_outcome(row)}{check}"
 
 
-def ended_text(row: Mapping[str, Any]) -> str:
+def short_outcome(row: Mapping[str, Any]) -> str:
     """Return the number of seeds that diverged and the worst score of the other seeds."""
     parts = [f"{row['diverged']}/{row['seeds']} div."] if row["diverged"] else []
     if not np.isnan(row["accuracy"]):

@@ -54,7 +54,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     regimes = _regimes(results, int(criterion["first_steps"]))
     if regimes.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
     cells = results.cells
     caption = (
         f"Networks of width {int(cells['model.width'].iloc[0])} under full-batch gradient descent "

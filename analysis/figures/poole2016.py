@@ -50,7 +50,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     lines = _lines(results)
     if lines.empty:
-        raise FaninError(f"{results.folder.root}: no layer was measured yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")
     draws = int(lines["draws"].min())
     width = int(results.cells["model.width"].max())
     gains = sorted(lines["gain"].unique())
@@ -72,7 +72,19 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
 def next_layer(
     q: np.ndarray, c: np.ndarray, gain: np.ndarray | float, bias_var: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Apply the length and correlation maps (eqs 3 to 5 of the paper) to pairs of inputs."""
+    """Return a layer's squared length and correlation from those of the previous layer.
+
+    The length and correlation maps of Poole et al. 2016, eqs 3 to 5.
+
+    Parameters
+    ----------
+    q
+        Squared length of the pre-activations, the same for both inputs of a pair.
+    c
+        Correlation of the pre-activations of a pair of inputs.
+    gain, bias_var
+        sigma_w and sigma_b^2.
+    """
     var = torch.from_numpy(q)
     products = LAW.covariance(
         (torch.from_numpy(c) * var)[:, None, None], var[:, None], var[:, None]

@@ -90,7 +90,7 @@ def smooth_losses(results: Results, columns: Sequence[str], steps: int) -> pd.Da
         The sweep has no training curves yet.
     """
     if results.curves.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
     losses = results.curves[results.curves["metric"] == "train_loss"]
     losses = losses.assign(cell_id=losses["cell_id"].astype(str))
     window = (losses["step"] // steps).rename("window")

@@ -36,7 +36,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     """
     accuracy = _accuracy(results)
     if accuracy.empty:
-        raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
+        raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
     cells = results.cells
     bias_var = float(cells["init.bias.std"].iloc[0]) ** 2
     scales = {var: depth_scales(torch.tanh, var, bias_var).xi_c for var in accuracy.columns}

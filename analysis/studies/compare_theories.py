@@ -125,7 +125,7 @@ class CaseResult:
 
 
 def compare(case: NetworkCase, draws: int, root: str, venv: str = VENV) -> CaseResult:
-    """Measure one network and predict it with all theories and tools."""
+    """Measure one network and predict it with all theories, anyinit and neural-tangents."""
     image = case.image(root)
     network = case.network(image)
     moments = case.moments(network)

@@ -81,7 +81,7 @@ def scheme_from_config(node: Mapping[str, Any], key_path: str = "init") -> Schem
     scheme = instantiate(node, key_path)
     if not callable(getattr(scheme, "sample", None)):
         raise ConfigError(
-            f"{key_path}.{TARGET}={node[TARGET]}: expected an init scheme, but it returns a"
+            f"{key_path}.{TARGET}={node[TARGET]}: expected an init scheme, got a"
             f" {type(scheme).__name__} without a method sample(weight, generator)"
         )
     return scheme

@@ -73,7 +73,9 @@ class SweepCells:
             A part of the sweep has no finished cell.
         """
         if results.cells.empty or results.layers.empty:
-            raise FaninError(f"{results.folder.root}: no network was trained yet; run the sweep")
+            raise FaninError(
+                f"{results.folder.root}: no network has been trained yet; run the sweep"
+            )
         configs = {name: record["config"] for name, record in read_plan(results.folder).items()}
         cells = results.cells.set_index("cell_id")
         finished = cells[cells["outcome"].isin(["ok", "diverged"])]

@@ -39,7 +39,10 @@ ProgressSnapshot = Mapping[str, tuple[int, int]]  # saved progress by cell id
 
 
 def run_shard(submission: Submission, index: int) -> int:
-    """Run a task's shard until it is finished or Slurm stops the job; return the exit status."""
+    """Run the packs of an array task until they are finished or Slurm stops the job.
+
+    Returns the exit status.
+    """
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     lease_dir = submission.lease_dir(index)
     writer_dir = acquire(lease_dir, restart)

@@ -261,13 +261,13 @@ def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[FileProbl
 def quarantine(folder: SweepFolder) -> list[FileProblem]:
     """Verify every part in full, and move all parts of damaged packs to `quarantine/`.
 
-    Delete only half-written files of killed processes, and leave files of other origin alone. Call
-    this under `acquire_sweep_lock`, before planning.
+    Temporary files of killed processes are deleted; files that do not belong to the sweep are not
+    changed. The caller must hold the lock of `acquire_sweep_lock`.
 
     Returns
     -------
     list of FileProblem
-        The problem of each file, and its new place.
+        The problem of each file; for a file of a damaged pack, also the folder to which it moved.
     """
     _delete_temporary_files(folder)
     problems = retry_on_race(lambda: _find_problems(folder))

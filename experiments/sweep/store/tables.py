@@ -100,7 +100,7 @@ def _read_events(journal: Path) -> list[Event]:
 def read_tables(
     folder: SweepFolder, names: Sequence[str] = TABLES, columns: Sequence[str] | None = None
 ) -> tuple[dict[str, Parts], list[FileProblem]]:
-    """Read tables and verify every part.
+    """Read tables and verify every part (the file of one pack in one table).
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def read_tables(
     Returns
     -------
     tables, problems
-        The parts of each table, without damaged packs; and the files that were left out.
+        The parts of each table, except those of damaged packs; and the files that were left out.
     """
     return retry_on_race(lambda: _read_tables(folder, names, columns))
 

@@ -135,7 +135,7 @@ def finalize_journal(
 
 
 def update_running(running: dict[str, int], events: Iterable[Event]) -> None:
-    """Update in place the attempt numbers of running cells, by cell id."""
+    """Add started cells to `running` (attempt numbers by cell id), and remove done ones."""
     for event in events:
         if event.kind == "start":
             running[event.cell_id] = int(event.value)

@@ -139,7 +139,17 @@ def _pointwise_shared(
 
 @dataclass(frozen=True)
 class _ResponseProducts:
-    """Field averages of phi' phi'', phi' (phi phi')'' and (phi phi') (phi phi')''."""
+    """Averages over the field of products at two points p and p'.
+
+    Attributes
+    ----------
+    slope
+        E[phi'(y_p) phi'(y_p')].
+    cross
+        E[phi'(y_p) phi(y_p') phi'(y_p')].
+    value_slope
+        E[phi(y_p) phi'(y_p) phi(y_p') phi'(y_p')].
+    """
 
     slope: Pairs
     cross: Pairs

@@ -39,7 +39,7 @@ Points = Float[Tensor, " point"]
 Pairs = Float[Tensor, "point point"]
 PairFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 Forms = Tensor
-"""[target, point, point], or diagonals [target, point]."""
+"""Quadratic forms [target, point, point], or their diagonals [target, point]."""
 
 
 def is_closed(interlayer: Interlayer, preact: Preactivation) -> bool:

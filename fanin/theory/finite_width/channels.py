@@ -81,7 +81,7 @@ class ChannelSamples:
         return symmetrize(torch.stack(results))
 
     def to_points(self, forms: Forms) -> Forms:
-        """Convert forms of `normals` to forms of points."""
+        """Convert quadratic forms of `normals` to quadratic forms of y at the points."""
         inverse = torch.linalg.pinv(self.root, rtol=RANK_TOLERANCE)
         return inverse.mT @ forms @ inverse
 

@@ -138,7 +138,7 @@ def test_an_unfinished_sweep_is_an_error(results: Results) -> None:
     ("correct", "text"),
     [
         ([0, 4, 4, 0], "2 of 4 rates (0.1 to 1)"),
-        ([0, 0, 0, 4], "1 of 4 (10)"),
+        ([0, 0, 0, 4], "1 of 4 rates (10)"),
         ([0, 3, 1, 0], "none of 4 rates; at best 3 of 4 runs (at 0.1)"),
         ([0, 0, 0, 0], "none of 4 rates; no run is correct at any rate"),
     ],

@@ -13,7 +13,14 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.figures.ablation import NOTHING, initial_outputs
-from analysis.figures.large_outputs import _over_seeds, cell_text, ended, outcomes, size, study
+from analysis.figures.large_outputs import (
+    _over_seeds,
+    cell_text,
+    describe_outcome,
+    outcomes,
+    size,
+    study,
+)
 from fanin.errors import FaninError
 
 SWEEP = """
@@ -166,10 +173,10 @@ def test_text_of_a_box_and_of_the_table() -> None:
     row = {"largest": 118.4, "has_head": True, "output": 0.31, "healthy": True, "seeds": 3}
     row |= {"diverged": 0, "accuracy": 0.934, "explained": math.nan, "huge": True}
     assert cell_text(row) == "118 (0.31)\n93% ✓"
-    assert ended(row) == "huge: up to 118; accuracy 93%"
+    assert describe_outcome(row) == "huge: up to 118; accuracy 93%"
     row |= {"diverged": 2, "healthy": False, "has_head": False}
     assert cell_text(row) == "≥118\n2/3 div., 93%"
-    assert ended(row) == "huge: at least 118; 2 of 3 seeds diverged, accuracy 93%"
+    assert describe_outcome(row) == "huge: at least 118; 2 of 3 seeds diverged, accuracy 93%"
     row |= {"diverged": 0, "accuracy": math.nan, "explained": -0.5}
     assert cell_text(row) == "118\nR² -0.50"
     assert size(math.nan) == "-"
