@@ -52,7 +52,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"Tanh network with 5 hidden layers of {width} units at initialization, digits of 28 x 28 "
         "pixels. Histograms of activations (top) and of gradients of the loss with respect to the "
         "pre-activations (bottom), one network each. Left: standard init, right: normalized init. "
-        f"The ratios in the table are over {draws} draws of the weights."
+        f"The table has geometric means over {draws} draws of the weights, with 95 % intervals."
     )
     return Study(
         CLAIM,
@@ -95,7 +95,7 @@ def sd_ratio(deviations: pd.DataFrame, init: str, quantity: str) -> Interval:
 
 def _claim_results(deviations: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     for quantity, (_, label) in SIGNALS.items():
-        layers = "layer 5 over layer 1" if quantity == "act_m2" else "layer 1 over layer 5"
+        layers = "layer 5 / layer 1" if quantity == "act_m2" else "layer 1 / layer 5"
         for init, name in INITS.items():
             ratio = sd_ratio(deviations, init, quantity)
             uneven = name == "standard"

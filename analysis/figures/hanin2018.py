@@ -51,8 +51,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     draws = int(table["draws"].min())
     caption = (
         f"ReLU networks without biases on one Gaussian image, {draws} draws of all weights each. "
-        "Length M_d: second moment of the activations of layer d over that of the input. A: mean "
-        "at width 64 (error bars: one standard error, computed from the predicted spread; lines: "
+        "Length M_d: second moment of the activations of layer d, divided by that of the input. A: "
+        "mean at width 64 (error bars: one standard error, computed from the predicted spread; lines: "
         "product of the factors of the layers). B: variance of log M_d under He's init at widths "
         "16 to 128, one dot per layer; line: 5 beta, with beta the sum of 1/width over the layers."
     )
@@ -109,7 +109,8 @@ def _claim_results(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterato
     for row in last[~last["init"].isin(["he_normal", "he_uniform"])].to_dict("records"):
         yield ClaimResult(
             f"{row['init']}, width {row['width']}, layer {row['layer']}: mean of M_d",
-            f"far from 1 (paper's text); product of the layers' factors: {row['expected']:.1e}",
+            "far from 1 (paper's text); the product of the layers' factors is "
+            f"{row['expected']:.1e}",
             f"{row['mean']:.1e}",
             row["mean"] * criterion["misses"] < 1,
         )
@@ -118,14 +119,14 @@ def _claim_results(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterato
         rows = he[np.isclose(he["beta"], beta)].sort_values("width")
         ratios = rows["var_log"] / (KAPPA * beta)
         measured = ", ".join(
-            f"{v:.2f} ({w})" for v, w in zip(rows["var_log"], rows["width"], strict=True)
+            f"width {w}: {v:.2f}" for v, w in zip(rows["var_log"], rows["width"], strict=True)
         )
         factor = float(criterion["factor"])
         near = bool(((ratios < factor) & (ratios > 1 / factor)).all())
         equal = rows["var_log"].max() / rows["var_log"].min() < factor
         yield ClaimResult(
-            f"beta = {beta:g}: var log M_d, by width",
-            f"{KAPPA * beta:.3g} to first order in 1/width at all widths (paper's formula)",
+            f"beta = {beta:g}: variance of log M_d, by width",
+            f"{KAPPA * beta:.3g} at all widths, to first order in 1/width (paper's formula)",
             measured,
             near and equal,
         )

@@ -71,7 +71,7 @@ def _claim_results(
     ):
         shares = final.loc[depth, init]
         yield ClaimResult(
-            f"{depth} layers, {STYLES[init][0]}: final training loss over loss at chance",
+            f"{depth} layers, {STYLES[init][0]}: final training loss / loss at chance, by seed",
             f"{'stalls' if stalls else 'converges'} (paper's figure); "
             f"{'above' if stalls else 'below'} {stalled if stalls else converged:g}",
             ", ".join(f"{share:.3f}" for share in sorted(shares)),
@@ -79,9 +79,10 @@ def _claim_results(
         )
     he, xavier = (_steps_to_half_loss(curves, init) for init in STYLES)
     yield ClaimResult(
-        f"{SHALLOW} layers: steps until the loss is half that of the first {LOSS_WINDOW} steps",
+        f"{SHALLOW} layers: steps until the loss is half that of the first {LOSS_WINDOW} steps, by "
+        "seed",
         "He earlier (paper's figure)",
-        f"He {_steps(he)}, Xavier {_steps(xavier)}",
+        f"He: {_steps(he)}; Xavier: {_steps(xavier)}",
         max(he) < min(xavier),
     )
 

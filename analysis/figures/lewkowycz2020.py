@@ -117,7 +117,8 @@ def _claim_results(regimes: pd.DataFrame, criterion: Mapping[str, Any]) -> Itera
             claimed = loss == "mse"
             low, high = criterion["onset"]
             yield ClaimResult(
-                f"{loss_label}, {label}: smallest lr at which the loss rises, times lambda_0",
+                f"{loss_label}, {label}: smallest learning rate at which the loss rises, times "
+                "lambda_0",
                 "2 (paper's theory)" if claimed else "no claim",
                 _range(rises),
                 _within(rises, low, high) if claimed else None,
@@ -125,7 +126,7 @@ def _claim_results(regimes: pd.DataFrame, criterion: Mapping[str, Any]) -> Itera
             low, high = criterion["linear"]
             is_linear = claimed and network == "identity"
             yield ClaimResult(
-                f"{loss_label}, {label}: smallest lr that diverges, times lambda_0",
+                f"{loss_label}, {label}: smallest learning rate that diverges, times lambda_0",
                 "4 (paper's theory)" if is_linear else "no exact claim",
                 _range(diverges),
                 _within(diverges, low, high) if is_linear else None,
@@ -141,12 +142,12 @@ def _within(values: list[float], low: float, high: float) -> bool | None:
 def _range(values: list[float]) -> str:
     valid = [value for value in values if not np.isnan(value)]
     if not valid:
-        return "already at the smallest lr of the grid"
+        return "already at the smallest tested rate"
     ends = min(valid), max(valid)
-    low, high = (f"{v:.2g}" if np.isfinite(v) else "no lr of the grid" for v in ends)
+    low, high = (f"{v:.2g}" if np.isfinite(v) else "above the largest tested rate" for v in ends)
     span = low if low == high else f"{low} to {high}"
     missing = len(values) - len(valid)
-    others = f"; in {missing} others already at the smallest lr of the grid" if missing else ""
+    others = f"; in {missing} others already at the smallest tested rate" if missing else ""
     return f"{span} ({len(valid)} networks{others})"
 
 

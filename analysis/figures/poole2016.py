@@ -57,9 +57,11 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     scales = {gain: depth_scales(torch.tanh, gain**2, _bias_var(results)) for gain in gains}
     caption = (
         f"Tanh networks, 30 layers of width {width}, sigma_b = {_bias_var(results) ** 0.5:g}, two "
-        "Gaussian images of 784 pixels with six combinations of length and correlation. Symbols: "
+        "Gaussian images of 784 pixels with six combinations of length and correlation. q: second "
+        "moment of the pre-activations (the squared length); c: correlation of the pre-activations "
+        "of the two images; q* and c*: their limits in a deep network, by the paper's maps. Symbols: "
         f"mean over {draws} draws of the weights. Lines: theory, iterated from the measured first "
-        "layer. A, C: value of a layer against the previous layer. B, D: value by layer."
+        "layer. A, C: value of a layer against that of the previous layer. B, D: value by layer."
     )
     return Study(
         CLAIM,
@@ -136,24 +138,25 @@ def _claim_results(
         c_off = float((rows["c"] - rows["c_theory"]).abs().max())
         last = rows[rows["layer"] == rows["layer"].max()]
         yield ClaimResult(
-            f"sigma_w = {gain:g}: q*",
-            f"{scale.q_star:.3f} (paper's map)",
-            f"{last['q'].mean():.3f} in the last layer, largest deviation from the map {q_off:.1%}",
+            f"sigma_w = {gain:g}: q in the last layer, and its deviation from the map in any layer",
+            f"q* = {scale.q_star:.3f} (paper's map)",
+            f"{last['q'].mean():.3f}; largest deviation {q_off:.1%}",
             q_off <= within,
         )
         yield ClaimResult(
-            f"sigma_w = {gain:g}: c* (chi_1 = {scale.chi_1:.3f}, {scale.phase})",
-            f"{scale.c_star:.3f} (paper's map)",
-            f"{last['c'].mean():.3f} in the last layer, largest deviation from the map {c_off:.3f}",
+            f"sigma_w = {gain:g}: c in the last layer, and its deviation from the map in any layer",
+            f"c* = {scale.c_star:.3f} (paper's map; {scale.phase} phase, "
+            f"chi_1 = {scale.chi_1:.3f})",
+            f"{last['c'].mean():.3f}; largest deviation {c_off:.3f}",
             c_off <= within,
         )
     fixed = lines["gain"].map({gain: scale.q_star for gain, scale in scales.items()})
     after = lines["layer"] > criterion["q_layers"]
     q_left = float((lines["q"] / fixed - 1)[after].abs().max())
     yield ClaimResult(
-        f"q is within {within:.0%} of q* after layer {criterion['q_layers']}",
-        "about 4 layers (paper's text)",
-        f"largest deviation {q_left:.1%}",
+        f"q after layer {criterion['q_layers']}: deviation from q*",
+        f"converges within about 4 layers (paper's text); below {within:.0%}",
+        f"largest {q_left:.1%}",
         q_left <= within,
     )
     limit = lines["gain"].map({gain: scale.c_star for gain, scale in scales.items()})
@@ -162,9 +165,9 @@ def _claim_results(
         rows = c_after & ((limit < 1) == chaotic)
         c_left = float((lines["c"] - limit)[rows].abs().max())
         yield ClaimResult(
-            f"c is within {within:g} of c* after layer {criterion['c_layers']}, {phase} phase",
-            "about 20 layers (paper's text)",
-            f"largest deviation {c_left:.3f}",
+            f"c after layer {criterion['c_layers']}, {phase} phase: deviation from c*",
+            f"converges within about 20 layers (paper's text); below {within:g}",
+            f"largest {c_left:.3f}",
             c_left <= within,
         )
 

@@ -45,8 +45,12 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, "
         f"sigma_b^2 = {bias_var:.3g}, SGD, learning rate {cells['optim.lr'].iloc[0]:g}, momentum "
         f"{cells['optim.momentum'].iloc[0]:g}, {int(cells['train.steps'].iloc[0])} steps: test "
-        f"accuracy, mean over {cells['seed'].nunique()} seeds. Line: {FACTOR:g} xi_c (theory); the "
-        "factor depends on the number of training steps."
+        f"accuracy, mean over {cells['seed'].nunique()} seeds. A network trains if its "
+        f"accuracy is at least {criterion['trained']:g}. The claim holds if all networks less deep than "
+        f"{criterion['shallow']:g} xi_c train, and none deeper than {criterion['deep']:g} xi_c does. "
+        "xi_c: number of layers in which the distance of the correlation of two images from its "
+        f"limit falls by a factor of e. Line: {FACTOR:g} xi_c (theory); the factor {FACTOR:g} "
+        "depends on the number of training steps."
     )
     return Study(
         CLAIM,
@@ -83,7 +87,7 @@ def _claim_results(
         deepest = trained_depths.max() if len(trained_depths) else 0.0
         must_train, must_not_train = depths < shallow * xi, depths > deep * xi
         yield ClaimResult(
-            f"sigma_w^2 = {weight_var:.3g}: deepest network that trains",
+            f"sigma_w^2 = {weight_var:.3g}: depth of the deepest network that trains",
             f"{FACTOR:g} xi_c = {_depth(FACTOR * xi)} (paper's theory)",
             f"{deepest:.0f} (tested: {', '.join(f'{d:.0f}' for d in depths)})",
             bool(

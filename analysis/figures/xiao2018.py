@@ -75,7 +75,7 @@ def _claim_results(final: pd.Series, criterion: Mapping[str, Any]) -> Iterator[C
         shares = final.loc[init, phase]
         trains = (init, phase) == ("delta_orthogonal", "critical")
         yield ClaimResult(
-            f"{name}: final training loss over loss at chance",
+            f"{name}: final training loss / loss at chance, by seed",
             f"{'trains' if trains else 'does not train'} (paper's text); "
             f"{'below' if trains else 'above'} {trained if trains else stalled:g}",
             ", ".join(f"{share:.3f}" for share in sorted(shares)),
