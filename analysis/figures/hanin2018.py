@@ -52,9 +52,10 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     caption = (
         f"ReLU networks without biases on one Gaussian image, {draws} draws of all weights each. "
         "Length M_d: second moment of the activations of layer d, divided by that of the input. A: "
-        "mean at width 64 (error bars: one standard error, computed from the predicted spread; lines: "
-        "product of the factors of the layers). B: variance of log M_d under He's init at widths "
-        "16 to 128, one dot per layer; line: 5 beta, with beta the sum of 1/width over the layers."
+        "mean at width 64 (error bars: one standard error, computed from the predicted spread; "
+        "lines: product of the factors of the layers). B: variance of log M_d under He's init at "
+        "widths 16 to 128, one dot per layer; line: 5 beta, with beta the sum of 1/width over the "
+        "layers."
     )
     figure = _figure(table)
     return Study(CLAIM, {"hanin2018": figure}, caption, tuple(_claim_results(table, criterion)))

@@ -63,8 +63,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"{int(cells['train.steps'].iloc[0])} steps of SGD with momentum: test accuracy, mean and "
         f"standard error over {accuracy['seed'].nunique()} seeds. Orthonormal inits: "
         "orthogonal and LSUV; scaled Gaussian: Xavier and He. In the table, a difference is paired "
-        f"over seeds, with its {criterion['confidence']:.0%} interval; it is undecided if the interval "
-        "contains 0."
+        f"over seeds, with its {criterion['confidence']:.0%} interval; it is undecided if the "
+        "interval contains 0."
     )
     lines = tuple(_claim_results(accuracy, criterion))
     return Study(CLAIM, {"mishkin2016": _figure(accuracy)}, caption, lines)

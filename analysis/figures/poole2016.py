@@ -59,9 +59,10 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"Tanh networks, 30 layers of width {width}, sigma_b = {_bias_var(results) ** 0.5:g}, two "
         "Gaussian images of 784 pixels with six combinations of length and correlation. q: second "
         "moment of the pre-activations (the squared length); c: correlation of the pre-activations "
-        "of the two images; q* and c*: their limits in a deep network, by the paper's maps. Symbols: "
-        f"mean over {draws} draws of the weights. Lines: theory, iterated from the measured first "
-        "layer. A, C: value of a layer against that of the previous layer. B, D: value by layer."
+        "of the two images; q* and c*: their limits in a deep network, by the paper's maps. "
+        f"Symbols: mean over {draws} draws of the weights. Lines: theory, iterated from the "
+        "measured first layer. A, C: value of a layer against that of the previous layer. B, D: "
+        "value by layer."
     )
     return Study(
         CLAIM,

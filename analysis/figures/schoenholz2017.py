@@ -46,11 +46,11 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         f"sigma_b^2 = {bias_var:.3g}, SGD, learning rate {cells['optim.lr'].iloc[0]:g}, momentum "
         f"{cells['optim.momentum'].iloc[0]:g}, {int(cells['train.steps'].iloc[0])} steps: test "
         f"accuracy, mean over {cells['seed'].nunique()} seeds. A network trains if its "
-        f"accuracy is at least {criterion['trained']:g}. The claim holds if all networks less deep than "
-        f"{criterion['shallow']:g} xi_c train, and none deeper than {criterion['deep']:g} xi_c does. "
-        "xi_c: number of layers in which the distance of the correlation of two images from its "
-        f"limit falls by a factor of e. Line: {FACTOR:g} xi_c (theory); the factor {FACTOR:g} "
-        "depends on the number of training steps."
+        f"accuracy is at least {criterion['trained']:g}. The claim holds if all networks less deep "
+        f"than {criterion['shallow']:g} xi_c train, and none deeper than {criterion['deep']:g} "
+        "xi_c does. xi_c: number of layers in which the distance of the correlation of two images "
+        f"from its limit falls by a factor of e. Line: {FACTOR:g} xi_c (theory); the factor "
+        f"{FACTOR:g} depends on the number of training steps."
     )
     return Study(
         CLAIM,
