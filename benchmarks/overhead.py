@@ -117,10 +117,10 @@ def _remarks(timings: dict[str, Timings]) -> list[str]:
         ratio = hydra[common].median / fanin[common].median
         mean_ratio = (hydra[common].median / common) / (fanin[largest].median / largest)
         resolved = _slope(fanin) > 0  # noise on a busy machine may exceed the time per cell
-        slope = f"{_slope(hydra) / _slope(fanin):.0f} times" if resolved else "not resolved"
+        slope = f"{_slope(hydra) / _slope(fanin):.0f}" if resolved else "an unresolved number of"
         remarks.append(
-            f"Time of Hydra's {launcher} launcher relative to fanin: {slope} per additional cell; "
-            f"{ratio:.1f} times for the same {common:,} cells, including start-up; "
-            f"{mean_ratio:.0f} times per cell at the largest grid of each, including start-up."
+            f"Hydra's {launcher} launcher takes {slope} times as long as fanin per additional "
+            f"cell. Start-up included, it takes {ratio:.1f} times as long for the same {common:,} "
+            f"cells, and {mean_ratio:.0f} times as long per cell in the largest grid of each."
         )
     return remarks

@@ -111,9 +111,10 @@ def on_slurm(root: Path, folder: Path, log: Log) -> Section:
         columns=("", "time per cell", "cells", "s (n=1)", "cells/min"),
         rows=tuple(rows),
         remarks=(
-            f"Cells per minute of fanin relative to Hydra's submitit launcher, including start-up: "
-            f"{short:.1f} times with {SHORT.cells} cells of 10 ms ({many:.0f} times if fanin runs "
-            f"{MANY.cells:,} cells), {long:.1f} times with {LONG.cells} cells of 1 s.",
+            f"Start-up included, fanin runs {short:.1f} times as many cells per minute as Hydra's "
+            f"submitit launcher in a grid of {SHORT.cells} cells of 10 ms, and {long:.1f} times as "
+            f"many in one of {LONG.cells} cells of 1 s. In a grid of {MANY.cells:,} cells of 10 ms "
+            f"it runs {many:.0f} times as many as that launcher in the grid of {SHORT.cells}.",
         ),
     )
 

@@ -72,7 +72,7 @@ def predict_neural_tangents(net: dict[str, Any]) -> list[float]:
     """Return the diagonal of the NNGP kernel after each weight layer, mean over positions."""
     _zero_mean(net["layers"])
     if "max_pool" in _kinds(net["layers"]):
-        raise Unsupported("no max-pool")
+        raise Unsupported("max-pools not supported")
     import_module("jax").config.update("jax_enable_x64", True)
     stax = import_module("neural_tangents.stax")
     images = np.array(net["images"], dtype=np.float64)
@@ -88,7 +88,7 @@ def predict_neural_tangents(net: dict[str, Any]) -> list[float]:
 
 def _zero_mean(layers: list[Layer]) -> None:
     if any(layer.get("weight_mean") for layer in layers):
-        raise Unsupported("weights of zero mean only")
+        raise Unsupported("weights of non-zero mean not supported")
 
 
 def _kinds(layers: list[Layer]) -> set[str]:

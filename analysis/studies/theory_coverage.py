@@ -95,7 +95,7 @@ def markdown(result: CoverageResult) -> str:
         _coverage_table("by width", _by_width(result.comparisons), result),
         *(_coverage_table(f"by {group}", _by(result, group), result) for group in _groups(result)),
         "**By quantity**",
-        "Medians and quantiles are over layers.",
+        "Each ratio is a median or quantile over layers.",
         _by_quantity(result),
         _calibration_table(result, "method"),
         _calibration_table(result, "depth"),
@@ -200,9 +200,9 @@ def _by_quantity(result: CoverageResult) -> str:
                 f"{ratio.quantile(0.95):.3f}",
             ]
         )
-    header = ["quantity", "coverage", "sd of the log moment, measured / predicted: median"]
-    header += ["mean, measured / predicted or its inverse if below 1: median"]
-    header += ["the same: 95 % quantile"]
+    header = ["quantity", "coverage", "standard deviation of the log moment, measured / predicted"]
+    header += ["mean, measured / predicted (or predicted / measured, if that is above 1): median"]
+    header += ["the same ratio of means: 95 % quantile"]
     return markdown_table(header, rows)
 
 

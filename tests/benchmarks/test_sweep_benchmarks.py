@@ -119,7 +119,9 @@ def test_start_up_is_separated_from_the_time_per_cell(tmp_path, monkeypatch):
         launcher_label("joblib"),
     }
     assert [row[-1] for row in section.rows if row[-1]] == ["0.10", "10.00", "10.00"]
-    expected = "100 times per additional cell; 10.9 times for the same 1,000 cells"
+    expected = (
+        "100 times as long as fanin per additional cell. Start-up included, it takes 10.9 times"
+    )
     assert expected in section.remarks[0]
 
 
