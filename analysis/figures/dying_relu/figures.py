@@ -167,7 +167,7 @@ def _rate_label(rate: float) -> str:
 
 
 def steps_figure(sweep: SweepCells) -> Figure:
-    """Draw learning rates that kill, ratios of curvatures, and first steps around 2 / lambda."""
+    """Draw rates that make maps black, ratios of curvatures, and first steps near 2 / lambda."""
     figure = Figure(figsize=STEPS_SIZE, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[1, 0.9])
     axes = [figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])]
