@@ -97,7 +97,7 @@ def onsets(regimes: pd.DataFrame, names: tuple[str, ...]) -> list[float]:
     """Return lambda_0 times the learning rate above which each network is in one of the regimes.
 
     The rate is the geometric mean of the first rate in one of the regimes and the rate before it.
-    It is inf if no rate of the grid is in them, and NaN if the smallest rate is.
+    It is inf if no rate of the grid is in one of them, and NaN if the smallest rate already is.
     """
     values = []
     for _, rows in regimes.groupby(["network", "loss", "gain", "seed"]):

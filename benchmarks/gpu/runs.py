@@ -262,7 +262,7 @@ def _stacked(
 
 
 def _stop_after(polls: int) -> Callable[[], bool]:
-    """Return a `stop` that returns True from this poll on."""
+    """Return a function that returns False until it has been called `polls` times, then True."""
     remaining = polls
 
     def stop() -> bool:

@@ -63,7 +63,8 @@ class StackPadding:
 def stack_padding(cell: Cell, batch_size: int) -> StackPadding:
     """Return the padding that a stack of this cell's networks needs.
 
-    The copies must contain the last values of each tensor. In memory, feature maps are ordered by
+    The last values of each tensor, for which a kernel may use another formula, must belong to
+    copies. In memory, feature maps are ordered by
     image and then by network, and so are the features before a batch normalization (under `vmap`
     it normalizes the features of all networks at once). All other tensors are ordered by network.
     If the batch size is a multiple of `VECTOR`, then so are the sizes of all tensors except the
@@ -97,8 +98,8 @@ COPIES_OF_OUTPUTS = 7
 def training_bytes(cell: Cell) -> int:
     """Return an upper estimate of the memory in bytes that each network of a stack needs.
 
-    Counts the parameters and all layers' outputs for a batch, times their numbers of copies. The
-    data set is not included; all networks share it.
+    Counts the parameters and all layers' outputs for a batch, times the number of their copies
+    that are in memory at once. The data set is not included; all networks share it.
     """
     batch_size = cell.train.batch_of(cell.data.n_train or cell.data.source.train_size)
     outputs = batch_size * math.prod(cell.data.shape)

@@ -103,7 +103,10 @@ def uniformity(
 
 
 def _deviations(bins: np.ndarray, label: np.ndarray) -> Float64[np.ndarray, "cluster level"]:
-    """Return each cluster's part of: share of all draws below each level, minus the level."""
+    """Return each cluster's part of the deviation from a uniform distribution, by level.
+
+    The sum over clusters is, at each level, the share of draws below the level minus the level.
+    """
     distinct, codes = np.unique(label, return_inverse=True)
     clusters = len(distinct)
     counts = np.bincount(codes * LEVELS + bins, minlength=clusters * LEVELS)

@@ -8,7 +8,7 @@ al. (2016), eq. 3, on q = m^2 + v.
 
 This theory treats all positions of a map as equal. Theory `field` accounts for zero padding, stride
 and pooling, and for the dependence of a cotangent on the forward pass if the weights have a mean
-(`field.state.Coherent`).
+(`field.state.SharedCotangent`).
 """
 
 from __future__ import annotations

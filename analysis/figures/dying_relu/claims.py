@@ -53,7 +53,7 @@ def _remedy_claims(cells: SweepCells) -> Iterator[ClaimResult]:
 
 
 def _cross_map_claim(rows: pd.DataFrame) -> ClaimResult:
-    """Count the runs in which the map of the cross dies but that of the circle does not."""
+    """Count runs in which the map of the cross becomes black but that of the circle does not."""
     alive = rows[~rows["dead_at_end"]]
     correct = int((alive["cross_dead_at_end"] & alive["both_correct"]).sum())
     return ClaimResult(

@@ -1,6 +1,6 @@
 """Figures of the study `dying_relu`: one network, remedies, and learning rates that kill.
 
-A learning rate kills if one step on the cross makes the feature maps of both images black.
+A learning rate "kills" if one step on the cross makes the feature maps of both images black.
 """
 
 from __future__ import annotations

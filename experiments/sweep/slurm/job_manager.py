@@ -98,7 +98,7 @@ class JobManager:
         self.queue.extend((shard, 0) for shard in shards)
 
     def resume_unsubmitted(self) -> None:
-        """Submit what an earlier launcher wrote to disk but apparently did not submit.
+        """Submit the arrays that an earlier launcher wrote to disk but apparently did not submit.
 
         Raises
         ------

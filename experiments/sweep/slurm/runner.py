@@ -81,7 +81,7 @@ class SlurmRunner:
 
     @property
     def n_workers(self) -> int:
-        """Number of packs that a job runs at once; 1 if only the node knows it."""
+        """Number of packs that a job runs at once; 1 if it depends on the node."""
         return self.workers or 1
 
     def worker_memory(self) -> int:

@@ -200,7 +200,7 @@ def failure_line(failure: Failure, n_similar: int = 0) -> str:
 
 @dataclass(frozen=True)
 class JobLine:
-    """A line of the job table: how many tasks of an array are in a state, and where or why."""
+    """A line of the job table: an array's tasks in one state, with their nodes or the reason."""
 
     count: str
     state: str

@@ -1,4 +1,4 @@
-"""Conversion of a sweep's status to JSON; docs/sweeps.md documents the keys."""
+"""Conversion of a sweep's status to JSON (keys: docs/appendix/status-json.md)."""
 
 from __future__ import annotations
 

@@ -91,9 +91,9 @@ def antithetic(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sa
 
 
 def random_signs(samples: int, dimensions: int, *key: object) -> Float[Tensor, "sample dim"]:
-    """Draw random signs, which replace normals in directions that do not mix.
+    """Draw random signs, used instead of normals for uncorrelated points.
 
-    Unlike those of normals, their squares are exactly 1.
+    Both have the same second moments, but the squares of signs are exactly 1.
     """
     stream = make_generator("signs", *key)
     return 2.0 * torch.randint(0, 2, (samples, dimensions), generator=stream).double() - 1

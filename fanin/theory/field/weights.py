@@ -118,8 +118,8 @@ def _shared_covariance(taps: Taps, weights: LayerWeights, inputs: LayerInput) ->
 def _n_particles(particles: int, fraction: float) -> int:
     """Return how many particles to use: fewer if the mean is a small fraction of the second moment.
 
-    Particles average the second order of the mean's fluctuation, because the first order cancels
-    between antithetic pairs. The error therefore also falls with `fraction`.
+    The effect of the mean's fluctuation is of second order, because the first order cancels between
+    antithetic pairs. So the sampling error falls with `fraction`, and fewer particles are enough.
     """
     for limit, n_particles in FEWER_PARTICLES:
         if fraction < limit:

@@ -116,7 +116,7 @@ class _TargetGroup:
 
 @dataclass
 class _LayerSamples:
-    """Data of a layer that `sweep_up` leaves for `sweep_down`.
+    """Data of a layer that `sweep_up` computes and `sweep_down` uses.
 
     Attributes
     ----------
