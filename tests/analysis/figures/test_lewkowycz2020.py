@@ -39,6 +39,6 @@ def test_onsets_below_the_grid_do_not_count():
     assert _within([math.nan], 1.6, 2.5) is None
     assert (
         _range([2.0, 2.4, math.nan])
-        == "2 to 2.4 (2 networks; in 1 others already at the smallest lr of the grid)"
+        == "2 to 2.4 (2 networks; in 1 others already at the smallest tested rate)"
     )
-    assert _range([math.inf, math.inf]) == "no lr of the grid (2 networks)"
+    assert _range([math.inf, math.inf]) == "above the largest tested rate (2 networks)"
