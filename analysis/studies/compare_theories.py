@@ -160,7 +160,8 @@ def _summary(compared: Sequence[CaseResult]) -> str:
     theories = {**THEORY_LABELS, **TOOL_LABELS}
     lines = [
         "Predicted / measured in the layer of each network in which it is furthest from 1. In "
-        "brackets: largest standard error of the measured mean, if it is above 1 %.",
+        "brackets: largest standard error of the measured mean, if it is above 1 %. `-`: no "
+        "prediction.",
     ]
     for quantity, label in QUANTITIES.items():
         rows = [
