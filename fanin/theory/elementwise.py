@@ -1,8 +1,8 @@
-"""Detection of elementwise modules, and their derivatives."""
+"""Detection of elementwise modules, and derivatives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -64,6 +64,18 @@ def derivative(
             return y, torch.zeros_like(x)
         (slope,) = torch.autograd.grad(y.sum(), x)
     return y.detach(), slope
+
+
+def vjp(
+    outputs: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Return the vector-Jacobian product for each input; 0 if the outputs do not depend on it.
+
+    The argument `grad_outputs` of `torch.autograd.grad` would import sympy, which takes 0.7 s.
+    """
+    with torch.enable_grad():
+        product = (outputs * cotangent).sum()
+    return torch.autograd.grad(product, inputs, create_graph=create_graph, materialize_grads=True)
 
 
 def _ignores_order(function: Function) -> bool:

@@ -23,6 +23,7 @@ from fanin.theory.layers import (
 )
 
 Named = tuple[str, nn.Module]
+MAX_CPU_WORK = 2**30  # bound on a forward pass's multiplications: a fraction of a second
 
 
 @dataclass(frozen=True)
@@ -189,15 +190,17 @@ def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[L
 def _output_shapes(
     modules: list[Named], image_shape: tuple[int, ...]
 ) -> dict[int, tuple[int, ...]]:
-    """Return the output shape of every weight layer, from a forward pass on the meta device."""
+    """Return the output shape of every weight layer, from a forward pass."""
     images = 2  # batch normalization rejects one value per channel
-    x = torch.empty((images, *image_shape), device="meta", dtype=torch.float64)
+    device = _shape_device(modules, image_shape)
+    x = torch.ones((images, *image_shape), device=device, dtype=torch.float64)
     shapes = {}
     for i, (name, module) in enumerate(modules):
         if find_kind(module) in (DROPOUT, CHANNEL_DROPOUT):  # keeps the shape; has no mask here
             continue
         try:
-            x = functional_call(module, copy_state(module, "meta"), (x,))
+            with torch.no_grad():
+                x = functional_call(module, copy_state(module, device), (x,))
         except RuntimeError as error:
             shape = tuple(x.shape[1:])
             reason = f"its forward pass on inputs of shape {shape} fails: {error}"
@@ -205,3 +208,14 @@ def _output_shapes(
         if isinstance(module, WeightLayer):
             shapes[i] = tuple(x.shape[1:])
     return shapes
+
+
+def _shape_device(modules: list[Named], image_shape: tuple[int, ...]) -> str:
+    """Return the device of the cheapest forward pass, `cpu` or `meta`.
+
+    The first module on the meta device imports torch's compiler, which takes more than a second.
+    """
+    parameters = [p for _, module in modules for p in module.parameters()]
+    work = sum(p.numel() for p in parameters) * prod(image_shape[1:])
+    is_meta = any(p.is_meta for p in parameters)
+    return "meta" if is_meta or work > MAX_CPU_WORK else "cpu"

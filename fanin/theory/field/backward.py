@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fanin.seeds import make_generator
-from fanin.theory.elementwise import Function, derivative
+from fanin.theory.elementwise import Function, derivative, vjp
 from fanin.theory.field.forward import (
     StreamKey,
     apply_dropout,
@@ -237,7 +237,7 @@ def _backward_sampled(
             fields = (deviations + mean[:, None]).flatten(0, 1)
             x = interlayer.apply(fields, make_generator("masks", *key), len(root))
             x = x.unflatten(0, (len(root), len(z)))
-            (d,) = torch.autograd.grad(x, deviations, draw_cotangent(index, x.detach()))
+            (d,) = vjp(x, [deviations], draw_cotangent(index, x.detach()))
         m2.append(d.square().mean(1))
         if needs_products:
             products.append(d.mT @ d / len(z))

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -153,7 +154,7 @@ class Preactivation:
     @property
     def field_shape(self) -> tuple[int, int, int]:
         """Numbers of images, particles and groups; each combination is one field."""
-        images, particles, groups = torch.broadcast_shapes(self.mean.shape, self.var.shape)[:3]
+        images, particles, groups = np.broadcast_shapes(self.mean.shape, self.var.shape)[:3]
         return images, particles, groups
 
     @property

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fanin.seeds import make_generator
+from fanin.theory.elementwise import vjp
 from fanin.theory.field.sampling import factor, whitened
 from fanin.theory.field.state import Cotangent, FieldLayer
 from fanin.theory.finite_width.adjoints import Forms, quadratic_forms, squeeze_field, symmetrize
@@ -110,7 +111,7 @@ def draw_channels(
     channels = _channels(layer, root, z, own_cotangents, *key)
     pulled_back = torch.zeros_like(channels.y)
     if channels.x.requires_grad:
-        (pulled_back,) = torch.autograd.grad(channels.x, channels.y, output_cotangent)
+        (pulled_back,) = vjp(channels.x, [channels.y], output_cotangent)
     parts = (
         channels.normals,
         root,
@@ -145,7 +146,7 @@ def _channels(
         output_cotangent = output_cotangent.detach().requires_grad_()
         cotangent = torch.zeros_like(y)  # if x is constant
         if x.requires_grad:
-            (cotangent,) = torch.autograd.grad(x, y, output_cotangent, create_graph=True)
+            (cotangent,) = vjp(x, [y], output_cotangent, create_graph=True)
     return ChannelSamples(z, root, y, x, output_cotangent, cotangent)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightShape
 from fanin.seeds import make_generator
+from fanin.theory.elementwise import vjp
 from fanin.theory.finite_width.simulate import DrawMoments, concatenate, draw_moments
 from fanin.theory.layer_kind import DenseStep, UnpredictableLayer, Vectors
 from fanin.theory.layers import BATCH_NORM
@@ -135,8 +136,7 @@ def _run(
 def _vjp(x: Tensor, y: Tensor, output_cotangent: Tensor) -> Tensor:
     if not x.requires_grad:  # x is constant
         return torch.zeros_like(y)
-    gradient = torch.autograd.grad(x, y, output_cotangent, allow_unused=True)[0]
-    return torch.zeros_like(y) if gradient is None else gradient
+    return vjp(x, [y], output_cotangent)[0]
 
 
 @dataclass(frozen=True)

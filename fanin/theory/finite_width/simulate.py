@@ -31,6 +31,7 @@ from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
 from fanin.seeds import make_generator
 from fanin.statistics.draw_distribution import LEVELS, log_interval
+from fanin.theory.elementwise import vjp
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork
 from fanin.theory.prediction import DrawDistribution
@@ -175,10 +176,7 @@ def _measure(network: nn.Module, images: Tensor, stream: torch.Generator) -> Dra
         layers, logits = trace(network, images)
         preacts = [layer.preactivation for layer in layers]
         u = random_cotangent(len(images), logits.flatten(1).shape[1], stream).reshape(logits.shape)
-        gradients = torch.autograd.grad(logits, preacts, u, allow_unused=True)
-    cotangents = [
-        torch.zeros_like(y) if d is None else d for y, d in zip(preacts, gradients, strict=True)
-    ]
+        cotangents = vjp(logits, preacts, u)
     return draw_moments(
         preactivations=[y.detach()[None] for y in preacts],
         cotangents=[d[None] for d in cotangents],
