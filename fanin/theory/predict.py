@@ -17,6 +17,7 @@ from fanin.theory.he import predict_he
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
+from fanin.theory.prediction import Prediction
 
 THEORIES = ("he", "mean_field", "field", "finite_width")
 """Names of the theories, from the one with the most assumptions to the one with the fewest."""
@@ -87,6 +88,16 @@ def _predict(
     seed: int,
     layer_kinds: Sequence[LayerKind],
 ) -> pd.DataFrame:
+    def field() -> Prediction:
+        compute = partial(
+            predict_field,
+            *(model, moments, images),
+            sampling=Sampling(seed=seed),
+            layer_kinds=layer_kinds,
+        )
+        cache_key = (model, moments, images, seed, tuple(layer_kinds))
+        return memoized("prediction of field", compute, *cache_key)
+
     match theory:
         case "he":
             prediction = predict_he(model, moments, images, layer_kinds=layer_kinds)
@@ -95,12 +106,9 @@ def _predict(
                 model, moments, images, seed=seed, layer_kinds=layer_kinds
             )
         case "field":
-            sampling = Sampling(seed=seed)
-            prediction = predict_field(
-                model, moments, images, sampling=sampling, layer_kinds=layer_kinds
-            )
+            prediction = field()
         case _:
             prediction = predict_finite_width(
-                model, moments, images, seed=seed, layer_kinds=layer_kinds
+                model, moments, images, seed=seed, layer_kinds=layer_kinds, field=field
             )
     return prediction.to_frame()

@@ -117,22 +117,27 @@ def _pointwise_shared(
     m2 = m2 + 2 * moments.cross_m2 * diagonal_of(shared.cross)
     m2 = m2 * math.prod(s.growth for s in interlayer.steps if isinstance(s, DropoutStep))
 
-    def combine(row: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> Pairs:
-        row_s, row_theta = (x[..., :, None] for x in row)
-        column_s, column_theta = (x[..., None, :] for x in column)
-        return (
-            row_s * shared.additive * column_s
-            + row_s * shared.cross * column_theta
-            + row_theta * shared.cross.mT * column_s
-            + row_theta * shared.response * column_theta
-        )
+    def combine(factors: tuple[Tensor, Tensor], s: Pairs, theta: Pairs) -> Pairs:
+        return torch.addcmul(factors[0] * s, factors[1], theta)
 
     mean = (moments.slope, moments.value_slope)
-    mean_derivative = (moments.slope_derivative, moments.value_slope_derivative)
+    derivative_mean = (moments.slope_derivative, moments.value_slope_derivative)
+    rows, derivative_rows = ((a[..., :, None], b[..., :, None]) for a, b in (mean, derivative_mean))
+    columns, derivative_columns = (
+        (a[..., None, :], b[..., None, :]) for a, b in (mean, derivative_mean)
+    )
+    half = (
+        combine(rows, shared.additive, shared.cross.mT),
+        combine(rows, shared.cross, shared.response),
+    )
+    derivative_half = (
+        combine(derivative_rows, shared.additive, shared.cross.mT),
+        combine(derivative_rows, shared.cross, shared.response),
+    )
     propagated = SharedCotangent(
-        combine(mean, mean),
-        combine(mean, mean_derivative),
-        combine(mean_derivative, mean_derivative),
+        combine(columns, *half),
+        combine(derivative_columns, *half),
+        combine(derivative_columns, *derivative_half),
     )
     return Cotangent(m2, replace_diagonal(products, m2), propagated)
 

@@ -94,6 +94,13 @@ class Taps:
         dense.scatter_add_(1, self.input_index, weight.expand(self.input_index.shape).clone())
         return dense[:, 1:]
 
+    def sparse_matrix(
+        self, weight: Float[Tensor, " tap"], transposed: bool = False
+    ) -> Float[Tensor, "row column"]:
+        """Return `matrix`, or its transpose, in a sparse format."""
+        dense = self.matrix(weight)
+        return (dense.T if transposed else dense).to_sparse_csr()
+
     def forward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
         """Return the second moment of the pre-activation (docs/appendix/derivations.md, 3.1).
 

@@ -29,6 +29,8 @@ from fanin.theory.network import ParsedNetwork, parse_network
 from fanin.theory.prediction import Prediction
 
 MAX_NUMBERS = 2**26  # maximum size of one layer's covariances, over all images of a chunk
+MIN_REPEATS = 2
+TARGET_RELATIVE_SE = 0.01  # a tenth of log 1.1, the smallest margin in use
 Quantities = dict[str, np.ndarray]
 
 
@@ -95,17 +97,23 @@ def predict_field(
     net = parse_network(model, images.shape[1:], layer_kinds)
     inputs = net.first_input(images)
     plans = _plan_network(model, net, moments, inputs, joint, keep_covariances=False)
-    chunks = [
-        [
-            _quantities(layers, len(chunk) if joint else 1)
-            for layers in _run_passes(plans, chunk, joint, sampling, None)
-        ]
-        for chunk in _chunks(inputs, plans, joint, sampling)
-    ]
-    repeats = max(len(passes) for passes in chunks)
+    chunks = _chunks(inputs, plans, joint, sampling)
+    repeats: list[Quantities] = []
+    parts: list[Quantities] = [{} for _ in chunks]
+    sampled = set(range(len(chunks)))
+    while sampled and len(repeats) < sampling.repeats and not _is_precise(repeats):
+        for index in tuple(sampled):
+            parts[index], is_random = _run_pass(
+                plans, chunks[index], joint, sampling, repeat=len(repeats)
+            )
+            if not is_random:  # all repeats are equal
+                sampled.remove(index)
+        repeats.append({q: np.concatenate([part[q] for part in parts]) for q in parts[0]})
     names = tuple(stage.name for stage in net.stages)
-    method = "sampled" if repeats > 1 else "exact"
-    return Prediction("field", method, names, _stack_repeats(chunks, repeats))
+    method = "sampled" if len(repeats) > 1 else "exact"
+    return Prediction(
+        "field", method, names, {q: np.stack([r[q] for r in repeats]) for q in repeats[0]}
+    )
 
 
 def propagate_field(
@@ -193,6 +201,14 @@ def _chunks(
     return inputs.split(max(1, MAX_NUMBERS // numbers_per_image))
 
 
+def _run_pass(
+    plans: Sequence[LayerPlan], inputs: Tensor, joint: bool, sampling: Sampling, repeat: int
+) -> tuple[Quantities, bool]:
+    """Return the quantities of one repeat, and whether they are sampled."""
+    layers = propagate(plans, inputs, joint, sampling, repeat)
+    return _quantities(layers, len(inputs) if joint else 1), is_sampled(layers)
+
+
 def _run_passes(
     plans: Sequence[LayerPlan],
     inputs: Tensor,
@@ -257,14 +273,21 @@ def _weight_gradient(layer: FieldLayer, images_per_field: int) -> Float[Tensor, 
     return gradient.mean((1, 2)).flatten()
 
 
-def _stack_repeats(chunks: Sequence[Sequence[Quantities]], repeats: int) -> dict[str, np.ndarray]:
-    """Join chunks of images to [repeat, image, layer]; copy unsampled chunks to every repeat."""
-    return {
-        quantity: np.stack(
-            [
-                np.concatenate([passes[min(r, len(passes) - 1)][quantity] for passes in chunks])
-                for r in range(repeats)
-            ]
-        )
-        for quantity in chunks[0][0]
-    }
+def _is_precise(repeats: Sequence[Quantities]) -> bool:
+    """Return True if two repeats or more agree within `TARGET_RELATIVE_SE`, everywhere.
+
+    Two repeats estimate one standard error badly, but the largest of many well enough.
+    """
+    if len(repeats) < MIN_REPEATS:
+        return False
+    values = {q: np.stack([repeat[q] for repeat in repeats]) for q in repeats[0]}
+    rms = np.sqrt(values["preact_m2"].mean(0))
+    for quantity, x in values.items():
+        if quantity == "act_zero_fraction":
+            continue
+        scale = rms if quantity == "preact_mean" else x.mean(0)
+        with np.errstate(invalid="ignore"):
+            se = x.std(0, ddof=1) / len(x) ** 0.5
+        if not (se <= TARGET_RELATIVE_SE * scale).all():
+            return False
+    return True

@@ -31,7 +31,8 @@ class Sampling:
     samples
         Minimum number of whitened samples of each field.
     repeats
-        Independent repeats. Their scatter gives the sampling error.
+        Largest number of independent repeats. Their scatter gives the sampling error;
+        `predict_field` stops after two if it is small.
     particles
         Samples of the mean map, if weights of non-zero mean make it random. Large maps get fewer,
         but at least 8.

@@ -21,7 +21,7 @@ from fanin.theory.moments import LayerMoments
 from fanin.theory.quadrature import stratified_normals
 
 # (upper limit of the mean's fraction of the second moment, particles)
-FEWER_PARTICLES = ((0.05, 4), (0.3, 8))
+FEWER_PARTICLES = ((0.005, 2), (0.05, 4), (0.3, 8))
 TINY = torch.finfo(torch.float64).tiny
 MIN_POINTS_PER_COLUMN = 2  # points per column from which a covariance's root saves work
 
@@ -111,8 +111,8 @@ def forward(
 
 
 def _shared_covariance(taps: Taps, weights: LayerWeights, inputs: LayerInput) -> Pairs:
-    matrix = taps.matrix(weights.mean)
-    return weights.group_in_channels * (matrix @ inputs.covariance @ matrix.T)
+    matrix = taps.sparse_matrix(weights.mean)
+    return weights.group_in_channels * _sandwich(matrix, inputs.covariance, matrix)
 
 
 def _n_particles(particles: int, fraction: float) -> int:
@@ -184,16 +184,22 @@ def _shared_cotangent(
     n, shared = weights.group_out_channels, cotangent.shared
     if weights.zero_mean and shared is None:
         return None
-    mean, var = taps.matrix(weights.mean), taps.matrix(weights.var)
+    mean, var = (taps.sparse_matrix(x, transposed=True) for x in (weights.mean, weights.var))
     products = n * cotangent.full_products
     if shared is None:
-        additive = mean.T @ products @ mean
+        additive = _sandwich(mean, products, mean)
         return SharedCotangent(additive, torch.zeros_like(additive), torch.zeros_like(additive))
     return SharedCotangent(
-        mean.T @ (products + n * (n - 1) * shared.additive) @ mean,
-        n**2 * (mean.T @ shared.cross @ var),
-        n**2 * (var.T @ shared.response @ var),
+        _sandwich(mean, products + n * (n - 1) * shared.additive, mean),
+        n**2 * _sandwich(mean, shared.cross, var),
+        n**2 * _sandwich(var, shared.response, var),
     )
+
+
+def _sandwich(left: Tensor, pairs: Pairs, right: Tensor) -> Pairs:
+    """Compute left @ pairs @ right^T for two sparse matrices."""
+    fields = [(right @ (left @ x).T.contiguous()).T for x in pairs.flatten(0, -3)]
+    return torch.stack(fields).unflatten(0, pairs.shape[:-2])
 
 
 def image_moments(

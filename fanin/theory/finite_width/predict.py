@@ -8,8 +8,9 @@ networks are drawn and measured (method `simulated`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,7 @@ def predict_finite_width(
     *,
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
+    field: Callable[[], Prediction] | None = None,
 ) -> Prediction:
     """Predict the moments of one draw, on each image and on the mean over images.
 
@@ -59,6 +61,9 @@ def predict_finite_width(
         Seed of all samples.
     layer_kinds
         Additional layer kinds.
+    field
+        Function that returns the prediction of theory `field`, called if it is needed. None
+        computes it.
 
     Returns
     -------
@@ -88,7 +93,13 @@ def predict_finite_width(
         samples = simulate_dense(model, net, moments, net.first_input(images), seed=seed)
         return Prediction("finite_width", "sampled", names, {}, samples.distributions())
     if reason_against_first_order(model, net, moments) is None:
-        laws = _predict_first_order(model, net, moments, images, seed, layer_kinds)
+        field = field or partial(
+            predict_field,
+            *(model, moments, images),
+            sampling=Sampling(seed=seed),
+            layer_kinds=layer_kinds,
+        )
+        laws = _predict_first_order(model, net, moments, images, field(), seed, layer_kinds)
         if laws is not None:
             return Prediction("finite_width", "first_order", names, {}, laws)
     samples = simulate_networks(model, net, moments, images, seed=seed)
@@ -100,12 +111,17 @@ def _predict_first_order(
     net: ParsedNetwork,
     moments: Mapping[str, LayerMoments],
     images: Tensor,
+    prediction: Prediction,
     seed: int,
     layer_kinds: Sequence[LayerKind],
 ) -> dict[str, DrawDistribution] | None:
-    """Predict with the first-order law; None if its estimated error is too large."""
-    sampling = Sampling(seed=seed)
-    prediction = predict_field(model, moments, images, sampling=sampling, layer_kinds=layer_kinds)
+    """Predict with the first-order law; None if its estimated error is too large.
+
+    Parameters
+    ----------
+    prediction
+        Prediction of theory `field`.
+    """
     field = prediction.to_frame()
     if not np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
         return None

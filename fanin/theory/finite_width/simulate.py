@@ -194,7 +194,7 @@ def _initialize(
 def _gaussian(parameter: Tensor, moments: Moments, stream: torch.Generator) -> Tensor:
     # Float32 normals are five times as fast as float64 ones and have the same moments.
     z = torch.randn(parameter.shape, generator=stream).to(parameter.dtype)
-    mean, var = (torch.as_tensor(x).double() for x in (moments.mean, moments.var))
+    mean, var = (torch.as_tensor(x, dtype=torch.float64) for x in (moments.mean, moments.var))
     return mean.to(z) + var.sqrt().to(z) * z
 
 

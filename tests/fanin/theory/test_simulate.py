@@ -191,3 +191,52 @@ def test_drawing_stops_when_the_mean_log_moments_are_precise() -> None:
     # The cotangent of units with equal weights is the square of one sum: its logarithm has a
     # standard deviation above 2, so 1024 draws are not enough.
     assert len(log_moments(100.0)["vjp_m2"]) == MAX_DRAWS
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh()], ids=["relu", "tanh"])
+@pytest.mark.parametrize("weight_mean", [0.0, 0.3])
+def test_rounding_changes_no_moment(
+    activation: nn.Module, weight_mean: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = _moments_in_both_precisions(activation, 1.0, weight_mean, monkeypatch)
+    rms = values[torch.float64]["preact_m2"].sqrt()
+    for name, expected in values[torch.float64].items():
+        scale = rms if name in simulate.SIGNED_QUANTITIES else expected
+        error = (values[torch.float32][name] - expected).abs() / scale
+        assert error.max() <= simulate.MAX_ROUNDING
+    # float32 was used: its rounding shows.
+    assert not torch.equal(values[torch.float32]["vjp_m2"], values[torch.float64]["vjp_m2"])
+
+
+@pytest.mark.parametrize(
+    ("activation", "scale"),
+    [(nn.ReLU(), 1e25), (nn.ReLU(), 1e-25), (nn.Tanh(), 60.0)],
+    ids=["overflow", "underflow", "saturated"],
+)
+def test_networks_that_float32_cannot_represent_are_computed_in_float64(
+    activation: nn.Module, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = _moments_in_both_precisions(activation, scale, 0.0, monkeypatch)
+    for name, expected in values[torch.float64].items():
+        assert torch.equal(values[torch.float32][name], expected)
+        assert expected.isfinite().all()
+
+
+def _moments_in_both_precisions(
+    activation: nn.Module, scale: float, weight_mean: float, monkeypatch: pytest.MonkeyPatch
+) -> dict[torch.dtype, dict[str, torch.Tensor]]:
+    """Return the moments of 32 draws with float32 where it is accurate, and in float64."""
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 16, 3, padding=1), activation, nn.Conv2d(16, 16, 3, stride=2), activation),
+        *(nn.Flatten(), nn.Linear(144, 10)),
+    ).double()
+    x = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    net = parse_network(model, (2, 8, 8))
+    moments = layer_moments(
+        model, lambda s: scale**2 / s.fan_in, lambda s: weight_mean * s.fan_in**-0.5
+    )
+    values = {}
+    for dtype, tests in ((torch.float32, simulate.FLOAT32_TESTS), (torch.float64, 99)):
+        monkeypatch.setattr(simulate, "FLOAT32_TESTS", tests)
+        values[dtype] = dict(simulate_networks(model, net, moments, x, draws=32).values)
+    return values
