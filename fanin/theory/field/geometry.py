@@ -97,9 +97,9 @@ class Taps:
     def sparse_matrix(
         self, weight: Float[Tensor, " tap"], transposed: bool = False
     ) -> Float[Tensor, "row column"]:
-        """Return `matrix`, or its transpose, in a sparse format."""
+        """Return `matrix`, or its transpose, as a sparse tensor."""
         dense = self.matrix(weight)
-        return (dense.T if transposed else dense).to_sparse_csr()
+        return (dense.T if transposed else dense).to_sparse()
 
     def forward_m2(self, m2: Diagonal, var: Float[Tensor, " tap"]) -> Diagonal:
         """Return the second moment of the pre-activation (docs/appendix/derivations.md, 3.1).

@@ -286,8 +286,8 @@ def _is_precise(repeats: Sequence[Quantities]) -> bool:
         if quantity == "act_zero_fraction":
             continue
         scale = rms if quantity == "preact_mean" else x.mean(0)
-        with np.errstate(invalid="ignore"):
-            se = x.std(0, ddof=1) / len(x) ** 0.5
-        if not (se <= TARGET_RELATIVE_SE * scale).all():
+        with np.errstate(invalid="ignore"):  # inf / inf
+            relative = x / np.where(scale > 0, scale, np.inf)
+        if not (relative.std(0, ddof=1) <= TARGET_RELATIVE_SE * len(x) ** 0.5).all():
             return False
     return True

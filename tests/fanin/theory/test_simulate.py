@@ -208,15 +208,11 @@ def test_rounding_changes_no_moment(
     assert not torch.equal(values[torch.float32]["vjp_m2"], values[torch.float64]["vjp_m2"])
 
 
-@pytest.mark.parametrize(
-    ("activation", "scale"),
-    [(nn.ReLU(), 1e25), (nn.ReLU(), 1e-25), (nn.Tanh(), 60.0)],
-    ids=["overflow", "underflow", "saturated"],
-)
+@pytest.mark.parametrize("scale", [1e25, 1e-25], ids=["overflow", "underflow"])
 def test_networks_that_float32_cannot_represent_are_computed_in_float64(
-    activation: nn.Module, scale: float, monkeypatch: pytest.MonkeyPatch
+    scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = _moments_in_both_precisions(activation, scale, 0.0, monkeypatch)
+    values = _moments_in_both_precisions(nn.ReLU(), scale, 0.0, monkeypatch)
     for name, expected in values[torch.float64].items():
         assert torch.equal(values[torch.float32][name], expected)
         assert expected.isfinite().all()
