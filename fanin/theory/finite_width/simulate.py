@@ -88,7 +88,7 @@ def simulate_networks(
     """Draw networks and measure their moments on some images.
 
     Networks are computed in float32 if the first draws have the same moments in float64, up to
-    `MAX_ROUNDING`. A draw with a moment outside `FLOAT32_RANGE` is computed in float64.
+    `MAX_ROUNDING`. From the first draw with a moment outside `FLOAT32_RANGE`, float64 is used.
 
     Weights and biases are Gaussian, or orthogonal if declared, with the moments of each kernel tap.
     All images use the same network, and each has its own random cotangent at the logits.
@@ -131,8 +131,8 @@ def simulate_networks(
             single = measure(draw, torch.float32) if use_float32 else None
             if draw < FLOAT32_TESTS or single is None or not _is_in_range(single):
                 double = measure(draw, torch.float64)
-                if single is not None and draw < FLOAT32_TESTS:
-                    use_float32 = _is_equal_up_to_rounding(single, double)
+                if single is not None:  # later draws are likely to leave the range as well
+                    use_float32 = _is_in_range(single) and _is_equal_up_to_rounding(single, double)
                 single = double
             batches.append(single)
     return concatenate(batches)
