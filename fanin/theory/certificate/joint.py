@@ -22,6 +22,7 @@ from fanin.theory.certificate.weights import (
 )
 from fanin.theory.field import FieldLayer, Sampling, propagate_field
 from fanin.theory.field.sampling import factor
+from fanin.theory.field.state import select_fields
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
@@ -162,11 +163,11 @@ def _dead_fraction(layer: FieldLayer, generator: torch.Generator) -> float:
     preact = layer.preact
     if layer.activation is None or preact.cov is None:
         return nan
-    root = factor(preact.cov).flatten(0, 2)
+    root = factor(preact.cov)
     means = preact.mean.expand(*preact.field_shape, -1).flatten(0, 2)
     fractions = []
     for index, mean in enumerate(means):
-        state_root = root[index % len(root)]
+        state_root = select_fields(root, preact.field_shape, slice(index, index + 1))[0]
         samples = min(max(MIN_SAMPLES, MAX_SAMPLE_SIZE // len(mean)), MAX_SAMPLES)
         z = torch.randn(samples, state_root.shape[-1], generator=generator, dtype=torch.float64)
         units = layer.activation(mean + z @ state_root.T)

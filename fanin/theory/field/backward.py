@@ -16,6 +16,12 @@ from torch import Tensor
 
 from fanin.seeds import make_generator
 from fanin.theory.elementwise import Function, derivative, vjp
+from fanin.theory.field.channel_pairs import (
+    FIELDS_PER_DRAW,
+    ChannelPairs,
+    concatenate,
+    shared_samples,
+)
 from fanin.theory.field.forward import (
     StreamKey,
     apply_dropout,
@@ -27,13 +33,12 @@ from fanin.theory.field.forward import (
     replace_diagonal,
 )
 from fanin.theory.field.interlayer import ClosedForm, Interlayer
-from fanin.theory.field.sampling import eigen_root, factor, random_signs, whitened
+from fanin.theory.field.sampling import factor, random_signs, whitened
 from fanin.theory.field.state import (
     Cotangent,
     Pairs,
     Points,
     Preactivation,
-    SharedCotangent,
     select_fields,
 )
 from fanin.theory.gaussian_pairs import pair_expectations
@@ -43,7 +48,6 @@ from fanin.theory.quadrature import COARSE, gaussian_nodes, max_nodes
 
 TINY = torch.finfo(torch.float64).tiny
 NODES_AT_ONCE = 2**17
-FIELDS_PER_DRAW = 8  # fields that share one sample of the shared cotangent
 
 
 def interlayer_backward(
@@ -51,6 +55,7 @@ def interlayer_backward(
     preact: Preactivation,
     output_cotangent: Cotangent,
     *,
+    channel_pairs: ChannelPairs,
     samples: int,
     key: StreamKey,
 ) -> Cotangent:
@@ -60,6 +65,8 @@ def interlayer_backward(
     ----------
     output_cotangent
         Moments of the cotangent at the output of the modules.
+    channel_pairs
+        Pairs of channels that the same group of the next layer reads.
     samples
         Minimum number of samples of each field.
     key
@@ -67,13 +74,15 @@ def interlayer_backward(
     """
     if output_cotangent.shared is not None:
         if interlayer.mixes_points:
-            return _backward_sampled(interlayer, preact, output_cotangent, samples, key)
-        return _pointwise_shared(interlayer, preact, output_cotangent, samples, key)
+            return _backward_sampled(
+                interlayer, preact, output_cotangent, channel_pairs, samples, key
+            )
+        return _pointwise_shared(interlayer, preact, output_cotangent, channel_pairs, samples, key)
     form = closed_form_for(interlayer, preact)
     if interlayer.mixes_points:
         if form is not None:
             return _backward_closed_form(interlayer, form, preact, output_cotangent)
-        return _backward_sampled(interlayer, preact, output_cotangent, samples, key)
+        return _backward_sampled(interlayer, preact, output_cotangent, channel_pairs, samples, key)
     units = unit_moments(
         interlayer.pointwise_layers, *torch.broadcast_tensors(preact.mean, preact.var)
     )
@@ -95,6 +104,7 @@ def _pointwise_shared(
     interlayer: Interlayer,
     preact: Preactivation,
     output_cotangent: Cotangent,
+    channel_pairs: ChannelPairs,
     samples: int,
     key: StreamKey,
 ) -> Cotangent:
@@ -117,27 +127,10 @@ def _pointwise_shared(
     m2 = m2 + 2 * moments.cross_m2 * diagonal_of(shared.cross)
     m2 = m2 * math.prod(s.growth for s in interlayer.steps if isinstance(s, DropoutStep))
 
-    def combine(factors: tuple[Tensor, Tensor], s: Pairs, theta: Pairs) -> Pairs:
-        return torch.addcmul(factors[0] * s, factors[1], theta)
-
-    mean = (moments.slope, moments.value_slope)
-    derivative_mean = (moments.slope_derivative, moments.value_slope_derivative)
-    rows, derivative_rows = ((a[..., :, None], b[..., :, None]) for a, b in (mean, derivative_mean))
-    columns, derivative_columns = (
-        (a[..., None, :], b[..., None, :]) for a, b in (mean, derivative_mean)
-    )
-    half = (
-        combine(rows, shared.additive, shared.cross.mT),
-        combine(rows, shared.cross, shared.response),
-    )
-    derivative_half = (
-        combine(derivative_rows, shared.additive, shared.cross.mT),
-        combine(derivative_rows, shared.cross, shared.response),
-    )
-    propagated = SharedCotangent(
-        combine(columns, *half),
-        combine(derivative_columns, *half),
-        combine(derivative_columns, *derivative_half),
+    propagated = channel_pairs.elementwise(
+        shared,
+        (moments.slope, moments.value_slope),
+        (moments.slope_derivative, moments.value_slope_derivative),
     )
     return Cotangent(m2, replace_diagonal(products, m2), propagated)
 
@@ -228,12 +221,15 @@ def _backward_sampled(
     interlayer: Interlayer,
     preact: Preactivation,
     output_cotangent: Cotangent,
+    channel_pairs: ChannelPairs,
     samples: int,
     key: StreamKey,
 ) -> Cotangent:
     z = whitened(samples, preact.rank, *key, "back")
     z = z[: len(z) - len(z) % FIELDS_PER_DRAW]
     draw_cotangent = _cotangent_sampler(output_cotangent, preact, len(z), (*key, "cotangent"))
+    images, _, groups = preact.field_shape
+    one_reader = output_cotangent.shared is None or output_cotangent.shared.across is None
     needs_products = output_cotangent.products is not None or not interlayer.routes_only
     m2, products, shared = [], [], []
     for index, root, mean in field_chunks(preact, len(z)):
@@ -252,8 +248,7 @@ def _backward_sampled(
             slope_derivative = torch.where(
                 var > 0, d * deviations.detach() / var.clamp(min=TINY), 0.0
             )
-            pairs = ((d, d), (d, slope_derivative), (slope_derivative, slope_derivative))
-            shared.append([_shared_products(a, b) for a, b in pairs])
+            shared.append(channel_pairs.sampled(d, slope_derivative, groups, one_reader=one_reader))
 
     def stack_fields(results: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(results)).unflatten(0, preact.field_shape)
@@ -261,18 +256,14 @@ def _backward_sampled(
     return Cotangent(
         stack_fields(m2),
         stack_fields(products) if products else None,
-        SharedCotangent(*map(stack_fields, zip(*shared, strict=True))) if shared else None,
+        concatenate(shared, images) if shared else None,
     )
 
 
 def _cotangent_sampler(
     output_cotangent: Cotangent, preact: Preactivation, n_samples: int, key: StreamKey
 ) -> Callable[[slice, Tensor], Tensor]:
-    """Return a function that samples the output cotangent for some fields and their outputs x.
-
-    The part that channels share is drawn once for each group of `FIELDS_PER_DRAW` consecutive
-    samples.
-    """
+    """Return a function that samples the output cotangent for some fields and their outputs x."""
     points = output_cotangent.m2.shape[-1]
     if output_cotangent.products is None:
         # If points are uncorrelated, random signs have the same second moments as normals, and
@@ -283,32 +274,13 @@ def _cotangent_sampler(
     z = whitened(n_samples, points, *key)[:n_samples]
     if output_cotangent.shared is None:
         return lambda index, _: z @ select_fields(own, preact.field_shape, index).mT
-    n_draws = n_samples // FIELDS_PER_DRAW
-    n_leading = min(
-        2 * points, n_draws // 4
-    )  # the directions with the largest variance get exact moments
-    leading = whitened(n_draws, n_leading, *key, "shared")[:n_draws]
-    stream = make_generator("shared", *key)
-    trailing = torch.randn(n_draws, 2 * points - n_leading, generator=stream, dtype=torch.float64)
-    normals, root = (
-        torch.cat([leading, trailing], -1),
-        eigen_root(output_cotangent.shared.joint_covariance),
-    )
+    draw_shared = shared_samples(output_cotangent.shared, preact.field_shape, n_samples, key)
 
     def sample(index: slice, x: Tensor) -> Tensor:
-        shared = normals @ select_fields(root, preact.field_shape, index).mT
-        shared = shared.repeat_interleave(FIELDS_PER_DRAW, 1)
-        additive, response = shared.split(points, -1)
+        additive, response = draw_shared(index).split(points, -1)
         return z @ select_fields(own, preact.field_shape, index).mT + additive + response * x
 
     return sample
-
-
-def _shared_products(a: Tensor, b: Tensor) -> Tensor:
-    """Average a_j b_k over pairs of different fields that share one sample of the shared part."""
-    sums = [x.unflatten(1, (-1, FIELDS_PER_DRAW)).sum(2) for x in (a, b)]
-    pairs = sums[0].mT @ sums[1] - a.mT @ b
-    return pairs / (sums[0].shape[1] * FIELDS_PER_DRAW * (FIELDS_PER_DRAW - 1))
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,8 @@ def field_chunks(preact: Preactivation, samples: int) -> Iterator[tuple[slice, T
     """Yield chunks of fields: their index, roots [field, point, rank] and means [field, point]."""
     root = factor(preact.covariance) if preact.root is None else preact.root
     count = int(torch.Size(preact.field_shape).numel())
-    size = max(1, MAX_NUMBERS // (samples * preact.var.shape[-1]))
+    groups = preact.field_shape[2]  # a chunk contains all groups of a particle
+    size = groups * max(1, MAX_NUMBERS // (samples * preact.var.shape[-1] * groups))
     for start in range(0, count, size):
         index = slice(start, min(start + size, count))
         roots = select_fields(root, preact.field_shape, index)

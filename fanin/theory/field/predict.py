@@ -22,6 +22,7 @@ from fanin.theory.field.plan import LayerPlan, plan_layers
 from fanin.theory.field.propagate import GainRule, is_sampled, propagate
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.field.state import MAX_LOG, FieldLayer
+from fanin.theory.field.weights import MAX_MEAN_MAPS
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import find_kind
 from fanin.theory.moments import LayerMoments
@@ -194,9 +195,14 @@ def _chunks(
     if joint:
         return [inputs]
     zero_mean = all(plan.weights.zero_mean for plan in plans)
-    points = [len(plan.taps.input_index) for plan in plans if plan.needs_cov]
+    sizes = [
+        (len(plan.taps.input_index), min(plan.weights.groups, MAX_MEAN_MAPS))
+        for plan in plans
+        if plan.needs_cov
+    ]
     numbers_per_image = max(
-        (n**2 * (1 if zero_mean else sampling.particles_for(n)) for n in points), default=1
+        (n**2 * (1 if zero_mean else maps * sampling.particles_for(n)) for n, maps in sizes),
+        default=1,
     )
     return inputs.split(max(1, MAX_NUMBERS // numbers_per_image))
 
@@ -262,7 +268,7 @@ def _unscaled(x: Tensor, log_scale: float) -> Tensor:
 def _weight_gradient(layer: FieldLayer, images_per_field: int) -> Float[Tensor, " image"]:
     cotangent, taps = layer.cotangent, layer.taps
     assert cotangent is not None
-    inputs = layer.inputs.for_groups(layer.weights.groups)
+    inputs = layer.inputs.for_groups(layer.preact.field_shape[2])
     if cotangent.products is None:
         gradient = taps.gradient_m2(cotangent.m2, inputs.m2, images_per_field)
     else:

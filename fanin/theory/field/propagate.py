@@ -20,6 +20,7 @@ from fanin.seeds import make_generator
 from fanin.theory.elementwise import Function
 from fanin.theory.field import weights as weight_layer
 from fanin.theory.field.backward import interlayer_backward
+from fanin.theory.field.channel_pairs import ChannelPairs
 from fanin.theory.field.forward import closed_form_for, interlayer_forward
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.plan import LayerPlan
@@ -168,7 +169,12 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
         )
         key = (sampling.seed, repeat, len(layers) - 1)
         cotangent = interlayer_backward(
-            last.interlayer, last.preact, output_cotangent, samples=sampling.samples, key=key
+            last.interlayer,
+            last.preact,
+            output_cotangent,
+            channel_pairs=ChannelPairs(last.weights.groups),
+            samples=sampling.samples,
+            key=key,
         )
         last = replace(last, output_cotangent=output_cotangent)
     finished = [replace(last, cotangent=cotangent)]
@@ -176,17 +182,18 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
         next_layer, layer = finished[-1], layers[index]
         assert layer.interlayer is not None
         assert next_layer.cotangent is not None
-        groups = layer.preact.var.shape[2]
+        _, particles, groups = layer.preact.field_shape
         output_cotangent = weight_layer.backward(
             next_layer.taps, next_layer.weights, next_layer.cotangent, groups
         )
-        if layer.preact.field_shape[1] == 1:
+        if particles == 1:
             output_cotangent = output_cotangent.mean_over_particles()
         output_cotangent = _rescale(output_cotangent)
         cotangent = interlayer_backward(
             layer.interlayer,
             layer.preact,
             output_cotangent,
+            channel_pairs=ChannelPairs.of(layer.weights, next_layer.weights),
             samples=sampling.samples,
             key=(sampling.seed, repeat, index),
         )

@@ -3,9 +3,10 @@
 The axes of all tensors are image, particle, group and point:
 
 - image: length 1 when all images share one field.
-- particle: samples of the mean map that all channels share; length 1 where that map is
-  deterministic.
-- group: channels that read different image channels in a grouped first layer; length 1 otherwise.
+- particle: samples of the mean maps that the channels of a group share; length 1 where these maps
+  are deterministic.
+- group: groups of a layer whose channels have different means, because they read different image
+  channels or because each group's shared mean is random; length 1 otherwise.
 - point: positions of all images in the field.
 """
 
@@ -41,7 +42,7 @@ class LayerInput:
     products
         E[x(p) x(p')]; None where no later layer needs it.
     cov
-        Cov[x(p), x(p')], if it was computed without subtracting `mean` from `products`.
+        Cov[x(p), x(p')] of channels with a common mean; None: `products` less the square of `mean`.
     deterministic
         True if the channels are known (an image's), False if they are random (a wide layer's).
     log_scale
@@ -56,18 +57,19 @@ class LayerInput:
     log_scale: float = 0.0
 
     def for_groups(self, groups: int) -> LayerInput:
-        """Average the input's groups that one group of a layer reads."""
+        """Average the input's groups that each of `groups` groups of a layer reads."""
         n_groups = self.m2.shape[2]
-        if n_groups == 1 or groups % n_groups == 0:
+        if n_groups in (1, groups):
             return self
         overlap = groups * group_overlaps(groups, n_groups)
-        products = None if self.products is None else combine_groups(overlap, self.products)
+        products = cov = None
+        if self.products is not None:
+            products = combine_groups(overlap, self.products)
+            # Each group has a fixed number of channels, so the differences between the groups'
+            # means add nothing to the variance of a sum over channels.
+            cov = combine_groups(overlap, self.covariance)
         mean, m2 = combine_groups(overlap, self.mean), combine_groups(overlap, self.m2)
-        # Groups with different means form no single population, so their covariance comes from the
-        # products.
-        return LayerInput(
-            mean, m2, products, deterministic=self.deterministic, log_scale=self.log_scale
-        )
+        return LayerInput(mean, m2, products, cov, self.deterministic, self.log_scale)
 
     @property
     def covariance(self) -> Pairs:
@@ -129,7 +131,8 @@ class Preactivation:
     Attributes
     ----------
     mean, var
-        The mean map that all channels share, one per particle, and the variance around it.
+        The mean map that the channels of a group share, one per particle, and the variance around
+        it.
     cov
         Covariance of points; None where no later layer needs it.
     root
@@ -178,24 +181,30 @@ class Preactivation:
 
 @dataclass(frozen=True)
 class SharedCotangent:
-    r"""Moments of the part of a cotangent that all channels share; needed if weights have a mean.
+    r"""Moments of the part of a cotangent that channels share; needed if weights have a mean.
 
     At the output of the modules, a channel x receives :math:`g = \text{own} + S(p) + \theta(p)
-    x(p)`, where S and theta are the same for all channels. S comes through the weights' mean. Theta
+    x(p)`, where S and theta are the same for all channels that one group of the next layer reads.
+    S comes through the weights' mean. Theta
     appears because :math:`W^T \delta` (:math:`\delta`: cotangent at the next layer's
     pre-activations y) is not independent of x if the mean over channels of :math:`d\delta/dy`
     differs from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor Programs II"). At the
-    pre-activations, S and theta are the means over channels of delta and of d delta / dy.
+    pre-activations, S and theta are the means over a group's channels of delta and of
+    d delta / dy.
 
     Attributes
     ----------
     additive, cross, response
-        E[S S'], E[S theta'] and E[theta theta'].
+        E[S S'], E[S theta'] and E[theta theta'] of one group.
+    across
+        The same moments of two different groups, averaged over pairs of groups; None if there is
+        one group.
     """
 
     additive: Pairs
     cross: Pairs
     response: Pairs
+    across: SharedCotangent | None = None
 
     @property
     def joint_covariance(self) -> Tensor:
@@ -205,9 +214,12 @@ class SharedCotangent:
         return torch.cat([upper, lower], -2)
 
     def map(self, function: Callable[[Pairs], Pairs]) -> SharedCotangent:
-        """Apply a function to all three moments."""
+        """Apply a function to all moments."""
         return SharedCotangent(
-            function(self.additive), function(self.cross), function(self.response)
+            function(self.additive),
+            function(self.cross),
+            function(self.response),
+            None if self.across is None else self.across.map(function),
         )
 
 
@@ -222,7 +234,7 @@ class Cotangent:
         uncorrelated. At the output of the modules they exclude the shared part; at the
         pre-activations they include it.
     shared
-        The part that all channels share; None if channels are uncorrelated.
+        The part that channels share; None if channels are uncorrelated.
     log_scale
         The true cotangent is e^log_scale times the cotangent described here.
     """
@@ -322,5 +334,5 @@ def group_overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
 
 
 def combine_groups(overlap: Float[Tensor, "to group"], x: Tensor) -> Tensor:
-    """Sum over groups with the given weights."""
-    return torch.einsum("tp,irp...->irt...", overlap, x)
+    """Sum over groups with the given weights, whose sum is 1; a single group stays."""
+    return x if x.shape[2] == 1 else torch.einsum("tp,irp...->irt...", overlap, x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from fanin.theory.quadrature import stratified_normals
 
 # (upper limit of the mean's fraction of the second moment, particles)
 FEWER_PARTICLES = ((0.005, 2), (0.05, 4), (0.3, 8))
+MAX_MEAN_MAPS = 8  # a layer of more groups has fewer mean maps, shared by neighbouring groups
 TINY = torch.finfo(torch.float64).tiny
 MIN_POINTS_PER_COLUMN = 2  # points per column from which a covariance's root saves work
 
@@ -67,7 +70,7 @@ def forward(
         K'(p, p') = C \sum_t s_t^2 E[x(p_t) x(p'_t)] + \sigma_b^2
 
     The noise is a field of covariance :math:`C \sum_{t t'} \mu_t \mu_{t'} Cov[x(p_t), x(p'_{t'})]`.
-    All output channels share it (docs/appendix/derivations.md, sections 2.4 and 3).
+    All output channels of a group share it (docs/appendix/derivations.md, sections 2.4 and 3).
 
     Parameters
     ----------
@@ -82,7 +85,8 @@ def forward(
     root
         A root of the covariance with few columns, if one is known.
     """
-    inputs = inputs.for_groups(weights.groups)
+    groups = _n_mean_maps(weights, inputs)
+    inputs = inputs.for_groups(groups)
     weights = weights.with_bias_scale(inputs.log_scale)
     c = weights.group_in_channels
     var = c * taps.forward_m2(inputs.m2, weights.var) + weights.bias_var
@@ -100,14 +104,28 @@ def forward(
         shared = None if inputs.deterministic else _shared_covariance(taps, weights, inputs)
     spread = torch.zeros_like(var) if shared is None else _diagonal(shared)
     m2 = mean.square() + spread + var
-    grand_mean_square = _grand_mean_square(mean, shared, images_per_field)
+    grand_mean_square = _grand_mean_square(mean, shared, weights.groups, images_per_field)
     expected_mean = mean
     if shared is not None and stream is not None:
         fraction = float((spread.mean(-1) / m2.mean(-1).clamp(min=TINY)).max())
-        mean = mean + _draw_mean_noise(shared, _n_particles(particles, fraction), stream)
+        mean = mean + _draw_mean_noise(shared, _n_particles(particles, fraction), groups, stream)
     return Preactivation(
         mean, var, cov, root, m2, expected_mean, grand_mean_square, inputs.log_scale
     )
+
+
+def _n_mean_maps(weights: LayerWeights, inputs: LayerInput) -> int:
+    """Return how many groups of pre-activations have a mean of their own.
+
+    Each group's random mean is a sum over its own channels.
+    """
+    n_groups = inputs.m2.shape[2]
+    if weights.groups % n_groups:
+        n_groups = weights.groups
+    if weights.zero_mean or inputs.deterministic:
+        return n_groups
+    candidates = range(n_groups, max(n_groups, MAX_MEAN_MAPS) + 1, n_groups)
+    return max(n for n in candidates if weights.groups % n == 0)
 
 
 def _shared_covariance(taps: Taps, weights: LayerWeights, inputs: LayerInput) -> Pairs:
@@ -127,21 +145,23 @@ def _n_particles(particles: int, fraction: float) -> int:
     return particles
 
 
-def _draw_mean_noise(shared: Pairs, particles: int, stream: torch.Generator) -> Tensor:
+def _draw_mean_noise(shared: Pairs, particles: int, groups: int, stream: torch.Generator) -> Tensor:
     root = factor(shared)
-    n_fields, n_particles, groups, points, rank = root.shape
+    n_fields, n_particles, _, points, rank = root.shape
     count = particles if n_particles == 1 else n_particles
-    # In grouped layers, each group's mean is a sum over its own channels.
     normals = stratified_normals((groups, rank, count), stream)
     return torch.einsum(
         "irgpk,gkr->irgp", root.expand(n_fields, count, groups, points, rank), normals
     )
 
 
-def _grand_mean_square(mean: Tensor, shared: Pairs | None, images_per_field: int) -> Tensor:
-    square = mean.unflatten(-1, (images_per_field, -1)).mean(-1).square()
+def _grand_mean_square(
+    mean: Tensor, shared: Pairs | None, groups: int, images_per_field: int
+) -> Tensor:
+    square = mean.mean(2, True).unflatten(-1, (images_per_field, -1)).mean(-1).square()
     if shared is None:
         return square
+    shared = shared.mean(2, True) / groups  # the noises of different groups are independent
     blocks = shared.unflatten(-1, (images_per_field, -1)).unflatten(-3, (images_per_field, -1))
     return square + blocks.mean((-3, -1)).diagonal(dim1=-2, dim2=-1)
 
@@ -153,14 +173,15 @@ def _diagonal(pairs: Pairs) -> Tensor:
 def backward(taps: Taps, weights: LayerWeights, cotangent: Cotangent, groups: int) -> Cotangent:
     r"""Compute the moments of an input channel's cotangent from those of the output channels.
 
-    With n output channels, a = E[d_j d_j'] of one channel and b = E[S S'] of the shared part
-    (docs/appendix/derivations.md, section 4, and `SharedCotangent`):
+    With n output channels in a group, a = E[d_j d_j'] of one channel and b = E[S S'] of the shared
+    part (docs/appendix/derivations.md, section 4, and `SharedCotangent`):
 
     .. math::
         \text{own}(p, p') = n \sum_t s_t^2 a(p_t, p'_t), \quad
         E[S' S'] = O^T (n (a - b) + n^2 b) O, \quad \theta' = n G^T \theta
 
-    O holds the means of the weights and G their variances, tap by tap.
+    O holds the means of the weights and G their variances, tap by tap. Two input channels that
+    different groups read share :math:`n^2 O^T b O` only, with b of two different groups.
 
     Parameters
     ----------
@@ -188,12 +209,19 @@ def _shared_cotangent(
     products = n * cotangent.full_products
     if shared is None:
         additive = _sandwich(mean, products, mean)
-        return SharedCotangent(additive, torch.zeros_like(additive), torch.zeros_like(additive))
-    return SharedCotangent(
-        _sandwich(mean, products + n * (n - 1) * shared.additive, mean),
-        n**2 * _sandwich(mean, shared.cross, var),
-        n**2 * _sandwich(var, shared.response, var),
-    )
+        zero = torch.zeros_like(additive)
+        across = SharedCotangent(zero, zero, zero) if weights.groups > 1 else None
+        return SharedCotangent(additive, zero, zero, across)
+
+    def sums(shared: SharedCotangent, additive: Tensor) -> SharedCotangent:
+        return SharedCotangent(
+            _sandwich(mean, additive, mean),
+            n**2 * _sandwich(mean, shared.cross, var),
+            n**2 * _sandwich(var, shared.response, var),
+        )
+
+    across = shared.across and sums(shared.across, n**2 * shared.across.additive)
+    return replace(sums(shared, products + n * (n - 1) * shared.additive), across=across)
 
 
 def _sandwich(left: Tensor, pairs: Pairs, right: Tensor) -> Pairs:
