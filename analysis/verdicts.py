@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, 
 from fanin.statistics.coverage import coverage, inside
 from fanin.statistics.draw_distribution import Z, interval_probability
 from fanin.statistics.draws import step_log_ratios, summarize_draws
+from fanin.statistics.log_ratio import LogRatio
 from fanin.statistics.pit import probability_transform, uniformity
 from fanin.theory.prediction import METHODS
 
@@ -56,20 +58,49 @@ def compute_verdicts(
         (`draws`, `zeros`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns
         of `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
     """
+    return judge(summarize_layers(comparisons), margin=margin, level=level)
+
+
+@dataclass(frozen=True)
+class LayerSummaries:
+    """Predictions and summaries of the draws of every layer of a sweep, before any verdict.
+
+    Attributes
+    ----------
+    rows
+        Rows of `compute_verdicts` without the columns of `fanin.statistics.agreement.verdicts`.
+    steps
+        Estimates for the steps between layers, one per row.
+    """
+
+    rows: pd.DataFrame
+    steps: LogRatio
+
+
+def summarize_layers(comparisons: Sequence[TheoryComparison]) -> LayerSummaries | None:
+    """Summarize the draws of every predicted layer; None if no layer is predicted."""
     predictions = _highest_predictions(comparisons)
     if predictions.empty:
-        return pd.DataFrame(columns=[*LAYER, *EMPTY_COLUMNS])
+        return None
     draws = collect_draws(comparisons, predictions["quantity"].unique())
     rows = summarize_draws(draws, LAYER).merge(predictions, on=LAYER)
     rows["linear_unit"] = _linear_unit(rows)
     rows["value"] = rows["value"].where(rows["linear_unit"].notna() | ~_is_signed(rows))
     rows["layer_order"] = _signal_order(rows)
     draws["layer_order"] = _signal_order(draws)
-    verdict_columns = agreement.verdicts(
-        rows, step_log_ratios(draws, rows, CHAIN), margin=margin, level=level
-    )
+    steps = step_log_ratios(draws, rows, CHAIN)
     labels = dict(enumerate(comparison.setting.label for comparison in comparisons))
-    return pd.concat([rows.assign(label=rows["setting"].map(labels)), verdict_columns], axis=1)
+    return LayerSummaries(rows.assign(label=rows["setting"].map(labels)), steps)
+
+
+def judge(
+    summaries: LayerSummaries | None, *, margin: float = 1.1, level: float = 0.05
+) -> pd.DataFrame:
+    """Return the verdict on every layer, as `compute_verdicts` does."""
+    if summaries is None:
+        return pd.DataFrame(columns=[*LAYER, *EMPTY_COLUMNS])
+    columns = agreement.verdicts(summaries.rows, summaries.steps, margin=margin, level=level)
+    return pd.concat([summaries.rows, columns], axis=1)
 
 
 def collect_draws(

@@ -6,13 +6,14 @@ python -m analysis.studies.theory_coverage theory_grid --write docs/appendix/the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from analysis.cli import add_sweep_arguments, prediction_progress
 from analysis.load import load
@@ -21,8 +22,8 @@ from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from analysis.verdicts import (
     BACKWARD,
     EXPLAINED,
-    LAYER,
     NOT_REJECTED,
+    SIMULATED,
     WIDE,
     compute_verdicts,
     count_verdicts,
@@ -32,9 +33,11 @@ from analysis.verdicts import (
     narrowest_width,
 )
 from experiments.console import exit_on_error
+from experiments.schema import build_cell
 from fanin.statistics.agreement import DISAGREES
 from fanin.statistics.coverage import Coverage, coverage
-from fanin.statistics.draw_distribution import Z
+from fanin.theory.moments import declared_moments
+from fanin.theory.prediction import METHODS
 
 MEAN = -1  # `image` of the mean over the probe set, which has one image in these sweeps
 EXCLUDED = {
@@ -45,6 +48,9 @@ EXCLUDED = {
 }
 QUANTITIES = ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2")
 """Moments for which theory predicts an interval."""
+GROUPS = ("model", "activation", "init", "data", "scaling")
+COUNTED, WEIGHTS = "prediction", "weights"  # columns of `CoverageResult.rows`
+ZERO_MEAN, NONZERO_MEAN = "zero mean", "non-zero mean"
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,12 @@ class CoverageResult:
     comparisons
         Settings with measured draws and predictions.
     rows
-        One row per setting, quantity and layer (`analysis.verdicts.compute_verdicts`).
+        One row per setting, quantity and layer (`analysis.verdicts.compute_verdicts`). Further
+        columns are groups: `prediction` (`simulated` or `not simulated`), `weights` (`zero mean` or
+        `non-zero mean`), `width`, `depth` and the axes in `GROUPS`.
     hits
-        One row per draw of each tested row. `hit`: True if the draw is inside its interval.
+        One row per draw of each tested row that is not simulated. `hit`: True if the draw is inside
+        its interval.
     """
 
     comparisons: Sequence[TheoryComparison]
@@ -69,8 +78,42 @@ class CoverageResult:
 def evaluate_coverage(comparisons: Sequence[TheoryComparison]) -> CoverageResult:
     """Test every layer of every setting, and mark the draws inside their intervals."""
     selected = [_select_quantities(comparison) for comparison in comparisons]
-    rows = compute_verdicts(selected)
-    return CoverageResult(selected, rows, mark_interval_hits(selected, layers_with_spread(rows)))
+    rows = _with_groups(compute_verdicts(selected), selected)
+    counted = rows[rows["method"] != SIMULATED]
+    hits = mark_interval_hits(selected, layers_with_spread(counted))
+    return CoverageResult(selected, rows, hits)
+
+
+def _with_groups(rows: pd.DataFrame, comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
+    """Add the columns of `CoverageResult.rows` by which coverage is given."""
+    configs = [comparison.setting.config for comparison in comparisons]
+    weights = {n: weights_group(configs[n]) for n in rows["setting"].unique()}
+    widths = {n: _width(configs[n]) for n in rows["setting"].unique()}
+    is_simulated = rows["method"] == SIMULATED
+    groups = {
+        COUNTED: np.where(is_simulated, SIMULATED, f"not {SIMULATED}"),
+        WEIGHTS: rows["setting"].map(weights),
+        "width": rows["setting"].map(widths),
+        "depth": _depth(rows),
+    }
+    for group in GROUPS:
+        if any(group in comparison.setting.axis_values for comparison in comparisons):
+            options = {n: _option(comparison, group) for n, comparison in enumerate(comparisons)}
+            groups[group] = rows["setting"].map(options)
+    return rows.assign(**groups)
+
+
+def weights_group(config: Mapping[str, Any]) -> str:
+    """Return `zero mean` if the weights of every layer have mean zero, else `non-zero mean`."""
+    with torch.random.fork_rng(devices=[]):  # building a network uses torch's global generator
+        cell = build_cell(config)
+        moments = declared_moments(cell.network(), cell.init)
+    means = [torch.as_tensor(layer.weight.mean) for layer in moments.values()]
+    return NONZERO_MEAN if any(mean.any() for mean in means) else ZERO_MEAN
+
+
+def _width(config: Mapping[str, Any]) -> str:
+    return f"at least {WIDE}" if narrowest_width(config) >= WIDE else f"below {WIDE}"
 
 
 def _select_quantities(comparison: TheoryComparison) -> TheoryComparison:
@@ -88,20 +131,28 @@ def markdown(result: CoverageResult) -> str:
     """Format all tables as Markdown."""
     parts = [
         _numbers(result),
+        "**Share of each method**",
+        _share_table(result.rows),
         "Coverage: share of draws inside their 95 % interval, with its 95 % confidence interval "
         "(clustered by cell and by weight seed). Half-width: factor from the middle of the "
-        "interval to its ends, median over layers.",
-        _coverage_table("", {"all cells": lambda c: True}, result),
-        _coverage_table("by width", _by_width(result.comparisons), result),
-        *(_coverage_table(f"by {group}", _by(result, group), result) for group in _groups(result)),
-        "**By quantity**",
-        "Each ratio is a median or quantile over layers.",
-        _by_quantity(result),
-        _calibration_table(result, "method"),
-        _calibration_table(result, "depth"),
-        _disagreements(result),
-        _unpredicted(result.comparisons),
+        "interval to its ends, median over layers. sd: standard deviation of the log-moment, "
+        "median over layers. PIT: Kolmogorov distance of the draws' probability integral "
+        "transform from the uniform distribution, and its p-value.",
+        _calibration_table(result.rows, result.comparisons, COUNTED),
+        _calibration_table(result.rows, result.comparisons, "method"),
     ]
+    counted = result.rows[result.rows["method"] != SIMULATED]
+    groups = [group for group in (WEIGHTS, "width", "depth", *GROUPS) if group in counted]
+    if len(counted):
+        parts += [
+            f"The next tables leave out `{SIMULATED}` predictions, which "
+            "agree with the measurement by construction.",
+            *(_calibration_table(counted, result.comparisons, group) for group in groups),
+            "**By quantity**",
+            "Each ratio is a median or quantile over layers.",
+            _by_quantity(counted, result.hits),
+        ]
+    parts += [_disagreements(result), _unpredicted(result.comparisons)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -125,57 +176,23 @@ def _numbers(result: CoverageResult) -> str:
     return "\n\n".join([*lines, markdown_table(["", "layers x quantities"], [tested, *rows])])
 
 
-Selector = Callable[[TheoryComparison], bool]
-
-
-def _coverage_table(title: str, groups: Mapping[str, Selector], result: CoverageResult) -> str:
-    rows = []
-    for name, is_member in groups.items():
-        numbers = [n for n, c in enumerate(result.comparisons) if is_member(c)]
-        cells = [name, str(len(numbers))]
-        for backward in (False, True):
-            cells += _cells(result, numbers, backward)
-        rows.append(cells)
-    columns = ["forward", "forward: half-width", "backward", "backward: half-width"]
-    table = markdown_table([title, "cells", *columns], rows)
-    return f"**{title.capitalize()}**\n\n{table}" if title else table
-
-
-def _cells(result: CoverageResult, numbers: Sequence[int], backward: bool) -> list[str]:
-    hits = result.hits[result.hits["setting"].isin(numbers)]
-    hits = hits[hits["quantity"].isin(BACKWARD) == backward]
-    if hits.empty:
-        return ["-", "-"]
-    share = coverage(*(hits[column].to_numpy() for column in ("hit", "setting", "stream")))
-    spread = hits.drop_duplicates(LAYER)["log_sd"].median()
-    return [format_share(share), f"x {np.exp(Z * spread):.2f}"]
+def _share_table(rows: pd.DataFrame) -> str:
+    """Return the number and share of layer quantities of each method, by mean of the weights."""
+    counts = pd.crosstab(rows[WEIGHTS], rows["method"])
+    others = [method for method in counts if method not in METHODS]
+    counts = counts.reindex(columns=[*METHODS, *others], fill_value=0)
+    cells = []
+    for weights in counts.index:
+        total = counts.loc[weights].sum()
+        not_simulated = total - counts.loc[weights, SIMULATED]
+        shares = [f"{n} ({n / total:.1%})" for n in (not_simulated, *counts.loc[weights])]
+        cells.append([str(weights), str(total), *shares])
+    header = [WEIGHTS, "layers x quantities", f"not {SIMULATED}", *map(str, counts.columns)]
+    return markdown_table(header, cells)
 
 
 def format_share(share: Coverage) -> str:
     return f"{share.share:.1%} ({share.low:.1%} to {share.high:.1%})"
-
-
-def _by_width(comparisons: Sequence[TheoryComparison]) -> dict[str, Selector]:
-    widths = {id(c): narrowest_width(c.setting.config) for c in comparisons}
-    return {
-        f"at least {WIDE}": lambda c: widths[id(c)] >= WIDE,
-        f"below {WIDE}": lambda c: widths[id(c)] < WIDE,
-    }
-
-
-def _groups(result: CoverageResult) -> list[str]:
-    axis_values = [c.setting.axis_values for c in result.comparisons]
-    groups = ("model", "activation", "init", "data", "scaling")
-    return [group for group in groups if any(group in values for values in axis_values)]
-
-
-def _by(result: CoverageResult, group: str) -> dict[str, Selector]:
-    names = dict.fromkeys(_option(c, group) for c in result.comparisons)
-    return {name: partial(_has, group, name) for name in names}
-
-
-def _has(group: str, name: str, comparison: TheoryComparison) -> bool:
-    return _option(comparison, group) == name
 
 
 def _option(comparison: TheoryComparison, group: str) -> str:
@@ -184,12 +201,11 @@ def _option(comparison: TheoryComparison, group: str) -> str:
     return " ".join([str(values.get(group, "")), *keys]).strip()
 
 
-def _by_quantity(result: CoverageResult) -> str:
+def _by_quantity(layers: pd.DataFrame, hits_of_draws: pd.DataFrame) -> str:
     rows = []
-    for quantity, hits in result.hits.groupby("quantity", sort=False):
+    for quantity, hits in hits_of_draws.groupby("quantity", sort=False):
         share = coverage(*(hits[column].to_numpy() for column in ("hit", "setting", "stream")))
-        is_tested = (result.rows["quantity"] == quantity) & (result.rows["kind"] == "tested")
-        tested = result.rows[is_tested]
+        tested = layers[(layers["quantity"] == quantity) & (layers["kind"] == "tested")]
         ratio = np.exp(tested["log_ratio"].abs())
         rows.append(
             [
@@ -206,24 +222,26 @@ def _by_quantity(result: CoverageResult) -> str:
     return markdown_table(header, rows)
 
 
-def _calibration_table(result: CoverageResult, key: str) -> str:
-    """Return the table of coverage, spread and distribution by direction and method or depth."""
-    rows = result.rows.assign(depth=_depth(result.rows))
-    table = coverage_by(result.comparisons, rows, key)
+def _calibration_table(
+    rows: pd.DataFrame, comparisons: Sequence[TheoryComparison], key: str
+) -> str:
+    """Return the table of coverage, spread and distribution by direction and a column of rows."""
     cells = [
         [
             str(row[key]),
             row["direction"],
+            str(row["settings"]),
             f"{row['layers']:,}",
             f"{row['coverage']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
+            f"x {row['factor']:.2f}",
             f"{row['sd_ratio']:.2f}",
             f"{row['pit_distance']:.3f}",
             f"{row['pit_p']:.2g}",
         ]
-        for row in table.to_dict("records")
+        for row in coverage_by(comparisons, rows, key).to_dict("records")
     ]
-    header = [key, "direction", "layers x quantities", "coverage", "sd: predicted / measured"]
-    header += ["PIT distance", "PIT p"]
+    header = [key, "direction", "cells", "layers x quantities", "coverage", "half-width"]
+    header += ["sd: predicted / measured", "PIT distance", "PIT p"]
     return f"**By {key}**\n\n{markdown_table(header, cells)}" if cells else ""
 
 

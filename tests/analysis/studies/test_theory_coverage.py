@@ -72,7 +72,7 @@ def test_draws_that_agree_with_theory_are_covered_and_explained(config: dict[str
     # 20 cells with 2 independent sequences of 64 draws each; the 3 layers are correlated.
     assert abs(share - 0.95) < 4 * (0.95 * 0.05 / (20 * 2 * 64)) ** 0.5
     forward = result.hits["hit"][result.hits["quantity"] == "preact_m2"].mean()
-    assert f"| all cells | 20 | {forward:.1%}" in text
+    assert f"| not simulated | forward | 20 | 60 | {forward:.1%}" in text
     # exp(1.96 * 0.3)
     assert "x 1.80" in text
 
@@ -116,9 +116,9 @@ def test_coverage_is_given_by_method_and_depth(config: dict[str, Any]) -> None:
             comparison.predicted["method"] = method
     text = markdown(evaluate_coverage([*right, *wide]))
     table = {
-        tuple(cells[1:3]): (int(cells[3]), float(cells[5]))
+        tuple(cells[1:3]): (int(cells[4]), float(cells[7]))
         for line in text.partition("**By method**")[2].splitlines()
-        if len(cells := [cell.strip() for cell in line.split("|")]) == 9 and cells[3].isdigit()
+        if len(cells := [cell.strip() for cell in line.split("|")]) == 11 and cells[3].isdigit()
     }
     # Ten cells of three layers. Four standard errors of a median over 10 independent cells.
     error = 4 * 1.25 / (2 * 63 * 10) ** 0.5
@@ -127,8 +127,32 @@ def test_coverage_is_given_by_method_and_depth(config: dict[str, Any]) -> None:
             layers, measured_ratio = table[method, direction]
             assert layers == 30
             assert measured_ratio == pytest.approx(ratio, rel=error)
-        # Depth counts in the direction of propagation; each has one of the three layers.
-        assert [table[depth, direction][0] for depth in ("1", "2", "3 to 4")] == [20, 20, 20]
+        # Depth counts in the direction of propagation; each has one of the three layers of each
+        # cell whose prediction is not simulated.
+        assert [table[depth, direction][0] for depth in ("1", "2", "3 to 4")] == [10, 10, 10]
+        assert table["at least 64", direction][0] == 30
+
+
+def test_shares_of_methods_are_given_by_the_mean_of_the_weights(cell_config: CellConfig) -> None:
+    uniform = cell_config("model=mlp", "model.width=64", "init=uniform", "init.a=0", "init.b=1")
+    cells = [
+        lognormal(cell_config("model=mlp", "model.width=64"), "he_normal", 0),
+        lognormal(cell_config("model=mlp", "model.width=64"), "he_normal", 1),
+        lognormal(uniform, "uniform", 2),
+    ]
+    for comparison, method in zip(cells, ("first_order", "sampled", "simulated"), strict=True):
+        comparison.predicted["method"] = method
+    result = evaluate_coverage(cells)
+    text = markdown(result)
+    # 2 quantities of 3 layers in each cell; columns exact, first_order, sampled, simulated
+    shares = "0 (0.0%) | 6 (50.0%) | 6 (50.0%) | 0 (0.0%)"
+    assert f"| zero mean | 12 | 12 (100.0%) | {shares} |" in text
+    shares = "0 (0.0%) | 0 (0.0%) | 0 (0.0%) | 6 (100.0%)"
+    assert f"| non-zero mean | 6 | 0 (0.0%) | {shares} |" in text
+    assert set(result.hits.setting) == {0, 1}
+    by_init = text.partition("**By init**")[2]
+    assert "| he_normal | forward | 2 | 6 |" in by_init
+    assert "| uniform |" not in by_init
 
 
 def test_zero_overflowed_and_unpredicted_layers_are_counted(config: dict[str, Any]) -> None:

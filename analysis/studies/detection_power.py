@@ -1,0 +1,304 @@
+"""Command that measures how often the check of a sweep detects a wrong weight variance.
+
+python -m analysis.studies.detection_power --write docs/appendix/detection-power.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from analysis.predictions import predict_cell
+from analysis.settings import Setting, group_settings
+from analysis.studies.draws import measure_draws
+from analysis.studies.tables import markdown_table, publish
+from analysis.theory_comparison import TheoryComparison
+from analysis.verdicts import judge, summarize_layers
+from experiments.config.catalog import ConfigCatalog, config_loader
+from experiments.console import exit_on_error
+from experiments.inputs import prepared, probe_images
+from experiments.schema import build_cell
+from experiments.sweep.expand import expand
+from experiments.sweep.overrides import parse_arguments
+from experiments.sweep.provenance import code_version
+from experiments.sweep.request import parse_request
+from fanin.errors import FaninError
+from fanin.inits import Init, weight_layers
+from fanin.statistics.agreement import DISAGREES
+
+NAME = "detection_power"
+SWEEP = "he_vs_glorot"
+SETTINGS = tuple(
+    f"{model} {rest}"
+    for model in ("two_layer", "plain depth=10")
+    for rest in ("relu he_normal", "tanh xavier_normal", "relu pytorch_default")
+)
+ERRORS = (0.0, 0.05, 0.1, 0.2)  # relative errors of the weight variance
+DRAWS = (16, 64, 256)
+MARGINS = (1.25, 1.1, 1.05, 1.02)  # the demo's, the check's default, and two smaller ones
+REACHED = (0.5, 0.95)
+MEAN = -1  # `image` of the mean over the probe set
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One setting: its comparison for each error of its layer, with all measured draws.
+
+    Attributes
+    ----------
+    pool
+        Number of draws for each error.
+    layer
+        Number of the layer whose weight variance is wrong, from 1.
+    layer_name
+        Its name.
+    comparisons
+        By relative error. The prediction is always that of the correct variance.
+    """
+
+    pool: int
+    layer: int
+    layer_name: str
+    comparisons: Mapping[float, TheoryComparison]
+
+    def batch(self, error: float, number: int, draws: int) -> TheoryComparison:
+        """Return the comparison with the draws of one batch; batches are disjoint."""
+        comparison = self.comparisons[error]
+        first = number * draws
+        rows = comparison.draws
+        return replace(comparison, draws=rows[rows.draw.between(first, first + draws - 1)])
+
+
+def sweep_settings(sweep: str, labels: Sequence[str]) -> list[Setting]:
+    """Return the settings of a named sweep that have these labels.
+
+    Raises
+    ------
+    FaninError
+        The sweep has no setting with one of the labels.
+    """
+    loader = config_loader()
+    catalog = ConfigCatalog(loader, "config")
+    request = parse_request(catalog, parse_arguments(loader, [f"sweep={sweep}"]))
+    settings = group_settings(
+        [
+            {
+                "cell_id": cell.id,
+                "config": cell.config,
+                "choices": cell.choices,
+                "assignment": cell.assignment,
+            }
+            for cell in expand(catalog, request.grids)
+        ]
+    )
+    by_label = {setting.label: setting for setting in settings}
+    for label in labels:
+        if label not in by_label:
+            raise FaninError(f"{sweep}: no setting {label!r}; it has {', '.join(by_label)}")
+    return [by_label[label] for label in labels]
+
+
+def measure_setting(setting: Setting, errors: Sequence[float], draws: int) -> Measured:
+    """Predict a setting, and draw its networks with each error in its middle layer."""
+    torch.set_num_threads(1)
+    cell = build_cell(setting.config)
+    data, scaling = prepared(cell, torch.device("cpu"))
+    images = probe_images(cell, data, scaling)
+    network = cell.network().to(cell.train.torch_dtype)
+    names = list(weight_layers(network))
+    layer = (len(names) - 1) // 2
+    predicted = predict_cell(setting.config)
+    predicted = predicted[predicted.image == MEAN]
+    comparisons = {}
+    for error in errors:
+        init = with_variance_error(cell.init, names[layer], error)
+        measured = measure_draws(network, init, images, draws).assign(image=MEAN, seed_weights=0)
+        comparisons[error] = TheoryComparison(setting, measured, predicted, None)
+    return Measured(draws, layer + 1, names[layer], comparisons)
+
+
+def with_variance_error(init: Init, layer_name: str, error: float) -> Init:
+    """Multiply the weight variance of one layer by 1 + error.
+
+    Examples
+    --------
+    >>> from fanin.inits import HeNormal, WeightShape
+    >>> init = with_variance_error(Init(HeNormal()), "conv1", 0.2)
+    >>> [round(init.for_layer(name).weight_moments(WeightShape(4, 8)).var, 3)
+    ...  for name in ("conv1", "conv2")]
+    [0.3, 0.25]
+    """
+    layer = init.for_layer(layer_name)
+    wrong = replace(layer, gain=layer.gain * (1 + error) ** 0.5)
+    return replace(init, layers={**init.layers, layer_name: wrong})
+
+
+def detect(
+    measured: Sequence[Measured],
+    *,
+    draws: Sequence[int] = DRAWS,
+    margins: Sequence[float] = MARGINS,
+    level: float = 0.05,
+    max_batches: int = 100,
+) -> pd.DataFrame:
+    """Check sweeps in which one layer of one setting is wrong.
+
+    Parameters
+    ----------
+    measured
+        The settings of the sweep.
+    draws
+        Numbers of draws per setting.
+    margins, level
+        As for `analysis.verdicts.compute_verdicts`.
+    max_batches
+        Largest number of disjoint batches of draws to use.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per checked sweep and margin: `error`, `draws`, `margin`, `setting` (label of the
+        wrong one; empty for error 0), `at_layer` (the wrong layer disagrees in some quantity) and
+        `anywhere` (some layer of the sweep disagrees).
+    """
+    rows: list[dict[str, Any]] = []
+    for n in draws:
+        available = min(
+            len(c.draws.draw.unique()) for m in measured for c in m.comparisons.values()
+        )
+        for batch in range(min(available // n, max_batches)):
+            for error, wrong in _cases(measured):
+                comparisons = [
+                    m.batch(error if number == wrong else 0.0, batch, n)
+                    for number, m in enumerate(measured)
+                ]
+                tests = summarize_layers(comparisons)
+                for margin in margins:
+                    verdicts = judge(tests, margin=margin, level=level)
+                    disagreeing = verdicts[verdicts.verdict == DISAGREES]
+                    is_layer = pd.Series(False, index=disagreeing.index)
+                    label = ""
+                    if wrong is not None:
+                        is_layer = disagreeing.setting == wrong
+                        is_layer &= disagreeing.layer == measured[wrong].layer
+                        label = comparisons[wrong].setting.label
+                    rows.append(
+                        {
+                            "error": error,
+                            "draws": n,
+                            "margin": margin,
+                            "setting": label,
+                            "at_layer": bool(is_layer.any()),
+                            "anywhere": len(disagreeing) > 0,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _cases(measured: Sequence[Measured]) -> Iterator[tuple[float, int | None]]:
+    """Yield each error with the number of the wrong setting, and (0, None) once."""
+    yield 0.0, None
+    for number, setting in enumerate(measured):
+        for error in setting.comparisons:
+            if error:
+                yield error, number
+
+
+def markdown(detected: pd.DataFrame, measured: Sequence[Measured]) -> str:
+    """Format the detection rates as Markdown."""
+    margins = list(dict.fromkeys(detected.margin))
+    layers = ", ".join(
+        f"{next(iter(m.comparisons.values())).setting.label} ({m.layer_name})" for m in measured
+    )
+    sizes = detected[detected.margin == margins[0]].groupby(["error", "draws"]).size()
+    rows = []
+    for (error, draws), group in detected.groupby(["error", "draws"]):
+        cells = [f"{error:.0%}", str(draws), str(sizes[error, draws])]
+        rows.append([*cells, *(_rate(group[group.margin == m], error) for m in margins)])
+    header = ["error", "draws", "sweeps", *(f"margin {margin:g}" for margin in margins)]
+    return "\n\n".join(
+        [
+            f"Settings (wrong layer): {layers}. Commit {code_version()}, "
+            f"{datetime.now(UTC).date().isoformat()}.",
+            "Share of checked sweeps in which the wrong layer disagrees. In the rows of error 0 %, "
+            "no layer is wrong, and the share is that of sweeps in which some layer disagrees. In "
+            "parentheses: Wilson's 95 % interval.",
+            markdown_table(header, rows),
+            "Smallest number of draws of the table above at which the wrong layer disagrees in "
+            "50 % / in 95 % of the sweeps (-: in no row).",
+            _reached_table(detected, margins),
+            "Share of sweeps with the wrong layer detected, by setting, at the largest number of "
+            "draws.",
+            _setting_table(detected, margins),
+        ]
+    )
+
+
+def _rate(group: pd.DataFrame, error: float) -> str:
+    hits = group.at_layer if error else group.anywhere
+    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return f"{hits.mean():.0%} ({interval.low:.0%} to {interval.high:.0%})"
+
+
+def _reached_table(detected: pd.DataFrame, margins: Sequence[float]) -> str:
+    rates = detected[detected.error > 0].groupby(["error", "margin", "draws"]).at_layer.mean()
+    rows = []
+    for error in rates.index.unique("error"):
+        cells = []
+        for margin in margins:
+            by_draws = rates[error, margin]
+            reached = [by_draws[by_draws >= share].index.min() for share in REACHED]
+            cells.append(" / ".join("-" if np.isnan(n) else f"{n:.0f}" for n in reached))
+        rows.append([f"{error:.0%}", *cells])
+    return markdown_table(["error", *(f"margin {margin:g}" for margin in margins)], rows)
+
+
+def _setting_table(detected: pd.DataFrame, margins: Sequence[float]) -> str:
+    largest = detected[(detected.draws == detected.draws.max()) & (detected.error > 0)]
+    rows = []
+    for (setting, error), group in largest.groupby(["setting", "error"], sort=False):
+        shares = [f"{group[group.margin == m].at_layer.mean():.0%}" for m in margins]
+        rows.append([str(setting), f"{error:.0%}", *shares])
+    return markdown_table(["setting", "error", *(f"margin {m:g}" for m in margins)], rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw networks with and without errors, check them, and write or print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.studies.detection_power", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--pool",
+        type=int,
+        default=1024,
+        help="draws per setting and error, split into disjoint batches (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes; default: %(default)s")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="default: print")
+    args = parser.parse_args(argv)
+    if args.pool < max(DRAWS):
+        parser.error(f"--pool {args.pool}: must be at least {max(DRAWS)}")
+    with exit_on_error(OSError):
+        settings = sweep_settings(SWEEP, SETTINGS)
+        with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+            futures = [pool.submit(measure_setting, s, ERRORS, args.pool) for s in settings]
+            measured = []
+            for setting, future in zip(settings, futures, strict=True):
+                measured.append(future.result())
+                print(f"measured {setting.label}", flush=True)
+        publish(markdown(detect(measured), measured), args.write, NAME)
+
+
+if __name__ == "__main__":
+    main()
