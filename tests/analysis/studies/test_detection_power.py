@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from analysis.settings import Setting
 from analysis.studies.detection_power import (
     Measured,
     detect,
+    draw_moments,
     main,
     markdown,
     measure_setting,
     sweep_settings,
 )
+from analysis.studies.draws import measure_draws
+from experiments.schema import build_cell
 from fanin.errors import FaninError
 
 DRAWS = 128
@@ -60,6 +64,17 @@ def test_a_large_error_is_detected_at_its_layer_and_a_margin_above_it_hides_it(
     assert rates[3.0, 128, 1.1] == 1
     assert rates[3.0, 128, 8.0] == 0  # shown to lie within the margin
     assert not detected[detected.error == 0].at_layer.any()
+
+
+def test_moments_are_those_of_the_probe(cell_config: Callable[..., dict[str, Any]]) -> None:
+    cell = build_cell(cell_config("model=plain", "model.depth=3", "init=pytorch_default"))
+    images = torch.rand(2, 1, 28, 28)
+    network = cell.network()
+    moments = draw_moments(network, cell.init, images, 3)
+    complete = measure_draws(network, cell.init, images, 3)
+    both = moments.merge(complete, on=["draw", "layer", "layer_name", "quantity"])
+    assert len(both) == len(moments) == 3 * 3 * 3  # draws, layers, quantities
+    assert both.value_x.equals(both.value_y)
 
 
 def test_batches_are_disjoint(measured: Measured) -> None:
