@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
@@ -25,7 +25,7 @@ from analysis.predictions import predict_cell
 from analysis.settings import Setting, group_settings
 from analysis.studies.tables import markdown_table, publish
 from analysis.theory_comparison import TheoryComparison
-from analysis.verdicts import judge, summarize_layers
+from analysis.verdicts import LayerSummaries, judge, summarize_layers
 from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.console import exit_on_error
 from experiments.inputs import prepared, probe_images
@@ -41,6 +41,7 @@ from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import trace
 from fanin.seeds import make_generator
 from fanin.statistics.agreement import DISAGREES
+from fanin.statistics.log_ratio import LogRatio
 
 NAME = "detection_power"
 SWEEP = "he_vs_glorot"
@@ -77,6 +78,11 @@ class Measured:
     layer: int
     layer_name: str
     comparisons: Mapping[float, TheoryComparison]
+
+    @property
+    def label(self) -> str:
+        """Label of the setting."""
+        return next(iter(self.comparisons.values())).setting.label
 
     def batch(self, error: float, number: int, draws: int) -> TheoryComparison:
         """Return the comparison with the draws of one batch; batches are disjoint."""
@@ -184,7 +190,7 @@ def detect(
     draws: Sequence[int] = DRAWS,
     margins: Sequence[float] = MARGINS,
     level: float = 0.05,
-    max_batches: int = 100,
+    max_batches: int = 16,
 ) -> pd.DataFrame:
     """Check sweeps in which one layer of one setting is wrong.
 
@@ -208,25 +214,35 @@ def detect(
     """
     rows: list[dict[str, Any]] = []
     for n in draws:
-        available = min(
-            len(c.draws.draw.unique()) for m in measured for c in m.comparisons.values()
+        batches = range(min(min(m.pool for m in measured) // n, max_batches))
+        keys = [
+            (batch, number, error)
+            for batch in batches
+            for number, setting in enumerate(measured)
+            for error in setting.comparisons
+        ]
+        summaries = summarize_layers(
+            [measured[number].batch(error, batch, n) for batch, number, error in keys]
         )
-        for batch in range(min(available // n, max_batches)):
+        assert summaries is not None
+        rows_of_key = summaries.rows.groupby("setting").indices
+        index = {key: rows_of_key[number] for number, key in enumerate(keys)}
+        for batch in batches:
             for error, wrong in _cases(measured):
-                comparisons = [
-                    m.batch(error if number == wrong else 0.0, batch, n)
-                    for number, m in enumerate(measured)
+                parts = [
+                    index[batch, number, error if number == wrong else 0.0]
+                    for number in range(len(measured))
                 ]
-                tests = summarize_layers(comparisons)
+                sweep = _join(summaries, parts)
                 for margin in margins:
-                    verdicts = judge(tests, margin=margin, level=level)
+                    verdicts = judge(sweep, margin=margin, level=level)
                     disagreeing = verdicts[verdicts.verdict == DISAGREES]
                     is_layer = pd.Series(False, index=disagreeing.index)
                     label = ""
                     if wrong is not None:
                         is_layer = disagreeing.setting == wrong
                         is_layer &= disagreeing.layer == measured[wrong].layer
-                        label = comparisons[wrong].setting.label
+                        label = measured[wrong].label
                     rows.append(
                         {
                             "error": error,
@@ -238,6 +254,15 @@ def detect(
                         }
                     )
     return pd.DataFrame(rows)
+
+
+def _join(summaries: LayerSummaries, parts: Sequence[np.ndarray]) -> LayerSummaries:
+    """Make a sweep of settings, given the positions of their rows in `summaries`."""
+    index = np.concatenate(parts)
+    setting = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    rows = summaries.rows.iloc[index].assign(setting=setting).reset_index(drop=True)
+    steps = {f.name: getattr(summaries.steps, f.name)[index] for f in fields(LogRatio)}
+    return LayerSummaries(rows, LogRatio(**steps))
 
 
 def _cases(measured: Sequence[Measured]) -> Iterator[tuple[float, int | None]]:
@@ -252,9 +277,7 @@ def _cases(measured: Sequence[Measured]) -> Iterator[tuple[float, int | None]]:
 def markdown(detected: pd.DataFrame, measured: Sequence[Measured]) -> str:
     """Format the detection rates as Markdown."""
     margins = list(dict.fromkeys(detected.margin))
-    layers = ", ".join(
-        f"{next(iter(m.comparisons.values())).setting.label} ({m.layer_name})" for m in measured
-    )
+    layers = ", ".join(f"{m.label} ({m.layer_name})" for m in measured)
     sizes = detected[detected.margin == margins[0]].groupby(["error", "draws"]).size()
     rows = []
     for (error, draws), group in detected.groupby(["error", "draws"]):
