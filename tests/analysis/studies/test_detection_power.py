@@ -88,7 +88,7 @@ def test_the_tables_give_rates_and_the_draws_at_which_they_are_reached(measured:
     assert "tiny (conv1)" in text
     assert "| 300% | 16 | 8 | 100% (" in text
     assert "| 300% | 16 / 16 | - / - |" in text
-    assert "| tiny | 300% | 100% | 0% |" in text
+    assert "| tiny | 300% | +300.0% | 100% |" in text
 
 
 def test_the_settings_are_those_of_the_demo() -> None:
