@@ -160,7 +160,9 @@ def draw_moments(network: nn.Module, init: Init, images: Tensor, draws: int) -> 
     for draw in range(draws):
         initialize(network, init, partial(make_generator, "weights", 0, draw))
         layers, logits = trace(network, images)
-        cotangent = random_cotangent(*logits.shape, make_generator("cotangent", 0, draw))
+        cotangent = random_cotangent(
+            len(images), logits.shape[1], make_generator("cotangent", 0, draw)
+        )
         gradients = torch.autograd.grad(
             logits, [layer.preactivation for layer in layers], cotangent.to(logits)
         )
