@@ -123,7 +123,7 @@ class Uniform:
             raise ValueError(f"a must be less than b, got a={self.a}, b={self.b}")
 
     def moments(self, weight: WeightShape) -> Moments:
-        return Moments(mean=(self.a + self.b) / 2, var=(self.b - self.a) ** 2 / 12)
+        return Moments.uniform(mean=(self.a + self.b) / 2, var=(self.b - self.a) ** 2 / 12)
 
     def sample(
         self, weight: WeightShape, generator: torch.Generator

@@ -63,7 +63,9 @@ class HeUniform(UniformScheme):
     per_group: bool = False
 
     def moments(self, weight: WeightShape) -> Moments:
-        return HeNormal(self.fan, self.negative_slope, self.per_group).moments(weight)
+        shape = weight.one_group if self.per_group else weight
+        var = 2 / ((1 + self.negative_slope**2) * shape.fan(self.fan))
+        return Moments.uniform(mean=0.0, var=var)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class XavierUniform(UniformScheme):
     per_group: bool = False
 
     def moments(self, weight: WeightShape) -> Moments:
-        return XavierNormal(self.per_group).moments(weight)
+        shape = weight.one_group if self.per_group else weight
+        return Moments.uniform(mean=0.0, var=1 / shape.fan("fan_avg"))
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class LecunUniform(UniformScheme):
     """
 
     def moments(self, weight: WeightShape) -> Moments:
-        return Moments(mean=0.0, var=1 / weight.fan_in)
+        return Moments.uniform(mean=0.0, var=1 / weight.fan_in)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class PytorchDefault(UniformScheme):
     """
 
     def moments(self, weight: WeightShape) -> Moments:
-        return Moments(mean=0.0, var=1 / (3 * weight.fan_in))
+        return Moments.uniform(mean=0.0, var=1 / (3 * weight.fan_in))
 
     def bias(self, weight: WeightShape, layer: LayerContext) -> Uniform:
         bound = weight.fan_in**-0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Fan = Literal["fan_in", "fan_out", "fan_avg"]
 WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+UNIFORM_KURTOSIS = -1.2  # excess kurtosis of every uniform distribution
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Moments:
     ----------
     mean, var
         A number, or a tensor of the kernel's shape if the kernel elements differ.
+    excess_kurtosis
+        E[(w - mean)^4] / var^2 - 3: 0 for a normal distribution, -1.2 for a uniform one.
 
     Examples
     --------
@@ -131,6 +134,12 @@ class Moments:
 
     mean: float | Tensor
     var: float | Tensor
+    excess_kurtosis: float = field(default=0.0, repr=False)
+
+    @classmethod
+    def uniform(cls, mean: float, var: float) -> Moments:
+        """Return the moments of a uniform distribution of this mean and variance."""
+        return cls(mean, var, UNIFORM_KURTOSIS)
 
     @property
     def second_moment(self) -> float | Tensor:
@@ -139,7 +148,7 @@ class Moments:
 
     def scaled(self, gain: float) -> Moments:
         """Return the moments of `gain` times the entry."""
-        return Moments(mean=gain * self.mean, var=gain**2 * self.var)
+        return Moments(gain * self.mean, gain**2 * self.var, self.excess_kurtosis)
 
 
 def weight_layers(model: nn.Module) -> dict[str, WeightLayer]:

@@ -98,6 +98,8 @@ class LayerWeights:
         Output channels of the whole layer.
     groups
         Groups of the convolution.
+    kurtosis, bias_kurtosis
+        Excess kurtosis of a weight and of a bias.
     """
 
     mean: Float[Tensor, " tap"]
@@ -108,6 +110,8 @@ class LayerWeights:
     group_out_channels: int
     out_channels: int
     groups: int
+    kurtosis: float = 0.0
+    bias_kurtosis: float = 0.0
 
     @property
     def zero_mean(self) -> bool:

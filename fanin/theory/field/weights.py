@@ -42,6 +42,8 @@ def layer_weights(layer: nn.Module, moments: LayerMoments, taps: Taps) -> LayerW
         group_out_channels=shape.out_features // shape.groups,
         out_channels=shape.out_features,
         groups=shape.groups,
+        kurtosis=moments.weight.excess_kurtosis,
+        bias_kurtosis=bias.excess_kurtosis if bias else 0.0,
     )
 
 

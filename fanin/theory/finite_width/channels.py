@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fanin.inits.weight_shape import UNIFORM_KURTOSIS
 from fanin.seeds import make_generator
 from fanin.theory.elementwise import vjp
 from fanin.theory.field.sampling import factor, whitened
@@ -28,7 +29,7 @@ class ChannelSamples:
     Attributes
     ----------
     normals, root
-        y = mean + normals root^T.
+        y = mean + normals root^T; `normals` have variance 1 and, as a rule, are normal.
     y, x
         Pre-activations, and the outputs of the modules after them.
     output_cotangent, cotangent
@@ -101,13 +102,14 @@ def draw_channels(
     key
         Key of the random stream: seed and layer.
     """
-    root, output_moments = _field_root(layer), layer.output_cotangent
+    root, kurtosis = _field_root(layer)
+    output_moments = layer.output_cotangent
     assert output_moments is not None
     own_cotangents = _scale_cotangents(
         output_moments,
         _normals(len(output_cotangent), output_cotangent.shape[1], *key, "cotangents"),
     )
-    z = _normals(len(output_cotangent), root.shape[1], *key, "channels")
+    z = _variates(len(output_cotangent), kurtosis, *key, "channels")
     channels = _channels(layer, root, z, own_cotangents, *key)
     pulled_back = torch.zeros_like(channels.y)
     if channels.x.requires_grad:
@@ -125,7 +127,7 @@ def draw_channels(
 
 def whitened_channels(layer: FieldLayer, *key: object) -> ChannelSamples:
     """Draw channels with exact empirical covariances, as adjoints need them."""
-    root, output_moments = _field_root(layer), layer.output_cotangent
+    root, output_moments = _field_root(layer)[0], layer.output_cotangent
     assert output_moments is not None
     points = output_moments.m2.shape[-1]
     samples = max(MIN_WHITENED, WHITENED_PER_DIMENSION * max(root.shape[1], points))
@@ -156,15 +158,47 @@ def _scale_cotangents(output_moments: Cotangent, normals: Tensor) -> Tensor:
     return normals @ squeeze_field(factor(output_moments.products), 2).mT
 
 
-def _field_root(layer: FieldLayer) -> Float[Tensor, "point rank"]:
-    root = layer.preact.root
-    return squeeze_field(factor(layer.preact.covariance) if root is None else root, 2)
+def _field_root(
+    layer: FieldLayer,
+) -> tuple[Float[Tensor, "point rank"], Float[Tensor, " rank"]]:
+    """Return F and k: y - mean = F z, where z_i has variance 1 and excess kurtosis k_i.
+
+    The channels of the first layer are sums over its weights, and all layers add a bias. Sums over
+    the random inputs of later layers are normal.
+    """
+    weights, preact = layer.weights, layer.preact
+    if preact.root is not None:  # a column per weight, and the last for the bias
+        root = squeeze_field(preact.root, 2)
+        kurtosis = torch.full((root.shape[1],), weights.kurtosis, dtype=torch.float64)
+        kurtosis[-1] = weights.bias_kurtosis
+        return root, kurtosis
+    has_bias = weights.bias_kurtosis != 0 and weights.bias_var > 0 and preact.log_scale == 0
+    bias_var = weights.bias_var if has_bias else 0.0
+    root = squeeze_field(factor(preact.covariance - bias_var), 2)
+    kurtosis = torch.zeros(root.shape[1], dtype=torch.float64)
+    if not has_bias:
+        return root, kurtosis
+    root = torch.cat([root, torch.full_like(root[:, :1], bias_var**0.5)], 1)
+    return root, torch.cat([kurtosis, torch.full_like(kurtosis[:1], weights.bias_kurtosis)])
 
 
 def _normals(samples: int, dimensions: int, *key: object) -> Tensor:
     stream = make_generator("channels", *key)
     half = torch.randn(-(-samples // 2), dimensions, generator=stream, dtype=torch.float64)
     return torch.cat([half, -half])[:samples]
+
+
+def _variates(samples: int, kurtosis: Float[Tensor, " dimension"], *key: object) -> Tensor:
+    """Draw antithetic variates of variance 1: sums of a normal and a uniform variate."""
+    z = _normals(samples, len(kurtosis), *key)
+    uniform_share = (kurtosis / UNIFORM_KURTOSIS).clamp(0, 1).sqrt()  # of the variance
+    if not uniform_share.any():
+        return z
+    stream = make_generator("uniform", *key)
+    half = torch.rand(-(-samples // 2), len(kurtosis), generator=stream, dtype=torch.float64)
+    half = 12**0.5 * (half - 0.5)
+    uniform = torch.cat([half, -half])[:samples]
+    return (1 - uniform_share).sqrt() * z + uniform_share.sqrt() * uniform
 
 
 def _derivative(value: Tensor, at: Tensor) -> Tensor:

@@ -334,10 +334,12 @@ class _Sweeps:
             return forms
         cov = torch.diag(var) if preact.cov is None else squeeze_field(preact.cov, 2)
         free_fraction, channels = self.free_fractions[index].forward, weights.out_channels
-        own_variance = _log_m2_variance(cov, mean, channels, free_fraction)
+        cumulant = _fourth_cumulant(self.layers[index])
+        own_variance = _log_m2_variance(cov, mean, channels, free_fraction, cumulant)
         self.variance[index] += own_variance
         self.centring_correction[index] = (
-            _log_var_variance(cov, self.images_per_field, channels, free_fraction) - own_variance
+            _log_var_variance(cov, self.images_per_field, channels, free_fraction, cumulant)
+            - own_variance
         )
         form = torch.full_like(var, 1 / float(total))
         if forms.shape[-1] == len(var):
@@ -353,23 +355,37 @@ def _length_part(output_forms: Forms, output_cotangent: Cotangent) -> Forms:
     return fraction[:, None].expand(len(fraction), len(size))
 
 
-def _log_m2_variance(
-    cov: Matrix, mean: Float[Tensor, " point"], channels: int, free_fraction: float
-) -> float:
-    """Compute the variance of the log mean square of C channels of a Gaussian field.
+def _fourth_cumulant(layer: FieldLayer) -> float:
+    """Average the joint cumulants (y, y, y', y') over pairs of points; 0 for a Gaussian field."""
+    weights, root = layer.weights, layer.preact.root
+    if root is not None:  # a column per weight, and the last for the bias
+        squares = squeeze_field(root, 2).square().mean(0).square()
+        return float(weights.kurtosis * squares[:-1].sum() + weights.bias_kurtosis * squares[-1])
+    return weights.bias_kurtosis * weights.bias_var**2 if layer.preact.log_scale == 0 else 0.0
 
-    For a centred field it is 2 tr(K^2) / (C tr(K)^2) (docs/appendix/derivations.md, 5.3); for a
-    linear layer, 2 / C.
+
+def _log_m2_variance(
+    cov: Matrix,
+    mean: Float[Tensor, " point"],
+    channels: int,
+    free_fraction: float,
+    cumulant: float,
+) -> float:
+    """Compute the variance of the log mean square of C channels of a field.
+
+    For a centred Gaussian field it is 2 tr(K^2) / (C tr(K)^2) (docs/appendix/derivations.md, 5.3);
+    for a linear layer, 2 / C.
     """
     total = cov.trace() + mean.square().sum()
     if not total > 0:
         return 0.0
-    own = (2 * cov.square().sum() + 4 * mean @ cov @ mean) / total.square()
+    own = 2 * cov.square().sum() + 4 * mean @ cov @ mean + len(cov) ** 2 * cumulant
+    own = own / total.square()
     return _log_variance(free_fraction * float(own) / channels)
 
 
 def _log_var_variance(
-    cov: Matrix, images_per_field: int, channels: int, free_fraction: float
+    cov: Matrix, images_per_field: int, channels: int, free_fraction: float, cumulant: float
 ) -> float:
     """Compute the variance of log `preact_var`, taken around the mean over points and channels."""
     points = len(cov) // images_per_field
@@ -380,7 +396,7 @@ def _log_var_variance(
     value = m2 - squares.diagonal().mean()
     if not value > 1e-9 * m2:  # a single unit equals its own mean
         return 0.0
-    own = free_fraction * 2 * cov.square().mean() / channels
+    own = free_fraction * (2 * cov.square().mean() + cumulant) / channels
     size = len(cov) * images_per_field * channels**2
     cross = free_fraction * 2 * mean_products.square().sum() / size
     variance = own + 2 * squares.square().mean() - 2 * cross
