@@ -130,7 +130,7 @@ def _predict_first_order(
         return None
     m2, log_sd = prediction.value("preact_m2"), spread.log_sd["preact_m2"]
     try:
-        error = estimate_spread_error(model, net, m2, log_sd[:-1])
+        error = estimate_spread_error(model, net, moments, m2, log_sd[:-1])
     except UnpredictableLayer:  # a layer kind of the user without a scalar rule
         return None
     if error > MAX_SPREAD_ERROR:
@@ -182,16 +182,18 @@ def _has_nonzero_mean(layer: LayerMoments) -> bool:
 def estimate_spread_error(
     model: nn.Module,
     net: ParsedNetwork,
+    moments: Mapping[str, LayerMoments],
     m2: Float64[np.ndarray, "image layer"],
     log_sd: Float64[np.ndarray, "image layer"],
 ) -> float:
     """Estimate the largest relative error of the first-order spreads of a network.
 
-    Two terms of second order are counted. (1) Between two layers the log-moment passes through the
-    function f: log E[y^2] -> log E[x^2], which the first-order law replaces by its tangent. Here
-    the passed variance is that of f(t), t normal, and each layer keeps its own contribution, the
-    rest of its first-order variance. (2) The relative error of a law in 1 / C with C channels is of
-    order 1 / C; it is taken as 1 / (2 C) of the narrowest layer.
+    Two terms of second order are counted. (1) The log-moment of a layer determines that of the next
+    layer, by a function f of the modules between them and the next layer's bias. The first-order
+    law replaces f by its tangent. Here the passed variance is that of f(t), t normal, and each
+    layer keeps its own contribution, the rest of its first-order variance. (2) The relative error
+    of a law in 1 / C with C channels is of order 1 / C; it is taken as 1 / (2 C) of the narrowest
+    layer.
 
     Parameters
     ----------
@@ -201,16 +203,19 @@ def estimate_spread_error(
     nodes, weights = np.polynomial.hermite_e.hermegauss(SPREAD_NODES)
     weights = weights / weights.sum()
     largest = 0.0
-    for moments, first_order in zip(m2, log_sd**2, strict=True):
+    biases = [float(moments_of(moments, stage.name).bias.second_moment) for stage in net.stages]
+    for image_m2, first_order in zip(m2, log_sd**2, strict=True):
         variance = first_order[0]
         for index, stage in enumerate(net.stages[:-1]):
-            if not (0 < moments[index] < np.inf and variance > 0):
+            if not (0 < image_m2[index] < np.inf and variance > 0):
                 variance = first_order[index + 1]
                 continue
-            steps = np.array([-LOG_STEP, LOG_STEP, *(variance**0.5 * nodes - variance / 2)])
-            log_output = _log_output_m2(stage, moments[index] * np.exp(steps))
-            slope = (log_output[1] - log_output[0]) / (2 * LOG_STEP)
-            values = log_output[2:]
+            steps = np.array([0.0, -LOG_STEP, LOG_STEP, *(variance**0.5 * nodes - variance / 2)])
+            log_output = _log_output_m2(stage, image_m2[index] * np.exp(steps))
+            bias = min(biases[index + 1] / image_m2[index + 1], 1.0)  # its share
+            log_next = np.log((1 - bias) * np.exp(log_output - log_output[0]) + bias)
+            slope = (log_next[2] - log_next[1]) / (2 * LOG_STEP)
+            values = log_next[3:]
             passed = weights @ values**2 - (weights @ values) ** 2
             own = max(first_order[index + 1] - slope**2 * first_order[index], 0.0)
             variance = own + passed

@@ -107,19 +107,30 @@ def test_networks_of_linear_layers_are_sampled() -> None:
     assert method(model) == "sampled"
 
 
-def spread_error(activation: nn.Module, *log_sd: float) -> float:
+def spread_error(activation: nn.Module, *log_sd: float, bias_var: float = 0.0) -> float:
     """Estimate the error for wide layers of second moment 1 with these first-order spreads."""
     layers: list[nn.Module] = [nn.Conv2d(1, 10**6, 1, device="meta")]
     for _ in log_sd[1:]:
         layers += [activation, nn.Conv2d(10**6, 10**6, 1, device="meta")]
     model = nn.Sequential(*layers)
     net = parse_network(model, (1, 2, 2))
-    return estimate_spread_error(model, net, np.ones((1, len(log_sd))), np.array([log_sd]))
+    moments = layer_moments(model, lambda s: 1 / s.fan_in, bias=Moments(0.0, bias_var))
+    m2 = np.ones((1, len(log_sd)))
+    return estimate_spread_error(model, net, moments, m2, np.array([log_sd]))
 
 
 def test_a_homogeneous_activation_adds_no_error() -> None:
     # log E[relu(y)^2] is linear in log E[y^2]; 1 / (2 C) is 5e-7.
     assert spread_error(nn.ReLU(), 1.0, 1.5, 2.0) < 1e-6
+
+
+def test_a_bias_dilutes_what_passes() -> None:
+    """Half of the second layer's moment is bias: log m' = log(e^t / 2 + 1/2), of slope 1/2."""
+    sd = 0.3
+    t = sd * np.random.default_rng(0).normal(size=200_000) - sd**2 / 2
+    expected = abs(np.log(np.log((np.exp(t) + 1) / 2).std() / (sd / 2)))
+    error = spread_error(nn.Identity(), sd, sd / 2, bias_var=0.5)
+    assert error == pytest.approx(expected, abs=4 / len(t) ** 0.5)
 
 
 def test_the_error_of_a_curved_activation_is_that_of_its_tangent() -> None:

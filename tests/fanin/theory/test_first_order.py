@@ -267,6 +267,39 @@ def test_spread_of_a_relu_layer_is_five_over_its_width() -> None:
     np.testing.assert_allclose(variance["vjp_m2"], [10 / n, 5 / n, 0], rtol=0.2)
 
 
+def test_spread_of_uniform_biases() -> None:
+    """A layer of uniform biases has E[b^4] = 1.8 Var[b]^2, where normal ones have 3."""
+    n = 4096
+    model = nn.Sequential(
+        *(nn.Conv2d(1, n, 1), nn.ReLU(), nn.Flatten(), nn.Linear(n, n)),
+        *(nn.ReLU(), nn.Linear(n, n)),
+    )
+    moments = layer_moments(model, lambda s: 0.0)
+    moments["3"] = LayerMoments(Moments(0.0, 0.0), Moments.uniform(0.0, 1.0))
+    moments["5"] = LayerMoments(Moments(0.0, 2 / n), Moments(0.0, 0.0))
+    (layers,) = propagate_images(model, moments, torch.ones(1, 1, 1, 1)).passes
+    variance = log_variances(layers, [FreeFraction()] * 3)["preact_m2"]
+    # The variance of b^2 / E[b^2] is 0.8, and that of relu(b)^2 / E[relu(b)^2] is 2 * 1.8 - 1.
+    assert variance[1] == pytest.approx(0.8 / n, rel=1 / n)
+    # relu(b)^4 has a variance of 2.3 squared means, which gives the error of the sampled variance.
+    assert variance[2] == pytest.approx((2.6 + 2) / n, rel=4 * 2.3 / 16_384**0.5)
+
+
+def test_spread_of_uniform_weights_in_the_first_layer() -> None:
+    """The mean square of a channel is w^T A w, whose variance has closed form."""
+    x, n = smooth_images(1, 1, 12), 4096
+    model = nn.Sequential(nn.Conv2d(1, n, 3), nn.Flatten(), nn.Linear(100 * n, 10))
+    moments = layer_moments(model, lambda s: 1 / s.fan_in)
+    moments["0"] = LayerMoments(Moments.uniform(0.0, 1 / 9), Moments.uniform(0.0, 0.5))
+    (layers,) = propagate_images(model, moments, x).passes
+    patches = torch.cat([F.unfold(x, 3)[0], torch.ones(1, 100)])
+    patches = patches * torch.tensor([1 / 9] * 9 + [0.5]).sqrt()[:, None]
+    a = patches @ patches.T / 100
+    expected = (2 * a.square().sum() - 1.2 * a.diagonal().square().sum()) / a.trace().square() / n
+    measured = log_variances(layers, [FreeFraction()] * 2)["preact_m2"][0]
+    assert measured == pytest.approx(float(expected), rel=2 / n)
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
 def test_closed_adjoints_equal_finite_differences(activation: Activation) -> None:
     """Scale the weights of the first layer and compare with the differences of later moments."""
