@@ -14,7 +14,7 @@ to covariances. Both do so for all targets at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,6 +42,7 @@ from fanin.theory.finite_width.channels import (
     logit_cotangents,
     whitened_channels,
 )
+from fanin.theory.finite_width.mean_shift import mean_shift
 
 MIN_SAMPLES = 256  # channel samples; a layer's part of the variance then has an error of about 25 %
 MAX_SAMPLES = 16384  # an error of about 4 %
@@ -63,16 +64,33 @@ class FreeFraction:
     backward: float = 1.0
 
 
-def log_variances(
+@dataclass(frozen=True)
+class LogMoments:
+    """Logarithms of one draw's moments.
+
+    Attributes
+    ----------
+    variance
+        Variance over draws, for preact_m2, preact_var, vjp_m2 and weight_vjp_m2.
+    shift
+        log(E[moment] / infinite-width value), for the same quantities; 0 if it was not computed.
+    """
+
+    variance: Mapping[str, Float64[np.ndarray, " layer"]]
+    shift: Mapping[str, Float64[np.ndarray, " layer"]]
+
+
+def log_moments(
     layers: Sequence[FieldLayer],
     free_fractions: Sequence[FreeFraction],
     *,
     images_per_field: int = 1,
     seed: int = 0,
-) -> dict[str, Float64[np.ndarray, " layer"]]:
-    """Compute the variance of the logarithm of one draw's moments.
+) -> LogMoments:
+    """Compute the variance of the logarithm of one draw's moments, and the shift of their mean.
 
-    If several images share the field, the moments are means over these images.
+    If several images share the field, the moments are means over these images. The shift is
+    computed for single images and independent weights.
 
     Parameters
     ----------
@@ -85,8 +103,8 @@ def log_variances(
 
     Returns
     -------
-    dict
-        Arrays over layers for preact_m2, preact_var, vjp_m2 and weight_vjp_m2.
+    LogMoments
+        Arrays over layers.
     """
     sweeps = _Sweeps(tuple(layers), tuple(free_fractions), images_per_field, seed)
     sweeps.sweep_up()
@@ -94,12 +112,16 @@ def log_variances(
     n = len(layers)
     variance = sweeps.variance.clamp(min=0).numpy()
     weight, tracked = variance[2 * n :], sweeps.weight_targets
-    return {
+    variances = {
         "preact_m2": variance[:n],
         "preact_var": (variance[:n] + sweeps.centring_correction.numpy()).clip(min=0),
         "vjp_m2": variance[n : 2 * n],
         "weight_vjp_m2": np.interp(np.arange(n), tracked, weight[tracked]),
     }
+    if images_per_field > 1 or any(fraction != FreeFraction() for fraction in free_fractions):
+        return LogMoments(variances, dict.fromkeys(variances, np.zeros(n)))
+    shift = mean_shift(layers, [samples.channels for samples in sweeps.samples])
+    return LogMoments(variances, {"preact_var": shift["preact_m2"], **shift})
 
 
 @dataclass

@@ -22,7 +22,7 @@ from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
 from fanin.theory.field import FieldLayer, Sampling, predict_field, propagate_field
 from fanin.theory.finite_width.dead import dead_probability
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
-from fanin.theory.finite_width.first_order import FreeFraction, log_variances
+from fanin.theory.finite_width.first_order import FreeFraction, LogMoments, log_moments
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import unit_moments
@@ -35,7 +35,6 @@ MAX_SPREAD_ERROR = 0.1  # largest estimated relative error of a first-order spre
 MAX_DEAD = 0.01  # largest probability of a dead layer; first order predicts no moments of 0
 LOG_STEP = 1e-3  # of log E[y^2]
 SPREAD_NODES = 15  # of the quadrature over log E[y^2]
-LogVariances = Mapping[str, Float64[np.ndarray, " layer"]]
 
 
 def predict_finite_width(
@@ -142,6 +141,9 @@ def _predict_first_order(
             rows[column].to_numpy().reshape(len(images) + 1, len(net.stages))
             for column in ("value", "sampling_se")
         )
+        if quantity in spread.shift:
+            own = value[:-1] * np.exp(spread.shift[quantity])
+            value = np.concatenate([own, own.mean(0, keepdims=True)])
         if quantity == "preact_var":
             value = (value - spread.grand_mean_share * laws["preact_m2"].value).clip(min=0)
         log_sd = spread.log_sd.get(quantity, np.full_like(value, np.nan))
@@ -239,6 +241,8 @@ class Spread:
     ----------
     log_sd
         Standard deviation of the log-moment, for every quantity without a sign.
+    shift
+        log(E[moment] / value of theory `field`), of order 1 / width.
     grand_mean_share
         E[(mean of y over all units and positions)^2] / E[y^2]. It is of order 1 / width and not
         part of preact_var.
@@ -247,6 +251,7 @@ class Spread:
     """
 
     log_sd: Mapping[str, Float64[np.ndarray, "row layer"]]
+    shift: Mapping[str, Float64[np.ndarray, "image layer"]]
     grand_mean_share: Float64[np.ndarray, "row layer"]
     dead_probability: float
 
@@ -286,36 +291,38 @@ def spread_of_draws(
         (layers,) = result.passes
         return layers
 
-    def variances(layers: tuple[FieldLayer, ...], images_per_field: int) -> LogVariances:
+    def logarithms(layers: tuple[FieldLayer, ...], images_per_field: int) -> LogMoments:
         free_fractions = []
         for layer in layers:
             declared = moments_of(moments, layer.name)
             is_shared = declared.dependence == "orthogonal"
             similarity = group_similarity(layer) if is_shared else 0.0
             free_fractions.append(free_fraction(modules[layer.name], declared, similarity))
-        return log_variances(layers, free_fractions, images_per_field=images_per_field, seed=seed)
+        return log_moments(layers, free_fractions, images_per_field=images_per_field, seed=seed)
 
-    own_variances, grand_mean_shares, dead = [], [], 0.0
+    single, grand_mean_shares, dead = [], [], 0.0
     for image in images:
         layers = propagate_layers(image[None])
-        own_variances.append(variances(layers, 1))
+        single.append(logarithms(layers, 1))
         grand_mean_shares.append([_grand_mean_share(layer) for layer in layers])
         dead = max(dead, dead_probability(net, layers))
     n_joint = min(len(images), MAX_POINTS // max(stage.positions for stage in net.stages))
-    joint = variances(propagate_layers(images[:n_joint]), n_joint) if n_joint > 1 else None
-    log_sd = {}
-    for quantity in own_variances[0]:
+    joint = logarithms(propagate_layers(images[:n_joint]), n_joint) if n_joint > 1 else None
+    log_sd, shift = {}, {}
+    for quantity in single[0].variance:
         values = field[(field.quantity == quantity) & (field.image >= 0)].value.to_numpy()
         values = values.reshape(len(images), -1)
-        own = np.stack([spread[quantity] for spread in own_variances])
+        shift[quantity] = np.stack([moments.shift[quantity] for moments in single])
+        own = np.stack([moments.variance[quantity] for moments in single])
         joint_part = own[:n_joint], values[:n_joint]
         correlation = np.ones(own.shape[1])
         if joint is not None:
-            correlation = _correlation(joint[quantity], *joint_part)
+            correlation = _correlation(joint.variance[quantity], *joint_part)
         variance = np.concatenate([own, _variance_of_mean(own, values, correlation)[None]])
         is_zero = np.concatenate([values, values.sum(0)[None]]) == 0
         log_sd[quantity] = np.where(is_zero, 0.0, np.sqrt(variance))
-    return Spread(log_sd, np.array([*grand_mean_shares, np.mean(grand_mean_shares, 0)]), dead)
+    shares = np.array([*grand_mean_shares, np.mean(grand_mean_shares, 0)])
+    return Spread(log_sd, shift, shares, dead)
 
 
 def _grand_mean_share(layer: FieldLayer) -> float:

@@ -26,7 +26,7 @@ from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, propagate_field
 from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite_width.channels import whitened_channels
-from fanin.theory.finite_width.first_order import FreeFraction, log_variances
+from fanin.theory.finite_width.first_order import FreeFraction, log_moments
 from fanin.theory.finite_width.predict import free_fraction, group_similarity
 from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.moments import declared_moments
@@ -99,11 +99,11 @@ def assert_spreads_agree(
     net = parse_network(model, tuple(x.shape[1:]))
     names = [stage.name for stage in net.stages]
     (layers,) = propagate_images(model, moments, x).passes
-    predicted = log_variances(
+    predicted = log_moments(
         layers, free_fractions or [FreeFraction()] * len(names), images_per_field=len(x)
     )
     samples = simulate_networks(model, net, moments, x, draws=draws).values
-    for quantity, variance in predicted.items():
+    for quantity, variance in predicted.variance.items():
         log = samples[quantity].mean(1).log().numpy()
         for layer in range(len(names)):
             if (
@@ -260,7 +260,7 @@ def test_spread_of_a_relu_layer_is_five_over_its_width() -> None:
     )
     moments = layer_moments(model, lambda s: 2 / s.fan_in)
     (layers,) = propagate_images(model, moments, torch.ones(1, 1, 1, 1)).passes
-    variance = log_variances(layers, [FreeFraction()] * 3)
+    variance = log_moments(layers, [FreeFraction()] * 3).variance
     expected = [2 / n, (5 + 2) / n]
     # A channel's influence x^2 has kurtosis 28, so 16,384 samples give its variance within 4 %.
     np.testing.assert_allclose(variance["preact_m2"][:2], expected, rtol=0.16)
@@ -278,7 +278,7 @@ def test_spread_of_uniform_biases() -> None:
     moments["3"] = LayerMoments(Moments(0.0, 0.0), Moments.uniform(0.0, 1.0))
     moments["5"] = LayerMoments(Moments(0.0, 2 / n), Moments(0.0, 0.0))
     (layers,) = propagate_images(model, moments, torch.ones(1, 1, 1, 1)).passes
-    variance = log_variances(layers, [FreeFraction()] * 3)["preact_m2"]
+    variance = log_moments(layers, [FreeFraction()] * 3).variance["preact_m2"]
     # The variance of b^2 / E[b^2] is 0.8, and that of relu(b)^2 / E[relu(b)^2] is 2 * 1.8 - 1.
     assert variance[1] == pytest.approx(0.8 / n, rel=1 / n)
     # relu(b)^4 has a variance of 2.3 squared means, which gives the error of the sampled variance.
@@ -296,8 +296,52 @@ def test_spread_of_uniform_weights_in_the_first_layer() -> None:
     patches = patches * torch.tensor([1 / 9] * 9 + [0.5]).sqrt()[:, None]
     a = patches @ patches.T / 100
     expected = (2 * a.square().sum() - 1.2 * a.diagonal().square().sum()) / a.trace().square() / n
-    measured = log_variances(layers, [FreeFraction()] * 2)["preact_m2"][0]
+    measured = log_moments(layers, [FreeFraction()] * 2).variance["preact_m2"][0]
     assert measured == pytest.approx(float(expected), rel=2 / n)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU])
+def test_shift_of_the_mean_agrees_with_an_exact_recursion(activation: Activation) -> None:
+    """At a single point, q' = sigma_w^2 mean_c phi(sqrt(q) z_c)^2, and likewise backward."""
+    n, sigma_w2, draws = 64, 2.0, 40_000
+    phi = activation()
+    layers: list[nn.Module] = [nn.Conv2d(1, n, 1)]
+    for _ in range(3):
+        layers += [phi, nn.Conv2d(n, n, 1)]
+    model = nn.Sequential(*layers)
+    moments = layer_moments(model, lambda s: sigma_w2 / s.fan_in)
+    (field,) = propagate_images(model, moments, torch.ones(1, 1, 1, 1)).passes
+    shift = log_moments(field, [FreeFraction()] * 4).shift
+
+    stream = torch.Generator().manual_seed(0)
+    q, slopes = torch.full((draws,), sigma_w2).double(), []
+    preact_m2 = [q]
+    for _ in range(3):
+        z = torch.randn(draws, n, generator=stream, dtype=torch.float64)
+        y = (q.sqrt()[:, None] * z).requires_grad_()
+        x = phi(y)
+        (slope,) = torch.autograd.grad(x.sum(), y)
+        slopes.append(sigma_w2 * slope.square().mean(1))
+        q = sigma_w2 * x.detach().square().mean(1)
+        preact_m2.append(q)
+    vjp_m2 = [torch.stack(slopes[index:]).prod(0) for index in range(3)]
+    for quantity, measured in (("preact_m2", preact_m2), ("vjp_m2", vjp_m2)):
+        for index, values in enumerate(measured):
+            layer = field[index]
+            moment = layer.preact if quantity == "preact_m2" else layer.cotangent
+            assert moment is not None
+            expected = float((values.mean() / moment.m2).log())
+            se = float(values.std() / values.mean()) / draws**0.5
+            # The next order in 1 / n has about the size of the squared shift.
+            assert shift[quantity][index] == pytest.approx(expected, abs=4 * se + expected**2)
+
+
+def test_homogeneous_activations_shift_no_mean() -> None:
+    model, x = pooled_network(nn.ReLU)
+    (layers,) = propagate_images(model, layer_moments(model, lambda s: 2 / s.fan_in), x).passes
+    shift = log_moments(layers, [FreeFraction()] * len(layers)).shift
+    for quantity in ("preact_m2", "vjp_m2"):
+        np.testing.assert_allclose(shift[quantity], 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
@@ -305,7 +349,7 @@ def test_closed_adjoints_equal_finite_differences(activation: Activation) -> Non
     """Scale the weights of the first layer and compare with the differences of later moments."""
     model, x = averaged_network(activation)
 
-    def log_moments(scale: float) -> Tensor:
+    def moments_at(scale: float) -> Tensor:
         moments = layer_moments(model, lambda s: 1.5 / s.fan_in)
         first = moments["0"]
         moments["0"] = replace(first, weight=first.weight.scaled(scale))
@@ -314,7 +358,7 @@ def test_closed_adjoints_equal_finite_differences(activation: Activation) -> Non
 
     (layers,) = propagate_images(model, layer_moments(model, lambda s: 1.5 / s.fan_in), x).passes
     step = 1e-3
-    change = log_moments(1 + step) - log_moments(1 - step)
+    change = moments_at(1 + step) - moments_at(1 - step)
     finite_difference = change / (4 * step)  # by the log variance
     # Go from log m2 of the last layer down to the covariance of the first.
     forms = torch.full((1, 1, 1), 1 / float(layers[-1].preact.m2.sum())).double()
