@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fanin.theory.field.forward import closed_form_for, linear_matrices
+from fanin.theory.field.forward import closed_form_for, linear_matrices, step_matrices
 from fanin.theory.field.interlayer import Interlayer
 from fanin.theory.field.state import FieldLayer, Preactivation
 from fanin.theory.gaussian_pairs import PairExpectations, pair_expectations
-from fanin.theory.layer_kind import DropoutStep
+from fanin.theory.layer_kind import DropoutStep, Mixing
 from fanin.theory.mean_field import UnitMoments, unit_moments
 
 # Up to this many conv layers, every weight gradient is tracked through the network.
@@ -209,6 +209,16 @@ def _product(steps: Sequence[Tensor]) -> Tensor | None:
 
 def _transposed(matrix: Tensor | None) -> Tensor | None:
     return None if matrix is None else matrix.mT
+
+
+def readout_matrix(last: FieldLayer) -> Tensor | None:
+    """Return the linear modules after the last weight layer, [in point, out point]."""
+    if last.interlayer is None:
+        return None
+    interlayer = last.interlayer
+    steps = tuple(step for step in interlayer.steps if isinstance(step, Mixing))
+    matrices = step_matrices(interlayer, steps, interlayer.positions)
+    return _product([matrix for matrix in matrices if isinstance(matrix, Tensor)])
 
 
 def tracked_layers(layers: Sequence[FieldLayer]) -> list[int]:

@@ -14,7 +14,13 @@ from fanin.seeds import make_generator
 from fanin.theory.elementwise import vjp
 from fanin.theory.field.sampling import factor, whitened
 from fanin.theory.field.state import Cotangent, FieldLayer
-from fanin.theory.finite_width.adjoints import Forms, quadratic_forms, squeeze_field, symmetrize
+from fanin.theory.finite_width.adjoints import (
+    Forms,
+    quadratic_forms,
+    readout_matrix,
+    squeeze_field,
+    symmetrize,
+)
 
 RANK_TOLERANCE = 1e-3  # smallest singular value kept, relative to the largest
 MIN_WHITENED = 1024  # whitened samples
@@ -209,10 +215,13 @@ def _derivative(value: Tensor, at: Tensor) -> Tensor:
 
 
 def logit_cotangents(last: FieldLayer, seed: int) -> Cotangents:
-    """Draw a random cotangent of mean square 1 at the logits for each image."""
-    shape = (last.weights.out_channels, last.preact.var.shape[-1])
-    u = torch.randn(shape, generator=make_generator("logits", seed), dtype=torch.float64)
-    return u / u.square().mean(0).sqrt()
+    """Draw a random cotangent of mean square 1 at the logits, and return it at the last layer."""
+    readout = readout_matrix(last)
+    points = last.preact.var.shape[-1] if readout is None else readout.shape[1]
+    stream = make_generator("logits", seed)
+    u = torch.randn(last.weights.out_channels, points, generator=stream, dtype=torch.float64)
+    u = u / u.square().mean(0).sqrt()
+    return u if readout is None else u @ readout.mT
 
 
 def draw_output_cotangents(

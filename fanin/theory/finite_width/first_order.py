@@ -32,6 +32,7 @@ from fanin.theory.finite_width.adjoints import (
     gradient_by_input,
     is_closed,
     quadratic_forms,
+    readout_matrix,
     squeeze_field,
     tracked_layers,
 )
@@ -244,12 +245,18 @@ class _Sweeps:
 
     def _add_cotangent_variance(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
         """Add the variance from a random cotangent on maps, of which only the length is fixed."""
-        last = self.layers[-1]
+        last, readout = self.layers[-1], readout_matrix(self.layers[-1])
         if self.n - 1 in self.weight_targets:
             pairs.add(3 * self.n - 1, gradient_by_cotangent(last, self.images_per_field))
+        if readout is not None:  # windows that overlap do not preserve the length
+            assert last.cotangent is not None
+            m2 = squeeze_field(last.cotangent.m2, 1)
+            pairs.add(2 * self.n - 1, torch.eye(len(m2), dtype=torch.float64) / float(m2.sum()))
         for group in (points, pairs):
             if group.forms is not None:
                 forms = as_matrices(group.forms)
+                if readout is not None:
+                    forms = readout.mT @ forms @ readout
                 diagonals = diagonal(forms).unflatten(1, (self.images_per_field, -1))
                 length = diagonals.mean(-1, keepdim=True).expand_as(diagonals).flatten(1)
                 free = (forms - torch.diag_embed(length)).square().sum((1, 2))
@@ -289,7 +296,10 @@ class _Sweeps:
     def sweep_down(self) -> None:
         """Carry derivatives with respect to field covariances from the last layer to the first."""
         last = self.layers[-1]
-        forms = torch.zeros(3 * self.n, last.preact.var.shape[-1], dtype=torch.float64)
+        points = last.preact.var.shape[-1]
+        # A pooled readout correlates the cotangents of different points.
+        shape = (points,) if last.interlayer is None else (points, points)
+        forms = torch.zeros(3 * self.n, *shape, dtype=torch.float64)
         forms = self._add_own_target(self.n - 1, forms)
         for index in range(self.n - 2, -1, -1):
             layer, next_layer = self.layers[index], self.layers[index + 1]

@@ -24,7 +24,8 @@ from fanin.theory.finite_width.dead import dead_probability
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
 from fanin.theory.finite_width.first_order import FreeFraction, LogMoments, log_moments
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
-from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
+from fanin.theory.layer_kind import LayerKind, Mixing, UnpredictableLayer
+from fanin.theory.layers import NamedLayer
 from fanin.theory.mean_field import unit_moments
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork, Stage, parse_network
@@ -166,8 +167,8 @@ def reason_against_first_order(
     for layer in (*net.before, *(layer for stage in net.stages for layer in stage.after)):
         if not layer.kind.first_order:
             return f"{type(layer.module).__name__} has no first-order law"
-    if not all(layer.kind.reshapes for layer in net.stages[-1].after):
-        return "a module after the last weight layer combines or changes the logits"
+    if not all(_is_linear(layer) for layer in net.stages[-1].after):
+        return "a module after the last weight layer is not linear"
     if max(stage.positions for stage in net.stages) > MAX_POINTS:
         return f"a layer has more than {MAX_POINTS} positions"
     if WeightShape.of(weight_layers(model)[net.stages[0].name]).groups > 1:
@@ -175,6 +176,14 @@ def reason_against_first_order(
     if any(_has_nonzero_mean(moments_of(moments, stage.name)) for stage in net.stages):
         return "weights have a non-zero mean"
     return None
+
+
+def _is_linear(layer: NamedLayer) -> bool:
+    try:
+        step = layer.field()
+    except UnpredictableLayer:
+        return False
+    return layer.kind.reshapes or (isinstance(step, Mixing) and step.linear)
 
 
 def _has_nonzero_mean(layer: LayerMoments) -> bool:

@@ -251,6 +251,19 @@ def test_spread_of_a_network_that_ends_in_a_map() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "pool", [nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(2), nn.AvgPool2d(3, stride=2, padding=1)]
+)
+def test_spread_of_a_network_that_ends_in_average_pooling(pool: nn.Module) -> None:
+    channels = CHANNELS
+    model = nn.Sequential(
+        *(nn.Conv2d(1, channels, 3), nn.Tanh(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, 20, 3), pool, nn.Flatten()),
+    )
+    moments = layer_moments(model, lambda s: 1 / s.fan_in)
+    assert_spreads_agree(model, moments, smooth_images(1, 1, 14), draws=DRAWS)
+
+
 def test_spread_of_a_relu_layer_is_five_over_its_width() -> None:
     """Hanin & Nica (2020), theorem 1: kappa = 5, and 2 / n from the layer itself."""
     n = 4096  # so wide that only the ten logits have a spread of order 1
