@@ -68,7 +68,9 @@ def mean_shift(
     last = len(_cotangent_m2(layers[-1]))
     response = torch.zeros(last, last, dtype=torch.float64)
     backward, responses = [torch.zeros(last, dtype=torch.float64)], [response]
-    for step, shift, covariance in zip(steps[::-1], preact[-2::-1], covariances[-2::-1], strict=True):
+    for step, shift, covariance in zip(
+        steps[::-1], preact[-2::-1], covariances[-2::-1], strict=True
+    ):
         value, response = step.backward(shift, covariance, backward[-1], response)
         backward.append(value)
         responses.append(response)
@@ -137,7 +139,8 @@ class _Step:
             var=weights.group_in_channels * weights.var,
             input_m2=squeeze_field(layer.outputs.m2, 1),
             preact_m2=_preact_m2(next_layer),
-            cotangent_m2=_cotangent_m2(next_layer) * weights.group_out_channels
+            cotangent_m2=_cotangent_m2(next_layer)
+            * weights.group_out_channels
             / weights.group_in_channels,
             output_cotangent_m2=output_m2,
             window=_rows(members * unit_m2),
