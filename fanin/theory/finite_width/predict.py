@@ -23,6 +23,7 @@ from fanin.theory.field import FieldLayer, Sampling, predict_field, propagate_fi
 from fanin.theory.finite_width.dead import dead_probability
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
 from fanin.theory.finite_width.first_order import FreeFraction, LogMoments, log_moments
+from fanin.theory.finite_width.grouped import ungroup_first_layer
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
 from fanin.theory.layer_kind import LayerKind, Mixing, UnpredictableLayer
 from fanin.theory.layers import NamedLayer
@@ -169,10 +170,16 @@ def reason_against_first_order(
             return f"{type(layer.module).__name__} has no first-order law"
     if not all(_is_linear(layer) for layer in net.stages[-1].after):
         return "a module after the last weight layer is not linear"
-    if max(stage.positions for stage in net.stages) > MAX_POINTS:
+    shapes = [WeightShape.of(weight_layers(model)[stage.name]) for stage in net.stages[:2]]
+    groups = shapes[0].groups
+    if groups > 1:
+        if len(shapes) == 1 or shapes[1].groups > 1:
+            return "the first layer is grouped, and the second layer does not read all groups"
+        if moments_of(moments, net.stages[0].name).dependence != "independent":
+            return "the first layer is grouped and orthogonal"
+    positions = [groups * net.stages[0].positions, *(stage.positions for stage in net.stages[1:])]
+    if max(positions) > MAX_POINTS:
         return f"a layer has more than {MAX_POINTS} positions"
-    if WeightShape.of(weight_layers(model)[net.stages[0].name]).groups > 1:
-        return "the first layer is grouped"
     if any(_has_nonzero_mean(moments_of(moments, stage.name)) for stage in net.stages):
         return "weights have a non-zero mean"
     return None
@@ -298,7 +305,7 @@ def spread_of_draws(
             layer_kinds=layer_kinds,
         )
         (layers,) = result.passes
-        return layers
+        return ungroup_first_layer(layers, len(images))
 
     def logarithms(layers: tuple[FieldLayer, ...], images_per_field: int) -> LogMoments:
         free_fractions = []
@@ -315,7 +322,9 @@ def spread_of_draws(
         single.append(logarithms(layers, 1))
         grand_mean_shares.append([_grand_mean_share(layer) for layer in layers])
         dead = max(dead, dead_probability(net, layers))
-    n_joint = min(len(images), MAX_POINTS // max(stage.positions for stage in net.stages))
+    groups = WeightShape.of(modules[net.stages[0].name]).groups
+    points = max(groups * net.stages[0].positions, *(stage.positions for stage in net.stages))
+    n_joint = min(len(images), MAX_POINTS // points)
     joint = logarithms(propagate_layers(images[:n_joint]), n_joint) if n_joint > 1 else None
     log_sd, shift = {}, {}
     for quantity in single[0].variance:

@@ -27,6 +27,7 @@ from fanin.theory.field import FieldResult, Sampling, propagate_field
 from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite_width.channels import whitened_channels
 from fanin.theory.finite_width.first_order import FreeFraction, log_moments
+from fanin.theory.finite_width.grouped import ungroup_first_layer
 from fanin.theory.finite_width.predict import free_fraction, group_similarity
 from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.moments import declared_moments
@@ -98,7 +99,7 @@ def assert_spreads_agree(
     """
     net = parse_network(model, tuple(x.shape[1:]))
     names = [stage.name for stage in net.stages]
-    (layers,) = propagate_images(model, moments, x).passes
+    layers = ungroup_first_layer(*propagate_images(model, moments, x).passes, len(x))
     predicted = log_moments(
         layers, free_fractions or [FreeFraction()] * len(names), images_per_field=len(x)
     )
@@ -262,6 +263,19 @@ def test_spread_of_a_network_that_ends_in_average_pooling(pool: nn.Module) -> No
     )
     moments = layer_moments(model, lambda s: 1 / s.fan_in)
     assert_spreads_agree(model, moments, smooth_images(1, 1, 14), draws=DRAWS)
+
+
+@pytest.mark.parametrize("n_images", [1, 2])
+def test_spread_of_a_network_with_a_grouped_first_layer(n_images: int) -> None:
+    channels = 3 * 24
+    model = nn.Sequential(
+        *(nn.Conv2d(3, channels, 3, groups=3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, CHANNELS, 3), nn.Tanh(), nn.Flatten(), nn.Linear(9 * CHANNELS, 10)),
+    )
+    x = smooth_images(n_images, 3, 12)
+    x[:, 0] *= 3  # one group has most of the variance
+    moments = layer_moments(model, lambda s: 1.5 / s.fan_in)
+    assert_spreads_agree(model, moments, x, draws=DRAWS)
 
 
 def test_spread_of_a_relu_layer_is_five_over_its_width() -> None:
