@@ -29,8 +29,10 @@ from fanin.theory.finite_width.adjoints import squeeze_field
 from fanin.theory.finite_width.channels import ChannelSamples
 from fanin.theory.layer_kind import Mixing
 from fanin.theory.mean_field import unit_moments
+from fanin.theory.quadrature import COARSE
 
 LOG_STEP = 0.02  # of differences in a log-variance: the second has an error below 1e-3
+FLAT = 1e-2  # above the quadrature's error in a second difference, 1e-6 / LOG_STEP^2
 TINY = torch.finfo(torch.float64).tiny
 Points = Float[Tensor, " point"]
 
@@ -52,18 +54,25 @@ def mean_shift(
     dict
         Arrays over layers for preact_m2, vjp_m2 and weight_vjp_m2.
     """
+    unit_rates = [_unit_rates(layer) for layer in layers[:-1]]
+    if all(rates.are_homogeneous for rates in unit_rates):
+        zeros = np.zeros(len(layers))
+        return {"preact_m2": zeros, "vjp_m2": zeros, "weight_vjp_m2": zeros}
     steps = [
-        _Step.of(layer, next_layer, samples)
-        for layer, next_layer, samples in zip(layers, layers[1:], channels, strict=False)
+        _Step.of(layer, next_layer, rates, samples)
+        for layer, next_layer, rates, samples in zip(
+            layers[:-1], layers[1:], unit_rates, channels, strict=True
+        )
     ]
     preact, inputs = [torch.zeros_like(_preact_m2(layers[0]))], []
     covariance = torch.zeros(len(preact[0]), len(preact[0]), dtype=torch.float64)
     covariances = [covariance]
     for step in steps:
         shift, covariance = step.forward(preact[-1], covariance)
-        inputs.append((shift, covariance))
-        preact.append(step.to_preact(shift))
-        covariance = step.to_preact(step.to_preact(covariance).mT)
+        joint = step.to_preact(covariance)
+        inputs.append((shift, joint))
+        preact.append(step.to_preact(shift[:, None])[:, 0])
+        covariance = step.to_preact(joint.mT)
         covariances.append(covariance)
     last = len(_cotangent_m2(layers[-1]))
     response = torch.zeros(last, last, dtype=torch.float64)
@@ -77,13 +86,38 @@ def mean_shift(
     backward, responses = backward[::-1], responses[::-1]
     weight = [_weighted(_cotangent_m2(layers[0]), backward[0])]
     for index, step in enumerate(steps):
-        shift, covariance = inputs[index]
-        joint = responses[index + 1] @ step.to_preact(covariance)
-        weight.append(step.weight_gradient(shift, backward[index + 1], joint))
+        shift, joint = inputs[index]
+        weight.append(
+            step.weight_gradient(shift, backward[index + 1], responses[index + 1] @ joint)
+        )
     forward = [_weighted(_preact_m2(layer), s) for layer, s in zip(layers, preact, strict=True)]
     down = [_weighted(_cotangent_m2(layer), s) for layer, s in zip(layers, backward, strict=True)]
     shifts = {"preact_m2": forward, "vjp_m2": down, "weight_vjp_m2": weight}
     return {quantity: torch.stack(values).numpy() for quantity, values in shifts.items()}
+
+
+@dataclass(frozen=True)
+class _UnitRates:
+    """Second moment of units, and derivatives of its logarithm by the log-variance of y.
+
+    Attributes
+    ----------
+    m2
+        E[x^2], of single points before any pooling.
+    value, slope
+        First and second derivatives of log E[x^2] and log E[(dx/dy)^2].
+    """
+
+    m2: Points
+    value: tuple[Points, Points]
+    slope: tuple[Points, Points]
+
+    @property
+    def are_homogeneous(self) -> bool:
+        """True if log E[x^2] is linear in log E[y^2], which shifts no mean."""
+        first, *others = (*self.value, *self.slope)
+        flat = [first - 1, *others]
+        return all(bool(rate.abs().max() < FLAT) for rate in flat)
 
 
 @dataclass(frozen=True)
@@ -99,11 +133,12 @@ class _Step:
     output_cotangent_m2
         Second moment of the cotangent at that input.
     window
-        Share of each pre-activation in each input of the next layer, [input, point].
+        Share of each pre-activation in each input of the next layer, [input, point]. None if points
+        are not combined.
     spread
-        Share of each input's cotangent in each pre-activation's, [point, input].
-    rates, slope_rates
-        First and second derivatives of log E[x^2] and log E[x'^2] by the log-variance of y.
+        Share of each input's cotangent in each pre-activation's, [point, input], or None.
+    rates
+        Derivatives of the units' moments.
     own
         Covariance of mean squares of the input, over draws of the channels, [input, input].
     own_slope
@@ -116,22 +151,26 @@ class _Step:
     preact_m2: Points
     cotangent_m2: Points
     output_cotangent_m2: Points
-    window: Tensor
-    spread: Tensor
-    rates: tuple[Points, Points]
-    slope_rates: tuple[Points, Points]
+    window: Tensor | None
+    spread: Tensor | None
+    rates: _UnitRates
     own: Tensor
     own_slope: Tensor
 
     @classmethod
-    def of(cls, layer: FieldLayer, next_layer: FieldLayer, samples: ChannelSamples) -> _Step:
+    def of(
+        cls,
+        layer: FieldLayer,
+        next_layer: FieldLayer,
+        rates: _UnitRates,
+        samples: ChannelSamples,
+    ) -> _Step:
         assert layer.interlayer is not None
         assert layer.outputs is not None
         assert layer.output_cotangent is not None
         weights = next_layer.weights
         output_m2 = squeeze_field(layer.output_cotangent.m2, 1)
-        members = _members(layer)
-        unit_m2, rates, slope_rates = _rates(layer)
+        members = _members(layer) if layer.interlayer.mixes_points else None
         squares = _relative_squares(samples.x)
         slopes = _relative_squares(samples.cotangent)
         return cls(
@@ -143,35 +182,48 @@ class _Step:
             * weights.group_out_channels
             / weights.group_in_channels,
             output_cotangent_m2=output_m2,
-            window=_rows(members * unit_m2),
-            spread=_rows(members.mT * output_m2),
+            window=None if members is None else _rows(members * rates.m2),
+            spread=None if members is None else _rows(members.mT * output_m2),
             rates=rates,
-            slope_rates=slope_rates,
             own=squares.mT @ squares / (len(squares) * layer.weights.out_channels),
             own_slope=slopes.mT @ squares / (len(squares) * layer.weights.out_channels),
         )
 
     def forward(self, shift: Points, covariance: Tensor) -> tuple[Points, Tensor]:
         """Return the shift of E[x^2] and the covariance of its logarithm at the next layer."""
-        first, second = self.rates
+        first, second = self.rates.value
         variance = covariance.diagonal()
         curved = first * (shift - variance / 2) + (second + first.square()) * variance / 2
-        passed = self.window @ (first[:, None] * covariance * first) @ self.window.mT
-        return self.window @ curved, passed + self.own
+        passed = first[:, None] * covariance * first
+        if self.window is None:
+            return curved, passed + self.own
+        return self.window @ curved, self.window @ passed @ self.window.mT + self.own
 
-    def to_preact(self, x: Float[Tensor, "*row input"]) -> Float[Tensor, "*row point"]:
+    def to_preact(self, x: Float[Tensor, "input column"]) -> Float[Tensor, "point column"]:
         """Average log-deviations of the input, weighted by their shares (the matrix T)."""
-        shares = 1 / self.preact_m2.clamp(min=TINY)
-        if x.ndim == 1:
-            return self._convolve(x * self.input_m2) * shares
-        return (self._convolve(x.mT * self.input_m2) * shares).mT
+        return self._read(self.input_m2[:, None] * x) / self.preact_m2.clamp(min=TINY)[:, None]
 
-    def _convolve(self, x: Float[Tensor, "*row input"]) -> Float[Tensor, "*row point"]:
-        padded = torch.nn.functional.pad(x, (1, 0))
+    def _read(self, x: Float[Tensor, "input column"]) -> Float[Tensor, "point column"]:
+        """Sum over the inputs of each output point, weighted by the variances of the weights."""
+        index = self.taps.input_index
         if self.taps.is_linear:
-            return padded[..., self.taps.input_index] @ self.var
-        columns = zip(self.taps.input_index.T, self.var.tolist(), strict=True)
-        return sum((v * padded.index_select(-1, index) for index, v in columns), torch.zeros(()))
+            return (self.var[:, None] * x[index[0] - 1]).sum(0, keepdim=True)
+        padded = torch.nn.functional.pad(x, (0, 0, 1, 0))
+        total = x.new_zeros(len(index), x.shape[1])
+        for tap, variance in zip(index.T, self.var.tolist(), strict=True):
+            total.add_(padded.index_select(0, tap), alpha=variance)
+        return total
+
+    def _send(self, x: Float[Tensor, "point column"]) -> Float[Tensor, "input column"]:
+        """Apply the transpose of `_read`."""
+        index = self.taps.input_index
+        received = x.new_zeros(self.taps.n_inputs + 1, x.shape[1])
+        if self.taps.is_linear:
+            received.index_add_(0, index[0], self.var[:, None] * x)
+        else:
+            for tap, variance in zip(index.T, self.var.tolist(), strict=True):
+                received.index_add_(0, tap, x, alpha=variance)
+        return received[1:]
 
     def backward(
         self, shift: Points, covariance: Tensor, next_shift: Points, next_response: Tensor
@@ -180,21 +232,24 @@ class _Step:
 
         `next_shift` and `next_response` are those of the next layer.
         """
-        first, second = self.slope_rates
+        first, second = self.rates.slope
         variance = covariance.diagonal()
         curved = first * (shift - variance / 2) + (second + first.square()) * variance / 2
         response = self._pull_back(next_response)
-        passed = first[:, None] * covariance * self.rates[0] @ self.window.mT + self.own_slope
-        joint = self.to_preact(passed.mT).mT
+        passed = first[:, None] * covariance * self.rates.value[0]
+        if self.window is not None:
+            passed = passed @ self.window.mT
+        joint = self.to_preact((passed + self.own_slope).mT).mT
         value = curved + self._pull_back(next_shift[:, None])[:, 0] + (joint * response).sum(-1)
-        by_input = self.taps.backward_m2(response / self.preact_m2.clamp(min=TINY), self.var)
-        own = (by_input * self.input_m2) @ self.window * self.rates[0]
-        return value, torch.diag(first) + own
+        by_input = self._send((response / self.preact_m2.clamp(min=TINY)).mT).mT * self.input_m2
+        by_unit = by_input if self.window is None else by_input @ self.window
+        return value, torch.diag(first) + by_unit * self.rates.value[0]
 
     def _pull_back(self, x: Float[Tensor, "point column"]) -> Tensor:
         """Average over the points that send the cotangent, weighted by their shares."""
-        sent = self.taps.backward_m2((x * self.cotangent_m2[:, None]).mT, self.var).mT
-        return self.spread @ (sent / self.output_cotangent_m2.clamp(min=TINY)[:, None])
+        sent = self._send(x * self.cotangent_m2[:, None])
+        average = sent / self.output_cotangent_m2.clamp(min=TINY)[:, None]
+        return average if self.spread is None else self.spread @ average
 
     def weight_gradient(self, input_shift: Points, shift: Points, joint: Tensor) -> Tensor:
         """Average the shift of squared products of the cotangent and the input that a tap reads."""
@@ -217,11 +272,11 @@ def _members(layer: FieldLayer) -> Tensor:
     return (x.transpose(0, 1).flatten(1) != 0).double().mT
 
 
-def _rates(layer: FieldLayer) -> tuple[Points, tuple[Points, Points], tuple[Points, Points]]:
+def _unit_rates(layer: FieldLayer) -> _UnitRates:
     assert layer.interlayer is not None
     mean = squeeze_field(layer.preact.mean, 1).expand_as(_preact_m2(layer))
     low, middle, high = (
-        unit_moments(layer.interlayer.pointwise_layers, mean, _preact_m2(layer) * exp(h))
+        unit_moments(layer.interlayer.pointwise_layers, mean, _preact_m2(layer) * exp(h), COARSE)
         for h in (-LOG_STEP, 0.0, LOG_STEP)
     )
 
@@ -230,7 +285,7 @@ def _rates(layer: FieldLayer) -> tuple[Points, tuple[Points, Points], tuple[Poin
         return (c - a) / (2 * LOG_STEP), (c - 2 * b + a) / LOG_STEP**2
 
     parts = (low, middle, high)
-    return (
+    return _UnitRates(
         middle.m2,
         differences([units.m2 for units in parts]),
         differences([units.slope_m2 for units in parts]),
