@@ -253,7 +253,9 @@ def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) 
     frames: list[pd.DataFrame] = []
     for theory in theories:
         try:
-            frames.append(predict_moments(model, moments, images, (theory,)))
+            frames.append(
+                predict_moments(model, moments, images, (theory,), individual=cell.probe.images)
+            )
         except UnpredictableLayer:
             if not frames:
                 raise

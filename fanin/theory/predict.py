@@ -30,6 +30,7 @@ def predict_moments(
     theories: Sequence[str] = THEORIES,
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
+    individual: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Predict the moments of every layer with one or more theories.
 
@@ -49,6 +50,9 @@ def predict_moments(
         Seed of the theories' own sampling.
     layer_kinds
         Additional layer kinds. They take precedence over the built-in ones.
+    individual
+        Images for which theory `finite_width` predicts a spread between draws. None predicts one
+        for every image, which takes longest. The mean over images always has a spread.
 
     Returns
     -------
@@ -71,9 +75,10 @@ def predict_moments(
     frames = []
     cache_key = (model, moments, images, seed, tuple(layer_kinds))
     for theory in theories:
-        compute = partial(_predict, theory, model, moments, images, seed, layer_kinds)
+        compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, individual)
+        name = f"theory {theory}"
         try:
-            frames.append(memoized(f"theory {theory}", compute, *cache_key))
+            frames.append(memoized(name, compute, *cache_key, individual and tuple(individual)))
         except UnpredictableLayer as error:
             error.theory = theory
             raise
@@ -87,6 +92,7 @@ def _predict(
     images: Tensor,
     seed: int,
     layer_kinds: Sequence[LayerKind],
+    individual: Sequence[int] | None,
 ) -> pd.DataFrame:
     def field() -> Prediction:
         compute = partial(
@@ -109,6 +115,10 @@ def _predict(
             prediction = field()
         case _:
             prediction = predict_finite_width(
-                model, moments, images, seed=seed, layer_kinds=layer_kinds, field=field
+                *(model, moments, images),
+                seed=seed,
+                layer_kinds=layer_kinds,
+                field=field,
+                individual=individual,
             )
     return prediction.to_frame()

@@ -43,26 +43,17 @@ from fanin.theory.finite_width.channels import (
     logit_cotangents,
     whitened_channels,
 )
+from fanin.theory.finite_width.free_fraction import FreeFraction
 from fanin.theory.finite_width.mean_shift import mean_shift
+from fanin.theory.finite_width.own_variance import (
+    fourth_cumulant,
+    log_m2_variance,
+    log_var_variance,
+)
 
 MIN_SAMPLES = 256  # channel samples; a layer's part of the variance then has an error of about 25 %
 MAX_SAMPLES = 16384  # an error of about 4 %
 MAX_NUMBERS = 2**22  # target size of the samples of all layers, between these bounds
-Matrix = Float[Tensor, "point point"]
-
-
-@dataclass(frozen=True)
-class FreeFraction:
-    """Variance that a layer's weights add, divided by that of independent weights.
-
-    The variance is that of the layer's second moments, forward and backward, given its inputs.
-
-    Independent weights have (1, 1). Orthogonal weights preserve lengths, so their fractions are
-    smaller.
-    """
-
-    forward: float = 1.0
-    backward: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -366,11 +357,11 @@ class _Sweeps:
             return forms
         cov = torch.diag(var) if preact.cov is None else squeeze_field(preact.cov, 2)
         free_fraction, channels = self.free_fractions[index].forward, weights.out_channels
-        cumulant = _fourth_cumulant(self.layers[index])
-        own_variance = _log_m2_variance(cov, mean, channels, free_fraction, cumulant)
+        cumulant = fourth_cumulant(self.layers[index])
+        own_variance = log_m2_variance(cov, mean, channels, free_fraction, cumulant)
         self.variance[index] += own_variance
         self.centring_correction[index] = (
-            _log_var_variance(cov, self.images_per_field, channels, free_fraction, cumulant)
+            log_var_variance(cov, self.images_per_field, channels, free_fraction, cumulant)
             - own_variance
         )
         form = torch.full_like(var, 1 / float(total))
@@ -385,56 +376,3 @@ def _length_part(output_forms: Forms, output_cotangent: Cotangent) -> Forms:
     own = output_forms if output_forms.ndim == 2 else diagonal(output_forms)
     fraction = (own @ size) / size.sum().clamp(min=1e-300)
     return fraction[:, None].expand(len(fraction), len(size))
-
-
-def _fourth_cumulant(layer: FieldLayer) -> float:
-    """Average the joint cumulants (y, y, y', y') over pairs of points; 0 for a Gaussian field."""
-    weights, root = layer.weights, layer.preact.root
-    if root is not None:  # a column per weight, and the last for the bias
-        squares = squeeze_field(root, 2).square().mean(0).square()
-        return float(weights.kurtosis * squares[:-1].sum() + weights.bias_kurtosis * squares[-1])
-    return weights.bias_kurtosis * weights.bias_var**2 if layer.preact.log_scale == 0 else 0.0
-
-
-def _log_m2_variance(
-    cov: Matrix,
-    mean: Float[Tensor, " point"],
-    channels: int,
-    free_fraction: float,
-    cumulant: float,
-) -> float:
-    """Compute the variance of the log mean square of C channels of a field.
-
-    For a centred Gaussian field it is 2 tr(K^2) / (C tr(K)^2) (docs/appendix/derivations.md, 5.3);
-    for a linear layer, 2 / C.
-    """
-    total = cov.trace() + mean.square().sum()
-    if not total > 0:
-        return 0.0
-    own = 2 * cov.square().sum() + 4 * mean @ cov @ mean + len(cov) ** 2 * cumulant
-    own = own / total.square()
-    return _log_variance(free_fraction * float(own) / channels)
-
-
-def _log_var_variance(
-    cov: Matrix, images_per_field: int, channels: int, free_fraction: float, cumulant: float
-) -> float:
-    """Compute the variance of log `preact_var`, taken around the mean over points and channels."""
-    points = len(cov) // images_per_field
-    means = torch.eye(images_per_field, dtype=torch.float64).repeat_interleave(points, 0) / points
-    mean_products = cov @ means
-    squares = means.mT @ mean_products / channels
-    m2 = cov.diagonal().mean()
-    value = m2 - squares.diagonal().mean()
-    if not value > 1e-9 * m2:  # a single unit equals its own mean
-        return 0.0
-    own = free_fraction * (2 * cov.square().mean() + cumulant) / channels
-    size = len(cov) * images_per_field * channels**2
-    cross = free_fraction * 2 * mean_products.square().sum() / size
-    variance = own + 2 * squares.square().mean() - 2 * cross
-    return _log_variance(float(variance / value.square()))
-
-
-def _log_variance(variance: float) -> float:
-    """Return the variance of the log of a chi-square variable with this relative variance."""
-    return float(torch.special.polygamma(1, torch.tensor(1 / variance))) if variance > 0 else 0.0

@@ -16,7 +16,7 @@ from fanin.inits import Moments
 from fanin.models.layers import MeanOnly
 from fanin.theory.field import predict_field
 from fanin.theory.finite_width import predict_finite_width
-from fanin.theory.finite_width.predict import estimate_spread_error
+from fanin.theory.finite_width.limits import estimate_spread_error
 from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
@@ -198,6 +198,18 @@ def test_mean_over_equal_images_has_the_spread_of_one_image() -> None:
         predict_finite_width(model, moments, images(3)).to_frame(), "preact_m2", "log_sd"
     )
     assert (distinct[-1] < distinct[:-1].max(0)).all()
+
+
+def test_images_without_a_spread_of_their_own_change_no_other_row() -> None:
+    model, x = conv_network(channels=32), images(36)  # the joint field has 32 images
+    every = predict_finite_width(model, he(model), x).to_frame()
+    some = predict_finite_width(model, he(model), x, individual=[0, 34]).to_frame()
+    rows = every.quantity.eq("preact_m2") & every.image.isin([0, 34])
+    pd.testing.assert_frame_equal(some[rows], every[rows])
+    assert some[(some.image == 35)].log_sd.isna().all()
+    mean = (some.image == -1) & (some.quantity == "preact_m2")
+    # Images differ little in the spread of their log moments: the mean changes by less than 5 %.
+    np.testing.assert_allclose(some[mean].log_sd, every[mean].log_sd, rtol=0.05)
 
 
 def test_zero_weights_have_zero_spread() -> None:

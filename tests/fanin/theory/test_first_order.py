@@ -26,9 +26,13 @@ from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, propagate_field
 from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
 from fanin.theory.finite_width.channels import whitened_channels
-from fanin.theory.finite_width.first_order import FreeFraction, log_moments
+from fanin.theory.finite_width.first_order import log_moments
+from fanin.theory.finite_width.free_fraction import (
+    FreeFraction,
+    free_fraction,
+    group_similarity,
+)
 from fanin.theory.finite_width.grouped import ungroup_first_layer
-from fanin.theory.finite_width.predict import free_fraction, group_similarity
 from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.moments import declared_moments
 from fanin.theory.network import parse_network
