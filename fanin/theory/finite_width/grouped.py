@@ -27,10 +27,10 @@ def ungroup_first_layer(
 
     The second layer must read all groups.
     """
-    first, second, *others = layers
-    groups = first.preact.var.shape[GROUP_AXIS]
+    groups = layers[0].preact.var.shape[GROUP_AXIS]
     if groups == 1:
         return tuple(layers)
+    first, second, *others = layers
     assert first.interlayer is not None
     assert first.outputs is not None
     assert first.cotangent is not None

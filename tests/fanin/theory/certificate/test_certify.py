@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from fanin.errors import ConfigError
-from fanin.inits import Constant, HeNormal, HeUniform, Init, Lsuv, PytorchDefault
+from fanin.inits import Constant, HeNormal, Init, Lsuv, PytorchDefault
 from fanin.theory import predict
 from fanin.theory.certificate import PredictedValue, certify, print_certificate
 from fanin.theory.certificate.weights import resolve_moments
@@ -122,7 +122,7 @@ def test_schemes_with_equal_moments_share_a_prediction(monkeypatch: pytest.Monke
         predict, "predict_mean_field", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     x = images(3)
-    for scheme in (HeNormal(), HeUniform()):
+    for scheme in (HeNormal(), HeNormal(per_group=True)):
         certify(conv_net(5), x, init=scheme, theories=("mean_field",))
     assert len(calls) == 1
     certify(conv_net(5), 2 * x, init=HeNormal(), theories=("mean_field",))
