@@ -55,7 +55,7 @@ MIN_POSITIVE = 16  # draws that are not 0, of a distribution with zeros
 # Largest fraction of draws above the 97.5 % quantile that is fitted to them. Slopes that underflow
 # are not log-normal: they spread over hundreds of powers of ten.
 MAX_ABOVE = 0.05
-MIN_LOG_SD = 1e-12  # a smaller spread is rounding error, as of a cotangent of fixed length
+MIN_LOG_SD = 1e-6  # a smaller spread is float32 rounding, as of a cotangent of fixed length
 
 
 def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
