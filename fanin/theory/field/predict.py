@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.theory.field.forward import zero_fraction
+from fanin.theory.field.activity import zero_share
 from fanin.theory.field.plan import LayerPlan, plan_layers
 from fanin.theory.field.propagate import GainRule, is_sampled, propagate
 from fanin.theory.field.sampling import Sampling
@@ -245,7 +245,7 @@ def _layer_quantities(layer: FieldLayer, images_per_field: int) -> Quantities:
     grand_mean_square = preact.grand_mean_square.mean((1, 2)).flatten()
     zeros = torch.full_like(m2, torch.nan)
     if layer.activation is not None:
-        zeros = per_image(zero_fraction(layer.activation, preact), images_per_field)
+        zeros = per_image(zero_share(layer.activation, preact, layer.activity), images_per_field)
     preact_scale, cotangent_scale = preact.log_scale, cotangent.log_scale
     gradient = _weight_gradient(layer, images_per_field)
     quantities = {

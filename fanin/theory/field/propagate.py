@@ -19,6 +19,7 @@ from torch import Tensor
 from fanin.seeds import make_generator
 from fanin.theory.elementwise import Function
 from fanin.theory.field import weights as weight_layer
+from fanin.theory.field.activity import activity, damp
 from fanin.theory.field.backward import interlayer_backward
 from fanin.theory.field.channel_pairs import ChannelPairs
 from fanin.theory.field.forward import closed_form_for, interlayer_forward
@@ -113,6 +114,8 @@ def _forward(
         )
         preact = _rescale(preact)
         layer = FieldLayer(plan.name, plan.taps, weights, inputs, preact, plan.interlayer)
+        if layers:
+            layer = replace(layer, activity=activity(layers[-1], layer))
         if plan.interlayer is not None and index + 1 < len(plans):
             needs_products = plans[index + 1].needs_products
             inputs = interlayer_forward(
@@ -197,6 +200,8 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
             samples=sampling.samples,
             key=(sampling.seed, repeat, index),
         )
+        if layer.activity is not None:
+            cotangent = damp(cotangent, layer.activity)
         log_scale = output_cotangent.log_scale
         if layer.interlayer.normalizes and layer.preact.log_scale > 0:
             log_scale -= layer.preact.log_scale  # a normalization divides by the true scale

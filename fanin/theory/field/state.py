@@ -295,6 +295,8 @@ class FieldLayer:
     output_cotangent
         Moments of the cotangent at the output of `interlayer`; None before the backward pass, and
         for the last layer.
+    activity
+        Probability that not all inputs of a point are 0; None if it is 1 everywhere.
     """
 
     name: str
@@ -306,6 +308,7 @@ class FieldLayer:
     outputs: LayerInput | None = None
     cotangent: Cotangent | None = None
     output_cotangent: Cotangent | None = None
+    activity: Points | None = None
 
     @property
     def activation(self) -> Function | None:

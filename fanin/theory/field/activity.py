@@ -1,0 +1,94 @@
+"""Points at which a layer may be exactly 0 because all its inputs are 0.
+
+Activations such as ReLU are 0 on an interval. If every channel is 0 in all points that a weight
+layer without biases reads, its pre-activation is exactly 0 in all channels, not Gaussian. This is
+likely where units are rarely active, for example at dark pixels if the weights have a positive
+mean.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fanin.theory.elementwise import Function
+from fanin.theory.field.forward import NEAR_ZERO, zero_fraction
+from fanin.theory.field.interlayer import Interlayer
+from fanin.theory.field.state import Cotangent, FieldLayer, LayerWeights, Points, Preactivation
+from fanin.theory.layer_kind import Mixing
+
+NEGLIGIBLE = 1e-6  # probability that all inputs are 0
+
+
+def activity(layer: FieldLayer, next_layer: FieldLayer) -> Points | None:
+    """Return the probability that not all inputs of the next layer's points are 0.
+
+    Channels are independent. In one channel, the points that the next layer reads are zero
+    together. The result is None if the probability is 1 at all points.
+    """
+    interlayer, weights = layer.interlayer, next_layer.weights
+    assert interlayer is not None
+    has_bias = weights.bias_mean != 0 or weights.bias_var > 0
+    function = interlayer.pointwise
+    if has_bias or not bool((function(NEAR_ZERO) == 0).any()) or float(function(torch.zeros(()))):
+        return None
+    nonzero = 1 - zero_share(function, layer.preact, layer.activity)
+    if not _keeps_zeros(interlayer):
+        return None
+    nonzero = _pooled(interlayer, nonzero)
+    nonzero = _for_groups(nonzero, weights)
+    read = next_layer.taps.gather(nonzero).amax(-1)
+    active = -torch.expm1(weights.group_in_channels * torch.log1p(-read.clamp(max=1 - 1e-12)))
+    return active if bool((active < 1 - NEGLIGIBLE).any()) else None
+
+
+def zero_share(function: Function, preact: Preactivation, active: Points | None) -> Points:
+    """Return the probability that a unit's output is 0; NaN as in `zero_fraction`."""
+    if active is None:
+        return zero_fraction(function, preact)
+    return 1 - active * (1 - zero_fraction(function, _if_active(preact, active)))
+
+
+def damp(cotangent: Cotangent, active: Points) -> Cotangent:
+    """Multiply second moments by the probability that a point is active; at 0 the slope is 0.
+
+    All channels of a point are inactive together.
+    """
+    pairs = torch.minimum(active[..., :, None], active[..., None, :])
+
+    def damped(x: Tensor) -> Tensor:
+        return x * (active if x.shape[-2:] != pairs.shape[-2:] else pairs)
+
+    return cotangent.map(damped)
+
+
+def _if_active(preact: Preactivation, active: Points) -> Preactivation:
+    share = active.clamp(min=torch.finfo(torch.float64).tiny)
+    return replace(preact, mean=preact.mean / share, var=preact.var / share)
+
+
+def _keeps_zeros(interlayer: Interlayer) -> bool:
+    """Return True if pooled points are 0 exactly if all their points are: maxima and averages."""
+    steps = [step for step in interlayer.steps if isinstance(step, Mixing)]
+    if any(not (step.linear or step.routes) for step in steps):
+        return False
+    points = interlayer.images_per_field * math.prod(interlayer.positions)
+    ones = torch.ones(1, 1, 1, points, dtype=torch.float64)
+    return bool((_pooled(interlayer, ones) > 0).all())
+
+
+def _pooled(interlayer: Interlayer, nonzero: Points) -> Points:
+    leading = nonzero.shape[:-1]
+    x = nonzero.reshape(-1, interlayer.images_per_field, *interlayer.positions).transpose(0, 1)
+    for step in interlayer.steps:
+        if isinstance(step, Mixing):
+            x = step(x, 1)
+    return x.transpose(0, 1).flatten(1).reshape(*leading, -1).clamp(0, 1)
+
+
+def _for_groups(nonzero: Points, weights: LayerWeights) -> Points:
+    groups = nonzero.shape[2]
+    return nonzero if weights.groups % groups == 0 else nonzero.mean(2, True)
