@@ -3,7 +3,7 @@
 Activations such as ReLU are 0 on an interval. If every channel is 0 in all points that a weight
 layer without biases reads, its pre-activation is exactly 0 in all channels, not Gaussian. This is
 likely where units are rarely active, for example at dark pixels if the weights have a positive
-mean.
+mean. At zero mean this probability vanishes with the width, so theory `field` leaves it out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from fanin.theory.elementwise import Function
 from fanin.theory.field.forward import NEAR_ZERO, zero_fraction
@@ -58,11 +57,7 @@ def damp(cotangent: Cotangent, active: Points) -> Cotangent:
     All channels of a point are inactive together.
     """
     pairs = torch.minimum(active[..., :, None], active[..., None, :])
-
-    def damped(x: Tensor) -> Tensor:
-        return x * (active if x.shape[-2:] != pairs.shape[-2:] else pairs)
-
-    return cotangent.map(damped)
+    return cotangent.map(lambda x: x * (active if x.ndim == active.ndim else pairs))
 
 
 def _if_active(preact: Preactivation, active: Points) -> Preactivation:

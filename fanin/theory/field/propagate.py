@@ -114,7 +114,7 @@ def _forward(
         )
         preact = _rescale(preact)
         layer = FieldLayer(plan.name, plan.taps, weights, inputs, preact, plan.interlayer)
-        if layers:
+        if not all(other.weights.zero_mean for other in layers):
             layer = replace(layer, activity=activity(layers[-1], layer))
         if plan.interlayer is not None and index + 1 < len(plans):
             needs_products = plans[index + 1].needs_products
