@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from analysis.predictions import OnPredicted
 from experiments.console import BrokenPipeConsole
+
+if TYPE_CHECKING:
+    from analysis.predictions import OnPredicted
 
 UNBOUNDED = 10_000  # characters
 

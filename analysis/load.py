@@ -6,17 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from warnings import warn
 
-import pandas as pd
 import pyarrow as pa
 
-from experiments.sweep.store.format_version import check_format
+from analysis.folder import sweep_folder
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.scan import FileProblem
 from experiments.sweep.store.tables import concatenate, latest_by_part, read_tables, select_rows
-from fanin.errors import FaninError, FaninWarning, suggest
+from fanin.errors import FaninWarning
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,7 @@ def load(name: str, results: str | Path = "results") -> Results:
     >>> results = load("my_sweep")  # doctest: +SKIP
     >>> results.cells.groupby("init").test_accuracy.mean()  # doctest: +SKIP
     """
-    folder = SweepFolder(Path(results) / name)
-    if not folder.plan.exists():
-        names = [path.parent.name for path in Path(results).glob("*/cells.jsonl")]
-        hint = (
-            suggest(name, names) if names else f"{results}/ contains no sweep; set --results FOLDER"
-        )
-        raise FaninError(f"{folder.root}: no such sweep; {hint}")
-    check_format(folder)
+    folder = sweep_folder(name, results)
     with _system_allocator():
         tables, faults = read_tables(folder)
         predictions, prediction_faults = _predictions(folder)
@@ -151,6 +147,8 @@ def _warn_unreadable(faults: list[FileProblem]) -> None:
 
 
 def _concat(parts: list[pa.Table]) -> pd.DataFrame:
+    import pandas as pd  # loads slowly; commands that refuse their arguments don't need it
+
     if not parts:
         return pd.DataFrame()
     frame: pd.DataFrame = concatenate(parts).to_pandas(use_threads=False)  # see `decode`

@@ -115,7 +115,7 @@ def check_files(root: Path) -> None:
     if missing:
         raise DataError(
             f"{_images(root, missing[0])}: no such file. Download and decompress the files with:\n"
-            f"  python -m experiments.run data=mnist data.root={root} train.steps=0\n"
+            f"  fanin data fetch mnist --root {root}\n"
             f"  gunzip --keep {root}/mnist/*.gz"
         )
 

@@ -1,11 +1,10 @@
-"""Stop a running sweep and its Slurm jobs: `python -m experiments.cancel NAME`.
+"""Stop a running sweep and its Slurm jobs: `fanin cancel NAME`.
 
 All finished cells are kept.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import time
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.console import exit_on_error
+from experiments.parser import CommandParser
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import plural
 from experiments.sweep.status.reader import StatusReader, find_sweep
@@ -94,9 +94,9 @@ def _terminate(folder: SweepFolder, launcher: Launcher) -> None:
     print("The launcher has stopped.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.cancel",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "cancel",
         description="Stop a running sweep and its Slurm jobs. All finished cells are kept.",
         epilog="Exit status: 0 if the sweep has stopped or was not running; 2 if it can't be "
         "stopped from this host or by this user.",

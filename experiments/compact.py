@@ -1,4 +1,4 @@
-"""Merge a sweep's part files into fewer, larger ones: `python -m experiments.compact NAME`.
+"""Merge a sweep's part files into fewer, larger ones: `fanin compact NAME`.
 
 A concurrent reader always finds each row exactly once. The merged pack is written first, its
 `cells` part last. As soon as that part exists, readers skip the packs that it lists as superseded.
@@ -7,7 +7,6 @@ Only then are those deleted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from experiments.atomic_write import writing
 from experiments.console import exit_on_error
+from experiments.parser import CommandParser
 from experiments.sweep.status.reader import find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.parquet import decode, is_complete, part_path, write_pack
@@ -66,9 +66,9 @@ def compact(folder: SweepFolder) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.compact",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "compact",
         description="Merge a sweep's part files into fewer, larger ones, and drop the rows of "
         "superseded attempts. The content of the tables does not change, and other processes can "
         "read them meanwhile.",

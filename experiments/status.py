@@ -1,4 +1,4 @@
-"""Print a sweep's status: `python -m experiments.status NAME`.
+"""Print a sweep's status: `fanin status NAME`.
 
 Reads the sweep's files and, for a sweep with Slurm jobs, Slurm's queue. Works on any host that
 sees the files, while the sweep runs and after a crash. Writes nothing.
@@ -6,7 +6,6 @@ sees the files, while the sweep runs and after a crash. Writes nothing.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.console import BrokenPipeConsole, exit_on_error
+from experiments.parser import CommandParser
 from experiments.sweep.status.progress import SCREEN_FAILURES, read_interval, status_display
 from experiments.sweep.status.reader import StatusReader, find_sweep, overview, statuses
 from experiments.sweep.status.screen import screen
@@ -79,9 +79,9 @@ def _n_failures(as_json: bool) -> int | None:
     return None if as_json else SCREEN_FAILURES
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.status",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "status",
         description="Print a sweep's status from its files and Slurm's queue. Writes nothing.",
         epilog="Exit status: 0; 1 if a cell has failed or was killed; 2 if there is no such sweep.",
     )

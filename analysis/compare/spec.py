@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.config.instantiate import instantiate_wrapped
-from experiments.data import Data
 from fanin.errors import FaninError, suggest
 
 MIN_SEEDS = 3  # with fewer seeds, a ranking depends mostly on chance
@@ -44,6 +42,10 @@ class Metric:
         """Return the accuracy of guessing, 1 / number of classes; NaN for a loss or regression."""
         if not self.bounded:
             return float("nan")
+        # Imported here because it loads torch, which takes seconds.
+        from experiments.config.instantiate import instantiate_wrapped
+        from experiments.data import Data
+
         data: Data = instantiate_wrapped(Data, config["data"], "data")
         classes = data.n_classes
         return 1.0 / classes if classes else float("nan")

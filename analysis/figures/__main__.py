@@ -1,68 +1,32 @@
-"""Command `python -m analysis.figures NAME`: draw a sweep's figures as PDF, SVG and PNG."""
+"""Command `fanin figures NAME`: draw a sweep's figures as PDF, SVG and PNG."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
+from collections.abc import Sequence
 
 from analysis.cli import add_sweep_arguments
-from analysis.figures import variance_by_layer
-from analysis.figures.study import Study, study_factory
-from analysis.figures.style import save, use_style
-from analysis.load import Results, load
-from analysis.theory_comparison import compare_to_theory
+from analysis.folder import sweep_folder
+from analysis.load import load
 from experiments.console import BrokenPipeConsole, exit_on_error
+from experiments.parser import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw a sweep's figures into its folder and print which published claims hold."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.figures",
+    parser = CommandParser(
+        "figures",
         description="Draw a sweep's figures as PDF, SVG and PNG. For a sweep with a source: write "
         "the caption and print which claims hold.",
     )
     add_sweep_arguments(parser)
     args = parser.parse_args(argv)
     console = BrokenPipeConsole(soft_wrap=True, markup=False, highlight=False)
-    use_style()
     with exit_on_error(OSError):
-        results = load(args.name, args.results)
-        compute_study = study_factory(results)
-        study = None if compute_study is None else compute_study()
-        for name, figure in _figures(results, study):
-            paths = save(figure, results.folder.root / "figures", name)
-            console.print(f"Figure: {paths[0].with_suffix('')}.{{pdf,svg,png}}")
-        if study is not None:
-            console.print(f"Caption: {_write_caption(study, results)}")
-    if study is not None:
-        console.print(_claims_table(study))
-        console.print(f"{study.conclusion.capitalize()}: {study.claim}")
+        sweep_folder(args.name, args.results)
+        # Imported here because it loads torch and seaborn, which takes seconds.
+        from analysis.figures.output import draw_figures
 
-
-def _figures(results: Results, study: Study | None) -> Iterator[tuple[str, Figure]]:
-    if study is not None:
-        yield from study.figures.items()
-    else:
-        yield from variance_by_layer.figures(compare_to_theory(results))
-
-
-def _write_caption(study: Study, results: Results) -> Path:
-    path = results.folder.root / "figures" / f"{results.name}.txt"
-    path.write_text(f"{study.caption}\n", encoding="utf-8")
-    return path
-
-
-def _claims_table(study: Study) -> Table:
-    table = Table("quantity", "claimed", "measured", "holds", box=box.SIMPLE_HEAD)
-    for result in study.claim_results:
-        holds = {True: "yes", False: "no", None: ""}[result.holds]
-        table.add_row(result.description, result.claimed, result.measured, holds)
-    return table
+        draw_figures(load(args.name, args.results), console)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""HTML report of a sweep, and an index of all sweeps: `python -m analysis.report`.
+"""HTML report of a sweep, and an index of all sweeps: `fanin report`.
 
 Each module computes one section as plain data (cells, outcomes, provenance, theory check, init
 comparison, figures). `page.py` renders them with the templates. A page needs no other file.

@@ -1,14 +1,14 @@
-"""Write the report of a sweep: `python -m analysis.report NAME`, or an index with `--all`."""
+"""Write the report of a sweep: `fanin report NAME`, or an index with `--all`."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.cli import add_sweep_arguments, prediction_progress
-from analysis.report.page import TheoryOptions, write_index, write_report
+from analysis.folder import sweep_folder
 from experiments.console import exit_on_error
+from experiments.parser import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (args.name is None) != args.all:
         parser.error("give either the name of a sweep or --all")
     with exit_on_error():
+        if args.name is not None:
+            sweep_folder(args.name, args.results)
+        # Imported here because it loads torch and seaborn, which takes seconds.
+        from analysis.report.page import TheoryOptions, write_index, write_report
+
         if args.all:
             page = write_index(Path(args.results))
         else:
@@ -27,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(page)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "report",
         description="Write the report of a sweep as one self-contained HTML page; print its path.",
     )
     add_sweep_arguments(parser, nargs="?")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.compare import ComparisonSpec, InitComparison, compare_strategies
+from analysis.compare.comparison import InitComparison, compare_strategies
 from analysis.compare.files import figures
 from analysis.compare.sentences import group_sentences, overall_sentences
+from analysis.compare.spec import ComparisonSpec
 from analysis.compare.tables import legend, ranks_table, standings_table
 from analysis.load import Results
 from analysis.report.cells import Column

@@ -15,6 +15,7 @@ import yaml
 from experiments.sweep.status.format import duration, plural
 from experiments.sweep.status.status import Status
 from experiments.sweep.store.paths import SweepFolder
+from fanin.commands import command_line
 
 LIBRARIES = ("python", "torch", "numpy")
 MAX_HOSTS = 8  # listed by name
@@ -72,7 +73,7 @@ class Launch:
         words = shlex.split(str(self.machine.get("command", "")))
         if not words:
             return ""
-        if re.fullmatch(r"fanin-\w+", program := PurePath(words[1]).name if words[1:] else ""):
+        if re.fullmatch(r"fanin(-\w+)?", program := PurePath(words[1]).name if words[1:] else ""):
             return shlex.join([program, *words[2:]])
         return shlex.join(["python", *words[1:]])
 
@@ -227,12 +228,11 @@ class Step:
     commands: tuple[str, ...]
 
 
-def analysis_command(folder: SweepFolder, module: str, *arguments: str) -> str:
-    """Return the command line that runs a module of `analysis` on a sweep."""
+def analysis_command(folder: SweepFolder, name: str, *arguments: str) -> str:
+    """Return the command line that runs a command of `fanin` on a sweep."""
     results = folder.root.parent
     options = [] if results == Path("results") else ["--results", str(results)]
-    words = ["python", "-m", f"analysis.{module}", folder.root.name, *arguments, *options]
-    return shlex.join(words)
+    return command_line(name, folder.root.name, *arguments, *options)
 
 
 def reproduction_steps(folder: SweepFolder, launches: Sequence[Launch]) -> list[Step]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis.figures.study import Study, launch_record, study_factory
 from analysis.load import Results
+from fanin.commands import command_line
 from fanin.errors import FaninError
 
 HOLDS = {True: "yes", False: "**no**", None: ""}
@@ -114,7 +115,7 @@ def require_study(results: Results) -> Study:
     if compute_study is None:
         raise FaninError(
             f"{results.name}: this sweep has no study, because its YAML has no 'source'. To draw "
-            f"its figures: python -m analysis.figures {results.name}"
+            f"its figures: {command_line('figures', results.name)}"
         )
     return compute_study()
 
@@ -139,10 +140,9 @@ def provenance_line(results: Results) -> str:
     """Return the number of cells per commit and the commands that run and draw the sweep."""
     record = launch_record(results)
     size = "" if record.get("size", "small") == "small" else f" sweep.size={record['size']}"
+    run = command_line("run", "-m", f"sweep={record['sweep']}")
     return (
-        f"{_cells_by_code(results)}: "
-        f"`python -m experiments.run -m sweep={record['sweep']}{size}`, then "
-        f"`python -m analysis.figures {results.name}`."
+        f"{_cells_by_code(results)}: `{run}{size}`, then `{command_line('figures', results.name)}`."
     )
 
 

@@ -10,6 +10,7 @@ This is the only module that uses Hydra's internals; pyproject.toml therefore re
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import sys
@@ -66,6 +67,24 @@ class ConfigCatalog:
             for group, option in composed.hydra.runtime.choices.items()
             if not group.startswith("hydra/")
         }
+
+    def digest(self) -> str | None:
+        """Return a digest of all options.
+
+        None if they depend on more than their files: on `hydra.*` overrides (such as
+        `hydra.searchpath`) or on environment variables.
+        """
+        if self._hydra_overrides:
+            return None
+        digest = hashlib.sha256(self._config_name.encode())
+        for element in self._loader.get_search_path().get_path():
+            folder = Path((element.path or "").removeprefix("file://"))
+            for path in sorted(folder.rglob("*.yaml")) if folder.is_absolute() else ():
+                content = path.read_bytes()
+                if b"oc.env" in content:
+                    return None
+                digest.update(f"\n{path}\n".encode() + content)
+        return digest.hexdigest()
 
     def options(self, group: str) -> list[str]:
         """Return the names of a group's options."""

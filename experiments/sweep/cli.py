@@ -1,9 +1,8 @@
-"""Command line of `experiments.run`: checks overrides, runs the request, prints errors."""
+"""Command line of `fanin run`: checks overrides, runs the request, prints errors."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,13 @@ from hydra.core.config_loader import ConfigLoader
 from experiments.config.catalog import ConfigCatalog, config_loader, hydra_arguments
 from experiments.config.instantiate import TARGET
 from experiments.console import BrokenPipeConsole, exit_on_error
+from experiments.sweep.finished import request_digest, show_if_finished
 from experiments.sweep.grid import keys_in_sweep
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
+from experiments.sweep.request import parse_request
 from experiments.sweep.worker.forkserver import start_server
+from fanin.commands import command_line
 from fanin.errors import ConfigError
 
 HYDRA_OVERRIDE = re.compile(r"[+~]*hydra([./@=]|$)")
@@ -38,13 +40,17 @@ def run_command(
         ):
             catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))
             arguments = parse_arguments(loader, overrides)
+            request, console = parse_request(catalog, arguments), BrokenPipeConsole()
+            digest = request_digest(catalog, arguments)
+            status = show_if_finished(request, digest, console)
+            if status is not None:
+                return status
             if _needs_workers(catalog, arguments):
                 start_server()
-            # These import torch, which takes seconds; the fork server imports it at the same time.
+            # This imports torch, which takes seconds; the fork server imports it at the same time.
             from experiments.sweep.launch import launch
-            from experiments.sweep.request import parse_request
 
-            return launch(catalog, parse_request(catalog, arguments), BrokenPipeConsole())
+            return launch(catalog, request, console, digest)
     except SystemExit as error:  # from exit_on_error, while planning
         return int(error.code or 0)
 
@@ -112,13 +118,17 @@ def check_command(
     arguments = parse_arguments(loader, cell_overrides)
     for argument in arguments:
         if not multirun and (argument.swept or argument.key == "sweep"):
-            raise ConfigError(
-                f"{argument.text}: a grid needs -m: python -m experiments.run -m "
-                f"{shlex.join(overrides)}"
-            )
+            raise ConfigError(f"{argument.text}: a grid needs -m: {_grid_command(overrides)}")
     _check_keys(catalog, arguments)
     keys = {argument.text for argument in arguments if not argument.is_group}
     return [f"++{text.lstrip('+')}" if text in keys else text for text in overrides]
+
+
+def _grid_command(overrides: Sequence[str]) -> str:
+    plan = "sweep.mode=plan"  # added by `fanin plan`
+    if plan in overrides:
+        return command_line("plan", "-m", *(text for text in overrides if text != plan))
+    return command_line("run", "-m", *overrides)
 
 
 def _check_keys(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> None:

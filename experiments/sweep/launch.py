@@ -16,6 +16,7 @@ from experiments.data import Data
 from experiments.sweep.differences import full_label
 from experiments.sweep.engines import choose_by_rule, time_engines
 from experiments.sweep.expand import expand
+from experiments.sweep.finished import record_finished
 from experiments.sweep.interrupts import Interrupted
 from experiments.sweep.plan import PackLimits, Plan, make_plan, with_engines
 from experiments.sweep.request import Request
@@ -38,13 +39,27 @@ from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import DONE, read_states
 from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack_key
 from experiments.sweep.worker.finalize import CANCELLED, recover_journals
+from fanin.commands import command_line
 from fanin.errors import ConfigError
 
 STACK_SHARE = 0.5  # share of a worker's memory for a stack; the rest: data, code and probes
 
 
-def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:
+def launch(
+    catalog: ConfigCatalog, request: Request, console: Console, digest: str | None = None
+) -> int:
     """Plan the request, and run it unless `sweep.mode=plan`.
+
+    Parameters
+    ----------
+    catalog
+        All options.
+    request
+        The parsed command.
+    console
+        Console for all output.
+    digest
+        Output of `request_digest`, recorded if all cells are done.
 
     Returns
     -------
@@ -70,12 +85,12 @@ def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:
         for problem in quarantine(folder):
             console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
         plan = _plan(request, cells, records)
-        show_counts(console, request, plan)
+        show_counts(console, request, plan.counts)
         if plan.queued and not isinstance(request.runner, DetachedRunner):
             raise ConfigError(
                 f"{folder.root}: Slurm jobs still run {plural(plan.queued, 'cell')} of this sweep. "
                 "Wait for them with runner=slurm, or run: "
-                f"python -m experiments.cancel {folder.argument}"
+                f"{command_line('cancel', folder.argument)}"
             )
         if plan.packs:
             prepare_data(plan, lock.heartbeat)
@@ -95,7 +110,10 @@ def launch(catalog: ConfigCatalog, request: Request, console: Console) -> int:
             return INTERRUPTED
     ids = {cell.id for cell in cells}
     states = {key: state for key, state in read_states(folder).items() if key in ids}
-    return show_end(console, request, states, len(cells))
+    status = show_end(console, request, states, len(cells))
+    if status == 0:
+        record_finished(folder, digest, {cell.id: cell.config for cell in cells})
+    return status
 
 
 def _time_engines(request: Request, plan: Plan, heartbeat: Heartbeat, console: Console) -> Plan:

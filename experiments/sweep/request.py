@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -81,8 +82,14 @@ class Request:
     name: str
     named: NamedSweep | None
     grids: Sequence[Grid]
-    runner: Runner
+    runner_config: Mapping[str, Any]
     engine: EngineChoice
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The runner, created when it is first used, because this loads torch."""
+        runner: Runner = instantiate(self.runner_config, "runner")
+        return runner
 
     @property
     def folder(self) -> SweepFolder:
@@ -117,7 +124,7 @@ def parse_request(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> Requ
         name=settings.name or _sized_name(option, settings) or _default_name(by_group["cell"]),
         named=None if option is None else _describe(option, definition),
         grids=grids,
-        runner=instantiate(runner, "runner"),
+        runner_config=runner,
         engine=check_value(engine, EngineChoice, "engine"),
     )
 

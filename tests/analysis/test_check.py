@@ -1,4 +1,4 @@
-"""Tests of `python -m analysis.check`: summary, tables, CSV, colors and exit status."""
+"""Tests of `fanin check`: summary, tables, CSV, colors and exit status."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 from simulated_sweep import simulated
 
-import analysis.check
+import analysis.check.output
 import analysis.summary
 import analysis.verdicts
 from analysis import Results
-from analysis.check import (
+from analysis.check.__main__ import main
+from analysis.check.output import (
     build_csv_frame,
     build_layer_table,
-    main,
     print_sentence,
     render_setting,
 )
@@ -327,7 +327,7 @@ def test_the_exit_status_is_1_if_the_highest_theory_disagrees(
 ) -> None:
     """The quantity that `--quantity` displays and disagreements of lower theories do not count."""
     sweep = simulated(3, off=off)
-    monkeypatch.setattr(analysis.check, "compare_to_theory", lambda *_, **__: sweep)
+    monkeypatch.setattr(analysis.check.output, "compare_to_theory", lambda *_, **__: sweep)
     monkeypatch.setattr(analysis.summary, "summarize_training", lambda *_: [])
     monkeypatch.setattr(analysis.verdicts, "narrowest_width", lambda config: 64)
     assert _run("small", "--results", small_results, "--quantity", "preact_m2") == status

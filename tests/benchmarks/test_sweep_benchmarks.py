@@ -78,7 +78,7 @@ def test_the_bare_pool_trains_a_grid(data_root):
 
 
 def test_missing_files_are_an_error_with_a_remedy(tmp_path):
-    with pytest.raises(DataError, match=r"python -m experiments\.run data=mnist data\.root="):
+    with pytest.raises(DataError, match="fanin data fetch mnist --root "):
         check_files(tmp_path)
 
 

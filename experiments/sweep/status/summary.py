@@ -6,22 +6,25 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from experiments.sweep.differences import full_label
-from experiments.sweep.engines import EngineDecisions
 from experiments.sweep.grid import Axis
-from experiments.sweep.plan import Plan
 from experiments.sweep.request import Request
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import duration, plural
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import DONE, CellState
 from experiments.sweep.types import DetachedRunner
+from fanin.commands import command_line
+
+if TYPE_CHECKING:  # they load torch
+    from experiments.sweep.engines import EngineDecisions
+    from experiments.sweep.plan import Plan
 
 MAX_SHOWN_VALUES = 12  # values of an axis
 
@@ -37,7 +40,7 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
             table.add_row("exclude", Text(full_label(pattern)))
         if table.rows:
             console.print(table)
-    show_counts(console, request, plan)
+    show_counts(console, request, plan.counts)
     if not plan.packs:
         return
     summary = (
@@ -87,13 +90,12 @@ def _values(axis: Axis) -> str:
     return (", " if sets_one_key else "\n").join(values)
 
 
-def show_counts(console: Console, request: Request, plan: Plan) -> None:
+def show_counts(console: Console, request: Request, counts: Mapping[str, int]) -> None:
     """Print the number of cells by state in one line."""
-    counts = ", ".join(f"{count} {state}" for state, count in plan.counts.items())
-    cells = plural(len(plan.cells), "cell")
-    console.print(f"{request.name}: {cells}: {counts}", highlight=False)
-    failed = plan.counts["failed"]
-    if failed and not request.settings.retry:
+    by_state = ", ".join(f"{count} {state}" for state, count in counts.items())
+    cells = plural(sum(counts.values()), "cell")
+    console.print(f"{request.name}: {cells}: {by_state}", highlight=False)
+    if counts["failed"] and not request.settings.retry:
         console.print(
             "  (add sweep.retry=[error,oom,timeout] to run failed cells again)", markup=False
         )
@@ -161,8 +163,7 @@ def show_jobs(console: Console, folder: SweepFolder) -> None:
     name = folder.argument
     console.print(
         f"{plural(count, 'job')} active on Slurm: {ids}. Run the same command again to wait, "
-        f"`python -m experiments.status {name}` to check or `python -m experiments.cancel {name}` "
-        "to cancel.",
+        f"`{command_line('status', name)}` to check or `{command_line('cancel', name)}` to cancel.",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -21,6 +21,7 @@ from filelock import FileLock
 from experiments.atomic_write import atomic_write, writing
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.process import ProcessId
+from fanin.commands import command_line
 from fanin.errors import FaninError
 
 RENEW_INTERVAL = 5.0  # seconds between two renewals of the lock file
@@ -95,7 +96,7 @@ def _refuse_if_running(folder: SweepFolder, holder: ProcessId) -> None:
     if running:
         raise FaninError(
             f"{folder.root}: process {holder.pid} is running this sweep. Wait for it, or stop it: "
-            f"python -m experiments.cancel {folder.argument}"
+            f"{command_line('cancel', folder.argument)}"
         )
     if running is None and _is_recent(folder.launcher):
         raise FaninError(

@@ -23,7 +23,7 @@ class SweepFolder:
 
     @property
     def argument(self) -> str:
-        """Argument that names this sweep in `python -m experiments.status`, `cancel` and others."""
+        """Argument that names this sweep in `fanin status`, `fanin cancel` and others."""
         return self.root.name if self.root.parent == DEFAULT_RESULTS else str(self.root)
 
     @property
@@ -40,6 +40,11 @@ class SweepFolder:
     def provenance(self) -> Path:
         """The request, code, versions and machine of each launch, as YAML."""
         return self.root / "sweep.yaml"
+
+    @property
+    def finished(self) -> Path:
+        """Cells of the last command that found all its cells done (`sweep.finished`)."""
+        return self.root / "finished.json"
 
     @property
     def launcher(self) -> Path:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments.config.identity import flatten
 from experiments.result import CellResult
 from experiments.sweep.provenance import code_version, versions
@@ -169,6 +167,8 @@ def complete_row(
 
     `code` defaults to the code version of this process.
     """
+    import torch  # loads slowly; commands that find no journal don't need it
+
     origin = {
         "engine": engine,
         "attempt": cell.attempt,

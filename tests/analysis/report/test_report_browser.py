@@ -204,7 +204,7 @@ def test_figures_have_text_alternatives_and_commands(open_page: OpenPage, page_p
     assert "measured" in page.locator(f"#{description_id}").text_content()
     for figure in page.locator("figure").all():
         assert figure.locator("figcaption").inner_text().startswith("Figure ")
-        assert figure.locator("code").inner_text().startswith("python -m analysis.")
+        assert figure.locator("code").inner_text().startswith("fanin ")
 
 
 def test_headings_landmarks_and_tables_are_accessible(open_page: OpenPage, page_path: Path):

@@ -184,7 +184,7 @@ def test_a_study_section_contains_claims_and_figures(monkeypatch: pytest.MonkeyP
     study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (result,))
     monkeypatch.setattr("analysis.report.figures.study_factory", lambda results: lambda: study)
     results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 6)
-    section = build_study_section(results, "python -m analysis.figures poole")
+    section = build_study_section(results, "fanin figures poole")
     assert section is not None
     assert (section.conclusion, section.claim_results) == ("reproduced", (result,))
     (page_figure,) = section.figures

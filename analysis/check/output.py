@@ -1,7 +1,4 @@
-"""Check a sweep against theory, layer by layer: `python -m analysis.check NAME`.
-
-The exit status is 1 if some layer disagrees with the highest theory that predicts it.
-"""
+"""Output of `fanin check`: the summary, and a table for every setting."""
 
 from __future__ import annotations
 
@@ -16,14 +13,8 @@ from rich.console import Console, Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cli import (
-    add_sweep_arguments,
-    parse_number,
-    parse_probability,
-    plain_console,
-    prediction_progress,
-)
-from analysis.load import load
+from analysis.cli import prediction_progress
+from analysis.load import Results
 from analysis.summary import describe_files, format_needed, summarize_sweep
 from analysis.theory_comparison import (
     TheoryComparison,
@@ -33,12 +24,10 @@ from analysis.theory_comparison import (
 )
 from analysis.verdict_details import describe_verdicts
 from analysis.verdicts import SIMULATED, compute_verdicts, coverage_by, interval_coverage
-from experiments.console import exit_on_error
 from fanin.errors import FaninError, suggest
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 from fanin.theory.predict import THEORIES
 
-EXIT_DISAGREES = 1
 LEGEND = (
     "measured: mean over the draws; se: its standard error. The first theory column is a "
     "prediction. `x THEORY` is the ratio of that theory's prediction to the one on its left, and "
@@ -66,21 +55,20 @@ HIGHLIGHTS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the summary of a sweep, and with `--tables` a table for every setting."""
-    args = _parser().parse_args(argv)
-    console = plain_console()
-    with exit_on_error(OSError):
-        results = load(args.name, args.results)
-        with prediction_progress() as on_predicted:
-            comparisons = compare_to_theory(
-                results, recompute=args.recompute, workers=args.workers, on_predicted=on_predicted
-            )
-        _check_measured(comparisons, args.quantity, args.image)
-        rows = compute_verdicts(comparisons, margin=args.margin, level=args.level)
-        if args.csv:
-            frame = build_csv_frame(comparisons, rows, args.quantity, args.image)
-            frame.to_csv(args.csv, index=False)
+def print_check(results: Results, console: Console, args: argparse.Namespace) -> bool:
+    """Print the summary of a sweep, and with `--tables` a table for every setting.
+
+    Return True if some layer disagrees with the highest theory that predicts it.
+    """
+    with prediction_progress() as on_predicted:
+        comparisons = compare_to_theory(
+            results, recompute=args.recompute, workers=args.workers, on_predicted=on_predicted
+        )
+    _check_measured(comparisons, args.quantity, args.image)
+    rows = compute_verdicts(comparisons, margin=args.margin, level=args.level)
+    if args.csv:
+        frame = build_csv_frame(comparisons, rows, args.quantity, args.image)
+        frame.to_csv(args.csv, index=False)
     by_method = coverage_by(comparisons, rows)
     bounds = {"margin": args.margin, "level": args.level}
     for sentence in summarize_sweep(results, comparisons, rows, by_method, **bounds):
@@ -96,61 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for n, comparison in enumerate(comparisons):
             verdict_rows = rows[rows["setting"] == n]
             console.print(render_setting(comparison, verdict_rows, args.quantity, args.image))
-    if (rows["verdict"] == DISAGREES).any():
-        raise SystemExit(EXIT_DISAGREES)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.check",
-        description="Compare the measurements of a sweep with theory, layer by layer.",
-        epilog="Exit status: 0; 1 if a layer disagrees with theory; 2 after an error.",
-    )
-    add_sweep_arguments(parser)
-    parser.add_argument(
-        "--quantity",
-        default="preact_m2",
-        help="quantity in the tables, such as vjp_m2 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--image",
-        type=int,
-        default=-1,
-        help="probe image in the tables; -1 is the mean over the probe set (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--margin",
-        type=_parse_factor,
-        default=1.1,
-        help="a layer within this factor of its prediction agrees (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--level",
-        type=parse_probability,
-        default=0.05,
-        help="probability of one or more false positives in the whole sweep (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tables", action="store_true", help="also print details and a table for every setting"
-    )
-    parser.add_argument("--csv", metavar="FILE", help="also write the tables to this CSV file")
-    parser.add_argument(
-        "--recompute", action="store_true", help="ignore stored predictions and compute them again"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="number of prediction processes (default: %(default)s)",
-    )
-    return parser
-
-
-def _parse_factor(text: str) -> float:
-    number = parse_number(text)
-    if not 1 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: must be above 1, such as 1.1")
-    return number
+    return bool((rows["verdict"] == DISAGREES).any())
 
 
 def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, image: int) -> None:
@@ -283,7 +217,3 @@ def _verdict_texts(verdict_rows: pd.DataFrame) -> dict[int, tuple[str, str, Text
 
 def _select_rows(rows: pd.DataFrame, quantity: str, image: int) -> pd.DataFrame:
     return rows[(rows["quantity"] == quantity) & (rows["image"] == image)]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Check of a sweep against theory, layer by layer."""
