@@ -1,10 +1,10 @@
-"""Print the init certificate of a configured cell, without training: `python -m analysis.predict`.
+"""Print the init certificate of a configured cell, without training: `fanin predict`.
 
-python -m analysis.predict model=alexnet init=he_normal activation=tanh data=mnist
-python -m analysis.predict model=plain verbose=true        also the table of all moments
-python -m analysis.predict model=plain format=json         one JSON object
-python -m analysis.predict model=two_layer measure=16      compare with 16 measured draws
-python -m analysis.predict model=two_layer format=explain  explain measured / He, step by step
+fanin predict model=alexnet init=he_normal activation=tanh data=mnist
+fanin predict model=plain verbose=true        also the table of all moments
+fanin predict model=plain format=json         one JSON object
+fanin predict model=two_layer measure=16      compare with 16 measured draws
+fanin predict model=two_layer format=explain  explain measured / He, step by step
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def main() -> None:
     """Check the command line, then run Hydra."""
     with exit_on_error():
         if hydra_arguments().multirun:
-            raise ConfigError("-m: analysis.predict accepts only one cell; remove -m")
+            raise ConfigError("-m: fanin predict accepts only one cell; remove -m")
     check_argv(CONFIG_NAME)
     predict_one()
 

@@ -1,4 +1,4 @@
-"""Run one cell, or a grid of cells with `-m`: `python -m experiments.run --help`."""
+"""Run one cell, or a grid of cells with `-m`: `fanin run --help`."""
 
 from __future__ import annotations
 

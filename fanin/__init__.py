@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fanin.theory import prescribe as prescribe
     from fanin.theory import print_certificate as print_certificate
 
+__version__ = "0.2.0"
+
 _PUBLIC = {
     "fanin.probes.probe": ["probe"],
     "fanin.theory": [

@@ -9,10 +9,10 @@ import runpy
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, metadata, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from fanin import __version__
 from fanin.commands import COMMANDS, COMMANDS_BY_TASK, PROGRAM, Command
 from fanin.completion import SHELLS, completion_script, print_candidates
 from fanin.errors import FaninError, suggest
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name in HELP_FLAGS:
             print(overview())
         elif name == "--version":
-            print(f"{PROGRAM} {installed_version()}")
+            print(f"{PROGRAM} {__version__}")
         elif name == "completion":
             print(completion_script(rest[0] if rest else ""))
         elif name == "--complete":
@@ -86,20 +86,14 @@ def _check_suite(name: str, command: Command) -> None:
 
 def _repository_url() -> str:
     """Return the URL of the repository in the package's metadata, or a placeholder."""
+    from importlib.metadata import PackageNotFoundError, metadata  # loads slowly
+
     try:
         urls = metadata("fanin").get_all("Project-URL") or []
     except PackageNotFoundError:
         urls = []
     labelled = dict(url.split(", ", 1) for url in urls)
     return str(labelled.get("Repository", "URL"))
-
-
-def installed_version() -> str:
-    """Return the version of fanin."""
-    try:
-        return version("fanin")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def overview() -> str:

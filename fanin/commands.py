@@ -45,7 +45,7 @@ COMMANDS_BY_TASK = {
             "analysis.predict",
             "predict every layer of one network",
             (
-                ("model=alexnet init=he_normal", "print a table of all layers"),
+                ("model=alexnet init=he_normal", "print the verdict and a table"),
                 ("init=pytorch_default format=explain", "explain measured / He in factors"),
             ),
             is_hydra=True,

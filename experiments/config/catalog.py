@@ -120,7 +120,7 @@ class ConfigCatalog:
         """Raise ConfigError if a dotted key does not exist for these choices of options."""
         group, _, rest = key.partition(".")
         if group not in self.base:
-            raise ConfigError(f"{key}: no such key; {suggest(group, self.base)}")
+            raise ConfigError(f"{key}: no such key; {self._suggest_key(key)}")
         option = choices.get(group)
         node = self.base[group] if option is None else self.node(group, option)
         if not rest or has_key(node, rest) or self.is_open(key):
@@ -139,6 +139,13 @@ class ConfigCatalog:
         chosen = f"{group}={option}" if option is not None else group
         suggestion = suggest(rest, _keys(node))
         raise ConfigError(f"{key}: {chosen} has no such key; {suggestion}")
+
+    def _suggest_key(self, key: str) -> str:
+        """Return a hint for a key outside all groups: `optim.lr` for `lr`."""
+        name = key.rpartition(".")[2]
+        dotted = [known for known in _keys(self.base) if known.endswith(f".{name}")]
+        first = f"did you mean {' or '.join(dotted)}? " if dotted else ""
+        return first + suggest(key.partition(".")[0], self.base)
 
     @staticmethod
     def is_open(key: str) -> bool:

@@ -24,6 +24,7 @@ from typing import TypeVar
 import pooch
 from filelock import FileLock
 
+from fanin.commands import command_line
 from fanin.errors import DataError
 
 OFFLINE = "FANIN_OFFLINE"  # environment variable that disables downloads
@@ -58,7 +59,7 @@ class FileSet:
     ----------
     folders
         Folders under `data.root`, searched in this order before `data.root` itself. Downloads
-        go to the first.
+        go to the first, which has the name of the data set.
     sha256
         SHA-256 sum of the decompressed content, by file name. None if no sum is published: such a
         file is only read from a verified archive.
@@ -163,9 +164,10 @@ def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -
         lines.append(
             f"Separate files {', '.join(files.sha256)} are not used: no checksums are published."
         )
+    download = command_line("data", "fetch", files.folders[0], "--root", str(root))
     lines.append(
-        "Set data.root to a folder that has it, or set data.download=true to download it from "
-        f"{' or '.join(files.mirrors)}"
+        "Set data.root to a folder that has it, or download it on a host with internet access "
+        f"(from {' or '.join(files.mirrors)}):\n  {download}"
     )
     return "\n".join(lines)
 

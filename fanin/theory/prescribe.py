@@ -61,7 +61,7 @@ class Prescription:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """The gains as overrides for `python -m experiments.run`."""
+        """The gains as overrides for `fanin run`."""
         layers = self.init.layers
         return tuple(
             f"init.layers.{name}.gain={layers[name].gain:.{DIGITS}g}" for name in self.gains

@@ -146,7 +146,8 @@ def test_the_error_for_missing_files_names_the_folders_and_a_remedy(
         source.load(tmp_path, download=False)
     message = str(caught.value)
     assert f"  {tmp_path}\n" in message
-    assert "data.download=true" in message
+    name = source.files.folders[0]
+    assert message.endswith(f"\n  fanin data fetch {name} --root {tmp_path}")
     assert "Set data.root" in message
     assert ("/usr/share/datasets/fashion-mnist" in message) == isinstance(source, FashionMnist)
 
