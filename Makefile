@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Print errors only; warnings go to the log.
+PIP := $(BIN)/pip install -qq --log $(VENV)/setup.log --disable-pip-version-check
 # Run test files in parallel, one process per core, each file in one process.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
@@ -16,8 +18,9 @@ setup: $(STAMP)  ## create .venv with the pinned dependencies
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("fanin needs Python 3.11 or later, found " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "No venv module: apt install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable . --config-settings editable_mode=compat
+	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV) (takes minutes; log: $(VENV)/setup.log) ..."
+	@$(PIP) --requirement requirements.lock && $(PIP) --no-deps --editable . --config-settings editable_mode=compat
+	@echo "Done. Type: source $(VENV)/bin/activate && fanin"
 	@touch $@
 
 demo: $(STAMP)   ## run a grid on real digits and compare each layer with He and Glorot (under 3 minutes)

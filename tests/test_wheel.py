@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import fanin
+
 ROOT = Path(__file__).parents[1]
+COMMAND = "from fanin.cli import main; main()"
 SUITE_ONLY = ("hydra", "omegaconf", "submitit", "pebble", "pyarrow", "seaborn", "matplotlib")
 
 USE = f"""
@@ -48,6 +51,26 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment with the wheel and its dependencies, and no clone."""
+    venv = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    site = next(venv.glob("lib/python*/site-packages"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    # A .pth file adds a folder without processing the .pth files in it (such as the clone's).
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return venv / "bin" / "python"
+
+
+def run(python: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [python, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 def test_the_wheel_contains_only_fanin(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -56,25 +79,29 @@ def test_the_wheel_contains_only_fanin(wheel: Path):
     assert {f"fanin/{folder}/__init__.py" for folder in ("inits", "theory", "probes")} <= set(names)
 
 
-def test_fanin_works_in_a_project_with_its_own_analysis_package(wheel: Path, tmp_path: Path):
-    """Use an environment with the wheel and its dependencies, without this repository."""
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    site = next(venv.glob("lib/python*/site-packages"))
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    # A .pth file adds a folder without processing the .pth files in it (such as the clone's).
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+def test_fanin_works_in_a_project_with_its_own_analysis_package(python: Path, tmp_path: Path):
     for package in ("experiments", "analysis"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise ImportError('not fanin's')")
-    process = subprocess.run(
-        [venv / "bin" / "python", "-c", USE],
-        cwd=tmp_path,
-        env={"PATH": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = run(python, tmp_path, "-c", USE)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith(str(site))
+    assert process.stdout.startswith(str(python.parents[1] / "lib"))
+
+
+def test_commands_of_the_suite_say_how_to_clone_it(python: Path, tmp_path: Path):
+    process = run(python, tmp_path, "-c", COMMAND, "check", "x")
+    assert process.returncode == 2
+    assert process.stderr.startswith("`fanin check` needs the benchmark suite")
+    assert "\n  git clone " in process.stderr
+
+
+def test_the_wheel_has_the_command_and_the_version(wheel: Path, python: Path, tmp_path: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        (entry_points,) = (n for n in archive.namelist() if n.endswith("/entry_points.txt"))
+        assert "fanin = fanin.cli:main" in archive.read(entry_points).decode()
+        (metadata,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+        assert any(name.endswith("/licenses/LICENSE") for name in archive.namelist())
+    assert {f"Version: {fanin.__version__}", "License-Expression: MIT"} <= set(lines)
+    process = run(python, tmp_path, "-c", COMMAND, "--version")
+    assert process.stdout == f"fanin {fanin.__version__}\n"
