@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Print errors only; warnings go to the log.
-PIP := $(BIN)/pip install -qq --log $(VENV)/setup.log --disable-pip-version-check
+SETUP_LOG := $(VENV)/setup.log
+PIP := $(BIN)/pip install --disable-pip-version-check
 # Run test files in parallel, one process per core, each file in one process.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
@@ -18,8 +18,10 @@ setup: $(STAMP)  ## create .venv with the pinned dependencies
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("fanin needs Python 3.11 or later, found " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "No venv module: apt install python3-venv"; exit 1; }
-	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV) (takes minutes; log: $(VENV)/setup.log) ..."
-	@$(PIP) --requirement requirements.lock && $(PIP) --no-deps --editable . --config-settings editable_mode=compat
+	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV) (takes minutes; log: $(SETUP_LOG)) ..."
+	@{ $(PIP) --requirement requirements.lock && \
+	   $(PIP) --no-deps --editable . --config-settings editable_mode=compat; } > $(SETUP_LOG) 2>&1 \
+	   || { tail -n 20 $(SETUP_LOG); exit 1; }
 	@echo "Done. Type: source $(VENV)/bin/activate && fanin"
 	@touch $@
 

@@ -33,13 +33,14 @@ def fetch(name: str, root: str) -> None:
     DataError
         A file is damaged, cannot be downloaded, or cannot be written.
     """
-    import experiments.data.fetch
-    from experiments.data import Cifar10, Cifar100, FashionMnist, Mnist
+    # Imported here because it loads torch, which takes seconds.
+    from experiments.data import Cifar10, Cifar100, FashionMnist, Mnist, Source
+    from experiments.data.fetch import log
 
-    sources = dict(zip(DATASETS, (Mnist, FashionMnist, Cifar10, Cifar100), strict=True))
-    _log_downloads(experiments.data.fetch.log)
+    sources: tuple[Source, ...] = (Mnist(), FashionMnist(), Cifar10(), Cifar100())
+    _log_downloads(log)
     folder = Path(root).expanduser()
-    sources[name]().prepare(folder, download=True)
+    dict(zip(DATASETS, sources, strict=True))[name].prepare(folder, download=True)
     option = "" if root == DEFAULT_ROOT else f" data.root={folder}"
     print(f"{name}: all files are in {folder}/ and verified. Use them with: data={name}{option}")
 

@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from fanin.commands import command_line, examples
 from fanin.completion import COMPLETE
@@ -31,7 +30,9 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
         )
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # without argparse's overloads
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         """Parse the arguments; if the shell asks for completions, print them and exit."""
         if COMPLETE in os.environ:
             print(*self._completions(), sep="\n")
