@@ -1,4 +1,4 @@
-"""Tests of `python -m analysis.predict`."""
+"""Tests of `fanin predict`."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_the_explanation_has_a_factor_for_each_assumption(run_predict: Predict) 
         (("measure=many",), "measure=many: expected an integer of at least 0"),
         (("fromat=json",), "fromat: no such key; did you mean format?"),
         (("init=he_normal,zeros",), "init=he_normal,zeros: "),
-        (("-m", "init=he_normal"), "-m: analysis.predict accepts only one cell; remove -m"),
+        (("-m", "init=he_normal"), "-m: fanin predict accepts only one cell; remove -m"),
         (("init.layers.conv9.gain=2",), "init.layers.conv9: no such layer"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tests of `python -m analysis.compare` on a small real sweep."""
+"""Tests of `fanin compare` on a small real sweep."""
 
 from __future__ import annotations
 

@@ -169,6 +169,7 @@ def test_a_damaged_launch_record_does_not_hide_others(tmp_path: Path):
     ("recorded", "typed"),
     [
         ("/x/.venv/bin/python3 -m experiments.run -m 'seed=range(3)'", None),
+        ("/x/bin/python3 /x/bin/fanin run init=a", "fanin run init=a"),
         ("/x/bin/python3 /x/bin/fanin-run init=a", "fanin-run init=a"),
         ("", ""),
     ],
