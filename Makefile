@@ -26,9 +26,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)   ## run a grid on real digits and compare each layer with He and Glorot (under 3 minutes)
-	$(BIN)/python -m experiments.run -m sweep=he_vs_glorot
-	$(BIN)/python -m analysis.check he_vs_glorot --workers 2 --margin 1.25 || test $$? -eq 1
-	$(BIN)/python -m analysis.figures he_vs_glorot
+	$(BIN)/fanin run -m sweep=he_vs_glorot
+	$(BIN)/fanin check he_vs_glorot --workers 2 --margin 1.25 || test $$? -eq 1
+	$(BIN)/fanin figures he_vs_glorot
 
 test: $(STAMP)   ## run the fast tests (11 CPU-minutes on two cores of an AMD EPYC)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not slurm"
