@@ -62,6 +62,7 @@ def start(name: str, arguments: Sequence[str]) -> None:
         raise FaninError(f"{PROGRAM} {name}: no such command; {suggest(name, COMMANDS, n=1)}")
     command = COMMANDS[name]
     _check_suite(name, command)
+    sys.path.append(str(Path.cwd()))  # for the user's own modules, as with `python -m`
     sys.argv[1:] = [*command.first, *arguments, *command.last]
     runpy.run_module(command.module, run_name="__main__", alter_sys=True)
 

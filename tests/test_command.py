@@ -14,7 +14,8 @@ import fanin
 from fanin.cli import ROOT, main
 from fanin.commands import COMMANDS, COMMANDS_BY_TASK, examples
 
-FANIN = [sys.executable, "-m", "fanin"]
+SCRIPT = ROOT / "tests" / "bin" / "fanin"
+FANIN = [sys.executable, str(SCRIPT)]
 TINY = (
     *("init=zeros,he_normal", "model=linear", "data.n_train=64", "train.steps=1"),
     *("probe=none", "runner=inline", "sweep.name=tiny"),
@@ -115,7 +116,7 @@ def test_a_grid_without_multirun_prints_the_command_to_type(name: str, tmp_path:
 @pytest.mark.parametrize("arguments", ["--help", "run --help", "check --help"])
 def test_head_causes_no_traceback(arguments: str, tmp_path: Path) -> None:
     """The reader closes the pipe before the command writes to it."""
-    command = f"{sys.executable} -m fanin {arguments} | true"
+    command = f"{sys.executable} {SCRIPT} {arguments} | true"
     assert run(command, cwd=tmp_path, command=["bash", "-c"]).stderr == ""
 
 
@@ -159,7 +160,7 @@ def test_completion(line: str, candidates: list[str], folder: Path) -> None:
 
 def test_bash_completes_the_part_after_the_equals_sign(tmp_path: Path) -> None:
     script = f"""
-        fanin() {{ {sys.executable} -m fanin "$@"; }}
+        fanin() {{ {sys.executable} {SCRIPT} "$@"; }}
         eval "$(fanin completion bash)"
         COMP_LINE='fanin run init=he_n'; COMP_POINT=${{#COMP_LINE}}
         _fanin
@@ -176,9 +177,21 @@ def test_bash_completes_the_part_after_the_equals_sign(tmp_path: Path) -> None:
 def test_another_package_of_the_same_name_is_reported(tmp_path: Path) -> None:
     (tmp_path / "analysis").mkdir()
     (tmp_path / "analysis" / "__init__.py").touch()
-    process = run("check", "x", cwd=tmp_path)  # `python -m` searches the current folder first
+    process = run("check", "x", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert process.returncode == 2
     assert process.stderr.startswith(f"{tmp_path}/analysis hides the package analysis of fanin")
+
+
+def test_modules_in_the_current_folder_are_found(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("from fanin.inits import HeNormal\n")
+    process = run("plan", "init=custom", "init._target_=own.HeNormal", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "1 missing" in process.stdout
+
+
+def test_python_m_fanin_is_the_command(tmp_path: Path) -> None:
+    process = run("--version", cwd=tmp_path, command=[sys.executable, "-m", "fanin"])
+    assert process.stdout == f"fanin {fanin.__version__}\n"
 
 
 def test_no_message_names_a_module_that_has_a_command() -> None:

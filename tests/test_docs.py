@@ -23,7 +23,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES)
 def test_all_examples_of_a_page_run(page: str, tmp_path: Path):
     """Write blocks that begin with `# file: NAME`; run the other bash and python blocks."""
-    search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    folders = (ROOT / "tests" / "bin", Path(sys.executable).parent, os.environ["PATH"])
+    search_path = os.pathsep.join(map(str, folders))
     environment = os.environ | {"PATH": search_path, "OMP_NUM_THREADS": "1"}
     for language, text in blocks(page):
         file_name = re.match(r"# file: (\S+)\n", text)

@@ -80,8 +80,11 @@ def test_the_ten_commands_of_the_page_finish_a_sweep(healthy_cluster: Cluster, c
 
 
 def run_commands(cluster: Cluster, folder: Path, text: str) -> str:
-    """Run commands, assert that they succeed, and return their output."""
-    env = cluster.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    """Run commands, assert that they succeed, and return their output.
+
+    The environment's `fanin` imports the clone, as if `make setup` had run there.
+    """
+    env = cluster.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     result = run(["bash", "-euo", "pipefail", "-c", text], 300, cwd=folder, env=env)
     assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
     return result.stdout
