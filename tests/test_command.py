@@ -177,7 +177,7 @@ def test_bash_completes_the_part_after_the_equals_sign(tmp_path: Path) -> None:
 def test_another_package_of_the_same_name_is_reported(tmp_path: Path) -> None:
     (tmp_path / "analysis").mkdir()
     (tmp_path / "analysis" / "__init__.py").touch()
-    process = run("check", "x", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    process = run("check", "x", cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert process.returncode == 2
     assert process.stderr.startswith(f"{tmp_path}/analysis hides the package analysis of fanin")
 
