@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from experiments.sweep.store.journal import Event, journals_in, read_events
 from experiments.sweep.store.parquet import decode
@@ -136,6 +135,8 @@ def latest_by_part(cells: Parts) -> dict[str, list[str]]:
 
 def select_rows(part: pa.Table, cells: Iterable[str]) -> pa.Table:
     """Return the rows of the given cells."""
+    import pyarrow.compute as pc  # loads slowly; commands that only read states don't need it
+
     ids = part["cell_id"].cast(pa.string())
     return part.filter(pc.is_in(ids, value_set=pa.array(list(cells), pa.string())))
 
