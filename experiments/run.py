@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.config.groups import CONF
-from experiments.sweep.cli import check_argv, run_command
+from experiments.sweep.cli import check_argv, exit_if_finished, run_command
 
 CONFIG_NAME = "config"
 
@@ -26,8 +26,10 @@ def run_one(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Check the command line, then pass it to Hydra."""
-    check_argv(CONFIG_NAME)
+    """Check the command line, then pass it to Hydra unless all of its cells are done."""
+    command = check_argv(CONFIG_NAME)
+    if command is not None:
+        exit_if_finished(command)
     run_one()
 
 

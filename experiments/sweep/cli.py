@@ -40,17 +40,13 @@ def run_command(
         ):
             catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))
             arguments = parse_arguments(loader, overrides)
-            request, console = parse_request(catalog, arguments), BrokenPipeConsole()
-            digest = request_digest(catalog, arguments)
-            status = show_if_finished(request, digest, console)
-            if status is not None:
-                return status
+            request, digest = parse_request(catalog, arguments), request_digest(catalog, arguments)
             if _needs_workers(catalog, arguments):
                 start_server()
             # This imports torch, which takes seconds; the fork server imports it at the same time.
             from experiments.sweep.launch import launch
 
-            return launch(catalog, request, console, digest)
+            return launch(catalog, request, BrokenPipeConsole(), digest)
     except SystemExit as error:  # from exit_on_error, while planning
         return int(error.code or 0)
 
@@ -65,15 +61,37 @@ def _needs_workers(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> boo
     return runner == "local" and values.get("sweep.mode") != "plan"
 
 
-def check_argv(config_name: str) -> None:
+@dataclass(frozen=True)
+class CheckedCommand:
+    """A valid command line that runs cells."""
+
+    loader: ConfigLoader
+    config_name: str
+    overrides: list[str]
+
+
+def exit_if_finished(command: CheckedCommand) -> None:
+    """If all cells of a command are done, print its summary and exit, before Hydra composes it."""
+    with exit_on_error():
+        cell_overrides, hydra_overrides = _split(command.overrides)
+        catalog = compose_catalog(command.loader, command.config_name, hydra_overrides)
+        arguments = parse_arguments(command.loader, cell_overrides)
+        request, digest = parse_request(catalog, arguments), request_digest(catalog, arguments)
+        status = show_if_finished(request, digest, BrokenPipeConsole())
+    if status is not None:
+        raise SystemExit(status)
+
+
+def check_argv(config_name: str) -> CheckedCommand | None:
     """Check the command line of this process; print an error and exit if it is invalid.
 
-    Flags for help and completion are not checked. Rewrite `sys.argv` so that Hydra accepts it.
+    Rewrite `sys.argv` so that Hydra accepts it. Return None if the command runs no cells: flags for
+    help and completion, which are not checked, and flags that show the config.
     """
     with exit_on_error():
         flags = hydra_arguments()
         if flags.help or flags.hydra_help or flags.shell_completion:
-            return
+            return None
         if flags.multirun and (flags.cfg or flags.info):
             raise ConfigError("--cfg and --info show one cell; remove -m")
         if flags.config_path:
@@ -85,6 +103,15 @@ def check_argv(config_name: str) -> None:
         checked = check_command(loader, name, flags.overrides, flags.multirun)
     rewritten = dict(zip(flags.overrides, checked, strict=True))
     sys.argv[1:] = [rewritten.get(text, text) for text in sys.argv[1:]]
+    return None if flags.cfg or flags.info else CheckedCommand(loader, name, checked)
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the overrides of cells, and those of Hydra."""
+    return (
+        [text for text in overrides if not HYDRA_OVERRIDE.match(text)],
+        tuple(text for text in overrides if HYDRA_OVERRIDE.match(text)),
+    )
 
 
 def check_command(
@@ -100,8 +127,7 @@ def check_command(
     ConfigError
         An override is invalid.
     """
-    cell_overrides = [text for text in overrides if not HYDRA_OVERRIDE.match(text)]
-    hydra_overrides = tuple(text for text in overrides if HYDRA_OVERRIDE.match(text))
+    cell_overrides, hydra_overrides = _split(overrides)
     for text in hydra_overrides:
         if "submitit" in text:
             raise ConfigError(

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.config.catalog import config_loader
 from experiments.sweep import cli, finished, launch
-from experiments.sweep.cli import run_command
+from experiments.sweep.cli import CheckedCommand, exit_if_finished, run_command
 from experiments.sweep.store.paths import SweepFolder
 
 TINY = ("model=linear", "data.n_train=64", "train.steps=1", "probe=none", "runner=inline")
@@ -31,7 +31,12 @@ class Site:
     def run(self, *overrides: str, config_dir: Path | None = None) -> int:
         loader = config_loader(None if config_dir is None else str(config_dir))
         target = (f"sweep.results={self.folder.root.parent}", "sweep.name=s")
-        return run_command(loader, "config", [*TINY, *overrides, *target])
+        arguments = [*TINY, *overrides, *target]
+        try:
+            exit_if_finished(CheckedCommand(loader, "config", arguments))
+        except SystemExit as end:
+            return int(end.code)
+        return run_command(loader, "config", arguments)
 
     def n_cells(self) -> int:
         return len(self.folder.plan.read_text().splitlines())
