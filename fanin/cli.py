@@ -94,7 +94,7 @@ def _repository_url() -> str:
     except PackageNotFoundError:
         urls = []
     labelled = dict(url.split(", ", 1) for url in urls)
-    return str(labelled.get("Repository", "URL"))
+    return str(labelled.get("Repository", "REPOSITORY_URL"))
 
 
 def overview() -> str:
