@@ -194,14 +194,15 @@ def test_python_m_fanin_is_the_command(tmp_path: Path) -> None:
     assert process.stdout == f"fanin {fanin.__version__}\n"
 
 
-def test_no_message_names_a_module_that_has_a_command() -> None:
+def test_messages_and_pages_name_the_command_instead_of_its_module() -> None:
     modules = {f"python -m {command.module}" for command in COMMANDS.values()}
     sources = [
         path
-        for folder in ("fanin", "experiments", "analysis", "conf")
-        for pattern in ("*.py", "*.yaml", "*.html")
+        for folder in ("fanin", "experiments", "analysis", "conf", "docs", "results", "slurm")
+        for pattern in ("*.py", "*.yaml", "*.html", "*.md")
         for path in (ROOT / folder).rglob(pattern)
     ]
+    sources.append(ROOT / "README.md")
     assert len(sources) > 300
     wrong = [
         f"{path}: {line}"
