@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import uuid
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -103,7 +104,7 @@ class PoolConfig:
     workers
         Number of worker processes.
     device_names
-        Devices that packs are assigned to in turn.
+        Devices that share the workers equally. Each worker uses one device only.
     memory
         Bytes that a worker may allocate. None: no limit.
     cell_seconds
@@ -130,14 +131,23 @@ class PoolConfig:
     lease: str | None = None
     prefix: str = ""
 
-    def job(self, folder: SweepFolder, pack: Pack, number: int) -> PackJob:
-        """Return the job of the `number`-th pack."""
+    def worker_devices(self, n_packs: int) -> list[str]:
+        """Return the device of each worker that this many packs need.
+
+        >>> PoolConfig(3, ["cuda:0", "cuda:1"]).worker_devices(8)
+        ['cuda:0', 'cuda:1', 'cuda:0']
+        """
+        workers = min(self.workers, max(n_packs, 1))
+        return [self.device_names[n % len(self.device_names)] for n in range(workers)]
+
+    def job(self, folder: SweepFolder, pack: Pack, device: str) -> PackJob:
+        """Return the job that runs a pack on a device."""
         modules = self.modules
         return PackJob(
             str(folder.root),
             f"{self.prefix}{uuid.uuid4().hex}",
             pack,
-            self.device_names[number % len(self.device_names)],
+            device,
             self.code or code_version(),
             user_modules(cell.config for cell in pack.cells) if modules is None else modules,
             exit_on_oom=True,
@@ -150,29 +160,29 @@ def run_pool(
     config: PoolConfig, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat
 ) -> None:
     """Run packs in a pool; if a worker dies, only the cell that it was running fails."""
-    pool = _make_pool(config, min(config.workers, max(len(packs), 1)))
-    queue = list(packs)
+    free = deque(config.worker_devices(len(packs)))  # a device for each idle worker
+    pools = {device: _make_pool(config, count) for device, count in Counter(free).items()}
+    queue = deque(packs)
     running: dict[Future[None], tuple[PackJob, PackWatch]] = {}
-    started = failed_starts = 0
+    failed_starts = 0
     try:
         while queue or running:
             with defer_interrupts():  # also in the workers: Ctrl-C is for the launcher
-                for pack in queue:
-                    job = config.job(folder, pack, started)
-                    started += 1
+                while queue and free:
+                    job = config.job(folder, queue.popleft(), free.popleft())
                     watch = PackWatch(job.journal, config.cell_seconds)
-                    running[_schedule(pool, run_pack, job)] = job, watch
-            queue = []
+                    running[_schedule(pools[job.device], run_pack, job)] = job, watch
             for future in wait(running, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED).done:
                 job, watch = running.pop(future)
+                free.append(job.device)
                 remaining = _remaining_packs(folder, job, watch, future)
                 # If the whole pack remains, its worker died before the first cell started.
                 failed_starts = failed_starts + 1 if remaining == [job.pack] else 0
                 if failed_starts == MAX_STARTUP_FAILURES:
                     raise FaninError(STARTUP_FAILURE)
                 queue += remaining
-            if running and not pool.active:  # its workers died at startup
-                raise FaninError(STARTUP_FAILURE)
+            if not all(pools[job.device].active for job, _ in running.values()):
+                raise FaninError(STARTUP_FAILURE)  # its workers died at startup
             heartbeat()
             for future, (_, watch) in running.items():
                 if future.running():
@@ -180,12 +190,15 @@ def run_pool(
                     if watch.is_orphaned():
                         future.cancel()
     except BaseException:
-        pool.stop()
+        for pool in pools.values():
+            pool.stop()
         raise
     else:
-        pool.close()
+        for pool in pools.values():
+            pool.close()
     finally:
-        pool.join()
+        for pool in pools.values():
+            pool.join()
 
 
 def call_in_pool(config: PoolConfig, function: Callable[..., Any], *arguments: Any) -> Any:

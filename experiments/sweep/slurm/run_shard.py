@@ -88,7 +88,7 @@ def _pool_config(submission: Submission, index: int, writer_dir: Path) -> PoolCo
     # On a GPU only Slurm's own memory limit applies.
     memory_gb = job_config.memory_gb if slots[0] == "cpu" else None
     return PoolConfig(
-        _n_workers(job_config, slots),
+        worker_count(job_config, slots),
         slots,
         None if memory_gb is None else int(memory_gb * GIB),
         job_config.cell_seconds,
@@ -100,7 +100,8 @@ def _pool_config(submission: Submission, index: int, writer_dir: Path) -> PoolCo
     )
 
 
-def _n_workers(job_config: JobConfig, slots: Sequence[str]) -> int:
+def worker_count(job_config: JobConfig, slots: Sequence[str]) -> int:
+    """Return the number of workers of a job on a node with these devices."""
     if job_config.workers is not None:
         return job_config.workers
     if slots[0] != "cpu":

@@ -148,7 +148,7 @@ class SlurmRunner:
 
     def shards(self, packs: Sequence[Pack]) -> list[Shard]:
         """Return the packs of each job."""
-        default = self.slurm.gpus or self.slurm.cpus  # the same default as `run_shard._n_workers`
+        default = self.slurm.gpus or self.slurm.cpus  # the same default as `run_shard.worker_count`
         return make_shards(packs, 60 * self.target_minutes, self.workers or default)
 
     def script(self, submission: Submission) -> str:
