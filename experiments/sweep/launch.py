@@ -23,13 +23,16 @@ from experiments.sweep.request import Request
 from experiments.sweep.runners.devices import devices
 from experiments.sweep.slurm.submission import cells_in_jobs
 from experiments.sweep.status.format import plural
-from experiments.sweep.status.progress import show_progress
+from experiments.sweep.status.progress import print_progress, show_progress
+from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.status.summary import (
     confirm_cancel,
     show_counts,
     show_end,
     show_engines,
     show_jobs,
+    show_packing,
+    show_pilot,
     show_plan,
 )
 from experiments.sweep.store.format_version import check_format
@@ -37,10 +40,16 @@ from experiments.sweep.store.lock import SweepLock, acquire_sweep_lock
 from experiments.sweep.store.plan_file import PlanRecord, check_plan, read_plan, write_plan
 from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import DONE, read_states
-from experiments.sweep.types import DetachedRunner, Heartbeat, PlannedCell, pack_key
+from experiments.sweep.types import (
+    AUTO_ENGINE_REFUSED,
+    DetachedRunner,
+    Heartbeat,
+    PlannedCell,
+    pack_key,
+)
 from experiments.sweep.worker.finalize import CANCELLED, recover_journals
 from fanin.commands import command_line
-from fanin.errors import ConfigError
+from fanin.errors import ConfigError, FaninError
 
 STACK_SHARE = 0.5  # share of a worker's memory for a stack; the rest: data, code and probes
 
@@ -102,10 +111,13 @@ def launch(
             }
             write_plan(folder, records, cells, engines, _describe(request))
         if mode == "submit":
-            assert isinstance(request.runner, DetachedRunner)
-            request.runner.submit(folder, plan.packs, lock.heartbeat)
-            show_jobs(console, folder)
-            return 0
+            return _submit(request, plan, lock, console)
+        if request.settings.pilot and (plan.untried or plan.awaited):
+            show_pilot(console, plan)
+            if not _run(request, plan.pilot(), lock, console):
+                return INTERRUPTED
+            plan = _plan(request, cells, read_plan(folder))
+            show_packing(console, plan)
         if (plan.packs or plan.queued) and not _run(request, plan, lock, console):
             return INTERRUPTED
     ids = {cell.id for cell in cells}
@@ -114,6 +126,22 @@ def launch(
     if status == 0:
         record_finished(folder, digest, {cell.id: cell.config for cell in cells})
     return status
+
+
+def _submit(request: Request, plan: Plan, lock: SweepLock, console: Console) -> int:
+    """Submit the packs of a plan, or with `sweep.pilot=true` first its pilot cells."""
+    assert isinstance(request.runner, DetachedRunner)
+    if request.settings.pilot and plan.untried:
+        show_pilot(console, plan)
+        plan = plan.pilot()
+    elif request.settings.pilot and plan.awaited:
+        raise ConfigError(
+            f"the pilot cells of {plural(len(plan.awaited), 'kind')} of cells have not ended yet; "
+            "run the same command again when they have, or without sweep.pilot=true to submit now"
+        )
+    request.runner.submit(request.folder, plan.packs, lock.heartbeat)
+    show_jobs(console, request.folder)
+    return 0
 
 
 def _time_engines(request: Request, plan: Plan, heartbeat: Heartbeat, console: Console) -> Plan:
@@ -171,10 +199,10 @@ def _describe_sweep(request: Request) -> dict[str, Any]:
 def _run(request: Request, plan: Plan, lock: SweepLock, console: Console) -> bool:
     """Run a plan's packs; return False after an interruption. Finished cells are kept."""
     folder = request.folder
+    cell_ids = [cell.cell_id for pack in plan.packs for cell in pack.cells]
+    reader = StatusReader(folder, [*cell_ids, *cells_in_jobs(folder)])
     try:
-        cell_ids = [cell.cell_id for pack in plan.packs for cell in pack.cells]
-        cell_ids += cells_in_jobs(folder)
-        with show_progress(folder, cell_ids, console) as show:
+        with show_progress(reader, console) as show:
 
             def heartbeat() -> None:
                 lock.heartbeat()
@@ -185,6 +213,7 @@ def _run(request: Request, plan: Plan, lock: SweepLock, console: Console) -> boo
         if isinstance(request.runner, DetachedRunner) and confirm_cancel(folder, console):
             request.runner.cancel(folder, lock.heartbeat)
         recover_journals(folder, read_plan(folder), CANCELLED)
+        print_progress(reader, console)  # counts the cells that were running as cancelled
         states = read_states(folder)
         done = sum(
             1 for cell in plan.cells if cell.id in states and states[cell.id].outcome in DONE
@@ -196,6 +225,10 @@ def _run(request: Request, plan: Plan, lock: SweepLock, console: Console) -> boo
         )
         show_jobs(console, folder)
         return False
+    except FaninError:
+        print_progress(reader, console)
+        raise
+    print_progress(reader, console)
     return True
 
 
@@ -208,7 +241,7 @@ def _plan(
         for record in records.values()
         if "engine" in record
     }
-    return make_plan(
+    plan = make_plan(
         cells,
         read_states(request.folder),
         request.settings.retry,
@@ -216,6 +249,9 @@ def _plan(
         _pack_limits(request),
         cells_in_jobs(request.folder),
     )
+    if plan.engines.untimed and isinstance(request.runner, DetachedRunner):
+        raise ConfigError(AUTO_ENGINE_REFUSED)
+    return plan
 
 
 def _pack_limits(request: Request) -> PackLimits:

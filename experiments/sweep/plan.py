@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from experiments.config.groups import SHAPE_GROUPS
-from experiments.schema import Cell, build_cell
+from experiments.schema import build_cell
+from experiments.sweep.cell_times import CellTimes, cell_times
 from experiments.sweep.engines import EngineDecisions
 from experiments.sweep.store.tables import DONE, FAILED, CellState
 from experiments.sweep.types import EngineName, Pack, PackedCell, PlannedCell, group_cells, pack_key
 from experiments.training.stack_size import training_bytes
-from fanin.probes.trace import forward_hooks
 
 Groups = Mapping[str, Sequence[PackedCell]]
 """Cells by `pack_key`."""
@@ -28,11 +22,6 @@ MIN_PACK_SECONDS, MAX_PACK_SECONDS = 1.0, 20.0
 MAX_SERIAL_CELLS = 128
 MAX_STACKED_CELLS = 64
 PACKS_PER_WORKER = 4  # at least, if there are enough cells, so that workers end at similar times
-
-PASSES_PER_STEP = 3  # cost of a training step in forward passes, by convention
-FLOPS_PER_SECOND = 5e9  # of one CPU core on small networks; only ratios of cell times matter
-DUMMY_IMAGES = 2  # batch normalization needs at least two
-MIN_CELL_SECONDS = 2e-3  # time of a cell that computes nothing
 
 
 @dataclass(frozen=True)
@@ -47,23 +36,26 @@ class Plan:
         Number of cells by state: done, missing, failed, interrupted, queued (in a Slurm job).
     groups
         Cells to run, by `pack_key`.
-    cell_seconds
-        Estimated seconds of a cell, by `pack_key`.
+    times
+        Time of a cell of each group.
     engines
         Engine of each group.
     packs
         Packs to run.
-    expected_seconds
-        Seconds that a single worker would take for all packs. None if no similar cells have run.
+    untried
+        Groups of which no cell has ended or is in a Slurm job.
+    awaited
+        Groups of which no cell has ended, but some are in a Slurm job.
     """
 
     cells: Sequence[PlannedCell]
     counts: dict[str, int]
     groups: dict[str, list[PackedCell]]
-    cell_seconds: dict[str, float]
+    times: CellTimes
     engines: EngineDecisions
     packs: tuple[Pack, ...]
-    expected_seconds: float | None
+    untried: tuple[str, ...] = ()
+    awaited: tuple[str, ...] = ()
 
     @property
     def queued(self) -> int:
@@ -74,6 +66,19 @@ class Plan:
     def pending(self) -> int:
         """Number of cells to run."""
         return sum(len(pack.cells) for pack in self.packs)
+
+    @property
+    def expected_seconds(self) -> float:
+        """Seconds that a single worker would take for all packs."""
+        return sum(self.times.seconds[key] * len(group) for key, group in self.groups.items())
+
+    def pilot(self) -> Plan:
+        """Return the plan with a pack of one cell for each untried group, and no other packs."""
+        packs = [
+            Pack((self.groups[key][0],), self.engines.chosen[key], self.times.seconds[key])
+            for key in self.untried
+        ]
+        return replace(self, packs=tuple(sorted(packs, key=lambda pack: -pack.seconds)))
 
 
 def make_plan(
@@ -116,24 +121,26 @@ def make_plan(
             pending.append(PackedCell(cell.id, attempt, cell.config, cell.choices))
     groups = group_cells(pending)
     engines = choose_engines(groups)
-    measured = _median_seconds(cells, states) if len(pending) < len(cells) else {}
-    all_measured = measured.keys() >= groups.keys()
-    # Use measured times for all groups or for none, because estimates are comparable only with
-    # each other.
-    estimator = CostEstimator()
-    cell_seconds = {
-        key: measured[key] if all_measured else estimator.seconds(group[0].config)
-        for key, group in groups.items()
-    }
-    total = sum(cell_seconds[key] * len(group) for key, group in groups.items())
-    expected = total if all_measured else None
-    plan = Plan(cells, dict(counts), groups, cell_seconds, engines, (), expected)
+    history = _group_history(cells, states, queued)
+    configs = history.configs | {key: group[0].config for key, group in groups.items()}
+    plan = Plan(
+        cells,
+        dict(counts),
+        groups,
+        cell_times(configs, history.seconds),
+        engines,
+        (),
+        untried=tuple(key for key in groups if key not in history.ended | history.queued),
+        awaited=tuple(key for key in groups if key in history.queued - history.ended),
+    )
     return with_engines(plan, engines, limits)
 
 
 def with_engines(plan: Plan, engines: EngineDecisions, limits: PackLimits) -> Plan:
     """Return the plan with its cells packed for these engines."""
-    packs = make_packs(plan.groups, engines.chosen, plan.cell_seconds, stack_bytes_per_cell, limits)
+    packs = make_packs(
+        plan.groups, engines.chosen, plan.times.seconds, stack_bytes_per_cell, limits
+    )
     return replace(plan, engines=engines, packs=packs)
 
 
@@ -145,16 +152,34 @@ def _state_name(state: CellState | None) -> str:
     return "failed" if state.outcome in FAILED else "interrupted"
 
 
-def _median_seconds(
-    cells: Sequence[PlannedCell], states: Mapping[str, CellState]
-) -> dict[str, float]:
-    """Return the median time of finished cells, by `pack_key`."""
-    seconds: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class _History:
+    """What is known of groups of similar cells: times, configs, groups that ended or are queued."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    configs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    queued: set[str] = field(default_factory=set)
+
+
+def _group_history(
+    cells: Sequence[PlannedCell], states: Mapping[str, CellState], queued: Collection[str]
+) -> _History:
+    history = _History()
     for cell in cells:
         state = states.get(cell.id)
-        if state is not None and state.outcome in DONE and state.seconds > 0:
-            seconds.setdefault(pack_key(cell.config), []).append(state.seconds)
-    return {key: statistics.median(values) for key, values in seconds.items()}
+        if state is None and cell.id not in queued:
+            continue
+        key = pack_key(cell.config)
+        if cell.id in queued:
+            history.queued.add(key)
+        if state is not None and state.outcome in (*DONE, *FAILED):
+            history.ended.add(key)
+            # A diverged cell may have stopped early, so its time says nothing about the others.
+            if state.outcome == "ok" and state.seconds > 0:
+                history.seconds.setdefault(key, []).append(state.seconds)
+                history.configs[key] = cell.config
+    return history
 
 
 def stack_bytes_per_cell(cell: PackedCell) -> int:
@@ -224,47 +249,3 @@ def make_packs(
             packs.append(Pack(part, engines[key], cell_seconds[key] * len(part)))
     packs.sort(key=lambda pack: -pack.seconds)  # stable: equal packs keep the order of the grid
     return tuple(packs)
-
-
-class CostEstimator:
-    """Estimator of the seconds that cells take. It counts each network once."""
-
-    def __init__(self) -> None:
-        self._cached: dict[str, float] = {}
-
-    def seconds(self, config: Mapping[str, Any]) -> float:
-        """Return the estimate for a coerced config."""
-        key = json.dumps([config[group] for group in SHAPE_GROUPS], sort_keys=True)
-        if key not in self._cached:
-            self._cached[key] = estimate_seconds(build_cell(config))
-        return self._cached[key]
-
-
-def estimate_seconds(cell: Cell) -> float:
-    """Estimate a cell's seconds from the operations of its forward and backward passes."""
-    n_train = cell.data.n_train or cell.data.source.train_size
-    n_test = cell.data.n_test or cell.data.source.test_size
-    steps, size = cell.train.total_steps(n_train), cell.train.batch_of(n_train)
-    n_evaluations = 1 + (steps // cell.train.evaluate_every if cell.train.evaluate_every else 0)
-    n_probed = cell.probe.size * (cell.probe.draws + len(cell.probe.steps))
-    images = PASSES_PER_STEP * (steps * size + n_probed) + (n_test * n_evaluations if steps else 0)
-    return MIN_CELL_SECONDS + images * _forward_flops(cell) / FLOPS_PER_SECOND
-
-
-def _forward_flops(cell: Cell) -> float:
-    """Count two operations for each weight that a unit reads at a position."""
-    flops = 0.0
-
-    def count(_name: str, module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal flops
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim > 1:
-            flops += 2 * output.numel() * weight[0].numel() / DUMMY_IMAGES
-
-    # Run real tensors: torch's `meta` device imports the compiler, which takes longer than all of
-    # planning.
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = cell.network().eval()
-        with forward_hooks(dict(network.named_modules()), count):
-            network(torch.zeros(DUMMY_IMAGES, *cell.data.shape))
-    return flops

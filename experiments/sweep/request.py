@@ -43,6 +43,8 @@ class SweepSettings:
         Folder of all sweeps.
     size
         Size of a named sweep: `small`, minutes on a laptop; `paper`, as published, for a cluster.
+    pilot
+        Run one cell of each kind first, and use its time to size packs and jobs.
     """
 
     name: Annotated[str, AfterValidator(_check_folder_name)] | None = None
@@ -50,6 +52,7 @@ class SweepSettings:
     retry: tuple[Literal["error", "oom", "timeout", "killed"], ...] = ()
     results: str = "results"
     size: Size = "small"
+    pilot: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ Heartbeat = Callable[[], None]
 # network and warmed-up code, and can be stacked into one program.
 VARIES_IN_PACK = ("init", "scaling", "seed", "seed_weights", "seed_data")
 STOP_FILE = "stop"  # name
+AUTO_ENGINE_REFUSED = (
+    "engine=auto times cells on this machine, not on the cluster's nodes: with runner=slurm use "
+    "engine=serial or engine=stacked"
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from experiments.sweep.slurm.script import SlurmSettings, batch_script
 from experiments.sweep.slurm.shards import Shard, make_shards
 from experiments.sweep.slurm.submission import JobConfig, Submission, sleep_with_heartbeat
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import Heartbeat, Pack
+from experiments.sweep.types import AUTO_ENGINE_REFUSED, Heartbeat, Pack
 from fanin.errors import ConfigError
 
 POLL_SECONDS = 0.5  # between two reads of the sweep's files
@@ -90,10 +90,7 @@ class SlurmRunner:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Raise an error: the launcher cannot call a function on a node."""
-        raise ConfigError(
-            "engine=auto times cells on this machine, not on the cluster's nodes: with "
-            "runner=slurm use engine=serial or engine=stacked"
-        )
+        raise ConfigError(AUTO_ENGINE_REFUSED)
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
         """Submit packs, and wait for their jobs and for the jobs of earlier launches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,7 +14,6 @@ from experiments.sweep.status.format import failure_line, job_warnings, log_line
 from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.status.screen import screen
 from experiments.sweep.status.status import Failure, Status
-from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import Heartbeat
 
 StatusDisplay = Callable[[Status], None]
@@ -90,34 +89,32 @@ def read_interval(took: float, minimum: float = MIN_READ_SECONDS) -> float:
 
 
 @contextmanager
-def show_progress(
-    folder: SweepFolder, cells: Iterable[str], console: Console
-) -> Iterator[Heartbeat]:
+def show_progress(reader: StatusReader, console: Console) -> Iterator[Heartbeat]:
     """Show the progress of a run that starts now; yield the function to call regularly.
 
     Parameters
     ----------
-    folder
-        Folder of the sweep, with the plan file already written.
-    cells
-        Ids of the cells that this run is to finish.
+    reader
+        Reader of the status of the cells that this run is to finish.
     console
         Console to print to.
     """
-    reader, next_read = StatusReader(folder, cells), -math.inf
-    try:
-        with status_display(console) as (show, n_failures):
+    next_read = -math.inf
+    with status_display(console) as (show, n_failures):
 
-            def update() -> None:
-                nonlocal next_read
-                if (start := time.monotonic()) >= next_read:
-                    show(reader.read(n_failures))
-                    next_read = time.monotonic() + read_interval(time.monotonic() - start)
+        def update() -> None:
+            nonlocal next_read
+            if (start := time.monotonic()) >= next_read:
+                show(reader.read(n_failures))
+                next_read = time.monotonic() + read_interval(time.monotonic() - start)
 
-            update()
-            try:
-                yield update
-            finally:
-                show(reader.read(n_failures))  # includes the failures of the last moment
-    finally:
-        console.print(log_line(reader.read(0)), highlight=False, soft_wrap=True)
+        update()
+        try:
+            yield update
+        finally:
+            show(reader.read(n_failures))  # includes the failures of the last moment
+
+
+def print_progress(reader: StatusReader, console: Console) -> None:
+    """Print the progress in one line."""
+    console.print(log_line(reader.read(0)), highlight=False, soft_wrap=True)

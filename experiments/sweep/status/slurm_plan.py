@@ -31,7 +31,7 @@ def show_slurm_plan(console: Console, request: Request, plan: Plan, summary: str
     n_jobs = len(runner.shards(plan.packs))
     max_size, source = array_size(runner)
     sizes = array_sizes([()] * n_jobs, min(max_size, runner.max_jobs or max_size))
-    cost = cost_text(runner, plan.expected_seconds)
+    cost = cost_text(runner, plan.expected_seconds, plan.times.all_measured)
     lines = [
         f"{summary} as {plural(n_jobs, 'job')} in {_arrays_text(sizes)}: {cost}.",
         f"  {source}",
@@ -72,23 +72,21 @@ def array_size(runner: SlurmRunner) -> tuple[int, str]:
     return size, f"MaxArraySize {size} (scontrol show config)"
 
 
-def cost_text(runner: SlurmRunner, seconds: float | None) -> str:
+def cost_text(runner: SlurmRunner, seconds: float, measured: bool) -> str:
     """Return the cost of a sweep that takes one worker the given time (seconds).
 
     Examples
     --------
-    >>> cost_text(SlurmRunner(workers=2, slurm=SlurmSettings(gres="gpu:1")), 36_000.0)
+    >>> cost_text(SlurmRunner(workers=2, slurm=SlurmSettings(gres="gpu:1")), 36_000.0, True)
     'about 5.0 GPU-hours, measured on similar cells'
-    >>> cost_text(SlurmRunner(slurm=SlurmSettings(cpus=8)), 60.0)
-    'less than 0.1 core-hours, measured on similar cells'
+    >>> cost_text(SlurmRunner(slurm=SlurmSettings(cpus=8)), 60.0, False)
+    'less than 0.1 core-hours, estimated'
     """
     gpus = runner.slurm.gpus
     units, unit = (gpus, "GPU") if gpus else (runner.slurm.cpus, "core")
-    if seconds is None:
-        return f"{unit}-hours unknown: no similar cell has been timed yet"
     hours = seconds * units / (runner.workers or units) / 3600
     amount = "less than 0.1" if hours < 0.1 else f"about {hours:,.{0 if hours >= 10 else 1}f}"
-    return f"{amount} {unit}-hours, measured on similar cells"
+    return f"{amount} {unit}-hours, {'measured on similar cells' if measured else 'estimated'}"
 
 
 def resources_text(settings: SlurmSettings) -> str:

@@ -59,6 +59,7 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
             highlight=False,
         )
     show_engines(console, plan.engines)
+    console.print(f"  {times_text(plan, request.settings.pilot)}", highlight=False, soft_wrap=True)
     if detached:
         # Imported here because it loads slowly and most sweeps do not need it.
         from experiments.sweep.status.slurm_plan import show_slurm_plan
@@ -73,11 +74,53 @@ def _engines(plan: Plan) -> str:
 
 def _expected(plan: Plan, workers: int) -> str:
     seconds = plan.expected_seconds
-    if seconds is None:
-        return "time unknown: no similar cell has been timed yet"
     if workers == 1:
         return f"about {duration(seconds)}"
     return f"about {duration(seconds / workers)}, {duration(seconds)} of one worker's time"
+
+
+def times_text(plan: Plan, pilot: bool = False) -> str:
+    """Describe the times of cells that set the size of packs and jobs, and their source."""
+    times = plan.times
+    seconds = [times.seconds[key] for key in plan.groups]
+    text = " to ".join(dict.fromkeys(map(duration, (min(seconds), max(seconds)))))
+    unmeasured = [key for key in plan.groups if key not in times.measured]
+    if not unmeasured:
+        return f"time of a cell: {text}, the median of finished cells"
+    source = "operation counts at the speed of one CPU core"
+    if times.scale is not None:
+        source = "operation counts and the times of other cells"
+    n_kinds = plural(len(unmeasured), "kind")
+    text = f"time of a cell: {text}, estimated from {source} for {n_kinds} of cells"
+    if pilot and plan.untried:
+        n_pilots = plural(len(plan.untried), "cell")
+        return (
+            f"{text}; sweep.pilot=true runs {n_pilots} first and sizes packs by the measured time"
+        )
+    if plan.untried:
+        return f"{text}; add sweep.pilot=true to measure one cell of each kind first"
+    return text
+
+
+def show_pilot(console: Console, plan: Plan) -> None:
+    """Print that one cell of each kind runs before the others."""
+    first = plural(len(plan.untried), "cell")
+    kinds = plural(len(plan.untried) + len(plan.awaited), "kind")
+    console.print(
+        f"sweep.pilot=true: running {first} first, to measure the time of {kinds} of cells",
+        highlight=False,
+    )
+
+
+def show_packing(console: Console, plan: Plan) -> None:
+    """Print the measured times of the pilot cells, and the packs that they lead to."""
+    if plan.packs:
+        packs = plural(len(plan.packs), "pack")
+        console.print(
+            f"{times_text(plan)}: {plural(plan.pending, 'cell')} in {packs}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _values(axis: Axis) -> str:

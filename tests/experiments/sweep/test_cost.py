@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.schema import build_cell
-from experiments.sweep.plan import (
+from experiments.sweep.cell_times import (
     FLOPS_PER_SECOND,
     MIN_CELL_SECONDS,
     CostEstimator,

@@ -1,7 +1,10 @@
 """Plan of a sweep: cells to run, packs, expected time."""
 
+from functools import partial
+
 import pytest
 
+from experiments.sweep.cell_times import CostEstimator
 from experiments.sweep.engines import choose_by_rule
 from experiments.sweep.plan import PackLimits, Plan
 from experiments.sweep.plan import make_plan as plan_for
@@ -85,9 +88,62 @@ def test_expected_time_is_the_median_of_similar_cells(cells_of):
     assert make_plan(cells, states, (), 16).expected_seconds == 2 * 3.0  # their median
 
 
-def test_expected_time_is_unknown_without_timings(cells_of):
+def test_time_of_an_untimed_kind_is_its_estimate_scaled_by_timed_kinds(cells_of):
+    cells = cells_of("model=two_layer,plain,mlp")
+    estimates = [CostEstimator().seconds(cell.config) for cell in cells]
+    # The measured times are 3 and 5 times as long as estimated; the median of two is their mean.
+    states = {
+        cell.id: state("ok", seconds=factor * estimate)
+        for cell, factor, estimate in zip(cells, (3, 5), estimates, strict=False)
+    }
+    plan = make_plan(cells, states, (), 16)
+    assert plan.times.scale == pytest.approx(4, rel=1e-12)
+    assert plan.expected_seconds == pytest.approx(4 * estimates[2], rel=1e-12)
+    assert not plan.times.all_measured
+
+
+def test_without_timings_times_are_estimates(cells_of):
     cells = cells_of("model=two_layer,plain")
-    assert make_plan(cells, {cells[0].id: state("ok")}, (), 16).expected_seconds is None
+    plan = make_plan(cells, {}, (), 16)
+    assert plan.expected_seconds == sum(CostEstimator().seconds(cell.config) for cell in cells)
+    assert (plan.times.scale, plan.times.measured) == (None, frozenset())
+
+
+def test_a_diverged_cell_measures_no_time(cells_of):
+    cells = cells_of("seed=range(3)")
+    states = {
+        cells[0].id: state("diverged", seconds=1e-3),
+        cells[1].id: state("ok", seconds=7.0),
+    }
+    assert make_plan(cells, states, (), 16).expected_seconds == 7.0
+
+
+def test_pilot_is_one_cell_of_each_kind_that_has_not_run(cells_of):
+    cells = cells_of("model=two_layer,plain,mlp", "seed=range(3)")
+    plan = make_plan(cells, {cells[0].id: state("ok")}, (), 16)
+    pilots = planned_cells(plan.pilot())
+    assert {cell.config["model"]["_target_"] for cell in pilots} == {
+        cells[3].config["model"]["_target_"],
+        cells[6].config["model"]["_target_"],
+    }
+    assert len(pilots) == len(plan.pilot().packs) == 2
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "error", "timeout"])
+def test_a_kind_with_an_ended_cell_gets_no_second_pilot(cells_of, outcome):
+    cells = cells_of("seed=range(3)")
+    assert make_plan(cells, {cells[0].id: state(outcome)}, (), 16).pilot().packs == ()
+
+
+def test_a_kind_is_awaited_while_its_pilot_is_in_a_slurm_job(cells_of):
+    cells = cells_of("seed=range(3)")
+
+    def plan(states):
+        rule = partial(choose_by_rule, requested="serial", recorded={})
+        return plan_for(cells, states, (), rule, PackLimits(1), queued=[cells[0].id])
+
+    assert (len(plan({}).awaited), plan({}).untried) == (1, ())
+    assert plan({cells[1].id: state("ok")}).awaited == ()
 
 
 def test_plan_is_empty_when_all_cells_are_done(cells_of):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments.result import CellResult
 from experiments.sweep.status import progress, snapshot
-from experiments.sweep.status.progress import show_progress
+from experiments.sweep.status.progress import print_progress, show_progress
 from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
@@ -115,15 +115,15 @@ def test_the_log_shows_plain_progress_lines(
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     text = io.StringIO()
     journal = Journal(folder.journals / "p.journal")
-    with show_progress(
-        folder, "abcd", Console(file=text, force_terminal=False, width=200)
-    ) as update:
+    console, reader = Console(file=text, width=200), StatusReader(folder, "abcd")
+    with show_progress(reader, console) as update:
         finish_cell(journal, "a")
         update()
         journal.start("b", 1)
         journal.progress("b", 30, 120)
         update()
         finish_cell(journal, "b", "diverged")
+    print_progress(reader, console)
     lines = [re.sub(r", [\d,.]+ cells/\w+.*|, [\d.]+ s elapsed.*", "", x) for x in lines_of(text)]
     assert lines == [
         "0 of 4 cells",
@@ -140,9 +140,8 @@ def test_the_log_shows_new_failures_and_notes_once(
     write_plan(folder, 0, 1, 2, 3)
     text = io.StringIO()
     journal = Journal(folder.journals / "p.journal")
-    with show_progress(
-        folder, [f"cell{n}" for n in range(4)], Console(file=text, force_terminal=False)
-    ) as update:
+    console, reader = Console(file=text), StatusReader(folder, [f"cell{n}" for n in range(4)])
+    with show_progress(reader, console) as update:
         journal.note("this worker runs other code")
         folder.errors.mkdir()
         for number in range(3):
@@ -152,6 +151,7 @@ def test_the_log_shows_new_failures_and_notes_once(
             finish_cell(journal, f"cell{number}", "error", "ValueError: [red]no luck[/red]")
         update()
         update()
+    print_progress(reader, console)
     lines = lines_of(text)
     assert lines[:-1] == [
         "warning: this worker runs other code",
@@ -165,12 +165,14 @@ def test_on_a_terminal_one_line_remains_of_the_screen(folder: SweepFolder) -> No
     text = io.StringIO()
     journal = Journal(folder.journals / "p.journal")
     console = Console(file=text, force_terminal=True, width=200, height=40, color_system=None)
-    with show_progress(folder, "ab", console) as update:
+    reader = StatusReader(folder, "ab")
+    with show_progress(reader, console) as update:
         finish_cell(journal, "a")
         update()
         finish_cell(journal, "b")
         commit_journal(folder, journal.path)
         update()
+    print_progress(reader, console)
     assert "1 of 2 cells" in text.getvalue()
     assert "2 of 2 cells (2 ok), " in lines_of(text)[-1]
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ from sweep_process import TINY
 
 from experiments.config.catalog import config_loader
 from experiments.sweep.cli import check_command, run_command
-from experiments.sweep.slurm.script import PROJECT_ROOT
+from experiments.sweep.engines import choose_by_rule
+from experiments.sweep.plan import PackLimits, make_plan
+from experiments.sweep.slurm.runner import SlurmRunner
+from experiments.sweep.slurm.script import PROJECT_ROOT, SlurmSettings
+from experiments.sweep.store.tables import CellState
+from experiments.sweep.types import PlannedCell
 
 GOLDEN = Path(__file__).with_name("slurm_scripts")
 SITES = {
@@ -50,6 +56,7 @@ SITES = {
 ONE_CELL_PER_JOB = ["runner.pack_cells=1", "runner.target_minutes=1e-9"]
 
 Plan = Callable[[Sequence[str]], int]
+Cells = Callable[..., list[PlannedCell]]
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_max_array_size_splits_the_jobs_into_arrays(plan_output: Callable[..., s
     )
     assert "6 cells in 6 packs (6 serial) as 6 jobs in 2 arrays of 4 (the last of 2)" in output
     assert "MaxArraySize 4 (runner.max_array_size)" in output
-    assert "GPU-hours unknown: no similar cell has been timed yet" in output
+    assert "less than 0.1 GPU-hours, estimated" in output
     assert "resources of each job: 2 h 0 min, 4 cores, 16 GB, gpu:1" in output
     assert "--array=0-3%4" in output
 
@@ -97,7 +104,7 @@ def test_max_jobs_limits_the_size_of_arrays(plan_output: Callable[..., str]) -> 
     output = plan_output("seed=range(6)", *ONE_CELL_PER_JOB, *arguments)
     assert "6 jobs in 2 arrays of 5 (the last of 1)" in output
     assert "at most 5 jobs of this sweep at once (runner.max_jobs)" in output
-    assert "core-hours unknown" in output
+    assert "less than 0.1 core-hours, estimated" in output
 
 
 def test_without_slurm_its_default_array_size_is_assumed(
@@ -132,6 +139,33 @@ def test_a_sites_runner_file_may_be_a_copy_or_override_keys(
     assert "#SBATCH --gres=gpu:h100:1" in outputs[0]
     assert "#SBATCH --time=120" in outputs[0]
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("mode", ["plan", "submit", "run"])
+def test_engine_auto_is_refused_in_every_mode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    arguments = ["seed=range(2)", "runner=slurm", "engine=auto", f"sweep.mode={mode}"]
+    results = f"sweep.results={tmp_path}/results"
+    loader = config_loader(None)
+    checked = check_command(loader, "config", [*TINY, *arguments, results], multirun=True)
+    assert run_command(loader, "config", checked) == 2
+    assert "with runner=slurm use engine=serial or engine=stacked" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "s" / "cells.jsonl").exists()
+
+
+def test_the_time_of_a_pilot_cell_sets_the_number_of_gpu_jobs(cells_of: Cells) -> None:
+    cells = cells_of("model=alexnet", "train.steps=20000", "probe=none", "seed=range(500)")
+    runner = SlurmRunner(slurm=SlurmSettings(gres="gpu:1"))
+
+    def n_jobs(states: dict[str, CellState]) -> int:
+        engines = partial(choose_by_rule, requested="serial", recorded={})
+        plan = make_plan(cells, states, (), engines, PackLimits(runner.n_workers))
+        return len(runner.shards(plan.packs))
+
+    assert n_jobs({}) == 500  # the estimate for a CPU core is above an hour per cell
+    # 499 cells of 60 s in jobs of 60 min
+    assert n_jobs({cells[0].id: CellState("ok", 1, 60.0)}) == round(499 * 60 / 3600) == 8
 
 
 def test_git_ignores_a_sites_runner_file() -> None:

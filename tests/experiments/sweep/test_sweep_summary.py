@@ -27,12 +27,17 @@ def output_of(
     return run
 
 
-def test_without_timings_the_expected_time_is_unknown(
+def test_without_timings_the_plan_prints_the_estimate(
     output_of: Callable[..., str], tmp_path: Path
 ) -> None:
     plan = output_of("seed=range(2)", "sweep.mode=plan")
     assert "s: 2 cells: 0 done, 2 missing, 0 failed, 0 interrupted" in plan
-    assert "Would run 2 cells in 1 pack (1 serial) on 1 worker: time unknown" in plan
+    assert "Would run 2 cells in 1 pack (1 serial) on 1 worker: about 0." in plan
+    assert re.search(
+        r"time of a cell: 0\.\d s, estimated from operation counts at the speed of one CPU core "
+        r"for 1 kind of cells; add sweep\.pilot=true to measure one cell of each kind first",
+        plan,
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -41,7 +46,16 @@ def test_the_expected_time_comes_from_stored_timings(output_of: Callable[..., st
     plan = output_of("seed=range(5)", "sweep.mode=plan")
     assert "s: 5 cells: 2 done, 3 missing" in plan
     assert re.search(r"Would run 3 cells in .* on 1 worker: about [\d.]+ s\.", plan)
-    assert "time unknown" in output_of("seed=0", "train.batch_size=7", "sweep.mode=plan")
+    assert re.search(r"time of a cell: [\d.]+ s, the median of finished cells", plan)
+    other_kind = output_of("seed=0", "train.batch_size=7", "sweep.mode=plan")
+    assert "estimated from operation counts at the speed of one CPU core" in other_kind
+
+
+def test_two_kinds_of_which_one_is_timed(output_of: Callable[..., str]) -> None:
+    output_of("seed=0")
+    plan = output_of("seed=0,1", "train.batch_size=64,7", "sweep.mode=plan", "sweep.pilot=true")
+    assert "estimated from operation counts and the times of other cells for 1 kind" in plan
+    assert "sweep.pilot=true runs 1 cell first and sizes packs by the measured time" in plan
 
 
 def test_a_long_axis_shows_its_first_values_and_the_last(
