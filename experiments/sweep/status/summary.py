@@ -17,7 +17,9 @@ from experiments.sweep.grid import Axis
 from experiments.sweep.request import Request
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import duration, plural
+from experiments.sweep.status.results import result_lines
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import DONE, CellState
 from experiments.sweep.types import DetachedRunner
 from fanin.commands import command_line
@@ -164,7 +166,7 @@ def show_engines(console: Console, engines: EngineDecisions) -> None:
 def show_end(
     console: Console, request: Request, states: Mapping[str, CellState], n_requested: int
 ) -> int:
-    """Print the cells by outcome, the failures and the folder; return the exit status."""
+    """Print outcomes, failures, results and the next commands; return the exit status."""
     outcomes = Counter(state.outcome for state in states.values())
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     folder = request.folder
@@ -186,6 +188,9 @@ def show_end(
         console.print(
             f"  {plural(missing, 'cell')} without a result. Run the same command again to run them."
         )
+    assignments = {cell: record["assignment"] for cell, record in read_plan(folder).items()}
+    for line in result_lines(folder, assignments, states):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 1 if failed or missing else 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -24,7 +25,8 @@ from experiments.sweep.store.scan import (
     scan,
 )
 
-COLUMNS = ("cell_id", "outcome", "attempt", "seconds", "outcome_reason")
+METRICS = ("test_accuracy", "test_loss", "train_loss")
+COLUMNS = ("cell_id", "outcome", "attempt", "seconds", "outcome_reason", "outcome_step", *METRICS)
 DONE = ("ok", "diverged")
 FAILED = ("error", "oom", "timeout")
 INTERRUPTED = ("killed", "node_fail", "cancelled")
@@ -36,12 +38,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CellState:
-    """The latest attempt of a cell."""
+    """The latest attempt of a cell. Metrics and `step` (of divergence) are None if unknown."""
 
     outcome: str
     attempt: int
     seconds: float
     reason: str | None = None
+    step: int | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    train_loss: float | None = None
 
 
 def read_states(folder: SweepFolder) -> dict[str, CellState]:
@@ -53,13 +59,7 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
     journals = {stem: _read_events(path) for stem, path in journals_in(folder.journals).items()}
     stored = retry_on_race(lambda: scan(folder))
     attempts = [
-        (
-            row["cell_id"],
-            row["attempt"],
-            CellState(
-                row["outcome"], row["attempt"], row.get("seconds", NAN), row.get("outcome_reason")
-            ),
-        )
+        (row["cell_id"], row["attempt"], _state(row))
         for pack in stored.packs.values()
         for row in decode(pack.cells, COLUMNS).to_pylist()
     ]
@@ -74,6 +74,19 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
                 attempt = started.get(event.cell_id, previous.attempt + 1 if previous else 1)
                 attempts.append((event.cell_id, attempt, CellState(event.value, attempt, NAN)))
     return latest_attempts(attempts)
+
+
+def _state(row: Mapping[str, Any]) -> CellState:
+    metrics = (row.get(key) for key in METRICS)
+    step = row.get("outcome_step")
+    return CellState(
+        row["outcome"],
+        row["attempt"],
+        row.get("seconds", NAN),
+        row.get("outcome_reason"),
+        None if step is None or math.isnan(step) else int(step),
+        *(None if value is None or math.isnan(value) else value for value in metrics),
+    )
 
 
 def latest_attempts(attempts: Iterable[tuple[str, int, T]]) -> dict[str, T]:

@@ -13,6 +13,7 @@ from sweep_process import make_site, wait_for_output, wait_until
 
 from experiments import cancel
 from experiments.console import INTERRUPTED
+from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.paths import SweepFolder
 
@@ -41,8 +42,12 @@ def test_cancelled_sweep_resumes_with_the_same_command(
     assert "The launcher has stopped." in output
     assert f"2 finished cells saved in {site.folder.root}/" in output
     assert "2 cells not finished. Run the sweep's command again" in output
-    assert "Interrupted: 2 of 4 cells are done" in wait_for_output(sweep).replace("\n", " ")
+    launcher_output = wait_for_output(sweep).replace("\n", " ")
+    assert "Interrupted: 2 of 4 cells are done" in launcher_output
     assert sweep.returncode == INTERRUPTED
+    # The launcher and `fanin status` count the same cancelled cells.
+    assert StatusReader(site.folder).read().outcomes == {"ok": 2, "cancelled": 1}
+    assert "3 of 4 cells (2 ok, 1 cancelled)" in launcher_output
 
     assert run_cancel("s", f"--results={tmp_path}") == 0
     assert "s: not running." in capsys.readouterr().out
