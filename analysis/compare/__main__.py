@@ -13,7 +13,7 @@ from experiments.parser import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table and sentences for every group, and write them to files."""
+    """Print sentences and a table for every group, and write them to files."""
     args = _parser().parse_args(argv)
     spec = ComparisonSpec(
         by=args.by,
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Imported here because it loads torch and seaborn, which takes seconds.
         from analysis.compare.output import print_comparison
 
-        print_comparison(load(args.name, args.results), spec, console)
+        print_comparison(load(args.name, args.results), spec, console, args.wide)
 
 
 def _parser() -> CommandParser:
@@ -37,7 +37,7 @@ def _parser() -> CommandParser:
         "compare",
         description="Compare the strategies of a sweep: means with confidence intervals over "
         "seeds, paired differences, Holm-corrected tests, ranks, the best learning rate, and how "
-        "much worse the other learning rates are. Prints tables and sentences; writes CSV, LaTeX "
+        "much worse the other learning rates are. Prints sentences and tables; writes CSV, LaTeX "
         "and figures to the sweep's folder compare/.",
     )
     default = ComparisonSpec()
@@ -72,6 +72,9 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--few-seeds", action="store_true", help=f"also rank with fewer than {MIN_SEEDS} seeds"
+    )
+    parser.add_argument(
+        "--wide", action="store_true", help="print all columns instead of those that fit a terminal"
     )
     return parser
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,30 +14,53 @@ from analysis.compare.comparison import InitComparison, compare_strategies
 from analysis.compare.files import write_files
 from analysis.compare.sentences import group_sentences, missing_sentences, overall_sentences
 from analysis.compare.spec import ComparisonSpec
-from analysis.compare.tables import legend, ranks_table, standings_table
+from analysis.compare.tables import legend, narrow_standings_table, ranks_table, standings_table
 from analysis.load import Results
 
+TABLE_WIDTH = 100  # characters
 
-def print_comparison(results: Results, spec: ComparisonSpec, console: Console) -> None:
-    """Compare the strategies of a sweep; print the comparison and write it to files."""
+
+def print_comparison(
+    results: Results, spec: ComparisonSpec, console: Console, wide: bool = False
+) -> None:
+    """Compare the strategies of a sweep; print the comparison and write it to files.
+
+    Parameters
+    ----------
+    results
+        The sweep.
+    spec
+        What to compare.
+    console
+        Console to print to.
+    wide
+        Print tables with all columns, of any width.
+    """
     comparison = compare_strategies(results, spec)
-    _print(comparison, console)
+    for line in comparison_sentences(comparison):
+        console.print(line, soft_wrap=True)
+    width = None if wide else TABLE_WIDTH
+    for group in comparison.groups:
+        title = ": ".join(filter(None, [group.title, spec.metric_info.label]))
+        table = standings_table(group, spec) if wide else narrow_standings_table(group, spec)
+        console.print(render_table(table, title), width=width)
+    if comparison.overall is not None:
+        console.print(render_table(ranks_table(comparison), "All settings together"), width=width)
+    console.print(legend(comparison, wide), soft_wrap=True)
     folder = results.folder.root / "compare"
     for name, suffixes in group_by_stem(write_files(comparison, folder)).items():
         console.print(f"Wrote {folder / name}.{suffixes}")
 
 
-def _print(comparison: InitComparison, console: Console) -> None:
-    spec = comparison.spec
-    console.print(legend(comparison), soft_wrap=True)
+def comparison_sentences(comparison: InitComparison) -> Iterator[str]:
+    """Yield the conclusions: over all settings, then for each group, then what is missing."""
+    yield from overall_sentences(comparison)
     for group in comparison.groups:
-        console.print(_rich_table(standings_table(group, spec), group.title))
-        for line in group_sentences(group, spec):
-            console.print(line, soft_wrap=True)
-    if comparison.overall is not None:
-        console.print(_rich_table(ranks_table(comparison), "All settings together"))
-    for line in (*overall_sentences(comparison), *missing_sentences(comparison)):
-        console.print(line, soft_wrap=True)
+        sentences = group_sentences(group, comparison.spec)
+        if len(comparison.groups) > 1:
+            sentences = [f"{group.title}: {sentences[0]}", *(f"  {line}" for line in sentences[1:])]
+        yield from sentences
+    yield from missing_sentences(comparison)
 
 
 def group_by_stem(paths: Iterable[Path]) -> dict[str, str]:
@@ -51,8 +74,11 @@ def group_by_stem(paths: Iterable[Path]) -> dict[str, str]:
     }
 
 
-def _rich_table(frame: pd.DataFrame, title: str) -> Table:
-    table = Table(*frame.columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+def render_table(frame: pd.DataFrame, title: str) -> Table:
+    """Return a table for the terminal; long names are wrapped, not truncated."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in frame:
+        table.add_column(str(name), overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*row)
     return table

@@ -53,6 +53,30 @@ def standings_table(group: Group, spec: ComparisonSpec) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def narrow_standings_table(group: Group, spec: ComparisonSpec) -> pd.DataFrame:
+    """Return the columns of `standings_table` that fit a terminal, without most intervals."""
+    metric, tuned = spec.metric_info, not _untuned(group)
+    pairs = group.pairs[group.pairs["a"] == _first(group)].set_index("b")
+    rows = []
+    for standing in group.standings.to_dict("records"):
+        name = standing["strategy"]
+        pair = pairs.loc[name] if name in pairs.index else None
+        mean = (standing["mean"], standing["low"], standing["high"])
+        difference = "" if pair is None else format_score(pair["difference"], metric, sign=True)
+        row = {
+            spec.by: name,
+            "mean (95 %)": format_interval(*mean, metric),
+            "seeds": _format_part(standing["seeds"], standing["seeds_planned"]),
+            "first - this": difference,
+            "p (Holm)": "" if pair is None else format_p(pair["p_holm"]),
+            "diverged": format_count(standing["diverged"], standing["runs"]),
+        }
+        if tuned:
+            row[f"best {_short_key(spec.tune)}"] = format_range(standing["best"])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def ranks_table(comparison: InitComparison) -> pd.DataFrame:
     """Return average ranks over all settings, best first; empty with fewer than two settings."""
     if comparison.overall is None:
@@ -66,8 +90,8 @@ def ranks_table(comparison: InitComparison) -> pd.DataFrame:
     )
 
 
-def legend(comparison: InitComparison) -> str:
-    """Explain the columns of the tables."""
+def legend(comparison: InitComparison, wide: bool = True) -> str:
+    """Explain the columns of the tables, of the wide or the narrow ones."""
     metric, tuned_name = comparison.spec.metric_info, _short_key(comparison.spec.tune)
     tuned = not all(map(_untuned, comparison.groups))
     selection = f", each seed at the {tuned_name} with its lowest training loss" if tuned else ""
@@ -78,14 +102,20 @@ def legend(comparison: InitComparison) -> str:
         if tuned
         else ""
     )
+    iqm = "IQM: interquartile mean of all runs. "
+    probability = (
+        "P(first beats this): probability that a run of the first strategy is better than one of "
+        "this strategy. "
+    )
+    more = "" if wide else " --wide adds the other columns."
     return (
         f"Strategies are the values of {comparison.spec.by}, best first. "
         f"Mean: mean over seeds of the {metric.label}, averaged over the group's settings"
         f"{selection}. 95 % confidence intervals: Student's t with fewer than 10 seeds, else BCa "
-        f"bootstrap. IQM: interquartile mean of all runs. First - this: difference to the first "
-        f"strategy, paired over seeds. P(first beats this): probability that a run of the first "
-        f"strategy is better than one of this strategy. p (Holm): t-test with Holm's correction "
-        f"over all pairs of all groups. {cost}Diverged: {metric.diverged_note}."
+        f"bootstrap. {iqm if wide else ''}First - this: difference to the first "
+        f"strategy, paired over seeds. {probability if wide else ''}p (Holm): t-test with Holm's "
+        f"correction over all pairs of all groups. {cost if wide else ''}Diverged: "
+        f"{metric.diverged_note}.{more}"
     )
 
 

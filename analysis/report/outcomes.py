@@ -9,8 +9,17 @@ from dataclasses import dataclass
 
 from analysis.report.cells import Column
 from experiments.config.groups import SEEDS
+from experiments.sweep.status.format import plural
+from experiments.sweep.status.results import (
+    best_lines,
+    best_metric,
+    diverged_lines,
+    group_by_setting,
+)
 from experiments.sweep.status.status import Failure
-from experiments.sweep.store.tables import DONE, FAILED
+from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import read_plan
+from experiments.sweep.store.tables import DONE, FAILED, read_states
 
 MAX_AXIS_VALUES = 12  # axes with more values are left out
 MAX_DETAILED = 3  # failures per reason with a traceback
@@ -50,6 +59,29 @@ def sorted_counts(counts: Mapping[str, int]) -> list[OutcomeCount]:
     position = {outcome: n for n, outcome in enumerate(order)} | {"running": 98, "missing": 99}
     ordered = sorted(counts, key=lambda outcome: (position.get(outcome, len(order)), outcome))
     return [OutcomeCount(outcome, counts[outcome], css_class(outcome)) for outcome in ordered]
+
+
+def outcome_sentences(folder: SweepFolder, outcomes: Sequence[str]) -> list[str]:
+    """Return the outcome in sentences: cells by outcome, best settings, and what diverged."""
+    if not outcomes:
+        return []
+    counts = ", ".join(f"{item.count:,} {item.outcome}" for item in count_outcomes(outcomes))
+    sentences = [f"{plural(len(outcomes), 'cell')}: {counts}."]
+    assignments = {cell: record["assignment"] for cell, record in read_plan(folder).items()}
+    done = {
+        cell: state
+        for cell, state in read_states(folder).items()
+        if state.outcome in DONE and cell in assignments
+    }
+    if not done:
+        return sentences
+    metric = best_metric(done)
+    settings = group_by_setting({cell: assignments[cell] for cell in done}, done, metric)
+    if metric is not None:
+        title, *ranked = best_lines(settings, metric)
+        best = ", ".join(" ".join(line.split()[1:]) for line in ranked)
+        sentences.append(f"{title} {best}.")
+    return [*sentences, *(f"{line}." for line in diverged_lines(settings))]
 
 
 def css_class(outcome: str) -> str:

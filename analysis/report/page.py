@@ -25,6 +25,7 @@ from analysis.report.theory_check import (
     try_compare,
     without_predictions,
 )
+from analysis.report.training import build_training_section
 from analysis.theory_comparison import TheoryComparison
 from experiments.atomic_write import atomic_write
 from experiments.sweep.status.format import count_outcomes, state_text
@@ -103,6 +104,7 @@ def _template_context(
     if not page_figures:
         page_figures, n_more = figures.moments_by_layer(comparisons, figures_command)
     cell_outcomes = _outcomes(columns)
+    report_command = provenance.analysis_command(folder, "report")
     return {
         "name": status.name,
         "question": _last_question(launches),
@@ -117,6 +119,8 @@ def _template_context(
         "common_values": common_values(read_plan(folder)),
         "launches": launches,
         "facts": provenance.sweep_facts(status, launches, loaded.cells),
+        "outcome_sentences": outcomes.outcome_sentences(folder, cell_outcomes),
+        "training": build_training_section(loaded, columns, report_command),
         "outcome_counts": outcomes.count_outcomes(cell_outcomes),
         "outcomes_by_axis": outcomes.outcomes_by_axis(columns),
         "figures": page_figures,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from analysis import Results
 from analysis.compare.__main__ import main
+from analysis.compare.output import TABLE_WIDTH, render_table
 
 
 @pytest.fixture
@@ -45,6 +48,38 @@ def test_tables_sentences_and_files(results_copy: Path, capsys: pytest.CaptureFi
     for suffix in ("pdf", "svg", "png"):
         assert (folder / f"{name}.{suffix}").stat().st_size > 1_000
         assert (folder / f"{name}-by-optim.lr.{suffix}").stat().st_size > 1_000
+
+
+def test_sentences_come_before_tables_of_at_most_100_columns(
+    results_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["seeded", "--results", str(results_copy), "--within", "activation"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Over 2 settings,")
+    titles = [n for n, line in enumerate(lines) if line.strip() == "relu: test accuracy"]
+    sentences = [n for n, line in enumerate(lines) if "the highest mean test accuracy" in line]
+    assert {lines[n].partition(": ")[0] for n in sentences} == {"relu", "tanh"}
+    assert max(sentences) < titles[0]
+    end = next(n for n, line in enumerate(lines) if line.startswith("Strategies are the values"))
+    assert max(map(len, lines[titles[0] : end])) <= 100
+    assert "IQM" not in "".join(lines)
+
+
+def test_wide_prints_all_columns(results_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["seeded", "--results", str(results_copy), "--wide"])
+    output = capsys.readouterr().out
+    for column in ("IQM (95 %)", "first - this (95 %)", "P(first beats this)", "cost of lr"):
+        assert column in output
+    assert max(map(len, output.splitlines())) > 100
+
+
+def test_long_names_are_wrapped_to_100_columns() -> None:
+    standings = pd.DataFrame([["x" * 250, "0.912 (0.905 to 0.919)"]], columns=["init", "mean"])
+    console = Console(width=1000, file=io.StringIO())
+    console.print(render_table(standings, "title"), width=TABLE_WIDTH)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= TABLE_WIDTH
+    assert sum(line.count("x") for line in lines) == 250
 
 
 def test_a_loss_is_not_averaged_over_diverged_runs(

@@ -173,3 +173,14 @@ def test_a_missing_folder_is_refused(tmp_path: Path, capsys):
         main(["--all", f"--results={tmp_path / 'nowhere'}"])
     assert exit_info.value.code == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_outcome_comes_first_then_the_curves_then_theory(page_path: Path):
+    text = page_path.read_text()
+    sections = re.findall(r'<section id="([a-z]+)"', text)
+    assert sections[:5] == ["runs", "training", "comparison", "figures", "theory"]
+    summary = text.index('id="summary-title"')
+    assert summary < text.index('id="runs-title"')
+    assert re.search(r"<li>24 cells: \d+ ok, ", text)
+    assert "Best of" in text
+    assert 'id="figure-' in text[text.index('id="training"') : text.index('id="comparison"')]
