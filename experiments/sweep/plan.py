@@ -154,7 +154,7 @@ def _state_name(state: CellState | None) -> str:
 
 @dataclass(frozen=True)
 class _History:
-    """What is known of groups of similar cells: times, configs, groups that ended or are queued."""
+    """Groups of which cells have ended or are queued, and times and configs of successful cells."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     configs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
