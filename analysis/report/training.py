@@ -24,9 +24,10 @@ N_WINDOWS = 100  # points of a line of the training loss, each the mean over a w
 HEADROOM = 3  # upper end of the loss axis, in units of the largest loss at the first step
 LABELS = {"test_accuracy": "test accuracy", "test_loss": "test loss"}
 CAPTION = (
-    "Left: training loss, mean over {window}. Right: {metric}{when}. A line is the median over the "
-    "cells of a setting; after a cell diverges its loss counts as infinite, so a line ends when "
-    "half of its cells have diverged.{selection}"
+    "Left: training loss, mean over {window}; larger losses than 3 times the largest initial one "
+    "are cut off. Right: {metric}{when}, over cells that have not diverged. A line is the median "
+    "over the cells of a setting; after a cell diverges its loss counts as infinite, so a line "
+    "ends when half of its cells have diverged.{selection}"
 )
 
 
