@@ -113,7 +113,7 @@ def test_the_page_contains_the_summary_of_the_theory_check(page_path: Path):
     text = page_path.read_text()
     assert re.search(r"in \d of 3 settings", text)
     assert "layers disagree in 0" in text
-    assert "Layers by method: " in text
+    assert "Predictions by method: " in text
     assert "Predicted 95 % intervals, forward:" in text
     ((method, row),) = re.findall(r'<th scope="row">([a-z ]+)</th><td>forward</td>(.*)</tr>', text)
     assert method.replace(" ", "_") in METHODS
