@@ -18,6 +18,10 @@ class DataError(FaninError):
     """Missing, truncated or unexpected data file."""
 
 
+class InputError(FaninError, ValueError):
+    """Invalid model, images or other argument of a Python function."""
+
+
 class FaninWarning(UserWarning):
     """Warning for the user; the command continues."""
 

@@ -3,6 +3,7 @@
 `Init` combines a scheme with a gain, biases and overrides for single layers.
 """
 
+from fanin.inits.by_name import SCHEMES, to_scheme
 from fanin.inits.data_dependent import Lsuv
 from fanin.inits.distributions import (
     Alexnet2012,
@@ -12,7 +13,7 @@ from fanin.inits.distributions import (
     Uniform,
     Zeros,
 )
-from fanin.inits.init import Init, LayerInit, NormalBias, initialize
+from fanin.inits.init import Init, LayerInit, NormalBias, initialize, to_init
 from fanin.inits.orthogonal import DeltaOrthogonal, Orthogonal
 from fanin.inits.scheme import (
     CalibratedScheme,
@@ -34,6 +35,7 @@ from fanin.inits.variance_scaling import (
 from fanin.inits.weight_shape import Fan, Moments, WeightLayer, WeightShape, weight_layers
 
 __all__ = [
+    "SCHEMES",
     "Alexnet2012",
     "CalibratedScheme",
     "Constant",
@@ -64,5 +66,7 @@ __all__ = [
     "XavierUniform",
     "Zeros",
     "initialize",
+    "to_init",
+    "to_scheme",
     "weight_layers",
 ]

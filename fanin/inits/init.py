@@ -12,6 +12,7 @@ from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
 from fanin.errors import ConfigError, suggest
+from fanin.inits.by_name import to_scheme
 from fanin.inits.distributions import Constant, Normal
 from fanin.inits.scheme import CalibratedScheme, LayerContext, Scheme
 from fanin.inits.weight_shape import Moments, WeightShape, weight_layers
@@ -38,7 +39,7 @@ class LayerInit:
     Parameters
     ----------
     scheme
-        Distribution of the weights.
+        Distribution of the weights, or its name, such as `he_normal`.
     gain
         Factor on the weights, and so on their mean and standard deviation. Biases are not
         multiplied.
@@ -59,6 +60,9 @@ class LayerInit:
     gain: float = 1.0
     bias: float | NormalBias | None = None
     context: LayerContext = field(default=LayerContext(""))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheme", to_scheme(self.scheme))
 
     def weight_moments(self, weight: WeightShape) -> Moments | None:
         """Return mean and variance of a weight after the gain; None if they are unknown."""
@@ -110,10 +114,12 @@ class Init:
     Raises
     ------
     ConfigError
-        A value of `layers` is not a `LayerInit`.
+        A value of `layers` is not a `LayerInit`, or `scheme` is unknown.
 
     Examples
     --------
+    >>> Init("he_normal", gain=0.5).for_layer("conv1").gain
+    0.5
     >>> from fanin.inits import HeNormal, LayerInit, Normal
     >>> init = Init(HeNormal(), layers={"conv1": LayerInit(Normal(std=0.02), bias=1.0)})
     >>> init.for_layer("conv1").scheme, init.for_layer("conv2").scheme
@@ -126,6 +132,7 @@ class Init:
     layers: Mapping[str, LayerInit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scheme", to_scheme(self.scheme))
         for name, layer in self.layers.items():
             if not isinstance(layer, LayerInit):
                 raise ConfigError(
@@ -152,10 +159,26 @@ class Init:
         return {name: self.for_layer(name, is_output=name == names[-1]) for name in names}
 
 
+def to_init(init: Init | Scheme | str) -> Init:
+    """Return the init of a scheme or of its name; return an `Init` unchanged.
+
+    Raises
+    ------
+    ConfigError
+        The name is unknown, or the argument has another type.
+
+    Examples
+    --------
+    >>> to_init("he_normal").scheme.fan
+    'fan_in'
+    """
+    return init if isinstance(init, Init) else Init(to_scheme(init))
+
+
 @torch.no_grad()
 def initialize(
     model: nn.Module,
-    init: Init,
+    init: Init | Scheme | str,
     generator_for: Callable[[str], torch.Generator],
     images: Float[Tensor, "image channel height width"] | None = None,
 ) -> None:
@@ -173,7 +196,7 @@ def initialize(
     model
         Any module.
     init
-        The initialization.
+        The initialization: an `Init`, a scheme, or its name.
     generator_for
         Returns the generator for the name of a tensor, such as `conv1.weight`.
     images
@@ -194,6 +217,7 @@ def initialize(
     ([[0.5, 0.5]], [1.0])
     """
     modules = weight_layers(model)
+    init = to_init(init)
     layers = init.for_model(model)
     calibrated: dict[str, CalibratedScheme] = {}
     for name, layer in layers.items():

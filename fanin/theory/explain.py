@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.nn.modules import pooling
 
 from fanin.errors import ConfigError
-from fanin.inits import Init, Moments, Scheme
+from fanin.images import MAX_IMAGES
+from fanin.inits import Moments
+from fanin.progress import show_progress
 from fanin.seeds import make_generator
 from fanin.statistics.draw_distribution import log_median
 from fanin.theory.certificate.measured import measure_draws
 from fanin.theory.certificate.text import to_html, to_text
-from fanin.theory.certificate.weights import cpu_copy, resolve_moments
+from fanin.theory.certificate.weights import InitLike, prepare_inputs, resolve_moments
+from fanin.theory.cost import expected_phases
 from fanin.theory.explanation_table import TABLE_WIDTH, render_explanation
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
@@ -32,6 +35,11 @@ from fanin.theory.predict import predict_moments
 STEPS = (
     *("activation", "weight mean", "biases", "stride", "real data", "padding", "pooling"),
     *("width", "rest"),
+)
+STEP_THEORIES = (
+    *(("he", "he"), ("activation", "mean_field"), ("weight mean", "mean_field")),
+    *(("biases", "mean_field"), ("stride", "field"), ("real data", "field")),
+    *(("padding", "field"), ("pooling", "field"), ("width", "finite_width")),
 )
 FORWARD, BACKWARD = "preact_m2", "vjp_m2"
 
@@ -96,13 +104,15 @@ class Explanation:
 
 def explain(
     model: nn.Module,
-    images: Float[Tensor, "image ..."],
-    init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
+    images: Float[Tensor | np.ndarray, "image ..."],
+    init: InitLike | None = None,
     *,
     measured: pd.DataFrame | None = None,
     draws: int = 16,
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
+    max_images: int | None = MAX_IMAGES,
+    quiet: bool = False,
 ) -> Explanation:
     """Explain the difference between He's prediction and the measurement as a product of factors.
 
@@ -125,7 +135,7 @@ def explain(
 
     Parameters
     ----------
-    model, images, init, layer_kinds
+    model, images, init, layer_kinds, max_images, quiet
         Same as for `certify`.
     measured
         Measured draws to explain (`Certificate.draws`). None measures `draws` new ones.
@@ -143,27 +153,36 @@ def explain(
     ------
     UnpredictableLayer
         A theory has no formula for a layer.
+    InputError
+        The images or the model are invalid.
     ConfigError
-        `draws` is below 1.
+        `draws` is below 1, or `init` is unknown.
 
     Examples
     --------
     >>> import torch
-    >>> from fanin.inits import HeNormal
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
-    >>> explanation = explain(net, torch.ones(1, 1, 8, 8), HeNormal(), draws=4)
+    >>> explanation = explain(net, torch.ones(1, 1, 8, 8), "he_normal", draws=4)
     >>> round(float(explanation.network_factors()["activation"]), 2)  # He's formula assumes linear
     0.26
     """
     if measured is None and draws < 1:
         raise ConfigError(f"draws={draws}: must be 1 or more")
-    net, inputs = cpu_copy(model), images.detach().to("cpu").double()
+    net, inputs, _, _ = prepare_inputs("explain", model, images, max_images=max_images, quiet=quiet)
     weights = resolve_moments(net, init)
+    theories = [theory for _, theory in STEP_THEORIES]
+    phases, details = expected_phases(net, inputs, theories, layer_kinds=layer_kinds)
     if measured is None:
-        measured = measure_draws(net, inputs, weights, draws, seed)
-    predicted, predicted_se, width_method = _log_predictions(
-        net, weights.moments, inputs, seed, layer_kinds
-    )
+        draw_phases, details = expected_phases(
+            net, inputs, (), draws=draws, layer_kinds=layer_kinds
+        )
+        phases = [*draw_phases, *phases]
+    with show_progress("explain", phases, details=details, quiet=quiet):
+        if measured is None:
+            measured = measure_draws(net, inputs, weights, draws, seed)
+        predicted, predicted_se, width_method = _log_predictions(
+            net, weights.moments, inputs, seed, layer_kinds
+        )
     ends, factors = [], []
     for quantity in (FORWARD, BACKWARD):
         names = list(predicted[quantity].index)
@@ -209,21 +228,22 @@ def _log_predictions(
     zero_mean, no_bias = without_means(moments), without_biases(moments)
     subsampled = use_subsampling(net)
     structureless = remove_structure(images, moments, seed)
-    steps: Sequence[tuple[str, nn.Module, Mapping[str, LayerMoments], str, Tensor]] = (
-        ("he", net, moments, "he", images),
-        ("activation", net, without_biases(zero_mean), "mean_field", images),
-        ("weight mean", net, no_bias, "mean_field", images),
-        ("biases", net, moments, "mean_field", images),
-        ("stride", use_circular_padding(subsampled), moments, "field", structureless),
-        ("real data", use_circular_padding(subsampled), moments, "field", images),
-        ("padding", subsampled, moments, "field", images),
-        ("pooling", net, moments, "field", images),
-        ("width", net, moments, "finite_width", images),
+    variants: Sequence[tuple[nn.Module, Mapping[str, LayerMoments], Tensor]] = (
+        (net, moments, images),
+        (net, without_biases(zero_mean), images),
+        (net, no_bias, images),
+        (net, moments, images),
+        (use_circular_padding(subsampled), moments, structureless),
+        (use_circular_padding(subsampled), moments, images),
+        (subsampled, moments, images),
+        (net, moments, images),
+        (net, moments, images),
     )
     logs: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     errors: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
-    for step, variant, variant_moments, theory, inputs in steps:
-        frame = predict_moments(variant, variant_moments, inputs, (theory,), seed, layer_kinds)
+    for (step, theory), variant in zip(STEP_THEORIES, variants, strict=True):
+        network, variant_moments, inputs = variant
+        frame = predict_moments(network, variant_moments, inputs, (theory,), seed, layer_kinds)
         for quantity in logs:
             rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
             rows = rows.set_index("layer_name")

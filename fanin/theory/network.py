@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fanin.images import check_layer_input
 from fanin.inits.weight_shape import WeightLayer, WeightShape
 from fanin.theory.elementwise import copy_state
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
@@ -101,6 +102,8 @@ def parse_network(
     UnpredictableLayer
         Weights are inside a module that is not a sequence (a residual block, attention), belong to
         an unsupported layer type (a transposed convolution), or are used twice.
+    InputError
+        The images have a wrong shape for a weight layer.
 
     Examples
     --------
@@ -198,6 +201,7 @@ def _output_shapes(
     for i, (name, module) in enumerate(modules):
         if find_kind(module) in (DROPOUT, CHANNEL_DROPOUT):  # keeps the shape; has no mask here
             continue
+        check_layer_input(name, module, tuple(x.shape), image_shape)
         try:
             with torch.no_grad():
                 x = functional_call(module, copy_state(module, device), (x,))

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.errors import ConfigError, suggest
+from fanin.progress import set_phase
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field
 from fanin.theory.finite_width import predict_finite_width
@@ -77,6 +78,7 @@ def predict_moments(
     for theory in theories:
         compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, individual)
         name = f"theory {theory}"
+        set_phase(name)
         try:
             frames.append(memoized(name, compute, *cache_key, individual and tuple(individual)))
         except UnpredictableLayer as error:

@@ -6,21 +6,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, weight_layers
+from fanin.images import MAX_IMAGES
+from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, to_init, weight_layers
 from fanin.inits.init import LayerInit
+from fanin.progress import show_progress
 from fanin.theory.certificate.measured import measure_draws, summarize_draws
 from fanin.theory.certificate.weights import (
     WeightMoments,
     cpu_copy,
     estimated_moments,
+    prepare_inputs,
     resolve_moments,
 )
+from fanin.theory.cost import expected_phases
 from fanin.theory.gains import Direction, find_gains, scale_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
@@ -111,13 +116,15 @@ class Prescription:
 
 def prescribe(
     model: nn.Module,
-    images: Float[Tensor, "image ..."],
+    images: Float[Tensor | np.ndarray, "image ..."],
     target: float = 1.0,
     *,
-    init: Init | Scheme | None = None,
+    init: Init | Scheme | str = "he_normal",
     direction: Direction = "forward",
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
+    max_images: int | None = MAX_IMAGES,
+    quiet: bool = False,
 ) -> Prescription:
     """Compute the gains that keep a network's second moments constant on given images.
 
@@ -130,17 +137,17 @@ def prescribe(
     model
         An `nn.Sequential`. Its weights are neither read nor changed.
     images
-        A few preprocessed inputs, as the network receives them.
+        A few preprocessed inputs, as the network receives them: a tensor or numpy array.
     target
         E[y^2] that the pre-activations of every layer have with forward gains.
     init
-        Init whose weights the gains multiply. None uses `HeNormal()`.
+        Init whose weights the gains multiply: a name, a scheme or an `Init`.
     direction
         `forward` keeps E[y^2] of the pre-activations constant, `backward` keeps E[d^2] of the
         cotangents constant, and `both` uses the geometric mean of the two gains.
     seed
         Seed of the theory's own sampling.
-    layer_kinds
+    layer_kinds, max_images, quiet
         Same as for `certify`.
 
     Returns
@@ -152,6 +159,8 @@ def prescribe(
     ------
     UnpredictableLayer
         A layer has no formula, or no gain can reach the target.
+    InputError
+        The images or the model are invalid.
 
     Examples
     --------
@@ -160,10 +169,14 @@ def prescribe(
     >>> prescription.overrides[0]  # He init alone gives E[y^2] = 2 * 4
     'init.layers.1.gain=0.353553'
     """
-    base = init if isinstance(init, Init) else Init(init if init is not None else HeNormal())
-    net, inputs = cpu_copy(model), images.detach().to("cpu").double()
+    base = to_init(init)
+    net, inputs, _, _ = prepare_inputs(
+        "prescribe", model, images, max_images=max_images, quiet=quiet
+    )
     moments = resolve_moments(net, base).moments
-    gains = find_gains(net, moments, inputs, target, direction, seed, layer_kinds)
+    phases, details = expected_phases(net, inputs, ("field",), layer_kinds=layer_kinds)
+    with show_progress("prescribe", phases, details=details, quiet=quiet):
+        gains = find_gains(net, moments, inputs, target, direction, seed, layer_kinds)
     return Prescription(
         gains=gains,
         init=_with_gains(base, base.for_model(net), gains),

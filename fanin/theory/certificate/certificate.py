@@ -54,6 +54,7 @@ class CertificateInputs:
     weights: WeightMoments
     seed: int
     layer_kinds: tuple[LayerKind, ...] = ()
+    n_given: int = 0  # number of images before subsampling
 
 
 @dataclass(frozen=True)

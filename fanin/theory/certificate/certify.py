@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fanin.errors import ConfigError
-from fanin.inits import Init, Scheme
+from fanin.images import MAX_IMAGES
 from fanin.losses import Objective
+from fanin.progress import show_progress
 from fanin.theory.certificate.assemble import (
     make_records,
     number_layers,
@@ -34,17 +36,17 @@ from fanin.theory.certificate.output import (
 )
 from fanin.theory.certificate.segments import predict_segments
 from fanin.theory.certificate.verdicts import UnhealthyInit
-from fanin.theory.certificate.weights import cpu_copy, resolve_moments
+from fanin.theory.certificate.weights import InitLike, prepare_inputs, resolve_moments
+from fanin.theory.cost import expected_phases
 from fanin.theory.layer_kind import LayerKind
-from fanin.theory.moments import LayerMoments
 from fanin.theory.predict import THEORIES
 
 
 def certify(
     model: nn.Module,
-    images: Float[Tensor, "image ..."],
+    images: Float[Tensor | np.ndarray, "image ..."],
     *,
-    init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
+    init: InitLike | None = None,
     theories: Sequence[str] = THEORIES,
     seed: int = 0,
     labels: Shaped[Tensor, " image"] | None = None,
@@ -54,6 +56,8 @@ def certify(
     joint: bool | None = None,
     sharpness: bool = False,
     layer_kinds: Sequence[LayerKind] = (),
+    max_images: int | None = MAX_IMAGES,
+    quiet: bool = False,
 ) -> Certificate:
     """Predict every layer of a network on given images, before training.
 
@@ -63,10 +67,12 @@ def certify(
         An `nn.Sequential`, nested or not, in the mode in which it will be used (dropout is active
         in training mode). The model is not modified.
     images
-        A few preprocessed inputs, as the network receives them.
+        A few preprocessed inputs, as the network receives them: a floating-point tensor or numpy
+        array. If there are more than `max_images`, evenly spaced ones are used.
     init
-        Distribution of the weights: an `Init`, a scheme such as `HeNormal()`, or moments by layer
-        name. None estimates the moments from the model's current weights.
+        Distribution of the weights: a name such as `he_normal` (the options of `init=` in conf/), a
+        scheme such as `HeNormal()`, an `Init`, or moments by layer name. None estimates the moments
+        from the model's current weights.
     theories
         Names of theories: `he`, `mean_field`, `field`, `finite_width`. Only `finite_width` predicts
         the variation between draws.
@@ -90,6 +96,10 @@ def certify(
         Also measure the largest Hessian eigenvalue of one draw. Requires `labels`.
     layer_kinds
         Rules for additional kinds of layers. They take precedence over `fanin.theory.layers`.
+    max_images
+        Largest number of images to use; the cost is proportional to it. None uses all images.
+    quiet
+        Do not print the expected time, the progress and the number of images to stderr.
 
     Returns
     -------
@@ -100,59 +110,68 @@ def certify(
     ------
     UnpredictableLayer
         A theory has no formula for a layer. The message names the layer.
+    InputError
+        The images or the model are invalid, for example an (images, labels) batch or a model on the
+        meta device.
     ConfigError
-        An argument is invalid.
+        Another argument is invalid.
 
     Examples
     --------
     >>> import torch
-    >>> from fanin.inits import HeNormal
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     >>> images = torch.ones(1, 1, 8, 8)
-    >>> certificate = certify(net, images, init=HeNormal(), theories=("he", "mean_field"))
+    >>> certificate = certify(net, images, init="he_normal", theories=("he", "mean_field"))
     >>> [(layer.name, round(layer.q, 9)) for layer in certificate.layers]
     [('1', 2.0), ('3', 2.0)]
     """
-    net = cpu_copy(model)
-    inputs = images.detach().to("cpu").double()
-    weights = resolve_moments(net, init)
-    segments = predict_segments(net, weights, inputs, theories, seed, restart, layer_kinds)
-    joint_frame = pd.DataFrame()
-    if "field" in theories:
-        joint_frame = joint_rows(segments, weights, seed, joint)
-    frame = number_layers(net, segments, joint_frame)
-    draws = measure_draws(net, inputs, weights, measure, seed, labels, loss)
-    layers = make_records(net, segments, frame, weights, summarize_draws(draws))
-    objective = resolve_objective(loss, layers[-1].channels)
-    output = output_certificate(layers[-1], objective)
-    gradients = gradient_rows(frame, layers[-1], output.gradient_m2)
-    frame = pd.concat([frame, gradients], ignore_index=True)
-    layers = update_records(layers, frame)
-    curvature: dict[str, float] = {}
-    if sharpness:
-        if labels is None:
-            raise ConfigError("sharpness=True: labels are missing; pass labels=... to certify()")
-        curvature = sharpness_by_layer(net, inputs, labels, weights, objective, seed)
-    return Certificate(
-        layers=layers,
-        output=output,
-        frame=frame,
-        theories=tuple(theories),
-        moments=weights.source,
-        overflows_at=overflows_at(layers),
-        inputs=CertificateInputs(net, inputs, weights, seed, tuple(layer_kinds)),
-        draws=draws,
-        sharpness=curvature,
-        loss=loss_and_head(objective)[0].name,
-        unpredicted={s.restarted_at: s.reason for s in segments if s.restarted_at is not None},
+    net, inputs, labels, n_given = prepare_inputs(
+        "certify", model, images, labels, max_images=max_images, quiet=quiet
     )
+    weights = resolve_moments(net, init)
+    phases, details = expected_phases(net, inputs, theories, draws=measure, layer_kinds=layer_kinds)
+    with show_progress("certify", phases, details=details, quiet=quiet):
+        segments = predict_segments(net, weights, inputs, theories, seed, restart, layer_kinds)
+        joint_frame = pd.DataFrame()
+        if "field" in theories:
+            joint_frame = joint_rows(segments, weights, seed, joint)
+        frame = number_layers(net, segments, joint_frame)
+        draws = measure_draws(net, inputs, weights, measure, seed, labels, loss)
+        layers = make_records(net, segments, frame, weights, summarize_draws(draws))
+        objective = resolve_objective(loss, layers[-1].channels)
+        output = output_certificate(layers[-1], objective)
+        gradients = gradient_rows(frame, layers[-1], output.gradient_m2)
+        frame = pd.concat([frame, gradients], ignore_index=True)
+        layers = update_records(layers, frame)
+        curvature: dict[str, float] = {}
+        if sharpness:
+            if labels is None:
+                raise ConfigError(
+                    "sharpness=True: labels are missing; pass labels=... to certify()"
+                )
+            curvature = sharpness_by_layer(net, inputs, labels, weights, objective, seed)
+        return Certificate(
+            layers=layers,
+            output=output,
+            frame=frame,
+            theories=tuple(theories),
+            moments=weights.source,
+            overflows_at=overflows_at(layers),
+            inputs=CertificateInputs(*(net, inputs, weights, seed, tuple(layer_kinds), n_given)),
+            draws=draws,
+            sharpness=curvature,
+            loss=loss_and_head(objective)[0].name,
+            unpredicted={s.restarted_at: s.reason for s in segments if s.restarted_at is not None},
+        )
 
 
 def assert_healthy(
     certificate: Certificate | nn.Module,
-    images: Float[Tensor, "image ..."] | None = None,
+    images: Float[Tensor | np.ndarray, "image ..."] | None = None,
     *,
-    init: Init | Scheme | Mapping[str, LayerMoments] | None = None,
+    init: InitLike | None = None,
+    max_images: int | None = MAX_IMAGES,
+    quiet: bool = False,
     **limits: Any,
 ) -> None:
     """Raise an AssertionError if the init of a network is unhealthy.
@@ -161,7 +180,7 @@ def assert_healthy(
     ----------
     certificate
         A `Certificate`, or a model, which is certified first.
-    images, init
+    images, init, max_images, quiet
         Arguments of `certify`, if `certificate` is a model.
     **limits
         Fields of `Limits` to change from their defaults.
@@ -189,7 +208,7 @@ def assert_healthy(
     if not isinstance(certificate, Certificate):
         if images is None:
             raise ConfigError("images is missing; call assert_healthy(model, images)")
-        certificate = certify(certificate, images, init=init)
+        certificate = certify(*(certificate, images), init=init, max_images=max_images, quiet=quiet)
     verdicts = judge(certificate.layers, Limits(**limits))
     if verdicts:
         raise UnhealthyInit(verdicts)

@@ -14,6 +14,7 @@ from fanin.losses import Objective
 from fanin.probes.measure import LossFunctions, measure
 from fanin.probes.moments import random_cotangent
 from fanin.probes.sharpness import sharpness
+from fanin.progress import set_phase
 from fanin.seeds import make_generator
 from fanin.theory.certificate.output import resolve_objective
 from fanin.theory.certificate.weights import WeightMoments, draw_networks
@@ -40,6 +41,7 @@ def measure_draws(
     """
     frames = [pd.DataFrame(columns=list(COLUMNS))]
     for number, network in enumerate(draw_networks(model, weights, draws, seed) if draws else ()):
+        set_phase("draw", number, draws)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed + number)  # dropout masks
             with torch.no_grad():

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.errors import ConfigError
-from fanin.inits import Init, Moments, Scheme, WeightLayer, WeightShape, initialize, weight_layers
+from fanin.images import check_model, subsample, to_images
+from fanin.inits import (
+    Init,
+    Moments,
+    Scheme,
+    WeightLayer,
+    WeightShape,
+    initialize,
+    to_init,
+    weight_layers,
+)
 from fanin.seeds import make_generator
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments, declared_moments
 from fanin.theory.network import Named
 
+InitLike = Init | Scheme | str | Mapping[str, LayerMoments]
 Source = Literal["declared", "given", "estimated"]
 # Estimated means within this many standard errors of 0 are set to 0. Such small means are rarely
 # intended, and with a non-zero mean the theories have to sample.
@@ -47,9 +58,48 @@ class WeightMoments:
     init: Init | None
 
 
-def resolve_moments(
-    model: nn.Module, init: Init | Scheme | Mapping[str, LayerMoments] | None
-) -> WeightMoments:
+def prepare_inputs(
+    function: str,
+    model: nn.Module,
+    images: Any,
+    labels: Any = None,
+    *,
+    max_images: int | None,
+    quiet: bool,
+) -> tuple[nn.Module, Float[Tensor, "image ..."], Tensor | None, int]:
+    """Check a model and images; return copies in float64 on the CPU, with labels.
+
+    Parameters
+    ----------
+    function
+        Name of the calling function, for the message about subsampling.
+    model, images, labels, max_images, quiet
+        Arguments of `certify`.
+
+    Returns
+    -------
+    tuple
+        The model, at most `max_images` images, their labels, and the number of images given.
+
+    Raises
+    ------
+    InputError
+        An argument is invalid.
+    """
+    check_model(model)
+    given = to_images(images).detach().to("cpu", torch.float64)
+    labels = None if labels is None else torch.as_tensor(labels)
+    inputs, labels = subsample(given, max_images, labels)
+    if len(inputs) < len(given) and not quiet:
+        print(
+            f"{function}: uses {len(inputs)} of the {len(given)} images, evenly spaced;"
+            f" max_images={len(given)} uses all",
+            file=sys.stderr,
+        )
+    return cpu_copy(model), inputs, labels, len(given)
+
+
+def resolve_moments(model: nn.Module, init: InitLike | None) -> WeightMoments:
     """Return the moments of a model's weight layers.
 
     Parameters
@@ -57,13 +107,13 @@ def resolve_moments(
     model
         The model. Its weights are read only if `init` is None.
     init
-        An `Init`, a scheme, or moments by layer name. None estimates the moments from the model's
-        current weights.
+        An `Init`, a scheme, its name, or moments by layer name. None estimates the moments from
+        the model's current weights.
 
     Raises
     ------
     ConfigError
-        `init` has another type.
+        `init` is an unknown name or has another type.
     UnpredictableLayer
         The scheme declares no moments.
 
@@ -80,14 +130,7 @@ def resolve_moments(
         )
     if isinstance(init, Mapping):
         return WeightMoments(init, "given", None)
-    if not isinstance(init, Init):
-        if isinstance(init, type) or not callable(getattr(init, "sample", None)):
-            raise ConfigError(
-                f"init={init!r} is not supported; pass an instance of a scheme, such as"
-                " fanin.inits.HeNormal(), a fanin.inits.Init, a mapping of layer names to moments,"
-                " or None"
-            )
-        init = Init(init)
+    init = to_init(init)
     return WeightMoments(declared_moments(model, init), "declared", init)
 
 

@@ -174,7 +174,7 @@ def test_interval_of_a_predicted_value() -> None:
     ("arguments", "message"),
     [
         ({"theories": ("feild",)}, "no theory feild; did you mean field"),
-        ({"init": 3}, "init=3 is not supported; pass an instance of a scheme"),
+        ({"init": 3}, "init=3 is not supported; pass a name such as 'he_normal'"),
         ({"loss": "crossentropy", "measure": 1}, "loss=crossentropy: did you mean cross_entropy"),
     ],
 )
