@@ -80,7 +80,9 @@ def show(
         from fanin.theory import explain
 
         model, inputs, _, cell = _network(config, images)
-        explanation = explain(model, inputs, cell.init, draws=measure or EXPLAIN_DRAWS)
+        explanation = explain(
+            *(model, inputs, cell.init), draws=measure or EXPLAIN_DRAWS, max_images=None
+        )
         console = BrokenPipeConsole(width=EXPLAIN_WIDTH, markup=False, highlight=False)
         console.print(cell_id, explanation, sep="\n")
         return
@@ -129,6 +131,7 @@ def build_certificate(
                 labels=labels,
                 loss=cell.objective,
                 measure=measure,
+                max_images=None,
             )
         except UnpredictableLayer as error:
             if len(theories) == 1:

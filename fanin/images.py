@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
 
 from fanin.errors import InputError
 
@@ -72,29 +73,23 @@ def _describe(images: Any) -> str:
     if isinstance(images, list | tuple):
         kinds = {"tensor" if isinstance(x, Tensor) else type(x).__name__ for x in images}
         kind = kinds.pop() if len(kinds) == 1 else "object"
-        return f"a {type(images).__name__} of {len(images)} {kind}s"
+        return f"a {type(images).__name__} of {len(images)} {kind}" + "s" * (len(images) != 1)
     return f"of type {type(images).__name__}"
 
 
 def _advice(images: Any) -> str:
     if isinstance(images, list | tuple):
-        arrays = [x for x in images if isinstance(x, Tensor | np.ndarray)]
-        is_pair = len(images) == 2 and len(arrays) > 0 and not _same_shape(images)
-        if is_pair:
-            return "pass the images only: batch[0]"
-        if arrays and isinstance(arrays[0], Tensor):
-            return "pass one tensor: torch.stack(images)"
-        return "pass one tensor: torch.tensor(images)"
+        if len(images) in (1, 2) and isinstance(images[0], Tensor | np.ndarray):
+            shapes = {getattr(x, "shape", None) for x in images}
+            if len(images) == 1 or len(shapes) == 2:  # images and targets
+                return "pass the images only: batch[0]"
+        is_tensors = any(isinstance(x, Tensor) for x in images)
+        return f"pass one tensor: torch.{'stack' if is_tensors else 'tensor'}(images)"
     if isinstance(images, Mapping):
         return "pass the tensor of the images only: batch[KEY]"
-    if isinstance(images, torch.utils.data.DataLoader):
+    if isinstance(images, DataLoader):
         return "pass the images of one batch: next(iter(loader))[0]"
     return "pass a tensor or a numpy array of shape (images, ...)"
-
-
-def _same_shape(images: list[Any] | tuple[Any, ...]) -> bool:
-    first, second = (getattr(x, "shape", None) for x in images)
-    return first is not None and first == second
 
 
 def check_model(model: Any) -> None:
@@ -114,7 +109,7 @@ def check_model(model: Any) -> None:
     for name, module in model.named_modules():
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             layer = f"layer {name} ({type(module).__name__})"
-            if is_lazy(tensor) or isinstance(tensor, UninitializedParameter):
+            if is_lazy(tensor):
                 raise InputError(f"{layer} has no weights yet; call model(images) once")
             if tensor.is_meta:
                 raise InputError(

@@ -1,6 +1,8 @@
 """Layering: analysis imports experiments, which imports fanin, without import cycles."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("fanin", "experiments", "analysis")  # each may import those before it
-NOT_IN_FANIN = ("hydra", "omegaconf", "submitit", "pebble", "pyarrow", "seaborn", "matplotlib")
+NOT_IN_FANIN = ("hydra", "omegaconf", "submitit", "pebble", "pyarrow", "seaborn")
 
 
 def module_name(path: Path) -> str:
@@ -57,6 +59,22 @@ def test_fanin_does_not_import_dependencies_of_the_sweep_runner():
         if name.partition(".")[0] in NOT_IN_FANIN
     }
     assert wrong == set()
+
+
+def test_fanin_imports_matplotlib_only_in_functions():
+    """Plots are optional: `pip install .` does not install matplotlib."""
+    wrong = set()
+    for module, tree in SOURCES.items():
+        if module.partition(".")[0] != "fanin":
+            continue
+        for node in tree.body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.partition(".")[0] == "matplotlib" for name in names):
+                wrong.add(module)
+    assert wrong == set()
+    script = "import sys, fanin.theory, fanin.probes.probe; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 def test_no_import_cycles():

@@ -134,7 +134,9 @@ def _explanation(setting: Setting, draws: pd.DataFrame) -> Explanation:
     # Draws are numbered per seed; `explain` needs one number per draw.
     number = draws.groupby(["seed_weights", "draw"], observed=True).ngroup()
     return explain(
-        network, images, declared_moments(network, cell.init), measured=draws.assign(draw=number)
+        *(network, images, declared_moments(network, cell.init)),
+        measured=draws.assign(draw=number),
+        max_images=None,
     )
 
 

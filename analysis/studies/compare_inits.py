@@ -50,8 +50,10 @@ def inits(network: nn.Sequential, calibration: Images, venv: str = VENV) -> dict
     by_name = {
         "He": he,
         "LSUV": Init(Lsuv()),
-        "prescribe": prescribe(network, images).init,
-        "prescribe, both directions": prescribe(network, images, direction="both").init,
+        "prescribe": prescribe(network, images, max_images=None).init,
+        "prescribe, both directions": prescribe(
+            *(network, images), direction="both", max_images=None
+        ).init,
     }
     moments = declared_moments(network, he)
     variances = query_tools(network, moments, images, ["anyinit_init"], venv)["anyinit_init"]

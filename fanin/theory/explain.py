@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from torch.nn.modules import pooling
 from fanin.errors import ConfigError
 from fanin.images import MAX_IMAGES
 from fanin.inits import Moments
+from fanin.plots import create_axes, label_layers, plot_factors
 from fanin.progress import show_progress
 from fanin.seeds import make_generator
 from fanin.statistics.draw_distribution import log_median
@@ -25,12 +27,20 @@ from fanin.theory.certificate.measured import measure_draws
 from fanin.theory.certificate.text import to_html, to_text
 from fanin.theory.certificate.weights import InitLike, prepare_inputs, resolve_moments
 from fanin.theory.cost import expected_phases
-from fanin.theory.explanation_table import TABLE_WIDTH, render_explanation
+from fanin.theory.explanation_table import (
+    AXIS_LABELS,
+    NEGLIGIBLE,
+    TABLE_WIDTH,
+    render_explanation,
+)
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
 from fanin.theory.moments import LayerMoments
-from fanin.theory.network import describe_module, parse_network
+from fanin.theory.network import describe_layer, parse_network
 from fanin.theory.predict import predict_moments
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STEPS = (
     *("activation", "weight mean", "biases", "stride", "real data", "padding", "pooling"),
@@ -66,14 +76,14 @@ class Explanation:
         Method of the step `width`, a name from `fanin.theory.prediction.METHODS`. If it is
         `simulated`, the factors `width` and `rest` compare drawn networks with drawn networks.
     modules
-        Type and output shape of each layer, by layer name.
+        Type, output shape and number of parameters of each layer, by layer name.
     """
 
     frame: pd.DataFrame
     ends: pd.DataFrame
     draws: int
     width_method: str
-    modules: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    modules: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
     def factors(self, quantity: str = FORWARD) -> pd.DataFrame:
         """Return the factors as a table with a row per layer and a column per step."""
@@ -85,6 +95,42 @@ class Explanation:
         """Return the factors of the whole network (last layer, or first layer for `vjp_m2`)."""
         factors = self.factors(quantity)
         return factors.iloc[-1 if quantity == FORWARD else 0]
+
+    def plot(self, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes]:
+        """Draw the factors of every layer, forward and backward, and their product.
+
+        Parameters
+        ----------
+        axes
+            Two axes to draw on, for the forward and the backward pass. None creates a figure.
+
+        Returns
+        -------
+        tuple of matplotlib.axes.Axes
+            The two axes.
+
+        Raises
+        ------
+        FaninError
+            matplotlib is not installed.
+
+        Examples
+        --------
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+        >>> forward, backward = explain(net, np.ones((1, 1, 8, 8)), "he_normal", draws=2).plot()
+        >>> forward.get_ylabel()
+        'forward: factor on E[$y^2$]'
+        """
+        forward, backward = create_axes(2, self.ends["layer"].nunique(), axes)
+        for ax, quantity in ((forward, FORWARD), (backward, BACKWARD)):
+            ends, factors = self.ends[self.ends["quantity"] == quantity], self.factors(quantity)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                total = (ends["measured"] / ends["he"]).tolist()
+            plot_factors(ax, factors, total, AXIS_LABELS[quantity], NEGLIGIBLE)
+        names = [str(name) for name in ends["layer_name"]]
+        label_layers(backward, names, [self.modules.get(name, ("",))[0] for name in names])
+        forward.tick_params(labelbottom=False)
+        return forward, backward
 
     def __repr__(self) -> str:
         return f"Explanation({self.ends.layer.nunique()} layers, {self.draws} draws)"
@@ -204,13 +250,7 @@ def explain(
         )
     factor_table, end_table = (pd.concat(t, ignore_index=True) for t in (factors, ends))
     stages = parse_network(net, tuple(inputs.shape[1:]), layer_kinds).stages
-    modules = {
-        stage.name: (
-            describe_module(net.get_submodule(stage.name)),
-            "×".join(map(str, stage.output_shape)),
-        )
-        for stage in stages
-    }
+    modules = {stage.name: describe_layer(net, stage) for stage in stages}
     return Explanation(factor_table, end_table, n, width_method, modules)
 
 

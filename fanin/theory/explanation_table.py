@@ -22,12 +22,16 @@ TITLES = {
     "preact_m2": "Forward: mean square of each layer's output, before the activation",
     "vjp_m2": "Backward: mean square of the gradient with respect to that output",
 }
+AXIS_LABELS = {
+    "preact_m2": "forward: factor on E[$y^2$]",
+    "vjp_m2": r"backward: factor on E[$\delta^2$]",
+}
 
 
 def render_explanation(
     factors: Mapping[str, pd.DataFrame],
     ends: pd.DataFrame,
-    modules: Mapping[str, tuple[str, str]],
+    modules: Mapping[str, tuple[str, str, str]],
     draws: int,
     width_method: str,
 ) -> Group:
@@ -75,7 +79,7 @@ def _sentence(quantity: str, name: str, factors: pd.Series, end: pd.Series) -> s
 
 
 def _table(
-    factors: pd.DataFrame, ends: pd.DataFrame, modules: Mapping[str, tuple[str, str]]
+    factors: pd.DataFrame, ends: pd.DataFrame, modules: Mapping[str, tuple[str, str, str]]
 ) -> Table:
     table = Table(
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
@@ -84,6 +88,7 @@ def _table(
     table.add_column("layer", no_wrap=True, max_width=12)
     table.add_column("type", overflow="fold")
     table.add_column("output", overflow="fold")
+    table.add_column("params", justify="right", no_wrap=True)
     for heading in ("He", *(f"×\n{step}".replace(" ", "\n") for step in relevant), "=\nmeasured"):
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for name, row in factors[relevant].iterrows():
@@ -92,7 +97,7 @@ def _table(
         error = 0.0 if end.log_se < 1e-9 else 100 * end.log_se  # the last gradient is fixed
         measured = f"{end.measured:.3g}±{error:.2g}%"
         table.add_row(
-            *map(Text, (str(name), *modules.get(str(name), ("", "")), *numbers, measured))
+            *map(Text, (str(name), *modules.get(str(name), ("", "", "")), *numbers, measured))
         )
     omitted = [step for step in factors if step not in relevant]
     if omitted:

@@ -163,6 +163,21 @@ def describe_module(module: nn.Module) -> str:
     return f"{type(module).__name__}({', '.join(sizes)})"
 
 
+def describe_layer(model: nn.Module, stage: Stage) -> tuple[str, str, str]:
+    """Return type, output shape and number of parameters of a layer, as text.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    >>> describe_layer(model, parse_network(model, (1, 8, 8)).stages[0])
+    ('Conv2d(1, 4, 3)', '4×6×6', '40')
+    """
+    module = model.get_submodule(stage.name)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return describe_module(module), "×".join(map(str, stage.output_shape)), f"{parameters:,}"
+
+
 def _kernel_text(sizes: tuple[int, ...]) -> str:
     return str(sizes[0]) if len(set(sizes)) == 1 else str(tuple(sizes))
 

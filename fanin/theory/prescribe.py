@@ -11,6 +11,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Float64
 from pydantic import Field, PositiveInt
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from fanin.images import MAX_IMAGES
@@ -18,6 +21,7 @@ from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, to_init, w
 from fanin.inits.init import LayerInit
 from fanin.progress import show_progress
 from fanin.theory.certificate.measured import measure_draws, summarize_draws
+from fanin.theory.certificate.text import to_html, to_text
 from fanin.theory.certificate.weights import (
     WeightMoments,
     cpu_copy,
@@ -29,6 +33,7 @@ from fanin.theory.cost import expected_phases
 from fanin.theory.gains import Direction, find_gains, scale_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
+from fanin.theory.network import describe_layer, parse_network
 from fanin.theory.predict import predict_moments
 
 DIGITS = 6
@@ -56,6 +61,25 @@ class Prescription:
     direction: Direction
     target: float
     _inputs: tuple[nn.Module, Tensor, tuple[LayerKind, ...]] = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return to_text(self.__rich__())
+
+    def __rich__(self) -> Table:
+        model, images, layer_kinds = self._inputs
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        for heading in ("layer", "type", "output"):
+            table.add_column(heading, overflow="fold")
+        for heading in ("params", "gain", "weight mean", "weight std", "bias mean", "bias std"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for stage in parse_network(model, tuple(images.shape[1:]), layer_kinds).stages:
+            moments = map("{:.3g}".format, _mean_and_std(self.moments[stage.name]))
+            gain = f"{self.gains[stage.name]:.3g}"
+            table.add_row(*map(Text, (stage.name, *describe_layer(model, stage), gain, *moments)))
+        return table
+
+    def _repr_html_(self) -> str:
+        return to_html(self.__rich__())
 
     def __repr__(self) -> str:
         low, high = min(self.gains.values()), max(self.gains.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from rich.console import Group
 from torch import Tensor, nn
 
 from fanin.theory.certificate.judge import judge
+from fanin.theory.certificate.plot import plot_certificate
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, to_json_types
 from fanin.theory.certificate.render import render
 from fanin.theory.certificate.text import to_html, to_text
@@ -22,6 +23,9 @@ from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.field import Sampling, propagate_field
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Map = Float[np.ndarray, "image *position"]
 
@@ -162,6 +166,35 @@ class Certificate:
     def to_json(self, indent: int | None = 2) -> str:
         """Return the certificate as a JSON object."""
         return json.dumps(self.as_dict(), indent=indent, allow_nan=False)
+
+    def plot(self, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes]:
+        """Draw signal and gradient of every layer with 95 % intervals, on logarithmic axes.
+
+        Parameters
+        ----------
+        axes
+            Two axes to draw on: for the rms of the pre-activations, and for the norm of the
+            gradient with respect to them, relative to the logits. None creates a figure.
+
+        Returns
+        -------
+        tuple of matplotlib.axes.Axes
+            The two axes.
+
+        Raises
+        ------
+        FaninError
+            matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from fanin import certify
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> certificate = certify(net, np.ones((1, 1, 8, 8)), init="he_normal")
+        >>> [axes.get_yscale() for axes in certificate.plot()]
+        ['log', 'log']
+        """
+        return plot_certificate(self.layers, self.verdicts, axes)
 
     def __repr__(self) -> str:
         problems = sorted({verdict.problem for verdict in self.verdicts})

@@ -271,6 +271,14 @@ class LayerCertificate:
         }
 
 
+def relative_units(layer: LayerCertificate, last: LayerCertificate) -> float:
+    """Return the layer's number of outputs divided by that of the last layer.
+
+    The cotangent at the last layer has a mean square of 1.
+    """
+    return layer.channels * layer.positions / (last.channels * last.positions)
+
+
 @dataclass(frozen=True)
 class OutputCertificate:
     """Predictions for the logits, averaged over the images.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from math import isfinite, isnan
 from typing import Protocol
 
@@ -14,7 +14,12 @@ from rich.text import Text
 
 from fanin.theory.certificate.measured import sharpness_note
 from fanin.theory.certificate.notes import SIMULATED_MARK, method_notes, zero_notes
-from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, PredictedValue
+from fanin.theory.certificate.record import (
+    LayerCertificate,
+    OutputCertificate,
+    PredictedValue,
+    relative_units,
+)
 from fanin.theory.certificate.text import number, percent, terminal_width
 from fanin.theory.certificate.verbose import render_details
 from fanin.theory.certificate.verdicts import Verdict, find_problems
@@ -23,6 +28,15 @@ PRESCRIBE_HINT = (
     "print(fanin.prescribe(model, images).torch_code) prints an init computed for these images."
 )
 CellFormatter = Callable[[LayerCertificate], str]
+
+
+class PrintableInputs(Protocol):
+    """Images of a certificate, and their number before subsampling."""
+
+    @property
+    def images(self) -> Sized: ...
+    @property
+    def n_given(self) -> int: ...
 
 
 class PrintableCertificate(Protocol):
@@ -46,6 +60,8 @@ class PrintableCertificate(Protocol):
     def sharpness(self) -> Mapping[str, float]: ...
     @property
     def loss(self) -> str: ...
+    @property
+    def inputs(self) -> PrintableInputs: ...
 
 
 def print_certificate(
@@ -118,7 +134,9 @@ def _verdict(certificate: PrintableCertificate, from_config: bool) -> list[Rende
 def _healthy(certificate: PrintableCertificate) -> Text:
     layers = certificate.layers
     ranges = [f"an rms {_range([_root(layer.q) for layer in layers])}"]
-    norms = [_root(layer.value("vjp_m2") * _units(layer, layers[-1])) for layer in layers[:-1]]
+    norms = [
+        _root(layer.value("vjp_m2") * relative_units(layer, layers[-1])) for layer in layers[:-1]
+    ]
     if norms and not any(isnan(norm) for norm in norms):
         ranges.append(f"gradients {_range(norms)} times those at the logits")
     unchecked = {
@@ -169,15 +187,17 @@ def _columns(certificate: PrintableCertificate) -> dict[str, CellFormatter]:
     last = layers[-1]
     has_measured = any(layer.measured for layer in layers)
     columns: dict[str, CellFormatter] = {
-        "parameters": lambda layer: "" if has_measured else f"{layer.parameters:,}",
+        "params": lambda layer: f"{layer.parameters:,}",
         "signal": lambda layer: _rms(layer.predicted.get("preact_m2"), 1.0),
         "95 %": lambda layer: _interval(layer.predicted.get("preact_m2"), 1.0),
         "measured": lambda layer: _measured(layer, "preact_m2", 1.0),
-        "gradient": lambda layer: _rms(layer.predicted.get("vjp_m2"), _units(layer, last)),
+        "gradient": lambda layer: _rms(layer.predicted.get("vjp_m2"), relative_units(layer, last)),
         "95 % ": lambda layer: (
-            "" if has_measured else _interval(layer.predicted.get("vjp_m2"), _units(layer, last))
+            ""
+            if has_measured
+            else _interval(layer.predicted.get("vjp_m2"), relative_units(layer, last))
         ),
-        "measured ": lambda layer: _measured(layer, "vjp_m2", _units(layer, last)),
+        "measured ": lambda layer: _measured(layer, "vjp_m2", relative_units(layer, last)),
         "dead": lambda layer: "" if has_measured else percent(layer.dead_fraction),
     }
     return {
@@ -185,14 +205,6 @@ def _columns(certificate: PrintableCertificate) -> dict[str, CellFormatter]:
         for heading, format_cell in columns.items()
         if any(format_cell(layer) for layer in layers)
     }
-
-
-def _units(layer: LayerCertificate, last: LayerCertificate) -> float:
-    """Return the layer's number of outputs divided by that of the last layer.
-
-    The cotangent at the last layer has a mean square of 1.
-    """
-    return layer.channels * layer.positions / (last.channels * last.positions)
 
 
 def _rms(predicted: PredictedValue | None, factor: float) -> str:
@@ -241,6 +253,9 @@ def _notes(certificate: PrintableCertificate) -> list[str]:
     lines[-1] += "."
     if certificate.moments == "estimated":
         lines.append("Mean and variance of the weights are estimated from the model's weights.")
+    used, n_given = len(certificate.inputs.images), certificate.inputs.n_given
+    if used < n_given:
+        lines.append(f"All numbers are for {used} of the {n_given} images, evenly spaced.")
     lines += [*method_notes(layers), *zero_notes(layers)]
     for name, reason in certificate.unpredicted.items():
         lines.append(f"* predicted from measured activations of layer {name}: {reason}")

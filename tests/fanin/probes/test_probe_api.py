@@ -45,8 +45,11 @@ def test_model_and_images_are_not_changed(model, images, training):
 
 
 def test_hooks_are_removed_if_the_model_fails(model):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="needs 36 inputs"):
         probe(model, torch.zeros(2, 1, 9, 9))
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+    with pytest.raises(RuntimeError):
+        probe(nn.Sequential(model, nn.Unflatten(1, (2, 2))), torch.zeros(2, 1, 5, 5))
     assert all(not m._forward_hooks for m in model.modules())
 
 
@@ -77,8 +80,7 @@ def test_frozen_weights_can_be_measured(model, images):
 
 def test_images_are_cast_to_the_dtype_of_the_model(model, images):
     model.eval()
-    pixels = torch.randint(0, 256, images.shape, dtype=torch.uint8)
-    assert probe(model, pixels).equals(probe(model, pixels.float()))
+    assert probe(model, images.double()).equals(probe(model, images))
 
 
 def test_a_seed_determines_the_cotangent(model, images):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fanin.errors import InputError
 from fanin.inits.weight_shape import Moments
 from fanin.models.layers import SeededDropout
 from fanin.theory import LayerMoments, UnpredictableLayer
@@ -63,13 +64,18 @@ class Residual(nn.Module):
     [
         (Residual(), "1"),
         (nn.Sequential(nn.MultiheadAttention(4, 1)), "1.0"),
-        (nn.Linear(5, 4), "1"),
     ],
 )
 def test_nested_weights_raise(inner, name):
     with pytest.raises(UnpredictableLayer, match=f"layer {name}: ") as error:
         parse_network(nn.Sequential(nn.Linear(4, 4), inner), (4,))
     assert error.value.name == name
+
+
+def test_a_wrong_input_size_raises():
+    message = r"layer 1 \(Linear\) needs 5 inputs, but gets 4"
+    with pytest.raises(InputError, match=message):
+        parse_network(nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 4)), (4,))
 
 
 def test_shared_weights_raise():
