@@ -50,13 +50,13 @@ class Results:
         return self.folder.root.name
 
 
-def load(name: str, results: str | Path = "results") -> Results:
+def load(name: str | Path, results: str | Path = "results") -> Results:
     """Read the tables of a sweep.
 
     Parameters
     ----------
     name
-        Name of the sweep's folder.
+        Name of the sweep's folder, or its absolute path, which `experiments.run_sweep` returns.
     results
         Folder that contains the sweeps.
 

@@ -67,7 +67,13 @@ class Prescription:
 
     def __rich__(self) -> Table:
         model, images, layer_kinds = self._inputs
-        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        table = Table(
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            header_style="bold",
+        )
         for heading in ("layer", "type", "output"):
             table.add_column(heading, overflow="fold")
         for heading in ("params", "gain", "weight mean", "weight std", "bias mean", "bias std"):

@@ -19,14 +19,12 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch) -> Terminal:
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(module, "DELAY", 0.0)
-    monkeypatch.setattr(module, "INTERVAL", 0.01)
-    return stream
+def wait_for(stream: io.StringIO, text: str) -> None:
+    for _ in range(3000):
+        if text in stream.getvalue():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail(f"{text!r} is not in {stream.getvalue()!r}")
 
 
 def test_the_expected_time_is_printed_first(capsys):
@@ -42,11 +40,15 @@ def test_nothing_is_printed_for_short_or_quiet_operations(capsys, seconds, quiet
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_shows_a_bar_with_the_phase(terminal):
+def test_a_terminal_shows_a_bar_with_the_phase(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(module, "DELAY", 0.0)
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
     with show_progress("certify", [Phase("theory field", 3.0)], details="2 images"):
         set_phase("theory field")
-        while "theory field" not in terminal.getvalue():
-            threading.Event().wait(0.01)
+        wait_for(terminal, "theory field")
     output = terminal.getvalue()
     assert output.startswith("certify: 2 images; expected time: about 3 s\n")
     assert "certify: theory field" in output
