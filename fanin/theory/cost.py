@@ -1,6 +1,7 @@
 """Expected time of a prediction, from the sizes of the network and the images.
 
-The constants are fitted to one core of an AMD EPYC and are right within a factor of about three.
+The constants are fitted to the CPU time on one core of an AMD EPYC. The time was within a factor of
+three for six networks, but a network that must be simulated may take longer.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from fanin.theory.network import ParsedNetwork, parse_network
 
 SIMPLE_SECONDS = 0.02  # theories `he` and `mean_field`
 POSITION_SECONDS = 1.5e-4  # theory `field`, per image and position of all layers
-FIRST_ORDER_SECONDS = 1.0  # first-order law of a convolutional network, per image ...
-FIRST_ORDER_POSITION_SECONDS = 1.5e-3  # ... and in addition per position
+FIRST_ORDER_SECONDS = 0.05  # first-order law of a convolutional network, per image and layer ...
+FIRST_ORDER_POSITION_SECONDS = 3.5e-4  # ... and in addition per position of all layers
 DENSE_SECONDS = 0.03  # sampled networks of linear layers, per image and layer
 FLOPS = 1e10  # per second, of a forward and backward pass in float64
 DRAW_SECONDS = 0.02  # of a measured draw, per layer
@@ -75,7 +76,8 @@ def expected_phases(
 def _finite_width_seconds(net: ParsedNetwork, images: int) -> float:
     if all(stage.positions == 1 for stage in net.stages):
         return images * DENSE_SECONDS * len(net.stages)
-    return images * (FIRST_ORDER_SECONDS + FIRST_ORDER_POSITION_SECONDS * _positions(net))
+    per_layer = FIRST_ORDER_SECONDS + FIRST_ORDER_POSITION_SECONDS * _positions(net)
+    return images * len(net.stages) * per_layer
 
 
 def _positions(net: ParsedNetwork) -> int:
