@@ -34,7 +34,7 @@ CONFIG_NAME = "predict"
 FORMATS = ("table", "json", "explain")
 EXPLAIN_DRAWS = 16  # draws for `format=explain` with `measure=0`
 OWN_KEYS = ("format", "theories", "images", "measure", "verbose")  # keys outside the cell config
-WIDTH, EXPLAIN_WIDTH = 100, 120
+WIDTH, EXPLAIN_WIDTH = 100, 128
 
 
 # The path is absolute because Hydra resolves a relative one inside the console script's package.

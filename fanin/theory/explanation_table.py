@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fanin.theory.certificate.remedies import format_times
 
-TABLE_WIDTH = 120  # columns
+TABLE_WIDTH = 128  # columns
 NEGLIGIBLE = 0.005  # relative deviation from 1 of factors that are left out
 LARGE = 1.1  # factors beyond this are named in the sentence
 NAMED = 3  # factors in the sentence

@@ -122,7 +122,7 @@ def test_printed_explanation_has_sentences_and_a_row_per_layer() -> None:
     text = str(explanation)
     assert all(word in text for step in STEPS for word in step.split())
     assert "…" not in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 128
     assert text.startswith("The mean square of the signal in layer 6 is ")
     assert text.count("8, 3)") == 4  # two convolutions, forward and backward
     assert "8×5×5" in text
