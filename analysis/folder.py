@@ -9,7 +9,7 @@ from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError, suggest
 
 
-def sweep_folder(name: str, results: str | Path) -> SweepFolder:
+def sweep_folder(name: str | Path, results: str | Path) -> SweepFolder:
     """Return the folder of a sweep.
 
     Raises
@@ -22,7 +22,9 @@ def sweep_folder(name: str, results: str | Path) -> SweepFolder:
     if not folder.plan.exists():
         names = [path.parent.name for path in Path(results).glob("*/cells.jsonl")]
         hint = (
-            suggest(name, names) if names else f"{results}/ contains no sweep; set --results FOLDER"
+            suggest(folder.root.name, names)
+            if names
+            else f"{results}/ contains no sweep; set --results FOLDER"
         )
         raise FaninError(f"{folder.root}: no such sweep; {hint}")
     check_format(folder)

@@ -32,7 +32,7 @@ def run_sweep(
     config_dir: str | Path | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Run a cell or a grid of cells, as `python -m experiments.run -m` does.
+    """Run a cell or a grid of cells, as `fanin run -m` does.
 
     The sweep runs in a process of its own, so scripts need no `if __name__ == "__main__"`, and the
     results do not depend on what this process has done before. Cells that are already in the
