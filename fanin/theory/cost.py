@@ -1,7 +1,7 @@
 """Expected time of a prediction, from the sizes of the network and the images.
 
-The constants are fitted to the CPU time on one core of an AMD EPYC. The time was within a factor of
-three for six networks, but a network that must be simulated may take longer.
+The constants are fitted to the CPU time of six networks on one core of an AMD EPYC. A network that
+must be simulated may take longer.
 """
 
 from __future__ import annotations
