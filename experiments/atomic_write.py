@@ -14,7 +14,7 @@ class WriteError(FaninError):
     """A file cannot be written, for example because of a full disk or missing permissions."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # as given: a worker's error is pickled
+        super().__init__(path, reason)  # pickle rebuilds a worker's error from these
         self.reason = reason
 
     def __str__(self) -> str:

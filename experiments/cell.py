@@ -27,7 +27,7 @@ from fanin.probes.measure import LossFunctions, ProbeTables, concat_tables, meas
 from fanin.probes.moments import random_cotangent
 from fanin.seeds import make_generator
 
-Measurement = tuple[ProbeTables, dict[str, Any]]  # rows, and the columns constant over them
+Measurement = tuple[ProbeTables, dict[str, Any]]  # rows, and columns with one value for all rows
 
 
 def run_cell(
@@ -76,7 +76,7 @@ class CellRun:
     Parameters
     ----------
     model
-        The network, with the weights of the last draw or probe.
+        The network, with the weights that were measured last.
     draws
         Measurements at initialization, by draw.
     probes
@@ -202,7 +202,7 @@ class CellRun:
         )
 
     def probe(self, step: int, params: Params) -> None:
-        """Measure the network before a training step."""
+        """Measure the network with `params`, its parameters after `step` training steps."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(params[name])

@@ -88,7 +88,7 @@ class ClipValue:
 
 @dataclass(frozen=True)
 class Clip:
-    """Changes of the gradients: replace those of biases, multiply by factors per layer, then clip.
+    """Change of the gradients in three steps: replace those of biases, multiply by factors, clip.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Clip:
         The option chosen in `conf/clip/`.
     factors
         Factors by layer name; each multiplies the gradients of the layer's weight and bias. 0
-        freezes the layer (except for weight decay). Other layers have factor 1.
+        freezes the layer (except for weight decay). The default of a layer is 1.
     bias
         Gradient that biases get. `own`: the derivative of the loss. `mean_of_weights`: the mean of
         the gradients of the weights into the same unit (a mistake found in published code).
@@ -129,7 +129,7 @@ class Clip:
         )
 
     def _replaced(self, name: str, grads: Tensors) -> Tensor:
-        """Return the gradient with `bias` applied; gradients of weights are unchanged."""
+        """Return a parameter's gradient after applying the option `bias` (if it is a bias)."""
         layer, _, kind = name.rpartition(".")
         weight = grads.get(f"{layer}.weight")
         if kind != "bias" or weight is None or weight.ndim < 2:

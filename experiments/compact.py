@@ -1,8 +1,8 @@
 """Merge a sweep's part files into fewer, larger ones: `fanin compact NAME`.
 
-A concurrent reader always finds each row exactly once. The merged pack is written first, its
-`cells` part last. As soon as that part exists, readers skip the packs that it lists as superseded.
-Only then are those deleted.
+A concurrent reader always finds each row exactly once. The last part of a merged pack to be written
+is that of the table `cells`. As soon as it exists, readers skip the packs that it lists as
+superseded. Only then are those deleted.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def merge_packs(folder: SweepFolder, heartbeat: Callable[[], None] = lambda: Non
     folder
         The sweep's folder; other processes may read it meanwhile.
     heartbeat
-        Heartbeat, called regularly.
+        Called regularly, so that the sweep stays locked.
 
     Raises
     ------
@@ -138,7 +138,7 @@ class _FilteredPack:
 def _groups(
     folder: SweepFolder, packs: Iterable[StoredPack], kept: dict[str, list[str]]
 ) -> Iterator[list[_FilteredPack]]:
-    """Yield the packs to merge into one; only one group is in memory at a time."""
+    """Yield groups of packs; each group becomes one pack. Only one is in memory at a time."""
     group: list[_FilteredPack] = []
     for pack in packs:
         filtered = _filter(folder, pack, kept.get(pack.stem, []))

@@ -50,7 +50,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Formatter that wraps each line of a text, but not lines that are indented."""
+    """Formatter that wraps each line of a text by itself and keeps indented lines as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         wrap = super()._fill_text

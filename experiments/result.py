@@ -10,7 +10,7 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class CellResult:
-    """One cell's rows: `row` for the `cells` table, columns for the others."""
+    """One cell's rows: `row` for the table `cells`, `tables` with the columns of the others."""
 
     row: dict[str, Any]
     tables: dict[str, Columns]

@@ -4,9 +4,9 @@ A scaled image is scale * (x - center) / spread + shift. The method computes cen
 the *training* images; `scale` and `shift` are keys of all methods. Images stay uint8 until they
 are batched.
 
-Corrupted values get no special treatment: one NaN among the training images makes `standardize`,
-`per_feature_minmax` and `pixel_mean` NaN in its channel or pixel, and an outlier compresses the
-range of all other values.
+Corrupted values get no special treatment: one NaN among the training images makes the inputs of
+`standardize`, `per_feature_minmax` and `pixel_mean` NaN in its channel or pixel, and an outlier
+compresses the range of all other values.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Raw:
-    """x, unchanged: 0 to 255 for pictures."""
+    """No scaling: x, from 0 to 255 for pictures."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
         """Return center 0 and spread 1."""
@@ -45,7 +45,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Unit:
-    """[0, 1]: x / full_scale."""
+    """Scaling to [0, 1]: x / full_scale."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
         """Return center 0 and spread full_scale."""
@@ -54,7 +54,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Signed:
-    """[-1, 1]: 2 x / full_scale - 1."""
+    """Scaling to [-1, 1]: 2 x / full_scale - 1."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
         """Return full_scale / 2 as the center and as the spread."""
@@ -63,7 +63,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class Standardize:
-    """Mean 0 and standard deviation 1 in every channel; a constant channel becomes 0."""
+    """Scaling to mean 0 and standard deviation 1 per channel; a constant channel becomes 0."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
         """Return the mean and population standard deviation of each channel."""
@@ -75,7 +75,7 @@ class Standardize:
 
 @dataclass(frozen=True)
 class PerFeatureMinmax:
-    """Map each pixel's training range to [0, 1]; a pixel constant in training becomes 0."""
+    """Scaling of each pixel's training range to [0, 1]; a pixel constant in training becomes 0."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
         """Return each pixel's minimum and range."""
@@ -86,7 +86,7 @@ class PerFeatureMinmax:
 
 @dataclass(frozen=True)
 class PixelMean:
-    """x / full_scale minus the mean training image."""
+    """Subtraction of the mean training image: (x - mean image) / full_scale."""
 
     def fit(self, train_x: Images, full_scale: float) -> tuple[Statistic, Statistic]:
         """Return the mean image as center and full_scale as spread."""

@@ -44,7 +44,7 @@ from fanin.probes.settings import Probe
 WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip, "init": Init}
 
 # Type that each group's `_target_` must return, in this repository or outside it. `init` is absent:
-# a scheme may also be a bare function, and `init_options` checks it.
+# a scheme may also be a function that samples a weight, and `init_options` checks it.
 GROUP_TYPES: dict[str, Any] = {
     "data": Source,
     "scaling": Method,

@@ -2,8 +2,8 @@
 
 Hydra composes each option once. A cell's config is then assembled from these plain mappings, which
 is a thousand times faster than composing each cell with Hydra. The result is the same, because no
-YAML file under `conf/` refers to another group (`tests/experiments/config/test_conf_options.py`
-checks that).
+option's YAML file refers to another group (`tests/experiments/config/test_conf_options.py` checks
+that).
 
 This is the only module that uses Hydra's internals; pyproject.toml therefore requires hydra < 1.4.
 """
@@ -71,8 +71,8 @@ class ConfigCatalog:
     def digest(self) -> str | None:
         """Return a digest of all options.
 
-        None if they depend on more than their files: on `hydra.*` overrides (such as
-        `hydra.searchpath`) or on environment variables.
+        Return None if the options depend on more than their files: on `hydra.*` overrides (such
+        as `hydra.searchpath`) or on environment variables.
         """
         if self._hydra_overrides:
             return None
@@ -117,7 +117,7 @@ class ConfigCatalog:
         return composed[group]
 
     def check_key(self, key: str, choices: Mapping[str, str | None]) -> None:
-        """Raise ConfigError if a dotted key does not exist for these choices of options."""
+        """Raise ConfigError if a dotted key does not exist with these options (by group)."""
         group, _, rest = key.partition(".")
         if group not in self.base:
             raise ConfigError(f"{key}: no such key; {self._suggest_key(key)}")
@@ -165,7 +165,7 @@ def hydra_arguments() -> Namespace:
     Raises
     ------
     ConfigError
-        A flag does not exist or is not before all overrides.
+        A flag does not exist or follows an override.
     """
     parser = get_args_parser()
     arguments: Namespace

@@ -70,7 +70,7 @@ def fingerprint(
 
 
 def cell_id(config: Mapping[str, Any]) -> str:
-    """Return a readable prefix and the hash, such as `digits-plain-relu-henormal-s0-9f0c...`.
+    """Return the cell id: a readable prefix and a hash, `digits-plain-relu-henormal-s0-9f0c...`.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ from fanin.errors import ConfigError, suggest
 from fanin.inits import FunctionScheme, Init, LayerInit, NormalBias, Scheme
 
 COMMON_KEYS = ("gain", "bias")
-SAMPLE_PARAMETERS = ("weight", "generator")  # first parameters of a bare function
+SAMPLE_PARAMETERS = ("weight", "generator")  # first parameters of a function that samples
 
 
 def init_from_config(node: Mapping[str, Any], key_path: str = "init") -> Init:

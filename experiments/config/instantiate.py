@@ -48,7 +48,7 @@ def instantiate(node: Mapping[str, Any], key_path: str = "") -> Any:
     Raises
     ------
     ConfigError
-        The target cannot be imported, has no argument of a key's name, or a value has the wrong
+        The target cannot be imported, a key is none of its arguments, or a value has the wrong
         type.
 
     Examples

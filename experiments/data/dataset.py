@@ -76,7 +76,7 @@ class Source(Protocol):
     """Protocol of a source of images (an option of `conf/data/`).
 
     The attributes are known before any file is read. If images of a source must not be resized, its
-    attribute `not_resizable` has the reason.
+    attribute `not_resizable` states the reason.
     """
 
     @property

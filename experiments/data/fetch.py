@@ -87,7 +87,7 @@ class FileSet:
 def read(files: FileSet, root: Path, download: bool) -> dict[str, bytes]:
     """Return the verified, decompressed content of all files, by name.
 
-    Only the first file found is used; if it is damaged, no other location is searched.
+    Of each file, only the first copy found is used, even if it is damaged.
 
     Raises
     ------
@@ -156,10 +156,13 @@ def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -
         if os.environ.get(OFFLINE)
         else "data.download=false"
     )
-    lines = [f"{reason}, and found no {forms} in"]
+    lines = [f"{reason}, and there is no file {forms} in"]
     lines += [f"  {folder}" for folder in files.search_folders(root)]
     if files.archive is not None and all(files.sha256.values()):
-        lines.append(f"nor all of these files (plain, .gz or .xz): {', '.join(files.sha256)}.")
+        lines.append(
+            "These separate files (plain, .gz or .xz) would do too, but not all of them exist: "
+            f"{', '.join(files.sha256)}."
+        )
     elif files.archive is not None:
         lines.append(
             f"Separate files {', '.join(files.sha256)} are not used: no checksums are published."
@@ -268,12 +271,12 @@ def verified(path: Path, sha256: str) -> bytes:
 def verified_members(
     path: Path, sha256: Mapping[str, str | None], md5: str | None
 ) -> dict[str, bytes]:
-    """Return the verified members of a .tar.gz archive, in any of its folders.
+    """Return the verified content of members of a .tar.gz archive, by file name.
 
     Parameters
     ----------
     path
-        The archive.
+        The archive; a member may be in any of its folders.
     sha256
         SHA-256 sum of each member, by file name; None if only the archive's sum is published.
     md5
@@ -321,9 +324,10 @@ def _clear_errors(expected: str) -> Iterator[None]:
 
 
 def staged(path: Path) -> Path:
-    """Copy a file to the folder `FANIN_STAGE` and return the copy; if unset, return the file.
+    """Copy a file to the folder that `FANIN_STAGE` names; return the path to read.
 
-    Concurrent processes copy it once, atomically. A file that has changed is copied again.
+    That is the path of the copy, or `path` if the variable is not set. Concurrent processes copy
+    the file once, atomically. A file that has changed is copied again.
 
     Raises
     ------

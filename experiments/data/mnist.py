@@ -107,7 +107,8 @@ def load_idx(files: FileSet, root: Path, download: bool) -> Dataset:
 def parse_idx(content: bytes, ndim: int, name: str = "file") -> UInt8[np.ndarray, ...]:
     """Parse an IDX file of unsigned bytes.
 
-    The file begins with a magic number and `ndim` big-endian sizes (1 for labels, 3 for images).
+    The file begins with a magic number and `ndim` big-endian sizes (`ndim` is 1 for labels, 3 for
+    images).
 
     >>> parse_idx(bytes([0, 0, 8, 1,  0, 0, 0, 2,  7, 9]), ndim=1)
     array([7, 9], dtype=uint8)

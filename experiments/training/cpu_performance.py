@@ -38,7 +38,7 @@ def swap_relu_maxpool(model: nn.Module) -> nn.Module:
 
     ReLU is monotonic, so both orders give bit-identical outputs. The gradients are identical too:
     the orders differ only for windows without positive inputs, where the gradient is 0. After a
-    2x2 pool, ReLU has a quarter of the values to process, and time on a CPU is memory traffic.
+    2x2 pool, ReLU has a quarter of the values to process, which takes less memory traffic.
     Probes and diagnoses use the original model.
 
     Examples

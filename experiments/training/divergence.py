@@ -20,8 +20,8 @@ class Divergence:
     Parameters
     ----------
     step
-        Step of divergence. It equals the number of steps if the last update made a parameter
-        non-finite.
+        Step of divergence. It equals the number of steps if only the forward pass after the last
+        update is non-finite or has a loss above the bound.
     tensor
         First non-finite tensor in the order of computation: `input`, the output of a layer (its
         name), `loss`, `grad of NAME` (from the last layer to the first), or the updated parameter

@@ -41,7 +41,7 @@ class TrainSpec:
     Parameters
     ----------
     on_probe
-        Called with (step, params) before each step in `probe.steps`.
+        Called with (n, params) after n training steps, for each n in `probe.steps`.
     resume
         Training state to resume from; None starts with the model's weights.
     checkpointer
@@ -223,7 +223,7 @@ def why_serial(cell: Cell) -> str | None:
     if cell.train.steps == 0:
         return "nothing is trained (train.steps=0)"
     if cell.train.dtype not in ("float32", "float64"):
-        return f"train.dtype={cell.train.dtype} would round each cell's learning rate differently"
+        return f"train.dtype={cell.train.dtype} would round the learning rate otherwise in a stack"
     if not is_dataclass(cell.optim):
         return f"{type(cell.optim).__name__} is not a dataclass, so its numbers can't be replaced"
     other = [f.name for f in fields(cell.optim) if not _is_number(getattr(cell.optim, f.name))]

@@ -64,9 +64,9 @@ def stack_padding(cell: Cell, batch_size: int) -> StackPadding:
     """Return the padding that a stack of this cell's networks needs.
 
     The last values of each tensor, for which a kernel may use another formula, must belong to
-    copies. In memory, feature maps are ordered by
-    image and then by network, and so are the features before a batch normalization (under `vmap`
-    it normalizes the features of all networks at once). All other tensors are ordered by network.
+    copies. In memory, feature maps are ordered by image and then by network, and so are the
+    features before a batch normalization (under `vmap` it normalizes the features of all networks
+    at once). All other tensors are ordered by network.
     If the batch size is a multiple of `VECTOR`, then so are the sizes of all tensors except the
     features before a batch normalization.
     """

@@ -2,8 +2,8 @@
 
 A single network calls it directly; a stack of networks calls it under `torch.vmap`, where only
 `torch.func` can differentiate. It does not branch on values and does not read tensors back to the
-host. A step that diverges writes its number to the state, and the state does not change any more;
-the loop checks this regularly.
+host. A step that diverges writes its number to the state and keeps the parameters, as do all later
+steps; the loop checks this number regularly.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def update_running(running: dict[str, int], events: Iterable[Event]) -> None:
 
 
 def failed_result(cell: PackedCell, outcome: str, reason: str) -> CellResult:
-    """Return the result of a cell that wrote none."""
+    """Return a result without measurements, for a cell that ended before it had one."""
     row = dict(flatten(cell.config)) | {
         "outcome": outcome,
         "outcome_step": None,
@@ -163,7 +163,7 @@ def complete_row(
     engine: str | None,
     code: str | None = None,
 ) -> dict[str, Any]:
-    """Return a result's row with the cell's id and options, and where it ran.
+    """Return a result's row with the cell's id, its options and its origin (host, code, ...).
 
     `code` defaults to the code version of this process.
     """

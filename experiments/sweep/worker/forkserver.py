@@ -10,7 +10,7 @@ from experiments.sweep.interrupts import defer_interrupts
 
 
 def start_server() -> None:
-    """Start the fork server, unless it runs. It imports the code while this process plans.
+    """Start the fork server unless it runs; it imports the code while this process plans.
 
     The resource tracker starts first, because Python unblocks SIGINT when it starts the tracker. If
     the fork server started the tracker, this would happen within `defer_interrupts`. The tracker

@@ -52,7 +52,7 @@ def prepare_torch() -> None:
 
 
 class CellTimeout(BaseException):
-    """A cell exceeded its time limit. Not an `Exception`: its own code must not catch it."""
+    """A cell exceeded its time limit. Not an `Exception`, which the cell's code may catch."""
 
 
 @contextmanager

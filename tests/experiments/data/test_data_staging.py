@@ -133,7 +133,7 @@ def test_nothing_is_downloaded_offline(tmp_path: Path, monkeypatch: pytest.Monke
         mirror = f"http://127.0.0.1:{server.server_port}"
         files = FileSet(folders=("tiny",), sha256={"file": "0" * 64}, mirrors=(mirror,))
         monkeypatch.setenv(OFFLINE, "1")
-        with pytest.raises(DataError, match="found no file"):
+        with pytest.raises(DataError, match="there is no file"):
             read(files, tmp_path, download=True)
         assert requests == []
         monkeypatch.delenv(OFFLINE)
