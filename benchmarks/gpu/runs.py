@@ -230,7 +230,7 @@ def compare_resumed(
 
 
 def _bits(result: CellResult) -> dict[str, str]:
-    """Return a result without its time, as text (NaN is not equal to itself)."""
+    """Return a result without its time as text, in which equal NaNs compare equal."""
     row = {name: value for name, value in result.row.items() if name != "seconds"}
     return {"row": repr(row)} | {name: repr(table) for name, table in result.tables.items()}
 

@@ -30,14 +30,14 @@ CPU = torch.device("cpu")
 
 
 def step_checks(device: torch.device, every_dtype: bool) -> Iterator[Check]:
-    """Check one step of every option, and of the default cell in every arithmetic.
+    """Check one step of every option, and of the default cell, in every dtype and in TF32.
 
     Parameters
     ----------
     device
         Compared with the CPU.
     every_dtype
-        Check every option in every arithmetic; False: in float32 alone.
+        Check every option in every dtype and in TF32. False: options only in float32.
     """
     for arithmetic in arithmetics(device):
         case = Case("dtype", "default", ())

@@ -77,7 +77,7 @@ def with_jumps(cell: Cell, bound: float) -> float:
 
 
 def default_arithmetic(dtype: str, device: torch.device) -> str:
-    """Return the arithmetic of a dtype on a device (by default float32 convolutions use TF32)."""
+    """Return the arithmetic of a dtype on a device: on CUDA, TF32 for float32 by default."""
     tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return TF32 if dtype == "float32" and tf32 else dtype
 

@@ -85,8 +85,8 @@ def exit_if_finished(command: CheckedCommand) -> None:
 def check_argv(config_name: str) -> CheckedCommand | None:
     """Check the command line of this process; print an error and exit if it is invalid.
 
-    Rewrite `sys.argv` so that Hydra accepts it. Return None if the command runs no cells: flags for
-    help and completion, which are not checked, and flags that show the config.
+    Rewrite `sys.argv` so that Hydra accepts it. Return None if the command runs no cells: if it has
+    a flag for help or completion (then nothing is checked) or a flag that shows the config.
     """
     with exit_on_error():
         flags = hydra_arguments()

@@ -1,8 +1,8 @@
-"""Answer to a command whose cells are all done, without building a cell.
+"""Summary of a command whose cells are all done, without building a cell.
 
 Building cells loads torch, which takes seconds. `finished.json` in the sweep's folder therefore
 holds the ids of the cells of the last command that found all of its cells done, and a digest of
-everything that they follow from: the code, all options, and the command.
+everything that they depend on: the code, all options, and the command.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from experiments.sweep.store.tables import DONE, read_states
 
 
 def request_digest(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> str | None:
-    """Return a digest of everything that the cells of a command follow from.
+    """Return a digest of everything that the cells of a command depend on.
 
-    None if that depends on more than the code, the options and the command.
+    Return None if they depend on more than the code, the options and the command.
     """
     options = catalog.digest()
     if options is None:
@@ -64,7 +64,7 @@ def record_finished(
 def show_if_finished(request: Request, digest: str | None, console: Console) -> int | None:
     """Print the summary of a request whose cells are all done, and return its exit status.
 
-    None if some cell may have to run, or if the request does not run cells.
+    Return None if some cell may have to run, or if the request does not run cells.
     """
     folder = request.folder
     ids = _recorded_cells(folder, digest)

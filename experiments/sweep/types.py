@@ -26,7 +26,7 @@ Heartbeat = Callable[[], None]
 # Cells of a pack differ only in these and in the numbers of their optimizer. So they share data,
 # network and warmed-up code, and can be stacked into one program.
 VARIES_IN_PACK = ("init", "scaling", "seed", "seed_weights", "seed_data")
-STOP_FILE = "stop"  # name
+STOP_FILE = "stop"  # its name in the folder of a lease
 AUTO_ENGINE_REFUSED = (
     "engine=auto times cells on this machine, not on the cluster's nodes: with runner=slurm use "
     "engine=serial or engine=stacked"

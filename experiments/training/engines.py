@@ -223,7 +223,9 @@ def why_serial(cell: Cell) -> str | None:
     if cell.train.steps == 0:
         return "nothing is trained (train.steps=0)"
     if cell.train.dtype not in ("float32", "float64"):
-        return f"train.dtype={cell.train.dtype} would round the learning rate otherwise in a stack"
+        return (
+            f"train.dtype={cell.train.dtype} would round the learning rate differently in a stack"
+        )
     if not is_dataclass(cell.optim):
         return f"{type(cell.optim).__name__} is not a dataclass, so its numbers can't be replaced"
     other = [f.name for f in fields(cell.optim) if not _is_number(getattr(cell.optim, f.name))]

@@ -31,7 +31,7 @@ class Process:
         return any(text in value for value in self.arguments + self.environment)
 
     def is_alive(self) -> bool:
-        """Return True if it is still running, also while it is ending and has no arguments."""
+        """Return True if the process has not ended, even if it is exiting and has no arguments."""
         fields = _stat(self.pid)
         return fields is not None and int(fields[20]) == self.started
 
@@ -93,7 +93,7 @@ def kill_all(choose: Callable[[list[Process]], list[Process]], seconds: float = 
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process; ignore that it has ended."""
+    """Send a signal to a process; do nothing if it has ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:

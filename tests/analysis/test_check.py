@@ -293,7 +293,7 @@ def test_an_unknown_image_is_refused_with_the_valid_ones(
     assert line == "--image 9: preact_m2 was not measured on it; valid: -1, 0, 1"
 
 
-def test_a_quantity_of_the_network_quantitieswork_is_refused(
+def test_a_quantity_of_the_whole_network_is_refused(
     small: Results, small_results: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layers = small.layers.groupby("quantity", observed=True).layer.max()

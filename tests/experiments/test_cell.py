@@ -304,7 +304,7 @@ def test_the_step_of_divergence_does_not_depend_on_the_sync_interval(
     assert ("layer" in result.tables["layers"]) == (bad_step >= 3)
 
 
-def test_a_non_finite_last_update_is_divergence(cell_config):
+def test_an_overflow_after_the_last_update_is_divergence(cell_config):
     config = cell_config(
         "model=linear", "data.n_train=64", "train.steps=1", "optim.lr=1e30", "probe=none"
     )

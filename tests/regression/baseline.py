@@ -143,7 +143,7 @@ def record_certificates(checkout: Checkout, results: Path) -> None:
 
 
 def with_tiny(command: str) -> list[str]:
-    """Return the overrides of TINY, replaced by those of a prediction."""
+    """Return the overrides of TINY and of a command; those of the command take precedence."""
     return list({text.partition("=")[0]: text for text in (*TINY, *command.split())}.values())
 
 

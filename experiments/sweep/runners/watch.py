@@ -75,8 +75,9 @@ class PackWatch:
 
 
 def _restarts_clock(event: Event) -> bool:
-    """Return True if a cell's time counts from this event: its start, or when its data is loaded.
+    """Return True if the time of the running cells counts from this event.
 
-    The first cell of a worker loads the data for all cells.
+    These events are the start and the end of a cell, and the end of loading the data, which the
+    first cell of a worker does for all cells.
     """
     return event.kind in ("start", "done") or (event.kind == "at" and float(event.value) == 0)

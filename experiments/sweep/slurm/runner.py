@@ -36,7 +36,7 @@ class SlurmRunner:
     device
         Device that workers compute on: `auto`, `cpu` or `cuda`.
     pack_cells
-        Maximum number of cells in a pack. None: chosen by their time.
+        Maximum number of cells in a pack. None: chosen by the time that cells take.
     cell_seconds
         Time limit of a cell (seconds). None: no limit.
     memory_gb

@@ -9,7 +9,7 @@ from experiments.sweep.status.snapshot import Result
 from experiments.sweep.store.tables import DONE
 
 CellSeconds = Callable[[str], float]
-"""Function from a cell id to the expected seconds of one worker."""
+"""Function from a cell id to the seconds that one worker is expected to need for the cell."""
 
 
 def estimate_cell_seconds(

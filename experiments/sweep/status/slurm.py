@@ -96,7 +96,7 @@ class Jobs:
     running_leases
         Names of the lease folders of running tasks. None: Slurm has not answered.
     note
-        Why Slurm has not answered.
+        Reason why Slurm has not answered.
     """
 
     arrays: tuple[JobArray, ...]
@@ -226,7 +226,7 @@ class SlurmAnswer:
     names
         Names of the jobs in the query.
     note
-        Why Slurm has not answered.
+        Reason why Slurm has not answered.
     """
 
     tasks: Mapping[TaskKey, QueuedTask] | None = None

@@ -42,7 +42,7 @@ class Result:
     this_run
         True if the cell ended in the sweep's current run.
     order
-        Number of results that were read before it.
+        Number of results that were read before this one.
     """
 
     outcome: str
@@ -66,7 +66,7 @@ class StartedCell:
     first_seen
         Time when it was first read from the journal, by the monotonic clock.
     seen_at_start
-        True if it was read when it started.
+        True if the previous poll did not show it yet, so that `first_seen` is about its start.
     """
 
     cell_id: str

@@ -155,7 +155,7 @@ def age(modified: float) -> float:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell without measurements; `traceback` is None if no traceback was written."""
+    """A cell that failed or was killed; `traceback` is None if no traceback was written."""
 
     cell_id: str
     label: str

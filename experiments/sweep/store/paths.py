@@ -43,7 +43,7 @@ class SweepFolder:
 
     @property
     def finished(self) -> Path:
-        """Cells of the last command that found all its cells done (`sweep.finished`)."""
+        """Ids of the cells of the last command that found all of its cells done."""
         return self.root / "finished.json"
 
     @property

@@ -166,8 +166,8 @@ def _finish_checkpoint(checkpointer: Checkpointer | None, outcome: str, journal:
 def _progress(journal: Journal, cell: PackedCell, heartbeat: Heartbeat) -> OnProgress:
     """Return a callback that records a cell's progress every `PROGRESS_INTERVAL` seconds.
 
-    In a stack it records the first cell's, as all have the same. It also records when the data is
-    loaded (no step done): from then on the cell's time counts.
+    In a stack it records only the first cell's progress, because all cells have the same. It also
+    records when the data is loaded (no step done), because the cell's time counts from then on.
     """
     last = time.monotonic()
 

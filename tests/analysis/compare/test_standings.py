@@ -71,7 +71,7 @@ def test_diverged_losses_are_counted_and_rank_last() -> None:
     assert comparison.overall.ranks.settings == 2
 
 
-def test_fewer_than_three_seeds_need_few_seeds() -> None:
+def test_fewer_than_three_seeds_require_the_option_few_seeds() -> None:
     planned = make_trials(seeds=2)
     with pytest.raises(FaninError, match="2 seeds per setting: too few") as error:
         compare_trials(planned, ComparisonSpec())

@@ -41,7 +41,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """`open_page(path)` opens a file. The test fails on console messages and network requests."""
+    """Return a function that opens a file; console messages and network requests fail the test."""
     problems: list[str] = []
     contexts = []
 

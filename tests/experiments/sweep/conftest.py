@@ -55,7 +55,7 @@ def plan_of(loader: ConfigLoader, tmp_path: Any) -> Callable[[Sequence[str]], in
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Return a folder for sweeps whose cells fail as its files say."""
+    """Return a folder for sweeps whose cells fail as files in it specify (`troubled.py`)."""
     monkeypatch.setenv("TROUBLED", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     return make_site(tmp_path, FAULTY)

@@ -1,4 +1,4 @@
-"""Sweeps in real processes whose cells fail or wait as a test says (see `troubled`)."""
+"""Sweeps in real processes whose cells wait or fail as files of a test specify (`troubled.py`)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PATIENCE = 300  # seconds, far above what anything here takes; scaled by the spe
 
 @dataclass(frozen=True)
 class Site:
-    """A folder of files that make cells fail (see `troubled`), and of a sweep's results.
+    """A folder of files that make cells fail (see `troubled.py`), and of a sweep's results.
 
     `base_arguments` are overrides that every command starts with. `results_root` is the folder of
     results; None: `root`.

@@ -46,7 +46,7 @@ CHANGES = {
 
 
 def edit(site: Site, undo: bool = False) -> None:
-    """Change the learning rate, and the outcome of success."""
+    """Make the edits of `CHANGES` in the checkout, or undo them."""
     for old, (name, new) in CHANGES.items():
         before, after = (new, old) if undo else (old, new)
         text = (site.root / name).read_text()

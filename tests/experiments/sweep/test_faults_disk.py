@@ -1,4 +1,4 @@
-"""A disk that is full, whatever is being written: a file system of two MB, really filled."""
+"""A disk that is full at any write of a sweep, tested on a real file system of 2 MB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP at any time: few lines, exit status 130, finished cells kept."""
+"""Ctrl-C, SIGTERM and SIGHUP at any time: short output, exit status 130, finished cells kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes that write one sweep: one launcher runs it; a writer without rights stops."""
+"""Two processes that write one sweep: one launcher runs it; a worker without its journal stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command whose cells are all done is answered without building them, unless they may differ."""
+"""A command whose cells are all done ends without building them, unless they may have changed."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_a_job_reads_what_its_launcher_wrote(folder: SweepFolder) -> None:
 
 
 def slurm_answer(submission: Submission, **states: str) -> SlurmAnswer:
-    """Return an answer about the tasks `_0`, `_1`, ...: the state of each, comma, the reason."""
+    """Return an answer of Slurm; `_0="PENDING,Priority"` gives the state and reason of task 0."""
     tasks = {}
     for key, value in states.items():
         index, (state, _, reason) = int(key[1:]), value.partition(",")

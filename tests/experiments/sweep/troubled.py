@@ -1,4 +1,4 @@
-"""An init scheme and an activation that wait or fail as files say.
+"""An init scheme and an activation that wait or fail as the content of a folder specifies.
 
 The file `hold-N` makes cell N wait while its weights are drawn. The content of `trouble-N` is the
 failure to trigger there, and that of `step-N` (`late-N`) the failure in its third (two thousandth)

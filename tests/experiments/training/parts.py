@@ -85,7 +85,7 @@ def run_stack_in_parts(
 
 
 def bits(result: CellResult) -> str:
-    """Return a result without its time, as text (NaN is not equal to itself)."""
+    """Return a result without its time as text, in which equal NaNs compare equal."""
     row = {name: value for name, value in result.row.items() if name != "seconds"}
     return repr((row, result.tables))
 

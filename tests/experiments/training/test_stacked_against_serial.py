@@ -159,12 +159,12 @@ def test_a_hundred_steps_of_every_model_agree_up_to_rounding(cell_config, model,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "dtype"), [*zip(LOSSES, cycle(DTYPES), strict=False)])
-def test_a_hundred_steps_of_every_loss_part_as_rounding_does(cell_config, loss, dtype):
-    # Adam: a regression diverges at the rates that suit the others under descent.
+def test_a_hundred_steps_of_every_loss_agree_up_to_rounding(cell_config, loss, dtype):
+    # Adam, because with SGD a regression diverges at learning rates that suit other losses.
     assert_difference_is_rounding(cell_config, f"{TWO_LAYER} {loss} optim=adam", dtype)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_hundred_steps_of_alexnet_part_as_rounding_does(cell_config, dtype):
+def test_a_hundred_steps_of_alexnet_agree_up_to_rounding(cell_config, dtype):
     assert_difference_is_rounding(cell_config, f"{ALEXNET_2012} model.norm=batch optim=adam", dtype)
