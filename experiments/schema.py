@@ -81,7 +81,7 @@ class Cell:
     seed_data: int
 
     def network(self) -> nn.Sequential:
-        """Build the network with torch's default weights; `initialize` draws the cell's."""
+        """Build the network with torch's default weights, which `initialize` then replaces."""
         return self.model.build(self.data.shape, self.objective.n_outputs, self.activation)
 
 

@@ -117,7 +117,7 @@ class ConfigCatalog:
         return composed[group]
 
     def check_key(self, key: str, choices: Mapping[str, str | None]) -> None:
-        """Raise ConfigError if a dotted key does not exist with these options (by group)."""
+        """Raise ConfigError if a dotted key does not exist in the option chosen for its group."""
         group, _, rest = key.partition(".")
         if group not in self.base:
             raise ConfigError(f"{key}: no such key; {self._suggest_key(key)}")

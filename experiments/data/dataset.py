@@ -96,7 +96,7 @@ class Source(Protocol):
         """Number of test images."""
 
     def prepare(self, root: Path, download: bool) -> None:
-        """Verify the files, downloading missing ones if allowed. Do nothing if images are drawn."""
+        """Verify the files, downloading missing ones if allowed. Synthetic images have none."""
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
         """Read files under `root` (downloading them if `download`), or draw images from `seed`."""

@@ -110,7 +110,7 @@ def corrupt_images(
 
 
 def _apportion(counts: Tensor, n: int, rng: torch.Generator) -> list[int]:
-    """Return the number of images of each class; the numbers sum to `n`."""
+    """Return the number of images to choose from each class; the numbers sum to `n`."""
     # Integer arithmetic: in floating point 7/10 of 10 may round down to 6.
     products = counts * n
     quotas = products // counts.sum()

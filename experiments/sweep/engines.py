@@ -164,7 +164,7 @@ def run_trial(configs: Sequence[Mapping[str, Any]], device: str) -> EngineTrial:
 
 
 def _start_cells(configs: Sequence[Mapping[str, Any]], device: str) -> list[TrainSpec]:
-    """Return the cells that can be started. Running the others will report their errors."""
+    """Return the specs of the cells that can be started; the others report their errors later."""
     specs: list[TrainSpec] = []
     for n_remaining, config in zip(reversed(range(len(configs))), configs, strict=True):
         unprobed = {**config, "probe": {**config["probe"], "draws": 0}}
@@ -202,7 +202,7 @@ def _synchronize(device: str) -> None:
 
 
 def _is_batch_invariant(specs: Sequence[TrainSpec]) -> bool:
-    """Return True if reversed order and fewer cells give bit-identical parameters."""
+    """Return True if a reversed and a smaller stack give bit-identical parameters."""
     expected = _params_after_steps(specs)
     reverse = _params_after_steps(specs[::-1])[::-1]
     fewer = _params_after_steps(specs[: len(specs) // 2])

@@ -84,7 +84,7 @@ class _Expander:
         return PlannedCell(config, names, assignment)
 
     def matches(self, assignment: Assignment, pattern: Assignment) -> bool:
-        """Return True if a cell matches each key of an exclusion (one value, or one of a list)."""
+        """Return True if a cell has, for each key of an exclusion, its value or one of its list."""
         choices = self._choices(assignment)
         # Options first: `{model: plain, model.depth: 10}` must not look up two_layer's depth.
         for key, expected in sorted(pattern.items(), key=lambda item: "." in item[0]):

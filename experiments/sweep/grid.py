@@ -19,7 +19,7 @@ Size = Literal["small", "paper"]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a grid: its name, and what each of its values assigns."""
+    """An axis of a grid: its name, and the keys and values that each of its values sets."""
 
     name: str
     values: tuple[Assignment, ...]
@@ -105,7 +105,7 @@ def keys_in_sweep(definition: Mapping[str, Any]) -> set[str]:
 
 
 def _normalize(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a definition with all keys: `fixed` a mapping, the others lists of mappings."""
+    """Return a definition with the mapping `fixed` and the lists `grid` and `exclude`."""
     for key in definition:
         if key not in SWEEP_KEYS:
             raise ConfigError(

@@ -44,7 +44,7 @@ class TrainState:
     step
         Number of steps taken.
     state
-        Parameters, optimizer state and the step of divergence (`training/step.py`).
+        Parameters, optimizer state, step number and step of divergence (`training/step.py`).
     buffers
         Buffers of a user's network.
     losses
@@ -162,7 +162,7 @@ class Checkpointer:
         return self._stopping or now - self._last_save >= self.every
 
     def save(self, checkpoint: CellCheckpoint) -> None:
-        """Replace the file atomically."""
+        """Write the checkpoint atomically, in place of the last one."""
         try:
             atomic_write(self.path, _encode(checkpoint, self._key))
             self.save_error = None

@@ -36,7 +36,7 @@ class Divergence:
 
 
 class DivergenceMonitor:
-    """Reads `failed_at` of all networks without blocking the host.
+    """Reader of the steps at which networks diverged that does not block the host.
 
     A synchronous read makes the host wait for all queued work of a GPU. So the values are copied
     asynchronously and returned by a later call, after the copy has finished. A diverged network is
@@ -53,7 +53,7 @@ class DivergenceMonitor:
         Parameters
         ----------
         failed_at
-            Step at which each network diverged, or `ALIVE` [network].
+            Step at which each network diverged, or `ALIVE`; one value per network.
         wait
             Wait for the device and return the values of this call.
         """
@@ -88,7 +88,10 @@ def diagnose(config: StepConfig, state: NetworkState, batch: Batch) -> Divergenc
 
 @torch.no_grad()
 def forward_fault(config: StepConfig, params: Params, batch: Batch) -> tuple[str, str] | None:
-    """Return the first bad tensor of the forward pass and the reason; None if there is none."""
+    """Return the first non-finite tensor (or too large loss) of the forward pass, and the reason.
+
+    Return None if there is none.
+    """
     tensors: list[tuple[str, Tensor]] = [("input", batch.x)]
 
     def record(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -66,16 +66,16 @@ class Engine(Protocol):
     loaders: list[BatchLoader]  # one per network
 
     def step(self, number: int) -> Tensor:
-        """Take one step; return the losses [network]."""
+        """Take one step; return one loss per network."""
 
     def failed_at(self) -> Tensor:
-        """Return the step at which each network diverged, or `ALIVE` [network]."""
+        """Return for each network the step at which it diverged, or `ALIVE`."""
 
     def state(self, slot: int) -> NetworkState:
         """Return the state of one network."""
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Keep only these networks, renumbered in this order."""
+        """Keep only the networks of these slots, and renumber them in this order."""
 
 
 class SerialEngine:
@@ -89,12 +89,12 @@ class SerialEngine:
         self._state = _first_state(spec)
 
     def step(self, number: int) -> Tensor:
-        """Take one step; return the losses [1]."""
+        """Take one step; return the loss in a tensor of shape [1]."""
         self._state, loss = self._step(self._state, *self.loaders[0].at(number))
         return loss.unsqueeze(0)
 
     def failed_at(self) -> Tensor:
-        """Return the step at which the network diverged, or `ALIVE` [1]."""
+        """Return the step at which the network diverged, or `ALIVE`, in a tensor of shape [1]."""
         failed: Tensor = self._state["failed_at"]
         return failed.unsqueeze(0)
 
@@ -125,13 +125,13 @@ class StackedEngine:
         self._step = stacked_step(specs[0].step)
 
     def step(self, number: int) -> Tensor:
-        """Take one step; return the losses [network]."""
+        """Take one step; return one loss per network."""
         batch = self._batches.at(number)
         self._state, losses = self._step(self._state, *batch, self._numbers)
         return losses[: len(self.loaders)]
 
     def failed_at(self) -> Tensor:
-        """Return the step at which each network diverged, or `ALIVE` [network]."""
+        """Return for each network the step at which it diverged, or `ALIVE`."""
         failed: Tensor = self._state["failed_at"]
         return failed[: len(self.loaders)]
 
@@ -141,7 +141,7 @@ class StackedEngine:
         return state
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Keep only these networks, renumbered in this order."""
+        """Keep only the networks of these slots, and renumber them in this order."""
         padded = self._padding.pad(slots)
         chosen = torch.tensor(padded, device=self.loaders[0].device)
         self._state = tree_map(lambda tensor: tensor[chosen], self._state)
@@ -169,7 +169,7 @@ def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor
 
 
 def varying_numbers(optims: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
-    """Return the numeric options that differ among the optimizers, as tensors [network].
+    """Return the numeric options that differ among the optimizers, one tensor per option.
 
     Examples
     --------

@@ -21,7 +21,7 @@ Indices = Int[Tensor, "image"]
 
 
 class Batch(NamedTuple):
-    """The arguments of a step after its state."""
+    """Input of a training step: images, targets, learning rate and dropout masks."""
 
     x: Tensor
     y: Tensor

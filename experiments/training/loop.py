@@ -196,7 +196,7 @@ class _Network:
         return diagnose(self.spec.step, state, self.loader.at(failed_at))
 
     def last_fault(self, params: Params) -> Divergence | None:
-        """Check the last update by a forward pass on the next batch."""
+        """Return the divergence in a forward pass after the last update; None if there is none."""
         n_steps = self.loader.n_steps
         fault = forward_fault(self.spec.step, params, self.loader.at(n_steps))
         return None if fault is None else Divergence(n_steps, *fault)

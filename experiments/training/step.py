@@ -30,7 +30,7 @@ ALIVE = -1  # `failed_at` of a network that has not diverged
 
 @dataclass(frozen=True)
 class StepConfig:
-    """The arguments of a step that are not tensors."""
+    """The parts of a training step that are not tensors."""
 
     model: nn.Module
     objective: Objective

@@ -30,7 +30,7 @@ STALE_SECONDS = 60.0  # age of another host's lock file after which it is void
 
 @dataclass
 class SweepLock:
-    """A sweep that is locked by this process."""
+    """Lock of a sweep, held by this process."""
 
     path: Path
     launcher: ProcessId

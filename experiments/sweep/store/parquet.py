@@ -133,7 +133,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         pattern = f"{path.parent.parent}/*/{path.name}"
         raise DataError(
             f"{path}: not a readable Parquet file ({error}). To recompute its cells, move "
-            f"{pattern} (all parts of the pack) out of the sweep's folder and run its command again"
+            f"{pattern} (all parts of the pack) out of the sweep's folder and run the sweep again"
         ) from error
 
 

@@ -91,7 +91,7 @@ def _run_pack(job: PackJob, heartbeat: Heartbeat) -> bool:
 
 
 def _code_of_cell(job: PackJob, cell: PackedCell) -> str:
-    """Return the code version that ran a cell, with user modules that changed since launch."""
+    """Return the code version that ran a cell, and user modules that changed since launch."""
     modules = user_modules([cell.config]).items()
     changed = [
         f"+{name}:{digest}" for name, digest in modules if job.modules.get(name, digest) != digest
