@@ -38,7 +38,7 @@ class RunInfo:
 
 
 def run_info(module: str) -> RunInfo:
-    """Return the run info of this process. Call this before measuring, to get the idle load.
+    """Return the run info of this process. Call this before measuring, while the load is low.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ class Clip:
         The option chosen in `conf/clip/`.
     factors
         Factors by layer name; each multiplies the gradients of the layer's weight and bias. 0
-        freezes the layer (except for weight decay). The default of a layer is 1.
+        freezes the layer (except for weight decay). Other layers keep their gradients.
     bias
         Gradient that biases get. `own`: the derivative of the loss. `mean_of_weights`: the mean of
         the gradients of the weights into the same unit (a mistake found in published code).

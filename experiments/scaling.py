@@ -4,9 +4,9 @@ A scaled image is scale * (x - center) / spread + shift. The method computes cen
 the *training* images; `scale` and `shift` are keys of all methods. Images stay uint8 until they
 are batched.
 
-Corrupted values get no special treatment: one NaN among the training images makes the inputs of
-`standardize`, `per_feature_minmax` and `pixel_mean` NaN in its channel or pixel, and an outlier
-compresses the range of all other values.
+Corrupted values get no special treatment: one NaN among the training images makes all images NaN in
+its channel (`standardize`) or pixel (`per_feature_minmax`, `pixel_mean`), and an outlier compresses
+the range of all other values.
 """
 
 from __future__ import annotations

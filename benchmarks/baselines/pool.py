@@ -1,4 +1,4 @@
-"""The same cells in a pool of one-thread processes, without configs and stored results.
+"""The cells of `baselines/mnist.py` in a pool of one-thread processes; stores no results.
 
 Each worker reads and normalizes the data once. The training step is plain PyTorch, without the
 optimizations of `experiments/training/cpu_performance.py`.

@@ -44,7 +44,8 @@ class Comparison:
     Parameters
     ----------
     differences
-        The check passes if all of them pass. Without differences it is an error, unless `refused`.
+        The check passes if all of them pass. Its status is `error` if there are none, unless
+        `refused` is set.
     detail
         Additional information.
     refused

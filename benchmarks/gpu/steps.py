@@ -35,7 +35,7 @@ def step_checks(device: torch.device, every_dtype: bool) -> Iterator[Check]:
     Parameters
     ----------
     device
-        Compared with the CPU.
+        Device to check against the CPU.
     every_dtype
         Check every option in every dtype and in TF32. False: options only in float32.
     """

@@ -22,7 +22,7 @@ STROKE = 1.5  # half the width of a line, in pixels
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Stationary Gaussian fields with periodic boundaries, labelled by a random linear teacher.
+    """Stationary Gaussian fields with periodic boundaries, labelled by random linear functions.
 
     Each pixel is N(mean, std^2). Two pixels of a channel at distance (dy, dx) have correlation
     c(dy) * c(dx), with c from `correlation`. Channels are independent.
@@ -76,7 +76,7 @@ class Gaussian:
         """Do nothing: there are no files."""
 
     def load(self, root: Path, download: bool, seed: int) -> Dataset:
-        """Draw the images and the teacher from `seed`."""
+        """Draw the images and the functions that label them (the teacher) from `seed`."""
         teacher = _normal(
             make_generator("gaussian teacher", seed), self.n_classes or 1, *self.shape
         )
@@ -133,10 +133,10 @@ def correlation(side: int, length: float) -> Float64[Tensor, " lag"]:
 def correlate(
     white: Float[Tensor, "*any side side"], length: float
 ) -> Float[Tensor, "*any side side"]:
-    """Filter white noise of variance 1 into a field with correlation `correlation`, by FFT.
+    """Filter white noise of variance 1, by FFT, into a field with the correlation of `correlation`.
 
-    The power spectrum of the field is the transform of its covariance (Wiener-Khinchin). Its
-    square root is the gain of the filter. The variance stays 1.
+    The power spectrum of the field is the Fourier transform of its covariance (Wiener-Khinchin).
+    Its square root is the gain of the filter. The variance stays 1.
     """
     side = white.shape[-1]
     # A power spectrum is non-negative, but rounding may give small negative values.

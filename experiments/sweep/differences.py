@@ -100,7 +100,7 @@ def short_labels(assignments: Mapping[str, Row]) -> dict[str, str]:
     Returns
     -------
     dict
-        Labels by cell id. The label of a cell that equals all others is its id.
+        Labels by cell id. The label of a cell that sets no varying key is its id.
 
     Examples
     --------

@@ -26,7 +26,7 @@ COMPARED_STEPS = 2  # the second step also depends on the update of the first
 
 @dataclass(frozen=True)
 class EngineDecisions:
-    """The engine of each group.
+    """The engine of each group of similar cells (cells with the same `pack_key`).
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ def time_engines(
     groups
         Cells by `pack_key`.
     runner, device
-        Runner and device that take the steps.
+        Runner and device on which the steps are timed.
     heartbeat
         Called before each group.
     """

@@ -109,7 +109,7 @@ class PackJob:
     cell_seconds
         Time limit of a cell, enforced by the worker. None: the worker enforces none.
     exit_on_oom
-        End the process after it runs out of memory, so that the next cell starts with all of it
+        End the process after it runs out of memory, so that the next cell starts with all memory
         free. The launcher finalizes the journal.
     checkpoint_seconds
         Seconds between two checkpoints of a cell. None disables them.

@@ -48,7 +48,7 @@ class TrainState:
     buffers
         Buffers of a user's network.
     losses
-        Loss of each step [step].
+        Loss of each step so far.
     curves
         Columns of the `curves` table so far: evaluations on the test set.
     seconds

@@ -48,7 +48,7 @@ class DivergenceMonitor:
         self._copied: torch.cuda.Event | None = None
 
     def read(self, failed_at: Tensor, wait: bool = False) -> list[int] | None:
-        """Return the values, possibly those of an earlier call; None if no copy has finished.
+        """Return `failed_at` as a list (possibly that of an earlier call); None if none was copied yet.
 
         Parameters
         ----------

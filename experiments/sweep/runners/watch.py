@@ -20,7 +20,7 @@ GRACE_SECONDS = 2.0
 
 @dataclass
 class PackWatch:
-    """Watch of one pack by its journal.
+    """Watcher of the worker that runs a pack, by the pack's journal.
 
     Parameters
     ----------

@@ -15,10 +15,11 @@ CellSeconds = Callable[[str], float]
 def estimate_cell_seconds(
     results: Mapping[str, Result], kinds: Mapping[str, str]
 ) -> tuple[CellSeconds, bool]:
-    """Estimate the time of a cell: the median of its kind, or of all cells if its kind is new.
+    """Estimate the time of a cell from the times of finished cells.
 
-    Returns the estimate as a function of the cell id, and True if any cell was measured. If none
-    was, the estimate of every cell is 1 s.
+    The estimate is the median over cells of the same kind (`kinds`: pack key by cell id) or, if
+    there are none, over all cells. Returns the estimate as a function of the cell id, and True if
+    any cell was measured. If none was, the estimate of every cell is 1 s.
     """
     timings: dict[str, list[float]] = {}
     for cell_id, result in results.items():

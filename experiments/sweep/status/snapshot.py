@@ -66,7 +66,8 @@ class StartedCell:
     first_seen
         Time when it was first read from the journal, by the monotonic clock.
     seen_at_start
-        True if the previous poll did not show it yet, so that `first_seen` is about its start.
+        True if an earlier poll did not show it, so that `first_seen` is about its start. False if
+        the first poll showed it.
     """
 
     cell_id: str

@@ -39,7 +39,7 @@ FIELD_COUNTS = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}
 
 @dataclass(frozen=True)
 class Event:
-    """A committed line without its payload: `kind` is `start`, `at`, `done` or `note`.
+    """A committed line of a journal, without payload: `kind` is `start`, `at`, `done` or `note`.
 
     `value` is the attempt, the fraction of steps done, the outcome, or the text of the note (which
     has no cell id).

@@ -156,7 +156,7 @@ def read_pack(
 
 
 def read_verified(pack: StoredPack, name: str) -> bytes:
-    """Read a pack's part of another table than `cells`, and verify its checksum.
+    """Read a pack's part of a table other than `cells`, and verify its checksum.
 
     Raises
     ------
@@ -196,8 +196,9 @@ def _stable_listing(folder: SweepFolder) -> tuple[Listing, set[str]]:
     """List the files of each table, and the stems of packs that are being written.
 
     While files are added and removed, one listing may show neither a part nor its replacement. So
-    list again until two listings agree. For a pack that is being written, list the detail tables
-    first, then the journals, then `cells`: the reverse of the order in which they are written.
+    list again until two listings agree. List the detail tables first, then the journals, then
+    `cells`: a journal is deleted only after `cells` is written, so that each listed detail part
+    has a listed journal or a listed part in `cells`.
     """
     previous = None
     for _ in range(ATTEMPTS):

@@ -13,7 +13,7 @@ def start_server() -> None:
     """Start the fork server unless it runs; it imports the code while this process plans.
 
     The resource tracker starts first, because Python unblocks SIGINT when it starts the tracker. If
-    the fork server started the tracker, this would happen within `defer_interrupts`. The tracker
+    the fork server started it, SIGINT would be unblocked within `defer_interrupts`. The tracker
     itself ignores SIGINT and SIGTERM; it inherits a mask that blocks SIGHUP.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
