@@ -68,7 +68,7 @@ def run_sweep(
     Warns
     -----
     FaninWarning
-        Some cells failed. The column `outcome` of the table `cells` gives the reasons.
+        Some cells failed. The column `outcome_reason` of the table `cells` gives the reasons.
 
     Examples
     --------

@@ -74,7 +74,7 @@ def cell_times(
 
 
 class CostEstimator:
-    """Estimator of the seconds that cells take. It counts each network once."""
+    """Estimator of the seconds that cells take; cells of the same sizes share an estimate."""
 
     def __init__(self) -> None:
         self._cached: dict[str, float] = {}
@@ -99,7 +99,7 @@ def estimate_seconds(cell: Cell) -> float:
 
 
 def _forward_flops(cell: Cell) -> float:
-    """Count two operations for each weight that a unit reads at a position."""
+    """Return the operations of one image's forward pass: two per input of a unit and position."""
     flops = 0.0
 
     def count(_name: str, module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -129,7 +129,7 @@ def launch(
 
 
 def _submit(request: Request, plan: Plan, lock: SweepLock, console: Console) -> int:
-    """Submit the packs of a plan, or with `sweep.pilot=true` first its pilot cells."""
+    """Submit a plan's packs; with `sweep.pilot=true`, only the pilot cells of untried groups."""
     assert isinstance(request.runner, DetachedRunner)
     if request.settings.pilot and plan.untried:
         show_pilot(console, plan)

@@ -48,7 +48,7 @@ class DivergenceMonitor:
         self._copied: torch.cuda.Event | None = None
 
     def read(self, failed_at: Tensor, wait: bool = False) -> list[int] | None:
-        """Return `failed_at` as a list (possibly that of an earlier call); None if none was copied yet.
+        """Return `failed_at` as a list, or that of the last finished copy; None if there is none.
 
         Parameters
         ----------

@@ -13,7 +13,7 @@ DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is for its driver and the allo
 
 
 def devices(requested: str) -> list[str]:
-    """Return the names of the devices that workers use in turn.
+    """Return the names of the devices among which workers are divided.
 
     Raises
     ------

@@ -46,8 +46,7 @@ class LocalRunner:
     device
         `auto`, `cpu`, `cuda` or `cuda:N`.
     pack_cells
-        Maximum number of cells in a pack; the death of a worker costs one of them. None: chosen by
-        the time that cells take.
+        Maximum number of cells in a pack. None: chosen by the time that cells take.
     cell_seconds
         Time limit of a cell, after which its worker is killed. None: no limit.
     memory_gb
@@ -234,7 +233,7 @@ def _make_pool(config: PoolConfig, workers: int) -> ProcessPool:
 def _remaining_packs(
     folder: SweepFolder, job: PackJob, watch: PackWatch, future: Future[None]
 ) -> list[Pack]:
-    """Return the packs of the cells that a pack left unfinished."""
+    """Return packs of the cells that the worker of a pack left unfinished."""
     if future.cancelled():
         return handle_worker_death(folder, job, "killed", EXITED)
     error = future.exception()

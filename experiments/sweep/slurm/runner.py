@@ -31,8 +31,8 @@ class SlurmRunner:
     Parameters
     ----------
     workers
-        Number of worker processes of a job; they use its GPUs in turn. None: one per core, or one
-        per GPU.
+        Number of worker processes of a job, divided equally among its GPUs. None: one per core, or
+        one per GPU.
     device
         Device that workers compute on: `auto`, `cpu` or `cuda`.
     pack_cells
