@@ -1,4 +1,4 @@
-"""A stand-in for `run_pack` that records the device and process of each pack, on no real device."""
+"""Stand-in for `run_pack`: records the device and process of each pack, without a real device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.sweep.types import PackJob
 
 
 def record_device(job: PackJob) -> None:
-    """Create a lock file of the job's device while the pack runs; fail if there is one.
+    """Create a lock file of the job's device while the pack runs; fail if it exists already.
 
     A pack of `n` seconds waits until `n` other packs have ended.
     """
