@@ -87,7 +87,7 @@ class FileSet:
 def read(files: FileSet, root: Path, download: bool) -> dict[str, bytes]:
     """Return the verified, decompressed content of all files, by name.
 
-    Of each file, only the first copy found is used, even if it is damaged.
+    Of each file, only the first copy found is read; if it is damaged, no other is searched for.
 
     Raises
     ------
