@@ -19,7 +19,7 @@ UNBOUNDED = 10_000  # characters
 
 
 def plain_console() -> Console:
-    """Return a console that never truncates and ignores markup, because labels hold brackets."""
+    """Return a console that never truncates and ignores markup, because labels have brackets."""
     return BrokenPipeConsole(markup=False, emoji=False, highlight=False, width=UNBOUNDED)
 
 

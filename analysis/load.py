@@ -33,7 +33,7 @@ class Results:
     cells, layers, histograms, tensors, curves
         Tables that the sweep writes; empty until the first pack ends.
     predictions
-        Predictions that `analysis.check` writes; empty before.
+        Predictions that commands such as `fanin check` have stored; empty if there are none.
     """
 
     folder: SweepFolder

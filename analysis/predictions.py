@@ -88,7 +88,7 @@ def predict_settings(
     on_predicted
         Called after each setting.
     keep_others
-        Keep stored predictions of other settings, for callers that predict only some of a sweep.
+        Keep stored predictions of other settings. Set it if `settings` is only a part of the sweep.
 
     Returns
     -------

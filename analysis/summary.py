@@ -1,4 +1,4 @@
-"""Summary of a sweep in at most eight sentences; the first three say what was found."""
+"""Summary of a sweep in a few sentences; the first three say what was found."""
 
 from __future__ import annotations
 

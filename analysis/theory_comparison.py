@@ -89,7 +89,7 @@ def layer_table(
     Returns
     -------
     pandas.DataFrame
-        `layer`, `layer_name`, `draws` (how many), `measured` (mean over draws), `se` (its standard
+        `layer`, `layer_name`, `draws` (number), `measured` (mean over draws), `se` (its standard
         error), and per theory its prediction (column THEORY) and `measured/THEORY`, NaN where the
         theory has no prediction.
     """

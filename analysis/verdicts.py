@@ -144,8 +144,8 @@ def count_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Indexed by `setting`: the number of layers with each verdict; `simulated`, how many of those
-        that agree are compared with a simulated prediction; and `outcome`:
+        Indexed by `setting`: the number of layers with each verdict; `simulated`, the number of
+        layers that agree with a simulated prediction; and `outcome`:
 
         - `disagrees`: some layer disagrees;
         - `not_tested`: no layer was tested;

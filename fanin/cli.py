@@ -1,4 +1,4 @@
-"""The command `fanin`: lists the commands, and starts the module of one.
+"""The command `fanin`: lists the commands, or starts the module of a command.
 
 Modules are started by name, so this package does not import `experiments` or `analysis`.
 """
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command of `fanin`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or any(flag in arguments for flag in (*HELP_FLAGS, "--version")):
-        # Let `| head` end the process, instead of an error in the middle of a print.
+        # If the output is piped to a program that ends first (`| head`), end without a traceback.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     name, *rest = arguments or HELP_FLAGS[:1]
     try:

@@ -19,7 +19,7 @@ class Command:
     summary
         Purpose in one line.
     examples
-        Arguments of examples, and what each of them does.
+        Arguments and purpose of each example.
     first, last
         Arguments that are added before and after those of the user.
     is_hydra
@@ -85,14 +85,20 @@ COMMANDS_BY_TASK = {
         "compact": Command(
             "experiments.compact",
             "merge a sweep's part files into fewer, larger ones",
-            (("NAME", "merge the files of results/NAME"), ("NAME --results DIR", "of DIR/NAME")),
+            (
+                ("NAME", "merge the files of results/NAME"),
+                ("NAME --results DIR", "merge the files of DIR/NAME"),
+            ),
         ),
         "data": Command(
             "experiments.datasets",
             "download data sets, for example on a login node",
             (
                 ("fetch cifar10", "download CIFAR-10 to ~/.cache/fanin"),
-                ("fetch mnist cifar10 --root /scratch/data", "two data sets to another folder"),
+                (
+                    "fetch mnist cifar10 --root /scratch/data",
+                    "download two data sets to another folder",
+                ),
             ),
         ),
     },
@@ -107,7 +113,10 @@ COMMANDS_BY_TASK = {
             "compare inits (or other settings) by accuracy or loss",
             (
                 ("NAME --by init --metric test_accuracy", "compare inits by test accuracy"),
-                ("NAME --by init --within activation", "separately for each activation"),
+                (
+                    "NAME --by init --within activation",
+                    "compare them separately for each activation",
+                ),
             ),
         ),
         "figures": Command(

@@ -23,7 +23,7 @@ BASH = """\
 _fanin() {
     local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" prefix=""
     local word="${line##* }"
-    # bash completes the part after the last "=", unless "=" does not break words.
+    # If COMP_WORDBREAKS contains "=" (bash's default), bash completes only the part after the "=".
     [[ $COMP_WORDBREAKS == *=* ]] && prefix="${word%"${word##*=}"}"
     COMPREPLY=($(fanin --complete "$line" 2>/dev/null))
     COMPREPLY=("${COMPREPLY[@]#"$prefix"}")

@@ -46,7 +46,7 @@ def read_trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
     records = list(read_plan(results.folder).values())
     axis_values = varying_values(records)
     by, tuned, within = resolve_axes(axis_values, spec)
-    # The probe does not change training, so it makes a setting only if `within` names it.
+    # The probe does not change training, so its keys define settings only if `within` names them.
     setting_keys = [
         key
         for key in axis_values.columns

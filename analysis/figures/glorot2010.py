@@ -41,7 +41,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     criterion
         Bounds on the ratio of two standard deviations: that of the layer that the signal reaches
         last, divided by that of the layer that it reaches first. `uneven`: upper bound for the
-        standard init. `even`: lower bound for the normalized.
+        standard init. `even`: lower bound for the normalized init.
     """
     if results.layers.empty or results.histograms.empty:
         raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")

@@ -40,9 +40,10 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     results
         Results of the sweep `hanin2018`.
     criterion
-        `se`: allowed deviation of the mean from 1 under He, in standard errors. `factor`: allowed
-        factor between Var[log M] and 5 beta, and between widths. `misses`: smallest factor by which
-        the mean must decrease under the other inits.
+        `se`: allowed deviation of the mean from 1 with He init, in standard errors. `factor`:
+        allowed factor between Var[log M] (M: normalized squared length) and 5 beta (beta: sum of
+        1 / width over the layers), and between widths. `misses`: smallest factor by which the mean
+        must decrease with the other inits.
     """
     lengths = _lengths(results)
     if lengths.empty:
@@ -68,7 +69,7 @@ def _lengths(results: Results) -> pd.DataFrame:
     layers = select(results.layers, quantity="act_m2", image=-1)
     layers = layers.merge(results.cells[["cell_id", "init", "model.width", "model.depth"]])
     layers = layers[(layers["layer"] > 0) & (layers["layer"] < layers["model.depth"])]
-    # Under He the mean of the first layer is the second moment of the input, the same in all cells.
+    # With He init, the mean of the first layer is the input's second moment, equal in all cells.
     first = select(layers, layer=1, init="he_normal")["value"].mean()
     return pd.DataFrame(
         {

@@ -48,9 +48,10 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     results
         Results of the sweep `lewkowycz2020`.
     criterion
-        Ranges in units of 1 / lambda_0: `onset`, for the smallest learning rate at which the loss
-        of a network rises (mean squared error), and `linear`, for the smallest at which the linear
-        network diverges. `first_steps`: number of steps in which a rise counts.
+        Ranges in units of 1 / lambda_0 (lambda_0: largest Hessian eigenvalue at initialization):
+        `onset`, for the smallest learning rate at which the mean squared error of a network rises,
+        and `linear`, for the smallest at which the linear network diverges. `first_steps`: number
+        of steps in which a rise counts.
     """
     regimes = _regimes(results, int(criterion["first_steps"]))
     if regimes.empty:

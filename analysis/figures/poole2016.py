@@ -77,7 +77,7 @@ def next_layer(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a layer's squared length and correlation from those of the previous layer.
 
-    The length and correlation maps of Poole et al. 2016, eqs 3 to 5.
+    These are the length and correlation maps of Poole et al. 2016, eqs 3 to 5.
 
     Parameters
     ----------

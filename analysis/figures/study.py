@@ -4,7 +4,7 @@ A sweep with a `source` key in its YAML needs a module of the same name in this 
 
     study(results: Results, criterion: Mapping[str, Any]) -> Study
 
-`criterion` is the sweep's `criterion` key. The study decides by it which claims hold.
+`criterion` is the sweep's `criterion` key, by which the study decides which claims hold.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def study_factory(results: Results) -> Callable[[], Study] | None:
 
 
 def launch_record(results: Results) -> dict[str, Any]:
-    """Read the record of a sweep's first launch, with `source` and `criterion` as of then.
+    """Read the record of a sweep's first launch, with `source` and `criterion` at that time.
 
     A record that is damaged, for example because the file was truncated, is skipped.
     """

@@ -31,7 +31,7 @@ ToolResult = list[float] | str
 
 
 def install_hint(venv: str) -> str:
-    """Return a message with the commands that install the other tools."""
+    """Return a message with the commands that install anyinit and neural-tangents."""
     return (
         f"anyinit and neural-tangents are not installed in {venv}, so the tables lack them. To "
         f"install them:\n  python3 -m venv {venv}\n"
@@ -124,7 +124,7 @@ def _described(name: str, module: nn.Module, scalars: ScalarMoments | None) -> d
 
 def _weights(module: nn.Linear | nn.Conv2d, scalars: ScalarMoments | None) -> dict[str, Any]:
     if scalars is None:
-        raise FaninError("a weight layer without moments")
+        raise FaninError("a weight layer has no declared moments")
     return {
         "fan_in": WeightShape.of(module).fan_in,
         "weight_mean": scalars.weight_mean,

@@ -53,7 +53,8 @@ class CaseResult:
     predicted
         Rows of the `predictions` table for the image.
     tools
-        By tool: one `preact_m2` per weight layer, or the reason for having none.
+        Predictions of anyinit and neural-tangents, by name: one `preact_m2` per weight layer, or
+        the reason for having none.
     """
 
     case: NetworkCase
@@ -136,7 +137,7 @@ def compare(case: NetworkCase, draws: int, root: str, venv: str = VENV) -> CaseR
 
 
 def compare_anyinit_init(draws: int, root: str, venv: str = VENV) -> CaseResult | None:
-    """Compare the theories on a network with anyinit's own init; None if it is not installed."""
+    """Compare the theories on a network with anyinit's own init; None without anyinit."""
     image = ANYINIT_CASE.image(root)
     network = ANYINIT_CASE.network(image)
     moments = ANYINIT_CASE.moments(network)

@@ -60,7 +60,7 @@ MEAN = -1  # `image` of the mean over the probe set
 
 @dataclass(frozen=True)
 class Measured:
-    """One setting: its comparison for each error of its layer, with all measured draws.
+    """Comparisons of one setting, one for each error of the weight variance of one layer.
 
     Attributes
     ----------
@@ -71,7 +71,8 @@ class Measured:
     layer_name
         Its name.
     comparisons
-        By relative error. The prediction is always that of the correct variance.
+        By relative error of the variance, with all measured draws. The prediction is always that of
+        the correct variance.
     """
 
     pool: int

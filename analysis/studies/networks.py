@@ -82,7 +82,7 @@ class NetworkCase:
 
 
 def tanh_pooled(shape: ImageShape) -> nn.Sequential:
-    """Build three padded convolutions of 64 channels with average-pooling, tanh.
+    """Build three padded convolutions of 64 channels with tanh, average-pooling and a linear layer.
 
     Examples
     --------

@@ -38,7 +38,7 @@ def predict_anyinit(net: dict[str, Any]) -> list[float]:
     weights = [layer for layer in net["layers"] if layer["kind"] in WEIGHT_LAYERS]
     scales = [layer["fan_in"] * layer["weight_var"] for layer in weights]
     if max(scales[:-1]) > 1.001 * min(scales[:-1]):
-        raise Unsupported("one gain per activation function")
+        raise Unsupported("hidden layers with different gains not supported")
     (activation,) = {a for a in _kinds(net["layers"]) if a in ("relu", "tanh")}
     report = anyinit.initialize(
         _torch_net(net["layers"]),

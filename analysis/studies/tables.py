@@ -130,7 +130,7 @@ def claims_table(study: Study) -> str:
 
 
 def count_holding(study: Study) -> str:
-    """Return how many of the decided claims hold, and how many claims are undecided."""
+    """Return a text: the number of decided claims that hold, and the number of undecided claims."""
     tested = [result.holds for result in study.claim_results if result.holds is not None]
     undecided = sum(result.undecided for result in study.claim_results)
     return f"{sum(tested)} of {len(tested)}" + (f", {undecided} undecided" if undecided else "")

@@ -189,7 +189,7 @@ class TruncatedNormal:
 def _standard_moments(low: float, high: float, width: float) -> tuple[float, float]:
     """Return mean and variance of a standard normal truncated to [low, high = low + width].
 
-    Gauss-Legendre quadrature over the distance t from the mode. The textbook formula, 1 + (low
+    This is Gauss-Legendre quadrature over the distance t from the mode. The usual formula, 1 + (low
     phi(low) - high phi(high)) / Z - ..., loses all digits of a small variance: in far tails and
     for bounds that are close together.
     """

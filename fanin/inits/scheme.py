@@ -53,10 +53,9 @@ class LayerContext:
 class GaussianScheme:
     """Base class of schemes with independent Gaussian weights.
 
-    `moments` returns their mean and variance.
-
-    Draws are float64 on the CPU, so one seed gives the same weights for every dtype and device,
-    except for the final rounding.
+    A subclass defines their mean and variance in the method `moments`. Draws are float64 on the
+    CPU, so one seed gives the same weights for every dtype and device, except for the final
+    rounding.
     """
 
     def moments(self, weight: WeightShape) -> Moments:
@@ -73,9 +72,8 @@ class GaussianScheme:
 class UniformScheme:
     """Base class of schemes with independent uniform weights.
 
-    `moments` returns their mean and variance.
-
-    The weights lie within sqrt(3 var) of the mean.
+    A subclass defines their mean and variance in the method `moments`. The weights lie within
+    sqrt(3 var) of the mean.
     """
 
     def moments(self, weight: WeightShape) -> Moments:

@@ -67,7 +67,7 @@ def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | Non
 
 
 class LocalResponseNorm(nn.Module):
-    r"""Local response normalization: divides each channel by a power of nearby channels' squares.
+    r"""Local response normalization: divides each channel by a power of a sum over neighbours.
 
     .. math:: b_i = a_i \Big/ \Big(k + \alpha \sum_{j=i-n/2}^{i+n/2} a_j^2\Big)^\beta
 

@@ -15,12 +15,12 @@ The verdicts, in the order in which they are decided:
     significantly from 1, by less than the margin; `p_holm` has the p-value.
 `disagrees`
     The ratio differs significantly from 1, after Holm's correction over all tests, and is not shown
-    to lie within the margin. Or both hold for the step, the ratio of this layer's moment to that of
-    the layer before.
+    to lie within the margin. The same verdict is given if both are true of the step instead (the
+    ratio of this layer's moment to that of the layer before).
 `undecided`
     Neither. `draws_needed` estimates how many draws would decide.
 `not_tested`
-    There was nothing to test: see `kind`.
+    There was nothing to test; the column `kind` gives the reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROUNDING = 1e-5
 # Square of float32's rounding error at 1, 2^-24. If a predicted mean square is below it, the
 # derivative of a saturated activation may be exactly 0 in float32.
 UNDERFLOW = 2.0**-48
-PREDICTED_DRAWS = 64  # a theory that draws networks draws at least so many
+PREDICTED_DRAWS = 64  # smallest number of networks that theory `finite_width` draws
 
 
 def verdicts(

@@ -27,7 +27,7 @@ class Coverage:
     draws, cells
         Number of draws and cells.
     expected
-        Fraction expected from a right prediction: 95 %, or more if some moments can be 0.
+        Expected fraction if the prediction is right: 95 %, or more if some moments can be 0.
     """
 
     share: float

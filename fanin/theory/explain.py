@@ -67,9 +67,8 @@ class Explanation:
         previous layer in the same direction).
     ends
         Columns `quantity`, `layer`, `layer_name`, `he`, `measured` (geometric mean over the draws
-        that are not 0)
-        and `log_se` (standard error of log `measured`). The product of all factors is
-        `measured` / `he`.
+        that are not 0) and `log_se` (standard error of log `measured`). The product of all factors
+        is `measured` / `he`.
     draws
         Number of measured draws.
     width_method
@@ -261,7 +260,7 @@ def _log_predictions(
     seed: int,
     layer_kinds: Sequence[LayerKind],
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], str]:
-    """Return log predictions and their errors, [layer, step], by quantity, and the last method.
+    """Return log predictions and standard errors [layer, step] by quantity, and the last method.
 
     The first column is `he`.
     """

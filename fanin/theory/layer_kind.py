@@ -184,7 +184,7 @@ class LayerKind:
     """Rules for one kind of module between two weight layers.
 
     A theory that needs a missing rule raises `UnpredictableLayer`. A rule may raise
-    `UnsupportedModule` to the same effect.
+    `UnsupportedModule`, which has the same effect.
 
     Attributes
     ----------

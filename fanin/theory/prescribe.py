@@ -271,7 +271,7 @@ class Certified:
         `forward` keeps E[y^2] constant, `backward` the E[d^2] of the cotangents, `both` uses the
         geometric mean of the two gains.
     images
-        Number of calibration images to use, from the first on.
+        Number of calibration images to use, counted from the first.
     """
 
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

@@ -18,14 +18,17 @@ CLAIM = (
 
 
 def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test the report's claims and the predictions of one filter in closed form.
+    """Test the claims of the report, and the closed-form predictions for a network with one filter.
+
+    The report (docs/questions/dying_relu.md) describes a network that is trained on two images, a
+    circle and a cross. After one step on the cross, its feature maps are 0 everywhere (black).
 
     Parameters
     ----------
     results
         Results of the sweep `dying_relu`.
     criterion
-        `filter`, `circle`, `cross`: the report's numbers. `factor`: allowed factor between a
+        `filter`, `circle`, `cross`: numbers of the report. `factor`: allowed factor between a
         measured filter or curvature and its claimed value. `boundary`: allowed factor between the
         measured and the predicted learning rate above which one step makes the maps black.
     """

@@ -115,7 +115,10 @@ class SweepCells:
         return self._theories[cell_id]
 
     def killing_rate(self, cell_id: str) -> float:
-        """Predict the smallest learning rate whose first step on the cross makes maps black."""
+        """Predict the smallest learning rate at which the first step on the cross makes maps black.
+
+        A map is black if it is 0 at every position.
+        """
         cell, theory, labels = self.cell(cell_id), self.theory(cell_id), self.labels(cell_id)
         if cell.train.batch_size == len(labels):
             logit_gradients = theory.logit_gradients(labels.double())
@@ -125,7 +128,10 @@ class SweepCells:
         return theory.killing_rate(logit_gradients, cell.clip.bias) / factor
 
     def max_curvature(self, cell_id: str) -> float:
-        """Return the largest curvature of logistic regression on the two images, at p = 1/2."""
+        """Return the curvature of logistic regression on the two images where it is largest.
+
+        That is at predicted probabilities of 1/2.
+        """
         cell = self.cell(cell_id)
         images = probe_images(cell, *prepared(cell, CPU)).double().flatten(1)
         return float(torch.linalg.eigvalsh(images @ images.T)[-1]) / (4 * len(images))
@@ -312,7 +318,7 @@ class SingleFilterTheory:
         return self.feature_map @ self.feature_map.T + variance_part
 
     def curvature_ratio(self) -> float:
-        """Return the curvature of the filter over that of the linear layer, mean over images.
+        """Return the curvature of the filter divided by that of the linear layer, mean over images.
 
         The ratio is about (number of positions) / (weights of the filter) if the mean of the
         weights dominates. It is 1 if that mean is 0, because the variance part is equal in both

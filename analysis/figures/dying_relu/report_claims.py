@@ -1,4 +1,4 @@
-"""Claims of the report on the network after its first step on the cross."""
+"""Claims of the report (docs/questions/dying_relu.md) on the network after one training step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.figures.study import ClaimResult
 
 
 def report_claims(cells: SweepCells, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    """Test the report's statements on the network after the first step on the cross."""
+    """Test the report's statements on the network after the first step on the image of a cross."""
     report = cells.part("report")
     yield ClaimResult(
         "feature maps of both images after the first step on the cross, learning rate 1",

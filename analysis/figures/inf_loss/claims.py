@@ -114,9 +114,9 @@ def unit_spreads(results: Results) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `start` (init), `activation`; `spread`: standard deviation over the units / root mean
-        square, largest over hidden layers and probe images (0 if all pre-activations are 0);
-        `weights_zero`: True if all weights are 0; `accuracy`, `steps`.
+        `start` (init), `activation`; `spread`: standard deviation of the pre-activations over the
+        units / their root mean square, largest over hidden layers and probe images (0 if all
+        pre-activations are 0); `weights_zero`: True if all weights are 0; `accuracy`, `steps`.
     """
     cells, layers = part_cells(results, "symmetry"), results.layers
     rows = []

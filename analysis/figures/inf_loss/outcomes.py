@@ -192,7 +192,10 @@ def _brackets(
 
 
 def by_clip(results: Results) -> pd.DataFrame:
-    """Return the first bad step under each clip option, for settings that ran with all options."""
+    """Return the first step with an inf or NaN loss by clip option.
+
+    Only settings that ran with all clip options are included.
+    """
     parts = [
         part_cells(results, part) for part in ("settings", "clipped", "bad data", "regression")
     ]
@@ -285,7 +288,10 @@ def _lr_times_curvature(results: Results, cells: pd.DataFrame) -> np.ndarray:
 
 
 def regression_figure(results: Results) -> Figure:
-    """Draw the first bad step by learning rate and input scale: columns by clip, rows by target."""
+    """Draw the first step with an inf or NaN loss by learning rate and input scale.
+
+    Columns differ in clipping, rows in the target.
+    """
     cells = part_cells(results, "regression")
     cells = cells[cells["train.dtype"] == "float32"]
     figure = Figure(figsize=REGRESSION_SIZE, layout="constrained")

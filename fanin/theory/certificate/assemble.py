@@ -223,7 +223,7 @@ def layer_depth_scales(
 
 
 def _activation(stage: Stage) -> Function | None:
-    """Return the composition of the elementwise modules of a stage, or None without any."""
+    """Return the composition of the elementwise modules of a stage; None if there are none."""
     layers = [layer for layer in stage.after if layer.kind.scalar is not unchanged]
     functions = [function for layer in layers if (function := elementwise(layer.module))]
     if not functions:
@@ -238,7 +238,7 @@ def _activation(stage: Stage) -> Function | None:
 
 
 def _activation_name(stage: Stage) -> str:
-    """Return the type of the first elementwise module of a stage, or "" without any."""
+    """Return the type of the first elementwise module of a stage; "" if there is none."""
     names = (
         type(layer.module).__name__
         for layer in stage.after

@@ -87,7 +87,7 @@ class Certificate:
         Measured draws, with columns `draw`, `image`, `layer`, `layer_name`, `quantity`, `value`;
         empty without measurement.
     unpredicted
-        By name of each layer without a formula, the reason; empty without `restart`.
+        Reason for each layer without a formula, by layer name; empty without `restart`.
     sharpness
         Largest Hessian eigenvalue of one draw by layer, and for the whole network under the key
         ""; empty unless requested.

@@ -257,7 +257,7 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
             yield _verdict(
                 *(layer, "depth-unstable", "log_sensitivity", amplified, limits.max_sensitivity),
                 "a deviation of 1 % in the signal of the first layer becomes one of"
-                f" {amplified:.2g} % in its output",
+                f" {amplified:.2g} % in this layer's output",
                 "the scale of the signal differs between seeds, so some runs train and others do"
                 " not",
                 Remedy(

@@ -21,7 +21,7 @@ METHOD_TEXTS = {
 
 
 def method_notes(layers: Sequence[LayerCertificate]) -> list[str]:
-    """Name the method of the intervals, and say what a simulated one is worth."""
+    """Name the method of the intervals; say that simulated ones test no theory."""
     names: dict[str, list[str]] = {}
     for layer in layers:
         if layer.interval is not None:
@@ -38,7 +38,7 @@ def method_notes(layers: Sequence[LayerCertificate]) -> list[str]:
 
 
 def zero_notes(layers: Sequence[LayerCertificate]) -> list[str]:
-    """Say in which share of draws a moment is exactly 0, for example because a layer is dead."""
+    """State the fraction of draws in which a moment is exactly 0, for example in a dead layer."""
     notes = []
     for quantity, symbol in SYMBOLS.items():
         names: dict[str, list[str]] = {}

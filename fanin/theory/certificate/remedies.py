@@ -30,7 +30,7 @@ class Remedy:
     torch_code
         A line of PyTorch code, in terms of `model`, `images` and `nn`; "" if there is none.
     override
-        Override of `experiments.run` for a model from a config; "" if there is none.
+        Override of `fanin run` for a model from a config; "" if there is none.
     """
 
     text: str

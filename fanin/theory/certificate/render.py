@@ -85,7 +85,7 @@ def print_certificate(
     verbose
         Also print the table of all predicted moments, with the names of the theories.
     from_config
-        Print the overrides of `experiments.run` that fix the problems, for a model from a config.
+        Print the overrides of `fanin run` that fix the problems, for a model from a config.
     """
     console = Console(width=width or terminal_width(), markup=False, highlight=False)
     console.print(render(certificate, title, verbose=verbose, from_config=from_config))

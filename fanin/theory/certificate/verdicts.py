@@ -40,7 +40,7 @@ class Verdict:
     torch_code
         Line of PyTorch code that fixes the problem; "" if there is none.
     override
-        Override of `experiments.run` that fixes the problem, for a model from a config.
+        Override of `fanin run` that fixes the problem, for a model from a config.
     """
 
     layer: str

@@ -1,9 +1,10 @@
 """Points at which a layer may be exactly 0 because all its inputs are 0.
 
 Activations such as ReLU are 0 on an interval. If every channel is 0 in all points that a weight
-layer without biases reads, its pre-activation is exactly 0 in all channels, not Gaussian. This is
-likely where units are rarely active, for example at dark pixels if the weights have a positive
-mean. At zero mean this probability vanishes with the width, so theory `field` leaves it out.
+layer without biases reads, the layer's pre-activation is exactly 0 in all channels, not Gaussian.
+This is likely where units are rarely active, for example at dark pixels if the weights have a
+positive mean. For weights of mean zero, its probability vanishes as the width grows, so theory
+`field` neglects it.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ def activity(layer: FieldLayer, next_layer: FieldLayer) -> Points | None:
 
 
 def zero_share(function: Function, preact: Preactivation, active: Points | None) -> Points:
-    """Return the probability that a unit's output is 0; NaN as in `zero_fraction`."""
+    """Return the probability that a unit's output is 0; NaN where `zero_fraction` returns NaN."""
     if active is None:
         return zero_fraction(function, preact)
     return 1 - active * (1 - zero_fraction(function, _if_active(preact, active)))
 
 
 def damp(cotangent: Cotangent, active: Points) -> Cotangent:
-    """Multiply second moments by the probability that a point is active; at 0 the slope is 0.
+    """Multiply second moments of a cotangent by the probability that its points are active.
 
-    All channels of a point are inactive together.
+    If a point is inactive, the pre-activations of all its channels are 0, and so are the slopes.
     """
     pairs = torch.minimum(active[..., :, None], active[..., None, :])
     return cotangent.map(lambda x: x * (active if x.ndim == active.ndim else pairs))
@@ -66,7 +67,7 @@ def _if_active(preact: Preactivation, active: Points) -> Preactivation:
 
 
 def _keeps_zeros(interlayer: Interlayer) -> bool:
-    """Return True if pooled points are 0 exactly if all their points are: maxima and averages."""
+    """Return True if pooling gives 0 only where all inputs are 0 (maxima and averages)."""
     steps = [step for step in interlayer.steps if isinstance(step, Mixing)]
     if any(not (step.linear or step.routes) for step in steps):
         return False

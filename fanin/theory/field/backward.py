@@ -108,7 +108,7 @@ def _pointwise_shared(
     samples: int,
     key: StreamKey,
 ) -> Cotangent:
-    """Handle elementwise modules if channels share a part of their cotangent."""
+    """Compute the moments for elementwise modules if channels share a part of their cotangent."""
     assert output_cotangent.shared is not None
     shared = output_cotangent.shared
     own = output_cotangent.full_products + shared.additive
@@ -137,7 +137,7 @@ def _pointwise_shared(
 
 @dataclass(frozen=True)
 class _ResponseProducts:
-    """Averages over the field of products at two points p and p'.
+    """Averages over the field y of products at two points p and p'; phi is the activation.
 
     Attributes
     ----------
@@ -285,7 +285,7 @@ def _cotangent_sampler(
 
 @dataclass(frozen=True)
 class _ResponseMoments:
-    """Expectations over y ~ N(mean, var).
+    """Expectations over y ~ N(mean, var); phi is the activation.
 
     Attributes
     ----------

@@ -1,7 +1,8 @@
-"""Cotangents of two different channels of a layer, from what the next layer's groups send them.
+"""Products of the cotangents of two different channels of a layer, for grouped convolutions.
 
-Channels that one group of the next layer reads share S and theta (`SharedCotangent`). Two channels
-of one group of a layer may be read by different groups of the next layer, and the reverse.
+All channels that one group of the next layer reads share a part of their cotangents, S and theta
+(defined in `SharedCotangent`). Two channels of one group of a layer may be read by different groups
+of the next layer, and two channels of different groups by the same group.
 """
 
 from __future__ import annotations
@@ -102,12 +103,13 @@ class ChannelPairs:
     def elementwise(
         self, shared: SharedCotangent, mean: SharedPart, mean_derivative: SharedPart
     ) -> SharedCotangent:
-        """Apply mean slopes of elementwise modules to the shared part.
+        """Propagate the shared part, S and theta, back through elementwise modules.
 
         Parameters
         ----------
         mean, mean_derivative
-            Factors of the means over channels of the cotangent and of its derivative.
+            Factors by which S and theta are multiplied and added to give the mean over channels
+            of the cotangent, and of its derivative.
         """
         same = self._products(replace(shared, across=None), mean, mean_derivative)
         if shared.across is None:
@@ -178,9 +180,9 @@ class ChannelPairs:
 
 
 def _pair_products(a: Samples, b: Samples, size: int, excluded: int) -> Pairs:
-    """Average a_j b_k over pairs of samples in blocks of `size` that are not in one of `excluded`.
+    """Average a_j b_k over pairs of samples j and k from the same block of `size` samples.
 
-    Both numbers count consecutive samples.
+    Pairs from the same smaller block of `excluded` samples are left out.
     """
 
     def block_sums(x: Samples, n: int) -> Samples:

@@ -119,7 +119,7 @@ def apply_dropout(products: Pairs, step: DropoutStep, images_per_field: int) -> 
 
 def replace_diagonal(products: Pairs, m2: Tensor) -> Pairs:
     """Return the matrices with another diagonal."""
-    # Saturated units lose their particle's mean, but both arguments may have an axis of particles.
+    # The axis of particles can be missing in either argument.
     shape = np.broadcast_shapes(products.shape[:-1], m2.shape)
     expanded = products.expand(*shape, products.shape[-1])
     return expanded.diagonal_scatter(m2.expand(shape), dim1=-2, dim2=-1)

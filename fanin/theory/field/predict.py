@@ -210,7 +210,7 @@ def _chunks(
 def _run_pass(
     plans: Sequence[LayerPlan], inputs: Tensor, joint: bool, sampling: Sampling, repeat: int
 ) -> tuple[Quantities, bool]:
-    """Return the quantities of one repeat, and whether they are sampled."""
+    """Return the quantities of one repeat, and True if they depend on random samples."""
     layers = propagate(plans, inputs, joint, sampling, repeat)
     return _quantities(layers, len(inputs) if joint else 1), is_sampled(layers)
 

@@ -42,7 +42,8 @@ class LayerInput:
     products
         E[x(p) x(p')]; None where no later layer needs it.
     cov
-        Cov[x(p), x(p')] of channels with a common mean; None: `products` less the square of `mean`.
+        Cov[x(p), x(p')] of channels with a common mean. If it is None, it follows from `products`
+        and `mean`.
     deterministic
         True if the channels are known (an image's), False if they are random (a wide layer's).
     log_scale
@@ -57,7 +58,7 @@ class LayerInput:
     log_scale: float = 0.0
 
     def for_groups(self, groups: int) -> LayerInput:
-        """Average the input's groups that each of `groups` groups of a layer reads."""
+        """Average the input's moments over the channels that each group of a layer reads."""
         n_groups = self.m2.shape[2]
         if n_groups in (1, groups):
             return self
@@ -187,14 +188,13 @@ class Preactivation:
 class SharedCotangent:
     r"""Moments of the part of a cotangent that channels share; needed if weights have a mean.
 
-    At the output of the modules, a channel x receives :math:`g = \text{own} + S(p) + \theta(p)
-    x(p)`, where S and theta are the same for all channels that one group of the next layer reads.
-    S comes through the weights' mean. Theta
-    appears because :math:`W^T \delta` (:math:`\delta`: cotangent at the next layer's
-    pre-activations y) is not independent of x if the mean over channels of :math:`d\delta/dy`
-    differs from 0 (Stein's lemma; the correction term of Yang 2020, "Tensor Programs II"). At the
-    pre-activations, S and theta are the means over a group's channels of delta and of
-    d delta / dy.
+    At the output of the modules, the cotangent of a channel x at point p is
+    :math:`g = \text{own} + S(p) + \theta(p) x(p)`. S and theta are the same for all channels that
+    one group of the next layer reads. S is caused by the weights' mean. Theta appears because
+    :math:`W^T \delta` (:math:`\delta`: cotangent at the next layer's pre-activations y) is not
+    independent of x if the mean over channels of :math:`d\delta/dy` differs from 0 (Stein's lemma;
+    the correction term of Yang 2020, "Tensor Programs II"). At the pre-activations, S and theta are
+    the means over a group's channels of delta and of d delta / dy.
 
     Attributes
     ----------
@@ -229,7 +229,7 @@ class SharedCotangent:
 
 @dataclass(frozen=True)
 class Cotangent:
-    """Second moments of a cotangent.
+    """Second moments of a cotangent d, the gradient of a random function of the logits.
 
     Attributes
     ----------
@@ -238,7 +238,7 @@ class Cotangent:
         uncorrelated. At the output of the modules they exclude the shared part; at the
         pre-activations they include it.
     shared
-        The part that channels share; None if channels are uncorrelated.
+        The part that channels share (see `SharedCotangent`); None if channels are uncorrelated.
     log_scale
         The true cotangent is e^log_scale times the cotangent described here.
     """
@@ -320,7 +320,7 @@ class FieldLayer:
 def select_fields(
     x: Float[Tensor, "image particle group ..."], field_shape: tuple[int, int, int], index: slice
 ) -> Float[Tensor, "field ..."]:
-    """Select some fields of a tensor that broadcasts to all of them, without copying the others."""
+    """Select some fields of a tensor that can be broadcast to all of them."""
     leading = x.shape[:3]
     rows = torch.arange(leading.numel()).reshape(leading).expand(field_shape).flatten()[index]
     return x.flatten(0, 2)[rows]
@@ -341,5 +341,5 @@ def group_overlaps(rows: int, columns: int) -> Float[Tensor, "row column"]:
 
 
 def combine_groups(overlap: Float[Tensor, "to group"], x: Tensor) -> Tensor:
-    """Sum over groups with the given weights, whose sum is 1; a single group stays."""
+    """Average over groups with the given weights, whose sum is 1; a single group stays."""
     return x if x.shape[2] == 1 else torch.einsum("tp,irp...->irt...", overlap, x)

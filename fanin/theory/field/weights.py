@@ -117,7 +117,7 @@ def forward(
 
 
 def _n_mean_maps(weights: LayerWeights, inputs: LayerInput) -> int:
-    """Return how many groups of pre-activations have a mean of their own.
+    """Return the number of groups of pre-activations that have a mean of their own.
 
     Each group's random mean is a sum over its own channels.
     """
@@ -136,7 +136,7 @@ def _shared_covariance(taps: Taps, weights: LayerWeights, inputs: LayerInput) ->
 
 
 def _n_particles(particles: int, fraction: float) -> int:
-    """Return how many particles to use: fewer if the mean is a small fraction of the second moment.
+    """Return the number of particles: fewer if the mean is a small part of the second moment.
 
     The effect of the mean's fluctuation is of second order, because the first order cancels between
     antithetic pairs. So the sampling error falls with `fraction`, and fewer particles are enough.

@@ -1,10 +1,13 @@
 """Adjoints of the field's recursion: derivatives of target quantities, from layer to layer.
 
-Let F map the covariance K of a field y to the second moments of x = f(y), with f the modules after
-a weight layer. Let H map K and the cotangent's second moments at x to those at y. The adjoints of F
-and H carry derivatives in the opposite direction. A derivative with respect to a covariance is
-called a form. It is a matrix over points, or only its diagonal where the other entries do not
-matter. The first axis of a tensor of forms counts the targets.
+The modules f between two weight layers map pre-activations y to x = f(y), and a cotangent g at x to
+J^T g at y, with J the Jacobian of f. Let F map the covariance K of y to the second moments of x.
+Let H map K and the second moments of g to those of J^T g. The adjoints of F and H convert
+derivatives with respect to their results to derivatives with respect to their arguments.
+
+The derivative of a target quantity with respect to second moments is called a form. It is a matrix
+over points (positions of an image), or only its diagonal where the other entries do not matter. The
+first axis of a tensor of forms counts the targets.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ Forms = Tensor
 
 
 def is_closed(interlayer: Interlayer, preact: Preactivation) -> bool:
-    """Return True if `ClosedAdjoint` covers the modules: one function between linear ones."""
+    """Return True if `ClosedAdjoint` applies: one elementwise function between linear modules."""
     dropouts = [step for step in interlayer.steps if isinstance(step, DropoutStep)]
     if any(step.whole_channel for step in dropouts) or (dropouts and interlayer.mixes_points):
         return False
@@ -61,7 +64,7 @@ class ClosedAdjoint:
     layer: FieldLayer
 
     def cotangent_adjoint(self, forms: Forms) -> tuple[Forms, Forms]:
-        """Apply H's adjoints, with respect to the cotangent's moments at x and to K."""
+        """Convert forms of the cotangent's moments at y to forms of those at x and of K."""
         if forms.ndim == 2:
             return forms * self._units.slope_m2, forms * self._point_sensitivity
         forms = congruence(forms, _transposed(self._before))
@@ -73,7 +76,7 @@ class ClosedAdjoint:
         return output_forms, congruence(by_pairs, self._before)
 
     def field_adjoint(self, forms: Forms) -> Forms:
-        """Apply F's adjoint, with respect to K."""
+        """Convert forms of the moments of x to forms of the covariance of y."""
         if forms.ndim == 2 and not self._interlayer.mixes_points:
             return forms * self._m2_rate
         forms = congruence(torch.diag_embed(forms) if forms.ndim == 2 else forms, self._after)
@@ -183,9 +186,10 @@ class ClosedAdjoint:
 def _derivative_by_row_variance(
     function: PairFunction, cov: Pairs, var: Points, by_cov: Pairs
 ) -> Pairs:
-    """Differentiate with respect to the row's variance.
+    """Differentiate a function of (cov, row variance, column variance) by the row variance.
 
-    The correlation is held fixed, because it must stay in [-1, 1].
+    The difference is taken at a fixed correlation, which must stay in [-1, 1]; `by_cov`, the
+    derivative with respect to `cov`, corrects for this.
     """
     up, down = (function(cov * exp(h / 2), var * exp(h), var) for h in (LOG_STEP, -LOG_STEP))
     log_rate = (up - down) / (2 * LOG_STEP) - cov * by_cov / 2
@@ -237,7 +241,7 @@ def tracked_layers(layers: Sequence[FieldLayer]) -> list[int]:
 
 
 def gradient_by_cotangent(layer: FieldLayer, images_per_field: int) -> Tensor:
-    """Differentiate a layer's log weight gradient with respect to its cotangent's moments."""
+    """Differentiate the log mean square of a layer's weight gradient by its cotangent's moments."""
     taps, inputs = layer.taps, layer.inputs
     assert inputs.products is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
@@ -250,7 +254,7 @@ def gradient_by_cotangent(layer: FieldLayer, images_per_field: int) -> Tensor:
 
 
 def gradient_by_input(layer: FieldLayer, images_per_field: int) -> Forms:
-    """Differentiate a layer's log weight gradient with respect to its input's moments."""
+    """Differentiate the log mean square of a layer's weight gradient by its input's moments."""
     taps, cotangent = layer.taps, layer.cotangent
     assert cotangent is not None
     ones = torch.ones(taps.n_taps, dtype=torch.float64)
@@ -262,7 +266,7 @@ def gradient_by_input(layer: FieldLayer, images_per_field: int) -> Forms:
 
 
 def _weight_gradient(layer: FieldLayer, images_per_field: int) -> float:
-    """Sum E[(dL/dw)^2] over taps; return inf if it vanishes."""
+    """Sum E[(dL/dw)^2] over kernel positions; return inf if the sum is 0."""
     taps, cotangent, inputs = layer.taps, layer.cotangent, layer.inputs
     assert cotangent is not None
     if cotangent.products is None:
@@ -289,7 +293,7 @@ def symmetrize(forms: Tensor) -> Tensor:
 def quadratic_forms(
     x: Float[Tensor, "sample point"], forms: Forms
 ) -> Float[Tensor, "sample target"]:
-    """Evaluate forms at each sample.
+    """Evaluate x^T form x for each sample x and each form.
 
     Examples
     --------
@@ -303,7 +307,7 @@ def quadratic_forms(
 
 
 def congruence(forms: Tensor, matrix: Tensor | None) -> Tensor:
-    """Convert a form of B^T x to a form of x: B form B^T."""
+    """Convert quadratic forms of B^T x to quadratic forms of x: B form B^T."""
     return forms if matrix is None else matrix @ forms @ matrix.mT
 
 

@@ -1,4 +1,4 @@
-"""Samples of a layer's channels, and adjoints by sampling where no closed form exists."""
+"""Samples of a layer's channels, and adjoints from samples where they have no closed form."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class ChannelSamples:
     Attributes
     ----------
     normals, root
-        y = mean + normals root^T; `normals` have variance 1 and, as a rule, are normal.
+        y = mean + normals root^T. `normals` have variance 1. They are normally distributed,
+        except in a first layer whose weights are not.
     y, x
         Pre-activations, and the outputs of the modules after them.
     output_cotangent, cotangent
@@ -50,7 +51,7 @@ class ChannelSamples:
     cotangent: Float[Tensor, "sample point"]
 
     def cotangent_adjoint(self, forms: Forms, output_moments: Cotangent) -> Forms:
-        """Convert forms of the cotangent's moments at y to forms of those at x."""
+        """Convert forms (see `adjoints`) of the cotangent's moments at y to forms of those at x."""
         results = []
         for form in forms:
             with torch.enable_grad():
@@ -72,7 +73,7 @@ class ChannelSamples:
         return gradient if gradient.ndim == 2 else symmetrize(gradient)
 
     def normals_adjoint(self, forward: Forms, backward: Sequence[Tensor]) -> Forms:
-        """Convert forms of the moments at x and of the cotangent at y to forms of `normals`.
+        """Convert forms of the moments of x and of the cotangent at y to forms of `normals`.
 
         dE[f(y)] / dK = E[f''] / 2 = E[f' z^T] root^-1 / 2 (Price 1958, Stein 1981). Jumps of f',
         such as a cotangent's change of path through a maximum, are ignored.
@@ -104,7 +105,8 @@ def draw_channels(
     Parameters
     ----------
     output_cotangent
-        Additional cotangents at x. The channels' own cotangents have the expected moments.
+        Cotangents at x that are propagated back. The result's `output_cotangent` is not these but
+        a sample with the expected moments.
     key
         Key of the random stream: seed and layer.
     """
@@ -132,7 +134,7 @@ def draw_channels(
 
 
 def whitened_channels(layer: FieldLayer, *key: object) -> ChannelSamples:
-    """Draw channels with exact empirical covariances, as adjoints need them."""
+    """Draw channels whose empirical covariances are exact, for the computation of adjoints."""
     root, output_moments = _field_root(layer)[0], layer.output_cotangent
     assert output_moments is not None
     points = output_moments.m2.shape[-1]
@@ -235,18 +237,18 @@ def draw_output_cotangents(
 
     After a flatten layer, cotangents of different points are uncorrelated on average but not in a
     single draw: C channels leave correlations of order 1 / sqrt(C) between neighbours, and sums
-    over many points add them up. So this function sends the cotangents of one draw of C channels
-    through independent weights. It then scales the second moment of each point to its expected
-    value.
+    over many points add them up. So this function multiplies the cotangents of one draw of C
+    channels by independent random weights. It then scales the second moment of each point to its
+    expected value.
 
     Parameters
     ----------
     next_layer
-        The layer that sends the cotangents.
+        The next layer.
     cotangent
-        One cotangent per channel at its pre-activations.
+        Cotangents at the next layer's pre-activations, one per channel.
     output_moments
-        The expected moments.
+        The expected moments of the result.
     key
         Key of the random stream: seed and layer.
     """
@@ -254,7 +256,7 @@ def draw_output_cotangents(
     cotangent = cotangent[: weights.group_out_channels]
     stream = make_generator("directions", *key)
     if taps.is_linear:
-        # Each point has its own weight, the same for all images.
+        # The weights differ between points and are the same for all images.
         root = torch.linalg.qr(cotangent, mode="r")[1]
         z = torch.randn(samples, taps.n_taps, len(root), generator=stream, dtype=torch.float64)
         output_cotangent = (z @ root).mT.flatten(1)

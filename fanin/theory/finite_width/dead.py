@@ -1,4 +1,4 @@
-"""Probability that a layer is dead: all its slopes are 0, so the gradients below it are too."""
+"""Probability that a layer is dead: all slopes of its activation are 0, so no gradient passes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DEAD_NODES = 64  # of the quadrature over each of two pre-activations
 
 
 def dead_probability(net: ParsedNetwork, layers: Sequence[FieldLayer]) -> float:
-    """Estimate the probability that all slopes of some layer are 0 on an image, from above.
+    """Estimate an upper bound of the probability that any layer is dead on an image.
 
-    The layers' probabilities are added. Channels are independent, and a channel is dead only if it
-    is dead at the two positions whose pre-activations are least correlated: for a ReLU with
-    probability 1/4 + asin(correlation) / 2 pi, which is 1/2 if all positions are equal. The
-    correlation is that of the field; in a narrow network it varies between draws, so this is no
-    strict bound.
+    The probabilities of the layers are added. Channels are independent. All slopes of a channel are
+    0 only if they are 0 at the two positions whose pre-activations are least correlated. For a ReLU
+    the probability of that is 1/4 + asin(correlation) / (2 pi), or 1/2 if all positions are equal.
+    The correlation is that of an infinitely wide network. In a narrow network it varies between
+    draws, so the result is not a strict bound.
     """
     quantiles = torch.special.ndtri((torch.arange(DEAD_NODES).double() + 0.5) / DEAD_NODES)
     z = torch.cartesian_prod(quantiles, quantiles).T

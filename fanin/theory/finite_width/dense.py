@@ -1,8 +1,8 @@
 """Exact simulation of networks of linear layers at finite width, without weight matrices.
 
-Given a layer's inputs, its units are independent Gaussians. A draw therefore takes n normals per
-layer and no matrix, for any activation and any mean of the weights (docs/appendix/derivations.md,
-5.2). The same holds for the backward pass.
+Given a layer's inputs, its n units are independent Gaussians. A draw therefore needs n normal
+numbers per layer and no matrix, for any activation and any mean of the weights
+(docs/appendix/derivations.md, 5.2). The same holds for the backward pass.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class DenseWeights:
 
 @dataclass(frozen=True)
 class AppliedWeights:
-    """Draws of a weight layer, known only by their action on some inputs.
+    """Draws of a layer's weights, represented by the outputs for some inputs.
 
     Attributes
     ----------
@@ -203,6 +203,8 @@ class AppliedWeights:
         has its unconditional distribution on the complement:
 
         .. math:: Z^T d = Q (Z Q)^T d + (1 - Q Q^T) Z'^T d
+
+        where Z' is an independent draw of Z.
         """
         weights, d = self.weights, cotangent.mT
         mapped = self.mapped_basis[:, : weights.out_features]

@@ -1,15 +1,17 @@
 r"""Spread of one draw's log-moments, by differentiating the field's recursion.
 
-At finite width, a layer's second moments are averages over its C channels. The influence psi of one
-channel on a target log T is its samples' x x^T (forward) and d d^T (backward), weighted by the
-derivatives of log T. Given the layers before, the channels' influences are independent
-(docs/appendix/derivations.md, 5.3):
+At finite width, a layer's second moments are averages over its C channels. To first order, a
+channel of layer j changes the target log T (T: a moment of one layer) by psi_j / C_j. This
+influence psi_j is the sum of the channel's products x x^T of outputs and d d^T of cotangents,
+weighted by the derivatives of log T with respect to their averages. Given the layers before, the
+influences of different channels are independent (docs/appendix/derivations.md, 5.3):
 
 .. math:: Var[\log T] = \sum_j Var[\psi_j] / C_j + \text{own term}
 
-The result is first order in 1/C. `sweep_up` goes from the first layer to the last and carries
-derivatives with respect to cotangents; `sweep_down` goes back and carries derivatives with respect
-to covariances. Both do so for all targets at once.
+The own term is the variance caused by the weights of T's own layer. `sweep_up` goes from the first
+layer to the last and computes derivatives with respect to moments of cotangents; `sweep_down` goes
+back and computes derivatives with respect to covariances. Both handle all targets at once. These
+derivatives are called forms (see `adjoints`).
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def log_moments(
     layers
         One pass of `propagate_field` with covariances of all layers and weights of mean zero.
     free_fractions
-        Free fractions of each layer's weights.
+        `FreeFraction` of each layer's weights: their variance relative to independent weights.
     images_per_field
         Images that share the field.
 
@@ -118,7 +120,7 @@ def log_moments(
 
 @dataclass
 class _TargetGroup:
-    """Targets whose derivatives with respect to cotangents are propagated together."""
+    """Targets whose derivatives with respect to cotangent moments are propagated together."""
 
     targets: list[int] = field(default_factory=list)
     forms: Forms | None = None
@@ -212,7 +214,7 @@ class _Sweeps:
         return layer_samples[::-1]
 
     def sweep_up(self) -> None:
-        """Carry derivatives with respect to cotangents from the first layer to the last but one."""
+        """Propagate forms of cotangent moments from the first layer to the last but one."""
         points, pairs = _TargetGroup(), _TargetGroup()
         for index, (layer, samples) in enumerate(zip(self.layers, self.samples, strict=False)):
             assert layer.cotangent is not None
@@ -235,11 +237,11 @@ class _Sweeps:
             self._add_cotangent_variance(points, pairs)
 
     def _add_cotangent_variance(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
-        """Add the variance from a random cotangent on maps, of which only the length is fixed."""
+        """Add the variance due to the random cotangent at the logits, whose length is fixed."""
         last, readout = self.layers[-1], readout_matrix(self.layers[-1])
         if self.n - 1 in self.weight_targets:
             pairs.add(3 * self.n - 1, gradient_by_cotangent(last, self.images_per_field))
-        if readout is not None:  # windows that overlap do not preserve the length
+        if readout is not None:  # pooling with overlapping windows does not preserve the length
             assert last.cotangent is not None
             m2 = squeeze_field(last.cotangent.m2, 1)
             pairs.add(2 * self.n - 1, torch.eye(len(m2), dtype=torch.float64) / float(m2.sum()))
@@ -285,7 +287,7 @@ class _Sweeps:
             )
 
     def sweep_down(self) -> None:
-        """Carry derivatives with respect to field covariances from the last layer to the first."""
+        """Propagate forms of field covariances from the last layer to the first."""
         last = self.layers[-1]
         points = last.preact.var.shape[-1]
         # A pooled readout correlates the cotangents of different points.
@@ -323,7 +325,10 @@ class _Sweeps:
     def _to_field(
         self, index: int, samples: _LayerSamples, forms: Forms, free_fraction: float
     ) -> tuple[Forms, Tensor]:
-        """Return forms of the field, and the influence that these forms explain."""
+        """Convert forms of x to forms of y; also return the influence of y that they imply.
+
+        The influence is 0 for independent weights, which do not need it.
+        """
         layer, channels, whitened = self.layers[index], samples.channels, samples.whitened
         if whitened is None:
             field_forms = ClosedAdjoint(layer).field_adjoint(forms)

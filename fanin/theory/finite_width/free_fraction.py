@@ -68,7 +68,7 @@ def group_similarity(layer: FieldLayer) -> float:
     """Return the squared cosine of the inputs of two groups, averaged over pairs of positions.
 
     Two groups read different channels, which are independent and have equal means. So the cosine is
-    E[x]^2 / E[x^2] at a single position: 1 / pi behind a ReLU.
+    E[x]^2 / E[x^2] at a single position: 1 / pi after a ReLU.
     """
     if layer.weights.groups == 1:
         return 0.0

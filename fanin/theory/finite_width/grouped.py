@@ -1,9 +1,9 @@
-"""A grouped first layer as an ungrouped one, for the first-order law.
+"""Conversion of a grouped first layer to an equivalent ungrouped one, for the first-order law.
 
-Let the first layer have C channels in g groups, which read different channels of the image. The
-field of one channel of every group, side by side, is one channel of an equivalent layer of C / g
-independent channels. Its covariance has one block per group. The next layer reads g points where it
-read one.
+Let the first layer have C channels in g groups, which read different channels of the image. One
+channel of every group, side by side, form one channel of an equivalent layer with C / g independent
+channels. The covariance of that channel has one block per group. For each point that the next layer
+read before, it now reads g points.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def ungroup_first_layer(
 
 
 def _divided(weights: LayerWeights, groups: int) -> LayerWeights:
-    # The excess kurtosis is neglected: the columns of a merged root have no fixed meaning.
+    # The excess kurtosis is neglected: a column of a merged root no longer stands for one weight.
     return replace(
         weights,
         out_channels=weights.out_channels // groups,

@@ -75,10 +75,11 @@ def estimate_spread_error(
     """Estimate the largest relative error of the first-order spreads of a network.
 
     Two terms of second order are counted. (1) The log-moment of a layer determines that of the next
-    layer, by a function f of the modules between them and the next layer's bias. The first-order
-    law replaces f by its tangent. Here the passed variance is that of f(t), t normal, and each
-    layer keeps its own contribution, the rest of its first-order variance. (2) The relative error
-    of a law in 1 / C with C channels is of order 1 / C; it is taken as 1 / (2 C) of the narrowest
+    layer, by a function f that depends on the modules between them and on the next layer's bias.
+    The first-order law replaces f by its tangent. This function computes the variance of f(t) for
+    normal t instead, and adds the layer's own contribution: the part of its first-order variance
+    that does not come from the layer before. (2) The relative error of a first-order law in 1 / C
+    is of order 1 / C, with C the number of channels; it is taken as 1 / (2 C) of the narrowest
     layer.
 
     Parameters

@@ -1,15 +1,17 @@
 r"""Shift of the mean moments at finite width, to first order in 1 / C.
 
 The second moments of a layer's input are averages over C channels, so they vary between draws.
-Functions of them are curved, which shifts the means of later layers by an amount of order 1 / C
-(docs/appendix/derivations.md, 5.5). With the local log-moment :math:`t_l(p) = \log K_l(p, p)` of
-layer l at point p, its covariance over draws follows the recursion
+Later moments are nonlinear functions of them, which shifts their means by an amount of order 1 / C
+(docs/appendix/derivations.md, 5.5). Let :math:`t_l(p)` be the deviation of
+:math:`\log K_l(p, p)` from its mean, with K_l the covariance of the pre-activations of layer l and
+p a point. It and its covariance U_l over draws follow the recursion
 
 .. math:: t_{l+1} = T (A t_l + \alpha_l), \quad U_{l+1} = T (A U_l A^T + O_l) T^T
 
-T holds the shares of the inputs in each output point, A the derivatives of
-:math:`\log E[x^2]`, and :math:`O_l` the covariance of the means of x^2 over C channels. Only the
-diagonals of the field's covariance vary here; max-pools pass variation like averages.
+T holds the share of each input in each output point, A the derivatives of :math:`\log E[x^2]` with
+respect to t, and :math:`\alpha_l` the relative deviation of the mean of x^2 over C channels, whose
+covariance is :math:`O_l`. Only the diagonals of the field's covariance vary here, and max-pooling
+passes deviations on like average pooling.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def mean_shift(
 
 @dataclass(frozen=True)
 class _UnitRates:
-    """Second moment of units, and derivatives of its logarithm by the log-variance of y.
+    """Second moment of units, and derivatives of its logarithm with respect to log Var[y].
 
     Attributes
     ----------
@@ -122,7 +124,7 @@ class _UnitRates:
 
 @dataclass(frozen=True)
 class _Step:
-    """From the pre-activations of one layer to those of the next.
+    """Step of the recursion from the pre-activations of one layer to those of the next.
 
     Attributes
     ----------
@@ -228,9 +230,10 @@ class _Step:
     def backward(
         self, shift: Points, covariance: Tensor, next_shift: Points, next_response: Tensor
     ) -> tuple[Points, Tensor]:
-        """Return the shift of the cotangent, and the derivatives of its logarithm by t [point, t].
+        """Return the shift of E[d^2] of the cotangent, and the derivatives of its log by t.
 
-        `next_shift` and `next_response` are those of the next layer.
+        The derivatives have the axes [point, t]. `next_shift` and `next_response` are the two
+        results of the next layer.
         """
         first, second = self.rates.slope
         variance = covariance.diagonal()
@@ -246,13 +249,13 @@ class _Step:
         return value, torch.diag(first) + by_unit * self.rates.value[0]
 
     def _pull_back(self, x: Float[Tensor, "point column"]) -> Tensor:
-        """Average over the points that send the cotangent, weighted by their shares."""
+        """Average over the next layer's points, weighted by their shares in the cotangent."""
         sent = self._send(x * self.cotangent_m2[:, None])
         average = sent / self.output_cotangent_m2.clamp(min=TINY)[:, None]
         return average if self.spread is None else self.spread @ average
 
     def weight_gradient(self, input_shift: Points, shift: Points, joint: Tensor) -> Tensor:
-        """Average the shift of squared products of the cotangent and the input that a tap reads."""
+        """Average the shift of (cotangent times input)^2 over outputs and kernel positions."""
         shares = self.cotangent_m2[:, None] * self.taps.gather(self.input_m2)
         index = self.taps.input_index
         products = torch.nn.functional.pad(joint, (1, 0)).gather(1, index)
@@ -261,7 +264,7 @@ class _Step:
 
 
 def _members(layer: FieldLayer) -> Tensor:
-    """Return 1 where a pre-activation is one of those that an input of the next layer reads."""
+    """Return a matrix [input of the next layer, point], 1 where the input depends on the point."""
     interlayer = layer.interlayer
     assert interlayer is not None
     x = torch.eye(layer.preact.var.shape[-1], dtype=torch.float64)
@@ -300,7 +303,7 @@ def _relative_squares(x: Float[Tensor, "sample point"]) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return the matrix with rows that sum to 1; rows of zeros stay."""
+    """Scale each row to the sum 1; rows of zeros stay."""
     return x / x.sum(1, keepdim=True).clamp(min=TINY)
 
 

@@ -13,7 +13,10 @@ Matrix = Float[Tensor, "point point"]
 
 
 def fourth_cumulant(layer: FieldLayer) -> float:
-    """Average the joint cumulants (y, y, y', y') over pairs of points; 0 for a Gaussian field."""
+    """Average the fourth joint cumulants of (y, y, y', y') over pairs of points y and y'.
+
+    They are 0 for a Gaussian field.
+    """
     weights, root = layer.weights, layer.preact.root
     if root is not None:  # a column per weight, and the last for the bias
         squares = squeeze_field(root, 2).square().mean(0).square()

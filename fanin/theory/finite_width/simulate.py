@@ -59,7 +59,7 @@ MIN_LOG_SD = 1e-6  # a smaller spread is float32 rounding, as of a cotangent of 
 
 
 def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
-    """Return as many draws as `MAX_WORK` allows, from 64 to 1024.
+    """Return the number of draws that `MAX_WORK` allows, at least 64 and at most 1,024.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def _is_equal_up_to_rounding(single: DrawMoments, double: DrawMoments) -> bool:
 def _is_precise(batches: Sequence[DrawMoments]) -> bool:
     """Return True if the mean logarithm of every moment over the images is known well enough.
 
-    The logarithm is that of the draws that are not 0. Their fraction is to be known as well.
+    The mean is over the draws that are not 0. The error also contains that of their fraction.
     """
     for name, values in concatenate(batches).values.items():
         if name in SIGNED_QUANTITIES:
@@ -313,9 +313,9 @@ def fit_log_normal(rows: Float64[np.ndarray, "draw *row layer"]) -> DrawDistribu
 
     If more than one in forty draws is 0, the value is the plain mean, and the log-normal
     distribution has the mean and the mean logarithm of the draws that are not 0. Its `log_sd` is
-    then less than their standard deviation: some of them are nearly 0, as if the network is nearly
-    dead. If these draws are too few (`MIN_POSITIVE`) or not log-normal (`MAX_ABOVE`), or if more
-    than one in forty draws overflows, the spread is NaN. If all draws are 0, the value and the
+    then less than the standard deviation of their logarithms, because some of these draws are
+    nearly 0. If these draws are too few (`MIN_POSITIVE`) or not log-normal (`MAX_ABOVE`), or if
+    more than one in forty draws overflows, the spread is NaN. If all draws are 0, the value and the
     spread are 0. If some draws overflow, the value is inf.
 
     Examples

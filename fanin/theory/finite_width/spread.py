@@ -37,7 +37,7 @@ class Spread:
         E[(mean of y over all units and positions)^2] / E[y^2]. It is of order 1 / width and not
         part of preact_var.
     dead_probability
-        Largest `dead_probability` of an image.
+        Upper bound of the probability that a layer is dead, for the image with the largest one.
     """
 
     log_sd: Mapping[str, Float64[np.ndarray, "row layer"]]
@@ -60,8 +60,8 @@ def spread_of_draws(
 
     The spread of the mean needs the joint field of the images. It is computed for the first images
     that fit into `MAX_POINTS` points, and the correlation between two images' log-moments is
-    assumed equal for all pairs. Images without a spread of their own have the mean variance and
-    shift of the others there.
+    assumed equal for all pairs. Images without a spread of their own enter this mean with the
+    average variance and shift of the other images.
 
     Parameters
     ----------
