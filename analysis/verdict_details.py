@@ -93,7 +93,8 @@ def _interval_sentences(intervals: pd.DataFrame) -> Iterator[str]:
         yield (
             f"Predicted 95 % intervals, {row['direction']}{networks[row['width']]}: "
             f"{row['coverage']:.1%} of draws are inside (95 % confidence interval "
-            f"{row['low']:.1%} to {row['high']:.1%}, clustered; {row['draws']:,} draws of "
+            f"{row['low']:.1%} to {row['high']:.1%}, which allows for dependent draws; "
+            f"{row['draws']:,} draws of "
             f"{plural(row['settings'], 'setting')}); median half-width: a factor of "
             f"{row['factor']:.2f}."
         )
@@ -107,7 +108,7 @@ def _calibration_sentences(by_method: pd.DataFrame) -> Iterator[str]:
             f"{row['coverage']:.1%} of draws inside ({row['low']:.1%} to {row['high']:.1%}); "
             f"predicted / measured standard deviation {row['sd_ratio']:.2f} (0.9 to 1.1 expected); "
             f"probability integral transform: distance {row['pit_distance']:.3f} from uniform "
-            f"(p = {p}, clustered)."
+            f"(p = {p}, which allows for dependent draws)."
         )
 
 

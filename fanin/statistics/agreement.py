@@ -83,9 +83,9 @@ def verdicts(
     tests the difference in units of `linear_unit`, not the ratio.
 
     Layers without spread are compared, not tested. A constant outside the margin disagrees. So does
-    a layer that is zero in all draws or in the prediction but not in both, if the probability of
-    this is significantly small. Otherwise the verdict is `not_tested`. It is also `not_tested` if
-    some draws are zero and may have underflowed in float32.
+    a layer that is zero in all draws but not in the prediction, or the reverse, if the probability
+    of this is below the corrected level. Otherwise the verdict is `not_tested`. It is also
+    `not_tested` if some draws are zero and may have underflowed in float32.
     """
     test = _tests(rows)
     kind = _kinds(rows, test)

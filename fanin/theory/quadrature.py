@@ -23,7 +23,7 @@ MAX_ABS = 1e160
 EXACT = 12
 """Nodes per panel for a relative error below 1e-10."""
 COARSE = 6
-"""Nodes per panel for a relative error of about 1e-6; that of particles is about 1e-3."""
+"""Nodes per panel for a relative error of about 1e-6. Averages over particles have about 1e-3."""
 
 
 def gaussian_nodes(

@@ -24,10 +24,11 @@ NEGLIGIBLE = 1e-6  # probability that all inputs are 0
 
 
 def activity(layer: FieldLayer, next_layer: FieldLayer) -> Points | None:
-    """Return the probability that not all inputs of the next layer's points are 0.
+    """Return, for each point of the next layer, the probability that not all its inputs are 0.
 
-    Channels are independent. In one channel, the points that the next layer reads are zero
-    together. The result is None if the probability is 1 at all points.
+    Channels are treated as independent, and the points of one channel that the next layer reads as
+    zero either all together or not at all. The result is None if the probability is 1 at all
+    points.
     """
     interlayer, weights = layer.interlayer, next_layer.weights
     assert interlayer is not None

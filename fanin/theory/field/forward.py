@@ -21,7 +21,7 @@ from fanin.theory.quadrature import COARSE, gaussian_nodes, max_nodes
 
 MAX_NUMBERS = 2**24  # numbers in one tensor of samples: 128 MB
 NEAR_ZERO = torch.tensor([-3.0, -1.0, -0.1, -1e-3, 1e-3, 0.1, 1.0, 3.0], dtype=torch.float64)
-"""A function that is flat at 0 on some interval is 0 at one of these points."""
+"""Test points: a function that is 0 on an interval, as ReLU is, is 0 at one of them."""
 NEGLIGIBLE = 1e-9  # a fraction of units too small to observe in any network
 # Samples of each particle's field, if the moments of single points come from quadrature.
 SAMPLES_PER_PARTICLE = 256

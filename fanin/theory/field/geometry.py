@@ -1,9 +1,9 @@
 """Input points that each output point of a weight layer reads, including padding and stride.
 
 A field's points are the positions of a map, or of several maps side by side when all images share
-one field. At each output point, a convolution tap reads one input point or the padding. The table
-of these points is all that the field needs: moments pass forward along it and cotangents backward
-(docs/appendix/derivations.md, 3.1 and 4).
+one field. At each output point, each tap (element of the kernel) reads one input point or the
+padding. The table of these points is all that the field needs: moments pass forward along it and
+cotangents backward (docs/appendix/derivations.md, 3.1 and 4).
 """
 
 from __future__ import annotations

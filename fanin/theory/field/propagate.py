@@ -41,7 +41,7 @@ Scaled = TypeVar("Scaled", Preactivation, Cotangent, LayerInput)
 # Attributes that scale as y; all others scale as y^2.
 LINEAR_FIELDS = ("mean", "expected_mean", "root")
 GainRule = Callable[[str, tuple[float, float, float]], float]
-"""Return a layer's gain g, given its name and (a, b, c): its mean E[y^2] is a g^2 + b g + c."""
+"""Function of a layer's name and (a, b, c), with mean E[y^2] = a g^2 + b g + c, that returns g."""
 
 
 def propagate(

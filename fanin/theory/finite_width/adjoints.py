@@ -5,9 +5,9 @@ J^T g at y, with J the Jacobian of f. Let F map the covariance K of y to the sec
 Let H map K and the second moments of g to those of J^T g. The adjoints of F and H convert
 derivatives with respect to their results to derivatives with respect to their arguments.
 
-The derivative of a target quantity with respect to second moments is called a form. It is a matrix
-over points (positions of an image), or only its diagonal where the other entries do not matter. The
-first axis of a tensor of forms counts the targets.
+Targets are log-moments of layers. The derivative of a target with respect to second moments is
+called a form. It is a matrix over points (positions of an image), or only its diagonal where the
+other entries do not matter. The first axis of a tensor of forms counts the targets.
 """
 
 from __future__ import annotations
@@ -317,5 +317,5 @@ def diagonal(forms: Tensor) -> Tensor:
 
 
 def squeeze_field(x: Tensor, axes: int) -> Tensor:
-    """Remove the axes of images, particles and groups, each of length 1."""
+    """Remove the axes of images, particles and groups (see `field.state`), each of length 1."""
     return x.reshape(x.shape[-axes:])

@@ -60,7 +60,7 @@ MAX_NUMBERS = 2**22  # target size of the samples of all layers, between these b
 
 @dataclass(frozen=True)
 class LogMoments:
-    """Logarithms of one draw's moments.
+    """Variance of the log-moments of one draw, and shift of the mean moments.
 
     Attributes
     ----------

@@ -41,6 +41,7 @@ def free_fraction(
 
     Examples
     --------
+    >>> from torch import nn
     >>> from fanin.inits import Moments
     >>> moments = LayerMoments(Moments(0.0, 0.1), Moments(0.0, 0.0), "orthogonal")
     >>> free_fraction(nn.Linear(40, 10), moments)

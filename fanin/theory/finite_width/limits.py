@@ -28,6 +28,7 @@ def reason_against_first_order(
 
     Examples
     --------
+    >>> from fanin.theory.network import parse_network
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     >>> net = parse_network(model.train(), (1, 4, 4))
     >>> reason_against_first_order(model, net, {})

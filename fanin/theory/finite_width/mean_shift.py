@@ -138,7 +138,8 @@ class _Step:
         Share of each pre-activation in each input of the next layer, [input, point]. None if points
         are not combined.
     spread
-        Share of each input's cotangent in each pre-activation's, [point, input], or None.
+        Share of the cotangent at each input of the next layer in the cotangent at each
+        pre-activation, [point, input]. None if points are not combined.
     rates
         Derivatives of the units' moments.
     own

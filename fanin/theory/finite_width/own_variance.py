@@ -34,7 +34,8 @@ def log_m2_variance(
     """Compute the variance of the log mean square of C channels of a field.
 
     For a centred Gaussian field it is 2 tr(K^2) / (C tr(K)^2) (docs/appendix/derivations.md, 5.3);
-    for a linear layer, 2 / C.
+    for a linear layer, 2 / C. `free_fraction` is that of the layer's weights in the forward pass
+    (`FreeFraction.forward`), and `cumulant` is the result of `fourth_cumulant`.
     """
     total = cov.trace() + mean.square().sum()
     if not total > 0:
