@@ -88,7 +88,7 @@ def initial_draws(
     setting_of_cell = {cell: n for n, setting in enumerate(settings) for cell in setting.cell_ids}
     initial = layers[layers.step == 0]
     # The measurement at step 0 does not depend on training, so any measured cell of a weight seed
-    # serves. A cell that failed before its measurement has no rows.
+    # can be used. A cell that failed before its measurement has no rows.
     measured = cells.loc[cells.cell_id.isin(initial.cell_id.unique()), ["cell_id", "seed_weights"]]
     measured = measured.assign(setting=measured.cell_id.astype(object).map(setting_of_cell))
     unique = measured.drop_duplicates(["setting", "seed_weights"])

@@ -52,7 +52,8 @@ def probe(
     images
         Indices of images to report individually. Rows with image -1 are means over the batch.
     seed
-        Seed of the random cotangent of `vjp_m2`, and of the weights that `init` draws.
+        Seed of the random vectors at the logits from which `vjp_m2` is propagated back, and of the
+        weights that `init` draws.
     quiet
         Do not show progress.
 

@@ -25,11 +25,11 @@ NODES_AT_ONCE = 2**18
 class PairExpectations:
     """Gaussian pair expectations of one elementwise function, created by `pair_expectations`.
 
-    Errors of `covariance` and `slope_covariance`, relative to the root mean squares of both
-    factors: rounding errors for positively homogeneous functions; 1e-11 and 1e-11 for smooth
+    The errors of `covariance` and of `slope_covariance`, relative to the root mean squares of both
+    factors, are rounding errors for positively homogeneous functions; 1e-11 and 1e-11 for smooth
     functions (1e-9 and 1e-6 at variance 100); 1e-8 and 1e-5 if the first or second derivative
-    jumps at 0 (ELU, SELU); 1e-4 and 1e-2 if it jumps elsewhere (hardtanh), largest at correlations
-    of 0.99 and above.
+    jumps at 0 (ELU, SELU); and 1e-4 and 1e-2 if it jumps elsewhere (hardtanh). They are largest at
+    correlations of 0.99 and above.
 
     Attributes
     ----------

@@ -89,7 +89,7 @@ def predict_joint_quantities(
 def joint_rows(
     segments: Sequence[Segment], weights: WeightMoments, seed: int = 0, joint: bool | None = None
 ) -> pd.DataFrame:
-    """Return the joint quantities as rows of the `predictions` table without `layer`.
+    """Return the joint quantities as rows of the `predictions` table without the column `layer`.
 
     Parameters
     ----------

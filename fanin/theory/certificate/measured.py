@@ -83,7 +83,7 @@ def summarize_draws(draws: pd.DataFrame) -> dict[str, dict[str, tuple[float, flo
 
 
 WHOLE_NETWORK = ""
-# derivations.md, section 6: 32 points, width 256, full batch; observed there, not proved.
+# Measured in derivations.md, section 6 (32 points, width 256, full batch), not proved.
 SHARPNESS_NOTES = {
     "mse": (
         "the learning rate at which full-batch gradient descent starts to overshoot; two-layer"

@@ -134,7 +134,7 @@ class Taps:
 
     @cached_property
     def _shifts(self) -> list[_Shift] | None:
-        # The table of one image is enough: all images of a field are read alike.
+        # The table of one image is enough: all images of a field are read in the same way.
         map_size = math.prod(self.positions)
         same_size = not self.is_linear and self.n_inputs == len(self.input_index)
         return _find_shifts(self.input_index[:map_size], self.positions) if same_size else None

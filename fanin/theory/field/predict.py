@@ -282,7 +282,8 @@ def _weight_gradient(layer: FieldLayer, images_per_field: int) -> Float[Tensor, 
 def _is_precise(repeats: Sequence[Quantities]) -> bool:
     """Return True if two repeats or more agree within `TARGET_RELATIVE_SE`, everywhere.
 
-    Two repeats estimate one standard error badly, but the largest of many well enough.
+    Two repeats give a poor estimate of a single standard error, but a good one of the largest of
+    many.
     """
     if len(repeats) < MIN_REPEATS:
         return False

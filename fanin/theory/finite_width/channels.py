@@ -105,8 +105,8 @@ def draw_channels(
     Parameters
     ----------
     output_cotangent
-        Cotangents at x that are propagated back. The result's `output_cotangent` is not these but
-        a sample with the expected moments.
+        Cotangents at x to propagate back. (`ChannelSamples.output_cotangent` is another sample,
+        with the expected moments.)
     key
         Key of the random stream: seed and layer.
     """

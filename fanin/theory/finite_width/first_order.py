@@ -260,7 +260,7 @@ class _Sweeps:
         forms, targets = group.forms, torch.tensor(group.targets)
         assert forms is not None
         assert layer.output_cotangent is not None
-        # Diagonal forms ignore the correlations of one draw; matrices carry them to the next layer.
+        # Diagonal forms ignore the correlations of one draw; matrices include them.
         channels, diagonal_forms = samples.channels, forms.ndim == 2
         influence = quadratic_forms((samples if diagonal_forms else channels).cotangent, forms)
         samples.influence = samples.influence.index_add(1, targets, influence)
@@ -325,9 +325,10 @@ class _Sweeps:
     def _to_field(
         self, index: int, samples: _LayerSamples, forms: Forms, free_fraction: float
     ) -> tuple[Forms, Tensor]:
-        """Convert forms of x to forms of y; also return the influence of y that they imply.
+        """Convert forms of the moments of x to forms of the covariance of y.
 
-        The influence is 0 for independent weights, which do not need it.
+        Also return the influence of each sample of y under these forms; 0 for independent weights,
+        which do not need it.
         """
         layer, channels, whitened = self.layers[index], samples.channels, samples.whitened
         if whitened is None:
