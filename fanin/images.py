@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from fanin.errors import InputError
 
-MAX_IMAGES = 8  # that theory uses by default; its cost is proportional to their number
+MAX_IMAGES = 8  # used by default; the cost of the theories is proportional to their number
 
 
 def to_images(images: Any) -> Tensor:

@@ -21,7 +21,7 @@ from rich.progress import Progress as ProgressBar
 DELAY = 2.0  # seconds before the bar is shown
 LONG = 10.0  # expected seconds from which the cost is printed without a terminal
 INTERVAL = 0.2  # seconds between updates of the bar
-MAX_SHARE = 0.95  # of a phase that takes longer than expected
+MAX_SHARE = 0.95  # displayed share of a phase that takes longer than expected
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def print_comparison(
     results
         The sweep.
     spec
-        What to compare.
+        Specification of the comparison.
     console
         Console to print to.
     wide
@@ -53,7 +53,7 @@ def print_comparison(
 
 
 def comparison_sentences(comparison: InitComparison) -> Iterator[str]:
-    """Yield the conclusions: over all settings, then for each group, then what is missing."""
+    """Yield sentences on all settings together, on each group, and on groups without results."""
     yield from overall_sentences(comparison)
     for group in comparison.groups:
         sentences = group_sentences(group, comparison.spec)

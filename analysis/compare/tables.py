@@ -91,7 +91,7 @@ def ranks_table(comparison: InitComparison) -> pd.DataFrame:
 
 
 def legend(comparison: InitComparison, wide: bool = True) -> str:
-    """Explain the columns of the tables, of the wide or the narrow ones."""
+    """Explain the columns of the wide or of the narrow tables."""
     metric, tuned_name = comparison.spec.metric_info, _short_key(comparison.spec.tune)
     tuned = not all(map(_untuned, comparison.groups))
     selection = f", each seed at the {tuned_name} with its lowest training loss" if tuned else ""

@@ -115,10 +115,11 @@ def training_settings(columns: Sequence[Column], trained: set[str]) -> list[Trai
 def select_settings(
     settings: Sequence[TrainingSetting], cells: pd.DataFrame
 ) -> list[TrainingSetting]:
-    """Return at most `MAX_LINES` settings: the best of each group, then the best of these.
+    """Return the settings for the figure: at most `MAX_LINES`.
 
-    A setting is better if the median of its final training loss is lower; a diverged cell has an
-    infinite loss.
+    If there are more, return the best setting of each group, or the best settings if there is only
+    one group. A setting is better if the median of its final training loss is lower; a cell that
+    diverged or failed has an infinite loss.
     """
     if len(settings) <= MAX_LINES:
         return list(settings)
@@ -132,7 +133,10 @@ def select_settings(
 
 
 def loss_line(curves: pd.DataFrame, cells: pd.DataFrame, setting: TrainingSetting) -> pd.Series:
-    """Return the median training loss by step; infinite where half of the cells have diverged."""
+    """Return the median over cells of the training loss, averaged over windows of steps.
+
+    It is infinite where half of the cells have diverged.
+    """
     rows = _rows(curves, setting, "train_loss")
     n_steps = 0 if rows.empty else int(rows["step"].max()) + 1
     window = max(1, n_steps // N_WINDOWS)

@@ -29,7 +29,7 @@ from fanin.inits.variance_scaling import (
 
 
 def _certified() -> Scheme:
-    scheme: Scheme = import_module("fanin.theory.prescribe").Certified()  # imports this package
+    scheme: Scheme = import_module("fanin.theory.prescribe").Certified()  # avoids an import cycle
     return scheme
 
 
@@ -55,7 +55,7 @@ SCHEMES: Mapping[str, Callable[[], Scheme]] = {
 
 
 def to_scheme(scheme: Scheme | str) -> Scheme:
-    """Return the scheme of a name; return a scheme unchanged.
+    """Convert a name to its scheme; return a scheme unchanged.
 
     Raises
     ------

@@ -160,7 +160,7 @@ class Init:
 
 
 def to_init(init: Init | Scheme | str) -> Init:
-    """Return the init of a scheme or of its name; return an `Init` unchanged.
+    """Convert a scheme or the name of a scheme to an `Init`; return an `Init` unchanged.
 
     Raises
     ------

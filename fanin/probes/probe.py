@@ -135,7 +135,7 @@ def _checked_inputs(model: nn.Module, image_shape: tuple[int, ...]) -> Iterator[
 
 @contextmanager
 def _restored_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers afterwards, such as the running averages of batch normalization."""
+    """Restore the model's buffers on exit, such as the running averages of batch normalization."""
     saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         yield

@@ -1,4 +1,4 @@
-"""`ProbeTable`: the result of `probe`, a DataFrame that draws itself."""
+"""`ProbeTable`: the result of `probe`, a DataFrame with a plot by layer."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def plot_certificate(
     layers
         Records of the layers.
     verdicts
-        Problems, which mark the layers: those of gradients in the lower panel, others in the upper.
+        Problems of layers. Those of gradients are marked in the lower panel, others in the upper.
     axes
         Two axes, or None to create a figure.
     """
