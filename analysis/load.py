@@ -31,7 +31,7 @@ class Results:
     folder
         Paths of the sweep's files.
     cells, layers, histograms, tensors, curves
-        Tables that the sweep writes; empty until the first pack ends.
+        Tables that the sweep writes; empty until the first pack (cells of one process) ends.
     predictions
         Predictions that commands such as `fanin check` have stored; empty if there are none.
     """

@@ -1,7 +1,7 @@
 """Predictions for the settings of a sweep, computed once and stored in the sweep's folder.
 
-The predictions of a setting are one part of the `predictions` table, written as soon as they are
-computed. The part records a fingerprint of the code; a changed fingerprint causes a recomputation.
+The predictions of a setting are one file of the `predictions` table, written as soon as they are
+computed. The file records a fingerprint of the code; a changed fingerprint causes a recomputation.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _store(folder: SweepFolder, setting: Setting, frame: pd.DataFrame, fingerpri
 
 
 def _delete_stale(folder: SweepFolder, stems: set[str]) -> None:
-    """Delete parts that belong to no current setting."""
+    """Delete files of the `predictions` table that belong to no current setting."""
     for path in folder.table(TABLE).glob("*.parquet"):
         if path.stem not in stems:
             _delete(path)

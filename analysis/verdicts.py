@@ -70,7 +70,8 @@ class LayerSummaries:
     rows
         Rows of `compute_verdicts` without the columns of `fanin.statistics.agreement.verdicts`.
     steps
-        Estimates for the steps between layers, one per row.
+        Estimates of log(measured / predicted) for the ratio of a layer's moment to that of the
+        layer before, one per row.
     """
 
     rows: pd.DataFrame
@@ -182,7 +183,7 @@ def is_confirmed(rows: pd.DataFrame) -> pd.Series:
 
 
 def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
-    """Return the prediction of the highest theory for each layer (rows are in theory order)."""
+    """Return the prediction of the highest theory for each layer."""
     frames = [
         comparison.predicted.assign(setting=n)
         for n, comparison in enumerate(comparisons)
@@ -198,6 +199,7 @@ def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFram
     predictions["method"] = predictions["method"].astype(object).fillna(UNKNOWN)
     if "zero_probability" not in predictions:
         predictions["zero_probability"] = np.nan
+    # Rows are in the order of the theories.
     predicted = predictions[predictions["value"].notna()]
     columns = ["layer_name", "theory", "method", "value", "log_sd", "sampling_se"]
     return predicted.drop_duplicates(LAYER, keep="last")[[*LAYER, *columns, "zero_probability"]]

@@ -63,7 +63,10 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
 
 
 def _lengths(results: Results) -> pd.DataFrame:
-    """Return one row per draw and hidden layer: `init`, `width`, `layer`, `length` (M_d)."""
+    """Return one row per draw and hidden layer: `init`, `width`, `layer`, `length` (M_d).
+
+    M_d is the paper's symbol for the normalized squared length.
+    """
     if results.layers.empty:
         return pd.DataFrame()
     layers = select(results.layers, quantity="act_m2", image=-1)

@@ -70,7 +70,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
 
 
 def _regimes(results: Results, first_steps: int) -> pd.DataFrame:
-    """Return one row per cell: `network`, `loss`, `gain`, `seed`, `x` (lr lambda_0), `regime`."""
+    """Return one row per cell: `network`, `loss`, `gain`, `seed`, `x` (lr * lambda_0), `regime`."""
     if results.curves.empty or results.layers.empty:
         return pd.DataFrame()
     layers, curves, cells = results.layers, results.curves, results.cells.set_index("cell_id")

@@ -294,7 +294,7 @@ def _first_disagreement(
 
 
 def _disagreement_kind(row: pd.Series) -> str:
-    """Return what disagrees: `moment`, `step` (its change from the previous layer), or the kind."""
+    """Return what disagrees: `moment`, `step` (change from the layer before) or the row's kind."""
     if row["kind"] != "tested":
         return str(row["kind"])
     return "step" if row["p_holm"] > 0.05 else "moment"

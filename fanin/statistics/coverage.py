@@ -125,7 +125,7 @@ def _codes(labels: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _clustered(residual: np.ndarray, codes: np.ndarray, clusters: int) -> float:
-    """Return the variance of the mean for independent clusters."""
+    """Return the variance of the mean if draws depend on each other only within a cluster."""
     if clusters < 2:
         return 0.0
     sums = np.bincount(codes, residual, clusters)

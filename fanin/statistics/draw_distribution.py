@@ -52,7 +52,7 @@ def log_interval(
 
 
 def interval_probability(zero_probability: ArrayLike) -> np.ndarray:
-    """Return the probability of the interval: more than 95 % if one of its bounds is 0.
+    """Return the probability that a draw lies in its interval: above 95 % if one bound is 0.
 
     Examples
     --------

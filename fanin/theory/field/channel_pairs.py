@@ -55,12 +55,12 @@ class ChannelPairs:
 
     @classmethod
     def of(cls, weights: LayerWeights, next_weights: LayerWeights) -> ChannelPairs:
-        """Count the pairs between two consecutive layers."""
+        """Return the probabilities for two consecutive layers."""
         return cls.of_sizes(weights.out_channels, weights.groups, next_weights.groups)
 
     @classmethod
     def of_sizes(cls, channels: int, groups: int, next_groups: int) -> ChannelPairs:
-        """Count the pairs of contiguous groups of equal sizes."""
+        """Return the probabilities for contiguous groups of equal sizes."""
         if next_groups == 1:
             return cls(groups)
         common = float((channels * group_overlaps(groups, next_groups)).square().sum())
@@ -73,14 +73,14 @@ class ChannelPairs:
         )
 
     def mean_across(self, of_mean: Pairs, within: Pairs) -> Pairs:
-        """Average a product a_j b_k over pairs of different groups.
+        """Average a_j b_k over pairs of different groups j and k.
 
         Parameters
         ----------
         of_mean
             The product of the means of a and b over groups.
         within
-            The products within each group.
+            The products a_j b_j of each group.
         """
         return (self.groups * of_mean - within.mean(2, True)) / (self.groups - 1)
 
@@ -108,8 +108,8 @@ class ChannelPairs:
         Parameters
         ----------
         mean, mean_derivative
-            Factors by which S and theta are multiplied and added to give the mean over channels
-            of the cotangent, and of its derivative.
+            Coefficients of S and of theta in the mean over channels of the cotangent at the
+            pre-activations, and in that of its derivative.
         """
         same = self._products(replace(shared, across=None), mean, mean_derivative)
         if shared.across is None:
@@ -196,7 +196,7 @@ def _pair_products(a: Samples, b: Samples, size: int, excluded: int) -> Pairs:
 def shared_samples(
     shared: SharedCotangent, field_shape: tuple[int, int, int], n_samples: int, key: StreamKey
 ) -> Callable[[slice], Samples]:
-    """Return a function that samples S and theta, side by side, for some fields.
+    """Return a function that samples S and theta (see `SharedCotangent`) for some fields.
 
     `FIELDS_PER_DRAW` consecutive samples share one sample of the part that is common to all groups
     of the next layer, and `FIELDS_PER_READER` of them are read by the same group.

@@ -118,7 +118,7 @@ def apply_dropout(products: Pairs, step: DropoutStep, images_per_field: int) -> 
 
 
 def replace_diagonal(products: Pairs, m2: Tensor) -> Pairs:
-    """Return the matrices with another diagonal."""
+    """Return the matrices with `m2` as their diagonals."""
     # The axis of particles can be missing in either argument.
     shape = np.broadcast_shapes(products.shape[:-1], m2.shape)
     expanded = products.expand(*shape, products.shape[-1])

@@ -215,7 +215,7 @@ class _Shift:
 
     @classmethod
     def of(cls, input_index: Tensor, positions: tuple[int, int]) -> _Shift | None:
-        """Return the shift of one column of one map's table; None if it is no shift.
+        """Return one column of one map's table as a shift; None if its offset is not constant.
 
         Examples
         --------
@@ -243,7 +243,7 @@ class _Shift:
 def _find_shifts(
     input_index: Int[Tensor, "point tap"], positions: tuple[int, ...]
 ) -> list[_Shift] | None:
-    """Return all taps of one map's table as shifts; None if some tap is no shift."""
+    """Return all taps of one map's table as shifts; None if a tap has no constant offset."""
     if len(positions) != 2:
         return None
     candidates = [_Shift.of(tap, (positions[0], positions[1])) for tap in input_index.T]

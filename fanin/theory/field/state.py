@@ -249,7 +249,7 @@ class Cotangent:
     log_scale: float = 0.0
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Cotangent:
-        """Apply a linear function of the leading axes to all moments."""
+        """Apply a linear function of the axes image, particle and group to all moments."""
         return Cotangent(
             function(self.m2),
             None if self.products is None else function(self.products),

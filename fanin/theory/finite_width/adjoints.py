@@ -64,7 +64,7 @@ class ClosedAdjoint:
     layer: FieldLayer
 
     def cotangent_adjoint(self, forms: Forms) -> tuple[Forms, Forms]:
-        """Convert forms of the cotangent's moments at y to forms of those at x and of K."""
+        """Convert forms of the cotangent's moments at y to those at x and of y's covariance."""
         if forms.ndim == 2:
             return forms * self._units.slope_m2, forms * self._point_sensitivity
         forms = congruence(forms, _transposed(self._before))
@@ -99,7 +99,7 @@ class ClosedAdjoint:
 
     @cached_property
     def _linear_maps(self) -> tuple[Tensor | None, Tensor | None]:
-        """The linear modules before and after the function, [in point, out point]."""
+        """The linear modules before and after the function as matrices [in point, out point]."""
         form = closed_form_for(self._interlayer, self.layer.preact)
         assert form is not None
         before, after = linear_matrices(self._interlayer, form)
@@ -281,7 +281,7 @@ def _weight_gradient(layer: FieldLayer, images_per_field: int) -> float:
 
 
 def as_matrices(forms: Forms) -> Tensor:
-    """Return forms as full matrices."""
+    """Return forms as full matrices, with diagonals as diagonal matrices."""
     return torch.diag_embed(forms) if forms.ndim == 2 else forms
 
 

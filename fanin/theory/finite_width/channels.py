@@ -217,7 +217,7 @@ def _derivative(value: Tensor, at: Tensor) -> Tensor:
 
 
 def logit_cotangents(last: FieldLayer, seed: int) -> Cotangents:
-    """Draw a random cotangent of mean square 1 at the logits, and return it at the last layer."""
+    """Draw random cotangents of mean square 1 at the logits; propagate them to the last layer."""
     readout = readout_matrix(last)
     points = last.preact.var.shape[-1] if readout is None else readout.shape[1]
     stream = make_generator("logits", seed)

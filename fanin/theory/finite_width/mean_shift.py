@@ -231,10 +231,10 @@ class _Step:
     def backward(
         self, shift: Points, covariance: Tensor, next_shift: Points, next_response: Tensor
     ) -> tuple[Points, Tensor]:
-        """Return the shift of E[d^2] of the cotangent, and the derivatives of its log by t.
+        """Return the shift of E[d^2] of the cotangent, and the derivatives of its logarithm.
 
-        The derivatives have the axes [point, t]. `next_shift` and `next_response` are the two
-        results of the next layer.
+        The derivatives [point, t] are with respect to t, the logarithm of E[y^2] at each point.
+        `next_shift` and `next_response` are the two results of the next layer.
         """
         first, second = self.rates.slope
         variance = covariance.diagonal()

@@ -13,9 +13,9 @@ Matrix = Float[Tensor, "point point"]
 
 
 def fourth_cumulant(layer: FieldLayer) -> float:
-    """Average the fourth joint cumulants of (y, y, y', y') over pairs of points y and y'.
+    """Average the fourth joint cumulant of (y, y, y', y') over pairs of points.
 
-    They are 0 for a Gaussian field.
+    y and y' are the pre-activations at the two points. The cumulant is 0 for a Gaussian field.
     """
     weights, root = layer.weights, layer.preact.root
     if root is not None:  # a column per weight, and the last for the bias
