@@ -357,7 +357,7 @@ def layers_with_spread(rows: pd.DataFrame) -> pd.DataFrame:
     tested = tested[tested["log_sd"] > ROUNDING]
     names = {"value": "predicted", "sd_ratio": "measured_sd_ratio", "draws": "n_draws"}
     columns = [*LAYER, "log_sd", "zero_probability", "zeros", *names]
-    tested = tested[columns].rename(columns=names)
+    tested = tested.reindex(columns=columns).rename(columns=names)  # no column without predictions
     # Unknown in predictions of an older version.
     return tested.assign(zero_probability=tested["zero_probability"].fillna(0.0))
 

@@ -81,8 +81,8 @@ def scheme_from_config(node: Mapping[str, Any], key_path: str = "init") -> Schem
     scheme = instantiate(node, key_path)
     if not callable(getattr(scheme, "sample", None)):
         raise ConfigError(
-            f"{key_path}.{TARGET}={node[TARGET]}: expected an init scheme, got a"
-            f" {type(scheme).__name__} without a method sample(weight, generator)"
+            f"{key_path}.{TARGET}={node[TARGET]}: expected an init scheme, got"
+            f" {type(scheme).__name__}, which has no method sample(weight, generator)"
         )
     return scheme
 

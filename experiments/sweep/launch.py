@@ -81,7 +81,8 @@ def launch(
         A stop signal came before any cell ran (within `interruptible`).
     """
     folder, mode = request.folder, request.settings.mode
-    if mode == "submit" and not isinstance(request.runner, DetachedRunner):
+    is_detached = isinstance(request.runner, DetachedRunner)  # rejects invalid runner options
+    if mode == "submit" and not is_detached:
         raise ConfigError("sweep.mode=submit needs a runner that submits jobs; add runner=slurm")
     check_format(folder)
     cells = expand(catalog, request.grids)
@@ -95,7 +96,7 @@ def launch(
             console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
         plan = _plan(request, cells, records)
         show_counts(console, request, plan.counts)
-        if plan.queued and not isinstance(request.runner, DetachedRunner):
+        if plan.queued and not is_detached:
             raise ConfigError(
                 f"{folder.root}: Slurm jobs still run {plural(plan.queued, 'cell')} of this sweep. "
                 "Wait for them with runner=slurm, or run: "

@@ -75,7 +75,7 @@ def _draw(results: Results) -> Drawn:
         return lambda: studies[0]
 
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
-        patch.setattr(command, "study_factory", recording_factory)
+        patch.setattr("analysis.figures.output.study_factory", recording_factory)
         command.main([results.name, "--results", str(results.folder.root.parent)])
     return Drawn(results, studies[0], output.getvalue())
 
