@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 # Run test files in parallel, one process per core, each file in one process.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-slow test-slurm test-all faults lint format lock clean
+.PHONY: help setup demo test test-slow test-slurm test-all faults lint format lock docs clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -64,5 +64,9 @@ lock: $(STAMP)   ## write requirements.lock from the packages in .venv
 	{ echo '# Exact versions for CI, installed by `make setup`. Written by `make lock`.'; \
 	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.lock
 
+docs: $(STAMP)   ## build the documentation as a website, site/index.html
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Done. Open site/index.html in a browser."
+
 clean:           ## remove .venv and caches, but not results
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info site

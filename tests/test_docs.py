@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
-PAGES = ["README.md", "docs/certificate.md", "docs/compare.md", "docs/report.md", "docs/sweeps.md"]
+HOW_TO = ["certificate", "compare", "first-steps", "own-init", "report", "sweeps"]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in HOW_TO)]
 ON_SLURM = ["docs/slurm.md"]  # run by tests/slurm/test_docs_slurm.py
 
 
@@ -45,7 +46,22 @@ def test_all_examples_of_a_page_run(page: str, tmp_path: Path):
 def test_every_page_with_commands_is_tested():
     pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
     with_bash = [str(p.relative_to(ROOT)) for p in pages if "```bash" in p.read_text()]
-    assert sorted(with_bash) == sorted(PAGES + ON_SLURM)
+    assert sorted({"README.md", *with_bash}) == sorted(PAGES + ON_SLURM)
+
+
+@pytest.mark.slow
+def test_make_demo_runs(tmp_path: Path):
+    """Run the recipe in an empty folder with the installed packages."""
+    target = ["-o", ".venv/.installed", "demo", f"BIN={Path(sys.executable).parent}"]
+    process = subprocess.run(
+        ["make", "-f", str(ROOT / "Makefile"), *target],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert (tmp_path / "results/he_vs_glorot/figures/variance_by_layer.png").exists()
 
 
 def test_links_between_pages_have_existing_targets():
@@ -58,7 +74,7 @@ def test_links_between_pages_have_existing_targets():
 def test_the_make_targets_in_the_readme_exist():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     used = re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())
-    assert {"demo", "test"} <= set(used) <= set(targets)
+    assert {"demo", "test", "docs"} <= set(used) <= set(targets)
 
 
 def test_docs_give_the_reason_for_every_dependency():
