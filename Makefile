@@ -66,7 +66,7 @@ lock: $(STAMP)   ## write requirements.lock from the packages in .venv
 
 docs: $(STAMP)   ## build the documentation as a website, site/index.html
 	$(BIN)/mkdocs build --strict --quiet
-	@echo "Done. Open site/index.html in a browser."
+	@echo "Done. Open site/index.html; its search needs a server: python3 -m http.server --directory site"
 
 clean:           ## remove .venv and caches, but not results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info site

@@ -98,5 +98,7 @@ def output_markdown(output: dict[str, Any]) -> str:
         image = "".join(data["image/png"]).replace("\n", "")
         return f'<img alt="Figure drawn by the code above" src="data:image/png;base64,{image}">'
     if "text/html" in data:
-        return "<div>" + re.sub(r"\n\s*\n", "\n", "".join(data["text/html"])) + "</div>"
+        return (
+            '<div class="output">' + re.sub(r"\n\s*\n", "\n", "".join(data["text/html"])) + "</div>"
+        )
     return "```text\n" + "".join(data["text/plain"]).rstrip() + "\n```"
