@@ -183,7 +183,7 @@ def is_confirmed(rows: pd.DataFrame) -> pd.Series:
 
 
 def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFrame:
-    """Return the prediction of the highest theory for each layer."""
+    """Return for each layer the prediction of the last theory in `THEORIES` that has one."""
     frames = [
         comparison.predicted.assign(setting=n)
         for n, comparison in enumerate(comparisons)

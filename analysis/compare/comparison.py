@@ -88,25 +88,25 @@ class InitComparison:
 
 
 def compare_strategies(results: Results, spec: ComparisonSpec | None = None) -> InitComparison:
-    """Compare the strategies of a sweep.
+    """Compare the values of one axis of a sweep (strategies), by default its init schemes.
 
     Parameters
     ----------
     results
         Tables of the sweep, which may still be running.
     spec
-        The comparison; by default, init schemes by test accuracy.
+        Axis, metric and options; by default, init schemes by test accuracy.
 
     Returns
     -------
     InitComparison
-        The comparison.
+        Ranks, tests and tables.
 
     Raises
     ------
     FaninError
         The axis or metric does not exist (the message lists the nearest names), there is only one
-        strategy, or there are fewer than three seeds and `few_seeds` is False.
+        strategy, or there are fewer than three seeds and `spec.few_seeds` is False.
 
     Examples
     --------

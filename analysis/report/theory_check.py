@@ -90,7 +90,7 @@ def try_compare(
 
 
 def without_predictions(results: Results) -> list[TheoryComparison]:
-    """Return every measured setting without a prediction."""
+    """Return every measured setting, with an empty prediction."""
     if results.layers.empty or not (results.layers.step == 0).any():
         return []
     return [

@@ -160,7 +160,8 @@ def markdown(compared: Sequence[CaseResult]) -> str:
 def _summary(compared: Sequence[CaseResult]) -> str:
     theories = {**THEORY_LABELS, **TOOL_LABELS}
     lines = [
-        "Predicted / measured in the layer of each network in which it is furthest from 1. In "
+        "Predicted / measured, for each column in the layer in which this ratio is furthest from "
+        "1; the last column counts all layers. In "
         "brackets: largest standard error of the measured mean, if it is above 1 %. `-`: no "
         "prediction.",
     ]

@@ -22,7 +22,9 @@ from fanin.errors import ConfigError
 
 def _check_folder_name(name: str) -> str:
     if not name or name != Path(name).name or name.startswith("."):
-        raise ValueError("a sweep's name must be a folder name, without slashes")
+        raise ValueError(
+            "a sweep's name must be a folder name, without slashes and without a dot at its start"
+        )
     return name
 
 

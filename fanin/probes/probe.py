@@ -148,7 +148,11 @@ def _first_batch(batch: Any) -> tuple[Any, Any]:
     if isinstance(batch, Tensor | np.ndarray):
         return batch, None
     if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor | np.ndarray):
-        if len(batch) > 2 or batch[0].ndim < 2:
+        if len(batch) == 2 and batch[0].ndim < 2:
+            raise InputError(
+                f"images has shape {tuple(batch[0].shape)}; pass images of shape (images, ...)"
+            )
+        if len(batch) != 2 and (len(batch) > 2 or batch[0].ndim < 2):
             raise InputError(
                 f"batch is a {type(batch).__name__} of {len(batch)} tensors; pass images as one"
                 " tensor, or a pair (images, targets)"

@@ -67,7 +67,7 @@ def gaussian_nodes(
 
 
 def max_nodes(order: int) -> int:
-    """Return the largest number of nodes per state, for bounding memory."""
+    """Return the largest number of nodes that `gaussian_nodes` uses for one Gaussian."""
     return order * (len(STANDARD_ENDS) + 2 * len(BREAKPOINTS) - 2)
 
 

@@ -229,9 +229,9 @@ def _curvature_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
 
 
 def _stability_claims(cells: SweepCells) -> Iterator[ClaimResult]:
-    """Test whether the linear layer alone also trains at learning rates above 2 / lambda.
+    """Test whether a network of one linear layer also trains at learning rates above 2 / lambda.
 
-    lambda is the layer's curvature where it is largest, at a predicted probability of 1/2.
+    lambda is the largest curvature of its loss, which is at a predicted probability of 1/2.
     """
     trained = cells.part("remedies")
     linear = trained[trained["model"] == "linear"]

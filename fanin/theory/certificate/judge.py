@@ -211,7 +211,7 @@ BACKWARD_EFFECTS: dict[Problem, str] = {
 def _remedy_and_cause(
     layers: Sequence[LayerCertificate], too_small: bool, gains: dict[str, float]
 ) -> tuple[Remedy, str]:
-    """Return new weights as the remedy, or gains if the weights have the usual variance."""
+    """Return a remedy and its cause: new weights if a cause is known, gains if none is known."""
     cause = find_cause(layers, too_small=too_small)
     small_slopes = {layer.activation for layer in layers[:-1]} & SMALL_SLOPE
     if small_slopes and too_small and not cause:

@@ -122,7 +122,7 @@ def format_times(log_factor: float) -> str:
 
 
 def _recommended_variance(activation: str) -> float | None:
-    """Return the recommended value of fan_in times the weight variance after an activation."""
+    """Return the recommended fan_in * Var[w] of a layer after this activation; None if unknown."""
     if activation in RECTIFIERS:
         return 2.0
     return 1.0 if activation in LINEAR_AT_ZERO else None

@@ -26,8 +26,8 @@ NEGLIGIBLE = 1e-6  # probability that all inputs are 0
 def activity(layer: FieldLayer, next_layer: FieldLayer) -> Points | None:
     """Return, for each point of the next layer, the probability that not all its inputs are 0.
 
-    Channels are treated as independent, and the points of one channel that the next layer reads as
-    zero either all together or not at all. The result is None if the probability is 1 at all
+    Channels are treated as independent. Of each channel, the points that one point of the next
+    layer reads are treated as all 0 or all not 0. The result is None if the probability is 1 at all
     points.
     """
     interlayer, weights = layer.interlayer, next_layer.weights

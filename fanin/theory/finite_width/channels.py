@@ -73,9 +73,10 @@ class ChannelSamples:
         return gradient if gradient.ndim == 2 else symmetrize(gradient)
 
     def normals_adjoint(self, forward: Forms, backward: Sequence[Tensor]) -> Forms:
-        """Convert forms of the moments of x and of the cotangent at y to forms of `normals`.
+        """Convert forms (see `adjoints`) of the moments of x and d to forms of `normals`.
 
-        dE[f(y)] / dK = E[f''] / 2 = E[f' z^T] root^-1 / 2 (Price 1958, Stein 1981). Jumps of f',
+        With K the covariance of y and z the normals, dE[f(y)] / dK = E[f''] / 2 =
+        E[f' z^T] root^-1 / 2 (Price 1958, Stein 1981). d is the cotangent at y. Jumps of f',
         such as a cotangent's change of path through a maximum, are ignored.
         """
         results = []

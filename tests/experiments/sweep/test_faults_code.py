@@ -116,7 +116,8 @@ def test_worker_warns_of_changed_code(checkout: Site, record: Record) -> None:
             "configs and code edited while a sweep is queued, and the process that workers are "
             "forked from killed"
         ),
-        "new workers run the edited code: `status` warns, and `code` differs in their rows; "
+        "new workers run the edited code: `fanin status` warns, and the column `code` differs for "
+        "the cells that they ran; "
         f"{first_run}",
         second_run,
     )

@@ -73,7 +73,10 @@ def test_sweep_resumes_after_a_full_disk_at_any_write(
     (disk / "filler").unlink()
     second_run = rerun(site, *arguments, cells=CELLS)
     first_run = "exit 2 each time; the error names the file; finished cells are kept"
-    what = fault("the disk is full (at every write of a sweep, one launch each)")
+    what = fault(
+        "the disk is full: launches with more and more free space, so that each write fails in one"
+        " of them"
+    )
     record(what, first_run, second_run)
 
 
