@@ -101,14 +101,12 @@ def test_overflow_is_null_in_json_and_inf_in_the_table(run_predict: Predict) -> 
     assert "inf" in run_predict(*TINY, *huge)
 
 
-def test_nan_is_null_in_json_and_nan_in_the_table(run_predict: Predict) -> None:
-    missing = ("data.corrupt.share=0.5", "data.corrupt.kind=missing")
-    layers = _layers(run_predict(*TINY, *missing, "format=json"))
-    assert {layer[theory]["preact_m2"] for layer in layers for theory in ("he", "mean_field")} == {
-        None
-    }
-    rows = [line.split() for line in run_predict(*TINY, *missing).splitlines()]
-    assert next(row for row in rows if row[:1] == ["fc1"])[5] == "nan"
+def test_images_with_nan_are_refused(
+    run_predict: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_predict(*TINY, "data.corrupt.share=0.5", "data.corrupt.kind=missing")
+    assert "images contain NaN or infinite values" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("measure", [0, 2])

@@ -36,7 +36,7 @@ REFUSED = [
     ("sweep.name=../x", "without slashes"),
     ("sweep.name=", "without slashes"),
     ("sweep.retry=[foo]", "error.*oom.*timeout"),
-    ("sweep.foo=1", "valid: mode, name, results, retry"),
+    ("sweep.foo=1", "valid: mode, name, pilot, results, retry"),
     ("runner=slum", "runner=slum: no such option"),
     ("runner.workers=0", "runner.workers: .*greater than 0"),
     ("runner.workers=1,2", "runner.workers can't have several values"),
