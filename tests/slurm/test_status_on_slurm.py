@@ -1,4 +1,4 @@
-"""Output of `experiments.status` for a sweep on a real Slurm."""
+"""Output of `fanin status` for a sweep on a real Slurm."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_cells_of_slurm_jobs_run_nowhere_else_until_cancelled(sweep: SweepComman
     sweep.wait_until(sweep.open_journals, while_alive=False)
     status, output = sweep.run("seed=range(4)", runner=("runner=local",))
     assert status == 2
-    assert "experiments.cancel" in output
+    assert "fanin cancel" in output
     cancelled = sweep.run_module("cancel")
     assert cancelled.returncode == 0, cancelled.stderr
     assert not sweep.active_tasks()
