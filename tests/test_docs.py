@@ -61,7 +61,7 @@ def test_make_demo_runs(tmp_path: Path):
         text=True,
     )
     assert process.returncode == 0, process.stdout + process.stderr
-    assert (tmp_path / "results/he_vs_glorot/figures/variance_by_layer.png").exists()
+    assert (tmp_path / "results/he_vs_glorot/figures/variance_by_layer-two_layer.png").exists()
 
 
 def test_links_between_pages_have_existing_targets():

@@ -49,7 +49,7 @@ def assert_job_still_runs(sweep: FaultySweep, terminal: Terminal) -> None:
     assert sweep.attempts() == {number: ["ok"] for number in range(4)}
     assert len(sweep.arrays()) == 1
     assert set(sweep.count_starts().values()) == {1}
-    assert not sweep.leftovers()
+    sweep.wait_until(lambda: not sweep.leftovers(), while_alive=False)
 
 
 @run_concurrently
@@ -79,4 +79,4 @@ def test_cancelling_the_jobs_keeps_finished_cells(sweep: FaultySweep) -> None:
     assert status == 0, output
     assert sweep.attempts() == {0: ["ok"], 1: ["ok"], 2: ["cancelled", "ok"], 3: ["ok"]}
     assert len(sweep.arrays()) == 2
-    assert not sweep.leftovers()
+    sweep.wait_until(lambda: not sweep.leftovers(), while_alive=False)
