@@ -68,3 +68,13 @@ def parse_number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: not a number") from None
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--workers`."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="number of prediction processes (default: %(default)s)",
+    )

@@ -8,7 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from analysis.cli import add_sweep_arguments, parse_number, parse_probability, plain_console
+from analysis.cli import (
+    add_sweep_arguments,
+    add_workers_argument,
+    parse_number,
+    parse_probability,
+    plain_console,
+)
 from analysis.folder import sweep_folder
 from analysis.load import load
 from experiments.console import exit_on_error
@@ -67,12 +73,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--recompute", action="store_true", help="ignore stored predictions and compute them again"
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="number of prediction processes (default: %(default)s)",
-    )
+    add_workers_argument(parser)
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cli import add_sweep_arguments, prediction_progress
+from analysis.cli import add_sweep_arguments, add_workers_argument, prediction_progress
 from analysis.folder import sweep_folder
 from experiments.console import exit_on_error
 from experiments.parser import CommandParser
@@ -46,12 +46,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--no-theory", dest="theory", action="store_false", help="skip the theory check"
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="number of prediction processes (default: %(default)s)",
-    )
+    add_workers_argument(parser)
     return parser
 
 

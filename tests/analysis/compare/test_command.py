@@ -75,9 +75,9 @@ def test_wide_prints_all_columns(results_copy: Path, capsys: pytest.CaptureFixtu
 
 def test_long_names_are_wrapped_to_100_columns() -> None:
     standings = pd.DataFrame([["x" * 250, "0.912 (0.905 to 0.919)"]], columns=["init", "mean"])
-    console = Console(width=1000, file=io.StringIO())
-    console.print(render_table(standings, "title"), width=TABLE_WIDTH)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    output = io.StringIO()
+    Console(width=1000, file=output).print(render_table(standings, "title"), width=TABLE_WIDTH)
+    lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= TABLE_WIDTH
     assert sum(line.count("x") for line in lines) == 250
 
