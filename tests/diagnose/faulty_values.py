@@ -73,7 +73,7 @@ def one_image_of_16_bits(fixed: bool) -> Setup:
 
 @faulty("input_scale")
 def pixels_to_255(fixed: bool) -> Setup:
-    """Convert uint8 images with `.float()` and nothing else. The loss is 115, then NaN."""
+    """Convert uint8 images with `.float()` and nothing else. The loss is over 100, then NaN."""
     images, targets = batches.raw_patches(48)
     pixels = images.float()
     if fixed:
@@ -113,6 +113,7 @@ def pruned_then_standardized(fixed: bool) -> Setup:
     model = GroupNormNet()
     with torch.no_grad():
         conv = model.features[6]
+        assert isinstance(conv, nn.Conv2d)
         strength = conv.weight.abs().sum(dim=(1, 2, 3))
         conv.weight[strength.argsort()[:2]] = 0
         mean = conv.weight.mean(dim=(1, 2, 3), keepdim=True)
@@ -174,7 +175,7 @@ def sparse_hidden_units(fixed: bool) -> Setup:
     images, targets = batches.digits(64)
     model = mlp()
     if not fixed:
-        for module in model[1:-1]:
+        for module in list(model)[:-1]:
             if isinstance(module, nn.Linear):
                 nn.init.constant_(module.bias, -4.0)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)

@@ -86,8 +86,9 @@ def residual_branches_start_at_zero() -> Setup:
     """Train a residual net whose last batch norm of each block starts with a gain of 0."""
     images, targets = batches.normalized_digits(64)
     model = ResNet()
-    for block in model.blocks:
-        nn.init.zeros_(block.bn2.weight)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bn2.weight"):
+            nn.init.zeros_(parameter)
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     return Setup(model, images, targets, nn.CrossEntropyLoss(), optimizer)
 

@@ -21,6 +21,8 @@ TRAINED = 0.3  # of the loss of the best constant output
 # The least loss behind a softmax is log(e + 9) - 1 for 10 classes, 0.63 of log 10.
 FAILED = 0.6
 
+SETUPS: list[Callable[[], Setup]] = [*FAULTY, *HEALTHY]
+
 pytestmark = pytest.mark.slow
 
 
@@ -93,12 +95,12 @@ def test_setups_without_a_fault_have_no_cause() -> None:
 
 
 def test_names_of_setups_differ() -> None:
-    names = [build().name for build in (*FAULTY, *HEALTHY)]
+    names = [build().name for build in SETUPS]
     assert len(set(names)) == len(names) == 40
 
 
 def test_a_setup_is_the_same_each_time() -> None:
-    for build in (*FAULTY, *HEALTHY):
+    for build in SETUPS:
         first, second = (setup.model.state_dict().values() for setup in (build(), build()))
         for a, b in zip(first, second, strict=True):
-            assert torch.equal(a.nan_to_num(), b.nan_to_num()), build.__name__
+            assert torch.equal(a.nan_to_num(), b.nan_to_num()), build().name
