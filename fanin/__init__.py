@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fanin.diagnosis import Diagnosis as Diagnosis
+    from fanin.diagnosis import diagnose as diagnose
     from fanin.probes.probe import probe as probe
     from fanin.theory import Certificate as Certificate
     from fanin.theory import LayerKind as LayerKind
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _PUBLIC = {
+    "fanin.diagnosis": ["Diagnosis", "diagnose"],
     "fanin.probes.probe": ["probe"],
     "fanin.theory": [
         "Certificate",

@@ -68,6 +68,8 @@ def start(name: str, arguments: Sequence[str]) -> None:
 
 
 def _check_suite(name: str, command: Command) -> None:
+    if command.package == __package__:
+        return  # part of the installed package
     if not (ROOT / "conf" / "config.yaml").is_file():
         raise FaninError(CLONE.format(name=name, url=_repository_url()))
     spec = find_spec(command.package)

@@ -40,6 +40,16 @@ class Command:
 
 
 COMMANDS_BY_TASK = {
+    "Diagnose your own network": {
+        "diagnose": Command(
+            "fanin.diagnosis",
+            "find out why a network does not train",
+            (
+                ("my_module:make_model --batch batch.pt", "check a model on a saved batch"),
+                ("my_module:make_model --batch batch.pt --lr 0.1", "also check the learning rate"),
+            ),
+        ),
+    },
     "Predict a network before training": {
         "predict": Command(
             "analysis.predict",

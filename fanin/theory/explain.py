@@ -23,8 +23,8 @@ from fanin.plots import create_axes, label_layers, plot_factors
 from fanin.progress import show_progress
 from fanin.seeds import make_generator
 from fanin.statistics.draw_distribution import log_median
+from fanin.text import to_html, to_text
 from fanin.theory.certificate.measured import measure_draws
-from fanin.theory.certificate.text import to_html, to_text
 from fanin.theory.certificate.weights import InitLike, prepare_inputs, resolve_moments
 from fanin.theory.cost import expected_phases
 from fanin.theory.explanation_table import (

@@ -20,8 +20,8 @@ from fanin.images import MAX_IMAGES
 from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, to_init, weight_layers
 from fanin.inits.init import LayerInit
 from fanin.progress import show_progress
+from fanin.text import to_html, to_text
 from fanin.theory.certificate.measured import measure_draws, summarize_draws
-from fanin.theory.certificate.text import to_html, to_text
 from fanin.theory.certificate.weights import (
     WeightMoments,
     cpu_copy,

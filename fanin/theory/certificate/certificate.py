@@ -13,11 +13,11 @@ from jaxtyping import Float
 from rich.console import Group
 from torch import Tensor, nn
 
+from fanin.text import to_html, to_text
 from fanin.theory.certificate.judge import judge
 from fanin.theory.certificate.plot import plot_certificate
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, to_json_types
 from fanin.theory.certificate.render import render
-from fanin.theory.certificate.text import to_html, to_text
 from fanin.theory.certificate.verdicts import Verdict
 from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.field import Sampling, propagate_field

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fanin.text import number, percent, terminal_width
 from fanin.theory.certificate.measured import sharpness_note
 from fanin.theory.certificate.notes import SIMULATED_MARK, method_notes, zero_notes
 from fanin.theory.certificate.record import (
@@ -20,7 +21,6 @@ from fanin.theory.certificate.record import (
     PredictedValue,
     relative_units,
 )
-from fanin.theory.certificate.text import number, percent, terminal_width
 from fanin.theory.certificate.verbose import render_details
 from fanin.theory.certificate.verdicts import Verdict, find_problems
 

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fanin.text import number, percent
 from fanin.theory.certificate.record import LayerCertificate
-from fanin.theory.certificate.text import number, percent
 
 CellFormatter = Callable[[LayerCertificate], str]
 

@@ -24,6 +24,7 @@ from fanin.inits import (
     Zeros,
     initialize,
 )
+from fanin.text import to_text
 from fanin.theory.certificate import (
     Certificate,
     UnhealthyInit,
@@ -31,7 +32,6 @@ from fanin.theory.certificate import (
     certify,
 )
 from fanin.theory.certificate.render import render
-from fanin.theory.certificate.text import to_text
 from fanin.theory.predict import THEORIES
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
-from tests.diagnose import batches
-from tests.diagnose.definition import Setup, healthy
-from tests.diagnose.networks import (
+from tests.fanin.diagnosis import batches
+from tests.fanin.diagnosis.definition import Setup, healthy
+from tests.fanin.diagnosis.networks import (
     AlexNet,
     GroupNormNet,
     ImageAndFeatures,

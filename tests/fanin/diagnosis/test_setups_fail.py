@@ -11,8 +11,8 @@ from typing import get_args
 import pytest
 import torch
 
-from tests.diagnose.definition import Cause, Faulty, Setup, train
-from tests.diagnose.setups import FAULTY, HEALTHY
+from tests.fanin.diagnosis.definition import Cause, Faulty, Setup, train
+from tests.fanin.diagnosis.setups import FAULTY, HEALTHY
 
 FAULTY_STEPS = 60  # each setup whose faulty loss stays finite trains in fewer steps when fixed
 HEALTHY_STEPS = 150  # at most

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.diagnose import faulty_training as training
-from tests.diagnose import faulty_values as values
-from tests.diagnose import healthy
-from tests.diagnose.definition import Cause, Faulty, Setup, predict
+from tests.fanin.diagnosis import faulty_training as training
+from tests.fanin.diagnosis import faulty_values as values
+from tests.fanin.diagnosis import healthy
+from tests.fanin.diagnosis.definition import Cause, Faulty, Setup, predict
 
 __all__ = ["FAULTY", "HEALTHY", "Cause", "Setup", "predict"]
 

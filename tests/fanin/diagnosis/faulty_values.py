@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
-from tests.diagnose import batches
-from tests.diagnose.definition import Setup, faulty
-from tests.diagnose.networks import (
+from tests.fanin.diagnosis import batches
+from tests.fanin.diagnosis.definition import Setup, faulty
+from tests.fanin.diagnosis.networks import (
     AlexNet,
     GroupNormNet,
     ImageAndFeatures,
