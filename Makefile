@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SETUP_LOG := $(VENV)/setup.log
-PIP := $(BIN)/pip install --disable-pip-version-check
+PIP := PYTHONUNBUFFERED=1 $(BIN)/pip install --disable-pip-version-check
+N_PACKAGES = $$(grep -c == requirements.lock)
+# Print a line for every 30 packages of pip's output, and one when it unpacks them.
+SHOW_PROGRESS := /^(Collecting|Requirement already satisfied)/ \
+	{ if (++n % 30 == 0 && n <= total) { print "  collected " n " of " total " packages"; fflush() } }; \
+	/^Installing collected packages/ && !n_unpack++ { print "  unpacking the packages ..."; fflush() }
 # Run test files in parallel, one process per core, each file in one process.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
@@ -18,10 +23,12 @@ setup: $(STAMP)  ## create .venv with the pinned dependencies
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("fanin needs Python 3.11 or later, found " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "No venv module: apt install python3-venv"; exit 1; }
-	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV) (takes minutes; log: $(SETUP_LOG)) ..."
-	@{ $(PIP) --requirement requirements.lock && \
-	   $(PIP) --no-deps --editable . --config-settings editable_mode=compat; } > $(SETUP_LOG) 2>&1 \
-	   || { tail -n 20 $(SETUP_LOG); exit 1; }
+	@echo "Installing $(N_PACKAGES) packages into $(VENV) (takes minutes; log: $(SETUP_LOG)) ..."
+	@rm -f $(VENV)/.failed
+	@{ { $(PIP) --requirement requirements.lock && \
+	     $(PIP) --no-deps --editable . --config-settings editable_mode=compat; } 2>&1 || touch $(VENV)/.failed; } \
+	   | tee $(SETUP_LOG) | awk -v total=$(N_PACKAGES) '$(SHOW_PROGRESS)'
+	@test ! -e $(VENV)/.failed || { tail -n 20 $(SETUP_LOG); exit 1; }
 	@echo "Done. Type: source $(VENV)/bin/activate && fanin"
 	@touch $@
 

@@ -20,6 +20,7 @@ from fanin.errors import FaninError, suggest
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR = 2  # exit status
 HELP_FLAGS = ("-h", "--help")
+HYDRA_HELP = "--hydra-help"
 CLONE = """\
 `fanin {name}` needs the benchmark suite, which is not part of the installed package. Clone it:
 
@@ -30,7 +31,7 @@ CLONE = """\
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command of `fanin`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or any(flag in arguments for flag in (*HELP_FLAGS, "--version")):
+    if not arguments or any(flag in arguments for flag in (*HELP_FLAGS, HYDRA_HELP, "--version")):
         # If the output is piped to a program that ends first (`| head`), end without a traceback.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     name, *rest = arguments or HELP_FLAGS[:1]
@@ -63,7 +64,9 @@ def start(name: str, arguments: Sequence[str]) -> None:
     command = COMMANDS[name]
     _check_suite(name, command)
     sys.path.append(str(Path.cwd()))  # for the user's own modules, as with `python -m`
-    sys.argv[1:] = [*command.first, *arguments, *command.last]
+    # Hydra rejects overrides of the config beside the flag.
+    is_hydra_help = command.is_hydra and HYDRA_HELP in arguments
+    sys.argv[1:] = [HYDRA_HELP] if is_hydra_help else [*command.first, *arguments, *command.last]
     runpy.run_module(command.module, run_name="__main__", alter_sys=True)
 
 

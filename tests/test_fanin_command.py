@@ -86,6 +86,15 @@ def test_the_help_of_each_command_has_two_examples(name: str, tmp_path: Path) ->
         assert line.split("   ")[0].strip() in process.stdout
 
 
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.is_hydra])
+def test_flags_of_hydra_are_in_a_help_of_their_own(name: str, tmp_path: Path) -> None:
+    flag, only_hydra = "--hydra-help", "--experimental-rerun"
+    own, hydra = (run(name, option, cwd=tmp_path).stdout for option in ("--help", flag))
+    assert flag in own
+    assert only_hydra not in own
+    assert only_hydra in hydra
+
+
 @pytest.mark.parametrize(("typed", "nearest"), [("stauts", "status"), ("figure", "figures")])
 def test_a_mistyped_command_names_the_nearest_one(
     typed: str, nearest: str, capsys: pytest.CaptureFixture[str]

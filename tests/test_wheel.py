@@ -1,5 +1,6 @@
 """The wheel contains only `fanin`, and it works in other projects."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -86,6 +87,13 @@ def test_fanin_works_in_a_project_with_its_own_analysis_package(python: Path, tm
     process = run(python, tmp_path, "-c", USE)
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith(str(python.parents[1] / "lib"))
+
+
+def test_the_example_of_the_readme_needs_only_the_wheel(python: Path, tmp_path: Path):
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    process = run(python, tmp_path, "-c", example)
+    assert process.returncode == 0, process.stderr
+    assert "def init_weights(model):" in process.stdout
 
 
 def test_commands_of_the_suite_say_how_to_clone_it(python: Path, tmp_path: Path):
