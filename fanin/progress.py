@@ -1,7 +1,7 @@
 """Expected cost and progress of long operations, printed to stderr.
 
-An operation calls `show_progress`; functions that it calls report their phase with `set_phase`,
-which does nothing outside an operation.
+An operation calls `show_progress`; functions that it calls report their phase with `set_phase`, and
+its parts with `set_part`. Both do nothing outside an operation.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
-DELAY = 2.0  # seconds before the bar is shown
-LONG = 10.0  # expected seconds from which the cost is printed without a terminal
+DELAY = 2.0  # seconds before the bar is shown, and expected seconds from which the cost is printed
 INTERVAL = 0.2  # seconds between updates of the bar
+# Seconds after which the first line of progress is printed without a terminal. Each further line
+# follows after twice that time, but at most after `LAST_INTERVAL`.
+FIRST_LINE = 5.0
+LAST_INTERVAL = 60.0
 MAX_SHARE = 0.95  # displayed share of a phase that takes longer than expected
 
 
@@ -40,6 +43,7 @@ class _State:
     index: int = 0
     text: str = ""
     share: float | None = None  # completed share of the phase; None estimates it from the time
+    parts: dict[str, str] = field(default_factory=dict)  # parts of the phase, by unit
     started: float = field(default_factory=monotonic)
 
     def enter(self, name: str, done: int, total: int) -> None:
@@ -48,10 +52,19 @@ class _State:
         if is_new:
             # A phase may occur several times, as the theories do in `explain`.
             start = self.index + (1 if self.text else 0)
-            self.index = next((i for i in later if i >= start and self._is(i, name)), self.index)
+            known = [i for i in later if i >= start and self._is(i, name)]
+            self.index = known[0] if known else self.index
             self.started = monotonic()
+            self.share = None if known else 1.0  # without an expected time, it adds nothing
         self.text = f"{name} {done + 1} of {total}" if total else name
-        self.share = done / total if total else None
+        if total:
+            self.share = done / total
+        self.parts = {}
+
+    @property
+    def description(self) -> str:
+        """Phase and its parts, such as `theory field, layer 3 of 8`."""
+        return ", ".join([self.text, *self.parts.values()])
 
     def _is(self, index: int, name: str) -> bool:
         return self.phases[index].name == name
@@ -83,14 +96,34 @@ def set_phase(name: str, done: int = 0, total: int = 0) -> None:
         state.enter(name, done, total)
 
 
+def set_part(unit: str, done: int, total: int, *, is_share: bool = False) -> None:
+    """Report the part of the phase that begins.
+
+    Parameters
+    ----------
+    unit
+        Kind of the part, such as `layer`.
+    done, total
+        Number of finished parts, and of all.
+    is_share
+        True if `done / total` is the finished share of the phase.
+    """
+    state = _current.get()
+    if state is not None:
+        state.parts = {**state.parts, unit: f"{unit} {done + 1} of {total}"}
+        if is_share:
+            state.share = done / total
+
+
 @contextmanager
 def show_progress(
     name: str, phases: Sequence[Phase] = (), *, details: str = "", quiet: bool = False
 ) -> Iterator[None]:
-    """Print the expected time of an operation, then a progress bar if it takes over two seconds.
+    """Print the expected time of an operation, then its progress.
 
-    Both go to stderr. The bar needs a terminal. Without one, the time is printed if it is at least
-    ten seconds.
+    Both go to stderr. The time is printed if it is at least two seconds. After two seconds a
+    terminal shows a bar; without a terminal, a line is printed after 5, 10, 20, 40, 80, 140, ...
+    seconds.
 
     Parameters
     ----------
@@ -108,20 +141,19 @@ def show_progress(
         return
     state = _State(phases)
     is_terminal = sys.stderr.isatty()
-    if phases and state.seconds >= (DELAY if is_terminal else LONG):
+    if phases and state.seconds >= DELAY:
         print(f"{name}: {details}; expected time: {format_seconds(state.seconds)}", file=sys.stderr)
     token = _current.set(state)
     finished = threading.Event()
-    thread = threading.Thread(target=_display, args=(name, state, finished), daemon=True)
-    if is_terminal:
-        thread.start()
+    display = _show_bar if is_terminal else _print_lines
+    thread = threading.Thread(target=display, args=(name, state, finished), daemon=True)
+    thread.start()
     try:
         yield
     finally:
         _current.reset(token)
         finished.set()
-        if is_terminal:
-            thread.join()
+        thread.join()
 
 
 def format_seconds(seconds: float) -> str:
@@ -139,7 +171,16 @@ def format_seconds(seconds: float) -> str:
     return f"about {float(f'{seconds / 3600:.1g}'):.0f} h"
 
 
-def _display(name: str, state: _State, finished: threading.Event) -> None:
+def _print_lines(name: str, state: _State, finished: threading.Event) -> None:
+    stream, elapsed, wait = sys.stderr, 0.0, FIRST_LINE
+    while not finished.wait(wait):
+        elapsed += wait
+        phase = f"; {state.description}" if state.text else ""
+        print(f"{name}: {elapsed:.0f} s so far{phase}", file=stream, flush=True)
+        wait = min(elapsed, LAST_INTERVAL)
+
+
+def _show_bar(name: str, state: _State, finished: threading.Event) -> None:
     start = monotonic()
     if finished.wait(DELAY):
         return
@@ -149,7 +190,7 @@ def _display(name: str, state: _State, finished: threading.Event) -> None:
         task = bar.add_task(name, total=state.seconds or None, elapsed="")
         while True:
             elapsed = f"{monotonic() - start:.0f} s"
-            description = f"{name}: {state.text}" if state.text else name
+            description = f"{name}: {state.description}" if state.text else name
             bar.update(task, description=description, completed=state.completed, elapsed=elapsed)
             if finished.wait(INTERVAL):
                 return

@@ -17,9 +17,14 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[Any]:
 
 
 def words(cell: Any) -> list[tuple[str, str]]:
-    """Return the type and the text of each output, without numbers, spaces and line breaks."""
+    """Return the type and the text of each output, without numbers, spaces and line breaks.
+
+    Expected times and progress, on stderr, depend on the machine.
+    """
     outputs: dict[str, str] = {}
     for output in cell.outputs:
+        if output.get("name") == "stderr":
+            continue
         text = output.get("text") or output.data["text/plain"]
         outputs[output.output_type] = outputs.get(output.output_type, "") + NUMBER.sub("", text)
     return list(outputs.items())

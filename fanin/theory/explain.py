@@ -30,7 +30,6 @@ from fanin.theory.cost import expected_phases
 from fanin.theory.explanation_table import (
     AXIS_LABELS,
     NEGLIGIBLE,
-    TABLE_WIDTH,
     render_explanation,
 )
 from fanin.theory.layer_kind import LayerKind
@@ -127,7 +126,8 @@ class Explanation:
                 total = (ends["measured"] / ends["he"]).tolist()
             plot_factors(ax, factors, total, AXIS_LABELS[quantity], NEGLIGIBLE)
         names = [str(name) for name in ends["layer_name"]]
-        label_layers(backward, names, [self.modules.get(name, ("",))[0] for name in names])
+        numbered = [f"{n}: {name}" for n, name in zip(ends["layer"], names, strict=True)]
+        label_layers(backward, numbered, [self.modules.get(name, ("",))[0] for name in names])
         forward.tick_params(labelbottom=False)
         return forward, backward
 
@@ -135,7 +135,7 @@ class Explanation:
         return f"Explanation({self.ends.layer.nunique()} layers, {self.draws} draws)"
 
     def __str__(self) -> str:
-        return to_text(self.__rich__(), TABLE_WIDTH)
+        return to_text(self.__rich__())
 
     def __rich__(self) -> Group:
         return render_explanation(
@@ -144,7 +144,7 @@ class Explanation:
         )
 
     def _repr_html_(self) -> str:
-        return to_html(self.__rich__(), TABLE_WIDTH)
+        return to_html(self.__rich__())
 
 
 def explain(
@@ -216,7 +216,9 @@ def explain(
     net, inputs, _, _ = prepare_inputs("explain", model, images, max_images=max_images, quiet=quiet)
     weights = resolve_moments(net, init)
     theories = [theory for _, theory in STEP_THEORIES]
-    phases, details = expected_phases(net, inputs, theories, layer_kinds=layer_kinds)
+    phases, details = expected_phases(
+        net, inputs, theories, moments=weights.moments, layer_kinds=layer_kinds
+    )
     if measured is None:
         draw_phases, details = expected_phases(
             net, inputs, (), draws=draws, layer_kinds=layer_kinds

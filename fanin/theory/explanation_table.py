@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite, log
 
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from fanin.text import Fitted, number, shorten_path
+from fanin.theory.certificate.record import layer_label
 from fanin.theory.certificate.remedies import format_times
 
-TABLE_WIDTH = 128  # columns
+# Width of the path, sizes of the module, output shape and number of parameters, significant digits:
+# from the widest table on. Without the shapes, a table of their own comes first.
+TABLE_VARIANTS = (
+    *((24, True, True, 3), (24, False, True, 3), (16, False, True, 2)),
+    *((16, False, False, 3), (10, False, False, 2)),
+)
+MAX_PATH = 40  # columns, in the table of the layers
 NEGLIGIBLE = 0.005  # relative deviation from 1 of factors that are left out
 LARGE = 1.1  # factors beyond this are named in the sentence
 NAMED = 3  # factors in the sentence
@@ -48,21 +56,50 @@ def render_explanation(
     for quantity, table in factors.items():
         rows = ends[ends.quantity == quantity].set_index("layer_name")
         name = str(table.index[-1 if quantity == "preact_m2" else 0])
-        parts.append(Text(_sentence(quantity, name, table.loc[name], rows.loc[name])))
-    for quantity, table in factors.items():
-        rows = ends[ends.quantity == quantity].set_index("layer_name")
-        parts += [Text(), Text(TITLES[quantity], style="bold"), _table(table, rows, modules)]
-    parts += [Text(), Text(_note(draws, width_method))]
+        module = modules.get(name, ("",))[0]
+        label = layer_label(int(rows.loc[name].layer), module, name)
+        parts.append(Text(_sentence(quantity, label, table.loc[name], rows.loc[name])))
+    variants = []
+    for variant in TABLE_VARIANTS:
+        _, _, has_shape, _ = variant
+        tables: list[RenderableType] = [] if has_shape else [Text(), _layer_table(modules)]
+        for quantity, table in factors.items():
+            rows = ends[ends.quantity == quantity].set_index("layer_name")
+            factor_table = _factor_table(table, rows, modules, *variant)
+            tables += [Text(), Text(TITLES[quantity], style="bold"), factor_table]
+        variants.append(Group(*tables))
+    parts += [Fitted(variants), Text(), Text(_note(draws, width_method))]
     return Group(*parts)
 
 
-def _sentence(quantity: str, name: str, factors: pd.Series, end: pd.Series) -> str:
+def _new_table() -> Table:
+    return Table(
+        *(Column("#", justify="right"), Column("path", no_wrap=True)),
+        Column("type", no_wrap=True),
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+    )
+
+
+def _layer_table(modules: Mapping[str, tuple[str, str, str]]) -> Table:
+    table = _new_table()
+    for heading in ("output", "params"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, (name, texts) in enumerate(modules.items(), start=1):
+        table.add_row(*map(Text, (f"{index}", shorten_path(name, MAX_PATH), *texts)))
+    return table
+
+
+def _sentence(quantity: str, label: str, factors: pd.Series, end: pd.Series) -> str:
     """Compare the whole network with He's formula and name the largest factors."""
     direction = "signal" if quantity == "preact_m2" else "gradient"
     ratio = end.measured / end.he if end.he else float("nan")
     if not (ratio > 0 and isfinite(ratio)):
         return (
-            f"The mean square of the {direction} in layer {name} is {end.measured:.3g};"
+            f"The mean square of the {direction} in {label} is {end.measured:.3g};"
             f" He's formula gives {end.he:.3g}."
         )
     if abs(log(ratio)) < log(LARGE):
@@ -75,35 +112,42 @@ def _sentence(quantity: str, name: str, factors: pd.Series, end: pd.Series) -> s
     largest = sizes[sizes > log(LARGE)].sort_values(ascending=False).index[:NAMED]
     named = ", ".join(f"{step} (×{factors[step]:.2g})" for step in largest)
     reason = f"; largest factors: {named}" if named else ""
-    return f"The mean square of the {direction} in layer {name} is {size}{reason}."
+    return f"The mean square of the {direction} in {label} is {size}{reason}."
 
 
-def _table(
-    factors: pd.DataFrame, ends: pd.DataFrame, modules: Mapping[str, tuple[str, str, str]]
+def _factor_table(
+    factors: pd.DataFrame,
+    ends: pd.DataFrame,
+    modules: Mapping[str, tuple[str, str, str]],
+    path_width: int,
+    has_sizes: bool,
+    has_shape: bool,
+    digits: int,
 ) -> Table:
-    table = Table(
-        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
-    )
+    table = _new_table()
     relevant = [step for step in factors if not _is_negligible(factors[step])]
-    table.add_column("layer", no_wrap=True, max_width=12)
-    table.add_column("type", overflow="fold")
-    table.add_column("output", overflow="fold")
-    table.add_column("params", justify="right", no_wrap=True)
-    for heading in ("He", *(f"×\n{step}".replace(" ", "\n") for step in relevant), "=\nmeasured"):
+    steps = [f"×\n{step}".replace(" ", "\n") for step in relevant]
+    for heading in (*(("output", "params") if has_shape else ()), "He", *steps, "=\nmeasured"):
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for name, row in factors[relevant].iterrows():
         end = ends.loc[name]
-        numbers = [f"{end.he:.3g}", *(f"{factor:.3g}" for factor in row)]
-        error = 0.0 if end.log_se < 1e-9 else 100 * end.log_se  # the last gradient is fixed
-        measured = f"{end.measured:.3g}±{error:.2g}%"
-        table.add_row(
-            *map(Text, (str(name), *modules.get(str(name), ("", "", "")), *numbers, measured))
-        )
+        kind, *shape = modules.get(str(name), ("", "", ""))
+        texts = [f"{end.layer}", shorten_path(str(name), path_width)]
+        texts.append(kind if has_sizes else kind.partition("(")[0])
+        texts += shape if has_shape else []
+        table.add_row(*map(Text, [*texts, *_numbers(end, row.tolist(), digits)]))
     omitted = [step for step in factors if step not in relevant]
     if omitted:
         table.caption = Text(f"Factors of 1 in every layer: {', '.join(omitted)}.")
         table.caption_justify = "left"
     return table
+
+
+def _numbers(end: pd.Series, factors: Sequence[float], digits: int) -> list[str]:
+    """Return He's prediction, the factors and the measurement as text."""
+    error = 0.0 if end.log_se < 1e-9 else 100 * end.log_se  # the last gradient is fixed
+    values = [number(value, digits) or "nan" for value in (end.he, *factors, end.measured)]
+    return [*values[:-1], f"{values[-1]}±{error:.2g}%"]
 
 
 def _is_negligible(factors: pd.Series) -> bool:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float64
 from pydantic import Field, PositiveInt
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from fanin.images import MAX_IMAGES
 from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, to_init, weight_layers
 from fanin.inits.init import LayerInit
 from fanin.progress import show_progress
-from fanin.text import to_html, to_text
+from fanin.text import Fitted, shorten_path, to_html, to_text
 from fanin.theory.certificate.measured import measure_draws, summarize_draws
 from fanin.theory.certificate.weights import (
     WeightMoments,
@@ -37,6 +37,7 @@ from fanin.theory.network import describe_layer, parse_network
 from fanin.theory.predict import predict_moments
 
 DIGITS = 6
+TABLE_VARIANTS = ((24, True), (24, False), (12, False))  # width of the path, sizes of the module
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,33 @@ class Prescription:
     def __str__(self) -> str:
         return to_text(self.__rich__())
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Fitted:
         model, images, layer_kinds = self._inputs
-        table = Table(
-            box=SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-            header_style="bold",
-        )
-        for heading in ("layer", "type", "output"):
-            table.add_column(heading, overflow="fold")
-        for heading in ("params", "gain", "weight mean", "weight std", "bias mean", "bias std"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for stage in parse_network(model, tuple(images.shape[1:]), layer_kinds).stages:
-            moments = map("{:.3g}".format, _mean_and_std(self.moments[stage.name]))
-            gain = f"{self.gains[stage.name]:.3g}"
-            table.add_row(*map(Text, (stage.name, *describe_layer(model, stage), gain, *moments)))
-        return table
+        stages = parse_network(model, tuple(images.shape[1:]), layer_kinds).stages
+        tables = []
+        for path_width, has_sizes in TABLE_VARIANTS:
+            table = Table(
+                *(Column("#", justify="right"), Column("path", no_wrap=True)),
+                *(Column("type", no_wrap=True), Column("output", justify="right", no_wrap=True)),
+                box=SIMPLE_HEAD,
+                show_edge=False,
+                pad_edge=False,
+                padding=(0, 1, 0, 0),
+                header_style="bold",
+            )
+            for heading in ("params", "gain", "weight mean", "weight std", "bias mean", "bias std"):
+                table.add_column(heading, justify="right", no_wrap=True)
+            for index, stage in enumerate(stages, start=1):
+                moments = map("{:.3g}".format, _mean_and_std(self.moments[stage.name]))
+                kind, *sizes = describe_layer(model, stage)
+                texts = (
+                    *(f"{index}", shorten_path(stage.name, path_width)),
+                    *(kind if has_sizes else kind.partition("(")[0], *sizes),
+                    *(f"{self.gains[stage.name]:.3g}", *moments),
+                )
+                table.add_row(*map(Text, texts))
+            tables.append(table)
+        return Fitted(tables)
 
     def _repr_html_(self) -> str:
         return to_html(self.__rich__())
@@ -204,7 +214,9 @@ def prescribe(
         "prescribe", model, images, max_images=max_images, quiet=quiet
     )
     moments = resolve_moments(net, base).moments
-    phases, details = expected_phases(net, inputs, ("field",), layer_kinds=layer_kinds)
+    phases, details = expected_phases(
+        net, inputs, ("field",), moments=moments, layer_kinds=layer_kinds
+    )
     with show_progress("prescribe", phases, details=details, quiet=quiet):
         gains = find_gains(net, moments, inputs, target, direction, seed, layer_kinds)
     return Prescription(

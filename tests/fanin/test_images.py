@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fanin import assert_healthy, certify, explain, prescribe, probe
+from fanin import assert_healthy, certify, explain, prescribe, probe, progress
 from fanin.errors import ConfigError, FaninError, InputError
 from fanin.inits import HeNormal
 
@@ -159,7 +159,8 @@ def test_numpy_arrays_give_the_same_results_as_tensors():
     )
 
 
-def test_large_sets_are_subsampled_with_a_line_that_says_so(capsys):
+def test_large_sets_are_subsampled_with_a_line_that_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "FIRST_LINE", 1e6)  # no line of progress on a slow machine
     model, x = net(), images(20)
     indices = [0, 3, 5, 8, 11, 14, 16, 19]  # 19 i / 7, rounded
     certificate = certify(model, x, **FAST)

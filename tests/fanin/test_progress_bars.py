@@ -10,8 +10,10 @@ from torch import nn
 
 from fanin import certify
 from fanin import progress as module
-from fanin.progress import Phase, _State, set_phase, show_progress
+from fanin.inits import HeNormal, Init, Uniform
+from fanin.progress import Phase, _State, set_part, set_phase, show_progress
 from fanin.theory import cost
+from fanin.theory.moments import declared_moments
 
 
 class Terminal(io.StringIO):
@@ -33,7 +35,7 @@ def test_the_expected_time_is_printed_first(capsys):
     assert capsys.readouterr().err == ""  # no bar without a terminal
 
 
-@pytest.mark.parametrize(("seconds", "quiet"), [(9.9, False), (1000.0, True)])
+@pytest.mark.parametrize(("seconds", "quiet"), [(1.9, False), (1000.0, True)])
 def test_nothing_is_printed_for_short_or_quiet_operations(capsys, seconds, quiet):
     with show_progress("certify", [Phase("a", seconds)], quiet=quiet):
         set_phase("a")
@@ -53,6 +55,21 @@ def test_a_terminal_shows_a_bar_with_the_phase(monkeypatch):
     assert output.startswith("certify: 2 images; expected time: about 3 s\n")
     assert "certify: theory field" in output
     assert not any(thread.name == "_display" for thread in threading.enumerate())
+
+
+def test_lines_report_progress_without_a_terminal(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(module, "FIRST_LINE", 0.01)
+    monkeypatch.setattr(module, "LAST_INTERVAL", 0.01)
+    with show_progress("certify"):
+        set_phase("theory field")
+        set_part("image", 1, 4, is_share=True)
+        set_part("layer", 2, 8)
+        wait_for(stream, "certify: 0 s so far; theory field, image 2 of 4, layer 3 of 8\n")
+        set_phase("theory finite_width")
+        wait_for(stream, "s so far; theory finite_width\n")
+    assert not any(thread.name == "_print_lines" for thread in threading.enumerate())
 
 
 def test_an_operation_within_another_shows_no_bar_of_its_own(capsys):
@@ -95,13 +112,32 @@ def test_the_expected_time_grows_with_images_and_draws():
     assert seconds(2, 0) < seconds(8, 0) < seconds(8, 16)
 
 
+def test_a_simulated_network_has_an_expected_time_that_grows_with_its_work():
+    """Weights of non-zero mean have no first-order law, so networks are drawn and run."""
+
+    def seconds(side: int, scheme) -> float:
+        net = nn.Sequential(
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)),
+            *(nn.ReLU(), nn.Flatten(), nn.Linear(32 * side**2, 10)),
+        )
+        phases, _ = cost.expected_phases(
+            *(net, torch.zeros(2, 1, side, side), ("finite_width",)),
+            moments=declared_moments(net, Init(scheme)),
+        )
+        return phases[0].seconds
+
+    assert 0 < seconds(8, Uniform(0, 1)) < seconds(16, Uniform(0, 1))
+    assert seconds(8, HeNormal()) != seconds(8, Uniform(0, 1))
+
+
 def test_a_network_without_a_formula_has_no_expected_time():
     net = nn.Sequential(nn.Flatten(), nn.TransformerEncoderLayer(16, 1))
     assert cost.expected_phases(net, torch.zeros(2, 1, 4, 4), ("he",))[0] == []
 
 
 def test_certify_prints_its_expected_time_unless_quiet(capsys, monkeypatch):
-    monkeypatch.setattr(module, "LONG", 0.0)
+    monkeypatch.setattr(module, "DELAY", 0.0)
+    monkeypatch.setattr(module, "FIRST_LINE", 1e6)
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 2))
     images = torch.ones(1, 1, 4, 4)
     certify(net, images, init="he_normal", measure=2)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fanin.inits.weight_shape import WeightShape
+from fanin.progress import set_phase
 from fanin.theory.certificate.record import LayerCertificate, LayerDepthScales, PredictedValue
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.certificate.weights import (
@@ -77,8 +78,15 @@ def make_records(
     frame: pd.DataFrame,
     weights: WeightMoments,
     measured: Mapping[str, Mapping[str, tuple[float, float]]],
+    *,
+    with_depth_scales: bool = True,
 ) -> tuple[LayerCertificate, ...]:
-    """Create the record of every predicted weight layer."""
+    """Create the record of every predicted weight layer.
+
+    Without depth scales, which take up to a second per layer, `depth` has only the variances.
+    """
+    if with_depth_scales:
+        set_phase("depth scales")
     layer_numbers = dict(zip(frame.layer_name, frame.layer, strict=True))
     predicted, theories = finest_predictions(frame), values_by_theory(frame)
     modules = dict(model.named_modules())
@@ -106,12 +114,16 @@ def make_records(
                     restarted_at=segment.restarted_at,
                     overflow=overflow_by_dtype(values, channels, stage.positions, images),
                     log_sensitivity=_sensitivity(stage, values),
-                    depth=layer_depth_scales(stage, encoded_moments, values["preact_m2"].value),
+                    depth=layer_depth_scales(
+                        *(stage, encoded_moments, values["preact_m2"].value),
+                        only_variances=not with_depth_scales,
+                    ),
                     measured=measured.get(name, {}),
                     module=describe_module(modules[name]),
                     output_shape=stage.output_shape,
                     parameters=sum(p.numel() for p in modules[name].parameters()),
                     activation=_activation_name(stage),
+                    bias_m2=float(torch.as_tensor(weights.moments[name].bias.second_moment).mean()),
                 )
             )
     return tuple(records)
@@ -199,7 +211,11 @@ def overflows_at(layers: Sequence[LayerCertificate]) -> dict[str, str | None]:
 
 
 def layer_depth_scales(
-    stage: Stage, moments: Mapping[str, LayerMoments], q: float
+    stage: Stage,
+    moments: Mapping[str, LayerMoments],
+    q: float,
+    *,
+    only_variances: bool = False,
 ) -> LayerDepthScales:
     """Return the depth scales of a deep dense network that repeats this layer.
 
@@ -208,7 +224,7 @@ def layer_depth_scales(
     """
     weights = scalar_moments(moments, [stage.name])[stage.name]
     sigma_w2, sigma_b2 = stage.fan_in * weights.weight_var, weights.bias_var
-    function = _activation(stage)
+    function = None if only_variances else _activation(stage)
     if function is None or not (isfinite(q) and q > 0):
         return LayerDepthScales(sigma_w2, sigma_b2)
     scales = depth_scales(function, sigma_w2, sigma_b2, start=min(max(q, 1e-19), 1e19))

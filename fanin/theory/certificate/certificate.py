@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from rich.console import Group
 from torch import Tensor, nn
 
 from fanin.text import to_html, to_text
-from fanin.theory.certificate.judge import judge
+from fanin.theory.certificate.fixes import Fix, find_fix
+from fanin.theory.certificate.judge import Limits, judge
 from fanin.theory.certificate.plot import plot_certificate
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, to_json_types
+from fanin.theory.certificate.remedies import Setup
 from fanin.theory.certificate.render import render
 from fanin.theory.certificate.verdicts import Verdict
 from fanin.theory.certificate.weights import WeightMoments
@@ -147,6 +150,32 @@ class Certificate:
         """Problems of unhealthy layers, according to the default `Limits`."""
         return judge(self.layers)
 
+    @cached_property
+    def fix(self) -> Fix:
+        """Changes that together fix all problems, according to the default `Limits`."""
+        return self.find_fix()
+
+    def find_fix(self, limits: Limits | None = None) -> Fix:
+        """Return the smallest set of changes that fixes all problems.
+
+        Parameters
+        ----------
+        limits
+            Limits of a healthy init. None uses `Limits()`.
+
+        Returns
+        -------
+        Fix
+            The changes, and whether they are predicted to be enough.
+        """
+        inputs = self.inputs
+        return find_fix(
+            judge(self.layers, limits),
+            Setup(inputs.model, inputs.weights.moments, inputs.images),
+            lambda layers: judge(layers, limits),
+            inputs.layer_kinds,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the certificate as nested dictionaries, with None for non-finite numbers."""
         contents = {
@@ -158,7 +187,7 @@ class Certificate:
             "unpredicted": dict(self.unpredicted),
             "loss": self.loss,
             "sharpness": dict(self.sharpness),
-            "verdicts": [vars(verdict) for verdict in self.verdicts],
+            "verdicts": [verdict.as_dict() for verdict in self.verdicts],
         }
         json_contents: dict[str, Any] = to_json_types(contents)
         return json_contents

@@ -21,7 +21,7 @@ from fanin.theory.certificate.assemble import (
     update_records,
 )
 from fanin.theory.certificate.certificate import Certificate, CertificateInputs
-from fanin.theory.certificate.joint import joint_rows
+from fanin.theory.certificate.joint import joint_rows, predicts_joint
 from fanin.theory.certificate.judge import Limits, judge
 from fanin.theory.certificate.measured import (
     measure_draws,
@@ -129,7 +129,13 @@ def certify(
         "certify", model, images, labels, max_images=max_images, quiet=quiet
     )
     weights = resolve_moments(net, init)
-    phases, details = expected_phases(net, inputs, theories, draws=measure, layer_kinds=layer_kinds)
+    phases, details = expected_phases(
+        *(net, inputs, theories),
+        moments=weights.moments,
+        joint="field" in theories and predicts_joint(net, inputs, joint, layer_kinds),
+        draws=measure,
+        layer_kinds=layer_kinds,
+    )
     with show_progress("certify", phases, details=details, quiet=quiet):
         segments = predict_segments(net, weights, inputs, theories, seed, restart, layer_kinds)
         joint_frame = pd.DataFrame()
@@ -209,6 +215,8 @@ def assert_healthy(
         if images is None:
             raise ConfigError("images is missing; call assert_healthy(model, images)")
         certificate = certify(*(certificate, images), init=init, max_images=max_images, quiet=quiet)
-    verdicts = judge(certificate.layers, Limits(**limits))
+    accepted = Limits(**limits)
+    verdicts = judge(certificate.layers, accepted)
     if verdicts:
-        raise UnhealthyInit(verdicts)
+        fix = certificate.find_fix(accepted)
+        raise UnhealthyInit(verdicts, fix.heading, fix.remedies)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fanin.progress import set_phase
 from fanin.seeds import make_generator
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.certificate.weights import (
@@ -20,10 +21,11 @@ from fanin.theory.certificate.weights import (
     decode_name,
     encode_name,
 )
+from fanin.theory.cost import JOINT_PHASE
 from fanin.theory.field import FieldLayer, Sampling, propagate_field
 from fanin.theory.field.sampling import factor
 from fanin.theory.field.state import select_fields
-from fanin.theory.layer_kind import LayerKind
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
 
@@ -100,14 +102,15 @@ def joint_rows(
     seed
         Seed of the theory's own sampling.
     joint
-        False skips all segments. None skips segments that are not cheap (`is_cheap`).
+        False skips all segments. None skips segments that are not cheap (`predicts_joint`).
     """
     rows = []
     moments = {encode_name(name): layer for name, layer in weights.moments.items()}
     for segment in segments:
         net = build_sequential(segment.parts)
-        if joint is None and not is_cheap(net, segment.inputs[0], segment.layer_kinds):
+        if not predicts_joint(net, segment.inputs[0], joint, segment.layer_kinds):
             continue
+        set_phase(JOINT_PHASE)
         joints = [
             predict_joint_quantities(net, moments, x, seed, segment.layer_kinds)
             for x in segment.inputs
@@ -133,13 +136,22 @@ def joint_rows(
     return pd.DataFrame(rows)
 
 
-def is_cheap(
+def predicts_joint(
     model: nn.Module,
     images: Float[Tensor, "image ..."],
+    joint: bool | None,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
-    """Return True if no layer has more than `MAX_CHEAP_POINTS` points for all images together."""
-    stages = parse_network(model, tuple(images.shape[1:]), layer_kinds).stages
+    """Return the option `joint` of `certify`, with None replaced by True if the cost is small.
+
+    It is if no layer has more than `MAX_CHEAP_POINTS` points for all images together.
+    """
+    if joint is not None:
+        return joint
+    try:
+        stages = parse_network(model, tuple(images.shape[1:]), layer_kinds).stages
+    except UnpredictableLayer:
+        return False
     return len(images) * max(stage.positions for stage in stages) <= MAX_CHEAP_POINTS
 
 

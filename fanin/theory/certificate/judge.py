@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, isfinite, isnan, log, nan
 
+from fanin.text import number
 from fanin.theory.certificate.record import LayerCertificate
 from fanin.theory.certificate.remedies import (
     SMALL_SLOPE,
@@ -14,7 +15,9 @@ from fanin.theory.certificate.remedies import (
     find_cause,
     format_times,
     reinitialize,
+    replace_nonfinite,
     rescale,
+    scale_images,
 )
 from fanin.theory.certificate.verdicts import Problem, Verdict
 
@@ -93,7 +96,7 @@ def _verdict(
 ) -> Verdict:
     return Verdict(
         *(layer.name, problem, quantity, value, limit, message, remedy.text, layer.description),
-        *(cause, effect, remedy.torch_code, remedy.override),
+        *(cause, effect, remedy.torch_code, remedy.override, remedy),
     )
 
 
@@ -102,27 +105,22 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
     if "preact_m2" in first.predicted and not isfinite(first.q):
         yield _verdict(
             *(first, "exploding", "preact_m2", first.q, limits.high),
-            f"its output is {'NaN' if isnan(first.q) else 'infinite'}",
+            f"the output of {first.description} is {'NaN' if isnan(first.q) else 'infinite'}",
             "the loss is NaN from the first step on",
-            Remedy(
-                "remove NaN and infinite values from the images, or scale the images down",
-                "images = torch.nan_to_num(images, posinf=0.0, neginf=0.0)",
-            ),
+            replace_nonfinite(),
         )
     elif first.q > limits.high:
         yield _verdict(
             *(first, "exploding", "preact_m2", first.q, limits.high),
-            f"its output has an rms of {first.q**0.5:.3g}; about 1 is common",
-            "the initial loss and the gradients are large, so usual learning rates diverge",
-            Remedy(
-                "scale the images, or use smaller weights in this layer",
-                "images = (images - images.mean()) / images.std()",
-            ),
+            f"the output of {first.description} has an rms of {number(first.q**0.5)}; about 1 is"
+            " common",
+            FORWARD_EFFECTS["exploding"],
+            scale_images(first.label),
         )
     elif first.q == 0:
         yield _verdict(
             *(first, "vanishing", "preact_m2", first.q, limits.low),
-            "its output is 0",
+            f"the output of {first.description} is 0",
             FORWARD_EFFECTS["vanishing"],
             reinitialize(layers),
             "its weights or inputs are 0",
@@ -136,14 +134,14 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
             continue
         shrinks = problem == "vanishing"
         change = f"{'shrinks' if shrinks else 'grows'} {_times(ratio)} times"
-        message = f"the signal (rms of the layers' outputs) {change} from layer {first.name}"
-        message += f" to layer {layer.name}"
+        message = f"the signal (rms of the layers' outputs) {change} from {first.label}"
+        message += f" to {layer.description}"
         remedy, cause = _remedy_and_cause(layers, shrinks, gains)
         if layer.q == 0:
-            message = f"the output of layer {layer.name} is 0"
+            message = f"the output of {layer.description} is 0"
             cause = "its weights or inputs are 0"
         elif not isfinite(layer.q):
-            message = f"the output of layer {layer.name} is infinite even in float64"
+            message = f"the output of {layer.description} is infinite even in float64"
         yield _verdict(
             *(layer, problem, "preact_m2", ratio, _limit(problem, limits), message),
             *(FORWARD_EFFECTS[problem], remedy, cause),
@@ -167,13 +165,13 @@ def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
             continue
         shrinks = problem == "vanishing"
         change = f"{'shrink' if shrinks else 'grow'} {_times(ratio)} times"
-        message = f"gradients {change} between layer {last.name} and layer {layer.name}"
+        message = f"gradients {change} between {last.label} and {layer.description}"
         remedy, cause = _remedy_and_cause(layers, shrinks, gains)
         if ratio == 0:
-            message = f"the gradient of layer {layer.name} is 0"
+            message = f"the gradient of {layer.description} is 0"
             cause = cause or "the derivatives of all activations after it are 0"
         elif not isfinite(ratio):
-            message = f"the gradient of layer {layer.name} is infinite even in float64"
+            message = f"the gradient of {layer.description} is infinite even in float64"
         yield _verdict(
             *(layer, problem, "vjp_m2", ratio, _limit(problem, limits), message),
             *(BACKWARD_EFFECTS[problem], remedy, cause),
@@ -225,7 +223,8 @@ def _overflow(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
         if probability > limits.max_overflow:
             yield _verdict(
                 *(layer, "overflowing", "overflow", probability, limits.max_overflow),
-                f"its output overflows {limits.dtype} with a probability of {probability:.3g}",
+                f"the output of {layer.description} overflows {limits.dtype} with a probability of"
+                f" {probability:.3g}",
                 "the loss is inf or NaN in the first step",
                 reinitialize(layers)
                 if find_cause(layers, too_small=False) or limits.dtype != "float16"
@@ -237,13 +236,12 @@ def _overflow(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
 def _dead(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:
     for layer in layers:
         if layer.dead_fraction > limits.max_dead:
-            new_weights = reinitialize(layers)
-            remedy = replace(new_weights, text=f"{new_weights.text}, and biases of 0")
             yield _verdict(
                 *(layer, "dead", "dead_fraction", layer.dead_fraction, limits.max_dead),
-                f"{layer.dead_fraction:.0%} of its units are zero on every image",
-                "these units get no gradient, so they do not learn",
-                remedy,
+                f"{layer.dead_fraction:.0%} of the units of {layer.description} are zero on every"
+                " image",
+                "dead units get no gradient, so they do not learn",
+                reinitialize(layers, zero_biases=True),
                 find_cause(layers, too_small=False),
             )
 
@@ -257,7 +255,7 @@ def _unstable(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
             yield _verdict(
                 *(layer, "depth-unstable", "log_sensitivity", amplified, limits.max_sensitivity),
                 "a deviation of 1 % in the signal of the first layer becomes one of"
-                f" {amplified:.2g} % in this layer's output",
+                f" {amplified:.2g} % in the output of {layer.description}",
                 "the scale of the signal differs between seeds, so some runs train and others do"
                 " not",
                 Remedy(

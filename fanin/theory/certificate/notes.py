@@ -22,10 +22,7 @@ METHOD_TEXTS = {
 
 def method_notes(layers: Sequence[LayerCertificate]) -> list[str]:
     """Name the method of the intervals; say that simulated ones test no theory."""
-    names: dict[str, list[str]] = {}
-    for layer in layers:
-        if layer.interval is not None:
-            names.setdefault(layer.method, []).append(layer.name)
+    names = _layers_by_method(layers)
     if not names:
         return []
     groups = [
@@ -33,8 +30,21 @@ def method_notes(layers: Sequence[LayerCertificate]) -> list[str]:
         + ("" if len(names) == 1 else f" in {len(group)} layers")
         for method, group in names.items()
     ]
-    mark = f"; {SIMULATED_MARK} marks simulated ones" if {"simulated"} < set(names) else ""
+    mark = f"; {SIMULATED_MARK} marks simulated ones" if has_mixed_methods(layers) else ""
     return [f"Method of the intervals: {'; '.join(groups)}{mark}."]
+
+
+def has_mixed_methods(layers: Sequence[LayerCertificate]) -> bool:
+    """Return True if some intervals are simulated and others are not."""
+    return {"simulated"} < set(_layers_by_method(layers))
+
+
+def _layers_by_method(layers: Sequence[LayerCertificate]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.interval is not None:
+            names.setdefault(layer.method, []).append(layer.name)
+    return names
 
 
 def zero_notes(layers: Sequence[LayerCertificate]) -> list[str]:
@@ -46,7 +56,7 @@ def zero_notes(layers: Sequence[LayerCertificate]) -> list[str]:
             prediction = layer.predicted.get(quantity)
             if prediction is not None and 0 < prediction.zero_probability < 1:
                 share = f"{100 * prediction.zero_probability:.2g} %"
-                names.setdefault(share, []).append(layer.name)
+                names.setdefault(share, []).append(str(layer.layer))
         parts = [
             f"exactly 0 in {share} of draws (layer{'s' * (len(at) > 1)} {', '.join(at)})"
             for share, at in names.items()

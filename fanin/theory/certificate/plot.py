@@ -41,7 +41,8 @@ def plot_certificate(
         lambda layer: relative_units(layer, last),
         GRADIENT_LABEL,
     )
-    label_layers(gradient, [layer.name for layer in layers], [layer.module for layer in layers])
+    names = [f"{layer.layer}: {layer.name}" for layer in layers]
+    label_layers(gradient, names, [layer.module for layer in layers])
     signal.tick_params(labelbottom=False)
     return signal, gradient
 

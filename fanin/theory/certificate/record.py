@@ -147,6 +147,8 @@ class LayerCertificate:
         Number of weights and biases.
     activation
         Type of the activation after the layer, such as `ReLU`; "" if there is none.
+    bias_m2
+        E[b^2] of the biases; 0 without biases.
     """
 
     layer: int
@@ -169,15 +171,22 @@ class LayerCertificate:
     output_shape: tuple[int, ...] = ()
     parameters: int = 0
     activation: str = ""
+    bias_m2: float = 0.0
 
     def __repr__(self) -> str:
         return f"LayerCertificate({self.description}, E[y^2]={self.q:.3g})"
 
     @property
     def description(self) -> str:
-        """Name, type and output shape, for messages."""
-        details = [self.module, f"output {self.shape_text}"] if self.module else []
-        return f"layer {self.name}" + (f" ({', '.join(details)})" if details else "")
+        """Number, type, path and output shape, for messages."""
+        module = f"{self.module} " if self.module else ""
+        shape = f", output {self.shape_text}" if self.output_shape else ""
+        return f'layer {self.layer} ({module}"{self.name}"{shape})'
+
+    @property
+    def label(self) -> str:
+        """Number, type and path, for messages."""
+        return layer_label(self.layer, self.module, self.name)
 
     @property
     def shape_text(self) -> str:
@@ -254,6 +263,7 @@ class LayerCertificate:
             "output_shape": list(self.output_shape),
             "parameters": self.parameters,
             "activation": self.activation,
+            "bias_m2": self.bias_m2,
             "fan_in": self.fan_in,
             "outputs_per_input": self.outputs_per_input,
             "channels": self.channels,
@@ -269,6 +279,18 @@ class LayerCertificate:
             **{theory: dict(values) for theory, values in self.theories.items()},
             **({"measured": measured} if measured else {}),
         }
+
+
+def layer_label(number: int, module: str, name: str) -> str:
+    """Return a layer's number, type and path, for messages.
+
+    Examples
+    --------
+    >>> layer_label(3, "Conv2d(16, 32, 3)", "features.4")
+    'layer 3 (Conv2d "features.4")'
+    """
+    kind = module.partition("(")[0]
+    return f'layer {number} ({kind} "{name}")' if kind else f'layer {number} ("{name}")'
 
 
 def relative_units(layer: LayerCertificate, last: LayerCertificate) -> float:

@@ -1,14 +1,21 @@
-"""Causes of an unhealthy init, and PyTorch code and config overrides that fix it."""
+"""Causes of an unhealthy init, and changes that fix it: PyTorch code and config overrides."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from math import exp, isfinite, log, nan
 
+import torch
+from torch import Tensor, nn
+
+from fanin.inits import HeNormal, Moments, WeightShape, XavierNormal, weight_layers
 from fanin.theory.certificate.record import LayerCertificate
+from fanin.theory.moments import LayerMoments
 
 TOLERANCE = 1.1  # variances within this factor of the recommended one are no cause
 RECTIFIERS = {
@@ -17,6 +24,19 @@ RECTIFIERS = {
 }
 LINEAR_AT_ZERO = {"", "Tanh", "Hardtanh", "Softsign", "Erf", "Identity", "SELU"}  # slope about 1
 SMALL_SLOPE = {"Sigmoid", "Hardsigmoid"}  # slope of at most 1/4
+# Smallest E[b^2] of biases that new weights do not suffice for. With He's init and images of
+# variance 1, E[y^2] is 2. The biases of torch's default init are below 0.04 from 9 inputs on.
+LARGE_BIAS = 0.1
+ZERO_BIASES = '[nn.init.zeros_(b) for name, b in model.named_parameters() if name.endswith("bias")]'
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network, the moments of its weights, and images, which determine a prediction."""
+
+    model: nn.Module
+    moments: Mapping[str, LayerMoments]
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,11 +51,18 @@ class Remedy:
         A line of PyTorch code, in terms of `model`, `images` and `nn`; "" if there is none.
     override
         Override of `fanin run` for a model from a config; "" if there is none.
+    apply
+        Function that makes the same change to a `Setup`; None if there is none.
+    with_zero_biases
+        The same remedy that also sets the biases to 0; None if it does so already, or does not
+        concern biases.
     """
 
     text: str
     torch_code: str = ""
     override: str = ""
+    apply: Callable[[Setup], Setup] | None = field(default=None, compare=False, repr=False)
+    with_zero_biases: Remedy | None = field(default=None, compare=False, repr=False)
 
 
 def find_cause(layers: Sequence[LayerCertificate], *, too_small: bool) -> str:
@@ -52,8 +79,10 @@ def find_cause(layers: Sequence[LayerCertificate], *, too_small: bool) -> str:
     """
     shifted = [layer for layer in layers if not layer.has_zero_mean_weights]
     if shifted and not too_small:
+        if len(shifted) == len(layers) > 1:
+            return f"the weights of all {len(layers)} layers have a non-zero mean"
         more = f" and of {_count(len(shifted) - 1, 'other layer')}" if shifted[1:] else ""
-        return f"the weights of layer {shifted[0].name}{more} have a non-zero mean"
+        return f"the weights of {shifted[0].label}{more} have a non-zero mean"
     excess: list[tuple[float, LayerCertificate, str]] = []
     for before, layer in pairwise(layers):
         recommended = _recommended_variance(before.activation)
@@ -67,33 +96,51 @@ def find_cause(layers: Sequence[LayerCertificate], *, too_small: bool) -> str:
     ratio, layer, activation = max(excess, key=lambda entry: entry[0])
     more = f", and {_count(len(excess) - 1, 'other layer')} similarly" if excess[1:] else ""
     return (
-        f"the variance of the weights of layer {layer.name} is {format_times(log(ratio))} times too"
+        f"the variance of the weights of {layer.label} is {format_times(log(ratio))} times too"
         f" {'small' if too_small else 'large'}"
         f"{f' for {activation}' if activation else ''}{more}"
     )
 
 
-def reinitialize(layers: Sequence[LayerCertificate]) -> Remedy:
-    """Return the remedy that draws all weights with the variance that suits the activations."""
+def reinitialize(layers: Sequence[LayerCertificate], *, zero_biases: bool = False) -> Remedy:
+    """Return the remedy that draws all weights with the variance that suits the activations.
+
+    Parameters
+    ----------
+    layers
+        All weight layers.
+    zero_biases
+        True to set the biases to 0 also if they are small (`LARGE_BIAS`).
+    """
+    zero_biases = zero_biases or any(layer.bias_m2 > LARGE_BIAS for layer in layers)
     activations = Counter(layer.activation for layer in layers[:-1])
     activation = activations.most_common(1)[0][0] if activations else ""
+    scheme: HeNormal | XavierNormal = XavierNormal()
+    replaced = ""
     if activation in SMALL_SLOPE:
-        return Remedy(
-            f"use an activation with a slope of about 1 instead of {activation}, and Glorot's init",
-            f"nn.Tanh()  # and {_draw_all('xavier_normal_')}",
-            "activation=tanh init=xavier_normal",
+        replaced = activation
+        text = (
+            f"replace {activation} by an activation with a slope of about 1, and use Glorot's init"
         )
-    if activation in LINEAR_AT_ZERO:
-        return Remedy(
-            "draw weights of mean 0 and variance 2 / (fan_in + fan_out) (Glorot)",
-            _draw_all("xavier_normal_"),
-            "init=xavier_normal",
-        )
-    return Remedy(
-        "draw weights of mean 0 and variance 2 / fan_in (He)",
-        _draw_all("kaiming_normal_", ', nonlinearity="relu"'),
-        "init=he_normal",
+        code = f"nn.Tanh()  # instead of nn.{activation}(), and\n{_draw_all('xavier_normal_')}"
+        override = "activation=tanh init=xavier_normal"
+    elif activation in LINEAR_AT_ZERO:
+        text = "draw weights of mean 0 and variance 2 / (fan_in + fan_out) (Glorot)"
+        code, override = _draw_all("xavier_normal_"), "init=xavier_normal"
+    else:
+        scheme = HeNormal()
+        text = "draw weights of mean 0 and variance 2 / fan_in (He)"
+        code, override = _draw_all("kaiming_normal_", ', nonlinearity="relu"'), "init=he_normal"
+    keeps_biases = Remedy(text, code, override, partial(_draw, scheme=scheme, replaced=replaced))
+    if all(layer.bias_m2 == 0 for layer in layers):
+        return keeps_biases
+    zeroes_biases = Remedy(
+        f"{text}, and set the biases to 0",
+        f"{code}\n{ZERO_BIASES}",
+        f"{override} init.bias=0",
+        partial(_draw, scheme=scheme, replaced=replaced, zero_biases=True),
     )
+    return zeroes_biases if zero_biases else replace(keeps_biases, with_zero_biases=zeroes_biases)
 
 
 def rescale(gains: dict[str, float]) -> Remedy:
@@ -101,10 +148,65 @@ def rescale(gains: dict[str, float]) -> Remedy:
     factors = ", ".join(f'"{name}": {gain:.3g}' for name, gain in gains.items())
     return Remedy(
         "multiply the weights by gains that keep the signal constant",
-        f"for name, gain in {{{factors}}}.items(): "
-        "model.get_submodule(name).weight.data.mul_(gain)",
+        f"for name, gain in {{{factors}}}.items():\n"
+        "    model.get_submodule(name).weight.data.mul_(gain)",
         "init=certified",
+        partial(_multiply, gains=gains),
     )
+
+
+def scale_images(label: str) -> Remedy:
+    """Return the remedy that scales images to mean 0 and variance 1, for a layer's label."""
+    return Remedy(
+        f"scale the images, or use smaller weights in {label}",
+        "images = (images - images.mean()) / images.std()",
+        apply=lambda setup: replace(
+            setup, images=(setup.images - setup.images.mean()) / setup.images.std()
+        ),
+    )
+
+
+def replace_nonfinite() -> Remedy:
+    """Return the remedy that removes NaN and infinite values from the images."""
+    return Remedy(
+        "remove NaN and infinite values from the images, or scale the images down",
+        "images = torch.nan_to_num(images, posinf=0.0, neginf=0.0)",
+        apply=lambda setup: replace(
+            setup, images=torch.nan_to_num(setup.images, posinf=0.0, neginf=0.0)
+        ),
+    )
+
+
+def _draw(
+    setup: Setup,
+    *,
+    scheme: HeNormal | XavierNormal,
+    replaced: str = "",
+    zero_biases: bool = False,
+) -> Setup:
+    """Give all weights the moments of a scheme, and replace an activation by Tanh."""
+    modules = weight_layers(setup.model)
+    moments = {}
+    for name, layer in setup.moments.items():
+        weight = scheme.moments(WeightShape.of(modules[name]))
+        moments[name] = LayerMoments(weight, Moments(0.0, 0.0) if zero_biases else layer.bias)
+    model = setup.model
+    if replaced:
+        model = deepcopy(model)
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child).__name__ == replaced:
+                    setattr(parent, name, nn.Tanh())
+    return Setup(model, moments, setup.images)
+
+
+def _multiply(setup: Setup, gains: Mapping[str, float]) -> Setup:
+    """Multiply the weights of some layers by gains."""
+    scaled = {
+        name: replace(setup.moments[name], weight=setup.moments[name].weight.scaled(gain))
+        for name, gain in gains.items()
+    }
+    return replace(setup, moments={**setup.moments, **scaled})
 
 
 def format_times(log_factor: float) -> str:

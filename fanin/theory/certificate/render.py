@@ -9,12 +9,24 @@ from typing import Protocol
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from fanin.text import number, percent, terminal_width
+from fanin.text import (
+    Fitted,
+    number,
+    percent,
+    shorten_path,
+    terminal_width,
+)
+from fanin.theory.certificate.fixes import Fix
 from fanin.theory.certificate.measured import sharpness_note
-from fanin.theory.certificate.notes import SIMULATED_MARK, method_notes, zero_notes
+from fanin.theory.certificate.notes import (
+    SIMULATED_MARK,
+    has_mixed_methods,
+    method_notes,
+    zero_notes,
+)
 from fanin.theory.certificate.record import (
     LayerCertificate,
     OutputCertificate,
@@ -22,11 +34,14 @@ from fanin.theory.certificate.record import (
     relative_units,
 )
 from fanin.theory.certificate.verbose import render_details
-from fanin.theory.certificate.verdicts import Verdict, find_problems
+from fanin.theory.certificate.verdicts import Verdict, find_problems, training_effect
 
 PRESCRIBE_HINT = (
     "print(fanin.prescribe(model, images).torch_code) prints an init computed for these images."
 )
+PARAMS = "params"
+# Width of the path, sizes of the module, number of parameters: from the widest table on.
+TABLE_VARIANTS = ((32, True, True), (24, False, True), (16, False, True), (12, False, False))
 CellFormatter = Callable[[LayerCertificate], str]
 
 
@@ -48,6 +63,8 @@ class PrintableCertificate(Protocol):
     def output(self) -> OutputCertificate: ...
     @property
     def verdicts(self) -> tuple[Verdict, ...]: ...
+    @property
+    def fix(self) -> Fix: ...
     @property
     def theories(self) -> tuple[str, ...]: ...
     @property
@@ -112,23 +129,37 @@ def _verdict(certificate: PrintableCertificate, from_config: bool) -> list[Rende
     problems = find_problems(certificate.verdicts)
     if not problems:
         return [_healthy(certificate)]
-    lines: list[RenderableType] = []
-    for problem in problems:
-        lines.append(Text.assemble(("✗ ", "bold red"), (problem.text, "red")))
-        for label, text in (("Cause", problem.cause), ("Training", problem.effect)):
-            if text:
-                lines.append(Padding(Text(f"{label}: {text}"), (0, 0, 0, 2), expand=False))
-    fixes = {problem.torch_code or problem.remedy: problem for problem in reversed(problems)}
-    for fix in reversed(fixes.values()):
-        lines.append(Text.assemble(("→ ", "bold green"), f"To fix: {fix.remedy}"))
-        if fix.torch_code:
-            lines.append(Padding(Text(fix.torch_code, style="cyan"), (0, 0, 0, 4), expand=False))
-        if from_config and fix.override:
-            override = Text(f"In a config: {fix.override}", style="cyan")
-            lines.append(Padding(override, (0, 0, 0, 4), expand=False))
+    lines: list[RenderableType] = [
+        Text.assemble(("✗ ", "bold red"), (problem.text, "red")) for problem in problems
+    ]
+    causes = dict.fromkeys(problem.cause for problem in problems if problem.cause)
+    lines += [_indented(f"Cause: {cause}", 2) for cause in causes]
+    lines.append(_indented(f"Training: {training_effect(certificate.verdicts)}", 2))
+    lines += _fix(certificate.fix, from_config)
     if any(verdict.quantity == "preact_m2" for verdict in certificate.verdicts):
         lines.append(Text(PRESCRIBE_HINT))
     return lines
+
+
+def _fix(fix: Fix, from_config: bool) -> list[RenderableType]:
+    heading = Text.assemble(("→ ", "bold green"), f"{fix.heading}:")
+    lines: list[RenderableType] = [heading]
+    several = len(fix.remedies) > 1
+    for index, remedy in enumerate(fix.remedies, start=1):
+        text = f"{remedy.text[:1].upper()}{remedy.text[1:]}."
+        if several:
+            lines.append(_indented(f"{index}. {text}", 2))
+        else:
+            heading.append(f" {text}")
+        if remedy.torch_code:
+            lines.append(_indented(remedy.torch_code, 4, "cyan"))
+        if from_config and remedy.override:
+            lines.append(_indented(f"In a config: {remedy.override}", 4, "cyan"))
+    return lines
+
+
+def _indented(text: str, columns: int, style: str = "") -> Padding:
+    return Padding(Text(text, style=style), (0, 0, 0, columns), expand=False)
 
 
 def _healthy(certificate: PrintableCertificate) -> Text:
@@ -153,29 +184,38 @@ def _healthy(certificate: PrintableCertificate) -> Text:
 
 
 def _range(values: list[float]) -> str:
-    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    low, high = number(min(values), 2), number(max(values), 2)
     return f"of {low}" if low == high else f"between {low} and {high}"
 
 
-def _layer_table(certificate: PrintableCertificate) -> Table:
-    layers = certificate.layers
-    table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold"
-    )
+def _layer_table(certificate: PrintableCertificate) -> Fitted:
     columns = _columns(certificate)
-    table.add_column("layer", no_wrap=True, max_width=16)
-    table.add_column("type", overflow="fold")
-    table.add_column("output", justify="right", no_wrap=True)
-    for heading in columns:
-        table.add_column(Text(heading), justify="right", no_wrap=True)
     unhealthy = {verdict.layer for verdict in certificate.verdicts}
-    for layer in layers:
-        cells = [format_cell(layer) for format_cell in columns.values()]
-        mark = "*" if layer.restarted_at is not None else ""
-        style = "red" if layer.name in unhealthy else ""
-        texts = [layer.name + mark, layer.module, layer.shape_text, *cells]
-        table.add_row(*map(Text, texts), style=style)
-    return table
+    tables = []
+    for path_width, has_sizes, has_params in TABLE_VARIANTS:
+        table = Table(
+            *(Column("#", justify="right"), Column("path", no_wrap=True)),
+            *(Column("type", no_wrap=True), Column("output", justify="right", no_wrap=True)),
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+            header_style="bold",
+        )
+        shown = {name: column for name, column in columns.items() if has_params or name != PARAMS}
+        for heading in shown:
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        for layer in certificate.layers:
+            mark = "*" if layer.restarted_at is not None else ""
+            module = layer.module if has_sizes else layer.module.partition("(")[0]
+            texts = [
+                *(f"{layer.layer}", shorten_path(layer.name, path_width) + mark),
+                *(module, layer.shape_text),
+                *(format_cell(layer) for format_cell in shown.values()),
+            ]
+            table.add_row(*map(Text, texts), style="red" if layer.name in unhealthy else "")
+        tables.append(table)
+    return Fitted(tables)
 
 
 def _columns(certificate: PrintableCertificate) -> dict[str, CellFormatter]:
@@ -186,16 +226,17 @@ def _columns(certificate: PrintableCertificate) -> dict[str, CellFormatter]:
     layers = certificate.layers
     last = layers[-1]
     has_measured = any(layer.measured for layer in layers)
+    is_mixed = has_mixed_methods(layers)
     columns: dict[str, CellFormatter] = {
-        "params": lambda layer: f"{layer.parameters:,}",
+        PARAMS: lambda layer: f"{layer.parameters:,}",
         "signal": lambda layer: _rms(layer.predicted.get("preact_m2"), 1.0),
-        "95 %": lambda layer: _interval(layer.predicted.get("preact_m2"), 1.0),
+        "95 %": lambda layer: _interval(layer.predicted.get("preact_m2"), 1.0, is_mixed),
         "measured": lambda layer: _measured(layer, "preact_m2", 1.0),
         "gradient": lambda layer: _rms(layer.predicted.get("vjp_m2"), relative_units(layer, last)),
         "95 % ": lambda layer: (
             ""
             if has_measured
-            else _interval(layer.predicted.get("vjp_m2"), relative_units(layer, last))
+            else _interval(layer.predicted.get("vjp_m2"), relative_units(layer, last), is_mixed)
         ),
         "measured ": lambda layer: _measured(layer, "vjp_m2", relative_units(layer, last)),
         "dead": lambda layer: "" if has_measured else percent(layer.dead_fraction),
@@ -209,20 +250,20 @@ def _columns(certificate: PrintableCertificate) -> dict[str, CellFormatter]:
 
 def _rms(predicted: PredictedValue | None, factor: float) -> str:
     """Format the root of a second moment times a factor; NaN prints as nan."""
-    return "" if predicted is None else f"{_root(predicted.value * factor):.3g}"
+    return "" if predicted is None else number(_root(predicted.value * factor)) or "nan"
 
 
 def _root(value: float) -> float:
     return value**0.5 if value >= 0 else float("nan")
 
 
-def _interval(predicted: PredictedValue | None, factor: float) -> str:
+def _interval(predicted: PredictedValue | None, factor: float, is_mixed: bool) -> str:
     if predicted is None or predicted.interval is None:
         return ""
     low, high = (number((bound * factor) ** 0.5, 2) for bound in predicted.interval)
     if low == high:  # the gradient at the logits, which is fixed
         return ""
-    mark = SIMULATED_MARK if predicted.method == "simulated" else ""
+    mark = SIMULATED_MARK if is_mixed and predicted.method == "simulated" else ""
     return f"{low}–{high}{mark}"
 
 
@@ -238,6 +279,7 @@ def _measured(layer: LayerCertificate, quantity: str, factor: float) -> str:
 
 def _notes(certificate: PrintableCertificate) -> list[str]:
     layers, output = certificate.layers, certificate.output
+    labels = {layer.name: layer.label for layer in layers}
     explanations = ["signal: rms of the layer's output, before the activation"]
     if any("vjp_m2" in layer.predicted for layer in layers):
         explanations.append(
@@ -258,10 +300,10 @@ def _notes(certificate: PrintableCertificate) -> list[str]:
         lines.append(f"All numbers are for {used} of the {n_given} images, evenly spaced.")
     lines += [*method_notes(layers), *zero_notes(layers)]
     for name, reason in certificate.unpredicted.items():
-        lines.append(f"* predicted from measured activations of layer {name}: {reason}")
+        lines.append(f'* predicted from measured activations of "{name}": {reason}')
     for dtype, overflowing in certificate.overflows_at.items():
         if overflowing is not None:
-            lines.append(f"{dtype} overflows from layer {overflowing} on.")
+            lines.append(f"{dtype} overflows from {labels[overflowing]} on.")
     lines += _sharpness(certificate)
     return lines
 
@@ -279,9 +321,11 @@ def _sharpness(certificate: PrintableCertificate) -> list[str]:
             f"Sharpness {whole:.3g} (one draw): the loss has no direction of positive curvature."
         ]
     layers = {name: value for name, value in certificate.sharpness.items() if name}
+    labels = {layer.name: layer.label for layer in certificate.layers}
     sharpest = max(layers, key=lambda name: layers[name])
     return [
-        f"Sharpness {number(whole)} (one draw; largest of a single layer: {sharpest},"
+        f"Sharpness {number(whole)} (one draw; largest of a single layer:"
+        f" {labels.get(sharpest, sharpest)},"
         f" {number(layers[sharpest])}). 2/sharpness = {number(2 / whole)} is"
         f" {sharpness_note(certificate.loss)}."
     ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isnan, log
-from typing import Literal
+from typing import Any, Literal
+
+from fanin.theory.certificate.remedies import Remedy
 
 Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstable"]
 
@@ -32,15 +34,17 @@ class Verdict:
     remedy
         Instruction that fixes the problem.
     description
-        Name, type and output shape of the layer.
+        Number, type, path and output shape of the layer.
     cause
         Property of the weights that causes the problem; "" if unknown.
     effect
         Consequence for training.
     torch_code
-        Line of PyTorch code that fixes the problem; "" if there is none.
+        PyTorch code that fixes the problem; "" if there is none.
     override
         Override of `fanin run` that fixes the problem, for a model from a config.
+    change
+        The remedy with its effect on predictions. `Certificate.fix` combines those of a network.
     """
 
     layer: str
@@ -55,15 +59,20 @@ class Verdict:
     effect: str = ""
     torch_code: str = ""
     override: str = ""
+    change: Remedy | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return (
-            f"{self.description or f'layer {self.layer}'} is {self.problem}: {self.message}."
+            f"{self.problem}: {self.message}."
             f" To fix: {self.remedy}{f': {self.torch_code}' if self.torch_code else '.'}"
         )
 
     def __repr__(self) -> str:
         return f"Verdict({self.layer!r}, {self.problem!r}, {self.quantity}: {self.message})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the verdict as a dictionary of text and numbers."""
+        return {name: value for name, value in vars(self).items() if name != "change"}
 
 
 @dataclass(frozen=True)
@@ -74,20 +83,12 @@ class Finding:
     ----------
     text
         The problem in words, with the first affected layer.
-    cause, effect
-        Cause and consequence for training, as sentences; "" if unknown.
-    remedy
-        Instruction that fixes the problem.
-    torch_code, override
-        Line of PyTorch code and override that fix the problem; "" if there are none.
+    cause
+        Cause as a sentence; "" if unknown.
     """
 
     text: str
     cause: str
-    effect: str
-    remedy: str
-    torch_code: str
-    override: str
 
 
 def find_problems(verdicts: Sequence[Verdict]) -> list[Finding]:
@@ -103,21 +104,71 @@ def _finding(verdicts: Sequence[Verdict]) -> Finding:
     order = verdicts[::-1] if verdicts[0].quantity == "vjp_m2" else verdicts
     first = order[0]
     worst = max(order, key=_severity)
-    name = first.description or f"layer {first.layer}"
-    text = f"{_capitalize(name)} is {first.problem}: {first.message}"
+    text = f"{_capitalize(first.problem)}: {first.message}"
     if order[1:]:
         text = (
             f"{_capitalize(worst.message)}; {len(order)} layers are {first.problem}, the first is"
-            f" {name}"
+            f" {first.description or first.layer}"
         )
-    return Finding(
-        text=f"{text}.",
-        cause=f"{_capitalize(first.cause)}." if first.cause else "",
-        effect=f"{_capitalize(first.effect)}.",
-        remedy=f"{_capitalize(first.remedy)}.",
-        torch_code=first.torch_code,
-        override=first.override,
-    )
+    cause = next((verdict.cause for verdict in order if verdict.cause), "")
+    return Finding(text=f"{text}.", cause=f"{_capitalize(cause)}." if cause else "")
+
+
+MIXED = "mixed"  # vanishing in some layers and exploding in others
+EFFECTS = {  # by problem of the signal and of the gradient; "" is none
+    ("exploding", "exploding"): "the initial loss is huge and the gradients are largest in the"
+    " early layers, so usual learning rates can give a loss of inf or NaN",
+    ("exploding", "vanishing"): "the initial loss is huge, so usual learning rates can give a loss"
+    " of inf or NaN; smaller ones hardly change the early layers",
+    ("vanishing", "vanishing"): "all logits are near 0 and the early layers get almost no gradient,"
+    " so the loss can start to fall late or never",
+    ("vanishing", "exploding"): "all logits are near 0, and a learning rate that suits the later"
+    " layers can make the early ones diverge",
+    (MIXED, ""): "the outputs are far too large in some layers and far too small in others, so no"
+    " learning rate suits all layers",
+    ("", MIXED): "the gradients are far too large in some layers and far too small in others, so no"
+    " learning rate suits all layers",
+}
+
+
+def training_effect(verdicts: Sequence[Verdict]) -> str:
+    """Say in one or two sentences what the problems of a network do to its training.
+
+    Examples
+    --------
+    >>> forward = Verdict("1", "vanishing", "preact_m2", 0.0, 1e-3, "", "", effect="logits are 0")
+    >>> backward = Verdict("1", "vanishing", "vjp_m2", 0.0, 1e-3, "", "", effect="learns slowly")
+    >>> training_effect([forward])
+    'Logits are 0.'
+    >>> training_effect([forward, backward]).startswith("All logits are near 0 and the early")
+    True
+    """
+    signal, gradient = (_summary(verdicts, quantity) for quantity in ("preact_m2", "vjp_m2"))
+    overflows = [
+        verdict.effect
+        for verdict in verdicts
+        if verdict.problem == "overflowing" or "NaN from the first" in verdict.effect
+    ]
+    own = {
+        quantity: next((v.effect for v in verdicts if v.quantity == quantity), "")
+        for quantity in ("preact_m2", "vjp_m2", "dead_fraction", "log_sensitivity")
+    }
+    if overflows:
+        effects = [overflows[0]]
+    elif (signal, gradient) in EFFECTS:
+        effects = [EFFECTS[signal, gradient]]
+    elif MIXED in (signal, gradient):
+        effects = [EFFECTS[(MIXED, "")] if signal == MIXED else EFFECTS[("", MIXED)]]
+    else:
+        effects = [own["preact_m2"] or own["vjp_m2"]]
+    effects += [own["dead_fraction"], own["log_sensitivity"]]
+    return " ".join(f"{_capitalize(effect)}." for effect in effects if effect)
+
+
+def _summary(verdicts: Sequence[Verdict], quantity: str) -> str:
+    """Return the problem of a quantity: vanishing, exploding, mixed, or "" for none."""
+    problems = {verdict.problem for verdict in verdicts if verdict.quantity == quantity}
+    return MIXED if len(problems) > 1 else next(iter(problems), "")
 
 
 def _severity(verdict: Verdict) -> float:
@@ -134,19 +185,36 @@ def _capitalize(text: str) -> str:
 class UnhealthyInit(AssertionError):
     """Error: the init of a network is unhealthy.
 
+    Parameters
+    ----------
+    verdicts
+        The problems.
+    heading, remedies
+        Introduction of the changes that fix the network, and the changes. None uses those of the
+        verdicts.
+
     Attributes
     ----------
     verdicts
         The problems, as a tuple of `Verdict`.
     """
 
-    def __init__(self, verdicts: Sequence[Verdict]) -> None:
+    def __init__(
+        self,
+        verdicts: Sequence[Verdict],
+        heading: str = "To fix",
+        remedies: Sequence[Remedy] | None = None,
+    ) -> None:
         lines = ["the init is unhealthy (attribute `verdicts` lists every layer):"]
-        findings = find_problems(verdicts)
         lines += [
-            f"  {' '.join(filter(None, (finding.text, finding.cause)))}" for finding in findings
+            f"  {' '.join(filter(None, (finding.text, finding.cause)))}"
+            for finding in find_problems(verdicts)
         ]
-        codes = dict.fromkeys(finding.torch_code or finding.remedy for finding in findings)
-        lines += [f"  To fix: {code}" for code in codes]
+        if remedies is None:
+            remedies = list(dict.fromkeys(v.change for v in verdicts if v.change))
+        lines.append(f"  {heading}:")
+        for remedy in remedies:
+            code = remedy.torch_code or _capitalize(remedy.text)
+            lines += [f"    {line}" for line in code.splitlines()]
         super().__init__("\n".join(lines))
         self.verdicts = tuple(verdicts)

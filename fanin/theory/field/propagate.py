@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fanin.progress import set_part
 from fanin.seeds import make_generator
 from fanin.theory.elementwise import Function
 from fanin.theory.field import weights as weight_layer
@@ -95,6 +96,7 @@ def _forward(
     inputs = weight_layer.image_moments(images, first.weights.groups, joint, first.needs_products)
     layers: list[FieldLayer] = []
     for index, plan in enumerate(plans):
+        set_part("layer", index, len(plans))
         key = (sampling.seed, repeat, index)
         weights = plan.weights
         if choose_gain is not None:
@@ -182,6 +184,7 @@ def _backward(layers: list[FieldLayer], sampling: Sampling, repeat: int) -> tupl
         last = replace(last, output_cotangent=output_cotangent)
     finished = [replace(last, cotangent=cotangent)]
     for index in range(len(layers) - 2, -1, -1):
+        set_part("layer", index, len(layers))
         next_layer, layer = finished[-1], layers[index]
         assert layer.interlayer is not None
         assert next_layer.cotangent is not None

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightShape
+from fanin.progress import set_part
 from fanin.seeds import make_generator
 from fanin.theory.elementwise import vjp
 from fanin.theory.finite_width.simulate import DrawMoments, concatenate, draw_moments
@@ -91,6 +92,7 @@ def simulate_dense(
     batch_size = max(1, MAX_NUMBERS // (units * len(inputs)))
     batches = []
     for start in range(0, draws, batch_size):
+        set_part("network", start, draws, is_share=True)
         stream = make_generator("dense chain", seed, start)
         batches.append(_run(layers, interlayers, inputs, min(batch_size, draws - start), stream))
     return concatenate(batches)

@@ -49,7 +49,7 @@ def reason_against_first_order(
     positions = [groups * net.stages[0].positions, *(stage.positions for stage in net.stages[1:])]
     if max(positions) > MAX_POINTS:
         return f"a layer has more than {MAX_POINTS} positions"
-    if any(_has_nonzero_mean(moments_of(moments, stage.name)) for stage in net.stages):
+    if any(has_nonzero_mean(moments_of(moments, stage.name)) for stage in net.stages):
         return "weights have a non-zero mean"
     return None
 
@@ -62,7 +62,8 @@ def _is_linear(layer: NamedLayer) -> bool:
     return layer.kind.reshapes or (isinstance(step, Mixing) and step.linear)
 
 
-def _has_nonzero_mean(layer: LayerMoments) -> bool:
+def has_nonzero_mean(layer: LayerMoments) -> bool:
+    """Return True if the mean of a layer's weights is not 0."""
     return bool(torch.as_tensor(layer.weight.mean).any())
 
 

@@ -29,6 +29,7 @@ from fanin.inits.weight_shape import WeightLayer, WeightShape
 from fanin.models.layers import SeededDropout
 from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
+from fanin.progress import set_part
 from fanin.seeds import make_generator
 from fanin.statistics.draw_distribution import LEVELS, log_interval
 from fanin.theory.elementwise import vjp
@@ -128,6 +129,7 @@ def simulate_networks(
         for draw in range(max_draws):
             if draws is None and draw and draw % MIN_DRAWS == 0 and _is_precise(batches):
                 break
+            set_part("network", draw, max_draws, is_share=True)
             single = measure(draw, torch.float32) if use_float32 else None
             if draw < FLOAT32_TESTS or single is None or not _is_in_range(single):
                 double = measure(draw, torch.float64)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from fanin.inits.weight_shape import WeightShape, weight_layers
+from fanin.progress import set_part
 from fanin.theory.field import FieldLayer, Sampling, propagate_field
 from fanin.theory.finite_width.dead import dead_probability
 from fanin.theory.finite_width.first_order import LogMoments, log_moments
@@ -101,7 +102,8 @@ def spread_of_draws(
     if individual is not None:
         chosen = sorted({*individual, *range(max(n_joint, 1))})
     single, grand_mean_shares, dead = [], [], 0.0
-    for index in chosen:
+    for number, index in enumerate(chosen):
+        set_part("image", number, len(chosen), is_share=True)
         layers = propagate_layers(images[[index]])
         single.append(logarithms(layers, 1))
         grand_mean_shares.append(np.array([_grand_mean_share(layer) for layer in layers]))

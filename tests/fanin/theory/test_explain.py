@@ -122,9 +122,10 @@ def test_printed_explanation_has_sentences_and_a_row_per_layer() -> None:
     text = str(explanation)
     assert all(word in text for step in STEPS for word in step.split())
     assert "…" not in text
-    assert max(map(len, text.splitlines())) <= 128
-    assert text.startswith("The mean square of the signal in layer 6 is ")
-    assert text.count("8, 3)") == 4  # two convolutions, forward and backward
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.startswith('The mean square of the signal in layer 3 (Linear "6") is ')
+    assert text.count("Conv2d") == 4 + text.count("8, 3)")  # two, forward and backward
+    assert text.count("8, 3)") == 2  # once each in the table of the layers
     assert "8×5×5" in text
     assert "Factors of 1 in every layer: weight mean, stride" in text
     assert repr(explanation) == "Explanation(3 layers, 2 draws)"

@@ -153,7 +153,7 @@ def test_a_certificate_names_the_probability_of_zero(
     assert prediction.interval[0] == 0 < prediction.interval[1]
     print_certificate(certificate)
     text = " ".join(capsys.readouterr().out.split())
-    assert f"exactly 0 in {100 * p:.2g} % of draws (layers 0, 2, 4)" in text
+    assert f"exactly 0 in {100 * p:.2g} % of draws (layers 1, 2, 3)" in text
     rows = certificate.as_dict()["layers"][0]["predicted"]["vjp_m2"]
     assert rows["zero_probability"] == p
     assert rows["interval"][0] == 0.0

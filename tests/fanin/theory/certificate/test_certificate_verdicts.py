@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from io import StringIO
 
 import pytest
@@ -18,6 +19,7 @@ from fanin.inits import (
     Init,
     LayerInit,
     Normal,
+    NormalBias,
     Scheme,
     Uniform,
     XavierNormal,
@@ -56,7 +58,7 @@ def test_glorot_with_relu_vanishes() -> None:
     assert forward[0].problem == "vanishing"
     assert forward[0].value == pytest.approx(2**-10, rel=0.2)
     assert forward[0].cause.startswith(
-        "the variance of the weights of layer 3 is 2 times too small"
+        'the variance of the weights of layer 2 (Linear "3") is 2 times too small'
     )
     assert "kaiming_normal_" in forward[0].torch_code
 
@@ -98,7 +100,7 @@ def test_zero_weights_do_not_suggest_a_gain() -> None:
     init = Init(Zeros(), layers={"1": LayerInit(HeNormal())})
     first, *_ = certified(nn.ReLU(), init).verdicts
     assert first.problem == "vanishing"
-    assert first.message == "the output of layer 3 is 0"
+    assert first.message == 'the output of layer 2 (Linear(64, 64) "3", output 64) is 0'
     assert first.cause == "its weights or inputs are 0"
 
 
@@ -115,7 +117,7 @@ def test_error_names_layer_value_and_remedy() -> None:
     message = str(error.value)
     assert f"{len(forward)} layers are vanishing, the first is {forward[0].description}" in message
     # Each layer multiplies the moment by 64 * 0.01^2 / 2 = 0.0032; 0.0032^2 is below 1e-3.
-    assert forward[0].description == "layer 5 (Linear(64, 64), output 64)"
+    assert forward[0].description == 'layer 3 (Linear(64, 64) "5", output 64)'
     times = (64 * 0.01**2 / 2) ** (-12 / 2)  # from layer 1 to layer 25, each shrinks alike
     assert f"10^{math.log10(times):.0f} times" in message
     assert forward[0].torch_code in message
@@ -162,8 +164,10 @@ def test_overrides_are_printed_only_for_models_from_a_config() -> None:
 def test_printed_verdict_has_problem_cause_effect_and_code() -> None:
     text = shown(certified(nn.Tanh(), Normal(std=1.0)))
     # The variance of 1 is 64 times Glorot's 1/64.
-    assert re.match(r"✗ Gradients grow [\d,]+ times between layer 25 and layer 1; ", text)
-    assert "Cause: The variance of the weights of layer 3 is 64 times too large for Tanh" in text
+    layers = r'layer 13 \(Linear "25"\) and layer 1 \(Linear\(64, 64\) "1", output 64\); '
+    assert re.match(rf"✗ Gradients grow [\d,]+ times between {layers}", text)
+    cause = 'The variance of the weights of layer 2 (Linear "3") is 64 times too large for Tanh'
+    assert f"Cause: {cause}" in text
     assert "Training: A learning rate that suits the later layers" in text
     assert "[nn.init.xavier_normal_(w) for w in model.parameters() if w.ndim > 1]" in text
 
@@ -194,6 +198,103 @@ def test_torch_code_fixes_the_init(activation: nn.Module, scheme: Scheme) -> Non
     assert certify(model, images(side=8), theories=FAST_THEORIES).verdicts == ()
 
 
+def test_remedy_sets_biases_to_zero_only_if_they_are_large() -> None:
+    def code(bias_std: float) -> str:
+        init = Init(Normal(std=1.0), bias=NormalBias(std=bias_std))
+        (code,) = {v.torch_code for v in certified(nn.ReLU(), init).verdicts}
+        return code
+
+    assert "zeros_" not in code(0.1)
+    assert "zeros_(b)" in code(1.0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "scale", "needed"),
+    [
+        (Uniform(0.0, 1.0), 255.0, {"kaiming", "images"}),
+        (Uniform(0.0, 1.0), 1.0, {"kaiming"}),
+        (Normal(std=10.0), 1.0, {"kaiming"}),  # the output of the first layer is large as well
+        (HeNormal(), 255.0, {"images"}),
+        (XavierNormal(), 255.0, {"kaiming", "images"}),
+    ],
+    ids=str,
+)
+def test_fix_has_all_changes_that_are_needed_and_no_more(
+    scheme: Scheme, scale: float, needed: set[str]
+) -> None:
+    """The healthy networks are measured on drawn weights: their own moments are estimated."""
+    inputs = scale * images(side=8)
+    init = Init(scheme)
+    certificate = certify(mlp(nn.ReLU(), 14), inputs, init=init, theories=FAST_THEORIES)
+    fix = certificate.fix
+    assert fix.is_enough
+    codes = [remedy.torch_code for remedy in fix.remedies]
+    assert {name for name in ("kaiming", "images") if name in "".join(codes)} == needed
+    assert len(codes) == len(needed)
+    plural = {1: "→ To fix: ", 2: "→ To fix, both changes are needed: 1. "}
+    assert plural[len(needed)] in shown(certificate)
+
+    def is_healthy_after(codes: Sequence[str]) -> bool:
+        model = mlp(nn.ReLU(), 14)
+        initialize(model, init, lambda name: torch.Generator().manual_seed(len(name)))
+        torch.manual_seed(0)
+        scope = {"model": model, "nn": nn, "images": inputs}
+        for code in codes:
+            exec(code, scope)
+        return certify(model, scope["images"], theories=FAST_THEORIES).verdicts == ()
+
+    assert is_healthy_after(codes)
+    for left_out in codes:
+        assert not is_healthy_after([code for code in codes if code != left_out])
+
+
+def test_a_fix_that_cannot_be_predicted_says_so() -> None:
+    """The remedy of a depth-unstable network replaces its activation, by hand."""
+    certificate = certify(
+        mlp(nn.GELU(), 15), 3 * images(side=8), init=HeNormal(), theories=FAST_THEORIES
+    )
+    assert not certificate.fix.is_enough
+    assert "call certify again" in shown(certificate)
+
+
+def test_a_network_has_one_statement_on_training() -> None:
+    """Signal and gradient explode, and units overflow; the statements must not contradict."""
+    certificate = certified(nn.ReLU(), Normal(std=1e3), depth=20)
+    assert {v.problem for v in certificate.verdicts} == {"exploding", "overflowing"}
+    assert shown(certificate).count("Training: ") == 1
+    assert "Training: The loss is inf or NaN in the first step." in shown(certificate)
+
+
+@pytest.mark.parametrize(
+    ("path", "n_in"), [("net", 64), ("encoder.stage_number_four.block_number_two", 1024)]
+)
+def test_rows_have_number_path_and_type_and_do_not_wrap(path: str, n_in: int) -> None:
+    net = nn.Sequential()
+    net.add_module("flatten", nn.Flatten())
+    inner: nn.Module = nn.Linear(n_in, 1024)
+    for name in reversed(path.split(".")):
+        outer = nn.Sequential()
+        outer.add_module(name, inner)
+        inner = outer
+    net.add_module("part", inner)
+    net.add_module("act", nn.ReLU())
+    net.add_module("head", nn.Linear(1024, 10))
+    side = int(n_in**0.5)
+    for certificate in (
+        certify(net, images(side=side), init=Normal(std=3.0)),
+        certify(net, images(side=side), init=Normal(std=3.0), measure=2),
+    ):
+        lines = to_text(render(certificate)).splitlines()
+        first = next(line for line in lines if line.startswith("1  "))
+        assert path.rpartition(".")[2] in first
+        assert "Linear" in first
+        assert next(line for line in lines if line.startswith("2  ")).startswith("2  head")
+        assert lines.index(first) + 1 == lines.index(
+            next(line for line in lines if line.startswith("2  "))
+        )
+        assert max(map(len, lines)) <= 100
+
+
 class Tenth(nn.Module):
     """Activation without a recommended variance."""
 
@@ -221,7 +322,7 @@ def test_repr_is_short(problem: str) -> None:
     certificate = certified(nn.ReLU(), scheme)
     health = "healthy" if problem == "healthy" else "unhealthy: vanishing"
     assert repr(certificate) == f"Certificate(14 layers, {health})"
-    assert repr(certificate.layers[0]).startswith("LayerCertificate(layer 1 (Linear(64, 64)")
+    assert repr(certificate.layers[0]).startswith('LayerCertificate(layer 1 (Linear(64, 64) "1"')
 
 
 def test_notebooks_show_the_printed_certificate() -> None:
