@@ -34,7 +34,7 @@ CONFIG_NAME = "predict"
 FORMATS = ("table", "json", "explain")
 EXPLAIN_DRAWS = 16  # draws for `format=explain` with `measure=0`
 OWN_KEYS = ("format", "theories", "images", "measure", "verbose")  # keys outside the cell config
-WIDTH, EXPLAIN_WIDTH = 100, 128
+WIDTH = 100  # columns
 
 
 # The path is absolute because Hydra resolves a relative one inside the console script's package.
@@ -83,7 +83,7 @@ def show(
         explanation = explain(
             *(model, inputs, cell.init), draws=measure or EXPLAIN_DRAWS, max_images=None
         )
-        console = BrokenPipeConsole(width=EXPLAIN_WIDTH, markup=False, highlight=False)
+        console = BrokenPipeConsole(width=WIDTH, markup=False, highlight=False)
         console.print(cell_id, explanation, sep="\n")
         return
     certificate = build_certificate(config, theories, images, measure)

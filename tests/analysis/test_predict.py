@@ -116,9 +116,10 @@ def test_the_table_has_a_row_per_layer_and_fits_100_columns(
     small_gain = ("model=alexnet", "init.gain=1e-5")
     out = run_predict(*SMALL, *small_gain, f"measure={measure}", "theories=[he,mean_field,field]")
     lines = out.splitlines()
-    (heading,) = [n for n, line in enumerate(lines) if line.startswith("layer ")]
+    (heading,) = [n for n, line in enumerate(lines) if line.startswith("#")]
     table = lines[heading + 2 : heading + 2 + len(ALEXNET)]
-    assert [line.split()[0] for line in table] == ALEXNET
+    numbered = [[str(number), name] for number, name in enumerate(ALEXNET, start=1)]
+    assert [line.split()[:2] for line in table] == numbered
     assert "…" not in out
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
     assert out.startswith("digits-alexnet-relu-henormal-s0-")

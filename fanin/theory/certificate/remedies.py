@@ -194,9 +194,10 @@ def _draw(
     if replaced:
         model = deepcopy(model)
         for parent in list(model.modules()):
-            for name, child in parent.named_children():
+            # named_children() would skip the second appearance of a module.
+            for name, child in parent._modules.items():
                 if type(child).__name__ == replaced:
-                    setattr(parent, name, nn.Tanh())
+                    parent._modules[name] = nn.Tanh()
     return Setup(model, moments, setup.images)
 
 

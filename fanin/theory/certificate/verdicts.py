@@ -206,10 +206,10 @@ class UnhealthyInit(AssertionError):
         remedies: Sequence[Remedy] | None = None,
     ) -> None:
         lines = ["the init is unhealthy (attribute `verdicts` lists every layer):"]
-        lines += [
-            f"  {' '.join(filter(None, (finding.text, finding.cause)))}"
-            for finding in find_problems(verdicts)
-        ]
+        findings = find_problems(verdicts)
+        lines += [f"  {finding.text}" for finding in findings]
+        causes = dict.fromkeys(finding.cause for finding in findings if finding.cause)
+        lines += [f"  Cause: {cause}" for cause in causes]
         if remedies is None:
             remedies = list(dict.fromkeys(v.change for v in verdicts if v.change))
         lines.append(f"  {heading}:")

@@ -124,8 +124,8 @@ def test_printed_explanation_has_sentences_and_a_row_per_layer() -> None:
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 100
     assert text.startswith('The mean square of the signal in layer 3 (Linear "6") is ')
-    assert text.count("Conv2d") == 4 + text.count("8, 3)")  # two, forward and backward
-    assert text.count("8, 3)") == 2  # once each in the table of the layers
+    assert text.count("8, 3)") == 2  # the two convolutions in the table of the layers
+    assert text.count("Conv2d") == 2 + 4 + 1  # ... and in the two tables of factors and a sentence
     assert "8×5×5" in text
     assert "Factors of 1 in every layer: weight mean, stride" in text
     assert repr(explanation) == "Explanation(3 layers, 2 draws)"

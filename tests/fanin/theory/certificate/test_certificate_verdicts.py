@@ -122,6 +122,7 @@ def test_error_names_layer_value_and_remedy() -> None:
     assert f"10^{math.log10(times):.0f} times" in message
     assert forward[0].torch_code in message
     assert len(message.splitlines()) <= 10  # one line per kind of problem
+    assert message.count("Cause: ") == 1
 
 
 def test_assert_healthy_accepts_a_model() -> None:
@@ -255,6 +256,12 @@ def test_a_fix_that_cannot_be_predicted_says_so() -> None:
     )
     assert not certificate.fix.is_enough
     assert "call certify again" in shown(certificate)
+
+
+def test_a_fix_replaces_an_activation_that_is_used_several_times() -> None:
+    certificate = certified(nn.Sigmoid(), XavierNormal(), depth=8)
+    assert certificate.fix.is_enough
+    assert "nn.Tanh() # instead of nn.Sigmoid()" in shown(certificate)
 
 
 def test_a_network_has_one_statement_on_training() -> None:
