@@ -21,7 +21,7 @@ def section(cause: str) -> str:
 
 
 def test_the_page_has_a_section_for_every_cause_in_their_order() -> None:
-    assert re.findall(r"^### (.*)$", PAGE, re.M) == [cause for cause in CAUSES]
+    assert re.findall(r"^### (.*)$", PAGE, re.M) == list(CAUSES)
 
 
 @pytest.mark.parametrize("cause", CAUSES)
