@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fanin.diagnosis import Diagnosis as Diagnosis
-    from fanin.diagnosis import diagnose as diagnose
+    from fanin.diagnosis.diagnose import diagnose as diagnose
+    from fanin.diagnosis.finding import Diagnosis as Diagnosis
     from fanin.probes.probe import probe as probe
     from fanin.theory import Certificate as Certificate
     from fanin.theory import LayerKind as LayerKind
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _PUBLIC = {
-    "fanin.diagnosis": ["Diagnosis", "diagnose"],
+    "fanin.diagnosis.diagnose": ["diagnose"],
+    "fanin.diagnosis.finding": ["Diagnosis"],
     "fanin.probes.probe": ["probe"],
     "fanin.theory": [
         "Certificate",

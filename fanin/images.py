@@ -59,14 +59,29 @@ def to_images(images: Any) -> Tensor:
             f"images has dtype {dtype}; convert and scale it as in training, for example:"
             " images.float() / 255"
         )
-    invalid = (~images.detach().isfinite()).flatten(1).any(1)
-    if invalid.any():
-        first = int(invalid.int().argmax())
-        raise InputError(
-            f"{int(invalid.sum())} of {len(images)} images contain NaN or infinite values (the"
-            f" first is image {first}); remove them, or use torch.nan_to_num(images)"
-        )
+    problem = describe_nonfinite("images", images)
+    if problem:
+        raise InputError(f"{problem} To fix: images = torch.nan_to_num(images)")
     return images
+
+
+def describe_nonfinite(name: str, tensor: Tensor) -> str:
+    """Say which values of a tensor are NaN or infinite; "" if there are none.
+
+    Examples
+    --------
+    >>> describe_nonfinite("images", torch.tensor([[0.0, torch.nan]]))
+    'images[0, 1] is nan; 1 of 2 values are NaN or infinite, in 1 of 1 samples.'
+    """
+    invalid = ~tensor.detach().isfinite()
+    if not invalid.any():
+        return ""
+    first = tuple(int(i) for i in invalid.nonzero()[0])
+    samples = int(invalid.flatten(1).any(1).sum()) if tensor.ndim > 1 else int(invalid.sum())
+    return (
+        f"{name}{list(first)} is {float(tensor[first])}; {int(invalid.sum())} of {tensor.numel()}"
+        f" values are NaN or infinite, in {samples} of {len(tensor)} samples."
+    )
 
 
 def _describe(images: Any) -> str:

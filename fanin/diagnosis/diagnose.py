@@ -21,6 +21,7 @@ from fanin.diagnosis.finding import Diagnosis, Finding
 from fanin.diagnosis.initialization import initialized_copy
 from fanin.diagnosis.inputs import check_inputs, check_targets, corrected_input
 from fanin.diagnosis.losses import check_loss
+from fanin.diagnosis.prediction import predicted_gradient_norms, prescribed_gains
 from fanin.diagnosis.recording import Recording, main_output, record
 from fanin.diagnosis.signals import (
     Symptom,
@@ -28,6 +29,7 @@ from fanin.diagnosis.signals import (
     check_dead_units,
     check_overflow,
     find_symptom,
+    gradient_norms,
 )
 from fanin.diagnosis.training_steps import check_learning_rate, relative_steps
 from fanin.diagnosis.weights import check_identical_units, check_weights
@@ -205,8 +207,8 @@ class _Diagnoser:
                         f"{text}. With a standard init this does not happen, so the weights are"
                         " the cause.",
                         symptom.layer if symptom else self.findings[-1].layer,
-                        symptom.evidence if symptom else {},
-                        code,
+                        self._evidence(symptom, recording) if symptom else {},
+                        code + self._gains(),
                     )
                 )
                 self.case = case
@@ -217,10 +219,36 @@ class _Diagnoser:
                     symptom.cause,
                     f"{symptom.text}. A standard init does not change this.",
                     symptom.layer,
-                    symptom.evidence,
+                    self._evidence(symptom, recording),
                     ARCHITECTURE_FIXES[symptom.cause],
                 )
             )
+
+    def _evidence(self, symptom: Symptom, recording: Recording) -> dict[str, float]:
+        """Return the measured numbers, with the prediction where theory has one."""
+        inputs = list(self.case.inputs.values())
+        if len(inputs) != 1 or symptom.layer in ("output", "loss"):
+            return symptom.evidence
+        predicted = predicted_gradient_norms(self.case.model, inputs[0])
+        measured = gradient_norms(recording)
+        last = next(reversed(predicted), "")
+        if symptom.layer not in predicted or symptom.layer == last or not measured.get(last):
+            return symptom.evidence
+        return symptom.evidence | {
+            f"ratio of {symptom.layer} to {last}": measured[symptom.layer] / measured[last],
+            "predicted": predicted[symptom.layer],
+        }
+
+    def _gains(self) -> str:
+        inputs = list(self.case.inputs.values())
+        gains = prescribed_gains(self.case.model, inputs[0]) if len(inputs) == 1 else {}
+        if not gains:
+            return ""
+        pairs = ", ".join(f"{name!r}: {gain:.3g}" for name, gain in gains.items())
+        return (
+            "\n# For these inputs, prescribe() computes these factors on He's weights:\n"
+            f"# {{{pairs}}}"
+        )
 
 
 def _record(case: Case) -> Recording:

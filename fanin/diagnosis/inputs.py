@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fanin.diagnosis.finding import Finding
+from fanin.images import describe_nonfinite
 
 # Networks and inits assume inputs with a root mean square of about 1. He's and Glorot's variances
 # multiply the scale of the input, and the curvature of the loss grows with its square.
@@ -47,21 +48,17 @@ def _check_input(name: str, tensor: Tensor) -> Iterator[Finding]:
 
 
 def _nonfinite(name: str, tensor: Tensor) -> Iterator[Finding]:
-    invalid = ~tensor.isfinite()
-    if not invalid.any():
+    problem = describe_nonfinite(name, tensor)
+    if not problem:
         return
-    first = tuple(int(i) for i in invalid.nonzero()[0])
-    count = int(invalid.sum())
-    value = float(tensor[first])
+    invalid = ~tensor.isfinite()
+    keep = f"{name}.flatten(1).isfinite().all(1)" if tensor.ndim > 1 else f"{name}.isfinite()"
     yield Finding(
         "nonfinite_input",
-        f"{name}{list(first)} is {value}; {count} of {tensor.numel()} values are NaN or infinite."
-        " One such value makes the loss and all gradients NaN.",
+        f"{problem} One such value makes the loss and all gradients NaN.",
         name,
-        {"non-finite values": count, "first sample": first[0]},
-        f"{name} = {name}[{name}.flatten(1).isfinite().all(1)]  # or torch.nan_to_num({name})"
-        if tensor.ndim > 1
-        else f"{name} = torch.nan_to_num({name})",
+        {"non-finite values": int(invalid.sum()), "first sample": int(invalid.nonzero()[0, 0])},
+        f"{name} = torch.nan_to_num({name})  # or keep only samples with {keep}",
     )
 
 

@@ -114,12 +114,18 @@ def find_symptom(
     )
 
 
-def _gradient_change(model: nn.Module, recording: Recording) -> Symptom | None:
+def gradient_norms(recording: Recording) -> dict[str, float]:
+    """Return the norm of the gradient of each weight layer's output, by name."""
     by_layer: dict[str, float] = {}
     for call in recording.calls:
         if _has_weight(call) and call.gradient is not None:
             # A layer of a recurrent network runs several times.
             by_layer[call.name] = hypot(by_layer.pop(call.name, 0.0), _norm(call))
+    return by_layer
+
+
+def _gradient_change(model: nn.Module, recording: Recording) -> Symptom | None:
+    by_layer = gradient_norms(recording)
     # A zero layer blocks the gradient at the first step only.
     has_zero_layer = _has_zero_layer(model)
     norms = [(name, norm) for name, norm in by_layer.items() if norm > 0 or not has_zero_layer]

@@ -106,7 +106,7 @@ def test_images_with_nan_are_refused(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         run_predict(*TINY, "data.corrupt.share=0.5", "data.corrupt.kind=missing")
-    assert "images contain NaN or infinite values" in capsys.readouterr().err
+    assert "values are NaN or infinite, in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("measure", [0, 2])

@@ -48,9 +48,12 @@ INVALID = {
     "uint8 array": (np.zeros((2, 1, 6, 6), np.uint8), r"images has dtype uint8"),
     "NaN": (
         torch.tensor([0.0, float("nan")])[:, None, None, None].expand(2, 1, 6, 6),
-        r"1 of 2 images contain NaN or infinite values \(the first is image 1\)",
+        r"images\[1, 0, 0, 0\] is nan; 36 of 72 values are NaN or infinite, in 1 of 2 samples",
     ),
-    "infinite": (torch.full((2, 1, 6, 6), float("inf")), "2 of 2 images contain NaN or inf"),
+    "infinite": (
+        torch.full((2, 1, 6, 6), float("inf")),
+        "72 of 72 values are NaN or infinite, in 2 of 2 samples",
+    ),
     "empty": (torch.zeros(0, 1, 6, 6), r"images has shape \(0, 1, 6, 6\); pass one or more"),
     "complex": (torch.zeros(2, 1, 6, 6, dtype=torch.complex64), "images is complex"),
     "channels": (torch.zeros(2, 3, 6, 6), r"layer 0 \(Conv2d\) needs 1 channels, but gets 3"),

@@ -53,7 +53,7 @@ def test_a_certificate_draws_its_values_and_marks_unhealthy_layers(net):
     assert "\n" in signal.get_ylabel()
     assert "dimensionless" in signal.get_ylabel()
     labels = [tick.get_text() for tick in gradient.get_xticklabels()]
-    assert labels == [f"{layer.name}\nLinear" for layer in certificate.layers]
+    assert labels == [f"{i}: {x.name}\nLinear" for i, x in enumerate(certificate.layers, start=1)]
 
 
 def test_an_explanation_draws_every_factor_that_is_not_1(net):

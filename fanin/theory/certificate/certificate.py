@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from jaxtyping import Float
 from rich.console import Group
 from torch import Tensor, nn
 
+from fanin.diagnosis.finding import Finding
+from fanin.diagnosis.inputs import check_inputs
 from fanin.text import to_html, to_text
 from fanin.theory.certificate.fixes import Fix, find_fix
 from fanin.theory.certificate.judge import Limits, judge
@@ -151,6 +153,11 @@ class Certificate:
         return judge(self.layers)
 
     @cached_property
+    def input_findings(self) -> tuple[Finding, ...]:
+        """Problems of the images, such as raw pixels, as `diagnose` reports them."""
+        return tuple(check_inputs({"images": self.inputs.images}))
+
+    @cached_property
     def fix(self) -> Fix:
         """Changes that together fix all problems, according to the default `Limits`."""
         return self.find_fix()
@@ -187,6 +194,7 @@ class Certificate:
             "unpredicted": dict(self.unpredicted),
             "loss": self.loss,
             "sharpness": dict(self.sharpness),
+            "input_findings": [asdict(finding) for finding in self.input_findings],
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],
         }
         json_contents: dict[str, Any] = to_json_types(contents)
@@ -226,7 +234,8 @@ class Certificate:
         return plot_certificate(self.layers, self.verdicts, axes)
 
     def __repr__(self) -> str:
-        problems = sorted({verdict.problem for verdict in self.verdicts})
+        problems: list[str] = [finding.cause for finding in self.input_findings]
+        problems += sorted({verdict.problem for verdict in self.verdicts})
         health = f"unhealthy: {', '.join(problems)}" if problems else "healthy"
         return f"Certificate({len(self.layers)} layers, {health})"
 

@@ -180,7 +180,7 @@ def assert_healthy(
     quiet: bool = False,
     **limits: Any,
 ) -> None:
-    """Raise an AssertionError if the init of a network is unhealthy.
+    """Raise an AssertionError if the init of a network or the images are unhealthy.
 
     Parameters
     ----------
@@ -194,7 +194,8 @@ def assert_healthy(
     Raises
     ------
     UnhealthyInit
-        At least one layer is unhealthy. The message names each layer, its value and a remedy.
+        At least one layer is unhealthy, or the images are, for example raw pixels. The message
+        names each layer, its value and a remedy.
     ConfigError
         `certificate` is a model and `images` is missing.
 
@@ -217,6 +218,7 @@ def assert_healthy(
         certificate = certify(*(certificate, images), init=init, max_images=max_images, quiet=quiet)
     accepted = Limits(**limits)
     verdicts = judge(certificate.layers, accepted)
-    if verdicts:
+    findings = certificate.input_findings
+    if verdicts or findings:
         fix = certificate.find_fix(accepted)
-        raise UnhealthyInit(verdicts, fix.heading, fix.remedies)
+        raise UnhealthyInit(verdicts, fix.heading, fix.remedies, findings)

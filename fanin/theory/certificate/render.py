@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
+from fanin.diagnosis.finding import Finding
 from fanin.text import (
     Fitted,
     number,
@@ -63,6 +64,8 @@ class PrintableCertificate(Protocol):
     def output(self) -> OutputCertificate: ...
     @property
     def verdicts(self) -> tuple[Verdict, ...]: ...
+    @property
+    def input_findings(self) -> tuple[Finding, ...]: ...
     @property
     def fix(self) -> Fix: ...
     @property
@@ -127,11 +130,16 @@ def render(
 
 def _verdict(certificate: PrintableCertificate, from_config: bool) -> list[RenderableType]:
     problems = find_problems(certificate.verdicts)
+    scales_images = any(r.torch_code.startswith("images") for r in certificate.fix.remedies)
+    lines: list[RenderableType] = []
+    for finding in certificate.input_findings:
+        text = f"{finding.text[:1].upper()}{finding.text[1:]}"
+        lines.append(Text.assemble(("✗ ", "bold red"), (text, "red")))
+        if not scales_images:
+            lines.append(Text.assemble(("→ ", "bold green"), f"To fix: {finding.fix}"))
     if not problems:
-        return [_healthy(certificate)]
-    lines: list[RenderableType] = [
-        Text.assemble(("✗ ", "bold red"), (problem.text, "red")) for problem in problems
-    ]
+        return [*lines, _healthy(certificate)]
+    lines += [Text.assemble(("✗ ", "bold red"), (problem.text, "red")) for problem in problems]
     causes = dict.fromkeys(problem.cause for problem in problems if problem.cause)
     lines += [_indented(f"Cause: {cause}", 2) for cause in causes]
     lines.append(_indented(f"Training: {training_effect(certificate.verdicts)}", 2))
@@ -177,7 +185,7 @@ def _healthy(certificate: PrintableCertificate) -> Text:
     missing = [name for name, is_missing in unchecked.items() if is_missing]
     note = f" Not checked: {', '.join(missing)}." if missing else ""
     return Text.assemble(
-        ("✓ Healthy", "bold green"),
+        ("✓ Healthy" if not certificate.input_findings else "Otherwise healthy", "bold green"),
         ": no layer vanishes, explodes, overflows, is dead, or differs much between draws.",
         f" The outputs of the {len(layers)} layers have {' and '.join(ranges)}.{note}",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf, isnan, log
 from typing import Any, Literal
 
+from fanin.diagnosis.finding import Finding
 from fanin.theory.certificate.remedies import Remedy
 
 Problem = Literal["vanishing", "exploding", "overflowing", "dead", "depth-unstable"]
@@ -76,7 +77,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Finding:
+class NetworkProblem:
     """One problem of a network: verdicts with the same problem and quantity.
 
     Attributes
@@ -91,15 +92,15 @@ class Finding:
     cause: str
 
 
-def find_problems(verdicts: Sequence[Verdict]) -> list[Finding]:
-    """Combine the verdicts of a network into one finding per problem and quantity."""
+def find_problems(verdicts: Sequence[Verdict]) -> list[NetworkProblem]:
+    """Combine the verdicts of a network into one problem per kind and quantity."""
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
         groups.setdefault((verdict.problem, verdict.quantity), []).append(verdict)
-    return [_finding(group) for group in groups.values()]
+    return [_combine(group) for group in groups.values()]
 
 
-def _finding(verdicts: Sequence[Verdict]) -> Finding:
+def _combine(verdicts: Sequence[Verdict]) -> NetworkProblem:
     # Gradients propagate from the last layer to the first.
     order = verdicts[::-1] if verdicts[0].quantity == "vjp_m2" else verdicts
     first = order[0]
@@ -111,7 +112,7 @@ def _finding(verdicts: Sequence[Verdict]) -> Finding:
             f" {first.description or first.layer}"
         )
     cause = next((verdict.cause for verdict in order if verdict.cause), "")
-    return Finding(text=f"{text}.", cause=f"{_capitalize(cause)}." if cause else "")
+    return NetworkProblem(text=f"{text}.", cause=f"{_capitalize(cause)}." if cause else "")
 
 
 MIXED = "mixed"  # vanishing in some layers and exploding in others
@@ -192,11 +193,15 @@ class UnhealthyInit(AssertionError):
     heading, remedies
         Introduction of the changes that fix the network, and the changes. None uses those of the
         verdicts.
+    findings
+        Problems of the images.
 
     Attributes
     ----------
     verdicts
-        The problems, as a tuple of `Verdict`.
+        The problems of layers, as a tuple of `Verdict`.
+    findings
+        The problems of the images, as a tuple of `Finding`.
     """
 
     def __init__(
@@ -204,17 +209,23 @@ class UnhealthyInit(AssertionError):
         verdicts: Sequence[Verdict],
         heading: str = "To fix",
         remedies: Sequence[Remedy] | None = None,
+        findings: Sequence[Finding] = (),
     ) -> None:
-        lines = ["the init is unhealthy (attribute `verdicts` lists every layer):"]
-        findings = find_problems(verdicts)
-        lines += [f"  {finding.text}" for finding in findings]
-        causes = dict.fromkeys(finding.cause for finding in findings if finding.cause)
-        lines += [f"  Cause: {cause}" for cause in causes]
-        if remedies is None:
-            remedies = list(dict.fromkeys(v.change for v in verdicts if v.change))
-        lines.append(f"  {heading}:")
-        for remedy in remedies:
-            code = remedy.torch_code or _capitalize(remedy.text)
-            lines += [f"    {line}" for line in code.splitlines()]
+        lines = []
+        for finding in findings:
+            lines += [f"{_capitalize(finding.text)}", f"  To fix: {finding.fix}"]
+        if verdicts:
+            lines += ["the init is unhealthy (attribute `verdicts` lists every layer):"]
+            problems = find_problems(verdicts)
+            lines += [f"  {problem.text}" for problem in problems]
+            causes = dict.fromkeys(problem.cause for problem in problems if problem.cause)
+            lines += [f"  Cause: {cause}" for cause in causes]
+            if remedies is None:
+                remedies = list(dict.fromkeys(v.change for v in verdicts if v.change))
+            lines.append(f"  {heading}:")
+            for remedy in remedies:
+                code = remedy.torch_code or _capitalize(remedy.text)
+                lines += [f"    {line}" for line in code.splitlines()]
         super().__init__("\n".join(lines))
         self.verdicts = tuple(verdicts)
+        self.findings = tuple(findings)

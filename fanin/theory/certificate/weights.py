@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fanin.diagnosis.inputs import check_inputs
+from fanin.diagnosis.weights import check_weights
+from fanin.errors import FaninWarning, InputError
 from fanin.images import check_model, subsample, to_images
 from fanin.inits import (
     Init,
@@ -89,6 +93,9 @@ def prepare_inputs(
     check_model(model)
     given = to_images(images).detach().to("cpu", torch.float64)
     labels = None if labels is None else torch.as_tensor(labels)
+    for finding in check_inputs({"images": given}):
+        if not quiet and function != "certify":  # a certificate has the findings itself
+            warnings.warn(f"{finding.text} To fix: {finding.fix}", FaninWarning, stacklevel=3)
     inputs, labels = subsample(given, max_images, labels)
     if len(inputs) < len(given) and not quiet:
         print(
@@ -116,6 +123,8 @@ def resolve_moments(model: nn.Module, init: InitLike | None) -> WeightMoments:
         `init` is an unknown name or has another type.
     UnpredictableLayer
         The scheme declares no moments.
+    InputError
+        The current weights are needed and are not finite.
 
     Examples
     --------
@@ -124,6 +133,8 @@ def resolve_moments(model: nn.Module, init: InitLike | None) -> WeightMoments:
     Moments(mean=0.0, var=0.25)
     """
     if init is None:
+        for finding in check_weights(model):
+            raise InputError(f"{finding.text} To fix: {finding.fix}")
         layers = weight_layers(model).items()
         return WeightMoments(
             {name: _estimated(name, layer) for name, layer in layers}, "estimated", None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fanin.diagnosis import CAUSES
+from fanin.diagnosis.finding import CAUSES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "diagnose.md").read_text()
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from fanin import Diagnosis, diagnose
-from fanin.diagnosis import CAUSES
+from fanin.diagnosis.finding import CAUSES
 from tests.fanin.diagnosis.setups import FAULTY, HEALTHY, Setup
 
 
