@@ -17,7 +17,7 @@ from fanin.inits import WeightShape, weight_layers
 from fanin.statistics import agreement
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, ROUNDING, UNDECIDED
 from fanin.statistics.coverage import coverage, inside
-from fanin.statistics.draw_distribution import Z, interval_probability
+from fanin.statistics.draw_distribution import LEVELS, SHAPE, interval_probability, log_quantile
 from fanin.statistics.draws import step_log_ratios, summarize_draws
 from fanin.statistics.log_ratio import LogRatio
 from fanin.statistics.pit import probability_transform, uniformity
@@ -26,7 +26,8 @@ from fanin.theory.prediction import METHODS
 LAYER = ["setting", "quantity", "image", "layer"]
 CHAIN = ["setting", "quantity", "image"]  # keys that the layers of one network share
 EMPTY_COLUMNS = (  # columns of the frame without rows
-    *("label", "layer_name", "theory", "method", "value", "log_sd", "zero_probability", "draws"),
+    *("label", "layer_name", "theory", "method", "value"),
+    *("log_sd", "zero_probability", "log_skew", "draws"),
     *("kind", "test", "verdict", "draws_needed", "p_holm"),
     *("step_p", "step_p_holm", "step_verdict", "sd_ratio", "spread_p_holm"),
 )
@@ -54,7 +55,7 @@ def compute_verdicts(
     pandas.DataFrame
         A row per setting (its index in `comparisons`), quantity, image and layer: `label`,
         `layer_name`; the prediction (`theory`, `method`, which is `unknown` in predictions without
-        that column, `value`, `log_sd`, `sampling_se`, `zero_probability`); the draws
+        that column, `value`, `log_sd`, `sampling_se`, `zero_probability`, `log_skew`); the draws
         (`draws`, `zeros`, `mean`, `sd` in units of `scale`, `mean_log`, `sd_log`); and the columns
         of `fanin.statistics.agreement.verdicts`. Quantities that no theory predicts have no rows.
     """
@@ -197,12 +198,13 @@ def _highest_predictions(comparisons: Sequence[TheoryComparison]) -> pd.DataFram
     if "method" not in predictions:  # predictions of an older version
         predictions["method"] = UNKNOWN
     predictions["method"] = predictions["method"].astype(object).fillna(UNKNOWN)
-    if "zero_probability" not in predictions:
-        predictions["zero_probability"] = np.nan
+    predictions = predictions.assign(
+        **{name: np.nan for name in SHAPE if name not in predictions}  # of an older version
+    )
     # Rows are in the order of the theories.
     predicted = predictions[predictions["value"].notna()]
-    columns = ["layer_name", "theory", "method", "value", "log_sd", "sampling_se"]
-    return predicted.drop_duplicates(LAYER, keep="last")[[*LAYER, *columns, "zero_probability"]]
+    columns = ["layer_name", "theory", "method", "value", "sampling_se"]
+    return predicted.drop_duplicates(LAYER, keep="last")[[*LAYER, *columns, *SHAPE]]
 
 
 def _is_signed(rows: pd.DataFrame) -> pd.Series:
@@ -251,8 +253,8 @@ def interval_coverage(comparisons: Sequence[TheoryComparison], rows: pd.DataFram
           `low`, `high` (`fanin.statistics.coverage`), and the numbers of `draws` and `settings`;
         - `misses`, True if that interval excludes the probability of the predicted intervals
           (95 %, or more if moments can be 0) by more than 2 %;
-        - `factor`, the median over layers of exp(1.96 log_sd), half the width of an interval as a
-          factor: good coverage by wide intervals means little;
+        - `factor`, the median over layers of half the width of an interval as a factor, which is
+          exp(1.96 log_sd) for a log-normal moment: good coverage by wide intervals means little;
         - `sd_ratio`, the median over layers of predicted / measured standard deviation of the
           log-moment, corrected for the number of draws (0.9 to 1.1 is expected);
         - `pit_distance`, `pit_p`: Kolmogorov-Smirnov distance of the draws' probability integral
@@ -329,12 +331,18 @@ def _calibration(draws: pd.DataFrame, layers: pd.DataFrame) -> dict[str, Any]:
         "high": share.high,
         "draws": share.draws,
         "settings": share.cells,
-        "factor": np.exp(Z * layers["log_sd"].median()),
+        "factor": np.exp(_half_width(layers).median()),
         "sd_ratio": _predicted_to_measured(layers),
         "pit_distance": pit.distance,
         "pit_p": pit.p,
         "misses": share.is_outside(),
     }
+
+
+def _half_width(layers: pd.DataFrame) -> pd.Series:
+    """Return half the difference of the 97.5 % and 2.5 % log-quantiles of draws that are not 0."""
+    low, high = (log_quantile(p, 0.0, layers["log_sd"], layers["log_skew"]) for p in LEVELS)
+    return pd.Series((high - low) / 2)
 
 
 def _predicted_to_measured(layers: pd.DataFrame) -> float:
@@ -350,16 +358,16 @@ def _predicted_to_measured(layers: pd.DataFrame) -> float:
 def layers_with_spread(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the tested layers whose spread is predicted.
 
-    Columns: `LAYER`, `predicted`, `log_sd`, `zero_probability`, `measured_sd_ratio` (measured to
-    predicted), `n_draws` and `zeros`, the number of draws that are 0.
+    Columns: `LAYER`, `predicted`, `log_sd`, `zero_probability`, `log_skew`, `measured_sd_ratio`
+    (measured to predicted), `n_draws` and `zeros`, the number of draws that are 0.
     """
     tested = rows[(rows["kind"] == "tested") & (rows["test"] == "log")]
     tested = tested[tested["log_sd"] > ROUNDING]
     names = {"value": "predicted", "sd_ratio": "measured_sd_ratio", "draws": "n_draws"}
-    columns = [*LAYER, "log_sd", "zero_probability", "zeros", *names]
+    columns = [*LAYER, *SHAPE, "zeros", *names]
     tested = tested.reindex(columns=columns).rename(columns=names)  # no column without predictions
     # Unknown in predictions of an older version.
-    return tested.assign(zero_probability=tested["zero_probability"].fillna(0.0))
+    return tested.fillna({"zero_probability": 0.0, "log_skew": 0.0})
 
 
 def mark_interval_hits(
@@ -374,7 +382,7 @@ def mark_interval_hits(
     with np.errstate(divide="ignore"):  # a draw of 0
         values = np.log(draws["value"].to_numpy())
     predicted = np.log(draws["predicted"].to_numpy())
-    distribution = draws["log_sd"].to_numpy(), draws["zero_probability"].to_numpy()
+    distribution = draws[[*SHAPE]].to_numpy(float).T
     return draws.assign(
         hit=inside(values, predicted, *distribution),
         transformed=probability_transform(values, predicted, *distribution),

@@ -41,7 +41,8 @@ LEGEND = (
     "for any number of draws."
 )
 VERDICT_COLUMNS = (
-    *("theory", "method", "log_sd", "kind", "test", "log_ratio", "log_ratio_se", "p_holm"),
+    *("theory", "method", "log_sd", "log_skew", "kind", "test"),
+    *("log_ratio", "log_ratio_se", "p_holm"),
     *("verdict", "draws_needed", "step", "step_se", "step_p_holm", "step_verdict"),
     *("sd_ratio", "spread_p_holm"),
 )

@@ -26,7 +26,7 @@ from analysis.load import load
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from experiments.console import exit_on_error
 from fanin.errors import FaninError
-from fanin.statistics.draw_distribution import log_interval, log_median
+from fanin.statistics.draw_distribution import SHAPE, log_interval, predicted_mean_log
 
 SIZE = (6.6, 4.1)  # inches: the width of a page's text
 PANELS = {
@@ -80,7 +80,10 @@ def certificate_band(comparison: TheoryComparison) -> Figure:
 
 
 def band(
-    value: np.ndarray, log_sd: np.ndarray, zero_probability: ArrayLike = 0.0
+    value: np.ndarray,
+    log_sd: np.ndarray,
+    zero_probability: ArrayLike = 0.0,
+    log_skew: ArrayLike = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the 95 % interval of draws m of mean `value` and sd(log m) = `log_sd`, if not 0.
 
@@ -90,15 +93,20 @@ def band(
     >>> low.round(3), high.round(3)
     (array([0.818]), array([1.21]))
     """
-    median = log_median(np.log(value), log_sd, zero_probability)
-    low, high = log_interval(median, log_sd, zero_probability)
+    mean_log = predicted_mean_log(np.log(value), log_sd, zero_probability, log_skew)
+    low, high = log_interval(mean_log, log_sd, zero_probability, log_skew)
     return np.exp(low), np.exp(high)
+
+
+def _shape(certificate: pd.DataFrame) -> np.ndarray:
+    # Predictions of an older version have no column `log_skew`.
+    return certificate.reindex(columns=SHAPE, fill_value=0.0).to_numpy(float).T
 
 
 def _moments(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
     measured, he, certificate = _tables(comparison, quantity)
     axis.set_yscale("log")
-    low, high = band(*certificate[["value", "log_sd", "zero_probability"]].to_numpy(float).T)
+    low, high = band(certificate.value.to_numpy(), *_shape(certificate))
     axis.fill_between(certificate.layer, low, high, **BAND)
     axis.plot(certificate.layer, certificate.value, **MEAN_LINE)
     axis.plot(he.layer, he.value, **HE)
@@ -111,7 +119,7 @@ def _ratios(axis: Axes, comparison: TheoryComparison, quantity: str) -> None:
     measured, he, certificate = _tables(comparison, quantity)
     layers, ones = certificate.layer, np.ones(len(certificate))
     mean = certificate.set_index("layer").value
-    low, high = band(ones, *certificate[["log_sd", "zero_probability"]].to_numpy(float).T)
+    low, high = band(ones, *_shape(certificate))
     axis.set_yscale("log")
     axis.fill_between(layers, low, high, **BAND)
     axis.plot(layers, ones, **MEAN_LINE)

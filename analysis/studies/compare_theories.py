@@ -23,7 +23,7 @@ from experiments.console import exit_on_error
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING
 from fanin.statistics.coverage import inside
-from fanin.statistics.draw_distribution import log_median
+from fanin.statistics.draw_distribution import SHAPE, predicted_mean_log
 from fanin.theory.predict import predict_moments
 
 THEORY_LABELS = {
@@ -75,8 +75,7 @@ class CaseResult:
         """Return predicted / measured by layer; None if the theory has no prediction.
 
         Predicted means are divided by the mean over draws. Theory `finite_width` predicts a
-        lognormal distribution of the draws that are not 0; its median is divided by their geometric
-        mean.
+        distribution of the draws that are not 0; its geometric mean is divided by theirs.
         """
         value = self.value(theory, quantity)
         if value is None:
@@ -86,8 +85,8 @@ class CaseResult:
         rows = self.draws[(self.draws.quantity == quantity) & (self.draws.value > 0)]
         measured = np.log(rows.value).groupby(rows.layer).mean().sort_index().to_numpy()
         predicted = self._rows("finite_width", quantity)
-        median = log_median(np.log(value), predicted.log_sd, predicted.zero_probability)
-        return np.exp(median - measured)
+        shape = predicted[[*SHAPE]].to_numpy(float).T
+        return np.exp(predicted_mean_log(np.log(value), *shape) - measured)
 
     def value(self, theory: str, quantity: str) -> np.ndarray | None:
         """Return a theory's prediction for each layer; None if it has none."""
@@ -112,6 +111,7 @@ class CaseResult:
                 np.full(len(logs), log(row.value)),
                 np.full(len(logs), row.log_sd),
                 row.zero_probability,
+                row.log_skew,
             )
             shares.append(hits.mean() if row.log_sd > ROUNDING else np.nan)
         return np.array(shares)

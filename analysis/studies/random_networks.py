@@ -37,6 +37,7 @@ from fanin.inits import (
     XavierNormal,
 )
 from fanin.statistics.coverage import coverage, inside
+from fanin.statistics.draw_distribution import SHAPE
 from fanin.statistics.pit import probability_transform
 from fanin.theory.certificate.measured import measure_draws
 from fanin.theory.certificate.weights import WeightMoments
@@ -145,14 +146,14 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
     )
     keys = ["layer_name", "quantity"]
     rows = measured[measured.image == -1].merge(
-        predicted[predicted.image == -1][[*keys, "method", "value", "log_sd", "zero_probability"]],
+        predicted[predicted.image == -1][[*keys, "method", "value", *SHAPE]],
         on=keys,
         suffixes=("", "_predicted"),
     )
     rows = rows[rows.log_sd > MIN_SPREAD]
     with np.errstate(divide="ignore"):  # a draw of 0
         log_moment, log_value = np.log(rows.value.to_numpy(float)), np.log(rows.value_predicted)
-    distribution = log_value.to_numpy(), rows.log_sd.to_numpy(), rows.zero_probability.to_numpy()
+    distribution = log_value.to_numpy(), *rows[[*SHAPE]].to_numpy(float).T
     log_of_positive = np.where(rows.value > 0, log_moment, np.nan)
     measured_sd = rows.assign(log=log_of_positive).groupby(keys).log.transform("std")
     frame = pd.DataFrame(

@@ -1,11 +1,11 @@
 """Verdict for every layer on whether the mean over draws agrees with the prediction.
 
-The predicted distribution of one draw's moment m is log m ~ N(log(value) - log_sd^2 / 2, log_sd^2),
-so `value` is E[m]. Hence log(m / value) + log_sd^2 / 2 has mean 0, and its t-test over draws keeps
-the significance level. A t-test of m, or of log(m / value) alone, does not keep that level
-(docs/appendix/derivations.md, section 5.4).
+The distribution of one draw's moment m is that of `fanin.statistics.draw_distribution`, and `value`
+is E[m]. With e = log E[m] - E[log m] (`log_mean_excess`; log_sd^2 / 2 for a log-normal m),
+log(m / value) + e has mean 0, and its t-test over draws keeps the significance level. A t-test of
+m, or of log(m / value) alone, does not keep that level (docs/appendix/derivations.md, section 5.4).
 
-If a moment is exactly 0 in some draws, the estimate of E[m] is exp(mean of log m + log_sd^2 / 2)
+If a moment is exactly 0 in some draws, the estimate of E[m] is exp(mean of log m + e)
 over the other draws, times their fraction, whose binomial error is included.
 
 The verdicts, in the order in which they are decided:
@@ -28,10 +28,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from numpy.typing import ArrayLike
 from scipy import stats
 
-from fanin.statistics.draw_distribution import LEVELS, Z, log_median
+from fanin.statistics.draw_distribution import (
+    LEVELS,
+    log_mean_excess,
+    log_quantile,
+    predicted_mean_log,
+)
 from fanin.statistics.holm import holm
+from fanin.statistics.log_gamma import excess_kurtosis
 from fanin.statistics.log_ratio import LogRatio, draws_needed, is_equivalent, ratio_p_value
 
 AGREES, DISAGREES, UNDECIDED, NOT_TESTED = "agrees", "disagrees", "undecided", "not_tested"
@@ -53,9 +60,9 @@ def verdicts(
     rows
         One row per layer, with a summary of its draws (columns of
         `fanin.statistics.draws.summarize_draws`) and the prediction: `value`, `log_sd` (NaN if the
-        theory predicts no spread), `sampling_se`, `zero_probability`, the probability that a draw
-        is exactly 0, and `linear_unit`, the unit of differences for quantities that can be negative
-        (NaN for others).
+        theory predicts no spread), `log_skew`, `sampling_se`, `zero_probability`, the probability
+        that a draw is exactly 0, and `linear_unit`, the unit of differences for quantities that can
+        be negative (NaN for others).
     steps
         Estimates of log(measured / predicted) for the step of each layer, the ratio of its moment
         to that of the layer before; NaN where unknown.
@@ -76,7 +83,7 @@ def verdicts(
 
     Notes
     -----
-    `test` is the kind of test. `log` uses the log-normal distribution of the module's docstring.
+    `test` is the kind of test. `log` uses the distribution of one draw's log-moment.
     `mean` is for theories that predict no spread: it tests the arithmetic mean with the draws'
     standard deviation (on the logarithm, by the delta method); with few draws and heavy tails it
     rejects up to twice as often as its level. `linear` is for quantities that can be negative and
@@ -104,10 +111,12 @@ def verdicts(
     verdict[~tested] = np.where(exactly_off, DISAGREES, NOT_TESTED)[~tested]
     predicted_sd = np.where(test == "log", rows["log_sd"], np.nan)
     needed = draws_needed(ratio, margin, level / family, predicted_sd=predicted_sd)
-    # With zeros, the log-normal has the mean and the mean logarithm of the draws, not their spread.
+    # With zeros, `log_sd` is chosen to give the mean and the mean logarithm, not the spread.
     predicted_sd = np.where(_zero_share(rows) > LEVELS[0], np.nan, predicted_sd)
     measured_sd = rows["sd_log"].to_numpy(float)
-    spread_p = np.where(tested, spread_p_value(measured_sd, ratio.draws, predicted_sd), np.nan)
+    kurtosis = excess_kurtosis(_log_skew(rows))
+    spread_p = spread_p_value(measured_sd, ratio.draws, predicted_sd, kurtosis)
+    spread_p = np.where(tested, spread_p, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         needed = np.ceil(needed * rows["draws"].to_numpy(float) / ratio.draws)
         sd_ratio = np.where(tested & (predicted_sd > 0), measured_sd / predicted_sd, np.nan)
@@ -133,8 +142,8 @@ def verdicts(
 
 
 def _tests(rows: pd.DataFrame) -> np.ndarray:
-    lognormal = np.where(rows["log_sd"].notna(), "log", "mean")
-    return np.where(rows["linear_unit"].notna(), "linear", lognormal)
+    has_spread = np.where(rows["log_sd"].notna(), "log", "mean")
+    return np.where(rows["linear_unit"].notna(), "linear", has_spread)
 
 
 def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
@@ -142,7 +151,7 @@ def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
     all_zero = (rows["zeros"] == rows["draws"]).to_numpy()
     some_zero = (test == "log") & (rows["zeros"] > 0).to_numpy()
     with np.errstate(under="ignore", over="ignore"):
-        lowest = np.exp(_log_median(rows) - Z * rows["log_sd"].to_numpy(float))
+        lowest = np.exp(_log_quantile(rows, LEVELS[0]))
     zero = all_zero | (value == 0) | (some_zero & (lowest <= UNDERFLOW))
     with np.errstate(invalid="ignore"):
         constant = rows["sd"] <= ROUNDING * rows["mean"].abs()
@@ -160,11 +169,18 @@ def _kinds(rows: pd.DataFrame, test: np.ndarray) -> np.ndarray:
     return np.asarray(kind, dtype=object)
 
 
-def _log_median(rows: pd.DataFrame) -> np.ndarray:
-    """Return the predicted log-median of the draws that are not 0."""
+def _log_quantile(rows: pd.DataFrame, level: float) -> np.ndarray:
+    """Return the predicted log-quantile of the draws that are not 0."""
+    log_sd, log_skew = np.nan_to_num(rows["log_sd"].to_numpy(float)), _log_skew(rows)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_value = np.log(rows["value"].to_numpy(float))
-    return log_median(log_value, np.nan_to_num(rows["log_sd"].to_numpy(float)), _zero_share(rows))
+    mean_log = predicted_mean_log(log_value, log_sd, _zero_share(rows), log_skew)
+    return log_quantile(level, mean_log, log_sd, log_skew)
+
+
+def _log_skew(rows: pd.DataFrame) -> np.ndarray:
+    """Return the predicted skewness of the log-moment; 0 if the theory predicts none."""
+    return np.asarray(np.nan_to_num(rows["log_skew"].to_numpy(float)))
 
 
 def _zero_share(rows: pd.DataFrame) -> np.ndarray:
@@ -180,7 +196,8 @@ def _ratios(rows: pd.DataFrame, test: np.ndarray) -> LogRatio:
     not_zero = np.where(test == "log", np.maximum(draws - zeros, 1), draws)
     with np.errstate(all="ignore"):
         predicted = np.log(value)
-        by_log = rows["mean_log"].to_numpy(float) - predicted + log_sd**2 / 2
+        by_log = rows["mean_log"].to_numpy(float) - predicted
+        by_log += log_mean_excess(log_sd, _log_skew(rows))
         by_log += np.log(not_zero / draws)
         # The variance of log(not_zero / draws) is p / (1 - p) / draws.
         p = np.maximum(zeros / draws, _zero_share(rows))
@@ -212,7 +229,7 @@ def _exactly_off(
     # If a distribution is wide, very rare draws dominate its mean, so compare its median with
     # UNDERFLOW.
     with np.errstate(invalid="ignore", under="ignore"):
-        median = np.exp(_log_median(rows))
+        median = np.exp(_log_quantile(rows, 0.5))
     # The probability that all measured draws, or all draws of the theory, are zero.
     only_measured = (zeros == draws) & (median > UNDERFLOW)
     only_measured &= _zero_share(rows) ** draws <= zero_level
@@ -226,12 +243,15 @@ def spread_p_value(
     measured_sd: Float64[np.ndarray, " test"],
     draws: Float64[np.ndarray, " test"],
     predicted_sd: Float64[np.ndarray, " test"],
+    kurtosis: ArrayLike = 0.0,
 ) -> Float64[np.ndarray, " test"]:
     """Return the two-sided p-value of "the draws have the predicted spread".
 
-    The statistic has a chi-squared distribution with draws - 1 degrees of freedom. If the test
-    rejects, the predicted variance is wrong, even if the predicted mean agrees (derivations.md,
-    section 5.4). The test assumes normal log-moments and rejects too often for heavier tails, so it
+    For normal log-moments the statistic has a chi-squared distribution with draws - 1 degrees of
+    freedom; for others, the number of degrees is chosen to give the variance of a sample variance,
+    (2 / (draws - 1) + kurtosis / draws) sd^4 (Box 1953, Non-normality and tests on variances). If
+    the test rejects, the predicted variance is wrong, even if the predicted mean agrees
+    (derivations.md, section 5.4). It rejects too often if tails are heavier than predicted, so it
     is not a part of the verdict.
 
     Parameters
@@ -242,6 +262,8 @@ def spread_p_value(
         Number of draws.
     predicted_sd
         Predicted standard deviation. The p-value is NaN where this is NaN or 0.
+    kurtosis
+        Predicted excess kurtosis of the log-moments.
 
     Returns
     -------
@@ -249,9 +271,8 @@ def spread_p_value(
         The p-values.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where(
-            predicted_sd > 0, (draws - 1) * (measured_sd / predicted_sd) ** 2, np.nan
-        )
-    lower = stats.chi2.cdf(statistic, draws - 1)
-    upper = stats.chi2.sf(statistic, draws - 1)
+        degrees = (draws - 1) / (1 + kurtosis * (draws - 1) / (2 * draws))
+        statistic = np.where(predicted_sd > 0, degrees * (measured_sd / predicted_sd) ** 2, np.nan)
+    lower = stats.chi2.cdf(statistic, degrees)
+    upper = stats.chi2.sf(statistic, degrees)
     return np.asarray(np.minimum(2 * np.minimum(lower, upper), 1.0))

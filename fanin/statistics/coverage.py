@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Shaped
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from fanin.statistics.draw_distribution import NOMINAL, log_interval, log_median
+from fanin.statistics.draw_distribution import NOMINAL, log_interval, predicted_mean_log
 
 TOLERANCE = 0.02  # of `Coverage.is_outside`
 
@@ -47,14 +47,15 @@ def inside(
     log_value: Float64[np.ndarray, " draw"],
     log_sd: Float64[np.ndarray, " draw"],
     zero_probability: ArrayLike = 0.0,
+    log_skew: ArrayLike = 0.0,
 ) -> Bool[np.ndarray, " draw"]:
     """Return True where a draw lies between the 2.5 % and 97.5 % quantiles of its distribution.
 
     The interval is for one draw, not for a mean over draws. A draw of 0 has a log-moment of -inf;
     it is inside if its `zero_probability` is at least 2.5 %.
     """
-    median = log_median(log_value, log_sd, zero_probability)
-    low, high = log_interval(median, log_sd, zero_probability)
+    mean_log = predicted_mean_log(log_value, log_sd, zero_probability, log_skew)
+    low, high = log_interval(mean_log, log_sd, zero_probability, log_skew)
     return np.asarray((low <= log_moment) & (log_moment <= high))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fanin.statistics.draw_distribution import log_median
+from fanin.statistics.draw_distribution import SHAPE, predicted_mean_log
 from fanin.statistics.log_ratio import LogRatio
 
 
@@ -77,8 +77,8 @@ def step_log_ratios(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]
     draws
         One row per draw: `keys`, `layer_order`, `draw` (its index within the group) and `value`.
     rows
-        One row per layer, in any order: `keys`, `layer_order`, `value`, `log_sd`, `sampling_se`
-        and `zero_probability`, as for `fanin.statistics.agreement.verdicts`.
+        One row per layer, in any order: `keys`, `layer_order`, `value`, `log_sd`, `log_skew`,
+        `sampling_se` and `zero_probability`, as for `fanin.statistics.agreement.verdicts`.
     keys
         Columns that define one network, image and quantity. `layer_order` numbers its layers in
         the direction of propagation: the last layer comes first in the backward pass.
@@ -116,9 +116,8 @@ def step_log_ratios(draws: pd.DataFrame, rows: pd.DataFrame, keys: Sequence[str]
 def _predicted_steps(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative_se = rows["sampling_se"] / rows["value"]
-        mean_log = log_median(
-            np.log(rows["value"]), rows["log_sd"], rows["zero_probability"].fillna(0.0)
-        )
+        shape = rows[[*SHAPE]].fillna({"zero_probability": 0.0, "log_skew": 0.0})
+        mean_log = predicted_mean_log(np.log(rows["value"].to_numpy()), *shape.to_numpy(float).T)
     layers = rows[[*keys, "layer_order"]].assign(mean_log=mean_log, relative_se=relative_se)
     previous = layers.assign(layer_order=layers["layer_order"] + 1)
     pairs = layers.merge(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Shaped
 from numpy.typing import ArrayLike
-from scipy import stats
 
-from fanin.statistics.draw_distribution import log_median
+from fanin.statistics import log_gamma
+from fanin.statistics.draw_distribution import predicted_mean_log
 
 LEVELS = 200  # the distance is evaluated at the multiples of 1/LEVELS
 REPLICATES = 999  # of the bootstrap; the smallest p-value is 1/1000
@@ -37,6 +37,7 @@ def probability_transform(
     log_value: Float64[np.ndarray, " draw"],
     log_sd: Float64[np.ndarray, " draw"],
     zero_probability: ArrayLike = 0.0,
+    log_skew: ArrayLike = 0.0,
 ) -> Float64[np.ndarray, " draw"]:
     """Return each draw's quantile in its predicted distribution: uniform if that is right.
 
@@ -48,7 +49,8 @@ def probability_transform(
     array([0.5])
     """
     p = np.asarray(zero_probability, float)
-    positive = stats.norm.cdf((log_moment - log_median(log_value, log_sd, p)) / log_sd)
+    mean_log = predicted_mean_log(log_value, log_sd, p, log_skew)
+    positive = log_gamma.cdf((log_moment - mean_log) / log_sd, log_skew)
     zero = np.random.default_rng(0).random(np.shape(log_moment)) * p
     return np.where(np.isneginf(log_moment), zero, p + (1 - p) * positive)
 

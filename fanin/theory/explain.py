@@ -22,7 +22,7 @@ from fanin.inits import Moments
 from fanin.plots import create_axes, label_layers, plot_factors
 from fanin.progress import show_progress
 from fanin.seeds import make_generator
-from fanin.statistics.draw_distribution import log_median
+from fanin.statistics.draw_distribution import SHAPE, predicted_mean_log
 from fanin.text import to_html, to_text
 from fanin.theory.certificate.measured import measure_draws
 from fanin.theory.certificate.weights import InitLike, prepare_inputs, resolve_moments
@@ -292,9 +292,9 @@ def _log_predictions(
                 log_value = np.log(rows.value)
                 # The geometric mean over networks is below the arithmetic mean (Hanin & Nica 2020).
                 # It leaves out networks with a moment of 0.
-                distribution = rows[["log_sd", "zero_probability"]].fillna(0.0)
-                median = log_median(log_value, distribution.log_sd, distribution.zero_probability)
-                logs[quantity][step] = pd.Series(median, rows.index)
+                shape = rows[[*SHAPE]].fillna(0.0)
+                mean_log = predicted_mean_log(log_value, *shape.to_numpy(float).T)
+                logs[quantity][step] = pd.Series(mean_log, rows.index)
                 errors[quantity][step] = rows.sampling_se / rows.value
     return (
         {quantity: pd.DataFrame(columns) for quantity, columns in logs.items()},

@@ -15,8 +15,11 @@ from jaxtyping import Float64
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erfc
 
+from fanin.statistics.draw_distribution import log_mean_excess
+from fanin.statistics.log_gamma import from_normal
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-Z_MAX = 9.0  # range of integration over log m, in standard deviations
+Z_MAX = 9.0  # range of integration over the normal value that determines m
 NODES = 400
 MIN_VARIANCE_SHARE = 1e-30  # avoids division by 0 if all units are equal
 
@@ -26,6 +29,7 @@ def overflow_probability(
     count: float,
     dtype: torch.dtype,
     log_sd: float = 0.0,
+    log_skew: float = 0.0,
     squared: bool = False,
     variance_share: float = 1.0,
 ) -> float:
@@ -41,7 +45,9 @@ def overflow_probability(
     dtype
         `torch.float32`, `torch.bfloat16`, `torch.float16` or any other floating-point type.
     log_sd
-        Standard deviation of the log of one draw's second moment, which is log-normal.
+        Standard deviation of the log of one draw's second moment.
+    log_skew
+        Its skewness; 0 if the second moment is log-normal.
     squared
         True if the squares must also be representable, as in a variance computed in that type.
         They overflow at half the depth.
@@ -68,8 +74,9 @@ def overflow_probability(
     node, weight = _legendre()
     z = Z_MAX * node
     density = weight * np.exp(-(z**2) / 2)
-    # The mean of m is exp(log_m2), so its median is lower.
-    log_m = log_m2 - log_sd**2 / 2 + log_sd * z
+    # The mean of m is exp(log_m2), so its mean logarithm is lower.
+    mean_log = log_m2 - log_mean_excess(log_sd, log_skew)
+    log_m = mean_log + log_sd * from_normal(z, log_skew)
     limit = np.exp(np.minimum(log_limit - log_m / 2, 50.0))  # in units of the root mean square
     mean = math.sqrt(1 - variance_share)
     sd = math.sqrt(max(variance_share, MIN_VARIANCE_SHARE))
@@ -98,7 +105,12 @@ def overflow_probabilities(
     log_sds = [0.0] * len(log_m2) if log_sd is None else log_sd
     shares = [1.0] * len(log_m2) if variance_share is None else variance_share
     layers = zip(log_m2, counts, log_sds, shares, strict=True)
-    return np.array([overflow_probability(m, n, dtype, sd, squared, s) for m, n, sd, s in layers])
+    return np.array(
+        [
+            overflow_probability(m, n, dtype, sd, squared=squared, variance_share=s)
+            for m, n, sd, s in layers
+        ]
+    )
 
 
 def first_overflow(probabilities: Sequence[float] | Float64[np.ndarray, " layer"]) -> int | None:

@@ -32,19 +32,22 @@ class DrawDistribution:
     value
         Expectation over all draws.
     log_sd
-        Standard deviation of the logarithm of one draw's moment m if m is not 0:
-        log m ~ N(log(value / (1 - zero_probability)) - log_sd^2 / 2, log_sd^2). NaN for signed
-        quantities and for moments without such a distribution.
+        Standard deviation of the logarithm of one draw's moment if it is not 0 (see
+        `fanin.statistics.draw_distribution`). NaN for signed quantities and for moments without
+        such a distribution.
     sampling_se
         Standard error of `value` caused by the theory's own sampling.
     zero_probability
         Probability that one draw's moment is exactly 0, as in a network with a dead layer.
+    log_skew
+        Skewness of that logarithm; 0 if the moment is log-normal.
     """
 
     value: Float64[np.ndarray, "row layer"]
     log_sd: Float64[np.ndarray, "row layer"]
     sampling_se: Float64[np.ndarray, "row layer"]
     zero_probability: Float64[np.ndarray, "row layer"] | float = 0.0
+    log_skew: Float64[np.ndarray, "row layer"] | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,10 @@ class Prediction:
             Columns `image` (-1: mean over the images), `layer` (from 1), `layer_name`, `quantity`,
             `theory`, `method`, `value`, `log_sd` (standard deviation of the log of one draw's
             moment, if it is not 0; NaN if unknown), `sampling_se` (standard error of `value` caused
-            by the theory's own sampling; 0 for a deterministic theory) and `zero_probability`
-            (probability that one draw's moment is exactly 0; NaN if the theory predicts no
-            variation between draws).
+            by the theory's own sampling; 0 for a deterministic theory), `zero_probability`
+            (probability that one draw's moment is exactly 0) and `log_skew` (skewness of the log of
+            one draw's moment); the last two are NaN if the theory predicts no variation between
+            draws.
         """
         distributions = {name: _distribution(repeats) for name, repeats in self.repeats.items()}
         distributions.update(self.distributions)
@@ -122,6 +126,7 @@ class Prediction:
                 "zero_probability": np.broadcast_to(
                     distribution.zero_probability, (rows, layers)
                 ).ravel(),
+                "log_skew": np.broadcast_to(distribution.log_skew, (rows, layers)).ravel(),
             }
         )
 
@@ -131,7 +136,7 @@ def _distribution(repeats: Float64[np.ndarray, "repeat image layer"]) -> DrawDis
         over_images = repeats.mean(1, keepdims=True)
     rows = np.concatenate([repeats, over_images], axis=1)
     unknown = np.full(rows.shape[1:], np.nan)
-    return DrawDistribution(_mean(rows), unknown, _standard_error(rows), unknown)
+    return DrawDistribution(_mean(rows), unknown, _standard_error(rows), unknown, unknown)
 
 
 def _mean(repeats: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ CELL_RESULTS = (
     *("outcome", "outcome_step", "outcome_tensor", "outcome_reason"),
     *("test_accuracy", "test_loss", "train_loss", "engine"),
 )
-VALUES = (*CELL_RESULTS, "value", "log_sd", "sampling_se", "zero_probability")
+VALUES = (*CELL_RESULTS, "value", "log_sd", "sampling_se", "zero_probability", "log_skew")
 VALUES += ("left", "right", "count")
 
 TOLERANCE = 1e-6  # relative

@@ -49,6 +49,7 @@ def finest_predictions(frame: pd.DataFrame) -> Predictions:
             str(row.theory),
             str(row.method),
             float(row.zero_probability),
+            float(row.log_skew),
         )
     return predictions
 
@@ -174,13 +175,13 @@ def overflow_by_dtype(
         return {}
     value = m2.value
     log_m2 = nan if value < 0 else -inf if value == 0 else log(value) if isfinite(value) else value
-    log_sd = m2.log_sd if isfinite(m2.log_sd) else 0.0
+    log_sd, log_skew = (x if isfinite(x) else 0.0 for x in (m2.log_sd, m2.log_skew))
     not_zero = 1 - m2.zero_probability if m2.zero_probability < 1 else 1.0
     share = variance_share(predicted, positions)
-    count = units * positions * images
+    arguments = log_m2 - log(not_zero), units * positions * images
     return {
         str(dtype).removeprefix("torch."): not_zero
-        * overflow_probability(log_m2 - log(not_zero), count, dtype, log_sd, variance_share=share)
+        * overflow_probability(*arguments, dtype, log_sd, log_skew, variance_share=share)
         for dtype in DTYPES
     }
 

@@ -130,6 +130,7 @@ def joint_rows(
                         "log_sd": nan,
                         "sampling_se": error,
                         "zero_probability": nan,
+                        "log_skew": nan,
                         "basis": segment.basis,
                     }
                 )

@@ -11,6 +11,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from fanin.errors import ConfigError, suggest
 from fanin.losses import Head, Loss, Objective, make_objective
 from fanin.losses.table import TABLE, HeadName, LossName
+from fanin.statistics.draw_distribution import log_mean_excess
+from fanin.statistics.log_gamma import from_normal
 from fanin.theory.cache import memoized
 from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
 from fanin.theory.logits import InitialLoss, initial_loss
@@ -70,12 +72,13 @@ def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCe
     n = last.channels
     logit_var, m2 = _logit_variance(last), last.predicted["preact_m2"]
     zero_probability = m2.zero_probability if isfinite(m2.zero_probability) else 0.0
+    log_skew = m2.log_skew if isfinite(m2.log_skew) else 0.0
     if not isfinite(logit_var):
         return OutputCertificate(n, logit_var)
     shift_var = max(last.q - logit_var - last.mean**2, 0.0)
 
     def initial(loss: Loss, head: Head) -> InitialLoss:
-        arguments = (logit_var, last.mean, shift_var, n, m2.log_sd, zero_probability)
+        arguments = (logit_var, last.mean, shift_var, n, m2.log_sd, log_skew, zero_probability)
         name = f"initial {loss} {head}"
         return memoized(name, lambda: _average_initial_loss(loss, head, *arguments), *arguments)
 
@@ -104,6 +107,7 @@ def gradient_rows(frame: pd.DataFrame, last: LayerCertificate, gradient_m2: floa
         quantity=rows.quantity.str.replace("vjp", "grad"),
         value=rows.value * gradient_m2,
         log_sd=nan,
+        log_skew=nan,
         sampling_se=rows.sampling_se * gradient_m2,
     )
 
@@ -125,6 +129,7 @@ def _average_initial_loss(
     shift_var: float,
     n: int,
     log_sd: float,
+    log_skew: float,
     zero_probability: float,
 ) -> InitialLoss:
     classes = 2 if n == 1 else n
@@ -135,8 +140,10 @@ def _average_initial_loss(
     if zero_probability:  # draws in which all logits are 0
         draw = initial_loss(loss, head, classes, 0.0)
         total, gradient = zero_probability * draw.loss, zero_probability * draw.gradient_m2
-    for node, weight in zip(nodes, (1 - zero_probability) * weights / weights.sum(), strict=True):
-        draw_var = var / (1 - zero_probability) * exp(log_sd * node - log_sd**2 / 2)
+    log_ratios = log_sd * from_normal(nodes, log_skew) - log_mean_excess(log_sd, log_skew)
+    weights = (1 - zero_probability) * weights / weights.sum()
+    for log_ratio, weight in zip(log_ratios.tolist(), weights, strict=True):
+        draw_var = var / (1 - zero_probability) * exp(log_ratio)
         draw = initial_loss(loss, head, classes, draw_var, shift=shift, shift_var=shift_var)
         total += weight * draw.loss
         gradient += weight * draw.gradient_m2

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import exp, inf, isfinite, log, nan
 from typing import Any
 
-from fanin.statistics.draw_distribution import LEVELS, log_interval, log_median
+from fanin.statistics.draw_distribution import LEVELS, log_interval, predicted_mean_log
 
 MAX_LOG = 700.0  # of the bounds of an interval; exp(710) overflows
 
@@ -31,6 +31,9 @@ class PredictedValue:
         How the number was computed: a name from `fanin.theory.prediction.METHODS`.
     zero_probability
         Probability that one draw's value is exactly 0; NaN if no theory predicts it.
+    log_skew
+        Skewness of the logarithm of one draw's value, if it is not 0; 0 if the value is log-normal,
+        NaN if no theory predicts it.
     """
 
     value: float
@@ -39,14 +42,15 @@ class PredictedValue:
     theory: str
     method: str
     zero_probability: float = 0.0
+    log_skew: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of one draw's value; None if `log_sd` is unknown.
 
-        The logarithm of one draw's value is N(log value - log_sd^2 / 2, log_sd^2), so the median is
-        below the mean (Hanin & Nica 2020). If the value is exactly 0 in at least 2.5 % of the
-        draws, the lower bound is 0 (see `fanin.statistics.draw_distribution`).
+        The logarithm of one draw's value has a normal or log-gamma distribution (see
+        `fanin.statistics.draw_distribution`), so the median is below the mean (Hanin & Nica 2020).
+        If the value is exactly 0 in at least 2.5 % of the draws, the lower bound is 0.
 
         Examples
         --------
@@ -61,9 +65,12 @@ class PredictedValue:
             return 0.0, 0.0
         if not isfinite(self.log_sd) or not 0 < self.value < inf:
             return None
-        # Includes the theory's own sampling error.
+        log_skew = self.log_skew if isfinite(self.log_skew) else 0.0
+        # Includes the theory's own sampling error, which is normal and has no third cumulant.
         sd = (self.log_sd**2 + (self.sampling_se / self.value) ** 2) ** 0.5
-        bounds = log_interval(log_median(log(self.value), self.log_sd, p), sd, p)
+        skew = log_skew * (self.log_sd / sd) ** 3 if sd else 0.0
+        mean_log = predicted_mean_log(log(self.value), self.log_sd, p, log_skew)
+        bounds = log_interval(mean_log, sd, p, skew)
         low, high = (exp(min(float(bound), MAX_LOG)) for bound in bounds)
         return low, high
 
@@ -249,6 +256,7 @@ class LayerCertificate:
                 "theory": prediction.theory,
                 "method": prediction.method,
                 "zero_probability": prediction.zero_probability,
+                "log_skew": prediction.log_skew,
             }
             for quantity, prediction in self.predicted.items()
         }

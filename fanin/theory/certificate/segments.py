@@ -159,18 +159,21 @@ def _average_over_draws(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     if len(frames) == 1:
         return frames[0]
-    values, log_sds, errors, zero_probabilities = (
+    values, log_sds, log_skews, errors, zero_probabilities = (
         np.stack([frame[column] for frame in frames])
-        for column in ("value", "log_sd", "sampling_se", "zero_probability")
+        for column in ("value", "log_sd", "log_skew", "sampling_se", "zero_probability")
     )
     n = len(frames)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         log_var_of_inputs = np.log(np.abs(values)).var(0, ddof=1)
         sampling_se = np.sqrt((errors**2).mean(0) / n + values.var(0, ddof=1) / n)
         log_sd = np.sqrt((log_sds**2).mean(0) + log_var_of_inputs)
+        third_cumulant = (log_skews * log_sds**3).mean(0)  # variation of the inputs adds none
+        log_skew = np.where(third_cumulant == 0, 0.0, third_cumulant / log_sd**3)
     return frames[0].assign(
         value=values.mean(0),
         log_sd=log_sd,
+        log_skew=log_skew,
         sampling_se=sampling_se,
         zero_probability=zero_probabilities.mean(0),
     )

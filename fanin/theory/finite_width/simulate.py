@@ -1,14 +1,11 @@
 """Moments of drawn networks, and the distribution of one draw's moments.
 
-`simulate_networks` draws networks with the declared moments. The fitted distribution is
-log m ~ N(log(value) - sd^2 / 2, sd^2).
+`simulate_networks` draws networks with the declared moments; `fanin.theory.finite_width.fit` fits
+the distribution of their moments.
 
 Given one layer's channels, the next layer's fields are Gaussian with a known covariance over
 positions. Sampling these fields costs more than drawing Gaussian weights and convolving, which
 gives the same distribution.
-
-A moment of 0, as in a network with a dead layer, has a probability of its own, and the log-normal
-distribution is that of the other draws.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -31,8 +28,8 @@ from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
 from fanin.progress import set_part
 from fanin.seeds import make_generator
-from fanin.statistics.draw_distribution import LEVELS, log_interval
 from fanin.theory.elementwise import vjp
+from fanin.theory.finite_width.fit import fit_distribution
 from fanin.theory.moments import LayerMoments, moments_of
 from fanin.theory.network import ParsedNetwork
 from fanin.theory.prediction import DrawDistribution
@@ -49,14 +46,6 @@ FLOAT32_TESTS = 4
 MAX_ROUNDING = 2e-4
 FLOAT32_RANGE = (1e-30, 1e30)
 SIGNED_QUANTITIES = ("preact_mean",)
-# If at most this fraction of draws is 0, or overflows (the part of a 95 % interval's complement on
-# one side), the distribution is fitted to the others as if there were none.
-MAX_LOST = LEVELS[0]
-MIN_POSITIVE = 16  # draws that are not 0, of a distribution with zeros
-# Largest fraction of draws above the 97.5 % quantile that is fitted to them. Slopes that underflow
-# are not log-normal: they spread over hundreds of powers of ten.
-MAX_ABOVE = 0.05
-MIN_LOG_SD = 1e-6  # a smaller spread is float32 rounding, as of a cotangent of fixed length
 
 
 def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
@@ -169,7 +158,7 @@ def _is_precise(batches: Sequence[DrawMoments]) -> bool:
     for name, values in concatenate(batches).values.items():
         if name in SIGNED_QUANTITIES:
             continue
-        fit = fit_log_normal(values.mean(1).numpy())
+        fit = fit_distribution(values.mean(1).numpy())
         n_positive = len(values) * (1 - fit.zero_probability)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.sqrt((fit.log_sd**2 + fit.zero_probability) / n_positive)
@@ -307,53 +296,4 @@ def _distribution(name: str, values: Tensor) -> DrawDistribution:
         if name in SIGNED_QUANTITIES:
             mean, se = rows.mean(0), rows.std(0, ddof=1) / len(rows) ** 0.5
             return DrawDistribution(mean, np.full_like(mean, np.nan), se, (rows == 0).mean(0))
-        return fit_log_normal(rows)
-
-
-def fit_log_normal(rows: Float64[np.ndarray, "draw *row layer"]) -> DrawDistribution:
-    """Fit the probability of 0, and a log-normal distribution to the other draws of a moment.
-
-    If more than one in forty draws is 0, the value is the plain mean, and the log-normal
-    distribution has the mean and the mean logarithm of the draws that are not 0. Its `log_sd` is
-    then less than the standard deviation of their logarithms, because some of these draws are
-    nearly 0. If these draws are too few (`MIN_POSITIVE`) or not log-normal (`MAX_ABOVE`), or if
-    more than one in forty draws overflows, the spread is NaN. If all draws are 0, the value and the
-    spread are 0. If some draws overflow, the value is inf.
-
-    Examples
-    --------
-    >>> draws = np.exp(np.array([-1.0, 0.0, 1.0]))[:, None, None]
-    >>> fit = fit_log_normal(draws)
-    >>> fit.log_sd.item(), float(np.log(fit.value.item()))
-    (1.0, 0.5)
-    >>> with_zeros = fit_log_normal(np.concatenate([*[draws] * 10, *[0 * draws] * 10]))
-    >>> with_zeros.zero_probability.item(), float(with_zeros.value.item() / fit.value.item()) < 0.5
-    (0.5, True)
-    """
-    n = len(rows)
-    is_zero, overflowed = rows == 0, ~np.isfinite(rows)
-    usable = ~(is_zero | overflowed)
-    log = np.where(usable, np.log(np.where(usable, rows, 1.0)), np.nan)
-    n_usable = usable.sum(0)
-    centre = np.nansum(log, 0) / np.maximum(n_usable, 1)
-    log_sd = np.sqrt(np.nansum(np.square(log - centre), 0) / np.maximum(n_usable - 1, 1))
-    log_sd = np.where(log_sd < MIN_LOG_SD, 0.0, log_sd)
-    p = is_zero.mean(0)
-    value = np.exp(centre + log_sd**2 / 2) * (1 - p)
-    relative_se = np.sqrt(log_sd**2 / n + log_sd**4 / (2 * (n - 1)))
-    se, plain, plain_se = value * relative_se, rows.mean(0), rows.std(0, ddof=1) / n**0.5
-    has_zeros = p > MAX_LOST
-    is_lognormal = overflowed.mean(0) <= MAX_LOST
-    with np.errstate(divide="ignore", invalid="ignore"):
-        matched = np.sqrt(np.maximum(2 * (np.log(plain / (1 - p)) - centre), 0.0))
-        log_sd = np.where(has_zeros & (log_sd > 0), matched, log_sd)
-        is_above = np.log(rows) > log_interval(centre, log_sd, p)[1] + MIN_LOG_SD
-    is_lognormal &= ~has_zeros | ((n_usable >= MIN_POSITIVE) & (is_above.mean(0) <= MAX_ABOVE))
-    use_plain = has_zeros | ~is_lognormal
-    any_overflowed = overflowed.any(0)
-    return DrawDistribution(
-        value=np.where(any_overflowed, np.inf, np.where(use_plain, plain, value)),
-        log_sd=np.where(is_zero.all(0), 0.0, np.where(is_lognormal, log_sd, np.nan)),
-        sampling_se=np.where(any_overflowed, np.inf, np.where(use_plain, plain_se, se)),
-        zero_probability=p,
-    )
+        return fit_distribution(rows)

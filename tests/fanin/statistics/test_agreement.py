@@ -22,6 +22,7 @@ def sweep_verdicts(
     margin: float = 1.1,
     sampling_se: float = 0.0,
     zero_probability: float = 0.0,
+    log_skew: float = 0.0,
 ) -> pd.DataFrame:
     """Return verdicts on moments [setting, draw, layer] with one prediction for all settings."""
     settings, _, layers = moments.shape
@@ -36,6 +37,7 @@ def sweep_verdicts(
             "log_sd": np.tile(log_sd, settings),
             "sampling_se": sampling_se,
             "zero_probability": zero_probability,
+            "log_skew": log_skew,
             "linear_unit": np.nan,
         }
     )
@@ -52,10 +54,11 @@ def layer_verdict(
     log_sd: float,
     linear_unit: float = np.nan,
     zero_probability: float = 0.0,
+    log_skew: float = 0.0,
 ) -> pd.Series:
     rows = summarize_draws(pd.DataFrame({"layer": 1, "value": draws}), ["layer"])
     rows = rows.assign(value=value, log_sd=log_sd, sampling_se=0.0, linear_unit=linear_unit)
-    rows = rows.assign(zero_probability=zero_probability)
+    rows = rows.assign(zero_probability=zero_probability, log_skew=log_skew)
     steps = LogRatio(NO_STEPS, NO_STEPS, NO_STEPS, NO_STEPS)
     return verdicts(rows, steps).iloc[0]
 

@@ -7,7 +7,11 @@ import pytest
 from test_agreement import layer_verdict, sweep_verdicts
 
 from fanin.statistics.coverage import coverage, inside
-from fanin.statistics.draw_distribution import interval_probability, log_interval, log_median
+from fanin.statistics.draw_distribution import (
+    interval_probability,
+    log_interval,
+    predicted_mean_log,
+)
 from fanin.statistics.pit import probability_transform, uniformity
 
 VALUE, LOG_SD = 3.0, 0.8
@@ -29,7 +33,7 @@ def log_columns(moments: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray, 
 def test_interval_bounds_are_quantiles(p: float) -> None:
     n = 100_000
     moments = sample(n, p)
-    low, high = np.exp(log_interval(log_median(np.log(VALUE), LOG_SD, p), LOG_SD, p))
+    low, high = np.exp(log_interval(predicted_mean_log(np.log(VALUE), LOG_SD, p), LOG_SD, p))
     for bound, level in ((low, 0.025), (high, 0.975)):
         # P(m < q) <= level <= P(m <= q) defines a quantile of any distribution.
         error = 4 * (level * (1 - level) / n) ** 0.5

@@ -16,7 +16,8 @@ from fanin.theory.field import Sampling, propagate_field
 from fanin.theory.finite_width import predict_finite_width, simulate
 from fanin.theory.finite_width.dead import dead_probability
 from fanin.theory.finite_width.dense import simulate_dense
-from fanin.theory.finite_width.simulate import MAX_ABOVE, DrawMoments, simulate_networks
+from fanin.theory.finite_width.fit import MAX_ABOVE
+from fanin.theory.finite_width.simulate import DrawMoments, simulate_networks
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
 
