@@ -9,7 +9,8 @@ random term and its square is nearly chi-squared (docs/appendix/derivations.md, 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
+from scipy.special import logsumexp
 
 from fanin.statistics.draw_distribution import LEVELS, Z, log_interval, log_mean_excess
 from fanin.statistics.log_gamma import MAX_SKEW
@@ -23,18 +24,20 @@ MIN_POSITIVE = 16  # draws that are not 0, of a distribution with zeros
 # are not log-normal: they spread over hundreds of powers of ten.
 MAX_ABOVE = 0.05
 MIN_LOG_SD = 1e-6  # a smaller spread is float32 rounding, as of a cotangent of fixed length
-STEP = 1e-4  # of numerical derivatives with respect to a standard deviation or skewness
+SMALL_LOG_SD = 0.01  # the fourth cumulant then changes a matched skewness by kurtosis / 400
+BISECTIONS = 40  # of the skewness; its error is 4e-12
 
 Moments = Float64[np.ndarray, "draw *row layer"]
 Statistic = Float64[np.ndarray, "*row layer"]
+Mask = Bool[np.ndarray, "*row layer"]
 
 
 def fit_distribution(rows: Moments) -> DrawDistribution:
     """Fit the probability of 0, and a log-gamma distribution to the other draws of a moment.
 
-    The distribution has the mean, the standard deviation and the skewness of the logarithms of the
-    draws. The skewness is 0 (a log-normal distribution) unless it is significant
-    (`significant_skew`).
+    The distribution has the mean and the standard deviation of the logarithms of the draws. It is
+    log-normal unless these are significantly skewed (`is_skewed`). Otherwise its skewness is chosen
+    to give the mean of the draws, so that no error of the shape enters `value`.
 
     If more than one in forty draws is 0, the value is the plain mean, and a log-normal
     distribution has the mean and the mean logarithm of the draws that are not 0. Its `log_sd` is
@@ -63,14 +66,13 @@ def fit_distribution(rows: Moments) -> DrawDistribution:
     log_sd = np.where(log_sd < MIN_LOG_SD, 0.0, log_sd)
     p = is_zero.mean(0)
     has_zeros, is_fitted = p > MAX_LOST, overflowed.mean(0) <= MAX_LOST
-    z = (log - centre) / np.where(log_sd > 0, log_sd, np.inf)
-    log_skew = np.where(has_zeros | ~is_fitted, 0.0, significant_skew(z, log_sd))
-    value = np.exp(centre + log_mean_excess(log_sd, log_skew)) * (1 - p)
-    se, plain, plain_se = (
-        value * _log_value_se(z, log_sd, log_skew),
-        rows.mean(0),
-        rows.std(0, ddof=1) / n**0.5,
-    )
+    skewed = ~has_zeros & is_fitted & is_skewed(log)
+    excess, excess_se = _mean_excess(log - centre)
+    log_skew = np.where(skewed, _matching_skew(excess, log - centre), 0.0)
+    value = np.exp(centre + np.where(skewed, excess, log_sd**2 / 2)) * (1 - p)
+    normal_se = np.sqrt(log_sd**2 / n + log_sd**4 / (2 * (n - 1)))
+    se = value * np.where(skewed, excess_se, normal_se)
+    plain, plain_se = rows.mean(0), rows.std(0, ddof=1) / n**0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         matched = np.sqrt(np.maximum(2 * (np.log(plain / (1 - p)) - centre), 0.0))
         log_sd = np.where(has_zeros & (log_sd > 0), matched, log_sd)
@@ -87,49 +89,53 @@ def fit_distribution(rows: Moments) -> DrawDistribution:
     )
 
 
-def significant_skew(z: Moments, log_sd: Statistic) -> Statistic:
-    """Return the skewness of log-moments, or 0 if a log-normal distribution can have caused it.
+def is_skewed(log: Moments) -> Mask:
+    """Return True if the logarithms of the draws are significantly skewed.
 
-    It is 0 in three cases. (1) The skewness lies in the 95 % interval of n normal values, whose
-    variance is 6 (n - 2) / ((n + 1) (n + 3)), about 6 / n (Fisher 1930). (2) The log-gamma
-    distribution with this skewness has no finite variance of the moment itself, so that a mean over
-    draws has no standard error. This happens only for positive skewness. (3) All draws are equal.
+    This is so if their skewness is outside the 95 % interval of n normal values, whose variance is
+    6 (n - 2) / ((n + 1) (n + 3)), about 6 / n (Fisher 1930, The moments of the distribution for
+    normal samples of measures of departure from normality).
 
     Parameters
     ----------
-    z
-        Standardized logarithms of the draws; NaN for draws that are 0 or overflow.
-    log_sd
-        Their standard deviation before they were standardized.
+    log
+        Logarithms of the draws; NaN for draws that are 0 or overflow.
     """
-    n = np.isfinite(z).sum(0)
-    sd = np.sqrt(_mean(z**2))
-    skew = _mean(z**3) / np.where(sd > 0, sd, np.inf) ** 3
-    skew = np.clip(skew, -MAX_SKEW, MAX_SKEW)
+    n = np.isfinite(log).sum(0)
+    deviation = log - _mean(log)
     normal_se = np.sqrt(6.0 * np.maximum(n - 2, 0) / ((n + 1.0) * (n + 3.0)))
-    is_significant = np.abs(skew) > Z * normal_se
-    has_variance = np.isfinite(log_mean_excess(2 * log_sd, skew))
-    return np.where(is_significant & has_variance, skew, 0.0)
+    return np.asarray(np.abs(_skewness(deviation)) > Z * normal_se)
 
 
-def _log_value_se(z: Moments, log_sd: Statistic, log_skew: Statistic) -> Statistic:
-    """Return the standard error of the logarithm of the fitted mean (delta method).
+def _skewness(deviation: Moments) -> Statistic:
+    """Return the skewness of deviations from their mean; 0 if they are all 0 up to rounding."""
+    sd = np.sqrt(_mean(deviation**2))
+    return _mean(deviation**3) / np.where(sd >= MIN_LOG_SD, sd, np.inf) ** 3
 
-    It is sqrt((log_sd^2 + log_sd^4 / 2) / n) for a log-normal distribution. For another one, it is
-    that of the mean over draws of log_sd z + a (z^2 - 1) log_sd / 2 + b (z^3 - 3 z - skew
-    - 3 skew (z^2 - 1) / 2), the linear influence of one draw on the mean, the standard deviation
-    and the skewness. a and b are the derivatives of `log_mean_excess` with respect to the last two.
+
+def _mean_excess(deviation: Moments) -> tuple[Statistic, Statistic]:
+    """Return log E[m] - E[log m], estimated by the mean of m over draws, and its standard error."""
+    n = np.maximum(np.isfinite(deviation).sum(0), 1)
+    exponent = np.where(np.isfinite(deviation), deviation, -np.inf)
+    log_m1, log_m2 = (logsumexp(k * exponent, axis=0) - np.log(n) for k in (1, 2))
+    with np.errstate(invalid="ignore", over="ignore"):
+        return log_m1, np.sqrt(np.expm1(log_m2 - 2 * log_m1) / np.maximum(n - 1, 1))
+
+
+def _matching_skew(excess: Statistic, deviation: Moments) -> Statistic:
+    """Return the skewness of the log-gamma distribution that has this `log_mean_excess`.
+
+    The excess grows with the skewness. It depends on it by the third cumulant, log_sd^3 / 6 times
+    the skewness, and below `SMALL_LOG_SD` higher cumulants do not matter.
     """
-    n = np.maximum(np.isfinite(z).sum(0), 1)
-    normal = np.sqrt(log_sd**2 / n + log_sd**4 / (2 * np.maximum(n - 1, 1)))
-    by_sd, by_skew = (
-        (log_mean_excess(log_sd + ds, log_skew + db) - log_mean_excess(log_sd - ds, log_skew - db))
-        / (2 * STEP)
-        for ds, db in ((STEP, 0.0), (0.0, STEP))
-    )
-    influence = log_sd * z + by_sd * log_sd * (z**2 - 1) / 2
-    influence += by_skew * (z**3 - 3 * z - log_skew - 1.5 * log_skew * (z**2 - 1))
-    return np.where(log_skew == 0, normal, np.sqrt(_mean(influence**2) / n))
+    sd = np.sqrt(_mean(deviation**2))
+    low, high = np.full(sd.shape, -MAX_SKEW), np.full(sd.shape, MAX_SKEW)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        is_low = log_mean_excess(sd, middle) < excess
+        low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
+    sample = np.clip(_skewness(deviation), -MAX_SKEW, MAX_SKEW)
+    return np.where(sd < SMALL_LOG_SD, sample, (low + high) / 2)
 
 
 def _mean(values: Moments) -> Statistic:

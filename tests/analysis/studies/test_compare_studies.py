@@ -66,6 +66,7 @@ def test_a_tools_prediction_is_divided_by_the_measured_mean() -> None:
             "value": 2.0,
             "log_sd": 0.5,
             "zero_probability": 0.0,
+            "log_skew": 0.0,
         }
     )
     case_result = CaseResult(

@@ -9,6 +9,8 @@ from scipy import stats
 from torch import nn
 
 from fanin.inits import Moments
+from fanin.statistics.draw_distribution import predicted_mean_log
+from fanin.statistics.log_gamma import excess_kurtosis
 from fanin.statistics.pit import probability_transform
 from fanin.theory.finite_width import predict_finite_width
 from fanin.theory.finite_width.fit import fit_distribution
@@ -48,12 +50,25 @@ def test_the_skewness_of_log_normal_draws_is_rarely_significant() -> None:
     assert share == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / REPLICATES) ** 0.5)
 
 
-def test_a_distribution_without_a_variance_is_not_fitted() -> None:
-    # 1 / chi-squared(2) has no mean.
-    moments = 1 / stats.chi2.rvs(2, size=(N, 1), random_state=2)
-    fit = fit_replicates(moments)
-    assert np.asarray(fit.log_skew).item() == 0
-    assert fit.log_sd.item() == pytest.approx(np.log(moments).std(ddof=1))
+def test_the_fitted_distribution_has_the_mean_of_the_draws() -> None:
+    """The skewness is that of the draws if the spread is small, where the mean depends on it."""
+    rng = np.random.default_rng(2)
+    for draws in (stats.chi2.rvs(1, size=N, random_state=rng), 1 / rng.chisquare(8, N)):
+        for power in (1.0, 1e-2, 1e-3):
+            moments = draws**power
+            fit = fit_replicates(moments[:, None])
+            log = np.log(moments)
+            skew, value = np.asarray(fit.log_skew).item(), fit.value.item()
+            assert value == pytest.approx(moments.mean(), rel=1e-12)
+            assert fit.sampling_se.item() == pytest.approx(stats.sem(moments), rel=1e-9)
+            # The sample's variance is n / (n - 1) times the mean square deviation.
+            assert predicted_mean_log(np.log(value), log.std(), 0.0, skew) == pytest.approx(
+                log.mean(), abs=1e-6
+            )
+            # The next cumulant changes the skewness by log_sd / 4 times the excess kurtosis.
+            allowed = abs(stats.kurtosis(log) - excess_kurtosis(skew)) * log.std() / 4
+            if power < 1:
+                assert skew == pytest.approx(stats.skew(log), abs=2 * allowed + 1e-9)
 
 
 RATIO = 3000  # of mean to standard deviation of the weights
