@@ -32,13 +32,12 @@ def test_the_fit_to_chi_squared_draws_recovers_skewness_mean_and_error(degrees: 
     skew = stats.loggamma.stats(degrees / 2, moments="s")
     fitted = np.broadcast_to(fit.log_skew, fit.value.shape)[0]
     assert (fitted < 0).all()
-    # A skewness of n draws is too small by O(1/n): here by less than the error of one replicate
-    # divided by sqrt(n), which is far below the error of the mean over replicates times 4.
+    # Estimates are biased by O(1/n); the bound 10/n is a tenth of the error of one replicate.
     assert fitted.mean() == pytest.approx(skew, abs=4 * stats.sem(fitted) + 10 / N)
     log_ratio = np.log(fit.value[0] / degrees)
     assert np.abs(log_ratio.mean()) < 4 * stats.sem(log_ratio) + 10 / N
-    # The reported error is the standard deviation over replicates, which is known to
-    # 1 / sqrt(2 replicates); skewed estimates double its variance at most.
+    # The reported error is the standard deviation over replicates. The relative error of that is
+    # 1 / sqrt(2 replicates) for normal estimates, and sqrt(2) times as large for a kurtosis of 2.
     reported = np.sqrt(np.mean((fit.sampling_se / fit.value) ** 2))
     assert reported == pytest.approx(log_ratio.std(ddof=1), rel=4 / REPLICATES**0.5)
 
