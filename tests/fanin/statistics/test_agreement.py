@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from relu_moments import relu_log_sd, sample_relu_moments
+from scipy import stats
 
 from fanin.statistics.agreement import spread_p_value, verdicts
 from fanin.statistics.draws import step_log_ratios, summarize_draws
+from fanin.statistics.log_gamma import excess_kurtosis
 from fanin.statistics.log_ratio import LogRatio
 
 NO_STEPS = np.array([np.nan])
@@ -225,6 +227,38 @@ def test_wide_relu_networks_have_the_predicted_spread(n: int, depth: int, draws:
     logs = np.log(sample_relu_moments(n, depth, (5000, draws), np.random.default_rng(0))[..., -1])
     rate = rejection_rate(logs.std(1, ddof=1), draws, relu_log_sd(n, depth)[-1])
     assert 0.04 < rate < 0.065
+
+
+# Of log chi-squared(1).
+LOG_CHI2_SD, LOG_CHI2_SKEW, LOG_CHI2_KURTOSIS = np.pi / 2**0.5, -1.5351415907229, 4.0
+
+
+def test_the_spread_of_chi_squared_moments_is_rejected_at_most_at_twice_the_level() -> None:
+    trials, draws = 5000, 100
+    logs = np.log(np.random.default_rng(0).chisquare(1, (trials, draws)))
+    sds, ones = logs.std(1, ddof=1), np.ones(trials)
+    predicted = draws * ones, LOG_CHI2_SD * ones
+    p = spread_p_value(sds, *predicted, excess_kurtosis(LOG_CHI2_SKEW))
+    assert (p <= 0.05).mean() < 0.1
+    assert rejection_rate(sds, draws, LOG_CHI2_SD) > 0.2  # as if the logarithms were normal
+
+
+def test_right_predictions_of_chi_squared_moments_are_rejected_at_the_level_of_a_t_test() -> None:
+    layers, n, level = 4000, 50, 0.05
+    moments = np.random.default_rng(1).chisquare(1, (layers, n, 1))
+    prediction = np.ones(1), np.array([LOG_CHI2_SD])
+    rejected = sweep_verdicts(moments, *prediction, log_skew=LOG_CHI2_SKEW)["p"] <= level
+    # Edgeworth expansion of a two-sided t-test of n skewed numbers (Hall 1987, Edgeworth expansion
+    # for Student's t statistic under minimal moment conditions).
+    z = stats.norm.isf(level / 2)
+    skew_term = LOG_CHI2_SKEW**2 * (z**4 + 2 * z**2 - 3) / 18
+    kurtosis_term = LOG_CHI2_KURTOSIS * (z**2 - 3) / 12
+    expected = level + 2 * z * stats.norm.pdf(z) * (skew_term - kurtosis_term) / n
+    error = (expected * (1 - expected) / layers) ** 0.5
+    # The next term is of order 1/n^2: the square of this one, times a number of order 10.
+    assert rejected.mean() == pytest.approx(expected, abs=4 * error + 10 / n**2)
+    # A log-normal distribution of mean 1 has another mean logarithm.
+    assert (sweep_verdicts(moments, *prediction)["p"] <= level).mean() > 0.5
 
 
 def test_thirty_draws_detect_half_the_spread() -> None:

@@ -107,8 +107,8 @@ def test_a_shared_random_mean_gives_a_chi_squared_moment(conv: bool) -> None:
     m2 = np.array(
         [np.mean((uniform(64, 64) @ (uniform(64, 64) @ x.numpy())) ** 2) for _ in range(draws)]
     )
-    shape = (np.full(draws, number) for number in (np.log(row.value), row.log_sd))
-    transformed = probability_transform(np.log(m2), *shape, 0.0, row.log_skew)
+    log_value, log_sd = np.full(draws, np.log(row.value)), np.full(draws, row.log_sd)
+    transformed = probability_transform(np.log(m2), log_value, log_sd, 0.0, row.log_skew)
     # The share outside each bound has the binomial error of the draws; the bound itself has about
     # that of the theory's draws.
     theory_draws = 1024 if conv else 2000

@@ -10,6 +10,8 @@ import torch
 
 from fanin.theory.overflow import first_overflow, overflow_probabilities, overflow_probability
 
+LOG_CHI_SQUARED = math.pi / 2**0.5, -1.5351415907229  # spread and skewness, one degree of freedom
+
 
 def log_moments(width, weight_m2, depth, *, mean=False):
     """Return log E[y^2] of a ReLU network for inputs of second moment 1 (mean: U(0, 1) weights)."""
@@ -51,6 +53,19 @@ def test_overflow_probability_agrees_with_draws():
     share = (y.abs() > limit).any(1).double().mean().item()
     chance = overflow_probability(log_m2, n, torch.float16, log_sd)
     assert abs(share - chance) < 3.5 * math.sqrt(chance * (1 - chance) / draws)
+
+
+def test_overflow_with_a_chi_squared_second_moment_agrees_with_draws():
+    n, draws, limit = 50, 40_000, torch.finfo(torch.float16).max
+    log_m2, rng = math.log(limit**2 / 12), np.random.default_rng(2)
+    y = np.sqrt(np.exp(log_m2) * rng.chisquare(1, draws))[:, None] * rng.standard_normal((draws, n))
+    share = (np.abs(y) > limit).any(1).mean()
+    chance = overflow_probability(log_m2, n, torch.float16, *LOG_CHI_SQUARED)
+    error = math.sqrt(chance * (1 - chance) / draws)
+    assert abs(share - chance) < 3.5 * error
+    assert (
+        abs(share - overflow_probability(log_m2, n, torch.float16, LOG_CHI_SQUARED[0])) > 7 * error
+    )
 
 
 @pytest.mark.parametrize("between", [0.02, 0.4])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from certified_networks import FAST_THEORIES, conv_net, images, mlp
 from rich.console import Console
+from scipy import stats
 from torch import nn
 
 from fanin.errors import ConfigError
@@ -168,6 +169,15 @@ def test_interval_of_a_predicted_value() -> None:
     assert math.log(high / low) == pytest.approx(2 * 1.959964 * 0.5, rel=1e-6)
     assert math.sqrt(low * high) == pytest.approx(2.0 * math.exp(-0.125))
     assert PredictedValue(2.0, math.nan, 0.0, "field", "exact").interval is None
+
+
+def test_interval_of_a_chi_squared_value() -> None:
+    shape = {"log_sd": math.pi / 2**0.5, "log_skew": -1.5351415907229}
+    chi_squared = PredictedValue(
+        value=1.0, sampling_se=0.0, theory="finite_width", method="sampled", **shape
+    )
+    # The shape of the gamma distribution is interpolated, with a relative error of 2e-7.
+    assert chi_squared.interval == pytest.approx(stats.chi2.ppf([0.025, 0.975], 1), rel=1e-5)
 
 
 @pytest.mark.parametrize(
