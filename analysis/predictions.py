@@ -33,16 +33,20 @@ from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
 from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
+from experiments.training.cpu_performance import keep_freed_memory
 from fanin.errors import DataError, FaninError
+from fanin.theory.field import couples_images
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 from fanin.theory.predict import THEORIES, predict_moments
+from fanin.theory.prediction import MEAN_OVER_IMAGES
 
 TABLE = "predictions"
 FINGERPRINT_KEY = b"fanin.theory"  # key in the Parquet metadata
 SOURCES = (fanin, experiments)  # theory, init declarations and data
 LIBRARIES = ("numpy", "scipy", "torch")
 COVERED_PACKAGES = ("fanin.", "experiments.", "torch.")  # code that the fingerprint covers
+MAX_WHOLE_SET = 8  # images in a probe set that is predicted as a whole beside single images of it
 OnPredicted = Callable[[int, int], None]
 """Callback with the number of predicted settings and the number of all settings."""
 
@@ -71,6 +75,7 @@ def predict_settings(
     workers: int = 1,
     on_predicted: OnPredicted = lambda done, total: None,
     keep_others: bool = False,
+    whole_set: bool | None = None,
 ) -> list[SettingPrediction]:
     """Predict every setting; reuse stored predictions of the same code.
 
@@ -89,6 +94,8 @@ def predict_settings(
         Called after each setting.
     keep_others
         Keep stored predictions of other settings. Set it if `settings` is only a part of the sweep.
+    whole_set
+        As for `predict_cell`.
 
     Returns
     -------
@@ -99,11 +106,16 @@ def predict_settings(
     predictions: dict[int, SettingPrediction] = {}
     for n, setting in enumerate(settings):
         stored = None if recompute else _load_stored(folder, setting, fingerprint)
-        if stored is not None:
+        if stored is None:
+            continue
+        has_mean = stored["image"] == MEAN_OVER_IMAGES
+        if not (_predicts_mean(setting.config) if whole_set is None else whole_set):
+            predictions[n] = SettingPrediction(stored[~has_mean].reset_index(drop=True))
+        elif has_mean.any():
             predictions[n] = SettingPrediction(stored)
     on_predicted(len(predictions), len(settings))
     missing = [n for n in range(len(settings)) if n not in predictions]
-    for n, prediction in _predict_all({n: settings[n].config for n in missing}, workers):
+    for n, prediction in _predict_all({n: settings[n].config for n in missing}, workers, whole_set):
         predictions[n] = prediction
         _store(folder, settings[n], prediction.frame, fingerprint)
         on_predicted(len(predictions), len(settings))
@@ -184,19 +196,19 @@ def _delete(path: Path) -> None:
 
 
 def _predict_all(
-    configs: Mapping[int, Mapping[str, Any]], workers: int
+    configs: Mapping[int, Mapping[str, Any]], workers: int, whole_set: bool | None
 ) -> Iterator[tuple[int, SettingPrediction]]:
     """Yield (index, prediction) in the order of completion."""
     if min(workers, len(configs)) < 2:
         with _one_thread():
             for n, config in configs.items():
-                yield n, _predict(config)
+                yield n, _predict(config, whole_set)
         return
     # Spawn, because a fork of a process with torch threads may hang.
     with ProcessPoolExecutor(
         min(workers, len(configs)), get_context("spawn"), torch.set_num_threads, (1,)
     ) as pool:
-        futures = {pool.submit(_predict, config): n for n, config in configs.items()}
+        futures = {pool.submit(_predict, config, whole_set): n for n, config in configs.items()}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -207,9 +219,10 @@ def _predict_all(
             ) from None
 
 
-def _predict(config: Mapping[str, Any]) -> SettingPrediction:
+def _predict(config: Mapping[str, Any], whole_set: bool | None) -> SettingPrediction:
+    keep_freed_memory()  # theory allocates many tensors of equal sizes
     try:
-        return SettingPrediction(predict_cell(config))
+        return SettingPrediction(predict_cell(config, whole_set=whole_set))
     except UnpredictableLayer as error:
         return SettingPrediction(pd.DataFrame(), str(error))
 
@@ -224,8 +237,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) -> pd.DataFrame:
+def predict_cell(
+    config: Mapping[str, Any], theories: Sequence[str] = THEORIES, *, whole_set: bool | None = None
+) -> pd.DataFrame:
     """Predict the probe measurements of a cell at initialization with every theory that applies.
+
+    Time is proportional to the number of images, and the mean over a set tests nothing that its
+    images do not test. So this mean is predicted if no image is reported individually, or if the
+    set has at most `MAX_WHOLE_SET` images.
 
     Parameters
     ----------
@@ -234,12 +253,14 @@ def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) 
     theories
         Theories from the lowest to the highest. A theory without a formula for some layer (such as
         a group norm, or a field that is too large) is skipped.
+    whole_set
+        Predict the mean over the probe set. None decides as described above.
 
     Returns
     -------
     pandas.DataFrame
-        Rows of the `predictions` table without the column `cell_id`: for each single probe image,
-        and for the mean over the probe set (image -1).
+        Rows of the `predictions` table without the column `cell_id`: for each image of
+        `probe.images`, and for the mean over the probe set (image -1) if it is predicted.
 
     Raises
     ------
@@ -247,21 +268,52 @@ def predict_cell(config: Mapping[str, Any], theories: Sequence[str] = THEORIES) 
         No theory applies, for example because the init declares no weight moments (LSUV).
     """
     cell = build_cell(config)
-    images = _images(cell)
+    images, reported = _images(cell), list(cell.probe.images)
+    if whole_set is None:
+        whole_set = _predicts_mean(config)
     model = cell.network().double().eval()
+    # The other images of a batch that is normalized together change the reported ones.
+    every = whole_set or couples_images(model)
+    indices = list(range(len(images))) if every else reported
     moments = declared_moments(model, cell.init)
     frames: list[pd.DataFrame] = []
     for theory in theories:
         try:
             frames.append(
-                predict_moments(model, moments, images, (theory,), individual=cell.probe.images)
+                predict_moments(
+                    *(model, moments, images[indices], (theory,)),
+                    individual=reported if every else None,
+                    mean=whole_set,
+                )
             )
         except UnpredictableLayer:
             if not frames:
                 raise
     frame = pd.concat(frames, ignore_index=True)
-    probed = frame.image.isin([-1, *cell.probe.images]) & frame.value.notna()
+    frame["image"] = frame["image"].map(
+        dict(enumerate(indices)) | {MEAN_OVER_IMAGES: MEAN_OVER_IMAGES}
+    )
+    probed = frame.image.isin([MEAN_OVER_IMAGES, *reported]) & frame.value.notna()
     return frame[probed].reset_index(drop=True)
+
+
+def _predicts_mean(config: Mapping[str, Any]) -> bool:
+    """Return True if the mean over the probe set is predicted by default."""
+    probe = config["probe"]
+    return not probe["images"] or probe["size"] <= MAX_WHOLE_SET
+
+
+def main_image(predicted: pd.DataFrame) -> int:
+    """Return the image to show: the mean over the probe set (-1), or the first predicted image.
+
+    Examples
+    --------
+    >>> main_image(pd.DataFrame({"image": [4, 2]})), main_image(pd.DataFrame({"image": [4, -1]}))
+    (2, -1)
+    """
+    if predicted.empty or (predicted["image"] == MEAN_OVER_IMAGES).any():
+        return MEAN_OVER_IMAGES
+    return int(predicted["image"].min())
 
 
 def _images(cell: Cell) -> Tensor:

@@ -51,8 +51,8 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--image",
         type=int,
-        default=-1,
-        help="probe image in the tables; -1 is the mean over the probe set (default: %(default)s)",
+        help="probe image in the tables; -1 is the mean over the probe set (default: -1 where the "
+        "mean is predicted, else the first image of probe.images)",
     )
     parser.add_argument(
         "--margin",

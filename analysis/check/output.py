@@ -15,6 +15,7 @@ from rich.text import Text
 
 from analysis.cli import prediction_progress
 from analysis.load import Results
+from analysis.predictions import main_image
 from analysis.summary import describe_files, format_needed, summarize_sweep
 from analysis.theory_comparison import (
     TheoryComparison,
@@ -88,7 +89,9 @@ def print_check(results: Results, console: Console, args: argparse.Namespace) ->
     return bool((rows["verdict"] == DISAGREES).any())
 
 
-def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, image: int) -> None:
+def _check_measured(
+    comparisons: Sequence[TheoryComparison], quantity: str, image: int | None
+) -> None:
     """Raise FaninError if this quantity was not measured on this image in any layer."""
     images: dict[str, set[int]] = {}
     for comparison in comparisons:
@@ -98,7 +101,7 @@ def _check_measured(comparisons: Sequence[TheoryComparison], quantity: str, imag
             images.setdefault(str(name), set()).add(int(index))
     if quantity not in images:
         raise FaninError(f"--quantity {quantity}: not measured; {suggest(quantity, images)}")
-    if image not in images[quantity]:
+    if image is not None and image not in images[quantity]:
         valid = ", ".join(map(str, sorted(images[quantity])))
         raise FaninError(f"--image {image}: {quantity} was not measured on it; valid: {valid}")
 
@@ -117,7 +120,10 @@ def print_sentence(console: Console, sentence: str) -> None:
 
 
 def render_setting(
-    comparison: TheoryComparison, verdict_rows: pd.DataFrame, quantity: str, image: int
+    comparison: TheoryComparison,
+    verdict_rows: pd.DataFrame,
+    quantity: str,
+    image: int | None = None,
 ) -> Group:
     """Render one setting for the terminal: label, table, and the reason for a missing prediction.
 
@@ -128,10 +134,13 @@ def render_setting(
     verdict_rows
         The setting's rows of `analysis.verdicts.compute_verdicts`.
     quantity, image
-        Values of these columns of the `layers` table.
+        Values of these columns of the `layers` table. None: the image of `main_image`.
     """
+    image = main_image(comparison.predicted) if image is None else image
     frame = layer_table(comparison, quantity, image)
-    title = f"{comparison.setting.label}   ({quantity}, {frame['draws'].max()} draws)"
+    of_image = "" if image < 0 else f", image {image}"
+    draws = frame["draws"].max()
+    title = f"{comparison.setting.label}   ({quantity}{of_image}, {draws} draws)"
     reason = [] if comparison.unpredicted is None else [Text(comparison.unpredicted)]
     layers = build_layer_table(frame, _select_rows(verdict_rows, quantity, image))
     return Group(Text(title), layers, *reason)
@@ -167,25 +176,39 @@ def build_layer_table(frame: pd.DataFrame, verdict_rows: pd.DataFrame) -> Table:
 
 
 def build_csv_frame(
-    comparisons: Sequence[TheoryComparison], rows: pd.DataFrame, quantity: str, image: int
+    comparisons: Sequence[TheoryComparison],
+    rows: pd.DataFrame,
+    quantity: str,
+    image: int | None = None,
 ) -> pd.DataFrame:
     """Join the tables of all settings into one frame.
+
+    Parameters
+    ----------
+    comparisons
+        All settings of a sweep.
+    rows
+        Output of `analysis.verdicts.compute_verdicts`.
+    quantity, image
+        As for `render_setting`.
 
     Returns
     -------
     pandas.DataFrame
-        `setting` (its label), the columns of `layer_table` and `decompose_gap`
+        `setting` (its label), `image`, the columns of `layer_table` and `decompose_gap`
         (`analysis.theory_comparison`), and the verdict columns `VERDICT_COLUMNS`.
     """
     frames = []
     for n, comparison in enumerate(comparisons):
-        frame = layer_table(comparison, quantity, image)
-        setting_rows = _select_rows(rows[rows["setting"] == n], quantity, image)
+        shown = main_image(comparison.predicted) if image is None else image
+        frame = layer_table(comparison, quantity, shown)
+        setting_rows = _select_rows(rows[rows["setting"] == n], quantity, shown)
         by_layer = setting_rows.set_index("layer").reindex(columns=VERDICT_COLUMNS)
         verdict_rows = by_layer.reindex(frame["layer"]).reset_index(drop=True)
         parts = [frame, decompose_gap(frame, list(THEORIES)), verdict_rows]
-        frames.append(pd.concat(parts, axis=1).assign(setting=comparison.setting.label))
-    return pd.concat(frames).set_index("setting").reset_index()
+        keys = {"setting": comparison.setting.label, "image": shown}
+        frames.append(pd.concat(parts, axis=1).assign(**keys))
+    return pd.concat(frames).set_index(["setting", "image"]).reset_index()
 
 
 def _factors(frame: pd.DataFrame, theories: Sequence[str]) -> np.ndarray:

@@ -244,7 +244,7 @@ def _add_predictions(folder: SweepFolder, rows: list[dict[str, Any]]) -> pd.Data
         key = str({group: row["setting"].config[group] for group in PREDICTION_KEYS})
         row["predicted_row"] = distinct.setdefault(key, row)
     settings = [row["setting"] for row in distinct.values()]
-    predictions = predict_settings(folder, settings, keep_others=True)
+    predictions = predict_settings(folder, settings, keep_others=True, whole_set=True)
     theory = {
         row["suspect"]: _log_moments(folder, predicted)
         for row, predicted in zip(distinct.values(), predictions, strict=True)

@@ -135,7 +135,8 @@ def _load_network(setting: Setting, draws: pd.DataFrame) -> UniformAlexNet:
     groups = rows.groupby(["layer", "layer_name"], observed=True)["value"]
     table = groups.agg(mean="mean", se="sem", draws="size").reset_index().sort_values("layer")
     try:
-        frame = select(predict_cell(config, ("field",)), quantity="preact_m2", image=-1)
+        predicted = predict_cell(config, ("field",), whole_set=True)
+        frame = select(predicted, quantity="preact_m2", image=-1)
         theory = frame.set_index("layer")[["value", "sampling_se"]].reindex(table["layer"])
     except UnpredictableLayer:
         theory = pd.DataFrame({"value": np.nan, "sampling_se": np.nan}, index=table["layer"])

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.figures.query import select
 from analysis.figures.style import MEASURED_COLOR, THEORY_LINES, escape_mathtext
+from analysis.predictions import main_image
 from analysis.theory_comparison import TheoryComparison
 
 QUANTITY = "preact_m2"
@@ -47,7 +48,10 @@ def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[Theory
 
 
 def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
-    """Draw one network's settings: a column per init, a row per activation."""
+    """Draw one network's settings: a column per init, a row per activation.
+
+    The moments are those of the mean over the probe set, or of its first predicted image.
+    """
     rows = list(dict.fromkeys(_label(c, "activation") for c in comparisons))
     columns = list(dict.fromkeys(_label(c, "init") for c in comparisons))
     # pyplot would keep every figure in memory.
@@ -115,7 +119,8 @@ def _limits(axis: Axes) -> None:
 
 
 def _panel(axis: Axes, comparison: TheoryComparison) -> None:
-    rows = select(comparison.draws, quantity=QUANTITY, image=-1)
+    image = main_image(comparison.predicted)
+    rows = select(comparison.draws, quantity=QUANTITY, image=image)
     measured = pd.DataFrame({"layer": rows.layer, "decades": _decades(rows.value)})
     sns.scatterplot(
         measured,
@@ -131,7 +136,7 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
     for theory, style in THEORY_LINES.items():
         if comparison.predicted.empty:
             continue
-        line = select(comparison.predicted, theory=theory, quantity=QUANTITY, image=-1)
+        line = select(comparison.predicted, theory=theory, quantity=QUANTITY, image=image)
         line = line.sort_values("layer")
         # A line through one point is invisible; markers of different widths all stay visible.
         width = {"he": 10, "mean_field": 20}.get(theory, 30)

@@ -142,7 +142,7 @@ def measure_setting(setting: Setting, errors: Sequence[float], draws: int) -> Me
     network = cell.network().to(cell.train.torch_dtype)
     names = list(weight_layers(network))
     layer = (len(names) - 1) // 2
-    predicted = predict_cell(setting.config)
+    predicted = predict_cell(setting.config, whole_set=True)
     predicted = predicted[predicted.image == MEAN]
     comparisons = {}
     for error in errors:

@@ -18,7 +18,7 @@ from fanin.theory.he import predict_he
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
-from fanin.theory.prediction import Prediction
+from fanin.theory.prediction import MEAN_OVER_IMAGES, Prediction
 
 THEORIES = ("he", "mean_field", "field", "finite_width")
 """Names of the theories, from the one with the most assumptions to the one with the fewest."""
@@ -32,6 +32,7 @@ def predict_moments(
     seed: int = 0,
     layer_kinds: Sequence[LayerKind] = (),
     individual: Sequence[int] | None = None,
+    mean: bool = True,
 ) -> pd.DataFrame:
     """Predict the moments of every layer with one or more theories.
 
@@ -54,12 +55,15 @@ def predict_moments(
     individual
         Images for which theory `finite_width` predicts a spread between draws. None predicts one
         for every image, which takes longest. The mean over images always has a spread.
+    mean
+        Predict the mean over images as well. Its spread needs the joint field of several images,
+        which takes several times as long as one image.
 
     Returns
     -------
     pandas.DataFrame
-        Rows of the table `predictions`, without the column `cell_id`, for every image and for their
-        mean (image -1).
+        Rows of the table `predictions`, without the column `cell_id`, for every image and, if
+        `mean`, for their mean (image -1).
 
     Raises
     ------
@@ -74,17 +78,19 @@ def predict_moments(
         if theory not in THEORIES:
             raise ConfigError(f"theories: no theory {theory}; {suggest(theory, THEORIES)}")
     frames = []
-    cache_key = (model, moments, images, seed, tuple(layer_kinds))
+    options = (None if individual is None else tuple(individual), mean)
+    cache_key = (model, moments, images, seed, tuple(layer_kinds), *options)
     for theory in theories:
-        compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, individual)
+        compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, *options)
         name = f"theory {theory}"
         set_phase(name)
         try:
-            frames.append(memoized(name, compute, *cache_key, individual and tuple(individual)))
+            frames.append(memoized(name, compute, *cache_key))
         except UnpredictableLayer as error:
             error.theory = theory
             raise
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    return frame if mean else frame[frame["image"] != MEAN_OVER_IMAGES].reset_index(drop=True)
 
 
 def _predict(
@@ -95,6 +101,7 @@ def _predict(
     seed: int,
     layer_kinds: Sequence[LayerKind],
     individual: Sequence[int] | None,
+    mean: bool,
 ) -> pd.DataFrame:
     def field() -> Prediction:
         compute = partial(
@@ -122,5 +129,6 @@ def _predict(
                 layer_kinds=layer_kinds,
                 field=field,
                 individual=individual,
+                mean=mean,
             )
     return prediction.to_frame()

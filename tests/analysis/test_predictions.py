@@ -53,7 +53,7 @@ def n_predicted(monkeypatch: pytest.MonkeyPatch) -> Count:
     """Replace theory by a fake; return a function that counts the predicted settings."""
     configs = []
 
-    def predict(config: dict[str, Any]) -> pd.DataFrame:
+    def predict(config: dict[str, Any], whole_set: bool | None) -> pd.DataFrame:
         configs.append(config)
         return _theory(config)
 

@@ -36,7 +36,8 @@ def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[Clai
     first = select(results.layers, **key)
     for _, cell in cells.iterrows():
         values = first.loc[first["cell_id"].astype(str) == str(cell["cell_id"]), "value"]
-        prediction = predict_cell(plan[str(cell["cell_id"])]["config"], ("mean_field",))
+        config = plan[str(cell["cell_id"])]["config"]
+        prediction = predict_cell(config, ("mean_field",), whole_set=True)
         expected = float(select(prediction, **key)["value"].iloc[0])
         mean, error = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
         is_default = pd.isna(cell["init.bias"]) if "init.bias" in cell.index else True

@@ -132,7 +132,7 @@ def _predict_layer_moments(config: Mapping[str, Any]) -> _LayerMoments:
     # Only `field` handles padding. It is not used for weights of non-zero mean, because it then
     # takes minutes for a deep network.
     theories = ("he", "field") if has_maps and has_zero_mean else ("he", "mean_field")
-    frame = predict_cell(config, theories)
+    frame = predict_cell(config, theories, whole_set=True)
     modules = dict(model.named_modules())
     finest = finest_predictions(frame)
     he = finest_predictions(frame[frame["theory"] == "he"])

@@ -5,7 +5,12 @@ layer.
 """
 
 from fanin.theory.field.plan import FieldTooLarge
-from fanin.theory.field.predict import FieldResult, predict_field, propagate_field
+from fanin.theory.field.predict import (
+    FieldResult,
+    couples_images,
+    predict_field,
+    propagate_field,
+)
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.field.state import FieldLayer
 
@@ -14,6 +19,7 @@ __all__ = [
     "FieldResult",
     "FieldTooLarge",
     "Sampling",
+    "couples_images",
     "predict_field",
     "propagate_field",
 ]

@@ -29,7 +29,9 @@ from fanin.theory.moments import LayerMoments
 from fanin.theory.network import ParsedNetwork, parse_network
 from fanin.theory.prediction import Prediction
 
-MAX_NUMBERS = 2**26  # maximum size of one layer's covariances, over all images of a chunk
+# Numbers in one covariance of every layer, over all images of a chunk: 64 MB. A pass keeps up to 12
+# such sets (inputs, pre-activations, cotangents). A chunk of one image may have more.
+MAX_NUMBERS = 2**23
 MIN_REPEATS = 2
 TARGET_RELATIVE_SE = 0.01  # a tenth of log 1.1, the smallest margin in use
 Quantities = dict[str, np.ndarray]
@@ -94,7 +96,7 @@ def predict_field(
         Theory `field` has no formula for a module, or a layer needs covariances of too many points.
     """
     sampling = sampling or Sampling()
-    joint = joint or _couples_images(model, layer_kinds)
+    joint = joint or couples_images(model, layer_kinds)
     net = parse_network(model, images.shape[1:], layer_kinds)
     inputs = net.first_input(images)
     plans = _plan_network(model, net, moments, inputs, joint, keep_covariances=False)
@@ -151,7 +153,7 @@ def propagate_field(
         As in `predict_field`.
     """
     sampling = sampling or Sampling()
-    joint = joint or _couples_images(model, layer_kinds)
+    joint = joint or couples_images(model, layer_kinds)
     net = parse_network(model, images.shape[1:], layer_kinds)
     inputs = net.first_input(images)
     plans = _plan_network(model, net, moments, inputs, joint, keep_covariances)
@@ -166,7 +168,8 @@ def per_image(
     return x.unflatten(-1, (images_per_field, -1)).mean((1, 2, 4)).flatten()
 
 
-def _couples_images(model: nn.Module, layer_kinds: Sequence[LayerKind]) -> bool:
+def couples_images(model: nn.Module, layer_kinds: Sequence[LayerKind] = ()) -> bool:
+    """Return True if the images of a batch change each other's moments (batch normalization)."""
     return any(find_kind(module, layer_kinds).couples_images for module in model.modules())
 
 
@@ -200,11 +203,10 @@ def _chunks(
         for plan in plans
         if plan.needs_cov
     ]
-    numbers_per_image = max(
-        (n**2 * (1 if zero_mean else maps * sampling.particles_for(n)) for n, maps in sizes),
-        default=1,
+    numbers_per_image = sum(
+        n**2 * (1 if zero_mean else maps * sampling.particles_for(n)) for n, maps in sizes
     )
-    return inputs.split(max(1, MAX_NUMBERS // numbers_per_image))
+    return inputs.split(max(1, MAX_NUMBERS // max(numbers_per_image, 1)))
 
 
 def _run_pass(

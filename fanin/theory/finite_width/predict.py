@@ -38,6 +38,7 @@ def predict_finite_width(
     layer_kinds: Sequence[LayerKind] = (),
     field: Callable[[], Prediction] | None = None,
     individual: Sequence[int] | None = None,
+    mean: bool = True,
 ) -> Prediction:
     """Predict the moments of one draw, on each image and on the mean over images.
 
@@ -58,6 +59,8 @@ def predict_finite_width(
         computes it.
     individual
         Images that need a spread of their own, as in `predict_moments`.
+    mean
+        False: the mean over images needs no spread; a first-order law then has none.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def predict_finite_width(
             layer_kinds=layer_kinds,
         )
         laws = _predict_first_order(
-            model, net, moments, images, field(), seed, layer_kinds, individual
+            model, net, moments, images, field(), seed, layer_kinds, individual, mean
         )
         if laws is not None:
             return Prediction("finite_width", "first_order", names, {}, laws)
@@ -111,6 +114,7 @@ def _predict_first_order(
     seed: int,
     layer_kinds: Sequence[LayerKind],
     individual: Sequence[int] | None,
+    mean: bool,
 ) -> dict[str, DrawDistribution] | None:
     """Predict with the first-order law; None if its estimated error is too large.
 
@@ -122,7 +126,9 @@ def _predict_first_order(
     field = prediction.to_frame()
     if not np.isfinite(field[field.quantity != "act_zero_fraction"].value).all():
         return None
-    spread = spread_of_draws(model, net, moments, images, field, seed, layer_kinds, individual)
+    spread = spread_of_draws(
+        model, net, moments, images, field, seed, layer_kinds, individual, mean
+    )
     if spread.dead_probability > MAX_DEAD:
         return None
     m2, log_sd = prediction.value("preact_m2"), spread.log_sd["preact_m2"][:-1]

@@ -30,8 +30,8 @@ class Spread:
     Attributes
     ----------
     log_sd
-        Standard deviation of the log-moment, for every quantity without a sign. NaN for images
-        whose spread was not needed.
+        Standard deviation of the log-moment, for every quantity without a sign. NaN for images,
+        and for the mean over images, if this spread was not needed.
     shift
         log(E[moment] / value of theory `field`), of order 1 / width.
     grand_mean_share
@@ -56,6 +56,7 @@ def spread_of_draws(
     seed: int,
     layer_kinds: Sequence[LayerKind] = (),
     individual: Sequence[int] | None = None,
+    mean: bool = True,
 ) -> Spread:
     """Compute the first-order spread for each image and for the mean over images.
 
@@ -70,6 +71,8 @@ def spread_of_draws(
         The table of theory `field`.
     individual
         Images that need a spread of their own. None: all.
+    mean
+        True if the mean over images needs a spread.
     """
     modules = weight_layers(model)
 
@@ -97,10 +100,10 @@ def spread_of_draws(
 
     groups = WeightShape.of(modules[net.stages[0].name]).groups
     points = max(groups * net.stages[0].positions, *(stage.positions for stage in net.stages))
-    n_joint = min(len(images), MAX_POINTS // points)
+    n_joint = min(len(images), MAX_POINTS // points) if mean else 0
     chosen = list(range(len(images)))
     if individual is not None:
-        chosen = sorted({*individual, *range(max(n_joint, 1))})
+        chosen = sorted({*individual, *range(n_joint)}) or [0]
     single, grand_mean_shares, dead = [], [], 0.0
     for number, index in enumerate(chosen):
         set_part("image", number, len(chosen), is_share=True)
@@ -129,6 +132,8 @@ def spread_of_draws(
         is_zero = np.concatenate([values, values.sum(0)[None]]) == 0
         log_sd[quantity] = np.where(is_zero, 0.0, np.sqrt(variance))
         log_sd[quantity][np.setdiff1d(range(len(images)), chosen)] = np.nan
+        if not mean:
+            log_sd[quantity][-1] = np.nan
     shares = of_all_images(grand_mean_shares)
     return Spread(log_sd, shift, np.vstack([shares, shares.mean(0)]), dead)
 

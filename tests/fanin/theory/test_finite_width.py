@@ -20,6 +20,7 @@ from fanin.theory.finite_width.limits import estimate_spread_error
 from fanin.theory.finite_width.simulate import simulate_networks
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
+from fanin.theory.predict import predict_moments
 from fanin.theory.prediction import Prediction
 
 QUANTITIES = {"preact_m2", "preact_mean", "preact_var", "vjp_m2", "weight_vjp_m2"}
@@ -210,6 +211,15 @@ def test_images_without_a_spread_of_their_own_change_no_other_row() -> None:
     mean = (some.image == -1) & (some.quantity == "preact_m2")
     # Images differ little in the spread of their log moments: the mean changes by less than 5 %.
     np.testing.assert_allclose(some[mean].log_sd, every[mean].log_sd, rtol=0.05)
+
+
+@pytest.mark.parametrize("width", [32, 4])
+def test_predictions_without_the_mean_have_the_same_rows_for_images(width: int) -> None:
+    model, x = conv_network(channels=width), images(3)
+    with_mean = predict_moments(model, he(model), x)
+    without = predict_moments(model, he(model), x, mean=False)
+    expected = with_mean[with_mean.image >= 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(without, expected)
 
 
 def test_zero_weights_have_zero_spread() -> None:
