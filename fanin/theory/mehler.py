@@ -34,6 +34,7 @@ SMALLEST_SD, LARGEST_SD = 1e-9, 1e9
 MAX_EXACT_VARIANCES = 24  # more distinct variances than this are interpolated
 INTERPOLATION_ERROR = 1e-11
 PAIRS_AT_ONCE = 2**16  # the arrays of this many pairs fit the CPU cache
+SYMMETRY_ERROR = 1e-12  # of a covariance matrix, relative to its largest element
 Z_MAX, PANEL, PANEL_NODES = 9.0, 0.5, 16  # the z grid; resolves the highest Hermite function
 
 
@@ -93,14 +94,23 @@ def pair_products(
     rows, cols = grid.weights(sd_rows), grid.weights(sd_cols)
     products = torch.empty_like(cov)
     step = max(1, PAIRS_AT_ONCE // max(1, cov.shape[-1]))
+    symmetric = _is_symmetric(cov, sd_rows, sd_cols)
     for item in range(len(cov)):
         for first in range(0, cov.shape[1], step):
             part = slice(first, first + step)
-            c = (cov[item, part] / sd_rows[item, part, None]) / sd_cols[item]
-            products[item, part] = _evaluate_series(
-                table, c, rows[item, part], cols[item].T.contiguous()
-            )
+            others = slice(first if symmetric else 0, None)
+            c = (cov[item, part, others] / sd_rows[item, part, None]) / sd_cols[item, others]
+            values = _evaluate_series(table, c, rows[item, part], cols[item, others].T.contiguous())
+            products[item, part, others] = values
+            if symmetric:
+                products[item, others, part] = values.mT
     return products
+
+
+def _is_symmetric(cov: Tensor, sd_rows: Tensor, sd_cols: Tensor) -> bool:
+    if not torch.equal(sd_rows, sd_cols) or not cov.numel():
+        return False
+    return bool((cov - cov.mT).abs().max() <= SYMMETRY_ERROR * cov.abs().max())
 
 
 def _positive_sd(var: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from fanin.theory.field.forward import (
     replace_diagonal,
 )
 from fanin.theory.field.interlayer import ClosedForm, Interlayer
-from fanin.theory.field.sampling import factor, random_signs, whitened
+from fanin.theory.field.sampling import factor, float32_products, random_signs, whitened
 from fanin.theory.field.state import (
     Cotangent,
     Pairs,
@@ -116,9 +116,9 @@ def _pointwise_shared(
         interlayer.pointwise, *torch.broadcast_tensors(preact.mean, preact.var)
     )
     expected = _response_products(interlayer, preact, samples, key)
-    products = expected.slope * own + expected.value_slope * shared.response
+    products = torch.addcmul(expected.slope * own, expected.value_slope, shared.response)
     cross = expected.cross * shared.cross
-    products = _apply_dropouts(interlayer, products + cross + cross.mT)
+    products = _apply_dropouts(interlayer, products.add_(cross).add_(cross.mT))
 
     def diagonal_of(x: Tensor) -> Tensor:
         return x.diagonal(dim1=-2, dim2=-1)
@@ -167,7 +167,7 @@ def _response_products(
         for chunks, (a, b) in zip(
             results, ((slope, slope), (slope, value_slope), (value_slope, value_slope)), strict=True
         ):
-            chunks.append(a.mT @ b / len(z))
+            chunks.append(float32_products(a, b))
     return _ResponseProducts(
         *(torch.cat(chunks).unflatten(0, preact.field_shape) for chunks in results)
     )

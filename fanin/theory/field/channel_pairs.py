@@ -271,18 +271,17 @@ def _mean_over_groups(x: Tensor) -> Tensor:
 def _bilinear(
     shared: SharedCotangent, mean: SharedPart, mean_derivative: SharedPart
 ) -> SharedCotangent:
-    def combine(row: SharedPart, column: SharedPart) -> Pairs:
+    def from_left(row: SharedPart) -> tuple[Pairs, Pairs]:
         row_s, row_theta = (x[..., :, None] for x in row)
-        column_s, column_theta = (x[..., None, :] for x in column)
         return (
-            row_s * shared.additive * column_s
-            + row_s * shared.cross * column_theta
-            + row_theta * shared.cross.mT * column_s
-            + row_theta * shared.response * column_theta
+            torch.addcmul(row_s * shared.additive, row_theta, shared.cross.mT),
+            torch.addcmul(row_s * shared.cross, row_theta, shared.response),
         )
 
-    return SharedCotangent(
-        combine(mean, mean),
-        combine(mean, mean_derivative),
-        combine(mean_derivative, mean_derivative),
-    )
+    def from_right(pairs: tuple[Pairs, Pairs], column: SharedPart) -> Pairs:
+        column_s, column_theta = (x[..., None, :] for x in column)
+        return torch.addcmul(pairs[0] * column_s, pairs[1], column_theta)
+
+    rows = from_left(mean)
+    additive, cross = from_right(rows, mean), from_right(rows, mean_derivative)
+    return SharedCotangent(additive, cross, from_right(from_left(mean_derivative), mean_derivative))

@@ -13,7 +13,7 @@ from fanin.seeds import make_generator
 from fanin.theory.elementwise import Function
 from fanin.theory.field.interlayer import ClosedForm, Interlayer
 from fanin.theory.field.sampling import antithetic, factor, whitened
-from fanin.theory.field.state import LayerInput, Pairs, Preactivation, select_fields
+from fanin.theory.field.state import LayerInput, Pairs, Points, Preactivation, select_fields
 from fanin.theory.gaussian_pairs import pair_expectations
 from fanin.theory.layer_kind import DropoutStep, Mixing
 from fanin.theory.mean_field import UnitMoments, unit_moments
@@ -62,7 +62,8 @@ def interlayer_forward(
     if not needs_products:
         return LayerInput(units.mean, units.m2, None)
     if form is None:
-        return _match_unit_moments(_forward_sampled(interlayer, preact, samples, key), units)
+        _, cov = _sample_moments(interlayer, preact, samples, key)
+        return _match_unit_moments(cov, units)
     products = pair_expectations(form.function).covariance(
         preact.covariance, preact.var, preact.var
     )
@@ -196,6 +197,15 @@ def _forward_closed_form(
 def _forward_sampled(
     interlayer: Interlayer, preact: Preactivation, samples: int, key: StreamKey
 ) -> LayerInput:
+    mean, cov = _sample_moments(interlayer, preact, samples, key)
+    products = cov + mean[..., :, None] * mean[..., None, :]
+    return LayerInput(mean, diagonal(products), products, cov)
+
+
+def _sample_moments(
+    interlayer: Interlayer, preact: Preactivation, samples: int, key: StreamKey
+) -> tuple[Points, Pairs]:
+    """Return the mean and the covariance over samples at the output of the modules."""
     z = field_normals(interlayer, preact, samples, *key)
     means, covs = [], []
     for _, root, mean in field_chunks(preact, len(z)):
@@ -204,18 +214,15 @@ def _forward_sampled(
         x = x.unflatten(0, (len(root), len(z)))
         means.append(x.mean(1))
         x = x - means[-1][:, None]
-        covs.append(x.mT @ x / len(z))
+        covs.append((x.mT @ x).div_(len(z)))
     mean = torch.cat(means).unflatten(0, preact.field_shape)
-    cov = torch.cat(covs).unflatten(0, preact.field_shape)
-    products = cov + mean[..., :, None] * mean[..., None, :]
-    return LayerInput(mean, diagonal(products), products, cov)
+    return mean, torch.cat(covs).unflatten(0, preact.field_shape)
 
 
-def _match_unit_moments(sampled: LayerInput, units: UnitMoments) -> LayerInput:
-    """Rescale sampled products so that each point has its exact mean and variance."""
-    cov = sampled.covariance
+def _match_unit_moments(cov: Pairs, units: UnitMoments) -> LayerInput:
+    """Rescale sampled covariances so that each point has its exact mean and variance."""
     var = diagonal(cov)
     scale = torch.where(var > 0, (units.var / torch.where(var > 0, var, 1.0)).sqrt(), 0.0)
-    cov = cov * scale[..., :, None] * scale[..., None, :]
-    products = cov + units.mean[..., :, None] * units.mean[..., None, :]
+    cov = (cov * scale[..., :, None]).mul_(scale[..., None, :])
+    products = torch.addcmul(cov, units.mean[..., :, None], units.mean[..., None, :])
     return LayerInput(units.mean, units.m2, replace_diagonal(products, units.m2), cov)

@@ -147,13 +147,21 @@ class Taps:
 
     def backward_products(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
         """Apply the transpose of `forward_products`."""
+        if self.is_linear:
+            received = m2.new_zeros(*m2.shape[:-2], self.n_inputs, self.n_inputs)
+            blocks = _image_blocks(received, len(self.input_index))
+            blocks.diagonal(dim1=-3, dim2=-1).add_((var[0] * m2)[..., None])
+            return received
+        shifts = self._shifts
+        if shifts is not None:
+            reverse = [_Shift(shift.source, shift.target) for shift in shifts]
+            return _sum_shifted(reverse, m2, var, self.positions)
+        return self.backward_products_by_index(m2, var)
+
+    def backward_products_by_index(self, m2: Matrix, var: Float[Tensor, " tap"]) -> Matrix:
+        """Compute `backward_products` without its shortcuts for linear layers and shifts."""
         leading, n = m2.shape[:-2], self.n_inputs + 1
         received = m2.new_zeros(*leading, n, n)
-        if self.is_linear:
-            images_per_field = len(self.input_index)
-            blocks = _image_blocks(received[..., 1:, 1:], images_per_field)
-            blocks.diagonal(dim1=-3, dim2=-1).add_((var[0] * m2)[..., None])
-            return received[..., 1:, 1:]
         for tap, variance in zip(self.input_index.T, var.tolist(), strict=True):
             if variance:
                 rows = m2.new_zeros(*leading, n, len(tap)).index_add(-2, tap, variance * m2)
@@ -174,10 +182,7 @@ class Taps:
         self, cotangent: Matrix, inputs: Matrix, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
         """Average E[(dL/dw)^2] over taps, from correlated cotangents."""
-        padded = F.pad(inputs, (1, 0, 1, 0))
-        read = torch.zeros(()).to(inputs)
-        for tap in self.input_index.T:
-            read = read + padded.index_select(-2, tap).index_select(-1, tap)
+        read = self.forward_products(inputs, inputs.new_ones(self.n_taps))
         blocks = _image_blocks(cotangent * read, images_per_field)
         return blocks.sum((-3, -1)).diagonal(dim1=-2, dim2=-1) / self.n_taps
 
@@ -257,7 +262,10 @@ def _sum_shifted(
     var: Float[Tensor, " tap"],
     positions: tuple[int, ...],
 ) -> Float[Tensor, "*field point point"]:
-    """Compute `forward_products` by shifting maps (docs/appendix/derivations.md, 3.2)."""
+    """Compute `forward_products`, or with reversed shifts `backward_products`, by shifting maps.
+
+    See docs/appendix/derivations.md, 3.2. Input and output have maps of the same size.
+    """
     images_per_field = m2.shape[-1] // int(torch.Size(positions).numel())
     maps = m2.reshape(-1, images_per_field, *positions, images_per_field, *positions)
     total = torch.zeros_like(maps)

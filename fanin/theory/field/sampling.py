@@ -109,21 +109,35 @@ def factor(covariance: Float[Tensor, "*field point point"]) -> Float[Tensor, "*f
     scale = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
     # Two multiplications, because the product of two small scales may underflow.
-    correlation = covariance * inverse[..., :, None] * inverse[..., None, :]
-    identity = torch.eye(correlation.shape[-1], dtype=torch.float64)
+    correlation = (covariance * inverse[..., :, None]).mul_(inverse[..., None, :])
     jitter = torch.full(correlation.shape[:-2], JITTER, dtype=torch.float64)
-    zero_variance = (scale == 0).to(correlation)
-    correlation = correlation + torch.diag_embed(zero_variance)
+    diagonal = correlation.diagonal(dim1=-2, dim2=-1)  # a view
+    diagonal += (scale == 0).to(correlation)
+    ones = diagonal.clone()
     while True:
-        root, failed = torch.linalg.cholesky_ex(correlation + jitter[..., None, None] * identity)
+        diagonal.copy_(ones + jitter[..., None])
+        root, failed = torch.linalg.cholesky_ex(correlation)
         if not failed.any():
             break
         if float(jitter.max()) >= MAX_JITTER:
+            diagonal.copy_(ones)
             root = torch.where((failed > 0)[..., None, None], eigen_root(correlation), root)
             break
         jitter = torch.where(failed > 0, 100 * jitter, jitter)
-    length = root.square().sum(-1, keepdim=True).sqrt()
-    return scale[..., None] * root / torch.where(length > 0, length, 1.0)
+    length = torch.linalg.vector_norm(root, dim=-1, keepdim=True)
+    return root.mul_(scale[..., None] / torch.where(length > 0, length, 1.0))
+
+
+def float32_products(a: Float[Tensor, "*f s p"], b: Float[Tensor, "*f s p"]) -> Tensor:
+    """Average a(p) b(p') over samples in float32, relative to each field's largest values.
+
+    Rounding, 1e-7 of the product of the root mean squares at p and p', is far below the sampling
+    error. The result may have eigenvalues below 0 of this size.
+    """
+    sizes = [x.abs().amax((-2, -1), keepdim=True) for x in (a, b)]
+    sizes = [torch.where(size > 0, size, 1.0) for size in sizes]
+    left, right = ((x / size).float() for x, size in zip((a, b), sizes, strict=True))
+    return (left.mT @ right).double().mul_(sizes[0] / a.shape[-2]).mul_(sizes[1])
 
 
 def eigen_root(covariance: Float[Tensor, "*field point point"]) -> Tensor:

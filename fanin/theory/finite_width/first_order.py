@@ -143,6 +143,8 @@ class _LayerSamples:
         the pre-activations.
     whitened
         Samples for adjoints; None if the adjoints have closed forms.
+    adjoint
+        The adjoints in closed form; None if they use samples.
     influence
         Influence of each sample on each target.
     fixed_influence
@@ -156,6 +158,7 @@ class _LayerSamples:
     output_cotangent: Float[Tensor, "sample out"]
     cotangent: Float[Tensor, "sample point"]
     whitened: ChannelSamples | None
+    adjoint: ClosedAdjoint | None
     influence: Float[Tensor, "sample target"]
     fixed_influence: Float[Tensor, "sample target"]
     field_forms: list[tuple[list[int], Forms]] = field(default_factory=list)
@@ -204,19 +207,22 @@ class _Sweeps:
             channels, cotangent = draw_channels(layer, output_cotangent, *key)
             closed = is_closed(layer.interlayer, layer.preact)
             whitened = None if closed else whitened_channels(layer, *key)
+            adjoint = ClosedAdjoint(layer) if closed else None
             if closed and self.free_fractions[index].forward == 1:
                 empty = torch.empty(0, dtype=torch.float64)  # not needed again
                 channels = replace(channels, normals=empty, root=empty, y=empty)
             zeros = torch.zeros(n_samples, 3 * self.n, dtype=torch.float64)
             layer_samples.append(
-                _LayerSamples(channels, output_cotangent, cotangent, whitened, zeros, zeros)
+                _LayerSamples(
+                    channels, output_cotangent, cotangent, whitened, adjoint, zeros, zeros
+                )
             )
         return layer_samples[::-1]
 
     def sweep_up(self) -> None:
         """Propagate forms of cotangent moments from the first layer to the last but one."""
         points, pairs = _TargetGroup(), _TargetGroup()
-        for index, (layer, samples) in enumerate(zip(self.layers, self.samples, strict=False)):
+        for index, layer in enumerate(self.layers[:-1]):
             assert layer.cotangent is not None
             m2 = squeeze_field(layer.cotangent.m2, 1)
             if m2.sum() > 0:
@@ -229,10 +235,9 @@ class _Sweeps:
                     pairs.add(
                         2 * self.n + index, gradient_by_cotangent(layer, self.images_per_field)
                     )
-            adjoint = ClosedAdjoint(layer) if samples.whitened is None else None
             for group in (points, pairs):
                 if group.forms is not None:
-                    self._propagate_up(index, adjoint, group)
+                    self._propagate_up(index, group)
         if not self.layers[-1].taps.is_linear:
             self._add_cotangent_variance(points, pairs)
 
@@ -255,7 +260,7 @@ class _Sweeps:
                 free = (forms - torch.diag_embed(length)).square().sum((1, 2))
                 self.variance[group.targets] += 2 * free / last.weights.out_channels
 
-    def _propagate_up(self, index: int, adjoint: ClosedAdjoint | None, group: _TargetGroup) -> None:
+    def _propagate_up(self, index: int, group: _TargetGroup) -> None:
         layer, next_layer, samples = self.layers[index], self.layers[index + 1], self.samples[index]
         forms, targets = group.forms, torch.tensor(group.targets)
         assert forms is not None
@@ -264,8 +269,8 @@ class _Sweeps:
         channels, diagonal_forms = samples.channels, forms.ndim == 2
         influence = quadratic_forms((samples if diagonal_forms else channels).cotangent, forms)
         samples.influence = samples.influence.index_add(1, targets, influence)
-        if adjoint is not None:
-            output_forms, field_forms = adjoint.cotangent_adjoint(forms)
+        if samples.adjoint is not None:
+            output_forms, field_forms = samples.adjoint.cotangent_adjoint(forms)
         else:
             assert samples.whitened is not None
             output_forms = samples.whitened.cotangent_adjoint(forms, layer.output_cotangent)
@@ -332,7 +337,8 @@ class _Sweeps:
         """
         layer, channels, whitened = self.layers[index], samples.channels, samples.whitened
         if whitened is None:
-            field_forms = ClosedAdjoint(layer).field_adjoint(forms)
+            assert samples.adjoint is not None
+            field_forms = samples.adjoint.field_adjoint(forms)
             for targets, group in samples.field_forms:
                 same_rank = group.ndim == field_forms.ndim
                 field_forms[targets] += group if same_rank else as_matrices(group)

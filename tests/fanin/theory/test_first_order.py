@@ -24,7 +24,7 @@ from fanin.inits import (
 )
 from fanin.theory import LayerMoments
 from fanin.theory.field import FieldResult, Sampling, propagate_field
-from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed
+from fanin.theory.finite_width.adjoints import ClosedAdjoint, is_closed, quadratic_forms
 from fanin.theory.finite_width.channels import whitened_channels
 from fanin.theory.finite_width.first_order import log_moments
 from fanin.theory.finite_width.free_fraction import (
@@ -406,3 +406,17 @@ def test_closed_adjoints_equal_finite_differences(activation: Activation) -> Non
     derivative = (forms[0] * layers[0].preact.covariance[0, 0, 0]).sum()
     # The field and the channels use different samples, each with an error of 1 %.
     assert abs(float(derivative - finite_difference[-1])) < 0.05
+
+
+def test_quadratic_forms_in_float32_have_the_error_of_float32_at_any_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 30, generator=generator).double()
+    forms = torch.randn(3, 30, 30, generator=generator).double()
+    exact = torch.einsum("si,tij,sj->st", x, forms, x)
+    scales = torch.tensor([1e-120, 1.0, 1e60]).double()
+    actual = quadratic_forms(1e50 * x, scales[:, None, None] * forms) / scales / 1e100
+    size = torch.einsum("si,tij,sj->st", x.abs(), forms.abs(), x.abs())
+    error = (actual - exact).abs() / size
+    # Each term is rounded four times, and each sum of 30 at most 30 times, twice.
+    assert 0 < error.max() < 64 * torch.finfo(torch.float32).eps
+    assert (quadratic_forms(0 * x, 0 * forms) == 0).all()

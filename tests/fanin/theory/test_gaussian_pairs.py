@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from fanin.theory import mehler
 from fanin.theory.elementwise import derivative
 from fanin.theory.gaussian_pairs import pair_expectations
 from fanin.theory.quadrature import gaussian_nodes
@@ -211,3 +212,28 @@ def test_kernels_of_singular_covariances_are_positive_semidefinite(sd, rank, nam
         lowest = torch.linalg.eigvalsh(kernel / size[:, None] / size)[0]
         # The slopes of selu jump, and have an error of about 1e-4 for such wide units.
         assert lowest > -1e-3 if name == "selu" else lowest > -1e-6
+
+
+@pytest.mark.parametrize("name", ["gelu", "elu"])
+def test_symmetric_covariances_give_the_products_of_all_pairs(name, monkeypatch):
+    monkeypatch.setattr(mehler, "PAIRS_AT_ONCE", 60)  # several blocks of rows
+    pair = pair_expectations((SMOOTH | KINK_AT_ZERO)[name])
+    x = torch.randn(20, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cov, calls = x @ x.T / 30, []
+    evaluate = mehler._evaluate_series
+
+    def counted(table, c, rows, cols):
+        calls.append(c.numel())
+        return evaluate(table, c, rows, cols)
+
+    monkeypatch.setattr(mehler, "_evaluate_series", counted)
+    var = cov.diagonal()
+    symmetric = pair.covariance(cov, var, var)
+    n_symmetric = sum(calls)
+    calls.clear()
+    # Rows in another order: no symmetry.
+    other = pair.covariance(cov.flip(0), var.flip(0), var).flip(0)
+    assert sum(calls) == 400
+    assert n_symmetric < 0.6 * 400
+    assert torch.allclose(symmetric, other, rtol=1e-9, atol=1e-12)
+    assert (symmetric == symmetric.mT).all()

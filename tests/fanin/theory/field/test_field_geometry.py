@@ -54,3 +54,20 @@ def test_shifted_products_equal_indexed_products(layer: nn.Module) -> None:
     torch.testing.assert_close(
         taps.forward_products(products, var), taps.forward_products_by_index(products, var)
     )
+    torch.testing.assert_close(
+        taps.backward_products(taps.forward_products(products, var), var),
+        taps.backward_products_by_index(taps.forward_products_by_index(products, var), var),
+    )
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_weight_gradient_sums_over_pairs_of_points_of_each_image(layer: nn.Module) -> None:
+    taps = Taps.of("layer", layer, (6, 7), 2, 1)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 84, generator=generator).double()
+    d = torch.randn(2, len(taps.input_index), generator=generator).double()
+    # For one sample, the gradient of a tap is the sum over points of cotangent times input.
+    gradient = (d[..., None] * taps.gather(x)).unflatten(1, (2, -1)).sum(2)
+    expected = gradient.square().mean(-1)
+    products = [v[:, :, None] * v[:, None, :] for v in (d, x)]
+    torch.testing.assert_close(taps.gradient_m2_from_products(*products, 2), expected)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import pytest
@@ -11,9 +13,17 @@ from field_networks import Weights, image
 from torch import nn
 
 from fanin.theory import UnpredictableLayer
-from fanin.theory.field import FieldTooLarge, Sampling, predict_field, propagate_field
+from fanin.theory.field import (
+    FieldLayer,
+    FieldTooLarge,
+    Sampling,
+    predict,
+    predict_field,
+    propagate_field,
+)
 from fanin.theory.field.forward import apply_dropout
-from fanin.theory.field.sampling import antithetic, factor, whitened
+from fanin.theory.field.propagate import propagate
+from fanin.theory.field.sampling import antithetic, factor, float32_products, whitened
 from fanin.theory.layer_kind import DropoutStep
 
 
@@ -183,3 +193,60 @@ def test_points_share_a_dropout_mask_only_if_it_drops_whole_channels():
 def test_at_least_the_requested_number_of_samples_is_drawn(samples: int):
     assert len(whitened(samples, 2, 0)) >= samples
     assert len(antithetic(samples, 500, 0)) >= samples
+
+
+def covariance_numbers(layers: Sequence[FieldLayer]) -> int:
+    """Count the numbers in all matrices over pairs of points that the layers keep."""
+    storages: dict[int, int] = {}
+
+    def visit(value: object) -> None:
+        if isinstance(value, torch.Tensor) and value.ndim == 5:
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes() // 8
+        elif is_dataclass(value):
+            for field in fields(value):
+                visit(getattr(value, field.name))
+
+    for layer in layers:
+        visit(layer)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("mean_ratio", [0.0, 1.0])
+def test_memory_does_not_grow_with_the_number_of_images(
+    mean_ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = deep_network(3, activation=nn.Tanh, pool=True)
+    moments = Weights(mean_ratio=mean_ratio).moments(model)
+    images = torch.cat([image(seed=seed) for seed in range(5)])
+    whole = predict_field(model, moments, images)
+    counts: list[tuple[int, int]] = []
+    original = propagate
+
+    def counted(plans, inputs, *arguments):
+        layers = original(plans, inputs, *arguments)
+        counts.append((len(inputs), covariance_numbers(layers)))
+        return layers
+
+    limit = 100_000 if mean_ratio else 15_000  # three layers of 49 points; 16 particles
+    monkeypatch.setattr(predict, "propagate", counted)
+    monkeypatch.setattr(predict, "MAX_NUMBERS", limit)
+    chunked = predict_field(model, moments, images)
+    assert max(n for n, _ in counts) < 5
+    assert all(n == 1 or numbers <= 12 * limit for n, numbers in counts)
+    for quantity in ("preact_m2", "vjp_m2"):
+        # Products in float32 are rounded differently in chunks of another size.
+        assert chunked.value(quantity) == pytest.approx(whole.value(quantity), rel=1e-6)
+
+
+def test_float32_products_have_the_error_of_float32_at_any_scale():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(3, 256, 40, generator=generator).double()
+    b = a.roll(1, -1) + 1
+    exact = a.mT @ b / 256
+    rms = [x.square().mean(1).sqrt() for x in (a, b)]
+    scales = torch.tensor([1e-100, 1.0, 1e80], dtype=torch.float64)[:, None, None]
+    relative = float32_products(scales * a, scales * b) / scales / scales
+    size = (exact - relative).abs() / (rms[0][:, :, None] * rms[1][:, None])
+    # Each product is rounded three times, each sum of 256 at most 256 times.
+    assert size.max() < 259 * torch.finfo(torch.float32).eps
+    assert size.max() > 0
