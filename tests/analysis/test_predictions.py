@@ -160,7 +160,7 @@ def test_an_unpredictable_setting_loses_its_old_rows(
     settings = _settings(sweep_copy)[:1]
     predict_settings(sweep_copy.folder, settings)
 
-    def refuse(config: object) -> pd.DataFrame:
+    def refuse(config: object, whole_set: bool | None) -> pd.DataFrame:
         raise UnpredictableLayer("conv1", "no longer predictable")
 
     monkeypatch.setattr(predictions, "predict_cell", refuse)
@@ -186,7 +186,7 @@ def test_an_interruption_keeps_finished_predictions(
     settings = _settings(sweep_copy)[:3]
     predicted_configs: list[object] = []
 
-    def fail_at_third(config: dict[str, object]) -> pd.DataFrame:
+    def fail_at_third(config: dict[str, object], whole_set: bool | None) -> pd.DataFrame:
         predicted_configs.append(config)
         if len(predicted_configs) == 3:
             raise KeyboardInterrupt

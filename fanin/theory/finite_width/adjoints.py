@@ -313,7 +313,8 @@ def quadratic_forms(
         ((unit @ (form / size).float()) * unit).sum(-1)
         for form, size in zip(forms, scales, strict=True)
     ]
-    return torch.stack(values, -1).to(x) * torch.tensor(scales).to(x) * scale**2
+    sizes = torch.tensor(scales, dtype=torch.float64)
+    return (torch.stack(values, -1) * sizes * scale * scale).to(x)
 
 
 def _largest(x: Tensor) -> float:

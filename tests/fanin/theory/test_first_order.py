@@ -413,7 +413,7 @@ def test_quadratic_forms_in_float32_have_the_error_of_float32_at_any_scale() -> 
     x = torch.randn(50, 30, generator=generator).double()
     forms = torch.randn(3, 30, 30, generator=generator).double()
     exact = torch.einsum("si,tij,sj->st", x, forms, x)
-    scales = torch.tensor([1e-120, 1.0, 1e60]).double()
+    scales = torch.tensor([1e-120, 1.0, 1e60], dtype=torch.float64)
     actual = quadratic_forms(1e50 * x, scales[:, None, None] * forms) / scales / 1e100
     size = torch.einsum("si,tij,sj->st", x.abs(), forms.abs(), x.abs())
     error = (actual - exact).abs() / size
