@@ -45,7 +45,7 @@ def test_the_mean_is_predicted_for_small_sets_and_without_reported_images(
     cell_config: CellConfig, size: int, reported: str, predicted: set[int]
 ) -> None:
     config = cell_config(*NETWORK, f"probe.size={size}", f"probe.images={reported}")
-    assert set(predict_cell(config).image) == predicted
+    assert set(predict_cell(config, ("mean_field", "field")).image) == predicted
 
 
 @pytest.mark.parametrize("init", ["he_normal", "uniform"])
@@ -80,7 +80,8 @@ def results_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run a sweep whose probe set is too large to be predicted as a whole."""
     root = tmp_path_factory.mktemp("large_set")
     probe = (f"probe.size={LARGE}", "probe.images=[3,1]", "probe.draws=3", "train.steps=0")
-    run_sweep(root, "large_set", *NETWORK, *probe, "init=he_normal,xavier_normal")
+    network = ("model=mlp", "model.width=8", "model.depth=2", *NETWORK[2:])
+    run_sweep(root, "large_set", *network, *probe, "init=he_normal,xavier_normal")
     return root
 
 
