@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         console.out(json.dumps(status_to_json(status)), highlight=False)
     else:
-        console.print(screen(status))
+        console.print(screen(status, cell_times=False))
     if status.failures:
         raise SystemExit(FAILED)
 

@@ -38,6 +38,7 @@ def estimate_seconds_left(
     progress: Mapping[str, float],
     waiting: Iterable[str],
     elapsed: float,
+    parallel: int = 1,
 ) -> float | None:
     """Estimate the time until all cells are finished (seconds); None if nothing is known yet.
 
@@ -57,6 +58,8 @@ def estimate_seconds_left(
         Cells that have not started.
     elapsed
         Duration of this run of the sweep so far (seconds).
+    parallel
+        Minimum number of cells that run at once.
     """
     finished_work = sum(map(cell_seconds, finished))
     running_work = sum(cell_seconds(cell) * fraction for cell, fraction in progress.items())
@@ -65,6 +68,6 @@ def estimate_seconds_left(
     if remaining <= 0:
         return 0.0
     if not finished_work and measured:
-        return remaining / max(len(progress), 1)
+        return remaining / max(len(progress), parallel)
     done = finished_work + running_work
     return elapsed * remaining / done if done > 0 and elapsed > 0 else None

@@ -166,6 +166,9 @@ def pace_text(status: Status) -> str:
         now = datetime.now()
         end = clock(now + timedelta(seconds=status.seconds_left), now)
         parts.append(f"about {duration(status.seconds_left)} left (until {end})")
+        if status.jobs is not None and (waiting := status.jobs.total("n_pending")):
+            running = plural(status.jobs.total("running"), "running job")
+            parts[-1] += f" with {running}, less when the {waiting} pending start"
     return ", ".join(parts)
 
 
@@ -180,11 +183,10 @@ def count_outcomes(status: Status) -> Iterator[tuple[str, int]]:
 
 def log_line(status: Status) -> str:
     """Return a sweep's progress in one line."""
-    finished = sum(status.outcomes.values())
     counts = ", ".join(
         f"{count:,} {state}" for state, count in count_outcomes(status) if state != "missing"
     )
-    parts = [f"{finished:,} of {status.cells:,} cells" + (f" ({counts})" if counts else "")]
+    parts = [f"{status.finished:,} of {status.cells:,} cells" + (f" ({counts})" if counts else "")]
     if status.jobs is not None:
         parts.append(jobs_summary(status.jobs))
     return ", ".join(parts + ([pace_text(status)] if pace_text(status) else []))
@@ -231,7 +233,8 @@ def job_lines(array: JobArray, answered: bool) -> Iterator[JobLine]:
 def _pending_text(reason: str, start: datetime | None) -> str:
     parts = [reason_text(reason)] if reason else []
     if start is not None and start > (now := datetime.now()):
-        parts.append(f"expected at {clock(start, now)}")
+        # Slurm assumes that running jobs use their whole time limit.
+        parts.append(f"Slurm: by {clock(start, now)} at the latest")
     return "; ".join(parts)
 
 

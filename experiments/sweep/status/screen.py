@@ -41,7 +41,7 @@ JOB_STYLES = {
 }
 
 
-def screen(status: Status, height: int | None = None) -> RenderableType:
+def screen(status: Status, height: int | None = None, cell_times: bool = True) -> RenderableType:
     """Render a sweep's status.
 
     Parameters
@@ -50,23 +50,24 @@ def screen(status: Status, height: int | None = None) -> RenderableType:
         Status to show.
     height
         Number of lines of the screen; workers that do not fit are counted. None: show all.
+    cell_times
+        Show how long each cell has run. A single read of the files does not know it.
     """
     below = [*_failures(status), *_warnings(status)]
     jobs, n_job_lines = jobs_table(status.jobs, None if height is None else MAX_ARRAYS)
     max_workers = None
     if height is not None:
         max_workers = max(MIN_WORKERS, height - len(below) - n_job_lines - OTHER_LINES)
-    return Group(*_head(status), *jobs, *_workers(status.workers, max_workers), *below)
+    return Group(*_head(status), *jobs, *_workers(status.workers, max_workers, cell_times), *below)
 
 
 def _head(status: Status) -> Iterator[RenderableType]:
     yield _line(Text.assemble((status.name, "bold"), f": {state_text(status)}"))
-    finished = sum(status.outcomes.values())
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
-    label = f"{finished:,} of {status.cells:,} cells"
-    bar.add_row(ProgressBar(total=max(status.cells, 1), completed=finished), label)
+    label = f"{status.finished:,} of {status.cells:,} cells"
+    bar.add_row(ProgressBar(total=max(status.cells, 1), completed=status.finished), label)
     yield bar
     if pace := pace_text(status):
         yield _line(Text(pace))
@@ -76,7 +77,9 @@ def _head(status: Status) -> Iterator[RenderableType]:
     )
 
 
-def _workers(workers: Sequence[Worker], max_workers: int | None) -> Iterator[RenderableType]:
+def _workers(
+    workers: Sequence[Worker], max_workers: int | None, cell_times: bool
+) -> Iterator[RenderableType]:
     if not workers:
         return
     fits = max_workers is None or len(workers) <= max_workers
@@ -86,18 +89,20 @@ def _workers(workers: Sequence[Worker], max_workers: int | None) -> Iterator[Ren
     table.add_column("device", no_wrap=True)
     table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+    if cell_times:
+        table.add_column("time", justify="right", no_wrap=True)
     for worker in shown:
         host = worker.host
         if len(host) > MAX_HOST_LENGTH:
             host = f"{host[: MAX_HOST_LENGTH - 1]}…"
         first, count = worker.cells[0], len(worker.cells)
+        time = (">" if first.lower_bound else "") + stopwatch(first.seconds)
         table.add_row(
             Text(f"{host}:{worker.pid}"),
             Text(worker.device or "?"),
             Text((f"{count} cells: " if count > 1 else "") + first.label),
             f"{first.progress:.0%}",
-            (">" if first.lower_bound else "") + stopwatch(first.seconds),
+            *([time] if cell_times else []),
         )
     yield Text()
     yield table

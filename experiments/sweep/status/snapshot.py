@@ -35,7 +35,7 @@ COLUMNS = (*REQUIRED_COLUMNS, "seconds", "outcome_reason", "engine", "code")
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a cell. While its pack runs, only the first four attributes are known.
+    """Result of a cell. While its pack runs, only the first five attributes are known.
 
     Attributes
     ----------
@@ -252,7 +252,8 @@ class JournalTail:
             progress = float(value)
             started |= {key: replace(cell, progress=progress) for key, cell in started.items()}
         elif event.kind == "done" and cell_id in started:
-            self._add_result(stem, cell_id, value, started.pop(cell_id).attempt)
+            attempt = started.pop(cell_id).attempt
+            self._add_result(stem, cell_id, value, attempt, event.seconds)
 
     def _read_part(self, stem: str) -> None:
         path = part_path(self._folder, "cells", stem)

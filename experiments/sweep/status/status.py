@@ -112,6 +112,11 @@ class Status:
     last_change: float | None
     jobs: Jobs | None = None
 
+    @property
+    def finished(self) -> int:
+        """Number of cells that would not run again: done or failed."""
+        return self.counts["done"] + self.counts["failed"]
+
 
 @dataclass(frozen=True)
 class Launcher:
@@ -283,7 +288,11 @@ def compute_status(
         cell_id: _cell_state(cell_id, ended, running.keys(), interrupted) for cell_id in scope.cells
     }
     counts = Counter(states.values())
-    finished = [cell_id for cell_id, result in ended.items() if result.this_run]
+    finished = [
+        cell_id
+        for cell_id, result in ended.items()
+        if result.this_run and states[cell_id] in ("done", "failed")
+    ]
     seconds_left = cells_per_minute = None
     if launcher_active or jobs_running:
         cell_seconds, measured = estimate_cell_seconds(snapshot.results, planned.kinds)
@@ -293,10 +302,15 @@ def compute_status(
         ]
         # With Slurm jobs the elapsed time includes time in the queue, so it says nothing about the
         # rate.
-        timed = [] if jobs is not None and measured else finished
-        seconds_left = estimate_seconds_left(
-            cell_seconds, measured, timed, progress, waiting, elapsed
-        )
+        if jobs is None:
+            seconds_left = estimate_seconds_left(
+                cell_seconds, measured, finished, progress, waiting, elapsed
+            )
+        elif measured:
+            parallel = max(jobs.total("running"), 1)
+            seconds_left = estimate_seconds_left(
+                cell_seconds, measured, [], progress, waiting, elapsed, parallel
+            )
         cells_per_minute = 60 * len(finished) / elapsed if finished and elapsed > 0 else None
     code_versions = _count(result.code for result in ended.values())
     warnings = (*planned.unreadable, *snapshot.unreadable, *snapshot.notes)

@@ -18,7 +18,9 @@ The file is also the right to write the pack's tables. The process that renames 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -34,6 +36,7 @@ SYNC_INTERVAL = 0.2  # seconds between two calls of fsync, which takes longer th
 TAKEN_SUFFIX = ".taken"  # suffix of a journal, or a folder of journals, that a process has taken
 MAX_FIRST_LINE = 1 << 16  # bytes
 WRITER_TYPES = {"host": str, "pid": int, "started": float | None, "about": dict}
+SECONDS = re.compile(r'"seconds": ([0-9.e+-]+)')  # in the row of a cell, as JSON
 FIELD_COUNTS = {"writer": 2, "start": 3, "at": 3, "done": 5, "note": 2}
 
 
@@ -42,12 +45,13 @@ class Event:
     """A committed line of a journal, without payload: `kind` is `start`, `at`, `done` or `note`.
 
     `value` is the attempt, the fraction of steps done, the outcome, or the text of the note (which
-    has no cell id).
+    has no cell id). `seconds` is the time of a cell that is `done`, NaN if it has none.
     """
 
     kind: str
     cell_id: str
     value: str
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -191,9 +195,17 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     for kind, *fields in _committed_lines(data):
         if kind == "note":
             events.append(Event(kind, "", json.loads(f'"{fields[0]}"')))
+        elif kind == "done":
+            events.append(Event(kind, fields[0], fields[1], _seconds(fields[3])))
         elif kind != "writer":
             events.append(Event(kind, fields[0], fields[1]))
     return events, offset + data.rfind(b"\n") + 1
+
+
+def _seconds(payload: str) -> float:
+    """Return a cell's time without parsing its tables, which may be large."""
+    match = SECONDS.search(payload)
+    return float(match[1]) if match else math.nan
 
 
 def read_writer(path: Path) -> Writer | None:

@@ -47,7 +47,7 @@ def test_cancelled_sweep_resumes_with_the_same_command(
     assert sweep.returncode == INTERRUPTED
     # The launcher and `fanin status` count the same cancelled cells.
     assert StatusReader(site.folder).read().outcomes == {"ok": 2, "cancelled": 1}
-    assert "3 of 4 cells (2 ok, 1 cancelled)" in launcher_output
+    assert "2 of 4 cells (2 ok, 1 cancelled)" in launcher_output
 
     assert run_cancel("s", f"--results={tmp_path}") == 0
     assert "s: not running." in capsys.readouterr().out

@@ -79,6 +79,17 @@ def test_every_finished_cell_is_counted_once(folder: SweepFolder) -> None:
     assert reader.read().outcomes == {"ok": 2, "diverged": 1}
 
 
+def test_a_cancelled_cell_is_not_progress(folder: SweepFolder) -> None:
+    journal = Journal(folder.journals / "p.journal")
+    reader = StatusReader(folder, "abcd")
+    for cell, outcome in zip("abc", ("ok", "error", "cancelled"), strict=True):
+        finish_cell(journal, cell, outcome)
+    commit_journal(folder, journal.path)
+    text = io.StringIO()
+    print_progress(reader, Console(file=text, width=200))
+    assert text.getvalue().startswith("2 of 4 cells (1 ok, 1 error, 1 cancelled)")
+
+
 def test_only_new_lines_of_a_journal_are_read(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def test_no_line_exceeds_the_width_or_wraps(width: int) -> None:
     assert max(map(len, lines)) <= width
     name, bar, pace, counts, _, _, first, second, _, _, *failures = lines
     assert name.strip() == "depth: running: process 99 on node17"
-    assert bar.endswith("4,211 of 10,000 cells")
+    assert bar.endswith("4,210 of 10,000 cells")
     assert pace.startswith("312 cells/min, 13 min elapsed, about 18 min left (until ")
     assert counts == "4,100 ok, 98 diverged, 12 error, 1 killed, 18 running, 5,771 missing"
     assert first.startswith("a-host-with-a-l…:101  cuda:0  xavier_normal two_layer [red]tanh")
@@ -83,6 +83,14 @@ def test_a_cell_first_seen_after_its_start_shows_a_lower_bound() -> None:
     (cell,) = worker(1).cells
     late = replace(worker(1), cells=(replace(cell, lower_bound=True),))
     assert render(replace(RUNNING, workers=(late,)), 80)[6].endswith(">1:01")
+
+
+def test_a_single_read_shows_no_time_of_cells() -> None:
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(screen(RUNNING, cell_times=False))
+    table = console.export_text().splitlines()[5:8]
+    assert table[0].split() == ["worker", "device", "cell", "done"]
+    assert all(line.endswith("25%") for line in table[1:])
 
 
 def test_a_stopped_sweep_shows_how_to_resume_it() -> None:
