@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments.console import exit_on_error
+from experiments.data_root import data_folder, default_root
 from experiments.parser import CommandParser
 from fanin.errors import suggest
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")  # options of conf/data/ with files
-DEFAULT_ROOT = "~/.cache/fanin"  # as `data.root` in conf/config.yaml
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,9 +38,9 @@ def fetch(name: str, root: str) -> None:
 
     sources: tuple[Source, ...] = (Mnist(), FashionMnist(), Cifar10(), Cifar100())
     _log_downloads(log)
-    folder = Path(root).expanduser()
+    folder = data_folder(root)
     dict(zip(DATASETS, sources, strict=True))[name].prepare(folder, download=True)
-    option = "" if root == DEFAULT_ROOT else f" data.root={folder}"
+    option = "" if folder == data_folder(None) else f" data.root={folder}"
     print(f"{name}: all files are in {folder}/ and verified. Use them with: data={name}{option}")
 
 
@@ -70,10 +69,11 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--root",
-        default=DEFAULT_ROOT,
+        default=default_root(),
         metavar="FOLDER",
         help="folder for the files, on a file system that the compute nodes share; pass it to "
-        "other commands as data.root=FOLDER (default: %(default)s)",
+        "other commands as data.root=FOLDER (default: the environment variable FANIN_DATA, now "
+        "%(default)s)",
     )
     return parser
 

@@ -11,6 +11,7 @@ from jaxtyping import Num
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from experiments.data.fetch import FileSet, has_files
 from experiments.data.transforms import (
     NO_CORRUPTION,
     Corrupt,
@@ -18,6 +19,7 @@ from experiments.data.transforms import (
     corrupt_images,
     resize,
 )
+from experiments.data_root import data_folder
 from fanin.errors import DataError
 from fanin.seeds import make_generator
 
@@ -119,7 +121,8 @@ class Data:
     corrupt
         Corruption of the *training* images, after subsetting and resizing.
     root
-        Folder of the data files; downloads go there.
+        Folder of the data files; downloads go there. None: the folder that the environment variable
+        FANIN_DATA names, or `~/.cache/fanin`.
     download
         Download missing files.
     """
@@ -130,7 +133,7 @@ class Data:
     side: Annotated[int, Field(ge=7)] | None = None
     seed: int = 0
     corrupt: Corrupt = NO_CORRUPTION
-    root: str = "~/.cache/fanin"
+    root: str | None = None
     download: bool = True
 
     def __post_init__(self) -> None:
@@ -158,6 +161,11 @@ class Data:
         """Number of classes; None for regression."""
         return self.source.n_classes
 
+    def lacks_files(self) -> bool:
+        """Return True if a file of the source does not exist; reads and downloads nothing."""
+        files = getattr(self.source, "files", None)
+        return isinstance(files, FileSet) and not has_files(files, data_folder(self.root))
+
     def prepare(self) -> None:
         """Verify the files, and download missing ones if `download`.
 
@@ -166,7 +174,7 @@ class Data:
         DataError
             A file is missing or damaged.
         """
-        self.source.prepare(Path(self.root).expanduser(), self.download)
+        self.source.prepare(data_folder(self.root), self.download)
 
     def load(self) -> Dataset:
         """Read or draw the images; subset, resize and corrupt them.
@@ -176,7 +184,7 @@ class Data:
         DataError
             A file is missing or damaged.
         """
-        dataset = self.source.load(Path(self.root).expanduser(), self.download, self.seed)
+        dataset = self.source.load(data_folder(self.root), self.download, self.seed)
         train = _subset(dataset.train, self.n_train, make_generator("train subset", self.seed))
         test = _subset(dataset.test, self.n_test, make_generator("test subset", self.seed))
         train, test = self._resized(train), self._resized(test)

@@ -24,6 +24,7 @@ from typing import TypeVar
 import pooch
 from filelock import FileLock
 
+from experiments.data_root import DATA
 from fanin.commands import command_line
 from fanin.errors import DataError
 
@@ -112,6 +113,17 @@ def find(
     return next((path for path in candidates if path.is_file()), None)
 
 
+def has_files(files: FileSet, root: Path) -> bool:
+    """Return True if all files, or their archive, exist under `root`; their content is not read."""
+    archive = files.archive
+    if archive is not None and find(files, archive.name, root, ("",)) is not None:
+        return True
+    return all(
+        (sha256 is not None or archive is None) and find(files, name, root) is not None
+        for name, sha256 in files.sha256.items()
+    )
+
+
 def _read_loose(files: FileSet, name: str, root: Path, download: bool) -> bytes:
     sha256 = files.sha256[name]
     assert sha256 is not None
@@ -145,7 +157,7 @@ def _read_checked(check: Callable[[Path], T], path: Path) -> T:
     except ValueError as error:
         raise DataError(
             f"{path} is damaged or not the official file:\n  {error}\n"
-            "Delete or replace it, or set data.root to another folder."
+            f"Delete or replace it, or set data.root (or {DATA}) to another folder."
         ) from error
 
 
@@ -169,7 +181,8 @@ def _missing(files: FileSet, name: str, suffixes: tuple[str, ...], root: Path) -
         )
     download = command_line("data", "fetch", files.folders[0], "--root", str(root))
     lines.append(
-        "Set data.root to a folder that has it, or download it on a host with internet access "
+        f"Set data.root (or the environment variable {DATA}) to a folder that has it, or download "
+        "it on a host with internet access "
         f"(from {' or '.join(files.mirrors)}):\n  {download}"
     )
     return "\n".join(lines)
@@ -207,7 +220,7 @@ def fetch(
     except OSError as error:
         raise DataError(
             f"can't write {destination}: {error.strerror or error}\n"
-            "Set data.root to a folder that you can write."
+            f"Set data.root (or the environment variable {DATA}) to a folder that you can write."
         ) from error
 
 
@@ -237,7 +250,8 @@ def _fetch_first_valid(
     reasons = "\n".join(failures)
     raise DataError(
         f"could not download {name}{suffix}:\n{reasons}\n"
-        f"Check the network connection, or put the file into {destination.parent} yourself."
+        f"Check the network connection, put the file into {destination.parent} yourself, or set "
+        f"data.root (or the environment variable {DATA}) to a folder that has it."
     )
 
 

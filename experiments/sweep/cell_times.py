@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from experiments.config.groups import SHAPE_GROUPS
 from experiments.schema import Cell, build_cell
+from fanin.errors import FaninError
 from fanin.probes.trace import forward_hooks
 
 PASSES_PER_STEP = 3  # cost of a training step in forward passes, by convention
@@ -63,8 +65,11 @@ def cell_times(
         return CellTimes(seconds, frozenset(seconds))
     estimator, scale = CostEstimator(), None
     if seconds:  # without this factor, measured and estimated times would not be comparable
-        ratios = [time / estimator.seconds(configs[key]) for key, time in seconds.items()]
-        scale = statistics.median(ratios)
+        ratios = []
+        for key, time in seconds.items():
+            with suppress(FaninError):  # a finished cell's class may have been deleted since
+                ratios.append(time / estimator.seconds(configs[key]))
+        scale = statistics.median(ratios) if ratios else None
     estimated = {
         key: estimator.seconds(config) * (scale or 1.0)
         for key, config in configs.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from experiments.config.catalog import ConfigCatalog
 from experiments.config.instantiate import instantiate_wrapped
 from experiments.console import INTERRUPTED
 from experiments.data import Data
+from experiments.data_root import DATA, data_folder
 from experiments.sweep.differences import full_label
 from experiments.sweep.engines import choose_by_rule, time_engines
 from experiments.sweep.expand import expand
@@ -87,7 +88,8 @@ def launch(
     check_format(folder)
     cells = expand(catalog, request.grids)
     if mode == "plan":
-        show_plan(console, request, _plan(request, cells, read_plan(folder)))
+        plan = _plan(request, cells, read_plan(folder))
+        show_plan(console, request, plan, missing_data(plan))
         return 0
     with acquire_sweep_lock(folder) as lock:
         records = read_plan(folder)
@@ -141,7 +143,7 @@ def _submit(request: Request, plan: Plan, lock: SweepLock, console: Console) -> 
             "run the same command again when they have, or without sweep.pilot=true to submit now"
         )
     request.runner.submit(request.folder, plan.packs, lock.heartbeat)
-    show_jobs(console, request.folder)
+    show_jobs(console, request.folder, submitted=True)
     return 0
 
 
@@ -172,11 +174,30 @@ def prepare_data(plan: Plan, heartbeat: Heartbeat) -> None:
     DataError
         A file is missing or damaged. Reported once here instead of by every cell.
     """
-    cells = [cell for pack in plan.packs for cell in pack.cells]
-    nodes = {json.dumps(cell.config["data"]): cell.config["data"] for cell in cells}
-    for node in nodes.values():
+    for _, data in _data_sets(plan):
         heartbeat()
-        instantiate_wrapped(Data, node, "data").prepare()
+        data.prepare()
+
+
+def missing_data(plan: Plan) -> list[str]:
+    """Return a line for each data set of the plan of which files do not exist."""
+    lines = []
+    for name, data in _data_sets(plan):
+        if data.lacks_files():
+            remedy = f"set data.root (or the environment variable {DATA})"
+            if data.download:
+                remedy = f"the launch downloads them. To use files that you have, {remedy}"
+            folder = data_folder(data.root)
+            lines.append(f"data={name}: not all of its files are in {folder}; {remedy}")
+    return list(dict.fromkeys(lines))
+
+
+def _data_sets(plan: Plan) -> Iterator[tuple[str, Data]]:
+    """Yield the option and the settings of each data set that the plan uses."""
+    cells = [cell for pack in plan.packs for cell in pack.cells]
+    distinct = {json.dumps(cell.config["data"]): cell for cell in cells}
+    for cell in distinct.values():
+        yield str(cell.choices["data"]), instantiate_wrapped(Data, cell.config["data"], "data")
 
 
 def _describe(request: Request) -> dict[str, Any]:
@@ -249,6 +270,7 @@ def _plan(
         lambda groups: choose_by_rule(groups, request.engine, recorded),
         _pack_limits(request),
         cells_in_jobs(request.folder),
+        {cell_id: record["config"] for cell_id, record in records.items()},
     )
     if plan.engines.untimed and isinstance(request.runner, DetachedRunner):
         raise ConfigError(AUTO_ENGINE_REFUSED)

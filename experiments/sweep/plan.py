@@ -88,6 +88,7 @@ def make_plan(
     choose_engines: Callable[[Groups], EngineDecisions],
     limits: PackLimits,
     queued: Collection[str] = (),
+    others: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """Plan the cells that are missing, interrupted, or failed with an outcome to retry.
 
@@ -105,6 +106,8 @@ def make_plan(
         Limits of a pack.
     queued
         Ids of cells that Slurm jobs will run.
+    others
+        Configs of all cells ever planned in the folder, by cell id. Their times count too.
     """
     counts: Counter[str] = Counter({"done": 0, "missing": 0, "failed": 0, "interrupted": 0})
     pending = []
@@ -121,7 +124,9 @@ def make_plan(
             pending.append(PackedCell(cell.id, attempt, cell.config, cell.choices))
     groups = group_cells(pending)
     engines = choose_engines(groups)
-    history = _group_history(cells, states, queued)
+    history = _group_history(
+        {**(others or {}), **{cell.id: cell.config for cell in cells}}, states, queued
+    )
     configs = history.configs | {key: group[0].config for key, group in groups.items()}
     plan = Plan(
         cells,
@@ -163,22 +168,24 @@ class _History:
 
 
 def _group_history(
-    cells: Sequence[PlannedCell], states: Mapping[str, CellState], queued: Collection[str]
+    configs: Mapping[str, Mapping[str, Any]],
+    states: Mapping[str, CellState],
+    queued: Collection[str],
 ) -> _History:
     history = _History()
-    for cell in cells:
-        state = states.get(cell.id)
-        if state is None and cell.id not in queued:
+    for cell_id, config in configs.items():
+        state = states.get(cell_id)
+        if state is None and cell_id not in queued:
             continue
-        key = pack_key(cell.config)
-        if cell.id in queued:
+        key = pack_key(config)
+        if cell_id in queued:
             history.queued.add(key)
         if state is not None and state.outcome in (*DONE, *FAILED):
             history.ended.add(key)
             # A diverged cell may have stopped early, so its time says nothing about the others.
             if state.outcome == "ok" and state.seconds > 0:
                 history.seconds.setdefault(key, []).append(state.seconds)
-                history.configs[key] = cell.config
+                history.configs[key] = config
     return history
 
 

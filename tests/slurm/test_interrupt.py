@@ -40,7 +40,7 @@ def assert_job_still_runs(sweep: FaultySweep, terminal: Terminal) -> None:
     """Assert that the job keeps running and that the same command waits for it."""
     output = final_output(terminal)
     (job,) = sweep.active_job_ids()
-    assert f"1 job active on Slurm: {job.partition('_')[0]}. Run the same command again" in output
+    assert f"active on Slurm (job id {job.partition('_')[0]}). Run the same command again" in output
     process = sweep.start(CELLS)
     sweep.wait_until(sweep.folder.launcher.exists)
     sweep.clear_fault(2)
@@ -70,7 +70,7 @@ def test_ctrl_c_at_the_prompt_leaves_the_jobs_running(sweep: FaultySweep) -> Non
 def test_cancelling_the_jobs_keeps_finished_cells(sweep: FaultySweep) -> None:
     terminal = interrupted_command(sweep)
     terminal.type(f"c{ENTER}")
-    assert "active on Slurm:" not in final_output(terminal)
+    assert "active on Slurm (" not in final_output(terminal)
     assert not sweep.active_tasks()
     assert not list(sweep.folder.journals.iterdir())
     assert sweep.attempts() == {0: ["ok"], 1: ["ok"], 2: ["cancelled"], 3: []}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.console import exit_on_error
+from experiments.data_root import DATA
 from experiments.sweep.slurm.preemption import block_signals
 
 
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         submission = read_submission(SweepFolder(Path(root)), token)
         if submission.job_config.stage_data is not None:
             os.environ["FANIN_STAGE"] = submission.job_config.stage_data
+        if submission.job_config.data_root is not None:  # sbatch --export may have dropped it
+            os.environ[DATA] = submission.job_config.data_root
         start_server()  # it loads torch while this process loads its own modules
         from experiments.sweep.slurm.run_shard import run_shard
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from experiments.data_root import DATA, data_folder
 from experiments.sweep.provenance import code_version, user_modules
 from experiments.sweep.slurm.commands import max_array_size
 from experiments.sweep.slurm.job_manager import JobManager, cancel_jobs
@@ -134,6 +136,7 @@ class SlurmRunner:
             attempts=self.attempts,
             signal_seconds=self.slurm.signal_seconds,
             stage_data=self.stage_data,
+            data_root=str(data_folder(None).resolve()) if os.environ.get(DATA) else None,
         )
         size = self.max_array_size or max_array_size()
         stale_jobs = StaleJobDetector(self.heartbeat_timeout_seconds)

@@ -46,8 +46,8 @@ class JobConfig:
     `workers` to `checkpoint_seconds` are as in `SlurmRunner`. `attempts` is the maximum number of
     times that a cell may be lost with its job. `signal_seconds` is the time between the signal and
     the end of the job (0: no signal). `stage_data` is a folder on the node's local disk for the
-    data. `startup_failures` is the number of jobs in a row that failed with these shards before
-    starting a cell.
+    data, `data_root` the launcher's FANIN_DATA (None: not set). `startup_failures` is the number
+    of jobs in a row that failed with these shards before starting a cell.
     """
 
     code: str
@@ -60,6 +60,7 @@ class JobConfig:
     attempts: int = 5
     signal_seconds: float = 0.0
     stage_data: str | None = None
+    data_root: str | None = None
     startup_failures: int = 0
 
 

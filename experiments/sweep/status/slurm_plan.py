@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -16,6 +18,10 @@ from experiments.sweep.slurm.submission import NAME_LENGTH, JobConfig, Submissio
 from experiments.sweep.status.format import duration, plural
 
 DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's default of MaxArraySize
+FEW_JOBS = 8  # fewer may leave nodes idle
+SAFETY = 3  # recommended time limit / measured time
+MIN_LIMIT = 10  # minutes, for the start of a job and its checkpoints
+LONG_LIMIT = 4  # a limit this many times the recommended one delays the start of jobs
 TOKEN = "TOKEN"  # placeholder for the token of a submission
 
 
@@ -37,6 +43,7 @@ def show_slurm_plan(console: Console, request: Request, plan: Plan, summary: str
         f"  {source}",
         f"  resources of each job: {resources_text(runner.slurm)}",
         f"  at most {plural(runner.slurm.array_parallelism, 'job')} of an array run at once",
+        *(f"  {hint}" for hint in hints(runner, plan)),
     ]
     if runner.max_jobs is not None:
         lines.append(
@@ -49,6 +56,35 @@ def show_slurm_plan(console: Console, request: Request, plan: Plan, summary: str
     lines.append(f"Batch script ({note}):")
     for line in [*lines, script(request, runner, sizes[0])]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def hints(runner: SlurmRunner, plan: Plan) -> list[str]:
+    """Return settings that give more parallel jobs, or that let Slurm start the jobs sooner."""
+    lines = []
+    shards = runner.shards(plan.packs)
+    if len(shards) < FEW_JOBS:
+        for minutes in (30, 15, 5, 2, 1):
+            more = len(replace(runner, target_minutes=minutes).shards(plan.packs))
+            if more >= FEW_JOBS or minutes == 1:
+                break
+        if more > len(shards):
+            lines.append(
+                f"only {plural(len(shards), 'job')}; runner.target_minutes={minutes} gives about "
+                f"{plural(more, 'job')} that can run at the same time"
+            )
+    limit = runner.slurm.time_minutes
+    if plan.times.all_measured:
+        workers = runner.workers or runner.slurm.gpus or runner.slurm.cpus
+        longest = max(
+            max(sum(pack.seconds for pack in shard) / workers, shard[0].seconds) for shard in shards
+        )
+        needed = max(math.ceil(SAFETY * longest / 60), MIN_LIMIT)
+        if limit >= LONG_LIMIT * needed:
+            lines.append(
+                f"a job needs about {duration(longest)}, its time limit is {duration(60 * limit)}; "
+                f"runner.slurm.time_minutes={needed} lets Slurm start jobs sooner"
+            )
+    return lines
 
 
 def script(request: Request, runner: SlurmRunner, size: int) -> str:

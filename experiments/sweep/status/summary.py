@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -31,8 +31,10 @@ if TYPE_CHECKING:  # they load torch
 MAX_SHOWN_VALUES = 12  # values of an axis
 
 
-def show_plan(console: Console, request: Request, plan: Plan) -> None:
-    """Print each axis with its values, counts by state, packs and the expected time."""
+def show_plan(
+    console: Console, request: Request, plan: Plan, data_notes: Sequence[str] = ()
+) -> None:
+    """Print each axis with its values, counts by state, packs, notes and the expected time."""
     for number, grid in enumerate(request.grids, start=1):
         title = f"{request.name}" + (f", grid {number}" if len(request.grids) > 1 else "")
         table = Table("axis", "values", title=title, title_justify="left")
@@ -61,6 +63,8 @@ def show_plan(console: Console, request: Request, plan: Plan) -> None:
             highlight=False,
         )
     show_engines(console, plan.engines)
+    for line in data_notes:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"  {times_text(plan, request.settings.pilot)}", highlight=False, soft_wrap=True)
     if detached:
         # Imported here because it loads slowly and most sweeps do not need it.
@@ -201,16 +205,21 @@ def _value_label(assignment: Mapping[str, Any], name: str) -> str:
     return full_label(dict(assignment))
 
 
-def show_jobs(console: Console, folder: SweepFolder) -> None:
-    """Print the sweep's active Slurm jobs and the commands to wait for them, check or cancel."""
+def show_jobs(console: Console, folder: SweepFolder, submitted: bool = False) -> None:
+    """Print the sweep's active Slurm jobs and the commands to wait for them, check or cancel.
+
+    `submitted` is True after a command with `sweep.mode=submit`.
+    """
     submissions = open_submissions(folder)
     if not submissions:
         return
     count = sum(len(submission.open_indices()) for submission in submissions)
     ids = ", ".join(submission.job_id() or "(not submitted)" for submission in submissions)
     name = folder.argument
+    noun = "job id" if len(submissions) == 1 else "job ids"
+    again = "the same command " + ("without sweep.mode=submit" if submitted else "again")
     console.print(
-        f"{plural(count, 'job')} active on Slurm: {ids}. Run the same command again to wait, "
+        f"{plural(count, 'job')} active on Slurm ({noun} {ids}). Run {again} to wait, "
         f"`{command_line('status', name)}` to check or `{command_line('cancel', name)}` to cancel.",
         highlight=False,
         markup=False,

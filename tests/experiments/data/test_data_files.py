@@ -106,7 +106,7 @@ def test_the_error_for_a_damaged_file_names_both_sums_and_a_remedy(
     assert str(tmp_path / "tiny" / (IMAGES + suffix)) in message
     assert f"expected SHA-256 {tiny_files.sha256[IMAGES]}" in message
     assert f"found    SHA-256 {hashlib.sha256(damaged).hexdigest()}" in message
-    assert "Delete or replace it, or set data.root to another folder" in message
+    assert "or set data.root (or FANIN_DATA) to another folder" in message
     assert len(message.splitlines()) <= 4
 
 

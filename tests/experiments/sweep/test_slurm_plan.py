@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from experiments.config.catalog import config_loader
 from experiments.sweep.cli import check_command, run_command
 from experiments.sweep.engines import choose_by_rule
 from experiments.sweep.plan import PackLimits, make_plan
+from experiments.sweep.plan import Plan as SweepPlan
 from experiments.sweep.slurm.runner import SlurmRunner
 from experiments.sweep.slurm.script import PROJECT_ROOT, SlurmSettings
+from experiments.sweep.status.slurm_plan import hints
 from experiments.sweep.store.tables import CellState
 from experiments.sweep.types import PlannedCell
 
@@ -166,6 +169,30 @@ def test_the_time_of_a_pilot_cell_sets_the_number_of_gpu_jobs(cells_of: Cells) -
     assert n_jobs({}) == 500  # the estimate for a CPU core is above an hour per cell
     # 499 cells of 60 s in jobs of 60 min
     assert n_jobs({cells[0].id: CellState("ok", 1, 60.0)}) == round(499 * 60 / 3600) == 8
+
+
+def plan_of_measured_cells(cells: list[PlannedCell], seconds: float) -> SweepPlan:
+    states = {cells[0].id: CellState("ok", 1, seconds)}
+    engines = partial(choose_by_rule, requested="serial", recorded={})
+    return make_plan(cells, states, (), engines, PackLimits(1))
+
+
+def test_the_plan_suggests_more_jobs_and_a_shorter_time_limit(cells_of: Cells) -> None:
+    plan = plan_of_measured_cells(cells_of("seed=range(301)"), seconds=2.0)  # 600 s to run
+    one_core = SlurmRunner(slurm=SlurmSettings(cpus=1))
+    more_jobs, shorter = hints(one_core, plan)
+    assert more_jobs == (
+        "only 1 job; runner.target_minutes=1 gives about 10 jobs that can run at the same time"
+    )
+    assert shorter == (
+        "a job needs about 10 min, its time limit is 2 h 0 min; "
+        "runner.slurm.time_minutes=30 lets Slurm start jobs sooner"
+    )
+    assert len(replace(one_core, target_minutes=1).shards(plan.packs)) == 10
+    short_limit = SlurmSettings(cpus=1, time_minutes=30)
+    assert hints(SlurmRunner(target_minutes=1, slurm=short_limit), plan) == []
+    long_cells = plan_of_measured_cells(cells_of("seed=range(101)"), seconds=1800.0)
+    assert hints(SlurmRunner(slurm=SlurmSettings(cpus=1)), long_cells) == []
 
 
 def test_git_ignores_a_sites_runner_file() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import platform
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.result import CellResult
 from experiments.sweep.slurm.commands import QueuedTask
 from experiments.sweep.slurm.submission import (
     JobConfig,
@@ -21,7 +23,7 @@ from experiments.sweep.slurm.submission import (
     write_submission,
 )
 from experiments.sweep.status import slurm
-from experiments.sweep.status.format import job_warnings, jobs_summary
+from experiments.sweep.status.format import job_warnings, jobs_summary, pace_text
 from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.status.screen import jobs_table
 from experiments.sweep.status.slurm import (
@@ -32,6 +34,7 @@ from experiments.sweep.status.slurm import (
     SlurmPoller,
     summarize_jobs,
 )
+from experiments.sweep.status.summary import show_jobs
 from experiments.sweep.status.to_json import jobs_to_json
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.journal import Journal
@@ -152,9 +155,10 @@ def test_nodes_reasons_and_expected_starts_are_shown(folder: SweepFolder) -> Non
         tasks[key] = replace(tasks[key], start=start)
     jobs = summarize_jobs([submission], replace(answer, tasks=tasks))
     assert jobs is not None
-    assert render(jobs) == [
+    assert render(jobs, width=100) == [
         "job 7  6 running  on n0, n1, n2, n3 and 2 more",
-        f"       2 pending  waiting for free nodes; expected at {first_start:%Y-%m-%d %H:%M}",
+        f"       2 pending  waiting for free nodes; Slurm: by {first_start:%Y-%m-%d %H:%M} at the "
+        "latest",
         "       1 pending  limit of its QOS reached (QOSMaxJobsPerUser)",
         "      2× requeued",
     ]
@@ -162,6 +166,45 @@ def test_nodes_reasons_and_expected_starts_are_shown(folder: SweepFolder) -> Non
     assert array["nodes"] == [f"n{i}" for i in range(6)]
     assert datetime.fromisoformat(array["expected_start"]) == first_start.astimezone()
     assert (array["requeued"], array["pending"][0]["reason"]) == (2, "Resources")
+
+
+def test_the_time_left_comes_from_measured_cells_not_from_time_in_the_queue(
+    folder: SweepFolder,
+) -> None:
+    submission = submitted_array(folder, size=3)
+    optim = {"optim": {"_target_": "SGD"}}
+    lines = [{"cell_id": cell, "assignment": {"seed": cell}, "config": optim} for cell in "abcde"]
+    folder.plan.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    write_format(folder)
+    folder.provenance.touch()
+    long_ago = time.time() - 3600  # an hour in the queue
+    os.utime(folder.provenance, (long_ago, long_ago))
+    writer_dir = submission.lease_dir(0) / "00000-writer"
+    writer_dir.mkdir()
+    journal = Journal(writer_dir / "p.journal")
+    journal.start("a", 1)
+    journal.progress("a", 1, 2)
+    states = {"_0": "RUNNING", "_1": "PENDING,Priority", "_2": "PENDING,Priority"}
+    reader = StatusReader(folder, answer=slurm_answer(submission, **states))
+    assert reader.read().seconds_left is None  # no cell has been measured
+    row = {"cell_id": "a", "outcome": "ok", "attempt": 1, "seconds": 60.0, "n": float("nan")}
+    journal.done(CellResult(row, {"layers": [{"seconds": 7.0}]}))
+    journal.start("b", 1)
+    journal.progress("b", 1, 2)
+    status = reader.read()
+    assert status.seconds_left == 60.0 * 3.5  # b's second half, c, d and e, on one worker
+    assert pace_text(status).endswith("with 1 running job, less when the 2 pending start")
+
+
+def test_submitted_jobs_are_named_with_the_command_that_waits(folder: SweepFolder) -> None:
+    submitted_array(folder, size=2, job="1")
+    console = Console(file=io.StringIO(), width=200, record=True)
+    show_jobs(console, folder, submitted=True)
+    show_jobs(console, folder)
+    after_submit, after_interrupt = console.export_text().splitlines()
+    first = "2 jobs active on Slurm (job id 1). Run the same command "
+    assert after_submit.startswith(f"{first}without sweep.mode=submit to wait, `fanin status ")
+    assert after_interrupt.startswith(f"{first}again to wait, `fanin status ")
 
 
 def test_an_array_not_submitted_yet_has_no_missing_tasks(folder: SweepFolder) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hydra.core.config_loader import ConfigLoader
 from sweep_process import TINY
 
+from experiments.data import Mnist
 from experiments.sweep.cli import run_command
 
 
@@ -48,7 +49,7 @@ def test_the_expected_time_comes_from_stored_timings(output_of: Callable[..., st
     assert re.search(r"Would run 3 cells in .* on 1 worker: about [\d.]+ s\.", plan)
     assert re.search(r"time of a cell: [\d.]+ s, the median of finished cells", plan)
     other_kind = output_of("seed=0", "train.batch_size=7", "sweep.mode=plan")
-    assert "estimated from operation counts at the speed of one CPU core" in other_kind
+    assert "estimated from operation counts and the times of other cells" in other_kind
 
 
 def test_two_kinds_of_which_one_is_timed(output_of: Callable[..., str]) -> None:
@@ -56,6 +57,24 @@ def test_two_kinds_of_which_one_is_timed(output_of: Callable[..., str]) -> None:
     plan = output_of("seed=0,1", "train.batch_size=64,7", "sweep.mode=plan", "sweep.pilot=true")
     assert "estimated from operation counts and the times of other cells for 1 kind" in plan
     assert "sweep.pilot=true runs 1 cell first and sizes packs by the measured time" in plan
+
+
+def test_the_plan_names_the_folder_of_missing_data_files(
+    output_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    monkeypatch.setenv("FANIN_DATA", str(folder))
+    missing = f"data=mnist: not all of its files are in {folder}"
+    plan = output_of("data=mnist", "seed=range(2)", "sweep.mode=plan")
+    assert plan.count(missing) == 1
+    assert "the launch downloads them" in plan
+    offline = output_of("data=mnist", "data.download=false", "sweep.mode=plan")
+    assert "the launch downloads them" not in offline
+    (folder / "mnist").mkdir(parents=True)
+    for name in Mnist.files.sha256:
+        (folder / "mnist" / f"{name}.gz").touch()
+    assert missing not in output_of("data=mnist", "sweep.mode=plan")
+    assert "not all of its files" not in output_of("data=digits", "sweep.mode=plan")
 
 
 def test_a_long_axis_shows_its_first_values_and_the_last(
