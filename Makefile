@@ -46,7 +46,7 @@ test-slow: $(STAMP)  ## run the slow tests, which `make test` skips (12 CPU-minu
 # In alphabetical order, so that the longest files (chaos, docs) start first.
 test-slurm: $(STAMP) ## run the Slurm tests on a cluster that they start on this machine (needs root)
 	$(PYTHON) slurm/testcluster install
-	$(BIN)/python -m pytest -m slurm -n 3 --dist loadfile --no-loadscope-reorder --basetemp /tmp/fanin-slurm --durations 10
+	$(BIN)/python -m pytest -m slurm -n 4 --dist loadfile --no-loadscope-reorder --basetemp /tmp/fanin-slurm --durations 10
 
 test-all: $(STAMP)  ## run all tests with coverage
 	$(BIN)/python -m coverage erase
@@ -72,7 +72,7 @@ lock: $(STAMP)   ## write requirements.lock from the packages in .venv
 	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.lock
 
 docs: $(STAMP)   ## build the documentation as a website, site/index.html
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Done. Open site/index.html; its search needs a server: python3 -m http.server --directory site"
 
 clean:           ## remove .venv and caches, but not results
