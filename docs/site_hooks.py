@@ -17,10 +17,11 @@ OUTSIDE = {
     "slurm/README.md": "test-cluster.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "LICENSE": "license.txt",
+    "CITATION.cff": "citation.txt",
 }
-# Files and folders without a page of their own; a link to one becomes plain text or the given page.
-FOLDERS = {"docs/questions": "questions/inf_loss.md", "docs/appendix": "appendix/derivations.md"}
-NO_PAGE = ("LICENSE", "CITATION.cff")
+# Folders without a page of their own; a link to one becomes a link to the given page.
+FOLDERS = {"docs/appendix": "appendix/derivations.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 FENCE = re.compile(r"(^```.*?^```)", re.M | re.S)
 
@@ -67,8 +68,6 @@ def site_links(markdown: str, source: str, page: str) -> str:
         if "://" in target or target.startswith("mailto:"):
             return match[0]
         path = os.path.normpath(os.path.join(os.path.dirname(source), target))
-        if path in NO_PAGE:
-            return text
         place = OUTSIDE.get(path) or FOLDERS.get(path) or path.removeprefix("docs/")
         return f"{image}[{text}]({os.path.relpath(place, os.path.dirname(page) or '.')}{anchor})"
 

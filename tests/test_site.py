@@ -9,9 +9,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("docs", "mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+SOURCES = (
+    *("docs", "mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"),
+    "CITATION.cff",
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -31,11 +36,28 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+CUT = """() => [...document.querySelectorAll("pre, pre > code, .output")]
+  .filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText.slice(0, 60))"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site with the recipe of `make docs`, which prints one line."""
+    folder = tmp_path_factory.mktemp("site")
+    target = ["-n", "-o", ".venv/.installed", "docs", f"BIN={Path(sys.executable).parent}"]
+    recipe = subprocess.run(["make", *target], cwd=ROOT, capture_output=True, text=True).stdout
+    command = recipe.splitlines()[0]
+    assert "mkdocs build" in command
+    process = subprocess.run(
+        ["bash", "-c", f"{command} --site-dir {folder}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    return folder
+
+
 @pytest.mark.slow
-def test_the_site_builds_in_strict_mode_and_its_files_exist(tmp_path: Path):
-    process = build(ROOT, tmp_path)
-    assert process.returncode == 0, process.stderr
-    pages = list(tmp_path.rglob("*.html"))
+def test_the_files_of_all_links_exist(site: Path):
+    pages = list(site.rglob("*.html"))
     assert len(pages) > 25
     for page in pages:
         if page.name == "404.html":  # its links are absolute
@@ -44,6 +66,24 @@ def test_the_site_builds_in_strict_mode_and_its_files_exist(tmp_path: Path):
             if not re.match(r"[a-z]+:|\.$", target):
                 path = page.parent / unquote(unescape(target))
                 assert path.exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.slow
+def test_no_line_of_code_or_output_is_cut_and_no_other_host_is_needed(site: Path):
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed; run apt-get install chromium")
+    requests: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        page = browser.new_page(viewport={"width": 1300, "height": 900})
+        page.on("request", lambda request: requests.append(request.url))
+        cut = {}
+        for path in sorted(site.rglob("*.html")):
+            page.goto(path.as_uri())
+            cut[path.name] = page.evaluate(CUT)
+        browser.close()
+    assert {name: texts for name, texts in cut.items() if texts} == {}
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
 @pytest.mark.slow
