@@ -165,10 +165,11 @@ def pace_text(status: Status) -> str:
     if not ended and status.seconds_left is not None and status.seconds_left > 0:
         now = datetime.now()
         end = clock(now + timedelta(seconds=status.seconds_left), now)
-        parts.append(f"about {duration(status.seconds_left)} left (until {end})")
-        if status.jobs is not None and (waiting := status.jobs.total("n_pending")):
-            running = plural(status.jobs.total("running"), "running job")
-            parts[-1] += f" with {running}, less when the {waiting} pending start"
+        jobs = status.jobs
+        capacity = ""  # pending jobs shorten the time when they start
+        if jobs is not None and jobs.total("n_pending"):
+            capacity = f" with {plural(jobs.total('running'), 'job')}"
+        parts.append(f"about {duration(status.seconds_left)} left{capacity} (until {end})")
     return ", ".join(parts)
 
 

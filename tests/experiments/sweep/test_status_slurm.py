@@ -193,7 +193,7 @@ def test_the_time_left_comes_from_measured_cells_not_from_time_in_the_queue(
     journal.progress("b", 1, 2)
     status = reader.read()
     assert status.seconds_left == 60.0 * 3.5  # b's second half, c, d and e, on one worker
-    assert pace_text(status).endswith("with 1 running job, less when the 2 pending start")
+    assert ", about 4 min left with 1 job (until " in pace_text(status)
 
 
 def test_submitted_jobs_are_named_with_the_command_that_waits(folder: SweepFolder) -> None:
