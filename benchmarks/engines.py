@@ -60,9 +60,9 @@ def engines(quick: bool, folder: Path, log: Log) -> Section:
         columns=("network", "cells", "n", "serial, ms per cell", "stacked, ms per cell", "ratio"),
         rows=tuple(rows),
         remarks=(
-            f"Medians; {' '.join(LENGTH)}, 28x28 digits. The time of a cell is its column "
-            "`seconds`: draws, training and evaluation. Stacking is faster if the ratio is above "
-            "1.",
+            f"Medians; {' '.join(LENGTH)}, 28x28 digits. The time of a cell is the value of "
+            "its column `seconds`, which covers draws, training and evaluation. Stacking is faster "
+            "if the ratio is above 1.",
         ),
     )
 

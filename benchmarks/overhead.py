@@ -121,6 +121,7 @@ def _remarks(timings: dict[str, Timings]) -> list[str]:
         remarks.append(
             f"Hydra's {launcher} launcher takes {slope} times as long as fanin per additional "
             f"cell. Start-up included, it takes {ratio:.1f} times as long for the same {common:,} "
-            f"cells, and {mean_ratio:.0f} times as long per cell in the largest grid of each."
+            f"cells. Per cell, Hydra with {common:,} cells takes {mean_ratio:.0f} times as long as "
+            f"fanin with {largest:,}."
         )
     return remarks

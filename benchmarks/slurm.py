@@ -113,8 +113,8 @@ def on_slurm(root: Path, folder: Path, log: Log) -> Section:
         remarks=(
             f"Start-up included, fanin runs {short:.1f} times as many cells per minute as Hydra's "
             f"submitit launcher in a grid of {SHORT.cells} cells of 10 ms, and {long:.1f} times as "
-            f"many in one of {LONG.cells} cells of 1 s. In a grid of {MANY.cells:,} cells of 10 ms "
-            f"it runs {many:.0f} times as many as that launcher in the grid of {SHORT.cells}.",
+            f"many in one of {LONG.cells} cells of 1 s. fanin with {MANY.cells:,} cells of 10 ms "
+            f"runs {many:.0f} times as many per minute as Hydra's launcher with {SHORT.cells}.",
         ),
     )
 

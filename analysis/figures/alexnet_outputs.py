@@ -169,8 +169,8 @@ def claim_results(
         )
     mean_only, zero_mean = by_key["U(0, 1)", "mean only"], by_key["U(-0.5, 0.5)", "none"]
     yield ClaimResult(
-        "root mean square of the outputs: weights U(0, 1) with subtraction of each layer's mean, "
-        "divided by weights U(-0.5, 0.5) without normalization",
+        "ratio of two networks' root mean square outputs: weights U(0, 1) with subtraction of each "
+        "layer's mean / weights U(-0.5, 0.5) without normalization",
         "not 1, because subtraction does not remove the effect of the weights' mean: "
         f"{_size(mean_only.predicted / zero_mean.predicted)} (theory)",
         _size(mean_only.size / zero_mean.size),

@@ -164,8 +164,8 @@ def _claim_results(
         error = rest.log_se.fillna(0).to_numpy()
         worst = int(deviation.argmax())
         yield ClaimResult(
-            f"{name}: E[y^2], measured / predicted by theory `finite_width`, in the layer in which "
-            "it is furthest from 1",
+            f"{name}: E[y^2], measured / predicted by theory `finite_width`, in the worst "
+            "predicted layer",
             "1 (theory)",
             f"{rest.factor.iloc[worst]:.3f} (se {error[worst]:.3f}) in "
             f"{rest.layer_name.iloc[worst]} (of {len(rest)} layers)",

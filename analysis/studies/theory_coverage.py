@@ -149,7 +149,7 @@ def markdown(result: CoverageResult) -> str:
             "agree with the measurement by construction.",
             *(_calibration_table(counted, result.comparisons, group) for group in groups),
             "**By quantity**",
-            "Each ratio is a median or quantile over layers.",
+            "Medians and quantiles are over layers.",
             _by_quantity(counted, result.hits),
         ]
     parts += [_disagreements(result), _unpredicted(result.comparisons)]
@@ -165,9 +165,9 @@ def _numbers(result: CoverageResult) -> str:
     draws = int(result.rows["draws"].max())
     lines = [
         f"{len(result.comparisons)} cells of {draws} draws: {explained} explained (every layer "
-        f"agrees, none by simulation), {not_rejected} not rejected (no layer disagrees after "
-        f"Holm's correction over all {len(result.rows)} layers and quantities), {disagreeing} "
-        f"disagree, {not_tested} not tested.",
+        f"agrees with a prediction that is not simulated), {not_rejected} not rejected (no layer "
+        f"disagrees after Holm's correction over all {len(result.rows)} layers and quantities), "
+        f"{disagreeing} disagree, {not_tested} not tested.",
         "Tested and excluded layers and quantities:",
     ]
     kinds = result.rows["kind"].value_counts()
@@ -217,8 +217,8 @@ def _by_quantity(layers: pd.DataFrame, hits_of_draws: pd.DataFrame) -> str:
             ]
         )
     header = ["quantity", "coverage", "standard deviation of the log moment, measured / predicted"]
-    header += ["mean, measured / predicted (or predicted / measured, if that is above 1): median"]
-    header += ["the same ratio of means: 95 % quantile"]
+    header += ["factor between the measured and the predicted mean (1 or more): median"]
+    header += ["the same factor: 95 % quantile"]
     return markdown_table(header, rows)
 
 

@@ -44,7 +44,7 @@ def _remedy_claims(cells: SweepCells) -> Iterator[ClaimResult]:
     for rule, rows in long_runs.groupby("clip.bias", observed=True, sort=True):
         if rule == "own":
             claim = _remedy_claim(
-                "none, each bias with its own gradient", "not in the report", rows
+                "none, but biases with their true gradients", "not in the report", rows
             )
             yield replace(claim, holds=None)
         else:
@@ -243,7 +243,7 @@ def _stability_claims(cells: SweepCells) -> Iterator[ClaimResult]:
         stable = 2 / cells.max_curvature(str(rows.index[0]))
         yield ClaimResult(
             f"{inputs}, linear layer alone: largest learning rate at which all runs classify both "
-            f"images, divided by 2 / lambda = {stable:.1e} (lambda at p = 1/2)",
+            f"images, divided by 2 / lambda = {stable:.1e} (lambda: curvature at p = 1/2)",
             "above 2, because 2 / lambda does not bound the stable rates of cross entropy",
             f"{working.max() / stable:.1e}",
             bool(working.max() > 2 * stable),

@@ -90,8 +90,8 @@ def _gradient_claims(
     logits = _shared_logits(cells, report)
     yield ClaimResult(
         "logit of both images once the maps are black",
-        f"not tested. {np.log(odds):.1f} would follow from the reported gradients: they would be "
-        "(p - 1) v for the circle and p v for the cross, with weights v > 0 of the classifier",
+        f"not tested. {np.log(odds):.1f} would follow from the reported gradients, if these are "
+        "(p - 1) v for the circle and p v for the cross (v > 0: weights of the classifier)",
         f"{logits.min():.3g} to {logits.max():.3g}. Median of v after the first step on the cross: "
         f"{_classifier_weights(cells, report)}",
         None,
