@@ -165,7 +165,7 @@ def _setting_sentence(
 
 
 def _describe_worst(rows: pd.DataFrame, level: float) -> str:
-    """Describe the layer that disagrees by the largest factor."""
+    """Describe the layer whose measurement differs from theory by the largest factor."""
     disagreeing = rows[rows["verdict"] == DISAGREES]
     # A layer may agree to within its error, but not its ratio to the layer before (the step).
     only_step = (disagreeing["kind"] == "tested") & ~(disagreeing["p_holm"] <= level)

@@ -143,7 +143,7 @@ class CellRun:
             self.checkpointer.save(CellCheckpoint(draws, probes, self.seconds, train_state))
 
     def measure_draws(self) -> None:
-        """Draw and measure the weights. Draw 0 comes last: it is the network that trains."""
+        """Initialize and measure the network once per draw; draw 0, which is trained, comes last."""
         n_draws, started, before = self.cell.probe.draws, time.perf_counter(), self.seconds
         self.model.eval()
         for draw in reversed(range(max(n_draws, 1))):

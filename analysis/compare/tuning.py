@@ -63,9 +63,10 @@ class TunedStrategy:
         return np.where(runs > 0, 0.0 if self.metric.bounded else share, np.inf)
 
     def best(self) -> int | None:
-        """Return the index of the best value over all seeds; None if no run is done.
+        """Return the index of the best hyperparameter value over all seeds; None if no run is done.
 
-        The order is: the smallest share of runs without a score, the best mean, the first value.
+        The best value has the smallest share of runs without a score. Ties are decided by the mean
+        score, then by the order of the values.
         """
         if not self.done.any():
             return None

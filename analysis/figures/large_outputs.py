@@ -106,8 +106,8 @@ def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
         same_remedy = reference if cure else ids[first, pair.remedy]
         if not (reference and ids[pair.suspect, NOTHING] and same_remedy):
             raise FaninError(
-                f"{results.folder.root}: '{pair.suspect}' without a remedy, or its healthy "
-                "reference network, has not run; run the rest of the sweep"
+                f"{results.folder.root}: cells of the cause '{pair.suspect}', or of the healthy"
+                " network, are missing; run the rest of the sweep"
             )
         bound = criterion["factor"] * cells.loc[reference, "largest"].max()
         min_accuracy = cells.loc[same_remedy, "accuracy"].mean() - criterion["accuracy"]

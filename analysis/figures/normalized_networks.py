@@ -75,7 +75,7 @@ class Networks:
 
 
 def load_networks(results: Results) -> Networks:
-    """Read the plain networks of a sweep.
+    """Read the cells of model `plain` of a sweep.
 
     Raises
     ------

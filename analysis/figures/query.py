@@ -115,7 +115,7 @@ def chance_loss(results: Results) -> float:
 
 
 def training_caption(results: Results, steps: int) -> str:
-    """Describe the training and the lines of `plot_losses` for the end of a caption."""
+    """Return the end of a caption: how the networks were trained, and what the lines show."""
     cells = results.cells
     return (
         f"on {int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, SGD with "

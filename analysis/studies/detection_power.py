@@ -97,7 +97,7 @@ class Measured:
         return float(np.exp(means[0] - means[1]))
 
     def batch(self, error: float, number: int, draws: int) -> TheoryComparison:
-        """Return the comparison with the draws of one batch; batches are disjoint."""
+        """Compare theory with batch `number` of the draws. Batches have no draws in common."""
         comparison = self.comparisons[error]
         first = number * draws
         rows = comparison.draws

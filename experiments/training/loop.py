@@ -82,7 +82,7 @@ def train_stacked(
     ----------
     specs
         Networks at the same step. Their cells may differ only in scaling, init, seeds and the
-        optimizer's numbers. One of the checkpointers decides for all when to save.
+        optimizer's numerical settings. All are saved when the first checkpointer saves.
     on_progress
         As for `train`.
 

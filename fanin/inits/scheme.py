@@ -36,7 +36,7 @@ class CalibratedScheme(Scheme, Protocol):
 
 @dataclass(frozen=True)
 class LayerContext:
-    """Name of a layer, for schemes with layer-dependent biases (`Alexnet2012`).
+    """Layer to initialize, for schemes that treat layers differently (`Alexnet2012`).
 
     Parameters
     ----------

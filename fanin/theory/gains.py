@@ -118,7 +118,7 @@ def _solve_gain(name: str, coefficients: tuple[float, float, float], target: flo
     a, b, c = coefficients
     if not a > 0 or not isfinite(a):
         raise UnpredictableLayer(
-            name, "its inputs or weights are all zero or not finite, so no gain reaches the target"
+            name, "its inputs or weights are all zero or not finite, so no gain gives the target"
         )
     if not c < target:
         raise UnpredictableLayer(
@@ -153,7 +153,7 @@ def _backward(
         if not (vjp_m2 > 0).all() or not np.isfinite(vjp_m2).all():
             layer = names[int(np.argmin(np.where(np.isfinite(vjp_m2), vjp_m2, 0.0)))]
             raise UnpredictableLayer(
-                layer, "its cotangent is zero or overflows, so no gain keeps it constant"
+                layer, "its gradient is zero or overflows, so no gain keeps gradients constant"
             )
         steps = np.log(vjp_m2[1:]) - np.log(vjp_m2[:-1])  # step i: gain of names[i + 1]
         if np.abs(steps).max(initial=0.0) < TOLERANCE:

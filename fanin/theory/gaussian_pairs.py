@@ -149,7 +149,7 @@ class PairExpectations:
 
 
 def pair_expectations(function: Function) -> PairExpectations:
-    """Return the Gaussian pair expectations of a function.
+    """Return rules for E[f(x) f(y)] of a function f, where x and y are jointly Gaussian.
 
     Parameters
     ----------

@@ -84,7 +84,7 @@ def cell_lines(state: CellState) -> Iterator[str]:
 
 
 def best_metric(states: Mapping[str, CellState]) -> str | None:
-    """Return the first metric that some cell has; None without training."""
+    """Return the preferred metric among those that the cells have; None without training."""
     return next(
         (key for key in METRICS if any(getattr(s, key) is not None for s in states.values())), None
     )

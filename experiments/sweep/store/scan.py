@@ -37,7 +37,7 @@ Parts = dict[str, pa.Table]
 
 @dataclass(frozen=True)
 class FileProblem:
-    """A file that was left out, and the reason; `stem` names the pack that it damages, if any."""
+    """An unreadable result file, and the reason. `stem` names its pack, if it has one."""
 
     path: Path
     reason: str

@@ -171,9 +171,9 @@ class Taps:
     def gradient_m2(
         self, cotangent: Diagonal, inputs: Diagonal, images_per_field: int
     ) -> Float[Tensor, "*field image"]:
-        """Average E[(dL/dw)^2] over taps, for each image (docs/appendix/derivations.md, section 4).
+        """Average E[(dL/dw)^2] over kernel positions, for each image (derivations.md, section 4).
 
-        The cotangents of different points must be uncorrelated.
+        The cotangents of different output positions must be uncorrelated.
         """
         products = cotangent[..., None] * self.gather(inputs)
         return products.unflatten(-2, (images_per_field, -1)).sum((-2, -1)) / self.n_taps

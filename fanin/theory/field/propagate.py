@@ -137,7 +137,7 @@ def _forward(
 
 
 def _scales_with_input(interlayer: Interlayer, *, exploding: bool) -> bool:
-    """Return True if outputs are proportional to very large, or very small, pre-activations."""
+    """Return True if activations are linear in the limit of large, or of small, pre-activations."""
     if exploding and interlayer.normalizes:
         return False
     return _degree(interlayer.pointwise, exploding) == 1

@@ -216,7 +216,7 @@ def _transposed(matrix: Tensor | None) -> Tensor | None:
 
 
 def readout_matrix(last: FieldLayer) -> Tensor | None:
-    """Return the linear modules after the last weight layer, [in point, out point]."""
+    """Return the linear modules after the last weight layer as one matrix [input, output]."""
     if last.interlayer is None:
         return None
     interlayer = last.interlayer

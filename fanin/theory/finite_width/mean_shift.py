@@ -193,7 +193,7 @@ class _Step:
         )
 
     def forward(self, shift: Points, covariance: Tensor) -> tuple[Points, Tensor]:
-        """Return the shift of E[x^2] and the covariance of its logarithm at the next layer."""
+        """Propagate the shift of E[x^2], and the covariance of its logarithm, to the next layer."""
         first, second = self.rates.value
         variance = covariance.diagonal()
         curved = first * (shift - variance / 2) + (second + first.square()) * variance / 2
