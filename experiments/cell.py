@@ -143,7 +143,7 @@ class CellRun:
             self.checkpointer.save(CellCheckpoint(draws, probes, self.seconds, train_state))
 
     def measure_draws(self) -> None:
-        """Initialize and measure the network once per draw; draw 0, which is trained, comes last."""
+        """Initialize and measure the network once per draw; draw 0, the trained one, is last."""
         n_draws, started, before = self.cell.probe.draws, time.perf_counter(), self.seconds
         self.model.eval()
         for draw in reversed(range(max(n_draws, 1))):
