@@ -26,9 +26,9 @@ NEGLIGIBLE = 1e-6  # probability that all inputs are 0
 def activity(layer: FieldLayer, next_layer: FieldLayer) -> Points | None:
     """Return, for each point of the next layer, the probability that not all its inputs are 0.
 
-    Channels are treated as independent. Of each channel, the points that one point of the next
-    layer reads are treated as all 0 or all not 0. The result is None if the probability is 1 at all
-    points.
+    A point whose own inputs are all 0 is 0 in all channels. At other points, channels are treated
+    as independent. The points that one point of the next layer reads are treated as all 0 or all
+    not 0. The result is None if the probability is 1 at all points.
     """
     interlayer, weights = layer.interlayer, next_layer.weights
     assert interlayer is not None
@@ -36,13 +36,19 @@ def activity(layer: FieldLayer, next_layer: FieldLayer) -> Points | None:
     function = interlayer.pointwise
     if has_bias or not bool((function(NEAR_ZERO) == 0).any()) or float(function(torch.zeros(()))):
         return None
-    nonzero = 1 - zero_share(function, layer.preact, layer.activity)
     if not _keeps_zeros(interlayer):
         return None
-    nonzero = _pooled(interlayer, nonzero)
-    nonzero = _for_groups(nonzero, weights)
-    read = next_layer.taps.gather(nonzero).amax(-1)
-    active = -torch.expm1(weights.group_in_channels * torch.log1p(-read.clamp(max=1 - 1e-12)))
+
+    def read(share: Points) -> Points:
+        share = _for_groups(_pooled(interlayer, share), weights)
+        return next_layer.taps.gather(share).amax(-1).clamp(max=1 - 1e-12)
+
+    before = layer.activity
+    preact = layer.preact if before is None else _if_active(layer.preact, before)
+    nonzero = read(1 - zero_fraction(function, preact))
+    active = -torch.expm1(weights.group_in_channels * torch.log1p(-nonzero))
+    if before is not None:
+        active = active * read(before)  # a point without active inputs is 0 in all channels
     return active if bool((active < 1 - NEGLIGIBLE).any()) else None
 
 
