@@ -19,7 +19,7 @@ MAX_WEIGHT_CHANGE = 100.0  # norm of a weight's gradient / norm of the weight
 MAX_LOSS_RATIO = 10.0  # loss / loss with outputs of 0
 MAX_OUTPUT = 10.0  # rms of outputs up to which the loss is not compared
 MIN_SPREAD = 1e-3  # standard deviation of the outputs over the batch
-MIN_STEP = 1e-5  # relative change of a weight in one step; at less, 100,000 steps replace it
+MIN_STEP = 1e-4  # relative change of a weight in one step; at less, 10,000 steps replace it
 MAX_DEAD = 0.9  # half of the units are zero on one image, so fewer is common in small batches
 
 
@@ -192,7 +192,9 @@ def _constant_output(
     if len(output) < 2 or output.ndim < 2 or _has_zero_layer(model):
         return None
     spread = float(output.std(0, correction=0).square().mean().sqrt())
-    if spread >= MIN_SPREAD or (steps and min(steps.values()) >= MIN_STEP):
+    if steps and min(steps.values()) >= MIN_STEP:
+        return None
+    if spread >= MIN_SPREAD:
         return None
     return Symptom(
         "vanishing_gradients",
