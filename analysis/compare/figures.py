@@ -16,6 +16,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from analysis.compare.comparison import Group, InitComparison, scores_by_seed
 from analysis.compare.spec import Metric
@@ -23,6 +24,7 @@ from analysis.compare.tables import format_score
 from analysis.figures.style import MEASURED_COLOR, PALETTE, escape_mathtext, panel_columns
 
 PANEL = (2.5, 0.24)  # inches: width, and height of one strategy
+MAX_TICKS = 4  # intervals between the x ticks of a panel, so that the labels do not overlap
 SEED_OFFSET = 0.25  # rows; the dots of seeds are above the bar of their mean
 MEAN = {"fmt": "o", "color": PALETTE[0], "markersize": 4, "linewidth": 1.6, "zorder": 3}
 CELL = (0.52, 0.27)  # inches
@@ -98,6 +100,8 @@ def _panel(axis: Axes, group: Group, comparison: InitComparison, order: list[str
     axis.set_axisbelow(True)
     if not metric.bounded and _decades(rows["mean"]) > 1:
         axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(MAX_TICKS, steps=[1, 2, 5, 10]))
     sns.despine(ax=axis)
 
 

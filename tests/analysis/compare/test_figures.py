@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,23 @@ def test_panels_keep_their_width_with_long_names(draw: Callable[[InitComparison]
         title = axis.title.get_window_extent()
         assert title.width < 1.25 * axis.get_window_extent().width
     assert r"cost=\$5" in panels[0].get_yticklabels()[0].get_text().replace("\n", " ")
+
+
+@pytest.mark.parametrize(("center", "spread"), [(0.9, 1e-3), (0.9, 1e-2), (0.5, 0.3)])
+def test_tick_labels_do_not_overlap(center: float, spread: float) -> None:
+    planned = make_trials(settings=2)
+    planned["group"] = planned["setting"]
+    score = planned["score"]
+    planned["score"] = center + spread * (score - score.mean()) / score.std()
+    figure = standings_figure(compare_trials(planned, ComparisonSpec()))
+    FigureCanvasAgg(figure).draw()
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        assert len(ticks) >= 2
+        boxes = [tick.label1.get_window_extent() for tick in ticks]
+        gaps = [right.x0 - left.x1 for left, right in pairwise(boxes)]
+        assert min(gaps) > 0.04 * figure.dpi  # inches
 
 
 def test_the_box_marks_the_best_value_of_the_table() -> None:
