@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,22 +26,43 @@ MIN_SEEDS = 3  # `fanin compare` ranks strategies with fewer seeds only with --f
 TUNED = "optim.lr"  # axis that `fanin compare` tunes by default
 MORE_SEEDS = "seed=range(5)"
 
+# Importing the data sets would load torch, which takes seconds.
+N_CLASSES = {
+    "experiments.data.Cifar10": 10,
+    "experiments.data.Cifar100": 100,
+    "experiments.data.Digits": 10,
+    "experiments.data.FashionMnist": 10,
+    "experiments.data.Mnist": 10,
+    "experiments.data.Shapes": 2,
+}
+# A network with a constant prediction counts as chance: with MNIST it scores up to 0.1135.
+CHANCE_STANDARD_ERRORS = 2
+DEFAULT_TEST_IMAGES = 1000
+
 Assignments = Mapping[str, Mapping[str, Any]]
 """Keys that the command or the named sweep set, by cell id."""
 
 
 @dataclass(frozen=True)
 class SettingResult:
-    """Cells that differ only in seeds; `scores` are those of the cells that did not diverge."""
+    """Cells that differ only in seeds.
+
+    `scores` are those of the cells that did not diverge. `n_chance` of these cells have a test
+    accuracy at or below chance.
+    """
 
     label: str
     scores: Sequence[float]
     n_cells: int
     n_diverged: int
+    n_chance: int = 0
 
 
 def result_lines(
-    folder: SweepFolder, assignments: Assignments, states: Mapping[str, CellState]
+    folder: SweepFolder,
+    assignments: Assignments,
+    states: Mapping[str, CellState],
+    chance: Mapping[str, float] = {},
 ) -> Iterator[str]:
     """Yield the results of finished cells, and the next commands.
 
@@ -52,6 +74,8 @@ def result_lines(
         Assignments of the cells.
     states
         Latest attempts of the cells; those that are not done are left out.
+    chance
+        Output of `chance_accuracies`.
     """
     done = {key: state for key, state in states.items() if state.outcome in DONE}
     if not done:
@@ -63,11 +87,36 @@ def result_lines(
         yield from _next_lines(single_cell_commands(folder, shown[cell_id]))
         return
     metric = best_metric(done)
-    settings = group_by_setting(shown, done, metric)
+    settings = group_by_setting(shown, done, metric, chance)
     if metric is not None:
         yield from best_lines(settings, metric)
     yield from diverged_lines(settings)
+    yield from chance_lines(settings)
     yield from _next_lines(sweep_commands(folder, shown, metric))
+
+
+def chance_accuracies(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the largest accuracy that counts as chance, for each cell that trains a classifier.
+
+    It is 1 / classes plus two standard errors of the accuracy of guessing on the test images.
+
+    Parameters
+    ----------
+    plan
+        Plan records by cell id. Cells on data of other classes than fanin's are left out.
+    """
+    bounds = {}
+    for cell, record in plan.items():
+        data = record["config"]["data"]
+        classes = N_CLASSES.get(data["_target_"])
+        if data.get("task") == "classification":
+            classes = data.get("classes")
+        if classes and record["config"]["train"]["steps"] != 0:
+            n_images = data["n_test"] or DEFAULT_TEST_IMAGES
+            share = 1 / classes
+            error = math.sqrt(share * (1 - share) / n_images)
+            bounds[cell] = share + CHANCE_STANDARD_ERRORS * error
+    return bounds
 
 
 def cell_lines(state: CellState) -> Iterator[str]:
@@ -91,7 +140,10 @@ def best_metric(states: Mapping[str, CellState]) -> str | None:
 
 
 def group_by_setting(
-    assignments: Assignments, states: Mapping[str, CellState], metric: str | None
+    assignments: Assignments,
+    states: Mapping[str, CellState],
+    metric: str | None,
+    chance: Mapping[str, float] = {},
 ) -> list[SettingResult]:
     """Group cells that differ only in seeds, in the order of the plan."""
     unseeded = {
@@ -115,9 +167,16 @@ def group_by_setting(
                 [score for score in scores if score is not None],
                 len(cells),
                 sum(state.outcome == "diverged" for state in outcomes),
+                sum(_is_chance(states[cell], chance.get(cell)) for cell in cells),
             )
         )
     return settings
+
+
+def _is_chance(state: CellState, bound: float | None) -> bool:
+    if state.outcome != "ok" or bound is None or state.test_accuracy is None:
+        return False
+    return state.test_accuracy <= bound
 
 
 def best_lines(settings: Sequence[SettingResult], metric: str) -> Iterator[str]:
@@ -141,17 +200,27 @@ def best_lines(settings: Sequence[SettingResult], metric: str) -> Iterator[str]:
 
 def diverged_lines(settings: Sequence[SettingResult]) -> Iterator[str]:
     """Yield the settings with diverged cells, those with the most first."""
-    diverged = sorted(
-        (setting for setting in settings if setting.n_diverged), key=lambda s: -s.n_diverged
-    )
-    if not diverged:
+    yield from _counted("Diverged: {}", settings, [setting.n_diverged for setting in settings])
+
+
+def chance_lines(settings: Sequence[SettingResult]) -> Iterator[str]:
+    """Yield the settings with cells at or below chance accuracy, those with the most first."""
+    title = "{} ended at or below chance accuracy"
+    yield from _counted(title, settings, [setting.n_chance for setting in settings])
+
+
+def _counted(title: str, settings: Sequence[SettingResult], counts: Sequence[int]) -> Iterator[str]:
+    """Yield the settings with a count above 0 in one line, the largest counts first."""
+    pairs = [(s, count) for s, count in zip(settings, counts, strict=True) if count]
+    if not pairs:
         return
-    count = sum(setting.n_diverged for setting in diverged)
+    pairs.sort(key=lambda pair: -pair[1])
     total = sum(setting.n_cells for setting in settings)
-    parts = [f"{s.label} ({s.n_diverged} of {s.n_cells})" for s in diverged[:MAX_SHOWN]]
-    if more := len(diverged) - MAX_SHOWN:
-        parts += [f"and {plural(more, 'other setting')}"] if more > 0 else []
-    yield f"Diverged: {count} of {plural(total, 'cell')}: {', '.join(parts)}"
+    parts = [f"{s.label} ({count} of {s.n_cells})" for s, count in pairs[:MAX_SHOWN]]
+    if (more := len(pairs) - MAX_SHOWN) > 0:
+        parts.append(f"and {plural(more, 'other setting')}")
+    cells = f"{sum(counts)} of {plural(total, 'cell')}"
+    yield f"{title.format(cells)}: {', '.join(parts)}"
 
 
 def single_cell_commands(

@@ -17,7 +17,7 @@ from experiments.sweep.grid import Axis
 from experiments.sweep.request import Request
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import duration, plural
-from experiments.sweep.status.results import result_lines
+from experiments.sweep.status.results import chance_accuracies, result_lines
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import DONE, CellState
@@ -192,8 +192,9 @@ def show_end(
         console.print(
             f"  {plural(missing, 'cell')} without a result. Run the same command again to run them."
         )
-    assignments = {cell: record["assignment"] for cell, record in read_plan(folder).items()}
-    for line in result_lines(folder, assignments, states):
+    plan = read_plan(folder)
+    assignments = {cell: record["assignment"] for cell, record in plan.items()}
+    for line in result_lines(folder, assignments, states, chance_accuracies(plan)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 1 if failed or missing else 0
 

@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from sweep_process import TINY
 
 from experiments.sweep.cli import run_command
-from experiments.sweep.status.results import result_lines
+from experiments.sweep.status.results import N_CLASSES, chance_accuracies, result_lines
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import CellState
 from fanin.commands import COMMANDS
@@ -28,10 +28,13 @@ def ok(accuracy: float | None, **metrics: Any) -> CellState:
 DIVERGED = CellState("diverged", 1, 2.0, "loss is inf\nmore", step=7)
 
 
-def lines_for(cells: list[tuple[dict[str, Any], CellState]]) -> list[str]:
+def lines_for(
+    cells: list[tuple[dict[str, Any], CellState]], config: dict[str, Any] | None = None
+) -> list[str]:
     assignments = {f"cell{n}": assignment for n, (assignment, _) in enumerate(cells)}
     states = {f"cell{n}": state for n, (_, state) in enumerate(cells)}
-    return list(result_lines(FOLDER, assignments, states))
+    chance = chance_accuracies({cell: {"config": config} for cell in states} if config else {})
+    return list(result_lines(FOLDER, assignments, states, chance))
 
 
 def test_one_cell_shows_accuracy_losses_and_a_grid_to_run_next() -> None:
@@ -94,6 +97,35 @@ def test_many_diverged_settings_are_counted() -> None:
     assert line == "Diverged: 5 of 5 cells: lr=0 (1 of 1), lr=1 (1 of 1), lr=2 (1 of 1), and 2 " + (
         "other settings"
     )
+
+
+DIGITS = {
+    "data": {"_target_": "experiments.data.Digits", "n_test": 300},
+    "train": {"steps": 5},
+}
+
+
+def test_settings_at_chance_accuracy_are_listed() -> None:
+    """The bound is 0.1 plus two standard errors of 300 guesses: 0.1346."""
+    cells = [
+        *(({"init": "a", "seed": seed}, ok(0.1)) for seed in range(3)),
+        *(({"init": "b", "seed": seed}, ok(0.135)) for seed in range(2)),
+        ({"init": "b", "seed": 2}, ok(0.134)),
+        ({"init": "b", "seed": 3}, DIVERGED),
+    ]
+    line = "4 of 7 cells ended at or below chance accuracy: a (3 of 3), b (1 of 4)"
+    assert line in lines_for(cells, DIGITS)
+    for config in (None, DIGITS | {"train": {"steps": 0}}):
+        assert not any("chance" in line for line in lines_for(cells, config))
+
+
+def test_chance_accuracy_knows_the_classes_of_every_data_set() -> None:
+    from experiments import data
+
+    for name, classes in N_CLASSES.items():
+        assert getattr(data, name.rpartition(".")[2])().n_classes == classes
+    options = {path.stem for path in (Path(__file__).parents[3] / "conf" / "data").glob("*.yaml")}
+    assert len(N_CLASSES) == len(options - {"gaussian"})
 
 
 @pytest.mark.parametrize(
