@@ -115,7 +115,9 @@ def chance_accuracies(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
             n_images = data["n_test"] or DEFAULT_TEST_IMAGES
             share = 1 / classes
             error = math.sqrt(share * (1 - share) / n_images)
-            bounds[cell] = share + CHANCE_STANDARD_ERRORS * error
+            bound = share + CHANCE_STANDARD_ERRORS * error
+            if bound < 1:  # with very few test images, any accuracy may be chance
+                bounds[cell] = bound
     return bounds
 
 

@@ -115,7 +115,8 @@ def test_settings_at_chance_accuracy_are_listed() -> None:
     ]
     line = "4 of 7 cells ended at or below chance accuracy: a (3 of 3), b (1 of 4)"
     assert line in lines_for(cells, DIGITS)
-    for config in (None, DIGITS | {"train": {"steps": 0}}):
+    few_images = {"data": DIGITS["data"] | {"_target_": "experiments.data.Shapes", "n_test": 2}}
+    for config in (None, DIGITS | {"train": {"steps": 0}}, DIGITS | few_images):
         assert not any("chance" in line for line in lines_for(cells, config))
 
 
