@@ -117,20 +117,26 @@ def _claim_results(regimes: pd.DataFrame, criterion: Mapping[str, Any]) -> Itera
             diverges = onsets(rows, ("diverges",))
             claimed = loss == "mse"
             low, high = criterion["onset"]
+            holds = _within(rises, low, high) if claimed else None
             yield ClaimResult(
                 f"{loss_label}, {label}: smallest learning rate at which the loss rises, times "
                 "lambda_0",
                 "2 (paper's theory)" if claimed else "no claim",
                 _range(rises),
-                _within(rises, low, high) if claimed else None,
+                holds,
+                claimed and holds is None,
+                cells={"loss": loss, "activation": network},
             )
             low, high = criterion["linear"]
             is_linear = claimed and network == "identity"
+            holds = _within(diverges, low, high) if is_linear else None
             yield ClaimResult(
                 f"{loss_label}, {label}: smallest learning rate that diverges, times lambda_0",
                 "4 (paper's theory)" if is_linear else "no exact claim",
                 _range(diverges),
-                _within(diverges, low, high) if is_linear else None,
+                holds,
+                is_linear and holds is None,
+                cells={"loss": loss, "activation": network},
             )
 
 
@@ -142,6 +148,8 @@ def _within(values: list[float], low: float, high: float) -> bool | None:
 
 def _range(values: list[float]) -> str:
     valid = [value for value in values if not np.isnan(value)]
+    if not values:
+        return "no finished network"
     if not valid:
         return "already at the smallest tested rate"
     ends = min(valid), max(valid)

@@ -110,6 +110,7 @@ def _claim_results(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             text,
             better if is_claimed or better is None else not better,
             undecided=better is None,
+            cells={"activation": activation},
         )
     for activation in ORTHONORMAL_BETTER:
         rows = by_seed.loc[activation]
@@ -120,6 +121,7 @@ def _claim_results(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             text,
             better,
             undecided=better is None,
+            cells={"activation": activation},
         )
     trained = float(criterion["trained"])
     for init, name in INITS.items():
@@ -129,6 +131,7 @@ def _claim_results(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             f"does not train (paper's text); below {trained:g}",
             f"{accuracies.max():.3f}",
             bool(accuracies.max() < trained),
+            cells={"activation": "sigmoid", "init": init},
         )
 
 

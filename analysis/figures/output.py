@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.figures import variance_by_layer
-from analysis.figures.study import Study, study_factory
+from analysis.figures.study import Study, read_planned_cells, study_factory
 from analysis.figures.style import save, use_style
 from analysis.load import Results
 from analysis.theory_comparison import compare_to_theory
@@ -20,6 +20,8 @@ from analysis.theory_comparison import compare_to_theory
 def draw_figures(results: Results, console: Console) -> None:
     """Draw a sweep's figures into its folder and print which published claims hold."""
     use_style()
+    if warning := read_planned_cells(results).warning:
+        console.print(f"Warning: {warning}")
     compute_study = study_factory(results)
     study = None if compute_study is None else compute_study()
     for name, figure in _figures(results, study):
@@ -47,6 +49,5 @@ def _write_caption(study: Study, results: Results) -> Path:
 def _claims_table(study: Study) -> Table:
     table = Table("quantity", "claimed", "measured", "holds", box=box.SIMPLE_HEAD)
     for result in study.claim_results:
-        holds = {True: "yes", False: "no", None: ""}[result.holds]
-        table.add_row(result.description, result.claimed, result.measured, holds)
+        table.add_row(result.description, result.claimed, result.measured, result.verdict)
     return table

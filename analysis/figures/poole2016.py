@@ -143,6 +143,7 @@ def _claim_results(
             f"q* = {scale.q_star:.3f} (paper's map)",
             f"{last['q'].mean():.3f}; largest deviation {q_off:.1%}",
             q_off <= within,
+            cells={"init.gain": gain},
         )
         yield ClaimResult(
             f"sigma_w = {gain:g}: c in the last layer, and its deviation from the map in any layer",
@@ -150,6 +151,7 @@ def _claim_results(
             f"chi_1 = {scale.chi_1:.3f})",
             f"{last['c'].mean():.3f}; largest deviation {c_off:.3f}",
             c_off <= within,
+            cells={"init.gain": gain},
         )
     fixed = lines["gain"].map({gain: scale.q_star for gain, scale in scales.items()})
     after = lines["layer"] > criterion["q_layers"]

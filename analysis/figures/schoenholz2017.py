@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from analysis.figures.study import ClaimResult, Study
+from analysis.figures.study import ClaimResult, Study, read_planned_cells
 from analysis.load import Results
 from fanin.errors import FaninError
 from fanin.theory.depth_scales import depth_scales
@@ -40,6 +41,8 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
     cells = results.cells
     bias_var = float(cells["init.bias.std"].iloc[0]) ** 2
     scales = {var: depth_scales(torch.tanh, var, bias_var).xi_c for var in accuracy.columns}
+    planned = read_planned_cells(results).configs
+    gains = dict(zip(_axes(planned)["weight_var"], planned["init.gain"], strict=True))
     caption = (
         f"Tanh networks of width {int(cells['model.width'].iloc[0])} on "
         f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, "
@@ -56,7 +59,7 @@ def study(results: Results, criterion: Mapping[str, Any]) -> Study:
         CLAIM,
         {"schoenholz2017": _figure(accuracy, bias_var)},
         caption,
-        tuple(_claim_results(accuracy, scales, criterion)),
+        tuple(_claim_results(accuracy, scales, gains, criterion)),
     )
 
 
@@ -65,39 +68,58 @@ def _accuracy(results: Results) -> pd.DataFrame:
     cells = results.cells
     if cells.empty:
         return pd.DataFrame()
-    trained = pd.DataFrame(
+    # A diverged network counts as not trained.
+    accuracy = cells["test_accuracy"].where(cells["outcome"] == "ok", 0.0)
+    trained = _axes(cells).assign(accuracy=accuracy)
+    table = trained.pivot_table(index="depth", columns="weight_var", values="accuracy")
+    planned = _axes(read_planned_cells(results).configs)
+    # Combinations without a finished cell are NaN and stay white in the figure.
+    return table.reindex(
+        index=sorted(planned["depth"].unique()), columns=sorted(planned["weight_var"].unique())
+    )
+
+
+def _axes(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the depth and sigma_w^2 of each cell."""
+    return pd.DataFrame(
         {
             "depth": cells["model.depth"].astype(int),
             "weight_var": (cells["init.gain"].astype(float) ** 2).round(4),
-            # A diverged network counts as not trained.
-            "accuracy": cells["test_accuracy"].where(cells["outcome"] == "ok", 0.0),
         }
     )
-    return trained.pivot_table(index="depth", columns="weight_var", values="accuracy")
 
 
 def _claim_results(
-    accuracy: pd.DataFrame, scales: Mapping[float, float], criterion: Mapping[str, Any]
+    accuracy: pd.DataFrame,
+    scales: Mapping[float, float],
+    gains: Mapping[float, float],
+    criterion: Mapping[str, Any],
 ) -> Iterator[ClaimResult]:
     trained, shallow, deep = (float(criterion[k]) for k in ("trained", "shallow", "deep"))
-    depths = accuracy.index.to_numpy(float)
     for weight_var, xi in scales.items():
-        column = accuracy[weight_var].to_numpy(float)
+        tested = accuracy[weight_var].dropna()
+        depths, column = tested.index.to_numpy(float), tested.to_numpy(float)
         trained_depths = depths[column >= trained]
         deepest = trained_depths.max() if len(trained_depths) else 0.0
         must_train, must_not_train = depths < shallow * xi, depths > deep * xi
         yield ClaimResult(
             f"sigma_w^2 = {weight_var:.3g}: depth of the deepest network that trains",
             f"{FACTOR:g} xi_c = {_depth(FACTOR * xi)} (paper's theory)",
-            f"{deepest:.0f} (tested: {', '.join(f'{d:.0f}' for d in depths)})",
+            f"{deepest:.0f} (tested: {', '.join(f'{d:.0f}' for d in depths) or 'none'})",
             bool(
                 (column[must_train] >= trained).all() and (column[must_not_train] < trained).all()
             ),
+            cells={"init.gain": gains[weight_var]},
         )
 
 
 def _depth(value: float) -> str:
     return f"{value:.0f}" if np.isfinite(value) and value < 1e4 else "unbounded"
+
+
+@cache
+def _predicted_depths(weight_vars: tuple[float, ...], bias_var: float) -> list[float]:
+    return [FACTOR * depth_scales(torch.tanh, var, bias_var).xi_c for var in weight_vars]
 
 
 def _figure(accuracy: pd.DataFrame, bias_var: float) -> Figure:
@@ -112,7 +134,7 @@ def _figure(accuracy: pd.DataFrame, bias_var: float) -> Figure:
     bar.set_label("test accuracy")
     low, high = axis.get_ylim()
     fine = np.linspace(variances.min(), variances.max(), 121)
-    line = [FACTOR * depth_scales(torch.tanh, float(v), bias_var).xi_c for v in fine]
+    line = _predicted_depths(tuple(fine.tolist()), bias_var)
     axis.plot(fine, line, color="white", linewidth=3.0)
     axis.plot(fine, line, color="black", linewidth=1.4, label=rf"${FACTOR:g}\,\xi_c$ (theory)")
     axis.set_ylim(low, high)

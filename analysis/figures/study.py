@@ -4,7 +4,8 @@ A sweep with a `source` key in its YAML needs a module of the same name in this 
 
     study(results: Results, criterion: Mapping[str, Any]) -> Study
 
-`criterion` is the sweep's `criterion` key, by which the study decides which claims hold.
+`criterion` is the sweep's `criterion` key, by which the study decides which claims hold. `results`
+has only cells with a finished run. `study_factory` makes claims undecided whose cells are missing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import yaml
 from matplotlib.figure import Figure
 
 from analysis.load import Results
+from analysis.planned_cells import PlannedCells, finished_results, planned_cells
+from experiments.sweep.provenance import typed_command
 from fanin.errors import FaninError
 
 LAST_KEY = "diff"  # of a launch record; a truncated one lacks it
@@ -45,6 +48,8 @@ class ClaimResult:
     undecided
         True if there is a criterion but the data cannot decide. An undecided claim does not count
         as reproduced.
+    cells
+        Values of config columns that select the cells of this claim; empty: all cells of the sweep.
     """
 
     description: str
@@ -52,6 +57,14 @@ class ClaimResult:
     measured: str
     holds: bool | None
     undecided: bool = False
+    cells: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """`yes`, `no`, `undecided`, or nothing if there is no criterion."""
+        if self.undecided:
+            return "undecided"
+        return {True: "yes", False: "no", None: ""}[self.holds]
 
 
 @dataclass(frozen=True)
@@ -68,12 +81,15 @@ class Study:
         Figure caption: setting, symbols and number of draws or seeds.
     claim_results
         Claimed and measured numbers, in the order of the table.
+    warning
+        Cells that are missing and the command that runs them; empty if the sweep is complete.
     """
 
     claim: str
     figures: Mapping[str, Figure]
     caption: str
     claim_results: tuple[ClaimResult, ...]
+    warning: str = ""
 
     @property
     def conclusion(self) -> Conclusion:
@@ -103,7 +119,42 @@ def study_factory(results: Results) -> Callable[[], Study] | None:
             f"figure; write {path}.py or remove 'source' from the sweep's YAML"
         )
     study = importlib.import_module(module).study
-    return lambda: study(results, record.get("criterion") or {})
+    return lambda: _complete_study(study, results, record.get("criterion") or {})
+
+
+def _complete_study(
+    study: Callable[[Results, Mapping[str, Any]], Study],
+    results: Results,
+    criterion: Mapping[str, Any],
+) -> Study:
+    """Compute a study from finished cells; claims whose cells are missing become undecided."""
+    plan = read_planned_cells(results)
+    try:
+        computed = study(finished_results(results), criterion)
+    except (FaninError, LookupError, ValueError) as error:
+        if not plan.warning:
+            raise
+        raise FaninError(
+            f"{results.name}: too few cells are finished for this study. {plan.warning}"
+        ) from error
+    claims = tuple(_undecided_if_missing(claim, plan) for claim in computed.claim_results)
+    return replace(computed, claim_results=claims, warning=plan.warning)
+
+
+def _undecided_if_missing(claim: ClaimResult, plan: PlannedCells) -> ClaimResult:
+    missing = plan.describe_missing(claim.cells)
+    if not missing:
+        return claim
+    is_tested = claim.holds is not None or claim.undecided
+    measured = f"{claim.measured}; {missing}"
+    return replace(claim, measured=measured, holds=None, undecided=is_tested)
+
+
+def read_planned_cells(results: Results) -> PlannedCells:
+    """Read a sweep's plan: all cells, those without a finished run, and the commands to run."""
+    records = _launch_records(results)
+    recorded = [(record.get("machine") or {}).get("command", "") for record in records]
+    return planned_cells(results, [typed_command(text) for text in recorded if text])
 
 
 def launch_record(results: Results) -> dict[str, Any]:
@@ -111,6 +162,11 @@ def launch_record(results: Results) -> dict[str, Any]:
 
     A record that is damaged, for example because the file was truncated, is skipped.
     """
+    return (_launch_records(results) or [{}])[0]
+
+
+def _launch_records(results: Results) -> list[dict[str, Any]]:
+    """Read the undamaged launch records, or damaged ones if there are no others."""
     path = results.folder.provenance
     try:
         texts = re.split(r"^---$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -125,4 +181,4 @@ def launch_record(results: Results) -> dict[str, Any]:
     if not records and problem is not None:
         raise FaninError(f"{path}: no readable record of a launch: {problem}")
     complete = [record for record in records if LAST_KEY in record]
-    return (complete or records or [{}])[0]
+    return complete or records

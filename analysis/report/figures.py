@@ -104,6 +104,7 @@ class StudySection:
     conclusion: str = ""
     claim_results: Sequence[ClaimResult] = ()
     figures: Sequence[PageFigure] = ()
+    warning: str = ""
     skip_reason: str | None = None
 
 
@@ -125,6 +126,7 @@ def build_study_section(results: Results, command: str) -> StudySection | None:
         claim=study.claim,
         conclusion=study.conclusion,
         claim_results=study.claim_results,
+        warning=study.warning,
         figures=[
             make_page_figure(name, figure, study.claim, description, study.caption, command)
             for name, figure in study.figures.items()

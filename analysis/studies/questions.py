@@ -21,6 +21,7 @@ from analysis.studies.tables import (
     count_holding,
     provenance_line,
     publish,
+    require_complete,
     require_study,
 )
 from experiments.console import exit_on_error
@@ -93,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_style()
     with exit_on_error(OSError):
         results = load(args.name, args.results)
+        if args.write:
+            require_complete(results)
         study = require_study(results)
         page_folder = args.write.parent if args.write else Path()
         links = (os.path.relpath(path, page_folder) for path in (args.figures, args.claims))

@@ -1,6 +1,6 @@
 """Write all studies into docs/reproductions.md: an overview and a table for each.
 
-python -m analysis.studies.reproductions glorot2010 hanin2018 --write docs/reproductions.md
+python -m analysis.studies.reproductions glorot2010 --write docs/reproductions.md
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from analysis.studies.tables import (
     provenance_line,
     publish,
     read_block,
+    require_complete,
     require_study,
 )
 from experiments.console import exit_on_error
@@ -107,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         existing = read_block(args.write, NAME) if args.write else ""
         loaded = [load(name, args.results) for name in args.names]
+        for results in loaded if args.write else ():
+            require_complete(results)
         studies = [(results, require_study(results)) for results in loaded]
         publish(markdown(studies, existing), args.write, NAME)
 

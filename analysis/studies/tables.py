@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from analysis.figures.study import Study, launch_record, study_factory
+from analysis.figures.study import Study, launch_record, read_planned_cells, study_factory
 from analysis.load import Results
 from fanin.commands import command_line
 from fanin.errors import FaninError
 
-HOLDS = {True: "yes", False: "**no**", None: ""}
+BOLD = {"no": "**no**"}
 
 
 def write_block(page: Path, name: str, text: str) -> None:
@@ -120,10 +120,27 @@ def require_study(results: Results) -> Study:
     return compute_study()
 
 
+def require_complete(results: Results) -> None:
+    """Refuse to publish numbers of a sweep that lacks cells.
+
+    Raises
+    ------
+    FaninError
+        A planned cell has no finished run.
+    """
+    if warning := read_planned_cells(results).warning:
+        raise FaninError(f"{results.name}: --write needs a complete sweep. {warning}")
+
+
 def claims_table(study: Study) -> str:
     """Format a study's claimed and measured numbers as a Markdown table."""
     rows = [
-        [result.description, result.claimed, result.measured, HOLDS[result.holds]]
+        [
+            result.description,
+            result.claimed,
+            result.measured,
+            BOLD.get(result.verdict, result.verdict),
+        ]
         for result in study.claim_results
     ]
     return markdown_table(["quantity", "claimed", "measured", "holds"], rows)

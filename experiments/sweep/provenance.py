@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import fanin
@@ -114,3 +115,17 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "command": shlex.join(sys.orig_argv),
     }
+
+
+def typed_command(recorded: str) -> str:
+    """Return a command line of `machine` as typed, without the path of Python.
+
+    >>> typed_command("/usr/bin/python3 /opt/venv/bin/fanin run -m sweep=he2015")
+    'fanin run -m sweep=he2015'
+    """
+    words = shlex.split(recorded)
+    if not words:
+        return ""
+    if re.fullmatch(r"fanin(-\w+)?", program := PurePath(words[1]).name if words[1:] else ""):
+        return shlex.join([program, *words[2:]])
+    return shlex.join(["python", *words[1:]])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_sweep import run_sweep
 
@@ -117,6 +118,96 @@ def test_the_command_draws_a_study_and_prints_its_conclusion(
         paths = list((results.folder.root / "figures").glob(f"{sweep}*.{suffix}"))
         assert paths
         assert all(path.stat().st_size > 100 for path in paths)
+
+
+def without_cells(results: Results, rows: list[int], outcome: str | None) -> Results:
+    """Return results in which some cells have no finished run: no row, or another outcome."""
+    cells = results.cells
+    if outcome is None:
+        return replace(results, cells=cells.drop(index=cells.index[rows]).reset_index(drop=True))
+    outcomes = cells["outcome"].astype(object)
+    outcomes.iloc[rows] = outcome
+    return replace(results, cells=cells.assign(outcome=outcomes))
+
+
+def study_or_error(results: Results) -> Study | str:
+    """Compute a study; return the message if too few cells are finished for it."""
+    compute_study = study_factory(results)
+    assert compute_study is not None
+    try:
+        return compute_study()
+    except FaninError as error:
+        return str(error)
+
+
+# The claims of the field reports depend on all cells, as those of hanin2018; they compute slowly.
+@pytest.mark.parametrize("sweep", [sweep for sweep in sorted(SMALLER) if sweep[-1].isdigit()])
+def test_a_claim_without_all_of_its_cells_is_undecided(
+    sweep: str, draw: Callable[[str], Drawn]
+) -> None:
+    drawn = draw(sweep)
+    study = study_or_error(without_cells(drawn.results, [0], "cancelled"))
+    missing = f"1 of {len(drawn.results.cells)} cells are missing: "
+    if isinstance(study, str):
+        assert missing in study
+        return
+    assert study.warning.startswith(missing)
+    assert study.conclusion != "reproduced"
+    complete = {line.description: line for line in drawn.study.claim_results}
+    assert {line.description for line in study.claim_results} == set(complete)
+    incomplete = [line for line in study.claim_results if " cells are missing: " in line.measured]
+    assert any(line.undecided for line in incomplete)
+    for line in study.claim_results:
+        before = complete[line.description]
+        if line in incomplete:
+            assert line.holds is None
+            assert line.undecided == (before.undecided or before.holds is not None)
+        else:
+            assert line == before
+
+
+@pytest.mark.parametrize("outcome", [None, "cancelled", "error"])
+def test_cells_without_a_finished_run_stay_white(
+    outcome: str | None, draw: Callable[[str], Drawn]
+) -> None:
+    results = draw("schoenholz2017").results
+    gain = results.cells["init.gain"].iloc[0]
+    is_absent = (results.cells["model.depth"] == 8) & (results.cells["init.gain"] == gain)
+    rows = [n for n, absent in enumerate(is_absent) if absent]
+    compute_study = study_factory(without_cells(results, rows, outcome))
+    assert compute_study is not None
+    study = compute_study()
+    mesh = study.figures["schoenholz2017"].axes[0].collections[0]
+    values = np.ma.masked_invalid(mesh.get_array()).reshape(2, -1)
+    assert values.mask.sum() == 1
+    assert values.mask[1].any()
+    undecided = [line for line in study.claim_results if line.undecided]
+    assert len(undecided) == 1
+    assert "(tested: 4); 1 of 2 cells are missing: " in undecided[0].measured
+
+
+def test_figures_and_write_name_the_missing_cells(
+    draw: Callable[[str], Drawn],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    drawn = draw("schoenholz2017")
+    incomplete = without_cells(drawn.results, [0, 1], "cancelled")
+    for module in (command, reproductions, questions):
+        monkeypatch.setattr(module, "load", lambda name, results: incomplete)
+    arguments = [drawn.results.name, "--results", str(drawn.results.folder.root.parent)]
+    command.main(arguments)
+    assert re.search(r"^Warning: 2 of 16 cells are missing: .*; run `", capsys.readouterr().out)
+    page = tmp_path / "page.md"
+    for study in (reproductions, questions):
+        page.write_text(text := "<!-- begin reproductions -->\n<!-- end reproductions -->\n")
+        with pytest.raises(SystemExit):
+            study.main([*arguments, "--write", str(page)])
+        assert "--write needs a complete sweep. 2 of 16 cells" in capsys.readouterr().err
+        assert page.read_text() == text
+    reproductions.main(arguments)
+    assert capsys.readouterr().out.count("| undecided |") in (1, 2)
 
 
 def test_reproductions_lists_publications_and_links_to_questions(
