@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -11,11 +11,12 @@ from analysis.compare.comparison import InitComparison, compare_strategies
 from analysis.compare.files import figures
 from analysis.compare.sentences import group_sentences, overall_sentences
 from analysis.compare.spec import ComparisonSpec
-from analysis.compare.tables import legend, ranks_table, standings_table
+from analysis.compare.tables import join_names, legend, ranks_table, standings_table
 from analysis.load import Results
 from analysis.report.cells import Column
 from analysis.report.figures import PageFigure, make_page_figure
 from analysis.report.provenance import analysis_command
+from experiments.config.groups import SEEDS
 from fanin.errors import FaninError
 
 WITHIN = ("data", "model")  # axes with a separate table for each value
@@ -46,6 +47,8 @@ class ComparisonSection:
 
     Attributes
     ----------
+    pooled
+        Sentence that names the axes over which scores are averaged; empty if there are none.
     groups
         Tables of the groups, and of the ranks over all settings.
     figures
@@ -58,6 +61,7 @@ class ComparisonSection:
         Command that makes the comparison.
     """
 
+    pooled: str = ""
     groups: Sequence[ComparedGroup] = ()
     figures: Sequence[PageFigure] = ()
     findings: Sequence[str] = ()
@@ -88,8 +92,30 @@ def compare_inits(results: Results, columns: Sequence[Column]) -> ComparisonSect
     except FaninError as error:
         return ComparisonSection(skip_reason=str(error))
     arguments = ["--metric", metric] if metric != ComparisonSpec().metric else []
+    pooled = pooled_axes(varying)
+    split = [*arguments, "--within", ",".join([*within, *pooled])]
     arguments += ["--within", ",".join(within)] if within else []
-    return _section(comparison, analysis_command(results.folder, "compare", *arguments))
+    section = _section(comparison, analysis_command(results.folder, "compare", *arguments))
+    if not pooled:
+        return section
+    command = analysis_command(results.folder, "compare", *split)
+    text = (
+        f"Each score is a mean over all values of {join_names(pooled)}. To compare the inits for "
+        f"each value separately: {command}"
+    )
+    return replace(section, pooled=text)
+
+
+def pooled_axes(varying: set[str]) -> list[str]:
+    """Return the axes that are neither compared, tuned, split nor seeds.
+
+    >>> pooled_axes({"activation", "model", "init", "init.std", "optim.lr", "train.steps", "seed"})
+    ['activation', 'train.steps']
+    """
+    groups = {key.partition(".")[0] for key in varying if "." not in key}
+    axes = {key.partition(".")[0] if key.partition(".")[0] in groups else key for key in varying}
+    own = {"init", "probe", ComparisonSpec().tune, *WITHIN, *SEEDS}
+    return sorted(axis for axis in axes if not {axis, axis.partition(".")[0]} & own)
 
 
 def _section(comparison: InitComparison, command: str) -> ComparisonSection:
@@ -108,7 +134,13 @@ def _section(comparison: InitComparison, command: str) -> ComparisonSection:
         for (name, figure), caption in zip(figures(comparison), captions, strict=False)
     ]
     findings = overall or [f"{g.title}: {line}" for g in groups for line in g.sentences[:1]]
-    return ComparisonSection(groups, page_figures, findings, legend(comparison), command)
+    return ComparisonSection(
+        groups=groups,
+        figures=page_figures,
+        findings=findings,
+        legend=legend(comparison),
+        command=command,
+    )
 
 
 def _group(title: str, table: pd.DataFrame, sentences: Sequence[str]) -> ComparedGroup:

@@ -13,6 +13,8 @@ from experiments.sweep.status.format import plural
 from experiments.sweep.status.results import (
     best_lines,
     best_metric,
+    chance_accuracies,
+    chance_lines,
     diverged_lines,
     group_by_setting,
 )
@@ -67,7 +69,8 @@ def outcome_sentences(folder: SweepFolder, outcomes: Sequence[str]) -> list[str]
         return []
     counts = ", ".join(f"{item.count:,} {item.outcome}" for item in count_outcomes(outcomes))
     sentences = [f"{plural(len(outcomes), 'cell')}: {counts}."]
-    assignments = {cell: record["assignment"] for cell, record in read_plan(folder).items()}
+    plan = read_plan(folder)
+    assignments = {cell: record["assignment"] for cell, record in plan.items()}
     done = {
         cell: state
         for cell, state in read_states(folder).items()
@@ -76,12 +79,25 @@ def outcome_sentences(folder: SweepFolder, outcomes: Sequence[str]) -> list[str]
     if not done:
         return sentences
     metric = best_metric(done)
-    settings = group_by_setting({cell: assignments[cell] for cell in done}, done, metric)
+    shown = {cell: assignments[cell] for cell in done}
+    settings = group_by_setting(shown, done, metric, chance_accuracies(plan))
     if metric is not None:
         title, *ranked = best_lines(settings, metric)
-        best = ", ".join(" ".join(line.split()[1:]) for line in ranked)
+        best = "; ".join(_ranked_setting(line) for line in ranked)
         sentences.append(f"{title} {best}.")
-    return [*sentences, *(f"{line}." for line in diverged_lines(settings))]
+    lines = [*diverged_lines(settings), *chance_lines(settings)]
+    return [*sentences, *(f"{line}." for line in lines)]
+
+
+def _ranked_setting(line: str) -> str:
+    """Format a line of `best_lines` for a sentence.
+
+    >>> _ranked_setting("  1. xavier_normal gelu lr=0.3    0.926 (5 seeds)")
+    'xavier_normal gelu lr=0.3: 0.926 (5 seeds)'
+    """
+    _, _, text = line.partition(". ")
+    setting, _, score = text.rpartition("  ")  # best_lines pads the settings with spaces
+    return f"{setting.strip()}: {score}"
 
 
 def css_class(outcome: str) -> str:

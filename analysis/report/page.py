@@ -104,6 +104,8 @@ def _template_context(
     if not page_figures:
         page_figures, n_more = figures.moments_by_layer(comparisons, figures_command)
     cell_outcomes = _outcomes(columns)
+    layers = loaded.layers
+    has_measured_layers = not layers.empty and bool((layers["step"] == 0).any())
     report_command = provenance.analysis_command(folder, "report")
     return {
         "name": status.name,
@@ -138,7 +140,10 @@ def _template_context(
         "n_first_rows": min(FIRST_ROWS, len(cell_outcomes)),
         "cells_data": [vars(column) for column in columns],
         "failures": outcomes.group_failures(status.failures),
-        "steps": provenance.reproduction_steps(folder, launches),
+        "has_measured_layers": has_measured_layers,
+        "steps": provenance.reproduction_steps(
+            folder, launches, has_measured_layers, has_measured_layers or study is not None
+        ),
     }
 
 

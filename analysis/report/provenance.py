@@ -6,18 +6,20 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from experiments.sweep.provenance import typed_command
 from experiments.sweep.status.format import duration, plural
 from experiments.sweep.status.status import Status
 from experiments.sweep.store.paths import SweepFolder
 from fanin.commands import command_line
 
 LIBRARIES = ("python", "torch", "numpy")
+RUNNER_OPTION = re.compile(r"[+~]{0,2}(runner[.=]|sweep\.mode=)")
 MAX_HOSTS = 8  # listed by name
 
 
@@ -70,12 +72,7 @@ class Launch:
     @property
     def command(self) -> str:
         """The command as typed, without the path of Python."""
-        words = shlex.split(str(self.machine.get("command", "")))
-        if not words:
-            return ""
-        if re.fullmatch(r"fanin(-\w+)?", program := PurePath(words[1]).name if words[1:] else ""):
-            return shlex.join([program, *words[2:]])
-        return shlex.join(["python", *words[1:]])
+        return typed_command(str(self.machine.get("command", "")))
 
 
 @dataclass(frozen=True)
@@ -235,22 +232,50 @@ def analysis_command(folder: SweepFolder, name: str, *arguments: str) -> str:
     return command_line(name, folder.root.name, *arguments, *options)
 
 
-def reproduction_steps(folder: SweepFolder, launches: Sequence[Launch]) -> list[Step]:
-    """Return the commands that reproduce a sweep and its analysis, in order."""
+def reproduction_steps(
+    folder: SweepFolder, launches: Sequence[Launch], has_measured_layers: bool, has_figures: bool
+) -> list[Step]:
+    """Return the commands that reproduce a sweep and its analysis, in order.
+
+    Parameters
+    ----------
+    has_measured_layers
+        Layers were measured at initialization, so that `fanin check` has something to compare.
+    has_figures
+        `fanin figures` can draw a figure.
+    """
     dirty = launches and launches[-1].dirty
     diff = (
         f"; then apply the diff in {folder.provenance.name} (uncommitted changes)" if dirty else ""
     )
     steps = [Step(f"Check out and install the code{diff}", tuple(_checkout(launches)))]
-    commands = tuple(dict.fromkeys(launch.command for launch in launches if launch.command))
+    typed = [launch.command for launch in launches if launch.command]
+    commands = tuple(dict.fromkeys(map(without_runner, typed)))
     if commands:
-        steps.append(Step("Run the cells (finished cells are skipped)", commands))
-    steps.append(Step("Check against theory", (analysis_command(folder, "check"),)))
-    steps.append(
-        Step("Write the figures as PDF, SVG and PNG", (analysis_command(folder, "figures"),))
-    )
+        note = (
+            "; the options of the runner are left out, because results do not depend on it"
+            if set(commands) - set(typed)
+            else ""
+        )
+        steps.append(Step(f"Run the cells (finished cells are skipped{note})", commands))
+    if has_measured_layers:
+        steps.append(Step("Check against theory", (analysis_command(folder, "check"),)))
+    if has_figures:
+        steps.append(
+            Step("Write the figures as PDF, SVG and PNG", (analysis_command(folder, "figures"),))
+        )
     steps.append(Step("Write this page", (analysis_command(folder, "report"),)))
     return steps
+
+
+def without_runner(command: str) -> str:
+    """Remove the options that say where cells run; another machine may not have that runner.
+
+    >>> without_runner("fanin run -m sweep=he2015 runner=slurm_local sweep.mode=submit")
+    'fanin run -m sweep=he2015'
+    """
+    words = [word for word in shlex.split(command) if not RUNNER_OPTION.match(word)]
+    return shlex.join(words)
 
 
 def _checkout(launches: Sequence[Launch]) -> list[str]:

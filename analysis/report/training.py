@@ -69,8 +69,8 @@ def build_training_section(
     settings = training_settings(columns, set(curves["cell_id"]) & set(cells.index))
     if not settings:
         return TrainingSection(skip_reason="no cell has been trained")
-    shown = select_settings(settings, cells)
     metric = next((key for key in LABELS if key in cells and cells[key].notna().any()), None)
+    shown = order_by_score(select_settings(settings, cells), cells, metric)
     lines = {s.label: loss_line(curves, cells, s) for s in shown}
     points = {s.label: metric_line(curves, cells, s, metric) for s in shown} if metric else {}
     use_style()
@@ -130,6 +130,23 @@ def select_settings(
         best.setdefault(setting.group, setting)
     chosen = list(best.values())[:MAX_LINES] if len(best) > 1 else ordered[:MAX_LINES]
     return [setting for setting in settings if setting in chosen]
+
+
+def order_by_score(
+    settings: Sequence[TrainingSetting], cells: pd.DataFrame, metric: str | None
+) -> list[TrainingSetting]:
+    """Order settings as the summary does: best mean first, settings with diverged cells last."""
+    key = metric or "train_loss"
+    sign = -1 if key == "test_accuracy" else 1
+
+    def rank(setting: TrainingSetting) -> tuple[bool, float]:
+        rows = cells.loc[list(setting.cell_ids)]
+        mean = rows.loc[rows["outcome"] == "ok", key].mean()
+        return bool((rows["outcome"] == "diverged").any()), (
+            float("inf") if np.isnan(mean) else sign * float(mean)
+        )
+
+    return sorted(settings, key=rank)
 
 
 def loss_line(curves: pd.DataFrame, cells: pd.DataFrame, setting: TrainingSetting) -> pd.Series:

@@ -255,6 +255,15 @@ def test_the_page_does_not_scroll_sideways_on_a_phone(open_page: OpenPage, page_
     assert all(scrolls == in_tab_order for scrolls, in_tab_order in boxes)
 
 
+def test_the_standings_fit_the_page(open_page: OpenPage, page_path: Path):
+    page = open_page(page_path)
+    boxes = page.locator(".scroll:has(.standings)").evaluate_all(
+        "(boxes) => boxes.map((box) => box.scrollWidth - box.clientWidth)"
+    )
+    assert boxes
+    assert max(boxes) <= 0
+
+
 def test_the_printed_page_contains_closed_details(
     open_page: OpenPage, page_path: Path, tmp_path: Path
 ):

@@ -68,12 +68,23 @@ def test_downloads_are_next_to_the_page(page_path: Path, hostile: Results):
     assert [line for line in unescaped if not line.startswith(("\\begin", "\\caption"))] == []
 
 
+def test_the_footer_names_the_files_that_the_page_links_to(page_path: Path):
+    text = page_path.read_text()
+    footer = text[text.index("<footer>") :]
+    linked = set(re.findall(r'<a href="([^"#]+)"', text))
+    assert linked == {"cells.csv", "cells.tex"}
+    assert all(f"<code>{name}</code>" in footer for name in linked)
+    assert "no other file" not in footer
+
+
 def test_a_sweep_without_finished_cells_has_a_page(sweep_copy: Path):
     for table in ("cells", "layers", "curves", "predictions", "report"):
         shutil.rmtree(sweep_copy / table, ignore_errors=True)
     text = report_text(sweep_copy, theory=True)
     assert "<b>Not complete.</b> 0 of 24 cells have ended" in text
     assert "no layer was measured at initialization" in text
+    assert "fanin check" not in text
+    assert "fanin figures" not in text
     assert "No comparison of inits: no cell has finished training" in text
     assert "24 missing" in text
 

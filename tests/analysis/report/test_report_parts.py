@@ -15,7 +15,13 @@ from analysis.report.cells import Column, cell_columns, fold_options
 from analysis.report.export import average_over_seeds
 from analysis.report.figures import build_study_section, inline_svg
 from analysis.report.outcomes import MAX_DETAILED, MAX_LISTED, group_failures, outcomes_by_axis
-from analysis.report.provenance import Launch, collect_axes, read_launches
+from analysis.report.provenance import (
+    Launch,
+    Step,
+    collect_axes,
+    read_launches,
+    reproduction_steps,
+)
 from experiments.sweep.status.status import Failure
 from experiments.sweep.store.paths import SweepFolder
 
@@ -178,6 +184,31 @@ def test_recorded_commands_are_formatted_as_typed(recorded: str, typed: str | No
     command = Launch(None, None, (), (), "", "", 0, {"command": recorded}, {}).command
     expected = recorded.replace("/x/.venv/bin/python3", "python") if typed is None else typed
     assert command == expected
+
+
+def steps_of(command: str, layers: bool = True, figures: bool = True) -> list[Step]:
+    machine = {"command": f"/x/bin/python3 /x/bin/{command}"}
+    launches = [Launch(None, None, (), (), "", "abc", 0, machine, {})]
+    return reproduction_steps(SweepFolder(Path("results/s")), launches, layers, figures)
+
+
+@pytest.mark.parametrize("option", ["runner=slurm_local", "runner.workers=3", "sweep.mode=submit"])
+def test_the_reproduction_leaves_out_the_runner(option: str):
+    """`conf/runner/*_local.yaml` is not in git, so that a second clone lacks it."""
+    step = steps_of(f"fanin run -m sweep=he2015 {option} init=a")[1]
+    assert step.commands == ("fanin run -m sweep=he2015 init=a",)
+    assert "results do not depend on it" in step.title
+    step = steps_of("fanin run -m sweep=he2015")[1]
+    assert step.title == "Run the cells (finished cells are skipped)"
+
+
+def test_the_reproduction_lists_only_commands_that_have_data():
+    def commands(**has: bool) -> list[str]:
+        return [step.commands[0].split()[1] for step in steps_of("fanin run", **has)[2:]]
+
+    assert commands() == ["check", "figures", "report"]
+    assert commands(layers=False) == ["figures", "report"]
+    assert commands(layers=False, figures=False) == ["report"]
 
 
 def test_a_study_section_contains_claims_and_figures(monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ from analysis.report.training import (
     draw,
     loss_line,
     metric_line,
+    order_by_score,
     select_settings,
     training_settings,
 )
@@ -85,6 +86,14 @@ def test_of_many_settings_the_best_of_each_init_is_shown() -> None:
     shown = select_settings(settings, table)
     assert [setting.label for setting in shown] == [f"s{n - 3}", f"s{n - 2}"]
     assert select_settings(settings[:MAX_LINES], table) == settings[:MAX_LINES]
+
+
+def test_lines_are_in_the_order_of_the_summary() -> None:
+    settings = [TrainingSetting(name, "", (name,)) for name in "abcd"]
+    table = cells(a=("ok", 0.2), b=("ok", 0.9), c=("diverged", None), d=("ok", 0.5))
+    order = [s.label for s in order_by_score(settings, table, "test_accuracy")]
+    assert order == ["b", "d", "a", "c"]
+    assert [s.label for s in order_by_score(settings, table, None)] == ["a", "d", "b", "c"]
 
 
 def test_a_diverging_line_does_not_set_the_scale() -> None:
