@@ -27,7 +27,7 @@ from fanin.errors import FaninError
 
 LAST_KEY = "diff"  # of a launch record; a truncated one lacks it
 FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
-Conclusion = Literal["reproduced", "partly reproduced", "not reproduced"]
+Conclusion = Literal["reproduced", "partly reproduced", "not reproduced", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,12 @@ class Study:
     def conclusion(self) -> Conclusion:
         """Summary of all claims that have a criterion."""
         tested = [result.holds for result in self.claim_results if result.holds is not None]
-        if all(tested) and not any(result.undecided for result in self.claim_results):
+        undecided = any(result.undecided for result in self.claim_results)
+        if all(tested) and not undecided:
             return "reproduced"
-        return "partly reproduced" if any(tested) else "not reproduced"
+        if any(tested):
+            return "partly reproduced"
+        return "undecided" if undecided else "not reproduced"
 
 
 def study_factory(results: Results) -> Callable[[], Study] | None:
