@@ -213,12 +213,15 @@ def test_the_reproduction_lists_only_commands_that_have_data():
 
 def test_a_study_section_contains_claims_and_figures(monkeypatch: pytest.MonkeyPatch):
     result = ClaimResult("q*", "0.61 (their map)", "0.62 in the last layer", True)
-    study = Study("It converges.", {"poole": Figure(figsize=(2, 2))}, "Tanh networks.", (result,))
+    figures = {"poole": Figure(figsize=(2, 2))}
+    warning = "2 of 9 cells are missing"
+    study = Study("It converges.", figures, "Tanh networks.", (result,), warning)
     monkeypatch.setattr("analysis.report.figures.study_factory", lambda results: lambda: study)
     results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 6)
     section = build_study_section(results, "fanin figures poole")
     assert section is not None
     assert (section.conclusion, section.claim_results) == ("reproduced", (result,))
+    assert section.warning == warning
     (page_figure,) = section.figures
     assert "claimed 0.61 (their map), measured 0.62" in page_figure.svg
     assert page_figure.caption == "Tanh networks."
