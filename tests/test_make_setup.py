@@ -1,11 +1,15 @@
 """Output of `make setup`, with a pip that installs nothing."""
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 10
@@ -45,3 +49,13 @@ def test_setup_shows_progress_in_few_lines(status: int, tmp_path: Path) -> None:
     else:
         assert len(lines) <= MAX_LINES
         assert process.stderr == ""
+
+
+def test_locked_packages_support_the_oldest_python():
+    """Debian 12 has Python 3.11.2."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    names = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.M)
+    required = {name: metadata(name).get("Requires-Python") or "" for name in names}
+    assert len(names) > 100
+    assert [n for n, versions in required.items() if oldest not in SpecifierSet(versions)] == []
