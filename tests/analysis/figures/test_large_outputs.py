@@ -163,7 +163,7 @@ def test_a_claim_holds_only_if_it_was_measured(results: Results) -> None:
 
 def test_an_unfinished_sweep_is_an_error(results: Results) -> None:
     without_head = results.cells[results.cells["head"] == "none"]
-    with pytest.raises(FaninError, match="has not run"):
+    with pytest.raises(FaninError, match="are missing"):
         study(dataclasses.replace(results, cells=without_head), CRITERION)
     with pytest.raises(FaninError, match="no network has been trained"):
         study(dataclasses.replace(results, cells=without_head.head(0)), CRITERION)
