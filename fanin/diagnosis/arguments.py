@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 
 from fanin.diagnosis.recording import main_output, tensors_in
@@ -49,14 +50,12 @@ class Case:
     @property
     def inputs(self) -> dict[str, Tensor]:
         """The input tensors by name."""
-        if self.keywords:
-            named = {k: v for k, v in self.keywords.items() if isinstance(v, Tensor)}
-        else:
-            named = {}
-        tensors = list(tensors_in(self.arguments))
-        if len(tensors) == 1:
-            return {"input": tensors[0], **named}
-        return {**{f"input[{i}]": t for i, t in enumerate(tensors)}, **named}
+        return {
+            name if len(tensors) == 1 else f"{name}[{i}]": tensor
+            for name, value in {"input": self.arguments, **self.keywords}.items()
+            for tensors in [list(tensors_in(value))]
+            for i, tensor in enumerate(tensors)
+        }
 
     @property
     def samples(self) -> int:
@@ -66,7 +65,8 @@ class Case:
     def forward(self, model: nn.Module | None = None) -> Any:
         """Run the model on a copy of the batch."""
         model = self.model if model is None else model
-        return model(*_cloned(self.arguments), **_cloned(self.keywords))
+        arguments = _map_tensors(torch.clone, self.arguments)
+        return model(*arguments, **_map_tensors(torch.clone, self.keywords))
 
     def loss_of_output(self, output: Any) -> Tensor:
         """Return the loss of an output of the model."""
@@ -84,16 +84,14 @@ class Case:
         """Return the case with changed floating-point inputs."""
         names = {id(tensor): name for name, tensor in self.inputs.items()}
 
-        def changed(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return change(names[id(value)], value) if value.is_floating_point() else value
-            if isinstance(value, Mapping):
-                return {key: changed(entry) for key, entry in value.items()}
-            if isinstance(value, tuple | list):
-                return type(value)(changed(entry) for entry in value)
-            return value
+        def changed(tensor: Tensor) -> Tensor:
+            return change(names[id(tensor)], tensor) if tensor.is_floating_point() else tensor
 
-        return replace(self, arguments=changed(self.arguments), keywords=changed(self.keywords))
+        return replace(
+            self,
+            arguments=_map_tensors(changed, self.arguments),
+            keywords=_map_tensors(changed, self.keywords),
+        )
 
     def with_model(self, model: nn.Module) -> Case:
         """Return the case with another model; its optimizer becomes a plain one of equal rate."""
@@ -115,17 +113,24 @@ def make_case(
         An argument has the wrong type, or the model cannot be copied.
     """
     check_model(model)
-    if targets is None and not _is_batch(batch):
+    if not _is_batch(batch):
+        if targets is not None:
+            raise InputError(
+                "batch is a loader, whose first batch has the targets; omit targets, or pass one"
+                " batch"
+            )
         batch = next(iter(batch))  # a loader
+    if isinstance(optimizer, Optimizer):
+        _check_optimizer(model, optimizer)
+    parameter = next(model.parameters(), torch.empty(0))
+    batch, targets = _tensors((batch, targets), parameter.dtype)
     arguments, keywords, targets = _split(model, batch, targets)
     try:
         # A joint copy, so that the copied optimizer holds the parameters of the copied model.
         model, optimizer, loss = deepcopy((model, optimizer, loss))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"model ({type(model).__name__}) cannot be copied: {error}") from None
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    arguments, keywords = _moved(arguments, device), _moved(keywords, device)
-    targets = _moved(targets, device)
+    arguments, keywords, targets = _moved((arguments, keywords, targets), parameter.device)
     return Case(model, arguments, keywords, targets, _resolve_loss(loss, targets), optimizer)
 
 
@@ -144,13 +149,13 @@ def _split(
     model: nn.Module, batch: Any, targets: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Return positional arguments, keyword arguments and targets."""
-    if isinstance(batch, Tensor | np.ndarray):
-        return (_tensor(batch),), {}, _tensor(targets)
-    accepted = inspect.signature(model.forward).parameters
+    if isinstance(batch, Tensor | PackedSequence):
+        return (batch,), {}, targets
+    accepted = inspect.signature(_unwrapped(model).forward).parameters
     if isinstance(batch, Mapping):
         if len(accepted) == 1 and not set(batch) & set(accepted):
-            return (dict(batch),), {}, _tensor(targets)
-        rest = {key: _tensor(value) for key, value in batch.items() if key in accepted}
+            return (dict(batch),), {}, targets
+        rest = {key: value for key, value in batch.items() if key in accepted}
         others = [key for key in batch if key not in accepted]
         if targets is None and len(others) == 1:
             targets = batch[others[0]]
@@ -159,43 +164,83 @@ def _split(
                 f"batch has the keys {', '.join(map(str, others))}, which are no arguments of the"
                 f" model ({', '.join(accepted)}); pass targets=..."
             )
-        return (), rest, _tensor(targets)
-    parts = tuple(_tensor(part) for part in batch)
-    required = [
-        p
-        for p in accepted.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        return (), rest, targets
+    parts = tuple(batch)
+    positional = [
+        p for p in accepted.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
+    required = [p for p in positional if p.default is p.empty]
+    has_any_number = any(p.kind == p.VAR_POSITIONAL for p in accepted.values())
     if targets is None and len(parts) == len(required) + 1:
         *inputs, targets = parts
         return tuple(inputs), {}, targets
-    if len(required) == 1 and len(parts) > 1 and targets is not None:
-        return (parts,), {}, _tensor(targets)  # one argument that is a tuple
-    return parts, {}, _tensor(targets)
+    if len(positional) == 1 and len(parts) > 1 and not has_any_number:
+        return (batch,), {}, targets  # one argument that is a tuple
+    return parts, {}, targets
 
 
-def _tensor(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module in DataParallel or torch.compile, whose own forward takes anything."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return _unwrapped(compiled) if isinstance(compiled, nn.Module) else model
+
+
+def _tensors(value: Any, dtype: torch.dtype) -> Any:
+    """Replace arrays by tensors; float64, numpy's default, becomes the model's dtype."""
+
+    def converted(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        is_double = tensor.dtype == torch.float64 and dtype.is_floating_point
+        return tensor.to(dtype) if is_double else tensor
+
+    return _map_tensors(converted, value, np.ndarray)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to(device)
+    """Move a batch to the model's device, unless one of its tensors is there already.
+
+    Such a batch is complete: a model may need the others elsewhere, as the lengths of
+    `pack_padded_sequence`.
+    """
+    tensors = list(tensors_in(value))
+    if any(tensor.device == device for tensor in tensors):
+        return _map_tensors(Tensor.detach, value)
+    return _map_tensors(lambda tensor: tensor.detach().to(device), value)
+
+
+def _map_tensors(function: Callable[[Any], Tensor], value: Any, kind: type = Tensor) -> Any:
+    """Apply a function to the tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, kind):
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: _moved(entry, device) for key, entry in value.items()}
+        return {key: _map_tensors(function, entry, kind) for key, entry in value.items()}
+    if isinstance(value, PackedSequence):
+        names = ("data", "sorted_indices", "unsorted_indices")  # batch_sizes stay on the CPU
+        return value._replace(
+            **{name: _map_tensors(function, getattr(value, name), kind) for name in names}
+        )
     if isinstance(value, tuple | list):
-        return type(value)(_moved(entry, device) for entry in value)
+        entries = [_map_tensors(function, entry, kind) for entry in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return value
 
 
-def _cloned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, Mapping):
-        return {key: _cloned(entry) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_cloned(entry) for entry in value)
-    return value
+def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise InputError if training with this optimizer cannot change the model."""
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = [p for p in model.parameters() if id(p) in optimized]
+    if not held:
+        raise InputError(
+            "optimizer has none of the model's parameters, so training does not change the model;"
+            " create the optimizer from model.parameters() after the model"
+        )
+    if not any(p.requires_grad for p in held):
+        raise InputError(
+            "no parameter of the optimizer has requires_grad=True, so training does not change the"
+            " model; set it for the layers to train"
+        )
 
 
 def _resolve_loss(loss: Loss | str | None, targets: Any) -> Loss | None:

@@ -22,7 +22,7 @@ from fanin.diagnosis.initialization import initialized_copy
 from fanin.diagnosis.inputs import check_inputs, check_targets, corrected_input
 from fanin.diagnosis.losses import check_loss
 from fanin.diagnosis.prediction import predicted_gradient_norms, prescribed_gains
-from fanin.diagnosis.recording import Recording, main_output, record
+from fanin.diagnosis.recording import Recording, main_output, record, stored_values
 from fanin.diagnosis.signals import (
     Symptom,
     check_batchnorm,
@@ -31,8 +31,8 @@ from fanin.diagnosis.signals import (
     find_symptom,
     gradient_norms,
 )
-from fanin.diagnosis.training_steps import check_learning_rate, relative_steps
-from fanin.diagnosis.weights import check_identical_units, check_weights
+from fanin.diagnosis.training_steps import check_learning_rate, needs_closure, relative_steps
+from fanin.diagnosis.weights import check_identical_units, check_weights, invalid_values
 
 Loss = Callable[..., Any]
 # Copies with a standard init. One healthy copy shows that the init is the cause; in a narrow
@@ -124,6 +124,8 @@ class _Diagnoser:
             self.not_checked.append("the loss (pass targets or loss)")
         if self.case.optimizer is None:
             self.not_checked.append("the learning rate (pass optimizer)")
+        elif needs_closure(self.case.optimizer):
+            self.not_checked.append("the learning rate (the optimizer needs a closure)")
         elif self.case.loss is not None and not is_loss_wrong and not batchnorm:
             self.findings += check_learning_rate(
                 self.case.model, self.case.optimizer, self.case.loss_of_model
@@ -131,11 +133,14 @@ class _Diagnoser:
         self.findings += batchnorm
         return Diagnosis(tuple(self.findings), self._checked(), tuple(self.not_checked))
 
+    def _can_step(self) -> bool:
+        return self.case.optimizer is not None and not needs_closure(self.case.optimizer)
+
     def _checked(self) -> tuple[str, ...]:
         checks = ["inputs", "weights", "overflow", "dead units", "gradients"]
         if self.case.loss is not None:
             checks.insert(2, "loss")
-            if self.case.optimizer is not None:
+            if self._can_step():
                 checks.append("learning rate")
         return tuple(checks)
 
@@ -145,7 +150,8 @@ class _Diagnoser:
             found = list(check_inputs(self.case.inputs))
             if not found:
                 break
-            self.findings += [f for f in found if f.cause not in {g.cause for g in self.findings}]
+            known = {finding.cause for finding in self.findings}
+            self.findings += _first_of_each_cause([f for f in found if f.cause not in known])
             self.case = self.case.with_inputs(partial(_corrected, found))
         if isinstance(self.case.targets, Tensor):
             found = list(check_targets(self.case.targets))
@@ -157,10 +163,10 @@ class _Diagnoser:
         found = list(check_weights(self.case.model))
         self.findings += found
         if found:
-            with torch.no_grad():
-                for tensor in (*self.case.model.parameters(), *self.case.model.buffers()):
-                    if tensor.is_floating_point():
-                        tensor.nan_to_num_(0.0, 0.0, 0.0)
+            tensors: dict[str, Tensor] = dict(self.case.model.named_buffers())
+            tensors.update(self.case.model.named_parameters())
+            for name, where in invalid_values(self.case.model).items():
+                stored_values(tensors[name])[where] = 0.0
 
     def _check_signals(self, recording: Recording, loss_findings: list[Finding]) -> None:
         is_log_of_zero = any(finding.cause == "log_of_zero" for finding in loss_findings)
@@ -184,7 +190,8 @@ class _Diagnoser:
         if recording.loss is not None and not recording.gradients_are_finite:
             recording = _record(replace(case, loss=None))  # the loss is wrong, not the network
         steps = None
-        if case.optimizer is not None and recording.loss is not None:
+        if recording.loss is not None and self._can_step():
+            assert case.optimizer is not None
             steps = relative_steps(case.model, case.optimizer, case.loss_of_model)
         return find_symptom(case.model, recording, _loss_of_zero(case, recording), steps)
 
@@ -261,6 +268,19 @@ def _record(case: Case) -> Recording:
     finally:
         for module in dropouts:
             module.train()
+
+
+def _first_of_each_cause(findings: Sequence[Finding]) -> list[Finding]:
+    """Return one finding per cause, which says how many others there are."""
+    by_cause: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_cause.setdefault(finding.cause, []).append(finding)
+    return [
+        replace(first, text=f"{first.text} {len(rest)} more inputs have this problem.")
+        if rest
+        else first
+        for first, *rest in by_cause.values()
+    ]
 
 
 def _corrected(findings: Sequence[Finding], name: str, tensor: Tensor) -> Tensor:

@@ -23,9 +23,13 @@ TABULAR_NDIM = 2  # (sample, feature)
 
 
 def check_inputs(inputs: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Yield the problems of the floating-point inputs, by name."""
+    """Yield the problems of the floating-point inputs, by name.
+
+    Sparse tensors, such as adjacency matrices, and masks of 0 and -inf are left out.
+    """
     for name, tensor in inputs.items():
-        if tensor.is_floating_point() and tensor.numel():
+        is_dense = tensor.layout == torch.strided and tensor.is_floating_point()
+        if is_dense and tensor.numel() and not _is_mask(tensor):
             yield from _check_input(name, tensor.detach())
 
 
@@ -45,6 +49,12 @@ def _check_input(name: str, tensor: Tensor) -> Iterator[Finding]:
     scale = _scale(name, values)
     if scale is not None:
         yield scale
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Return True for a mask that is added to attention scores: it has only 0 and -inf."""
+    is_zero = tensor == 0
+    return bool(is_zero.any()) and bool((is_zero | tensor.isneginf()).all())
 
 
 def _nonfinite(name: str, tensor: Tensor) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class Statistics:
     rms: float
     largest: float
     nonfinite: int
+    nan: int
 
     @classmethod
     def of(cls, tensor: Tensor) -> Statistics:
@@ -40,6 +42,7 @@ class Statistics:
             rms=float(finite.square().mean().sqrt()) if finite.numel() else float("nan"),
             largest=float(finite.abs().max()) if finite.numel() else float("nan"),
             nonfinite=values.numel() - finite.numel(),
+            nan=int(values.isnan().sum()),
         )
 
 
@@ -55,6 +58,8 @@ class Call:
         The module, or None for a function.
     input_is_finite
         True if all tensors that it received are finite.
+    input_is_masked
+        True if they have values of -inf, as in an attention mask, and no other non-finite values.
     output
         Statistics of its output (the first tensor, if there are several).
     gradient
@@ -67,6 +72,7 @@ class Call:
     name: str
     module: nn.Module | None
     input_is_finite: bool
+    input_is_masked: bool
     output: Statistics
     gradient: Statistics | None = None
     dead: float | None = None
@@ -114,6 +120,15 @@ class Recording:
     loss: float | None
     loss_calls: list[LossCall]
     gradients: dict[str, Tensor | None]
+
+    @property
+    def is_finite(self) -> bool:
+        """True if the output, the loss and the gradients are finite."""
+        return (
+            bool(self.output.isfinite().all())
+            and (self.loss is None or isfinite(self.loss))
+            and self.gradients_are_finite
+        )
 
     @property
     def gradients_are_finite(self) -> bool:
@@ -192,6 +207,19 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(entry)
 
 
+def stored_values(tensor: Tensor) -> Tensor:
+    """Return the explicit values of a sparse tensor; a dense tensor itself."""
+    tensor = tensor.detach()
+    if tensor.layout == torch.strided:
+        return tensor
+    return tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
+
+
+def is_invalid(tensor: Tensor, mask: bool = False) -> Tensor:
+    """Return where a tensor is not finite. With `mask`, -inf is valid, as in an attention mask."""
+    return tensor.isnan() | tensor.isposinf() if mask else ~tensor.isfinite()
+
+
 class _Recorder(TorchFunctionMode):
     """Records the calls of modules (through hooks) and of functions outside them."""
 
@@ -254,8 +282,10 @@ class _Recorder(TorchFunctionMode):
         if tensor is None or not tensor.numel():
             return
         self._paused = True
-        finite = all(bool(t.isfinite().all()) for t in tensors_in(inputs))
-        call = Call(name, module, finite, Statistics.of(tensor))
+        values = [stored_values(t) for t in tensors_in(inputs)]
+        is_finite = all(bool(v.isfinite().all()) for v in values)
+        is_masked = not is_finite and not any(bool(is_invalid(v, mask=True).any()) for v in values)
+        call = Call(name, module, is_finite, is_masked, Statistics.of(tensor))
         if is_rectifier and tensor.ndim > 1:
             by_unit = tensor.detach().movedim(self._unit_axis, 0).flatten(1)
             call.dead = float((by_unit <= 0).all(1).double().mean())

@@ -20,13 +20,20 @@ MAX_LOSS_RATIO = 10.0  # loss / loss with outputs of 0
 MAX_OUTPUT = 10.0  # rms of outputs up to which the loss is not compared
 MIN_SPREAD = 1e-3  # standard deviation of the outputs over the batch
 MIN_STEP = 1e-4  # relative change of a weight in one step; at less, 10,000 steps replace it
+SELECTIONS = {"masked_fill", "masked_fill_", "where"}  # put constants, for example -inf, in place
 MAX_DEAD = 0.9  # half of the units are zero on one image, so fewer is common in small batches
 
 
 def check_overflow(recording: Recording) -> Iterator[Finding]:
-    """Yield a finding for the first call, or else the last gradient, that is not finite."""
+    """Yield a finding for the first call, or else the last gradient, that is not finite.
+
+    Infinite values that reach neither the output nor a gradient are no problem: attention masks
+    have them.
+    """
+    if recording.is_finite:
+        return
     for call in recording.calls:
-        if call.output.nonfinite and call.input_is_finite:
+        if _makes_nonfinite(call):
             yield _overflow(call)
             return
     if recording.loss is not None and not isfinite(recording.loss):
@@ -189,7 +196,7 @@ def _constant_output(
     model: nn.Module, recording: Recording, steps: Mapping[str, float] | None
 ) -> Symptom | None:
     output = recording.output.double()
-    if len(output) < 2 or output.ndim < 2 or _has_zero_layer(model):
+    if output.ndim < 2 or len(output) < 2 or _has_zero_layer(model):
         return None
     spread = float(output.std(0, correction=0).square().mean().sqrt())
     if steps and min(steps.values()) >= MIN_STEP:
@@ -230,8 +237,26 @@ def _log_ratio(a: float, b: float) -> float:
     return float(torch.tensor(a / b, dtype=torch.float64).log())
 
 
+def _makes_nonfinite(call: Call) -> bool:
+    if call.module is None and call.name.split(" ")[0] in SELECTIONS:
+        return False
+    if call.input_is_masked:
+        return call.output.nan > 0  # for example the softmax of a row that is entirely masked
+    return call.output.nonfinite > 0 and call.input_is_finite
+
+
 def _overflow(call: Call) -> Finding:
     largest = call.output.largest
+    if call.input_is_masked:
+        return Finding(
+            "overflow",
+            f"{call.name} returns {call.output.nan} NaN values, because a whole row of its input is"
+            " masked with -inf.",
+            call.name,
+            {"NaN values": call.output.nan},
+            "leave at least one position of each row unmasked, or mask with"
+            " torch.finfo(scores.dtype).min",
+        )
     return Finding(
         "overflow",
         f"{call.name} is the first layer whose output has NaN or infinite values"

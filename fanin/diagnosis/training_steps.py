@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from math import isfinite
@@ -43,7 +44,7 @@ def check_learning_rate(
         Function of a model that returns the loss on the batch.
     """
     optimizer = _to_optimizer(model, optimizer)
-    rate = max(group["lr"] for group in optimizer.param_groups)
+    rate = _rate(optimizer)
     losses = _train(model, optimizer, loss_of, 1.0)
     first, last = losses[0], losses[-1]
     if not isfinite(first) or first <= 0:
@@ -53,7 +54,7 @@ def check_learning_rate(
         for factor in SMALLER:
             smaller = _train(model, optimizer, loss_of, factor)[-1]
             if isfinite(smaller) and smaller < first:
-                yield _too_large(model, loss_of, name, rate, factor, losses, smaller)
+                yield _too_large(model, loss_of, optimizer, factor, losses, smaller)
                 return
     elif last > first * (1 - MIN_DECREASE):
         for factor in LARGER:
@@ -66,9 +67,17 @@ def check_learning_rate(
                     f" {rate * factor:.2g}.",
                     "optimizer",
                     {"learning rate": rate, "loss": first, f"loss after {STEPS} steps": last},
-                    f'for group in optimizer.param_groups: group["lr"] = {rate * factor:.2g}',
+                    _new_rate(optimizer, factor),
                 )
                 return
+
+
+def needs_closure(optimizer: Optimizer | float | None) -> bool:
+    """Return True for optimizers that evaluate the loss several times per step, as LBFGS."""
+    if not isinstance(optimizer, Optimizer):
+        return False
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
 
 
 def relative_steps(
@@ -98,12 +107,12 @@ def _to_optimizer(model: nn.Module, optimizer: Optimizer | float) -> Optimizer:
 def _too_large(
     model: nn.Module,
     loss_of: LossOf,
-    name: str,
-    rate: float,
+    optimizer: Optimizer,
     factor: float,
     losses: list[float],
     smaller: float,
 ) -> Finding:
+    name, rate = type(optimizer).__name__, _rate(optimizer)
     first, last = losses[0], losses[-1]
     evidence = {
         "learning rate": rate,
@@ -121,8 +130,19 @@ def _too_large(
         f" to {smaller:.4g}.",
         "optimizer",
         evidence,
-        f'for group in optimizer.param_groups: group["lr"] = {rate * factor:.2g}',
+        _new_rate(optimizer, factor),
     )
+
+
+def _rate(optimizer: Optimizer) -> float:
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def _new_rate(optimizer: Optimizer, factor: float) -> str:
+    """Return code that multiplies the learning rates."""
+    rates = {float(group["lr"]) for group in optimizer.param_groups}
+    new = f"*= {factor:g}" if len(rates) > 1 else f"= {_rate(optimizer) * factor:.2g}"
+    return f'for group in optimizer.param_groups: group["lr"] {new}'
 
 
 def _train(model: nn.Module, optimizer: Optimizer, loss_of: LossOf, factor: float) -> list[float]:

@@ -7,16 +7,23 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from fanin.diagnosis.finding import Finding
+from fanin.diagnosis.recording import is_invalid, stored_values
+
+
+def invalid_values(model: nn.Module) -> dict[str, Tensor]:
+    """Return where parameters and buffers are not finite, by name; -inf in a buffer is a mask."""
+    buffers: dict[str, Tensor] = dict(model.named_buffers())
+    invalid = {
+        name: is_invalid(stored_values(tensor), mask=name in buffers)
+        for name, tensor in [*model.named_parameters(), *buffers.items()]
+        if tensor.is_floating_point()
+    }
+    return {name: where for name, where in invalid.items() if where.any()}
 
 
 def check_weights(model: nn.Module) -> Iterator[Finding]:
     """Yield a finding for the first parameter or buffer with non-finite values."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    invalid = {
-        name: int((~tensor.isfinite()).sum())
-        for name, tensor in tensors
-        if tensor.is_floating_point() and not tensor.isfinite().all()
-    }
+    invalid = {name: int(where.sum()) for name, where in invalid_values(model).items()}
     if not invalid:
         return
     name = next(iter(invalid))
@@ -67,7 +74,7 @@ def check_identical_units(
 
 
 def _rows_are_equal(weight: Tensor) -> bool:
-    rows = weight.flatten(1)
+    rows = weight.to_dense().flatten(1)  # gradients of nn.Embedding(sparse=True) are sparse
     return bool((rows == rows[:1]).all())
 
 
