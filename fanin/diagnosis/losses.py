@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,12 @@ from fanin.diagnosis.recording import Call, LossCall, Recording
 MAX_TARGET_RATIO = 30.0  # of the rms of the targets to that of the outputs (at least 1)
 REGRESSION = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
 LOGS = {"log", "log2", "log10"}
+# Functions that keep the values of a tensor.
+SHAPE_FUNCTIONS = {
+    *("__getitem__", "__get__", "clone", "contiguous", "double", "flatten", "float", "half"),
+    *("movedim", "permute", "reshape", "reshape_as", "squeeze", "swapaxes", "to", "transpose"),
+    *("type", "unflatten", "unsqueeze", "view", "view_as"),
+}
 BOUNDED = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0), "relu": (0.0, None)}
 
 
@@ -109,7 +116,7 @@ def _regression(function: str, output: Tensor, targets: Tensor, last: str) -> Fi
         "smallest target": float(targets.min()),
         "largest target": float(targets.max()),
     }
-    if output.shape != targets.shape:
+    if _mixes_samples(output, targets):
         return Finding(
             "loss_mismatch",
             f"the outputs have shape {tuple(output.shape)} and the targets {tuple(targets.shape)}."
@@ -153,6 +160,19 @@ def _regression(function: str, output: Tensor, targets: Tensor, last: str) -> Fi
     return None
 
 
+def _mixes_samples(output: Tensor, targets: Tensor) -> bool:
+    """Return True if broadcasting compares outputs with the targets of other samples.
+
+    One target for all outputs, or for all outputs of a sample, is intended.
+    """
+    if output.shape == targets.shape or targets.numel() == 1:
+        return False
+    if output.ndim != targets.ndim:
+        return True
+    both = torch.broadcast_shapes(output.shape, targets.shape)
+    return prod(both) > max(output.numel(), targets.numel())
+
+
 def _log_of_zero(recording: Recording) -> Finding | None:
     zeros = 0
     for call in recording.loss_calls:
@@ -165,8 +185,8 @@ def _log_of_zero(recording: Recording) -> Finding | None:
         return None
     return Finding(
         "log_of_zero",
-        f"the loss takes the logarithm of {zeros} probabilities that are 0. A softmax or sigmoid"
-        " underflows to 0 if its inputs are large, and the loss is inf or NaN.",
+        f"the loss takes the logarithm of {zeros} values that are 0, and is inf or NaN. They are"
+        " probabilities (a softmax or sigmoid of large inputs underflows to 0) or targets of 0.",
         "loss",
         {"zeros": zeros},
         "loss = F.cross_entropy(logits, targets)  # or F.log_softmax; for a sigmoid F.logsigmoid",
@@ -180,7 +200,7 @@ def _last_activation(calls: Sequence[Call]) -> str:
             continue
         name = type(call.module).__name__ if call.module else call.name.split(" ")[0]
         name = name.lower().rstrip("_")
-        if name in ("squeeze", "view", "reshape", "flatten", "unsqueeze", "__getitem__"):
+        if name in SHAPE_FUNCTIONS:
             continue
         return name if name in BOUNDED else ""
     return ""
