@@ -235,6 +235,8 @@ class _Recorder(TorchFunctionMode):
         """Record the calls that run in this context."""
         handles: list[RemovableHandle] = []
         for name, module in model.named_modules():
+            if "parametrizations" in name.split("."):
+                continue  # computes a weight; it is part of the layer that has this weight
             handles.append(module.register_forward_pre_hook(self._enter))
             handles.append(module.register_forward_hook(partial(self._leave, name)))
         try:

@@ -215,7 +215,7 @@ def _constant_output(
 def _has_weight(call: Call) -> bool:
     if call.module is None or isinstance(call.module, nn.Embedding):
         return False
-    return any(p.ndim > 1 for p in call.module.parameters(recurse=False))
+    return any(p.ndim > 1 for p in call.module.parameters())
 
 
 def _has_zero_layer(model: nn.Module) -> bool:

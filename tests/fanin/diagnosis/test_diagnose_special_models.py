@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -204,3 +205,95 @@ def test_learning_rates_of_groups_keep_their_ratio() -> None:
     ]
     (finding,) = diagnose(model, *data(), optimizer=torch.optim.SGD(groups)).findings
     assert finding.fix.endswith('group["lr"] *= 0.1')
+
+
+def weight_normed(std: float | None, depth: int = 12) -> nn.Sequential:
+    """Return a deep network with weight normalization, with a small normal init or He's."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        linear = nn.Linear(20, 20)
+        if std is None:
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        else:
+            nn.init.normal_(linear.weight, std=std)
+        nn.init.zeros_(linear.bias)
+        layers += [weight_norm(linear), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(20, 4))
+
+
+class UnrolledRnn(nn.Module):
+    """A cell with ReLU whose recurrent weights are too large, on 28 steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.RNNCell(20, 64, nonlinearity="relu")
+        self.head = nn.Linear(64, 4)
+        nn.init.normal_(self.cell.weight_hh, std=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), 64)
+        for _ in range(28):
+            state = self.cell(x, state)
+        return self.head(state)
+
+
+def transposed() -> nn.Sequential:
+    """Return a decoder of transposed convolutions with a small init."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Linear(20, 128), nn.Unflatten(1, (16, 8))]
+    for _ in range(6):
+        layers += [nn.ConvTranspose1d(16, 16, 3, padding=1), nn.ReLU()]
+        nn.init.normal_(layers[-2].weight, std=0.01)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 4))
+
+
+@pytest.mark.parametrize("make", [lambda: weight_normed(0.01), UnrolledRnn, transposed])
+def test_the_fix_of_an_init_is_code_that_fixes_the_model(make: Any) -> None:
+    model = make()
+    finding = diagnose(model, *data()).findings[0]
+    assert finding.cause == "init"
+    torch.manual_seed(0)
+    exec(finding.fix, {"nn": nn, "model": model})
+    assert diagnose(model, *data()).ok
+
+
+def test_layers_with_spectral_norm_are_measured() -> None:
+    layers: list[nn.Module] = []
+    torch.manual_seed(0)
+    for _ in range(15):
+        layers += [spectral_norm(nn.Linear(20, 20)), nn.Sigmoid()]
+    (finding,) = diagnose(nn.Sequential(*layers, nn.Linear(20, 4)), *data()).findings
+    assert (finding.cause, finding.layer) == ("vanishing_gradients", "0")
+
+
+class SigmoidImages(nn.Module):
+    """Autoencoder that ends with a sigmoid and a change of the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images).sigmoid().view_as(images)
+
+
+def test_a_sigmoid_before_a_change_of_the_shape_is_seen() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(16, 1, 8, 8)
+    (finding,) = diagnose(SigmoidImages(), images, images).findings
+    assert finding.cause == "loss_mismatch"
+    assert "sigmoid" in finding.text
+    assert diagnose(SigmoidImages(), images, images.sigmoid()).ok
+
+
+def test_one_target_for_all_outputs_is_healthy() -> None:
+    """The loss of a least-squares GAN compares all outputs with 1."""
+    x, _ = data()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 32), nn.LeakyReLU(), nn.Linear(32, 1))
+    assert diagnose(model, x, loss=lambda output: F.mse_loss(output, torch.tensor(1.0))).ok
+    (finding,) = diagnose(model, x, torch.randn(16), loss="mse_loss").findings
+    assert finding.cause == "loss_mismatch"
