@@ -22,7 +22,7 @@ from fanin.diagnosis.initialization import initialized_copy
 from fanin.diagnosis.inputs import check_inputs, check_targets, corrected_input
 from fanin.diagnosis.losses import check_loss
 from fanin.diagnosis.prediction import predicted_gradient_norms, prescribed_gains
-from fanin.diagnosis.recording import Recording, main_output, record, stored_values
+from fanin.diagnosis.recording import Recording, record, stored_values
 from fanin.diagnosis.signals import (
     Symptom,
     check_batchnorm,
@@ -115,11 +115,15 @@ class _Diagnoser:
         self._check_weights()
         batchnorm = list(check_batchnorm(self.case.model, self.case.samples))
         if batchnorm:
+            self.findings += batchnorm
             self.case.model.eval()  # a batch of one may raise an error in training mode
         recording = _record(self.case)
         loss_findings = list(check_loss(recording)) if self.case.loss is not None else []
         is_loss_wrong = bool(loss_findings)
-        self._check_signals(recording, loss_findings)
+        # In evaluation mode, batch normalization does not normalize an untrained network.
+        self._check_signals(recording, loss_findings, check_gradients=not batchnorm)
+        if batchnorm:
+            self.not_checked.append("dead units, gradients, learning rate (pass a larger batch)")
         if self.case.loss is None:
             self.not_checked.append("the loss (pass targets or loss)")
         if self.case.optimizer is None:
@@ -130,7 +134,6 @@ class _Diagnoser:
             self.findings += check_learning_rate(
                 self.case.model, self.case.optimizer, self.case.loss_of_model
             )
-        self.findings += batchnorm
         return Diagnosis(tuple(self.findings), self._checked(), tuple(self.not_checked))
 
     def _can_step(self) -> bool:
@@ -168,15 +171,17 @@ class _Diagnoser:
             for name, where in invalid_values(self.case.model).items():
                 stored_values(tensors[name])[where] = 0.0
 
-    def _check_signals(self, recording: Recording, loss_findings: list[Finding]) -> None:
+    def _check_signals(
+        self, recording: Recording, loss_findings: list[Finding], *, check_gradients: bool
+    ) -> None:
         is_log_of_zero = any(finding.cause == "log_of_zero" for finding in loss_findings)
         overflow = [] if is_log_of_zero else list(check_overflow(recording))
         identical = list(check_identical_units(self.case.model, recording.gradients))
         # Identical units are often all 0.
-        dead = [] if identical else list(check_dead_units(recording))
+        dead = list(check_dead_units(recording)) if check_gradients and not identical else []
         self.findings += [*overflow, *dead, *loss_findings]
         symptom = None
-        if not dead and not identical:
+        if check_gradients and not dead and not identical:
             symptom = self._symptom(self.case, recording)
         if overflow or symptom:
             self._check_init(recording, symptom)
@@ -242,8 +247,10 @@ class _Diagnoser:
         if symptom.layer not in predicted or symptom.layer == last or not measured.get(last):
             return symptom.evidence
         return symptom.evidence | {
-            f"ratio of {symptom.layer} to {last}": measured[symptom.layer] / measured[last],
-            "predicted": predicted[symptom.layer],
+            f"gradient at {symptom.layer} / gradient at {last}": (
+                measured[symptom.layer] / measured[last]
+            ),
+            "the same ratio in mean-field theory": predicted[symptom.layer],
         }
 
     def _gains(self) -> str:
@@ -294,7 +301,7 @@ def _loss_of_zero(case: Case, recording: Recording) -> float | None:
         output = case.forward()
         if not isinstance(output, Tensor):
             return None
-        value = float(case.loss_of_output(torch.zeros_like(main_output(output))))
+        value = float(case.loss_of_output(torch.zeros_like(output)))
     return value if isfinite(value) and value > 0 else None
 
 

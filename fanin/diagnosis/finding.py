@@ -13,23 +13,23 @@ from rich.text import Text
 
 from fanin.text import to_html, to_text
 
-# In the order in which the causes act; `diagnose` sorts its findings by this order.
+# In the order in which `diagnose` tests them.
 Cause = Literal[
     "nonfinite_input",
     "outlying_input",
     "input_scale",
     "nonfinite_weight",
+    "batchnorm_batch_of_one",
     "overflow",
     "dead_units",
     "double_softmax",
     "log_of_zero",
     "loss_mismatch",
-    "learning_rate",
     "exploding_gradients",
     "vanishing_gradients",
     "init",
     "identical_units",
-    "batchnorm_batch_of_one",
+    "learning_rate",
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 INDENT = 4  # of code
@@ -52,8 +52,6 @@ class Finding:
         The measured numbers by name.
     fix
         Lines of PyTorch code that fix the problem.
-    also
-        Later causes that would explain the same symptom; `diagnose` fills it.
     """
 
     cause: Cause
@@ -61,7 +59,6 @@ class Finding:
     layer: str
     evidence: dict[str, float]
     fix: str
-    also: tuple[Cause, ...] = ()
 
     @property
     def page(self) -> str:
@@ -76,8 +73,6 @@ class Finding:
         lines = [Text.assemble((f"{self.cause} ({self.layer}): ", "bold red"), self.text)]
         if numbers:
             lines.append(Text(f"Measured: {numbers}."))
-        if self.also:
-            lines.append(Text(f"This also explains: {', '.join(self.also)}. Fix this one first."))
         lines.append(Text("To fix:"))
         code = Padding(Text(self.fix, style="cyan"), (0, 0, 0, INDENT))
         return Group(*lines, code, Text(f"More: {self.page}", style="dim"))
@@ -138,11 +133,6 @@ class Diagnosis:
         if self.not_checked:
             parts += [Text(""), Text(f"Not checked: {'; '.join(self.not_checked)}.")]
         return Group(*parts)
-
-
-def sort_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Sort findings by the order in which their causes act."""
-    return tuple(sorted(findings, key=lambda finding: CAUSES.index(finding.cause)))
 
 
 def _join(texts: Sequence[str]) -> str:

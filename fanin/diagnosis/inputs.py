@@ -92,7 +92,7 @@ def _outlier(name: str, values: Tensor) -> Finding | None:
         name,
         {
             "value": float(values[index]),
-            "typical deviation": float(typical.max()),
+            "typical deviation": float(typical[feature if values.ndim == TABULAR_NDIM else 0]),
             "sample": sample,
         },
         f"print({name}[{sample}])  # remove or correct it, or clip: {name} = {name}.clamp(-10, 10)",
@@ -143,9 +143,9 @@ def _scale(name: str, values: Tensor) -> Finding | None:
         raw = " (raw pixels from 0 to 255)" if is_pixels else ""
         return Finding(
             "input_scale",
-            f"the root mean square of {name} is {rms:.3g}{raw}; inits assume about 1. The outputs"
-            f" are {rms:.3g} times too large, and the largest stable learning rate is about"
-            f" {rms**2:.2g} times too small.",
+            f"the root mean square of {name} is {rms:.3g}{raw}; inits assume about 1. Without"
+            f" normalization layers, the outputs are {rms:.3g} times too large, and the largest"
+            f" stable learning rate is about {rms**2:.2g} times too small.",
             name,
             evidence,
             f"{name} = {name} / 255" if is_pixels else standardize,

@@ -64,8 +64,12 @@ class Call:
         Statistics of its output (the first tensor, if there are several).
     gradient
         Statistics of the gradient of the loss with respect to the output; None if there is none.
+    upstream
+        Names of the modules through which the output depends on the input or on weights.
+    units
+        Number of units, for a rectifier; 0 for other calls.
     dead
-        Share of units (axis 1) whose output is 0 on the whole batch, for a rectifier; None for
+        Share of units whose output is 0 on the whole batch, for a rectifier; None for
         other calls.
     """
 
@@ -75,6 +79,8 @@ class Call:
     input_is_masked: bool
     output: Statistics
     gradient: Statistics | None = None
+    upstream: frozenset[str] = frozenset()
+    units: int = 0
     dead: float | None = None
 
 
@@ -227,6 +233,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.calls: list[Call] = []
         self._starts: list[int] = []  # of each running module: number of calls before it
+        self._nodes: dict[int, Any] = {}  # of the autograd graph, by the id of a call
         self._unit_axis = 1
         self._paused = False
 
@@ -245,6 +252,7 @@ class _Recorder(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
+        self._set_upstream()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -258,6 +266,28 @@ class _Recorder(TorchFunctionMode):
                 is_rectifier=name in RECTIFIER_FUNCTIONS,
             )
         return result
+
+    def _set_upstream(self) -> None:
+        """Set the upstream modules of each call of a module, from the graph of autograd."""
+        names: dict[Any, set[str]] = {}
+        calls = [(c, self._nodes[id(c)]) for c in self.calls if c.module and id(c) in self._nodes]
+        for call, node in calls:
+            names.setdefault(node, set()).add(call.name)
+        upstream: dict[Any, frozenset[str]] = {}
+        for call, root in calls:
+            stack = [root]
+            while stack:
+                before = [n for n, _ in stack[-1].next_functions if n is not None]
+                missing = [n for n in before if n not in upstream]
+                if missing:
+                    stack += missing
+                    continue
+                node = stack.pop()
+                upstream[node] = frozenset().union(
+                    *(upstream[n] | names.get(n, set()) for n in before)
+                )
+            call.upstream = upstream[root]
+        self._nodes.clear()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         self._starts.append(len(self.calls))
@@ -290,9 +320,11 @@ class _Recorder(TorchFunctionMode):
         call = Call(name, module, is_finite, is_masked, Statistics.of(tensor))
         if is_rectifier and tensor.ndim > 1:
             by_unit = tensor.detach().movedim(self._unit_axis, 0).flatten(1)
+            call.units = len(by_unit)
             call.dead = float((by_unit <= 0).all(1).double().mean())
         if tensor.requires_grad:
             tensor.register_hook(partial(_set_gradient, call))
+            self._nodes[id(call)] = tensor.grad_fn
         self._paused = False
         self.calls.append(call)
 

@@ -69,19 +69,23 @@ def check_dead_units(recording: Recording) -> Iterator[Finding]:
         return
     call = dead[0]
     index = recording.calls.index(call)
-    before = next((c for c in reversed(recording.calls[:index]) if _has_weight(c)), None)
+    before = next((c for c in reversed(recording.calls[:index]) if _has_parameters(c)), None)
     layer = before.name if before else call.name
-    units = call.output.shape[1]
     share = f"{call.dead:.0%}" if call.dead is not None else ""
+    fix = f'layer = model.get_submodule("{layer}")\n'
+    if before is not None and before.module is not None and not _has_weight(before):
+        fix += "layer.reset_parameters()"  # a normalization layer
+    else:
+        fix += "nn.init.kaiming_normal_(layer.weight)"
+        if before is None or getattr(before.module, "bias", None) is not None:
+            fix += "; nn.init.zeros_(layer.bias)"
     yield Finding(
         "dead_units",
-        f"{share} of the {units} units of {layer} are 0 after the activation for every sample of"
-        " the batch. They get no gradient and stay 0.",
+        f"{share} of the {call.units} units of layer {layer} are 0 after the activation for every"
+        " sample of the batch. They get no gradient and stay 0.",
         layer,
         {"share of dead units": call.dead or 0.0},
-        f'layer = model.get_submodule("{layer}")\n'
-        "nn.init.kaiming_normal_(layer.weight); nn.init.zeros_(layer.bias)"
-        "  # then use a smaller learning rate, or nn.LeakyReLU",
+        f"{fix}  # then use a smaller learning rate, or nn.LeakyReLU",
     )
 
 
@@ -131,6 +135,20 @@ def gradient_norms(recording: Recording) -> dict[str, float]:
     return by_layer
 
 
+def _bypassed(recording: Recording, norms: Mapping[str, float], smallest: float) -> set[str]:
+    """Return the layers around which a skip connection carries the gradient to earlier layers.
+
+    Such a branch may have small gradients, as a residual branch that starts at zero: the layers
+    before it learn.
+    """
+    return {
+        call.name
+        for call in recording.calls
+        for name in call.upstream - {call.name}
+        if norms.get(name, 0.0) >= smallest
+    }
+
+
 def _gradient_change(model: nn.Module, recording: Recording) -> Symptom | None:
     by_layer = gradient_norms(recording)
     # A zero layer blocks the gradient at the first step only.
@@ -139,6 +157,8 @@ def _gradient_change(model: nn.Module, recording: Recording) -> Symptom | None:
     if len(norms) < 2:
         return None
     last_name, last = norms[-1]
+    bypassed = _bypassed(recording, by_layer, last / MAX_CHANGE) if last > 0 else set()
+    norms = [(n, norm) for n, norm in norms if n not in bypassed or norm * MAX_CHANGE >= last]
     name, norm = max(norms, key=lambda entry: abs(_log_ratio(entry[1], last)))
     ratio = norm / last if last > 0 else float("inf")
     if 1 / MAX_CHANGE <= ratio <= MAX_CHANGE or (last == 0 and norm == 0):
@@ -210,6 +230,10 @@ def _constant_output(
         "output",
         {"std of the outputs over the batch": spread},
     )
+
+
+def _has_parameters(call: Call) -> bool:
+    return call.module is not None and any(True for _ in call.module.parameters())
 
 
 def _has_weight(call: Call) -> bool:
@@ -295,8 +319,8 @@ def check_batchnorm(model: nn.Module, samples: int) -> Iterator[Finding]:
         return
     yield Finding(
         "batchnorm_batch_of_one",
-        f"{layers[0]} normalizes a batch of one sample by its own mean and variance, which removes"
-        " what distinguishes the sample. Outputs in training and in evaluation differ.",
+        f"layer {layers[0]} normalizes a batch of one sample by its own mean and variance, which"
+        " removes what distinguishes the sample. Outputs in training and in evaluation differ.",
         layers[0],
         {"samples": 1, "batch normalization layers": len(layers)},
         "loader = DataLoader(data, batch_size=32, drop_last=True)  # or nn.GroupNorm",

@@ -297,3 +297,62 @@ def test_one_target_for_all_outputs_is_healthy() -> None:
     assert diagnose(model, x, loss=lambda output: F.mse_loss(output, torch.tensor(1.0))).ok
     (finding,) = diagnose(model, x, torch.randn(16), loss="mse_loss").findings
     assert finding.cause == "loss_mismatch"
+
+
+class SmallUNet(nn.Module):
+    """U-Net with torch's default init, whose bottleneck has small gradients but is bypassed."""
+
+    def __init__(self, bottleneck: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.down = nn.Conv2d(1, 8, 3, padding=1)
+        layers = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(8)]
+        self.bottleneck = bottleneck or nn.Sequential(*layers)
+        self.up = nn.Conv2d(16, 2, 1)
+        self.skip = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x).relu()
+        y = F.interpolate(self.bottleneck(F.max_pool2d(x, 2)), scale_factor=2)
+        return self.up(torch.cat([x if self.skip else 0 * x, y], 1))
+
+
+def test_a_branch_around_which_a_skip_connection_leads_may_have_small_gradients() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 1, 16, 16)
+    labels = (images[:, 0] > 0).long()
+    model = SmallUNet()
+    assert diagnose(model, images, labels, optimizer=0.1).ok
+    model.skip = False
+    assert diagnose(model, images, labels).findings[0].cause == "init"
+
+
+def test_gradients_are_not_judged_on_a_batch_of_one() -> None:
+    """Batch normalization in evaluation mode does not normalize an untrained network."""
+    torch.manual_seed(0)
+    layers = [(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(12)]
+    model = nn.Sequential(*(layer for block in layers for layer in block), nn.Flatten())
+    x = torch.randn(1, 8, 4, 4)
+    diagnosis = diagnose(model, x, torch.rand(1, 128), optimizer=0.1)
+    (finding,) = diagnosis.findings
+    assert finding.cause == "batchnorm_batch_of_one"
+    assert any("gradients" in reason for reason in diagnosis.not_checked)
+
+
+def test_the_fix_of_dead_units_suits_the_layer() -> None:
+    x, y = data()
+    model = nn.Sequential(
+        *(nn.Linear(20, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    )
+    nn.init.constant_(model[1].bias, -10.0)
+    (finding,) = diagnose(model, x, y).findings
+    assert (finding.cause, finding.layer) == ("dead_units", "1")
+    exec(finding.fix, {"nn": nn, "model": model})
+    assert diagnose(model, x, y).ok
+
+
+def test_dead_units_of_a_sequence_are_counted_along_its_last_axis() -> None:
+    model = mlp()
+    nn.init.constant_(model[0].bias, -10.0)
+    (finding,) = diagnose(model, torch.randn(16, 7, 20)).findings
+    assert finding.text.startswith("100% of the 32 units of layer 0")
