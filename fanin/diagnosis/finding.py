@@ -130,6 +130,8 @@ class Diagnosis:
             row = Table.grid(padding=(0, 1, 0, 0))
             row.add_row(f"{number}.", finding)
             parts += [Text(""), row]
+        if self.findings:
+            parts += [Text(""), Text("Problems that disappear with these fixes are not listed.")]
         if self.not_checked:
             parts += [Text(""), Text(f"Not checked: {'; '.join(self.not_checked)}.")]
         return Group(*parts)
