@@ -29,6 +29,7 @@ from experiments.config.instantiate import (
 )
 from experiments.data import Data
 from experiments.data.dataset import Source
+from experiments.data.own import described
 from experiments.optim import Optimizer
 from experiments.scaling import Method, Scaling
 from experiments.schedule import Schedule
@@ -95,6 +96,8 @@ def coerce_group(group: str, node: Any) -> Any:
     if group == "init":
         return validate_init(node, group)
     # Instantiate and discard: a class may check its arguments against each other.
+    if group == "data":
+        node = described(node, group)
     if group in WRAPPERS:
         option, _ = split_wrapped(WRAPPERS[group], node, group)
         _check_type(group, option, instantiate(option, group))

@@ -14,6 +14,9 @@ from experiments.config.instantiate import TARGET
 # Keys that don't change a cell's result: where it runs, and settings of the sweep.
 EXCLUDED = ("data.root", "data.download", *EXECUTION_GROUPS, "engine", "hydra")
 
+# Sources of the user's own files: the hash contains their content, not the path in this key.
+PATH_KEYS = {"experiments.data.Arrays": "data.file", "experiments.data.ImageFolder": "data.folder"}
+
 # Part of every hash. A new version changes all ids, so that old results are not reused.
 SCHEMA_VERSION = 2
 
@@ -52,11 +55,19 @@ def scientific(
         for key, value in flatten(config)
         if key not in EXCLUDED and not key.startswith(excluded)
     }
+    if path_key := own_path_key(config):
+        values.pop(path_key, None)
     for pattern, default in migrations:
         for key in fnmatch.filter(values, pattern) if "*" in pattern else (pattern,):
             if key in values and values[key] == default:
                 del values[key]
     return values
+
+
+def own_path_key(config: Mapping[str, Any]) -> str | None:
+    """Return the key of the path of the user's own data files; None for other data sets."""
+    data = config.get("data")
+    return PATH_KEYS.get(data.get(TARGET, "")) if isinstance(data, Mapping) else None
 
 
 def fingerprint(

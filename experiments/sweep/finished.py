@@ -17,6 +17,7 @@ from rich.console import Console
 
 from experiments.atomic_write import atomic_write
 from experiments.config.catalog import ConfigCatalog
+from experiments.config.identity import own_path_key
 from experiments.sweep.overrides import Argument
 from experiments.sweep.provenance import code_version, user_modules
 from experiments.sweep.request import Request
@@ -54,9 +55,10 @@ def record_finished(
         Output of `request_digest`.
     configs
         Configs of the command's cells, by cell id. Nothing is recorded if they name the user's own
-        modules, because an edit there may change the cells.
+        modules or data files, because an edit there may change the cells.
     """
-    if digest is not None and not user_modules(configs.values()):
+    has_own_data = any(own_path_key(config) for config in configs.values())
+    if digest is not None and not has_own_data and not user_modules(configs.values()):
         record = {"request": digest, "cells": list(configs)}
         atomic_write(folder.finished, json.dumps(record).encode())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from experiments.atomic_write import atomic_write
-from experiments.config.identity import scientific
+from experiments.config.identity import own_path_key, scientific
 from experiments.sweep.provenance import code_version, git, machine, versions
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.paths import SweepFolder
@@ -99,6 +99,7 @@ def write_plan(
             **{key: previous[key] for key in OPTIONAL_KEYS if key in previous},
             **engine,
         }
+    _update_paths(updated, {cell.id for cell in cells})
     lines = "".join(f"{json.dumps(record)}\n" for record in updated.values())
     write_format(folder)  # first: readers refuse a plan without a format version
     atomic_write(folder.plan, lines.encode())
@@ -117,3 +118,31 @@ def write_plan(
     if earlier and not earlier.endswith(b"\n"):  # the file was truncated
         earlier += b"\n"
     atomic_write(folder.provenance, earlier + f"---\n{text}".encode())
+
+
+def _update_paths(records: dict[str, PlanRecord], launched: Collection[str]) -> None:
+    """Write the current path of the user's own data files into the records of other cells.
+
+    Otherwise cells with the same data would differ in `data.folder`, and count as two settings.
+    """
+    current = {_content(records[cell_id]): records[cell_id] for cell_id in launched}
+    for cell_id, record in records.items():
+        latest = current.get(_content(record))
+        key = own_path_key(record["config"])
+        if key is None or latest is None or cell_id in launched:
+            continue
+        name = key.partition(".")[2]
+        data = record["config"]["data"] | {name: latest["config"]["data"][name]}
+        assignment = dict(record["assignment"])
+        if key in assignment:
+            assignment[key] = latest["assignment"].get(key, data[name])
+        records[cell_id] = record | {
+            "assignment": assignment,
+            "config": record["config"] | {"data": data},
+        }
+
+
+def _content(record: PlanRecord) -> tuple[str | None, str | None]:
+    """Return the key and the hash of the user's own data files; None for other data sets."""
+    key = own_path_key(record["config"])
+    return key, record["config"]["data"].get("content") if key else None
