@@ -47,6 +47,16 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, **options: object) -> N
     )
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--trust`."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="import the classes that the sweep's configs name, although the sweep was not run "
+        "from this clone; a config from another person can run any code",
+    )
+
+
 def parse_probability(text: str) -> float:
     """Parse a number strictly between 0 and 1.
 

@@ -12,8 +12,11 @@ from warnings import warn
 import pyarrow as pa
 
 from analysis.folder import sweep_folder
+from experiments.config.trust import allow_targets, block_targets
+from experiments.sweep.clone import untrusted_targets
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.scan import FileProblem
 from experiments.sweep.store.tables import concatenate, latest_by_part, read_tables, select_rows
 from fanin.errors import FaninWarning
@@ -50,7 +53,7 @@ class Results:
         return self.folder.root.name
 
 
-def load(name: str | Path, results: str | Path = "results") -> Results:
+def load(name: str | Path, results: str | Path = "results", *, trust: bool = False) -> Results:
     """Read the tables of a sweep.
 
     Parameters
@@ -59,6 +62,11 @@ def load(name: str | Path, results: str | Path = "results") -> Results:
         Name of the sweep's folder, or its absolute path, which `experiments.run_sweep` returns.
     results
         Folder that contains the sweeps.
+    trust
+        Allow the import of the classes and functions that the sweep's configs name as `_target_`,
+        although the sweep was not run from this clone. A config from another person can run any
+        code. Without it, only classes of `fanin` and `experiments` and the options of `conf/` are
+        imported for such a sweep.
 
     Returns
     -------
@@ -76,7 +84,7 @@ def load(name: str | Path, results: str | Path = "results") -> Results:
     -----
     FaninWarning
         Damaged and foreign files were skipped; the message lists them. All files of a pack are
-        skipped if one of them is damaged.
+        skipped if one of them is damaged. Or: targets of the configs are not imported.
 
     Examples
     --------
@@ -85,6 +93,7 @@ def load(name: str | Path, results: str | Path = "results") -> Results:
     >>> results.cells.groupby("init").test_accuracy.mean()  # doctest: +SKIP
     """
     folder = sweep_folder(name, results)
+    _restrict_targets(folder, trust)
     with _system_allocator():
         tables, faults = read_tables(folder)
         predictions, prediction_faults = _predictions(folder)
@@ -105,6 +114,23 @@ def load(name: str | Path, results: str | Path = "results") -> Results:
         frames["predictions"] = _concat(predictions)
     _warn_unreadable(faults + prediction_faults)
     return Results(folder, **frames)
+
+
+def _restrict_targets(folder: SweepFolder, trust: bool) -> None:
+    """Block the import of targets that this clone has not planned, unless `trust`."""
+    configs = [record["config"] for record in read_plan(folder).values()]
+    targets = untrusted_targets(folder, configs)
+    if trust:
+        allow_targets(targets)
+    elif targets:
+        block_targets(targets)
+        warn(
+            f"{folder.root} was not run from this clone, so fanin does not import "
+            f"{', '.join(targets)}; if you trust its author, add --trust (in Python: "
+            "load(..., trust=True))",
+            FaninWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from analysis.settings import Setting
 from experiments.atomic_write import writing
 from experiments.config.identity import flatten
 from experiments.config.instantiate import TARGET
+from experiments.config.trust import blocked_target
 from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
 from experiments.sweep.store.parquet import read_part, write_part
@@ -113,6 +114,10 @@ def predict_settings(
             predictions[n] = SettingPrediction(stored[~has_mean].reset_index(drop=True))
         elif has_mean.any():
             predictions[n] = SettingPrediction(stored)
+    for n, setting in enumerate(settings):
+        if target := blocked_target(setting.config):
+            reason = f"not predicted: {target} is not imported without --trust"
+            predictions[n] = SettingPrediction(pd.DataFrame(), reason)
     on_predicted(len(predictions), len(settings))
     missing = [n for n in range(len(settings)) if n not in predictions]
     for n, prediction in _predict_all({n: settings[n].config for n in missing}, workers, whole_set):

@@ -9,8 +9,9 @@ import pandas as pd
 from analysis.load import Results
 from analysis.theory_comparison import TheoryComparison
 from experiments.config.groups import UPDATE_GROUPS
-from experiments.config.instantiate import TARGET
-from experiments.schema import build_cell
+from experiments.config.instantiate import TARGET, instantiate_wrapped
+from experiments.config.trust import UntrustedTarget
+from experiments.data import Data
 
 TRAINING_GROUPS = (*UPDATE_GROUPS, "train")  # groups that change training but not the setting
 LABELED_KEY = "train.dtype"  # the one key of them that setting labels contain
@@ -69,7 +70,11 @@ def _training_labels(cells: pd.DataFrame) -> pd.Series:
 
 
 def _chance_accuracy(comparison: TheoryComparison) -> float:
-    n_classes = build_cell(comparison.setting.config).data.n_classes
+    config = comparison.setting.config["data"]
+    try:
+        n_classes = instantiate_wrapped(Data, config, "data").n_classes
+    except UntrustedTarget:
+        return float("nan")
     return 1 / n_classes if n_classes else float("nan")
 
 

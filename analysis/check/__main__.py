@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from analysis.cli import (
     add_sweep_arguments,
+    add_trust_argument,
     add_workers_argument,
     parse_number,
     parse_probability,
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Imported here because it loads torch and pandas, which takes seconds.
         from analysis.check.output import print_check
 
-        disagrees = print_check(load(args.name, args.results), plain_console(), args)
+        disagrees = print_check(
+            load(args.name, args.results, trust=args.trust), plain_console(), args
+        )
     if disagrees:
         raise SystemExit(EXIT_DISAGREES)
 
@@ -43,6 +46,7 @@ def _parser() -> CommandParser:
         epilog="Exit status: 0; 1 if a layer disagrees with theory; 2 after an error.",
     )
     add_sweep_arguments(parser)
+    add_trust_argument(parser)
     parser.add_argument(
         "--quantity",
         default="preact_m2",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.cli import add_sweep_arguments, parse_probability, plain_console
+from analysis.cli import add_sweep_arguments, add_trust_argument, parse_probability, plain_console
 from analysis.compare.spec import METRICS, MIN_SEEDS, ComparisonSpec
 from analysis.folder import sweep_folder
 from analysis.load import load
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Imported here because it loads torch and seaborn, which takes seconds.
         from analysis.compare.output import print_comparison
 
-        print_comparison(load(args.name, args.results), spec, console, args.wide)
+        print_comparison(load(args.name, args.results, trust=args.trust), spec, console, args.wide)
 
 
 def _parser() -> CommandParser:
@@ -42,6 +42,7 @@ def _parser() -> CommandParser:
     )
     default = ComparisonSpec()
     add_sweep_arguments(parser)
+    add_trust_argument(parser)
     parser.add_argument(
         "--by",
         default=default.by,

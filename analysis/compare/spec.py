@@ -44,10 +44,16 @@ class Metric:
             return float("nan")
         # Imported here because it loads torch, which takes seconds.
         from experiments.config.instantiate import instantiate_wrapped
+        from experiments.config.trust import UntrustedTarget
         from experiments.data import Data
 
-        data: Data = instantiate_wrapped(Data, config["data"], "data")
-        classes = data.n_classes
+        try:
+            classes = instantiate_wrapped(Data, config["data"], "data").n_classes
+        except UntrustedTarget as error:
+            raise FaninError(
+                f"{self.column} needs the number of classes, but {error}; use --metric test_loss, "
+                "or --trust"
+            ) from error
         return 1.0 / classes if classes else float("nan")
 
     @property

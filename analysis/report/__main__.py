@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cli import add_sweep_arguments, add_workers_argument, prediction_progress
+from analysis.cli import (
+    add_sweep_arguments,
+    add_trust_argument,
+    add_workers_argument,
+    prediction_progress,
+)
 from analysis.folder import sweep_folder
 from experiments.console import exit_on_error
 from experiments.parser import CommandParser
@@ -28,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             with prediction_progress() as on_predicted:
                 theory = TheoryOptions(args.theory, args.workers, on_predicted)
-                page = write_report(args.name, args.results, theory)
+                page = write_report(args.name, args.results, theory, trust=args.trust)
     print(page)
 
 
@@ -38,6 +43,7 @@ def _parser() -> CommandParser:
         description="Write the report of a sweep as one self-contained HTML page; print its path.",
     )
     add_sweep_arguments(parser, nargs="?")
+    add_trust_argument(parser)
     parser.add_argument(
         "--all",
         action="store_true",

@@ -50,8 +50,12 @@ class TheoryOptions:
     on_predicted: OnPredicted = lambda done, total: None
 
 
-def write_report(name: str, results: str | Path, theory: TheoryOptions) -> Path:
+def write_report(
+    name: str, results: str | Path, theory: TheoryOptions, *, trust: bool = False
+) -> Path:
     """Write the page of a sweep and its downloads; return the path of the page.
+
+    `trust` is that of `analysis.load`.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def write_report(name: str, results: str | Path, theory: TheoryOptions) -> Path:
         The sweep does not exist, or the page cannot be written.
     """
     folder = find_sweep(Path(results), name)
-    loaded = load(folder.root.name, folder.root.parent)
+    loaded = load(folder.root.name, folder.root.parent, trust=trust)
     status = StatusReader(folder).read()
     all_columns = _columns(folder, loaded, status)
     comparisons, skip_reason = _compare_to_theory(loaded, theory)

@@ -20,9 +20,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from experiments.config.trust import TARGET, check_target
 from fanin.errors import ConfigError, FaninError, suggest
 
-TARGET = "_target_"
 MISSING = "???"  # OmegaConf's marker of a mandatory value
 # Messages instead of pydantic's, by its type of error.
 EXPECTED = {
@@ -155,6 +155,7 @@ def locate(node: Mapping[str, Any], key_path: str) -> Callable[..., Any]:
         if name == MISSING:
             raise ConfigError(f"{key_path}: must be given: {key_path}.{TARGET}=package.module.Name")
         raise ConfigError(f"{key_path}.{TARGET}: expected package.module.Name, got {name!r}")
+    check_target(name, key_path)
     module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)

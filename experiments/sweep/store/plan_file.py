@@ -12,6 +12,7 @@ import yaml
 
 from experiments.atomic_write import atomic_write
 from experiments.config.identity import own_path_key, scientific
+from experiments.sweep.clone import SIGNATURES, sign_targets
 from experiments.sweep.provenance import code_version, git, machine, versions
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.paths import SweepFolder
@@ -110,6 +111,7 @@ def write_plan(
         "code": code_version(),
         "machine": machine(),
         "versions": versions("python", *LIBRARIES),
+        SIGNATURES: sign_targets(cell.config for cell in cells),
         "diff": git("diff", "HEAD") or "",
     }
     # One YAML document per launch: results of earlier launches came from the code named there.
