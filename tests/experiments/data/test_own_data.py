@@ -199,6 +199,7 @@ def test_a_sweep_resumes_after_the_folder_has_moved(
     results = run_sweep(tmp_path, "own", f"data.folder={tmp_path / 'b'}", "seed=1,2", small=small)
     assert "2 cells: 1 done, 1 missing" in capsys.readouterr().out
     assert len(results.cells) == 3
+    assert not SweepFolder(tmp_path / "own").finished.exists()  # the next command reads the files
     records = read_plan(SweepFolder(tmp_path / "own")).values()
     assert {record["config"]["data"]["folder"] for record in records} == {str(tmp_path / "b")}
     assert {record["assignment"]["data.folder"] for record in records} == {str(tmp_path / "b")}
