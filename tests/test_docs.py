@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
-HOW_TO = ["certificate", "compare", "data", "diagnose", "first-steps", "own-init", "report", "sweeps"]
+HOW_TO = [
+    *("certificate", "compare", "data", "diagnose"),
+    "first-steps",
+    "own-init",
+    "report",
+    "sweeps",
+]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in HOW_TO)]
 ON_SLURM = ["docs/slurm.md"]  # run by tests/slurm/test_docs_slurm.py
 
