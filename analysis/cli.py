@@ -35,8 +35,18 @@ def prediction_progress() -> Iterator[OnPredicted]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def add_sweep_arguments(parser: argparse.ArgumentParser, **options: object) -> None:
-    """Add the arguments NAME and --results; `options` are arguments of `add_argument` for NAME."""
+ALL_HELP = (
+    "include the cells of all requests (default: those that the sweep's last `fanin run` requested)"
+)
+
+
+def add_sweep_arguments(
+    parser: argparse.ArgumentParser, all_help: str = ALL_HELP, **options: object
+) -> None:
+    """Add the arguments NAME, --results and --all.
+
+    `options` are arguments of `add_argument` for NAME.
+    """
     help_text = "name of the sweep: its folder in the results folder"
     parser.add_argument("name", **{"metavar": "NAME", "help": help_text, **options})  # type: ignore[arg-type]
     parser.add_argument(
@@ -45,6 +55,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, **options: object) -> N
         metavar="FOLDER",
         help="folder that contains the sweeps (default: %(default)s)",
     )
+    parser.add_argument("--all", action="store_true", help=all_help)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:

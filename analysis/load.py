@@ -1,4 +1,7 @@
-"""Load the tables of a sweep as DataFrames, with the latest attempt of each cell."""
+"""Load the tables of a sweep as DataFrames: its last request, the latest attempt of each cell.
+
+This is the one place where analysis decides which cells it uses.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from experiments.config.trust import allow_targets, block_targets
 from experiments.sweep.clone import untrusted_targets
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import read_plan
+from experiments.sweep.store.plan_file import PlanRecord, read_plan, read_request
 from experiments.sweep.store.scan import FileProblem
 from experiments.sweep.store.tables import concatenate, latest_by_part, read_tables, select_rows
 from fanin.errors import FaninWarning
@@ -36,7 +39,12 @@ class Results:
     cells, layers, histograms, tensors, curves
         Tables that the sweep writes; empty until the first pack (cells of one process) ends.
     predictions
-        Predictions that commands such as `fanin check` have stored; empty if there are none.
+        Predictions that commands such as `fanin check` have stored, for all cells; empty if there
+        are none.
+    request
+        Ids of the cells of the sweep's last request. None: the tables have all cells.
+    n_left_out
+        Number of cells with a result that are left out because only other requests have them.
     """
 
     folder: SweepFolder
@@ -46,6 +54,27 @@ class Results:
     tensors: pd.DataFrame
     curves: pd.DataFrame
     predictions: pd.DataFrame
+    request: frozenset[str] | None = None
+    n_left_out: int = 0
+
+    @property
+    def plan(self) -> dict[str, PlanRecord]:
+        """Plan records of the cells that these tables may contain, by cell id."""
+        records = read_plan(self.folder)
+        if self.request is None:
+            return records
+        return {cell: record for cell, record in records.items() if cell in self.request}
+
+    @property
+    def left_out(self) -> str:
+        """Statement of the number of cells that are left out; empty if none is."""
+        if not self.n_left_out:
+            return ""
+        cells = "1 cell" if self.n_left_out == 1 else f"{self.n_left_out:,} cells"
+        return (
+            f"{self.name}: left out {cells} that the sweep's last command did not request; include "
+            "them with --all (in Python: load(..., all=True))"
+        )
 
     @property
     def name(self) -> str:
@@ -53,8 +82,13 @@ class Results:
         return self.folder.root.name
 
 
-def load(name: str | Path, results: str | Path = "results", *, trust: bool = False) -> Results:
+def load(
+    name: str | Path, results: str | Path = "results", *, all: bool = False, trust: bool = False
+) -> Results:
     """Read the tables of a sweep.
+
+    Several commands may store cells in one folder. By default, the tables have the cells of the
+    last command only, so that no other cell enters a conclusion by accident.
 
     Parameters
     ----------
@@ -62,6 +96,9 @@ def load(name: str | Path, results: str | Path = "results", *, trust: bool = Fal
         Name of the sweep's folder, or its absolute path, which `experiments.run_sweep` returns.
     results
         Folder that contains the sweeps.
+    all
+        Include the cells of all requests, not only of the last one (the last `fanin run` or
+        `run_sweep` with this sweep's name).
     trust
         Allow the import of the classes and functions that the sweep's configs name as `_target_`,
         although the sweep was not run from this clone. A config from another person can run any
@@ -83,6 +120,7 @@ def load(name: str | Path, results: str | Path = "results", *, trust: bool = Fal
     Warns
     -----
     FaninWarning
+        Cells of other requests were left out; the message has their number.
         Damaged and foreign files were skipped; the message lists them. All files of a pack are
         skipped if one of them is damaged. Or: targets of the configs are not imported.
 
@@ -94,10 +132,18 @@ def load(name: str | Path, results: str | Path = "results", *, trust: bool = Fal
     """
     folder = sweep_folder(name, results)
     _restrict_targets(folder, trust)
+    request = None if all else read_request(folder)
     with _system_allocator():
         tables, faults = read_tables(folder)
         predictions, prediction_faults = _predictions(folder)
         latest_cells = latest_by_part(tables["cells"])
+        n_stored = sum(map(len, latest_cells.values()))
+        if request is not None:
+            latest_cells = {
+                stem: requested
+                for stem, cells in latest_cells.items()
+                if (requested := [cell for cell in cells if cell in request])
+            }
         complete = {
             stem for stem, cells in latest_cells.items() if len(cells) == len(tables["cells"][stem])
         }
@@ -113,7 +159,11 @@ def load(name: str | Path, results: str | Path = "results", *, trust: bool = Fal
         }
         frames["predictions"] = _concat(predictions)
     _warn_unreadable(faults + prediction_faults)
-    return Results(folder, **frames)
+    n_left_out = n_stored - sum(map(len, latest_cells.values()))
+    loaded = Results(folder, **frames, request=request, n_left_out=n_left_out)
+    if loaded.left_out:
+        warn(loaded.left_out, FaninWarning, stacklevel=2)
+    return loaded
 
 
 def _restrict_targets(folder: SweepFolder, trust: bool) -> None:

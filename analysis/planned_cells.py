@@ -11,7 +11,6 @@ import pandas as pd
 from analysis.load import Results
 from experiments.config.identity import flatten
 from experiments.sweep.differences import short_labels
-from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import DONE, FAILED
 
 MAX_LISTED = 3  # cells named in a message
@@ -73,7 +72,7 @@ def planned_cells(results: Results, commands: Sequence[str]) -> PlannedCells:
     commands
         Commands that launched the sweep.
     """
-    plan = read_plan(results.folder)
+    plan = results.plan
     rows = [{**dict(flatten(line["config"])), **line["choices"]} for line in plan.values()]
     configs = pd.DataFrame(rows, index=list(plan))
     labels = short_labels({cell: line["assignment"] for cell, line in plan.items()})

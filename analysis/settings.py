@@ -13,7 +13,6 @@ from analysis.load import Results
 from experiments.config.groups import CELL_KEYS, PREDICTION_GROUPS
 from experiments.config.identity import scientific
 from experiments.sweep.differences import short_label, varying_keys
-from experiments.sweep.store.plan_file import read_plan
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Setting:
 
 def measured_settings(results: Results) -> list[tuple[Setting, pd.DataFrame]]:
     """Return the settings that have measurements, each with its draws (`initial_draws`)."""
-    settings = group_settings(list(read_plan(results.folder).values()))
+    settings = group_settings(list(results.plan.values()))
     draws = initial_draws(settings, results.cells, results.layers)
     return [pair for pair in zip(settings, draws, strict=True) if not pair[1].empty]
 

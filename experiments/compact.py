@@ -1,8 +1,6 @@
 """Merge a sweep's part files into fewer, larger ones: `fanin compact NAME`.
 
-A concurrent reader always finds each row exactly once. The last part of a merged pack to be written
-is that of the table `cells`. As soon as it exists, readers skip the packs that it lists as
-superseded. Only then are those deleted.
+`experiments/sweep/store/replace.py` describes why no row is lost.
 """
 
 from __future__ import annotations
@@ -10,25 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
-import pyarrow as pa
-
-from experiments.atomic_write import writing
 from experiments.console import exit_on_error
 from experiments.parser import CommandParser
 from experiments.sweep.status.reader import find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
-from experiments.sweep.store.parquet import decode, is_complete, part_path, write_pack
+from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import TABLES, SweepFolder
 from experiments.sweep.store.plan_file import read_plan
-from experiments.sweep.store.scan import FileProblem, Parts, StoredPack, quarantine, read_pack, scan
-from experiments.sweep.store.tables import concatenate, latest_by_part, select_rows
+from experiments.sweep.store.replace import (
+    FilteredPack,
+    clear_interrupted,
+    filter_pack,
+    replace_packs,
+)
+from experiments.sweep.store.scan import StoredPack, quarantine, scan
+from experiments.sweep.store.tables import latest_by_part
 from experiments.sweep.worker.finalize import recover_journals
-from fanin.errors import DataError
 
 TARGET_ROWS = 1 << 21  # a pack with so many rows, over all tables, is not merged further
-CLAIM = ".merging"  # file beside the journals; marks the parts of a merge that is not complete
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,7 +108,7 @@ def merge_packs(folder: SweepFolder, heartbeat: Callable[[], None] = lambda: Non
         A part file is damaged.
     """
     before = _count(folder)
-    _clear(folder)
+    clear_interrupted(folder)
     packs = scan(folder).packs
     kept = latest_by_part({s: decode(p.cells, ("cell_id", "attempt")) for s, p in packs.items()})
     dropped = 0
@@ -118,30 +116,17 @@ def merge_packs(folder: SweepFolder, heartbeat: Callable[[], None] = lambda: Non
         heartbeat()
         dropped += sum(pack.dropped for pack in group)
         if len(group) > 1 or group[0].dropped:
-            _replace(folder, group)
+            replace_packs(folder, group)
     return MergeCounts(before, _count(folder), dropped)
-
-
-@dataclass(frozen=True)
-class _FilteredPack:
-    """A pack and the rows of it that are kept."""
-
-    pack: StoredPack
-    parts: Parts
-    dropped: int  # rows
-
-    @property
-    def rows(self) -> int:
-        return _rows(self.parts)
 
 
 def _groups(
     folder: SweepFolder, packs: Iterable[StoredPack], kept: dict[str, list[str]]
-) -> Iterator[list[_FilteredPack]]:
+) -> Iterator[list[FilteredPack]]:
     """Yield groups of packs; each group becomes one pack. Only one is in memory at a time."""
-    group: list[_FilteredPack] = []
+    group: list[FilteredPack] = []
     for pack in packs:
-        filtered = _filter(folder, pack, kept.get(pack.stem, []))
+        filtered = filter_pack(folder, pack, kept.get(pack.stem, []))
         if filtered.rows >= TARGET_ROWS:
             yield [filtered]
             continue
@@ -151,65 +136,6 @@ def _groups(
             group = []
     if group:
         yield group
-
-
-def _filter(folder: SweepFolder, pack: StoredPack, cells: list[str]) -> _FilteredPack:
-    parts = read_pack(folder, pack)
-    if isinstance(parts, FileProblem):
-        raise DataError(f"{parts}. Run the same command again to move its pack to quarantine/.")
-    if len(cells) == parts["cells"].num_rows:
-        return _FilteredPack(pack, parts, 0)
-    kept = {name: select_rows(part, cells) for name, part in parts.items()}
-    return _FilteredPack(pack, kept, _rows(parts) - _rows(kept))
-
-
-def _rows(parts: Parts) -> int:
-    return sum(part.num_rows for part in parts.values())
-
-
-def _replace(folder: SweepFolder, group: list[_FilteredPack]) -> None:
-    tables = {
-        name: concatenate(
-            [member.parts[name] for member in group if name in member.parts] or [pa.table({})]
-        )
-        for name in TABLES
-    }
-    if tables["cells"].num_rows:
-        # Include the packs that these packs supersede: a slow process may still write one of them.
-        manifests = [member.pack.manifest for member in group]
-        older = (manifest.supersedes for manifest in manifests if manifest is not None)
-        stems = [member.pack.stem for member in group] + [stem for stems in older for stem in stems]
-        claim = folder.journals / f"{uuid4().hex}{CLAIM}"
-        with writing(claim):
-            claim.parent.mkdir(exist_ok=True)
-            claim.touch()
-        write_pack(folder, claim.stem, tables, stems)
-        _unlink(claim)
-    for member in group:
-        _remove(folder, member.pack.stem)
-
-
-def _clear(folder: SweepFolder) -> None:
-    """Remove the files of a merge that was interrupted."""
-    for claim in folder.journals.glob(f"*{CLAIM}"):
-        if not part_path(folder, "cells", claim.stem).exists():
-            _remove(folder, claim.stem)  # the merged packs still exist
-        _unlink(claim)
-    for pack in scan(folder).packs.values():
-        if pack.manifest is not None and is_complete(folder, pack.stem):
-            for stem in pack.manifest.supersedes:
-                _remove(folder, stem)
-
-
-def _remove(folder: SweepFolder, stem: str) -> None:
-    """Remove a pack, its `cells` part first, so that no reader looks for the other parts."""
-    for name in reversed(TABLES):
-        _unlink(part_path(folder, name, stem))
-
-
-def _unlink(path: Path) -> None:
-    with writing(path):
-        path.unlink(missing_ok=True)
 
 
 def _count(folder: SweepFolder) -> int:

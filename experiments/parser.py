@@ -43,8 +43,7 @@ class CommandParser(argparse.ArgumentParser):
         """Yield all options, the choices of arguments, and the names of sweeps."""
         for action in self._actions:
             yield from action.option_strings
-            if not action.option_strings:
-                yield from action.choices or ()
+            yield from action.choices or ()
             if action.dest == "name":
                 yield from (path.parent.name for path in Path("results").glob("*/cells.jsonl"))
 

@@ -100,6 +100,14 @@ COMMANDS_BY_TASK = {
                 ("NAME --results DIR", "merge the files of DIR/NAME"),
             ),
         ),
+        "drop": Command(
+            "experiments.drop",
+            "remove cells and their results from a sweep",
+            (
+                ("NAME optim.lr=0.3", "remove the cells with this learning rate, after a question"),
+                ("NAME outcome=error --yes", "remove the failed cells without a question"),
+            ),
+        ),
         "data": Command(
             "experiments.datasets",
             "download data sets, for example on a login node",
@@ -135,6 +143,14 @@ COMMANDS_BY_TASK = {
             (
                 ("NAME", "draw the figures of results/NAME"),
                 ("NAME --results DIR", "draw those of DIR/NAME"),
+            ),
+        ),
+        "export": Command(
+            "analysis.export",
+            "write a sweep's tables for other tools",
+            (
+                ("NAME --to csv", "write one CSV file per table"),
+                ("NAME --to tensorboard", "write one TensorBoard run per cell"),
             ),
         ),
         "report": Command(

@@ -154,6 +154,8 @@ def test_quick_commands_load_no_slow_library(
         ("fanin st", ["status "]),
         ("fanin status ti", ["tiny "]),
         ("fanin check --ta", ["--tables "]),
+        ("fanin drop ti", ["tiny "]),
+        ("fanin export tiny --to par", ["parquet "]),
         ("fanin data fetch cifar", ["cifar10 ", "cifar100 "]),
         ("fanin run -m model=al", ["model=alexnet "]),
         ("fanin plan optim.l", ["optim.lr="]),

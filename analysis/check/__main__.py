@@ -32,9 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Imported here because it loads torch and pandas, which takes seconds.
         from analysis.check.output import print_check
 
-        disagrees = print_check(
-            load(args.name, args.results, trust=args.trust), plain_console(), args
-        )
+        results = load(args.name, args.results, all=args.all, trust=args.trust)
+        disagrees = print_check(results, plain_console(), args)
     if disagrees:
         raise SystemExit(EXIT_DISAGREES)
 

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Imported here because it loads torch and seaborn, which takes seconds.
         from analysis.compare.output import print_comparison
 
-        print_comparison(load(args.name, args.results, trust=args.trust), spec, console, args.wide)
+        results = load(args.name, args.results, all=args.all, trust=args.trust)
+        print_comparison(results, spec, console, args.wide)
 
 
 def _parser() -> CommandParser:

@@ -15,7 +15,6 @@ from analysis.settings import axis_sort_key
 from experiments.config.groups import SEEDS
 from experiments.config.identity import flatten, scientific
 from experiments.sweep.differences import short_label, varies
-from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import DONE
 from fanin.errors import FaninError, suggest
 
@@ -43,7 +42,7 @@ def read_trials(results: Results, spec: ComparisonSpec) -> pd.DataFrame:
         An axis does not exist (the message lists the nearest ones) or is given twice, or no trained
         cell is done yet.
     """
-    records = list(read_plan(results.folder).values())
+    records = list(results.plan.values())
     axis_values = varying_values(records)
     by, tuned, within = resolve_axes(axis_values, spec)
     # The probe does not change training, so its keys define settings only if `within` names them.

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Imported here because it loads torch and seaborn, which takes seconds.
         from analysis.figures.output import draw_figures
 
-        draw_figures(load(args.name, args.results), console)
+        draw_figures(load(args.name, args.results, all=args.all), console)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from analysis.predictions import SettingPrediction, predict_settings
 from analysis.settings import measured_settings
 from experiments.schema import shared_keys
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import read_plan
 from fanin.errors import FaninError
 
 Change = Mapping[str, Any]
@@ -90,7 +89,7 @@ def combinations(results: Results, criterion: Mapping[str, Any]) -> list[Combina
     FaninError
         The sweep has a cell that matches no suspect and remedy.
     """
-    overrides = {cell: record["assignment"] for cell, record in read_plan(results.folder).items()}
+    overrides = {cell: record["assignment"] for cell, record in results.plan.items()}
     keys = _keys(criterion)
     cells_by_signature: dict[frozenset[tuple[str, Any]], list[str]] = {}
     for cell in results.cells["cell_id"]:

@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     with exit_on_error():
-        results = load(args.name, args.results)
+        results = load(args.name, args.results, all=args.all)
         comparison = compare_to_theory(results)[0]
         if comparison.unpredicted:
             raise FaninError(comparison.unpredicted)

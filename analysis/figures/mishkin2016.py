@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from analysis.compare.spec import get_metric
 from analysis.figures.study import ClaimResult, Study
 from analysis.load import Results
-from experiments.sweep.store.plan_file import read_plan
 from fanin.errors import FaninError
 from fanin.statistics.interval import mean_interval
 
@@ -74,7 +73,7 @@ def _accuracies(results: Results) -> pd.DataFrame:
     """Return the test accuracy of each cell; a run that diverged counts as chance."""
     cells = results.cells
     done = cells[cells["outcome"].isin(["ok", "diverged"])]
-    config = next(iter(read_plan(results.folder).values()))["config"]
+    config = next(iter(results.plan.values()))["config"]
     chance = get_metric("test_accuracy").chance_score(config)
     frame = pd.DataFrame(
         {

@@ -17,7 +17,6 @@ from analysis.figures.study import ClaimResult
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from experiments.schema import build_cell
-from experiments.sweep.store.plan_file import read_plan
 from fanin.errors import FaninError
 from fanin.inits import WeightShape, weight_layers
 
@@ -150,7 +149,7 @@ def _mean_over_draws(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _positions(results: Results, cell_id: str) -> int:
-    config = read_plan(results.folder)[cell_id]["config"]
+    config = results.plan[cell_id]["config"]
     last = WeightShape.of(list(weight_layers(build_cell(config).network()).values())[-1])
     return last.in_features // int(config["model"]["width"])
 

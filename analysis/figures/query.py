@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 
 from analysis.load import Results
 from experiments.schema import build_cell
-from experiments.sweep.store.plan_file import read_plan
 from fanin.errors import FaninError
 from fanin.probes.measure import WHOLE_NETWORK
 
@@ -110,7 +109,7 @@ def final_loss_ratio(curves: pd.DataFrame, columns: Sequence[str], chance_loss: 
 
 def chance_loss(results: Results) -> float:
     """Return the cross entropy of uniform class probabilities, log(classes), in nats."""
-    line = next(iter(read_plan(results.folder).values()))
+    line = next(iter(results.plan.values()))
     return float(np.log(build_cell(line["config"]).data.n_classes or 1))
 
 

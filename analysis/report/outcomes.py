@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from analysis.load import Results
 from analysis.report.cells import Column
 from experiments.config.groups import SEEDS
 from experiments.sweep.status.format import plural
@@ -19,8 +20,6 @@ from experiments.sweep.status.results import (
     group_by_setting,
 )
 from experiments.sweep.status.status import Failure
-from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import DONE, FAILED, read_states
 
 MAX_AXIS_VALUES = 12  # axes with more values are left out
@@ -63,17 +62,17 @@ def sorted_counts(counts: Mapping[str, int]) -> list[OutcomeCount]:
     return [OutcomeCount(outcome, counts[outcome], css_class(outcome)) for outcome in ordered]
 
 
-def outcome_sentences(folder: SweepFolder, outcomes: Sequence[str]) -> list[str]:
+def outcome_sentences(results: Results, outcomes: Sequence[str]) -> list[str]:
     """Return the outcome in sentences: cells by outcome, best settings, and what diverged."""
     if not outcomes:
         return []
     counts = ", ".join(f"{item.count:,} {item.outcome}" for item in count_outcomes(outcomes))
     sentences = [f"{plural(len(outcomes), 'cell')}: {counts}."]
-    plan = read_plan(folder)
+    plan = results.plan
     assignments = {cell: record["assignment"] for cell, record in plan.items()}
     done = {
         cell: state
-        for cell, state in read_states(folder).items()
+        for cell, state in read_states(results.folder).items()
         if state.outcome in DONE and cell in assignments
     }
     if not done:

@@ -32,7 +32,6 @@ from experiments.sweep.status.format import count_outcomes, state_text
 from experiments.sweep.status.reader import StatusReader, find_sweep, is_sweep
 from experiments.sweep.status.status import Status
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.store.plan_file import read_plan
 from experiments.sweep.store.tables import read_states
 from fanin.errors import FaninError
 
@@ -51,11 +50,27 @@ class TheoryOptions:
 
 
 def write_report(
-    name: str, results: str | Path, theory: TheoryOptions, *, trust: bool = False
+    name: str,
+    results: str | Path,
+    theory: TheoryOptions,
+    all_requests: bool = False,
+    *,
+    trust: bool = False,
 ) -> Path:
     """Write the page of a sweep and its downloads; return the path of the page.
 
-    `trust` is that of `analysis.load`.
+    Parameters
+    ----------
+    name
+        Name of the sweep.
+    results
+        Folder of all sweeps.
+    theory
+        Options of the theory section.
+    all_requests
+        Include the cells of all requests, not only of the last one.
+    trust
+        Same as for `analysis.load`.
 
     Raises
     ------
@@ -63,8 +78,8 @@ def write_report(
         The sweep does not exist, or the page cannot be written.
     """
     folder = find_sweep(Path(results), name)
-    loaded = load(folder.root.name, folder.root.parent, trust=trust)
-    status = StatusReader(folder).read()
+    loaded = load(folder.root.name, folder.root.parent, all=all_requests, trust=trust)
+    status = StatusReader(folder, cells=loaded.request).read()
     all_columns = _columns(folder, loaded, status)
     comparisons, skip_reason = _compare_to_theory(loaded, theory)
     columns = fold_options(all_columns)
@@ -80,7 +95,7 @@ def write_report(
 def _columns(folder: SweepFolder, loaded: Results, status: Status) -> list[Column]:
     cell_outcomes = {cell: state.outcome for cell, state in read_states(folder).items()}
     running = {cell.cell_id for worker in status.workers for cell in worker.cells}
-    return cell_columns(read_plan(folder), loaded.cells, cell_outcomes, running)
+    return cell_columns(loaded.plan, loaded.cells, cell_outcomes, running)
 
 
 def _compare_to_theory(
@@ -101,7 +116,7 @@ def _template_context(
 ) -> dict[str, Any]:
     folder = loaded.folder
     launches, warnings = read_launches(folder)
-    axes = provenance.collect_axes(launches)
+    axes = provenance.collect_axes(launches, loaded.plan)
     figures_command = provenance.analysis_command(folder, "figures")
     study = build_study_section(loaded, figures_command)
     page_figures, n_more = ([], 0) if study is None else (list(study.figures), 0)
@@ -118,14 +133,14 @@ def _template_context(
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "status": status,
         "state_text": state_text(status),
-        "notes": [*status.warnings, *warnings],
+        "notes": [*filter(None, [loaded.left_out]), *status.warnings, *warnings],
         "axes": [axis for axis in axes if len(axis.values) > 1],
         "single_valued": [axis for axis in axes if len(axis.values) == 1],
         "exclude": sorted({pattern for launch in launches for pattern in launch.exclude}),
-        "common_values": common_values(read_plan(folder)),
+        "common_values": common_values(loaded.plan),
         "launches": launches,
         "facts": provenance.sweep_facts(status, launches, loaded.cells),
-        "outcome_sentences": outcomes.outcome_sentences(folder, cell_outcomes),
+        "outcome_sentences": outcomes.outcome_sentences(loaded, cell_outcomes),
         "training": build_training_section(loaded, columns, report_command),
         "outcome_counts": outcomes.count_outcomes(cell_outcomes),
         "outcomes_by_axis": outcomes.outcomes_by_axis(columns),

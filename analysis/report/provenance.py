@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from experiments.sweep.differences import full_label
 from experiments.sweep.provenance import typed_command
 from experiments.sweep.status.format import duration, plural
 from experiments.sweep.status.status import Status
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import PlanRecord
 from fanin.commands import command_line
 
 LIBRARIES = ("python", "torch", "numpy")
@@ -101,16 +103,18 @@ def read_launches(folder: SweepFolder) -> tuple[list[Launch], list[str]]:
     return launches, [f"{folder.provenance}: {plural(n_unreadable, 'launch record')} not readable"]
 
 
-def collect_axes(launches: Sequence[Launch]) -> list[AxisValues]:
-    """Return the axes of all launches, each with all its values."""
+def collect_axes(launches: Sequence[Launch], plan: Mapping[str, PlanRecord]) -> list[AxisValues]:
+    """Return the axes of all launches, each with the values that planned cells have."""
+    words_of_cells = {frozenset(full_label(r["assignment"]).split()) for r in plan.values()}
     axes: dict[str, dict[str, None]] = {}
     for launch in launches:
         for grid in launch.axes:
             for name, values in grid.items():
+                used = [v for v in values if any(words >= {*v.split()} for words in words_of_cells)]
                 # The value `init=normal init.std=0.01` of the axis `init`: `normal init.std=0.01`.
-                texts = (value.removeprefix(f"{name}=") for value in values)
+                texts = (value.removeprefix(f"{name}=") for value in used)
                 axes.setdefault(name, {}).update(dict.fromkeys(texts))
-    return [AxisValues(name, tuple(values)) for name, values in axes.items()]
+    return [AxisValues(name, tuple(values)) for name, values in axes.items() if values]
 
 
 def _launch(record: Mapping[str, Any]) -> Launch:

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     use_style()
     with exit_on_error(OSError):
-        results = load(args.name, args.results)
+        results = load(args.name, args.results, all=args.all)
         if args.write:
             require_complete(results)
         study = require_study(results)

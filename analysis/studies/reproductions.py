@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.cli import ALL_HELP
 from analysis.figures.study import FIELD_REPORT, Study, launch_record
 from analysis.load import Results, load
 from analysis.studies.tables import (
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("names", metavar="NAME", nargs="+", help="sweeps under results/")
     parser.add_argument("--results", default="results", help="folder of the sweeps")
+    parser.add_argument("--all", action="store_true", help=ALL_HELP)
     parser.add_argument(
         "--write",
         metavar="PAGE",
@@ -107,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with exit_on_error():
         existing = read_block(args.write, NAME) if args.write else ""
-        loaded = [load(name, args.results) for name in args.names]
+        loaded = [load(name, args.results, all=args.all) for name in args.names]
         for results in loaded if args.write else ():
             require_complete(results)
         studies = [(results, require_study(results)) for results in loaded]

@@ -322,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     with exit_on_error():
-        results = load(args.name, args.results)
+        results = load(args.name, args.results, all=args.all)
         with prediction_progress() as on_predicted:
             comparisons = compare_to_theory(
                 results, workers=args.workers, on_predicted=on_predicted

@@ -26,6 +26,7 @@ from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
+from experiments.sweep.store.plan_file import record_request
 from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import DONE, read_states
 
@@ -77,8 +78,9 @@ def show_if_finished(request: Request, digest: str | None, console: Console) -> 
         for problem in quarantine(folder):
             console.print(str(problem), highlight=False, markup=False, soft_wrap=True)
         states = read_states(folder)
-    if not all(cell in states and states[cell].outcome in DONE for cell in ids):
-        return None
+        if not all(cell in states and states[cell].outcome in DONE for cell in ids):
+            return None
+        record_request(folder, ids)
     counts = {"done": len(ids), "missing": 0, "failed": 0, "interrupted": 0}
     show_counts(console, request, counts)
     return show_end(console, request, {cell: states[cell] for cell in ids}, len(ids))

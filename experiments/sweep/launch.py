@@ -38,7 +38,13 @@ from experiments.sweep.status.summary import (
 )
 from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.lock import SweepLock, acquire_sweep_lock
-from experiments.sweep.store.plan_file import PlanRecord, check_plan, read_plan, write_plan
+from experiments.sweep.store.plan_file import (
+    PlanRecord,
+    check_plan,
+    read_plan,
+    record_request,
+    write_plan,
+)
 from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import DONE, read_states
 from experiments.sweep.types import (
@@ -113,6 +119,7 @@ def launch(
                 for cell in plan.groups[key]
             }
             write_plan(folder, records, cells, engines, _describe(request))
+        record_request(folder, (cell.id for cell in cells))
         if mode == "submit":
             return _submit(request, plan, lock, console)
         if request.settings.pilot and (plan.untried or plan.awaited):

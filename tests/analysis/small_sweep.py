@@ -22,9 +22,12 @@ def run_sweep(
     config_dir: Path | None = None,
     small: Sequence[str] = SMALL,
 ) -> Results:
-    """Run a small sweep in this process and load it; overrides take precedence over `small`."""
+    """Run a small sweep in this process and load all of its cells.
+
+    Overrides take precedence over `small`.
+    """
     arguments = {text.partition("=")[0]: text for text in (*small, *overrides)}
     target = (f"sweep.results={results}", f"sweep.name={name}")
     loader = config_loader(None if config_dir is None else str(config_dir))
     assert run_command(loader, "config", [*arguments.values(), *target]) == 0
-    return load(name, results)
+    return load(name, results, all=True)

@@ -17,7 +17,6 @@ from analysis.load import Results
 from experiments.clip import BiasGradient
 from experiments.inputs import prepared, probe_images
 from experiments.schema import Cell, build_cell
-from experiments.sweep.store.plan_file import read_plan
 from experiments.training.loader import BatchOrder
 from fanin.errors import FaninError
 from fanin.inits import WeightShape
@@ -76,7 +75,7 @@ class SweepCells:
             raise FaninError(
                 f"{results.folder.root}: no network has been trained yet; run the sweep"
             )
-        configs = {name: record["config"] for name, record in read_plan(results.folder).items()}
+        configs = {name: record["config"] for name, record in results.plan.items()}
         cells = results.cells.set_index("cell_id")
         finished = cells[cells["outcome"].isin(["ok", "diverged"])]
         table = _cell_table(finished, results.layers, configs)

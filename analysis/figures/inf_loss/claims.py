@@ -16,7 +16,6 @@ from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.inputs import prepared
 from experiments.schema import build_cell
-from experiments.sweep.store.plan_file import read_plan
 from experiments.training.loader import BatchOrder
 
 NAMES = {"he_normal": "He", "xavier_normal": "Xavier", "pytorch_default": "PyTorch default"}
@@ -31,7 +30,7 @@ STARTS = {
 
 def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
     """Test that E[y^2] of the first layer on a zero image is the mean square of its biases."""
-    cells, plan = part_cells(results, "zero image"), read_plan(results.folder)
+    cells, plan = part_cells(results, "zero image"), results.plan
     key = {"quantity": "preact_m2", "image": -1, "layer": 1}
     first = select(results.layers, **key)
     for _, cell in cells.iterrows():
@@ -220,7 +219,7 @@ def first_nan_step(config: Mapping[str, Any]) -> int | None:
 
 def bad_data_claims(results: Results) -> Iterator[ClaimResult]:
     """Test the prediction of the first NaN loss with missing values; count failures by outliers."""
-    cells, plan = part_cells(results, "bad data"), read_plan(results.folder)
+    cells, plan = part_cells(results, "bad data"), results.plan
     unclipped = cells[cells["clip"].astype(str) == "none"]
     for scaling in unclipped["scaling"].astype(str).unique():
         rows = unclipped[unclipped["scaling"].astype(str) == scaling]

@@ -25,7 +25,6 @@ from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
-from experiments.sweep.store.plan_file import read_plan
 from fanin.inits.weight_shape import WeightShape
 from fanin.theory.certificate.assemble import finest_predictions, variance_share
 from fanin.theory.moments import declared_moments
@@ -179,7 +178,7 @@ def predict_overflow(results: Results) -> pd.DataFrame:
         finite).
     """
     cells = part_cells(results, "settings")
-    predictor, plan = OverflowPredictor(), read_plan(results.folder)
+    predictor, plan = OverflowPredictor(), results.plan
     predictions: list[OverflowPrediction] = [
         predictor.predict(plan[str(cell)]["config"]) for cell in cells["cell_id"]
     ]
@@ -341,7 +340,7 @@ def loss_failure_depths(results: Results) -> pd.DataFrame:
         1/2 (NaN if none). `last_finite`: largest depth below the first failure (0 if none).
         `first_bad`: smallest depth that fails (inf if none).
     """
-    cells, plan = part_cells(results, "losses"), read_plan(results.folder)
+    cells, plan = part_cells(results, "losses"), results.plan
     deepest = cells.loc[cells["model.depth"].idxmax(), "cell_id"]
     # The logits at depth d have the second moment of layer d of the deepest network.
     log_m2 = OverflowPredictor().predict(plan[str(deepest)]["config"]).log_m2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +36,8 @@ class StatusReader:
         runs them.
     answer
         Answer of Slurm about the sweep's jobs. None: query Slurm.
+    cells
+        Ids of the cells to count if `run` is None. None: all cells.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class StatusReader:
         folder: SweepFolder,
         run: Iterable[str] | None = None,
         answer: SlurmAnswer | None = None,
+        cells: Set[str] | None = None,
     ) -> None:
         check_format(folder)
         self._folder = folder
         self._scope = None if run is None else Scope(frozenset(run), this_run_only=True)
         self._start = time.monotonic()
-        self._answer = answer
+        self._answer, self._cells = answer, cells
         self._poller = SlurmPoller(wait_for_first=run is None)  # a launch does not wait for Slurm
         self._read_plan()
 
@@ -66,7 +69,8 @@ class StatusReader:
             running = (launcher is not None and launcher.is_active) or jobs is not None
             elapsed = self._elapsed(snapshot.last_change, running)
             started = {cell.cell_id for journal in snapshot.journals for cell in journal.started}
-            scope = Scope(self._planned.labels.keys() | snapshot.results.keys() | started)
+            known = self._planned.labels.keys() | snapshot.results.keys() | started
+            scope = Scope(known if self._cells is None else known & self._cells)
         return compute_status(
             self._folder, self._planned, snapshot, launcher, elapsed, scope, max_failures, jobs
         )

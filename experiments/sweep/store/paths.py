@@ -42,6 +42,11 @@ class SweepFolder:
         return self.root / "sweep.yaml"
 
     @property
+    def request(self) -> Path:
+        """Ids of the cells of the last command that ran or resumed cells here."""
+        return self.root / "request.json"
+
+    @property
     def finished(self) -> Path:
         """Ids of the cells of the last command that found all of its cells done."""
         return self.root / "finished.json"

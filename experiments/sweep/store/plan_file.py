@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
-from experiments.atomic_write import atomic_write
+from experiments.atomic_write import atomic_write, writing
 from experiments.config.identity import own_path_key, scientific
 from experiments.sweep.clone import SIGNATURES, sign_targets
 from experiments.sweep.provenance import code_version, git, machine, versions
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PlannedCell
-from fanin.errors import ConfigError
+from fanin.errors import ConfigError, DataError
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")
 REQUIRED_KEYS = ("cell_id", "assignment", "choices", "config")
@@ -44,6 +44,54 @@ def read_plan(folder: SweepFolder) -> dict[str, PlanRecord]:
                     key: record[key] for key in OPTIONAL_KEYS if key in record
                 }
     return records
+
+
+def record_request(folder: SweepFolder, cells: Iterable[str]) -> None:
+    """Record the ids of the cells of the last command. Analysis uses these cells by default."""
+    atomic_write(folder.request, json.dumps({"cells": list(cells)}).encode())
+
+
+def read_request(folder: SweepFolder) -> frozenset[str] | None:
+    """Read the ids of the cells of the last command.
+
+    Return None if they are not recorded: the folder was written by an older version of fanin.
+
+    Raises
+    ------
+    DataError
+        The file is damaged.
+    """
+    request = _recorded_request(folder)
+    return None if request is None else frozenset(request)
+
+
+def _recorded_request(folder: SweepFolder) -> list[str] | None:
+    try:
+        return [str(cell) for cell in json.loads(folder.request.read_bytes())["cells"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder.request}: not readable ({error}). Run the sweep's command again to write it; "
+            "finished cells do not run again"
+        ) from None
+
+
+def remove_planned(folder: SweepFolder, cells: Collection[str]) -> None:
+    """Remove cells from the last request and from the plan; keep the other records.
+
+    If no cell of the last request remains, no request is recorded.
+    """
+    request = _recorded_request(folder)
+    remaining = [cell for cell in request or () if cell not in cells]
+    if remaining:
+        record_request(folder, remaining)
+    else:
+        with writing(folder.request):
+            folder.request.unlink(missing_ok=True)
+    records = read_plan(folder).values()
+    lines = (f"{json.dumps(record)}\n" for record in records if record["cell_id"] not in cells)
+    atomic_write(folder.plan, "".join(lines).encode())
 
 
 def check_plan(

@@ -194,7 +194,7 @@ def test_figures_and_write_name_the_missing_cells(
     drawn = draw("schoenholz2017")
     incomplete = without_cells(drawn.results, [0, 1], "cancelled")
     for module in (command, reproductions, questions):
-        monkeypatch.setattr(module, "load", lambda name, results: incomplete)
+        monkeypatch.setattr(module, "load", lambda name, results, all: incomplete)
     arguments = [drawn.results.name, "--results", str(drawn.results.folder.root.parent)]
     command.main(arguments)
     assert re.search(r"^Warning: 2 of 16 cells are missing: .*; run `", capsys.readouterr().out)

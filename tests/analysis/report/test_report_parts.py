@@ -167,8 +167,12 @@ def test_a_damaged_launch_record_does_not_hide_others(tmp_path: Path):
     assert launches[0].diff_lines == 5
     assert (launches[0].commit, launches[0].dirty) == ("abc", True)
     assert len(warnings) == 1
-    (axis,) = collect_axes(launches)
+    assignments = [{"init": "a"}, {"init": "b", "init.std": 0.1}]
+    plan = {str(n): {"assignment": assignment} for n, assignment in enumerate(assignments)}
+    (axis,) = collect_axes(launches, plan)
     assert axis.values == ("a", "b init.std=0.1")
+    (axis,) = collect_axes(launches, {"0": plan["0"]})  # no planned cell has the other value
+    assert axis.values == ("a",)
 
 
 @pytest.mark.parametrize(

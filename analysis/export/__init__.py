@@ -1,0 +1,1 @@
+"""Export of a sweep's tables to CSV, Parquet and TensorBoard: `fanin export NAME --to FORMAT`."""
